@@ -1,0 +1,71 @@
+"""What every entry point shares: Hydra composes, the settings are checked, errors are one line."""
+
+import errno
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from psld.errors import PSLDError
+from psld.settings import Settings, parse
+
+S = TypeVar("S", bound=Settings)
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def entry_point(name: str, kind: type[S]) -> Callable[[Callable[[S], Any]], Callable[[], None]]:
+    """Make `main(settings)` the command `python -m psld.NAME`, configured by configs/NAME.yaml.
+
+        @entry_point("prepare", PrepareSettings)
+        def main(settings: PrepareSettings) -> None: ...
+
+    Bad input ends with exit code 2 and a fault at run time with 1, both with one line on stderr.
+    """
+
+    def decorate(main: Callable[[S], Any]) -> Callable[[], None]:
+        @hydra.main(config_path=str(CONFIGS), config_name=name, version_base="1.3")
+        def hydra_main(config: DictConfig) -> Any:
+            content = OmegaConf.to_container(config, resolve=True)
+            return main(parse(kind, content, where=f"configs/{name}.yaml"))
+
+        def command() -> None:
+            # Hydra would print its own summary and exit with 1; here its errors are user errors.
+            os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+            try:
+                hydra_main()
+            except Exception as error:
+                exit_code = _exit_code(error)
+                if exit_code is None:
+                    raise
+                print(f"error: {_one_line(error)}", file=sys.stderr)
+                sys.exit(exit_code)
+
+        return command
+
+    return decorate
+
+
+def _exit_code(error: Exception) -> int | None:
+    """The exit code of an error that one line explains, or None for one that needs a traceback."""
+    if isinstance(error, PSLDError):
+        return error.exit_code
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return 2
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        return 1
+    return None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
