@@ -1,0 +1,1 @@
+"""Metrics: feature extractors, statistics that can be merged, Fréchet distances."""

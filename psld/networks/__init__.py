@@ -1,0 +1,1 @@
+"""Score networks: NCSN++, its noise-conditional classifier, and the EMA of weights."""

@@ -1,0 +1,1 @@
+"""Samplers: time grid x integrator x guidance, in one loop; shards of images."""

@@ -1,0 +1,1 @@
+"""Training: the losses, the loop, checkpoints, and what the ranks agree on."""

@@ -1,0 +1,23 @@
+"""Access to the reference vectors: every file that matches, none silently left out."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+DEFAULT = Path(__file__).parent / "data" / "reference"
+
+
+def reference_files(pattern: str) -> list[Path]:
+    """All reference files of a pattern, sorted. Raises when there is none: nothing is skipped."""
+    folder = Path(os.environ.get("PSLD_REFERENCE_DIR", DEFAULT))
+    files = sorted(folder.glob(pattern))
+    if not files:
+        raise FileNotFoundError(f"no reference vector {pattern} in {folder}")
+    return files
+
+
+def load(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of one reference file by name; a missing name raises KeyError."""
+    with np.load(path) as archive:
+        return {name: archive[name] for name in archive.files}
