@@ -1,0 +1,47 @@
+"""The one sampling loop: integrator steps from noise to data, then the denoising step."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from psld.processes.linear import LinearProcess
+from psld.samplers.integrators import EulerMaruyama, Noise, make_integrator
+from psld.samplers.score import Score
+from psld.samplers.settings import ODESamplerSettings, SDESamplerSettings
+
+
+@torch.no_grad()
+def sample(
+    process: LinearProcess,
+    settings: SDESamplerSettings | ODESamplerSettings,
+    score: Score,
+    z: Tensor,
+    noise: Noise,
+) -> Tensor:
+    """Integrate the reverse process from z at T = 1 to the data.
+
+        >>> noise = lambda z: torch.randn(z.shape, generator=generator)
+        >>> z = process.prior(torch.randn(n, k * c, h, w, generator=generator))
+        >>> x = sample(process, settings, NetworkScore(network, batch_size=64), z, noise)[:, :c]
+
+    Args:
+        score: counts its own evaluations in `score.evaluations`.
+        z: a draw from the prior, N×kC×H×W.
+        noise: called once per linear update that adds noise, with the state to be like.
+
+    Returns:
+        The state at time 0 (at the final time, without the denoising step), N×kC×H×W.
+    """
+    integrator = make_integrator(process, settings, z.device)
+    for index in _progress(range(len(integrator.times))):
+        z = integrator.step(index, z, score, noise)
+    if settings.denoise:
+        last = torch.tensor([settings.final_time, 0.0], dtype=torch.float64)
+        z = EulerMaruyama(process, last, z.device).mean(0, z, score)
+    return z
+
+
+def _progress(steps: Iterable[int]) -> Iterable[int]:
+    return tqdm(steps, desc="sampling", unit="step", disable=None, leave=False)

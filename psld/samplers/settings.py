@@ -1,0 +1,41 @@
+"""Settings of the samplers, checked without torch: a sampler is a choice on independent axes."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from psld.settings import Settings
+
+
+class CommonSamplerSettings(Settings):
+    """What every sampler has."""
+
+    final_time: float = Field(1e-3, gt=0, lt=1)
+    """Forward time at which the integrator stops."""
+    denoise: bool = True
+    """End with one noise-free Euler step from `final_time` to 0."""
+
+
+class SDESamplerSettings(CommonSamplerSettings):
+    """A sampler of the reverse SDE with a fixed time grid."""
+
+    integrator: Literal["em", "sscs"]
+    """Euler–Maruyama, or the symmetric splitting sampler (which needs momentum)."""
+    striding: Literal["uniform", "quadratic"]
+    """The time grid; quadratic striding puts more steps near the data."""
+    steps: int = Field(ge=2)
+    """N: network evaluations per image, the final denoising step included."""
+
+
+class ODESamplerSettings(CommonSamplerSettings):
+    """A sampler of the probability-flow ODE with adaptive steps."""
+
+    integrator: Literal["rk45"]
+    """Dormand–Prince 5(4), as in SciPy."""
+    tolerance: float = Field(gt=0, lt=1)
+    """Relative and absolute error tolerance."""
+
+
+SamplerSettings = Annotated[
+    SDESamplerSettings | ODESamplerSettings, Field(discriminator="integrator")
+]
