@@ -2,3 +2,5 @@
 
 Reference: K. Pandey and S. Mandt, "A Complete Recipe for Diffusion Generative Models", ICCV 2023.
 """
+
+__version__ = "0.1.0"

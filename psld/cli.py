@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -33,10 +35,18 @@ def entry_point(name: str, kind: type[S]) -> Callable[[Callable[[S], Any]], Call
     """
 
     def decorate(main: Callable[[S], Any]) -> Callable[[], None]:
+        failures: list[Exception] = []
+
         @hydra.main(config_path=str(CONFIGS), config_name=name, version_base="1.3")
         def hydra_main(config: DictConfig) -> Any:
-            content = OmegaConf.to_container(config, resolve=True)
-            return main(parse(kind, content, where=f"configs/{name}.yaml"))
+            try:
+                content = OmegaConf.to_container(config, resolve=True)
+                return main(parse(kind, content, where=f"configs/{name}.yaml"))
+            except Exception as error:
+                if HydraConfig.get().mode == RunMode.MULTIRUN:
+                    raise
+                # Hydra would add a line of its own to an error that passes through it.
+                failures.append(error)
 
         def command() -> None:
             # Hydra would print its own summary and exit with 1; here its errors are user errors.
@@ -44,6 +54,8 @@ def entry_point(name: str, kind: type[S]) -> Callable[[Callable[[S], Any]], Call
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
             try:
                 hydra_main()
+                for failure in failures:
+                    raise failure
             except Exception as error:
                 exit_code = _exit_code(error)
                 if exit_code is None:

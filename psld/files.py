@@ -25,7 +25,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     try:
         yield partial
         _flush_to_disk(partial)
-        os.replace(partial, path)
+        partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
@@ -61,7 +61,7 @@ def read_json(path: str | Path) -> Any:
 
 
 def sha256_of_file(path: str | Path) -> str:
-    with open(path, "rb") as stream:
+    with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

@@ -15,8 +15,10 @@ class Stream(IntEnum):
 
     INITIAL_WEIGHTS = 0
     BATCH = 1
-    DROPOUT = 2
-    SHARD = 3
+    NOISE = 2
+    DROPOUT = 3
+    SHARD = 4
+    PREVIEW = 5
 
 
 def stream_seed(seed: int, stream: Stream, *index: int) -> int:

@@ -28,13 +28,13 @@ def parse(kind: type[S], content: Mapping[str, Any], where: str) -> S:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        raise UserError(f"{where}: " + "; ".join(_complaints(error))) from None
+        raise UserError(f"{where}: " + "; ".join(_complaints(error, content))) from None
 
 
-def _complaints(error: ValidationError) -> list[str]:
+def _complaints(error: ValidationError, content: Mapping[str, Any]) -> list[str]:
     complaints = []
     for detail in error.errors(include_url=False):
-        key = ".".join(str(part) for part in detail["loc"]) or "(settings)"
+        key = _key(detail["loc"], content) or "(settings)"
         match detail["type"]:
             case "extra_forbidden":
                 complaints.append(f"unknown key {key}")
@@ -45,3 +45,15 @@ def _complaints(error: ValidationError) -> list[str]:
             case _:
                 complaints.append(f"{key}: {detail['msg']} (got {detail['input']!r})")
     return complaints
+
+
+def _key(location: tuple[int | str, ...], content: Any) -> str:
+    """The key that the user wrote: pydantic's location without the names of chosen variants."""
+    parts = []
+    for index, part in enumerate(location):
+        is_variant = isinstance(content, Mapping) and part not in content
+        if is_variant and index < len(location) - 1:
+            continue
+        parts.append(str(part))
+        content = content.get(part) if isinstance(content, Mapping) else None
+    return ".".join(parts)

@@ -106,6 +106,11 @@ class LinearProcess:
     def predicted_blocks(self) -> int:
         return self.predicted.stop - self.predicted.start
 
+    @property
+    def needs_auxiliary_noise(self) -> bool:
+        """Whether `perturb` draws z₀'s auxiliary blocks (DSM) rather than marginalising them."""
+        return self.matching == "dsm" and self.blocks > 1
+
     # -- perturbation kernel --------------------------------------------------------------------
 
     def transition(self, t: Tensor) -> Tensor:
@@ -142,7 +147,7 @@ class LinearProcess:
     def mean(self, x0: Tensor, t: Tensor, auxiliary_eps: Tensor | None = None) -> Tensor:
         """The mean of z_t, N×kC×H×W; arguments as in `perturb`."""
         phi = self.transition(t)
-        if self.matching == "hsm" or self.blocks == 1:
+        if not self.needs_auxiliary_noise:
             return mix(phi[:, :, :1], x0)
         if auxiliary_eps is None:
             raise ValueError("denoising score matching needs auxiliary_eps")

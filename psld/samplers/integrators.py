@@ -10,7 +10,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from scipy.integrate import RK45
 from torch import Tensor
 
 from psld.errors import RunError, UserError
@@ -76,8 +75,10 @@ class SymmetricSplitting:
         self.score_matrix = _table(process.score_matrix(start), device)
         self.weight = _table(weight, device)
         self.state = _table(identity + weight @ torch.linalg.inv(process.S), device)
-        halves = process.reverse_linear_step(start, middle), process.reverse_linear_step(middle, end)
-        self.halves = [tuple(_table(matrix, device) for matrix in half) for half in halves]
+        self.halves = [
+            tuple(_table(matrix, device) for matrix in process.reverse_linear_step(first, last))
+            for first, last in ((start, middle), (middle, end))
+        ]
 
     def step(self, index: int, z: Tensor, score: Score, noise: Noise) -> Tensor:
         z = self._linear_half(0, index, z, noise)
@@ -105,6 +106,8 @@ class ProbabilityFlow:
         self.tolerance = tolerance
 
     def step(self, index: int, z: Tensor, score: Score, noise: Noise) -> Tensor:
+        from scipy.integrate import RK45  # takes longer to import than a small shard to sample
+
         def velocity(s: float, flat: np.ndarray) -> np.ndarray:
             t = torch.tensor([1 - s], dtype=torch.float64)
             state = torch.from_numpy(flat).to(z.device, z.dtype).reshape(z.shape)

@@ -39,3 +39,28 @@ class ODESamplerSettings(CommonSamplerSettings):
 SamplerSettings = Annotated[
     SDESamplerSettings | ODESamplerSettings, Field(discriminator="integrator")
 ]
+
+
+class SampleSettings(Settings):
+    """Settings of `python -m psld.sample`."""
+
+    model: str
+    """Folder of a trained model."""
+    sampler: SamplerSettings
+    shard: int = Field(ge=0)
+    """Index of the shard: it holds samples shard · shard_size, ..."""
+    shard_size: int = Field(ge=1)
+    """Images per shard."""
+    seed: int = Field(ge=0)
+    """Seed of all shards of a cell."""
+    output: str
+    """The shard, HDF5."""
+    batch_size: int = Field(ge=1)
+    """Images per network evaluation; changes speed and memory, never the images."""
+    device: str
+    """`auto`, or a torch device such as `cpu` or `cuda`."""
+
+
+def shards_needed(samples: int, shard_size: int) -> int:
+    """How many shards hold `samples` images."""
+    return -(-samples // shard_size)

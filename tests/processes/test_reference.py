@@ -40,7 +40,9 @@ def stand_in(u: torch.Tensor, t: torch.Tensor, channels: int) -> torch.Tensor:
 def test_phase_space_reference(path):
     v = load(path)
     times, t = v["t"], torch.from_numpy(v["t"])
-    tensors = {name: torch.from_numpy(v[name]) for name in ("x0", "m0", "eps", "eps_for_score", "u")}
+    tensors = {
+        name: torch.from_numpy(v[name]) for name in ("x0", "m0", "eps", "eps_for_score", "u")
+    }
     for matching in ("hsm", "dsm"):
         process = psld(
             float(v["gamma"]),

@@ -1,0 +1,58 @@
+# The front door for people; Snakemake and the modules serve for everything else. See `make help`.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+PROFILE ?= profiles/default
+GRID ?= demo
+INSTALLED := .venv/installed
+RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
+SNAKEMAKE := $(RUN) snakemake --profile $(PROFILE)
+
+.PHONY: help setup demo test test-slow lint cells results report bench clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(INSTALLED) ## Install everything into .venv
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "error: $(PYTHON) is older than 3.11; use make PYTHON=/path/to/python3.11"; exit 2; }
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --upgrade pip
+	.venv/bin/python -m pip install --editable '.[dev]'
+	touch $@
+
+demo: $(INSTALLED) ## Run the demo grid: train, sample, evaluate, tables, pictures, report
+	@$(SNAKEMAKE) demo --logger rich
+	@$(MAKE) --no-print-directory results report GRID=demo
+
+results: $(INSTALLED) ## Print the tables of GRID
+	@cat results/tables/$(GRID)/*.md
+	@echo "Tables: results/tables/$(GRID)/   Pictures: results/figures/$(GRID)/"
+
+report: results/$(GRID)-report.html ## Make the self-contained HTML report of GRID
+
+results/$(GRID)-report.html: $(INSTALLED) $(wildcard results/tables/$(GRID)/*.html results/figures/$(GRID)/*.png results/figures/$(GRID)/samples/*.png)
+	@$(SNAKEMAKE) $(GRID) --report $@ --quiet
+	@echo "Report: $@"
+
+cells: $(INSTALLED) ## List the cells of GRID; each is a target of Snakemake
+	@$(RUN) python -m psld.cells grid_name=$(GRID)
+
+test: $(INSTALLED) ## Run the fast tests
+	$(RUN) python -m pytest -m 'not slow' -n 2
+
+test-slow: $(INSTALLED) ## Run the slow tests
+	$(RUN) python -m pytest -m slow
+
+lint: $(INSTALLED) ## Check style: ruff, snakefmt, snakemake --lint
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/snakefmt --check Snakefile workflow
+	$(SNAKEMAKE) --lint
+
+clean: ## Remove what the demo made, but not the installation
+	rm -rf data features models runs samples results logs .snakemake .cache

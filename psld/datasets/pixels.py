@@ -1,0 +1,19 @@
+"""Pixels are bytes in files and numbers in [−1, 1] in networks; images are quantised here only."""
+
+import torch
+from torch import Tensor
+
+
+def from_uint8(images: Tensor) -> Tensor:
+    """uint8 → float32 in [−1, 1]: x = u / 127.5 − 1."""
+    return images.to(torch.float32) / 127.5 - 1
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """Numbers → uint8: u = (x/2 + 1/2) · 255, clipped to [0, 255] and truncated.
+
+    The official code truncates rather than rounds, and FID notices: an image is half a level darker
+    on average. In float32 `to_uint8(from_uint8(u))` is therefore u or, where u/127.5 was rounded
+    down, u − 1.
+    """
+    return ((x * 0.5 + 0.5) * 255).clamp(0, 255).to(torch.uint8)

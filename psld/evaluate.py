@@ -1,0 +1,139 @@
+"""Evaluate a cell: the distance of its first `samples` images from the reference.
+
+    python -m psld.evaluate model=models/demo/cld sampler=em sampler.steps=50 \\
+        shards=samples/demo/cld/em-uniform-50 samples=1000 metric=fd-classifier \\
+        reference=features/digits/fd-classifier/reference extractor=features/digits/fd-classifier \\
+        output=result.json
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+from torch import Tensor
+
+from psld.cli import entry_point
+from psld.errors import UserError
+from psld.files import digest_of, read_json, write_json
+from psld.metrics.extractor import Extractor, batches_of, statistics_of
+from psld.metrics.extractor_folder import load_extractor
+from psld.metrics.frechet import frechet_distance
+from psld.metrics.reference_folder import ReferenceManifest, load_reference
+from psld.metrics.settings import MetricSettings
+from psld.provenance import provenance
+from psld.samplers.settings import SamplerSettings
+from psld.samplers.shards import Shard, ShardOrigin, read_shards
+from psld.settings import Settings
+from psld.training.ranks import choose_device
+
+
+class EvaluateSettings(Settings):
+    """Settings of `python -m psld.evaluate`."""
+
+    model: str
+    """Folder of the trained model."""
+    sampler: SamplerSettings
+    """What made the shards."""
+    shards: str
+    """Folder of the cell's shards."""
+    shard_size: int = Field(ge=1)
+    seed: int = Field(ge=0)
+    samples: int = Field(ge=2)
+    """How many images count: the first ones of the cell."""
+    metric: MetricSettings
+    reference: Path
+    """Folder that psld.reference made."""
+    extractor: Path | None
+    """Folder that psld.train_extractor made; null for Inception."""
+    output: str
+    """The result, JSON."""
+    device: str
+
+
+@entry_point("evaluate", EvaluateSettings)
+def main(settings: EvaluateSettings) -> None:
+    model = read_json(Path(settings.model) / "manifest.json")
+    statistics, reference = load_reference(settings.reference)
+    extractor = load_extractor(
+        settings.metric,
+        settings.extractor,
+        reference.dataset_digest,
+        choose_device(settings.device),
+    )
+    check_reference(settings, reference, extractor, model)
+    origin = ShardOrigin(
+        weights_sha256=model["weights_sha256"],
+        sampler_digest=digest_of(settings.sampler.model_dump(mode="json")),
+        seed=settings.seed,
+        index=0,
+        size=settings.shard_size,
+    )
+    costs: list[Shard] = []
+
+    def batches() -> Iterator[Tensor]:
+        for shard in read_shards(settings.shards, settings.samples, origin, settings.model):
+            yield from batches_of(shard.images, settings.metric.batch_size)
+            costs.append(replace(shard, images=shard.images[:0]))
+
+    samples = statistics_of(extractor, batches(), settings.metric.name, settings.samples)
+    value = frechet_distance(samples, statistics)
+    write_json(settings.output, result(settings, model, reference, costs, value))
+    print(f"{settings.metric.name} of {settings.samples} images: {value:.4g}")
+
+
+def check_reference(
+    settings: EvaluateSettings,
+    reference: ReferenceManifest,
+    extractor: Extractor,
+    model: dict[str, Any],
+) -> None:
+    """UserError when the reference is of another metric, extractor or dataset."""
+    if reference.metric != settings.metric or reference.extractor_digest != extractor.digest:
+        raise UserError(
+            f"{settings.reference}: made with another metric or extractor than "
+            f"{settings.metric.name} has now; run psld.reference anew"
+        )
+    if reference.dataset_digest != model["dataset_digest"]:
+        raise UserError(
+            f"{settings.reference}: of dataset {reference.dataset} with digest "
+            f"{reference.dataset_digest[:12]}, but {settings.model} was trained on "
+            f"{model['dataset_digest'][:12]}"
+        )
+
+
+def result(
+    settings: EvaluateSettings,
+    model: dict[str, Any],
+    reference: ReferenceManifest,
+    shards: list[Shard],
+    value: float,
+) -> dict[str, Any]:
+    """What a table needs of a cell, and where it came from."""
+    return {
+        "metric": settings.metric.name,
+        "value": value,
+        "samples": settings.samples,
+        "nfe": sum(shard.nfe for shard in shards) / len(shards),
+        "sampling_seconds": round(sum(shard.seconds for shard in shards), 3),
+        "sampling_device": shards[0].device,
+        "floor": reference.floor,
+        "noise": reference.noise,
+        "extractor_test_accuracy": reference.extractor_test_accuracy,
+        "reference_samples": reference.samples,
+        "model": {
+            "name": model["name"],
+            "settings": model["settings"],
+            "weights_sha256": model["weights_sha256"],
+            "dataset_digest": model["dataset_digest"],
+            "step": model["step"],
+        },
+        "sampler": settings.sampler.model_dump(mode="json"),
+        "seed": settings.seed,
+        **provenance(),
+    }
+
+
+if __name__ == "__main__":
+    main()

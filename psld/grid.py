@@ -1,0 +1,312 @@
+"""A grid file → models, samplers, cells and tables. Imports no torch: every Snakemake process does.
+
+A grid (configs/grid/NAME.yaml) names models and samplers by the same Hydra overrides that the
+command line takes, and tables whose entries are cells: a model, a sampler and its budget. Composing
+them takes seconds, so the result is cached under the digest of all configs.
+"""
+
+import hashlib
+import inspect
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, model_validator
+
+from psld.errors import UserError
+from psld.files import read_json, write_json
+from psld.samplers.settings import shards_needed
+from psld.settings import Settings, parse
+
+CACHE = Path(".cache/grids")
+Show = Literal["value", "nfe"]
+
+
+class Entry(Settings):
+    """Where an entry of a table finds its cell; rows and columns each give a part of it."""
+
+    model: str | None = None
+    sampler: str | None = None
+    """A sampler family; `budget` completes it."""
+    budget: str | int | None = None
+    """Steps or tolerance: the value of the family's budget key."""
+    samples: int | None = Field(None, ge=1)
+    metric: str | None = None
+    show: Show | None = None
+    """Show the metric's value (the default) or the counted network evaluations."""
+
+
+class Column(Entry):
+    label: str
+
+
+class Row(Entry):
+    label: tuple[str, ...]
+    """One text for each of the table's row headings."""
+    paper: tuple[float | None, ...] | None = None
+    """The paper's number in each column."""
+    source: str | None = None
+    """How sure the paper's numbers are."""
+    literature: bool = False
+    """Produced by other papers: printed, never run."""
+
+
+class Table(Settings):
+    """A table of the paper, or one of its shape."""
+
+    title: str
+    headings: tuple[str, ...]
+    """Names of the row headings."""
+    caption: str = ""
+    footnotes: tuple[str, ...] = ()
+    cell: Entry = Entry()
+    """What all entries share."""
+    rows: tuple[Row, ...]
+    columns: tuple[Column, ...]
+
+    @model_validator(mode="after")
+    def _rows_fit(self) -> "Table":
+        for row in self.rows:
+            if len(row.label) != len(self.headings):
+                raise ValueError(f"row {row.label}: needs {len(self.headings)} labels")
+            if row.paper is not None and len(row.paper) != len(self.columns):
+                raise ValueError(f"row {row.label}: needs {len(self.columns)} paper values")
+        return self
+
+
+class SamplerFamily(Settings):
+    """Samplers that differ in their budget alone."""
+
+    overrides: tuple[str, ...]
+    budget: str
+    """The setting that is the budget: sampler.steps or sampler.tolerance."""
+
+
+class GridFile(Settings):
+    """configs/grid/NAME.yaml as it is written."""
+
+    defaults: tuple[str, ...] = ()
+    """Overrides that all models share."""
+    metric: str
+    samples: int = Field(ge=1)
+    """Samples per cell, unless a table says otherwise."""
+    shard_size: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    """Images per network evaluation when sampling; changes speed and memory, never the images."""
+    seed: int = Field(0, ge=0)
+    """Seed of all samples: the same noise for every cell."""
+    gallery: str
+    """The sampler, with its budget, whose images are shown for each model."""
+    models: dict[str, tuple[str, ...]]
+    samplers: dict[str, SamplerFamily]
+    tables: dict[str, Table]
+
+    def family_of(self, sampler: str) -> str:
+        """The family of a sampler, whose name is FAMILY-BUDGET."""
+        return max((f for f in self.samplers if sampler.startswith(f"{f}-")), key=len)
+
+
+class ComposedModel(Settings):
+    overrides: tuple[str, ...]
+    dataset: str
+    process: str
+    """The process's kind."""
+    settings: dict[str, Any]
+    """What decides the weights."""
+
+
+class ComposedSampler(Settings):
+    overrides: tuple[str, ...]
+    settings: dict[str, Any]
+
+
+class Evaluation(Settings):
+    """One number: a metric of the first `samples` images of a cell."""
+
+    model: str
+    sampler: str
+    metric: str
+    samples: int
+
+    @property
+    def cell(self) -> str:
+        return f"{self.model}/{self.sampler}"
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.metric}-{self.samples}.json"
+
+
+class Grid(Settings):
+    """A grid with everything resolved."""
+
+    name: str
+    file: GridFile
+    models: dict[str, ComposedModel]
+    samplers: dict[str, ComposedSampler]
+    datasets: dict[str, dict[str, Any]]
+    """What the preparation of each dataset depends on."""
+    metrics: dict[str, dict[str, Any]]
+    """Settings of each metric."""
+    evaluations: tuple[Evaluation, ...]
+
+    @property
+    def cells(self) -> list[str]:
+        """Names of all cells, MODEL/SAMPLER, in the order of the tables."""
+        return list(dict.fromkeys(evaluation.cell for evaluation in self.evaluations))
+
+    def evaluations_of(self, cell: str) -> list[Evaluation]:
+        return [evaluation for evaluation in self.evaluations if evaluation.cell == cell]
+
+    def shards_of(self, evaluation: Evaluation) -> int:
+        """How many shards an evaluation reads."""
+        return shards_needed(evaluation.samples, self.file.shard_size)
+
+    def table_evaluations(self, table: str) -> list[list[Evaluation | None]]:
+        """The evaluation behind each entry of a table, row by row; None where there is none."""
+        return _table_evaluations(self.file, self.file.tables[table])
+
+
+def load_grid(name: str, configs: Path) -> Grid:
+    """Load and compose configs/grid/NAME.yaml; from the cache where no config has changed.
+
+    Raises UserError, naming file and key, for anything that does not compose.
+    """
+    path = configs / "grid" / f"{name}.yaml"
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        raise UserError(f"{path}: no such grid; there are: {known}")
+    cached = CACHE / f"{name}-{_digest_of_configs(configs)}.json"
+    if cached.exists():
+        return parse(Grid, read_json(cached), where=str(cached))
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    grid = _compose(name, parse(GridFile, content, where=str(path)), path, configs)
+    write_json(cached, grid.model_dump(mode="json"))
+    return grid
+
+
+def _digest_of_configs(configs: Path) -> str:
+    """Digest of every config and of the code that reads them."""
+    import psld.datasets.settings
+    import psld.metrics.settings
+    import psld.networks.settings
+    import psld.processes.settings
+    import psld.samplers.settings
+    import psld.training.settings
+
+    sources = [
+        inspect.getsourcefile(module)
+        for module in (
+            inspect.getmodule(load_grid),
+            psld.datasets.settings,
+            psld.metrics.settings,
+            psld.networks.settings,
+            psld.processes.settings,
+            psld.samplers.settings,
+            psld.training.settings,
+        )
+    ]
+    digest = hashlib.sha256()
+    for file in (*sorted(configs.rglob("*.yaml")), *sources):
+        digest.update(str(file).encode() + b"\0" + Path(file).read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _compose(name: str, file: GridFile, path: Path, configs: Path) -> Grid:
+    from psld.compose import Composer
+
+    composer = Composer(configs)
+    models, datasets = {}, {}
+    for model, own in file.models.items():
+        overrides = (*file.defaults, *own)
+        settings = composer.model(overrides, where=f"{path}: models.{model}")
+        models[model] = ComposedModel(
+            overrides=overrides,
+            dataset=settings.dataset.name,
+            process=settings.process.kind,
+            settings=settings.identity(),
+        )
+        datasets[settings.dataset.name] = settings.dataset.preparation()
+    evaluations: dict[Evaluation, None] = {}
+    for table in file.tables.values():
+        for row in _table_evaluations(file, table):
+            evaluations.update((evaluation, None) for evaluation in row if evaluation)
+    samplers = {
+        sampler: _compose_sampler(sampler, file, composer, path)
+        for sampler in dict.fromkeys(evaluation.sampler for evaluation in evaluations)
+    }
+    metrics = {
+        metric: composer.metric(metric, where=f"{path}: metric {metric}")
+        for metric in dict.fromkeys(evaluation.metric for evaluation in evaluations)
+    }
+    for evaluation in evaluations:
+        _check(evaluation, models, samplers, path)
+    return Grid(
+        name=name,
+        file=file,
+        models=models,
+        samplers=samplers,
+        datasets=datasets,
+        metrics=metrics,
+        evaluations=tuple(evaluations),
+    )
+
+
+def _compose_sampler(sampler: str, file: GridFile, composer: Any, path: Path) -> ComposedSampler:
+    """A family's overrides, completed by the budget that ends the sampler's name."""
+    family = file.family_of(sampler)
+    budget = sampler.removeprefix(f"{family}-")
+    overrides = (*file.samplers[family].overrides, f"{file.samplers[family].budget}={budget}")
+    settings = composer.sampler(overrides, where=f"{path}: sampler {sampler}")
+    return ComposedSampler(overrides=overrides, settings=settings)
+
+
+def _table_evaluations(file: GridFile, table: Table) -> list[list[Evaluation | None]]:
+    return [
+        [_evaluation(file, table, row, column) for column in table.columns] for row in table.rows
+    ]
+
+
+def _evaluation(file: GridFile, table: Table, row: Row, column: Column) -> Evaluation | None:
+    """Merge what table, row and column say; a literature row has no evaluation."""
+    if row.literature:
+        return None
+    merged = {"metric": file.metric, "samples": file.samples}
+    for part in (table.cell, row, column):
+        given = part.model_dump(include=set(Entry.model_fields), exclude_none=True)
+        merged.update(given)
+    for key in ("model", "sampler", "budget"):
+        if key not in merged:
+            raise UserError(f"table {table.title!r}, row {row.label}: no {key} for {column.label}")
+    if merged["sampler"] not in file.samplers:
+        raise UserError(
+            f"table {table.title!r}, row {row.label}: unknown sampler {merged['sampler']!r}; "
+            f"there are: {', '.join(file.samplers)}"
+        )
+    return Evaluation(
+        model=merged["model"],
+        sampler=f"{merged['sampler']}-{merged['budget']}",
+        metric=merged["metric"],
+        samples=merged["samples"],
+    )
+
+
+def _check(
+    evaluation: Evaluation,
+    models: dict[str, ComposedModel],
+    samplers: dict[str, ComposedSampler],
+    path: Path,
+) -> None:
+    if evaluation.model not in models:
+        raise UserError(
+            f"{path}: a table names the model {evaluation.model!r}; "
+            f"there are: {', '.join(models)}"
+        )
+    no_momentum = models[evaluation.model].process == "vp-sde"
+    if no_momentum and samplers[evaluation.sampler].settings["integrator"] == "sscs":
+        raise UserError(
+            f"{path}: cell {evaluation.cell}: sscs needs a process with momentum; use em or rk45"
+        )

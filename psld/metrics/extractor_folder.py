@@ -1,0 +1,137 @@
+"""A trained feature classifier on disk: `weights.safetensors` and, last, `manifest.json`."""
+
+from pathlib import Path
+
+import torch
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from psld.errors import UserError
+from psld.files import atomic_path, read_json, sha256_of_file, write_json
+from psld.metrics.extractor import Extractor
+from psld.metrics.feature_classifier import ClassifierExtractor, FeatureClassifier, ImageShape
+from psld.metrics.settings import ClassifierSettings, InceptionSettings, MetricSettings
+from psld.settings import Settings, parse
+
+WEIGHTS = "weights.safetensors"
+MANIFEST = "manifest.json"
+
+
+class ExtractorManifest(Settings):
+    """What a trained classifier is, what it was trained on, and how good it is."""
+
+    extractor: ClassifierSettings
+    """The settings it was trained with."""
+    shape: ImageShape
+    """The images that it takes."""
+    dataset: str
+    """Name of the dataset."""
+    dataset_digest: str
+    """Digest of the dataset's pixels and labels."""
+    weights_sha256: str
+    """Of `weights.safetensors`."""
+    digest: str
+    """The extractor's digest: architecture and weights."""
+    train_accuracy: float = Field(ge=0, le=1)
+    """On the training split, without augmentation."""
+    test_accuracy: float | None = Field(ge=0, le=1)
+    """On the test split; null where there is none."""
+    seconds: float
+    """Wall-clock time of the training."""
+    device: str
+    """What it was trained on."""
+    versions: dict[str, str]
+    """Of the software."""
+    git_revision: str | None
+    """Of the code; null outside a checkout."""
+
+
+def save_weights(folder: str | Path, extractor: ClassifierExtractor) -> str:
+    """Write the weights and return the SHA-256 of the file."""
+    path = Path(folder) / WEIGHTS
+    weights = {name: value.cpu() for name, value in extractor.network.state_dict().items()}
+    with atomic_path(path) as partial:
+        save_file(weights, partial)
+    return sha256_of_file(path)
+
+
+def save_manifest(folder: str | Path, manifest: ExtractorManifest) -> None:
+    """Write the manifest: after this the folder is complete."""
+    write_json(Path(folder) / MANIFEST, manifest.model_dump(mode="json"))
+
+
+def read_manifest(folder: str | Path) -> ExtractorManifest:
+    """Read a folder's manifest. Raises UserError when it is missing, damaged or foreign."""
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no such file; a trained extractor is made by python -m psld.train_extractor"
+        )
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not the manifest of an extractor; train it anew")
+    return parse(ExtractorManifest, content, where=str(path))
+
+
+def load_extractor(
+    metric: MetricSettings,
+    folder: str | Path | None,
+    dataset_digest: str,
+    device: torch.device | str = "cpu",
+) -> Extractor:
+    """The extractor of a metric.
+
+    `folder` holds the trained classifier of a classifier metric; Inception needs none.
+    `dataset_digest` is that of the data at hand, on which a classifier must have been trained.
+
+    Raises UserError when the folder is missing, damaged, or of other settings or another dataset.
+    """
+    if isinstance(metric.extractor, InceptionSettings):
+        if folder is not None:
+            raise UserError(
+                f"extractor={folder}: metric {metric.name} needs none; set extractor=null"
+            )
+        # torch-fidelity takes seconds to import, and classifiers do without it.
+        from psld.metrics.inception import InceptionExtractor
+
+        return InceptionExtractor(metric.extractor.weights, device)
+    if folder is None:
+        raise UserError(
+            f"extractor: metric {metric.name} needs the folder of a trained extractor, "
+            "made by python -m psld.train_extractor"
+        )
+    return _load_classifier(metric.extractor, Path(folder), dataset_digest, device)
+
+
+def _load_classifier(
+    settings: ClassifierSettings, folder: Path, dataset_digest: str, device: torch.device | str
+) -> ClassifierExtractor:
+    manifest = read_manifest(folder)
+    if manifest.extractor != settings:
+        raise UserError(
+            f"{folder / MANIFEST}: trained with {manifest.extractor!r}, but the metric asks for "
+            f"{settings!r}; train it anew"
+        )
+    if manifest.dataset_digest != dataset_digest:
+        raise UserError(
+            f"{folder / MANIFEST}: trained on dataset {manifest.dataset} with digest "
+            f"{manifest.dataset_digest}, but the data at hand has {dataset_digest}; train it anew"
+        )
+    network = FeatureClassifier(settings, manifest.shape)
+    try:
+        network.load_state_dict(_read_weights(folder / WEIGHTS, manifest.weights_sha256))
+    except RuntimeError:  # names or shapes differ: the code has changed since
+        raise UserError(f"{folder / WEIGHTS}: of another version; train it anew") from None
+    return ClassifierExtractor(network, settings, manifest.shape, device)
+
+
+def _read_weights(path: Path, sha256: str) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; train the extractor anew")
+    if sha256_of_file(path) != sha256:
+        raise UserError(f"{path}: not the file that its manifest names; train the extractor anew")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path}: damaged ({error}); train the extractor anew") from None

@@ -1,0 +1,20 @@
+"""The exponential moving average of a network's weights."""
+
+import copy
+
+import torch
+from torch import nn
+
+
+class EMA:
+    """θ̄ ← d θ̄ + (1 − d) θ after each step, without bias correction, as the official code does."""
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self._averaged = list(self.network.parameters())
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        current = [parameter.detach() for parameter in network.parameters()]
+        torch._foreach_lerp_(self._averaged, current, 1 - self.decay)

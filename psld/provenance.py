@@ -1,0 +1,41 @@
+"""Where a result came from: versions, git revision, device."""
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import psld
+
+
+def provenance() -> dict[str, Any]:
+    """Versions and git revision, for every file that holds a result."""
+    return {
+        "versions": {
+            "psld": psld.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+        },
+        "git_revision": _git_revision(),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """The card's name, or the CPU with its number of threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads of {os.cpu_count()})"
+
+
+def _git_revision() -> str | None:
+    """The revision of the code, with `+` where files differ from it; None outside a checkout."""
+    here = Path(__file__).parent
+    command = ["git", "-C", str(here), "describe", "--always", "--abbrev=12", "--dirty=+"]
+    try:
+        described = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return described.stdout.strip()

@@ -1,0 +1,66 @@
+"""The results of a grid's cells, as tables and pictures read them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from psld.errors import UserError
+from psld.files import read_json
+from psld.grid import Evaluation, Grid, Row, Show, Table
+
+
+@dataclass(frozen=True)
+class TableEntry:
+    """One entry of a table: what we measured and what the paper says, where either exists."""
+
+    row: Row
+    column: str
+    show: Show
+    evaluation: Evaluation | None
+    result: dict[str, Any] | None
+    """The cell's metrics file; None for a literature row and for a cell that has not been run."""
+    paper: float | None
+
+    @property
+    def value(self) -> float | None:
+        """What the entry shows: the metric, or the counted network evaluations."""
+        return None if self.result is None else self.result[self.show]
+
+
+def read_result(cells: Path, evaluation: Evaluation) -> dict[str, Any] | None:
+    """The metrics of one cell, or None where they do not exist yet."""
+    path = cells / evaluation.cell / evaluation.file_name
+    if not path.exists():
+        return None
+    result = read_json(path)
+    if "value" not in result or "nfe" not in result:
+        raise UserError(f"{path}: not the metrics of a cell; delete it and evaluate anew")
+    return result
+
+
+def read_table(grid: Grid, name: str, cells: Path) -> list[list[TableEntry]]:
+    """All entries of a table, row by row.
+
+    Args:
+        cells: folder of the grid's metrics files, CELL/METRIC-SAMPLES.json.
+    """
+    table: Table = grid.file.tables[name]
+    entries = []
+    for row, evaluations in zip(table.rows, grid.table_evaluations(name), strict=True):
+        papers = row.paper or (None,) * len(table.columns)
+        entries.append(
+            [
+                TableEntry(
+                    row=row,
+                    column=column.label,
+                    show=column.show or row.show or table.cell.show or "value",
+                    evaluation=evaluation,
+                    result=evaluation and read_result(cells, evaluation),
+                    paper=paper,
+                )
+                for column, evaluation, paper in zip(
+                    table.columns, evaluations, papers, strict=True
+                )
+            ]
+        )
+    return entries

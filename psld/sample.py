@@ -1,0 +1,70 @@
+"""Sample one shard of a cell.
+
+    python -m psld.sample model=models/demo/cld sampler=em sampler.steps=50 shard=3 output=3.h5
+"""
+
+import time
+
+import torch
+from torch import Tensor
+
+from psld.cli import entry_point
+from psld.datasets.pixels import to_uint8
+from psld.errors import RunError
+from psld.files import digest_of
+from psld.model import Model, load_model
+from psld.provenance import device_name
+from psld.randomness import Stream, generator
+from psld.samplers.loop import sample
+from psld.samplers.score import NetworkScore
+from psld.samplers.settings import SampleSettings
+from psld.samplers.shards import Shard, ShardOrigin
+from psld.training.ranks import choose_device
+
+
+@entry_point("sample", SampleSettings)
+def main(settings: SampleSettings) -> None:
+    device = choose_device(settings.device)
+    model = load_model(settings.model, device)
+    shard = sample_shard(model, settings, device)
+    shard.save(settings.output)
+    print(f"wrote {settings.output}: {len(shard.images)} images, NFE {shard.nfe}")
+
+
+def sample_shard(model: Model, settings: SampleSettings, device: torch.device) -> Shard:
+    """All images of one shard.
+
+    The shard's noise comes from (seed, shard) and is drawn for the whole shard at each step, so an
+    image depends neither on the batch size nor on where its shard is computed.
+    """
+    started = time.monotonic()
+    dataset = model.settings.dataset
+    channels = dataset.channels
+    stream = generator(device, settings.seed, Stream.SHARD, settings.shard)
+    shape = (model.process.blocks * channels, dataset.image_size, dataset.image_size)
+
+    def noise(z: Tensor) -> Tensor:
+        return torch.randn(z.shape, generator=stream, device=device)
+
+    start = model.process.prior(noise(torch.empty(settings.shard_size, *shape)))
+    score = NetworkScore(model.network, settings.batch_size)
+    z = sample(model.process, settings.sampler, score, start, noise)
+    if not torch.isfinite(z).all():
+        raise RunError(f"shard {settings.shard}: the sampler produced NaN or infinity")
+    return Shard(
+        images=to_uint8(z[:, :channels]).cpu().numpy(),
+        origin=ShardOrigin(
+            weights_sha256=model.weights_sha256,
+            sampler_digest=digest_of(settings.sampler.model_dump(mode="json")),
+            seed=settings.seed,
+            index=settings.shard,
+            size=settings.shard_size,
+        ),
+        nfe=score.evaluations,
+        seconds=time.monotonic() - started,
+        device=device_name(device),
+    )
+
+
+if __name__ == "__main__":
+    main()

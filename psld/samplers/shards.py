@@ -1,0 +1,95 @@
+"""Shards: fixed ranges of sample indices, each one HDF5 file that says what made it."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from psld.errors import UserError
+from psld.files import atomic_path
+from psld.samplers.settings import shards_needed
+
+FORMAT = "psld-shard-1"
+
+
+@dataclass(frozen=True)
+class ShardOrigin:
+    """What decides a shard's images. Equal origins mean equal images, on any machine."""
+
+    weights_sha256: str
+    sampler_digest: str
+    seed: int
+    index: int
+    """Sample i of the cell is image i − index · size of this shard."""
+    size: int
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One shard: its images, its origin and what making it took."""
+
+    images: np.ndarray
+    """uint8, size×C×H×W."""
+    origin: ShardOrigin
+    nfe: int
+    """Network evaluations per image, counted."""
+    seconds: float
+    device: str
+
+    def save(self, path: str | Path) -> None:
+        with atomic_path(path) as partial, h5py.File(partial, "w") as file:
+            file.create_dataset("images", data=self.images)
+            file.attrs["format"] = FORMAT
+            file.attrs["origin"] = json.dumps(asdict(self.origin))
+            file.attrs["nfe"] = self.nfe
+            file.attrs["seconds"] = self.seconds
+            file.attrs["device"] = self.device
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Shard":
+        """Read a shard. Raises UserError when it is missing, damaged or not a shard."""
+        if not Path(path).exists():
+            raise UserError(f"{path}: no such shard; make it with python -m psld.sample")
+        try:
+            with h5py.File(path) as file:
+                if file.attrs.get("format") != FORMAT:
+                    raise UserError(f"{path}: not a shard of this version ({FORMAT})")
+                return cls(
+                    images=file["images"][:],
+                    origin=ShardOrigin(**json.loads(file.attrs["origin"])),
+                    nfe=int(file.attrs["nfe"]),
+                    seconds=float(file.attrs["seconds"]),
+                    device=str(file.attrs["device"]),
+                )
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: damaged shard ({error}); delete it and sample anew") from None
+
+
+def shard_path(folder: str | Path, index: int) -> Path:
+    return Path(folder) / f"{index:05d}.h5"
+
+
+def read_shards(
+    folder: str | Path, samples: int, expected: ShardOrigin, model: str
+) -> Iterator[Shard]:
+    """The shards that hold the first `samples` images, the last one cut to fit.
+
+    Args:
+        expected: the origin of shard 0; UserError when a shard has another.
+        model: the model's folder, for the message.
+    """
+    for index in range(shards_needed(samples, expected.size)):
+        path = shard_path(folder, index)
+        shard = Shard.load(path)
+        wanted = {**asdict(expected), "index": index}
+        differing = [k for k, v in asdict(shard.origin).items() if v != wanted[k]]
+        if differing:
+            raise UserError(
+                f"{path}: made by another {' and '.join(differing)} than {model} and the sampler "
+                "have now; delete the shard and sample anew"
+            )
+        left = samples - index * expected.size
+        yield Shard(shard.images[:left], shard.origin, shard.nfe, shard.seconds, shard.device)

@@ -1,0 +1,104 @@
+"""Batches: what step s of a training sees is a function of (seed, s) and of nothing else."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from psld.datasets.pixels import from_uint8
+from psld.errors import UserError
+from psld.processes.linear import LinearProcess
+from psld.randomness import Stream, generator
+from psld.training.ranks import Ranks
+from psld.training.settings import TrainingSettings
+
+RESIDENT_BYTES = 4 << 30
+"""A training split up to this size is moved whole to the training device."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's part of a batch, on its device, but for the times, which stay on the CPU."""
+
+    x0: Tensor
+    t: Tensor
+    eps: Tensor
+    auxiliary_eps: Tensor | None
+
+    def split(self, size: int) -> Iterator["Batch"]:
+        """Cut into micro-batches of `size` images."""
+        for start in range(0, len(self.x0), size):
+            part = slice(start, start + size)
+            auxiliary = None if self.auxiliary_eps is None else self.auxiliary_eps[part]
+            yield Batch(self.x0[part], self.t[part], self.eps[part], auxiliary)
+
+
+class Batches:
+    """Draws the global batch of a step from (seed, step) and takes this rank's part.
+
+    Indices, flips and times are drawn on the CPU and the noise on the training device; nothing
+    waits for the device.
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        flip: bool,
+        process: LinearProcess,
+        settings: TrainingSettings,
+        ranks: Ranks,
+    ) -> None:
+        """`images`: uint8 N×C×H×W, usually a memory map."""
+        if settings.batch_size % ranks.world:
+            raise UserError(
+                f"training.batch_size: {settings.batch_size} images cannot be shared equally by "
+                f"{ranks.world} ranks"
+            )
+        self.settings, self.process, self.flip = settings, process, flip
+        self.device = ranks.device
+        size = settings.batch_size // ranks.world
+        self.part = slice(ranks.rank * size, (ranks.rank + 1) * size)
+        self.images = images
+        self.resident: Tensor | None = None
+        if images.nbytes <= RESIDENT_BYTES:
+            self.resident = torch.from_numpy(np.array(images)).to(self.device)
+
+    def draw(self, step: int) -> Batch:
+        """This rank's part of the batch of one step."""
+        settings, size = self.settings, self.settings.batch_size
+        host = generator("cpu", settings.seed, Stream.BATCH, step)
+        indices = torch.randint(len(self.images), (size,), generator=host)[self.part]
+        flipped = torch.rand(size, generator=host)[self.part] < 0.5
+        uniform = torch.rand(size, dtype=torch.float64, generator=host)[self.part]
+        x0 = self._gather(indices)
+        if self.flip:
+            flipped = flipped.to(self.device, non_blocking=True)[:, None, None, None]
+            x0 = torch.where(flipped, x0.flip(-1), x0)
+        noise = self._noise(step, x0.shape[1:])
+        channels = self.process.blocks * x0.shape[1]
+        return Batch(
+            x0=x0,
+            t=settings.time_eps + (LinearProcess.T - settings.time_eps) * uniform,
+            eps=noise[:, :channels],
+            auxiliary_eps=noise[:, channels:] if self.process.needs_auxiliary_noise else None,
+        )
+
+    def _gather(self, indices: Tensor) -> Tensor:
+        if self.resident is not None:
+            return from_uint8(self.resident[indices.to(self.device, non_blocking=True)])
+        images = torch.from_numpy(self.images[indices.numpy()])
+        if self.device.type == "cuda":
+            images = images.pin_memory()
+        return from_uint8(images.to(self.device, non_blocking=True))
+
+    def _noise(self, step: int, image_shape: torch.Size) -> Tensor:
+        """The global batch's noise, cut to this rank's part: k blocks, and under DSM k − 1 more."""
+        channels, *size = image_shape
+        blocks = self.process.blocks
+        if self.process.needs_auxiliary_noise:
+            blocks += self.process.blocks - 1
+        shape = (self.settings.batch_size, blocks * channels, *size)
+        device = generator(self.device, self.settings.seed, Stream.NOISE, step)
+        return torch.randn(shape, generator=device, device=self.device)[self.part]

@@ -1,0 +1,211 @@
+"""The training loop. Nothing in it waits for the device, but for the moments that log or save."""
+
+import time
+from contextlib import nullcontext
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from psld.errors import RunError
+from psld.processes.linear import LinearProcess
+from psld.randomness import Stream, stream_seed
+from psld.training.batches import Batch, Batches
+from psld.training.loss import EpsilonLoss
+from psld.training.ranks import Ranks
+from psld.training.settings import TrainingSettings
+from psld.training.state import Checkpoints, TrainingState
+from psld.training.stop import StopRequest
+
+
+class Log(Protocol):
+    """Where a training reports to."""
+
+    def values(self, step: int, values: dict[str, float]) -> None: ...
+
+    def preview(self, step: int, network: nn.Module) -> None: ...
+
+
+def train(
+    state: TrainingState,
+    batches: Batches,
+    process: LinearProcess,
+    settings: TrainingSettings,
+    ranks: Ranks,
+    checkpoints: Checkpoints,
+    log: Log,
+    stop: StopRequest,
+) -> None:
+    """Train `state` from its step up to `settings.steps`.
+
+    A training that is stopped and resumed ends with bit-identical weights on the same number of
+    ranks: batches and noise come from (seed, step) and dropout from (seed, step, rank).
+
+    Raises:
+        RunError: the gradient is not finite (no checkpoint is written after that step), or a
+            signal asked to stop (a checkpoint is written first).
+    """
+    network = ranks.parallel(forward_pass(state.network, settings))
+    loss_of = EpsilonLoss(process, settings.weighting)
+    meter = Meter(ranks)
+    progress = tqdm(
+        total=settings.steps,
+        initial=state.step,
+        desc="training",
+        unit="step",
+        disable=None if ranks.leads else True,
+    )
+    state.network.train()
+    resumed_seconds, started = state.seconds, time.monotonic()
+
+    def save() -> None:
+        state.seconds = resumed_seconds + time.monotonic() - started
+        if ranks.leads:
+            checkpoints.save(state)
+        ranks.barrier()
+
+    while state.step < settings.steps:
+        step = state.step
+        torch.manual_seed(stream_seed(settings.seed, Stream.DROPOUT, step, ranks.rank))
+        loss, norm = optimise(state, network, loss_of, batches.draw(step), settings)
+        meter.add(step, loss, norm)
+        progress.update()
+
+        last = state.step == settings.steps
+        saving = last or state.step % settings.checkpoint_every == 0
+        logging = saving or state.step % settings.log_every == 0
+        # Ranks must stop at the same step, and asking them all is worth it only now and then.
+        stopping = (logging or ranks.world == 1) and not last and ranks.any(bool(stop))
+        if logging or stopping:
+            values = meter.read(images_per_step=settings.batch_size)
+            progress.set_postfix(loss=f"{values['loss']:.4f}")
+            if saving and ranks.leads and progress.disable:
+                print(f"step {state.step}/{settings.steps}: {_summary(values)}", flush=True)
+            log.values(state.step, {**values, "learning_rate": learning_rate(settings, step)})
+        if settings.preview_every and state.step % settings.preview_every == 0 and ranks.leads:
+            log.preview(state.step, state.ema.network)
+        if saving or stopping:
+            save()
+        if stopping:
+            progress.close()
+            name = stop.signal.name if stop.signal else "a signal to another rank"
+            raise RunError(
+                f"stopped by {name} at step {state.step}, after a checkpoint; "
+                "run the same command again to go on"
+            )
+    progress.close()
+
+
+def optimise(
+    state: TrainingState,
+    network: nn.Module,
+    loss_of: EpsilonLoss,
+    batch: Batch,
+    settings: TrainingSettings,
+) -> tuple[Tensor, Tensor]:
+    """One step on one batch. `network` is `state.network` as it is called: parallel, compiled.
+
+    Returns:
+        The loss before the step and the norm of its gradient before clipping, on the device.
+    """
+    for group in state.optimizer.param_groups:
+        group["lr"] = learning_rate(settings, state.step)
+    loss = accumulate_gradient(network, loss_of, batch, settings.micro_batch)
+    norm = nn.utils.clip_grad_norm_(state.network.parameters(), settings.grad_clip)
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    state.ema.update(state.network)
+    state.step += 1
+    return loss, norm
+
+
+def forward_pass(network: nn.Module, settings: TrainingSettings) -> nn.Module:
+    """The network as it is called in training: compiled, in bf16, or as it is."""
+    if settings.precision == "bf16":
+        network = InBfloat16(network)
+    return torch.compile(network) if settings.compile else network
+
+
+class InBfloat16(nn.Module):
+    """Autocasts the network and nothing else: coefficients and loss stay in float32."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, z: Tensor, t: Tensor) -> Tensor:
+        with torch.autocast(z.device.type, torch.bfloat16):
+            return self.network(z, t)
+
+
+def accumulate_gradient(
+    network: nn.Module, loss_of: EpsilonLoss, batch: Batch, micro_batch: int | None
+) -> Tensor:
+    """Add the gradient of the batch's mean loss, one micro-batch after the other; return the loss.
+
+    Ranks exchange gradients once, with the last micro-batch.
+    """
+    parts = list(batch.split(micro_batch or len(batch.x0)))
+    total = torch.zeros((), device=batch.x0.device)
+    for index, part in enumerate(parts):
+        exchanges = index == len(parts) - 1
+        waits = isinstance(network, DistributedDataParallel) and not exchanges
+        with network.no_sync() if waits else nullcontext():
+            loss = loss_of(network, part.x0, part.t, part.eps, part.auxiliary_eps)
+            share = loss * (len(part.x0) / len(batch.x0))
+            share.backward()
+        total += share.detach()
+    return total
+
+
+def learning_rate(settings: TrainingSettings, step: int) -> float:
+    """Linear from 0 at step 0 to `learning_rate` at `warmup_steps`, then constant."""
+    if step >= settings.warmup_steps:
+        return settings.learning_rate
+    return settings.learning_rate * step / settings.warmup_steps
+
+
+class Meter:
+    """Averages loss and gradient norm on the device and notes the first step that is not finite."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks = ranks
+        self.broken = torch.tensor(-1, device=ranks.device)
+        """The first step with a non-finite gradient, −1 while there is none."""
+        self._restart()
+
+    def _restart(self) -> None:
+        self.sums = torch.zeros(2, device=self.ranks.device)
+        self.steps = 0
+        self.since = time.monotonic()
+
+    def add(self, step: int, loss: Tensor, norm: Tensor) -> None:
+        self.sums += torch.stack([loss, norm])
+        self.steps += 1
+        # Gradients are averaged over ranks, so all ranks note the same step.
+        fresh = (self.broken < 0) & ~torch.isfinite(norm)
+        self.broken = torch.where(fresh, step, self.broken)
+
+    def read(self, images_per_step: int) -> dict[str, float]:
+        """The averages since the last reading. Waits for the device.
+
+        Raises RunError naming the first step whose gradient was not finite.
+        """
+        loss, norm = (self.ranks.mean(self.sums) / self.steps).tolist()
+        broken = int(self.broken)
+        if broken >= 0:
+            raise RunError(
+                f"NaN or infinity in the loss at step {broken}; the last checkpoint before it is "
+                "kept. Lower training.learning_rate or training.grad_clip, or check the data"
+            )
+        seconds = time.monotonic() - self.since
+        speed = images_per_step * self.steps / seconds
+        self._restart()
+        return {"loss": loss, "grad_norm": norm, "images_per_second": speed}
+
+
+def _summary(values: dict[str, float]) -> str:
+    """What a log file, where the progress bar is silent, says now and then."""
+    return f"loss {values['loss']:.4f}, {values['images_per_second']:.0f} images/s"

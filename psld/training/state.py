@@ -1,0 +1,92 @@
+"""The state of a training and the checkpoints that hold it."""
+
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from psld.errors import UserError
+from psld.files import atomic_path
+from psld.networks.ema import EMA
+from psld.training.settings import TrainingSettings
+
+KEPT = 2
+"""How many of the newest checkpoints are kept, besides milestones."""
+
+
+class TrainingState:
+    """Everything that a training resumes from: no generator is part of it."""
+
+    def __init__(self, network: nn.Module, settings: TrainingSettings) -> None:
+        self.network = network
+        self.ema = EMA(network, settings.ema_decay)
+        self.optimizer = torch.optim.Adam(
+            network.parameters(),
+            lr=settings.learning_rate,
+            betas=(0.9, 0.999),
+            eps=1e-8,
+            fused=True,
+        )
+        self.step = 0
+        """Optimiser steps done."""
+        self.seconds = 0.0
+        """Wall-clock time spent in the training loop, over all its lives."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "seconds": self.seconds,
+            "network": self.network.state_dict(),
+            "ema": self.ema.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, content: dict[str, Any]) -> None:
+        self.network.load_state_dict(content["network"])
+        self.ema.network.load_state_dict(content["ema"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.step, self.seconds = content["step"], content["seconds"]
+
+
+class Checkpoints:
+    """The checkpoints of one run directory: checkpoint-00005000.pt and so on."""
+
+    def __init__(self, folder: Path, milestone_every: int | None = None) -> None:
+        self.folder = folder
+        self.milestone_every = milestone_every
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"checkpoint-{step:08d}.pt"
+
+    def steps(self) -> list[int]:
+        """The steps of all checkpoints, ascending."""
+        names = (re.fullmatch(r"checkpoint-(\d+)\.pt", p.name) for p in self.folder.glob("*.pt"))
+        return sorted(int(name[1]) for name in names if name)
+
+    def save(self, state: TrainingState) -> None:
+        """Write a checkpoint, then remove those that are neither recent nor milestones."""
+        with atomic_path(self.path(state.step)) as partial:
+            torch.save(state.state_dict(), partial)
+        for step in self.steps()[:-KEPT]:
+            if not (self.milestone_every and step % self.milestone_every == 0):
+                self.path(step).unlink()
+
+    def restore(self, state: TrainingState, device: torch.device) -> None:
+        """Load the newest checkpoint into `state`; without one, leave it at step 0.
+
+        Raises UserError when the newest is damaged: then the user decides whether to go back.
+        """
+        steps = self.steps()
+        if not steps:
+            return
+        path = self.path(steps[-1])
+        try:
+            state.load_state_dict(torch.load(path, map_location=device, weights_only=True))
+        except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+            older = f"go on from step {steps[-2]}" if len(steps) > 1 else "start anew"
+            raise UserError(
+                f"{path}: damaged checkpoint ({type(error).__name__}); delete it to {older}"
+            ) from None

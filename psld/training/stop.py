@@ -1,0 +1,31 @@
+"""Stopping a training between two steps when a signal asks for it."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class StopRequest:
+    """Remembers the signal that asked to stop."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+    def _remember(self, number: int, _frame: FrameType | None) -> None:
+        self.signal = signal.Signals(number)
+
+
+@contextmanager
+def stop_on(*signals: signal.Signals) -> Iterator[StopRequest]:
+    """Turn these signals into a request that the loop reads, instead of an immediate end."""
+    request = StopRequest()
+    previous = {number: signal.signal(number, request._remember) for number in signals}
+    try:
+        yield request
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,221 @@
+"""`psld.train_extractor` and `psld.reference` on the digits: what they make, what they refuse."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import psld.reference
+import psld.train_extractor
+from psld.cli import CONFIGS
+from psld.datasets.preparation import prepare_dataset
+from psld.datasets.settings import DatasetSettings
+from psld.datasets.store import ImageStore
+from psld.datasets.writer import Header, write_store
+from psld.errors import UserError
+from psld.files import sha256_of_file
+from psld.metrics.extractor import batches_of, statistics_of
+from psld.metrics.extractor_folder import load_extractor, read_manifest
+from psld.metrics.frechet import frechet_distance
+from psld.metrics.reference_folder import load_reference
+from psld.metrics.settings import MetricSettings
+from psld.settings import parse
+
+
+def config(name: str) -> dict:
+    return yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+
+
+METRIC = parse(MetricSettings, config("metric/fd-classifier"), "metric")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A folder in which both commands have run with their defaults."""
+    folder = tmp_path_factory.mktemp("digits")
+    settings = parse(DatasetSettings, config("dataset/digits"), "digits")
+    prepare_dataset(settings, folder / "data" / "digits.h5")
+    for module in ("psld.train_extractor", "psld.reference"):
+        subprocess.run([sys.executable, "-m", module], cwd=folder, check=True)
+    return folder
+
+
+@pytest.fixture
+def refused(made, monkeypatch, capsys) -> Callable[..., str]:
+    """Runs a command that must end with exit code 2; gives the line that it prints."""
+
+    def run(main: Callable[[], None], *overrides: str) -> str:
+        monkeypatch.chdir(made)
+        monkeypatch.setattr(sys, "argv", ["psld", *overrides])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 2
+        return capsys.readouterr().err.splitlines()[-1]
+
+    return run
+
+
+def store_of(path: Path, train: int, test: int, num_classes: int = 10) -> str:
+    random = np.random.default_rng(0)
+    header = Header(
+        image=(1, 8, 8),
+        splits={"train": train, "test": test},
+        labels=random.integers(0, max(num_classes, 1), train + test),
+        num_classes=num_classes,
+        source="random",
+        checksums={},
+        filter=None,
+    )
+    images = random.integers(0, 256, (train + test, 1, 8, 8), dtype=np.uint8)
+    write_store(path, header, [images])
+    return str(path)
+
+
+def test_the_classifier_is_accurate_and_says_what_it_is(made):
+    folder = made / "features" / "digits" / "fd-classifier"
+    manifest = read_manifest(folder)
+    assert manifest.test_accuracy >= 0.95
+    assert manifest.train_accuracy >= manifest.test_accuracy
+    assert manifest.extractor == METRIC.extractor
+    assert manifest.dataset_digest == ImageStore.open(made / "data" / "digits.h5").digest
+    assert manifest.weights_sha256 == sha256_of_file(folder / "weights.safetensors")
+
+
+def test_the_manifest_gives_the_metric_its_scale(made):
+    folder = made / "features" / "digits" / "fd-classifier"
+    statistics, manifest = load_reference(folder / "reference")
+    assert statistics.count == manifest.samples == 1437
+    assert manifest.extractor_digest == read_manifest(folder).digest
+    assert manifest.extractor_test_accuracy == read_manifest(folder).test_accuracy
+    assert 0 < manifest.floor < manifest.noise / 50
+
+
+def test_the_metric_grows_with_noise_and_sees_a_missing_class(made):
+    folder = made / "features" / "digits" / "fd-classifier"
+    store = ImageStore.open(made / "data" / "digits.h5")
+    extractor = load_extractor(METRIC, folder, store.digest)
+    statistics, manifest = load_reference(folder / "reference")
+
+    def distance(images: np.ndarray) -> float:
+        found = statistics_of(extractor, batches_of(images, 500), "digits", len(images))
+        return frechet_distance(found, statistics)
+
+    assert distance(store.images("train")) < 1e-6
+    random = np.random.default_rng(0)
+    noise = random.standard_normal(store.images("test").shape)
+    noisy = [
+        np.clip(store.images("test") + level * noise, 0, 255).astype(np.uint8)
+        for level in (0, 16, 32, 64, 128)
+    ]
+    distances = [distance(images) for images in noisy]
+    assert distances[0] == pytest.approx(manifest.floor, rel=1e-6)
+    assert distances == sorted(distances)
+    without_three = store.images("test")[store.labels("test") != 3]
+    assert distance(without_three) > 5 * manifest.floor
+
+
+def test_noise_is_the_same_for_any_batch_size():
+    one, many = (
+        torch.cat(list(psld.reference.noise_images(100, (3, 8, 8), batch_size=size)))
+        for size in (100, 7)
+    )
+    assert torch.equal(one, many)
+    assert one.shape == (100, 3, 8, 8)
+    # P(x < −1) = P(x > 1) = 0.159 of the pixels are clipped on either side.
+    assert (one == 0).double().mean() == pytest.approx(0.16, abs=0.01)
+    assert (one == 255).double().mean() == pytest.approx(0.159, abs=0.01)
+
+
+def test_without_a_test_split_there_is_no_floor(made, tmp_path, monkeypatch):
+    data = store_of(tmp_path / "random.h5", train=60, test=0)
+    arguments = [f"data={data}", "metric.extractor.steps=2", "dataset.name=random"]
+    monkeypatch.chdir(tmp_path)
+    for main in (psld.train_extractor.main, psld.reference.main):
+        monkeypatch.setattr(sys, "argv", ["psld", *arguments])
+        main()
+    folder = tmp_path / "features" / "random" / "fd-classifier"
+    assert read_manifest(folder).test_accuracy is None
+    statistics, manifest = load_reference(folder / "reference")
+    assert (manifest.floor, manifest.extractor_test_accuracy) == (None, None)
+    assert statistics.count == 60
+    monkeypatch.setattr(sys, "argv", ["psld", *arguments, "metric.reference_split=test"])
+    with pytest.raises(SystemExit, match="2"):
+        psld.reference.main()
+
+
+def test_all_is_train_and_test(made):
+    store = ImageStore.open(made / "data" / "digits.h5")
+    extractor = load_extractor(METRIC, made / "features/digits/fd-classifier", store.digest)
+    splits = psld.reference.statistics_of_splits(extractor, store, 500)
+    whole = statistics_of(extractor, batches_of(store.images("all"), 500), "all", 1797)
+    assert {name: split.count for name, split in splits.items()} == {
+        "train": 1437,
+        "test": 360,
+        "all": 1797,
+    }
+    assert frechet_distance(splits["all"], whole) < 1e-6
+
+
+def test_bad_metrics_are_refused(refused):
+    train, reference = psld.train_extractor.main, psld.reference.main
+    assert "named fd-classifier" in refused(train, "metric.name=fid")
+    assert "use metric=fd-classifier" in refused(train, "metric=fid")
+    assert "unknown key metric.extractor" in refused(train, "+metric.extractor.depth=3")
+    assert "metric.reference_split" in refused(reference, "metric.reference_split=validation")
+    assert "set extractor=null" in refused(reference, "metric=fid")
+    assert "psld.train_extractor" in refused(reference, "extractor=null")
+
+
+def test_foreign_and_missing_files_are_refused(refused, tmp_path):
+    train, reference = psld.train_extractor.main, psld.reference.main
+    assert "missing/manifest.json: no such file" in refused(reference, "extractor=missing")
+    assert "trained with" in refused(reference, "metric.extractor.seed=1")
+    other = store_of(tmp_path / "other.h5", train=20, test=10)
+    line = refused(reference, f"data={other}")
+    assert "trained on dataset digits with digest" in line
+    assert ImageStore.open(other).digest in line
+    assert "dataset digits says" in refused(train, f"data={other}", "dataset.num_classes=9")
+    unlabelled = store_of(tmp_path / "unlabelled.h5", train=20, test=10, num_classes=0)
+    assert "no labels" in refused(train, f"data={unlabelled}", "dataset.num_classes=0")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("weights.safetensors", b"cut"),
+        ("manifest.json", b"{"),
+        ("manifest.json", b"[]"),
+        ("manifest.json", b'{"extractor": 1}'),
+    ],
+)
+def test_a_damaged_extractor_is_a_user_error(made, tmp_path, name, content):
+    folder = tmp_path / "extractor"
+    folder.mkdir()
+    for file in ("weights.safetensors", "manifest.json"):
+        (folder / file).write_bytes((made / "features/digits/fd-classifier" / file).read_bytes())
+    digest = read_manifest(folder).dataset_digest
+    assert load_extractor(METRIC, folder, digest).digest == read_manifest(folder).digest
+    (folder / name).write_bytes(content)
+    with pytest.raises(UserError, match=str(folder / name)):
+        load_extractor(METRIC, folder, digest)
+
+
+def test_a_damaged_set_of_statistics_is_a_user_error(made, tmp_path):
+    source = made / "features" / "digits" / "fd-classifier" / "reference"
+    for file in ("statistics.safetensors", "manifest.json"):
+        (tmp_path / file).write_bytes((source / file).read_bytes())
+    load_reference(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    manifest["statistics_sha256"] = "0" * 64
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="not the file that its manifest names"):
+        load_reference(tmp_path)
+    (tmp_path / "statistics.safetensors").unlink()
+    with pytest.raises(UserError, match=r"statistics\.safetensors: no such file"):
+        load_reference(tmp_path)

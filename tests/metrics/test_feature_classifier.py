@@ -1,0 +1,110 @@
+"""The feature classifier: deterministic, accurate, and an extractor for any labelled dataset."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from psld.errors import RunError, UserError
+from psld.metrics.classifier_training import accuracy, shifted, train_classifier
+from psld.metrics.extractor import batches_of, statistics_of
+from psld.metrics.feature_classifier import ClassifierExtractor, ImageShape
+from psld.metrics.settings import ClassifierSettings
+
+QUICK = ClassifierSettings(kind="classifier", width=4, features=8, steps=3, batch_size=16)
+DIGITS = ImageShape(channels=1, image_size=8, num_classes=10)
+
+
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """The digits in a random order (as they are, they run through 0…9 again and again)."""
+    data = load_digits()
+    order = np.random.default_rng(0).permutation(len(data.target))
+    return np.round(data.images * 255 / 16).astype(np.uint8)[order, None], data.target[order]
+
+
+@pytest.fixture(scope="module")
+def trained() -> ClassifierExtractor:
+    images, labels = digits()
+    settings = ClassifierSettings(kind="classifier", steps=100)
+    return train_classifier(settings, DIGITS, images[:1000], labels[:1000])
+
+
+def test_learns_the_digits(trained):
+    images, labels = digits()
+    assert accuracy(trained, images[1000:], labels[1000:], batch_size=256) >= 0.95
+
+
+def test_features_are_standardised_over_the_training_images(trained):
+    """Then the trace of their covariance, which gives distances their scale, is near d."""
+    images, _ = digits()
+    training = images[:1000]
+    statistics = statistics_of(trained, batches_of(training, 256), "digits", len(training))
+    variances = statistics.covariance.diagonal()
+    assert statistics.mean.abs().max() < 0.2
+    assert 0.8 < variances.mean() < 1.25
+
+
+def test_logits_belong_to_the_features(trained):
+    images = torch.from_numpy(digits()[0][:5])
+    features = trained(images)
+    assert (features.shape, features.dtype) == ((5, trained.dimension), torch.float32)
+    torch.testing.assert_close(trained.logits(images), trained.network.classify(features))
+
+
+def test_features_do_not_depend_on_the_batch(trained):
+    images = torch.from_numpy(digits()[0][:7])
+    alone = torch.cat([trained(image[None]) for image in images])
+    torch.testing.assert_close(trained(images), alone)
+
+
+def test_the_seed_decides_and_the_caller_s_generator_is_left_alone():
+    images, labels = digits()
+    torch.manual_seed(1)
+    first = train_classifier(QUICK, DIGITS, images, labels)
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    again = train_classifier(QUICK, DIGITS, images, labels)
+    other = train_classifier(QUICK.model_copy(update={"seed": 1}), DIGITS, images, labels)
+    assert first.digest == again.digest != other.digest
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(("channels", "size"), [(1, 8), (3, 8), (3, 9), (1, 28), (3, 32)])
+def test_any_shape_of_image(channels, size):
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (40, channels, size, size), dtype=np.uint8)
+    shape = ImageShape(channels=channels, image_size=size, num_classes=3)
+    extractor = train_classifier(QUICK, shape, images, random.integers(0, 3, 40))
+    assert extractor(torch.from_numpy(images[:2])).shape == (2, 8)
+    assert extractor.logits(torch.from_numpy(images[:2])).shape == (2, 3)
+
+
+def test_other_images_are_user_errors(trained):
+    for wrong in (torch.zeros(2, 1, 8, 8), torch.zeros(2, 3, 8, 8, dtype=torch.uint8)):
+        with pytest.raises(UserError, match=r"takes uint8 images of \(1, 8, 8\)"):
+            trained(wrong)
+
+
+def test_divergence_is_a_run_error():
+    images, labels = digits()
+    settings = QUICK.model_copy(update={"learning_rate": 1e30})
+    with pytest.raises(RunError, match="learning_rate"):
+        train_classifier(settings, DIGITS, images, labels)
+
+
+def test_shifts_move_whole_images_and_repeat_the_border():
+    x = torch.arange(25.0).reshape(1, 1, 5, 5)
+    wanted = {
+        tuple(x[0, 0][rows][:, columns].flatten().tolist())
+        for rows in (torch.tensor(r).clamp(0, 4) for r in _windows())
+        for columns in (torch.tensor(c).clamp(0, 4) for c in _windows())
+    }
+    random = torch.Generator().manual_seed(0)
+    batch = shifted(x.expand(300, 1, 5, 5), most=1, random=random)
+    assert {tuple(image.flatten().tolist()) for image in batch} == wanted
+    assert len(wanted) == 9
+    assert torch.equal(shifted(x, most=0, random=random), x)
+
+
+def _windows() -> list[list[int]]:
+    return [[i + offset for i in range(5)] for offset in (-1, 0, 1)]

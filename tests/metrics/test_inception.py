@@ -1,0 +1,183 @@
+"""Inception: the sharded FID is torch-fidelity's, and weights are never unpickled blindly."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch_fidelity
+from torch.utils.data import Dataset
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+import psld.metrics.inception as inception
+from psld.errors import UserError
+from psld.files import sha256_of_file
+from psld.metrics.extractor import batches_of, features_of, statistics_of
+from psld.metrics.frechet import frechet_distance
+from psld.metrics.inception import InceptionExtractor
+from psld.metrics.inception_score import InceptionScoreStatistics
+from psld.metrics.statistics import FeatureStatistics
+
+
+class BlankInception(FeatureExtractorInceptionV3):
+    """torch-fidelity's Inception as its constructors of layers leave it."""
+
+    def __init__(self) -> None:
+        nothing = io.BytesIO()
+        torch.save({}, nothing)
+        nothing.seek(0)
+        super().__init__("blank", ["2048"], feature_extractor_weights_path=nothing)
+
+    def load_state_dict(self, *_: object) -> None:
+        """Keep the layers as they are."""
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    """Seeded random weights, scaled so that the features stay of order one."""
+    random = torch.Generator().manual_seed(0)
+    state = BlankInception().state_dict()
+    for name, value in state.items():
+        if name.endswith("conv.weight"):
+            gain = (2 / value[0].numel()) ** 0.5
+            state[name] = gain * torch.randn(value.shape, generator=random)
+        elif name == "fc.weight":
+            state[name] = 0.5 * torch.randn(value.shape, generator=random)
+    path = tmp_path_factory.mktemp("inception") / "random.pth"
+    torch.save(state, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def extractor(weights) -> InceptionExtractor:
+    return InceptionExtractor(weights)
+
+
+def images(n: int, brightest: int, seed: int) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    coarse = random.integers(0, brightest, (n, 3, 8, 8), dtype=np.uint8)
+    return coarse.repeat(4, axis=2).repeat(4, axis=3)
+
+
+class AsDataset(Dataset):
+    """An array as torch-fidelity wants it."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.tensor = torch.from_numpy(array)
+
+    def __len__(self) -> int:
+        return len(self.tensor)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.tensor[index]
+
+
+def test_sharded_fid_and_score_are_torch_fidelitys(extractor, weights):
+    samples, reference = images(24, 256, seed=1), images(16, 160, seed=2)
+    theirs = torch_fidelity.calculate_metrics(
+        input1=AsDataset(samples),
+        input2=AsDataset(reference),
+        fid=True,
+        isc=True,
+        isc_splits=3,
+        samples_shuffle=False,
+        cuda=False,
+        batch_size=8,
+        cache=False,
+        save_cpu_ram=True,
+        verbose=False,
+        feature_extractor_weights_path=weights,
+    )
+    # torch-fidelity scores consecutive thirds of its input and we every third sample.
+    dealt = samples.reshape(3, 8, 3, 32, 32).swapaxes(0, 1).reshape(samples.shape)
+    shards = []
+    score = InceptionScoreStatistics(parts=3)
+    for shard in (dealt[:7], dealt[7:20], dealt[20:]):
+        statistics = FeatureStatistics(extractor.dimension)
+        for features in features_of(extractor, batches_of(shard, 8), "shard", len(shard)):
+            statistics.update(features)
+            score.update(extractor.score_logits(features))
+        shards.append(statistics)
+    ours = statistics_of(extractor, batches_of(reference, 20), "reference", len(reference))
+    fid = frechet_distance(shards[2] + shards[0] + shards[1], ours)
+    assert fid == pytest.approx(theirs["frechet_inception_distance"], rel=1e-5)
+    mean, deviation = score.score()
+    assert mean - 1 == pytest.approx(theirs["inception_score_mean"] - 1, rel=1e-3)
+    assert mean - 1 > 1e-3  # else rounding alone was compared
+    assert deviation == pytest.approx(theirs["inception_score_std"], rel=1e-3)
+
+
+def test_grey_images_are_repeated(extractor):
+    grey = torch.from_numpy(images(2, 256, seed=1)[:, :1])
+    torch.testing.assert_close(extractor(grey), extractor(grey.repeat(1, 3, 1, 1)))
+
+
+def test_other_images_are_user_errors(extractor):
+    for wrong in (torch.zeros(1, 3, 8, 8), torch.zeros(1, 2, 8, 8, dtype=torch.uint8)):
+        with pytest.raises(UserError, match="uint8 images"):
+            extractor(wrong)
+
+
+def test_digest_names_the_weights(extractor, weights, tmp_path):
+    state = torch.load(weights, weights_only=True)
+    torch.save(dict(reversed(state.items())), tmp_path / "same.pth")
+    state["fc.bias"] = state["fc.bias"] + 1e-6
+    torch.save(state, tmp_path / "other.pth")
+    assert InceptionExtractor(tmp_path / "same.pth").digest == extractor.digest
+    assert InceptionExtractor(tmp_path / "other.pth").digest != extractor.digest
+
+
+def test_missing_damaged_and_foreign_weights_say_what_to_get(weights, tmp_path):
+    (tmp_path / "cut.pth").write_bytes(weights.read_bytes()[:1000])
+    torch.save({"conv.weight": torch.zeros(3)}, tmp_path / "foreign.pth")
+    torch.save([torch.zeros(3)], tmp_path / "list.pth")
+    for name in ("missing.pth", "cut.pth", "foreign.pth", "list.pth"):
+        with pytest.raises(
+            UserError, match=r"weights-inception-2015-12-05-6726825d\.pth"
+        ) as caught:
+            InceptionExtractor(tmp_path / name)
+        assert str(tmp_path / name) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+class Touch:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+def test_nothing_in_the_weights_is_executed(tmp_path):
+    torch.save({"fc.bias": Touch(tmp_path / "executed")}, tmp_path / "evil.pth")
+    with pytest.raises(UserError, match="UnpicklingError"):
+        InceptionExtractor(tmp_path / "evil.pth")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_without_network_the_error_says_which_file_goes_where(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    url = "http://127.0.0.1:9/weights-inception-2015-12-05-6726825d.pth"
+    monkeypatch.setattr(inception, "URL_INCEPTION_V3", url)
+    with pytest.raises(UserError, match="URLError") as caught:
+        InceptionExtractor(None)
+    place = tmp_path / "hub" / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
+    assert str(place) in str(caught.value)
+    assert "or anywhere and set weights to its path" in str(caught.value)
+
+
+def test_a_download_is_checked_and_kept(extractor, weights, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    name = f"weights-{sha256_of_file(weights)[:8]}.pth"
+    (tmp_path / name).hardlink_to(weights)
+    monkeypatch.setattr(inception, "URL_INCEPTION_V3", (tmp_path / name).as_uri())
+    assert InceptionExtractor(None).digest == extractor.digest
+    assert (tmp_path / "home" / "hub" / "checkpoints" / name).is_file()
+    (tmp_path / "weights-00000000.pth").hardlink_to(weights)
+    wrong = (tmp_path / "weights-00000000.pth").as_uri()
+    monkeypatch.setattr(inception, "URL_INCEPTION_V3", wrong)
+    with pytest.raises(UserError, match="invalid hash value"):
+        InceptionExtractor(None)

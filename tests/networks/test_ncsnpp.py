@@ -1,0 +1,112 @@
+import pytest
+import torch
+
+from psld.errors import UserError
+from psld.networks.ncsnpp import NCSNpp
+from tests.networks.networks import OPTIONS, SIZE, images_and_times, name_of, small, unsettled
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=name_of)
+def test_every_option_trains_every_parameter(options):
+    network = unsettled(NCSNpp(small(**options), SIZE, in_channels=2, out_channels=1)).train()
+    x, t = images_and_times()
+    y = network(x, t)
+    assert y.shape == (2, 1, SIZE, SIZE)
+    y.square().mean().backward()
+    # A parameter without a gradient would also stop distributed training.
+    assert [name for name, p in network.named_parameters() if p.grad is None] == []
+    assert all(p.grad.isfinite().all() for p in network.parameters())
+
+
+@pytest.mark.parametrize("embedding", ["positional", "fourier"])
+def test_output_depends_on_time_of_each_image(embedding):
+    network = unsettled(NCSNpp(small(embedding=embedding), SIZE, 2, 2))
+    x, _ = images_and_times()
+    x = x[:1].expand(2, -1, -1, -1)
+    early_and_late = network(x, torch.tensor([0.1, 0.9]))
+    late_and_early = network(x, torch.tensor([0.9, 0.1]))
+    assert not torch.allclose(early_and_late[0], early_and_late[1], atol=1e-3)
+    torch.testing.assert_close(early_and_late, late_and_early.flip(0))
+
+
+def test_images_of_a_batch_do_not_mix():
+    network = unsettled(NCSNpp(small(), SIZE, 2, 2))
+    x, t = images_and_times(batch=3)
+    torch.testing.assert_close(network(x, t)[:1], network(x[:1], t[:1]), rtol=1e-4, atol=1e-5)
+
+
+def test_new_network_predicts_almost_nothing():
+    x, t = images_and_times()
+    assert NCSNpp(small(init_scale=0), SIZE, 2, 2)(x, t).abs().max() < 1e-3
+    assert NCSNpp(small(init_scale=1), SIZE, 2, 2)(x, t).abs().max() > 1e-1
+
+
+def test_dropout_only_in_training():
+    network = unsettled(NCSNpp(small(dropout=0.5), SIZE, 2, 2))
+    x, t = images_and_times()
+    torch.testing.assert_close(network(x, t), network(x, t), rtol=0, atol=0)
+    network.train()
+    assert not torch.equal(network(x, t), network(x, t))
+
+
+def test_channels_last_gives_the_same():
+    network = unsettled(NCSNpp(small(resampling="fir"), SIZE, 2, 2))
+    x, t = images_and_times()
+    expected = network(x, t)
+    network.to(memory_format=torch.channels_last)
+    y = network(x.to(memory_format=torch.channels_last), t)
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_traces_whole():
+    """No graph break and nothing that depends on data: torch.compile takes the whole network."""
+    network = unsettled(NCSNpp(small(resampling="fir", embedding="fourier"), SIZE, 2, 2))
+    compiled = torch.compile(network, backend="eager", fullgraph=True)
+    x, t = images_and_times()
+    torch.testing.assert_close(compiled(x, t), network(x, t))
+
+
+def test_saved_weights_are_all_that_is_needed():
+    saved = unsettled(NCSNpp(small(embedding="fourier", resampling="fir"), SIZE, 2, 2))
+    loaded = NCSNpp(small(embedding="fourier", resampling="fir"), SIZE, 2, 2).eval()
+    loaded.load_state_dict(saved.state_dict())
+    x, t = images_and_times()
+    torch.testing.assert_close(loaded(x, t), saved(x, t), rtol=0, atol=0)
+
+
+def test_classes():
+    network = unsettled(NCSNpp(small(), SIZE, 2, 2, num_classes=3))
+    x, t = images_and_times()
+    assert network.class_embedding.weight.shape == (4, 32)
+    first, second = network(x, t, torch.tensor([0, 1])), network(x, t, torch.tensor([0, 2]))
+    torch.testing.assert_close(first[0], second[0])
+    assert not torch.allclose(first[1], second[1], atol=1e-3)
+
+
+def test_no_label_is_the_last_class():
+    network = unsettled(NCSNpp(small(), SIZE, 2, 2, num_classes=3))
+    x, t = images_and_times()
+    torch.testing.assert_close(network(x, t), network(x, t, torch.tensor([3, 3])))
+
+
+def test_label_without_classes():
+    network = NCSNpp(small(), SIZE, 2, 2)
+    x, t = images_and_times()
+    with pytest.raises(UserError, match="num_classes is 0"):
+        network(x, t, torch.tensor([0, 1]))
+
+
+def test_image_size_that_cannot_be_halved():
+    with pytest.raises(UserError, match=r"channel_multipliers: 3 levels .* multiple of 4, not 30"):
+        NCSNpp(small(), 30, 2, 2)
+
+
+def test_images_of_another_shape():
+    network = NCSNpp(small(), SIZE, 2, 2)
+    with pytest.raises(UserError, match=r"\(2, 8, 8\), not \(3, 8, 8\)"):
+        network(torch.zeros(1, 3, SIZE, SIZE), torch.ones(1))
+
+
+def test_channels_that_cannot_be_normalised():
+    with pytest.raises(UserError, match=r"base_channels .* 140 channels, .* 32 groups"):
+        NCSNpp(small(base_channels=28, channel_multipliers=(1, 4)), SIZE, 2, 2)

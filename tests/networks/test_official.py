@@ -1,0 +1,133 @@
+"""The mapping from official names, on every combination of options."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from psld.errors import UserError
+from psld.networks.classifier import NCSNppClassifier
+from psld.networks.encoder import Encoder
+from psld.networks.ncsnpp import NCSNpp
+from psld.networks.official import from_official, official_sources, settings_from_spec
+from psld.networks.settings import NetworkSettings
+from tests.networks.networks import (
+    OPTIONS,
+    SIZE,
+    images_and_times,
+    name_of,
+    small,
+    small_classifier,
+    unsettled,
+)
+from tests.networks.plain_ncsnpp import plain_ncsnpp
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=name_of)
+def test_plain_network_from_official_names_agrees(options):
+    settings = small(**options)
+    network = unsettled(NCSNpp(settings, SIZE, 2, 2))
+    x, t = images_and_times()
+    with torch.no_grad():
+        expected = plain_ncsnpp(spec_of(settings), official(network), x, t)
+        torch.testing.assert_close(network(x, t), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=name_of)
+def test_mapping_is_a_bijection(options):
+    network = unsettled(NCSNpp(small(**options), SIZE, 2, 2))
+    mapped = from_official(official(network), network)
+    assert len({source.name for source in official_sources(network).values()}) == len(mapped)
+    ours = network.state_dict()
+    assert mapped.keys() == ours.keys()
+    for name, weight in mapped.items():
+        torch.testing.assert_close(weight, ours[name], rtol=0, atol=0, msg=name)
+
+
+def test_mapping_of_the_classifier_is_a_bijection():
+    classifier = NCSNppClassifier(small_classifier(), SIZE, 2, 5)
+    mapped = from_official(official(classifier), classifier)
+    assert mapped.keys() == classifier.state_dict().keys()
+
+
+def test_settings_survive_the_official_spelling():
+    for options in OPTIONS:
+        assert settings_from_spec(spec_of(small(**options))) == small(**options)
+
+
+def test_misfits_are_listed():
+    network = NCSNpp(small(), SIZE, 2, 2)
+    state = official(network)
+    del state["all_modules.0.weight"]
+    state["all_modules.99.weight"] = torch.zeros(1)
+    state["all_modules.2.weight"] = torch.zeros(8, 3, 3, 3)
+    with pytest.raises(UserError) as error:
+        from_official(state, network)
+    message = str(error.value)
+    assert "missing: all_modules.0.weight" in message
+    assert "unexpected: all_modules.99.weight" in message
+    assert "all_modules.2.weight is (8, 3, 3, 3), should be (8, 2, 3, 3)" in message
+    assert "\n" not in message
+
+
+def test_weights_of_a_larger_network_do_not_fit():
+    larger = official(NCSNpp(small(blocks_per_level=2), SIZE, 2, 2))
+    with pytest.raises(UserError, match=r"unexpected: .* and \d+ more"):
+        from_official(larger, NCSNpp(small(), SIZE, 2, 2))
+
+
+def test_official_networks_know_no_classes():
+    network = NCSNpp(small(), SIZE, 2, 2)
+    with pytest.raises(UserError, match=r"not in official networks: class_embedding\.weight"):
+        from_official(official(network), NCSNpp(small(), SIZE, 2, 2, num_classes=3))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"nonlinearity": "elu"}, "nonlinearity must be 'swish', not 'elu'"),
+        ({"noise_cond": False}, "noise_cond must be True, not False"),
+        ({"n_heads": 4}, "unknown n_heads"),
+        ({"name": "unet"}, "name must be ncsnpp or ncsnpp_clf, not 'unet'"),
+        ({"resblock_type": "resnet"}, "block"),
+    ],
+)
+def test_spec_that_is_not_supported(change, message):
+    with pytest.raises(UserError, match=message):
+        settings_from_spec({**spec_of(small()), **change})
+
+
+def official(network: Encoder) -> dict[str, torch.Tensor]:
+    """The network's weights by their official names, in the official layout."""
+    ours = network.state_dict()
+    return {
+        source.name: source.layout.to_official(ours[name])
+        for name, source in official_sources(network).items()
+        if name in ours
+    }
+
+
+def spec_of(settings: NetworkSettings) -> dict[str, Any]:
+    return {
+        "name": "ncsnpp",
+        "in_ch": 2,
+        "out_ch": 2,
+        "nonlinearity": "swish",
+        "nf": settings.base_channels,
+        "ch_mult": list(settings.channel_multipliers),
+        "num_res_blocks": settings.blocks_per_level,
+        "attn_resolutions": list(settings.attention_resolutions),
+        "dropout": settings.dropout,
+        "resamp_with_conv": settings.resample_with_conv,
+        "noise_cond": True,
+        "fir": settings.resampling == "fir",
+        "fir_kernel": list(settings.fir_kernel),
+        "skip_rescale": settings.skip_rescale,
+        "resblock_type": settings.block,
+        "progressive": settings.progressive_output,
+        "progressive_input": settings.progressive_input,
+        "progressive_combine": settings.progressive_combine,
+        "embedding_type": settings.embedding,
+        "init_scale": settings.init_scale,
+        "fourier_scale": settings.fourier_scale,
+    }

@@ -1,0 +1,85 @@
+import pathlib
+import shutil
+
+import pytest
+import torch
+
+from psld.errors import UserError
+from psld.networks.official_checkpoint import read_checkpoint
+from tests.reference import DEFAULT
+
+CHECKPOINT = DEFAULT / "checkpoint_tiny.ckpt"
+
+
+def save(path: pathlib.Path, state: dict[str, object], **more: object) -> pathlib.Path:
+    torch.save({"state_dict": state, **more}, path)
+    return path
+
+
+def test_online_and_ema_are_told_apart(tmp_path):
+    state = {
+        "score_fn.all_modules.0.W": torch.zeros(2),
+        "ema_score_fn.all_modules.0.W": torch.ones(2),
+        "criterion.weight": torch.ones(1),
+    }
+    checkpoint = read_checkpoint(save(tmp_path / "a.ckpt", state, global_step=7))
+    assert checkpoint.online.keys() == checkpoint.ema.keys() == {"all_modules.0.W"}
+    assert checkpoint.online["all_modules.0.W"].sum() == 0
+    assert checkpoint.ema["all_modules.0.W"].sum() == 2
+    assert checkpoint.step == 7
+
+
+def test_classifier_has_no_ema(tmp_path):
+    checkpoint = read_checkpoint(
+        save(tmp_path / "a.ckpt", {"clf_fn.all_modules.0.b": torch.ones(1)})
+    )
+    assert checkpoint.online.keys() == {"all_modules.0.b"}
+    assert checkpoint.ema is None
+    assert checkpoint.step is None
+
+
+class Harmful:
+    """Unpickling it would copy a file."""
+
+    def __init__(self, target: pathlib.Path):
+        self.target = target
+
+    def __reduce__(self):
+        return shutil.copyfile, (str(CHECKPOINT), str(self.target))
+
+
+def test_foreign_objects_are_neither_needed_nor_run(tmp_path):
+    trap = tmp_path / "trap"
+    state = {"score_fn.all_modules.0.b": torch.ones(1)}
+    path = save(tmp_path / "a.ckpt", state, config=Harmful(trap), folder=tmp_path)
+    assert read_checkpoint(path).online.keys() == {"all_modules.0.b"}
+    assert not trap.exists()
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(UserError, match=r"none\.ckpt: no such file"):
+        read_checkpoint(tmp_path / "none.ckpt")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.999])
+def test_file_cut_short(tmp_path, share):
+    whole = CHECKPOINT.read_bytes()
+    path = tmp_path / "cut.ckpt"
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(UserError, match=r"cut\.ckpt: not a readable checkpoint"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([1, 2], "no state_dict of tensors"),
+        ({"model": {}}, "no state_dict of tensors"),
+        ({"state_dict": {"score_fn.a": 3}}, "no state_dict of tensors"),
+        ({"state_dict": {"unet.a": torch.ones(1)}}, r"begins with score_fn\. or clf_fn\."),
+    ],
+)
+def test_something_else(tmp_path, content, message):
+    torch.save(content, tmp_path / "other.ckpt")
+    with pytest.raises(UserError, match=message):
+        read_checkpoint(tmp_path / "other.ckpt")

@@ -1,0 +1,53 @@
+"""The official networks' outputs, from their weights: every vector in the reference folder."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from psld.networks.classifier import NCSNppClassifier
+from psld.networks.encoder import Encoder
+from psld.networks.ncsnpp import NCSNpp
+from psld.networks.official import from_official, settings_from_spec
+from psld.networks.official_checkpoint import read_checkpoint
+from tests.reference import load, reference_files
+
+TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
+
+
+@pytest.mark.parametrize("path", reference_files("net_*.npz"), ids=lambda path: path.stem)
+def test_reference_network(path: Path):
+    vector = load(path)
+    network = official_network(vector, is_classifier=path.stem.startswith("net_classifier"))
+    weights = {
+        name.removeprefix("w/"): torch.from_numpy(array)
+        for name, array in vector.items()
+        if name.startswith("w/")
+    }
+    network.load_state_dict(from_official(weights, network))
+    np.testing.assert_allclose(output(network, vector), vector["y"], **TOLERANCE)
+
+
+@pytest.mark.parametrize("path", reference_files("checkpoint_*.ckpt"), ids=lambda path: path.stem)
+def test_reference_checkpoint(path: Path):
+    vector = load(path.with_suffix(".npz"))
+    checkpoint = read_checkpoint(path)
+    network = official_network(vector, is_classifier=False)
+    for weights, expected in ((checkpoint.online, "y_online"), (checkpoint.ema, "y_ema")):
+        network.load_state_dict(from_official(weights, network))
+        np.testing.assert_allclose(output(network, vector), vector[expected], **TOLERANCE)
+
+
+def official_network(vector: dict[str, np.ndarray], is_classifier: bool) -> Encoder:
+    spec = json.loads(str(vector["spec"]))
+    settings, size = settings_from_spec(spec), int(vector["size"])
+    if is_classifier:
+        return NCSNppClassifier(settings, size, spec["in_ch"], spec["n_cls"]).eval()
+    return NCSNpp(settings, size, spec["in_ch"], spec["out_ch"]).eval()
+
+
+def output(network: Encoder, vector: dict[str, np.ndarray]) -> np.ndarray:
+    with torch.no_grad():
+        return network(torch.from_numpy(vector["x"]), torch.from_numpy(vector["t"])).numpy()

@@ -1,0 +1,131 @@
+"""The networks of configs/network: their settings, their sizes, and what bad settings get."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from psld.errors import UserError
+from psld.networks.classifier import NCSNppClassifier
+from psld.networks.ncsnpp import NCSNpp
+from psld.networks.settings import ClassifierSettings, EncoderSettings, NetworkSettings
+from psld.settings import parse
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "network"
+
+# Channels are of RGB images: position and momentum in, both (PSLD) or one (CLD) out; VP-SDE 3, 3.
+NETWORK_SIZES = [
+    ("cifar10-ablation", 32, 6, 6, 39_397_254),
+    ("cifar10-ablation", 32, 6, 3, 39_393_795),
+    ("cifar10-ablation", 32, 3, 3, 39_390_339),
+    ("cifar10-55m", 32, 6, 6, 55_743_110),
+    ("cifar10-sota", 32, 6, 6, 97_627_782),
+    ("cifar10-sota", 32, 6, 3, 97_620_867),
+    ("celeba64-ablation", 64, 6, 6, 66_722_182),
+    ("celeba64-sota", 64, 6, 6, 62_769_158),
+    ("afhqv2-ablation", 128, 6, 6, 65_816_582),
+    ("afhqv2-sota", 128, 6, 6, 128_453_766),
+    ("afhqv2-sota", 128, 6, 3, 128_449_443),
+]
+
+PAPER_SIZES = {  # in millions, as printed or as counted from the official code
+    "cifar10-ablation": 39,
+    "cifar10-55m": 55,
+    "cifar10-sota": 97,
+    "celeba64-ablation": 66,
+    "celeba64-sota": 62,
+    "afhqv2-ablation": 65,
+    "afhqv2-sota": 128,
+}
+
+
+@pytest.mark.parametrize(("name", "size", "channels_in", "channels_out", "count"), NETWORK_SIZES)
+def test_network_has_the_size_of_the_paper(name, size, channels_in, channels_out, count):
+    with torch.device("meta"):
+        network = NCSNpp(read(name, NetworkSettings), size, channels_in, channels_out)
+    assert parameters_of(network) == count
+    assert count // 1_000_000 == PAPER_SIZES[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "classes", "count"),
+    [("classifier-cifar10", 32, 10, 56_666_368), ("classifier-afhqv2", 128, 3, 57_761_024)],
+)
+def test_classifier_size(name, size, classes, count):
+    with torch.device("meta"):
+        classifier = NCSNppClassifier(read(name, ClassifierSettings), size, 6, classes)
+    assert parameters_of(classifier) == count
+
+
+def test_network_of_cld_paper_has_the_size_in_table_1():
+    """The 108M rows of Table 1 are literature, but the same counter must give them."""
+    settings = read("cifar10-sota", NetworkSettings).model_copy(
+        update={"channel_multipliers": (1, 2, 2, 2)}
+    )
+    with torch.device("meta"):
+        assert parameters_of(NCSNpp(settings, 32, 6, 3)) == 107_593_859
+
+
+def test_demo_network_is_small():
+    network = NCSNpp(read("demo", NetworkSettings), 8, 2, 2)
+    assert 250_000 <= parameters_of(network) <= 1_000_000
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_config_states_every_setting(path):
+    """An override without `+` needs the key to be there."""
+    kind = kind_of(path.stem)
+    assert set(OmegaConf.load(path)) == set(kind.model_fields)
+    read(path.stem, kind)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"base_channels": 30}, "base_channels: .*multiple of 4"),
+        ({"channel_multipliers": []}, "channel_multipliers: .*at least 1 item"),
+        ({"channel_multipliers": [1, 0]}, r"channel_multipliers\.1: .*greater than 0"),
+        ({"blocks_per_level": 0}, "blocks_per_level: .*greater than 0"),
+        ({"dropout": 1.0}, "dropout: .*less than 1"),
+        ({"block": "resnet"}, "block: .*'biggan' or 'ddpm'"),
+        ({"embedding": "sinus"}, "embedding: .*'positional' or 'fourier'"),
+        ({"resampling": "bilinear"}, "resampling: .*'plain' or 'fir'"),
+        ({"progressive_input": "skip"}, "progressive_input: .*'none', 'input_skip' or 'residual'"),
+        ({"progressive_output": "skip"}, "progressive_output: .*'output_skip' or 'residual'"),
+        ({"progressive_combine": "add"}, "progressive_combine: .*'sum' or 'cat'"),
+        ({"fir_kernel": [1]}, "fir_kernel: .*at least 2 items"),
+        ({"fir_kernel": [1, -1]}, "fir_kernel: must not sum to 0"),
+        ({"n_heads": 4}, "unknown key n_heads"),
+    ],
+)
+def test_bad_setting_is_named(change, message):
+    content = {**OmegaConf.to_container(OmegaConf.load(CONFIGS / "demo.yaml")), **change}
+    with pytest.raises(UserError, match=f"network: {message}"):
+        parse(NetworkSettings, content, "network")
+
+
+def test_classifier_has_no_progressive_output():
+    content = OmegaConf.to_container(OmegaConf.load(CONFIGS / "demo.yaml"))
+    with pytest.raises(UserError, match="unknown key progressive_output"):
+        parse(ClassifierSettings, content, "classifier")
+
+
+def test_settings_need_no_torch():
+    code = "import sys, psld.networks.settings; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def kind_of(name: str) -> type[EncoderSettings]:
+    return ClassifierSettings if name.startswith("classifier-") else NetworkSettings
+
+
+def read(name: str, kind: type[EncoderSettings]) -> EncoderSettings:
+    path = CONFIGS / f"{name}.yaml"
+    return parse(kind, OmegaConf.to_container(OmegaConf.load(path)), str(path))
+
+
+def parameters_of(network: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())

@@ -1,0 +1,165 @@
+"""The recipe against what follows from it: moment equations, limits, and its conditions."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import solve_ivp
+
+from psld.errors import UserError
+from psld.processes.instances import from_settings, psld, vp_sde
+from psld.processes.linear import LinearProcess, mix
+from psld.processes.schedule import LinearBeta
+from psld.processes.settings import PSLDSettings, RecipeSettings, VPSDESettings
+from psld.settings import parse
+
+THIRD_ORDER = RecipeSettings(
+    kind="recipe",
+    D=((0, 0, 0), (0, 0, 0), (0, 0, 1.5)),
+    Q=((0, -0.5, 0), (0.5, 0, -0.5), (0, 0.5, 0)),
+    S=(1.0, 0.25, 0.25),
+    initial_variance=(0.0, 0.01, 0.01),
+)
+
+PROCESSES = {
+    "vp-sde": vp_sde(),
+    "cld": psld(0.0, 4.0),
+    "psld": psld(0.25, 4.25),
+    "psld-dsm": psld(0.02, 4.02, matching="dsm"),
+    "psld-upper": psld(0.02, 4.02, factor="upper", beta_min=0.1, beta_max=14),
+    "third-order": from_settings(THIRD_ORDER),
+}
+
+
+@pytest.fixture(params=PROCESSES, name="process")
+def _process(request) -> LinearProcess:
+    return PROCESSES[request.param]
+
+
+def times(*values: float) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def test_kernel_solves_the_moment_equations(process):
+    """d mean/dt = A mean and dΣ/dt = A Σ + Σ Aᵀ + G Gᵀ, integrated numerically."""
+    k = process.blocks
+    start = process.initial_covariance if process.matching == "hsm" else torch.zeros(k, k)
+
+    def slope(t: float, flat: np.ndarray) -> np.ndarray:
+        drift = process.drift(times(t))[0].numpy()
+        phi, sigma = flat.reshape(2, k, k)
+        noise = process.diffusion_squared(times(t))[0].numpy()
+        return np.stack([drift @ phi, drift @ sigma + sigma @ drift.T + noise]).ravel()
+
+    initial = np.stack([np.eye(k), start.numpy()]).ravel()
+    for end in (0.05, 0.6, 1.0):
+        solution = solve_ivp(slope, (0, end), initial, rtol=1e-10, atol=1e-12, method="DOP853")
+        phi, sigma = solution.y[:, -1].reshape(2, k, k)
+        t = times(end)
+        np.testing.assert_allclose(process.transition(t)[0], phi, atol=1e-8)
+        regular = sigma + process.numerical_eps * np.eye(k)
+        np.testing.assert_allclose(process.covariance(t)[0], regular, atol=1e-8)
+
+
+def test_factor_and_score_matrix(process):
+    t = times(1e-3, 0.1, 0.5, 1.0)
+    factor, covariance = process.covariance_factor(t), process.covariance(t)
+    torch.testing.assert_close(factor @ factor.mT, covariance)
+    # With the whole noise known, score = −Σ⁻¹ (z − mean) in every block that is predicted.
+    noise = torch.randn(4, process.blocks, 1, dtype=torch.float64)
+    score = process.score_matrix(t) @ noise[:, process.predicted]
+    exact = -torch.linalg.solve(covariance, factor @ noise)
+    torch.testing.assert_close(score[:, process.predicted], exact[:, process.predicted])
+
+
+def test_only_needed_blocks_are_predicted():
+    assert psld(0.0, 4.0).predicted == slice(1, 2)
+    assert psld(0.0, 4.0, factor="upper").predicted == slice(0, 2)
+    assert psld(0.01, 4.01).predicted == slice(0, 2)
+    assert psld(4.0, 0.0, factor="upper").predicted == slice(0, 1)
+    assert from_settings(THIRD_ORDER).predicted == slice(2, 3)
+
+
+def test_every_process_converges_to_its_stationary_distribution(process):
+    slow = LinearProcess(
+        process.D,
+        process.Q,
+        torch.diagonal(process.S),
+        LinearBeta(200.0, 200.0),
+        initial_variance=torch.diagonal(process.initial_covariance),
+    )
+    torch.testing.assert_close(slow.covariance(times(1.0))[0], process.S)
+    assert slow.transition(times(1.0)).abs().max() < 1e-6
+
+
+def test_perturbed_samples_have_the_kernel_s_moments(process):
+    generator = torch.Generator().manual_seed(0)
+    n, x0 = 200_000, 0.7
+    t = times(0.3).expand(n)
+    eps = torch.randn(n, process.blocks, 1, 1, generator=generator, dtype=torch.float64)
+    auxiliary = torch.randn(n, process.blocks - 1, 1, 1, generator=generator, dtype=torch.float64)
+    z = process.perturb(torch.full((n, 1, 1, 1), x0, dtype=torch.float64), t, eps, auxiliary)
+    z = z.flatten(1)
+    mean = process.transition(t[:1])[0][:, 0] * x0
+    covariance = process.covariance(t[:1])[0]
+    if process.needs_auxiliary_noise:  # drawn z₀ adds its own variance
+        phi = process.transition(t[:1])[0]
+        covariance = covariance + phi @ process.initial_covariance @ phi.T
+    torch.testing.assert_close(z.mean(0), mean, atol=0.01, rtol=0)
+    torch.testing.assert_close(
+        torch.cov(z.T).reshape(covariance.shape), covariance, atol=0.01, rtol=0
+    )
+
+
+def test_linear_half_step_keeps_the_stationary_distribution():
+    """SSCS's linear half is the process with Q reversed, and has the same stationary law."""
+    process = psld(0.25, 4.25)
+    phi, factor = process.reverse_linear_step(times(0.8), times(0.3))
+    after = phi @ process.S @ phi.mT + factor @ factor.mT
+    torch.testing.assert_close(after[0], process.S, atol=1e-8, rtol=0)
+
+
+def test_mix_acts_on_blocks():
+    matrix = torch.tensor([[1.0, 2.0], [0.0, -1.0]])
+    x, m = torch.randn(3, 2, 4, 4), torch.randn(3, 2, 4, 4)
+    mixed = mix(matrix, torch.cat([x, m], dim=1))
+    torch.testing.assert_close(mixed, torch.cat([x + 2 * m, -m], dim=1))
+    column = mix(matrix[:, :1], x)
+    torch.testing.assert_close(column, torch.cat([x, torch.zeros_like(x)], dim=1))
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"D": [[-1.0, 0], [0, 1]]}, "positive semi-definite"),
+        ({"D": [[1.0, 1], [0, 1]]}, "symmetric"),
+        ({"Q": [[0.0, 1], [1, 0]]}, "skew-symmetric"),
+        ({"S": [1.0, -1.0]}, "must be positive"),
+        ({"D": [[0.0, 0], [0, 0]]}, "never forgets its start"),
+        ({"D": [[0.0, 0], [0, 1]], "Q": [[0.0, 0], [0, 0]]}, "never forgets its start"),
+        ({"initial_variance": [0.1, 0.1]}, "0 for the image"),
+    ],
+)
+def test_conditions_of_the_recipe_are_checked(change, complaint):
+    parts = {
+        "D": [[0.1, 0], [0, 1]],
+        "Q": [[0.0, -1], [1, 0]],
+        "S": [1.0, 0.25],
+        "initial_variance": [0.0, 0.01],
+    } | change
+    tensors = {name: torch.tensor(value) for name, value in parts.items()}
+    initial_variance = tensors.pop("initial_variance")
+    with pytest.raises(UserError, match=complaint):
+        LinearProcess(**tensors, beta=LinearBeta(1, 1), initial_variance=initial_variance)
+
+
+def test_settings_give_the_paper_s_process():
+    settings = PSLDSettings(kind="psld", gamma=0.02)
+    assert settings.nu == pytest.approx(4.02)
+    torch.testing.assert_close(from_settings(settings).S, torch.diag(times(1, 0.25)))
+    assert from_settings(VPSDESettings(kind="vp-sde")).blocks == 1
+
+
+def test_matrices_of_the_wrong_shape_are_refused():
+    content = THIRD_ORDER.model_dump() | {"S": [1.0, 0.25]}
+    with pytest.raises(UserError, match="D must be 2×2"):
+        parse(RecipeSettings, content, "configs/process/recipe.yaml")

@@ -1,0 +1,60 @@
+"""Losses, weights and EMA after some steps, against the official training code."""
+
+import json
+
+import pytest
+import torch
+
+from psld.networks.ncsnpp import NCSNpp
+from psld.networks.official import from_official, settings_from_spec
+from psld.processes.instances import psld, vp_sde
+from psld.training.batches import Batch
+from psld.training.loop import optimise
+from psld.training.loss import EpsilonLoss
+from psld.training.settings import TrainingSettings
+from psld.training.state import TrainingState
+from tests.reference import load, reference_files
+
+
+def part(v, prefix):
+    """The weights stored under w0/, w/ or ema/, by their official names."""
+    names = [name for name in v if name.startswith(prefix)]
+    return {name.removeprefix(prefix): torch.from_numpy(v[name]) for name in names}
+
+
+@pytest.mark.parametrize("path", reference_files("training_*.npz"), ids=lambda path: path.stem)
+def test_training_reference(path):
+    v = load(path)
+    spec = json.loads(str(v["spec"]))
+    if bool(v["vp"]):
+        process = vp_sde()
+    else:
+        process = psld(float(v["gamma"]), float(v["nu"]), matching=str(v["mode"]))
+    settings = TrainingSettings(
+        steps=len(v["losses"]),
+        batch_size=v["x"].shape[1],
+        learning_rate=float(v["lr"]),
+        warmup_steps=int(v["warmup"]),
+        grad_clip=float(v["grad_clip"]),
+        ema_decay=float(v["ema_decay"]),
+    )
+    network = NCSNpp(settings_from_spec(spec), int(v["size"]), spec["in_ch"], spec["out_ch"])
+    network.load_state_dict(from_official(part(v, "w0/"), network))
+    state = TrainingState(network, settings)
+    loss_of = EpsilonLoss(process, "fid")
+    for step, expected in enumerate(v["losses"]):
+        batch = Batch(
+            x0=torch.from_numpy(v["x"][step]),
+            t=torch.from_numpy(v["t"][step]),
+            eps=torch.from_numpy(v["eps"][step]),
+            auxiliary_eps=torch.from_numpy(v["m_noise"][step])
+            if process.needs_auxiliary_noise
+            else None,
+        )
+        network.train()
+        loss, _ = optimise(state, network, loss_of, batch, settings)
+        assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+    for prefix, actual in (("w/", network), ("ema/", state.ema.network)):
+        expected = from_official(part(v, prefix), network)
+        for name, value in actual.state_dict().items():
+            torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-5, msg=name)

@@ -1,0 +1,22 @@
+# Reads: data/DATASET.h5 and the metric's extractor.  Makes: the statistics of the reference split.
+
+
+rule reference:
+    input:
+        images=ancient("data/{dataset}.h5"),
+        record="data/{dataset}.json",
+        extractor=lambda wildcards: extractor_manifest(wildcards.dataset, wildcards.metric),
+    output:
+        statistics="features/{dataset}/{metric}/reference/statistics.safetensors",
+        manifest="features/{dataset}/{metric}/reference/manifest.json",
+    params:
+        settings=lambda wildcards: METRICS[wildcards.metric],
+        extractor=lambda wildcards: extractor_folder(wildcards.dataset, wildcards.metric),
+        folder=subpath(output.manifest, parent=True),
+    log:
+        "logs/reference/{dataset}-{metric}.log",
+    conda:
+        "../../envs/evaluate.yaml"
+    shell:
+        "python -m psld.reference dataset={wildcards.dataset} metric={wildcards.metric} "
+        "data={input.images} extractor={params.extractor} output={params.folder} > {log} 2>&1"

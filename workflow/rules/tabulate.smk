@@ -1,0 +1,67 @@
+# Reads: the metrics of cells.  Makes: tables and pictures, which the report shows.
+
+
+rule tabulate:
+    input:
+        lambda wildcards: evaluations_of_table(wildcards.grid, wildcards.table),
+    output:
+        multiext("results/tables/{grid}/{table}", ".md", ".csv", ".tex"),
+        report(
+            "results/tables/{grid}/{table}.html",
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"grid": "{grid}", "table": "{table}"},
+        ),
+    params:
+        table=lambda wildcards: GRIDS[wildcards.grid].file.tables[wildcards.table].model_dump(),
+    log:
+        "logs/tabulate/{grid}/{table}.log",
+    conda:
+        "../../envs/tabulate.yaml"
+    shell:
+        "python -m psld.tabulate grid_name={wildcards.grid} table={wildcards.table} > {log} 2>&1"
+
+
+rule plot:
+    input:
+        lambda wildcards: [
+            metrics_file(wildcards.grid, e) for e in GRIDS[wildcards.grid].evaluations
+        ],
+    output:
+        vector="results/figures/{grid}/nfe.svg",
+        picture=report(
+            "results/figures/{grid}/nfe.png",
+            caption="../report/plot.rst",
+            category="Figures",
+            labels={"grid": "{grid}", "figure": "distance against network evaluations"},
+        ),
+    log:
+        "logs/plot/{grid}.log",
+    conda:
+        "../../envs/tabulate.yaml"
+    shell:
+        "python -m psld.plot grid_name={wildcards.grid} > {log} 2>&1"
+
+
+rule gallery:
+    input:
+        lambda wildcards: (
+            f"samples/{wildcards.grid}/{wildcards.model}/"
+            f"{GRIDS[wildcards.grid].file.gallery}/00000.h5"
+        ),
+    output:
+        report(
+            "results/figures/{grid}/samples/{model}.png",
+            caption="../report/gallery.rst",
+            category="Samples",
+            labels={"grid": "{grid}", "model": "{model}"},
+        ),
+    params:
+        sampler=lambda wildcards: GRIDS[wildcards.grid].file.gallery,
+    log:
+        "logs/gallery/{grid}/{model}.log",
+    conda:
+        "../../envs/tabulate.yaml"
+    shell:
+        "python -m psld.gallery shard={input} title='{wildcards.model}, {params.sampler}' "
+        "output={output} > {log} 2>&1"
