@@ -57,6 +57,6 @@ class TimeEmbedding(nn.Module):
         self.linear2 = linear(4 * base, 4 * base)
 
     def forward(self, t: Tensor) -> Tensor:
-        # The features are computed in float32 whatever the precision of the weights.
+        # The features are float32 at least; the weights may be of another precision.
         features = self.embedding(t).to(self.linear1.weight.dtype)
         return self.linear2(silu(self.linear1(features)))

@@ -7,6 +7,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from psld.processes.linear import LinearProcess
+from psld.samplers.inpainting import Inpainting
 from psld.samplers.integrators import EulerMaruyama, Noise, make_integrator
 from psld.samplers.score import Score
 from psld.samplers.settings import ODESamplerSettings, SDESamplerSettings
@@ -19,6 +20,7 @@ def sample(
     score: Score,
     z: Tensor,
     noise: Noise,
+    inpainting: Inpainting | None = None,
 ) -> Tensor:
     """Integrate the reverse process from z at T = 1 to the data.
 
@@ -30,16 +32,23 @@ def sample(
         score: counts its own evaluations in `score.evaluations`.
         z: a draw from the prior, N×kC×H×W.
         noise: called once per linear update that adds noise, with the state to be like.
+        inpainting: the pixels that are known.
 
     Returns:
         The state at time 0 (at the final time, without the denoising step), N×kC×H×W.
     """
     integrator = make_integrator(process, settings, z.device)
+    if inpainting:
+        z = inpainting.noisy(z, process.T, noise)
     for index in _progress(range(len(integrator.times))):
         z = integrator.step(index, z, score, noise)
+        if inpainting:
+            z = inpainting.noisy(z, integrator.times[index], noise)
     if settings.denoise:
         last = torch.tensor([settings.final_time, 0.0], dtype=torch.float64)
         z = EulerMaruyama(process, last, z.device).mean(0, z, score)
+        if inpainting:
+            z = inpainting.mean(z, settings.final_time)
     return z
 
 

@@ -11,6 +11,12 @@ from psld.processes.linear import mix
 Network = Callable[[Tensor, Tensor], Tensor]
 """ε(z, t): N×kC×H×W states and N forward times → N×pC×H×W."""
 
+ClassNetwork = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""ε(z, t, label), where a label of None stands for no class."""
+
+Classifier = Callable[[Tensor, Tensor], Tensor]
+"""Logits(z, t): N×kC×H×W states and N times → N×classes."""
+
 
 class Score(Protocol):
     """A score function over a whole shard, evaluated at one forward time."""
@@ -46,6 +52,78 @@ class NetworkScore:
         return mix(matrix, torch.cat(eps))
 
 
+class ClassifierFreeScore:
+    """Classifier-free guidance: the score of ε(z, t, ∅) + scale · (ε(z, t, y) − ε(z, t, ∅)).
+
+    A scale of 1 is the class-conditional score. Each call evaluates the network twice.
+    """
+
+    def __init__(
+        self, network: ClassNetwork, labels: Tensor, scale: float, batch_size: int
+    ) -> None:
+        """`labels`: the class of each image of the shard, N."""
+        self.network = network
+        self.labels = labels
+        self.scale = scale
+        self.batch_size = batch_size
+        self.evaluations = 0
+
+    def __call__(self, z: Tensor, t: float, matrix: Tensor) -> Tensor:
+        self.evaluations += 2
+        eps = []
+        parts = zip(z.split(self.batch_size), self.labels.split(self.batch_size), strict=True)
+        for part, labels in parts:
+            time = times_like(part, t)
+            plain, conditional = self.network(part, time, None), self.network(part, time, labels)
+            eps.append(torch.lerp(plain, conditional, self.scale))
+        return mix(matrix, torch.cat(eps))
+
+
+class ClassifierGuidedScore:
+    """Classifier guidance (paper, Eq. 13): s(z, t) + scale · ∇_z log p(y | z_t).
+
+    The gradient is taken with respect to the whole state, position and momentum.
+    """
+
+    def __init__(
+        self,
+        score: Score,
+        classifier: Classifier,
+        labels: Tensor,
+        scale: float,
+        batch_size: int,
+        official_time: bool = False,
+    ) -> None:
+        """
+        Args:
+            labels: the class of each image of the shard, N.
+            official_time: hand the classifier the reverse time 1 − t, as the official code does,
+                although classifiers are trained on forward times.
+        """
+        self.score = score
+        self.classifier = classifier
+        self.labels = labels
+        self.scale = scale
+        self.batch_size = batch_size
+        self.official_time = official_time
+
+    @property
+    def evaluations(self) -> int:
+        return self.score.evaluations
+
+    def __call__(self, z: Tensor, t: float, matrix: Tensor) -> Tensor:
+        parts = zip(z.split(self.batch_size), self.labels.split(self.batch_size), strict=True)
+        gradient = torch.cat([self._gradient(part, labels, t) for part, labels in parts])
+        return self.score(z, t, matrix) + self.scale * gradient
+
+    @torch.enable_grad()
+    def _gradient(self, z: Tensor, labels: Tensor, t: float) -> Tensor:
+        z = z.detach().requires_grad_()
+        logits = self.classifier(z, times_like(z, 1 - t if self.official_time else t))
+        chosen = logits.log_softmax(dim=-1).gather(1, labels[:, None])
+        return torch.autograd.grad(chosen.sum(), z)[0]
+
+
 def times_like(z: Tensor, t: float) -> Tensor:
-    """The forward time t once a sample, as networks take it: shape (N,), float32."""
+    """The time t once a sample, as networks take it: shape (N,), float32."""
     return torch.full((len(z),), t, dtype=torch.float32, device=z.device)

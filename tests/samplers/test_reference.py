@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from psld.processes.instances import psld, vp_sde
+from psld.samplers.inpainting import Inpainting
 from psld.samplers.loop import sample
-from psld.samplers.score import NetworkScore
+from psld.samplers.score import ClassifierGuidedScore, NetworkScore
 from psld.samplers.settings import ODESamplerSettings, SDESamplerSettings
 from psld.samplers.time_grid import time_grid
 from tests.reference import load, reference_files
@@ -27,11 +28,11 @@ def process_of(v):
 def noises(v):
     """The official noise in the order in which an integrator asks for it."""
     if str(v["sampler"]) == "bb_ode":
-        return iter(())
+        return []
     if str(v["sampler"]) == "sscs_sde":
         pairs = zip(v["noise_first_half"], v["noise_second_half"], strict=True)
-        return iter([half for pair in pairs for half in pair])
-    return iter(v["noise"])
+        return [half for pair in pairs for half in pair]
+    return v["noise"]
 
 
 @pytest.mark.parametrize("path", reference_files("sampler_*.npz"), ids=lambda path: path.stem)
@@ -48,11 +49,9 @@ def test_sampler_reference(path):
         )
         np.testing.assert_allclose(1 - time_grid(settings), v["ts"], rtol=1e-12, atol=1e-12)
     z = torch.from_numpy(v["z"])
-    queue = noises(v)
+    queue, noise = replay(noises(v))
     score = NetworkScore(stand_in(process.predicted, z.shape[1] // process.blocks), batch_size=2)
-    result = sample(
-        process, settings, score, z, lambda state: torch.from_numpy(next(queue)).to(state)
-    )
+    result = sample(process, settings, score, z, noise)
     assert next(queue, None) is None, "not all of the official noise was used"
     tolerance = 2e-3 if str(v["sampler"]) == "bb_ode" else 1e-4
     np.testing.assert_allclose(result, v["result"], rtol=tolerance, atol=tolerance)
@@ -61,3 +60,56 @@ def test_sampler_reference(path):
         assert score.evaluations == pytest.approx(int(v["nfe"]), abs=12)
     else:
         assert score.evaluations == settings.steps
+
+
+def em_settings(v) -> SDESamplerSettings:
+    """Euler–Maruyama on the grid whose reverse times the vector holds."""
+    steps = int(v["n_steps_incl_denoise"])
+    for striding in ("uniform", "quadratic"):
+        settings = SDESamplerSettings(integrator="em", striding=striding, steps=steps)
+        if np.allclose(1 - time_grid(settings), v["ts"], rtol=1e-9, atol=1e-12):
+            return settings
+    raise AssertionError(f"no striding gives the times {v['ts']}")
+
+
+def replay(noises):
+    """Hands out the official noise, one array a call."""
+    queue = iter(noises)
+    return queue, lambda state: torch.from_numpy(next(queue)).to(state)
+
+
+@pytest.mark.parametrize("path", reference_files("guided_*.npz"), ids=lambda path: path.stem)
+def test_guided_reference(path):
+    v = load(path)
+    process, z = process_of(v), torch.from_numpy(v["z"])
+    weights = torch.from_numpy(v["W"])
+
+    def classifier(u, t):
+        return torch.tanh(u.flatten(1) @ weights.T) + t[:, None]
+
+    score = ClassifierGuidedScore(
+        NetworkScore(stand_in(process.predicted, z.shape[1] // process.blocks), batch_size=2),
+        classifier,
+        labels=torch.full((len(z),), int(v["label"])),
+        scale=float(v["temp"]),
+        batch_size=2,
+        official_time=True,
+    )
+    queue, noise = replay(v["noise"])
+    result = sample(process, em_settings(v), score, z, noise)
+    assert next(queue, None) is None, "not all of the official noise was used"
+    np.testing.assert_allclose(result, v["result"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("path", reference_files("inpaint_*.npz"), ids=lambda path: path.stem)
+def test_inpainting_reference(path):
+    v = load(path)
+    process, z = process_of(v), torch.from_numpy(v["z"])
+    images, mask = torch.from_numpy(v["x0"]), torch.from_numpy(v["mask"])
+    steps = zip(v["noise"], v["known_eps"], strict=True)
+    queue, noise = replay([v["init_known_eps"], *(array for pair in steps for array in pair)])
+    score = NetworkScore(stand_in(process.predicted, images.shape[1]), batch_size=2)
+    inpainting = Inpainting(process, images, mask)
+    result = sample(process, em_settings(v), score, z, noise, inpainting)
+    assert next(queue, None) is None, "not all of the official noise was used"
+    np.testing.assert_allclose(result, v["result"], rtol=1e-4, atol=1e-4)
