@@ -1,6 +1,6 @@
 """List the cells of a grid, each of which is a target of Snakemake.
 
-    python -m psld.cells grid_name=demo
+python -m psld.cells grid_name=demo
 """
 
 from psld.cli import CONFIGS, entry_point

@@ -1,6 +1,5 @@
 """What every entry point shares: Hydra composes, the settings are checked, errors are one line."""
 
-import errno
 import os
 import signal
 import sys
@@ -16,13 +15,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from psld.errors import PSLDError
+from psld.files import DISK_ERRORS
 from psld.settings import Settings, parse
 
 S = TypeVar("S", bound=Settings)
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def entry_point(name: str, kind: type[S]) -> Callable[[Callable[[S], Any]], Callable[[], None]]:
@@ -80,4 +78,7 @@ def _exit_code(error: Exception) -> int | None:
 
 
 def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError):
+        place = error.filename or "the disk"
+        return f"{place}: cannot be written ({error.strerror}); free some space and try again"
     return " ".join(str(error).split())

@@ -10,6 +10,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from psld.datasets.settings import DatasetSettings
 from psld.errors import UserError
 from psld.metrics.settings import MetricSettings
 from psld.samplers.settings import SampleSettings
@@ -32,6 +33,10 @@ class Composer:
             return OmegaConf.to_container(config, resolve=True)
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(f"{where}: {' '.join(str(error).split())}") from None
+
+    def dataset(self, name: str, where: str) -> DatasetSettings:
+        content = self.content("prepare", [f"dataset={name}"], where)
+        return parse(DatasetSettings, content["dataset"], where)
 
     def model(self, overrides: Sequence[str], where: str) -> ModelSettings:
         content = self.content("train", [*overrides, "name=x", "grid_name=x"], where)

@@ -1,5 +1,6 @@
 """Files that are either whole or absent: write under a temporary name, flush, rename."""
 
+import errno
 import hashlib
 import json
 import os
@@ -9,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from psld.errors import UserError
+
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""What a write fails with where there is no room."""
 
 
 @contextmanager
@@ -26,8 +30,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         yield partial
         _flush_to_disk(partial)
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            error.filename = str(path)  # A failed write alone does not know of which file.
         raise
     _flush_to_disk(path.parent)
 

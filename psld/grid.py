@@ -6,17 +6,20 @@ them takes seconds, so the result is cached under the digest of all configs.
 """
 
 import hashlib
-import inspect
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from pydantic import Field, model_validator
 
+from psld.datasets.settings import DatasetSettings
 from psld.errors import UserError
 from psld.files import read_json, write_json
 from psld.samplers.settings import shards_needed
 from psld.settings import Settings, parse
+
+if TYPE_CHECKING:
+    from psld.compose import Composer
 
 CACHE = Path(".cache/grids")
 Show = Literal["value", "nfe"]
@@ -43,6 +46,8 @@ class Column(Entry):
 class Row(Entry):
     label: tuple[str, ...]
     """One text for each of the table's row headings."""
+    fields: dict[str, str] = {}
+    """Values for {placeholders} in the names of models and samplers."""
     paper: tuple[float | None, ...] | None = None
     """The paper's number in each column."""
     source: str | None = None
@@ -59,6 +64,8 @@ class Table(Settings):
     """Names of the row headings."""
     caption: str = ""
     footnotes: tuple[str, ...] = ()
+    band: float | None = Field(None, gt=0)
+    """Within this distance of the paper's value ours counts as reproduced; stated before any run."""
     cell: Entry = Entry()
     """What all entries share."""
     rows: tuple[Row, ...]
@@ -80,6 +87,21 @@ class SamplerFamily(Settings):
     overrides: tuple[str, ...]
     budget: str
     """The setting that is the budget: sampler.steps or sampler.tolerance."""
+    classifier: str | None = None
+    """The classifier that guides it."""
+
+
+class ModelEntry(Settings):
+    """A model as a grid writes it; a list of overrides stands for an entry without a checkpoint."""
+
+    overrides: tuple[str, ...]
+    checkpoint: str | None = None
+    """An official checkpoint to import instead of training."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_overrides(cls, content: Any) -> Any:
+        return {"overrides": content} if isinstance(content, list | tuple) else content
 
 
 class GridFile(Settings):
@@ -97,9 +119,17 @@ class GridFile(Settings):
     """Seed of all samples: the same noise for every cell."""
     gallery: str
     """The sampler, with its budget, whose images are shown for each model."""
-    models: dict[str, tuple[str, ...]]
+    models: dict[str, ModelEntry]
+    classifiers: dict[str, tuple[str, ...]] = {}
+    """Noise-conditional classifiers that guide samplers."""
     samplers: dict[str, SamplerFamily]
     tables: dict[str, Table]
+
+    @model_validator(mode="after")
+    def _entries_are_cells(self) -> "GridFile":
+        for table in self.tables.values():
+            _table_evaluations(self, table)
+        return self
 
     def family_of(self, sampler: str) -> str:
         """The family of a sampler, whose name is FAMILY-BUDGET."""
@@ -108,6 +138,7 @@ class GridFile(Settings):
 
 class ComposedModel(Settings):
     overrides: tuple[str, ...]
+    checkpoint: str | None
     dataset: str
     process: str
     """The process's kind."""
@@ -190,46 +221,31 @@ def load_grid(name: str, configs: Path) -> Grid:
 
 def _digest_of_configs(configs: Path) -> str:
     """Digest of every config and of the code that reads them."""
-    import psld.datasets.settings
-    import psld.metrics.settings
-    import psld.networks.settings
-    import psld.processes.settings
-    import psld.samplers.settings
-    import psld.training.settings
-
-    sources = [
-        inspect.getsourcefile(module)
-        for module in (
-            inspect.getmodule(load_grid),
-            psld.datasets.settings,
-            psld.metrics.settings,
-            psld.networks.settings,
-            psld.processes.settings,
-            psld.samplers.settings,
-            psld.training.settings,
-        )
-    ]
+    package = Path(__file__).parent
+    sources = [package / name for name in ("grid.py", "compose.py", "settings.py")]
     digest = hashlib.sha256()
-    for file in (*sorted(configs.rglob("*.yaml")), *sources):
-        digest.update(str(file).encode() + b"\0" + Path(file).read_bytes() + b"\0")
+    for file in sorted([*configs.rglob("*.yaml"), *sources, *package.glob("*/settings.py")]):
+        digest.update(str(file).encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
 
 def _compose(name: str, file: GridFile, path: Path, configs: Path) -> Grid:
+    # Hydra is slow to import, and not needed where the cache answers.
     from psld.compose import Composer
 
     composer = Composer(configs)
     models, datasets = {}, {}
     for model, own in file.models.items():
-        overrides = (*file.defaults, *own)
+        overrides = (*file.defaults, *own.overrides)
         settings = composer.model(overrides, where=f"{path}: models.{model}")
         models[model] = ComposedModel(
             overrides=overrides,
+            checkpoint=own.checkpoint,
             dataset=settings.dataset.name,
             process=settings.process.kind,
             settings=settings.identity(),
         )
-        datasets[settings.dataset.name] = settings.dataset.preparation()
+        datasets[settings.dataset.name] = _preparation(settings.dataset, composer, path, model)
     evaluations: dict[Evaluation, None] = {}
     for table in file.tables.values():
         for row in _table_evaluations(file, table):
@@ -242,8 +258,15 @@ def _compose(name: str, file: GridFile, path: Path, configs: Path) -> Grid:
         metric: composer.metric(metric, where=f"{path}: metric {metric}")
         for metric in dict.fromkeys(evaluation.metric for evaluation in evaluations)
     }
+    if file.gallery not in samplers:
+        raise UserError(
+            f"{path}: gallery: no cell has the sampler {file.gallery!r}; "
+            f"there are: {', '.join(samplers)}"
+        )
     for evaluation in evaluations:
-        _check(evaluation, models, samplers, path)
+        _check(evaluation.model, evaluation.sampler, models, samplers, path)
+    for model in models:
+        _check(model, file.gallery, models, samplers, path)
     return Grid(
         name=name,
         file=file,
@@ -255,7 +278,26 @@ def _compose(name: str, file: GridFile, path: Path, configs: Path) -> Grid:
     )
 
 
-def _compose_sampler(sampler: str, file: GridFile, composer: Any, path: Path) -> ComposedSampler:
+def _preparation(
+    dataset: DatasetSettings, composer: "Composer", path: Path, model: str
+) -> dict[str, Any]:
+    """What preparing a model's dataset depends on.
+
+    Raises UserError where the model changes that: the datasets of all models are prepared once,
+    from configs/dataset.
+    """
+    where = f"{path}: models.{model}"
+    if dataset.preparation() != composer.dataset(dataset.name, where).preparation():
+        raise UserError(
+            f"{where}: its dataset is not prepared as configs/dataset/{dataset.name}.yaml says; "
+            "make a config of its own for it"
+        )
+    return dataset.preparation()
+
+
+def _compose_sampler(
+    sampler: str, file: GridFile, composer: "Composer", path: Path
+) -> ComposedSampler:
     """A family's overrides, completed by the budget that ends the sampler's name."""
     family = file.family_of(sampler)
     budget = sampler.removeprefix(f"{family}-")
@@ -271,18 +313,23 @@ def _table_evaluations(file: GridFile, table: Table) -> list[list[Evaluation | N
 
 
 def _evaluation(file: GridFile, table: Table, row: Row, column: Column) -> Evaluation | None:
-    """Merge what table, row and column say; a literature row has no evaluation."""
+    """Merge what table, row and column say; a literature row has no evaluation.
+
+    Raises ValueError where together they name no cell.
+    """
     if row.literature:
         return None
     merged = {"metric": file.metric, "samples": file.samples}
     for part in (table.cell, row, column):
         given = part.model_dump(include=set(Entry.model_fields), exclude_none=True)
         merged.update(given)
+    for key in ("model", "sampler"):
+        merged[key] = merged.get(key) and merged[key].format(**row.fields)
     for key in ("model", "sampler", "budget"):
-        if key not in merged:
-            raise UserError(f"table {table.title!r}, row {row.label}: no {key} for {column.label}")
+        if merged.get(key) is None:
+            raise ValueError(f"table {table.title!r}, row {row.label}: no {key} for {column.label}")
     if merged["sampler"] not in file.samplers:
-        raise UserError(
+        raise ValueError(
             f"table {table.title!r}, row {row.label}: unknown sampler {merged['sampler']!r}; "
             f"there are: {', '.join(file.samplers)}"
         )
@@ -295,18 +342,19 @@ def _evaluation(file: GridFile, table: Table, row: Row, column: Column) -> Evalu
 
 
 def _check(
-    evaluation: Evaluation,
+    model: str,
+    sampler: str,
     models: dict[str, ComposedModel],
     samplers: dict[str, ComposedSampler],
     path: Path,
 ) -> None:
-    if evaluation.model not in models:
+    """UserError where there is no such model, or the sampler cannot sample it."""
+    if model not in models:
         raise UserError(
-            f"{path}: a table names the model {evaluation.model!r}; "
-            f"there are: {', '.join(models)}"
+            f"{path}: a table names the model {model!r}; there are: {', '.join(models)}"
         )
-    no_momentum = models[evaluation.model].process == "vp-sde"
-    if no_momentum and samplers[evaluation.sampler].settings["integrator"] == "sscs":
+    no_momentum = models[model].process == "vp-sde"
+    if no_momentum and samplers[sampler].settings["integrator"] == "sscs":
         raise UserError(
-            f"{path}: cell {evaluation.cell}: sscs needs a process with momentum; use em or rk45"
+            f"{path}: cell {model}/{sampler}: sscs needs a process with momentum; use em or rk45"
         )

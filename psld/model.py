@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from psld.errors import UserError
@@ -70,7 +70,7 @@ def save_model(folder: str | Path, network: nn.Module, manifest: dict[str, Any])
     folder = Path(folder)
     with atomic_path(folder / "weights.safetensors") as partial:
         state = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
-        save_file(state, partial)
+        partial.write_bytes(save(state))
     manifest = {
         **manifest,
         "weights_sha256": sha256_of_file(folder / "weights.safetensors"),

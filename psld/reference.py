@@ -36,7 +36,7 @@ NOISE_SAMPLES = 10_000
 @entry_point("reference", ReferenceSettings)
 def main(settings: ReferenceSettings) -> None:
     metric, folder = settings.metric, settings.extractor
-    store = ImageStore.open(settings.data)
+    store = ImageStore.open_for(settings.data, settings.dataset)
     wanted = metric.reference_split
     if wanted != "all" and store.splits[wanted] == 0:
         raise UserError(f"{settings.data}: no {wanted} images; set metric.reference_split")

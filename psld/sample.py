@@ -1,6 +1,6 @@
 """Sample one shard of a cell.
 
-    python -m psld.sample model=models/demo/cld sampler=em sampler.steps=50 shard=3 output=3.h5
+python -m psld.sample model=models/demo/cld sampler=em sampler.steps=50 shard=3 output=3.h5
 """
 
 import time

@@ -1,6 +1,6 @@
 """Tabulate: one table of a grid as Markdown, CSV, LaTeX and HTML.
 
-    python -m psld.tabulate grid_name=demo table=demo-steps
+python -m psld.tabulate grid_name=demo table=demo-steps
 """
 
 from pathlib import Path

@@ -33,14 +33,14 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 @entry_point("train", TrainSettings)
 def main(settings: TrainSettings) -> None:
-    store = open_dataset(settings)
+    store = ImageStore.open_for(settings.data, settings.dataset)
     process = build_process(settings)
     with ExitStack() as stack:
         ranks = stack.enter_context(join_ranks(settings.device))
         state = initial_state(settings, process, ranks)
         run = Path(settings.runs) / settings.run_name(store.digest)
         if ranks.leads:
-            stack.enter_context(run_lock(run))
+            stack.callback(run_lock(run).release)
         checkpoints = Checkpoints(run / "checkpoints", settings.training.milestone_every)
         checkpoints.restore(state, ranks.device)
         ranks.barrier()
@@ -57,19 +57,6 @@ def main(settings: TrainSettings) -> None:
             train(state, batches, process, settings.training, ranks, checkpoints, log, stop)
         if ranks.leads:
             export(settings, state, store.digest, run, ranks.device)
-
-
-def open_dataset(settings: TrainSettings) -> ImageStore:
-    """Open the dataset; UserError when its images are not what the model is made for."""
-    store, dataset = ImageStore.open(settings.data), settings.dataset
-    found = (store.channels, store.image_size)
-    if found != (dataset.channels, dataset.image_size):
-        raise UserError(
-            f"{settings.data}: holds {found[0]}×{found[1]}×{found[1]} images, but dataset "
-            f"{dataset.name} says {dataset.channels}×{dataset.image_size}×{dataset.image_size}; "
-            f"prepare it anew (python -m psld.prepare dataset={dataset.name})"
-        )
-    return store
 
 
 def initial_state(settings: ModelSettings, process: LinearProcess, ranks: Ranks) -> TrainingState:

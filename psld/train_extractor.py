@@ -45,23 +45,16 @@ def main(settings: TrainExtractorSettings) -> None:
 
 
 def open_labelled(settings: TrainExtractorSettings) -> tuple[ImageStore, ImageShape]:
-    """The dataset and what its classifier takes; UserError without labels or with other images."""
-    store, dataset = ImageStore.open(settings.data), settings.dataset
-    shape = ImageShape(
-        channels=store.channels, image_size=store.image_size, num_classes=store.num_classes
-    )
-    expected = ImageShape(**dataset.model_dump(include=set(ImageShape.model_fields)))
-    if shape != expected:
-        raise UserError(
-            f"{settings.data}: holds {shape!r}, but dataset {dataset.name} says {expected!r}; "
-            f"prepare it anew (python -m psld.prepare dataset={dataset.name})"
-        )
+    """The dataset and what its classifier takes; UserError without labels."""
+    store = ImageStore.open_for(settings.data, settings.dataset)
     if store.num_classes < 2:
         raise UserError(
-            f"{settings.data}: dataset {dataset.name} has no labels to train a classifier with; "
-            "use metric=fid"
+            f"{settings.data}: dataset {settings.dataset.name} has no labels to train a classifier "
+            "with; use metric=fid"
         )
-    return store, shape
+    return store, ImageShape(
+        channels=store.channels, image_size=store.image_size, num_classes=store.num_classes
+    )
 
 
 def accuracy_on(

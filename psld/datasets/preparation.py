@@ -33,7 +33,10 @@ MAX_THREADS = 16
 
 
 def prepare_dataset(settings: DatasetSettings, output: Path) -> dict[str, Any]:
-    """Make `output` and, last, the record beside it (ending .json), which is also returned.
+    """Make `output`, its digest beside it (ending .digest) and, last, the record (ending .json).
+
+    The digest names the content alone: it is what the workflow compares. The record, which is also
+    returned, says how the content was made.
 
     Raises UserError for what is wrong with the source, RunError when the files cannot be written.
     What existed before is replaced at the very end, or not at all.
@@ -54,11 +57,13 @@ def prepare_dataset(settings: DatasetSettings, output: Path) -> dict[str, Any]:
     with (
         _disk_errors(output, nbytes=len(source) * int(np.prod(header.image))),
         atomic_path(record_path) as record_partial,
+        atomic_path(output.with_suffix(".digest")) as digest_partial,
         atomic_path(output) as store_partial,
     ):
         digest = write_store(store_partial, header, _blocks(source, settings))
         record = _record(settings, header, digest, source.class_names, skipped)
         write_json(record_partial, record)
+        digest_partial.write_text(f"{digest}\n")
     return record
 
 

@@ -21,6 +21,7 @@ from typing import Literal
 import h5py
 import numpy as np
 
+from psld.datasets.settings import DatasetSettings
 from psld.errors import UserError
 
 FORMAT_VERSION = 1
@@ -81,6 +82,19 @@ class ImageStore:
             ) from None
         except (KeyError, AttributeError, ValueError, TypeError) as error:
             raise UserError(f"{path}: not made by psld.prepare ({error})") from None
+
+    @classmethod
+    def open_for(cls, path: str | Path, dataset: DatasetSettings) -> "ImageStore":
+        """Open a dataset's file. Raises UserError when its images are not those of the settings."""
+        store = cls.open(path)
+        for key in ("channels", "image_size", "num_classes"):
+            found, expected = getattr(store, key), getattr(dataset, key)
+            if found != expected:
+                raise UserError(
+                    f"{path}: has {key} {found}, but dataset.{key} is {expected}; prepare it anew "
+                    f"(python -m psld.prepare dataset={dataset.name})"
+                )
+        return store
 
     @classmethod
     def _read(cls, path: Path, file: h5py.File) -> "ImageStore":

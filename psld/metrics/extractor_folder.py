@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from pydantic import Field
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from psld.errors import UserError
 from psld.files import atomic_path, read_json, sha256_of_file, write_json
@@ -52,7 +52,7 @@ def save_weights(folder: str | Path, extractor: ClassifierExtractor) -> str:
     path = Path(folder) / WEIGHTS
     weights = {name: value.cpu() for name, value in extractor.network.state_dict().items()}
     with atomic_path(path) as partial:
-        save_file(weights, partial)
+        partial.write_bytes(save(weights))
     return sha256_of_file(path)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialise
 from torch import Tensor
 
 from psld.errors import UserError
@@ -69,7 +69,7 @@ class FeatureStatistics:
         """Write to a safetensors file, whole or not at all."""
         tensors = {"sum": self.sum.cpu(), "outer": self.outer.cpu()}
         with atomic_path(path) as partial:
-            save_file(tensors, partial, metadata={"count": str(self.count)})
+            partial.write_bytes(serialise(tensors, metadata={"count": str(self.count)}))
 
     @classmethod
     def load(cls, path: str | Path) -> "FeatureStatistics":

@@ -1,5 +1,6 @@
 """Shards: fixed ranges of sample indices, each one HDF5 file that says what made it."""
 
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -40,13 +41,20 @@ class Shard:
     device: str
 
     def save(self, path: str | Path) -> None:
-        with atomic_path(path) as partial, h5py.File(partial, "w") as file:
+        """Write the shard whole or not at all.
+
+        HDF5 builds it in memory: on a full disk the library would crash the interpreter.
+        """
+        memory = io.BytesIO()
+        with h5py.File(memory, "w") as file:
             file.create_dataset("images", data=self.images)
             file.attrs["format"] = FORMAT
             file.attrs["origin"] = json.dumps(asdict(self.origin))
             file.attrs["nfe"] = self.nfe
             file.attrs["seconds"] = self.seconds
             file.attrs["device"] = self.device
+        with atomic_path(path) as partial:
+            partial.write_bytes(memory.getbuffer())
 
     @classmethod
     def load(cls, path: str | Path) -> "Shard":

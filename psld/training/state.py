@@ -3,7 +3,7 @@
 import pickle
 import re
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import nn
@@ -68,8 +68,8 @@ class Checkpoints:
 
     def save(self, state: TrainingState) -> None:
         """Write a checkpoint, then remove those that are neither recent nor milestones."""
-        with atomic_path(self.path(state.step)) as partial:
-            torch.save(state.state_dict(), partial)
+        with atomic_path(self.path(state.step)) as partial, partial.open("wb") as stream:
+            _save(state.state_dict(), stream)
         for step in self.steps()[:-KEPT]:
             if not (self.milestone_every and step % self.milestone_every == 0):
                 self.path(step).unlink()
@@ -90,3 +90,13 @@ class Checkpoints:
             raise UserError(
                 f"{path}: damaged checkpoint ({type(error).__name__}); delete it to {older}"
             ) from None
+
+
+def _save(content: dict[str, Any], stream: IO[bytes]) -> None:
+    """torch.save, which hides a failed write behind a complaint of its own, raising the OSError."""
+    try:
+        torch.save(content, stream)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise

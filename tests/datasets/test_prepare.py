@@ -205,7 +205,7 @@ def check_error(result, exit_code, *words):
         assert word in result.stderr
 
 
-def test_the_command_makes_two_files_and_prints_one_line(tmp_path):
+def test_the_command_makes_three_files_and_prints_one_line(tmp_path):
     result = prepare(tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
@@ -213,6 +213,7 @@ def test_the_command_makes_two_files_and_prints_one_line(tmp_path):
     assert "1,797 images of 1×8×8 (1,437 train, 360 test)" in result.stdout
     assert sorted(path.name for path in tmp_path.rglob("*")) == [
         "data",
+        "digits.digest",
         "digits.h5",
         "digits.json",
     ]

@@ -1,13 +1,14 @@
-# Reads: the dataset's source (downloads, or a package).  Makes: data/DATASET.h5 and its record.
+# Reads: the dataset's source (downloads, or a package).  Makes: data/DATASET.h5, record and digest.
 #
-# The record is a small pure function of the pixels. Later stages depend on it, not on the large
-# file, so preparing identical data again reruns nothing.
+# The digest names the content. Later stages depend on it, not on the large file's modification
+# time, so preparing identical data again reruns nothing.
 
 
 rule prepare:
     output:
         images="data/{dataset}.h5",
         record="data/{dataset}.json",
+        digest="data/{dataset}.digest",
     params:
         settings=lambda wildcards: DATASETS[wildcards.dataset],
     log:

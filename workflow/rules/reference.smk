@@ -4,7 +4,7 @@
 rule reference:
     input:
         images=ancient("data/{dataset}.h5"),
-        record="data/{dataset}.json",
+        digest="data/{dataset}.digest",
         extractor=lambda wildcards: extractor_manifest(wildcards.dataset, wildcards.metric),
     output:
         statistics="features/{dataset}/{metric}/reference/statistics.safetensors",

@@ -63,5 +63,5 @@ rule gallery:
     conda:
         "../../envs/tabulate.yaml"
     shell:
-        "python -m psld.gallery shard={input} title='{wildcards.model}, {params.sampler}' "
+        "python -m psld.gallery shard={input} title='{wildcards.model} by {params.sampler}' "
         "output={output} > {log} 2>&1"

@@ -7,7 +7,7 @@
 rule train:
     input:
         images=lambda wildcards: ancient(f"data/{dataset_of(wildcards)}.h5"),
-        record=lambda wildcards: f"data/{dataset_of(wildcards)}.json",
+        digest=lambda wildcards: f"data/{dataset_of(wildcards)}.digest",
     output:
         weights="models/{grid}/{model}/weights.safetensors",
         manifest="models/{grid}/{model}/manifest.json",

@@ -4,7 +4,7 @@
 rule train_extractor:
     input:
         images=ancient("data/{dataset}.h5"),
-        record="data/{dataset}.json",
+        digest="data/{dataset}.digest",
     output:
         weights="features/{dataset}/{metric}/weights.safetensors",
         manifest="features/{dataset}/{metric}/manifest.json",

@@ -1,0 +1,116 @@
+"""Running the entry points: each in a process of its own, or quickly in the tests' own process."""
+
+import contextlib
+import importlib
+import io
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+TINY = (
+    "network.base_channels=8",
+    "network.channel_multipliers=[1,2]",
+    "training.batch_size=16",
+    "training.warmup_steps=5",
+    "training.ema_decay=0.9",
+    "training.preview_every=null",
+    "wandb.mode=disabled",
+)
+"""A training that takes milliseconds a step."""
+
+# One thread a process: the machine may be shared, and results then do not depend on its cores.
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+Finished = subprocess.CompletedProcess[str]
+
+
+def command(module: str, *overrides: str) -> list[str]:
+    """The command line of an entry point."""
+    return [sys.executable, "-m", f"psld.{module}", *overrides]
+
+
+def run(folder: Path, arguments: list[str]) -> Finished:
+    """Run a command in `folder` to its end."""
+    return subprocess.run(
+        arguments,
+        cwd=folder,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@contextlib.contextmanager
+def started(folder: Path, arguments: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """A command that runs in `folder` meanwhile; it is killed if it is still there at the end."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        arguments, cwd=folder, env=ENVIRONMENT, stdout=pipe, stderr=pipe, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def call(folder: Path, module: str, *overrides: str) -> Finished:
+    """What `python -m psld.MODULE OVERRIDES` does in `folder`, without the seconds of imports."""
+    main = importlib.import_module(f"psld.{module}").main
+    out, err = io.StringIO(), io.StringIO()
+    on_terminate = signal.getsignal(signal.SIGTERM)
+    exit_code = 0
+    with (
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(sys, "argv", [module, *overrides])
+        try:
+            main()
+        except SystemExit as ended:
+            exit_code = ended.code
+        finally:
+            signal.signal(signal.SIGTERM, on_terminate)
+    return Finished([module, *overrides], exit_code, out.getvalue(), err.getvalue())
+
+
+def succeeded(finished: Finished) -> Finished:
+    """The same, once it is sure that the command did what it should."""
+    assert finished.returncode == 0, finished.stderr
+    return finished
+
+
+def refused(finished: Finished, exit_code: int, *words: str) -> str:
+    """The one line that a failed command says, which must hold all of `words`."""
+    assert finished.returncode == exit_code, finished.stderr
+    assert finished.stderr.startswith("error: "), finished.stderr
+    assert finished.stderr.count("\n") == 1, finished.stderr
+    for word in words:
+        assert word in finished.stderr
+    return finished.stderr
+
+
+@contextlib.contextmanager
+def disk_full_after(nbytes: int) -> Iterator[None]:
+    """No file can grow beyond `nbytes`: writes fail as on a full disk (EFBIG for ENOSPC)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, partial ones included, and its content."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}

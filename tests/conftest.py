@@ -1,0 +1,43 @@
+"""What several tests start from, made once: the prepared digits, a model, an extractor."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.commands import TINY, call, succeeded
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory) -> Path:
+    """The prepared digits: 1,797 images of 1×8×8."""
+    folder = tmp_path_factory.mktemp("digits")
+    succeeded(call(folder, "prepare", "output=digits.h5"))
+    return folder / "digits.h5"
+
+
+@pytest.fixture(scope="session")
+def model(digits, tmp_path_factory) -> Path:
+    """The folder of a small PSLD model, hardly trained."""
+    return _train(digits, tmp_path_factory.mktemp("psld"), "process=psld")
+
+
+@pytest.fixture(scope="session")
+def vp_sde_model(digits, tmp_path_factory) -> Path:
+    """The same without momentum."""
+    return _train(digits, tmp_path_factory.mktemp("vp-sde"), "process=vp-sde")
+
+
+def _train(digits: Path, folder: Path, process: str) -> Path:
+    settings = (*TINY, process, f"data={digits}", "training.steps=30", "output=model")
+    succeeded(call(folder, "train", *settings))
+    return folder / "model"
+
+
+@pytest.fixture(scope="session")
+def features(digits, tmp_path_factory) -> Path:
+    """The folder of a feature classifier and, in `reference`, of what samples are compared with."""
+    folder = tmp_path_factory.mktemp("features")
+    data = (f"data={digits}", "metric.extractor.steps=20")
+    succeeded(call(folder, "train_extractor", *data, "output=."))
+    succeeded(call(folder, "reference", *data, "extractor=.", "output=reference"))
+    return folder

@@ -1,0 +1,95 @@
+"""A training small enough for closed forms and comparisons: random images, a tiny network."""
+
+import numpy as np
+import torch
+from torch import nn
+
+from psld.networks.ncsnpp import NCSNpp
+from psld.networks.settings import NetworkSettings
+from psld.processes.linear import LinearProcess
+from psld.training.batches import Batches
+from psld.training.ranks import Ranks
+from psld.training.settings import TrainingSettings
+from psld.training.state import TrainingState
+
+ONE_RANK = Ranks(rank=0, world=1, device=torch.device("cpu"))
+
+
+def recipe(**changes) -> TrainingSettings:
+    values = {"steps": 8, "batch_size": 12, "warmup_steps": 0, "learning_rate": 1e-3}
+    return TrainingSettings(**values | changes)
+
+
+def random_images(count: int = 50, channels: int = 1) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, channels, 8, 8), dtype=np.uint8)
+
+
+def tiny_network(process: LinearProcess, channels: int = 1, dropout: float = 0.0) -> NCSNpp:
+    """Its last layers start at full scale, so that every weight has a gradient from the start."""
+    torch.manual_seed(0)
+    settings = NetworkSettings(
+        base_channels=8,
+        channel_multipliers=(1, 2),
+        blocks_per_level=1,
+        dropout=dropout,
+        block="ddpm",
+        init_scale=1.0,
+    )
+    return NCSNpp(settings, 8, process.blocks * channels, process.predicted_blocks * channels)
+
+
+def tiny_state(
+    process: LinearProcess, settings: TrainingSettings, dropout: float = 0.0
+) -> TrainingState:
+    return TrainingState(tiny_network(process, dropout=dropout), settings)
+
+
+def batches_of(
+    process: LinearProcess,
+    settings: TrainingSettings,
+    ranks: Ranks = ONE_RANK,
+    flip: bool = False,
+    images: np.ndarray | None = None,
+) -> Batches:
+    return Batches(random_images() if images is None else images, flip, process, settings, ranks)
+
+
+class Recorder:
+    """A log that remembers."""
+
+    def __init__(self) -> None:
+        self.logged: dict[int, dict[str, float]] = {}
+        self.previews: list[int] = []
+
+    def values(self, step: int, values: dict[str, float]) -> None:
+        assert step not in self.logged
+        self.logged[step] = values
+
+    def preview(self, step: int, network: nn.Module) -> None:
+        assert not network.training
+        self.previews.append(step)
+
+
+def tensors_in(content: object, path: str = "") -> dict[str, torch.Tensor | float]:
+    """Every tensor and number of nested dictionaries and lists, by its path."""
+    if isinstance(content, dict):
+        items = content.items()
+    elif isinstance(content, list | tuple):
+        items = enumerate(content)
+    else:
+        return {path: content}
+    found = {}
+    for key, value in items:
+        found |= tensors_in(value, f"{path}/{key}")
+    return found
+
+
+def check_equal(actual: object, expected: object) -> None:
+    """Bit for bit, but for the wall-clock time."""
+    actual, expected = tensors_in(actual), tensors_in(expected)
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        if name == "/seconds":
+            continue
+        same = torch.equal(actual[name], value) if torch.is_tensor(value) else actual[name] == value
+        assert same, f"{name} differs"

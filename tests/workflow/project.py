@@ -1,0 +1,119 @@
+"""A copy of the project, without the environment and the results, in which Snakemake really runs."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+COPIED = ("Snakefile", "workflow", "configs", "envs", "profiles", "psld")
+
+GRID = "configs/grid/tiny.yaml"
+"""The only grid of the copy."""
+
+STAGES = (
+    "prepare",
+    "train_extractor",
+    "reference",
+    "train",
+    "sample",
+    "evaluate",
+    "tabulate",
+    "plot",
+    "gallery",
+)
+"""The rules that do work; the others only name targets."""
+
+WHOLE_GRID = {
+    "prepare": 1,
+    "train_extractor": 1,
+    "reference": 1,
+    "train": 2,
+    "sample": 8,
+    "evaluate": 4,
+    "tabulate": 2,
+    "plot": 1,
+    "gallery": 2,
+}
+"""How many jobs of each stage make the grid of tiny.yaml from nothing."""
+
+
+class Project:
+    """A folder with the project in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def create(cls, folder: Path) -> "Project":
+        """A copy of the repository's code whose only grid is tiny.yaml."""
+        folder.mkdir()
+        for name in COPIED:
+            source, target = REPOSITORY / name, folder / name
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(source, target)
+        for grid in (folder / "configs" / "grid").iterdir():
+            grid.unlink()
+        here = Path(__file__).parent
+        shutil.copy(here / "tiny.yaml", folder / GRID)
+        shutil.copy(here / "fd-classifier-tiny.yaml", folder / "configs" / "metric")
+        return cls(folder)
+
+    def copy(self, folder: Path) -> "Project":
+        """A copy with all results, modification times included."""
+        shutil.copytree(self.folder, folder)
+        return Project(folder)
+
+    def command(self, *arguments: str) -> list[str]:
+        profile = ("--profile", "profiles/default")
+        return [sys.executable, "-m", "snakemake", *profile, *arguments]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """`python` is the interpreter of the tests, `psld` is the copy's."""
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        return {**os.environ, "PATH": path, "PYTHONPATH": str(self.folder), "OMP_NUM_THREADS": "1"}
+
+    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess:
+        """Run Snakemake and let it end as it may; its stdout and stderr are one text."""
+        return subprocess.run(
+            self.command(*arguments),
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=600,
+        )
+
+    def run(self, *arguments: str) -> str:
+        """Run Snakemake, which must succeed."""
+        done = self.snakemake(*arguments)
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    def plan(self, *arguments: str) -> dict[str, int]:
+        """The number of jobs of each stage that a dry run lists."""
+        output = self.run("--dry-run", *arguments)
+        if "Nothing to be done" in output:
+            return {}
+        table = re.search(r"^Job stats:\n(.*?)^total ", output, re.DOTALL | re.MULTILINE)
+        assert table, output
+        jobs = dict(re.findall(r"^(\S+) +(\d+)$", table[1], re.MULTILINE))
+        return {stage: int(jobs[stage]) for stage in STAGES if stage in jobs}
+
+    def edit(self, file: str, old: str, new: str) -> None:
+        """Replace the one place where `old` stands."""
+        path = self.folder / file
+        text = path.read_text()
+        assert text.count(old) == 1, f"{file} holds {old!r} {text.count(old)} times"
+        path.write_text(text.replace(old, new))
+
+    def files(self, *folders: str) -> list[Path]:
+        """All files below these folders of the project."""
+        found = (path for folder in folders for path in (self.folder / folder).rglob("*"))
+        return sorted(path for path in found if path.is_file())
