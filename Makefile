@@ -10,7 +10,7 @@ INSTALLED := .venv/installed
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
 SNAKEMAKE := $(RUN) snakemake --profile $(PROFILE)
 
-.PHONY: help setup demo test test-slow lint cells results report bench clean
+.PHONY: help setup demo test test-slow lint cells plan results report bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,7 +20,8 @@ setup: $(INSTALLED) ## Install everything into .venv
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "error: $(PYTHON) is older than 3.11; use make PYTHON=/path/to/python3.11"; exit 2; }
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv .venv \
+		|| { echo "error: $(PYTHON) has no venv; on Debian: apt-get install python3-venv"; exit 2; }
 	.venv/bin/python -m pip install --quiet --upgrade pip
 	.venv/bin/python -m pip install --editable '.[dev]'
 	touch $@
@@ -42,6 +43,9 @@ results/$(GRID)-report.html: $(INSTALLED) $(wildcard results/tables/$(GRID)/*.ht
 cells: $(INSTALLED) ## List the cells of GRID; each is a target of Snakemake
 	@$(RUN) python -m psld.cells grid_name=$(GRID)
 
+plan: $(INSTALLED) ## Print models, cells, jobs and the cost of GRID
+	@$(RUN) python -m psld.plan grid_name=$(GRID)
+
 test: $(INSTALLED) ## Run the fast tests
 	$(RUN) python -m pytest -m 'not slow' -n 2
 
@@ -53,6 +57,11 @@ lint: $(INSTALLED) ## Check style: ruff, snakefmt, snakemake --lint
 	.venv/bin/ruff format --check .
 	.venv/bin/snakefmt --check Snakefile workflow
 	$(SNAKEMAKE) --lint
+
+bench: $(INSTALLED) ## Run the benchmarks
+	@$(RUN) OMP_NUM_THREADS=1 python -m benchmarks.step
+	@$(RUN) OMP_NUM_THREADS=1 python -m benchmarks.sampling
+	@$(RUN) python -m benchmarks.store
 
 clean: ## Remove what the demo made, but not the installation
 	rm -rf data features models runs samples results logs .snakemake .cache

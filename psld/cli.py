@@ -23,13 +23,16 @@ S = TypeVar("S", bound=Settings)
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
-def entry_point(name: str, kind: type[S]) -> Callable[[Callable[[S], Any]], Callable[[], None]]:
+def entry_point(
+    name: str, kind: type[S], rewrite: Callable[[list[str]], list[str]] = list
+) -> Callable[[Callable[[S], Any]], Callable[[], None]]:
     """Make `main(settings)` the command `python -m psld.NAME`, configured by configs/NAME.yaml.
 
         @entry_point("prepare", PrepareSettings)
         def main(settings: PrepareSettings) -> None: ...
 
     Bad input ends with exit code 2 and a fault at run time with 1, both with one line on stderr.
+    `rewrite` may replace the command line's overrides before Hydra sees them.
     """
 
     def decorate(main: Callable[[S], Any]) -> Callable[[], None]:
@@ -51,9 +54,10 @@ def entry_point(name: str, kind: type[S]) -> Callable[[Callable[[S], Any]], Call
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
             try:
+                sys.argv[1:] = rewrite(sys.argv[1:])
                 hydra_main()
-                for failure in failures:
-                    raise failure
+                if failures:
+                    raise failures.pop()
             except Exception as error:
                 exit_code = _exit_code(error)
                 if exit_code is None:
@@ -78,7 +82,7 @@ def _exit_code(error: Exception) -> int | None:
 
 
 def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         place = error.filename or "the disk"
         return f"{place}: cannot be written ({error.strerror}); free some space and try again"
     return " ".join(str(error).split())

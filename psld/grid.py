@@ -56,6 +56,24 @@ class Row(Entry):
     """Produced by other papers: printed, never run."""
 
 
+class Band(Settings):
+    """How near the paper's value ours must come to count as reproduced; stated before any run.
+
+    The wider of the two holds. A count of network evaluations has no absolute band.
+    """
+
+    absolute: float = Field(ge=0)
+    """In units of the metric."""
+    relative: float = Field(ge=0)
+    """As a part of the paper's value."""
+    reason: str
+    """Why so near; printed under the table."""
+
+    def width(self, paper: float, show: Show) -> float:
+        """The largest difference from the paper's value that counts as reproduced."""
+        return max(self.absolute if show != "nfe" else 0.0, self.relative * abs(paper))
+
+
 class Table(Settings):
     """A table of the paper, or one of its shape."""
 
@@ -64,8 +82,8 @@ class Table(Settings):
     """Names of the row headings."""
     caption: str = ""
     footnotes: tuple[str, ...] = ()
-    band: float | None = Field(None, gt=0)
-    """Within this distance of the paper's value ours counts as reproduced; stated before any run."""
+    band: Band | None = None
+    """How near the paper's values ours must come."""
     cell: Entry = Entry()
     """What all entries share."""
     rows: tuple[Row, ...]
@@ -219,6 +237,25 @@ def load_grid(name: str, configs: Path) -> Grid:
     return grid
 
 
+def expand_model(arguments: list[str], configs: Path) -> list[str]:
+    """Replace `model=GRID/NAME` among overrides by those of that grid's model.
+
+    What else is given comes after them, so it prevails. Raises UserError for an unknown model.
+    """
+    chosen = [argument for argument in arguments if argument.startswith("model=")]
+    if not chosen:
+        return arguments
+    grid_name, _, name = chosen[-1].removeprefix("model=").partition("/")
+    grid = load_grid(grid_name, configs)
+    if name not in grid.models:
+        raise UserError(
+            f"model={grid_name}/{name}: no such model in configs/grid/{grid_name}.yaml; "
+            f"there are: {', '.join(grid.models)}"
+        )
+    own = [*grid.models[name].overrides, f"grid_name={grid_name}", f"name={name}"]
+    return own + [argument for argument in arguments if argument not in chosen]
+
+
 def _digest_of_configs(configs: Path) -> str:
     """Digest of every config and of the code that reads them."""
     package = Path(__file__).parent
@@ -324,7 +361,13 @@ def _evaluation(file: GridFile, table: Table, row: Row, column: Column) -> Evalu
         given = part.model_dump(include=set(Entry.model_fields), exclude_none=True)
         merged.update(given)
     for key in ("model", "sampler"):
-        merged[key] = merged.get(key) and merged[key].format(**row.fields)
+        try:
+            merged[key] = merged.get(key) and merged[key].format(**row.fields)
+        except (KeyError, IndexError, ValueError):
+            raise ValueError(
+                f"table {table.title!r}, row {row.label}: {key} {merged[key]!r} has a placeholder "
+                f"that is not among the row's fields: {', '.join(row.fields) or 'it has none'}"
+            ) from None
     for key in ("model", "sampler", "budget"):
         if merged.get(key) is None:
             raise ValueError(f"table {table.title!r}, row {row.label}: no {key} for {column.label}")

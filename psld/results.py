@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from psld.errors import UserError
 from psld.files import read_json
-from psld.grid import Evaluation, Grid, Row, Show, Table
+from psld.grid import Band, Evaluation, Grid, Row, Show, Table
+
+Status = Literal["reproduced", "off", "measured", "not run", "literature"]
 
 
 @dataclass(frozen=True)
@@ -20,11 +22,33 @@ class TableEntry:
     result: dict[str, Any] | None
     """The cell's metrics file; None for a literature row and for a cell that has not been run."""
     paper: float | None
+    band: Band | None
 
     @property
     def value(self) -> float | None:
         """What the entry shows: the metric, or the counted network evaluations."""
         return None if self.result is None else self.result[self.show]
+
+    @property
+    def difference(self) -> float | None:
+        """Ours less the paper's value."""
+        return None if self.value is None or self.paper is None else self.value - self.paper
+
+    @property
+    def width(self) -> float | None:
+        """The largest difference that counts as reproduced."""
+        return self.band and self.paper and self.band.width(self.paper, self.show)
+
+    @property
+    def status(self) -> Status:
+        """`measured` where there is nothing to compare with."""
+        if self.row.literature:
+            return "literature"
+        if self.value is None:
+            return "not run"
+        if self.difference is None or self.width is None:
+            return "measured"
+        return "reproduced" if abs(self.difference) <= self.width else "off"
 
 
 def read_result(cells: Path, evaluation: Evaluation) -> dict[str, Any] | None:
@@ -57,6 +81,7 @@ def read_table(grid: Grid, name: str, cells: Path) -> list[list[TableEntry]]:
                     evaluation=evaluation,
                     result=evaluation and read_result(cells, evaluation),
                     paper=paper,
+                    band=table.band,
                 )
                 for column, evaluation, paper in zip(
                     table.columns, evaluations, papers, strict=True

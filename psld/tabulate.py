@@ -16,6 +16,8 @@ from psld.results import TableEntry, read_table
 from psld.settings import Settings
 
 MISSING = "–"
+LITERATURE = "†"
+MARKS = {"reproduced": " ✓", "off": " ✗"}
 
 
 class TabulateSettings(Settings):
@@ -61,8 +63,15 @@ def as_printed(table: Table, rows: list[list[TableEntry]]) -> pd.DataFrame:
 
 def _text(entry: TableEntry) -> str:
     digits = 0 if entry.show == "nfe" else 2
+    paper = MISSING if entry.paper is None else f"{entry.paper:.{digits}f}"
+    if entry.status == "literature":
+        return paper if entry.paper is None else f"{paper}{LITERATURE}"
     ours = MISSING if entry.value is None else f"{entry.value:.{digits}f}"
-    return ours if entry.paper is None else f"{ours} ({entry.paper:g})"
+    if entry.paper is None:
+        return ours
+    if entry.difference is None:
+        return f"{ours} ({paper})"
+    return f"{ours} ({paper}, {entry.difference:+.{digits}f}{MARKS.get(entry.status, '')})"
 
 
 def as_records(grid: Grid, table: Table, rows: list[list[TableEntry]]) -> pd.DataFrame:
@@ -79,6 +88,10 @@ def as_records(grid: Grid, table: Table, rows: list[list[TableEntry]]) -> pd.Dat
                 "shows": entry.show,
                 "ours": entry.value,
                 "paper": entry.paper,
+                "source": entry.row.source,
+                "difference": entry.difference,
+                "band": entry.width,
+                "status": entry.status,
                 "samples": entry.evaluation and entry.evaluation.samples,
                 "nfe": result.get("nfe"),
                 "sampling_seconds": result.get("sampling_seconds"),
@@ -103,9 +116,24 @@ def footnotes(table: Table, rows: list[list[TableEntry]]) -> list[str]:
     missing = sum(entry.evaluation is not None and entry.result is None for entry in entries)
     if missing:
         notes.append(f"{missing} of {len(entries)} entries have not been run ({MISSING}).")
-    if any(entry.paper is not None for entry in entries):
-        notes.append("In brackets: the paper's value.")
+    ours = [entry for entry in entries if entry.status != "literature"]
+    if any(entry.paper is not None for entry in ours):
+        notes.append("In brackets: the paper's value, and ours less the paper's.")
+        notes.extend(_meaning_of_marks(table))
+    if len(ours) < len(entries):
+        notes.append(f"{LITERATURE} From other papers, as this one prints them; not run here.")
     return notes
+
+
+def _meaning_of_marks(table: Table) -> list[str]:
+    if table.band is None:
+        return []
+    reproduced, off = (MARKS[status].strip() for status in ("reproduced", "off"))
+    relative = f"{table.band.relative:.0%}"
+    return [
+        f"{reproduced} within {table.band.absolute:g} or {relative} of the paper's value, whichever "
+        f"is wider (network evaluations: {relative}); {off} further away. {table.band.reason}"
+    ]
 
 
 def markdown(table: Table, frame: pd.DataFrame, notes: list[str]) -> str:

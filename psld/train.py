@@ -1,5 +1,6 @@
 """Train a model: EMA weights and manifest from a prepared dataset.
 
+    python -m psld.train model=demo/psld-0.02 training.steps=100       # a model of a grid
     python -m psld.train dataset=digits process=psld process.gamma=0.02 network=demo training=demo
 
 Several ranks: torchrun --nproc-per-node=4 -m psld.train ...
@@ -12,10 +13,11 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from psld.cli import entry_point
+from psld.cli import CONFIGS, entry_point
 from psld.datasets.store import ImageStore
 from psld.errors import UserError
 from psld.files import write_json
+from psld.grid import expand_model
 from psld.model import build_network, build_process, save_model
 from psld.processes.linear import LinearProcess
 from psld.provenance import device_name
@@ -31,7 +33,7 @@ from psld.training.wandb_log import NoLog, WandbLog
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 
-@entry_point("train", TrainSettings)
+@entry_point("train", TrainSettings, rewrite=lambda given: expand_model(given, CONFIGS))
 def main(settings: TrainSettings) -> None:
     store = ImageStore.open_for(settings.data, settings.dataset)
     process = build_process(settings)

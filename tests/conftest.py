@@ -1,6 +1,10 @@
 """What several tests start from, made once: the prepared digits, a model, an extractor."""
 
+import os
 from pathlib import Path
+
+# Before torch is imported: small tensors on several threads of a busy machine take forever.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 

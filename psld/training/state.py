@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import zipfile
 from pathlib import Path
 from typing import IO, Any
 
@@ -12,6 +13,17 @@ from psld.errors import UserError
 from psld.files import atomic_path
 from psld.networks.ema import EMA
 from psld.training.settings import TrainingSettings
+
+DAMAGE = (
+    RuntimeError,
+    EOFError,
+    KeyError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+)
+"""What reading a damaged or foreign checkpoint ends with."""
 
 KEPT = 2
 """How many of the newest checkpoints are kept, besides milestones."""
@@ -84,8 +96,8 @@ class Checkpoints:
             return
         path = self.path(steps[-1])
         try:
-            state.load_state_dict(torch.load(path, map_location=device, weights_only=True))
-        except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+            state.load_state_dict(_load(path, device))
+        except DAMAGE as error:
             older = f"go on from step {steps[-2]}" if len(steps) > 1 else "start anew"
             raise UserError(
                 f"{path}: damaged checkpoint ({type(error).__name__}); delete it to {older}"
@@ -100,3 +112,12 @@ def _save(content: dict[str, Any], stream: IO[bytes]) -> None:
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
+
+
+def _load(path: Path, device: torch.device) -> dict[str, Any]:
+    """torch.load, which leaves the archive's checksums unread, after they have been compared."""
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged:
+        raise zipfile.BadZipFile(damaged)
+    return torch.load(path, map_location=device, weights_only=True)

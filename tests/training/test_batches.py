@@ -31,7 +31,7 @@ def check_same(one, other):
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
 def test_a_step_has_always_the_same_batch(process):
     settings = recipe()
-    first, again = batches_of(process, settings, flip=True), batches_of(process, settings, flip=True)
+    first, again = (batches_of(process, settings, flip=True) for _ in range(2))
     first.draw(0)
     check_same(first.draw(7), again.draw(7))
 

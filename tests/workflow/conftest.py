@@ -1,5 +1,6 @@
 """Projects to run Snakemake in: one where nothing has run yet, one where everything has."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,10 @@ def fresh(tmp_path) -> Project:
 
 
 @pytest.fixture(scope="session")
-def finished_once(tmp_path_factory, worker_id) -> Project:
-    """The project after one real run of its grid; run once, however many workers there are."""
+def finished_once(tmp_path_factory) -> Project:
+    """The project after one real run of its grid; one run serves all workers of pytest-xdist."""
     shared: Path = tmp_path_factory.getbasetemp()
-    if worker_id != "master":
+    if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
     folder, done = shared / "finished", shared / "finished.done"
     with FileLock(shared / "finished.lock"):

@@ -13,7 +13,6 @@ rule train:
         manifest="models/{grid}/{model}/manifest.json",
     params:
         settings=lambda wildcards: model_of(wildcards).settings,
-        overrides=lambda wildcards: overrides(model_of(wildcards)),
         folder=subpath(output.manifest, parent=True),
     log:
         "logs/train/{grid}/{model}.log",
@@ -21,5 +20,5 @@ rule train:
         "../../envs/train.yaml"
     priority: 100
     shell:
-        "python -m psld.train {params.overrides} grid_name={wildcards.grid} name={wildcards.model} "
-        "data={input.images} output={params.folder} > {log} 2>&1"
+        "python -m psld.train model={wildcards.grid}/{wildcards.model} data={input.images} "
+        "output={params.folder} > {log} 2>&1"

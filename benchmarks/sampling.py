@@ -1,0 +1,40 @@
+"""What integrators add to the network's evaluations.
+
+    python -m benchmarks.sampling
+"""
+
+import torch
+
+from benchmarks.timing import compare
+from psld.cli import CONFIGS
+from psld.compose import Composer
+from psld.model import build_network, build_process
+from psld.samplers.loop import sample
+from psld.samplers.score import NetworkScore
+from psld.samplers.settings import SDESamplerSettings
+
+IMAGES, STEPS = 250, 10
+
+
+def main() -> None:
+    model = Composer(CONFIGS).model([], "benchmarks.sampling")
+    process = build_process(model)
+    network = build_network(model, process).eval()
+    z, t = torch.randn(IMAGES, 2, 8, 8), torch.rand(IMAGES)
+
+    @torch.no_grad()
+    def bare() -> None:
+        for _ in range(STEPS):
+            network(z, t)
+
+    for integrator in ("em", "sscs"):
+        settings = SDESamplerSettings(integrator=integrator, striding="uniform", steps=STEPS)
+
+        def run(settings: SDESamplerSettings = settings) -> None:
+            sample(process, settings, NetworkScore(network, IMAGES), z, torch.randn_like)
+
+        compare(f"{integrator}, {STEPS} steps against {STEPS} network evaluations", run, bare)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""`python -m psld.train`: what it makes, what it refuses, and what a failure leaves."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import psld.training.loop as loop
+from psld.datasets.store import ImageStore
+from psld.files import sha256_of_file
+from psld.model import load_model
+from tests.commands import (
+    TINY,
+    call,
+    command,
+    disk_full_after,
+    files_below,
+    refused,
+    run,
+    succeeded,
+)
+
+SETTINGS = (
+    *TINY,
+    "network.dropout=0.1",
+    "training.steps=12",
+    "training.checkpoint_every=4",
+    "output=model",
+)
+
+
+@pytest.fixture(scope="module")
+def finished(digits, tmp_path_factory):
+    """The folder of a finished training, with checkpoints at steps 8 and 12."""
+    folder = tmp_path_factory.mktemp("finished")
+    succeeded(call(folder, "train", *SETTINGS, f"data={digits}"))
+    return folder
+
+
+@pytest.fixture
+def trained(finished, tmp_path):
+    """A copy of it to damage."""
+    return shutil.copytree(finished, tmp_path / "trained")
+
+
+def checkpoint(folder, step):
+    (path,) = folder.glob(f"runs/*/checkpoints/checkpoint-{step:08d}.pt")
+    return path
+
+
+def weights(folder):
+    return (folder / "model" / "weights.safetensors").read_bytes()
+
+
+def test_the_model_says_what_it_is(finished, digits):
+    manifest = json.loads((finished / "model" / "manifest.json").read_text())
+    assert manifest["name"] == "psld"
+    assert manifest["grid"] == "by-hand"
+    assert manifest["dataset_digest"] == ImageStore.open(digits).digest
+    assert (manifest["step"], manifest["images_seen"]) == (12, 12 * 16)
+    assert manifest["settings"]["network"]["dropout"] == 0.1
+    assert manifest["seconds"] > 0
+    assert manifest["weights_sha256"] == sha256_of_file(finished / "model" / "weights.safetensors")
+    assert manifest["versions"]["torch"] == torch.__version__
+    assert {path.name for path in (finished / manifest["run"]).iterdir()} == {
+        "checkpoints",
+        "lock",
+        "settings.json",
+    }
+    model = load_model(finished / "model", torch.device("cpu"))
+    assert manifest["parameters"] == sum(p.numel() for p in model.network.parameters())
+    assert not model.network.training
+
+
+def test_the_weights_are_the_moving_average(finished):
+    exported = load_file(finished / "model" / "weights.safetensors")
+    state = torch.load(checkpoint(finished, 12), weights_only=True)
+    assert exported.keys() == state["ema"].keys()
+    for name, value in exported.items():
+        assert torch.equal(value, state["ema"][name]), name
+    assert any(not torch.equal(exported[name], state["network"][name]) for name in exported)
+
+
+def test_a_finished_training_only_exports(trained, digits, monkeypatch):
+    before = weights(trained)
+    shutil.rmtree(trained / "model")
+    monkeypatch.setattr(loop, "optimise", None)  # No step can be made.
+    succeeded(call(trained, "train", *SETTINGS, f"data={digits}", "wandb.mode=offline"))
+    assert weights(trained) == before
+    assert not list(trained.glob("runs/*/wandb")), "no run in wandb either"
+
+
+def test_other_intervals_resume_the_same_training(trained, digits):
+    """How often to save and log does not decide the weights, so the run directory is the same."""
+    before = weights(trained)
+    checkpoint(trained, 12).unlink()
+    changed = ("training.checkpoint_every=3", "training.log_every=1")
+    succeeded(call(trained, "train", *SETTINGS, f"data={digits}", *changed))
+    assert len(list((trained / "runs").iterdir())) == 1
+    assert weights(trained) == before
+
+
+# --- bad input ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("training.stepz=5", ("stepz",)),
+        ("+training.stepz=5", ("unknown key training.stepz",)),
+        ("+speed=high", ("unknown key speed",)),
+        ("process=ornstein", ("process", "ornstein", "vp-sde")),
+        ("training.steps=0", ("training.steps", "greater than or equal to 1")),
+        ("training.steps=many", ("training.steps", "many")),
+        ("process.gamma=-1", ("process.gamma", "greater than or equal to 0")),
+        ("network.channel_multipliers=[1,2,4,8,16]", ("dataset.image_size 8", "halved 4 times")),
+        ("training.micro_batch=5", ("micro_batch 5 does not divide batch_size 16",)),
+        ("training.precision=fp8", ("training.precision", "'fp32'", "'bf16'")),
+        ("wandb.mode=maybe", ("wandb.mode", "'offline'", "'disabled'")),
+        ("device=gpu", ("device", "'gpu'")),
+        ("dataset.channels=3", ("digits.h5", "1×8×8", "3×8×8", "psld.prepare dataset=digits")),
+        ("training.steps", ("training.steps",)),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_written(digits, tmp_path, override, words):
+    finished = call(tmp_path, "train", *SETTINGS, f"data={digits}", override)
+    refused(finished, 2, *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "process",
+    [
+        "process.Q=[[0,1,0],[0,0,0],[0,0,0]]",
+        "process.D=[[0,0,0],[0,0,0],[0,0,-1]]",
+        "process.D=[[0,0,0],[0,0,0],[0,0,0]]",
+    ],
+)
+def test_an_impossible_process_is_refused_before_anything_is_written(digits, tmp_path, process):
+    finished = call(tmp_path, "train", *SETTINGS, f"data={digits}", "process=recipe", process)
+    refused(finished, 2, "process: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_a_truncated_and_a_foreign_dataset(digits, tmp_path):
+    whole = digits.read_bytes()
+    (tmp_path / "cut.h5").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "head.h5").write_bytes(whole[:100])
+    (tmp_path / "text.h5").write_text("no HDF5")
+    for name, words in (
+        ("absent.h5", ("no such file", "psld.prepare dataset=absent")),
+        ("cut.h5", ("cut short", "prepare the dataset anew")),
+        ("head.h5", ("not a whole HDF5 file", "prepare it anew")),
+        ("text.h5", ("not a whole HDF5 file", "prepare it anew")),
+    ):
+        before = files_below(tmp_path)
+        refused(call(tmp_path, "train", *SETTINGS, f"data={name}"), 2, name, *words)
+        assert files_below(tmp_path) == before
+
+
+def test_a_dataset_of_other_images_than_the_settings_say(tmp_path):
+    larger = ("dataset.image_size=16", "dataset.filter=box", "output=larger.h5")
+    succeeded(call(tmp_path, "prepare", *larger))
+    finished = call(tmp_path, "train", *SETTINGS, "data=larger.h5")
+    refused(finished, 2, "larger.h5", "holds 1×16×16 images", "digits says 1×8×8")
+    succeeded(call(tmp_path, "train", *SETTINGS, "data=larger.h5", *larger[:2], "output=model"))
+
+
+def test_a_damaged_checkpoint_is_for_the_user_to_delete(trained, digits):
+    before = weights(trained)
+    newest, settings = checkpoint(trained, 12), (*SETTINGS, f"data={digits}")
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    files = files_below(trained)
+    refused(call(trained, "train", *settings), 2, newest.name, "delete it to go on from step 8")
+    assert files_below(trained) == files
+    newest.unlink()
+    succeeded(call(trained, "train", *settings))
+    assert weights(trained) == before
+    checkpoint(trained, 8).unlink()
+    checkpoint(trained, 12).write_bytes(b"")
+    refused(call(trained, "train", *settings), 2, newest.name, "delete it to start anew")
+
+
+# --- faults -------------------------------------------------------------------------------------
+
+
+def test_a_diverging_training_ends_with_one_line(digits, tmp_path):
+    diverging = ("training.learning_rate=1e30", "training.warmup_steps=0", "training.log_every=3")
+    finished = call(tmp_path, "train", *SETTINGS, f"data={digits}", *diverging)
+    refused(finished, 1, "at step 1;", "Lower training.learning_rate")
+    assert not (tmp_path / "model").exists()
+    assert not list(tmp_path.glob("runs/*/checkpoints/*"))
+
+
+def test_a_full_disk_while_a_checkpoint_is_written(trained, digits):
+    before, settings = weights(trained), (*SETTINGS, f"data={digits}")
+    newest = checkpoint(trained, 12)
+    size = newest.stat().st_size
+    newest.unlink()
+    files = files_below(trained)
+    with disk_full_after(size // 2):
+        finished = call(trained, "train", *settings)
+    refused(finished, 1, newest.name, "cannot be written (File too large)")
+    assert files_below(trained) == files
+    succeeded(call(trained, "train", *settings))
+    assert weights(trained) == before
+
+
+def test_a_full_disk_while_the_weights_are_written(trained, digits):
+    files = files_below(trained)
+    with disk_full_after(len(weights(trained)) - 1):
+        finished = call(trained, "train", *SETTINGS, f"data={digits}")
+    refused(finished, 1, "model/weights.safetensors", "cannot be written (File too large)")
+    assert files_below(trained) == files
+
+
+def test_a_command_of_its_own_ends_likewise(trained, digits):
+    """The exit code and the one line, with no traceback of any library after it."""
+    arguments = command("train", *SETTINGS, f"data={digits}")
+    limited = ["prlimit", "--fsize=100000", "--", *arguments]
+    checkpoint(trained, 12).unlink()
+    refused(run(trained, limited), 1, "checkpoint-00000012.pt", "cannot be written")
+    checkpoint(trained, 8).write_bytes(b"cut")
+    refused(run(trained, arguments), 2, "checkpoint-00000008.pt", "start anew")

@@ -1,0 +1,40 @@
+"""The moving average of the weights against its closed form."""
+
+import pytest
+from torch import nn
+
+from psld.networks.ema import EMA
+
+
+def linear(weight: float) -> nn.Module:
+    network = nn.Linear(1, 1, bias=False).double()
+    nn.init.constant_(network.weight, weight)
+    return network
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9, 0.9999])
+def test_the_average_is_the_geometric_sum(decay):
+    """θ̄_n = dⁿ θ_0 + (1 − d) Σ_k d^(n−k) θ_k."""
+    weights = [2.0, -1.0, 0.5, 4.0, 3.0]
+    network = linear(weights[0])
+    ema = EMA(network, decay)
+    for weight in weights[1:]:
+        nn.init.constant_(network.weight, weight)
+        ema.update(network)
+    n = len(weights) - 1
+    expected = decay**n * weights[0] + (1 - decay) * sum(
+        decay ** (n - k) * weights[k] for k in range(1, n + 1)
+    )
+    assert ema.network.weight.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_average_is_a_network_of_its_own():
+    network = nn.Sequential(linear(1.0), nn.Dropout(0.5)).train()
+    ema = EMA(network, 0.5)
+    assert not ema.network.training
+    assert not any(p.requires_grad for p in ema.network.parameters())
+    nn.init.constant_(network[0].weight, 3.0)
+    assert ema.network[0].weight.item() == 1
+    ema.update(network)
+    assert ema.network[0].weight.item() == 2
+    assert network[0].weight.item() == 3

@@ -1,0 +1,233 @@
+"""The loop: gradients, learning rate, what is logged and saved when, and how it stops."""
+
+import math
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+
+import psld.training.loop as loop
+from psld.errors import RunError
+from psld.processes.instances import psld, vp_sde
+from psld.training.loop import Meter, accumulate_gradient, forward_pass, learning_rate, train
+from psld.training.loss import EpsilonLoss
+from psld.training.state import Checkpoints
+from psld.training.stop import StopRequest
+from tests.training.small import (
+    ONE_RANK,
+    Recorder,
+    batches_of,
+    check_equal,
+    recipe,
+    tiny_network,
+    tiny_state,
+)
+
+PROCESS = psld(0.02, 4.02)
+
+
+def run(folder, settings, dropout=0.1, stop=None, state=None):
+    """Train from where `folder` stands; gives the state, the checkpoints and what was logged."""
+    state = state or tiny_state(PROCESS, settings, dropout)
+    checkpoints = Checkpoints(folder, settings.milestone_every)
+    checkpoints.restore(state, ONE_RANK.device)
+    log = Recorder()
+    batches = batches_of(PROCESS, settings)
+    stop = StopRequest() if stop is None else stop
+    train(state, batches, PROCESS, settings, ONE_RANK, checkpoints, log, stop)
+    return state, checkpoints, log
+
+
+# --- one step -----------------------------------------------------------------------------------
+
+
+def in_float64(batch):
+    auxiliary = batch.auxiliary_eps
+    return replace(
+        batch,
+        x0=batch.x0.double(),
+        eps=batch.eps.double(),
+        auxiliary_eps=None if auxiliary is None else auxiliary.double(),
+    )
+
+
+@pytest.mark.parametrize("weighting", ["fid", "nll"])
+@pytest.mark.parametrize("process", [PROCESS, psld(0.0, 4.0, matching="dsm"), vp_sde()])
+def test_micro_batches_have_the_gradient_of_the_whole_batch(process, weighting):
+    # In float64, where the order of summation does not blur the comparison.
+    batch = in_float64(batches_of(process, recipe(batch_size=12)).draw(0))
+    loss_of = EpsilonLoss(process, weighting)
+    gradients, losses = [], []
+    for micro_batch in (None, 4, 1):
+        network = tiny_network(process).double()
+        losses.append(float(accumulate_gradient(network, loss_of, batch, micro_batch)))
+        gradients.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
+    scale = gradients[0].abs().max()
+    assert scale > 0
+    for loss, gradient in zip(losses[1:], gradients[1:], strict=True):
+        assert loss == pytest.approx(losses[0], rel=1e-6)
+        torch.testing.assert_close(gradient / scale, gradients[0] / scale, atol=1e-9, rtol=0)
+
+
+def test_the_learning_rate_grows_linearly_and_stays():
+    settings = recipe(learning_rate=0.5, warmup_steps=10)
+    rates = [learning_rate(settings, step) for step in range(14)]
+    assert rates[:11] == pytest.approx([0.05 * step for step in range(11)])
+    assert rates[10:] == [0.5] * 4
+    assert learning_rate(recipe(learning_rate=0.5, warmup_steps=0), 0) == 0.5
+
+
+def test_the_first_step_of_a_warm_up_changes_nothing(tmp_path):
+    start = tiny_state(PROCESS, recipe()).network.state_dict()
+    state, *_ = run(tmp_path, recipe(steps=1, warmup_steps=10), dropout=0.0)
+    check_equal(state.network.state_dict(), start)
+
+
+def test_gradients_are_clipped_to_their_norm(tmp_path):
+    """The reported norm is the one before, the optimiser sees the one after."""
+    norms = []
+
+    def norm(optimizer, *_):
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
+        norms.append(float(torch.cat([g.flatten() for g in gradients]).norm()))
+
+    settings = recipe(steps=3, grad_clip=1e-3, log_every=1)
+    state = tiny_state(PROCESS, settings)
+    state.optimizer.register_step_pre_hook(norm)
+    _, _, log = run(tmp_path, settings, state=state)
+    assert norms == pytest.approx([1e-3] * 3, rel=1e-3)
+    assert min(values["grad_norm"] for values in log.logged.values()) > 0.01
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_loss_decreases(tmp_path, precision):
+    settings = recipe(steps=60, learning_rate=3e-3, precision=precision, log_every=20)
+    state, _, log = run(tmp_path, settings, dropout=0.0)
+    losses = [values["loss"] for values in log.logged.values()]
+    assert losses[-1] < 0.8 * losses[0]
+    assert {p.dtype for p in state.network.parameters()} == {torch.float32}
+
+
+def test_bf16_is_the_arithmetic_of_the_forward_pass():
+    batch = batches_of(PROCESS, recipe()).draw(0)
+    outputs, seen = {}, []
+    for precision in ("fp32", "bf16"):
+        network = tiny_network(PROCESS)
+        network.middle.block1.conv1.register_forward_hook(lambda *call: seen.append(call[2].dtype))
+        z = PROCESS.perturb(batch.x0, batch.t, batch.eps)
+        forward = forward_pass(network, recipe(precision=precision))
+        outputs[precision] = forward(z, batch.t.float())
+    assert seen == [torch.float32, torch.bfloat16]
+    assert not torch.equal(outputs["fp32"], outputs["bf16"].float())
+    torch.testing.assert_close(outputs["bf16"].float(), outputs["fp32"], atol=0.1, rtol=0.1)
+
+
+# --- many steps ---------------------------------------------------------------------------------
+
+
+def test_what_is_logged_and_saved_when(tmp_path):
+    settings = recipe(
+        steps=25, checkpoint_every=10, milestone_every=10, log_every=4, preview_every=8
+    )
+    state, checkpoints, log = run(tmp_path, settings)
+    assert state.step == 25
+    assert checkpoints.steps() == [10, 20, 25]
+    assert sorted(log.logged) == [4, 8, 10, 12, 16, 20, 24, 25]
+    assert log.previews == [8, 16, 24]
+    for values in log.logged.values():
+        assert values.keys() == {"loss", "grad_norm", "learning_rate", "images_per_second"}
+        assert all(math.isfinite(value) and value > 0 for value in values.values())
+
+
+def test_the_logged_loss_is_the_mean_since_the_last_time(tmp_path):
+    each = run(tmp_path / "each", recipe(steps=6, log_every=1))[2].logged
+    some = run(tmp_path / "some", recipe(steps=6, log_every=3))[2].logged
+    for name in ("loss", "grad_norm"):
+        for last in (3, 6):
+            mean = sum(each[step][name] for step in range(last - 2, last + 1)) / 3
+            assert some[last][name] == pytest.approx(mean, rel=1e-6)
+
+
+class StopAt(StopRequest):
+    """A signal that arrives during a step."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.left = step
+
+    def __bool__(self) -> bool:
+        self.left -= 1
+        if self.left == 0:
+            self.signal = signal.SIGUSR2
+        return super().__bool__()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_stopped_training_goes_on_bit_for_bit(tmp_path, precision):
+    """Dropout on. Where the lives end is no multiple of any other number of steps."""
+    settings = recipe(steps=12, checkpoint_every=5, log_every=4, precision=precision, micro_batch=4)
+    whole, *_ = run(tmp_path / "whole", settings)
+    for life, stopped_at in ((3, 3), (4, 7)):
+        with pytest.raises(RunError, match=f"stopped by SIGUSR2 at step {stopped_at}, after"):
+            run(tmp_path / "parts", settings, stop=StopAt(life))
+        assert Checkpoints(tmp_path / "parts").steps()[-1] == stopped_at
+    parts, _, log = run(tmp_path / "parts", settings)
+    check_equal(parts.state_dict(), whole.state_dict())
+    assert parts.seconds > 0
+    assert sorted(log.logged) == [8, 10, 12]
+
+
+def test_dropout_is_on_and_differs_by_step_and_seed(tmp_path):
+    weights = {}
+    for name, dropout, seed in (("a", 0.1, 0), ("b", 0.0, 0), ("c", 0.1, 1)):
+        state, *_ = run(tmp_path / name, recipe(steps=2, seed=seed), dropout=dropout)
+        weights[name] = torch.cat([p.detach().flatten() for p in state.network.parameters()])
+    assert not torch.equal(weights["a"], weights["b"])
+    assert not torch.equal(weights["a"], weights["c"])
+
+
+def test_nan_in_the_loss_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
+    """Step 7 goes wrong between two readings; the error names it and nothing newer is written."""
+    settings = recipe(steps=20, checkpoint_every=5, log_every=100)
+    good = run(tmp_path / "good", recipe(steps=5))[0].state_dict()
+    plain = loop.EpsilonLoss.__call__
+    calls = iter(range(20))
+
+    def broken(self, *arguments):
+        return plain(self, *arguments) * (math.nan if next(calls) == 7 else 1)
+
+    monkeypatch.setattr(loop.EpsilonLoss, "__call__", broken)
+    with pytest.raises(RunError, match="in the loss at step 7; the last checkpoint before it"):
+        run(tmp_path / "bad", settings)
+    checkpoints = Checkpoints(tmp_path / "bad")
+    assert checkpoints.steps() == [5]
+    restored = tiny_state(PROCESS, settings, dropout=0.1)
+    checkpoints.restore(restored, ONE_RANK.device)
+    check_equal(restored.state_dict(), good)
+
+
+def test_a_finite_loss_with_an_infinite_gradient_is_noticed(tmp_path):
+    settings = recipe(steps=4, learning_rate=1e30, log_every=1)
+    with pytest.raises(RunError, match="NaN or infinity in the loss at step 1"):
+        run(tmp_path, settings)
+
+
+def test_the_meter_names_the_first_bad_step():
+    meter = Meter(ONE_RANK)
+    one, nan = torch.tensor(1.0), torch.tensor(math.nan)
+    for step, norm in ((10, one), (11, nan), (12, one), (13, torch.tensor(math.inf))):
+        meter.add(step, one, norm)
+    with pytest.raises(RunError, match="at step 11;"):
+        meter.read(images_per_step=1)
+
+
+def test_the_meter_starts_anew_after_each_reading():
+    meter = Meter(ONE_RANK)
+    for step, value in enumerate((1.0, 3.0)):
+        meter.add(step, torch.tensor(value), torch.tensor(10 * value))
+    values = meter.read(images_per_step=8)
+    assert (values["loss"], values["grad_norm"]) == (2, 20)
+    meter.add(2, torch.tensor(7.0), torch.tensor(5.0))
+    values = meter.read(images_per_step=8)
+    assert (values["loss"], values["grad_norm"]) == (7, 5)

@@ -1,0 +1,76 @@
+"""Several ranks are one training: two processes over gloo against one."""
+
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from psld.errors import UserError
+from psld.training.ranks import Ranks, choose_device, join_ranks
+from tests.commands import TINY, call, command, run, succeeded
+from tests.training.test_resume import run_directory
+
+SETTINGS = (
+    *TINY,
+    "training.steps=20",
+    "training.checkpoint_every=10",
+    "training.log_every=10",
+    "training.micro_batch=4",
+)
+
+
+def test_two_ranks_train_what_one_trains(digits, tmp_path):
+    """The same global batch, dropout off: weights, average and optimiser agree to rounding."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    settings = (*SETTINGS, f"data={digits}", "output=model")
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder in (one, two):
+        folder.mkdir()
+    succeeded(call(one, "train", *settings))
+    train = command("train", *settings)[1:]
+    finished = succeeded(run(two, [*launcher, *train]))
+    assert finished.stdout.count("step 20/20") == 1, "the leading rank alone reports"
+    assert finished.stdout.count("wrote") == 1
+
+    weights = [load_file(folder / "model" / "weights.safetensors") for folder in (one, two)]
+    trained = [
+        torch.load(
+            run_directory(folder) / "checkpoints" / "checkpoint-00000020.pt", weights_only=True
+        )["network"]
+        for folder in (one, two)
+    ]
+    for first, second in (weights, trained):
+        assert first.keys() == second.keys()
+        for name, value in first.items():
+            torch.testing.assert_close(second[name], value, atol=1e-5, rtol=0, msg=name)
+
+
+def test_one_rank_needs_no_launcher():
+    with join_ranks("cpu") as ranks:
+        assert (ranks.rank, ranks.world, ranks.leads) == (0, 1, True)
+        assert not torch.distributed.is_initialized()
+        assert ranks.any(True)
+        assert not ranks.any(False)
+        values = torch.tensor([1.0, 2.0])
+        assert torch.equal(ranks.mean(values), values)
+        network = torch.nn.Linear(1, 1)
+        assert ranks.parallel(network) is network
+
+
+def test_the_first_rank_leads():
+    cpu = torch.device("cpu")
+    assert [Ranks(rank, 3, cpu).leads for rank in range(3)] == [True, False, False]
+
+
+def test_devices():
+    assert choose_device("cpu") == torch.device("cpu")
+    with pytest.raises(UserError, match="no such device 'gpu'; use auto, cpu or cuda"):
+        choose_device("gpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_devices_without_a_gpu():
+    assert choose_device("auto") == torch.device("cpu")
+    with pytest.raises(UserError, match="torch sees no GPU here; use auto"):
+        choose_device("cuda")

@@ -1,0 +1,208 @@
+"""Trainings that are really killed, stopped and started again, each in a process of its own."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from psld.train import STOP_SIGNALS
+from psld.training.state import Checkpoints
+from tests.commands import TINY, call, command, files_below, refused, run, started, succeeded
+from tests.training.small import check_equal
+
+STEPS = 160
+SETTINGS = (
+    *TINY,
+    "network.dropout=0.1",
+    f"training.steps={STEPS}",
+    "training.checkpoint_every=20",
+    "training.log_every=20",
+)
+
+
+@pytest.fixture
+def training(digits) -> list[str]:
+    return command("train", *SETTINGS, f"data={digits}")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(digits, tmp_path_factory) -> Path:
+    """The folder of the same training, left in peace."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    succeeded(run(folder, command("train", *SETTINGS, f"data={digits}")))
+    return folder
+
+
+def run_directory(folder: Path) -> Path:
+    (run,) = (folder / "runs").iterdir()
+    return run
+
+
+def checkpoints_of(folder: Path) -> Checkpoints:
+    """Those of the one training in `folder`; none before it has a run directory."""
+    runs = list((folder / "runs").glob("*"))
+    return Checkpoints(runs[0] / "checkpoints" if runs else folder / "runs")
+
+
+def last_checkpoint(folder: Path) -> dict:
+    return torch.load(checkpoints_of(folder).path(STEPS), weights_only=True)
+
+
+def check_same_training(folder: Path, uninterrupted: Path) -> None:
+    """Final weights and checkpoint are bit-identical, and no partial file is left."""
+    weights = "models/by-hand/psld/weights.safetensors"
+    assert (folder / weights).read_bytes() == (uninterrupted / weights).read_bytes()
+    check_equal(last_checkpoint(folder), last_checkpoint(uninterrupted))
+    assert not [name for name in files_below(folder) if name.endswith(".partial")]
+
+
+def wait_for_checkpoints(process: subprocess.Popen, folder: Path, count: int) -> None:
+    """Until the training has got `count` checkpoints further."""
+    start = max(checkpoints_of(folder).steps(), default=0)
+    while max(checkpoints_of(folder).steps(), default=0) < start + 20 * count:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+
+
+def kill_at_any_moment(process: subprocess.Popen, folder: Path, seconds: float) -> None:
+    wait_for_checkpoints(process, folder, count=2)
+    time.sleep(seconds)
+    kill(process)
+
+
+def kill_while_writing(process: subprocess.Popen, folder: Path) -> None:
+    """Freeze the training with half a checkpoint on disk, then kill it."""
+    wait_for_checkpoints(process, folder, count=1)
+    writing = checkpoints_of(folder).folder
+    for _ in itertools.count():
+        if any(entry.name.endswith(".partial") for entry in os.scandir(writing)):
+            process.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            if list(writing.glob(".*.partial")):
+                break
+            process.send_signal(signal.SIGCONT)
+        assert process.poll() is None, process.communicate()
+    kill(process)
+    assert list(writing.glob(".*.partial"))
+
+
+def kill(process: subprocess.Popen) -> None:
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+
+
+def test_killed_twice_and_resumed(training, uninterrupted, tmp_path):
+    with started(tmp_path, training) as process:
+        kill_while_writing(process, tmp_path)
+    with started(tmp_path, training) as process:
+        kill_at_any_moment(process, tmp_path, seconds=0.017)
+    assert 40 < checkpoints_of(tmp_path).steps()[-1] < STEPS
+    assert not (tmp_path / "models").exists()
+    succeeded(run(tmp_path, training))
+    check_same_training(tmp_path, uninterrupted)
+
+
+@pytest.mark.slow
+def test_killed_at_many_moments(training, uninterrupted, tmp_path):
+    """Also before the first step; a life may end without a new checkpoint."""
+    for life in itertools.count():
+        with started(tmp_path, training) as process:
+            try:
+                process.wait(2 + 0.37 * life)
+            except subprocess.TimeoutExpired:
+                kill(process)
+            else:
+                assert process.returncode == 0, process.communicate()
+                break
+    assert life >= 3
+    check_same_training(tmp_path, uninterrupted)
+
+
+# --- wandb --------------------------------------------------------------------------------------
+
+
+def offline_runs(folder: Path) -> list[list[dict]]:
+    """The records of each life's offline run, read by wandb's own command, oldest life first."""
+    files = sorted(run_directory(folder).glob("wandb/offline-run-*/run-*.wandb"))
+    wandb = Path(sys.executable).with_name("wandb")
+    return [
+        [
+            json.loads(line)
+            for line in subprocess.check_output(
+                [wandb, "leet", "inspect", "--json", file], text=True
+            ).splitlines()
+        ]
+        for file in files
+    ]
+
+
+def records(kind: str, life: list[dict]) -> list[dict]:
+    return [record[kind] for record in life if record["type"] == kind]
+
+
+def history(life: list[dict]) -> list[dict]:
+    return [record["item"] for record in records("history", life)]
+
+
+LOGGED = ("wandb.mode=offline", "training.preview_every=40")
+
+
+def test_stopped_by_a_signal_and_resumed(training, digits, uninterrupted, tmp_path):
+    """A checkpoint and one line; then the same weights, in the same wandb run."""
+    logged = [*training, *LOGGED]
+    with started(tmp_path, logged) as process:
+        wait_for_checkpoints(process, tmp_path, count=3)
+        second = call(tmp_path, "train", *SETTINGS, *LOGGED, f"data={digits}")
+        refused(second, 2, run_directory(tmp_path).name, "another training is running there")
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+        stopped_at = checkpoints_of(tmp_path).steps()[-1]
+        ended = subprocess.CompletedProcess(logged, process.returncode, stderr=errors)
+    refused(ended, 1, f"stopped by SIGTERM at step {stopped_at}, after a checkpoint", "to go on")
+    assert 60 <= stopped_at < STEPS
+    assert not (tmp_path / "models").exists()
+    succeeded(run(tmp_path, logged))
+    check_same_training(tmp_path, uninterrupted)
+    check_offline_runs(tmp_path, stopped_at)
+
+
+def check_offline_runs(folder: Path, stopped_at: int) -> None:
+    """Two lives of one run, whose histories join without a gap or a doubled step."""
+    lives = offline_runs(folder)
+    assert len(lives) == 2
+    for life in lives:
+        (start,) = records("run", life)
+        assert start["run_id"] == run_directory(folder).name
+        assert start["display_name"] == "psld"
+        assert start["run_group"] == "by-hand"
+        assert start["job_type"] == "train"
+        assert start["project"] == "psld"
+        assert start["config"]["update"]["training"]["steps"] == STEPS
+        assert start["config"]["update"]["process"]["gamma"] == 0.01
+    assert [records("exit", life)[-1]["exit_code"] for life in lives] == [1, 0]
+
+    items = [item for life in lives for item in history(life)]
+    steps = [item["_step"] for item in items]
+    assert steps == sorted({*range(20, STEPS + 1, 20), stopped_at})
+    for item in items:
+        assert item["loss"] > 0
+        assert item["grad_norm"] > 0
+        assert item["images_per_second"] > 0
+        assert item["learning_rate"] == pytest.approx(1e-3)
+    grids = {item["_step"]: item["samples.path"] for item in items if "samples.path" in item}
+    assert sorted(grids) == [40, 80, 120, 160]
+    for path in grids.values():
+        (image,) = run_directory(folder).glob(f"wandb/offline-run-*/files/{path}")
+        assert image.read_bytes().startswith(b"\x89PNG")
+
+
+def test_stop_signals_are_those_of_clusters_and_people():
+    """USR2 before a time limit, TERM from a scheduler, INT from the keyboard."""
+    assert set(STOP_SIGNALS) == {signal.SIGUSR2, signal.SIGTERM, signal.SIGINT}

@@ -1,0 +1,81 @@
+"""The training settings: what is refused, and what decides which run directory a training has."""
+
+import pytest
+
+from psld.cli import CONFIGS
+from psld.compose import Composer
+from psld.errors import UserError
+from psld.settings import parse
+from psld.training.settings import TrainingSettings, TrainSettings
+
+
+def train_settings(*overrides: str) -> TrainSettings:
+    names = ["name=x", "grid_name=x"]
+    content = Composer(CONFIGS).content("train", [*names, *overrides], "test")
+    return parse(TrainSettings, content, "test")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"micro_batch": 5}, "micro_batch 5 does not divide batch_size 12"),
+        ({"milestone_every": 15, "checkpoint_every": 10}, "a multiple of checkpoint_every"),
+        ({"steps": 0}, "steps"),
+        ({"ema_decay": 1.0}, "ema_decay"),
+        ({"precision": "fp16"}, "precision"),
+        ({"weighting": "elbo"}, "weighting"),
+        ({"epochs": 3}, "unknown key epochs"),
+    ],
+)
+def test_impossible_values_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        parse(TrainingSettings, {"steps": 10, "batch_size": 12} | changes, "test")
+
+
+def test_images_must_fit_the_network():
+    with pytest.raises(UserError, match="cannot be halved 4 times"):
+        train_settings("network.channel_multipliers=[1,2,4,8,16]")
+    train_settings("network.channel_multipliers=[1,2,4,8]")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "training.checkpoint_every=10",
+        "training.log_every=7",
+        "training.preview_every=7",
+        "training.compile=true",
+        "grid_name=other",
+        "device=cpu",
+        "wandb.mode=disabled",
+        "output=elsewhere",
+    ],
+)
+def test_what_does_not_decide_the_weights_keeps_the_run(override):
+    assert train_settings(override).run_name("0") == train_settings().run_name("0")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "process.gamma=0.02",
+        "network.dropout=0.2",
+        "training.seed=1",
+        "training.steps=7",
+        "training.micro_batch=8",
+        "training.precision=bf16",
+        "dataset.flip=true",
+    ],
+)
+def test_what_decides_the_weights_has_a_run_of_its_own(override):
+    assert train_settings(override).run_name("0") != train_settings().run_name("0")
+
+
+def test_where_the_images_come_from_does_not_decide_the_weights():
+    options = ("dataset=folder", "dataset.name=x", "network.channel_multipliers=[1,2]")
+    here, there = (train_settings(*options, f"dataset.source.root={root}") for root in "ab")
+    assert here.run_name("0") == there.run_name("0")
+
+
+def test_other_pixels_have_a_run_of_their_own():
+    assert train_settings().run_name("0") != train_settings().run_name("1")

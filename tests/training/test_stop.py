@@ -1,0 +1,18 @@
+"""Signals become a request to stop, and only as long as somebody reads it."""
+
+import os
+import signal
+
+from psld.train import STOP_SIGNALS
+from psld.training.stop import stop_on
+
+
+def test_a_signal_is_remembered_and_the_handlers_come_back():
+    before = [signal.getsignal(number) for number in STOP_SIGNALS]
+    for number in STOP_SIGNALS:
+        with stop_on(*STOP_SIGNALS) as stop:
+            assert not stop
+            os.kill(os.getpid(), number)
+            assert stop
+            assert stop.signal == number
+    assert [signal.getsignal(number) for number in STOP_SIGNALS] == before

@@ -1,0 +1,125 @@
+"""When things rerun: dry runs after one real run of the whole grid."""
+
+import os
+import time
+
+import pytest
+
+from tests.workflow.project import GRID, WHOLE_GRID
+
+TABLES_AND_PLOT = {"tabulate": 2, "plot": 1}
+EVALUATED_ANEW = {"evaluate": 4, **TABLES_AND_PLOT}
+RETRAINED = {"train": 2, "sample": 8, **EVALUATED_ANEW, "gallery": 2}
+
+LARGE = 20_000
+"""Bytes; a file of more is not compared by content in the test that says so."""
+
+COLUMN = '- {label: "3", budget: 3}'
+
+
+def test_what_is_done_is_not_done_twice(finished):
+    assert finished.plan("tiny") == {}
+    assert finished.plan("tiny/vp-sde/em-3") == {}
+
+
+def test_touched_files_rerun_nothing(finished):
+    """Even where each input looks newer than what was made of it, and some are large."""
+    finished.edit("profiles/default/config.yaml", "file-size: 100000000", f"file-size: {LARGE}")
+    for path in ("data/digits.h5", "models/tiny/psld/weights.safetensors"):
+        assert (finished.folder / path).stat().st_size > LARGE
+    now = time.time()
+    stages = ("results", "samples", "models", "features", "data")
+    for age, stage in enumerate(reversed(stages)):
+        for path in finished.files(stage):
+            os.utime(path, (now - age, now - age))
+    assert finished.plan("tiny") == {}
+
+
+def test_what_decides_no_result_reruns_nothing(finished):
+    edits = (
+        (GRID, "# The tests' own grid", "# A comment"),
+        (GRID, "batch_size: 10", "batch_size: 3"),
+        ("configs/training/tiny.yaml", "checkpoint_every: 250", "checkpoint_every: 100"),
+        ("configs/training/tiny.yaml", "log_every: 50", "log_every: 10"),
+        ("configs/training/tiny.yaml", "preview_every: 500", "preview_every: null"),
+        ("configs/dataset/digits.yaml", "# A mirrored 2 is no digit.", "# Another comment."),
+        ("psld/train.py", '"""Train a model:', '"""Another docstring:'),
+        ("psld/sample.py", '"""Sample one shard', '"""Another docstring: one shard'),
+        ("psld/training/settings.py", '"""Optimiser steps."""', '"""Steps."""'),
+    )
+    for edit in edits:
+        finished.edit(*edit)
+    for caption in finished.files("workflow/report"):
+        caption.write_text("Another caption.")
+    assert finished.plan("tiny") == {}
+
+
+def test_preparing_identical_data_again_reruns_nothing(finished):
+    data = finished.folder / "data" / "digits.h5"
+    before = data.stat().st_mtime_ns
+    finished.run("--force", "data/digits.h5")
+    assert data.stat().st_mtime_ns > before
+    assert finished.plan("tiny") == {}
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "plan"),
+    [
+        pytest.param(
+            *(GRID, "[sampler=rk45]", "[sampler=rk45, sampler.final_time=1e-2]"),
+            {"sample": 4, "evaluate": 2, "tabulate": 1, "plot": 1},
+            id="a sampler's setting: its cells",
+        ),
+        pytest.param(
+            *(GRID, "[process=psld]", "[process=psld, process.gamma=0.02]"),
+            {"train": 1, "sample": 4, "evaluate": 2, **TABLES_AND_PLOT, "gallery": 1},
+            id="a model's setting: this model",
+        ),
+        pytest.param(
+            *("configs/metric/fd-classifier-tiny.yaml", "steps: 5", "steps: 6"),
+            {"train_extractor": 1, "reference": 1, **EVALUATED_ANEW},
+            id="the metric's extractor: no sampling",
+        ),
+        pytest.param(
+            *("configs/dataset/digits.yaml", "flip: false", "flip: true"),
+            RETRAINED,
+            id="what training does with the images: all models",
+        ),
+        pytest.param(
+            *("configs/dataset/digits.yaml", "image_size: 8", "image_size: 4"),
+            WHOLE_GRID,
+            id="the images: everything",
+        ),
+        pytest.param(
+            *(GRID, "shard_size: 10", "shard_size: 5"),
+            {"sample": 16, **EVALUATED_ANEW, "gallery": 2},
+            id="the shards: all sampling",
+        ),
+        pytest.param(
+            *(GRID, 'title: "Tiny: steps"', "title: Steps"),
+            {"tabulate": 1},
+            id="a title: this table",
+        ),
+        pytest.param(
+            *(GRID, COLUMN, f"{COLUMN}\n      - {{label: few, budget: 3, samples: 5}}"),
+            {"evaluate": 2, "tabulate": 1, "plot": 1},
+            id="fewer samples of a cell: the same shards",
+        ),
+        pytest.param(
+            *(GRID, COLUMN, f'{COLUMN}\n      - {{label: "4", budget: 4}}'),
+            {"sample": 4, "evaluate": 2, "tabulate": 1, "plot": 1},
+            id="more cells: these cells",
+        ),
+    ],
+)
+def test_a_change_reruns_what_depends_on_it(finished, file, old, new, plan):
+    finished.edit(file, old, new)
+    assert finished.plan("tiny") == plan
+
+
+@pytest.mark.slow
+def test_another_dataset_is_taken_up_by_one_run(finished):
+    finished.edit("configs/dataset/digits.yaml", "image_size: 8", "image_size: 4")
+    finished.edit("configs/dataset/digits.yaml", "filter: null", "filter: box")
+    finished.run("tiny")
+    assert finished.plan("tiny") == {}
