@@ -20,6 +20,7 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; markers serve in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -70,7 +71,12 @@ def read_points(grid: Grid, cells: Path) -> tuple[Points, dict[str, Any]]:
 def draw(grid: Grid, points: Points, scale: dict[str, Any]) -> plt.Figure:
     """One panel a sampler family, with shared logarithmic axes."""
     figure, panels = plt.subplots(
-        1, len(points), figsize=(3.2 * len(points), 3.4), sharey=True, squeeze=False
+        1,
+        len(points),
+        figsize=(3.0 * len(points), 3.4),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
     )
     for axes, (family, lines) in zip(panels[0], points.items(), strict=True):
         for index, model in enumerate(grid.models):
@@ -78,15 +84,19 @@ def draw(grid: Grid, points: Points, scale: dict[str, Any]) -> plt.Figure:
                 nfe, value = zip(*sorted(lines[model]), strict=True)
                 style = {"color": COLOURS[index % 7], "marker": MARKERS[index % 7]}
                 axes.plot(nfe, value, label=model, markersize=5, linewidth=1.4, **style)
-        _decorate(axes, family, scale)
+        _decorate(axes, family, sorted({nfe for line in lines.values() for nfe, _ in line}), scale)
     panels[0][0].set_ylabel(f"{grid.file.metric}, {grid.file.samples:,} samples")
-    handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+    handles = {line.get_label(): line for axes in panels[0] for line in axes.get_lines()}
+    shown = [handles[model] for model in grid.models if model in handles]
+    figure.legend(handles=shown, loc="outside upper center", ncols=len(shown), frameon=False)
     return figure
 
 
-def _decorate(axes: Axes, family: str, scale: dict[str, Any]) -> None:
+def _decorate(axes: Axes, family: str, nfe: list[float], scale: dict[str, Any]) -> None:
     axes.set(xscale="log", yscale="log", title=family, xlabel="network evaluations (NFE)")
+    axes.xaxis.set_major_locator(FixedLocator(_far_apart(nfe)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
+    axes.xaxis.set_minor_locator(NullLocator())
     for key, text in (("noise", "noise"), ("floor", "test split")):
         if scale[key]:
             axes.axhline(scale[key], color="0.6", linewidth=0.8, linestyle="--")
@@ -95,6 +105,15 @@ def _decorate(axes: Axes, family: str, scale: dict[str, Any]) -> None:
                 fontsize=7, va="bottom",
             )  # fmt: skip
     axes.grid(alpha=0.25, which="both")
+
+
+def _far_apart(values: list[float], factor: float = 1.35) -> list[float]:
+    """Some of the ascending values, so that their labels do not touch on a logarithmic axis."""
+    kept: list[float] = []
+    for value in values:
+        if not kept or value > factor * kept[-1]:
+            kept.append(value)
+    return kept
 
 
 if __name__ == "__main__":

@@ -1,0 +1,159 @@
+"""What `make demo` has left in this folder, checked by whoever runs it:
+
+python -m pytest tests/workflow/check_demo.py
+"""
+
+import base64
+import contextlib
+import csv
+import json
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from PIL import Image
+
+from psld.cli import CONFIGS
+from psld.grid import Evaluation, Grid, load_grid
+from psld.results import read_result, read_table
+
+ROOT = CONFIGS.parent
+RESULTS = ROOT / "results"
+CELLS = RESULTS / "cells" / "demo"
+TABLES = RESULTS / "tables" / "demo"
+FIGURES = RESULTS / "figures" / "demo"
+REPORT = RESULTS / "demo-report.html"
+
+FAR_BELOW_NOISE = 1 / 3
+"""Distances of good samples, as a part of the distance of pure noise."""
+
+NOISE_OF_A_DISTANCE = 0.15
+"""Of two distances from 1,000 samples, one may be larger than the other by this part by chance."""
+
+
+@pytest.fixture(scope="module")
+def grid() -> Grid:
+    with contextlib.chdir(ROOT):
+        return load_grid("demo", CONFIGS)
+
+
+@pytest.fixture(scope="module")
+def results(grid) -> dict[Evaluation, dict[str, Any]]:
+    """The metrics of every cell of the grid, in its own metric."""
+    found = {e: read_result(CELLS, e) for e in grid.evaluations if e.metric == grid.file.metric}
+    assert found
+    assert [e.cell for e, result in found.items() if result is None] == []
+    return found
+
+
+def steps_of(grid: Grid, evaluation: Evaluation) -> int | None:
+    """The steps of a sampler of the SDE, None for one of the ODE."""
+    return grid.samplers[evaluation.sampler].settings.get("steps")
+
+
+def test_every_table_is_whole_in_every_format(grid):
+    for name, table in grid.file.tables.items():
+        text = {e: (TABLES / f"{name}.{e}").read_text() for e in ("md", "csv", "tex", "html")}
+        assert table.title in text["md"]
+        assert not any("have not been run" in content for content in text.values())
+        entries = [entry for row in read_table(grid, name, CELLS) for entry in row]
+        assert len(list(csv.DictReader(text["csv"].splitlines()))) == len(entries) > 0
+        for entry in entries:
+            shown = entry.paper if entry.row.literature else entry.value
+            digits = 0 if entry.show == "nfe" else 2
+            for ending in ("md", "tex", "html"):
+                assert f"{shown:.{digits}f}" in text[ending], f"{name}.{ending}: {entry.evaluation}"
+
+
+def test_every_picture_can_be_looked_at(grid):
+    pictures = [FIGURES / "nfe.png", *(FIGURES / "samples" / f"{m}.png" for m in grid.models)]
+    for path in pictures:
+        with Image.open(path) as image:
+            image.load()
+            assert min(image.size) > 300, path
+            shades = image.convert("L").getextrema()
+            assert shades == (0, 255), f"{path}: neither empty nor of one colour"
+    assert ElementTree.parse(FIGURES / "nfe.svg").getroot().tag.endswith("svg")
+
+
+class Fetched(HTMLParser):
+    """Collects what a browser fetches to show a page: links to follow are not among it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.in_style = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.in_style = tag == "style"
+        fetching = {"src", "srcset", "poster", "data", "style", "href"}
+        if tag == "a":
+            fetching.remove("href")
+        self.addresses += [value for name, value in attrs if name in fetching and value]
+
+    def handle_data(self, data: str) -> None:
+        if self.in_style:
+            self.addresses += re.findall(r"@import[^;]*|url\([^)]*\)", data)
+
+
+def test_the_report_fetches_nothing():
+    page = Fetched()
+    page.feed(REPORT.read_text())
+    outside = [address for address in page.addresses if re.search(r"(https?:)?//", address)]
+    assert [address for address in outside if not re.match(r"url\([\"']?data:", address)] == []
+
+
+def test_the_report_shows_every_table_and_picture_as_it_is_now(grid):
+    content = re.search(r"var results = (\{.*?\});?\s*</script>", REPORT.read_text(), re.DOTALL)
+    shown = json.loads(content[1])
+    expected = [TABLES / f"{table}.html" for table in grid.file.tables]
+    expected += [FIGURES / "samples" / f"{model}.png" for model in grid.models]
+    expected += [FIGURES / "nfe.png"]
+    assert set(shown) == {str(path.relative_to(ROOT)) for path in expected}
+    for path in expected:
+        encoded = shown[str(path.relative_to(ROOT))]["data_uri"].partition("base64,")[2]
+        assert base64.b64decode(encoded) == path.read_bytes(), f"the report shows another {path}"
+
+
+def test_the_classifier_is_accurate(results):
+    accuracies = {result["extractor_test_accuracy"] for result in results.values()}
+    assert len(accuracies) == 1, "all cells are measured by one classifier"
+    assert min(accuracies) >= 0.95
+
+
+def test_the_evaluations_of_sde_samplers_are_their_budget(grid, results):
+    counted = {
+        e.cell: (steps_of(grid, e), r["nfe"]) for e, r in results.items() if steps_of(grid, e)
+    }
+    assert counted
+    assert {cell: pair for cell, pair in counted.items() if pair[0] != pair[1]} == {}
+
+
+def test_good_samplers_are_far_better_than_noise(grid, results):
+    most = max(filter(None, (steps_of(grid, e) for e in results)))
+    good = {e: r for e, r in results.items() if steps_of(grid, e) in (most, None)}
+    assert {e.model for e in good} == set(grid.models)
+    limits = {e.cell: (r["value"], FAR_BELOW_NOISE * r["noise"]) for e, r in good.items()}
+    assert {cell: pair for cell, pair in limits.items() if pair[0] >= pair[1]} == {}
+
+
+def more_steps(grid: Grid, results: dict[Evaluation, Any]) -> Iterator[tuple[Any, Any]]:
+    """Pairs of results that differ in the steps alone: the fewer, then the more."""
+    for few, result in results.items():
+        for many, better in results.items():
+            family, steps = grid.file.family_of(few.sampler), steps_of(grid, few)
+            if steps and many == few.model_copy(update={"sampler": many.sampler}):
+                same = grid.file.family_of(many.sampler) == family
+                if same and steps_of(grid, many) > steps:
+                    yield result, better
+
+
+def test_more_steps_are_not_worse(grid, results):
+    pairs = list(more_steps(grid, results))
+    assert len(pairs) >= len(grid.models)
+    for few, many in pairs:
+        limit = (1 + NOISE_OF_A_DISTANCE) * few["value"] + few["floor"]
+        assert many["value"] <= limit, (many["model"]["name"], many["sampler"])
