@@ -1,8 +1,9 @@
 """The grids as a workflow: prepare → train → sample → evaluate → tabulate.
 
-    snakemake demo                       the demo grid, whole
-    snakemake demo/cld/em-uniform-20     one cell of it alone
+    snakemake                            the demo grid, whole; so does snakemake demo
+    snakemake demo/cld/em-uniform-40     one cell of it alone
     snakemake demo-steps                 one table
+    snakemake all                        the paper: weeks of GPU time (python -m psld.plan)
 
 Everything about *where* it runs stands in profiles/, everything about *what* in configs/.
 """
@@ -12,6 +13,7 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/prepare.smk"
 include: "workflow/rules/train_extractor.smk"
 include: "workflow/rules/reference.smk"
+include: "workflow/rules/import_checkpoint.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/sample.smk"
 include: "workflow/rules/evaluate.smk"
@@ -23,9 +25,12 @@ localrules:
 
 
 rule all:
-    default_target: True
     input:
-        [results_of_grid(grid) for grid in GRIDS],
+        [results_of_grid(grid) for grid in GRIDS if grid == "paper"],
+
+
+# Without a target, the demo: the paper takes weeks of GPU time.
+DEFAULT = "demo" if "demo" in GRIDS else min(GRIDS)
 
 
 for grid in GRIDS:
@@ -33,24 +38,25 @@ for grid in GRIDS:
     rule:
         name:
             grid
-        localrule: True
+        default_target: grid == DEFAULT
         input:
             results_of_grid(grid),
+        localrule: True
 
     for table in GRIDS[grid].file.tables:
 
         rule:
             name:
                 table
-            localrule: True
             input:
                 results_of_table(grid, table),
+            localrule: True
 
     for cell in GRIDS[grid].cells:
 
         rule:
             name:
                 f"{grid}/{cell}"
-            localrule: True
             input:
                 results_of_cell(grid, cell),
+            localrule: True

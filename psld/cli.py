@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,10 +11,10 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from psld.errors import PSLDError
+from psld.errors import PSLDError, UserError
 from psld.files import DISK_ERRORS
 from psld.settings import Settings, parse
 
@@ -41,8 +41,8 @@ def entry_point(
         @hydra.main(config_path=str(CONFIGS), config_name=name, version_base="1.3")
         def hydra_main(config: DictConfig) -> Any:
             try:
-                content = OmegaConf.to_container(config, resolve=True)
-                return main(parse(kind, content, where=f"configs/{name}.yaml"))
+                where = f"configs/{name}.yaml"
+                return main(parse(kind, content_of(config, where), where))
             except Exception as error:
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
                     raise
@@ -68,6 +68,25 @@ def entry_point(
         return command
 
     return decorate
+
+
+def content_of(config: DictConfig, where: str) -> dict[str, Any]:
+    """The resolved content of a config.
+
+    Raises UserError, naming `where`, for values that the user must give and has not (`???`).
+    """
+    missing = list(_missing(OmegaConf.to_container(config)))
+    if missing:
+        raise UserError(f"{where}: missing: {', '.join(f'{key}=…' for key in missing)}")
+    return OmegaConf.to_container(config, resolve=True)
+
+
+def _missing(content: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in content.items():
+        if value == MISSING:
+            yield prefix + key
+        elif isinstance(value, dict):
+            yield from _missing(value, f"{prefix}{key}.")
 
 
 def _exit_code(error: Exception) -> int | None:

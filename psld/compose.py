@@ -7,9 +7,9 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from psld.cli import content_of
 from psld.datasets.settings import DatasetSettings
 from psld.errors import UserError
 from psld.metrics.settings import MetricSettings
@@ -30,7 +30,7 @@ class Composer:
         try:
             with initialize_config_dir(str(self.configs), version_base="1.3"):
                 config = compose(name, overrides=list(overrides))
-            return OmegaConf.to_container(config, resolve=True)
+            return content_of(config, where)
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(f"{where}: {' '.join(str(error).split())}") from None
 

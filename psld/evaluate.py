@@ -16,12 +16,13 @@ from torch import Tensor
 
 from psld.cli import entry_point
 from psld.errors import UserError
-from psld.files import digest_of, read_json, write_json
+from psld.files import digest_of, write_json
 from psld.metrics.extractor import Extractor, batches_of, statistics_of
 from psld.metrics.extractor_folder import load_extractor
 from psld.metrics.frechet import frechet_distance
 from psld.metrics.reference_folder import ReferenceManifest, load_reference
 from psld.metrics.settings import MetricSettings
+from psld.model import read_manifest
 from psld.provenance import provenance
 from psld.samplers.settings import SamplerSettings
 from psld.samplers.shards import Shard, ShardOrigin, read_shards
@@ -54,7 +55,7 @@ class EvaluateSettings(Settings):
 
 @entry_point("evaluate", EvaluateSettings)
 def main(settings: EvaluateSettings) -> None:
-    model = read_json(Path(settings.model) / "manifest.json")
+    model = read_manifest(settings.model)
     statistics, reference = load_reference(settings.reference)
     extractor = load_extractor(
         settings.metric,

@@ -39,7 +39,7 @@ def main(settings: GallerySettings) -> None:
     height, width = grid.shape[1:]
     figure, axes = plt.subplots(figsize=(INCHES, INCHES * height / width + 0.4))
     # Nearest neighbour: a reader should see the pixels that were sampled.
-    axes.imshow(grid.permute(1, 2, 0), interpolation="nearest")
+    axes.imshow(grid.permute(1, 2, 0).numpy(), interpolation="nearest")
     axes.set_title(settings.title)
     axes.axis("off")
     with atomic_path(settings.output) as partial:

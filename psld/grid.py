@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from psld.datasets.settings import DatasetSettings
 from psld.errors import UserError
 from psld.files import read_json, write_json
+from psld.rehearsal import Rehearsal, rehearsal_content
 from psld.samplers.settings import shards_needed
 from psld.settings import Settings, parse
 
@@ -91,6 +92,9 @@ class Table(Settings):
 
     @model_validator(mode="after")
     def _rows_fit(self) -> "Table":
+        names = [*self.headings, *(column.label for column in self.columns)]
+        if len(set(names)) < len(names):
+            raise ValueError(f"headings and columns need different names, not {', '.join(names)}")
         for row in self.rows:
             if len(row.label) != len(self.headings):
                 raise ValueError(f"row {row.label}: needs {len(self.headings)} labels")
@@ -105,6 +109,8 @@ class SamplerFamily(Settings):
     overrides: tuple[str, ...]
     budget: str
     """The setting that is the budget: sampler.steps or sampler.tolerance."""
+    spends: str | int | None = None
+    """The budget that is really spent, whatever the sampler's name says: in a rehearsal."""
     classifier: str | None = None
     """The classifier that guides it."""
 
@@ -228,13 +234,24 @@ def load_grid(name: str, configs: Path) -> Grid:
     cached = CACHE / f"{name}-{_digest_of_configs(configs)}.json"
     if cached.exists():
         return parse(Grid, read_json(cached), where=str(cached))
-    try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    grid = _compose(name, parse(GridFile, content, where=str(path)), path, configs)
+    grid = _compose(name, _read(path), path, configs)
     write_json(cached, grid.model_dump(mode="json"))
     return grid
+
+
+def _read(path: Path) -> GridFile:
+    """A grid file as it is written, or what it stands for if it rehearses another one."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such grid") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if isinstance(content, dict) and "rehearses" in content:
+        rehearsal = parse(Rehearsal, content, where=str(path))
+        rehearsed = _read(path.with_name(f"{rehearsal.rehearses}.yaml"))
+        content = rehearsal_content(path.stem, rehearsal, rehearsed)
+    return parse(GridFile, content, where=str(path))
 
 
 def expand_model(arguments: list[str], configs: Path) -> list[str]:
@@ -259,7 +276,7 @@ def expand_model(arguments: list[str], configs: Path) -> list[str]:
 def _digest_of_configs(configs: Path) -> str:
     """Digest of every config and of the code that reads them."""
     package = Path(__file__).parent
-    sources = [package / name for name in ("grid.py", "compose.py", "settings.py")]
+    sources = [package / name for name in ("grid.py", "rehearsal.py", "compose.py", "settings.py")]
     digest = hashlib.sha256()
     for file in sorted([*configs.rglob("*.yaml"), *sources, *package.glob("*/settings.py")]):
         digest.update(str(file).encode() + b"\0" + file.read_bytes() + b"\0")
@@ -337,7 +354,7 @@ def _compose_sampler(
 ) -> ComposedSampler:
     """A family's overrides, completed by the budget that ends the sampler's name."""
     family = file.family_of(sampler)
-    budget = sampler.removeprefix(f"{family}-")
+    budget = file.samplers[family].spends or sampler.removeprefix(f"{family}-")
     overrides = (*file.samplers[family].overrides, f"{file.samplers[family].budget}={budget}")
     settings = composer.sampler(overrides, where=f"{path}: sampler {sampler}")
     return ComposedSampler(overrides=overrides, settings=settings)

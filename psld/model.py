@@ -18,6 +18,9 @@ from psld.provenance import provenance
 from psld.settings import parse
 from psld.training.settings import ModelSettings
 
+MANIFEST_KEYS = {"name", "settings", "dataset_digest", "step", "weights_sha256"}
+"""What sampling and evaluation read of a manifest."""
+
 
 def build_process(settings: ModelSettings) -> LinearProcess:
     return from_settings(settings.process)
@@ -44,13 +47,20 @@ class Model:
     weights_sha256: str
 
 
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """Read a model's manifest. Raises UserError when it is missing, damaged or foreign."""
+    path = Path(folder) / "manifest.json"
+    manifest = read_json(path)
+    if not isinstance(manifest, dict) or not manifest.keys() >= MANIFEST_KEYS:
+        raise UserError(f"{path}: not the manifest of a model; train the model anew")
+    return manifest
+
+
 def load_model(folder: str | Path, device: torch.device) -> Model:
     """Read a model. Raises UserError when a file is missing, damaged or foreign."""
     folder = Path(folder)
-    manifest = read_json(folder / "manifest.json")
+    manifest = read_manifest(folder)
     weights = folder / "weights.safetensors"
-    if "settings" not in manifest or "weights_sha256" not in manifest:
-        raise UserError(f"{folder / 'manifest.json'}: not the manifest of a model")
     settings = parse(ModelSettings, manifest["settings"], where=str(folder / "manifest.json"))
     if not weights.exists():
         raise UserError(f"{weights}: no such file; train the model (python -m psld.train)")

@@ -8,6 +8,9 @@ from psld.errors import UserError
 from psld.files import read_json
 from psld.grid import Band, Evaluation, Grid, Row, Show, Table
 
+NEEDED = {"metric", "value", "nfe", "noise", "floor", "extractor_test_accuracy"}
+"""What tables and pictures need of a metrics file."""
+
 Status = Literal["reproduced", "off", "measured", "not run", "literature"]
 
 
@@ -57,7 +60,7 @@ def read_result(cells: Path, evaluation: Evaluation) -> dict[str, Any] | None:
     if not path.exists():
         return None
     result = read_json(path)
-    if "value" not in result or "nfe" not in result:
+    if not isinstance(result, dict) or NEEDED - result.keys():
         raise UserError(f"{path}: not the metrics of a cell; delete it and evaluate anew")
     return result
 

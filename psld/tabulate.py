@@ -3,6 +3,7 @@
 python -m psld.tabulate grid_name=demo table=demo-steps
 """
 
+from html import escape
 from pathlib import Path
 
 import pandas as pd
@@ -98,7 +99,8 @@ def as_records(grid: Grid, table: Table, rows: list[list[TableEntry]]) -> pd.Dat
                 "sampling_device": result.get("sampling_device"),
             }
         )
-    return pd.DataFrame(records)
+    # Whole numbers even where some are missing.
+    return pd.DataFrame(records).astype({"samples": "Int64"})
 
 
 def footnotes(table: Table, rows: list[list[TableEntry]]) -> list[str]:
@@ -131,8 +133,8 @@ def _meaning_of_marks(table: Table) -> list[str]:
     reproduced, off = (MARKS[status].strip() for status in ("reproduced", "off"))
     relative = f"{table.band.relative:.0%}"
     return [
-        f"{reproduced} within {table.band.absolute:g} or {relative} of the paper's value, whichever "
-        f"is wider (network evaluations: {relative}); {off} further away. {table.band.reason}"
+        f"{reproduced} within {table.band.absolute:g} or {relative} of the paper's value, the "
+        f"wider of both (network evaluations: {relative}); {off} further away. {table.band.reason}"
     ]
 
 
@@ -147,6 +149,7 @@ def latex(table: Table, frame: pd.DataFrame, notes: list[str]) -> str:
     """A booktabs table; the notes are part of the caption."""
     caption = " ".join([f"{table.title}.", table.caption, *notes])
     columns = "l" * len(table.headings) + "r" * len(table.columns)
+    frame = frame.map(_escape).rename(columns=_escape)
     return frame.style.hide(axis="index").to_latex(
         caption=_escape(caption), column_format=columns, hrules=True, position_float="centering"
     )
@@ -159,10 +162,11 @@ def _escape(text: str) -> str:
 def html(table: Table, frame: pd.DataFrame, notes: list[str]) -> str:
     """A page of its own: no script, nothing fetched."""
     body = frame.to_html(index=False, border=0)
-    paragraphs = "".join(f"<p>{note}</p>" for note in notes)
+    title = escape(table.title)
+    paragraphs = "".join(f"<p>{escape(note)}</p>" for note in notes)
     return (
-        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{table.title}</title>"
-        f"<style>{STYLE}</style><h1>{table.title}</h1><p>{table.caption}</p>{body}{paragraphs}"
+        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title>"
+        f"<style>{STYLE}</style><h1>{title}</h1><p>{escape(table.caption)}</p>{body}{paragraphs}"
     )
 
 

@@ -58,7 +58,7 @@ def main(settings: TrainSettings) -> None:
                 log = stack.enter_context(WandbLog(settings, run, process, config))
             train(state, batches, process, settings.training, ranks, checkpoints, log, stop)
         if ranks.leads:
-            export(settings, state, store.digest, run, ranks.device)
+            export(settings, state, store.digest, run, ranks)
 
 
 def initial_state(settings: ModelSettings, process: LinearProcess, ranks: Ranks) -> TrainingState:
@@ -84,7 +84,7 @@ def export(
     state: TrainingState,
     dataset_digest: str,
     run: Path,
-    device: torch.device,
+    ranks: Ranks,
 ) -> None:
     """Write the model: EMA weights, then the manifest."""
     manifest = {
@@ -96,7 +96,8 @@ def export(
         "images_seen": state.step * settings.training.batch_size,
         "parameters": sum(p.numel() for p in state.network.parameters()),
         "seconds": round(state.seconds, 3),
-        "device": device_name(device),
+        "device": device_name(ranks.device),
+        "ranks": ranks.world,
         "run": str(run),
     }
     save_model(settings.output, state.ema.network, manifest)

@@ -108,6 +108,12 @@ def disk_full_after(nbytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+def run_directory(folder: Path) -> Path:
+    """That of the one training that has run in `folder`."""
+    (directory,) = (folder / "runs").iterdir()
+    return directory
+
+
 def files_below(folder: Path) -> dict[str, bytes]:
     """Every file below a folder, partial ones included, and its content."""
     files = (path for path in folder.rglob("*") if path.is_file())

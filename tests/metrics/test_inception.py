@@ -1,6 +1,5 @@
 """Inception: the sharded FID is torch-fidelity's, and weights are never unpickled blindly."""
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,6 @@ import pytest
 import torch
 import torch_fidelity
 from torch.utils.data import Dataset
-from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 import psld.metrics.inception as inception
 from psld.errors import UserError
@@ -18,35 +16,12 @@ from psld.metrics.frechet import frechet_distance
 from psld.metrics.inception import InceptionExtractor
 from psld.metrics.inception_score import InceptionScoreStatistics
 from psld.metrics.statistics import FeatureStatistics
-
-
-class BlankInception(FeatureExtractorInceptionV3):
-    """torch-fidelity's Inception as its constructors of layers leave it."""
-
-    def __init__(self) -> None:
-        nothing = io.BytesIO()
-        torch.save({}, nothing)
-        nothing.seek(0)
-        super().__init__("blank", ["2048"], feature_extractor_weights_path=nothing)
-
-    def load_state_dict(self, *_: object) -> None:
-        """Keep the layers as they are."""
+from tests.metrics.random_inception import write_random_inception
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
-    """Seeded random weights, scaled so that the features stay of order one."""
-    random = torch.Generator().manual_seed(0)
-    state = BlankInception().state_dict()
-    for name, value in state.items():
-        if name.endswith("conv.weight"):
-            gain = (2 / value[0].numel()) ** 0.5
-            state[name] = gain * torch.randn(value.shape, generator=random)
-        elif name == "fc.weight":
-            state[name] = 0.5 * torch.randn(value.shape, generator=random)
-    path = tmp_path_factory.mktemp("inception") / "random.pth"
-    torch.save(state, path)
-    return path
+    return write_random_inception(tmp_path_factory.mktemp("inception") / "random.pth")
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,7 @@ from safetensors.torch import load_file
 
 from psld.errors import UserError
 from psld.training.ranks import Ranks, choose_device, join_ranks
-from tests.commands import TINY, call, command, run, succeeded
-from tests.training.test_resume import run_directory
+from tests.commands import TINY, call, command, run, run_directory, succeeded
 
 SETTINGS = (
     *TINY,

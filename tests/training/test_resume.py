@@ -14,7 +14,17 @@ import torch
 
 from psld.train import STOP_SIGNALS
 from psld.training.state import Checkpoints
-from tests.commands import TINY, call, command, files_below, refused, run, started, succeeded
+from tests.commands import (
+    TINY,
+    call,
+    command,
+    files_below,
+    refused,
+    run,
+    run_directory,
+    started,
+    succeeded,
+)
 from tests.training.small import check_equal
 
 STEPS = 120
@@ -38,11 +48,6 @@ def uninterrupted(digits, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("uninterrupted")
     succeeded(run(folder, command("train", *SETTINGS, f"data={digits}")))
     return folder
-
-
-def run_directory(folder: Path) -> Path:
-    (run,) = (folder / "runs").iterdir()
-    return run
 
 
 def checkpoints_of(folder: Path) -> Checkpoints:

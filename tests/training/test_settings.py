@@ -1,5 +1,7 @@
 """The training settings: what is refused, and what decides which run directory a training has."""
 
+from functools import cache
+
 import pytest
 
 from psld.cli import CONFIGS
@@ -9,6 +11,7 @@ from psld.settings import parse
 from psld.training.settings import TrainingSettings, TrainSettings
 
 
+@cache
 def train_settings(*overrides: str) -> TrainSettings:
     names = ["name=x", "grid_name=x"]
     content = Composer(CONFIGS).content("train", [*names, *overrides], "test")

@@ -19,7 +19,6 @@ COLUMN = '- {label: "3", budget: 3}'
 
 def test_what_is_done_is_not_done_twice(finished):
     assert finished.plan("tiny") == {}
-    assert finished.plan("tiny/vp-sde/em-3") == {}
 
 
 def test_touched_files_rerun_nothing(finished):

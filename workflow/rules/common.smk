@@ -86,4 +86,13 @@ def results_of_table(grid, table):
 def results_of_grid(grid):
     tables = [file for table in GRIDS[grid].file.tables for file in results_of_table(grid, table)]
     galleries = [f"results/figures/{grid}/samples/{model}.png" for model in GRIDS[grid].models]
-    return tables + galleries + [f"results/figures/{grid}/nfe.png", f"results/figures/{grid}/nfe.svg"]
+    plots = [f"results/figures/{grid}/nfe.{ending}" for ending in ("png", "svg")]
+    cells = [file for cell in GRIDS[grid].cells for file in results_of_cell(grid, cell)]
+    return tables + galleries + plots + cells
+
+
+def shards_of(wildcards):
+    grid = GRIDS[wildcards.grid]
+    count = shards_needed(int(wildcards.samples), grid.file.shard_size)
+    folder = f"samples/{wildcards.grid}/{wildcards.model}/{wildcards.sampler}"
+    return [f"{folder}/{shard:05d}.h5" for shard in range(count)]

@@ -1,13 +1,6 @@
 # Reads: a cell's shards and the reference.  Makes: one metric of the cell, JSON.
 
 
-def shards_of(wildcards):
-    grid = GRIDS[wildcards.grid]
-    count = shards_needed(int(wildcards.samples), grid.file.shard_size)
-    folder = f"samples/{wildcards.grid}/{wildcards.model}/{wildcards.sampler}"
-    return [f"{folder}/{shard:05d}.h5" for shard in range(count)]
-
-
 rule evaluate:
     input:
         shards=shards_of,
@@ -17,6 +10,10 @@ rule evaluate:
         ),
     output:
         "results/cells/{grid}/{model}/{sampler}/{metric}-{samples}.json",
+    log:
+        "logs/evaluate/{grid}/{model}/{sampler}/{metric}-{samples}.log",
+    conda:
+        "../../envs/evaluate.yaml"
     params:
         settings=lambda wildcards: METRICS[wildcards.metric],
         overrides=lambda wildcards: overrides(sampler_of(wildcards)),
@@ -26,10 +23,6 @@ rule evaluate:
         model=subpath(input.manifest, parent=True),
         reference=subpath(input.reference, parent=True),
         shards="samples/{grid}/{model}/{sampler}",
-    log:
-        "logs/evaluate/{grid}/{model}/{sampler}/{metric}-{samples}.log",
-    conda:
-        "../../envs/evaluate.yaml"
     shell:
         "python -m psld.evaluate model={params.model} {params.overrides} shards={params.shards} "
         "shard_size={params.shard_size} seed={params.seed} samples={wildcards.samples} "

@@ -9,11 +9,11 @@ rule prepare:
         images="data/{dataset}.h5",
         record="data/{dataset}.json",
         digest="data/{dataset}.digest",
-    params:
-        settings=lambda wildcards: DATASETS[wildcards.dataset],
     log:
         "logs/prepare/{dataset}.log",
     conda:
         "../../envs/prepare.yaml"
+    params:
+        settings=lambda wildcards: DATASETS[wildcards.dataset],
     shell:
         "python -m psld.prepare dataset={wildcards.dataset} output={output.images} > {log} 2>&1"

@@ -9,14 +9,14 @@ rule reference:
     output:
         statistics="features/{dataset}/{metric}/reference/statistics.safetensors",
         manifest="features/{dataset}/{metric}/reference/manifest.json",
-    params:
-        settings=lambda wildcards: METRICS[wildcards.metric],
-        extractor=lambda wildcards: extractor_folder(wildcards.dataset, wildcards.metric),
-        folder=subpath(output.manifest, parent=True),
     log:
         "logs/reference/{dataset}-{metric}.log",
     conda:
         "../../envs/evaluate.yaml"
+    params:
+        settings=lambda wildcards: METRICS[wildcards.metric],
+        extractor=lambda wildcards: extractor_folder(wildcards.dataset, wildcards.metric),
+        folder=subpath(output.manifest, parent=True),
     shell:
         "python -m psld.reference dataset={wildcards.dataset} metric={wildcards.metric} "
         "data={input.images} extractor={params.extractor} output={params.folder} > {log} 2>&1"

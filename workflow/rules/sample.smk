@@ -7,6 +7,13 @@ rule sample:
         manifest="models/{grid}/{model}/manifest.json",
     output:
         "samples/{grid}/{model}/{sampler}/{shard}.h5",
+    log:
+        "logs/sample/{grid}/{model}/{sampler}/{shard}.log",
+    conda:
+        "../../envs/sample.yaml"
+    resources:
+        # Speed and memory only: not a parameter, so changing it resamples nothing.
+        batch_size=lambda wildcards: GRIDS[wildcards.grid].file.batch_size,
     params:
         settings=lambda wildcards: sampler_of(wildcards).settings,
         overrides=lambda wildcards: overrides(sampler_of(wildcards)),
@@ -14,13 +21,6 @@ rule sample:
         shard_size=lambda wildcards: GRIDS[wildcards.grid].file.shard_size,
         seed=lambda wildcards: GRIDS[wildcards.grid].file.seed,
         model=subpath(input.manifest, parent=True),
-    resources:
-        # Speed and memory only: not a parameter, so changing it resamples nothing.
-        batch_size=lambda wildcards: GRIDS[wildcards.grid].file.batch_size,
-    log:
-        "logs/sample/{grid}/{model}/{sampler}/{shard}.log",
-    conda:
-        "../../envs/sample.yaml"
     shell:
         "python -m psld.sample model={params.model} {params.overrides} shard={params.shard} "
         "shard_size={params.shard_size} seed={params.seed} batch_size={resources.batch_size} "

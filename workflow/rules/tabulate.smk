@@ -12,12 +12,12 @@ rule tabulate:
             category="Tables",
             labels={"grid": "{grid}", "table": "{table}"},
         ),
-    params:
-        table=lambda wildcards: GRIDS[wildcards.grid].file.tables[wildcards.table].model_dump(),
     log:
         "logs/tabulate/{grid}/{table}.log",
     conda:
         "../../envs/tabulate.yaml"
+    params:
+        table=lambda wildcards: GRIDS[wildcards.grid].file.tables[wildcards.table].model_dump(),
     shell:
         "python -m psld.tabulate grid_name={wildcards.grid} table={wildcards.table} > {log} 2>&1"
 
@@ -56,12 +56,12 @@ rule gallery:
             category="Samples",
             labels={"grid": "{grid}", "model": "{model}"},
         ),
-    params:
-        sampler=lambda wildcards: GRIDS[wildcards.grid].file.gallery,
     log:
         "logs/gallery/{grid}/{model}.log",
     conda:
         "../../envs/tabulate.yaml"
+    params:
+        sampler=lambda wildcards: GRIDS[wildcards.grid].file.gallery,
     shell:
         "python -m psld.gallery shard={input} title='{wildcards.model} by {params.sampler}' "
         "output={output} > {log} 2>&1"

@@ -11,14 +11,16 @@ rule train:
     output:
         weights="models/{grid}/{model}/weights.safetensors",
         manifest="models/{grid}/{model}/manifest.json",
+    log:
+        "logs/train/{grid}/{model}.log",
+    wildcard_constraints:
+        grid=TRAINED_GRID,
+    priority: 100
+    conda:
+        "../../envs/train.yaml"
     params:
         settings=lambda wildcards: model_of(wildcards).settings,
         folder=subpath(output.manifest, parent=True),
-    log:
-        "logs/train/{grid}/{model}.log",
-    conda:
-        "../../envs/train.yaml"
-    priority: 100
     shell:
         "python -m psld.train model={wildcards.grid}/{wildcards.model} data={input.images} "
         "output={params.folder} > {log} 2>&1"

@@ -8,13 +8,13 @@ rule train_extractor:
     output:
         weights="features/{dataset}/{metric}/weights.safetensors",
         manifest="features/{dataset}/{metric}/manifest.json",
-    params:
-        settings=lambda wildcards: METRICS[wildcards.metric]["extractor"],
-        folder=subpath(output.manifest, parent=True),
     log:
         "logs/train_extractor/{dataset}-{metric}.log",
     conda:
         "../../envs/evaluate.yaml"
+    params:
+        settings=lambda wildcards: METRICS[wildcards.metric]["extractor"],
+        folder=subpath(output.manifest, parent=True),
     shell:
         "python -m psld.train_extractor dataset={wildcards.dataset} metric={wildcards.metric} "
         "data={input.images} output={params.folder} > {log} 2>&1"

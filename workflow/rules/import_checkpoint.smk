@@ -1,0 +1,36 @@
+# Reads: a checkpoint of the official code, and data/DATASET.h5.  Makes: what rule train makes.
+#
+# A model of a grid that names a `checkpoint` is imported instead of trained. The patterns on {grid}
+# look ahead at the model's name, so that exactly one of the two rules makes a model: by ruleorder
+# alone, a model whose checkpoint is missing would be trained.
+
+IMPORTED = [
+    f"{grid}/{model}/"
+    for grid, composed in GRIDS.items()
+    for model, entry in composed.models.items()
+    if entry.checkpoint
+]
+IMPORTED_GRID = rf"(?={'|'.join(map(re.escape, IMPORTED)) or '$.'})[^/]+"
+TRAINED_GRID = rf"(?!{'|'.join(map(re.escape, IMPORTED)) or '$.'})[^/]+"
+
+
+rule import_checkpoint:
+    input:
+        images=lambda wildcards: ancient(f"data/{dataset_of(wildcards)}.h5"),
+        digest=lambda wildcards: f"data/{dataset_of(wildcards)}.digest",
+        checkpoint=lambda wildcards: model_of(wildcards).checkpoint,
+    output:
+        weights="models/{grid}/{model}/weights.safetensors",
+        manifest="models/{grid}/{model}/manifest.json",
+    log:
+        "logs/import_checkpoint/{grid}/{model}.log",
+    wildcard_constraints:
+        grid=IMPORTED_GRID,
+    conda:
+        "../../envs/train.yaml"
+    params:
+        settings=lambda wildcards: model_of(wildcards).settings,
+        folder=subpath(output.manifest, parent=True),
+    shell:
+        "python -m psld.import_checkpoint {input.checkpoint:q} model={wildcards.grid}/{wildcards.model} "
+        "data={input.images} output={params.folder} > {log} 2>&1"
