@@ -180,7 +180,8 @@ def test_foreign_and_missing_files_are_refused(refused, tmp_path):
     line = refused(reference, f"data={other}")
     assert "trained on dataset digits with digest" in line
     assert ImageStore.open(other).digest in line
-    assert "dataset digits says" in refused(train, f"data={other}", "dataset.num_classes=9")
+    line = refused(train, f"data={other}", "dataset.num_classes=9")
+    assert "has num_classes 10, but dataset.num_classes is 9" in line
     unlabelled = store_of(tmp_path / "unlabelled.h5", train=20, test=10, num_classes=0)
     assert "no labels" in refused(train, f"data={unlabelled}", "dataset.num_classes=0")
 

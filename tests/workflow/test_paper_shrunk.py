@@ -1,7 +1,7 @@
 """The paper's grid, rehearsed through the workflow: each model, and a cell of each kind.
 
-A kind is dataset × integrator × striding × guidance × metric. Images come in the formats in which the
-real ones are published, and Inception has random weights.
+A kind is dataset × integrator × striding × guidance × metric. Images come in the formats in which
+the real ones are published, and Inception has random weights.
 """
 
 import shutil
@@ -33,13 +33,13 @@ def write_sources(downloads: Path) -> None:
     batches = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
     cifar = {
         f"cifar-10-batches-py/{name}": cifar_pickled_batch(
-            random_images(300, 3072, seed=i), np.arange(300) % 10
+            random_images(10, 3072, seed=i), np.arange(10)
         )
         for i, name in enumerate(batches)
     }
     write_tar(downloads / "cifar10" / "cifar-10-python.tar.gz", cifar)
-    write_zip(downloads / "celeba" / "img_align_celeba.zip", celeba_files(30))
-    write_files(downloads / "afhqv2", afhq_files(train=8, test=8))
+    write_zip(downloads / "celeba" / "img_align_celeba.zip", celeba_files(20))
+    write_files(downloads / "afhqv2", afhq_files(train=4, test=4))
 
 
 @pytest.fixture(scope="module")
