@@ -64,4 +64,4 @@ bench: $(INSTALLED) ## Run the benchmarks
 	@$(RUN) python -m benchmarks.store
 
 clean: ## Remove what the demo made, but not the installation
-	rm -rf data features models runs samples results logs .snakemake .cache
+	rm -rf data features models classifiers runs samples results logs .snakemake .cache

@@ -1,6 +1,7 @@
-"""Composing settings from Hydra overrides outside of a command, without torch."""
+"""Composing settings from Hydra overrides outside of a command, without torch: one or a grid's."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,30 @@ from omegaconf.errors import OmegaConfBaseException
 from psld.cli import content_of
 from psld.datasets.settings import DatasetSettings
 from psld.errors import UserError
+from psld.grid import (
+    ComposedClassifier,
+    ComposedModel,
+    ComposedSampler,
+    Evaluation,
+    Grid,
+    GridFile,
+)
 from psld.metrics.settings import MetricSettings
-from psld.samplers.settings import SampleSettings
-from psld.settings import parse
-from psld.training.settings import ModelSettings, TrainSettings
+from psld.samplers.fit import check_fit
+from psld.samplers.settings import ClassifierGuidance, DigitsMask, SamplerSettings
+from psld.settings import Settings, parse
+from psld.training.settings import (
+    ClassifierModelSettings,
+    ModelSettings,
+    TrainClassifierSettings,
+    TrainSettings,
+)
+
+
+class _Sampler(Settings):
+    """The part of a command's settings that is the sampler."""
+
+    sampler: SamplerSettings
 
 
 class Composer:
@@ -42,10 +63,185 @@ class Composer:
         content = self.content("train", [*overrides, "name=x", "grid_name=x"], where)
         return parse(TrainSettings, content, where).model()
 
-    def sampler(self, overrides: Sequence[str], where: str) -> dict[str, Any]:
-        content = self.content("sample", [*overrides, "model=x", "output=x"], where)
-        return parse(SampleSettings, content, where).sampler.model_dump(mode="json")
+    def classifier(self, overrides: Sequence[str], where: str) -> ClassifierModelSettings:
+        content = self.content("train_classifier", [*overrides, "name=x", "grid_name=x"], where)
+        return parse(TrainClassifierSettings, content, where).model()
 
-    def metric(self, name: str, where: str) -> dict[str, Any]:
+    def sampler(self, overrides: Sequence[str], where: str) -> SamplerSettings:
+        content = self.content("sample", [*overrides, "model=x", "output=x"], where)
+        return parse(_Sampler, {"sampler": content["sampler"]}, where).sampler
+
+    def metric(self, name: str, where: str) -> MetricSettings:
         content = self.content("reference", [f"metric={name}"], where)
-        return parse(MetricSettings, content["metric"], where).model_dump(mode="json")
+        return parse(MetricSettings, content["metric"], where)
+
+
+def compose_grid(name: str, file: GridFile, path: Path, configs: Path) -> Grid:
+    """Resolve everything that a grid file names.
+
+    Raises UserError, naming file and key, where something does not compose, or where a sampler
+    cannot sample a model that a table, a figure or the gallery gives it.
+    """
+    composer = Composer(configs)
+    evaluations = [
+        e for table in file.tables for row in file.table_evaluations(table) for e in row if e
+    ]
+    evaluations = list(dict.fromkeys(evaluations))
+    overrides = {e.sampler: file.overrides_of(e.sampler) for e in evaluations}
+    parsed = _Parsed(
+        file,
+        path,
+        models={
+            model: composer.model((*file.defaults, *own.overrides), f"{path}: models.{model}")
+            for model, own in file.models.items()
+        },
+        classifiers={
+            classifier: composer.classifier(own, f"{path}: classifiers.{classifier}")
+            for classifier, own in file.classifiers.items()
+        },
+        samplers={
+            sampler: composer.sampler(own, f"{path}: sampler {sampler}")
+            for sampler, own in overrides.items()
+        },
+        metrics={
+            metric: composer.metric(metric, f"{path}: metric {metric}")
+            for metric in dict.fromkeys(evaluation.metric for evaluation in evaluations)
+        },
+    )
+    parsed.check_cells(evaluations)
+    parsed.check_figures(evaluations)
+    parsed.check_tables()
+    return Grid(
+        name=name,
+        file=file,
+        models={
+            model: ComposedModel(
+                overrides=(*file.defaults, *file.models[model].overrides),
+                checkpoint=file.models[model].checkpoint,
+                dataset=settings.dataset.name,
+                process=settings.process.kind,
+                settings=settings.identity(),
+            )
+            for model, settings in parsed.models.items()
+        },
+        classifiers={
+            classifier: ComposedClassifier(
+                overrides=file.classifiers[classifier],
+                dataset=settings.dataset.name,
+                settings=settings.identity(),
+            )
+            for classifier, settings in parsed.classifiers.items()
+        },
+        samplers={
+            sampler: ComposedSampler(
+                overrides=overrides[sampler],
+                settings=settings.model_dump(mode="json"),
+                classifier=file.samplers[file.family_of(sampler)].classifier,
+            )
+            for sampler, settings in parsed.samplers.items()
+        },
+        datasets=_preparations(parsed, composer),
+        metrics={
+            metric: settings.model_dump(mode="json") for metric, settings in parsed.metrics.items()
+        },
+        evaluations=tuple(evaluations),
+    )
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    """What a grid file names, each with its settings, and whether all of it fits together."""
+
+    file: GridFile
+    path: Path
+    models: dict[str, ModelSettings]
+    classifiers: dict[str, ClassifierModelSettings]
+    samplers: dict[str, SamplerSettings]
+    metrics: dict[str, MetricSettings]
+
+    def check_cells(self, evaluations: Sequence[Evaluation]) -> None:
+        for evaluation in evaluations:
+            self._check_cell(evaluation.model, evaluation.sampler)
+        if self.file.gallery not in self.samplers:
+            raise UserError(
+                f"{self.path}: gallery: no cell has the sampler {self.file.gallery!r}; "
+                f"there are: {', '.join(self.samplers)}"
+            )
+        for model in self.models:
+            self._check_cell(model, self.file.gallery)
+
+    def _check_cell(self, model: str, sampler: str) -> None:
+        """UserError where there is no such model, or the sampler cannot sample it."""
+        if model not in self.models:
+            raise UserError(
+                f"{self.path}: a table names the model {model!r}; there are: "
+                f"{', '.join(self.models)}"
+            )
+        family = self.file.family_of(sampler)
+        classifier = self.file.samplers[family].classifier
+        guided = isinstance(self.samplers[sampler].guidance, ClassifierGuidance)
+        if guided and classifier not in self.classifiers:
+            raise UserError(
+                f"{self.path}: samplers.{family}.classifier: no classifier {classifier!r}; "
+                f"there are: {', '.join(self.classifiers) or 'none'}"
+            )
+        if classifier and not guided:
+            raise UserError(
+                f"{self.path}: samplers.{family}.classifier: nothing is guided by it; add "
+                "guidance@sampler.guidance=classifier to the overrides"
+            )
+        try:
+            check_fit(self.samplers[sampler], self.models[model], self.classifiers.get(classifier))
+        except UserError as error:
+            raise UserError(f"{self.path}: cell {model}/{sampler}: {error}") from None
+
+    def check_figures(self, evaluations: Sequence[Evaluation]) -> None:
+        cells = dict.fromkeys(evaluation.cell for evaluation in evaluations)
+        for figure, cell in self.file.figures.items():
+            if figure == "nfe":
+                raise UserError(f"{self.path}: figures.nfe: the plot of all cells has this name")
+            if cell not in cells:
+                raise UserError(
+                    f"{self.path}: figures.{figure}: no table has the cell {cell!r}; "
+                    f"there are: {', '.join(cells)}"
+                )
+
+    def check_tables(self) -> None:
+        """UserError where an entry shows a class accuracy that its cell does not have."""
+        for name, table in self.file.tables.items():
+            for row, evaluations in zip(table.rows, self.file.table_evaluations(name), strict=True):
+                for column, evaluation in zip(table.columns, evaluations, strict=True):
+                    if evaluation and table.show_of(row, column) == "class_accuracy":
+                        self._check_accuracy(evaluation, f"tables.{name}, row {row.label}")
+
+    def _check_accuracy(self, evaluation: Evaluation, where: str) -> None:
+        labelled = hasattr(self.samplers[evaluation.sampler].guidance, "label")
+        classifies = self.metrics[evaluation.metric].extractor.kind == "classifier"
+        if not (labelled and classifies):
+            raise UserError(
+                f"{self.path}: {where}: class_accuracy needs samples guided to a class and a "
+                f"metric with a classifier, not {evaluation.cell} by {evaluation.metric}"
+            )
+
+
+def _preparations(parsed: _Parsed, composer: Composer) -> dict[str, dict[str, Any]]:
+    """What preparing each dataset of a grid depends on.
+
+    Raises UserError where a model changes that: the datasets of all models are prepared once, from
+    configs/dataset.
+    """
+    preparations = {}
+    for key, trained in (("models", parsed.models), ("classifiers", parsed.classifiers)):
+        for name, settings in trained.items():
+            where, dataset = f"{parsed.path}: {key}.{name}", settings.dataset
+            preparation = composer.dataset(dataset.name, where).preparation()
+            if dataset.preparation() != preparation:
+                raise UserError(
+                    f"{where}: its dataset is not prepared as configs/dataset/{dataset.name}.yaml "
+                    "says; make a config of its own for it"
+                )
+            preparations[dataset.name] = preparation
+    guidances = [settings.guidance for settings in parsed.samplers.values()]
+    if any(isinstance(getattr(g, "mask", None), DigitsMask) for g in guidances):
+        preparations["mnist"] = composer.dataset("mnist", str(parsed.path)).preparation()
+    return preparations

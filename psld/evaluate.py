@@ -7,7 +7,6 @@
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +15,27 @@ from torch import Tensor
 
 from psld.cli import entry_point
 from psld.errors import UserError
-from psld.files import digest_of, write_json
+from psld.files import write_json
+from psld.metrics.classifier_training import accuracy
 from psld.metrics.extractor import Extractor, batches_of, statistics_of
 from psld.metrics.extractor_folder import load_extractor
+from psld.metrics.feature_classifier import ClassifierExtractor
 from psld.metrics.frechet import frechet_distance
 from psld.metrics.reference_folder import ReferenceManifest, load_reference
 from psld.metrics.settings import MetricSettings
 from psld.model import read_manifest
 from psld.provenance import provenance
-from psld.samplers.settings import SamplerSettings
-from psld.samplers.shards import Shard, ShardOrigin, read_shards
-from psld.settings import Settings
+from psld.samplers.origin import origin_of
+from psld.samplers.settings import CellSettings
+from psld.samplers.shards import Shard, read_shards
 from psld.training.ranks import choose_device
 
 
-class EvaluateSettings(Settings):
+class EvaluateSettings(CellSettings):
     """Settings of `python -m psld.evaluate`."""
 
-    model: str
-    """Folder of the trained model."""
-    sampler: SamplerSettings
-    """What made the shards."""
     shards: str
     """Folder of the cell's shards."""
-    shard_size: int = Field(ge=1)
-    seed: int = Field(ge=0)
     samples: int = Field(ge=2)
     """How many images count: the first ones of the cell."""
     metric: MetricSettings
@@ -50,7 +45,6 @@ class EvaluateSettings(Settings):
     """Folder that psld.train_extractor made; null for Inception."""
     output: str
     """The result, JSON."""
-    device: str
 
 
 @entry_point("evaluate", EvaluateSettings)
@@ -64,24 +58,27 @@ def main(settings: EvaluateSettings) -> None:
         choose_device(settings.device),
     )
     check_reference(settings, reference, extractor, model)
-    origin = ShardOrigin(
-        weights_sha256=model["weights_sha256"],
-        sampler_digest=digest_of(settings.sampler.model_dump(mode="json")),
-        seed=settings.seed,
-        index=0,
-        size=settings.shard_size,
-    )
-    costs: list[Shard] = []
+    origin = origin_of(settings, 0)
+    seen: list[Shard] = []
+    recognised: list[float] = []
 
     def batches() -> Iterator[Tensor]:
         for shard in read_shards(settings.shards, settings.samples, origin, settings.model):
             yield from batches_of(shard.images, settings.metric.batch_size)
-            costs.append(replace(shard, images=shard.images[:0]))
+            if shard.labels is not None and isinstance(extractor, ClassifierExtractor):
+                recognised.append(images_recognised(shard, extractor, settings.metric.batch_size))
+            seen.append(shard.first(0))
 
     samples = statistics_of(extractor, batches(), settings.metric.name, settings.samples)
     value = frechet_distance(samples, statistics)
-    write_json(settings.output, result(settings, model, reference, costs, value))
+    class_accuracy = sum(recognised) / settings.samples if recognised else None
+    write_json(settings.output, result(settings, model, reference, seen, value, class_accuracy))
     print(f"{settings.metric.name} of {settings.samples} images: {value:.4g}")
+
+
+def images_recognised(shard: Shard, extractor: ClassifierExtractor, batch_size: int) -> float:
+    """How many images of a shard the metric's classifier gives the class they were guided to."""
+    return accuracy(extractor, shard.images, shard.labels, batch_size) * len(shard.images)
 
 
 def check_reference(
@@ -110,11 +107,13 @@ def result(
     reference: ReferenceManifest,
     shards: list[Shard],
     value: float,
+    class_accuracy: float | None,
 ) -> dict[str, Any]:
     """What a table needs of a cell, and where it came from."""
     return {
         "metric": settings.metric.name,
         "value": value,
+        "class_accuracy": class_accuracy,
         "samples": settings.samples,
         "nfe": sum(shard.nfe for shard in shards) / len(shards),
         "sampling_seconds": round(sum(shard.seconds for shard in shards), 3),

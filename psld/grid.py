@@ -7,23 +7,19 @@ them takes seconds, so the result is cached under the digest of all configs.
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import Field, model_validator
 
-from psld.datasets.settings import DatasetSettings
 from psld.errors import UserError
 from psld.files import read_json, write_json
 from psld.rehearsal import Rehearsal, rehearsal_content
 from psld.samplers.settings import shards_needed
 from psld.settings import Settings, parse
 
-if TYPE_CHECKING:
-    from psld.compose import Composer
-
 CACHE = Path(".cache/grids")
-Show = Literal["value", "nfe"]
+Show = Literal["value", "nfe", "class_accuracy"]
 
 
 class Entry(Settings):
@@ -37,7 +33,8 @@ class Entry(Settings):
     samples: int | None = Field(None, ge=1)
     metric: str | None = None
     show: Show | None = None
-    """Show the metric's value (the default) or the counted network evaluations."""
+    """Show the metric's value (the default), the counted network evaluations, or the share of
+    guided samples whose class the metric's classifier recognises."""
 
 
 class Column(Entry):
@@ -47,7 +44,7 @@ class Column(Entry):
 class Row(Entry):
     label: tuple[str, ...]
     """One text for each of the table's row headings."""
-    fields: dict[str, str] = {}
+    fields: dict[str, str] = Field(default_factory=dict)
     """Values for {placeholders} in the names of models and samplers."""
     paper: tuple[float | None, ...] | None = None
     """The paper's number in each column."""
@@ -90,6 +87,10 @@ class Table(Settings):
     rows: tuple[Row, ...]
     columns: tuple[Column, ...]
 
+    def show_of(self, row: Row, column: Column) -> Show:
+        """What the entry in a row and column shows."""
+        return column.show or row.show or self.cell.show or "value"
+
     @model_validator(mode="after")
     def _rows_fit(self) -> "Table":
         names = [*self.headings, *(column.label for column in self.columns)]
@@ -112,7 +113,7 @@ class SamplerFamily(Settings):
     spends: str | int | None = None
     """The budget that is really spent, whatever the sampler's name says: in a rehearsal."""
     classifier: str | None = None
-    """The classifier that guides it."""
+    """The classifier that guides it, for guidance@sampler.guidance=classifier."""
 
 
 class ModelEntry(Settings):
@@ -144,16 +145,71 @@ class GridFile(Settings):
     gallery: str
     """The sampler, with its budget, whose images are shown for each model."""
     models: dict[str, ModelEntry]
-    classifiers: dict[str, tuple[str, ...]] = {}
-    """Noise-conditional classifiers that guide samplers."""
+    classifiers: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Overrides of noise-conditional classifiers that guide samplers; `defaults` are not theirs."""
     samplers: dict[str, SamplerFamily]
+    figures: dict[str, str] = Field(default_factory=dict)
+    """Pictures of further cells, MODEL/SAMPLER, by name: guided samples, inpainted images."""
     tables: dict[str, Table]
 
     @model_validator(mode="after")
     def _entries_are_cells(self) -> "GridFile":
-        for table in self.tables.values():
-            _table_evaluations(self, table)
+        for table in self.tables:
+            self.table_evaluations(table)
         return self
+
+    def table_evaluations(self, name: str) -> list[list["Evaluation | None"]]:
+        """The evaluation behind each entry of a table, row by row; a literature row has none.
+
+        Raises ValueError where table, row and column together name no cell.
+        """
+        table = self.tables[name]
+        return [
+            [
+                None if row.literature else self._evaluation(table, row, column)
+                for column in table.columns
+            ]
+            for row in table.rows
+        ]
+
+    def _evaluation(self, table: Table, row: Row, column: Column) -> "Evaluation":
+        """Merge what table, row and column say."""
+        merged = {"metric": self.metric, "samples": self.samples}
+        for part in (table.cell, row, column):
+            given = part.model_dump(include=set(Entry.model_fields), exclude_none=True)
+            merged.update(given)
+        for key in ("model", "sampler"):
+            try:
+                merged[key] = merged.get(key) and merged[key].format(**row.fields)
+            except (KeyError, IndexError, ValueError):
+                raise ValueError(
+                    f"table {table.title!r}, row {row.label}: {key} {merged[key]!r} has a "
+                    "placeholder that is not among the row's fields: "
+                    f"{', '.join(row.fields) or 'it has none'}"
+                ) from None
+        for key in ("model", "sampler", "budget"):
+            if merged.get(key) is None:
+                raise ValueError(
+                    f"table {table.title!r}, row {row.label}: no {key} for {column.label}"
+                )
+        if merged["sampler"] not in self.samplers:
+            raise ValueError(
+                f"table {table.title!r}, row {row.label}: unknown sampler {merged['sampler']!r}; "
+                f"there are: {', '.join(self.samplers)}"
+            )
+        return Evaluation(
+            model=merged["model"],
+            sampler=f"{merged['sampler']}-{merged['budget']}",
+            metric=merged["metric"],
+            samples=merged["samples"],
+        )
+
+    def overrides_of(self, sampler: str) -> tuple[str, ...]:
+        """A family's overrides, completed by the budget that ends the sampler's name."""
+        name = self.family_of(sampler)
+        family = self.samplers[name]
+        budget = family.spends or sampler.removeprefix(f"{name}-")
+        return (*family.overrides, f"{family.budget}={budget}")
 
     def family_of(self, sampler: str) -> str:
         """The family of a sampler, whose name is FAMILY-BUDGET."""
@@ -170,9 +226,28 @@ class ComposedModel(Settings):
     """What decides the weights."""
 
 
+class ComposedClassifier(Settings):
+    overrides: tuple[str, ...]
+    dataset: str
+    settings: dict[str, Any]
+    """What decides the weights."""
+
+
 class ComposedSampler(Settings):
     overrides: tuple[str, ...]
     settings: dict[str, Any]
+    classifier: str | None
+    """The classifier of the grid that guides it."""
+
+    @property
+    def guidance(self) -> str:
+        """The kind of its guidance."""
+        return self.settings["guidance"]["kind"]
+
+    @property
+    def mask(self) -> dict[str, Any]:
+        """The settings of the mask that it inpaints with; empty where it does not."""
+        return self.settings["guidance"].get("mask", {})
 
 
 class Evaluation(Settings):
@@ -198,6 +273,7 @@ class Grid(Settings):
     name: str
     file: GridFile
     models: dict[str, ComposedModel]
+    classifiers: dict[str, ComposedClassifier]
     samplers: dict[str, ComposedSampler]
     datasets: dict[str, dict[str, Any]]
     """What the preparation of each dataset depends on."""
@@ -210,6 +286,17 @@ class Grid(Settings):
         """Names of all cells, MODEL/SAMPLER, in the order of the tables."""
         return list(dict.fromkeys(evaluation.cell for evaluation in self.evaluations))
 
+    @property
+    def plotted(self) -> list[Evaluation]:
+        """What can stand in one plot: unguided, by the grid's own metric and number of samples."""
+        own = (self.file.metric, self.file.samples)
+        return [
+            evaluation
+            for evaluation in self.evaluations
+            if (evaluation.metric, evaluation.samples) == own
+            and self.samplers[evaluation.sampler].guidance == "none"
+        ]
+
     def evaluations_of(self, cell: str) -> list[Evaluation]:
         return [evaluation for evaluation in self.evaluations if evaluation.cell == cell]
 
@@ -219,7 +306,7 @@ class Grid(Settings):
 
     def table_evaluations(self, table: str) -> list[list[Evaluation | None]]:
         """The evaluation behind each entry of a table, row by row; None where there is none."""
-        return _table_evaluations(self.file, self.file.tables[table])
+        return self.file.table_evaluations(table)
 
 
 def load_grid(name: str, configs: Path) -> Grid:
@@ -234,7 +321,10 @@ def load_grid(name: str, configs: Path) -> Grid:
     cached = CACHE / f"{name}-{_digest_of_configs(configs)}.json"
     if cached.exists():
         return parse(Grid, read_json(cached), where=str(cached))
-    grid = _compose(name, _read(path), path, configs)
+    # Hydra is slow to import, and not needed where the cache answers.
+    from psld.compose import compose_grid
+
+    grid = compose_grid(name, _read(path), path, configs)
     write_json(cached, grid.model_dump(mode="json"))
     return grid
 
@@ -259,162 +349,36 @@ def expand_model(arguments: list[str], configs: Path) -> list[str]:
 
     What else is given comes after them, so it prevails. Raises UserError for an unknown model.
     """
-    chosen = [argument for argument in arguments if argument.startswith("model=")]
+    return _expand("model", arguments, configs)
+
+
+def expand_classifier(arguments: list[str], configs: Path) -> list[str]:
+    """The same for `classifier=GRID/NAME`."""
+    return _expand("classifier", arguments, configs)
+
+
+def _expand(kind: Literal["model", "classifier"], given: list[str], configs: Path) -> list[str]:
+    chosen = [argument for argument in given if argument.startswith(f"{kind}=")]
     if not chosen:
-        return arguments
-    grid_name, _, name = chosen[-1].removeprefix("model=").partition("/")
+        return given
+    grid_name, _, name = chosen[-1].removeprefix(f"{kind}=").partition("/")
     grid = load_grid(grid_name, configs)
-    if name not in grid.models:
+    known = grid.models if kind == "model" else grid.classifiers
+    if name not in known:
         raise UserError(
-            f"model={grid_name}/{name}: no such model in configs/grid/{grid_name}.yaml; "
-            f"there are: {', '.join(grid.models)}"
+            f"{kind}={grid_name}/{name}: no such {kind} in configs/grid/{grid_name}.yaml; "
+            f"there are: {', '.join(known)}"
         )
-    own = [*grid.models[name].overrides, f"grid_name={grid_name}", f"name={name}"]
-    return own + [argument for argument in arguments if argument not in chosen]
+    own = [*known[name].overrides, f"grid_name={grid_name}", f"name={name}"]
+    return own + [argument for argument in given if argument not in chosen]
 
 
 def _digest_of_configs(configs: Path) -> str:
     """Digest of every config and of the code that reads them."""
     package = Path(__file__).parent
-    sources = [package / name for name in ("grid.py", "rehearsal.py", "compose.py", "settings.py")]
+    code = ("grid.py", "rehearsal.py", "compose.py", "settings.py", "samplers/fit.py")
+    sources = [package / name for name in code]
     digest = hashlib.sha256()
     for file in sorted([*configs.rglob("*.yaml"), *sources, *package.glob("*/settings.py")]):
         digest.update(str(file).encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
-
-
-def _compose(name: str, file: GridFile, path: Path, configs: Path) -> Grid:
-    # Hydra is slow to import, and not needed where the cache answers.
-    from psld.compose import Composer
-
-    composer = Composer(configs)
-    models, datasets = {}, {}
-    for model, own in file.models.items():
-        overrides = (*file.defaults, *own.overrides)
-        settings = composer.model(overrides, where=f"{path}: models.{model}")
-        models[model] = ComposedModel(
-            overrides=overrides,
-            checkpoint=own.checkpoint,
-            dataset=settings.dataset.name,
-            process=settings.process.kind,
-            settings=settings.identity(),
-        )
-        datasets[settings.dataset.name] = _preparation(settings.dataset, composer, path, model)
-    evaluations: dict[Evaluation, None] = {}
-    for table in file.tables.values():
-        for row in _table_evaluations(file, table):
-            evaluations.update((evaluation, None) for evaluation in row if evaluation)
-    samplers = {
-        sampler: _compose_sampler(sampler, file, composer, path)
-        for sampler in dict.fromkeys(evaluation.sampler for evaluation in evaluations)
-    }
-    metrics = {
-        metric: composer.metric(metric, where=f"{path}: metric {metric}")
-        for metric in dict.fromkeys(evaluation.metric for evaluation in evaluations)
-    }
-    if file.gallery not in samplers:
-        raise UserError(
-            f"{path}: gallery: no cell has the sampler {file.gallery!r}; "
-            f"there are: {', '.join(samplers)}"
-        )
-    for evaluation in evaluations:
-        _check(evaluation.model, evaluation.sampler, models, samplers, path)
-    for model in models:
-        _check(model, file.gallery, models, samplers, path)
-    return Grid(
-        name=name,
-        file=file,
-        models=models,
-        samplers=samplers,
-        datasets=datasets,
-        metrics=metrics,
-        evaluations=tuple(evaluations),
-    )
-
-
-def _preparation(
-    dataset: DatasetSettings, composer: "Composer", path: Path, model: str
-) -> dict[str, Any]:
-    """What preparing a model's dataset depends on.
-
-    Raises UserError where the model changes that: the datasets of all models are prepared once,
-    from configs/dataset.
-    """
-    where = f"{path}: models.{model}"
-    if dataset.preparation() != composer.dataset(dataset.name, where).preparation():
-        raise UserError(
-            f"{where}: its dataset is not prepared as configs/dataset/{dataset.name}.yaml says; "
-            "make a config of its own for it"
-        )
-    return dataset.preparation()
-
-
-def _compose_sampler(
-    sampler: str, file: GridFile, composer: "Composer", path: Path
-) -> ComposedSampler:
-    """A family's overrides, completed by the budget that ends the sampler's name."""
-    family = file.family_of(sampler)
-    budget = file.samplers[family].spends or sampler.removeprefix(f"{family}-")
-    overrides = (*file.samplers[family].overrides, f"{file.samplers[family].budget}={budget}")
-    settings = composer.sampler(overrides, where=f"{path}: sampler {sampler}")
-    return ComposedSampler(overrides=overrides, settings=settings)
-
-
-def _table_evaluations(file: GridFile, table: Table) -> list[list[Evaluation | None]]:
-    return [
-        [_evaluation(file, table, row, column) for column in table.columns] for row in table.rows
-    ]
-
-
-def _evaluation(file: GridFile, table: Table, row: Row, column: Column) -> Evaluation | None:
-    """Merge what table, row and column say; a literature row has no evaluation.
-
-    Raises ValueError where together they name no cell.
-    """
-    if row.literature:
-        return None
-    merged = {"metric": file.metric, "samples": file.samples}
-    for part in (table.cell, row, column):
-        given = part.model_dump(include=set(Entry.model_fields), exclude_none=True)
-        merged.update(given)
-    for key in ("model", "sampler"):
-        try:
-            merged[key] = merged.get(key) and merged[key].format(**row.fields)
-        except (KeyError, IndexError, ValueError):
-            raise ValueError(
-                f"table {table.title!r}, row {row.label}: {key} {merged[key]!r} has a placeholder "
-                f"that is not among the row's fields: {', '.join(row.fields) or 'it has none'}"
-            ) from None
-    for key in ("model", "sampler", "budget"):
-        if merged.get(key) is None:
-            raise ValueError(f"table {table.title!r}, row {row.label}: no {key} for {column.label}")
-    if merged["sampler"] not in file.samplers:
-        raise ValueError(
-            f"table {table.title!r}, row {row.label}: unknown sampler {merged['sampler']!r}; "
-            f"there are: {', '.join(file.samplers)}"
-        )
-    return Evaluation(
-        model=merged["model"],
-        sampler=f"{merged['sampler']}-{merged['budget']}",
-        metric=merged["metric"],
-        samples=merged["samples"],
-    )
-
-
-def _check(
-    model: str,
-    sampler: str,
-    models: dict[str, ComposedModel],
-    samplers: dict[str, ComposedSampler],
-    path: Path,
-) -> None:
-    """UserError where there is no such model, or the sampler cannot sample it."""
-    if model not in models:
-        raise UserError(
-            f"{path}: a table names the model {model!r}; there are: {', '.join(models)}"
-        )
-    no_momentum = models[model].process == "vp-sde"
-    if no_momentum and samplers[sampler].settings["integrator"] == "sscs":
-        raise UserError(
-            f"{path}: cell {model}/{sampler}: sscs needs a process with momentum; use em or rk45"
-        )

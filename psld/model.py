@@ -1,8 +1,11 @@
-"""A trained model on disk: weights.safetensors (EMA) and manifest.json, and how to read it back."""
+"""A trained model on disk: weights.safetensors (EMA) and manifest.json, and how to read it back.
+
+The classifier that guides a sampler is kept in the same way.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -11,18 +14,21 @@ from torch import nn
 
 from psld.errors import UserError
 from psld.files import atomic_path, read_json, sha256_of_file, write_json
+from psld.networks.classifier import NCSNppClassifier
 from psld.networks.ncsnpp import NCSNpp
 from psld.processes.instances import from_settings
 from psld.processes.linear import LinearProcess
 from psld.provenance import provenance
 from psld.settings import parse
-from psld.training.settings import ModelSettings
+from psld.training.settings import ClassifierModelSettings, ModelSettings, TrainedSettings
 
-MANIFEST_KEYS = {"name", "settings", "dataset_digest", "step", "weights_sha256"}
+Kind = Literal["model", "classifier"]
+
+MANIFEST_KEYS = {"kind", "name", "settings", "dataset_digest", "step", "weights_sha256"}
 """What sampling and evaluation read of a manifest."""
 
 
-def build_process(settings: ModelSettings) -> LinearProcess:
+def build_process(settings: TrainedSettings) -> LinearProcess:
     return from_settings(settings.process)
 
 
@@ -34,6 +40,17 @@ def build_network(settings: ModelSettings, process: LinearProcess) -> NCSNpp:
         image_size=settings.dataset.image_size,
         in_channels=process.blocks * channels,
         out_channels=process.predicted_blocks * channels,
+        num_classes=settings.num_classes,
+    )
+
+
+def build_classifier(settings: ClassifierModelSettings, process: LinearProcess) -> NCSNppClassifier:
+    """The noise-conditional classifier: k·C channels in, one logit for each class out."""
+    return NCSNppClassifier(
+        settings.network,
+        image_size=settings.dataset.image_size,
+        in_channels=process.blocks * settings.dataset.channels,
+        num_classes=settings.dataset.num_classes,
     )
 
 
@@ -47,32 +64,57 @@ class Model:
     weights_sha256: str
 
 
-def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """Read a model's manifest. Raises UserError when it is missing, damaged or foreign."""
+@dataclass(frozen=True)
+class Classifier:
+    """What a sampler needs of a trained noise-conditional classifier."""
+
+    settings: ClassifierModelSettings
+    network: NCSNppClassifier
+
+
+def read_manifest(folder: str | Path, kind: Kind = "model") -> dict[str, Any]:
+    """Read the manifest of a model, or of a classifier.
+
+    Raises UserError when it is missing, damaged or foreign.
+    """
     path = Path(folder) / "manifest.json"
     manifest = read_json(path)
-    if not isinstance(manifest, dict) or not manifest.keys() >= MANIFEST_KEYS:
-        raise UserError(f"{path}: not the manifest of a model; train the model anew")
+    whole = isinstance(manifest, dict) and manifest.keys() >= MANIFEST_KEYS
+    if not whole or manifest["kind"] != kind:
+        raise UserError(f"{path}: not the manifest of a {kind}; train the {kind} anew")
     return manifest
 
 
 def load_model(folder: str | Path, device: torch.device) -> Model:
     """Read a model. Raises UserError when a file is missing, damaged or foreign."""
-    folder = Path(folder)
     manifest = read_manifest(folder)
-    weights = folder / "weights.safetensors"
-    settings = parse(ModelSettings, manifest["settings"], where=str(folder / "manifest.json"))
-    if not weights.exists():
-        raise UserError(f"{weights}: no such file; train the model (python -m psld.train)")
-    if sha256_of_file(weights) != manifest["weights_sha256"]:
-        raise UserError(f"{weights}: damaged, or not the weights that {folder}/manifest.json names")
+    settings = parse(ModelSettings, manifest["settings"], where=f"{folder}/manifest.json")
     process = build_process(settings)
     network = build_network(settings, process)
-    try:
-        network.load_state_dict(load_file(weights))
-    except (RuntimeError, SafetensorError) as error:
-        raise UserError(f"{weights}: does not fit the network of its manifest ({error})") from None
+    _load_weights(network, Path(folder), manifest)
     return Model(settings, process, network.to(device).eval(), manifest["weights_sha256"])
+
+
+def load_classifier(folder: str | Path, device: torch.device) -> Classifier:
+    """Read a classifier. Raises UserError when a file is missing, damaged or foreign."""
+    manifest = read_manifest(folder, "classifier")
+    settings = parse(ClassifierModelSettings, manifest["settings"], where=f"{folder}/manifest.json")
+    network = build_classifier(settings, build_process(settings))
+    _load_weights(network, Path(folder), manifest)
+    return Classifier(settings, network.to(device).eval().requires_grad_(False))
+
+
+def _load_weights(network: nn.Module, folder: Path, manifest: dict[str, Any]) -> None:
+    path = folder / "weights.safetensors"
+    if not path.exists():
+        command = "psld.train" if manifest["kind"] == "model" else "psld.train_classifier"
+        raise UserError(f"{path}: no such file; train the {manifest['kind']} (python -m {command})")
+    if sha256_of_file(path) != manifest["weights_sha256"]:
+        raise UserError(f"{path}: damaged, or not the weights that {folder}/manifest.json names")
+    try:
+        network.load_state_dict(load_file(path))
+    except (RuntimeError, SafetensorError) as error:
+        raise UserError(f"{path}: does not fit the network of its manifest ({error})") from None
 
 
 def save_model(folder: str | Path, network: nn.Module, manifest: dict[str, Any]) -> None:
@@ -82,6 +124,7 @@ def save_model(folder: str | Path, network: nn.Module, manifest: dict[str, Any])
         state = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
         partial.write_bytes(save(state))
     manifest = {
+        "kind": "classifier" if isinstance(network, NCSNppClassifier) else "model",
         **manifest,
         "weights_sha256": sha256_of_file(folder / "weights.safetensors"),
         **provenance(),

@@ -132,11 +132,13 @@ def jobs_of(grid: Grid) -> dict[str, int]:
         "reference": len(references),
         "train": len(grid.models) - imported,
         "import_checkpoint": imported,
+        "train_classifier": len(grid.classifiers),
         "sample": sum(all_shards(grid).values()),
         "evaluate": len(grid.evaluations),
         "tabulate": len(grid.file.tables),
         "gallery": len(grid.models),
-        "plot": 1,
+        "figure": len(grid.file.figures),
+        "plot": int(bool(grid.plotted)),
     }
     return {stage: number for stage, number in jobs.items() if number}
 

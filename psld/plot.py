@@ -54,12 +54,10 @@ def main(settings: PlotSettings) -> None:
 
 
 def read_points(grid: Grid, cells: Path) -> tuple[Points, dict[str, Any]]:
-    """All results of the grid's own metric and sample count, and one result for its scale."""
+    """All results that the plot shows, and one of them for its scale."""
     points: Points = defaultdict(lambda: defaultdict(list))
     scale: dict[str, Any] = {}
-    for evaluation in grid.evaluations:
-        if (evaluation.metric, evaluation.samples) != (grid.file.metric, grid.file.samples):
-            continue
+    for evaluation in grid.plotted:
         result = read_result(cells, evaluation)
         if result:
             family = grid.file.family_of(evaluation.sampler)

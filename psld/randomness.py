@@ -19,6 +19,7 @@ class Stream(IntEnum):
     DROPOUT = 3
     SHARD = 4
     PREVIEW = 5
+    MASK = 6
 
 
 def stream_seed(seed: int, stream: Stream, *index: int) -> int:

@@ -20,7 +20,7 @@ class Rehearsal(Settings):
     rehearses: str
     """The grid."""
     models: tuple[str, ...]
-    """Overrides that come after each model's own."""
+    """Overrides that come after the own ones of each model and of each classifier."""
     budgets: dict[str, str | int]
     """What each kind of budget is instead, whatever the sampler's name says."""
     samples: int = Field(ge=2)
@@ -40,6 +40,8 @@ def rehearsal_content(name: str, rehearsal: Rehearsal, file: "GridFile") -> dict
         content[size] = getattr(rehearsal, size)
     for model in content["models"].values():
         model |= {"overrides": [*model["overrides"], *rehearsal.models], "checkpoint": None}
+    for classifier in content["classifiers"].values():
+        classifier += rehearsal.models
     for sampler in content["samplers"].values():
         sampler["spends"] = rehearsal.budgets.get(sampler["budget"])
     for table in content["tables"].values():

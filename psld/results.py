@@ -29,7 +29,7 @@ class TableEntry:
 
     @property
     def value(self) -> float | None:
-        """What the entry shows: the metric, or the counted network evaluations."""
+        """What the entry shows: the metric, the counted network evaluations, class accuracy."""
         return None if self.result is None else self.result[self.show]
 
     @property
@@ -80,7 +80,7 @@ def read_table(grid: Grid, name: str, cells: Path) -> list[list[TableEntry]]:
                 TableEntry(
                     row=row,
                     column=column.label,
-                    show=column.show or row.show or table.cell.show or "value",
+                    show=table.show_of(row, column),
                     evaluation=evaluation,
                     result=evaluation and read_result(cells, evaluation),
                     paper=paper,

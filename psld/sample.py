@@ -1,6 +1,8 @@
 """Sample one shard of a cell.
 
-python -m psld.sample model=models/demo/cld sampler=em sampler.steps=50 shard=3 output=3.h5
+    python -m psld.sample model=models/demo/cld sampler=em sampler.steps=50 shard=3 output=3.h5
+    python -m psld.sample model=models/demo/psld-0.02 guidance@sampler.guidance=classifier \\
+        classifier=classifiers/demo/classifier sampler.guidance.label=3 output=threes.h5
 """
 
 import time
@@ -11,14 +13,14 @@ from torch import Tensor
 from psld.cli import entry_point
 from psld.datasets.pixels import to_uint8
 from psld.errors import RunError
-from psld.files import digest_of
 from psld.model import Model, load_model
 from psld.provenance import device_name
 from psld.randomness import Stream, generator
+from psld.samplers.guidance import guidance_of
 from psld.samplers.loop import sample
-from psld.samplers.score import NetworkScore
+from psld.samplers.origin import origin_of
 from psld.samplers.settings import SampleSettings
-from psld.samplers.shards import Shard, ShardOrigin
+from psld.samplers.shards import Shard
 from psld.training.ranks import choose_device
 
 
@@ -37,32 +39,29 @@ def sample_shard(model: Model, settings: SampleSettings, device: torch.device) -
     The shard's noise comes from (seed, shard) and is drawn for the whole shard at each step, so an
     image depends neither on the batch size nor on where its shard is computed.
     """
-    started = time.monotonic()
+    started, origin = time.monotonic(), origin_of(settings, settings.shard)
     dataset = model.settings.dataset
     channels = dataset.channels
     stream = generator(device, settings.seed, Stream.SHARD, settings.shard)
+    guidance = guidance_of(settings, model, device)
     shape = (model.process.blocks * channels, dataset.image_size, dataset.image_size)
 
     def noise(z: Tensor) -> Tensor:
         return torch.randn(z.shape, generator=stream, device=device)
 
-    start = model.process.prior(noise(torch.empty(settings.shard_size, *shape)))
-    score = NetworkScore(model.network, settings.batch_size)
-    z = sample(model.process, settings.sampler, score, start, noise)
+    start = model.process.prior(noise(torch.empty(guidance.size, *shape)))
+    score, inpainting = guidance.score, guidance.inpainting
+    z = sample(model.process, settings.sampler, score, start, noise, inpainting)
     if not torch.isfinite(z).all():
         raise RunError(f"shard {settings.shard}: the sampler produced NaN or infinity")
     return Shard(
         images=to_uint8(z[:, :channels]).cpu().numpy(),
-        origin=ShardOrigin(
-            weights_sha256=model.weights_sha256,
-            sampler_digest=digest_of(settings.sampler.model_dump(mode="json")),
-            seed=settings.seed,
-            index=settings.shard,
-            size=settings.shard_size,
-        ),
+        origin=origin,
         nfe=score.evaluations,
         seconds=time.monotonic() - started,
         device=device_name(device),
+        labels=None if guidance.labels is None else guidance.labels.cpu().numpy(),
+        masks=None if inpainting is None else inpainting.mask[:, 0].byte().cpu().numpy(),
     )
 
 

@@ -31,7 +31,7 @@ def write_cell(folder, images, size, model, **origin):
     for index in range(len(images) // size):
         values = {
             "weights_sha256": read_manifest(model)["weights_sha256"],
-            "sampler_digest": digest_of(sampler),
+            "sampler_digest": digest_of(sampler.model_dump(mode="json")),
             "seed": 0,
             "index": index,
             "size": size,

@@ -93,9 +93,7 @@ def load(configs: Path, content: dict[str, Any] = CONTENT) -> Grid:
 def table_of(content: dict[str, Any], table: str) -> list[list[tuple[str, int] | None]]:
     """The cell and the number of samples behind each entry of a table; nothing is composed."""
     file = parse(GridFile, content, where="mine")
-    empty = {"models": {}, "samplers": {}, "datasets": {}, "metrics": {}, "evaluations": ()}
-    evaluations = Grid(name="mine", file=file, **empty).table_evaluations(table)
-    return [[e and (e.cell, e.samples) for e in row] for row in evaluations]
+    return [[e and (e.cell, e.samples) for e in row] for row in file.table_evaluations(table)]
 
 
 def test_table_row_and_column_make_an_entry_and_the_last_prevails():

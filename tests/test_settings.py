@@ -146,7 +146,7 @@ CHOICES = [
     for option in options(group)
     # What guides samples is no ε-network, and Inception is not trained here.
     if not (group == "network" and option.startswith("classifier-"))
-    and (entry, option) != ("train_extractor", "fid")
+    and not (entry == "train_extractor" and option.startswith("fid"))
 ]
 
 REQUIRED = {

@@ -98,7 +98,7 @@ class ProbabilityFlow:
     depend on the batch size.
     """
 
-    times = [1.0]  # noqa: RUF012 - one step, which is the whole adaptive integration
+    times = [1.0]  # one step, which is the whole adaptive integration
 
     def __init__(self, process: LinearProcess, final_time: float, tolerance: float) -> None:
         self.process = process

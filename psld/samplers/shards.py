@@ -3,7 +3,7 @@
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import h5py
@@ -14,6 +14,8 @@ from psld.files import atomic_path
 from psld.samplers.settings import shards_needed
 
 FORMAT = "psld-shard-1"
+
+ARRAYS = ("images", "labels", "masks")
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,13 @@ class ShardOrigin:
     index: int
     """Sample i of the cell is image i − index · size of this shard."""
     size: int
+    """Images of a shard; the last one of an inpainted split may hold fewer."""
+    classifier_sha256: str | None = None
+    """Weights of the classifier that guided."""
+    dataset_digest: str | None = None
+    """The dataset whose images were inpainted."""
+    masks_digest: str | None = None
+    """The file that the masks came from."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,15 @@ class Shard:
     """Network evaluations per image, counted."""
     seconds: float
     device: str
+    labels: np.ndarray | None = None
+    """int64, the class that each image was guided to."""
+    masks: np.ndarray | None = None
+    """uint8, size×H×W: 1 where a pixel of an inpainted image was known."""
+
+    def first(self, count: int) -> "Shard":
+        """The shard cut to its first `count` images."""
+        parts = {name: getattr(self, name) for name in ARRAYS}
+        return replace(self, **{n: part[:count] for n, part in parts.items() if part is not None})
 
     def save(self, path: str | Path) -> None:
         """Write the shard whole or not at all.
@@ -48,6 +66,10 @@ class Shard:
         memory = io.BytesIO()
         with h5py.File(memory, "w") as file:
             file.create_dataset("images", data=self.images)
+            if self.labels is not None:
+                file.create_dataset("labels", data=self.labels)
+            if self.masks is not None:
+                file.create_dataset("masks", data=self.masks, compression="gzip")
             file.attrs["format"] = FORMAT
             file.attrs["origin"] = json.dumps(asdict(self.origin))
             file.attrs["nfe"] = self.nfe
@@ -71,6 +93,8 @@ class Shard:
                     nfe=int(file.attrs["nfe"]),
                     seconds=float(file.attrs["seconds"]),
                     device=str(file.attrs["device"]),
+                    labels=file["labels"][:] if "labels" in file else None,
+                    masks=file["masks"][:] if "masks" in file else None,
                 )
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path}: damaged shard ({error}); delete it and sample anew") from None
@@ -100,4 +124,9 @@ def read_shards(
                 "have now; delete the shard and sample anew"
             )
         left = samples - index * expected.size
-        yield Shard(shard.images[:left], shard.origin, shard.nfe, shard.seconds, shard.device)
+        if len(shard.images) < min(left, expected.size):
+            raise UserError(
+                f"{path}: ends with sample {index * expected.size + len(shard.images) - 1}, but "
+                f"{samples} are asked for; an inpainted split has one for each of its images"
+            )
+        yield shard.first(left)

@@ -1,7 +1,7 @@
 """Batches: what step s of a training sees is a function of (seed, s) and of nothing else."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from psld.errors import UserError
 from psld.processes.linear import LinearProcess
 from psld.randomness import Stream, generator
 from psld.training.ranks import Ranks
-from psld.training.settings import TrainingSettings
+from psld.training.settings import LoopSettings
 
 RESIDENT_BYTES = 4 << 30
 """A training split up to this size is moved whole to the training device."""
@@ -26,13 +26,25 @@ class Batch:
     t: Tensor
     eps: Tensor
     auxiliary_eps: Tensor | None
+    labels: Tensor | None = None
 
     def split(self, size: int) -> Iterator["Batch"]:
         """Cut into micro-batches of `size` images."""
+        parts = {name: value for name, value in vars(self).items() if value is not None}
         for start in range(0, len(self.x0), size):
-            part = slice(start, start + size)
-            auxiliary = None if self.auxiliary_eps is None else self.auxiliary_eps[part]
-            yield Batch(self.x0[part], self.t[part], self.eps[part], auxiliary)
+            cut = {name: value[start : start + size] for name, value in parts.items()}
+            yield replace(self, **cut)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The classes of the training images, for a network that is told them or has to tell them."""
+
+    values: np.ndarray
+    """int64, one for each image."""
+    num_classes: int
+    dropout: float = 0.0
+    """Probability that a label is replaced by `num_classes`, which stands for no class."""
 
 
 class Batches:
@@ -47,10 +59,11 @@ class Batches:
         images: np.ndarray,
         flip: bool,
         process: LinearProcess,
-        settings: TrainingSettings,
+        settings: LoopSettings,
         ranks: Ranks,
+        labels: Labels | None = None,
     ) -> None:
-        """`images`: uint8 N×C×H×W, usually a memory map."""
+        """`images`: uint8 N×C×H×W, usually a memory map. Without `labels` a batch has none."""
         if settings.batch_size % ranks.world:
             raise UserError(
                 f"training.batch_size: {settings.batch_size} images cannot be shared equally by "
@@ -60,7 +73,7 @@ class Batches:
         self.device = ranks.device
         size = settings.batch_size // ranks.world
         self.part = slice(ranks.rank * size, (ranks.rank + 1) * size)
-        self.images = images
+        self.images, self.labels = images, labels
         self.resident: Tensor | None = None
         if images.nbytes <= RESIDENT_BYTES:
             self.resident = torch.from_numpy(np.array(images)).to(self.device)
@@ -72,6 +85,7 @@ class Batches:
         indices = torch.randint(len(self.images), (size,), generator=host)[self.part]
         flipped = torch.rand(size, generator=host)[self.part] < 0.5
         uniform = torch.rand(size, dtype=torch.float64, generator=host)[self.part]
+        dropped = torch.rand(size, generator=host)[self.part] if self.labels else None
         x0 = self._gather(indices)
         if self.flip:
             flipped = flipped.to(self.device, non_blocking=True)[:, None, None, None]
@@ -83,7 +97,14 @@ class Batches:
             t=settings.time_eps + (LinearProcess.T - settings.time_eps) * uniform,
             eps=noise[:, :channels],
             auxiliary_eps=noise[:, channels:] if self.process.needs_auxiliary_noise else None,
+            labels=self._labels(indices, dropped) if self.labels else None,
         )
+
+    def _labels(self, indices: Tensor, dropped: Tensor) -> Tensor:
+        """The labels, of which those are dropped whose uniform number is below the probability."""
+        labels = torch.from_numpy(self.labels.values[indices.numpy()])
+        labels[dropped < self.labels.dropout] = self.labels.num_classes
+        return labels.to(self.device, non_blocking=True)
 
     def _gather(self, indices: Tensor) -> Tensor:
         if self.resident is not None:

@@ -10,12 +10,11 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from psld.errors import RunError
-from psld.processes.linear import LinearProcess
 from psld.randomness import Stream, stream_seed
 from psld.training.batches import Batch, Batches
-from psld.training.loss import EpsilonLoss
+from psld.training.loss import Objective
 from psld.training.ranks import Ranks
-from psld.training.settings import TrainingSettings
+from psld.training.settings import LoopSettings
 from psld.training.state import Checkpoints, TrainingState
 from psld.training.stop import StopRequest
 
@@ -31,14 +30,14 @@ class Log(Protocol):
 def train(
     state: TrainingState,
     batches: Batches,
-    process: LinearProcess,
-    settings: TrainingSettings,
+    loss_of: Objective,
+    settings: LoopSettings,
     ranks: Ranks,
     checkpoints: Checkpoints,
     log: Log,
     stop: StopRequest,
 ) -> None:
-    """Train `state` from its step up to `settings.steps`.
+    """Train `state` from its step up to `settings.steps`, by the loss that `loss_of` gives.
 
     A training that is stopped and resumed ends with bit-identical weights on the same number of
     ranks: batches and noise come from (seed, step) and dropout from (seed, step, rank).
@@ -48,7 +47,6 @@ def train(
             signal asked to stop (a checkpoint is written first).
     """
     network = ranks.parallel(forward_pass(state.network, settings))
-    loss_of = EpsilonLoss(process, settings.weighting)
     meter = Meter(ranks)
     progress = tqdm(
         total=settings.steps,
@@ -101,9 +99,9 @@ def train(
 def optimise(
     state: TrainingState,
     network: nn.Module,
-    loss_of: EpsilonLoss,
+    loss_of: Objective,
     batch: Batch,
-    settings: TrainingSettings,
+    settings: LoopSettings,
 ) -> tuple[Tensor, Tensor]:
     """One step on one batch. `network` is `state.network` as it is called: parallel, compiled.
 
@@ -121,7 +119,7 @@ def optimise(
     return loss, norm
 
 
-def forward_pass(network: nn.Module, settings: TrainingSettings) -> nn.Module:
+def forward_pass(network: nn.Module, settings: LoopSettings) -> nn.Module:
     """The network as it is called in training: compiled, in bf16, or as it is."""
     if settings.precision == "bf16":
         network = InBfloat16(network)
@@ -135,13 +133,13 @@ class InBfloat16(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, z: Tensor, t: Tensor) -> Tensor:
+    def forward(self, z: Tensor, *conditions: Tensor) -> Tensor:
         with torch.autocast(z.device.type, torch.bfloat16):
-            return self.network(z, t)
+            return self.network(z, *conditions)
 
 
 def accumulate_gradient(
-    network: nn.Module, loss_of: EpsilonLoss, batch: Batch, micro_batch: int | None
+    network: nn.Module, loss_of: Objective, batch: Batch, micro_batch: int | None
 ) -> Tensor:
     """Add the gradient of the batch's mean loss, one micro-batch after the other; return the loss.
 
@@ -153,14 +151,14 @@ def accumulate_gradient(
         exchanges = index == len(parts) - 1
         waits = isinstance(network, DistributedDataParallel) and not exchanges
         with network.no_sync() if waits else nullcontext():
-            loss = loss_of(network, part.x0, part.t, part.eps, part.auxiliary_eps)
+            loss = loss_of(network, part)
             share = loss * (len(part.x0) / len(batch.x0))
             share.backward()
         total += share.detach()
     return total
 
 
-def learning_rate(settings: TrainingSettings, step: int) -> float:
+def learning_rate(settings: LoopSettings, step: int) -> float:
     """Linear from 0 at step 0 to `learning_rate` at `warmup_steps`, then constant."""
     if step >= settings.warmup_steps:
         return settings.learning_rate

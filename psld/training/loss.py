@@ -1,18 +1,28 @@
-"""The training loss: the error of the predicted noise."""
+"""The training losses: a model's error of the noise, and a classifier's cross-entropy."""
 
-from typing import Literal
+from typing import Literal, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from psld.processes.linear import LinearProcess, mix
-from psld.samplers.score import Network
+from psld.training.batches import Batch
+
+
+class Objective(Protocol):
+    """What a training minimises."""
+
+    def __call__(self, network: nn.Module, batch: Batch) -> Tensor:
+        """The mean loss of a batch, a scalar."""
+        ...
 
 
 class EpsilonLoss:
     """‖ε_θ(z_t, t) − ε‖² with z_t = mean(t) + L(t) ε (paper, Eq. 10), averaged over all elements.
 
     Only the predicted blocks of ε count: for CLD that is the momentum's half. The process decides
-    whether z_t is drawn given x₀ (HSM) or given (x₀, m₀) (DSM).
+    whether z_t is drawn given x₀ (HSM) or given (x₀, m₀) (DSM). A class-conditional network is told
+    the batch's labels as well.
 
     With the weighting `nll` it is the error of the score, weighted by the diffusion,
     Σ_blocks (G Gᵀ)_ii (s_θ − s)_i², averaged over images and pixels, as in the likelihood bound.
@@ -22,29 +32,30 @@ class EpsilonLoss:
         self.process = process
         self.weighting = weighting
 
-    def __call__(
-        self,
-        network: Network,
-        x0: Tensor,
-        t: Tensor,
-        eps: Tensor,
-        auxiliary_eps: Tensor | None = None,
-    ) -> Tensor:
-        """The mean loss of a batch.
-
-        Args:
-            x0: N×C×H×W images in [−1, 1].
-            t: N forward times, float64 on the CPU.
-            eps: N×kC×H×W standard normal.
-            auxiliary_eps: N×(k−1)C×H×W standard normal, needed under DSM.
-        """
-        z = self.process.perturb(x0, t, eps, auxiliary_eps)
-        channels = x0.shape[1]
+    def __call__(self, network: nn.Module, batch: Batch) -> Tensor:
+        z, time = noised(self.process, batch)
+        channels = batch.x0.shape[1]
         predicted = self.process.predicted
-        target = eps[:, predicted.start * channels : predicted.stop * channels]
-        time = t.to(z.device, z.dtype, non_blocking=True)
-        error = network(z, time).to(target.dtype) - target
+        target = batch.eps[:, predicted.start * channels : predicted.stop * channels]
+        label = () if batch.labels is None else (batch.labels,)
+        error = network(z, time, *label).to(target.dtype) - target
         if self.weighting == "fid":
             return error.square().mean()
-        weight = self.process.diffusion(t) @ self.process.score_matrix(t)
+        weight = self.process.diffusion(batch.t) @ self.process.score_matrix(batch.t)
         return self.process.blocks * mix(weight, error).square().mean()
+
+
+class ClassifierLoss:
+    """−log p(y | z_t, t), averaged over images: cross-entropy at the process's noise levels."""
+
+    def __init__(self, process: LinearProcess) -> None:
+        self.process = process
+
+    def __call__(self, network: nn.Module, batch: Batch) -> Tensor:
+        return cross_entropy(network(*noised(self.process, batch)).float(), batch.labels)
+
+
+def noised(process: LinearProcess, batch: Batch) -> tuple[Tensor, Tensor]:
+    """z_t of the batch, N×kC×H×W, and its times as networks take them, both on its device."""
+    z = process.perturb(batch.x0, batch.t, batch.eps, batch.auxiliary_eps)
+    return z, batch.t.to(z.device, z.dtype, non_blocking=True)

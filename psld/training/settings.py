@@ -1,18 +1,19 @@
-"""Settings of a model: dataset, process, network and training recipe; checked without torch."""
+"""Settings of a model and of a classifier: dataset, process, network and training recipe; checked
+without torch."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from psld.datasets.settings import DatasetSettings
 from psld.files import digest_of
-from psld.networks.settings import NetworkSettings
+from psld.networks.settings import ClassifierSettings, EncoderSettings, NetworkSettings
 from psld.processes.settings import ProcessSettings
 from psld.settings import Settings
 
 
-class TrainingSettings(Settings):
-    """The training recipe. The paper's is the default."""
+class LoopSettings(Settings):
+    """What the training loop is told, whatever it trains. The paper's choice is the default."""
 
     steps: int = Field(ge=1)
     """Optimiser steps."""
@@ -27,9 +28,7 @@ class TrainingSettings(Settings):
     grad_clip: float = Field(1.0, gt=0)
     """Largest norm of the gradient."""
     ema_decay: float = Field(0.9999, ge=0, lt=1)
-    """Decay of the weights' moving average per step."""
-    weighting: Literal["fid", "nll"] = "fid"
-    """Plain ε-error (paper, Eq. 10), or the score's error weighted by the diffusion G Gᵀ."""
+    """Decay of the weights' moving average per step; 0 keeps the last weights."""
     time_eps: float = Field(1e-5, gt=0, lt=1)
     """Training times are uniform on [time_eps, 1]."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -45,10 +44,10 @@ class TrainingSettings(Settings):
     log_every: int = Field(100, ge=1)
     """Steps between logged values."""
     preview_every: int | None = Field(None, ge=1)
-    """Steps between logged sample grids."""
+    """Steps between logged previews: a model's samples, a classifier's accuracy by noise level."""
 
     @model_validator(mode="after")
-    def _micro_batch_fits(self) -> "TrainingSettings":
+    def _micro_batch_fits(self) -> "LoopSettings":
         if self.micro_batch and self.batch_size % self.micro_batch:
             raise ValueError(
                 f"micro_batch {self.micro_batch} does not divide batch_size {self.batch_size}"
@@ -58,16 +57,26 @@ class TrainingSettings(Settings):
         return self
 
 
-class ModelSettings(Settings):
-    """What is trained once: everything that decides a model's weights."""
+class TrainingSettings(LoopSettings):
+    """The training recipe of a model."""
+
+    weighting: Literal["fid", "nll"] = "fid"
+    """Plain ε-error (paper, Eq. 10), or the score's error weighted by the diffusion G Gᵀ."""
+    label_dropout: float | None = Field(None, gt=0, lt=1)
+    """Makes the model class-conditional, for classifier-free guidance: the network is told the
+    class of an image, but with this probability that it has none. Null: unconditional."""
+
+
+class TrainedSettings(Settings):
+    """What is trained once: everything that decides the weights of a network."""
 
     dataset: DatasetSettings
     process: ProcessSettings
-    network: NetworkSettings
-    training: TrainingSettings
+    network: EncoderSettings
+    training: LoopSettings
 
     @model_validator(mode="after")
-    def _image_fits_network(self) -> "ModelSettings":
+    def _image_fits_network(self) -> "TrainedSettings":
         halvings = len(self.network.channel_multipliers) - 1
         if self.dataset.image_size % 2**halvings:
             raise ValueError(
@@ -86,6 +95,42 @@ class ModelSettings(Settings):
         return content
 
 
+class ModelSettings(TrainedSettings):
+    """A model: the network that predicts a process's noise."""
+
+    network: NetworkSettings
+    training: TrainingSettings
+
+    @model_validator(mode="after")
+    def _has_classes_to_drop(self) -> "ModelSettings":
+        if self.training.label_dropout is not None and self.dataset.num_classes < 1:
+            raise ValueError(
+                f"training.label_dropout makes the model class-conditional, but dataset "
+                f"{self.dataset.name} has no classes (dataset.num_classes is 0); set it to null"
+            )
+        return self
+
+    @property
+    def num_classes(self) -> int:
+        """The classes that the network is told; 0 for an unconditional model."""
+        return 0 if self.training.label_dropout is None else self.dataset.num_classes
+
+
+class ClassifierModelSettings(TrainedSettings):
+    """A noise-conditional classifier: it recognises the class of an image that a process noised."""
+
+    network: ClassifierSettings
+
+    @model_validator(mode="after")
+    def _has_classes(self) -> "ClassifierModelSettings":
+        if self.dataset.num_classes < 2:
+            raise ValueError(
+                f"dataset {self.dataset.name} has no classes to tell apart "
+                f"(dataset.num_classes is {self.dataset.num_classes})"
+            )
+        return self
+
+
 class WandbSettings(Settings):
     """Where training logs go. Offline unless asked; `disabled` switches wandb off."""
 
@@ -94,8 +139,8 @@ class WandbSettings(Settings):
     entity: str | None = None
 
 
-class TrainSettings(ModelSettings):
-    """Settings of `python -m psld.train`."""
+class RunSettings(TrainedSettings):
+    """What the commands that train have besides: names, places, device, log."""
 
     name: str
     """The model's name in its grid."""
@@ -111,10 +156,26 @@ class TrainSettings(ModelSettings):
     """`auto`, or a torch device such as `cpu` or `cuda`."""
     wandb: WandbSettings
 
-    def model(self) -> ModelSettings:
-        return ModelSettings(**{key: getattr(self, key) for key in ModelSettings.model_fields})
+    kind: ClassVar[type[TrainedSettings]]
+    """What the command trains."""
+
+    def model(self) -> TrainedSettings:
+        """The part that decides the weights."""
+        return self.kind(**{key: getattr(self, key) for key in self.kind.model_fields})
 
     def run_name(self, dataset_digest: str) -> str:
         """The run directory's name: what decides the weights, so equal trainings share a run."""
         digest = digest_of({"model": self.model().identity(), "dataset": dataset_digest})
         return f"{self.name}-{digest[:12]}"
+
+
+class TrainSettings(ModelSettings, RunSettings):
+    """Settings of `python -m psld.train`."""
+
+    kind = ModelSettings
+
+
+class TrainClassifierSettings(ClassifierModelSettings, RunSettings):
+    """Settings of `python -m psld.train_classifier`."""
+
+    kind = ClassifierModelSettings

@@ -12,7 +12,7 @@ from torch import nn
 from psld.errors import UserError
 from psld.files import atomic_path
 from psld.networks.ema import EMA
-from psld.training.settings import TrainingSettings
+from psld.training.settings import LoopSettings
 
 DAMAGE = (
     RuntimeError,
@@ -32,7 +32,7 @@ KEPT = 2
 class TrainingState:
     """Everything that a training resumes from: no generator is part of it."""
 
-    def __init__(self, network: nn.Module, settings: TrainingSettings) -> None:
+    def __init__(self, network: nn.Module, settings: LoopSettings) -> None:
         self.network = network
         self.ema = EMA(network, settings.ema_decay)
         self.optimizer = torch.optim.Adam(

@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+"""From a scheduler, from the keyboard, and from Slurm before a time limit or a preemption."""
+
 
 class StopRequest:
     """Remembers the signal that asked to stop."""

@@ -135,4 +135,6 @@ def test_a_full_disk_leaves_what_was_there(tmp_path):
 
 
 def test_the_origin_holds_all_that_decides_the_images():
-    assert asdict(ORIGIN).keys() == {"weights_sha256", "sampler_digest", "seed", "index", "size"}
+    always = {"weights_sha256", "sampler_digest", "seed", "index", "size"}
+    guided = {"classifier_sha256", "dataset_digest", "masks_digest"}
+    assert asdict(ORIGIN).keys() == always | guided

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-import psld.training.loop as loop
 from psld.errors import RunError
 from psld.processes.instances import psld, vp_sde
 from psld.training.loop import Meter, accumulate_gradient, forward_pass, learning_rate, train
@@ -35,7 +34,7 @@ def run(folder, settings, dropout=0.1, stop=None, state=None):
     log = Recorder()
     batches = batches_of(PROCESS, settings)
     stop = StopRequest() if stop is None else stop
-    train(state, batches, PROCESS, settings, ONE_RANK, checkpoints, log, stop)
+    train(state, batches, EpsilonLoss(PROCESS), settings, ONE_RANK, checkpoints, log, stop)
     return state, checkpoints, log
 
 
@@ -191,13 +190,13 @@ def test_nan_in_the_loss_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
     """Step 7 goes wrong between two readings; the error names it and nothing newer is written."""
     settings = recipe(steps=20, checkpoint_every=5, log_every=100)
     good = run(tmp_path / "good", recipe(steps=5))[0].state_dict()
-    plain = loop.EpsilonLoss.__call__
+    plain = EpsilonLoss.__call__
     calls = iter(range(20))
 
     def broken(self, *arguments):
         return plain(self, *arguments) * (math.nan if next(calls) == 7 else 1)
 
-    monkeypatch.setattr(loop.EpsilonLoss, "__call__", broken)
+    monkeypatch.setattr(EpsilonLoss, "__call__", broken)
     with pytest.raises(RunError, match="in the loss at step 7; the last checkpoint before it"):
         run(tmp_path / "bad", settings)
     checkpoints = Checkpoints(tmp_path / "bad")

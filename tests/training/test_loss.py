@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from psld.processes.instances import psld, vp_sde
+from psld.training.batches import Batch
 from psld.training.loss import EpsilonLoss
 
 PROCESSES = {
@@ -46,7 +47,7 @@ def test_fid_weighting_is_the_mean_squared_error_of_the_predicted_noise(process)
     predicted = process.predicted
     target = eps[:, predicted.start * CHANNELS : predicted.stop * CHANNELS]
     expected = ((stand_in(process)(z, t) - target) ** 2).mean()
-    actual = EpsilonLoss(process, "fid")(stand_in(process), x0, t, eps, auxiliary)
+    actual = EpsilonLoss(process, "fid")(stand_in(process), Batch(x0, t, eps, auxiliary))
     torch.testing.assert_close(actual, expected)
 
 
@@ -68,7 +69,7 @@ def test_nll_weighting_is_the_diffusion_weighted_error_of_the_score(process):
         modelled = -torch.linalg.solve(factor[i].T, predicted_eps[i].reshape(blocks))
         weight = torch.diagonal(2 * process.beta(t[i : i + 1]) * process.D)
         total += float((weight[:, None] * (modelled - true) ** 2).sum() / true.shape[1])
-    actual = EpsilonLoss(process, "nll")(stand_in(process), x0, t, eps, auxiliary)
+    actual = EpsilonLoss(process, "nll")(stand_in(process), Batch(x0, t, eps, auxiliary))
     assert float(actual) == pytest.approx(total / len(x0), rel=1e-9)
 
 
@@ -77,5 +78,5 @@ def test_a_network_that_knows_the_noise_has_no_loss(process, weighting):
     x0, t, eps, auxiliary = draws(process)
     predicted = process.predicted
     known = eps[:, predicted.start * CHANNELS : predicted.stop * CHANNELS]
-    loss = EpsilonLoss(process, weighting)(lambda z, t: known, x0, t, eps, auxiliary)
+    loss = EpsilonLoss(process, weighting)(lambda z, t: known, Batch(x0, t, eps, auxiliary))
     assert float(loss) == 0

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from psld.train import STOP_SIGNALS
 from psld.training.state import Checkpoints
+from psld.training.stop import STOP_SIGNALS
 from tests.commands import (
     TINY,
     call,

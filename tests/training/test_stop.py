@@ -3,8 +3,7 @@
 import os
 import signal
 
-from psld.train import STOP_SIGNALS
-from psld.training.stop import stop_on
+from psld.training.stop import STOP_SIGNALS, stop_on
 
 
 def test_a_signal_is_remembered_and_the_handlers_come_back():

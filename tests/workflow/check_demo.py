@@ -70,6 +70,7 @@ def test_every_table_is_whole_in_every_format(grid):
 
 def test_every_picture_can_be_looked_at(grid):
     pictures = [FIGURES / "nfe.png", *(FIGURES / "samples" / f"{m}.png" for m in grid.models)]
+    pictures += [FIGURES / f"{figure}.png" for figure in grid.file.figures]
     for path in pictures:
         with Image.open(path) as image:
             image.load()
@@ -111,7 +112,7 @@ def test_the_report_shows_every_table_and_picture_as_it_is_now(grid):
     shown = json.loads(content[1])
     expected = [TABLES / f"{table}.html" for table in grid.file.tables]
     expected += [FIGURES / "samples" / f"{model}.png" for model in grid.models]
-    expected += [FIGURES / "nfe.png"]
+    expected += [FIGURES / f"{figure}.png" for figure in ("nfe", *grid.file.figures)]
     assert set(shown) == {str(path.relative_to(ROOT)) for path in expected}
     for path in expected:
         encoded = shown[str(path.relative_to(ROOT))]["data_uri"].partition("base64,")[2]
@@ -124,10 +125,21 @@ def test_the_classifier_is_accurate(results):
     assert min(accuracies) >= 0.95
 
 
+def test_guided_samples_are_of_their_class(grid, results):
+    guided = {e: r for e, r in results.items() if r["class_accuracy"] is not None}
+    kinds = {grid.samplers[evaluation.sampler].guidance for evaluation in guided}
+    assert kinds == {"classifier", "classifier-free"}
+    assert min(result["class_accuracy"] for result in guided.values()) >= 0.9
+
+
 def test_the_evaluations_of_sde_samplers_are_their_budget(grid, results):
-    counted = {
-        e.cell: (steps_of(grid, e), r["nfe"]) for e, r in results.items() if steps_of(grid, e)
-    }
+    """Classifier-free guidance evaluates the network twice a step."""
+    counted = {}
+    for evaluation, result in results.items():
+        steps = steps_of(grid, evaluation)
+        twice = grid.samplers[evaluation.sampler].guidance == "classifier-free"
+        if steps:
+            counted[evaluation.cell] = (2 * steps if twice else steps, result["nfe"])
     assert counted
     assert {cell: pair for cell, pair in counted.items() if pair[0] != pair[1]} == {}
 

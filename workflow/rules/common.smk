@@ -26,13 +26,16 @@ def load_grids():
 GRIDS = load_grids()
 DATASETS = {name: made for grid in GRIDS.values() for name, made in grid.datasets.items()}
 METRICS = {name: made for grid in GRIDS.values() for name, made in grid.metrics.items()}
+FIGURES = {name for grid in GRIDS.values() for name in grid.file.figures}
 
 
 wildcard_constraints:
     grid="|".join(GRIDS),
     dataset="|".join(DATASETS),
     metric="|".join(METRICS),
+    figure="|".join(sorted(FIGURES)) or "none",
     model=r"[^/]+",
+    classifier=r"[^/]+",
     sampler=r"[^/]+",
     samples=r"\d+",
     shard=r"\d{5}",
@@ -46,8 +49,45 @@ def sampler_of(wildcards):
     return GRIDS[wildcards.grid].samplers[wildcards.sampler]
 
 
+def classifier_of(wildcards):
+    return GRIDS[wildcards.grid].classifiers[wildcards.classifier]
+
+
 def dataset_of(wildcards):
     return model_of(wildcards).dataset
+
+
+def classifier_manifest(wildcards):
+    """The manifest of the classifier that guides a sampler, for those that one guides."""
+    name = sampler_of(wildcards).classifier
+    return [f"classifiers/{wildcards.grid}/{name}/manifest.json"] if name else []
+
+
+def inpainted_data(wildcards):
+    """The prepared files that an inpainting sampler reads: its dataset, and MNIST for its masks."""
+    sampler = sampler_of(wildcards)
+    names = [dataset_of(wildcards)] if sampler.guidance == "inpainting" else []
+    return names + (["mnist"] if sampler.mask.get("kind") == "digits" else [])
+
+
+def guidance_inputs(wildcards):
+    """What a guided sampler depends on besides the model, by its content: small files, but for a
+    mask file of the user's own."""
+    mask = sampler_of(wildcards).mask
+    own = [mask["path"]] if mask.get("kind") == "file" else []
+    digests = [f"data/{name}.digest" for name in inpainted_data(wildcards)]
+    return classifier_manifest(wildcards) + digests + own
+
+
+def guidance_images(wildcards):
+    return [ancient(f"data/{name}.h5") for name in inpainted_data(wildcards)]
+
+
+def guidance_overrides(wildcards):
+    """Where a command finds what guides the sampler."""
+    found = [f"classifier={Path(file).parent}" for file in classifier_manifest(wildcards)]
+    keys = zip(("data", "mnist"), inpainted_data(wildcards))
+    return shlex.join(found + [f"{key}=data/{name}.h5" for key, name in keys])
 
 
 def overrides(composed):
@@ -86,9 +126,11 @@ def results_of_table(grid, table):
 def results_of_grid(grid):
     tables = [file for table in GRIDS[grid].file.tables for file in results_of_table(grid, table)]
     galleries = [f"results/figures/{grid}/samples/{model}.png" for model in GRIDS[grid].models]
-    plots = [f"results/figures/{grid}/nfe.{ending}" for ending in ("png", "svg")]
+    figures = [f"results/figures/{grid}/{name}.png" for name in GRIDS[grid].file.figures]
+    endings = ("png", "svg") if GRIDS[grid].plotted else ()
+    plots = [f"results/figures/{grid}/nfe.{ending}" for ending in endings]
     cells = [file for cell in GRIDS[grid].cells for file in results_of_cell(grid, cell)]
-    return tables + galleries + plots + cells
+    return tables + galleries + figures + plots + cells
 
 
 def shards_of(wildcards):

@@ -5,6 +5,8 @@ rule evaluate:
     input:
         shards=shards_of,
         manifest="models/{grid}/{model}/manifest.json",
+        guidance=guidance_inputs,
+        images=guidance_images,
         reference=lambda wildcards: (
             f"features/{dataset_of(wildcards)}/{wildcards.metric}/reference/manifest.json"
         ),
@@ -21,10 +23,11 @@ rule evaluate:
         seed=lambda wildcards: GRIDS[wildcards.grid].file.seed,
         extractor=lambda wildcards: extractor_folder(dataset_of(wildcards), wildcards.metric),
         model=subpath(input.manifest, parent=True),
+        guidance=guidance_overrides,
         reference=subpath(input.reference, parent=True),
         shards="samples/{grid}/{model}/{sampler}",
     shell:
-        "python -m psld.evaluate model={params.model} {params.overrides} shards={params.shards} "
-        "shard_size={params.shard_size} seed={params.seed} samples={wildcards.samples} "
+        "python -m psld.evaluate model={params.model} {params.overrides} {params.guidance} "
+        "shards={params.shards} shard_size={params.shard_size} seed={params.seed} samples={wildcards.samples} "
         "metric={wildcards.metric} reference={params.reference} extractor={params.extractor} "
         "output={output} > {log} 2>&1"

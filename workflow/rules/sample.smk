@@ -1,10 +1,12 @@
-# Reads: a model.  Makes: one shard of images.
+# Reads: a model, and what guides the sampler.  Makes: one shard of images.
 
 
 rule sample:
     input:
         weights=ancient("models/{grid}/{model}/weights.safetensors"),
         manifest="models/{grid}/{model}/manifest.json",
+        guidance=guidance_inputs,
+        images=guidance_images,
     output:
         "samples/{grid}/{model}/{sampler}/{shard}.h5",
     log:
@@ -21,7 +23,8 @@ rule sample:
         shard_size=lambda wildcards: GRIDS[wildcards.grid].file.shard_size,
         seed=lambda wildcards: GRIDS[wildcards.grid].file.seed,
         model=subpath(input.manifest, parent=True),
+        guidance=guidance_overrides,
     shell:
-        "python -m psld.sample model={params.model} {params.overrides} shard={params.shard} "
-        "shard_size={params.shard_size} seed={params.seed} batch_size={resources.batch_size} "
-        "output={output} > {log} 2>&1"
+        "python -m psld.sample model={params.model} {params.overrides} {params.guidance} "
+        "shard={params.shard} shard_size={params.shard_size} seed={params.seed} "
+        "batch_size={resources.batch_size} output={output} > {log} 2>&1"

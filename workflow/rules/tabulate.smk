@@ -24,9 +24,7 @@ rule tabulate:
 
 rule plot:
     input:
-        lambda wildcards: [
-            metrics_file(wildcards.grid, e) for e in GRIDS[wildcards.grid].evaluations
-        ],
+        lambda wildcards: [metrics_file(wildcards.grid, e) for e in GRIDS[wildcards.grid].plotted],
     output:
         vector="results/figures/{grid}/nfe.svg",
         picture=report(
@@ -65,3 +63,43 @@ rule gallery:
     shell:
         "python -m psld.gallery shard={input} title='{wildcards.model} by {params.sampler}' "
         "output={output} > {log} 2>&1"
+
+
+def cell_of_figure(wildcards):
+    return GRIDS[wildcards.grid].file.figures[wildcards.figure]
+
+
+def originals_of_figure(wildcards):
+    """The prepared dataset whose images a figure shows before and after inpainting."""
+    grid, (model, sampler) = GRIDS[wildcards.grid], cell_of_figure(wildcards).split("/")
+    inpaints = grid.samplers[sampler].guidance == "inpainting"
+    return [f"data/{grid.models[model].dataset}.h5"] if inpaints else []
+
+
+def originals_overrides(wildcards):
+    grid, (_, sampler) = GRIDS[wildcards.grid], cell_of_figure(wildcards).split("/")
+    guidance = grid.samplers[sampler].settings["guidance"]
+    return [f"data={data} split={guidance['split']}" for data in originals_of_figure(wildcards)]
+
+
+rule figure:
+    input:
+        shard=lambda wildcards: f"samples/{wildcards.grid}/{cell_of_figure(wildcards)}/00000.h5",
+        images=lambda wildcards: [ancient(file) for file in originals_of_figure(wildcards)],
+    output:
+        report(
+            "results/figures/{grid}/{figure}.png",
+            caption="../report/figure.rst",
+            category="Samples",
+            labels={"grid": "{grid}", "figure": "{figure}"},
+        ),
+    log:
+        "logs/figure/{grid}/{figure}.log",
+    conda:
+        "../../envs/tabulate.yaml"
+    params:
+        cell=cell_of_figure,
+        originals=originals_overrides,
+    shell:
+        "python -m psld.gallery shard={input.shard} title={params.cell:q} {params.originals} "
+        "rows=12 output={output} > {log} 2>&1"

@@ -1,0 +1,58 @@
+"""Whether a sampler can sample a model, decided from their settings alone, without torch."""
+
+from psld.datasets.settings import DatasetSettings
+from psld.errors import UserError
+from psld.samplers.settings import (
+    ClassifierFreeGuidance,
+    ClassifierGuidance,
+    Label,
+    SamplerSettings,
+)
+from psld.training.settings import ClassifierModelSettings, ModelSettings
+
+
+def check_fit(
+    sampler: SamplerSettings, model: ModelSettings, classifier: ClassifierModelSettings | None
+) -> None:
+    """UserError where the sampler cannot sample the model, or the classifier cannot guide it."""
+    if sampler.integrator == "sscs" and model.process.kind == "vp-sde":
+        raise UserError("sscs needs a process with momentum; use em or rk45")
+    match sampler.guidance:
+        case ClassifierGuidance(label=label):
+            _check_label(label, model.dataset)
+            _check_classifier(classifier, model)
+        case ClassifierFreeGuidance(label=label):
+            if not model.num_classes:
+                raise UserError(
+                    "classifier-free guidance needs a class-conditional model; train one with "
+                    "training.label_dropout=0.1"
+                )
+            _check_label(label, model.dataset)
+
+
+def _check_label(label: Label, dataset: DatasetSettings) -> None:
+    if not dataset.num_classes:
+        raise UserError(f"guidance needs classes, and dataset {dataset.name} has none")
+    if label != "cycle" and label >= dataset.num_classes:
+        raise UserError(
+            f"sampler.guidance.label: dataset {dataset.name} has no class {label}; there are 0 to "
+            f"{dataset.num_classes - 1}, and cycle"
+        )
+
+
+def _check_classifier(classifier: ClassifierModelSettings | None, model: ModelSettings) -> None:
+    """The classifier knows images as noisy as the model's: of its dataset and of its process."""
+    if classifier is None:
+        raise UserError("guidance by a classifier needs one (python -m psld.train_classifier)")
+    for key in ("name", "channels", "image_size", "num_classes"):
+        of_classifier, of_model = getattr(classifier.dataset, key), getattr(model.dataset, key)
+        if of_classifier != of_model:
+            raise UserError(
+                f"the classifier was trained with dataset.{key} {of_classifier}, the model with "
+                f"{of_model}; train a classifier on the model's dataset"
+            )
+    if classifier.process != model.process:
+        raise UserError(
+            "the classifier was trained on images noised by another process than the model's; "
+            "train one with the model's process"
+        )

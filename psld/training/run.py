@@ -1,0 +1,112 @@
+"""A training from its settings to the files it leaves: what models and classifiers share."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from torch import nn
+
+from psld.datasets.store import ImageStore
+from psld.errors import UserError
+from psld.files import write_json
+from psld.model import save_model
+from psld.processes.linear import LinearProcess
+from psld.provenance import device_name
+from psld.randomness import Stream, stream_seed
+from psld.training.batches import Batches, Labels
+from psld.training.loop import train
+from psld.training.loss import Objective
+from psld.training.ranks import Ranks, join_ranks
+from psld.training.settings import RunSettings
+from psld.training.state import Checkpoints, TrainingState
+from psld.training.stop import STOP_SIGNALS, stop_on
+from psld.training.wandb_log import NoLog, WandbLog
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained: everything in which models and classifiers differ."""
+
+    stage: str
+    """Name of the command."""
+    process: LinearProcess
+    build: Callable[[], nn.Module]
+    """Makes the network, its initial weights from torch's own generator."""
+    loss_of: Objective
+    labels: Labels | None
+    look: Callable[[nn.Module], dict[str, Any]]
+    """What to log of the averaged network every `preview_every` steps."""
+    describe: Callable[[nn.Module], dict[str, Any]]
+    """What the manifest says of the final network besides."""
+
+
+def run_training(settings: RunSettings, store: ImageStore, task: Task) -> None:
+    """Train, or go on where the run directory stands, and write weights and manifest."""
+    with ExitStack() as stack:
+        ranks = stack.enter_context(join_ranks(settings.device))
+        state = initial_state(settings, task, ranks)
+        run = Path(settings.runs) / settings.run_name(store.digest)
+        if ranks.leads:
+            stack.callback(run_lock(run).release)
+        checkpoints = Checkpoints(run / "checkpoints", settings.training.milestone_every)
+        checkpoints.restore(state, ranks.device)
+        ranks.barrier()
+        if state.step < settings.training.steps:
+            stop = stack.enter_context(stop_on(*STOP_SIGNALS))
+            images, flip = store.images("train"), settings.dataset.flip
+            batches = Batches(images, flip, task.process, settings.training, ranks, task.labels)
+            log = NoLog()
+            if ranks.leads:
+                write_json(run / "settings.json", settings.model().model_dump(mode="json"))
+                log = stack.enter_context(WandbLog(settings, run, task.stage, task.look))
+            train(state, batches, task.loss_of, settings.training, ranks, checkpoints, log, stop)
+        if ranks.leads:
+            export(settings, state, task, store.digest, run, ranks)
+
+
+def initial_state(settings: RunSettings, task: Task, ranks: Ranks) -> TrainingState:
+    """The state at step 0, the same on every rank."""
+    torch.manual_seed(stream_seed(settings.training.seed, Stream.INITIAL_WEIGHTS))
+    return TrainingState(task.build().to(ranks.device), settings.training)
+
+
+def run_lock(run: Path) -> FileLock:
+    """The right to train in a run directory; it ends with its holder, however that ends."""
+    run.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run / "lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"{run}: another training is running there; wait for it") from None
+    return lock
+
+
+def export(
+    settings: RunSettings,
+    state: TrainingState,
+    task: Task,
+    dataset_digest: str,
+    run: Path,
+    ranks: Ranks,
+) -> None:
+    """Write the averaged weights, then the manifest."""
+    manifest = {
+        "name": settings.name,
+        "grid": settings.grid_name,
+        "settings": settings.model().model_dump(mode="json"),
+        "dataset_digest": dataset_digest,
+        "step": state.step,
+        "images_seen": state.step * settings.training.batch_size,
+        "parameters": sum(p.numel() for p in state.network.parameters()),
+        "seconds": round(state.seconds, 3),
+        "device": device_name(ranks.device),
+        "ranks": ranks.world,
+        "run": str(run),
+        **task.describe(state.ema.network),
+    }
+    save_model(settings.output, state.ema.network, manifest)
+    print(f"wrote {settings.output}")

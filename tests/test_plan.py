@@ -1,0 +1,167 @@
+"""The plan of a grid: how much there is to do, and what is known of its cost."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from psld.cli import CONFIGS
+from psld.compose import Composer
+from psld.grid import Grid, load_grid
+from psld.model import build_network, build_process
+from psld.plan import PlanSettings, forward_gigaflops, measured, printed_evaluations, work_of
+from tests.commands import call, refused, succeeded
+
+
+@pytest.fixture(scope="module")
+def paper(tmp_path_factory) -> Grid:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("paper"))
+        return load_grid("paper", CONFIGS)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> Grid:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("demo"))
+        return load_grid("demo", CONFIGS)
+
+
+def test_training_images_are_steps_times_batch(paper):
+    work = work_of(paper, adaptive_evaluations=1)["cifar10-sota"]
+    assert len(work.models) == 3
+    assert work.training_images == (975_000 + 877_500 + 916_500) * 128
+
+
+def test_evaluations_are_samples_times_nfe(paper):
+    """Of the 97M network: Table 1, Table 2 with the NFE that the paper prints, three galleries."""
+    work = work_of(paper, adaptive_evaluations=1)["cifar10-sota"]
+    table1 = 3 * 50_000 * 1000
+    table2 = 50_000 * (352 + 246 + 231 + 159 + 159)
+    assert work.evaluations == table1 + table2 + 3 * 1000 * 250
+
+
+def test_shared_shards_are_counted_once(paper):
+    """Of the 66M network: ten cells of ten shards and five galleries."""
+    work = work_of(paper, adaptive_evaluations=1)["celeba64-ablation"]
+    assert work.evaluations == 10 * 10_000 * 1000 + 5 * 1000 * 250
+
+
+def test_an_adaptive_sampler_takes_what_the_paper_prints_or_else_a_guess(paper):
+    printed = printed_evaluations(paper)
+    assert printed["cifar10-cld/rk45-1e-5"] == 280
+    assert "cifar10-vp-sde/rk45-1e-1" not in printed
+    few, many = (work_of(paper, n)["cifar10-ablation"].evaluations for n in (1, 101))
+    assert many - few == 4 * 10_000 * 100, "VP-SDE at four tolerances"
+
+
+def test_flops_are_two_for_each_multiplication_of_a_layer(demo):
+    settings = Composer(CONFIGS).model(demo.models["psld-0.02"].overrides, "demo")
+    network = build_network(settings, build_process(settings))
+    count = 0
+
+    def add(layer: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        nonlocal count
+        count += 2 * layer.weight.numel() * output[0, 0].numel()
+
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(add)
+    with torch.no_grad():
+        network(torch.zeros(1, *network.in_shape), torch.ones(1))
+    # The rest: linear layers, which see one vector an image, and attention, on 2×2 pixels.
+    gigaflops = forward_gigaflops(demo, "psld-0.02")
+    assert 1.0 < gigaflops * 1e9 / count < 1.1
+
+
+# --- throughput and hours ---------------------------------------------------------------------
+
+
+def plan(folder: Path, *overrides: str) -> str:
+    return succeeded(call(folder, "plan", "grid_name=demo", *overrides)).stdout
+
+
+def hours(output: str) -> list[str]:
+    """The last two columns of the demo's network."""
+    [line] = re.findall(r"^\| demo .*$", output, re.MULTILINE)
+    return [column.strip() for column in line.strip("|").split("|")[-2:]]
+
+
+def test_hours_follow_the_formula(tmp_path, demo):
+    work = work_of(demo, 200)["demo"]
+    rates = work.training_images / 7200, work.evaluations / 36000
+    given = [f"throughput.demo.train={rates[0]}", f"throughput.demo.sample={rates[1]}"]
+    assert hours(plan(tmp_path, *given)) == ["2.0", "10.0"]
+
+
+def test_without_throughput_the_hours_are_unknown(tmp_path):
+    output = plan(tmp_path)
+    assert hours(output) == ["?", "?"]
+    assert "give throughput.NETWORK.train=…" in output
+    assert "Sum" not in output
+
+
+def test_a_guess_from_the_gpu_s_flops(tmp_path, demo):
+    work = work_of(demo, 200)["demo"]
+    terahours = forward_gigaflops(demo, "vp-sde") / 1e3 / 3600
+    output = plan(tmp_path, "sustained_tflops=1e-4")
+    expected = (3 * work.training_images * terahours, work.evaluations * terahours)
+    assert hours(output) == [f"{teraflop / 1e-4:.1f}" for teraflop in expected]
+    assert re.search(r"^Sum: [0-9.,]+ GPU hours\.$", output, re.MULTILINE)
+
+
+def settings_of(folder: Path) -> PlanSettings:
+    return PlanSettings(
+        grid_name="demo",
+        throughput={},
+        adaptive_evaluations=200,
+        models=folder / "models",
+        cells=folder / "cells",
+    )
+
+
+def test_earlier_runs_are_measurements_per_gpu(tmp_path, demo):
+    model = tmp_path / "models" / "cld"
+    model.mkdir(parents=True)
+    manifest = {"images_seen": 6000, "seconds": 10.0, "ranks": 2}
+    (model / "manifest.json").write_text(json.dumps(manifest))
+    evaluation = next(e for e in demo.evaluations if e.model == "cld")
+    cell = tmp_path / "cells" / evaluation.cell
+    cell.mkdir(parents=True)
+    result = {"metric": "fd-classifier", "value": 1.0, "nfe": 40.0, "sampling_seconds": 20.0}
+    result |= {"noise": 1.0, "floor": None, "extractor_test_accuracy": None}
+    (cell / evaluation.file_name).write_text(json.dumps(result))
+    known = measured(demo, settings_of(tmp_path), ["cld", "vp-sde"])
+    assert known.train == 6000 / 20
+    assert known.sample == 1000 * 40 / 20
+
+
+def test_an_imported_model_says_nothing_of_training(tmp_path, demo):
+    model = tmp_path / "models" / "cld"
+    model.mkdir(parents=True)
+    manifest = {"images_seen": 6000, "seconds": None, "ranks": None}
+    (model / "manifest.json").write_text(json.dumps(manifest))
+    assert measured(demo, settings_of(tmp_path), ["cld"]).train is None
+
+
+def test_stages_and_tables_are_counted(tmp_path, demo):
+    output = plan(tmp_path)
+    assert f"Grid demo: {len(demo.models)} models, {len(demo.cells)} cells." in output
+    assert re.search(rf"^\| tabulate +\| +{len(demo.file.tables)} \|$", output, re.MULTILINE)
+    # Four shards of 250 samples for each of 22 cells.
+    assert re.search(r"^\| demo-steps +\| +4 \| +22 \| +88 \|$", output, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("throughput.demo.train=0", ["throughput.demo.train", "greater than 0"]),
+        ("throughput.demo.trian=1", ["trian"]),
+        ("grid_name=none", ["none.yaml: no such grid", "demo"]),
+    ],
+)
+def test_wrong_settings_are_refused(tmp_path, override, words):
+    refused(call(tmp_path, "plan", override), 2, *words)

@@ -1,0 +1,23 @@
+# Reads: data/DATASET.h5.  Makes: classifiers/GRID/NAME, a noise-conditional classifier that guides.
+#
+# Its checkpoints live in runs/, like those of models.
+
+
+rule train_classifier:
+    input:
+        images=lambda wildcards: ancient(f"data/{classifier_of(wildcards).dataset}.h5"),
+        digest=lambda wildcards: f"data/{classifier_of(wildcards).dataset}.digest",
+    output:
+        weights="classifiers/{grid}/{classifier}/weights.safetensors",
+        manifest="classifiers/{grid}/{classifier}/manifest.json",
+    log:
+        "logs/train_classifier/{grid}/{classifier}.log",
+    priority: 100
+    conda:
+        "../../envs/train.yaml"
+    params:
+        settings=lambda wildcards: classifier_of(wildcards).settings,
+        folder=subpath(output.manifest, parent=True),
+    shell:
+        "python -m psld.train_classifier classifier={wildcards.grid}/{wildcards.classifier} "
+        "data={input.images} output={params.folder} > {log} 2>&1"
