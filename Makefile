@@ -10,7 +10,7 @@ INSTALLED := .venv/installed
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
 SNAKEMAKE := $(RUN) snakemake --profile $(PROFILE)
 
-.PHONY: help setup demo test test-slow lint cells plan results report bench clean
+.PHONY: help setup demo test test-slow lint cells plan results report bench
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -62,6 +62,3 @@ bench: $(INSTALLED) ## Run the benchmarks
 	@$(RUN) OMP_NUM_THREADS=1 python -m benchmarks.step
 	@$(RUN) OMP_NUM_THREADS=1 python -m benchmarks.sampling
 	@$(RUN) python -m benchmarks.store
-
-clean: ## Remove what the demo made, but not the installation
-	rm -rf data features models classifiers runs samples results logs .snakemake .cache

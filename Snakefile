@@ -2,7 +2,7 @@
 
     snakemake                            the demo grid, whole; so does snakemake demo
     snakemake demo/cld/em-uniform-40     one cell of it alone
-    snakemake demo-steps                 one table
+    snakemake demo-steps                 one table; a figure alike
     snakemake all                        the paper: weeks of GPU time (python -m psld.plan)
 
 Everything about *where* it runs stands in profiles/, everything about *what* in configs/.
@@ -14,6 +14,7 @@ include: "workflow/rules/prepare.smk"
 include: "workflow/rules/train_extractor.smk"
 include: "workflow/rules/reference.smk"
 include: "workflow/rules/import_checkpoint.smk"
+include: "workflow/rules/import_classifier.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/train_classifier.smk"
 include: "workflow/rules/sample.smk"
@@ -51,6 +52,15 @@ for grid in GRIDS:
                 table
             input:
                 results_of_table(grid, table),
+            localrule: True
+
+    for figure in GRIDS[grid].file.figures:
+
+        rule:
+            name:
+                figure
+            input:
+                f"results/figures/{grid}/{figure}.png",
             localrule: True
 
     for cell in GRIDS[grid].cells:

@@ -1,6 +1,6 @@
 """What integrators add to the network's evaluations.
 
-    python -m benchmarks.sampling
+python -m benchmarks.sampling
 """
 
 import torch

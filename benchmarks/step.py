@@ -1,6 +1,6 @@
 """What the training loop adds to a network's forward and backward pass.
 
-    python -m benchmarks.step
+python -m benchmarks.step
 """
 
 import numpy as np

@@ -1,6 +1,6 @@
 """A shuffled epoch over the store's memory map against fancy indexing through h5py.
 
-    python -m benchmarks.store
+python -m benchmarks.store
 """
 
 import tempfile

@@ -95,13 +95,25 @@ def _exit_code(error: Exception) -> int | None:
         return error.exit_code
     if isinstance(error, HydraException | OmegaConfBaseException):
         return 2
+    if isinstance(error, PermissionError):
+        return 2
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        return 1
+    if _out_of_gpu_memory(error):
         return 1
     return None
 
 
+def _out_of_gpu_memory(error: Exception) -> bool:
+    """Whether it is torch's error for a full GPU, told by its name: not all commands need torch."""
+    return type(error).__name__ == "OutOfMemoryError"
+
+
 def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         place = error.filename or "the disk"
         return f"{place}: cannot be written ({error.strerror}); free some space and try again"
-    return " ".join(str(error).split())
+    if _out_of_gpu_memory(error):
+        return f"{text.split('. ')[0]}: lower training.micro_batch, or batch_size when sampling"
+    return text

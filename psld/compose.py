@@ -87,7 +87,9 @@ def compose_grid(name: str, file: GridFile, path: Path, configs: Path) -> Grid:
         e for table in file.tables for row in file.table_evaluations(table) for e in row if e
     ]
     evaluations = list(dict.fromkeys(evaluations))
-    overrides = {e.sampler: file.overrides_of(e.sampler) for e in evaluations}
+    figures = [cell.partition("/")[2] for cell in file.figures.values()]
+    samplers = dict.fromkeys([*(evaluation.sampler for evaluation in evaluations), *figures])
+    overrides = {sampler: file.overrides_of(sampler) for sampler in samplers}
     parsed = _Parsed(
         file,
         path,
@@ -96,7 +98,7 @@ def compose_grid(name: str, file: GridFile, path: Path, configs: Path) -> Grid:
             for model, own in file.models.items()
         },
         classifiers={
-            classifier: composer.classifier(own, f"{path}: classifiers.{classifier}")
+            classifier: composer.classifier(own.overrides, f"{path}: classifiers.{classifier}")
             for classifier, own in file.classifiers.items()
         },
         samplers={
@@ -109,7 +111,7 @@ def compose_grid(name: str, file: GridFile, path: Path, configs: Path) -> Grid:
         },
     )
     parsed.check_cells(evaluations)
-    parsed.check_figures(evaluations)
+    parsed.check_figures()
     parsed.check_tables()
     return Grid(
         name=name,
@@ -126,7 +128,8 @@ def compose_grid(name: str, file: GridFile, path: Path, configs: Path) -> Grid:
         },
         classifiers={
             classifier: ComposedClassifier(
-                overrides=file.classifiers[classifier],
+                overrides=file.classifiers[classifier].overrides,
+                checkpoint=file.classifiers[classifier].checkpoint,
                 dataset=settings.dataset.name,
                 settings=settings.identity(),
             )
@@ -170,11 +173,11 @@ class _Parsed:
         for model in self.models:
             self._check_cell(model, self.file.gallery)
 
-    def _check_cell(self, model: str, sampler: str) -> None:
+    def _check_cell(self, model: str, sampler: str, where: str = "a table") -> None:
         """UserError where there is no such model, or the sampler cannot sample it."""
         if model not in self.models:
             raise UserError(
-                f"{self.path}: a table names the model {model!r}; there are: "
+                f"{self.path}: {where} names the model {model!r}; there are: "
                 f"{', '.join(self.models)}"
             )
         family = self.file.family_of(sampler)
@@ -195,16 +198,11 @@ class _Parsed:
         except UserError as error:
             raise UserError(f"{self.path}: cell {model}/{sampler}: {error}") from None
 
-    def check_figures(self, evaluations: Sequence[Evaluation]) -> None:
-        cells = dict.fromkeys(evaluation.cell for evaluation in evaluations)
+    def check_figures(self) -> None:
         for figure, cell in self.file.figures.items():
             if figure == "nfe":
                 raise UserError(f"{self.path}: figures.nfe: the plot of all cells has this name")
-            if cell not in cells:
-                raise UserError(
-                    f"{self.path}: figures.{figure}: no table has the cell {cell!r}; "
-                    f"there are: {', '.join(cells)}"
-                )
+            self._check_cell(*cell.split("/"), where=f"figures.{figure}")
 
     def check_tables(self) -> None:
         """UserError where an entry shows a class accuracy that its cell does not have."""

@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from psld.cli import entry_point
+from psld.device import choose_device
 from psld.errors import UserError
 from psld.files import write_json
 from psld.metrics.classifier_training import accuracy
@@ -28,7 +29,6 @@ from psld.provenance import provenance
 from psld.samplers.origin import origin_of
 from psld.samplers.settings import CellSettings
 from psld.samplers.shards import Shard, read_shards
-from psld.training.ranks import choose_device
 
 
 class EvaluateSettings(CellSettings):

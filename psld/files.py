@@ -1,9 +1,11 @@
 """Files that are either whole or absent: write under a temporary name, flush, rename."""
 
 import errno
+import glob
 import hashlib
 import json
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,12 +22,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is flushed to disk and renamed to `path`.
 
     On any exception the temporary file is removed and what stood at `path` before is still there.
-    The temporary name is fixed, so what a killed writer left behind is overwritten by the next one.
+    The temporary name belongs to this process, so two writers of one path do not meet; what a
+    killed writer left behind on this machine is removed by the next one.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.unlink(missing_ok=True)
+    _remove_leftovers(path)
+    partial = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.partial")
     try:
         yield partial
         _flush_to_disk(partial)
@@ -36,6 +39,17 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             error.filename = str(path)  # A failed write alone does not know of which file.
         raise
     _flush_to_disk(path.parent)
+
+
+_HOST = platform.node()
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove the temporary files of writers of `path` that were killed on this machine."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.{glob.escape(_HOST)}.*.partial"):
+        pid = leftover.name.split(".")[-2]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            leftover.unlink(missing_ok=True)
 
 
 def _flush_to_disk(path: Path) -> None:

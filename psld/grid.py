@@ -116,8 +116,8 @@ class SamplerFamily(Settings):
     """The classifier that guides it, for guidance@sampler.guidance=classifier."""
 
 
-class ModelEntry(Settings):
-    """A model as a grid writes it; a list of overrides stands for an entry without a checkpoint."""
+class TrainedEntry(Settings):
+    """A model or classifier of a grid; a list of overrides stands for one without a checkpoint."""
 
     overrides: tuple[str, ...]
     checkpoint: str | None = None
@@ -144,18 +144,26 @@ class GridFile(Settings):
     """Seed of all samples: the same noise for every cell."""
     gallery: str
     """The sampler, with its budget, whose images are shown for each model."""
-    models: dict[str, ModelEntry]
-    classifiers: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    """Overrides of noise-conditional classifiers that guide samplers; `defaults` are not theirs."""
+    models: dict[str, TrainedEntry]
+    classifiers: dict[str, TrainedEntry] = Field(default_factory=dict)
+    """Noise-conditional classifiers that guide samplers; `defaults` are not theirs."""
     samplers: dict[str, SamplerFamily]
     figures: dict[str, str] = Field(default_factory=dict)
-    """Pictures of further cells, MODEL/SAMPLER, by name: guided samples, inpainted images."""
+    """Pictures of cells, MODEL/SAMPLER, by name, whether or not they stand in a table: guided
+    samples, inpainted images."""
     tables: dict[str, Table]
 
     @model_validator(mode="after")
     def _entries_are_cells(self) -> "GridFile":
         for table in self.tables:
             self.table_evaluations(table)
+        for figure, cell in self.figures.items():
+            model, _, sampler = cell.partition("/")
+            if not (model and any(sampler.startswith(f"{f}-") for f in self.samplers)):
+                raise ValueError(
+                    f"figures.{figure}: {cell!r} is not MODEL/SAMPLER-BUDGET; "
+                    f"the samplers are: {', '.join(self.samplers)}"
+                )
         return self
 
     def table_evaluations(self, name: str) -> list[list["Evaluation | None"]]:
@@ -228,6 +236,7 @@ class ComposedModel(Settings):
 
 class ComposedClassifier(Settings):
     overrides: tuple[str, ...]
+    checkpoint: str | None
     dataset: str
     settings: dict[str, Any]
     """What decides the weights."""

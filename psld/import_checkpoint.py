@@ -21,20 +21,25 @@ from psld.grid import expand_model
 from psld.model import build_network, build_process, save_model
 from psld.networks.official import LISTED, from_official
 from psld.networks.official_checkpoint import OfficialCheckpoint, read_checkpoint
-from psld.training.settings import TrainSettings
+from psld.training.settings import RunSettings, TrainSettings
 
 
-class ImportCheckpointSettings(TrainSettings):
-    """Settings of `python -m psld.import_checkpoint`: those of a training, and these two."""
+class ImportSettings(RunSettings):
+    """What both imports have: every setting of a training, and the file."""
 
     checkpoint: str
     """The file, as PyTorch Lightning wrote it."""
+
+
+class ImportCheckpointSettings(TrainSettings, ImportSettings):
+    """Settings of `python -m psld.import_checkpoint`."""
+
     weights: Literal["ema", "online"]
     """The moving average, as the paper samples, or the network as it was trained."""
 
 
-def expand(arguments: list[str]) -> list[str]:
-    """A leading FILE becomes `checkpoint=FILE`, and `model=GRID/NAME` that model's overrides.
+def name_the_file(arguments: list[str]) -> list[str]:
+    """A leading FILE becomes the override `checkpoint=FILE`.
 
     The official files have `=` in their names, which an override takes in quotes alone.
     """
@@ -42,16 +47,34 @@ def expand(arguments: list[str]) -> list[str]:
     if Path(first).is_file() or (first.endswith(".ckpt") and not first.startswith("checkpoint=")):
         quoted = first.replace("\\", "\\\\").replace("'", "\\'")
         arguments = [f"checkpoint='{quoted}'", *arguments[1:]]
-    return expand_model(arguments, CONFIGS)
+    return arguments
 
 
-@entry_point("import_checkpoint", ImportCheckpointSettings, rewrite=expand)
+@entry_point(
+    "import_checkpoint",
+    ImportCheckpointSettings,
+    rewrite=lambda given: expand_model(name_the_file(given), CONFIGS),
+)
 def main(settings: ImportCheckpointSettings) -> None:
     checkpoint = read_checkpoint(settings.checkpoint)
-    store = ImageStore.open_for(settings.data, settings.dataset)
+    weights = chosen_weights(checkpoint, settings)
     network = build_network(settings, build_process(settings))
-    load_weights(network, chosen_weights(checkpoint, settings), settings.checkpoint)
-    step = checkpoint.step
+    save_imported(settings, network, weights, settings.weights, checkpoint.step)
+
+
+def save_imported(
+    settings: ImportSettings,
+    network: nn.Module,
+    weights: dict[str, Tensor],
+    kind: str,
+    step: int | None,
+) -> None:
+    """Give the network the official weights and write it as training does.
+
+    `kind` says which of the file's weights these are.
+    """
+    load_weights(network, weights, settings.checkpoint)
+    store = ImageStore.open_for(settings.data, settings.dataset)
     manifest = {
         "name": settings.name,
         "grid": settings.grid_name,
@@ -67,11 +90,11 @@ def main(settings: ImportCheckpointSettings) -> None:
         "imported": {
             "file": Path(settings.checkpoint).name,
             "sha256": sha256_of_file(settings.checkpoint),
-            "weights": settings.weights,
+            "weights": kind,
         },
     }
     save_model(settings.output, network, manifest)
-    print(f"wrote {settings.output}: {settings.weights} weights, step {step}")
+    print(f"wrote {settings.output}: {kind} weights, step {step}")
 
 
 def chosen_weights(

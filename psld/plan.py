@@ -12,14 +12,14 @@ derived from the network's FLOPs; none is guessed.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 from tabulate import tabulate
 
 from psld.cli import CONFIGS, entry_point
 from psld.files import read_json
-from psld.grid import Evaluation, Grid, load_grid
+from psld.grid import ComposedClassifier, ComposedModel, Evaluation, Grid, load_grid
 from psld.results import read_result
 from psld.settings import Settings
 
@@ -27,6 +27,8 @@ TRAIN_FACTOR = 3
 """FLOPs of a training step over those of its forward pass; the backward pass has twice as many."""
 
 SECONDS_PER_HOUR = 3600
+
+Kind = Literal["model", "classifier"]
 
 UNKNOWN = "?"
 
@@ -70,6 +72,8 @@ class PlanSettings(Settings):
     """Network evaluations of an adaptive sampler where no table prints the paper's."""
     models: Path
     """Folder of the grid's models."""
+    classifiers: Path
+    """Folder of the grid's classifiers."""
     cells: Path
     """Folder of the grid's metrics files."""
 
@@ -78,16 +82,21 @@ class PlanSettings(Settings):
 class Work:
     """What one network has to do in a grid."""
 
-    models: list[str] = field(default_factory=list)
+    kind: Kind
+    trained: list[str] = field(default_factory=list)
+    """The models, or classifiers, that have this network."""
     training_images: int = 0
     evaluations: float = 0
-    """Images times network evaluations, over all samples."""
+    """Images times network evaluations, over all samples; two for a classifier and its gradient."""
 
 
 @entry_point("plan", PlanSettings)
 def main(settings: PlanSettings) -> None:
     grid = load_grid(settings.grid_name, CONFIGS)
-    print(f"Grid {grid.name}: {len(grid.models)} models, {len(grid.cells)} cells.\n")
+    print(
+        f"Grid {grid.name}: {len(grid.models)} models, {len(grid.classifiers)} classifiers, "
+        f"{len(grid.cells)} cells.\n"
+    )
     print(table(tables_of(grid), ["table", "models", "cells", "shards"]), end="\n\n")
     print(table(jobs_of(grid).items(), ["stage", "jobs"]), end="\n\n")
     print(cost(grid, settings))
@@ -108,9 +117,10 @@ def shards_of_cells(grid: Grid, evaluations: list[Evaluation]) -> dict[str, int]
 
 
 def all_shards(grid: Grid) -> dict[str, int]:
-    """The shards of every cell, with the first one of each model's gallery."""
-    gallery = {f"{model}/{grid.file.gallery}": 1 for model in grid.models}
-    return gallery | shards_of_cells(grid, list(grid.evaluations))
+    """The shards of every cell; of those that are only shown, the first one."""
+    shown = [f"{model}/{grid.file.gallery}" for model in grid.models]
+    shown += grid.file.figures.values()
+    return dict.fromkeys(shown, 1) | shards_of_cells(grid, list(grid.evaluations))
 
 
 def tables_of(grid: Grid) -> Iterator[tuple[str, int, int, int]]:
@@ -125,14 +135,15 @@ def jobs_of(grid: Grid) -> dict[str, int]:
     """The jobs of each stage, from nothing."""
     references = {(grid.models[e.model].dataset, e.metric) for e in grid.evaluations}
     extractors = [grid.metrics[metric]["extractor"]["kind"] for _, metric in references]
-    imported = sum(model.checkpoint is not None for model in grid.models.values())
+    models, classifiers = grid.models.values(), grid.classifiers.values()
     jobs = {
         "prepare": len(grid.datasets),
         "train_extractor": extractors.count("classifier"),
         "reference": len(references),
-        "train": len(grid.models) - imported,
-        "import_checkpoint": imported,
-        "train_classifier": len(grid.classifiers),
+        "train": sum(not model.checkpoint for model in models),
+        "import_checkpoint": sum(bool(model.checkpoint) for model in models),
+        "train_classifier": sum(not classifier.checkpoint for classifier in classifiers),
+        "import_classifier": sum(bool(classifier.checkpoint) for classifier in classifiers),
         "sample": sum(all_shards(grid).values()),
         "evaluate": len(grid.evaluations),
         "tabulate": len(grid.file.tables),
@@ -143,27 +154,32 @@ def jobs_of(grid: Grid) -> dict[str, int]:
     return {stage: number for stage, number in jobs.items() if number}
 
 
-def network_of(grid: Grid, model: str) -> str:
-    """The name of a model's network in configs/network: the last override that chooses one."""
-    chosen = [o for o in grid.models[model].overrides if o.startswith("network=")]
+def network_of(trained: ComposedModel | ComposedClassifier) -> str:
+    """The name of a network in configs/network: the last override that chooses one."""
+    chosen = [o for o in trained.overrides if o.startswith("network=")]
     return chosen[-1].removeprefix("network=") if chosen else "demo"
 
 
 def work_of(grid: Grid, adaptive_evaluations: int) -> dict[str, Work]:
     """What each network has to do, by its name."""
     work: dict[str, Work] = {}
-    for name, model in grid.models.items():
-        own = work.setdefault(network_of(grid, name), Work())
-        own.models.append(name)
-        if not model.checkpoint:
-            training = model.settings["training"]
-            own.training_images += training["steps"] * training["batch_size"]
+    for kind, all_trained in (("model", grid.models), ("classifier", grid.classifiers)):
+        for name, trained in all_trained.items():
+            own = work.setdefault(network_of(trained), Work(kind))
+            own.trained.append(name)
+            if not trained.checkpoint:
+                training = trained.settings["training"]
+                own.training_images += training["steps"] * training["batch_size"]
     nfe = printed_evaluations(grid)
     for cell, shards in all_shards(grid).items():
-        model, sampler = cell.split("/")
-        steps = grid.samplers[sampler].settings.get("steps")
-        evaluations = steps or nfe.get(cell, adaptive_evaluations)
-        work[network_of(grid, model)].evaluations += shards * grid.file.shard_size * evaluations
+        model, name = cell.split("/")
+        sampler = grid.samplers[name]
+        steps = sampler.settings.get("steps") or nfe.get(cell, adaptive_evaluations)
+        evaluations = shards * grid.file.shard_size * steps
+        twice = 2 if sampler.guidance == "classifier-free" else 1
+        work[network_of(grid.models[model])].evaluations += twice * evaluations
+        if sampler.classifier:
+            work[network_of(grid.classifiers[sampler.classifier])].evaluations += 2 * evaluations
     return work
 
 
@@ -179,17 +195,19 @@ def printed_evaluations(grid: Grid) -> dict[str, float]:
     return printed
 
 
-def measured(grid: Grid, settings: PlanSettings, models: list[str]) -> Throughput:
-    """Throughput of earlier runs of these models, per GPU."""
+def measured(grid: Grid, settings: PlanSettings, work: Work) -> Throughput:
+    """Throughput of earlier runs of a network, per GPU."""
     trained = train_seconds = sampled = sample_seconds = 0.0
-    for model in models:
-        manifest = settings.models / model / "manifest.json"
+    folder = settings.models if work.kind == "model" else settings.classifiers
+    for name in work.trained:
+        manifest = folder / name / "manifest.json"
         content = read_json(manifest) if manifest.exists() else {}
         if content.get("seconds"):
             trained += content["images_seen"]
             train_seconds += content["seconds"] * content.get("ranks", 1)
-    for evaluation in grid.evaluations:
-        result = evaluation.model in models and read_result(settings.cells, evaluation)
+    unguided = [e for e in grid.evaluations if grid.samplers[e.sampler].guidance == "none"]
+    for evaluation in unguided if work.kind == "model" else []:
+        result = evaluation.model in work.trained and read_result(settings.cells, evaluation)
         if result:
             shards = grid.shards_of(evaluation)
             sampled += shards * grid.file.shard_size * result["nfe"]
@@ -200,19 +218,24 @@ def measured(grid: Grid, settings: PlanSettings, models: list[str]) -> Throughpu
     )
 
 
-def forward_gigaflops(grid: Grid, model: str) -> float:
-    """GFLOPs of one image through a model's network; a multiplication and an addition are two."""
+def forward_gigaflops(grid: Grid, kind: Kind, name: str) -> float:
+    """GFLOPs of one image through a network; a multiplication and an addition are two."""
     # torch takes longer to import than everything else here.
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     from psld.compose import Composer
-    from psld.model import build_network, build_process
+    from psld.model import build_classifier, build_network, build_process
 
-    settings = Composer(CONFIGS).model(grid.models[model].overrides, where=model)
+    composer = Composer(CONFIGS)
+    if kind == "model":
+        settings, build = composer.model(grid.models[name].overrides, name), build_network
+    else:
+        overrides = grid.classifiers[name].overrides
+        settings, build = composer.classifier(overrides, name), build_classifier
     process = build_process(settings)
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network = build_network(settings, process).eval()
+        network = build(settings, process).eval()
         network(torch.empty(1, *network.in_shape), torch.empty(1))
     return counter.get_total_flops() / 1e9
 
@@ -220,7 +243,7 @@ def forward_gigaflops(grid: Grid, model: str) -> float:
 def cost(grid: Grid, settings: PlanSettings) -> str:
     """The cost of each network's work and of all of it, and what is not known."""
     works = work_of(grid, settings.adaptive_evaluations)
-    gigaflops = {n: forward_gigaflops(grid, work.models[0]) for n, work in works.items()}
+    gigaflops = {n: forward_gigaflops(grid, w.kind, w.trained[0]) for n, w in works.items()}
     flops = {
         n: gigaflops[n] * (TRAIN_FACTOR * work.training_images + work.evaluations)
         for n, work in works.items()
@@ -238,7 +261,7 @@ def cost(grid: Grid, settings: PlanSettings) -> str:
         lines.append(
             [
                 network,
-                len(work.models),
+                len(work.trained),
                 gigaflops[network],
                 work.training_images / 1e6,
                 work.evaluations / 1e6,
@@ -269,7 +292,7 @@ def throughput_of(
 ) -> Throughput:
     """The user's word, or else earlier runs', or else the GPU's TFLOP/s."""
     given = settings.throughput.get(network, Throughput())
-    earlier = measured(grid, settings, work.models)
+    earlier = measured(grid, settings, work)
     tflops = settings.sustained_tflops
     derived = tflops and 1e3 * tflops / gigaflops
     return Throughput(

@@ -23,7 +23,7 @@ class Stream(IntEnum):
 
 
 def stream_seed(seed: int, stream: Stream, *index: int) -> int:
-    """A 63-bit seed that is a hash of (seed, stream, index)."""
+    """A seed that is a hash of (seed, stream, index)."""
     sequence = np.random.SeedSequence(seed, spawn_key=(stream, *index))
     return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from psld.cli import entry_point
 from psld.datasets.pixels import to_uint8
 from psld.datasets.store import ImageStore
+from psld.device import choose_device
 from psld.errors import UserError
 from psld.metrics.extractor import Extractor, batches_of, statistics_of
 from psld.metrics.extractor_folder import load_extractor, read_manifest
@@ -28,7 +29,6 @@ from psld.metrics.reference_folder import (
 from psld.metrics.settings import ReferenceSettings
 from psld.metrics.statistics import FeatureStatistics
 from psld.provenance import device_name, provenance
-from psld.training.ranks import choose_device
 
 NOISE_SAMPLES = 10_000
 

@@ -32,16 +32,14 @@ class Rehearsal(Settings):
 def rehearsal_content(name: str, rehearsal: Rehearsal, file: "GridFile") -> dict[str, Any]:
     """The content of the grid file that `rehearsal` stands for.
 
-    Its tables are named NAME-TABLE: tables of all grids are targets of Snakemake. Nothing is
-    imported, since no official checkpoint fits the small networks.
+    Its tables and figures are named NAME-TABLE and NAME-FIGURE: those of all grids are targets of
+    Snakemake. Nothing is imported, since no official checkpoint fits the small networks.
     """
     content = file.model_dump(mode="json")
     for size in ("samples", "shard_size", "batch_size"):
         content[size] = getattr(rehearsal, size)
-    for model in content["models"].values():
-        model |= {"overrides": [*model["overrides"], *rehearsal.models], "checkpoint": None}
-    for classifier in content["classifiers"].values():
-        classifier += rehearsal.models
+    for trained in (*content["models"].values(), *content["classifiers"].values()):
+        trained |= {"overrides": [*trained["overrides"], *rehearsal.models], "checkpoint": None}
     for sampler in content["samplers"].values():
         sampler["spends"] = rehearsal.budgets.get(sampler["budget"])
     for table in content["tables"].values():
@@ -52,5 +50,6 @@ def rehearsal_content(name: str, rehearsal: Rehearsal, file: "GridFile") -> dict
         }
         for entry in (table["cell"], *table["rows"], *table["columns"]):
             entry["samples"] = None
-    content["tables"] = {f"{name}-{key}": table for key, table in content["tables"].items()}
+    for kind in ("tables", "figures"):
+        content[kind] = {f"{name}-{key}": made for key, made in content[kind].items()}
     return content

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from psld.cli import entry_point
 from psld.datasets.pixels import to_uint8
+from psld.device import choose_device
 from psld.errors import RunError
 from psld.model import Model, load_model
 from psld.provenance import device_name
@@ -21,7 +22,6 @@ from psld.samplers.loop import sample
 from psld.samplers.origin import origin_of
 from psld.samplers.settings import SampleSettings
 from psld.samplers.shards import Shard
-from psld.training.ranks import choose_device
 
 
 @entry_point("sample", SampleSettings)

@@ -9,13 +9,13 @@ import time
 
 from psld.cli import entry_point
 from psld.datasets.store import ImageStore
+from psld.device import choose_device
 from psld.errors import UserError
 from psld.metrics.classifier_training import accuracy, train_classifier
 from psld.metrics.extractor_folder import ExtractorManifest, save_manifest, save_weights
 from psld.metrics.feature_classifier import ClassifierExtractor, ImageShape
 from psld.metrics.settings import TrainExtractorSettings
 from psld.provenance import device_name, provenance
-from psld.training.ranks import choose_device
 
 
 @entry_point("train_extractor", TrainExtractorSettings)

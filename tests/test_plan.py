@@ -12,7 +12,7 @@ from psld.cli import CONFIGS
 from psld.compose import Composer
 from psld.grid import Grid, load_grid
 from psld.model import build_network, build_process
-from psld.plan import PlanSettings, forward_gigaflops, measured, printed_evaluations, work_of
+from psld.plan import PlanSettings, Work, forward_gigaflops, measured, printed_evaluations, work_of
 from tests.commands import call, refused, succeeded
 
 
@@ -32,16 +32,24 @@ def demo(tmp_path_factory) -> Grid:
 
 def test_training_images_are_steps_times_batch(paper):
     work = work_of(paper, adaptive_evaluations=1)["cifar10-sota"]
-    assert len(work.models) == 3
+    assert len(work.trained) == 3
     assert work.training_images == (975_000 + 877_500 + 916_500) * 128
 
 
 def test_evaluations_are_samples_times_nfe(paper):
-    """Of the 97M network: Table 1, Table 2 with the NFE that the paper prints, three galleries."""
+    """Of the 97M network: Table 1, Table 2 with the NFE that the paper prints, three galleries, and
+    the shard that Figure 3 shows."""
     work = work_of(paper, adaptive_evaluations=1)["cifar10-sota"]
     table1 = 3 * 50_000 * 1000
     table2 = 50_000 * (352 + 246 + 231 + 159 + 159)
-    assert work.evaluations == table1 + table2 + 3 * 1000 * 250
+    assert work.evaluations == table1 + table2 + 3 * 1000 * 250 + 1000 * 1000
+
+
+def test_a_classifier_is_trained_and_evaluated_with_its_gradient(paper):
+    work = work_of(paper, adaptive_evaluations=1)["classifier-cifar10"]
+    assert work.trained == ["cifar10-psld-0.01"]
+    assert work.training_images == 195_000 * 256
+    assert work.evaluations == 2 * 1000 * 1000
 
 
 def test_shared_shards_are_counted_once(paper):
@@ -73,7 +81,7 @@ def test_flops_are_two_for_each_multiplication_of_a_layer(demo):
     with torch.no_grad():
         network(torch.zeros(1, *network.in_shape), torch.ones(1))
     # The rest: linear layers, which see one vector an image, and attention, on 2×2 pixels.
-    gigaflops = forward_gigaflops(demo, "psld-0.02")
+    gigaflops = forward_gigaflops(demo, "model", "psld-0.02")
     assert 1.0 < gigaflops * 1e9 / count < 1.1
 
 
@@ -106,7 +114,7 @@ def test_without_throughput_the_hours_are_unknown(tmp_path):
 
 def test_a_guess_from_the_gpu_s_flops(tmp_path, demo):
     work = work_of(demo, 200)["demo"]
-    terahours = forward_gigaflops(demo, "vp-sde") / 1e3 / 3600
+    terahours = forward_gigaflops(demo, "model", "vp-sde") / 1e3 / 3600
     output = plan(tmp_path, "sustained_tflops=1e-4")
     expected = (3 * work.training_images * terahours, work.evaluations * terahours)
     assert hours(output) == [f"{teraflop / 1e-4:.1f}" for teraflop in expected]
@@ -119,6 +127,7 @@ def settings_of(folder: Path) -> PlanSettings:
         throughput={},
         adaptive_evaluations=200,
         models=folder / "models",
+        classifiers=folder / "classifiers",
         cells=folder / "cells",
     )
 
@@ -134,7 +143,7 @@ def test_earlier_runs_are_measurements_per_gpu(tmp_path, demo):
     result = {"metric": "fd-classifier", "value": 1.0, "nfe": 40.0, "sampling_seconds": 20.0}
     result |= {"noise": 1.0, "floor": None, "extractor_test_accuracy": None}
     (cell / evaluation.file_name).write_text(json.dumps(result))
-    known = measured(demo, settings_of(tmp_path), ["cld", "vp-sde"])
+    known = measured(demo, settings_of(tmp_path), Work("model", ["cld", "vp-sde"]))
     assert known.train == 6000 / 20
     assert known.sample == 1000 * 40 / 20
 
@@ -144,12 +153,12 @@ def test_an_imported_model_says_nothing_of_training(tmp_path, demo):
     model.mkdir(parents=True)
     manifest = {"images_seen": 6000, "seconds": None, "ranks": None}
     (model / "manifest.json").write_text(json.dumps(manifest))
-    assert measured(demo, settings_of(tmp_path), ["cld"]).train is None
+    assert measured(demo, settings_of(tmp_path), Work("model", ["cld"])).train is None
 
 
 def test_stages_and_tables_are_counted(tmp_path, demo):
     output = plan(tmp_path)
-    assert f"Grid demo: {len(demo.models)} models, {len(demo.cells)} cells." in output
+    assert f"Grid demo: {len(demo.models)} models, " in output
     assert re.search(rf"^\| tabulate +\| +{len(demo.file.tables)} \|$", output, re.MULTILINE)
     # Four shards of 250 samples for each of 22 cells.
     assert re.search(r"^\| demo-steps +\| +4 \| +22 \| +88 \|$", output, re.MULTILINE)

@@ -130,9 +130,12 @@ class DatasetSettings(Settings):
     """Where the images come from."""
 
     def preparation(self) -> dict[str, Any]:
-        """What the prepared file depends on, ready for JSON: not the name, flips or downloads."""
+        """What the prepared file depends on, ready for JSON: not the name, flips or downloads, nor
+        where a published dataset lies, whose content its name tells."""
         content = self.model_dump(mode="json", exclude={"name", "flip"})
         content["source"].pop("download", None)
+        if self.source.kind != "folder":
+            content["source"].pop("root", None)
         return content
 
 

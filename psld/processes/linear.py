@@ -180,7 +180,7 @@ class LinearProcess:
         return 2 * self.beta(t)[:, None, None] * self.D
 
     def diffusion(self, t: Tensor) -> Tensor:
-        """G(t), N×k×k, the triangular root of 2 β(t) D."""
+        """G(t), N×k×k, the symmetric root of 2 β(t) D."""
         return (2 * self.beta(t))[:, None, None].sqrt() * _semidefinite_root(self.D)
 
     def reverse_linear_step(self, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:

@@ -85,7 +85,7 @@ def _digits(mnist: ImageStore, indices: range, size: int) -> Iterator[np.ndarray
 def _from_file(path: Path, indices: range, size: int) -> np.ndarray:
     _check_exists(path)
     try:
-        with h5py.File(path) as file:
+        with h5py.File(path, locking=False) as file:
             masks = file["masks"]
             if masks.ndim != 3 or masks.shape[1:] != (size, size) or len(masks) == 0:
                 raise UserError(f"{path}: masks are {masks.shape}, not n×{size}×{size}")

@@ -14,7 +14,7 @@ def origin_of(cell: CellSettings, shard: int) -> ShardOrigin:
     inpaints = isinstance(guidance, InpaintingGuidance)
     return ShardOrigin(
         weights_sha256=read_manifest(cell.model, "model")["weights_sha256"],
-        sampler_digest=digest_of(cell.sampler.model_dump(mode="json")),
+        sampler_digest=digest_of(cell.sampler.model_dump(mode="json", exclude_none=True)),
         seed=cell.seed,
         index=shard,
         size=cell.shard_size,

@@ -84,7 +84,8 @@ class Shard:
         if not Path(path).exists():
             raise UserError(f"{path}: no such shard; make it with python -m psld.sample")
         try:
-            with h5py.File(path) as file:
+            # A shard never changes once it has its name, and not every file system has locks.
+            with h5py.File(path, locking=False) as file:
                 if file.attrs.get("format") != FORMAT:
                     raise UserError(f"{path}: not a shard of this version ({FORMAT})")
                 return cls(

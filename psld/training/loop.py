@@ -18,6 +18,9 @@ from psld.training.settings import LoopSettings
 from psld.training.state import Checkpoints, TrainingState
 from psld.training.stop import StopRequest
 
+ASK_EVERY = 10
+"""Steps between the moments at which several ranks agree whether to stop."""
+
 
 class Log(Protocol):
     """Where a training reports to."""
@@ -25,6 +28,16 @@ class Log(Protocol):
     def values(self, step: int, values: dict[str, float]) -> None: ...
 
     def preview(self, step: int, network: nn.Module) -> None: ...
+
+
+class NoLog:
+    """The log of a rank that does not lead, and of a training without wandb."""
+
+    def values(self, step: int, values: dict[str, float]) -> None:
+        """Report nothing."""
+
+    def preview(self, step: int, network: nn.Module) -> None:
+        """Look at nothing."""
 
 
 def train(
@@ -39,8 +52,9 @@ def train(
 ) -> None:
     """Train `state` from its step up to `settings.steps`, by the loss that `loss_of` gives.
 
-    A training that is stopped and resumed ends with bit-identical weights on the same number of
-    ranks: batches and noise come from (seed, step) and dropout from (seed, step, rank).
+    A training that is stopped and resumed ends with the same weights on the same number of ranks:
+    batches and noise come from (seed, step) and dropout from (seed, step, rank). On CPUs they are
+    equal to the bit; on GPUs as far as the convolutions are deterministic.
 
     Raises:
         RunError: the gradient is not finite (no checkpoint is written after that step), or a
@@ -75,17 +89,18 @@ def train(
         saving = last or state.step % settings.checkpoint_every == 0
         logging = saving or state.step % settings.log_every == 0
         # Ranks must stop at the same step, and asking them all is worth it only now and then.
-        stopping = (logging or ranks.world == 1) and not last and ranks.any(bool(stop))
+        asking = ranks.world == 1 or state.step % ASK_EVERY == 0
+        stopping = asking and not last and ranks.any(bool(stop))
         if logging or stopping:
             values = meter.read(images_per_step=settings.batch_size)
             progress.set_postfix(loss=f"{values['loss']:.4f}")
             if saving and ranks.leads and progress.disable:
                 print(f"step {state.step}/{settings.steps}: {_summary(values)}", flush=True)
             log.values(state.step, {**values, "learning_rate": learning_rate(settings, step)})
-        if settings.preview_every and state.step % settings.preview_every == 0 and ranks.leads:
-            log.preview(state.step, state.ema.network)
         if saving or stopping:
             save()
+        if settings.preview_every and state.step % settings.preview_every == 0 and ranks.leads:
+            log.preview(state.step, state.ema.network)
         if stopping:
             progress.close()
             name = stop.signal.name if stop.signal else "a signal to another rank"

@@ -3,9 +3,7 @@
 from typing import Any
 
 import torch
-import wandb
 from torch import nn
-from torchvision.utils import make_grid
 
 from psld.datasets.pixels import to_uint8
 from psld.processes.linear import LinearProcess
@@ -23,6 +21,10 @@ def preview_samples(
     settings: ModelSettings, process: LinearProcess, network: nn.Module
 ) -> dict[str, Any]:
     """64 samples of the network as one picture; a class-conditional one samples without a class."""
+    # Both take a second to import, and most commands that know of previews never make one.
+    import wandb
+    from torchvision.utils import make_grid
+
     device = next(network.parameters()).device
     dataset = settings.dataset
     stream = generator(device, settings.training.seed, Stream.PREVIEW)

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from psld.errors import UserError
+from psld.device import choose_device
 
 
 @dataclass(frozen=True)
@@ -68,22 +68,3 @@ def join_ranks(device: str) -> Iterator[Ranks]:
     finally:
         if world > 1:
             dist.destroy_process_group()
-
-
-def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """`auto` is this rank's GPU where there is one and the CPU elsewhere.
-
-    Raises UserError for a name that torch does not know or a GPU that is not there.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"device: no such device {name!r}; use auto, cpu or cuda") from None
-    if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise UserError(f"device: {name} was asked for, but torch sees no GPU here; use auto")
-        device = torch.device("cuda", local_rank if device.index is None else device.index)
-        torch.cuda.set_device(device)
-    return device

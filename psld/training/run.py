@@ -18,13 +18,12 @@ from psld.processes.linear import LinearProcess
 from psld.provenance import device_name
 from psld.randomness import Stream, stream_seed
 from psld.training.batches import Batches, Labels
-from psld.training.loop import train
+from psld.training.loop import NoLog, train
 from psld.training.loss import Objective
 from psld.training.ranks import Ranks, join_ranks
 from psld.training.settings import RunSettings
 from psld.training.state import Checkpoints, TrainingState
 from psld.training.stop import STOP_SIGNALS, stop_on
-from psld.training.wandb_log import NoLog, WandbLog
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,9 @@ def run_training(settings: RunSettings, store: ImageStore, task: Task) -> None:
             log = NoLog()
             if ranks.leads:
                 write_json(run / "settings.json", settings.model().model_dump(mode="json"))
+            if ranks.leads and settings.wandb.mode != "disabled":
+                from psld.training.wandb_log import WandbLog  # takes a second to import
+
                 log = stack.enter_context(WandbLog(settings, run, task.stage, task.look))
             train(state, batches, task.loss_of, settings.training, ranks, checkpoints, log, stop)
         if ranks.leads:

@@ -87,11 +87,13 @@ class TrainedSettings(Settings):
 
     def identity(self) -> dict[str, Any]:
         """The settings that, with the dataset's digest, decide the weights: neither where images
-        come from nor how often to log, save or preview."""
-        content = self.model_dump(mode="json")
+        come from nor how often to log, save or preview. What is switched off (null) is left out,
+        so that an option that comes later changes no identity.
+        """
+        content = self.model_dump(mode="json", exclude_none=True)
         del content["dataset"]["source"]
         for key in ("checkpoint_every", "milestone_every", "log_every", "preview_every", "compile"):
-            del content["training"][key]
+            content["training"].pop(key, None)
         return content
 
 

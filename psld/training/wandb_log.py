@@ -52,13 +52,3 @@ class WandbLog:
 
     def preview(self, step: int, network: nn.Module) -> None:
         self.run.log(self.look(network), step=step)
-
-
-class NoLog:
-    """The log of every other rank."""
-
-    def values(self, step: int, values: dict[str, float]) -> None:
-        """Only the leading rank reports."""
-
-    def preview(self, step: int, network: nn.Module) -> None:
-        """Only the leading rank looks."""

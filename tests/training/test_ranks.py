@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from psld.device import choose_device
 from psld.errors import UserError
-from psld.training.ranks import Ranks, choose_device, join_ranks
+from psld.training.ranks import Ranks, join_ranks
 from tests.commands import TINY, call, command, run, run_directory, succeeded
 
 SETTINGS = (

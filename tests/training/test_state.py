@@ -1,5 +1,7 @@
 """Checkpoints: what is kept, what is restored, and what a damaged one is taken for."""
 
+import platform
+
 import pytest
 import torch
 
@@ -64,7 +66,7 @@ def test_other_files_are_no_checkpoints(tmp_path, state):
     checkpoints = Checkpoints(tmp_path)
     save_at(checkpoints, state, 10)
     # What a killed writer leaves, and what a user may put there.
-    partial = tmp_path / ".checkpoint-00000020.pt.partial"
+    partial = tmp_path / f".checkpoint-00000020.pt.{platform.node()}.99999999.partial"
     for path in (partial, tmp_path / "checkpoint-x.pt", tmp_path / "checkpoint-00000030.pt.old"):
         path.write_bytes(b"half")
     assert checkpoints.steps() == [10]

@@ -23,7 +23,22 @@ def load_grids():
         raise WorkflowError(str(error))
 
 
+def check_targets(grids):
+    """Tables of all grids are targets, so their names must differ from each other and from rules."""
+    rules = {path.stem for path in (CONFIGS.parent / "workflow" / "rules").glob("*.smk")}
+    seen = rules | {"all", "plot", "gallery", "figure", *grids}
+    for grid, loaded in grids.items():
+        for table in loaded.file.tables:
+            if table in seen:
+                raise WorkflowError(
+                    f"configs/grid/{grid}.yaml: tables.{table}: the name is taken by another table, "
+                    f"grid or rule; call it {grid}-{table}"
+                )
+            seen.add(table)
+
+
 GRIDS = load_grids()
+check_targets(GRIDS)
 DATASETS = {name: made for grid in GRIDS.values() for name, made in grid.datasets.items()}
 METRICS = {name: made for grid in GRIDS.values() for name, made in grid.metrics.items()}
 FIGURES = {name for grid in GRIDS.values() for name in grid.file.figures}

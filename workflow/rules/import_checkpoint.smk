@@ -1,17 +1,19 @@
 # Reads: a checkpoint of the official code, and data/DATASET.h5.  Makes: what rule train makes.
 #
-# A model of a grid that names a `checkpoint` is imported instead of trained. The patterns on {grid}
-# look ahead at the model's name, so that exactly one of the two rules makes a model: by ruleorder
-# alone, a model whose checkpoint is missing would be trained.
+# A model or classifier of a grid that names a `checkpoint` is imported instead of trained. By ruleorder
+# alone, one whose checkpoint is missing would be trained; so patterns decide.
 
-IMPORTED = [
-    f"{grid}/{model}/"
-    for grid, composed in GRIDS.items()
-    for model, entry in composed.models.items()
-    if entry.checkpoint
-]
-IMPORTED_GRID = rf"(?={'|'.join(map(re.escape, IMPORTED)) or '$.'})[^/]+"
-TRAINED_GRID = rf"(?!{'|'.join(map(re.escape, IMPORTED)) or '$.'})[^/]+"
+
+def grid_pattern(all_trained, imported):
+    """A pattern of {grid} that looks ahead at the name after it: of what is imported, or is not."""
+    names = [
+        re.escape(f"{grid}/{name}/")
+        for grid in GRIDS
+        for name, trained in getattr(GRIDS[grid], all_trained).items()
+        if trained.checkpoint
+    ]
+    nothing = "(?!)"
+    return f"{'(?=' if imported else '(?!'}{'|'.join(names) or nothing})[^/]+"
 
 
 rule import_checkpoint:
@@ -25,7 +27,7 @@ rule import_checkpoint:
     log:
         "logs/import_checkpoint/{grid}/{model}.log",
     wildcard_constraints:
-        grid=IMPORTED_GRID,
+        grid=grid_pattern("models", imported=True),
     conda:
         "../../envs/train.yaml"
     params:

@@ -14,7 +14,7 @@ rule train:
     log:
         "logs/train/{grid}/{model}.log",
     wildcard_constraints:
-        grid=TRAINED_GRID,
+        grid=grid_pattern("models", imported=False),
     priority: 100
     conda:
         "../../envs/train.yaml"

@@ -12,6 +12,8 @@ rule train_classifier:
         manifest="classifiers/{grid}/{classifier}/manifest.json",
     log:
         "logs/train_classifier/{grid}/{classifier}.log",
+    wildcard_constraints:
+        grid=grid_pattern("classifiers", imported=False),
     priority: 100
     conda:
         "../../envs/train.yaml"

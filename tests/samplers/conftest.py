@@ -1,0 +1,25 @@
+"""What guides a sampler in several tests, made once and hardly trained."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.commands import TINY, call, succeeded
+
+
+@pytest.fixture(scope="session")
+def conditional_model(digits, tmp_path_factory) -> Path:
+    """The folder of a small class-conditional PSLD model."""
+    folder = tmp_path_factory.mktemp("conditional")
+    settings = (*TINY, "process=psld", "training.label_dropout=0.2", "training.steps=30")
+    succeeded(call(folder, "train", *settings, f"data={digits}", "output=model"))
+    return folder / "model"
+
+
+@pytest.fixture(scope="session")
+def classifier(digits, tmp_path_factory) -> Path:
+    """The folder of a small noise-conditional classifier for PSLD."""
+    folder = tmp_path_factory.mktemp("classifier")
+    settings = (*TINY, "training.steps=30", f"data={digits}", "output=classifier")
+    succeeded(call(folder, "train_classifier", *settings))
+    return folder / "classifier"

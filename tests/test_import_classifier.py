@@ -1,0 +1,90 @@
+"""Official classifiers become classifiers of ours: by hand and in the plan of the workflow."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from psld.files import read_json
+from psld.model import load_classifier
+from psld.networks.official import settings_from_spec
+from tests.commands import call, refused, succeeded
+from tests.datasets.formats import encode, random_images, write_files
+from tests.reference import load, reference_files
+from tests.workflow.project import Project
+
+VECTORS = reference_files("net_classifier*.npz")
+
+
+def write_checkpoint(path: Path, vector: dict[str, np.ndarray]) -> None:
+    """The vector's weights as Lightning wrote those of a classifier: without a moving average."""
+    weights = {f"clf_fn.{k[2:]}": torch.from_numpy(v) for k, v in vector.items() if k[:2] == "w/"}
+    torch.save({"state_dict": weights, "global_step": 9}, path)
+
+
+def overrides(vector: dict[str, np.ndarray]) -> list[str]:
+    spec, size = json.loads(str(vector["spec"])), int(vector["size"])
+    network = settings_from_spec(spec).model_dump(mode="json")
+    momentum = spec["in_ch"] in (2, 6)
+    return [
+        "dataset=folder",
+        "dataset.name=noise",
+        "dataset.source.root=pictures",
+        f"dataset.num_classes={spec['n_cls']}",
+        f"dataset.image_size={size}",
+        f"dataset.channels={1 if spec['in_ch'] < 3 else 3}",
+        f"process={'psld' if momentum else 'vp-sde'}",
+        *(f"network.{key}={json.dumps(value)}" for key, value in network.items()),
+    ]
+
+
+def prepare(folder: Path, vector: dict[str, np.ndarray]) -> None:
+    """A checkpoint of the vector's weights, and a dataset that its network fits."""
+    write_checkpoint(folder / "epoch=9.ckpt", vector)
+    classes = json.loads(str(vector["spec"]))["n_cls"]
+    pictures = {f"{i}/a.png": encode(random_images(16, 16, 3, seed=i)) for i in range(classes)}
+    write_files(folder / "pictures", pictures)
+    dataset = [o for o in overrides(vector) if o.startswith("dataset")]
+    succeeded(call(folder, "prepare", *dataset, "output=data/noise.h5"))
+
+
+@pytest.mark.parametrize("path", VECTORS, ids=lambda path: path.stem)
+def test_reference_classifier_by_hand(tmp_path, path):
+    vector = load(path)
+    prepare(tmp_path, vector)
+    given = (*overrides(vector), "output=classifier")
+    succeeded(call(tmp_path, "import_classifier", "epoch=9.ckpt", *given))
+    network = load_classifier(tmp_path / "classifier", torch.device("cpu")).network
+    y = network(torch.from_numpy(vector["x"]), torch.from_numpy(vector["t"])).numpy()
+    np.testing.assert_allclose(y, vector["y"], rtol=1e-4, atol=1e-5)
+    manifest = read_json(tmp_path / "classifier" / "manifest.json")
+    assert (manifest["kind"], manifest["step"]) == ("classifier", 9)
+    assert manifest["imported"]["weights"] == "online"
+
+
+def test_a_model_s_checkpoint_is_no_classifier(tmp_path):
+    vector, model = load(VECTORS[0]), reference_files("checkpoint_*.ckpt")[0]
+    prepare(tmp_path, vector)
+    given = (str(model), *overrides(vector), "output=classifier")
+    refused(call(tmp_path, "import_classifier", *given), 2, model.name, "all_modules.")
+    assert not (tmp_path / "classifier").exists()
+
+
+def test_a_classifier_that_names_a_checkpoint_is_imported_and_not_trained(tmp_path):
+    project = Project.create(tmp_path / "project")
+    path = project.folder / "configs" / "grid" / "tiny.yaml"
+    grid = yaml.safe_load(path.read_text())
+    own = ["dataset=digits", "process=psld"]
+    grid["classifiers"] = {
+        "trained": own,
+        "imported": {"overrides": own, "checkpoint": "files/epoch=9.ckpt"},
+    }
+    path.write_text(yaml.safe_dump(grid))
+    (project.folder / "files").mkdir()
+    (project.folder / "files" / "epoch=9.ckpt").touch()
+    manifests = [f"classifiers/tiny/{name}/manifest.json" for name in grid["classifiers"]]
+    jobs = {"prepare": 1, "train_classifier": 1, "import_classifier": 1}
+    assert project.plan(*manifests) == jobs

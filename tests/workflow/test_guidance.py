@@ -1,0 +1,175 @@
+"""Guided cells in the workflow: what they need, what they make, and when they are made anew."""
+
+import csv
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+
+from psld.samplers.shards import Shard
+from tests.datasets.formats import idx_files, random_images, write_files
+from tests.workflow.project import GRID, Project
+
+GUIDED = """
+defaults: [dataset=digits, network=tiny, training=tiny, wandb.mode=disabled]
+metric: fd-classifier-tiny
+samples: 20
+shard_size: 10
+batch_size: 10
+seed: 0
+gallery: em-3
+
+models:
+  psld: [process=psld]
+  classes: [process=psld, training.label_dropout=0.2]
+
+classifiers:
+  guide: [dataset=digits, process=psld, network=classifier-demo, training=classifier-demo, training.steps=2, wandb.mode=disabled]
+
+samplers:
+  em: {overrides: [sampler=em], budget: sampler.steps}
+  guided:
+    overrides: [sampler=em, guidance@sampler.guidance=classifier]
+    classifier: guide
+    budget: sampler.steps
+  free: {overrides: [sampler=em, guidance@sampler.guidance=classifier-free], budget: sampler.steps}
+  digits:
+    overrides: [sampler=em, guidance@sampler.guidance=inpainting, mask@sampler.guidance.mask=digits]
+    budget: sampler.steps
+  own:
+    overrides:
+      - sampler=em
+      - guidance@sampler.guidance=inpainting
+      - mask@sampler.guidance.mask=file
+      - sampler.guidance.mask.path=own.h5
+    budget: sampler.steps
+
+figures:
+  tiny-classes: classes/free-3
+  tiny-holes: psld/digits-3
+
+tables:
+  tiny-guided:
+    title: "Tiny: guided"
+    headings: [guidance]
+    cell: {budget: 3}
+    columns:
+      - {label: distance}
+      - {label: class accuracy, show: class_accuracy}
+    rows:
+      - {label: [classifier], model: psld, sampler: guided}
+      - {label: [classifier-free], model: classes, sampler: free}
+  tiny-inpainted:
+    title: "Tiny: inpainted"
+    headings: [mask]
+    cell: {budget: 3, model: psld}
+    columns: [{label: distance}]
+    rows:
+      - {label: [digits], sampler: digits}
+      - {label: [own], sampler: own}
+      - {label: [none], sampler: em}
+"""
+
+WHOLE = {
+    "prepare": 2,
+    "train_extractor": 1,
+    "reference": 1,
+    "train": 2,
+    "train_classifier": 1,
+    "sample": 11,
+    "evaluate": 5,
+    "tabulate": 2,
+    "figure": 2,
+    "gallery": 2,
+    "plot": 1,
+}
+"""The jobs of the whole grid: five cells of two shards and one more for a gallery."""
+
+
+def write_masks(project: Project, column: int) -> None:
+    masks = np.ones((1, 8, 8), bool)
+    masks[:, :, column] = False
+    with h5py.File(project.folder / "own.h5", "w") as file:
+        file["masks"] = masks
+
+
+def set_up(project: Project) -> Project:
+    """The guided grid instead of the tests' usual one, with masks and a small MNIST."""
+    (project.folder / GRID).write_text(GUIDED)
+    write_masks(project, column=0)
+    labels = np.zeros(12, np.uint8)
+    digits = (random_images(12, 28, 28), labels)
+    write_files(project.folder / "downloads" / "mnist", idx_files(digits, digits))
+    return project
+
+
+def test_a_dry_run_lists_the_classifier_and_the_digits_of_the_masks(fresh):
+    project = set_up(fresh)
+    assert project.plan("tiny") == WHOLE
+    inpainted = {"prepare": 2, "train_extractor": 1, "reference": 1, "train": 1}
+    assert project.plan("tiny/psld/digits-3") == {**inpainted, "sample": 2, "evaluate": 1}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("classifier: guide", "classifier: other", "samplers.guided.classifier: no classifier"),
+        ("    classifier: guide\n", "", "samplers.guided.classifier: no classifier None"),
+        ("process=psld, network=cl", "process=cld, network=cl", "noised by another process"),
+        ("model: classes, sampler: free", "model: psld, sampler: free", "class-conditional model"),
+        ("holes: psld/digits-3", "holes: psld/digit-3", "figures.tiny-holes"),
+        (
+            "columns: [{label: distance}]",
+            "columns: [{label: x, show: class_accuracy}]",
+            "class_accuracy needs samples guided to a class",
+        ),
+    ],
+)
+def test_a_grid_whose_parts_do_not_fit_is_refused_in_one_line(fresh, old, new, complaint):
+    project = set_up(fresh)
+    project.edit(GRID, old, new)
+    done = project.snakemake("--dry-run", "tiny")
+    assert done.returncode == 1
+    assert done.stdout.count("WorkflowError") == 1
+    [line] = [line for line in done.stdout.splitlines() if complaint in line]
+    assert line.startswith(str(project.folder / GRID))
+
+
+@pytest.mark.slow
+def test_guided_cells_from_nothing_to_tables_and_what_makes_them_anew(fresh):
+    project = set_up(fresh)
+    project.run("tiny")
+    assert project.plan("tiny") == {}
+    results = project.folder / "results"
+    with (results / "tables" / "tiny" / "tiny-guided.csv").open() as file:
+        shown = [row["ours"] for row in csv.DictReader(file) if row["shows"] == "class_accuracy"]
+    assert len(shown) == 2
+    assert all(0 <= float(value) <= 1 for value in shown)
+    for figure in ("tiny-classes", "tiny-holes"):
+        assert (results / "figures" / "tiny" / f"{figure}.png").stat().st_size > 1000
+    shard = Shard.load(project.folder / "samples" / "tiny" / "psld" / "digits-3" / "00001.h5")
+    assert shard.masks.shape == (10, 8, 8)
+
+    project.edit(GRID, "training.steps=2", "training.steps=3")
+    guided = {"sample": 2, "evaluate": 1, "tabulate": 1}
+    assert project.plan("tiny") == {"train_classifier": 1, **guided}
+    project.edit(GRID, "training.steps=3", "training.steps=2")
+    project.edit(
+        GRID,
+        "[sampler=em, guidance@sampler.guidance=classifier]",
+        "[sampler=em, guidance@sampler.guidance=classifier, sampler.guidance.scale=3]",
+    )
+    assert project.plan("tiny") == guided
+    project.edit(GRID, ", sampler.guidance.scale=3", "")
+    write_masks(project, column=1)
+    assert project.plan("tiny") == guided
+    write_masks(project, column=0)
+    assert project.plan("tiny") == {}
+
+    # The same content prepared again, and what was made of it before, are as good as new.
+    project.run("--force", "data/mnist.h5")
+    assert project.plan("tiny") == {}
+    shutil.rmtree(project.folder / "classifiers")
+    project.run("tiny")
+    assert project.plan("tiny") == {}
