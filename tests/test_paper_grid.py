@@ -1,27 +1,20 @@
-"""The paper's grid against the paper: a second transcription of its numbers and settings.
-
-Each number that the authors produced must be a cell: (dataset, Γ, millions of parameters, sampler,
-budget, samples, what is shown, value), with Γ = None for VP-SDE.
-"""
+"""The paper's grid against the paper: its numbers, its settings, and the work that it makes."""
 
 import resource
 import shutil
 import time
+from typing import Any
 
 import pytest
 import torch
 
 from psld.cli import CONFIGS
 from psld.compose import Composer
-from psld.grid import Evaluation, Grid, load_grid
+from psld.grid import ComposedClassifier, ComposedModel, Evaluation, Grid, load_grid
 from psld.model import build_network, build_process
 from psld.plan import jobs_of, network_of
+from tests.paper import IMAGES, LITERATURE, SIZES, STOPPED, TRAININGS, TRANSCRIBED, Number
 from tests.workflow.project import REPOSITORY, Project
-
-Number = tuple[str, float | None, int, str, float, int, str, float]
-
-CIFAR, CELEBA, AFHQ = "cifar10", "celeba64", "afhqv2-128"
-VP = None
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +40,19 @@ def parameters(grid) -> dict[str, int]:
 # --- the numbers ------------------------------------------------------------------------------
 
 
-def number(grid: Grid, size: int, evaluation: Evaluation, shown: str, value: float) -> Number:
+def number(grid: Grid, size: int, evaluation: Evaluation, show: str | None, value: float) -> Number:
     """What the grid really computes for a number of the paper."""
     model = grid.models[evaluation.model]
     sampler = grid.samplers[evaluation.sampler].settings
-    kind = "-".join(filter(None, (sampler["integrator"], sampler.get("striding"))))
+    guidance = sampler["guidance"]
+    kind = [sampler["integrator"], sampler.get("striding")]
+    if guidance["kind"] != "none":
+        kind += [guidance["kind"], guidance["split"]]
     budget = sampler.get("steps") or sampler["tolerance"]
     gamma = model.settings["process"].get("gamma")
-    return model.dataset, gamma, size, kind, budget, evaluation.samples, shown, value
+    shown = "nfe" if show == "nfe" else evaluation.metric
+    name = "-".join(filter(None, kind))
+    return model.dataset, gamma, size, name, budget, evaluation.samples, shown, value
 
 
 @pytest.mark.parametrize("name", TRANSCRIBED)
@@ -62,13 +60,28 @@ def test_the_numbers_of_a_table_are_its_cells(grid, parameters, name):
     table = grid.file.tables[name]
     numbers = []
     for row, evaluations in zip(table.rows, grid.table_evaluations(name), strict=True):
-        for column, evaluation, value in zip(
-            table.columns, evaluations, row.paper or (), strict=bool(row.paper)
-        ):
-            if evaluation is not None:
-                size = parameters[evaluation.model] // 1_000_000
-                numbers.append(number(grid, size, evaluation, column.show or "value", value))
+        if row.literature or row.paper is None:
+            continue
+        for column, evaluation, value in zip(table.columns, evaluations, row.paper, strict=True):
+            size = parameters[evaluation.model] // 1_000_000
+            numbers.append(number(grid, size, evaluation, column.show, value))
     assert sorted(numbers, key=str) == sorted(TRANSCRIBED[name](), key=str)
+
+
+def test_only_what_is_not_known_stands_without_the_paper_s_value(grid):
+    alone = [
+        (name, row.label)
+        for name, table in grid.file.tables.items()
+        for row in table.rows
+        if row.paper is None
+    ]
+    assert alone == [("table6", ("VP-SDE", f"−{log}")) for log in (4, 3, 2, 1)]
+
+
+def test_the_source_of_every_number_is_named(grid):
+    for name, table in grid.file.tables.items():
+        realigned = "V-realigned" if name == "table5" else "V"
+        assert {row.source for row in table.rows if row.paper} == {realigned}
 
 
 def test_rows_of_other_papers_are_printed_and_never_run(grid):
@@ -89,6 +102,7 @@ def test_the_bands_are_stated_and_narrower_than_what_the_tables_show(grid):
 
 # --- the models -------------------------------------------------------------------------------
 
+
 def test_networks_have_the_paper_s_sizes(grid, parameters):
     sizes: dict[str, set[float]] = {}
     for model, count in parameters.items():
@@ -96,19 +110,43 @@ def test_networks_have_the_paper_s_sizes(grid, parameters):
     assert sizes == SIZES
 
 
+def recipe_of(grid: Grid, trained: ComposedModel | ComposedClassifier, name: str) -> dict[str, Any]:
+    """The training settings of a model or classifier, after its length and batch are checked."""
+    [recipe] = [o[9:] for o in trained.overrides if o.startswith("training=")]
+    batch, epochs, learning_rate, dropout = TRAININGS[recipe]
+    epochs = STOPPED.get(name, epochs - 1) + 1
+    training = trained.settings["training"]
+    assert training["steps"] == epochs * (IMAGES[trained.dataset] // batch), name
+    assert training["batch_size"] == batch
+    assert training["learning_rate"] == learning_rate
+    assert trained.settings["network"]["dropout"] == dropout
+    assert trained.settings["dataset"]["flip"]
+    common = ("warmup_steps", "time_eps", "precision", "seed")
+    assert [training[key] for key in common] == [5000, 1e-5, "fp32", 0]
+    return training
+
+
 def test_models_are_trained_as_the_official_scripts_say(grid):
     for name, model in grid.models.items():
-        [recipe] = [o[9:] for o in model.overrides if o.startswith("training=")]
-        batch, epochs, learning_rate, dropout = TRAININGS[recipe]
-        epochs = CHECKPOINTS.get(name, epochs - 1) + 1
-        training = model.settings["training"]
-        assert training["steps"] == epochs * (IMAGES[model.dataset] // batch), name
-        assert training["batch_size"] == batch
-        assert training["learning_rate"] == learning_rate
-        assert model.settings["network"]["dropout"] == dropout
-        common = ("warmup_steps", "grad_clip", "ema_decay", "time_eps", "precision", "weighting")
-        assert [training[key] for key in common] == [5000, 1.0, 0.9999, 1e-5, "fp32", "fid"]
-        assert model.settings["dataset"]["flip"]
+        training = recipe_of(grid, model, name)
+        common = ("grad_clip", "ema_decay", "weighting")
+        assert [training[key] for key in common] == [1.0, 0.9999, "fid"]
+        assert training.get("label_dropout") is None
+
+
+def test_classifiers_are_trained_as_the_official_scripts_say(grid):
+    """On the noise of the models that they guide."""
+    assert list(grid.classifiers) == ["cifar10-psld-0.01", "afhqv2-psld-0.01"]
+    for name, classifier in grid.classifiers.items():
+        training = recipe_of(grid, classifier, name=f"classifier-{name.partition('-')[0]}")
+        assert training["ema_decay"] == 0
+        assert training["grad_clip"] > 1e3
+    for figure, scale in (("figure3-cifar10", 5.0), ("figure3-afhqv2", 10.0)):
+        model, sampler = grid.file.figures[figure].split("/")
+        guiding = grid.classifiers[grid.samplers[sampler].classifier]
+        assert guiding.settings["process"] == grid.models[model].settings["process"]
+        assert guiding.dataset == grid.models[model].dataset
+        assert grid.samplers[sampler].settings["guidance"]["scale"] == scale
 
 
 def test_processes_are_the_paper_s(grid):
@@ -167,11 +205,17 @@ def test_a_dry_run_lists_the_whole_paper_in_seconds(grid, project):
 
 
 @pytest.mark.parametrize(
-    ("table", "models", "shards"), [("table1", 6, 300), ("table4", 10, 600), ("table5", 3, 500)]
+    ("table", "models", "shards"), [("table1", 6, 300), ("table4", 10, 600), ("table7", 2, 34)]
 )
 def test_each_table_is_a_target(project, table, models, shards):
     jobs = dry_run(project, table)
     assert (jobs["train"], jobs["sample"], jobs["tabulate"]) == (models, shards, 1)
+
+
+def test_each_figure_is_a_target(project):
+    jobs = dry_run(project, "figure3-cifar10")
+    stages = ("train", "train_classifier", "sample", "figure")
+    assert [jobs[stage] for stage in stages] == [1, 1, 1, 1]
 
 
 def test_a_second_parse_takes_no_time(project, monkeypatch):

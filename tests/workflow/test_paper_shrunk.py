@@ -1,15 +1,15 @@
 """The paper's grid, rehearsed through the workflow: each model, and a cell of each kind.
 
-A kind is dataset × integrator × striding × guidance × metric. Images come in the formats in which
+A kind is dataset × integrator × striding × guidance × metric. Images, and digits for masks, come in the formats in which
 the real ones are published, and Inception has random weights.
 """
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from psld.files import read_json
 from psld.grid import Evaluation, Grid, load_grid
@@ -17,6 +17,7 @@ from tests.datasets.formats import (
     afhq_files,
     celeba_files,
     cifar_pickled_batch,
+    idx_files,
     random_images,
     write_files,
     write_tar,
@@ -40,6 +41,8 @@ def write_sources(downloads: Path) -> None:
     write_tar(downloads / "cifar10" / "cifar-10-python.tar.gz", cifar)
     write_zip(downloads / "celeba" / "img_align_celeba.zip", celeba_files(20))
     write_files(downloads / "afhqv2", afhq_files(train=4, test=4))
+    digits = random_images(20, 28, 28), np.arange(20, dtype=np.uint8) % 10
+    write_files(downloads / "mnist", idx_files(digits, digits))
 
 
 @pytest.fixture(scope="module")
@@ -59,41 +62,47 @@ def project(tmp_path_factory) -> Project:
     return project
 
 
-def kind(grid: Grid, evaluation: Evaluation) -> tuple[object, ...]:
-    sampler = grid.samplers[evaluation.sampler].settings
-    guidance = sampler.get("guidance", {"kind": "none"})["kind"]
-    return (
-        grid.models[evaluation.model].dataset,
-        sampler["integrator"],
-        sampler.get("striding"),
-        guidance,
-        evaluation.metric,
-    )
+Kind = tuple[str, str, str | None, str, str | None]
 
 
-def one_of_each_kind(grid: Grid) -> Iterator[Evaluation]:
-    seen = set()
-    for evaluation in grid.evaluations:
-        if kind(grid, evaluation) not in seen:
-            seen.add(kind(grid, evaluation))
-            yield evaluation
+def kind(grid: Grid, cell: str, metric: str | None = None) -> Kind:
+    """Dataset, integrator, striding, guidance and metric, which a cell that is shown has not."""
+    model, name = cell.split("/")
+    sampler = grid.samplers[name]
+    integrator, striding = sampler.settings["integrator"], sampler.settings.get("striding")
+    return grid.models[model].dataset, integrator, striding, sampler.guidance, metric
+
+
+def one_of_each_kind(grid: Grid) -> list[Evaluation]:
+    kinds = {kind(grid, e.cell, e.metric): e for e in reversed(grid.evaluations)}
+    return list(kinds.values())
+
+
+def figures_of_other_kinds(grid: Grid, evaluations: list[Evaluation]) -> list[str]:
+    """Figures of samples that stand in no table."""
+    evaluated = {kind(grid, e.cell) for e in evaluations}
+    return [f for f, cell in grid.file.figures.items() if kind(grid, cell) not in evaluated]
 
 
 @pytest.mark.slow
 def test_every_model_and_a_cell_of_every_kind_run(project, monkeypatch):
     monkeypatch.chdir(project.folder)
     grid = load_grid("rehearsal", project.folder / "configs")
-    evaluations = list(one_of_each_kind(grid))
-    models = [Path(f"models/rehearsal/{model}/manifest.json") for model in grid.models]
-    metrics = [Path(f"results/cells/rehearsal/{e.cell}/{e.file_name}") for e in evaluations]
-    project.run(*map(str, models + metrics), "results/tables/rehearsal/rehearsal-table3.md")
+    evaluations = one_of_each_kind(grid)
+    figures = [*figures_of_other_kinds(grid, evaluations), "rehearsal-figure3-inpainting"]
+    assert len(figures) == 3
+    models = [f"models/rehearsal/{model}/manifest.json" for model in grid.models]
+    metrics = [f"results/cells/rehearsal/{e.cell}/{e.file_name}" for e in evaluations]
+    project.run(*models, *metrics, *figures, "rehearsal-table3")
     for model, path in zip(grid.models, models, strict=True):
-        manifest = read_json(path)
+        manifest = read_json(project.folder / path)
         assert manifest["step"] == 4
         assert manifest["settings"]["dataset"]["name"] == grid.models[model].dataset
     for evaluation, path in zip(evaluations, metrics, strict=True):
-        result = read_json(path)
-        assert result["metric"] == evaluation.metric
-        assert result["value"] > 0
-        assert np.isfinite(result["value"])
-        assert result["samples"] == evaluation.samples
+        result = read_json(project.folder / path)
+        assert (result["metric"], result["samples"]) == (evaluation.metric, evaluation.samples)
+        assert 0 < result["value"] < np.inf
+    assert len(project.files("classifiers")) == 4, "weights and manifest of both"
+    for figure in figures:
+        picture = Image.open(project.folder / f"results/figures/rehearsal/{figure}.png")
+        assert min(picture.size) > 100
