@@ -1,6 +1,6 @@
 """The paper's grid, rehearsed through the workflow: each model, and a cell of each kind.
 
-A kind is dataset × integrator × striding × guidance × metric. Images, and digits for masks, come in the formats in which
+A kind is dataset × integrator × striding × guidance × metric. Images come in the formats in which
 the real ones are published, and Inception has random weights.
 """
 
@@ -90,7 +90,7 @@ def test_every_model_and_a_cell_of_every_kind_run(project, monkeypatch):
     grid = load_grid("rehearsal", project.folder / "configs")
     evaluations = one_of_each_kind(grid)
     figures = [*figures_of_other_kinds(grid, evaluations), "rehearsal-figure3-inpainting"]
-    assert len(figures) == 3
+    assert {"rehearsal-figure3-cifar10", "rehearsal-figure3-afhqv2"} < set(figures)
     models = [f"models/rehearsal/{model}/manifest.json" for model in grid.models]
     metrics = [f"results/cells/rehearsal/{e.cell}/{e.file_name}" for e in evaluations]
     project.run(*models, *metrics, *figures, "rehearsal-table3")
