@@ -340,17 +340,28 @@ def load_grid(name: str, configs: Path) -> Grid:
 
 def _read(path: Path) -> GridFile:
     """A grid file as it is written, or what it stands for if it rehearses another one."""
+    content = _content(path)
+    if "rehearses" in content:
+        rehearsal = parse(Rehearsal, content, where=str(path))
+        rehearsed = path.with_name(f"{rehearsal.rehearses}.yaml")
+        whole = _content(rehearsed)
+        if "rehearses" in whole:
+            raise UserError(f"{path}: rehearses: {rehearsed} is itself a rehearsal; name a grid")
+        whole = parse(GridFile, whole, where=str(rehearsed))
+        content = rehearsal_content(path.stem, rehearsal, whole)
+    return parse(GridFile, content, where=str(path))
+
+
+def _content(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path}: no such grid") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    if isinstance(content, dict) and "rehearses" in content:
-        rehearsal = parse(Rehearsal, content, where=str(path))
-        rehearsed = _read(path.with_name(f"{rehearsal.rehearses}.yaml"))
-        content = rehearsal_content(path.stem, rehearsal, rehearsed)
-    return parse(GridFile, content, where=str(path))
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a grid: settings by their names are needed")
+    return content
 
 
 def expand_model(arguments: list[str], configs: Path) -> list[str]:

@@ -25,7 +25,13 @@ models:
   classes: [process=psld, training.label_dropout=0.2]
 
 classifiers:
-  guide: [dataset=digits, process=psld, network=classifier-demo, training=classifier-demo, training.steps=2, wandb.mode=disabled]
+  guide:
+    - dataset=digits
+    - process=psld
+    - network=classifier-demo
+    - training=classifier-demo
+    - training.steps=2
+    - wandb.mode=disabled
 
 samplers:
   em: {overrides: [sampler=em], budget: sampler.steps}
@@ -116,7 +122,7 @@ def test_a_dry_run_lists_the_classifier_and_the_digits_of_the_masks(fresh):
     [
         ("classifier: guide", "classifier: other", "samplers.guided.classifier: no classifier"),
         ("    classifier: guide\n", "", "samplers.guided.classifier: no classifier None"),
-        ("process=psld, network=cl", "process=cld, network=cl", "noised by another process"),
+        ("- process=psld", "- process=cld", "noised by another process"),
         ("model: classes, sampler: free", "model: psld, sampler: free", "class-conditional model"),
         ("holes: psld/digits-3", "holes: psld/digit-3", "figures.tiny-holes"),
         (
