@@ -30,6 +30,9 @@ WHOLE_GRID = {
 class Project:
     """A folder with the project in it."""
 
+    timeout = 600
+    """Seconds that a run of Snakemake may take."""
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
@@ -73,7 +76,7 @@ class Project:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=600,
+            timeout=self.timeout,
         )
 
     def run(self, *arguments: str) -> str:

@@ -54,6 +54,7 @@ def project(tmp_path_factory) -> Project:
         grid.unlink()
     for name in GRIDS:
         shutil.copy(REPOSITORY / "configs" / "grid" / f"{name}.yaml", grids)
+    project.timeout = 1800
     write_sources(project.folder / "downloads")
     write_random_inception(project.folder / "inception.pth")
     for metric in (project.folder / "configs" / "metric").glob("fid*.yaml"):

@@ -1,5 +1,6 @@
 """What the rules share: the grids, and the one place where names become paths."""
 
+import re
 import shlex
 from pathlib import Path
 
@@ -153,3 +154,32 @@ def shards_of(wildcards):
     count = shards_needed(int(wildcards.samples), grid.file.shard_size)
     folder = f"samples/{wildcards.grid}/{wildcards.model}/{wildcards.sampler}"
     return [f"{folder}/{shard:05d}.h5" for shard in range(count)]
+
+
+def cell_of_figure(wildcards):
+    return GRIDS[wildcards.grid].file.figures[wildcards.figure]
+
+
+def originals_of_figure(wildcards):
+    """The prepared dataset whose images a figure shows before and after inpainting."""
+    grid, (model, sampler) = GRIDS[wildcards.grid], cell_of_figure(wildcards).split("/")
+    inpaints = grid.samplers[sampler].guidance == "inpainting"
+    return [f"data/{grid.models[model].dataset}.h5"] if inpaints else []
+
+
+def originals_overrides(wildcards):
+    grid, (_, sampler) = GRIDS[wildcards.grid], cell_of_figure(wildcards).split("/")
+    guidance = grid.samplers[sampler].settings["guidance"]
+    return [f"data={data} split={guidance['split']}" for data in originals_of_figure(wildcards)]
+
+
+def grid_pattern(all_trained, imported):
+    """A pattern of {grid} that looks ahead at the name after it: of what is imported, or is not."""
+    names = [
+        re.escape(f"{grid}/{name}/")
+        for grid in GRIDS
+        for name, trained in getattr(GRIDS[grid], all_trained).items()
+        if trained.checkpoint
+    ]
+    nothing = "(?!)"
+    return f"{'(?=' if imported else '(?!'}{'|'.join(names) or nothing})[^/]+"

@@ -4,18 +4,6 @@
 # alone, one whose checkpoint is missing would be trained; so patterns decide.
 
 
-def grid_pattern(all_trained, imported):
-    """A pattern of {grid} that looks ahead at the name after it: of what is imported, or is not."""
-    names = [
-        re.escape(f"{grid}/{name}/")
-        for grid in GRIDS
-        for name, trained in getattr(GRIDS[grid], all_trained).items()
-        if trained.checkpoint
-    ]
-    nothing = "(?!)"
-    return f"{'(?=' if imported else '(?!'}{'|'.join(names) or nothing})[^/]+"
-
-
 rule import_checkpoint:
     input:
         images=lambda wildcards: ancient(f"data/{dataset_of(wildcards)}.h5"),

@@ -65,23 +65,6 @@ rule gallery:
         "output={output} > {log} 2>&1"
 
 
-def cell_of_figure(wildcards):
-    return GRIDS[wildcards.grid].file.figures[wildcards.figure]
-
-
-def originals_of_figure(wildcards):
-    """The prepared dataset whose images a figure shows before and after inpainting."""
-    grid, (model, sampler) = GRIDS[wildcards.grid], cell_of_figure(wildcards).split("/")
-    inpaints = grid.samplers[sampler].guidance == "inpainting"
-    return [f"data/{grid.models[model].dataset}.h5"] if inpaints else []
-
-
-def originals_overrides(wildcards):
-    grid, (_, sampler) = GRIDS[wildcards.grid], cell_of_figure(wildcards).split("/")
-    guidance = grid.samplers[sampler].settings["guidance"]
-    return [f"data={data} split={guidance['split']}" for data in originals_of_figure(wildcards)]
-
-
 rule figure:
     input:
         shard=lambda wildcards: f"samples/{wildcards.grid}/{cell_of_figure(wildcards)}/00000.h5",
