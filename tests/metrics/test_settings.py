@@ -4,9 +4,9 @@ import subprocess
 import sys
 
 import pytest
-import yaml
 
 from psld.cli import CONFIGS
+from psld.compose import Composer
 from psld.errors import UserError
 from psld.metrics.settings import MetricSettings
 from psld.settings import parse
@@ -62,7 +62,8 @@ def test_unknown_kinds_keys_and_values_are_named():
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "metric").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_metric_config_is_valid_and_named_after_its_file(path):
-    settings = parse(MetricSettings, yaml.safe_load(path.read_text()), where=str(path))
+    content = Composer(CONFIGS).content("reference", [f"metric={path.stem}"], where=str(path))
+    settings = parse(MetricSettings, content["metric"], where=str(path))
     assert settings.name == path.stem
 
 

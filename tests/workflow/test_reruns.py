@@ -101,7 +101,7 @@ def test_preparing_identical_data_again_reruns_nothing(finished):
         ),
         pytest.param(
             *(GRID, COLUMN, f"{COLUMN}\n      - {{label: few, budget: 3, samples: 5}}"),
-            {"evaluate": 2, "tabulate": 1, "plot": 1},
+            {"evaluate": 2, "tabulate": 1},
             id="fewer samples of a cell: the same shards",
         ),
         pytest.param(
