@@ -13,14 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 from psld.cli import content_of
 from psld.datasets.settings import DatasetSettings
 from psld.errors import UserError
-from psld.grid import (
-    ComposedClassifier,
-    ComposedModel,
-    ComposedSampler,
-    Evaluation,
-    Grid,
-    GridFile,
-)
+from psld.grid import ComposedSampler, ComposedTraining, Grid
+from psld.grid_file import Evaluation, GridFile
 from psld.metrics.settings import MetricSettings
 from psld.samplers.fit import check_fit
 from psld.samplers.settings import ClassifierGuidance, DigitsMask, SamplerSettings
@@ -117,17 +111,16 @@ def compose_grid(name: str, file: GridFile, path: Path, configs: Path) -> Grid:
         name=name,
         file=file,
         models={
-            model: ComposedModel(
+            model: ComposedTraining(
                 overrides=(*file.defaults, *file.models[model].overrides),
                 checkpoint=file.models[model].checkpoint,
                 dataset=settings.dataset.name,
-                process=settings.process.kind,
                 settings=settings.identity(),
             )
             for model, settings in parsed.models.items()
         },
         classifiers={
-            classifier: ComposedClassifier(
+            classifier: ComposedTraining(
                 overrides=file.classifiers[classifier].overrides,
                 checkpoint=file.classifiers[classifier].checkpoint,
                 dataset=settings.dataset.name,

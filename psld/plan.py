@@ -19,7 +19,8 @@ from tabulate import tabulate
 
 from psld.cli import CONFIGS, entry_point
 from psld.files import read_json
-from psld.grid import ComposedClassifier, ComposedModel, Evaluation, Grid, load_grid
+from psld.grid import ComposedTraining, Grid, load_grid
+from psld.grid_file import Evaluation
 from psld.results import read_result
 from psld.settings import Settings
 
@@ -154,7 +155,7 @@ def jobs_of(grid: Grid) -> dict[str, int]:
     return {stage: number for stage, number in jobs.items() if number}
 
 
-def network_of(trained: ComposedModel | ComposedClassifier) -> str:
+def network_of(trained: ComposedTraining) -> str:
     """The name of a network in configs/network: the last override that chooses one."""
     chosen = [o for o in trained.overrides if o.startswith("network=")]
     return chosen[-1].removeprefix("network=") if chosen else "demo"

@@ -11,7 +11,7 @@ from pydantic import Field
 from psld.settings import Settings
 
 if TYPE_CHECKING:
-    from psld.grid import GridFile
+    from psld.grid_file import GridFile
 
 
 class Rehearsal(Settings):

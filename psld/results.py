@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from psld.errors import UserError
 from psld.files import read_json
-from psld.grid import Band, Evaluation, Grid, Row, Show, Table
+from psld.grid import Grid
+from psld.grid_file import Band, Evaluation, Row, Show, Table
 
 NEEDED = {"metric", "value", "nfe", "noise", "floor", "extractor_test_accuracy"}
 """What tables and pictures need of a metrics file."""

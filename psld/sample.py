@@ -2,7 +2,7 @@
 
     python -m psld.sample model=models/demo/cld sampler=em sampler.steps=50 shard=3 output=3.h5
     python -m psld.sample model=models/demo/psld-0.02 guidance@sampler.guidance=classifier \\
-        classifier=classifiers/demo/classifier sampler.guidance.label=3 output=threes.h5
+        classifier=classifiers/demo/psld-0.02 sampler.guidance.label=3 output=threes.h5
 """
 
 import time
@@ -37,7 +37,8 @@ def sample_shard(model: Model, settings: SampleSettings, device: torch.device) -
     """All images of one shard.
 
     The shard's noise comes from (seed, shard) and is drawn for the whole shard at each step, so an
-    image depends neither on the batch size nor on where its shard is computed.
+    image depends neither on the batch size nor on which worker computes its shard. It is drawn on
+    the device: CPUs and GPUs of different kinds give different images.
     """
     started, origin = time.monotonic(), origin_of(settings, settings.shard)
     dataset = model.settings.dataset

@@ -12,7 +12,8 @@ from pydantic import Field
 from psld.cli import CONFIGS, entry_point
 from psld.errors import UserError
 from psld.files import write_text
-from psld.grid import Grid, Table, load_grid
+from psld.grid import Grid, load_grid
+from psld.grid_file import Table
 from psld.results import TableEntry, read_table
 from psld.settings import Settings
 

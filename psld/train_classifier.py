@@ -1,6 +1,6 @@
 """Train the noise-conditional classifier that guides a sampler: p(y | z_t, t) on noised images.
 
-    python -m psld.train_classifier classifier=demo/classifier         # a classifier of a grid
+    python -m psld.train_classifier classifier=demo/psld-0.02          # a classifier of a grid
     python -m psld.train_classifier dataset=cifar10 process=psld network=classifier-cifar10 \\
         training=classifier-demo training.steps=100000
 

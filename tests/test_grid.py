@@ -11,7 +11,8 @@ import yaml
 from psld.cli import CONFIGS
 from psld.compose import Composer
 from psld.errors import UserError
-from psld.grid import Grid, GridFile, load_grid
+from psld.grid import Grid, load_grid
+from psld.grid_file import GridFile
 from psld.settings import parse
 
 GRIDS = sorted(path.stem for path in (CONFIGS / "grid").glob("*.yaml"))
@@ -150,7 +151,10 @@ def test_a_model_s_own_overrides_come_after_those_of_all(configs):
     assert models["vp-sde"].settings["training"]["steps"] == 7
     assert models["psld"].settings["training"]["steps"] == 9
     assert models["psld"].overrides[:4] == tuple(CONTENT["defaults"])
-    assert (models["vp-sde"].process, models["psld"].process) == ("vp-sde", "psld")
+    assert tuple(models[name].settings["process"]["kind"] for name in ("vp-sde", "psld")) == (
+        "vp-sde",
+        "psld",
+    )
     assert (models["psld"].dataset, models["psld"].checkpoint) == ("digits", None)
 
 

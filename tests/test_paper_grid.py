@@ -10,7 +10,8 @@ import torch
 
 from psld.cli import CONFIGS
 from psld.compose import Composer
-from psld.grid import ComposedClassifier, ComposedModel, Evaluation, Grid, load_grid
+from psld.grid import ComposedTraining, Grid, load_grid
+from psld.grid_file import Evaluation
 from psld.model import build_network, build_process
 from psld.plan import jobs_of, network_of
 from tests.paper import IMAGES, LITERATURE, SIZES, STOPPED, TRAININGS, TRANSCRIBED, Number
@@ -113,7 +114,7 @@ def test_networks_have_the_paper_s_sizes(grid, parameters):
     assert sizes == SIZES
 
 
-def recipe_of(grid: Grid, trained: ComposedModel | ComposedClassifier, name: str) -> dict[str, Any]:
+def recipe_of(grid: Grid, trained: ComposedTraining, name: str) -> dict[str, Any]:
     """The training settings of a model or classifier, after its length and batch are checked."""
     [recipe] = [o[9:] for o in trained.overrides if o.startswith("training=")]
     batch, epochs, learning_rate, dropout = TRAININGS[recipe]

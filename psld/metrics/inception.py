@@ -50,11 +50,6 @@ class InceptionExtractor:
         (features,) = self._network(images.to(self.device).expand(-1, 3, -1, -1))
         return features
 
-    @torch.inference_mode()
-    def score_logits(self, features: Tensor) -> Tensor:
-        """Features N×2048 → the logits without bias N×1008 of which the Inception Score is made."""
-        return features @ self._network.fc.weight.T
-
 
 def _state_dict(weights: str | Path | None) -> dict[str, Tensor]:
     """The weights, by a reader that builds tensors and runs no code."""

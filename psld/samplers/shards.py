@@ -20,7 +20,7 @@ ARRAYS = ("images", "labels", "masks")
 
 @dataclass(frozen=True)
 class ShardOrigin:
-    """What decides a shard's images. Equal origins mean equal images, on any machine."""
+    """What decides a shard's images, on one kind of device."""
 
     weights_sha256: str
     sampler_digest: str

@@ -101,6 +101,8 @@ def train(
             save()
         if settings.preview_every and state.step % settings.preview_every == 0 and ranks.leads:
             log.preview(state.step, state.ema.network)
+        if logging:
+            meter.start_clock()  # neither saving nor previewing is training
         if stopping:
             progress.close()
             name = stop.signal.name if stop.signal else "a signal to another rank"
@@ -192,6 +194,10 @@ class Meter:
     def _restart(self) -> None:
         self.sums = torch.zeros(2, device=self.ranks.device)
         self.steps = 0
+        self.start_clock()
+
+    def start_clock(self) -> None:
+        """Count the time of the next steps from now."""
         self.since = time.monotonic()
 
     def add(self, step: int, loss: Tensor, norm: Tensor) -> None:

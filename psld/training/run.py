@@ -44,7 +44,11 @@ class Task:
 
 
 def run_training(settings: RunSettings, store: ImageStore, task: Task) -> None:
-    """Train, or go on where the run directory stands, and write weights and manifest."""
+    """Train, or go on where the run directory stands, and write weights and manifest.
+
+    All pixels are read once before: damage costs seconds to notice and a training to overlook.
+    """
+    store.verify()
     with ExitStack() as stack:
         ranks = stack.enter_context(join_ranks(settings.device))
         state = initial_state(settings, task, ranks)

@@ -17,7 +17,8 @@ import pytest
 from PIL import Image
 
 from psld.cli import CONFIGS
-from psld.grid import Evaluation, Grid, load_grid
+from psld.grid import Grid, load_grid
+from psld.grid_file import Evaluation
 from psld.results import read_result, read_table
 
 ROOT = CONFIGS.parent

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from psld.files import read_json
-from psld.grid import Evaluation, Grid, load_grid
+from psld.grid import Grid, load_grid
+from psld.grid_file import Evaluation
 from tests.datasets.formats import (
     afhq_files,
     celeba_files,

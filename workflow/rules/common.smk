@@ -25,17 +25,17 @@ def load_grids():
 
 
 def check_targets(grids):
-    """Tables of all grids are targets, so their names must differ from each other and from rules."""
+    """Tables and figures are targets, so their names must differ from each other and from rules."""
     rules = {path.stem for path in (CONFIGS.parent / "workflow" / "rules").glob("*.smk")}
     seen = rules | {"all", "plot", "gallery", "figure", *grids}
     for grid, loaded in grids.items():
-        for table in loaded.file.tables:
-            if table in seen:
+        for name in (*loaded.file.tables, *loaded.file.figures):
+            if name in seen:
                 raise WorkflowError(
-                    f"configs/grid/{grid}.yaml: tables.{table}: the name is taken by another table, "
-                    f"grid or rule; call it {grid}-{table}"
+                    f"configs/grid/{grid}.yaml: {name}: the name is taken by another table, figure, "
+                    f"grid or rule; call it {grid}-{name}"
                 )
-            seen.add(table)
+            seen.add(name)
 
 
 GRIDS = load_grids()
