@@ -15,8 +15,8 @@ from psld.training.batches import Batch, Batches
 from psld.training.loss import Objective
 from psld.training.ranks import Ranks
 from psld.training.settings import LoopSettings
-from psld.training.state import Checkpoints, TrainingState
-from psld.training.stop import StopRequest
+from psld.training.state import Checkpoints, History, TrainingState
+from psld.training.stop import Stopped, StopRequest
 
 ASK_EVERY = 10
 """Steps between the moments at which several ranks agree whether to stop."""
@@ -25,15 +25,17 @@ ASK_EVERY = 10
 class Log(Protocol):
     """Where a training reports to."""
 
-    def values(self, step: int, values: dict[str, float]) -> None: ...
+    def saved(self, history: History) -> None:
+        """A checkpoint holds this history: no later life of the training repeats its steps."""
 
-    def preview(self, step: int, network: nn.Module) -> None: ...
+    def preview(self, step: int, network: nn.Module) -> None:
+        """Look at the averaged network."""
 
 
 class NoLog:
     """The log of a rank that does not lead, and of a training without wandb."""
 
-    def values(self, step: int, values: dict[str, float]) -> None:
+    def saved(self, history: History) -> None:
         """Report nothing."""
 
     def preview(self, step: int, network: nn.Module) -> None:
@@ -57,8 +59,8 @@ def train(
     equal to the bit; on GPUs as far as the convolutions are deterministic.
 
     Raises:
-        RunError: the gradient is not finite (no checkpoint is written after that step), or a
-            signal asked to stop (a checkpoint is written first).
+        RunError: the gradient is not finite; no checkpoint is written after that step.
+        Stopped: a signal asked any rank to stop; a checkpoint is written first.
     """
     network = ranks.parallel(forward_pass(state.network, settings))
     meter = Meter(ranks)
@@ -76,6 +78,7 @@ def train(
         state.seconds = resumed_seconds + time.monotonic() - started
         if ranks.leads:
             checkpoints.save(state)
+            log.saved(state.history)
         ranks.barrier()
 
     while state.step < settings.steps:
@@ -90,26 +93,23 @@ def train(
         logging = saving or state.step % settings.log_every == 0
         # Ranks must stop at the same step, and asking them all is worth it only now and then.
         asking = ranks.world == 1 or state.step % ASK_EVERY == 0
-        stopping = asking and not last and ranks.any(bool(stop))
+        stopping = ranks.largest(stop.number) if asking and not last else 0
         if logging or stopping:
             values = meter.read(images_per_step=settings.batch_size)
             progress.set_postfix(loss=f"{values['loss']:.4f}")
             if saving and ranks.leads and progress.disable:
                 print(f"step {state.step}/{settings.steps}: {_summary(values)}", flush=True)
-            log.values(state.step, {**values, "learning_rate": learning_rate(settings, step)})
-        if saving or stopping:
-            save()
+            entry = {"step": state.step, **values, "learning_rate": learning_rate(settings, step)}
+            state.history.append(entry)
         if settings.preview_every and state.step % settings.preview_every == 0 and ranks.leads:
             log.preview(state.step, state.ema.network)
+        if saving or stopping:
+            save()
         if logging:
             meter.start_clock()  # neither saving nor previewing is training
         if stopping:
             progress.close()
-            name = stop.signal.name if stop.signal else "a signal to another rank"
-            raise RunError(
-                f"stopped by {name} at step {state.step}, after a checkpoint; "
-                "run the same command again to go on"
-            )
+            raise Stopped(stopping, state.step)
     progress.close()
 
 

@@ -1,12 +1,14 @@
 """The ranks of one training: processes that each compute a part of every batch."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from submitit.helpers import TorchDistributedEnvironment
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -30,7 +32,10 @@ class Ranks:
         """The network with its gradients averaged over the ranks."""
         if self.world == 1:
             return network
-        return DistributedDataParallel(network, broadcast_buffers=False)
+        with warnings.catch_warnings():
+            # torch 2.13 renames broadcast_buffers; the older name works in all versions allowed.
+            warnings.simplefilter("ignore", FutureWarning)
+            return DistributedDataParallel(network, broadcast_buffers=False)
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean over the ranks, on every rank."""
@@ -39,13 +44,21 @@ class Ranks:
             values = values / self.world
         return values
 
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is set on any rank; the same answer on every rank. Waits for all."""
+    def largest(self, number: int) -> int:
+        """The largest of the ranks' numbers; the same answer on every rank. Waits for all."""
         if self.world == 1:
-            return flag
-        flags = torch.tensor(float(flag), device=self.device)
-        dist.all_reduce(flags, dist.ReduceOp.MAX)
-        return bool(flags)
+            return number
+        numbers = torch.tensor(number, device=self.device)
+        dist.all_reduce(numbers, dist.ReduceOp.MAX)
+        return int(numbers)
+
+    def of_leader(self, number: int) -> int:
+        """The leading rank's number, on every rank."""
+        if self.world == 1:
+            return number
+        numbers = torch.tensor(number, device=self.device)
+        dist.broadcast(numbers, src=0)
+        return int(numbers)
 
     def barrier(self) -> None:
         if self.world > 1:
@@ -54,11 +67,14 @@ class Ranks:
 
 @contextmanager
 def join_ranks(device: str) -> Iterator[Ranks]:
-    """Meet the other ranks that the launcher started (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR).
+    """Meet the other ranks that submitit or torchrun (RANK, WORLD_SIZE, …) started.
 
-    Without these variables this process is the only rank. Several ranks talk through nccl on GPUs
-    and through gloo elsewhere.
+    Without either this process is the only rank. Several ranks talk through nccl on GPUs and
+    through gloo elsewhere.
     """
+    if "SUBMITIT_EXECUTOR" in os.environ:
+        # LOCAL_RANK chooses the GPU; what the scheduler shows of them stays as it is.
+        TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", 0)))
     if world > 1:

@@ -1,5 +1,6 @@
 """A training from its settings to the files it leaves: what models and classifiers share."""
 
+import signal
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -7,23 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from torch import nn
 
+from psld.cluster.lives import begin_life
+from psld.cluster.requeue import in_slurm_job, requeue_this_job, requeue_when_warned
 from psld.datasets.store import ImageStore
-from psld.errors import UserError
 from psld.files import write_json
+from psld.locks import sole_holder
 from psld.model import save_model
 from psld.processes.linear import LinearProcess
 from psld.provenance import device_name
 from psld.randomness import Stream, stream_seed
 from psld.training.batches import Batches, Labels
+from psld.training.export import export_folder, publish
 from psld.training.loop import NoLog, train
 from psld.training.loss import Objective
 from psld.training.ranks import Ranks, join_ranks
 from psld.training.settings import RunSettings
 from psld.training.state import Checkpoints, TrainingState
-from psld.training.stop import STOP_SIGNALS, stop_on
+from psld.training.stop import STOP_SIGNALS, Stopped, stop_on
 
 
 @dataclass(frozen=True)
@@ -47,17 +50,32 @@ def run_training(settings: RunSettings, store: ImageStore, task: Task) -> None:
     """Train, or go on where the run directory stands, and write weights and manifest.
 
     All pixels are read once before: damage costs seconds to notice and a training to overlook.
+    A job of Slurm's that is stopped before its time limit or a preemption is queued again.
     """
+    if in_slurm_job():
+        requeue_when_warned()  # until there is something to save
+    try:
+        _train_and_export(settings, store, task)
+    except Stopped as stopped:
+        if stopped.signal == signal.SIGUSR2 and in_slurm_job():
+            requeue_this_job()
+        raise
+
+
+def _train_and_export(settings: RunSettings, store: ImageStore, task: Task) -> None:
     store.verify()
     with ExitStack() as stack:
         ranks = stack.enter_context(join_ranks(settings.device))
         state = initial_state(settings, task, ranks)
         run = Path(settings.runs) / settings.run_name(store.digest)
-        if ranks.leads:
-            stack.callback(run_lock(run).release)
         checkpoints = Checkpoints(run / "checkpoints", settings.training.milestone_every)
-        checkpoints.restore(state, ranks.device)
-        ranks.barrier()
+        if ranks.leads:
+            waiting = f"{run}: another training is running there; waiting for its end"
+            stack.enter_context(sole_holder(run / "lock", waiting))
+        # The leading rank holds the lock, and what it sees of a shared folder holds for all.
+        checkpoints.restore(state, ranks.device, ranks.of_leader(checkpoints.newest()))
+        if ranks.leads and in_slurm_job():
+            begin_life(run, state.step)
         if state.step < settings.training.steps:
             stop = stack.enter_context(stop_on(*STOP_SIGNALS))
             images, flip = store.images("train"), settings.dataset.flip
@@ -68,7 +86,8 @@ def run_training(settings: RunSettings, store: ImageStore, task: Task) -> None:
             if ranks.leads and settings.wandb.mode != "disabled":
                 from psld.training.wandb_log import WandbLog  # takes a second to import
 
-                log = stack.enter_context(WandbLog(settings, run, task.stage, task.look))
+                log = WandbLog(settings, run, task.stage, state.step, task.look)
+                log = stack.enter_context(log)
             train(state, batches, task.loss_of, settings.training, ranks, checkpoints, log, stop)
         if ranks.leads:
             export(settings, state, task, store.digest, run, ranks)
@@ -80,17 +99,6 @@ def initial_state(settings: RunSettings, task: Task, ranks: Ranks) -> TrainingSt
     return TrainingState(task.build().to(ranks.device), settings.training)
 
 
-def run_lock(run: Path) -> FileLock:
-    """The right to train in a run directory; it ends with its holder, however that ends."""
-    run.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(run / "lock", blocking=False)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise UserError(f"{run}: another training is running there; wait for it") from None
-    return lock
-
-
 def export(
     settings: RunSettings,
     state: TrainingState,
@@ -99,7 +107,7 @@ def export(
     run: Path,
     ranks: Ranks,
 ) -> None:
-    """Write the averaged weights, then the manifest."""
+    """Write the averaged weights and what was logged, then the manifest."""
     manifest = {
         "name": settings.name,
         "grid": settings.grid_name,
@@ -114,5 +122,7 @@ def export(
         "run": str(run),
         **task.describe(state.ema.network),
     }
-    save_model(settings.output, state.ema.network, manifest)
+    write_json(export_folder(run) / "history.json", state.history)
+    save_model(export_folder(run), state.ema.network, manifest)
+    publish(run, Path(settings.output))
     print(f"wrote {settings.output}")

@@ -29,6 +29,10 @@ KEPT = 2
 """How many of the newest checkpoints are kept, besides milestones."""
 
 
+History = list[dict[str, float]]
+"""What was logged: step, loss, grad_norm, images_per_second and learning_rate, step by step."""
+
+
 class TrainingState:
     """Everything that a training resumes from: no generator is part of it."""
 
@@ -46,11 +50,13 @@ class TrainingState:
         """Optimiser steps done."""
         self.seconds = 0.0
         """Wall-clock time spent in the training loop, over all its lives."""
+        self.history: History = []
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "step": self.step,
             "seconds": self.seconds,
+            "history": self.history,
             "network": self.network.state_dict(),
             "ema": self.ema.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -61,6 +67,7 @@ class TrainingState:
         self.ema.network.load_state_dict(content["ema"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.step, self.seconds = content["step"], content["seconds"]
+        self.history = content["history"]
 
 
 class Checkpoints:
@@ -86,19 +93,26 @@ class Checkpoints:
             if not (self.milestone_every and step % self.milestone_every == 0):
                 self.path(step).unlink()
 
-    def restore(self, state: TrainingState, device: torch.device) -> None:
-        """Load the newest checkpoint into `state`; without one, leave it at step 0.
+    def newest(self) -> int:
+        """The step of the newest checkpoint, 0 where there is none."""
+        return max(self.steps(), default=0)
 
-        Raises UserError when the newest is damaged: then the user decides whether to go back.
+    def restore(
+        self, state: TrainingState, device: torch.device, step: int | None = None
+    ) -> None:
+        """Load the checkpoint of this step, or the newest, into `state`; step 0 has none.
+
+        Raises UserError when it is damaged: then the user decides whether to go back.
         """
-        steps = self.steps()
-        if not steps:
+        step = self.newest() if step is None else step
+        if step == 0:
             return
-        path = self.path(steps[-1])
+        path = self.path(step)
         try:
             state.load_state_dict(_load(path, device))
         except DAMAGE as error:
-            older = f"go on from step {steps[-2]}" if len(steps) > 1 else "start anew"
+            older = [s for s in self.steps() if s < step]
+            older = f"go on from step {older[-1]}" if older else "start anew"
             raise UserError(
                 f"{path}: damaged checkpoint ({type(error).__name__}); delete it to {older}"
             ) from None

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from psld.errors import RunError
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 """From a scheduler, from the keyboard, and from Slurm before a time limit or a preemption."""
 
@@ -14,15 +16,25 @@ class StopRequest:
     """Remembers the signal that asked to stop; a second one acts as it did before."""
 
     def __init__(self) -> None:
-        self.signal: signal.Signals | None = None
+        self.number = 0
+        """The signal's number, 0 while there is none."""
         self.previous: dict[int, Any] = {}
 
-    def __bool__(self) -> bool:
-        return self.signal is not None
-
     def _remember(self, number: int, _frame: FrameType | None) -> None:
-        self.signal = signal.Signals(number)
+        self.number = number
         signal.signal(number, self.previous[number])
+
+
+class Stopped(RunError):
+    """A signal ended a training, after a checkpoint; the exit code is a shell's, 128 + signal."""
+
+    def __init__(self, number: int, step: int) -> None:
+        self.signal = signal.Signals(number)
+        self.exit_code = 128 + number
+        super().__init__(
+            f"stopped by {self.signal.name} at step {step}, after a checkpoint; "
+            "run the same command again to go on"
+        )
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from psld.processes.linear import LinearProcess
 from psld.training.batches import Batches
 from psld.training.ranks import Ranks
 from psld.training.settings import TrainingSettings
-from psld.training.state import TrainingState
+from psld.training.state import History, TrainingState
 
 ONE_RANK = Ranks(rank=0, world=1, device=torch.device("cpu"))
 
@@ -61,9 +61,10 @@ class Recorder:
         self.logged: dict[int, dict[str, float]] = {}
         self.previews: list[int] = []
 
-    def values(self, step: int, values: dict[str, float]) -> None:
-        assert step not in self.logged
-        self.logged[step] = values
+    def saved(self, history: History) -> None:
+        steps = [int(entry["step"]) for entry in history]
+        assert steps == sorted(set(steps))
+        self.logged = dict(zip(steps, history, strict=True))
 
     def preview(self, step: int, network: nn.Module) -> None:
         assert not network.training
@@ -85,11 +86,11 @@ def tensors_in(content: object, path: str = "") -> dict[str, torch.Tensor | floa
 
 
 def check_equal(actual: object, expected: object) -> None:
-    """Bit for bit, but for the wall-clock time."""
+    """Bit for bit, but for the wall-clock time and for what was logged when."""
     actual, expected = tensors_in(actual), tensors_in(expected)
-    assert actual.keys() == expected.keys()
-    for name, value in expected.items():
-        if name == "/seconds":
-            continue
+    timed = {name for name in {*actual, *expected} if name.startswith(("/seconds", "/history"))}
+    assert actual.keys() - timed == expected.keys() - timed
+    for name in expected.keys() - timed:
+        value = expected[name]
         same = torch.equal(actual[name], value) if torch.is_tensor(value) else actual[name] == value
         assert same, f"{name} differs"

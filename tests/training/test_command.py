@@ -67,6 +67,7 @@ def test_the_model_says_what_it_is(finished, digits):
     assert {path.name for path in (finished / manifest["run"]).iterdir()} == {
         "checkpoints",
         "lock",
+        "model",
         "settings.json",
     }
     model = load_model(finished / "model", torch.device("cpu"))

@@ -12,7 +12,7 @@ from psld.processes.instances import psld, vp_sde
 from psld.training.loop import Meter, accumulate_gradient, forward_pass, learning_rate, train
 from psld.training.loss import EpsilonLoss
 from psld.training.state import Checkpoints
-from psld.training.stop import StopRequest
+from psld.training.stop import Stopped, StopRequest
 from tests.training.small import (
     ONE_RANK,
     Recorder,
@@ -135,7 +135,13 @@ def test_what_is_logged_and_saved_when(tmp_path):
     assert sorted(log.logged) == [4, 8, 10, 12, 16, 20, 24, 25]
     assert log.previews == [8, 16, 24]
     for values in log.logged.values():
-        assert values.keys() == {"loss", "grad_norm", "learning_rate", "images_per_second"}
+        assert values.keys() == {
+            "step",
+            "loss",
+            "grad_norm",
+            "learning_rate",
+            "images_per_second",
+        }
         assert all(math.isfinite(value) and value > 0 for value in values.values())
 
 
@@ -155,11 +161,14 @@ class StopAt(StopRequest):
         super().__init__()
         self.left = step
 
-    def __bool__(self) -> bool:
+    @property
+    def number(self) -> int:
         self.left -= 1
-        if self.left == 0:
-            self.signal = signal.SIGUSR2
-        return super().__bool__()
+        return signal.SIGUSR2 if self.left == 0 else 0
+
+    @number.setter
+    def number(self, number: int) -> None:
+        pass
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -168,13 +177,13 @@ def test_a_stopped_training_goes_on_bit_for_bit(tmp_path, precision):
     settings = recipe(steps=12, checkpoint_every=5, log_every=4, precision=precision, micro_batch=4)
     whole, *_ = run(tmp_path / "whole", settings)
     for life, stopped_at in ((3, 3), (4, 7)):
-        with pytest.raises(RunError, match=f"stopped by SIGUSR2 at step {stopped_at}, after"):
+        with pytest.raises(Stopped, match=f"stopped by SIGUSR2 at step {stopped_at}, after"):
             run(tmp_path / "parts", settings, stop=StopAt(life))
         assert Checkpoints(tmp_path / "parts").steps()[-1] == stopped_at
     parts, _, log = run(tmp_path / "parts", settings)
     check_equal(parts.state_dict(), whole.state_dict())
     assert parts.seconds > 0
-    assert sorted(log.logged) == [8, 10, 12]
+    assert sorted(log.logged) == [3, 4, 5, 7, 8, 10, 12], "what earlier lives logged, too"
 
 
 def test_dropout_is_on_and_differs_by_step_and_seed(tmp_path):

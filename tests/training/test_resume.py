@@ -165,14 +165,20 @@ def test_stopped_by_a_signal_and_resumed(training, digits, uninterrupted, tmp_pa
     with started(tmp_path, logged) as process:
         wait_for_checkpoints(process, tmp_path, count=2)
         process.send_signal(signal.SIGSTOP)
-        second = call(tmp_path, "train", *SETTINGS, *LOGGED, f"data={digits}")
-        refused(second, 2, run_directory(tmp_path).name, "another training is running there")
+        with started(tmp_path, logged) as second:
+            waiting = second.stdout.readline()
+            assert f"{run_directory(tmp_path).name}: another training is running there" in waiting
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGCONT)
         _, errors = process.communicate(timeout=60)
         stopped_at = checkpoints_of(tmp_path).steps()[-1]
         ended = subprocess.CompletedProcess(logged, process.returncode, stderr=errors)
-    refused(ended, 1, f"stopped by SIGTERM at step {stopped_at}, after a checkpoint", "to go on")
+    refused(
+        ended,
+        128 + signal.SIGTERM,
+        f"stopped by SIGTERM at step {stopped_at}, after a checkpoint",
+        "to go on",
+    )
     assert 40 <= stopped_at < STEPS
     assert not (tmp_path / "models").exists()
     succeeded(run(tmp_path, logged))

@@ -1,0 +1,1 @@
+"""Trainings as Slurm jobs. Imports no torch: a launcher waits for days on a login node."""

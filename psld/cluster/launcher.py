@@ -1,0 +1,195 @@
+"""The launcher: submits a training as one Slurm job, waits, and comes back after its own death.
+
+What is known of a launch lies in RUNS/launches/NAME-DIGEST, one folder for each output folder:
+
+    lock                  held by the launcher that waits; ends with it, however it ends
+    launch.json           the job that trains
+    JOB_submission.sh     what sbatch was given (and submitit's pickle beside it)
+    JOB_RANK_log.out/err  what a rank printed
+    JOB_RANK_outcome.json how a rank came to an end of its own
+"""
+
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from psld.cluster import slurm
+from psld.cluster.job import RankCommand, read_outcomes
+from psld.cluster.lives import FRUITLESS, read_lives
+from psld.cluster.relay import Relay, say, tail
+from psld.cluster.settings import LaunchSettings
+from psld.cluster.submission import submit
+from psld.errors import RunError
+from psld.files import digest_of, read_json, write_json
+from psld.locks import sole_holder
+from psld.training.export import is_exported, publish
+
+T = TypeVar("T")
+
+SETTLED_SECONDS = 20
+"""How long a job must have ended, where Slurm may queue it again: after the loss of a node."""
+
+SHARED_FOLDER_SECONDS = 60
+"""How long a file that a node wrote may take to be seen here."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A launch as launch.json keeps it."""
+
+    name: str
+    """The name that its lives note."""
+    run: str
+    """The run directory, by which changed settings are noticed."""
+    job: str = ""
+    """The job that trains, the latest of the launch; empty until sbatch has answered."""
+    lives: int = 0
+    """Lives of the launch that had begun when the job was submitted."""
+    stillborn: int = 0
+    """Jobs in a row that ended before training began."""
+
+
+class Launcher:
+    """One training's launcher. `run` is its run directory, `output` the folder it makes."""
+
+    def __init__(self, settings: LaunchSettings, run: Path, output: Path) -> None:
+        self.settings = settings
+        self.run = run
+        self.output = output
+        self.name = f"{output.name}-{digest_of(str(output.resolve()))[:12]}"
+        """Name of the jobs: this training's and no other's, so they are found by it."""
+        self.folder = Path(settings.runs).resolve() / "launches" / self.name
+        self.launch: Launch | None = None
+
+    def train(self) -> None:
+        """Return when the training has made its output.
+
+        Raises RunError where the training failed, was cancelled, or gets nowhere.
+        """
+        waiting = f"launch: another launcher waits for this training ({self.folder}/lock)"
+        with sole_holder(self.folder / "lock", waiting):
+            self._attach()
+            while not is_exported(self.run):
+                state = self._wait()
+                if not self._succeeded():
+                    self._explain_failure(state)
+                    self._submit_again(state)
+            publish(self.run, self.output)
+            say(f"{self.output} is there")
+
+    def cancel(self) -> None:
+        """End the training's job, whoever waits for it. Raises Unreachable."""
+        slurm.cancel_jobs_named(self.name)
+
+    def _attach(self) -> None:
+        """Come back to the job of an earlier launcher, or submit one where there is none."""
+        path = self.folder / "launch.json"
+        launch = Launch(**read_json(path)) if path.exists() else None
+        active = patiently(lambda: slurm.active_jobs_named(self.name))
+        if launch and launch.run == str(self.run) and active:
+            # A launcher that was killed right after sbatch has not noted the job's id.
+            self._note(replace(launch, job=active[0]))
+            say(f"back to job {active[0]}")
+            return
+        if active:
+            # It must not write over what is trained with other settings now.
+            say(f"cancelling job {', '.join(active)}, which trains with other settings")
+            patiently(self.cancel)
+        if not is_exported(self.run):
+            self._submit(Launch(uuid.uuid4().hex, str(self.run)))
+
+    def _submit(self, launch: Launch) -> None:
+        self._note(launch)
+        module, *arguments = self.settings.command
+        command = RankCommand(module, tuple(arguments), self.folder, launch.name)
+        job = patiently(lambda: self._submit_once(command))
+        self._note(replace(launch, job=job))
+        ranks = self.settings.ranks_of_slurm_node
+        say(f"submitted job {job}: {self.settings.nodes} node(s) with {ranks} rank(s) each")
+        say(f"its logs: {self.folder}/{job}_*")
+
+    def _submit_once(self, command: RankCommand) -> str:
+        """Submit, unless an attempt that seemed to fail has reached the controller."""
+        submitted = slurm.active_jobs_named(self.name)
+        return submitted[0] if submitted else submit(self.settings, command, self.name, self.folder)
+
+    def _wait(self) -> str:
+        """The state in which the job has ended; until then pass on what its first rank prints."""
+        job = self.launch.job
+        relay = Relay(self.folder / f"{job}_0_log.out")
+        last, since, pause = "", time.monotonic(), 1.0
+        while True:
+            state = patiently(lambda: slurm.state_of(job))
+            relay.pass_on()
+            if state != last:
+                say(f"job {job} is {state.lower()}")
+                last, since, pause = state, time.monotonic(), 1.0
+            settled = state in slurm.FINAL or time.monotonic() - since >= SETTLED_SECONDS
+            if state not in slurm.ACTIVE and settled:
+                return state
+            time.sleep(pause)
+            pause = min(pause * 1.3, 15.0)
+
+    def _succeeded(self) -> bool:
+        """Whether the first rank came to a good end and its files can be seen."""
+        if read_outcomes(self.folder, self.launch.job).get(0) != 0:
+            return False
+        deadline = time.monotonic() + SHARED_FOLDER_SECONDS
+        while not is_exported(self.run) and time.monotonic() < deadline:
+            time.sleep(1)
+        return is_exported(self.run)
+
+    def _explain_failure(self, state: str) -> None:
+        """Raise RunError if the job ended in a way that another one would repeat."""
+        job = self.launch.job
+        if state == "CANCELLED":
+            raise RunError(f"job {job} was cancelled; run the same command again to go on")
+        if state == "OUT_OF_MEMORY":
+            raise RunError(f"job {job} ran out of memory; ask for more (memory_mb)")
+        outcomes = read_outcomes(self.folder, job)
+        failed = sorted(rank for rank, code in outcomes.items() if code != 0)
+        if failed:
+            self._show_errors(failed)
+            raise RunError(f"job {job} failed on rank {', '.join(map(str, failed))}; see above")
+
+    def _submit_again(self, state: str) -> None:
+        """Submit a successor of a job that was lost, unless none of the last ones began to train.
+
+        Whether those that begin bring progress, they find out themselves.
+        """
+        launch = self.launch
+        lives = len(read_lives(self.run, launch.name))
+        stillborn = launch.stillborn + 1 if lives == launch.lives else 0
+        if stillborn > FRUITLESS:
+            self._show_errors([0])
+            raise RunError(
+                f"job {launch.job} ended as {state}, and training has not begun in {stillborn} "
+                f"jobs; see above and {self.folder}/{launch.job}_*"
+            )
+        say(f"job {launch.job} was lost ({state}); the next one goes on from the last checkpoint")
+        self._submit(replace(launch, job="", lives=lives, stillborn=stillborn))
+
+    def _show_errors(self, ranks: list[int]) -> None:
+        for rank in ranks:
+            path = self.folder / f"{self.launch.job}_{rank}_log.err"
+            print(f"--- {path}\n{tail(path)}\n---", flush=True)
+
+    def _note(self, launch: Launch) -> None:
+        write_json(self.folder / "launch.json", asdict(launch))
+        self.launch = launch
+
+
+def patiently(ask: Callable[[], T]) -> T:
+    """Ask Slurm, again and again while its controller does not answer."""
+    complaint = ""
+    while True:
+        try:
+            return ask()
+        except slurm.Unreachable as error:
+            if str(error) != complaint:
+                complaint = str(error)
+                say(f"{complaint}; asking again until it answers")
+            time.sleep(5)

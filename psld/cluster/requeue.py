@@ -1,0 +1,52 @@
+"""A job's way into its next life: from inside, when Slurm warns of a time limit or a preemption."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from typing import NoReturn
+
+FAREWELL_SECONDS = 600
+"""How long a process whose job was queued again waits to be ended by Slurm."""
+
+
+def in_slurm_job() -> bool:
+    """Whether submitit started this process as a task of a Slurm job."""
+    return os.environ.get("SUBMITIT_EXECUTOR") == "slurm" and "SLURM_JOB_ID" in os.environ
+
+
+def requeue_when_warned() -> None:
+    """From now on the warning signal queues this job again at once."""
+    signal.signal(signal.SIGUSR2, lambda *_: requeue_this_job())
+
+
+def requeue_this_job() -> NoReturn:
+    """Queue this task's job again, once for all its tasks, and wait for Slurm to end this life.
+
+    Slurm itself queues a job again that it preempts. To ask for it as well would run the job once
+    more after it has finished, and to leave before Slurm ends it would count as its end.
+    """
+    job = os.environ["SLURM_JOB_ID"]
+    if os.environ.get("SLURM_PROCID") == "0" and not _is_preempted(_description(job)):
+        asked = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
+        complaint = " ".join(asked.stderr.split())
+        if asked.returncode and "pending" not in complaint:
+            print(f"job {job} could not be queued again: {complaint}", flush=True)
+            raise SystemExit(128 + signal.SIGUSR2)
+    print(f"job {job} goes on when it is scheduled again", flush=True)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    time.sleep(FAREWELL_SECONDS)
+    raise SystemExit(128 + signal.SIGUSR2)
+
+
+def _description(job: str) -> str:
+    asked = subprocess.run(["scontrol", "--oneliner", "show", "job", job], capture_output=True)
+    return asked.stdout.decode(errors="replace")
+
+
+def _is_preempted(description: str) -> bool:
+    """Whether Slurm preempts the job in this life, not in an earlier one."""
+    times = dict(re.findall(r"(StartTime|PreemptTime)=(\d\d\d\d-\d\d-\d\dT\S+)", description))
+    return times.get("PreemptTime", "") >= times.get("StartTime", "~")

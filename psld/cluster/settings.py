@@ -1,0 +1,73 @@
+"""Settings of `python -m psld.launch`: where a training runs, never what is trained."""
+
+import shlex
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from psld.settings import Settings
+
+
+class LaunchSettings(Settings):
+    """Where a training runs. The names are those of sbatch; empty means not given."""
+
+    command: list[str] = Field(min_length=1)
+    """What runs on every rank: a module and its overrides."""
+    where: Literal["auto", "slurm", "here"]
+    """`auto`: as a Slurm job where there is sbatch, in processes of this machine elsewhere."""
+    runs: str
+    """Folder of run directories; what is known of a launch lies in its `launches`."""
+    nodes: int = Field(ge=1)
+    ranks_per_node: int | None = Field(ge=1)
+    """Null: one for each GPU that is asked for, or is here; one where there is none."""
+    cpus_per_rank: int = Field(ge=1)
+    gpus_per_node: int | None = Field(ge=1)
+    gres: str | None
+    """Generic resources per node, such as gpu:a100:4, where a site counts GPUs so."""
+    memory_mb: int | None = Field(ge=1)
+    """Memory per node. Null: the partition's default."""
+    minutes: int = Field(ge=1)
+    """Time limit of one life; the training goes on in the next."""
+    warning_seconds: int = Field(ge=1)
+    """How long before the time limit the job is warned, and saves a checkpoint."""
+    partition: str | None
+    account: str | None
+    qos: str | None
+    constraint: str | None
+    exclude: str | None
+    additional: str | None
+    """Any other option of sbatch: `reservation=maintenance exclusive`."""
+    detach: bool
+    """On Ctrl-C leave the job alone; the same command comes back to it."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _empty_is_not_given(cls, value: Any) -> Any:
+        return None if value == "" else value
+
+    @model_validator(mode="after")
+    def _additional_options_parse(self) -> "LaunchSettings":
+        if any(option.startswith(("=", "-")) for option in self.additional_options):
+            raise ValueError(
+                f"additional: options without dashes, `name=value` or `name`; got {self.additional}"
+            )
+        return self
+
+    @property
+    def additional_options(self) -> dict[str, str | bool]:
+        options = (option.partition("=") for option in shlex.split(self.additional or ""))
+        return {name: value if equals else True for name, equals, value in options}
+
+    @property
+    def ranks_of_slurm_node(self) -> int:
+        """Ranks per node of a Slurm job: as asked, or one for each GPU asked for."""
+        return self.ranks_per_node or self.gpus_per_node or _gpus_in(self.gres) or 1
+
+
+def _gpus_in(gres: str | None) -> int:
+    """The number in `gpu:4` or `gpu:a100:4`; 1 in plain `gpu`."""
+    for resource in (gres or "").split(","):
+        kind, *rest = resource.split(":")
+        if kind == "gpu":
+            return int(rest[-1]) if rest and rest[-1].isdigit() else 1
+    return 0

@@ -1,0 +1,100 @@
+"""What is asked of Slurm besides submitting: the state of a job, its end, its next life."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from submitit.helpers import clean_env
+
+from psld.errors import PSLDError
+
+ACTIVE = {
+    "PENDING",
+    "CONFIGURING",
+    "RUNNING",
+    "COMPLETING",
+    "SUSPENDED",
+    "STOPPED",
+    "RESIZING",
+    "REQUEUED",
+    "REQUEUE_FED",
+    "REQUEUE_HOLD",
+    "SPECIAL_EXIT",
+    "RESV_DEL_HOLD",
+    "SIGNALING",
+    "STAGE_OUT",
+}
+"""States of a job that has not ended: it waits, runs, or waits for its next life."""
+
+FINAL = {"COMPLETED", "CANCELLED", "FAILED", "OUT_OF_MEMORY", "DEADLINE"}
+"""States after which Slurm does not queue a job again by itself."""
+
+GONE = "GONE"
+"""Our name for a job that the controller no longer knows, some minutes after its end."""
+
+PATIENCE = 60
+"""Seconds that a command of Slurm's may take: a busy controller is slow."""
+
+
+NO_ANSWER = ("Unable to contact", "Socket timed out", "Connection refused", "Connection timed out")
+"""What the commands complain of while the controller is down, or too busy."""
+
+
+class Unreachable(PSLDError):
+    """The controller does not answer; it may later."""
+
+    exit_code = 1
+
+
+def available() -> bool:
+    """Whether jobs can be submitted from here: there is sbatch, and it knows of a cluster."""
+    if shutil.which("sbatch") is None:
+        return False
+    asked = subprocess.run(["scontrol", "ping"], capture_output=True, text=True)
+    return "configuration source" not in asked.stderr
+
+
+def state_of(job: str) -> str:
+    """A state of Slurm's, such as PENDING, or GONE. Raises Unreachable.
+
+    From the controller, not from accounting: not every cluster has that, and it is minutes late.
+    """
+    answer = _ask("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T")
+    return answer.split()[0] if answer.split() else GONE
+
+
+def active_jobs_named(name: str) -> list[str]:
+    """This user's jobs of that name that have not ended, the newest first. Raises Unreachable."""
+    answer = _ask("squeue", "--noheader", "--me", f"--name={name}", "--format=%A %T")
+    found = [line.split() for line in answer.splitlines()]
+    return sorted((job for job, state in found if state in ACTIVE), key=int, reverse=True)
+
+
+def cancel_jobs_named(name: str) -> None:
+    """End this user's jobs of that name. Raises Unreachable."""
+    _ask("scancel", "--me", f"--name={name}")
+
+
+def _ask(*command: str) -> str:
+    """The answer, empty for a job that does not exist (any more)."""
+    try:
+        asked = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        raise Unreachable(f"{command[0]} did not answer in {PATIENCE} seconds") from None
+    if asked.returncode == 0 or "Invalid job id" in asked.stderr:
+        return asked.stdout
+    raise Unreachable(" ".join(asked.stderr.split()) or f"{command[0]} failed")
+
+
+@contextmanager
+def clean_environment() -> Iterator[None]:
+    """No variable of a surrounding job: what is started here gets what it asks for, not what its
+    parent has. Where the cluster's configuration lies stays known.
+    """
+    configuration = os.environ.get("SLURM_CONF")
+    with clean_env(("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")):
+        if configuration:
+            os.environ["SLURM_CONF"] = configuration
+        yield

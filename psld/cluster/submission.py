@@ -1,0 +1,57 @@
+"""Submitting a training through submitit: what sbatch is asked for."""
+
+from pathlib import Path
+from typing import Any
+
+from submitit import SlurmExecutor
+from submitit.core.utils import FailedJobError
+
+from psld.cluster.job import RankCommand
+from psld.cluster.settings import LaunchSettings
+from psld.cluster.slurm import NO_ANSWER, Unreachable, clean_environment
+from psld.errors import UserError
+
+
+def submit(settings: LaunchSettings, command: RankCommand, name: str, folder: Path) -> str:
+    """Submit one job of all ranks; its id. Its script, logs and pickle lie in `folder`.
+
+    Raises:
+        UserError: Slurm refuses the options.
+        Unreachable: its controller does not answer; the job may have been submitted.
+    """
+    executor = SlurmExecutor(folder)
+    executor.update_parameters(job_name=name, **options(settings))
+    try:
+        with clean_environment():
+            return executor.submit(command).job_id
+    except FailedJobError as error:
+        answer = " ".join(str(error).split())
+        if any(sign in answer for sign in NO_ANSWER):
+            raise Unreachable(answer) from None
+        raise UserError(f"{answer}; sbatch was given {options(settings)}") from None
+
+
+def options(settings: LaunchSettings) -> dict[str, Any]:
+    """The options of sbatch, in submitit's names."""
+    given = {
+        "partition": settings.partition,
+        "account": settings.account,
+        "qos": settings.qos,
+        "constraint": settings.constraint,
+        "exclude": settings.exclude,
+        "gpus_per_node": settings.gpus_per_node,
+        "gres": settings.gres,
+        "mem": settings.memory_mb and f"{settings.memory_mb}M",
+    }
+    return {
+        "time": settings.minutes,
+        "nodes": settings.nodes,
+        "ntasks_per_node": settings.ranks_of_slurm_node,
+        "cpus_per_task": settings.cpus_per_rank,
+        "signal_delay_s": settings.warning_seconds,
+        # A rank that dies takes the others along instead of letting them wait for it. Since Slurm
+        # 22.05 srun does not know by itself how many cores sbatch was given for a task.
+        "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={settings.cpus_per_rank}"],
+        "additional_parameters": {"requeue": True, **settings.additional_options},
+        **{name: value for name, value in given.items() if value is not None},
+    }
