@@ -10,7 +10,7 @@ INSTALLED := .venv/installed
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
 SNAKEMAKE := $(RUN) snakemake --profile $(PROFILE)
 
-.PHONY: help setup demo test test-slow lint cells plan results report bench
+.PHONY: help setup demo test test-slow test-slurm lint cells plan results report bench
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,12 +31,12 @@ demo: $(INSTALLED) ## Run the demo grid: train, sample, evaluate, tables, pictur
 	@$(MAKE) --no-print-directory results report GRID=demo
 
 results: $(INSTALLED) ## Print the tables of GRID
-	@cat results/tables/$(GRID)/*.md
+	@$(RUN) python -m psld.show grid_name=$(GRID)
 	@echo "Tables: results/tables/$(GRID)/   Pictures: results/figures/$(GRID)/"
 
 report: results/$(GRID)-report.html ## Make the self-contained HTML report of GRID
 
-results/$(GRID)-report.html: $(INSTALLED) $(wildcard results/tables/$(GRID)/*.html results/figures/$(GRID)/*.png results/figures/$(GRID)/samples/*.png)
+results/$(GRID)-report.html: $(INSTALLED) $(wildcard results/tables/$(GRID)/*.html results/figures/$(GRID)/*.png results/figures/$(GRID)/*/*.png)
 	@$(SNAKEMAKE) $(GRID) --report $@ --quiet
 	@echo "Report: $@"
 
@@ -47,10 +47,14 @@ plan: $(INSTALLED) ## Print models, cells, jobs and the cost of GRID
 	@$(RUN) python -m psld.plan grid_name=$(GRID)
 
 test: $(INSTALLED) ## Run the fast tests
-	$(RUN) python -m pytest -m 'not slow' -n 2
+	$(RUN) python -m pytest -m 'not slow and not slurm' -n 2
 
 test-slow: $(INSTALLED) ## Run the slow tests
-	$(RUN) python -m pytest -m slow
+	$(RUN) python -m pytest -m 'slow and not slurm'
+
+test-slurm: $(INSTALLED) ## Start a real Slurm cluster of four nodes and run the tests on it
+	@tests/slurm/install.sh
+	$(RUN) python -m pytest tests/slurm -rs
 
 lint: $(INSTALLED) ## Check style: ruff, snakefmt, snakemake --lint
 	.venv/bin/ruff check .

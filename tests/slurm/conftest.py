@@ -1,0 +1,73 @@
+"""One cluster for all tests of this folder, in good health at the start of each.
+
+Its folder is FOLDER, not pytest's: what a killed run has left is found there and removed.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from filelock import FileLock, Timeout
+
+from tests.commands import call, succeeded
+from tests.slurm.cluster import Cluster, missing
+from tests.slurm.training import Training
+
+FOLDER = Path(tempfile.gettempdir()) / "psld-slurm-tests"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of this folder; skip them, with the reason, where there can be no cluster."""
+    reason = missing()
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.slurm)
+            if reason:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """Four nodes, each with 4 CPUs and two stand-in GPUs."""
+    try:
+        lock = FileLock(f"{FOLDER}.lock", timeout=0).acquire()
+    except Timeout:
+        pytest.fail(f"another run of these tests uses {FOLDER}: wait for it, or set TMPDIR")
+    with lock, Cluster(FOLDER) as cluster:
+        yield cluster
+
+
+@pytest.fixture(autouse=True)
+def _healthy(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Mend after each test what it has done to the cluster."""
+    if "cluster" not in request.fixturenames:
+        yield
+        return
+    cluster: Cluster = request.getfixturevalue("cluster")
+    yield
+    cluster.reset()
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The prepared digits, with their digest beside them."""
+    folder = tmp_path_factory.mktemp("data")
+    succeeded(call(folder, "prepare", "dataset=digits", "output=digits.h5"))
+    return folder / "digits.h5"
+
+
+@pytest.fixture
+def training(cluster: Cluster, digits: Path, tmp_path: Path) -> Training:
+    return Training(cluster, tmp_path, digits)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(
+    cluster: Cluster, digits: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Training:
+    """A training on two nodes with two ranks each that nothing happened to."""
+    training = Training(cluster, tmp_path_factory.mktemp("undisturbed"), digits)
+    with training.launched() as launcher:
+        training.finishes(launcher)
+    return training

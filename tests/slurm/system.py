@@ -1,0 +1,59 @@
+"""Run a command, wait for a condition, find free ports: with errors that say what went wrong."""
+
+import random
+import shlex
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+PORTS = range(12000, 30000)
+"""Below the kernel's own choices for outgoing connections: a port freed by a killed node must not
+be taken by a connection before the node comes back."""
+
+
+def call(command: Sequence[str | Path], environment: dict[str, str], seconds: float = 60) -> str:
+    """Run `command` with exactly `environment` and return its standard output.
+
+    Raises RuntimeError with the command and what it wrote when it fails, TimeoutExpired when it
+    takes longer than `seconds`.
+    """
+    result = subprocess.run(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+    )
+    if result.returncode != 0:
+        line = shlex.join(map(str, command))
+        raise RuntimeError(
+            f"`{line}`: exit code {result.returncode}\n{result.stdout}{result.stderr}"
+        )
+    return result.stdout
+
+
+def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    """Return as soon as `condition()` holds; raise TimeoutError naming `what` after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {seconds:g} s")
+        time.sleep(0.1)
+
+
+def free_ports(count: int) -> list[int]:
+    """`count` TCP ports of the loopback interface on which nobody listens."""
+    found: list[int] = []
+    for port in random.sample(PORTS, len(PORTS)):
+        with socket.socket() as candidate:
+            try:
+                candidate.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        found.append(port)
+        if len(found) == count:
+            return found
+    raise RuntimeError(f"only {len(found)} of {count} ports are free in {PORTS}")

@@ -1,0 +1,129 @@
+"""A training that a test launches on the cluster, disturbs, and looks at when it has finished."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tests.commands import TINY
+from tests.slurm.cluster import Cluster
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+RANKS = ("nodes=2", "ranks_per_node=2", "memory_mb=1500", "minutes=30", "warning_seconds=60")
+"""Where the trainings run if a test does not say otherwise."""
+
+STEPS = 500
+RECIPE = (
+    *TINY,
+    "network.dropout=0.1",
+    f"training.steps={STEPS}",
+    "training.checkpoint_every=50",
+    "training.log_every=50",
+)
+"""A training of some ten seconds, with everything that is random in it."""
+
+
+class Training:
+    """One training in a folder of its own."""
+
+    def __init__(self, cluster: Cluster, folder: Path, data: Path) -> None:
+        self.cluster = cluster
+        self.folder = folder
+        self.data = data
+
+    def command(self, *where: str, recipe: tuple[str, ...] = RECIPE) -> list[str]:
+        launch = [sys.executable, "-m", "psld.launch", *RANKS, *where]
+        return [*launch, "--", "psld.train", *recipe, f"data={self.data}", "output=model"]
+
+    @contextlib.contextmanager
+    def launched(self, *where: str, **options) -> Iterator[subprocess.Popen[str]]:
+        """A launcher that waits for the training, its output in launcher.log; killed at the end."""
+        with self.log.open("a") as log:
+            process = subprocess.Popen(
+                self.command(*where, **options),
+                cwd=self.folder,
+                env=self.environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            try:
+                yield process
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, **self.cluster.environment, "PYTHONPATH": str(REPOSITORY)}
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "launcher.log"
+
+    def finishes(self, process: subprocess.Popen[str], code: int = 0) -> str:
+        """Wait for the launcher's end; its exit code must be `code`. What it printed."""
+        process.wait(timeout=240)
+        assert process.returncode == code, self.log.read_text()
+        return self.log.read_text()
+
+    def jobs(self) -> list[str]:
+        """Ids of all jobs that were submitted, oldest first."""
+        return re.findall(r"submitted job (\d+)", self.log.read_text())
+
+    @property
+    def job(self) -> str:
+        """The job that trains."""
+        (file,) = self.folder.glob("runs/launches/*/launch.json")
+        return json.loads(file.read_text())["job"]
+
+    def lives(self) -> list[dict[str, str]]:
+        """What accounting knows of all lives of all jobs of the training."""
+        return self.cluster.accounting(f"--jobs={','.join(self.jobs())}")
+
+    def step(self) -> int:
+        """The step of the newest checkpoint."""
+        files = self.folder.glob("runs/*/checkpoints/checkpoint-*.pt")
+        return max((int(file.stem.split("-")[1]) for file in files), default=0)
+
+    def reaches(self, step: int) -> None:
+        self.wait(lambda: self.step() >= step, f"step {step}")
+
+    def is_in(self, state: str) -> None:
+        self.wait(lambda: self.cluster.job(self.job)["JobState"] == state, state)
+
+    def wait(self, condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"no {what}:\n{self.log.read_text()}"
+            time.sleep(0.2)
+
+    def nodes(self) -> list[str]:
+        """The nodes that the job runs on."""
+        listed = self.cluster.run(
+            "scontrol", "show", "hostnames", self.cluster.job(self.job)["NodeList"]
+        )
+        return listed.split()
+
+    def weights(self) -> dict[str, Tensor]:
+        return load_file(self.folder / "model" / "weights.safetensors")
+
+    def ranks_on(self, node: str) -> list[int]:
+        """Ids of the processes of the training's ranks there."""
+        commands = {pid: Path(f"/proc/{pid}/cmdline") for pid in self.cluster.processes(node)}
+        return [
+            pid
+            for pid, file in commands.items()
+            if file.exists()
+            and file.read_bytes().split(b"\0")[2:4] == [b"-m", b"submitit.core._submit"]
+        ]
