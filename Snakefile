@@ -20,6 +20,7 @@ include: "workflow/rules/train_classifier.smk"
 include: "workflow/rules/sample.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/tabulate.smk"
+include: "workflow/rules/trace.smk"
 
 
 localrules:

@@ -1,18 +1,22 @@
 """Composing settings from Hydra overrides outside of a command, without torch: one or a grid's."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from psld.cli import content_of
 from psld.datasets.settings import DatasetSettings
 from psld.errors import UserError
+from psld.figures.contents import PLOTS
 from psld.grid import ComposedSampler, ComposedTraining, Grid
 from psld.grid_file import Evaluation, GridFile
 from psld.metrics.settings import MetricSettings
@@ -44,8 +48,10 @@ class Composer:
         GlobalHydra.instance().clear()
         try:
             with initialize_config_dir(str(self.configs), version_base="1.3"):
-                config = compose(name, overrides=list(overrides))
-            return content_of(config, where)
+                config = compose(name, overrides=list(overrides), return_hydra_config=True)
+            with _asked_by_resolvers(config):
+                own = [key for key in config if key != "hydra"]
+                return content_of(OmegaConf.masked_copy(config, own), where)
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(f"{where}: {' '.join(str(error).split())}") from None
 
@@ -68,6 +74,17 @@ class Composer:
     def metric(self, name: str, where: str) -> MetricSettings:
         content = self.content("reference", [f"metric={name}"], where)
         return parse(MetricSettings, content["metric"], where)
+
+
+@contextmanager
+def _asked_by_resolvers(config: DictConfig) -> Iterator[None]:
+    """Within, `${hydra:…}` means this config, not that of a command which runs around it."""
+    asked = HydraConfig.instance()
+    before, asked.cfg = asked.cfg, config
+    try:
+        yield
+    finally:
+        asked.cfg = before
 
 
 def compose_grid(name: str, file: GridFile, path: Path, configs: Path) -> Grid:
@@ -193,8 +210,8 @@ class _Parsed:
 
     def check_figures(self) -> None:
         for figure, cell in self.file.figures.items():
-            if figure == "nfe":
-                raise UserError(f"{self.path}: figures.nfe: the plot of all cells has this name")
+            if figure in PLOTS:
+                raise UserError(f"{self.path}: figures.{figure}: a plot of the grid has this name")
             self._check_cell(*cell.split("/"), where=f"figures.{figure}")
 
     def check_tables(self) -> None:

@@ -8,27 +8,16 @@ with their holes, for which data= names the prepared dataset.
 
 from typing import Literal
 
-import matplotlib
 import numpy as np
-import torch
 from pydantic import Field
-from torch import Tensor
-from torchvision.utils import make_grid
 
 from psld.cli import entry_point
 from psld.datasets.store import ImageStore
 from psld.errors import UserError
-from psld.files import atomic_path
+from psld.figures.images import draw_images, full_row
+from psld.figures.style import HOLE, save
 from psld.samplers.shards import Shard
 from psld.settings import Settings
-
-matplotlib.use("Agg")
-
-from matplotlib import pyplot as plt
-
-INCHES = 8
-HOLE = (0, 114, 178)
-"""Colour of missing pixels: a blue that is neither black nor white in grey."""
 
 
 class GallerySettings(Settings):
@@ -50,37 +39,39 @@ class GallerySettings(Settings):
 @entry_point("gallery", GallerySettings)
 def main(settings: GallerySettings) -> None:
     shard = Shard.load(settings.shard)
+    names: list[str] = []
     if shard.masks is not None:
-        images = before_and_after(shard, settings)
+        rows = before_and_after(shard, settings)
+        names = ["original", "its hole", "filled in"] * (len(rows) // 3)
     elif shard.labels is not None and len(np.unique(shard.labels)) > 1:
-        images = by_class(shard, settings)
+        rows = by_class(shard, settings)
+        names = [f"class {label}" for label in np.unique(shard.labels)[: len(rows)]]
     else:
-        images = torch.from_numpy(shard.images[: settings.rows * settings.columns])
-    draw(images, settings)
+        images = shard.images[: settings.rows * settings.columns]
+        rows = [full_row(row, settings.columns) for row in in_rows(images, settings.columns)]
+    figure = draw_images(rows, settings.title, names)
+    save(figure, settings.output.removesuffix(".png"), "png")
 
 
-def by_class(shard: Shard, settings: GallerySettings) -> Tensor:
+def by_class(shard: Shard, settings: GallerySettings) -> list[np.ndarray]:
     """The first images of each class, one row a class."""
-    images, labels = torch.from_numpy(shard.images), torch.from_numpy(shard.labels)
-    rows = [images[labels == label] for label in labels.unique()[: settings.rows]]
-    return torch.cat([full_row(row, settings.columns) for row in rows])
+    classes = np.unique(shard.labels)[: settings.rows]
+    return [full_row(shard.images[shard.labels == c], settings.columns) for c in classes]
 
 
-def before_and_after(shard: Shard, settings: GallerySettings) -> Tensor:
+def before_and_after(shard: Shard, settings: GallerySettings) -> list[np.ndarray]:
     """Strips of three rows: originals, the same with their holes, and what was filled in; RGB."""
-    originals = torch.from_numpy(originals_of(shard, settings))
-    filled, known = torch.from_numpy(shard.images), torch.from_numpy(shard.masks)[:, None]
-    hole = torch.tensor(HOLE, dtype=torch.uint8)[:, None, None]
-    masked = torch.where(known == 1, originals, hole)
-    parts = [part.expand_as(masked).split(settings.columns) for part in (originals, masked, filled)]
+    originals, known = originals_of(shard, settings), shard.masks[:, None] == 1
+    masked = np.where(known, originals, np.array(HOLE, np.uint8)[:, None, None])
+    pictures = (originals, masked, shard.images)
+    parts = [in_rows(np.broadcast_to(p, masked.shape), settings.columns) for p in pictures]
     strips = list(zip(*parts, strict=True))[: max(1, settings.rows // 3)]
-    return torch.cat([full_row(row, settings.columns) for strip in strips for row in strip])
+    return [full_row(row, settings.columns) for strip in strips for row in strip]
 
 
-def full_row(images: Tensor, columns: int) -> Tensor:
-    """The first images of a row, and blank ones where there are too few; N×C×H×W."""
-    blank = torch.full_like(images[:1], 255).expand(columns, -1, -1, -1)
-    return torch.cat([images, blank])[:columns]
+def in_rows(images: np.ndarray, columns: int) -> list[np.ndarray]:
+    """The images in rows of `columns`; the last may have fewer."""
+    return [images[i : i + columns] for i in range(0, len(images), columns)]
 
 
 def originals_of(shard: Shard, settings: GallerySettings) -> np.ndarray:
@@ -95,18 +86,6 @@ def originals_of(shard: Shard, settings: GallerySettings) -> np.ndarray:
     if len(images) < len(shard.images):
         raise UserError(f"split: {settings.shard} is not of the {settings.split} split")
     return np.array(images)
-
-
-def draw(images: Tensor, settings: GallerySettings) -> None:
-    grid = make_grid(images, nrow=settings.columns, padding=1, pad_value=255)
-    height, width = grid.shape[1:]
-    figure, axes = plt.subplots(figsize=(INCHES, INCHES * height / width + 0.4))
-    # Nearest neighbour: a reader should see the pixels that were sampled.
-    axes.imshow(grid.permute(1, 2, 0).numpy(), interpolation="nearest")
-    axes.set_title(settings.title)
-    axes.axis("off")
-    with atomic_path(settings.output) as partial:
-        figure.savefig(partial, format="png", dpi=150, bbox_inches="tight")
 
 
 if __name__ == "__main__":

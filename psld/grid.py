@@ -67,17 +67,6 @@ class Grid(Settings):
         """Names of all cells, MODEL/SAMPLER, in the order of the tables."""
         return list(dict.fromkeys(evaluation.cell for evaluation in self.evaluations))
 
-    @property
-    def plotted(self) -> list[Evaluation]:
-        """What can stand in one plot: unguided, by the grid's own metric and number of samples."""
-        own = (self.file.metric, self.file.samples)
-        return [
-            evaluation
-            for evaluation in self.evaluations
-            if (evaluation.metric, evaluation.samples) == own
-            and self.samplers[evaluation.sampler].guidance == "none"
-        ]
-
     def evaluations_of(self, cell: str) -> list[Evaluation]:
         return [evaluation for evaluation in self.evaluations if evaluation.cell == cell]
 

@@ -226,3 +226,9 @@ class GridFile(Settings):
     def family_of(self, sampler: str) -> str:
         """The family of a sampler, whose name is FAMILY-BUDGET."""
         return max((f for f in self.samplers if sampler.startswith(f"{f}-")), key=len)
+
+    def budget_of(self, evaluation: Evaluation) -> str:
+        """A cell's budget as people read it: `steps = 40`, `tolerance = 1e-3`."""
+        family = self.family_of(evaluation.sampler)
+        key = self.samplers[family].budget.rpartition(".")[2]
+        return f"{key} = {evaluation.sampler.removeprefix(f'{family}-')}"

@@ -18,10 +18,11 @@ from pydantic import Field
 from tabulate import tabulate
 
 from psld.cli import CONFIGS, entry_point
+from psld.figures.contents import plots_of, sheets_of, traced_models
 from psld.files import read_json
 from psld.grid import ComposedTraining, Grid, load_grid
 from psld.grid_file import Evaluation
-from psld.results import read_result
+from psld.results import paper_values, read_result
 from psld.settings import Settings
 
 TRAIN_FACTOR = 3
@@ -149,8 +150,10 @@ def jobs_of(grid: Grid) -> dict[str, int]:
         "evaluate": len(grid.evaluations),
         "tabulate": len(grid.file.tables),
         "gallery": len(grid.models),
+        "sheet": len(sheets_of(grid)),
         "figure": len(grid.file.figures),
-        "plot": int(bool(grid.plotted)),
+        "trace": len(traced_models(grid)),
+        "plot": len(plots_of(grid)),
     }
     return {stage: number for stage, number in jobs.items() if number}
 
@@ -186,14 +189,7 @@ def work_of(grid: Grid, adaptive_evaluations: int) -> dict[str, Work]:
 
 def printed_evaluations(grid: Grid) -> dict[str, float]:
     """Network evaluations of cells as the paper prints them."""
-    printed = {}
-    for name, table in grid.file.tables.items():
-        for row, evaluations in zip(table.rows, grid.table_evaluations(name), strict=True):
-            papers = row.paper or [None] * len(table.columns)
-            for column, evaluation, paper in zip(table.columns, evaluations, papers, strict=True):
-                if evaluation and paper and column.show == "nfe":
-                    printed[evaluation.cell] = paper
-    return printed
+    return {e.cell: shown["nfe"] for e, shown in paper_values(grid).items() if "nfe" in shown}
 
 
 def measured(grid: Grid, settings: PlanSettings, work: Work) -> Throughput:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from psld.errors import UserError
 from psld.files import read_json
@@ -13,6 +13,8 @@ NEEDED = {"metric", "value", "nfe", "noise", "floor", "extractor_test_accuracy"}
 """What tables and pictures need of a metrics file."""
 
 Status = Literal["reproduced", "off", "measured", "not run", "literature"]
+
+STATUSES: tuple[Status, ...] = get_args(Status)
 
 
 @dataclass(frozen=True)
@@ -93,3 +95,15 @@ def read_table(grid: Grid, name: str, cells: Path) -> list[list[TableEntry]]:
             ]
         )
     return entries
+
+
+def paper_values(grid: Grid) -> dict[Evaluation, dict[Show, float]]:
+    """What the paper prints of each evaluation, by what it shows: distance, network evaluations."""
+    printed: dict[Evaluation, dict[Show, float]] = {}
+    for name, table in grid.file.tables.items():
+        for row, evaluations in zip(table.rows, grid.table_evaluations(name), strict=True):
+            papers = row.paper or (None,) * len(table.columns)
+            for column, evaluation, paper in zip(table.columns, evaluations, papers, strict=True):
+                if evaluation and paper is not None:
+                    printed.setdefault(evaluation, {})[table.show_of(row, column)] = paper
+    return printed

@@ -106,9 +106,11 @@ def commands_by_environment() -> list[tuple[str, str]]:
     found = []
     for path in RULES:
         for rule in re.split(r"^rule ", path.read_text(), flags=re.MULTILINE)[1:]:
-            [command] = re.findall(r"python -m (psld\.\w+)", rule)
+            [launched, command] = re.findall(r"(python -m|{LAUNCH}) (psld\.\w+)", rule)[0]
             [environment] = re.findall(r"envs/(\w+)\.yaml", rule)
             found.append((command, environment))
+            if launched == "{LAUNCH}":
+                found.append(("psld.launch", environment))
     return found
 
 

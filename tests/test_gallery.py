@@ -1,14 +1,15 @@
 """The picture of a shard: which image stands where."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from psld.datasets.store import ImageStore
-from psld.gallery import HOLE, GallerySettings, before_and_after, by_class
+from psld.figures.style import HOLE
+from psld.gallery import GallerySettings, before_and_after, by_class
 from psld.samplers.shards import Shard, ShardOrigin
 from tests.commands import call, refused, succeeded
 
@@ -39,20 +40,20 @@ def settings(**changes) -> GallerySettings:
 def test_each_class_has_a_row(inpainted):
     labels = np.array([2, 0, 2, 2, 1, 2, 2, 2, 0, 2])
     shard = replace(inpainted, labels=labels, masks=None)
-    rows = by_class(shard, settings()).split(4)
+    rows = by_class(shard, settings())
     for row, chosen in zip(rows, ([1, 8], [4], [0, 2, 3, 5]), strict=True):
         np.testing.assert_array_equal(row[: len(chosen)], shard.images[chosen])
         assert (row[len(chosen) :] == 255).all(), "blank where the shard has no more"
-    assert len(by_class(shard, settings(rows=2))) == 2 * 4
+    assert len(by_class(shard, settings(rows=2))) == 2
 
 
 def test_inpainted_images_stand_below_their_originals(inpainted, store, digits):
     originals = store.images("test")[COUNT : 2 * COUNT]
-    picture = before_and_after(inpainted, settings(data=str(digits)))
-    assert picture.shape == (6 * 4, 3, 8, 8)
+    rows = before_and_after(inpainted, settings(data=str(digits)))
+    assert [row.shape for row in rows] == 6 * [(4, 3, 8, 8)]
     for strip in range(2):
         shown = slice(4 * strip, 4 * strip + 4)
-        before, masked, after = picture[12 * strip : 12 * strip + 12].split(4)
+        before, masked, after = rows[3 * strip : 3 * strip + 3]
         for channel in range(3):
             np.testing.assert_array_equal(before[:, channel], originals[shown, 0])
             np.testing.assert_array_equal(masked[:, channel, :4], originals[shown, 0, :4])
@@ -61,9 +62,9 @@ def test_inpainted_images_stand_below_their_originals(inpainted, store, digits):
 
 
 def test_a_last_strip_is_filled_up_with_blank_images(inpainted, digits):
-    picture = before_and_after(inpainted, settings(data=str(digits), rows=12))
-    assert len(picture) == 9 * 4
-    assert torch.equal(picture[-2:], torch.full((2, 3, 8, 8), 255, dtype=torch.uint8))
+    rows = before_and_after(inpainted, settings(data=str(digits), rows=12))
+    assert len(rows) == 9
+    assert (rows[-1][-2:] == 255).all()
 
 
 @pytest.mark.parametrize("kind", ["plain", "guided", "inpainted"])
@@ -90,3 +91,51 @@ def test_originals_must_be_those_of_the_shard(inpainted, digits, tmp_path):
     ):
         arguments = (f"shard={shard}", "title=x", "output=x.png", *given)
         refused(call(tmp_path, "gallery", *arguments), 2, words)
+
+
+def gallery(folder: Path, images: np.ndarray, *overrides: str) -> np.ndarray:
+    """The gallery of these images, as an array."""
+    origin = ShardOrigin("0", "0", seed=0, index=0, size=len(images))
+    Shard(images, origin, nfe=10, seconds=1.0, device="CPU").save(folder / "shard.h5")
+    output = folder / "gallery.png"
+    arguments = ("shard=shard.h5", "title=psld by em-10", f"output={output}", *overrides)
+    succeeded(call(folder, "gallery", *arguments))
+    with Image.open(output) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def plain(*colours: tuple[int, int, int]) -> np.ndarray:
+    """4×4 images of one colour each."""
+    return np.broadcast_to(np.array(colours, np.uint8)[:, :, None, None], (len(colours), 3, 4, 4))
+
+
+def holds(pixels: np.ndarray, colour: tuple[int, int, int]) -> bool:
+    """Whether at least a hundredth of the picture has this colour."""
+    return bool((pixels == colour).all(axis=-1).mean() > 0.01)
+
+
+def test_a_gallery_shows_the_first_images_row_by_row(tmp_path):
+    red, green, blue, grey = (200, 0, 0), (0, 200, 0), (0, 0, 200), (90, 90, 90)
+    pixels = gallery(tmp_path, plain(red, green, blue, grey), "rows=1", "columns=3")
+    assert [holds(pixels, colour) for colour in (red, green, blue, grey)] == [1, 1, 1, 0]
+    row = pixels[int(0.8 * len(pixels))]
+    left, middle, right = (
+        np.flatnonzero((row == colour).all(axis=-1)).mean() for colour in (red, green, blue)
+    )
+    assert left < middle < right
+    # A page of 9.9 inches at 150 dots an inch.
+    assert pixels.shape[1] == pytest.approx(9.9 * 150, rel=0.05)
+
+
+def test_a_gallery_of_grey_images_and_of_few(tmp_path):
+    images = np.full((3, 1, 8, 8), 90, np.uint8)
+    pixels = gallery(tmp_path, images)
+    assert holds(pixels, (90, 90, 90))
+
+
+def test_a_gallery_needs_a_shard(tmp_path):
+    for path, words in (("missing.h5", "no such shard"), ("damaged.h5", "damaged shard")):
+        (tmp_path / "damaged.h5").write_bytes(b"not HDF5")
+        arguments = (f"shard={path}", "title=x", "output=x.png")
+        refused(call(tmp_path, "gallery", *arguments), 2, path, words)
+    assert not (tmp_path / "x.png").exists()

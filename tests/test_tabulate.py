@@ -1,4 +1,4 @@
-"""Tables, plots and galleries of a grid whose cells are partly measured, partly missing."""
+"""Tables of a grid whose cells are partly measured, partly missing."""
 
 import contextlib
 import csv
@@ -7,21 +7,16 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
-from xml.etree import ElementTree
 
-import numpy as np
 import pytest
 import yaml
-from matplotlib.colors import to_hex
-from PIL import Image
 
-import psld.plot
+import psld.show
 import psld.tabulate
 from psld.cli import CONFIGS
 from psld.grid import Grid, load_grid
-from psld.plot import draw, read_points
-from psld.samplers.shards import Shard, ShardOrigin
+from psld.tables.formats import EVERY_ENTRY, SYMBOLS, latex
+from psld.tables.text import Text, text_of
 from tests.commands import call, refused, succeeded
 
 GRID = yaml.safe_load("""
@@ -90,7 +85,7 @@ def grid(configs) -> Grid:
 @pytest.fixture
 def folder(configs, grid, tmp_path, monkeypatch) -> Path:
     """A folder where the commands read GRID and find the metrics of MEASURED."""
-    for module in (psld.tabulate, psld.plot):
+    for module in (psld.tabulate, psld.show):
         monkeypatch.setattr(module, "CONFIGS", configs)
     shutil.copytree(configs.parent / ".cache", tmp_path / ".cache")
     for cell, value in MEASURED.items():
@@ -131,6 +126,7 @@ def tables(folder: Path) -> dict[str, str]:
 
 
 def body_of_markdown(text: str) -> list[list[str]]:
+    """Main table, or that of every entry after its heading."""
     lines = [line for line in text.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
@@ -144,15 +140,52 @@ def body_of_html(text: str) -> list[list[str]]:
 def body_of_latex(text: str) -> list[list[str]]:
     body = re.search(r"\\midrule\n(.*?)\\bottomrule", text, re.DOTALL)[1]
     rows = [line.removesuffix(r" \\") for line in body.splitlines()]
-    return [[re.sub(r"\\([&%$#_{}])", r"\1", cell) for cell in r.split(" & ")] for r in rows]
+    return [[unescaped(cell) for cell in row.split(" & ")] for row in rows]
+
+
+def unescaped(text: str) -> str:
+    """What LaTeX prints."""
+    for character, command in SYMBOLS.items():
+        text = text.replace(command, character)
+    return text
 
 
 def test_all_formats_hold_the_same_entries(folder):
     text = tabulate(folder)
     assert sorted(text) == ["csv", "html", "md", "tex"]
-    assert body_of_markdown(text["md"]) == PRINTED
-    assert body_of_html(text["html"]) == PRINTED
-    assert body_of_latex(text["tex"]) == PRINTED
+    assert body_of_markdown(text["md"].partition("####")[0]) == PRINTED
+    assert body_of_html(text["html"].partition("<details>")[0]) == PRINTED
+    assert body_of_latex(text["tex"].partition("longtable}{")[0]) == PRINTED
+
+
+def test_all_formats_say_what_each_entry_took(folder):
+    text = tabulate(folder)
+    assert all(EVERY_ENTRY in text[ending] for ending in ("md", "html", "tex"))
+    details = body_of_markdown(text["md"].partition(EVERY_ENTRY)[2])
+    assert details == body_of_html(text["html"].partition("<details>")[2])
+    assert details == body_of_latex(text["tex"].partition("longtable}{")[2])
+    entry = ["EM", "VP-SDE", "10", "2.06", "2.00", "+0.06", "reproduced"]
+    assert details[0] == [*entry, "100", "10", "1.5", "CPU"]
+    missing = ["EM", "PSLD #1_a", "20", "–", "3.00", "–", "not run"]
+    assert details[5] == [*missing, "100", "–", "–", "–"]
+    records = list(csv.DictReader(text["csv"].splitlines()))
+    ours = [record for record in records if record["status"] != "literature"]
+    assert len(details) == len(ours) == 9
+    for line, record in zip(details, ours, strict=True):
+        assert line[6:8] == [record["status"], record["samples"]]
+        for shown, known in zip(
+            line[8:10], (record["nfe"], record["sampling_seconds"]), strict=True
+        ):
+            assert (shown == "–") if known == "" else float(shown) == float(known)
+        assert line[10] == (record["sampling_device"] or "–")
+
+
+def test_the_page_marks_entries_by_more_than_colour(folder):
+    page = tabulate(folder)["html"]
+    assert "<td class='reproduced'>2.06 (2.00, +0.06 ✓)</td>" in page
+    assert "<td class='off'>7.25 (9.00, -1.75 ✗)</td>" in page
+    assert "<td class='not run'>– (3.00)</td>" in page
+    assert "<td class='literature'>3.17†</td>" in page
 
 
 def test_csv_holds_what_is_known_of_each_entry(folder):
@@ -181,7 +214,7 @@ def test_csv_holds_what_is_known_of_each_entry(folder):
 def test_title_caption_and_notes_are_printed(folder, ending):
     text = tabulate(folder)[ending]
     if ending == "tex":
-        text = re.sub(r"\\([&%$#_{}])", r"\1", text)
+        text = unescaped(text)
     if ending == "html":
         text = html.unescape(text)
     for part in (
@@ -199,7 +232,8 @@ def test_title_caption_and_notes_are_printed(folder, ending):
 
 def test_what_latex_and_html_would_read_as_commands_is_escaped(folder):
     text = tabulate(folder)
-    assert not re.search(r"(?<!\\)[%#_]", text["tex"])
+    _, _, commands = text["tex"].partition("\n")  # the first line is a comment
+    assert not re.search(r"(?<!\\)[%#_]", commands)
     assert "<more>" not in text["html"]
     assert "&lt;more&gt;" in text["html"]
 
@@ -214,6 +248,7 @@ def test_a_table_is_made_before_anything_was_run(folder):
     text = tabulate(folder)
     assert "9 of 12 entries have not been run (–)." in text["md"]
     assert body_of_markdown(text["md"])[0][2:] == ["– (2.00)", "– (10)", "–"]
+    assert "nan" not in "".join(text.values()).lower()
 
 
 def test_an_unknown_table_is_refused(folder):
@@ -222,126 +257,35 @@ def test_an_unknown_table_is_refused(folder):
 
 
 def test_damaged_metrics_are_named_and_what_existed_stays(folder):
-    made = tabulate(folder), plot(folder)
+    made = tabulate(folder)
     path = result_path(folder, "psld/em-10")
     for content in ('{"value": 1', "[]", '{"value": 1.0, "nfe": 10}'):
         path.write_text(content)
-        for command in (("tabulate", "table=mine"), ("plot",)):
+        for command in (("tabulate", "table=mine"), ("show",)):
             finished = call(folder, *command, "grid_name=mine")
             refused(finished, 2, f"{path.relative_to(folder)}: not ", "delete it")
-    assert (tables(folder), picture(folder)) == made
+    assert tables(folder) == made
 
 
-def picture(folder: Path) -> bytes:
-    return (folder / "results" / "figures" / "mine" / "nfe.png").read_bytes()
+def test_show_prints_the_tables_and_how_many_entries_are_what(folder):
+    """Whether or not `tabulate` has made any."""
+    printed = succeeded(call(folder, "show", "grid_name=mine")).stdout
+    assert not (folder / "results" / "tables").exists()
+    assert body_of_markdown(printed.partition("### Grid")[0]) == PRINTED
+    assert EVERY_ENTRY not in printed
+    columns, _, counts = [line for line in printed.splitlines() if line.startswith("|")][-3:]
+    assert [c.strip() for c in columns.strip("|").split("|")][1:] == [
+        *("reproduced", "off", "measured", "not run", "literature")
+    ]
+    assert [c.strip() for c in counts.strip("|").split("|")] == ["mine", *"31233"]
 
 
-def plot(folder: Path) -> bytes:
-    """The plot, PNG."""
-    succeeded(call(folder, "plot", "grid_name=mine"))
-    return picture(folder)
-
-
-def test_the_plot_is_a_picture_and_a_vector_graphic(folder):
-    plot(folder)
-    figures = folder / "results" / "figures" / "mine"
-    assert sorted(path.name for path in figures.iterdir()) == ["nfe.png", "nfe.svg"]
-    with Image.open(figures / "nfe.png") as image:
-        image.load()
-        # Two panels of 3 × 3.4 inches at 150 dots an inch.
-        assert image.width == pytest.approx(2 * 3 * 150, rel=0.05)
-        assert image.height == pytest.approx(3.4 * 150, rel=0.05)
-    root = ElementTree.parse(figures / "nfe.svg").getroot()
-    assert root.tag.endswith("svg")
-    assert float(root.get("width").removesuffix("pt")) == pytest.approx(2 * 3 * 72, rel=0.05)
-
-
-def lines_of(figure: Any) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """Panel → line → points. The lines of the scale have no name."""
-    return {
-        axes.get_title(): {
-            line.get_label(): list(zip(*map(list, line.get_data()), strict=True))
-            for line in axes.get_lines()
-            if not line.get_label().startswith("_")
-        }
-        for axes in figure.axes
-    }
-
-
-def test_the_plot_shows_every_cell_that_was_run(folder, grid):
-    figure = draw(grid, *read_points(grid, folder / "results" / "cells" / "mine"))
-    assert lines_of(figure) == {
-        "em": {"vp-sde": [(10, 2.0625), (20, 1.5)], "psld": [(10, 7.25)]},
-        "sscs": {"psld": [(20, 1234.5)]},
-    }
-    [legend] = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["vp-sde", "psld"]
-
-
-def test_a_model_has_the_same_colour_in_every_panel_and_a_half_finished_grid(folder, grid):
-    cells = folder / "results" / "cells" / "mine"
-    result_path(folder, "psld/em-10").unlink()
-    figure = draw(grid, *read_points(grid, cells))
-    assert lines_of(figure).keys() == {"em", "sscs"}
-    colours = {
-        line.get_label(): to_hex(line.get_color())
-        for axes in figure.axes
-        for line in axes.get_lines()
-    }
-    assert (colours["vp-sde"], colours["psld"]) == ("#0072b2", "#d55e00")
-    [legend] = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["vp-sde", "psld"]
-
-
-def test_nothing_to_plot_is_refused(folder):
-    shutil.rmtree(folder / "results")
-    refused(call(folder, "plot", "grid_name=mine"), 2, "no results of grid mine yet")
-    assert not (folder / "results").exists()
-
-
-def gallery(folder: Path, images: np.ndarray, *overrides: str) -> np.ndarray:
-    """The gallery of these images, as an array."""
-    origin = ShardOrigin("0", "0", seed=0, index=0, size=len(images))
-    Shard(images, origin, nfe=10, seconds=1.0, device="CPU").save(folder / "shard.h5")
-    output = folder / "gallery.png"
-    arguments = ("shard=shard.h5", "title=psld by em-10", f"output={output}", *overrides)
-    succeeded(call(folder, "gallery", *arguments))
-    with Image.open(output) as image:
-        return np.asarray(image.convert("RGB"))
-
-
-def plain(*colours: tuple[int, int, int]) -> np.ndarray:
-    """4×4 images of one colour each."""
-    return np.broadcast_to(np.array(colours, np.uint8)[:, :, None, None], (len(colours), 3, 4, 4))
-
-
-def holds(pixels: np.ndarray, colour: tuple[int, int, int]) -> bool:
-    """Whether at least a hundredth of the picture has this colour."""
-    return bool((pixels == colour).all(axis=-1).mean() > 0.01)
-
-
-def test_a_gallery_shows_the_first_images_row_by_row(tmp_path):
-    red, green, blue, grey = (200, 0, 0), (0, 200, 0), (0, 0, 200), (90, 90, 90)
-    pixels = gallery(tmp_path, plain(red, green, blue, grey), "rows=1", "columns=3")
-    assert [holds(pixels, colour) for colour in (red, green, blue, grey)] == [1, 1, 1, 0]
-    row = pixels[int(0.8 * len(pixels))]
-    left, middle, right = (
-        np.flatnonzero((row == colour).all(axis=-1)).mean() for colour in (red, green, blue)
-    )
-    assert left < middle < right
-    # 8 inches, less the margins, at 150 dots an inch.
-    assert pixels.shape[1] == pytest.approx(0.8 * 8 * 150, rel=0.1)
-
-
-def test_a_gallery_of_grey_images_and_of_few(tmp_path):
-    images = np.full((3, 1, 8, 8), 90, np.uint8)
-    pixels = gallery(tmp_path, images)
-    assert holds(pixels, (90, 90, 90))
-
-
-def test_a_gallery_needs_a_shard(tmp_path):
-    for path, words in (("missing.h5", "no such shard"), ("damaged.h5", "damaged shard")):
-        (tmp_path / "damaged.h5").write_bytes(b"not HDF5")
-        arguments = (f"shard={path}", "title=x", "output=x.png")
-        refused(call(tmp_path, "gallery", *arguments), 2, path, words)
-    assert not (tmp_path / "x.png").exists()
+@pytest.mark.parametrize("name", ["demo", "paper"])
+def test_latex_knows_every_symbol_of_a_grid(name, tmp_path):
+    """Only letters that LaTeX's usual fonts have: ASCII, Latin-1 and the dash."""
+    with contextlib.chdir(CONFIGS.parent):
+        real = load_grid(name, CONFIGS)
+    for table_name, table in real.file.tables.items():
+        text: Text = text_of(table, psld.tabulate.read_table(real, table_name, tmp_path))
+        unknown = {c for c in latex(text) if ord(c) > 255} - set("–—…’")
+        assert not unknown, table_name

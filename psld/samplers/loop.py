@@ -1,6 +1,7 @@
 """The one sampling loop: integrator steps from noise to data, then the denoising step."""
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -13,7 +14,6 @@ from psld.samplers.score import Score
 from psld.samplers.settings import ODESamplerSettings, SDESamplerSettings
 
 
-@torch.no_grad()
 def sample(
     process: LinearProcess,
     settings: SDESamplerSettings | ODESamplerSettings,
@@ -37,20 +37,38 @@ def sample(
     Returns:
         The state at time 0 (at the final time, without the denoising step), N×kC×H×W.
     """
+    [(_, end)] = deque(path(process, settings, score, z, noise, inpainting), maxlen=1)
+    return end
+
+
+@torch.no_grad()
+def path(
+    process: LinearProcess,
+    settings: SDESamplerSettings | ODESamplerSettings,
+    score: Score,
+    z: Tensor,
+    noise: Noise,
+    inpainting: Inpainting | None = None,
+) -> Iterator[tuple[float, Tensor]]:
+    """The forward time and the state at the start and after each step; arguments as in `sample`."""
     integrator = make_integrator(process, settings, z.device)
     if inpainting:
         z = inpainting.noisy(z, process.T, noise)
-    for index in _progress(range(len(integrator.times))):
+    yield process.T, z
+    for index, end in _progress([*integrator.times[1:], settings.final_time]):
         z = integrator.step(index, z, score, noise)
         if inpainting:
             z = inpainting.noisy(z, integrator.times[index], noise)
+        yield end, z
     if settings.denoise:
         last = torch.tensor([settings.final_time, 0.0], dtype=torch.float64)
         z = EulerMaruyama(process, last, z.device).mean(0, z, score)
         if inpainting:
             z = inpainting.mean(z, settings.final_time)
-    return z
+        yield 0.0, z
 
 
-def _progress(steps: Iterable[int]) -> Iterable[int]:
-    return tqdm(steps, desc="sampling", unit="step", disable=None, leave=False)
+def _progress(ends: list[float]) -> Iterable[tuple[int, float]]:
+    """Each step's index and the time at which it ends."""
+    steps = tqdm(ends, desc="sampling", unit="step", disable=None, leave=False)
+    return enumerate(steps)

@@ -81,6 +81,8 @@ def train(
             log.saved(state.history)
         ranks.barrier()
 
+    if ranks.world > 1:
+        settle_buckets(state, network, loss_of, batches.draw(state.step), settings)
     while state.step < settings.steps:
         step = state.step
         torch.manual_seed(stream_seed(settings.seed, Stream.DROPOUT, step, ranks.rank))
@@ -134,6 +136,23 @@ def optimise(
     state.ema.update(state.network)
     state.step += 1
     return loss, norm
+
+
+def settle_buckets(
+    state: TrainingState,
+    network: nn.Module,
+    loss_of: Objective,
+    batch: Batch,
+    settings: LoopSettings,
+) -> None:
+    """A pass whose gradient is thrown away.
+
+    After its first pass DistributedDataParallel sorts the gradients anew, and the ranks' sum of
+    each depends, in its last bit, on where it lies. This way it lies there in every step of every
+    life of a training, and a resumed one is bit for bit the uninterrupted one.
+    """
+    accumulate_gradient(network, loss_of, batch, settings.micro_batch)
+    state.optimizer.zero_grad(set_to_none=True)
 
 
 def forward_pass(network: nn.Module, settings: LoopSettings) -> nn.Module:

@@ -97,9 +97,7 @@ class Checkpoints:
         """The step of the newest checkpoint, 0 where there is none."""
         return max(self.steps(), default=0)
 
-    def restore(
-        self, state: TrainingState, device: torch.device, step: int | None = None
-    ) -> None:
+    def restore(self, state: TrainingState, device: torch.device, step: int | None = None) -> None:
         """Load the checkpoint of this step, or the newest, into `state`; step 0 has none.
 
         Raises UserError when it is damaged: then the user decides whether to go back.

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -17,6 +18,8 @@ import pytest
 from PIL import Image
 
 from psld.cli import CONFIGS
+from psld.figures.contents import evaluations_of_plot, plots_of, sheets_of, traced_models
+from psld.figures.style import model_looks
 from psld.grid import Grid, load_grid
 from psld.grid_file import Evaluation
 from psld.results import read_result, read_table
@@ -63,22 +66,48 @@ def test_every_table_is_whole_in_every_format(grid):
         entries = [entry for row in read_table(grid, name, CELLS) for entry in row]
         assert len(list(csv.DictReader(text["csv"].splitlines()))) == len(entries) > 0
         for entry in entries:
+            assert entry.result is None or f"{entry.result['sampling_seconds']:.1f}" in text["md"]
             shown = entry.paper if entry.row.literature else entry.value
             digits = 0 if entry.show == "nfe" else 2
             for ending in ("md", "tex", "html"):
                 assert f"{shown:.{digits}f}" in text[ending], f"{name}.{ending}: {entry.evaluation}"
 
 
+def pictures_of(grid: Grid) -> list[Path]:
+    """Every picture that the demo promises, PNG."""
+    names = [f"samples/{model}" for model in grid.models]
+    names += [*grid.file.figures, *sheets_of(grid), *drawn_of(grid)]
+    return [FIGURES / f"{name}.png" for name in names]
+
+
+def drawn_of(grid: Grid) -> list[str]:
+    """The pictures that are drawn, and exist as SVG too."""
+    return [*plots_of(grid), *(f"phase-space/{model}" for model in traced_models(grid))]
+
+
+def test_the_demo_has_a_picture_of_every_kind(grid):
+    assert plots_of(grid) == ["nfe", "gamma", "training"]
+    assert traced_models(grid) == [model for model in grid.models if model != "vp-sde"]
+    assert {"models/digits", "samplers/psld-0.02"} < sheets_of(grid).keys()
+
+
 def test_every_picture_can_be_looked_at(grid):
-    pictures = [FIGURES / "nfe.png", *(FIGURES / "samples" / f"{m}.png" for m in grid.models)]
-    pictures += [FIGURES / f"{figure}.png" for figure in grid.file.figures]
-    for path in pictures:
+    for path in pictures_of(grid):
         with Image.open(path) as image:
             image.load()
             assert min(image.size) > 300, path
             shades = image.convert("L").getextrema()
             assert shades == (0, 255), f"{path}: neither empty nor of one colour"
-    assert ElementTree.parse(FIGURES / "nfe.svg").getroot().tag.endswith("svg")
+    for name in drawn_of(grid):
+        assert ElementTree.parse(FIGURES / f"{name}.svg").getroot().tag.endswith("svg")
+
+
+def test_a_model_has_the_same_colour_in_every_plot(grid):
+    looks = model_looks(grid)
+    for plot in ("nfe", "training"):
+        drawn = (FIGURES / f"{plot}.svg").read_text().lower()
+        shown = {e.model for e in evaluations_of_plot(grid, plot)} or set(grid.models)
+        assert [model for model in shown if looks[model].colour.lower() not in drawn] == []
 
 
 class Fetched(HTMLParser):
@@ -112,8 +141,7 @@ def test_the_report_shows_every_table_and_picture_as_it_is_now(grid):
     content = re.search(r"var results = (\{.*?\});?\s*</script>", REPORT.read_text(), re.DOTALL)
     shown = json.loads(content[1])
     expected = [TABLES / f"{table}.html" for table in grid.file.tables]
-    expected += [FIGURES / "samples" / f"{model}.png" for model in grid.models]
-    expected += [FIGURES / f"{figure}.png" for figure in ("nfe", *grid.file.figures)]
+    expected += pictures_of(grid)
     assert set(shown) == {str(path.relative_to(ROOT)) for path in expected}
     for path in expected:
         encoded = shown[str(path.relative_to(ROOT))]["data_uri"].partition("base64,")[2]

@@ -23,6 +23,8 @@ WHOLE_GRID = {
     "tabulate": 2,
     "plot": 1,
     "gallery": 2,
+    "sheet": 3,
+    "trace": 1,
 }
 """How many jobs of each stage make the grid of tiny.yaml from nothing."""
 

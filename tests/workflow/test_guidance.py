@@ -89,6 +89,8 @@ WHOLE = {
     "figure": 2,
     "gallery": 2,
     "plot": 1,
+    "sheet": 1,
+    "trace": 2,
 }
 """The jobs of the whole grid: five cells of two shards and one more for a gallery."""
 

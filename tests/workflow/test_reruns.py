@@ -7,9 +7,9 @@ import pytest
 
 from tests.workflow.project import GRID, WHOLE_GRID
 
-TABLES_AND_PLOT = {"tabulate": 2, "plot": 1}
-EVALUATED_ANEW = {"evaluate": 4, **TABLES_AND_PLOT}
-RETRAINED = {"train": 2, "sample": 8, **EVALUATED_ANEW, "gallery": 2}
+EVALUATED_ANEW = {"evaluate": 4, "tabulate": 2}
+SAMPLED_ANEW = {"sample": 8, **EVALUATED_ANEW, "gallery": 2, "sheet": 3}
+RETRAINED = {"train": 2, **SAMPLED_ANEW, "plot": 1, "trace": 1}
 
 LARGE = 20_000
 """Bytes; a file of more is not compared by content in the test that says so."""
@@ -66,12 +66,15 @@ def test_preparing_identical_data_again_reruns_nothing(finished):
     [
         pytest.param(
             *(GRID, "[sampler=rk45]", "[sampler=rk45, sampler.final_time=1e-2]"),
-            {"sample": 4, "evaluate": 2, "tabulate": 1, "plot": 1},
+            {"sample": 4, "evaluate": 2, "tabulate": 1, "sheet": 2},
             id="a sampler's setting: its cells",
         ),
         pytest.param(
             *(GRID, "[process=psld]", "[process=psld, process.gamma=0.02]"),
-            {"train": 1, "sample": 4, "evaluate": 2, **TABLES_AND_PLOT, "gallery": 1},
+            {
+                **{"train": 1, "sample": 4, "evaluate": 2, "tabulate": 2},
+                **{"plot": 1, "gallery": 1, "sheet": 2, "trace": 1},
+            },
             id="a model's setting: this model",
         ),
         pytest.param(
@@ -91,7 +94,7 @@ def test_preparing_identical_data_again_reruns_nothing(finished):
         ),
         pytest.param(
             *(GRID, "shard_size: 10", "shard_size: 5"),
-            {"sample": 16, **EVALUATED_ANEW, "gallery": 2},
+            {**SAMPLED_ANEW, "sample": 16, "trace": 1},
             id="the shards: all sampling",
         ),
         pytest.param(
@@ -106,8 +109,8 @@ def test_preparing_identical_data_again_reruns_nothing(finished):
         ),
         pytest.param(
             *(GRID, COLUMN, f'{COLUMN}\n      - {{label: "4", budget: 4}}'),
-            {"sample": 4, "evaluate": 2, "tabulate": 1, "plot": 1},
-            id="more cells: these cells",
+            {"sample": 4, "evaluate": 2, "tabulate": 1, "plot": 1, "sheet": 2},
+            id="more cells: these cells, and a plot over their budgets",
         ),
     ],
 )

@@ -7,6 +7,14 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from psld.errors import UserError
+from psld.figures.contents import (
+    PLOTS,
+    evaluations_of_plot,
+    plots_of,
+    sheets_of,
+    traced_models,
+    trained_models,
+)
 from psld.grid import load_grid
 from psld.samplers.settings import shards_needed
 
@@ -27,7 +35,7 @@ def load_grids():
 def check_targets(grids):
     """Tables and figures are targets, so their names must differ from each other and from rules."""
     rules = {path.stem for path in (CONFIGS.parent / "workflow" / "rules").glob("*.smk")}
-    seen = rules | {"all", "plot", "gallery", "figure", *grids}
+    seen = rules | {"all", "plot", "gallery", "sheet", "figure", *grids}
     for grid, loaded in grids.items():
         for name in (*loaded.file.tables, *loaded.file.figures):
             if name in seen:
@@ -50,11 +58,43 @@ wildcard_constraints:
     dataset="|".join(DATASETS),
     metric="|".join(METRICS),
     figure="|".join(sorted(FIGURES)) or "none",
+    plot="|".join(PLOTS),
+    sheet=r"(models|samplers)/[^/]+",
     model=r"[^/]+",
     classifier=r"[^/]+",
     sampler=r"[^/]+",
     samples=r"\d+",
     shard=r"\d{5}",
+
+
+# What a training's job asks for. A site sets it in its profile (set-resources: train: nodes: 4);
+# empty means not given. Resources are no parameters: changing them retrains nothing.
+TRAINING_JOB = {
+    "nodes": 1,
+    "tasks_per_node": "",  # ranks; empty: one a GPU
+    "cpus_per_task": 1,  # per rank
+    "gpus_per_node": "",
+    "gres": "",
+    "mem_mb": 16000,  # per node
+    "runtime": 1440,  # minutes of one life
+    "warning_seconds": 300,  # before the end of a life
+    "slurm_partition": "",
+    "slurm_account": "",
+    "qos": "",
+    "constraint": "",
+    "exclude": "",
+    "slurm_additional_parameters": "",
+    "detach": "false",
+}
+LAUNCH = (
+    "python -m psld.launch nodes={resources.nodes} ranks_per_node={resources.tasks_per_node} "
+    "cpus_per_rank={resources.cpus_per_task} gpus_per_node={resources.gpus_per_node} "
+    "gres='\"{resources.gres}\"' memory_mb={resources.mem_mb} minutes={resources.runtime} "
+    "warning_seconds={resources.warning_seconds} partition='\"{resources.slurm_partition}\"' "
+    "account='\"{resources.slurm_account}\"' qos='\"{resources.qos}\"' "
+    "constraint='\"{resources.constraint}\"' exclude='\"{resources.exclude}\"' "
+    "additional='\"{resources.slurm_additional_parameters}\"' detach={resources.detach} --"
+)
 
 
 def model_of(wildcards):
@@ -63,6 +103,11 @@ def model_of(wildcards):
 
 def sampler_of(wildcards):
     return GRIDS[wildcards.grid].samplers[wildcards.sampler]
+
+
+def gallery_of(wildcards):
+    """The sampler whose images are shown for each model."""
+    return GRIDS[wildcards.grid].samplers[GRIDS[wildcards.grid].file.gallery]
 
 
 def classifier_of(wildcards):
@@ -141,12 +186,31 @@ def results_of_table(grid, table):
 
 def results_of_grid(grid):
     tables = [file for table in GRIDS[grid].file.tables for file in results_of_table(grid, table)]
-    galleries = [f"results/figures/{grid}/samples/{model}.png" for model in GRIDS[grid].models]
-    figures = [f"results/figures/{grid}/{name}.png" for name in GRIDS[grid].file.figures]
-    endings = ("png", "svg") if GRIDS[grid].plotted else ()
-    plots = [f"results/figures/{grid}/nfe.{ending}" for ending in endings]
     cells = [file for cell in GRIDS[grid].cells for file in results_of_cell(grid, cell)]
-    return tables + galleries + figures + plots + cells
+    return tables + pictures_of_grid(grid) + cells
+
+
+def pictures_of_grid(grid):
+    traces = [f"phase-space/{model}" for model in traced_models(GRIDS[grid])]
+    drawn = [
+        f"{name}.{ending}" for name in plots_of(GRIDS[grid]) + traces for ending in ("png", "svg")
+    ]
+    galleries = [f"samples/{model}.png" for model in GRIDS[grid].models]
+    sheets = [f"{sheet}.png" for sheet in sheets_of(GRIDS[grid])]
+    figures = [f"{figure}.png" for figure in GRIDS[grid].file.figures]
+    return [f"results/figures/{grid}/{file}" for file in drawn + galleries + sheets + figures]
+
+
+def inputs_of_plot(wildcards):
+    grid = GRIDS[wildcards.grid]
+    if wildcards.plot == "training":
+        return [f"models/{grid.name}/{model}/history.json" for model in trained_models(grid)]
+    return [metrics_file(grid.name, e) for e in evaluations_of_plot(grid, wildcards.plot)]
+
+
+def shards_of_sheet(wildcards):
+    cells = sheets_of(GRIDS[wildcards.grid])[wildcards.sheet].values()
+    return [f"samples/{wildcards.grid}/{cell}/00000.h5" for cell in cells]
 
 
 def shards_of(wildcards):

@@ -24,21 +24,21 @@ rule tabulate:
 
 rule plot:
     input:
-        lambda wildcards: [metrics_file(wildcards.grid, e) for e in GRIDS[wildcards.grid].plotted],
+        inputs_of_plot,
     output:
-        vector="results/figures/{grid}/nfe.svg",
+        vector="results/figures/{grid}/{plot}.svg",
         picture=report(
-            "results/figures/{grid}/nfe.png",
+            "results/figures/{grid}/{plot}.png",
             caption="../report/plot.rst",
-            category="Figures",
-            labels={"grid": "{grid}", "figure": "distance against network evaluations"},
+            category="Plots",
+            labels=lambda wildcards: {"grid": wildcards.grid, "plot": PLOTS[wildcards.plot]},
         ),
     log:
-        "logs/plot/{grid}.log",
+        "logs/plot/{grid}/{plot}.log",
     conda:
         "../../envs/tabulate.yaml"
     shell:
-        "python -m psld.plot grid_name={wildcards.grid} > {log} 2>&1"
+        "python -m psld.plot grid_name={wildcards.grid} plot={wildcards.plot} > {log} 2>&1"
 
 
 rule gallery:
@@ -52,7 +52,8 @@ rule gallery:
             "results/figures/{grid}/samples/{model}.png",
             caption="../report/gallery.rst",
             category="Samples",
-            labels={"grid": "{grid}", "model": "{model}"},
+            subcategory="By model",
+            labels={"grid": "{grid}", "figure": "{model}"},
         ),
     log:
         "logs/gallery/{grid}/{model}.log",
@@ -65,6 +66,27 @@ rule gallery:
         "output={output} > {log} 2>&1"
 
 
+rule sheet:
+    input:
+        shards_of_sheet,
+    output:
+        report(
+            "results/figures/{grid}/{sheet}.png",
+            caption="../report/sheet.rst",
+            category="Samples",
+            subcategory="Side by side",
+            labels={"grid": "{grid}", "figure": "{sheet}"},
+        ),
+    log:
+        "logs/sheet/{grid}/{sheet}.log",
+    conda:
+        "../../envs/tabulate.yaml"
+    params:
+        rows=lambda wildcards: list(sheets_of(GRIDS[wildcards.grid])[wildcards.sheet]),
+    shell:
+        "python -m psld.sheet grid_name={wildcards.grid} sheet={wildcards.sheet} > {log} 2>&1"
+
+
 rule figure:
     input:
         shard=lambda wildcards: f"samples/{wildcards.grid}/{cell_of_figure(wildcards)}/00000.h5",
@@ -74,6 +96,7 @@ rule figure:
             "results/figures/{grid}/{figure}.png",
             caption="../report/figure.rst",
             category="Samples",
+            subcategory="Figures of the grid",
             labels={"grid": "{grid}", "figure": "{figure}"},
         ),
     log:
