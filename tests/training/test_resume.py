@@ -16,7 +16,6 @@ from psld.training.state import Checkpoints
 from psld.training.stop import STOP_SIGNALS
 from tests.commands import (
     TINY,
-    call,
     command,
     files_below,
     refused,

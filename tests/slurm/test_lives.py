@@ -1,0 +1,115 @@
+"""What a cluster does to trainings. After each they end with the weights of an undisturbed one."""
+
+import os
+import signal
+import time
+
+import pytest
+import torch
+
+from tests.slurm.training import STEPS, Training
+
+
+def check_same_weights(training: Training, undisturbed: Training) -> None:
+    """Bit for bit: dropout is on, and the number of ranks is the same."""
+    expected, found = undisturbed.weights(), training.weights()
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+
+
+def check_one_job(training: Training, end: str | None, lives: int) -> None:
+    """One job, with that many earlier lives or more, which ended so; the last one ended well."""
+    assert len(training.jobs()) == 1
+    states = [life["state"].split()[0] for life in training.lives()]
+    assert states[-1] == "COMPLETED"
+    assert len(states) > lives
+    assert set(states[:-1]) <= {end}, states
+
+
+def test_undisturbed(undisturbed):
+    check_one_job(undisturbed, None, 0)
+    assert "2 node(s) with 2 rank(s) each" in undisturbed.log.read_text()
+    assert f"step {STEPS}/{STEPS}" in undisturbed.log.read_text(), "progress is passed on"
+
+
+@pytest.mark.parametrize("partition", ["low", "low-now"])
+def test_preemption(training, undisturbed, partition):
+    """By a job of a higher partition on all nodes, with ten seconds of grace and without."""
+    with training.launched(f"partition={partition}") as launcher:
+        training.reaches(150)
+        asked = ("--partition=high", "--nodes=4", "--exclusive", "--output=/dev/null")
+        training.cluster.run("sbatch", *asked, "--wrap=sleep 2")
+        training.finishes(launcher)
+    check_same_weights(training, undisturbed)
+    check_one_job(training, "PREEMPTED", 1)
+
+
+def test_time_limit_three_times(training, undisturbed):
+    with training.launched() as launcher:
+        for life in (1, 2, 3):
+            training.reaches(100 * life)
+            training.is_in("RUNNING")
+            training.ends_within_its_warning_time()
+            training.wait(lambda life=life: len(training.lives()) > life, "next life")
+        training.finishes(launcher)
+    check_same_weights(training, undisturbed)
+    check_one_job(training, "REQUEUED", 3)
+
+
+def test_requeue_by_an_administrator(training, undisturbed):
+    with training.launched() as launcher:
+        training.reaches(150)
+        training.cluster.run("scontrol", "requeue", training.job)
+        training.finishes(launcher)
+    check_same_weights(training, undisturbed)
+    check_one_job(training, "REQUEUED", 1)
+
+
+def test_a_killed_rank(training, undisturbed):
+    """It takes the others along; the launcher submits another job, from the last checkpoint."""
+    with training.launched() as launcher:
+        training.reaches(150)
+        node = training.nodes()[1]
+        victim = training.ranks_on(node)[0]
+        os.kill(victim, signal.SIGKILL)
+        training.wait(lambda: len(training.jobs()) == 2, "second job", seconds=60)
+        training.finishes(launcher)
+    check_same_weights(training, undisturbed)
+    first, second = (life["state"].split()[0] for life in training.lives())
+    assert first in ("FAILED", "CANCELLED")
+    assert second == "COMPLETED"
+
+
+def test_a_killed_slurmd(training, undisturbed):
+    """The ranks run on without it."""
+    with training.launched() as launcher:
+        training.reaches(150)
+        training.cluster.kill_slurmd(training.nodes()[1])
+        training.reaches(300)
+        training.cluster.start_node(training.nodes()[1])
+        training.finishes(launcher)
+    check_same_weights(training, undisturbed)
+
+
+def test_a_node_that_never_comes_back(training, undisturbed):
+    with training.launched() as launcher:
+        training.reaches(150)
+        lost = training.nodes()[1]
+        training.cluster.kill_node(lost)
+        training.finishes(launcher)
+    assert lost not in training.lives()[-1]["nodelist"]
+    check_same_weights(training, undisturbed)
+    assert training.lives()[-1]["state"] == "COMPLETED"
+
+
+def test_a_controller_that_is_down_for_half_a_minute(training, undisturbed):
+    with training.launched() as launcher:
+        training.reaches(100)
+        training.cluster.stop_controller()
+        time.sleep(30)
+        training.cluster.start_controller()
+        printed = training.finishes(launcher)
+    assert "asking again until it answers" in printed
+    check_same_weights(training, undisturbed)
+    check_one_job(training, None, 0)
