@@ -21,7 +21,7 @@ class Relay:
             print(added.decode(errors="replace"), end="", flush=True)
 
 
-def tail(path: Path, lines: int = 40) -> str:
+def tail(path: Path, lines: int = 200) -> str:
     """The last lines of a file, or that there is none."""
     if not path.exists():
         return "(not written)"

@@ -28,7 +28,8 @@ def submit(settings: LaunchSettings, command: RankCommand, name: str, folder: Pa
         answer = " ".join(str(error).split())
         if any(sign in answer for sign in NO_ANSWER):
             raise Unreachable(answer) from None
-        raise UserError(f"{answer}; sbatch was given {options(settings)}") from None
+        given = " ".join(f"{name}={value}" for name, value in options(settings).items())
+        raise UserError(f"launch: {answer}; it was asked for {given}") from None
 
 
 def options(settings: LaunchSettings) -> dict[str, Any]:

@@ -181,9 +181,11 @@ class Cluster:
         """Each life of each job as `sacct` knows it: a job requeued once has two rows.
 
         `options` such as "--jobs=7" narrow it. Keys: jobid, jobname, partition, state, exitcode,
-        restarts, nodelist, start, end, alloctres.
+        restarts, nodelist, start, end, alloctres, workdir.
         """
-        columns = "JobID,JobName,Partition,State,ExitCode,Restarts,NodeList,Start,End,AllocTRES"
+        columns = (
+            "JobID,JobName,Partition,State,ExitCode,Restarts,NodeList,Start,End,AllocTRES,WorkDir"
+        )
         fixed = ("--allocations", "--duplicates", "--parsable2", f"--format={columns}")
         return read_table(self.run("sacct", "--starttime=now-1days", *fixed, *options))
 

@@ -65,11 +65,17 @@ class Training:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {**os.environ, **self.cluster.environment, "PYTHONPATH": str(REPOSITORY)}
+        """The folder comes first, for a sitecustomize.py that a test puts there."""
+        path = os.pathsep.join((str(self.folder), str(REPOSITORY)))
+        return {**os.environ, **self.cluster.environment, "PYTHONPATH": path}
 
     @property
     def log(self) -> Path:
         return self.folder / "launcher.log"
+
+    def says(self, text: str) -> None:
+        """Wait until a launcher has said so."""
+        self.wait(lambda: text in self.log.read_text(), text)
 
     def finishes(self, process: subprocess.Popen[str], code: int = 0) -> str:
         """Wait for the launcher's end; its exit code must be `code`. What it printed."""
@@ -90,6 +96,13 @@ class Training:
     def lives(self) -> list[dict[str, str]]:
         """What accounting knows of all lives of all jobs of the training."""
         return self.cluster.accounting(f"--jobs={','.join(self.jobs())}")
+
+    def begun(self) -> list[int]:
+        """The steps at which the training's lives began."""
+        files = self.folder.glob("runs/*/lives.jsonl")
+        return [
+            json.loads(life)["step"] for file in files for life in file.read_text().splitlines()
+        ]
 
     def step(self) -> int:
         """The step of the newest checkpoint."""

@@ -59,9 +59,8 @@ class Project:
         shutil.copytree(self.folder, folder)
         return Project(folder)
 
-    def command(self, *arguments: str) -> list[str]:
-        profile = ("--profile", "profiles/default")
-        return [sys.executable, "-m", "snakemake", *profile, *arguments]
+    def command(self, *arguments: str, profile: str = "profiles/default") -> list[str]:
+        return [sys.executable, "-m", "snakemake", "--profile", profile, *arguments]
 
     @property
     def environment(self) -> dict[str, str]:

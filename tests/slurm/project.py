@@ -1,0 +1,84 @@
+"""The tests' tiny grid, run on the cluster through the project's own profile."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import yaml
+
+from tests.slurm.cluster import Cluster
+from tests.workflow.project import Project
+
+LAB = {"slurm_partition": "normal", "mem_mb": 1500, "cpus_per_task": 1, "runtime": 10}
+"""What a site changes in profiles/slurm: here the nodes are small and have one partition."""
+
+
+def lab_profile(profile: dict) -> dict:
+    """profiles/slurm of a site whose name is test: trainings take two nodes with two GPUs each."""
+    rules = {
+        rule: {**asked, **LAB, "gres": "gpu:1"} for rule, asked in profile["set-resources"].items()
+    }
+    for training in ("train", "train_classifier"):
+        rules[training] |= {"nodes": 2, "gres": "gpu:2"}
+    return {
+        **profile,
+        "default-resources": LAB,
+        "set-resources": rules,
+        "slurm-init-seconds-before-status-checks": 1,
+    }
+
+
+class ClusterProject(Project):
+    """A project whose Snakemake submits to the cluster."""
+
+    def __init__(self, folder: Path, cluster: Cluster) -> None:
+        super().__init__(folder)
+        self.cluster = cluster
+        self.log = folder / "snakemake.log"
+        profile = yaml.safe_load((folder / "profiles/slurm/config.yaml").read_text())
+        lab = folder / "profiles" / "lab" / "config.yaml"
+        lab.parent.mkdir(exist_ok=True)
+        lab.write_text(yaml.safe_dump(lab_profile(profile)))
+
+    def command(self, *arguments: str) -> list[str]:
+        return super().command(*arguments, profile="profiles/lab")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**super().environment, **self.cluster.environment}
+
+    @contextlib.contextmanager
+    def started(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """Snakemake in a process group of its own, which is killed at the end."""
+        with self.log.open("a") as log:
+            process = subprocess.Popen(
+                self.command(*arguments),
+                cwd=self.folder,
+                env=self.environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            try:
+                yield process
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+    def wait(self, condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"no {what}:\n{self.log.read_text()}"
+            time.sleep(0.2)
+
+    def jobs(self) -> list[dict[str, str]]:
+        """What accounting knows of the jobs that were submitted from this folder."""
+        return [job for job in self.cluster.accounting() if job["workdir"] == str(self.folder)]
+
+    def running(self) -> list[dict[str, str]]:
+        return self.cluster.queue("--states=RUNNING")

@@ -1,0 +1,168 @@
+"""A launcher killed, interrupted, doubled, refused, nested; and what it says of a failure."""
+
+import json
+import os
+import shlex
+import signal
+import time
+from subprocess import Popen
+
+import pytest
+
+from tests.slurm.training import RECIPE, Training
+
+HELD = "additional=hold"
+"""A job that is submitted and waits until it is released."""
+SHORT = (*RECIPE, "training.steps=60", "training.checkpoint_every=20")
+
+
+def said_at_the_end(training: Training, launcher: Popen[str], number: int) -> str:
+    """What the launcher says when a signal ends it."""
+    launcher.send_signal(number)
+    return training.finishes(launcher, code=128 + number)
+
+
+def test_killed_while_the_job_waits_and_again_while_it_runs(training):
+    """The second launcher waits for the first; each comes back to the one job."""
+    with training.launched(HELD, recipe=SHORT) as first:
+        training.says("is pending")
+        with training.launched(HELD, recipe=SHORT) as second:
+            training.says("another launcher waits for this training")
+            first.kill()
+            training.says(f"back to job {training.job}")
+            training.cluster.run("scontrol", "release", training.job)
+            training.is_in("RUNNING")
+            second.kill()
+    with training.launched(HELD, recipe=SHORT) as third:
+        training.finishes(third)
+    assert training.log.read_text().count(f"back to job {training.job}") == 2
+    assert [life["state"] for life in training.lives()] == ["COMPLETED"]
+    assert len(training.jobs()) == 1
+
+
+def test_killed_before_it_could_note_the_job_and_the_job_finished_meanwhile(training):
+    with training.launched(HELD, recipe=SHORT) as launcher:
+        training.says("is pending")
+        launcher.kill()
+    (note,) = training.folder.glob("runs/launches/*/launch.json")
+    note.write_text(json.dumps({**json.loads(note.read_text()), "job": ""}))
+    with training.launched(HELD, recipe=SHORT) as launcher:
+        training.says("back to job")
+        launcher.kill()
+    job = training.job
+    training.cluster.run("scontrol", "release", job)
+    training.wait(lambda: training.lives()[0]["state"] == "COMPLETED", "end")
+    with training.launched(HELD, recipe=SHORT) as launcher:
+        training.finishes(launcher)
+    assert training.weights()
+    assert training.jobs() == [job]
+    assert len(training.lives()) == 1
+
+
+def test_killed_and_the_job_gone_when_it_comes_back(training):
+    with training.launched() as launcher:
+        training.reaches(100)
+        launcher.kill()
+        launcher.wait()
+        training.cluster.run("scancel", training.job)
+        training.wait(lambda: not training.cluster.queue(), "end of the job")
+    reached = training.step()
+    with training.launched("nodes=1", "ranks_per_node=1") as launcher:
+        training.wait(lambda: len(training.jobs()) == 2, "second job")
+        training.finishes(launcher)
+    first, second = training.begun()
+    assert first == 0
+    assert second >= reached > 0, "it went on from the checkpoint"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_cancels_the_job(training, number):
+    with training.launched(HELD) as launcher:
+        training.says("is pending")
+        said = said_at_the_end(training, launcher, number)
+        assert "cancelled the job; run the same command again to go on" in said
+        training.wait(lambda: not training.cluster.queue(), "empty queue")
+
+
+@pytest.mark.parametrize(
+    ("options", "number"), [(["detach=true"], signal.SIGINT), ([], signal.SIGHUP)]
+)
+def test_detached_it_leaves_the_job_and_says_how_to_come_back(training, options, number):
+    with training.launched(HELD, *options) as launcher:
+        training.says("is pending")
+        said = said_at_the_end(training, launcher, number)
+        assert "the job goes on; run the same command again to come back to it" in said
+    assert [job["jobid"] for job in training.cluster.queue()] == [training.job]
+
+
+def test_a_broken_rank_ends_the_job_with_its_traceback_in_the_log(training):
+    """Rank 3 raises at a signal of ours; the launcher does not try again."""
+    (training.folder / "sitecustomize.py").write_text(
+        "import signal\n"
+        "def fail(*_):\n"
+        "    raise ArithmeticError('a rank is broken')\n"
+        "signal.signal(signal.SIGALRM, fail)\n"
+    )
+    with training.launched() as launcher:
+        training.reaches(50)
+        os.kill(training.ranks_on(training.nodes()[1])[0], signal.SIGALRM)
+        since = time.monotonic()
+        said = training.finishes(launcher, code=1)
+        assert time.monotonic() - since < 60
+    assert "Traceback (most recent call last)" in said
+    assert "ArithmeticError: a rank is broken" in said
+    assert "failed on rank" in said.splitlines()[-1]
+    assert [life["state"] for life in training.lives()] == ["FAILED"]
+
+
+def test_a_training_that_gets_nowhere_gives_up(training):
+    """Every life is ended before its first checkpoint."""
+    recipe = (*RECIPE, "training.steps=100000", "training.checkpoint_every=100000")
+    with training.launched(recipe=recipe) as launcher:
+        for life in (1, 2):
+            training.wait(lambda life=life: len(training.jobs()) == life, "another job")
+            training.is_in("RUNNING")
+            training.wait(lambda: len(training.ranks_on(training.nodes()[0])) == 2, "ranks")
+            training.wait(lambda life=life: len(training.begun()) == life, "begin of a life")
+            os.kill(training.ranks_on(training.nodes()[0])[0], signal.SIGKILL)
+        said = training.finishes(launcher, code=1)
+    assert "no progress in 2 lives, which began at step 0" in said
+    assert len(training.jobs()) == 3
+
+
+@pytest.mark.parametrize(
+    ("option", "complaint"),
+    [
+        ("partition=nowhere", "invalid partition specified: nowhere"),
+        ("memory_mb=999999", "Memory specification can not be satisfied"),
+        ("additional=frobnicate", "frobnicate"),
+    ],
+)
+def test_what_slurm_refuses_is_said_in_one_line(training, option, complaint):
+    with training.launched(option) as launcher:
+        said = training.finishes(launcher, code=2)
+    assert "Traceback" not in said
+    line = said.splitlines()[-1]
+    assert line.startswith("error: launch: sbatch: ")
+    assert complaint in line
+
+
+def test_inside_a_job_it_asks_for_its_own_resources(training):
+    """The workflow itself may run as a job; its trainings get what they ask for, not its share."""
+    command = shlex.join(training.command(recipe=SHORT))
+    outer = training.cluster.run(
+        "sbatch",
+        "--parsable",
+        "--cpus-per-task=1",
+        "--mem=700M",
+        "--time=10",
+        f"--chdir={training.folder}",
+        f"--output={training.log}",
+        f"--export=PATH={os.environ['PATH']},PYTHONPATH={training.environment['PYTHONPATH']}",
+        f"--wrap={command}",
+    ).strip()
+    training.wait(lambda: (training.folder / "model" / "manifest.json").exists(), "model")
+    (life,) = training.lives()
+    assert life["jobid"] != outer
+    asked = dict(resource.split("=") for resource in life["alloctres"].split(","))
+    assert (asked["node"], asked["cpu"], asked["mem"]) == ("2", "4", "3000M")

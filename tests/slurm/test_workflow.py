@@ -1,0 +1,110 @@
+"""The workflow on the cluster: the tiny grid, and what a killed Snakemake or a killed job costs."""
+
+import csv
+import os
+import shutil
+import signal
+import time
+
+import pytest
+
+from tests.slurm.cluster import Cluster
+from tests.slurm.project import ClusterProject
+from tests.workflow.project import GRID, WHOLE_GRID, Project
+
+
+@pytest.fixture(scope="session")
+def made_on_cluster(cluster: Cluster, tmp_path_factory) -> ClusterProject:
+    """The project after one real run of its grid, trainings on 2 nodes × 2 ranks."""
+    folder = tmp_path_factory.mktemp("cluster") / "project"
+    Project.create(folder)
+    project = ClusterProject(folder, cluster)
+    project.run("tiny")
+    return project
+
+
+@pytest.fixture
+def project(made_on_cluster, cluster, tmp_path) -> ClusterProject:
+    """A copy, to be changed at will."""
+    folder = tmp_path / "project"
+    made_on_cluster.copy(folder)
+    return ClusterProject(folder, cluster)
+
+
+def values(project: Project, table: str) -> dict[tuple[str, str], float]:
+    with (project.folder / f"results/tables/tiny/{table}.csv").open() as stream:
+        return {(row["cell"], row["shows"]): float(row["ours"]) for row in csv.DictReader(stream)}
+
+
+def test_the_grid_has_the_tables_of_one_machine(made_on_cluster, tmp_path):
+    Project.create(tmp_path / "here").run("tiny")
+    here = Project(tmp_path / "here")
+    for table in ("tiny-steps", "tiny-tolerance"):
+        assert values(made_on_cluster, table) == pytest.approx(values(here, table), rel=1e-3)
+    assert made_on_cluster.plan("tiny") == {}
+
+
+def test_every_job_ran_once_and_shards_were_submitted_together(made_on_cluster):
+    jobs = made_on_cluster.jobs()
+    assert {job["state"] for job in jobs} == {"COMPLETED"}
+    trainings = [job for job in jobs if "gres/gpu=4" in job["alloctres"]]
+    assert len(trainings) == WHOLE_GRID["train"]
+    tasks = [job for job in jobs if "_" in job["jobid"]]
+    arrays = {job["jobid"].split("_")[0] for job in tasks}
+    assert len(tasks) == WHOLE_GRID["sample"]
+    assert len(arrays) <= WHOLE_GRID["train"], "the shards of each model, together"
+
+
+def test_a_killed_sampling_job_costs_its_own_shard(project):
+    project.edit(
+        GRID,
+        '- {label: "3", budget: 3}',
+        '- {label: "3", budget: 3}\n      - {label: "long", budget: 4000}',
+    )
+    with project.started("tiny/psld/em-4000") as snakemake:
+        project.wait(lambda: len(project.running()) == 2, "two shards being sampled")
+        victim = project.running()[0]["jobid"]
+        time.sleep(5)
+        project.cluster.run("scancel", "--signal=KILL", victim)
+        snakemake.wait(timeout=180)
+    assert snakemake.returncode == 0, project.log.read_text()
+    states = [job["state"].split()[0] for job in project.jobs()]
+    assert sorted(states) == ["CANCELLED", "COMPLETED", "COMPLETED", "COMPLETED"], (
+        "two shards, the killed one once more, and the evaluation"
+    )
+
+
+def slow_training(project: ClusterProject) -> str:
+    """Change one model so that it is trained again, for some ten seconds; its manifest."""
+    steps = "training.steps=500, training.checkpoint_every=50"
+    project.edit(GRID, "[process=psld]", f"[process=psld, {steps}]")
+    return "models/tiny/psld/manifest.json"
+
+
+def test_snakemake_killed_and_started_again_waits_for_the_same_job(project):
+    target = slow_training(project)
+    with project.started(target) as snakemake:
+        project.wait(lambda: project.running() != [], "training")
+        os.killpg(snakemake.pid, signal.SIGKILL)
+    project.run("--unlock")
+    project.run(target)
+    assert [job["state"] for job in project.jobs()] == ["COMPLETED"]
+    assert project.plan(target) == {}
+
+
+@pytest.mark.parametrize("whole_group", [True, False])
+def test_ctrl_c_cancels_every_job(project, whole_group):
+    """As a terminal sends it, to every process; and to Snakemake alone."""
+    target = slow_training(project)
+    shutil.rmtree(project.folder / "samples/tiny/vp-sde")
+    shards = [f"samples/tiny/vp-sde/em-3/{shard:05d}.h5" for shard in range(2)]
+    with project.started(target, *shards) as snakemake:
+        project.wait(lambda: len(project.cluster.queue()) >= 3, "training and shards")
+        if whole_group:
+            os.killpg(snakemake.pid, signal.SIGINT)
+        else:
+            snakemake.send_signal(signal.SIGINT)
+        snakemake.wait(timeout=60)
+        assert snakemake.returncode != 0
+        project.wait(lambda: project.cluster.queue() == [], "empty queue", seconds=30)
+    assert len(project.jobs()) >= 3
