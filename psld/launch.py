@@ -8,11 +8,11 @@ it comes back to the job; Ctrl-C cancels the job (`detach=true` leaves it). It i
 fifty of them wait on a login node for days.
 """
 
-import json
 import signal
 import sys
 from pathlib import Path
 from typing import NoReturn
+from urllib.parse import quote
 
 from psld.cli import CONFIGS, entry_point
 from psld.cluster import slurm
@@ -28,11 +28,12 @@ from psld.training.settings import RunSettings, TrainClassifierSettings, TrainSe
 
 
 def split_command(given: list[str]) -> list[str]:
-    """What stands after `--` as the setting `command`."""
+    """What stands after `--` as the setting `command`, of which Hydra shall interpret nothing."""
     if "--" not in given:
         return given
     split = given.index("--")
-    return [*given[:split], f"command={json.dumps(given[split + 1 :], ensure_ascii=False)}"]
+    words = ",".join(f"'{quote(word, safe='')}'" for word in given[split + 1 :])
+    return [*given[:split], f"command=[{words}]"]
 
 
 @entry_point("launch", LaunchSettings, rewrite=split_command)

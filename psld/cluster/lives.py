@@ -4,11 +4,12 @@ A job lives until its time limit, a preemption or a lost node ends it, and then 
 limit to that as long as every life brings the training further.
 """
 
-import json
 import os
 from pathlib import Path
+from typing import Any
 
 from psld.errors import RunError
+from psld.files import read_json, write_json
 
 LAUNCH = "PSLD_LAUNCH"
 """Variable that names what a life belongs to: jobs that one launch submitted count together."""
@@ -28,17 +29,17 @@ def begin_life(run: Path, step: int) -> None:
             f"{run}: no progress in {FRUITLESS} lives, which began at step {step} and left no "
             "checkpoint; checkpoint more often (training.checkpoint_every) or ask for more time"
         )
-    with _file(run).open("a") as stream:
-        stream.write(json.dumps({"launch": launch, "step": step}) + "\n")
+    write_json(_file(run), [*_all_lives(run), {"launch": launch, "step": step}])
 
 
 def read_lives(run: Path, launch: str) -> list[int]:
     """The steps at which the lives of a launch began."""
-    if not _file(run).exists():
-        return []
-    lives = [json.loads(line) for line in _file(run).read_text().splitlines() if line.endswith("}")]
-    return [life["step"] for life in lives if life["launch"] == launch]
+    return [life["step"] for life in _all_lives(run) if life["launch"] == launch]
+
+
+def _all_lives(run: Path) -> list[dict[str, Any]]:
+    return read_json(_file(run)) if _file(run).exists() else []
 
 
 def _file(run: Path) -> Path:
-    return run / "lives.jsonl"
+    return run / "lives.json"

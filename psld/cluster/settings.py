@@ -2,6 +2,7 @@
 
 import shlex
 from typing import Any, Literal
+from urllib.parse import unquote
 
 from pydantic import Field, field_validator, model_validator
 
@@ -12,7 +13,7 @@ class LaunchSettings(Settings):
     """Where a training runs. The names are those of sbatch; empty means not given."""
 
     command: list[str] = Field(min_length=1)
-    """What runs on every rank: a module and its overrides."""
+    """What runs on every rank: a module and its overrides, percent-encoded for Hydra's grammar."""
     where: Literal["auto", "slurm", "here"]
     """`auto`: as a Slurm job where there is sbatch, in processes of this machine elsewhere."""
     runs: str
@@ -45,9 +46,14 @@ class LaunchSettings(Settings):
     def _empty_is_not_given(cls, value: Any) -> Any:
         return None if value == "" else value
 
+    @field_validator("command")
+    @classmethod
+    def _decode(cls, command: list[str]) -> list[str]:
+        return [unquote(word) for word in command]
+
     @model_validator(mode="after")
     def _additional_options_parse(self) -> "LaunchSettings":
-        if any(option.startswith(("=", "-")) for option in self.additional_options):
+        if any(not name or name.startswith("-") for name in self.additional_options):
             raise ValueError(
                 f"additional: options without dashes, `name=value` or `name`; got {self.additional}"
             )
@@ -65,9 +71,7 @@ class LaunchSettings(Settings):
 
 
 def _gpus_in(gres: str | None) -> int:
-    """The number in `gpu:4` or `gpu:a100:4`; 1 in plain `gpu`."""
-    for resource in (gres or "").split(","):
-        kind, *rest = resource.split(":")
-        if kind == "gpu":
-            return int(rest[-1]) if rest and rest[-1].isdigit() else 1
-    return 0
+    """The number in `gpu:4` or `gpu:a100:4`; 1 in plain `gpu`. Several kinds are added."""
+    resources = [resource.split(":") for resource in (gres or "").split(",")]
+    counts = [rest[-1:] for kind, *rest in resources if kind == "gpu"]
+    return sum(int(count[0]) if count and count[0].isdigit() else 1 for count in counts)

@@ -5,9 +5,10 @@ days, so that such a rerun costs a copy. Imports no torch: launchers publish too
 """
 
 import shutil
+from filecmp import cmp
 from pathlib import Path
 
-from psld.files import atomic_path, read_json
+from psld.files import atomic_path
 
 FILES = ("weights.safetensors", "history.json", "manifest.json")
 """The manifest comes last: where it is, the others are."""
@@ -25,10 +26,9 @@ def is_exported(run: Path) -> bool:
 
 def publish(run: Path, output: Path) -> None:
     """Copy the files to the output folder, unless they are there already."""
-    manifest = read_json(export_folder(run) / FILES[-1])
-    there = all((output / name).exists() for name in FILES)
-    if there and read_json(output / FILES[-1]) == manifest:
+    made = export_folder(run)
+    if all((output / name).exists() and cmp(made / name, output / name, False) for name in FILES):
         return
     for name in FILES:
         with atomic_path(output / name) as partial:
-            shutil.copyfile(export_folder(run) / name, partial)
+            shutil.copyfile(made / name, partial)

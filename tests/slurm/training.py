@@ -99,10 +99,8 @@ class Training:
 
     def begun(self) -> list[int]:
         """The steps at which the training's lives began."""
-        files = self.folder.glob("runs/*/lives.jsonl")
-        return [
-            json.loads(life)["step"] for file in files for life in file.read_text().splitlines()
-        ]
+        files = self.folder.glob("runs/*/lives.json")
+        return [life["step"] for file in files for life in json.loads(file.read_text())]
 
     def step(self) -> int:
         """The step of the newest checkpoint."""

@@ -1,0 +1,27 @@
+"""Stand-ins for commands of Slurm's: small scripts in a folder."""
+
+from pathlib import Path
+
+
+class Commands:
+    """A folder of commands that answer as they are told and note how they were called."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.folder = folder
+
+    def answer(
+        self, name: str, stdout: str = "", *, stderr: str = "", exit_code: int = 0, first: str = ""
+    ) -> None:
+        """From now on the command NAME says this; `first` is shell that it runs before that."""
+        script = self.folder / name
+        script.write_text(
+            f'#!/bin/sh\necho "$*" >> {script}.calls\n{first}\n'
+            f"printf '%s' '{stdout}'\nprintf '%s' '{stderr}' >&2\nexit {exit_code}\n"
+        )
+        script.chmod(0o755)
+
+    def calls(self, name: str) -> list[str]:
+        """The arguments of each call of a command."""
+        noted = self.folder / f"{name}.calls"
+        return noted.read_text().splitlines() if noted.exists() else []

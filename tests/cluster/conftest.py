@@ -1,0 +1,42 @@
+"""A PATH on which there are stand-ins for Slurm's commands, and nothing else."""
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.commands import Commands
+
+
+@pytest.fixture
+def commands(tmp_path, monkeypatch) -> Commands:
+    """No command at first: as on a machine without Slurm."""
+    commands = Commands(tmp_path / "bin")
+    monkeypatch.setenv("PATH", str(commands.folder))
+    for name in ("SLURM_CONF", "SLURM_JOB_ID", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    return commands
+
+
+@pytest.fixture
+def slurm(commands) -> Commands:
+    """A cluster whose jobs wait for ever."""
+    commands.answer("scontrol", "Slurmctld(primary) is UP\n")
+    commands.answer("sbatch", "Submitted batch job 42\n")
+    commands.answer("srun")
+    commands.answer("scancel")
+    # What was submitted is known from then on, and is asked for by its name and by its id.
+    pending = f"[ -e {commands.folder}/sbatch.calls ] || exit 0\n"
+    pending += 'case "$*" in *--name=*) echo 42 PENDING ;; *) echo PENDING ;; esac'
+    commands.answer("squeue", first=pending)
+    return commands
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """Puts the handlers back that a test, or what it calls, has changed."""
+    numbers = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

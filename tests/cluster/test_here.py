@@ -1,0 +1,88 @@
+"""A training on this machine: how many ranks it has, and what it becomes."""
+
+import os
+import sys
+
+import pytest
+
+from psld.cluster.here import gpus_here, run_here
+from psld.errors import UserError
+from tests.cluster.launching import launch_settings
+
+COMMAND = ("psld.train", "name=x", "network.attention_resolutions=[8,16]")
+TWO_GPUS = "GPU 0: A100 (UUID: 1)\nGPU 1: A100 (UUID: 2)\n"
+
+
+class Became(Exception):
+    """The process would be another now, with this command line and environment."""
+
+
+@pytest.fixture(autouse=True)
+def stays(commands, monkeypatch):
+    """These tests go on: no process becomes another."""
+
+    def execv(program, arguments):
+        raise Became(program, arguments, dict(os.environ))
+
+    monkeypatch.setattr(os, "execv", execv)
+
+
+@pytest.fixture
+def became():
+    """Launches here; gives the arguments of python and the environment that it would run with."""
+
+    def run(*overrides):
+        with pytest.raises(Became) as ended:
+            run_here(launch_settings(*overrides, command=COMMAND))
+        program, arguments, environment = ended.value.args
+        assert program == arguments[0] == sys.executable
+        return arguments[1:], environment
+
+    return run
+
+
+def test_one_rank_is_the_training_itself(became):
+    assert became()[0] == ["-m", *COMMAND]
+
+
+@pytest.mark.parametrize(
+    ("override", "visible", "ranks"),
+    [
+        ("ranks_per_node=3", None, 3),
+        ("ranks_per_node=null", "0,1", 2),
+        ("ranks_per_node=3", "0", 3),
+    ],
+)
+def test_several_ranks_are_torchruns(became, monkeypatch, override, visible, ranks):
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"]
+    assert became(override)[0] == [*torchrun, *COMMAND]
+
+
+def test_a_surrounding_job_is_not_the_trainings(became, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    assert not [name for name in became()[1] if name.startswith("SLURM_")]
+
+
+def test_more_nodes_need_slurm():
+    with pytest.raises(UserError, match=r"nodes=2 needs Slurm; .* ranks_per_node"):
+        run_here(launch_settings("nodes=2"))
+
+
+@pytest.mark.parametrize(
+    ("visible", "count"), [("", 0), (" ", 0), ("0", 1), ("0,1,5", 3), ("GPU-1,GPU-2", 2)]
+)
+def test_gpus_that_may_be_seen(commands, monkeypatch, visible, count):
+    commands.answer("nvidia-smi", TWO_GPUS)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert gpus_here() == count
+
+
+def test_gpus_of_the_machine(commands):
+    assert gpus_here() == 0, "no driver"
+    commands.answer("nvidia-smi", TWO_GPUS)
+    assert gpus_here() == 2
+    commands.answer("nvidia-smi", "NVIDIA-SMI has failed\n", exit_code=9)
+    assert gpus_here() == 0

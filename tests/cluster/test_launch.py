@@ -1,0 +1,163 @@
+"""What a launcher refuses before anything is submitted, and how it waits: without torch."""
+
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.commands import Commands
+from tests.commands import TINY, call, command, refused, run, started
+
+TRAINING = ("--", "psld.train", *TINY, "training.steps=3", "output=model")
+"""What stands at the end of a command line; `data=` is missing."""
+
+MEMORY_MB = 100
+"""What a launcher may hold: fifty of them wait on a login node."""
+
+
+@pytest.fixture
+def unwilling(slurm, signals) -> Commands:
+    """A cluster that refuses every job."""
+    complaint = "sbatch: error: invalid partition specified: x\n"
+    slurm.answer("sbatch", stderr=complaint, exit_code=1)
+    slurm.answer("squeue")
+    return slurm
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ((), ["command=…"]),
+        (("nodes=2",), ["command=…"]),
+        (("psld.train",), ["psld.train"]),
+        (("--",), ["command"]),
+        (("--", "psld.sample"), ["psld.train or psld.train_classifier, not psld.sample"]),
+        (("--", "os"), ["not os"]),
+        (("node=2", *TRAINING), ["node"]),
+        (("+node=2", *TRAINING), ["unknown key node"]),
+        (("nodes=0", *TRAINING), ["nodes"]),
+        (("where=there", *TRAINING), ["where"]),
+        ((*TRAINING, "training.steps=0"), ["psld.train: training.steps"]),
+        ((*TRAINING, "training.step=3"), ["psld.train", "step"]),
+        ((*TRAINING, "process=of-mine"), ["psld.train", "of-mine"]),
+        ((*TRAINING, "network.channel_multipliers=[1,1,1,1,1]"), ["cannot be halved 4 times"]),
+        (("--", "psld.train", "model=demo/cdl"), ["no such model", "cld"]),
+        (("--", "psld.train_classifier", "classifier=demo/cdl"), ["no such classifier"]),
+        (("--", "psld.train_classifier", "network.widht=3"), ["psld.train_classifier", "widht"]),
+    ],
+    ids=lambda value: " ".join(value[-1:]) if isinstance(value, tuple) else "",
+)
+def test_refused_before_anything_is_submitted(unwilling, tmp_path, given, words):
+    refused(call(tmp_path, "launch", *given), 2, *words)
+    assert unwilling.calls("sbatch") == unwilling.calls("squeue") == []
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_data_must_be_there_with_its_digest(unwilling, tmp_path):
+    for made in ((), ("digits.h5",), ("digits.digest",)):
+        folder = tmp_path / ("-".join(made) or "nothing")
+        folder.mkdir()
+        for name in made:
+            (folder / name).touch()
+        finished = call(folder, "launch", *TRAINING, "data=digits.h5")
+        refused(finished, 2, "digits.h5: no such file with its .digest", "psld.prepare")
+    assert unwilling.calls("sbatch") == []
+
+
+def test_slurm_where_there_is_none(commands, tmp_path, digits):
+    launch = ("launch", "where=slurm", *TRAINING, f"data={digits}")
+    refused(call(tmp_path, *launch), 2, "where=slurm", "no sbatch here", "where=here")
+    commands.answer("sbatch")
+    commands.answer("scontrol", stderr="Could not establish a configuration source\n", exit_code=1)
+    refused(call(tmp_path, *launch), 2, "no cluster that it knows of")
+    assert commands.calls("sbatch") == []
+
+
+@pytest.mark.parametrize("where", ["here", "auto"])
+def test_this_machine_is_one_node(commands, tmp_path, digits, where):
+    launch = ("launch", "nodes=2", f"where={where}", *TRAINING, f"data={digits}")
+    refused(call(tmp_path, *launch), 2, "nodes=2 needs Slurm")
+
+
+def test_options_that_slurm_refuses(unwilling, tmp_path, digits):
+    launch = ("launch", "partition=x", *TRAINING, f"data={digits}")
+    finished = call(tmp_path, *launch)
+    assert finished.returncode == 2
+    [*_, line] = finished.stderr.splitlines()  # after what sbatch itself says
+    assert line.startswith("error: ")
+    assert "invalid partition specified: x" in line
+    assert "partition=x" in line, "what it was asked for"
+
+
+def test_a_launcher_imports_no_torch(tmp_path):
+    code = "import sys, psld.launch; print([m for m in sys.modules if m.split('.')[0] == 'torch'])"
+    finished = run(tmp_path, [sys.executable, "-c", code])
+    assert finished.stdout == "[]\n", finished.stderr
+
+
+def waits(process: subprocess.Popen[str]) -> str:
+    """What a launcher has printed when it waits for its job."""
+    printed = ""
+    while "is pending" not in printed:
+        line = process.stdout.readline()
+        assert line, process.stderr.read()
+        printed += line
+    return printed
+
+
+def test_a_launcher_that_waits_is_light(slurm, tmp_path, digits):
+    launch = command("launch", *TRAINING, f"data={digits}")
+    with started(tmp_path, launch) as process:
+        assert "submitted job 42: 1 node(s) with 1 rank(s) each" in waits(process)
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        [peak_kb] = re.findall(r"VmHWM:\s+(\d+) kB", status)
+        assert int(peak_kb) / 1000 < MEMORY_MB
+        assert "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text()
+
+
+@pytest.mark.parametrize(
+    ("number", "detach", "cancels"),
+    [
+        (signal.SIGINT, "false", True),
+        (signal.SIGTERM, "false", True),
+        (signal.SIGHUP, "false", False),
+        (signal.SIGINT, "true", False),
+    ],
+)
+def test_a_signal_cancels_the_job_or_leaves_it(slurm, tmp_path, digits, number, detach, cancels):
+    launch = command("launch", f"detach={detach}", *TRAINING, f"data={digits}")
+    with started(tmp_path, launch) as process:
+        waits(process)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert err == ""
+    assert ("cancelled the job" if cancels else "the job goes on") in out
+    name = next((tmp_path / "runs" / "launches").iterdir()).name
+    assert slurm.calls("scancel") == ([f"--me --name={name}"] if cancels else [])
+
+
+def test_one_that_is_started_again_comes_back(slurm, tmp_path, digits):
+    launch = command("launch", *TRAINING, f"data={digits}")
+    with started(tmp_path, launch) as process:
+        waits(process)
+        process.kill()
+    with started(tmp_path, launch) as process:
+        assert "back to job 42" in waits(process)
+    assert len(slurm.calls("sbatch")) == 1
+
+
+def test_one_with_other_settings_submits_another(slurm, tmp_path, digits):
+    launch = command("launch", *TRAINING, f"data={digits}")
+    with started(tmp_path, launch) as process:
+        waits(process)
+        process.kill()
+    slurm.answer("scancel", first=f"rm {slurm.folder}/sbatch.calls")
+    with started(tmp_path, [*launch, "training.steps=4"]) as process:
+        printed = waits(process)
+    assert "cancelling job 42, which trains with other settings" in printed
+    assert "submitted job 42" in printed
+    assert len(slurm.calls("scancel")) == 1

@@ -1,0 +1,103 @@
+"""What Slurm's commands answer, and what is made of it while the controller is away."""
+
+import os
+import time
+
+import pytest
+
+from psld.cluster import slurm
+from psld.cluster.slurm import Unreachable
+
+AWAY = "slurm_load_jobs error: Unable to contact slurm controller\n(connect failure)\n"
+
+
+def test_no_sbatch_is_no_slurm(commands):
+    assert not slurm.available()
+
+
+@pytest.mark.parametrize(
+    ("complaint", "available"),
+    [
+        ("", True),
+        (AWAY, True),
+        ("scontrol: fatal: Could not establish a configuration source\n", False),
+    ],
+)
+def test_sbatch_needs_a_cluster_that_it_knows(commands, complaint, available):
+    """Debian's package alone knows of none; a controller that is down comes back."""
+    commands.answer("sbatch")
+    commands.answer("scontrol", stderr=complaint, exit_code=1 if complaint else 0)
+    assert slurm.available() is available
+    assert commands.calls("scontrol") == ["ping"]
+
+
+@pytest.mark.parametrize("state", ["PENDING", "RUNNING", "OUT_OF_MEMORY"])
+def test_state(commands, state):
+    commands.answer("squeue", f"{state}\n")
+    assert slurm.state_of("42") == state
+    [call] = commands.calls("squeue")
+    assert "--jobs=42" in call
+    assert "--states=all" in call
+
+
+def test_a_job_that_the_controller_has_forgotten(commands):
+    commands.answer("squeue", stderr="slurm_load_jobs error: Invalid job id specified", exit_code=1)
+    assert slurm.state_of("42") == slurm.GONE
+    commands.answer("squeue", "\n")
+    assert slurm.state_of("42") == slurm.GONE
+    assert slurm.GONE not in slurm.ACTIVE | slurm.FINAL
+
+
+@pytest.mark.parametrize("complaint", [AWAY, "squeue: error: Socket timed out\n", ""])
+def test_no_answer(commands, complaint):
+    for name, ask in (
+        ("squeue", lambda: slurm.state_of("42")),
+        ("squeue", lambda: slurm.active_jobs_named("x")),
+        ("scancel", lambda: slurm.cancel_jobs_named("x")),
+    ):
+        commands.answer(name, stderr=complaint, exit_code=1)
+        with pytest.raises(Unreachable) as refused:
+            ask()
+        assert str(refused.value) == (" ".join(complaint.split()) or f"{name} failed")
+
+
+def test_no_answer_in_time(commands, monkeypatch):
+    monkeypatch.setattr(slurm, "PATIENCE", 0.2)
+    commands.answer("squeue", first="exec /bin/sleep 20")
+    begun = time.monotonic()
+    with pytest.raises(Unreachable, match=r"squeue did not answer in 0\.2 seconds"):
+        slurm.state_of("42")
+    assert time.monotonic() - begun < 5
+
+
+def test_active_jobs_are_the_newest_first(commands):
+    listed = "9 RUNNING\\n100 PENDING\\n8 COMPLETED\\n10 REQUEUE_HOLD\\n7 CANCELLED\\n"
+    commands.answer("squeue", first=f"printf '{listed}'")
+    assert slurm.active_jobs_named("model-12") == ["100", "10", "9"]
+    assert commands.calls("squeue") == ["--noheader --me --name=model-12 --format=%A %T"]
+    commands.answer("squeue")
+    assert slurm.active_jobs_named("model-12") == []
+
+
+def test_only_own_jobs_are_cancelled(commands):
+    commands.answer("scancel")
+    slurm.cancel_jobs_named("model-12")
+    assert commands.calls("scancel") == ["--me --name=model-12"]
+
+
+def test_a_clean_environment_and_what_comes_back(monkeypatch):
+    surrounding = {
+        "SLURM_JOB_ID": "1",
+        "SLURM_MEM_PER_NODE": "8000",
+        "SBATCH_PARTITION": "cpu",
+        "CUDA_VISIBLE_DEVICES": "0",
+        "SLURM_CONF": "/etc/slurm.conf",
+        "HOME_OF_DATA": "/data",
+    }
+    for name, value in surrounding.items():
+        monkeypatch.setenv(name, value)
+    before = dict(os.environ)
+    with slurm.clean_environment():
+        left = {name for name in surrounding if name in os.environ}
+        assert left == {"SLURM_CONF", "HOME_OF_DATA"}
+    assert dict(os.environ) == before

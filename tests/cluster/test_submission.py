@@ -1,0 +1,134 @@
+"""What sbatch is asked for, and what becomes of its answer."""
+
+import pickle
+import re
+from pathlib import Path
+
+import pytest
+
+from psld.cluster.job import RankCommand
+from psld.cluster.slurm import Unreachable
+from psld.cluster.submission import submit
+from psld.errors import UserError
+from tests.cluster.launching import launch_settings
+
+
+@pytest.fixture
+def submitted(slurm, tmp_path):
+    """Submits with some settings; gives the job's id and the script that sbatch was given."""
+
+    def run(*overrides: str) -> tuple[str, str]:
+        command = RankCommand("psld.train", ("name=x",), tmp_path, "mine")
+        job = submit(launch_settings(*overrides), command, "model-12", tmp_path)
+        return job, (tmp_path / f"{job}_submission.sh").read_text()
+
+    return run
+
+
+def options_in(script: str) -> set[str]:
+    return set(re.findall(r"^#SBATCH --(.*)$", script, re.MULTILINE))
+
+
+def test_everything_that_is_given_is_asked_for(submitted):
+    given = {
+        "nodes": 3,
+        "ranks_per_node": 2,
+        "cpus_per_rank": 5,
+        "gpus_per_node": 4,
+        "gres": "'gpu:a100:4'",
+        "memory_mb": 1500,
+        "minutes": 90,
+        "warning_seconds": 77,
+        "partition": "big",
+        "account": "ours",
+        "qos": "high",
+        "constraint": "ib",
+        "exclude": "'n[1-2]'",
+        "additional": "'reservation=mine exclusive'",
+    }
+    job, script = submitted(*(f"{name}={value}" for name, value in given.items()))
+    assert job == "42"
+    assert options_in(script) >= {
+        "job-name=model-12",
+        "nodes=3",
+        "ntasks-per-node=2",
+        "cpus-per-task=5",
+        "gpus-per-node=4",
+        "gres=gpu:a100:4",
+        "mem=1500M",
+        "time=90",
+        "signal=USR2@77",
+        "partition=big",
+        "account=ours",
+        "qos=high",
+        "constraint=ib",
+        "exclude='n[1-2]'",
+        "reservation=mine",
+        "exclusive",
+        "requeue",
+        "open-mode=append",
+    }
+    [srun] = re.findall(r"^srun .*", script, re.MULTILINE)
+    assert "--kill-on-bad-exit=1" in srun
+    assert "--cpus-per-task=5" in srun
+
+
+def test_nothing_else_is_asked_for(submitted):
+    _, script = submitted()
+    names = {option.partition("=")[0] for option in options_in(script)}
+    assert names == {
+        "cpus-per-task",
+        "error",
+        "job-name",
+        "nodes",
+        "ntasks-per-node",
+        "open-mode",
+        "output",
+        "requeue",
+        "signal",
+        "time",
+        "wckey",
+    }
+
+
+def test_the_job_finds_its_command_and_its_logs(submitted, tmp_path):
+    job, script = submitted()
+    assert f"{tmp_path}/%j_%t_log.out" in script
+    content = pickle.loads((tmp_path / f"{job}_submitted.pkl").read_bytes())
+    assert content.function == RankCommand("psld.train", ("name=x",), tmp_path, "mine")
+
+
+def test_nothing_of_a_surrounding_job_is_handed_on(slurm, submitted, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "8000")
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
+    slurm.answer("sbatch", "Submitted batch job 42\n", first=f"export -p > {tmp_path}/environment")
+    submitted()
+    seen = (tmp_path / "environment").read_text()
+    assert set(re.findall(r"\b(SLURM_\w+)=", seen)) == {"SLURM_CONF"}
+
+
+def test_options_that_slurm_refuses(slurm, submitted, tmp_path):
+    complaint = "sbatch: error: invalid partition specified: tiny\n"
+    slurm.answer("sbatch", stderr=complaint, exit_code=1)
+    with pytest.raises(UserError) as refused:
+        submitted("partition=tiny")
+    assert "invalid partition specified: tiny" in str(refused.value)
+    assert "partition=tiny" in str(refused.value), "what it was asked for"
+    assert "\n" not in str(refused.value)
+    assert not list(Path(tmp_path).glob("*_submission.sh"))
+
+
+@pytest.mark.parametrize(
+    "complaint",
+    [
+        "Batch job submission failed: Unable to contact slurm controller (connect failure)",
+        "Batch job submission failed: Socket timed out on send/recv operation",
+        "Batch job submission failed: Connection refused",
+        "Batch job submission failed: Connection timed out",
+    ],
+)
+def test_a_controller_that_is_away_refuses_nothing(slurm, submitted, complaint):
+    slurm.answer("sbatch", stderr=f"sbatch: error: {complaint}\n", exit_code=1)
+    with pytest.raises(Unreachable, match="Batch job submission failed"):
+        submitted()

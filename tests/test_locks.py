@@ -1,0 +1,67 @@
+"""A lock waits for a holder that lives, and for no other."""
+
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from psld.locks import sole_holder
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from psld.locks import sole_holder
+with sole_holder(Path("launches/lock"), "waiting for another"):
+    print("mine", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def lock(tmp_path):
+    return tmp_path / "launches" / "lock"
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """A process that holds the lock until it is told, or killed."""
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", HOLDER]
+    with subprocess.Popen(command, cwd=tmp_path, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout.readline() == "mine\n"
+        yield process
+        process.kill()
+
+
+def test_one_that_nobody_holds_is_taken_in_silence(lock, capsys):
+    for _ in range(2):
+        with sole_holder(lock, "waiting"):
+            pass
+    assert capsys.readouterr().out == ""
+
+
+def test_it_is_left_at_an_error(lock, capsys):
+    with pytest.raises(ZeroDivisionError), sole_holder(lock, "waiting"):
+        raise ZeroDivisionError
+    with sole_holder(lock, "waiting"):
+        pass
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("end", ["lets go", "is killed"])
+def test_it_is_waited_for_until_its_holder_ends(lock, holder, end, capsys):
+    taken = threading.Event()
+
+    def take():
+        with sole_holder(lock, "waiting"):
+            taken.set()
+
+    waiting = threading.Thread(target=take)
+    waiting.start()
+    assert not taken.wait(timeout=1.5), "longer than it waits between two looks"
+    assert capsys.readouterr().out == "waiting\n"
+    holder.kill() if end == "is killed" else holder.communicate("\n")
+    assert taken.wait(timeout=10)
+    waiting.join()
+    assert capsys.readouterr().out == "", "said once"

@@ -1,0 +1,93 @@
+"""Publishing what a training made: once, the manifest last, and again where something is amiss."""
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from psld.files import write_json
+from psld.training.export import FILES, export_folder, is_exported, publish
+from tests.commands import files_below
+
+
+@pytest.fixture
+def made(tmp_path) -> Path:
+    """The run directory of a training that has made its files."""
+    run = tmp_path / "run"
+    export_folder(run).mkdir(parents=True)
+    (export_folder(run) / "weights.safetensors").write_bytes(os.urandom(100))
+    write_json(export_folder(run) / "history.json", [{"step": 1}])
+    write_json(export_folder(run) / "manifest.json", {"step": 1})
+    return run
+
+
+@pytest.fixture
+def published(made, tmp_path) -> Path:
+    publish(made, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def same(made: Path, output: Path) -> bool:
+    return files_below(export_folder(made)) == files_below(output)
+
+
+def test_the_manifest_tells_that_it_is_made(made):
+    assert is_exported(made)
+    (export_folder(made) / "manifest.json").unlink()
+    assert not is_exported(made)
+
+
+def test_everything_is_copied(made, published):
+    assert sorted(path.name for path in published.iterdir()) == sorted(FILES)
+    assert same(made, published)
+
+
+def test_what_is_there_stays_as_it_is(made, published):
+    """Snakemake would rerun what depends on it."""
+    before = {path: path.stat() for path in published.iterdir()}
+    publish(made, published)
+    assert {path: path.stat() for path in published.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_is_missing_comes_back(made, published, name):
+    (published / name).unlink()
+    publish(made, published)
+    assert same(made, published)
+
+
+def test_what_another_training_made_is_replaced(made, published):
+    (published / "weights.safetensors").write_bytes(b"other")
+    write_json(published / "manifest.json", {"step": 2})
+    publish(made, published)
+    assert same(made, published)
+
+
+@pytest.mark.parametrize("copies", range(len(FILES)))
+def test_one_that_is_ended_on_the_way_leaves_no_manifest(made, tmp_path, monkeypatch, copies):
+    """So nobody takes its files for a model, and the next one makes them whole."""
+    output, left, copy = tmp_path / "model", [None] * copies, shutil.copyfile
+
+    def copyfile(source, target):
+        if not left:
+            target.write_bytes(b"half")
+            raise OSError(errno.EIO, "ended")
+        left.pop()
+        copy(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfile", copyfile)
+        with pytest.raises(OSError, match="ended"):
+            publish(made, output)
+    assert sorted(path.name for path in output.iterdir()) == sorted(FILES[:copies])
+    publish(made, output)
+    assert same(made, output)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_is_damaged_is_replaced(made, published, name):
+    (published / name).write_bytes(b"{")
+    publish(made, published)
+    assert same(made, published)

@@ -1,0 +1,106 @@
+"""What profiles/slurm has Slurm asked for, rule by rule, as a dry run prints it; needs no Slurm."""
+
+import re
+import shlex
+
+import pytest
+import yaml
+
+from tests.cluster.launching import launch_settings
+from tests.workflow.project import REPOSITORY, Project
+
+TARGETS = ("demo", "table3", "figure3-cifar10")
+"""A table and a figure of the paper, and the demo, which has the stages that these have not."""
+
+ON_GPUS = {
+    "evaluate",
+    "reference",
+    "sample",
+    "trace",
+    "train",
+    "train_classifier",
+    "train_extractor",
+}
+"""Rules that evaluate networks."""
+
+EVERYWHERE = {"slurm_partition", "runtime", "mem_mb", "cpus_per_task"}
+"""What every rule asks for."""
+
+
+def read(file: str) -> dict:
+    return yaml.safe_load((REPOSITORY / file).read_text())
+
+
+def demo_with_imports() -> dict:
+    """The demo's grid with a model and a classifier that are imported instead of trained."""
+    grid = read("configs/grid/demo.yaml")
+    for entries, name in ((grid["models"], "cld"), (grid["classifiers"], "psld-0.02")):
+        entries[name] = {"overrides": entries[name], "checkpoint": "official.pth"}
+    return grid
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory) -> list[str]:
+    """What the dry run prints of each job."""
+    project = Project.create(tmp_path_factory.mktemp("slurm") / "project")
+    (project.folder / "official.pth").touch()
+    grids = {"demo": demo_with_imports(), "paper": read("configs/grid/paper.yaml")}
+    for name, grid in grids.items():
+        (project.folder / f"configs/grid/{name}.yaml").write_text(yaml.safe_dump(grid))
+    profile = ("--profile", "profiles/slurm")
+    return project.run("--dry-run", "--printshellcmds", *profile, *TARGETS).split("\n[")[1:]
+
+
+@pytest.fixture(scope="module")
+def asked(planned) -> dict[str, list[dict[str, str]]]:
+    """The resources of each job, by rule."""
+    jobs: dict[str, list[dict[str, str]]] = {}
+    for job in planned:
+        rule = re.search(r"^(?:local)?rule (\S+):$", job, re.MULTILINE)[1]
+        resources = re.search(r"^ +resources: (.*)$", job, re.MULTILINE)[1]
+        given = dict(resource.split("=", 1) for resource in resources.split(", "))
+        jobs.setdefault(rule, []).append({name: value for name, value in given.items() if value})
+    return jobs
+
+
+def rules() -> list[str]:
+    """Every rule that makes something."""
+    files = sorted((REPOSITORY / "workflow" / "rules").glob("*.smk"))
+    return [r for file in files for r in re.findall(r"^rule (\w+):", file.read_text(), re.M)]
+
+
+@pytest.mark.parametrize("rule", rules())
+def test_every_job_asks_for_what_the_profile_says(asked, rule):
+    profile = read("profiles/slurm/config.yaml")
+    expected = profile["default-resources"] | profile["set-resources"].get(rule, {})
+    expected = {name: str(value) for name, value in expected.items()}
+    assert expected.keys() >= EVERYWHERE
+    for job in asked[rule]:
+        assert job.items() >= expected.items()
+
+
+def test_rules_that_evaluate_networks_ask_for_gpus_and_no_others(asked):
+    on_gpus = {rule for rule, jobs in asked.items() if any("gres" in job for job in jobs)}
+    assert on_gpus == ON_GPUS
+    for rule in ON_GPUS:
+        for job in asked[rule]:
+            assert re.fullmatch(r"gpu(:\w+)?:\d+", job["gres"])
+            assert job["slurm_partition"] == "gpu"
+
+
+def test_the_launcher_of_a_training_understands_what_it_is_given(planned):
+    launches = [c for job in planned for c in re.findall(r"psld\.launch (.*?) > logs", job)]
+    assert len(launches) > 5
+    asked = read("profiles/slurm/config.yaml")["set-resources"]["train"]
+    for launch in launches:
+        where, _, command = launch.partition(" -- ")
+        settings = launch_settings(*shlex.split(where), command=shlex.split(command))
+        assert settings.command[0] in ("psld.train", "psld.train_classifier")
+        assert settings.partition == asked["slurm_partition"]
+        assert settings.gres == asked["gres"]
+        assert settings.ranks_of_slurm_node == int(asked["gres"].split(":")[-1])
+        assert settings.nodes == asked["nodes"]
+        assert settings.cpus_per_rank == asked["cpus_per_task"]
+        assert settings.memory_mb == asked["mem_mb"]
+        assert settings.minutes == asked["runtime"]
+        assert settings.account is None
