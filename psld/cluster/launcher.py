@@ -50,6 +50,8 @@ class Launch:
     """Lives of the launch that had begun when the job was submitted."""
     stillborn: int = 0
     """Jobs in a row that ended before training began."""
+    cancelled: bool = False
+    """Whether its user has ended it: its job may take a while to die."""
 
 
 class Launcher:
@@ -83,21 +85,27 @@ class Launcher:
     def cancel(self) -> None:
         """End the training's job, whoever waits for it. Raises Unreachable."""
         slurm.cancel_jobs_named(self.name)
+        if self.launch:
+            self._note(replace(self.launch, cancelled=True))
 
     def _attach(self) -> None:
         """Come back to the job of an earlier launcher, or submit one where there is none."""
         path = self.folder / "launch.json"
         launch = Launch(**read_json(path)) if path.exists() else None
         active = patiently(lambda: slurm.active_jobs_named(self.name))
-        if launch and launch.run == str(self.run) and active:
+        ours = launch and launch.run == str(self.run) and not launch.cancelled
+        if ours and active:
             # A launcher that was killed right after sbatch has not noted the job's id.
             self._note(replace(launch, job=active[0]))
             say(f"back to job {active[0]}")
             return
         if active:
-            # It must not write over what is trained with other settings now.
-            say(f"cancelling job {', '.join(active)}, which trains with other settings")
+            # It must not write over what is trained now.
+            why = "was cancelled" if launch and launch.cancelled else "trains with other settings"
+            say(f"waiting for the end of job {', '.join(active)}, which {why}")
             patiently(self.cancel)
+            while patiently(lambda: slurm.active_jobs_named(self.name)):
+                time.sleep(1)
         if not is_exported(self.run):
             self._submit(Launch(uuid.uuid4().hex, str(self.run)))
 

@@ -155,9 +155,9 @@ def test_one_with_other_settings_submits_another(slurm, tmp_path, digits):
     with started(tmp_path, launch) as process:
         waits(process)
         process.kill()
-    slurm.answer("scancel", first=f"rm {slurm.folder}/sbatch.calls")
+    slurm.answer("scancel", first=f"/bin/rm {slurm.folder}/sbatch.calls")
     with started(tmp_path, [*launch, "training.steps=4"]) as process:
         printed = waits(process)
-    assert "cancelling job 42, which trains with other settings" in printed
+    assert "waiting for the end of job 42, which trains with other settings" in printed
     assert "submitted job 42" in printed
     assert len(slurm.calls("scancel")) == 1
