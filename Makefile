@@ -10,7 +10,7 @@ INSTALLED := .venv/installed
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
 SNAKEMAKE := $(RUN) snakemake --profile $(PROFILE)
 
-.PHONY: help setup demo test test-slow test-slurm lint cells plan results report bench
+.PHONY: help setup demo test test-slow test-slurm lint cells plan results report track sync dashboard bench
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,6 +39,17 @@ report: results/$(GRID)-report.html ## Make the self-contained HTML report of GR
 results/$(GRID)-report.html: $(INSTALLED) $(wildcard results/tables/$(GRID)/*.html results/figures/$(GRID)/*.png results/figures/$(GRID)/*/*.png)
 	@$(SNAKEMAKE) $(GRID) --report $@ --quiet
 	@echo "Report: $@"
+
+track: $(INSTALLED) ## Write the results of GRID to wandb: evaluations, tables, pictures
+	@$(RUN) python -m psld.track grid_name=$(GRID)
+
+sync: track ## Upload to wandb what it holds offline: trainings and the results of GRID
+	@shopt -s nullglob; \
+	offline=(runs/*/wandb/offline-run-* results/tracked/$(GRID)/wandb/offline-run-*); \
+	if [ $${#offline[@]} -eq 0 ]; then echo "nothing to upload"; else $(RUN) wandb sync "$${offline[@]}"; fi
+
+dashboard: $(INSTALLED) ## Create or update the report of GRID in wandb
+	@$(RUN) python -m psld.dashboard grid_name=$(GRID)
 
 cells: $(INSTALLED) ## List the cells of GRID; each is a target of Snakemake
 	@$(RUN) python -m psld.cells grid_name=$(GRID)

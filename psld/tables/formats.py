@@ -20,15 +20,15 @@ Lines = Sequence[Sequence[str]]
 def as_csv(grid: Grid, table: Table, rows: list[list[TableEntry]]) -> str:
     """The table as programs read it: one line an entry, with everything that is known of it."""
     stream = io.StringIO()
-    records = [_record(grid, table, entry) for row in rows for entry in row]
+    records = [record_of(grid, table, entry) for row in rows for entry in row]
     writer = csv.DictWriter(stream, records[0], lineterminator="\n")
     writer.writeheader()
     writer.writerows(records)
     return stream.getvalue()
 
 
-def _record(grid: Grid, table: Table, entry: TableEntry) -> dict[str, object]:
-    """What is known of an entry; the empty text stands for what is not."""
+def record_of(grid: Grid, table: Table, entry: TableEntry) -> dict[str, object]:
+    """What is known of an entry; None stands for what is not."""
     result, evaluation = entry.result or {}, entry.evaluation
     return {
         **dict(zip(table.headings, entry.row.label, strict=True)),

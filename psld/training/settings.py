@@ -10,6 +10,7 @@ from psld.files import digest_of
 from psld.networks.settings import ClassifierSettings, EncoderSettings, NetworkSettings
 from psld.processes.settings import ProcessSettings
 from psld.settings import Settings
+from psld.tracking.settings import WandbSettings
 
 
 class LoopSettings(Settings):
@@ -131,14 +132,6 @@ class ClassifierModelSettings(TrainedSettings):
                 f"(dataset.num_classes is {self.dataset.num_classes})"
             )
         return self
-
-
-class WandbSettings(Settings):
-    """Where training logs go. Offline unless asked; `disabled` switches wandb off."""
-
-    mode: Literal["offline", "online", "disabled"] = "offline"
-    project: str = "psld"
-    entity: str | None = None
 
 
 class RunSettings(TrainedSettings):

@@ -1,13 +1,12 @@
 """What a training reports to wandb: one run a training, however often it is resumed."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import wandb
 from torch import nn
 
+from psld.tracking.runs import last_logged_step, start_run
 from psld.training.settings import RunSettings
 from psld.training.state import History
 
@@ -16,8 +15,8 @@ class WandbLog:
     """The log of the leading rank.
 
     The run's id is the run directory's name, so a resumed training continues its run; the grid is
-    the group and the stage the job type. It is told of steps when a checkpoint holds them: a
-    training that is killed and repeats some steps reports each of them once.
+    the group and the stage the job type. It is told of steps when a checkpoint holds them, and
+    first of those that a killed life did not get to disk: each step is reported once.
     """
 
     def __init__(
@@ -35,18 +34,17 @@ class WandbLog:
         """
         self.look = look
         self.looked: dict[int, dict[str, Any]] = {}
-        self.reported = step
-        os.environ.setdefault("WANDB_SILENT", "true")
-        self.run = wandb.init(
-            project=settings.wandb.project,
-            entity=settings.wandb.entity,
-            mode=settings.wandb.mode,
+        logged = last_logged_step(run_folder)
+        # Without files, what was logged is uploaded and cleaned away (wandb clean).
+        self.reported = step if logged is None else logged
+        self.run = start_run(
+            settings.wandb,
+            run_folder,
             id=run_folder.name,
             name=settings.name,
             group=settings.grid_name,
             job_type=stage,
             resume="allow",
-            dir=run_folder,
             config=settings.model().model_dump(mode="json"),
         )
 
@@ -60,8 +58,10 @@ class WandbLog:
         self.looked[step] = self.look(network)
 
     def saved(self, history: History) -> None:
-        fresh = {int(entry["step"]): entry for entry in history if entry["step"] > self.reported}
-        for step in sorted(fresh.keys() | self.looked):
-            values = {key: value for key, value in fresh.get(step, {}).items() if key != "step"}
-            self.run.log({**values, **self.looked.pop(step, {})}, step=step)
-            self.reported = step
+        known = {int(entry["step"]): entry for entry in history}
+        for step in sorted(known.keys() | self.looked):
+            looked = self.looked.pop(step, {})
+            if step > self.reported:
+                values = {key: value for key, value in known.get(step, {}).items() if key != "step"}
+                self.run.log({**values, **looked}, step=step)
+                self.reported = step

@@ -1,0 +1,1 @@
+"""Runs of wandb: what stages and results become there."""

@@ -1,0 +1,263 @@
+"""The pages of docs/ as they stand: their files are written, their commands run, in their order.
+
+A fence is one of these; anything else on a page that is listed here is an error.
+
+    sh                  commands, run in a copy of the project, fence by fence
+    yaml, python        a file, if the first line is a comment with its path; else an excerpt
+    diff                a change of the file that the first line names
+    text                what a command prints, or a sketch
+"""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from tests.datasets.formats import encode, random_images, write_files
+from tests.workflow.project import REPOSITORY, Project
+
+
+def flowers(folder: Path) -> None:
+    """The reader's own pictures: two classes of grey and coloured ones of several sizes."""
+    for kind in ("daisy", "tulip"):
+        shapes = [(20, 30, 3), (40, 24, 3), (17, 17)] * 4
+        pictures = {f"{i}.png": encode(random_images(*s, seed=i)) for i, s in enumerate(shapes)}
+        write_files(folder / "downloads" / "flowers" / kind, pictures)
+
+
+@dataclass(frozen=True)
+class Page:
+    name: str
+    given: Callable[[Path], None] = lambda folder: None
+    """What the reader has already."""
+    grids: tuple[str, ...] = ("demo",)
+    """The grids of the project that the page is about: those of the paper take seconds to parse."""
+
+
+PAGES = [Page("docs/extending.md", flowers)]
+
+
+@dataclass(frozen=True)
+class Instead:
+    """A command that cannot run here."""
+
+    command: str
+    """A pattern of the whole command."""
+    reason: str
+    runs: str
+    """What runs in its place, with the pattern's groups; `:` is nothing."""
+
+
+INSTEAD = [
+    Instead(r"(snakemake .*profiles/slurm.*)", "needs a cluster", r"\1 --dry-run"),
+    Instead(r"(snakemake .*(?<!cores) (all|rehearsal|table\d)\b.*)", "takes GPUs", r"\1 --dry-run"),
+    Instead(r"s(batch|run|cancel|queue|info|acct)\b.*", "needs a cluster", ":"),
+    Instead(r"wandb (login|sync)\b.*", "needs an account", ":"),
+]
+
+SHRUNK = {
+    "network/demo": {"base_channels": 8, "channel_multipliers": [1, 2]},
+    "training/demo": {"steps": 3, "batch_size": 8, "warmup_steps": 2, "preview_every": None},
+    "metric/fd-classifier": {"extractor": {"steps": 5}},
+    "wandb/default": {"mode": "disabled"},
+}
+"""What is smaller in the copy than on the reader's machine."""
+
+COMMAND = re.compile(r"^(\$|python -m|snakemake|make) ", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Fence:
+    language: str
+    text: str
+
+    @property
+    def path(self) -> str | None:
+        """The file that the first line names."""
+        named = re.match(r"# ([\w./-]+\.\w+)\n", self.text)
+        return named[1] if named and self.language in ("yaml", "python", "diff") else None
+
+    @property
+    def script(self) -> str:
+        """The commands, with others in place of those that cannot run here."""
+        return "\n".join(runs_instead(line) for line in self.text.replace("\\\n", " ").splitlines())
+
+
+def fences_of(text: str) -> list[Fence]:
+    """Every fence of a page. Raises ValueError for one that no test would look at."""
+    fences = [Fence(*found) for found in re.findall(r"^```([^\n]*)\n(.*?)^```$", text, re.S | re.M)]
+    if text.count("```") != 2 * len(fences):
+        raise ValueError("a fence does not begin and end at the start of a line")
+    for fence in fences:
+        if fence.language not in ("sh", "yaml", "python", "diff", "text"):
+            raise ValueError(f"a fence of no known language: {fence.language!r}\n{fence.text}")
+        if fence.language == "diff" and not fence.path:
+            raise ValueError(f"a change of what?\n{fence.text}")
+        if fence.language == "text" and COMMAND.search(fence.text):
+            raise ValueError(f"commands belong into a fence of sh:\n{fence.text}")
+    return fences
+
+
+def runs_instead(line: str) -> str:
+    command = re.sub(r"\s+#.*", "", line)
+    for instead in INSTEAD:
+        if re.fullmatch(instead.command, command):
+            return re.sub(instead.command, instead.runs, command)
+    return line
+
+
+def change(text: str, diff: str) -> str:
+    """The text after the change; each hunk (between lines of @@) has one place."""
+    for hunk in re.split(r"^@@.*\n", diff, flags=re.MULTILINE):
+        lines = hunk.splitlines(keepends=True)
+        old = "".join(line[1:] for line in lines if line[:1] != "+")
+        new = "".join(line[1:] for line in lines if line[:1] != "-")
+        if text.count(old) != 1:
+            raise ValueError(f"this stands there {text.count(old)} times:\n{old}")
+        text = text.replace(old, new)
+    return text
+
+
+class Reader:
+    """Does what a page says, in a copy of the project."""
+
+    def __init__(self, folder: Path, grids: tuple[str, ...] = ()) -> None:
+        self.project = Project.create(folder)
+        self.folder = folder
+        shutil.copy(REPOSITORY / "Makefile", folder)
+        for grid in grids:
+            shutil.copy(REPOSITORY / f"configs/grid/{grid}.yaml", folder / "configs" / "grid")
+        for name, smaller in SHRUNK.items():
+            path = folder / "configs" / f"{name}.yaml"
+            OmegaConf.save(OmegaConf.merge(OmegaConf.load(path), smaller), path)
+
+    def follow(self, fence: Fence) -> None:
+        path = self.folder / fence.path if fence.path else None
+        if fence.language == "sh":
+            self.run(fence.script)
+        elif path and fence.language == "diff":
+            path.write_text(change(path.read_text(), fence.text.partition("\n")[2]))
+        elif path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(fence.text)
+
+    def run(self, script: str) -> str:
+        """Run the commands one after the other; each must succeed."""
+        done = subprocess.run(
+            ["bash", "-eux", "-o", "pipefail", "-c", script],
+            cwd=self.folder,
+            env={**self.project.environment, "MAKEFLAGS": "INSTALLED="},  # set up already
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=600,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_fence_of_a_page_is_understood(page):
+    assert any(fence.language == "sh" for fence in fences_of(text_of(page)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_does_what_it_says(page, tmp_path):
+    reader = Reader(tmp_path / "project", page.grids)
+    page.given(reader.folder)
+    for fence in fences_of(text_of(page)):
+        reader.follow(fence)
+
+
+def text_of(page: Page) -> str:
+    return (REPOSITORY / page.name).read_text()
+
+
+# --- that a page which is wrong is noticed --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```\npython -m psld.prepare\n```\n",
+        "```bash\npython -m psld.prepare\n```\n",
+        "```text\nsnakemake demo\n```\n",
+        "```text\n$ ls\n```\n",
+        "```diff\n-old\n+new\n```\n",
+        "1. ```sh\n   ls\n   ```\n",
+        "```sh\nls\n",
+    ],
+)
+def test_a_fence_that_no_test_would_look_at_is_refused(text):
+    with pytest.raises(ValueError, match=r"fence|change"):
+        fences_of(text)
+
+
+@pytest.fixture
+def reader(tmp_path) -> Reader:
+    return Reader(tmp_path / "project")
+
+
+def test_files_and_changes_are_written(reader):
+    page = (
+        "```yaml\n# configs/new/mine.yaml\na: 1\n```\n"
+        "```yaml\nb: 2\n```\n"
+        "```diff\n# configs/new/mine.yaml\n-a: 1\n+a: 3\n```\n"
+        "```sh\ngrep 'a: 3' configs/new/*.yaml\n```\n"
+    )
+    for fence in fences_of(page):
+        reader.follow(fence)
+    assert [path.name for path in (reader.folder / "configs" / "new").iterdir()] == ["mine.yaml"]
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "python -m psld.prepare dataset=absent",
+        "false\nls",
+        "false | cat",
+        "make nonsense",
+        "echo $UNKNOWN",
+    ],
+)
+def test_a_command_that_fails_is_an_error(reader, script):
+    [fence] = fences_of(f"```sh\n{script}\n```\n")
+    with pytest.raises(AssertionError):
+        reader.follow(fence)
+
+
+@pytest.mark.parametrize("text", ["a\n", "b\nb\n"])
+def test_a_change_has_one_place(text):
+    with pytest.raises(ValueError, match="stands there"):
+        change(text, "-b\n+c\n")
+
+
+def test_a_change_of_several_places():
+    assert change("a\nb\nc\nb\n", " a\n-b\n+d\n@@\n c\n b\n+e\n") == "a\nd\nc\nb\ne\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "runs"),
+    [
+        ("snakemake --profile profiles/default --cores all demo  # here", None),
+        ("python -m psld.launch ranks_per_node=2 -- psld.train", None),
+        (
+            "snakemake --profile profiles/default table5   # one table",
+            "snakemake --profile profiles/default table5 --dry-run",
+        ),
+        (
+            "snakemake --profile profiles/slurm demo",
+            "snakemake --profile profiles/slurm demo --dry-run",
+        ),
+        ("sbatch --wrap='sleep 1'", ":"),
+        ("wandb login", ":"),
+    ],
+)
+def test_what_runs_in_place_of_what_cannot(command, runs):
+    assert runs_instead(command) == (runs or command)

@@ -1,0 +1,100 @@
+"""The report that `make demo` has left in this folder, read in a real browser by whoever runs it:
+
+python -m pytest tests/workflow/check_report.py
+
+Needs Debian's package chromium, without which its tests are skipped.
+"""
+
+import base64
+import html
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from psld.results import read_table
+from psld.tables.text import text_of
+from tests.workflow.check_demo import CELLS, REPORT, ROOT, TABLES, grid, pictures_of
+
+CHROMIUM = shutil.which("chromium")
+READER = Path(__file__).with_name("report_reader.js")
+
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="needs chromium (apt-get install chromium)"
+)
+
+__all__ = ["grid"]  # a fixture
+
+
+def browse(page: Path, profile: Path) -> str:
+    """The page as it is once all its scripts have run, in a browser that has no network."""
+    switches = (
+        "--headless",
+        "--no-sandbox",  # its own page, and a container's root cannot have one
+        "--disable-gpu",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+        "--window-size=1600,1000",
+        "--virtual-time-budget=120000",  # milliseconds, of which none is waited for
+        f"--user-data-dir={profile}",
+    )
+    command = [CHROMIUM, *switches, "--dump-dom", page.as_uri()]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    return finished.stdout
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory) -> dict[str, Any]:
+    """What a reader of the report sees, who clicks everything."""
+    folder = tmp_path_factory.mktemp("report")
+    page = folder / "report.html"
+    head, reader = "<head>", READER.read_text()
+    content = REPORT.read_text()
+    assert head in content
+    page.write_text(content.replace(head, f"{head}<script>{reader}</script>", 1))
+    left = re.search(r'<pre id="seen">(.*?)</pre>', browse(page, folder / "profile"), re.DOTALL)
+    assert left, "the reader came to no end"
+    return json.loads(html.unescape(left[1]))
+
+
+def test_no_script_fails(seen):
+    assert seen["errors"] == []
+
+
+def test_nothing_is_fetched_from_outside(seen):
+    assert [address for address in seen["fetched"] if not address.startswith("data:")] == []
+
+
+def test_every_table_and_picture_is_shown(grid, seen):
+    pictures = {str(path.relative_to(ROOT)) for path in pictures_of(grid)}
+    tables = {str((TABLES / f"{name}.html").relative_to(ROOT)) for name in grid.file.tables}
+    shown = {result["path"]: result for result in seen["results"]}
+    assert set(shown) == pictures | tables
+    for path, result in shown.items():
+        assert result["tag"] == ("IMG" if path in pictures else "IFRAME")
+        assert min(result["width"], result["height"]) > 100, f"{path} is shown too small to see"
+        content = base64.b64decode(result["src"].partition("base64,")[2])
+        assert content == (ROOT / path).read_bytes(), f"the report shows another {path}"
+
+
+def test_a_table_shows_every_entry(grid, tmp_path):
+    for name, table in grid.file.tables.items():
+        page = browse(TABLES / f"{name}.html", tmp_path)
+        main, _, every_entry = page.partition("<details>")
+        text = text_of(table, read_table(grid, name, CELLS))
+        assert body_of(main) == text.lines
+        assert body_of(every_entry) == text.details
+
+
+def body_of(page: str) -> list[list[str]]:
+    """The texts in the cells of a table's body, as the browser has understood them."""
+    rows = re.findall(r"<tr>(.*?)</tr>", page, re.DOTALL)
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL) for row in rows]
+    return [[html.unescape(cell) for cell in row] for row in cells if row]
