@@ -39,7 +39,10 @@ class Page:
     """The grids of the project that the page is about: those of the paper take seconds to parse."""
 
 
-PAGES = [Page("docs/extending.md", flowers)]
+PAGES = [
+    Page("docs/cluster.md", grids=("demo", "paper")),
+    Page("docs/extending.md", flowers),
+]
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,10 @@ INSTEAD = [
     Instead(r"(snakemake .*profiles/slurm.*)", "needs a cluster", r"\1 --dry-run"),
     Instead(r"(snakemake .*(?<!cores) (all|rehearsal|table\d)\b.*)", "takes GPUs", r"\1 --dry-run"),
     Instead(r"s(batch|run|cancel|queue|info|acct)\b.*", "needs a cluster", ":"),
+    Instead(r"tmux .*", "needs a cluster", ":"),
     Instead(r"wandb (login|sync)\b.*", "needs an account", ":"),
+    Instead(r"make (sync|dashboard)\b.*", "needs an account", ":"),
+    Instead(r"source .venv/bin/activate", "set up already", ":"),
 ]
 
 SHRUNK = {

@@ -1,0 +1,135 @@
+"""What a cluster adds: to a training's start and to each of its lives, and to the shards of a cell.
+
+    python -m benchmarks.cluster starts      # until the first step, and what a preemption costs
+    python -m benchmarks.cluster launchers   # what launchers that wait cost a login node
+    python -m benchmarks.cluster shards      # 100 shards, with arrays of jobs and without
+
+Runs on the tests' cluster of four nodes on this machine (tests/slurm/install.sh), so its jobs share
+this machine's cores, and its scheduler is quicker than a real one.
+"""
+
+import argparse
+import contextlib
+import re
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from tests.commands import call, succeeded
+from tests.slurm.cluster import Cluster
+from tests.slurm.project import ClusterProject
+from tests.slurm.training import RECIPE, Training
+from tests.workflow.project import GRID, Project
+
+SAVING_EACH_STEP = (*RECIPE, "training.checkpoint_every=1", "training.steps=20")
+ONE_NODE = ("nodes=1", "ranks_per_node=2")
+LAUNCHERS = 50
+SHARDS = 100
+
+
+def seconds_to_first_step(training: Training, *where: str) -> float:
+    """From the call of the launcher until the training's first step is made and saved."""
+    started = time.perf_counter()
+    with training.launched(*ONE_NODE, *where, recipe=SAVING_EACH_STEP):
+        training.reaches(1)
+        return time.perf_counter() - started
+
+
+def seconds_of_training(training: Training, *where: str, requeues: int = 0) -> float:
+    """From the first step to the end, on the way queued again so often."""
+    recipe = (*RECIPE, "training.steps=1000")
+    with training.launched(*where, recipe=recipe) as launcher:
+        training.reaches(50)
+        started = time.perf_counter()
+        for number in range(requeues):
+            training.reaches(200 * (number + 1))
+            training.is_in("RUNNING")
+            training.cluster.run("scontrol", "requeue", training.job)
+        training.finishes(launcher)
+        return time.perf_counter() - started
+
+
+def measure_starts(cluster: Cluster, folder: Path, data: Path) -> None:
+    trainings = (Training(cluster, new_folder(folder), data) for _ in iter(int, 1))
+    for _ in range(3):
+        here = seconds_to_first_step(next(trainings), "where=here")
+        submitted = seconds_to_first_step(next(trainings))
+        cluster.reset()
+        print(f"first step: {submitted:.1f} s from submission, {here:.1f} s on this machine")
+    undisturbed = seconds_of_training(next(trainings))
+    disturbed = seconds_of_training(next(trainings), requeues=3)
+    print(
+        f"1,000 steps: {disturbed:.0f} s in four lives, {undisturbed:.0f} s in one: "
+        f"{(disturbed - undisturbed) / 3:.1f} s lost a life"
+    )
+
+
+def measure_launchers(cluster: Cluster, folder: Path, data: Path) -> None:
+    """Of launchers whose jobs are held: start-up, memory that is not shared, and processor time."""
+    started = time.perf_counter()
+    training = Training(cluster, new_folder(folder), data)
+    with training.launched("additional=hold"):
+        training.says("submitted job")
+        print(f"launcher: job submitted {time.perf_counter() - started:.1f} s after its start")
+    with contextlib.ExitStack() as stack:
+        waiting = [Training(cluster, new_folder(folder), data) for _ in range(LAUNCHERS)]
+        processes = []
+        for training in waiting:
+            launcher = stack.enter_context(training.launched("additional=hold"))
+            training.says("is pending")
+            processes.append(psutil.Process(launcher.pid))
+        time.sleep(60)  # they ask less and less often
+        spent = sum(sum(process.cpu_times()) for process in processes)
+        time.sleep(60)
+        spent = sum(sum(process.cpu_times()) for process in processes) - spent
+        each = processes[0].memory_info().rss / 1e6
+        shared = sum(process.memory_full_info().pss for process in processes) / 1e9
+    print(
+        f"{LAUNCHERS} launchers: {each:.0f} MB each, {shared:.1f} GB together, "
+        f"{spent / 60 * 100:.0f} % of a core"
+    )
+
+
+def measure_shards(cluster: Cluster, folder: Path, _: Path) -> None:
+    """A cell of 100 shards of ten images, as Slurm jobs, with everything else made before."""
+    Project.create(folder / "made")
+    made = ClusterProject(folder / "made", cluster)
+    made.edit(GRID, "samples: 20", f"samples: {SHARDS * 10}")
+    model = "models/tiny/psld/manifest.json"
+    made.run(model)
+    shards = [f"samples/tiny/psld/em-3/{shard:05d}.h5" for shard in range(SHARDS)]
+    for name, options in (("arrays", ()), ("jobs", ("--slurm-array-jobs", ""))):
+        made.copy(folder / name)
+        project = ClusterProject(folder / name, cluster)
+        started = time.perf_counter()
+        project.run(*options, *shards)
+        taken = time.perf_counter() - started
+        calls = {re.sub("_.*", "", job["jobid"]) for job in project.jobs()}
+        print(f"{SHARDS} shards as {name}: {taken:.0f} s, {len(calls)} calls of sbatch")
+
+
+def new_folder(parent: Path) -> Path:
+    return Path(tempfile.mkdtemp(dir=parent))
+
+
+def main() -> None:
+    sys.stdout.reconfigure(line_buffering=True)
+    measures = {
+        "starts": measure_starts,
+        "launchers": measure_launchers,
+        "shards": measure_shards,
+    }
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cluster")
+    parser.add_argument("what", choices=measures)
+    what = parser.parse_args().what
+    with tempfile.TemporaryDirectory() as name, Cluster(Path(name) / "cluster") as cluster:
+        folder = Path(name)
+        succeeded(call(folder, "prepare", "dataset=digits", "output=digits.h5"))
+        measures[what](cluster, folder, folder / "digits.h5")
+
+
+if __name__ == "__main__":
+    main()
