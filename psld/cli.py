@@ -3,24 +3,27 @@
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from psld.errors import PSLDError, UserError
-from psld.files import DISK_ERRORS
+from psld.errors import UserError
+from psld.reporting import exit_code_of, one_line
 from psld.settings import Settings, parse
+from psld.sweeps import check_jobs, is_sweep, job_of_a_sweep
 
 S = TypeVar("S", bound=Settings)
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+# configs/hydra/launcher stands in front of the launchers' own configs, which Hydra 1.3 merges in.
+warnings.filterwarnings("ignore", r"\s*'hydra/launcher/submitit_\w+' is validated against")
 
 
 def entry_point(
@@ -37,16 +40,22 @@ def entry_point(
 
     def decorate(main: Callable[[S], Any]) -> Callable[[], None]:
         failures: list[Exception] = []
+        swept: list[str] = []
+        where = f"configs/{name}.yaml"
+
+        def settings_of(config: DictConfig) -> S:
+            return parse(kind, content_of(config, where), where)
 
         @hydra.main(config_path=str(CONFIGS), config_name=name, version_base="1.3")
-        def hydra_main(config: DictConfig) -> Any:
+        def hydra_main(config: DictConfig) -> None:
+            # Hydra would add a line of its own to an error that passes through it.
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                with job_of_a_sweep(config, swept, failures):
+                    main(settings_of(config))
+                return
             try:
-                where = f"configs/{name}.yaml"
-                return main(parse(kind, content_of(config, where), where))
+                main(settings_of(config))
             except Exception as error:
-                if HydraConfig.get().mode == RunMode.MULTIRUN:
-                    raise
-                # Hydra would add a line of its own to an error that passes through it.
                 failures.append(error)
 
         def command() -> None:
@@ -54,20 +63,36 @@ def entry_point(
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
             try:
-                sys.argv[1:] = rewrite(sys.argv[1:])
+                failures.clear()
+                sys.argv[1:] = _arguments(sys.argv[1:], rewrite)
+                swept[:] = check_jobs(CONFIGS, name, sys.argv[1:], settings_of)
                 hydra_main()
+                if swept and failures:
+                    raise type(failures[0])(f"{len(failures)} of the sweep's jobs failed")
                 if failures:
-                    raise failures.pop()
+                    raise failures[0]
+            except KeyboardInterrupt:
+                print("error: interrupted", file=sys.stderr)
+                sys.exit(128 + signal.SIGINT)
             except Exception as error:
-                exit_code = _exit_code(error)
+                exit_code = exit_code_of(error)
                 if exit_code is None:
                     raise
-                print(f"error: {_one_line(error)}", file=sys.stderr)
+                print(f"error: {one_line(error)}", file=sys.stderr)
                 sys.exit(exit_code)
 
         return command
 
     return decorate
+
+
+def _arguments(given: list[str], rewrite: Callable[[list[str]], list[str]]) -> list[str]:
+    """The command line as Hydra takes it: its own options first, not among the overrides."""
+    rewritten = rewrite(given)
+    if is_sweep(rewritten):
+        # A sweep that starts from a grid's model is no part of the grid.
+        rewritten = [w for w in rewritten if w in given or not w.startswith("grid_name=")]
+    return sorted(rewritten, key=lambda word: "=" in word and not word.startswith("-"))
 
 
 def content_of(config: DictConfig, where: str) -> dict[str, Any]:
@@ -87,33 +112,3 @@ def _missing(content: dict[str, Any], prefix: str = "") -> Iterator[str]:
             yield prefix + key
         elif isinstance(value, dict):
             yield from _missing(value, f"{prefix}{key}.")
-
-
-def _exit_code(error: Exception) -> int | None:
-    """The exit code of an error that one line explains, or None for one that needs a traceback."""
-    if isinstance(error, PSLDError):
-        return error.exit_code
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        return 2
-    if isinstance(error, PermissionError):
-        return 2
-    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-        return 1
-    if _out_of_gpu_memory(error):
-        return 1
-    return None
-
-
-def _out_of_gpu_memory(error: Exception) -> bool:
-    """Whether it is torch's error for a full GPU, told by its name: not all commands need torch."""
-    return type(error).__name__ == "OutOfMemoryError"
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-        place = error.filename or "the disk"
-        return f"{place}: cannot be written ({error.strerror}); free some space and try again"
-    if _out_of_gpu_memory(error):
-        return f"{text.split('. ')[0]}: lower training.micro_batch, or batch_size when sampling"
-    return text

@@ -42,6 +42,7 @@ class Page:
 PAGES = [
     Page("docs/cluster.md", grids=("demo", "paper")),
     Page("docs/extending.md", flowers),
+    Page("docs/sweeps.md", grids=()),
 ]
 
 
@@ -59,6 +60,9 @@ class Instead:
 INSTEAD = [
     Instead(r"(snakemake .*profiles/slurm.*)", "needs a cluster", r"\1 --dry-run"),
     Instead(r"(snakemake .*(?<!cores) (all|rehearsal|table\d)\b.*)", "takes GPUs", r"\1 --dry-run"),
+    Instead(
+        r"(python .*) --multirun (hydra/launcher=site) .*", "needs a cluster", r"\1 \2 --cfg hydra"
+    ),
     Instead(r"s(batch|run|cancel|queue|info|acct)\b.*", "needs a cluster", ":"),
     Instead(r"tmux .*", "needs a cluster", ":"),
     Instead(r"wandb (login|sync)\b.*", "needs an account", ":"),

@@ -1,0 +1,57 @@
+"""Which errors one line explains, and what that line says."""
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from psld.errors import PSLDError
+from psld.files import DISK_ERRORS
+
+
+def exit_code_of(error: Exception) -> int | None:
+    """The exit code of an error that one line explains, or None for one that needs a traceback."""
+    if isinstance(error, PSLDError):
+        return error.exit_code
+    if isinstance(error, HydraException | OmegaConfBaseException | PermissionError):
+        return 2
+    if _disk_is_full(error) or _out_of_gpu_memory(error) or _lost_job(error):
+        return 1
+    if _no_slurm(error):
+        return 2
+    return None
+
+
+def one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if _disk_is_full(error):
+        place = error.filename or "the disk"
+        return f"{place}: cannot be written ({error.strerror}); free some space and try again"
+    if _out_of_gpu_memory(error):
+        return f"{text.split('. ')[0]}: lower training.micro_batch, or batch_size when sampling"
+    if _lost_job(error):
+        # Between a job's state and the end of its log.
+        what = text.partition(") Error stream")[0].partition(") No ")[0]
+        return f"{what}); the sweep's other jobs go on" if what != text else text
+    if _no_slurm(error):
+        return "hydra/launcher: there is no sbatch here; use hydra/launcher=submitit_local"
+    return text
+
+
+def _disk_is_full(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in DISK_ERRORS
+
+
+# The others are told by their names: not all commands need torch or submitit.
+
+
+def _out_of_gpu_memory(error: Exception) -> bool:
+    return type(error).__name__ == "OutOfMemoryError"
+
+
+def _lost_job(error: Exception) -> bool:
+    """Whether it is submitit's error for a job that was refused, killed or cancelled."""
+    return type(error).__name__ in ("UncompletedJobError", "FailedJobError")
+
+
+def _no_slurm(error: Exception) -> bool:
+    """Whether it is submitit's error where no sbatch is installed."""
+    return isinstance(error, RuntimeError) and "on a slurm cluster" in str(error)

@@ -1,0 +1,80 @@
+"""A sweep by hand as jobs of Slurm: one is warned and goes on; given again, nothing is trained."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from psld.files import read_json
+from tests.slurm.training import RECIPE, STEPS, Training
+
+SEEDS = "training.seed=1,2"
+DISTURBED, NAME = "training.seed=2", "psld-seed-2"
+
+
+class Sweep(Training):
+    """Two trainings on one rank each, the jobs of one array."""
+
+    def command(self, *where: str, recipe: tuple[str, ...] = RECIPE) -> list[str]:
+        launcher = ("--multirun", "hydra/launcher=submitit_slurm", SEEDS)
+        train = [sys.executable, "-m", "psld.train"]
+        return [*train, *launcher, *where, *recipe, f"data={self.data}"]
+
+    def begun_by_name(self) -> dict[str, list[int]]:
+        """The steps at which each training's lives began."""
+        files = sorted(self.folder.glob("runs/psld-*/lives.json"))
+        return {
+            file.parent.name.rpartition("-")[0]: [life["step"] for life in read_json(file)]
+            for file in files
+        }
+
+    def output(self) -> str:
+        """What the jobs of all sweeps have printed."""
+        files = sorted(self.folder.glob("runs/sweeps/*/*/*_log.out"))
+        return "".join(file.read_text() for file in files)
+
+
+def weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    return load_file(folder / "models" / "by-hand" / name / "weights.safetensors")
+
+
+def train_undisturbed(sweep: Sweep, folder: Path) -> None:
+    """The training that is disturbed in the sweep, on this machine."""
+    train = [sys.executable, "-m", "psld.train", *RECIPE, f"data={sweep.data}", DISTURBED]
+    environment = {**sweep.environment, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*train, f"name={NAME}"], cwd=folder, env=environment, check=True)
+
+
+def test_a_job_that_is_warned_goes_on(cluster, digits, tmp_path):
+    """It is the last of its array, whose number is also that of the array."""
+    sweep = Sweep(cluster, tmp_path / "sweep", digits)
+    sweep.folder.mkdir()
+    with sweep.launched() as launcher:
+        sweep.wait(lambda: len(sweep.begun_by_name()) == 2, "both trainings")
+        sweep.wait(lambda: list(sweep.folder.glob(f"runs/{NAME}-*/checkpoints/*.pt")), "checkpoint")
+        [array] = {job["jobid"].partition("_")[0] for job in cluster.queue()}
+        cluster.run("scancel", "--signal=USR2", f"{array}_1")
+        said = sweep.finishes(launcher)
+    sweep.wait(lambda: not cluster.queue(), "end of the jobs")
+    assert said.count("\n") == 1, said
+    first, second = sweep.begun_by_name().values()
+    assert first == [0]
+    assert len(second) == 2
+    assert 0 < second[1] < STEPS
+    states = [job["state"] for job in cluster.accounting(f"--jobs={array}")]
+    assert sorted(states) == ["COMPLETED", "COMPLETED", "REQUEUED"]
+
+    undisturbed = tmp_path / "undisturbed"
+    undisturbed.mkdir()
+    train_undisturbed(sweep, undisturbed)
+    expected, found = weights(undisturbed, NAME), weights(sweep.folder, NAME)
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        assert torch.equal(found[key], value), key
+
+    steps = sweep.output().count(f"/{STEPS}: ")
+    with sweep.launched() as launcher:
+        sweep.finishes(launcher)
+    assert sweep.output().count(f"/{STEPS}: ") == steps > 0
