@@ -8,6 +8,10 @@
 Everything about *where* it runs stands in profiles/, everything about *what* in configs/.
 """
 
+from psld.cluster.arrays import submit_every_batch
+
+submit_every_batch()
+
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/prepare.smk"

@@ -55,6 +55,15 @@ def test_every_job_ran_once_and_shards_were_submitted_together(made_on_cluster):
     assert len(arrays) <= WHOLE_GRID["train"], "the shards of each model, together"
 
 
+def test_more_shards_than_may_be_in_flight_at_once(project):
+    """Snakemake hands them on in small batches, of which the plugin alone would forget most."""
+    project.edit(GRID, "shard_size: 10", "shard_size: 2")
+    shutil.rmtree(project.folder / "samples/tiny/psld")
+    shards = [f"samples/tiny/psld/em-3/{shard:05d}.h5" for shard in range(10)]
+    project.run("--jobs", "3", *shards)
+    assert [job["state"] for job in project.jobs()] == ["COMPLETED"] * 10
+
+
 def test_a_killed_sampling_job_costs_its_own_shard(project):
     project.edit(
         GRID,
