@@ -87,6 +87,9 @@ def leave(launcher: Launcher, detach: bool, number: int) -> NoReturn:
     if detach or number == signal.SIGHUP:
         say(f"{name}: the job goes on; run the same command again to come back to it")
         sys.exit(128 + number)
+    if not launcher.in_charge:
+        say(f"{name}: the job of the other launcher goes on")
+        sys.exit(128 + number)
     try:
         launcher.cancel()
         say(f"{name}: cancelled the job; run the same command again to go on")

@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from unittest import mock
 
+import psutil
+
 from psld.cli import CONFIGS
 from psld.compose import Composer
 from psld.settings import parse
@@ -67,6 +69,21 @@ def test_a_run_of_three_lives_has_each_step_once(digits, tmp_path):
     assert steps == sorted({*range(EVERY, STEPS + 1, EVERY), stopped_at})
     assert all(item["loss"] > 0 for life in lives for item in life.history)
     assert {life.start["run_id"] for life in lives if life.records} == {folder.name}
+
+
+def test_a_training_outlives_its_wandb(digits, tmp_path):
+    """As where Slurm signals every process of a job, or the memory is short."""
+    training = command("train", *SETTINGS, f"data={digits}")
+    with started(tmp_path, training) as process:
+        while last_step(tmp_path) < EVERY:
+            time.sleep(0.005)
+        writers = psutil.Process(process.pid).children()
+        assert [writer.name() for writer in writers] == ["wandb-core"]
+        writers[0].terminate()
+        printed, complaints = process.communicate(timeout=120)
+    assert process.returncode == 0, complaints
+    assert printed.count("wandb: lost its process") == 1
+    assert f"step {STEPS}/{STEPS}" in printed
 
 
 def test_what_was_uploaded_and_cleaned_away_is_not_logged_again(tmp_path):

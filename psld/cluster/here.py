@@ -11,7 +11,10 @@ from psld.errors import UserError
 
 
 def run_here(settings: LaunchSettings) -> NoReturn:
-    """Become the training, or torchrun with a training process for each rank."""
+    """Become the training, or torchrun with a training process for each rank.
+
+    On the GPUs and with the threads that are given here.
+    """
     if settings.nodes > 1:
         raise UserError(
             f"launch: nodes={settings.nodes} needs Slurm; on this machine use nodes=1 "

@@ -3,15 +3,18 @@
 What is known of a launch lies in RUNS/launches/NAME-DIGEST, one folder for each output folder:
 
     lock                  held by the launcher that waits; ends with it, however it ends
+                          (so is the run directory's launcher.lock, where two outputs share a run)
     launch.json           the job that trains
     JOB_submission.sh     what sbatch was given (and submitit's pickle beside it)
     JOB_RANK_log.out/err  what a rank printed
     JOB_RANK_outcome.json how a rank came to an end of its own
 """
 
+import signal
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -21,7 +24,7 @@ from psld.cluster.job import RankCommand, read_outcomes
 from psld.cluster.lives import FRUITLESS, read_lives
 from psld.cluster.relay import Relay, say, tail
 from psld.cluster.settings import LaunchSettings
-from psld.cluster.submission import submit
+from psld.cluster.submission import ensure_command, submit
 from psld.errors import RunError
 from psld.files import digest_of, read_json, write_json
 from psld.locks import sole_holder
@@ -65,18 +68,23 @@ class Launcher:
         """Name of the jobs: this training's and no other's, so they are found by it."""
         self.folder = Path(settings.runs).resolve() / "launches" / self.name
         self.launch: Launch | None = None
+        self.in_charge = False
+        """Whether no other launcher waits for this training."""
 
     def train(self) -> None:
         """Return when the training has made its output.
 
         Raises RunError where the training failed, was cancelled, or gets nowhere.
         """
-        waiting = f"launch: another launcher waits for this training ({self.folder}/lock)"
-        with sole_holder(self.folder / "lock", waiting):
+        with ExitStack() as stack:
+            for lock in (self.folder / "lock", self.run / "launcher.lock"):
+                waiting = f"launch: another launcher waits for this training ({lock})"
+                stack.enter_context(sole_holder(lock, waiting))
+            self.in_charge = True
             self._attach()
             while not is_exported(self.run):
                 state = self._wait()
-                if not self._succeeded():
+                if not self._succeeded(state):
                     self._explain_failure(state)
                     self._submit_again(state)
             publish(self.run, self.output)
@@ -97,6 +105,7 @@ class Launcher:
         if ours and active:
             # A launcher that was killed right after sbatch has not noted the job's id.
             self._note(replace(launch, job=active[0]))
+            ensure_command(self._command(launch), active[0], self.folder)
             say(f"back to job {active[0]}")
             return
         if active:
@@ -111,18 +120,27 @@ class Launcher:
 
     def _submit(self, launch: Launch) -> None:
         self._note(launch)
-        module, *arguments = self.settings.command
-        command = RankCommand(module, tuple(arguments), self.folder, launch.name)
-        job = patiently(lambda: self._submit_once(command))
-        self._note(replace(launch, job=job))
+        job = patiently(lambda: self._submit_once(launch))
         ranks = self.settings.ranks_of_slurm_node
         say(f"submitted job {job}: {self.settings.nodes} node(s) with {ranks} rank(s) each")
         say(f"its logs: {self.folder}/{job}_*")
 
-    def _submit_once(self, command: RankCommand) -> str:
-        """Submit, unless an attempt that seemed to fail has reached the controller."""
-        submitted = slurm.active_jobs_named(self.name)
-        return submitted[0] if submitted else submit(self.settings, command, self.name, self.folder)
+    def _submit_once(self, launch: Launch) -> str:
+        """Submit, unless an attempt that seemed to fail has reached Slurm; note the job."""
+        command = self._command(launch)
+        with signals_held_back():
+            submitted = slurm.active_jobs_named(self.name)
+            if submitted:
+                job = submitted[0]
+            else:
+                job = submit(self.settings, command, self.name, self.folder)
+            ensure_command(command, job, self.folder)
+            self._note(replace(launch, job=job))
+        return job
+
+    def _command(self, launch: Launch) -> RankCommand:
+        module, *arguments = self.settings.command
+        return RankCommand(module, tuple(arguments), self.folder, launch.name)
 
     def _wait(self) -> str:
         """The state in which the job has ended; until then pass on what its first rank prints."""
@@ -136,19 +154,21 @@ class Launcher:
                 say(f"job {job} is {state.lower()}")
                 last, since, pause = state, time.monotonic(), 1.0
             settled = state in slurm.FINAL or time.monotonic() - since >= SETTLED_SECONDS
-            if state not in slurm.ACTIVE and settled:
+            if state in slurm.ENDED and settled:
                 return state
             time.sleep(pause)
             pause = min(pause * 1.3, 15.0)
 
-    def _succeeded(self) -> bool:
-        """Whether the first rank came to a good end and its files can be seen."""
-        if read_outcomes(self.folder, self.launch.job).get(0) != 0:
-            return False
+    def _succeeded(self, state: str) -> bool:
+        """Whether the model is there, once what the job's ranks wrote can be seen here."""
         deadline = time.monotonic() + SHARED_FOLDER_SECONDS
-        while not is_exported(self.run) and time.monotonic() < deadline:
+        while not is_exported(self.run):
+            outcomes = read_outcomes(self.folder, self.launch.job)
+            awaited = outcomes.get(0) == 0 if outcomes else state in ("COMPLETED", "FAILED")
+            if not awaited or time.monotonic() > deadline:
+                return False
             time.sleep(1)
-        return is_exported(self.run)
+        return True
 
     def _explain_failure(self, state: str) -> None:
         """Raise RunError if the job ended in a way that another one would repeat."""
@@ -177,6 +197,8 @@ class Launcher:
                 f"job {launch.job} ended as {state}, and training has not begun in {stillborn} "
                 f"jobs; see above and {self.folder}/{launch.job}_*"
             )
+        if state == "FAILED":
+            self._show_errors([0])  # srun says there which rank died of what
         say(f"job {launch.job} was lost ({state}); the next one goes on from the last checkpoint")
         self._submit(replace(launch, job="", lives=lives, stillborn=stillborn))
 
@@ -188,6 +210,17 @@ class Launcher:
     def _note(self, launch: Launch) -> None:
         write_json(self.folder / "launch.json", asdict(launch))
         self.launch = launch
+
+
+@contextmanager
+def signals_held_back() -> Iterator[None]:
+    """A launcher that leaves between sbatch and its answer would not know what it leaves."""
+    numbers = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def patiently(ask: Callable[[], T]) -> T:

@@ -28,7 +28,7 @@ def requeue_this_job() -> NoReturn:
     more after it has finished, and to leave before Slurm ends it would count as its end.
     """
     job = os.environ["SLURM_JOB_ID"]
-    if os.environ.get("SLURM_PROCID") == "0" and not _is_preempted(_description(job)):
+    if os.environ.get("SLURM_PROCID") == "0" and not is_preempted():
         asked = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
         complaint = " ".join(asked.stderr.split())
         if asked.returncode and "pending" not in complaint:
@@ -41,12 +41,9 @@ def requeue_this_job() -> NoReturn:
     raise SystemExit(128 + signal.SIGUSR2)
 
 
-def _description(job: str) -> str:
-    asked = subprocess.run(["scontrol", "--oneliner", "show", "job", job], capture_output=True)
-    return asked.stdout.decode(errors="replace")
-
-
-def _is_preempted(description: str) -> bool:
-    """Whether Slurm preempts the job in this life, not in an earlier one."""
+def is_preempted() -> bool:
+    """Whether Slurm preempts this task's job, in this life, not in an earlier one."""
+    show = ["scontrol", "--oneliner", "show", "job", os.environ["SLURM_JOB_ID"]]
+    description = subprocess.run(show, capture_output=True).stdout.decode(errors="replace")
     times = dict(re.findall(r"(StartTime|PreemptTime)=(\d\d\d\d-\d\d-\d\dT\S+)", description))
     return times.get("PreemptTime", "") >= times.get("StartTime", "~")

@@ -59,6 +59,15 @@ class LaunchSettings(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _is_warned_in_its_life(self) -> "LaunchSettings":
+        if self.warning_seconds >= 60 * self.minutes:
+            raise ValueError(
+                f"warning_seconds: {self.warning_seconds} s before its end, a life of "
+                f"{self.minutes} minutes has not begun; give it more time, or warn it later"
+            )
+        return self
+
     @property
     def additional_options(self) -> dict[str, str | bool]:
         options = (option.partition("=") for option in shlex.split(self.additional or ""))

@@ -10,36 +10,39 @@ from submitit.helpers import clean_env
 
 from psld.errors import PSLDError
 
-ACTIVE = {
-    "PENDING",
-    "CONFIGURING",
-    "RUNNING",
-    "COMPLETING",
-    "SUSPENDED",
-    "STOPPED",
-    "RESIZING",
-    "REQUEUED",
-    "REQUEUE_FED",
-    "REQUEUE_HOLD",
-    "SPECIAL_EXIT",
-    "RESV_DEL_HOLD",
-    "SIGNALING",
-    "STAGE_OUT",
-}
-"""States of a job that has not ended: it waits, runs, or waits for its next life."""
+GONE = "GONE"
+"""Our name for a job that the controller no longer knows, some minutes after its end."""
 
 FINAL = {"COMPLETED", "CANCELLED", "FAILED", "OUT_OF_MEMORY", "DEADLINE"}
 """States after which Slurm does not queue a job again by itself."""
 
-GONE = "GONE"
-"""Our name for a job that the controller no longer knows, some minutes after its end."""
+ENDED = FINAL | {"TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "LAUNCH_FAILED", "REVOKED", GONE}
+"""In any other state, those of later versions included, a job waits, runs, or is about to again."""
 
 PATIENCE = 60
 """Seconds that a command of Slurm's may take: a busy controller is slow."""
 
 
-NO_ANSWER = ("Unable to contact", "Socket timed out", "Connection refused", "Connection timed out")
-"""What the commands complain of while the controller is down, or too busy."""
+NO_ANSWER = (
+    "Unable to contact",
+    "Socket timed out",
+    "Connection refused",
+    "Connection timed out",
+    "Zero Bytes were transmitted",
+    "temporarily un",  # unavailable; unable to accept job
+    "MaxSubmitJob",
+)
+"""What the commands complain of while the controller is down, busy, or has enough of our jobs."""
+
+OF_A_JOB = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")
+"""What a surrounding job, or a shell, sets of devices: sbatch hands it on."""
+
+OF_A_RULE = (
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS"),
+    *("VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMEXPR_MAX_THREADS"),
+    *("TMPDIR", "TMP", "TEMP", "TEMPDIR"),
+)
+"""What Snakemake sets for the commands of its rules, of which a launcher is one."""
 
 
 class Unreachable(PSLDError):
@@ -69,7 +72,7 @@ def active_jobs_named(name: str) -> list[str]:
     """This user's jobs of that name that have not ended, the newest first. Raises Unreachable."""
     answer = _ask("squeue", "--noheader", "--me", f"--name={name}", "--format=%A %T")
     found = [line.split() for line in answer.splitlines()]
-    return sorted((job for job, state in found if state in ACTIVE), key=int, reverse=True)
+    return sorted((job for job, state in found if state not in ENDED), key=int, reverse=True)
 
 
 def cancel_jobs_named(name: str) -> None:
@@ -89,12 +92,12 @@ def _ask(*command: str) -> str:
 
 
 @contextmanager
-def clean_environment() -> Iterator[None]:
-    """No variable of a surrounding job: what is started here gets what it asks for, not what its
-    parent has. Where the cluster's configuration lies stays known.
+def clean_environment(*variables: str) -> Iterator[None]:
+    """None of these variables, and none of Slurm's of a surrounding job: what is started here gets
+    what it asks for, not what its parent has. Where the cluster's configuration lies stays known.
     """
     configuration = os.environ.get("SLURM_CONF")
-    with clean_env(("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")):
+    with clean_env(variables):
         if configuration:
             os.environ["SLURM_CONF"] = configuration
         yield

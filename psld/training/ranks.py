@@ -71,6 +71,9 @@ def join_ranks(device: str) -> Iterator[Ranks]:
 
     Without either this process is the only rank. Several ranks talk through nccl on GPUs and
     through gloo elsewhere.
+
+    A rank that fails leaves without a farewell: others may sit in an exchange with it, for which
+    nccl would wait before it let the rank report its error and die.
     """
     if "SUBMITIT_EXECUTOR" in os.environ:
         # LOCAL_RANK chooses the GPU; what the scheduler shows of them stays as it is.
@@ -79,8 +82,6 @@ def join_ranks(device: str) -> Iterator[Ranks]:
     chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", 0)))
     if world > 1:
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-    try:
-        yield Ranks(rank, world, chosen)
-    finally:
-        if world > 1:
-            dist.destroy_process_group()
+    yield Ranks(rank, world, chosen)
+    if world > 1:
+        dist.destroy_process_group()

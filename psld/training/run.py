@@ -11,7 +11,12 @@ import torch
 from torch import nn
 
 from psld.cluster.lives import begin_life
-from psld.cluster.requeue import in_slurm_job, requeue_this_job, requeue_when_warned
+from psld.cluster.requeue import (
+    in_slurm_job,
+    is_preempted,
+    requeue_this_job,
+    requeue_when_warned,
+)
 from psld.datasets.store import ImageStore
 from psld.files import write_json
 from psld.locks import sole_holder
@@ -57,7 +62,8 @@ def run_training(settings: RunSettings, store: ImageStore, task: Task) -> None:
     try:
         _train_and_export(settings, store, task)
     except Stopped as stopped:
-        if stopped.signal == signal.SIGUSR2 and in_slurm_job():
+        # Where Slurm sends no warning before a preemption, it begins with SIGTERM, as scancel does.
+        if in_slurm_job() and (stopped.signal == signal.SIGUSR2 or is_preempted()):
             requeue_this_job()
         raise
 

@@ -1,6 +1,7 @@
 """What a training reports to wandb: one run a training, however often it is resumed."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ class WandbLog:
     The run's id is the run directory's name, so a resumed training continues its run; the grid is
     the group and the stage the job type. It is told of steps when a checkpoint holds them, and
     first of those that a killed life did not get to disk: each step is reported once.
+
+    wandb writes in a process of its own. Should that die alone, the training goes on without it,
+    and its next life reports what is missing.
     """
 
     def __init__(
@@ -33,6 +37,7 @@ class WandbLog:
             look: what to log, now and then, of the network's moving average.
         """
         self.look = look
+        self.lost = False
         self.looked: dict[int, dict[str, Any]] = {}
         logged = last_logged_step(run_folder)
         # Without files, what was logged is uploaded and cleaned away (wandb clean).
@@ -52,10 +57,11 @@ class WandbLog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.run.finish(exit_code=0 if kind is None else 1)
+        self._tell(lambda: self.run.finish(exit_code=0 if kind is None else 1))
 
     def preview(self, step: int, network: nn.Module) -> None:
-        self.looked[step] = self.look(network)
+        # wandb listens to imports, and a look may import something.
+        self._tell(lambda: self.looked.update({step: self.look(network)}))
 
     def saved(self, history: History) -> None:
         known = {int(entry["step"]): entry for entry in history}
@@ -63,5 +69,14 @@ class WandbLog:
             looked = self.looked.pop(step, {})
             if step > self.reported:
                 values = {key: value for key, value in known.get(step, {}).items() if key != "step"}
-                self.run.log({**values, **looked}, step=step)
+                self._tell(partial(self.run.log, {**values, **looked}, step=step))
                 self.reported = step
+
+    def _tell(self, send: Callable[[], None]) -> None:
+        if self.lost:
+            return
+        try:
+            send()
+        except ConnectionError as error:
+            self.lost = True
+            print(f"wandb: lost its process ({error}); the training goes on without", flush=True)

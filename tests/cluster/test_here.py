@@ -66,6 +66,12 @@ def test_a_surrounding_job_is_not_the_trainings(became, monkeypatch):
     assert not [name for name in became()[1] if name.startswith("SLURM_")]
 
 
+@pytest.mark.parametrize("visible", ["", "1", "0,3"])
+def test_the_gpus_that_may_be_seen_stay_so(became, monkeypatch, visible):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert became("ranks_per_node=2")[1]["CUDA_VISIBLE_DEVICES"] == visible
+
+
 def test_more_nodes_need_slurm():
     with pytest.raises(UserError, match=r"nodes=2 needs Slurm; .* ranks_per_node"):
         run_here(launch_settings("nodes=2"))

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from psld.cluster import requeue
-from psld.cluster.requeue import in_slurm_job, requeue_this_job
+from psld.cluster.requeue import in_slurm_job, is_preempted, requeue_this_job
 from tests.commands import started
 
 THIS_LIFE = "JobId=42 StartTime=2026-01-02T10:00:00 PreemptTime=2026-01-02T11:00:00"
@@ -57,6 +57,22 @@ def test_no_other_rank_asks(warned):
 
 def test_nobody_asks_where_slurm_preempts(warned):
     assert warned(description=THIS_LIFE) == []
+
+
+@pytest.mark.parametrize(
+    ("description", "preempted"),
+    [
+        (THIS_LIFE, True),
+        (EARLIER_LIFE, False),
+        (NOT_PREEMPTED, False),
+        (UNKNOWN_START, False),
+        ("", False),
+    ],
+)
+def test_a_preemption_is_told_from_other_ends(commands, monkeypatch, description, preempted):
+    monkeypatch.setenv("SLURM_JOB_ID", "42")
+    commands.answer("scontrol", f"{description}\n")
+    assert is_preempted() is preempted
 
 
 def test_a_job_that_is_queued_already_is_none_that_failed(warned, capsys):

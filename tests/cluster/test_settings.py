@@ -84,6 +84,11 @@ def test_refused(override, complaint):
         launch_settings(override)
 
 
+def test_the_warning_comes_in_a_life():
+    with pytest.raises(UserError, match="warning_seconds: 120 s before its end"):
+        launch_settings("minutes=2", "warning_seconds=120")
+
+
 def test_a_command_needs_a_module():
     with pytest.raises(UserError, match="command"):
         launch_settings(command=())

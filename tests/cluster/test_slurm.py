@@ -45,7 +45,7 @@ def test_a_job_that_the_controller_has_forgotten(commands):
     assert slurm.state_of("42") == slurm.GONE
     commands.answer("squeue", "\n")
     assert slurm.state_of("42") == slurm.GONE
-    assert slurm.GONE not in slurm.ACTIVE | slurm.FINAL
+    assert slurm.GONE in slurm.ENDED - slurm.FINAL
 
 
 @pytest.mark.parametrize("complaint", [AWAY, "squeue: error: Socket timed out\n", ""])
@@ -71,7 +71,7 @@ def test_no_answer_in_time(commands, monkeypatch):
 
 
 def test_active_jobs_are_the_newest_first(commands):
-    listed = "9 RUNNING\\n100 PENDING\\n8 COMPLETED\\n10 REQUEUE_HOLD\\n7 CANCELLED\\n"
+    listed = "9 RUNNING\\n100 PENDING\\n8 COMPLETED\\n10 OF_A_LATER_SLURM\\n7 CANCELLED\\n"
     commands.answer("squeue", first=f"printf '{listed}'")
     assert slurm.active_jobs_named("model-12") == ["100", "10", "9"]
     assert commands.calls("squeue") == ["--noheader --me --name=model-12 --format=%A %T"]
@@ -97,7 +97,8 @@ def test_a_clean_environment_and_what_comes_back(monkeypatch):
     for name, value in surrounding.items():
         monkeypatch.setenv(name, value)
     before = dict(os.environ)
-    with slurm.clean_environment():
-        left = {name for name in surrounding if name in os.environ}
-        assert left == {"SLURM_CONF", "HOME_OF_DATA"}
+    for variables, kept in ((), {"CUDA_VISIBLE_DEVICES"}), (slurm.OF_A_JOB, set()):
+        with slurm.clean_environment(*variables):
+            left = {name for name in surrounding if name in os.environ}
+            assert left == {"SLURM_CONF", "HOME_OF_DATA"} | kept
     assert dict(os.environ) == before

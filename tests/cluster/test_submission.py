@@ -8,7 +8,7 @@ import pytest
 
 from psld.cluster.job import RankCommand
 from psld.cluster.slurm import Unreachable
-from psld.cluster.submission import submit
+from psld.cluster.submission import ensure_command, submit
 from psld.errors import UserError
 from tests.cluster.launching import launch_settings
 
@@ -70,6 +70,7 @@ def test_everything_that_is_given_is_asked_for(submitted):
     }
     [srun] = re.findall(r"^srun .*", script, re.MULTILINE)
     assert "--kill-on-bad-exit=1" in srun
+    assert "--wait=0" in srun
     assert "--cpus-per-task=5" in srun
 
 
@@ -98,14 +99,30 @@ def test_the_job_finds_its_command_and_its_logs(submitted, tmp_path):
     assert content.function == RankCommand("psld.train", ("name=x",), tmp_path, "mine")
 
 
+def test_a_job_without_its_command_gets_it(submitted, tmp_path):
+    """Where sbatch did not answer, or the launcher was killed before submitit had its answer."""
+    command = RankCommand("psld.train", ("name=y",), tmp_path, "mine")
+    submitted()
+    ensure_command(command, "42", tmp_path)
+    ensure_command(command, "43", tmp_path)
+    names = [
+        pickle.loads((tmp_path / f"{job}_submitted.pkl").read_bytes()).function.arguments
+        for job in (42, 43)
+    ]
+    assert names == [("name=x",), ("name=y",)]
+
+
 def test_nothing_of_a_surrounding_job_is_handed_on(slurm, submitted, tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "8000")
     monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
+    for name, value in (("CUDA_VISIBLE_DEVICES", "0"), ("OMP_NUM_THREADS", "1"), ("TMPDIR", "/x")):
+        monkeypatch.setenv(name, value)
     slurm.answer("sbatch", "Submitted batch job 42\n", first=f"export -p > {tmp_path}/environment")
     submitted()
     seen = (tmp_path / "environment").read_text()
     assert set(re.findall(r"\b(SLURM_\w+)=", seen)) == {"SLURM_CONF"}
+    assert not re.findall(r"CUDA_VISIBLE_DEVICES|OMP_NUM_THREADS|TMPDIR", seen)
 
 
 def test_options_that_slurm_refuses(slurm, submitted, tmp_path):
@@ -126,6 +143,9 @@ def test_options_that_slurm_refuses(slurm, submitted, tmp_path):
         "Batch job submission failed: Socket timed out on send/recv operation",
         "Batch job submission failed: Connection refused",
         "Batch job submission failed: Connection timed out",
+        "Batch job submission failed: Zero Bytes were transmitted or received",
+        "Slurm temporarily unable to accept job. Batch job submission failed: timed out",
+        "QOSMaxSubmitJobPerUserLimit. Batch job submission failed: Job violates policy",
     ],
 )
 def test_a_controller_that_is_away_refuses_nothing(slurm, submitted, complaint):

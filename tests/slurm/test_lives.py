@@ -7,7 +7,8 @@ import time
 import pytest
 import torch
 
-from tests.slurm.training import STEPS, Training
+from tests.offline_runs import offline_runs
+from tests.slurm.training import EVERY, RECIPE, STEPS, Training
 
 
 def check_same_weights(training: Training, undisturbed: Training) -> None:
@@ -33,16 +34,28 @@ def test_undisturbed(undisturbed):
     assert f"step {STEPS}/{STEPS}" in undisturbed.log.read_text(), "progress is passed on"
 
 
-@pytest.mark.parametrize("partition", ["low", "low-now"])
-def test_preemption(training, undisturbed, partition):
-    """By a job of a higher partition on all nodes, with ten seconds of grace and without."""
-    with training.launched(f"partition={partition}") as launcher:
-        training.reaches(150)
+@pytest.mark.parametrize(
+    ("partition", "signal", "saves"),
+    [("low", "USR2", True), ("low", "TERM", True), ("low-now", "USR2", False)],
+)
+def test_preemption(training, undisturbed, partition, signal, saves):
+    """By a job of a higher partition on all nodes, with ten seconds of grace and without.
+
+    Where Slurm sends no warning (PreemptParameters), it terminates every process of the job, that
+    of wandb included.
+    """
+    where = (f"partition={partition}", f"additional='signal={signal}@60'")
+    with training.launched(*where, recipe=(*RECIPE, "wandb.mode=offline")) as launcher:
+        training.reaches(3 * EVERY)
         asked = ("--partition=high", "--nodes=4", "--exclusive", "--output=/dev/null")
         training.cluster.run("sbatch", *asked, "--wrap=sleep 2")
         training.finishes(launcher)
     check_same_weights(training, undisturbed)
     check_one_job(training, "PREEMPTED", 1)
+    assert (training.begun()[1] % EVERY != 0) is saves
+    steps = [item["_step"] for life in offline_runs(training.run) for item in life.history]
+    assert len(steps) == len(set(steps))
+    assert {*range(50, STEPS + 1, 50)} <= set(steps)
 
 
 def test_time_limit_three_times(training, undisturbed):
@@ -55,6 +68,7 @@ def test_time_limit_three_times(training, undisturbed):
         training.finishes(launcher)
     check_same_weights(training, undisturbed)
     check_one_job(training, "REQUEUED", 3)
+    assert all(step % EVERY for step in training.begun()[1:4]), "each warning saved a checkpoint"
 
 
 def test_requeue_by_an_administrator(training, undisturbed):
@@ -67,18 +81,17 @@ def test_requeue_by_an_administrator(training, undisturbed):
 
 
 def test_a_killed_rank(training, undisturbed):
-    """It takes the others along; the launcher submits another job, from the last checkpoint."""
+    """It takes the others along in a minute; another job goes on from the last checkpoint."""
     with training.launched() as launcher:
         training.reaches(150)
         node = training.nodes()[1]
         victim = training.ranks_on(node)[0]
         os.kill(victim, signal.SIGKILL)
-        training.wait(lambda: len(training.jobs()) == 2, "second job", seconds=60)
+        training.wait(lambda: "is failed" in training.log.read_text(), "end of the job", seconds=60)
         training.finishes(launcher)
     check_same_weights(training, undisturbed)
-    first, second = (life["state"].split()[0] for life in training.lives())
-    assert first in ("FAILED", "CANCELLED")
-    assert second == "COMPLETED"
+    assert [life["state"] for life in training.lives()] == ["FAILED", "COMPLETED"]
+    assert len(training.jobs()) == 2
 
 
 def test_a_killed_slurmd(training, undisturbed):

@@ -22,11 +22,14 @@ RANKS = ("nodes=2", "ranks_per_node=2", "memory_mb=1500", "minutes=30", "warning
 """Where the trainings run if a test does not say otherwise."""
 
 STEPS = 500
+EVERY = 49
+"""Steps between checkpoints: ranks that are warned agree on a multiple of ten, which shows."""
+
 RECIPE = (
     *TINY,
     "network.dropout=0.1",
     f"training.steps={STEPS}",
-    "training.checkpoint_every=50",
+    f"training.checkpoint_every={EVERY}",
     "training.log_every=50",
 )
 """A training of some ten seconds, with everything that is random in it."""
@@ -101,6 +104,12 @@ class Training:
         """The steps at which the training's lives began."""
         files = self.folder.glob("runs/*/lives.json")
         return [life["step"] for file in files for life in json.loads(file.read_text())]
+
+    @property
+    def run(self) -> Path:
+        """The run directory."""
+        (file,) = self.folder.glob("runs/*/lives.json")
+        return file.parent
 
     def step(self) -> int:
         """The step of the newest checkpoint."""

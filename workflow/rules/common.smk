@@ -70,6 +70,7 @@ wildcard_constraints:
 # What a training's job asks for. A site sets it in its profile (set-resources: train: nodes: 4);
 # empty means not given. Resources are no parameters: changing them retrains nothing.
 TRAINING_JOB = {
+    "where": "here",  # or slurm
     "nodes": 1,
     "tasks_per_node": "",  # ranks; empty: one a GPU
     "cpus_per_task": 1,  # per rank
@@ -87,7 +88,7 @@ TRAINING_JOB = {
     "detach": "false",
 }
 LAUNCH = (
-    "python -m psld.launch nodes={resources.nodes} ranks_per_node={resources.tasks_per_node} "
+    "python -m psld.launch where={resources.where} nodes={resources.nodes} ranks_per_node={resources.tasks_per_node} "
     "cpus_per_rank={resources.cpus_per_task} gpus_per_node={resources.gpus_per_node} "
     "gres='\"{resources.gres}\"' memory_mb={resources.mem_mb} minutes={resources.runtime} "
     "warning_seconds={resources.warning_seconds} partition='\"{resources.slurm_partition}\"' "

@@ -1,0 +1,133 @@
+"""What a launcher makes of a job's end, and of deaths between sbatch and its answer."""
+
+import pickle
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from psld.cluster import launcher as launching
+from psld.cluster.launcher import Launcher
+from psld.errors import RunError
+from psld.files import read_json
+from psld.training.export import FILES, export_folder
+from tests.cluster.commands import Commands
+from tests.cluster.launching import launch_settings
+from tests.commands import TINY, command, started
+
+TRAINING = ("--", "psld.train", *TINY, "training.steps=3")
+
+
+@pytest.fixture
+def launcher(slurm, tmp_path, monkeypatch) -> Launcher:
+    monkeypatch.setattr(launching, "SHARED_FOLDER_SECONDS", 3)
+    monkeypatch.setattr(launching, "SETTLED_SECONDS", 0)
+    settings = launch_settings(f"runs={tmp_path}/runs")
+    return Launcher(settings, tmp_path / "runs" / "model-1", tmp_path / "model")
+
+
+def ends(slurm: Commands, state: str, writes: dict[Path, str], late: bool) -> None:
+    """Every job ends so, and its ranks write these files: before that, or where they are seen late,
+    half a second after."""
+    commands = [
+        f"/bin/mkdir -p {path.parent}; echo '{text}' > {path}" for path, text in writes.items()
+    ]
+    written = "; ".join(commands)
+    if late:
+        written = f"(/bin/sleep 0.5; {written}) > /dev/null 2>&1 &"
+    slurm.answer("squeue", f"{state}\n", first=f'case "$*" in *--name=*) exit ;; esac\n{written}')
+
+
+@pytest.mark.parametrize(
+    ("state", "late"),
+    [
+        ("COMPLETED", False),
+        ("COMPLETED", True),
+        ("FAILED", True),
+        ("NODE_FAIL", False),
+        ("CANCELLED", False),
+    ],
+)
+def test_what_is_there_is_taken(slurm, launcher, state, late):
+    """However the job came to its end afterwards, and where its nodes' files are seen late."""
+    ends(slurm, state, {export_folder(launcher.run) / name: name for name in FILES}, late)
+    launcher.train()
+    assert len(slurm.calls("sbatch")) == 1
+    assert {path.name for path in launcher.output.iterdir()} == set(FILES)
+
+
+def test_a_failure_that_is_seen_late_is_not_tried_again(slurm, launcher, capsys):
+    written = {
+        launcher.folder / "42_1_log.err": "ValueError: nothing",
+        launcher.folder / "42_1_outcome.json": '{"exit_code": 1}',
+    }
+    ends(slurm, "FAILED", written, late=True)
+    with pytest.raises(RunError, match="job 42 failed on rank 1"):
+        launcher.train()
+    assert "ValueError: nothing" in capsys.readouterr().out
+    assert len(slurm.calls("sbatch")) == 1
+
+
+def test_a_job_whose_ranks_were_killed_is_followed_by_another(slurm, launcher, capsys):
+    """And what srun said of them is shown."""
+    said = "srun: error: node1: task 1: Segmentation fault"
+    ends(slurm, "FAILED", {launcher.folder / "42_0_log.err": said}, late=False)
+    with pytest.raises(RunError, match="training has not begun in 3 jobs"):
+        launcher.train()
+    assert len(slurm.calls("sbatch")) == 3
+    assert capsys.readouterr().out.count(said) == 3
+
+
+def test_ctrl_c_before_sbatch_has_answered(slurm, tmp_path, digits):
+    """The job is cancelled when there is one, not before."""
+    answered = slurm.folder / "answered"
+    slurm.answer("sbatch", "Submitted batch job 42\n", first=f"/bin/sleep 2; echo yes > {answered}")
+    slurm.answer("scancel", first=f"[ -e {answered} ] || exit 1")
+    launch = command("launch", *TRAINING, f"data={digits}")
+    with started(tmp_path, launch) as process:
+        while not slurm.calls("sbatch"):
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (128 + signal.SIGINT, "")
+    assert "cancelled the job" in out
+    assert len(slurm.calls("scancel")) == 1
+    (launch_file,) = tmp_path.glob("runs/launches/*/launch.json")
+    assert read_json(launch_file)["job"] == "42"
+    assert read_json(launch_file)["cancelled"]
+
+
+def test_a_job_of_an_sbatch_that_did_not_answer_has_its_command(slurm, launcher):
+    """It reached the controller, which has it in the queue when the launcher asks again."""
+    folder = launcher.folder
+    slurm.answer("sbatch", stderr="sbatch: error: Socket timed out\n", exit_code=1)
+    slurm.answer("squeue", first=f'[ -e {slurm.folder}/sbatch.calls ] && echo "42 PENDING"')
+
+    class Waits(Exception):
+        pass
+
+    def wait() -> str:
+        raise Waits
+
+    launcher._wait = wait
+    with pytest.raises(Waits):
+        launcher.train()
+    assert launcher.launch.job == "42"
+    command = pickle.loads((folder / "42_submitted.pkl").read_bytes()).function
+    assert command.launch == launcher.launch.name
+
+
+def test_a_second_output_of_a_run_waits_for_the_first(slurm, tmp_path, digits):
+    """Instead of submitting a job that sits on its GPUs until the other has ended."""
+    launch = command("launch", *TRAINING, f"data={digits}")
+    with started(tmp_path, [*launch, "output=a"]) as first:
+        while "is pending" not in first.stdout.readline():
+            assert first.poll() is None
+        with started(tmp_path, [*launch, "output=b"]) as second:
+            assert "another launcher waits" in second.stdout.readline()
+            second.send_signal(signal.SIGINT)
+            out, _ = second.communicate(timeout=30)
+    assert "the other launcher goes on" in out
+    assert len(slurm.calls("sbatch")) == 1
+    assert slurm.calls("scancel") == []
