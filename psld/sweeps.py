@@ -108,7 +108,6 @@ def job_of_a_sweep(
     """
     name = name_job(config, HydraConfig.get().overrides.task, swept)
     print(f"{name}:", flush=True)
-    _name_job_of_an_array()
     try:
         yield
     except Exception as error:
@@ -116,16 +115,6 @@ def job_of_a_sweep(
         if "SUBMITIT_EXECUTOR" in os.environ:
             raise failure from None
         failures.append(failure)
-
-
-def _name_job_of_an_array() -> None:
-    """From now on this job is ARRAY_TASK to whoever asks for it.
-
-    The number of an array's last job is also that of the array: whoever queues it again by its
-    number, queues all of them again, the finished ones, too.
-    """
-    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
-        os.environ["SLURM_JOB_ID"] = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
 
 
 def _report(name: str, error: Exception) -> PSLDError:

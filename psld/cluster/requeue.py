@@ -27,7 +27,7 @@ def requeue_this_job() -> NoReturn:
     Slurm itself queues a job again that it preempts. To ask for it as well would run the job once
     more after it has finished, and to leave before Slurm ends it would count as its end.
     """
-    job = os.environ["SLURM_JOB_ID"]
+    job = _this_job()
     if os.environ.get("SLURM_PROCID") == "0" and not is_preempted():
         asked = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
         complaint = " ".join(asked.stderr.split())
@@ -43,7 +43,17 @@ def requeue_this_job() -> NoReturn:
 
 def is_preempted() -> bool:
     """Whether Slurm preempts this task's job, in this life, not in an earlier one."""
-    show = ["scontrol", "--oneliner", "show", "job", os.environ["SLURM_JOB_ID"]]
+    show = ["scontrol", "--oneliner", "show", "job", _this_job()]
     description = subprocess.run(show, capture_output=True).stdout.decode(errors="replace")
     times = dict(re.findall(r"(StartTime|PreemptTime)=(\d\d\d\d-\d\d-\d\dT\S+)", description))
     return times.get("PreemptTime", "") >= times.get("StartTime", "~")
+
+
+def _this_job() -> str:
+    """The job as scontrol takes it.
+
+    In an array not by its number: the last job's is also that of the whole array.
+    """
+    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
+        return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ["SLURM_JOB_ID"]

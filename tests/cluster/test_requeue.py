@@ -55,6 +55,13 @@ def test_no_other_rank_asks(warned):
     assert warned(rank=1) == []
 
 
+def test_a_job_of_an_array_is_queued_again_alone(warned, monkeypatch):
+    """The array's last job has the array's number."""
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "42")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    assert warned() == ["requeue 42_3"]
+
+
 def test_nobody_asks_where_slurm_preempts(warned):
     assert warned(description=THIS_LIFE) == []
 
