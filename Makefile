@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
 
 PYTHON ?= python3
 PROFILE ?= profiles/default
@@ -46,7 +47,11 @@ track: $(INSTALLED) ## Write the results of GRID to wandb: evaluations, tables, 
 sync: track ## Upload to wandb what it holds offline: trainings and the results of GRID
 	@shopt -s nullglob; \
 	offline=(runs/*/wandb/offline-run-* results/tracked/$(GRID)/wandb/offline-run-*); \
-	if [ $${#offline[@]} -eq 0 ]; then echo "nothing to upload"; else $(RUN) wandb sync "$${offline[@]}"; fi
+	if [ $${#offline[@]} -eq 0 ]; then echo "nothing to upload"; fi; \
+	for run in "$${offline[@]}"; do \
+		$(RUN) flock --nonblock "$$run/../../lock" wandb sync "$$run" \
+			|| echo "not uploaded: $$run (it is being trained, or see above)"; \
+	done
 
 dashboard: $(INSTALLED) ## Create or update the report of GRID in wandb
 	@$(RUN) python -m psld.dashboard grid_name=$(GRID)

@@ -6,12 +6,14 @@ from omegaconf.errors import OmegaConfBaseException
 from psld.errors import PSLDError
 from psld.files import DISK_ERRORS
 
+WRONG_PATHS = PermissionError | FileExistsError | NotADirectoryError | IsADirectoryError
+
 
 def exit_code_of(error: Exception) -> int | None:
     """The exit code of an error that one line explains, or None for one that needs a traceback."""
     if isinstance(error, PSLDError):
         return error.exit_code
-    if isinstance(error, HydraException | OmegaConfBaseException | PermissionError):
+    if isinstance(error, HydraException | OmegaConfBaseException | WRONG_PATHS):
         return 2
     if _disk_is_full(error) or _out_of_gpu_memory(error) or _lost_job(error):
         return 1

@@ -30,6 +30,14 @@ def flowers(folder: Path) -> None:
         write_files(folder / "downloads" / "flowers" / kind, pictures)
 
 
+def results(folder: Path) -> None:
+    """A grid called demo that has been run, with trainings in wandb: the tiny one of the tests."""
+    (folder / "configs/grid/tiny.yaml").rename(folder / "configs/grid/demo.yaml")
+    wandb = folder / "configs/wandb/default.yaml"
+    OmegaConf.save(OmegaConf.merge(OmegaConf.load(wandb), {"mode": "offline"}), wandb)
+    Project(folder).run("demo")
+
+
 @dataclass(frozen=True)
 class Page:
     name: str
@@ -42,6 +50,7 @@ class Page:
 PAGES = [
     Page("docs/cluster.md", grids=("demo", "paper")),
     Page("docs/extending.md", flowers),
+    Page("docs/results.md", results, grids=()),
     Page("docs/sweeps.md", grids=()),
 ]
 

@@ -130,9 +130,10 @@ def evaluations_of_plot(grid: Grid, plot: str) -> list[Evaluation]:
 def traced_models(grid: Grid) -> list[str]:
     """The models whose way from noise to data is shown in phase space: those with momentum.
 
-    It is the gallery's sampler that takes it, which must have a fixed time grid.
+    It is the gallery's sampler that takes it, which must have a fixed time grid and no guidance.
     """
-    if "steps" not in grid.samplers[grid.file.gallery].settings:
+    gallery = grid.samplers[grid.file.gallery]
+    if "steps" not in gallery.settings or gallery.guidance != "none":
         return []
     return [name for name, model in grid.models.items() if blocks_of(model.settings["process"]) > 1]
 

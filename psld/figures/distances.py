@@ -48,7 +48,9 @@ def plot_gamma(grid: Grid, cells: Path) -> Figure | None:
 
     def paper(evaluation: Evaluation) -> Point | None:
         printed = papers.get(evaluation, {})
-        return (friction_of(grid, evaluation.model), printed["value"]) if printed else None
+        if "value" not in printed:
+            return None
+        return friction_of(grid, evaluation.model), printed["value"]
 
     views = _views(grid, panels, cells, looks, ours, paper)
     return views and draw_panels(views, "friction Γ on the position", _from_zero)

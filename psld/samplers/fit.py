@@ -20,7 +20,7 @@ def check_fit(
     match sampler.guidance:
         case ClassifierGuidance(label=label):
             _check_label(label, model.dataset)
-            _check_classifier(classifier, model)
+            _check_classifier(classifier, model, sampler.guidance.official_time)
         case ClassifierFreeGuidance(label=label):
             if not model.num_classes:
                 raise UserError(
@@ -40,7 +40,9 @@ def _check_label(label: Label, dataset: DatasetSettings) -> None:
         )
 
 
-def _check_classifier(classifier: ClassifierModelSettings | None, model: ModelSettings) -> None:
+def _check_classifier(
+    classifier: ClassifierModelSettings | None, model: ModelSettings, official_time: bool
+) -> None:
     """The classifier knows images as noisy as the model's: of its dataset and of its process."""
     if classifier is None:
         raise UserError("guidance by a classifier needs one (python -m psld.train_classifier)")
@@ -55,4 +57,9 @@ def _check_classifier(classifier: ClassifierModelSettings | None, model: ModelSe
         raise UserError(
             "the classifier was trained on images noised by another process than the model's; "
             "train one with the model's process"
+        )
+    if official_time and classifier.network.embedding == "fourier":
+        raise UserError(
+            "sampler.guidance.official_time: this classifier embeds the logarithm of the time, and "
+            "the reverse time begins at 0; only one with network.embedding=positional takes it"
         )

@@ -37,14 +37,24 @@ class EulerMaruyama:
     z ← z + δ (−A z + G Gᵀ s) + √δ G ξ,   A = drift(t), G = diffusion(t), δ = t_i − t_{i+1}.
     """
 
-    def __init__(self, process: LinearProcess, grid: Tensor, device: torch.device) -> None:
-        """Tabulate the steps between the descending forward times of `grid`."""
+    def __init__(
+        self,
+        process: LinearProcess,
+        grid: Tensor,
+        device: torch.device,
+        probability_flow: bool = False,
+    ) -> None:
+        """Tabulate the steps between the descending forward times of `grid`.
+
+        On the probability-flow ODE the score has half its weight, and only `mean` makes sense.
+        """
         start, delta = grid[:-1], (grid[:-1] - grid[1:])[:, None, None]
+        share = 0.5 if probability_flow else 1.0
         identity = torch.eye(process.blocks, dtype=torch.float64)
         self.times = start.tolist()
         self.score_matrix = _table(process.score_matrix(start), device)
         self.state = _table(identity - delta * process.drift(start), device)
-        self.weight = _table(delta * process.diffusion_squared(start), device)
+        self.weight = _table(share * delta * process.diffusion_squared(start), device)
         self.noise = _table(delta.sqrt() * process.diffusion(start), device)
 
     def mean(self, index: int, z: Tensor, score: Score) -> Tensor:
@@ -114,7 +124,10 @@ class ProbabilityFlow:
             half = 0.5 * self.process.diffusion_squared(t)[0]
             slope = mix(half, score(state, float(t), self.process.score_matrix(t)[0]))
             slope -= mix(self.process.drift(t)[0], state)
-            return slope.flatten().double().cpu().numpy()
+            slope = slope.flatten().double().cpu().numpy()
+            if not np.isfinite(slope).all():
+                raise RunError(f"rk45: the score is NaN or infinite at time {1 - s:.4g}")
+            return slope
 
         start = z.flatten().double().cpu().numpy()
         end = 1 - self.final_time

@@ -62,7 +62,8 @@ def path(
         yield end, z
     if settings.denoise:
         last = torch.tensor([settings.final_time, 0.0], dtype=torch.float64)
-        z = EulerMaruyama(process, last, z.device).mean(0, z, score)
+        ode = isinstance(settings, ODESamplerSettings)
+        z = EulerMaruyama(process, last, z.device, probability_flow=ode).mean(0, z, score)
         if inpainting:
             z = inpainting.mean(z, settings.final_time)
         yield 0.0, z

@@ -300,6 +300,16 @@ def test_a_classifier_guides_models_of_its_own_dataset_and_process(trained, mess
         check_fit(sampler, model_settings(), None)
 
 
+def test_a_classifier_of_the_logarithm_of_time_takes_no_official_time():
+    official = (*BY_CLASSIFIER, "sampler.guidance.official_time=true")
+    sampler = Composer(CONFIGS).sampler(official, "test")
+    fourier = Composer(CONFIGS).classifier(["network.embedding=fourier"], "test")
+    positional = Composer(CONFIGS).classifier(["network.embedding=positional"], "test")
+    check_fit(sampler, model_settings(), positional)
+    with pytest.raises(UserError, match="official_time: this classifier embeds the logarithm"):
+        check_fit(sampler, model_settings(), fourier)
+
+
 def test_a_dataset_without_classes_cannot_be_guided():
     sampler = Composer(CONFIGS).sampler(BY_CLASSIFIER, "test")
     with pytest.raises(UserError, match="guidance needs classes, and dataset celeba64 has none"):

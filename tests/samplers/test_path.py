@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from psld.errors import RunError
 from psld.processes.instances import psld
+from psld.processes.linear import mix
 from psld.samplers.loop import path, sample
 from psld.samplers.score import NetworkScore
 from psld.samplers.settings import ODESamplerSettings, SDESamplerSettings
@@ -42,3 +44,37 @@ def test_an_adaptive_sampler_has_no_states_between():
     times, states = zip(*path(*arguments(settings)), strict=True)
     assert list(times) == [1.0, settings.final_time, 0.0]
     assert torch.equal(states[-1], sample(*arguments(settings)))
+
+
+def pulls_to_three(z, t, matrix):
+    return 3 - z
+
+
+@pytest.mark.parametrize(
+    ("settings", "share"),
+    [
+        (SDESamplerSettings(integrator="em", striding="uniform", steps=3), 1.0),
+        (SDESamplerSettings(integrator="sscs", striding="uniform", steps=3), 1.0),
+        (ODESamplerSettings(integrator="rk45", tolerance=1e-2), 0.5),
+    ],
+    ids=lambda value: getattr(value, "integrator", ""),
+)
+def test_the_denoising_step_is_one_of_the_equation_that_was_solved(settings, share):
+    """On the probability-flow ODE the score has half the weight that it has on the SDE."""
+    process, _, _, start, noise = arguments(settings)
+    (_, before), (_, after) = list(path(process, settings, pulls_to_three, start, noise))[-2:]
+    time = torch.tensor([settings.final_time], dtype=torch.float64)
+    drift = mix(process.drift(time)[0], before)
+    pull = mix(share * process.diffusion_squared(time)[0], 3 - before)
+    torch.testing.assert_close(after, before + 1e-3 * (pull - drift), rtol=2e-6, atol=1e-5)
+
+
+def test_a_score_that_is_no_number_stops_the_adaptive_sampler():
+    settings = ODESamplerSettings(integrator="rk45", tolerance=1e-2)
+    process, _, _, start, noise = arguments(settings)
+
+    def broken(z, t, matrix):
+        return torch.full_like(z, float("nan") if t < 1 else 0.0)
+
+    with pytest.raises(RunError, match=r"rk45: the score is NaN or infinite at time 0\.9"):
+        sample(process, settings, broken, start, noise)
