@@ -104,7 +104,7 @@ def test_every_model_and_a_cell_of_every_kind_run(project, monkeypatch):
         result = read_json(project.folder / path)
         assert (result["metric"], result["samples"]) == (evaluation.metric, evaluation.samples)
         assert 0 < result["value"] < np.inf
-    assert len(project.files("classifiers")) == 4, "weights and manifest of both"
+    assert len(project.files("classifiers")) == 6, "weights, history and manifest of both"
     for figure in figures:
         picture = Image.open(project.folder / f"results/figures/rehearsal/{figure}.png")
         assert min(picture.size) > 100
