@@ -1,8 +1,6 @@
 """The tests' tiny grid, run on the cluster through the project's own profile."""
 
 import contextlib
-import os
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from tests.slurm.cluster import Cluster
+from tests.slurm.processes import process_group
 from tests.workflow.project import Project
 
 LAB = {"slurm_partition": "normal", "mem_mb": 1500, "cpus_per_task": 1, "runtime": 10}
@@ -53,22 +52,10 @@ class ClusterProject(Project):
 
     @contextlib.contextmanager
     def started(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-        """Snakemake in a process group of its own, which is killed at the end."""
-        with self.log.open("a") as log:
-            process = subprocess.Popen(
-                self.command(*arguments),
-                cwd=self.folder,
-                env=self.environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-            try:
-                yield process
-            finally:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+        """Snakemake, its output in snakemake.log; killed at the end."""
+        command = self.command(*arguments)
+        with process_group(command, self.folder, self.environment, self.log) as process:
+            yield process
 
     def wait(self, condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
         deadline = time.monotonic() + seconds

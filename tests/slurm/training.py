@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tests.commands import TINY
 from tests.slurm.cluster import Cluster
+from tests.slurm.processes import process_group
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RANKS = ("nodes=2", "ranks_per_node=2", "memory_mb=1500", "minutes=30", "warning_seconds=60")
@@ -50,21 +51,9 @@ class Training:
     @contextlib.contextmanager
     def launched(self, *where: str, **options) -> Iterator[subprocess.Popen[str]]:
         """A launcher that waits for the training, its output in launcher.log; killed at the end."""
-        with self.log.open("a") as log:
-            process = subprocess.Popen(
-                self.command(*where, **options),
-                cwd=self.folder,
-                env=self.environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-            try:
-                yield process
-            finally:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+        command = self.command(*where, **options)
+        with process_group(command, self.folder, self.environment, self.log) as process:
+            yield process
 
     @property
     def environment(self) -> dict[str, str]:
