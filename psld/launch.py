@@ -51,7 +51,9 @@ def main(settings: LaunchSettings) -> None:
         )
     launcher = Launcher(settings, run, Path(training.output))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: leave(launcher, settings.detach, number))
+        # What nohup, or a shell's `&`, lets the whole workflow ignore stays ignored.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, _: leave(launcher, settings.detach, number))
     launcher.train()
 
 

@@ -1,6 +1,7 @@
 """What several tests start from, made once: the prepared digits, a model, an extractor."""
 
 import os
+import signal
 from pathlib import Path
 
 # Before torch is imported: small tensors on several threads of a busy machine take forever.
@@ -9,6 +10,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 
 from tests.commands import TINY, call, succeeded
+
+# A shell starts what stands before `&` with Ctrl-C ignored, and so would all that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

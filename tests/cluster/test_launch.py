@@ -140,6 +140,18 @@ def test_a_signal_cancels_the_job_or_leaves_it(slurm, tmp_path, digits, number, 
     assert slurm.calls("scancel") == ([f"--me --name={name}"] if cancels else [])
 
 
+def test_a_launcher_under_nohup_stays_when_the_terminal_is_closed(slurm, tmp_path, digits):
+    nohup = ["/bin/sh", "-c", "trap '' HUP; exec \"$@\"", "nohup"]
+    launch = command("launch", *TRAINING, f"data={digits}")
+    with started(tmp_path, nohup + launch) as process:
+        waits(process)
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "SIGHUP" not in out
+
+
 def test_one_that_is_started_again_comes_back(slurm, tmp_path, digits):
     launch = command("launch", *TRAINING, f"data={digits}")
     with started(tmp_path, launch) as process:
