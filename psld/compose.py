@@ -148,14 +148,15 @@ def compose_grid(name: str, file: GridFile, path: Path, configs: Path) -> Grid:
         samplers={
             sampler: ComposedSampler(
                 overrides=overrides[sampler],
-                settings=settings.model_dump(mode="json"),
+                settings=settings.model_dump(mode="json", exclude_none=True),
                 classifier=file.samplers[file.family_of(sampler)].classifier,
             )
             for sampler, settings in parsed.samplers.items()
         },
         datasets=_preparations(parsed, composer),
         metrics={
-            metric: settings.model_dump(mode="json") for metric, settings in parsed.metrics.items()
+            metric: settings.model_dump(mode="json", exclude_none=True)
+            for metric, settings in parsed.metrics.items()
         },
         evaluations=tuple(evaluations),
     )

@@ -29,6 +29,8 @@ from psld.provenance import provenance
 from psld.samplers.origin import origin_of
 from psld.samplers.settings import CellSettings
 from psld.samplers.shards import Shard, read_shards
+from psld.settings import parse
+from psld.training.settings import ClassifierModelSettings, ModelSettings, TrainedSettings
 
 
 class EvaluateSettings(CellSettings):
@@ -49,7 +51,8 @@ class EvaluateSettings(CellSettings):
 
 @entry_point("evaluate", EvaluateSettings)
 def main(settings: EvaluateSettings) -> None:
-    model = read_manifest(settings.model)
+    model = trained(settings.model, ModelSettings)
+    classifier = settings.classifier and trained(settings.classifier, ClassifierModelSettings)
     statistics, reference = load_reference(settings.reference)
     extractor = load_extractor(
         settings.metric,
@@ -72,8 +75,36 @@ def main(settings: EvaluateSettings) -> None:
     samples = statistics_of(extractor, batches(), settings.metric.name, settings.samples)
     value = frechet_distance(samples, statistics)
     class_accuracy = sum(recognised) / settings.samples if recognised else None
-    write_json(settings.output, result(settings, model, reference, seen, value, class_accuracy))
+    write_json(
+        settings.output,
+        {
+            "metric": settings.metric.model_dump(mode="json", exclude_none=True),
+            "value": value,
+            "class_accuracy": class_accuracy,
+            "samples": settings.samples,
+            "nfe": sum(shard.nfe for shard in seen) / len(seen),
+            "sampling_seconds": round(sum(shard.seconds for shard in seen), 3),
+            "sampling_device": ", ".join(sorted({shard.device for shard in seen})),
+            "floor": reference.floor,
+            "noise": reference.noise,
+            "extractor_test_accuracy": reference.extractor_test_accuracy,
+            "reference_samples": reference.samples,
+            "model": model,
+            "classifier": classifier,
+            "sampler": settings.sampler.model_dump(mode="json", exclude_none=True),
+            "seed": settings.seed,
+            **provenance(),
+        },
+    )
     print(f"{settings.metric.name} of {settings.samples} images: {value:.4g}")
+
+
+def trained(folder: str, kind: type[TrainedSettings]) -> dict[str, Any]:
+    """What a result tells of the model, or of the classifier, that it comes from."""
+    manifest = read_manifest(folder, "model" if kind is ModelSettings else "classifier")
+    settings = parse(kind, manifest["settings"], where=f"{folder}/manifest.json")
+    kept = {key: manifest[key] for key in ("name", "weights_sha256", "dataset_digest", "step")}
+    return {**kept, "settings": settings.identity()}
 
 
 def images_recognised(shard: Shard, extractor: ClassifierExtractor, batch_size: int) -> float:
@@ -99,40 +130,6 @@ def check_reference(
             f"{reference.dataset_digest[:12]}, but {settings.model} was trained on "
             f"{model['dataset_digest'][:12]}"
         )
-
-
-def result(
-    settings: EvaluateSettings,
-    model: dict[str, Any],
-    reference: ReferenceManifest,
-    shards: list[Shard],
-    value: float,
-    class_accuracy: float | None,
-) -> dict[str, Any]:
-    """What a table needs of a cell, and where it came from."""
-    return {
-        "metric": settings.metric.name,
-        "value": value,
-        "class_accuracy": class_accuracy,
-        "samples": settings.samples,
-        "nfe": sum(shard.nfe for shard in shards) / len(shards),
-        "sampling_seconds": round(sum(shard.seconds for shard in shards), 3),
-        "sampling_device": shards[0].device,
-        "floor": reference.floor,
-        "noise": reference.noise,
-        "extractor_test_accuracy": reference.extractor_test_accuracy,
-        "reference_samples": reference.samples,
-        "model": {
-            "name": model["name"],
-            "settings": model["settings"],
-            "weights_sha256": model["weights_sha256"],
-            "dataset_digest": model["dataset_digest"],
-            "step": model["step"],
-        },
-        "sampler": settings.sampler.model_dump(mode="json"),
-        "seed": settings.seed,
-        **provenance(),
-    }
 
 
 if __name__ == "__main__":

@@ -59,6 +59,13 @@ class Band(Settings):
         return max(self.absolute if show != "nfe" else 0.0, self.relative * abs(paper))
 
 
+RECORDED = (
+    *("column", "cell", "metric", "shows", "ours", "paper", "source", "difference", "band"),
+    *("status", "samples", "nfe", "sampling_seconds", "sampling_device"),
+)
+"""What the CSV of a table says of each entry, beside what its row is called."""
+
+
 class Table(Settings):
     """A table of the paper, or one of its shape."""
 
@@ -83,6 +90,11 @@ class Table(Settings):
         names = [*self.headings, *(column.label for column in self.columns)]
         if len(set(names)) < len(names):
             raise ValueError(f"headings and columns need different names, not {', '.join(names)}")
+        if taken := set(self.headings) & set(RECORDED):
+            raise ValueError(
+                f"headings: {', '.join(sorted(taken))} is what the CSV calls another column; give "
+                "the heading another name"
+            )
         for row in self.rows:
             if len(row.label) != len(self.headings):
                 raise ValueError(f"row {row.label}: needs {len(self.headings)} labels")

@@ -204,7 +204,7 @@ def measured(grid: Grid, settings: PlanSettings, work: Work) -> Throughput:
             train_seconds += content["seconds"] * content.get("ranks", 1)
     unguided = [e for e in grid.evaluations if grid.samplers[e.sampler].guidance == "none"]
     for evaluation in unguided if work.kind == "model" else []:
-        result = evaluation.model in work.trained and read_result(settings.cells, evaluation)
+        result = evaluation.model in work.trained and read_result(grid, settings.cells, evaluation)
         if result:
             shards = grid.shards_of(evaluation)
             sampled += shards * grid.file.shard_size * result["nfe"]

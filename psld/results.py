@@ -9,7 +9,10 @@ from psld.files import read_json
 from psld.grid import Grid
 from psld.grid_file import Band, Evaluation, Row, Show, Table
 
-NEEDED = {"metric", "value", "nfe", "noise", "floor", "extractor_test_accuracy"}
+NEEDED = {
+    *("metric", "value", "nfe", "noise", "floor", "extractor_test_accuracy"),
+    *("model", "classifier", "sampler", "seed"),
+}
 """What tables and pictures need of a metrics file."""
 
 Status = Literal["reproduced", "off", "measured", "not run", "literature"]
@@ -26,7 +29,7 @@ class TableEntry:
     show: Show
     evaluation: Evaluation | None
     result: dict[str, Any] | None
-    """The cell's metrics file; None for a literature row and for a cell that has not been run."""
+    """The cell's metrics file; None for a literature row and for a cell that is yet to be run."""
     paper: float | None
     band: Band | None
 
@@ -57,15 +60,33 @@ class TableEntry:
         return "reproduced" if abs(self.difference) <= self.width else "off"
 
 
-def read_result(cells: Path, evaluation: Evaluation) -> dict[str, Any] | None:
-    """The metrics of one cell, or None where they do not exist yet."""
+def read_result(grid: Grid, cells: Path, evaluation: Evaluation) -> dict[str, Any] | None:
+    """The metrics of one cell; None where they do not exist yet, or are those of other settings.
+
+    Args:
+        cells: folder of the grid's metrics files, CELL/METRIC-SAMPLES.json.
+    """
     path = cells / evaluation.cell / evaluation.file_name
     if not path.exists():
         return None
     result = read_json(path)
     if not isinstance(result, dict) or NEEDED - result.keys():
         raise UserError(f"{path}: not the metrics of a cell; delete it and evaluate anew")
-    return result
+    return result if _is_of(grid, evaluation, result) else None
+
+
+def _is_of(grid: Grid, evaluation: Evaluation, result: dict[str, Any]) -> bool:
+    """Whether a result was made with what the grid says now: a grid may change before it is run."""
+    sampler = grid.samplers[evaluation.sampler]
+    wanted = {
+        "model": grid.models[evaluation.model].settings,
+        "classifier": sampler.classifier and grid.classifiers[sampler.classifier].settings,
+        "sampler": sampler.settings,
+        "metric": grid.metrics[evaluation.metric],
+        "seed": grid.file.seed,
+    }
+    trained = {key: result[key] and result[key]["settings"] for key in ("model", "classifier")}
+    return {key: trained.get(key, result[key]) for key in wanted} == wanted
 
 
 def read_table(grid: Grid, name: str, cells: Path) -> list[list[TableEntry]]:
@@ -85,7 +106,7 @@ def read_table(grid: Grid, name: str, cells: Path) -> list[list[TableEntry]]:
                     column=column.label,
                     show=table.show_of(row, column),
                     evaluation=evaluation,
-                    result=evaluation and read_result(cells, evaluation),
+                    result=evaluation and read_result(grid, cells, evaluation),
                     paper=paper,
                     band=table.band,
                 )

@@ -19,6 +19,7 @@ from psld.metrics.settings import MetricSettings
 from psld.model import read_manifest
 from psld.samplers.shards import Shard, ShardOrigin, shard_path
 from psld.settings import parse
+from psld.training.settings import ModelSettings
 from tests.commands import call, disk_full_after, files_below, refused, succeeded
 
 SAMPLER = ("sampler=em", "sampler.steps=20")
@@ -113,7 +114,8 @@ def test_how_the_images_lie_in_shards_does_not_matter(images, model, features, t
 def test_the_result_says_what_was_evaluated(cell, model, features):
     succeeded(evaluate(cell.parent, model, features, "samples=90"))
     found, manifest = result(cell.parent), read_manifest(model)
-    assert (found["metric"], found["samples"], found["seed"]) == ("fd-classifier", 90, 0)
+    assert (found["metric"]["name"], found["samples"], found["seed"]) == ("fd-classifier", 90, 0)
+    assert found["metric"]["extractor"]["steps"] == 20
     assert found["nfe"] == 21, "the mean of the three shards that were read"
     assert found["sampling_seconds"] == 4.5
     assert found["sampling_device"] == "CPU"
@@ -121,7 +123,10 @@ def test_the_result_says_what_was_evaluated(cell, model, features):
     assert found["reference_samples"] == 1437
     assert 0 < found["floor"] < found["value"] < found["noise"]
     assert found["extractor_test_accuracy"] > 0.5
-    for key in ("name", "settings", "weights_sha256", "dataset_digest", "step"):
+    assert found["classifier"] is None
+    trained = parse(ModelSettings, manifest["settings"], where="test")
+    assert found["model"]["settings"] == trained.identity()
+    for key in ("name", "weights_sha256", "dataset_digest", "step"):
         assert found["model"][key] == manifest[key]
 
 

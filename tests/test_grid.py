@@ -206,6 +206,7 @@ def test_a_damaged_cache_is_named(configs):
         ("tables/steps/cell/sampler", "ems", "unknown sampler 'ems'; there are: em, em-quadratic"),
         ("tables/steps/rows/0/paper", [1.0], "tables.steps: row .* needs 2 paper values"),
         ("tables/steps/columns/1/label", "10", "need different names, not sampler, model, 10, 10"),
+        ("tables/steps/headings", ["metric", "model"], "headings: metric is what the CSV calls"),
         ("tables/steps/headings", ["model"], "tables.steps: row .* needs 1 labels"),
         ("tables/tolerance/columns/0/show", "value and nfe", "tables.tolerance.columns.0.show"),
         ("tables/tolerance/rows/0/budget", "7", "rk45-7: sampler.tolerance: .* less than 1"),

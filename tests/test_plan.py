@@ -14,6 +14,7 @@ from psld.grid import Grid, load_grid
 from psld.model import build_network, build_process
 from psld.plan import PlanSettings, Work, forward_gigaflops, measured, printed_evaluations, work_of
 from tests.commands import call, refused, succeeded
+from tests.results import made_with
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +141,8 @@ def test_earlier_runs_are_measurements_per_gpu(tmp_path, demo):
     evaluation = next(e for e in demo.evaluations if e.model == "cld")
     cell = tmp_path / "cells" / evaluation.cell
     cell.mkdir(parents=True)
-    result = {"metric": "fd-classifier", "value": 1.0, "nfe": 40.0, "sampling_seconds": 20.0}
+    result = {"value": 1.0, "nfe": 40.0, "sampling_seconds": 20.0}
+    result |= made_with(demo, evaluation.cell)
     result |= {"noise": 1.0, "floor": None, "extractor_test_accuracy": None}
     (cell / evaluation.file_name).write_text(json.dumps(result))
     known = measured(demo, settings_of(tmp_path), Work("model", ["cld", "vp-sde"]))

@@ -6,6 +6,7 @@ import html
 import json
 import re
 import shutil
+from functools import reduce
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,11 @@ import psld.show
 import psld.tabulate
 from psld.cli import CONFIGS
 from psld.grid import Grid, load_grid
+from psld.grid_file import RECORDED
 from psld.tables.formats import EVERY_ENTRY, SYMBOLS, latex
 from psld.tables.text import Text, text_of
 from tests.commands import call, refused, succeeded
+from tests.results import made_with
 
 GRID = yaml.safe_load("""
 defaults: [dataset=digits, network=demo, training=demo]
@@ -89,7 +92,7 @@ def folder(configs, grid, tmp_path, monkeypatch) -> Path:
         monkeypatch.setattr(module, "CONFIGS", configs)
     shutil.copytree(configs.parent / ".cache", tmp_path / ".cache")
     for cell, value in MEASURED.items():
-        write_result(tmp_path, cell, value)
+        write_result(grid, tmp_path, cell, value)
     return tmp_path
 
 
@@ -97,11 +100,11 @@ def result_path(folder: Path, cell: str) -> Path:
     return folder / "results" / "cells" / "mine" / cell / "fd-classifier-100.json"
 
 
-def write_result(folder: Path, cell: str, value: float) -> None:
+def write_result(grid: Grid, folder: Path, cell: str, value: float) -> None:
     path = result_path(folder, cell)
     path.parent.mkdir(parents=True)
     result = {
-        "metric": "fd-classifier",
+        **made_with(grid, cell),
         "value": value,
         "samples": 100,
         "nfe": float(cell.rpartition("-")[2]),
@@ -190,6 +193,7 @@ def test_the_page_marks_entries_by_more_than_colour(folder):
 
 def test_csv_holds_what_is_known_of_each_entry(folder):
     records = list(csv.DictReader(tabulate(folder)["csv"].splitlines()))
+    assert tuple(records[0]) == (*GRID["tables"]["mine"]["headings"], *RECORDED)
     printed = [cell for row in PRINTED for cell in row[2:]]
     assert len(records) == len(printed) == 12
     for record, text in zip(records, printed, strict=True):
@@ -249,6 +253,27 @@ def test_a_table_is_made_before_anything_was_run(folder):
     assert "9 of 12 entries have not been run (–)." in text["md"]
     assert body_of_markdown(text["md"])[0][2:] == ["– (2.00)", "– (10)", "–"]
     assert "nan" not in "".join(text.values()).lower()
+
+
+@pytest.mark.parametrize(
+    ("settings", "key", "value"),
+    [
+        (("model", "settings", "training"), "batch_size", 7),
+        (("sampler",), "steps", 11),
+        (("metric", "extractor"), "seed", 1),
+        ((), "classifier", {"settings": {}}),
+        ((), "seed", 1),
+    ],
+)
+def test_a_cell_of_other_settings_is_one_that_has_not_been_run(folder, settings, key, value):
+    """A grid may have changed since."""
+    path = result_path(folder, "vp-sde/em-10")
+    result = json.loads(path.read_text())
+    changed = reduce(dict.__getitem__, settings, result)
+    assert changed[key] != value
+    changed[key] = value
+    path.write_text(json.dumps(result))
+    assert body_of_markdown(tabulate(folder)["md"])[0][2:] == ["– (2.00)", "– (10)", "1.50"]
 
 
 def test_an_unknown_table_is_refused(folder):

@@ -20,6 +20,7 @@ from psld.samplers.shards import Shard
 from psld.tracking.contents import SIDE, picture_names
 from tests.commands import call, refused, succeeded
 from tests.offline_runs import OfflineRun, offline_runs
+from tests.results import made_with
 
 GRID = yaml.safe_load("""
 defaults: [dataset=digits, network=demo, training=demo]
@@ -68,9 +69,6 @@ def results(digits, model, features, tmp_path_factory) -> Path:
     )
     cell = ("shards=samples/mine/psld/em-3", "samples=20", f"output={RESULT}")
     succeeded(call(folder, "evaluate", *sampler, *metric, *cell))
-    guided = json.loads((folder / RESULT).read_text()) | {"class_accuracy": 0.75}
-    (folder / GUIDED).parent.mkdir(parents=True)
-    (folder / GUIDED).write_text(json.dumps(guided))
     picture = folder / "results/figures/mine/samples/psld.png"
     picture.parent.mkdir(parents=True)
     Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save(picture)
@@ -78,7 +76,12 @@ def results(digits, model, features, tmp_path_factory) -> Path:
     (folder / "configs" / "grid").mkdir()
     (folder / "configs" / "grid" / "mine.yaml").write_text(yaml.safe_dump(GRID, sort_keys=False))
     with contextlib.chdir(folder):
-        load_grid("mine", folder / "configs")  # into the cache
+        grid = load_grid("mine", folder / "configs")  # and into the cache
+    result = json.loads((folder / RESULT).read_text())
+    (folder / RESULT).write_text(json.dumps(result | made_with(grid, "psld/em-3")))
+    guided = result | made_with(grid, "cld/em-3") | {"class_accuracy": 0.75}
+    (folder / GUIDED).parent.mkdir(parents=True)
+    (folder / GUIDED).write_text(json.dumps(guided))
     return folder
 
 

@@ -65,7 +65,7 @@ def _views(
     for panel in panels:
         curves, levels = [], {}
         for name, evaluations in panel.lines.items():
-            results = [(e, read_result(cells, e)) for e in evaluations]
+            results = [(e, read_result(grid, cells, e)) for e in evaluations]
             found = [(e, result) for e, result in results if result]
             printed = [point for e in evaluations if (point := paper(e))]
             points = sorted(ours(e, result) for e, result in found)

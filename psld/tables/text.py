@@ -96,8 +96,8 @@ def footnotes(table: Table, rows: list[list[TableEntry]]) -> list[str]:
     """The table's own footnotes, the scale of each metric in it, and what is missing."""
     entries = [entry for line in rows for entry in line]
     notes = list(table.footnotes)
-    for result in {e.result["metric"]: e.result for e in entries if e.result}.values():
-        scale = f"Scale of {result['metric']}: standard normal noise has {result['noise']:.1f}"
+    for name, result in {e.result["metric"]["name"]: e.result for e in entries if e.result}.items():
+        scale = f"Scale of {name}: standard normal noise has {result['noise']:.1f}"
         if result["floor"] is not None:
             scale += f", the test split {result['floor']:.2f}"
         if result["extractor_test_accuracy"] is not None:

@@ -72,7 +72,7 @@ def runs_of(grid: Grid, cells: Path, samples: Path, figures: Path) -> Iterator[T
     """
     papers = paper_values(grid)
     for cell in grid.cells:
-        found = [(e, read_result(cells, e)) for e in grid.evaluations_of(cell)]
+        found = [(e, read_result(grid, cells, e)) for e in grid.evaluations_of(cell)]
         results = {evaluation: result for evaluation, result in found if result}
         if results:
             pictures = sample_grid(samples / cell)

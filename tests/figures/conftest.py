@@ -13,6 +13,7 @@ import psld.plot
 import psld.sheet
 from psld.cli import CONFIGS
 from psld.grid import Grid, load_grid
+from tests.results import made_with
 
 GRID = yaml.safe_load("""
 defaults: [dataset=digits, network=demo, training=demo]
@@ -110,7 +111,7 @@ def folder(configs, grid, tmp_path, monkeypatch) -> Path:
         path.parent.mkdir(parents=True)
         steps = cell.rpartition("-")[2]
         nfe = 81.0 if "rk45" in cell else float(steps)
-        result = {"metric": "fd-classifier", "value": value, "nfe": nfe}
+        result = {**made_with(grid, cell), "value": value, "nfe": nfe}
         scale = {"floor": 0.3, "noise": 98.76, "extractor_test_accuracy": 0.987}
         path.write_text(json.dumps(result | scale))
     return tmp_path

@@ -112,6 +112,21 @@ def test_looks_do_not_depend_on_what_has_been_run(folder, grid):
     assert colours["cld"] == COLOURS[1].lower()
 
 
+def test_a_model_has_its_look_in_the_legend_and_in_the_panels_of_every_plot(folder, grid):
+    for model in grid.models:
+        write_history(folder, model, steps=30)
+    looks = model_looks(grid)
+    for figure in (plot_nfe(grid, cells_of(folder)), plot_training(grid, folder / "models/mine")):
+        drawn = [line for axes in figure.axes for line in axes.get_lines()]
+        drawn += figure.legends[0].get_lines()
+        of_models = [line for line in drawn if line.get_label() in looks]
+        assert {line.get_label() for line in of_models} >= {"vp-sde", "cld", "low", "high"}
+        for line in of_models:
+            look = looks[line.get_label()]
+            assert to_hex(line.get_color()) == look.colour.lower()
+            assert line.get_marker() == look.marker
+
+
 def brightness(colour: str) -> float:
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return 0.3 * red + 0.59 * green + 0.11 * blue

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from psld.files import read_json
+from psld.results import read_result
 from psld.grid import Grid, load_grid
 from psld.grid_file import Evaluation
 from tests.datasets.formats import (
@@ -100,9 +101,10 @@ def test_every_model_and_a_cell_of_every_kind_run(project, monkeypatch):
         manifest = read_json(project.folder / path)
         assert manifest["step"] == 4
         assert manifest["settings"]["dataset"]["name"] == grid.models[model].dataset
-    for evaluation, path in zip(evaluations, metrics, strict=True):
-        result = read_json(project.folder / path)
-        assert (result["metric"], result["samples"]) == (evaluation.metric, evaluation.samples)
+    for evaluation in evaluations:
+        result = read_result(grid, project.folder / "results/cells/rehearsal", evaluation)
+        assert result, "made with what the grid says"
+        assert result["samples"] == evaluation.samples
         assert 0 < result["value"] < np.inf
     assert len(project.files("classifiers")) == 6, "weights, history and manifest of both"
     for figure in figures:

@@ -14,7 +14,11 @@ RETRAINED = {"train": 2, **SAMPLED_ANEW, "plot": 1, "trace": 1}
 LARGE = 20_000
 """Bytes; a file of more is not compared by content in the test that says so."""
 
+VP_SDE, PSLD = "  vp-sde: [process=vp-sde]", "  psld: [process=psld]"
+
 COLUMN = '- {label: "3", budget: 3}'
+
+FIRST_ROW = f"{COLUMN}\n    rows:\n      - {{label: [VP-SDE], model: vp-sde}}"
 
 
 def test_what_is_done_is_not_done_twice(finished):
@@ -101,6 +105,16 @@ def test_preparing_identical_data_again_reruns_nothing(finished):
             *(GRID, 'title: "Tiny: steps"', "title: Steps"),
             {"tabulate": 1},
             id="a title: this table",
+        ),
+        pytest.param(
+            *(GRID, FIRST_ROW, FIRST_ROW.replace("model:", "paper: [3.0], model:")),
+            {"tabulate": 1, "plot": 1},
+            id="a number of the paper's: its table, and the plot that may show it",
+        ),
+        pytest.param(
+            *(GRID, f"{VP_SDE}\n{PSLD}", f"{PSLD}\n{VP_SDE}"),
+            {"plot": 1, "sheet": 1},
+            id="the order of the models: pictures that show both",
         ),
         pytest.param(
             *(GRID, COLUMN, f"{COLUMN}\n      - {{label: few, budget: 3, samples: 5}}"),
