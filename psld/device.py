@@ -1,5 +1,7 @@
 """The device that a command computes on."""
 
+import os
+
 import torch
 
 from psld.errors import UserError
@@ -7,6 +9,9 @@ from psld.errors import UserError
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
     """`auto` is this rank's GPU where there is one and the CPU elsewhere.
+
+    A rank's GPU is the one of its number on its node; with Slurm's --gpus-per-task a rank sees but
+    its own.
 
     Raises UserError for a name that torch does not know or a GPU that is not there.
     """
@@ -19,7 +24,8 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise UserError(f"device: {name} was asked for, but torch sees no GPU here; use auto")
-        device = torch.device("cuda", local_rank if device.index is None else device.index)
+        own = 0 if "SLURM_GPUS_PER_TASK" in os.environ else local_rank
+        device = torch.device("cuda", own if device.index is None else device.index)
         if device.index >= torch.cuda.device_count():
             raise UserError(
                 f"device: no {device}; torch sees {torch.cuda.device_count()} GPUs here"

@@ -59,13 +59,15 @@ def available() -> bool:
     return "configuration source" not in asked.stderr
 
 
-def state_of(job: str) -> str:
-    """A state of Slurm's, such as PENDING, or GONE. Raises Unreachable.
+def state_of(job: str) -> tuple[str, str]:
+    """A state of Slurm's, such as PENDING, or GONE; and why it waits. Raises Unreachable.
 
     From the controller, not from accounting: not every cluster has that, and it is minutes late.
     """
-    answer = _ask("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T")
-    return answer.split()[0] if answer.split() else GONE
+    answer = _ask("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T %r")
+    state, _, reason = answer.strip().partition(" ")
+    waits = state == "PENDING" and reason != "None"
+    return state or GONE, reason if waits else ""
 
 
 def active_jobs_named(name: str) -> list[str]:

@@ -31,9 +31,19 @@ def test_sbatch_needs_a_cluster_that_it_knows(commands, complaint, available):
     assert commands.calls("scontrol") == ["ping"]
 
 
-@pytest.mark.parametrize("state", ["PENDING", "RUNNING", "OUT_OF_MEMORY"])
-def test_state(commands, state):
-    commands.answer("squeue", f"{state}\n")
+@pytest.mark.parametrize(
+    ("answer", "state"),
+    [
+        ("PENDING None", ("PENDING", "")),
+        ("PENDING Resources", ("PENDING", "Resources")),
+        ("PENDING launch failed requeued held", ("PENDING", "launch failed requeued held")),
+        ("RUNNING None", ("RUNNING", "")),
+        ("FAILED NonZeroExitCode", ("FAILED", "")),
+        ("OUT_OF_MEMORY", ("OUT_OF_MEMORY", "")),
+    ],
+)
+def test_state(commands, answer, state):
+    commands.answer("squeue", f"{answer}\n")
     assert slurm.state_of("42") == state
     [call] = commands.calls("squeue")
     assert "--jobs=42" in call
@@ -42,9 +52,9 @@ def test_state(commands, state):
 
 def test_a_job_that_the_controller_has_forgotten(commands):
     commands.answer("squeue", stderr="slurm_load_jobs error: Invalid job id specified", exit_code=1)
-    assert slurm.state_of("42") == slurm.GONE
+    assert slurm.state_of("42") == (slurm.GONE, "")
     commands.answer("squeue", "\n")
-    assert slurm.state_of("42") == slurm.GONE
+    assert slurm.state_of("42") == (slurm.GONE, "")
     assert slurm.GONE in slurm.ENDED - slurm.FINAL
 
 

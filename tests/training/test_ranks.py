@@ -68,6 +68,30 @@ def test_devices():
         choose_device("gpu")
 
 
+@pytest.fixture
+def gpus(monkeypatch) -> list[torch.device]:
+    """Two GPUs, as torch tells of them; the list is of those that were chosen."""
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    return chosen
+
+
+def test_a_rank_takes_the_gpu_of_its_number(gpus):
+    assert [choose_device("auto", rank).index for rank in range(2)] == [0, 1]
+    assert choose_device("cuda:1", 0).index == 1
+    with pytest.raises(UserError, match="no cuda:2; torch sees 2 GPUs here"):
+        choose_device("auto", 2)
+    assert [device.index for device in gpus] == [0, 1, 1]
+
+
+def test_a_rank_that_sees_its_own_gpu_alone_takes_that(gpus, monkeypatch):
+    monkeypatch.setenv("SLURM_GPUS_PER_TASK", "1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert [choose_device("auto", rank).index for rank in range(2)] == [0, 0]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_devices_without_a_gpu():
     assert choose_device("auto") == torch.device("cpu")
