@@ -33,7 +33,8 @@ class LoopSettings(Settings):
     time_eps: float = Field(1e-5, gt=0, lt=1)
     """Training times are uniform on [time_eps, 1]."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the network's forward pass; weights and optimiser stay in fp32."""
+    """Arithmetic of the network's forward pass; weights and optimiser stay in fp32. On GPUs from
+    Ampere on, fp32 has TF32's ten bits in convolutions, as torch's default is."""
     compile: bool = False
     """Compile the network with torch.compile."""
     seed: int = Field(0, ge=0)
