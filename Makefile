@@ -45,13 +45,7 @@ track: $(INSTALLED) ## Write the results of GRID to wandb: evaluations, tables, 
 	@$(RUN) python -m psld.track grid_name=$(GRID)
 
 sync: track ## Upload to wandb what it holds offline: trainings and the results of GRID
-	@shopt -s nullglob; \
-	offline=(runs/*/wandb/offline-run-* results/tracked/$(GRID)/wandb/offline-run-*); \
-	if [ $${#offline[@]} -eq 0 ]; then echo "nothing to upload"; fi; \
-	for run in "$${offline[@]}"; do \
-		$(RUN) flock --nonblock "$$run/../../lock" wandb sync "$$run" \
-			|| echo "not uploaded: $$run (it is being trained, or see above)"; \
-	done
+	@$(RUN) python -m psld.sync grid_name=$(GRID)
 
 dashboard: $(INSTALLED) ## Create or update the report of GRID in wandb
 	@$(RUN) python -m psld.dashboard grid_name=$(GRID)

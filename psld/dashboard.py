@@ -8,6 +8,7 @@ It shows whatever lies in the project then and later; `make sync` brings it ther
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import wandb
@@ -16,11 +17,12 @@ from wandb_workspaces.reports.v2.interface import Block, Panel
 
 from psld.cli import CONFIGS, entry_point
 from psld.figures.style import model_looks
+from psld.files import read_json
 from psld.grid import Grid, load_grid
 from psld.grid_file import Evaluation
 from psld.settings import Settings
 from psld.tracking.contents import evaluation_id, picture_names
-from psld.tracking.runs import errors_in_one_line
+from psld.tracking.runs import errors_in_one_line, known_training_id
 from psld.tracking.settings import WandbSettings
 
 WIDTH = 24
@@ -46,6 +48,8 @@ class DashboardSettings(Settings):
 
     grid_name: str
     """Name of the grid, configs/grid/NAME.yaml."""
+    models: Path
+    """Folder of its models; the trainings of those that are there are known by their colours."""
     wandb: WandbSettings
 
 
@@ -56,7 +60,7 @@ def main(settings: DashboardSettings) -> None:
     with errors_in_one_line():
         api = wandb.Api()
         report = report_of(api, settings.wandb.entity or api.default_entity, settings)
-        report.blocks = blocks_of(grid)
+        report.blocks = blocks_of(grid, settings.models)
         report.save()
     print(report.url)
 
@@ -75,7 +79,7 @@ def title_of(grid_name: str) -> str:
     return f"PSLD: {grid_name}"
 
 
-def blocks_of(grid: Grid) -> list[Block]:
+def blocks_of(grid: Grid, models: Path) -> list[Block]:
     """Distances, samples, trainings, tables and pictures: what the report shows of a grid."""
     return [
         reports.TableOfContents(),
@@ -84,10 +88,10 @@ def blocks_of(grid: Grid) -> list[Block]:
         reports.H1("Samples"),
         panels(runs_of(grid, "evaluate"), media("samples")),
         reports.H1("Trainings"),
-        panels(
-            runs_of(grid, "train", "train_classifier"),
-            *(curve(name) for name in CURVES),
-            media("samples"),
+        reports.PanelGrid(
+            runsets=[runs_of(grid, "train", "train_classifier")],
+            panels=[*(curve(name) for name in CURVES), media("samples")],
+            custom_run_colors=colours_of_trainings(grid, models),
         ),
         reports.H1("Tables"),
         *tables(grid),
@@ -130,6 +134,17 @@ def distances(grid: Grid) -> Iterator[Block]:
             panels=[against_nfe],
             custom_run_colors={evaluation_id(grid, e): looks[e.model].colour for e in evaluations},
         )
+
+
+def colours_of_trainings(grid: Grid, models: Path) -> dict[str, str]:
+    """The colour of each training whose model is there, by the id of its run."""
+    colours = {}
+    for model, look in model_looks(grid).items():
+        manifest = models / model / "manifest.json"
+        run = read_json(manifest)["run"] if manifest.exists() else None
+        if run and (known := known_training_id(Path(run))):
+            colours[known] = look.colour
+    return colours
 
 
 def tables(grid: Grid) -> Iterator[Block]:

@@ -13,14 +13,25 @@ from psld.errors import UserError
 @contextmanager
 def sole_holder(path: Path, waiting: str) -> Iterator[None]:
     """Hold the lock; where another process holds it, print `waiting` and wait for its end."""
+    with held_if_free(path) as is_held:
+        if is_held:
+            yield
+            return
+    print(waiting, flush=True)
+    with _lock(path).acquire(poll_interval=1):
+        yield
+
+
+@contextmanager
+def held_if_free(path: Path) -> Iterator[bool]:
+    """Hold the lock if nobody else does; whether it is held."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Without the fallback: a lock that is a mere file would outlive its holder.
-    lock = FileLock(path, fallback_to_soft=False)
+    lock = _lock(path)
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        print(waiting, flush=True)
-        lock.acquire(poll_interval=1)
+        yield False
+        return
     except OSError as error:
         if error.errno != errno.ENOSYS:
             raise
@@ -29,6 +40,11 @@ def sole_holder(path: Path, waiting: str) -> Iterator[None]:
             "(Lustre: mounted with -o flock)"
         ) from None
     try:
-        yield
+        yield True
     finally:
         lock.release()
+
+
+def _lock(path: Path) -> FileLock:
+    # Without the fallback: a lock that is a mere file would outlive its holder.
+    return FileLock(path, fallback_to_soft=False)

@@ -4,11 +4,13 @@
 
 One run for the sampling of each cell, one for each evaluation, one for each table, one with all
 pictures. What has been written with the same content is not written again, and a result that was
-made anew replaces its run. Trainings write their own.
+made anew replaces its run. What was written offline is written again once wandb is online, not the
+other way round. Trainings write their own.
 """
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import wandb
 
@@ -44,14 +46,16 @@ def main(settings: TrackSettings) -> None:
         return
     grid = load_grid(settings.grid_name, CONFIGS)
     record = settings.output / "written.json"
-    written: dict[str, str] = read_json(record) if record.exists() else {}
+    written: dict[str, dict[str, Any]] = read_json(record) if record.exists() else {}
+    online = settings.wandb.mode == "online"
     fresh = total = 0
     for run in runs_of(grid, settings.cells, settings.samples, settings.figures):
         total += 1
         digest = digest_of([settings.wandb.project, settings.wandb.entity, run.digest])
-        if written.get(run.id) != digest:
+        enough = [{"digest": digest, "online": place} for place in {online, True}]
+        if written.get(run.id) not in enough:
             write_run(run, settings)
-            written[run.id] = digest
+            written[run.id] = {"digest": digest, "online": online}
             write_json(record, written)
             fresh += 1
     print(f"{grid.name}: {total} runs, of which {fresh} are new or changed, in {settings.output}")

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,7 @@ from wandb_workspaces.reports import v2 as reports
 from psld.cli import CONFIGS
 from psld.dashboard import DashboardSettings, blocks_of, report_of, title_of
 from psld.figures.style import model_looks
+from psld.files import write_json, write_text
 from psld.grid import Grid, load_grid
 from psld.tracking.contents import evaluation_id, picture_names
 from psld.tracking.settings import WandbSettings
@@ -29,9 +31,20 @@ def grid(request) -> Grid:
 
 
 @pytest.fixture
-def panel_grids(grid) -> list[dict[str, Any]]:
+def trained(grid, tmp_path) -> Path:
+    """The folder of models, of which the first has been trained, and the last was imported."""
+    first, *_, last = grid.models
+    write_text(tmp_path / "runs/first/wandb-id", "train-first\n")
+    for model, directory in ((first, str(tmp_path / "runs/first")), (last, None)):
+        write_json(tmp_path / "models" / model / "manifest.json", {"run": directory})
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def panel_grids(grid, trained) -> list[dict[str, Any]]:
     """What wandb receives of each group of panels: panels, and the runs that they show."""
-    sent = [block._to_model().model_dump(by_alias=True, mode="json") for block in blocks_of(grid)]
+    blocks = [block._to_model() for block in blocks_of(grid, trained)]
+    sent = [block.model_dump(by_alias=True, mode="json") for block in blocks]
     return [block["metadata"] for block in sent if block["type"] == "panel-grid"]
 
 
@@ -77,6 +90,8 @@ def test_a_model_has_its_colour_of_the_pictures(grid, panel_grids):
     assert {evaluation_id(grid, e): looks[e.model].colour for e in grid.evaluations} == {
         name: colour for name, colour in colours.items() if name.startswith("evaluate-")
     }
+    of_trainings = {name: colour for name, colour in colours.items() if name.startswith("train-")}
+    assert of_trainings == {"train-first": looks[next(iter(grid.models))].colour}
 
 
 def test_trainings_have_curves_and_samples(panel_grids):
@@ -120,7 +135,7 @@ def test_a_report_that_exists_is_updated(known, monkeypatch):
     project = SimpleNamespace(name="psld")
     api = SimpleNamespace(projects=lambda entity: [project], reports=lambda path: listed)
     monkeypatch.setattr(reports.Report, "from_url", lambda url: f"the report {url}")
-    settings = DashboardSettings(grid_name="demo", wandb=WandbSettings())
+    settings = DashboardSettings(grid_name="demo", models=Path("models"), wandb=WandbSettings())
     report = report_of(api, "me", settings)
     if title_of("demo") in known:
         assert report == "the report at PSLD: demo"

@@ -75,8 +75,9 @@ INSTEAD = [
     ),
     Instead(r"s(batch|run|cancel|queue|info|acct)\b.*", "needs a cluster", ":"),
     Instead(r"tmux .*", "needs a cluster", ":"),
-    Instead(r"wandb (login|sync)\b.*", "needs an account", ":"),
-    Instead(r"make (sync|dashboard)\b.*", "needs an account", ":"),
+    Instead(r"wandb login\b.*", "needs an account", ":"),
+    Instead(r"make sync\b(.*)", "needs an account", r"make track\1"),
+    Instead(r"make dashboard\b.*", "needs an account", ":"),
     Instead(r"source .venv/bin/activate", "set up already", ":"),
 ]
 

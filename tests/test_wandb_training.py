@@ -68,7 +68,8 @@ def test_a_run_of_three_lives_has_each_step_once(digits, tmp_path):
     steps = [item["_step"] for life in lives for item in life.history]
     assert steps == sorted({*range(EVERY, STEPS + 1, EVERY), stopped_at})
     assert all(item["loss"] > 0 for life in lives for item in life.history)
-    assert {life.start["run_id"] for life in lives if life.records} == {folder.name}
+    [run_id] = {life.start["run_id"] for life in lives if life.records}
+    assert run_id == (folder / "wandb-id").read_text().strip()
 
 
 def test_a_training_outlives_its_wandb(digits, tmp_path):

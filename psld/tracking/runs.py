@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import wandb
 
 from psld.errors import RunError, UserError
+from psld.files import write_text
 from psld.tracking.settings import WandbSettings
 
 
@@ -40,6 +42,24 @@ def errors_in_one_line() -> Iterator[None]:
         raise RunError(f"wandb: {error}") from None
 
 
+def training_id(run_folder: Path) -> str:
+    """The id of a training's run: made at its first start, the same in each of its lives.
+
+    A training that begins again in a new run directory has another, and another run.
+    """
+    known = known_training_id(run_folder)
+    if known is None:
+        known = f"{run_folder.name}-{secrets.token_hex(3)}"
+        write_text(run_folder / "wandb-id", f"{known}\n")
+    return known
+
+
+def known_training_id(run_folder: Path) -> str | None:
+    """The same; None where the training has never begun here."""
+    file = run_folder / "wandb-id"
+    return file.read_text().strip() if file.exists() else None
+
+
 def last_logged_step(folder: Path) -> int | None:
     """The last step that earlier lives of the run in `folder` left on disk; None without files.
 
@@ -51,9 +71,25 @@ def last_logged_step(folder: Path) -> int | None:
 
 
 def _steps_in(file: Path) -> Iterator[int]:
-    """The steps in a file of wandb's, as far as it can be read: a killed run's breaks off."""
-    inspect = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
-    listed = subprocess.run(inspect, capture_output=True, text=True, check=False).stdout
-    for record in map(json.loads, listed.splitlines()):
+    for record in records_in(file):
         if record["type"] == "history":
             yield record["history"]["step"]["num"]
+
+
+def records_in(file: Path) -> list[dict[str, Any]]:
+    """The records in a file of wandb's, as far as they are whole: a killed life's breaks off.
+
+    There are none where a kill or a power cut came before wandb had written. Raises RunError for a
+    file that wandb cannot read.
+    """
+    inspect = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
+    done = subprocess.run(inspect, capture_output=True, text=True, check=False)
+    if "bad header" in done.stderr:
+        return []
+    if done.returncode != 0:
+        raise RunError(f"{file}: wandb cannot read it: {_last_line(done.stderr)}")
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["it does not say why"])[-1]

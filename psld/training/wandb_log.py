@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from psld.tracking.runs import last_logged_step, start_run
+from psld.tracking.runs import last_logged_step, start_run, training_id
 from psld.training.settings import RunSettings
 from psld.training.state import History
 
@@ -15,7 +15,7 @@ from psld.training.state import History
 class WandbLog:
     """The log of the leading rank.
 
-    The run's id is the run directory's name, so a resumed training continues its run; the grid is
+    The run's id lies in the run directory, so a resumed training continues its run; the grid is
     the group and the stage the job type. It is told of steps when a checkpoint holds them, and
     first of those that a killed life did not get to disk: each step is reported once.
 
@@ -45,7 +45,7 @@ class WandbLog:
         self.run = start_run(
             settings.wandb,
             run_folder,
-            id=run_folder.name,
+            id=training_id(run_folder),
             name=settings.name,
             group=settings.grid_name,
             job_type=stage,

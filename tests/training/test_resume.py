@@ -191,7 +191,7 @@ def check_offline_runs(folder: Path, stopped_at: int) -> None:
     assert len(lives) == 2
     for life in lives:
         (start,) = records("run", life)
-        assert start["run_id"] == run_directory(folder).name
+        assert start["run_id"] == (run_directory(folder) / "wandb-id").read_text().strip()
         assert start["display_name"] == "psld"
         assert start["run_group"] == "by-hand"
         assert start["job_type"] == "train"

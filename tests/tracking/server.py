@@ -1,0 +1,98 @@
+"""A server that takes what wandb uploads and keeps the histories."""
+
+import json
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+class WandbServer(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Requests)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.histories: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        """What each run holds, by its id."""
+        self.uploads: list[str] = []
+        """The ids of the runs to which something was uploaded, once an upload."""
+        self.refuses = ""
+        """What stands in the paths that it answers with 500; nothing if empty."""
+
+    def steps(self, run: str) -> list[int]:
+        return [entry["_step"] for entry in self.histories[run]]
+
+    def answer(self, operation: str, given: dict[str, Any]) -> dict[str, Any]:
+        """What a query of GraphQL is answered with, as far as uploading needs it."""
+        entity = {"id": "1", "name": "somebody"}
+        project = {"id": "1", "name": given.get("project"), "entity": entity}
+        if operation == "RunResumeStatus":
+            return {"model": {**project, "bucket": self._resumed(given["name"])}}
+        if operation == "UpsertBucket":
+            bucket = {"id": given["name"], "name": given["name"], "project": project}
+            return {"upsertBucket": {"bucket": bucket, "inserted": True}}
+        if operation == "CreateRunFiles":
+            files = [{"name": name, "uploadUrl": f"{self.url}/file"} for name in given["files"]]
+            return {"createRunFiles": {"runID": "1", "uploadHeaders": [], "files": files}}
+        return {}
+
+    def _resumed(self, run: str) -> dict[str, Any] | None:
+        history = self.histories[run]
+        if not history:
+            return None
+        tails = {"historyTail": json.dumps([json.dumps(history[-1])]), "eventsTail": "[]"}
+        counts = {"historyLineCount": len(history), "eventsLineCount": 0, "logLineCount": 0}
+        told = {"config": "{}", "summaryMetrics": "{}", "wandbConfig": '{"t": {}}'}
+        return {"id": run, "name": run, **told, **counts, **tails}
+
+    def stream(self, run: str, content: dict[str, Any]) -> None:
+        if part := content.get("files", {}).get("wandb-history.jsonl"):
+            lines = list(map(json.loads, part["content"]))
+            self.histories[run][part["offset"] : part["offset"] + len(lines)] = lines
+        if content.get("complete"):
+            self.uploads.append(run)
+
+    def handle_error(self, *_: Any) -> None:
+        """Stay silent: wandb breaks connections off when it ends."""
+
+
+class _Requests(BaseHTTPRequestHandler):
+    server: WandbServer
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+        refused = self.server.refuses and self.server.refuses in self.path
+        answer = {}
+        if self.path == "/graphql":
+            query = json.loads(body)
+            data = self.server.answer(query["operationName"], query["variables"] or {})
+            answer = {"data": data}
+        elif self.path.endswith("/file_stream") and not refused:
+            self.server.stream(self.path.split("/")[-2], json.loads(body))
+        text = json.dumps(answer).encode()
+        self.send_response(500 if refused else 200)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def do_PUT(self) -> None:
+        self.do_POST()
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def wandb_server() -> Iterator[WandbServer]:
+    with WandbServer() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
