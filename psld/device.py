@@ -10,8 +10,8 @@ from psld.errors import UserError
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
     """`auto` is this rank's GPU where there is one and the CPU elsewhere.
 
-    A rank's GPU is the one of its number on its node; with Slurm's --gpus-per-task a rank sees but
-    its own.
+    A rank's GPU is the one of its number on its node, or, where Slurm's --gpus-per-task shows it
+    no other, the one that it sees.
 
     Raises UserError for a name that torch does not know or a GPU that is not there.
     """
@@ -24,7 +24,8 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise UserError(f"device: {name} was asked for, but torch sees no GPU here; use auto")
-        own = 0 if "SLURM_GPUS_PER_TASK" in os.environ else local_rank
+        alone = "SLURM_GPUS_PER_TASK" in os.environ and torch.cuda.device_count() == 1
+        own = 0 if alone else local_rank
         device = torch.device("cuda", own if device.index is None else device.index)
         if device.index >= torch.cuda.device_count():
             raise UserError(

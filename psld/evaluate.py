@@ -8,7 +8,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -30,7 +30,7 @@ from psld.samplers.origin import origin_of
 from psld.samplers.settings import CellSettings
 from psld.samplers.shards import Shard, read_shards
 from psld.settings import parse
-from psld.training.settings import ClassifierModelSettings, ModelSettings, TrainedSettings
+from psld.training.settings import ClassifierModelSettings, ModelSettings
 
 
 class EvaluateSettings(CellSettings):
@@ -51,8 +51,8 @@ class EvaluateSettings(CellSettings):
 
 @entry_point("evaluate", EvaluateSettings)
 def main(settings: EvaluateSettings) -> None:
-    model = trained(settings.model, ModelSettings)
-    classifier = settings.classifier and trained(settings.classifier, ClassifierModelSettings)
+    model = trained("model", settings.model)
+    classifier = settings.classifier and trained("classifier", settings.classifier)
     statistics, reference = load_reference(settings.reference)
     extractor = load_extractor(
         settings.metric,
@@ -99,10 +99,11 @@ def main(settings: EvaluateSettings) -> None:
     print(f"{settings.metric.name} of {settings.samples} images: {value:.4g}")
 
 
-def trained(folder: str, kind: type[TrainedSettings]) -> dict[str, Any]:
+def trained(kind: Literal["model", "classifier"], folder: str) -> dict[str, Any]:
     """What a result tells of the model, or of the classifier, that it comes from."""
-    manifest = read_manifest(folder, "model" if kind is ModelSettings else "classifier")
-    settings = parse(kind, manifest["settings"], where=f"{folder}/manifest.json")
+    manifest = read_manifest(folder, kind)
+    schema = {"model": ModelSettings, "classifier": ClassifierModelSettings}[kind]
+    settings = parse(schema, manifest["settings"], where=f"{folder}/manifest.json")
     kept = {key: manifest[key] for key in ("name", "weights_sha256", "dataset_digest", "step")}
     return {**kept, "settings": settings.identity()}
 

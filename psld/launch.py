@@ -51,7 +51,7 @@ def main(settings: LaunchSettings) -> None:
         )
     launcher = Launcher(settings, run, Path(training.output))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        # What nohup, or a shell's `&`, lets the whole workflow ignore stays ignored.
+        # What nohup (SIGHUP), or a shell's `&` (SIGINT), lets Snakemake ignore stays ignored here.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda number, _: leave(launcher, settings.detach, number))
     launcher.train()

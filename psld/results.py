@@ -85,8 +85,14 @@ def _is_of(grid: Grid, evaluation: Evaluation, result: dict[str, Any]) -> bool:
         "metric": grid.metrics[evaluation.metric],
         "seed": grid.file.seed,
     }
-    trained = {key: result[key] and result[key]["settings"] for key in ("model", "classifier")}
-    return {key: trained.get(key, result[key]) for key in wanted} == wanted
+    made = {
+        "model": result["model"]["settings"],
+        "classifier": result["classifier"] and result["classifier"]["settings"],
+        "sampler": result["sampler"],
+        "metric": result["metric"],
+        "seed": result["seed"],
+    }
+    return made == wanted
 
 
 def read_table(grid: Grid, name: str, cells: Path) -> list[list[TableEntry]]:

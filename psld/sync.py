@@ -18,7 +18,7 @@ from textwrap import shorten
 
 from psld.cli import entry_point
 from psld.errors import RunError, UserError
-from psld.locks import held_if_free
+from psld.locks import held_if_free, sole_holder
 from psld.settings import Settings
 from psld.tracking.runs import records_in
 
@@ -28,8 +28,10 @@ BROKEN_OFF = (
 )
 """What wandb says of a file's end that it cannot read, once it has uploaded what comes before."""
 
-PATIENCE = {"WANDB_X_GRAPHQL_RETRY_MAX": "3"}
-"""Some twenty seconds for a server that does not answer; wandb would try for many minutes."""
+CLIENTS = ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")
+PATIENCE = {f"WANDB_X_{client}_RETRY_MAX": "3" for client in CLIENTS}
+"""How often wandb asks a server again that does not answer: half a minute, not a quarter of an hour
+and more."""
 
 
 class SyncSettings(Settings):
@@ -44,22 +46,27 @@ class SyncSettings(Settings):
 
 
 class Outcome(Enum):
+    """What became of a file."""
+
     UPLOADED = auto()
+    """As far as it is whole."""
     EMPTY = auto()
     """A kill came before wandb had written anything."""
     LEFT = auto()
     """A training is running there."""
     FAILED = auto()
+    """For the reason that was printed; the next sync tries again."""
 
 
 @entry_point("sync", SyncSettings)
 def main(settings: SyncSettings) -> None:
     outcomes: Counter[Outcome] = Counter()
-    for run in sorted(settings.runs.glob("*")):
-        outcomes.update(upload_training(run))
-    outcomes.update(map(upload, not_uploaded(settings.tracked)))
+    with sole_holder(settings.runs / "sync.lock", "waiting for another sync"):
+        for run in sorted(settings.runs.glob("*")):
+            outcomes.update(upload_training(run))
+        outcomes.update(map(upload, not_uploaded(settings.tracked)))
     if outcomes[Outcome.FAILED]:
-        raise RunError(f"wandb: uploads that failed: {outcomes[Outcome.FAILED]}; try again later")
+        raise RunError(f"wandb: uploads that failed: {outcomes[Outcome.FAILED]}, see above")
     if not outcomes.keys() - {Outcome.EMPTY}:
         print(f"nothing to upload in {settings.runs} and {settings.tracked}")
 
@@ -69,15 +76,17 @@ def upload_training(run: Path) -> Iterator[Outcome]:
     if not not_uploaded(run):
         return
     with held_if_free(run / "lock") as nobody_trains:
-        if not nobody_trains:
-            print(f"{run}: left for later, it is being trained", flush=True)
-            yield Outcome.LEFT
+        # A life that begins while these are uploaded writes a file of its own.
+        finished = not_uploaded(run)
+    if not nobody_trains:
+        print(f"{run}: left for later, it is being trained", flush=True)
+        yield Outcome.LEFT
+        return
+    for file in finished:
+        outcome = upload(file)
+        yield outcome
+        if outcome is Outcome.FAILED:
             return
-        for file in not_uploaded(run):
-            outcome = upload(file)
-            yield outcome
-            if outcome is Outcome.FAILED:
-                return
 
 
 def not_uploaded(folder: Path) -> list[Path]:
@@ -99,7 +108,11 @@ def upload(file: Path) -> Outcome:
     except RunError as error:
         print(f"not uploaded: {error}", flush=True)
         return Outcome.FAILED
-    errors = errors_of_sync(file)
+    try:
+        errors = errors_of_sync(file)
+    except BaseException:
+        mark_of(file).unlink(missing_ok=True)
+        raise
     if not errors:
         print(f"{file.parent}: uploaded", flush=True)
         return Outcome.UPLOADED

@@ -52,10 +52,10 @@ def main(settings: TrackSettings) -> None:
     for run in runs_of(grid, settings.cells, settings.samples, settings.figures):
         total += 1
         digest = digest_of([settings.wandb.project, settings.wandb.entity, run.digest])
-        enough = [{"digest": digest, "online": place} for place in {online, True}]
-        if written.get(run.id) not in enough:
+        wanted = {"digest": digest, "online": online}
+        if written.get(run.id) not in (wanted, wanted | {"online": True}):
             write_run(run, settings)
-            written[run.id] = {"digest": digest, "online": online}
+            written[run.id] = wanted
             write_json(record, written)
             fresh += 1
     print(f"{grid.name}: {total} runs, of which {fresh} are new or changed, in {settings.output}")

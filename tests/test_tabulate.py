@@ -8,6 +8,8 @@ import re
 import shutil
 from functools import reduce
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
@@ -18,7 +20,7 @@ from psld.cli import CONFIGS
 from psld.grid import Grid, load_grid
 from psld.grid_file import RECORDED
 from psld.tables.formats import EVERY_ENTRY, SYMBOLS, latex
-from psld.tables.text import Text, text_of
+from psld.tables.text import Text, scales_of, text_of
 from tests.commands import call, refused, succeeded
 from tests.results import made_with
 
@@ -240,6 +242,24 @@ def test_what_latex_and_html_would_read_as_commands_is_escaped(folder):
     assert not re.search(r"(?<!\\)[%#_]", commands)
     assert "<more>" not in text["html"]
     assert "&lt;more&gt;" in text["html"]
+
+
+def test_a_scale_belongs_to_a_metric_and_a_dataset():
+    """One table may show the same metric on two datasets."""
+
+    def result(dataset: str, metric: str) -> dict[str, Any]:
+        settings = {"dataset": {"name": dataset}}
+        return {"metric": {"name": metric}, "model": {"settings": settings}}
+
+    def scales(*kinds: tuple[str, str]) -> dict[str, dict[str, Any]]:
+        return scales_of([SimpleNamespace(result=result(*kind)) for kind in kinds])
+
+    assert list(scales(("digits", "fid"), ("digits", "fid-test"))) == ["fid", "fid-test"]
+    found = scales(("digits", "fid"), ("faces", "fid"), ("faces", "fid"))
+    assert found == {
+        "fid on digits": result("digits", "fid"),
+        "fid on faces": result("faces", "fid"),
+    }
 
 
 def test_html_fetches_nothing(folder):

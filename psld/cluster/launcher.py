@@ -146,13 +146,15 @@ class Launcher:
         """The state in which the job has ended; until then pass on what its first rank prints."""
         job = self.launch.job
         relay = Relay(self.folder / f"{job}_0_log.out")
-        last, since, pause = ("", ""), time.monotonic(), 1.0
+        last, said, since, pause = "", "", time.monotonic(), 1.0
         while True:
             state, reason = patiently(lambda: slurm.state_of(job))
             relay.pass_on()
-            if (state, reason) != last:
-                say(f"job {job} is {state.lower()}" + (reason and f" ({reason})"))
-                last, since, pause = (state, reason), time.monotonic(), 1.0
+            if state != last:
+                last, since, pause = state, time.monotonic(), 1.0
+            if (saying := state.lower() + (reason and f" ({reason})")) != said:
+                say(f"job {job} is {saying}")
+                said = saying
             settled = state in slurm.FINAL or time.monotonic() - since >= SETTLED_SECONDS
             if state in slurm.ENDED and settled:
                 return state

@@ -67,7 +67,8 @@ def state_of(job: str) -> tuple[str, str]:
     answer = _ask("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T %r")
     state, _, reason = answer.strip().partition(" ")
     waits = state == "PENDING" and reason != "None"
-    return state or GONE, reason if waits else ""
+    # After a comma stand the nodes that are missed: ever others.
+    return state or GONE, reason.partition(",")[0] if waits else ""
 
 
 def active_jobs_named(name: str) -> list[str]:

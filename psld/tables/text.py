@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 from psld.grid import Grid
 from psld.grid_file import Table
@@ -96,7 +97,7 @@ def footnotes(table: Table, rows: list[list[TableEntry]]) -> list[str]:
     """The table's own footnotes, the scale of each metric in it, and what is missing."""
     entries = [entry for line in rows for entry in line]
     notes = list(table.footnotes)
-    for name, result in {e.result["metric"]["name"]: e.result for e in entries if e.result}.items():
+    for name, result in scales_of(entries).items():
         scale = f"Scale of {name}: standard normal noise has {result['noise']:.1f}"
         if result["floor"] is not None:
             scale += f", the test split {result['floor']:.2f}"
@@ -114,6 +115,19 @@ def footnotes(table: Table, rows: list[list[TableEntry]]) -> list[str]:
     if len(ours) < len(entries):
         notes.append(f"{LITERATURE} From other papers, as this one prints them; not run here.")
     return notes
+
+
+def scales_of(entries: list[TableEntry]) -> dict[str, dict[str, Any]]:
+    """A result for each metric, and for each dataset where there are several, by their names."""
+    results = [entry.result for entry in entries if entry.result]
+    kinds = [(result["metric"]["name"], dataset_of(result)) for result in results]
+    several = len({dataset for _, dataset in kinds}) > 1
+    names = [f"{metric} on {dataset}" if several else metric for metric, dataset in kinds]
+    return dict(zip(names, results, strict=True))
+
+
+def dataset_of(result: dict[str, Any]) -> str:
+    return result["model"]["settings"]["dataset"]["name"]
 
 
 def _meaning_of_marks(table: Table) -> list[str]:

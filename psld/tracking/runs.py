@@ -87,7 +87,10 @@ def records_in(file: Path) -> list[dict[str, Any]]:
     if "bad header" in done.stderr:
         return []
     if done.returncode != 0:
-        raise RunError(f"{file}: wandb cannot read it: {_last_line(done.stderr)}")
+        raise RunError(
+            f"{file}: wandb cannot read it ({_last_line(done.stderr)}); move {file.parent} away to "
+            "go on without what it holds"
+        )
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 

@@ -36,6 +36,7 @@ def test_sbatch_needs_a_cluster_that_it_knows(commands, complaint, available):
     [
         ("PENDING None", ("PENDING", "")),
         ("PENDING Resources", ("PENDING", "Resources")),
+        ("PENDING ReqNodeNotAvail, UnavailableNodes:n1", ("PENDING", "ReqNodeNotAvail")),
         ("PENDING launch failed requeued held", ("PENDING", "launch failed requeued held")),
         ("RUNNING None", ("RUNNING", "")),
         ("FAILED NonZeroExitCode", ("FAILED", "")),

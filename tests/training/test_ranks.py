@@ -72,6 +72,7 @@ def test_devices():
 def gpus(monkeypatch) -> list[torch.device]:
     """Two GPUs, as torch tells of them; the list is of those that were chosen."""
     chosen: list[torch.device] = []
+    monkeypatch.delenv("SLURM_GPUS_PER_TASK", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
@@ -87,6 +88,9 @@ def test_a_rank_takes_the_gpu_of_its_number(gpus):
 
 
 def test_a_rank_that_sees_its_own_gpu_alone_takes_that(gpus, monkeypatch):
+    """And not the first of several, where a task starts the ranks itself."""
+    monkeypatch.setenv("SLURM_GPUS_PER_TASK", "2")
+    assert [choose_device("auto", rank).index for rank in range(2)] == [0, 1]
     monkeypatch.setenv("SLURM_GPUS_PER_TASK", "1")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert [choose_device("auto", rank).index for rank in range(2)] == [0, 0]
