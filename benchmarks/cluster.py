@@ -3,6 +3,7 @@
     python -m benchmarks.cluster starts      # until the first step, and what a preemption costs
     python -m benchmarks.cluster launchers   # what launchers that wait cost a login node
     python -m benchmarks.cluster shards      # 100 shards, with arrays of jobs and without
+    python -m benchmarks.cluster demo        # the demo, and its tables beside those of `make demo`
 
 Runs on the tests' cluster of four nodes on this machine (tests/slurm/install.sh), so its jobs share
 this machine's cores, and its scheduler is quicker than a real one.
@@ -10,10 +11,14 @@ this machine's cores, and its scheduler is quicker than a real one.
 
 import argparse
 import contextlib
+import csv
 import re
+import shutil
+import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import psutil
@@ -22,7 +27,7 @@ from tests.commands import call, succeeded
 from tests.slurm.cluster import Cluster
 from tests.slurm.project import ClusterProject
 from tests.slurm.training import RECIPE, Training
-from tests.workflow.project import GRID, Project
+from tests.workflow.project import GRID, REPOSITORY, Project
 
 SAVING_EACH_STEP = (*RECIPE, "training.checkpoint_every=1", "training.steps=20")
 ONE_NODE = ("nodes=1", "ranks_per_node=2")
@@ -111,6 +116,35 @@ def measure_shards(cluster: Cluster, folder: Path, _: Path) -> None:
         print(f"{SHARDS} shards as {name}: {taken:.0f} s, {len(calls)} calls of sbatch")
 
 
+def measure_demo(cluster: Cluster, folder: Path, _: Path) -> None:
+    """The demo's grid as Slurm jobs, trainings on two nodes with two ranks each."""
+    here = numbers_of(REPOSITORY)
+    Project.create(folder / "project")
+    shutil.copy(REPOSITORY / "configs/grid/demo.yaml", folder / "project/configs/grid")
+    project = ClusterProject(folder / "project", cluster)
+    project.timeout = 3600
+    started = time.perf_counter()
+    project.run("demo")
+    taken = time.perf_counter() - started
+    states = Counter(job["state"] for job in project.jobs())
+    print(f"demo: {taken:.0f} s, jobs by their end: {dict(states)}")
+    there = numbers_of(project.folder)
+    differences = [abs(there[entry] / here[entry] - 1) for entry in here]
+    print(
+        f"{len(differences)} numbers differ from those of one machine by {max(differences):.1%} at "
+        f"most, by {statistics.median(differences):.1%} in the median"
+    )
+
+
+def numbers_of(project: Path) -> dict[tuple[str, ...], float]:
+    """The measured numbers in the tables of the demo's grid that a project has made."""
+    tables = sorted(project.glob("results/tables/demo/*.csv"))
+    if not tables:
+        sys.exit(f"{project}: no tables of the demo; first run make demo")
+    rows = [row for table in tables for row in csv.DictReader(table.read_text().splitlines())]
+    return {(row["cell"], row["metric"], row["shows"]): float(row["ours"]) for row in rows}
+
+
 def new_folder(parent: Path) -> Path:
     return Path(tempfile.mkdtemp(dir=parent))
 
@@ -121,6 +155,7 @@ def main() -> None:
         "starts": measure_starts,
         "launchers": measure_launchers,
         "shards": measure_shards,
+        "demo": measure_demo,
     }
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cluster")
     parser.add_argument("what", choices=measures)
