@@ -58,6 +58,7 @@ def main(settings: TrackSettings) -> None:
             written[run.id] = wanted
             write_json(record, written)
             fresh += 1
+    wandb.teardown()  # a run that is finished may not be written yet
     print(f"{grid.name}: {total} runs, of which {fresh} are new or changed, in {settings.output}")
 
 

@@ -1,13 +1,14 @@
 """Lives of trainings as wandb writes them offline."""
 
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from unittest import mock
 
 import wandb
 
-from psld.tracking.runs import start_run
+from psld.tracking.runs import records_in, start_run
 from psld.tracking.settings import WandbSettings
 
 
@@ -31,7 +32,13 @@ def live(run: Path, steps: Iterable[int], begun: int = 0, run_id: str | None = N
     folder = written.rename(
         written.parent / f"offline-run-20000101_0000{begun:02}-{run_id or run.name}"
     )
-    return next(folder.glob("run-*.wandb"))
+    file = next(folder.glob("run-*.wandb"))
+    deadline = time.monotonic() + 60
+    while not any(record["type"] == "exit" for record in records_in(file)):
+        # wandb lets the process go on before it has written all.
+        assert time.monotonic() < deadline, f"{file}: without an end"
+        time.sleep(0.1)
+    return file
 
 
 def break_off(file: Path) -> None:
