@@ -38,7 +38,9 @@ results: $(INSTALLED) ## Print the tables of GRID
 report: results/$(GRID)-report.html ## Make the self-contained HTML report of GRID
 
 results/$(GRID)-report.html: $(INSTALLED) $(wildcard results/tables/$(GRID)/*.html results/figures/$(GRID)/*.png results/figures/$(GRID)/*/*.png)
-	@$(SNAKEMAKE) $(GRID) --report $@ --quiet
+	@$(RUN) python -m psld.cells grid_name=$(GRID) >/dev/null
+	@$(SNAKEMAKE) $(GRID) --report $@ --quiet \
+		|| { echo "error: is grid $(GRID) finished? first: snakemake --profile $(PROFILE) $(GRID)"; exit 1; }
 	@echo "Report: $@"
 
 track: $(INSTALLED) ## Write the results of GRID to wandb: evaluations, tables, pictures

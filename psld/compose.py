@@ -20,6 +20,7 @@ from psld.figures.contents import PLOTS
 from psld.grid import ComposedSampler, ComposedTraining, Grid
 from psld.grid_file import Evaluation, GridFile
 from psld.metrics.settings import MetricSettings
+from psld.reporting import text_of
 from psld.samplers.fit import check_fit
 from psld.samplers.settings import ClassifierGuidance, DigitsMask, SamplerSettings
 from psld.settings import Settings, parse
@@ -53,7 +54,7 @@ class Composer:
                 own = [key for key in config if key != "hydra"]
                 return content_of(OmegaConf.masked_copy(config, own), where)
         except (HydraException, OmegaConfBaseException) as error:
-            raise UserError(f"{where}: {' '.join(str(error).split())}") from None
+            raise UserError(f"{where}: {text_of(error)}") from None
 
     def dataset(self, name: str, where: str) -> DatasetSettings:
         content = self.content("prepare", [f"dataset={name}"], where)

@@ -263,7 +263,7 @@ def cost(grid: Grid, settings: PlanSettings) -> str:
                 work.training_images / 1e6,
                 work.evaluations / 1e6,
                 f"{flops[network] / everything:.1%}",
-                *(UNKNOWN if hour is None else hour for hour in spent),
+                *(UNKNOWN if hour is None else f"{hour:,.1f}" for hour in spent),
             ]
         )
     notes = [FORMULA, f"All of it: {everything * 1e9:.3g} FLOPs."]

@@ -1,5 +1,7 @@
 """Which errors one line explains, and what that line says."""
 
+import re
+
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -22,8 +24,18 @@ def exit_code_of(error: Exception) -> int | None:
     return None
 
 
-def one_line(error: Exception) -> str:
+def text_of(error: Exception) -> str:
+    """An error as one line, without the advice of Hydra's that no setting of ours can follow."""
     text = " ".join(str(error).split())
+    unknown = re.search(r"Could not override '(\S+)'\. To append .*", text)
+    if unknown is None:
+        return text
+    known = f"no setting is called {unknown[1]}; the command's --cfg job lists them"
+    return text[: unknown.start()] + known
+
+
+def one_line(error: Exception) -> str:
+    text = text_of(error)
     if _disk_is_full(error):
         place = error.filename or "the disk"
         return f"{place}: cannot be written ({error.strerror}); free some space and try again"

@@ -70,7 +70,7 @@ class ImageStore:
         path = Path(path)
         if not path.is_file():
             raise UserError(
-                f"{path}: no such file; make it with python -m psld.prepare dataset={path.stem}"
+                f"{path}: no such file; make it with python -m psld.prepare (for which dataset=)"
             )
         try:
             # The file never changes once it has its name, and not every file system has locks.
@@ -92,7 +92,7 @@ class ImageStore:
             if found != expected:
                 raise UserError(
                     f"{path}: has {key} {found}, but dataset.{key} is {expected}; prepare it anew "
-                    f"(python -m psld.prepare dataset={dataset.name})"
+                    f"(python -m psld.prepare), or give dataset.{key}={found}"
                 )
         return store
 

@@ -151,7 +151,7 @@ def test_a_missing_a_truncated_and_a_foreign_dataset(digits, tmp_path):
     (tmp_path / "head.h5").write_bytes(whole[:100])
     (tmp_path / "text.h5").write_text("no HDF5")
     for name, words in (
-        ("absent.h5", ("no such file", "psld.prepare dataset=absent")),
+        ("absent.h5", ("no such file", "psld.prepare (for which")),
         ("cut.h5", ("not a whole HDF5 file", "prepare it anew")),
         ("head.h5", ("not a whole HDF5 file", "prepare it anew")),
         ("text.h5", ("not a whole HDF5 file", "prepare it anew")),
@@ -165,7 +165,7 @@ def test_a_dataset_of_other_images_than_the_settings_say(tmp_path):
     larger = ("dataset.image_size=16", "dataset.filter=box", "output=larger.h5")
     succeeded(call(tmp_path, "prepare", *larger))
     finished = call(tmp_path, "train", *SETTINGS, "data=larger.h5")
-    refused(finished, 2, "larger.h5", "has image_size 16", "psld.prepare dataset=digits")
+    refused(finished, 2, "larger.h5", "has image_size 16", "or give dataset.image_size=16")
     succeeded(call(tmp_path, "train", *SETTINGS, "data=larger.h5", *larger[:2], "output=model"))
 
 
