@@ -47,7 +47,8 @@ COST_HEADERS = [
 
 FORMULA = (
     "GPU hours = (training images / (train images/s) + samples × NFE / (sample images/s)) / 3600, "
-    "with images/s of one GPU through a training step and through one network evaluation. "
+    "with images/s of one GPU through a training step and through one network evaluation: those that "
+    "are given, or else of what has been run here, on CPUs too. "
     f"FLOPs: GFLOPs × ({TRAIN_FACTOR} × training images + samples × NFE)."
 )
 
@@ -269,9 +270,9 @@ def cost(grid: Grid, settings: PlanSettings) -> str:
     notes = [FORMULA, f"All of it: {everything * 1e9:.3g} FLOPs."]
     if unknown:
         notes.append(
-            f"GPU hours are unknown ({UNKNOWN}) where images/s are: give throughput.NETWORK.train=…"
-            f" and throughput.NETWORK.sample=… for {', '.join(unknown)}, or, for a rough guess, "
-            "sustained_tflops=…"
+            f"GPU hours are unknown ({UNKNOWN}) where images/s are: give python -m psld.plan "
+            f"grid_name={grid.name} throughput.NETWORK.train=… and throughput.NETWORK.sample=… for "
+            f"{', '.join(unknown)}, or, for a rough guess, sustained_tflops=…"
         )
     else:
         notes.append(f"Sum: {sum(hours):,.1f} GPU hours.")

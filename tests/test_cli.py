@@ -37,7 +37,7 @@ def test_the_printed_config_holds_the_overrides(tmp_path):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_refuses_an_unknown_key(name, tmp_path):
-    refused(call(tmp_path, name, "seeed=3"), 2, "seeed")
+    refused(call(tmp_path, name, "seeed=3"), 2, "no setting is called seeed;")
     assert list(tmp_path.iterdir()) == []
 
 
