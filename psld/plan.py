@@ -47,8 +47,8 @@ COST_HEADERS = [
 
 FORMULA = (
     "GPU hours = (training images / (train images/s) + samples × NFE / (sample images/s)) / 3600, "
-    "with images/s of one GPU through a training step and through one network evaluation: those that "
-    "are given, or else of what has been run here, on CPUs too. "
+    "with images/s of one GPU through a training step and through one network evaluation: those "
+    "that are given, or else of what has been run here, on CPUs too. "
     f"FLOPs: GFLOPs × ({TRAIN_FACTOR} × training images + samples × NFE)."
 )
 

@@ -193,7 +193,7 @@ def test_a_damaged_cache_is_named(configs):
         ("samples", 0, "samples: Input should be greater than or equal to 1"),
         ("metric", "fd", "metric fd: .* Available options in 'metric': fd-classifier fid"),
         ("gallery", "em-11", "gallery: no cell has the sampler 'em-11'; there are: em-10"),
-        ("models/psld", ["process=psld", "process.gama=1"], "models.psld: no setting .* process.gama"),
+        ("models/psld", ["process=psld", "process.gama=1"], "psld: no setting .* process.gama"),
         ("models/psld", ["process=psld", "process.gamma=-1"], "models.psld: process.gamma"),
         ("models/psld", ["process"], "models.psld: Error parsing override 'process'"),
         ("models/psld", ["dataset.num_classes=0"], "not prepared as configs/dataset/digits.yaml"),

@@ -109,7 +109,7 @@ def test_hours_follow_the_formula(tmp_path, demo):
 def test_without_throughput_the_hours_are_unknown(tmp_path):
     output = plan(tmp_path)
     assert hours(output) == ["?", "?"]
-    assert "give throughput.NETWORK.train=…" in output
+    assert "grid_name=demo throughput.NETWORK.train=…" in output
     assert "Sum" not in output
 
 
