@@ -70,7 +70,7 @@ class ImageStore:
         path = Path(path)
         if not path.is_file():
             raise UserError(
-                f"{path}: no such file; make it with python -m psld.prepare (for which dataset=)"
+                f"{path}: no such file; make it with python -m psld.prepare dataset={path.stem}"
             )
         try:
             # The file never changes once it has its name, and not every file system has locks.

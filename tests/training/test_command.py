@@ -151,7 +151,7 @@ def test_a_missing_a_truncated_and_a_foreign_dataset(digits, tmp_path):
     (tmp_path / "head.h5").write_bytes(whole[:100])
     (tmp_path / "text.h5").write_text("no HDF5")
     for name, words in (
-        ("absent.h5", ("no such file", "psld.prepare (for which")),
+        ("absent.h5", ("no such file", "psld.prepare dataset=absent")),
         ("cut.h5", ("not a whole HDF5 file", "prepare it anew")),
         ("head.h5", ("not a whole HDF5 file", "prepare it anew")),
         ("text.h5", ("not a whole HDF5 file", "prepare it anew")),
