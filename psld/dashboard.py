@@ -88,10 +88,11 @@ def blocks_of(grid: Grid, models: Path) -> list[Block]:
         reports.H1("Samples"),
         panels(runs_of(grid, "evaluate"), media("samples")),
         reports.H1("Trainings"),
-        reports.PanelGrid(
-            runsets=[runs_of(grid, "train", "train_classifier")],
-            panels=[*(curve(name) for name in CURVES), media("samples")],
-            custom_run_colors=colours_of_trainings(grid, models),
+        panels(
+            runs_of(grid, "train", "train_classifier"),
+            *(curve(name) for name in CURVES),
+            media("samples"),
+            colours=colours_of_trainings(grid, models),
         ),
         reports.H1("Tables"),
         *tables(grid),
@@ -129,11 +130,8 @@ def distances(grid: Grid) -> Iterator[Block]:
             layout=reports.Layout(w=WIDTH, h=10),
         )
         yield reports.H2(f"{dataset}: {metric}")
-        yield reports.PanelGrid(
-            runsets=[runs],
-            panels=[against_nfe],
-            custom_run_colors={evaluation_id(grid, e): looks[e.model].colour for e in evaluations},
-        )
+        colours = {evaluation_id(grid, e): looks[e.model].colour for e in evaluations}
+        yield panels(runs, against_nfe, colours=colours)
 
 
 def colours_of_trainings(grid: Grid, models: Path) -> dict[str, str]:
@@ -163,8 +161,11 @@ def runs_of(grid: Grid, *job_types: str, also: str = "", **given: Any) -> report
     return reports.Runset(name=f"{grid.name}: {job_types[0]}", filters=filters, **given)
 
 
-def panels(runs: reports.Runset, *shown: Panel) -> reports.PanelGrid:
-    return reports.PanelGrid(runsets=[runs], panels=list(shown))
+def panels(
+    runs: reports.Runset, *shown: Panel, colours: dict[str, str] | None = None
+) -> reports.PanelGrid:
+    """Panels of the same runs; `colours` gives some of them theirs, by their ids."""
+    return reports.PanelGrid(runsets=[runs], panels=list(shown), custom_run_colors=colours or {})
 
 
 def curve(name: str) -> reports.LinePlot:

@@ -47,7 +47,9 @@ def grid() -> Grid:
 @pytest.fixture(scope="module")
 def results(grid) -> dict[Evaluation, dict[str, Any]]:
     """The metrics of every cell of the grid, in its own metric."""
-    found = {e: read_result(grid, CELLS, e) for e in grid.evaluations if e.metric == grid.file.metric}
+    found = {
+        e: read_result(grid, CELLS, e) for e in grid.evaluations if e.metric == grid.file.metric
+    }
     assert found
     assert [e.cell for e, result in found.items() if result is None] == []
     return found

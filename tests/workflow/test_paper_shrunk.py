@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from psld.files import read_json
-from psld.results import read_result
 from psld.grid import Grid, load_grid
 from psld.grid_file import Evaluation
+from psld.results import read_result
 from tests.datasets.formats import (
     afhq_files,
     celeba_files,

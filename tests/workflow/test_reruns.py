@@ -108,8 +108,8 @@ def test_preparing_identical_data_again_reruns_nothing(finished):
         ),
         pytest.param(
             *(GRID, FIRST_ROW, FIRST_ROW.replace("model:", "paper: [3.0], model:")),
-            {"tabulate": 1, "plot": 1},
-            id="a number of the paper's: its table, and the plot that may show it",
+            {"tabulate": 1},
+            id="a number of the paper's that no plot shows: its table",
         ),
         pytest.param(
             *(GRID, f"{VP_SDE}\n{PSLD}", f"{PSLD}\n{VP_SDE}"),
@@ -131,6 +131,16 @@ def test_preparing_identical_data_again_reruns_nothing(finished):
 def test_a_change_reruns_what_depends_on_it(finished, file, old, new, plan):
     finished.edit(file, old, new)
     assert finished.plan("tiny") == plan
+
+
+@pytest.mark.slow
+def test_a_number_of_the_papers_reruns_the_plot_that_shows_it(finished):
+    """Not the other one, of the trainings."""
+    finished.edit(GRID, COLUMN, f'{COLUMN}\n      - {{label: "4", budget: 4}}')
+    finished.run("tiny")
+    first_row = '- {label: "4", budget: 4}\n    rows:\n      - {label: [VP-SDE], '
+    finished.edit(GRID, first_row, f"{first_row}paper: [3.0, 2.0], ")
+    assert finished.plan("tiny") == {"tabulate": 1, "plot": 1}
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from psld.figures.contents import (
     trained_models,
 )
 from psld.grid import load_grid
+from psld.results import paper_values
 from psld.samplers.settings import shards_needed
 
 CONFIGS = Path(workflow.basedir) / "configs"
@@ -207,6 +208,13 @@ def inputs_of_plot(wildcards):
     if wildcards.plot == "training":
         return [f"models/{grid.name}/{model}/history.json" for model in trained_models(grid)]
     return [metrics_file(grid.name, e) for e in evaluations_of_plot(grid, wildcards.plot)]
+
+
+def papers_of_plot(wildcards):
+    """The paper's numbers that a plot shows."""
+    grid = GRIDS[wildcards.grid]
+    papers = paper_values(grid)
+    return [papers.get(evaluation) for evaluation in evaluations_of_plot(grid, wildcards.plot)]
 
 
 def shards_of_sheet(wildcards):

@@ -41,9 +41,7 @@ rule plot:
         # What is drawn besides the inputs: the models, whose order gives them their colours, and
         # the paper's numbers.
         models=lambda wildcards: list(GRIDS[wildcards.grid].models),
-        paper=lambda wildcards: [
-            row.paper for table in GRIDS[wildcards.grid].file.tables.values() for row in table.rows
-        ],
+        paper=papers_of_plot,
     shell:
         "python -m psld.plot grid_name={wildcards.grid} plot={wildcards.plot} > {log} 2>&1"
 
