@@ -107,7 +107,13 @@ def main(settings: PlanSettings) -> None:
 
 def table(rows: Any, headers: list[str]) -> str:
     right = ["left", *["right"] * (len(headers) - 1)]
-    return tabulate(rows, headers, tablefmt="github", intfmt=",", floatfmt=",.1f", colalign=right)
+    rows = [[f"{cell:,}" if isinstance(cell, int) else cell for cell in row] for row in rows]
+    return tabulate(rows, headers, tablefmt="github", colalign=right, disable_numparse=True)
+
+
+def readable(number: float) -> str:
+    """With one decimal; with two digits where that would hide a small number."""
+    return f"{number:,.1f}" if number >= 1 or number == 0 else f"{number:.2g}"
 
 
 def shards_of_cells(grid: Grid, evaluations: list[Evaluation]) -> dict[str, int]:
@@ -260,11 +266,11 @@ def cost(grid: Grid, settings: PlanSettings) -> str:
             [
                 network,
                 len(work.trained),
-                gigaflops[network],
-                work.training_images / 1e6,
-                work.evaluations / 1e6,
+                readable(gigaflops[network]),
+                readable(work.training_images / 1e6),
+                readable(work.evaluations / 1e6),
                 f"{flops[network] / everything:.1%}",
-                *(UNKNOWN if hour is None else f"{hour:,.1f}" for hour in spent),
+                *(UNKNOWN if hour is None else readable(hour) for hour in spent),
             ]
         )
     notes = [FORMULA, f"All of it: {everything * 1e9:.3g} FLOPs."]
@@ -275,7 +281,7 @@ def cost(grid: Grid, settings: PlanSettings) -> str:
             f"{', '.join(unknown)}, or, for a rough guess, sustained_tflops=…"
         )
     else:
-        notes.append(f"Sum: {sum(hours):,.1f} GPU hours.")
+        notes.append(f"Sum: {readable(sum(hours))} GPU hours.")
     return "\n\n".join([table(lines, COST_HEADERS), *notes])
 
 

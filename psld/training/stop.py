@@ -1,6 +1,7 @@
 """Stopping a training between two steps when a signal asks for it."""
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -11,18 +12,26 @@ from psld.errors import RunError
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 """From a scheduler, from the keyboard, and from Slurm before a time limit or a preemption."""
 
+ECHO_SECONDS = 2
+"""Slurm ends a job with two SIGTERM, milliseconds apart: the second one means no more haste."""
+
 
 class StopRequest:
-    """Remembers the signal that asked to stop; a second one acts as it did before."""
+    """Remembers the signal that asked to stop. A second one, but for its echo, acts as before."""
 
     def __init__(self) -> None:
         self.number = 0
         """The signal's number, 0 while there is none."""
+        self.asked: dict[int, float] = {}
+        """When each signal came first."""
         self.previous: dict[int, Any] = {}
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
         self.number = number
-        signal.signal(number, self.previous[number])
+        now = time.monotonic()
+        if now - self.asked.setdefault(number, now) > ECHO_SECONDS:
+            signal.signal(number, self.previous[number])
+            signal.raise_signal(number)
 
 
 class Stopped(RunError):

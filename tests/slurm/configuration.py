@@ -64,7 +64,8 @@ JobRequeue=1
 # A node that takes longer than SlurmdTimeout to answer is given up; with 6 s, healthy ones were.
 SlurmdTimeout=15
 SlurmctldTimeout=10
-KillWait=5
+# Between SIGTERM and SIGKILL: time to save for a training on a busy machine.
+KillWait=20
 UnkillableStepTimeout=25
 CompleteWait=0
 InactiveLimit=0

@@ -4,8 +4,9 @@ Its folder is FOLDER, not pytest's: what a killed run has left is found there an
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock, Timeout
@@ -25,6 +26,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slurm)
             if reason:
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, Any]:
+    """Show what the launcher of a failed test has said: such a failure may take days to return."""
+    report = yield
+    training = getattr(item, "funcargs", {}).get("training")
+    if report.failed and training and training.log.exists():
+        report.sections.append(("launcher.log", training.log.read_text()))
+    return report
 
 
 @pytest.fixture(scope="session")
