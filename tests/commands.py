@@ -43,7 +43,7 @@ def run(folder: Path, arguments: list[str]) -> Finished:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
 

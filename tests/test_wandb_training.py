@@ -41,7 +41,7 @@ def live(folder: Path, training: list[str], checkpoints: int, end: signal.Signal
             assert process.poll() is None, process.communicate()
             time.sleep(0.005)
         process.send_signal(end)
-        process.communicate(timeout=60)
+        process.communicate(timeout=300)
     return last_step(folder)
 
 
@@ -55,11 +55,12 @@ def test_a_run_of_three_lives_has_each_step_once(digits, tmp_path):
     """The first is killed before wandb has written anything, of the second the end is lost."""
     training = command("train", *SETTINGS, f"data={digits}")
     killed_at = live(tmp_path, training, checkpoints=2, end=signal.SIGKILL)
-    stopped_at = live(tmp_path, training, checkpoints=2, end=signal.SIGTERM)
-    folder = run_directory(tmp_path)
-    first, second = offline_runs(folder)
     assert killed_at >= 2 * EVERY
-    assert first.history == []
+    folder = run_directory(tmp_path)
+    [first] = offline_runs(folder)
+    first.file.write_bytes(b"")  # wandb writes every 15 seconds, which may have passed
+    stopped_at = live(tmp_path, training, checkpoints=2, end=signal.SIGTERM)
+    _, second = offline_runs(folder)
     lose_the_end(second.file)
     assert 0 < len(offline_runs(folder)[1].history) < len(second.history)
     succeeded(run(tmp_path, training))
@@ -77,11 +78,12 @@ def test_a_training_outlives_its_wandb(digits, tmp_path):
     training = command("train", *SETTINGS, f"data={digits}")
     with started(tmp_path, training) as process:
         while last_step(tmp_path) < EVERY:
+            assert process.poll() is None, process.communicate()
             time.sleep(0.005)
         writers = psutil.Process(process.pid).children()
         assert [writer.name() for writer in writers] == ["wandb-core"]
         writers[0].terminate()
-        printed, complaints = process.communicate(timeout=120)
+        printed, complaints = process.communicate(timeout=300)
     assert process.returncode == 0, complaints
     assert printed.count("wandb: lost its process") == 1
     assert f"step {STEPS}/{STEPS}" in printed

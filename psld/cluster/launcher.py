@@ -153,7 +153,8 @@ class Launcher:
             if state != last:
                 last, since, pause = state, time.monotonic(), 1.0
             if (saying := state.lower() + (reason and f" ({reason})")) != said:
-                say(f"job {job} is {saying}")
+                hint = f"; scontrol release {job} lets it run" if reason in slurm.HELD else ""
+                say(f"job {job} is {saying}{hint}")
                 said = saying
             settled = state in slurm.FINAL or time.monotonic() - since >= SETTLED_SECONDS
             if state in slurm.ENDED and settled:

@@ -19,6 +19,9 @@ FINAL = {"COMPLETED", "CANCELLED", "FAILED", "OUT_OF_MEMORY", "DEADLINE"}
 ENDED = FINAL | {"TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "LAUNCH_FAILED", "REVOKED", GONE}
 """In any other state, those of later versions included, a job waits, runs, or is about to again."""
 
+HELD = ("JobHeldUser", "launch failed requeued held")
+"""Reasons for which a job waits until its user says otherwise."""
+
 PATIENCE = 60
 """Seconds that a command of Slurm's may take: a busy controller is slow."""
 

@@ -8,11 +8,15 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from submitit import JobEnvironment
 from submitit.helpers import TorchDistributedEnvironment
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from psld.device import choose_device
+
+PORTS = range(20_000, 32_000)
+"""Below those that a machine gives to outgoing connections, which come and go."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ def join_ranks(device: str) -> Iterator[Ranks]:
     nccl would wait before it let the rank report its error and die.
     """
     if "SUBMITIT_EXECUTOR" in os.environ:
+        os.environ.setdefault("MASTER_PORT", str(meeting_port(JobEnvironment())))
         # LOCAL_RANK chooses the GPU; what the scheduler shows of them stays as it is.
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -85,3 +90,9 @@ def join_ranks(device: str) -> Iterator[Ranks]:
     yield Ranks(rank, world, chosen)
     if world > 1:
         dist.destroy_process_group()
+
+
+def meeting_port(job: JobEnvironment) -> int:
+    """Where the ranks of a job meet: jobs of one time have different ports, as have its lives."""
+    lives = int(os.environ.get("SLURM_RESTART_COUNT", 0))
+    return PORTS[(int(job.raw_job_id) + 101 * lives) % len(PORTS)]

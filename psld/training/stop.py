@@ -12,7 +12,7 @@ from psld.errors import RunError
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 """From a scheduler, from the keyboard, and from Slurm before a time limit or a preemption."""
 
-ECHO_SECONDS = 2
+ECHO_SECONDS = 5
 """Slurm ends a job with two SIGTERM, milliseconds apart: the second one means no more haste."""
 
 

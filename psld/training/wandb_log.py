@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from psld.errors import RunError
 from psld.tracking.runs import last_logged_step, start_run, training_id
 from psld.training.settings import RunSettings
 from psld.training.state import History
@@ -19,8 +20,8 @@ class WandbLog:
     the group and the stage the job type. It is told of steps when a checkpoint holds them, and
     first of those that a killed life did not get to disk: each step is reported once.
 
-    wandb writes in a process of its own. Should that die alone, the training goes on without it,
-    and its next life reports what is missing.
+    wandb writes in a process of its own. Should that die alone, or not come up when the training is
+    resumed, the training goes on without it, and its next life reports what is missing.
     """
 
     def __init__(
@@ -35,6 +36,8 @@ class WandbLog:
         Args:
             step: the step that the training starts or resumes at.
             look: what to log, now and then, of the network's moving average.
+
+        Raises UserError where nobody is logged in, RunError where wandb does not come up at step 0.
         """
         self.look = look
         self.lost = False
@@ -42,16 +45,21 @@ class WandbLog:
         logged = last_logged_step(run_folder)
         # Without files, what was logged is uploaded and cleaned away (wandb clean).
         self.reported = step if logged is None else logged
-        self.run = start_run(
-            settings.wandb,
-            run_folder,
-            id=training_id(run_folder),
-            name=settings.name,
-            group=settings.grid_name,
-            job_type=stage,
-            resume="allow",
-            config=settings.model().model_dump(mode="json"),
-        )
+        try:
+            self.run = start_run(
+                settings.wandb,
+                run_folder,
+                id=training_id(run_folder),
+                name=settings.name,
+                group=settings.grid_name,
+                job_type=stage,
+                resume="allow",
+                config=settings.model().model_dump(mode="json"),
+            )
+        except RunError as error:
+            if step == 0:
+                raise
+            self._lose(str(error))
 
     def __enter__(self) -> "WandbLog":
         return self
@@ -78,5 +86,8 @@ class WandbLog:
         try:
             send()
         except ConnectionError as error:
-            self.lost = True
-            print(f"wandb: lost its process ({error}); the training goes on without", flush=True)
+            self._lose(f"wandb: lost its process ({error})")
+
+    def _lose(self, why: str) -> None:
+        self.lost = True
+        print(f"{why}; the training goes on without", flush=True)

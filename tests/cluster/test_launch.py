@@ -132,7 +132,7 @@ def test_a_signal_cancels_the_job_or_leaves_it(slurm, tmp_path, digits, number, 
     with started(tmp_path, launch) as process:
         waits(process)
         process.send_signal(number)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=120)
     assert process.returncode == 128 + number
     assert err == ""
     assert ("cancelled the job" if cancels else "the job goes on") in out
@@ -147,7 +147,7 @@ def test_a_launcher_under_nohup_stays_when_the_terminal_is_closed(slurm, tmp_pat
         waits(process)
         process.send_signal(signal.SIGHUP)
         process.send_signal(signal.SIGTERM)
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM
     assert "SIGHUP" not in out
 

@@ -21,7 +21,7 @@ TRAINING = ("--", "psld.train", *TINY, "training.steps=3")
 
 @pytest.fixture
 def launcher(slurm, tmp_path, monkeypatch) -> Launcher:
-    monkeypatch.setattr(launching, "SHARED_FOLDER_SECONDS", 3)
+    monkeypatch.setattr(launching, "SHARED_FOLDER_SECONDS", 1)
     monkeypatch.setattr(launching, "SETTLED_SECONDS", 0)
     settings = launch_settings(f"runs={tmp_path}/runs")
     return Launcher(settings, tmp_path / "runs" / "model-1", tmp_path / "model")
@@ -49,15 +49,17 @@ def ends(slurm: Commands, state: str, writes: dict[Path, str], late: bool) -> No
         ("CANCELLED", False),
     ],
 )
-def test_what_is_there_is_taken(slurm, launcher, state, late):
+def test_what_is_there_is_taken(slurm, launcher, monkeypatch, state, late):
     """However the job came to its end afterwards, and where its nodes' files are seen late."""
+    monkeypatch.setattr(launching, "SHARED_FOLDER_SECONDS", 60)
     ends(slurm, state, {export_folder(launcher.run) / name: name for name in FILES}, late)
     launcher.train()
     assert len(slurm.calls("sbatch")) == 1
     assert {path.name for path in launcher.output.iterdir()} == set(FILES)
 
 
-def test_a_failure_that_is_seen_late_is_not_tried_again(slurm, launcher, capsys):
+def test_a_failure_that_is_seen_late_is_not_tried_again(slurm, launcher, monkeypatch, capsys):
+    monkeypatch.setattr(launching, "SHARED_FOLDER_SECONDS", 60)
     written = {
         launcher.folder / "42_1_log.err": "ValueError: nothing",
         launcher.folder / "42_1_outcome.json": '{"exit_code": 1}',
@@ -89,7 +91,7 @@ def test_ctrl_c_before_sbatch_has_answered(slurm, tmp_path, digits):
         while not slurm.calls("sbatch"):
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (128 + signal.SIGINT, "")
     assert "cancelled the job" in out
     assert len(slurm.calls("scancel")) == 1
@@ -127,7 +129,7 @@ def test_a_second_output_of_a_run_waits_for_the_first(slurm, tmp_path, digits):
         with started(tmp_path, [*launch, "output=b"]) as second:
             assert "another launcher waits" in second.stdout.readline()
             second.send_signal(signal.SIGINT)
-            out, _ = second.communicate(timeout=30)
+            out, _ = second.communicate(timeout=120)
     assert "the other launcher goes on" in out
     assert len(slurm.calls("sbatch")) == 1
     assert slurm.calls("scancel") == []

@@ -104,7 +104,7 @@ def test_a_process_that_is_warned(commands, tmp_path, monkeypatch):
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(timeout=1)  # to leave would count as the job's end
         process.terminate()
-        assert process.wait(timeout=30) == -signal.SIGTERM
+        assert process.wait(timeout=120) == -signal.SIGTERM
     assert "requeue 42" in commands.calls("scontrol")
 
 

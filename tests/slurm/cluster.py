@@ -25,6 +25,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from tests.slurm.configuration import HEAD, write_configuration
@@ -116,9 +117,10 @@ class Cluster:
                 self.start_node(name)
         for name, state in self.node_states().items():
             if state.startswith(("down", "drain")):
-                self.run("scontrol", "update", f"NodeName={name}", "State=RESUME")
+                with suppress(RuntimeError):  # it has come back by itself
+                    self.run("scontrol", "update", f"NodeName={name}", "State=RESUME")
         self.run("scancel", "--user=root")
-        wait_until(lambda: not self.queue(), 60, "the queue is empty")
+        wait_until(lambda: not self.queue(), 180, "the queue is empty")
         self._wait_until_idle()
 
     # Nodes.
@@ -135,12 +137,16 @@ class Cluster:
         """Boot the node, or only start its slurmd where that alone is dead; wait until it is up."""
         self._start_node(name)
         up = ("idle", "mixed", "allocated")
-        wait_until(lambda: self.node_states()[name] in up, 60, f"{name} is up")
+        wait_until(lambda: self.node_states()[name] in up, 180, f"{name} is up")
 
     def node_states(self) -> dict[str, str]:
         """`sinfo`'s state of each node; an asterisk after it says that the node does not answer."""
         table = read_table(self.run("sinfo", "--Node", "--partition=normal", "--format=%N|%T"))
         return {row["nodelist"]: row["state"] for row in table}
+
+    def host_names(self, listed: str) -> list[str]:
+        """The nodes that Slurm calls `listed`, such as node[2-3]."""
+        return self.run("scontrol", "show", "hostnames", listed).split()
 
     # The controller.
 
@@ -152,7 +158,7 @@ class Cluster:
         """Start slurmctld, which knows the jobs it knew before, and wait until it answers."""
         head = self._machine(HEAD)
         head.run("slurmctld")
-        wait_until(lambda: succeeds(head, "scontrol", "ping"), 60, "slurmctld answers")
+        wait_until(lambda: succeeds(head, "scontrol", "ping"), 180, "slurmctld answers")
 
     # Commands and what they say.
 
@@ -216,7 +222,7 @@ class Cluster:
             node.run("slurmd", "-b", "-N", name)
 
     def _wait_until_idle(self) -> None:
-        wait_until(lambda: set(self.node_states().values()) == {"idle"}, 60, "all nodes are idle")
+        wait_until(lambda: set(self.node_states().values()) == {"idle"}, 180, "all nodes are idle")
 
 
 def main() -> None:

@@ -61,12 +61,11 @@ PreemptMode=REQUEUE
 PreemptParameters=send_user_signal
 JobRequeue=1
 
-# A node that takes longer than SlurmdTimeout to answer is given up; with 6 s, healthy ones were.
-SlurmdTimeout=15
+# A node that takes longer than SlurmdTimeout to answer is given up; with 15 s, healthy ones were.
+SlurmdTimeout=30
 SlurmctldTimeout=10
 # Between SIGTERM and SIGKILL: time to save for a training on a busy machine.
 KillWait=20
-UnkillableStepTimeout=25
 CompleteWait=0
 InactiveLimit=0
 OverTimeLimit=0

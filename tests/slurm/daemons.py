@@ -39,10 +39,10 @@ def start_accounting(head: Machine, folder: Path) -> None:
     )
     # slurmdbd cannot make the database itself: it dies of "Number of columns in result".
     create = ("mariadb", "--no-defaults", "--execute=create database accounting")
-    wait_until(lambda: succeeds(head, *create), 60, "the database answers")
+    wait_until(lambda: succeeds(head, *create), 180, "the database answers")
     head.run("slurmdbd")
     add = ("sacctmgr", "--immediate", "add", "cluster", "test")
-    wait_until(lambda: succeeds(head, *add), 60, "slurmdbd answers")
+    wait_until(lambda: succeeds(head, *add), 180, "slurmdbd answers")
 
 
 def succeeds(machine: Machine, *command: str) -> bool:

@@ -49,7 +49,7 @@ class Machine:
             file_actions=[(os.POSIX_SPAWN_OPEN, n, "/dev/null", os.O_RDWR, 0) for n in range(3)],
             setsid=True,
         )
-        wait_until(lambda: _inside(keeper) not in ("", _HERE), 10, f"{self.name} is switched on")
+        wait_until(lambda: _inside(keeper) not in ("", _HERE), 60, f"{self.name} is switched on")
         self.run("mount", "-t", "proc", "proc", "/proc")
         self.run("hostname", self.name)
         for source, target in mounts.items():
@@ -78,14 +78,14 @@ class Machine:
         """Ids, as seen from outside, of all its processes, or of those that run `program`."""
         keeper = _keepers().get(str(self.path))
         found = [] if keeper is None else _processes_in(_inside(keeper))
-        return [pid for pid in found if program in (None, _read(pid, "comm").strip())]
+        return [pid for pid in found if program in (None, read_of(pid, "comm").strip())]
 
     def kill(self, program: str, number: signal.Signals) -> None:
         """Send signal `number` to the processes that run `program` and wait until they are gone."""
         for pid in self.processes(program):
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
-        wait_until(lambda: not self.processes(program), 30, f"{program} on {self.name} ends")
+        wait_until(lambda: not self.processes(program), 120, f"{program} on {self.name} ends")
 
     def power_off(self) -> None:
         """Kill every process of the machine at once, as a power loss does."""
@@ -98,8 +98,8 @@ class Machine:
             os.kill(pid, signal.SIGKILL)
         with suppress(ChildProcessError):  # It is another process's child.
             os.waitpid(keeper, 0)
-        wait_until(lambda: not self.is_on(), 30, f"{self.name} is switched off")
-        wait_until(lambda: not _processes_in(namespace), 30, f"all processes of {self.name} end")
+        wait_until(lambda: not self.is_on(), 120, f"{self.name} is switched off")
+        wait_until(lambda: not _processes_in(namespace), 120, f"all processes of {self.name} end")
 
     def _enter(self) -> tuple[str, ...]:
         """What comes before a command that is to run on the machine."""
@@ -127,7 +127,7 @@ def _keepers() -> dict[str, int]:
     """
     found = {}
     for pid in _processes_in(_HERE):
-        command, *arguments = _read(pid, "cmdline").split("\0")
+        command, *arguments = read_of(pid, "cmdline").split("\0")
         if command == "unshare":
             paths = [word.removeprefix(MARK) for word in arguments if word.startswith(MARK)]
             found |= dict.fromkeys(paths, pid)
@@ -136,21 +136,21 @@ def _keepers() -> dict[str, int]:
 
 def _processes_in(namespace: str) -> list[int]:
     every = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
-    return [pid for pid in every if namespace and _link(pid, "ns/pid") == namespace]
+    return [pid for pid in every if namespace and link_of(pid, "ns/pid") == namespace]
 
 
 def _children(keeper: int, namespace: str) -> list[int]:
     """Process 1 of the machine, as seen from outside; nothing when it has just ended."""
     parent = f"PPid:\t{keeper}"
-    return [p for p in _processes_in(namespace) if parent in _read(p, "status").splitlines()]
+    return [p for p in _processes_in(namespace) if parent in read_of(p, "status").splitlines()]
 
 
 def _inside(keeper: int) -> str:
     """The process table of the machine; empty until it exists."""
-    return _link(keeper, "ns/pid_for_children")
+    return link_of(keeper, "ns/pid_for_children")
 
 
-def _link(pid: int | str, name: str) -> str:
+def link_of(pid: int | str, name: str) -> str:
     """Where a link in /proc/PID points to; empty for a process that has ended."""
     try:
         return str(Path(f"/proc/{pid}/{name}").readlink())
@@ -158,7 +158,7 @@ def _link(pid: int | str, name: str) -> str:
         return ""
 
 
-def _read(pid: int, name: str) -> str:
+def read_of(pid: int, name: str) -> str:
     """A file in /proc/PID; empty for a process that has ended."""
     try:
         return Path(f"/proc/{pid}/{name}").read_text(errors="replace")
@@ -166,4 +166,4 @@ def _read(pid: int, name: str) -> str:
         return ""
 
 
-_HERE = _link("self", "ns/pid")
+_HERE = link_of("self", "ns/pid")

@@ -57,7 +57,7 @@ class ClusterProject(Project):
         with process_group(command, self.folder, self.environment, self.log) as process:
             yield process
 
-    def wait(self, condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
+    def wait(self, condition: Callable[[], bool], what: str, seconds: float = 300) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, f"no {what}:\n{self.log.read_text()}"

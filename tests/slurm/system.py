@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-PORTS = range(12000, 30000)
-"""Below the kernel's own choices for outgoing connections: a port freed by a killed node must not
-be taken by a connection before the node comes back."""
+PORTS = range(12000, 20000)
+"""Below the kernel's own choices for outgoing connections, and those where the ranks of a job meet:
+a port freed by a killed node must not be taken before the node comes back."""
 
 
-def call(command: Sequence[str | Path], environment: dict[str, str], seconds: float = 60) -> str:
+def call(command: Sequence[str | Path], environment: dict[str, str], seconds: float = 180) -> str:
     """Run `command` with exactly `environment` and return its standard output.
 
     Raises RuntimeError with the command and what it wrote when it fails, TimeoutExpired when it

@@ -3,11 +3,13 @@
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.slurm.cluster import Cluster
+from tests.slurm.machine import link_of, read_of
 from tests.slurm.system import wait_until
 
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
@@ -30,9 +32,9 @@ class Job:
         return self._output.read_text().splitlines() if self._output.exists() else []
 
     def wait_for_output(self) -> None:
-        wait_until(lambda: bool(self.output()), 30, f"job {self.id} writes its first line")
+        wait_until(lambda: bool(self.output()), 120, f"job {self.id} writes its first line")
 
-    def wait_for_end(self, seconds: float = 30) -> None:
+    def wait_for_end(self, seconds: float = 120) -> None:
         wait_until(lambda: self.state in ENDED, seconds, f"job {self.id} ends")
 
     def lives(self) -> list[str]:
@@ -93,10 +95,10 @@ def test_job_of_a_killed_node_runs_elsewhere(cluster, submit):
     cluster.kill_node(dead)
     assert cluster.processes(dead) == []
 
-    job.wait_for_end(120)
+    job.wait_for_end(300)
     assert job.state == "COMPLETED"
     assert dead not in job.output()[-2:]
-    wait_until(lambda: job.lives() == ["NODE_FAIL", "COMPLETED"], 10, "accounting has both lives")
+    wait_until(lambda: job.lives() == ["NODE_FAIL", "COMPLETED"], 60, "accounting has both lives")
     assert cluster.node_states()[dead] == "down*"
 
     cluster.start_node(dead)
@@ -108,10 +110,12 @@ def test_job_survives_its_slurmd(cluster, submit):
     job.wait_for_output()
     node = cluster.job(job.id)["BatchHost"]
     cluster.kill_slurmd(node)
-    assert cluster.processes(node)
+    programs = [read_of(pid, "comm").strip() for pid in cluster.processes(node)]
+    assert "slurmstepd" in programs
+    assert "slurmd" not in programs
     time.sleep(4)
     cluster.start_node(node)
-    job.wait_for_end(60)
+    job.wait_for_end()
     assert job.output() == ["begin", "end"]
     assert cluster.job(job.id)["Restarts"] == "0"
 
@@ -124,7 +128,7 @@ def test_job_survives_the_controller(cluster, submit):
         cluster.run("scontrol", "ping")
     time.sleep(4)
     cluster.start_controller()
-    job.wait_for_end(60)
+    job.wait_for_end()
     assert job.output() == ["begin", "end"]
     assert (job.state, cluster.job(job.id)["Restarts"]) == ("COMPLETED", "0")
 
@@ -133,13 +137,13 @@ def test_accounting_knows_how_jobs_ended(submit):
     good, bad = submit("true"), submit("exit 3")
     for job in (good, bad):
         job.wait_for_end()
-    wait_until(lambda: good.lives() == ["COMPLETED"], 10, "accounting has the good job")
-    wait_until(lambda: bad.lives() == ["FAILED"], 10, "accounting has the bad job")
+    wait_until(lambda: good.lives() == ["COMPLETED"], 60, "accounting has the good job")
+    wait_until(lambda: bad.lives() == ["FAILED"], 60, "accounting has the bad job")
 
 
 @pytest.mark.parametrize(("partition", "grace"), [("low", 10), ("low-now", 0)])
 def test_a_higher_partition_preempts(submit, partition, grace):
-    warned = "trap 'echo warned' USR2; echo begin; for i in $(seq 60); do sleep 0.5; done"
+    warned = "trap 'echo warned' USR2; echo begin; for i in $(seq 600); do sleep 0.5; done"
     low = submit(
         warned, f"--partition={partition}", "--nodes=4", "--exclusive", "--signal=B:USR2@60"
     )
@@ -149,9 +153,10 @@ def test_a_higher_partition_preempts(submit, partition, grace):
     high.wait_for_end()
     assert high.state == "COMPLETED"
     assert time.monotonic() - asked > grace - 2
-    assert ("warned" in low.output()) == (grace > 0)
-    wait_until(lambda: "PREEMPTED" in low.lives(), 10, "accounting has the preemption")
-    wait_until(lambda: low.state in ("PENDING", "RUNNING"), 10, "the preempted job is requeued")
+    # Without grace it is terminated at once, and may or may not get to say anything.
+    assert grace == 0 or "warned" in low.output()
+    wait_until(lambda: "PREEMPTED" in low.lives(), 60, "accounting has the preemption")
+    wait_until(lambda: low.state in ("PENDING", "RUNNING"), 60, "the preempted job is requeued")
 
 
 def test_listens_on_loopback_only(cluster, submit):
@@ -159,8 +164,9 @@ def test_listens_on_loopback_only(cluster, submit):
     job.wait_for_output()
     sockets = set()
     for pid in cluster.processes():
-        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-            sockets.add(str(descriptor.readlink()))
+        with suppress(OSError):  # it has just ended
+            files = Path(f"/proc/{pid}/fd").iterdir()
+            sockets |= {link_of(pid, f"fd/{file.name}") for file in files}
     addresses = set()
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:

@@ -24,19 +24,19 @@ def said_at_the_end(training: Training, launcher: Popen[str], number: int) -> st
 
 def test_killed_while_the_job_waits_and_again_while_it_runs(training):
     """The second launcher waits for the first; each comes back to the one job."""
-    with training.launched(HELD, recipe=SHORT) as first:
+    with training.launched(HELD) as first:
         training.says("is pending")
-        with training.launched(HELD, recipe=SHORT) as second:
+        with training.launched(HELD) as second:
             training.says("another launcher waits for this training")
             first.kill()
             training.says(f"back to job {training.job}")
             training.cluster.run("scontrol", "release", training.job)
             training.is_in("RUNNING")
             second.kill()
-    with training.launched(HELD, recipe=SHORT) as third:
+    with training.launched(HELD) as third:
         training.finishes(third)
     assert training.log.read_text().count(f"back to job {training.job}") == 2
-    assert [life["state"] for life in training.lives()] == ["COMPLETED"]
+    assert [life["state"] for life in training.ended_lives()] == ["COMPLETED"]
     assert len(training.jobs()) == 1
 
 
@@ -68,7 +68,6 @@ def test_killed_and_the_job_gone_when_it_comes_back(training):
         training.wait(lambda: not training.cluster.queue(), "end of the job")
     reached = training.step()
     with training.launched("nodes=1", "ranks_per_node=1") as launcher:
-        training.wait(lambda: len(training.jobs()) == 2, "second job")
         training.finishes(launcher)
     first, second = training.begun()
     assert first == 0
@@ -108,11 +107,11 @@ def test_a_broken_rank_ends_the_job_with_its_traceback_in_the_log(training):
         os.kill(training.ranks_on(training.nodes()[1])[0], signal.SIGALRM)
         since = time.monotonic()
         said = training.finishes(launcher, code=1)
-        assert time.monotonic() - since < 60
+        assert time.monotonic() - since < 120
     assert "Traceback (most recent call last)" in said
     assert "ArithmeticError: a rank is broken" in said
     assert "failed on rank" in said.splitlines()[-1]
-    assert [life["state"] for life in training.lives()] == ["FAILED"]
+    assert [life["state"] for life in training.ended_lives()] == ["FAILED"]
 
 
 def test_a_training_that_gets_nowhere_gives_up(training):

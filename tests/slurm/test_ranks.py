@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.slurm.cluster import Cluster
-from tests.slurm.training import RECIPE, Training
+from tests.slurm.training import EVERY, RECIPE, Training
 
 WITHOUT_DROPOUT = (*RECIPE, "network.dropout=0", "training.steps=200")
 ONE_RANK = ("nodes=1", "ranks_per_node=1")
@@ -30,13 +30,13 @@ def test_the_weights_do_not_depend_on_the_ranks(trainings):
     with cluster.launched(recipe=WITHOUT_DROPOUT) as launcher:
         cluster.finishes(launcher)
     with changing.launched(recipe=WITHOUT_DROPOUT) as launcher:
-        changing.reaches(50)
+        changing.reaches(EVERY)
         launcher.send_signal(signal.SIGINT)
         changing.finishes(launcher, code=128 + signal.SIGINT)
     with changing.launched(*ONE_RANK, recipe=WITHOUT_DROPOUT) as launcher:
         changing.finishes(launcher)
     assert changing.begun()[0] == 0
-    assert changing.begun()[-1] >= 50
+    assert changing.begun()[-1] >= EVERY
 
     expected = here.weights()
     for training in (cluster, changing):

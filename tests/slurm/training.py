@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tests.commands import TINY
 from tests.slurm.cluster import Cluster
+from tests.slurm.machine import read_of
 from tests.slurm.processes import process_group
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -71,7 +72,7 @@ class Training:
 
     def finishes(self, process: subprocess.Popen[str], code: int = 0) -> str:
         """Wait for the launcher's end; its exit code must be `code`. What it printed."""
-        process.wait(timeout=240)
+        process.wait(timeout=600)
         assert process.returncode == code, self.log.read_text()
         return self.log.read_text()
 
@@ -88,6 +89,12 @@ class Training:
     def lives(self) -> list[dict[str, str]]:
         """What accounting knows of all lives of all jobs of the training."""
         return self.cluster.accounting(f"--jobs={','.join(self.jobs())}")
+
+    def ended_lives(self) -> list[dict[str, str]]:
+        """The same, once it knows that all have ended."""
+        going_on = {"PENDING", "RUNNING", "COMPLETING", "REQUEUED"}
+        self.wait(lambda: self.lives()[-1]["state"] not in going_on, "end in accounting")
+        return self.lives()
 
     def begun(self) -> list[int]:
         """The steps at which the training's lives began."""
@@ -111,7 +118,7 @@ class Training:
     def is_in(self, state: str) -> None:
         self.wait(lambda: self.cluster.job(self.job)["JobState"] == state, state)
 
-    def wait(self, condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
+    def wait(self, condition: Callable[[], bool], what: str, seconds: float = 300) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, f"no {what}:\n{self.log.read_text()}"
@@ -119,10 +126,7 @@ class Training:
 
     def nodes(self) -> list[str]:
         """The nodes that the job runs on."""
-        listed = self.cluster.run(
-            "scontrol", "show", "hostnames", self.cluster.job(self.job)["NodeList"]
-        )
-        return listed.split()
+        return self.cluster.host_names(self.cluster.job(self.job)["NodeList"])
 
     def ends_within_its_warning_time(self) -> None:
         """Bring the job's time limit so near that Slurm warns it when it next looks at the clock.
@@ -140,10 +144,6 @@ class Training:
 
     def ranks_on(self, node: str) -> list[int]:
         """Ids of the processes of the training's ranks there."""
-        commands = {pid: Path(f"/proc/{pid}/cmdline") for pid in self.cluster.processes(node)}
-        return [
-            pid
-            for pid, file in commands.items()
-            if file.exists()
-            and file.read_bytes().split(b"\0")[2:4] == [b"-m", b"submitit.core._submit"]
-        ]
+        commands = {pid: read_of(pid, "cmdline") for pid in self.cluster.processes(node)}
+        rank = ["-m", "submitit.core._submit"]
+        return [pid for pid, words in commands.items() if words.split("\0")[2:4] == rank]

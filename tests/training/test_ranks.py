@@ -1,6 +1,7 @@
 """Several ranks are one training: two processes over gloo against one."""
 
 import sys
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from safetensors.torch import load_file
 
 from psld.device import choose_device
 from psld.errors import UserError
-from psld.training.ranks import Ranks, join_ranks
+from psld.training.ranks import Ranks, join_ranks, meeting_port
 from tests.commands import TINY, call, command, run, run_directory, succeeded
 
 SETTINGS = (
@@ -55,6 +56,21 @@ def test_one_rank_needs_no_launcher():
         assert torch.equal(ranks.mean(values), values)
         network = torch.nn.Linear(1, 1)
         assert ranks.parallel(network) is network
+
+
+def test_each_life_of_each_job_meets_at_a_port_of_its_own(monkeypatch):
+    """Below the ports of outgoing connections: 32768 and up on Linux."""
+
+    def port(job: int, lives: int) -> int:
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(lives))
+        return meeting_port(Mock(raw_job_id=str(job)))
+
+    jobs = [port(job, lives=0) for job in (1, 2, 11_999, 12_000, 4_000_000_000)]
+    lives = [port(25, lives) for lives in range(4)]
+    assert len({*jobs, *lives}) == len(jobs) + len(lives)
+    assert all(20_000 <= number < 32_000 for number in (*jobs, *lives))
+    monkeypatch.delenv("SLURM_RESTART_COUNT")
+    assert meeting_port(Mock(raw_job_id="25")) == lives[0]
 
 
 def test_the_first_rank_leads():

@@ -26,7 +26,7 @@ from tests.commands import (
 )
 from tests.training.small import check_equal
 
-STEPS = 120
+STEPS = 180
 SETTINGS = (
     *TINY,
     "network.dropout=0.1",
@@ -169,7 +169,7 @@ def test_stopped_by_a_signal_and_resumed(training, digits, uninterrupted, tmp_pa
             assert f"{run_directory(tmp_path).name}: another training is running there" in waiting
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGCONT)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=300)
         stopped_at = checkpoints_of(tmp_path).steps()[-1]
         ended = subprocess.CompletedProcess(logged, process.returncode, stderr=errors)
     refused(
@@ -180,7 +180,9 @@ def test_stopped_by_a_signal_and_resumed(training, digits, uninterrupted, tmp_pa
     )
     assert 40 <= stopped_at < STEPS
     assert not (tmp_path / "models").exists()
-    succeeded(run(tmp_path, logged))
+    resumed = run(tmp_path, logged)
+    succeeded(resumed)
+    assert f"going on from step {stopped_at}: " in resumed.stdout
     check_same_training(tmp_path, uninterrupted)
     check_offline_runs(tmp_path, stopped_at)
 
@@ -209,7 +211,7 @@ def check_offline_runs(folder: Path, stopped_at: int) -> None:
         assert item["images_per_second"] > 0
         assert item["learning_rate"] == pytest.approx(1e-3)
     grids = {item["_step"]: item["samples.path"] for item in items if "samples.path" in item}
-    assert sorted(grids) == [60, 120]
+    assert sorted(grids) == [60, 120, 180]
     for path in grids.values():
         (image,) = run_directory(folder).glob(f"wandb/offline-run-*/files/{path}")
         assert image.read_bytes().startswith(b"\x89PNG")

@@ -32,7 +32,7 @@ WHOLE_GRID = {
 class Project:
     """A folder with the project in it."""
 
-    timeout = 600
+    timeout = 1800
     """Seconds that a run of Snakemake may take."""
 
     def __init__(self, folder: Path) -> None:
