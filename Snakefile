@@ -59,13 +59,13 @@ for grid in GRIDS:
                 results_of_table(grid, table),
             localrule: True
 
-    for figure in GRIDS[grid].file.figures:
+    for figure, pictures in GRIDS[grid].file.figure_targets.items():
 
         rule:
             name:
                 figure
             input:
-                f"results/figures/{grid}/{figure}.png",
+                [f"results/figures/{grid}/{picture}.png" for picture in pictures],
             localrule: True
 
     for cell in GRIDS[grid].cells:

@@ -99,7 +99,7 @@ def compose_grid(name: str, file: GridFile, path: Path, configs: Path) -> Grid:
         e for table in file.tables for row in file.table_evaluations(table) for e in row if e
     ]
     evaluations = list(dict.fromkeys(evaluations))
-    figures = [cell.partition("/")[2] for cell in file.figures.values()]
+    figures = [cell.partition("/")[2] for cell in file.pictures.values()]
     samplers = dict.fromkeys([*(evaluation.sampler for evaluation in evaluations), *figures])
     overrides = {sampler: file.overrides_of(sampler) for sampler in samplers}
     parsed = _Parsed(
@@ -211,7 +211,7 @@ class _Parsed:
             raise UserError(f"{self.path}: cell {model}/{sampler}: {error}") from None
 
     def check_figures(self) -> None:
-        for figure, cell in self.file.figures.items():
+        for figure, cell in self.file.pictures.items():
             if figure in PLOTS:
                 raise UserError(f"{self.path}: figures.{figure}: a plot of the grid has this name")
             self._check_cell(*cell.split("/"), where=f"figures.{figure}")

@@ -36,7 +36,7 @@ class Row(Entry):
     paper: tuple[float | None, ...] | None = None
     """The paper's number in each column."""
     source: str | None = None
-    """How sure the paper's numbers are."""
+    """How sure the paper's numbers are, for the CSV; docs/results.md explains the words."""
     literature: bool = False
     """Produced by other papers: printed, never run."""
 
@@ -164,16 +164,19 @@ class GridFile(Settings):
     classifiers: dict[str, TrainedEntry] = Field(default_factory=dict)
     """Noise-conditional classifiers that guide samplers; `defaults` are not theirs."""
     samplers: dict[str, SamplerFamily]
-    figures: dict[str, str] = Field(default_factory=dict)
+    figures: dict[str, str | dict[str, str]] = Field(default_factory=dict)
     """Pictures of cells, MODEL/SAMPLER, by name, whether or not they stand in a table: guided
-    samples, inpainted images."""
+    samples, inpainted images. A figure of several parts names the cell of each."""
     tables: dict[str, Table]
 
     @model_validator(mode="after")
     def _entries_are_cells(self) -> "GridFile":
         for table in self.tables:
             self.table_evaluations(table)
-        for figure, cell in self.figures.items():
+        parts = [len(cells) if isinstance(cells, dict) else 0 for cells in self.figures.values()]
+        if len(self.figure_targets) < len(parts) + sum(parts):
+            raise ValueError("figures: two of them, or of their parts, have one name")
+        for figure, cell in self.pictures.items():
             model, _, sampler = cell.partition("/")
             if not (model and any(sampler.startswith(f"{f}-") for f in self.samplers)):
                 raise ValueError(
@@ -181,6 +184,25 @@ class GridFile(Settings):
                     f"the samplers are: {', '.join(self.samplers)}"
                 )
         return self
+
+    @property
+    def pictures(self) -> dict[str, str]:
+        """The cell behind each picture of a figure: FIGURE, or FIGURE-PART."""
+        return {
+            "-".join(filter(None, (figure, part))): cell
+            for figure, cells in self.figures.items()
+            for part, cell in (cells if isinstance(cells, dict) else {"": cells}).items()
+        }
+
+    @property
+    def figure_targets(self) -> dict[str, list[str]]:
+        """The pictures behind each target: all parts of a figure, and each picture alone."""
+        whole = {
+            figure: [f"{figure}-{part}" for part in cells]
+            for figure, cells in self.figures.items()
+            if isinstance(cells, dict)
+        }
+        return whole | {picture: [picture] for picture in self.pictures}
 
     def table_evaluations(self, name: str) -> list[list[Evaluation | None]]:
         """The evaluation behind each entry of a table, row by row; a literature row has none.

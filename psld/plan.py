@@ -128,7 +128,7 @@ def shards_of_cells(grid: Grid, evaluations: list[Evaluation]) -> dict[str, int]
 def all_shards(grid: Grid) -> dict[str, int]:
     """The shards of every cell; of those that are only shown, the first one."""
     shown = [f"{model}/{grid.file.gallery}" for model in grid.models]
-    shown += grid.file.figures.values()
+    shown += grid.file.pictures.values()
     return dict.fromkeys(shown, 1) | shards_of_cells(grid, list(grid.evaluations))
 
 
@@ -158,7 +158,7 @@ def jobs_of(grid: Grid) -> dict[str, int]:
         "tabulate": len(grid.file.tables),
         "gallery": len(grid.models),
         "sheet": len(sheets_of(grid)),
-        "figure": len(grid.file.figures),
+        "figure": len(grid.file.pictures),
         "trace": len(traced_models(grid)),
         "plot": len(plots_of(grid)),
     }

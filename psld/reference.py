@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from psld.cli import entry_point
-from psld.datasets.pixels import to_uint8
+from psld.datasets.pixels import to_uint8, truncated
 from psld.datasets.store import ImageStore
 from psld.device import choose_device
 from psld.errors import UserError
@@ -26,7 +26,7 @@ from psld.metrics.reference_folder import (
     save_reference_manifest,
     save_statistics,
 )
-from psld.metrics.settings import ReferenceSettings
+from psld.metrics.settings import MetricSettings, ReferenceSettings
 from psld.metrics.statistics import FeatureStatistics
 from psld.provenance import device_name, provenance
 
@@ -41,7 +41,7 @@ def main(settings: ReferenceSettings) -> None:
     if wanted != "all" and store.splits[wanted] == 0:
         raise UserError(f"{settings.data}: no {wanted} images; set metric.reference_split")
     extractor = load_extractor(metric, folder, store.digest, choose_device(settings.device))
-    splits = statistics_of_splits(extractor, store, metric.batch_size)
+    splits = statistics_of_splits(extractor, store, metric)
     reference = splits[wanted]
     noise = statistics_of_noise(extractor, store, reference.count, metric.batch_size)
     manifest = ReferenceManifest(
@@ -65,11 +65,16 @@ def main(settings: ReferenceSettings) -> None:
 
 
 def statistics_of_splits(
-    extractor: Extractor, store: ImageStore, batch_size: int
+    extractor: Extractor, store: ImageStore, metric: MetricSettings
 ) -> dict[str, FeatureStatistics]:
     """Statistics of all images and of each split that the dataset has."""
+
+    def images_of(split: str) -> Iterator[Tensor]:
+        batches = batches_of(store.images(split), metric.batch_size)
+        return map(truncated, batches) if metric.truncated_reference else batches
+
     splits = {
-        split: statistics_of(extractor, batches_of(store.images(split), batch_size), split, size)
+        split: statistics_of(extractor, images_of(split), split, size)
         for split, size in store.splits.items()
         if size > 0
     }

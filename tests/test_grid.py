@@ -248,11 +248,28 @@ def test_an_unknown_grid_is_refused_with_those_that_are_there(configs):
         load_grid("other", configs)
 
 
+def test_a_figure_may_have_parts(configs):
+    figures = {"whole": {"a": "vp-sde/em-10", "b": "vp-sde/em-20"}, "alone": "vp-sde/em-10"}
+    file = load(configs, changed("figures", figures)).file
+    assert file.pictures == {
+        "whole-a": "vp-sde/em-10",
+        "whole-b": "vp-sde/em-20",
+        "alone": "vp-sde/em-10",
+    }
+    assert file.figure_targets == {
+        "whole": ["whole-a", "whole-b"],
+        **{picture: [picture] for picture in file.pictures},
+    }
+    figures["whole-b"] = "vp-sde/em-40"
+    with pytest.raises(UserError, match="two of them, or of their parts, have one name"):
+        load(configs, changed("figures", figures))
+
+
 @pytest.mark.parametrize("name", GRIDS)
 def test_the_project_s_own_grids_load(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     grid = load_grid(name, CONFIGS)
     assert {evaluation.model for evaluation in grid.evaluations} <= set(grid.models)
-    shown = {cell.split("/")[1] for cell in grid.file.figures.values()}
+    shown = {cell.split("/")[1] for cell in grid.file.pictures.values()}
     assert {evaluation.sampler for evaluation in grid.evaluations} | shown == set(grid.samplers)
     assert all(any(any(row) for row in grid.table_evaluations(t)) for t in grid.file.tables)

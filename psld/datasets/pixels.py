@@ -9,6 +9,14 @@ def from_uint8(images: Tensor) -> Tensor:
     return images.to(torch.float32) / 127.5 - 1
 
 
+def truncated(images: Tensor) -> Tensor:
+    """uint8 → uint8: a dataset's images as the official code writes them, read in float64.
+
+    Of the 256 levels 95 come out one lower.
+    """
+    return to_uint8((images.to(torch.float64) / 127.5 - 1).to(torch.float32))
+
+
 def to_uint8(x: Tensor) -> Tensor:
     """Numbers → uint8: u = (x/2 + 1/2) · 255, clipped to [0, 255] and truncated.
 

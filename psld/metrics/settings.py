@@ -48,6 +48,8 @@ class MetricSettings(Settings):
     """What turns images into features."""
     reference_split: Literal["train", "test", "all"] = "train"
     """The images that samples are compared with."""
+    truncated_reference: bool = False
+    """Whether they are truncated as samples are: of 256 levels 95 become one lower."""
     batch_size: int = Field(64, gt=0)
     """Images per call of the extractor."""
 

@@ -72,8 +72,10 @@ def _load(path: Path) -> Any:
     """torch.load of nothing but tensors and plain containers, whatever else the file holds.
 
     Lightning may store objects of other packages beside the weights (a configuration, a path).
-    Their classes are never looked up: each is replaced by a stand-in.
+    Their classes are never looked up: each is replaced by a stand-in. For kinds of dictionaries
+    torch lets nothing stand in; a file with such an object is refused, and the object is named.
     """
+    foreign: list[str] = []
     try:
         foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         with torch.serialization.safe_globals([(_Unread, name) for name in foreign]):
@@ -81,6 +83,8 @@ def _load(path: Path) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except Exception:  # A garbled file can make the reader fail in any way.
+        held = f", or holds more beside the weights than can be left out ({', '.join(foreign)})"
         raise UserError(
             f"{path}: not a readable checkpoint: it is damaged, or not of the official code"
+            f"{held if foreign else ''}"
         ) from None

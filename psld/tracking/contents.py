@@ -196,7 +196,7 @@ def picture_names(grid: Grid) -> list[str]:
     """The pictures of a grid by their paths without ending, as in results/figures/GRID."""
     galleries = [f"samples/{model}" for model in grid.models]
     traces = [f"phase-space/{model}" for model in traced_models(grid)]
-    return [*plots_of(grid), *sheets_of(grid), *grid.file.figures, *galleries, *traces]
+    return [*plots_of(grid), *sheets_of(grid), *grid.file.pictures, *galleries, *traces]
 
 
 def _digest_of_picture(picture: np.ndarray | Path) -> str:

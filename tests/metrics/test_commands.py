@@ -14,6 +14,7 @@ import yaml
 import psld.reference
 import psld.train_extractor
 from psld.cli import CONFIGS
+from psld.datasets.pixels import truncated
 from psld.datasets.preparation import prepare_dataset
 from psld.datasets.settings import DatasetSettings
 from psld.datasets.store import ImageStore
@@ -152,7 +153,7 @@ def test_without_a_test_split_there_is_no_floor(made, tmp_path, monkeypatch):
 def test_all_is_train_and_test(made):
     store = ImageStore.open(made / "data" / "digits.h5")
     extractor = load_extractor(METRIC, made / "features/digits/fd-classifier", store.digest)
-    splits = psld.reference.statistics_of_splits(extractor, store, 500)
+    splits = psld.reference.statistics_of_splits(extractor, store, METRIC)
     whole = statistics_of(extractor, batches_of(store.images("all"), 500), "all", 1797)
     assert {name: split.count for name, split in splits.items()} == {
         "train": 1437,
@@ -160,6 +161,17 @@ def test_all_is_train_and_test(made):
         "all": 1797,
     }
     assert frechet_distance(splits["all"], whole) < 1e-6
+
+
+def test_a_reference_may_be_truncated_as_samples_are(made):
+    store = ImageStore.open(made / "data" / "digits.h5")
+    extractor = load_extractor(METRIC, made / "features/digits/fd-classifier", store.digest)
+    metric = METRIC.model_copy(update={"truncated_reference": True})
+    reference = psld.reference.statistics_of_splits(extractor, store, metric)["test"]
+    images = truncated(torch.from_numpy(store.images("test")[:]))
+    assert not torch.equal(images, torch.from_numpy(store.images("test")[:]))
+    expected = statistics_of(extractor, [images], "test", 360)
+    assert frechet_distance(reference, expected) < 1e-6
 
 
 def test_bad_metrics_are_refused(refused):

@@ -2,7 +2,7 @@
 
 import torch
 
-from psld.datasets.pixels import from_uint8, to_uint8
+from psld.datasets.pixels import from_uint8, to_uint8, truncated
 
 
 def test_from_uint8_spans_minus_one_to_one():
@@ -24,3 +24,10 @@ def test_there_and_back_loses_at_most_one_level():
     assert set(lost.tolist()) <= {0, 1}
     # In the middle of a level nothing is lost.
     assert torch.equal(to_uint8(from_uint8(u) + 1 / 255), u)
+
+
+def test_the_official_code_writes_some_levels_one_lower():
+    """Its datasets are read in float64 and handed on in float32."""
+    u = torch.arange(256, dtype=torch.uint8)
+    lost = u.int() - truncated(u).int()
+    assert sorted(lost.tolist()) == [0] * 161 + [1] * 95

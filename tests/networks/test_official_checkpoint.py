@@ -1,5 +1,6 @@
 import pathlib
 import shutil
+from collections import defaultdict
 
 import pytest
 import torch
@@ -54,6 +55,14 @@ def test_foreign_objects_are_neither_needed_nor_run(tmp_path):
     path = save(tmp_path / "a.ckpt", state, config=Harmful(trap), folder=tmp_path)
     assert read_checkpoint(path).online.keys() == {"all_modules.0.b"}
     assert not trap.exists()
+
+
+def test_an_object_that_nothing_can_stand_in_for_is_named(tmp_path):
+    """torch takes no stand-in for a kind of dictionary."""
+    state = {"score_fn.all_modules.0.b": torch.ones(1)}
+    path = save(tmp_path / "a.ckpt", state, config=defaultdict(int, steps=3))
+    with pytest.raises(UserError, match=r"than can be left out \(collections\.defaultdict"):
+        read_checkpoint(path)
 
 
 def test_missing_file(tmp_path):

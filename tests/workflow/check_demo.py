@@ -78,7 +78,7 @@ def test_every_table_is_whole_in_every_format(grid):
 def pictures_of(grid: Grid) -> list[Path]:
     """Every picture that the demo promises, PNG."""
     names = [f"samples/{model}" for model in grid.models]
-    names += [*grid.file.figures, *sheets_of(grid), *drawn_of(grid)]
+    names += [*grid.file.pictures, *sheets_of(grid), *drawn_of(grid)]
     return [FIGURES / f"{name}.png" for name in names]
 
 

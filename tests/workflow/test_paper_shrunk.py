@@ -84,7 +84,7 @@ def one_of_each_kind(grid: Grid) -> list[Evaluation]:
 def figures_of_other_kinds(grid: Grid, evaluations: list[Evaluation]) -> list[str]:
     """Figures of samples that stand in no table."""
     evaluated = {kind(grid, e.cell) for e in evaluations}
-    return [f for f, cell in grid.file.figures.items() if kind(grid, cell) not in evaluated]
+    return [f for f, cell in grid.file.pictures.items() if kind(grid, cell) not in evaluated]
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ def check_targets(grids):
     rules = {path.stem for path in (CONFIGS.parent / "workflow" / "rules").glob("*.smk")}
     seen = rules | {"all", "plot", "gallery", "sheet", "figure", *grids}
     for grid, loaded in grids.items():
-        for name in (*loaded.file.tables, *loaded.file.figures):
+        for name in (*loaded.file.tables, *loaded.file.figure_targets):
             if name in seen:
                 raise WorkflowError(
                     f"configs/grid/{grid}.yaml: {name}: the name is taken by another table, figure, "
@@ -51,7 +51,7 @@ GRIDS = load_grids()
 check_targets(GRIDS)
 DATASETS = {name: made for grid in GRIDS.values() for name, made in grid.datasets.items()}
 METRICS = {name: made for grid in GRIDS.values() for name, made in grid.metrics.items()}
-FIGURES = {name for grid in GRIDS.values() for name in grid.file.figures}
+FIGURES = {name for grid in GRIDS.values() for name in grid.file.pictures}
 
 
 wildcard_constraints:
@@ -199,7 +199,7 @@ def pictures_of_grid(grid):
     ]
     galleries = [f"samples/{model}.png" for model in GRIDS[grid].models]
     sheets = [f"{sheet}.png" for sheet in sheets_of(GRIDS[grid])]
-    figures = [f"{figure}.png" for figure in GRIDS[grid].file.figures]
+    figures = [f"{figure}.png" for figure in GRIDS[grid].file.pictures]
     return [f"results/figures/{grid}/{file}" for file in drawn + galleries + sheets + figures]
 
 
@@ -230,7 +230,7 @@ def shards_of(wildcards):
 
 
 def cell_of_figure(wildcards):
-    return GRIDS[wildcards.grid].file.figures[wildcards.figure]
+    return GRIDS[wildcards.grid].file.pictures[wildcards.figure]
 
 
 def originals_of_figure(wildcards):
