@@ -7,10 +7,13 @@ from pathlib import Path
 from unittest import mock
 
 import psutil
+import pytest
 
 from psld.cli import CONFIGS
 from psld.compose import Composer
+from psld.errors import RunError
 from psld.settings import parse
+from psld.training import wandb_log
 from psld.training.settings import TrainSettings
 from psld.training.state import Checkpoints
 from psld.training.wandb_log import WandbLog
@@ -100,6 +103,23 @@ def test_what_was_uploaded_and_cleaned_away_is_not_logged_again(tmp_path):
         log.saved(history)
     [logged] = offline_runs(tmp_path / "run")
     assert [item["_step"] for item in logged.history] == [60]
+
+
+def test_a_resumed_training_goes_on_without_a_wandb_that_does_not_come_up(
+    tmp_path, monkeypatch, capsys
+):
+    """Days of training are not lost to it; one that only begins says so and ends."""
+    settings = parse(TrainSettings, Composer(CONFIGS).content("train", SETTINGS, "test"), "test")
+
+    def unreachable(*_, **__):
+        raise RunError("wandb: timed out")
+
+    monkeypatch.setattr(wandb_log, "start_run", unreachable)
+    with WandbLog(settings, tmp_path, "train", step=40, look=lambda _: {}) as log:
+        log.saved([{"step": 60, "loss": 1.0}])
+    assert capsys.readouterr().out == "wandb: timed out; the training goes on without\n"
+    with pytest.raises(RunError, match="timed out"):
+        WandbLog(settings, tmp_path, "train", step=0, look=lambda _: {})
 
 
 def test_system_metrics_are_logged(digits, tmp_path):

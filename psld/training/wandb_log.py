@@ -77,8 +77,11 @@ class WandbLog:
             looked = self.looked.pop(step, {})
             if step > self.reported:
                 values = {key: value for key, value in known.get(step, {}).items() if key != "step"}
-                self._tell(partial(self.run.log, {**values, **looked}, step=step))
+                self._tell(partial(self._report, step, {**values, **looked}))
                 self.reported = step
+
+    def _report(self, step: int, values: dict[str, Any]) -> None:
+        self.run.log(values, step=step)
 
     def _tell(self, send: Callable[[], None]) -> None:
         if self.lost:
