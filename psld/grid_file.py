@@ -1,8 +1,9 @@
 """configs/grid/NAME.yaml as it is written: models and samplers by overrides, tables of cells."""
 
-from typing import Any, Literal
+from collections import Counter
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from psld.settings import Settings
 
@@ -164,43 +165,67 @@ class GridFile(Settings):
     classifiers: dict[str, TrainedEntry] = Field(default_factory=dict)
     """Noise-conditional classifiers that guide samplers; `defaults` are not theirs."""
     samplers: dict[str, SamplerFamily]
-    figures: dict[str, str | dict[str, str]] = Field(default_factory=dict)
+    figures: dict[str, Annotated[dict[str, str], Field(min_length=1)]] = Field(default_factory=dict)
     """Pictures of cells, MODEL/SAMPLER, by name, whether or not they stand in a table: guided
-    samples, inpainted images. A figure of several parts names the cell of each."""
+    samples, inpainted images. A figure has parts; one cell alone is a part without name."""
     tables: dict[str, Table]
+
+    @field_validator("figures", mode="before")
+    @classmethod
+    def _one_cell_is_a_part_without_name(cls, figures: Any) -> Any:
+        if not isinstance(figures, dict):
+            return figures
+        return {
+            figure: {"": cells} if isinstance(cells, str) else cells
+            for figure, cells in figures.items()
+        }
 
     @model_validator(mode="after")
     def _entries_are_cells(self) -> "GridFile":
         for table in self.tables:
             self.table_evaluations(table)
-        parts = [len(cells) if isinstance(cells, dict) else 0 for cells in self.figures.values()]
-        if len(self.figure_targets) < len(parts) + sum(parts):
-            raise ValueError("figures: two of them, or of their parts, have one name")
-        for figure, cell in self.pictures.items():
+        for figure, cell in self.cells_of_figures.items():
             model, _, sampler = cell.partition("/")
             if not (model and any(sampler.startswith(f"{f}-") for f in self.samplers)):
                 raise ValueError(
-                    f"figures.{figure}: {cell!r} is not MODEL/SAMPLER-BUDGET; "
+                    f"{figure}: {cell!r} is not MODEL/SAMPLER-BUDGET; "
                     f"the samplers are: {', '.join(self.samplers)}"
                 )
         return self
 
+    @model_validator(mode="after")
+    def _pictures_have_different_names(self) -> "GridFile":
+        wholes = [figure for figure, parts in self.figures.items() if "" not in parts]
+        parts = [_picture(figure, part) for figure, own in self.figures.items() for part in own]
+        twice = [name for name, times in Counter([*wholes, *parts]).items() if times > 1]
+        if twice:
+            raise ValueError(f"figures: two of them, or of their parts, are called {twice[0]}")
+        return self
+
+    @property
+    def cells_of_figures(self) -> dict[str, str]:
+        """The cell of each part of each figure, by its key in the file."""
+        return {
+            ".".join(filter(None, ("figures", figure, part))): cell
+            for figure, parts in self.figures.items()
+            for part, cell in parts.items()
+        }
+
     @property
     def pictures(self) -> dict[str, str]:
-        """The cell behind each picture of a figure: FIGURE, or FIGURE-PART."""
+        """The cell of each part of each figure, by its picture's name: FIGURE, or FIGURE-PART."""
         return {
-            "-".join(filter(None, (figure, part))): cell
-            for figure, cells in self.figures.items()
-            for part, cell in (cells if isinstance(cells, dict) else {"": cells}).items()
+            _picture(figure, part): cell
+            for figure, parts in self.figures.items()
+            for part, cell in parts.items()
         }
 
     @property
     def figure_targets(self) -> dict[str, list[str]]:
         """The pictures behind each target: all parts of a figure, and each picture alone."""
         whole = {
-            figure: [f"{figure}-{part}" for part in cells]
-            for figure, cells in self.figures.items()
-            if isinstance(cells, dict)
+            figure: [_picture(figure, part) for part in parts]
+            for figure, parts in self.figures.items()
         }
         return whole | {picture: [picture] for picture in self.pictures}
 
@@ -266,3 +291,7 @@ class GridFile(Settings):
         family = self.family_of(evaluation.sampler)
         key = self.samplers[family].budget.rpartition(".")[2]
         return f"{key} = {evaluation.sampler.removeprefix(f'{family}-')}"
+
+
+def _picture(figure: str, part: str) -> str:
+    return f"{figure}-{part}" if part else figure

@@ -260,8 +260,24 @@ def test_a_figure_may_have_parts(configs):
         "whole": ["whole-a", "whole-b"],
         **{picture: [picture] for picture in file.pictures},
     }
-    figures["whole-b"] = "vp-sde/em-40"
-    with pytest.raises(UserError, match="two of them, or of their parts, have one name"):
+
+
+@pytest.mark.parametrize(
+    ("figures", "complaint"),
+    [
+        ({"a": {"b": "vp-sde/em-10"}, "a-b": "vp-sde/em-20"}, "figures: two of them.* a-b"),
+        ({"a": {}}, "figures.a: "),
+        ({"a": 3}, "figures.a: "),
+        (
+            {"a": {"b": "vp-sde/unknown-10"}},
+            "figures.a.b: 'vp-sde/unknown-10' is not MODEL/SAMPLER",
+        ),
+        ({"a": {"b": "unknown/em-10"}}, "figures.a.b names the model"),
+        ({"a": "unknown/em-10"}, "figures.a names the model"),
+    ],
+)
+def test_what_is_no_figure_is_refused_by_its_key(configs, figures, complaint):
+    with pytest.raises(UserError, match=complaint):
         load(configs, changed("figures", figures))
 
 

@@ -19,7 +19,7 @@ FINAL = {"COMPLETED", "CANCELLED", "FAILED", "OUT_OF_MEMORY", "DEADLINE"}
 ENDED = FINAL | {"TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "LAUNCH_FAILED", "REVOKED", GONE}
 """In any other state, those of later versions included, a job waits, runs, or is about to again."""
 
-HELD = ("JobHeldUser", "launch failed requeued held")
+HELD = ("JobHeldUser", "launch failed requeued held", "job requeued in held state")
 """Reasons for which a job waits until its user says otherwise."""
 
 PATIENCE = 60

@@ -77,7 +77,7 @@ def _load(path: Path) -> Any:
     """
     foreign: list[str] = []
     try:
-        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        foreign = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
         with torch.serialization.safe_globals([(_Unread, name) for name in foreign]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except FileNotFoundError:

@@ -80,7 +80,7 @@ def join_ranks(device: str) -> Iterator[Ranks]:
     nccl would wait before it let the rank report its error and die.
     """
     if "SUBMITIT_EXECUTOR" in os.environ:
-        os.environ.setdefault("MASTER_PORT", str(meeting_port(JobEnvironment())))
+        os.environ["MASTER_PORT"] = str(meeting_port(JobEnvironment()))
         # LOCAL_RANK chooses the GPU; what the scheduler shows of them stays as it is.
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -93,6 +93,6 @@ def join_ranks(device: str) -> Iterator[Ranks]:
 
 
 def meeting_port(job: JobEnvironment) -> int:
-    """Where the ranks of a job meet: jobs of one time have different ports, as have its lives."""
+    """Where the ranks of a job meet. Neighbouring jobs, and a job's lives, have different ports."""
     lives = int(os.environ.get("SLURM_RESTART_COUNT", 0))
     return PORTS[(int(job.raw_job_id) + 101 * lives) % len(PORTS)]

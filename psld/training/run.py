@@ -82,9 +82,9 @@ def _train_and_export(settings: RunSettings, store: ImageStore, task: Task) -> N
         checkpoints.restore(state, ranks.device, ranks.of_leader(checkpoints.newest()))
         if ranks.leads and in_slurm_job():
             begin_life(run, state.step)
-        if ranks.leads and state.step:
-            print(f"going on from step {state.step}: {checkpoints.folder}", flush=True)
         if state.step < settings.training.steps:
+            if ranks.leads and state.step:
+                print(f"going on from step {state.step}: {checkpoints.folder}", flush=True)
             stop = stack.enter_context(stop_on(*STOP_SIGNALS))
             images, flip = store.images("train"), settings.dataset.flip
             batches = Batches(images, flip, task.process, settings.training, ranks, task.labels)

@@ -1,7 +1,6 @@
 """Stopping a training between two steps when a signal asks for it."""
 
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -12,26 +11,24 @@ from psld.errors import RunError
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 """From a scheduler, from the keyboard, and from Slurm before a time limit or a preemption."""
 
-ECHO_SECONDS = 5
-"""Slurm ends a job with two SIGTERM, milliseconds apart: the second one means no more haste."""
-
 
 class StopRequest:
-    """Remembers the signal that asked to stop. A second one, but for its echo, acts as before."""
+    """Remembers the signal that asked to stop.
+
+    A second Ctrl-C acts as before. Slurm's signals come several times, and mean no more haste then:
+    it ends a job with two SIGTERM in a row, before and after a time of grace; what it waits for no
+    longer, it kills.
+    """
 
     def __init__(self) -> None:
         self.number = 0
         """The signal's number, 0 while there is none."""
-        self.asked: dict[int, float] = {}
-        """When each signal came first."""
         self.previous: dict[int, Any] = {}
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
         self.number = number
-        now = time.monotonic()
-        if now - self.asked.setdefault(number, now) > ECHO_SECONDS:
+        if number == signal.SIGINT:
             signal.signal(number, self.previous[number])
-            signal.raise_signal(number)
 
 
 class Stopped(RunError):

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from psld.errors import RunError
+from psld.errors import UserError
 from psld.tracking.runs import last_logged_step, start_run, training_id
 from psld.training.settings import RunSettings
 from psld.training.state import History
@@ -37,15 +37,17 @@ class WandbLog:
             step: the step that the training starts or resumes at.
             look: what to log, now and then, of the network's moving average.
 
-        Raises UserError where nobody is logged in, RunError where wandb does not come up at step 0.
+        Raises UserError where nobody is logged in. At step 0 also what keeps wandb from coming up,
+        or from reading what an earlier life wrote: in most cases RunError.
         """
         self.look = look
         self.lost = False
         self.looked: dict[int, dict[str, Any]] = {}
-        logged = last_logged_step(run_folder)
-        # Without files, what was logged is uploaded and cleaned away (wandb clean).
-        self.reported = step if logged is None else logged
+        self.reported = step
         try:
+            logged = last_logged_step(run_folder)
+            # Without files, what was logged is uploaded and cleaned away (wandb clean).
+            self.reported = step if logged is None else logged
             self.run = start_run(
                 settings.wandb,
                 run_folder,
@@ -56,10 +58,12 @@ class WandbLog:
                 resume="allow",
                 config=settings.model().model_dump(mode="json"),
             )
-        except RunError as error:
+        except UserError:
+            raise
+        except Exception as error:  # Of its process wandb raises what its libraries do.
             if step == 0:
                 raise
-            self._lose(str(error))
+            self._lose(f"wandb did not come up ({error or type(error).__name__})")
 
     def __enter__(self) -> "WandbLog":
         return self

@@ -81,6 +81,29 @@ def test_a_job_whose_ranks_were_killed_is_followed_by_another(slurm, launcher, c
     assert capsys.readouterr().out.count(said) == 3
 
 
+@pytest.mark.parametrize(
+    ("reason", "hint"),
+    [
+        ("launch failed requeued held", "; scontrol release 42 lets it run"),
+        ("job requeued in held state", "; scontrol release 42 lets it run"),
+        ("Resources", ""),
+    ],
+)
+def test_why_a_job_waits_is_said_and_what_lets_it_run(slurm, launcher, capsys, reason, hint):
+    model = export_folder(launcher.run)
+    made = "; ".join(f"/bin/mkdir -p {model}; echo > {model / name}" for name in FILES)
+    asked = slurm.folder / "asked"
+    slurm.answer(
+        "squeue",
+        first=f'case "$*" in *--name=*) exit ;; esac\n'
+        f"if [ -e {asked} ]; then {made}; echo COMPLETED None; exit; fi\n"
+        f"echo > {asked}; echo PENDING {reason}",
+    )
+    launcher.train()
+    said = capsys.readouterr().out.splitlines()
+    assert f"launch: job 42 is pending ({reason}){hint}" in said
+
+
 def test_ctrl_c_before_sbatch_has_answered(slurm, tmp_path, digits):
     """The job is cancelled when there is one, not before."""
     answered = slurm.folder / "answered"

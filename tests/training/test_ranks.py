@@ -58,7 +58,7 @@ def test_one_rank_needs_no_launcher():
         assert ranks.parallel(network) is network
 
 
-def test_each_life_of_each_job_meets_at_a_port_of_its_own(monkeypatch):
+def test_neighbouring_jobs_and_lives_meet_at_different_ports(monkeypatch):
     """Below the ports of outgoing connections: 32768 and up on Linux."""
 
     def port(job: int, lives: int) -> int:
