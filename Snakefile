@@ -8,9 +8,9 @@
 Everything about *where* it runs stands in profiles/, everything about *what* in configs/.
 """
 
-from psld.cluster.arrays import submit_every_batch
+from psld.cluster.executor import mend_slurm_executor
 
-submit_every_batch()
+mend_slurm_executor()
 
 
 include: "workflow/rules/common.smk"

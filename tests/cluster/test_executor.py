@@ -3,14 +3,17 @@
 import base64
 import json
 import random
+import subprocess
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from types import SimpleNamespace
 
 import pytest
 import snakemake_executor_plugin_slurm as plugin
 
-from psld.cluster.arrays import COMMAND_BYTES, submit_every_batch
+from psld.cluster.executor import COMMAND_BYTES, mend_slurm_executor
+from tests.cluster.commands import Commands
 
 
 class Submitted(list):
@@ -41,13 +44,14 @@ class Submitted(list):
 def submit(monkeypatch):
     """Hand a batch to a plugin that was mended twice, as by a Snakefile that is read again."""
     monkeypatch.setattr(plugin, "pending_jobs_for_rule", plugin.pending_jobs_for_rule)
+    monkeypatch.setattr(plugin.Executor, "cancel_jobs", plugin.Executor.cancel_jobs)
 
     def submit_array(executor: Submitted, jobs: list) -> None:
         executor.append([job.number for job in jobs])
 
     monkeypatch.setattr(plugin.Executor, "_submit_array_jobs", submit_array)
-    submit_every_batch()
-    submit_every_batch()
+    mend_slurm_executor()
+    mend_slurm_executor()
     monkeypatch.setattr(
         Submitted, "_submit_array_jobs", plugin.Executor._submit_array_jobs, raising=False
     )
@@ -81,6 +85,30 @@ def test_no_array_is_larger_than_a_command_line_takes(submit):
     sizes = [payload(submitted, array) for array in submitted]
     assert all(0.9 * COMMAND_BYTES < size <= COMMAND_BYTES for size in sizes[:-1])
     assert submit(2, 0, letters=COMMAND_BYTES) == [[0], [1]]
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_ctrl_c_cancels_what_is_not_on_the_list_of_active_jobs(
+    slurm: Commands, submit, monkeypatch, answers
+):
+    """The list is empty while the plugin asks for their states; sbatch may be under way."""
+    slurm.answer("scancel", stderr="" if answers else "Socket timed out", exit_code=int(not answers))
+    complaints: list[str] = []
+    with ThreadPoolExecutor(1) as submissions:
+        submissions.submit(subprocess.run, "/bin/sleep 0.5; sbatch", shell=True)
+        plugin.Executor.cancel_jobs(
+            SimpleNamespace(
+                _job_submission_executor=submissions,
+                run_uuid="run-1",
+                logger=SimpleNamespace(error=complaints.append),
+            ),
+            [],
+        )
+        assert len(slurm.calls("sbatch")) == 1
+        assert slurm.calls("scancel") == ["--me --name=run-1"]
+    assert complaints == (
+        [] if answers else ["Socket timed out; the jobs go on: scancel --me --name=run-1 ends them"]
+    )
 
 
 def payload(executor: Submitted, array: list[int]) -> int:

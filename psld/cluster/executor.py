@@ -1,4 +1,4 @@
-"""Shards as arrays of Slurm jobs: a mend of snakemake-executor-plugin-slurm 2.8.
+"""Snakemake's jobs on Slurm: a mend of snakemake-executor-plugin-slurm 2.8.
 
 Snakemake hands an executor the jobs that may start now, and each of them once. With array jobs the
 plugin does three things with them that cost jobs:
@@ -11,6 +11,10 @@ plugin does three things with them that cost jobs:
 - It numbers the tasks of a large batch through, beyond the highest index that Slurm takes.
 
 Here a batch is submitted as it comes, in arrays whose commands fit into a command line.
+
+At Ctrl-C it cancels the jobs on its list. While it asks Slurm for their states, its list is empty,
+and what sbatch is about to submit is not on it yet: such jobs would run on. Here all jobs of the
+run are cancelled, by their name.
 """
 
 import sys
@@ -18,11 +22,13 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
+from psld.cluster.slurm import Unreachable, cancel_jobs_named
+
 COMMAND_BYTES = 100_000
 """What the tasks' commands may take of the 128 KiB that Linux allows one word of a command line."""
 
 
-def submit_every_batch() -> None:
+def mend_slurm_executor() -> None:
     """Mend the plugin, where Snakemake has loaded it."""
     plugin: Any = sys.modules.get("snakemake_executor_plugin_slurm")
     if plugin is None or plugin.pending_jobs_for_rule is _none_to_wait_for:
@@ -35,6 +41,16 @@ def submit_every_batch() -> None:
 
     plugin.pending_jobs_for_rule = _none_to_wait_for
     plugin.Executor._submit_array_jobs = submit_arrays
+    plugin.Executor.cancel_jobs = _cancel_all
+
+
+def _cancel_all(executor: Any, active_jobs: list[Any]) -> None:
+    executor._job_submission_executor.shutdown(wait=True, cancel_futures=True)
+    try:
+        cancel_jobs_named(executor.run_uuid)
+    except Unreachable as error:
+        name = executor.run_uuid
+        executor.logger.error(f"{error}; the jobs go on: scancel --me --name={name} ends them")
 
 
 def _none_to_wait_for(dag: Any, rule_name: str) -> int:
