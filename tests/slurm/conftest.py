@@ -3,6 +3,7 @@
 Its folder is FOLDER, not pytest's: what a killed run has left is found there and removed.
 """
 
+import signal
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -45,6 +46,8 @@ def cluster() -> Iterator[Cluster]:
         lock = FileLock(f"{FOLDER}.lock", timeout=0).acquire()
     except Timeout:
         pytest.fail(f"another run of these tests uses {FOLDER}: wait for it, or set TMPDIR")
+    # Who ends the tests by SIGTERM does not want to keep the cluster either.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with lock, Cluster(FOLDER) as cluster:
         yield cluster
 
