@@ -211,13 +211,10 @@ class _Parsed:
             raise UserError(f"{self.path}: cell {model}/{sampler}: {error}") from None
 
     def check_figures(self) -> None:
-        for picture in self.file.pictures:
-            if picture in PLOTS:
-                raise UserError(
-                    f"{self.path}: figures: {picture}: a plot of the grid has this name"
-                )
-        for key, cell in self.file.cells_of_figures.items():
-            self._check_cell(*cell.split("/"), where=key)
+        for part in self.file.parts_of_figures:
+            if part.picture in PLOTS:
+                raise UserError(f"{self.path}: {part.key}: a plot of the grid has this name")
+            self._check_cell(*part.cell.split("/"), where=part.key)
 
     def check_tables(self) -> None:
         """UserError where an entry shows a class accuracy that its cell does not have."""

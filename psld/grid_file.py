@@ -1,7 +1,7 @@
 """configs/grid/NAME.yaml as it is written: models and samplers by overrides, tables of cells."""
 
 from collections import Counter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
@@ -146,6 +146,25 @@ class Evaluation(Settings):
         return f"{self.metric}-{self.samples}.json"
 
 
+class FigurePart(NamedTuple):
+    """One cell that a figure shows."""
+
+    figure: str
+    name: str
+    """Empty where the figure is one cell alone."""
+    cell: str
+
+    @property
+    def key(self) -> str:
+        """Where it stands in the file."""
+        return ".".join(filter(None, ("figures", self.figure, self.name)))
+
+    @property
+    def picture(self) -> str:
+        """The name of its picture: FIGURE, or FIGURE-NAME."""
+        return "-".join(filter(None, (self.figure, self.name)))
+
+
 class GridFile(Settings):
     """configs/grid/NAME.yaml as it is written."""
 
@@ -175,59 +194,46 @@ class GridFile(Settings):
     def _one_cell_is_a_part_without_name(cls, figures: Any) -> Any:
         if not isinstance(figures, dict):
             return figures
-        return {
-            figure: {"": cells} if isinstance(cells, str) else cells
-            for figure, cells in figures.items()
-        }
+        return {f: {"": own} if isinstance(own, str) else own for f, own in figures.items()}
 
     @model_validator(mode="after")
     def _entries_are_cells(self) -> "GridFile":
         for table in self.tables:
             self.table_evaluations(table)
-        for figure, cell in self.cells_of_figures.items():
-            model, _, sampler = cell.partition("/")
+        for part in self.parts_of_figures:
+            model, _, sampler = part.cell.partition("/")
             if not (model and any(sampler.startswith(f"{f}-") for f in self.samplers)):
                 raise ValueError(
-                    f"{figure}: {cell!r} is not MODEL/SAMPLER-BUDGET; "
+                    f"{part.key}: {part.cell!r} is not MODEL/SAMPLER-BUDGET; "
                     f"the samplers are: {', '.join(self.samplers)}"
                 )
         return self
 
     @model_validator(mode="after")
     def _pictures_have_different_names(self) -> "GridFile":
-        wholes = [figure for figure, parts in self.figures.items() if "" not in parts]
-        parts = [_picture(figure, part) for figure, own in self.figures.items() for part in own]
-        twice = [name for name, times in Counter([*wholes, *parts]).items() if times > 1]
-        if twice:
+        wholes = {part.figure for part in self.parts_of_figures if part.name}
+        names = Counter([*wholes, *(part.picture for part in self.parts_of_figures)])
+        if twice := [name for name, times in names.items() if times > 1]:
             raise ValueError(f"figures: two of them, or of their parts, are called {twice[0]}")
         return self
 
     @property
-    def cells_of_figures(self) -> dict[str, str]:
-        """The cell of each part of each figure, by its key in the file."""
-        return {
-            ".".join(filter(None, ("figures", figure, part))): cell
-            for figure, parts in self.figures.items()
-            for part, cell in parts.items()
-        }
+    def parts_of_figures(self) -> list[FigurePart]:
+        figures = self.figures.items()
+        return [FigurePart(f, name, cell) for f, own in figures for name, cell in own.items()]
 
     @property
     def pictures(self) -> dict[str, str]:
-        """The cell of each part of each figure, by its picture's name: FIGURE, or FIGURE-PART."""
-        return {
-            _picture(figure, part): cell
-            for figure, parts in self.figures.items()
-            for part, cell in parts.items()
-        }
+        """The cell behind each picture of a figure."""
+        return {part.picture: part.cell for part in self.parts_of_figures}
 
     @property
     def figure_targets(self) -> dict[str, list[str]]:
         """The pictures behind each target: all parts of a figure, and each picture alone."""
-        whole = {
-            figure: [_picture(figure, part) for part in parts]
-            for figure, parts in self.figures.items()
-        }
-        return whole | {picture: [picture] for picture in self.pictures}
+        targets: dict[str, list[str]] = {}
+        for part in self.parts_of_figures:
+            targets.setdefault(part.figure, []).append(part.picture)
+        return targets | {picture: [picture] for picture in self.pictures}
 
     def table_evaluations(self, name: str) -> list[list[Evaluation | None]]:
         """The evaluation behind each entry of a table, row by row; a literature row has none.
@@ -291,7 +297,3 @@ class GridFile(Settings):
         family = self.family_of(evaluation.sampler)
         key = self.samplers[family].budget.rpartition(".")[2]
         return f"{key} = {evaluation.sampler.removeprefix(f'{family}-')}"
-
-
-def _picture(figure: str, part: str) -> str:
-    return f"{figure}-{part}" if part else figure

@@ -12,9 +12,9 @@ plugin does three things with them that cost jobs:
 
 Here a batch is submitted as it comes, in arrays whose commands fit into a command line.
 
-At Ctrl-C it cancels the jobs on its list. While it asks Slurm for their states, its list is empty,
-and what sbatch is about to submit is not on it yet: such jobs would run on. Here all jobs of the
-run are cancelled, by their name.
+At Ctrl-C the plugin cancels the jobs on its list. While it asks Slurm for their states, the list is
+empty, and what sbatch is about to submit is not on it yet: such jobs would run on. Here all jobs of
+the run are cancelled, by their name.
 """
 
 import sys

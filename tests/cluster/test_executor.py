@@ -88,9 +88,8 @@ def test_no_array_is_larger_than_a_command_line_takes(submit):
 
 
 @pytest.mark.parametrize("answers", [True, False])
-def test_ctrl_c_cancels_what_is_not_on_the_list_of_active_jobs(
-    slurm: Commands, submit, monkeypatch, answers
-):
+@pytest.mark.usefixtures("submit")
+def test_ctrl_c_cancels_what_is_not_on_the_list_of_active_jobs(slurm: Commands, answers):
     """The list is empty while the plugin asks for their states; sbatch may be under way."""
     if not answers:
         slurm.answer("scancel", stderr="Socket timed out", exit_code=1)

@@ -86,9 +86,7 @@ def test_a_killed_rank(training, undisturbed):
         node = training.nodes()[1]
         victim = training.ranks_on(node)[0]
         os.kill(victim, signal.SIGKILL)
-        training.wait(
-            lambda: "is failed" in training.log.read_text(), "end of the job", seconds=120
-        )
+        training.fails_within_a_minute()
         training.finishes(launcher)
     check_same_weights(training, undisturbed)
     assert [life["state"] for life in training.ended_lives()] == ["FAILED", "COMPLETED"]

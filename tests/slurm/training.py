@@ -115,6 +115,11 @@ class Training:
     def reaches(self, step: int) -> None:
         self.wait(lambda: self.step() >= step, f"step {step}")
 
+    def fails_within_a_minute(self) -> None:
+        """Wait for the end of the job in Slurm; its launcher may look some seconds later."""
+        job = self.job
+        self.wait(lambda: self.cluster.job(job)["JobState"] == "FAILED", "failure", seconds=60)
+
     def is_in(self, state: str) -> None:
         self.wait(lambda: self.cluster.job(self.job)["JobState"] == state, state)
 
