@@ -3,7 +3,7 @@
     snakemake                            the demo grid, whole; so does snakemake demo
     snakemake demo/cld/em-uniform-40     one cell of it alone
     snakemake demo-steps                 one table; a figure alike
-    snakemake all                        the paper: weeks of GPU time (python -m psld.plan)
+    snakemake all                        the paper: weeks of GPU time (psld plan)
 
 Everything about *where* it runs stands in profiles/, everything about *what* in configs/.
 """
@@ -18,9 +18,9 @@ include: "workflow/rules/prepare.smk"
 include: "workflow/rules/train_extractor.smk"
 include: "workflow/rules/reference.smk"
 include: "workflow/rules/import_checkpoint.smk"
-include: "workflow/rules/import_classifier.smk"
+include: "workflow/rules/import_guide.smk"
 include: "workflow/rules/train.smk"
-include: "workflow/rules/train_classifier.smk"
+include: "workflow/rules/train_guide.smk"
 include: "workflow/rules/sample.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/tabulate.smk"

@@ -6,12 +6,12 @@ python -m benchmarks.sampling
 import torch
 
 from benchmarks.timing import compare
-from psld.cli import CONFIGS
-from psld.compose import Composer
-from psld.model import build_network, build_process
-from psld.samplers.loop import sample
-from psld.samplers.score import NetworkScore
-from psld.samplers.settings import SDESamplerSettings
+from psld.commands.entry import CONFIGS
+from psld.grid.resolution import Composer
+from psld.training.model import build_network, build_process
+from psld.diffusion.loop import sample
+from psld.diffusion.score import NetworkScore
+from psld.sampling.settings import SDESamplerSettings
 
 IMAGES, STEPS = 250, 10
 

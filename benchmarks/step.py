@@ -7,12 +7,12 @@ import numpy as np
 import torch
 
 from benchmarks.timing import compare
-from psld.cli import CONFIGS
-from psld.compose import Composer
-from psld.model import build_network, build_process
+from psld.commands.entry import CONFIGS
+from psld.grid.resolution import Composer
+from psld.training.model import build_network, build_process
 from psld.training.batches import Batches
 from psld.training.loop import optimise
-from psld.training.loss import EpsilonLoss
+from psld.diffusion.loss import EpsilonLoss
 from psld.training.ranks import Ranks
 from psld.training.state import TrainingState
 

@@ -60,7 +60,7 @@ def started(folder: Path, arguments: list[str]) -> Iterator[subprocess.Popen[str
 
 
 def call(folder: Path, module: str, *overrides: str) -> Finished:
-    """What `python -m psld.MODULE OVERRIDES` does in `folder`, without the seconds of imports."""
+    """What `psld MODULE OVERRIDES` does in `folder`, without the seconds of imports."""
     main = importlib.import_module(f"psld.{module}").main
     out, err = io.StringIO(), io.StringIO()
     on_terminate = signal.getsignal(signal.SIGTERM)

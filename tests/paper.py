@@ -154,8 +154,8 @@ TRAININGS = {
     "afhqv2-ablation": (64, 2000, 1e-4, 0.2),
     "afhqv2-sota-psld": (64, 2500, 1e-4, 0.2),
     "afhqv2-sota-cld": (64, 2000, 1e-4, 0.2),
-    "classifier-cifar10": (256, 2000, 2e-4, 0.1),
-    "classifier-afhqv2": (64, 2000, 2e-4, 0.1),
+    "guide-cifar10": (256, 2000, 2e-4, 0.1),
+    "guide-afhqv2": (64, 2000, 2e-4, 0.1),
 }
 """Batch, epochs, learning rate, dropout."""
 
@@ -164,8 +164,8 @@ STOPPED = {
     "cifar10-97m-psld-0.02": 2349,
     "afhqv2-ablation-psld-0.01": 1749,
     "afhqv2-psld-0.01": 2249,
-    "classifier-cifar10": 999,
-    "classifier-afhqv2": 299,
+    "guide-cifar10": 999,
+    "guide-afhqv2": 299,
 }
 """The epochs, counted from 0, after which the official sampling scripts take their weights, where
 that is not the last."""

@@ -8,9 +8,9 @@ import time
 import pytest
 import yaml
 
-from psld.cli import CONFIGS, entry_point
-from psld.errors import RunError, UserError
-from psld.settings import Settings
+from psld.commands.entry import CONFIGS, entry_point
+from psld.utils.errors import RunError, UserError
+from psld.config.settings import Settings
 from tests.commands import call, command, refused, run, started, succeeded
 
 COMMANDS = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem != "command_line")
@@ -125,9 +125,9 @@ def test_a_terminated_command_cleans_up(tmp_path):
     """SIGTERM unwinds: no partial file is left, and the exit code is the shell's."""
     code = """if True:
         import sys, time
-        from psld.cells import CellsSettings
-        from psld.cli import entry_point
-        from psld.files import atomic_path
+        from psld.commands.cells import CellsSettings
+        from psld.commands.entry import entry_point
+        from psld.utils.files import atomic_path
 
         @entry_point("cells", CellsSettings)
         def main(settings):

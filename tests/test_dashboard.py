@@ -1,4 +1,4 @@
-"""`python -m psld.dashboard`: what the report in wandb shows of a grid, without a server."""
+"""`psld dashboard`: what the report in wandb shows of a grid, without a server."""
 
 import contextlib
 import json
@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from wandb_workspaces.reports import v2 as reports
 
-from psld.cli import CONFIGS
-from psld.dashboard import DashboardSettings, blocks_of, report_of, title_of
-from psld.figures.style import model_looks
-from psld.files import write_json, write_text
-from psld.grid import Grid, load_grid
-from psld.tracking.contents import evaluation_id, picture_names
-from psld.tracking.settings import WandbSettings
+from psld.commands.entry import CONFIGS
+from psld.report.dashboard import DashboardSettings, blocks_of, report_of, title_of
+from psld.report.style import model_looks
+from psld.utils.files import write_json, write_text
+from psld.grid.loading import Grid, load_grid
+from psld.report.tracking import evaluation_id, picture_names
+from psld.training.settings import WandbSettings
 from tests.commands import command, refused, run
 from tests.workflow.check_demo import pictures_of
 
@@ -96,7 +96,7 @@ def test_a_model_has_its_colour_of_the_pictures(grid, panel_grids):
 
 def test_trainings_have_curves_and_samples(panel_grids):
     [shown] = [s for s in panel_grids if panels_of(s, "Run History Line Plot")]
-    assert filters_of(shown)["jobType"] == [["train", "train_classifier"]]
+    assert filters_of(shown)["jobType"] == [["train", "train_guide"]]
     curves = [plot["metrics"] for plot in panels_of(shown, "Run History Line Plot")]
     assert curves == [["loss"], ["grad_norm"], ["learning_rate"], ["images_per_second"]]
     [media] = panels_of(shown, "Media Browser")

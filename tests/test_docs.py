@@ -206,8 +206,8 @@ def text_of(page: Page) -> str:
 @pytest.mark.parametrize(
     "text",
     [
-        "```\npython -m psld.prepare\n```\n",
-        "```bash\npython -m psld.prepare\n```\n",
+        "```\npsld prepare\n```\n",
+        "```bash\npsld prepare\n```\n",
         "```text\nsnakemake demo\n```\n",
         "```text\n$ ls\n```\n",
         "```diff\n-old\n+new\n```\n",
@@ -240,7 +240,7 @@ def test_files_and_changes_are_written(reader):
 @pytest.mark.parametrize(
     "script",
     [
-        "python -m psld.prepare dataset=absent",
+        "psld prepare dataset=absent",
         "false\nls",
         "false | cat",
         "make nonsense",
@@ -267,7 +267,7 @@ def test_a_change_of_several_places():
     ("command", "runs"),
     [
         ("snakemake --profile profiles/default --cores all demo  # here", None),
-        ("python -m psld.launch ranks_per_node=2 -- psld.train", None),
+        ("psld launch ranks_per_node=2 -- psld.train", None),
         (
             "snakemake --profile profiles/default table5   # one table",
             "snakemake --profile profiles/default table5 --dry-run",

@@ -1,4 +1,4 @@
-"""`python -m psld.evaluate`: the distance of a cell's images, however they lie in shards."""
+"""`psld evaluate`: the distance of a cell's images, however they lie in shards."""
 
 import json
 import shutil
@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from psld.cli import CONFIGS
-from psld.compose import Composer
-from psld.datasets.store import ImageStore
-from psld.files import digest_of
+from psld.commands.entry import CONFIGS
+from psld.grid.resolution import Composer
+from psld.data.store import ImageStore
+from psld.utils.files import digest_of
 from psld.metrics.extractor import statistics_of
 from psld.metrics.extractor_folder import load_extractor
 from psld.metrics.frechet import frechet_distance
 from psld.metrics.reference_folder import load_reference
 from psld.metrics.settings import MetricSettings
-from psld.model import read_manifest
-from psld.samplers.shards import Shard, ShardOrigin, shard_path
-from psld.settings import parse
+from psld.training.model import read_manifest
+from psld.sampling.shards import Shard, ShardOrigin, shard_path
+from psld.config.settings import parse
 from psld.training.settings import ModelSettings
 from tests.commands import call, disk_full_after, files_below, refused, succeeded
 
@@ -123,7 +123,7 @@ def test_the_result_says_what_was_evaluated(cell, model, features):
     assert found["reference_samples"] == 1437
     assert 0 < found["floor"] < found["value"] < found["noise"]
     assert found["extractor_test_accuracy"] > 0.5
-    assert found["classifier"] is None
+    assert found["guide"] is None
     trained = parse(ModelSettings, manifest["settings"], where="test")
     assert found["model"]["settings"] == trained.identity()
     for key in ("name", "weights_sha256", "dataset_digest", "step"):

@@ -7,8 +7,8 @@ import stat
 
 import pytest
 
-from psld.errors import UserError
-from psld.files import (
+from psld.utils.errors import UserError
+from psld.utils.files import (
     atomic_path,
     digest_of,
     read_json,

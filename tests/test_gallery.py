@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from psld.datasets.store import ImageStore
-from psld.figures.style import HOLE
-from psld.gallery import GallerySettings, before_and_after, by_class
-from psld.samplers.shards import Shard, ShardOrigin
+from psld.data.store import ImageStore
+from psld.report.style import HOLE
+from psld.commands.gallery import GallerySettings, before_and_after, by_class
+from psld.sampling.shards import Shard, ShardOrigin
 from tests.commands import call, refused, succeeded
 
 COUNT = 10

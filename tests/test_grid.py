@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
-from psld.cli import CONFIGS
-from psld.compose import Composer
-from psld.errors import UserError
-from psld.grid import Grid, load_grid
-from psld.grid_file import GridFile
-from psld.settings import parse
+from psld.commands.entry import CONFIGS
+from psld.grid.resolution import Composer
+from psld.utils.errors import UserError
+from psld.grid.loading import Grid, load_grid
+from psld.grid.schema import GridFile
+from psld.config.settings import parse
 
 GRIDS = sorted(path.stem for path in (CONFIGS / "grid").glob("*.yaml"))
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 import yaml
 
-from psld.files import read_json, sha256_of_file
-from psld.model import load_model
+from psld.utils.files import read_json, sha256_of_file
+from psld.training.model import load_model
 from psld.networks.official import settings_from_spec
-from psld.samplers.shards import Shard
+from psld.sampling.shards import Shard
 from tests.commands import call, files_below, refused, succeeded
 from tests.datasets.formats import encode, random_images, write_files
 from tests.reference import DEFAULT, load, reference_files

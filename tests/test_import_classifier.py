@@ -1,4 +1,4 @@
-"""Official classifiers become classifiers of ours: by hand and in the plan of the workflow."""
+"""Official guides become guides of ours: by hand and in the plan of the workflow."""
 
 import json
 from pathlib import Path
@@ -8,8 +8,8 @@ import pytest
 import torch
 import yaml
 
-from psld.files import read_json
-from psld.model import load_classifier
+from psld.utils.files import read_json
+from psld.training.model import load_guide
 from psld.networks.official import settings_from_spec
 from tests.commands import call, refused, succeeded
 from tests.datasets.formats import encode, random_images, write_files
@@ -20,7 +20,7 @@ VECTORS = reference_files("net_classifier*.npz")
 
 
 def write_checkpoint(path: Path, vector: dict[str, np.ndarray]) -> None:
-    """The vector's weights as Lightning wrote those of a classifier: without a moving average."""
+    """The vector's weights as Lightning wrote those of a guide: without a moving average."""
     weights = {f"clf_fn.{k[2:]}": torch.from_numpy(v) for k, v in vector.items() if k[:2] == "w/"}
     torch.save({"state_dict": weights, "global_step": 9}, path)
 
@@ -52,39 +52,39 @@ def prepare(folder: Path, vector: dict[str, np.ndarray]) -> None:
 
 
 @pytest.mark.parametrize("path", VECTORS, ids=lambda path: path.stem)
-def test_reference_classifier_by_hand(tmp_path, path):
+def test_reference_guide_by_hand(tmp_path, path):
     vector = load(path)
     prepare(tmp_path, vector)
-    given = (*overrides(vector), "output=classifier")
-    succeeded(call(tmp_path, "import_classifier", "epoch=9.ckpt", *given))
-    network = load_classifier(tmp_path / "classifier", torch.device("cpu")).network
+    given = (*overrides(vector), "output=guide")
+    succeeded(call(tmp_path, "import_guide", "epoch=9.ckpt", *given))
+    network = load_guide(tmp_path / "guide", torch.device("cpu")).network
     y = network(torch.from_numpy(vector["x"]), torch.from_numpy(vector["t"])).numpy()
     np.testing.assert_allclose(y, vector["y"], rtol=1e-4, atol=1e-5)
-    manifest = read_json(tmp_path / "classifier" / "manifest.json")
-    assert (manifest["kind"], manifest["step"]) == ("classifier", 9)
+    manifest = read_json(tmp_path / "guide" / "manifest.json")
+    assert (manifest["kind"], manifest["step"]) == ("guide", 9)
     assert manifest["imported"]["weights"] == "online"
 
 
-def test_a_model_s_checkpoint_is_no_classifier(tmp_path):
+def test_a_model_s_checkpoint_is_no_guide(tmp_path):
     vector, model = load(VECTORS[0]), reference_files("checkpoint_*.ckpt")[0]
     prepare(tmp_path, vector)
-    given = (str(model), *overrides(vector), "output=classifier")
-    refused(call(tmp_path, "import_classifier", *given), 2, model.name, "all_modules.")
-    assert not (tmp_path / "classifier").exists()
+    given = (str(model), *overrides(vector), "output=guide")
+    refused(call(tmp_path, "import_guide", *given), 2, model.name, "all_modules.")
+    assert not (tmp_path / "guide").exists()
 
 
-def test_a_classifier_that_names_a_checkpoint_is_imported_and_not_trained(tmp_path):
+def test_a_guide_that_names_a_checkpoint_is_imported_and_not_trained(tmp_path):
     project = Project.create(tmp_path / "project")
     path = project.folder / "configs" / "grid" / "tiny.yaml"
     grid = yaml.safe_load(path.read_text())
     own = ["dataset=digits", "process=psld"]
-    grid["classifiers"] = {
+    grid["guides"] = {
         "trained": own,
         "imported": {"overrides": own, "checkpoint": "files/epoch=9.ckpt"},
     }
     path.write_text(yaml.safe_dump(grid))
     (project.folder / "files").mkdir()
     (project.folder / "files" / "epoch=9.ckpt").touch()
-    manifests = [f"classifiers/tiny/{name}/manifest.json" for name in grid["classifiers"]]
-    jobs = {"prepare": 1, "train_classifier": 1, "import_classifier": 1}
+    manifests = [f"guides/tiny/{name}/manifest.json" for name in grid["guides"]]
+    jobs = {"prepare": 1, "train_guide": 1, "import_guide": 1}
     assert project.plan(*manifests) == jobs

@@ -6,12 +6,12 @@ import threading
 
 import pytest
 
-from psld.locks import sole_holder
+from psld.utils.locks import sole_holder
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from psld.locks import sole_holder
+from psld.utils.locks import sole_holder
 with sole_holder(Path("launches/lock"), "waiting for another"):
     print("mine", flush=True)
     sys.stdin.readline()

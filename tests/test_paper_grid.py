@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from psld.cli import CONFIGS
-from psld.compose import Composer
-from psld.grid import ComposedTraining, Grid, load_grid
-from psld.grid_file import Evaluation
-from psld.model import build_network, build_process
-from psld.plan import jobs_of, network_of
+from psld.commands.entry import CONFIGS
+from psld.grid.resolution import Composer
+from psld.grid.loading import ComposedTraining, Grid, load_grid
+from psld.grid.schema import Evaluation
+from psld.training.model import build_network, build_process
+from psld.commands.plan import jobs_of, network_of
 from tests.paper import IMAGES, LITERATURE, SIZES, STOPPED, TRAININGS, TRANSCRIBED, Number
 from tests.workflow.project import REPOSITORY, Project
 
@@ -121,7 +121,7 @@ def test_networks_have_the_paper_s_sizes(grid, parameters):
 
 
 def recipe_of(grid: Grid, trained: ComposedTraining, name: str) -> dict[str, Any]:
-    """The training settings of a model or classifier, after its length and batch are checked."""
+    """The training settings of a model or guide, after its length and batch are checked."""
     [recipe] = [o[9:] for o in trained.overrides if o.startswith("training=")]
     batch, epochs, learning_rate, dropout = TRAININGS[recipe]
     epochs = STOPPED.get(name, epochs - 1) + 1
@@ -144,16 +144,16 @@ def test_models_are_trained_as_the_official_scripts_say(grid):
         assert training.get("label_dropout") is None
 
 
-def test_classifiers_are_trained_as_the_official_scripts_say(grid):
+def test_guides_are_trained_as_the_official_scripts_say(grid):
     """On the noise of the models that they guide."""
-    assert list(grid.classifiers) == ["cifar10-psld-0.01", "afhqv2-psld-0.01"]
-    for name, classifier in grid.classifiers.items():
-        training = recipe_of(grid, classifier, name=f"classifier-{name.partition('-')[0]}")
+    assert list(grid.guides) == ["cifar10-psld-0.01", "afhqv2-psld-0.01"]
+    for name, guide in grid.guides.items():
+        training = recipe_of(grid, guide, name=f"guide-{name.partition('-')[0]}")
         assert training["ema_decay"] == 0
         assert training["grad_clip"] > 1e3
     for figure, scale in (("figure3-cifar10", 5.0), ("figure3-afhqv2", 10.0)):
         model, sampler = grid.file.pictures[figure].split("/")
-        guiding = grid.classifiers[grid.samplers[sampler].classifier]
+        guiding = grid.guides[grid.samplers[sampler].guide]
         assert guiding.settings["process"] == grid.models[model].settings["process"]
         assert guiding.dataset == grid.models[model].dataset
         assert grid.samplers[sampler].settings["guidance"]["scale"] == scale
@@ -227,8 +227,8 @@ def test_each_table_is_a_target(project, table, models, shards):
     [
         ("figure1", {"train": 3, "sample": 3, "figure": 3}),
         ("figure2", {"train": 4, "sample": 4, "figure": 4}),
-        ("figure3", {"train": 3, "train_classifier": 2, "sample": 3, "figure": 3}),
-        ("figure3-cifar10", {"train": 1, "train_classifier": 1, "sample": 1, "figure": 1}),
+        ("figure3", {"train": 3, "train_guide": 2, "sample": 3, "figure": 3}),
+        ("figure3-cifar10", {"train": 1, "train_guide": 1, "sample": 1, "figure": 1}),
     ],
 )
 def test_each_figure_is_a_target(project, figure, jobs):

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from psld.cli import CONFIGS
-from psld.compose import Composer
-from psld.grid import Grid, load_grid
-from psld.model import build_network, build_process
-from psld.plan import PlanSettings, Work, forward_gigaflops, measured, printed_evaluations, work_of
+from psld.commands.entry import CONFIGS
+from psld.grid.resolution import Composer
+from psld.grid.loading import Grid, load_grid
+from psld.training.model import build_network, build_process
+from psld.commands.plan import PlanSettings, Work, forward_gigaflops, measured, printed_evaluations, work_of
 from tests.commands import call, refused, succeeded
 from tests.results import made_with
 
@@ -46,8 +46,8 @@ def test_evaluations_are_samples_times_nfe(paper):
     assert work.evaluations == table1 + table2 + 3 * 1000 * 250 + 1000 * 1000
 
 
-def test_a_classifier_is_trained_and_evaluated_with_its_gradient(paper):
-    work = work_of(paper, adaptive_evaluations=1)["classifier-cifar10"]
+def test_a_guide_is_trained_and_evaluated_with_its_gradient(paper):
+    work = work_of(paper, adaptive_evaluations=1)["guide-cifar10"]
     assert work.trained == ["cifar10-psld-0.01"]
     assert work.training_images == 195_000 * 256
     assert work.evaluations == 2 * 1000 * 1000
@@ -128,7 +128,7 @@ def settings_of(folder: Path) -> PlanSettings:
         throughput={},
         adaptive_evaluations=200,
         models=folder / "models",
-        classifiers=folder / "classifiers",
+        guides=folder / "guides",
         cells=folder / "cells",
     )
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-from psld.cli import CONFIGS
-from psld.errors import UserError
-from psld.grid import load_grid
+from psld.commands.entry import CONFIGS
+from psld.utils.errors import UserError
+from psld.grid.loading import load_grid
 
 REHEARSAL: dict[str, Any] = {
     "rehearses": "demo",
@@ -47,10 +47,10 @@ def test_cells_keep_their_names_and_lose_their_size(configs):
             assert settings == of_whole | {"tolerance": 0.1}
 
 
-def test_models_and_classifiers_become_small(configs):
+def test_models_and_guides_become_small(configs):
     write(configs)
     grid = load_grid("small", configs)
-    for trained in (*grid.models.values(), *grid.classifiers.values()):
+    for trained in (*grid.models.values(), *grid.guides.values()):
         assert trained.settings["network"]["base_channels"] == 8
         assert trained.settings["training"]["steps"] == 2
 

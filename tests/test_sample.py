@@ -1,4 +1,4 @@
-"""`python -m psld.sample`: images that depend on (model, sampler, seed, index) and nothing else."""
+"""`psld sample`: images that depend on (model, sampler, seed, index) and nothing else."""
 
 import json
 import shutil
@@ -8,14 +8,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from psld.cli import CONFIGS
-from psld.compose import Composer
-from psld.files import digest_of, sha256_of_file
-from psld.model import load_model
-from psld.sample import sample_shard
-from psld.samplers.settings import SampleSettings
-from psld.samplers.shards import Shard
-from psld.settings import parse
+from psld.commands.entry import CONFIGS
+from psld.grid.resolution import Composer
+from psld.utils.files import digest_of, sha256_of_file
+from psld.training.model import load_model
+from psld.commands.sample import sample_shard
+from psld.sampling.settings import SampleSettings
+from psld.sampling.shards import Shard
+from psld.config.settings import parse
 from tests.commands import call, disk_full_after, files_below, refused, succeeded
 
 CPU = torch.device("cpu")

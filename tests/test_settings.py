@@ -10,18 +10,18 @@ import torch
 import yaml
 from pydantic import Field, model_validator
 
-from psld.cli import CONFIGS
-from psld.compose import Composer
-from psld.errors import UserError
+from psld.commands.entry import CONFIGS
+from psld.grid.resolution import Composer
+from psld.utils.errors import UserError
 from psld.metrics.feature_classifier import FeatureClassifier, ImageShape
-from psld.metrics.settings import ClassifierSettings as FeatureClassifierSettings
-from psld.model import build_network, build_process
-from psld.networks.classifier import NCSNppClassifier
-from psld.networks.settings import ClassifierSettings
-from psld.processes.instances import psld
-from psld.samplers.integrators import make_integrator
-from psld.samplers.settings import SampleSettings
-from psld.settings import Settings, parse
+from psld.metrics.settings import GuideSettings as FeatureClassifierSettings
+from psld.training.model import build_network, build_process
+from psld.networks.guide import NCSNppGuide
+from psld.networks.settings import GuideSettings
+from psld.diffusion.instances import psld
+from psld.diffusion.integrators import make_integrator
+from psld.sampling.settings import SampleSettings
+from psld.config.settings import Settings, parse
 
 # --- parse --------------------------------------------------------------------------------------
 
@@ -145,7 +145,7 @@ CHOICES = [
     if (CONFIGS / group).is_dir()
     for option in options(group)
     # What guides samples is no ε-network, and Inception is not trained here.
-    if not (group == "network" and option.startswith("classifier-"))
+    if not (group == "network" and option.startswith("guide-"))
     and not (entry == "train_extractor" and option.startswith("fid"))
 ]
 
@@ -197,12 +197,12 @@ def test_every_network_can_be_built_for_its_dataset(option):
     assert network.in_shape == (2 * shape[1], *shape[2:])
 
 
-@pytest.mark.parametrize("option", [o for o in options("network") if o.startswith("classifier-")])
-def test_every_guiding_classifier_can_be_built(option):
+@pytest.mark.parametrize("option", [o for o in options("network") if o.startswith("guide-")])
+def test_every_guiding_guide_can_be_built(option):
     content = yaml.safe_load((CONFIGS / "network" / f"{option}.yaml").read_text())
-    settings = parse(ClassifierSettings, content, where=option)
+    settings = parse(GuideSettings, content, where=option)
     with torch.device("meta"):
-        network = NCSNppClassifier(settings, image_size=32, in_channels=6, num_classes=10)
+        network = NCSNppGuide(settings, image_size=32, in_channels=6, num_classes=10)
     assert network.head.out_features == 10
 
 

@@ -74,13 +74,13 @@ def test_a_group_that_is_given_is_kept(folder):
     assert {manifest["grid"] for manifest in manifests(folder).values()} == {"mine"}
 
 
-def test_a_classifier(folder):
+def test_a_guide(folder):
     given = ("network.channel_multipliers=[1,2]", "network.base_channels=8", "wandb.mode=disabled")
     overrides = (*given, "training.steps=2", "training.batch_size=8", "data=digits.h5")
     swept = "process=psld,vp-sde"
-    succeeded(call(folder, "train_classifier", "--multirun", *overrides, swept))
-    found = sorted(path.name for path in (folder / "classifiers" / "by-hand").iterdir())
-    assert found == ["classifier-process-psld", "classifier-process-vp-sde"]
+    succeeded(call(folder, "train_guide", "--multirun", *overrides, swept))
+    found = sorted(path.name for path in (folder / "guides" / "by-hand").iterdir())
+    assert found == ["guide-process-psld", "guide-process-vp-sde"]
 
 
 def test_a_single_run_stays_as_it_is(folder):
@@ -144,7 +144,7 @@ def test_a_signal_ends_the_whole_sweep(folder):
     code = """if True:
         import os, signal, sys
         from psld.training import loop
-        from psld.train import main
+        from psld.commands.train import main
 
         class Interrupting(loop.NoLog):
             def saved(self, history):

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import yaml
 
-import psld.show
-import psld.tabulate
-from psld.cli import CONFIGS
-from psld.grid import Grid, load_grid
-from psld.grid_file import RECORDED
-from psld.tables.formats import EVERY_ENTRY, SYMBOLS, latex
-from psld.tables.text import Text, scales_of, text_of
+import psld.commands.show
+import psld.commands.tabulate
+from psld.commands.entry import CONFIGS
+from psld.grid.loading import Grid, load_grid
+from psld.grid.schema import RECORDED
+from psld.report.formats import EVERY_ENTRY, SYMBOLS, latex
+from psld.report.table import Text, scales_of, text_of
 from tests.commands import call, refused, succeeded
 from tests.results import made_with
 
@@ -281,7 +281,7 @@ def test_a_table_is_made_before_anything_was_run(folder):
         (("model", "settings", "training"), "batch_size", 7),
         (("sampler",), "steps", 11),
         (("metric", "extractor"), "seed", 1),
-        ((), "classifier", {"settings": {}}),
+        ((), "guide", {"settings": {}}),
         ((), "seed", 1),
     ],
 )

@@ -1,4 +1,4 @@
-"""`python -m psld.track`: the results of a grid as runs that wandb really wrote, each once."""
+"""`psld track`: the results of a grid as runs that wandb really wrote, each once."""
 
 import contextlib
 import json
@@ -13,11 +13,11 @@ import pytest
 import yaml
 from PIL import Image
 
-import psld.track
-from psld.cli import CONFIGS
-from psld.grid import load_grid
-from psld.samplers.shards import Shard
-from psld.tracking.contents import SIDE, picture_names
+import psld.report.track
+from psld.commands.entry import CONFIGS
+from psld.grid.loading import load_grid
+from psld.sampling.shards import Shard
+from psld.report.tracking import SIDE, picture_names
 from tests.commands import call, refused, succeeded
 from tests.offline_runs import OfflineRun, offline_runs
 from tests.results import made_with

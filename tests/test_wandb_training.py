@@ -10,10 +10,10 @@ import psutil
 import pytest
 from wandb.sdk.mailbox import MailboxClosedError
 
-from psld.cli import CONFIGS
-from psld.compose import Composer
-from psld.errors import RunError
-from psld.settings import parse
+from psld.commands.entry import CONFIGS
+from psld.grid.resolution import Composer
+from psld.utils.errors import RunError
+from psld.config.settings import parse
 from psld.training import wandb_log
 from psld.training.settings import TrainSettings
 from psld.training.state import Checkpoints

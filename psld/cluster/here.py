@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from psld.cluster.settings import LaunchSettings
 from psld.cluster.slurm import clean_environment
-from psld.errors import UserError
+from psld.utils.errors import UserError
 
 
 def run_here(settings: LaunchSettings) -> NoReturn:

@@ -11,7 +11,7 @@ from submitit import JobEnvironment
 
 from psld.cluster.lives import LAUNCH
 from psld.cluster.requeue import requeue_when_warned
-from psld.files import write_json
+from psld.utils.files import write_json
 
 INTERRUPTED = 128
 """Exit codes from here on are signals: the rank was ended, it did not fail."""

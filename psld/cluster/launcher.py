@@ -25,9 +25,9 @@ from psld.cluster.lives import FRUITLESS, read_lives
 from psld.cluster.relay import Relay, say, tail
 from psld.cluster.settings import LaunchSettings
 from psld.cluster.submission import ensure_command, submit
-from psld.errors import RunError
-from psld.files import digest_of, read_json, write_json
-from psld.locks import sole_holder
+from psld.utils.errors import RunError
+from psld.utils.files import digest_of, read_json, write_json
+from psld.utils.locks import sole_holder
 from psld.training.export import is_exported, publish
 
 T = TypeVar("T")

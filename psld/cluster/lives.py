@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from psld.errors import RunError
-from psld.files import read_json, write_json
+from psld.utils.errors import RunError
+from psld.utils.files import read_json, write_json
 
 LAUNCH = "PSLD_LAUNCH"
 """Variable that names what a life belongs to: jobs that one launch submitted count together."""

@@ -1,4 +1,4 @@
-"""Settings of `python -m psld.launch`: where a training runs, never what is trained."""
+"""Settings of `psld launch`: where a training runs, never what is trained."""
 
 import shlex
 from typing import Any, Literal
@@ -6,7 +6,7 @@ from urllib.parse import unquote
 
 from pydantic import Field, field_validator, model_validator
 
-from psld.settings import Settings
+from psld.config.settings import Settings
 
 
 class LaunchSettings(Settings):

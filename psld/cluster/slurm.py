@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from submitit.helpers import clean_env
 
-from psld.errors import PSLDError
+from psld.utils.errors import PSLDError
 
 GONE = "GONE"
 """Our name for a job that the controller no longer knows, some minutes after its end."""

@@ -9,7 +9,7 @@ from submitit.core.utils import DelayedSubmission, FailedJobError, JobPaths
 from psld.cluster.job import RankCommand
 from psld.cluster.settings import LaunchSettings
 from psld.cluster.slurm import NO_ANSWER, OF_A_JOB, OF_A_RULE, Unreachable, clean_environment
-from psld.errors import UserError
+from psld.utils.errors import UserError
 
 
 def submit(settings: LaunchSettings, command: RankCommand, name: str, folder: Path) -> str:

@@ -7,12 +7,12 @@ from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from psld.errors import UserError
-from psld.files import atomic_path, read_json, sha256_of_file, write_json
+from psld.utils.errors import UserError
+from psld.utils.files import atomic_path, read_json, sha256_of_file, write_json
 from psld.metrics.extractor import Extractor
 from psld.metrics.feature_classifier import ClassifierExtractor, FeatureClassifier, ImageShape
 from psld.metrics.settings import ClassifierSettings, InceptionSettings, MetricSettings
-from psld.settings import Settings, parse
+from psld.config.settings import Settings, parse
 
 WEIGHTS = "weights.safetensors"
 MANIFEST = "manifest.json"
@@ -66,7 +66,7 @@ def read_manifest(folder: str | Path) -> ExtractorManifest:
     path = Path(folder) / MANIFEST
     if not path.is_file():
         raise UserError(
-            f"{path}: no such file; a trained extractor is made by python -m psld.train_extractor"
+            f"{path}: no such file; a trained extractor is made by psld train_extractor"
         )
     content = read_json(path)
     if not isinstance(content, dict):
@@ -99,7 +99,7 @@ def load_extractor(
     if folder is None:
         raise UserError(
             f"extractor: metric {metric.name} needs the folder of a trained extractor, "
-            "made by python -m psld.train_extractor"
+            "made by psld train_extractor"
         )
     return _load_classifier(metric.extractor, Path(folder), dataset_digest, device)
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from psld.errors import RunError, UserError
+from psld.utils.errors import RunError, UserError
 from psld.metrics.statistics import FeatureStatistics
 
 

@@ -11,7 +11,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import (
     FeatureExtractorInceptionV3,
 )
 
-from psld.errors import UserError
+from psld.utils.errors import UserError
 from psld.metrics.extractor import digest_of_weights
 
 FILE_NAME = URL_INCEPTION_V3.rsplit("/", 1)[-1]

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from pydantic import Field
 
-from psld.errors import UserError
-from psld.files import read_json, sha256_of_file, write_json
+from psld.utils.errors import UserError
+from psld.utils.files import read_json, sha256_of_file, write_json
 from psld.metrics.settings import MetricSettings
 from psld.metrics.statistics import FeatureStatistics
-from psld.settings import Settings, parse
+from psld.config.settings import Settings, parse
 
 STATISTICS = "statistics.safetensors"
 MANIFEST = "manifest.json"

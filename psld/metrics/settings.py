@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from psld.datasets.settings import DatasetSettings
-from psld.settings import Settings
+from psld.data.settings import DatasetSettings
+from psld.config.settings import Settings
 
 
 class InceptionSettings(Settings):
@@ -78,7 +78,7 @@ class _CommandSettings(Settings):
 
 
 class TrainExtractorSettings(_CommandSettings):
-    """Settings of `python -m psld.train_extractor`."""
+    """Settings of `psld train_extractor`."""
 
     output: str
     """Folder of the weights and their manifest."""
@@ -94,7 +94,7 @@ class TrainExtractorSettings(_CommandSettings):
 
 
 class ReferenceSettings(_CommandSettings):
-    """Settings of `python -m psld.reference`."""
+    """Settings of `psld reference`."""
 
     extractor: str | None
     """Folder that train_extractor made; null for Inception, which needs none."""

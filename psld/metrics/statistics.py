@@ -7,8 +7,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor
 
-from psld.errors import UserError
-from psld.files import atomic_path
+from psld.utils.errors import UserError
+from psld.utils.files import atomic_path
 
 
 class FeatureStatistics:

@@ -1,1 +1,1 @@
-"""Score networks: NCSN++, its noise-conditional classifier, and the EMA of weights."""
+"""Score networks: NCSN++, its noise-conditional guide, and the EMA of weights."""

@@ -1,8 +1,8 @@
-"""The part that NCSN++ and its classifier share: the way down, and the middle."""
+"""The part that NCSN++ and its guide share: the way down, and the middle."""
 
 from torch import Tensor, nn
 
-from psld.errors import UserError
+from psld.utils.errors import UserError
 from psld.networks.blocks import Attention, ResidualBlock
 from psld.networks.embeddings import TimeEmbedding
 from psld.networks.layers import Combine, add_shortcut, conv3x3

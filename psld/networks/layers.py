@@ -6,7 +6,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from psld.errors import UserError
+from psld.utils.errors import UserError
 
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from psld.errors import UserError
+from psld.utils.errors import UserError
 from psld.networks.blocks import ResidualBlock
 from psld.networks.encoder import Encoder, attention_at, resampled
 from psld.networks.layers import add_shortcut, conv3x3, group_norm

@@ -23,16 +23,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from psld.errors import UserError
+from psld.utils.errors import UserError
 from psld.networks.blocks import Attention, ResidualBlock
-from psld.networks.classifier import NCSNppClassifier
+from psld.networks.guide import NCSNppGuide
 from psld.networks.embeddings import FourierEmbedding
 from psld.networks.encoder import Encoder
 from psld.networks.layers import Combine
 from psld.networks.ncsnpp import NCSNpp
 from psld.networks.resampling import FIRUpsamplingConv
-from psld.networks.settings import ClassifierSettings, EncoderSettings, NetworkSettings
-from psld.settings import parse
+from psld.networks.settings import GuideSettings, EncoderSettings, NetworkSettings
+from psld.config.settings import parse
 
 SPEC_KEYS = {
     "nf": "base_channels",
@@ -62,8 +62,8 @@ FIXED = {"nonlinearity": "swish", "noise_cond": True}
 """Official options of which every official configuration has this one value."""
 
 
-def settings_from_spec(spec: Mapping[str, Any]) -> NetworkSettings | ClassifierSettings:
-    """Our settings for the official options of a score network or a classifier (`name`).
+def settings_from_spec(spec: Mapping[str, Any]) -> NetworkSettings | GuideSettings:
+    """Our settings for the official options of a score network or a guide (`name`).
 
     Raises UserError for an option that is missing, unknown, or has a value that we do not support.
     """
@@ -81,7 +81,7 @@ def settings_from_spec(spec: Mapping[str, Any]) -> NetworkSettings | ClassifierS
             content["progressive_output"] = spec.get("progressive", "none")
             return parse(NetworkSettings, content, where)
         case "ncsnpp_clf":
-            return parse(ClassifierSettings, content, where)
+            return parse(GuideSettings, content, where)
         case name:
             raise UserError(f"{where}: name must be ncsnpp or ncsnpp_clf, not {name!r}")
 
@@ -157,7 +157,7 @@ def _in_official_order(network: Encoder) -> Iterator[nn.Module]:
             # Of an input_skip, the official list holds the joint only.
             yield level.combine or level.pyramid
     yield from (network.middle.block1, network.middle.attention, network.middle.block2)
-    if isinstance(network, NCSNppClassifier):
+    if isinstance(network, NCSNppGuide):
         yield network.head
     if isinstance(network, NCSNpp):
         yield from _way_up(network)

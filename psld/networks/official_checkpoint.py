@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from psld.errors import UserError
+from psld.utils.errors import UserError
 
 NETWORK_PREFIXES = ("score_fn.", "clf_fn.")
 EMA_PREFIX = "ema_score_fn."
@@ -20,14 +20,14 @@ class OfficialCheckpoint(NamedTuple):
     """Of the network as it was trained."""
 
     ema: dict[str, Tensor] | None
-    """Their moving average; a classifier has none."""
+    """Their moving average; a guide has none."""
 
     step: int | None
     """The number of training steps, where the file says it."""
 
 
 def read_checkpoint(path: str | Path) -> OfficialCheckpoint:
-    """Read a Lightning checkpoint of a score network or a classifier of the official code.
+    """Read a Lightning checkpoint of a score network or a guide of the official code.
 
     Raises UserError when the file is missing, damaged, or something else.
     """

@@ -1,16 +1,16 @@
-"""Settings of NCSN++ and of its classifier, with our names for the official options."""
+"""Settings of NCSN++ and of its guide, with our names for the official options."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from psld.settings import Settings
+from psld.config.settings import Settings
 
 PositiveInt = Annotated[int, Field(gt=0)]
 
 
 class EncoderSettings(Settings):
-    """What NCSN++ and the classifier share: embedding, residual blocks, resampling, attention."""
+    """What NCSN++ and the guide share: embedding, residual blocks, resampling, attention."""
 
     base_channels: int = Field(ge=8, multiple_of=4)
     """Channels of the first level (official: nf)."""
@@ -79,5 +79,5 @@ class NetworkSettings(EncoderSettings):
     """
 
 
-class ClassifierSettings(EncoderSettings):
-    """Settings of the noise-conditional classifier: an NCSN++ without its way up."""
+class GuideSettings(EncoderSettings):
+    """Settings of the noise-conditional guide: an NCSN++ without its way up."""

@@ -1,4 +1,4 @@
-"""How well a noise-conditional classifier recognises images at each noise level."""
+"""How well a noise-conditional guide recognises images at each noise level."""
 
 from collections.abc import Iterator
 
@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from psld.datasets.pixels import from_uint8
-from psld.datasets.store import ImageStore
-from psld.processes.linear import LinearProcess
-from psld.randomness import Stream, generator
-from psld.training.settings import ClassifierModelSettings
+from psld.data.pixels import from_uint8
+from psld.data.store import ImageStore
+from psld.diffusion.process import LinearProcess
+from psld.utils.randomness import Stream, generator
+from psld.training.settings import GuideModelSettings
 
 BINS = 10
 """Noise levels: ranges of the forward time of equal length, from 0 to 1."""
@@ -21,7 +21,7 @@ BATCH = 250
 
 @torch.no_grad()
 def accuracy_by_time(
-    settings: ClassifierModelSettings, process: LinearProcess, store: ImageStore, network: nn.Module
+    settings: GuideModelSettings, process: LinearProcess, store: ImageStore, network: nn.Module
 ) -> list[float]:
     """The share of images whose class is recognised at a time in [i/10, (i + 1)/10], for each i.
 

@@ -1,39 +1,21 @@
 """Batches: what step s of a training sees is a function of (seed, s) and of nothing else."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from psld.datasets.pixels import from_uint8
-from psld.errors import UserError
-from psld.processes.linear import LinearProcess
-from psld.randomness import Stream, generator
+from psld.data.pixels import from_uint8
+from psld.diffusion.loss import Batch
+from psld.utils.errors import UserError
+from psld.diffusion.process import LinearProcess
+from psld.utils.randomness import Stream, generator
 from psld.training.ranks import Ranks
 from psld.training.settings import LoopSettings
 
 RESIDENT_BYTES = 4 << 30
 """A training split up to this size is moved whole to the training device."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One rank's part of a batch, on its device, but for the times, which stay on the CPU."""
-
-    x0: Tensor
-    t: Tensor
-    eps: Tensor
-    auxiliary_eps: Tensor | None
-    labels: Tensor | None = None
-
-    def split(self, size: int) -> Iterator["Batch"]:
-        """Cut into micro-batches of `size` images."""
-        parts = {name: value for name, value in vars(self).items() if value is not None}
-        for start in range(0, len(self.x0), size):
-            cut = {name: value[start : start + size] for name, value in parts.items()}
-            yield replace(self, **cut)
 
 
 @dataclass(frozen=True)

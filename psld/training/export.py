@@ -8,7 +8,7 @@ import shutil
 from filecmp import cmp
 from pathlib import Path
 
-from psld.files import atomic_path
+from psld.utils.files import atomic_path
 
 FILES = ("weights.safetensors", "history.json", "manifest.json")
 """The manifest comes last: where it is, the others are."""

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from psld.errors import RunError
-from psld.randomness import Stream, stream_seed
+from psld.utils.errors import RunError
+from psld.utils.randomness import Stream, stream_seed
 from psld.training.batches import Batch, Batches
-from psld.training.loss import Objective
+from psld.diffusion.loss import Objective
 from psld.training.ranks import Ranks
 from psld.training.settings import LoopSettings
 from psld.training.state import Checkpoints, History, TrainingState

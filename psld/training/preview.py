@@ -5,12 +5,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from psld.datasets.pixels import to_uint8
-from psld.processes.linear import LinearProcess
-from psld.randomness import Stream, generator
-from psld.samplers.loop import sample
-from psld.samplers.score import NetworkScore
-from psld.samplers.settings import SDESamplerSettings
+from psld.data.pixels import to_uint8
+from psld.diffusion.process import LinearProcess
+from psld.utils.randomness import Stream, generator
+from psld.diffusion.loop import sample
+from psld.diffusion.score import NetworkScore
+from psld.diffusion.settings import SDESamplerSettings
 from psld.training.settings import ModelSettings
 
 IMAGES = 64

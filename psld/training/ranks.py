@@ -13,7 +13,7 @@ from submitit.helpers import TorchDistributedEnvironment
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from psld.device import choose_device
+from psld.utils.device import choose_device
 
 PORTS = range(20_000, 32_000)
 """Below those that a machine gives to outgoing connections, which come and go."""

@@ -1,4 +1,4 @@
-"""A training from its settings to the files it leaves: what models and classifiers share."""
+"""A training from its settings to the files it leaves: what models and guides share."""
 
 import signal
 from collections.abc import Callable
@@ -17,17 +17,17 @@ from psld.cluster.requeue import (
     requeue_this_job,
     requeue_when_warned,
 )
-from psld.datasets.store import ImageStore
-from psld.files import write_json
-from psld.locks import sole_holder
-from psld.model import save_model
-from psld.processes.linear import LinearProcess
-from psld.provenance import device_name
-from psld.randomness import Stream, stream_seed
+from psld.data.store import ImageStore
+from psld.utils.files import write_json
+from psld.utils.locks import sole_holder
+from psld.training.model import save_model
+from psld.diffusion.process import LinearProcess
+from psld.utils.provenance import device_name
+from psld.utils.randomness import Stream, stream_seed
 from psld.training.batches import Batches, Labels
 from psld.training.export import export_folder, publish
 from psld.training.loop import NoLog, train
-from psld.training.loss import Objective
+from psld.diffusion.loss import Objective
 from psld.training.ranks import Ranks, join_ranks
 from psld.training.settings import RunSettings
 from psld.training.state import Checkpoints, TrainingState
@@ -36,7 +36,7 @@ from psld.training.stop import STOP_SIGNALS, Stopped, stop_on
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained: everything in which models and classifiers differ."""
+    """What is trained: everything in which models and guides differ."""
 
     stage: str
     """Name of the command."""

@@ -1,16 +1,16 @@
-"""Settings of a model and of a classifier: dataset, process, network and training recipe; checked
+"""Settings of a model and of a guide: dataset, process, network and training recipe; checked
 without torch."""
 
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from psld.datasets.settings import DatasetSettings
-from psld.files import digest_of
-from psld.networks.settings import ClassifierSettings, EncoderSettings, NetworkSettings
-from psld.processes.settings import ProcessSettings
-from psld.settings import Settings
-from psld.tracking.settings import WandbSettings
+from psld.data.settings import DatasetSettings
+from psld.utils.files import digest_of
+from psld.networks.settings import GuideSettings, EncoderSettings, NetworkSettings
+from psld.diffusion.settings import ProcessSettings
+from psld.config.settings import Settings
+from psld.training.settings import WandbSettings
 
 
 class LoopSettings(Settings):
@@ -46,7 +46,7 @@ class LoopSettings(Settings):
     log_every: int = Field(100, ge=1)
     """Steps between logged values."""
     preview_every: int | None = Field(None, ge=1)
-    """Steps between logged previews: a model's samples, a classifier's accuracy by noise level."""
+    """Steps between logged previews: a model's samples, a guide's accuracy by noise level."""
 
     @model_validator(mode="after")
     def _micro_batch_fits(self) -> "LoopSettings":
@@ -120,13 +120,13 @@ class ModelSettings(TrainedSettings):
         return 0 if self.training.label_dropout is None else self.dataset.num_classes
 
 
-class ClassifierModelSettings(TrainedSettings):
-    """A noise-conditional classifier: it recognises the class of an image that a process noised."""
+class GuideModelSettings(TrainedSettings):
+    """A noise-conditional guide: it recognises the class of an image that a process noised."""
 
-    network: ClassifierSettings
+    network: GuideSettings
 
     @model_validator(mode="after")
-    def _has_classes(self) -> "ClassifierModelSettings":
+    def _has_classes(self) -> "GuideModelSettings":
         if self.dataset.num_classes < 2:
             raise ValueError(
                 f"dataset {self.dataset.name} has no classes to tell apart "
@@ -166,12 +166,12 @@ class RunSettings(TrainedSettings):
 
 
 class TrainSettings(ModelSettings, RunSettings):
-    """Settings of `python -m psld.train`."""
+    """Settings of `psld train`."""
 
     kind = ModelSettings
 
 
-class TrainClassifierSettings(ClassifierModelSettings, RunSettings):
-    """Settings of `python -m psld.train_classifier`."""
+class TrainGuideSettings(GuideModelSettings, RunSettings):
+    """Settings of `psld train_guide`."""
 
-    kind = ClassifierModelSettings
+    kind = GuideModelSettings

@@ -9,8 +9,8 @@ from typing import IO, Any
 import torch
 from torch import nn
 
-from psld.errors import UserError
-from psld.files import atomic_path
+from psld.utils.errors import UserError
+from psld.utils.files import atomic_path
 from psld.networks.ema import EMA
 from psld.training.settings import LoopSettings
 

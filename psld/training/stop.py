@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from psld.errors import RunError
+from psld.utils.errors import RunError
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 """From a scheduler, from the keyboard, and from Slurm before a time limit or a preemption."""

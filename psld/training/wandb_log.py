@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from psld.errors import UserError
-from psld.tracking.runs import last_logged_step, start_run, training_id
+from psld.utils.errors import UserError
+from psld.training.wandb_runs import last_logged_step, start_run, training_id
 from psld.training.settings import RunSettings
 from psld.training.state import History
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from psld.cli import CONFIGS
+from psld.commands.entry import CONFIGS
 from psld.cluster.settings import LaunchSettings
-from psld.compose import Composer
-from psld.launch import split_command
-from psld.settings import parse
+from psld.grid.resolution import Composer
+from psld.commands.launch import split_command
+from psld.config.settings import parse
 
 
 def launch_settings(*overrides: str, command: Sequence[str] = ("psld.train",)) -> LaunchSettings:

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from psld.cluster.here import gpus_here, run_here
-from psld.errors import UserError
+from psld.utils.errors import UserError
 from tests.cluster.launching import launch_settings
 
 COMMAND = ("psld.train", "name=x", "network.attention_resolutions=[8,16]")

@@ -8,7 +8,7 @@ import pytest
 
 from psld.cluster.job import RankCommand, outcome_file, read_outcomes
 from psld.cluster.lives import LAUNCH
-from psld.files import write_json
+from psld.utils.files import write_json
 
 LOOK = """
 import json, os, signal, sys

@@ -9,8 +9,8 @@ import pytest
 
 from psld.cluster import launcher as launching
 from psld.cluster.launcher import Launcher
-from psld.errors import RunError
-from psld.files import read_json
+from psld.utils.errors import RunError
+from psld.utils.files import read_json
 from psld.training.export import FILES, export_folder
 from tests.cluster.commands import Commands
 from tests.cluster.launching import launch_settings

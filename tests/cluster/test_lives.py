@@ -3,7 +3,7 @@
 import pytest
 
 from psld.cluster.lives import FRUITLESS, LAUNCH, begin_life, read_lives
-from psld.errors import RunError
+from psld.utils.errors import RunError
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from psld.errors import UserError
+from psld.utils.errors import UserError
 from tests.cluster.launching import launch_settings
 
 OPTIONAL = (

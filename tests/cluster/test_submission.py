@@ -9,7 +9,7 @@ import pytest
 from psld.cluster.job import RankCommand
 from psld.cluster.slurm import Unreachable
 from psld.cluster.submission import ensure_command, submit
-from psld.errors import UserError
+from psld.utils.errors import UserError
 from tests.cluster.launching import launch_settings
 
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from psld.datasets.settings import CIFAR10Source, DigitsSource, FashionMNISTSource, MNISTSource
-from psld.datasets.sources import idx as idx_source
-from psld.datasets.sources import open_source
-from psld.errors import RunError, UserError
+from psld.data.settings import CIFAR10Source, DigitsSource, FashionMNISTSource, MNISTSource
+from psld.data.sources import idx as idx_source
+from psld.data.sources import open_source
+from psld.utils.errors import RunError, UserError
 from tests.datasets.formats import (
     cifar_binary_batch,
     cifar_pickled_batch,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from psld.datasets.picture import (
+from psld.data.picture import (
     FILTERS,
     BrokenPicture,
     central_square,
@@ -14,7 +14,7 @@ from psld.datasets.picture import (
     to_channels,
     to_pixels,
 )
-from psld.errors import UserError
+from psld.utils.errors import UserError
 from tests.datasets.formats import encode, random_images
 
 

@@ -5,10 +5,10 @@ import sys
 import numpy as np
 import pytest
 
-from psld.datasets.picture import BrokenPicture
-from psld.datasets.settings import AFHQv2Source, CelebASource, FolderSource
-from psld.datasets.sources import open_source
-from psld.errors import RunError, UserError
+from psld.data.picture import BrokenPicture
+from psld.data.settings import AFHQv2Source, CelebASource, FolderSource
+from psld.data.sources import open_source
+from psld.utils.errors import RunError, UserError
 from tests.datasets.formats import (
     afhq_files,
     celeba_files,

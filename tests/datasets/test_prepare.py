@@ -1,4 +1,4 @@
-"""The whole preparation, in the process and as the command `python -m psld.prepare`."""
+"""The whole preparation, in the process and as the command `psld prepare`."""
 
 import json
 import os
@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from psld.datasets.preparation import prepare_dataset
-from psld.datasets.settings import DatasetSettings
-from psld.datasets.store import ImageStore
-from psld.errors import UserError
-from psld.settings import parse
+from psld.data.preparation import prepare_dataset
+from psld.data.settings import DatasetSettings
+from psld.data.store import ImageStore
+from psld.utils.errors import UserError
+from psld.config.settings import parse
 from tests.datasets.formats import afhq_files, celeba_files, encode, random_images, write_files
 
 
@@ -65,7 +65,7 @@ def test_preparing_again_gives_the_same_bytes(pictures, tmp_path, monkeypatch):
     settings = dataset(folder(pictures))
     first = prepare_dataset(settings, tmp_path / "1.h5")
     # Blocks of three images on five threads: order and bytes must not depend on it.
-    monkeypatch.setattr("psld.datasets.preparation.BLOCK_BYTES", 3 * 8 * 8 * 3)
+    monkeypatch.setattr("psld.data.preparation.BLOCK_BYTES", 3 * 8 * 8 * 3)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(5))
     second = prepare_dataset(settings, tmp_path / "2.h5")
     assert first["digest"] == second["digest"]
@@ -161,8 +161,8 @@ def test_memory_does_not_grow_with_the_dataset(tmp_path):
     code = f"""if True:
         import os, resource
         from pathlib import Path
-        from psld.datasets.preparation import prepare_dataset
-        from psld.datasets.settings import DatasetSettings
+        from psld.data.preparation import prepare_dataset
+        from psld.data.settings import DatasetSettings
         os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
         settings = DatasetSettings(
             name="x", channels=3, image_size=128, num_classes=0, flip=False, filter="box",

@@ -7,10 +7,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from psld.cli import CONFIGS
-from psld.datasets.settings import DatasetSettings, PrepareSettings
-from psld.errors import UserError
-from psld.settings import parse
+from psld.commands.entry import CONFIGS
+from psld.data.settings import DatasetSettings, PrepareSettings
+from psld.utils.errors import UserError
+from psld.config.settings import parse
 
 DIGITS = {
     "name": "digits",

@@ -6,9 +6,9 @@ import h5py
 import numpy as np
 import pytest
 
-from psld.datasets.store import ImageStore
-from psld.datasets.writer import Header, write_store
-from psld.errors import UserError
+from psld.data.store import ImageStore
+from psld.data.writer import Header, write_store
+from psld.utils.errors import UserError
 from tests.datasets.formats import random_images
 
 IMAGES = random_images(10, 3, 4, 4)

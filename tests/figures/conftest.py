@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-import psld.plot
-import psld.sheet
-from psld.cli import CONFIGS
-from psld.grid import Grid, load_grid
+import psld.commands.plot
+import psld.commands.sheet
+from psld.commands.entry import CONFIGS
+from psld.grid.loading import Grid, load_grid
 from tests.results import made_with
 
 GRID = yaml.safe_load("""

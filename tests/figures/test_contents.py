@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from psld.cli import CONFIGS
-from psld.figures.contents import (
+from psld.commands.entry import CONFIGS
+from psld.grid.figures import (
     blocks_of,
     evaluations_of_plot,
     gamma_panels,
@@ -16,7 +16,7 @@ from psld.figures.contents import (
     sheets_of,
     traced_models,
 )
-from psld.grid import Grid, load_grid
+from psld.grid.loading import Grid, load_grid
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
-from psld.figures.distances import plot_gamma, plot_nfe
-from psld.figures.panels import Curve, View, draw_panels
-from psld.figures.style import COLOURS, Look, model_looks, ramp
-from psld.figures.training import MOST, plot_training, thinned
+from psld.report.distances import plot_gamma, plot_nfe
+from psld.report.panels import Curve, View, draw_panels
+from psld.report.style import COLOURS, Look, model_looks, ramp
+from psld.report.curves import MOST, plot_training, thinned
 from tests.commands import call, refused, succeeded
 from tests.figures.conftest import cells_of, result_path
 

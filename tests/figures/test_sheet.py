@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from psld.figures.images import draw_images, full_row, tiled
-from psld.samplers.shards import Shard, ShardOrigin, shard_path
+from psld.report.images import draw_images, full_row, tiled
+from psld.sampling.shards import Shard, ShardOrigin, shard_path
 from tests.commands import call, refused, succeeded
 
 RED, GREEN, BLUE, GREY = (200, 0, 0), (0, 200, 0), (0, 0, 200), (90, 90, 90)

@@ -7,12 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from psld.datasets.pixels import to_uint8
-from psld.figures.phase_space import draw_trace, spread_pixels
-from psld.model import load_model
-from psld.samplers.settings import SDESamplerSettings
-from psld.samplers.shards import Shard
-from psld.trace import TraceSettings, trace_sample
+from psld.data.pixels import to_uint8
+from psld.report.phase_space import draw_trace, spread_pixels
+from psld.training.model import load_model
+from psld.sampling.settings import SDESamplerSettings
+from psld.sampling.shards import Shard
+from psld.commands.trace import TraceSettings, trace_sample
 from tests.commands import call, refused, succeeded
 
 SIZE = 6

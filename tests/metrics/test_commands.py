@@ -11,22 +11,22 @@ import pytest
 import torch
 import yaml
 
-import psld.reference
-import psld.train_extractor
-from psld.cli import CONFIGS
-from psld.datasets.pixels import truncated
-from psld.datasets.preparation import prepare_dataset
-from psld.datasets.settings import DatasetSettings
-from psld.datasets.store import ImageStore
-from psld.datasets.writer import Header, write_store
-from psld.errors import UserError
-from psld.files import sha256_of_file
+import psld.commands.reference
+import psld.commands.train_extractor
+from psld.commands.entry import CONFIGS
+from psld.data.pixels import truncated
+from psld.data.preparation import prepare_dataset
+from psld.data.settings import DatasetSettings
+from psld.data.store import ImageStore
+from psld.data.writer import Header, write_store
+from psld.utils.errors import UserError
+from psld.utils.files import sha256_of_file
 from psld.metrics.extractor import batches_of, statistics_of
 from psld.metrics.extractor_folder import load_extractor, read_manifest
 from psld.metrics.frechet import frechet_distance
 from psld.metrics.reference_folder import load_reference
 from psld.metrics.settings import MetricSettings
-from psld.settings import parse
+from psld.config.settings import parse
 
 
 def config(name: str) -> dict:

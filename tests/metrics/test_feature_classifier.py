@@ -5,8 +5,8 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from psld.errors import RunError, UserError
-from psld.metrics.classifier_training import accuracy, shifted, train_classifier
+from psld.utils.errors import RunError, UserError
+from psld.metrics.extractor_training import accuracy, shifted, train_classifier
 from psld.metrics.extractor import batches_of, statistics_of
 from psld.metrics.feature_classifier import ClassifierExtractor, ImageShape
 from psld.metrics.settings import ClassifierSettings

@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from psld.cli import CONFIGS
-from psld.compose import Composer
-from psld.errors import UserError
+from psld.commands.entry import CONFIGS
+from psld.grid.resolution import Composer
+from psld.utils.errors import UserError
 from psld.metrics.settings import MetricSettings
-from psld.settings import parse
+from psld.config.settings import parse
 
 
 def metric(name: str, kind: str, **more: object) -> MetricSettings:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from psld.errors import UserError
+from psld.utils.errors import UserError
 from psld.metrics.statistics import FeatureStatistics
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from psld.networks.encoder import Encoder
-from psld.networks.settings import ClassifierSettings, NetworkSettings
+from psld.networks.settings import GuideSettings, NetworkSettings
 
 SMALL: dict[str, Any] = {
     "base_channels": 8,
@@ -63,8 +63,8 @@ def small(**options: Any) -> NetworkSettings:
     return NetworkSettings(**{**SMALL, **options})
 
 
-def small_classifier(**options: Any) -> ClassifierSettings:
-    return ClassifierSettings(**{**SMALL, **options})
+def small_guide(**options: Any) -> GuideSettings:
+    return GuideSettings(**{**SMALL, **options})
 
 
 def unsettled(network: Encoder, seed: int = 0) -> Encoder:

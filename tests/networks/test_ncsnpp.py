@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from psld.errors import UserError
+from psld.utils.errors import UserError
 from psld.networks.ncsnpp import NCSNpp
 from tests.networks.networks import OPTIONS, SIZE, images_and_times, name_of, small, unsettled
 

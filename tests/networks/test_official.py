@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from psld.errors import UserError
-from psld.networks.classifier import NCSNppClassifier
+from psld.utils.errors import UserError
+from psld.networks.guide import NCSNppGuide
 from psld.networks.encoder import Encoder
 from psld.networks.ncsnpp import NCSNpp
 from psld.networks.official import from_official, official_sources, settings_from_spec
@@ -17,7 +17,7 @@ from tests.networks.networks import (
     images_and_times,
     name_of,
     small,
-    small_classifier,
+    small_guide,
     unsettled,
 )
 from tests.networks.plain_ncsnpp import plain_ncsnpp
@@ -44,10 +44,10 @@ def test_mapping_is_a_bijection(options):
         torch.testing.assert_close(weight, ours[name], rtol=0, atol=0, msg=name)
 
 
-def test_mapping_of_the_classifier_is_a_bijection():
-    classifier = NCSNppClassifier(small_classifier(), SIZE, 2, 5)
-    mapped = from_official(official(classifier), classifier)
-    assert mapped.keys() == classifier.state_dict().keys()
+def test_mapping_of_the_guide_is_a_bijection():
+    guide = NCSNppGuide(small_guide(), SIZE, 2, 5)
+    mapped = from_official(official(guide), guide)
+    assert mapped.keys() == guide.state_dict().keys()
 
 
 def test_settings_survive_the_official_spelling():

@@ -5,7 +5,7 @@ from collections import defaultdict
 import pytest
 import torch
 
-from psld.errors import UserError
+from psld.utils.errors import UserError
 from psld.networks.official_checkpoint import read_checkpoint
 from tests.reference import DEFAULT
 
@@ -30,7 +30,7 @@ def test_online_and_ema_are_told_apart(tmp_path):
     assert checkpoint.step == 7
 
 
-def test_classifier_has_no_ema(tmp_path):
+def test_guide_has_no_ema(tmp_path):
     checkpoint = read_checkpoint(
         save(tmp_path / "a.ckpt", {"clf_fn.all_modules.0.b": torch.ones(1)})
     )

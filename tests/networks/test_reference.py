@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from psld.networks.classifier import NCSNppClassifier
+from psld.networks.guide import NCSNppGuide
 from psld.networks.encoder import Encoder
 from psld.networks.ncsnpp import NCSNpp
 from psld.networks.official import from_official, settings_from_spec
@@ -20,7 +20,7 @@ TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 @pytest.mark.parametrize("path", reference_files("net_*.npz"), ids=lambda path: path.stem)
 def test_reference_network(path: Path):
     vector = load(path)
-    network = official_network(vector, is_classifier=path.stem.startswith("net_classifier"))
+    network = official_network(vector, is_guide=path.stem.startswith("net_classifier"))
     weights = {
         name.removeprefix("w/"): torch.from_numpy(array)
         for name, array in vector.items()
@@ -34,17 +34,17 @@ def test_reference_network(path: Path):
 def test_reference_checkpoint(path: Path):
     vector = load(path.with_suffix(".npz"))
     checkpoint = read_checkpoint(path)
-    network = official_network(vector, is_classifier=False)
+    network = official_network(vector, is_guide=False)
     for weights, expected in ((checkpoint.online, "y_online"), (checkpoint.ema, "y_ema")):
         network.load_state_dict(from_official(weights, network))
         np.testing.assert_allclose(output(network, vector), vector[expected], **TOLERANCE)
 
 
-def official_network(vector: dict[str, np.ndarray], is_classifier: bool) -> Encoder:
+def official_network(vector: dict[str, np.ndarray], is_guide: bool) -> Encoder:
     spec = json.loads(str(vector["spec"]))
     settings, size = settings_from_spec(spec), int(vector["size"])
-    if is_classifier:
-        return NCSNppClassifier(settings, size, spec["in_ch"], spec["n_cls"]).eval()
+    if is_guide:
+        return NCSNppGuide(settings, size, spec["in_ch"], spec["n_cls"]).eval()
     return NCSNpp(settings, size, spec["in_ch"], spec["out_ch"]).eval()
 
 

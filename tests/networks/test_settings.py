@@ -8,11 +8,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from psld.errors import UserError
-from psld.networks.classifier import NCSNppClassifier
+from psld.utils.errors import UserError
+from psld.networks.guide import NCSNppGuide
 from psld.networks.ncsnpp import NCSNpp
-from psld.networks.settings import ClassifierSettings, EncoderSettings, NetworkSettings
-from psld.settings import parse
+from psld.networks.settings import GuideSettings, EncoderSettings, NetworkSettings
+from psld.config.settings import parse
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "network"
 
@@ -52,12 +52,12 @@ def test_network_has_the_size_of_the_paper(name, size, channels_in, channels_out
 
 @pytest.mark.parametrize(
     ("name", "size", "classes", "count"),
-    [("classifier-cifar10", 32, 10, 56_666_368), ("classifier-afhqv2", 128, 3, 57_761_024)],
+    [("guide-cifar10", 32, 10, 56_666_368), ("guide-afhqv2", 128, 3, 57_761_024)],
 )
-def test_classifier_size(name, size, classes, count):
+def test_guide_size(name, size, classes, count):
     with torch.device("meta"):
-        classifier = NCSNppClassifier(read(name, ClassifierSettings), size, 6, classes)
-    assert parameters_of(classifier) == count
+        guide = NCSNppGuide(read(name, GuideSettings), size, 6, classes)
+    assert parameters_of(guide) == count
 
 
 def test_network_of_cld_paper_has_the_size_in_table_1():
@@ -107,10 +107,10 @@ def test_bad_setting_is_named(change, message):
         parse(NetworkSettings, content, "network")
 
 
-def test_classifier_has_no_progressive_output():
+def test_guide_has_no_progressive_output():
     content = OmegaConf.to_container(OmegaConf.load(CONFIGS / "demo.yaml"))
     with pytest.raises(UserError, match="unknown key progressive_output"):
-        parse(ClassifierSettings, content, "classifier")
+        parse(GuideSettings, content, "guide")
 
 
 def test_settings_need_no_torch():
@@ -119,7 +119,7 @@ def test_settings_need_no_torch():
 
 
 def kind_of(name: str) -> type[EncoderSettings]:
-    return ClassifierSettings if name.startswith("classifier-") else NetworkSettings
+    return GuideSettings if name.startswith("guide-") else NetworkSettings
 
 
 def read(name: str, kind: type[EncoderSettings]) -> EncoderSettings:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from psld.processes.instances import psld, vp_sde
-from psld.processes.linear import LinearProcess, mix
+from psld.diffusion.instances import psld, vp_sde
+from psld.diffusion.process import LinearProcess, mix
 from tests.reference import load, reference_files
 
 

@@ -17,9 +17,9 @@ def conditional_model(digits, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def classifier(digits, tmp_path_factory) -> Path:
-    """The folder of a small noise-conditional classifier for PSLD."""
-    folder = tmp_path_factory.mktemp("classifier")
-    settings = (*TINY, "training.steps=30", f"data={digits}", "output=classifier")
-    succeeded(call(folder, "train_classifier", *settings))
-    return folder / "classifier"
+def guide(digits, tmp_path_factory) -> Path:
+    """The folder of a small noise-conditional guide for PSLD."""
+    folder = tmp_path_factory.mktemp("guide")
+    settings = (*TINY, "training.steps=30", f"data={digits}", "output=guide")
+    succeeded(call(folder, "train_guide", *settings))
+    return folder / "guide"

@@ -10,9 +10,9 @@ import math
 import pytest
 import torch
 
-from psld.processes.instances import psld, vp_sde
-from psld.samplers.loop import sample
-from psld.samplers.settings import ODESamplerSettings, SDESamplerSettings
+from psld.diffusion.instances import psld, vp_sde
+from psld.diffusion.loop import sample
+from psld.sampling.settings import ODESamplerSettings, SDESamplerSettings
 
 VARIANCE = 0.3
 

@@ -9,25 +9,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from psld.cli import CONFIGS
-from psld.compose import Composer
-from psld.errors import UserError
+from psld.commands.entry import CONFIGS
+from psld.grid.resolution import Composer
+from psld.utils.errors import UserError
 from psld.metrics.extractor_folder import load_extractor
 from psld.metrics.settings import MetricSettings
-from psld.model import read_manifest
-from psld.processes.instances import psld, vp_sde
-from psld.processes.linear import LinearProcess
-from psld.samplers.fit import check_fit
-from psld.samplers.loop import sample
-from psld.samplers.score import ClassifierFreeScore, ClassifierGuidedScore
-from psld.samplers.settings import ODESamplerSettings, SDESamplerSettings
-from psld.samplers.shards import Shard
-from psld.settings import parse
+from psld.training.model import read_manifest
+from psld.diffusion.instances import psld, vp_sde
+from psld.diffusion.process import LinearProcess
+from psld.sampling.fit import check_fit
+from psld.diffusion.loop import sample
+from psld.diffusion.score import ClassifierFreeScore, ClassifierGuidedScore
+from psld.sampling.settings import ODESamplerSettings, SDESamplerSettings
+from psld.sampling.shards import Shard
+from psld.config.settings import parse
 from tests.commands import TINY, call, refused, succeeded
 
 # --- closed form ----------------------------------------------------------------------------------
 # One pixel, two classes: x₀ ~ N(±MEAN, VARIANCE). Then p(z_t | y) is Gaussian, p(z_t) is a mixture,
-# and score and classifier are known exactly.
+# and score and guide are known exactly.
 
 MEAN, VARIANCE = 0.8, 0.05
 PROCESSES = {"psld": psld(0.25, 4.25), "cld": psld(0.0, 4.0), "vp-sde": vp_sde()}
@@ -78,7 +78,7 @@ def states(process: LinearProcess, count: int) -> Tensor:
 
 
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
-def test_the_score_of_all_and_the_exact_classifier_make_the_score_of_a_class(process):
+def test_the_score_of_all_and_the_exact_guide_make_the_score_of_a_class(process):
     """∇ log p(z) + ∇ log p(y | z) = ∇ log p(z | y), in position and momentum."""
     mixture, z = Mixture(process), states(process, 20)
     labels = torch.arange(20) % 2
@@ -109,17 +109,17 @@ def test_guided_samples_have_the_distribution_of_their_class(process, sampler):
         assert float(own.var()) == pytest.approx(VARIANCE, rel=0.25)
 
 
-def test_the_official_code_hands_the_classifier_the_reverse_time():
+def test_the_official_code_hands_the_guide_the_reverse_time():
     seen = []
 
-    def classifier(z, t):
+    def guide(z, t):
         seen.append(t.unique().item())
         return z.flatten(1)
 
     z, plain = torch.zeros(4, 2, 1, 1), Mixture(PROCESSES["psld"])
     for official_time in (False, True):
         score = ClassifierGuidedScore(
-            plain, classifier, torch.zeros(4, dtype=torch.int64), 1, 2, official_time
+            plain, guide, torch.zeros(4, dtype=torch.int64), 1, 2, official_time
         )
         score(z, 0.25, None)
     assert seen == [0.25, 0.25, 0.75, 0.75]
@@ -158,12 +158,12 @@ def quick(request):
     return request.param
 
 
-def test_every_integrator_is_guided_by_a_classifier(model, classifier, quick, tmp_path):
+def test_every_integrator_is_guided_by_a_guide(model, guide, quick, tmp_path):
     """Sample i goes to class i mod 10; its image depends on the guidance, not on the batch size."""
     overrides = (
         *quick,
         *BY_CLASSIFIER,
-        f"classifier={classifier}",
+        f"guide={guide}",
         f"shard_size={SIZE}",
         "shard=1",
     )
@@ -182,7 +182,7 @@ def test_every_integrator_is_guided_by_a_classifier(model, classifier, quick, tm
     assert guided.labels.tolist() == [i % 10 for i in range(SIZE, 2 * SIZE)]
     assert guided.masks is None
     assert (
-        guided.origin.classifier_sha256 == read_manifest(classifier, "classifier")["weights_sha256"]
+        guided.origin.guide_sha256 == read_manifest(guide, "guide")["weights_sha256"]
     )
     difference = np.abs(guided.images.astype(int) - shards["parts"].images)
     assert difference.max() <= 1
@@ -229,10 +229,10 @@ def test_a_class_conditional_model_samples_without_a_class_too(conditional_model
     assert shard.nfe == 6
 
 
-def test_shards_of_another_classifier_are_refused(model, classifier, digits, features, tmp_path):
-    """A classifier that was trained anew makes other images, although it lies in the same place."""
-    cell = (*QUICK["em"], *BY_CLASSIFIER, "classifier=classifier", f"model={model}", "shard_size=4")
-    shutil.copytree(classifier, tmp_path / "classifier")
+def test_shards_of_another_guide_are_refused(model, guide, digits, features, tmp_path):
+    """A guide that was trained anew makes other images, although it lies in the same place."""
+    cell = (*QUICK["em"], *BY_CLASSIFIER, "guide=guide", f"model={model}", "shard_size=4")
+    shutil.copytree(guide, tmp_path / "guide")
     succeeded(call(tmp_path, "sample", *cell, "output=cell/00000.h5"))
     metric = (
         "metric.extractor.steps=20",
@@ -241,23 +241,23 @@ def test_shards_of_another_classifier_are_refused(model, classifier, digits, fea
     )
     evaluation = (*cell, *metric, "shards=cell", "samples=4", "output=result.json")
     succeeded(call(tmp_path, "evaluate", *evaluation))
-    retrain = (*TINY, "training.steps=2", f"data={digits}", "output=classifier")
-    succeeded(call(tmp_path, "train_classifier", *retrain))
+    retrain = (*TINY, "training.steps=2", f"data={digits}", "output=guide")
+    succeeded(call(tmp_path, "train_guide", *retrain))
     refused(
-        call(tmp_path, "evaluate", *evaluation), 2, "00000.h5: made by another classifier_sha256"
+        call(tmp_path, "evaluate", *evaluation), 2, "00000.h5: made by another guide_sha256"
     )
 
 
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ((*BY_CLASSIFIER,), ["classifier: sampler.guidance needs it"]),
-        (("classifier=CLASSIFIER",), ["classifier: sampler.guidance has no use for"]),
-        ((*BY_CLASSIFIER, "classifier=MODEL"), ["not the manifest of a classifier"]),
+        ((*BY_CLASSIFIER,), ["guide: sampler.guidance needs it"]),
+        (("guide=CLASSIFIER",), ["guide: sampler.guidance has no use for"]),
+        ((*BY_CLASSIFIER, "guide=MODEL"), ["not the manifest of a guide"]),
         (("model=CLASSIFIER",), ["not the manifest of a model"]),
-        ((*BY_CLASSIFIER, "classifier=absent"), ["absent/manifest.json: no such file"]),
+        ((*BY_CLASSIFIER, "guide=absent"), ["absent/manifest.json: no such file"]),
         (
-            (*BY_CLASSIFIER, "classifier=CLASSIFIER", "sampler.guidance.label=10"),
+            (*BY_CLASSIFIER, "guide=CLASSIFIER", "sampler.guidance.label=10"),
             ["sampler.guidance.label: dataset digits has no class 10; there are 0 to 9"],
         ),
         ((*FREE,), ["needs a class-conditional model", "training.label_dropout"]),
@@ -266,8 +266,8 @@ def test_shards_of_another_classifier_are_refused(model, classifier, digits, fea
         ((*FREE, "+sampler.guidance.speed=1"), ["unknown key sampler.guidance.speed"]),
     ],
 )
-def test_bad_settings_are_refused_in_one_line(model, classifier, tmp_path, overrides, words):
-    places = {"MODEL": str(model), "CLASSIFIER": str(classifier)}
+def test_bad_settings_are_refused_in_one_line(model, guide, tmp_path, overrides, words):
+    places = {"MODEL": str(model), "CLASSIFIER": str(guide)}
     given = [f"model={model}", *QUICK["em"], "output=x.h5"]
     for override in overrides:
         key, _, value = override.partition("=")
@@ -290,23 +290,23 @@ def model_settings(*overrides: str):
         (["dataset.image_size=16", "dataset.filter=box"], "dataset.image_size 16"),
     ],
 )
-def test_a_classifier_guides_models_of_its_own_dataset_and_process(trained, message):
+def test_a_guide_guides_models_of_its_own_dataset_and_process(trained, message):
     sampler = Composer(CONFIGS).sampler(BY_CLASSIFIER, "test")
-    own = Composer(CONFIGS).classifier([], "test")
+    own = Composer(CONFIGS).guide([], "test")
     check_fit(sampler, model_settings(), own)
     with pytest.raises(UserError, match=message):
-        check_fit(sampler, model_settings(), Composer(CONFIGS).classifier(trained, "test"))
-    with pytest.raises(UserError, match="guidance by a classifier needs one"):
+        check_fit(sampler, model_settings(), Composer(CONFIGS).guide(trained, "test"))
+    with pytest.raises(UserError, match="guidance by a guide needs one"):
         check_fit(sampler, model_settings(), None)
 
 
-def test_a_classifier_of_the_logarithm_of_time_takes_no_official_time():
+def test_a_guide_of_the_logarithm_of_time_takes_no_official_time():
     official = (*BY_CLASSIFIER, "sampler.guidance.official_time=true")
     sampler = Composer(CONFIGS).sampler(official, "test")
-    fourier = Composer(CONFIGS).classifier(["network.embedding=fourier"], "test")
-    positional = Composer(CONFIGS).classifier(["network.embedding=positional"], "test")
+    fourier = Composer(CONFIGS).guide(["network.embedding=fourier"], "test")
+    positional = Composer(CONFIGS).guide(["network.embedding=positional"], "test")
     check_fit(sampler, model_settings(), positional)
-    with pytest.raises(UserError, match="official_time: this classifier embeds the logarithm"):
+    with pytest.raises(UserError, match="official_time: this guide embeds the logarithm"):
         check_fit(sampler, model_settings(), fourier)
 
 

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 import torch
 
-from psld.datasets.pixels import from_uint8, to_uint8
-from psld.datasets.store import ImageStore
-from psld.processes.instances import psld, vp_sde
-from psld.samplers.inpainting import Inpainting
-from psld.samplers.loop import sample
-from psld.samplers.masks import masks_of
-from psld.samplers.settings import HalvesMask, SDESamplerSettings
-from psld.samplers.shards import Shard, read_shards
+from psld.data.pixels import from_uint8, to_uint8
+from psld.data.store import ImageStore
+from psld.diffusion.instances import psld, vp_sde
+from psld.diffusion.inpainting import Inpainting
+from psld.diffusion.loop import sample
+from psld.sampling.masks import masks_of
+from psld.sampling.settings import HalvesMask, SDESamplerSettings
+from psld.sampling.shards import Shard, read_shards
 from tests.commands import call, refused, succeeded
 
 PROCESSES = {

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from psld.datasets.writer import Header, write_store
-from psld.errors import UserError
-from psld.samplers.masks import masks_digest, masks_of
-from psld.samplers.settings import BoxesMask, DigitsMask, FileMask, HalvesMask
-from psld.settings import parse
+from psld.data.writer import Header, write_store
+from psld.utils.errors import UserError
+from psld.sampling.masks import masks_digest, masks_of
+from psld.sampling.settings import BoxesMask, DigitsMask, FileMask, HalvesMask
+from psld.config.settings import parse
 
 SIZE = 16
 BOXES = BoxesMask(kind="boxes", count=1, smallest=0.25, largest=0.5, seed=0)

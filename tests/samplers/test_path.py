@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from psld.errors import RunError
-from psld.processes.instances import psld
-from psld.processes.linear import mix
-from psld.samplers.loop import path, sample
-from psld.samplers.score import NetworkScore
-from psld.samplers.settings import ODESamplerSettings, SDESamplerSettings
-from psld.samplers.time_grid import time_grid
+from psld.utils.errors import RunError
+from psld.diffusion.instances import psld
+from psld.diffusion.process import mix
+from psld.diffusion.loop import path, sample
+from psld.diffusion.score import NetworkScore
+from psld.sampling.settings import ODESamplerSettings, SDESamplerSettings
+from psld.diffusion.time_grid import time_grid
 
 PROCESS = psld(0.02, 4.02)
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from psld.processes.instances import psld, vp_sde
-from psld.samplers.inpainting import Inpainting
-from psld.samplers.loop import sample
-from psld.samplers.score import ClassifierGuidedScore, NetworkScore
-from psld.samplers.settings import ODESamplerSettings, SDESamplerSettings
-from psld.samplers.time_grid import time_grid
+from psld.diffusion.instances import psld, vp_sde
+from psld.diffusion.inpainting import Inpainting
+from psld.diffusion.loop import sample
+from psld.diffusion.score import ClassifierGuidedScore, NetworkScore
+from psld.sampling.settings import ODESamplerSettings, SDESamplerSettings
+from psld.diffusion.time_grid import time_grid
 from tests.reference import load, reference_files
 
 
@@ -84,12 +84,12 @@ def test_guided_reference(path):
     process, z = process_of(v), torch.from_numpy(v["z"])
     weights = torch.from_numpy(v["W"])
 
-    def classifier(u, t):
+    def guide(u, t):
         return torch.tanh(u.flatten(1) @ weights.T) + t[:, None]
 
     score = ClassifierGuidedScore(
         NetworkScore(stand_in(process.predicted, z.shape[1] // process.blocks), batch_size=2),
-        classifier,
+        guide,
         labels=torch.full((len(z),), int(v["label"])),
         scale=float(v["temp"]),
         batch_size=2,

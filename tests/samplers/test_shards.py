@@ -6,9 +6,9 @@ import h5py
 import numpy as np
 import pytest
 
-from psld.errors import UserError
-from psld.samplers.settings import shards_needed
-from psld.samplers.shards import Shard, ShardOrigin, read_shards, shard_path
+from psld.utils.errors import UserError
+from psld.sampling.settings import shards_needed
+from psld.sampling.shards import Shard, ShardOrigin, read_shards, shard_path
 from tests.commands import disk_full_after, files_below
 
 ORIGIN = ShardOrigin(weights_sha256="a" * 64, sampler_digest="b" * 64, seed=3, index=0, size=10)
@@ -136,5 +136,5 @@ def test_a_full_disk_leaves_what_was_there(tmp_path):
 
 def test_the_origin_holds_all_that_decides_the_images():
     always = {"weights_sha256", "sampler_digest", "seed", "index", "size"}
-    guided = {"classifier_sha256", "dataset_digest", "masks_digest"}
+    guided = {"guide_sha256", "dataset_digest", "masks_digest"}
     assert asdict(ORIGIN).keys() == always | guided

@@ -21,7 +21,7 @@ def lab_profile(profile: dict) -> dict:
     rules = {
         rule: {**asked, **LAB, "gres": "gpu:1"} for rule, asked in profile["set-resources"].items()
     }
-    for training in ("train", "train_classifier"):
+    for training in ("train", "train_guide"):
         rules[training] |= {"nodes": 2, "gres": "gpu:2"}
     return {
         **profile,

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from psld.files import read_json
+from psld.utils.files import read_json
 from tests.slurm.training import RECIPE, STEPS, Training
 
 SEEDS = "training.seed=1,2"

@@ -8,8 +8,8 @@ from unittest import mock
 
 import wandb
 
-from psld.tracking.runs import records_in, start_run
-from psld.tracking.settings import WandbSettings
+from psld.training.wandb_runs import records_in, start_run
+from psld.training.settings import WandbSettings
 
 
 def live(run: Path, steps: Iterable[int], begun: int = 0, run_id: str | None = None) -> Path:

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from psld.errors import RunError
-from psld.tracking.runs import last_logged_step, training_id
+from psld.utils.errors import RunError
+from psld.training.wandb_runs import last_logged_step, training_id
 from tests.tracking.lives import break_off, damage, live
 
 

@@ -1,4 +1,4 @@
-"""`python -m psld.sync`: each step reaches the server once, however the lives ended."""
+"""`psld sync`: each step reaches the server once, however the lives ended."""
 
 import shutil
 from collections.abc import Iterator
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from psld.locks import sole_holder
-from psld.sync import mark_of
+from psld.utils.locks import sole_holder
+from psld.report.sync import mark_of
 from tests.commands import Finished, call, refused, succeeded
 from tests.tracking.lives import break_off, damage, live
 from tests.tracking.server import WandbServer, wandb_server

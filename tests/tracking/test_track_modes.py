@@ -1,4 +1,4 @@
-"""`python -m psld.track`: a result that was written offline is not yet online."""
+"""`psld track`: a result that was written offline is not yet online."""
 
 import json
 from pathlib import Path
@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-import psld.track
-from psld.tracking.contents import TrackedRun
+import psld.report.track
+from psld.report.tracking import TrackedRun
 from tests.commands import call, succeeded
 
 
@@ -16,9 +16,9 @@ def written(monkeypatch) -> list[str]:
     """The modes in which the one result was written."""
     modes: list[str] = []
     result = TrackedRun("evaluate-1", job_type="evaluate", name="psld/em-3", config={})
-    monkeypatch.setattr(psld.track, "load_grid", lambda *_: SimpleNamespace(name="demo"))
-    monkeypatch.setattr(psld.track, "runs_of", lambda *_: [result])
-    monkeypatch.setattr(psld.track, "write_run", lambda _, to: modes.append(to.wandb.mode))
+    monkeypatch.setattr(psld.report.track, "load_grid", lambda *_: SimpleNamespace(name="demo"))
+    monkeypatch.setattr(psld.report.track, "runs_of", lambda *_: [result])
+    monkeypatch.setattr(psld.report.track, "write_run", lambda _, to: modes.append(to.wandb.mode))
     return modes
 
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from psld.networks.ncsnpp import NCSNpp
 from psld.networks.settings import NetworkSettings
-from psld.processes.linear import LinearProcess
+from psld.diffusion.process import LinearProcess
 from psld.training.batches import Batches
 from psld.training.ranks import Ranks
 from psld.training.settings import TrainingSettings

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from psld.errors import UserError
-from psld.model import load_model
+from psld.utils.errors import UserError
+from psld.training.model import load_model
 from psld.networks.ncsnpp import NCSNpp
-from psld.processes.instances import psld
-from psld.settings import parse
+from psld.diffusion.instances import psld
+from psld.config.settings import parse
 from psld.training.batches import Batches, Labels
-from psld.training.loss import EpsilonLoss
+from psld.diffusion.loss import EpsilonLoss
 from psld.training.ranks import Ranks
 from psld.training.settings import ModelSettings, TrainingSettings
 from tests.commands import TINY, call, refused, succeeded

@@ -1,4 +1,4 @@
-"""`python -m psld.train`: what it makes, what it refuses, and what a failure leaves."""
+"""`psld train`: what it makes, what it refuses, and what a failure leaves."""
 
 import json
 import shutil
@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 import psld.training.loop as loop
-from psld.datasets.store import ImageStore
-from psld.files import sha256_of_file
-from psld.model import load_model
+from psld.data.store import ImageStore
+from psld.utils.files import sha256_of_file
+from psld.training.model import load_model
 from tests.commands import (
     TINY,
     call,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from psld.files import write_json
+from psld.utils.files import write_json
 from psld.training.export import FILES, export_folder, is_exported, publish
 from tests.commands import files_below
 

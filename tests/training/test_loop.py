@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from psld.errors import RunError
-from psld.processes.instances import psld, vp_sde
+from psld.utils.errors import RunError
+from psld.diffusion.instances import psld, vp_sde
 from psld.training.loop import Meter, accumulate_gradient, forward_pass, learning_rate, train
-from psld.training.loss import EpsilonLoss
+from psld.diffusion.loss import EpsilonLoss
 from psld.training.state import Checkpoints
 from psld.training.stop import Stopped, StopRequest
 from tests.training.small import (

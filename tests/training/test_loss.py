@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from psld.processes.instances import psld, vp_sde
+from psld.diffusion.instances import psld, vp_sde
 from psld.training.batches import Batch
-from psld.training.loss import EpsilonLoss
+from psld.diffusion.loss import EpsilonLoss
 
 PROCESSES = {
     "vp-sde": vp_sde(),

@@ -7,10 +7,10 @@ import torch
 
 from psld.networks.ncsnpp import NCSNpp
 from psld.networks.official import from_official, settings_from_spec
-from psld.processes.instances import psld, vp_sde
+from psld.diffusion.instances import psld, vp_sde
 from psld.training.batches import Batch
 from psld.training.loop import optimise
-from psld.training.loss import EpsilonLoss
+from psld.diffusion.loss import EpsilonLoss
 from psld.training.settings import TrainingSettings
 from psld.training.state import TrainingState
 from tests.reference import load, reference_files

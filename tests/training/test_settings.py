@@ -4,10 +4,10 @@ from functools import cache
 
 import pytest
 
-from psld.cli import CONFIGS
-from psld.compose import Composer
-from psld.errors import UserError
-from psld.settings import parse
+from psld.commands.entry import CONFIGS
+from psld.grid.resolution import Composer
+from psld.utils.errors import UserError
+from psld.config.settings import parse
 from psld.training.settings import TrainingSettings, TrainSettings
 
 

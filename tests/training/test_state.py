@@ -5,10 +5,10 @@ import platform
 import pytest
 import torch
 
-from psld.errors import UserError
-from psld.processes.instances import psld
+from psld.utils.errors import UserError
+from psld.diffusion.instances import psld
 from psld.training.loop import optimise
-from psld.training.loss import EpsilonLoss
+from psld.diffusion.loss import EpsilonLoss
 from psld.training.state import Checkpoints
 from tests.commands import disk_full_after, files_below
 from tests.training.small import batches_of, check_equal, recipe, tiny_state

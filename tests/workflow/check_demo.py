@@ -17,12 +17,12 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
-from psld.cli import CONFIGS
-from psld.figures.contents import evaluations_of_plot, plots_of, sheets_of, traced_models
-from psld.figures.style import model_looks
-from psld.grid import Grid, load_grid
-from psld.grid_file import Evaluation
-from psld.results import read_result, read_table
+from psld.commands.entry import CONFIGS
+from psld.grid.figures import evaluations_of_plot, plots_of, sheets_of, traced_models
+from psld.report.style import model_looks
+from psld.grid.loading import Grid, load_grid
+from psld.grid.schema import Evaluation
+from psld.grid.results import read_result, read_table
 
 ROOT = CONFIGS.parent
 RESULTS = ROOT / "results"
@@ -150,16 +150,16 @@ def test_the_report_shows_every_table_and_picture_as_it_is_now(grid):
         assert base64.b64decode(encoded) == path.read_bytes(), f"the report shows another {path}"
 
 
-def test_the_classifier_is_accurate(results):
+def test_the_guide_is_accurate(results):
     accuracies = {result["extractor_test_accuracy"] for result in results.values()}
-    assert len(accuracies) == 1, "all cells are measured by one classifier"
+    assert len(accuracies) == 1, "all cells are measured by one guide"
     assert min(accuracies) >= 0.95
 
 
 def test_guided_samples_are_of_their_class(grid, results):
     guided = {e: r for e, r in results.items() if r["class_accuracy"] is not None}
     kinds = {grid.samplers[evaluation.sampler].guidance for evaluation in guided}
-    assert kinds == {"classifier", "classifier-free"}
+    assert kinds == {"guide", "classifier-free"}
     assert min(result["class_accuracy"] for result in guided.values()) >= 0.9
 
 

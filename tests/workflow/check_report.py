@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from psld.results import read_table
-from psld.tables.text import text_of
+from psld.grid.results import read_table
+from psld.report.table import text_of
 from tests.workflow.check_demo import CELLS, REPORT, ROOT, TABLES, grid, pictures_of
 
 CHROMIUM = shutil.which("chromium")

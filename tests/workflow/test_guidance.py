@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from psld.samplers.shards import Shard
+from psld.sampling.shards import Shard
 from tests.datasets.formats import idx_files, random_images, write_files
 from tests.workflow.project import GRID, Project
 
@@ -24,12 +24,12 @@ models:
   psld: [process=psld]
   classes: [process=psld, training.label_dropout=0.2]
 
-classifiers:
+guides:
   guide:
     - dataset=digits
     - process=psld
-    - network=classifier-demo
-    - training=classifier-demo
+    - network=guide-demo
+    - training=guide-demo
     - training.steps=2
     - wandb.mode=disabled
 
@@ -37,7 +37,7 @@ samplers:
   em: {overrides: [sampler=em], budget: sampler.steps}
   guided:
     overrides: [sampler=em, guidance@sampler.guidance=classifier]
-    classifier: guide
+    guide: guide
     budget: sampler.steps
   free: {overrides: [sampler=em, guidance@sampler.guidance=classifier-free], budget: sampler.steps}
   digits:
@@ -64,7 +64,7 @@ tables:
       - {label: distance}
       - {label: class accuracy, show: class_accuracy}
     rows:
-      - {label: [classifier], model: psld, sampler: guided}
+      - {label: [guide], model: psld, sampler: guided}
       - {label: [classifier-free], model: classes, sampler: free}
   tiny-inpainted:
     title: "Tiny: inpainted"
@@ -82,7 +82,7 @@ WHOLE = {
     "train_extractor": 1,
     "reference": 1,
     "train": 2,
-    "train_classifier": 1,
+    "train_guide": 1,
     "sample": 11,
     "evaluate": 5,
     "tabulate": 2,
@@ -112,7 +112,7 @@ def set_up(project: Project) -> Project:
     return project
 
 
-def test_a_dry_run_lists_the_classifier_and_the_digits_of_the_masks(fresh):
+def test_a_dry_run_lists_the_guide_and_the_digits_of_the_masks(fresh):
     project = set_up(fresh)
     assert project.plan("tiny") == WHOLE
     inpainted = {"prepare": 2, "train_extractor": 1, "reference": 1, "train": 1}
@@ -122,8 +122,8 @@ def test_a_dry_run_lists_the_classifier_and_the_digits_of_the_masks(fresh):
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
     [
-        ("classifier: guide", "classifier: other", "samplers.guided.classifier: no classifier"),
-        ("    classifier: guide\n", "", "samplers.guided.classifier: no classifier None"),
+        ("guide: guide", "guide: other", "samplers.guided.guide: no guide"),
+        ("    guide: guide\n", "", "samplers.guided.guide: no guide None"),
         ("- process=psld", "- process=cld", "noised by another process"),
         ("model: classes, sampler: free", "model: psld, sampler: free", "class-conditional model"),
         ("holes: psld/digits-3", "holes: psld/digit-3", "figures.tiny-holes"),
@@ -161,7 +161,7 @@ def test_guided_cells_from_nothing_to_tables_and_what_makes_them_anew(fresh):
 
     project.edit(GRID, "training.steps=2", "training.steps=3")
     guided = {"sample": 2, "evaluate": 1, "tabulate": 1}
-    assert project.plan("tiny") == {"train_classifier": 1, **guided}
+    assert project.plan("tiny") == {"train_guide": 1, **guided}
     project.edit(GRID, "training.steps=3", "training.steps=2")
     project.edit(
         GRID,
@@ -178,6 +178,6 @@ def test_guided_cells_from_nothing_to_tables_and_what_makes_them_anew(fresh):
     # The same content prepared again, and what was made of it before, are as good as new.
     project.run("--force", "data/mnist.h5")
     assert project.plan("tiny") == {}
-    shutil.rmtree(project.folder / "classifiers")
+    shutil.rmtree(project.folder / "guides")
     project.run("tiny")
     assert project.plan("tiny") == {}

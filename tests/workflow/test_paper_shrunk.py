@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from psld.files import read_json
-from psld.grid import Grid, load_grid
-from psld.grid_file import Evaluation
-from psld.results import read_result
+from psld.utils.files import read_json
+from psld.grid.loading import Grid, load_grid
+from psld.grid.schema import Evaluation
+from psld.grid.results import read_result
 from tests.datasets.formats import (
     afhq_files,
     celeba_files,
@@ -106,7 +106,7 @@ def test_every_model_and_a_cell_of_every_kind_run(project, monkeypatch):
         assert result, "made with what the grid says"
         assert result["samples"] == evaluation.samples
         assert 0 < result["value"] < np.inf
-    assert len(project.files("classifiers")) == 6, "weights, history and manifest of both"
+    assert len(project.files("guides")) == 6, "weights, history and manifest of both"
     for figure in figures:
         picture = Image.open(project.folder / f"results/figures/rehearsal/{figure}.png")
         assert min(picture.size) > 100

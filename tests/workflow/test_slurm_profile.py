@@ -18,7 +18,7 @@ ON_GPUS = {
     "sample",
     "trace",
     "train",
-    "train_classifier",
+    "train_guide",
     "train_extractor",
 }
 """Rules that evaluate networks."""
@@ -32,9 +32,9 @@ def read(file: str) -> dict:
 
 
 def demo_with_imports() -> dict:
-    """The demo's grid with a model and a classifier that are imported instead of trained."""
+    """The demo's grid with a model and a guide that are imported instead of trained."""
     grid = read("configs/grid/demo.yaml")
-    for entries, name in ((grid["models"], "cld"), (grid["classifiers"], "psld-0.02")):
+    for entries, name in ((grid["models"], "cld"), (grid["guides"], "psld-0.02")):
         entries[name] = {"overrides": entries[name], "checkpoint": "official.pth"}
     return grid
 
@@ -95,7 +95,7 @@ def test_the_launcher_of_a_training_understands_what_it_is_given(planned):
     for launch in launches:
         where, _, command = launch.partition(" -- ")
         settings = launch_settings(*shlex.split(where), command=shlex.split(command))
-        assert settings.command[0] in ("psld.train", "psld.train_classifier")
+        assert settings.command[0] in ("psld.train", "psld.train_guide")
         assert settings.partition == asked["slurm_partition"]
         assert settings.gres == asked["gres"]
         assert settings.ranks_of_slurm_node == int(asked["gres"].split(":")[-1])

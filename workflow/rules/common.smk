@@ -6,8 +6,8 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from psld.errors import UserError
-from psld.figures.contents import (
+from psld.utils.errors import UserError
+from psld.grid.figures import (
     PLOTS,
     evaluations_of_plot,
     plots_of,
@@ -15,9 +15,9 @@ from psld.figures.contents import (
     traced_models,
     trained_models,
 )
-from psld.grid import load_grid
-from psld.results import paper_values
-from psld.samplers.settings import shards_needed
+from psld.grid.loading import load_grid
+from psld.grid.results import paper_values
+from psld.sampling.settings import shards_needed
 
 CONFIGS = Path(workflow.basedir) / "configs"
 
@@ -62,7 +62,7 @@ wildcard_constraints:
     plot="|".join(PLOTS),
     sheet=r"(models|samplers)/[^/]+",
     model=r"[^/]+",
-    classifier=r"[^/]+",
+    guide=r"[^/]+",
     sampler=r"[^/]+",
     samples=r"\d+",
     shard=r"\d{5}",
@@ -89,7 +89,7 @@ TRAINING_JOB = {
     "detach": "false",
 }
 LAUNCH = (
-    "python -m psld.launch where={resources.where} nodes={resources.nodes} ranks_per_node={resources.tasks_per_node} "
+    "psld launch where={resources.where} nodes={resources.nodes} ranks_per_node={resources.tasks_per_node} "
     "cpus_per_rank={resources.cpus_per_task} gpus_per_node={resources.gpus_per_node} "
     "gres='\"{resources.gres}\"' memory_mb={resources.mem_mb} minutes={resources.runtime} "
     "warning_seconds={resources.warning_seconds} partition='\"{resources.slurm_partition}\"' "
@@ -112,18 +112,18 @@ def gallery_of(wildcards):
     return GRIDS[wildcards.grid].samplers[GRIDS[wildcards.grid].file.gallery]
 
 
-def classifier_of(wildcards):
-    return GRIDS[wildcards.grid].classifiers[wildcards.classifier]
+def guide_of(wildcards):
+    return GRIDS[wildcards.grid].guides[wildcards.guide]
 
 
 def dataset_of(wildcards):
     return model_of(wildcards).dataset
 
 
-def classifier_manifest(wildcards):
-    """The manifest of the classifier that guides a sampler, for those that one guides."""
-    name = sampler_of(wildcards).classifier
-    return [f"classifiers/{wildcards.grid}/{name}/manifest.json"] if name else []
+def guide_manifest(wildcards):
+    """The manifest of the guide that guides a sampler, for those that one guides."""
+    name = sampler_of(wildcards).guide
+    return [f"guides/{wildcards.grid}/{name}/manifest.json"] if name else []
 
 
 def inpainted_data(wildcards):
@@ -139,7 +139,7 @@ def guidance_inputs(wildcards):
     mask = sampler_of(wildcards).mask
     own = [mask["path"]] if mask.get("kind") == "file" else []
     digests = [f"data/{name}.digest" for name in inpainted_data(wildcards)]
-    return classifier_manifest(wildcards) + digests + own
+    return guide_manifest(wildcards) + digests + own
 
 
 def guidance_images(wildcards):
@@ -148,7 +148,7 @@ def guidance_images(wildcards):
 
 def guidance_overrides(wildcards):
     """Where a command finds what guides the sampler."""
-    found = [f"classifier={Path(file).parent}" for file in classifier_manifest(wildcards)]
+    found = [f"guide={Path(file).parent}" for file in guide_manifest(wildcards)]
     keys = zip(("data", "mnist"), inpainted_data(wildcards))
     return shlex.join(found + [f"{key}=data/{name}.h5" for key, name in keys])
 

@@ -27,7 +27,7 @@ rule evaluate:
         reference=subpath(input.reference, parent=True),
         shards="samples/{grid}/{model}/{sampler}",
     shell:
-        "python -m psld.evaluate model={params.model} {params.overrides} {params.guidance} "
+        "psld evaluate model={params.model} {params.overrides} {params.guidance} "
         "shards={params.shards} shard_size={params.shard_size} seed={params.seed} samples={wildcards.samples} "
         "metric={wildcards.metric} reference={params.reference} extractor={params.extractor} "
         "output={output} > {log} 2>&1"

@@ -1,6 +1,6 @@
 # Reads: a checkpoint of the official code, and data/DATASET.h5.  Makes: what rule train makes.
 #
-# A model or classifier of a grid that names a `checkpoint` is imported instead of trained. By ruleorder
+# A model or guide of a grid that names a `checkpoint` is imported instead of trained. By ruleorder
 # alone, one whose checkpoint is missing would be trained; so patterns decide.
 
 
@@ -22,5 +22,5 @@ rule import_checkpoint:
         settings=lambda wildcards: model_of(wildcards).settings,
         folder=subpath(output.manifest, parent=True),
     shell:
-        "python -m psld.import_checkpoint {input.checkpoint:q} model={wildcards.grid}/{wildcards.model} "
+        "psld import_checkpoint {input.checkpoint:q} model={wildcards.grid}/{wildcards.model} "
         "data={input.images} output={params.folder} > {log} 2>&1"

@@ -1,24 +1,24 @@
-# Reads: a checkpoint of the official code, and data/DATASET.h5.  Makes: what rule train_classifier makes.
+# Reads: a checkpoint of the official code, and data/DATASET.h5.  Makes: what rule train_guide makes.
 
 
-rule import_classifier:
+rule import_guide:
     input:
-        images=lambda wildcards: ancient(f"data/{classifier_of(wildcards).dataset}.h5"),
-        digest=lambda wildcards: f"data/{classifier_of(wildcards).dataset}.digest",
-        checkpoint=lambda wildcards: classifier_of(wildcards).checkpoint,
+        images=lambda wildcards: ancient(f"data/{guide_of(wildcards).dataset}.h5"),
+        digest=lambda wildcards: f"data/{guide_of(wildcards).dataset}.digest",
+        checkpoint=lambda wildcards: guide_of(wildcards).checkpoint,
     output:
-        weights="classifiers/{grid}/{classifier}/weights.safetensors",
-        manifest="classifiers/{grid}/{classifier}/manifest.json",
+        weights="guides/{grid}/{guide}/weights.safetensors",
+        manifest="guides/{grid}/{guide}/manifest.json",
     log:
-        "logs/import_classifier/{grid}/{classifier}.log",
+        "logs/import_guide/{grid}/{guide}.log",
     wildcard_constraints:
-        grid=grid_pattern("classifiers", imported=True),
+        grid=grid_pattern("guides", imported=True),
     conda:
         "../../envs/train.yaml"
     params:
-        settings=lambda wildcards: classifier_of(wildcards).settings,
+        settings=lambda wildcards: guide_of(wildcards).settings,
         folder=subpath(output.manifest, parent=True),
     shell:
-        "python -m psld.import_classifier {input.checkpoint:q} "
-        "classifier={wildcards.grid}/{wildcards.classifier} data={input.images} "
+        "psld import_guide {input.checkpoint:q} "
+        "guide={wildcards.grid}/{wildcards.guide} data={input.images} "
         "output={params.folder} > {log} 2>&1"

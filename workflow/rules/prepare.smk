@@ -16,4 +16,4 @@ rule prepare:
     params:
         settings=lambda wildcards: DATASETS[wildcards.dataset],
     shell:
-        "python -m psld.prepare dataset={wildcards.dataset} output={output.images} > {log} 2>&1"
+        "psld prepare dataset={wildcards.dataset} output={output.images} > {log} 2>&1"

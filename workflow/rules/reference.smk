@@ -18,5 +18,5 @@ rule reference:
         extractor=lambda wildcards: extractor_folder(wildcards.dataset, wildcards.metric),
         folder=subpath(output.manifest, parent=True),
     shell:
-        "python -m psld.reference dataset={wildcards.dataset} metric={wildcards.metric} "
+        "psld reference dataset={wildcards.dataset} metric={wildcards.metric} "
         "data={input.images} extractor={params.extractor} output={params.folder} > {log} 2>&1"

@@ -25,6 +25,6 @@ rule sample:
         model=subpath(input.manifest, parent=True),
         guidance=guidance_overrides,
     shell:
-        "python -m psld.sample model={params.model} {params.overrides} {params.guidance} "
+        "psld sample model={params.model} {params.overrides} {params.guidance} "
         "shard={params.shard} shard_size={params.shard_size} seed={params.seed} "
         "batch_size={resources.batch_size} output={output} > {log} 2>&1"

@@ -19,7 +19,7 @@ rule tabulate:
     params:
         table=lambda wildcards: GRIDS[wildcards.grid].file.tables[wildcards.table].model_dump(),
     shell:
-        "python -m psld.tabulate grid_name={wildcards.grid} table={wildcards.table} > {log} 2>&1"
+        "psld tabulate grid_name={wildcards.grid} table={wildcards.table} > {log} 2>&1"
 
 
 rule plot:
@@ -43,7 +43,7 @@ rule plot:
         models=lambda wildcards: list(GRIDS[wildcards.grid].models),
         paper=papers_of_plot,
     shell:
-        "python -m psld.plot grid_name={wildcards.grid} plot={wildcards.plot} > {log} 2>&1"
+        "psld plot grid_name={wildcards.grid} plot={wildcards.plot} > {log} 2>&1"
 
 
 rule gallery:
@@ -67,7 +67,7 @@ rule gallery:
     params:
         sampler=lambda wildcards: GRIDS[wildcards.grid].file.gallery,
     shell:
-        "python -m psld.gallery shard={input} title='{wildcards.model} by {params.sampler}' "
+        "psld gallery shard={input} title='{wildcards.model} by {params.sampler}' "
         "output={output} > {log} 2>&1"
 
 
@@ -89,7 +89,7 @@ rule sheet:
     params:
         rows=lambda wildcards: list(sheets_of(GRIDS[wildcards.grid])[wildcards.sheet]),
     shell:
-        "python -m psld.sheet grid_name={wildcards.grid} sheet={wildcards.sheet} > {log} 2>&1"
+        "psld sheet grid_name={wildcards.grid} sheet={wildcards.sheet} > {log} 2>&1"
 
 
 rule figure:
@@ -112,5 +112,5 @@ rule figure:
         cell=cell_of_figure,
         originals=originals_overrides,
     shell:
-        "python -m psld.gallery shard={input.shard} title={params.cell:q} {params.originals} "
+        "psld gallery shard={input.shard} title={params.cell:q} {params.originals} "
         "rows=12 output={output} > {log} 2>&1"

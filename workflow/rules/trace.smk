@@ -28,6 +28,6 @@ rule trace:
         model=subpath(input.manifest, parent=True),
         output=subpath(output.picture, strip_suffix=".png"),
     shell:
-        "python -m psld.trace model={params.model} {params.overrides} "
+        "psld trace model={params.model} {params.overrides} "
         "shard_size={params.shard_size} seed={params.seed} "
         "title='{wildcards.model} by {params.sampler}' output={params.output} > {log} 2>&1"

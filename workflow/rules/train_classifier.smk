@@ -1,20 +1,20 @@
-# Reads: data/DATASET.h5.  Makes: classifiers/GRID/NAME, a noise-conditional classifier that guides.
+# Reads: data/DATASET.h5.  Makes: guides/GRID/NAME, a noise-conditional guide that guides.
 #
 # Its checkpoints live in runs/, like those of models.
 
 
-rule train_classifier:
+rule train_guide:
     input:
-        images=lambda wildcards: ancient(f"data/{classifier_of(wildcards).dataset}.h5"),
-        digest=lambda wildcards: f"data/{classifier_of(wildcards).dataset}.digest",
+        images=lambda wildcards: ancient(f"data/{guide_of(wildcards).dataset}.h5"),
+        digest=lambda wildcards: f"data/{guide_of(wildcards).dataset}.digest",
     output:
-        weights="classifiers/{grid}/{classifier}/weights.safetensors",
-        history="classifiers/{grid}/{classifier}/history.json",
-        manifest="classifiers/{grid}/{classifier}/manifest.json",
+        weights="guides/{grid}/{guide}/weights.safetensors",
+        history="guides/{grid}/{guide}/history.json",
+        manifest="guides/{grid}/{guide}/manifest.json",
     log:
-        "logs/train_classifier/{grid}/{classifier}.log",
+        "logs/train_guide/{grid}/{guide}.log",
     wildcard_constraints:
-        grid=grid_pattern("classifiers", imported=False),
+        grid=grid_pattern("guides", imported=False),
     priority: 100
     retries: 0
     localrule: True
@@ -23,8 +23,8 @@ rule train_classifier:
     resources:
         **TRAINING_JOB,
     params:
-        settings=lambda wildcards: classifier_of(wildcards).settings,
+        settings=lambda wildcards: guide_of(wildcards).settings,
         folder=subpath(output.manifest, parent=True),
     shell:
-        f"{LAUNCH} psld.train_classifier classifier={{wildcards.grid}}/{{wildcards.classifier}} "
+        f"{LAUNCH} psld.train_guide guide={{wildcards.grid}}/{{wildcards.guide}} "
         "data={input.images} output={params.folder} > {log} 2>&1"

@@ -16,5 +16,5 @@ rule train_extractor:
         settings=lambda wildcards: METRICS[wildcards.metric]["extractor"],
         folder=subpath(output.manifest, parent=True),
     shell:
-        "python -m psld.train_extractor dataset={wildcards.dataset} metric={wildcards.metric} "
+        "psld train_extractor dataset={wildcards.dataset} metric={wildcards.metric} "
         "data={input.images} output={params.folder} > {log} 2>&1"

@@ -1,0 +1,98 @@
+"""What every command shares: Hydra composes, the settings are checked, errors are one line."""
+
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from psld.commands.sweeps import check_jobs, is_sweep, job_of_a_sweep
+from psld.config.compose import content_of
+from psld.config.locations import CONFIGS
+from psld.config.messages import exit_code_of, one_line
+from psld.config.settings import Settings, parse
+
+S = TypeVar("S", bound=Settings)
+
+# configs/hydra/launcher overrides the launchers' own configs, which Hydra 1.3 merges in.
+warnings.filterwarnings("ignore", r"\s*'hydra/launcher/submitit_\w+' is validated against")
+
+
+def entry_point(
+    name: str, kind: type[S], rewrite: Callable[[list[str]], list[str]] = list
+) -> Callable[[Callable[[S], Any]], Callable[[], None]]:
+    """Make `main(settings)` the command `psld NAME`, configured by configs/NAME.yaml.
+
+        @entry_point("prepare", PrepareSettings)
+        def main(settings: PrepareSettings) -> None: ...
+
+    Bad input ends with exit code 2 and a fault at run time with 1, both with one line on stderr.
+    `rewrite` may replace the command line's overrides before Hydra sees them.
+    """
+
+    def decorate(main: Callable[[S], Any]) -> Callable[[], None]:
+        failures: list[Exception] = []
+        swept: list[str] = []
+        where = f"configs/{name}.yaml"
+
+        def settings_of(config: DictConfig) -> S:
+            return parse(kind, content_of(config, where), where)
+
+        @hydra.main(config_path=str(CONFIGS), config_name=name, version_base="1.3")
+        def hydra_main(config: DictConfig) -> None:
+            # Hydra would add a line of its own to an error that passes through it.
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                with job_of_a_sweep(config, swept, failures):
+                    main(settings_of(config))
+                return
+            try:
+                main(settings_of(config))
+            except Exception as error:
+                failures.append(error)
+
+        def command() -> None:
+            # Hydra would print its own summary and exit with 1; here its errors are user errors.
+            os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+            try:
+                failures.clear()
+                if {"--help", "-h"} & set(sys.argv[1:]):
+                    from psld.commands.help import help_of
+
+                    print(help_of(name, kind, sys.modules[main.__module__].__doc__))
+                    return
+                sys.argv[1:] = _arguments(sys.argv[1:], rewrite)
+                swept[:] = check_jobs(name, sys.argv[1:], settings_of)
+                hydra_main()
+                if swept and failures:
+                    raise type(failures[0])(f"{len(failures)} of the sweep's jobs failed")
+                if failures:
+                    raise failures[0]
+            except KeyboardInterrupt:
+                print("error: interrupted", file=sys.stderr)
+                sys.exit(128 + signal.SIGINT)
+            except Exception as error:
+                exit_code = exit_code_of(error)
+                if exit_code is None:
+                    raise
+                print(f"error: {one_line(error)}", file=sys.stderr)
+                sys.exit(exit_code)
+
+        return command
+
+    return decorate
+
+
+def _arguments(given: list[str], rewrite: Callable[[list[str]], list[str]]) -> list[str]:
+    """The command line as Hydra takes it: its own options first, not among the overrides."""
+    rewritten = rewrite(given)
+    if is_sweep(rewritten):
+        # A sweep that starts from a grid's model is not part of the grid.
+        rewritten = [w for w in rewritten if w in given or not w.startswith("grid_name=")]
+    return sorted(rewritten, key=lambda word: "=" in word and not word.startswith("-"))

@@ -1,0 +1,71 @@
+"""`psld COMMAND --help`: usage, and every setting with its default and its description."""
+
+import textwrap
+import types
+from collections.abc import Iterator
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from hydra import compose
+from omegaconf import OmegaConf
+
+from psld.config.compose import configs, without_hydra
+from psld.config.settings import Settings
+
+WIDTH = 100
+
+
+def help_of(name: str, kind: type[Settings], description: str) -> str:
+    """The help of a command whose settings are of class `kind`."""
+    with configs():
+        config = without_hydra(compose(name, return_hydra_config=True))
+    defaults = OmegaConf.to_container(config)
+    return "\n".join(
+        [
+            f"usage: psld {name} KEY=VALUE …",
+            "",
+            description.strip(),
+            "",
+            f"Settings and their defaults (configs/{name}.yaml); ??? has to be given:",
+            "",
+            *_lines(kind, defaults, indent=2),
+            "",
+            f"psld {name} --cfg job prints the settings for the overrides given with it.",
+        ]
+    )
+
+
+def _lines(kind: type[Settings], defaults: dict[str, Any], indent: int) -> Iterator[str]:
+    for key, field in kind.model_fields.items():
+        default = defaults.get(key, None if field.is_required() else field.default)
+        group = _group(field.annotation, default)
+        head = f"{' ' * indent}{key}"
+        if group is None:
+            yield f"{head}: {_text(default)}"
+        else:
+            yield f"{head}:"
+        if field.description:
+            margin = " " * (indent + 6)
+            text = " ".join(field.description.split())
+            yield textwrap.fill(text, WIDTH, initial_indent=margin, subsequent_indent=margin)
+        if group is not None:
+            yield from _lines(group, default, indent + 2)
+
+
+def _group(annotation: Any, default: Any) -> type[Settings] | None:
+    """The settings class behind a nested group: of several, the one that the defaults choose."""
+    if not isinstance(default, dict):
+        return None
+    kinds = [kind for kind in _classes(annotation) if set(default) <= set(kind.model_fields)]
+    return kinds[0] if kinds else None
+
+
+def _classes(annotation: Any) -> Iterator[type[Settings]]:
+    if isinstance(annotation, type) and issubclass(annotation, Settings):
+        yield annotation
+    elif get_origin(annotation) in (Annotated, Union, types.UnionType):
+        for part in get_args(annotation):
+            yield from _classes(part)
+
+
+def _text(default: Any) -> str:
+    return "null" if default is None else str(default)

@@ -1,0 +1,104 @@
+"""Run a training on all its ranks: as one Slurm job, or on this machine where there is no Slurm.
+
+    psld launch nodes=2 gpus_per_node=4 -- psld.train model=paper/cifar10-psld-0.02
+    psld launch ranks_per_node=2 -- psld.train model=demo/psld-0.02   # without Slurm
+
+On a cluster it submits the job, waits, and ends when the model is there. Killed and started again
+it comes back to the job; Ctrl-C cancels the job (`detach=true` leaves it). It imports no torch:
+fifty of them wait on a login node for days.
+"""
+
+import signal
+import sys
+from pathlib import Path
+from typing import NoReturn
+from urllib.parse import quote
+
+from psld.commands.entry import CONFIGS, entry_point
+from psld.cluster import slurm
+from psld.cluster.here import run_here
+from psld.cluster.launcher import Launcher
+from psld.cluster.relay import say
+from psld.cluster.settings import LaunchSettings
+from psld.grid.resolution import Composer
+from psld.utils.errors import UserError
+from psld.grid.loading import expand_guide, expand_model
+from psld.config.settings import parse
+from psld.training.settings import RunSettings, TrainGuideSettings, TrainSettings
+
+
+def split_command(given: list[str]) -> list[str]:
+    """What stands after `--` as the setting `command`, of which Hydra shall interpret nothing."""
+    if "--" not in given:
+        return given
+    split = given.index("--")
+    words = ",".join(f"'{quote(word, safe='')}'" for word in given[split + 1 :])
+    return [*given[:split], f"command=[{words}]"]
+
+
+@entry_point("launch", LaunchSettings, rewrite=split_command)
+def main(settings: LaunchSettings) -> None:
+    # Before anything is submitted: a mistake should show now, not when the job has been scheduled.
+    training = settings_of_training(settings.command)
+    digest = dataset_digest(Path(training.data))
+    run = Path(training.runs) / training.run_name(digest)
+    if settings.where == "here" or (settings.where == "auto" and not slurm.available()):
+        run_here(settings)
+    if not slurm.available():
+        raise UserError(
+            "launch: where=slurm, but there is no sbatch here, or no cluster that it knows of; use "
+            "where=here"
+        )
+    launcher = Launcher(settings, run, Path(training.output))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # What nohup (SIGHUP), or a shell's `&` (SIGINT), lets Snakemake ignore stays ignored here.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, _: leave(launcher, settings.detach, number))
+    launcher.train()
+
+
+def settings_of_training(command: list[str]) -> RunSettings:
+    """The settings of the training that a command runs. Raises UserError as the command would."""
+    module, *given = command
+    composer = Composer(CONFIGS)
+    match module:
+        case "psld.train":
+            content = composer.content("train", expand_model(given, CONFIGS), module)
+            return parse(TrainSettings, content, module)
+        case "psld.train_guide":
+            given = expand_guide(given, CONFIGS)
+            content = composer.content("train_guide", given, module)
+            return parse(TrainGuideSettings, content, module)
+    raise UserError(f"launch: after -- stands psld.train or psld.train_guide, not {module}")
+
+
+def dataset_digest(data: Path) -> str:
+    """The digest that psld.prepare leaves beside a dataset's file."""
+    path = data.with_suffix(".digest")
+    if not data.exists() or not path.exists():
+        raise UserError(
+            f"{data}: no such file with its .digest; make it with psld prepare"
+        )
+    return path.read_text().strip()
+
+
+def leave(launcher: Launcher, detach: bool, number: int) -> NoReturn:
+    """End at a signal: cancel the job, or say that it goes on and how to come back to it."""
+    name = signal.Signals(number).name
+    # A closed terminal is not a wish to end what takes days.
+    if detach or number == signal.SIGHUP:
+        say(f"{name}: the job goes on; run the same command again to come back to it")
+        sys.exit(128 + number)
+    if not launcher.in_charge:
+        say(f"{name}: the job of the other launcher goes on")
+        sys.exit(128 + number)
+    try:
+        launcher.cancel()
+        say(f"{name}: cancelled the job; run the same command again to go on")
+    except slurm.Unreachable as error:
+        say(f"{name}: {error}; the job goes on: scancel --name={launcher.name} ends it")
+    sys.exit(128 + number)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""The program `psld`: finds the command, or says which there are.
+
+psld COMMAND KEY=VALUE …
+"""
+
+import ast
+import importlib
+import keyword
+import sys
+from pathlib import Path
+
+from psld import __version__
+from psld.utils.errors import UserError
+
+COMMANDS = (
+    "prepare",
+    "train",
+    "train_guide",
+    "train_extractor",
+    "import",
+    "reference",
+    "sample",
+    "evaluate",
+    "tabulate",
+    "figure",
+    "plan",
+    "launch",
+    "wandb",
+)
+"""All commands, in the order in which people meet them."""
+
+USAGE = "usage: psld COMMAND KEY=VALUE …        psld COMMAND --help shows a command's settings"
+
+COMPLETION = 'complete -W "{words}" -o default psld'
+
+
+def main() -> None:
+    """Run the command that the command line names. Its settings are the words that follow."""
+    name, *rest = sys.argv[1:] or ["--help"]
+    name = name.replace("-", "_") if name[0] != "-" else name
+    match name:
+        case "--help" | "-h":
+            print(overview())
+        case "--version":
+            print(f"psld {__version__}")
+        case "--completion":
+            print(COMPLETION.format(words=" ".join(COMMANDS)))
+        case _ if name in COMMANDS:
+            sys.argv[:] = [f"psld {name}", *rest]
+            importlib.import_module(f"psld.commands.{module_of(name)}").main()
+        case _:
+            print(f"error: no command {name!r}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
+            sys.exit(UserError.exit_code)
+
+
+def module_of(command: str) -> str:
+    """The name of a command's module: the command's own, unless Python reserves it."""
+    return f"{command}_" if keyword.iskeyword(command) else command
+
+
+def overview() -> str:
+    """All commands, one line each: the first line of their modules, which are not imported."""
+    lines = [f"  {command:<16} {_first_line(command)}" for command in COMMANDS]
+    return "\n".join([USAGE, "", *lines])
+
+
+def _first_line(command: str) -> str:
+    source = Path(__file__).with_name(f"{module_of(command)}.py").read_text()
+    return ast.get_docstring(ast.parse(source)).splitlines()[0]

@@ -1,0 +1,29 @@
+"""Prepare a dataset: find or download its source, decode, resize, and write one HDF5 file.
+
+    psld prepare dataset=digits
+    psld prepare dataset=celeba64 dataset.source.root=/data/celeba
+
+Settings: configs/prepare.yaml.
+"""
+
+from pathlib import Path
+
+from psld.commands.entry import entry_point
+from psld.data.preparation import prepare_dataset
+from psld.data.settings import PrepareSettings
+
+
+@entry_point("prepare", PrepareSettings)
+def main(settings: PrepareSettings) -> None:
+    record = prepare_dataset(settings.dataset, Path(settings.output))
+    count, channels, height, width = record["shape"]
+    skipped = f", {len(record['skipped'])} broken left out" if record["skipped"] else ""
+    print(
+        f"{settings.output}: {count:,} images of {channels}×{height}×{width} "
+        f"({record['splits']['train']:,} train, {record['splits']['test']:,} test{skipped}), "
+        f"digest {record['digest'][:12]}"
+    )
+
+
+if __name__ == "__main__":
+    main()

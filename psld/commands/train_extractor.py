@@ -1,0 +1,78 @@
+"""Train the feature classifier of a dataset.
+
+    psld train_extractor dataset=digits metric=fd-classifier
+
+Writes OUTPUT/weights.safetensors and, last, OUTPUT/manifest.json.
+"""
+
+import time
+
+from psld.commands.entry import entry_point
+from psld.data.store import ImageStore
+from psld.utils.device import choose_device
+from psld.utils.errors import UserError
+from psld.metrics.extractor_training import accuracy, train_classifier
+from psld.metrics.extractor_folder import ExtractorManifest, save_manifest, save_weights
+from psld.metrics.feature_classifier import ClassifierExtractor, ImageShape
+from psld.metrics.settings import TrainExtractorSettings
+from psld.utils.provenance import device_name, provenance
+
+
+@entry_point("train_extractor", TrainExtractorSettings)
+def main(settings: TrainExtractorSettings) -> None:
+    store, shape = open_labelled(settings)
+    device = choose_device(settings.device)
+    started = time.monotonic()
+    extractor = train_classifier(
+        settings.metric.extractor, shape, store.images("train"), store.labels("train"), device
+    )
+    seconds = time.monotonic() - started
+    manifest = ExtractorManifest(
+        extractor=settings.metric.extractor,
+        shape=shape,
+        dataset=settings.dataset.name,
+        dataset_digest=store.digest,
+        weights_sha256=save_weights(settings.output, extractor),
+        digest=extractor.digest,
+        train_accuracy=accuracy_on(store, "train", extractor, settings),
+        test_accuracy=accuracy_on(store, "test", extractor, settings),
+        seconds=round(seconds, 3),
+        device=device_name(device),
+        **provenance(),
+    )
+    save_manifest(settings.output, manifest)
+    print(f"wrote {settings.output}: accuracy {_percent(manifest)}")
+
+
+def open_labelled(settings: TrainExtractorSettings) -> tuple[ImageStore, ImageShape]:
+    """The dataset and what its classifier takes; UserError without labels."""
+    store = ImageStore.open_for(settings.data, settings.dataset)
+    if store.num_classes < 2:
+        raise UserError(
+            f"{settings.data}: dataset {settings.dataset.name} has no labels to train a classifier "
+            "with; use metric=fid"
+        )
+    return store, ImageShape(
+        channels=store.channels, image_size=store.image_size, num_classes=store.num_classes
+    )
+
+
+def accuracy_on(
+    store: ImageStore,
+    split: str,
+    extractor: ClassifierExtractor,
+    settings: TrainExtractorSettings,
+) -> float | None:
+    """The accuracy on a split, None where the dataset has no such images."""
+    if store.splits[split] == 0:
+        return None
+    return accuracy(extractor, store.images(split), store.labels(split), settings.metric.batch_size)
+
+
+def _percent(manifest: ExtractorManifest) -> str:
+    test = "" if manifest.test_accuracy is None else f", {manifest.test_accuracy:.1%} on test"
+    return f"{manifest.train_accuracy:.1%} on train{test}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Composing settings with Hydra: where configs lie, and what a command would see for overrides."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from psld.config.locations import CONFIGS, own_configs
+from psld.config.messages import text_of
+from psld.utils.errors import UserError
+
+
+class OwnConfigs(SearchPathPlugin):
+    """Lets the configs of the user's own folder take precedence over the shipped ones."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        folder = own_configs()
+        if folder is not None:
+            search_path.prepend("own", f"file://{folder}")
+
+
+Plugins.instance().register(OwnConfigs)
+
+
+@contextmanager
+def configs() -> Iterator[None]:
+    """Within, Hydra composes from the user's configs and the shipped ones."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        yield
+
+
+def compose_content(name: str, overrides: Sequence[str], where: str) -> dict[str, Any]:
+    """Return the resolved content of configs/NAME.yaml with these overrides.
+
+    Raises UserError, naming `where`, if it does not compose.
+    """
+    try:
+        with configs():
+            config = compose(name, overrides=list(overrides), return_hydra_config=True)
+        with answering_resolvers(config):
+            return content_of(without_hydra(config), where)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"{where}: {text_of(error)}") from None
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """The command's own part of a composed config."""
+    return OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+
+
+@contextmanager
+def answering_resolvers(config: DictConfig) -> Iterator[None]:
+    """Within, `${hydra:…}` refers to this config, not to that of a command around it."""
+    current = HydraConfig.instance()
+    before, current.cfg = current.cfg, config
+    try:
+        yield
+    finally:
+        current.cfg = before
+
+
+def content_of(config: DictConfig, where: str) -> dict[str, Any]:
+    """Return the resolved content of a config.
+
+    Raises UserError, naming `where`, for values that the user has to give and did not (`???`).
+    """
+    missing = list(missing_keys(OmegaConf.to_container(config)))
+    if missing:
+        raise UserError(f"{where}: missing: {', '.join(f'{key}=…' for key in missing)}")
+    return OmegaConf.to_container(config, resolve=True)
+
+
+def missing_keys(content: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted names of all values that are `???`."""
+    for key, value in content.items():
+        if value == MISSING:
+            yield prefix + key
+        elif isinstance(value, dict):
+            yield from missing_keys(value, f"{prefix}{key}.")

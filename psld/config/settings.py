@@ -1,0 +1,59 @@
+"""The base of all settings: typed, frozen, and strict about unknown keys.
+
+Each domain keeps its settings beside its code (`psld/processes/settings.py`, ...). None of these
+modules imports torch: they are read in every Snakemake process, which must start fast.
+"""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from psld.utils.errors import UserError
+
+S = TypeVar("S", bound="Settings")
+
+
+class Settings(BaseModel):
+    """A frozen group of settings; an unknown key or an impossible value is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+def parse(kind: type[S], content: Mapping[str, Any], where: str) -> S:
+    """Check `content` against the settings class `kind`.
+
+    Raises UserError, in one line, naming `where` and each key that is unknown, missing or wrong.
+    """
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{where}: " + "; ".join(_complaints(error, content))) from None
+
+
+def _complaints(error: ValidationError, content: Mapping[str, Any]) -> list[str]:
+    complaints = []
+    for detail in error.errors(include_url=False):
+        key = _key(detail["loc"], content) or "(settings)"
+        match detail["type"]:
+            case "extra_forbidden":
+                complaints.append(f"unknown key {key}")
+            case "missing":
+                complaints.append(f"{key} is missing")
+            case "value_error":
+                complaints.append(f"{key}: {detail['ctx']['error']}")
+            case _:
+                complaints.append(f"{key}: {detail['msg']} (got {detail['input']!r})")
+    return complaints
+
+
+def _key(location: tuple[int | str, ...], content: Any) -> str:
+    """The key that the user wrote: pydantic's location without the names of chosen variants."""
+    parts = []
+    for index, part in enumerate(location):
+        is_variant = isinstance(content, Mapping) and part not in content
+        if is_variant and index < len(location) - 1:
+            continue
+        parts.append(str(part))
+        content = content.get(part) if isinstance(content, Mapping) else None
+    return ".".join(parts)

@@ -1,0 +1,181 @@
+"""The HDF5 file of a prepared dataset, read through one memory map that every rank shares.
+
+Layout, version 1:
+
+    images   uint8  (N, C, H, W), contiguous, the last thing in the file
+    labels   int64  (N,), all 0 where the dataset has no classes
+    attributes of the file: format_version, train_size, test_size (N = train_size + test_size, train
+    first), num_classes, source, source_checksums (JSON), filter (empty: no resizing), digest
+
+    store = ImageStore.open("data/digits.h5")
+    images, labels = store.images("train"), store.labels("train")
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import h5py
+import numpy as np
+
+from psld.data.settings import DatasetSettings
+from psld.utils.errors import UserError
+
+FORMAT_VERSION = 1
+
+Split = Literal["train", "test", "all"]
+
+_VERIFY_BYTES = 1 << 24
+
+
+class ContentDigest:
+    """SHA-256 of everything that a training can see: pixels, labels, shape and split sizes."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def update(self, images: np.ndarray) -> None:
+        """Add the next images, uint8 (n, C, H, W)."""
+        self._hash.update(np.ascontiguousarray(images))
+
+    def finish(self, labels: np.ndarray, image: tuple[int, ...], splits: Mapping[str, int]) -> str:
+        """The digest in hexadecimal, given all labels and the shape (C, H, W) of an image."""
+        self._hash.update(labels.astype("<i8"))
+        shape = {"image": list(image), "train": splits["train"], "test": splits["test"]}
+        self._hash.update(json.dumps(shape, sort_keys=True).encode())
+        return self._hash.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class ImageStore:
+    """A prepared dataset, open for reading."""
+
+    path: Path
+    digest: str
+    splits: dict[str, int]
+    """Number of images in `train` and `test`."""
+    num_classes: int
+    """0 where the dataset has no classes."""
+    source: str
+    filter: str | None
+    _images: np.memmap = field(repr=False)
+    _labels: np.ndarray = field(repr=False)
+
+    @classmethod
+    def open(cls, path: str | Path) -> "ImageStore":
+        """Map the file. Raises UserError when it is missing, damaged, cut short or foreign."""
+        path = Path(path)
+        if not path.is_file():
+            raise UserError(
+                f"{path}: no such file; make it with psld prepare dataset={path.stem}"
+            )
+        try:
+            # The file never changes once it has its name, and not every file system has locks.
+            with h5py.File(path, "r", locking=False) as file:
+                return cls._read(path, file)
+        except OSError as error:
+            raise UserError(
+                f"{path}: not a whole HDF5 file ({error}); delete it and prepare it anew"
+            ) from None
+        except (KeyError, AttributeError, ValueError, TypeError) as error:
+            raise UserError(f"{path}: not made by psld.prepare ({error})") from None
+
+    @classmethod
+    def open_for(cls, path: str | Path, dataset: DatasetSettings) -> "ImageStore":
+        """Open a dataset's file. Raises UserError when its images are not those of the settings."""
+        store = cls.open(path)
+        for key in ("channels", "image_size", "num_classes"):
+            found, expected = getattr(store, key), getattr(dataset, key)
+            if found != expected:
+                raise UserError(
+                    f"{path}: has {key} {found}, but dataset.{key} is {expected}; prepare it anew "
+                    f"(psld prepare), or give dataset.{key}={found}"
+                )
+        return store
+
+    @classmethod
+    def _read(cls, path: Path, file: h5py.File) -> "ImageStore":
+        version = int(file.attrs["format_version"])
+        if version != FORMAT_VERSION:
+            raise UserError(
+                f"{path}: format version {version}, but this code reads version {FORMAT_VERSION}; "
+                "delete it and prepare it anew"
+            )
+        splits = {name: int(file.attrs[f"{name}_size"]) for name in ("train", "test")}
+        labels = file["labels"][:]
+        return cls(
+            path=path,
+            digest=str(file.attrs["digest"]),
+            splits=splits,
+            num_classes=int(file.attrs["num_classes"]),
+            source=str(file.attrs["source"]),
+            filter=str(file.attrs["filter"]) or None,
+            _images=_map(path, file["images"], count=sum(splits.values())),
+            _labels=_checked_labels(path, labels, count=sum(splits.values())),
+        )
+
+    @property
+    def channels(self) -> int:
+        return self._images.shape[1]
+
+    @property
+    def image_size(self) -> int:
+        return self._images.shape[-1]
+
+    def images(self, split: Split) -> np.memmap:
+        """The images of a split, uint8 (n, C, H, W): a view of the memory map, not yet read.
+
+        Raises UserError when the dataset has no such images.
+        """
+        return self._images[self._range(split)]
+
+    def labels(self, split: Split) -> np.ndarray:
+        """The labels of a split, int64 (n,)."""
+        return self._labels[self._range(split)]
+
+    def verify(self) -> None:
+        """Read every pixel. Raises UserError when the content does not match the digest."""
+        digest = ContentDigest()
+        step = max(1, _VERIFY_BYTES // self._images[0].nbytes)
+        for start in range(0, len(self._images), step):
+            digest.update(self._images[start : start + step])
+        if digest.finish(self._labels, self._images.shape[1:], self.splits) != self.digest:
+            raise UserError(
+                f"{self.path}: the content does not match its digest; delete it and prepare it anew"
+            )
+
+    def _range(self, split: Split) -> slice:
+        train, test = self.splits["train"], self.splits["test"]
+        span = {
+            "train": slice(0, train),
+            "test": slice(train, train + test),
+            "all": slice(0, train + test),
+        }[split]
+        if span.start == span.stop:
+            raise UserError(f"{self.path}: the dataset has no {split} images")
+        return span
+
+
+def _map(path: Path, images: h5py.Dataset, count: int) -> np.memmap:
+    if images.dtype != np.uint8 or images.ndim != 4 or len(images) != count or count == 0:
+        raise UserError(
+            f"{path}: images are {images.dtype} {images.shape}, not uint8 ({count}, C, H, W)"
+        )
+    offset = images.id.get_offset()
+    if images.chunks is not None or offset is None:
+        raise UserError(f"{path}: images are not stored contiguously; prepare the dataset anew")
+    size = path.stat().st_size
+    if size < offset + images.nbytes:
+        raise UserError(
+            f"{path}: cut short, {size} of {offset + images.nbytes} bytes; prepare the dataset anew"
+        )
+    return np.memmap(path, np.uint8, mode="r", offset=offset, shape=images.shape)
+
+
+def _checked_labels(path: Path, labels: np.ndarray, count: int) -> np.ndarray:
+    if labels.dtype != np.int64 or labels.shape != (count,):
+        raise UserError(f"{path}: labels are {labels.dtype} {labels.shape}, not int64 ({count},)")
+    return labels

@@ -1,0 +1,77 @@
+"""The paper's processes as instances of the recipe."""
+
+import torch
+
+from psld.diffusion.process import Factor, LinearProcess, Matching
+from psld.diffusion.schedule import LinearBeta
+from psld.diffusion.settings import PSLDSettings, RecipeSettings, VPSDESettings
+
+
+def vp_sde(beta_min: float = 0.1, beta_max: float = 20.0) -> LinearProcess:
+    """The variance-preserving SDE, k = 1: D = ½, Q = 0, S = 1."""
+    return LinearProcess(
+        D=torch.tensor([[0.5]]),
+        Q=torch.zeros(1, 1),
+        S=torch.ones(1),
+        beta=LinearBeta(beta_min, beta_max),
+        initial_variance=torch.zeros(1),
+    )
+
+
+def psld(
+    gamma: float,
+    nu: float,
+    *,
+    beta_min: float = 8.0,
+    beta_max: float = 8.0,
+    kappa: float = 0.04,
+    matching: Matching = "hsm",
+    factor: Factor = "lower",
+    numerical_eps: float = 1e-9,
+) -> LinearProcess:
+    """Phase space Langevin diffusion (paper, Eq. 6), k = 2, under critical damping.
+
+        D = ½ diag(Γ, Mν),   Q = ½ [[0, −1], [1, 0]],   S = diag(1, M),   M⁻¹ = (Γ − ν)² / 4
+
+    Γ = 0 is critically damped Langevin diffusion (CLD).
+    """
+    mass = 4 / (gamma - nu) ** 2
+    return LinearProcess(
+        D=torch.tensor([[gamma, 0.0], [0.0, mass * nu]], dtype=torch.float64) / 2,
+        Q=torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64) / 2,
+        S=torch.tensor([1.0, mass], dtype=torch.float64),
+        beta=LinearBeta(beta_min, beta_max),
+        initial_variance=torch.tensor([0.0, kappa * mass], dtype=torch.float64),
+        matching=matching,
+        factor=factor,
+        numerical_eps=numerical_eps,
+    )
+
+
+def from_settings(settings: VPSDESettings | PSLDSettings | RecipeSettings) -> LinearProcess:
+    """Build the process that the settings describe."""
+    match settings:
+        case VPSDESettings():
+            return vp_sde(settings.beta_min, settings.beta_max)
+        case PSLDSettings():
+            return psld(
+                settings.gamma,
+                settings.nu,
+                beta_min=settings.beta_min,
+                beta_max=settings.beta_max,
+                kappa=settings.kappa,
+                matching=settings.matching,
+                factor=settings.factor,
+                numerical_eps=settings.numerical_eps,
+            )
+        case RecipeSettings():
+            return LinearProcess(
+                D=torch.tensor(settings.D, dtype=torch.float64),
+                Q=torch.tensor(settings.Q, dtype=torch.float64),
+                S=torch.tensor(settings.S, dtype=torch.float64),
+                beta=LinearBeta(settings.beta_min, settings.beta_max),
+                initial_variance=torch.tensor(settings.initial_variance, dtype=torch.float64),
+                matching=settings.matching,
+                factor=settings.factor,
+                numerical_eps=settings.numerical_eps,
+            )

@@ -1,0 +1,155 @@
+"""Integrators of the reverse process. All coefficients are computed once per time grid.
+
+Every step is linear in the state z, the score s and standard normal noise ξ, with k×k matrices:
+z ← P z + W s + N ξ. An integrator holds these matrices for its whole grid, float64 on the CPU at
+construction and float32 on the device when applied.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from psld.utils.errors import RunError, UserError
+from psld.diffusion.process import LinearProcess, mix
+from psld.diffusion.score import Score
+from psld.diffusion.settings import ODESamplerSettings, SDESamplerSettings
+from psld.diffusion.time_grid import time_grid
+
+Noise = Callable[[Tensor], Tensor]
+"""Standard normal noise like a given state."""
+
+
+class Integrator(Protocol):
+    """Carries a state from T = 1 to the sampler's final time in len(times) steps."""
+
+    times: list[float]
+    """Forward times at which the steps start."""
+
+    def step(self, index: int, z: Tensor, score: Score, noise: Noise) -> Tensor: ...
+
+
+class EulerMaruyama:
+    """Euler–Maruyama on the reverse SDE (paper, Eq. 11):
+
+    z ← z + δ (−A z + G Gᵀ s) + √δ G ξ,   A = drift(t), G = diffusion(t), δ = t_i − t_{i+1}.
+    """
+
+    def __init__(
+        self,
+        process: LinearProcess,
+        grid: Tensor,
+        device: torch.device,
+        probability_flow: bool = False,
+    ) -> None:
+        """Tabulate the steps between the descending forward times of `grid`.
+
+        On the probability-flow ODE the score has half its weight, and only `mean` makes sense.
+        """
+        start, delta = grid[:-1], (grid[:-1] - grid[1:])[:, None, None]
+        share = 0.5 if probability_flow else 1.0
+        identity = torch.eye(process.blocks, dtype=torch.float64)
+        self.times = start.tolist()
+        self.score_matrix = _table(process.score_matrix(start), device)
+        self.state = _table(identity - delta * process.drift(start), device)
+        self.weight = _table(share * delta * process.diffusion_squared(start), device)
+        self.noise = _table(delta.sqrt() * process.diffusion(start), device)
+
+    def mean(self, index: int, z: Tensor, score: Score) -> Tensor:
+        """The step without its noise; with it, the last step of a sampler."""
+        s = score(z, self.times[index], self.score_matrix[index])
+        return mix(self.state[index], z) + mix(self.weight[index], s)
+
+    def step(self, index: int, z: Tensor, score: Score, noise: Noise) -> Tensor:
+        return self.mean(index, z, score) + mix(self.noise[index], noise(z))
+
+
+class SymmetricSplitting:
+    """SSCS (paper, Eq. 12): half a step of the linear part exactly, one Euler step of the score
+    part, z ← z + δ · 2βD (S⁻¹ z + s), and the other half of the linear part.
+
+    The score is evaluated at the time at which the step starts, once a step.
+    """
+
+    def __init__(self, process: LinearProcess, grid: Tensor, device: torch.device) -> None:
+        """Tabulate the steps between the descending forward times of `grid`."""
+        if process.blocks == 1:
+            raise UserError("sampler.integrator: sscs needs a process with momentum; use em")
+        start, end = grid[:-1], grid[1:]
+        middle, delta = (start + end) / 2, (start - end)[:, None, None]
+        weight = delta * process.diffusion_squared(start)
+        identity = torch.eye(process.blocks, dtype=torch.float64)
+        self.times = start.tolist()
+        self.score_matrix = _table(process.score_matrix(start), device)
+        self.weight = _table(weight, device)
+        self.state = _table(identity + weight @ torch.linalg.inv(process.S), device)
+        self.halves = [
+            tuple(_table(matrix, device) for matrix in process.reverse_linear_step(first, last))
+            for first, last in ((start, middle), (middle, end))
+        ]
+
+    def step(self, index: int, z: Tensor, score: Score, noise: Noise) -> Tensor:
+        z = self._linear_half(0, index, z, noise)
+        s = score(z, self.times[index], self.score_matrix[index])
+        z = mix(self.state[index], z) + mix(self.weight[index], s)
+        return self._linear_half(1, index, z, noise)
+
+    def _linear_half(self, half: int, index: int, z: Tensor, noise: Noise) -> Tensor:
+        transition, factor = self.halves[half]
+        return mix(transition[index], z) + mix(factor[index], noise(z))
+
+
+class ProbabilityFlow:
+    """SciPy's RK45 on the probability-flow ODE, dz/ds = −A z + ½ G Gᵀ s in reverse time s = 1 − t.
+
+    A step size is decided for the whole shard at once, never for a batch, so an image does not
+    depend on the batch size.
+    """
+
+    times = [1.0]  # one step, which is the whole adaptive integration
+
+    def __init__(self, process: LinearProcess, final_time: float, tolerance: float) -> None:
+        self.process = process
+        self.final_time = final_time
+        self.tolerance = tolerance
+
+    def step(self, index: int, z: Tensor, score: Score, noise: Noise) -> Tensor:
+        from scipy.integrate import RK45  # takes longer to import than a small shard to sample
+
+        def velocity(s: float, flat: np.ndarray) -> np.ndarray:
+            t = torch.tensor([1 - s], dtype=torch.float64)
+            state = torch.from_numpy(flat).to(z.device, z.dtype).reshape(z.shape)
+            half = 0.5 * self.process.diffusion_squared(t)[0]
+            slope = mix(half, score(state, float(t), self.process.score_matrix(t)[0]))
+            slope -= mix(self.process.drift(t)[0], state)
+            slope = slope.flatten().double().cpu().numpy()
+            if not np.isfinite(slope).all():
+                raise RunError(f"rk45: the score is NaN or infinite at time {1 - s:.4g}")
+            return slope
+
+        start = z.flatten().double().cpu().numpy()
+        end = 1 - self.final_time
+        solver = RK45(velocity, 0.0, start, end, rtol=self.tolerance, atol=self.tolerance)
+        while solver.status == "running":
+            complaint = solver.step()
+        if solver.status == "failed":
+            raise RunError(f"rk45 at tolerance {self.tolerance}: {complaint}")
+        return torch.from_numpy(solver.y).to(z.device, z.dtype).reshape(z.shape)
+
+
+def make_integrator(
+    process: LinearProcess,
+    settings: SDESamplerSettings | ODESamplerSettings,
+    device: torch.device,
+) -> Integrator:
+    """The integrator that the settings describe."""
+    if isinstance(settings, ODESamplerSettings):
+        return ProbabilityFlow(process, settings.final_time, settings.tolerance)
+    integrator = EulerMaruyama if settings.integrator == "em" else SymmetricSplitting
+    return integrator(process, time_grid(settings), device)
+
+
+def _table(matrices: Tensor, device: torch.device) -> Tensor:
+    return matrices.to(device, torch.float32)

@@ -1,0 +1,75 @@
+"""The one sampling loop: integrator steps from noise to data, then the denoising step."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from psld.diffusion.process import LinearProcess
+from psld.diffusion.inpainting import Inpainting
+from psld.diffusion.integrators import EulerMaruyama, Noise, make_integrator
+from psld.diffusion.score import Score
+from psld.diffusion.settings import ODESamplerSettings, SDESamplerSettings
+
+
+def sample(
+    process: LinearProcess,
+    settings: SDESamplerSettings | ODESamplerSettings,
+    score: Score,
+    z: Tensor,
+    noise: Noise,
+    inpainting: Inpainting | None = None,
+) -> Tensor:
+    """Integrate the reverse process from z at T = 1 to the data.
+
+        >>> noise = lambda z: torch.randn(z.shape, generator=generator)
+        >>> z = process.prior(torch.randn(n, k * c, h, w, generator=generator))
+        >>> x = sample(process, settings, NetworkScore(network, batch_size=64), z, noise)[:, :c]
+
+    Args:
+        score: counts its own evaluations in `score.evaluations`.
+        z: a draw from the prior, N×kC×H×W.
+        noise: called once per linear update that adds noise, with the state to be like.
+        inpainting: the pixels that are known.
+
+    Returns:
+        The state at time 0 (at the final time, without the denoising step), N×kC×H×W.
+    """
+    [(_, end)] = deque(path(process, settings, score, z, noise, inpainting), maxlen=1)
+    return end
+
+
+@torch.no_grad()
+def path(
+    process: LinearProcess,
+    settings: SDESamplerSettings | ODESamplerSettings,
+    score: Score,
+    z: Tensor,
+    noise: Noise,
+    inpainting: Inpainting | None = None,
+) -> Iterator[tuple[float, Tensor]]:
+    """The forward time and the state at the start and after each step; arguments as in `sample`."""
+    integrator = make_integrator(process, settings, z.device)
+    if inpainting:
+        z = inpainting.noisy(z, process.T, noise)
+    yield process.T, z
+    for index, end in _progress([*integrator.times[1:], settings.final_time]):
+        z = integrator.step(index, z, score, noise)
+        if inpainting:
+            z = inpainting.noisy(z, integrator.times[index], noise)
+        yield end, z
+    if settings.denoise:
+        last = torch.tensor([settings.final_time, 0.0], dtype=torch.float64)
+        ode = isinstance(settings, ODESamplerSettings)
+        z = EulerMaruyama(process, last, z.device, probability_flow=ode).mean(0, z, score)
+        if inpainting:
+            z = inpainting.mean(z, settings.final_time)
+        yield 0.0, z
+
+
+def _progress(ends: list[float]) -> Iterable[tuple[int, float]]:
+    """Each step's index and the time at which it ends."""
+    steps = tqdm(ends, desc="sampling", unit="step", disable=None, leave=False)
+    return enumerate(steps)

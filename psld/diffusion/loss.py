@@ -1,0 +1,80 @@
+"""The training losses: a model's error of the noise, and a guide's cross-entropy."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
+
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from psld.diffusion.process import LinearProcess, mix
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's part of a batch, on its device, but for the times, which stay on the CPU."""
+
+    x0: Tensor
+    t: Tensor
+    eps: Tensor
+    auxiliary_eps: Tensor | None
+    labels: Tensor | None = None
+
+    def split(self, size: int) -> Iterator["Batch"]:
+        """Cut into micro-batches of `size` images."""
+        parts = {name: value for name, value in vars(self).items() if value is not None}
+        for start in range(0, len(self.x0), size):
+            cut = {name: value[start : start + size] for name, value in parts.items()}
+            yield replace(self, **cut)
+
+
+class Objective(Protocol):
+    """What a training minimises."""
+
+    def __call__(self, network: nn.Module, batch: Batch) -> Tensor:
+        """The mean loss of a batch, a scalar."""
+        ...
+
+
+class EpsilonLoss:
+    """‖ε_θ(z_t, t) − ε‖² with z_t = mean(t) + L(t) ε (paper, Eq. 10), averaged over all elements.
+
+    Only the predicted blocks of ε count: for CLD that is the momentum's half. The process decides
+    whether z_t is drawn given x₀ (HSM) or given (x₀, m₀) (DSM). A class-conditional network is told
+    the batch's labels as well.
+
+    With the weighting `nll` it is the error of the score, weighted by the diffusion,
+    Σ_blocks (G Gᵀ)_ii (s_θ − s)_i², averaged over images and pixels, as in the likelihood bound.
+    """
+
+    def __init__(self, process: LinearProcess, weighting: Literal["fid", "nll"] = "fid") -> None:
+        self.process = process
+        self.weighting = weighting
+
+    def __call__(self, network: nn.Module, batch: Batch) -> Tensor:
+        z, time = noised(self.process, batch)
+        channels = batch.x0.shape[1]
+        predicted = self.process.predicted
+        target = batch.eps[:, predicted.start * channels : predicted.stop * channels]
+        label = () if batch.labels is None else (batch.labels,)
+        error = network(z, time, *label).to(target.dtype) - target
+        if self.weighting == "fid":
+            return error.square().mean()
+        weight = self.process.diffusion(batch.t) @ self.process.score_matrix(batch.t)
+        return self.process.blocks * mix(weight, error).square().mean()
+
+
+class GuideLoss:
+    """−log p(y | z_t, t), averaged over images: cross-entropy at the process's noise levels."""
+
+    def __init__(self, process: LinearProcess) -> None:
+        self.process = process
+
+    def __call__(self, network: nn.Module, batch: Batch) -> Tensor:
+        return cross_entropy(network(*noised(self.process, batch)).float(), batch.labels)
+
+
+def noised(process: LinearProcess, batch: Batch) -> tuple[Tensor, Tensor]:
+    """z_t of the batch, N×kC×H×W, and its times as networks take them, both on its device."""
+    z = process.perturb(batch.x0, batch.t, batch.eps, batch.auxiliary_eps)
+    return z, batch.t.to(z.device, z.dtype, non_blocking=True)

@@ -1,0 +1,238 @@
+"""The recipe: every forward process of the paper is one linear SDE on k blocks.
+
+A state z stacks k blocks of C channels each (k = 1: the image x; k = 2: position x and momentum m)
+and all coefficients are k×k matrices that act on blocks. They depend on time alone, so they are
+computed in float64 on the CPU, once per distinct time, and applied to float32 images.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from psld.utils.errors import UserError
+from psld.diffusion.schedule import LinearBeta
+
+Factor = Literal["lower", "upper"]
+Matching = Literal["hsm", "dsm"]
+
+
+def mix(matrix: Tensor, z: Tensor) -> Tensor:
+    """Apply a block matrix to a state: out_i = Σ_j matrix_ij z_j.
+
+    Args:
+        matrix: k×j, or N×k×j with one matrix a sample; cast to the type of z.
+        z: N×(j·C)×H×W.
+
+    Returns:
+        N×(k·C)×H×W.
+    """
+    rows, columns = matrix.shape[-2:]
+    samples, channels = z.shape[:2]
+    blocks = z.reshape(samples, columns, -1)
+    mixed = matrix.to(z.device, z.dtype, non_blocking=True) @ blocks
+    return mixed.reshape(samples, rows * channels // columns, *z.shape[2:])
+
+
+class LinearProcess:
+    """The forward SDE of the recipe (paper, Eqs. 2–4) for a Gaussian stationary distribution.
+
+        dz = −β(t) (D + Q) S⁻¹ z dt + √(2 β(t) D) dw,      z(∞) ~ N(0, S)
+
+    With B(t) = ∫₀ᵗ β and Φ(t) = exp(−(D + Q) S⁻¹ B(t)) its perturbation kernel is Gaussian with
+
+        mean(t) = Φ z₀,        Σ(t) = S + Φ (Σ₀ − S) Φᵀ.
+
+    Under hybrid score matching (HSM) the auxiliary blocks of z₀ are marginalised: their mean is 0
+    and Σ₀ holds their variance. Under denoising score matching (DSM) z₀ is known and Σ₀ = 0.
+
+        >>> process = psld(gamma=0.01, nu=4.01)
+        >>> z = process.perturb(x0, t, eps)            # t: N times in (0, 1], float64
+        >>> score = mix(process.score_matrix(t), network(z, t.float()))
+
+    Times are float64 tensors of shape (N,) and matrices float64 of shape (N, k, k), on the CPU.
+    """
+
+    T = 1.0
+
+    def __init__(
+        self,
+        D: Tensor,
+        Q: Tensor,
+        S: Tensor,
+        beta: LinearBeta,
+        *,
+        initial_variance: Tensor,
+        matching: Matching = "hsm",
+        factor: Factor = "lower",
+        numerical_eps: float = 0.0,
+    ) -> None:
+        """Check the recipe's conditions; UserError says in plain words which one fails.
+
+        Args:
+            D: k×k, symmetric positive semi-definite.
+            Q: k×k, skew-symmetric.
+            S: k stationary variances.
+            initial_variance: k variances of z₀; that of the image, block 0, is 0.
+            numerical_eps: added to the diagonal of Σ(t).
+        """
+        self.D, self.Q = D.double(), Q.double()
+        self.S = torch.diag(S.double())
+        self.initial_covariance = torch.diag(initial_variance.double())
+        self.beta = beta
+        self.matching = matching
+        self.factor = factor
+        self.numerical_eps = numerical_eps
+        self.blocks = len(S)
+        _check_recipe(self.D, self.Q, S.double(), initial_variance)
+        self.rate = (self.D + self.Q) @ torch.linalg.inv(self.S)
+        """(D + Q) S⁻¹: the drift is −β(t) · rate · z."""
+        _check_convergence(self.rate)
+        self.predicted = self._predicted_blocks()
+
+    def _predicted_blocks(self) -> slice:
+        """The blocks of ε that the network predicts: those that the score of a noisy block needs.
+
+        A block without noise (D_ii = 0) needs no score. Since L⁻ᵀ is triangular, leading ones can
+        be left out under the lower factor and trailing ones under the upper factor. So CLD (Γ = 0)
+        with the lower factor predicts the momentum's noise alone.
+        """
+        noisy = torch.nonzero(torch.diagonal(self.D)).flatten().tolist()
+        if self.factor == "lower":
+            return slice(noisy[0], self.blocks)
+        return slice(0, noisy[-1] + 1)
+
+    @property
+    def predicted_blocks(self) -> int:
+        return self.predicted.stop - self.predicted.start
+
+    @property
+    def needs_auxiliary_noise(self) -> bool:
+        """Whether `perturb` draws z₀'s auxiliary blocks (DSM) rather than marginalising them."""
+        return self.matching == "dsm" and self.blocks > 1
+
+    # -- perturbation kernel --------------------------------------------------------------------
+
+    def transition(self, t: Tensor) -> Tensor:
+        """Φ(t), N×k×k: what the drift alone makes of z₀."""
+        return torch.linalg.matrix_exp(-self.rate * self.beta.integral(t)[:, None, None])
+
+    def covariance(self, t: Tensor) -> Tensor:
+        """Σ(t), N×k×k, of p(z_t | x₀) under HSM or of p(z_t | z₀) under DSM."""
+        phi = self.transition(t)
+        start = self.initial_covariance if self.matching == "hsm" else torch.zeros_like(self.S)
+        return self._regularised(self.S + phi @ (start - self.S) @ phi.mT)
+
+    def covariance_factor(self, t: Tensor) -> Tensor:
+        """The triangular L(t), N×k×k, with Σ = L Lᵀ (lower), or U with Σ = U Uᵀ (upper)."""
+        return self._factorise(self.covariance(t))
+
+    def perturb(
+        self, x0: Tensor, t: Tensor, eps: Tensor, auxiliary_eps: Tensor | None = None
+    ) -> Tensor:
+        """Draw z_t given the image: z_t = mean(t) + L(t) ε.
+
+        Args:
+            x0: N×C×H×W images in [−1, 1].
+            t: N times, float64 on the CPU.
+            eps: N×kC×H×W standard normal.
+            auxiliary_eps: N×(k−1)C×H×W standard normal behind the auxiliary blocks of z₀;
+                needed under DSM, unused under HSM.
+
+        Returns:
+            z_t, N×kC×H×W.
+        """
+        return self.mean(x0, t, auxiliary_eps) + mix(self.covariance_factor(t), eps)
+
+    def mean(self, x0: Tensor, t: Tensor, auxiliary_eps: Tensor | None = None) -> Tensor:
+        """The mean of z_t, N×kC×H×W; arguments as in `perturb`."""
+        phi = self.transition(t)
+        if not self.needs_auxiliary_noise:
+            return mix(phi[:, :, :1], x0)
+        if auxiliary_eps is None:
+            raise ValueError("denoising score matching needs auxiliary_eps")
+        auxiliary = mix(self.initial_covariance[1:, 1:].sqrt(), auxiliary_eps)
+        return mix(phi, torch.cat([x0, auxiliary], dim=1))
+
+    def score_matrix(self, t: Tensor) -> Tensor:
+        """−L⁻ᵀ, N×k×p, which turns the p predicted blocks of ε into the score (paper, Eq. 9).
+
+        Rows of blocks that are not predicted are zero: no step ever uses their score.
+        """
+        inverse = torch.linalg.inv(self.covariance_factor(t)).mT
+        matrix = torch.zeros(len(t), self.blocks, self.predicted_blocks, dtype=torch.float64)
+        matrix[:, self.predicted] = -inverse[:, self.predicted, self.predicted]
+        return matrix
+
+    def prior(self, noise: Tensor) -> Tensor:
+        """z_T ~ N(0, S) from standard normal noise of the same shape."""
+        return mix(self.S.sqrt(), noise)
+
+    # -- drift and diffusion, forward and reverse -----------------------------------------------
+
+    def drift(self, t: Tensor) -> Tensor:
+        """−β(t) (D + Q) S⁻¹, N×k×k."""
+        return -self.beta(t)[:, None, None] * self.rate
+
+    def diffusion_squared(self, t: Tensor) -> Tensor:
+        """G Gᵀ = 2 β(t) D, N×k×k. The reverse SDE (paper, Eq. 11) has drift −drift·z + G Gᵀ·score
+        and the probability-flow ODE −drift·z + ½ G Gᵀ·score, both in reverse time."""
+        return 2 * self.beta(t)[:, None, None] * self.D
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        """G(t), N×k×k, the symmetric root of 2 β(t) D."""
+        return (2 * self.beta(t))[:, None, None].sqrt() * _semidefinite_root(self.D)
+
+    def reverse_linear_step(self, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
+        """Solve the linear half of SSCS exactly from forward time `start` down to `end` < `start`.
+
+        Splitting (paper, Eq. 12) leaves dz = −β (D − Q) S⁻¹ z ds + √(2 β D) dw in reverse time s:
+        the process itself with Q reversed, started from a known state.
+
+        Returns:
+            (Φ, L), both N×k×k: z ← Φ z + L ξ with ξ standard normal.
+        """
+        elapsed = (self.beta.integral(start) - self.beta.integral(end))[:, None, None]
+        phi = torch.linalg.matrix_exp(-(self.D - self.Q) @ torch.linalg.inv(self.S) * elapsed)
+        return phi, self._factorise(self._regularised(self.S - phi @ self.S @ phi.mT))
+
+    def _regularised(self, covariance: Tensor) -> Tensor:
+        return covariance + self.numerical_eps * torch.eye(self.blocks, dtype=torch.float64)
+
+    def _factorise(self, covariance: Tensor) -> Tensor:
+        if self.factor == "lower":
+            return torch.linalg.cholesky(covariance)
+        flipped = torch.linalg.cholesky(covariance.flip(-1, -2))
+        return flipped.flip(-1, -2)
+
+
+def _semidefinite_root(D: Tensor) -> Tensor:
+    """A symmetric square root that also exists where D is singular (CLD)."""
+    values, vectors = torch.linalg.eigh(D)
+    return vectors @ torch.diag(values.clamp(min=0).sqrt()) @ vectors.T
+
+
+def _check_recipe(D: Tensor, Q: Tensor, S: Tensor, initial_variance: Tensor) -> None:
+    if not torch.allclose(D, D.T) or torch.linalg.eigvalsh(D).min() < -1e-12:
+        raise UserError(
+            f"process: D must be symmetric and positive semi-definite, got {D.tolist()}"
+        )
+    if not torch.allclose(Q, -Q.T):
+        raise UserError(f"process: Q must be skew-symmetric (Q = −Qᵀ), got {Q.tolist()}")
+    if S.min() <= 0:
+        raise UserError(f"process: the stationary variances S must be positive, got {S.tolist()}")
+    if initial_variance[0] != 0 or initial_variance.min() < 0:
+        raise UserError(
+            "process: initial_variance must be 0 for the image and not negative elsewhere, "
+            f"got {initial_variance.tolist()}"
+        )
+
+
+def _check_convergence(rate: Tensor) -> None:
+    """D ⪰ 0 alone does not mix (D = 0 is a pure rotation): every mode of the drift must decay."""
+    slowest = torch.linalg.eigvals(rate).real.min()
+    if slowest <= 1e-12:
+        raise UserError(
+            "process: the recipe never forgets its start, since (D + Q) S⁻¹ has an eigenvalue "
+            f"with real part {slowest:.3g}; give noise (D) to a block that all others turn into (Q)"
+        )

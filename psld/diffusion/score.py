@@ -1,0 +1,129 @@
+"""The score s(z, t) ≈ ∇ log p_t(z) that integrators consume, and the count of its evaluations."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from psld.diffusion.process import mix
+
+Network = Callable[[Tensor, Tensor], Tensor]
+"""ε(z, t): N×kC×H×W states and N forward times → N×pC×H×W."""
+
+ClassNetwork = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""ε(z, t, label), where a label of None stands for no class."""
+
+Guide = Callable[[Tensor, Tensor], Tensor]
+"""Logits(z, t): N×kC×H×W states and N times → N×classes."""
+
+
+class Score(Protocol):
+    """A score function over a whole shard, evaluated at one forward time."""
+
+    evaluations: int
+    """Network evaluations per image so far (NFE)."""
+
+    def __call__(self, z: Tensor, t: float, matrix: Tensor) -> Tensor:
+        """The score at z.
+
+        Args:
+            z: N×kC×H×W.
+            t: forward time.
+            matrix: `process.score_matrix` at t, k×p.
+
+        Returns:
+            N×kC×H×W.
+        """
+        ...
+
+
+class NetworkScore:
+    """The score of an ε-network: −L⁻ᵀ ε(z, t), evaluated in batches of the shard."""
+
+    def __init__(self, network: Network, batch_size: int) -> None:
+        self.network = network
+        self.batch_size = batch_size
+        self.evaluations = 0
+
+    def __call__(self, z: Tensor, t: float, matrix: Tensor) -> Tensor:
+        self.evaluations += 1
+        eps = [self.network(part, times_like(part, t)) for part in z.split(self.batch_size)]
+        return mix(matrix, torch.cat(eps))
+
+
+class ClassifierFreeScore:
+    """Classifier-free guidance: the score of ε(z, t, ∅) + scale · (ε(z, t, y) − ε(z, t, ∅)).
+
+    A scale of 1 is the class-conditional score. Each call evaluates the network twice.
+    """
+
+    def __init__(
+        self, network: ClassNetwork, labels: Tensor, scale: float, batch_size: int
+    ) -> None:
+        """`labels`: the class of each image of the shard, N."""
+        self.network = network
+        self.labels = labels
+        self.scale = scale
+        self.batch_size = batch_size
+        self.evaluations = 0
+
+    def __call__(self, z: Tensor, t: float, matrix: Tensor) -> Tensor:
+        self.evaluations += 2
+        eps = []
+        parts = zip(z.split(self.batch_size), self.labels.split(self.batch_size), strict=True)
+        for part, labels in parts:
+            time = times_like(part, t)
+            plain, conditional = self.network(part, time, None), self.network(part, time, labels)
+            eps.append(torch.lerp(plain, conditional, self.scale))
+        return mix(matrix, torch.cat(eps))
+
+
+class ClassifierGuidedScore:
+    """Classifier guidance (paper, Eq. 13): s(z, t) + scale · ∇_z log p(y | z_t).
+
+    The gradient is taken with respect to the whole state, position and momentum.
+    """
+
+    def __init__(
+        self,
+        score: Score,
+        guide: Guide,
+        labels: Tensor,
+        scale: float,
+        batch_size: int,
+        official_time: bool = False,
+    ) -> None:
+        """
+        Args:
+            labels: the class of each image of the shard, N.
+            official_time: hand the guide the reverse time 1 − t, as the official code does,
+                although guides are trained on forward times.
+        """
+        self.score = score
+        self.guide = guide
+        self.labels = labels
+        self.scale = scale
+        self.batch_size = batch_size
+        self.official_time = official_time
+
+    @property
+    def evaluations(self) -> int:
+        return self.score.evaluations
+
+    def __call__(self, z: Tensor, t: float, matrix: Tensor) -> Tensor:
+        parts = zip(z.split(self.batch_size), self.labels.split(self.batch_size), strict=True)
+        gradient = torch.cat([self._gradient(part, labels, t) for part, labels in parts])
+        return self.score(z, t, matrix) + self.scale * gradient
+
+    @torch.enable_grad()
+    def _gradient(self, z: Tensor, labels: Tensor, t: float) -> Tensor:
+        z = z.detach().requires_grad_()
+        logits = self.guide(z, times_like(z, 1 - t if self.official_time else t))
+        chosen = logits.log_softmax(dim=-1).gather(1, labels[:, None])
+        return torch.autograd.grad(chosen.sum(), z)[0]
+
+
+def times_like(z: Tensor, t: float) -> Tensor:
+    """The time t once a sample, as networks take it: shape (N,), float32."""
+    return torch.full((len(z),), t, dtype=torch.float32, device=z.device)

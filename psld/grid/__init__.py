@@ -1,0 +1,1 @@
+"""A grid: models × samplers = cells, in tables and figures. Imports no torch."""

@@ -1,0 +1,169 @@
+"""Which pictures a grid has, and of what. Imports neither torch nor matplotlib: Snakemake asks.
+
+Cells stand in one panel of a plot when their numbers can be compared at a glance: one dataset, one
+metric of as many samples, one sampler family, no guidance.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from psld.utils.files import digest_of
+from psld.grid.loading import Grid
+from psld.grid.schema import Evaluation
+
+PLOTS = {
+    "nfe": "distance against network evaluations",
+    "gamma": "distance against friction Γ",
+    "training": "training curves",
+}
+"""The plots that a grid may have, by name, and what they show."""
+
+LEAST_FRICTIONS = 3
+"""How many Γ a line needs: two points say little of a dependence."""
+
+
+@dataclass
+class Panel:
+    """One panel of a plot of cells."""
+
+    dataset: str
+    metric: str
+    samples: int
+    family: str
+    lines: dict[str, list[Evaluation]] = field(default_factory=dict)
+    """The cells that a line joins, by the line's name."""
+
+    @property
+    def group(self) -> tuple[str, str, int]:
+        """What panels have in common whose values can be compared with each other."""
+        return self.dataset, self.metric, self.samples
+
+    @property
+    def evaluations(self) -> list[Evaluation]:
+        return [evaluation for line in self.lines.values() for evaluation in line]
+
+
+def nfe_panels(grid: Grid) -> list[Panel]:
+    """Lines of cells that differ in their budget alone; each is named after its model.
+
+    A panel without any line of two cells would show no dependence, and is left out.
+    """
+    in_order = sorted(grid.evaluations, key=lambda e: list(grid.models).index(e.model))
+    panels = _panels(grid, in_order, lambda evaluation: evaluation.model)
+    return [panel for panel in panels if max(map(len, panel.lines.values())) > 1]
+
+
+def gamma_panels(grid: Grid) -> list[Panel]:
+    """Lines of cells whose models differ in Γ alone; each is named after its budget."""
+    panels = []
+    for alike in _alike_but_for_gamma(grid):
+        of_these = [e for e in grid.evaluations if e.model in alike]
+        of_these.sort(key=lambda e: _cost(grid, e))
+        for panel in _panels(grid, of_these, grid.file.budget_of):
+            lines = panel.lines.items()
+            panel.lines = {n: line for n, line in lines if len(line) >= LEAST_FRICTIONS}
+            panels += [panel] if panel.lines else []
+    return panels
+
+
+def _panels(
+    grid: Grid, evaluations: Iterable[Evaluation], name: Callable[[Evaluation], str]
+) -> list[Panel]:
+    panels: dict[tuple[Any, ...], Panel] = {}
+    for evaluation in evaluations:
+        if grid.samplers[evaluation.sampler].guidance == "none":
+            key = (
+                grid.models[evaluation.model].dataset,
+                evaluation.metric,
+                evaluation.samples,
+                grid.file.family_of(evaluation.sampler),
+            )
+            panel = panels.setdefault(key, Panel(*key))
+            panel.lines.setdefault(name(evaluation), []).append(evaluation)
+    return sorted(panels.values(), key=lambda panel: _first_of_group(panel, panels.values()))
+
+
+def _cost(grid: Grid, evaluation: Evaluation) -> float:
+    """Grows with what a budget costs."""
+    settings = grid.samplers[evaluation.sampler].settings
+    return settings.get("steps") or 1 / settings["tolerance"]
+
+
+def _first_of_group(panel: Panel, panels: Iterable[Panel]) -> int:
+    """Sorts panels by group, groups and panels as they come in the tables."""
+    return next(i for i, other in enumerate(panels) if other.group == panel.group)
+
+
+def _alike_but_for_gamma(grid: Grid) -> list[set[str]]:
+    alike: dict[str, set[str]] = {}
+    for name, model in grid.models.items():
+        if friction_of(grid, name) is not None:
+            process = model.settings["process"] | {"gamma": None}
+            key = digest_of(model.settings | {"process": process})
+            alike.setdefault(key, set()).add(name)
+    return [models for models in alike.values() if len(models) >= LEAST_FRICTIONS]
+
+
+def friction_of(grid: Grid, model: str) -> float | None:
+    """Γ of a model; None where its process has no such setting."""
+    return grid.models[model].settings["process"].get("gamma")
+
+
+def trained_models(grid: Grid) -> list[str]:
+    """The models that have a training curve: all but imported ones."""
+    return [name for name, model in grid.models.items() if not model.checkpoint]
+
+
+def plots_of(grid: Grid) -> list[str]:
+    """The plots of a grid that have something to show."""
+    contents = (nfe_panels(grid), gamma_panels(grid), trained_models(grid))
+    return [plot for plot, content in zip(PLOTS, contents, strict=True) if content]
+
+
+def evaluations_of_plot(grid: Grid, plot: str) -> list[Evaluation]:
+    """The results that a plot shows."""
+    panels = {"nfe": nfe_panels, "gamma": gamma_panels}.get(plot, lambda _: [])(grid)
+    return list(dict.fromkeys(e for panel in panels for e in panel.evaluations))
+
+
+def traced_models(grid: Grid) -> list[str]:
+    """The models whose way from noise to data is shown in phase space: those with momentum.
+
+    It is the gallery's sampler that takes it, which must have a fixed time grid and no guidance.
+    """
+    gallery = grid.samplers[grid.file.gallery]
+    if "steps" not in gallery.settings or gallery.guidance != "none":
+        return []
+    return [name for name, model in grid.models.items() if blocks_of(model.settings["process"]) > 1]
+
+
+def blocks_of(process: dict[str, Any]) -> int:
+    """How many blocks a process has, the image among them, from its settings."""
+    match process["kind"]:
+        case "vp-sde":
+            return 1
+        case "psld":
+            return 2
+    return len(process["S"])
+
+
+def sheets_of(grid: Grid) -> dict[str, dict[str, str]]:
+    """For each sheet, the cell of each row by the row's label.
+
+    `models/DATASET` compares models by the gallery's sampler, `samplers/MODEL` one model's
+    unguided samplers. Nothing compares with itself, so a sheet has two rows at least.
+    """
+    return {name: rows for name, rows in _sheets(grid) if len(rows) > 1}
+
+
+def _sheets(grid: Grid) -> Iterator[tuple[str, dict[str, str]]]:
+    for dataset in dict.fromkeys(model.dataset for model in grid.models.values()):
+        models = [name for name, model in grid.models.items() if model.dataset == dataset]
+        yield f"models/{dataset}", {model: f"{model}/{grid.file.gallery}" for model in models}
+    families = list(grid.file.samplers)
+    for model in grid.models:
+        own = [e for e in grid.evaluations if e.model == model]
+        own.sort(key=lambda e: (families.index(grid.file.family_of(e.sampler)), _cost(grid, e)))
+        unguided = [e.sampler for e in own if grid.samplers[e.sampler].guidance == "none"]
+        yield f"samplers/{model}", {sampler: f"{model}/{sampler}" for sampler in unguided}

@@ -1,0 +1,189 @@
+"""Resolving a grid file: everything that it names is composed, and checked to fit together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from psld.grid.composing import (
+    compose_dataset,
+    compose_guide,
+    compose_metric,
+    compose_model,
+    compose_sampler,
+)
+from psld.grid.resolved import ComposedSampler, ComposedTraining, Grid
+from psld.grid.schema import Evaluation, GridFile
+from psld.metrics.settings import MetricSettings
+from psld.sampling.fit import check_fit
+from psld.sampling.settings import ClassifierGuidance, DigitsMask, SamplerSettings
+from psld.training.settings import GuideModelSettings, ModelSettings
+from psld.utils.errors import UserError
+
+
+def compose_grid(name: str, file: GridFile, path: Path) -> Grid:
+    """Resolve everything that a grid file names.
+
+    Raises UserError, naming file and key, where something does not compose, or where a sampler
+    cannot sample a model that a table, a figure or the gallery gives it.
+    """
+    evaluations = [
+        e for table in file.tables for row in file.table_evaluations(table) for e in row if e
+    ]
+    evaluations = list(dict.fromkeys(evaluations))
+    figures = [cell.partition("/")[2] for cell in file.pictures.values()]
+    samplers = dict.fromkeys([*(evaluation.sampler for evaluation in evaluations), *figures])
+    overrides = {sampler: file.overrides_of(sampler) for sampler in samplers}
+    parsed = _Parsed(
+        file,
+        path,
+        models={
+            model: compose_model((*file.defaults, *own.overrides), f"{path}: models.{model}")
+            for model, own in file.models.items()
+        },
+        guides={
+            guide: compose_guide(own.overrides, f"{path}: guides.{guide}")
+            for guide, own in file.guides.items()
+        },
+        samplers={
+            sampler: compose_sampler(own, f"{path}: sampler {sampler}")
+            for sampler, own in overrides.items()
+        },
+        metrics={
+            metric: compose_metric(metric, f"{path}: metric {metric}")
+            for metric in dict.fromkeys(evaluation.metric for evaluation in evaluations)
+        },
+    )
+    parsed.check_cells(evaluations)
+    parsed.check_figures()
+    parsed.check_tables()
+    return Grid(
+        name=name,
+        file=file,
+        models={
+            model: ComposedTraining(
+                overrides=(*file.defaults, *file.models[model].overrides),
+                checkpoint=file.models[model].checkpoint,
+                dataset=settings.dataset.name,
+                settings=settings.identity(),
+            )
+            for model, settings in parsed.models.items()
+        },
+        guides={
+            guide: ComposedTraining(
+                overrides=file.guides[guide].overrides,
+                checkpoint=file.guides[guide].checkpoint,
+                dataset=settings.dataset.name,
+                settings=settings.identity(),
+            )
+            for guide, settings in parsed.guides.items()
+        },
+        samplers={
+            sampler: ComposedSampler(
+                overrides=overrides[sampler],
+                settings=settings.model_dump(mode="json", exclude_none=True),
+                guide=file.samplers[file.family_of(sampler)].guide,
+            )
+            for sampler, settings in parsed.samplers.items()
+        },
+        datasets=_preparations(parsed),
+        metrics={
+            metric: settings.model_dump(mode="json", exclude_none=True)
+            for metric, settings in parsed.metrics.items()
+        },
+        evaluations=tuple(evaluations),
+    )
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    """What a grid file names, each with its settings, and whether all of it fits together."""
+
+    file: GridFile
+    path: Path
+    models: dict[str, ModelSettings]
+    guides: dict[str, GuideModelSettings]
+    samplers: dict[str, SamplerSettings]
+    metrics: dict[str, MetricSettings]
+
+    def check_cells(self, evaluations: Sequence[Evaluation]) -> None:
+        for evaluation in evaluations:
+            self._check_cell(evaluation.model, evaluation.sampler)
+        if self.file.gallery not in self.samplers:
+            raise UserError(
+                f"{self.path}: gallery: no cell has the sampler {self.file.gallery!r}; "
+                f"there are: {', '.join(self.samplers)}"
+            )
+        for model in self.models:
+            self._check_cell(model, self.file.gallery)
+
+    def _check_cell(self, model: str, sampler: str, where: str = "a table") -> None:
+        """UserError where there is no such model, or the sampler cannot sample it."""
+        if model not in self.models:
+            raise UserError(
+                f"{self.path}: {where} names the model {model!r}; there are: "
+                f"{', '.join(self.models)}"
+            )
+        family = self.file.family_of(sampler)
+        guide = self.file.samplers[family].guide
+        guided = isinstance(self.samplers[sampler].guidance, ClassifierGuidance)
+        if guided and guide not in self.guides:
+            raise UserError(
+                f"{self.path}: samplers.{family}.guide: no guide {guide!r}; "
+                f"there are: {', '.join(self.guides) or 'none'}"
+            )
+        if guide and not guided:
+            raise UserError(
+                f"{self.path}: samplers.{family}.guide: nothing is guided by it; add "
+                "guidance@sampler.guidance=classifier to the overrides"
+            )
+        try:
+            check_fit(self.samplers[sampler], self.models[model], self.guides.get(guide))
+        except UserError as error:
+            raise UserError(f"{self.path}: cell {model}/{sampler}: {error}") from None
+
+    def check_figures(self) -> None:
+        for part in self.file.parts_of_figures:
+            if part.picture in PLOTS:
+                raise UserError(f"{self.path}: {part.key}: a plot of the grid has this name")
+            self._check_cell(*part.cell.split("/"), where=part.key)
+
+    def check_tables(self) -> None:
+        """UserError where an entry shows a class accuracy that its cell does not have."""
+        for name, table in self.file.tables.items():
+            for row, evaluations in zip(table.rows, self.file.table_evaluations(name), strict=True):
+                for column, evaluation in zip(table.columns, evaluations, strict=True):
+                    if evaluation and table.show_of(row, column) == "class_accuracy":
+                        self._check_accuracy(evaluation, f"tables.{name}, row {row.label}")
+
+    def _check_accuracy(self, evaluation: Evaluation, where: str) -> None:
+        labelled = hasattr(self.samplers[evaluation.sampler].guidance, "label")
+        classifies = self.metrics[evaluation.metric].extractor.kind == "classifier"
+        if not (labelled and classifies):
+            raise UserError(
+                f"{self.path}: {where}: class_accuracy needs samples guided to a class and a "
+                f"metric with a classifier, not {evaluation.cell} by {evaluation.metric}"
+            )
+
+
+def _preparations(parsed: _Parsed) -> dict[str, dict[str, Any]]:
+    """What preparing each dataset of a grid depends on.
+
+    Raises UserError where a model changes that: the datasets of all models are prepared once, from
+    configs/dataset.
+    """
+    preparations = {}
+    for key, trained in (("models", parsed.models), ("guides", parsed.guides)):
+        for name, settings in trained.items():
+            where, dataset = f"{parsed.path}: {key}.{name}", settings.dataset
+            preparation = compose_dataset(dataset.name, where).preparation()
+            if dataset.preparation() != preparation:
+                raise UserError(
+                    f"{where}: its dataset is not prepared as configs/dataset/{dataset.name}.yaml "
+                    "says; make a config of its own for it"
+                )
+            preparations[dataset.name] = preparation
+    guidances = [settings.guidance for settings in parsed.samplers.values()]
+    if any(isinstance(getattr(g, "mask", None), DigitsMask) for g in guidances):
+        preparations["mnist"] = compose_dataset("mnist", str(parsed.path)).preparation()
+    return preparations

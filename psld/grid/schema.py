@@ -1,0 +1,299 @@
+"""configs/grid/NAME.yaml as it is written: models and samplers by overrides, tables of cells."""
+
+from collections import Counter
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import Field, field_validator, model_validator
+
+from psld.config.settings import Settings
+
+Show = Literal["value", "nfe", "class_accuracy"]
+
+
+class Entry(Settings):
+    """Where an entry of a table finds its cell; rows and columns each give a part of it."""
+
+    model: str | None = None
+    sampler: str | None = None
+    """A sampler family; `budget` completes it."""
+    budget: str | int | None = None
+    """Steps or tolerance: the value of the family's budget key."""
+    samples: int | None = Field(None, ge=1)
+    metric: str | None = None
+    show: Show | None = None
+    """Show the metric's value (the default), the counted network evaluations, or the share of
+    guided samples whose class the metric's classifier recognises."""
+
+
+class Column(Entry):
+    label: str
+
+
+class Row(Entry):
+    label: tuple[str, ...]
+    """One text for each of the table's row headings."""
+    fields: dict[str, str] = Field(default_factory=dict)
+    """Values for {placeholders} in the names of models and samplers."""
+    paper: tuple[float | None, ...] | None = None
+    """The paper's number in each column."""
+    source: str | None = None
+    """How sure the paper's numbers are, for the CSV; docs/results.md explains the words."""
+    literature: bool = False
+    """Produced by other papers: printed, never run."""
+
+
+class Band(Settings):
+    """How near the paper's value ours must come to count as reproduced; stated before any run.
+
+    The wider of the two holds. A count of network evaluations has no absolute band.
+    """
+
+    absolute: float = Field(ge=0)
+    """In units of the metric."""
+    relative: float = Field(ge=0)
+    """As a part of the paper's value."""
+    reason: str
+    """Why so near; printed under the table."""
+
+    def width(self, paper: float, show: Show) -> float:
+        """The largest difference from the paper's value that counts as reproduced."""
+        return max(self.absolute if show != "nfe" else 0.0, self.relative * abs(paper))
+
+
+RECORDED = (
+    *("column", "cell", "metric", "shows", "ours", "paper", "source", "difference", "band"),
+    *("status", "samples", "nfe", "sampling_seconds", "sampling_device"),
+)
+"""What the CSV of a table says of each entry, beside what its row is called."""
+
+
+class Table(Settings):
+    """A table of the paper, or one of its shape."""
+
+    title: str
+    headings: tuple[str, ...]
+    """Names of the row headings."""
+    caption: str = ""
+    footnotes: tuple[str, ...] = ()
+    band: Band | None = None
+    """How near the paper's values ours must come."""
+    cell: Entry = Entry()
+    """What all entries share."""
+    rows: tuple[Row, ...]
+    columns: tuple[Column, ...]
+
+    def show_of(self, row: Row, column: Column) -> Show:
+        """What the entry in a row and column shows."""
+        return column.show or row.show or self.cell.show or "value"
+
+    @model_validator(mode="after")
+    def _rows_fit(self) -> "Table":
+        names = [*self.headings, *(column.label for column in self.columns)]
+        if len(set(names)) < len(names):
+            raise ValueError(f"headings and columns need different names, not {', '.join(names)}")
+        if taken := set(self.headings) & set(RECORDED):
+            raise ValueError(
+                f"headings: {', '.join(sorted(taken))} is what the CSV calls another column; give "
+                "the heading another name"
+            )
+        for row in self.rows:
+            if len(row.label) != len(self.headings):
+                raise ValueError(f"row {row.label}: needs {len(self.headings)} labels")
+            if row.paper is not None and len(row.paper) != len(self.columns):
+                raise ValueError(f"row {row.label}: needs {len(self.columns)} paper values")
+        return self
+
+
+class SamplerFamily(Settings):
+    """Samplers that differ in their budget alone."""
+
+    overrides: tuple[str, ...]
+    budget: str
+    """The setting that is the budget: sampler.steps or sampler.tolerance."""
+    spends: str | int | None = None
+    """The budget that is really spent, whatever the sampler's name says: in a rehearsal."""
+    guide: str | None = None
+    """The guide that guides it, for guidance@sampler.guidance=classifier."""
+
+
+class TrainedEntry(Settings):
+    """A model or guide of a grid; a list of overrides stands for one without a checkpoint."""
+
+    overrides: tuple[str, ...]
+    checkpoint: str | None = None
+    """An official checkpoint to import instead of training."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_overrides(cls, content: Any) -> Any:
+        return {"overrides": content} if isinstance(content, list | tuple) else content
+
+
+class Evaluation(Settings):
+    """One number: a metric of the first `samples` images of a cell."""
+
+    model: str
+    sampler: str
+    metric: str
+    samples: int
+
+    @property
+    def cell(self) -> str:
+        return f"{self.model}/{self.sampler}"
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.metric}-{self.samples}.json"
+
+
+class FigurePart(NamedTuple):
+    """One cell that a figure shows."""
+
+    figure: str
+    name: str
+    """Empty where the figure is one cell alone."""
+    cell: str
+
+    @property
+    def key(self) -> str:
+        """Where it stands in the file."""
+        return ".".join(filter(None, ("figures", self.figure, self.name)))
+
+    @property
+    def picture(self) -> str:
+        """The name of its picture: FIGURE, or FIGURE-NAME."""
+        return "-".join(filter(None, (self.figure, self.name)))
+
+
+class GridFile(Settings):
+    """configs/grid/NAME.yaml as it is written."""
+
+    defaults: tuple[str, ...] = ()
+    """Overrides that all models share."""
+    metric: str
+    samples: int = Field(ge=1)
+    """Samples per cell, unless a table says otherwise."""
+    shard_size: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    """Images per network evaluation when sampling; changes speed and memory, never the images."""
+    seed: int = Field(0, ge=0)
+    """Seed of all samples: the same noise for every cell."""
+    gallery: str
+    """The sampler, with its budget, whose images are shown for each model."""
+    models: dict[str, TrainedEntry]
+    guides: dict[str, TrainedEntry] = Field(default_factory=dict)
+    """Noise-conditional guides that guide samplers; `defaults` are not theirs."""
+    samplers: dict[str, SamplerFamily]
+    figures: dict[str, Annotated[dict[str, str], Field(min_length=1)]] = Field(default_factory=dict)
+    """Pictures of cells, MODEL/SAMPLER, by name, whether or not they stand in a table: guided
+    samples, inpainted images. A figure has parts; one cell alone is a part without name."""
+    tables: dict[str, Table]
+
+    @field_validator("figures", mode="before")
+    @classmethod
+    def _one_cell_is_a_part_without_name(cls, figures: Any) -> Any:
+        if not isinstance(figures, dict):
+            return figures
+        return {f: {"": own} if isinstance(own, str) else own for f, own in figures.items()}
+
+    @model_validator(mode="after")
+    def _entries_are_cells(self) -> "GridFile":
+        for table in self.tables:
+            self.table_evaluations(table)
+        for part in self.parts_of_figures:
+            model, _, sampler = part.cell.partition("/")
+            if not (model and any(sampler.startswith(f"{f}-") for f in self.samplers)):
+                raise ValueError(
+                    f"{part.key}: {part.cell!r} is not MODEL/SAMPLER-BUDGET; "
+                    f"the samplers are: {', '.join(self.samplers)}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _pictures_have_different_names(self) -> "GridFile":
+        wholes = {part.figure for part in self.parts_of_figures if part.name}
+        names = Counter([*wholes, *(part.picture for part in self.parts_of_figures)])
+        if twice := [name for name, times in names.items() if times > 1]:
+            raise ValueError(f"figures: two of them, or of their parts, are called {twice[0]}")
+        return self
+
+    @property
+    def parts_of_figures(self) -> list[FigurePart]:
+        figures = self.figures.items()
+        return [FigurePart(f, name, cell) for f, own in figures for name, cell in own.items()]
+
+    @property
+    def pictures(self) -> dict[str, str]:
+        """The cell behind each picture of a figure."""
+        return {part.picture: part.cell for part in self.parts_of_figures}
+
+    @property
+    def figure_targets(self) -> dict[str, list[str]]:
+        """The pictures behind each target: all parts of a figure, and each picture alone."""
+        targets: dict[str, list[str]] = {}
+        for part in self.parts_of_figures:
+            targets.setdefault(part.figure, []).append(part.picture)
+        return targets | {picture: [picture] for picture in self.pictures}
+
+    def table_evaluations(self, name: str) -> list[list[Evaluation | None]]:
+        """The evaluation behind each entry of a table, row by row; a literature row has none.
+
+        Raises ValueError where table, row and column together name no cell.
+        """
+        table = self.tables[name]
+        return [
+            [
+                None if row.literature else self._evaluation(table, row, column)
+                for column in table.columns
+            ]
+            for row in table.rows
+        ]
+
+    def _evaluation(self, table: Table, row: Row, column: Column) -> Evaluation:
+        """Merge what table, row and column say."""
+        merged = {"metric": self.metric, "samples": self.samples}
+        for part in (table.cell, row, column):
+            given = part.model_dump(include=set(Entry.model_fields), exclude_none=True)
+            merged.update(given)
+        for key in ("model", "sampler"):
+            try:
+                merged[key] = merged.get(key) and merged[key].format(**row.fields)
+            except (KeyError, IndexError, ValueError):
+                raise ValueError(
+                    f"table {table.title!r}, row {row.label}: {key} {merged[key]!r} has a "
+                    "placeholder that is not among the row's fields: "
+                    f"{', '.join(row.fields) or 'it has none'}"
+                ) from None
+        for key in ("model", "sampler", "budget"):
+            if merged.get(key) is None:
+                raise ValueError(
+                    f"table {table.title!r}, row {row.label}: no {key} for {column.label}"
+                )
+        if merged["sampler"] not in self.samplers:
+            raise ValueError(
+                f"table {table.title!r}, row {row.label}: unknown sampler {merged['sampler']!r}; "
+                f"there are: {', '.join(self.samplers)}"
+            )
+        return Evaluation(
+            model=merged["model"],
+            sampler=f"{merged['sampler']}-{merged['budget']}",
+            metric=merged["metric"],
+            samples=merged["samples"],
+        )
+
+    def overrides_of(self, sampler: str) -> tuple[str, ...]:
+        """A family's overrides, completed by the budget that ends the sampler's name."""
+        name = self.family_of(sampler)
+        family = self.samplers[name]
+        budget = family.spends or sampler.removeprefix(f"{name}-")
+        return (*family.overrides, f"{family.budget}={budget}")
+
+    def family_of(self, sampler: str) -> str:
+        """The family of a sampler, whose name is FAMILY-BUDGET."""
+        return max((f for f in self.samplers if sampler.startswith(f"{f}-")), key=len)
+
+    def budget_of(self, evaluation: Evaluation) -> str:
+        """A cell's budget as people read it: `steps = 40`, `tolerance = 1e-3`."""
+        family = self.family_of(evaluation.sampler)
+        key = self.samplers[family].budget.rpartition(".")[2]
+        return f"{key} = {evaluation.sampler.removeprefix(f'{family}-')}"

@@ -1,0 +1,182 @@
+"""Settings of sampling: guidance, masks, and what decides the images of a cell. No torch."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from psld.config.settings import Settings
+from psld.diffusion.settings import ODESamplerSettings, SDESamplerSettings
+
+Label = Annotated[int, Field(ge=0)] | Literal["cycle"]
+"""A class for all samples, or `cycle`: sample i gets class i mod the number of classes."""
+
+
+class NoGuidance(Settings):
+    """Samples as the model has them; a class-conditional model samples without a class."""
+
+    kind: Literal["none"] = "none"
+
+
+class ClassifierGuidance(Settings):
+    """The gradient of a noise-conditional guide is added to the score (paper, Eq. 13)."""
+
+    kind: Literal["classifier"]
+    scale: float = Field(gt=0)
+    """Factor of ∇ log p(y | z_t): 1 is Bayes' rule; more gives purer classes and less variety."""
+    label: Label
+    """The class of the samples, or `cycle`."""
+    official_time: bool = False
+    """Hand the guide the reverse time 1 − t, as the official code does when sampling."""
+
+
+class ClassifierFreeGuidance(Settings):
+    """A class-conditional model is pushed away from its own prediction without a class."""
+
+    kind: Literal["classifier-free"]
+    scale: float = Field(gt=0)
+    """ε = ε(∅) + scale · (ε(y) − ε(∅)): 1 is the model's own conditional distribution."""
+    label: Label
+    """The class of the samples, or `cycle`."""
+
+
+class BoxesMask(Settings):
+    """Rectangular holes at random places."""
+
+    kind: Literal["boxes"]
+    count: int = Field(ge=1)
+    """Holes in an image; they may overlap."""
+    smallest: float = Field(gt=0, lt=1)
+    """Shortest side of a hole, as a fraction of the image's."""
+    largest: float = Field(gt=0, lt=1)
+    """Longest side of a hole, as a fraction of the image's."""
+    seed: int = Field(ge=0)
+    """The holes of image i come from (seed, i)."""
+
+    @model_validator(mode="after")
+    def _sides_are_ordered(self) -> "BoxesMask":
+        if self.largest < self.smallest:
+            raise ValueError(f"largest {self.largest} is less than smallest {self.smallest}")
+        return self
+
+
+class HalvesMask(Settings):
+    """One half of the image is the hole."""
+
+    kind: Literal["halves"]
+    missing: Literal["left", "right", "top", "bottom", "cycle"]
+    """The hole; `cycle` takes the four in turn, image by image."""
+
+
+class DigitsMask(Settings):
+    """The strokes of MNIST's training digit i are the hole in image i, as in the paper."""
+
+    kind: Literal["digits"]
+
+
+class FileMask(Settings):
+    """Masks of your own, in an HDF5 file."""
+
+    kind: Literal["file"]
+    path: str
+    """HDF5 file with the dataset `masks`, n×H×W, 1 where a pixel is known and 0 in the hole: mask i
+    for image i, or a single one (n = 1) for all."""
+
+
+MaskSettings = Annotated[
+    BoxesMask | HalvesMask | DigitsMask | FileMask, Field(discriminator="kind")
+]
+
+
+class InpaintingGuidance(Settings):
+    """Sample i fills in the hole in image i of a split."""
+
+    kind: Literal["inpainting"]
+    split: Literal["train", "test"]
+    """The images to fill in. A cell has no more samples than the split has images."""
+    mask: MaskSettings
+
+
+GuidanceSettings = Annotated[
+    NoGuidance | ClassifierGuidance | ClassifierFreeGuidance | InpaintingGuidance,
+    Field(discriminator="kind"),
+]
+
+
+class GuidedSettings(Settings):
+    """What every sampler of a command has besides its integrator."""
+
+    guidance: GuidanceSettings = NoGuidance()
+    """What steers the samples, if anything."""
+
+
+class FixedGridSampler(GuidedSettings, SDESamplerSettings):
+    """A sampler with a fixed time grid, and its guidance."""
+
+
+class AdaptiveSampler(GuidedSettings, ODESamplerSettings):
+    """A sampler with adaptive steps, and its guidance."""
+
+    @model_validator(mode="after")
+    def _has_steps_to_replace_after(self) -> "AdaptiveSampler":
+        if isinstance(self.guidance, InpaintingGuidance):
+            raise ValueError(
+                "inpainting puts the known pixels back after each step of a fixed time grid, and "
+                "rk45 has none; use em or sscs"
+            )
+        return self
+
+
+SamplerSettings = Annotated[FixedGridSampler | AdaptiveSampler, Field(discriminator="integrator")]
+
+
+class CellSettings(Settings):
+    """What decides the images of a cell, and where it lies: shared by sampling and evaluation."""
+
+    model: str
+    """Folder of a trained model."""
+    sampler: SamplerSettings
+    guide: str | None
+    """Folder of the noise-conditional guide, for guidance by one."""
+    data: str | None
+    """The prepared dataset, HDF5, for inpainting."""
+    mnist: str | None
+    """The prepared MNIST, HDF5, for masks of its digits."""
+    shard_size: int = Field(ge=1)
+    """Images per shard."""
+    seed: int = Field(ge=0)
+    """Seed of all shards of a cell."""
+    device: str
+    """`auto`, or a torch device such as `cpu` or `cuda`."""
+
+    @model_validator(mode="after")
+    def _guidance_has_its_files(self) -> "CellSettings":
+        guidance = self.sampler.guidance
+        mask = guidance.mask if isinstance(guidance, InpaintingGuidance) else None
+        needs = {
+            "guide": isinstance(guidance, ClassifierGuidance),
+            "data": isinstance(guidance, InpaintingGuidance),
+            "mnist": isinstance(mask, DigitsMask),
+        }
+        for key, needed in needs.items():
+            given = getattr(self, key)
+            if needed and given is None:
+                raise ValueError(f"{key}: sampler.guidance needs it; it is null")
+            if given is not None and not needed:
+                raise ValueError(f"{key}: sampler.guidance has no use for {given}; set it to null")
+        return self
+
+
+class SampleSettings(CellSettings):
+    """Settings of `psld sample`."""
+
+    shard: int = Field(ge=0)
+    """Index of the shard: it holds samples shard · shard_size, ..."""
+    output: str
+    """The shard, HDF5."""
+    batch_size: int = Field(ge=1)
+    """Images per network evaluation; changes speed and memory, never the images."""
+
+
+def shards_needed(samples: int, shard_size: int) -> int:
+    """How many shards hold `samples` images."""
+    return -(-samples // shard_size)

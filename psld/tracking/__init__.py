@@ -1,1 +1,0 @@
-"""Runs of wandb: what stages and results become there."""

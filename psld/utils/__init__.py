@@ -1,0 +1,1 @@
+"""Files, locks, errors, devices, randomness, provenance: what every other room uses."""

@@ -1,0 +1,50 @@
+"""A lock between processes that ends with its holder, however that ends."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from psld.utils.errors import UserError
+
+
+@contextmanager
+def sole_holder(path: Path, waiting: str) -> Iterator[None]:
+    """Hold the lock; where another process holds it, print `waiting` and wait for its end."""
+    with held_if_free(path) as is_held:
+        if is_held:
+            yield
+            return
+    print(waiting, flush=True)
+    with _lock(path).acquire(poll_interval=1):
+        yield
+
+
+@contextmanager
+def held_if_free(path: Path) -> Iterator[bool]:
+    """Hold the lock if nobody else does; whether it is held."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = _lock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        yield False
+        return
+    except OSError as error:
+        if error.errno != errno.ENOSYS:
+            raise
+        raise UserError(
+            f"{path}: this file system has no locks; put runs, or the checkout, on one that has "
+            "(Lustre: mounted with -o flock)"
+        ) from None
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def _lock(path: Path) -> FileLock:
+    # Without the fallback: a lock that is a mere file would outlive its holder.
+    return FileLock(path, fallback_to_soft=False)

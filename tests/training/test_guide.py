@@ -1,0 +1,147 @@
+"""The noise-conditional guide: its loss, its accuracy by noise level, and that it learns."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from psld.data.pixels import from_uint8
+from psld.data.store import ImageStore
+from psld.data.writer import Header, write_store
+from psld.networks.guide import NCSNppGuide
+from psld.networks.settings import GuideSettings
+from psld.diffusion.instances import psld, vp_sde
+from psld.training.accuracy import BINS, accuracy_by_time, as_logged
+from psld.training.batches import Batch, Batches, Labels
+from psld.training.loop import train
+from psld.diffusion.loss import GuideLoss
+from psld.training.settings import GuideModelSettings
+from psld.training.state import Checkpoints, TrainingState
+from psld.training.stop import StopRequest
+from tests.training.small import ONE_RANK, Recorder, recipe
+
+PROCESSES = {"psld": psld(0.02, 4.02), "dsm": psld(0.02, 4.02, matching="dsm"), "vp-sde": vp_sde()}
+
+
+@pytest.fixture(params=PROCESSES.values(), ids=PROCESSES)
+def process(request):
+    return request.param
+
+
+def two_classes(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Dark images and bright ones, in no order; uint8 n×1×8×8 and labels."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 2, count)
+    images = random.integers(0, 64, (count, 1, 8, 8)) + 160 * labels[:, None, None, None]
+    return images.astype(np.uint8), labels
+
+
+class Oracle(nn.Module):
+    """Decides by the mean of the image's own channel, as is best for white noise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.anchor = nn.Parameter(torch.zeros(1))
+        self.times: list[torch.Tensor] = []
+
+    def forward(self, z, t):
+        self.times.append(t)
+        brightness = z[:, :1].mean(dim=(1, 2, 3))
+        return torch.stack([-brightness, brightness], dim=1) + self.anchor
+
+
+def test_the_loss_is_the_mean_negative_log_probability(process):
+    images, labels = two_classes(6)
+    x0 = from_uint8(torch.from_numpy(images))
+    t = torch.linspace(0.1, 1, 6, dtype=torch.float64)
+    eps, auxiliary = torch.randn(2, 6, process.blocks, 8, 8)
+    auxiliary = auxiliary[:, 1:] if process.needs_auxiliary_noise else None
+    batch = Batch(x0, t, eps, auxiliary, torch.from_numpy(labels))
+    probabilities = Oracle()(process.perturb(x0, t, eps, auxiliary), t).softmax(dim=1)
+    expected = -torch.log(probabilities[torch.arange(6), torch.from_numpy(labels)]).mean()
+    torch.testing.assert_close(GuideLoss(process)(Oracle(), batch), expected)
+
+
+def test_it_learns_to_tell_classes_apart_in_noise(process, tmp_path):
+    images, labels = two_classes(64)
+    settings = recipe(steps=60, batch_size=32, learning_rate=3e-3, log_every=10)
+    torch.manual_seed(0)
+    small = GuideSettings(
+        base_channels=8, channel_multipliers=(1, 2), blocks_per_level=1, block="ddpm", init_scale=1
+    )
+    state = TrainingState(NCSNppGuide(small, 8, process.blocks, num_classes=2), settings)
+    batches = Batches(images, False, process, settings, ONE_RANK, Labels(labels, 2))
+    log, loss_of = Recorder(), GuideLoss(process)
+    checkpoints = Checkpoints(tmp_path)
+    train(state, batches, loss_of, settings, ONE_RANK, checkpoints, log, StopRequest())
+    little = torch.full((64,), 0.05, dtype=torch.float64)
+    eps, auxiliary = torch.randn(64, process.blocks, 8, 8), torch.randn(64, 1, 8, 8)
+    z = process.perturb(from_uint8(torch.from_numpy(images)), little, eps, auxiliary)
+    right = state.network.eval()(z, little.float()).argmax(dim=1) == torch.from_numpy(labels)
+    losses = [values["loss"] for values in log.logged.values()]
+    assert losses[0] > 0.5
+    assert losses[-1] < losses[0] - 0.1
+    assert right.double().mean() > 0.95
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """300 training images, which are all dark but called bright, and 300 proper ones to test."""
+    images, labels = two_classes(300)
+    path = tmp_path_factory.mktemp("classes") / "classes.h5"
+    header = Header(
+        image=(1, 8, 8),
+        splits={"train": 300, "test": 300},
+        labels=np.concatenate([np.ones(300, np.int64), labels]),
+        num_classes=2,
+        source="random",
+        checksums={},
+        filter=None,
+    )
+    write_store(path, header, [np.zeros_like(images), images])
+    return ImageStore.open(path)
+
+
+def guide_settings(process: dict, **training) -> GuideModelSettings:
+    dataset = {"name": "classes", "channels": 1, "image_size": 8, "num_classes": 2, "flip": False}
+    return GuideModelSettings(
+        dataset=dataset | {"filter": None, "source": {"kind": "digits"}},
+        process=process,
+        network={"base_channels": 8, "channel_multipliers": [1, 2], "blocks_per_level": 1},
+        training={"steps": 1, "batch_size": 1} | training,
+    )
+
+
+def test_accuracy_falls_from_certainty_to_chance_as_the_noise_grows(store):
+    settings = guide_settings({"kind": "vp-sde"})
+    network = Oracle().eval()
+    accuracies = accuracy_by_time(settings, vp_sde(), store, network)
+    assert len(accuracies) == BINS
+    assert accuracies[0] == 1
+    assert accuracies[-1] == pytest.approx(0.5, abs=0.12)
+    assert max(after - before for before, after in pairwise(accuracies)) < 0.1
+    assert accuracies == accuracy_by_time(settings, vp_sde(), store, network), (
+        "always the same noise"
+    )
+
+
+def test_each_accuracy_is_of_its_own_range_of_times(store):
+    network = Oracle()
+    accuracy_by_time(
+        guide_settings({"kind": "vp-sde"}, time_eps=0.02), vp_sde(), store, network
+    )
+    times = torch.cat(network.times).reshape(BINS, 300)
+    for index, own in enumerate(times):
+        assert own.min() >= max(index / BINS, 0.02)
+        assert own.max() <= (index + 1) / BINS
+        assert own.std() == pytest.approx(0.1 / 12**0.5, rel=0.2)
+
+
+def test_accuracies_are_logged_by_name():
+    logged = as_logged([i / 10 for i in range(10)])
+    assert logged["accuracy"] == pytest.approx(0.45)
+    assert logged["accuracy/t0-0.1"] == 0
+    assert logged["accuracy/t0.9-1"] == 0.9
+    assert len(logged) == 11

@@ -1,0 +1,105 @@
+"""`psld train_guide`: what it makes, how it goes on, what it refuses."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from psld.data.store import ImageStore
+from psld.utils.files import sha256_of_file
+from psld.training.model import load_guide
+from tests.commands import TINY, call, files_below, refused, succeeded
+
+SETTINGS = (
+    *TINY,
+    "network.dropout=0.1",
+    "training.steps=12",
+    "training.checkpoint_every=4",
+    "output=guide",
+)
+
+
+@pytest.fixture(scope="module")
+def finished(digits, tmp_path_factory):
+    """The folder of a finished training, with checkpoints at steps 8 and 12."""
+    folder = tmp_path_factory.mktemp("guide")
+    succeeded(call(folder, "train_guide", *SETTINGS, f"data={digits}"))
+    return folder
+
+
+def weights(folder) -> bytes:
+    return (folder / "guide" / "weights.safetensors").read_bytes()
+
+
+def test_the_guide_says_what_it_is(finished, digits):
+    manifest = json.loads((finished / "guide" / "manifest.json").read_text())
+    assert manifest["kind"] == "guide"
+    assert manifest["dataset_digest"] == ImageStore.open(digits).digest
+    assert manifest["step"] == 12
+    assert manifest["images_seen"] == 12 * 16
+    assert manifest["settings"]["process"]["gamma"] == 0.01
+    assert len(manifest["accuracy_by_time"]) == 10
+    assert all(0 <= accuracy <= 1 for accuracy in manifest["accuracy_by_time"])
+    sha256 = sha256_of_file(finished / "guide" / "weights.safetensors")
+    assert manifest["weights_sha256"] == sha256
+
+
+def test_it_can_be_loaded_and_asked(finished):
+    guide = load_guide(finished / "guide", torch.device("cpu"))
+    logits = guide.network(torch.randn(3, 2, 8, 8), torch.tensor([0.1, 0.5, 1.0]))
+    assert logits.shape == (3, 10)
+    assert not any(p.requires_grad for p in guide.network.parameters())
+
+
+def test_a_resumed_training_ends_with_the_same_weights(finished, digits, tmp_path):
+    """Dropout on; it goes on from step 8."""
+    folder = shutil.copytree(finished, tmp_path / "resumed")
+    before = weights(folder)
+    (newest,) = folder.glob("runs/*/checkpoints/checkpoint-00000012.pt")
+    newest.unlink()
+    shutil.rmtree(folder / "guide")
+    succeeded(call(folder, "train_guide", *SETTINGS, f"data={digits}"))
+    assert weights(folder) == before
+
+
+def test_previews_are_its_accuracy(digits, tmp_path, monkeypatch):
+    logged = {}
+
+    class Run:
+        def log(self, values, step):
+            logged.setdefault(step, {}).update(values)
+
+        def finish(self, exit_code):
+            assert exit_code == 0
+
+    jobs = []
+
+    def init(**given):
+        jobs.append(given["job_type"])
+        return Run()
+
+    monkeypatch.setattr("wandb.init", init)
+    overrides = (*SETTINGS, "training.preview_every=6", "wandb.mode=offline", f"data={digits}")
+    succeeded(call(tmp_path, "train_guide", *overrides))
+    assert jobs == ["train_guide"]
+    with_accuracy = [step for step, values in logged.items() if "accuracy" in values]
+    assert with_accuracy == [6, 12]
+    assert "accuracy/t0.5-0.6" in logged[6]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["dataset.num_classes=0"], ["dataset digits has no classes to tell apart"]),
+        (["+training.weighting=fid"], ["unknown key training.weighting"]),
+        (["+network.progressive_output=residual"], ["unknown key network.progressive_output"]),
+        (["network.channel_multipliers=[1,2,4,8,16]"], ["cannot be halved 4 times"]),
+        (["guide=demo/absent"], ["no such guide in configs/grid/demo.yaml", "psld-0.02"]),
+        (["data=absent.h5"], ["absent.h5: no such file"]),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_written(digits, tmp_path, overrides, words):
+    given = call(tmp_path, "train_guide", *SETTINGS, f"data={digits}", *overrides)
+    refused(given, 2, *words)
+    assert [name for name in files_below(tmp_path) if not name.startswith(".cache")] == []
