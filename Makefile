@@ -1,4 +1,4 @@
-# The front door for people; Snakemake and the modules serve for everything else. See `make help`.
+# Shortcuts for people; everything else is Snakemake and `psld`. See `make help`.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -11,7 +11,7 @@ INSTALLED := .venv/installed
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
 SNAKEMAKE := $(RUN) snakemake --profile $(PROFILE)
 
-.PHONY: help setup demo test test-slow test-slurm lint cells plan results report track sync dashboard bench
+.PHONY: help setup demo test test-slow test-slurm test-wheel lint cells plan results report track sync dashboard bench
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,31 +32,31 @@ demo: $(INSTALLED) ## Run the demo grid: train, sample, evaluate, tables, pictur
 	@$(MAKE) --no-print-directory results report GRID=demo
 
 results: $(INSTALLED) ## Print the tables of GRID
-	@$(RUN) python -m psld.show grid_name=$(GRID)
+	@$(RUN) psld tabulate grid_name=$(GRID)
 	@echo "Tables: results/tables/$(GRID)/   Pictures: results/figures/$(GRID)/"
 
 report: results/$(GRID)-report.html ## Make the self-contained HTML report of GRID
 
 results/$(GRID)-report.html: $(INSTALLED) $(wildcard results/tables/$(GRID)/*.html results/figures/$(GRID)/*.png results/figures/$(GRID)/*/*.png)
-	@$(RUN) python -m psld.cells grid_name=$(GRID) >/dev/null
+	@$(RUN) psld plan grid_name=$(GRID) list=cells >/dev/null
 	@$(SNAKEMAKE) $(GRID) --report $@ --quiet \
 		|| { echo "error: is grid $(GRID) finished? first: snakemake --profile $(PROFILE) $(GRID)"; exit 1; }
 	@echo "Report: $@"
 
 track: $(INSTALLED) ## Write the results of GRID to wandb: evaluations, tables, pictures
-	@$(RUN) python -m psld.track grid_name=$(GRID)
+	@$(RUN) psld wandb track grid_name=$(GRID)
 
 sync: track ## Upload to wandb what it holds offline: trainings and the results of GRID
-	@$(RUN) python -m psld.sync grid_name=$(GRID)
+	@$(RUN) psld wandb sync grid_name=$(GRID)
 
 dashboard: $(INSTALLED) ## Create or update the report of GRID in wandb
-	@$(RUN) python -m psld.dashboard grid_name=$(GRID)
+	@$(RUN) psld wandb dashboard grid_name=$(GRID)
 
 cells: $(INSTALLED) ## List the cells of GRID; each is a target of Snakemake
-	@$(RUN) python -m psld.cells grid_name=$(GRID)
+	@$(RUN) psld plan grid_name=$(GRID) list=cells
 
 plan: $(INSTALLED) ## Print models, cells, jobs and the cost of GRID
-	@$(RUN) python -m psld.plan grid_name=$(GRID)
+	@$(RUN) psld plan grid_name=$(GRID)
 
 test: $(INSTALLED) ## Run the fast tests
 	$(RUN) python -m pytest -m 'not slow and not slurm' -n 2
@@ -68,10 +68,14 @@ test-slurm: $(INSTALLED) ## Start a real Slurm cluster of four nodes and run the
 	@tests/slurm/install.sh
 	$(RUN) python -m pytest tests/slurm -rs
 
-lint: $(INSTALLED) ## Check style: ruff, snakefmt, snakemake --lint
+test-wheel: $(INSTALLED) ## Build the wheel and use it in a fresh environment, outside the checkout
+	$(RUN) tests/check_wheel.sh
+
+lint: $(INSTALLED) ## Check style and imports: ruff, snakefmt, snakemake --lint, import contracts
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/snakefmt --check Snakefile workflow
+	.venv/bin/lint-imports
 	$(SNAKEMAKE) --lint
 
 bench: $(INSTALLED) ## Run the benchmarks

@@ -2,77 +2,56 @@
 
     snakemake                            the demo grid, whole; so does snakemake demo
     snakemake demo/cld/em-uniform-40     one cell of it alone
-    snakemake demo-steps                 one table; a figure alike
-    snakemake all                        the paper: weeks of GPU time (psld plan)
+    snakemake demo-steps                 one table, or one figure
+    snakemake all                        the paper: weeks of GPU time (psld plan grid_name=paper)
 
-Everything about *where* it runs stands in profiles/, everything about *what* in configs/.
+Everything about *where* it runs is in profiles/, everything about *what* in configs/.
 """
 
+import sys
+
 from psld.cluster.executor import mend_slurm_executor
+from psld.cluster.solo import hold_working_directory
 
 mend_slurm_executor()
+hold_working_directory()
 
 
 include: "workflow/rules/common.smk"
-include: "workflow/rules/prepare.smk"
-include: "workflow/rules/train_extractor.smk"
-include: "workflow/rules/reference.smk"
-include: "workflow/rules/import_checkpoint.smk"
-include: "workflow/rules/import_guide.smk"
-include: "workflow/rules/train.smk"
-include: "workflow/rules/train_guide.smk"
-include: "workflow/rules/sample.smk"
-include: "workflow/rules/evaluate.smk"
-include: "workflow/rules/tabulate.smk"
-include: "workflow/rules/trace.smk"
-
-
-localrules:
-    all,
+include: "workflow/rules/data.smk"
+include: "workflow/rules/models.smk"
+include: "workflow/rules/samples.smk"
+include: "workflow/rules/results.smk"
 
 
 rule all:
     input:
-        [results_of_grid(grid) for grid in GRIDS if grid == "paper"],
+        GRIDS.files_of_grid("paper") if "paper" in GRIDS.grids else [],
+    localrule: True
 
 
 # Without a target, the demo: the paper takes weeks of GPU time.
-DEFAULT = "demo" if "demo" in GRIDS else min(GRIDS)
+DEFAULT = "demo" if "demo" in GRIDS.grids else min(GRIDS.grids)
 
 
-for grid in GRIDS:
+for target, files in GRIDS.targets().items():
 
     rule:
         name:
-            grid
-        default_target: grid == DEFAULT
+            target
+        default_target: target == DEFAULT
         input:
-            results_of_grid(grid),
+            files,
         localrule: True
 
-    for table in GRIDS[grid].file.tables:
 
-        rule:
-            name:
-                table
-            input:
-                results_of_table(grid, table),
-            localrule: True
+# Each cell is a target by its name. Only the cells of the command line get a rule: a grid may have
+# ten thousand.
+for target, file in GRIDS.cells_among(sys.argv).items():
 
-    for figure, pictures in GRIDS[grid].file.figure_targets.items():
-
-        rule:
-            name:
-                figure
-            input:
-                [f"results/figures/{grid}/{picture}.png" for picture in pictures],
-            localrule: True
-
-    for cell in GRIDS[grid].cells:
-
-        rule:
-            name:
-                f"{grid}/{cell}"
-            input:
-                results_of_cell(grid, cell),
-            localrule: True
+    rule:
+        name:
+            target
+        input:
+            file,
+        localrule: True

@@ -7,18 +7,17 @@ import numpy as np
 import torch
 
 from benchmarks.timing import compare
-from psld.commands.entry import CONFIGS
-from psld.grid.resolution import Composer
-from psld.training.model import build_network, build_process
-from psld.training.batches import Batches
-from psld.training.loop import optimise
 from psld.diffusion.loss import EpsilonLoss
+from psld.grid.composing import compose_model
+from psld.training.batches import Batches
+from psld.training.loop import optimize
+from psld.training.model import build_network, build_process
 from psld.training.ranks import Ranks
 from psld.training.state import TrainingState
 
 
 def main() -> None:
-    model = Composer(CONFIGS).model([], "benchmarks.step")
+    model = compose_model([], "benchmarks.step")
     process = build_process(model)
     network = build_network(model, process)
     state = TrainingState(network, model.training)
@@ -30,7 +29,7 @@ def main() -> None:
     z, t = torch.randn(size, 2, 8, 8), torch.rand(size)
 
     def step() -> None:
-        optimise(state, network, loss_of, batches.draw(state.step), model.training)
+        optimize(state, network, loss_of, batches.draw(state.step), model.training)
 
     def bare() -> None:
         network(z, t).square().mean().backward()

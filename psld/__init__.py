@@ -1,6 +1,29 @@
-"""Phase Space Langevin Diffusion (PSLD): processes, networks, training, sampling, evaluation.
+"""Phase Space Langevin Diffusion (PSLD): processes, training, sampling, evaluation.
+
+    import psld
+
+    model = psld.load("models/demo/psld-0.02")
+    images = model.sample(16, steps=50, seed=0)     # uint8, 16×C×H×W
+    psld.save_images(images, "sixteen.png")
 
 Reference: K. Pandey and S. Mandt, "A Complete Recipe for Diffusion Generative Models", ICCV 2023.
 """
 
-__version__ = "0.1.0"
+from typing import Any
+
+from psld.utils.version import VERSION
+
+__version__ = VERSION
+
+LIBRARY = ("LoadedModel", "distance", "load", "load_extractor", "save_images")
+
+__all__ = ["__version__", *LIBRARY]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the library on its first use: it needs torch, which Snakemake's processes do not."""
+    if name in LIBRARY:
+        from psld import library
+
+        return getattr(library, name)
+    raise AttributeError(f"module 'psld' has no attribute {name!r}")

@@ -1,7 +1,6 @@
 """Running the entry points: each in a process of its own, or quickly in the tests' own process."""
 
 import contextlib
-import importlib
 import io
 import resource
 import signal
@@ -11,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from psld.commands.main import main
 
 TINY = (
     "network.base_channels=8",
@@ -31,9 +32,9 @@ TINY = (
 Finished = subprocess.CompletedProcess[str]
 
 
-def command(module: str, *overrides: str) -> list[str]:
-    """The command line of an entry point."""
-    return [sys.executable, "-m", f"psld.{module}", *overrides]
+def command(name: str, *overrides: str) -> list[str]:
+    """The command line of a command."""
+    return [sys.executable, "-m", "psld", name, *overrides]
 
 
 def run(folder: Path, arguments: list[str]) -> Finished:
@@ -59,9 +60,8 @@ def started(folder: Path, arguments: list[str]) -> Iterator[subprocess.Popen[str
             process.kill()
 
 
-def call(folder: Path, module: str, *overrides: str) -> Finished:
-    """What `psld MODULE OVERRIDES` does in `folder`, without the seconds of imports."""
-    main = importlib.import_module(f"psld.{module}").main
+def call(folder: Path, name: str, *overrides: str) -> Finished:
+    """Do what `psld NAME OVERRIDES` does in `folder`, without the seconds of imports."""
     out, err = io.StringIO(), io.StringIO()
     on_terminate = signal.getsignal(signal.SIGTERM)
     exit_code = 0
@@ -71,14 +71,14 @@ def call(folder: Path, module: str, *overrides: str) -> Finished:
         contextlib.redirect_stderr(err),
         pytest.MonkeyPatch.context() as patch,
     ):
-        patch.setattr(sys, "argv", [module, *overrides])
+        patch.setattr(sys, "argv", ["psld", name, *overrides])
         try:
             main()
         except SystemExit as ended:
             exit_code = ended.code
         finally:
             signal.signal(signal.SIGTERM, on_terminate)
-    return Finished([module, *overrides], exit_code, out.getvalue(), err.getvalue())
+    return Finished([name, *overrides], exit_code, out.getvalue(), err.getvalue())
 
 
 def succeeded(finished: Finished) -> Finished:

@@ -1,19 +1,94 @@
-"""What tests write in the place of a cell's metrics file."""
+"""What tests write in the place of a grid, of its models, and of the results of its cells."""
 
+import contextlib
+from pathlib import Path
 from typing import Any
 
-from psld.grid.loading import Grid
+import yaml
+
+from psld.config.settings import parse
+from psld.grid import paths
+from psld.grid.composing import compose_model
+from psld.grid.loading import load_grid
+from psld.grid.resolved import Grid
+from psld.grid.results import CellResult, CellResults
+from psld.training.manifest import ModelManifest, write_manifest
+from psld.utils.files import write_text
+
+SOFTWARE: dict[str, Any] = {"versions": {}, "precision": {}, "git_revision": None}
+
+WEIGHTS: dict[str, Any] = {"weights_sha256": "0" * 64, "dataset_digest": None, "step": None}
+
+
+def write_grid(folder: Path, content: dict[str, Any]) -> Grid:
+    """Make `mine` the grid of the folder's own configs, and load it."""
+    write_text(folder / "configs/grid/mine.yaml", yaml.safe_dump(content, sort_keys=False))
+    with contextlib.chdir(folder):
+        return load_grid("mine")
+
+
+def link_grid(project: Path, folder: Path) -> None:
+    """Give `folder` the configs of `project`, and its cache: composing a grid takes seconds."""
+    for name in ("configs", ".cache"):
+        (folder / name).symlink_to(project / name)
 
 
 def made_with(grid: Grid, cell: str) -> dict[str, Any]:
-    """The part of a metrics file that says what it was made with: here, with what the grid says."""
+    """The part of a result that says what it was made with: here, with what the grid says."""
     model, name = cell.split("/")
     sampler = grid.samplers[name]
-    guide = sampler.guide and {"settings": grid.guides[sampler.guide].settings}
+    guide = sampler.guide and grid.guides[sampler.guide].settings
     return {
-        "model": {"settings": grid.models[model].settings, "weights_sha256": "0" * 64},
-        "guide": guide,
+        "model": {"name": model, "settings": grid.models[model].settings, **WEIGHTS},
+        "guide": guide and {"name": sampler.guide, "settings": guide, **WEIGHTS},
         "sampler": sampler.settings,
         "metric": grid.metrics[grid.file.metric],
+        "samples": grid.file.samples,
         "seed": grid.file.seed,
     }
+
+
+def cell_result(grid: Grid, cell: str, **given: Any) -> CellResult:
+    """The grid's own metric of a cell. `given` must hold the value; it prevails over the rest."""
+    content = {
+        "class_accuracy": None,
+        "nfe": grid.samplers[cell.split("/")[1]].settings.get("steps", 81),
+        "sampling_seconds": 1.5,
+        "sampling_device": "CPU",
+        "floor": 0.321,
+        "noise": 98.76,
+        "extractor_test_accuracy": 0.987,
+        "reference_samples": 1000,
+        **SOFTWARE,
+        **made_with(grid, cell),
+    }
+    return parse(CellResult, content | given, where=cell)
+
+
+def write_result(folder: Path, grid: Grid, cell: str, **given: Any) -> Path:
+    """Write `cell_result` where the commands look for it in `folder`, and return its path."""
+    path = folder / paths.cell_result(grid.name, cell)
+    CellResults(results=(cell_result(grid, cell, **given),)).write(path)
+    return path
+
+
+def write_model_manifest(folder: Path, grid: Grid, model: str, **given: Any) -> Path:
+    """Write the manifest of a model of the grid where commands look for it in `folder`."""
+    content = {
+        "name": model,
+        "grid": grid.name,
+        "settings": compose_model(grid.models[model].overrides, model),
+        "dataset_digest": None,
+        "step": 100,
+        "images_seen": 1600,
+        "parameters": 1000,
+        "seconds": 10.0,
+        "device": "CPU",
+        "ranks": 1,
+        "run": None,
+        "weights_sha256": "0" * 64,
+        **SOFTWARE,
+    }
+    path = folder / paths.model_folder(grid.name, model)
+    write_manifest(path, parse(ModelManifest, content | given, where=model))
+    return path

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from tests.datasets.formats import encode, random_images, write_files
+from tests.data.formats import encode, random_images, write_files
 from tests.workflow.project import REPOSITORY, Project
 
 
@@ -70,9 +70,7 @@ class Instead:
 INSTEAD = [
     Instead(r"(snakemake .*profiles/slurm.*)", "needs a cluster", r"\1 --dry-run"),
     Instead(r"(snakemake .*(?<!cores) (all|rehearsal|table\d)\b.*)", "takes GPUs", r"\1 --dry-run"),
-    Instead(
-        r"(python .*) --multirun (hydra/launcher=site) .*", "needs a cluster", r"\1 \2 --cfg hydra"
-    ),
+    Instead(r"(psld .*) --multirun (hydra/launcher=site) .*", "needs a cluster", r"\1 \2 --cfg hydra"),
     Instead(r"s(batch|run|cancel|queue|info|acct)\b.*", "needs a cluster", ":"),
     Instead(r"tmux .*", "needs a cluster", ":"),
     Instead(r"wandb login\b.*", "needs an account", ":"),
@@ -89,7 +87,7 @@ SHRUNK = {
 }
 """What is smaller in the copy than on the reader's machine."""
 
-COMMAND = re.compile(r"^(\$|python -m|snakemake|make) ", re.MULTILINE)
+COMMAND = re.compile(r"^(\$|python -m|psld|snakemake|make) ", re.MULTILINE)
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,17 @@ Here a batch is submitted as it comes, in arrays whose commands fit into a comma
 
 At Ctrl-C the plugin cancels the jobs on its list. While it asks Slurm for their states, the list is
 empty, and what sbatch is about to submit is not on it yet: such jobs would run on. Here all jobs of
-the run are cancelled, by their name.
+the run are cancelled, by their name. The run's record keeps that name, for a run that is killed.
 """
 
 import sys
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from psld.cluster.slurm import Unreachable, cancel_jobs_named
+from psld.cluster.solo import note_slurm_name
 
 COMMAND_BYTES = 100_000
 """What the tasks' commands may take of the 128 KiB that Linux allows one word of a command line."""
@@ -34,12 +36,18 @@ def mend_slurm_executor() -> None:
     if plugin is None or plugin.pending_jobs_for_rule is _none_to_wait_for:
         return
     submit = plugin.Executor._submit_array_jobs
+    begin = plugin.Executor.__post_init__
+
+    def begin_noted(executor: Any, *arguments: Any, **options: Any) -> None:
+        begin(executor, *arguments, **options)
+        note_slurm_name(Path(executor.workflow.persistence.path), executor.run_uuid)
 
     def submit_arrays(executor: Any, jobs: list[Any]) -> None:
         for array in _arrays(executor, jobs):
             submit(executor, array)
 
     plugin.pending_jobs_for_rule = _none_to_wait_for
+    plugin.Executor.__post_init__ = begin_noted
     plugin.Executor._submit_array_jobs = submit_arrays
     plugin.Executor.cancel_jobs = _cancel_all
 

@@ -22,7 +22,7 @@ def run_here(settings: LaunchSettings) -> NoReturn:
         )
     ranks = settings.ranks_per_node or gpus_here() or 1
     torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"]
-    command = [*(torchrun if ranks > 1 else ()), *settings.command]
+    command = [*(torchrun if ranks > 1 else ()), "psld", *settings.command]
     sys.stdout.flush()
     with clean_environment():
         os.execv(sys.executable, [sys.executable, "-m", *command])

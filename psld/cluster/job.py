@@ -19,14 +19,14 @@ INTERRUPTED = 128
 
 @dataclass(frozen=True)
 class RankCommand:
-    """Runs `python -m MODULE ARGUMENT …` as one rank of a job.
+    """Runs `psld COMMAND ARGUMENT …` as one rank of a job.
 
     Each rank that comes to an end of its own notes how; one that is killed leaves nothing. So a
     launcher tells a training that failed, which would fail again, from one that was interrupted.
     """
 
-    module: str
-    arguments: tuple[str, ...]
+    words: tuple[str, ...]
+    """The command and its overrides."""
     folder: Path
     launch: str
 
@@ -38,9 +38,9 @@ class RankCommand:
         job = JobEnvironment()
         note = outcome_file(self.folder, job.raw_job_id, job.global_rank)
         note.unlink(missing_ok=True)  # of an earlier life
-        sys.argv = [self.module, *self.arguments]
+        sys.argv = ["psld", *self.words]
         try:
-            runpy.run_module(self.module, run_name="__main__", alter_sys=True)
+            runpy.run_module("psld", run_name="__main__", alter_sys=True)
         except SystemExit as ended:
             code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
             if code < INTERRUPTED:
@@ -65,6 +65,6 @@ def read_outcomes(folder: Path, job: str) -> dict[int, int]:
 
 def _lost_a_rank(error: Exception) -> bool:
     """Whether the exchange between ranks broke: then another rank knows, or took, the reason."""
-    from torch.distributed import DistError  # the rank has imported torch by now
-
-    return isinstance(error, DistError) or "gloo" in str(error).lower()
+    # By name: this module imports no torch.
+    lost = any(kind.__name__ == "DistError" for kind in type(error).__mro__)
+    return lost or "gloo" in str(error).lower()

@@ -28,7 +28,6 @@ from psld.cluster.submission import ensure_command, submit
 from psld.utils.errors import RunError
 from psld.utils.files import digest_of, read_json, write_json
 from psld.utils.locks import sole_holder
-from psld.training.export import is_exported, publish
 
 T = TypeVar("T")
 
@@ -58,12 +57,28 @@ class Launch:
 
 
 class Launcher:
-    """One training's launcher. `run` is its run directory, `output` the folder it makes."""
+    """The launcher of one training."""
 
-    def __init__(self, settings: LaunchSettings, run: Path, output: Path) -> None:
+    def __init__(
+        self,
+        settings: LaunchSettings,
+        run: Path,
+        output: Path,
+        is_trained: Callable[[], bool],
+        publish: Callable[[], None],
+    ) -> None:
+        """
+        Args:
+            run: the training's run directory.
+            output: the folder that receives what it makes.
+            is_trained: tells if the run directory holds what the training makes.
+            publish: copies that to `output`.
+        """
         self.settings = settings
         self.run = run
         self.output = output
+        self.is_trained = is_trained
+        self.publish = publish
         self.name = f"{output.name}-{digest_of(str(output.resolve()))[:12]}"
         """Name of the jobs: this training's and no other's, so they are found by it."""
         self.folder = Path(settings.runs).resolve() / "launches" / self.name
@@ -82,12 +97,12 @@ class Launcher:
                 stack.enter_context(sole_holder(lock, waiting))
             self.in_charge = True
             self._attach()
-            while not is_exported(self.run):
+            while not self.is_trained():
                 state = self._wait()
                 if not self._succeeded(state):
                     self._explain_failure(state)
                     self._submit_again(state)
-            publish(self.run, self.output)
+            self.publish()
             say(f"{self.output} is there")
 
     def cancel(self) -> None:
@@ -115,7 +130,7 @@ class Launcher:
             patiently(self.cancel)
             while patiently(lambda: slurm.active_jobs_named(self.name)):
                 time.sleep(1)
-        if not is_exported(self.run):
+        if not self.is_trained():
             self._submit(Launch(uuid.uuid4().hex, str(self.run)))
 
     def _submit(self, launch: Launch) -> None:
@@ -139,8 +154,7 @@ class Launcher:
         return job
 
     def _command(self, launch: Launch) -> RankCommand:
-        module, *arguments = self.settings.command
-        return RankCommand(module, tuple(arguments), self.folder, launch.name)
+        return RankCommand(tuple(self.settings.command), self.folder, launch.name)
 
     def _wait(self) -> str:
         """The state in which the job has ended; until then pass on what its first rank prints."""
@@ -165,7 +179,7 @@ class Launcher:
     def _succeeded(self, state: str) -> bool:
         """Whether the model is there, once what the job's ranks wrote can be seen here."""
         deadline = time.monotonic() + SHARED_FOLDER_SECONDS
-        while not is_exported(self.run):
+        while not self.is_trained():
             outcomes = read_outcomes(self.folder, self.launch.job)
             awaited = outcomes.get(0) == 0 if outcomes else state in ("COMPLETED", "FAILED")
             if not awaited or time.monotonic() > deadline:

@@ -5,7 +5,13 @@ import re
 import signal
 import subprocess
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
+
+from psld.cluster.lives import begin_life
+from psld.training.stop import Stopped
 
 FAREWELL_SECONDS = 600
 """How long a process whose job was queued again waits to be ended by Slurm."""
@@ -14,6 +20,26 @@ FAREWELL_SECONDS = 600
 def in_slurm_job() -> bool:
     """Whether submitit started this process as a task of a Slurm job."""
     return os.environ.get("SUBMITIT_EXECUTOR") == "slurm" and "SLURM_JOB_ID" in os.environ
+
+
+@contextmanager
+def requeued_when_stopped() -> Iterator[Callable[[Path, int], None]]:
+    """Within, a training that Slurm stops before a time limit or a preemption is queued again.
+
+    Yields what the training calls when it begins, with its run directory and step. Outside of a
+    Slurm job it does nothing, and a stopped training ends.
+    """
+    if not in_slurm_job():
+        yield lambda run, step: None
+        return
+    requeue_when_warned()  # until there is something to save
+    try:
+        yield begin_life
+    except Stopped as stopped:
+        # Without a warning before a preemption, Slurm begins with SIGTERM, as scancel does.
+        if stopped.signal == signal.SIGUSR2 or is_preempted():
+            requeue_this_job()
+        raise
 
 
 def requeue_when_warned() -> None:

@@ -13,7 +13,7 @@ class LaunchSettings(Settings):
     """Where a training runs. The names are those of sbatch; empty means not given."""
 
     command: list[str] = Field(min_length=1)
-    """What runs on every rank: a module and its overrides, percent-encoded for Hydra's grammar."""
+    """What runs on every rank: a command and its overrides, percent-encoded for Hydra's grammar."""
     where: Literal["auto", "slurm", "here"]
     """`auto`: as a Slurm job where there is sbatch, in processes of this machine elsewhere."""
     runs: str

@@ -65,7 +65,8 @@ def entry_point(
                 if {"--help", "-h"} & set(sys.argv[1:]):
                     from psld.commands.help import help_of
 
-                    print(help_of(name, kind, sys.modules[main.__module__].__doc__))
+                    description = sys.modules[main.__module__].__doc__
+                    print(help_of(sys.argv[0], name, kind, description))
                     return
                 sys.argv[1:] = _arguments(sys.argv[1:], rewrite)
                 swept[:] = check_jobs(name, sys.argv[1:], settings_of)

@@ -1,5 +1,6 @@
-"""Evaluate a cell: the distance of its first `samples` images from the reference.
+"""Evaluate a cell: metrics of its first images, from one pass over its shards.
 
+    psld evaluate cell=demo/cld/em-quadratic-40      # all metrics that the grid asks of the cell
     psld evaluate model=models/demo/cld sampler=em sampler.steps=50 \\
         shards=samples/demo/cld/em-uniform-50 samples=1000 metric=fd-classifier \\
         reference=features/digits/fd-classifier/reference extractor=features/digits/fd-classifier \\
@@ -7,131 +8,111 @@
 """
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Literal
 
 from pydantic import Field
-from torch import Tensor
 
 from psld.commands.entry import entry_point
-from psld.utils.device import choose_device
-from psld.utils.errors import UserError
-from psld.utils.files import write_json
-from psld.metrics.extractor_training import accuracy
-from psld.metrics.extractor import Extractor, batches_of, statistics_of
+from psld.config.settings import parse
+from psld.grid import paths
+from psld.grid.cells import expand_cell, find_cell
+from psld.grid.results import CellResult, CellResults, Weights
+from psld.metrics.evaluation import Measurement, check_reference, measure
 from psld.metrics.extractor_folder import load_extractor
-from psld.metrics.feature_classifier import ClassifierExtractor
-from psld.metrics.frechet import frechet_distance
-from psld.metrics.reference_folder import ReferenceManifest, load_reference
+from psld.metrics.reference_folder import load_reference
 from psld.metrics.settings import MetricSettings
-from psld.training.model import read_manifest
-from psld.utils.provenance import provenance
 from psld.sampling.origin import origin_of
 from psld.sampling.settings import CellSettings
-from psld.sampling.shards import Shard, read_shards
-from psld.config.settings import parse
-from psld.training.settings import GuideModelSettings, ModelSettings
+from psld.sampling.shards import read_shards
+from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
+from psld.utils.device import choose_device
+from psld.utils.provenance import provenance
 
 
 class EvaluateSettings(CellSettings):
     """Settings of `psld evaluate`."""
 
+    cell: str | None
+    """GRID/MODEL/SAMPLER: the grid then says what is measured, and where everything lies."""
     shards: str
     """Folder of the cell's shards."""
     samples: int = Field(ge=2)
-    """How many images count: the first ones of the cell."""
+    """Without `cell`: how many images count, the first ones of the cell."""
     metric: MetricSettings
-    reference: Path
-    """Folder that psld.reference made."""
-    extractor: Path | None
-    """Folder that psld.train_extractor made; null for Inception."""
+    """Without `cell`."""
+    reference: str | None
+    """Without `cell`: folder that psld reference made."""
+    extractor: str | None
+    """Without `cell`: folder that psld train_extractor made; null for Inception."""
     output: str
-    """The result, JSON."""
+    """The results, JSON."""
 
 
-@entry_point("evaluate", EvaluateSettings)
+def expand(arguments: list[str]) -> list[str]:
+    """Replace `cell=GRID/MODEL/SAMPLER` by its overrides, but keep it."""
+    chosen = [argument for argument in arguments if argument.startswith("cell=")]
+    if not chosen:
+        return arguments
+    name = chosen[-1].removeprefix("cell=")
+    grid, model, sampler = find_cell(name)
+    given = [a for a in expand_cell(arguments) if not a.startswith(("batch_size=", "output="))]
+    return [
+        *given,
+        chosen[-1],
+        f"shards={paths.shards_folder(grid.name, model, sampler)}",
+        f"output={paths.cell_result(grid.name, f'{model}/{sampler}')}",
+        *(argument for argument in arguments if argument not in chosen),
+    ]
+
+
+@entry_point("evaluate", EvaluateSettings, rewrite=expand)
 def main(settings: EvaluateSettings) -> None:
-    model = trained("model", settings.model)
-    guide = settings.guide and trained("guide", settings.guide)
-    statistics, reference = load_reference(settings.reference)
-    extractor = load_extractor(
-        settings.metric,
-        settings.extractor,
-        reference.dataset_digest,
-        choose_device(settings.device),
-    )
-    check_reference(settings, reference, extractor, model)
-    origin = origin_of(settings, 0)
-    seen: list[Shard] = []
-    recognised: list[float] = []
-
-    def batches() -> Iterator[Tensor]:
-        for shard in read_shards(settings.shards, settings.samples, origin, settings.model):
-            yield from batches_of(shard.images, settings.metric.batch_size)
-            if shard.labels is not None and isinstance(extractor, ClassifierExtractor):
-                recognised.append(images_recognised(shard, extractor, settings.metric.batch_size))
-            seen.append(shard.first(0))
-
-    samples = statistics_of(extractor, batches(), settings.metric.name, settings.samples)
-    value = frechet_distance(samples, statistics)
-    class_accuracy = sum(recognised) / settings.samples if recognised else None
-    write_json(
-        settings.output,
-        {
-            "metric": settings.metric.model_dump(mode="json", exclude_none=True),
-            "value": value,
-            "class_accuracy": class_accuracy,
-            "samples": settings.samples,
-            "nfe": sum(shard.nfe for shard in seen) / len(seen),
-            "sampling_seconds": round(sum(shard.seconds for shard in seen), 3),
-            "sampling_device": ", ".join(sorted({shard.device for shard in seen})),
-            "floor": reference.floor,
-            "noise": reference.noise,
-            "extractor_test_accuracy": reference.extractor_test_accuracy,
-            "reference_samples": reference.samples,
-            "model": model,
-            "guide": guide,
-            "sampler": settings.sampler.model_dump(mode="json", exclude_none=True),
-            "seed": settings.seed,
+    model = read_manifest(settings.model, ModelManifest)
+    guide = settings.guide and read_manifest(settings.guide, GuideManifest)
+    measurements = list(measurements_of(settings, model))
+    samples = max(measurement.samples for measurement in measurements)
+    measure(measurements, read_shards(settings.shards, samples, origin_of(settings)))
+    results = tuple(
+        CellResult(
+            model=Weights(**model.identity()),
+            guide=guide and Weights(**guide.identity()),
+            sampler=settings.sampler.model_dump(mode="json", exclude_none=True),
+            seed=settings.seed,
+            **measurement.result(),
             **provenance(),
-        },
+        )
+        for measurement in measurements
     )
-    print(f"{settings.metric.name} of {settings.samples} images: {value:.4g}")
+    CellResults(results=results).write(settings.output)
+    for result in results:
+        print(f"{result.metric['name']} of {result.samples} images: {result.value:.4g}")
 
 
-def trained(kind: Literal["model", "guide"], folder: str) -> dict[str, Any]:
-    """What a result tells of the model, or of the guide, that it comes from."""
-    manifest = read_manifest(folder, kind)
-    schema = {"model": ModelSettings, "guide": GuideModelSettings}[kind]
-    settings = parse(schema, manifest["settings"], where=f"{folder}/manifest.json")
-    kept = {key: manifest[key] for key in ("name", "weights_sha256", "dataset_digest", "step")}
-    return {**kept, "settings": settings.identity()}
+def measurements_of(settings: EvaluateSettings, model: ModelManifest) -> Iterator[Measurement]:
+    """What to measure: as the grid says, or one metric as the settings say."""
+    if settings.cell is None:
+        places = (settings.reference, settings.extractor)
+        yield measurement_of(settings, model, settings.metric, settings.samples, *places)
+        return
+    grid, name, sampler = find_cell(settings.cell)
+    for evaluation in grid.evaluations_by_cell[f"{name}/{sampler}"]:
+        metric = parse(MetricSettings, grid.metrics[evaluation.metric], where=evaluation.metric)
+        names = (grid.models[name].dataset, metric.name)
+        trained = metric.extractor.kind == "classifier"
+        extractor = paths.extractor_folder(*names) if trained else None
+        places = (paths.reference_folder(*names), extractor)
+        yield measurement_of(settings, model, metric, evaluation.samples, *places)
 
 
-def images_recognised(shard: Shard, extractor: ClassifierExtractor, batch_size: int) -> float:
-    """How many images of a shard the metric's classifier gives the class they were guided to."""
-    return accuracy(extractor, shard.images, shard.labels, batch_size) * len(shard.images)
-
-
-def check_reference(
+def measurement_of(
     settings: EvaluateSettings,
-    reference: ReferenceManifest,
-    extractor: Extractor,
-    model: dict[str, Any],
-) -> None:
-    """UserError when the reference is of another metric, extractor or dataset."""
-    if reference.metric != settings.metric or reference.extractor_digest != extractor.digest:
-        raise UserError(
-            f"{settings.reference}: made with another metric or extractor than "
-            f"{settings.metric.name} has now; run psld.reference anew"
-        )
-    if reference.dataset_digest != model["dataset_digest"]:
-        raise UserError(
-            f"{settings.reference}: of dataset {reference.dataset} with digest "
-            f"{reference.dataset_digest[:12]}, but {settings.model} was trained on "
-            f"{model['dataset_digest'][:12]}"
-        )
-
-
-if __name__ == "__main__":
-    main()
+    model: ModelManifest,
+    metric: MetricSettings,
+    samples: int,
+    reference_folder: str,
+    extractor_folder: str | None,
+) -> Measurement:
+    statistics, reference = load_reference(reference_folder)
+    device = choose_device(settings.device)
+    extractor = load_extractor(metric, extractor_folder, reference.dataset_digest, device)
+    check_reference(metric, reference_folder, reference, extractor, model)
+    return Measurement(metric, samples, extractor, statistics, reference)

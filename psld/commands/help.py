@@ -1,10 +1,12 @@
 """`psld COMMAND --help`: usage, and every setting with its default and its description."""
 
+import math
 import textwrap
 import types
 from collections.abc import Iterator
 from typing import Annotated, Any, Union, get_args, get_origin
 
+import yaml
 from hydra import compose
 from omegaconf import OmegaConf
 
@@ -14,14 +16,14 @@ from psld.config.settings import Settings
 WIDTH = 100
 
 
-def help_of(name: str, kind: type[Settings], description: str) -> str:
-    """The help of a command whose settings are of class `kind`."""
+def help_of(program: str, name: str, kind: type[Settings], description: str) -> str:
+    """The help of a program such as `psld train`, of configs/NAME.yaml and settings of `kind`."""
     with configs():
         config = without_hydra(compose(name, return_hydra_config=True))
     defaults = OmegaConf.to_container(config)
     return "\n".join(
         [
-            f"usage: psld {name} KEY=VALUE …",
+            f"usage: {program} KEY=VALUE …",
             "",
             description.strip(),
             "",
@@ -29,7 +31,7 @@ def help_of(name: str, kind: type[Settings], description: str) -> str:
             "",
             *_lines(kind, defaults, indent=2),
             "",
-            f"psld {name} --cfg job prints the settings for the overrides given with it.",
+            f"{program} --cfg job prints the settings for the overrides given with it.",
         ]
     )
 
@@ -38,17 +40,16 @@ def _lines(kind: type[Settings], defaults: dict[str, Any], indent: int) -> Itera
     for key, field in kind.model_fields.items():
         default = defaults.get(key, None if field.is_required() else field.default)
         group = _group(field.annotation, default)
-        head = f"{' ' * indent}{key}"
-        if group is None:
-            yield f"{head}: {_text(default)}"
-        else:
-            yield f"{head}:"
+        plain = group is None and not isinstance(default, dict)
+        yield f"{' ' * indent}{key}:{f' {_text(default)}' if plain else ''}"
         if field.description:
             margin = " " * (indent + 6)
             text = " ".join(field.description.split())
             yield textwrap.fill(text, WIDTH, initial_indent=margin, subsequent_indent=margin)
         if group is not None:
             yield from _lines(group, default, indent + 2)
+        elif not plain:
+            yield from (f"{' ' * (indent + 2)}{k}: {_text(v)}" for k, v in default.items())
 
 
 def _group(annotation: Any, default: Any) -> type[Settings] | None:
@@ -68,4 +69,8 @@ def _classes(annotation: Any) -> Iterator[type[Settings]]:
 
 
 def _text(default: Any) -> str:
-    return "null" if default is None else str(default)
+    """A default as it is written in a config, on one line."""
+    if isinstance(default, str):
+        return default
+    text = yaml.safe_dump(default, default_flow_style=True, sort_keys=False, width=math.inf)
+    return text.splitlines()[0]

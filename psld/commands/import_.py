@@ -1,47 +1,59 @@
-"""Import a checkpoint of the official code (mandt-lab/PSLD): a model as if it were trained here.
+"""Import a checkpoint of the official code (mandt-lab/PSLD) as a model or guide.
 
-    psld import_checkpoint FILE model=paper/cifar10-cld
-    psld import_checkpoint FILE dataset=cifar10 process=cld network=cifar10-ablation
+    psld import FILE model=paper/cifar10-cld
+    psld import FILE dataset=cifar10 process=cld network=cifar10-ablation
+    psld import FILE guide=paper/cifar10-psld-0.01
+    psld import FILE kind=guide dataset=cifar10 network=guide-cifar10 training=guide-cifar10
 
 Nothing in the file but tensors and plain containers is read, and every parameter of the network
-must be there with its shape, and no other.
+must be there with its shape, and no other. The dataset need not be prepared.
 """
 
+import sys
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from psld.commands.entry import CONFIGS, entry_point
+from psld.commands.entry import entry_point
 from psld.data.store import ImageStore
-from psld.utils.errors import UserError
-from psld.utils.files import sha256_of_file
-from psld.grid.loading import expand_model
-from psld.training.model import build_network, build_process, save_model
+from psld.grid.loading import expand_guide, expand_model
 from psld.networks.official import LISTED, from_official
 from psld.networks.official_checkpoint import OfficialCheckpoint, read_checkpoint
-from psld.training.settings import RunSettings, TrainSettings
+from psld.training.manifest import GuideManifest, Imported, ModelManifest, write_manifest
+from psld.training.model import build_guide, build_network, build_process, save_weights
+from psld.training.settings import RunSettings, TrainGuideSettings, TrainSettings
+from psld.utils.errors import UserError
+from psld.utils.files import sha256_of_file
+from psld.utils.provenance import provenance
 
 
 class ImportSettings(RunSettings):
-    """What both imports have: every setting of a training, and the file."""
+    """What both kinds of import have: every setting of a training, and the file."""
 
     checkpoint: str
     """The file, as PyTorch Lightning wrote it."""
 
 
-class ImportCheckpointSettings(TrainSettings, ImportSettings):
-    """Settings of `psld import_checkpoint`."""
+class ImportModelSettings(TrainSettings, ImportSettings):
+    """Settings of `psld import` for a model."""
 
+    kind: Literal["model"]
     weights: Literal["ema", "online"]
     """The moving average, as the paper samples, or the network as it was trained."""
 
 
-def name_the_file(arguments: list[str]) -> list[str]:
-    """A leading FILE becomes the override `checkpoint=FILE`.
+class ImportGuideSettings(TrainGuideSettings, ImportSettings):
+    """Settings of `psld import` for a guide."""
 
-    The official files have `=` in their names, which an override takes in quotes alone.
+    kind: Literal["guide"]
+
+
+def name_the_file(arguments: list[str]) -> list[str]:
+    """Turn a leading FILE into the override `checkpoint=FILE`.
+
+    The official files have `=` in their names, so the override's value needs quotes.
     """
     first = arguments[0] if arguments else ""
     if Path(first).is_file() or (first.endswith(".ckpt") and not first.startswith("checkpoint=")):
@@ -50,57 +62,72 @@ def name_the_file(arguments: list[str]) -> list[str]:
     return arguments
 
 
-@entry_point(
-    "import_checkpoint",
-    ImportCheckpointSettings,
-    rewrite=lambda given: expand_model(name_the_file(given), CONFIGS),
-)
-def main(settings: ImportCheckpointSettings) -> None:
+@entry_point("import", ImportModelSettings, lambda given: expand_model(name_the_file(given)))
+def import_model(settings: ImportModelSettings) -> None:
     checkpoint = read_checkpoint(settings.checkpoint)
     weights = chosen_weights(checkpoint, settings)
     network = build_network(settings, build_process(settings))
     save_imported(settings, network, weights, settings.weights, checkpoint.step)
 
 
+@entry_point("import_guide", ImportGuideSettings, lambda given: expand_guide(name_the_file(given)))
+def import_guide(settings: ImportGuideSettings) -> None:
+    checkpoint = read_checkpoint(settings.checkpoint)
+    network = build_guide(settings, build_process(settings))
+    # The official code keeps no moving average of a guide.
+    save_imported(settings, network, checkpoint.online, "online", checkpoint.step)
+
+
+def main() -> None:
+    """Import a guide if the command line says so, else a model."""
+    guide = any(word == "kind=guide" or word.startswith("guide=") for word in sys.argv[1:])
+    (import_guide if guide else import_model)()
+
+
 def save_imported(
-    settings: ImportSettings,
+    settings: ImportModelSettings | ImportGuideSettings,
     network: nn.Module,
     weights: dict[str, Tensor],
-    kind: str,
+    chosen: Literal["ema", "online"],
     step: int | None,
 ) -> None:
     """Give the network the official weights and write it as training does.
 
-    `kind` says which of the file's weights these are.
+    `chosen` names which of the file's weights these are.
     """
     load_weights(network, weights, settings.checkpoint)
-    store = ImageStore.open_for(settings.data, settings.dataset)
-    manifest = {
-        "name": settings.name,
-        "grid": settings.grid_name,
-        "settings": settings.model().model_dump(mode="json"),
-        "dataset_digest": store.digest,
-        "step": step,
-        "images_seen": step and step * settings.training.batch_size,
-        "parameters": sum(p.numel() for p in network.parameters()),
-        "seconds": None,
-        "device": None,
-        "ranks": None,
-        "run": None,
-        "imported": {
-            "file": Path(settings.checkpoint).name,
-            "sha256": sha256_of_file(settings.checkpoint),
-            "weights": kind,
-        },
-    }
-    save_model(settings.output, network, manifest)
-    print(f"wrote {settings.output}: {kind} weights, step {step}")
+    prepared = Path(settings.data).exists()
+    kind = ModelManifest if settings.kind == "model" else GuideManifest
+    manifest = kind(
+        name=settings.name,
+        grid=settings.grid_name,
+        settings=settings.model(),
+        dataset_digest=(
+            ImageStore.open_for(settings.data, settings.dataset).digest if prepared else None
+        ),
+        step=step,
+        images_seen=step and step * settings.training.batch_size,
+        parameters=sum(p.numel() for p in network.parameters()),
+        seconds=None,
+        device=None,
+        ranks=None,
+        run=None,
+        imported=Imported(
+            file=Path(settings.checkpoint).name,
+            sha256=sha256_of_file(settings.checkpoint),
+            weights=chosen,
+        ),
+        weights_sha256=save_weights(settings.output, network),
+        **provenance(),
+    )
+    write_manifest(settings.output, manifest)
+    print(f"wrote {settings.output}: {chosen} weights, step {step}")
 
 
 def chosen_weights(
-    checkpoint: OfficialCheckpoint, settings: ImportCheckpointSettings
+    checkpoint: OfficialCheckpoint, settings: ImportModelSettings
 ) -> dict[str, Tensor]:
-    """Raises UserError where a moving average is asked for and there is none."""
+    """Raises UserError if a moving average is asked for and the file has none."""
     if settings.weights == "online":
         return checkpoint.online
     if checkpoint.ema is None:
@@ -120,7 +147,3 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor], path: str) -> N
         network.load_state_dict(from_official(weights, network))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-
-
-if __name__ == "__main__":
-    main()

@@ -1,30 +1,33 @@
-"""Run a training on all its ranks: as one Slurm job, or on this machine where there is no Slurm.
+"""Run a training on all its ranks: as one Slurm job, or on this machine if there is no Slurm.
 
-    psld launch nodes=2 gpus_per_node=4 -- psld.train model=paper/cifar10-psld-0.02
-    psld launch ranks_per_node=2 -- psld.train model=demo/psld-0.02   # without Slurm
+    psld launch nodes=2 gpus_per_node=4 -- train model=paper/cifar10-psld-0.02
+    psld launch ranks_per_node=2 -- train model=demo/psld-0.02   # without Slurm
 
 On a cluster it submits the job, waits, and ends when the model is there. Killed and started again
 it comes back to the job; Ctrl-C cancels the job (`detach=true` leaves it). It imports no torch:
-fifty of them wait on a login node for days.
+fifty launchers may wait on a login node for days.
 """
 
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 from urllib.parse import quote
 
-from psld.commands.entry import CONFIGS, entry_point
 from psld.cluster import slurm
 from psld.cluster.here import run_here
 from psld.cluster.launcher import Launcher
 from psld.cluster.relay import say
 from psld.cluster.settings import LaunchSettings
-from psld.grid.resolution import Composer
-from psld.utils.errors import UserError
-from psld.grid.loading import expand_guide, expand_model
+from psld.commands.entry import entry_point
+from psld.config.compose import compose_content
 from psld.config.settings import parse
+from psld.data.description import expand_data
+from psld.grid.loading import expand_guide, expand_model
+from psld.training.export import is_exported, publish
 from psld.training.settings import RunSettings, TrainGuideSettings, TrainSettings
+from psld.utils.errors import UserError
 
 
 def split_command(given: list[str]) -> list[str]:
@@ -41,44 +44,47 @@ def main(settings: LaunchSettings) -> None:
     # Before anything is submitted: a mistake should show now, not when the job has been scheduled.
     training = settings_of_training(settings.command)
     digest = dataset_digest(Path(training.data))
-    run = Path(training.runs) / training.run_name(digest)
+    run, output = Path(training.runs) / training.run_name(digest), Path(training.output)
     if settings.where == "here" or (settings.where == "auto" and not slurm.available()):
         run_here(settings)
     if not slurm.available():
         raise UserError(
-            "launch: where=slurm, but there is no sbatch here, or no cluster that it knows of; use "
-            "where=here"
+            "launch: where=slurm, but there is no sbatch here, or no cluster that it can reach; "
+            "use where=here"
         )
-    launcher = Launcher(settings, run, Path(training.output))
+    launcher = Launcher(
+        settings,
+        run,
+        output,
+        is_trained=partial(is_exported, run),
+        publish=partial(publish, run, output),
+    )
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        # What nohup (SIGHUP), or a shell's `&` (SIGINT), lets Snakemake ignore stays ignored here.
+        # A signal that nohup (SIGHUP) or a shell's `&` (SIGINT) makes Snakemake ignore stays
+        # ignored here.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda number, _: leave(launcher, settings.detach, number))
     launcher.train()
 
 
-def settings_of_training(command: list[str]) -> RunSettings:
+def settings_of_training(words: list[str]) -> RunSettings:
     """The settings of the training that a command runs. Raises UserError as the command would."""
-    module, *given = command
-    composer = Composer(CONFIGS)
-    match module:
-        case "psld.train":
-            content = composer.content("train", expand_model(given, CONFIGS), module)
-            return parse(TrainSettings, content, module)
-        case "psld.train_guide":
-            given = expand_guide(given, CONFIGS)
-            content = composer.content("train_guide", given, module)
-            return parse(TrainGuideSettings, content, module)
-    raise UserError(f"launch: after -- stands psld.train or psld.train_guide, not {module}")
+    command, *given = words
+    match command:
+        case "train":
+            content = compose_content(command, expand_data(expand_model(given)), command)
+            return parse(TrainSettings, content, command)
+        case "train_guide":
+            content = compose_content(command, expand_data(expand_guide(given)), command)
+            return parse(TrainGuideSettings, content, command)
+    raise UserError(f"launch: after -- comes train or train_guide, not {command}")
 
 
 def dataset_digest(data: Path) -> str:
     """The digest that psld.prepare leaves beside a dataset's file."""
     path = data.with_suffix(".digest")
     if not data.exists() or not path.exists():
-        raise UserError(
-            f"{data}: no such file with its .digest; make it with psld prepare"
-        )
+        raise UserError(f"{data}: no such file with its .digest; make it with psld prepare")
     return path.read_text().strip()
 
 
@@ -98,7 +104,3 @@ def leave(launcher: Launcher, detach: bool, number: int) -> NoReturn:
     except slurm.Unreachable as error:
         say(f"{name}: {error}; the job goes on: scancel --name={launcher.name} ends it")
     sys.exit(128 + number)
-
-
-if __name__ == "__main__":
-    main()

@@ -9,8 +9,8 @@ import keyword
 import sys
 from pathlib import Path
 
-from psld import __version__
 from psld.utils.errors import UserError
+from psld.utils.version import VERSION
 
 COMMANDS = (
     "prepare",
@@ -37,12 +37,12 @@ COMPLETION = 'complete -W "{words}" -o default psld'
 def main() -> None:
     """Run the command that the command line names. Its settings are the words that follow."""
     name, *rest = sys.argv[1:] or ["--help"]
-    name = name.replace("-", "_") if name[0] != "-" else name
+    name = name if name.startswith("-") else name.replace("-", "_")
     match name:
         case "--help" | "-h":
             print(overview())
         case "--version":
-            print(f"psld {__version__}")
+            print(f"psld {VERSION}")
         case "--completion":
             print(COMPLETION.format(words=" ".join(COMMANDS)))
         case _ if name in COMMANDS:

@@ -1,309 +1,44 @@
-"""Plan: what a grid consists of, and how many GPU hours it takes.
+"""Plan a grid: its models, cells and jobs, and how many GPU hours they take.
 
-    psld plan grid_name=paper
-    psld plan grid_name=paper throughput.cifar10-sota.train=900   # images/s of one GPU
-
-    seconds = training images / (train images/s) + samples × NFE / (sample images/s)
-
-summed over models and cells. Throughputs are the user's, or else measured in earlier runs, or else
-derived from the network's FLOPs; none is guessed.
+psld plan grid_name=paper
+psld plan grid_name=paper throughput.cifar10-sota.train=900   # images/s of one GPU
+psld plan grid_name=demo list=cells                           # each is a target of Snakemake
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import Field
-from tabulate import tabulate
-
-from psld.commands.entry import CONFIGS, entry_point
-from psld.grid.figures import plots_of, sheets_of, traced_models
-from psld.utils.files import read_json
-from psld.grid.loading import ComposedTraining, Grid, load_grid
-from psld.grid.schema import Evaluation
-from psld.grid.results import paper_values, read_result
-from psld.config.settings import Settings
-
-TRAIN_FACTOR = 3
-"""FLOPs of a training step over those of its forward pass; the backward pass has twice as many."""
-
-SECONDS_PER_HOUR = 3600
-
-Kind = Literal["model", "guide"]
-
-UNKNOWN = "?"
-
-COST_HEADERS = [
-    "network",
-    "models",
-    "GFLOPs",
-    "training images (M)",
-    "samples × NFE (M)",
-    "share of FLOPs",
-    "training (GPU h)",
-    "sampling (GPU h)",
-]
-
-FORMULA = (
-    "GPU hours = (training images / (train images/s) + samples × NFE / (sample images/s)) / 3600, "
-    "with images/s of one GPU through a training step and through one network evaluation: those "
-    "that are given, or else of what has been run here, on CPUs too. "
-    f"FLOPs: GFLOPs × ({TRAIN_FACTOR} × training images + samples × NFE)."
-)
-
-
-class Throughput(Settings):
-    """Images per second on one GPU; null where it is not known."""
-
-    train: float | None = Field(None, gt=0)
-    """Through a training step."""
-    sample: float | None = Field(None, gt=0)
-    """Through one network evaluation."""
-
-
-class PlanSettings(Settings):
-    """Settings of `psld plan`."""
-
-    grid_name: str
-    """Name of the grid, configs/grid/NAME.yaml."""
-    throughput: dict[str, Throughput]
-    """By the network's name in configs/network."""
-    sustained_tflops: float | None = Field(None, gt=0)
-    """TFLOP/s of a GPU, from which unknown throughputs are derived; null leaves them unknown."""
-    adaptive_evaluations: int = Field(gt=0)
-    """Network evaluations of an adaptive sampler where no table prints the paper's."""
-    models: Path
-    """Folder of the grid's models."""
-    guides: Path
-    """Folder of the grid's guides."""
-    cells: Path
-    """Folder of the grid's metrics files."""
-
-
-@dataclass
-class Work:
-    """What one network has to do in a grid."""
-
-    kind: Kind
-    trained: list[str] = field(default_factory=list)
-    """The models, or guides, that have this network."""
-    training_images: int = 0
-    evaluations: float = 0
-    """Images times network evaluations, over all samples; two for a guide and its gradient."""
+from psld.commands.entry import entry_point
+from psld.grid.composing import compose_guide, compose_model
+from psld.grid.figures import figures_of
+from psld.grid.loading import load_grid
+from psld.grid.plan import Kind, PlanSettings, plan_of
+from psld.grid.resolved import ComposedTraining
 
 
 @entry_point("plan", PlanSettings)
 def main(settings: PlanSettings) -> None:
-    grid = load_grid(settings.grid_name, CONFIGS)
-    print(
-        f"Grid {grid.name}: {len(grid.models)} models, {len(grid.guides)} guides, "
-        f"{len(grid.cells)} cells.\n"
-    )
-    print(table(tables_of(grid), ["table", "models", "cells", "shards"]), end="\n\n")
-    print(table(jobs_of(grid).items(), ["stage", "jobs"]), end="\n\n")
-    print(cost(grid, settings))
+    grid = load_grid(settings.grid_name)
+    match settings.list:
+        case "cells":
+            print("\n".join(f"{grid.name}/{cell}" for cell in grid.cells))
+        case "figures":
+            print("\n".join(figures_of(grid)))
+        case None:
+            print(plan_of(grid, settings, forward_gigaflops))
 
 
-def table(rows: Any, headers: list[str]) -> str:
-    right = ["left", *["right"] * (len(headers) - 1)]
-    rows = [[f"{cell:,}" if isinstance(cell, int) else cell for cell in row] for row in rows]
-    return tabulate(rows, headers, tablefmt="github", colalign=right, disable_numparse=True)
-
-
-def readable(number: float) -> str:
-    """With one decimal; with two digits where that would hide a small number."""
-    return f"{number:,.1f}" if number >= 1 or number == 0 else f"{number:.2g}"
-
-
-def shards_of_cells(grid: Grid, evaluations: list[Evaluation]) -> dict[str, int]:
-    """The shards of each cell: evaluations of a cell share theirs."""
-    shards: dict[str, int] = {}
-    for evaluation in evaluations:
-        cell = evaluation.cell
-        shards[cell] = max(shards.get(cell, 0), grid.shards_of(evaluation))
-    return shards
-
-
-def all_shards(grid: Grid) -> dict[str, int]:
-    """The shards of every cell; of those that are only shown, the first one."""
-    shown = [f"{model}/{grid.file.gallery}" for model in grid.models]
-    shown += grid.file.pictures.values()
-    return dict.fromkeys(shown, 1) | shards_of_cells(grid, list(grid.evaluations))
-
-
-def tables_of(grid: Grid) -> Iterator[tuple[str, int, int, int]]:
-    """For each table its numbers of models, cells and shards; tables share what they can."""
-    for name in grid.file.tables:
-        entries = [e for row in grid.table_evaluations(name) for e in row if e]
-        shards = shards_of_cells(grid, entries)
-        yield name, len({e.model for e in entries}), len(shards), sum(shards.values())
-
-
-def jobs_of(grid: Grid) -> dict[str, int]:
-    """The jobs of each stage, from nothing."""
-    references = {(grid.models[e.model].dataset, e.metric) for e in grid.evaluations}
-    extractors = [grid.metrics[metric]["extractor"]["kind"] for _, metric in references]
-    models, guides = grid.models.values(), grid.guides.values()
-    jobs = {
-        "prepare": len(grid.datasets),
-        "train_extractor": extractors.count("classifier"),
-        "reference": len(references),
-        "train": sum(not model.checkpoint for model in models),
-        "import_checkpoint": sum(bool(model.checkpoint) for model in models),
-        "train_guide": sum(not guide.checkpoint for guide in guides),
-        "import_guide": sum(bool(guide.checkpoint) for guide in guides),
-        "sample": sum(all_shards(grid).values()),
-        "evaluate": len(grid.evaluations),
-        "tabulate": len(grid.file.tables),
-        "gallery": len(grid.models),
-        "sheet": len(sheets_of(grid)),
-        "figure": len(grid.file.pictures),
-        "trace": len(traced_models(grid)),
-        "plot": len(plots_of(grid)),
-    }
-    return {stage: number for stage, number in jobs.items() if number}
-
-
-def network_of(trained: ComposedTraining) -> str:
-    """The name of a network in configs/network: the last override that chooses one."""
-    chosen = [o for o in trained.overrides if o.startswith("network=")]
-    return chosen[-1].removeprefix("network=") if chosen else "demo"
-
-
-def work_of(grid: Grid, adaptive_evaluations: int) -> dict[str, Work]:
-    """What each network has to do, by its name."""
-    work: dict[str, Work] = {}
-    for kind, all_trained in (("model", grid.models), ("guide", grid.guides)):
-        for name, trained in all_trained.items():
-            own = work.setdefault(network_of(trained), Work(kind))
-            own.trained.append(name)
-            if not trained.checkpoint:
-                training = trained.settings["training"]
-                own.training_images += training["steps"] * training["batch_size"]
-    nfe = printed_evaluations(grid)
-    for cell, shards in all_shards(grid).items():
-        model, name = cell.split("/")
-        sampler = grid.samplers[name]
-        steps = sampler.settings.get("steps") or nfe.get(cell, adaptive_evaluations)
-        evaluations = shards * grid.file.shard_size * steps
-        twice = 2 if sampler.guidance == "classifier-free" else 1
-        work[network_of(grid.models[model])].evaluations += twice * evaluations
-        if sampler.guide:
-            work[network_of(grid.guides[sampler.guide])].evaluations += 2 * evaluations
-    return work
-
-
-def printed_evaluations(grid: Grid) -> dict[str, float]:
-    """Network evaluations of cells as the paper prints them."""
-    return {e.cell: shown["nfe"] for e, shown in paper_values(grid).items() if "nfe" in shown}
-
-
-def measured(grid: Grid, settings: PlanSettings, work: Work) -> Throughput:
-    """Throughput of earlier runs of a network, per GPU."""
-    trained = train_seconds = sampled = sample_seconds = 0.0
-    folder = settings.models if work.kind == "model" else settings.guides
-    for name in work.trained:
-        manifest = folder / name / "manifest.json"
-        content = read_json(manifest) if manifest.exists() else {}
-        if content.get("seconds"):
-            trained += content["images_seen"]
-            train_seconds += content["seconds"] * content.get("ranks", 1)
-    unguided = [e for e in grid.evaluations if grid.samplers[e.sampler].guidance == "none"]
-    for evaluation in unguided if work.kind == "model" else []:
-        result = evaluation.model in work.trained and read_result(grid, settings.cells, evaluation)
-        if result:
-            shards = grid.shards_of(evaluation)
-            sampled += shards * grid.file.shard_size * result["nfe"]
-            sample_seconds += result["sampling_seconds"]
-    return Throughput(
-        train=trained / train_seconds if train_seconds else None,
-        sample=sampled / sample_seconds if sample_seconds else None,
-    )
-
-
-def forward_gigaflops(grid: Grid, kind: Kind, name: str) -> float:
+def forward_gigaflops(kind: Kind, trained: ComposedTraining) -> float:
     """GFLOPs of one image through a network; a multiplication and an addition are two."""
     # torch takes longer to import than everything else here.
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from psld.grid.resolution import Composer
     from psld.training.model import build_guide, build_network, build_process
 
-    composer = Composer(CONFIGS)
     if kind == "model":
-        settings, build = composer.model(grid.models[name].overrides, name), build_network
+        settings, build = compose_model(trained.overrides, kind), build_network
     else:
-        overrides = grid.guides[name].overrides
-        settings, build = composer.guide(overrides, name), build_guide
+        settings, build = compose_guide(trained.overrides, kind), build_guide
     process = build_process(settings)
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         network = build(settings, process).eval()
         network(torch.empty(1, *network.in_shape), torch.empty(1))
     return counter.get_total_flops() / 1e9
-
-
-def cost(grid: Grid, settings: PlanSettings) -> str:
-    """The cost of each network's work and of all of it, and what is not known."""
-    works = work_of(grid, settings.adaptive_evaluations)
-    gigaflops = {n: forward_gigaflops(grid, w.kind, w.trained[0]) for n, w in works.items()}
-    flops = {
-        n: gigaflops[n] * (TRAIN_FACTOR * work.training_images + work.evaluations)
-        for n, work in works.items()
-    }
-    everything = sum(flops.values())
-    lines, hours, unknown = [], [], []
-    for network, work in works.items():
-        known = throughput_of(grid, settings, network, work, gigaflops[network])
-        spent = [
-            _hours(work.training_images, known.train),
-            _hours(work.evaluations, known.sample),
-        ]
-        hours += spent
-        unknown += [network] if None in spent else []
-        lines.append(
-            [
-                network,
-                len(work.trained),
-                readable(gigaflops[network]),
-                readable(work.training_images / 1e6),
-                readable(work.evaluations / 1e6),
-                f"{flops[network] / everything:.1%}",
-                *(UNKNOWN if hour is None else readable(hour) for hour in spent),
-            ]
-        )
-    notes = [FORMULA, f"All of it: {everything * 1e9:.3g} FLOPs."]
-    if unknown:
-        notes.append(
-            f"GPU hours are unknown ({UNKNOWN}) where images/s are: give psld plan "
-            f"grid_name={grid.name} throughput.NETWORK.train=… and throughput.NETWORK.sample=… for "
-            f"{', '.join(unknown)}, or, for a rough guess, sustained_tflops=…"
-        )
-    else:
-        notes.append(f"Sum: {readable(sum(hours))} GPU hours.")
-    return "\n\n".join([table(lines, COST_HEADERS), *notes])
-
-
-def _hours(images: float, per_second: float | None) -> float | None:
-    if images == 0:
-        return 0.0
-    return None if per_second is None else images / per_second / SECONDS_PER_HOUR
-
-
-def throughput_of(
-    grid: Grid, settings: PlanSettings, network: str, work: Work, gigaflops: float
-) -> Throughput:
-    """The user's word, or else earlier runs', or else the GPU's TFLOP/s."""
-    given = settings.throughput.get(network, Throughput())
-    earlier = measured(grid, settings, work)
-    tflops = settings.sustained_tflops
-    derived = tflops and 1e3 * tflops / gigaflops
-    return Throughput(
-        train=given.train or earlier.train or (derived and derived / TRAIN_FACTOR),
-        sample=given.sample or earlier.sample or derived,
-    )
-
-
-if __name__ == "__main__":
-    main()

@@ -23,7 +23,3 @@ def main(settings: PrepareSettings) -> None:
         f"({record['splits']['train']:,} train, {record['splits']['test']:,} test{skipped}), "
         f"digest {record['digest'][:12]}"
     )
-
-
-if __name__ == "__main__":
-    main()

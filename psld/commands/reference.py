@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from psld.commands.entry import entry_point
+from psld.data.description import expand_data
 from psld.data.pixels import to_uint8, truncated
 from psld.data.store import ImageStore
-from psld.utils.device import choose_device
-from psld.utils.errors import UserError
 from psld.metrics.extractor import Extractor, batches_of, statistics_of
 from psld.metrics.extractor_folder import load_extractor, read_manifest
 from psld.metrics.frechet import frechet_distance
@@ -28,12 +27,14 @@ from psld.metrics.reference_folder import (
 )
 from psld.metrics.settings import MetricSettings, ReferenceSettings
 from psld.metrics.statistics import FeatureStatistics
+from psld.utils.device import choose_device
+from psld.utils.errors import UserError
 from psld.utils.provenance import device_name, provenance
 
 NOISE_SAMPLES = 10_000
 
 
-@entry_point("reference", ReferenceSettings)
+@entry_point("reference", ReferenceSettings, rewrite=expand_data)
 def main(settings: ReferenceSettings) -> None:
     metric, folder = settings.metric, settings.extractor
     store = ImageStore.open_for(settings.data, settings.dataset)
@@ -97,7 +98,3 @@ def noise_images(count: int, shape: tuple[int, int, int], batch_size: int) -> It
     for start in range(0, count, batch_size):
         size = min(batch_size, count - start)
         yield to_uint8(torch.from_numpy(random.standard_normal((size, *shape), dtype=np.float32)))
-
-
-if __name__ == "__main__":
-    main()

@@ -19,9 +19,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from psld.utils.errors import PSLDError, RunError, UserError
 from psld.config.compose import answering_resolvers, configs, without_hydra
 from psld.config.messages import exit_code_of, one_line
+from psld.utils.errors import PSLDError, RunError, UserError
 
 FLAGS = {"--multirun", "-m"}
 
@@ -31,9 +31,7 @@ def is_sweep(given: list[str]) -> bool:
     return not FLAGS.isdisjoint(given)
 
 
-def check_jobs(
-    command: str, given: list[str], check: Callable[[DictConfig], Any]
-) -> list[str]:
+def check_jobs(command: str, given: list[str], check: Callable[[DictConfig], Any]) -> list[str]:
     """The keys that a sweep sweeps over, once all of its jobs are checked; none without a sweep.
 
     Args:

@@ -1,20 +1,22 @@
-"""Tabulate: one table of a grid as Markdown, CSV, LaTeX and HTML.
+"""Tabulate a grid: one table as Markdown, CSV, LaTeX and HTML, or all tables on the terminal.
 
-psld tabulate grid_name=demo table=demo-steps
+psld tabulate grid_name=demo                    # print all tables, as far as cells have been run
+psld tabulate grid_name=demo table=demo-steps   # write one
 """
 
 from pathlib import Path
 
 from pydantic import Field
 
-from psld.commands.entry import CONFIGS, entry_point
+from psld.commands.entry import entry_point
+from psld.config.settings import Settings
+from psld.grid.loading import load_grid
+from psld.grid.resolved import Grid
+from psld.grid.results import read_table
+from psld.report.formats import as_csv, html, latex, markdown
+from psld.report.table import summary, text_of
 from psld.utils.errors import UserError
 from psld.utils.files import write_text
-from psld.grid.loading import load_grid
-from psld.grid.results import read_table
-from psld.config.settings import Settings
-from psld.report.formats import as_csv, html, latex, markdown
-from psld.report.table import text_of
 
 
 class TabulateSettings(Settings):
@@ -22,8 +24,8 @@ class TabulateSettings(Settings):
 
     grid_name: str
     """Name of the grid, configs/grid/NAME.yaml."""
-    table: str
-    """Name of one of its tables."""
+    table: str | None
+    """Name of one of its tables, which is written; null: all tables are printed."""
     cells: Path
     """Folder of the grid's metrics files."""
     output: str = Field(pattern=r"[^/]$")
@@ -32,7 +34,10 @@ class TabulateSettings(Settings):
 
 @entry_point("tabulate", TabulateSettings)
 def main(settings: TabulateSettings) -> None:
-    grid = load_grid(settings.grid_name, CONFIGS)
+    grid = load_grid(settings.grid_name)
+    if settings.table is None:
+        print_tables(grid, settings.cells)
+        return
     if settings.table not in grid.file.tables:
         raise UserError(
             f"table: {settings.table!r} is not in grid {settings.grid_name}; "
@@ -47,5 +52,9 @@ def main(settings: TabulateSettings) -> None:
     write_text(f"{settings.output}.html", html(text))
 
 
-if __name__ == "__main__":
-    main()
+def print_tables(grid: Grid, cells: Path) -> None:
+    """Print every table and a summary of their entries."""
+    tables = {name: read_table(grid, name, cells) for name in grid.file.tables}
+    texts = [text_of(grid.file.tables[name], rows) for name, rows in tables.items()]
+    for text in [*texts, summary(grid, tables)]:
+        print(markdown(text, details=False))

@@ -1,31 +1,36 @@
-"""Train a model: EMA weights and manifest from a prepared dataset.
+"""Train a model: EMA weights and a manifest from a prepared dataset.
 
     psld train model=demo/psld-0.02 training.steps=100       # a model of a grid
     psld train dataset=digits process=psld process.gamma=0.02 network=demo training=demo
     psld train training.label_dropout=0.1                    # a class-conditional one
+    psld train data=data/mine.h5 name=mine                   # size and classes come from the file
 
 Several ranks: torchrun --nproc-per-node=4 -m psld train ...
 """
 
 from functools import partial
 
-from psld.commands.entry import CONFIGS, entry_point
+from psld.cluster.requeue import requeued_when_stopped
+from psld.commands.entry import entry_point
+from psld.data.description import expand_data
 from psld.data.store import ImageStore
-from psld.grid.loading import expand_model
-from psld.training.model import build_network, build_process
-from psld.training.batches import Labels
 from psld.diffusion.loss import EpsilonLoss
+from psld.grid.loading import expand_model
+from psld.training.batches import Labels
+from psld.training.manifest import ModelManifest
+from psld.training.model import build_network, build_process
 from psld.training.preview import preview_samples
 from psld.training.run import Task, run_training
 from psld.training.settings import TrainSettings
 
 
-@entry_point("train", TrainSettings, rewrite=lambda given: expand_model(given, CONFIGS))
+@entry_point("train", TrainSettings, rewrite=lambda given: expand_data(expand_model(given)))
 def main(settings: TrainSettings) -> None:
     store = ImageStore.open_for(settings.data, settings.dataset)
     process = build_process(settings)
     task = Task(
         stage="train",
+        manifest=ModelManifest,
         process=process,
         build=partial(build_network, settings, process),
         loss_of=EpsilonLoss(process, settings.training.weighting),
@@ -33,16 +38,13 @@ def main(settings: TrainSettings) -> None:
         look=partial(preview_samples, settings, process),
         describe=lambda network: {},
     )
-    run_training(settings, store, task)
+    with requeued_when_stopped() as begins:
+        run_training(settings, store, task, begins)
 
 
 def labels_of(settings: TrainSettings, store: ImageStore) -> Labels | None:
-    """What a class-conditional model is told of the training images."""
+    """The classes that a class-conditional model is told; None for an unconditional one."""
     if not settings.num_classes:
         return None
     dropout = settings.training.label_dropout
     return Labels(store.labels("train"), settings.num_classes, dropout)
-
-
-if __name__ == "__main__":
-    main()

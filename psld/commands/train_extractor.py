@@ -8,17 +8,18 @@ Writes OUTPUT/weights.safetensors and, last, OUTPUT/manifest.json.
 import time
 
 from psld.commands.entry import entry_point
+from psld.data.description import expand_data
 from psld.data.store import ImageStore
-from psld.utils.device import choose_device
-from psld.utils.errors import UserError
-from psld.metrics.extractor_training import accuracy, train_classifier
 from psld.metrics.extractor_folder import ExtractorManifest, save_manifest, save_weights
+from psld.metrics.extractor_training import accuracy, train_classifier
 from psld.metrics.feature_classifier import ClassifierExtractor, ImageShape
 from psld.metrics.settings import TrainExtractorSettings
+from psld.utils.device import choose_device
+from psld.utils.errors import UserError
 from psld.utils.provenance import device_name, provenance
 
 
-@entry_point("train_extractor", TrainExtractorSettings)
+@entry_point("train_extractor", TrainExtractorSettings, rewrite=expand_data)
 def main(settings: TrainExtractorSettings) -> None:
     store, shape = open_labelled(settings)
     device = choose_device(settings.device)
@@ -72,7 +73,3 @@ def accuracy_on(
 def _percent(manifest: ExtractorManifest) -> str:
     test = "" if manifest.test_accuracy is None else f", {manifest.test_accuracy:.1%} on test"
     return f"{manifest.train_accuracy:.1%} on train{test}"
-
-
-if __name__ == "__main__":
-    main()

@@ -1,10 +1,10 @@
-"""Train the noise-conditional guide that guides a sampler: p(y | z_t, t) on noised images.
+"""Train a guide: the noise-conditional classifier p(y | z_t, t) that steers a sampler.
 
     psld train_guide guide=demo/psld-0.02          # a guide of a grid
     psld train_guide dataset=cifar10 process=psld network=guide-cifar10 \\
         training=guide-demo training.steps=100000
 
-It serves models of the same dataset and process. Several ranks: as psld.train.
+It serves models of the same dataset and process. Several ranks: as for psld train.
 """
 
 from functools import partial
@@ -12,28 +12,30 @@ from typing import Any
 
 from torch import nn
 
-from psld.commands.entry import CONFIGS, entry_point
+from psld.cluster.requeue import requeued_when_stopped
+from psld.commands.entry import entry_point
+from psld.data.description import expand_data
 from psld.data.store import ImageStore
-from psld.grid.loading import expand_guide
-from psld.training.model import build_guide, build_process
+from psld.diffusion.loss import GuideLoss
 from psld.diffusion.process import LinearProcess
+from psld.grid.loading import expand_guide
 from psld.training.accuracy import accuracy_by_time, as_logged
 from psld.training.batches import Labels
-from psld.diffusion.loss import GuideLoss
+from psld.training.manifest import GuideManifest
+from psld.training.model import build_guide, build_process
 from psld.training.run import Task, run_training
 from psld.training.settings import TrainGuideSettings
 
 
 @entry_point(
-    "train_guide",
-    TrainGuideSettings,
-    rewrite=lambda given: expand_guide(given, CONFIGS),
+    "train_guide", TrainGuideSettings, rewrite=lambda given: expand_data(expand_guide(given))
 )
 def main(settings: TrainGuideSettings) -> None:
     store = ImageStore.open_for(settings.data, settings.dataset)
     process = build_process(settings)
     task = Task(
         stage="train_guide",
+        manifest=GuideManifest,
         process=process,
         build=partial(build_guide, settings, process),
         loss_of=GuideLoss(process),
@@ -41,7 +43,8 @@ def main(settings: TrainGuideSettings) -> None:
         look=lambda network: as_logged(accuracy_by_time(settings, process, store, network)),
         describe=partial(describe, settings, process, store),
     )
-    run_training(settings, store, task)
+    with requeued_when_stopped() as begins:
+        run_training(settings, store, task, begins)
 
 
 def describe(
@@ -54,7 +57,3 @@ def describe(
     accuracies = accuracy_by_time(settings, process, store, network)
     print(f"accuracy from little to much noise: {', '.join(f'{a:.2f}' for a in accuracies)}")
     return {"accuracy_by_time": accuracies}
-
-
-if __name__ == "__main__":
-    main()

@@ -1,1 +1,1 @@
-"""Datasets: where images come from, and the HDF5 store that every later stage reads."""
+"""Datasets: the sources of images, and the HDF5 store that every later stage reads."""

@@ -1,4 +1,4 @@
-"""Pixels are bytes in files and numbers in [−1, 1] in networks; images are quantised here only."""
+"""Pixels are bytes in files and numbers in [−1, 1] in networks; images are quantized only here."""
 
 import torch
 from torch import Tensor
@@ -10,9 +10,9 @@ def from_uint8(images: Tensor) -> Tensor:
 
 
 def truncated(images: Tensor) -> Tensor:
-    """uint8 → uint8: a dataset's images as the official code writes them, read in float64.
+    """uint8 → uint8: a dataset's images as the official code writes them, computed in float64.
 
-    Of the 256 levels 95 come out one lower.
+    95 of the 256 levels become one lower.
     """
     return to_uint8((images.to(torch.float64) / 127.5 - 1).to(torch.float32))
 
@@ -20,8 +20,8 @@ def truncated(images: Tensor) -> Tensor:
 def to_uint8(x: Tensor) -> Tensor:
     """Numbers → uint8: u = (x/2 + 1/2) · 255, clipped to [0, 255] and truncated.
 
-    The official code truncates rather than rounds, and FID notices: an image is half a level darker
-    on average. In float32 `to_uint8(from_uint8(u))` is therefore u or, where u/127.5 was rounded
-    down, u − 1.
+    The official code truncates instead of rounding, which makes images half a level darker on
+    average and changes the FID. In float32 `to_uint8(from_uint8(u))` is u or, if u/127.5 is
+    rounded down, u − 1.
     """
     return ((x * 0.5 + 0.5) * 255).clamp(0, 255).to(torch.uint8)

@@ -21,11 +21,11 @@ class FashionMNISTSource(Settings):
     kind: Literal["fashion-mnist"]
     root: str | None = None
     """Folder of the four IDX files, gzipped or not. Null: the one of Debian's package
-    dataset-fashion-mnist where that is installed, else downloads/fashion-mnist."""
+    dataset-fashion-mnist if that is installed, else downloads/fashion-mnist."""
     download: bool = True
-    """Whether torchvision may download what is missing."""
+    """Let torchvision download missing files."""
     pad: int | None = Field(32, ge=28)
-    """Pixels of the square that the image is centred in, on zeros, before any resizing."""
+    """Side, in pixels, of the black square in which the image is centered before any resizing."""
 
 
 class MNISTSource(Settings):
@@ -35,9 +35,9 @@ class MNISTSource(Settings):
     root: str = "downloads/mnist"
     """Folder of the four IDX files, gzipped or not."""
     download: bool = True
-    """Whether torchvision may download what is missing."""
+    """Let torchvision download missing files."""
     pad: int | None = Field(None, ge=28)
-    """Pixels of the square that the image is centred in, on zeros, before any resizing."""
+    """Side, in pixels, of the black square in which the image is centered before any resizing."""
 
 
 class CIFAR10Source(Settings):
@@ -45,16 +45,16 @@ class CIFAR10Source(Settings):
 
     kind: Literal["cifar10"]
     root: str = "downloads/cifar10"
-    """Folder of the archive, or of the folder that it unpacks to."""
+    """Folder that holds the archive or the unpacked folder."""
     download: bool = True
-    """Whether torchvision may download the archive if it is missing."""
+    """Let torchvision download the archive if it is missing."""
 
 
 class _PictureSource(Settings):
-    """A source of pictures in files of their own, any of which may be broken."""
+    """A source of picture files, any of which may be broken."""
 
     broken: Literal["stop", "skip"] = "stop"
-    """What is done about a picture that cannot be decoded: stop, or leave it out and name it."""
+    """What to do with a picture that cannot be decoded: stop, or leave it out and name it."""
 
 
 class CelebASource(_PictureSource):
@@ -62,15 +62,15 @@ class CelebASource(_PictureSource):
 
     kind: Literal["celeba"]
     root: str = "downloads/celeba"
-    """Folder of img_align_celeba.zip, or of the folder img_align_celeba that it unpacks to."""
+    """Folder that holds img_align_celeba.zip or the unpacked folder img_align_celeba."""
     download: bool = False
-    """Whether torchvision may download what is missing (it needs the package gdown)."""
+    """Let torchvision download missing files (it needs the package gdown)."""
     crop: int | None = Field(None, gt=0, le=178)
-    """Side, in pixels, of the square that is cut out of the centre. Null: the whole picture,
-    squeezed to a square."""
+    """Side, in pixels, of the central square that is cut out. Null: the whole picture, squeezed to
+    a square."""
     partition: bool = False
-    """Split by list_eval_partition.txt: 162,770 to train, 19,962 to test, the validation faces left
-    out. Otherwise every picture is for training and there is no test split."""
+    """Split by list_eval_partition.txt: 162,770 to train, 19,962 to test, without the validation
+    faces. Otherwise all pictures are for training."""
 
 
 class AFHQv2Source(_PictureSource):
@@ -78,7 +78,7 @@ class AFHQv2Source(_PictureSource):
 
     kind: Literal["afhqv2"]
     root: str = "downloads/afhqv2"
-    """Folder of afhq_v2.zip, or of the folders train and test that it unpacks to."""
+    """Folder that holds afhq_v2.zip or the unpacked folders train and test."""
 
 
 class FolderSource(_PictureSource):
@@ -90,7 +90,7 @@ class FolderSource(_PictureSource):
     test_root: str | None = None
     """Another folder or zip archive for the test split, with the same classes."""
     test_fraction: float = Field(0.0, ge=0, lt=1)
-    """Or else the part of `root` that is held out, chosen by the names of the files."""
+    """Instead of `test_root`: the part of `root` that is held out, chosen by the files' names."""
 
     @model_validator(mode="after")
     def _one_test_split(self) -> "FolderSource":
@@ -112,26 +112,28 @@ SourceSettings = Annotated[
 
 
 class DatasetSettings(Settings):
-    """A dataset as training and evaluation see it, and the source that it is prepared from."""
+    """A dataset as training and evaluation see it, and the source of its images."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Name of the dataset and of its files: letters, digits, dots, dashes and underscores."""
     channels: Literal[1, 3]
-    """Grey, or red, green and blue."""
+    """1 for gray, 3 for red, green and blue."""
     image_size: int = Field(gt=0)
     """Width and height in pixels."""
     num_classes: int = Field(ge=0)
     """Number of classes; 0 ignores the labels of the source."""
     flip: bool
-    """Whether training mirrors half of the images, left to right."""
+    """Mirror half of the training images, left to right."""
     filter: FilterName | None
     """Filter of the antialiased resizing to `image_size`. Null: no other size is accepted."""
     source: SourceSettings
-    """Where the images come from."""
+    """The source of the images."""
 
     def preparation(self) -> dict[str, Any]:
-        """What the prepared file depends on, ready for JSON: not the name, flips or downloads, nor
-        where a published dataset lies, whose content its name tells."""
+        """Return all settings that change the prepared file, ready for JSON.
+
+        Name, flips and downloads do not change it, nor does the path of a published dataset.
+        """
         content = self.model_dump(mode="json", exclude={"name", "flip"})
         content["source"].pop("download", None)
         if self.source.kind != "folder":
@@ -144,4 +146,4 @@ class PrepareSettings(Settings):
 
     dataset: DatasetSettings
     output: str = Field(pattern=r"\.h5$")
-    """The HDF5 file to make; a record of how it was made goes beside it, with the ending .json."""
+    """The HDF5 file to make. A record of its making, ending .json, is written next to it."""

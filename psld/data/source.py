@@ -1,27 +1,30 @@
-"""What every source of images hands to the preparation."""
+"""Images and labels in a fixed order, as every source gives them to the preparation."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
 
-from psld.data.archive import DamagedFile, FileTree
-from psld.data.picture import BrokenPicture, decode
+from psld.data.archive import FileTree
+from psld.data.picture import decode
+
+Arrays = tuple[np.ndarray, np.ndarray]
+"""Images, uint8 (n, H, W) for gray or (n, H, W, 3) for RGB, and labels (n,)."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """N images in a fixed order, training images first, each decoded when it is asked for."""
+    """N images in a fixed order, training images first, each decoded on demand."""
 
     read: Callable[[int], Image.Image]
     """Image i, framed but not resized. Called from several threads. Raises BrokenPicture."""
     labels: np.ndarray
-    """int64 (N,): indices of `class_names`; all 0 where the source has no classes."""
+    """int64 (N,): indices of `class_names`; all 0 if the source has no classes."""
     splits: Mapping[str, int]
     """Number of images in `train` and `test`."""
     class_names: tuple[str, ...]
-    """Empty where the source has no classes."""
+    """Empty if the source has no classes."""
     checksums: Mapping[str, str]
     """SHA-256 of each file or folder that the images come from."""
 
@@ -29,46 +32,33 @@ class Source:
         return len(self.labels)
 
     def without(self, left_out: set[int]) -> "Source":
-        """The same source without some of its images."""
         kept = np.array([i for i in range(len(self)) if i not in left_out], dtype=np.int64)
         train = int(np.count_nonzero(kept < self.splits["train"]))
-        return Source(
+        return replace(
+            self,
             read=lambda i: self.read(int(kept[i])),
             labels=self.labels[kept],
             splits={"train": train, "test": len(kept) - train},
-            class_names=self.class_names,
-            checksums=self.checksums,
         )
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture in a file of its own."""
+    """A picture in its own file."""
 
     tree: FileTree
     name: str
     label: int = 0
 
     def read(self) -> Image.Image:
-        """Decode the file. Raises BrokenPicture."""
-        where = f"{self.tree.path}/{self.name}"
-        try:
-            data = self.tree.read(self.name)
-        except DamagedFile as error:
-            raise BrokenPicture(where, str(error)) from None
-        return decode(data, where)
+        """Raises BrokenPicture."""
+        return decode(self.tree.read(self.name), f"{self.tree.path}/{self.name}")
 
 
 def source_of_arrays(
-    train: tuple[np.ndarray, np.ndarray],
-    test: tuple[np.ndarray, np.ndarray],
-    class_names: tuple[str, ...],
-    checksums: Mapping[str, str],
+    train: Arrays, test: Arrays, class_names: tuple[str, ...], checksums: Mapping[str, str]
 ) -> Source:
-    """A source that is small enough to be held: (images, labels) of each split.
-
-    Images are uint8, (n, H, W) for grey or (n, H, W, 3) for RGB.
-    """
+    """A source in memory."""
     count = len(train[0])
     return Source(
         read=lambda i: Image.fromarray(train[0][i] if i < count else test[0][i - count]),
@@ -86,7 +76,7 @@ def source_of_pictures(
     class_names: tuple[str, ...],
     checksums: Mapping[str, str],
 ) -> Source:
-    """A source of picture files, of which only the names are held; `frame` cuts or pads each."""
+    """A source of picture files, of which only the names are held; `frame` crops or pads each."""
     pictures = [*train, *test]
     return Source(
         read=lambda i: frame(pictures[i].read()),

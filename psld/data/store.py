@@ -1,9 +1,9 @@
-"""The HDF5 file of a prepared dataset, read through one memory map that every rank shares.
+"""The HDF5 file of a prepared dataset, read through one memory map that all ranks share.
 
 Layout, version 1:
 
     images   uint8  (N, C, H, W), contiguous, the last thing in the file
-    labels   int64  (N,), all 0 where the dataset has no classes
+    labels   int64  (N,), all 0 if the dataset has no classes
     attributes of the file: format_version, train_size, test_size (N = train_size + test_size, train
     first), num_classes, source, source_checksums (JSON), filter (empty: no resizing), digest
 
@@ -25,28 +25,17 @@ from psld.data.settings import DatasetSettings
 from psld.utils.errors import UserError
 
 FORMAT_VERSION = 1
-
 Split = Literal["train", "test", "all"]
 
-_VERIFY_BYTES = 1 << 24
 
-
-class ContentDigest:
-    """SHA-256 of everything that a training can see: pixels, labels, shape and split sizes."""
-
-    def __init__(self) -> None:
-        self._hash = hashlib.sha256()
-
-    def update(self, images: np.ndarray) -> None:
-        """Add the next images, uint8 (n, C, H, W)."""
-        self._hash.update(np.ascontiguousarray(images))
-
-    def finish(self, labels: np.ndarray, image: tuple[int, ...], splits: Mapping[str, int]) -> str:
-        """The digest in hexadecimal, given all labels and the shape (C, H, W) of an image."""
-        self._hash.update(labels.astype("<i8"))
-        shape = {"image": list(image), "train": splits["train"], "test": splits["test"]}
-        self._hash.update(json.dumps(shape, sort_keys=True).encode())
-        return self._hash.hexdigest()
+def content_digest(
+    pixels: "hashlib._Hash", labels: np.ndarray, image: tuple[int, ...], splits: Mapping[str, int]
+) -> str:
+    """The SHA-256 of all that a training can see: `pixels`, labels, image shape and split sizes."""
+    pixels.update(labels.astype("<i8"))
+    shape = {"image": list(image), "train": splits["train"], "test": splits["test"]}
+    pixels.update(json.dumps(shape, sort_keys=True).encode())
+    return pixels.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +47,7 @@ class ImageStore:
     splits: dict[str, int]
     """Number of images in `train` and `test`."""
     num_classes: int
-    """0 where the dataset has no classes."""
+    """0 if the dataset has no classes."""
     source: str
     filter: str | None
     _images: np.memmap = field(repr=False)
@@ -66,32 +55,30 @@ class ImageStore:
 
     @classmethod
     def open(cls, path: str | Path) -> "ImageStore":
-        """Map the file. Raises UserError when it is missing, damaged, cut short or foreign."""
+        """Map the file. Raises UserError if it is missing, damaged, cut short or foreign."""
         path = Path(path)
         if not path.is_file():
-            raise UserError(
-                f"{path}: no such file; make it with psld prepare dataset={path.stem}"
-            )
+            raise UserError(f"{path}: no such file; make it with psld prepare dataset={path.stem}")
         try:
-            # The file never changes once it has its name, and not every file system has locks.
+            # A finished file never changes, and not every file system has locks.
             with h5py.File(path, "r", locking=False) as file:
                 return cls._read(path, file)
         except OSError as error:
             raise UserError(
-                f"{path}: not a whole HDF5 file ({error}); delete it and prepare it anew"
+                f"{path}: not a whole HDF5 file ({error}); delete it and prepare it again"
             ) from None
         except (KeyError, AttributeError, ValueError, TypeError) as error:
-            raise UserError(f"{path}: not made by psld.prepare ({error})") from None
+            raise UserError(f"{path}: not made by psld prepare ({error})") from None
 
     @classmethod
     def open_for(cls, path: str | Path, dataset: DatasetSettings) -> "ImageStore":
-        """Open a dataset's file. Raises UserError when its images are not those of the settings."""
+        """Open a dataset's file. Raises UserError if its images do not fit the settings."""
         store = cls.open(path)
         for key in ("channels", "image_size", "num_classes"):
             found, expected = getattr(store, key), getattr(dataset, key)
             if found != expected:
                 raise UserError(
-                    f"{path}: has {key} {found}, but dataset.{key} is {expected}; prepare it anew "
+                    f"{path}: has {key} {found}, but dataset.{key} is {expected}; prepare it again "
                     f"(psld prepare), or give dataset.{key}={found}"
                 )
         return store
@@ -102,10 +89,15 @@ class ImageStore:
         if version != FORMAT_VERSION:
             raise UserError(
                 f"{path}: format version {version}, but this code reads version {FORMAT_VERSION}; "
-                "delete it and prepare it anew"
+                "delete it and prepare it again"
             )
         splits = {name: int(file.attrs[f"{name}_size"]) for name in ("train", "test")}
+        count = sum(splits.values())
         labels = file["labels"][:]
+        if labels.dtype != np.int64 or labels.shape != (count,):
+            raise UserError(
+                f"{path}: labels are {labels.dtype} {labels.shape}, not int64 ({count},)"
+            )
         return cls(
             path=path,
             digest=str(file.attrs["digest"]),
@@ -113,8 +105,8 @@ class ImageStore:
             num_classes=int(file.attrs["num_classes"]),
             source=str(file.attrs["source"]),
             filter=str(file.attrs["filter"]) or None,
-            _images=_map(path, file["images"], count=sum(splits.values())),
-            _labels=_checked_labels(path, labels, count=sum(splits.values())),
+            _images=_map(path, file["images"], count),
+            _labels=labels,
         )
 
     @property
@@ -128,7 +120,7 @@ class ImageStore:
     def images(self, split: Split) -> np.memmap:
         """The images of a split, uint8 (n, C, H, W): a view of the memory map, not yet read.
 
-        Raises UserError when the dataset has no such images.
+        Raises UserError if there are none.
         """
         return self._images[self._range(split)]
 
@@ -137,26 +129,24 @@ class ImageStore:
         return self._labels[self._range(split)]
 
     def verify(self) -> None:
-        """Read every pixel. Raises UserError when the content does not match the digest."""
-        digest = ContentDigest()
-        step = max(1, _VERIFY_BYTES // self._images[0].nbytes)
+        """Read every pixel. Raises UserError if the content does not match the digest."""
+        pixels = hashlib.sha256()
+        step = max(1, (1 << 24) // self._images[0].nbytes)
         for start in range(0, len(self._images), step):
-            digest.update(self._images[start : start + step])
-        if digest.finish(self._labels, self._images.shape[1:], self.splits) != self.digest:
+            pixels.update(self._images[start : start + step])
+        image = self._images.shape[1:]
+        if content_digest(pixels, self._labels, image, self.splits) != self.digest:
             raise UserError(
-                f"{self.path}: the content does not match its digest; delete it and prepare it anew"
+                f"{self.path}: the content does not match its digest; "
+                "delete it and prepare it again"
             )
 
     def _range(self, split: Split) -> slice:
-        train, test = self.splits["train"], self.splits["test"]
-        span = {
-            "train": slice(0, train),
-            "test": slice(train, train + test),
-            "all": slice(0, train + test),
-        }[split]
-        if span.start == span.stop:
+        train, count = self.splits["train"], len(self._labels)
+        start, stop = {"train": (0, train), "test": (train, count), "all": (0, count)}[split]
+        if start == stop:
             raise UserError(f"{self.path}: the dataset has no {split} images")
-        return span
+        return slice(start, stop)
 
 
 def _map(path: Path, images: h5py.Dataset, count: int) -> np.memmap:
@@ -166,16 +156,8 @@ def _map(path: Path, images: h5py.Dataset, count: int) -> np.memmap:
         )
     offset = images.id.get_offset()
     if images.chunks is not None or offset is None:
-        raise UserError(f"{path}: images are not stored contiguously; prepare the dataset anew")
-    size = path.stat().st_size
-    if size < offset + images.nbytes:
-        raise UserError(
-            f"{path}: cut short, {size} of {offset + images.nbytes} bytes; prepare the dataset anew"
-        )
+        raise UserError(f"{path}: images are not stored contiguously; prepare the dataset again")
+    size, needed = path.stat().st_size, offset + images.nbytes
+    if size < needed:
+        raise UserError(f"{path}: cut short, {size} of {needed} bytes; prepare the dataset again")
     return np.memmap(path, np.uint8, mode="r", offset=offset, shape=images.shape)
-
-
-def _checked_labels(path: Path, labels: np.ndarray, count: int) -> np.ndarray:
-    if labels.dtype != np.int64 or labels.shape != (count,):
-        raise UserError(f"{path}: labels are {labels.dtype} {labels.shape}, not int64 ({count},)")
-    return labels

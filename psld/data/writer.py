@@ -1,10 +1,11 @@
-"""Writing a dataset's HDF5 file (layout: psld/datasets/store.py) from a stream of images.
+"""Write a dataset's HDF5 file (layout: psld/data/store.py) from a stream of images.
 
-h5py alone would do, but for the full disk: when its metadata cannot be flushed the HDF5 library
-crashes the interpreter. So HDF5 lays the file out in memory, everything but the pixels, and plain
-writes, whose errors are plain, put layout and pixels on disk.
+The HDF5 library crashes the interpreter if a full disk prevents it from flushing metadata.
+Therefore HDF5 lays out everything but the pixels in memory, and plain writes, which raise plain
+errors, put layout and pixels on disk.
 """
 
+import hashlib
 import io
 import json
 from collections.abc import Iterable, Mapping
@@ -14,14 +15,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from psld.data.store import FORMAT_VERSION, ContentDigest
-
-_NO_DIGEST = "0" * 64
+from psld.data.store import FORMAT_VERSION, content_digest
 
 
 @dataclass(frozen=True)
 class Header:
-    """What stands in the file beside the pixels."""
+    """The content of the file except the pixels."""
 
     image: tuple[int, int, int]
     """Shape (C, H, W) of an image."""
@@ -35,30 +34,30 @@ class Header:
     checksums: Mapping[str, str]
     """SHA-256 of each file or folder of the source."""
     filter: str | None
-    """Name of the filter of the resizing, None where there was none."""
+    """Name of the resizing filter, if any."""
 
 
 def write_store(path: Path, header: Header, blocks: Iterable[np.ndarray]) -> str:
-    """Write `blocks`, uint8 (n, C, H, W) each and N images in all; returns the content's digest.
+    """Write `blocks`, uint8 (n, C, H, W) each and N images in all; return the content's digest.
 
-    Holds one block at a time. The same header and pixels give the same bytes. Raises OSError when
-    the disk is full, with an unfinished file at `path`: call it on a temporary name.
+    Hold one block at a time. The same header and pixels give the same bytes. Raises OSError if the
+    disk is full, with an unfinished file at `path`: call it with a temporary name.
     """
-    layout = _layout(header, _NO_DIGEST)
-    digest = ContentDigest()
+    pixels = hashlib.sha256()
     count = 0
     with path.open("wb") as file:
-        file.write(layout)
+        file.write(_layout(header, digest="0" * 64))
         for block in blocks:
-            digest.update(block)
-            file.write(np.ascontiguousarray(block))
+            contiguous = np.ascontiguousarray(block)
+            pixels.update(contiguous)
+            file.write(contiguous)
             count += len(block)
         if count != len(header.labels):
             raise ValueError(f"{count} images for {len(header.labels)} labels")
-        value = digest.finish(header.labels, header.image, header.splits)
+        digest = content_digest(pixels, header.labels, header.image, header.splits)
         file.seek(0)
-        file.write(_layout(header, value))
-    return value
+        file.write(_layout(header, digest))
+    return digest
 
 
 def _layout(header: Header, digest: str) -> bytes:
@@ -74,8 +73,8 @@ def _layout(header: Header, digest: str) -> bytes:
         file.attrs["filter"] = header.filter or ""
         file.attrs["digest"] = digest
         file.create_dataset("labels", data=header.labels.astype("<i8"))
-        # Allocated at once, so that it has its place in the file; never filled, so that the place
-        # stays empty: the pixels are everything from here to the end of the file.
+        # Early allocation gives the images an offset now. Without filling, the file ends there: the
+        # pixels are everything from the offset to the end of the file.
         creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
         images = file.create_dataset(

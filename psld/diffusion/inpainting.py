@@ -4,8 +4,8 @@ supposed to be."""
 import torch
 from torch import Tensor
 
-from psld.diffusion.process import LinearProcess
 from psld.diffusion.integrators import Noise
+from psld.diffusion.process import LinearProcess
 
 
 class Inpainting:

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from psld.utils.errors import RunError, UserError
 from psld.diffusion.process import LinearProcess, mix
 from psld.diffusion.score import Score
 from psld.diffusion.settings import ODESamplerSettings, SDESamplerSettings
 from psld.diffusion.time_grid import time_grid
+from psld.utils.errors import RunError, UserError
 
 Noise = Callable[[Tensor], Tensor]
 """Standard normal noise like a given state."""

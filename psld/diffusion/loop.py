@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from psld.diffusion.process import LinearProcess
 from psld.diffusion.inpainting import Inpainting
 from psld.diffusion.integrators import EulerMaruyama, Noise, make_integrator
+from psld.diffusion.process import LinearProcess
 from psld.diffusion.score import Score
 from psld.diffusion.settings import ODESamplerSettings, SDESamplerSettings
 

@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from psld.utils.errors import UserError
 from psld.diffusion.schedule import LinearBeta
+from psld.utils.errors import UserError
 
 Factor = Literal["lower", "upper"]
 Matching = Literal["hsm", "dsm"]

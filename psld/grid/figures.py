@@ -1,4 +1,4 @@
-"""Which pictures a grid has, and of what. Imports neither torch nor matplotlib: Snakemake asks.
+"""Which figures a grid has, and what each one shows. Imports neither torch nor matplotlib.
 
 Cells stand in one panel of a plot when their numbers can be compared at a glance: one dataset, one
 metric of as many samples, one sampler family, no guidance.
@@ -6,18 +6,39 @@ metric of as many samples, one sampler family, no guidance.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from psld.utils.files import digest_of
-from psld.grid.loading import Grid
+from psld.grid.resolved import Grid
 from psld.grid.schema import Evaluation
+from psld.utils.files import digest_of
 
 PLOTS = {
     "nfe": "distance against network evaluations",
     "gamma": "distance against friction Γ",
     "training": "training curves",
 }
-"""The plots that a grid may have, by name, and what they show."""
+"""The plots of numbers that a grid may have, by name, and what they show."""
+
+Kind = Literal["plot", "samples", "comparison", "phase-space"]
+
+
+@dataclass(frozen=True)
+class GridFigure:
+    """One figure of a grid, results/figures/GRID/NAME."""
+
+    name: str
+    kind: Kind
+    """`samples` are the images of one cell, `comparison` has one cell in each row."""
+    title: str
+    label: str
+    """Its name in a report."""
+    category: tuple[str, str]
+    """Category and subcategory in a report."""
+    cells: dict[str, str] = field(default_factory=dict)
+    """The cells whose images it shows, each by the name that stands next to it."""
+    model: str = ""
+    """The model whose path through phase space it shows."""
+
 
 LEAST_FRICTIONS = 3
 """How many Γ a line needs: two points say little of a dependence."""
@@ -115,6 +136,31 @@ def trained_models(grid: Grid) -> list[str]:
     return [name for name, model in grid.models.items() if not model.checkpoint]
 
 
+def figures_of(grid: Grid) -> dict[str, GridFigure]:
+    """All figures of a grid by name."""
+    return {figure.name: figure for figure in _figures(grid)}
+
+
+def _figures(grid: Grid) -> Iterator[GridFigure]:
+    for plot in plots_of(grid):
+        yield GridFigure(plot, "plot", PLOTS[plot], PLOTS[plot], ("Plots", ""))
+    for model in traced_models(grid):
+        title = f"{model} by {grid.file.gallery}"
+        name, category = f"phase-space/{model}", ("Phase space", "")
+        yield GridFigure(name, "phase-space", title, model, category, model=model)
+    for model in grid.models:
+        title, cell = f"{model} by {grid.file.gallery}", f"{model}/{grid.file.gallery}"
+        name, category = f"samples/{model}", ("Samples", "By model")
+        yield GridFigure(name, "samples", title, model, category, {"": cell})
+    for name, rows in comparisons_of(grid).items():
+        kind, _, what = name.partition("/")
+        title = f"{what} by {grid.file.gallery}" if kind == "models" else f"{what}, by sampler"
+        yield GridFigure(name, "comparison", title, name, ("Samples", "Side by side"), rows)
+    for name, cell in grid.file.pictures.items():
+        category = ("Samples", "Figures of the grid")
+        yield GridFigure(name, "samples", cell, name, category, {"": cell})
+
+
 def plots_of(grid: Grid) -> list[str]:
     """The plots of a grid that have something to show."""
     contents = (nfe_panels(grid), gamma_panels(grid), trained_models(grid))
@@ -148,16 +194,16 @@ def blocks_of(process: dict[str, Any]) -> int:
     return len(process["S"])
 
 
-def sheets_of(grid: Grid) -> dict[str, dict[str, str]]:
-    """For each sheet, the cell of each row by the row's label.
+def comparisons_of(grid: Grid) -> dict[str, dict[str, str]]:
+    """For each comparison, the cell of each row by the row's label.
 
     `models/DATASET` compares models by the gallery's sampler, `samplers/MODEL` one model's
-    unguided samplers. Nothing compares with itself, so a sheet has two rows at least.
+    unguided samplers. A comparison has two rows at least.
     """
-    return {name: rows for name, rows in _sheets(grid) if len(rows) > 1}
+    return {name: rows for name, rows in _comparisons(grid) if len(rows) > 1}
 
 
-def _sheets(grid: Grid) -> Iterator[tuple[str, dict[str, str]]]:
+def _comparisons(grid: Grid) -> Iterator[tuple[str, dict[str, str]]]:
     for dataset in dict.fromkeys(model.dataset for model in grid.models.values()):
         models = [name for name, model in grid.models.items() if model.dataset == dataset]
         yield f"models/{dataset}", {model: f"{model}/{grid.file.gallery}" for model in models}

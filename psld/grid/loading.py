@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import yaml
 
-import psld
 from psld.config.locations import config_file, config_folders, config_names
 from psld.config.settings import parse
 from psld.grid.rehearsal import Rehearsal, rehearsal_content
@@ -101,7 +100,7 @@ def _expand(kind: Literal["model", "guide"], given: list[str]) -> list[str]:
 
 def _digest_of_configs() -> str:
     """Digest of every config and of the code that reads them."""
-    package = Path(psld.__file__).parent
+    package = Path(__file__).parents[1]
     code = [*(package / "grid").glob("*.py"), *(package / "config").glob("*.py")]
     code += [package / "sampling" / "fit.py", *package.glob("*/settings.py")]
     configs = [file for folder in config_folders() for file in folder.rglob("*.yaml")]

@@ -12,6 +12,7 @@ from psld.grid.composing import (
     compose_model,
     compose_sampler,
 )
+from psld.grid.figures import PLOTS
 from psld.grid.resolved import ComposedSampler, ComposedTraining, Grid
 from psld.grid.schema import Evaluation, GridFile
 from psld.metrics.settings import MetricSettings

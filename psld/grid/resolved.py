@@ -1,5 +1,7 @@
 """A grid with everything resolved: models, guides, samplers, cells. Imports no torch."""
 
+from collections.abc import Iterable
+from functools import cached_property
 from typing import Any
 
 from psld.config.settings import Settings
@@ -48,18 +50,44 @@ class Grid(Settings):
     """Settings of each metric."""
     evaluations: tuple[Evaluation, ...]
 
+    @cached_property
+    def evaluations_by_cell(self) -> dict[str, list[Evaluation]]:
+        """The evaluations of each cell, MODEL/SAMPLER, in the order of the tables."""
+        by_cell: dict[str, list[Evaluation]] = {}
+        for evaluation in self.evaluations:
+            by_cell.setdefault(evaluation.cell, []).append(evaluation)
+        return by_cell
+
     @property
     def cells(self) -> list[str]:
-        """Names of all cells, MODEL/SAMPLER, in the order of the tables."""
-        return list(dict.fromkeys(evaluation.cell for evaluation in self.evaluations))
+        """Names of all cells that tables show."""
+        return list(self.evaluations_by_cell)
 
-    def evaluations_of(self, cell: str) -> list[Evaluation]:
-        return [evaluation for evaluation in self.evaluations if evaluation.cell == cell]
+    @cached_property
+    def shards(self) -> dict[str, int]:
+        """How many shards each cell has: as its evaluations need, and one if it is only shown."""
+        shown = [f"{model}/{self.file.gallery}" for model in self.models]
+        shards = dict.fromkeys([*shown, *self.file.pictures.values()], 1)
+        return shards | shards_of_cells(self.evaluations, self.file.shard_size)
 
-    def shards_of(self, evaluation: Evaluation) -> int:
-        """How many shards an evaluation reads."""
-        return shards_needed(evaluation.samples, self.file.shard_size)
+    def ranges_of(self, cell: str, samples: int | None = None) -> list[tuple[int, int]]:
+        """The ranges of shards, first and last, that jobs make of a cell.
+
+        With `samples`, only those that hold the first so many images.
+        """
+        size, total = self.file.shards_per_job, self.shards[cell]
+        needed = total if samples is None else shards_needed(samples, self.file.shard_size)
+        return [(first, min(first + size, total) - 1) for first in range(0, needed, size)]
 
     def table_evaluations(self, table: str) -> list[list[Evaluation | None]]:
-        """The evaluation behind each entry of a table, row by row; None where there is none."""
+        """The evaluation behind each entry of a table, row by row; None for no evaluation."""
         return self.file.table_evaluations(table)
+
+
+def shards_of_cells(evaluations: Iterable[Evaluation], shard_size: int) -> dict[str, int]:
+    """The shards of each cell that these evaluations read; those of a cell share theirs."""
+    shards: dict[str, int] = {}
+    for evaluation in evaluations:
+        needed = shards_needed(evaluation.samples, shard_size)
+        shards[evaluation.cell] = max(shards.get(evaluation.cell, 0), needed)
+    return shards

@@ -1,23 +1,77 @@
-"""The results of a grid's cells, as tables and pictures read them."""
+"""The results of a grid's cells: the record of a cell's metric, and the entries of tables."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from psld.utils.errors import UserError
-from psld.utils.files import read_json
-from psld.grid.loading import Grid
+from psld.config.settings import Settings, parse
+from psld.grid.resolved import Grid
 from psld.grid.schema import Band, Evaluation, Row, Show, Table
-
-NEEDED = {
-    *("metric", "value", "nfe", "noise", "floor", "extractor_test_accuracy"),
-    *("model", "guide", "sampler", "seed"),
-}
-"""What tables and pictures need of a metrics file."""
+from psld.utils.errors import UserError
+from psld.utils.files import read_json, write_json
 
 Status = Literal["reproduced", "off", "measured", "not run", "literature"]
 
 STATUSES: tuple[Status, ...] = get_args(Status)
+
+
+class Weights(Settings):
+    """The trained weights behind a result."""
+
+    name: str
+    weights_sha256: str
+    dataset_digest: str | None
+    step: int | None
+    settings: dict[str, Any]
+    """What decides the weights."""
+
+
+class CellResult(Settings):
+    """One metric of the first `samples` images of a cell."""
+
+    metric: dict[str, Any]
+    """Settings of the metric."""
+    value: float
+    class_accuracy: float | None
+    """Share of guided samples whose class the metric's classifier recognizes."""
+    samples: int
+    nfe: float
+    """Network evaluations per image, counted."""
+    sampling_seconds: float
+    sampling_device: str
+    floor: float | None
+    """Distance between the training and the test split."""
+    noise: float
+    """Distance of pure noise."""
+    extractor_test_accuracy: float | None
+    reference_samples: int
+    model: Weights
+    guide: Weights | None
+    sampler: dict[str, Any]
+    """Settings of the sampler."""
+    seed: int
+    versions: dict[str, str | None]
+    precision: dict[str, Any]
+    git_revision: str | None
+
+
+class CellResults(Settings):
+    """All metrics of a cell, from one pass over its shards."""
+
+    results: tuple[CellResult, ...]
+
+    def write(self, path: str | Path) -> None:
+        """Write the record, whole or not at all."""
+        write_json(path, self.model_dump(mode="json"))
+
+    @classmethod
+    def read(cls, path: str | Path) -> "CellResults":
+        """Read a record. Raises UserError if it is damaged or of another version."""
+        content = read_json(path)
+        wrong = f"{path}: not the metrics of a cell; delete it and evaluate again"
+        if not isinstance(content, dict):
+            raise UserError(wrong)
+        return parse(cls, content, where=wrong)
 
 
 @dataclass(frozen=True)
@@ -28,7 +82,7 @@ class TableEntry:
     column: str
     show: Show
     evaluation: Evaluation | None
-    result: dict[str, Any] | None
+    result: CellResult | None
     """The cell's metrics file; None for a literature row and for a cell that is yet to be run."""
     paper: float | None
     band: Band | None
@@ -36,7 +90,7 @@ class TableEntry:
     @property
     def value(self) -> float | None:
         """What the entry shows: the metric, the counted network evaluations, class accuracy."""
-        return None if self.result is None else self.result[self.show]
+        return None if self.result is None else getattr(self.result, self.show)
 
     @property
     def difference(self) -> float | None:
@@ -60,46 +114,40 @@ class TableEntry:
         return "reproduced" if abs(self.difference) <= self.width else "off"
 
 
-def read_result(grid: Grid, cells: Path, evaluation: Evaluation) -> dict[str, Any] | None:
-    """The metrics of one cell; None where they do not exist yet, or are those of other settings.
+def read_result(grid: Grid, cells: Path, evaluation: Evaluation) -> CellResult | None:
+    """Read a metric of one cell; None if it does not exist yet, or is of other settings.
 
     Args:
-        cells: folder of the grid's metrics files, CELL/METRIC-SAMPLES.json.
+        cells: folder of the grid's metrics files, MODEL/SAMPLER.json.
     """
-    path = cells / evaluation.cell / evaluation.file_name
+    path = cells / f"{evaluation.cell}.json"
     if not path.exists():
         return None
-    result = read_json(path)
-    if not isinstance(result, dict) or NEEDED - result.keys():
-        raise UserError(f"{path}: not the metrics of a cell; delete it and evaluate anew")
-    return result if _is_of(grid, evaluation, result) else None
+    results = CellResults.read(path).results
+    return next((result for result in results if _is_of(grid, evaluation, result)), None)
 
 
-def _is_of(grid: Grid, evaluation: Evaluation, result: dict[str, Any]) -> bool:
-    """Whether a result was made with what the grid says now: a grid may change before it is run."""
+def _is_of(grid: Grid, evaluation: Evaluation, result: CellResult) -> bool:
+    """Compare what made a result with the grid, which may have changed since."""
     sampler = grid.samplers[evaluation.sampler]
-    wanted = {
-        "model": grid.models[evaluation.model].settings,
-        "guide": sampler.guide and grid.guides[sampler.guide].settings,
-        "sampler": sampler.settings,
-        "metric": grid.metrics[evaluation.metric],
-        "seed": grid.file.seed,
-    }
-    made = {
-        "model": result["model"]["settings"],
-        "guide": result["guide"] and result["guide"]["settings"],
-        "sampler": result["sampler"],
-        "metric": result["metric"],
-        "seed": result["seed"],
-    }
-    return made == wanted
+    wanted = (
+        grid.models[evaluation.model].settings,
+        sampler.guide and grid.guides[sampler.guide].settings,
+        sampler.settings,
+        grid.metrics[evaluation.metric],
+        grid.file.seed,
+        evaluation.samples,
+    )
+    guide = result.guide and result.guide.settings
+    made = (result.model.settings, guide, result.sampler, result.metric, result.seed)
+    return wanted == (*made, result.samples)
 
 
 def read_table(grid: Grid, name: str, cells: Path) -> list[list[TableEntry]]:
     """All entries of a table, row by row.
 
     Args:
-        cells: folder of the grid's metrics files, CELL/METRIC-SAMPLES.json.
+        cells: folder of the grid's metrics files, MODEL/SAMPLER.json.
     """
     table: Table = grid.file.tables[name]
     entries = []

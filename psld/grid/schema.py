@@ -141,10 +141,6 @@ class Evaluation(Settings):
     def cell(self) -> str:
         return f"{self.model}/{self.sampler}"
 
-    @property
-    def file_name(self) -> str:
-        return f"{self.metric}-{self.samples}.json"
-
 
 class FigurePart(NamedTuple):
     """One cell that a figure shows."""
@@ -174,6 +170,9 @@ class GridFile(Settings):
     samples: int = Field(ge=1)
     """Samples per cell, unless a table says otherwise."""
     shard_size: int = Field(ge=1)
+    """Samples in a shard."""
+    shards_per_job: int = Field(10, ge=1)
+    """Shards that one job makes; changing it resamples nothing."""
     batch_size: int = Field(ge=1)
     """Images per network evaluation when sampling; changes speed and memory, never the images."""
     seed: int = Field(0, ge=0)

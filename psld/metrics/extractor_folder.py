@@ -1,18 +1,19 @@
 """A trained feature classifier on disk: `weights.safetensors` and, last, `manifest.json`."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from psld.utils.errors import UserError
-from psld.utils.files import atomic_path, read_json, sha256_of_file, write_json
+from psld.config.settings import Settings, parse
 from psld.metrics.extractor import Extractor
 from psld.metrics.feature_classifier import ClassifierExtractor, FeatureClassifier, ImageShape
 from psld.metrics.settings import ClassifierSettings, InceptionSettings, MetricSettings
-from psld.config.settings import Settings, parse
+from psld.utils.errors import UserError
+from psld.utils.files import atomic_path, read_json, sha256_of_file, write_json
 
 WEIGHTS = "weights.safetensors"
 MANIFEST = "manifest.json"
@@ -41,8 +42,10 @@ class ExtractorManifest(Settings):
     """Wall-clock time of the training."""
     device: str
     """What it was trained on."""
-    versions: dict[str, str]
+    versions: dict[str, str | None]
     """Of the software."""
+    precision: dict[str, Any]
+    """Flags of torch that decide how floats are rounded."""
     git_revision: str | None
     """Of the code; null outside a checkout."""
 
@@ -118,12 +121,26 @@ def _load_classifier(
             f"{folder / MANIFEST}: trained on dataset {manifest.dataset} with digest "
             f"{manifest.dataset_digest}, but the data at hand has {dataset_digest}; train it anew"
         )
-    network = FeatureClassifier(settings, manifest.shape)
+    return _build(folder, manifest, device)
+
+
+def open_extractor(folder: str | Path, device: torch.device | str = "cpu") -> ClassifierExtractor:
+    """The trained classifier of a folder, whatever it was trained on.
+
+    Raises UserError if the folder is missing or damaged.
+    """
+    return _build(Path(folder), read_manifest(folder), device)
+
+
+def _build(
+    folder: Path, manifest: ExtractorManifest, device: torch.device | str
+) -> ClassifierExtractor:
+    network = FeatureClassifier(manifest.extractor, manifest.shape)
     try:
         network.load_state_dict(_read_weights(folder / WEIGHTS, manifest.weights_sha256))
     except RuntimeError:  # names or shapes differ: the code has changed since
-        raise UserError(f"{folder / WEIGHTS}: of another version; train it anew") from None
-    return ClassifierExtractor(network, settings, manifest.shape, device)
+        raise UserError(f"{folder / WEIGHTS}: of another version; train it again") from None
+    return ClassifierExtractor(network, manifest.extractor, manifest.shape, device)
 
 
 def _read_weights(path: Path, sha256: str) -> dict[str, torch.Tensor]:

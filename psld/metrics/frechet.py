@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from psld.utils.errors import RunError, UserError
 from psld.metrics.statistics import FeatureStatistics
+from psld.utils.errors import RunError, UserError
 
 
 def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:

@@ -1,14 +1,15 @@
 """A metric's reference on disk: `statistics.safetensors` and, written last, `manifest.json`."""
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
-from psld.utils.errors import UserError
-from psld.utils.files import read_json, sha256_of_file, write_json
+from psld.config.settings import Settings, parse
 from psld.metrics.settings import MetricSettings
 from psld.metrics.statistics import FeatureStatistics
-from psld.config.settings import Settings, parse
+from psld.utils.errors import UserError
+from psld.utils.files import read_json, sha256_of_file, write_json
 
 STATISTICS = "statistics.safetensors"
 MANIFEST = "manifest.json"
@@ -37,8 +38,10 @@ class ReferenceManifest(Settings):
     """Distance of standard normal noise, quantised as samples are, from the reference."""
     device: str
     """What it was computed on."""
-    versions: dict[str, str]
+    versions: dict[str, str | None]
     """Of the software."""
+    precision: dict[str, Any]
+    """Flags of torch that decide how floats are rounded."""
     git_revision: str | None
     """Of the code; null outside a checkout."""
 

@@ -16,5 +16,4 @@ class EMA:
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
-        current = [parameter.detach() for parameter in network.parameters()]
-        torch._foreach_lerp_(self._averaged, current, 1 - self.decay)
+        torch._foreach_lerp_(self._averaged, list(network.parameters()), 1 - self.decay)

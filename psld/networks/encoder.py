@@ -1,39 +1,45 @@
-"""The part that NCSN++ and its guide share: the way down, and the middle."""
+"""The part that NCSN++ and its guide share: the levels of decreasing resolution and the middle."""
+
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from psld.utils.errors import UserError
-from psld.networks.blocks import Attention, ResidualBlock
-from psld.networks.embeddings import TimeEmbedding
+from psld.networks.blocks import Attention, ResidualBlock, TimeEmbedding
 from psld.networks.layers import Combine, add_shortcut, conv3x3
 from psld.networks.resampling import downsampling, downsampling_conv
 from psld.networks.settings import EncoderSettings
+from psld.utils.errors import UserError
 
 
 class Encoder(nn.Module):
-    """The levels of decreasing resolution and the middle block of NCSN++.
+    """The levels and the middle block; each level halves the image of the one before.
 
-    Every level halves the image of the one before. Raises UserError when `image_size` cannot be
-    halved that often.
+    Raises UserError if `image_size` cannot be halved that often.
     """
 
     def __init__(self, settings: EncoderSettings, image_size: int, in_channels: int):
         super().__init__()
-        _check_fit(settings, image_size)
+        levels = len(settings.channel_multipliers)
+        if image_size % 2 ** (levels - 1):
+            raise UserError(
+                f"network.channel_multipliers: {levels} levels halve the image {levels - 1} times, "
+                f"so the dataset's image size must be a multiple of {2 ** (levels - 1)}, "
+                f"not {image_size}"
+            )
         self.settings = settings
         self.in_shape = (in_channels, image_size, image_size)
-        self.sizes = [image_size >> i for i in range(len(settings.channel_multipliers))]
+        self.sizes = [image_size >> i for i in range(levels)]
         self.time = TimeEmbedding(settings)
         self.stem = conv3x3(in_channels, settings.base_channels)
         self.down = nn.ModuleList()
         self.skip_channels = [settings.base_channels]
         pyramid_channels = in_channels
-        for i, size in enumerate(self.sizes):
+        for size, multiplier in zip(self.sizes, settings.channel_multipliers, strict=True):
             level = DownLevel(
                 settings,
                 size,
                 in_channels=self.skip_channels[-1],
-                out_channels=settings.base_channels * settings.channel_multipliers[i],
+                out_channels=settings.base_channels * multiplier,
                 pyramid_channels=pyramid_channels,
                 last=size == self.sizes[-1],
             )
@@ -43,7 +49,7 @@ class Encoder(nn.Module):
         self.middle = Middle(settings, self.skip_channels[-1])
 
     def encode(self, x: Tensor, embedding: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The features of the middle, and those that the way up takes back, in order of making.
+        """Return the features of the middle, and the skips of all levels, first to last.
 
         x: B×C×H×W; embedding: B×(4·base_channels), its activation already applied.
         """
@@ -60,7 +66,7 @@ class Encoder(nn.Module):
 
 
 class DownLevel(nn.Module):
-    """The residual blocks of one resolution, and (but in the last level) the step to the next."""
+    """The residual blocks of one resolution, and the step to the next, if there is one."""
 
     def __init__(
         self,
@@ -82,20 +88,17 @@ class DownLevel(nn.Module):
         self.skip_channels = [out_channels] * settings.blocks_per_level
         self.pyramid_channels = pyramid_channels
 
-        self.resample: nn.Module | None = None
-        self.pyramid: nn.Module | None = None
-        self.combine: Combine | None = None
+        self.resample = self.pyramid = self.combine = None
         if last:
             return
-        self.resample = _downsampling_layer(settings, out_channels)
+        self.resample = resampling_layer(settings, out_channels, downsampling, downsampling_conv)
+        self.skip_channels.append(out_channels)
         if settings.progressive_input == "input_skip":
             concatenate = settings.progressive_combine == "cat"
             self.pyramid = downsampling(settings)
             self.combine = Combine(pyramid_channels, out_channels, concatenate)
-            self.skip_channels.append(out_channels * (2 if concatenate else 1))
-        else:
-            self.skip_channels.append(out_channels)
-        if settings.progressive_input == "residual":
+            self.skip_channels[-1] *= 2 if concatenate else 1
+        elif settings.progressive_input == "residual":
             self.pyramid = downsampling_conv(settings, pyramid_channels, out_channels)
             self.pyramid_channels = out_channels
 
@@ -130,29 +133,24 @@ class Middle(nn.Module):
 
 
 def attention_at(settings: EncoderSettings, size: int, channels: int) -> nn.Module:
-    return (
-        Attention(settings, channels) if size in settings.attention_resolutions else nn.Identity()
-    )
+    with_attention = size in settings.attention_resolutions
+    return Attention(settings, channels) if with_attention else nn.Identity()
+
+
+def resampling_layer(
+    settings: EncoderSettings,
+    channels: int,
+    plain: Callable[[EncoderSettings], nn.Module],
+    with_conv: Callable[[EncoderSettings, int, int], nn.Module],
+) -> nn.Module:
+    """The step between two levels: a residual block that resamples, or a layer of its own."""
+    if settings.block == "biggan":
+        return ResidualBlock(settings, channels, channels, resample=plain(settings))
+    if settings.resample_with_conv:
+        return with_conv(settings, channels, channels)
+    return plain(settings)
 
 
 def resampled(layer: nn.Module, h: Tensor, embedding: Tensor) -> Tensor:
-    """h at the next resolution: a residual block needs the time embedding, another layer not."""
+    """Apply a resampling layer; only a residual block takes the time embedding."""
     return layer(h, embedding) if isinstance(layer, ResidualBlock) else layer(h)
-
-
-def _downsampling_layer(settings: EncoderSettings, channels: int) -> nn.Module:
-    if settings.block == "biggan":
-        return ResidualBlock(settings, channels, channels, resample=downsampling(settings))
-    if settings.resample_with_conv:
-        return downsampling_conv(settings, channels, channels)
-    return downsampling(settings)
-
-
-def _check_fit(settings: EncoderSettings, image_size: int) -> None:
-    levels = len(settings.channel_multipliers)
-    divisor = 2 ** (levels - 1)
-    if image_size % divisor:
-        raise UserError(
-            f"network.channel_multipliers: {levels} levels halve the image {levels - 1} times, "
-            f"so the dataset's image size must be a multiple of {divisor}, not {image_size}"
-        )

@@ -1,4 +1,4 @@
-"""The noise-conditional guide p(y | x, t) that guides sampling."""
+"""The noise-conditional classifier p(y | x, t) that guides sampling."""
 
 from torch import Tensor, nn
 from torch.nn.functional import silu
@@ -8,9 +8,9 @@ from psld.networks.settings import GuideSettings
 
 
 class NCSNppGuide(Encoder):
-    """Class logits from a noisy image: B×in×H×W → B×num_classes.
+    """Class logits of a noisy image: B×in×H×W → B×num_classes.
 
-    The way down and the middle of NCSN++, then one linear layer without bias over all features of
+    The levels and the middle of NCSN++, then one linear layer without bias over all features of
     all pixels.
 
         logits = NCSNppGuide(settings, 32, in_channels=6, num_classes=10)(x, t)

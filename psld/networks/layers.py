@@ -1,4 +1,4 @@
-"""Layers with the initialisation of DDPM, shared by all parts of NCSN++."""
+"""Layers with the initialization of DDPM, shared by all parts of NCSN++."""
 
 import math
 from typing import TypeVar
@@ -8,47 +8,44 @@ from torch import Tensor, nn
 
 from psld.utils.errors import UserError
 
-Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
+Layer = TypeVar("Layer", nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
 def conv3x3(
     in_channels: int, out_channels: int, scale: float = 1.0, stride: int = 1, padding: int = 1
 ) -> nn.Conv2d:
-    return _initialised(nn.Conv2d(in_channels, out_channels, 3, stride, padding), scale)
+    return initialized(nn.Conv2d(in_channels, out_channels, 3, stride, padding), scale)
 
 
 def conv1x1(in_channels: int, out_channels: int, scale: float = 1.0) -> nn.Conv2d:
-    return _initialised(nn.Conv2d(in_channels, out_channels, 1), scale)
+    return initialized(nn.Conv2d(in_channels, out_channels, 1), scale)
 
 
 def linear(in_features: int, out_features: int, scale: float = 1.0) -> nn.Linear:
-    return _initialised(nn.Linear(in_features, out_features), scale)
+    return initialized(nn.Linear(in_features, out_features), scale)
 
 
-def initialise(weight: Tensor, scale: float = 1.0) -> None:
-    """Draw `weight` from U(−a, a) with a² = 3·scale / mean(fan in, fan out); scale 0 means 1e-10.
+def initialized(layer: Layer, scale: float = 1.0) -> Layer:
+    """Draw weights from U(−a, a), a² = 3·scale / mean(fan in, fan out), and set the bias to 0.
 
-    A branch that ends in a layer of scale 0 starts as (almost) nothing beside its shortcut.
+    Scale 0 means 1e-10: a branch that ends in such a layer adds almost nothing at first.
     """
-    nn.init.xavier_uniform_(weight, gain=math.sqrt(scale or 1e-10))
-
-
-def _initialised(layer: Layer, scale: float) -> Layer:
-    initialise(layer.weight, scale)
-    nn.init.zeros_(layer.bias)
+    nn.init.xavier_uniform_(layer.weight, gain=math.sqrt(scale or 1e-10))
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
     return layer
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Group normalisation in groups of at least four channels, at most 32 groups.
+    """Group normalization: at least four channels a group, at most 32 groups.
 
-    Raises UserError when the channels cannot be split evenly.
+    Raises UserError if the groups would not have the same size.
     """
     groups = min(channels // 4, 32)
     if channels % groups:
         raise UserError(
             f"network: base_channels and channel_multipliers give a layer of {channels} channels, "
-            f"which cannot be normalised in {groups} groups; use a base_channels divisible by 32"
+            f"which cannot be normalized in {groups} groups; use a base_channels divisible by 32"
         )
     return nn.GroupNorm(groups, channels, eps=1e-6)
 

@@ -6,22 +6,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from psld.utils.errors import UserError
 from psld.networks.blocks import ResidualBlock
-from psld.networks.encoder import Encoder, attention_at, resampled
+from psld.networks.encoder import Encoder, attention_at, resampled, resampling_layer
 from psld.networks.layers import add_shortcut, conv3x3, group_norm
 from psld.networks.resampling import upsampling, upsampling_conv
 from psld.networks.settings import NetworkSettings
+from psld.utils.errors import UserError
 
 
 class NCSNpp(Encoder):
-    """ε(x, t): B×in×H×W → B×out×H×W, a U-Net whose blocks are told the time.
+    """ε(x, t): B×in×H×W → B×out×H×W, a U-Net whose blocks receive the time.
 
         network = NCSNpp(settings, image_size=32, in_channels=6, out_channels=6)
         noise = network(x, t)  # t: forward times in (0, 1], shape (B,)
 
-    With `num_classes` > 0 the network is told a class as well; one further class, the last, stands
-    for "no class", so that one network serves with and without (classifier-free guidance).
+    With `num_classes` > 0 the network also takes a class. One more class, the last, means "no
+    class", so that one network serves with and without classes (classifier-free guidance).
     """
 
     def __init__(
@@ -34,55 +34,47 @@ class NCSNpp(Encoder):
     ):
         super().__init__(settings, image_size, in_channels)
         self.num_classes = num_classes
-        self.class_embedding = (
-            nn.Embedding(num_classes + 1, 4 * settings.base_channels) if num_classes else None
-        )
+        self.class_embedding: nn.Embedding | None = None
+        if num_classes:
+            self.class_embedding = nn.Embedding(num_classes + 1, 4 * settings.base_channels)
         self.up = nn.ModuleList()
         skip_channels = list(self.skip_channels)
         channels = skip_channels[-1]
-        pyramid_channels = 0
-        for size, multiplier in zip(
-            reversed(self.sizes), reversed(settings.channel_multipliers), strict=True
-        ):
+        levels = list(zip(self.sizes, settings.channel_multipliers, strict=True))
+        for size, multiplier in reversed(levels):
             level = UpLevel(
                 settings,
                 size,
                 in_channels=channels,
                 out_channels=settings.base_channels * multiplier,
                 skip_channels=[skip_channels.pop() for _ in range(settings.blocks_per_level + 1)],
-                pyramid_channels=pyramid_channels,
                 image_channels=out_channels,
+                first=size == self.sizes[-1],
                 last=size == image_size,
             )
             self.up.append(level)
             channels = settings.base_channels * multiplier
-            pyramid_channels = channels
-        self.output = (
-            None
-            if settings.progressive_output == "output_skip"
-            else output_layers(channels, out_channels, settings.init_scale)
-        )
+        self.output: nn.Sequential | None = None
+        if settings.progressive_output != "output_skip":
+            self.output = output_layers(channels, out_channels, settings.init_scale)
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """x: B×in×H×W; t: forward times, shape (B,); label: classes, shape (B,), int64.
 
-        Without `label` no image has a class; the label `num_classes` says so for one image.
+        The label `num_classes` means "no class", which is also the default for all images.
         """
-        embedding = silu(self._embed(t, label))
+        embedding = self.time(t)
+        if self.class_embedding is not None:
+            no_class = self.class_embedding.weight[self.num_classes]
+            embedding = embedding + (no_class if label is None else self.class_embedding(label))
+        elif label is not None:
+            raise UserError("the network has no classes (num_classes is 0): leave out label")
+        embedding = silu(embedding)
         h, skips = self.encode(x, embedding)
         pyramid = None
         for level in self.up:
             h, pyramid = level(h, skips, pyramid, embedding)
         return pyramid if self.output is None else self.output(h)
-
-    def _embed(self, t: Tensor, label: Tensor | None) -> Tensor:
-        embedding = self.time(t)
-        if self.class_embedding is None:
-            if label is not None:
-                raise UserError("the network knows no classes (num_classes is 0): leave out label")
-            return embedding
-        no_class = self.class_embedding.weight[self.num_classes]
-        return embedding + (no_class if label is None else self.class_embedding(label))
 
 
 class UpLevel(nn.Module):
@@ -95,8 +87,8 @@ class UpLevel(nn.Module):
         in_channels: int,
         out_channels: int,
         skip_channels: list[int],
-        pyramid_channels: int,
         image_channels: int,
+        first: bool,
         last: bool,
     ):
         super().__init__()
@@ -107,10 +99,7 @@ class UpLevel(nn.Module):
             self.blocks.append(ResidualBlock(settings, block_in + skip, out_channels))
         self.attention = attention_at(settings, size, out_channels)
 
-        first = pyramid_channels == 0
-        self.progressive_output = settings.progressive_output
-        self.output: nn.Sequential | None = None
-        self.pyramid: nn.Module | None = None
+        self.output = self.pyramid = self.resample = None
         match settings.progressive_output:
             case "output_skip":
                 self.output = output_layers(out_channels, image_channels, settings.init_scale)
@@ -118,8 +107,9 @@ class UpLevel(nn.Module):
             case "residual" if first:
                 self.output = output_layers(out_channels, out_channels)
             case "residual":
-                self.pyramid = upsampling_conv(settings, pyramid_channels, out_channels)
-        self.resample = None if last else _upsampling_layer(settings, out_channels)
+                self.pyramid = upsampling_conv(settings, in_channels, out_channels)
+        if not last:
+            self.resample = resampling_layer(settings, out_channels, upsampling, upsampling_conv)
 
     def forward(
         self, h: Tensor, skips: list[Tensor], pyramid: Tensor | None, embedding: Tensor
@@ -139,7 +129,6 @@ class UpLevel(nn.Module):
 
 
 def output_layers(in_channels: int, out_channels: int, scale: float = 1.0) -> nn.Sequential:
-    """Normalisation, activation, 3×3 convolution."""
     return nn.Sequential(
         OrderedDict(
             norm=group_norm(in_channels),
@@ -147,11 +136,3 @@ def output_layers(in_channels: int, out_channels: int, scale: float = 1.0) -> nn
             conv=conv3x3(in_channels, out_channels, scale),
         )
     )
-
-
-def _upsampling_layer(settings: NetworkSettings, channels: int) -> nn.Module:
-    if settings.block == "biggan":
-        return ResidualBlock(settings, channels, channels, resample=upsampling(settings))
-    if settings.resample_with_conv:
-        return upsampling_conv(settings, channels, channels)
-    return upsampling(settings)

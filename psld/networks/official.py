@@ -1,38 +1,24 @@
-"""The official networks (mandt-lab/PSLD): their options and their parameter names, as ours.
+"""The official networks (mandt-lab/PSLD): their options and parameter names, mapped to ours.
 
-The official NCSN++ keeps all its layers in one list, `all_modules`, in the order in which it makes
-them; a parameter is called `all_modules.N.NAME`. The mapping walks our modules in that order, so
-that N is a count and not a table. Layers without parameters count too. The names inside a layer:
-
-    our module           official name                                    layout
-    time.embedding       W (Fourier features only)                        same
-    Linear, Conv2d,
-    GroupNorm            weight, bias                                     same
-    ResidualBlock        GroupNorm_0, Conv_0, Dense_0, GroupNorm_1,
-                         Conv_1; shortcut: Conv_2 (biggan)                same
-                         shortcut: NIN_0 (ddpm), W and b                  in×out → out×in×1×1
-    Attention            GroupNorm_0; NIN_0 … NIN_3, W and b              in×out → out×in
-    resampling layer     Conv_0 (plain), Conv2d_0 (fir)                   same
-                         Conv2d_0 of a FIR upsampling                     flipped, out×in → in×out
-    Combine              Conv                                             same
+The official NCSN++ keeps all layers in one list, `all_modules`, in the order of creation; a
+parameter is named `all_modules.N.NAME`. The mapping visits our modules in that order and counts N.
+Layers without parameters count too.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from psld.utils.errors import UserError
-from psld.networks.blocks import Attention, ResidualBlock
-from psld.networks.guide import NCSNppGuide
-from psld.networks.embeddings import FourierEmbedding
+from psld.config.settings import parse
+from psld.networks.blocks import Attention, FourierEmbedding, ResidualBlock
 from psld.networks.encoder import Encoder
+from psld.networks.guide import NCSNppGuide
 from psld.networks.layers import Combine
 from psld.networks.ncsnpp import NCSNpp
 from psld.networks.resampling import FIRUpsamplingConv
-from psld.networks.settings import GuideSettings, EncoderSettings, NetworkSettings
-from psld.config.settings import parse
+from psld.networks.settings import EncoderSettings, GuideSettings, NetworkSettings
+from psld.utils.errors import UserError
 
 SPEC_KEYS = {
     "nf": "base_channels",
@@ -50,22 +36,22 @@ SPEC_KEYS = {
     "progressive_combine": "progressive_combine",
     "init_scale": "init_scale",
 }
-"""The official options that ours only rename."""
+"""Official options that have the same values as ours, and our names for them."""
 
 SHAPE_KEYS = {"in_ch", "out_ch", "n_cls"}
 """Official options that are arguments of our networks, not settings."""
 
-LISTED = 8
-"""How many parameters a complaint lists at most."""
-
 FIXED = {"nonlinearity": "swish", "noise_cond": True}
-"""Official options of which every official configuration has this one value."""
+"""Official options that have this value in every official configuration."""
+
+LISTED = 8
+"""The maximum number of parameters that an error message lists."""
 
 
 def settings_from_spec(spec: Mapping[str, Any]) -> NetworkSettings | GuideSettings:
-    """Our settings for the official options of a score network or a guide (`name`).
+    """Return our settings for the official options of a score network or a guide (`name`).
 
-    Raises UserError for an option that is missing, unknown, or has a value that we do not support.
+    Raises UserError for an option that is missing, unknown, or has an unsupported value.
     """
     where = "official network options"
     known = SPEC_KEYS.keys() | SHAPE_KEYS | FIXED.keys() | {"name", "fir", "progressive"}
@@ -87,21 +73,20 @@ def settings_from_spec(spec: Mapping[str, Any]) -> NetworkSettings | GuideSettin
 
 
 def from_official(state: Mapping[str, Tensor], network: Encoder) -> dict[str, Tensor]:
-    """The official `state` (names `all_modules.N…`) as a state dict of `network`.
+    """Return the official `state` (names `all_modules.N…`) as a state dict of `network`.
 
-    Every parameter must be there with the right shape, and nothing else: otherwise UserError, which
-    lists what is missing, unexpected, or of the wrong shape.
+    Raises UserError that lists the parameters that are missing, unexpected, or of a wrong shape.
     """
     sources = official_sources(network)
     ours = network.state_dict()
-    complaints = [
-        *_listed(
-            "missing", [source.name for source in sources.values() if source.name not in state]
-        ),
-        *_listed("unexpected", state.keys() - {source.name for source in sources.values()}),
-        *_listed("not in official networks", ours.keys() - sources.keys()),
-        *_listed("wrong shape", _wrong_shapes(state, sources, ours)),
-    ]
+    official_names = {source.name for source in sources.values()}
+    problems = {
+        "missing": official_names - state.keys(),
+        "unexpected": state.keys() - official_names,
+        "not in official networks": ours.keys() - sources.keys(),
+        "wrong shape": list(_wrong_shapes(state, sources, ours)),
+    }
+    complaints = [f"{problem}: {_listed(items)}" for problem, items in problems.items() if items]
     if complaints:
         raise UserError(f"official parameters do not fit the network: {'; '.join(complaints)}")
     return {
@@ -110,80 +95,70 @@ def from_official(state: Mapping[str, Tensor], network: Encoder) -> dict[str, Te
     }
 
 
-@dataclass(frozen=True)
-class Layout:
-    """How an official tensor lies in memory against ours, both ways."""
+class Layout(NamedTuple):
+    """The conversions between the official layout of a tensor in memory and ours."""
 
     to_ours: Callable[[Tensor], Tensor]
     to_official: Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where a parameter of ours comes from: the official name, and the official layout."""
+class Source(NamedTuple):
+    """The official name and layout of one of our parameters."""
 
     name: str
     layout: Layout
 
 
 SAME = Layout(lambda w: w, lambda w: w)
+# in×out ↔ out×in
 LINEAR = Layout(lambda w: w.mT, lambda w: w.mT)
+# in×out ↔ out×in×1×1
 POINTWISE = Layout(lambda w: w.mT[:, :, None, None], lambda w: w[:, :, 0, 0].mT)
+# out×in×3×3 ↔ in×out×3×3, flipped
 UPSAMPLING = Layout(lambda w: w.transpose(0, 1).flip(2, 3), lambda w: w.transpose(0, 1).flip(2, 3))
 
 
 def official_sources(network: Encoder) -> dict[str, Source]:
-    """For each name in our state dict the official parameter that it comes from."""
+    """Return the official parameter for each name in our state dict."""
     prefixes = {module: prefix for prefix, module in network.named_modules()}
+    layers = [
+        layer
+        for layer in _in_official_order(network)
+        if layer is not None and not isinstance(layer, nn.Identity)
+    ]
     return {
-        f"{prefixes[module]}.{ours}": Source(f"all_modules.{i}.{official}", layout)
-        for i, module in enumerate(_in_official_order(network))
-        for official, ours, layout in _parameters(module, network.settings)
+        f"{prefixes[layer]}.{ours}": Source(f"all_modules.{i}.{official}", layout)
+        for i, layer in enumerate(layers)
+        for official, ours, layout in _parameters(layer, network.settings)
     }
 
 
-def _in_official_order(network: Encoder) -> Iterator[nn.Module]:
-    """Our counterpart of each layer of the official list, in its order."""
-    if isinstance(network.time.embedding, FourierEmbedding):
-        yield network.time.embedding
-    yield from (network.time.linear1, network.time.linear2, network.stem)
+def _in_official_order(network: Encoder) -> Iterator[nn.Module | None]:
+    """Yield our counterpart of each layer of the official list; None and Identity do not count."""
+    time, middle = network.time, network.middle
+    if isinstance(time.embedding, FourierEmbedding):
+        yield time.embedding
+    yield from (time.linear1, time.linear2, network.stem)
     for level in network.down:
         for block, attention in zip(level.blocks, level.attentions, strict=True):
-            yield block
-            yield from _if_attention(attention)
-        if level.resample is not None:
-            yield level.resample
-        if level.pyramid is not None:
-            # Of an input_skip, the official list holds the joint only.
-            yield level.combine or level.pyramid
-    yield from (network.middle.block1, network.middle.attention, network.middle.block2)
+            yield from (block, attention)
+        # For input_skip the official list holds the Combine only.
+        yield from (level.resample, level.combine or level.pyramid)
+    yield from (middle.block1, middle.attention, middle.block2)
     if isinstance(network, NCSNppGuide):
         yield network.head
     if isinstance(network, NCSNpp):
-        yield from _way_up(network)
-
-
-def _way_up(network: NCSNpp) -> Iterator[nn.Module]:
-    for level in network.up:
-        yield from level.blocks
-        yield from _if_attention(level.attention)
-        if level.output is not None:
-            yield from (level.output.norm, level.output.conv)
-        elif level.pyramid is not None:
-            yield level.pyramid
-        if level.resample is not None:
+        for level in network.up:
+            yield from (*level.blocks, level.attention)
+            output = level.output
+            yield from (level.pyramid,) if output is None else (output.norm, output.conv)
             yield level.resample
-    if network.output is not None:
-        yield from (network.output.norm, network.output.conv)
-
-
-def _if_attention(module: nn.Module) -> Iterator[nn.Module]:
-    if isinstance(module, Attention):
-        yield module
+        if network.output is not None:
+            yield from (network.output.norm, network.output.conv)
 
 
 def _parameters(module: nn.Module, settings: EncoderSettings) -> Iterator[tuple[str, str, Layout]]:
-    """The parameters of one official layer: official name, our name, layout."""
+    """Yield the parameters of one official layer: official name, our name, layout."""
     resampling_conv = "Conv2d_0" if settings.resampling == "fir" else "Conv_0"
     match module:
         case FourierEmbedding():
@@ -199,16 +174,15 @@ def _parameters(module: nn.Module, settings: EncoderSettings) -> Iterator[tuple[
             yield from _layer("GroupNorm_1", "norm2")
             yield from _layer("Conv_1", "conv2")
             if not isinstance(module.shortcut, nn.Identity):
-                biggan = settings.block == "biggan"
-                yield from (
-                    _layer("Conv_2", "shortcut") if biggan else _nin("NIN_0", "shortcut", POINTWISE)
-                )
+                biggan = _layer("Conv_2", "shortcut")
+                ddpm = _nin("NIN_0", "shortcut", POINTWISE)
+                yield from biggan if settings.block == "biggan" else ddpm
         case Attention():
             yield from _layer("GroupNorm_0", "norm")
             for i, ours in enumerate(("query", "key", "value", "out")):
                 yield from _nin(f"NIN_{i}", ours, LINEAR)
         case Combine():
-            yield from _layer("Conv", "conv")
+            yield from _layer("Conv_0", "conv")
         case FIRUpsamplingConv():
             yield f"{resampling_conv}.weight", "conv.weight", UPSAMPLING
             yield f"{resampling_conv}.bias", "bias", SAME
@@ -235,10 +209,7 @@ def _wrong_shapes(
             yield f"{source.name} is {found}, should be {expected}"
 
 
-def _listed(what: str, items: Iterable[str]) -> list[str]:
-    """One complaint about all of `items`, shortened when there are many; none about none."""
+def _listed(items: Iterable[str]) -> str:
     items = sorted(items)
-    if not items:
-        return []
     more = f" and {len(items) - LISTED} more" if len(items) > LISTED else ""
-    return [f"{what}: {', '.join(items[:LISTED])}{more}"]
+    return f"{', '.join(items[:LISTED])}{more}"

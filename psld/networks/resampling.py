@@ -1,8 +1,8 @@
 """Halving and doubling an image, plainly or with a FIR filter, by ordinary convolutions.
 
 The FIR filter is StyleGAN's `upfirdn2d` with the two-dimensional kernel k ⊗ k, applied to each
-channel alone. Four factories give what NCSN++ needs: `downsampling` and `upsampling` have no
-parameters, `downsampling_conv` and `upsampling_conv` are fused with a 3×3 convolution.
+channel separately. `downsampling` and `upsampling` have no parameters; `downsampling_conv` and
+`upsampling_conv` are fused with a 3×3 convolution.
 """
 
 from collections import OrderedDict
@@ -12,19 +12,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d
 
-from psld.networks.layers import conv3x3, initialise
+from psld.networks.layers import conv3x3, initialized
 from psld.networks.settings import EncoderSettings
 
 
 def downsampling(settings: EncoderSettings) -> nn.Module:
-    """B×C×H×W → B×C×H/2×W/2, no parameters."""
+    """B×C×H×W → B×C×H/2×W/2."""
     if settings.resampling == "plain":
         return nn.AvgPool2d(2)
     return FIRFilter(settings.fir_kernel, padding=len(settings.fir_kernel) - 2, stride=2)
 
 
 def upsampling(settings: EncoderSettings) -> nn.Module:
-    """B×C×H×W → B×C×2H×2W, no parameters."""
+    """B×C×H×W → B×C×2H×2W."""
     if settings.resampling == "plain":
         return nn.Upsample(scale_factor=2, mode="nearest")
     return FIRUpsampling(settings.fir_kernel)
@@ -33,23 +33,21 @@ def upsampling(settings: EncoderSettings) -> nn.Module:
 def downsampling_conv(
     settings: EncoderSettings, in_channels: int, out_channels: int
 ) -> nn.Sequential:
-    """B×in×H×W → B×out×H/2×W/2 by a convolution of stride 2."""
+    """B×in×H×W → B×out×H/2×W/2."""
+    before: nn.Module = FIRFilter(settings.fir_kernel, padding=len(settings.fir_kernel))
     if settings.resampling == "plain":
         # As 'SAME' padding in TensorFlow: only the right and lower edges are padded.
-        before: nn.Module = nn.ZeroPad2d((0, 1, 0, 1))
-    else:
-        before = FIRFilter(settings.fir_kernel, padding=len(settings.fir_kernel))
+        before = nn.ZeroPad2d((0, 1, 0, 1))
     conv = conv3x3(in_channels, out_channels, stride=2, padding=0)
     return nn.Sequential(OrderedDict(before=before, conv=conv))
 
 
 def upsampling_conv(settings: EncoderSettings, in_channels: int, out_channels: int) -> nn.Module:
-    """B×in×H×W → B×out×2H×2W by a convolution."""
-    if settings.resampling == "plain":
-        before = nn.Upsample(scale_factor=2, mode="nearest")
-        conv = conv3x3(in_channels, out_channels)
-        return nn.Sequential(OrderedDict(before=before, conv=conv))
-    return FIRUpsamplingConv(settings.fir_kernel, in_channels, out_channels)
+    """B×in×H×W → B×out×2H×2W."""
+    if settings.resampling == "fir":
+        return FIRUpsamplingConv(settings.fir_kernel, in_channels, out_channels)
+    conv = conv3x3(in_channels, out_channels)
+    return nn.Sequential(OrderedDict(before=upsampling(settings), conv=conv))
 
 
 def _kernel(taps: Sequence[float]) -> Tensor:
@@ -60,9 +58,9 @@ def _kernel(taps: Sequence[float]) -> Tensor:
 
 
 class FIRFilter(nn.Module):
-    """Filter each channel, keeping every `stride`-th value, with `padding` zeros over both sides.
+    """Filter each channel with `padding` zeros in all, and keep every `stride`-th value.
 
-    The sides share the zeros evenly; of an odd number, the left and upper sides have one more.
+    Half of the zeros lie on each side; of an odd number, one more on the left and upper sides.
     """
 
     def __init__(self, taps: Sequence[float], padding: int, stride: int = 1, gain: float = 1.0):
@@ -74,15 +72,13 @@ class FIRFilter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         channels = x.shape[1]
-        height, width = (self._filtered_size(size) for size in x.shape[2:])
+        lost = self.kernel.shape[-1] - self.padding
+        height, width = ((size - lost) // self.stride + 1 for size in x.shape[2:])
         weight = self.kernel.expand(channels, 1, -1, -1)
         left = (self.padding + 1) // 2
         y = conv2d(x, weight, stride=self.stride, padding=left, groups=channels)
-        # What an odd padding has too much on the right and lower sides.
+        # Cut the excess of an odd padding on the right and lower sides.
         return y[..., :height, :width]
-
-    def _filtered_size(self, size: int) -> int:
-        return (size + self.padding - self.kernel.shape[-1]) // self.stride + 1
 
 
 class FIRUpsampling(nn.Module):
@@ -97,7 +93,7 @@ class FIRUpsampling(nn.Module):
         channels, height, width = x.shape[1:]
         weight = self.kernel.expand(channels, 1, -1, -1)
         y = conv_transpose2d(x, weight, stride=2, padding=self.cut, groups=channels)
-        # A filter of odd length leaves one value more.
+        # A filter of odd length gives one value more.
         return y[..., : 2 * height, : 2 * width]
 
 
@@ -106,9 +102,9 @@ class FIRUpsamplingConv(nn.Module):
 
     def __init__(self, taps: Sequence[float], in_channels: int, out_channels: int):
         super().__init__()
-        self.conv = nn.ConvTranspose2d(in_channels, out_channels, 3, stride=2, bias=False)
-        initialise(self.conv.weight)
-        # The convolution leaves 2H + 1 values, so the filter needs K − 2 zeros to leave 2H.
+        conv = nn.ConvTranspose2d(in_channels, out_channels, 3, stride=2, bias=False)
+        self.conv = initialized(conv)
+        # The convolution gives 2H + 1 values, so the filter needs K − 2 zeros to give 2H.
         self.filter = FIRFilter(taps, padding=len(taps) - 2, gain=4.0)
         self.bias = nn.Parameter(torch.zeros(out_channels))
 

@@ -1,70 +1,52 @@
-"""Settings of NCSN++ and of its guide, with our names for the official options."""
+"""Settings of NCSN++ and of its guide; the official name of each option is in parentheses."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, PositiveInt, field_validator
 
 from psld.config.settings import Settings
 
-PositiveInt = Annotated[int, Field(gt=0)]
-
 
 class EncoderSettings(Settings):
-    """What NCSN++ and the guide share: embedding, residual blocks, resampling, attention."""
+    """Settings that NCSN++ and its guide share."""
 
     base_channels: int = Field(ge=8, multiple_of=4)
-    """Channels of the first level (official: nf)."""
-
+    """Channels of the first level (nf)."""
     channel_multipliers: tuple[PositiveInt, ...] = Field(min_length=1)
-    """Channels of each level over `base_channels`; each level halves the image (ch_mult)."""
-
-    blocks_per_level: int = Field(gt=0)
-    """Residual blocks of a level on the way down; the way up has one more (num_res_blocks)."""
-
+    """Channels of each level divided by `base_channels`; each level halves the image (ch_mult)."""
+    blocks_per_level: PositiveInt
+    """Residual blocks per level on the way down; the way up has one more (num_res_blocks)."""
     attention_resolutions: tuple[PositiveInt, ...] = ()
-    """Image sizes, in pixels, at which each block is followed by attention (attn_resolutions).
-
-    A size that no level has is ignored. The middle of the network has attention in any case.
-    """
-
+    """Image sizes, in pixels, at which each block is followed by attention; others are ignored.
+    The middle of the network always has attention (attn_resolutions)."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Probability that a value of a residual branch is dropped in training (dropout)."""
-
     block: Literal["biggan", "ddpm"] = "biggan"
-    """Residual blocks that resample themselves, or layers of their own for it (resblock_type)."""
-
+    """`biggan`: residual blocks resample; `ddpm`: separate layers resample (resblock_type)."""
     embedding: Literal["positional", "fourier"] = "positional"
     """Sinusoids of t, or random Fourier features of log t (embedding_type)."""
-
     fourier_scale: float = Field(default=16.0, gt=0)
     """Standard deviation of the frequencies of the Fourier features (fourier_scale)."""
-
     resampling: Literal["plain", "fir"] = "plain"
-    """Nearest neighbour and averages of 2×2, or a FIR filter both ways (fir)."""
-
+    """Nearest neighbor and averages of 2×2, or a FIR filter both ways (fir)."""
     fir_kernel: tuple[float, ...] = Field(default=(1, 3, 3, 1), min_length=2)
-    """The FIR filter in one dimension; it is normalised to sum 1 (fir_kernel)."""
-
+    """The FIR filter in one dimension; it is normalized to sum 1 (fir_kernel)."""
     resample_with_conv: bool = True
-    """Whether the resampling layers between `ddpm` blocks convolve as well (resamp_with_conv)."""
-
+    """Add a convolution to the resampling layers between `ddpm` blocks (resamp_with_conv)."""
     skip_rescale: bool = True
     """Divide each sum of shortcut and branch by √2, which keeps the variance (skip_rescale)."""
-
     progressive_input: Literal["none", "input_skip", "residual"] = "none"
     """How a pyramid of the downsampled input joins the way down (progressive_input)."""
-
     progressive_combine: Literal["sum", "cat"] = "sum"
     """How `input_skip` joins: added, or as further channels (progressive_combine)."""
-
     init_scale: float = Field(default=0.0, ge=0)
     """Scale of the initial weights of each branch's last layer; 0 means 1e-10 (init_scale)."""
 
     @field_validator("fir_kernel")
     @classmethod
-    def _can_be_normalised(cls, kernel: tuple[float, ...]) -> tuple[float, ...]:
+    def _can_be_normalized(cls, kernel: tuple[float, ...]) -> tuple[float, ...]:
         if sum(kernel) == 0:
-            raise ValueError("must not sum to 0: it is normalised to sum 1; usual is [1, 3, 3, 1]")
+            raise ValueError("must not sum to 0: it is normalized to sum 1; usual is [1, 3, 3, 1]")
         return kernel
 
 
@@ -73,10 +55,8 @@ class NetworkSettings(EncoderSettings):
 
     progressive_output: Literal["none", "output_skip", "residual"] = "none"
     """How the levels of the way up add to the output, or to a pyramid of it (progressive).
-
-    With `output_skip` the official code gives as many output as input channels, ours as many as
-    asked: the two agree where the numbers are equal.
-    """
+    With `output_skip` the official code has as many output as input channels; ours has as many as
+    requested."""
 
 
 class GuideSettings(EncoderSettings):

@@ -1,1 +1,1 @@
-"""Pictures of a grid: which there are, how they look, and how each is drawn."""
+"""What people look at: tables, figures, and runs and dashboards in wandb."""

@@ -1,10 +1,4 @@
-"""Dashboard: create or update a grid's report in wandb.
-
-    psld dashboard grid_name=demo wandb.entity=me
-
-It shows whatever lies in the project then and later; `make sync` brings it there. Needs a login
-(`wandb login`, or WANDB_API_KEY).
-"""
+"""The dashboard of a grid: a report in wandb, which shows all results uploaded so far or later."""
 
 import os
 from collections.abc import Iterator
@@ -15,59 +9,43 @@ import wandb
 import wandb_workspaces.reports.v2 as reports
 from wandb_workspaces.reports.v2.interface import Block, Panel
 
-from psld.commands.entry import CONFIGS, entry_point
-from psld.report.style import model_looks
-from psld.utils.files import read_json
-from psld.grid.loading import Grid, load_grid
+from psld.grid.figures import figures_of
+from psld.grid.resolved import Grid
 from psld.grid.schema import Evaluation
-from psld.config.settings import Settings
-from psld.report.tracking import evaluation_id, picture_names
-from psld.training.wandb_runs import errors_in_one_line, known_training_id
+from psld.report.style import model_looks
+from psld.report.tracking import evaluation_id
+from psld.training.manifest import MANIFEST, read_manifest
 from psld.training.settings import WandbSettings
+from psld.training.wandb_runs import errors_in_one_line, known_training_id
 
 WIDTH = 24
-"""Of the report, in the units of layouts."""
+"""Columns of wandb's layout grid."""
 
 CURVES = ("loss", "grad_norm", "learning_rate", "images_per_second")
-"""What trainings log of each step."""
+"""Logged values of trainings."""
 
-COLUMNS = [
-    "config:model.value",
-    "config:sampler.value.name",
-    "summary:nfe",
-    "summary:images",
-    "summary:paper",
-    "summary:class_accuracy",
-    "summary:sampling_seconds",
-]
-"""What the table of evaluations shows beside the distance."""
+COLUMNS = ("nfe", "images", "paper", "class_accuracy", "sampling_seconds")
+"""Values next to the distance in the list of evaluations."""
 
 
-class DashboardSettings(Settings):
-    """Settings of `psld dashboard`."""
+def update_dashboard(grid: Grid, models: Path, settings: WandbSettings) -> str:
+    """Create or update the grid's report and return its address.
 
-    grid_name: str
-    """Name of the grid, configs/grid/NAME.yaml."""
-    models: Path
-    """Folder of its models; the trainings of those that are there are known by their colours."""
-    wandb: WandbSettings
-
-
-@entry_point("dashboard", DashboardSettings)
-def main(settings: DashboardSettings) -> None:
-    grid = load_grid(settings.grid_name, CONFIGS)
+    Args:
+        models: folder of the grid's models; the trainings of existing ones get their colors.
+    """
     os.environ.setdefault("WANDB_SILENT", "true")
     with errors_in_one_line():
         api = wandb.Api()
-        report = report_of(api, settings.wandb.entity or api.default_entity, settings)
-        report.blocks = blocks_of(grid, settings.models)
+        entity = settings.entity or api.default_entity
+        report = find_report(api, entity, settings.project, f"PSLD: {grid.name}")
+        report.blocks = list(report_blocks(grid, models))
         report.save()
-    print(report.url)
+    return report.url
 
 
-def report_of(api: wandb.Api, entity: str, settings: DashboardSettings) -> reports.Report:
-    """The grid's report as it is in wandb, or a new one."""
-    project, title = settings.wandb.project, title_of(settings.grid_name)
+def find_report(api: wandb.Api, entity: str, project: str, title: str) -> reports.Report:
+    """Return the report of this title, or a new one."""
     if project in {known.name for known in api.projects(entity)}:
         for known in api.reports(f"{entity}/{project}"):
             if known.display_name == title:
@@ -75,51 +53,36 @@ def report_of(api: wandb.Api, entity: str, settings: DashboardSettings) -> repor
     return reports.Report(project=project, entity=entity, title=title, width="fluid")
 
 
-def title_of(grid_name: str) -> str:
-    return f"PSLD: {grid_name}"
+def report_blocks(grid: Grid, models: Path) -> Iterator[Block]:
+    """Yield the content of the report."""
+    yield reports.TableOfContents()
+    yield reports.H1("Distances")
+    yield from _distances(grid)
+    yield reports.H1("Samples")
+    yield _panels(grid, ["evaluate"], [_images("samples")])
+    yield reports.H1("Trainings")
+    colors = _training_colors(grid, models)
+    shown = [*map(_curve, CURVES), _images("samples")]
+    yield _panels(grid, ["train", "train_guide"], shown, colors=colors)
+    yield reports.H1("Tables")
+    for name, table in grid.file.tables.items():
+        layout = reports.Layout(w=WIDTH, h=10)
+        panel = reports.WeavePanelSummaryTable(table_name="table", layout=layout)
+        yield reports.H2(table.title)
+        yield _panels(grid, ["tabulate"], [panel], condition=f"Name = '{name}'")
+    yield reports.H1("Figures")
+    yield _panels(grid, ["figure"], [_images(*figures_of(grid))])
 
 
-def blocks_of(grid: Grid, models: Path) -> list[Block]:
-    """Distances, samples, trainings, tables and pictures: what the report shows of a grid."""
-    return [
-        reports.TableOfContents(),
-        reports.H1("Distances"),
-        *distances(grid),
-        reports.H1("Samples"),
-        panels(runs_of(grid, "evaluate"), media("samples")),
-        reports.H1("Trainings"),
-        panels(
-            runs_of(grid, "train", "train_guide"),
-            *(curve(name) for name in CURVES),
-            media("samples"),
-            colours=colours_of_trainings(grid, models),
-        ),
-        reports.H1("Tables"),
-        *tables(grid),
-        reports.H1("Pictures"),
-        panels(runs_of(grid, "plot"), media(*picture_names(grid))),
-    ]
-
-
-def distances(grid: Grid) -> Iterator[Block]:
-    """For each metric on each dataset, the evaluations sorted by it, and it against NFE.
-
-    A model has the colour that it has in all pictures of the grid.
-    """
+def _distances(grid: Grid) -> Iterator[Block]:
+    """List and plot the evaluations of each dataset and metric, in the colors of the figures."""
     looks = model_looks(grid)
-    kinds: dict[tuple[str, str], list[Evaluation]] = {}
-    for e in grid.evaluations:
-        kinds.setdefault((grid.models[e.model].dataset, e.metric), []).append(e)
-    for (dataset, metric), evaluations in kinds.items():
+    groups: dict[tuple[str, str], list[Evaluation]] = {}
+    for evaluation in grid.evaluations:
+        dataset = grid.models[evaluation.model].dataset
+        groups.setdefault((dataset, evaluation.metric), []).append(evaluation)
+    for (dataset, metric), evaluations in groups.items():
         distance = reports.SummaryMetric(metric)
-        runs = runs_of(
-            grid,
-            "evaluate",
-            also=f"Tags() in ['{dataset}'] and Tags() in ['{metric}']",
-            order=[reports.OrderBy(distance, ascending=True)],
-            pinned_columns=["run:displayName", f"summary:{metric}"],
-            visible_columns=COLUMNS,
-        )
         against_nfe = reports.ScatterPlot(
             title=f"{metric} against network evaluations",
             x=reports.SummaryMetric("nfe"),
@@ -130,59 +93,55 @@ def distances(grid: Grid) -> Iterator[Block]:
             layout=reports.Layout(w=WIDTH, h=10),
         )
         yield reports.H2(f"{dataset}: {metric}")
-        colours = {evaluation_id(grid, e): looks[e.model].colour for e in evaluations}
-        yield panels(runs, against_nfe, colours=colours)
-
-
-def colours_of_trainings(grid: Grid, models: Path) -> dict[str, str]:
-    """The colour of each training whose model is there, by the id of its run."""
-    colours = {}
-    for model, look in model_looks(grid).items():
-        manifest = models / model / "manifest.json"
-        run = read_json(manifest)["run"] if manifest.exists() else None
-        if run and (known := known_training_id(Path(run))):
-            colours[known] = look.colour
-    return colours
-
-
-def tables(grid: Grid) -> Iterator[Block]:
-    for name, table in grid.file.tables.items():
-        yield reports.H2(table.title)
-        panel = reports.WeavePanelSummaryTable(
-            table_name="table", layout=reports.Layout(w=WIDTH, h=10)
+        yield _panels(
+            grid,
+            ["evaluate"],
+            [against_nfe],
+            condition=f"Tags() in ['{dataset}'] and Tags() in ['{metric}']",
+            colors={evaluation_id(grid, e): looks[e.model].color for e in evaluations},
+            order=[reports.OrderBy(distance, ascending=True)],
+            pinned_columns=["run:displayName", f"summary:{metric}"],
+            visible_columns=[
+                "config:model.value",
+                "config:sampler.value.name",
+                *(f"summary:{name}" for name in COLUMNS),
+            ],
         )
-        yield panels(runs_of(grid, "tabulate", also=f"Name = '{name}'"), panel)
 
 
-def runs_of(grid: Grid, *job_types: str, also: str = "", **given: Any) -> reports.Runset:
-    """The runs of some stages of the grid; `also` narrows them down."""
-    listed = ", ".join(f"'{job_type}'" for job_type in job_types)
-    filters = f"Group = '{grid.name}' and JobType in [{listed}]" + (also and f" and {also}")
-    return reports.Runset(name=f"{grid.name}: {job_types[0]}", filters=filters, **given)
+def _training_colors(grid: Grid, models: Path) -> dict[str, str]:
+    """Return the color of each existing model by the id of its training."""
+    colors = {}
+    for model, look in model_looks(grid).items():
+        trained = (models / model / MANIFEST).exists()
+        run = read_manifest(models / model).run if trained else None
+        if run and (known := known_training_id(Path(run))):
+            colors[known] = look.color
+    return colors
 
 
-def panels(
-    runs: reports.Runset, *shown: Panel, colours: dict[str, str] | None = None
+def _panels(
+    grid: Grid,
+    job_types: list[str],
+    panels: list[Panel],
+    *,
+    condition: str = "",
+    colors: dict[str, str] | None = None,
+    **runset: Any,
 ) -> reports.PanelGrid:
-    """Panels of the same runs; `colours` gives some of them theirs, by their ids."""
-    return reports.PanelGrid(runsets=[runs], panels=list(shown), custom_run_colors=colours or {})
+    """Return panels of the grid's runs of these job types, narrowed down by `condition`."""
+    filters = f"Group = '{grid.name}' and JobType in {job_types}"
+    if condition:
+        filters += f" and {condition}"
+    runs = reports.Runset(name=f"{grid.name}: {job_types[0]}", filters=filters, **runset)
+    return reports.PanelGrid(runsets=[runs], panels=panels, custom_run_colors=colors or {})
 
 
-def curve(name: str) -> reports.LinePlot:
-    return reports.LinePlot(
-        title=name,
-        x="Step",
-        y=[name],
-        log_y=name == "loss",
-        layout=reports.Layout(w=WIDTH // 2, h=8),
-    )
+def _curve(name: str) -> reports.LinePlot:
+    layout = reports.Layout(w=WIDTH // 2, h=8)
+    return reports.LinePlot(title=name, x="Step", y=[name], log_y=name == "loss", layout=layout)
 
 
-def media(*names: str) -> reports.MediaBrowser:
-    return reports.MediaBrowser(
-        media_keys=list(names), num_columns=4, layout=reports.Layout(w=WIDTH, h=10)
-    )
-
-
-if __name__ == "__main__":
-    main()
+def _images(*names: str) -> reports.MediaBrowser:
+    layout = reports.Layout(w=WIDTH, h=10)
+    return reports.MediaBrowser(media_keys=list(names), num_columns=4, layout=layout)

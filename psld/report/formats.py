@@ -7,29 +7,29 @@ from html import escape
 
 from tabulate import tabulate
 
-from psld.grid.loading import Grid
-from psld.grid.schema import Table
+from psld.grid.resolved import Grid
 from psld.grid.results import TableEntry
+from psld.grid.schema import Table
 from psld.report.table import Text
 
-EVERY_ENTRY = "Every entry, with what it took: sampling in seconds, summed over shards"
+EVERY_ENTRY = "Every entry; sampling time in seconds, summed over shards"
 
 Lines = Sequence[Sequence[str]]
 
 
 def as_csv(grid: Grid, table: Table, rows: list[list[TableEntry]]) -> str:
-    """The table as programs read it: one line an entry, with everything that is known of it."""
+    """Return the table for programs: one line per entry, with all that is known about it."""
     stream = io.StringIO()
-    records = [record_of(grid, table, entry) for row in rows for entry in row]
-    writer = csv.DictWriter(stream, records[0], lineterminator="\n")
+    entries = [record(grid, table, entry) for row in rows for entry in row]
+    writer = csv.DictWriter(stream, entries[0], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(records)
+    writer.writerows(entries)
     return stream.getvalue()
 
 
-def record_of(grid: Grid, table: Table, entry: TableEntry) -> dict[str, object]:
-    """What is known of an entry; None stands for what is not."""
-    result, evaluation = entry.result or {}, entry.evaluation
+def record(grid: Grid, table: Table, entry: TableEntry) -> dict[str, object]:
+    """Return all that is known about an entry; None for what is not."""
+    result, evaluation = entry.result, entry.evaluation
     return {
         **dict(zip(table.headings, entry.row.label, strict=True)),
         "column": entry.column,
@@ -43,27 +43,27 @@ def record_of(grid: Grid, table: Table, entry: TableEntry) -> dict[str, object]:
         "band": entry.width,
         "status": entry.status,
         "samples": evaluation and evaluation.samples,
-        "nfe": result.get("nfe"),
-        "sampling_seconds": result.get("sampling_seconds"),
-        "sampling_device": result.get("sampling_device"),
+        "nfe": result and result.nfe,
+        "sampling_seconds": result and result.sampling_seconds,
+        "sampling_device": result and result.sampling_device,
     }
 
 
 def markdown(text: Text, details: bool = True) -> str:
-    parts = [f"### {text.title}", text.caption, _pipes(text.headings, text.columns, text.lines)]
-    parts += text.notes
+    """Return Markdown, with a list of every entry if `details`."""
+    parts = [f"### {text.title}", text.caption, _pipes(text, text.columns, text.lines), *text.notes]
     if details:
-        parts += [f"#### {EVERY_ENTRY}", _pipes(text.headings, text.detail_columns, text.details)]
-    return "\n\n".join(part for part in parts if part) + "\n"
+        parts += [f"#### {EVERY_ENTRY}", _pipes(text, text.detail_columns, text.details)]
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def _pipes(headings: int, columns: Sequence[str], lines: Lines) -> str:
-    sides = ["left"] * headings + ["right"] * (len(columns) - headings)
+def _pipes(text: Text, columns: list[str], lines: Lines) -> str:
+    sides = ["left"] * text.headings + ["right"] * (len(columns) - text.headings)
     return tabulate(lines, columns, tablefmt="pipe", colalign=sides, disable_numparse=True)
 
 
 def latex(text: Text) -> str:
-    """A booktabs table, whose caption holds the notes, and a long one of every entry."""
+    """Return a booktabs table, with the notes in its caption, and a long table of every entry."""
     caption = " ".join(filter(None, [f"{text.title}.", text.caption, *text.notes]))
     return "\n".join(
         [
@@ -71,13 +71,13 @@ def latex(text: Text) -> str:
             r"\begin{table}",
             r"\centering",
             rf"\caption{{{_escape(caption)}}}",
-            rf"\begin{{tabular}}{{{_sides(text.headings, text.columns)}}}",
+            rf"\begin{{tabular}}{{{_sides(text, text.columns)}}}",
             *_rules(text.columns, text.lines),
             r"\end{tabular}",
             r"\end{table}",
             "",
             r"{\scriptsize",
-            rf"\begin{{longtable}}{{{_sides(text.headings, text.detail_columns)}}}",
+            rf"\begin{{longtable}}{{{_sides(text, text.detail_columns)}}}",
             rf"\caption{{{_escape(f'{text.title}. {EVERY_ENTRY}.')}}} \\",
             *_rules(text.detail_columns, text.details),
             r"\end{longtable}}",
@@ -86,70 +86,52 @@ def latex(text: Text) -> str:
     )
 
 
-def _sides(headings: int, columns: Sequence[str]) -> str:
-    return "l" * headings + "r" * (len(columns) - headings)
+def _sides(text: Text, columns: list[str]) -> str:
+    return "l" * text.headings + "r" * (len(columns) - text.headings)
 
 
-def _rules(columns: Sequence[str], lines: Lines) -> list[str]:
+def _rules(columns: list[str], lines: Lines) -> list[str]:
     head, *body = (f"{' & '.join(map(_escape, line))} \\\\" for line in (columns, *lines))
     return [r"\toprule", head, r"\midrule", *body, r"\bottomrule"]
 
 
 SYMBOLS = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": "$<$",
-    ">": "$>$",
-    "✓": r"$\checkmark$",
-    "✗": r"\textbf{x}",
-    "†": r"$\dagger$",
-    "Γ": r"$\Gamma$",
-    "ν": r"$\nu$",
-    "κ": r"$\kappa$",
-    "−": "$-$",
-    "×": r"$\times$",
-    "±": r"$\pm$",
-    "⁻": "$^{-}$",
-    "¹": "$^{1}$",
-    "²": "$^{2}$",
-    "√": r"$\surd$",
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"<": "$<$", ">": "$>$", "−": "$-$", "×": r"$\times$", "±": r"$\pm$", "√": r"$\surd$"},
+    **{"Γ": r"$\Gamma$", "ν": r"$\nu$", "κ": r"$\kappa$"},
+    **{"⁻": "$^{-}$", "¹": "$^{1}$", "²": "$^{2}$"},
+    **{"✓": r"$\checkmark$", "✗": r"\textbf{x}", "†": r"$\dagger$"},
 }
-"""What LaTeX's usual fonts lack, or it would read as a command."""
+"""Commands for LaTeX's special characters and for those missing from its usual fonts."""
 
 
 def _escape(text: str) -> str:
-    return "".join(SYMBOLS.get(character, character) for character in text)
+    return text.translate(str.maketrans(SYMBOLS))
 
 
 def html(text: Text) -> str:
-    """A page of its own: no script, nothing fetched."""
+    """Return a whole page: no script, nothing fetched."""
     title, notes = escape(text.title), "".join(f"<p>{escape(note)}</p>" for note in text.notes)
-    classes = [["heading"] * text.headings + list(marks) for marks in text.marks]
-    plain = [
-        ["heading"] * text.headings + [""] * (len(line) - text.headings) for line in text.details
-    ]
+    plain = [[""] * (len(line) - text.headings) for line in text.details]
     return (
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title>"
         f"<style>{STYLE}</style><h1>{title}</h1><p>{escape(text.caption)}</p>"
-        f"{_table(text.columns, text.lines, classes)}{notes}"
+        f"{_html_table(text, text.columns, text.lines, text.marks)}{notes}"
         f"<details><summary>{EVERY_ENTRY}</summary>"
-        f"{_table(text.detail_columns, text.details, plain)}</details>\n"
+        f"{_html_table(text, text.detail_columns, text.details, plain)}</details>\n"
     )
 
 
-def _table(columns: Sequence[str], lines: Lines, classes: Lines) -> str:
+def _html_table(text: Text, columns: list[str], lines: Lines, classes: Lines) -> str:
+    """Return a table whose cells after the headings have these classes."""
     head = "".join(f"<th>{escape(column)}</th>" for column in columns)
-    body = "".join(
-        f"<tr>{''.join(map(_cell, line, kinds))}</tr>"
-        for line, kinds in zip(lines, classes, strict=True)
-    )
+    body = ""
+    for line, kinds in zip(lines, classes, strict=True):
+        cells = zip(line, ["heading"] * text.headings + list(kinds), strict=True)
+        row = "".join(f"<td class='{kind}'>{escape(cell)}</td>" for cell, kind in cells)
+        body += f"<tr>{row}</tr>"
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _cell(text: str, kind: str) -> str:
-    return f"<td class='{kind}'>{escape(text)}</td>"
 
 
 STYLE = """
@@ -160,4 +142,4 @@ th { border-bottom: 2px solid #333 } .heading, th:first-child { text-align: left
 .reproduced { background: #e3f3ec } .off { background: #fbe9dd }
 .literature, .not { color: #666 } details td, details th { font-size: .85rem }
 """
-"""Colours repeat what the marks say; `not` is the first half of the class `not run`."""
+"""Colors repeat the marks; `not` is the first half of the class `not run`."""

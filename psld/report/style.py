@@ -1,7 +1,7 @@
-"""How pictures look, all of it in one place: colours, markers, line styles, sizes, files.
+"""The style of all figures: colors, markers, line styles, sizes and file formats.
 
-Colours are Okabe and Ito's, which colour-blind readers can tell apart; in grey, markers and line
-styles serve. Sizes are such that a picture can be read at half its size.
+The colors are those of Okabe and Ito, which color-blind readers can tell apart. Markers and line
+styles keep lines apart in a gray print. Figures stay readable at half their size.
 """
 
 from collections import Counter
@@ -10,128 +10,117 @@ from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
+import numpy as np
 
+from psld.grid.resolved import Grid
 from psld.utils.files import atomic_path
-from psld.grid.loading import Grid
 
 matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-plt.rcParams.update(
-    {
-        "font.size": 11,
-        "axes.titlesize": 11,
-        "axes.labelsize": 11,
-        "legend.fontsize": 10.5,
-        "xtick.labelsize": 10,
-        "ytick.labelsize": 10,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "grid.color": "0.9",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "savefig.dpi": 150,
-        "svg.hashsalt": "psld",  # equal pictures are equal files
-    }
-)
+plt.rc("font", size=11)
+plt.rc("axes", titlesize=11, labelsize=11, grid=True, axisbelow=True)
+plt.rc("axes.spines", top=False, right=False)
+plt.rc(("xtick", "ytick"), labelsize=10)
+plt.rc("legend", fontsize=10.5)
+plt.rc("grid", color="0.9")
+plt.rc("savefig", dpi=150)
+plt.rc("svg", hashsalt="psld")  # equal figures are equal files
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*")
 DASHES = ("solid", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)))
 
+# Sizes in inches.
 PANEL = (3.3, 3.1)
-"""Inches of a panel."""
-SINGLE = 5.0
-"""Inches of the width of a panel that stands alone."""
-PANELS_A_ROW = 3
-PAGE = PANELS_A_ROW * PANEL[0]
-"""Inches of a page's width."""
+SINGLE_PANEL_WIDTH = 5.0
+PANELS_PER_ROW = 3
+PAGE_WIDTH = PANELS_PER_ROW * PANEL[0]
 
+# Sizes in points.
 LINE_WIDTH = 1.6
 MARKER_SIZE = 6.5
-SCALE = "0.45"
-"""Colour of lines and words that give a plot its scale."""
-HOLE = (0, 114, 178)
-"""Colour of missing pixels: a blue that is neither black nor white in grey."""
+
+SCALE_COLOR = "0.45"
+"""For reference lines and their labels."""
+HOLE_COLOR = (0, 114, 178)
+"""For missing pixels: a blue that is neither black nor white in gray."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """How one line looks wherever it stands."""
+    """The color, marker and dashes of one line, the same in every panel."""
 
-    colour: str
+    color: str
     marker: str
     dash: Any = "solid"
 
     def ours(self) -> dict[str, Any]:
-        """How matplotlib draws our numbers."""
+        """Return the matplotlib properties of our numbers."""
         return {
-            "color": self.colour,
+            "color": self.color,
             "marker": self.marker,
             "linestyle": self.dash,
             "linewidth": LINE_WIDTH,
             "markersize": MARKER_SIZE,
-            "markeredgecolor": "white",  # parts markers that lie upon each other
+            "markeredgecolor": "white",  # separates overlapping markers
             "markeredgewidth": 0.5,
             "zorder": 3,
         }
 
     def paper(self) -> dict[str, Any]:
-        """The paper's stand beside them: larger, hollow and on a thin line."""
+        """Return the properties of the paper's numbers: larger, hollow, on a thin line."""
         return self.ours() | {
             "linewidth": 0.7,
             "markersize": 1.7 * MARKER_SIZE,
             "markerfacecolor": "none",
-            "markeredgecolor": self.colour,
+            "markeredgecolor": self.color,
             "markeredgewidth": 1.0,
             "zorder": 2.5,
         }
 
 
 def model_looks(grid: Grid) -> dict[str, Look]:
-    """The look of each model, the same in all pictures of the grid.
+    """Return the look of each model, the same in all figures of the grid.
 
-    A process has one colour on every dataset and with every network; what else models differ in
-    shows in line style and marker. Where all have the same process, each model has its own colour.
+    Models of one process share a color; their markers and dashes differ. If the whole grid has
+    only one process, each model has its own color.
     """
     processes = {name: model.settings["process"] for name, model in grid.models.items()}
     first = next(iter(processes.values()))
-    several = any(process != first for process in processes.values())
-    kinds: list[Any] = []
+    if all(process == first for process in processes.values()):
+        processes = {name: name for name in processes}
+    seen: list[Any] = []
     variants: Counter[tuple[int, str]] = Counter()
     looks = {}
     for name, model in grid.models.items():
-        kind = processes[name] if several else name
-        kinds += [] if kind in kinds else [kind]
-        place = kinds.index(kind)
-        variant = variants[place, model.dataset]
-        variants[place, model.dataset] += 1
+        if processes[name] not in seen:
+            seen.append(processes[name])
+        index = seen.index(processes[name])
+        variant = variants[index, model.dataset]
+        variants[index, model.dataset] += 1
         looks[name] = Look(
-            COLOURS[place % len(COLOURS)],
-            MARKERS[(place + variant) % len(MARKERS)],
+            COLORS[index % len(COLORS)],
+            MARKERS[(index + variant) % len(MARKERS)],
             DASHES[variant % len(DASHES)],
         )
     return looks
 
 
 def ramp(names: Sequence[str]) -> dict[str, Look]:
-    """Looks for lines that are no models: from light to dark, in the order of their names."""
-    shades = matplotlib.colormaps["viridis_r"]
+    """Return looks from light to dark, for lines that are not models."""
+    shades = matplotlib.colormaps["viridis_r"](np.linspace(0.15, 1, len(names) + 1)[1:])
     return {
-        name: Look(
-            matplotlib.colors.to_hex(shades(0.15 + 0.85 * (i + 1) / len(names))),
-            MARKERS[i % len(MARKERS)],
-        )
-        for i, name in enumerate(names)
+        name: Look(matplotlib.colors.to_hex(shade), MARKERS[i % len(MARKERS)])
+        for i, (name, shade) in enumerate(zip(names, shades, strict=True))
     }
 
 
-def save(figure: Figure, output: str, *endings: str) -> None:
-    """Write a picture as OUTPUT.png, OUTPUT.svg, …; each is whole or absent."""
-    for ending in endings:
-        metadata = {"Date": None} if ending == "svg" else {}
+def save(figure: Figure, output: str) -> None:
+    """Write a figure as OUTPUT.svg and OUTPUT.png, each whole or not at all."""
+    for ending, metadata in (("svg", {"Date": None}), ("png", {})):
         with atomic_path(f"{output}.{ending}") as partial:
             figure.savefig(partial, format=ending, bbox_inches="tight", metadata=metadata)
     plt.close(figure)

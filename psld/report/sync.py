@@ -1,153 +1,119 @@
-"""Sync: upload to wandb what trainings and `psld.track` wrote offline, each file once.
+"""Upload to wandb what was written offline, each file once.
 
-    psld sync grid_name=demo
-
-Each start of a training leaves a file. One that a hard kill has broken off is uploaded as far as
-it is whole. A training that is running is left for later. Needs the account of wandb
-(`wandb login`, or WANDB_API_KEY).
+Each start of a training writes one file. If a kill cut a file off, its complete part is uploaded.
+A running training waits for the next sync. Needs a login (`wandb login`, or WANDB_API_KEY).
 """
 
 import os
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import Iterator
-from enum import Enum, auto
 from pathlib import Path
 from textwrap import shorten
+from typing import Literal
 
-from psld.commands.entry import entry_point
+from psld.training.wandb_runs import records_in
 from psld.utils.errors import RunError, UserError
 from psld.utils.locks import held_if_free, sole_holder
-from psld.config.settings import Settings
-from psld.training.wandb_runs import records_in
 
-BROKEN_OFF = (
+CUT_OFF = (
     "the file ends with an incomplete record",
     "Internal error: transactionlog: error getting next record",
 )
-"""What wandb says of a file's end that it cannot read, once it has uploaded what comes before."""
+"""The messages of wandb about an unreadable end of a file, after it uploaded the rest."""
 
-CLIENTS = ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")
-PATIENCE = {f"WANDB_X_{client}_RETRY_MAX": "3" for client in CLIENTS}
-"""How often wandb asks a server again that does not answer: half a minute, not a quarter of an hour
-and more."""
+RETRIES = {
+    f"WANDB_X_{client}_RETRY_MAX": "3" for client in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")
+}
+"""Give up after half a minute without an answer, instead of a quarter of an hour."""
 
-
-class SyncSettings(Settings):
-    """Settings of `psld sync`."""
-
-    grid_name: str
-    """Name of the grid whose results are uploaded."""
-    runs: Path
-    """Folder of run directories; the trainings of all grids are uploaded."""
-    tracked: Path
-    """Folder of the runs that `psld.track` wrote."""
+Outcome = Literal["uploaded", "empty", "running", "failed"]
+"""A file is `empty` if a kill came before the first record."""
 
 
-class Outcome(Enum):
-    """What became of a file."""
+def sync(runs: Path, tracked: Path) -> None:
+    """Upload all trainings in the run directories `runs`, and the results in `tracked`.
 
-    UPLOADED = auto()
-    """As far as it is whole."""
-    EMPTY = auto()
-    """A kill came before wandb had written anything."""
-    LEFT = auto()
-    """A training is running there."""
-    FAILED = auto()
-    """For the reason that was printed; the next sync tries again."""
-
-
-@entry_point("sync", SyncSettings)
-def main(settings: SyncSettings) -> None:
-    outcomes: Counter[Outcome] = Counter()
-    with sole_holder(settings.runs / "sync.lock", "waiting for another sync"):
-        for run in sorted(settings.runs.glob("*")):
-            outcomes.update(upload_training(run))
-        outcomes.update(map(upload, not_uploaded(settings.tracked)))
-    if outcomes[Outcome.FAILED]:
-        raise RunError(f"wandb: uploads that failed: {outcomes[Outcome.FAILED]}, see above")
-    if not outcomes.keys() - {Outcome.EMPTY}:
-        print(f"nothing to upload in {settings.runs} and {settings.tracked}")
+    Raises RunError if an upload failed.
+    """
+    outcomes: list[Outcome] = []
+    with sole_holder(runs / "sync.lock", "waiting for another sync"):
+        for run in sorted(runs.glob("*")):
+            outcomes += _upload_training(run)
+        outcomes += [_upload(file) for file in _not_uploaded(tracked)]
+    if failed := outcomes.count("failed"):
+        raise RunError(f"wandb: uploads that failed: {failed}, see above")
+    if set(outcomes) <= {"empty"}:
+        print(f"nothing to upload in {runs} and {tracked}")
 
 
-def upload_training(run: Path) -> Iterator[Outcome]:
-    """Upload the files of a training in their order, up to the first that fails."""
-    if not not_uploaded(run):
-        return
-    with held_if_free(run / "lock") as nobody_trains:
-        # A life that begins while these are uploaded writes a file of its own.
-        finished = not_uploaded(run)
-    if not nobody_trains:
-        print(f"{run}: left for later, it is being trained", flush=True)
-        yield Outcome.LEFT
-        return
-    for file in finished:
-        outcome = upload(file)
-        yield outcome
-        if outcome is Outcome.FAILED:
-            return
+def _upload_training(run: Path) -> list[Outcome]:
+    """Upload the files of a training, oldest first, until one fails."""
+    if not _not_uploaded(run):
+        return []
+    with held_if_free(run / "lock") as held:
+        files = _not_uploaded(run)  # A training that starts from now on writes another file.
+    if not held:
+        print(f"{run}: left for the next sync, the training is running", flush=True)
+        return ["running"]
+    outcomes: list[Outcome] = []
+    for file in files:
+        outcomes.append(_upload(file))
+        if outcomes[-1] == "failed":
+            break
+    return outcomes
 
 
-def not_uploaded(folder: Path) -> list[Path]:
-    """What was written offline in `folder`, oldest first."""
+def _not_uploaded(folder: Path) -> list[Path]:
     files = sorted(folder.glob("wandb/offline-run-*/run-*.wandb"))
     return [file for file in files if not mark_of(file).exists()]
 
 
 def mark_of(file: Path) -> Path:
-    """The file that tells wandb, too, that `file` is uploaded."""
+    """Return the path that marks `file` as uploaded, for wandb too."""
     return file.with_suffix(".wandb.synced")
 
 
-def upload(file: Path) -> Outcome:
-    """Upload a file and print what became of it. Raises UserError where nobody is logged in."""
+def _upload(file: Path) -> Outcome:
+    """Upload a file and print the outcome. Raises UserError without a login."""
     try:
         if not any(record["type"] == "run" for record in records_in(file)):
-            return Outcome.EMPTY
+            return "empty"
     except RunError as error:
         print(f"not uploaded: {error}", flush=True)
-        return Outcome.FAILED
+        return "failed"
+    uploaded = False
     try:
-        errors = errors_of_sync(file)
-    except BaseException:
-        mark_of(file).unlink(missing_ok=True)
-        raise
-    if not errors:
-        print(f"{file.parent}: uploaded", flush=True)
-        return Outcome.UPLOADED
-    if all(any(words in error for words in BROKEN_OFF) for error in errors):
-        mark_of(file).touch()
-        print(f"{file.parent}: uploaded up to where it is broken off", flush=True)
-        return Outcome.UPLOADED
-    # wandb marks a file even if the server has refused its content.
-    mark_of(file).unlink(missing_ok=True)
-    # A server's answer can be a whole page.
-    reason = shorten(" ".join(errors), 300, placeholder=" …")
-    print(f"{file.parent}: not uploaded: {reason}", flush=True)
-    return Outcome.FAILED
+        errors = _sync_errors(file)
+        uploaded = all(any(words in error for words in CUT_OFF) for error in errors)
+    finally:
+        # wandb marks a file even if the server refuses it, and not if its end is cut off.
+        if uploaded:
+            mark_of(file).touch()
+        else:
+            mark_of(file).unlink(missing_ok=True)
+    if uploaded:
+        outcome = "uploaded up to an incomplete record" if errors else "uploaded"
+    else:  # A server may answer with a whole page.
+        outcome = f"not uploaded: {shorten(' '.join(errors), 300, placeholder=' …')}"
+    print(f"{file.parent}: {outcome}", flush=True)
+    return "uploaded" if uploaded else "failed"
 
 
-def errors_of_sync(file: Path) -> list[str]:
-    """What wandb's own command has against a file; its exit code does not tell."""
+def _sync_errors(file: Path) -> list[str]:
+    """Run `wandb sync` and return its error messages; its exit code does not tell."""
     done = subprocess.run(
         [sys.executable, "-m", "wandb", "sync", str(file)],
-        env={**PATIENCE, **os.environ, "WANDB_SILENT": "false"},
-        stdin=subprocess.DEVNULL,  # it would ask for an API key
+        env={**RETRIES, **os.environ, "WANDB_SILENT": "false"},
+        stdin=subprocess.DEVNULL,  # otherwise it asks for an API key
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
     )
     lines = [line.removeprefix("wandb: ") for line in done.stdout.splitlines()]
-    errors = [line for line in lines if line.startswith(("ERROR ", "Error: "))]
-    errors = [line.partition(" ")[2] for line in errors]
+    errors = [line.partition(" ")[2] for line in lines if line.startswith(("ERROR ", "Error: "))]
     if errors and "API key" in errors[-1]:
         raise UserError(f"wandb: {errors[-1]}")
     if not errors and not mark_of(file).exists():
-        return lines[-1:] or ["wandb does not say why"]
+        return lines[-1:] or ["wandb gives no reason"]
     return errors
-
-
-if __name__ == "__main__":
-    main()

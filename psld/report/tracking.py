@@ -1,205 +1,174 @@
-"""What becomes of a grid's results in wandb: which runs there are, and what each of them holds."""
+"""The runs in wandb that hold a grid's results."""
 
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from psld.grid.figures import plots_of, sheets_of, traced_models
-from psld.report.images import full_row, tiled
-from psld.utils.files import digest_of, sha256_of_file
-from psld.grid.loading import Grid
+from psld.grid.figures import figures_of
+from psld.grid.resolved import Grid
+from psld.grid.results import CellResult, paper_values, read_result, read_table
 from psld.grid.schema import Evaluation
-from psld.grid.results import paper_values, read_result, read_table
-from psld.sampling.shards import Shard, shard_path
-from psld.report.formats import record_of
+from psld.report.formats import record
+from psld.report.galleries import full_rows, tiled
 from psld.report.table import text_of
+from psld.sampling.shards import Shard, shard_path
+from psld.utils.files import digest_of, sha256_of_file
 
 SIDE = 8
-"""A sample grid has so many rows and columns, like those of trainings."""
-
-
-@dataclass(frozen=True)
-class TrackedTable:
-    columns: list[str]
-    rows: list[list[Any]]
+"""Rows and columns of a cell's image, as in trainings."""
 
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """One run: a stage of a cell, a table, or the grid's pictures."""
+    """One run: a cell's sampling, one of its metrics, a table, or the grid's figures."""
 
     id: str
     job_type: str
-    """The stage, named like its command."""
+    """The command that made the result."""
     name: str
     config: dict[str, Any]
     tags: tuple[str, ...] = ()
-    """Whose numbers can be compared: the dataset, and the metric where there is one."""
+    """Dataset and metric; runs with the same tags are comparable."""
     values: dict[str, Any] = field(default_factory=dict)
-    pictures: dict[str, np.ndarray | Path] = field(default_factory=dict)
-    """H×W×3, or a PNG file."""
-    tables: dict[str, TrackedTable] = field(default_factory=dict)
+    images: dict[str, np.ndarray | Path] = field(default_factory=dict)
+    """H×W×3 arrays or PNG files."""
+    tables: dict[str, tuple[list[str], list[list[Any]]]] = field(default_factory=dict)
+    """Columns and lines."""
 
     @property
     def digest(self) -> str:
-        """The name of everything in it."""
-        tables = {name: [table.columns, table.rows] for name, table in self.tables.items()}
-        pictures = {name: _digest_of_picture(picture) for name, picture in self.pictures.items()}
-        return digest_of([self.name, self.config, self.tags, self.values, pictures, tables])
+        """SHA-256 of the content."""
+        images = {name: _image_digest(image) for name, image in self.images.items()}
+        return digest_of([self.name, self.config, self.tags, self.values, images, self.tables])
+
+
+def _image_digest(image: np.ndarray | Path) -> str:
+    if isinstance(image, Path):
+        return sha256_of_file(image)
+    return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
 
 
 def run_id(grid: Grid, job_type: str, *identity: str | int) -> str:
-    """The same for the same result, whatever its value: made anew, it replaces what was there."""
+    """Return the id of a result's run, which does not depend on the result's value."""
     return f"{job_type}-{digest_of([grid.name, *identity])[:12]}"
 
 
 def evaluation_id(grid: Grid, evaluation: Evaluation) -> str:
+    """Return the id of an evaluation's run."""
     return run_id(grid, "evaluate", evaluation.cell, evaluation.metric, evaluation.samples)
 
 
 def runs_of(grid: Grid, cells: Path, samples: Path, figures: Path) -> Iterator[TrackedRun]:
-    """Every run that the grid's results are worth so far, in the order of its tables.
+    """Yield the runs of all results so far, in the order of the grid's tables.
 
     Args:
         cells: folder of the grid's metrics files.
-        samples: folder of its shards; a cell whose first shard is gone has no picture.
-        figures: folder of its pictures.
+        samples: folder of its shards; without its first shard, a cell has no image.
+        figures: folder of its figures.
     """
     papers = paper_values(grid)
     for cell in grid.cells:
-        found = [(e, read_result(grid, cells, e)) for e in grid.evaluations_of(cell)]
+        found = [(e, read_result(grid, cells, e)) for e in grid.evaluations_by_cell[cell]]
         results = {evaluation: result for evaluation, result in found if result}
         if results:
-            pictures = sample_grid(samples / cell)
-            most = max(results, key=lambda evaluation: evaluation.samples)
-            yield sampling(grid, most, results[most], pictures)
-        for evaluation, result in results.items():
-            paper = papers.get(evaluation, {}).get("value")
-            yield evaluated(grid, evaluation, result, paper, pictures)
+            images = _first_images(samples / cell)
+            largest = max(results, key=lambda evaluation: evaluation.samples)
+            yield _sampling_run(grid, largest, results[largest], images)
+            for evaluation, result in results.items():
+                paper = papers.get(evaluation, {}).get("value")
+                yield _evaluation_run(grid, evaluation, result, paper, images)
     for name in grid.file.tables:
-        yield from tabulated(grid, name, cells)
-    yield from drawn(grid, figures)
+        yield from _table_runs(grid, name, cells)
+    paths = {name: figures / f"{name}.png" for name in figures_of(grid)}
+    images = {name: path for name, path in paths.items() if path.exists()}
+    if images:
+        yield TrackedRun(run_id(grid, "figure"), "figure", "figures", config={}, images=images)
 
 
-def sampling(
-    grid: Grid, evaluation: Evaluation, result: dict[str, Any], pictures: dict[str, np.ndarray]
+def _first_images(folder: Path) -> dict[str, np.ndarray]:
+    """Return the first images of a cell as one, named as in trainings."""
+    path = shard_path(folder, 0)
+    if not path.exists():
+        return {}
+    image, _ = tiled(full_rows(Shard.load(path).images[: SIDE * SIDE], SIDE))
+    return {"samples": image}
+
+
+def _sampling_run(
+    grid: Grid, evaluation: Evaluation, result: CellResult, images: dict[str, np.ndarray]
 ) -> TrackedRun:
-    """What sampling a cell took, by the evaluation that reads most of it."""
+    """Return the run of a cell: its settings, its cost and its first images."""
     return TrackedRun(
         id=run_id(grid, "sample", evaluation.cell),
         job_type="sample",
         name=evaluation.cell,
-        config=config_of_cell(evaluation, result),
+        config={
+            **result.model.settings,  # under the same keys as in trainings
+            "model": evaluation.model,
+            "sampler": {"name": evaluation.sampler, **result.sampler},
+            "sampling_seed": result.seed,
+            "weights_sha256": result.model.weights_sha256,
+            "git_revision": result.git_revision,
+            "versions": result.versions,
+        },
         tags=(grid.models[evaluation.model].dataset,),
-        values=_cost(result),
-        pictures=pictures,
+        values={
+            "images": result.samples,
+            "nfe": result.nfe,
+            "sampling_seconds": result.sampling_seconds,
+            "sampling_device": result.sampling_device,
+        },
+        images=images,
     )
 
 
-def evaluated(
+def _evaluation_run(
     grid: Grid,
     evaluation: Evaluation,
-    result: dict[str, Any],
+    result: CellResult,
     paper: float | None,
-    pictures: dict[str, np.ndarray],
+    images: dict[str, np.ndarray],
 ) -> TrackedRun:
-    """A metric of a cell under the metric's own name, so that runs can be sorted by it."""
+    """Return the run of a cell with a metric, whose name is the metric's."""
+    sampling = _sampling_run(grid, evaluation, result, images)
     values = {
-        evaluation.metric: result["value"],
+        evaluation.metric: result.value,
         "paper": paper,
-        "class_accuracy": result["class_accuracy"],
-        "floor": result["floor"],
-        "noise": result["noise"],
+        "class_accuracy": result.class_accuracy,
+        "floor": result.floor,
+        "noise": result.noise,
     }
-    return TrackedRun(
+    return replace(
+        sampling,
         id=evaluation_id(grid, evaluation),
         job_type="evaluate",
-        name=evaluation.cell,
-        config=config_of_cell(evaluation, result) | {"metric": grid.metrics[evaluation.metric]},
-        tags=(grid.models[evaluation.model].dataset, evaluation.metric),
-        values={**_known(values), **_cost(result)},
-        pictures=pictures,
+        config=sampling.config | {"metric": grid.metrics[evaluation.metric]},
+        tags=(*sampling.tags, evaluation.metric),
+        values={k: v for k, v in values.items() if v is not None} | sampling.values,
     )
 
 
-def config_of_cell(evaluation: Evaluation, result: dict[str, Any]) -> dict[str, Any]:
-    """Model and sampler, resolved. A model's settings stand where its training has them too."""
-    model = result["model"]
-    return {
-        **model["settings"],
-        "model": evaluation.model,
-        "sampler": {"name": evaluation.sampler, **result["sampler"]},
-        "sampling_seed": result["seed"],
-        "weights_sha256": model["weights_sha256"],
-        "git_revision": result["git_revision"],
-        "versions": result["versions"],
-    }
-
-
-def _cost(result: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "images": result["samples"],
-        "nfe": result["nfe"],
-        "sampling_seconds": result["sampling_seconds"],
-        "sampling_device": result["sampling_device"],
-    }
-
-
-def _known(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def sample_grid(folder: Path) -> dict[str, np.ndarray]:
-    """A cell's first images, of its first shard, as one picture under the name of trainings'."""
-    if not shard_path(folder, 0).exists():
-        return {}
-    images = Shard.load(shard_path(folder, 0)).images[: SIDE * SIDE]
-    rows = [full_row(images[i : i + SIDE], SIDE) for i in range(0, len(images), SIDE)]
-    return {"samples": tiled(rows)[0]}
-
-
-def tabulated(grid: Grid, name: str, cells: Path) -> Iterator[TrackedRun]:
-    """A table as people read it and, in `entries`, as programs do; none before anything ran."""
+def _table_runs(grid: Grid, name: str, cells: Path) -> Iterator[TrackedRun]:
+    """Yield the run of a table: `table` as printed and `entries` for programs; none if empty."""
     table, rows = grid.file.tables[name], read_table(grid, name, cells)
-    if all(entry.result is None for row in rows for entry in row):
+    entries = [entry for row in rows for entry in row]
+    if not any(entry.result for entry in entries):
         return
     text = text_of(table, rows)
-    records = [record_of(grid, table, entry) for row in rows for entry in row]
+    records = [record(grid, table, entry) for entry in entries]
     yield TrackedRun(
         id=run_id(grid, "tabulate", name),
         job_type="tabulate",
         name=name,
         config={"title": text.title, "caption": text.caption, "notes": text.notes},
-        values=dict(Counter(entry.status for row in rows for entry in row)),
+        values=dict(Counter(entry.status for entry in entries)),
         tables={
-            "table": TrackedTable(text.columns, text.lines),
-            "entries": TrackedTable(list(records[0]), [list(r.values()) for r in records]),
+            "table": (text.columns, text.lines),
+            "entries": (list(records[0]), [list(r.values()) for r in records]),
         },
     )
-
-
-def drawn(grid: Grid, figures: Path) -> Iterator[TrackedRun]:
-    """All pictures of a grid in one run, each under its name."""
-    named = {name: figures / f"{name}.png" for name in picture_names(grid)}
-    pictures = {name: path for name, path in named.items() if path.exists()}
-    if pictures:
-        run = run_id(grid, "plot")
-        yield TrackedRun(run, job_type="plot", name="pictures", config={}, pictures=pictures)
-
-
-def picture_names(grid: Grid) -> list[str]:
-    """The pictures of a grid by their paths without ending, as in results/figures/GRID."""
-    galleries = [f"samples/{model}" for model in grid.models]
-    traces = [f"phase-space/{model}" for model in traced_models(grid)]
-    return [*plots_of(grid), *sheets_of(grid), *grid.file.pictures, *galleries, *traces]
-
-
-def _digest_of_picture(picture: np.ndarray | Path) -> str:
-    if isinstance(picture, Path):
-        return sha256_of_file(picture)
-    return hashlib.sha256(repr(picture.shape).encode() + picture.tobytes()).hexdigest()

@@ -1,7 +1,6 @@
 """Whether a sampler can sample a model, decided from their settings alone, without torch."""
 
 from psld.data.settings import DatasetSettings
-from psld.utils.errors import UserError
 from psld.sampling.settings import (
     ClassifierFreeGuidance,
     ClassifierGuidance,
@@ -9,6 +8,7 @@ from psld.sampling.settings import (
     SamplerSettings,
 )
 from psld.training.settings import GuideModelSettings, ModelSettings
+from psld.utils.errors import UserError
 
 
 def check_fit(

@@ -7,12 +7,9 @@ from torch import Tensor
 
 from psld.data.pixels import from_uint8
 from psld.data.store import ImageStore
-from psld.utils.errors import UserError
-from psld.training.model import Model, load_guide
-from psld.sampling.fit import check_fit
 from psld.diffusion.inpainting import Inpainting
-from psld.sampling.masks import masks_of
 from psld.diffusion.score import ClassifierFreeScore, ClassifierGuidedScore, NetworkScore, Score
+from psld.sampling.masks import masks_of
 from psld.sampling.settings import (
     ClassifierFreeGuidance,
     ClassifierGuidance,
@@ -20,6 +17,8 @@ from psld.sampling.settings import (
     Label,
     SampleSettings,
 )
+from psld.training.model import Guide, Model
+from psld.utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -34,26 +33,20 @@ class Guidance:
     inpainting: Inpainting | None = None
 
 
-def guidance_of(settings: SampleSettings, model: Model, device: torch.device) -> Guidance:
-    """The guidance of the shard that the settings name.
+def guidance_of(
+    settings: SampleSettings, model: Model, guide: Guide | None, shard: int, device: torch.device
+) -> Guidance:
+    """The guidance of one shard.
 
-    Raises UserError where the sampler does not fit the model, or the shard has no images.
+    Raises UserError if the shard has no images to inpaint.
     """
-    first, size, batch = (
-        settings.shard * settings.shard_size,
-        settings.shard_size,
-        settings.batch_size,
-    )
-    guide = load_guide(settings.guide, device) if settings.guide else None
-    check_fit(settings.sampler, model.settings, guide and guide.settings)
+    first, size, batch = shard * settings.shard_size, settings.shard_size, settings.batch_size
     indices = range(first, first + size)
     plain = NetworkScore(model.network, batch)
     match settings.sampler.guidance:
         case ClassifierGuidance(label=label, scale=scale, official_time=official_time):
             labels = labels_of(label, indices, model, device)
-            score = ClassifierGuidedScore(
-                plain, guide.network, labels, scale, batch, official_time
-            )
+            score = ClassifierGuidedScore(plain, guide.network, labels, scale, batch, official_time)
             return Guidance(size, score, labels)
         case ClassifierFreeGuidance(label=label, scale=scale):
             labels = labels_of(label, indices, model, device)
@@ -84,8 +77,9 @@ def inpainting_of(
     images = ImageStore.open_for(settings.data, dataset).images(guidance.split)
     if indices.start >= len(images):
         raise UserError(
-            f"shard {settings.shard}: begins at image {indices.start}, but the {guidance.split} "
-            f"split of {settings.data} has {len(images)}; ask for no more samples than images"
+            f"shard {indices.start // settings.shard_size}: begins at image {indices.start}, but "
+            f"the {guidance.split} split of {settings.data} has {len(images)}; "
+            "ask for no more samples than images"
         )
     indices = indices[: len(images) - indices.start]
     masks = masks_of(guidance.mask, indices, dataset.image_size, settings.mnist)

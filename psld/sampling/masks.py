@@ -7,9 +7,6 @@ import h5py
 import numpy as np
 
 from psld.data.store import ImageStore
-from psld.utils.errors import UserError
-from psld.utils.files import sha256_of_file
-from psld.utils.randomness import Stream, stream_seed
 from psld.sampling.settings import (
     BoxesMask,
     DigitsMask,
@@ -17,6 +14,9 @@ from psld.sampling.settings import (
     HalvesMask,
     MaskSettings,
 )
+from psld.utils.errors import UserError
+from psld.utils.files import sha256_of_file
+from psld.utils.randomness import Stream, stream_seed
 
 SIDES = ("left", "right", "top", "bottom")
 

@@ -169,10 +169,15 @@ class CellSettings(Settings):
 class SampleSettings(CellSettings):
     """Settings of `psld sample`."""
 
-    shard: int = Field(ge=0)
-    """Index of the shard: it holds samples shard · shard_size, ..."""
+    first: int = Field(ge=0)
+    """Index of the first shard: shard j holds the samples from j · shard_size on."""
+    shards: int = Field(ge=1)
+    """How many shards to make."""
     output: str
-    """The shard, HDF5."""
+    """Folder that receives the shards 00000.h5, … and the record of their range."""
+    png: str | None
+    """A folder that receives each image as a PNG, or a file PICTURE.png for all in one; null for
+    none."""
     batch_size: int = Field(ge=1)
     """Images per network evaluation; changes speed and memory, never the images."""
 

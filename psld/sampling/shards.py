@@ -1,5 +1,6 @@
 """Shards: fixed ranges of sample indices, each one HDF5 file that says what made it."""
 
+import hashlib
 import io
 import json
 from collections.abc import Iterator
@@ -9,11 +10,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from psld.sampling.records import remove_records
+from psld.sampling.settings import shards_needed
 from psld.utils.errors import UserError
 from psld.utils.files import atomic_path
-from psld.sampling.settings import shards_needed
 
-FORMAT = "psld-shard-1"
+FORMAT = "psld-shard-2"
 
 ARRAYS = ("images", "labels", "masks")
 
@@ -58,6 +60,17 @@ class Shard:
         parts = {name: getattr(self, name) for name in ARRAYS}
         return replace(self, **{n: part[:count] for n, part in parts.items() if part is not None})
 
+    def digest(self) -> str:
+        """SHA-256 of the arrays, their shapes, and what made them."""
+        whole = hashlib.sha256(json.dumps(asdict(self.origin), sort_keys=True).encode())
+        for name in ARRAYS:
+            array = getattr(self, name)
+            if array is not None:
+                whole.update(f"\0{name} {array.dtype} {array.shape}\0".encode())
+                whole.update(np.ascontiguousarray(array))
+        whole.update(f"\0{self.nfe} {self.seconds} {self.device}".encode())
+        return whole.hexdigest()
+
     def save(self, path: str | Path) -> None:
         """Write the shard whole or not at all.
 
@@ -75,12 +88,13 @@ class Shard:
             file.attrs["nfe"] = self.nfe
             file.attrs["seconds"] = self.seconds
             file.attrs["device"] = self.device
+            file.attrs["digest"] = self.digest()
         with atomic_path(path) as partial:
             partial.write_bytes(memory.getbuffer())
 
     @classmethod
     def load(cls, path: str | Path) -> "Shard":
-        """Read a shard. Raises UserError when it is missing, damaged or not a shard."""
+        """Read a shard. Raises UserError if it is missing, damaged or not a shard."""
         if not Path(path).exists():
             raise UserError(f"{path}: no such shard; make it with psld sample")
         try:
@@ -88,7 +102,7 @@ class Shard:
             with h5py.File(path, locking=False) as file:
                 if file.attrs.get("format") != FORMAT:
                     raise UserError(f"{path}: not a shard of this version ({FORMAT})")
-                return cls(
+                shard = cls(
                     images=file["images"][:],
                     origin=ShardOrigin(**json.loads(file.attrs["origin"])),
                     nfe=int(file.attrs["nfe"]),
@@ -97,33 +111,48 @@ class Shard:
                     labels=file["labels"][:] if "labels" in file else None,
                     masks=file["masks"][:] if "masks" in file else None,
                 )
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: damaged shard ({error}); delete it and sample anew") from None
+                digest = str(file.attrs["digest"])
+        except (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise UserError(f"{path}: damaged shard ({error}); sample it again") from None
+        if shard.digest() != digest:
+            raise UserError(f"{path}: damaged shard (its digest differs); sample it again")
+        return shard
 
 
 def shard_path(folder: str | Path, index: int) -> Path:
     return Path(folder) / f"{index:05d}.h5"
 
 
-def read_shards(
-    folder: str | Path, samples: int, expected: ShardOrigin, model: str
-) -> Iterator[Shard]:
-    """The shards that hold the first `samples` images, the last one cut to fit.
+def load_made_by(path: Path, origin: ShardOrigin) -> Shard:
+    """Read a shard of this origin. Raises UserError if it is missing, damaged or of another."""
+    shard = Shard.load(path)
+    wanted = asdict(origin)
+    differing = [key for key, value in asdict(shard.origin).items() if value != wanted[key]]
+    if differing:
+        raise UserError(
+            f"{path}: made by another {' and '.join(differing)} than the model and the sampler "
+            "have now; sample it again"
+        )
+    return shard
+
+
+def read_shards(folder: str | Path, samples: int, expected: ShardOrigin) -> Iterator[Shard]:
+    """Yield the shards that hold the first `samples` images, the last one cut to fit.
 
     Args:
-        expected: the origin of shard 0; UserError when a shard has another.
-        model: the model's folder, for the message.
+        expected: the origin of shard 0.
+
+    Raises:
+        UserError: a shard is missing, damaged or of another origin. The records of its range are
+            removed first, so that the workflow samples it again, and no other.
     """
     for index in range(shards_needed(samples, expected.size)):
         path = shard_path(folder, index)
-        shard = Shard.load(path)
-        wanted = {**asdict(expected), "index": index}
-        differing = [k for k, v in asdict(shard.origin).items() if v != wanted[k]]
-        if differing:
-            raise UserError(
-                f"{path}: made by another {' and '.join(differing)} than {model} and the sampler "
-                "have now; delete the shard and sample anew"
-            )
+        try:
+            shard = load_made_by(path, replace(expected, index=index))
+        except UserError:
+            remove_records(folder, index)
+            raise
         left = samples - index * expected.size
         if len(shard.images) < min(left, expected.size):
             raise UserError(

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from psld.data.pixels import from_uint8
 from psld.data.store import ImageStore
 from psld.diffusion.process import LinearProcess
-from psld.utils.randomness import Stream, generator
 from psld.training.settings import GuideModelSettings
+from psld.utils.randomness import Stream, generator
 
 BINS = 10
 """Noise levels: ranges of the forward time of equal length, from 0 to 1."""

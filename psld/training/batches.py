@@ -8,11 +8,11 @@ from torch import Tensor
 
 from psld.data.pixels import from_uint8
 from psld.diffusion.loss import Batch
-from psld.utils.errors import UserError
 from psld.diffusion.process import LinearProcess
-from psld.utils.randomness import Stream, generator
 from psld.training.ranks import Ranks
 from psld.training.settings import LoopSettings
+from psld.utils.errors import UserError
+from psld.utils.randomness import Stream, generator
 
 RESIDENT_BYTES = 4 << 30
 """A training split up to this size is moved whole to the training device."""

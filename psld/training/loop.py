@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from psld.utils.errors import RunError
-from psld.utils.randomness import Stream, stream_seed
-from psld.training.batches import Batch, Batches
 from psld.diffusion.loss import Objective
+from psld.training.batches import Batch, Batches
 from psld.training.ranks import Ranks
 from psld.training.settings import LoopSettings
 from psld.training.state import Checkpoints, History, TrainingState
 from psld.training.stop import Stopped, StopRequest
+from psld.utils.errors import RunError
+from psld.utils.randomness import Stream, stream_seed
 
 ASK_EVERY = 10
 """Steps between the moments at which several ranks agree whether to stop."""
@@ -86,7 +86,7 @@ def train(
     while state.step < settings.steps:
         step = state.step
         torch.manual_seed(stream_seed(settings.seed, Stream.DROPOUT, step, ranks.rank))
-        loss, norm = optimise(state, network, loss_of, batches.draw(step), settings)
+        loss, norm = optimize(state, network, loss_of, batches.draw(step), settings)
         meter.add(step, loss, norm)
         progress.update()
 
@@ -115,7 +115,7 @@ def train(
     progress.close()
 
 
-def optimise(
+def optimize(
     state: TrainingState,
     network: nn.Module,
     loss_of: Objective,

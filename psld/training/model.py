@@ -1,31 +1,24 @@
-"""A trained model on disk: weights.safetensors (EMA) and manifest.json, and how to read it back.
-
-The guide that guides a sampler is kept in the same way.
-"""
+"""A trained model or guide on disk: its network, and the weights of that network."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
-from psld.utils.errors import UserError
-from psld.utils.files import atomic_path, read_json, sha256_of_file, write_json
-from psld.networks.guide import NCSNppGuide
-from psld.networks.ncsnpp import NCSNpp
 from psld.diffusion.instances import from_settings
 from psld.diffusion.process import LinearProcess
-from psld.utils.provenance import provenance
-from psld.config.settings import parse
+from psld.networks.guide import NCSNppGuide
+from psld.networks.ncsnpp import NCSNpp
+from psld.training.manifest import MANIFEST, GuideManifest, ModelManifest, read_manifest
 from psld.training.settings import GuideModelSettings, ModelSettings, TrainedSettings
+from psld.utils.errors import UserError
+from psld.utils.files import atomic_path, sha256_of_file
 
-Kind = Literal["model", "guide"]
-
-MANIFEST_KEYS = {"kind", "name", "settings", "dataset_digest", "step", "weights_sha256"}
-"""What sampling and evaluation read of a manifest."""
+WEIGHTS = "weights.safetensors"
+"""EMA weights for a trained model."""
 
 
 def build_process(settings: TrainedSettings) -> LinearProcess:
@@ -72,61 +65,42 @@ class Guide:
     network: NCSNppGuide
 
 
-def read_manifest(folder: str | Path, kind: Kind = "model") -> dict[str, Any]:
-    """Read the manifest of a model, or of a guide.
-
-    Raises UserError when it is missing, damaged or foreign.
-    """
-    path = Path(folder) / "manifest.json"
-    manifest = read_json(path)
-    whole = isinstance(manifest, dict) and manifest.keys() >= MANIFEST_KEYS
-    if not whole or manifest["kind"] != kind:
-        raise UserError(f"{path}: not the manifest of a {kind}; train the {kind} anew")
-    return manifest
-
-
 def load_model(folder: str | Path, device: torch.device) -> Model:
-    """Read a model. Raises UserError when a file is missing, damaged or foreign."""
-    manifest = read_manifest(folder)
-    settings = parse(ModelSettings, manifest["settings"], where=f"{folder}/manifest.json")
-    process = build_process(settings)
-    network = build_network(settings, process)
+    """Read a model. Raises UserError if a file is missing, damaged or foreign."""
+    manifest = read_manifest(folder, ModelManifest)
+    process = build_process(manifest.settings)
+    network = build_network(manifest.settings, process)
     _load_weights(network, Path(folder), manifest)
-    return Model(settings, process, network.to(device).eval(), manifest["weights_sha256"])
+    return Model(manifest.settings, process, network.to(device).eval(), manifest.weights_sha256)
 
 
 def load_guide(folder: str | Path, device: torch.device) -> Guide:
-    """Read a guide. Raises UserError when a file is missing, damaged or foreign."""
-    manifest = read_manifest(folder, "guide")
-    settings = parse(GuideModelSettings, manifest["settings"], where=f"{folder}/manifest.json")
-    network = build_guide(settings, build_process(settings))
+    """Read a guide. Raises UserError if a file is missing, damaged or foreign."""
+    manifest = read_manifest(folder, GuideManifest)
+    network = build_guide(manifest.settings, build_process(manifest.settings))
     _load_weights(network, Path(folder), manifest)
-    return Guide(settings, network.to(device).eval().requires_grad_(False))
+    return Guide(manifest.settings, network.to(device).eval().requires_grad_(False))
 
 
-def _load_weights(network: nn.Module, folder: Path, manifest: dict[str, Any]) -> None:
-    path = folder / "weights.safetensors"
+def _load_weights(
+    network: nn.Module, folder: Path, manifest: ModelManifest | GuideManifest
+) -> None:
+    path = folder / WEIGHTS
     if not path.exists():
-        command = "psld.train" if manifest["kind"] == "model" else "psld.train_guide"
-        raise UserError(f"{path}: no such file; train the {manifest['kind']} (python -m {command})")
-    if sha256_of_file(path) != manifest["weights_sha256"]:
-        raise UserError(f"{path}: damaged, or not the weights that {folder}/manifest.json names")
+        command = "psld train" if manifest.kind == "model" else "psld train_guide"
+        raise UserError(f"{path}: no such file; train the {manifest.kind} ({command})")
+    if sha256_of_file(path) != manifest.weights_sha256:
+        raise UserError(f"{path}: damaged, or not the weights that {folder}/{MANIFEST} names")
     try:
         network.load_state_dict(load_file(path))
     except (RuntimeError, SafetensorError) as error:
         raise UserError(f"{path}: does not fit the network of its manifest ({error})") from None
 
 
-def save_model(folder: str | Path, network: nn.Module, manifest: dict[str, Any]) -> None:
-    """Write the weights and then, last, the manifest with their digest and the provenance."""
-    folder = Path(folder)
-    with atomic_path(folder / "weights.safetensors") as partial:
+def save_weights(folder: str | Path, network: nn.Module) -> str:
+    """Write weights.safetensors and return its SHA-256."""
+    path = Path(folder) / WEIGHTS
+    with atomic_path(path) as partial:
         state = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
         partial.write_bytes(save(state))
-    manifest = {
-        "kind": "classifier" if isinstance(network, NCSNppGuide) else "model",
-        **manifest,
-        "weights_sha256": sha256_of_file(folder / "weights.safetensors"),
-        **provenance(),
-    }
-    write_json(folder / "manifest.json", manifest)
+    return sha256_of_file(path)

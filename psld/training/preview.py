@@ -6,12 +6,12 @@ import torch
 from torch import nn
 
 from psld.data.pixels import to_uint8
-from psld.diffusion.process import LinearProcess
-from psld.utils.randomness import Stream, generator
 from psld.diffusion.loop import sample
+from psld.diffusion.process import LinearProcess
 from psld.diffusion.score import NetworkScore
 from psld.diffusion.settings import SDESamplerSettings
 from psld.training.settings import ModelSettings
+from psld.utils.randomness import Stream, generator
 
 IMAGES = 64
 SAMPLER = SDESamplerSettings(integrator="em", striding="quadratic", steps=50)

@@ -1,6 +1,5 @@
 """A training from its settings to the files it leaves: what models and guides share."""
 
-import signal
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -10,28 +9,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from psld.cluster.lives import begin_life
-from psld.cluster.requeue import (
-    in_slurm_job,
-    is_preempted,
-    requeue_this_job,
-    requeue_when_warned,
-)
 from psld.data.store import ImageStore
-from psld.utils.files import write_json
-from psld.utils.locks import sole_holder
-from psld.training.model import save_model
+from psld.diffusion.loss import Objective
 from psld.diffusion.process import LinearProcess
-from psld.utils.provenance import device_name
-from psld.utils.randomness import Stream, stream_seed
 from psld.training.batches import Batches, Labels
 from psld.training.export import export_folder, publish
 from psld.training.loop import NoLog, train
-from psld.diffusion.loss import Objective
+from psld.training.manifest import GuideManifest, ModelManifest, write_manifest
+from psld.training.model import save_weights
 from psld.training.ranks import Ranks, join_ranks
 from psld.training.settings import RunSettings
 from psld.training.state import Checkpoints, TrainingState
-from psld.training.stop import STOP_SIGNALS, Stopped, stop_on
+from psld.training.stop import STOP_SIGNALS, stop_on
+from psld.utils.files import write_json
+from psld.utils.locks import sole_holder
+from psld.utils.provenance import device_name, provenance
+from psld.utils.randomness import Stream, stream_seed
 
 
 @dataclass(frozen=True)
@@ -40,6 +33,8 @@ class Task:
 
     stage: str
     """Name of the command."""
+    manifest: type[ModelManifest] | type[GuideManifest]
+    """The record of what was trained."""
     process: LinearProcess
     build: Callable[[], nn.Module]
     """Makes the network, its initial weights from torch's own generator."""
@@ -48,27 +43,23 @@ class Task:
     look: Callable[[nn.Module], dict[str, Any]]
     """What to log of the averaged network every `preview_every` steps."""
     describe: Callable[[nn.Module], dict[str, Any]]
-    """What the manifest says of the final network besides."""
+    """More about the final network, for the manifest."""
 
 
-def run_training(settings: RunSettings, store: ImageStore, task: Task) -> None:
-    """Train, or go on where the run directory stands, and write weights and manifest.
+def run_training(
+    settings: RunSettings,
+    store: ImageStore,
+    task: Task,
+    begins: Callable[[Path, int], None] = lambda run, step: None,
+) -> None:
+    """Train, or go on from the last checkpoint, and write weights and manifest.
 
-    All pixels are read once before: damage costs seconds to notice and a training to overlook.
-    A job of Slurm's that is stopped before its time limit or a preemption is queued again.
+    All pixels are read once before: damage takes seconds to find now and days to suspect later.
+
+    Args:
+        begins: called by the leading rank with the run directory and the step at which this
+            process begins.
     """
-    if in_slurm_job():
-        requeue_when_warned()  # until there is something to save
-    try:
-        _train_and_export(settings, store, task)
-    except Stopped as stopped:
-        # Where Slurm sends no warning before a preemption, it begins with SIGTERM, as scancel does.
-        if in_slurm_job() and (stopped.signal == signal.SIGUSR2 or is_preempted()):
-            requeue_this_job()
-        raise
-
-
-def _train_and_export(settings: RunSettings, store: ImageStore, task: Task) -> None:
     store.verify()
     with ExitStack() as stack:
         ranks = stack.enter_context(join_ranks(settings.device))
@@ -80,8 +71,8 @@ def _train_and_export(settings: RunSettings, store: ImageStore, task: Task) -> N
             stack.enter_context(sole_holder(run / "lock", waiting))
         # The leading rank holds the lock, and what it sees of a shared folder holds for all.
         checkpoints.restore(state, ranks.device, ranks.of_leader(checkpoints.newest()))
-        if ranks.leads and in_slurm_job():
-            begin_life(run, state.step)
+        if ranks.leads:
+            begins(run, state.step)
         if state.step < settings.training.steps:
             if ranks.leads and state.step:
                 print(f"going on from step {state.step}: {checkpoints.folder}", flush=True)
@@ -116,21 +107,24 @@ def export(
     ranks: Ranks,
 ) -> None:
     """Write the averaged weights and what was logged, then the manifest."""
-    manifest = {
-        "name": settings.name,
-        "grid": settings.grid_name,
-        "settings": settings.model().model_dump(mode="json"),
-        "dataset_digest": dataset_digest,
-        "step": state.step,
-        "images_seen": state.step * settings.training.batch_size,
-        "parameters": sum(p.numel() for p in state.network.parameters()),
-        "seconds": round(state.seconds, 3),
-        "device": device_name(ranks.device),
-        "ranks": ranks.world,
-        "run": str(run),
+    weights_sha256 = save_weights(export_folder(run), state.ema.network)
+    manifest = task.manifest(
+        name=settings.name,
+        grid=settings.grid_name,
+        settings=settings.model(),
+        dataset_digest=dataset_digest,
+        step=state.step,
+        images_seen=state.step * settings.training.batch_size,
+        parameters=sum(p.numel() for p in state.network.parameters()),
+        seconds=round(state.seconds, 3),
+        device=device_name(ranks.device),
+        ranks=ranks.world,
+        run=str(run),
+        weights_sha256=weights_sha256,
         **task.describe(state.ema.network),
-    }
+        **provenance(),
+    )
     write_json(export_folder(run) / "history.json", state.history)
-    save_model(export_folder(run), state.ema.network, manifest)
+    write_manifest(export_folder(run), manifest)
     publish(run, Path(settings.output))
     print(f"wrote {settings.output}")

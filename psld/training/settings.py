@@ -5,12 +5,11 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from psld.data.settings import DatasetSettings
-from psld.utils.files import digest_of
-from psld.networks.settings import GuideSettings, EncoderSettings, NetworkSettings
-from psld.diffusion.settings import ProcessSettings
 from psld.config.settings import Settings
-from psld.training.settings import WandbSettings
+from psld.data.settings import DatasetSettings
+from psld.diffusion.settings import ProcessSettings
+from psld.networks.settings import EncoderSettings, GuideSettings, NetworkSettings
+from psld.utils.files import digest_of
 
 
 class LoopSettings(Settings):
@@ -135,6 +134,17 @@ class GuideModelSettings(TrainedSettings):
         return self
 
 
+class WandbSettings(Settings):
+    """Where runs of wandb go. Offline unless asked for; `disabled` switches wandb off."""
+
+    mode: Literal["offline", "online", "disabled"] = "offline"
+    """`make sync` uploads what was written offline."""
+    project: str = "psld"
+    """Name of the project in wandb."""
+    entity: str | None = None
+    """A user or a team; null: the default of whoever is logged in."""
+
+
 class RunSettings(TrainedSettings):
     """What the commands that train have besides: names, places, device, log."""
 
@@ -152,12 +162,12 @@ class RunSettings(TrainedSettings):
     """`auto`, or a torch device such as `cpu` or `cuda`."""
     wandb: WandbSettings
 
-    kind: ClassVar[type[TrainedSettings]]
-    """What the command trains."""
+    trains: ClassVar[type[TrainedSettings]]
+    """The part of the settings that decides the weights."""
 
     def model(self) -> TrainedSettings:
         """The part that decides the weights."""
-        return self.kind(**{key: getattr(self, key) for key in self.kind.model_fields})
+        return self.trains(**{key: getattr(self, key) for key in self.trains.model_fields})
 
     def run_name(self, dataset_digest: str) -> str:
         """The run directory's name: what decides the weights, so equal trainings share a run."""
@@ -168,10 +178,10 @@ class RunSettings(TrainedSettings):
 class TrainSettings(ModelSettings, RunSettings):
     """Settings of `psld train`."""
 
-    kind = ModelSettings
+    trains = ModelSettings
 
 
 class TrainGuideSettings(GuideModelSettings, RunSettings):
     """Settings of `psld train_guide`."""
 
-    kind = GuideModelSettings
+    trains = GuideModelSettings

@@ -9,10 +9,10 @@ from typing import IO, Any
 import torch
 from torch import nn
 
-from psld.utils.errors import UserError
-from psld.utils.files import atomic_path
 from psld.networks.ema import EMA
 from psld.training.settings import LoopSettings
+from psld.utils.errors import UserError
+from psld.utils.files import atomic_path
 
 DAMAGE = (
     RuntimeError,

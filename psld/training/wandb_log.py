@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from psld.utils.errors import UserError
-from psld.training.wandb_runs import last_logged_step, start_run, training_id
 from psld.training.settings import RunSettings
 from psld.training.state import History
+from psld.training.wandb_runs import last_logged_step, start_run, training_id
+from psld.utils.errors import UserError
 
 
 class WandbLog:

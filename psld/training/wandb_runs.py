@@ -12,9 +12,9 @@ from typing import Any
 
 import wandb
 
+from psld.training.settings import WandbSettings
 from psld.utils.errors import RunError, UserError
 from psld.utils.files import write_text
-from psld.training.settings import WandbSettings
 
 
 def start_run(settings: WandbSettings, folder: Path, /, **given: Any) -> wandb.Run:

@@ -1,1 +1,1 @@
-"""Files, locks, errors, devices, randomness, provenance: what every other room uses."""
+"""Files, locks, errors, devices, randomness and provenance, for every other room."""

@@ -1,6 +1,6 @@
-"""The two kinds of error a user meets: bad input (exit code 2) and a fault at run time (1).
+"""The two kinds of error that are reported to a user: bad input, and a fault at run time.
 
-A message is one line: what is wrong, where (file and key), and what would be right.
+A message is one line: what is wrong, the file and key, and what would be right.
 """
 
 
@@ -17,6 +17,6 @@ class UserError(PSLDError):
 
 
 class RunError(PSLDError):
-    """The input was right but the run failed: NaN in the loss, a full disk, a lost rank."""
+    """The input is right but the run failed: NaN in the loss, a full disk, a lost rank."""
 
     exit_code = 1

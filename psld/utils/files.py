@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: write under a temporary name, flush, rename."""
+"""Atomic writes (temporary name, flush, rename), JSON files, and SHA-256 digests."""
 
 import errno
 import glob
@@ -14,20 +14,25 @@ from typing import Any
 from psld.utils.errors import UserError
 
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-"""What a write fails with where there is no room."""
+"""The error numbers of a write for which there is no room."""
+
+_HOST = platform.node()
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is flushed to disk and renamed to `path`.
+    """Yield a temporary path next to `path`; on success flush it to disk and rename it to `path`.
 
-    On any exception the temporary file is removed and what stood at `path` before is still there.
-    The temporary name belongs to this process, so two writers of one path do not meet; what a
-    killed writer left behind on this machine is removed by the next one.
+    On an exception, remove the temporary file and leave `path` as it was. The temporary name
+    contains host and process, so two writers of one path do not collide. The next writer on the
+    same host removes the files of killed writers.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(path)
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.{glob.escape(_HOST)}.*.partial"):
+        pid = leftover.name.split(".")[-2]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            leftover.unlink(missing_ok=True)
     partial = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.partial")
     try:
         yield partial
@@ -36,20 +41,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     except BaseException as error:
         partial.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-            error.filename = str(path)  # A failed write alone does not know of which file.
+            error.filename = str(path)  # A failed write does not carry the file name.
         raise
     _flush_to_disk(path.parent)
-
-
-_HOST = platform.node()
-
-
-def _remove_leftovers(path: Path) -> None:
-    """Remove the temporary files of writers of `path` that were killed on this machine."""
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.{glob.escape(_HOST)}.*.partial"):
-        pid = leftover.name.split(".")[-2]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-            leftover.unlink(missing_ok=True)
 
 
 def _flush_to_disk(path: Path) -> None:
@@ -66,18 +60,18 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Write `content` as indented JSON; NaN and infinity are refused, since JSON has neither."""
+    """Write `content` as indented JSON. Raises ValueError for NaN and infinity."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file. Raises UserError when it is missing or damaged."""
+    """Read a JSON file. Raises UserError if it is missing or damaged."""
     try:
         return json.loads(Path(path).read_text())
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid JSON ({error}); delete it and make it anew") from None
+        raise UserError(f"{path}: not valid JSON ({error}); delete it and make it again") from None
 
 
 def sha256_of_file(path: str | Path) -> str:
@@ -86,6 +80,6 @@ def sha256_of_file(path: str | Path) -> str:
 
 
 def digest_of(content: Any) -> str:
-    """The SHA-256 of `content` as canonical JSON: the name of a set of settings."""
+    """The SHA-256 of `content` as canonical JSON."""
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""A lock between processes that ends with its holder, however that ends."""
+"""A lock between processes that ends when its holder ends, even by a kill."""
 
 import errno
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from psld.utils.errors import UserError
 
 @contextmanager
 def sole_holder(path: Path, waiting: str) -> Iterator[None]:
-    """Hold the lock; where another process holds it, print `waiting` and wait for its end."""
+    """Hold the lock; if another process holds it, print `waiting` and wait until it is free."""
     with held_if_free(path) as is_held:
         if is_held:
             yield
@@ -24,7 +24,7 @@ def sole_holder(path: Path, waiting: str) -> Iterator[None]:
 
 @contextmanager
 def held_if_free(path: Path) -> Iterator[bool]:
-    """Hold the lock if nobody else does; whether it is held."""
+    """Hold the lock if it is free; yield True if it is held, False if another process has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = _lock(path)
     try:
@@ -46,5 +46,5 @@ def held_if_free(path: Path) -> Iterator[bool]:
 
 
 def _lock(path: Path) -> FileLock:
-    # Without the fallback: a lock that is a mere file would outlive its holder.
+    # No fallback to a plain file, which would outlive its holder.
     return FileLock(path, fallback_to_soft=False)

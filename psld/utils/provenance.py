@@ -1,4 +1,4 @@
-"""Where a result came from: versions, git revision, device."""
+"""The origin of a result: versions, git revision, device."""
 
 import os
 import platform
@@ -8,16 +8,24 @@ from typing import Any
 
 import torch
 
-import psld
+from psld.utils.version import VERSION
 
 
 def provenance() -> dict[str, Any]:
-    """Versions and git revision, for every file that holds a result."""
+    """Return versions, precision flags and git revision, for every file that holds a result."""
+    cudnn = torch.backends.cudnn.version()
     return {
         "versions": {
-            "psld": psld.__version__,
+            "psld": VERSION,
             "python": platform.python_version(),
             "torch": torch.__version__,
+            "cuda": torch.version.cuda,
+            "cudnn": cudnn and str(cudnn),
+        },
+        "precision": {
+            "float32_matmul": torch.get_float32_matmul_precision(),
+            "tf32_convolutions": torch.backends.cudnn.allow_tf32,
+            "cudnn_benchmark": torch.backends.cudnn.benchmark,
         },
         "git_revision": _git_revision(),
     }
@@ -31,7 +39,7 @@ def device_name(device: torch.device) -> str:
 
 
 def _git_revision() -> str | None:
-    """The revision of the code, with `+` where files differ from it; None outside a checkout."""
+    """The revision of the code, with `+` if files differ from it; None outside a checkout."""
     here = Path(__file__).parent
     command = ["git", "-C", str(here), "describe", "--always", "--abbrev=12", "--dirty=+"]
     try:

@@ -1,7 +1,7 @@
-"""Randomness that belongs to the data, not to the machine: every stream is named by numbers.
+"""Streams of random numbers, named by a seed, a purpose and indices.
 
-A stream is a function of a seed and of what it is for (the step of a training, the index of a
-shard), so no generator state has to be saved, and no result depends on batch size or on ranks.
+A stream depends on nothing else, so no generator state is saved, and no result depends on the
+batch size or the number of ranks.
 """
 
 from enum import IntEnum
@@ -11,7 +11,7 @@ import torch
 
 
 class Stream(IntEnum):
-    """What a stream of random numbers is for; two uses never share one."""
+    """The purpose of a stream; no two purposes share one."""
 
     INITIAL_WEIGHTS = 0
     BATCH = 1
@@ -23,7 +23,7 @@ class Stream(IntEnum):
 
 
 def stream_seed(seed: int, stream: Stream, *index: int) -> int:
-    """A seed that is a hash of (seed, stream, index)."""
+    """The 63-bit hash of (seed, stream, index)."""
     sequence = np.random.SeedSequence(seed, spawn_key=(stream, *index))
     return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 

@@ -9,7 +9,7 @@ from psld.cluster.here import gpus_here, run_here
 from psld.utils.errors import UserError
 from tests.cluster.launching import launch_settings
 
-COMMAND = ("psld.train", "name=x", "network.attention_resolutions=[8,16]")
+COMMAND = ("train", "name=x", "network.attention_resolutions=[8,16]")
 TWO_GPUS = "GPU 0: A100 (UUID: 1)\nGPU 1: A100 (UUID: 2)\n"
 
 
@@ -42,7 +42,7 @@ def became():
 
 
 def test_one_rank_is_the_training_itself(became):
-    assert became()[0] == ["-m", *COMMAND]
+    assert became()[0] == ["-m", "psld", *COMMAND]
 
 
 @pytest.mark.parametrize(
@@ -56,8 +56,8 @@ def test_one_rank_is_the_training_itself(became):
 def test_several_ranks_are_torchruns(became, monkeypatch, override, visible, ranks):
     if visible:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"]
-    assert became(override)[0] == [*torchrun, *COMMAND]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    assert became(override)[0] == [*torchrun, "-m", "psld", *COMMAND]
 
 
 def test_a_surrounding_job_is_not_the_trainings(became, monkeypatch):

@@ -12,7 +12,7 @@ from psld.utils.files import write_json
 
 LOOK = """
 import json, os, signal, sys
-seen = {"argv": sys.argv[1:], "name": __name__, "launch": os.environ["PSLD_LAUNCH"],
+seen = {"argv": sys.argv[1:], "launch": os.environ["PSLD_LAUNCH"],
         "threads": os.environ["OMP_NUM_THREADS"],
         "warned": signal.getsignal(signal.SIGUSR2) is not signal.SIG_DFL,
         "notes": [file for file in os.listdir() if "outcome" in file]}
@@ -22,7 +22,7 @@ json.dump(seen, open("seen.json", "w"))
 
 @pytest.fixture
 def rank(tmp_path, monkeypatch, signals):
-    """Runs the text of a module as rank 3 of job 42; gives the outcomes that are known then."""
+    """Runs psld as rank 3 of job 42, which does what a text says; gives the outcomes known then."""
     variables = {
         "SUBMITIT_EXECUTOR": "slurm",
         "SLURM_JOB_ID": "42",
@@ -32,14 +32,13 @@ def rank(tmp_path, monkeypatch, signals):
     }
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["submitit"])
     write_json(outcome_file(tmp_path, "42", 3), {"exit_code": 9})
 
     def run(text: str, raises: type[BaseException] | None = None) -> dict[int, int]:
-        (tmp_path / "trains_as_told.py").write_text(text)
-        command = RankCommand("trains_as_told", ("name=x", "a b"), tmp_path, "mine")
+        monkeypatch.setattr("psld.commands.main.main", lambda: exec(text, {}))
+        command = RankCommand(("train", "name=x", "a b"), tmp_path, "mine")
         if raises is None:
             command()
         else:
@@ -77,8 +76,7 @@ def test_what_a_rank_runs_with(rank, tmp_path, monkeypatch):
     rank(LOOK)
 
     assert json.loads((tmp_path / "seen.json").read_text()) == {
-        "argv": ["name=x", "a b"],
-        "name": "__main__",
+        "argv": ["train", "name=x", "a b"],
         "launch": "mine",
         "threads": "5",
         "warned": True,

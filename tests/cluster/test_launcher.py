@@ -3,20 +3,21 @@
 import pickle
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from psld.cluster import launcher as launching
 from psld.cluster.launcher import Launcher
+from psld.training.export import FILES, export_folder, is_exported, publish
 from psld.utils.errors import RunError
 from psld.utils.files import read_json
-from psld.training.export import FILES, export_folder
 from tests.cluster.commands import Commands
 from tests.cluster.launching import launch_settings
 from tests.commands import TINY, command, started
 
-TRAINING = ("--", "psld.train", *TINY, "training.steps=3")
+TRAINING = ("--", "train", *TINY, "training.steps=3")
 
 
 @pytest.fixture
@@ -24,7 +25,9 @@ def launcher(slurm, tmp_path, monkeypatch) -> Launcher:
     monkeypatch.setattr(launching, "SHARED_FOLDER_SECONDS", 1)
     monkeypatch.setattr(launching, "SETTLED_SECONDS", 0)
     settings = launch_settings(f"runs={tmp_path}/runs")
-    return Launcher(settings, tmp_path / "runs" / "model-1", tmp_path / "model")
+    run, output = tmp_path / "runs" / "model-1", tmp_path / "model"
+    trained, made = partial(is_exported, run), partial(publish, run, output)
+    return Launcher(settings, run, output, is_trained=trained, publish=made)
 
 
 def ends(slurm: Commands, state: str, writes: dict[Path, str], late: bool) -> None:

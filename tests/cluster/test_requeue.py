@@ -8,7 +8,14 @@ import sys
 import pytest
 
 from psld.cluster import requeue
-from psld.cluster.requeue import in_slurm_job, is_preempted, requeue_this_job
+from psld.cluster.lives import read_lives
+from psld.cluster.requeue import (
+    in_slurm_job,
+    is_preempted,
+    requeue_this_job,
+    requeued_when_stopped,
+)
+from psld.training.stop import Stopped
 from tests.commands import started
 
 THIS_LIFE = "JobId=42 StartTime=2026-01-02T10:00:00 PreemptTime=2026-01-02T11:00:00"
@@ -124,3 +131,73 @@ def test_in_slurm_job(variables, expected, monkeypatch):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert in_slurm_job() is expected
+
+
+# --- a training that Slurm stops ------------------------------------------------------------------
+
+
+@pytest.fixture
+def stops(commands, monkeypatch, signals):
+    """Ends a training in a job by a signal; gives its exit code and what scontrol was asked."""
+    monkeypatch.setattr(requeue, "FAREWELL_SECONDS", 0)
+    for name, value in (("SUBMITIT_EXECUTOR", "slurm"), ("SLURM_JOB_ID", "42")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SLURM_PROCID", "0")
+
+    def run(number: int, description: str = NOT_PREEMPTED) -> tuple[int, list[str]]:
+        commands.answer("scontrol", first=f'case "$*" in *show*) echo "{description}" ;; esac')
+        with pytest.raises((Stopped, SystemExit)) as ended, requeued_when_stopped():
+            raise Stopped(number, 5)
+        error = ended.value
+        code = error.exit_code if isinstance(error, Stopped) else error.code
+        return code, [call for call in commands.calls("scontrol") if "requeue" in call]
+
+    return run
+
+
+def test_a_warned_training_is_queued_again(stops):
+    assert stops(signal.SIGUSR2) == (128 + signal.SIGUSR2, ["requeue 42"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_one_that_is_cancelled_is_not(stops, number):
+    assert stops(number) == (128 + number, [])
+
+
+def test_one_that_is_preempted_without_a_warning_waits_for_slurm(stops):
+    """Slurm queues it again: to leave before would count as its end."""
+    assert stops(signal.SIGTERM, THIS_LIFE) == (128 + signal.SIGUSR2, [])
+
+
+def test_other_errors_of_a_training_pass(stops, commands):
+    stops(signal.SIGTERM)
+    with pytest.raises(ZeroDivisionError), requeued_when_stopped():
+        raise ZeroDivisionError
+    assert not [call for call in commands.calls("scontrol") if "requeue" in call]
+
+
+def test_a_warning_before_there_is_something_to_save_queues_the_job_again(stops):
+    stops(signal.SIGTERM)
+    with requeued_when_stopped(), pytest.raises(SystemExit) as ended:
+        os.kill(os.getpid(), signal.SIGUSR2)
+        signal.sigtimedwait([], 1)
+    assert ended.value.code == 128 + signal.SIGUSR2
+
+
+def test_a_life_is_noted_when_a_training_begins_in_a_job(stops, tmp_path, monkeypatch):
+    stops(signal.SIGTERM)
+    monkeypatch.setenv("PSLD_LAUNCH", "mine")
+    with requeued_when_stopped() as begins:
+        begins(tmp_path, 7)
+    assert read_lives(tmp_path, "mine") == [7]
+
+
+def test_outside_of_a_job_nothing_is_asked_or_noted(commands, tmp_path, monkeypatch, signals):
+    monkeypatch.delenv("SUBMITIT_EXECUTOR", raising=False)
+    before = signal.getsignal(signal.SIGUSR2)
+    with pytest.raises(Stopped), requeued_when_stopped() as begins:
+        begins(tmp_path / "run", 7)
+        assert signal.getsignal(signal.SIGUSR2) is before
+        raise Stopped(signal.SIGUSR2, 7)
+    assert not (tmp_path / "run").exists()
+    assert commands.calls("scontrol") == []

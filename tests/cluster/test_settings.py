@@ -89,7 +89,7 @@ def test_the_warning_comes_in_a_life():
         launch_settings("minutes=2", "warning_seconds=120")
 
 
-def test_a_command_needs_a_module():
+def test_a_command_is_needed():
     with pytest.raises(UserError, match="command"):
         launch_settings(command=())
 
@@ -99,11 +99,11 @@ def test_a_command_needs_a_module():
     ["name=x", "training.steps=3", "x=[1,2]", "x={a: b}", "x='two words'", 'x="a,b"', "x=", "~x"],
 )
 def test_a_command_comes_through_as_it_is(argument):
-    assert launch_settings(command=("psld.train", argument)).command == ["psld.train", argument]
+    assert launch_settings(command=("train", argument)).command == ["train", argument]
 
 
 @pytest.mark.parametrize(
     "word", ["output=models/${name}", r"name=a\,b", "name='a b'", "name=a\tb", "name=Γ", "x=100%25"]
 )
 def test_hydra_interprets_nothing_of_the_command(word):
-    assert launch_settings(command=["psld.train", word]).command == ["psld.train", word]
+    assert launch_settings(command=["train", word]).command == ["train", word]

@@ -18,7 +18,7 @@ def submitted(slurm, tmp_path):
     """Submits with some settings; gives the job's id and the script that sbatch was given."""
 
     def run(*overrides: str) -> tuple[str, str]:
-        command = RankCommand("psld.train", ("name=x",), tmp_path, "mine")
+        command = RankCommand(("train", "name=x"), tmp_path, "mine")
         job = submit(launch_settings(*overrides), command, "model-12", tmp_path)
         return job, (tmp_path / f"{job}_submission.sh").read_text()
 
@@ -96,20 +96,20 @@ def test_the_job_finds_its_command_and_its_logs(submitted, tmp_path):
     job, script = submitted()
     assert f"{tmp_path}/%j_%t_log.out" in script
     content = pickle.loads((tmp_path / f"{job}_submitted.pkl").read_bytes())
-    assert content.function == RankCommand("psld.train", ("name=x",), tmp_path, "mine")
+    assert content.function == RankCommand(("train", "name=x"), tmp_path, "mine")
 
 
 def test_a_job_without_its_command_gets_it(submitted, tmp_path):
     """Where sbatch did not answer, or the launcher was killed before submitit had its answer."""
-    command = RankCommand("psld.train", ("name=y",), tmp_path, "mine")
+    command = RankCommand(("train", "name=y"), tmp_path, "mine")
     submitted()
     ensure_command(command, "42", tmp_path)
     ensure_command(command, "43", tmp_path)
     names = [
-        pickle.loads((tmp_path / f"{job}_submitted.pkl").read_bytes()).function.arguments
+        pickle.loads((tmp_path / f"{job}_submitted.pkl").read_bytes()).function.words
         for job in (42, 43)
     ]
-    assert names == [("name=x",), ("name=y",)]
+    assert names == [("train", "name=x"), ("train", "name=y")]
 
 
 def test_nothing_of_a_surrounding_job_is_handed_on(slurm, submitted, tmp_path, monkeypatch):

@@ -1,65 +1,38 @@
-"""`psld.train_extractor` and `psld.reference` on the digits: what they make, what they refuse."""
+"""`psld train_extractor` and `psld reference` on the digits: what they make, what they refuse."""
 
 import json
-import subprocess
-import sys
-from collections.abc import Callable
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
 
-import psld.commands.reference
-import psld.commands.train_extractor
-from psld.commands.entry import CONFIGS
+from psld.commands.reference import noise_images, statistics_of_splits
 from psld.data.pixels import truncated
-from psld.data.preparation import prepare_dataset
-from psld.data.settings import DatasetSettings
 from psld.data.store import ImageStore
 from psld.data.writer import Header, write_store
-from psld.utils.errors import UserError
-from psld.utils.files import sha256_of_file
+from psld.grid.composing import compose_metric
 from psld.metrics.extractor import batches_of, statistics_of
 from psld.metrics.extractor_folder import load_extractor, read_manifest
 from psld.metrics.frechet import frechet_distance
 from psld.metrics.reference_folder import load_reference
-from psld.metrics.settings import MetricSettings
-from psld.config.settings import parse
+from psld.utils.errors import UserError
+from psld.utils.files import sha256_of_file
+from tests.commands import call, refused, succeeded
 
-
-def config(name: str) -> dict:
-    return yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
-
-
-METRIC = parse(MetricSettings, config("metric/fd-classifier"), "metric")
+METRIC = compose_metric("fd-classifier", "test")
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Path:
+def made(digits, tmp_path_factory) -> Path:
     """A folder in which both commands have run with their defaults."""
-    folder = tmp_path_factory.mktemp("digits")
-    settings = parse(DatasetSettings, config("dataset/digits"), "digits")
-    prepare_dataset(settings, folder / "data" / "digits.h5")
-    for module in ("psld.train_extractor", "psld.reference"):
-        subprocess.run([sys.executable, "-m", module], cwd=folder, check=True)
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "data").mkdir()
+    shutil.copy(digits, folder / "data" / "digits.h5")
+    for command in ("train_extractor", "reference"):
+        succeeded(call(folder, command))
     return folder
-
-
-@pytest.fixture
-def refused(made, monkeypatch, capsys) -> Callable[..., str]:
-    """Runs a command that must end with exit code 2; gives the line that it prints."""
-
-    def run(main: Callable[[], None], *overrides: str) -> str:
-        monkeypatch.chdir(made)
-        monkeypatch.setattr(sys, "argv", ["psld", *overrides])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        assert ended.value.code == 2
-        return capsys.readouterr().err.splitlines()[-1]
-
-    return run
 
 
 def store_of(path: Path, train: int, test: int, num_classes: int = 10) -> str:
@@ -86,6 +59,7 @@ def test_the_classifier_is_accurate_and_says_what_it_is(made):
     assert manifest.extractor == METRIC.extractor
     assert manifest.dataset_digest == ImageStore.open(made / "data" / "digits.h5").digest
     assert manifest.weights_sha256 == sha256_of_file(folder / "weights.safetensors")
+    assert manifest.versions["torch"] == torch.__version__
 
 
 def test_the_manifest_gives_the_metric_its_scale(made):
@@ -123,8 +97,7 @@ def test_the_metric_grows_with_noise_and_sees_a_missing_class(made):
 
 def test_noise_is_the_same_for_any_batch_size():
     one, many = (
-        torch.cat(list(psld.reference.noise_images(100, (3, 8, 8), batch_size=size)))
-        for size in (100, 7)
+        torch.cat(list(noise_images(100, (3, 8, 8), batch_size=size))) for size in (100, 7)
     )
     assert torch.equal(one, many)
     assert one.shape == (100, 3, 8, 8)
@@ -133,27 +106,24 @@ def test_noise_is_the_same_for_any_batch_size():
     assert (one == 255).double().mean() == pytest.approx(0.159, abs=0.01)
 
 
-def test_without_a_test_split_there_is_no_floor(made, tmp_path, monkeypatch):
+def test_without_a_test_split_there_is_no_floor(tmp_path):
     data = store_of(tmp_path / "random.h5", train=60, test=0)
     arguments = [f"data={data}", "metric.extractor.steps=2", "dataset.name=random"]
-    monkeypatch.chdir(tmp_path)
-    for main in (psld.train_extractor.main, psld.reference.main):
-        monkeypatch.setattr(sys, "argv", ["psld", *arguments])
-        main()
+    for command in ("train_extractor", "reference"):
+        succeeded(call(tmp_path, command, *arguments))
     folder = tmp_path / "features" / "random" / "fd-classifier"
     assert read_manifest(folder).test_accuracy is None
     statistics, manifest = load_reference(folder / "reference")
     assert (manifest.floor, manifest.extractor_test_accuracy) == (None, None)
     assert statistics.count == 60
-    monkeypatch.setattr(sys, "argv", ["psld", *arguments, "metric.reference_split=test"])
-    with pytest.raises(SystemExit, match="2"):
-        psld.reference.main()
+    finished = call(tmp_path, "reference", *arguments, "metric.reference_split=test")
+    refused(finished, 2, "no test images; set metric.reference_split")
 
 
 def test_all_is_train_and_test(made):
     store = ImageStore.open(made / "data" / "digits.h5")
     extractor = load_extractor(METRIC, made / "features/digits/fd-classifier", store.digest)
-    splits = psld.reference.statistics_of_splits(extractor, store, METRIC)
+    splits = statistics_of_splits(extractor, store, METRIC)
     whole = statistics_of(extractor, batches_of(store.images("all"), 500), "all", 1797)
     assert {name: split.count for name, split in splits.items()} == {
         "train": 1437,
@@ -167,35 +137,40 @@ def test_a_reference_may_be_truncated_as_samples_are(made):
     store = ImageStore.open(made / "data" / "digits.h5")
     extractor = load_extractor(METRIC, made / "features/digits/fd-classifier", store.digest)
     metric = METRIC.model_copy(update={"truncated_reference": True})
-    reference = psld.reference.statistics_of_splits(extractor, store, metric)["test"]
+    reference = statistics_of_splits(extractor, store, metric)["test"]
     [images] = batches_of(store.images("test"), 360)
     assert not torch.equal(truncated(images), images)
     expected = statistics_of(extractor, [truncated(images)], "test", 360)
     assert frechet_distance(reference, expected) < 1e-6
 
 
-def test_bad_metrics_are_refused(refused):
-    train, reference = psld.train_extractor.main, psld.reference.main
-    assert "named fd-classifier" in refused(train, "metric.name=fid")
-    assert "use metric=fd-classifier" in refused(train, "metric=fid")
-    assert "unknown key metric.extractor" in refused(train, "+metric.extractor.depth=3")
-    assert "metric.reference_split" in refused(reference, "metric.reference_split=validation")
-    assert "set extractor=null" in refused(reference, "metric=fid")
-    assert "psld.train_extractor" in refused(reference, "extractor=null")
+@pytest.mark.parametrize(
+    ("command", "override", "words"),
+    [
+        ("train_extractor", "metric.name=fid", ["named fd-classifier"]),
+        ("train_extractor", "metric=fid", ["use metric=fd-classifier"]),
+        ("train_extractor", "+metric.extractor.depth=3", ["unknown key metric.extractor"]),
+        ("reference", "metric.reference_split=validation", ["metric.reference_split"]),
+        ("reference", "metric=fid", ["set extractor=null"]),
+        ("reference", "extractor=null", ["psld train_extractor"]),
+        ("reference", "extractor=missing", ["missing/manifest.json: no such file"]),
+        ("reference", "metric.extractor.seed=1", ["trained with"]),
+    ],
+)
+def test_bad_settings_are_refused(made, command, override, words):
+    refused(call(made, command, override), 2, *words)
 
 
-def test_foreign_and_missing_files_are_refused(refused, tmp_path):
-    train, reference = psld.train_extractor.main, psld.reference.main
-    assert "missing/manifest.json: no such file" in refused(reference, "extractor=missing")
-    assert "trained with" in refused(reference, "metric.extractor.seed=1")
+def test_foreign_datasets_are_refused(made, tmp_path):
     other = store_of(tmp_path / "other.h5", train=20, test=10)
-    line = refused(reference, f"data={other}")
-    assert "trained on dataset digits with digest" in line
-    assert ImageStore.open(other).digest in line
-    line = refused(train, f"data={other}", "dataset.num_classes=9")
-    assert "has num_classes 10, but dataset.num_classes is 9" in line
-    unlabelled = store_of(tmp_path / "unlabelled.h5", train=20, test=10, num_classes=0)
-    assert "no labels" in refused(train, f"data={unlabelled}", "dataset.num_classes=0")
+    words = ("trained on dataset digits with digest", ImageStore.open(other).digest)
+    given = (f"data={other}", "extractor=features/digits/fd-classifier")
+    refused(call(made, "reference", *given), 2, *words)
+    finished = call(made, "train_extractor", f"data={other}", "dataset.num_classes=9")
+    refused(finished, 2, "has num_classes 10, but dataset.num_classes is 9")
+    unlabeled = store_of(tmp_path / "unlabeled.h5", train=20, test=10, num_classes=0)
+    finished = call(made, "train_extractor", f"data={unlabeled}", "dataset.num_classes=0")
+    refused(finished, 2, "no labels")
 
 
 @pytest.mark.parametrize(

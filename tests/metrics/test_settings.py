@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from psld.commands.entry import CONFIGS
-from psld.grid.resolution import Composer
-from psld.utils.errors import UserError
-from psld.metrics.settings import MetricSettings
+from psld.config.compose import compose_content
+from psld.config.locations import CONFIGS
 from psld.config.settings import parse
+from psld.metrics.settings import MetricSettings
+from psld.utils.errors import UserError
 
 
 def metric(name: str, kind: str, **more: object) -> MetricSettings:
@@ -62,7 +62,7 @@ def test_unknown_kinds_keys_and_values_are_named():
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "metric").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_metric_config_is_valid_and_named_after_its_file(path):
-    content = Composer(CONFIGS).content("reference", [f"metric={path.stem}"], where=str(path))
+    content = compose_content("reference", [f"metric={path.stem}"], where=str(path))
     settings = parse(MetricSettings, content["metric"], where=str(path))
     assert settings.name == path.stem
 

@@ -55,7 +55,7 @@ def _run(spec: Mapping[str, Any], layers: Layers, x: Tensor, t: Tensor) -> Tenso
             h = _halve_layer(spec, layers.take(), skips[-1], spec["resamp_with_conv"])
         if spec["progressive_input"] == "input_skip":
             pyramid = _halve(spec, pyramid)
-            joined = _conv(_sub(layers.take(), "Conv"), pyramid)
+            joined = _conv(_sub(layers.take(), "Conv_0"), pyramid)
             concatenate = spec["progressive_combine"] == "cat"
             h = torch.cat([joined, h], 1) if concatenate else joined + h
         elif spec["progressive_input"] == "residual":

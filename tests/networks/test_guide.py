@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from psld.utils.errors import UserError
 from psld.networks.guide import NCSNppGuide
+from psld.utils.errors import UserError
 from tests.networks.networks import SIZE, images_and_times, small_guide, unsettled
 
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from psld.utils.errors import UserError
 from psld.networks.ncsnpp import NCSNpp
+from psld.utils.errors import UserError
 from tests.networks.networks import OPTIONS, SIZE, images_and_times, name_of, small, unsettled
 
 

@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 import torch
 
-from psld.utils.errors import UserError
-from psld.networks.guide import NCSNppGuide
 from psld.networks.encoder import Encoder
+from psld.networks.guide import NCSNppGuide
 from psld.networks.ncsnpp import NCSNpp
 from psld.networks.official import from_official, official_sources, settings_from_spec
 from psld.networks.settings import NetworkSettings
+from psld.utils.errors import UserError
 from tests.networks.networks import (
     OPTIONS,
     SIZE,

@@ -5,8 +5,8 @@ from collections import defaultdict
 import pytest
 import torch
 
-from psld.utils.errors import UserError
 from psld.networks.official_checkpoint import read_checkpoint
+from psld.utils.errors import UserError
 from tests.reference import DEFAULT
 
 CHECKPOINT = DEFAULT / "checkpoint_tiny.ckpt"
@@ -61,7 +61,7 @@ def test_an_object_that_nothing_can_stand_in_for_is_named(tmp_path):
     """torch takes no stand-in for a kind of dictionary."""
     state = {"score_fn.all_modules.0.b": torch.ones(1)}
     path = save(tmp_path / "a.ckpt", state, config=defaultdict(int, steps=3))
-    with pytest.raises(UserError, match=r"than can be left out \(.*collections\.defaultdict"):
+    with pytest.raises(UserError, match=r"that cannot be left out \(.*collections\.defaultdict"):
         read_checkpoint(path)
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from psld.networks.guide import NCSNppGuide
 from psld.networks.encoder import Encoder
+from psld.networks.guide import NCSNppGuide
 from psld.networks.ncsnpp import NCSNpp
 from psld.networks.official import from_official, settings_from_spec
 from psld.networks.official_checkpoint import read_checkpoint

@@ -8,11 +8,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from psld.utils.errors import UserError
+from psld.config.settings import parse
 from psld.networks.guide import NCSNppGuide
 from psld.networks.ncsnpp import NCSNpp
-from psld.networks.settings import GuideSettings, EncoderSettings, NetworkSettings
-from psld.config.settings import parse
+from psld.networks.settings import EncoderSettings, GuideSettings, NetworkSettings
+from psld.utils.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "network"
 

@@ -5,12 +5,12 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
-from psld.utils.errors import UserError
+from psld.config.settings import parse
 from psld.diffusion.instances import from_settings, psld, vp_sde
 from psld.diffusion.process import LinearProcess, mix
 from psld.diffusion.schedule import LinearBeta
 from psld.diffusion.settings import PSLDSettings, RecipeSettings, VPSDESettings
-from psld.config.settings import parse
+from psld.utils.errors import UserError
 
 THIRD_ORDER = RecipeSettings(
     kind="recipe",

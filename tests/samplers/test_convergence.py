@@ -12,7 +12,7 @@ import torch
 
 from psld.diffusion.instances import psld, vp_sde
 from psld.diffusion.loop import sample
-from psld.sampling.settings import ODESamplerSettings, SDESamplerSettings
+from psld.diffusion.settings import ODESamplerSettings, SDESamplerSettings
 
 VARIANCE = 0.3
 

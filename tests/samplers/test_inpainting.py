@@ -1,19 +1,13 @@
-"""Inpainting: the known pixels are those of the image, and sample i fills in image i."""
+"""Inpainting: the known pixels end as those of the image, the holes as the data."""
 
-import h5py
-import numpy as np
 import pytest
 import torch
 
 from psld.data.pixels import from_uint8, to_uint8
-from psld.data.store import ImageStore
-from psld.diffusion.instances import psld, vp_sde
 from psld.diffusion.inpainting import Inpainting
+from psld.diffusion.instances import psld, vp_sde
 from psld.diffusion.loop import sample
-from psld.sampling.masks import masks_of
-from psld.sampling.settings import HalvesMask, SDESamplerSettings
-from psld.sampling.shards import Shard, read_shards
-from tests.commands import call, refused, succeeded
+from psld.diffusion.settings import SDESamplerSettings
 
 PROCESSES = {
     "psld": psld(0.25, 4.25),
@@ -21,7 +15,6 @@ PROCESSES = {
     "psld-dsm": psld(0.02, 4.02, matching="dsm"),
     "vp-sde": vp_sde(),
 }
-HALVES = HalvesMask(kind="halves", missing="cycle")
 
 
 class GaussianScore:
@@ -55,7 +48,9 @@ def test_known_pixels_end_as_they_were_and_holes_as_the_data(name, integrator):
     process, count, size = PROCESSES[name], 40, 8
     random = torch.Generator().manual_seed(0)
     originals = torch.randint(0, 256, (count, 1, size, size), generator=random, dtype=torch.uint8)
-    known = torch.from_numpy(masks_of(HALVES, range(count), size))[:, None]
+    known = torch.ones_like(originals)
+    known[::2, ..., : size // 2] = 0  # the left half is missing
+    known[1::2, ..., size // 2 :, :] = 0  # the lower half is missing
     noise = lambda z: torch.randn(z.shape, generator=random)  # noqa: E731
     settings = SDESamplerSettings(integrator=integrator, striding="quadratic", steps=100)
     z = sample(
@@ -69,140 +64,3 @@ def test_known_pixels_end_as_they_were_and_holes_as_the_data(name, integrator):
     difference = to_uint8(z[:, :1]).int() - originals.int()
     assert difference[known == 1].abs().max() <= 2
     assert float(z[:, :1][known == 0].var()) == pytest.approx(0.3, rel=0.15)
-
-
-# --- the command ----------------------------------------------------------------------------------
-
-SIZE = 100
-CELL = (
-    "sampler.steps=8",
-    "sampler.striding=quadratic",
-    "guidance@sampler.guidance=inpainting",
-    "mask@sampler.guidance.mask=halves",
-    f"shard_size={SIZE}",
-)
-
-
-@pytest.fixture(scope="module")
-def cell(model, digits, tmp_path_factory):
-    """A folder with all 360 test images inpainted, in four shards; the last one is short."""
-    folder = tmp_path_factory.mktemp("inpainted")
-    for index in range(4):
-        output = (f"shard={index}", f"output=cell/{index:05d}.h5")
-        succeeded(call(folder, "sample", *CELL, f"model={model}", f"data={digits}", *output))
-    return folder
-
-
-def shards(cell) -> list[Shard]:
-    return [Shard.load(cell / "cell" / f"{index:05d}.h5") for index in range(4)]
-
-
-def test_sample_i_fills_in_image_i(cell, digits):
-    store = ImageStore.open(digits)
-    parts = shards(cell)
-    assert [len(part.images) for part in parts] == [SIZE, SIZE, SIZE, 60]
-    images = np.concatenate([part.images for part in parts])
-    masks = np.concatenate([part.masks for part in parts])
-    np.testing.assert_array_equal(masks, masks_of(HALVES, range(360), 8))
-    known = masks[:, None] == 1
-    difference = images.astype(int) - store.images("test")
-    assert np.abs(difference[known]).max() <= 2
-    assert np.abs(difference[~known]).mean() > 20, "it has seen nothing of what is missing"
-    for part in parts:
-        assert part.labels is None
-        assert part.nfe == 8
-        assert part.origin.dataset_digest == store.digest
-        assert part.origin.masks_digest is None
-
-
-def test_the_first_samples_are_cut_with_their_masks(cell):
-    origin = shards(cell)[0].origin
-    found = list(read_shards(cell / "cell", 330, origin, "models/m"))
-    assert [(len(part.images), len(part.masks)) for part in found] == [(SIZE, SIZE)] * 3 + [
-        (30, 30)
-    ]
-
-
-def test_another_size_of_shards_has_the_same_masks_and_known_pixels(cell, model, digits):
-    other = f"shard_size=60 shard=5 model={model} data={digits} output=other.h5".split()
-    succeeded(call(cell, "sample", *CELL, *other))
-    other, whole = Shard.load(cell / "other.h5"), shards(cell)[3]
-    np.testing.assert_array_equal(other.masks, whole.masks)
-    known = np.broadcast_to(whole.masks[:, None] == 1, whole.images.shape)
-    np.testing.assert_array_equal(other.images[known], whole.images[known])
-    assert not np.array_equal(other.images, whole.images), "its noise is another shard's"
-
-
-def evaluate(folder, model, digits, features, *overrides):
-    metric = ("metric.extractor.steps=20", f"extractor={features}")
-    given = (f"model={model}", f"data={digits}", f"reference={features / 'reference'}")
-    return call(
-        folder, "evaluate", *given, *metric, "shards=cell", "output=result.json", *overrides
-    )
-
-
-def test_evaluation_takes_the_split_and_no_more(cell, model, digits, features):
-    made = (model, digits, features, *CELL)
-    succeeded(evaluate(cell, *made, "samples=360"))
-    (cell / "result.json").unlink()
-    refused(evaluate(cell, *made, "samples=361"), 2, "00003.h5: ends with sample 359, but 361")
-    train = evaluate(cell, *made, "samples=360", "sampler.guidance.split=train")
-    refused(train, 2, "00000.h5: made by another sampler_digest")
-    assert not (cell / "result.json").exists()
-
-
-def with_mask(*mask: str) -> list[str]:
-    """The overrides of the cell with another mask."""
-    return [*(override for override in CELL if not override.startswith("mask@")), *mask]
-
-
-OWN = with_mask("mask@sampler.guidance.mask=file", "sampler.guidance.mask.path=own.h5")
-
-
-def write_masks(folder, hole) -> None:
-    masks = np.ones((1, 8, 8), bool)
-    masks[hole] = False
-    with h5py.File(folder / "own.h5", "w") as file:
-        file["masks"] = masks
-
-
-def test_other_masks_under_the_same_name_make_another_cell(model, digits, features, tmp_path):
-    write_masks(tmp_path, np.s_[:, :, 2])
-    given = (*OWN, f"model={model}", f"data={digits}", "output=cell/00000.h5")
-    succeeded(call(tmp_path, "sample", *given))
-    assert (Shard.load(tmp_path / "cell" / "00000.h5").masks == 0).sum() == SIZE * 8
-    evaluated = (model, digits, features, *OWN, "samples=100")
-    succeeded(evaluate(tmp_path, *evaluated))
-    write_masks(tmp_path, np.s_[:, :, 2:4])
-    refused(evaluate(tmp_path, *evaluated), 2, "00000.h5: made by another masks_digest")
-
-
-@pytest.mark.parametrize(
-    ("overrides", "words"),
-    [
-        (["data=null"], ["data: sampler.guidance needs it"]),
-        (
-            ["sampler=rk45", "~sampler.steps", "~sampler.striding"],
-            ["rk45 has none; use em or sscs"],
-        ),
-        (["shard=4"], ["begins at image 400", "test split", "has 360"]),
-        (["sampler.guidance.split=all"], ["split", "'train' or 'test'"]),
-        (["data=absent.h5"], ["absent.h5: no such file"]),
-        (["mnist=x.h5"], ["mnist: sampler.guidance has no use for x.h5"]),
-    ],
-)
-def test_bad_settings_are_refused_in_one_line(model, digits, tmp_path, overrides, words):
-    given = [*CELL, f"model={model}", f"data={digits}", "output=x.h5"]
-    for override in overrides:
-        key = override.lstrip("~").partition("=")[0]
-        given = [kept for kept in given if not kept.startswith(f"{key}=")]
-        given += [override] if not override.startswith("~") else []
-    refused(call(tmp_path, "sample", *given), 2, *words)
-    assert not (tmp_path / "x.h5").exists()
-
-
-def test_masks_of_digits_need_mnist(model, digits, tmp_path):
-    digit = with_mask("mask@sampler.guidance.mask=digits")
-    given = (*digit, f"model={model}", f"data={digits}", "output=x.h5")
-    refused(call(tmp_path, "sample", *given), 2, "mnist: sampler.guidance needs it")
-    refused(call(tmp_path, "sample", *given, "mnist=absent.h5"), 2, "dataset=absent")

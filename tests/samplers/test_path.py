@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from psld.utils.errors import RunError
 from psld.diffusion.instances import psld
-from psld.diffusion.process import mix
 from psld.diffusion.loop import path, sample
+from psld.diffusion.process import mix
 from psld.diffusion.score import NetworkScore
-from psld.sampling.settings import ODESamplerSettings, SDESamplerSettings
+from psld.diffusion.settings import ODESamplerSettings, SDESamplerSettings
 from psld.diffusion.time_grid import time_grid
+from psld.utils.errors import RunError
 
 PROCESS = psld(0.02, 4.02)
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from psld.diffusion.instances import psld, vp_sde
 from psld.diffusion.inpainting import Inpainting
+from psld.diffusion.instances import psld, vp_sde
 from psld.diffusion.loop import sample
 from psld.diffusion.score import ClassifierGuidedScore, NetworkScore
-from psld.sampling.settings import ODESamplerSettings, SDESamplerSettings
+from psld.diffusion.settings import ODESamplerSettings, SDESamplerSettings
 from psld.diffusion.time_grid import time_grid
 from tests.reference import load, reference_files
 

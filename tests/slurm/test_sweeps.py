@@ -1,13 +1,13 @@
 """A sweep by hand as jobs of Slurm: one is warned and goes on; given again, nothing is trained."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
 from psld.utils.files import read_json
+from tests.commands import command
 from tests.slurm.training import RECIPE, STEPS, Training
 
 SEEDS = "training.seed=1,2"
@@ -19,8 +19,7 @@ class Sweep(Training):
 
     def command(self, *where: str, recipe: tuple[str, ...] = RECIPE) -> list[str]:
         launcher = ("--multirun", "hydra/launcher=submitit_slurm", SEEDS)
-        train = [sys.executable, "-m", "psld.train"]
-        return [*train, *launcher, *where, *recipe, f"data={self.data}"]
+        return command("train", *launcher, *where, *recipe, f"data={self.data}")
 
     def begun_by_name(self) -> dict[str, list[int]]:
         """The steps at which each training's lives began."""
@@ -42,7 +41,7 @@ def weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
 
 def train_undisturbed(sweep: Sweep, folder: Path) -> None:
     """The training that is disturbed in the sweep, on this machine."""
-    train = [sys.executable, "-m", "psld.train", *RECIPE, f"data={sweep.data}", DISTURBED]
+    train = command("train", *RECIPE, f"data={sweep.data}", DISTURBED)
     environment = {**sweep.environment, "OMP_NUM_THREADS": "1"}
     subprocess.run([*train, f"name={NAME}"], cwd=folder, env=environment, check=True)
 

@@ -4,7 +4,6 @@ import csv
 import os
 import shutil
 import signal
-import time
 
 import pytest
 
@@ -44,7 +43,7 @@ def test_the_grid_has_the_tables_of_one_machine(made_on_cluster, tmp_path):
     assert made_on_cluster.plan("tiny") == {}
 
 
-def test_every_job_ran_once_and_shards_were_submitted_together(made_on_cluster):
+def test_every_job_ran_once_and_samplings_were_submitted_together(made_on_cluster):
     jobs = made_on_cluster.jobs()
     assert {job["state"] for job in jobs} == {"COMPLETED"}
     trainings = [job for job in jobs if "gres/gpu=4" in job["alloctres"]]
@@ -52,35 +51,40 @@ def test_every_job_ran_once_and_shards_were_submitted_together(made_on_cluster):
     tasks = [job for job in jobs if "_" in job["jobid"]]
     arrays = {job["jobid"].split("_")[0] for job in tasks}
     assert len(tasks) == WHOLE_GRID["sample"]
-    assert len(arrays) <= WHOLE_GRID["train"], "the shards of each model, together"
+    assert len(arrays) <= WHOLE_GRID["train"], "those of each model, together"
 
 
-def test_more_shards_than_may_be_in_flight_at_once(project):
+def test_more_samplings_than_may_be_in_flight_at_once(project):
     """Snakemake hands them on in small batches, of which the plugin alone would forget most."""
-    project.edit(GRID, "shard_size: 10", "shard_size: 2")
+    project.edit(GRID, "shard_size: 5", "shard_size: 2")
+    project.edit(GRID, "shards_per_job: 2", "shards_per_job: 1")
     shutil.rmtree(project.folder / "samples/tiny/psld")
-    shards = [f"samples/tiny/psld/em-3/{shard:05d}.h5" for shard in range(10)]
-    project.run("--jobs", "3", *shards)
+    records = [f"samples/tiny/psld/em-3/{i:05d}-{i:05d}.json" for i in range(10)]
+    project.run("--jobs", "3", *records)
     assert [job["state"] for job in project.jobs()] == ["COMPLETED"] * 10
 
 
-def test_a_killed_sampling_job_costs_its_own_shard(project):
+def test_a_killed_sampling_job_costs_the_shard_under_way(project):
     project.edit(
         GRID,
         '- {label: "3", budget: 3}',
         '- {label: "3", budget: 3}\n      - {label: "long", budget: 4000}',
     )
+    folder = project.folder / "samples/tiny/psld/em-4000"
+    done = [folder / "00000.h5", folder / "00002.h5"]
     with project.started("tiny/psld/em-4000") as snakemake:
-        project.wait(lambda: len(project.running()) == 2, "two shards being sampled")
+        project.wait(lambda: all(path.exists() for path in done), "the first shard of both jobs")
         victim = project.running()[0]["jobid"]
-        time.sleep(5)
+        written = [path.stat().st_mtime_ns for path in done]
         project.cluster.run("scancel", "--signal=KILL", victim)
         snakemake.wait(timeout=600)
     assert snakemake.returncode == 0, project.log.read_text()
     states = [job["state"].split()[0] for job in project.jobs()]
     assert sorted(states) == ["CANCELLED", "COMPLETED", "COMPLETED", "COMPLETED"], (
-        "two shards, the killed one once more, and the evaluation"
+        "two jobs of two shards, the killed one once more, and the evaluation"
     )
+    assert [path.stat().st_mtime_ns for path in done] == written
+    assert len(list(folder.glob("*.h5"))) == 4
 
 
 def slow_training(project: ClusterProject) -> str:
@@ -95,7 +99,6 @@ def test_snakemake_killed_and_started_again_waits_for_the_same_job(project):
     with project.started(target) as snakemake:
         project.wait(lambda: project.running() != [], "training")
         os.killpg(snakemake.pid, signal.SIGKILL)
-    project.run("--unlock")
     project.run(target)
     assert [job["state"] for job in project.jobs()] == ["COMPLETED"]
     assert project.plan(target) == {}
@@ -108,9 +111,9 @@ def test_ctrl_c(project, whole_group):
     """
     target = slow_training(project)
     shutil.rmtree(project.folder / "samples/tiny/vp-sde")
-    shards = [f"samples/tiny/vp-sde/em-3/{shard:05d}.h5" for shard in range(2)]
-    with project.started(target, *shards) as snakemake:
-        project.wait(lambda: len(project.cluster.queue()) >= 3, "training and shards")
+    records = [f"samples/tiny/vp-sde/em-3/{name}.json" for name in ("00000-00001", "00002-00003")]
+    with project.started(target, *records) as snakemake:
+        project.wait(lambda: len(project.cluster.queue()) >= 3, "training and samplings")
         if whole_group:
             os.killpg(snakemake.pid, signal.SIGINT)
         else:
@@ -121,10 +124,10 @@ def test_ctrl_c(project, whole_group):
 
     def ends() -> list[tuple[str, str]]:
         return sorted(
-            ("shard" if "_" in job["jobid"] else "training", job["state"].split()[0])
+            ("sampling" if "_" in job["jobid"] else "training", job["state"].split()[0])
             for job in project.jobs()
         )
 
     training = "CANCELLED" if whole_group else "COMPLETED"
-    expected = [("shard", "CANCELLED"), ("shard", "CANCELLED"), ("training", training)]
+    expected = [("sampling", "CANCELLED"), ("sampling", "CANCELLED"), ("training", training)]
     project.wait(lambda: ends() == expected, f"jobs that ended as {expected}")

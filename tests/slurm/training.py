@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tests.commands import TINY
+from tests.commands import TINY, command
 from tests.slurm.cluster import Cluster
 from tests.slurm.machine import read_of
 from tests.slurm.processes import process_group
@@ -46,14 +45,14 @@ class Training:
         self.data = data
 
     def command(self, *where: str, recipe: tuple[str, ...] = RECIPE) -> list[str]:
-        launch = [sys.executable, "-m", "psld.launch", *RANKS, *where]
-        return [*launch, "--", "psld.train", *recipe, f"data={self.data}", "output=model"]
+        launch = command("launch", *RANKS, *where)
+        return [*launch, "--", "train", *recipe, f"data={self.data}", "output=model"]
 
     @contextlib.contextmanager
     def launched(self, *where: str, **options) -> Iterator[subprocess.Popen[str]]:
         """A launcher that waits for the training, its output in launcher.log; killed at the end."""
-        command = self.command(*where, **options)
-        with process_group(command, self.folder, self.environment, self.log) as process:
+        launch = self.command(*where, **options)
+        with process_group(launch, self.folder, self.environment, self.log) as process:
             yield process
 
     @property

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from psld.diffusion.process import LinearProcess
 from psld.networks.ncsnpp import NCSNpp
 from psld.networks.settings import NetworkSettings
-from psld.diffusion.process import LinearProcess
 from psld.training.batches import Batches
 from psld.training.ranks import Ranks
 from psld.training.settings import TrainingSettings

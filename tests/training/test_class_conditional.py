@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from psld.utils.errors import UserError
-from psld.training.model import load_model
-from psld.networks.ncsnpp import NCSNpp
-from psld.diffusion.instances import psld
 from psld.config.settings import parse
-from psld.training.batches import Batches, Labels
+from psld.diffusion.instances import psld
 from psld.diffusion.loss import EpsilonLoss
+from psld.networks.ncsnpp import NCSNpp
+from psld.training.batches import Batches, Labels
+from psld.training.model import load_model
 from psld.training.ranks import Ranks
 from psld.training.settings import ModelSettings, TrainingSettings
+from psld.utils.errors import UserError
 from tests.commands import TINY, call, refused, succeeded
 from tests.training.small import ONE_RANK, batches_of, recipe, tiny_network
 

@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 
 import psld.training.loop as loop
 from psld.data.store import ImageStore
-from psld.utils.files import sha256_of_file
 from psld.training.model import load_model
+from psld.utils.files import sha256_of_file
 from tests.commands import (
     TINY,
     call,
@@ -87,7 +87,7 @@ def test_the_weights_are_the_moving_average(finished):
 def test_a_finished_training_only_exports(trained, digits, monkeypatch):
     before = weights(trained)
     shutil.rmtree(trained / "model")
-    monkeypatch.setattr(loop, "optimise", None)  # No step can be made.
+    monkeypatch.setattr(loop, "optimize", None)  # No step can be made.
     succeeded(call(trained, "train", *SETTINGS, f"data={digits}", "wandb.mode=offline"))
     assert weights(trained) == before
     assert not list(trained.glob("runs/*/wandb")), "no run in wandb either"
@@ -151,10 +151,10 @@ def test_a_missing_a_truncated_and_a_foreign_dataset(digits, tmp_path):
     (tmp_path / "head.h5").write_bytes(whole[:100])
     (tmp_path / "text.h5").write_text("no HDF5")
     for name, words in (
-        ("absent.h5", ("no such file", "psld.prepare dataset=absent")),
-        ("cut.h5", ("not a whole HDF5 file", "prepare it anew")),
-        ("head.h5", ("not a whole HDF5 file", "prepare it anew")),
-        ("text.h5", ("not a whole HDF5 file", "prepare it anew")),
+        ("absent.h5", ("no such file", "psld prepare dataset=absent")),
+        ("cut.h5", ("not a whole HDF5 file", "prepare it again")),
+        ("head.h5", ("not a whole HDF5 file", "prepare it again")),
+        ("text.h5", ("not a whole HDF5 file", "prepare it again")),
     ):
         before = files_below(tmp_path)
         refused(call(tmp_path, "train", *SETTINGS, f"data={name}"), 2, name, *words)

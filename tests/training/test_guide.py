@@ -10,13 +10,13 @@ from torch import nn
 from psld.data.pixels import from_uint8
 from psld.data.store import ImageStore
 from psld.data.writer import Header, write_store
+from psld.diffusion.instances import psld, vp_sde
+from psld.diffusion.loss import GuideLoss
 from psld.networks.guide import NCSNppGuide
 from psld.networks.settings import GuideSettings
-from psld.diffusion.instances import psld, vp_sde
 from psld.training.accuracy import BINS, accuracy_by_time, as_logged
 from psld.training.batches import Batch, Batches, Labels
 from psld.training.loop import train
-from psld.diffusion.loss import GuideLoss
 from psld.training.settings import GuideModelSettings
 from psld.training.state import Checkpoints, TrainingState
 from psld.training.stop import StopRequest
@@ -129,9 +129,7 @@ def test_accuracy_falls_from_certainty_to_chance_as_the_noise_grows(store):
 
 def test_each_accuracy_is_of_its_own_range_of_times(store):
     network = Oracle()
-    accuracy_by_time(
-        guide_settings({"kind": "vp-sde"}, time_eps=0.02), vp_sde(), store, network
-    )
+    accuracy_by_time(guide_settings({"kind": "vp-sde"}, time_eps=0.02), vp_sde(), store, network)
     times = torch.cat(network.times).reshape(BINS, 300)
     for index, own in enumerate(times):
         assert own.min() >= max(index / BINS, 0.02)

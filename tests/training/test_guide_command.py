@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from psld.data.store import ImageStore
-from psld.utils.files import sha256_of_file
 from psld.training.model import load_guide
+from psld.utils.files import sha256_of_file
 from tests.commands import TINY, call, files_below, refused, succeeded
 
 SETTINGS = (

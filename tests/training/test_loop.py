@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from psld.utils.errors import RunError
 from psld.diffusion.instances import psld, vp_sde
-from psld.training.loop import Meter, accumulate_gradient, forward_pass, learning_rate, train
 from psld.diffusion.loss import EpsilonLoss
+from psld.training.loop import Meter, accumulate_gradient, forward_pass, learning_rate, train
 from psld.training.state import Checkpoints
 from psld.training.stop import Stopped, StopRequest
+from psld.utils.errors import RunError
 from tests.training.small import (
     ONE_RANK,
     Recorder,

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from psld.diffusion.instances import psld, vp_sde
-from psld.training.batches import Batch
 from psld.diffusion.loss import EpsilonLoss
+from psld.training.batches import Batch
 
 PROCESSES = {
     "vp-sde": vp_sde(),

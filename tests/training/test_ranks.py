@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from psld.training.ranks import Ranks, join_ranks, meeting_port
 from psld.utils.device import choose_device
 from psld.utils.errors import UserError
-from psld.training.ranks import Ranks, join_ranks, meeting_port
 from tests.commands import TINY, call, command, run, run_directory, succeeded
 
 SETTINGS = (

@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 
+from psld.diffusion.instances import psld, vp_sde
+from psld.diffusion.loss import EpsilonLoss
 from psld.networks.ncsnpp import NCSNpp
 from psld.networks.official import from_official, settings_from_spec
-from psld.diffusion.instances import psld, vp_sde
 from psld.training.batches import Batch
-from psld.training.loop import optimise
-from psld.diffusion.loss import EpsilonLoss
+from psld.training.loop import optimize
 from psld.training.settings import TrainingSettings
 from psld.training.state import TrainingState
 from tests.reference import load, reference_files
@@ -52,7 +52,7 @@ def test_training_reference(path):
             else None,
         )
         network.train()
-        loss, _ = optimise(state, network, loss_of, batch, settings)
+        loss, _ = optimize(state, network, loss_of, batch, settings)
         assert float(loss) == pytest.approx(float(expected), rel=1e-5)
     for prefix, actual in (("w/", network), ("ema/", state.ema.network)):
         expected = from_official(part(v, prefix), network)

@@ -4,17 +4,16 @@ from functools import cache
 
 import pytest
 
-from psld.commands.entry import CONFIGS
-from psld.grid.resolution import Composer
-from psld.utils.errors import UserError
+from psld.config.compose import compose_content
 from psld.config.settings import parse
 from psld.training.settings import TrainingSettings, TrainSettings
+from psld.utils.errors import UserError
 
 
 @cache
 def train_settings(*overrides: str) -> TrainSettings:
     names = ["name=x", "grid_name=x"]
-    content = Composer(CONFIGS).content("train", [*names, *overrides], "test")
+    content = compose_content("train", [*names, *overrides], "test")
     return parse(TrainSettings, content, "test")
 
 

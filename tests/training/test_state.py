@@ -5,11 +5,11 @@ import platform
 import pytest
 import torch
 
-from psld.utils.errors import UserError
 from psld.diffusion.instances import psld
-from psld.training.loop import optimise
 from psld.diffusion.loss import EpsilonLoss
+from psld.training.loop import optimize
 from psld.training.state import Checkpoints
+from psld.utils.errors import UserError
 from tests.commands import disk_full_after, files_below
 from tests.training.small import batches_of, check_equal, recipe, tiny_state
 
@@ -22,7 +22,7 @@ def trained(steps: int):
     state, loss = tiny_state(PROCESS, settings), EpsilonLoss(PROCESS)
     batches = batches_of(PROCESS, settings)
     for step in range(steps):
-        optimise(state, state.network, loss, batches.draw(step), settings)
+        optimize(state, state.network, loss, batches.draw(step), settings)
     return state
 
 

@@ -11,18 +11,18 @@ import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
 
-from psld.commands.entry import CONFIGS
-from psld.grid.figures import evaluations_of_plot, plots_of, sheets_of, traced_models
-from psld.report.style import model_looks
-from psld.grid.loading import Grid, load_grid
+from psld.config.locations import CONFIGS
+from psld.grid.figures import evaluations_of_plot, figures_of, plots_of, traced_models
+from psld.grid.loading import load_grid
+from psld.grid.resolved import Grid
+from psld.grid.results import CellResult, read_result, read_table
 from psld.grid.schema import Evaluation
-from psld.grid.results import read_result, read_table
+from psld.report.style import model_looks
 
 ROOT = CONFIGS.parent
 RESULTS = ROOT / "results"
@@ -41,11 +41,11 @@ NOISE_OF_A_DISTANCE = 0.15
 @pytest.fixture(scope="module")
 def grid() -> Grid:
     with contextlib.chdir(ROOT):
-        return load_grid("demo", CONFIGS)
+        return load_grid("demo")
 
 
 @pytest.fixture(scope="module")
-def results(grid) -> dict[Evaluation, dict[str, Any]]:
+def results(grid) -> dict[Evaluation, CellResult]:
     """The metrics of every cell of the grid, in its own metric."""
     found = {
         e: read_result(grid, CELLS, e) for e in grid.evaluations if e.metric == grid.file.metric
@@ -68,7 +68,7 @@ def test_every_table_is_whole_in_every_format(grid):
         entries = [entry for row in read_table(grid, name, CELLS) for entry in row]
         assert len(list(csv.DictReader(text["csv"].splitlines()))) == len(entries) > 0
         for entry in entries:
-            assert entry.result is None or f"{entry.result['sampling_seconds']:.1f}" in text["md"]
+            assert entry.result is None or f"{entry.result.sampling_seconds:.1f}" in text["md"]
             shown = entry.paper if entry.row.literature else entry.value
             digits = 0 if entry.show == "nfe" else 2
             for ending in ("md", "tex", "html"):
@@ -76,21 +76,17 @@ def test_every_table_is_whole_in_every_format(grid):
 
 
 def pictures_of(grid: Grid) -> list[Path]:
-    """Every picture that the demo promises, PNG."""
-    names = [f"samples/{model}" for model in grid.models]
-    names += [*grid.file.pictures, *sheets_of(grid), *drawn_of(grid)]
-    return [FIGURES / f"{name}.png" for name in names]
+    """Every figure that the demo promises, PNG."""
+    return [FIGURES / f"{name}.png" for name in figures_of(grid)]
 
 
-def drawn_of(grid: Grid) -> list[str]:
-    """The pictures that are drawn, and exist as SVG too."""
-    return [*plots_of(grid), *(f"phase-space/{model}" for model in traced_models(grid))]
-
-
-def test_the_demo_has_a_picture_of_every_kind(grid):
+def test_the_demo_has_a_figure_of_every_kind(grid):
     assert plots_of(grid) == ["nfe", "gamma", "training"]
     assert traced_models(grid) == [model for model in grid.models if model != "vp-sde"]
-    assert {"models/digits", "samplers/psld-0.02"} < sheets_of(grid).keys()
+    figures = figures_of(grid)
+    assert {"models/digits", "samplers/psld-0.02", *grid.file.pictures} < figures.keys()
+    kinds = {figure.kind for figure in figures.values()}
+    assert kinds == {"plot", "samples", "comparison", "phase-space"}
 
 
 def test_every_picture_can_be_looked_at(grid):
@@ -99,17 +95,16 @@ def test_every_picture_can_be_looked_at(grid):
             image.load()
             assert min(image.size) > 300, path
             shades = image.convert("L").getextrema()
-            assert shades == (0, 255), f"{path}: neither empty nor of one colour"
-    for name in drawn_of(grid):
-        assert ElementTree.parse(FIGURES / f"{name}.svg").getroot().tag.endswith("svg")
+            assert shades == (0, 255), f"{path}: neither empty nor of one color"
+        assert ElementTree.parse(path.with_suffix(".svg")).getroot().tag.endswith("svg")
 
 
-def test_a_model_has_the_same_colour_in_every_plot(grid):
+def test_a_model_has_the_same_color_in_every_plot(grid):
     looks = model_looks(grid)
     for plot in ("nfe", "training"):
         drawn = (FIGURES / f"{plot}.svg").read_text().lower()
         shown = {e.model for e in evaluations_of_plot(grid, plot)} or set(grid.models)
-        assert [model for model in shown if looks[model].colour.lower() not in drawn] == []
+        assert [model for model in shown if looks[model].color.lower() not in drawn] == []
 
 
 class Fetched(HTMLParser):
@@ -150,17 +145,17 @@ def test_the_report_shows_every_table_and_picture_as_it_is_now(grid):
         assert base64.b64decode(encoded) == path.read_bytes(), f"the report shows another {path}"
 
 
-def test_the_guide_is_accurate(results):
-    accuracies = {result["extractor_test_accuracy"] for result in results.values()}
-    assert len(accuracies) == 1, "all cells are measured by one guide"
+def test_the_classifier_is_accurate(results):
+    accuracies = {result.extractor_test_accuracy for result in results.values()}
+    assert len(accuracies) == 1, "all cells are measured by one classifier"
     assert min(accuracies) >= 0.95
 
 
 def test_guided_samples_are_of_their_class(grid, results):
-    guided = {e: r for e, r in results.items() if r["class_accuracy"] is not None}
+    guided = {e: r for e, r in results.items() if r.class_accuracy is not None}
     kinds = {grid.samplers[evaluation.sampler].guidance for evaluation in guided}
-    assert kinds == {"guide", "classifier-free"}
-    assert min(result["class_accuracy"] for result in guided.values()) >= 0.9
+    assert kinds == {"classifier", "classifier-free"}
+    assert min(result.class_accuracy for result in guided.values()) >= 0.9
 
 
 def test_the_evaluations_of_sde_samplers_are_their_budget(grid, results):
@@ -170,7 +165,7 @@ def test_the_evaluations_of_sde_samplers_are_their_budget(grid, results):
         steps = steps_of(grid, evaluation)
         twice = grid.samplers[evaluation.sampler].guidance == "classifier-free"
         if steps:
-            counted[evaluation.cell] = (2 * steps if twice else steps, result["nfe"])
+            counted[evaluation.cell] = (2 * steps if twice else steps, result.nfe)
     assert counted
     assert {cell: pair for cell, pair in counted.items() if pair[0] != pair[1]} == {}
 
@@ -179,11 +174,13 @@ def test_good_samplers_are_far_better_than_noise(grid, results):
     most = max(filter(None, (steps_of(grid, e) for e in results)))
     good = {e: r for e, r in results.items() if steps_of(grid, e) in (most, None)}
     assert {e.model for e in good} == set(grid.models)
-    limits = {e.cell: (r["value"], FAR_BELOW_NOISE * r["noise"]) for e, r in good.items()}
+    limits = {e.cell: (r.value, FAR_BELOW_NOISE * r.noise) for e, r in good.items()}
     assert {cell: pair for cell, pair in limits.items() if pair[0] >= pair[1]} == {}
 
 
-def more_steps(grid: Grid, results: dict[Evaluation, Any]) -> Iterator[tuple[Any, Any]]:
+def more_steps(
+    grid: Grid, results: dict[Evaluation, CellResult]
+) -> Iterator[tuple[CellResult, CellResult]]:
     """Pairs of results that differ in the steps alone: the fewer, then the more."""
     for few, result in results.items():
         for many, better in results.items():
@@ -198,5 +195,5 @@ def test_more_steps_are_not_worse(grid, results):
     pairs = list(more_steps(grid, results))
     assert len(pairs) >= len(grid.models)
     for few, many in pairs:
-        limit = (1 + NOISE_OF_A_DISTANCE) * few["value"] + few["floor"]
-        assert many["value"] <= limit, (many["model"]["name"], many["sampler"])
+        limit = (1 + NOISE_OF_A_DISTANCE) * few.value + few.floor
+        assert many.value <= limit, (many.model.name, many.sampler)

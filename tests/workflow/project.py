@@ -13,6 +13,12 @@ COPIED = ("Snakefile", "workflow", "configs", "envs", "profiles", "psld")
 GRID = "configs/grid/tiny.yaml"
 """The only grid of the copy."""
 
+RULES = (
+    *("prepare", "train_extractor", "reference", "train", "train_guide", "import_model"),
+    *("import_guide", "sample", "evaluate", "tabulate", "figure"),
+)
+"""The rules that make something."""
+
 WHOLE_GRID = {
     "prepare": 1,
     "train_extractor": 1,
@@ -21,12 +27,13 @@ WHOLE_GRID = {
     "sample": 8,
     "evaluate": 4,
     "tabulate": 2,
-    "plot": 1,
-    "gallery": 2,
-    "sheet": 3,
-    "trace": 1,
+    "figure": 7,
 }
-"""How many jobs of each stage make the grid of tiny.yaml from nothing."""
+"""How many jobs of each stage make the grid of tiny.yaml from nothing.
+
+Two jobs sample two shards each of each of four cells. The figures are a plot, one gallery for each
+model, a path through phase space, and three comparisons.
+"""
 
 
 class Project:
@@ -45,7 +52,8 @@ class Project:
         for name in COPIED:
             source, target = REPOSITORY / name, folder / name
             if source.is_dir():
-                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+                ignored = shutil.ignore_patterns("__pycache__")
+                shutil.copytree(source, target, symlinks=True, ignore=ignored)
             else:
                 shutil.copy(source, target)
         for grid in (folder / "configs" / "grid").iterdir():
@@ -56,7 +64,7 @@ class Project:
 
     def copy(self, folder: Path) -> "Project":
         """A copy with all results, modification times included."""
-        shutil.copytree(self.folder, folder)
+        shutil.copytree(self.folder, folder, symlinks=True)
         return Project(folder)
 
     def command(self, *arguments: str, profile: str = "profiles/default") -> list[str]:
@@ -94,8 +102,8 @@ class Project:
         table = re.search(r"^Job stats:\n(.*?)^total ", output, re.DOTALL | re.MULTILINE)
         assert table, output
         jobs = re.findall(r"^(\S+) +(\d+)$", table[1], re.MULTILINE)
-        # The other rules are targets: `all`, the grid, its tables and cells.
-        return {rule: int(n) for rule, n in jobs if rule != "all" and not rule.startswith("tiny")}
+        # The other rules only name targets.
+        return {rule: int(number) for rule, number in jobs if rule in RULES}
 
     def edit(self, file: str, old: str, new: str) -> None:
         """Replace the one place where `old` stands."""

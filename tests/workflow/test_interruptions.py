@@ -7,9 +7,10 @@ import subprocess
 import time
 from pathlib import Path
 
+import h5py
 import pytest
 
-from tests.workflow.project import GRID
+from tests.workflow.project import GRID, Project
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +44,12 @@ def test_a_failed_training_costs_its_own_outputs_only(finished):
     assert finished.plan("tiny") == {}, "the same weights: nothing is sampled again"
 
 
+def shards_in(project: Project) -> list[Path]:
+    return [path for path in project.files("samples") if path.suffix == ".h5"]
+
+
 def test_a_killed_run_goes_on_without_repeating_finished_shards(finished):
+    """Those of a job that was not done among them. The same command again is all that it takes."""
     for made in ("samples", "results"):
         shutil.rmtree(finished.folder / made)
     process = subprocess.Popen(
@@ -55,22 +61,42 @@ def test_a_killed_run_goes_on_without_repeating_finished_shards(finished):
         start_new_session=True,
     )
     deadline = time.monotonic() + 600
-    while len(finished.files("samples")) < 3:
+    while len(shards_in(finished)) < 3:
         assert process.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    # One at a time: the third could begin only when the first two had been recorded as done.
-    shards = [path for path in finished.files("samples") if path.suffix == ".h5"]
-    done = state(sorted(shards, key=lambda path: path.stat().st_mtime_ns)[:2])
-    assert len(done) == 2
+    done = state(shards_in(finished))
+    assert len(done) < 8
 
-    locked = finished.snakemake(*CELLS)
-    assert locked.returncode == 1
-    assert "--unlock" in locked.stdout
-    finished.run("--unlock")
     finished.run(*CELLS)
     assert state(list(done)) == done
-    assert len(finished.files("samples")) == 4, "all shards, and nothing half written"
+    assert len(shards_in(finished)) == 8
+    assert len(finished.files("samples")) == 8 + 4, "shards and records, and nothing half written"
     assert finished.plan(*CELLS) == {}
+
+
+def test_a_damaged_shard_is_the_only_one_that_is_sampled_again(finished):
+    damaged = finished.folder / "samples/tiny/psld/em-3/00002.h5"
+    before = state(shards_in(finished))
+    with h5py.File(damaged, "r+") as file:
+        file["images"][0] ^= 1
+    (finished.folder / "results/cells/tiny/psld/em-3.json").unlink()
+    refused = finished.snakemake(CELLS[0])
+    assert refused.returncode == 1
+    assert f"{damaged.relative_to(finished.folder)}: damaged shard" in refused.stdout
+
+    finished.run(CELLS[0])
+    after = state(shards_in(finished))
+    written = [path for path in before if after[path][0] != before[path][0]]
+    assert written == [damaged]
+    assert finished.plan(CELLS[0]) == {}
+
+
+def test_other_numbers_of_shards_in_a_job_sample_nothing_again(finished):
+    before = state(shards_in(finished))
+    finished.edit(GRID, "shards_per_job: 2", "shards_per_job: 3")
+    finished.run("tiny")
+    assert state(shards_in(finished)) == before
+    assert finished.plan("tiny") == {}

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from psld.utils.files import read_json
-from psld.grid.loading import Grid, load_grid
-from psld.grid.schema import Evaluation
+from psld.grid import paths
+from psld.grid.loading import load_grid
+from psld.grid.resolved import Grid
 from psld.grid.results import read_result
-from tests.datasets.formats import (
+from psld.grid.schema import Evaluation
+from psld.training.manifest import read_manifest
+from tests.data.formats import (
     afhq_files,
     celeba_files,
     cifar_pickled_batch,
@@ -90,22 +92,22 @@ def figures_of_other_kinds(grid: Grid, evaluations: list[Evaluation]) -> list[st
 @pytest.mark.slow
 def test_every_model_and_a_cell_of_every_kind_run(project, monkeypatch):
     monkeypatch.chdir(project.folder)
-    grid = load_grid("rehearsal", project.folder / "configs")
+    grid = load_grid("rehearsal")
     evaluations = one_of_each_kind(grid)
     figures = [*figures_of_other_kinds(grid, evaluations), "rehearsal-figure3-inpainting"]
     assert {"rehearsal-figure3-cifar10", "rehearsal-figure3-afhqv2"} < set(figures)
-    models = [f"models/rehearsal/{model}/manifest.json" for model in grid.models]
-    metrics = [f"results/cells/rehearsal/{e.cell}/{e.file_name}" for e in evaluations]
-    project.run(*models, *metrics, *figures, "rehearsal-table3")
+    models = [f"{paths.model_folder('rehearsal', model)}/manifest.json" for model in grid.models]
+    results = {paths.cell_result("rehearsal", evaluation.cell) for evaluation in evaluations}
+    project.run(*models, *results, *figures, "rehearsal-table3")
     for model, path in zip(grid.models, models, strict=True):
-        manifest = read_json(project.folder / path)
-        assert manifest["step"] == 4
-        assert manifest["settings"]["dataset"]["name"] == grid.models[model].dataset
+        manifest = read_manifest((project.folder / path).parent)
+        assert manifest.step == 4
+        assert manifest.settings.dataset.name == grid.models[model].dataset
     for evaluation in evaluations:
         result = read_result(grid, project.folder / "results/cells/rehearsal", evaluation)
         assert result, "made with what the grid says"
-        assert result["samples"] == evaluation.samples
-        assert 0 < result["value"] < np.inf
+        assert result.samples == evaluation.samples
+        assert 0 < result.value < np.inf
     assert len(project.files("guides")) == 6, "weights, history and manifest of both"
     for figure in figures:
         picture = Image.open(project.folder / f"results/figures/rehearsal/{figure}.png")

@@ -2,7 +2,11 @@
 
 import pytest
 
-from tests.workflow.project import GRID, WHOLE_GRID
+from psld.config.settings import parse
+from psld.grid.resolved import Grid
+from psld.utils.files import read_json, write_json
+from tests.grid.variants import large_grid
+from tests.workflow.project import GRID, RULES, WHOLE_GRID, Project
 
 CELL = {
     "prepare": 1,
@@ -19,9 +23,13 @@ import sys
 Path("modules.txt").write_text("\\n".join(sys.modules))
 """
 
+RULES_MADE = """
+Path("rules.txt").write_text("\\n".join(rule.name for rule in workflow.rules))
+"""
+
 
 def test_a_dry_run_before_anything_exists_lists_every_stage(fresh):
-    assert fresh.plan() == WHOLE_GRID, "the default target is every grid, and there is one"
+    assert fresh.plan() == WHOLE_GRID, "the default is the demo, or the only grid"
     assert not (fresh.folder / "data").exists()
 
 
@@ -33,7 +41,7 @@ def test_a_table_alone_needs_its_cells_only(fresh):
     assert fresh.plan("tiny-steps") == TABLE
 
 
-def imported(project):
+def imported(project: Project) -> set[str]:
     """The modules that a dry run imports into Snakemake's own process."""
     project.plan("tiny/psld/em-3")
     return set((project.folder / "modules.txt").read_text().splitlines())
@@ -43,13 +51,52 @@ def test_a_second_parse_composes_nothing_until_a_config_changes(fresh):
     with (fresh.folder / "Snakefile").open("a") as snakefile:
         snakefile.write(MODULES)
     first, second = imported(fresh), imported(fresh)
-    assert "psld.grid" in first
+    assert "psld.grid.workflow" in first
     assert "torch" not in first, "every job of a cluster parses the grids"
     assert "hydra" in first
     assert "hydra" not in second, "the cache answers"
     fresh.edit("configs/training/tiny.yaml", "warmup_steps: 2", "warmup_steps: 1")
     assert "hydra" in imported(fresh)
     assert len(fresh.files(".cache/grids")) == 2
+
+
+def rules_made(project: Project, *arguments: str) -> set[str]:
+    """The rules that Snakemake has when it has read the Snakefile."""
+    project.plan(*arguments)
+    return set((project.folder / "rules.txt").read_text().splitlines())
+
+
+def test_only_cells_of_the_command_line_become_rules(fresh):
+    """Of a grid of ten thousand cells, put in the place of the one that is in the cache."""
+    with (fresh.folder / "Snakefile").open("a") as snakefile:
+        snakefile.write(RULES_MADE)
+    names = {*RULES, "all", "tiny"}
+    assert rules_made(fresh, "tiny-steps") == names | {"tiny-steps", "tiny-tolerance"}
+    [cached] = fresh.files(".cache/grids")
+    grid = large_grid(parse(Grid, read_json(cached), "tiny"), models=100, budgets=100)
+    write_json(cached, grid.model_dump(mode="json"))
+    cell = f"tiny/{grid.cells[4242]}"
+    assert len(grid.cells) == 10_000
+    assert rules_made(fresh, cell, "data/digits.h5") == names | {"tiny-large", cell}
+    assert fresh.plan(cell) == CELL
+    unknown = fresh.snakemake("--dry-run", "tiny/model-1/em-3000")
+    assert unknown.returncode == 1
+    assert "tiny/model-1/em-3000" in unknown.stdout
+
+
+def test_a_users_own_grid_stands_next_to_the_others(fresh):
+    own = (fresh.folder / GRID).read_text().replace("tiny-", "mine-")
+    (fresh.folder / "configs/grid/mine.yaml").write_text(own)
+    assert fresh.plan("mine/psld/em-3") == CELL
+    assert fresh.plan("tiny/psld/em-3") == CELL
+
+
+def test_shards_of_one_cell_are_sampled_in_ranges(fresh):
+    """How many shards a job makes is a matter of speed."""
+    fresh.edit(GRID, "shards_per_job: 2", "shards_per_job: 3")
+    assert fresh.plan("tiny-steps") == TABLE, "three and one"
+    fresh.edit(GRID, "shards_per_job: 3", "shards_per_job: 4")
+    assert fresh.plan("tiny-steps") == {**TABLE, "sample": 2}
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pytest
 from tests.workflow.project import GRID, WHOLE_GRID
 
 EVALUATED_ANEW = {"evaluate": 4, "tabulate": 2}
-SAMPLED_ANEW = {"sample": 8, **EVALUATED_ANEW, "gallery": 2, "sheet": 3}
-RETRAINED = {"train": 2, **SAMPLED_ANEW, "plot": 1, "trace": 1}
+SAMPLED_ANEW = {"sample": 8, **EVALUATED_ANEW, "figure": 5}
+RETRAINED = {"train": 2, **SAMPLED_ANEW, "figure": 7}
 
 LARGE = 20_000
 """Bytes; a file of more is not compared by content in the test that says so."""
@@ -46,9 +46,9 @@ def test_what_decides_no_result_reruns_nothing(finished):
         ("configs/training/tiny.yaml", "log_every: 50", "log_every: 10"),
         ("configs/training/tiny.yaml", "preview_every: 500", "preview_every: null"),
         ("configs/dataset/digits.yaml", "# A mirrored 2 is no digit.", "# Another comment."),
-        ("psld/train.py", '"""Train a model:', '"""Another docstring:'),
-        ("psld/sample.py", '"""Sample one shard', '"""Another docstring: one shard'),
-        ("psld/training/settings.py", '"""Optimiser steps."""', '"""Steps."""'),
+        ("psld/commands/train.py", '"""Train a model:', '"""Another docstring:'),
+        ("psld/commands/sample.py", '"""Sample a cell:', '"""Another docstring:'),
+        ("psld/sampling/settings.py", '"""How many shards to make."""', '"""Number of shards."""'),
     )
     for edit in edits:
         finished.edit(*edit)
@@ -70,15 +70,12 @@ def test_preparing_identical_data_again_reruns_nothing(finished):
     [
         pytest.param(
             *(GRID, "[sampler=rk45]", "[sampler=rk45, sampler.final_time=1e-2]"),
-            {"sample": 4, "evaluate": 2, "tabulate": 1, "sheet": 2},
+            {"sample": 4, "evaluate": 2, "tabulate": 1, "figure": 2},
             id="a sampler's setting: its cells",
         ),
         pytest.param(
             *(GRID, "[process=psld]", "[process=psld, process.gamma=0.02]"),
-            {
-                **{"train": 1, "sample": 4, "evaluate": 2, "tabulate": 2},
-                **{"plot": 1, "gallery": 1, "sheet": 2, "trace": 1},
-            },
+            {"train": 1, "sample": 4, "evaluate": 2, "tabulate": 2, "figure": 5},
             id="a model's setting: this model",
         ),
         pytest.param(
@@ -97,8 +94,8 @@ def test_preparing_identical_data_again_reruns_nothing(finished):
             id="the images: everything",
         ),
         pytest.param(
-            *(GRID, "shard_size: 10", "shard_size: 5"),
-            {**SAMPLED_ANEW, "sample": 16, "trace": 1},
+            *(GRID, "shard_size: 5", "shard_size: 2"),
+            {**SAMPLED_ANEW, "sample": 20, "figure": 6},
             id="the shards: all sampling",
         ),
         pytest.param(
@@ -113,7 +110,7 @@ def test_preparing_identical_data_again_reruns_nothing(finished):
         ),
         pytest.param(
             *(GRID, f"{VP_SDE}\n{PSLD}", f"{PSLD}\n{VP_SDE}"),
-            {"plot": 1, "sheet": 1},
+            {"figure": 2},
             id="the order of the models: pictures that show both",
         ),
         pytest.param(
@@ -123,7 +120,7 @@ def test_preparing_identical_data_again_reruns_nothing(finished):
         ),
         pytest.param(
             *(GRID, COLUMN, f'{COLUMN}\n      - {{label: "4", budget: 4}}'),
-            {"sample": 4, "evaluate": 2, "tabulate": 1, "plot": 1, "sheet": 2},
+            {"sample": 4, "evaluate": 2, "tabulate": 1, "figure": 3},
             id="more cells: these cells, and a plot over their budgets",
         ),
     ],
@@ -140,7 +137,7 @@ def test_a_number_of_the_papers_reruns_the_plot_that_shows_it(finished):
     finished.run("tiny")
     first_row = '- {label: "4", budget: 4}\n    rows:\n      - {label: [VP-SDE], '
     finished.edit(GRID, first_row, f"{first_row}paper: [3.0, 2.0], ")
-    assert finished.plan("tiny") == {"tabulate": 1, "plot": 1}
+    assert finished.plan("tiny") == {"tabulate": 1, "figure": 1}
 
 
 @pytest.mark.slow

@@ -16,7 +16,6 @@ ON_GPUS = {
     "evaluate",
     "reference",
     "sample",
-    "trace",
     "train",
     "train_guide",
     "train_extractor",
@@ -89,13 +88,13 @@ def test_rules_that_evaluate_networks_ask_for_gpus_and_no_others(asked):
 
 
 def test_the_launcher_of_a_training_understands_what_it_is_given(planned):
-    launches = [c for job in planned for c in re.findall(r"psld\.launch (.*?) > logs", job)]
+    launches = [c for job in planned for c in re.findall(r"psld launch (.*?) > logs", job)]
     assert len(launches) > 5
     asked = read("profiles/slurm/config.yaml")["set-resources"]["train"]
     for launch in launches:
         where, _, command = launch.partition(" -- ")
         settings = launch_settings(*shlex.split(where), command=shlex.split(command))
-        assert settings.command[0] in ("psld.train", "psld.train_guide")
+        assert settings.command[0] in ("train", "train_guide")
         assert settings.partition == asked["slurm_partition"]
         assert settings.gres == asked["gres"]
         assert settings.ranks_of_slurm_node == int(asked["gres"].split(":")[-1])

@@ -1,42 +1,28 @@
-"""One module for each family of sources: where the images lie, how they are read and framed."""
+"""One module for each family of sources: find the images, read and frame them."""
 
-from psld.data.settings import (
-    AFHQv2Source,
-    CelebASource,
-    CIFAR10Source,
-    DigitsSource,
-    FashionMNISTSource,
-    FolderSource,
-    MNISTSource,
-    SourceSettings,
-)
+from psld.data.settings import SourceSettings
 from psld.data.source import Source
-from psld.data.sources.afhqv2 import open_afhqv2
 from psld.data.sources.celeba import open_celeba
 from psld.data.sources.cifar10 import open_cifar10
 from psld.data.sources.digits import open_digits
-from psld.data.sources.folder import open_folder
-from psld.data.sources.idx import open_fashion_mnist, open_mnist
+from psld.data.sources.folder import open_afhqv2, open_folder
+from psld.data.sources.idx import open_idx
+
+_OPENERS = {
+    "digits": open_digits,
+    "fashion-mnist": open_idx,
+    "mnist": open_idx,
+    "cifar10": open_cifar10,
+    "celeba": open_celeba,
+    "afhqv2": open_afhqv2,
+    "folder": open_folder,
+}
 
 
 def open_source(settings: SourceSettings) -> Source:
-    """Find the files of a source, downloading them where that is allowed.
+    """Find the files of a source; download them if that is allowed.
 
-    Raises UserError when they are missing or damaged, and says what to get and where to put it;
-    RunError when a download fails.
+    Raises UserError that says what to get and its place if files are missing or damaged, RunError
+    if a download fails.
     """
-    match settings:
-        case DigitsSource():
-            return open_digits()
-        case FashionMNISTSource():
-            return open_fashion_mnist(settings)
-        case MNISTSource():
-            return open_mnist(settings)
-        case CIFAR10Source():
-            return open_cifar10(settings)
-        case CelebASource():
-            return open_celeba(settings)
-        case AFHQv2Source():
-            return open_afhqv2(settings)
-        case FolderSource():
-            return open_folder(settings)
+    return _OPENERS[settings.kind](settings)

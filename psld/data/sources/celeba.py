@@ -4,8 +4,7 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from psld.data.archive import FileTree, open_tree, picture_names
-from psld.data.download import torchvision_downloads
+from psld.data.archive import FileTree, open_tree, picture_names, torchvision_downloads
 from psld.data.picture import central_square
 from psld.data.settings import CelebASource
 from psld.data.source import Picture, Source, source_of_pictures
@@ -15,9 +14,7 @@ from psld.utils.files import sha256_of_file
 _ARCHIVE = "img_align_celeba.zip"
 _FOLDER = "img_align_celeba"
 _PARTITION = "list_eval_partition.txt"
-
-_SPLIT_OF_PARTITION = {"0": "train", "1": None, "2": "test"}
-"""Partition 1 is for validation, which neither a training nor an FID here uses."""
+_SPLIT_OF_PARTITION = {"0": "train", "1": "validation", "2": "test"}
 
 
 def open_celeba(settings: CelebASource) -> Source:
@@ -30,11 +27,18 @@ def open_celeba(settings: CelebASource) -> Source:
     )
     if settings.download:
         _download(root, settings.partition, advice)
-    tree = _open_pictures(root, advice)
+    # The archive comes first, because the folder may be unpacked only in part.
+    found = [path for path in (root / _ARCHIVE, root / _FOLDER) if path.exists()]
+    if not found:
+        raise UserError(f"{root}: neither {_ARCHIVE} nor {_FOLDER} in it; {advice}")
+    tree = open_tree(found[0])
     checksums = {tree.path.name: tree.checksum()}
     if settings.partition:
-        checksums[_PARTITION] = sha256_of_file(_require(root / _PARTITION, advice))
-        train, test = _split(tree, root / _PARTITION)
+        partition = root / _PARTITION
+        if not partition.exists():
+            raise UserError(f"{partition}: no such file; {advice}")
+        checksums[_PARTITION] = sha256_of_file(partition)
+        train, test = _split(tree, partition)
     else:
         train, test = [Picture(tree, name) for name in picture_names(tree)], []
 
@@ -57,39 +61,20 @@ def _download(root: Path, partition: bool, advice: str) -> None:
                 datasets.utils.download_file_from_google_drive(file_id, root, name, md5)
 
 
-def _require(path: Path, advice: str) -> Path:
-    if not path.exists():
-        raise UserError(f"{path}: no such file; {advice}")
-    return path
-
-
-def _open_pictures(root: Path, advice: str) -> FileTree:
-    """The archive rather than the folder, which may have been unpacked half."""
-    for path in (root / _ARCHIVE, root / _FOLDER):
-        if path.exists():
-            return open_tree(path)
-    raise UserError(f"{root}: neither {_ARCHIVE} nor {_FOLDER} in it; {advice}")
-
-
 def _split(tree: FileTree, partition: Path) -> tuple[list[Picture], list[Picture]]:
     """Train and test by a file whose lines are `000001.jpg 0`."""
-    listed = _read_partition(partition)
-    pictures: dict[str, list[Picture]] = {"train": [], "test": []}
+    listed = {}
+    for number, line in enumerate(partition.read_text(errors="replace").splitlines(), start=1):
+        fields = line.split()
+        if len(fields) != 2 or fields[1] not in _SPLIT_OF_PARTITION:
+            raise UserError(
+                f"{partition}, line {number}: not like `000001.jpg 0`, but {line[:60]!r}"
+            )
+        listed[fields[0]] = _SPLIT_OF_PARTITION[fields[1]]
+    pictures: dict[str, list[Picture]] = {"train": [], "validation": [], "test": []}
     for name in picture_names(tree):
         base = PurePosixPath(name).name
         if base not in listed:
             raise UserError(f"{partition}: does not list {base}, which is in {tree.path}")
-        split = _SPLIT_OF_PARTITION[listed[base]]
-        if split is not None:
-            pictures[split].append(Picture(tree, name))
+        pictures[listed[base]].append(Picture(tree, name))
     return pictures["train"], pictures["test"]
-
-
-def _read_partition(path: Path) -> dict[str, str]:
-    listed = {}
-    for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
-        fields = line.split()
-        if len(fields) != 2 or fields[1] not in _SPLIT_OF_PARTITION:
-            raise UserError(f"{path}, line {number}: not like `000001.jpg 0`, but {line[:60]!r}")
-        listed[fields[0]] = fields[1]
-    return listed

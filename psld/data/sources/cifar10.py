@@ -1,80 +1,33 @@
 """CIFAR-10 in its binary or its Python version, as the archive or unpacked.
 
 A batch of the binary version is a row of records: 1 byte of class, then 3×32×32 bytes of pixels.
+
+A batch of the Python version is a pickle, which may name any function and call it. Nothing in it
+runs here: an inert class replaces the three names that a pickled numpy array needs, and keeps the
+shape and the bytes from which the array is rebuilt. Any other name is refused.
 """
 
+import io
+import pickle
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
-from psld.data.archive import sha256_with_progress
-from psld.data.download import torchvision_downloads
+from psld.data.archive import sha256_with_progress, torchvision_downloads
 from psld.data.settings import CIFAR10Source
-from psld.data.source import Source, source_of_arrays
-from psld.data.sources.cifar_pickle import read_pickled_batch
+from psld.data.source import Arrays, Source, source_of_arrays
 from psld.utils.errors import UserError
 
 Batch = tuple[np.ndarray, np.ndarray]
 """Pixels, uint8 (n, 3·32·32) with all reds first, and classes (n,)."""
 
-_TRAIN = [f"data_batch_{i}" for i in range(1, 6)]
-_TEST = ["test_batch"]
+_BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
 _RECORD = 1 + 3 * 32 * 32
 
-_CLASS_NAMES = (
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-)
-
-
-@dataclass(frozen=True)
-class _Version:
-    archive: str
-    folder: str
-    suffix: str
-    """Ending of a batch's file name."""
-    read_batch: Callable[[bytes], Batch]
-    """Raises ValueError when the bytes are no batch."""
-
-
-def open_cifar10(settings: CIFAR10Source) -> Source:
-    """50,000 images to train and 10,000 to test, in the order of the batches."""
-    root = Path(settings.root)
-    advice = (
-        "put cifar-10-python.tar.gz or cifar-10-binary.tar.gz of "
-        f"www.cs.toronto.edu/~kriz/cifar.html into {root}, or set dataset.source.root"
-    )
-    found = _find(root)
-    if found is None and settings.download:
-        with torchvision_downloads(root / "cifar-10-python.tar.gz", advice=advice) as datasets:
-            datasets.CIFAR10(root, download=True)
-        found = _find(root)
-    if found is None:
-        raise UserError(
-            f"{root}: no CIFAR-10 in it; {advice}, or allow dataset.source.download=true"
-        )
-    path, version = found
-    wanted = [f"{name}{version.suffix}" for name in (*_TRAIN, *_TEST)]
-    files = _read_folder(path, wanted) if path.is_dir() else _read_archive(path, wanted)
-    batches = {name: _parse(version, path, name, data) for name, data in files}
-    missing = [name for name in wanted if name not in batches]
-    if missing:
-        raise UserError(f"{path}: no {missing[0]} in it; get it anew")
-    train = [batches[name] for name in wanted[: len(_TRAIN)]]
-    test = [batches[name] for name in wanted[len(_TRAIN) :]]
-    return source_of_arrays(_join(train), _join(test), _CLASS_NAMES, _checksums(path, wanted))
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 def _read_binary_batch(data: bytes) -> Batch:
@@ -84,53 +37,112 @@ def _read_binary_batch(data: bytes) -> Batch:
     return records[:, 1:], records[:, 0]
 
 
+class _Inert:
+    """Keeps the arguments of a call and the state that is set afterward."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments = arguments
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+_ACCEPTED = {("numpy.core.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype")}
+
+
+class _InertUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> type[_Inert]:
+        if (module, name) not in _ACCEPTED:
+            raise pickle.UnpicklingError(f"it names {module}.{name}")
+        return _Inert
+
+
+def _read_pickled_batch(data: bytes) -> Batch:
+    try:
+        batch = _InertUnpickler(io.BytesIO(data), encoding="bytes").load()
+        _, shape, dtype, fortran, raw = batch[b"data"].state
+        dtype_name = dtype.arguments[0]
+        pixels = np.frombuffer(raw, np.uint8).reshape(shape, order="F" if fortran else "C")
+        labels = np.array(batch[b"labels"], dtype=np.int64)
+    # A damaged pickle can raise nearly any exception.
+    except Exception as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from None
+    if dtype_name != b"u1":
+        raise ValueError(f"an array of {dtype_name!r}, not of uint8")
+    if pixels.ndim != 2 or pixels.shape[1] != 3 * 32 * 32 or labels.shape != (len(pixels),):
+        raise ValueError(f"pixels {pixels.shape} and classes {labels.shape}")
+    if len(labels) == 0 or labels.min() < 0:
+        raise ValueError("no images, or a negative class")
+    return pixels, labels
+
+
+# Name, ending of the batches, and reader. The archives come first, because a folder may be unpacked
+# only in part. A reader raises ValueError for anything but a batch.
 _VERSIONS = (
-    _Version("cifar-10-binary.tar.gz", "cifar-10-batches-bin", ".bin", _read_binary_batch),
-    _Version("cifar-10-python.tar.gz", "cifar-10-batches-py", "", read_pickled_batch),
+    ("cifar-10-binary.tar.gz", ".bin", _read_binary_batch),
+    ("cifar-10-python.tar.gz", "", _read_pickled_batch),
+    ("cifar-10-batches-bin", ".bin", _read_binary_batch),
+    ("cifar-10-batches-py", "", _read_pickled_batch),
 )
 
 
-def _find(root: Path) -> tuple[Path, _Version] | None:
-    """An archive rather than a folder, which may have been unpacked half."""
-    archives = [(root / version.archive, version) for version in _VERSIONS]
-    folders = [(root / version.folder, version) for version in _VERSIONS]
-    return next((found for found in archives + folders if found[0].exists()), None)
+def open_cifar10(settings: CIFAR10Source) -> Source:
+    """50,000 images to train and 10,000 to test, in the order of the batches."""
+    root = Path(settings.root)
+    advice = (
+        "put cifar-10-python.tar.gz or cifar-10-binary.tar.gz of "
+        f"www.cs.toronto.edu/~kriz/cifar.html into {root}, or set dataset.source.root"
+    )
+    found = [version for version in _VERSIONS if (root / version[0]).exists()]
+    if not found and settings.download:
+        with torchvision_downloads(root / "cifar-10-python.tar.gz", advice=advice) as datasets:
+            datasets.CIFAR10(root, download=True)
+        found = [version for version in _VERSIONS if (root / version[0]).exists()]
+    if not found:
+        raise UserError(
+            f"{root}: no CIFAR-10 in it; {advice}, or allow dataset.source.download=true"
+        )
+    name, suffix, read_batch = found[0]
+    path = root / name
+    names = [f"{name}{suffix}" for name in _BATCHES]
+    files = _read_files(path, names)
+    batches = []
+    for name in names:
+        if name not in files:
+            raise UserError(f"{path}: no {name} in it; get it again")
+        try:
+            pixels, labels = read_batch(files[name])
+        except ValueError as error:
+            raise UserError(
+                f"{path}/{name}: not a batch of CIFAR-10 ({error}); get it again"
+            ) from None
+        if labels.max() >= len(CLASSES):
+            raise UserError(
+                f"{path}/{name}: class {labels.max()}, but CIFAR-10 has 10; get it again"
+            )
+        batches.append((pixels, labels))
+    digested = [path / name for name in names] if path.is_dir() else [path]
+    checksums = {file.name: sha256_with_progress(file) for file in digested}
+    return source_of_arrays(_join(batches[:-1]), _join(batches[-1:]), CLASSES, checksums)
 
 
-def _read_folder(folder: Path, wanted: list[str]) -> Iterator[tuple[str, bytes]]:
-    for name in wanted:
-        if (folder / name).is_file():
-            yield name, (folder / name).read_bytes()
-
-
-def _read_archive(path: Path, wanted: list[str]) -> Iterator[tuple[str, bytes]]:
+def _read_files(path: Path, names: list[str]) -> dict[str, bytes]:
+    """Read those of the files `names` that are in the folder or archive."""
+    if path.is_dir():
+        return {name: (path / name).read_bytes() for name in names if (path / name).is_file()}
+    files = {}
     try:
         with tarfile.open(path, "r:gz") as archive:
             for member in archive:
                 name = PurePosixPath(member.name).name
-                if name in wanted and member.isfile():
-                    yield name, archive.extractfile(member).read()
+                if name in names and member.isfile():
+                    files[name] = archive.extractfile(member).read()
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: not a whole .tar.gz ({error}); get it anew") from None
+        raise UserError(f"{path}: not a whole .tar.gz ({error}); get it again") from None
+    return files
 
 
-def _checksums(path: Path, wanted: list[str]) -> dict[str, str]:
-    files = [path / name for name in wanted] if path.is_dir() else [path]
-    return {file.name: sha256_with_progress(file) for file in files}
-
-
-def _parse(version: _Version, path: Path, name: str, data: bytes) -> Batch:
-    try:
-        pixels, labels = version.read_batch(data)
-    except ValueError as error:
-        raise UserError(f"{path}/{name}: not a batch of CIFAR-10 ({error}); get it anew") from None
-    if labels.max() >= len(_CLASS_NAMES):
-        raise UserError(f"{path}/{name}: class {labels.max()}, but CIFAR-10 has 10; get it anew")
-    return pixels, labels
-
-
-def _join(batches: list[Batch]) -> tuple[np.ndarray, np.ndarray]:
-    """Images (n, 32, 32, 3) and classes (n,)."""
+def _join(batches: list[Batch]) -> Arrays:
     pixels = np.concatenate([pixels for pixels, _ in batches])
     labels = np.concatenate([labels for _, labels in batches])
     return pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels

@@ -1,0 +1,228 @@
+"""One Snakemake run at a time in a working directory; after a kill, the same command goes on.
+
+Snakemake locks a working directory with files, and these files stay when Snakemake is killed. Here
+a kernel lock on `.snakemake/psld.lock` replaces them: it ends with the Snakemake process, however
+that process ends. A run that gets the lock first ends what a killed run has left:
+
+- Processes on this machine. The environment of every process that a run starts, directly or not,
+  has the name of the run in PSLD_RUNS.
+- Snakemake's jobs in Slurm, which all have one name. Trainings in Slurm have names of their own and
+  go on; their launcher comes back to them.
+
+`.snakemake/psld.run.json` describes the latest run.
+
+This file depends on the inside of Snakemake 9: it replaces the method `lock` of Snakemake's
+persistence class. Snakemake calls it after planning and before execution. Snakemake does not call
+it in dry runs, reports and listings, in the processes of jobs, or with --nolock.
+"""
+
+import ctypes
+import os
+import platform
+import shutil
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from psld.cluster.slurm import active_jobs_named, cancel_jobs_named
+from psld.utils.errors import PSLDError, RunError, UserError
+from psld.utils.files import read_json, write_json
+from psld.utils.locks import held_if_free
+
+GRACE_SECONDS = 60
+"""Time between SIGTERM, at which a training writes a checkpoint, and SIGKILL."""
+
+KILL_SECONDS = 30
+"""Time that a process may need to end after SIGKILL."""
+
+MARK = "PSLD_RUNS"
+"""The environment variable with the names of the runs that a process belongs to."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of Snakemake that executes rules."""
+
+    name: str
+    folder: int
+    """The inode of .snakemake: a copy of the working directory is not this run's directory."""
+    pid: int
+    host: str
+    slurm_job: str
+    """The Slurm job that Snakemake itself runs in; empty outside Slurm."""
+    slurm_name: str = ""
+    """The name of Snakemake's jobs in Slurm; empty until there may be some."""
+    ended: bool = False
+    """Snakemake ended by itself, after its local jobs."""
+
+
+def hold_working_directory() -> None:
+    """Make Snakemake hold the kernel lock, instead of its lock files, while it executes."""
+    from snakemake import persistence
+
+    # Persistence: before Snakemake 9.20.
+    kind: Any = getattr(persistence, "PersistenceBase", None) or persistence.Persistence
+    kind.lock = _lock
+
+
+def note_slurm_name(folder: Path, name: str) -> None:
+    """Note the name of the jobs that this Snakemake is about to submit. Not with --nolock."""
+    run = _latest_run(folder)
+    if run and (run.pid, run.host, run.ended) == (os.getpid(), platform.node(), False):
+        write_json(_record(folder), asdict(replace(run, slurm_name=name)))
+
+
+@contextmanager
+def _lock(persistence: Any) -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(_sole_run(Path(persistence.path)))
+            persistence.unlock()  # Dry runs warn of lock files that an older version left.
+        except (PSLDError, OSError) as error:
+            sys.exit(f"error: {error}")
+        except KeyboardInterrupt:
+            sys.exit("error: interrupted")
+        yield
+
+
+@contextmanager
+def _sole_run(folder: Path) -> Iterator[None]:
+    """Be the only run in this folder. Raises RunError if there is another one."""
+    with held_if_free(folder / "psld.lock") as is_held:
+        latest = _latest_run(folder)
+        if not is_held:
+            raise RunError(_refusal(folder, latest))
+        _end_with_make()
+        if latest:
+            _end_leftovers(latest, folder)
+        job = os.environ.get("SLURM_JOB_ID", "")
+        run = Run(uuid.uuid4().hex, folder.stat().st_ino, os.getpid(), platform.node(), job)
+        write_json(_record(folder), asdict(run))
+        os.environ[MARK] = f"{os.environ.get(MARK, '')} {run.name}".strip()
+        try:
+            yield
+        finally:
+            write_json(_record(folder), asdict(replace(_latest_run(folder) or run, ended=True)))
+
+
+def _record(folder: Path) -> Path:
+    return folder / "psld.run.json"
+
+
+def _latest_run(folder: Path) -> Run | None:
+    if not _record(folder).exists():
+        return None
+    try:
+        run = Run(**read_json(_record(folder)))
+    except TypeError:
+        raise UserError(f"{_record(folder)}: written by another version; delete it") from None
+    return run if run.folder == folder.stat().st_ino else None
+
+
+def _refusal(folder: Path, latest: Run | None) -> str:
+    known = ""
+    if latest and not latest.ended:
+        gone = latest.host == platform.node() and not Path(f"/proc/{latest.pid}").exists()
+        known = "" if gone else f" (process {latest.pid} on {latest.host})"
+    return f"{folder.parent}: another Snakemake{known} runs here; wait for its end, or end it"
+
+
+def _end_leftovers(run: Run, folder: Path) -> None:
+    """End what a run has left. Raises RunError where that is not possible."""
+    if run.host != platform.node() and not run.ended:
+        _say(
+            f"the last run was killed on {run.host}; this machine cannot end its processes there. "
+            "A training that still runs there is waited for"
+        )
+    _end_processes(run)
+    if run.slurm_name and shutil.which("squeue"):
+        _end_jobs(run)
+    elif run.slurm_name and not run.ended:
+        raise RunError(
+            "jobs of the last run, which was killed, may be in Slurm, and there is no squeue here; "
+            f"run the command where it is, or delete {_record(folder)}"
+        )
+
+
+def _end_processes(run: Run) -> None:
+    asked: set[int] = set()
+    started = time.monotonic()
+    while left := _processes(run):
+        waited = time.monotonic() - started
+        named = ", ".join(f"{pid} ({Path(words[0]).name})" for pid, words in left.items())
+        if not asked:
+            _say(f"ending what the last run (process {run.pid}) left running: {named}")
+        if waited > GRACE_SECONDS + KILL_SECONDS:
+            raise RunError(f"the last run's processes {named} do not end; is a disk gone?")
+        for pid, words in left.items():
+            if waited > GRACE_SECONDS or _is_launcher(words):
+                _send(pid, signal.SIGKILL)
+            elif pid not in asked:
+                _send(pid, signal.SIGTERM)
+        asked |= set(left)
+        time.sleep(0.1)
+
+
+def _processes(run: Run) -> dict[int, list[str]]:
+    """The command lines of a run's processes on this machine that have not ended."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            lines = os.fsdecode((process / "environ").read_bytes()).split("\0")
+            words = os.fsdecode((process / "cmdline").read_bytes()).split("\0")
+        except OSError:  # It has ended, or is another user's.
+            continue
+        environment = dict(line.split("=", 1) for line in lines if "=" in line)
+        # A job that Slurm started on this machine is Slurm's to end.
+        is_local = environment.get("SLURM_JOB_ID", run.slurm_job) == run.slurm_job
+        if run.name in environment.get(MARK, "") and is_local and int(process.name) != os.getpid():
+            found[int(process.name)] = words
+    return found
+
+
+def _is_launcher(words: list[str]) -> bool:
+    """Recognize `psld launch`, which cancels its Slurm job at SIGTERM, but not at SIGKILL."""
+    return "launch" in words and any(Path(word).name == "psld" for word in words)
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _end_jobs(run: Run) -> None:
+    cancelled: set[str] = set()
+    try:
+        while jobs := active_jobs_named(run.slurm_name):
+            if not cancelled:
+                _say(f"cancelling what the last run left in Slurm: job {', '.join(jobs)}")
+            if not cancelled.issuperset(jobs):
+                cancel_jobs_named(run.slurm_name)
+            cancelled |= set(jobs)
+            time.sleep(1)
+    except PSLDError as error:
+        raise RunError(f"jobs of the last run may still be in Slurm: {error}") from None
+
+
+def _end_with_make() -> None:
+    """Be killed when `make` is killed: the same `make` again must not meet this run."""
+    parent = os.getppid()
+    try:
+        name = Path(f"/proc/{parent}/comm").read_text().strip()
+    except OSError:
+        return
+    if name in ("make", "gmake"):
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,110 @@
+"""Draw a figure: of a grid, of a shard's images, or of one image's path through phase space.
+
+    psld figure grid_name=demo figure=nfe              # distance against network evaluations
+    psld figure grid_name=demo figure=samplers/cld     # the samplers of one model, side by side
+    psld figure shard=samples/demo/cld/em-quadratic-40/00000.h5 output=cld
+    psld figure model=models/demo/psld-0.02 sampler=em sampler.steps=40 output=path
+
+`psld plan grid_name=demo` lists the figures of a grid. Writes OUTPUT.png and OUTPUT.svg.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from psld.commands.entry import entry_point
+from psld.config.settings import Settings
+from psld.grid import paths
+from psld.sampling.settings import SamplerSettings
+
+
+class FigureSettings(Settings):
+    """Settings of `psld figure`. One of `figure`, `shard` and `model` says what is drawn."""
+
+    grid_name: str
+    """Name of the grid, configs/grid/NAME.yaml."""
+    figure: str | None
+    """A figure of the grid."""
+    shard: str | None
+    """Or a shard, HDF5, whose first images are drawn."""
+    model: str | None
+    """Or the folder of a model with momentum; an image's path through phase space is drawn."""
+    title: str | None
+    """Title for a shard or a model; null: its path."""
+    output: str | None
+    """Path without its ending; null: a figure of the grid goes where grids keep theirs."""
+    cells: Path
+    """Folder of the grid's metrics files."""
+    models: Path
+    """Folder of the grid's models."""
+    samples: Path
+    """Folder of the grid's shards."""
+    rows: int = Field(ge=1)
+    """Rows of images at most: for guided samples classes, for inpainted images three a strip."""
+    columns: int = Field(ge=1)
+    """Images in a row."""
+    data: str | None
+    """The prepared dataset, for a shard of inpainted images."""
+    split: Literal["train", "test"]
+    """The split that was inpainted."""
+    sampler: SamplerSettings
+    """For a model: an unguided sampler with a fixed time grid."""
+    sample: int = Field(ge=0)
+    """For a model: index of the sample in its cell."""
+    shard_size: int = Field(ge=1)
+    """For a model: images per shard of the cell."""
+    seed: int = Field(ge=0)
+    """For a model: seed of the cell."""
+    times: int = Field(ge=2)
+    """For a model: columns, states from noise to data."""
+    pixels: int = Field(ge=1)
+    """For a model: pixels that are followed through phase space."""
+    device: str
+    """`auto`, or a torch device such as `cpu` or `cuda`."""
+
+    @model_validator(mode="after")
+    def _draws_one_thing(self) -> "FigureSettings":
+        given = [key for key in ("figure", "shard", "model") if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                "give one of figure=NAME, shard=FILE and model=FOLDER, not "
+                f"{' and '.join(given) or 'none'}"
+            )
+        if self.figure is None and self.output is None:
+            raise ValueError("output: say where the figure goes, without its ending")
+        return self
+
+
+@entry_point("figure", FigureSettings)
+def main(settings: FigureSettings) -> None:
+    # matplotlib takes a second to import; the settings are checked before.
+    from psld.grid.loading import load_grid
+    from psld.report.drawing import Places, draw_figure, draw_path
+    from psld.report.galleries import draw_shard, originals_of
+    from psld.report.style import save
+    from psld.sampling.shards import Shard
+
+    if settings.shard is not None:
+        path = Path(settings.shard)
+        shard = Shard.load(path)
+        originals = originals_of(shard, path, settings.data, settings.split)
+        title = settings.title or str(path)
+        figure = draw_shard(shard, title, settings.rows, settings.columns, originals)
+    elif settings.model is not None:
+        figure = draw_path(
+            settings.model,
+            settings.sampler,
+            settings.title or settings.model,
+            sample=settings.sample,
+            shard_size=settings.shard_size,
+            seed=settings.seed,
+            times=settings.times,
+            pixels=settings.pixels,
+            device=settings.device,
+        )
+    else:
+        grid = load_grid(settings.grid_name)
+        places = Places(settings.cells, settings.models, settings.samples, settings.data)
+        figure = draw_figure(grid, settings.figure, places, settings.device)
+    save(figure, settings.output or paths.figure(settings.grid_name, settings.figure))

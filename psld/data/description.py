@@ -1,0 +1,34 @@
+"""The dataset settings that a prepared file implies, for commands with `data=FILE` alone."""
+
+from pathlib import Path
+
+from psld.config.locations import config_file
+from psld.data.store import ImageStore
+from psld.utils.files import read_json
+
+
+def expand_data(arguments: list[str]) -> list[str]:
+    """Add the dataset settings of the file `data=FILE`, unless a dataset or a model is named.
+
+    A dataset that has a config of its own gets that config. The other overrides come later and
+    win. Raises UserError if the file is not a prepared dataset.
+    """
+    given = [argument for argument in arguments if argument.startswith("data=")]
+    named = any(a.startswith(("dataset=", "model=", "guide=", "cell=")) for a in arguments)
+    if not given or named:
+        return arguments
+    path = Path(given[-1].removeprefix("data=").strip("'\""))
+    store = ImageStore.open(path)
+    record = path.with_suffix(".json")
+    name = read_json(record)["dataset"] if record.exists() else path.stem
+    if config_file("dataset", name):
+        return [f"dataset={name}", *arguments]
+    return [
+        "dataset=folder",
+        f"dataset.name={name}",
+        f"dataset.channels={store.channels}",
+        f"dataset.image_size={store.image_size}",
+        f"dataset.num_classes={store.num_classes}",
+        f"dataset.source.root='{path}'",
+        *arguments,
+    ]

@@ -1,0 +1,54 @@
+"""A cell of a grid as the command line sees it: what `cell=GRID/MODEL/SAMPLER` stands for."""
+
+from psld.grid import paths
+from psld.grid.loading import load_grid
+from psld.grid.resolved import Grid
+from psld.utils.errors import UserError
+
+
+def expand_cell(arguments: list[str]) -> list[str]:
+    """Replace `cell=GRID/MODEL/SAMPLER` among overrides by those of that cell.
+
+    Other overrides come after them, so they prevail. Raises UserError for an unknown cell.
+    """
+    chosen = [argument for argument in arguments if argument.startswith("cell=")]
+    if not chosen:
+        return arguments
+    grid, model, sampler = find_cell(chosen[-1].removeprefix("cell="))
+    own = [
+        *grid.samplers[sampler].overrides,
+        f"model={paths.model_folder(grid.name, model)}",
+        *places_of_guidance(grid, model, sampler),
+        f"shard_size={grid.file.shard_size}",
+        f"batch_size={grid.file.batch_size}",
+        f"seed={grid.file.seed}",
+        f"output={paths.shards_folder(grid.name, model, sampler)}",
+    ]
+    return own + [argument for argument in arguments if argument not in chosen]
+
+
+def find_cell(name: str) -> tuple[Grid, str, str]:
+    """The grid, the model and the sampler of a cell. Raises UserError if there is none."""
+    grid_name, _, cell = name.partition("/")
+    grid = load_grid(grid_name)
+    model, _, sampler = cell.rpartition("/")
+    if model not in grid.models or sampler not in grid.samplers:
+        raise UserError(
+            f"cell={name}: no such cell; psld plan grid_name={grid_name} list=cells lists them"
+        )
+    return grid, model, sampler
+
+
+def places_of_guidance(grid: Grid, model: str, sampler: str) -> list[str]:
+    """The overrides that say where a cell's guide and inpainted images lie."""
+    guide = grid.samplers[sampler].guide
+    found = [f"guide={paths.guide_folder(grid.name, guide)}"] if guide else []
+    keys = zip(("data", "mnist"), inpainted_datasets(grid, model, sampler), strict=False)
+    return found + [f"{key}={paths.dataset(name)}" for key, name in keys]
+
+
+def inpainted_datasets(grid: Grid, model: str, sampler: str) -> list[str]:
+    """The datasets that an inpainting sampler reads: the model's, and MNIST for its masks."""
+    chosen = grid.samplers[sampler]
+    names = [grid.models[model].dataset] if chosen.guidance == "inpainting" else []
+    return names + (["mnist"] if chosen.mask.get("kind") == "digits" else [])

@@ -1,0 +1,43 @@
+"""Where things lie: the one place where names become paths."""
+
+
+def dataset(name: str) -> str:
+    return f"data/{name}.h5"
+
+
+def dataset_digest(name: str) -> str:
+    return f"data/{name}.digest"
+
+
+def model_folder(grid: str, model: str) -> str:
+    return f"models/{grid}/{model}"
+
+
+def guide_folder(grid: str, guide: str) -> str:
+    return f"guides/{grid}/{guide}"
+
+
+def shards_folder(grid: str, model: str, sampler: str) -> str:
+    return f"samples/{grid}/{model}/{sampler}"
+
+
+def extractor_folder(dataset: str, metric: str) -> str:
+    return f"features/{dataset}/{metric}"
+
+
+def reference_folder(dataset: str, metric: str) -> str:
+    return f"features/{dataset}/{metric}/reference"
+
+
+def cell_result(grid: str, cell: str) -> str:
+    return f"results/cells/{grid}/{cell}.json"
+
+
+def table(grid: str, name: str) -> str:
+    """Without ending."""
+    return f"results/tables/{grid}/{name}"
+
+
+def figure(grid: str, name: str) -> str:
+    """Without ending."""
+    return f"results/figures/{grid}/{name}"

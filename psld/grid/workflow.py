@@ -1,0 +1,193 @@
+"""What the rules of the workflow ask: the inputs, outputs and parameters of every job."""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from psld.config.locations import config_names
+from psld.grid import paths
+from psld.grid.cells import inpainted_datasets
+from psld.grid.figures import GridFigure, evaluations_of_plot, figures_of, trained_models
+from psld.grid.loading import load_grid
+from psld.grid.resolved import ComposedTraining, Grid
+from psld.grid.results import paper_values
+from psld.sampling.records import record_path
+from psld.utils.errors import UserError
+
+
+class Workflow:
+    """All grids, and what their jobs read and make. Names are those of Snakemake's wildcards."""
+
+    def __init__(self, grids: dict[str, Grid], rules: Iterable[str]) -> None:
+        """Raises UserError if two tables, figures, grids or rules have the same name."""
+        self.grids = grids
+        self.datasets = {n: made for grid in grids.values() for n, made in grid.datasets.items()}
+        self.metrics = {n: made for grid in grids.values() for n, made in grid.metrics.items()}
+        self.figures = {name: figures_of(grid) for name, grid in grids.items()}
+        _check_targets(grids, rules)
+
+    @classmethod
+    def load(cls, rules: Iterable[str]) -> "Workflow":
+        """Load every grid of configs/grid. Raises UserError if one does not compose."""
+        return cls({name: load_grid(name) for name in config_names("grid")}, rules)
+
+    # -- models and guides ----------------------------------------------------------------------
+
+    def trained(self, kind: str, grid: str, name: str) -> ComposedTraining:
+        """A model (`kind` is models) or a guide (guides) of a grid."""
+        return getattr(self.grids[grid], kind)[name]
+
+    def name_pattern(self, kind: str, imported: bool) -> str:
+        """A pattern of GRID/NAME for all models or guides that are imported, or that are not."""
+        names = [
+            re.escape(f"{grid}/{name}")
+            for grid in self.grids
+            for name, trained in getattr(self.grids[grid], kind).items()
+            if bool(trained.checkpoint) == imported
+        ]
+        return "|".join(names) or "(?!)"
+
+    # -- cells ----------------------------------------------------------------------------------
+
+    def inputs_of_sampling(self, grid: str, model: str, sampler: str) -> list[str]:
+        """The small files that decide a cell's images besides the model: guide, digests, masks.
+
+        A file of the user's own masks may be large.
+        """
+        chosen = self.grids[grid].samplers[sampler]
+        guide = [f"{paths.guide_folder(grid, chosen.guide)}/manifest.json"] if chosen.guide else []
+        datasets = inpainted_datasets(self.grids[grid], model, sampler)
+        own = [chosen.mask["path"]] if chosen.mask.get("kind") == "file" else []
+        return guide + [paths.dataset_digest(name) for name in datasets] + own
+
+    def images_of_sampling(self, grid: str, model: str, sampler: str) -> list[str]:
+        """The prepared datasets that an inpainting sampler reads."""
+        return [paths.dataset(n) for n in inpainted_datasets(self.grids[grid], model, sampler)]
+
+    def records_of_cell(self, grid: str, cell: str, samples: int | None = None) -> list[str]:
+        """The records of a cell's shards, or of those that hold its first `samples` images."""
+        folder = paths.shards_folder(grid, *cell.rsplit("/", 1))
+        ranges = self.grids[grid].ranges_of(cell, samples)
+        return [str(record_path(folder, *shards)) for shards in ranges]
+
+    def sampling_params(self, grid: str, sampler: str) -> dict[str, Any]:
+        """What a change of which makes other images."""
+        file = self.grids[grid].file
+        settings = self.grids[grid].samplers[sampler].settings
+        return {"sampler": settings, "shard_size": file.shard_size, "seed": file.seed}
+
+    def metrics_of_cell(self, grid: str, cell: str) -> list[dict[str, Any]]:
+        """The settings of each metric of a cell, with its number of samples."""
+        evaluations = self.grids[grid].evaluations_by_cell[cell]
+        return [{**self.metrics[e.metric], "samples": e.samples} for e in evaluations]
+
+    def references_of_cell(self, grid: str, cell: str) -> list[str]:
+        """The manifests of what a cell's images are compared with."""
+        dataset = self.grids[grid].models[cell.rpartition("/")[0]].dataset
+        evaluations = self.grids[grid].evaluations_by_cell[cell]
+        metrics = dict.fromkeys(evaluation.metric for evaluation in evaluations)
+        return [f"{paths.reference_folder(dataset, m)}/manifest.json" for m in metrics]
+
+    # -- metrics --------------------------------------------------------------------------------
+
+    def extractor_folder(self, dataset: str, metric: str) -> str | None:
+        """The folder of a trained extractor; None for a metric that needs none."""
+        trained = self.metrics[metric]["extractor"]["kind"] == "classifier"
+        return paths.extractor_folder(dataset, metric) if trained else None
+
+    # -- results --------------------------------------------------------------------------------
+
+    def results_of_table(self, grid: str, table: str) -> list[str]:
+        """The results that a table shows."""
+        rows = self.grids[grid].table_evaluations(table)
+        cells = sorted({e.cell for row in rows for e in row if e is not None})
+        return [paths.cell_result(grid, cell) for cell in cells]
+
+    def inputs_of_figure(self, grid: str, figure: str) -> list[str]:
+        """The small files that decide a figure."""
+        shown, composed = self.figures[grid][figure], self.grids[grid]
+        match shown.kind:
+            case "plot" if figure == "training":
+                folders = (paths.model_folder(grid, model) for model in trained_models(composed))
+                return [f"{folder}/history.json" for folder in folders]
+            case "plot":
+                cells = dict.fromkeys(e.cell for e in evaluations_of_plot(composed, figure))
+                return [paths.cell_result(grid, cell) for cell in cells]
+            case "phase-space":
+                return [f"{paths.model_folder(grid, shown.model)}/manifest.json"]
+        return [self.records_of_cell(grid, cell)[0] for cell in shown.cells.values()]
+
+    def originals_of_figure(self, grid: str, figure: str) -> list[str]:
+        """The prepared dataset whose images a figure shows before and after inpainting."""
+        shown, composed = self.figures[grid][figure], self.grids[grid]
+        if shown.kind != "samples":
+            return []
+        [cell] = shown.cells.values()
+        model, _, sampler = cell.rpartition("/")
+        inpaints = composed.samplers[sampler].guidance == "inpainting"
+        return [paths.dataset(composed.models[model].dataset)] if inpaints else []
+
+    def params_of_figure(self, grid: str, figure: str) -> dict[str, Any]:
+        """What a figure shows besides its inputs: names, colors, and the paper's numbers."""
+        shown, composed = self.figures[grid][figure], self.grids[grid]
+        params: dict[str, Any] = {"title": shown.title, "cells": shown.cells}
+        if shown.kind == "plot":
+            params["models"] = list(composed.models)  # their order gives them their colors
+            papers = paper_values(composed)
+            evaluations = evaluations_of_plot(composed, figure)
+            params["paper"] = [papers.get(evaluation) for evaluation in evaluations]
+        if shown.kind == "phase-space":
+            params |= self.sampling_params(grid, composed.file.gallery)
+        return params
+
+    def figure(self, grid: str, name: str) -> GridFigure:
+        return self.figures[grid][name]
+
+    # -- targets --------------------------------------------------------------------------------
+
+    def files_of_table(self, grid: str, table: str) -> list[str]:
+        endings = ("md", "csv", "tex", "html")
+        return [f"{paths.table(grid, table)}.{ending}" for ending in endings]
+
+    def files_of_figures(self, grid: str, figures: Iterable[str]) -> list[str]:
+        return [f"{paths.figure(grid, f)}.{ending}" for f in figures for ending in ("png", "svg")]
+
+    def files_of_grid(self, grid: str) -> list[str]:
+        """Everything that a grid makes for people: tables, figures, the results of all cells."""
+        composed = self.grids[grid]
+        tables = [file for t in composed.file.tables for file in self.files_of_table(grid, t)]
+        cells = [paths.cell_result(grid, cell) for cell in composed.cells]
+        return tables + self.files_of_figures(grid, self.figures[grid]) + cells
+
+    def cells_among(self, words: Sequence[str]) -> dict[str, str]:
+        """The result of each cell, GRID/MODEL/SAMPLER, that is among words of a command line."""
+        found = {}
+        for word in words:
+            grid, _, cell = word.partition("/")
+            if grid in self.grids and cell in self.grids[grid].evaluations_by_cell:
+                found[word] = paths.cell_result(grid, cell)
+        return found
+
+    def targets(self) -> dict[str, list[str]]:
+        """The files behind the name of each grid, table and figure."""
+        targets = {}
+        for name, grid in self.grids.items():
+            targets[name] = self.files_of_grid(name)
+            for table in grid.file.tables:
+                targets[table] = self.files_of_table(name, table)
+            for figure, pictures in grid.file.figure_targets.items():
+                targets[figure] = self.files_of_figures(name, pictures)
+        return targets
+
+
+def _check_targets(grids: dict[str, Grid], rules: Iterable[str]) -> None:
+    """Tables and figures are targets: their names must differ from each other and from rules."""
+    seen = {*rules, "all", *grids}
+    for grid, loaded in grids.items():
+        for name in (*loaded.file.tables, *loaded.file.figure_targets):
+            if name in seen:
+                raise UserError(
+                    f"configs/grid/{grid}.yaml: {name}: the name is taken by another table, "
+                    f"figure, grid or rule; call it {grid}-{name}"
+                )
+            seen.add(name)

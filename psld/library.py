@@ -1,0 +1,167 @@
+"""The library: what the commands do, with tensors."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from psld.data.picture import save_images
+from psld.data.pixels import to_uint8
+from psld.diffusion.loop import sample
+from psld.diffusion.process import LinearProcess
+from psld.diffusion.score import ClassifierFreeScore, ClassifierGuidedScore, NetworkScore, Score
+from psld.grid.composing import compose_sampler
+from psld.metrics.extractor import Extractor, batches_of, statistics_of
+from psld.metrics.extractor_folder import open_extractor
+from psld.metrics.frechet import frechet_distance
+from psld.networks.ncsnpp import NCSNpp
+from psld.sampling.fit import check_fit
+from psld.sampling.guidance import labels_of
+from psld.sampling.settings import ClassifierFreeGuidance, ClassifierGuidance, SamplerSettings
+from psld.training.model import Guide, Model, load_guide, load_model
+from psld.training.settings import ModelSettings
+from psld.utils.device import choose_device
+from psld.utils.randomness import Stream, generator
+
+__all__ = ["LoadedModel", "distance", "load", "load_extractor", "save_images"]
+
+BATCH = 250
+"""Images per network evaluation, unless the caller says otherwise."""
+
+
+def load(folder: str | Path, device: str = "auto") -> "LoadedModel":
+    """Load a trained model.
+
+    Args:
+        folder: holds weights.safetensors and manifest.json, as psld train leaves them.
+        device: `auto`, or a torch device such as `cpu` or `cuda`.
+
+    Raises:
+        UserError: a file is missing, damaged or not of a model; or there is no such device.
+    """
+    return LoadedModel(load_model(folder, choose_device(device)))
+
+
+class LoadedModel:
+    """A trained model on its device, ready to sample."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    @property
+    def process(self) -> LinearProcess:
+        """The forward process that the network was trained on."""
+        return self._model.process
+
+    @property
+    def network(self) -> NCSNpp:
+        """ε(z, t): states N×kC×H×W and forward times N → predicted noise."""
+        return self._model.network
+
+    @property
+    def settings(self) -> ModelSettings:
+        """Dataset, process, network and training recipe."""
+        return self._model.settings
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def sample(
+        self,
+        n: int,
+        *,
+        sampler: str = "em",
+        steps: int | None = None,
+        seed: int = 0,
+        label: int | str | None = None,
+        guide: str | Path | None = None,
+        scale: float | None = None,
+        batch_size: int = BATCH,
+        raw: bool = False,
+        **options: object,
+    ) -> Tensor:
+        """Sample n images.
+
+            images = model.sample(16, sampler="sscs", steps=40, striding="quadratic")
+            threes = model.sample(16, label=3, guide="guides/demo/psld-0.02")
+
+        Args:
+            sampler: a config of configs/sampler, the user's own included.
+            steps: network evaluations per image; None takes the sampler's default.
+            seed: equal seeds give equal images.
+            label: a class, or `cycle` for class i mod the number of classes; needs a guide or a
+                class-conditional model.
+            guide: folder of a guide.
+            scale: strength of the guidance; None takes its default.
+            batch_size: images per network evaluation; changes speed and memory alone.
+            raw: return float32 in [−1, 1], not clipped, instead of bytes.
+            options: other settings of the sampler, such as striding or tolerance.
+
+        Returns:
+            uint8 n×C×H×W on the CPU; float32 if raw.
+
+        Raises:
+            UserError: an unknown sampler or setting, or guidance that does not fit the model.
+        """
+        device, dataset = self.device, self.settings.dataset
+        overrides = [f"sampler={sampler}", *_guidance(label, guide, scale)]
+        given = options if steps is None else {"steps": steps, **options}
+        overrides += [f"sampler.{key}={value}" for key, value in given.items()]
+        chosen = compose_sampler(overrides, "sample()")
+        loaded = None if guide is None else load_guide(guide, device)
+        check_fit(chosen, self.settings, loaded and loaded.settings)
+        stream = generator(device, seed, Stream.SHARD, 0)
+        shape = (self.process.blocks * dataset.channels, dataset.image_size, dataset.image_size)
+
+        def noise(z: Tensor) -> Tensor:
+            return torch.randn(z.shape, generator=stream, device=device)
+
+        start = self.process.prior(noise(torch.empty(n, *shape)))
+        score = self._score(chosen, loaded, n, batch_size)
+        images = sample(self.process, chosen, score, start, noise)[:, : dataset.channels]
+        return images.cpu() if raw else to_uint8(images).cpu()
+
+    def _score(
+        self, sampler: SamplerSettings, guide: Guide | None, n: int, batch_size: int
+    ) -> Score:
+        plain = NetworkScore(self.network, batch_size)
+        match sampler.guidance:
+            case ClassifierGuidance(label=label, scale=scale):
+                labels = labels_of(label, range(n), self._model, self.device)
+                return ClassifierGuidedScore(plain, guide.network, labels, scale, batch_size)
+            case ClassifierFreeGuidance(label=label, scale=scale):
+                labels = labels_of(label, range(n), self._model, self.device)
+                return ClassifierFreeScore(self.network, labels, scale, batch_size)
+        return plain
+
+
+def _guidance(label: int | str | None, guide: str | Path | None, scale: float | None) -> list[str]:
+    """The overrides that choose the guidance: by a guide, classifier-free, or none."""
+    if guide is None and label is None:
+        return []
+    kind = "classifier-free" if guide is None else "classifier"
+    given = {"label": label, "scale": scale}
+    values = [f"sampler.guidance.{key}={v}" for key, v in given.items() if v is not None]
+    return [f"guidance@sampler.guidance={kind}", *values]
+
+
+def load_extractor(folder: str | Path, device: str = "auto") -> Extractor:
+    """Load a trained feature extractor, as psld train_extractor leaves it."""
+    return open_extractor(folder, choose_device(device))
+
+
+def distance(images: Tensor, reference: Tensor, extractor: Extractor) -> float:
+    """The Fréchet distance between two sets of images in the features of an extractor.
+
+    Args:
+        images: uint8 N×C×H×W.
+        reference: uint8 M×C×H×W.
+        extractor: from `load_extractor`, or any object with the attributes of
+            psld.metrics.extractor.Extractor.
+    """
+    first, second = (
+        statistics_of(extractor, batches_of(each.numpy(), BATCH), "features", len(each))
+        for each in (images, reference)
+    )
+    return frechet_distance(first, second)

@@ -1,0 +1,113 @@
+"""Draw any figure of a grid from its results."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from pydantic import TypeAdapter
+
+from psld.grid.figures import GridFigure, figures_of
+from psld.grid.resolved import Grid
+from psld.report.galleries import draw_comparison, draw_shard, originals_of
+from psld.report.plots import plot_gamma, plot_nfe, plot_training
+from psld.sampling.settings import SamplerSettings
+from psld.sampling.shards import Shard, shard_path
+from psld.utils.errors import UserError
+
+ROWS, COLUMNS = 12, 16
+"""Most rows, and images per row, of a figure of samples."""
+
+COMPARED = 14
+"""Images per row of a comparison."""
+
+TIMES, PIXELS = 10, 3
+"""Shown times and followed pixels of a path through phase space."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """The folders of a grid's results."""
+
+    cells: Path
+    models: Path
+    samples: Path
+    data: str | None
+    """The prepared dataset of inpainted images."""
+
+
+def draw_figure(grid: Grid, name: str, places: Places, device: str) -> Figure:
+    """Draw a figure of a grid.
+
+    Raises UserError if the grid has no such figure, or nothing to show in it yet.
+    """
+    figures = figures_of(grid)
+    if name not in figures:
+        known = ", ".join(figures) or "none"
+        raise UserError(f"figure: grid {grid.name} has no {name!r}; there are: {known}")
+    figure = figures[name]
+    match figure.kind, name:
+        case "plot", "nfe":
+            return plot_nfe(grid, places.cells)
+        case "plot", "gamma":
+            return plot_gamma(grid, places.cells)
+        case "plot", "training":
+            return plot_training(grid, places.models)
+        case "samples", _:
+            return _draw_samples(grid, figure, places)
+        case "comparison", _:
+            return _draw_comparison(figure, places)
+    return draw_path(
+        str(places.models / figure.model),
+        TypeAdapter(SamplerSettings).validate_python(grid.samplers[grid.file.gallery].settings),
+        figure.title,
+        sample=0,
+        shard_size=grid.file.shard_size,
+        seed=grid.file.seed,
+        times=TIMES,
+        pixels=PIXELS,
+        device=device,
+    )
+
+
+def _draw_samples(grid: Grid, figure: GridFigure, places: Places) -> Figure:
+    [cell] = figure.cells.values()
+    path = shard_path(places.samples / cell, 0)
+    shard = Shard.load(path)
+    guidance = grid.samplers[cell.rpartition("/")[2]].settings["guidance"]
+    originals = originals_of(shard, path, places.data, guidance.get("split", "test"))
+    return draw_shard(shard, figure.title, ROWS, COLUMNS, originals)
+
+
+def _draw_comparison(figure: GridFigure, places: Places) -> Figure:
+    paths = {name: shard_path(places.samples / cell, 0) for name, cell in figure.cells.items()}
+    shards = {name: Shard.load(path) for name, path in paths.items() if path.exists()}
+    if not shards:
+        raise UserError(f"{places.samples}: no samples of figure {figure.name} yet")
+    return draw_comparison(shards, figure.title, COMPARED)
+
+
+def draw_path(
+    model: str,
+    sampler: SamplerSettings,
+    title: str,
+    *,
+    sample: int,
+    shard_size: int,
+    seed: int,
+    times: int,
+    pixels: int,
+    device: str,
+) -> Figure:
+    """Sample an image again and draw its path through phase space."""
+    # Only this figure needs torch, which takes a second to import.
+    from psld.report.phase_space import draw_trace
+    from psld.sampling.trace import trace_sample
+    from psld.training.model import load_model
+    from psld.utils.device import choose_device
+
+    loaded = load_model(model, choose_device(device))
+    try:
+        trace = trace_sample(loaded, sampler, sample, shard_size, seed)
+    except UserError as error:
+        raise UserError(f"{model}: {error}") from None
+    return draw_trace(trace.times, trace.states, times, pixels, title)

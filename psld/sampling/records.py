@@ -1,0 +1,43 @@
+"""Records of sampled shards: what the workflow compares instead of the shards themselves."""
+
+import re
+from pathlib import Path
+
+from psld.config.settings import Settings
+from psld.utils.files import write_json
+
+NAME = re.compile(r"(\d{5})-(\d{5})\.json")
+
+
+class SampledShard(Settings):
+    """One shard of a range."""
+
+    index: int
+    digest: str
+    """Of its arrays and of what made them."""
+    images: int
+
+
+class ShardRecord(Settings):
+    """A range of shards that are there and whole. Written last, after the shards."""
+
+    shards: tuple[SampledShard, ...]
+
+    def write(self, folder: str | Path) -> Path:
+        """Write the record next to its shards and return its path."""
+        path = record_path(folder, self.shards[0].index, self.shards[-1].index)
+        write_json(path, self.model_dump(mode="json"))
+        return path
+
+
+def record_path(folder: str | Path, first: int, last: int) -> Path:
+    """Where the record of the shards `first` to `last`, both included, lies."""
+    return Path(folder) / f"{first:05d}-{last:05d}.json"
+
+
+def remove_records(folder: str | Path, index: int) -> None:
+    """Remove the records of all ranges that hold the shard of this index."""
+    for file in Path(folder).glob("*.json"):
+        name = NAME.fullmatch(file.name)
+        if name and int(name[1]) <= index <= int(name[2]):
+            file.unlink(missing_ok=True)

@@ -1,0 +1,29 @@
+"""The class of each command's settings."""
+
+from psld.cluster.settings import LaunchSettings
+from psld.commands.evaluate import EvaluateSettings
+from psld.commands.figure import FigureSettings
+from psld.commands.import_ import ImportModelSettings
+from psld.commands.plan import PlanSettings
+from psld.commands.tabulate import TabulateSettings
+from psld.commands.wandb import WandbCommandSettings
+from psld.data.settings import PrepareSettings
+from psld.metrics.settings import ReferenceSettings, TrainExtractorSettings
+from psld.sampling.settings import SampleSettings
+from psld.training.settings import TrainGuideSettings, TrainSettings
+
+KINDS = {
+    "prepare": PrepareSettings,
+    "train": TrainSettings,
+    "train_guide": TrainGuideSettings,
+    "train_extractor": TrainExtractorSettings,
+    "import": ImportModelSettings,
+    "reference": ReferenceSettings,
+    "sample": SampleSettings,
+    "evaluate": EvaluateSettings,
+    "tabulate": TabulateSettings,
+    "figure": FigureSettings,
+    "plan": PlanSettings,
+    "launch": LaunchSettings,
+    "wandb": WandbCommandSettings,
+}

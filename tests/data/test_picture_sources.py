@@ -1,0 +1,240 @@
+"""Sources of picture files: CelebA, AFHQv2, any folder; in folders and in zip archives."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from psld.data.picture import BrokenPicture
+from psld.data.settings import AFHQv2Source, CelebASource, FolderSource
+from psld.data.sources import open_source
+from psld.utils.errors import RunError, UserError
+from tests.data.formats import (
+    afhq_files,
+    celeba_files,
+    encode,
+    random_images,
+    write_files,
+    write_zip,
+)
+
+
+def celeba(root, **changes):
+    return CelebASource(kind="celeba", root=str(root), **changes)
+
+
+def afhqv2(root):
+    return AFHQv2Source(kind="afhqv2", root=str(root))
+
+
+def folder(root, **changes):
+    return FolderSource(kind="folder", root=str(root), **changes)
+
+
+def pngs(*names, size=(4, 4)):
+    images = random_images(len(names), *size, 3)
+    return {name: encode(pixels) for name, pixels in zip(names, images, strict=True)}
+
+
+# --- CelebA -------------------------------------------------------------------------------------
+
+
+def write_celeba(root, packed, partition="0 0 1 2 0"):
+    files = celeba_files(5)
+    if packed:
+        write_zip(root / "img_align_celeba.zip", files)
+    else:
+        write_files(root, files)
+    lines = [f"{i:06d}.jpg {part}\n" for i, part in enumerate(partition.split(), start=1)]
+    (root / "list_eval_partition.txt").write_text("".join(lines))
+    return root
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["zip", "folder"])
+def test_celeba_trains_on_everything(tmp_path, packed):
+    source = open_source(celeba(write_celeba(tmp_path, packed)))
+    assert source.splits == {"train": 5, "test": 0}
+    assert source.class_names == ()
+    assert not source.labels.any()
+    assert source.read(0).size == (178, 218)
+    assert list(source.checksums) == [f"img_align_celeba{'.zip' if packed else ''}"]
+
+
+def test_celeba_zip_and_folder_hold_the_same(tmp_path):
+    packed = open_source(celeba(write_celeba(tmp_path / "zip", packed=True)))
+    unpacked = open_source(celeba(write_celeba(tmp_path / "folder", packed=False)))
+    for i in range(5):
+        np.testing.assert_array_equal(packed.read(i), unpacked.read(i))
+
+
+def test_celeba_crop(tmp_path):
+    root = write_celeba(tmp_path, packed=True)
+    whole, cut = open_source(celeba(root)), open_source(celeba(root, crop=140))
+    np.testing.assert_array_equal(cut.read(2), np.asarray(whole.read(2))[39:179, 19:159])
+
+
+def test_celeba_partition(tmp_path):
+    root = write_celeba(tmp_path, packed=True)
+    source, everything = open_source(celeba(root, partition=True)), open_source(celeba(root))
+    assert source.splits == {"train": 3, "test": 1}
+    for i, original in enumerate([0, 1, 4, 3]):
+        np.testing.assert_array_equal(source.read(i), everything.read(original))
+
+
+@pytest.mark.parametrize(
+    ("partition", "complaint"), [("0 0 3", "line 3"), ("0 0 1", "does not list 000004.jpg")]
+)
+def test_celeba_damaged_partition(tmp_path, partition, complaint):
+    root = write_celeba(tmp_path, packed=True, partition=partition)
+    with pytest.raises(UserError, match=rf"list_eval_partition\.txt.*{complaint}"):
+        open_source(celeba(root, partition=True))
+
+
+def test_celeba_missing_files(tmp_path):
+    with pytest.raises(UserError, match=r"img_align_celeba\.zip of the CelebA project page"):
+        open_source(celeba(tmp_path))
+    (write_celeba(tmp_path, packed=False) / "list_eval_partition.txt").unlink()
+    with pytest.raises(UserError, match=r"list_eval_partition\.txt: no such file; put"):
+        open_source(celeba(tmp_path, partition=True))
+
+
+def test_celeba_download_says_what_it_needs(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gdown", None)
+    with pytest.raises(RunError, match=r"'gdown' is required.*put img_align_celeba\.zip"):
+        open_source(celeba(tmp_path, download=True))
+
+
+@pytest.mark.parametrize("kept", [0, 1000, -10])
+def test_a_zip_cut_short(tmp_path, kept):
+    path = write_celeba(tmp_path, packed=True) / "img_align_celeba.zip"
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(UserError, match=r"img_align_celeba\.zip: not a whole zip archive"):
+        open_source(celeba(tmp_path))
+
+
+def test_a_damaged_file_in_a_zip_is_a_broken_picture(tmp_path):
+    path = write_celeba(tmp_path, packed=True) / "img_align_celeba.zip"
+    data = bytearray(path.read_bytes())
+    start = data.index(b"000001.jpg") + 200
+    data[start : start + 50] = bytes(50)
+    path.write_bytes(data)
+    source = open_source(celeba(tmp_path))
+    source.read(1)
+    with pytest.raises(BrokenPicture, match=r"img_align_celeba/000001\.jpg: broken picture"):
+        source.read(0)
+
+
+# --- AFHQv2 -------------------------------------------------------------------------------------
+
+
+def write_afhq(root, where):
+    files = afhq_files(train=2, test=1)
+    if where == "folder":
+        return write_files(root, files)
+    prefix = "afhq_v2/" if where == "zip with a folder" else ""
+    write_zip(root / "afhq_v2.zip", {prefix + name: data for name, data in files.items()})
+    return root
+
+
+@pytest.mark.parametrize("where", ["folder", "zip", "zip with a folder"])
+def test_afhqv2(tmp_path, where):
+    source = open_source(afhqv2(write_afhq(tmp_path, where)))
+    assert source.splits == {"train": 6, "test": 3}
+    assert source.class_names == ("dog", "cat", "wild")
+    assert source.labels.tolist() == [0, 0, 1, 1, 2, 2, 0, 1, 2]
+    colour = {0: (0, 200, 0), 1: (200, 0, 0), 2: (0, 0, 200)}
+    for i, label in enumerate(source.labels):
+        image = source.read(i)
+        assert image.size == (512, 512)
+        assert image.getpixel((0, 0)) == colour[label]
+
+
+def test_afhqv2_missing_files(tmp_path):
+    with pytest.raises(UserError, match=r"afhq_v2\.zip.*clovaai/stargan-v2"):
+        open_source(afhqv2(tmp_path))
+    write_files(tmp_path, pngs("train/cat/1.png", "train/dog/1.png", "train/wild/1.png"))
+    with pytest.raises(UserError, match="no pictures in test/dog"):
+        open_source(afhqv2(tmp_path))
+
+
+# --- any folder ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["zip", "folder"])
+def test_a_folder_without_classes(tmp_path, packed):
+    files = pngs("b.png", "a.PNG", "sub/c.png", size=(4, 6)) | {
+        "notes.txt": b"x",
+        ".hidden.png": b"x",
+        "__MACOSX/._a.png": b"x",
+    }
+    root = tmp_path / "faces.zip" if packed else tmp_path / "faces"
+    (write_zip if packed else write_files)(root, files)
+    if not packed:
+        (root / "__MACOSX" / "._a.png").unlink()
+    source = open_source(folder(root))
+    assert source.splits == {"train": 3, "test": 0}
+    assert source.class_names == ()
+    assert [source.read(i).size for i in range(3)] == [(4, 4)] * 3
+
+
+def test_a_folder_with_classes(tmp_path):
+    write_files(tmp_path, pngs("tulip/1.png", "rose/x/2.png", "rose/1.png"))
+    source = open_source(folder(tmp_path))
+    assert source.class_names == ("rose", "tulip")
+    assert source.labels.tolist() == [0, 0, 1]
+
+
+def test_linked_folders_are_followed(tmp_path):
+    write_files(tmp_path / "elsewhere", pngs("1.png"))
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "rose").symlink_to(tmp_path / "elsewhere")
+    assert open_source(folder(tmp_path / "root")).class_names == ("rose",)
+
+
+def test_test_root(tmp_path):
+    write_files(tmp_path / "train", pngs("rose/1.png", "tulip/1.png"))
+    write_files(tmp_path / "test", pngs("tulip/9.png"))
+    source = open_source(folder(tmp_path / "train", test_root=str(tmp_path / "test")))
+    assert source.splits == {"train": 2, "test": 1}
+    assert source.labels.tolist() == [0, 1, 1]
+    assert len(source.checksums) == 2
+    write_files(tmp_path / "test", pngs("lily/1.png"))
+    with pytest.raises(UserError, match=r"lily/1\.png: .*rose, tulip"):
+        open_source(folder(tmp_path / "train", test_root=str(tmp_path / "test")))
+
+
+def split_of(root, fraction):
+    source = open_source(folder(root, test_fraction=fraction))
+    images = [source.read(i).tobytes() for i in range(len(source))]
+    train = source.splits["train"]
+    return set(images[:train]), set(images[train:])
+
+
+def test_test_fraction(tmp_path):
+    names = [f"{i:03d}.png" for i in range(50)]
+    write_files(tmp_path, pngs(*names))
+    train, test = split_of(tmp_path, 0.2)
+    assert (len(train), len(test)) == (40, 10)
+    assert not train & test
+    # New pictures leave most of the old ones where they were.
+    write_files(tmp_path, {f"new{name}": data for name, data in pngs("a.png", "b.png").items()})
+    _, later = split_of(tmp_path, 0.2)
+    assert len(test & later) >= 8
+
+
+def test_folders_that_are_no_source(tmp_path):
+    with pytest.raises(UserError, match="no such folder or zip archive"):
+        open_source(folder(tmp_path / "nothing"))
+    with pytest.raises(UserError, match=r"no pictures in it; they end in \.bmp"):
+        open_source(folder(tmp_path))
+
+
+def test_the_checksum_of_a_folder_is_that_of_names_and_bytes(tmp_path):
+    def checksum():
+        return open_source(folder(tmp_path)).checksums[str(tmp_path)]
+
+    write_files(tmp_path, pngs("a.png", "b.png"))
+    before = checksum()
+    assert checksum() == before
+    (tmp_path / "a.png").rename(tmp_path / "c.png")
+    assert checksum() != before

@@ -1,0 +1,239 @@
+"""The whole preparation, in the process and as the command `psld prepare`."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from psld.config.settings import parse
+from psld.data.preparation import prepare_dataset
+from psld.data.settings import DatasetSettings
+from psld.data.store import ImageStore
+from psld.utils.errors import UserError
+from tests.commands import call, command, disk_full_after, refused, run, succeeded
+from tests.data.formats import afhq_files, celeba_files, encode, random_images, write_files
+
+
+def dataset(source, **changes):
+    values = {
+        "name": "mine",
+        "channels": 3,
+        "image_size": 8,
+        "num_classes": 0,
+        "flip": True,
+        "filter": "box",
+    }
+    return parse(DatasetSettings, values | changes | {"source": source}, "test")
+
+
+def folder(root, **changes):
+    return {"kind": "folder", "root": str(root), **changes}
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """40 pictures, 16×16, of two classes."""
+    images = random_images(40, 16, 16, 3)
+    names = [f"{'ab'[i % 2]}/{i:03d}.png" for i in range(40)]
+    files = {name: encode(pixels) for name, pixels in zip(names, images, strict=True)}
+    return write_files(tmp_path / "pictures", files)
+
+
+def test_pixels_are_the_resized_pictures(pictures, tmp_path):
+    settings = dataset(folder(pictures), num_classes=2)
+    record = prepare_dataset(settings, tmp_path / "data" / "mine.h5")
+    store = ImageStore.open(tmp_path / "data" / "mine.h5")
+    names = sorted(pictures.rglob("*.png"))
+    for pixels, path in zip(store.images("train"), names, strict=True):
+        resized = Image.open(path).resize((8, 8), Image.Resampling.BOX)
+        np.testing.assert_array_equal(pixels, np.asarray(resized).transpose(2, 0, 1))
+    assert store.labels("train").tolist() == [0] * 20 + [1] * 20
+    store.verify()
+    assert json.loads((tmp_path / "data" / "mine.json").read_text()) == record
+    assert record["digest"] == store.digest
+    assert record["shape"] == [40, 3, 8, 8]
+    assert record["class_names"] == ["a", "b"]
+    assert record["filter"] == "box"
+    assert list(record["source_checksums"]) == [str(pictures)]
+
+
+def test_preparing_again_gives_the_same_bytes(pictures, tmp_path, monkeypatch):
+    settings = dataset(folder(pictures))
+    first = prepare_dataset(settings, tmp_path / "1.h5")
+    # Blocks of three images on five threads: order and bytes must not depend on it.
+    monkeypatch.setattr("psld.data.preparation.BLOCK_BYTES", 3 * 8 * 8 * 3)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(5))
+    second = prepare_dataset(settings, tmp_path / "2.h5")
+    assert first["digest"] == second["digest"]
+    assert (tmp_path / "1.h5").read_bytes() == (tmp_path / "2.h5").read_bytes()
+
+
+def test_labels_are_zero_where_they_are_not_used(pictures, tmp_path):
+    prepare_dataset(dataset(folder(pictures)), tmp_path / "x.h5")
+    assert not ImageStore.open(tmp_path / "x.h5").labels("all").any()
+
+
+def test_the_number_of_classes_must_be_that_of_the_source(pictures, tmp_path):
+    with pytest.raises(UserError, match=r"num_classes is 3, but the source has 2 classes \(a, b\)"):
+        prepare_dataset(dataset(folder(pictures), num_classes=3), tmp_path / "x.h5")
+    assert list(tmp_path.glob("*.h5")) == []
+
+
+def test_grey(pictures, tmp_path):
+    prepare_dataset(dataset(folder(pictures), channels=1), tmp_path / "x.h5")
+    assert ImageStore.open(tmp_path / "x.h5").images("all").shape == (40, 1, 8, 8)
+
+
+def break_some(pictures):
+    broken = [pictures / "a" / "004.png", pictures / "b" / "011.png"]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:200])
+    return [str(path) for path in broken]
+
+
+def test_broken_pictures_stop_the_preparation(pictures, tmp_path):
+    prepare_dataset(dataset(folder(pictures)), tmp_path / "x.h5")
+    before = (tmp_path / "x.h5").read_bytes(), (tmp_path / "x.json").read_bytes()
+    broken = break_some(pictures)
+    with pytest.raises(UserError, match="broken picture") as caught:
+        prepare_dataset(dataset(folder(pictures)), tmp_path / "x.h5")
+    assert broken[0] in str(caught.value)
+    assert before == ((tmp_path / "x.h5").read_bytes(), (tmp_path / "x.json").read_bytes())
+    assert list(tmp_path.glob(".*")) == []
+
+
+def test_broken_pictures_are_skipped_counted_and_named(pictures, tmp_path):
+    source = folder(pictures, broken="skip", test_fraction=0.25)
+    whole = prepare_dataset(dataset(source, num_classes=2), tmp_path / "whole.h5")
+    assert whole["skipped"] == []
+    broken = break_some(pictures)
+    record = prepare_dataset(dataset(source, num_classes=2), tmp_path / "x.h5")
+    assert sorted(record["skipped"]) == broken
+    assert sum(record["splits"].values()) == record["shape"][0] == 38
+    store = ImageStore.open(tmp_path / "x.h5")
+    store.verify()
+    # What is left is what a folder without the broken pictures would give, in the same order.
+    old = ImageStore.open(tmp_path / "whole.h5")
+    old_images = [image.tobytes() for image in old.images("all")]
+    kept = [old_images.index(image.tobytes()) for image in store.images("all")]
+    assert kept == sorted(kept)
+    np.testing.assert_array_equal(old.labels("all")[kept], store.labels("all"))
+    in_train = sum(i < old.splits["train"] for i in kept)
+    assert store.splits["train"] == in_train
+
+
+def test_nothing_but_broken_pictures(tmp_path):
+    write_files(tmp_path / "p", {"1.png": b"x", "2.jpg": b"y"})
+    with pytest.raises(UserError, match="no training images are left"):
+        prepare_dataset(dataset(folder(tmp_path / "p", broken="skip")), tmp_path / "x.h5")
+
+
+@pytest.mark.parametrize("crop", [None, 140])
+def test_celeba_at_64(tmp_path, crop):
+    write_files(tmp_path, celeba_files(3))
+    source = {"kind": "celeba", "root": str(tmp_path), "crop": crop}
+    prepare_dataset(dataset(source, image_size=64, filter="bilinear"), tmp_path / "x.h5")
+    image = Image.open(tmp_path / "img_align_celeba" / "000002.jpg")
+    box = (19, 39, 159, 179) if crop else None
+    expected = image.crop(box).resize((64, 64), Image.Resampling.BILINEAR)
+    pixels = ImageStore.open(tmp_path / "x.h5").images("train")[1]
+    np.testing.assert_array_equal(pixels, np.asarray(expected).transpose(2, 0, 1))
+
+
+def test_afhqv2_at_128(tmp_path):
+    write_files(tmp_path, afhq_files(train=1, test=1))
+    source = {"kind": "afhqv2", "root": str(tmp_path)}
+    prepare_dataset(dataset(source, image_size=128, num_classes=3), tmp_path / "x.h5")
+    store = ImageStore.open(tmp_path / "x.h5")
+    assert store.images("test").shape == (3, 3, 128, 128)
+    assert store.labels("test").tolist() == [0, 1, 2]
+    # Dogs are green, cats red, wild animals blue.
+    assert store.images("test")[:, :, 64, 64].argmax(axis=1).tolist() == [1, 0, 2]
+
+
+def test_memory_does_not_grow_with_the_dataset(tmp_path):
+    """150 MB of pixels pass through a process that may grow by a third of that."""
+    write_files(tmp_path / "p", {f"{i}.png": encode(random_images(8, 8, 3)) for i in range(3000)})
+    code = f"""if True:
+        import os, resource
+        from pathlib import Path
+        from psld.data.preparation import prepare_dataset
+        from psld.data.settings import DatasetSettings
+        os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+        settings = DatasetSettings(
+            name="x", channels=3, image_size=128, num_classes=0, flip=False, filter="box",
+            source={{"kind": "folder", "root": {str(tmp_path / "p")!r}}},
+        )
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        prepare_dataset(settings, Path({str(tmp_path / "x.h5")!r}))
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    """
+    grown = int(subprocess.check_output([sys.executable, "-c", code], text=True))
+    assert (tmp_path / "x.h5").stat().st_size > 147e6
+    assert grown * 1024 < 50e6
+
+
+# --- the command --------------------------------------------------------------------------------
+
+
+def test_the_command_makes_three_files_and_prints_one_line(tmp_path):
+    result = succeeded(run(tmp_path, command("prepare")))
+    assert result.stderr == ""
+    assert result.stdout.count("\n") == 1
+    assert "1,797 images of 1×8×8 (1,437 train, 360 test)" in result.stdout
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [
+        "data",
+        "digits.digest",
+        "digits.h5",
+        "digits.json",
+    ]
+    store = ImageStore.open(tmp_path / "data" / "digits.h5")
+    assert store.digest == json.loads((tmp_path / "data" / "digits.json").read_text())["digest"]
+
+
+def test_the_command_prints_its_settings(tmp_path):
+    result = succeeded(call(tmp_path, "prepare", "--cfg", "job", "dataset=celeba64-crop140"))
+    assert "crop: 140" in result.stdout
+
+
+def test_an_unknown_key(tmp_path):
+    refused(call(tmp_path, "prepare", "dataset.imagesize=8"), 2, "dataset.imagesize")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "word"),
+    [
+        (["+dataset.imagesize=8"], "unknown key dataset.imagesize"),
+        (["dataset.image_size=16"], "dataset.filter"),
+        (["dataset=celeba64"], "img_align_celeba.zip"),
+        (["dataset=folder"], "dataset.name"),
+    ],
+)
+def test_bad_input(tmp_path, overrides, word):
+    refused(call(tmp_path, "prepare", *overrides), 2, word)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("file_limit", [1000, 40_000])
+def test_a_full_disk(tmp_path, file_limit):
+    """The limit is met in the layout of the file or in its pixels."""
+    prepare_dataset(
+        dataset({"kind": "digits"}, channels=1, filter=None), tmp_path / "data" / "digits.h5"
+    )
+    before = {path: path.read_bytes() for path in (tmp_path / "data").iterdir()}
+    with disk_full_after(file_limit):
+        result = call(tmp_path, "prepare", "dataset.image_size=16", "dataset.filter=box")
+    refused(result, 1, "data/digits.h5", "File too large", "0.5 MB")
+    assert {path: path.read_bytes() for path in (tmp_path / "data").iterdir()} == before
+
+
+def test_nothing_imports_torch(tmp_path):
+    code = (
+        "import sys; sys.argv = ['psld', 'prepare']; from psld.commands.main import main; main(); "
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)

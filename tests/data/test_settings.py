@@ -1,0 +1,82 @@
+"""The settings of datasets: what is accepted, and what a preparation depends on."""
+
+import pytest
+
+from psld.config.compose import compose_content
+from psld.config.locations import CONFIGS
+from psld.config.settings import parse
+from psld.data.settings import DatasetSettings, PrepareSettings
+from psld.utils.errors import UserError
+
+DIGITS = {
+    "name": "digits",
+    "channels": 1,
+    "image_size": 8,
+    "num_classes": 10,
+    "flip": False,
+    "filter": None,
+    "source": {"kind": "digits"},
+}
+
+
+def folder(**source):
+    return parse(
+        DatasetSettings, DIGITS | {"source": {"kind": "folder", "root": "x", **source}}, "test"
+    )
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "dataset").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_config_is_accepted_and_writes_out_every_key(path):
+    overrides = [f"dataset={path.stem}"]
+    if path.stem == "folder":
+        overrides += ["dataset.name=mine", "dataset.source.root=x"]
+    content = compose_content("prepare", overrides, str(path))
+    settings = parse(PrepareSettings, content, str(path))
+    assert path.stem in (settings.dataset.name, "folder")
+    assert settings.output == f"data/{settings.dataset.name}.h5"
+    # What the file leaves out could not be overridden on the command line.
+    assert settings.model_dump() == content
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"channels": 2}, "channels"),
+        ({"image_size": 0}, "image_size"),
+        ({"num_classes": -1}, "num_classes"),
+        ({"name": "../digits"}, "name"),
+        ({"filter": "nearest"}, "'lanczos', 'bicubic', 'bilinear' or 'box'"),
+        ({"source": {"kind": "imagenet"}}, "'digits', 'fashion-mnist'"),
+        ({"source": {"kind": "digits", "root": "x"}}, "unknown key source.root"),
+        ({"source": {"kind": "celeba", "crop": 179}}, "crop"),
+    ],
+)
+def test_impossible_settings_are_refused(change, complaint):
+    with pytest.raises(UserError, match="test: ") as caught:
+        parse(DatasetSettings, DIGITS | change, "test")
+    assert complaint in str(caught.value)
+
+
+def test_only_one_kind_of_test_split():
+    with pytest.raises(UserError, match="test_root or test_fraction"):
+        folder(test_root="y", test_fraction=0.5)
+
+
+def test_the_preparation_does_not_depend_on_name_flips_or_downloads():
+    settings = parse(DatasetSettings, DIGITS | {"source": {"kind": "cifar10"}}, "test")
+    other = settings.model_copy(
+        update={
+            "name": "x",
+            "flip": True,
+            "source": settings.source.model_copy(update={"download": False}),
+        }
+    )
+    assert settings.preparation() == other.preparation()
+
+
+def test_the_preparation_depends_on_everything_else():
+    settings = folder()
+    assert settings.preparation() != folder(broken="skip").preparation()
+    assert settings.preparation() != folder(root="y").preparation()
+    for key, value in {"channels": 3, "image_size": 4, "num_classes": 0, "filter": "box"}.items():
+        assert settings.preparation() != settings.model_copy(update={key: value}).preparation()

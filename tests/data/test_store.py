@@ -1,0 +1,181 @@
+"""The HDF5 file: layout, memory map, digest, and what damaged files get."""
+
+import hashlib
+
+import h5py
+import numpy as np
+import pytest
+
+from psld.data.store import ImageStore
+from psld.data.writer import Header, write_store
+from psld.utils.errors import UserError
+from tests.data.formats import random_images
+
+IMAGES = random_images(10, 3, 4, 4)
+LABELS = np.arange(10) % 3
+
+
+def header(**changes):
+    values = {
+        "image": (3, 4, 4),
+        "splits": {"train": 7, "test": 3},
+        "labels": LABELS,
+        "num_classes": 3,
+        "source": "folder",
+        "checksums": {"faces.zip": "ab" * 32},
+        "filter": "lanczos",
+    }
+    return Header(**(values | changes))
+
+
+def write(path, images=IMAGES, **changes):
+    return write_store(path, header(**changes), [images[:4], images[4:]])
+
+
+@pytest.fixture
+def path(tmp_path):
+    write(tmp_path / "faces.h5")
+    return tmp_path / "faces.h5"
+
+
+def test_the_map_and_h5py_see_the_same(path):
+    store = ImageStore.open(path)
+    with h5py.File(path) as file:
+        np.testing.assert_array_equal(file["images"][:], IMAGES)
+        np.testing.assert_array_equal(file["labels"][:], LABELS)
+        assert file["images"].chunks is None
+        assert file.attrs["source_checksums"] == '{"faces.zip": "' + "ab" * 32 + '"}'
+    np.testing.assert_array_equal(store.images("all"), IMAGES)
+    np.testing.assert_array_equal(store.images("train"), IMAGES[:7])
+    np.testing.assert_array_equal(store.images("test"), IMAGES[7:])
+    np.testing.assert_array_equal(store.labels("test"), LABELS[7:])
+    assert isinstance(store.images("train"), np.memmap)
+    assert np.shares_memory(store.images("all"), store.images("test"))
+    assert not store.images("train").flags.writeable
+
+
+def test_what_the_store_knows(path):
+    store = ImageStore.open(path)
+    assert store.splits == {"train": 7, "test": 3}
+    assert (store.channels, store.image_size, store.num_classes) == (3, 4, 3)
+    assert (store.source, store.filter) == ("folder", "lanczos")
+
+
+def test_no_filter_reads_back_as_none(tmp_path):
+    write(tmp_path / "x.h5", filter=None)
+    assert ImageStore.open(tmp_path / "x.h5").filter is None
+
+
+def test_the_digest_is_that_of_pixels_labels_and_shape(path):
+    shape = b'{"image": [3, 4, 4], "test": 3, "train": 7}'
+    content = IMAGES.tobytes() + LABELS.astype("<i8").tobytes() + shape
+    assert ImageStore.open(path).digest == hashlib.sha256(content).hexdigest()
+
+
+def test_equal_content_gives_equal_bytes_whatever_the_blocks(path, tmp_path):
+    write_store(tmp_path / "again.h5", header(), (image[None] for image in IMAGES))
+    assert (tmp_path / "again.h5").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"images": IMAGES[::-1]}, {"labels": LABELS[::-1]}, {"splits": {"train": 8, "test": 2}}],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_other_content_has_another_digest(path, tmp_path, changes):
+    assert write(tmp_path / "other.h5", **changes) != ImageStore.open(path).digest
+
+
+def test_where_it_came_from_is_not_part_of_the_digest(path, tmp_path):
+    digest = write(tmp_path / "other.h5", checksums={"faces/": "cd" * 32}, source="celeba")
+    assert digest == ImageStore.open(path).digest
+
+
+def test_large_files_have_the_layout_too(tmp_path):
+    """More labels than one block of HDF5's, and images whose place is far behind the start."""
+    labels = np.arange(100_000) % 7
+    images = random_images(100_000, 1, 2, 2)
+    write_store(
+        tmp_path / "x.h5",
+        header(image=(1, 2, 2), labels=labels, splits={"train": 90_000, "test": 10_000}),
+        [images],
+    )
+    store = ImageStore.open(tmp_path / "x.h5")
+    np.testing.assert_array_equal(store.images("all"), images)
+    np.testing.assert_array_equal(store.labels("all"), labels)
+    store.verify()
+
+
+def test_the_number_of_images_must_be_that_of_the_labels(tmp_path):
+    with pytest.raises(ValueError, match="9 images for 10 labels"):
+        write_store(tmp_path / "x.h5", header(), [IMAGES[:9]])
+
+
+def test_verify_notices_one_bit(path):
+    ImageStore.open(path).verify()
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="does not match its digest"):
+        ImageStore.open(path).verify()
+
+
+def test_an_empty_split_is_an_error(tmp_path):
+    write(tmp_path / "x.h5", splits={"train": 10, "test": 0})
+    with pytest.raises(UserError, match="has no test images"):
+        ImageStore.open(tmp_path / "x.h5").images("test")
+
+
+def test_a_missing_file_says_how_to_make_it(tmp_path):
+    with pytest.raises(UserError, match=r"psld prepare dataset=digits"):
+        ImageStore.open(tmp_path / "digits.h5")
+
+
+@pytest.mark.parametrize("kept", [0, 7, 500, -200, -1])
+def test_a_file_cut_short(path, kept):
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(UserError, match="not a whole HDF5 file") as caught:
+        ImageStore.open(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_another_kind(tmp_path):
+    (tmp_path / "x.h5").write_text("name,label\n" * 100)
+    with pytest.raises(UserError, match="not a whole HDF5 file"):
+        ImageStore.open(tmp_path / "x.h5")
+    with h5py.File(tmp_path / "y.h5", "w") as file:
+        file["samples"] = IMAGES
+    with pytest.raises(UserError, match=r"not made by psld prepare"):
+        ImageStore.open(tmp_path / "y.h5")
+
+
+def test_another_format_version(path):
+    with h5py.File(path, "r+") as file:
+        file.attrs["format_version"] = 2
+    with pytest.raises(UserError, match="format version 2, but this code reads version 1"):
+        ImageStore.open(path)
+
+
+@pytest.mark.parametrize(
+    ("replacement", "complaint"),
+    [
+        ({"data": IMAGES, "chunks": (1, 3, 4, 4)}, "not stored contiguously"),
+        ({"data": IMAGES[:9]}, r"not uint8 \(10, C, H, W\)"),
+        ({"data": IMAGES.astype(np.float32)}, "images are float32"),
+        ({"data": IMAGES[0]}, "not uint8"),
+    ],
+)
+def test_images_that_cannot_be_mapped(path, replacement, complaint):
+    with h5py.File(path, "r+") as file:
+        del file["images"]
+        file.create_dataset("images", **replacement)
+    with pytest.raises(UserError, match=complaint):
+        ImageStore.open(path)
+
+
+def test_labels_that_do_not_fit(path):
+    with h5py.File(path, "r+") as file:
+        del file["labels"]
+        file["labels"] = LABELS[:9]
+    with pytest.raises(UserError, match=r"labels are int64 \(9,\), not int64 \(10,\)"):
+        ImageStore.open(path)

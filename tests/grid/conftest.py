@@ -1,0 +1,44 @@
+"""The project's grids, composed once for all tests: that takes seconds."""
+
+from pathlib import Path
+
+import pytest
+
+from psld.grid.loading import CACHE, load_grid
+from psld.grid.resolved import Grid
+
+
+@pytest.fixture(scope="session")
+def composed(tmp_path_factory) -> Path:
+    """A folder whose cache has the grids of the project."""
+    folder = tmp_path_factory.mktemp("grids")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name in ("demo", "paper"):
+            load_grid(name)
+    return folder
+
+
+def _load(name: str, composed: Path) -> Grid:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(composed)
+        return load_grid(name)
+
+
+@pytest.fixture(scope="session")
+def demo(composed) -> Grid:
+    return _load("demo", composed)
+
+
+@pytest.fixture(scope="session")
+def paper(composed) -> Grid:
+    return _load("paper", composed)
+
+
+@pytest.fixture
+def folder(composed, tmp_path) -> Path:
+    """An empty folder in which the project's grids need not be composed."""
+    cache = tmp_path / CACHE
+    cache.parent.mkdir()
+    cache.symlink_to(composed / CACHE)
+    return tmp_path

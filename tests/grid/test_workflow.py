@@ -1,0 +1,257 @@
+"""What the rules ask: what every job reads, makes, and depends on; which names are targets."""
+
+import re
+import time
+from fnmatch import fnmatch
+
+import pytest
+
+from psld.grid.resolved import Grid
+from psld.grid.workflow import Workflow
+from psld.utils.errors import UserError
+from tests.grid.variants import file_with, grid_with, large_grid
+
+
+@pytest.fixture(scope="module")
+def grids(demo, paper) -> dict[str, Grid]:
+    return {"demo": demo, "paper": paper}
+
+
+@pytest.fixture(scope="module")
+def workflow(grids) -> Workflow:
+    return Workflow(grids, ["train", "sample"])
+
+
+# --- models and guides ----------------------------------------------------------------------------
+
+
+def test_models_and_guides_are_found_by_their_names(workflow, demo):
+    assert workflow.trained("models", "demo", "cld") is demo.models["cld"]
+    assert workflow.trained("guides", "demo", "psld-0.02") is demo.guides["psld-0.02"]
+
+
+def test_what_is_imported_is_not_trained(demo):
+    imported = demo.models["cld"].model_copy(update={"checkpoint": "official.ckpt"})
+    grid = grid_with(demo, models=demo.models | {"cld": imported})
+    workflow = Workflow({"demo": grid}, [])
+    trained = re.compile(workflow.name_pattern("models", imported=False))
+    of_others = re.compile(workflow.name_pattern("models", imported=True))
+    assert of_others.fullmatch("demo/cld")
+    assert not trained.fullmatch("demo/cld")
+    assert trained.fullmatch("demo/psld-0.02")
+    assert not trained.fullmatch("demo/psld-0x02"), "a dot is a dot"
+    assert not of_others.fullmatch("demo/psld-0.02")
+    nothing = re.compile(workflow.name_pattern("guides", imported=True))
+    assert not nothing.match("")
+    assert not nothing.match("demo/psld-0.02")
+
+
+# --- sampling -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("grid", "model", "sampler", "inputs", "images"),
+    [
+        ("demo", "cld", "em-quadratic-40", [], []),
+        ("demo", "psld-0.02", "guide-40", ["guides/demo/psld-0.02/manifest.json"], []),
+        ("demo", "psld-0.02-classes", "classifier-free-40", [], []),
+        ("demo", "psld-0.02", "inpainting-40", ["data/digits.digest"], ["data/digits.h5"]),
+        (
+            *("paper", "afhqv2-psld-0.01", "inpaint-test-250"),
+            ["data/afhqv2-128.digest", "data/mnist.digest"],
+            ["data/afhqv2-128.h5", "data/mnist.h5"],
+        ),
+    ],
+)
+def test_sampling_reads_what_guides_it(workflow, grid, model, sampler, inputs, images):
+    assert workflow.inputs_of_sampling(grid, model, sampler) == inputs
+    assert workflow.images_of_sampling(grid, model, sampler) == images
+
+
+def test_masks_of_the_users_own_are_an_input(demo):
+    sampler = demo.samplers["inpainting-40"]
+    mask = {"kind": "file", "path": "own.h5"}
+    guidance = sampler.settings["guidance"] | {"mask": mask}
+    own = sampler.model_copy(update={"settings": sampler.settings | {"guidance": guidance}})
+    grid = grid_with(demo, samplers=demo.samplers | {"inpainting-40": own})
+    inputs = Workflow({"demo": grid}, []).inputs_of_sampling("demo", "psld-0.02", "inpainting-40")
+    assert inputs == ["data/digits.digest", "own.h5"]
+
+
+def test_a_cell_has_a_record_for_each_job_that_samples_it(demo):
+    folder = "samples/demo/cld/em-quadratic-40"
+    for size, names in {
+        1: ["00000-00000", "00001-00001", "00002-00002", "00003-00003"],
+        3: ["00000-00002", "00003-00003"],
+        10: ["00000-00003"],
+    }.items():
+        workflow = Workflow({"demo": file_with(demo, shards_per_job=size)}, [])
+        records = workflow.records_of_cell("demo", "cld/em-quadratic-40")
+        assert records == [f"{folder}/{name}.json" for name in names]
+        few = workflow.records_of_cell("demo", "cld/em-quadratic-40", samples=250)
+        assert few == records[:1]
+
+
+def test_only_what_decides_images_makes_other_shards(demo):
+    def params(grid: Grid) -> dict:
+        return Workflow({"demo": grid}, []).sampling_params("demo", "em-quadratic-40")
+
+    before = params(demo)
+    assert before["sampler"]["steps"] == 40
+    assert params(file_with(demo, shards_per_job=1, batch_size=7, samples=500)) == before
+    assert params(file_with(demo, shard_size=100)) != before
+    assert params(file_with(demo, seed=1)) != before
+
+
+# --- results --------------------------------------------------------------------------------------
+
+
+def test_a_cell_is_measured_by_all_its_metrics_at_once(workflow):
+    cell = "cifar10-cld/em-uniform-1000"
+    metrics = workflow.metrics_of_cell("paper", cell)
+    assert [(metric["name"], metric["samples"]) for metric in metrics] == [
+        ("fid", 50_000),
+        ("fid", 10_000),
+    ]
+    assert workflow.references_of_cell("paper", cell) == [
+        "features/cifar10/fid/reference/manifest.json"
+    ]
+
+
+def test_only_a_classifier_is_trained_as_an_extractor(workflow):
+    assert workflow.extractor_folder("digits", "fd-classifier") == "features/digits/fd-classifier"
+    assert workflow.extractor_folder("cifar10", "fid") is None
+
+
+def test_a_table_reads_the_results_of_its_cells_each_once(workflow, demo):
+    results = workflow.results_of_table("demo", "demo-tolerance")
+    assert len(results) == len(set(results)) == 6, "two columns of each cell"
+    assert "results/cells/demo/cld/rk45-1e-2.json" in results
+    everything = {f for table in demo.file.tables for f in workflow.results_of_table("demo", table)}
+    assert everything == {f"results/cells/demo/{cell}.json" for cell in demo.cells}
+
+
+# --- figures --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("figure", "pattern", "count"),
+    [
+        ("training", "models/demo/*/history.json", 5),
+        ("gamma", "results/cells/demo/*.json", 18),
+        ("phase-space/cld", "models/demo/cld/manifest.json", 1),
+        ("samples/cld", "samples/demo/cld/em-quadratic-40/00000-00003.json", 1),
+        ("samplers/psld-0.02", "samples/demo/psld-0.02/*.json", 8),
+        ("models/digits", "samples/demo/*/em-quadratic-40/*.json", 5),
+        ("demo-guide", "samples/demo/psld-0.02/guide-40/00000-00003.json", 1),
+    ],
+)
+def test_a_figure_reads_small_files(workflow, figure, pattern, count):
+    inputs = workflow.inputs_of_figure("demo", figure)
+    assert all(fnmatch(file, pattern) for file in inputs), inputs
+    assert len(inputs) == len(set(inputs)) == count
+
+
+def test_a_figure_of_inpainted_images_shows_the_originals(workflow):
+    assert workflow.originals_of_figure("demo", "demo-inpainting-images") == ["data/digits.h5"]
+    for figure in ("demo-guide", "samples/cld", "nfe", "models/digits", "phase-space/cld"):
+        assert workflow.originals_of_figure("demo", figure) == []
+
+
+def test_a_plot_depends_on_the_order_of_models_and_on_the_papers_numbers(demo):
+    def params(grid: Grid, figure: str) -> dict:
+        return Workflow({"demo": grid}, []).params_of_figure("demo", figure)
+
+    turned = grid_with(demo, models=dict(reversed(demo.models.items())))
+    assert params(demo, "nfe") != params(turned, "nfe")
+    table = demo.file.tables["demo-steps"]
+    first, *others = table.rows
+    printed = first.model_copy(update={"paper": (3.0, 2.0)})
+    tables = demo.file.tables | {
+        "demo-steps": table.model_copy(update={"rows": (printed, *others)})
+    }
+    with_paper = file_with(demo, tables=tables)
+    assert params(demo, "nfe") != params(with_paper, "nfe")
+    assert params(demo, "training") == params(with_paper, "training")
+    assert params(demo, "samples/cld") == params(with_paper, "samples/cld")
+
+
+def test_a_path_through_phase_space_depends_on_the_sampler(demo):
+    def params(grid: Grid, figure: str) -> dict:
+        return Workflow({"demo": grid}, []).params_of_figure("demo", figure)
+
+    reseeded = file_with(demo, seed=1)
+    assert params(demo, "phase-space/cld") != params(reseeded, "phase-space/cld")
+    assert params(demo, "samples/cld") == params(reseeded, "samples/cld"), "its record changes"
+
+
+# --- targets --------------------------------------------------------------------------------------
+
+
+def test_grids_tables_and_figures_are_targets(workflow, demo):
+    targets = workflow.targets()
+    figures = {"demo-guide", "demo-classifier-free", "demo-inpainting-images"}
+    assert {"demo", "paper", *demo.file.tables, *figures, "table1", "figure3"} <= set(targets)
+    assert not [name for name in targets if "/" in name], "no cell"
+    assert targets["demo-steps"] == [
+        f"results/tables/demo/demo-steps.{ending}" for ending in ("md", "csv", "tex", "html")
+    ]
+    assert targets["demo-guide"] == [
+        f"results/figures/demo/demo-guide.{ending}" for ending in ("png", "svg")
+    ]
+    assert set(targets["figure3"]) > set(targets["figure3-cifar10"])
+
+
+def test_a_whole_grid_is_its_tables_figures_and_results(workflow, demo):
+    files = workflow.files_of_grid("demo")
+    assert len(files) == len(set(files))
+    assert {f"results/cells/demo/{cell}.json" for cell in demo.cells} < set(files)
+    assert {"results/tables/demo/demo-steps.csv", "results/figures/demo/samples/cld.png"} < set(
+        files
+    )
+
+
+def test_a_cell_is_a_target_if_the_command_line_names_it(workflow):
+    words = [
+        "snakemake",
+        "--cores",
+        "all",
+        "demo/cld/rk45-1e-2",
+        "demo/cld/none",
+        "x/cld/rk45-1e-2",
+    ]
+    assert workflow.cells_among(words) == {
+        "demo/cld/rk45-1e-2": "results/cells/demo/cld/rk45-1e-2.json"
+    }
+    assert workflow.cells_among(["snakemake", "demo", "demo-steps"]) == {}
+
+
+@pytest.mark.parametrize(
+    ("taken", "complaint"),
+    [
+        ("train", "train: the name is taken"),
+        ("all", "all: the name is taken"),
+        ("paper", "paper: the name is taken"),
+        ("demo", "demo: the name is taken"),
+        ("table1", "table1: the name is taken"),
+        ("figure1", "figure1: the name is taken"),
+        ("demo-guide", "demo-guide: the name is taken"),
+    ],
+)
+def test_two_targets_of_one_name_are_refused(grids, demo, taken, complaint):
+    tables = demo.file.tables | {taken: demo.file.tables["demo-steps"]}
+    twice = {**grids, "demo": file_with(demo, tables=tables)}
+    with pytest.raises(UserError, match=complaint) as refused:
+        Workflow(twice, ["train"])
+    assert re.search(r"call it \w+-\w+", str(refused.value))
+
+
+def test_ten_thousand_cells_make_no_target_each(demo):
+    grid = large_grid(demo, models=100, budgets=100)
+    assert len(grid.cells) == 10_000
+    started = time.process_time()
+    workflow = Workflow({"demo": grid}, [])
+    assert set(workflow.targets()) == {"demo", "demo-large"}
+    name = f"demo/model-42/{grid.cells[4242].partition('/')[2]}"
+    assert workflow.cells_among([name]) == {name: f"results/cells/{name}.json"}
+    assert time.process_time() - started < 10

@@ -1,0 +1,205 @@
+"""`psld evaluate`: the distance of a cell's images, however they lie in shards."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from psld.data.store import ImageStore
+from psld.grid.composing import compose_sampler
+from psld.grid.results import CellResult, CellResults
+from psld.metrics.extractor import statistics_of
+from psld.metrics.extractor_folder import load_extractor
+from psld.metrics.frechet import frechet_distance
+from psld.metrics.reference_folder import load_reference
+from psld.sampling.shards import Shard, ShardOrigin, shard_path
+from psld.training.manifest import ModelManifest, read_manifest, write_manifest
+from psld.utils.files import digest_of
+from tests.commands import call, disk_full_after, files_below, refused, succeeded
+
+SAMPLER = ("sampler=em", "sampler.steps=20")
+METRIC = ("metric.extractor.steps=20",)
+
+
+def write_cell(folder, images, size, model, **origin):
+    """The images as a cell's shards of `size`; a rest that fills none is left out."""
+    sampler = compose_sampler(SAMPLER, "test")
+    for index in range(len(images) // size):
+        values = {
+            "weights_sha256": read_manifest(model, ModelManifest).weights_sha256,
+            "sampler_digest": digest_of(sampler.model_dump(mode="json")),
+            "seed": 0,
+            "index": index,
+            "size": size,
+        }
+        part = images[index * size : (index + 1) * size]
+        shard = Shard(part, ShardOrigin(**values | origin), 20 + index, 1.5, "CPU")
+        shard.save(shard_path(folder, index))
+
+
+@pytest.fixture(scope="module")
+def images(digits):
+    """Digits in which one pixel of five is noise: 360 images that are not quite real."""
+    random = np.random.default_rng(0)
+    real = ImageStore.open(digits).images("test")
+    noise = random.integers(0, 256, real.shape, dtype=np.uint8)
+    return np.where(random.random(real.shape) < 0.2, noise, real)
+
+
+@pytest.fixture
+def cell(images, model, tmp_path):
+    write_cell(tmp_path / "cell", images, 40, model)
+    return tmp_path / "cell"
+
+
+def evaluate(folder, model, features, *overrides):
+    return call(
+        folder,
+        "evaluate",
+        *SAMPLER,
+        *METRIC,
+        f"model={model}",
+        f"extractor={features}",
+        f"reference={features / 'reference'}",
+        "shards=cell",
+        "shard_size=40",
+        "samples=200",
+        "output=result.json",
+        *overrides,
+    )
+
+
+def result(folder) -> CellResult:
+    (alone,) = CellResults.read(folder / "result.json").results
+    return alone
+
+
+def distance(images, features, digits) -> float:
+    """Straight from the images, in one go."""
+    reference, made = load_reference(features / "reference")
+    extractor = load_extractor(made.metric, features, ImageStore.open(digits).digest)
+    found = statistics_of(extractor, [torch.from_numpy(images)], "test", len(images))
+    return frechet_distance(found, reference)
+
+
+@pytest.mark.parametrize("samples", [200, 210, 239, 35])
+def test_the_value_is_the_distance_of_the_first_samples(
+    cell, images, model, features, digits, samples
+):
+    """Also where the last shard is cut."""
+    finished = succeeded(evaluate(cell.parent, model, features, f"samples={samples}"))
+    value = result(cell.parent).value
+    assert value == pytest.approx(distance(images[:samples], features, digits), rel=1e-6)
+    assert finished.stdout == f"fd-classifier of {samples} images: {value:.4g}\n"
+    assert value != pytest.approx(distance(images[: samples + 1], features, digits), rel=1e-4)
+
+
+def test_how_the_images_lie_in_shards_does_not_matter(images, model, features, tmp_path):
+    values = []
+    for size in (40, 90, 360):
+        write_cell(tmp_path / "cell", images, size, model)
+        options = (f"shard_size={size}", "samples=355")
+        succeeded(evaluate(tmp_path, model, features, *options))
+        values.append(result(tmp_path).value)
+        shutil.rmtree(tmp_path / "cell")
+    assert values[1:] == pytest.approx([values[0]] * 2, rel=1e-6)
+
+
+def test_the_result_says_what_was_evaluated(cell, model, features):
+    succeeded(evaluate(cell.parent, model, features, "samples=90"))
+    found, manifest = result(cell.parent), read_manifest(model, ModelManifest)
+    assert (found.metric["name"], found.samples, found.seed) == ("fd-classifier", 90, 0)
+    assert found.metric["extractor"]["steps"] == 20
+    assert found.nfe == 21, "the mean of the three shards that were read"
+    assert found.sampling_seconds == 4.5
+    assert found.sampling_device == "CPU"
+    assert found.sampler["steps"] == 20
+    assert found.reference_samples == 1437
+    assert 0 < found.floor < found.value < found.noise
+    assert found.extractor_test_accuracy > 0.5
+    assert found.guide is None
+    assert found.model.settings == manifest.settings.identity()
+    for key in ("name", "weights_sha256", "dataset_digest", "step"):
+        assert getattr(found.model, key) == getattr(manifest, key)
+    assert found.versions["torch"] == torch.__version__
+
+
+def test_sampled_shards_are_evaluated(model, features, tmp_path):
+    """From the sampler's command to the evaluation's, nothing between them."""
+    options = (*SAMPLER, f"model={model}", "shard_size=40")
+    succeeded(call(tmp_path, "sample", *options, "shards=2", "output=cell"))
+    succeeded(evaluate(tmp_path, model, features, "samples=80"))
+    found = result(tmp_path)
+    assert found.nfe == 20
+    assert found.value > found.floor
+
+
+# --- bad input and faults -----------------------------------------------------------------------
+
+
+def test_shards_that_are_not_the_cells(cell, images, model, features):
+    folder, path = cell.parent, shard_path(cell, 1)
+    whole = path.read_bytes()
+
+    def refused_with(*words, overrides=()):
+        finished = evaluate(folder, model, features, *overrides)
+        refused(finished, 2, *words)
+        assert not (folder / "result.json").exists()
+
+    write_cell(cell, images, 40, model, weights_sha256="0" * 64)
+    refused_with("cell/00000.h5", "another weights_sha256", "sample it again")
+    write_cell(cell, images, 40, model)
+    refused_with("cell/00000.h5", "another sampler_digest", overrides=["sampler.steps=21"])
+    refused_with("cell/00000.h5", "another seed", overrides=["seed=1"])
+    refused_with("cell/00000.h5", "another size", overrides=["shard_size=39"])
+    path.write_bytes(whole[:-500])
+    refused_with("cell/00001.h5", "damaged shard", "sample it again")
+    path.unlink()
+    refused_with("cell/00001.h5", "no such shard", "psld sample")
+
+
+def test_a_model_that_is_none(cell, features, tmp_path):
+    for content, words in ((None, "no such file"), ("{}", "not the manifest of a model")):
+        if content is not None:
+            (tmp_path / "foreign").mkdir()
+            (tmp_path / "foreign" / "manifest.json").write_text(content)
+        finished = evaluate(cell.parent, tmp_path / "foreign", features)
+        refused(finished, 2, "foreign/manifest.json", words)
+
+
+def test_a_reference_that_does_not_fit(cell, model, features, tmp_path):
+    """Another metric than the reference is of, or another dataset than the model has seen."""
+    finished = evaluate(cell.parent, model, features, "metric.reference_split=test")
+    refused(finished, 2, str(features / "reference"), "another metric or extractor")
+    other = shutil.copytree(model, tmp_path / "other")
+    manifest = read_manifest(model, ModelManifest)
+    write_manifest(other, manifest.model_copy(update={"dataset_digest": "f" * 64}))
+    finished = evaluate(cell.parent, other, features)
+    place = str(features / "reference")
+    refused(finished, 2, place, "of dataset digits", "trained on ffffffffffff")
+    finished = evaluate(cell.parent, model, features, "reference=absent")
+    refused(finished, 2, "absent/manifest.json: no such file")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("samples=1", ("samples", "greater than or equal to 2")),
+        ("metric=inception", ("inception", "fid")),
+        ("+images=x", ("unknown key images",)),
+        ("extractor=null", ("extractor", "psld train_extractor")),
+    ],
+)
+def test_bad_settings_are_refused(cell, model, features, override, words):
+    refused(evaluate(cell.parent, model, features, override), 2, *words)
+    assert not (cell.parent / "result.json").exists()
+
+
+def test_a_full_disk_keeps_the_older_result(cell, model, features):
+    succeeded(evaluate(cell.parent, model, features))
+    before = files_below(cell.parent)
+    with disk_full_after(100):
+        finished = evaluate(cell.parent, model, features, "samples=100")
+    refused(finished, 1, "result.json", "cannot be written (File too large)")
+    assert files_below(cell.parent) == before

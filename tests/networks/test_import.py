@@ -1,0 +1,243 @@
+"""Official checkpoints become models of ours: by hand and through the workflow."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from psld.grid.results import CellResults
+from psld.networks.official import settings_from_spec
+from psld.sampling.shards import Shard, shard_path
+from psld.training.model import load_model
+from psld.utils.files import read_json, sha256_of_file
+from tests.commands import call, files_below, refused, succeeded
+from tests.data.formats import encode, random_images, write_files
+from tests.reference import DEFAULT, load, reference_files
+from tests.workflow.project import Project
+
+CHECKPOINTS = reference_files("checkpoint_*.ckpt")
+TINY = DEFAULT / "checkpoint_tiny.ckpt"
+VECTOR = load(TINY.with_suffix(".npz"))
+OFFICIAL_NAME = "psld-hsm_gamma=0.02_nu=4.02-epoch=2349-loss=0.0201.ckpt"
+CPU = torch.device("cpu")
+
+
+def network_of(vector: dict[str, np.ndarray]) -> dict[str, object]:
+    """Our settings of a reference vector's network."""
+    return settings_from_spec(json.loads(str(vector["spec"]))).model_dump(mode="json")
+
+
+def dataset_of(vector: dict[str, np.ndarray]) -> list[str]:
+    size, channels = int(vector["size"]), 1 if vector["x"].shape[1] < 3 else 3
+    source = ["dataset=folder", "dataset.name=noise", "dataset.source.root=pictures"]
+    return [*source, f"dataset.image_size={size}", f"dataset.channels={channels}"]
+
+
+def process_of(vector: dict[str, np.ndarray]) -> str:
+    """By the numbers of channels: VP-SDE has no momentum, CLD predicts its half of the noise."""
+    channels_in, channels_out = vector["x"].shape[1], vector["y_ema"].shape[1]
+    if channels_in in (1, 3):
+        return "vp-sde"
+    return "psld" if channels_out == channels_in else "cld"
+
+
+def overrides(vector: dict[str, np.ndarray]) -> list[str]:
+    network = [f"network.{key}={json.dumps(value)}" for key, value in network_of(vector).items()]
+    return [*dataset_of(vector), f"process={process_of(vector)}", "output=model", *network]
+
+
+def write_pictures(folder: Path) -> None:
+    pictures = {f"{i}.png": encode(random_images(16, 16, 3, seed=i)) for i in range(4)}
+    write_files(folder / "pictures", pictures)
+
+
+def check_weights(folder: Path, vector: dict[str, np.ndarray], kind: str) -> None:
+    network = load_model(folder, CPU).network
+    with torch.no_grad():
+        y = network(torch.from_numpy(vector["x"]), torch.from_numpy(vector["t"])).numpy()
+    np.testing.assert_allclose(y, vector[f"y_{kind}"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def workplace(tmp_path) -> Path:
+    """A folder with the dataset of the tiny checkpoint, prepared."""
+    write_pictures(tmp_path)
+    prepare(tmp_path, VECTOR)
+    return tmp_path
+
+
+def prepare(folder: Path, vector: dict[str, np.ndarray]) -> None:
+    succeeded(call(folder, "prepare", *dataset_of(vector), "output=data/noise.h5"))
+
+
+@pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("kind", ["ema", "online"])
+def test_reference_checkpoint_by_hand(workplace, path, kind):
+    vector = load(path.with_suffix(".npz"))
+    prepare(workplace, vector)
+    file = shutil.copy(path, workplace / OFFICIAL_NAME)
+    chosen = [] if kind == "ema" else ["weights=online"]
+    succeeded(call(workplace, "import", str(file), *overrides(vector), *chosen))
+    check_weights(workplace / "model", vector, kind)
+    manifest = read_json(workplace / "model" / "manifest.json")
+    assert manifest["imported"] == {
+        "file": OFFICIAL_NAME,
+        "sha256": sha256_of_file(path),
+        "weights": kind,
+    }
+
+
+def test_the_manifest_says_what_a_trainings_does(workplace, model):
+    checkpoint = torch.load(TINY, weights_only=True)
+    torch.save({**checkpoint, "global_step": 7}, workplace / "seven.ckpt")
+    succeeded(call(workplace, "import", "seven.ckpt", *overrides(VECTOR)))
+    imported = read_json(workplace / "model" / "manifest.json")
+    trained = read_json(model / "manifest.json")
+    assert imported.keys() == trained.keys()
+    assert trained["imported"] is None
+    assert (imported["run"], imported["seconds"], imported["device"]) == (None, None, None)
+    assert imported["step"] == 7
+    assert imported["images_seen"] == 7 * imported["settings"]["training"]["batch_size"]
+    assert imported["dataset_digest"] == (workplace / "data/noise.digest").read_text().strip()
+
+
+def without_ema(state):
+    return {name: w for name, w in state.items() if not name.startswith("ema_score_fn.")}
+
+
+def broken(state):
+    name = next(name for name in state if name.startswith("ema_score_fn."))
+    return {**state, name: torch.full_like(state[name], torch.nan)}
+
+
+@pytest.mark.parametrize(
+    ("change", "more", "words"),
+    [
+        (without_ema, [], ["holds no moving average", "weights=online"]),
+        (broken, [], ["NaN or infinity", "all_modules."]),
+        (dict, ["network.base_channels=8"], ["wrong shape", "all_modules.", "should be"]),
+        (dict, ["network.blocks_per_level=2"], ["missing", "all_modules."]),
+        (dict, ["network.attention_resolutions=[]"], ["unexpected", "all_modules."]),
+        (dict, ["process.gamma=0"], ["(6,", "should be (3,"]),
+        (dict, ["weights=averaged"], ["weights", "'ema' or 'online'"]),
+        (dict, ["dataset.num_classes=2"], ["noise.h5: has num_classes 0"]),
+    ],
+)
+def test_what_does_not_fit_is_said_and_nothing_written(workplace, change, more, words):
+    checkpoint = torch.load(TINY, weights_only=True)
+    torch.save({"state_dict": change(checkpoint["state_dict"])}, workplace / "changed.ckpt")
+    arguments = ("changed.ckpt", *overrides(VECTOR), *more)
+    refused(call(workplace, "import", *arguments), 2, *words)
+    assert not (workplace / "model").exists()
+
+
+def test_a_failed_import_leaves_the_model_before_it(workplace):
+    succeeded(call(workplace, "import", str(TINY), *overrides(VECTOR)))
+    before = files_below(workplace / "model")
+    for name, content in (("cut.ckpt", TINY.read_bytes()[:-100]), ("none.ckpt", None)):
+        if content is not None:
+            (workplace / name).write_bytes(content)
+        refused(call(workplace, "import", name, *overrides(VECTOR)), 2, name)
+    assert files_below(workplace / "model") == before
+
+
+def test_a_model_without_its_dataset_is_sampled_and_evaluated(tmp_path):
+    """The digest of the data is not known; evaluation then goes by the dataset's name."""
+    given = (*overrides(VECTOR), "dataset.num_classes=2")
+    succeeded(call(tmp_path, "import", str(TINY), *given))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+    check_weights(tmp_path / "model", VECTOR, "ema")
+    assert read_json(tmp_path / "model" / "manifest.json")["dataset_digest"] is None
+
+    cell = ("model=model", "sampler.steps=2", "shard_size=4")
+    succeeded(call(tmp_path, "sample", *cell, "shards=2", "output=cell", "png=cell.png"))
+    size = int(VECTOR["size"])
+    assert Shard.load(tmp_path / "cell" / "00001.h5").images.shape == (4, 3, size, size)
+    assert (tmp_path / "cell.png").exists()
+
+    pictures = {f"{i % 2}/{i}.png": encode(random_images(16, 16, 3, seed=i)) for i in range(8)}
+    write_files(tmp_path / "pictures", pictures)
+    dataset = (*dataset_of(VECTOR), "dataset.num_classes=2")
+    succeeded(call(tmp_path, "prepare", *dataset))
+    metric = ("metric.extractor.steps=2",)
+    for command in ("train_extractor", "reference"):
+        succeeded(call(tmp_path, command, *dataset, *metric))
+    folder = "features/noise/fd-classifier"
+    places = (f"extractor={folder}", f"reference={folder}/reference", "output=result.json")
+    evaluation = (*cell, *metric, *places, "shards=cell", "samples=8")
+    succeeded(call(tmp_path, "evaluate", *evaluation))
+    (result,) = CellResults.read(tmp_path / "result.json").results
+    assert result.value > 0
+    assert result.model.dataset_digest is None
+
+    manifest = tmp_path / "model" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"name": "noise"', '"name": "other"'))
+    words = (f"{folder}/reference", "of dataset noise, but the model is of other")
+    refused(call(tmp_path, "evaluate", *evaluation), 2, *words)
+
+
+# --- through the workflow --------------------------------------------------------------------
+
+
+@pytest.fixture
+def project(tmp_path) -> Project:
+    """A grid whose model `official` is imported and whose model `trained` is not."""
+    return project_with(TINY, tmp_path / "project")
+
+
+def project_with(checkpoint: Path, folder: Path) -> Project:
+    project = Project.create(folder)
+    vector = load(checkpoint.with_suffix(".npz"))
+    write_pictures(folder)
+    (folder / "files").mkdir()
+    shutil.copy(checkpoint, folder / "files" / OFFICIAL_NAME)
+    configs = folder / "configs"
+    dataset = {"name": "noise", "image_size": int(vector["size"]), "source": {"root": "pictures"}}
+    write_yaml(configs / "dataset/noise.yaml", {"defaults": ["folder", "_self_"], **dataset})
+    write_yaml(configs / "network/official.yaml", network_of(vector))
+    grid = yaml.safe_load((configs / "grid/tiny.yaml").read_text())
+    process = f"process={process_of(vector)}"
+    grid["defaults"] = ["dataset=noise", "network=official", "training=tiny", process]
+    official = {"overrides": [], "checkpoint": f"files/{OFFICIAL_NAME}"}
+    grid["models"] = {"official": official, "trained": []}
+    rows = [{"label": [model], "model": model} for model in grid["models"]]
+    for table in grid["tables"].values():
+        table["rows"] = rows
+    write_yaml(configs / "grid/tiny.yaml", grid)
+    return project
+
+
+def write_yaml(path: Path, content: object) -> None:
+    path.write_text(yaml.safe_dump(content))
+
+
+@pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda path: path.stem)
+def test_reference_checkpoint_through_the_workflow(tmp_path, path):
+    project = project_with(path, tmp_path / "project")
+    vector = load(path.with_suffix(".npz"))
+    shards = project.folder / "samples/tiny/official/em-3"
+    record = "samples/tiny/official/em-3/00000-00001.json"
+    assert project.plan(record) == {"prepare": 1, "import_model": 1, "sample": 1}
+    project.run(record)
+    check_weights(project.folder / "models/tiny/official", vector, "ema")
+    size = int(vector["size"])
+    for index in range(2):
+        assert Shard.load(shard_path(shards, index)).images.shape == (5, 3, size, size)
+    assert project.plan(record) == {}, "nothing is imported twice"
+
+
+def test_only_the_model_that_names_a_checkpoint_is_imported(project):
+    jobs = project.plan("tiny")
+    assert (jobs["import_model"], jobs["train"]) == (1, 1)
+
+
+def test_a_model_whose_checkpoint_is_missing_is_not_trained(project):
+    (project.folder / "files" / OFFICIAL_NAME).unlink()
+    done = project.snakemake("--dry-run", "models/tiny/official/manifest.json")
+    assert done.returncode != 0
+    assert "Missing input files for rule import_model" in done.stdout
+    assert OFFICIAL_NAME in done.stdout

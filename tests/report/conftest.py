@@ -1,0 +1,107 @@
+"""A grid with everything that figures show: models, of which three are alike but for Γ, and what
+the paper says of some; its cells partly measured, partly missing."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from psld.grid.resolved import Grid
+from tests.results import link_grid, write_grid, write_result
+
+GRID = yaml.safe_load("""
+defaults: [dataset=digits, network=demo, training=demo]
+metric: fd-classifier
+samples: 100
+shard_size: 50
+batch_size: 50
+gallery: em-10
+figures: {filled: cld/free-10}
+models:
+  vp-sde: [process=vp-sde]
+  cld: [process=cld]
+  low: [process=psld, process.gamma=0.01]
+  high: [process=psld, process.gamma=0.25]
+  longer: [process=psld, process.gamma=0.01, training.steps=1300]
+samplers:
+  em: {overrides: [sampler=em], budget: sampler.steps}
+  rk45: {overrides: [sampler=rk45], budget: sampler.tolerance}
+  free: {overrides: [sampler=em, guidance@sampler.guidance=inpainting], budget: sampler.steps}
+tables:
+  mine:
+    title: Mine
+    headings: [model]
+    cell: {sampler: em}
+    columns:
+      - {label: "20", budget: 20}
+      - {label: "10", budget: 10}
+    rows:
+      - {label: [CLD], model: cld, paper: [4.0, 8.0]}
+      - {label: [low], model: low}
+      - {label: [high], model: high, paper: [null, 9.0]}
+      - {label: [VP-SDE], model: vp-sde}
+  few:
+    title: Fewer samples
+    headings: [model]
+    cell: {sampler: em, samples: 50}
+    columns:
+      - {label: "20", budget: 20}
+    rows:
+      - {label: [CLD], model: cld, paper: [6.0]}
+  ode:
+    title: ODE
+    headings: [model]
+    cell: {sampler: rk45, budget: 1e-2}
+    columns:
+      - {label: distance}
+      - {label: NFE, show: nfe}
+      - {label: more, budget: 1e-3}
+    rows:
+      - {label: [CLD], model: cld, paper: [5.0, 80, 4.5]}
+  holes:
+    title: Guided
+    headings: [model]
+    cell: {sampler: free, budget: 10}
+    columns:
+      - {label: distance}
+    rows:
+      - {label: [CLD], model: cld}
+""")
+
+MEASURED = {
+    "cld/em-10": 8.5,
+    "cld/em-20": 4.25,
+    "low/em-10": 7.5,
+    "high/em-10": 9.5,
+    "vp-sde/em-20": 2.5,
+    "cld/rk45-1e-2": 5.5,
+}
+"""The distance of the cells that have been run; the others have not."""
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory) -> Path:
+    """A folder whose own configs are GRID."""
+    return tmp_path_factory.mktemp("project")
+
+
+@pytest.fixture(scope="session")
+def grid(project) -> Grid:
+    return write_grid(project, GRID)
+
+
+@pytest.fixture
+def folder(project, grid, tmp_path) -> Path:
+    """A folder where the commands read GRID and find the results of MEASURED."""
+    link_grid(project, tmp_path)
+    for cell, value in MEASURED.items():
+        write_result(tmp_path, grid, cell, value=value, floor=0.3)
+    return tmp_path
+
+
+def cells_of(folder: Path) -> Path:
+    return folder / "results" / "cells" / "mine"
+
+
+def result_path(folder: Path, cell: str) -> Path:
+    return cells_of(folder) / f"{cell}.json"

@@ -1,0 +1,166 @@
+"""`psld wandb dashboard`: what the report in wandb shows of a grid, without a server."""
+
+import contextlib
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from wandb_workspaces.reports import v2 as reports
+
+from psld.config.locations import CONFIGS
+from psld.grid.figures import figures_of
+from psld.grid.loading import load_grid
+from psld.grid.resolved import Grid
+from psld.report.dashboard import find_report, report_blocks
+from psld.report.style import model_looks
+from psld.report.tracking import evaluation_id
+from psld.utils.files import write_text
+from tests.commands import command, refused, run
+from tests.results import write_model_manifest
+
+KEY = "0" * 40
+NOWHERE = "http://127.0.0.1:9"
+"""Nobody listens there."""
+
+
+@pytest.fixture(scope="module", params=["demo", "paper"])
+def grid(request) -> Grid:
+    with contextlib.chdir(CONFIGS.parent):
+        return load_grid(request.param)
+
+
+@pytest.fixture
+def trained(grid, tmp_path) -> Path:
+    """The folder of models, of which the first has been trained, and the last was imported."""
+    first, *_, last = grid.models
+    write_text(tmp_path / "runs/first/wandb-id", "train-first\n")
+    for model, directory in ((first, str(tmp_path / "runs/first")), (last, None)):
+        folder = write_model_manifest(tmp_path, grid, model, run=directory)
+    return folder.parent
+
+
+@pytest.fixture
+def panel_grids(grid, trained) -> list[dict[str, Any]]:
+    """What wandb receives of each group of panels: panels, and the runs that they show."""
+    blocks = [block._to_model() for block in report_blocks(grid, trained)]
+    sent = [block.model_dump(by_alias=True, mode="json") for block in blocks]
+    return [block["metadata"] for block in sent if block["type"] == "panel-grid"]
+
+
+def panels_of(panel_grid: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+    panels = panel_grid["panelBankSectionConfig"]["panels"]
+    return [panel["config"] for panel in panels if panel["viewType"] == kind]
+
+
+def filters_of(panel_grid: dict[str, Any]) -> dict[str, list[Any]]:
+    """What the runs of a group must have, by the name of the property."""
+    [runs] = panel_grid["runSets"]
+    found: dict[str, list[Any]] = {}
+    for each in runs["filters"]["filters"]:
+        assert each["key"]["section"] == "run"
+        assert each["op"] in ("=", "IN")
+        found.setdefault(each["key"]["name"], []).append(each["value"])
+    return found
+
+
+def test_only_runs_of_the_grid_are_shown(grid, panel_grids):
+    assert {filters_of(shown)["group"][0] for shown in panel_grids} == {grid.name}
+
+
+def test_evaluations_are_sorted_by_each_metric_and_stand_against_nfe(grid, panel_grids):
+    kinds = {(grid.models[e.model].dataset, e.metric) for e in grid.evaluations}
+    scatters = [shown for shown in panel_grids if panels_of(shown, "Scatter Plot")]
+    assert len(scatters) == len(kinds)
+    for shown in scatters:
+        [dataset], [metric] = filters_of(shown)["tags"]
+        kinds.remove((dataset, metric))
+        assert filters_of(shown)["jobType"] == [["evaluate"]]
+        [runs], [plot] = shown["runSets"], panels_of(shown, "Scatter Plot")
+        assert runs["sort"]["keys"] == [
+            {"key": {"section": "summary", "name": metric}, "ascending": True}
+        ]
+        assert (plot["xAxis"], plot["yAxis"]) == ("summary:nfe", f"summary:{metric}")
+
+
+def test_a_model_has_its_color_of_the_pictures(grid, panel_grids):
+    looks, colors = model_looks(grid), {}
+    for shown in panel_grids:
+        colors |= shown["customRunColors"]
+    assert {evaluation_id(grid, e): looks[e.model].color for e in grid.evaluations} == {
+        name: color for name, color in colors.items() if name.startswith("evaluate-")
+    }
+    of_trainings = {name: color for name, color in colors.items() if name.startswith("train-")}
+    assert of_trainings == {"train-first": looks[next(iter(grid.models))].color}
+
+
+def test_trainings_have_curves_and_samples(panel_grids):
+    [shown] = [s for s in panel_grids if panels_of(s, "Run History Line Plot")]
+    assert filters_of(shown)["jobType"] == [["train", "train_guide"]]
+    curves = [plot["metrics"] for plot in panels_of(shown, "Run History Line Plot")]
+    assert curves == [["loss"], ["grad_norm"], ["learning_rate"], ["images_per_second"]]
+    [media] = panels_of(shown, "Media Browser")
+    assert media["mediaKeys"] == ["samples"]
+
+
+def test_every_table_is_shown(grid, panel_grids):
+    shown = [s for s in panel_grids if filters_of(s)["jobType"] == [["tabulate"]]]
+    assert [filters_of(s)["displayName"] for s in shown] == [[name] for name in grid.file.tables]
+    assert all('"table"' in json.dumps(panels_of(s, "Weave")) for s in shown)
+
+
+def test_every_figure_is_shown(grid, panel_grids):
+    [shown] = [s for s in panel_grids if filters_of(s)["jobType"] == [["figure"]]]
+    [media] = panels_of(shown, "Media Browser")
+    assert media["mediaKeys"] == list(figures_of(grid))
+    samples = [f"samples/{model}" for model in grid.models]
+    assert {"nfe", "gamma", "training", *samples, *grid.file.pictures} < set(media["mediaKeys"])
+
+
+def test_panels_do_not_lie_upon_each_other(panel_grids):
+    for shown in panel_grids:
+        places = [panel["layout"] for panel in shown["panelBankSectionConfig"]["panels"]]
+        covered = [
+            (x, y)
+            for place in places
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        ]
+        assert len(set(covered)) == len(covered)
+
+
+@pytest.mark.parametrize("known", [[], ["PSLD: other"], ["PSLD: other", "PSLD: demo"]])
+def test_a_report_that_exists_is_updated(known, monkeypatch):
+    listed = [SimpleNamespace(display_name=title, url=f"at {title}") for title in known]
+    project = SimpleNamespace(name="psld")
+    api = SimpleNamespace(projects=lambda entity: [project], reports=lambda path: listed)
+    monkeypatch.setattr(reports.Report, "from_url", lambda url: f"the report {url}")
+    report = find_report(api, "me", "psld", "PSLD: demo")
+    if "PSLD: demo" in known:
+        assert report == "the report at PSLD: demo"
+    else:
+        assert (report.entity, report.project, report.title, report.id) == (
+            *("me", "psld", "PSLD: demo", ""),
+        )
+
+
+@pytest.mark.parametrize(
+    ("environment", "exit_code", "words"),
+    [
+        pytest.param({}, 2, "wandb login", id="nobody is logged in"),
+        pytest.param(
+            {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": NOWHERE},
+            *(1, NOWHERE),
+            id="no network",
+            marks=pytest.mark.slow,  # wandb gives it 20 seconds
+        ),
+    ],
+)
+def test_without_wandb_there_is_one_line(environment, exit_code, words, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    finished = run(tmp_path, command("wandb", "dashboard", "grid_name=demo"))
+    refused(finished, exit_code, "wandb: ", words)

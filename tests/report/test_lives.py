@@ -1,0 +1,54 @@
+"""What a training knows of its earlier lives in wandb, and what its run is called."""
+
+import shutil
+import sys
+
+import pytest
+
+from psld.training.wandb_runs import last_logged_step, training_id
+from psld.utils.errors import RunError
+from tests.report.lives import break_off, damage, live
+
+
+def test_a_training_keeps_its_id_and_one_in_a_new_directory_gets_another(tmp_path):
+    run = tmp_path / "psld-0123456789ab"
+    run.mkdir()
+    first = training_id(run)
+    assert first.startswith("psld-0123456789ab-")
+    assert training_id(run) == first
+    assert (run / "wandb-id").read_text() == f"{first}\n"
+    shutil.rmtree(run)
+    assert training_id(run) != first
+
+
+def test_the_last_step_of_all_lives(tmp_path):
+    assert last_logged_step(tmp_path) is None
+    file = live(tmp_path, [20, 40, 60])
+    assert last_logged_step(tmp_path) == 60
+    live(tmp_path, [80], begun=1)
+    assert last_logged_step(tmp_path) == 80
+    assert file.exists()
+
+
+@pytest.mark.parametrize("end", [break_off, damage])
+def test_of_a_broken_off_life_what_is_whole_counts(tmp_path, end):
+    end(live(tmp_path, [20, 40, 60]))
+    assert last_logged_step(tmp_path) == 40
+
+
+@pytest.mark.parametrize("content", [b"", bytes(500)], ids=["empty", "lost in a power cut"])
+def test_a_life_that_wrote_nothing_counts_as_nothing(tmp_path, content):
+    file = live(tmp_path, [20])
+    file.write_bytes(content)
+    assert last_logged_step(tmp_path) == 0
+
+
+def test_a_life_that_cannot_be_read_is_not_taken_for_an_empty_one(tmp_path, monkeypatch):
+    """The steps that it has would be logged again."""
+    file = live(tmp_path, [20])
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho 'Error: no core' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(broken))
+    with pytest.raises(RunError, match=f"{file}.*: no core"):
+        last_logged_step(tmp_path)

@@ -1,0 +1,109 @@
+"""The path of one image through phase space: that it is a sample's, and what the figure shows."""
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from psld.data.pixels import to_uint8
+from psld.report.drawing import PIXELS, TIMES
+from psld.report.phase_space import draw_trace, spread_pixels
+from psld.sampling.settings import FixedGridSampler
+from psld.sampling.shards import Shard, shard_path
+from psld.sampling.trace import Trace, trace_sample
+from psld.training.model import load_model
+from tests.commands import call, refused, succeeded
+
+SIZE = 6
+CPU = torch.device("cpu")
+
+
+def trace(model: Path, integrator: str, sample: int) -> Trace:
+    sampler = FixedGridSampler(integrator=integrator, striding="quadratic", steps=5)
+    return trace_sample(load_model(model, CPU), sampler, sample, shard_size=SIZE, seed=3)
+
+
+@pytest.mark.parametrize("integrator", ["em", "sscs"])
+def test_the_path_ends_with_the_sample_of_the_cell(model, tmp_path, integrator):
+    overrides = [f"sampler={integrator}", "sampler.striding=quadratic", "sampler.steps=5"]
+    common = [f"model={model}", f"shard_size={SIZE}", "seed=3", "first=1"]
+    succeeded(call(tmp_path, "sample", *common, *overrides, "output=cell"))
+    images = Shard.load(shard_path(tmp_path / "cell", 1)).images
+    for index in (0, 4):
+        end = trace(model, integrator, sample=SIZE + index).states[-1]
+        # M⁻¹ = 4 is the momentum's unit; that of the position is 1.
+        image = to_uint8(end[0]).numpy()
+        np.testing.assert_allclose(image.astype(int), images[index].astype(int), atol=1)
+
+
+def test_a_path_has_its_start_each_step_and_its_end(model):
+    made = trace(model, "em", sample=0)
+    assert made.times[0] == 1.0
+    assert made.times[-2:] == [1e-3, 0.0]
+    assert made.times == sorted(made.times, reverse=True)
+    assert made.states.shape == (6, 2, 1, 8, 8), "4 steps and the denoising one"
+    # At T both blocks are standard normal in their own units.
+    assert made.states[0].std(dim=(1, 2, 3)).tolist() == pytest.approx([1.0, 1.0], abs=0.3)
+
+
+def test_pixels_are_followed_from_the_darkest_to_the_brightest():
+    image = torch.arange(64.0).reshape(8, 8)
+    assert spread_pixels(image, 3)[::2] == [(0, 0), (7, 7)]
+    rows = [row for row, _ in spread_pixels(image, 3)]
+    assert rows[1] in (3, 4)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("blocks", [2, 3])
+def test_the_figure_shows_blocks_by_time_and_pixels_in_the_plane(channels, blocks):
+    states = torch.randn(9, blocks, channels, 8, 8, generator=torch.Generator().manual_seed(0))
+    times = torch.linspace(1, 0, 9).tolist()
+    figure = draw_trace(times, states, columns=5, pixels=2, title="A title")
+    pictures = [axes for axes in figure.axes if axes.images]
+    assert len(pictures) == 5 * blocks
+    assert [axes.get_title() for axes in pictures[:5]] == [
+        *("t = 1", "t = 0.75", "t = 0.5", "t = 0.25", "t = 0")
+    ]
+    shown = pictures[-1].images[0].get_array()
+    assert shown.shape == ((8, 8) if channels == 1 else (8, 8, 3))
+    plane, *_ = (axes for axes in figure.axes if axes.get_xlabel() == "position x")
+    paths = [line for line in plane.get_lines() if len(line.get_xdata()) == 9]
+    place = spread_pixels(states[-1, 0, channels // 2], 2)[0]
+    np.testing.assert_allclose(paths[0].get_xdata(), states[:, 0, channels // 2, *place])
+    np.testing.assert_allclose(paths[0].get_ydata(), states[:, 1, channels // 2, *place])
+
+
+def test_the_command_writes_a_picture_and_a_vector_graphic(model, tmp_path):
+    arguments = (f"model={model}", "sampler.steps=4", "shard_size=4", "output=path/x", "times=3")
+    succeeded(call(tmp_path, "figure", *arguments))
+    assert {path.name for path in (tmp_path / "path").iterdir()} == {"x.png", "x.svg"}
+    with Image.open(tmp_path / "path" / "x.png") as image:
+        assert min(image.size) > 600
+    assert ElementTree.parse(tmp_path / "path" / "x.svg").getroot().tag.endswith("svg")
+
+
+def test_the_figure_of_a_grid_is_that_of_the_first_sample_by_the_gallerys_sampler(model, folder):
+    """A smaller model of the same kind stands in the place of the grid's."""
+    (folder / "models/mine").mkdir(parents=True)
+    (folder / "models/mine/low").symlink_to(model)
+    name = "results/figures/mine/phase-space/low"
+    succeeded(call(folder, "figure", "grid_name=mine", "figure=phase-space/low"))
+    shown = (f"model={model}", "title=low by em-10", "sampler=em", "sampler.steps=10")
+    numbers = ("shard_size=50", "seed=0", f"times={TIMES}", f"pixels={PIXELS}")
+    succeeded(call(folder, "figure", *shown, *numbers, "output=alone"))
+    assert (folder / f"{name}.png").read_bytes() == (folder / "alone.png").read_bytes()
+    assert (folder / f"{name}.svg").exists()
+
+
+def test_what_has_no_path_through_phase_space_is_refused(model, vp_sde_model, tmp_path):
+    for overrides, words in (
+        ([f"model={vp_sde_model}"], ["has no momentum (vp-sde)", "psld, cld or recipe"]),
+        ([f"model={model}", "sampler=rk45"], ["use em or sscs"]),
+        ([f"model={model}", "guidance@sampler.guidance=classifier-free"], ["use none"]),
+        (["model=nowhere"], ["nowhere/manifest.json: no such file"]),
+    ):
+        refused(call(tmp_path, "figure", *overrides, "output=x"), 2, *words)
+    assert not list(tmp_path.glob("x.*"))

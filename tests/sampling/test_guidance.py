@@ -1,0 +1,176 @@
+"""Guidance by the commands: the labels of shards, what evaluation says of them, what fits."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from psld.grid.composing import compose_guide, compose_model, compose_sampler
+from psld.grid.results import CellResults
+from psld.metrics.extractor_folder import load_extractor
+from psld.metrics.reference_folder import load_reference
+from psld.sampling.fit import check_fit
+from psld.sampling.shards import Shard
+from psld.training.manifest import GuideManifest, read_manifest
+from psld.utils.errors import UserError
+from tests.commands import TINY, call, refused, succeeded
+
+SIZE = 12
+FREE = ("guidance@sampler.guidance=classifier-free",)
+BY_CLASSIFIER = ("guidance@sampler.guidance=classifier",)
+QUICK = {
+    "em": ("sampler=em", "sampler.steps=6"),
+    "sscs": ("sampler=sscs", "sampler.steps=6"),
+    "rk45": ("sampler=rk45", "sampler.tolerance=1e-1"),
+}
+
+
+@pytest.fixture(params=QUICK.values(), ids=QUICK)
+def quick(request):
+    return request.param
+
+
+def test_every_integrator_is_guided_by_a_guide(model, guide, quick, tmp_path):
+    """Sample i goes to class i mod 10; its image depends on the guidance, not on the batch size."""
+    overrides = (
+        *quick,
+        *BY_CLASSIFIER,
+        f"guide={guide}",
+        f"shard_size={SIZE}",
+        "first=1",
+    )
+    shards = {}
+    for name, more in {
+        "guided": (),
+        "parts": ("batch_size=5",),
+        "gently": ("sampler.guidance.scale=1",),
+        "threes": ("sampler.guidance.label=3",),
+    }.items():
+        arguments = (*overrides, *more, f"model={model}", f"output={name}")
+        succeeded(call(tmp_path, "sample", *arguments))
+        shards[name] = Shard.load(tmp_path / name / "00001.h5")
+    guided = shards["guided"]
+    assert guided.labels.tolist() == [i % 10 for i in range(SIZE, 2 * SIZE)]
+    assert guided.masks is None
+    assert guided.origin.guide_sha256 == read_manifest(guide, GuideManifest).weights_sha256
+    difference = np.abs(guided.images.astype(int) - shards["parts"].images)
+    assert difference.max() <= 1
+    assert not np.array_equal(guided.images, shards["gently"].images)
+    assert shards["threes"].labels.tolist() == [3] * SIZE
+
+
+def test_classifier_free_samples_and_their_recognized_share(conditional_model, features, tmp_path):
+    """The metric's classifier, asked directly, finds as many of the classes as evaluation says."""
+    cell = (*QUICK["em"], *FREE, f"model={conditional_model}", f"shard_size={SIZE}")
+    succeeded(call(tmp_path, "sample", *cell, "shards=2", "output=cell"))
+    shards = [Shard.load(tmp_path / "cell" / f"{index:05d}.h5") for index in range(2)]
+    assert [shard.nfe for shard in shards] == [12, 12]
+    samples = 2 * SIZE - 3
+    metric = (
+        "metric.extractor.steps=20",
+        f"extractor={features}",
+        f"reference={features}/reference",
+    )
+    evaluation = (*cell, *metric, "shards=cell", f"samples={samples}", "output=result.json")
+    succeeded(call(tmp_path, "evaluate", *evaluation))
+    made = load_reference(features / "reference")[1]
+    extractor = load_extractor(made.metric, features, made.dataset_digest)
+    images = torch.from_numpy(np.concatenate([shard.images for shard in shards])[:samples])
+    answers = extractor.logits(images).argmax(dim=1).numpy()
+    labels = np.arange(samples) % 10
+    (result,) = CellResults.read(tmp_path / "result.json").results
+    assert result.class_accuracy == pytest.approx((answers == labels).mean())
+
+
+def test_a_class_conditional_model_samples_without_a_class_too(conditional_model, tmp_path):
+    arguments = (*QUICK["em"], f"model={conditional_model}", f"shard_size={SIZE}", "output=x")
+    succeeded(call(tmp_path, "sample", *arguments))
+    shard = Shard.load(tmp_path / "x" / "00000.h5")
+    assert shard.labels is None
+    assert shard.nfe == 6
+
+
+def test_shards_of_another_guide_are_refused(model, guide, digits, features, tmp_path):
+    """A guide that was trained again makes other images, although it lies in the same place."""
+    cell = (*QUICK["em"], *BY_CLASSIFIER, "guide=guide", f"model={model}", "shard_size=4")
+    shutil.copytree(guide, tmp_path / "guide")
+    succeeded(call(tmp_path, "sample", *cell, "output=cell"))
+    metric = (
+        "metric.extractor.steps=20",
+        f"extractor={features}",
+        f"reference={features}/reference",
+    )
+    evaluation = (*cell, *metric, "shards=cell", "samples=4", "output=result.json")
+    succeeded(call(tmp_path, "evaluate", *evaluation))
+    retrain = (*TINY, "training.steps=2", f"data={digits}", "output=guide")
+    succeeded(call(tmp_path, "train_guide", *retrain))
+    refused(call(tmp_path, "evaluate", *evaluation), 2, "00000.h5: made by another guide_sha256")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ((*BY_CLASSIFIER,), ["guide: sampler.guidance needs it"]),
+        (("guide=GUIDE",), ["guide: sampler.guidance has no use for"]),
+        ((*BY_CLASSIFIER, "guide=MODEL"), ["not the manifest of a guide"]),
+        (("model=GUIDE",), ["not the manifest of a model"]),
+        ((*BY_CLASSIFIER, "guide=absent"), ["absent/manifest.json: no such file"]),
+        (
+            (*BY_CLASSIFIER, "guide=GUIDE", "sampler.guidance.label=10"),
+            ["sampler.guidance.label: dataset digits has no class 10; there are 0 to 9"],
+        ),
+        ((*FREE,), ["needs a class-conditional model", "training.label_dropout"]),
+        ((*FREE, "sampler.guidance.scale=0"), ["sampler.guidance.scale", "greater than 0"]),
+        ((*FREE, "sampler.guidance.label=-1"), ["sampler.guidance.label"]),
+        ((*FREE, "+sampler.guidance.speed=1"), ["unknown key sampler.guidance.speed"]),
+    ],
+)
+def test_bad_settings_are_refused_in_one_line(model, guide, tmp_path, overrides, words):
+    places = {"MODEL": str(model), "GUIDE": str(guide)}
+    given = [f"model={model}", *QUICK["em"], "output=x"]
+    for override in overrides:
+        key, _, value = override.partition("=")
+        given = [o for o in given if not o.startswith(f"{key}=")]
+        given.append(f"{key}={places.get(value, value)}")
+    refused(call(tmp_path, "sample", *given), 2, *words)
+    assert not (tmp_path / "x").exists()
+
+
+def model_settings(*overrides: str):
+    return compose_model(overrides, "test")
+
+
+@pytest.mark.parametrize(
+    ("trained", "message"),
+    [
+        (["process=vp-sde"], "images noised by another process"),
+        (["process=psld", "process.gamma=0.02"], "images noised by another process"),
+        (["dataset=fashion-mnist"], "dataset.name fashion-mnist, the model with digits"),
+        (["dataset.image_size=16", "dataset.filter=box"], "dataset.image_size 16"),
+    ],
+)
+def test_a_guide_guides_models_of_its_own_dataset_and_process(trained, message):
+    sampler = compose_sampler(BY_CLASSIFIER, "test")
+    own = compose_guide([], "test")
+    check_fit(sampler, model_settings(), own)
+    with pytest.raises(UserError, match=message):
+        check_fit(sampler, model_settings(), compose_guide(trained, "test"))
+    with pytest.raises(UserError, match="guidance by a guide needs one"):
+        check_fit(sampler, model_settings(), None)
+
+
+def test_a_guide_of_the_logarithm_of_time_takes_no_official_time():
+    official = (*BY_CLASSIFIER, "sampler.guidance.official_time=true")
+    sampler = compose_sampler(official, "test")
+    fourier = compose_guide(["network.embedding=fourier"], "test")
+    positional = compose_guide(["network.embedding=positional"], "test")
+    check_fit(sampler, model_settings(), positional)
+    with pytest.raises(UserError, match="official_time: this guide embeds the logarithm"):
+        check_fit(sampler, model_settings(), fourier)
+
+
+def test_a_dataset_without_classes_cannot_be_guided():
+    sampler = compose_sampler(BY_CLASSIFIER, "test")
+    with pytest.raises(UserError, match="guidance needs classes, and dataset celeba64 has none"):
+        check_fit(sampler, model_settings("dataset=celeba64"), None)

@@ -1,0 +1,140 @@
+"""A training's run in wandb, however its lives end: each step once, and what the machine did."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from unittest import mock
+
+import psutil
+import pytest
+from wandb.sdk.mailbox import MailboxClosedError
+
+from psld.config.compose import compose_content
+from psld.config.settings import parse
+from psld.training import wandb_log
+from psld.training.settings import TrainSettings
+from psld.training.state import Checkpoints
+from psld.training.wandb_log import WandbLog
+from psld.utils.errors import RunError
+from tests.commands import TINY, command, refused, run, run_directory, started, succeeded
+from tests.offline_runs import offline_runs
+
+EVERY, STEPS = 20, 160
+SETTINGS = (
+    *TINY,
+    f"training.steps={STEPS}",
+    f"training.checkpoint_every={EVERY}",
+    f"training.log_every={EVERY}",
+    "training.preview_every=80",
+    "wandb.mode=offline",
+)
+
+
+def last_step(folder: Path) -> int:
+    runs = list(folder.glob("runs/*/checkpoints"))
+    return max(Checkpoints(runs[0]).steps(), default=0) if runs else 0
+
+
+def live(folder: Path, training: list[str], checkpoints: int, end: signal.Signals) -> int:
+    """Train for some checkpoints, end by a signal; the step of the last checkpoint."""
+    with started(folder, training) as process:
+        until = last_step(folder) + EVERY * checkpoints
+        while last_step(folder) < until:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.005)
+        process.send_signal(end)
+        process.communicate(timeout=300)
+    return last_step(folder)
+
+
+def lose_the_end(file: Path) -> None:
+    """From the last step on: as a machine that goes down loses what it has not written."""
+    content = file.read_bytes()
+    file.write_bytes(content[: content.rindex(b"grad_norm")])
+
+
+def test_a_run_of_three_lives_has_each_step_once(digits, tmp_path):
+    """The first is killed before wandb has written anything, of the second the end is lost."""
+    training = command("train", *SETTINGS, f"data={digits}")
+    killed_at = live(tmp_path, training, checkpoints=2, end=signal.SIGKILL)
+    assert killed_at >= 2 * EVERY
+    folder = run_directory(tmp_path)
+    [first] = offline_runs(folder)
+    first.file.write_bytes(b"")  # wandb writes every 15 seconds, which may have passed
+    stopped_at = live(tmp_path, training, checkpoints=2, end=signal.SIGTERM)
+    _, second = offline_runs(folder)
+    lose_the_end(second.file)
+    assert 0 < len(offline_runs(folder)[1].history) < len(second.history)
+    succeeded(run(tmp_path, training))
+
+    lives = offline_runs(folder)
+    steps = [item["_step"] for life in lives for item in life.history]
+    assert steps == sorted({*range(EVERY, STEPS + 1, EVERY), stopped_at})
+    assert all(item["loss"] > 0 for life in lives for item in life.history)
+    [run_id] = {life.start["run_id"] for life in lives if life.records}
+    assert run_id == (folder / "wandb-id").read_text().strip()
+
+
+def test_a_training_outlives_its_wandb(digits, tmp_path):
+    """As where Slurm signals every process of a job, or the memory is short."""
+    training = command("train", *SETTINGS, f"data={digits}")
+    with started(tmp_path, training) as process:
+        while last_step(tmp_path) < EVERY:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.005)
+        writers = psutil.Process(process.pid).children()
+        assert [writer.name() for writer in writers] == ["wandb-core"]
+        writers[0].terminate()
+        printed, complaints = process.communicate(timeout=300)
+    assert process.returncode == 0, complaints
+    assert printed.count("wandb: lost its process") == 1
+    assert f"step {STEPS}/{STEPS}" in printed
+
+
+def test_what_was_uploaded_and_cleaned_away_is_not_logged_again(tmp_path):
+    content = compose_content("train", SETTINGS, "test")
+    settings = parse(TrainSettings, content, "test")
+    history = [{"step": step, "loss": 1.0} for step in (20, 40, 60)]
+    with (
+        mock.patch.dict(os.environ),  # wandb names its service to later processes
+        WandbLog(settings, tmp_path / "run", "train", step=40, look=lambda _: {}) as log,
+    ):
+        log.saved(history)
+    [logged] = offline_runs(tmp_path / "run")
+    assert [item["_step"] for item in logged.history] == [60]
+
+
+@pytest.mark.parametrize("error", [RunError("wandb: timed out"), MailboxClosedError(), OSError()])
+def test_a_resumed_training_goes_on_without_a_wandb_that_does_not_come_up(
+    tmp_path, monkeypatch, capsys, error
+):
+    """Days of training are not lost to it; one that only begins says so and ends."""
+    settings = parse(TrainSettings, compose_content("train", SETTINGS, "test"), "test")
+
+    def unreachable(*_, **__):
+        raise error
+
+    monkeypatch.setattr(wandb_log, "start_run", unreachable)
+    with WandbLog(settings, tmp_path, "train", step=40, look=lambda _: {}) as log:
+        log.saved([{"step": 60, "loss": 1.0}])
+    said = capsys.readouterr().out
+    assert said.startswith("wandb did not come up (")
+    assert said.endswith("); the training goes on without\n")
+    with pytest.raises(type(error)):
+        WandbLog(settings, tmp_path, "train", step=0, look=lambda _: {})
+
+
+def test_system_metrics_are_logged(digits, tmp_path):
+    succeeded(run(tmp_path, command("train", *SETTINGS, f"data={digits}")))
+    [logged] = offline_runs(run_directory(tmp_path))
+    measured = {key for stats in logged.of_kind("stats") for key in stats["item"]}
+    assert {"proc.memory.rssMB", "memory_percent"} <= measured
+    assert logged.of_kind("environment")
+
+
+def test_nobody_logged_in_is_one_line(digits, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    online = command("train", *SETTINGS, f"data={digits}", "wandb.mode=online")
+    refused(run(tmp_path, online), 2, "wandb: ", "wandb login")

@@ -1,0 +1,115 @@
+"""Files that are either whole or absent, whatever interrupts their writing."""
+
+import errno
+import json
+import math
+import stat
+
+import pytest
+
+from psld.utils.errors import UserError
+from psld.utils.files import (
+    atomic_path,
+    digest_of,
+    read_json,
+    sha256_of_file,
+    write_json,
+    write_text,
+)
+from tests.commands import disk_full_after, files_below
+
+
+def test_a_file_appears_at_once_and_whole(tmp_path):
+    path = tmp_path / "new" / "folder" / "file.txt"
+    with atomic_path(path) as partial:
+        assert partial.parent == path.parent, "renaming is atomic within a folder only"
+        partial.write_text("half")
+        assert not path.exists()
+    assert files_below(tmp_path) == {"new/folder/file.txt": b"half"}
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_an_exception_leaves_what_was_there(tmp_path, error):
+    path = tmp_path / "file.txt"
+    write_text(path, "old")
+
+    def write_half():
+        with atomic_path(path) as partial:
+            partial.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        write_half()
+    assert files_below(tmp_path) == {"file.txt": b"old"}
+
+
+def test_what_a_killed_writer_left_is_overwritten(tmp_path):
+    with atomic_path(tmp_path / "file.txt") as partial:
+        partial.write_text("old")
+    partial.write_text("half of a longer file")
+    write_text(tmp_path / "file.txt", "new")
+    assert files_below(tmp_path) == {"file.txt": b"new"}
+
+
+def test_a_writer_that_writes_nothing_is_noticed(tmp_path):
+    write_text(tmp_path / "file.txt", "old")
+    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "file.txt"):
+        pass
+    assert files_below(tmp_path) == {"file.txt": b"old"}
+
+
+def test_a_full_disk_is_told_of_the_file_that_the_user_knows(tmp_path):
+    path = tmp_path / "file.txt"
+    write_text(path, "old")
+    with disk_full_after(10), pytest.raises(OSError, match="File too large") as caught:
+        write_text(path, "longer than ten bytes")
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(path))
+    assert files_below(tmp_path) == {"file.txt": b"old"}
+
+
+def test_other_errors_pass_as_they_are(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught, atomic_path(tmp_path / "file.txt"):
+        open(tmp_path / "other")  # noqa: PTH123, SIM115
+    assert caught.value.filename == str(tmp_path / "other")
+
+
+def test_files_are_as_readable_as_any_other(tmp_path):
+    (tmp_path / "plain").write_text("")
+    write_text(tmp_path / "file.txt", "")
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "file.txt")]
+    assert modes[0] == modes[1]
+
+
+def test_json_comes_back(tmp_path):
+    content = {"name": "Γ = 0.02", "values": [1, 2.5, None, True]}
+    write_json(tmp_path / "x.json", content)
+    assert read_json(tmp_path / "x.json") == content
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_json_has_neither_nan_nor_infinity(tmp_path, value):
+    write_json(tmp_path / "x.json", 1)
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "x.json", [value])
+    assert json.loads((tmp_path / "x.json").read_text()) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": 1', b"\xff\xfe\x00", b"nonsense"])
+def test_damaged_json_is_named(tmp_path, content):
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"x\.json: not valid JSON .* delete it and make it again"):
+        read_json(tmp_path / "x.json")
+
+
+def test_missing_json_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"x\.json: no such file"):
+        read_json(tmp_path / "x.json")
+
+
+def test_digests(tmp_path):
+    (tmp_path / "empty").write_bytes(b"")
+    # SHA-256 of nothing, as everywhere.
+    assert sha256_of_file(tmp_path / "empty").startswith("e3b0c44298fc1c149afbf4c8996fb924")
+    assert digest_of({"a": 1, "b": [2]}) == digest_of({"b": [2], "a": 1})
+    assert digest_of({"a": 1}) != digest_of({"a": 2})
+    assert digest_of({"a": 1}) != digest_of({"a": "1"})

@@ -1,0 +1,133 @@
+"""pyproject.toml, environment.yml and envs/*.yaml say the same, and as much as the code needs."""
+
+import ast
+import functools
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+import yaml
+
+from psld.commands.main import module_of
+from tests.workflow.project import REPOSITORY
+
+ENVS = sorted((REPOSITORY / "envs").glob("*.yaml"))
+RULES = sorted((REPOSITORY / "workflow" / "rules").glob("*.smk"))
+
+PYPI_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
+"""Packages that conda-forge calls by another name than PyPI."""
+
+DISTRIBUTIONS = packages_distributions()
+
+COMES_WITH = {"omegaconf": "hydra-core"}
+"""Packages that the code imports and another package brings along."""
+
+
+def split(requirement: str) -> tuple[str, frozenset[str]]:
+    """The name and the bounds of a requirement: `torch>=2.6,<3`."""
+    name, bounds = re.fullmatch(r"([a-z0-9-]+)((?:[<>=!].*)?)", requirement).groups()
+    return PYPI_NAMES.get(name, name), frozenset(bounds.split(",")) - {""}
+
+
+def pyproject() -> dict[str, frozenset[str]]:
+    """Bounds of all requirements, the developers' and Python's among them, by name."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    needed = project["dependencies"] + project["optional-dependencies"]["dev"]
+    return {"python": frozenset({project["requires-python"]})} | dict(map(split, needed))
+
+
+def conda(path: Path) -> dict[str, frozenset[str]]:
+    """Bounds of all packages of a conda environment by their PyPI names."""
+    content = yaml.safe_load(path.read_text())
+    assert content["channels"] == ["conda-forge", "nodefaults"]
+    listed = content["dependencies"]
+    plain = [entry for entry in listed if isinstance(entry, str) and entry != "pip"]
+    by_pip = [name for entry in listed if isinstance(entry, dict) for name in entry["pip"]]
+    assert not by_pip or "pip" in listed, f"{path}: conda asks that pip be listed"
+    packages = [split(entry) for entry in plain + by_pip if entry != "--editable ."]
+    assert len(dict(packages)) == len(packages), f"{path}: a package is listed twice"
+    return dict(packages)
+
+
+def test_environment_yml_is_pyproject():
+    assert conda(REPOSITORY / "environment.yml") == pyproject()
+
+
+@pytest.mark.parametrize("path", ENVS, ids=lambda path: path.stem)
+def test_the_environment_of_a_stage_is_part_of_it(path):
+    assert conda(path).items() <= conda(REPOSITORY / "environment.yml").items()
+
+
+def imported_by(path: Path) -> Iterator[str]:
+    """The modules that a file imports, anywhere in it; `from a import b` may mean a.b."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def file_of(module: str) -> Path | None:
+    """The file of a module of this project, None where it has no such module."""
+    path = REPOSITORY.joinpath(*module.split("."))
+    candidates = (path.with_suffix(".py"), path / "__init__.py")
+    return next((candidate for candidate in candidates if candidate.exists()), None)
+
+
+@functools.cache
+def distribution_of(package: str) -> str:
+    """The distribution that installs a package, or brings along the one that does."""
+    [name] = set(DISTRIBUTIONS[package])
+    name = name.lower().replace("_", "-")
+    return COMES_WITH.get(name, name)
+
+
+def needed_by(module: str) -> set[str]:
+    """The distributions that a module of this project imports, itself or through others of it."""
+    distributions, files, modules = set(), set(), [module]
+    while modules:
+        name = modules.pop()
+        package = name.split(".")[0]
+        if package == "psld":
+            path = file_of(name)
+            if path and path not in files:
+                files.add(path)
+                modules += imported_by(path)
+        elif package not in sys.stdlib_module_names:
+            distributions.add(distribution_of(package))
+    return distributions
+
+
+def commands_by_environment() -> list[tuple[str, str]]:
+    """Each command of a rule, and the environment that the rule runs it in."""
+    found = []
+    for path in RULES:
+        for rule in re.split(r"^rule ", path.read_text(), flags=re.MULTILINE)[1:]:
+            [(launched, command)] = re.findall(r"(python -m psld|{LAUNCH}) (\w+)", rule)
+            [environment] = re.findall(r"envs/(\w+)\.yaml", rule)
+            found.append((command, environment))
+            if launched == "{LAUNCH}":
+                found.append(("launch", environment))
+    return found
+
+
+@pytest.mark.parametrize(("command", "environment"), commands_by_environment())
+def test_an_environment_has_what_its_commands_import(command, environment):
+    needed = needed_by(f"psld.commands.{module_of(command)}") | needed_by("psld.commands.main")
+    assert needed <= set(conda(REPOSITORY / "envs" / f"{environment}.yaml"))
+
+
+def test_every_environment_is_used():
+    used = {environment for _, environment in commands_by_environment()}
+    assert {path.stem for path in ENVS} == used
+
+
+def test_pyproject_has_what_the_code_imports():
+    paths = [path.relative_to(REPOSITORY) for path in (REPOSITORY / "psld").rglob("*.py")]
+    needed = set().union(*(needed_by(".".join(path.with_suffix("").parts)) for path in paths))
+    assert needed <= set(pyproject())

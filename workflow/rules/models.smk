@@ -1,0 +1,115 @@
+# Models, and the guides that steer samplers: trained, or imported from official checkpoints.
+#
+# Checkpoints of a training lie in runs/, where Snakemake does not look: it deletes the outputs of a
+# failed job, and a training resumes from its last checkpoint. The rules are local: the launcher
+# submits the job of all ranks if there is Slurm and waits for it, and runs the ranks here otherwise.
+
+
+# Reads: data/DATASET.h5.  Makes: a model's EMA weights and its manifest.
+rule train:
+    input:
+        images=lambda w: ancient(
+            paths.dataset(GRIDS.trained("models", *w.model.split("/")).dataset)
+        ),
+        digest=lambda w: paths.dataset_digest(GRIDS.trained("models", *w.model.split("/")).dataset),
+    output:
+        weights="models/{model}/weights.safetensors",
+        history="models/{model}/history.json",
+        manifest="models/{model}/manifest.json",
+    log:
+        "logs/train/{model}.log",
+    wildcard_constraints:
+        model=GRIDS.name_pattern("models", imported=False),
+    priority: 100
+    retries: 0
+    localrule: True
+    conda:
+        "../../envs/train.yaml"
+    resources:
+        **TRAINING_JOB,
+    params:
+        settings=lambda w: GRIDS.trained("models", *w.model.split("/")).settings,
+        folder=subpath(output.manifest, parent=True),
+    shell:
+        f"{LAUNCH} train model={{wildcards.model}} data={{input.images}} "
+        "output={params.folder} > {log} 2>&1"
+
+
+# Reads: data/DATASET.h5.  Makes: a guide's weights and its manifest.
+rule train_guide:
+    input:
+        images=lambda w: ancient(
+            paths.dataset(GRIDS.trained("guides", *w.guide.split("/")).dataset)
+        ),
+        digest=lambda w: paths.dataset_digest(GRIDS.trained("guides", *w.guide.split("/")).dataset),
+    output:
+        weights="guides/{guide}/weights.safetensors",
+        history="guides/{guide}/history.json",
+        manifest="guides/{guide}/manifest.json",
+    log:
+        "logs/train_guide/{guide}.log",
+    wildcard_constraints:
+        guide=GRIDS.name_pattern("guides", imported=False),
+    priority: 100
+    retries: 0
+    localrule: True
+    conda:
+        "../../envs/train.yaml"
+    resources:
+        **TRAINING_JOB,
+    params:
+        settings=lambda w: GRIDS.trained("guides", *w.guide.split("/")).settings,
+        folder=subpath(output.manifest, parent=True),
+    shell:
+        f"{LAUNCH} train_guide guide={{wildcards.guide}} data={{input.images}} "
+        "output={params.folder} > {log} 2>&1"
+
+
+# Reads: a checkpoint of the official code, and data/DATASET.h5.  Makes: what rule train makes.
+rule import_model:
+    input:
+        images=lambda w: ancient(
+            paths.dataset(GRIDS.trained("models", *w.model.split("/")).dataset)
+        ),
+        digest=lambda w: paths.dataset_digest(GRIDS.trained("models", *w.model.split("/")).dataset),
+        checkpoint=lambda w: GRIDS.trained("models", *w.model.split("/")).checkpoint,
+    output:
+        weights="models/{model}/weights.safetensors",
+        manifest="models/{model}/manifest.json",
+    log:
+        "logs/import_model/{model}.log",
+    wildcard_constraints:
+        model=GRIDS.name_pattern("models", imported=True),
+    conda:
+        "../../envs/train.yaml"
+    params:
+        settings=lambda w: GRIDS.trained("models", *w.model.split("/")).settings,
+        folder=subpath(output.manifest, parent=True),
+    shell:
+        "python -m psld import {input.checkpoint:q} model={wildcards.model} data={input.images} "
+        "output={params.folder} > {log} 2>&1"
+
+
+# Reads: a checkpoint of the official code, and data/DATASET.h5.  Makes: what rule train_guide makes.
+rule import_guide:
+    input:
+        images=lambda w: ancient(
+            paths.dataset(GRIDS.trained("guides", *w.guide.split("/")).dataset)
+        ),
+        digest=lambda w: paths.dataset_digest(GRIDS.trained("guides", *w.guide.split("/")).dataset),
+        checkpoint=lambda w: GRIDS.trained("guides", *w.guide.split("/")).checkpoint,
+    output:
+        weights="guides/{guide}/weights.safetensors",
+        manifest="guides/{guide}/manifest.json",
+    log:
+        "logs/import_guide/{guide}.log",
+    wildcard_constraints:
+        guide=GRIDS.name_pattern("guides", imported=True),
+    conda:
+        "../../envs/train.yaml"
+    params:
+        settings=lambda w: GRIDS.trained("guides", *w.guide.split("/")).settings,
+        folder=subpath(output.manifest, parent=True),
+    shell:
+        "python -m psld import {input.checkpoint:q} guide={wildcards.guide} data={input.images} "
+        "output={params.folder} > {log} 2>&1"

@@ -1,0 +1,70 @@
+# The results of cells, and what people look at: tables and figures, which the report shows.
+
+
+# Reads: the records of a cell's shards, and the references.  Makes: all metrics of the cell, JSON.
+rule evaluate:
+    input:
+        records=lambda w: GRIDS.records_of_cell(w.grid, f"{w.model}/{w.sampler}"),
+        manifest="models/{grid}/{model}/manifest.json",
+        guidance=lambda w: GRIDS.inputs_of_sampling(w.grid, w.model, w.sampler),
+        references=lambda w: GRIDS.references_of_cell(w.grid, f"{w.model}/{w.sampler}"),
+    output:
+        "results/cells/{grid}/{model}/{sampler}.json",
+    log:
+        "logs/evaluate/{grid}/{model}/{sampler}.log",
+    conda:
+        "../../envs/evaluate.yaml"
+    params:
+        settings=lambda w: GRIDS.sampling_params(w.grid, w.sampler),
+        metrics=lambda w: GRIDS.metrics_of_cell(w.grid, f"{w.model}/{w.sampler}"),
+        cell="{grid}/{model}/{sampler}",
+    shell:
+        "python -m psld evaluate cell={params.cell} > {log} 2>&1"
+
+
+# Reads: the results of cells.  Makes: a table as Markdown, CSV, LaTeX and HTML.
+rule tabulate:
+    input:
+        lambda w: GRIDS.results_of_table(w.grid, w.table),
+    output:
+        multiext("results/tables/{grid}/{table}", ".md", ".csv", ".tex"),
+        report(
+            "results/tables/{grid}/{table}.html",
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"grid": "{grid}", "table": "{table}"},
+        ),
+    log:
+        "logs/tabulate/{grid}/{table}.log",
+    conda:
+        "../../envs/figure.yaml"
+    params:
+        table=lambda w: GRIDS.grids[w.grid].file.tables[w.table].model_dump(),
+    shell:
+        "python -m psld tabulate grid_name={wildcards.grid} table={wildcards.table} > {log} 2>&1"
+
+
+# Reads: results, histories of trainings, shards, or a model.  Makes: a figure, PNG and SVG.
+rule figure:
+    input:
+        shown=lambda w: GRIDS.inputs_of_figure(w.grid, w.figure),
+        images=lambda w: [ancient(file) for file in GRIDS.originals_of_figure(w.grid, w.figure)],
+    output:
+        vector="results/figures/{grid}/{figure}.svg",
+        picture=report(
+            "results/figures/{grid}/{figure}.png",
+            caption="../report/figure.rst",
+            category=lambda w: GRIDS.figure(w.grid, w.figure).category[0],
+            subcategory=lambda w: GRIDS.figure(w.grid, w.figure).category[1],
+            labels=lambda w: {"grid": w.grid, "figure": GRIDS.figure(w.grid, w.figure).label},
+        ),
+    log:
+        "logs/figure/{grid}/{figure}.log",
+    conda:
+        "../../envs/figure.yaml"
+    params:
+        content=lambda w: GRIDS.params_of_figure(w.grid, w.figure),
+        kind=lambda w: GRIDS.figure(w.grid, w.figure).kind,
+        data=lambda w: (GRIDS.originals_of_figure(w.grid, w.figure) or ["null"])[0],
+    shell:
+        "python -m psld figure grid_name={wildcards.grid} figure={wildcards.figure} data={params.data} > {log} 2>&1"

@@ -1,0 +1,25 @@
+# Reads: a model, and what guides the sampler.  Makes: a range of a cell's shards, and its record.
+#
+# Snakemake knows the shards only as a parameter: it would delete declared ones before a job. The
+# process keeps those that are there and whole, so a job that was killed loses one shard at most.
+
+
+rule sample:
+    input:
+        weights=ancient("models/{grid}/{model}/weights.safetensors"),
+        manifest="models/{grid}/{model}/manifest.json",
+        guidance=lambda w: GRIDS.inputs_of_sampling(w.grid, w.model, w.sampler),
+        images=lambda w: [ancient(f) for f in GRIDS.images_of_sampling(w.grid, w.model, w.sampler)],
+    output:
+        "samples/{grid}/{model}/{sampler}/{first}-{last}.json",
+    log:
+        "logs/sample/{grid}/{model}/{sampler}/{first}-{last}.log",
+    conda:
+        "../../envs/sample.yaml"
+    params:
+        settings=lambda w: GRIDS.sampling_params(w.grid, w.sampler),
+        cell="{grid}/{model}/{sampler}",
+        first=lambda w: int(w.first),
+        shards=lambda w: int(w.last) - int(w.first) + 1,
+    shell:
+        "python -m psld sample cell={params.cell} first={params.first} shards={params.shards} > {log} 2>&1"
