@@ -123,6 +123,10 @@ class LinearProcess:
         """Φ(t), N×k×k: what the drift alone makes of z₀."""
         return self._forward.transition(self.beta.integral(t))
 
+    def transition_between(self, start: Tensor, end: Tensor) -> Tensor:
+        """What the drift alone makes of z from N times `start` to `end`, forwards or backwards."""
+        return self._forward.transition(self.beta.integral(end) - self.beta.integral(start))
+
     def covariance(self, t: Tensor) -> Tensor:
         """Σ(t), N×k×k, of p(z_t | x₀) under HSM or of p(z_t | z₀) under DSM."""
         if self.matching == "hsm":
@@ -199,7 +203,10 @@ class LinearProcess:
         return torch.linalg.solve(self.image_factor(t), a)[:, :, 0]
 
     def precision(self, t: Tensor) -> Tensor:
-        """ρ(t) = aᵀ Σ⁻¹ a, N: all that z_t tells about x₀ is y = aᵀ Σ⁻¹ z_t / ρ = x₀ + N(0, 1/ρ)."""
+        """ρ(t) = aᵀ Σ⁻¹ a, N. All that z_t tells about x₀ is the sufficient statistic
+
+        y = aᵀ Σ⁻¹ z_t / ρ = x₀ + N(0, 1/ρ).
+        """
         return self.whitened_mean(t).square().sum(dim=1)
 
     def noise_level(self, t: Tensor) -> Tensor:
@@ -209,6 +216,22 @@ class LinearProcess:
     def log_snr(self, t: Tensor) -> Tensor:
         """λ(t) = ½ log ρ = −log σ_eff, N: half the log signal-to-noise ratio; it falls with t."""
         return 0.5 * self.precision(t).log()
+
+    def image_diffusion_squared(self, t: Tensor) -> Tensor:
+        """Σ̇ − F Σ − Σ Fᵀ, N×k×k, with F the drift and Σ the `image_covariance`.
+
+        This is G Gᵀ but for `numerical_eps` e: the regularised Σ moves as if the diffusion were
+        G Gᵀ − e (F + Fᵀ), which matters where Σ itself is as small as e.
+        """
+        drift = self.drift(t)
+        return self.diffusion_squared(t) - self.numerical_eps * (drift + drift.mT)
+
+    def log_snr_rate(self, t: Tensor) -> Tensor:
+        """dλ/dt = −½ bᵀ (Σ̇ − F Σ − Σ Fᵀ) b / ρ with b = Σ⁻¹ a, N."""
+        inverse = torch.linalg.inv(self.image_factor(t))
+        b = inverse.mT @ (inverse @ self.image_mean(t)[:, :, None])
+        rate = -0.5 * b.mT @ self.image_diffusion_squared(t) @ b
+        return rate[:, 0, 0] / self.precision(t)
 
     # -- drift and diffusion, forward and reverse -----------------------------------------------
 
