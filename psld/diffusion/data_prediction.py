@@ -70,10 +70,11 @@ def check_prediction(process: LinearProcess, final_time: float) -> None:
     g = consistent_eps(process, grid)[1][:, :, 0]
     turned = (g[1:] * g[:-1]).sum(dim=1) <= 0
     if turned.any():
-        times = ", ".join(f"{t:.3g}" for t in grid[1:][turned].tolist())
+        times = ", ".join(f"{t:.3g}" for t in grid[1:][turned].flip(0).tolist())
+        other = "upper" if process.factor == "lower" else "lower"
         raise UserError(
             f"process: the predicted ε does not depend on the image at t = {times}, where its "
-            f"coefficient passes through 0; factor {process.factor} does not suit it"
+            f"coefficient passes through 0; try factor: {other}"
         )
 
 

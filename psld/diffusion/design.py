@@ -92,13 +92,13 @@ class Mixture:
         """
 
         def eps(z: Tensor, t: Tensor) -> Tensor:
-            times = t.double().cpu()
+            times, sample = t.double().cpu().unique(return_inverse=True)
             state, data = consistent_eps(process, times)
             a = process.image_mean(times)[:, :, None]
             row = torch.linalg.solve(process.image_covariance(times), a).mT
-            y = mix(row / (row @ a), z)
-            sigma = process.noise_level(times).to(y).view(-1, 1, 1, 1)
-            return mix(state, z) - mix(data, self.denoise(y, sigma))
+            y = mix((row / (row @ a))[sample], z)
+            sigma = process.noise_level(times)[sample].to(y).view(-1, 1, 1, 1)
+            return mix(state[sample], z) - mix(data[sample], self.denoise(y, sigma))
 
         return eps
 
@@ -143,7 +143,11 @@ def compare_samplers(
         generator = torch.Generator().manual_seed(seed)
         score = NetworkScore(mixture.network(process), batch_size=count)
         end = sample(
-            process, settings, score, z, lambda z, g=generator: torch.randn(z.shape, generator=g).to(z)
+            process,
+            settings,
+            score,
+            z,
+            lambda z, g=generator: torch.randn(z.shape, generator=g).to(z),
         )
         error = end[:, 0].flatten().sort().values - truth
         table.append(Comparison(name, score.evaluations, float(error.square().mean().sqrt())))

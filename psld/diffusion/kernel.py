@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 TERMS = 24
-"""Terms of the series; the first one left out is below 1e-23 of the first one that is not 0."""
+"""Terms of a series in τ with 2‖A‖τ ≤ 1: those left out are below 1e-23."""
 
 
 class LinearKernel:
@@ -26,26 +26,40 @@ class LinearKernel:
 
     def __init__(self, A: Tensor, D: Tensor) -> None:
         """`A` and `D`: k×k, float64."""
-        self.A = A
         self.norm = float(torch.linalg.matrix_norm(A))
-        terms = [2 * D]
-        for n in range(2, TERMS + 1):
-            terms.append(-(A @ terms[-1] + terms[-1] @ A.T) / n)
-        self.series = torch.stack(terms)
+        powers, covariances = [torch.eye(len(A), dtype=torch.float64)], [2 * D]
+        for n in range(1, TERMS):
+            powers.append(-(A @ powers[-1]) / n)
+            last = covariances[-1]
+            covariances.append(-(A @ last + last @ A.T) / (n + 1))
+        self.transition_series = torch.stack(powers)
+        self.covariance_series = torch.stack(covariances)
 
     def transition(self, elapsed: Tensor) -> Tensor:
-        """Φ, N×k×k, after N elapsed times τ."""
-        return torch.linalg.matrix_exp(-self.A * elapsed[:, None, None])
+        """Φ, N×k×k, after N elapsed times τ of any sign."""
+        doublings = self._doublings(elapsed)
+        phi = _series(self.transition_series, elapsed / 2**doublings)
+        for _ in range(doublings):
+            phi = phi @ phi
+        return phi
 
     def moments(self, elapsed: Tensor) -> tuple[Tensor, Tensor]:
         """(Φ, C), both N×k×k, after N elapsed times τ ≥ 0."""
-        longest = 2 * self.norm * float(elapsed.max())
-        doublings = max(0, math.ceil(math.log2(longest))) if longest > 0 else 0
+        doublings = self._doublings(elapsed)
         tau = elapsed / 2**doublings
-        powers = tau[:, None] ** torch.arange(1, TERMS + 1, dtype=torch.float64)
-        covariance = torch.tensordot(powers, self.series, dims=1)
-        phi = self.transition(tau)
+        phi = _series(self.transition_series, tau)
+        covariance = tau[:, None, None] * _series(self.covariance_series, tau)
         for _ in range(doublings):
             covariance = covariance + phi @ covariance @ phi.mT
             phi = phi @ phi
         return phi, covariance
+
+    def _doublings(self, elapsed: Tensor) -> int:
+        """How often the longest time is halved for 2‖A‖τ ≤ 1, where the series converges fast."""
+        longest = 2 * self.norm * float(elapsed.abs().max())
+        return max(0, math.ceil(math.log2(longest))) if longest > 0 else 0
+
+
+def _series(coefficients: Tensor, tau: Tensor) -> Tensor:
+    """Σ_n coefficients_n τⁿ, N×k×k."""
+    return torch.tensordot(torch.linalg.vander(tau, N=len(coefficients)), coefficients, dims=1)

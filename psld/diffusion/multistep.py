@@ -74,9 +74,7 @@ class ExponentialScheme:
             c = torch.linalg.solve(self.root(flat), a).reshape(*times.shape, -1)
             return (-self._churn(times, end[:, None])).exp()[:, :, None] * c
 
-        whitened = polynomial_integrals(
-            self.process, curve, self.interpolation, start, end, nodes
-        )
+        whitened = polynomial_integrals(self.process, curve, self.interpolation, start, end, nodes)
         return self.root(end) @ whitened
 
     def _churn(self, start: Tensor, end: Tensor) -> Tensor:
