@@ -51,10 +51,11 @@ class StraightDenoiser:
 
     def __call__(self, y: Tensor, sigma: float | Tensor) -> Tensor:
         """The predicted images, N×C×H×W; `sigma` is one number or N."""
-        levels = torch.as_tensor(sigma, dtype=torch.float64).cpu().expand(len(y))
+        levels, image = torch.as_tensor(sigma).double().cpu().unique(return_inverse=True)
+        image = image.expand(len(y))
         t = time_of_noise_level(self.process, levels, self.final_time)
-        whitened = self.process.precision(t).sqrt().to(y)[:, None, None, None] * y
-        z = mix(self.root(t), torch.cat([whitened, self.frozen.to(y)], dim=1))
+        scale = self.process.precision(t).sqrt()[image].to(y).view(-1, 1, 1, 1)
+        z = mix(self.root(t)[image], torch.cat([scale * y, self.frozen.to(y)], dim=1))
         rows = prediction_coefficients(self.process, t)
-        eps = self.network(z, t.to(y.device, torch.float32))
-        return mix(rows.state, z) + mix(rows.eps, eps)
+        eps = self.network(z, t[image].to(y.device, torch.float32))
+        return mix(rows.state[image], z) + mix(rows.eps[image], eps)

@@ -56,7 +56,8 @@ def log_likelihood(
         probes: random vectors of the trace's estimate. A group of 2^⌈log₂ k⌉ of them shares signs
             up to those of whole blocks, so that terms between blocks cancel in its mean.
         draws: K.
-        start_time: ε.
+        start_time: ε. The density at ε is that of data that the drift has moved by ε, so the
+            estimate of one image is off by some ε β x·m/(κM), which averages to 0.
         tolerance: relative and absolute, of SciPy's RK45.
     """
     if process.blocks == 1:

@@ -6,8 +6,11 @@ from torch import Tensor
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.settings import GridSettings
 
-BISECTIONS = 60
-"""Halvings of an interval of log t: the times of a noise level are exact to rounding."""
+TABLE = 256
+"""Times, evenly spaced in log t, between which the time of a noise level is sought."""
+
+ITERATIONS = 6
+"""Newton steps of that search, which double the digits each."""
 
 
 def time_grid(settings: GridSettings, process: LinearProcess | None = None) -> Tensor:
@@ -48,12 +51,16 @@ def time_grid(settings: GridSettings, process: LinearProcess | None = None) -> T
 def time_of_noise_level(process: LinearProcess, levels: Tensor, final_time: float) -> Tensor:
     """The times at which σ_eff has the given values, N, clipped to [`final_time`, T].
 
-    σ_eff grows with time, since noise is only ever added; so bisection in log t finds them.
+    σ_eff grows with time, since noise is only ever added. Newton's method in log t starts in the
+    right interval of a table and stays there.
     """
-    low = torch.full_like(levels, final_time, dtype=torch.float64).log()
-    high = torch.zeros_like(low)
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        below = process.noise_level(middle.exp()) < levels
-        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    return high.exp()
+    grid = final_time ** torch.linspace(1, 0, TABLE, dtype=torch.float64)
+    wanted = -levels.double().log()
+    after = torch.searchsorted(-process.log_snr(grid), -wanted).clamp(1, TABLE - 1)
+    low, high = grid[after - 1].log(), grid[after].log()
+    x = (low + high) / 2
+    for _ in range(ITERATIONS):
+        t = x.exp()
+        excess = process.log_snr(t) - wanted
+        x = (x - excess / (t * process.log_snr_rate(t))).clamp(low, high)
+    return x.exp()

@@ -1,6 +1,7 @@
 """gDDIM and conjugate integrators: orders, exactness, guidance, evaluations."""
 
 import math
+from functools import cache
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from psld.diffusion.instances import psld, vp_sde
 from psld.diffusion.integrators import make_integrator
 from psld.diffusion.loop import sample
 from psld.diffusion.process import mix
+from psld.diffusion.roots import WhiteningRoot
 from psld.diffusion.score import ClassifierGuidedScore, NetworkScore
 from psld.diffusion.time_grid import time_grid
 from tests.diffusion.processes import EVERY_KIND, THREE_ORDERS, normal, times
@@ -38,26 +40,27 @@ def test_orders_of_gddim(name, order):
     assert math.log2(rms(coarse - middle) / rms(middle - fine)) > order - 0.45
 
 
+@cache
+def flow_end(name: str) -> torch.Tensor:
+    """A fine solution of the probability-flow ODE."""
+    return end(EVERY_KIND[name], multistep(150, root="flow", order=3, denoise=False))
+
+
 @pytest.mark.parametrize(("conjugation", "strength"), CONJUGATIONS)
 @pytest.mark.parametrize("name", ["vp-sde", "psld-hsm-lower", "cld-hsm-lower", "psld-dsm-upper"])
 def test_conjugate_integrators_have_order_one_for_any_strength(name, conjugation, strength):
     """Against a fine multistep solution of the same ODE."""
     process = EVERY_KIND[name]
     choice = {"conjugation": conjugation, "strength": strength, "denoise": False}
-    exact = end(process, multistep(200, root="flow", order=3, denoise=False))
-    coarse, fine = (rms(end(process, conjugate(n, **choice)) - exact) for n in (80, 160))
+    exact = flow_end(name)
+    coarse, fine = (rms(end(process, conjugate(n, **choice)) - exact) for n in (60, 120))
     assert math.log2(coarse / fine) == pytest.approx(1, abs=0.35)
 
 
-@pytest.mark.parametrize("settings", [gddim(120, denoise=False), conjugate(800, denoise=False)])
 @pytest.mark.parametrize("name", ["vp-sde", "psld"])
-def test_baselines_keep_the_marginals(name, settings):
-    process, data = THREE_ORDERS[name], gaussian(0.3, mean=0.6)
-    if settings.integrator == "conjugate":
-        settings = settings.model_copy(update={"conjugation": "zero"})
-    # Neither draws noise, so its response is that of the start alone.
-    few = settings.model_copy(update={"steps": settings.steps})
-    mean, covariance = final_moments(process, few, data)
+def test_gddim_keeps_the_marginals(name):
+    process, data, settings = THREE_ORDERS[name], gaussian(0.3, mean=0.6), gddim(60, denoise=False)
+    mean, covariance = final_moments(process, settings, data)
     expected_mean, expected = marginal(process, settings.final_time, data)
     deviation = torch.diagonal(expected).sqrt()
     assert ((covariance - expected).abs() / torch.outer(deviation, deviation)).max() < 0.05
@@ -70,8 +73,6 @@ def test_one_step_of_gddim_is_exact_for_a_single_image():
     settings = gddim(2, order=1, denoise=False)
     start, final = time_grid(settings, process)[[0, -1]]
     noise = normal(16, 2, 1, 1)
-    from psld.diffusion.roots import WhiteningRoot
-
     root = WhiteningRoot(process, "flow", float(final))
     mean = process.image_mean(torch.stack([start, final]))[:, :, None]
     roots = root(torch.stack([start, final]))
@@ -106,7 +107,7 @@ def test_baselines_run_on_every_kind_and_count_their_steps(name, settings):
     assert score.evaluations == 9
 
 
-@pytest.mark.parametrize("settings", [gddim(60), conjugate(200, conjugation="zero")])
+@pytest.mark.parametrize("settings", [gddim(60), conjugate(100, conjugation="zero")])
 @pytest.mark.parametrize("name", ["vp-sde", "cld-hsm-lower", "psld-dsm-lower"])
 def test_baselines_follow_a_guide(name, settings):
     """A guide with the gradient of a score shifts them as the shifted network does."""
@@ -132,7 +133,7 @@ def test_baselines_follow_a_guide(name, settings):
     z = process.prior(normal(32, process.blocks, 1, 1))
     guided = sample(process, settings, score, z, None)[:, :1]
     alone = sample(process, settings, NetworkScore(target, batch_size=32), z, None)[:, :1]
-    torch.testing.assert_close(guided, alone, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(guided, alone, rtol=0.03, atol=0.03)
 
 
 def test_baselines_inpaint_at_the_time_that_a_step_reaches():

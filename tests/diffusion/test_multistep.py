@@ -70,7 +70,7 @@ def test_with_noise_the_weak_order_is_two_at_most(root, order):
         return (final_moments(process, settings, data)[1] - expected).abs().max()
 
     expected = marginal(process, 1e-2, data)[1]
-    assert math.log2(error(80) / error(160)) == pytest.approx(min(order, 2), abs=0.4)
+    assert math.log2(error(60) / error(120)) == pytest.approx(min(order, 2), abs=0.5)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_orders_of_convergence_on_a_mixture(name, root, order, corrector, expect
                 n + 1, root=root, order=order, corrector=corrector, interpolation=interpolation
             ),
         )[:, :1]
-        for n in (24, 48, 96)
+        for n in (20, 40, 80)
     )
     assert math.log2(rms(coarse - middle) / rms(middle - fine)) > expected - 0.5
 
@@ -113,7 +113,7 @@ def test_the_flow_root_goes_where_rk45_goes_on_the_projected_noise(name):
         return mix(state[0], z) - mix(data[0], image)
 
     choice = {"denoise": False, "final_time": 0.02}
-    flow = end(process, multistep(150, root="flow", order=3, **choice), network)
+    flow = end(process, multistep(120, root="flow", order=3, **choice), network)
     exact = end(process, rk45(1e-5, **choice), projected)
     assert rms(flow - exact) < 1e-3
     other = end(process, rk45(1e-5, **choice), network)
