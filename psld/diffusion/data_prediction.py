@@ -10,7 +10,7 @@ from psld.diffusion.score import Score
 from psld.diffusion.stepping import table
 from psld.utils.errors import UserError
 
-CHECKED_TIMES = 4096
+CHECKED_TIMES = 512
 """Times, evenly spaced in log t, at which a process is checked for a zero of its coefficient."""
 
 
@@ -70,7 +70,10 @@ def check_prediction(process: LinearProcess, final_time: float) -> None:
     g = consistent_eps(process, grid)[1][:, :, 0]
     turned = (g[1:] * g[:-1]).sum(dim=1) <= 0
     if turned.any():
-        times = ", ".join(f"{t:.3g}" for t in grid[1:][turned].flip(0).tolist())
+        size = g.norm(dim=1)
+        share = size[:-1] / (size[:-1] + size[1:])  # a straight line between the two
+        zeros = grid[:-1] + share * grid.diff()
+        times = ", ".join(f"{t:.3g}" for t in zeros[turned].flip(0).tolist())
         other = "upper" if process.factor == "lower" else "lower"
         raise UserError(
             f"process: the predicted ε does not depend on the image at t = {times}, where its "

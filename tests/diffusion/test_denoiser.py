@@ -85,5 +85,5 @@ def test_a_ve_sampler_goes_where_the_straight_multistep_goes(name):
 
 
 def test_a_process_that_loses_sight_of_the_image_is_refused():
-    with pytest.raises(UserError, match=r"t = 0\.416"):
+    with pytest.raises(UserError, match=r"t = 0\.417"):
         denoiser(recipe("recipe"), network=lambda z, t: z[:, 2:])
