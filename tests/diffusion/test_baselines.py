@@ -27,11 +27,12 @@ from tests.diffusion.sampling import (
     rms,
 )
 
-CONJUGATIONS = [("zero", 0.0), ("identity", 0.7), ("ones", 0.7), ("ones", -0.3)]
+CONJUGATIONS = [("zero", 0.0), ("identity", 0.7), ("ones", -0.3)]
 
 
-@pytest.mark.parametrize("order", [1, 2, 3])
-@pytest.mark.parametrize("name", ["vp-sde", "psld", "third"])
+@pytest.mark.parametrize(
+    ("name", "order"), [("vp-sde", 1), ("vp-sde", 3), ("psld", 2), ("psld", 3), ("third", 2)]
+)
 def test_orders_of_gddim(name, order):
     process = THREE_ORDERS[name]
     coarse, middle, fine = (
@@ -47,7 +48,7 @@ def flow_end(name: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("conjugation", "strength"), CONJUGATIONS)
-@pytest.mark.parametrize("name", ["vp-sde", "psld-hsm-lower", "cld-hsm-lower", "psld-dsm-upper"])
+@pytest.mark.parametrize("name", ["vp-sde", "cld-hsm-lower", "psld-dsm-upper"])
 def test_conjugate_integrators_have_order_one_for_any_strength(name, conjugation, strength):
     """Against a fine multistep solution of the same ODE."""
     process = EVERY_KIND[name]

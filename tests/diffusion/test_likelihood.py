@@ -51,7 +51,7 @@ def test_the_likelihood_of_gaussian_data_to_four_digits(name):
         drawn(),
         probes=probes,
         start_time=1e-7,
-        tolerance=1e-6,
+        tolerance=3e-6,
     )
     bits = bits_per_dimension(found.log_likelihood, 4)
     expected = bits_per_dimension(truth(images), 4)
