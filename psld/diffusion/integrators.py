@@ -1,34 +1,32 @@
-"""Integrators of the reverse process. All coefficients are computed once per time grid.
+"""The paper's integrators of the reverse process, and the one place that builds any integrator.
 
-Every step is linear in the state z, the score s and standard normal noise ξ, with k×k matrices:
-z ← P z + W s + N ξ. An integrator holds these matrices for its whole grid, float64 on the CPU at
-construction and float32 on the device when applied.
+All coefficients are computed once per time grid. Every step is linear in the state z, the score s
+and standard normal noise ξ, with k×k matrices: z ← P z + W s + N ξ. An integrator holds these
+matrices for its whole grid, float64 on the CPU at construction and float32 on the device when
+applied.
 """
-
-from collections.abc import Callable
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from psld.diffusion.conjugate import ConjugateIntegrator
+from psld.diffusion.gddim import GDDIM
+from psld.diffusion.inpainting import Inpainting
+from psld.diffusion.multistep import Multistep
 from psld.diffusion.process import LinearProcess, mix
 from psld.diffusion.score import Score
-from psld.diffusion.settings import ODESamplerSettings, SDESamplerSettings
+from psld.diffusion.settings import (
+    ConjugateSettings,
+    GDDIMSettings,
+    IntegrationSettings,
+    MultistepSettings,
+    ODESamplerSettings,
+    SDESamplerSettings,
+)
+from psld.diffusion.stepping import Integrator, Noise, table
 from psld.diffusion.time_grid import time_grid
 from psld.utils.errors import RunError, UserError
-
-Noise = Callable[[Tensor], Tensor]
-"""Standard normal noise like a given state."""
-
-
-class Integrator(Protocol):
-    """Carries a state from T = 1 to the sampler's final time in len(times) steps."""
-
-    times: list[float]
-    """Forward times at which the steps start."""
-
-    def step(self, index: int, z: Tensor, score: Score, noise: Noise) -> Tensor: ...
 
 
 class EulerMaruyama:
@@ -51,11 +49,12 @@ class EulerMaruyama:
         start, delta = grid[:-1], (grid[:-1] - grid[1:])[:, None, None]
         share = 0.5 if probability_flow else 1.0
         identity = torch.eye(process.blocks, dtype=torch.float64)
-        self.times = start.tolist()
-        self.score_matrix = _table(process.score_matrix(start), device)
-        self.state = _table(identity - delta * process.drift(start), device)
-        self.weight = _table(share * delta * process.diffusion_squared(start), device)
-        self.noise = _table(delta.sqrt() * process.diffusion(start), device)
+        self.times = self.replacement_times = start.tolist()
+        self.ends = grid[1:].tolist()
+        self.score_matrix = table(process.score_matrix(start), device)
+        self.state = table(identity - delta * process.drift(start), device)
+        self.weight = table(share * delta * process.diffusion_squared(start), device)
+        self.noise = table(delta.sqrt() * process.diffusion(start), device)
 
     def mean(self, index: int, z: Tensor, score: Score) -> Tensor:
         """The step without its noise; with it, the last step of a sampler."""
@@ -81,12 +80,13 @@ class SymmetricSplitting:
         middle, delta = (start + end) / 2, (start - end)[:, None, None]
         weight = delta * process.diffusion_squared(start)
         identity = torch.eye(process.blocks, dtype=torch.float64)
-        self.times = start.tolist()
-        self.score_matrix = _table(process.score_matrix(start), device)
-        self.weight = _table(weight, device)
-        self.state = _table(identity + weight @ torch.linalg.inv(process.S), device)
+        self.times = self.replacement_times = start.tolist()
+        self.ends = grid[1:].tolist()
+        self.score_matrix = table(process.score_matrix(start), device)
+        self.weight = table(weight, device)
+        self.state = table(identity + weight @ torch.linalg.inv(process.S), device)
         self.halves = [
-            tuple(_table(matrix, device) for matrix in process.reverse_linear_step(first, last))
+            tuple(table(matrix, device) for matrix in process.reverse_linear_step(first, last))
             for first, last in ((start, middle), (middle, end))
         ]
 
@@ -108,11 +108,12 @@ class ProbabilityFlow:
     depend on the batch size.
     """
 
-    times = [1.0]  # one step, which is the whole adaptive integration
+    times = replacement_times = [1.0]  # one step, which is the whole adaptive integration
 
     def __init__(self, process: LinearProcess, final_time: float, tolerance: float) -> None:
         self.process = process
         self.final_time = final_time
+        self.ends = [final_time]
         self.tolerance = tolerance
 
     def step(self, index: int, z: Tensor, score: Score, noise: Noise) -> Tensor:
@@ -141,15 +142,39 @@ class ProbabilityFlow:
 
 def make_integrator(
     process: LinearProcess,
-    settings: SDESamplerSettings | ODESamplerSettings,
+    settings: IntegrationSettings,
     device: torch.device,
+    inpainting: Inpainting | None = None,
 ) -> Integrator:
     """The integrator that the settings describe."""
     if isinstance(settings, ODESamplerSettings):
         return ProbabilityFlow(process, settings.final_time, settings.tolerance)
-    integrator = EulerMaruyama if settings.integrator == "em" else SymmetricSplitting
-    return integrator(process, time_grid(settings), device)
-
-
-def _table(matrices: Tensor, device: torch.device) -> Tensor:
-    return matrices.to(device, torch.float32)
+    grid = time_grid(settings, process)
+    match settings:
+        case SDESamplerSettings():
+            integrator = EulerMaruyama if settings.integrator == "em" else SymmetricSplitting
+            return integrator(process, grid, device)
+        case MultistepSettings():
+            return Multistep(
+                process,
+                grid,
+                device,
+                root=settings.root,
+                order=settings.order,
+                eta=settings.eta,
+                eta_interval=settings.eta_interval,
+                corrector=settings.corrector,
+                interpolation=settings.interpolation,
+                denoise=settings.denoise,
+                inpainting=inpainting,
+            )
+        case GDDIMSettings():
+            return GDDIM(process, grid, device, order=settings.order)
+        case ConjugateSettings():
+            return ConjugateIntegrator(
+                process,
+                grid,
+                device,
+                conjugation=settings.conjugation,
+                strength=settings.strength,
+            )

@@ -8,15 +8,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from psld.diffusion.inpainting import Inpainting
-from psld.diffusion.integrators import EulerMaruyama, Noise, make_integrator
+from psld.diffusion.integrators import EulerMaruyama, make_integrator
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.score import Score
-from psld.diffusion.settings import ODESamplerSettings, SDESamplerSettings
+from psld.diffusion.settings import IntegrationSettings, ODESamplerSettings
+from psld.diffusion.stepping import Noise
 
 
 def sample(
     process: LinearProcess,
-    settings: SDESamplerSettings | ODESamplerSettings,
+    settings: IntegrationSettings,
     score: Score,
     z: Tensor,
     noise: Noise,
@@ -44,23 +45,23 @@ def sample(
 @torch.no_grad()
 def path(
     process: LinearProcess,
-    settings: SDESamplerSettings | ODESamplerSettings,
+    settings: IntegrationSettings,
     score: Score,
     z: Tensor,
     noise: Noise,
     inpainting: Inpainting | None = None,
 ) -> Iterator[tuple[float, Tensor]]:
     """The forward time and the state at the start and after each step; arguments as in `sample`."""
-    integrator = make_integrator(process, settings, z.device)
+    integrator = make_integrator(process, settings, z.device, inpainting)
     if inpainting:
         z = inpainting.noisy(z, process.T, noise)
     yield process.T, z
-    for index, end in _progress([*integrator.times[1:], settings.final_time]):
+    for index, end in _progress(integrator.ends):
         z = integrator.step(index, z, score, noise)
-        if inpainting:
-            z = inpainting.noisy(z, integrator.times[index], noise)
+        if inpainting and integrator.replacement_times:
+            z = inpainting.noisy(z, integrator.replacement_times[index], noise)
         yield end, z
-    if settings.denoise:
+    if settings.denoise and integrator.ends[-1] > 0:
         last = torch.tensor([settings.final_time, 0.0], dtype=torch.float64)
         ode = isinstance(settings, ODESamplerSettings)
         z = EulerMaruyama(process, last, z.device, probability_flow=ode).mean(0, z, score)

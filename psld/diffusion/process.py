@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from psld.diffusion.kernel import LinearKernel
 from psld.diffusion.schedule import LinearBeta
 from psld.utils.errors import UserError
 
@@ -41,7 +42,9 @@ class LinearProcess:
 
     With B(t) = ∫₀ᵗ β and Φ(t) = exp(−(D + Q) S⁻¹ B(t)) its perturbation kernel is Gaussian with
 
-        mean(t) = Φ z₀,        Σ(t) = S + Φ (Σ₀ − S) Φᵀ.
+        mean(t) = Φ z₀,        Σ(t) = S + Φ (Σ₀ − S) Φᵀ,
+
+    where S − Φ S Φᵀ is computed without cancellation (`kernel.LinearKernel`).
 
     Under hybrid score matching (HSM) the auxiliary blocks of z₀ are marginalised: their mean is 0
     and Σ₀ holds their variance. Under denoising score matching (DSM) z₀ is known and Σ₀ = 0.
@@ -88,6 +91,9 @@ class LinearProcess:
         self.rate = (self.D + self.Q) @ torch.linalg.inv(self.S)
         """(D + Q) S⁻¹: the drift is −β(t) · rate · z."""
         _check_convergence(self.rate)
+        inverse = torch.linalg.inv(self.S)
+        self._forward = LinearKernel(self.rate, self.D)
+        self._reversed = LinearKernel((self.D - self.Q) @ inverse, self.D)
         self.predicted = self._predicted_blocks()
 
     def _predicted_blocks(self) -> slice:
@@ -115,13 +121,17 @@ class LinearProcess:
 
     def transition(self, t: Tensor) -> Tensor:
         """Φ(t), N×k×k: what the drift alone makes of z₀."""
-        return torch.linalg.matrix_exp(-self.rate * self.beta.integral(t)[:, None, None])
+        return self._forward.transition(self.beta.integral(t))
+
+    def transition_between(self, start: Tensor, end: Tensor) -> Tensor:
+        """What the drift alone makes of z from N times `start` to `end`, forwards or backwards."""
+        return self._forward.transition(self.beta.integral(end) - self.beta.integral(start))
 
     def covariance(self, t: Tensor) -> Tensor:
         """Σ(t), N×k×k, of p(z_t | x₀) under HSM or of p(z_t | z₀) under DSM."""
-        phi = self.transition(t)
-        start = self.initial_covariance if self.matching == "hsm" else torch.zeros_like(self.S)
-        return self._regularised(self.S + phi @ (start - self.S) @ phi.mT)
+        if self.matching == "hsm":
+            return self.image_covariance(t)
+        return self._regularised(self._forward.moments(self.beta.integral(t))[1])
 
     def covariance_factor(self, t: Tensor) -> Tensor:
         """The triangular L(t), N×k×k, with Σ = L Lᵀ (lower), or U with Σ = U Uᵀ (upper)."""
@@ -168,6 +178,61 @@ class LinearProcess:
         """z_T ~ N(0, S) from standard normal noise of the same shape."""
         return mix(self.S.sqrt(), noise)
 
+    # -- the process as noise on the image, whatever the matching ----------------------------------
+
+    def image_mean(self, t: Tensor) -> Tensor:
+        """a(t) = Φ(t) e_x, N×k: E[z_t | x₀] = a x₀."""
+        return self.transition(t)[:, :, 0]
+
+    def image_covariance(self, t: Tensor) -> Tensor:
+        """Σ(t) = Φ Σ₀ Φᵀ + C, N×k×k, of p(z_t | x₀), with C the covariance of the noise alone.
+
+        It is what HSM conditions on; under DSM it is the kernel with z₀'s auxiliary blocks
+        marginalised. Both terms are exact to a few roundings in every entry, however small t is.
+        """
+        phi, noise = self._forward.moments(self.beta.integral(t))
+        return self._regularised(phi @ self.initial_covariance @ phi.mT + noise)
+
+    def image_factor(self, t: Tensor) -> Tensor:
+        """The triangular L(t), N×k×k, with L Lᵀ = `image_covariance`."""
+        return self._factorise(self.image_covariance(t))
+
+    def whitened_mean(self, t: Tensor) -> Tensor:
+        """c(t) = L⁻¹ a, N×k: given x₀, L⁻¹ z_t ~ N(c x₀, I)."""
+        a = self.image_mean(t)[:, :, None]
+        return torch.linalg.solve(self.image_factor(t), a)[:, :, 0]
+
+    def precision(self, t: Tensor) -> Tensor:
+        """ρ(t) = aᵀ Σ⁻¹ a, N. All that z_t tells about x₀ is the sufficient statistic
+
+        y = aᵀ Σ⁻¹ z_t / ρ = x₀ + N(0, 1/ρ).
+        """
+        return self.whitened_mean(t).square().sum(dim=1)
+
+    def noise_level(self, t: Tensor) -> Tensor:
+        """σ_eff(t) = ρ^(−½), N: the noise on the image, in units of the image."""
+        return self.precision(t).rsqrt()
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """λ(t) = ½ log ρ = −log σ_eff, N: half the log signal-to-noise ratio; it falls with t."""
+        return 0.5 * self.precision(t).log()
+
+    def image_diffusion_squared(self, t: Tensor) -> Tensor:
+        """Σ̇ − F Σ − Σ Fᵀ, N×k×k, with F the drift and Σ the `image_covariance`.
+
+        This is G Gᵀ but for `numerical_eps` e: the regularised Σ moves as if the diffusion were
+        G Gᵀ − e (F + Fᵀ), which matters where Σ itself is as small as e.
+        """
+        drift = self.drift(t)
+        return self.diffusion_squared(t) - self.numerical_eps * (drift + drift.mT)
+
+    def log_snr_rate(self, t: Tensor) -> Tensor:
+        """dλ/dt = −½ bᵀ (Σ̇ − F Σ − Σ Fᵀ) b / ρ with b = Σ⁻¹ a, N."""
+        inverse = torch.linalg.inv(self.image_factor(t))
+        b = inverse.mT @ (inverse @ self.image_mean(t)[:, :, None])
+        rate = -0.5 * b.mT @ self.image_diffusion_squared(t) @ b
+        return rate[:, 0, 0] / self.precision(t)
+
     # -- drift and diffusion, forward and reverse -----------------------------------------------
 
     def drift(self, t: Tensor) -> Tensor:
@@ -192,9 +257,9 @@ class LinearProcess:
         Returns:
             (Φ, L), both N×k×k: z ← Φ z + L ξ with ξ standard normal.
         """
-        elapsed = (self.beta.integral(start) - self.beta.integral(end))[:, None, None]
-        phi = torch.linalg.matrix_exp(-(self.D - self.Q) @ torch.linalg.inv(self.S) * elapsed)
-        return phi, self._factorise(self._regularised(self.S - phi @ self.S @ phi.mT))
+        elapsed = self.beta.integral(start) - self.beta.integral(end)
+        phi, covariance = self._reversed.moments(elapsed)
+        return phi, self._factorise(self._regularised(covariance))
 
     def _regularised(self, covariance: Tensor) -> Tensor:
         return covariance + self.numerical_eps * torch.eye(self.blocks, dtype=torch.float64)

@@ -24,16 +24,20 @@ class Score(Protocol):
     evaluations: int
     """Network evaluations per image so far (NFE)."""
 
-    def __call__(self, z: Tensor, t: float, matrix: Tensor) -> Tensor:
-        """The score at z.
+    def __call__(
+        self, z: Tensor, t: float, matrix: Tensor, projection: Tensor | None = None
+    ) -> Tensor:
+        """The score at z, or a linear function P s of it.
 
         Args:
             z: N×kC×H×W.
             t: forward time.
-            matrix: `process.score_matrix` at t, k×p.
+            matrix: turns ε into the answer, r×p: `process.score_matrix` at t for the score itself.
+            projection: P, r×k, for what comes as a score rather than as ε (the gradient of a
+                guide); the identity by default.
 
         Returns:
-            N×kC×H×W.
+            N×rC×H×W.
         """
         ...
 
@@ -46,7 +50,9 @@ class NetworkScore:
         self.batch_size = batch_size
         self.evaluations = 0
 
-    def __call__(self, z: Tensor, t: float, matrix: Tensor) -> Tensor:
+    def __call__(
+        self, z: Tensor, t: float, matrix: Tensor, projection: Tensor | None = None
+    ) -> Tensor:
         self.evaluations += 1
         eps = [self.network(part, times_like(part, t)) for part in z.split(self.batch_size)]
         return mix(matrix, torch.cat(eps))
@@ -68,7 +74,9 @@ class ClassifierFreeScore:
         self.batch_size = batch_size
         self.evaluations = 0
 
-    def __call__(self, z: Tensor, t: float, matrix: Tensor) -> Tensor:
+    def __call__(
+        self, z: Tensor, t: float, matrix: Tensor, projection: Tensor | None = None
+    ) -> Tensor:
         self.evaluations += 2
         eps = []
         parts = zip(z.split(self.batch_size), self.labels.split(self.batch_size), strict=True)
@@ -111,10 +119,14 @@ class ClassifierGuidedScore:
     def evaluations(self) -> int:
         return self.score.evaluations
 
-    def __call__(self, z: Tensor, t: float, matrix: Tensor) -> Tensor:
+    def __call__(
+        self, z: Tensor, t: float, matrix: Tensor, projection: Tensor | None = None
+    ) -> Tensor:
         parts = zip(z.split(self.batch_size), self.labels.split(self.batch_size), strict=True)
         gradient = torch.cat([self._gradient(part, labels, t) for part, labels in parts])
-        return self.score(z, t, matrix) + self.scale * gradient
+        if projection is not None:
+            gradient = mix(projection, gradient)
+        return self.score(z, t, matrix, projection) + self.scale * gradient
 
     @torch.enable_grad()
     def _gradient(self, z: Tensor, labels: Tensor, t: float) -> Tensor:

@@ -82,24 +82,43 @@ ProcessSettings = Annotated[
 ]
 
 
+Root = Literal["flow", "straight"]
+"""The whitened coordinates of a multistep sampler: of the probability flow, or straight ones."""
+
+Interpolation = Literal["lambda", "t", "sqrt-t"]
+"""The variable in which past predictions are interpolated: λ = −log σ_eff, t, or √t."""
+
+Conjugation = Literal["zero", "identity", "ones"]
+"""The matrix B of a conjugate integrator, but for its factor."""
+
+
 class IntegratorSettings(Settings):
     """What every sampler has."""
 
     final_time: float = Field(1e-3, gt=0, lt=1)
     """Forward time at which the integrator stops."""
     denoise: bool = True
-    """End with one noise-free Euler step from `final_time` to 0."""
+    """End with one more evaluation at `final_time`: a noise-free Euler step to time 0, or the
+    prediction of the image itself (multistep)."""
 
 
-class SDESamplerSettings(IntegratorSettings):
+class GridSettings(IntegratorSettings):
+    """What samplers with a fixed time grid have."""
+
+    striding: Literal["uniform", "quadratic", "power", "lambda", "edm"]
+    """The time grid: `uniform` or `quadratic` in time, evenly spaced in t^(1/p) (`power`), in λ
+    (`lambda`), or in σ_eff^(1/p) (`edm`). All but `uniform` put more steps near the data."""
+    power: float = Field(7.0, gt=0)
+    """p of the strides `power` (gDDIM: 2) and `edm` (EDM's ρ: 7); the others ignore it."""
+    steps: int = Field(ge=2)
+    """N: network evaluations per image, the final evaluation included."""
+
+
+class SDESamplerSettings(GridSettings):
     """A sampler of the reverse SDE with a fixed time grid."""
 
     integrator: Literal["em", "sscs"]
     """Euler–Maruyama (em), or the symmetric splitting sampler (sscs), which needs momentum."""
-    striding: Literal["uniform", "quadratic"]
-    """The time grid; quadratic striding puts more steps near the data."""
-    steps: int = Field(ge=2)
-    """N: network evaluations per image, the final denoising step included."""
 
 
 class ODESamplerSettings(IntegratorSettings):
@@ -109,3 +128,54 @@ class ODESamplerSettings(IntegratorSettings):
     """Dormand–Prince 5(4), as in SciPy."""
     tolerance: float = Field(gt=0, lt=1)
     """Relative and absolute error tolerance."""
+
+
+class MultistepSettings(GridSettings):
+    """The exponential multistep sampler in whitened coordinates, for few evaluations."""
+
+    integrator: Literal["multistep"]
+    """Past predictions of the image are extrapolated; the rest of a step is exact."""
+    root: Root = "straight"
+    """`straight`: only one combination of the blocks moves; `flow`: the coordinates of the
+    probability-flow ODE."""
+    order: int = Field(2, ge=1, le=3)
+    """Predictions that a step uses; the first steps use as many as there are."""
+    eta: float = Field(0.0, ge=0)
+    """η: noise. 0 is deterministic; 1 is the noise of the reverse SDE where k = 1."""
+    eta_interval: tuple[float, float] | None = None
+    """Noise levels (σ_eff, low and high) between which η acts; everywhere when null."""
+    corrector: bool = False
+    """Repeat each step with the prediction at its end, which costs no evaluation."""
+    interpolation: Interpolation = "t"
+    """The variable of the polynomial through the past predictions."""
+
+    @model_validator(mode="after")
+    def _interval_is_ordered(self) -> "MultistepSettings":
+        if self.eta_interval and not 0 <= self.eta_interval[0] < self.eta_interval[1]:
+            raise ValueError(f"eta_interval must be two rising numbers, got {self.eta_interval}")
+        return self
+
+
+class GDDIMSettings(GridSettings):
+    """Generalised DDIM (Zhang, Tao and Chen, ICLR 2023): a baseline."""
+
+    integrator: Literal["gddim"]
+    """ε in the coordinates of the flow root, extrapolated in t; the drift is exact."""
+    order: int = Field(2, ge=1, le=4)
+    """Evaluations that a step uses; the first steps use as many as there are."""
+
+
+class ConjugateSettings(GridSettings):
+    """A conjugate integrator (Pandey, Rudolph and Mandt, 2310.07894): a baseline of order 1."""
+
+    integrator: Literal["conjugate"]
+    """Euler steps in coordinates A z with Ȧ = A (B − F)."""
+    conjugation: Conjugation = "identity"
+    """B: 0 (exponential integrator), strength·I (λ-DDIM-I) or strength·(all ones) (λ-DDIM-II)."""
+    strength: float = 0.0
+    """λ of the paper, which searches it for each number of evaluations; unused by `zero`."""
+
+
+FixedGridSettings = SDESamplerSettings | MultistepSettings | GDDIMSettings | ConjugateSettings
+IntegrationSettings = FixedGridSettings | ODESamplerSettings
+"""Any sampler without its guidance."""

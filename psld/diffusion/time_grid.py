@@ -3,19 +3,64 @@
 import torch
 from torch import Tensor
 
-from psld.diffusion.settings import SDESamplerSettings
+from psld.diffusion.process import LinearProcess
+from psld.diffusion.settings import GridSettings
+
+TABLE = 256
+"""Times, evenly spaced in log t, between which the time of a noise level is sought."""
+
+ITERATIONS = 6
+"""Newton steps of that search, which double the digits each."""
 
 
-def time_grid(settings: SDESamplerSettings) -> Tensor:
+def time_grid(settings: GridSettings, process: LinearProcess | None = None) -> Tensor:
     """K + 1 descending forward times, float64, where K is the number of integrator steps.
 
-        uniform:    t_i = ε + (1 − ε) (K − i) / K
-        quadratic:  t_i = ε + (1 − ε) ((K − i) / K)²
+    With ε the final time, T = 1, r_i = (K − i)/K and [x]_i = x(ε) + (x(T) − x(ε)) r_i:
 
-    with ε the final time. The final denoising step counts among the N steps, so K = N − 1 with it.
+        uniform    t_i = [t]_i
+        quadratic  t_i = ε + (1 − ε) r_i²
+        power      t_i^(1/p) = [t^(1/p)]_i, gDDIM's grid at p = 2
+        lambda     λ(t_i) = [λ]_i, with λ = −log σ_eff
+        edm        σ_eff(t_i)^(1/p) = [σ_eff^(1/p)]_i (Karras et al., 2022, Eq. 5)
+
+    The final evaluation counts among the N steps, so K = N − 1 with it. `process` says what σ_eff
+    is, so the last two need it.
     """
     steps = settings.steps - 1 if settings.denoise else settings.steps
     remaining = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+    final, p = settings.final_time, settings.power
+    if settings.striding == "uniform":
+        return final + (1 - final) * remaining
     if settings.striding == "quadratic":
-        remaining = remaining**2
-    return settings.final_time + (1 - settings.final_time) * remaining
+        return final + (1 - final) * remaining**2
+    if settings.striding == "power":
+        return (final ** (1 / p) + (1 - final ** (1 / p)) * remaining) ** p
+    if process is None:
+        raise ValueError(f"the striding {settings.striding} needs a process")
+    low, high = process.noise_level(torch.tensor([final, process.T], dtype=torch.float64)).tolist()
+    if settings.striding == "lambda":
+        levels = low * (high / low) ** remaining
+    else:
+        levels = (low ** (1 / p) + (high ** (1 / p) - low ** (1 / p)) * remaining) ** p
+    times = time_of_noise_level(process, levels, final)
+    times[0], times[-1] = process.T, final
+    return times
+
+
+def time_of_noise_level(process: LinearProcess, levels: Tensor, final_time: float) -> Tensor:
+    """The times at which σ_eff has the given values, N, clipped to [`final_time`, T].
+
+    σ_eff grows with time, since noise is only ever added. Newton's method in log t starts in the
+    right interval of a table and stays there.
+    """
+    grid = final_time ** torch.linspace(1, 0, TABLE, dtype=torch.float64)
+    wanted = -levels.double().log()
+    after = torch.searchsorted(-process.log_snr(grid), -wanted).clamp(1, TABLE - 1)
+    low, high = grid[after - 1].log(), grid[after].log()
+    x = (low + high) / 2
+    for _ in range(ITERATIONS):
+        t = x.exp()
+        excess = process.log_snr(t) - wanted
+        x = (x - excess / (t * process.log_snr_rate(t))).clamp(low, high)
+    return x.exp()

@@ -1,0 +1,83 @@
+"""Conjugate integrators: a published baseline of order 1 on the probability-flow ODE."""
+
+import torch
+from torch import Tensor
+
+from psld.diffusion.polynomials import gauss_log_times
+from psld.diffusion.process import LinearProcess, mix
+from psld.diffusion.roots import GAUSS_3, magnus
+from psld.diffusion.score import Score
+from psld.diffusion.settings import Conjugation
+from psld.diffusion.stepping import Noise, table
+
+
+class ConjugateIntegrator:
+    """Euler's method in coordinates z̄ = A z with Ȧ = A (B − F) (Pandey, Rudolph and Mandt, 2023):
+
+        dz̄ = A B A⁻¹ z̄ dt + dΦ ε,      dΦ = ½ A G Gᵀ L⁻ᵀ dt.
+
+    In the state itself a step from t to s is, with T(s,u) the transition of F − B,
+
+        z_s = T(s,t) (I + (s − t) B) z_t + ∫_t^s T(s,u) ½ G Gᵀ L_u⁻ᵀ du ε.
+
+    B = 0 is the exponential integrator, B = λI is λ-DDIM-I and B = λ·(all ones) λ-DDIM-II. Any λ
+    has order 1; the paper searches it for each number of evaluations.
+    """
+
+    def __init__(
+        self,
+        process: LinearProcess,
+        grid: Tensor,
+        device: torch.device,
+        *,
+        conjugation: Conjugation = "identity",
+        strength: float = 0.0,
+    ) -> None:
+        """Tabulate the steps between the descending forward times of `grid`."""
+        start, end = grid[:-1], grid[1:]
+        k, p = process.blocks, process.predicted
+        self.times = start.tolist()
+        self.ends = self.replacement_times = end.tolist()
+        identity = torch.eye(k, dtype=torch.float64)
+        ones = torch.ones(k, k, dtype=torch.float64)
+        B = strength * {"zero": 0 * ones, "identity": identity, "ones": ones}[conjugation]
+        conjugate = _Conjugate(process, B, start, end)
+        euler = identity + (end - start)[:, None, None] * B
+        self.state = table(conjugate.transitions[:, 0] @ euler, device)
+        self.weight = table(conjugate.noise_weight(), device)
+        self.eps = torch.eye(process.predicted_blocks, device=device)
+        self.projection = table(-process.covariance_factor(start).mT[:, p], device)
+        """ε of a score, so that guides move ε: −Lᵀ s in the predicted blocks."""
+
+    def step(self, index: int, z: Tensor, score: Score, noise: Noise) -> Tensor:
+        eps = score(z, self.times[index], self.eps, self.projection[index])
+        return mix(self.state[index], z) + mix(self.weight[index], eps)
+
+
+class _Conjugate:
+    """T(s,u) for every step from t to s, at t and at the nodes u of the quadrature."""
+
+    def __init__(self, process: LinearProcess, B: Tensor, start: Tensor, end: Tensor) -> None:
+        self.process, self.B = process, B
+        self.nodes, self.node_weights = gauss_log_times(start, end)
+        stops = torch.cat([start[:, None], self.nodes, end[:, None]], dim=1)
+        transition = torch.eye(process.blocks, dtype=torch.float64).expand(len(end), -1, -1)
+        transitions = []
+        for index in reversed(range(stops.shape[1] - 1)):
+            transition = transition @ self._between(stops[:, index], stops[:, index + 1])
+            transitions.append(transition)
+        self.transitions = torch.stack(transitions[::-1], dim=1)
+        """From t and from each node to s: N×(1 + n)×k×k."""
+
+    def _between(self, start: Tensor, end: Tensor) -> Tensor:
+        span = end - start
+        rates = (self.process.drift(start + share * span) - self.B for share in GAUSS_3)
+        return torch.linalg.matrix_exp(magnus(*(span[:, None, None] * rate for rate in rates)))
+
+    def noise_weight(self) -> Tensor:
+        """∫_t^s T(s,u) ½ G Gᵀ L_u⁻ᵀ du on the predicted blocks, N×k×p."""
+        flat = self.nodes.flatten()
+        density = -0.5 * self.process.diffusion_squared(flat) @ self.process.score_matrix(flat)
+        density = density.unflatten(0, self.nodes.shape)
+        summands = self.node_weights[:, :, None, None] * self.transitions[:, 1:] @ density
+        return summands.sum(dim=1)

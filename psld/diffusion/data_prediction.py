@@ -1,0 +1,99 @@
+"""The image that a network predicts: x̂₀ = E[x₀ | z_t] from ε, or from any score."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from psld.diffusion.process import LinearProcess, mix
+from psld.diffusion.score import Score
+from psld.diffusion.stepping import table
+from psld.utils.errors import UserError
+
+CHECKED_TIMES = 512
+"""Times, evenly spaced in log t, at which a process is checked for a zero of its coefficient."""
+
+
+@dataclass(frozen=True)
+class PredictionCoefficients:
+    """x̂₀ = state · z + eps · ε, with float64 rows for N times; the score's part for a guide.
+
+    The ε that a network learns is E[ε | z]. Under HSM and DSM alike it is linear in x̂₀,
+
+        ε = v − g x̂₀,    v = L_εᵀ Σ⁻¹ z,    g = L_εᵀ Σ⁻¹ a,
+
+    with Σ the covariance given the image alone and L_ε the factor that the network's ε belongs to
+    (under HSM, L_ε Lᵀ_ε = Σ, so this is L⁻¹ z − c x̂₀ = ε). The predicted blocks p give an
+    overdetermined system for x̂₀, which is solved by least squares: x̂₀ = g_pᵀ (v_p − ε_p) / |g_p|².
+    """
+
+    state: Tensor
+    """g_pᵀ V_p / |g_p|² with v = V z, N×1×k."""
+    eps: Tensor
+    """−g_pᵀ / |g_p|², N×1×p."""
+    score: Tensor
+    """aᵀ / ρ, N×1×k: x̂₀ moves so much with the score, as x̂₀ = (aᵀ Σ⁻¹ z + aᵀ s) / ρ."""
+
+
+def prediction_coefficients(process: LinearProcess, t: Tensor) -> PredictionCoefficients:
+    """The coefficients at N forward times, float64 on the CPU."""
+    v, g = consistent_eps(process, t)
+    a = process.image_mean(t)[:, :, None]
+    g_row = g.mT / g.mT.square().sum(dim=2, keepdim=True)
+    precision = process.precision(t)[:, None, None]
+    return PredictionCoefficients(state=g_row @ v, eps=-g_row, score=a.mT / precision)
+
+
+def consistent_eps(process: LinearProcess, t: Tensor) -> tuple[Tensor, Tensor]:
+    """(V, g) with ε = V z − g x̂₀ in the predicted blocks, N×p×k and N×p×1."""
+    whiten = torch.linalg.inv(process.image_factor(t))
+    if process.matching == "dsm":
+        whiten = process.covariance_factor(t).mT @ whiten.mT @ whiten
+    whiten = whiten[:, process.predicted]
+    return whiten, whiten @ process.image_mean(t)[:, :, None]
+
+
+def data_from_score(process: LinearProcess, z: Tensor, t: float, score: Tensor) -> Tensor:
+    """x̂₀ = (aᵀ Σ⁻¹ z + aᵀ s) / ρ, N×C×H×W, from the whole score s at one time, N×kC×H×W."""
+    time = torch.tensor([t], dtype=torch.float64)
+    row = (process.image_mean(time) / process.precision(time)[:, None])[:, None, :]
+    whole = torch.linalg.solve(process.image_covariance(time), row.mT).mT
+    return mix(whole[0], z) + mix(row[0], score)
+
+
+def check_prediction(process: LinearProcess, final_time: float) -> None:
+    """Refuse a process whose predicted ε loses sight of the image between `final_time` and T.
+
+    The direction of g_p then turns over from one time to the next. Raises UserError.
+    """
+    grid = final_time ** torch.linspace(0, 1, CHECKED_TIMES, dtype=torch.float64)
+    g = consistent_eps(process, grid)[1][:, :, 0]
+    turned = (g[1:] * g[:-1]).sum(dim=1) <= 0
+    if turned.any():
+        size = g.norm(dim=1)
+        share = size[:-1] / (size[:-1] + size[1:])  # a straight line between the two
+        zeros = grid[:-1] + share * grid.diff()
+        times = ", ".join(f"{t:.3g}" for t in zeros[turned].flip(0).tolist())
+        other = "upper" if process.factor == "lower" else "lower"
+        raise UserError(
+            f"process: the predicted ε does not depend on the image at t = {times}, where its "
+            f"coefficient passes through 0; try factor: {other}"
+        )
+
+
+class DataPrediction:
+    """x̂₀ at the times of a grid, from a `Score`; guides move it as they move the score."""
+
+    def __init__(self, process: LinearProcess, times: Tensor, device: torch.device) -> None:
+        """Tabulate the coefficients; UserError for a process that `check_prediction` refuses."""
+        check_prediction(process, float(times.min()))
+        coefficients = prediction_coefficients(process, times)
+        self.times = times.tolist()
+        self.state = table(coefficients.state, device)
+        self.eps = table(coefficients.eps, device)
+        self.score = table(coefficients.score, device)
+
+    def __call__(self, index: int, z: Tensor, score: Score) -> Tensor:
+        """x̂₀ at time `index` of the grid: z is N×kC×H×W, x̂₀ is N×C×H×W."""
+        from_eps = score(z, self.times[index], self.eps[index], self.score[index])
+        return mix(self.state[index], z) + from_eps

@@ -1,0 +1,61 @@
+"""Any process as a variance-exploding denoiser, so that other people's samplers run on it."""
+
+import torch
+from torch import Tensor
+
+from psld.diffusion.data_prediction import check_prediction, prediction_coefficients
+from psld.diffusion.process import LinearProcess, mix
+from psld.diffusion.roots import WhiteningRoot
+from psld.diffusion.score import Network
+from psld.diffusion.time_grid import time_of_noise_level
+
+
+class StraightDenoiser:
+    """D(y; σ) = E[x₀ | y] for y = x₀ + σ n, from an ε-network of any process.
+
+    In straight coordinates z = R̃_t [√ρ y, u] with σ = ρ(t)^(−½) the first coordinate alone depends
+    on the image, and the k − 1 others, u ~ N(0, I), say nothing about it. They are drawn once and
+    kept: the sampler then runs on y alone, as a sampler of the variance-exploding ODE dy/dσ =
+    (y − D)/σ does.
+
+        >>> denoise = StraightDenoiser(process, network, torch.randn(n, (k - 1) * c, h, w))
+        >>> y = denoise.sigma_max * torch.randn(n, c, h, w)
+        >>> for sigma, after in pairwise(sigmas):          # Euler, from sigma_max down
+        ...     y = y + (after - sigma) * (y - denoise(y, sigma)) / sigma
+
+    A σ outside [`sigma_min`, `sigma_max`] is taken for the nearest one inside. The call looks up
+    coefficients for σ on the CPU, so a σ on a GPU is copied to it first.
+    """
+
+    def __init__(
+        self,
+        process: LinearProcess,
+        network: Network,
+        frozen: Tensor,
+        final_time: float = 1e-3,
+    ) -> None:
+        """Raises UserError for a process whose network cannot predict x₀ at every time.
+
+        Args:
+            frozen: u, N×(k−1)C×H×W standard normal; N×0×H×W for k = 1.
+            final_time: the earliest time at which the network is evaluated.
+        """
+        check_prediction(process, final_time)
+        self.process = process
+        self.network = network
+        self.frozen = frozen
+        self.final_time = final_time
+        self.root = WhiteningRoot(process, "straight", final_time)
+        ends = torch.tensor([final_time, process.T], dtype=torch.float64)
+        self.sigma_min, self.sigma_max = process.noise_level(ends).tolist()
+
+    def __call__(self, y: Tensor, sigma: float | Tensor) -> Tensor:
+        """The predicted images, N×C×H×W; `sigma` is one number or N."""
+        levels, image = torch.as_tensor(sigma).double().cpu().unique(return_inverse=True)
+        image = image.expand(len(y))
+        t = time_of_noise_level(self.process, levels, self.final_time)
+        scale = self.process.precision(t).sqrt()[image].to(y).view(-1, 1, 1, 1)
+        z = mix(self.root(t)[image], torch.cat([scale * y, self.frozen.to(y)], dim=1))
+        rows = prediction_coefficients(self.process, t)
+        eps = self.network(z, t[image].to(y.device, torch.float32))
+        return mix(rows.state[image], z) + mix(rows.eps[image], eps)

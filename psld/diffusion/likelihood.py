@@ -1,0 +1,172 @@
+"""The likelihood of images by the probability flow: bits per dimension."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from psld.diffusion.process import LinearProcess, mix
+from psld.diffusion.score import Network, times_like
+from psld.diffusion.stepping import Noise
+from psld.utils.errors import RunError
+
+DEQUANTIZED_BITS = 7.0
+"""log₂ of the scale of `dequantize`: 256 levels on an interval of length 2."""
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """The log-likelihoods of a batch, and what they cost."""
+
+    log_likelihood: Tensor
+    """log p(x) of each image, in nats, or the bound on it, float64, N."""
+    evaluations: int
+    """Network evaluations per image and momentum draw."""
+    gradients: int
+    """Vector-Jacobian products per image and momentum draw: evaluations × probes."""
+
+
+def log_likelihood(
+    process: LinearProcess,
+    network: Network,
+    images: Tensor,
+    noise: Noise,
+    *,
+    probes: int = 1,
+    draws: int = 1,
+    start_time: float = 1e-5,
+    tolerance: float = 1e-5,
+) -> Likelihood:
+    """Integrate the probability flow from the images at t = ε to T and add up its divergence:
+
+        log p(x, m) = log N(z_T; 0, S) + ∫_ε^T tr ∂_z(F z − ½ G Gᵀ s) dt,   z_ε = (x, m), m ~ q,
+
+    with q = N(0, Σ₀) the law of the auxiliary blocks. The trace is Hutchinson's estimate. Over
+    K draws of m the bound is log (1/K) Σ_k p(x, m_k)/q(m_k), which is below log p(x) on average and
+    rises with K; for k = 1 there is no m and one draw is exact.
+
+    Step sizes are decided for the whole batch, so a result depends on its batch by about
+    `tolerance`.
+
+    Args:
+        images: N×C×H×W; their type is that of the computation.
+        noise: draws the probes' signs and the momenta.
+        probes: random vectors of the trace's estimate. A group of 2^⌈log₂ k⌉ of them shares signs
+            up to those of whole blocks, so that terms between blocks cancel in its mean.
+        draws: K.
+        start_time: ε. The density at ε is that of data that the drift has moved by ε, so the
+            estimate of one image is off by some ε β x·m/(κM), which averages to 0.
+        tolerance: relative and absolute, of SciPy's RK45.
+    """
+    if process.blocks == 1:
+        draws = 1
+    z = images.repeat_interleave(draws, dim=0)
+    log_q = torch.zeros(len(z), dtype=torch.float64)
+    if process.blocks > 1:
+        auxiliary = noise(z.repeat(1, process.blocks - 1, 1, 1))
+        spread = process.initial_covariance[1:, 1:].sqrt()
+        log_q = _log_normal(auxiliary, spread)
+        z = torch.cat([z, mix(spread, auxiliary)], dim=1)
+    flow = _Flow(process, network, _probes(process.blocks, z, noise, probes))
+    end, gained = flow.integrate(z, start_time, tolerance)
+    prior = process.S.sqrt()
+    whitened = mix(torch.linalg.inv(prior), end)
+    ratio = _log_normal(whitened, prior) + gained - log_q
+    return Likelihood(
+        log_likelihood=ratio.view(-1, draws).logsumexp(dim=1) - math.log(draws),
+        evaluations=flow.evaluations,
+        gradients=flow.evaluations * probes,
+    )
+
+
+def dequantize(images: Tensor, uniform: Tensor) -> Tensor:
+    """2 (u + U)/256 − 1, from uint8 images u and noise U in [0, 1) of the same shape."""
+    return 2 * (images + uniform) / 256 - 1
+
+
+def bits_per_dimension(
+    log_likelihood: Tensor, dimensions: int, scale_bits: float = DEQUANTIZED_BITS
+) -> Tensor:
+    """−log₂ p per dimension, in units of one grey level.
+
+    Args:
+        log_likelihood: in nats, of images on the interval [−1, 1].
+        dimensions: C·H·W.
+        scale_bits: log₂ of grey levels per unit of the images: 7 after `dequantize`.
+    """
+    return -log_likelihood / (dimensions * math.log(2)) + scale_bits
+
+
+class _Flow:
+    """The probability-flow ODE in forward time, with the divergence of its velocity."""
+
+    def __init__(self, process: LinearProcess, network: Network, probes: list[Tensor]) -> None:
+        self.process = process
+        self.network = network
+        self.probes = probes
+        self.evaluations = 0
+
+    def integrate(self, z: Tensor, start_time: float, tolerance: float) -> tuple[Tensor, Tensor]:
+        """The state at T, and ∫ divergence dt of each sample, float64 on the CPU."""
+        from scipy.integrate import RK45  # takes longer to import than most modules here
+
+        size = z.numel()
+
+        def slope(t: float, flat: np.ndarray) -> np.ndarray:
+            state = torch.from_numpy(flat[:size]).to(z.device, z.dtype).view(z.shape)
+            velocity, divergence = self._velocity(state, t)
+            both = torch.cat([velocity.flatten(), divergence]).double().cpu().numpy()
+            if not np.isfinite(both).all():
+                raise RunError(f"likelihood: the score is NaN or infinite at time {t:.4g}")
+            return both
+
+        start = np.concatenate([z.flatten().double().cpu().numpy(), np.zeros(len(z))])
+        end = self.process.T
+        solver = RK45(slope, start_time, start, end, rtol=tolerance, atol=tolerance)
+        while solver.status == "running":
+            complaint = solver.step()
+        if solver.status == "failed":
+            raise RunError(f"likelihood: RK45 at tolerance {tolerance}: {complaint}")
+        result = torch.from_numpy(solver.y)
+        return result[:size].to(z.device, z.dtype).view(z.shape), result[size:]
+
+    @torch.enable_grad()
+    def _velocity(self, z: Tensor, t: float) -> tuple[Tensor, Tensor]:
+        """F z − ½ G Gᵀ s and the estimate of its divergence, per sample."""
+        self.evaluations += 1
+        time = torch.tensor([t], dtype=torch.float64)
+        drift = self.process.drift(time)[0]
+        push = -0.5 * self.process.diffusion_squared(time) @ self.process.score_matrix(time)
+        z = z.detach().requires_grad_()
+        pushed = mix(push[0], self.network(z, times_like(z, t)))
+        traces = []
+        for number, probe in enumerate(self.probes, start=1):
+            (product,) = torch.autograd.grad(
+                (pushed * probe).sum(), z, retain_graph=number < len(self.probes)
+            )
+            traces.append((product * probe).flatten(1).sum(dim=1))
+        pixels = z[0].numel() // self.process.blocks
+        divergence = torch.stack(traces).mean(dim=0) + float(drift.trace()) * pixels
+        return (mix(drift, z) + pushed).detach(), divergence.detach()
+
+
+def _probes(blocks: int, z: Tensor, noise: Noise, count: int) -> list[Tensor]:
+    """Random signs like z. Probe j flips block b where the bits of j & b are odd in number."""
+    group = 1 << (blocks - 1).bit_length()
+    probes = []
+    for j in range(count):
+        if j % group == 0:
+            signs = torch.where(noise(z) < 0, -1.0, 1.0).to(z)
+        flips = [(-1.0) ** ((j % group) & b).bit_count() for b in range(blocks)]
+        probes.append(mix(torch.diag(torch.tensor(flips)), signs))
+    return probes
+
+
+def _log_normal(whitened: Tensor, factor: Tensor) -> Tensor:
+    """log N(z; 0, L Lᵀ) per sample, from L⁻¹ z and the block matrix L, float64 on the CPU."""
+    squares = whitened.double().flatten(1).square().sum(dim=1).cpu()
+    size = whitened[0].numel()
+    log_scale = size / len(factor) * float(torch.linalg.slogdet(factor)[1])
+    return -0.5 * squares - log_scale - 0.5 * size * math.log(2 * math.pi)

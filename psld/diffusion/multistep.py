@@ -1,0 +1,183 @@
+"""Exponential multistep sampling in whitened coordinates: few evaluations, for any process.
+
+With a root R̃ R̃ᵀ = Σ of the covariance given the image, w = R̃⁻¹ z, c = R̃⁻¹ a and x̂₀ = E[x₀ | z],
+
+    dw = x̂₀ dc − η² (w − c x̂₀) dλ + √2 η dW_λ          (λ = −log σ_eff grows while sampling)
+
+has the marginals of the forward process for every root and every η ≥ 0: given x₀, w = c x₀ + ξ with
+ξ ~ N(0, I) moves with velocity ċ x₀, whose average over p(x₀ | w) is ċ x̂₀, and the terms with η are
+an Ornstein–Uhlenbeck process towards N(c x₀, I), averaged likewise.
+"""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from psld.diffusion.data_prediction import DataPrediction
+from psld.diffusion.inpainting import Inpainting
+from psld.diffusion.polynomials import polynomial_integrals
+from psld.diffusion.process import LinearProcess, mix
+from psld.diffusion.roots import WhiteningRoot
+from psld.diffusion.score import Score
+from psld.diffusion.settings import Interpolation, Root
+from psld.diffusion.stepping import Noise, table
+
+
+class ExponentialScheme:
+    """The coefficients of one step from t down to s, float64 on the CPU:
+
+        z_s = P z_t + Σ_j X_j x̂₀_j + N ξ,    P = e^(−E) R̃_s R̃_t⁻¹,    N = √(1 − e^(−2E)) R̃_s,
+        X_j = R̃_s ∫_t^s e^(−E_u) ℓ_j(u) (dc + η² c dλ),    E_u = ∫_u^s η² dλ,    E = E_t,
+
+    with ℓ_j the Lagrange polynomials through the nodes. Whatever the nodes, P a_t + Σ_j X_j = a_s
+    and P Σ_t Pᵀ + N Nᵀ = Σ_s: a step takes the kernel of an image to its kernel at s.
+    """
+
+    def __init__(
+        self,
+        process: LinearProcess,
+        root: Root,
+        final_time: float,
+        *,
+        eta: float = 0.0,
+        eta_interval: tuple[float, float] | None = None,
+        interpolation: Interpolation = "t",
+    ) -> None:
+        """
+        Args:
+            final_time: the last time that a step reaches.
+            eta_interval: noise levels σ_eff, low and high, between which η acts.
+        """
+        self.process = process
+        self.root = WhiteningRoot(process, root, final_time)
+        self.eta = eta
+        self.levels = eta_interval or (0.0, torch.inf)
+        self.interpolation = interpolation
+
+    def transition(self, start: Tensor, end: Tensor) -> Tensor:
+        """P, N×k×k, between N times."""
+        decay = (-self._churn(start, end)).exp()[:, None, None]
+        return decay * self.root(end) @ torch.linalg.inv(self.root(start))
+
+    def noise_factor(self, start: Tensor, end: Tensor) -> Tensor:
+        """N, N×k×k, between N times; 0 in a step without noise."""
+        share = -torch.expm1(-2 * self._churn(start, end))
+        return share.sqrt()[:, None, None] * self.root(end)
+
+    def weights(self, start: Tensor, end: Tensor, nodes: Tensor) -> Tensor:
+        """X, N×k×q, between N times; `nodes` are the times of the q predictions, N×q."""
+
+        def curve(times: Tensor) -> Tensor:
+            flat = times.flatten()
+            a = self.process.image_mean(flat)[:, :, None]
+            c = torch.linalg.solve(self.root(flat), a).reshape(*times.shape, -1)
+            return (-self._churn(times, end[:, None])).exp()[:, :, None] * c
+
+        whitened = polynomial_integrals(self.process, curve, self.interpolation, start, end, nodes)
+        return self.root(end) @ whitened
+
+    def _churn(self, start: Tensor, end: Tensor) -> Tensor:
+        """∫ η² dλ from `start` to `end`, over the noise levels where η acts."""
+        return self._churned(end) - self._churned(start)
+
+    def _churned(self, t: Tensor) -> Tensor:
+        level = self.process.noise_level(t.flatten()).clamp(*self.levels).view_as(t)
+        return -(self.eta**2) * level.log()
+
+
+class Multistep:
+    """The sampler: steps of `ExponentialScheme` through the last `order` predictions of the image.
+
+    The last step is the prediction at the final time itself, so N evaluations visit N times. At
+    order 1 with k = 1 this is DDIM; with the flow root it is gDDIM's DDIM for a consistent ε. The
+    coefficients P, X, N are tabulated once; a step is z ← P z + X [x̂₀ …] + N ξ.
+
+    A step begins by evaluating x̂₀. With the corrector the step before is then repeated, with the
+    same noise and with the new x̂₀ among its nodes. Inpainting puts the known pixels into x̂₀: they
+    then follow the kernel exactly, and the history holds no prediction of what is known.
+    """
+
+    replacement_times = None
+
+    def __init__(
+        self,
+        process: LinearProcess,
+        grid: Tensor,
+        device: torch.device,
+        *,
+        root: Root = "straight",
+        order: int = 2,
+        eta: float = 0.0,
+        eta_interval: tuple[float, float] | None = None,
+        corrector: bool = False,
+        interpolation: Interpolation = "t",
+        denoise: bool = True,
+        inpainting: Inpainting | None = None,
+    ) -> None:
+        """Tabulate the steps between the descending forward times of `grid`.
+
+        Args:
+            denoise: evaluate at the last time of `grid`, too, and end with x̂₀; without it the end
+                is the noisy state at that time.
+        """
+        start, end = grid[:-1], grid[1:]
+        scheme = ExponentialScheme(
+            process,
+            root,
+            float(grid[-1]),
+            eta=eta,
+            eta_interval=eta_interval,
+            interpolation=interpolation,
+        )
+        visited = grid if denoise else start
+        self.times = visited.tolist()
+        self.ends = [*end.tolist(), 0.0] if denoise else end.tolist()
+        self.order = order
+        self.inpainting = inpainting
+        self.predict = DataPrediction(process, visited, device)
+        self.transition = table(scheme.transition(start, end), device)
+        noise = scheme.noise_factor(start, end)
+        self.noisy = noise.abs().amax(dim=(1, 2)).gt(0).tolist()
+        self.noise = table(noise, device)
+        self.weights = _tabulate(scheme, grid, device, order, ahead=0)
+        self.corrected = _tabulate(scheme, grid, device, order, ahead=1) if corrector else None
+        self.steps = len(end)
+        self.history: list[Tensor] = []
+        """Predictions so far, newest first."""
+
+    def step(self, index: int, z: Tensor, score: Score, noise: Noise) -> Tensor:
+        data = self.predict(index, z, score)
+        if self.inpainting:
+            data = self.inpainting.known(data)
+        if index == self.steps:
+            return torch.cat([data, z[:, data.shape[1] :]], dim=1)
+        earlier = self.history if index > 0 else []
+        self.history = [data, *earlier][: self.order + 1]
+        if self.corrected and index > 0:
+            z = self.base + self._combined(self.corrected[index - 1])
+        self.base = mix(self.transition[index], z)
+        """The step without its predictions, for the corrector."""
+        if self.noisy[index]:
+            self.base = self.base + mix(self.noise[index], noise(z))
+        return self.base + self._combined(self.weights[index])
+
+    def _combined(self, weights: Tensor) -> Tensor:
+        """Σ_j X_j x̂₀_j over as many predictions as there are weights, N×kC×H×W."""
+        return mix(weights, torch.cat(self.history[: weights.shape[1]], dim=1))
+
+
+def _tabulate(
+    scheme: ExponentialScheme, grid: Tensor, device: torch.device, order: int, ahead: int
+) -> list[Tensor]:
+    """X of every step, k×q each, through its start and the times before (`ahead` = 0), or through
+    its end as well (1). The first steps have fewer times before them."""
+    steps = len(grid) - 1
+    warm_up = range(min(order, steps))
+    weights = []
+    for first, last in pairwise([*warm_up, steps]):
+        index = torch.arange(first, last)[:, None]
+        behind = torch.arange(-ahead, min(first + 1, order))
+        nodes = grid[index - behind]
+        weights += scheme.weights(grid[first:last], grid[first + 1 : last + 1], nodes).unbind()
+    return [table(matrix, device) for matrix in weights]

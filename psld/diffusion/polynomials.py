@@ -1,0 +1,85 @@
+"""Integrals of the polynomials through the past evaluations of a multistep method."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from psld.diffusion.process import LinearProcess
+from psld.diffusion.settings import Interpolation
+
+NODES = 20
+"""Nodes of Gauss–Legendre quadrature in log t, a step."""
+
+
+def gauss_log_times(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
+    """Times u, N×n from `start` to `end`, and weights with Σ w f(u) ≈ ∫_start^end f dt."""
+    x, weights = (torch.from_numpy(array) for array in np.polynomial.legendre.leggauss(NODES))
+    span = (end / start).log()[:, None]
+    u = start[:, None] * (span * (1 + x) / 2).exp()
+    return u, span * u * weights / 2
+
+
+def lagrange(nodes: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """ℓ_j(x) and ℓ_j'(x), both N×m×q, of the polynomials that are 1 at node j and 0 at the others.
+
+    Args:
+        nodes: N×q, all different.
+        x: N×m.
+    """
+    values, slopes = [], []
+    for j in range(nodes.shape[1]):
+        value, slope = torch.ones_like(x), torch.zeros_like(x)
+        for i in range(nodes.shape[1]):
+            if i == j:
+                continue
+            distance = (nodes[:, j] - nodes[:, i])[:, None]
+            factor = (x - nodes[:, i, None]) / distance
+            value, slope = value * factor, slope * factor + value / distance
+        values.append(value)
+        slopes.append(slope)
+    return torch.stack(values, dim=2), torch.stack(slopes, dim=2)
+
+
+def polynomial_integrals(
+    process: LinearProcess,
+    curve: Callable[[Tensor], Tensor],
+    interpolation: Interpolation,
+    start: Tensor,
+    end: Tensor,
+    nodes: Tensor,
+) -> Tensor:
+    """∫_start^end ℓ_j dY, N×d×q, with Lagrange polynomials ℓ_j in τ = λ, t or √t.
+
+    By parts, [Y ℓ_j] − ∫ Y dℓ_j: no derivative of Y is needed, and since the ℓ_j sum to 1 their
+    integrals sum to Y(end) − Y(start) to rounding.
+
+    Args:
+        curve: Y, from N×m times to N×m×d.
+        start, end: N times.
+        nodes: N×q times.
+    """
+    u, weights = gauss_log_times(start, end)
+    times = torch.cat([start[:, None], u, end[:, None]], dim=1)
+    y = curve(times)
+    at, rate = _abscissa(process, times, interpolation)
+    values, slopes = lagrange(_abscissa(process, nodes, interpolation)[0], at)
+    inside = y[:, 1:-1].mT @ ((weights * rate[:, 1:-1])[:, :, None] * slopes[:, 1:-1])
+    last = y[:, -1, :, None] * values[:, -1, None]
+    first = y[:, 0, :, None] * values[:, 0, None]
+    return last - first - inside
+
+
+def _abscissa(
+    process: LinearProcess, t: Tensor, interpolation: Interpolation
+) -> tuple[Tensor, Tensor]:
+    """τ and dτ/dt at times of any shape."""
+    match interpolation:
+        case "t":
+            return t, torch.ones_like(t)
+        case "sqrt-t":
+            return t.sqrt(), 0.5 * t.rsqrt()
+        case "lambda":
+            flat = t.flatten()
+            return process.log_snr(flat).view_as(t), process.log_snr_rate(flat).view_as(t)

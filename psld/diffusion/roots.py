@@ -1,0 +1,112 @@
+"""Square roots of Σ(t) that turn with time: the whitened coordinates in which samplers step.
+
+Every root is R̃ = L U with L the triangular factor of Σ and U orthogonal. Let H = L⁻¹ G Gᵀ L⁻ᵀ and
+K = L⁻¹ F L + ½ H, where F is the drift. U̇ = W U with a skew-symmetric W chooses the root:
+
+    flow      W_f = triu(K, 1) − triu(K, 1)ᵀ   (lower factor; tril(K, −1) for the upper one)
+              Ṙ = (F + ½ G Gᵀ Σ⁻¹) R: the root that the probability-flow ODE follows
+    straight  W = W_f + v ĉᵀ − ĉ vᵀ,   ĉ = c_L/|c_L|,   v = −½ H ĉ,   c_L = L⁻¹ a
+              R̃⁻¹ a = (√ρ, 0, …): the first whitened coordinate alone depends on x₀. For k > 2 the
+              other axes are carried along by parallel transport in the flow root's coordinates.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from psld.diffusion.process import LinearProcess
+from psld.diffusion.settings import Root
+
+FRAMES = 512
+"""Times, evenly spaced in log t, at which U is tabulated."""
+
+GAUSS_3 = ((1 - 0.6**0.5) / 2, 0.5, (1 + 0.6**0.5) / 2)
+"""Nodes of Gauss–Legendre quadrature on [0, 1]."""
+
+
+class WhiteningRoot:
+    """R̃(t), N×k×k, at any forward times between `final_time` and T; float64 on the CPU.
+
+    U is tabulated once from T downwards, and carried from the next tabulated time to t by one
+    Magnus step of order 6, so R̃ R̃ᵀ = Σ holds to rounding and the frame to about 1e-9.
+    """
+
+    def __init__(self, process: LinearProcess, kind: Root, final_time: float) -> None:
+        self.process = process
+        self.kind = kind
+        log_times = torch.linspace(0, math.log(final_time), FRAMES, dtype=torch.float64)
+        self.times = log_times.exp()
+        self.frames = self._tabulated()
+
+    def _tabulated(self) -> Tensor:
+        frame = torch.eye(self.process.blocks, dtype=torch.float64)
+        if self.kind == "straight":
+            frame = _frame_along(self.process.whitened_mean(self.times[:1])[0])
+        frames = [frame]
+        for turn in self._turn(self.times[:-1], self.times[1:]):
+            frame = turn @ frame
+            frames.append(frame)
+        return torch.stack(frames)
+
+    def __call__(self, t: Tensor) -> Tensor:
+        """R̃ at N forward times."""
+        before = torch.searchsorted(-self.times, -t, right=True) - 1
+        before = before.clamp(0, FRAMES - 1)
+        turn = self._turn(self.times[before], t)
+        return self.process.image_factor(t) @ turn @ self.frames[before]
+
+    def _turn(self, start: Tensor, end: Tensor) -> Tensor:
+        """The orthogonal matrices, N×k×k, that carry U from `start` to `end`."""
+        if self.process.blocks == 1:
+            return torch.ones(len(start), 1, 1, dtype=torch.float64)
+        span = (end / start).log()
+
+        def slope(share: float) -> Tensor:
+            t = start * (share * span).exp()
+            return (span * t)[:, None, None] * self._spin(t)
+
+        return torch.linalg.matrix_exp(magnus(*(slope(share) for share in GAUSS_3)))
+
+    def _spin(self, t: Tensor) -> Tensor:
+        """The skew-symmetric W(t), N×k×k."""
+        process = self.process
+        factor, drift = process.image_factor(t), process.drift(t)
+        whitened_drift = torch.linalg.solve(factor, drift @ factor)
+        half_diffusion = 0.5 * torch.linalg.solve(factor, process.image_diffusion_squared(t))
+        half_diffusion = torch.linalg.solve(factor, half_diffusion.mT)
+        flow = whitened_drift + half_diffusion
+        flow = flow.triu(1) if process.factor == "lower" else flow.tril(-1)
+        spin = flow - flow.mT
+        if self.kind == "flow":
+            return spin
+        c = process.whitened_mean(t)[:, :, None]
+        c = c / c.norm(dim=1, keepdim=True)
+        v = -half_diffusion @ c
+        return spin + v @ c.mT - c @ v.mT
+
+
+def magnus(first: Tensor, middle: Tensor, last: Tensor) -> Tensor:
+    """Ω with exp(Ω) the solution of Ẏ = A Y over one step, to order 6.
+
+    `first`, `middle` and `last` are h A at the Gauss–Legendre nodes (Blanes, Casas, Oteo and Ros,
+    The Magnus expansion and some of its applications, 2009, Eq. 257).
+    """
+    a = middle
+    b = (5 / 3) ** 0.5 * (last - first)
+    c = 10 / 3 * (last - 2 * middle + first)
+    inner = _commutator(a, b)
+    outer = -_commutator(a, 2 * c + inner) / 60
+    return a + c / 12 + _commutator(-20 * a - c + inner, b + outer) / 240
+
+
+def _commutator(a: Tensor, b: Tensor) -> Tensor:
+    return a @ b - b @ a
+
+
+def _frame_along(c: Tensor) -> Tensor:
+    """An orthogonal matrix, k×k, with the first column c/|c|."""
+    columns = torch.eye(len(c), dtype=torch.float64)
+    columns[:, 0] = c
+    frame, _ = torch.linalg.qr(columns)
+    return frame * torch.sign(frame[:, 0] @ c)

@@ -1,0 +1,84 @@
+"""What the tests of samplers share: networks of known data, and a sampler's response to noise."""
+
+import torch
+
+from psld.diffusion.design import Mixture
+from psld.diffusion.loop import sample
+from psld.diffusion.score import NetworkScore
+from psld.diffusion.settings import (
+    ConjugateSettings,
+    GDDIMSettings,
+    MultistepSettings,
+    ODESamplerSettings,
+)
+from tests.diffusion.processes import normal, times
+
+MIXTURE = Mixture(weights=(0.4, 0.6), means=(-0.6, 0.5), deviations=(0.3, 0.2))
+
+
+def multistep(steps: int, **choice) -> MultistepSettings:
+    given = {"striding": "quadratic", "final_time": 1e-2} | choice
+    return MultistepSettings(integrator="multistep", steps=steps, **given)
+
+
+def gddim(steps: int, **choice) -> GDDIMSettings:
+    given = {"striding": "power", "power": 2, "final_time": 1e-2} | choice
+    return GDDIMSettings(integrator="gddim", steps=steps, **given)
+
+
+def conjugate(steps: int, **choice) -> ConjugateSettings:
+    given = {"striding": "quadratic", "final_time": 1e-2} | choice
+    return ConjugateSettings(integrator="conjugate", steps=steps, **given)
+
+
+def rk45(tolerance: float = 1e-7, **choice) -> ODESamplerSettings:
+    return ODESamplerSettings(
+        integrator="rk45", tolerance=tolerance, **({"final_time": 1e-2} | choice)
+    )
+
+
+def gaussian(deviation: float, mean: float = 0.0) -> Mixture:
+    return Mixture(weights=(1.0,), means=(mean,), deviations=(deviation,))
+
+
+def end(process, settings, network=None, count: int = 64, noise=None, inpainting=None):
+    """Where the sampler ends from `count` fixed starts, on the mixture unless told otherwise."""
+    z = process.prior(normal(count, process.blocks, 1, 1))
+    score = NetworkScore(network or MIXTURE.network(process), batch_size=count)
+    return sample(process, settings, score, z, noise, inpainting)
+
+
+def rms(difference: torch.Tensor) -> float:
+    return float(difference.square().mean().sqrt())
+
+
+def final_moments(process, settings, data: Mixture) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and covariance of the state at the end, exactly: the response to unit noise.
+
+    With Gaussian data every step is affine, so each column of noise can be sent through alone.
+    """
+    k, calls = process.blocks, settings.steps
+    a, covariance = process.image_mean(times(1.0))[0], process.image_covariance(times(1.0))[0]
+    start = covariance + data.deviations[0] ** 2 * torch.outer(a, a)
+    z = torch.zeros(1 + k + k * calls, k, 1, 1, dtype=torch.float64)
+    z[:, :, 0, 0] = data.means[0] * a
+    z[1 : k + 1, :, 0, 0] += torch.linalg.cholesky(start).T
+    call = iter(range(calls))
+
+    def unit_noise(z):
+        noise = torch.zeros_like(z)
+        first = 1 + k + k * next(call)
+        for block in range(k):
+            noise[first + block, block] = 1
+        return noise
+
+    score = NetworkScore(data.network(process), batch_size=len(z))
+    result = sample(process, settings, score, z, unit_noise).flatten(1)
+    response = result[1:] - result[0]
+    return result[0], response.T @ response
+
+
+def marginal(process, t: float, data: Mixture) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and covariance of z_t for Gaussian data."""
+    a, covariance = process.image_mean(times(t))[0], process.image_covariance(times(t))[0]
+    return data.means[0] * a, covariance + data.deviations[0] ** 2 * torch.outer(a, a)

@@ -1,0 +1,153 @@
+"""gDDIM and conjugate integrators: orders, exactness, guidance, evaluations."""
+
+import math
+from functools import cache
+
+import pytest
+import torch
+
+from psld.diffusion.inpainting import Inpainting
+from psld.diffusion.instances import psld, vp_sde
+from psld.diffusion.integrators import make_integrator
+from psld.diffusion.loop import sample
+from psld.diffusion.process import mix
+from psld.diffusion.roots import WhiteningRoot
+from psld.diffusion.score import ClassifierGuidedScore, NetworkScore
+from psld.diffusion.time_grid import time_grid
+from tests.diffusion.processes import EVERY_KIND, THREE_ORDERS, normal, times
+from tests.diffusion.sampling import (
+    MIXTURE,
+    conjugate,
+    end,
+    final_moments,
+    gaussian,
+    gddim,
+    marginal,
+    multistep,
+    rms,
+)
+
+CONJUGATIONS = [("zero", 0.0), ("identity", 0.7), ("ones", -0.3)]
+
+
+@pytest.mark.parametrize(
+    ("name", "order"), [("vp-sde", 1), ("vp-sde", 3), ("psld", 2), ("psld", 3), ("third", 2)]
+)
+def test_orders_of_gddim(name, order):
+    process = THREE_ORDERS[name]
+    coarse, middle, fine = (
+        end(process, gddim(n, order=order, denoise=False)) for n in (40, 80, 160)
+    )
+    assert math.log2(rms(coarse - middle) / rms(middle - fine)) > order - 0.45
+
+
+@cache
+def flow_end(name: str) -> torch.Tensor:
+    """A fine solution of the probability-flow ODE."""
+    return end(EVERY_KIND[name], multistep(150, root="flow", order=3, denoise=False))
+
+
+@pytest.mark.parametrize(("conjugation", "strength"), CONJUGATIONS)
+@pytest.mark.parametrize("name", ["vp-sde", "cld-hsm-lower", "psld-dsm-upper"])
+def test_conjugate_integrators_have_order_one_for_any_strength(name, conjugation, strength):
+    """Against a fine multistep solution of the same ODE."""
+    process = EVERY_KIND[name]
+    choice = {"conjugation": conjugation, "strength": strength, "denoise": False}
+    exact = flow_end(name)
+    coarse, fine = (rms(end(process, conjugate(n, **choice)) - exact) for n in (60, 120))
+    assert math.log2(coarse / fine) == pytest.approx(1, abs=0.35)
+
+
+@pytest.mark.parametrize("name", ["vp-sde", "psld"])
+def test_gddim_keeps_the_marginals(name):
+    process, data, settings = THREE_ORDERS[name], gaussian(0.3, mean=0.6), gddim(60, denoise=False)
+    mean, covariance = final_moments(process, settings, data)
+    expected_mean, expected = marginal(process, settings.final_time, data)
+    deviation = torch.diagonal(expected).sqrt()
+    assert ((covariance - expected).abs() / torch.outer(deviation, deviation)).max() < 0.05
+    assert ((mean - expected_mean).abs() / deviation).max() < 0.05
+
+
+def test_one_step_of_gddim_is_exact_for_a_single_image():
+    """ε^R is constant along a trajectory where the data is one point."""
+    process, image = psld(0.02, 4.02), 0.4
+    settings = gddim(2, order=1, denoise=False)
+    start, final = time_grid(settings, process)[[0, -1]]
+    noise = normal(16, 2, 1, 1)
+    root = WhiteningRoot(process, "flow", float(final))
+    mean = process.image_mean(torch.stack([start, final]))[:, :, None]
+    roots = root(torch.stack([start, final]))
+    x0 = torch.full((16, 1, 1, 1), image, dtype=torch.float64)
+    first, last = (mix(a, x0) + mix(R, noise) for a, R in zip(mean, roots, strict=True))
+    score = NetworkScore(gaussian(1e-6, mean=image).network(process), batch_size=16)
+    torch.testing.assert_close(
+        sample(process, settings, score, first, None), last, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_the_exponential_integrator_is_exact_for_constant_noise():
+    """B = 0: z_s for ε constant in time, against many small steps."""
+    process = psld(0.02, 4.02)
+
+    def network(z, t):
+        return torch.tensor([0.3, -0.2], dtype=z.dtype).view(1, 2, 1, 1).expand_as(z)
+
+    one, many = (
+        end(process, conjugate(n, conjugation="zero", denoise=False), network) for n in (2, 400)
+    )
+    torch.testing.assert_close(one, many, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("settings", [gddim(9), conjugate(9, strength=0.5)])
+@pytest.mark.parametrize("name", EVERY_KIND)
+def test_baselines_run_on_every_kind_and_count_their_steps(name, settings):
+    process = EVERY_KIND[name]
+    score = NetworkScore(MIXTURE.network(process), batch_size=8)
+    z = process.prior(normal(8, process.blocks, 1, 1))
+    assert sample(process, settings, score, z, None).isfinite().all()
+    assert score.evaluations == 9
+
+
+@pytest.mark.parametrize("settings", [gddim(60), conjugate(100, conjugation="zero")])
+@pytest.mark.parametrize("name", ["vp-sde", "cld-hsm-lower", "psld-dsm-lower"])
+def test_baselines_follow_a_guide(name, settings):
+    """A guide with the gradient of a score shifts them as the shifted network does."""
+    process, wanted = EVERY_KIND[name], gaussian(0.2, mean=0.5)
+    plain, target = gaussian(0.4).network(process), wanted.network(process)
+
+    def guide(z, t):
+        """log p(z | wanted) − log p(z): Bayes' rule between two Gaussians."""
+        time = t[:1].double()
+        logs = []
+        for data in (wanted, gaussian(0.4)):
+            a = process.image_mean(time)[0]
+            covariance = process.image_covariance(time)[0]
+            covariance = covariance + data.deviations[0] ** 2 * torch.outer(a, a)
+            off = z.flatten(1) - data.means[0] * a
+            logs.append(-0.5 * (off @ torch.linalg.inv(covariance) * off).sum(dim=1))
+        ratio = (logs[0] - logs[1])[:, None] - 50
+        return torch.cat([ratio, torch.log1p(-ratio.exp())], dim=1)
+
+    score = ClassifierGuidedScore(
+        NetworkScore(plain, batch_size=32), guide, torch.zeros(32, dtype=torch.long), 1.0, 32
+    )
+    z = process.prior(normal(32, process.blocks, 1, 1))
+    guided = sample(process, settings, score, z, None)[:, :1]
+    alone = sample(process, settings, NetworkScore(target, batch_size=32), z, None)[:, :1]
+    torch.testing.assert_close(guided, alone, rtol=0.03, atol=0.03)
+
+
+def test_baselines_inpaint_at_the_time_that_a_step_reaches():
+    process = vp_sde()
+    images = 0.3 * normal(16, 1, 4, 2, seed=3)
+    mask = torch.tensor([1.0, 0.0]).expand(16, 1, 4, 2)
+    generator = torch.Generator().manual_seed(0)
+    noise = lambda z: torch.randn(z.shape, generator=generator).to(z)  # noqa: E731
+    for settings in (gddim(20, final_time=1e-3), conjugate(20, final_time=1e-3)):
+        integrator = make_integrator(process, settings, torch.device("cpu"))
+        assert integrator.replacement_times == time_grid(settings, process)[1:].tolist()
+        score = NetworkScore(gaussian(0.3).network(process), batch_size=16)
+        z = process.prior(normal(16, 1, 4, 2))
+        result = sample(process, settings, score, z, noise, Inpainting(process, images, mask))
+        mean = mix(process.image_mean(times(settings.final_time))[0][:, None], images)
+        torch.testing.assert_close(result[..., 0], mean[..., 0])

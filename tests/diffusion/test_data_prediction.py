@@ -1,0 +1,178 @@
+"""The image from ε: for every kind of process, against Bayes' rule on data of two points."""
+
+import pytest
+import torch
+
+from psld.diffusion.data_prediction import (
+    DataPrediction,
+    check_prediction,
+    consistent_eps,
+    data_from_score,
+    prediction_coefficients,
+)
+from psld.diffusion.design import Mixture
+from psld.diffusion.instances import psld
+from psld.diffusion.process import mix
+from psld.diffusion.score import ClassifierFreeScore, ClassifierGuidedScore, NetworkScore
+from psld.utils.errors import UserError
+from tests.diffusion.processes import EVERY_KIND, normal, recipe, times
+
+CPU = torch.device("cpu")
+POINTS = times(-0.8, 0.5)
+
+
+@pytest.fixture(params=EVERY_KIND, name="process")
+def _process(request):
+    return EVERY_KIND[request.param]
+
+
+def posterior(process, z: torch.Tensor, t: float) -> torch.Tensor:
+    """p(x₀ | z) for the two points by Bayes' rule on z itself, N×2."""
+    a, covariance = process.image_mean(times(t))[0], process.image_covariance(times(t))[0]
+    off = z.flatten(1)[:, None, :] - POINTS[:, None] * a
+    whitened = torch.linalg.solve_triangular(
+        torch.linalg.cholesky(covariance), off.reshape(-1, len(a)).T, upper=False
+    )
+    return (-0.5 * whitened.square().sum(dim=0)).view(len(z), 2).softmax(dim=1)
+
+
+def eps_given(process, z: torch.Tensor, t: float, x0: torch.Tensor) -> torch.Tensor:
+    """E[ε | z, x₀] of the kernel that the network is trained on; under DSM z₀ is integrated over.
+
+    Given x₀, ε and z are jointly Gaussian with Cov(ε, z) = L_εᵀ, whatever the matching.
+    """
+    off = z - mix(process.image_mean(times(t))[0][:, None], x0)
+    gain = process.covariance_factor(times(t))[0].mT
+    return mix(gain @ torch.linalg.inv(process.image_covariance(times(t))[0]), off)
+
+
+@pytest.mark.parametrize("t", [0.02, 0.3, 1.0])
+def test_the_predicted_image_is_the_posterior_mean(process, t):
+    """k = 1, 2, 3 × HSM, DSM × factors × full, partial: ε of a perfect network gives E[x₀ | z]."""
+    x0 = POINTS[torch.arange(64) % 2].view(-1, 1, 1, 1)
+    k = process.blocks
+    z = process.perturb(x0, times(t).expand(64), normal(64, k, 1, 1), normal(64, k - 1, 1, 1))
+    share = posterior(process, z, t)
+    truth = (share @ POINTS).view(-1, 1, 1, 1)
+    parts = torch.stack([eps_given(process, z, t, point + 0 * x0) for point in POINTS], dim=1)
+    eps = (share.view(64, 2, 1, 1, 1) * parts).sum(dim=1)
+
+    predict = DataPrediction(process, times(t), CPU)
+    score = NetworkScore(lambda z, t: eps[:, process.predicted], batch_size=64)
+    found = predict(0, z, score)
+    torch.testing.assert_close(found, truth, atol=2e-6 * float(1 + predict.eps.abs().max()), rtol=0)
+    assert score.evaluations == 1
+
+    rows = prediction_coefficients(process, times(t))
+    exact = mix(rows.state[0], z) + mix(rows.eps[0], eps[:, process.predicted])
+    torch.testing.assert_close(exact, truth, atol=1e-9, rtol=1e-6)
+
+
+def test_a_whole_score_gives_the_same_image(process):
+    t = 0.3
+    z = normal(8, process.blocks, 1, 1)
+    share = posterior(process, z, t)
+    truth = (share @ POINTS).view(-1, 1, 1, 1)
+    off = z - mix(process.image_mean(times(t))[0][:, None], truth)
+    score = -mix(torch.linalg.inv(process.image_covariance(times(t))[0]), off)
+    torch.testing.assert_close(data_from_score(process, z, t, score), truth, atol=1e-9, rtol=1e-9)
+
+
+def test_the_image_depends_on_the_sufficient_statistic_alone(process):
+    """Two states with the same y = aᵀ Σ⁻¹ z / ρ have the same posterior; y is x₀ + N(0, 1/ρ)."""
+    t = 0.2
+    a, covariance = process.image_mean(times(t))[0], process.image_covariance(times(t))[0]
+    row = torch.linalg.solve(covariance, a) / process.precision(times(t))
+    assert float(row @ a) == pytest.approx(1)
+    assert float(row @ covariance @ row) == pytest.approx(float(process.noise_level(times(t)) ** 2))
+    z = normal(16, process.blocks, 1, 1)
+    other = z + normal(16, process.blocks, 1, 1, seed=1)
+    same = other + mix(a[:, None], mix(row[None], z - other))
+    torch.testing.assert_close(posterior(process, same, t), posterior(process, z, t))
+
+
+def test_mixtures_have_the_network_of_a_perfect_training(process):
+    """Nearly two points: the exact network of `design` against Bayes' rule."""
+    t = 0.15
+    z = 0.3 * normal(8, process.blocks, 1, 1)
+    mixture = Mixture(weights=(0.5, 0.5), means=tuple(POINTS.tolist()), deviations=(1e-6, 1e-6))
+    eps = mixture.network(process)(z, torch.full((8,), t))
+    state, data = consistent_eps(process, times(t))
+    truth = (posterior(process, z, t) @ POINTS).view(-1, 1, 1, 1)
+    expected = mix(state[0], z) - mix(data[0], truth)
+    torch.testing.assert_close(eps, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_no_linear_estimate_is_less_sensitive_to_an_error_of_eps(process):
+    """Least squares: |row| is the smallest of all rows with row · g = −1."""
+    t = times(1e-3, 0.1, 1.0)
+    _, g = consistent_eps(process, t)
+    eps = prediction_coefficients(process, t).eps
+    torch.testing.assert_close((eps @ g)[:, 0, 0], -torch.ones(3, dtype=torch.float64))
+    torch.testing.assert_close(eps.norm(dim=2)[:, 0], 1 / g.norm(dim=1)[:, 0])
+
+
+def test_the_official_estimate_amplifies_errors_of_eps_more():
+    """x = (z_x − (L ε)_x)/a_x for PSLD: 1.55 against 0.42 at t = 0.1."""
+    process, t = psld(0.01, 4.01), times(0.1)
+    ours = float(prediction_coefficients(process, t).eps.norm())
+    official = float((process.covariance_factor(t)[0, 0] / process.image_mean(t)[0, 0]).norm())
+    assert ours == pytest.approx(0.42, abs=0.01)
+    assert official > ours
+
+
+@pytest.mark.parametrize("matching", ["hsm", "dsm"])
+@pytest.mark.parametrize("final_time", [1e-3, 1e-5])
+def test_a_network_that_loses_sight_of_the_image_is_refused(matching, final_time):
+    process = recipe("recipe", matching=matching)
+    with pytest.raises(UserError, match=r"t = 0\.417, 0\.809, where.* try factor: upper$"):
+        check_prediction(process, final_time)
+    with pytest.raises(UserError, match="process: the predicted ε does not depend on the image"):
+        DataPrediction(process, times(1.0, final_time), CPU)
+    check_prediction(recipe("recipe", matching=matching, factor="upper"), final_time)
+
+
+def test_noise_on_the_position_alone_is_refused_under_the_upper_factor():
+    process = psld(4.0, 0.0, factor="upper")
+    assert process.predicted_blocks == 1
+    with pytest.raises(UserError, match="try factor: lower"):
+        check_prediction(process, 1e-3)
+    check_prediction(psld(4.0, 0.0), 1e-3)
+
+
+def test_every_kind_is_accepted(process):
+    check_prediction(process, 1e-5)
+
+
+def test_a_guide_moves_the_image_as_bayes_rule_does(process):
+    """The classifier p(y = 1 | z) of the two points, at scale 1, leaves the second point alone."""
+    t = 0.4
+    z = normal(16, process.blocks, 1, 1)
+    mixture = Mixture(weights=(0.5, 0.5), means=tuple(POINTS.tolist()), deviations=(1e-6, 1e-6))
+    score = ClassifierGuidedScore(
+        NetworkScore(mixture.network(process), batch_size=5),
+        lambda z, _: posterior(process, z, t).log(),
+        labels=torch.ones(16, dtype=torch.long),
+        scale=1.0,
+        batch_size=5,
+    )
+    found = DataPrediction(process, times(t), CPU)(0, z, score)
+    torch.testing.assert_close(found, POINTS[1] + 0 * found, atol=1e-4, rtol=0)
+
+
+def test_classifier_free_guidance_extrapolates_the_image(process):
+    t, z = 0.4, normal(6, process.blocks, 1, 1)
+
+    def network(z, _, label):
+        return z[:, process.predicted] * (0.5 if label is None else 0.8)
+
+    def predicted(scale):
+        labels = torch.zeros(6, dtype=torch.long)
+        score = ClassifierFreeScore(network, labels, scale, batch_size=4)
+        image = DataPrediction(process, times(t), CPU)(0, z, score)
+        assert score.evaluations == 2
+        return image
+
+    none, conditional, twice = (predicted(scale) for scale in (0.0, 1.0, 2.0))
+    torch.testing.assert_close(twice, 2 * conditional - none, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(none, conditional)

@@ -1,0 +1,89 @@
+"""Other people's samplers on any process."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from psld.diffusion.denoiser import StraightDenoiser
+from psld.diffusion.design import Mixture
+from psld.utils.errors import UserError
+from tests.diffusion.processes import EVERY_KIND, normal, recipe, times
+from tests.diffusion.sampling import MIXTURE, end, multistep, rms
+
+
+def heun(denoise, y, sigmas):
+    """EDM's deterministic sampler (Karras et al., 2022, Algorithm 1)."""
+    for sigma, after in pairwise(sigmas):
+        slope = (y - denoise(y, sigma)) / sigma
+        ahead = y + (after - sigma) * slope
+        if after > 0:
+            corrected = (ahead - denoise(ahead, after)) / after
+            ahead = y + (after - sigma) * (slope + corrected) / 2
+        y = ahead
+    return y
+
+
+def edm_sigmas(low: float, high: float, steps: int) -> list[float]:
+    ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
+    return [*((high ** (1 / 7) + ramp * (low ** (1 / 7) - high ** (1 / 7))) ** 7).tolist(), 0.0]
+
+
+def denoiser(process, count: int = 512, network=None, final_time: float = 1e-3):
+    frozen = normal(count, process.blocks - 1, 1, 1, seed=5)
+    return StraightDenoiser(process, network or MIXTURE.network(process), frozen, final_time)
+
+
+@pytest.mark.parametrize("name", EVERY_KIND)
+def test_the_denoiser_is_the_posterior_mean_at_every_level(name):
+    process = EVERY_KIND[name]
+    denoise = denoiser(process, count=32)
+    for t in (1e-3, 0.05, 0.5, 1.0):
+        sigma = float(process.noise_level(times(t)))
+        y = sigma * normal(32, 1, 1, 1) + 0.1
+        expected = MIXTURE.denoise(y, torch.tensor(sigma, dtype=torch.float64))
+        torch.testing.assert_close(denoise(y, sigma), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_every_image_may_have_a_level_of_its_own():
+    process = EVERY_KIND["psld-hsm-lower"]
+    denoise = denoiser(process, count=4)
+    sigma = torch.tensor([0.05, 0.3, 2.0, 100.0])
+    y = sigma.view(-1, 1, 1, 1) * normal(4, 1, 1, 1)
+    together = denoise(y, sigma)
+    for index in range(4):
+        alone = denoise(y, float(sigma[index]))[index]
+        torch.testing.assert_close(together[index], alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vp-sde", "psld-hsm-lower", "cld-dsm-lower"])
+def test_heun_of_ten_lines_samples_the_mixture(name):
+    """Two Gaussians: right shares, means and widths."""
+    process = EVERY_KIND[name]
+    data = Mixture(weights=(0.5, 0.5), means=(-0.6, 0.5), deviations=(0.1, 0.1))
+    denoise = denoiser(process, network=data.network(process))
+    y = denoise.sigma_max * normal(512, 1, 1, 1)
+    images = heun(denoise, y, edm_sigmas(denoise.sigma_min, denoise.sigma_max, 25)).flatten()
+    left = images[images < 0]
+    assert len(left) / 512 == pytest.approx(0.5, abs=0.07)
+    assert float(left.mean()) == pytest.approx(-0.6, abs=0.03)
+    assert float(left.std()) == pytest.approx(0.1, abs=0.02)
+
+
+@pytest.mark.parametrize("name", ["psld-hsm-lower", "third-hsm-lower"])
+def test_a_ve_sampler_goes_where_the_straight_multistep_goes(name):
+    """The same start in straight coordinates: one scalar problem, two solvers."""
+    process, count = EVERY_KIND[name], 64
+    z = process.prior(normal(count, process.blocks, 1, 1))
+    denoise = denoiser(process, count=count, final_time=1e-2)
+    whitened = torch.linalg.solve(denoise.root(times(1.0))[0], z.flatten(1).T).T
+    denoise.frozen = whitened[:, 1:, None, None]
+    y = denoise.sigma_max * whitened[:, :1, None, None]
+    ours = end(process, multistep(50, order=3, final_time=1e-2), count=count)[:, :1]
+    theirs = heun(denoise, y, edm_sigmas(denoise.sigma_min, denoise.sigma_max, 50))
+    assert rms(ours - theirs) < 5e-3
+
+
+def test_a_process_that_loses_sight_of_the_image_is_refused():
+    with pytest.raises(UserError, match=r"t = 0\.417"):
+        denoiser(recipe("recipe"), network=lambda z, t: z[:, 2:])

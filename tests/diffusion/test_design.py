@@ -1,0 +1,69 @@
+"""A process judged before training."""
+
+import pytest
+import torch
+
+from psld.diffusion.design import Mixture, analyse, compare_samplers, time_spent
+from psld.diffusion.instances import psld
+from psld.diffusion.settings import SDESamplerSettings
+from tests.diffusion.processes import EVERY_KIND, THREE_ORDERS, normal, times
+from tests.diffusion.sampling import multistep, rk45
+
+
+@pytest.mark.parametrize("name", EVERY_KIND)
+def test_an_analysis_agrees_with_itself(name):
+    process, t = EVERY_KIND[name], times(1e-3, 0.1, 0.5, 1.0)
+    found = analyse(process, t)
+    k = process.blocks
+    assert found.mean.shape == (4, k)
+    assert found.covariance.shape == (4, k, k)
+    torch.testing.assert_close(found.log_snr, -found.noise_level.log())
+    assert (found.noise_level.diff() > 0).all()
+    assert (found.log_snr_rate < 0).all()
+    values = torch.linalg.eigvalsh(found.covariance)
+    torch.testing.assert_close(found.condition, values[:, -1] / values[:, 0], rtol=1e-5, atol=0)
+
+
+def test_time_spent_adds_up():
+    process = psld(0.01, 4.01)
+    levels = process.noise_level(times(1e-5, 0.1, 0.3, 1.0))
+    torch.testing.assert_close(time_spent(process, levels), times(0.1 - 1e-5, 0.2, 0.7))
+
+
+def test_a_mixture_knows_its_quantiles_and_its_denoiser():
+    mixture = Mixture()
+    quantiles = mixture.quantiles(2001)
+    weights, means = torch.tensor(mixture.weights), torch.tensor(mixture.means)
+    assert float(quantiles.mean()) == pytest.approx(float(weights @ means), abs=1e-3)
+    assert float(quantiles[1000]) == pytest.approx(0.16, abs=0.02)
+    # Averaged over y, E[x₀ | y] has the mean of the data.
+    y = quantiles + 0.5 * normal(2001)
+    found = mixture.denoise(y, torch.tensor(0.5, dtype=torch.float64))
+    assert float(found.mean()) == pytest.approx(float(quantiles.mean()), abs=0.03)
+    near = mixture.denoise(times(-0.7), torch.tensor(1e-4, dtype=torch.float64))
+    assert float(near) == pytest.approx(-0.7, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", THREE_ORDERS)
+def test_samplers_are_compared_by_their_distance(name):
+    """Few steps of the multistep sampler beat Euler–Maruyama; more steps of it beat both."""
+    em = SDESamplerSettings(integrator="em", striding="quadratic", steps=10)
+    samplers = {
+        "em": em,
+        "multistep 10": multistep(10, eta=1.0, final_time=1e-3),
+        "multistep 100": multistep(100, root="straight", final_time=1e-3),
+    }
+    table = compare_samplers(THREE_ORDERS[name], samplers, count=1024)
+    assert [row.sampler for row in table] == list(samplers)
+    assert [row.evaluations for row in table] == [10, 10, 100]
+    distance = {row.sampler: row.distance for row in table}
+    assert distance["multistep 10"] < distance["em"]
+    assert distance["multistep 100"] < 0.04
+    again = compare_samplers(THREE_ORDERS[name], samplers, count=1024)
+    assert again == table
+
+
+def test_an_adaptive_sampler_is_compared_by_what_it_used():
+    (row,) = compare_samplers(psld(0.02, 4.02), {"rk45": rk45(1e-3)}, count=256)
+    assert 20 < row.evaluations < 300
+    assert row.distance < 0.1

@@ -1,0 +1,128 @@
+"""Bits per dimension on Gaussian data, where the truth is known."""
+
+import math
+
+import pytest
+import torch
+
+from psld.diffusion.design import Mixture
+from psld.diffusion.instances import psld, vp_sde
+from psld.diffusion.likelihood import bits_per_dimension, dequantize, log_likelihood
+from psld.utils.errors import RunError
+from tests.diffusion.processes import normal, recipe
+from tests.diffusion.sampling import gaussian
+
+DATA = gaussian(0.3, mean=0.2)
+
+
+def truth(x: torch.Tensor) -> torch.Tensor:
+    """log N(x; 0.2, 0.3²), summed over pixels."""
+    square = ((x - 0.2) / 0.3) ** 2
+    return (-0.5 * square - math.log(0.3) - 0.5 * math.log(2 * math.pi)).flatten(1).sum(dim=1)
+
+
+def drawn(seed: int = 0):
+    generator = torch.Generator().manual_seed(seed)
+    return lambda z: torch.randn(z.shape, generator=generator, dtype=torch.float64)
+
+
+LONG = {"beta_min": 16.0, "beta_max": 16.0}
+"""β for which z_T forgets x₀: with less, the prior N(0, S) moves the result of single images."""
+
+FORGETFUL = {
+    "vp-sde": vp_sde(),
+    "psld": psld(0.02, 4.02, **LONG),
+    "psld-dsm-upper": psld(0.02, 4.02, matching="dsm", factor="upper", **LONG),
+    "cld": psld(0.0, 4.0, **LONG),
+    "third": recipe(**LONG),
+}
+
+
+@pytest.mark.parametrize("name", FORGETFUL)
+def test_the_likelihood_of_gaussian_data_to_four_digits(name):
+    """One momentum draw: the joint density is a product, so the bound is tight."""
+    process = FORGETFUL[name]
+    images = 0.2 + 0.3 * normal(2, 1, 2, 2, seed=4)
+    probes = 1 << (process.blocks - 1).bit_length()  # a group: terms between blocks cancel
+    found = log_likelihood(
+        process,
+        DATA.network(process),
+        images,
+        drawn(),
+        probes=probes,
+        start_time=1e-7,
+        tolerance=3e-6,
+    )
+    bits = bits_per_dimension(found.log_likelihood, 4)
+    expected = bits_per_dimension(truth(images), 4)
+    tolerance = 1e-4 * float(expected.abs().max())
+    torch.testing.assert_close(bits, expected, atol=tolerance, rtol=0)
+
+
+def test_without_a_whole_group_of_probes_the_estimate_is_right_on_average():
+    process, images = psld(0.02, 4.02), 0.2 + 0.3 * normal(1, 1, 2, 2, seed=4).repeat(64, 1, 1, 1)
+    found = log_likelihood(process, DATA.network(process), images, drawn(), tolerance=1e-4)
+    spread = float(found.log_likelihood.std())
+    assert spread > 1e-3
+    error = float((found.log_likelihood - truth(images)).mean())
+    assert abs(error) < 4 * spread / 8 + 1e-2
+
+
+def test_costs_are_counted():
+    process, images = vp_sde(), normal(2, 1, 2, 2)
+    calls = []
+    network = DATA.network(process)
+
+    def counted(z, t):
+        calls.append(len(z))
+        return network(z, t)
+
+    found = log_likelihood(process, counted, images, drawn(), probes=3, draws=4, tolerance=1e-2)
+    assert found.evaluations == len(calls)
+    assert found.gradients == 3 * len(calls)
+    assert set(calls) == {2}, "one block has no momentum to draw"
+    process = psld(0.02, 4.02)
+    network = DATA.network(process)
+    calls.clear()
+    log_likelihood(process, counted, images, drawn(), draws=4, tolerance=1e-2)
+    assert set(calls) == {8}
+
+
+def test_more_draws_tighten_the_bound():
+    """A network that mistakes the momentum: p(x, m)/q(m) varies with m, and the bound with K."""
+    process = psld(0.02, 4.02)
+    perfect = DATA.network(process)
+
+    def network(z, t):
+        return perfect(z, t) + 0.3 * torch.tanh(2 * z)
+
+    images = 0.2 + 0.3 * normal(16, 1, 1, 1, seed=4)
+    one, many = (
+        log_likelihood(process, network, images, drawn(1), probes=2, draws=draws, tolerance=1e-3)
+        for draws in (1, 32)
+    )
+    assert float((many.log_likelihood - one.log_likelihood).mean()) > 0
+
+
+def test_a_mixture_has_a_likelihood_too():
+    process, data = vp_sde(), Mixture(weights=(0.5, 0.5), means=(-0.4, 0.4), deviations=(0.2, 0.2))
+    images = torch.tensor([-0.5, 0.0, 0.3], dtype=torch.float64).view(3, 1, 1, 1)
+    found = log_likelihood(process, data.network(process), images, drawn(), tolerance=1e-7)
+    parts = torch.stack([-0.5 * ((images - mean) / 0.2) ** 2 for mean in (-0.4, 0.4)])
+    density = parts.exp().mean(dim=0).flatten() / (0.2 * math.sqrt(2 * math.pi))
+    torch.testing.assert_close(found.log_likelihood, density.log(), atol=2e-4, rtol=0)
+
+
+def test_uniform_noise_has_no_information():
+    """8 bits a pixel for uniform grey levels on [−1, 1], whose density is ½."""
+    levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    images = dequantize(levels, torch.full(levels.shape, 0.5, dtype=torch.float64))
+    assert float(images.min()) > -1
+    assert float(images.max()) < 1
+    bits = bits_per_dimension(torch.tensor([-256 * math.log(2)]), 256)
+    assert float(bits) == pytest.approx(8)
+
+
+def test_a_network_that_is_no_number_is_named():
+    with pytest.raises(RunError, match=r"likelihood: the score is NaN or infinite at time 1e-05"):
+        log_likelihood(vp_sde(), lambda z, t: z * float("nan"), normal(1, 1, 2, 2), drawn())

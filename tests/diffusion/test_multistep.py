@@ -1,0 +1,268 @@
+"""The multistep sampler: marginals, orders, its relatives, guidance and inpainting."""
+
+import math
+from itertools import product
+
+import pytest
+import torch
+
+from psld.diffusion.data_prediction import consistent_eps, prediction_coefficients
+from psld.diffusion.inpainting import Inpainting
+from psld.diffusion.instances import psld, vp_sde
+from psld.diffusion.integrators import make_integrator
+from psld.diffusion.loop import path, sample
+from psld.diffusion.process import mix
+from psld.diffusion.score import ClassifierFreeScore, ClassifierGuidedScore, NetworkScore
+from psld.diffusion.time_grid import time_grid
+from tests.diffusion.processes import EVERY_KIND, THREE_ORDERS, normal, times
+from tests.diffusion.sampling import (
+    MIXTURE,
+    end,
+    final_moments,
+    gaussian,
+    gddim,
+    marginal,
+    multistep,
+    rk45,
+    rms,
+)
+
+ROOTS = ("flow", "straight")
+
+
+def check_moments(process, settings, data, tolerance):
+    mean, covariance = final_moments(process, settings, data)
+    expected_mean, expected = marginal(process, settings.final_time, data)
+    deviation = torch.diagonal(expected).sqrt()
+    error = (covariance - expected).abs() / torch.outer(deviation, deviation)
+    assert error.max() < tolerance
+    assert ((mean - expected_mean).abs() / deviation).max() < tolerance
+
+
+@pytest.mark.parametrize("root", ROOTS)
+@pytest.mark.parametrize("eta", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize("name", THREE_ORDERS)
+def test_five_steps_keep_the_marginals_of_a_single_image(name, eta, root):
+    """Every root and every η: where x̂₀ is constant a step of any size is exact."""
+    settings = multistep(5, root=root, eta=eta, order=2, denoise=False)
+    check_moments(THREE_ORDERS[name], settings, gaussian(1e-6, mean=0.6), 2e-4)
+
+
+@pytest.mark.parametrize("root", ROOTS)
+@pytest.mark.parametrize(("eta", "corrector"), [(0.0, False), (0.5, True), (1.5, False)])
+@pytest.mark.parametrize("name", THREE_ORDERS)
+def test_fine_steps_keep_the_marginals_of_gaussian_data(name, eta, corrector, root):
+    settings = multistep(100, root=root, eta=eta, order=2, denoise=False, corrector=corrector)
+    check_moments(THREE_ORDERS[name], settings, gaussian(0.3, mean=0.6), 0.04)
+
+
+def test_noise_in_an_interval_keeps_the_marginals_too():
+    choice = {"eta": 1.0, "eta_interval": (0.02, 1.0), "denoise": False, "final_time": 1e-3}
+    check_moments(psld(0.02, 4.02), multistep(100, **choice), gaussian(0.3, mean=0.6), 0.01)
+
+
+@pytest.mark.parametrize(("root", "order"), [*product(ROOTS, (1, 2, 3))])
+def test_with_noise_the_weak_order_is_two_at_most(root, order):
+    process, data = psld(0.02, 4.02), gaussian(0.3)
+
+    def error(steps):
+        settings = multistep(steps, root=root, eta=1.0, order=order, denoise=False)
+        return (final_moments(process, settings, data)[1] - expected).abs().max()
+
+    expected = marginal(process, 1e-2, data)[1]
+    assert math.log2(error(60) / error(120)) == pytest.approx(min(order, 2), abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("order", "corrector", "expected"), [(1, False, 1), (2, False, 2), (3, False, 3), (2, True, 3)]
+)
+@pytest.mark.parametrize("root", ROOTS)
+@pytest.mark.parametrize("name", THREE_ORDERS)
+def test_orders_of_convergence_on_a_mixture(name, root, order, corrector, expected):
+    """From one number of steps to its double, and again: the ratio of the two changes."""
+    process = THREE_ORDERS[name]
+    interpolation = {1: "t", 2: "lambda", 3: "sqrt-t"}[order]
+    coarse, middle, fine = (
+        end(
+            process,
+            multistep(
+                n + 1, root=root, order=order, corrector=corrector, interpolation=interpolation
+            ),
+        )[:, :1]
+        for n in (20, 40, 80)
+    )
+    assert math.log2(rms(coarse - middle) / rms(middle - fine)) > expected - 0.5
+
+
+@pytest.mark.parametrize("name", ["vp-sde", "psld-hsm-lower", "cld-hsm-lower", "third-hsm-upper"])
+def test_the_flow_root_goes_where_rk45_goes_on_the_projected_noise(name):
+    """For a network whose blocks of ε disagree about the image, before the denoising step."""
+    process, perfect = EVERY_KIND[name], MIXTURE.network(EVERY_KIND[name])
+
+    def network(z, t):
+        error = (
+            0.2 * torch.tanh(z[:, process.predicted]) / (1 + process.noise_level(t[:1].double()))
+        )
+        return perfect(z, t) + error
+
+    def projected(z, t):
+        time = t[:1].double()
+        rows = prediction_coefficients(process, time)
+        image = mix(rows.state[0], z) + mix(rows.eps[0], network(z, t))
+        state, data = consistent_eps(process, time)
+        return mix(state[0], z) - mix(data[0], image)
+
+    choice = {"denoise": False, "final_time": 0.02}
+    flow = end(process, multistep(120, root="flow", order=3, **choice), network)
+    exact = end(process, rk45(1e-5, **choice), projected)
+    assert rms(flow - exact) < 1e-3
+    other = end(process, rk45(1e-5, **choice), network)
+    if process.predicted_blocks > 1:
+        assert rms(flow - other) > 10 * rms(flow - exact), "the projection does something here"
+    else:
+        assert rms(other - exact) < 1e-4, "one block of ε agrees with itself"
+
+
+@pytest.mark.parametrize("name", ["vp-sde", "psld-hsm-lower", "cld-hsm-lower", "third-hsm-upper"])
+def test_order_one_in_the_flow_root_is_gddim(name):
+    """On a perfect network, whose ε is consistent."""
+    process = EVERY_KIND[name]
+    choice = {"striding": "quadratic", "order": 1, "denoise": False}
+    ours, theirs = (
+        end(process, settings)
+        for settings in (multistep(8, root="flow", **choice), gddim(8, **choice))
+    )
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("root", "eta"), [("flow", 0.0), ("straight", 0.0)])
+@pytest.mark.parametrize("name", ["psld", "cld", "third"])
+def test_matchings_factors_and_predictions_end_at_one_place(name, root, eta):
+    """Kinds that differ in what the network learns only, with a perfect network."""
+    kinds = [kind for key, kind in EVERY_KIND.items() if key.rpartition("-")[0][:-4] == name]
+    assert len(kinds) == 4
+    ends = [end(kind, multistep(10, root=root, eta=eta)) for kind in kinds]
+    for other in ends[1:]:
+        torch.testing.assert_close(other[:, :1], ends[0][:, :1], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("corrector", [False, True])
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_evaluations_are_the_steps(order, corrector):
+    process = psld(0.02, 4.02)
+    for steps, denoise in ((2, True), (10, True), (2, False), (10, False)):
+        settings = multistep(steps, order=order, corrector=corrector, eta=1.0, denoise=denoise)
+        score = NetworkScore(MIXTURE.network(process), batch_size=3)
+        calls = []
+        z = process.prior(normal(4, 2, 1, 1))
+        states = list(path(process, settings, score, z, lambda z, c=calls: c.append(0) or 0 * z))
+        grid = time_grid(settings, process).tolist()
+        assert score.evaluations == steps
+        assert [t for t, _ in states] == ([*grid, 0.0] if denoise else grid)
+        assert len(calls) == len(grid) - 1, "noise once a step, none at the end"
+
+
+def test_a_sampler_without_noise_asks_for_none():
+    assert end(psld(0.02, 4.02), multistep(5), noise=None).isfinite().all()
+
+
+def test_the_end_is_the_predicted_image():
+    process, settings = vp_sde(), multistep(12)
+    states = [z for _, z in path(process, settings, *_start(process))]
+    score = NetworkScore(MIXTURE.network(process), batch_size=8)
+    last = make_integrator(process, settings, torch.device("cpu")).predict(11, states[-2], score)
+    torch.testing.assert_close(states[-1], last)
+
+
+def _start(process, count: int = 8):
+    score = NetworkScore(MIXTURE.network(process), batch_size=count)
+    return score, process.prior(normal(count, process.blocks, 1, 1)), None
+
+
+def test_an_integrator_begins_again_with_each_sample():
+    process, settings = psld(0.02, 4.02), multistep(6, order=3, corrector=True)
+    integrator = make_integrator(process, settings, torch.device("cpu"))
+    score, start, _ = _start(process)
+    ends = []
+    for _ in range(2):
+        z = start
+        for index in range(len(integrator.times)):
+            z = integrator.step(index, z, score, None)
+        ends.append(z)
+    assert torch.equal(*ends)
+
+
+@pytest.mark.parametrize("name", ["vp-sde", "cld-hsm-lower", "psld-dsm-upper", "third-hsm-lower"])
+def test_a_guide_steers_to_its_class(name):
+    """Two far classes and the exact guide: all samples are of the wanted one, as data are."""
+    process = EVERY_KIND[name]
+    classes = MIXTURE.__class__(weights=(0.5, 0.5), means=(-0.6, 0.6), deviations=(0.1, 0.1))
+    network = classes.network(process)
+
+    def guide(z, t):
+        time = t[:1].double()
+        a = process.image_mean(time)[0][:, None]
+        row = torch.linalg.solve(process.image_covariance(time)[0], a).T
+        y = mix(row / (row @ a), z).flatten(1)
+        variance = 0.1**2 + process.noise_level(time) ** 2
+        return torch.cat([-((y - mean) ** 2) / (2 * variance) for mean in (-0.6, 0.6)], dim=1)
+
+    score = ClassifierGuidedScore(
+        NetworkScore(network, batch_size=64),
+        guide,
+        torch.ones(256, dtype=torch.long),
+        1.0,
+        batch_size=64,
+    )
+    start = process.prior(normal(256, process.blocks, 1, 1))
+    images = sample(process, multistep(20, final_time=1e-3), score, start, None)[:, 0]
+    assert (images > 0).all()
+    assert float(images.mean()) == pytest.approx(0.6, abs=0.03)
+    assert float(images.std()) == pytest.approx(0.1, abs=0.03)
+    assert score.evaluations == 20
+
+
+def test_classifier_free_guidance_counts_twice():
+    process = psld(0.02, 4.02)
+    networks = {None: MIXTURE.network(process), 1: gaussian(0.1, mean=0.6).network(process)}
+    score = ClassifierFreeScore(
+        lambda z, t, label: networks[None if label is None else 1](z, t),
+        torch.ones(64, dtype=torch.long),
+        1.0,
+        batch_size=16,
+    )
+    start = process.prior(normal(64, 2, 1, 1))
+    images = sample(process, multistep(15), score, start, None)[:, :1]
+    alone = end(process, multistep(15), networks[1])[:, :1]
+    torch.testing.assert_close(images, alone)
+    assert score.evaluations == 30
+
+
+@pytest.mark.parametrize(("root", "eta"), [("straight", 0.0), ("flow", 1.0)])
+@pytest.mark.parametrize("name", ["vp-sde", "cld-hsm-lower", "psld-dsm-lower", "third-hsm-lower"])
+def test_known_pixels_follow_the_kernel_and_end_as_they_were(name, root, eta):
+    """Left column known: it ends exact; the right one has the data's own moments."""
+    process, count = EVERY_KIND[name], 400
+    generator = torch.Generator().manual_seed(0)
+    noise = lambda z: torch.randn(z.shape, generator=generator).to(z)  # noqa: E731
+    images = 0.3 * normal(count, 1, 4, 2, seed=3)
+    mask = torch.tensor([1.0, 0.0]).expand(count, 1, 4, 2)
+    data = gaussian(0.3)
+    settings = multistep(40, root=root, eta=eta, order=2, corrector=True, final_time=1e-3)
+    score = NetworkScore(data.network(process), batch_size=count)
+    start = process.prior(normal(count, process.blocks, 4, 2))
+    known = Inpainting(process, images, mask)
+    states = list(path(process, settings, score, start, noise, known))
+    torch.testing.assert_close(states[-1][1][:, :1, :, 0], images[..., 0])
+    assert float(states[-1][1][:, 0, :, 1].std()) == pytest.approx(0.3, rel=0.1)
+    for t, z in states[:-1]:
+        whitened = (z - mix(process.image_mean(times(t))[0][:, None], images))[..., 0]
+        inverse = torch.linalg.inv(process.image_factor(times(t)))[0]
+        drawn = mix(inverse, whitened[..., None]).flatten(2).transpose(0, 1).flatten(1)
+        torch.testing.assert_close(
+            torch.cov(drawn).reshape(process.blocks, -1),
+            torch.eye(process.blocks, dtype=torch.float64),
+            atol=0.15,
+            rtol=0,
+        )
+    assert score.evaluations == 40

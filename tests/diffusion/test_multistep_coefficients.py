@@ -1,0 +1,189 @@
+"""The coefficients of a multistep step: reference vectors, and the identities that they obey."""
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+
+from psld.diffusion.instances import psld, vp_sde
+from psld.diffusion.multistep import ExponentialScheme
+from psld.diffusion.process import LinearProcess
+from psld.diffusion.roots import WhiteningRoot
+from tests.diffusion.processes import EVERY_KIND, THREE_ORDERS, recipe, times
+from tests.reference import load, reference_files
+
+ROOTS = ("flow", "straight")
+KERNELS = [name for name in EVERY_KIND if "dsm" not in name]
+"""The coefficients do not depend on the matching."""
+
+GRID = times(1.0, 0.6, 0.3, 0.12, 0.04, 0.01, 1e-3, 1e-4, 1e-5)
+
+
+def reference_process(v) -> LinearProcess:
+    if str(v["process"]) == "vp-sde":
+        return vp_sde(float(v["beta_min"]), float(v["beta_max"]))
+    assert str(v["process"]) == "psld"
+    beta = float(v["beta"])
+    return psld(
+        float(v["gamma"]), float(v["nu"]), kappa=float(v["kappa"]), beta_min=beta, beta_max=beta
+    )
+
+
+@pytest.mark.parametrize("path", reference_files("multistep_*.npz"), ids=lambda path: path.stem)
+def test_multistep_reference(path):
+    v = load(path)
+    start, end = times(float(v["t"])), times(float(v["s"]))
+    scheme = ExponentialScheme(
+        reference_process(v),
+        str(v["root"]),
+        1e-3,
+        eta=float(v["eta"]),
+        interpolation=str(v["interpolation"]),
+    )
+    noise = scheme.noise_factor(start, end)[0]
+    nodes = torch.from_numpy(v["nodes"])
+    assert len(nodes) == int(v["order"])
+    tolerance = 1e-5 if str(v["root"]) == "flow" else 1e-6
+    for found, expected in (
+        (scheme.transition(start, end)[0], v["transition"]),
+        (scheme.weights(start, end, nodes[None])[0], v["weights"]),
+        (noise @ noise.T, v["noise_covariance"]),
+    ):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+
+
+def step_coefficients(scheme: ExponentialScheme, order: int):
+    """P, X and N of the steps of GRID through `order` nodes."""
+    index = torch.arange(order - 1, len(GRID) - 1)
+    nodes = GRID[index[:, None] - torch.arange(order)]
+    start, end = GRID[index], GRID[index + 1]
+    weights = scheme.weights(start, end, nodes)
+    return start, end, scheme.transition(start, end), weights, scheme.noise_factor(start, end)
+
+
+@pytest.mark.parametrize("root", ROOTS)
+@pytest.mark.parametrize(
+    ("eta", "order", "interpolation"), [(0.0, 1, "t"), (0.5, 2, "sqrt-t"), (1.5, 3, "lambda")]
+)
+@pytest.mark.parametrize("name", KERNELS)
+def test_the_two_identities_of_a_step_down_to_1e_5(name, eta, order, interpolation, root):
+    """P a_t + Σ X = a_s and P Σ_t Pᵀ + N Nᵀ = Σ_s, to the standard deviations of the state at s."""
+    process = EVERY_KIND[name]
+    scheme = ExponentialScheme(process, root, float(GRID[-1]), eta=eta, interpolation=interpolation)
+    start, end, P, X, N = step_coefficients(scheme, order)
+    covariance = process.image_covariance(end)
+    deviation = torch.diagonal(covariance, dim1=1, dim2=2).sqrt()
+    a = process.image_mean(start)[:, :, None]
+    mean = (P @ a)[:, :, 0] + X.sum(dim=2)
+    assert ((mean - process.image_mean(end)).abs() / deviation).max() < 1e-6
+    found = P @ process.image_covariance(start) @ P.mT + N @ N.mT
+    error = (found - covariance).abs() / (deviation[:, :, None] * deviation[:, None, :])
+    assert error.max() < 1e-8
+
+
+@pytest.mark.parametrize("root", ROOTS)
+@pytest.mark.parametrize("name", ["cld", "psld", "third"])
+def test_the_weights_solve_the_equation_of_w(name, root):
+    """X for a moving x̂₀, against a fine sum over dw = x̂₀ dc − η² (w − c x̂₀) dλ at x̂₀ = τ(u)."""
+    process = {"cld": psld(0.0, 4.0)}.get(name) or THREE_ORDERS[name]
+    start, end, eta = times(0.3), times(0.1), 0.7
+    scheme = ExponentialScheme(process, root, 0.1, eta=eta, interpolation="t")
+    nodes = times(0.3, 0.5)[None]
+    found = scheme.weights(start, end, nodes)[0] @ nodes[0]
+
+    fine = torch.linspace(0.3, 0.1, 4001, dtype=torch.float64)
+    whitened = torch.linalg.solve(scheme.root(fine), process.image_mean(fine)[:, :, None])[:, :, 0]
+    log_snr = process.log_snr(fine)
+    middle = (fine[1:] + fine[:-1]) / 2
+    decay = (-(eta**2) * (log_snr[-1] - (log_snr[1:] + log_snr[:-1]) / 2)).exp()
+    push = whitened.diff(dim=0) + eta**2 * (
+        (whitened[1:] + whitened[:-1]) / 2 * log_snr.diff()[:, None]
+    )
+    expected = scheme.root(end)[0] @ ((decay * middle)[:, None] * push).sum(dim=0)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_the_straight_root_leaves_the_image_in_one_coordinate(name):
+    process = EVERY_KIND[name]
+    root = WhiteningRoot(process, "straight", 1e-5)(GRID)
+    c = torch.linalg.solve(root, process.image_mean(GRID)[:, :, None])[:, :, 0]
+    rho = process.precision(GRID).sqrt()
+    torch.testing.assert_close(c[:, 0] / rho, torch.ones_like(rho), rtol=1e-7, atol=0)
+    assert (c[:, 1:].abs().sum(dim=1) / rho).max() < 1e-7
+
+
+@pytest.mark.parametrize("name", ["cld", "psld", "third"])
+def test_the_flow_root_follows_the_probability_flow(name):
+    """Ṙ = (F + ½ G Gᵀ Σ⁻¹) R by differences; the whole frame, not only R Rᵀ = Σ."""
+    process = {"cld": psld(0.0, 4.0)}.get(name) or THREE_ORDERS[name]
+    root, t, step = WhiteningRoot(process, "flow", 1e-3), times(0.8, 0.2, 0.02), 1e-5
+    difference = (root(t * (1 + step)) - root(t * (1 - step))) / (2 * step * t)[:, None, None]
+    inverse = torch.linalg.inv(process.image_covariance(t))
+    slope = process.drift(t) + 0.5 * process.diffusion_squared(t) @ inverse
+    torch.testing.assert_close(difference, slope @ root(t), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "root"), [*product(("psld", "third"), ROOTS)])
+def test_a_step_does_not_depend_on_the_triangular_factor(name, root):
+    lower, upper = (
+        {"psld": psld(0.02, 4.02, factor=factor), "third": recipe(factor=factor)}[name]
+        for factor in ("lower", "upper")
+    )
+    found = [
+        ExponentialScheme(process, root, 1e-3).transition(GRID[:6], GRID[1:7])
+        for process in (lower, upper)
+    ]
+    torch.testing.assert_close(*found, rtol=1e-7, atol=1e-7)
+
+
+def test_the_two_roots_are_one_for_a_single_block():
+    flow, straight = (ExponentialScheme(vp_sde(), root, 1e-3, eta=0.5) for root in ROOTS)
+    for found, expected in zip(
+        step_coefficients(flow, 2)[2:], step_coefficients(straight, 2)[2:], strict=True
+    ):
+        torch.testing.assert_close(found.abs(), expected.abs())
+
+
+def test_order_one_is_ddim_for_a_single_block():
+    """x_s = α_s x̂₀ + σ_s ε with ε = (x_t − α_t x̂₀)/σ_t."""
+    process = vp_sde()
+    scheme = ExponentialScheme(process, "straight", 1e-3)
+    start, end = GRID[:-3], GRID[1:-2]
+    alpha_t, alpha_s = process.image_mean(start), process.image_mean(end)
+    sigma_t, sigma_s = (process.image_covariance(t)[:, :, 0].sqrt() for t in (start, end))
+    torch.testing.assert_close(scheme.transition(start, end)[:, :, 0], sigma_s / sigma_t)
+    weights = scheme.weights(start, end, start[:, None])[:, :, 0]
+    torch.testing.assert_close(weights, alpha_s - alpha_t * sigma_s / sigma_t)
+
+
+def test_order_one_with_noise_is_the_ancestral_sampler_of_a_single_block():
+    """η = 1 is DDIM's η = 1 at order 1 for small steps: both have the reverse SDE's noise."""
+    process = vp_sde()
+    start, end = times(0.5), times(0.499)
+    scheme = ExponentialScheme(process, "straight", 1e-3, eta=1.0)
+    noise = float(scheme.noise_factor(start, end)[0, 0, 0])
+    sigma_t, sigma_s = (float(process.image_covariance(t)) ** 0.5 for t in (start, end))
+    alpha = float(process.image_mean(start) / process.image_mean(end))
+    ancestral = sigma_s / sigma_t * math.sqrt(1 - alpha**2)
+    assert noise == pytest.approx(ancestral, rel=0.02)
+
+
+def test_noise_acts_on_its_interval_of_levels_only():
+    process = psld(0.02, 4.02)
+    always, inside, outside = (
+        ExponentialScheme(process, "straight", 1e-3, eta=1.0, eta_interval=levels)
+        for levels in (None, (0.02, 1.0), (50.0, 60.0))
+    )
+    start, end = times(0.1), times(0.05)
+    assert 0.02 < float(process.noise_level(end)) < float(process.noise_level(start)) < 1
+    torch.testing.assert_close(
+        inside.noise_factor(start, end), always.noise_factor(start, end), rtol=1e-12, atol=0
+    )
+    assert outside.noise_factor(start, end).abs().max() == 0
+    assert always.noise_factor(start, end).abs().max() > 0
+    # A step that begins above the interval gets the noise of its part inside.
+    crossing = inside.noise_factor(times(0.5), times(0.05)).norm()
+    assert 0 < crossing < always.noise_factor(times(0.5), times(0.05)).norm()
