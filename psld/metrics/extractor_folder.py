@@ -7,12 +7,12 @@ from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from psld.utils.errors import UserError
-from psld.utils.files import atomic_path, read_json, sha256_of_file, write_json
+from psld.config.settings import Settings, parse
 from psld.metrics.extractor import Extractor
 from psld.metrics.feature_classifier import ClassifierExtractor, FeatureClassifier, ImageShape
 from psld.metrics.settings import ClassifierSettings, InceptionSettings, MetricSettings
-from psld.config.settings import Settings, parse
+from psld.utils.errors import UserError
+from psld.utils.files import atomic_path, read_json, sha256_of_file, write_json
 
 WEIGHTS = "weights.safetensors"
 MANIFEST = "manifest.json"

@@ -7,10 +7,10 @@ from torch.nn.functional import cross_entropy, pad
 from tqdm import trange
 
 from psld.data.pixels import from_uint8
-from psld.utils.errors import RunError
 from psld.metrics.extractor import batches_of
 from psld.metrics.feature_classifier import ClassifierExtractor, FeatureClassifier, ImageShape
 from psld.metrics.settings import ClassifierSettings
+from psld.utils.errors import RunError
 from psld.utils.randomness import Stream, generator, stream_seed
 
 

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from psld.config.settings import Settings
 from psld.data.pixels import from_uint8
-from psld.utils.errors import UserError
 from psld.metrics.extractor import digest_of_weights
 from psld.metrics.settings import ClassifierSettings
-from psld.config.settings import Settings
+from psld.utils.errors import UserError
 
 COARSEST = 4  # images are halved until neither side is longer than this
 

@@ -11,8 +11,8 @@ from torch_fidelity.feature_extractor_inceptionv3 import (
     FeatureExtractorInceptionV3,
 )
 
-from psld.utils.errors import UserError
 from psld.metrics.extractor import digest_of_weights
+from psld.utils.errors import UserError
 
 FILE_NAME = URL_INCEPTION_V3.rsplit("/", 1)[-1]
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from pydantic import Field
 
-from psld.utils.errors import UserError
-from psld.utils.files import read_json, sha256_of_file, write_json
+from psld.config.settings import Settings, parse
 from psld.metrics.settings import MetricSettings
 from psld.metrics.statistics import FeatureStatistics
-from psld.config.settings import Settings, parse
+from psld.utils.errors import UserError
+from psld.utils.files import read_json, sha256_of_file, write_json
 
 STATISTICS = "statistics.safetensors"
 MANIFEST = "manifest.json"

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from psld.data.settings import DatasetSettings
 from psld.config.settings import Settings
+from psld.data.settings import DatasetSettings
 
 
 class InceptionSettings(Settings):

@@ -5,11 +5,11 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from psld.utils.errors import RunError, UserError
-from psld.metrics.extractor_training import accuracy, shifted, train_classifier
 from psld.metrics.extractor import batches_of, statistics_of
+from psld.metrics.extractor_training import accuracy, shifted, train_classifier
 from psld.metrics.feature_classifier import ClassifierExtractor, ImageShape
 from psld.metrics.settings import ClassifierSettings
+from psld.utils.errors import RunError, UserError
 
 QUICK = ClassifierSettings(kind="classifier", width=4, features=8, steps=3, batch_size=16)
 DIGITS = ImageShape(channels=1, image_size=8, num_classes=10)

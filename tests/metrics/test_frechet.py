@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
-from psld.utils.errors import RunError, UserError
 from psld.metrics.frechet import frechet_distance
 from psld.metrics.statistics import FeatureStatistics
+from psld.utils.errors import RunError, UserError
 
 
 def gaussian(mean, covariance, count: int = 1000) -> FeatureStatistics:

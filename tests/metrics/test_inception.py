@@ -9,11 +9,11 @@ import torch_fidelity
 from torch.utils.data import Dataset
 
 import psld.metrics.inception as inception
-from psld.utils.errors import UserError
-from psld.utils.files import sha256_of_file
 from psld.metrics.extractor import batches_of, statistics_of
 from psld.metrics.frechet import frechet_distance
 from psld.metrics.inception import InceptionExtractor
+from psld.utils.errors import UserError
+from psld.utils.files import sha256_of_file
 from tests.metrics.random_inception import write_random_inception
 
 

@@ -6,10 +6,10 @@ import sys
 import pytest
 
 from psld.commands.entry import CONFIGS
-from psld.grid.resolution import Composer
-from psld.utils.errors import UserError
-from psld.metrics.settings import MetricSettings
 from psld.config.settings import parse
+from psld.grid.resolution import Composer
+from psld.metrics.settings import MetricSettings
+from psld.utils.errors import UserError
 
 
 def metric(name: str, kind: str, **more: object) -> MetricSettings:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from psld.utils.errors import UserError
 from psld.metrics.statistics import FeatureStatistics
+from psld.utils.errors import UserError
 
 
 def gather(*parts: torch.Tensor) -> FeatureStatistics:
