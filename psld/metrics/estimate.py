@@ -35,8 +35,8 @@ class Estimate(Settings):
         extrapolation   θ_∞ = B θ̂ − Σ_j (1 − 1/h_j) θ_(−j)
         variance        s²  = 1/B Σ_j (θ_j − θ_∞)² / (h_j − 1)
 
-    and the interval is ± t_{B−1} s. It tells how another n samples of the same model might change
-    the value; the reference images count as fixed.
+    and the interval is ± t_{B−1} s. It covers what another n samples of the same model would
+    change; the reference images count as fixed.
     """
 
     value: float
@@ -73,7 +73,7 @@ class Estimate(Settings):
 
     @cached_property
     def pseudo_values(self) -> tuple[float, ...]:
-        """θ_j: what block j alone says of the metric; their mean is near the extrapolation."""
+        """θ_j: the extrapolated metric as block j alone estimates it."""
         return tuple(
             self.samples / m * self.value - (self.samples / m - 1) * without
             for m, without in zip(self.block_samples, self.without_block, strict=True)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from psld.metrics.blocks import BLOCKS, BlockStatistics, block_of
+from psld.metrics.extractor import block_statistics_of
 from psld.metrics.frechet import frechet_distance, frechet_estimate
 from psld.utils.errors import UserError
 from tests.metrics.test_frechet import gather, random_features
@@ -119,3 +120,21 @@ def test_other_dimensions_and_blocks_cannot_be_merged():
         BlockStatistics(3).merge(BlockStatistics(3, blocks=30))
     with pytest.raises(UserError, match="at least 2 blocks"):
         BlockStatistics(3, blocks=1)
+
+
+def test_statistics_of_a_shard_s_images_start_at_its_first_sample():
+    images = torch.arange(60, dtype=torch.uint8).reshape(60, 1, 1, 1)
+
+    class Brightness:
+        dimension, device = 1, torch.device("cpu")
+
+        def __call__(self, x: torch.Tensor) -> torch.Tensor:
+            return x.flatten(1).float()
+
+    whole = blocks_of(images.flatten(1).float())
+    total = BlockStatistics(1)
+    for first, last in ((25, 60), (0, 25)):
+        batches = images[first:last].split(10)
+        total.merge(block_statistics_of(Brightness(), batches, "shard", last - first, first))
+    assert total.counts == whole.counts
+    assert [float(b.sum) for b in total.blocks] == [float(b.sum) for b in whole.blocks]
