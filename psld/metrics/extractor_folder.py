@@ -10,7 +10,13 @@ from safetensors.torch import load_file, save
 from psld.config.settings import Settings, parse
 from psld.metrics.extractor import Extractor
 from psld.metrics.feature_classifier import ClassifierExtractor, FeatureClassifier, ImageShape
-from psld.metrics.settings import ClassifierSettings, InceptionSettings, MetricSettings
+from psld.metrics.settings import (
+    ClassifierSettings,
+    DINOv2Settings,
+    EfficientNetSettings,
+    InceptionSettings,
+    MetricSettings,
+)
 from psld.utils.errors import UserError
 from psld.utils.files import atomic_path, read_json, sha256_of_file, write_json
 
@@ -82,26 +88,45 @@ def load_extractor(
 ) -> Extractor:
     """The extractor of a metric.
 
-    `folder` holds the trained classifier of a classifier metric; Inception needs none.
+    `folder` holds the trained classifier of a classifier metric; published networks need none.
     `dataset_digest` is that of the data at hand, on which a classifier must have been trained.
 
-    Raises UserError when the folder is missing, damaged, or of other settings or another dataset.
+    Raises UserError when the folder is missing, damaged, or of other settings or another dataset,
+    and when published weights cannot be loaded.
     """
-    if isinstance(metric.extractor, InceptionSettings):
+    settings = metric.extractor
+    if not isinstance(settings, ClassifierSettings):
         if folder is not None:
             raise UserError(
                 f"extractor={folder}: metric {metric.name} needs none; set extractor=null"
             )
-        # torch-fidelity takes seconds to import, and classifiers do without it.
-        from psld.metrics.inception import InceptionExtractor
-
-        return InceptionExtractor(metric.extractor.weights, device)
+        return _load_published(settings, device)
     if folder is None:
         raise UserError(
             f"extractor: metric {metric.name} needs the folder of a trained extractor, "
             "made by psld train_extractor"
         )
-    return _load_classifier(metric.extractor, Path(folder), dataset_digest, device)
+    return _load_classifier(settings, Path(folder), dataset_digest, device)
+
+
+def _load_published(
+    settings: InceptionSettings | DINOv2Settings | EfficientNetSettings,
+    device: torch.device | str,
+) -> Extractor:
+    # torch-fidelity takes seconds to import, and classifiers do without it.
+    match settings:
+        case InceptionSettings():
+            from psld.metrics.inception import InceptionExtractor
+
+            return InceptionExtractor(settings.weights, device)
+        case DINOv2Settings():
+            from psld.metrics.dinov2 import DINOv2Extractor
+
+            return DINOv2Extractor(settings, device)
+        case EfficientNetSettings():
+            from psld.metrics.efficientnet import EfficientNetExtractor
+
+            return EfficientNetExtractor(device)
 
 
 def _load_classifier(
