@@ -91,10 +91,11 @@ class BlockStatistics:
         return sum(self.blocks[1:], start=self.blocks[0])
 
     def without_each(self) -> Iterator[FeatureStatistics]:
-        """For each block the statistics of all other samples: the total less the block."""
+        """For each block with samples the statistics of all others: the total less the block."""
         total = self.total
         for block in self.blocks:
-            yield total - block
+            if block.count > 0:
+                yield total - block
 
     def save(self, path: str | Path) -> str:
         """Write a safetensors file, whole or not at all, and return its SHA-256.

@@ -76,7 +76,7 @@ def read_manifest(folder: str | Path) -> ExtractorManifest:
         )
     content = read_json(path)
     if not isinstance(content, dict):
-        raise UserError(f"{path}: not the manifest of an extractor; train it anew")
+        raise UserError(f"{path}: not the manifest of an extractor; train it again")
     return parse(ExtractorManifest, content, where=str(path))
 
 
@@ -136,27 +136,27 @@ def _load_classifier(
     if manifest.extractor != settings:
         raise UserError(
             f"{folder / MANIFEST}: trained with {manifest.extractor!r}, but the metric asks for "
-            f"{settings!r}; train it anew"
+            f"{settings!r}; train it again"
         )
     if manifest.dataset_digest != dataset_digest:
         raise UserError(
             f"{folder / MANIFEST}: trained on dataset {manifest.dataset} with digest "
-            f"{manifest.dataset_digest}, but the data at hand has {dataset_digest}; train it anew"
+            f"{manifest.dataset_digest}, but the data at hand has {dataset_digest}; train it again"
         )
     network = FeatureClassifier(settings, manifest.shape)
     try:
         network.load_state_dict(_read_weights(folder / WEIGHTS, manifest.weights_sha256))
     except RuntimeError:  # names or shapes differ: the code has changed since
-        raise UserError(f"{folder / WEIGHTS}: of another version; train it anew") from None
+        raise UserError(f"{folder / WEIGHTS}: of another version; train it again") from None
     return ClassifierExtractor(network, settings, manifest.shape, device)
 
 
 def _read_weights(path: Path, sha256: str) -> dict[str, torch.Tensor]:
     if not path.is_file():
-        raise UserError(f"{path}: no such file; train the extractor anew")
+        raise UserError(f"{path}: no such file; train the extractor again")
     if sha256_of_file(path) != sha256:
-        raise UserError(f"{path}: not the file that its manifest names; train the extractor anew")
+        raise UserError(f"{path}: not the file that its manifest names; train the extractor again")
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise UserError(f"{path}: damaged ({error}); train the extractor anew") from None
+        raise UserError(f"{path}: damaged ({error}); train the extractor again") from None

@@ -71,17 +71,15 @@ class Features:
             raise UserError(f"{path}: not a file of features ({error}); make it again") from None
 
 
-def blocks_of_samples(n: int, blocks: int = BLOCKS) -> Tensor:
-    """The block of each of n samples. Raises UserError when a block would be empty."""
-    block = torch.from_numpy(block_of(np.arange(n), blocks))
-    if len(block.unique()) < blocks:
-        raise UserError(f"{n} samples leave some of {blocks} blocks empty: an interval needs more")
-    return block
+def blocks_of_samples(n: int, blocks: int = BLOCKS) -> tuple[Tensor, int]:
+    """The block of each of n samples, and the number of blocks: fewer samples fill fewer."""
+    _, block = torch.from_numpy(block_of(np.arange(n), blocks)).unique(return_inverse=True)
+    return block, int(block.max()) + 1
 
 
 def estimate_of_mean(values: Tensor, blocks: int = BLOCKS) -> Estimate:
     """The mean over samples of one number each (n), such as the share that has a property."""
-    block = blocks_of_samples(len(values), blocks)
+    block, blocks = blocks_of_samples(len(values), blocks)
     counts = block.bincount(minlength=blocks)
     sums = torch.zeros(blocks, dtype=torch.float64).index_add_(0, block, values.double().cpu())
     return Estimate(

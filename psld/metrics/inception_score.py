@@ -28,7 +28,7 @@ def inception_score(logits: Tensor, splits: int = 10, blocks: int = BLOCKS) -> E
     low, so compare only equal n and splits. Raises UserError with too few samples for the splits.
     """
     n = len(logits)
-    block = blocks_of_samples(n, blocks)
+    block, blocks = blocks_of_samples(n, blocks)
     order = np.random.RandomState(SEED).permutation(n)
     log_p, block = logits[order].double().log_softmax(dim=1), block[order]
     cuts = [i * n // splits for i in range(splits + 1)]

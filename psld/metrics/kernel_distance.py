@@ -35,7 +35,8 @@ def kernel_distance(
     The value is that of `torch_fidelity.calculate_metrics`. Being unbiased it may be negative. The
     values without a block leave its samples out of every subset. The subsets of the reference are
     the same for all cells of equal n and count as fixed: they shift all of them alike, and the
-    interval leaves that out. Raises UserError when a subset is larger than a set.
+    interval leaves that out. Raises UserError when a subset is
+    larger than a set, or too small.
     """
     if min(len(samples), len(reference)) < subset_size:
         raise UserError(
@@ -43,7 +44,7 @@ def kernel_distance(
             f"samples and {len(reference)} reference images"
         )
     random = np.random.RandomState(SEED)
-    block = blocks_of_samples(len(samples), blocks)
+    block, blocks = blocks_of_samples(len(samples), blocks)
     values = torch.zeros(blocks + 1, dtype=torch.float64)
     for _ in range(subsets):
         of_samples = random.choice(len(samples), subset_size, replace=False)
@@ -65,6 +66,10 @@ def _mmd(x: Tensor, y: Tensor, membership: Tensor) -> Tensor:
     with_y = membership.T @ _kernel(x, y).sum(dim=1)
     among_y = _kernel(y, y).fill_diagonal_(0).sum() / (len(y) * (len(y) - 1))
     counts = membership.sum(dim=0)
+    if (counts > len(x) - 2).any():
+        raise UserError(
+            f"metric.measure.subset_size={len(x)} is too small for {len(counts)} blocks"
+        )
 
     def mmd(n: Tensor, xx: Tensor, xy: Tensor) -> Tensor:
         return xx / (n * (n - 1)) + among_y - 2 * xy / (n * len(y))

@@ -66,12 +66,12 @@ def load_reference(folder: str | Path) -> tuple[FeatureStatistics, ReferenceMani
     folder = Path(folder)
     content = read_json(folder / MANIFEST)
     if not isinstance(content, dict):
-        raise UserError(f"{folder / MANIFEST}: not the manifest of a reference; make it anew")
+        raise UserError(f"{folder / MANIFEST}: not the manifest of a reference; make it again")
     manifest = parse(ReferenceManifest, content, where=str(folder / MANIFEST))
     statistics = FeatureStatistics.load(folder / STATISTICS)
     if sha256_of_file(folder / STATISTICS) != manifest.statistics_sha256:
         raise UserError(
-            f"{folder / STATISTICS}: not the file that its manifest names; make the reference anew"
+            f"{folder / STATISTICS}: not the file that its manifest names; make the reference again"
         )
     return statistics, manifest
 

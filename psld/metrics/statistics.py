@@ -98,7 +98,7 @@ class FeatureStatistics:
             raise UserError(f"{path}: no such file") from None
         except (SafetensorError, KeyError, IndexError, ValueError, RuntimeError) as error:
             raise UserError(
-                f"{path}: not a whole file of feature statistics ({error}); make it anew"
+                f"{path}: not a whole file of feature statistics ({error}); make it again"
             ) from None
         return statistics
 

@@ -11,7 +11,7 @@ from psld.config.settings import parse
 from psld.metrics.extractor import batches_of, gather
 from psld.metrics.measure import Reference, measure
 from psld.metrics.settings import MetricSettings
-from psld.utils.errors import UserError
+from psld.utils.errors import RunError, UserError
 from tests.metrics.images import AsDataset, images
 
 SAMPLES, REFERENCE = images(200, 256, seed=1), images(150, 240, seed=2)
@@ -103,6 +103,14 @@ def test_every_metric_from_one_pass_is_torch_fidelitys(theirs):
         assert estimate.interval.low < estimate.value < estimate.interval.high
     assert values["inception-score"] > 1.05
     assert 0.1 < values["recall-inception"] < 0.9
+
+
+@pytest.mark.parametrize("name", list(MEASURES))
+def test_broken_features_are_a_run_error(name):
+    samples = gather(SmallNetwork(), batches_of(SAMPLES, 70), "images", len(SAMPLES))
+    samples.values[7, 2] = float("nan")
+    with pytest.raises(RunError, match="NaN or infinity"):
+        measure(setting(name), samples, Reference(samples.statistics(), samples))
 
 
 def test_a_measure_says_what_the_reference_lacks():

@@ -105,12 +105,16 @@ def test_a_foreign_file_is_named_in_one_line(tmp_path):
         BlockStatistics.load(path, sha256_of_file(path))
 
 
-def test_partly_empty_blocks_can_be_stored_but_give_no_interval(tmp_path):
+def test_few_samples_fill_few_blocks_and_still_give_an_interval(tmp_path):
+    """As in a rehearsal of a grid: the jackknife then leaves out single samples."""
     few = blocks_of(random_features(7, 3, 1))
     loaded = BlockStatistics.load(tmp_path / "few", few.save(tmp_path / "few"))
     assert loaded.counts == few.counts
-    with pytest.raises(UserError, match="leave some of 20 blocks empty"):
-        frechet_estimate(loaded, gather(random_features(9, 3, 2)))
+    estimate = frechet_estimate(loaded, gather(random_features(9, 3, 2)))
+    assert estimate.block_samples == (1,) * 7
+    assert estimate.interval.low < estimate.value < estimate.interval.high
+    with pytest.raises(UserError, match="at least 2 are needed"):
+        frechet_estimate(blocks_of(random_features(2, 3, 1)), gather(random_features(9, 3, 2)))
 
 
 def test_other_dimensions_and_blocks_cannot_be_merged():

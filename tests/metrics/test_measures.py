@@ -112,12 +112,18 @@ def test_too_few_samples_are_user_errors():
     few = normal(8)
     with pytest.raises(UserError, match="subset_size=1000 is larger than the sets of 8"):
         kernel_distance(few, few)
-    with pytest.raises(UserError, match="8 samples leave some of 20 blocks empty"):
-        precision(few, few)
+    with pytest.raises(UserError, match="subset_size=2 is too small for 8 blocks"):
+        kernel_distance(few, few, subset_size=2)
     with pytest.raises(UserError, match="neighbors=8: too many for 8 images"):
         precision(few, few, neighbors=8)
     with pytest.raises(UserError, match="use fewer splits"):
         inception_score(few, splits=8, blocks=2)
+
+
+def test_few_samples_fill_few_blocks():
+    estimate = precision(normal(8), normal(30))
+    assert estimate.block_samples == (1,) * 8
+    assert estimate.without_block[0] in (estimate.value * 8 / 7, (estimate.value * 8 - 1) / 7)
 
 
 def test_features_survive_a_file_and_a_damaged_one_is_named(tmp_path):
