@@ -42,14 +42,13 @@ class BlockStatistics:
         statistics.merge(BlockStatistics.load("other_shard.safetensors", sha256))
         statistics.total, list(statistics.without_each())
 
-    Affordable, because results do not need them: an `Estimate` keeps one number a block. In memory
-    they take 8·B·d² bytes: 0.2 MB for 32 features, 42 MB for 512, 671 MB for Inception's 2,048
-    (B = 20). A file holds half of each symmetric matrix, of more than 512 features in single
-    precision: 21 MB for 512 features, 66 MB for EfficientNet's 1,280, 168 MB for Inception, for
-    any number of samples. (Features in half precision would take 205 MB for 50,000 samples and
-    41 MB for 10,000.) The paper's grid has 105
-    distances, all of Inception: 18 GB if their statistics are kept, for a certificate; nothing if
-    not.
+    What they cost: nothing in a result, because an `Estimate` keeps one number a block. Memory is
+    8·B·d² bytes: 0.2 MB for 32 features, 42 MB for 512, 671 MB for Inception's 2,048 (B = 20). A
+    file holds half of each symmetric matrix, of more than 512 features in single precision: 21 MB
+    for 512 features, 66 MB for EfficientNet's 1,280, 168 MB for Inception, for any number of
+    samples. (Inception's features in half precision would take 205 MB for 50,000 samples and 41 MB
+    for 10,000.) The paper's grid has 105 distances, all of Inception: 18 GB if their statistics
+    are kept for a certificate.
     """
 
     def __init__(

@@ -27,9 +27,10 @@ def frechet_estimate(samples: BlockStatistics, reference: FeatureStatistics) -> 
 
     Distances of n samples are biased upward by about c / n: `interval` is for their mean,
     `extrapolated` for the distance of the model's distribution. It computes one distance a block
-    and one more: with 2,048 features 21 of 5.5 s each on one core, or 3.4 core hours for the 105
-    distances of the paper's grid. Raises as `frechet_distance` does, and
-    UserError with fewer than three samples.
+    and one more: with 2,048 features 21 of 5 to 8 s each on one core, 2 to 3 minutes in all, or
+    3 to 5 core hours for the 105 distances of the paper's grid.
+
+    Raises as `frechet_distance` does, and UserError with fewer than three samples.
     """
     fixed = _Gaussian(reference)
     return Estimate(

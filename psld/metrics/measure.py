@@ -44,7 +44,7 @@ def measure(
         samples = gather(extractor, batches, "samples", total)
         estimates = {m.name: measure(m, samples, reference) for m in metrics}
 
-    For 50,000 samples and as many reference images by Inception, one core needs 2 minutes for the
+    For 50,000 samples and as many reference images by Inception, one core needs 3 minutes for the
     Fréchet distance, 1 for the kernel distance, 5 for precision, 7 for recall, and 3 for
     memorization; to extract the features takes it hours.
 
