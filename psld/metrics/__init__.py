@@ -1,1 +1,1 @@
-"""Metrics: feature extractors, statistics that can be merged, Fréchet distances."""
+"""Metrics: feature extractors, statistics that can be merged, measures, and their intervals."""

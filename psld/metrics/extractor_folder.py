@@ -11,7 +11,13 @@ from safetensors.torch import load_file, save
 from psld.config.settings import Settings, parse
 from psld.metrics.extractor import Extractor
 from psld.metrics.feature_classifier import ClassifierExtractor, FeatureClassifier, ImageShape
-from psld.metrics.settings import ClassifierSettings, InceptionSettings, MetricSettings
+from psld.metrics.settings import (
+    ClassifierSettings,
+    DINOv2Settings,
+    EfficientNetSettings,
+    InceptionSettings,
+    MetricSettings,
+)
 from psld.utils.errors import UserError
 from psld.utils.files import atomic_path, read_json, sha256_of_file, write_json
 
@@ -73,7 +79,7 @@ def read_manifest(folder: str | Path) -> ExtractorManifest:
         )
     content = read_json(path)
     if not isinstance(content, dict):
-        raise UserError(f"{path}: not the manifest of an extractor; train it anew")
+        raise UserError(f"{path}: not the manifest of an extractor; train it again")
     return parse(ExtractorManifest, content, where=str(path))
 
 
@@ -85,26 +91,45 @@ def load_extractor(
 ) -> Extractor:
     """The extractor of a metric.
 
-    `folder` holds the trained classifier of a classifier metric; Inception needs none.
+    `folder` holds the trained classifier of a classifier metric; published networks need none.
     `dataset_digest` is that of the data at hand, on which a classifier must have been trained.
 
-    Raises UserError when the folder is missing, damaged, or of other settings or another dataset.
+    Raises UserError when the folder is missing, damaged, or of other settings or another dataset,
+    and when published weights cannot be loaded.
     """
-    if isinstance(metric.extractor, InceptionSettings):
+    settings = metric.extractor
+    if not isinstance(settings, ClassifierSettings):
         if folder is not None:
             raise UserError(
                 f"extractor={folder}: metric {metric.name} needs none; set extractor=null"
             )
-        # torch-fidelity takes seconds to import, and classifiers do without it.
-        from psld.metrics.inception import InceptionExtractor
-
-        return InceptionExtractor(metric.extractor.weights, device)
+        return _load_published(settings, device)
     if folder is None:
         raise UserError(
             f"extractor: metric {metric.name} needs the folder of a trained extractor, "
             "made by psld train_extractor"
         )
-    return _load_classifier(metric.extractor, Path(folder), dataset_digest, device)
+    return _load_classifier(settings, Path(folder), dataset_digest, device)
+
+
+def _load_published(
+    settings: InceptionSettings | DINOv2Settings | EfficientNetSettings,
+    device: torch.device | str,
+) -> Extractor:
+    # torch-fidelity takes seconds to import, and classifiers do without it.
+    match settings:
+        case InceptionSettings():
+            from psld.metrics.inception import InceptionExtractor
+
+            return InceptionExtractor(settings.weights, device)
+        case DINOv2Settings():
+            from psld.metrics.dinov2 import DINOv2Extractor
+
+            return DINOv2Extractor(settings, device)
+        case EfficientNetSettings():
+            from psld.metrics.efficientnet import EfficientNetExtractor
+
+            return EfficientNetExtractor(device)
 
 
 def _load_classifier(
@@ -114,12 +139,12 @@ def _load_classifier(
     if manifest.extractor != settings:
         raise UserError(
             f"{folder / MANIFEST}: trained with {manifest.extractor!r}, but the metric asks for "
-            f"{settings!r}; train it anew"
+            f"{settings!r}; train it again"
         )
     if manifest.dataset_digest != dataset_digest:
         raise UserError(
             f"{folder / MANIFEST}: trained on dataset {manifest.dataset} with digest "
-            f"{manifest.dataset_digest}, but the data at hand has {dataset_digest}; train it anew"
+            f"{manifest.dataset_digest}, but the data at hand has {dataset_digest}; train it again"
         )
     return _build(folder, manifest, device)
 
@@ -145,10 +170,10 @@ def _build(
 
 def _read_weights(path: Path, sha256: str) -> dict[str, torch.Tensor]:
     if not path.is_file():
-        raise UserError(f"{path}: no such file; train the extractor anew")
+        raise UserError(f"{path}: no such file; train the extractor again")
     if sha256_of_file(path) != sha256:
-        raise UserError(f"{path}: not the file that its manifest names; train the extractor anew")
+        raise UserError(f"{path}: not the file that its manifest names; train the extractor again")
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise UserError(f"{path}: damaged ({error}); train the extractor anew") from None
+        raise UserError(f"{path}: damaged ({error}); train the extractor again") from None

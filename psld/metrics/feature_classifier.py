@@ -96,6 +96,12 @@ class ClassifierExtractor:
         return self.network.features(self._input(images))
 
     @torch.inference_mode()
+    def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 N×C×H×W → features N×d and logits N×classes."""
+        features = self.network.features(self._input(images))
+        return features, self.network.classify(features)
+
+    @torch.inference_mode()
     def logits(self, images: Tensor) -> Tensor:
         """uint8 N×C×H×W → logits N×classes."""
         return self.network(self._input(images))

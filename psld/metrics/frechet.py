@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from psld.metrics.blocks import BlockStatistics
+from psld.metrics.estimate import Estimate
 from psld.metrics.statistics import FeatureStatistics
 from psld.utils.errors import RunError, UserError
 
@@ -17,17 +19,47 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     Raises UserError when the dimensions differ or a set has fewer than two samples, and RunError
     when features were NaN or infinite.
     """
-    if a.dimension != b.dimension:
+    return _distance(_Gaussian(a), _Gaussian(b))
+
+
+def frechet_estimate(samples: BlockStatistics, reference: FeatureStatistics) -> Estimate:
+    """The Fréchet distance with its interval; the reference counts as fixed.
+
+    Distances of n samples are biased upward by about c / n: `interval` is for their mean,
+    `extrapolated` for the distance of the model's distribution. It computes one distance a block
+    and one more: with 2,048 features 21 of 5 to 8 s each on one core, 2 to 3 minutes in all, or
+    3 to 5 core hours for the 105 distances of the paper's grid.
+
+    Raises as `frechet_distance` does, and UserError with fewer than three samples.
+    """
+    fixed = _Gaussian(reference)
+    return Estimate(
+        value=_distance(_Gaussian(samples.total), fixed),
+        samples=sum(samples.counts),
+        block_samples=tuple(count for count in samples.counts if count > 0),
+        without_block=tuple(_distance(_Gaussian(s), fixed) for s in samples.without_each()),
+    )
+
+
+class _Gaussian:
+    """Mean, trace and factor A of the covariance AAᵀ of features."""
+
+    def __init__(self, statistics: FeatureStatistics) -> None:
+        covariance = statistics.covariance.cpu()
+        _check_finite(covariance)
+        self.mean = statistics.mean.cpu()
+        self.trace = covariance.trace()
+        self.factor = _factor(covariance)
+
+
+def _distance(a: _Gaussian, b: _Gaussian) -> float:
+    if len(a.mean) != len(b.mean):
         raise UserError(
-            f"statistics of {a.dimension} and of {b.dimension} features cannot be compared: "
+            f"statistics of {len(a.mean)} and of {len(b.mean)} features cannot be compared: "
             "they are of different extractors"
         )
-    difference = a.mean.cpu() - b.mean.cpu()
-    covariance_a, covariance_b = a.covariance.cpu(), b.covariance.cpu()
-    _check_finite(covariance_a)
-    _check_finite(covariance_b)
-    cross = torch.linalg.svdvals(_factor(covariance_a).T @ _factor(covariance_b)).sum()
-    distance = difference.square().sum() + covariance_a.trace() + covariance_b.trace() - 2 * cross
+    cross = torch.linalg.svdvals(a.factor.T @ b.factor).sum()
+    distance = (a.mean - b.mean).square().sum() + a.trace + b.trace - 2 * cross
     return max(distance.item(), 0.0)  # equal statistics give zero up to rounding, either side of it
 
 

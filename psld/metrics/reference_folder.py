@@ -1,17 +1,19 @@
-"""A metric's reference on disk: `statistics.safetensors` and, written last, `manifest.json`."""
+"""A metric's reference on disk: statistics, the features if needed, and last the manifest."""
 
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
 from psld.config.settings import Settings, parse
+from psld.metrics.features import Features
+from psld.metrics.measure import Reference
 from psld.metrics.settings import MetricSettings
 from psld.metrics.statistics import FeatureStatistics
 from psld.utils.errors import UserError
 from psld.utils.files import read_json, sha256_of_file, write_json
 
 STATISTICS = "statistics.safetensors"
+FEATURES = "features.safetensors"
+TEST_FEATURES = "test_features.safetensors"
 MANIFEST = "manifest.json"
 
 
@@ -28,14 +30,18 @@ class ReferenceManifest(Settings):
     """Images in the reference."""
     statistics_sha256: str
     """Of `statistics.safetensors`."""
+    features_sha256: str | None = None
+    """Of `features.safetensors`; null if no metric needs more than statistics."""
+    test_features_sha256: str | None = None
+    """Of `test_features.safetensors`, the test split for memorization; null if not needed."""
     extractor_digest: str
     """Architecture and weights of the extractor."""
     extractor_test_accuracy: float | None
-    """Of a classifier; null for Inception and without a test split."""
-    floor: float | None = Field(ge=0)
-    """Distance between the training and the test split; null where there is no test split."""
-    noise: float = Field(ge=0)
-    """Distance of standard normal noise, quantised as samples are, from the reference."""
+    """Of a classifier; null for other extractors and without a test split."""
+    floor: float | None
+    """The metric of the test split; null where there is none. Samples hardly do better."""
+    noise: float
+    """The metric of standard normal noise, quantized as samples are."""
     device: str
     """What it was computed on."""
     versions: dict[str, str | None]
@@ -63,11 +69,25 @@ def load_reference(folder: str | Path) -> tuple[FeatureStatistics, ReferenceMani
     folder = Path(folder)
     content = read_json(folder / MANIFEST)
     if not isinstance(content, dict):
-        raise UserError(f"{folder / MANIFEST}: not the manifest of a reference; make it anew")
+        raise UserError(f"{folder / MANIFEST}: not the manifest of a reference; make it again")
     manifest = parse(ReferenceManifest, content, where=str(folder / MANIFEST))
     statistics = FeatureStatistics.load(folder / STATISTICS)
     if sha256_of_file(folder / STATISTICS) != manifest.statistics_sha256:
         raise UserError(
-            f"{folder / STATISTICS}: not the file that its manifest names; make the reference anew"
+            f"{folder / STATISTICS}: not the file that its manifest names; make the reference again"
         )
     return statistics, manifest
+
+
+def load_reference_features(folder: str | Path, manifest: ReferenceManifest) -> Reference:
+    """Read a reference with the features that it has, for any measure.
+
+    Raises UserError when a file is missing, damaged or another one than its manifest names.
+    """
+    folder = Path(folder)
+    digests = {FEATURES: manifest.features_sha256, TEST_FEATURES: manifest.test_features_sha256}
+    features, test = (
+        None if digest is None else Features.load(folder / name, digest)
+        for name, digest in digests.items()
+    )
+    return Reference(load_reference(folder)[0], features, test)

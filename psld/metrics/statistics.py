@@ -52,6 +52,15 @@ class FeatureStatistics:
         total.merge(other)
         return total
 
+    def __sub__(self, other: "FeatureStatistics") -> "FeatureStatistics":
+        """The statistics without the samples of `other`, which are among them."""
+        self._check_same_dimension(other)
+        rest = FeatureStatistics(self.dimension, self.sum.device)
+        rest.count = self.count - other.count
+        rest.sum = self.sum - other.sum.to(self.sum.device)
+        rest.outer = self.outer - other.outer.to(self.outer.device)
+        return rest
+
     @property
     def mean(self) -> Tensor:
         """The sample mean, d. Raises UserError without samples."""
@@ -62,8 +71,13 @@ class FeatureStatistics:
     def covariance(self) -> Tensor:
         """The unbiased sample covariance, d×d. Raises UserError with fewer than two samples."""
         self._check_count(2)
+        return self.scatter / (self.count - 1)
+
+    @property
+    def scatter(self) -> Tensor:
+        """Σ(x − x̄)(x − x̄)ᵀ, d×d. Raises UserError without samples."""
         mean = self.mean
-        return (self.outer - self.count * torch.outer(mean, mean)) / (self.count - 1)
+        return self.outer - self.count * torch.outer(mean, mean)
 
     def save(self, path: str | Path) -> None:
         """Write to a safetensors file, whole or not at all."""
@@ -84,7 +98,7 @@ class FeatureStatistics:
             raise UserError(f"{path}: no such file") from None
         except (SafetensorError, KeyError, IndexError, ValueError, RuntimeError) as error:
             raise UserError(
-                f"{path}: not a whole file of feature statistics ({error}); make it anew"
+                f"{path}: not a whole file of feature statistics ({error}); make it again"
             ) from None
         return statistics
 

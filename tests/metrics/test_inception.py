@@ -2,18 +2,18 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch_fidelity
-from torch.utils.data import Dataset
 
 import psld.metrics.inception as inception
-from psld.metrics.extractor import batches_of, statistics_of
+from psld.metrics.extractor import batches_of, gather, statistics_of
 from psld.metrics.frechet import frechet_distance
 from psld.metrics.inception import InceptionExtractor
+from psld.metrics.inception_score import inception_score
 from psld.utils.errors import UserError
 from psld.utils.files import sha256_of_file
+from tests.metrics.images import AsDataset, images
 from tests.metrics.random_inception import write_random_inception
 
 
@@ -27,32 +27,15 @@ def extractor(weights) -> InceptionExtractor:
     return InceptionExtractor(weights)
 
 
-def images(n: int, brightest: int, seed: int) -> np.ndarray:
-    random = np.random.default_rng(seed)
-    coarse = random.integers(0, brightest, (n, 3, 8, 8), dtype=np.uint8)
-    return coarse.repeat(4, axis=2).repeat(4, axis=3)
-
-
-class AsDataset(Dataset):
-    """An array as torch-fidelity wants it."""
-
-    def __init__(self, array: np.ndarray) -> None:
-        self.tensor = torch.from_numpy(array)
-
-    def __len__(self) -> int:
-        return len(self.tensor)
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        return self.tensor[index]
-
-
-def test_sharded_fid_is_torch_fidelitys(extractor, weights):
-    samples, reference = images(24, 256, seed=1), images(16, 160, seed=2)
+def test_metrics_of_shards_are_torch_fidelitys(extractor, weights):
+    samples, reference = images(20, 256, seed=1), images(12, 160, seed=2)
     theirs = torch_fidelity.calculate_metrics(
         input1=AsDataset(samples),
         input2=AsDataset(reference),
         fid=True,
-        samples_shuffle=False,
+        isc=True,
+        isc_splits=2,
+        samples_shuffle=True,
         cuda=False,
         batch_size=8,
         cache=False,
@@ -61,12 +44,15 @@ def test_sharded_fid_is_torch_fidelitys(extractor, weights):
         feature_extractor_weights_path=weights,
     )
     shards = [
-        statistics_of(extractor, batches_of(shard, 8), "shard", len(shard))
-        for shard in (samples[:7], samples[7:20], samples[20:])
+        gather(extractor, batches_of(shard, 8), "shard", len(shard))
+        for shard in (samples[:7], samples[7:])
     ]
-    ours = statistics_of(extractor, batches_of(reference, 20), "reference", len(reference))
-    fid = frechet_distance(shards[2] + shards[0] + shards[1], ours)
-    assert fid == pytest.approx(theirs["frechet_inception_distance"], rel=1e-5)
+    total = shards[1].statistics() + shards[0].statistics()
+    ours = statistics_of(extractor, batches_of(reference, 12), "reference", len(reference))
+    expected = theirs["frechet_inception_distance"]
+    assert frechet_distance(total, ours) == pytest.approx(expected, rel=1e-5)
+    score = inception_score(torch.cat([shard.logits for shard in shards]), splits=2, blocks=4)
+    assert score.value - 1 == pytest.approx(theirs["inception_score_mean"] - 1, rel=1e-4)
 
 
 def test_grey_images_are_repeated(extractor):

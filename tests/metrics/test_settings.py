@@ -39,6 +39,51 @@ def test_honest_names_pass():
     assert metric("fd-classifier", "classifier").extractor.kind == "classifier"
 
 
+@pytest.mark.parametrize(
+    ("extractor", "measure", "name"),
+    [
+        ("inception", "kernel", "kid"),
+        ("inception", "inception-score", "inception-score"),
+        ("inception", "recall", "recall-inception"),
+        ("classifier", "kernel", "kd-classifier"),
+        ("dinov2", "frechet", "fd-dinov2"),
+        ("dinov2", "precision", "precision-dinov2"),
+        ("efficientnet-lite0", "frechet", "fd-efficientnet-lite0"),
+        ("efficientnet-lite0", "memorization", "memorization-efficientnet-lite0"),
+    ],
+)
+def test_each_metric_has_one_honest_name(extractor, measure, name):
+    assert metric(name, extractor, measure={"kind": measure}).honest_name == name
+    assert metric(f"{name}-test", extractor, measure={"kind": measure}).honest_name == name
+    with pytest.raises(UserError, match=f"is named {name} or {name}-SUFFIX, not fd"):
+        metric("fd", extractor, measure={"kind": measure})
+
+
+def test_fd_dinov2_without_a_size_is_of_the_large_network():
+    small = {"name": "fd-dinov2", "extractor": {"kind": "dinov2", "size": "small"}}
+    with pytest.raises(UserError, match="is named fd-dinov2-small"):
+        parse(MetricSettings, small, "metric")
+
+
+def test_measures_that_do_not_fit_are_refused():
+    with pytest.raises(UserError, match=r"inception-score needs extractor\.kind inception"):
+        metric("inception-score", "classifier", measure={"kind": "inception-score"})
+    with pytest.raises(UserError, match="set reference_split to train"):
+        metric(
+            "memorization-classifier",
+            "classifier",
+            measure={"kind": "memorization"},
+            reference_split="test",
+        )
+
+
+def test_metrics_of_equal_features_share_a_pass():
+    fid = metric("fid", "inception")
+    assert fid.shares_features(metric("kid", "inception", measure={"kind": "kernel"}))
+    assert not fid.shares_features(metric("fid-test", "inception", reference_split="test"))
+    assert not fid.shares_features(metric("fd-classifier", "classifier"))
+
+
 @pytest.mark.parametrize("name", ["FID", "fid/../x", "fid ", ""])
 def test_names_that_are_no_file_names_are_refused(name):
     with pytest.raises(UserError, match="metric: name"):

@@ -1,0 +1,45 @@
+"""Published weights, from a path or their own download, read without running code."""
+
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.hub import load_state_dict_from_url
+
+from psld.utils.errors import UserError
+
+
+def load_weights(network: str, weights: str | Path | None, url: str) -> dict[str, Tensor]:
+    """The tensors in the file `weights`, or in that at `url` if None, which is then kept.
+
+    A download is checked if its name ends in a part of its SHA-256, as in NAME-0123abcd.pth.
+    Raises UserError, which says which file to get and where to put it.
+    """
+    try:
+        if weights is None:
+            state = load_state_dict_from_url(
+                url, map_location="cpu", check_hash=_names_its_hash(url), weights_only=True
+            )
+        else:
+            state = torch.load(weights, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file raises whatever its bytes happen to trigger
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise unusable_weights(network, weights, url, reason) from error
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise unusable_weights(network, weights, url, "not a state dict")
+    return state
+
+
+def unusable_weights(network: str, weights: str | Path | None, url: str, reason: str) -> UserError:
+    """The error that says which file to get and where to put it."""
+    place = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    return UserError(
+        f"metric.extractor.weights: no {network} weights from {weights or url} ({reason}); "
+        f"get {url} and put it at {place} with weights null, "
+        "or anywhere and set weights to its path"
+    )
+
+
+def _names_its_hash(url: str) -> bool:
+    return re.search(r"-[0-9a-f]{8,}\.\w+$", url) is not None

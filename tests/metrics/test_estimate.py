@@ -1,0 +1,149 @@
+"""Intervals cover what they claim to cover, on Gaussians whose Fréchet distance is known."""
+
+import numpy as np
+import pytest
+import torch
+
+from psld.metrics.blocks import BlockStatistics
+from psld.metrics.comparison import paired_difference, samples_to_decide, unpaired_difference
+from psld.metrics.estimate import Estimate, Interval
+from psld.metrics.frechet import frechet_distance, frechet_estimate
+from psld.metrics.statistics import FeatureStatistics
+from psld.utils.errors import UserError
+from tests.metrics.test_frechet import gather, gaussian
+
+DRAWS = 200
+SCALES = torch.linspace(0.5, 1.5, 4, dtype=torch.float64)
+REFERENCE = gaussian(torch.zeros(4), torch.eye(4))
+TRUTH = (0.3**2 * 4 + (SCALES - 1).square().sum()).item()
+"""|μ|² + Σ (σ − 1)² of N(0.3, diag σ²) against N(0, I)."""
+
+
+def draw(seed: int, n: int) -> torch.Tensor:
+    random = torch.Generator().manual_seed(seed)
+    return 0.3 + SCALES * torch.randn(n, 4, generator=random, dtype=torch.float64)
+
+
+def estimate(x: torch.Tensor, reference: FeatureStatistics = REFERENCE) -> Estimate:
+    statistics = BlockStatistics(x.shape[1])
+    statistics.update(x, first=0)
+    return frechet_estimate(statistics, reference)
+
+
+def coverage(intervals: list[Interval], truth: float) -> float:
+    return np.mean([i.low <= truth <= i.high for i in intervals])
+
+
+@pytest.fixture(scope="module", params=[100, 1000])
+def estimates(request) -> list[Estimate]:
+    return [estimate(draw(seed, request.param)) for seed in range(DRAWS)]
+
+
+def test_extrapolated_intervals_cover_the_distance_of_the_distributions(estimates):
+    assert 0.90 <= coverage([e.extrapolated for e in estimates], TRUTH) <= 0.99
+
+
+def test_intervals_cover_the_mean_distance_of_so_many_samples(estimates):
+    mean = np.mean([e.value for e in estimates])
+    assert 0.90 <= coverage([e.interval for e in estimates], mean) <= 0.99
+
+
+def test_extrapolation_removes_the_bias(estimates):
+    values = np.array([e.value for e in estimates])
+    limits = np.array([e.extrapolated.value for e in estimates])
+    noise = limits.std() / DRAWS**0.5
+    assert abs(limits.mean() - TRUTH) < 3 * noise
+    if estimates[0].samples == 100:
+        assert values.mean() - TRUTH > 5 * noise
+
+
+def test_extrapolation_is_the_intercept_in_1_over_n():
+    """FID∞ as Chong and Forsyth compute it: a line through distances of 15 numbers of samples."""
+    random = torch.Generator().manual_seed(0)
+    x = 1.05 * torch.randn(2000, 24, generator=random, dtype=torch.float64)
+    reference = gaussian(torch.zeros(24), torch.eye(24))
+    sizes = (1 / np.linspace(1 / 2000, 1 / 500, 15)).astype(int)
+
+    def distance(n: int) -> float:
+        return frechet_distance(gather(x[torch.randperm(2000, generator=random)[:n]]), reference)
+
+    intercept = np.polyfit(1 / sizes, [distance(n) for n in sizes], 1)[1]
+    ours = estimate(x, reference)
+    bias = ours.value - intercept
+    assert bias > 0.05
+    assert ours.extrapolated.value == pytest.approx(intercept, abs=0.1 * bias)
+
+
+def test_values_of_a_mean_have_its_textbook_error():
+    """For a mean the jackknife is exact: no bias, and s² = Σ_j (x̄_j − x̄)² / B(B − 1)."""
+    x = np.random.default_rng(0).normal(size=(10, 7))
+    total = Estimate(
+        value=x.mean(),
+        samples=70,
+        block_samples=(7,) * 10,
+        without_block=tuple(np.delete(x, j, axis=0).mean() for j in range(10)),
+    )
+    assert total.standard_error == pytest.approx(x.mean(axis=1).std(ddof=1) / 10**0.5)
+    assert total.extrapolated.value == pytest.approx(total.value)
+    assert total.interval.half_width == pytest.approx(2.2622 * total.standard_error, rel=1e-4)
+
+
+def test_a_record_survives_json_and_refuses_nonsense():
+    record = estimate(draw(0, 200))
+    assert Estimate.model_validate_json(record.model_dump_json()) == record
+    with pytest.raises(ValueError, match="add up to samples"):
+        Estimate.model_validate(record.model_dump() | {"samples": 201})
+
+
+def test_a_paired_difference_finds_what_an_unpaired_one_cannot():
+    """Two cells of the same noise: one is the other and a little more."""
+    x = draw(0, 1000)
+    a, b = estimate(1.01 * x), estimate(x)
+    paired, unpaired = paired_difference(a, b), unpaired_difference(a, b)
+    assert paired.interval.value == pytest.approx(a.value - b.value)
+    assert paired.significant
+    assert not unpaired.significant
+    assert paired.interval.half_width < unpaired.interval.half_width / 5
+
+
+def test_equal_cells_differ_significantly_in_one_of_twenty():
+    differences = [
+        unpaired_difference(estimate(draw(2 * i, 200)), estimate(draw(2 * i + 1, 200)))
+        for i in range(DRAWS)
+    ]
+    assert 0.01 <= np.mean([d.significant for d in differences]) <= 0.10
+    for d in differences[:20]:
+        assert d.significant == (d.interval.low > 0 or d.interval.high < 0)
+
+
+def test_a_cell_does_not_differ_from_itself_and_other_blocks_cannot_be_paired():
+    a = estimate(draw(0, 200))
+    assert paired_difference(a, a).p_value == 1
+    with pytest.raises(UserError, match="cannot be paired"):
+        paired_difference(a, estimate(draw(0, 201)))
+
+
+def test_samples_to_decide():
+    # The nearer end is 0.1 away and the half-width 0.2: four times the samples in all.
+    assert samples_to_decide(Interval(2.4, 2.2, 2.6), 1000, 2.0, 2.5) == pytest.approx(3000, abs=1)
+    assert samples_to_decide(Interval(2.6, 2.4, 2.8), 1000, 2.0, 2.5) == pytest.approx(3000, abs=1)
+    assert samples_to_decide(Interval(2.4, 2.35, 2.45), 1000, 2.0, 2.5) == 0
+    assert samples_to_decide(Interval(2.7, 2.6, 2.8), 1000, 2.0, 2.5) == 0
+    assert samples_to_decide(Interval(2.5, 2.4, 2.6), 1000, 2.0, 2.5) is None
+
+
+def test_the_number_of_samples_that_decides_does_decide():
+    """With so many samples more the interval just fits the band."""
+    record = estimate(draw(0, 500)).interval
+    low, high = record.value - record.half_width / 2, record.value + 10
+    more = samples_to_decide(record, 500, low, high)
+    width = record.half_width * (500 / (500 + more)) ** 0.5
+    assert low == pytest.approx(record.value - width, rel=1e-3)
+
+
+def test_records_are_read_without_torch():
+    import subprocess
+    import sys
+
+    code = "import sys, psld.metrics.comparison; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,141 @@
+"""Kernel distance, Inception Score, precision, recall: without a block, they are recomputed."""
+
+import numpy as np
+import pytest
+import torch
+
+from psld.metrics.blocks import block_of
+from psld.metrics.features import Features, estimate_of_mean
+from psld.metrics.inception_score import inception_score
+from psld.metrics.kernel_distance import kernel_distance
+from psld.metrics.neighbors import precision, recall
+from psld.utils.errors import UserError
+
+BLOCKS = 5
+
+
+def normal(n: int, d: int = 3, seed: int = 0, mean: float = 0.0) -> torch.Tensor:
+    return mean + torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+
+
+def without(x: torch.Tensor, block: int) -> torch.Tensor:
+    return x[torch.from_numpy(block_of(np.arange(len(x)), BLOCKS)) != block]
+
+
+def unbiased_mmd(x: torch.Tensor, y: torch.Tensor) -> float:
+    def mean(a, b, same):
+        values = [
+            (float(a[i] @ b[j]) / a.shape[1] + 1) ** 3
+            for i in range(len(a))
+            for j in range(len(b))
+            if not (same and i == j)
+        ]
+        return sum(values) / len(values)
+
+    return mean(x, x, True) + mean(y, y, True) - 2 * mean(x, y, False)
+
+
+def test_kernel_distance_of_one_subset_of_all_is_the_definition():
+    x, y = normal(30, mean=0.3), normal(30, seed=1)
+    estimate = kernel_distance(x, y, subsets=1, subset_size=30, blocks=BLOCKS)
+    assert estimate.value == pytest.approx(unbiased_mmd(x, y), rel=1e-5)
+    for block, value in enumerate(estimate.without_block):
+        assert value == pytest.approx(unbiased_mmd(without(x, block), y), rel=1e-4)
+
+
+def test_kernel_distance_is_unbiased():
+    """Equal distributions have distance 0 on average, of few samples too."""
+    values = [
+        kernel_distance(normal(40, seed=2 * i), normal(40, seed=2 * i + 1), 1, 40, BLOCKS).value
+        for i in range(200)
+    ]
+    assert abs(np.mean(values)) < 3 * np.std(values) / 200**0.5
+
+
+def test_intervals_of_the_kernel_distance_cover():
+    y = normal(60, seed=1)
+    estimates = [kernel_distance(normal(120, seed=s, mean=0.3), y, 10, 60) for s in range(2, 102)]
+    truth = np.mean([e.value for e in estimates])
+    covered = np.mean([e.interval.low <= truth <= e.interval.high for e in estimates])
+    assert 0.88 <= covered <= 1
+
+
+def test_inception_score_by_hand():
+    """Sure of each sample and of all classes alike: the number of classes; of one class: 1."""
+    sure = 1000 * torch.eye(4).repeat(25, 1)
+    assert inception_score(sure, splits=1, blocks=BLOCKS).value == pytest.approx(4)
+    assert inception_score(sure[::4], splits=1, blocks=BLOCKS).value == pytest.approx(1)
+    logits = normal(60, 4)
+    estimate = inception_score(logits, splits=1, blocks=BLOCKS)
+    for block, value in enumerate(estimate.without_block):
+        rest = inception_score(without(logits, block), splits=1, blocks=2)
+        assert value == pytest.approx(rest.value, rel=1e-9)
+
+
+def test_precision_and_recall_by_hand():
+    """On a line: the balls of 0, 1, 2, … reach to the nearest neighbor, a distance of one."""
+    line = torch.arange(40.0)[:, None]
+    assert precision(line + 0.5, line, neighbors=1, blocks=BLOCKS).value == 1
+    assert precision(line + 20.5, line, neighbors=1, blocks=BLOCKS).value == 0.5
+    # Half of the line is covered by its first half, and by the ball of its last sample one more.
+    assert recall(line[:20], line, neighbors=1, blocks=BLOCKS).value == 21 / 40
+
+
+@pytest.mark.parametrize("neighbors", [1, 3])
+def test_precision_and_recall_without_a_block_are_recomputed(neighbors):
+    x, y = normal(60, 2, mean=0.5), normal(80, 2, seed=1)
+    estimates = {m: m(x, y, neighbors, BLOCKS) for m in (precision, recall)}
+    for metric, estimate in estimates.items():
+        assert 0.1 < estimate.value < 1
+        for block, value in enumerate(estimate.without_block):
+            rest = metric(without(x, block), y, neighbors, blocks=2)
+            assert value == pytest.approx(rest.value, abs=1e-12)
+
+
+def test_intervals_of_precision_cover():
+    y = normal(300, 2, seed=1)
+    estimates = [precision(normal(100, 2, seed=s, mean=0.8), y) for s in range(100, 200)]
+    truth = np.mean([e.value for e in estimates])
+    covered = np.mean([e.interval.low <= truth <= e.interval.high for e in estimates])
+    assert 0.88 <= covered <= 1
+
+
+def test_a_mean_without_a_block_is_recomputed():
+    values = normal(50, 1)[:, 0]
+    estimate = estimate_of_mean(values, BLOCKS)
+    assert estimate.value == pytest.approx(values.mean().item(), rel=1e-6)
+    for block, value in enumerate(estimate.without_block):
+        assert value == pytest.approx(without(values, block).mean().item(), rel=1e-5)
+
+
+def test_too_few_samples_are_user_errors():
+    few = normal(8)
+    with pytest.raises(UserError, match="subset_size=1000 is larger than the sets of 8"):
+        kernel_distance(few, few)
+    with pytest.raises(UserError, match="subset_size=2 is too small for 8 blocks"):
+        kernel_distance(few, few, subset_size=2)
+    with pytest.raises(UserError, match="neighbors=8: too many for 8 images"):
+        precision(few, few, neighbors=8)
+    with pytest.raises(UserError, match="use fewer splits"):
+        inception_score(few, splits=8, blocks=2)
+
+
+def test_few_samples_fill_few_blocks():
+    estimate = precision(normal(8), normal(30))
+    assert estimate.block_samples == (1,) * 8
+    assert estimate.without_block[0] in (estimate.value * 8 / 7, (estimate.value * 8 - 1) / 7)
+
+
+def test_features_survive_a_file_and_a_damaged_one_is_named(tmp_path):
+    path = tmp_path / "features.safetensors"
+    features = Features(normal(30), normal(30, 4))
+    digest = features.save(path)
+    loaded = Features.load(path, digest)
+    assert torch.equal(loaded.values, features.values)
+    assert torch.equal(loaded.logits, features.logits)
+    plain = tmp_path / "plain.safetensors"
+    assert Features.load(plain, Features(normal(30)).save(plain)).logits is None
+    path.write_bytes(path.read_bytes()[:-4] + b"1234")
+    with pytest.raises(UserError, match=r"features\.safetensors: damaged") as caught:
+        Features.load(path, digest)
+    assert "\n" not in str(caught.value)
