@@ -10,10 +10,10 @@ Everything about *where* it runs is in profiles/, everything about *what* in con
 
 import sys
 
-from psld.cluster.executor import mend_slurm_executor
+from psld.cluster.executor import repair_slurm_executor
 from psld.cluster.solo import hold_working_directory
 
-mend_slurm_executor()
+repair_slurm_executor()
 hold_working_directory()
 
 

@@ -16,7 +16,7 @@ from psld.metrics.extractor_folder import open_extractor
 from psld.metrics.frechet import frechet_distance
 from psld.networks.ncsnpp import NCSNpp
 from psld.sampling.fit import check_fit
-from psld.sampling.guidance import labels_of
+from psld.sampling.sample import labels_of
 from psld.sampling.settings import ClassifierFreeGuidance, ClassifierGuidance, SamplerSettings
 from psld.training.model import Guide, Model, load_guide, load_model
 from psld.training.settings import ModelSettings

@@ -70,7 +70,7 @@ class Instead:
 INSTEAD = [
     Instead(r"(snakemake .*profiles/slurm.*)", "needs a cluster", r"\1 --dry-run"),
     Instead(r"(snakemake .*(?<!cores) (all|rehearsal|table\d)\b.*)", "takes GPUs", r"\1 --dry-run"),
-    Instead(r"(psld .*) --multirun (hydra/launcher=site) .*", "needs a cluster", r"\1 \2 --cfg hydra"),
+    Instead(r"(psld .*) --multirun (hydra/launcher=site) .*", "a cluster", r"\1 \2 --cfg hydra"),
     Instead(r"s(batch|run|cancel|queue|info|acct)\b.*", "needs a cluster", ":"),
     Instead(r"tmux .*", "needs a cluster", ":"),
     Instead(r"wandb login\b.*", "needs an account", ":"),

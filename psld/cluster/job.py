@@ -1,28 +1,33 @@
-"""What a Slurm job of a training does on each of its ranks, and the outcome it leaves."""
+"""The ranks of a training: started as one Slurm job or on this machine, and their exit codes."""
 
 import json
 import os
 import runpy
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NoReturn
 
-from submitit import JobEnvironment
+from submitit import JobEnvironment, SlurmExecutor
+from submitit.core.utils import DelayedSubmission, FailedJobError, JobPaths
 
-from psld.cluster.lives import LAUNCH
-from psld.cluster.requeue import requeue_when_warned
+from psld.cluster.requeue import LAUNCH, requeue_when_warned
+from psld.cluster.settings import LaunchSettings
+from psld.cluster.slurm import INHERITED, NO_ANSWER, Unreachable, clean_environment
+from psld.utils.errors import UserError
 from psld.utils.files import write_json
 
-INTERRUPTED = 128
-"""Exit codes from here on are signals: the rank was ended, it did not fail."""
+FIRST_SIGNAL = 128
+"""Exit codes from here on mean that a signal ended the rank; it did not fail."""
 
 
 @dataclass(frozen=True)
 class RankCommand:
-    """Runs `psld COMMAND ARGUMENT …` as one rank of a job.
+    """Run `psld COMMAND ARGUMENT …` as one rank of a job.
 
-    Each rank that comes to an end of its own notes how; one that is killed leaves nothing. So a
-    launcher tells a training that failed, which would fail again, from one that was interrupted.
+    A rank that ends by itself writes its exit code; a killed rank writes nothing. So the launcher
+    can tell a failed training, which would fail again, from an interrupted one.
     """
 
     words: tuple[str, ...]
@@ -33,24 +38,24 @@ class RankCommand:
     def __call__(self) -> None:
         requeue_when_warned()
         os.environ[LAUNCH] = self.launch
-        # Not every cluster binds tasks to cores, and ranks that each take all of them crawl.
+        # Without core binding, ranks that each use all cores are very slow.
         os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))
         job = JobEnvironment()
-        note = outcome_file(self.folder, job.raw_job_id, job.global_rank)
-        note.unlink(missing_ok=True)  # of an earlier life
+        outcome = outcome_file(self.folder, job.raw_job_id, job.global_rank)
+        outcome.unlink(missing_ok=True)  # of an earlier life
         sys.argv = ["psld", *self.words]
         try:
             runpy.run_module("psld", run_name="__main__", alter_sys=True)
         except SystemExit as ended:
             code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-            if code < INTERRUPTED:
-                write_json(note, {"exit_code": code})
+            if code < FIRST_SIGNAL:
+                write_json(outcome, {"exit_code": code})
             raise
         except Exception as error:
             if not _lost_a_rank(error):
-                write_json(note, {"exit_code": 1})
+                write_json(outcome, {"exit_code": 1})
             raise
-        write_json(note, {"exit_code": 0})
+        write_json(outcome, {"exit_code": 0})
 
 
 def outcome_file(folder: Path, job: str, rank: int) -> Path:
@@ -58,13 +63,96 @@ def outcome_file(folder: Path, job: str, rank: int) -> Path:
 
 
 def read_outcomes(folder: Path, job: str) -> dict[int, int]:
-    """The exit code of each rank that came to an end of its own."""
+    """The exit code of each rank that ended by itself."""
     files = {int(file.name.split("_")[1]): file for file in folder.glob(f"{job}_*_outcome.json")}
     return {rank: json.loads(file.read_text())["exit_code"] for rank, file in files.items()}
 
 
 def _lost_a_rank(error: Exception) -> bool:
-    """Whether the exchange between ranks broke: then another rank knows, or took, the reason."""
+    """Check if the exchange between ranks broke, because another rank failed or was killed."""
     # By name: this module imports no torch.
     lost = any(kind.__name__ == "DistError" for kind in type(error).__mro__)
     return lost or "gloo" in str(error).lower()
+
+
+def submit(settings: LaunchSettings, command: RankCommand, name: str, folder: Path) -> str:
+    """Submit one job of all ranks and return its id. `folder` gets its script, logs and pickle.
+
+    Raises:
+        UserError: Slurm refuses the options.
+        Unreachable: the controller does not answer; it may have taken the job.
+    """
+    executor = SlurmExecutor(folder)
+    executor.update_parameters(job_name=name, **options(settings))
+    try:
+        with clean_environment(*INHERITED):
+            return executor.submit(command).job_id
+    except FailedJobError as error:
+        answer = " ".join(str(error).split())
+        if any(sign in answer for sign in NO_ANSWER):
+            raise Unreachable(answer) from None
+        given = " ".join(f"{name}={value}" for name, value in options(settings).items())
+        raise UserError(f"launch: {answer}; the options were {given}") from None
+
+
+def ensure_command(command: RankCommand, job: str, folder: Path) -> None:
+    """Write the pickle that the job's ranks wait for, if submitit did not.
+
+    submitit writes it after sbatch has answered. If there was no answer, or the launcher was
+    killed before it, the file is missing.
+    """
+    pickled = JobPaths(folder, job).submitted_pickle
+    if not pickled.exists():
+        DelayedSubmission(command).dump(pickled)
+
+
+def options(settings: LaunchSettings) -> dict[str, Any]:
+    """The options of sbatch, in submitit's names."""
+    names = ("partition", "account", "qos", "constraint", "exclude", "gpus_per_node", "gres")
+    optional = {name: getattr(settings, name) for name in names}
+    optional["mem"] = settings.memory_mb and f"{settings.memory_mb}M"
+    return {
+        "time": settings.minutes,
+        "nodes": settings.nodes,
+        "ntasks_per_node": settings.ranks_of_slurm_node,
+        "cpus_per_task": settings.cpus_per_rank,
+        "signal_delay_s": settings.warning_seconds,
+        "srun_args": [
+            "--kill-on-bad-exit=1",  # A dead rank ends the others; they would wait for it.
+            "--wait=0",  # No limit (WaitTime) for the first rank, which exports the model last.
+            # Since Slurm 22.05 srun does not take this from sbatch.
+            f"--cpus-per-task={settings.cpus_per_rank}",
+        ],
+        "additional_parameters": {"requeue": True, **settings.additional_options},
+        **{name: value for name, value in optional.items() if value is not None},
+    }
+
+
+def run_here(settings: LaunchSettings) -> NoReturn:
+    """Replace this process by the training, or by torchrun with one process per rank.
+
+    It keeps the GPUs and the number of threads that this process was given.
+    """
+    if settings.nodes > 1:
+        raise UserError(
+            f"launch: nodes={settings.nodes} needs Slurm; on this machine use nodes=1 "
+            "with ranks_per_node"
+        )
+    ranks = settings.ranks_per_node or gpus_here() or 1
+    torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"]
+    command = [*(torchrun if ranks > 1 else ()), "psld", *settings.command]
+    sys.stdout.flush()
+    with clean_environment():
+        os.execv(sys.executable, [sys.executable, "-m", *command])
+
+
+def gpus_here() -> int:
+    """Count the GPUs that this process may use, without torch, which takes seconds to import."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([device for device in visible.split(",") if device.strip()])
+    try:
+        listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True)
+    except FileNotFoundError:
+        return 0
+    return len(listed.stdout.splitlines()) if listed.returncode == 0 else 0

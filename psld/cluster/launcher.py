@@ -1,30 +1,29 @@
-"""The launcher: submits a training as one Slurm job, waits, and comes back after its own death.
+"""The launcher: submit a training as one Slurm job, wait for it, and find it again after a kill.
 
-What is known of a launch lies in RUNS/launches/NAME-DIGEST, one folder for each output folder:
+The files of a launch are in RUNS/launches/NAME-DIGEST, one folder per output folder:
 
-    lock                  held by the launcher that waits; ends with it, however it ends
-                          (so is the run directory's launcher.lock, where two outputs share a run)
+    lock                  held by the waiting launcher, until its process ends in any way; so is
+                          launcher.lock in the run directory, which two outputs may share
     launch.json           the job that trains
-    JOB_submission.sh     what sbatch was given (and submitit's pickle beside it)
-    JOB_RANK_log.out/err  what a rank printed
-    JOB_RANK_outcome.json how a rank came to an end of its own
+    JOB_submission.sh     sbatch's script; submitit's pickle is next to it
+    JOB_RANK_log.out/err  a rank's output
+    JOB_RANK_outcome.json the exit code of a rank that ended by itself
 """
 
 import signal
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from psld.cluster import slurm
-from psld.cluster.job import RankCommand, read_outcomes
-from psld.cluster.lives import FRUITLESS, read_lives
-from psld.cluster.relay import Relay, say, tail
+from psld.cluster.job import RankCommand, ensure_command, read_outcomes, submit
+from psld.cluster.requeue import FRUITLESS_LIVES, read_lives
 from psld.cluster.settings import LaunchSettings
-from psld.cluster.submission import ensure_command, submit
+from psld.config.settings import Settings, parse
+from psld.training.manifest import is_exported, publish
 from psld.utils.errors import RunError
 from psld.utils.files import digest_of, read_json, write_json
 from psld.utils.locks import sole_holder
@@ -32,64 +31,47 @@ from psld.utils.locks import sole_holder
 T = TypeVar("T")
 
 SETTLED_SECONDS = 20
-"""How long a job must have ended, where Slurm may queue it again: after the loss of a node."""
-
+"""How long a job must have ended, if Slurm may requeue it: after the loss of a node."""
 SHARED_FOLDER_SECONDS = 60
-"""How long a file that a node wrote may take to be seen here."""
+"""How long a file that a node wrote may take to appear here."""
 
 
-@dataclass(frozen=True)
-class Launch:
-    """A launch as launch.json keeps it."""
+class Launch(Settings, extra="ignore"):
+    """A launch, as launch.json keeps it."""
 
     name: str
-    """The name that its lives note."""
+    """The name under which lives.json records its lives."""
     run: str
-    """The run directory, by which changed settings are noticed."""
+    """The run directory. It differs if the settings of the training have changed."""
     job: str = ""
-    """The job that trains, the latest of the launch; empty until sbatch has answered."""
+    """The launch's latest job; empty until sbatch has answered."""
     lives: int = 0
     """Lives of the launch that had begun when the job was submitted."""
-    stillborn: int = 0
+    jobs_without_start: int = 0
     """Jobs in a row that ended before training began."""
-    cancelled: bool = False
-    """Whether its user has ended it: its job may take a while to die."""
+    canceled: bool = False
+    """The user has canceled it; its job may take a while to end."""
 
 
 class Launcher:
     """The launcher of one training."""
 
-    def __init__(
-        self,
-        settings: LaunchSettings,
-        run: Path,
-        output: Path,
-        is_trained: Callable[[], bool],
-        publish: Callable[[], None],
-    ) -> None:
-        """
-        Args:
-            run: the training's run directory.
-            output: the folder that receives what it makes.
-            is_trained: tells if the run directory holds what the training makes.
-            publish: copies that to `output`.
-        """
+    def __init__(self, settings: LaunchSettings, run: Path, output: Path) -> None:
+        """`run` is the training's run directory; `output` receives the model."""
         self.settings = settings
         self.run = run
         self.output = output
-        self.is_trained = is_trained
-        self.publish = publish
         self.name = f"{output.name}-{digest_of(str(output.resolve()))[:12]}"
-        """Name of the jobs: this training's and no other's, so they are found by it."""
+        """The name of this training's jobs, by which they are found."""
         self.folder = Path(settings.runs).resolve() / "launches" / self.name
         self.launch: Launch | None = None
         self.in_charge = False
-        """Whether no other launcher waits for this training."""
+        """False while another launcher waits for this training."""
 
     def train(self) -> None:
-        """Return when the training has made its output.
+        """Return when `output` holds the model.
 
-        Raises RunError where the training failed, was cancelled, or gets nowhere.
+        Raises RunError if the training fails, is canceled, or makes no progress.
         """
         with ExitStack() as stack:
             for lock in (self.folder / "lock", self.run / "launcher.lock"):
@@ -97,79 +79,84 @@ class Launcher:
                 stack.enter_context(sole_holder(lock, waiting))
             self.in_charge = True
             self._attach()
-            while not self.is_trained():
+            while not is_exported(self.run):
                 state = self._wait()
                 if not self._succeeded(state):
-                    self._explain_failure(state)
-                    self._submit_again(state)
-            self.publish()
+                    self._replace_job(state)
+            publish(self.run, self.output)
             say(f"{self.output} is there")
 
     def cancel(self) -> None:
-        """End the training's job, whoever waits for it. Raises Unreachable."""
+        """Cancel the training's jobs. Raises Unreachable."""
         slurm.cancel_jobs_named(self.name)
         if self.launch:
-            self._note(replace(self.launch, cancelled=True))
+            self._update(canceled=True)
 
     def _attach(self) -> None:
-        """Come back to the job of an earlier launcher, or submit one where there is none."""
+        """Return to the job of an earlier launcher, or submit one."""
         path = self.folder / "launch.json"
-        launch = Launch(**read_json(path)) if path.exists() else None
-        active = patiently(lambda: slurm.active_jobs_named(self.name))
-        ours = launch and launch.run == str(self.run) and not launch.cancelled
-        if ours and active:
-            # A launcher that was killed right after sbatch has not noted the job's id.
-            self._note(replace(launch, job=active[0]))
-            ensure_command(self._command(launch), active[0], self.folder)
+        launch = parse(Launch, read_json(path), str(path)) if path.exists() else None
+        active = until_answered(lambda: slurm.active_jobs_named(self.name))
+        if active and launch and launch.run == str(self.run) and not launch.canceled:
+            # A launcher that was killed right after sbatch has not recorded the job.
+            self.launch = launch
+            self._update(job=active[0])
+            ensure_command(self._command(), active[0], self.folder)
             say(f"back to job {active[0]}")
             return
         if active:
-            # It must not write over what is trained now.
-            why = "was cancelled" if launch and launch.cancelled else "trains with other settings"
+            # That job must not write to the same output.
+            why = "was canceled" if launch and launch.canceled else "trains with other settings"
             say(f"waiting for the end of job {', '.join(active)}, which {why}")
-            patiently(self.cancel)
-            while patiently(lambda: slurm.active_jobs_named(self.name)):
+            until_answered(self.cancel)
+            while until_answered(lambda: slurm.active_jobs_named(self.name)):
                 time.sleep(1)
-        if not self.is_trained():
-            self._submit(Launch(uuid.uuid4().hex, str(self.run)))
+        if not is_exported(self.run):
+            self.launch = Launch(name=uuid.uuid4().hex, run=str(self.run))
+            self._submit()
 
-    def _submit(self, launch: Launch) -> None:
-        self._note(launch)
-        job = patiently(lambda: self._submit_once(launch))
+    def _submit(self, **changes: Any) -> None:
+        """Submit a job of the launch, with these changes to launch.json."""
+        self._update(job="", **changes)
+        job = until_answered(self._submit_once)
         ranks = self.settings.ranks_of_slurm_node
         say(f"submitted job {job}: {self.settings.nodes} node(s) with {ranks} rank(s) each")
         say(f"its logs: {self.folder}/{job}_*")
 
-    def _submit_once(self, launch: Launch) -> str:
-        """Submit, unless an attempt that seemed to fail has reached Slurm; note the job."""
-        command = self._command(launch)
-        with signals_held_back():
-            submitted = slurm.active_jobs_named(self.name)
-            if submitted:
-                job = submitted[0]
-            else:
-                job = submit(self.settings, command, self.name, self.folder)
+    def _submit_once(self) -> str:
+        """Submit, unless an earlier attempt has reached Slurm without an answer."""
+        command = self._command()
+        # Delay signals until sbatch has answered: only its answer names the job to cancel.
+        numbers = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+        try:
+            active = slurm.active_jobs_named(self.name)
+            job = active[0] if active else submit(self.settings, command, self.name, self.folder)
             ensure_command(command, job, self.folder)
-            self._note(replace(launch, job=job))
+            self._update(job=job)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return job
 
-    def _command(self, launch: Launch) -> RankCommand:
-        return RankCommand(tuple(self.settings.command), self.folder, launch.name)
+    def _command(self) -> RankCommand:
+        return RankCommand(tuple(self.settings.command), self.folder, self.launch.name)
 
     def _wait(self) -> str:
-        """The state in which the job has ended; until then pass on what its first rank prints."""
+        """Print the first rank's output until the job has ended; return the job's state."""
         job = self.launch.job
-        relay = Relay(self.folder / f"{job}_0_log.out")
+        log = self.folder / f"{job}_0_log.out"
+        position = log.stat().st_size if log.exists() else 0
         last, said, since, pause = "", "", time.monotonic(), 1.0
         while True:
-            state, reason = patiently(lambda: slurm.state_of(job))
-            relay.pass_on()
+            state, reason = until_answered(lambda: slurm.state_of(job))
+            position = print_added(log, position)
             if state != last:
                 last, since, pause = state, time.monotonic(), 1.0
-            if (saying := state.lower() + (reason and f" ({reason})")) != said:
+            description = state.lower() + (reason and f" ({reason})")
+            if description != said:
                 hint = f"; scontrol release {job} lets it run" if reason in slurm.HELD else ""
-                say(f"job {job} is {saying}{hint}")
-                said = saying
+                say(f"job {job} is {description}{hint}")
+                said = description
             settled = state in slurm.FINAL or time.monotonic() - since >= SETTLED_SECONDS
             if state in slurm.ENDED and settled:
                 return state
@@ -177,21 +164,24 @@ class Launcher:
             pause = min(pause * 1.3, 15.0)
 
     def _succeeded(self, state: str) -> bool:
-        """Whether the model is there, once what the job's ranks wrote can be seen here."""
+        """Check if the model is there, after the ranks' files had time to appear here."""
         deadline = time.monotonic() + SHARED_FOLDER_SECONDS
-        while not self.is_trained():
+        while not is_exported(self.run):
             outcomes = read_outcomes(self.folder, self.launch.job)
-            awaited = outcomes.get(0) == 0 if outcomes else state in ("COMPLETED", "FAILED")
-            if not awaited or time.monotonic() > deadline:
+            expected = outcomes.get(0) == 0 if outcomes else state in ("COMPLETED", "FAILED")
+            if not expected or time.monotonic() > deadline:
                 return False
             time.sleep(1)
         return True
 
-    def _explain_failure(self, state: str) -> None:
-        """Raise RunError if the job ended in a way that another one would repeat."""
-        job = self.launch.job
+    def _replace_job(self, state: str) -> None:
+        """Submit the next job. Raises RunError if it would fail too, or if no job begins to train.
+
+        Jobs that begin to train check their own progress.
+        """
+        launch, job = self.launch, self.launch.job
         if state == "CANCELLED":
-            raise RunError(f"job {job} was cancelled; run the same command again to go on")
+            raise RunError(f"job {job} was canceled; run the same command again to go on")
         if state == "OUT_OF_MEMORY":
             raise RunError(f"job {job} ran out of memory; ask for more (memory_mb)")
         outcomes = read_outcomes(self.folder, job)
@@ -199,49 +189,54 @@ class Launcher:
         if failed:
             self._show_errors(failed)
             raise RunError(f"job {job} failed on rank {', '.join(map(str, failed))}; see above")
-
-    def _submit_again(self, state: str) -> None:
-        """Submit a successor of a job that was lost, unless none of the last ones began to train.
-
-        Whether those that begin bring progress, they find out themselves.
-        """
-        launch = self.launch
         lives = len(read_lives(self.run, launch.name))
-        stillborn = launch.stillborn + 1 if lives == launch.lives else 0
-        if stillborn > FRUITLESS:
+        without_start = launch.jobs_without_start + 1 if lives == launch.lives else 0
+        if without_start > FRUITLESS_LIVES:
             self._show_errors([0])
             raise RunError(
-                f"job {launch.job} ended as {state}, and training has not begun in {stillborn} "
-                f"jobs; see above and {self.folder}/{launch.job}_*"
+                f"job {job} ended as {state}, and training has not begun in {without_start} jobs; "
+                f"see above and {self.folder}/{job}_*"
             )
         if state == "FAILED":
-            self._show_errors([0])  # srun says there which rank died of what
-        say(f"job {launch.job} was lost ({state}); the next one goes on from the last checkpoint")
-        self._submit(replace(launch, job="", lives=lives, stillborn=stillborn))
+            self._show_errors([0])  # srun's message about the dead rank is there
+        say(f"job {job} was lost ({state}); the next one goes on from the last checkpoint")
+        self._submit(lives=lives, jobs_without_start=without_start)
 
     def _show_errors(self, ranks: list[int]) -> None:
         for rank in ranks:
             path = self.folder / f"{self.launch.job}_{rank}_log.err"
             print(f"--- {path}\n{tail(path)}\n---", flush=True)
 
-    def _note(self, launch: Launch) -> None:
-        write_json(self.folder / "launch.json", asdict(launch))
-        self.launch = launch
+    def _update(self, **changes: Any) -> None:
+        self.launch = self.launch.model_copy(update=changes)
+        write_json(self.folder / "launch.json", self.launch.model_dump())
 
 
-@contextmanager
-def signals_held_back() -> Iterator[None]:
-    """A launcher that leaves between sbatch and its answer would not know what it leaves."""
-    numbers = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def print_added(path: Path, position: int) -> int:
+    """Print what was added to a file after this position; return the new position."""
+    if not path.exists():
+        return position
+    with path.open("rb") as stream:
+        stream.seek(position)
+        added = stream.read()
+    if added:
+        print(added.decode(errors="replace"), end="", flush=True)
+    return position + len(added)
 
 
-def patiently(ask: Callable[[], T]) -> T:
-    """Ask Slurm, again and again while its controller does not answer."""
+def tail(path: Path, lines: int = 200) -> str:
+    """The last lines of a file, or `(not written)`."""
+    if not path.exists():
+        return "(not written)"
+    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+
+
+def say(text: str) -> None:
+    print(f"launch: {text}", flush=True)
+
+
+def until_answered(ask: Callable[[], T]) -> T:
+    """Ask Slurm, and repeat it while the controller does not answer."""
     complaint = ""
     while True:
         try:

@@ -1,4 +1,8 @@
-"""A job's way into its next life: from inside, when Slurm warns of a time limit or a preemption."""
+"""The lives of a Slurm job. Before a time limit or a preemption, the job requeues itself.
+
+A job lives until its time limit, a preemption or a lost node ends it, and then it runs again. The
+number of lives has no limit as long as each of them makes progress.
+"""
 
 import os
 import re
@@ -8,67 +12,72 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from psld.cluster.lives import begin_life
 from psld.training.stop import Stopped
+from psld.utils.errors import RunError
+from psld.utils.files import read_json, write_json
 
-FAREWELL_SECONDS = 600
-"""How long a process whose job was queued again waits to be ended by Slurm."""
+LAUNCH = "PSLD_LAUNCH"
+"""The variable that names the launch of a job: the jobs of one launch share one count of lives."""
+FRUITLESS_LIVES = 2
+"""Lives of a launch that may begin at the same step."""
+END_SECONDS = 600
+"""How long a process waits for Slurm to end it, after its job was requeued."""
 
 
 def in_slurm_job() -> bool:
-    """Whether submitit started this process as a task of a Slurm job."""
+    """Check if submitit started this process as a task of a Slurm job."""
     return os.environ.get("SUBMITIT_EXECUTOR") == "slurm" and "SLURM_JOB_ID" in os.environ
 
 
 @contextmanager
 def requeued_when_stopped() -> Iterator[Callable[[Path, int], None]]:
-    """Within, a training that Slurm stops before a time limit or a preemption is queued again.
+    """Requeue the job if Slurm stops the training before a time limit or a preemption.
 
-    Yields what the training calls when it begins, with its run directory and step. Outside of a
-    Slurm job it does nothing, and a stopped training ends.
+    Yields a function for the training to call when it begins, with run directory and step.
+    Outside a Slurm job, a stopped training just ends.
     """
     if not in_slurm_job():
         yield lambda run, step: None
         return
-    requeue_when_warned()  # until there is something to save
+    requeue_when_warned()  # Until the training handles the signal, there is nothing to save.
     try:
         yield begin_life
     except Stopped as stopped:
-        # Without a warning before a preemption, Slurm begins with SIGTERM, as scancel does.
+        # A preemption without a warning begins with SIGTERM, and so does scancel.
         if stopped.signal == signal.SIGUSR2 or is_preempted():
             requeue_this_job()
         raise
 
 
 def requeue_when_warned() -> None:
-    """From now on the warning signal queues this job again at once."""
+    """Make the warning signal requeue this job at once."""
     signal.signal(signal.SIGUSR2, lambda *_: requeue_this_job())
 
 
 def requeue_this_job() -> NoReturn:
-    """Queue this task's job again, once for all its tasks, and wait for Slurm to end this life.
+    """Requeue this job, once for all its tasks, and wait for Slurm to end this life.
 
-    Slurm itself queues a job again that it preempts. To ask for it as well would run the job once
-    more after it has finished, and to leave before Slurm ends it would count as its end.
+    Slurm requeues a preempted job by itself; to requeue it twice would run it again after its end.
+    A process that leaves before Slurm ends it would end the job.
     """
     job = _this_job()
     if os.environ.get("SLURM_PROCID") == "0" and not is_preempted():
-        asked = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
-        complaint = " ".join(asked.stderr.split())
-        if asked.returncode and "pending" not in complaint:
-            print(f"job {job} could not be queued again: {complaint}", flush=True)
+        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
+        complaint = " ".join(done.stderr.split())
+        if done.returncode and "pending" not in complaint:
+            print(f"job {job} could not be requeued: {complaint}", flush=True)
             raise SystemExit(128 + signal.SIGUSR2)
     print(f"job {job} goes on when it is scheduled again", flush=True)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    time.sleep(FAREWELL_SECONDS)
+    time.sleep(END_SECONDS)
     raise SystemExit(128 + signal.SIGUSR2)
 
 
 def is_preempted() -> bool:
-    """Whether Slurm preempts this task's job, in this life, not in an earlier one."""
+    """Check if Slurm preempts this job now, in this life."""
     show = ["scontrol", "--oneliner", "show", "job", _this_job()]
     description = subprocess.run(show, capture_output=True).stdout.decode(errors="replace")
     times = dict(re.findall(r"(StartTime|PreemptTime)=(\d\d\d\d-\d\d-\d\dT\S+)", description))
@@ -76,10 +85,31 @@ def is_preempted() -> bool:
 
 
 def _this_job() -> str:
-    """The job as scontrol takes it.
-
-    In an array not by its number: the last job's is also that of the whole array.
-    """
+    """The job's name for scontrol. The number of an array's last job also means the whole array."""
     if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
         return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     return os.environ["SLURM_JOB_ID"]
+
+
+def begin_life(run: Path, step: int) -> None:
+    """Record a life that begins at this step.
+
+    Raises RunError if the last lives of the same launch began there too.
+    """
+    launch = os.environ.get(LAUNCH) or os.environ["SLURM_JOB_ID"]
+    if read_lives(run, launch)[-FRUITLESS_LIVES:] == [step] * FRUITLESS_LIVES:
+        raise RunError(
+            f"{run}: no progress in {FRUITLESS_LIVES} lives, which began at step {step} and saved "
+            "no checkpoint; save more often (training.checkpoint_every) or ask for more time"
+        )
+    write_json(run / "lives.json", [*_all_lives(run), {"launch": launch, "step": step}])
+
+
+def read_lives(run: Path, launch: str) -> list[int]:
+    """The steps at which the lives of a launch began."""
+    return [life["step"] for life in _all_lives(run) if life["launch"] == launch]
+
+
+def _all_lives(run: Path) -> list[dict[str, Any]]:
+    file = run / "lives.json"
+    return read_json(file) if file.exists() else []

@@ -1,4 +1,4 @@
-"""Settings of `psld launch`: where a training runs, never what is trained."""
+"""Settings of `psld launch`: where and how a training runs, but not what is trained."""
 
 import shlex
 from typing import Any, Literal
@@ -10,36 +10,36 @@ from psld.config.settings import Settings
 
 
 class LaunchSettings(Settings):
-    """Where a training runs. The names are those of sbatch; empty means not given."""
+    """The resources of a training, in sbatch's names; an empty string means none is given."""
 
     command: list[str] = Field(min_length=1)
-    """What runs on every rank: a command and its overrides, percent-encoded for Hydra's grammar."""
+    """The command that each rank runs, with its overrides, percent-encoded for Hydra's grammar."""
     where: Literal["auto", "slurm", "here"]
-    """`auto`: as a Slurm job where there is sbatch, in processes of this machine elsewhere."""
+    """`auto`: as a Slurm job if there is sbatch, else in processes of this machine."""
     runs: str
-    """Folder of run directories; what is known of a launch lies in its `launches`."""
+    """Folder of run directories; the files of launches are in its `launches`."""
     nodes: int = Field(ge=1)
     ranks_per_node: int | None = Field(ge=1)
-    """Null: one for each GPU that is asked for, or is here; one where there is none."""
+    """Null: one per GPU, of the job or of this machine; one without GPUs."""
     cpus_per_rank: int = Field(ge=1)
     gpus_per_node: int | None = Field(ge=1)
     gres: str | None
-    """Generic resources per node, such as gpu:a100:4, where a site counts GPUs so."""
+    """Generic resources per node, such as gpu:a100:4, for sites that count GPUs this way."""
     memory_mb: int | None = Field(ge=1)
     """Memory per node. Null: the partition's default."""
     minutes: int = Field(ge=1)
     """Time limit of one life; the training goes on in the next."""
     warning_seconds: int = Field(ge=1)
-    """How long before the time limit the job is warned, and saves a checkpoint."""
+    """How long before its time limit the job is warned and saves a checkpoint."""
     partition: str | None
     account: str | None
     qos: str | None
     constraint: str | None
     exclude: str | None
     additional: str | None
-    """Any other option of sbatch: `reservation=maintenance exclusive`."""
+    """Other options of sbatch: `reservation=maintenance exclusive`."""
     detach: bool
-    """On Ctrl-C leave the job alone; the same command comes back to it."""
+    """On Ctrl-C leave the job alone; the same command returns to it."""
 
     @field_validator("*", mode="before")
     @classmethod
@@ -52,19 +52,15 @@ class LaunchSettings(Settings):
         return [unquote(word) for word in command]
 
     @model_validator(mode="after")
-    def _additional_options_parse(self) -> "LaunchSettings":
+    def _values_fit(self) -> "LaunchSettings":
         if any(not name or name.startswith("-") for name in self.additional_options):
             raise ValueError(
                 f"additional: options without dashes, `name=value` or `name`; got {self.additional}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _is_warned_in_its_life(self) -> "LaunchSettings":
         if self.warning_seconds >= 60 * self.minutes:
             raise ValueError(
                 f"warning_seconds: {self.warning_seconds} s before its end, a life of "
-                f"{self.minutes} minutes has not begun; give it more time, or warn it later"
+                f"{self.minutes} minutes has not begun; increase minutes or reduce warning_seconds"
             )
         return self
 
@@ -75,7 +71,7 @@ class LaunchSettings(Settings):
 
     @property
     def ranks_of_slurm_node(self) -> int:
-        """Ranks per node of a Slurm job: as asked, or one for each GPU asked for."""
+        """Ranks per node of a Slurm job: as given, or one per GPU."""
         return self.ranks_per_node or self.gpus_per_node or _gpus_in(self.gres) or 1
 
 

@@ -1,19 +1,19 @@
 """One Snakemake run at a time in a working directory; after a kill, the same command goes on.
 
-Snakemake locks a working directory with files, and these files stay when Snakemake is killed. Here
-a kernel lock on `.snakemake/psld.lock` replaces them: it ends with the Snakemake process, however
-that process ends. A run that gets the lock first ends what a killed run has left:
+Snakemake locks a working directory with files, which stay when Snakemake is killed. A kernel lock
+on `.snakemake/psld.lock` replaces them: it ends with the Snakemake process. A run that gets the
+lock first ends what a killed run has left:
 
-- Processes on this machine. The environment of every process that a run starts, directly or not,
-  has the name of the run in PSLD_RUNS.
-- Snakemake's jobs in Slurm, which all have one name. Trainings in Slurm have names of their own and
-  go on; their launcher comes back to them.
+- Processes on this machine. Every process that a run starts, directly or not, has the name of the
+  run in the environment variable PSLD_RUNS.
+- Snakemake's jobs in Slurm, which share one name. Trainings in Slurm have other names and go on;
+  their launcher returns to them.
 
 `.snakemake/psld.run.json` describes the latest run.
 
-This file depends on the inside of Snakemake 9: it replaces the method `lock` of Snakemake's
-persistence class. Snakemake calls it after planning and before execution. Snakemake does not call
-it in dry runs, reports and listings, in the processes of jobs, or with --nolock.
+This file depends on the inside of Snakemake 9: it replaces the method `lock` of its persistence
+class. Snakemake calls it after planning and before execution, but not in dry runs, reports and
+listings, in the processes of jobs, or with --nolock.
 """
 
 import ctypes
@@ -37,10 +37,8 @@ from psld.utils.locks import held_if_free
 
 GRACE_SECONDS = 60
 """Time between SIGTERM, at which a training writes a checkpoint, and SIGKILL."""
-
 KILL_SECONDS = 30
 """Time that a process may need to end after SIGKILL."""
-
 MARK = "PSLD_RUNS"
 """The environment variable with the names of the runs that a process belongs to."""
 
@@ -71,8 +69,8 @@ def hold_working_directory() -> None:
     kind.lock = _lock
 
 
-def note_slurm_name(folder: Path, name: str) -> None:
-    """Note the name of the jobs that this Snakemake is about to submit. Not with --nolock."""
+def record_slurm_name(folder: Path, name: str) -> None:
+    """Record the name of the jobs that this Snakemake is about to submit, unless --nolock is on."""
     run = _latest_run(folder)
     if run and (run.pid, run.host, run.ended) == (os.getpid(), platform.node(), False):
         write_json(_record(folder), asdict(replace(run, slurm_name=name)))
@@ -116,29 +114,30 @@ def _record(folder: Path) -> Path:
 
 
 def _latest_run(folder: Path) -> Run | None:
-    if not _record(folder).exists():
+    record = _record(folder)
+    if not record.exists():
         return None
     try:
-        run = Run(**read_json(_record(folder)))
+        run = Run(**read_json(record))
     except TypeError:
-        raise UserError(f"{_record(folder)}: written by another version; delete it") from None
+        raise UserError(f"{record}: written by another version; delete it") from None
     return run if run.folder == folder.stat().st_ino else None
 
 
 def _refusal(folder: Path, latest: Run | None) -> str:
-    known = ""
+    holder = ""
     if latest and not latest.ended:
         gone = latest.host == platform.node() and not Path(f"/proc/{latest.pid}").exists()
-        known = "" if gone else f" (process {latest.pid} on {latest.host})"
-    return f"{folder.parent}: another Snakemake{known} runs here; wait for its end, or end it"
+        holder = "" if gone else f" (process {latest.pid} on {latest.host})"
+    return f"{folder.parent}: another Snakemake{holder} runs here; wait for its end, or end it"
 
 
 def _end_leftovers(run: Run, folder: Path) -> None:
-    """End what a run has left. Raises RunError where that is not possible."""
+    """End what a run has left. Raises RunError if that is not possible."""
     if run.host != platform.node() and not run.ended:
         _say(
-            f"the last run was killed on {run.host}; this machine cannot end its processes there. "
-            "A training that still runs there is waited for"
+            f"the last run was killed on {run.host}; its processes there may still run. If one of "
+            "them trains, this run waits for it"
         )
     _end_processes(run)
     if run.slurm_name and shutil.which("squeue"):
@@ -146,26 +145,26 @@ def _end_leftovers(run: Run, folder: Path) -> None:
     elif run.slurm_name and not run.ended:
         raise RunError(
             "jobs of the last run, which was killed, may be in Slurm, and there is no squeue here; "
-            f"run the command where it is, or delete {_record(folder)}"
+            f"run the command on a machine with squeue, or delete {_record(folder)}"
         )
 
 
 def _end_processes(run: Run) -> None:
-    asked: set[int] = set()
+    terminated: set[int] = set()
     started = time.monotonic()
     while left := _processes(run):
         waited = time.monotonic() - started
         named = ", ".join(f"{pid} ({Path(words[0]).name})" for pid, words in left.items())
-        if not asked:
+        if not terminated:
             _say(f"ending what the last run (process {run.pid}) left running: {named}")
         if waited > GRACE_SECONDS + KILL_SECONDS:
             raise RunError(f"the last run's processes {named} do not end; is a disk gone?")
         for pid, words in left.items():
-            if waited > GRACE_SECONDS or _is_launcher(words):
-                _send(pid, signal.SIGKILL)
-            elif pid not in asked:
-                _send(pid, signal.SIGTERM)
-        asked |= set(left)
+            kill = waited > GRACE_SECONDS or _is_launcher(words)
+            if kill or pid not in terminated:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL if kill else signal.SIGTERM)
+        terminated |= set(left)
         time.sleep(0.1)
 
 
@@ -191,27 +190,22 @@ def _is_launcher(words: list[str]) -> bool:
     return "launch" in words and any(Path(word).name == "psld" for word in words)
 
 
-def _send(pid: int, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, number)
-
-
 def _end_jobs(run: Run) -> None:
-    cancelled: set[str] = set()
+    canceled: set[str] = set()
     try:
         while jobs := active_jobs_named(run.slurm_name):
-            if not cancelled:
-                _say(f"cancelling what the last run left in Slurm: job {', '.join(jobs)}")
-            if not cancelled.issuperset(jobs):
+            if not canceled:
+                _say(f"canceling what the last run left in Slurm: job {', '.join(jobs)}")
+            if not canceled.issuperset(jobs):
                 cancel_jobs_named(run.slurm_name)
-            cancelled |= set(jobs)
+            canceled |= set(jobs)
             time.sleep(1)
     except PSLDError as error:
         raise RunError(f"jobs of the last run may still be in Slurm: {error}") from None
 
 
 def _end_with_make() -> None:
-    """Be killed when `make` is killed: the same `make` again must not meet this run."""
+    """Die when `make` is killed: the next `make` must not find this run still going."""
     parent = os.getppid()
     try:
         name = Path(f"/proc/{parent}/comm").read_text().strip()
@@ -220,7 +214,7 @@ def _end_with_make() -> None:
     if name in ("make", "gmake"):
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-        if os.getppid() != parent:
+        if os.getppid() != parent:  # It was killed a moment ago.
             os.kill(os.getpid(), signal.SIGKILL)
 
 

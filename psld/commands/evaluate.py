@@ -20,7 +20,7 @@ from psld.metrics.evaluation import Measurement, check_reference, measure
 from psld.metrics.extractor_folder import load_extractor
 from psld.metrics.reference_folder import load_reference
 from psld.metrics.settings import MetricSettings
-from psld.sampling.origin import origin_of
+from psld.sampling.sample import origin_of
 from psld.sampling.settings import CellSettings
 from psld.sampling.shards import read_shards
 from psld.training.manifest import GuideManifest, ModelManifest, read_manifest

@@ -10,22 +10,19 @@ fifty launchers may wait on a login node for days.
 
 import signal
 import sys
-from functools import partial
 from pathlib import Path
 from typing import NoReturn
 from urllib.parse import quote
 
 from psld.cluster import slurm
-from psld.cluster.here import run_here
-from psld.cluster.launcher import Launcher
-from psld.cluster.relay import say
+from psld.cluster.job import run_here
+from psld.cluster.launcher import Launcher, say
 from psld.cluster.settings import LaunchSettings
 from psld.commands.entry import entry_point
 from psld.config.compose import compose_content
 from psld.config.settings import parse
 from psld.data.description import expand_data
 from psld.grid.loading import expand_guide, expand_model
-from psld.training.export import is_exported, publish
 from psld.training.settings import RunSettings, TrainGuideSettings, TrainSettings
 from psld.utils.errors import UserError
 
@@ -52,13 +49,7 @@ def main(settings: LaunchSettings) -> None:
             "launch: where=slurm, but there is no sbatch here, or no cluster that it can reach; "
             "use where=here"
         )
-    launcher = Launcher(
-        settings,
-        run,
-        output,
-        is_trained=partial(is_exported, run),
-        publish=partial(publish, run, output),
-    )
+    launcher = Launcher(settings, run, output)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # A signal that nohup (SIGHUP) or a shell's `&` (SIGINT) makes Snakemake ignore stays
         # ignored here.
@@ -100,7 +91,7 @@ def leave(launcher: Launcher, detach: bool, number: int) -> NoReturn:
         sys.exit(128 + number)
     try:
         launcher.cancel()
-        say(f"{name}: cancelled the job; run the same command again to go on")
+        say(f"{name}: canceled the job; run the same command again to go on")
     except slurm.Unreachable as error:
         say(f"{name}: {error}; the job goes on: scancel --name={launcher.name} ends it")
     sys.exit(128 + number)

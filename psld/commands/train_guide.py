@@ -19,10 +19,10 @@ from psld.data.store import ImageStore
 from psld.diffusion.loss import GuideLoss
 from psld.diffusion.process import LinearProcess
 from psld.grid.loading import expand_guide
-from psld.training.accuracy import accuracy_by_time, as_logged
 from psld.training.batches import Labels
 from psld.training.manifest import GuideManifest
 from psld.training.model import build_guide, build_process
+from psld.training.preview import accuracy_by_time, as_logged
 from psld.training.run import Task, run_training
 from psld.training.settings import TrainGuideSettings
 

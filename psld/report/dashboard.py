@@ -18,22 +18,15 @@ from psld.training.manifest import MANIFEST, read_manifest
 from psld.training.settings import WandbSettings
 from psld.training.wandb_runs import errors_in_one_line, known_training_id
 
-WIDTH = 24
-"""Columns of wandb's layout grid."""
-
+WIDTH = 24  # in units of wandb's layouts
 CURVES = ("loss", "grad_norm", "learning_rate", "images_per_second")
-"""Logged values of trainings."""
-
-COLUMNS = ("nfe", "images", "paper", "class_accuracy", "sampling_seconds")
-"""Values next to the distance in the list of evaluations."""
+VALUES = ("nfe", "images", "paper", "class_accuracy", "sampling_seconds")
+COLUMNS = ["config:model.value", "config:sampler.value.name", *(f"summary:{v}" for v in VALUES)]
+"""Columns next to the distance in the list of evaluations."""
 
 
 def update_dashboard(grid: Grid, models: Path, settings: WandbSettings) -> str:
-    """Create or update the grid's report and return its address.
-
-    Args:
-        models: folder of the grid's models; the trainings of existing ones get their colors.
-    """
+    """Create or update the grid's report and return its address."""
     os.environ.setdefault("WANDB_SILENT", "true")
     with errors_in_one_line():
         api = wandb.Api()
@@ -101,11 +94,7 @@ def _distances(grid: Grid) -> Iterator[Block]:
             colors={evaluation_id(grid, e): looks[e.model].color for e in evaluations},
             order=[reports.OrderBy(distance, ascending=True)],
             pinned_columns=["run:displayName", f"summary:{metric}"],
-            visible_columns=[
-                "config:model.value",
-                "config:sampler.value.name",
-                *(f"summary:{name}" for name in COLUMNS),
-            ],
+            visible_columns=COLUMNS,
         )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from pydantic import TypeAdapter
 
-from psld.grid.figures import GridFigure, figures_of
+from psld.grid.figures import figures_of
 from psld.grid.resolved import Grid
 from psld.report.galleries import draw_comparison, draw_shard, originals_of
 from psld.report.plots import plot_gamma, plot_nfe, plot_training
@@ -14,14 +14,9 @@ from psld.sampling.settings import SamplerSettings
 from psld.sampling.shards import Shard, shard_path
 from psld.utils.errors import UserError
 
-ROWS, COLUMNS = 12, 16
-"""Most rows, and images per row, of a figure of samples."""
-
-COMPARED = 14
-"""Images per row of a comparison."""
-
-TIMES, PIXELS = 10, 3
-"""Shown times and followed pixels of a path through phase space."""
+ROWS, COLUMNS = 12, 16  # most rows, and images per row, of a figure of samples
+COMPARED = 14  # images per row of a comparison
+TIMES, PIXELS = 10, 3  # shown times and followed pixels of a path through phase space
 
 
 @dataclass(frozen=True)
@@ -31,8 +26,7 @@ class Places:
     cells: Path
     models: Path
     samples: Path
-    data: str | None
-    """The prepared dataset of inpainted images."""
+    data: str | None  # the prepared dataset of inpainted images
 
 
 def draw_figure(grid: Grid, name: str, places: Places, device: str) -> Figure:
@@ -53,9 +47,18 @@ def draw_figure(grid: Grid, name: str, places: Places, device: str) -> Figure:
         case "plot", "training":
             return plot_training(grid, places.models)
         case "samples", _:
-            return _draw_samples(grid, figure, places)
+            [cell] = figure.cells.values()
+            path = shard_path(places.samples / cell, 0)
+            shard = Shard.load(path)
+            guidance = grid.samplers[cell.rpartition("/")[2]].settings["guidance"]
+            originals = originals_of(shard, path, places.data, guidance.get("split", "test"))
+            return draw_shard(shard, figure.title, ROWS, COLUMNS, originals)
         case "comparison", _:
-            return _draw_comparison(figure, places)
+            paths = {n: shard_path(places.samples / cell, 0) for n, cell in figure.cells.items()}
+            shards = {n: Shard.load(path) for n, path in paths.items() if path.exists()}
+            if not shards:
+                raise UserError(f"{places.samples}: no samples of figure {name} yet")
+            return draw_comparison(shards, figure.title, COMPARED)
     return draw_path(
         str(places.models / figure.model),
         TypeAdapter(SamplerSettings).validate_python(grid.samplers[grid.file.gallery].settings),
@@ -67,23 +70,6 @@ def draw_figure(grid: Grid, name: str, places: Places, device: str) -> Figure:
         pixels=PIXELS,
         device=device,
     )
-
-
-def _draw_samples(grid: Grid, figure: GridFigure, places: Places) -> Figure:
-    [cell] = figure.cells.values()
-    path = shard_path(places.samples / cell, 0)
-    shard = Shard.load(path)
-    guidance = grid.samplers[cell.rpartition("/")[2]].settings["guidance"]
-    originals = originals_of(shard, path, places.data, guidance.get("split", "test"))
-    return draw_shard(shard, figure.title, ROWS, COLUMNS, originals)
-
-
-def _draw_comparison(figure: GridFigure, places: Places) -> Figure:
-    paths = {name: shard_path(places.samples / cell, 0) for name, cell in figure.cells.items()}
-    shards = {name: Shard.load(path) for name, path in paths.items() if path.exists()}
-    if not shards:
-        raise UserError(f"{places.samples}: no samples of figure {figure.name} yet")
-    return draw_comparison(shards, figure.title, COMPARED)
 
 
 def draw_path(

@@ -14,8 +14,6 @@ from psld.report.table import Text
 
 EVERY_ENTRY = "Every entry; sampling time in seconds, summed over shards"
 
-Lines = Sequence[Sequence[str]]
-
 
 def as_csv(grid: Grid, table: Table, rows: list[list[TableEntry]]) -> str:
     """Return the table for programs: one line per entry, with all that is known about it."""
@@ -57,7 +55,7 @@ def markdown(text: Text, details: bool = True) -> str:
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def _pipes(text: Text, columns: list[str], lines: Lines) -> str:
+def _pipes(text: Text, columns: list[str], lines: list[list[str]]) -> str:
     sides = ["left"] * text.headings + ["right"] * (len(columns) - text.headings)
     return tabulate(lines, columns, tablefmt="pipe", colalign=sides, disable_numparse=True)
 
@@ -90,7 +88,7 @@ def _sides(text: Text, columns: list[str]) -> str:
     return "l" * text.headings + "r" * (len(columns) - text.headings)
 
 
-def _rules(columns: list[str], lines: Lines) -> list[str]:
+def _rules(columns: list[str], lines: list[list[str]]) -> list[str]:
     head, *body = (f"{' & '.join(map(_escape, line))} \\\\" for line in (columns, *lines))
     return [r"\toprule", head, r"\midrule", *body, r"\bottomrule"]
 
@@ -123,7 +121,9 @@ def html(text: Text) -> str:
     )
 
 
-def _html_table(text: Text, columns: list[str], lines: Lines, classes: Lines) -> str:
+def _html_table(
+    text: Text, columns: list[str], lines: list[list[str]], classes: Sequence[Sequence[str]]
+) -> str:
     """Return a table whose cells after the headings have these classes."""
     head = "".join(f"<th>{escape(column)}</th>" for column in columns)
     body = ""

@@ -12,10 +12,8 @@ from psld.report.style import HOLE_COLOR, PAGE_WIDTH
 from psld.sampling.shards import Shard
 from psld.utils.errors import UserError
 
-TITLE_HEIGHT = 0.4
-"""Inches."""
-LETTER_WIDTH = 0.085
-"""Inches of a letter in a row's name."""
+TITLE_HEIGHT = 0.4  # inches
+LETTER_WIDTH = 0.085  # inches, in the name of a row
 WHITE = 255
 
 
@@ -91,7 +89,6 @@ def draw_images(rows: Sequence[np.ndarray], title: str, names: Sequence[str] = (
     total = inches * height / width + TITLE_HEIGHT
     figure = plt.figure(figsize=(PAGE_WIDTH, total))
     axes = figure.add_axes((margin / PAGE_WIDTH, 0, inches / PAGE_WIDTH, 1 - TITLE_HEIGHT / total))
-    # No smoothing: show the pixels as sampled.
     axes.imshow(pixels, interpolation="nearest", aspect="auto")
     axes.set(title=title, xticks=[])
     named = [(center, name) for center, name in zip(centers, names, strict=False) if name]

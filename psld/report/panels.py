@@ -14,8 +14,7 @@ from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocat
 
 from psld.report.style import PANEL, PANELS_PER_ROW, SCALE_COLOR, SINGLE_PANEL_WIDTH, Look
 
-LEGEND_LINE = 0.25
-"""Inches."""
+LEGEND_LINE = 0.25  # inches
 
 Points = list[tuple[float, float]]
 
@@ -28,8 +27,7 @@ class Curve:
     look: Look
     ours: Points
     paper: Points = field(default_factory=list)
-    mark_every: int = 1
-    """Mark every n-th of our points."""
+    mark_every: int = 1  # mark every n-th of our points
 
 
 @dataclass(frozen=True)
@@ -37,12 +35,10 @@ class View:
     """One panel: its curves and their labels."""
 
     title: str
-    group: Any
-    """Adjacent panels of one group share their axis of values."""
+    group: Any  # adjacent panels of one group share their y axis
     y_label: str
     curves: Sequence[Curve]
-    levels: dict[str, float] = field(default_factory=dict)
-    """Reference values by name."""
+    levels: dict[str, float] = field(default_factory=dict)  # reference values by name
 
 
 def draw_panels(
@@ -50,8 +46,7 @@ def draw_panels(
 ) -> Figure:
     """Draw one panel for each view, in rows of about the same length.
 
-    Args:
-        set_x_axis: sets up the x axis of a panel, given its sorted x values.
+    `set_x_axis` gets the axes of a panel and its sorted x values.
     """
     rows = math.ceil(len(views) / PANELS_PER_ROW)
     columns = math.ceil(len(views) / rows)
@@ -80,13 +75,7 @@ def draw_panels(
         empty.set_axis_off()
     for _, group in groupby(panels, lambda panel: panel[0].group):
         _share_y_axis(list(group))
-    figure.legend(
-        handles=handles,
-        loc="outside upper center",
-        ncols=legend_columns,
-        frameon=False,
-        handlelength=2.8,
-    )
+    figure.legend(handles=handles, loc="outside upper center", ncols=legend_columns)
     return figure
 
 

@@ -13,15 +13,10 @@ from torch import Tensor
 from psld.data.pixels import to_uint8
 from psld.report.style import LINE_WIDTH, MARKER_SIZE, PAGE_WIDTH, SCALE_COLOR, Look, ramp
 
-BLOCKS = ("position\nx", "momentum\nm", "auxiliary")
-"""Names of a state's blocks; all after the second are auxiliary."""
+BLOCKS = ("position\nx", "momentum\nm", "auxiliary")  # all after the second are auxiliary
 AXES = ("position x", "momentum m / √M")
-
-CONTRAST = 2.0
-"""Black and white are this many deviations from the mean, except for the position's pixels."""
-
-PLANE_HEIGHT = 4.2
-"""Inches of the lower half."""
+CONTRAST = 2.0  # deviations from the mean that are black and white, except in the position
+PLANE_HEIGHT = 4.2  # inches
 
 
 def draw_trace(
@@ -79,7 +74,6 @@ def _draw_images(panels: np.ndarray, times: list[float], states: Tensor) -> None
             pixels = image.squeeze(-1).numpy()
             axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             axes.set(xticks=[], yticks=[])
-            axes.grid(visible=False)
             axes.spines[:].set_visible(False)
         row[0].set_ylabel(BLOCKS[min(block, 2)], fontsize=10)
     for axes, t in zip(panels[0], times, strict=True):

@@ -19,8 +19,7 @@ from psld.report.style import Look, model_looks, ramp
 from psld.utils.errors import UserError
 from psld.utils.files import read_json
 
-MAX_POINTS = 60
-"""Points of a training curve."""
+MAX_POINTS = 60  # of a training curve
 
 
 def plot_nfe(grid: Grid, cells: Path) -> Figure:
@@ -46,8 +45,7 @@ def _views(
 ) -> list[View]:
     """Return the panels that have points. Raises UserError if no cell is measured yet.
 
-    Args:
-        x_value: the x value of an evaluation with this many network evaluations.
+    `x_value` maps an evaluation and its number of network evaluations to a place on the x axis.
     """
     papers = paper_values(grid)
     several_datasets = len({panel.dataset for panel in panels}) > 1

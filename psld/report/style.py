@@ -7,6 +7,7 @@ styles keep lines apart in a gray print. Figures stay readable at half their siz
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import matplotlib
@@ -24,7 +25,7 @@ plt.rc("font", size=11)
 plt.rc("axes", titlesize=11, labelsize=11, grid=True, axisbelow=True)
 plt.rc("axes.spines", top=False, right=False)
 plt.rc(("xtick", "ytick"), labelsize=10)
-plt.rc("legend", fontsize=10.5)
+plt.rc("legend", fontsize=10.5, frameon=False, handlelength=2.8)
 plt.rc("grid", color="0.9")
 plt.rc("savefig", dpi=150)
 plt.rc("svg", hashsalt="psld")  # equal figures are equal files
@@ -43,10 +44,8 @@ PAGE_WIDTH = PANELS_PER_ROW * PANEL[0]
 LINE_WIDTH = 1.6
 MARKER_SIZE = 6.5
 
-SCALE_COLOR = "0.45"
-"""For reference lines and their labels."""
-HOLE_COLOR = (0, 114, 178)
-"""For missing pixels: a blue that is neither black nor white in gray."""
+SCALE_COLOR = "0.45"  # of reference lines and their labels
+HOLE_COLOR = (0, 114, 178)  # of missing pixels; neither black nor white in a gray print
 
 
 @dataclass(frozen=True)
@@ -88,17 +87,16 @@ def model_looks(grid: Grid) -> dict[str, Look]:
     Models of one process share a color; their markers and dashes differ. If the whole grid has
     only one process, each model has its own color.
     """
-    processes = {name: model.settings["process"] for name, model in grid.models.items()}
-    first = next(iter(processes.values()))
-    if all(process == first for process in processes.values()):
-        processes = {name: name for name in processes}
-    seen: list[Any] = []
+    processes = [model.settings["process"] for model in grid.models.values()]
+    several = any(process != processes[0] for process in processes)
+    kinds: list[Any] = []
     variants: Counter[tuple[int, str]] = Counter()
     looks = {}
     for name, model in grid.models.items():
-        if processes[name] not in seen:
-            seen.append(processes[name])
-        index = seen.index(processes[name])
+        kind = model.settings["process"] if several else name
+        if kind not in kinds:
+            kinds.append(kind)
+        index = kinds.index(kind)
         variant = variants[index, model.dataset]
         variants[index, model.dataset] += 1
         looks[name] = Look(
@@ -112,10 +110,8 @@ def model_looks(grid: Grid) -> dict[str, Look]:
 def ramp(names: Sequence[str]) -> dict[str, Look]:
     """Return looks from light to dark, for lines that are not models."""
     shades = matplotlib.colormaps["viridis_r"](np.linspace(0.15, 1, len(names) + 1)[1:])
-    return {
-        name: Look(matplotlib.colors.to_hex(shade), MARKERS[i % len(MARKERS)])
-        for i, (name, shade) in enumerate(zip(names, shades, strict=True))
-    }
+    looks = zip(names, shades, cycle(MARKERS), strict=False)
+    return {name: Look(matplotlib.colors.to_hex(shade), marker) for name, shade, marker in looks}
 
 
 def save(figure: Figure, output: str) -> None:

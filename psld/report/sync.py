@@ -26,8 +26,8 @@ RETRIES = {
 }
 """Give up after half a minute without an answer, instead of a quarter of an hour."""
 
+# A file is empty if a kill came before its first record.
 Outcome = Literal["uploaded", "empty", "running", "failed"]
-"""A file is `empty` if a kill came before the first record."""
 
 
 def sync(runs: Path, tracked: Path) -> None:
@@ -91,12 +91,13 @@ def _upload(file: Path) -> Outcome:
             mark_of(file).touch()
         else:
             mark_of(file).unlink(missing_ok=True)
-    if uploaded:
-        outcome = "uploaded up to an incomplete record" if errors else "uploaded"
-    else:  # A server may answer with a whole page.
-        outcome = f"not uploaded: {shorten(' '.join(errors), 300, placeholder=' …')}"
-    print(f"{file.parent}: {outcome}", flush=True)
-    return "uploaded" if uploaded else "failed"
+    if not uploaded:
+        reason = shorten(" ".join(errors), 300, placeholder=" …")  # it may be a whole page
+        print(f"{file.parent}: not uploaded: {reason}", flush=True)
+        return "failed"
+    part = " up to an incomplete record" if errors else ""
+    print(f"{file.parent}: uploaded{part}", flush=True)
+    return "uploaded"
 
 
 def _sync_errors(file: Path) -> list[str]:

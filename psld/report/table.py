@@ -23,21 +23,16 @@ class Text:
 
     title: str
     caption: str
-    headings: int
-    """Number of columns that are row headings."""
+    headings: int  # number of columns that are row headings
     columns: list[str]
-    lines: list[list[str]]
-    """One per row: our values and, in brackets, the paper's and the differences."""
-    marks: list[list[Status]] = field(default_factory=list)
-    """The status of each entry, row by row."""
+    lines: list[list[str]]  # our values and, in brackets, the paper's and the differences
+    marks: list[list[Status]] = field(default_factory=list)  # of each entry, row by row
     notes: list[str] = field(default_factory=list)
     detail_columns: list[str] = field(default_factory=list)
-    details: list[list[str]] = field(default_factory=list)
-    """One per entry that is not literature."""
+    details: list[list[str]] = field(default_factory=list)  # of entries that are not literature
 
 
 def text_of(table: Table, rows: list[list[TableEntry]]) -> Text:
-    """Return the texts of a table."""
     entries = [entry for row in rows for entry in row]
     return Text(
         title=table.title,
@@ -126,10 +121,8 @@ def _notes(table: Table, entries: list[TableEntry]) -> list[str]:
 
 def scales(entries: list[TableEntry]) -> dict[str, CellResult]:
     """Return a result for each metric, and each dataset if there are several, by name."""
-    named = [
-        (entry.result.metric["name"], entry.result.model.settings["dataset"]["name"], entry.result)
-        for entry in entries
-        if entry.result
-    ]
-    several = len({dataset for _, dataset, _ in named}) > 1
-    return {f"{name} on {data}" if several else name: result for name, data, result in named}
+    results = [entry.result for entry in entries if entry.result]
+    kinds = [(r.metric["name"], r.model.settings["dataset"]["name"]) for r in results]
+    several = len({dataset for _, dataset in kinds}) > 1
+    names = [f"{metric} on {dataset}" if several else metric for metric, dataset in kinds]
+    return dict(zip(names, results, strict=True))

@@ -1,7 +1,7 @@
 """Write the results of a grid to wandb as runs, each once.
 
-A run with the same content is not written again. A changed result replaces its run. Runs written
-offline are written again once wandb is online. Trainings write their own runs.
+A changed result replaces its run. Runs written offline are written again once wandb is online.
+Trainings write their own runs.
 """
 
 import shutil
@@ -18,11 +18,7 @@ from psld.utils.files import digest_of, read_json, write_json
 
 
 def track(runs: Iterable[TrackedRun], group: str, settings: WandbSettings, folder: Path) -> None:
-    """Write the new and changed runs among `runs` into `folder`, and a record of what was written.
-
-    Args:
-        group: the runs' group in wandb, the grid's name.
-    """
+    """Write the new and changed runs into `folder`, and a record of what was written."""
     record = folder / "written.json"
     written: dict[str, dict[str, Any]] = read_json(record) if record.exists() else {}
     online = settings.mode == "online"
@@ -55,9 +51,6 @@ def write_run(run: TrackedRun, group: str, settings: WandbSettings, folder: Path
         tags=run.tags,
         settings=wandb.Settings(x_disable_stats=True, console="off"),
     ) as started:
-        images = {name: wandb.Image(image) for name, image in run.images.items()}
-        tables = {
-            name: wandb.Table(columns, lines, allow_mixed_types=True)
-            for name, (columns, lines) in run.tables.items()
-        }
+        images = {n: wandb.Image(image) for n, image in run.images.items()}
+        tables = {n: wandb.Table(*t, allow_mixed_types=True) for n, t in run.tables.items()}
         started.log({**run.values, **images, **tables})

@@ -19,8 +19,8 @@ from psld.report.table import text_of
 from psld.sampling.shards import Shard, shard_path
 from psld.utils.files import digest_of, sha256_of_file
 
-SIDE = 8
-"""Rows and columns of a cell's image, as in trainings."""
+TableContent = tuple[list[str], list[list[Any]]]  # columns and lines
+SIDE = 8  # rows and columns of a cell's image, as in trainings
 
 
 @dataclass(frozen=True)
@@ -28,17 +28,13 @@ class TrackedRun:
     """One run: a cell's sampling, one of its metrics, a table, or the grid's figures."""
 
     id: str
-    job_type: str
-    """The command that made the result."""
+    job_type: str  # the command that made the result
     name: str
     config: dict[str, Any]
-    tags: tuple[str, ...] = ()
-    """Dataset and metric; runs with the same tags are comparable."""
+    tags: tuple[str, ...] = ()  # dataset and metric; runs with the same tags are comparable
     values: dict[str, Any] = field(default_factory=dict)
-    images: dict[str, np.ndarray | Path] = field(default_factory=dict)
-    """H×W×3 arrays or PNG files."""
-    tables: dict[str, tuple[list[str], list[list[Any]]]] = field(default_factory=dict)
-    """Columns and lines."""
+    images: dict[str, np.ndarray | Path] = field(default_factory=dict)  # H×W×3, or PNG files
+    tables: dict[str, TableContent] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -54,34 +50,29 @@ def _image_digest(image: np.ndarray | Path) -> str:
 
 
 def run_id(grid: Grid, job_type: str, *identity: str | int) -> str:
-    """Return the id of a result's run, which does not depend on the result's value."""
+    """Return the id of a result's run. A changed result keeps it."""
     return f"{job_type}-{digest_of([grid.name, *identity])[:12]}"
 
 
 def evaluation_id(grid: Grid, evaluation: Evaluation) -> str:
-    """Return the id of an evaluation's run."""
     return run_id(grid, "evaluate", evaluation.cell, evaluation.metric, evaluation.samples)
 
 
 def runs_of(grid: Grid, cells: Path, samples: Path, figures: Path) -> Iterator[TrackedRun]:
-    """Yield the runs of all results so far, in the order of the grid's tables.
-
-    Args:
-        cells: folder of the grid's metrics files.
-        samples: folder of its shards; without its first shard, a cell has no image.
-        figures: folder of its figures.
-    """
+    """Yield the runs of all results so far, in the order of the grid's tables."""
     papers = paper_values(grid)
     for cell in grid.cells:
         found = [(e, read_result(grid, cells, e)) for e in grid.evaluations_by_cell[cell]]
         results = {evaluation: result for evaluation, result in found if result}
-        if results:
-            images = _first_images(samples / cell)
-            largest = max(results, key=lambda evaluation: evaluation.samples)
-            yield _sampling_run(grid, largest, results[largest], images)
-            for evaluation, result in results.items():
-                paper = papers.get(evaluation, {}).get("value")
-                yield _evaluation_run(grid, evaluation, result, paper, images)
+        if not results:
+            continue
+        images = _first_images(samples / cell)
+        largest = max(results, key=lambda evaluation: evaluation.samples)
+        yield _sampling_run(grid, largest, results[largest], images)
+        for evaluation, result in results.items():
+            paper = papers.get(evaluation, {}).get("value")
+            sampling = _sampling_run(grid, evaluation, result, images)
+            yield _evaluation_run(grid, evaluation, result, paper, sampling)
     for name in grid.file.tables:
         yield from _table_runs(grid, name, cells)
     paths = {name: figures / f"{name}.png" for name in figures_of(grid)}
@@ -91,7 +82,7 @@ def runs_of(grid: Grid, cells: Path, samples: Path, figures: Path) -> Iterator[T
 
 
 def _first_images(folder: Path) -> dict[str, np.ndarray]:
-    """Return the first images of a cell as one, named as in trainings."""
+    """Return the first images of a cell as one, if its first shard still exists."""
     path = shard_path(folder, 0)
     if not path.exists():
         return {}
@@ -128,16 +119,11 @@ def _sampling_run(
 
 
 def _evaluation_run(
-    grid: Grid,
-    evaluation: Evaluation,
-    result: CellResult,
-    paper: float | None,
-    images: dict[str, np.ndarray],
+    grid: Grid, e: Evaluation, result: CellResult, paper: float | None, sampling: TrackedRun
 ) -> TrackedRun:
-    """Return the run of a cell with a metric, whose name is the metric's."""
-    sampling = _sampling_run(grid, evaluation, result, images)
+    """Return the run of a metric: that of the sampling, and the metric under its own name."""
     values = {
-        evaluation.metric: result.value,
+        e.metric: result.value,
         "paper": paper,
         "class_accuracy": result.class_accuracy,
         "floor": result.floor,
@@ -145,10 +131,10 @@ def _evaluation_run(
     }
     return replace(
         sampling,
-        id=evaluation_id(grid, evaluation),
+        id=evaluation_id(grid, e),
         job_type="evaluate",
-        config=sampling.config | {"metric": grid.metrics[evaluation.metric]},
-        tags=(*sampling.tags, evaluation.metric),
+        config=sampling.config | {"metric": grid.metrics[e.metric]},
+        tags=(*sampling.tags, e.metric),
         values={k: v for k, v in values.items() if v is not None} | sampling.values,
     )
 

@@ -1,4 +1,4 @@
-"""Whether a sampler can sample a model, decided from their settings alone, without torch."""
+"""Checks that a sampler, a model and a guide fit together, from their settings. No torch."""
 
 from psld.data.settings import DatasetSettings
 from psld.sampling.settings import (
@@ -14,7 +14,7 @@ from psld.utils.errors import UserError
 def check_fit(
     sampler: SamplerSettings, model: ModelSettings, guide: GuideModelSettings | None
 ) -> None:
-    """UserError where the sampler cannot sample the model, or the guide cannot guide it."""
+    """Raise UserError if the sampler cannot sample the model, or the guide cannot guide it."""
     if sampler.integrator == "sscs" and model.process.kind == "vp-sde":
         raise UserError("sscs needs a process with momentum; use em or rk45")
     match sampler.guidance:
@@ -43,7 +43,7 @@ def _check_label(label: Label, dataset: DatasetSettings) -> None:
 def _check_guide(
     guide: GuideModelSettings | None, model: ModelSettings, official_time: bool
 ) -> None:
-    """The guide knows images as noisy as the model's: of its dataset and of its process."""
+    """The guide must be trained on the model's dataset, noised by the model's process."""
     if guide is None:
         raise UserError("guidance by a guide needs one (psld train_guide)")
     for key in ("name", "channels", "image_size", "num_classes"):
@@ -61,5 +61,5 @@ def _check_guide(
     if official_time and guide.network.embedding == "fourier":
         raise UserError(
             "sampler.guidance.official_time: this guide embeds the logarithm of the time, and "
-            "the reverse time begins at 0; only one with network.embedding=positional takes it"
+            "the reverse time begins at 0; use a guide with network.embedding=positional"
         )

@@ -20,9 +20,7 @@ class ShardNoise:
     draws the next one while the network computes.
     """
 
-    def __init__(
-        self, seed: int, shard: int, shape: tuple[int, ...], device: torch.device
-    ) -> None:
+    def __init__(self, seed: int, shard: int, shape: tuple[int, ...], device: torch.device) -> None:
         """`shape`: that of all states of the shard, N×kC×H×W."""
         self.key = stream_seed(seed, Stream.SHARD, shard)
         self.shape = shape

@@ -1,12 +1,10 @@
-"""Records of sampled shards: what the workflow compares instead of the shards themselves."""
+"""Records of sampled shards. The workflow compares them instead of the shards."""
 
 import re
 from pathlib import Path
 
 from psld.config.settings import Settings
 from psld.utils.files import write_json
-
-NAME = re.compile(r"(\d{5})-(\d{5})\.json")
 
 
 class SampledShard(Settings):
@@ -19,7 +17,7 @@ class SampledShard(Settings):
 
 
 class ShardRecord(Settings):
-    """A range of shards that are there and whole. Written last, after the shards."""
+    """A range of whole shards. It is written last, after the shards."""
 
     shards: tuple[SampledShard, ...]
 
@@ -31,13 +29,13 @@ class ShardRecord(Settings):
 
 
 def record_path(folder: str | Path, first: int, last: int) -> Path:
-    """Where the record of the shards `first` to `last`, both included, lies."""
+    """The record of the shards `first` to `last`, both included."""
     return Path(folder) / f"{first:05d}-{last:05d}.json"
 
 
 def remove_records(folder: str | Path, index: int) -> None:
-    """Remove the records of all ranges that hold the shard of this index."""
+    """Remove the records of all ranges that hold this shard."""
     for file in Path(folder).glob("*.json"):
-        name = NAME.fullmatch(file.name)
+        name = re.fullmatch(r"(\d{5})-(\d{5})\.json", file.name)
         if name and int(name[1]) <= index <= int(name[2]):
             file.unlink(missing_ok=True)

@@ -1,29 +1,55 @@
-"""Sampling the shards of a cell: one process makes many, and loads the model once."""
+"""Sampling the shards of a cell: one process makes many shards and loads the model once."""
 
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from psld.data.pixels import to_uint8
+from psld.data.pixels import from_uint8, to_uint8
+from psld.data.store import ImageStore
+from psld.diffusion.inpainting import Inpainting
 from psld.diffusion.loop import sample
+from psld.diffusion.score import ClassifierFreeScore, ClassifierGuidedScore, NetworkScore, Score
 from psld.sampling.fit import check_fit
-from psld.sampling.guidance import guidance_of
-from psld.sampling.origin import origin_of
-from psld.sampling.settings import SampleSettings
+from psld.sampling.masks import masks_digest, masks_of
+from psld.sampling.settings import (
+    CellSettings,
+    ClassifierFreeGuidance,
+    ClassifierGuidance,
+    InpaintingGuidance,
+    Label,
+    SampleSettings,
+)
 from psld.sampling.shards import Shard, ShardOrigin, load_made_by, shard_path
+from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.training.model import Guide, Model, load_guide, load_model
 from psld.utils.device import choose_device
 from psld.utils.errors import RunError, UserError
+from psld.utils.files import digest_of
 from psld.utils.provenance import device_name
 from psld.utils.randomness import Stream, generator
 
 
+def origin_of(cell: CellSettings) -> ShardOrigin:
+    """The origin of shard 0 of a cell; the origins of other shards differ in the index."""
+    guidance = cell.sampler.guidance
+    inpaints = isinstance(guidance, InpaintingGuidance)
+    return ShardOrigin(
+        weights_sha256=read_manifest(cell.model, ModelManifest).weights_sha256,
+        sampler_digest=digest_of(cell.sampler.model_dump(mode="json", exclude_none=True)),
+        seed=cell.seed,
+        index=0,
+        size=cell.shard_size,
+        guide_sha256=cell.guide and read_manifest(cell.guide, GuideManifest).weights_sha256,
+        dataset_digest=ImageStore.open(cell.data).digest if inpaints else None,
+        masks_digest=masks_digest(guidance.mask, cell.mnist) if inpaints else None,
+    )
+
+
 def sample_shards(settings: SampleSettings) -> Iterator[tuple[Shard, bool]]:
-    """Yield each shard of the range, and if it was made now: whole ones are kept as they are.
+    """Yield each shard of the range, and True if it was made now, not found whole.
 
     Each shard is written when it is done, so a killed process loses at most one.
     """
@@ -34,20 +60,14 @@ def sample_shards(settings: SampleSettings) -> Iterator[tuple[Shard, bool]]:
     expected = origin_of(settings)
     for index in range(settings.first, settings.first + settings.shards):
         path, origin = shard_path(settings.output, index), replace(expected, index=index)
-        kept = _whole(path, origin)
-        if kept is not None:
-            yield kept, False
-            continue
-        shard = sample_shard(settings, model, guide, origin, device)
-        shard.save(path)
-        yield shard, True
-
-
-def _whole(path: Path, origin: ShardOrigin) -> Shard | None:
-    try:
-        return load_made_by(path, origin)
-    except UserError:
-        return None
+        made = False
+        try:
+            shard = load_made_by(path, origin)
+        except UserError:
+            shard = sample_shard(settings, model, guide, origin, device)
+            shard.save(path)
+            made = True
+        yield shard, made
 
 
 def sample_shard(
@@ -59,22 +79,34 @@ def sample_shard(
 ) -> Shard:
     """Sample all images of one shard.
 
-    The shard's noise comes from (seed, shard) and is drawn for the whole shard at each step, so an
-    image depends neither on the batch size nor on which worker computes its shard. It is drawn on
-    the device: CPUs and GPUs of different kinds give different images.
+    The noise comes from (seed, shard) and is drawn for the whole shard at each step, so an image
+    depends neither on the batch size nor on the worker. It is drawn on the device: CPUs and GPUs
+    of different kinds give different images.
     """
     started = time.monotonic()
+    indices = range(origin.index * origin.size, (origin.index + 1) * origin.size)
+    labels = inpainting = None
+    batch = settings.batch_size
+    score: Score = NetworkScore(model.network, batch)
+    match settings.sampler.guidance:
+        case ClassifierGuidance(label=label, scale=scale, official_time=official_time):
+            labels = labels_of(label, indices, model, device)
+            score = ClassifierGuidedScore(score, guide.network, labels, scale, batch, official_time)
+        case ClassifierFreeGuidance(label=label, scale=scale):
+            labels = labels_of(label, indices, model, device)
+            score = ClassifierFreeScore(model.network, labels, scale, batch)
+        case InpaintingGuidance():
+            inpainting = _inpainting_of(settings, model, indices, device)
+            indices = indices[: len(inpainting.images)]  # fewer at the end of the split
     dataset = model.settings.dataset
     channels = dataset.channels
     stream = generator(device, settings.seed, Stream.SHARD, origin.index)
-    guidance = guidance_of(settings, model, guide, origin.index, device)
     shape = (model.process.blocks * channels, dataset.image_size, dataset.image_size)
 
     def noise(z: Tensor) -> Tensor:
         return torch.randn(z.shape, generator=stream, device=device)
 
-    start = model.process.prior(noise(torch.empty(guidance.size, *shape)))
-    score, inpainting = guidance.score, guidance.inpainting
+    start = model.process.prior(noise(torch.empty(len(indices), *shape)))
     z = sample(model.process, settings.sampler, score, start, noise, inpainting)
     if not torch.isfinite(z).all():
         raise RunError(f"shard {origin.index}: the sampler produced NaN or infinity")
@@ -84,6 +116,32 @@ def sample_shard(
         nfe=score.evaluations,
         seconds=time.monotonic() - started,
         device=device_name(device),
-        labels=None if guidance.labels is None else guidance.labels.cpu().numpy(),
+        labels=None if labels is None else labels.cpu().numpy(),
         masks=None if inpainting is None else inpainting.mask[:, 0].byte().cpu().numpy(),
     )
+
+
+def labels_of(label: Label, indices: range, model: Model, device: torch.device) -> Tensor:
+    """The class of each sample, by its index in the cell."""
+    samples = torch.tensor(indices, device=device)
+    if label == "cycle":
+        return samples % model.settings.dataset.num_classes
+    return torch.full_like(samples, label)
+
+
+def _inpainting_of(
+    settings: SampleSettings, model: Model, indices: range, device: torch.device
+) -> Inpainting:
+    """The images of the split at these indices, as far as they exist, and their masks."""
+    guidance, dataset = settings.sampler.guidance, model.settings.dataset
+    images = ImageStore.open_for(settings.data, dataset).images(guidance.split)
+    if indices.start >= len(images):
+        raise UserError(
+            f"shard {indices.start // settings.shard_size}: begins at image {indices.start}, but "
+            f"the {guidance.split} split of {settings.data} has {len(images)}; "
+            "ask for no more samples than images"
+        )
+    indices = indices[: len(images) - indices.start]
+    masks = masks_of(guidance.mask, indices, dataset.image_size, settings.mnist)
+    known = torch.from_numpy(images[indices.start : indices.stop].copy()).to(device)
+    return Inpainting(model.process, from_uint8(known), torch.from_numpy(masks)[:, None].to(device))

@@ -1,4 +1,4 @@
-"""Settings of sampling: guidance, masks, and what decides the images of a cell. No torch."""
+"""Settings of sampling: guidance, masks, and everything that decides a cell's images. No torch."""
 
 from typing import Annotated, Literal
 
@@ -12,7 +12,7 @@ Label = Annotated[int, Field(ge=0)] | Literal["cycle"]
 
 
 class NoGuidance(Settings):
-    """Samples as the model has them; a class-conditional model samples without a class."""
+    """Plain samples of the model; a class-conditional model samples without a class."""
 
     kind: Literal["none"] = "none"
 
@@ -26,7 +26,7 @@ class ClassifierGuidance(Settings):
     label: Label
     """The class of the samples, or `cycle`."""
     official_time: bool = False
-    """Hand the guide the reverse time 1 − t, as the official code does when sampling."""
+    """Give the guide the reverse time 1 − t, as the official code does when sampling."""
 
 
 class ClassifierFreeGuidance(Settings):
@@ -60,11 +60,11 @@ class BoxesMask(Settings):
 
 
 class HalvesMask(Settings):
-    """One half of the image is the hole."""
+    """Holes of half an image."""
 
     kind: Literal["halves"]
     missing: Literal["left", "right", "top", "bottom", "cycle"]
-    """The hole; `cycle` takes the four in turn, image by image."""
+    """The hole; `cycle` takes the four sides in turn, image by image."""
 
 
 class DigitsMask(Settings):
@@ -78,7 +78,7 @@ class FileMask(Settings):
 
     kind: Literal["file"]
     path: str
-    """HDF5 file with the dataset `masks`, n×H×W, 1 where a pixel is known and 0 in the hole: mask i
+    """HDF5 file with the dataset `masks`, n×H×W, 1 for a known pixel and 0 in the hole: mask i
     for image i, or a single one (n = 1) for all."""
 
 
@@ -103,10 +103,10 @@ GuidanceSettings = Annotated[
 
 
 class GuidedSettings(Settings):
-    """What every sampler of a command has besides its integrator."""
+    """The part of a sampler that its integrator does not decide."""
 
     guidance: GuidanceSettings = NoGuidance()
-    """What steers the samples, if anything."""
+    """The guidance of the samples, if any."""
 
 
 class FixedGridSampler(GuidedSettings, SDESamplerSettings):
@@ -117,7 +117,7 @@ class AdaptiveSampler(GuidedSettings, ODESamplerSettings):
     """A sampler with adaptive steps, and its guidance."""
 
     @model_validator(mode="after")
-    def _has_steps_to_replace_after(self) -> "AdaptiveSampler":
+    def _does_not_inpaint(self) -> "AdaptiveSampler":
         if isinstance(self.guidance, InpaintingGuidance):
             raise ValueError(
                 "inpainting puts the known pixels back after each step of a fixed time grid, and "
@@ -130,7 +130,7 @@ SamplerSettings = Annotated[FixedGridSampler | AdaptiveSampler, Field(discrimina
 
 
 class CellSettings(Settings):
-    """What decides the images of a cell, and where it lies: shared by sampling and evaluation."""
+    """Everything that decides the images of a cell: shared by sampling and evaluation."""
 
     model: str
     """Folder of a trained model."""
@@ -151,11 +151,11 @@ class CellSettings(Settings):
     @model_validator(mode="after")
     def _guidance_has_its_files(self) -> "CellSettings":
         guidance = self.sampler.guidance
-        mask = guidance.mask if isinstance(guidance, InpaintingGuidance) else None
+        inpaints = isinstance(guidance, InpaintingGuidance)
         needs = {
             "guide": isinstance(guidance, ClassifierGuidance),
-            "data": isinstance(guidance, InpaintingGuidance),
-            "mnist": isinstance(mask, DigitsMask),
+            "data": inpaints,
+            "mnist": inpaints and isinstance(guidance.mask, DigitsMask),
         }
         for key, needed in needs.items():
             given = getattr(self, key)
@@ -170,18 +170,17 @@ class SampleSettings(CellSettings):
     """Settings of `psld sample`."""
 
     first: int = Field(ge=0)
-    """Index of the first shard: shard j holds the samples from j · shard_size on."""
+    """Index of the first shard. Shard j begins with sample j · shard_size."""
     shards: int = Field(ge=1)
-    """How many shards to make."""
+    """Number of shards to make."""
     output: str
     """Folder that receives the shards 00000.h5, … and the record of their range."""
     png: str | None
-    """A folder that receives each image as a PNG, or a file PICTURE.png for all in one; null for
-    none."""
+    """A folder that receives each image as a PNG, or a file NAME.png for all in one; null: none."""
     batch_size: int = Field(ge=1)
     """Images per network evaluation; changes speed and memory, never the images."""
 
 
 def shards_needed(samples: int, shard_size: int) -> int:
-    """How many shards hold `samples` images."""
+    """The number of shards that hold `samples` images."""
     return -(-samples // shard_size)

@@ -1,4 +1,4 @@
-"""Shards: fixed ranges of sample indices, each one HDF5 file that says what made it."""
+"""Shards: fixed ranges of sample indices, one HDF5 file each, with the origin of its images."""
 
 import hashlib
 import io
@@ -17,12 +17,10 @@ from psld.utils.files import atomic_path
 
 FORMAT = "psld-shard-2"
 
-ARRAYS = ("images", "labels", "masks")
-
 
 @dataclass(frozen=True)
 class ShardOrigin:
-    """What decides a shard's images, on one kind of device."""
+    """Everything that decides a shard's images, on one kind of device."""
 
     weights_sha256: str
     sampler_digest: str
@@ -32,7 +30,7 @@ class ShardOrigin:
     size: int
     """Images of a shard; the last one of an inpainted split may hold fewer."""
     guide_sha256: str | None = None
-    """Weights of the guide that guided."""
+    """Weights of the guide."""
     dataset_digest: str | None = None
     """The dataset whose images were inpainted."""
     masks_digest: str | None = None
@@ -41,7 +39,7 @@ class ShardOrigin:
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard: its images, its origin and what making it took."""
+    """One shard: its images, their origin, and the cost of making them."""
 
     images: np.ndarray
     """uint8, size×C×H×W."""
@@ -53,21 +51,22 @@ class Shard:
     labels: np.ndarray | None = None
     """int64, the class that each image was guided to."""
     masks: np.ndarray | None = None
-    """uint8, size×H×W: 1 where a pixel of an inpainted image was known."""
+    """uint8, size×H×W: 1 for a known pixel of an inpainted image."""
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        arrays = {"images": self.images, "labels": self.labels, "masks": self.masks}
+        return {name: array for name, array in arrays.items() if array is not None}
 
     def first(self, count: int) -> "Shard":
         """The shard cut to its first `count` images."""
-        parts = {name: getattr(self, name) for name in ARRAYS}
-        return replace(self, **{n: part[:count] for n, part in parts.items() if part is not None})
+        return replace(self, **{name: array[:count] for name, array in self.arrays().items()})
 
     def digest(self) -> str:
         """SHA-256 of the arrays, their shapes, and what made them."""
         whole = hashlib.sha256(json.dumps(asdict(self.origin), sort_keys=True).encode())
-        for name in ARRAYS:
-            array = getattr(self, name)
-            if array is not None:
-                whole.update(f"\0{name} {array.dtype} {array.shape}\0".encode())
-                whole.update(np.ascontiguousarray(array))
+        for name, array in self.arrays().items():
+            whole.update(f"\0{name} {array.dtype} {array.shape}\0".encode())
+            whole.update(np.ascontiguousarray(array))
         whole.update(f"\0{self.nfe} {self.seconds} {self.device}".encode())
         return whole.hexdigest()
 
@@ -78,11 +77,10 @@ class Shard:
         """
         memory = io.BytesIO()
         with h5py.File(memory, "w") as file:
-            file.create_dataset("images", data=self.images)
-            if self.labels is not None:
-                file.create_dataset("labels", data=self.labels)
-            if self.masks is not None:
-                file.create_dataset("masks", data=self.masks, compression="gzip")
+            for name, array in self.arrays().items():
+                file.create_dataset(
+                    name, data=array, compression="gzip" if name == "masks" else None
+                )
             file.attrs["format"] = FORMAT
             file.attrs["origin"] = json.dumps(asdict(self.origin))
             file.attrs["nfe"] = self.nfe
@@ -124,7 +122,7 @@ def shard_path(folder: str | Path, index: int) -> Path:
 
 
 def load_made_by(path: Path, origin: ShardOrigin) -> Shard:
-    """Read a shard of this origin. Raises UserError if it is missing, damaged or of another."""
+    """Read a shard. Raises UserError if it is missing, damaged or of another origin."""
     shard = Shard.load(path)
     wanted = asdict(origin)
     differing = [key for key, value in asdict(shard.origin).items() if value != wanted[key]]
@@ -139,12 +137,8 @@ def load_made_by(path: Path, origin: ShardOrigin) -> Shard:
 def read_shards(folder: str | Path, samples: int, expected: ShardOrigin) -> Iterator[Shard]:
     """Yield the shards that hold the first `samples` images, the last one cut to fit.
 
-    Args:
-        expected: the origin of shard 0.
-
-    Raises:
-        UserError: a shard is missing, damaged or of another origin. The records of its range are
-            removed first, so that the workflow samples it again, and no other.
+    `expected` is the origin of shard 0. Raises UserError if a shard is missing, damaged or of
+    another origin, and removes the records of its range, so the workflow samples it again.
     """
     for index in range(shards_needed(samples, expected.size)):
         path = shard_path(folder, index)

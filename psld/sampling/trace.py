@@ -29,16 +29,10 @@ def trace_sample(
 ) -> Trace:
     """Sample one image of a cell and keep its state after each step.
 
-    Sample i starts from the same noise as in the cell's shards and meets the same noise at each
-    step, so the result is that very image.
+    `sample` is its index in the cell; `shard_size` and `seed` are those of the cell. It gets the
+    same noise as in its shard, so the result is the same image.
 
-    Args:
-        sample: index of the image in its cell.
-        shard_size: images per shard of the cell.
-        seed: seed of the cell.
-
-    Raises:
-        UserError: the model has no momentum, or the sampler has no steps that all images share.
+    Raises UserError if the model has no momentum, or the sampler no steps that all images share.
     """
     process, dataset = model.process, model.settings.dataset
     if process.blocks == 1:
@@ -58,15 +52,14 @@ def trace_sample(
     stream = generator(device, seed, Stream.SHARD, shard)
     shape = (process.blocks * dataset.channels, dataset.image_size, dataset.image_size)
 
-    def noise(_: Tensor) -> Tensor:
-        """The whole shard's noise, cut to this image's part."""
+    def noise(_: Tensor | None = None) -> Tensor:
+        """This image's part of the whole shard's noise."""
         whole = torch.randn((shard_size, *shape), generator=stream, device=device)
         return whole[index : index + 1]
 
-    start = process.prior(noise(torch.empty(0)))
     score = NetworkScore(model.network, batch_size=1)
-    states = [(t, z[0].cpu()) for t, z in path(process, sampler, score, start, noise)]
-    times, zs = zip(*states, strict=True)
-    blocks = torch.stack(zs).unflatten(1, (process.blocks, dataset.channels))
+    steps = path(process, sampler, score, process.prior(noise()), noise)
+    times, states = zip(*((t, z[0].cpu()) for t, z in steps), strict=True)
+    blocks = torch.stack(states).unflatten(1, (process.blocks, dataset.channels))
     deviations = torch.diagonal(process.S).sqrt().to(blocks)
     return Trace(list(times), blocks / deviations[:, None, None, None])

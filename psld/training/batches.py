@@ -1,4 +1,4 @@
-"""Batches: what step s of a training sees is a function of (seed, s) and of nothing else."""
+"""Batches: what a training sees at step s is a function of (seed, s) only."""
 
 from dataclasses import dataclass
 
@@ -15,24 +15,24 @@ from psld.utils.errors import UserError
 from psld.utils.randomness import Stream, generator
 
 RESIDENT_BYTES = 4 << 30
-"""A training split up to this size is moved whole to the training device."""
+"""A training split up to this size is moved to the training device as a whole."""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """The classes of the training images, for a network that is told them or has to tell them."""
+    """The classes of the training images, as inputs of a model or as targets of a guide."""
 
     values: np.ndarray
-    """int64, one for each image."""
+    """int64, one per image."""
     num_classes: int
     dropout: float = 0.0
-    """Probability that a label is replaced by `num_classes`, which stands for no class."""
+    """Probability that a label is replaced by `num_classes`, which means no class."""
 
 
 class Batches:
     """Draws the global batch of a step from (seed, step) and takes this rank's part.
 
-    Indices, flips and times are drawn on the CPU and the noise on the training device; nothing
+    Indices, flips and times are drawn on the CPU, the noise on the training device, so nothing
     waits for the device.
     """
 
@@ -45,17 +45,16 @@ class Batches:
         ranks: Ranks,
         labels: Labels | None = None,
     ) -> None:
-        """`images`: uint8 N×C×H×W, usually a memory map. Without `labels` a batch has none."""
+        """`images`: uint8 N×C×H×W, usually a memory map."""
         if settings.batch_size % ranks.world:
             raise UserError(
                 f"training.batch_size: {settings.batch_size} images cannot be shared equally by "
                 f"{ranks.world} ranks"
             )
         self.settings, self.process, self.flip = settings, process, flip
-        self.device = ranks.device
+        self.images, self.labels, self.device = images, labels, ranks.device
         size = settings.batch_size // ranks.world
         self.part = slice(ranks.rank * size, (ranks.rank + 1) * size)
-        self.images, self.labels = images, labels
         self.resident: Tensor | None = None
         if images.nbytes <= RESIDENT_BYTES:
             self.resident = torch.from_numpy(np.array(images)).to(self.device)
@@ -67,26 +66,30 @@ class Batches:
         indices = torch.randint(len(self.images), (size,), generator=host)[self.part]
         flipped = torch.rand(size, generator=host)[self.part] < 0.5
         uniform = torch.rand(size, dtype=torch.float64, generator=host)[self.part]
-        dropped = torch.rand(size, generator=host)[self.part] if self.labels else None
+        labels = None
+        if self.labels:
+            dropped = torch.rand(size, generator=host)[self.part] < self.labels.dropout
+            labels = torch.from_numpy(self.labels.values[indices.numpy()])
+            labels[dropped] = self.labels.num_classes
+            labels = labels.to(self.device, non_blocking=True)
         x0 = self._gather(indices)
         if self.flip:
             flipped = flipped.to(self.device, non_blocking=True)[:, None, None, None]
             x0 = torch.where(flipped, x0.flip(-1), x0)
-        noise = self._noise(step, x0.shape[1:])
-        channels = self.process.blocks * x0.shape[1]
+        # Noise for k blocks, and for k − 1 more under DSM.
+        channels, auxiliary = self.process.blocks * x0.shape[1], 0
+        if self.process.needs_auxiliary_noise:
+            auxiliary = channels - x0.shape[1]
+        device = generator(self.device, settings.seed, Stream.NOISE, step)
+        shape = (size, channels + auxiliary, *x0.shape[2:])
+        noise = torch.randn(shape, generator=device, device=self.device)[self.part]
         return Batch(
             x0=x0,
             t=settings.time_eps + (LinearProcess.T - settings.time_eps) * uniform,
             eps=noise[:, :channels],
-            auxiliary_eps=noise[:, channels:] if self.process.needs_auxiliary_noise else None,
-            labels=self._labels(indices, dropped) if self.labels else None,
+            auxiliary_eps=noise[:, channels:] if auxiliary else None,
+            labels=labels,
         )
-
-    def _labels(self, indices: Tensor, dropped: Tensor) -> Tensor:
-        """The labels, of which those are dropped whose uniform number is below the probability."""
-        labels = torch.from_numpy(self.labels.values[indices.numpy()])
-        labels[dropped < self.labels.dropout] = self.labels.num_classes
-        return labels.to(self.device, non_blocking=True)
 
     def _gather(self, indices: Tensor) -> Tensor:
         if self.resident is not None:
@@ -95,13 +98,3 @@ class Batches:
         if self.device.type == "cuda":
             images = images.pin_memory()
         return from_uint8(images.to(self.device, non_blocking=True))
-
-    def _noise(self, step: int, image_shape: torch.Size) -> Tensor:
-        """The global batch's noise, cut to this rank's part: k blocks, and under DSM k − 1 more."""
-        channels, *size = image_shape
-        blocks = self.process.blocks
-        if self.process.needs_auxiliary_noise:
-            blocks += self.process.blocks - 1
-        shape = (self.settings.batch_size, blocks * channels, *size)
-        device = generator(self.device, self.settings.seed, Stream.NOISE, step)
-        return torch.randn(shape, generator=device, device=self.device)[self.part]

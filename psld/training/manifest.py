@@ -1,14 +1,22 @@
-"""The manifest of a trained model or guide: one writer, one reader. No torch."""
+"""A trained model or guide on disk, for readers without torch: its manifest, and its export.
 
+Snakemake deletes the outputs of a rule before it reruns the rule. A training keeps its results in
+its run directory and copies them to the output folder, so that such a rerun costs a copy.
+"""
+
+import shutil
+from filecmp import cmpfiles
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from psld.config.settings import Settings, parse
 from psld.training.settings import GuideModelSettings, ModelSettings, TrainedSettings
 from psld.utils.errors import UserError
-from psld.utils.files import read_json, write_json
+from psld.utils.files import atomic_path, read_json, write_json
 
 MANIFEST = "manifest.json"
+FILES = ("weights.safetensors", "history.json", MANIFEST)
+"""The manifest is written last: if it exists, so do the others."""
 
 
 class Imported(Settings):
@@ -21,15 +29,13 @@ class Imported(Settings):
 
 
 class TrainedManifest(Settings):
-    """What trained weights are and where they come from. Written last: then all files are there."""
+    """What trained weights are and where they come from."""
 
     name: str
-    """Name in the grid."""
     grid: str
     settings: TrainedSettings
-    """What decides the weights."""
     dataset_digest: str | None
-    """Digest of the training data; null for imported weights whose dataset was not at hand."""
+    """Digest of the training data; null for imported weights whose dataset was not prepared."""
     step: int | None
     images_seen: int | None
     parameters: int
@@ -38,19 +44,16 @@ class TrainedManifest(Settings):
     device: str | None
     ranks: int | None
     run: str | None
-    """The run directory."""
     imported: Imported | None = None
     weights_sha256: str
-    """Of weights.safetensors."""
     versions: dict[str, str | None]
-    """Of the software."""
     precision: dict[str, Any]
     """Flags of torch that decide how floats are rounded."""
     git_revision: str | None
-    """Of the code; null outside a checkout."""
+    """Null outside a checkout."""
 
     def identity(self) -> dict[str, Any]:
-        """What a result tells of the weights that it comes from."""
+        """The part that is copied into the results of these weights."""
         kept = {"name", "weights_sha256", "dataset_digest", "step"}
         return {**self.model_dump(include=kept), "settings": self.settings.identity()}
 
@@ -75,10 +78,7 @@ M = TypeVar("M", bound=TrainedManifest)
 
 
 def read_manifest(folder: str | Path, kind: type[M] = ModelManifest) -> M:
-    """Read the manifest of a model, or of a guide.
-
-    Raises UserError if it is missing, damaged or foreign.
-    """
+    """Read a manifest of this kind. Raises UserError if it is missing, damaged or foreign."""
     path = Path(folder) / MANIFEST
     content = read_json(path)
     wanted = kind.model_fields["kind"].default
@@ -89,3 +89,24 @@ def read_manifest(folder: str | Path, kind: type[M] = ModelManifest) -> M:
 
 def write_manifest(folder: str | Path, manifest: TrainedManifest) -> None:
     write_json(Path(folder) / MANIFEST, manifest.model_dump(mode="json"))
+
+
+def export_folder(run: Path) -> Path:
+    """The folder of the results in a run directory."""
+    return run / "model"
+
+
+def is_exported(run: Path) -> bool:
+    """Check if the training of this run directory has finished."""
+    return (export_folder(run) / MANIFEST).exists()
+
+
+def publish(run: Path, output: Path) -> None:
+    """Copy the results to the output folder, if they are not there already."""
+    results = export_folder(run)
+    equal, _, _ = cmpfiles(results, output, FILES, shallow=False)
+    if len(equal) == len(FILES):
+        return
+    for name in FILES:
+        with atomic_path(output / name) as partial:
+            shutil.copyfile(results / name, partial)

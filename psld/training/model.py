@@ -1,4 +1,4 @@
-"""A trained model or guide on disk: its network, and the weights of that network."""
+"""A trained model or guide: its network, and the weights of that network on disk."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,6 @@ from psld.utils.errors import UserError
 from psld.utils.files import atomic_path, sha256_of_file
 
 WEIGHTS = "weights.safetensors"
-"""EMA weights for a trained model."""
 
 
 def build_process(settings: TrainedSettings) -> LinearProcess:
@@ -26,7 +25,7 @@ def build_process(settings: TrainedSettings) -> LinearProcess:
 
 
 def build_network(settings: ModelSettings, process: LinearProcess) -> NCSNpp:
-    """The ε-network: k·C channels in, one C for each predicted block out."""
+    """The ε-network: k·C channels in, C channels per predicted block out."""
     channels = settings.dataset.channels
     return NCSNpp(
         settings.network,
@@ -38,7 +37,7 @@ def build_network(settings: ModelSettings, process: LinearProcess) -> NCSNpp:
 
 
 def build_guide(settings: GuideModelSettings, process: LinearProcess) -> NCSNppGuide:
-    """The noise-conditional guide: k·C channels in, one logit for each class out."""
+    """The noise-conditional guide: k·C channels in, one logit per class out."""
     return NCSNppGuide(
         settings.network,
         image_size=settings.dataset.image_size,
@@ -49,17 +48,16 @@ def build_guide(settings: GuideModelSettings, process: LinearProcess) -> NCSNppG
 
 @dataclass(frozen=True)
 class Model:
-    """What a sampler needs of a trained model."""
+    """A trained model, ready to sample."""
 
     settings: ModelSettings
     process: LinearProcess
     network: NCSNpp
-    weights_sha256: str
 
 
 @dataclass(frozen=True)
 class Guide:
-    """What a sampler needs of a trained noise-conditional guide."""
+    """A trained guide, ready to steer a sampler."""
 
     settings: GuideModelSettings
     network: NCSNppGuide
@@ -71,7 +69,7 @@ def load_model(folder: str | Path, device: torch.device) -> Model:
     process = build_process(manifest.settings)
     network = build_network(manifest.settings, process)
     _load_weights(network, Path(folder), manifest)
-    return Model(manifest.settings, process, network.to(device).eval(), manifest.weights_sha256)
+    return Model(manifest.settings, process, network.to(device).eval())
 
 
 def load_guide(folder: str | Path, device: torch.device) -> Guide:
@@ -100,7 +98,7 @@ def _load_weights(
 def save_weights(folder: str | Path, network: nn.Module) -> str:
     """Write weights.safetensors and return its SHA-256."""
     path = Path(folder) / WEIGHTS
+    state = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
     with atomic_path(path) as partial:
-        state = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
         partial.write_bytes(save(state))
     return sha256_of_file(path)

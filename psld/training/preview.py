@@ -1,27 +1,38 @@
-"""A look at a model in training: a grid of samples, always from the same noise."""
+"""Previews of a network in training: a model's samples, a guide's accuracy by noise level.
+
+The noise of a preview is the same every time.
+"""
 
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from psld.data.pixels import to_uint8
+from psld.data.pixels import from_uint8, to_uint8
+from psld.data.store import ImageStore
 from psld.diffusion.loop import sample
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.score import NetworkScore
 from psld.diffusion.settings import SDESamplerSettings
-from psld.training.settings import ModelSettings
+from psld.training.settings import GuideModelSettings, ModelSettings
 from psld.utils.randomness import Stream, generator
 
-IMAGES = 64
+SAMPLES = 64
 SAMPLER = SDESamplerSettings(integrator="em", striding="quadratic", steps=50)
+
+BINS = 10
+"""Noise levels: ranges of the forward time of equal length, from 0 to 1."""
+TEST_IMAGES = 1000
+"""The largest number of images for the accuracy, spread evenly over the split."""
+BATCH = 250
 
 
 def preview_samples(
     settings: ModelSettings, process: LinearProcess, network: nn.Module
 ) -> dict[str, Any]:
-    """64 samples of the network as one picture; a class-conditional one samples without a class."""
-    # Both take a second to import, and most commands that know of previews never make one.
+    """64 samples of the network in one image; a class-conditional one samples without a class."""
+    # Both take a second to import, and most commands make no preview.
     import wandb
     from torchvision.utils import make_grid
 
@@ -30,11 +41,46 @@ def preview_samples(
     stream = generator(device, settings.training.seed, Stream.PREVIEW)
     shape = (process.blocks * dataset.channels, dataset.image_size, dataset.image_size)
 
-    def noise(z: torch.Tensor) -> torch.Tensor:
+    def noise(z: Tensor) -> Tensor:
         return torch.randn(z.shape, generator=stream, device=device)
 
-    start = process.prior(noise(torch.empty(IMAGES, *shape)))
-    z = sample(process, SAMPLER, NetworkScore(network, batch_size=IMAGES), start, noise)
+    start = process.prior(noise(torch.empty(SAMPLES, *shape)))
+    z = sample(process, SAMPLER, NetworkScore(network, batch_size=SAMPLES), start, noise)
     images = to_uint8(z[:, : dataset.channels])
     grid = make_grid(images, nrow=8, padding=1).permute(1, 2, 0).cpu().numpy()
     return {"samples": wandb.Image(grid)}
+
+
+@torch.no_grad()
+def accuracy_by_time(
+    settings: GuideModelSettings, process: LinearProcess, store: ImageStore, network: nn.Module
+) -> list[float]:
+    """The share of images whose class is recognized at a time in [i/10, (i + 1)/10], for each i.
+
+    The images come from the test split, or from the training split if there is no other.
+    """
+    split = "test" if store.splits["test"] else "train"
+    count = store.splits[split]
+    chosen = np.linspace(0, count - 1, min(TEST_IMAGES, count)).astype(int)
+    device = next(network.parameters()).device
+    x0 = from_uint8(torch.from_numpy(store.images(split)[chosen])).to(device)
+    labels = torch.from_numpy(store.labels(split)[chosen]).to(device)
+    accuracies = []
+    for index in range(BINS):
+        stream = generator("cpu", settings.training.seed, Stream.PREVIEW, index)
+        t = (index + torch.rand(len(x0), dtype=torch.float64, generator=stream)) / BINS
+        t = t.clamp(min=settings.training.time_eps)
+        answers = []
+        for x, time in zip(x0.split(BATCH), t.split(BATCH), strict=True):
+            shape = (len(x), process.blocks * x.shape[1], *x.shape[2:])
+            eps, auxiliary = torch.randn((2, *shape), generator=stream).to(x)
+            z = process.perturb(x, time, eps, auxiliary[:, x.shape[1] :])
+            answers.append(network(z, time.to(z)).argmax(dim=1))
+        accuracies.append((torch.cat(answers) == labels).double().mean().item())
+    return accuracies
+
+
+def as_logged(accuracies: list[float]) -> dict[str, float]:
+    """The mean over all noise levels, and each accuracy by its range of times."""
+    by_range = {f"accuracy/t{i / BINS:g}-{(i + 1) / BINS:g}": a for i, a in enumerate(accuracies)}
+    return {"accuracy": sum(accuracies) / BINS, **by_range}

@@ -16,12 +16,12 @@ from torch.nn.parallel import DistributedDataParallel
 from psld.utils.device import choose_device
 
 PORTS = range(20_000, 32_000)
-"""Below those that a machine gives to outgoing connections, which come and go."""
+"""Below the ports of outgoing connections, which may be taken at any time."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place among the ranks."""
+    """This process's place among the ranks. Each method returns the same on every rank."""
 
     rank: int
     world: int
@@ -29,7 +29,7 @@ class Ranks:
 
     @property
     def leads(self) -> bool:
-        """Whether this rank writes the files."""
+        """True on the rank that writes the files."""
         return self.rank == 0
 
     def parallel(self, network: nn.Module) -> nn.Module:
@@ -37,19 +37,19 @@ class Ranks:
         if self.world == 1:
             return network
         with warnings.catch_warnings():
-            # torch 2.13 renames broadcast_buffers; the older name works in all versions allowed.
+            # torch 2.13 renames broadcast_buffers; the old name works in all supported versions.
             warnings.simplefilter("ignore", FutureWarning)
             return DistributedDataParallel(network, broadcast_buffers=False)
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean over the ranks, on every rank."""
+        """The mean over the ranks."""
         if self.world > 1:
             dist.all_reduce(values)
             values = values / self.world
         return values
 
     def largest(self, number: int) -> int:
-        """The largest of the ranks' numbers; the same answer on every rank. Waits for all."""
+        """The largest of the ranks' numbers. Waits for all ranks."""
         if self.world == 1:
             return number
         numbers = torch.tensor(number, device=self.device)
@@ -57,7 +57,7 @@ class Ranks:
         return int(numbers)
 
     def of_leader(self, number: int) -> int:
-        """The leading rank's number, on every rank."""
+        """The leading rank's number."""
         if self.world == 1:
             return number
         numbers = torch.tensor(number, device=self.device)
@@ -71,17 +71,15 @@ class Ranks:
 
 @contextmanager
 def join_ranks(device: str) -> Iterator[Ranks]:
-    """Meet the other ranks that submitit or torchrun (RANK, WORLD_SIZE, …) started.
+    """Join the ranks that submitit or torchrun (RANK, WORLD_SIZE, …) started, or be the only one.
 
-    Without either this process is the only rank. Several ranks talk through nccl on GPUs and
-    through gloo elsewhere.
-
-    A rank that fails leaves without a farewell: others may sit in an exchange with it, for which
-    nccl would wait before it let the rank report its error and die.
+    Several ranks communicate through nccl on GPUs and through gloo elsewhere. A rank that fails
+    does not leave the process group: other ranks may wait for it in an exchange, and nccl would
+    then block this rank before it reports its error.
     """
     if "SUBMITIT_EXECUTOR" in os.environ:
         os.environ["MASTER_PORT"] = str(meeting_port(JobEnvironment()))
-        # LOCAL_RANK chooses the GPU; what the scheduler shows of them stays as it is.
+        # LOCAL_RANK chooses the GPU. CUDA_VISIBLE_DEVICES stays as the scheduler set it.
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", 0)))
@@ -93,6 +91,6 @@ def join_ranks(device: str) -> Iterator[Ranks]:
 
 
 def meeting_port(job: JobEnvironment) -> int:
-    """Where the ranks of a job meet. Neighbouring jobs, and a job's lives, have different ports."""
+    """The ranks' port. Neighboring jobs, and the lives of one job, have different ports."""
     lives = int(os.environ.get("SLURM_RESTART_COUNT", 0))
     return PORTS[(int(job.raw_job_id) + 101 * lives) % len(PORTS)]

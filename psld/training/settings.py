@@ -1,7 +1,6 @@
-"""Settings of a model and of a guide: dataset, process, network and training recipe; checked
-without torch."""
+"""Settings of trainings: dataset, process, network and recipe of a model or guide. No torch."""
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -13,14 +12,14 @@ from psld.utils.files import digest_of
 
 
 class LoopSettings(Settings):
-    """What the training loop is told, whatever it trains. The paper's choice is the default."""
+    """The training recipe that models and guides share. The defaults are the paper's."""
 
     steps: int = Field(ge=1)
-    """Optimiser steps."""
+    """Optimizer steps."""
     batch_size: int = Field(ge=1)
     """Images per step over all ranks."""
     micro_batch: int | None = Field(None, ge=1)
-    """Images per forward pass on one rank; gradients accumulate. Null: the rank's whole part."""
+    """Images per forward pass on one rank; gradients are summed. Null: the rank's whole part."""
     learning_rate: float = Field(2e-4, gt=0)
     """Adam's learning rate after the warm-up."""
     warmup_steps: int = Field(5000, ge=0)
@@ -32,8 +31,8 @@ class LoopSettings(Settings):
     time_eps: float = Field(1e-5, gt=0, lt=1)
     """Training times are uniform on [time_eps, 1]."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the network's forward pass; weights and optimiser stay in fp32. On GPUs from
-    Ampere on, fp32 has TF32's ten bits in convolutions, as torch's default is."""
+    """Arithmetic of the network's forward pass; weights and optimizer stay in fp32. On GPUs since
+    Ampere, convolutions in fp32 use TF32 (ten bits), which is torch's default."""
     compile: bool = False
     """Compile the network with torch.compile."""
     seed: int = Field(0, ge=0)
@@ -48,7 +47,7 @@ class LoopSettings(Settings):
     """Steps between logged previews: a model's samples, a guide's accuracy by noise level."""
 
     @model_validator(mode="after")
-    def _micro_batch_fits(self) -> "LoopSettings":
+    def _numbers_divide(self) -> "LoopSettings":
         if self.micro_batch and self.batch_size % self.micro_batch:
             raise ValueError(
                 f"micro_batch {self.micro_batch} does not divide batch_size {self.batch_size}"
@@ -62,14 +61,14 @@ class TrainingSettings(LoopSettings):
     """The training recipe of a model."""
 
     weighting: Literal["fid", "nll"] = "fid"
-    """Plain ε-error (paper, Eq. 10), or the score's error weighted by the diffusion G Gᵀ."""
+    """The error of ε (paper, Eq. 10), or of the score, weighted by the diffusion G Gᵀ."""
     label_dropout: float | None = Field(None, gt=0, lt=1)
-    """Makes the model class-conditional, for classifier-free guidance: the network is told the
-    class of an image, but with this probability that it has none. Null: unconditional."""
+    """Makes the model class-conditional, for classifier-free guidance: with this probability an
+    image has no class in training. Null: unconditional."""
 
 
 class TrainedSettings(Settings):
-    """What is trained once: everything that decides the weights of a network."""
+    """Everything that decides the weights of a network."""
 
     dataset: DatasetSettings
     process: ProcessSettings
@@ -87,9 +86,9 @@ class TrainedSettings(Settings):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """The settings that, with the dataset's digest, decide the weights: neither where images
-        come from nor how often to log, save or preview. What is switched off (null) is left out,
-        so that an option that comes later changes no identity.
+        """The settings that, with the dataset's digest, decide the weights.
+
+        Options that are null are left out, so that a new option changes no identity.
         """
         content = self.model_dump(mode="json", exclude_none=True)
         del content["dataset"]["source"]
@@ -99,7 +98,7 @@ class TrainedSettings(Settings):
 
 
 class ModelSettings(TrainedSettings):
-    """A model: the network that predicts a process's noise."""
+    """A model: a network that predicts a process's noise."""
 
     network: NetworkSettings
     training: TrainingSettings
@@ -115,12 +114,12 @@ class ModelSettings(TrainedSettings):
 
     @property
     def num_classes(self) -> int:
-        """The classes that the network is told; 0 for an unconditional model."""
+        """The number of classes that the network takes as input; 0 if unconditional."""
         return 0 if self.training.label_dropout is None else self.dataset.num_classes
 
 
 class GuideModelSettings(TrainedSettings):
-    """A noise-conditional guide: it recognises the class of an image that a process noised."""
+    """A noise-conditional guide: it recognizes the class of an image with a process's noise."""
 
     network: GuideSettings
 
@@ -135,18 +134,18 @@ class GuideModelSettings(TrainedSettings):
 
 
 class WandbSettings(Settings):
-    """Where runs of wandb go. Offline unless asked for; `disabled` switches wandb off."""
+    """Where runs of wandb go; `disabled` switches wandb off."""
 
     mode: Literal["offline", "online", "disabled"] = "offline"
     """`make sync` uploads what was written offline."""
     project: str = "psld"
     """Name of the project in wandb."""
     entity: str | None = None
-    """A user or a team; null: the default of whoever is logged in."""
+    """A user or a team; null: the default of the login."""
 
 
 class RunSettings(TrainedSettings):
-    """What the commands that train have besides: names, places, device, log."""
+    """What a command that trains needs besides: names, places, device, log."""
 
     name: str
     """The model's name in its grid."""
@@ -157,20 +156,18 @@ class RunSettings(TrainedSettings):
     output: str
     """Folder that receives weights.safetensors and manifest.json."""
     runs: str
-    """Folder of run directories; this training keeps its checkpoints in one of them."""
+    """Folder of run directories; the checkpoints are in one of them."""
     device: str
     """`auto`, or a torch device such as `cpu` or `cuda`."""
     wandb: WandbSettings
 
-    trains: ClassVar[type[TrainedSettings]]
-    """The part of the settings that decides the weights."""
-
-    def model(self) -> TrainedSettings:
-        """The part that decides the weights."""
-        return self.trains(**{key: getattr(self, key) for key in self.trains.model_fields})
+    def model(self) -> ModelSettings | GuideModelSettings:
+        """The part of the settings that decides the weights."""
+        kind = ModelSettings if isinstance(self, ModelSettings) else GuideModelSettings
+        return kind(**{key: getattr(self, key) for key in kind.model_fields})
 
     def run_name(self, dataset_digest: str) -> str:
-        """The run directory's name: what decides the weights, so equal trainings share a run."""
+        """The run directory's name. Trainings with the same weights share a run directory."""
         digest = digest_of({"model": self.model().identity(), "dataset": dataset_digest})
         return f"{self.name}-{digest[:12]}"
 
@@ -178,10 +175,6 @@ class RunSettings(TrainedSettings):
 class TrainSettings(ModelSettings, RunSettings):
     """Settings of `psld train`."""
 
-    trains = ModelSettings
-
 
 class TrainGuideSettings(GuideModelSettings, RunSettings):
     """Settings of `psld train_guide`."""
-
-    trains = GuideModelSettings

@@ -1,10 +1,10 @@
-"""The state of a training and the checkpoints that hold it."""
+"""The state of a training, and the checkpoints that hold it."""
 
-import pickle
 import re
-import zipfile
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import IO, Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from torch import nn
@@ -14,42 +14,26 @@ from psld.training.settings import LoopSettings
 from psld.utils.errors import UserError
 from psld.utils.files import atomic_path
 
-DAMAGE = (
-    RuntimeError,
-    EOFError,
-    KeyError,
-    TypeError,
-    ValueError,
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-)
-"""What reading a damaged or foreign checkpoint ends with."""
-
+DAMAGE = (RuntimeError, EOFError, KeyError, TypeError, ValueError, UnpicklingError, BadZipFile)
+"""The exceptions of a damaged or foreign checkpoint."""
 KEPT = 2
-"""How many of the newest checkpoints are kept, besides milestones."""
-
-
+"""The number of newest checkpoints that are kept, besides milestones."""
 History = list[dict[str, float]]
 """What was logged: step, loss, grad_norm, images_per_second and learning_rate, step by step."""
 
 
 class TrainingState:
-    """Everything that a training resumes from: no generator is part of it."""
+    """Everything that a training resumes from. Random generators are no part of it."""
 
     def __init__(self, network: nn.Module, settings: LoopSettings) -> None:
         self.network = network
         self.ema = EMA(network, settings.ema_decay)
         self.optimizer = torch.optim.Adam(
-            network.parameters(),
-            lr=settings.learning_rate,
-            betas=(0.9, 0.999),
-            eps=1e-8,
-            fused=True,
+            network.parameters(), lr=settings.learning_rate, betas=(0.9, 0.999), fused=True
         )
         self.step = 0
-        """Optimiser steps done."""
         self.seconds = 0.0
-        """Wall-clock time spent in the training loop, over all its lives."""
+        """Wall-clock time in the training loop, over all processes that trained."""
         self.history: History = []
 
     def state_dict(self) -> dict[str, Any]:
@@ -85,6 +69,10 @@ class Checkpoints:
         names = (re.fullmatch(r"checkpoint-(\d+)\.pt", p.name) for p in self.folder.glob("*.pt"))
         return sorted(int(name[1]) for name in names if name)
 
+    def newest(self) -> int:
+        """The step of the newest checkpoint; 0 if there is none."""
+        return max(self.steps(), default=0)
+
     def save(self, state: TrainingState) -> None:
         """Write a checkpoint, then remove those that are neither recent nor milestones."""
         with atomic_path(self.path(state.step)) as partial, partial.open("wb") as stream:
@@ -93,14 +81,10 @@ class Checkpoints:
             if not (self.milestone_every and step % self.milestone_every == 0):
                 self.path(step).unlink()
 
-    def newest(self) -> int:
-        """The step of the newest checkpoint, 0 where there is none."""
-        return max(self.steps(), default=0)
-
     def restore(self, state: TrainingState, device: torch.device, step: int | None = None) -> None:
-        """Load the checkpoint of this step, or the newest, into `state`; step 0 has none.
+        """Load the checkpoint of this step, or the newest; do nothing for step 0.
 
-        Raises UserError when it is damaged: then the user decides whether to go back.
+        Raises UserError if it is damaged: the user decides whether to go back.
         """
         step = self.newest() if step is None else step
         if step == 0:
@@ -110,14 +94,14 @@ class Checkpoints:
             state.load_state_dict(_load(path, device))
         except DAMAGE as error:
             older = [s for s in self.steps() if s < step]
-            older = f"go on from step {older[-1]}" if older else "start anew"
+            remedy = f"go on from step {older[-1]}" if older else "start again"
             raise UserError(
-                f"{path}: damaged checkpoint ({type(error).__name__}); delete it to {older}"
+                f"{path}: damaged checkpoint ({type(error).__name__}); delete it to {remedy}"
             ) from None
 
 
 def _save(content: dict[str, Any], stream: IO[bytes]) -> None:
-    """torch.save, which hides a failed write behind a complaint of its own, raising the OSError."""
+    """torch.save, but a failed write raises its OSError, not a RuntimeError that hides it."""
     try:
         torch.save(content, stream)
     except RuntimeError as error:
@@ -127,9 +111,9 @@ def _save(content: dict[str, Any], stream: IO[bytes]) -> None:
 
 
 def _load(path: Path, device: torch.device) -> dict[str, Any]:
-    """torch.load, which leaves the archive's checksums unread, after they have been compared."""
-    with zipfile.ZipFile(path) as archive:
+    """torch.load, after a check of the archive's checksums, which torch ignores."""
+    with ZipFile(path) as archive:
         damaged = archive.testzip()
     if damaged:
-        raise zipfile.BadZipFile(damaged)
+        raise BadZipFile(damaged)
     return torch.load(path, map_location=device, weights_only=True)

@@ -1,8 +1,6 @@
-"""Stopping a training between two steps when a signal asks for it."""
+"""A request by signal to stop a training between two steps."""
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -13,17 +11,26 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 
 class StopRequest:
-    """Remembers the signal that asked to stop.
+    """Turns the stop signals into a number that the loop reads, within a `with` block.
 
-    A second Ctrl-C acts as before. Slurm's signals come several times, and mean no more haste then:
-    it ends a job with two SIGTERM in a row, before and after a time of grace; what it waits for no
-    longer, it kills.
+    A second Ctrl-C has its usual effect. Slurm repeats its signals (SIGTERM before and after a
+    grace period, then SIGKILL), so other repeats are ignored.
     """
 
     def __init__(self) -> None:
         self.number = 0
-        """The signal's number, 0 while there is none."""
+        """The number of the signal; 0 before there is one."""
         self.previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        self.previous = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._remember)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
         self.number = number
@@ -32,7 +39,7 @@ class StopRequest:
 
 
 class Stopped(RunError):
-    """A signal ended a training, after a checkpoint; the exit code is a shell's, 128 + signal."""
+    """A signal ended a training, after a checkpoint. The exit code is a shell's, 128 + signal."""
 
     def __init__(self, number: int, step: int) -> None:
         self.signal = signal.Signals(number)
@@ -41,17 +48,3 @@ class Stopped(RunError):
             f"stopped by {self.signal.name} at step {step}, after a checkpoint; "
             "run the same command again to go on"
         )
-
-
-@contextmanager
-def stop_on(*signals: signal.Signals) -> Iterator[StopRequest]:
-    """Turn these signals into a request that the loop reads, instead of an immediate end."""
-    request = StopRequest()
-    request.previous = {number: signal.getsignal(number) for number in signals}
-    for number in signals:
-        signal.signal(number, request._remember)
-    try:
-        yield request
-    finally:
-        for number, handler in request.previous.items():
-            signal.signal(number, handler)

@@ -1,27 +1,40 @@
-"""What a training reports to wandb: one run a training, however often it is resumed."""
+"""A training's log in wandb: one run per training, however often it is resumed."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from psld.training.loop import Log
 from psld.training.settings import RunSettings
 from psld.training.state import History
 from psld.training.wandb_runs import last_logged_step, start_run, training_id
 from psld.utils.errors import UserError
 
 
-class WandbLog:
+def unless_lost(method: Callable[..., None]) -> Callable[..., None]:
+    """Skip the method if wandb's process is lost, and notice if it is lost now."""
+
+    def call(log: "WandbLog", *arguments: Any) -> None:
+        if not log.lost:
+            try:
+                method(log, *arguments)
+            except ConnectionError as error:
+                log.lose(f"wandb: lost its process ({error})")
+
+    return call
+
+
+class WandbLog(Log):
     """The log of the leading rank.
 
-    The run's id lies in the run directory, so a resumed training continues its run; the grid is
-    the group and the stage the job type. It is told of steps when a checkpoint holds them, and
-    first of those that a killed life did not get to disk: each step is reported once.
+    The grid is the group of the run, the command its job type. A step is reported when a
+    checkpoint holds it. A resumed training first reports the steps that wandb lost in a kill, so
+    each step is reported once.
 
-    wandb writes in a process of its own. Should that die alone, or not come up when the training is
-    resumed, the training goes on without it, and its next life reports what is missing.
+    wandb writes in its own process. If this process dies, or does not start when the training is
+    resumed, the training goes on without it, and the next resume reports what is missing.
     """
 
     def __init__(
@@ -34,19 +47,18 @@ class WandbLog:
     ) -> None:
         """
         Args:
-            step: the step that the training starts or resumes at.
-            look: what to log, now and then, of the network's moving average.
+            step: the step at which the training starts or resumes.
+            look: makes a preview of the averaged network.
 
-        Raises UserError where nobody is logged in. At step 0 also what keeps wandb from coming up,
-        or from reading what an earlier life wrote: in most cases RunError.
+        Raises UserError if nobody is logged in; at step 0, all other errors of wandb too.
         """
         self.look = look
         self.lost = False
-        self.looked: dict[int, dict[str, Any]] = {}
+        self.previews: dict[int, dict[str, Any]] = {}
         self.reported = step
         try:
             logged = last_logged_step(run_folder)
-            # Without files, what was logged is uploaded and cleaned away (wandb clean).
+            # Without files, what was logged has been uploaded and removed (wandb clean).
             self.reported = step if logged is None else logged
             self.run = start_run(
                 settings.wandb,
@@ -60,41 +72,33 @@ class WandbLog:
             )
         except UserError:
             raise
-        except Exception as error:  # Of its process wandb raises what its libraries do.
+        except Exception as error:  # wandb passes on the errors of its libraries
             if step == 0:
                 raise
-            self._lose(f"wandb did not come up ({error or type(error).__name__})")
+            self.lose(f"wandb did not start ({error or type(error).__name__})")
 
     def __enter__(self) -> "WandbLog":
         return self
 
+    @unless_lost
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._tell(lambda: self.run.finish(exit_code=0 if kind is None else 1))
+        self.run.finish(exit_code=0 if kind is None else 1)
 
+    @unless_lost
     def preview(self, step: int, network: nn.Module) -> None:
-        # wandb listens to imports, and a look may import something.
-        self._tell(lambda: self.looked.update({step: self.look(network)}))
+        # wandb watches imports, so an import in a preview may raise ConnectionError.
+        self.previews[step] = self.look(network)
 
+    @unless_lost
     def saved(self, history: History) -> None:
-        known = {int(entry["step"]): entry for entry in history}
-        for step in sorted(known.keys() | self.looked):
-            looked = self.looked.pop(step, {})
+        entries = {int(entry["step"]): entry for entry in history}
+        for step in sorted(entries.keys() | self.previews):
+            values = {**entries.get(step, {}), **self.previews.pop(step, {})}
+            values.pop("step", None)
             if step > self.reported:
-                values = {key: value for key, value in known.get(step, {}).items() if key != "step"}
-                self._tell(partial(self._report, step, {**values, **looked}))
+                self.run.log(values, step=step)
                 self.reported = step
 
-    def _report(self, step: int, values: dict[str, Any]) -> None:
-        self.run.log(values, step=step)
-
-    def _tell(self, send: Callable[[], None]) -> None:
-        if self.lost:
-            return
-        try:
-            send()
-        except ConnectionError as error:
-            self._lose(f"wandb: lost its process ({error})")
-
-    def _lose(self, why: str) -> None:
+    def lose(self, why: str) -> None:
         self.lost = True
         print(f"{why}; the training goes on without", flush=True)

@@ -1,4 +1,4 @@
-"""Starting a run of wandb, and how far the earlier lives of one got."""
+"""Start a run of wandb, and read from its files how far an earlier process got."""
 
 import json
 import os
@@ -17,8 +17,8 @@ from psld.utils.errors import RunError, UserError
 from psld.utils.files import write_text
 
 
-def start_run(settings: WandbSettings, folder: Path, /, **given: Any) -> wandb.Run:
-    """A run whose files lie in `folder`/wandb; `given` goes to wandb.init."""
+def start_run(settings: WandbSettings, folder: Path, /, **options: Any) -> wandb.Run:
+    """Start a run with its files in `folder`/wandb; wandb.init gets the options."""
     os.environ.setdefault("WANDB_SILENT", "true")
     folder.mkdir(parents=True, exist_ok=True)
     with errors_in_one_line():
@@ -26,14 +26,14 @@ def start_run(settings: WandbSettings, folder: Path, /, **given: Any) -> wandb.R
             project=settings.project,
             entity=settings.entity,
             mode=settings.mode,
-            dir=folder.absolute(),  # the process that writes need not stand where we do
-            **given,
+            dir=folder.absolute(),  # wandb's process may have another working directory
+            **options,
         )
 
 
 @contextmanager
 def errors_in_one_line() -> Iterator[None]:
-    """Within, an error of wandb's is a UserError where nobody is logged in, else a RunError."""
+    """Turn wandb's errors into UserError if nobody is logged in, else into RunError."""
     try:
         yield
     except wandb.errors.UsageError as error:
@@ -43,10 +43,7 @@ def errors_in_one_line() -> Iterator[None]:
 
 
 def training_id(run_folder: Path) -> str:
-    """The id of a training's run: made at its first start, the same in each of its lives.
-
-    A training that begins again in a new run directory has another, and another run.
-    """
+    """The id of a training's run: made at its first start, and kept in the run directory."""
     known = known_training_id(run_folder)
     if known is None:
         known = f"{run_folder.name}-{secrets.token_hex(3)}"
@@ -55,44 +52,39 @@ def training_id(run_folder: Path) -> str:
 
 
 def known_training_id(run_folder: Path) -> str | None:
-    """The same; None where the training has never begun here."""
+    """The id of a training's run; None if the training has not started here."""
     file = run_folder / "wandb-id"
     return file.read_text().strip() if file.exists() else None
 
 
 def last_logged_step(folder: Path) -> int | None:
-    """The last step that earlier lives of the run in `folder` left on disk; None without files.
+    """The last logged step in the files in `folder`; None without files.
 
-    It can lie before what they told wandb, which writes every 15 seconds: a life that was killed
-    left less, and perhaps nothing (0).
+    wandb writes every 15 seconds, so a killed process may have logged more than its file holds;
+    if the file is empty, the result is 0.
     """
     files = list(folder.glob("wandb/*run-*/run-*.wandb"))
-    return max((step for file in files for step in _steps_in(file)), default=0) if files else None
-
-
-def _steps_in(file: Path) -> Iterator[int]:
-    for record in records_in(file):
-        if record["type"] == "history":
-            yield record["history"]["step"]["num"]
+    steps = (
+        record["history"]["step"]["num"]
+        for file in files
+        for record in records_in(file)
+        if record["type"] == "history"
+    )
+    return max(steps, default=0) if files else None
 
 
 def records_in(file: Path) -> list[dict[str, Any]]:
-    """The records in a file of wandb's, as far as they are whole: a killed life's breaks off.
+    """The whole records in a file of wandb's. After a kill, the end is missing, perhaps everything.
 
-    There are none where a kill or a power cut came before wandb had written. Raises RunError for a
-    file that wandb cannot read.
+    Raises RunError if wandb cannot read the file.
     """
     inspect = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
     done = subprocess.run(inspect, capture_output=True, text=True, check=False)
     if "bad header" in done.stderr:
         return []
     if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise RunError(
-            f"{file}: wandb cannot read it ({_last_line(done.stderr)}); move {file.parent} away to "
-            "go on without what it holds"
+            f"{file}: wandb cannot read it ({reason}); move {file.parent} away to go on without it"
         )
     return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["it does not say why"])[-1]

@@ -4,10 +4,10 @@ from psld.cluster.settings import LaunchSettings
 from psld.commands.evaluate import EvaluateSettings
 from psld.commands.figure import FigureSettings
 from psld.commands.import_ import ImportModelSettings
-from psld.commands.plan import PlanSettings
 from psld.commands.tabulate import TabulateSettings
 from psld.commands.wandb import WandbCommandSettings
 from psld.data.settings import PrepareSettings
+from psld.grid.plan import PlanSettings
 from psld.metrics.settings import ReferenceSettings, TrainExtractorSettings
 from psld.sampling.settings import SampleSettings
 from psld.training.settings import TrainGuideSettings, TrainSettings

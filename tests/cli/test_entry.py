@@ -14,7 +14,10 @@ from psld.data.settings import PrepareSettings
 from psld.utils.errors import RunError, UserError
 from tests.commands import call, command, refused, run, started, succeeded
 
-WITH_KINDS = [*((name,) for name in COMMANDS), ("import", "kind=guide")]
+WHOLE = {"wandb": ("wandb", "track")}
+"""Commands that need a word more."""
+
+WITH_KINDS = [*(WHOLE.get(name, (name,)) for name in COMMANDS), ("import", "kind=guide")]
 """Every command, and what has settings of its own."""
 
 

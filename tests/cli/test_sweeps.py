@@ -146,13 +146,13 @@ def test_a_signal_ends_the_whole_sweep(folder):
         from psld.training import loop
         from psld.commands.train import main
 
-        class Interrupting(loop.NoLog):
+        class Interrupting(loop.Log):
             def saved(self, history):
                 if signal.getsignal(signal.SIGINT) != signal.default_int_handler:
                     os.kill(os.getpid(), signal.SIGINT)
 
         import psld.training.run
-        psld.training.run.NoLog = Interrupting
+        psld.training.run.Log = Interrupting
         main()
     """
     recipe = ("--multirun", *RECIPE, "training.seed=1,2", "training.checkpoint_every=1")

@@ -1,4 +1,4 @@
-"""The mend of Snakemake's Slurm plugin, on the plugin's own code; nothing is submitted."""
+"""The repair of Snakemake's Slurm plugin, on the plugin's own code; nothing is submitted."""
 
 import base64
 import json
@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import snakemake_executor_plugin_slurm as plugin
 
-from psld.cluster.executor import COMMAND_BYTES, mend_slurm_executor
+from psld.cluster.executor import COMMAND_BYTES, repair_slurm_executor
 from tests.cluster.commands import Commands
 
 
@@ -42,7 +42,7 @@ class Submitted(list):
 
 @pytest.fixture
 def submit(monkeypatch):
-    """Hand a batch to a plugin that was mended twice, as by a Snakefile that is read again."""
+    """Hand a batch to a plugin that was repaired twice, as by a Snakefile that is read again."""
     monkeypatch.setattr(plugin, "pending_jobs_for_rule", plugin.pending_jobs_for_rule)
     monkeypatch.setattr(plugin.Executor, "cancel_jobs", plugin.Executor.cancel_jobs)
 
@@ -50,8 +50,8 @@ def submit(monkeypatch):
         executor.append([job.number for job in jobs])
 
     monkeypatch.setattr(plugin.Executor, "_submit_array_jobs", submit_array)
-    mend_slurm_executor()
-    mend_slurm_executor()
+    repair_slurm_executor()
+    repair_slurm_executor()
     monkeypatch.setattr(
         Submitted, "_submit_array_jobs", plugin.Executor._submit_array_jobs, raising=False
     )

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from psld.cluster.here import gpus_here, run_here
+from psld.cluster.job import gpus_here, run_here
 from psld.utils.errors import UserError
 from tests.cluster.launching import launch_settings
 

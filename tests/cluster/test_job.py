@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from psld.cluster.job import RankCommand, outcome_file, read_outcomes
-from psld.cluster.lives import LAUNCH
+from psld.cluster.requeue import LAUNCH
 from psld.utils.files import write_json
 
 LOOK = """

@@ -1,6 +1,7 @@
 """What a launcher refuses before anything is submitted, and how it waits: without torch."""
 
 import re
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -55,14 +56,21 @@ def test_refused_before_anything_is_submitted(unwilling, tmp_path, given, words)
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_data_must_be_there_with_its_digest(unwilling, tmp_path):
-    for made in ((), ("digits.h5",), ("digits.digest",)):
-        folder = tmp_path / ("-".join(made) or "nothing")
-        folder.mkdir()
-        for name in made:
-            (folder / name).touch()
-        finished = call(folder, "launch", *TRAINING, "data=digits.h5")
-        refused(finished, 2, "digits.h5: no such file with its .digest", "psld prepare")
+@pytest.mark.parametrize(
+    ("made", "complaint"),
+    [
+        ((), "digits.h5: no such file; make it with psld prepare"),
+        (("digits.digest",), "digits.h5: no such file; make it with psld prepare"),
+        (("digits.h5",), "digits.h5: no such file with its .digest; make it with psld prepare"),
+    ],
+)
+def test_the_data_must_be_there_with_its_digest(unwilling, tmp_path, digits, made, complaint):
+    for name in made:
+        shutil.copy(digits.with_name(name), tmp_path)
+    refused(call(tmp_path, "launch", *TRAINING, "data=digits.h5"), 2, complaint)
+    # The workflow names the model, whose grid says what the dataset is.
+    of_grid = ("--", "train", "model=demo/cld", "data=digits.h5")
+    refused(call(tmp_path, "launch", *of_grid), 2, "digits.h5: no such file with its .digest")
     assert unwilling.calls("sbatch") == []
 
 
@@ -128,7 +136,7 @@ def test_a_signal_cancels_the_job_or_leaves_it(slurm, tmp_path, digits, number, 
         out, err = process.communicate(timeout=120)
     assert process.returncode == 128 + number
     assert err == ""
-    assert ("cancelled the job" if cancels else "the job goes on") in out
+    assert ("canceled the job" if cancels else "the job goes on") in out
     name = next((tmp_path / "runs" / "launches").iterdir()).name
     assert slurm.calls("scancel") == ([f"--me --name={name}"] if cancels else [])
 

@@ -3,14 +3,13 @@
 import pickle
 import signal
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from psld.cluster import launcher as launching
 from psld.cluster.launcher import Launcher
-from psld.training.export import FILES, export_folder, is_exported, publish
+from psld.training.manifest import FILES, export_folder
 from psld.utils.errors import RunError
 from psld.utils.files import read_json
 from tests.cluster.commands import Commands
@@ -26,8 +25,7 @@ def launcher(slurm, tmp_path, monkeypatch) -> Launcher:
     monkeypatch.setattr(launching, "SETTLED_SECONDS", 0)
     settings = launch_settings(f"runs={tmp_path}/runs")
     run, output = tmp_path / "runs" / "model-1", tmp_path / "model"
-    trained, made = partial(is_exported, run), partial(publish, run, output)
-    return Launcher(settings, run, output, is_trained=trained, publish=made)
+    return Launcher(settings, run, output)
 
 
 def ends(slurm: Commands, state: str, writes: dict[Path, str], late: bool) -> None:
@@ -119,11 +117,11 @@ def test_ctrl_c_before_sbatch_has_answered(slurm, tmp_path, digits):
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (128 + signal.SIGINT, "")
-    assert "cancelled the job" in out
+    assert "canceled the job" in out
     assert len(slurm.calls("scancel")) == 1
     (launch_file,) = tmp_path.glob("runs/launches/*/launch.json")
     assert read_json(launch_file)["job"] == "42"
-    assert read_json(launch_file)["cancelled"]
+    assert read_json(launch_file)["canceled"]
 
 
 def test_a_job_of_an_sbatch_that_did_not_answer_has_its_command(slurm, launcher):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from psld.cluster.lives import FRUITLESS, LAUNCH, begin_life, read_lives
+from psld.cluster.requeue import FRUITLESS_LIVES, LAUNCH, begin_life, read_lives
 from psld.utils.errors import RunError
 
 
@@ -21,11 +21,11 @@ def test_every_life_is_noted(tmp_path):
 
 def test_one_that_gets_nowhere_gives_up(tmp_path):
     begin_life(tmp_path, 0)
-    for _ in range(FRUITLESS):
+    for _ in range(FRUITLESS_LIVES):
         begin_life(tmp_path, 50)
     with pytest.raises(RunError, match=r"began at step 50 .*checkpoint_every"):
         begin_life(tmp_path, 50)
-    assert read_lives(tmp_path, "mine") == [0, *[50] * FRUITLESS], "the refused one is none"
+    assert read_lives(tmp_path, "mine") == [0, *[50] * FRUITLESS_LIVES], "the refused one is none"
 
 
 def test_progress_and_then_none_is_counted_anew(tmp_path):
@@ -37,7 +37,7 @@ def test_progress_and_then_none_is_counted_anew(tmp_path):
 
 def test_another_launch_starts_from_nothing(tmp_path, monkeypatch):
     """Somebody who has changed the time limit runs the same command again."""
-    for _ in range(FRUITLESS):
+    for _ in range(FRUITLESS_LIVES):
         begin_life(tmp_path, 50)
     monkeypatch.setenv(LAUNCH, "another")
     begin_life(tmp_path, 50)

@@ -8,10 +8,10 @@ import sys
 import pytest
 
 from psld.cluster import requeue
-from psld.cluster.lives import read_lives
 from psld.cluster.requeue import (
     in_slurm_job,
     is_preempted,
+    read_lives,
     requeue_this_job,
     requeued_when_stopped,
 )
@@ -36,7 +36,7 @@ time.sleep(60)
 def warned(commands, monkeypatch, signals):
     """Runs the last minutes of a job: gives the exit code and what scontrol was asked."""
     monkeypatch.setenv("SLURM_JOB_ID", "42")
-    monkeypatch.setattr(requeue, "FAREWELL_SECONDS", 0)
+    monkeypatch.setattr(requeue, "END_SECONDS", 0)
 
     def run(rank=0, description=NOT_PREEMPTED, complaint="", exit_code=0):
         monkeypatch.setenv("SLURM_PROCID", str(rank))
@@ -96,7 +96,7 @@ def test_a_job_that_is_queued_already_is_none_that_failed(warned, capsys):
 
 def test_a_refusal_is_said(warned, capsys):
     warned(complaint="Requested operation is presently\ndisabled\n", exit_code=1)
-    complaint = "could not be queued again: Requested operation is presently disabled"
+    complaint = "could not be requeued: Requested operation is presently disabled"
     assert capsys.readouterr().out == f"job 42 {complaint}\n"
 
 
@@ -139,7 +139,7 @@ def test_in_slurm_job(variables, expected, monkeypatch):
 @pytest.fixture
 def stops(commands, monkeypatch, signals):
     """Ends a training in a job by a signal; gives its exit code and what scontrol was asked."""
-    monkeypatch.setattr(requeue, "FAREWELL_SECONDS", 0)
+    monkeypatch.setattr(requeue, "END_SECONDS", 0)
     for name, value in (("SUBMITIT_EXECUTOR", "slurm"), ("SLURM_JOB_ID", "42")):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("SLURM_PROCID", "0")

@@ -73,7 +73,7 @@ def test_no_answer(commands, complaint):
 
 
 def test_no_answer_in_time(commands, monkeypatch):
-    monkeypatch.setattr(slurm, "PATIENCE", 0.2)
+    monkeypatch.setattr(slurm, "ANSWER_SECONDS", 0.2)
     commands.answer("squeue", first="exec /bin/sleep 20")
     begun = time.monotonic()
     with pytest.raises(Unreachable, match=r"squeue did not answer in 0\.2 seconds"):
@@ -108,7 +108,7 @@ def test_a_clean_environment_and_what_comes_back(monkeypatch):
     for name, value in surrounding.items():
         monkeypatch.setenv(name, value)
     before = dict(os.environ)
-    for variables, kept in ((), {"CUDA_VISIBLE_DEVICES"}), (slurm.OF_A_JOB, set()):
+    for variables, kept in ((), {"CUDA_VISIBLE_DEVICES"}), (slurm.INHERITED, set()):
         with slurm.clean_environment(*variables):
             left = {name for name in surrounding if name in os.environ}
             assert left == {"SLURM_CONF", "HOME_OF_DATA"} | kept

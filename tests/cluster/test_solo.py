@@ -19,11 +19,11 @@ from tests.cluster.commands import Commands
 
 SNAKEFILE = """
 from psld.cluster import solo
-from psld.cluster.executor import mend_slurm_executor
+from psld.cluster.executor import repair_slurm_executor
 
 solo.GRACE_SECONDS = config["grace"]
 solo.hold_working_directory()
-mend_slurm_executor()
+repair_slurm_executor()
 
 rule made:
     output: "made"
@@ -283,7 +283,7 @@ def test_jobs_of_a_killed_run_have_left_slurm_before_the_next_writes(folder, slu
     folder.options, folder.job = [], f"[ ! -e queued ] && {job}"
     again = folder.run()
     assert again.returncode == 0, again.stderr
-    assert "cancelling what the last run left in Slurm: job 7" in again.stderr
+    assert "canceling what the last run left in Slurm: job 7" in again.stderr
     assert slurm.calls("scancel") == [f"--me --name={name}"]
 
 

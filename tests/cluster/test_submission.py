@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from psld.cluster.job import RankCommand
+from psld.cluster.job import RankCommand, ensure_command, submit
 from psld.cluster.slurm import Unreachable
-from psld.cluster.submission import ensure_command, submit
 from psld.utils.errors import UserError
 from tests.cluster.launching import launch_settings
 

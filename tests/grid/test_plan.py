@@ -11,7 +11,7 @@ from psld.commands.plan import forward_gigaflops
 from psld.grid.composing import compose_model
 from psld.grid.figures import figures_of
 from psld.grid.plan import (
-    Assumptions,
+    PlanSettings,
     Work,
     jobs_of,
     measured,
@@ -116,9 +116,11 @@ def test_a_guess_from_the_gpu_s_flops(folder, demo):
     assert re.search(r"^Sum: [0-9.,]+ GPU hours\.$", output, re.MULTILINE)
 
 
-def assumptions(folder: Path) -> Assumptions:
+def settings_for(folder: Path) -> PlanSettings:
     """Nothing but what earlier runs have left in a folder."""
-    return Assumptions(
+    return PlanSettings(
+        grid_name="demo",
+        list=None,
         throughput={},
         sustained_tflops=None,
         adaptive_evaluations=200,
@@ -132,14 +134,14 @@ def test_earlier_runs_are_measurements_per_gpu(tmp_path, demo):
     write_model_manifest(tmp_path, demo, "cld", images_seen=6000, seconds=10.0, ranks=2)
     cell = next(e.cell for e in demo.evaluations if e.model == "cld")
     write_result(tmp_path, demo, cell, value=1.0, nfe=40.0, sampling_seconds=20.0)
-    known = measured(demo, assumptions(tmp_path), Work("model", ["cld", "vp-sde"]))
+    known = measured(demo, settings_for(tmp_path), Work("model", ["cld", "vp-sde"]))
     assert known.train == 6000 / 20
     assert known.sample == 1000 * 40 / 20
 
 
 def test_an_imported_model_says_nothing_of_training(tmp_path, demo):
     write_model_manifest(tmp_path, demo, "cld", images_seen=6000, seconds=None, ranks=None)
-    assert measured(demo, assumptions(tmp_path), Work("model", ["cld"])).train is None
+    assert measured(demo, settings_for(tmp_path), Work("model", ["cld"])).train is None
 
 
 def test_the_network_is_the_last_that_the_overrides_choose(paper):

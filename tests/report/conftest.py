@@ -1,5 +1,8 @@
-"""A grid with everything that figures show: models, of which three are alike but for Γ, and what
-the paper says of some; its cells partly measured, partly missing."""
+"""A grid with everything that figures show.
+
+Three models differ only in Γ. The paper has numbers for some cells. Some cells are measured, others
+are missing.
+"""
 
 from pathlib import Path
 

@@ -13,7 +13,7 @@ from psld.training.wandb_runs import records_in, start_run
 
 
 def live(run: Path, steps: Iterable[int], begun: int = 0, run_id: str | None = None) -> Path:
-    """One more life of the training in `run`, begun after so many seconds; the file it leaves."""
+    """Start the training in `run` again after so many seconds and return the file it writes."""
     with (
         mock.patch.dict(os.environ),  # wandb names its service to later processes
         start_run(
@@ -35,20 +35,20 @@ def live(run: Path, steps: Iterable[int], begun: int = 0, run_id: str | None = N
     file = next(folder.glob("run-*.wandb"))
     deadline = time.monotonic() + 60
     while not any(record["type"] == "exit" for record in records_in(file)):
-        # wandb lets the process go on before it has written all.
+        # wandb returns before the file is complete.
         assert time.monotonic() < deadline, f"{file}: without an end"
         time.sleep(0.1)
     return file
 
 
 def break_off(file: Path) -> None:
-    """Within the last step, where a kill or a power cut ended the writing."""
+    """Cut the file within the last step, like a kill or a power cut."""
     content = file.read_bytes()
     file.write_bytes(content[: content.rindex(b"loss")])
 
 
 def damage(file: Path) -> None:
-    """From the last step on: pages that a power cut left without content."""
+    """Fill the file with zeros from the last step on, like a power cut."""
     content = file.read_bytes()
     end = content.rindex(b"loss")
     file.write_bytes(content[:end] + bytes(len(content) - end))

@@ -16,17 +16,17 @@ class WandbServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Requests)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.histories: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        """What each run holds, by its id."""
+        """The logged values of each run, by its id."""
         self.uploads: list[str] = []
         """The ids of the runs to which something was uploaded, once an upload."""
         self.refuses = ""
-        """What stands in the paths that it answers with 500; nothing if empty."""
+        """Answer 500 to paths that contain this text; to none if it is empty."""
 
     def steps(self, run: str) -> list[int]:
         return [entry["_step"] for entry in self.histories[run]]
 
     def answer(self, operation: str, given: dict[str, Any]) -> dict[str, Any]:
-        """What a query of GraphQL is answered with, as far as uploading needs it."""
+        """Answer a GraphQL query, as far as uploads need it."""
         entity = {"id": "1", "name": "somebody"}
         project = {"id": "1", "name": given.get("project"), "entity": entity}
         if operation == "RunResumeStatus":
@@ -45,8 +45,8 @@ class WandbServer(ThreadingHTTPServer):
             return None
         tails = {"historyTail": json.dumps([json.dumps(history[-1])]), "eventsTail": "[]"}
         counts = {"historyLineCount": len(history), "eventsLineCount": 0, "logLineCount": 0}
-        told = {"config": "{}", "summaryMetrics": "{}", "wandbConfig": '{"t": {}}'}
-        return {"id": run, "name": run, **told, **counts, **tails}
+        fields = {"config": "{}", "summaryMetrics": "{}", "wandbConfig": '{"t": {}}'}
+        return {"id": run, "name": run, **fields, **counts, **tails}
 
     def stream(self, run: str, content: dict[str, Any]) -> None:
         if part := content.get("files", {}).get("wandb-history.jsonl"):

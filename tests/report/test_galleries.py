@@ -1,4 +1,4 @@
-"""The figure of a shard: which image stands where."""
+"""Figures of samples: the place of each image."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -45,7 +45,7 @@ def test_each_class_has_a_row(inpainted):
     rows = by_class(shard, rows=6, columns=4)
     for row, chosen in zip(rows, ([1, 8], [4], [0, 2, 3, 5]), strict=True):
         np.testing.assert_array_equal(row[: len(chosen)], shard.images[chosen])
-        assert (row[len(chosen) :] == 255).all(), "blank where the shard has no more"
+        assert (row[len(chosen) :] == 255).all(), "blank if the shard has no more"
     assert len(by_class(shard, rows=2, columns=4)) == 2
 
 
@@ -110,7 +110,7 @@ def plain(*colors: tuple[int, int, int]) -> np.ndarray:
 
 
 def holds(pixels: np.ndarray, color: tuple[int, int, int]) -> bool:
-    """Whether at least a hundredth of the picture has this color."""
+    """Return True if at least a hundredth of the picture has this color."""
     return bool((pixels == color).all(axis=-1).mean() > 0.01)
 
 

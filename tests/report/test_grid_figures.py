@@ -111,7 +111,7 @@ def test_the_papers_plots_are_its_tables_5_and_6_and_4(paper):
     assert nfe[10_000, "em-uniform"] == {"cifar10-vp-sde", "cifar10-cld", "cifar10-psld-0.02"}
     gamma = {(p.dataset, p.family): p.lines["steps = 1000"] for p in gamma_panels(paper)}
     assert {dataset for dataset, _ in gamma} == {"cifar10", "celeba64"}
-    # Table 4, and Γ = 0.04 that the text gives beside it.
+    # Table 4, and Γ = 0.04 from the text.
     assert len(gamma["cifar10", "em-uniform"]) == 6
     assert len(gamma["celeba64", "em-quadratic"]) == 5
 

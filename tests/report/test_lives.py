@@ -1,4 +1,4 @@
-"""What a training knows of its earlier lives in wandb, and what its run is called."""
+"""The earlier starts of a training in wandb, and the id of its run."""
 
 import shutil
 import sys

@@ -86,7 +86,7 @@ def test_the_command_writes_a_picture_and_a_vector_graphic(model, tmp_path):
 
 
 def test_the_figure_of_a_grid_is_that_of_the_first_sample_by_the_gallerys_sampler(model, folder):
-    """A smaller model of the same kind stands in the place of the grid's."""
+    """A smaller model of the same kind replaces the grid's."""
     (folder / "models/mine").mkdir(parents=True)
     (folder / "models/mine/low").symlink_to(model)
     name = "results/figures/mine/phase-space/low"

@@ -1,4 +1,4 @@
-"""Plots of a grid: which points stand where, and that the paper's stand beside ours."""
+"""Plots of a grid: the places of our points and of the paper's."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ from tests.report.conftest import cells_of, result_path
 
 
 def points_of(figure: Figure, ours: bool = True) -> dict[str, dict[str, list]]:
-    """Panel → line → points. The paper's lines are told by their color in the legend."""
+    """Panel → line → points. The legend's colors give the names of the paper's lines."""
     colors = {to_hex(h.get_color()): h.get_label() for h in figure.legends[0].get_lines()}
     found: dict[str, dict[str, list]] = {}
     for axes in figure.axes:

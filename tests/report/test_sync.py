@@ -17,7 +17,7 @@ QUICK = {"RETRY_WAIT_MIN_SECONDS": "0.1", "RETRY_WAIT_MAX_SECONDS": "0.1"}
 
 @pytest.fixture(autouse=True)
 def server(monkeypatch) -> Iterator[WandbServer]:
-    """The server that wandb knows; somebody is logged in, and nothing is tried again for long."""
+    """A server for wandb, with a login and short pauses between retries."""
     with wandb_server() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
         monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
@@ -95,7 +95,7 @@ def test_a_training_that_runs_is_left_for_later(project, server):
 
 
 def test_what_the_server_refuses_is_uploaded_by_the_next_sync(project, server):
-    """wandb itself would mark it. Where a life fails, the later ones of its training wait."""
+    """wandb itself would mark it. If an upload fails, later files of its training wait."""
     server.refuses = "/file_stream"
     failed = sync(project)
     refused(failed, 1, "wandb: uploads that failed: 1,")

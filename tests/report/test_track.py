@@ -198,7 +198,7 @@ def test_what_is_written_is_not_written_again(folder):
     assert {run.file: run.file.stat().st_mtime_ns for run in runs(folder).values()} == before
 
 
-def test_a_result_made_anew_replaces_its_run(folder):
+def test_a_result_made_again_replaces_its_run(folder):
     track(folder)
     before = runs(folder)
     write_result(folder / RESULT, result_of(folder).model_dump() | {"value": 0.5})

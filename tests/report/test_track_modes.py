@@ -38,7 +38,7 @@ def test_what_is_online_need_not_be_written_offline(written, tmp_path):
 
 
 def test_an_older_record_is_made_again(written, tmp_path):
-    """It told only the digest."""
+    """It held only the digest."""
     (tmp_path / "written.json").write_text(json.dumps({"evaluate-1": "0" * 64}))
     track(tmp_path, "offline")
     track(tmp_path, "offline")

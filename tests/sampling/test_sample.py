@@ -15,8 +15,7 @@ from safetensors.torch import load_file, save_file
 import psld.sampling.sample as sampling
 from psld.config.compose import compose_content
 from psld.config.settings import parse
-from psld.sampling.origin import origin_of
-from psld.sampling.sample import sample_shard
+from psld.sampling.sample import origin_of, sample_shard
 from psld.sampling.settings import SampleSettings
 from psld.sampling.shards import Shard
 from psld.training.model import Model, load_model

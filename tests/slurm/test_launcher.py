@@ -78,7 +78,7 @@ def test_an_interrupt_cancels_the_job(training, number):
     with training.launched(HELD) as launcher:
         training.says("is pending (JobHeldUser)")
         said = said_at_the_end(training, launcher, number)
-        assert "cancelled the job; run the same command again to go on" in said
+        assert "canceled the job; run the same command again to go on" in said
         training.wait(lambda: not training.cluster.queue(), "empty queue")
 
 

@@ -181,7 +181,7 @@ def test_a_damaged_checkpoint_is_for_the_user_to_delete(trained, digits):
     assert weights(trained) == before
     checkpoint(trained, 8).unlink()
     checkpoint(trained, 12).write_bytes(b"")
-    refused(call(trained, "train", *settings), 2, newest.name, "delete it to start anew")
+    refused(call(trained, "train", *settings), 2, newest.name, "delete it to start again")
 
 
 # --- faults -------------------------------------------------------------------------------------

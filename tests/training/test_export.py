@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from psld.training.export import FILES, export_folder, is_exported, publish
+from psld.training.manifest import FILES, export_folder, is_exported, publish
 from psld.utils.files import write_json
 from tests.commands import files_below
 

@@ -14,9 +14,9 @@ from psld.diffusion.instances import psld, vp_sde
 from psld.diffusion.loss import GuideLoss
 from psld.networks.guide import NCSNppGuide
 from psld.networks.settings import GuideSettings
-from psld.training.accuracy import BINS, accuracy_by_time, as_logged
 from psld.training.batches import Batch, Batches, Labels
 from psld.training.loop import train
+from psld.training.preview import BINS, accuracy_by_time, as_logged
 from psld.training.settings import GuideModelSettings
 from psld.training.state import Checkpoints, TrainingState
 from psld.training.stop import StopRequest

@@ -81,7 +81,7 @@ def test_a_checkpoint_cut_anywhere_is_named(tmp_path, state, older):
     save_at(checkpoints, state, *([10, 20] if older else [20]))
     path = checkpoints.path(20)
     whole = path.read_bytes()
-    advice = "go on from step 10" if older else "start anew"
+    advice = "go on from step 10" if older else "start again"
     for size in (0, 1, 100, *range(1000, len(whole), len(whole) // 12), len(whole) - 1):
         path.write_bytes(whole[:size])
         with pytest.raises(UserError) as caught:

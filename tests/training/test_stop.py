@@ -5,13 +5,13 @@ import signal
 
 import pytest
 
-from psld.training.stop import STOP_SIGNALS, stop_on
+from psld.training.stop import STOP_SIGNALS, StopRequest
 
 
 def test_a_signal_is_remembered_and_the_handlers_come_back():
     before = [signal.getsignal(number) for number in STOP_SIGNALS]
     for number in STOP_SIGNALS:
-        with stop_on(*STOP_SIGNALS) as stop:
+        with StopRequest() as stop:
             assert stop.number == 0
             os.kill(os.getpid(), number)
             assert stop.number == number
@@ -20,14 +20,14 @@ def test_a_signal_is_remembered_and_the_handlers_come_back():
 
 def test_slurm_may_ask_again():
     """It ends a job with two SIGTERM; the first one's checkpoint must have its time."""
-    with stop_on(*STOP_SIGNALS) as stop:
+    with StopRequest() as stop:
         for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGTERM):
             os.kill(os.getpid(), number)
             assert stop.number == number
 
 
 def test_a_second_ctrl_c_acts_as_it_did_before():
-    with stop_on(*STOP_SIGNALS) as stop:
+    with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.number == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):

@@ -119,7 +119,7 @@ def test_a_resumed_training_goes_on_without_a_wandb_that_does_not_come_up(
     with WandbLog(settings, tmp_path, "train", step=40, look=lambda _: {}) as log:
         log.saved([{"step": 60, "loss": 1.0}])
     said = capsys.readouterr().out
-    assert said.startswith("wandb did not come up (")
+    assert said.startswith("wandb did not start (")
     assert said.endswith("); the training goes on without\n")
     with pytest.raises(type(error)):
         WandbLog(settings, tmp_path, "train", step=0, look=lambda _: {})
