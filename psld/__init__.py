@@ -3,7 +3,7 @@
     import psld
 
     model = psld.load("models/demo/psld-0.02")
-    images = model.sample(16, steps=50, seed=0)     # uint8, 16×C×H×W
+    images = model.sample(16, sampler="multistep", steps=10, seed=0)     # uint8, 16×C×H×W
     psld.save_images(images, "sixteen.png")
 
 Reference: K. Pandey and S. Mandt, "A Complete Recipe for Diffusion Generative Models", ICCV 2023.
@@ -15,7 +15,7 @@ from psld.utils.version import VERSION
 
 __version__ = VERSION
 
-LIBRARY = ("LoadedModel", "distance", "load", "load_extractor", "save_images")
+LIBRARY = ("LoadedModel", "denoiser", "distance", "load", "load_extractor", "save_images")
 
 __all__ = ["__version__", *LIBRARY]
 

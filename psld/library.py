@@ -7,6 +7,7 @@ from torch import Tensor
 
 from psld.data.picture import save_images
 from psld.data.pixels import to_uint8
+from psld.diffusion.denoiser import StraightDenoiser
 from psld.diffusion.loop import sample
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.score import ClassifierFreeScore, ClassifierGuidedScore, NetworkScore, Score
@@ -23,7 +24,7 @@ from psld.training.settings import ModelSettings
 from psld.utils.device import choose_device
 from psld.utils.randomness import Stream, generator
 
-__all__ = ["LoadedModel", "distance", "load", "load_extractor", "save_images"]
+__all__ = ["LoadedModel", "denoiser", "distance", "load", "load_extractor", "save_images"]
 
 BATCH = 250
 """Images per network evaluation, unless the caller says otherwise."""
@@ -134,6 +135,28 @@ class LoadedModel:
                 labels = labels_of(label, range(n), self._model, self.device)
                 return ClassifierFreeScore(self.network, labels, scale, batch_size)
         return plain
+
+
+def denoiser(model: LoadedModel | Model, n: int, seed: int = 0) -> StraightDenoiser:
+    """A trained model as D(y; σ) = E[x₀ | y = x₀ + σ noise], for samplers that were written for it.
+
+        D = psld.denoiser(model, n=16)
+        y = D.sigma_max * torch.randn(16, 1, 8, 8)       # then any sampler of dy/dσ = (y − D)/σ
+
+    Momentum is drawn once, from the seed, and kept: see psld.diffusion.denoiser.
+
+    Args:
+        n: images in a call.
+
+    Raises:
+        UserError: the model's ε does not determine the image at every time.
+    """
+    network, dataset = model.network, model.settings.dataset
+    device = next(network.parameters()).device
+    shape = ((model.process.blocks - 1) * dataset.channels, dataset.image_size, dataset.image_size)
+    stream = generator(device, seed, Stream.SHARD, 0)
+    frozen = torch.randn(n, *shape, generator=stream, device=device)
+    return StraightDenoiser(model.process, network, frozen)
 
 
 def _guidance(label: int | str | None, guide: str | Path | None, scale: float | None) -> list[str]:

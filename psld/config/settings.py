@@ -1,6 +1,6 @@
 """The base of all settings: typed, frozen, and strict about unknown keys.
 
-Each domain keeps its settings beside its code (`psld/processes/settings.py`, ...). None of these
+Each domain keeps its settings beside its code (`psld/diffusion/settings.py`, ...). None of these
 modules imports torch: they are read in every Snakemake process, which must start fast.
 """
 

@@ -1,9 +1,9 @@
 """Settings of processes and of samplers, checked without torch."""
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from psld.config.settings import Settings
 
@@ -113,6 +113,16 @@ class GridSettings(IntegratorSettings):
     steps: int = Field(ge=2)
     """N: network evaluations per image, the final evaluation included."""
 
+    def unused(self) -> set[str]:
+        """The options that change nothing, given the others."""
+        return set() if self.striding in ("power", "edm") else {"power"}
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what changes nothing: equal dumps mean equal images."""
+        unused = self.unused()
+        return {key: value for key, value in serialize(self).items() if key not in unused}
+
 
 class SDESamplerSettings(GridSettings):
     """A sampler of the reverse SDE with a fixed time grid."""
@@ -149,6 +159,9 @@ class MultistepSettings(GridSettings):
     interpolation: Interpolation = "t"
     """The variable of the polynomial through the past predictions."""
 
+    def unused(self) -> set[str]:
+        return super().unused() | (set() if self.eta else {"eta_interval"})
+
     @model_validator(mode="after")
     def _interval_is_ordered(self) -> "MultistepSettings":
         if self.eta_interval and not 0 <= self.eta_interval[0] < self.eta_interval[1]:
@@ -174,6 +187,9 @@ class ConjugateSettings(GridSettings):
     """B: 0 (exponential integrator), strength·I (λ-DDIM-I) or strength·(all ones) (λ-DDIM-II)."""
     strength: float = 0.0
     """λ of the paper, which searches it for each number of evaluations; unused by `zero`."""
+
+    def unused(self) -> set[str]:
+        return super().unused() | ({"strength"} if self.conjugation == "zero" else set())
 
 
 FixedGridSettings = SDESamplerSettings | MultistepSettings | GDDIMSettings | ConjugateSettings

@@ -16,7 +16,7 @@ def check_fit(
 ) -> None:
     """Raise UserError if the sampler cannot sample the model, or the guide cannot guide it."""
     if sampler.integrator == "sscs" and model.process.kind == "vp-sde":
-        raise UserError("sscs needs a process with momentum; use em or rk45")
+        raise UserError("sscs needs a process with momentum; use em, multistep or rk45")
     match sampler.guidance:
         case ClassifierGuidance(label=label):
             _check_label(label, model.dataset)

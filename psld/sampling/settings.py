@@ -5,7 +5,13 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from psld.config.settings import Settings
-from psld.diffusion.settings import ODESamplerSettings, SDESamplerSettings
+from psld.diffusion.settings import (
+    ConjugateSettings,
+    GDDIMSettings,
+    MultistepSettings,
+    ODESamplerSettings,
+    SDESamplerSettings,
+)
 
 Label = Annotated[int, Field(ge=0)] | Literal["cycle"]
 """A class for all samples, or `cycle`: sample i gets class i mod the number of classes."""
@@ -110,7 +116,19 @@ class GuidedSettings(Settings):
 
 
 class FixedGridSampler(GuidedSettings, SDESamplerSettings):
-    """A sampler with a fixed time grid, and its guidance."""
+    """A sampler of the reverse SDE with a fixed time grid, and its guidance."""
+
+
+class MultistepSampler(GuidedSettings, MultistepSettings):
+    """The exponential multistep sampler, and its guidance."""
+
+
+class GDDIMSampler(GuidedSettings, GDDIMSettings):
+    """Generalised DDIM, and its guidance."""
+
+
+class ConjugateSampler(GuidedSettings, ConjugateSettings):
+    """A conjugate integrator, and its guidance."""
 
 
 class AdaptiveSampler(GuidedSettings, ODESamplerSettings):
@@ -121,12 +139,15 @@ class AdaptiveSampler(GuidedSettings, ODESamplerSettings):
         if isinstance(self.guidance, InpaintingGuidance):
             raise ValueError(
                 "inpainting puts the known pixels back after each step of a fixed time grid, and "
-                "rk45 has none; use em or sscs"
+                "rk45 has none; use another sampler"
             )
         return self
 
 
-SamplerSettings = Annotated[FixedGridSampler | AdaptiveSampler, Field(discriminator="integrator")]
+SamplerSettings = Annotated[
+    FixedGridSampler | AdaptiveSampler | MultistepSampler | GDDIMSampler | ConjugateSampler,
+    Field(discriminator="integrator"),
+]
 
 
 class CellSettings(Settings):

@@ -42,7 +42,7 @@ def trace_sample(
         )
     if isinstance(sampler, AdaptiveSampler):
         raise UserError(
-            "sampler.integrator: rk45 has no steps that all images share; use em or sscs"
+            "sampler.integrator: rk45 has no steps that all images share; use another sampler"
         )
     if not isinstance(sampler.guidance, NoGuidance):
         raise UserError("sampler.guidance: a path is of the model alone; use none")

@@ -101,7 +101,7 @@ def test_the_figure_of_a_grid_is_that_of_the_first_sample_by_the_gallerys_sample
 def test_what_has_no_path_through_phase_space_is_refused(model, vp_sde_model, tmp_path):
     for overrides, words in (
         ([f"model={vp_sde_model}"], ["has no momentum (vp-sde)", "psld, cld or recipe"]),
-        ([f"model={model}", "sampler=rk45"], ["use em or sscs"]),
+        ([f"model={model}", "sampler=rk45"], ["rk45 has no steps that all images share"]),
         ([f"model={model}", "guidance@sampler.guidance=classifier-free"], ["use none"]),
         (["model=nowhere"], ["nowhere/manifest.json: no such file"]),
     ):

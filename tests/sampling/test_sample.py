@@ -36,6 +36,9 @@ SAMPLERS = {
     "em": ("sampler=em", "sampler.steps=6", "sampler.striding=quadratic"),
     "sscs": ("sampler=sscs", "sampler.steps=6"),
     "rk45": ("sampler=rk45", "sampler.tolerance=3e-2"),
+    "multistep": ("sampler=multistep", "sampler.steps=6", "sampler.eta=1"),
+    "gddim": ("sampler=gddim", "sampler.steps=6"),
+    "conjugate": ("sampler=conjugate", "sampler.steps=6"),
 }
 
 

@@ -1,0 +1,69 @@
+"""Samplers for few evaluations on trained networks: the library, guidance, inpainting, refusals."""
+
+import numpy as np
+import pytest
+import torch
+
+import psld
+from psld.data.store import ImageStore
+from psld.sampling.masks import masks_of
+from psld.sampling.settings import HalvesMask
+from psld.sampling.shards import Shard
+from tests.commands import TINY, call, refused, succeeded
+
+FEW = ("multistep", "gddim", "conjugate")
+
+
+def test_the_library_samples_with_few_evaluations(model):
+    images = psld.load(model).sample(8, sampler="multistep", steps=5)
+    assert images.shape == (8, 1, 8, 8)
+    assert images.float().std() > 20
+
+
+def test_a_sampler_of_plain_denoisers_runs_on_a_trained_network(model):
+    """Euler's method in σ is the multistep sampler of order 1 on the same noise levels."""
+    loaded = psld.load(model)
+    denoise = psld.denoiser(loaded, n=4, seed=3)
+    assert torch.equal(denoise.frozen, psld.denoiser(loaded, n=4, seed=3).frozen)
+    sigmas = torch.linspace(denoise.sigma_max ** (1 / 7), denoise.sigma_min ** (1 / 7), 8) ** 7
+    y = denoise.sigma_max * torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for sigma, after in zip(sigmas[:-1], sigmas[1:], strict=True):
+            y = y + (after - sigma) * (y - denoise(y, sigma)) / sigma
+        images = denoise(y, denoise.sigma_min)
+    whole = loaded.sample(
+        500, sampler="multistep", steps=8, raw=True,
+        order=1, eta=0, corrector="false", striding="edm",
+    )  # fmt: skip
+    assert images.isfinite().all()
+    assert float(images.std()) == pytest.approx(float(whole.std()), rel=0.15)
+
+
+@pytest.mark.parametrize("sampler", FEW)
+def test_inpainting_keeps_the_known_pixels(sampler, model, digits, tmp_path):
+    halves = ("guidance@sampler.guidance=inpainting", "mask@sampler.guidance.mask=halves")
+    given = (f"sampler={sampler}", "sampler.steps=8", *halves, f"model={model}", f"data={digits}")
+    succeeded(call(tmp_path, "sample", *given, "shard_size=20", "output=cell"))
+    shard = Shard.load(tmp_path / "cell" / "00000.h5")
+    assert shard.nfe == 8
+    known = masks_of(HalvesMask(kind="halves", missing="cycle"), range(20), 8)[:, None] == 1
+    difference = shard.images.astype(int) - ImageStore.open(digits).images("test")[:20]
+    assert np.abs(difference[known]).max() <= 2
+    assert np.abs(difference[~known]).mean() > 20
+
+
+@pytest.mark.parametrize("sampler", FEW)
+def test_guidance_moves_the_samples(sampler, conditional_model, guide):
+    model = psld.load(conditional_model)
+    options = {"sampler": sampler, "steps": 6, "seed": 1}
+    plain = model.sample(8, **options)
+    for steering in ({"label": 3}, {"label": 3, "guide": guide, "scale": 5}):
+        assert not torch.equal(model.sample(8, **options, **steering), plain)
+
+
+def test_a_process_that_loses_sight_of_the_image_is_refused_in_one_line(digits, tmp_path):
+    tiny = (*TINY, "process=recipe", "training.steps=2", f"data={digits}", "output=model")
+    succeeded(call(tmp_path, "train", *tiny))
+    sampled = call(tmp_path, "sample", "model=model", "sampler=multistep", "output=cell")
+    refused(sampled, 2, "does not depend on the image at t = ", "try factor: upper")
+    assert not (tmp_path / "cell").exists()
