@@ -6,8 +6,6 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from submitit.helpers import clean_env
-
 from psld.utils.errors import PSLDError
 
 GONE = "GONE"
@@ -102,6 +100,9 @@ def clean_environment(*variables: str) -> Iterator[None]:
     """None of these variables, and none of Slurm's of a surrounding job: what is started here gets
     what it asks for, not what its parent has. Where the cluster's configuration lies stays known.
     """
+    # submitit is slow to import, and every Snakemake process imports this module.
+    from submitit.helpers import clean_env
+
     configuration = os.environ.get("SLURM_CONF")
     with clean_env(variables):
         if configuration:

@@ -12,12 +12,11 @@ import signal
 import sys
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import quote
 
 from psld.cluster import slurm
 from psld.cluster.here import run_here
-from psld.cluster.launcher import Launcher
 from psld.cluster.relay import say
 from psld.cluster.settings import LaunchSettings
 from psld.commands.entry import entry_point
@@ -28,6 +27,9 @@ from psld.grid.loading import expand_guide, expand_model
 from psld.training.export import is_exported, publish
 from psld.training.settings import RunSettings, TrainGuideSettings, TrainSettings
 from psld.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from psld.cluster.launcher import Launcher
 
 
 def split_command(given: list[str]) -> list[str]:
@@ -52,6 +54,9 @@ def main(settings: LaunchSettings) -> None:
             "launch: where=slurm, but there is no sbatch here, or no cluster that it can reach; "
             "use where=here"
         )
+    # submitit is imported only where something is submitted.
+    from psld.cluster.launcher import Launcher
+
     launcher = Launcher(
         settings,
         run,
@@ -88,7 +93,7 @@ def dataset_digest(data: Path) -> str:
     return path.read_text().strip()
 
 
-def leave(launcher: Launcher, detach: bool, number: int) -> NoReturn:
+def leave(launcher: "Launcher", detach: bool, number: int) -> NoReturn:
     """End at a signal: cancel the job, or say that it goes on and how to come back to it."""
     name = signal.Signals(number).name
     # A closed terminal is not a wish to end what takes days.
