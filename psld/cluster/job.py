@@ -9,9 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from submitit import JobEnvironment, SlurmExecutor
-from submitit.core.utils import DelayedSubmission, FailedJobError, JobPaths
-
 from psld.cluster.requeue import LAUNCH, requeue_when_warned
 from psld.cluster.settings import LaunchSettings
 from psld.cluster.slurm import INHERITED, NO_ANSWER, Unreachable, clean_environment
@@ -36,6 +33,9 @@ class RankCommand:
     launch: str
 
     def __call__(self) -> None:
+        # submitit is slow to import; a training on this machine does without it.
+        from submitit import JobEnvironment
+
         requeue_when_warned()
         os.environ[LAUNCH] = self.launch
         # Without core binding, ranks that each use all cores are very slow.
@@ -82,6 +82,9 @@ def submit(settings: LaunchSettings, command: RankCommand, name: str, folder: Pa
         UserError: Slurm refuses the options.
         Unreachable: the controller does not answer; it may have taken the job.
     """
+    from submitit import SlurmExecutor
+    from submitit.core.utils import FailedJobError
+
     executor = SlurmExecutor(folder)
     executor.update_parameters(job_name=name, **options(settings))
     try:
@@ -101,6 +104,8 @@ def ensure_command(command: RankCommand, job: str, folder: Path) -> None:
     submitit writes it after sbatch has answered. If there was no answer, or the launcher was
     killed before it, the file is missing.
     """
+    from submitit.core.utils import DelayedSubmission, JobPaths
+
     pickled = JobPaths(folder, job).submitted_pickle
     if not pickled.exists():
         DelayedSubmission(command).dump(pickled)

@@ -6,8 +6,6 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from submitit.helpers import clean_env
-
 from psld.utils.errors import PSLDError
 
 GONE = "GONE"
@@ -94,6 +92,9 @@ def clean_environment(*variables: str) -> Iterator[None]:
 
     A job that is submitted within a job must get what it asks for, not what its parent has.
     """
+    # submitit is slow to import, and every Snakemake process imports this module.
+    from submitit.helpers import clean_env
+
     configuration = os.environ.get("SLURM_CONF")
     with clean_env(variables):
         if configuration:

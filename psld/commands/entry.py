@@ -13,7 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from psld.commands.sweeps import check_jobs, is_sweep, job_of_a_sweep
-from psld.config.compose import content_of
+from psld.config.compose import compose_content, content_of
 from psld.config.locations import CONFIGS
 from psld.config.messages import exit_code_of, one_line
 from psld.config.settings import Settings, parse
@@ -70,6 +70,10 @@ def entry_point(
                     return
                 sys.argv[1:] = _arguments(sys.argv[1:], rewrite)
                 swept[:] = check_jobs(name, sys.argv[1:], settings_of)
+                if not any(word.startswith(("-", "hydra")) for word in sys.argv[1:]):
+                    # Hydra's own main composes twice, first to learn whether this is a sweep.
+                    main(parse(kind, compose_content(name, sys.argv[1:], where), where))
+                    return
                 hydra_main()
                 if swept and failures:
                     raise type(failures[0])(f"{len(failures)} of the sweep's jobs failed")

@@ -1,9 +1,12 @@
 """`psld COMMAND --help`: usage, and every setting with its default and its description."""
 
+import ast
+import inspect
 import math
 import textwrap
 import types
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
@@ -37,19 +40,34 @@ def help_of(program: str, name: str, kind: type[Settings], description: str) -> 
 
 
 def _lines(kind: type[Settings], defaults: dict[str, Any], indent: int) -> Iterator[str]:
+    texts = descriptions(kind)
     for key, field in kind.model_fields.items():
         default = defaults.get(key, None if field.is_required() else field.default)
         group = _group(field.annotation, default)
         plain = group is None and not isinstance(default, dict)
         yield f"{' ' * indent}{key}:{f' {_text(default)}' if plain else ''}"
-        if field.description:
+        if key in texts:
             margin = " " * (indent + 6)
-            text = " ".join(field.description.split())
-            yield textwrap.fill(text, WIDTH, initial_indent=margin, subsequent_indent=margin)
+            yield textwrap.fill(texts[key], WIDTH, initial_indent=margin, subsequent_indent=margin)
         if group is not None:
             yield from _lines(group, default, indent + 2)
         elif not plain:
             yield from (f"{' ' * (indent + 2)}{k}: {_text(v)}" for k, v in default.items())
+
+
+def descriptions(kind: type[Settings]) -> dict[str, str]:
+    """The text below each setting in the source of its class, on one line.
+
+    pydantic can collect them too, but does so in every process that defines the class.
+    """
+    found = {}
+    for base in reversed([c for c in kind.__mro__ if issubclass(c, Settings)]):
+        [definition] = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        for field, text in pairwise(definition.body):
+            match field, text:
+                case ast.AnnAssign(target=ast.Name(key)), ast.Expr(ast.Constant(str(words))):
+                    found[key] = " ".join(words.split())
+    return found
 
 
 def _group(annotation: Any, default: Any) -> type[Settings] | None:

@@ -79,7 +79,7 @@ def dataset_digest(data: Path) -> str:
     return path.read_text().strip()
 
 
-def leave(launcher: Launcher, detach: bool, number: int) -> NoReturn:
+def leave(launcher: "Launcher", detach: bool, number: int) -> NoReturn:
     """End at a signal: cancel the job, or say that it goes on and how to come back to it."""
     name = signal.Signals(number).name
     # A closed terminal is not a wish to end what takes days.

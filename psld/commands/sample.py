@@ -12,7 +12,6 @@ Shards that are there and whole are kept. Killed, it loses at most the shard und
 import numpy as np
 
 from psld.commands.entry import entry_point
-from psld.data.picture import save_images
 from psld.grid.cells import expand_cell
 from psld.sampling.records import SampledShard, ShardRecord
 from psld.sampling.sample import sample_shards
@@ -29,6 +28,9 @@ def main(settings: SampleSettings) -> None:
         done = f"{count} images, NFE {shard.nfe}" if made else "is there"
         print(f"shard {index}: {done}", flush=True)
     if settings.png:
+        # Pillow is needed for nothing else.
+        from psld.data.picture import save_images
+
         save_images(np.concatenate(images), settings.png)
     path = ShardRecord(shards=tuple(records)).write(settings.output)
     print(f"wrote {path}")

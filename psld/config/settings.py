@@ -17,7 +17,7 @@ S = TypeVar("S", bound="Settings")
 class Settings(BaseModel):
     """A frozen group of settings; an unknown key or an impossible value is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def parse(kind: type[S], content: Mapping[str, Any], where: str) -> S:

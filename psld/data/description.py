@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from psld.config.locations import config_file
-from psld.data.store import ImageStore
 from psld.utils.files import read_json
 
 
@@ -17,6 +16,9 @@ def expand_data(arguments: list[str]) -> list[str]:
     named = any(a.startswith(("dataset=", "model=", "guide=", "cell=")) for a in arguments)
     if not given or named:
         return arguments
+    # h5py takes a tenth of a second to import; most commands are given a dataset or a model.
+    from psld.data.store import ImageStore
+
     path = Path(given[-1].removeprefix("data=").strip("'\""))
     store = ImageStore.open(path)
     record = path.with_suffix(".json")

@@ -5,15 +5,17 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
-from submitit import JobEnvironment
-from submitit.helpers import TorchDistributedEnvironment
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from psld.utils.device import choose_device
+
+if TYPE_CHECKING:
+    from submitit import JobEnvironment
 
 PORTS = range(20_000, 32_000)
 """Below the ports of outgoing connections, which may be taken at any time."""
@@ -78,6 +80,10 @@ def join_ranks(device: str) -> Iterator[Ranks]:
     then block this rank before it reports its error.
     """
     if "SUBMITIT_EXECUTOR" in os.environ:
+        # Only jobs of submitit pay for its import.
+        from submitit import JobEnvironment
+        from submitit.helpers import TorchDistributedEnvironment
+
         os.environ["MASTER_PORT"] = str(meeting_port(JobEnvironment()))
         # LOCAL_RANK chooses the GPU. CUDA_VISIBLE_DEVICES stays as the scheduler set it.
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
@@ -90,7 +96,7 @@ def join_ranks(device: str) -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
-def meeting_port(job: JobEnvironment) -> int:
+def meeting_port(job: "JobEnvironment") -> int:
     """The ranks' port. Neighboring jobs, and the lives of one job, have different ports."""
     lives = int(os.environ.get("SLURM_RESTART_COUNT", 0))
     return PORTS[(int(job.raw_job_id) + 101 * lives) % len(PORTS)]

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 import psld
+from psld.commands.help import descriptions
 from psld.commands.main import COMMANDS
 from psld.config.locations import CONFIGS
 from tests.cli.settings import KINDS
@@ -81,9 +82,11 @@ def test_the_help_of_a_command_lists_its_settings(tmp_path, name):
     assert shown.startswith(f"usage: psld {name} KEY=VALUE …\n")
     config = yaml.safe_load(succeeded(call(tmp_path, name, "--cfg", "job")).stdout)
     assert set(KINDS[name].model_fields) == set(config)
-    for key, field in KINDS[name].model_fields.items():
+    texts = descriptions(KINDS[name])
+    assert texts, "read from the source of the settings"
+    for key in KINDS[name].model_fields:
         assert re.search(rf"^  {key}:", shown, re.MULTILINE), key
-        assert words_of(field.description or "") in words_of(shown), key
+        assert words_of(texts.get(key, "")) in words_of(shown), key
     networks = config.pop("throughput", {})
     for key, value in [*leaves(config), *networks.items()]:
         [*printed] = re.findall(rf"^ +{re.escape(key)}: (.*)$", shown, re.MULTILINE)
@@ -93,8 +96,8 @@ def test_the_help_of_a_command_lists_its_settings(tmp_path, name):
 def test_settings_in_a_group_have_their_descriptions(tmp_path):
     shown = words_of(succeeded(call(tmp_path, "train", "--help")).stdout)
     for group in ("dataset", "network", "training", "wandb"):
-        for field in KINDS["train"].model_fields[group].annotation.model_fields.values():
-            assert words_of(field.description or "") in shown
+        for text in descriptions(KINDS["train"].model_fields[group].annotation).values():
+            assert words_of(text) in shown
     chosen = "gamma: 0.01 Γ: friction on the position."
     assert chosen in shown, "of several processes, the one that is chosen by default"
 

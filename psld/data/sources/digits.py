@@ -1,12 +1,13 @@
 """The handwritten digits that scikit-learn ships: 1,797 images, 8×8, values 0…16."""
 
-from importlib.resources import as_file, files
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from psld.data.settings import DigitsSource
 from psld.data.source import Source, source_of_arrays
+from psld.utils.errors import UserError
 from psld.utils.files import sha256_of_file
 
 
@@ -15,15 +16,24 @@ def open_digits(_: DigitsSource) -> Source:
 
     The file itself repeats 0…9, so every fifth of it would be a zero or a five.
     """
-    digits = load_digits()
-    images = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    path = _file()
+    # Each line has the 64 values of an image, then its class.
+    lines = np.loadtxt(path, delimiter=",")
+    images = np.round(lines[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    labels = lines[:, -1].astype(int)
     in_test = np.zeros(len(images), dtype=bool)
-    in_test[np.argsort(digits.target, kind="stable")[::5]] = True
-    with as_file(files("sklearn.datasets.data") / "digits.csv.gz") as path:
-        checksums = {path.name: sha256_of_file(path)}
+    in_test[np.argsort(labels, kind="stable")[::5]] = True
     return source_of_arrays(
-        train=(images[~in_test], digits.target[~in_test]),
-        test=(images[in_test], digits.target[in_test]),
+        train=(images[~in_test], labels[~in_test]),
+        test=(images[in_test], labels[in_test]),
         class_names=tuple("0123456789"),
-        checksums=checksums,
+        checksums={path.name: sha256_of_file(path)},
     )
+
+
+def _file() -> Path:
+    """The file in scikit-learn's folder. Importing scikit-learn itself takes a second."""
+    found = find_spec("sklearn")
+    if found is None:
+        raise UserError("dataset=digits: the images are part of scikit-learn; install it")
+    return Path(found.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
