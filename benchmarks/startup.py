@@ -2,8 +2,8 @@
 
     python -m benchmarks.startup
 
-Seconds of CPU: cold with nothing of ours compiled and no grid in the cache, warm the median of
-later runs. A command ends when its settings are checked; tabulate, plan and track run to their end.
+Seconds of CPU: cold with no module compiled and no grid in the cache, warm the median of later
+runs. A command ends when its settings are checked; tabulate, plan and track run to their end.
 """
 
 import os
@@ -49,6 +49,7 @@ def seconds(folder: Path, code: str, words: str = "") -> float:
         "OMP_NUM_THREADS": "1",
         "PYTHONPYCACHEPREFIX": str(folder / "compiled"),
     }
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # or no run would be warm
     run = [sys.executable, "-c", code, *words.split()]
     process = subprocess.Popen(run, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
