@@ -1,12 +1,20 @@
 """Loading a grid: from its file, or from the cache if no config has changed since.
 
-Composing a grid takes seconds, and every Snakemake process loads all grids.
+Composing a grid takes seconds to minutes, and every Snakemake process loads all grids. The cache
+has one file for each grid: the digest of all configs, the grid as it was checked then, and the
+content of each model, sampler and metric. If nothing has changed, the grid is all that is read;
+if the grid's file has changed, only what is new in it is composed.
 """
 
 import hashlib
+import itertools
+import pickle
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
+import pydantic
 import yaml
 
 from psld.config.locations import config_file, config_folders, config_names
@@ -15,7 +23,7 @@ from psld.grid.rehearsal import Rehearsal, rehearsal_content
 from psld.grid.resolved import Grid
 from psld.grid.schema import GridFile
 from psld.utils.errors import UserError
-from psld.utils.files import read_json, write_json
+from psld.utils.files import atomic_path
 
 CACHE = Path(".cache/grids")
 
@@ -25,16 +33,39 @@ def load_grid(name: str) -> Grid:
 
     Raises UserError, naming file and key, for anything that does not compose.
     """
-    path = _path(name)
-    cached = CACHE / f"{name}-{_digest_of_configs()}.json"
-    if cached.exists():
-        return parse(Grid, read_json(cached), where=str(cached))
+    path, cached = _path(name), CACHE / f"{name}.pickle"
+    digest = _digest(_code(), _configs())
+    grid, made = _read_cache(cached, digest)
+    if grid is not None:
+        return grid
     # Hydra is slow to import, and not needed if the cache answers.
+    from psld.grid.composing import Compositions
     from psld.grid.resolution import compose_grid
 
-    grid = compose_grid(name, _read(path), path)
-    write_json(cached, grid.model_dump(mode="json"))
+    # What a grid names does not depend on the files of grids.
+    others = (file for file in _configs() if file.parent.name != "grid")
+    compositions = Compositions(_digest(_code(), others), made)
+    grid = compose_grid(name, _read(path), path, compositions)
+    write_cache(cached, digest, grid, compositions.made)
     return grid
+
+
+def write_cache(path: Path, digest: str, grid: Grid, made: dict[str, dict[str, Any]]) -> None:
+    """Write the cache's file of a grid: whole or not at all."""
+    with atomic_path(path) as partial, partial.open("wb") as file:
+        for part in (digest, grid, made):
+            pickle.dump(part, file, pickle.HIGHEST_PROTOCOL)
+
+
+def _read_cache(path: Path, digest: str) -> tuple[Grid | None, dict[str, dict[str, Any]]]:
+    """The grid, if it is that of this digest; or else the contents that it was made of."""
+    try:
+        with path.open("rb") as file:
+            is_current, grid = pickle.load(file) == digest, pickle.load(file)
+            return (grid, {}) if is_current else (None, pickle.load(file))
+    except Exception:
+        # Missing, damaged, or of other versions of the code: it is made again.
+        return None, {}
 
 
 def _path(name: str) -> Path:
@@ -98,13 +129,21 @@ def _expand(kind: Literal["model", "guide"], given: list[str]) -> list[str]:
     return own + [argument for argument in given if argument not in chosen]
 
 
-def _digest_of_configs() -> str:
-    """Digest of every config and of the code that reads them."""
+def _configs() -> list[Path]:
+    """Every config."""
+    return sorted(file for folder in config_folders() for file in folder.rglob("*.yaml"))
+
+
+def _code() -> list[Path]:
+    """The code that reads configs."""
     package = Path(__file__).parents[1]
     code = [*(package / "grid").glob("*.py"), *(package / "config").glob("*.py")]
-    code += [package / "sampling" / "fit.py", *package.glob("*/settings.py")]
-    configs = [file for folder in config_folders() for file in folder.rglob("*.yaml")]
-    digest = hashlib.sha256()
-    for file in sorted([*configs, *code]):
+    return sorted([*code, package / "sampling" / "fit.py", *package.glob("*/settings.py")])
+
+
+def _digest(*files: Iterable[Path]) -> str:
+    """Digest of files, by name and content, and of the versions that pickle them."""
+    digest = hashlib.sha256(f"{sys.version} {pydantic.VERSION}".encode())
+    for file in itertools.chain(*files):
         digest.update(str(file).encode() + b"\0" + file.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from psld.config.compose import compose_content
 from psld.grid.composing import (
+    Compose,
     compose_dataset,
     compose_guide,
     compose_metric,
@@ -22,7 +24,7 @@ from psld.training.settings import GuideModelSettings, ModelSettings
 from psld.utils.errors import UserError
 
 
-def compose_grid(name: str, file: GridFile, path: Path) -> Grid:
+def compose_grid(name: str, file: GridFile, path: Path, compose: Compose = compose_content) -> Grid:
     """Resolve everything that a grid file names.
 
     Raises UserError, naming file and key, where something does not compose, or where a sampler
@@ -39,19 +41,21 @@ def compose_grid(name: str, file: GridFile, path: Path) -> Grid:
         file,
         path,
         models={
-            model: compose_model((*file.defaults, *own.overrides), f"{path}: models.{model}")
+            model: compose_model(
+                (*file.defaults, *own.overrides), f"{path}: models.{model}", compose
+            )
             for model, own in file.models.items()
         },
         guides={
-            guide: compose_guide(own.overrides, f"{path}: guides.{guide}")
+            guide: compose_guide(own.overrides, f"{path}: guides.{guide}", compose)
             for guide, own in file.guides.items()
         },
         samplers={
-            sampler: compose_sampler(own, f"{path}: sampler {sampler}")
+            sampler: compose_sampler(own, f"{path}: sampler {sampler}", compose)
             for sampler, own in overrides.items()
         },
         metrics={
-            metric: compose_metric(metric, f"{path}: metric {metric}")
+            metric: compose_metric(metric, f"{path}: metric {metric}", compose)
             for metric in dict.fromkeys(evaluation.metric for evaluation in evaluations)
         },
     )
@@ -87,7 +91,7 @@ def compose_grid(name: str, file: GridFile, path: Path) -> Grid:
             )
             for sampler, settings in parsed.samplers.items()
         },
-        datasets=_preparations(parsed),
+        datasets=_preparations(parsed, compose),
         metrics={
             metric: settings.model_dump(mode="json", exclude_none=True)
             for metric, settings in parsed.metrics.items()
@@ -167,7 +171,7 @@ class _Parsed:
             )
 
 
-def _preparations(parsed: _Parsed) -> dict[str, dict[str, Any]]:
+def _preparations(parsed: _Parsed, compose: Compose) -> dict[str, dict[str, Any]]:
     """What preparing each dataset of a grid depends on.
 
     Raises UserError where a model changes that: the datasets of all models are prepared once, from
@@ -177,7 +181,7 @@ def _preparations(parsed: _Parsed) -> dict[str, dict[str, Any]]:
     for key, trained in (("models", parsed.models), ("guides", parsed.guides)):
         for name, settings in trained.items():
             where, dataset = f"{parsed.path}: {key}.{name}", settings.dataset
-            preparation = compose_dataset(dataset.name, where).preparation()
+            preparation = compose_dataset(dataset.name, where, compose).preparation()
             if dataset.preparation() != preparation:
                 raise UserError(
                     f"{where}: its dataset is not prepared as configs/dataset/{dataset.name}.yaml "
@@ -186,5 +190,5 @@ def _preparations(parsed: _Parsed) -> dict[str, dict[str, Any]]:
             preparations[dataset.name] = preparation
     guidances = [settings.guidance for settings in parsed.samplers.values()]
     if any(isinstance(getattr(g, "mask", None), DigitsMask) for g in guidances):
-        preparations["mnist"] = compose_dataset("mnist", str(parsed.path)).preparation()
+        preparations["mnist"] = compose_dataset("mnist", str(parsed.path), compose).preparation()
     return preparations

@@ -1,6 +1,7 @@
 """configs/grid/NAME.yaml as it is written: models and samplers by overrides, tables of cells."""
 
 from collections import Counter
+from functools import cached_property
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
@@ -129,7 +130,7 @@ class TrainedEntry(Settings):
         return {"overrides": content} if isinstance(content, list | tuple) else content
 
 
-class Evaluation(Settings):
+class Evaluation(NamedTuple):
     """One number: a metric of the first `samples` images of a cell."""
 
     model: str
@@ -197,8 +198,7 @@ class GridFile(Settings):
 
     @model_validator(mode="after")
     def _entries_are_cells(self) -> "GridFile":
-        for table in self.tables:
-            self.table_evaluations(table)
+        _ = self.evaluations_by_table
         for part in self.parts_of_figures:
             model, _, sampler = part.cell.partition("/")
             if not (model and any(sampler.startswith(f"{f}-") for f in self.samplers)):
@@ -235,18 +235,22 @@ class GridFile(Settings):
         return targets | {picture: [picture] for picture in self.pictures}
 
     def table_evaluations(self, name: str) -> list[list[Evaluation | None]]:
-        """The evaluation behind each entry of a table, row by row; a literature row has none.
+        """The evaluation behind each entry of a table, row by row; a literature row has none."""
+        return self.evaluations_by_table[name]
 
-        Raises ValueError where table, row and column together name no cell.
-        """
-        table = self.tables[name]
-        return [
-            [
-                None if row.literature else self._evaluation(table, row, column)
-                for column in table.columns
+    @cached_property
+    def evaluations_by_table(self) -> dict[str, list[list[Evaluation | None]]]:
+        """Those of each table. Raises ValueError where an entry names no cell."""
+        return {
+            name: [
+                [
+                    None if row.literature else self._evaluation(table, row, column)
+                    for column in table.columns
+                ]
+                for row in table.rows
             ]
-            for row in table.rows
-        ]
+            for name, table in self.tables.items()
+        }
 
     def _evaluation(self, table: Table, row: Row, column: Column) -> Evaluation:
         """Merge what table, row and column say."""

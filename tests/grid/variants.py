@@ -13,7 +13,8 @@ def grid_with(grid: Grid, **changes: Any) -> Grid:
 
 def file_with(grid: Grid, **changes: Any) -> Grid:
     """The grid with a file that says something else."""
-    return grid_with(grid, file=grid.file.model_copy(update=changes))
+    own = {key: getattr(grid.file, key) for key in GridFile.model_fields}
+    return grid_with(grid, file=GridFile(**(own | changes)))
 
 
 def large_grid(grid: Grid, models: int, budgets: int) -> Grid:

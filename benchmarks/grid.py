@@ -1,0 +1,95 @@
+"""What Snakemake costs for a large grid: a made-up one of 100 models × 100 samplers × 50 shards.
+
+    python -m benchmarks.grid              # 10,000 cells, 50 shards a job
+    python -m benchmarks.grid 10 10 10     # models, samplers, shards a job
+
+Prints CPU seconds, of the process and of those that it starts, and the peak memory.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+SHARDS = 50
+SHARD_SIZE = 1000
+
+
+def made_up_grid(models: int, samplers: int, shards_per_job: int) -> dict:
+    """A grid whose one table has a row for each model and a column for each sampler."""
+    budgets = range(10, 10 + samplers)
+    return {
+        "defaults": ["dataset=digits", "network=demo", "training=demo", "process=psld"],
+        "metric": "fd-classifier",
+        "samples": SHARDS * SHARD_SIZE,
+        "shard_size": SHARD_SIZE,
+        "shards_per_job": shards_per_job,
+        "batch_size": 250,
+        "seed": 0,
+        "gallery": "em-10",
+        "models": {f"m{i}": [f"process.gamma={0.01 + i / 1000}"] for i in range(models)},
+        "samplers": {"em": {"overrides": ["sampler=em"], "budget": "sampler.steps"}},
+        "tables": {
+            "large-all": {
+                "title": "All cells",
+                "headings": ["model"],
+                "cell": {"sampler": "em"},
+                "columns": [{"label": str(budget), "budget": budget} for budget in budgets],
+                "rows": [{"label": [f"m{i}"], "model": f"m{i}"} for i in range(models)],
+            }
+        },
+    }
+
+
+def cost(folder: Path, *command: str) -> str:
+    """Run a command, and say what it took."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with (folder / "output").open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            cwd=folder,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit((folder / "output").read_text()[-2000:])
+    seconds = usage.ru_utime + usage.ru_stime
+    return f"{seconds:.1f} s of CPU, {usage.ru_maxrss / 2**20:.2f} GiB"
+
+
+def main() -> None:
+    models, samplers, shards_per_job = map(int, sys.argv[1:] or (100, 100, 50))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "configs" / "grid").mkdir(parents=True)
+        grid = yaml.safe_dump(made_up_grid(models, samplers, shards_per_job), sort_keys=False)
+        (folder / "configs" / "grid" / "large.yaml").write_text(grid)
+        print(f"{models * samplers:,} cells of {SHARDS} shards, {shards_per_job} a job")
+        snakemake = ("snakemake", "--snakefile", str(ROOT / "Snakefile"))
+        plan = ("psld", "plan", "grid_name=large", "list=cells")
+        runs = {
+            "composing all grids": (*snakemake, "--list-target-rules"),
+            "parsing again": (*snakemake, "--list-target-rules"),
+            "a dry run of one cell": (
+                *snakemake,
+                "--dry-run",
+                "--quiet",
+                "all",
+                "--",
+                "large/m0/em-10",
+            ),
+            "listing the cells": plan,
+            "a dry run of the grid": (*snakemake, "--dry-run", "--quiet", "all", "--", "large"),
+        }
+        for what, command in runs.items():
+            print(f"{what}: {cost(folder, *command)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""What each command spends before its work begins, next to the time that `import torch` takes.
+
+    python -m benchmarks.startup
+
+Seconds of CPU: cold with no module compiled and no grid in the cache, warm the median of later
+runs. A command ends when its settings are checked; tabulate, plan and track run to their end.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tabulate import tabulate
+
+ROOT = Path(__file__).parents[1]
+REPEATS = 5
+
+UNTIL_WORK = """
+import psld.commands.entry as entry
+checked = entry.entry_point
+entry.entry_point = lambda *how, **more: lambda main: checked(*how, **more)(lambda settings: None)
+"""
+RUN = "from psld.commands.main import main; main()"
+
+COMMANDS = {
+    "prepare dataset=digits": UNTIL_WORK + RUN,
+    "train model=demo/cld data=x.h5": UNTIL_WORK + RUN,
+    "train_guide guide=demo/psld-0.02 data=x.h5": UNTIL_WORK + RUN,
+    "train_extractor dataset=digits metric=fd-classifier data=x.h5": UNTIL_WORK + RUN,
+    "import model=demo/cld data=x.h5 checkpoint=x": UNTIL_WORK + RUN,
+    "reference dataset=digits metric=fid data=x.h5": UNTIL_WORK + RUN,
+    "sample cell=demo/cld/em-uniform-40": UNTIL_WORK + RUN,
+    "evaluate cell=demo/cld/em-uniform-40": UNTIL_WORK + RUN,
+    "tabulate": RUN,
+    "figure figure=nfe": UNTIL_WORK + RUN,
+    "plan list=cells": RUN,
+    "launch -- train model=demo/cld data=x.h5": UNTIL_WORK + RUN,
+    "wandb track wandb.mode=disabled": RUN,
+}
+
+
+def seconds(folder: Path, code: str, words: str = "") -> float:
+    """CPU seconds of a process that runs `code`, with compiled files in `folder`."""
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPYCACHEPREFIX": str(folder / "compiled"),
+    }
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # or no run would be warm
+    run = [sys.executable, "-c", code, *words.split()]
+    process = subprocess.Popen(run, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"{words}: failed")
+    return usage.ru_utime + usage.ru_stime
+
+
+def main() -> None:
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        for number, (words, code) in enumerate({"": "import torch", **COMMANDS}.items()):
+            folder = Path(name) / str(number)
+            folder.mkdir()
+            cold = seconds(folder, code, words)
+            warm = statistics.median(seconds(folder, code, words) for _ in range(REPEATS))
+            rows.append([words or "import torch", f"{cold:.2f}", f"{warm:.2f}"])
+    print(tabulate(rows, ["command", "cold (s)", "warm (s)"], "github", disable_numparse=True))
+
+
+if __name__ == "__main__":
+    main()
