@@ -50,7 +50,7 @@ class Mixture:
         signed = torch.stack([flat + mean, flat - mean])
         return -0.5 * (signed @ torch.linalg.inv(covariance) * signed).sum(-1).T
 
-    def __call__(self, z: Tensor, t: float, matrix: Tensor) -> Tensor:
+    def __call__(self, z: Tensor, t: float, matrix: Tensor, projection: None = None) -> Tensor:
         """∇ log p(z_t), the score without a class."""
         self.evaluations += 1
         posterior = self.logits(z, torch.full((len(z),), t)).softmax(-1).to(z)
