@@ -17,11 +17,11 @@ from psld.metrics.frechet import frechet_distance
 from psld.networks.ncsnpp import NCSNpp
 from psld.sampling.fit import check_fit
 from psld.sampling.guidance import labels_of
+from psld.sampling.noise import ShardNoise
 from psld.sampling.settings import ClassifierFreeGuidance, ClassifierGuidance, SamplerSettings
 from psld.training.model import Guide, Model, load_guide, load_model
 from psld.training.settings import ModelSettings
 from psld.utils.device import choose_device
-from psld.utils.randomness import Stream, generator
 
 __all__ = ["LoadedModel", "distance", "load", "load_extractor", "save_images"]
 
@@ -89,7 +89,7 @@ class LoadedModel:
         Args:
             sampler: a config of configs/sampler, the user's own included.
             steps: network evaluations per image; None takes the sampler's default.
-            seed: equal seeds give equal images.
+            seed: equal seeds give equal images, on any device.
             label: a class, or `cycle` for class i mod the number of classes; needs a guide or a
                 class-conditional model.
             guide: folder of a guide.
@@ -111,15 +111,11 @@ class LoadedModel:
         chosen = compose_sampler(overrides, "sample()")
         loaded = None if guide is None else load_guide(guide, device)
         check_fit(chosen, self.settings, loaded and loaded.settings)
-        stream = generator(device, seed, Stream.SHARD, 0)
-        shape = (self.process.blocks * dataset.channels, dataset.image_size, dataset.image_size)
-
-        def noise(z: Tensor) -> Tensor:
-            return torch.randn(z.shape, generator=stream, device=device)
-
-        start = self.process.prior(noise(torch.empty(n, *shape)))
         score = self._score(chosen, loaded, n, batch_size)
-        images = sample(self.process, chosen, score, start, noise)[:, : dataset.channels]
+        channels, size = self.process.blocks * dataset.channels, dataset.image_size
+        with ShardNoise(seed, 0, (n, channels, size, size), device) as noise:
+            z = sample(self.process, chosen, score, self.process.prior(noise()), noise)
+        images = z[:, : dataset.channels]
         return images.cpu() if raw else to_uint8(images).cpu()
 
     def _score(

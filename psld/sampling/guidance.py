@@ -8,7 +8,13 @@ from torch import Tensor
 from psld.data.pixels import from_uint8
 from psld.data.store import ImageStore
 from psld.diffusion.inpainting import Inpainting
-from psld.diffusion.score import ClassifierFreeScore, ClassifierGuidedScore, NetworkScore, Score
+from psld.diffusion.score import (
+    Batching,
+    ClassifierFreeScore,
+    ClassifierGuidedScore,
+    NetworkScore,
+    Score,
+)
 from psld.sampling.masks import masks_of
 from psld.sampling.settings import (
     ClassifierFreeGuidance,
@@ -34,13 +40,18 @@ class Guidance:
 
 
 def guidance_of(
-    settings: SampleSettings, model: Model, guide: Guide | None, shard: int, device: torch.device
+    settings: SampleSettings,
+    model: Model,
+    guide: Guide | None,
+    shard: int,
+    device: torch.device,
+    batch: Batching,
 ) -> Guidance:
     """The guidance of one shard.
 
     Raises UserError if the shard has no images to inpaint.
     """
-    first, size, batch = shard * settings.shard_size, settings.shard_size, settings.batch_size
+    first, size = shard * settings.shard_size, settings.shard_size
     indices = range(first, first + size)
     plain = NetworkScore(model.network, batch)
     match settings.sampler.guidance:

@@ -6,12 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from psld.data.pixels import to_uint8
 from psld.diffusion.loop import sample
+from psld.diffusion.score import Batching
 from psld.sampling.fit import check_fit
 from psld.sampling.guidance import guidance_of
+from psld.sampling.noise import ShardNoise
 from psld.sampling.origin import origin_of
 from psld.sampling.settings import SampleSettings
 from psld.sampling.shards import Shard, ShardOrigin, load_made_by, shard_path
@@ -19,7 +20,6 @@ from psld.training.model import Guide, Model, load_guide, load_model
 from psld.utils.device import choose_device
 from psld.utils.errors import RunError, UserError
 from psld.utils.provenance import device_name
-from psld.utils.randomness import Stream, generator
 
 
 def sample_shards(settings: SampleSettings) -> Iterator[tuple[Shard, bool]]:
@@ -31,14 +31,14 @@ def sample_shards(settings: SampleSettings) -> Iterator[tuple[Shard, bool]]:
     model = load_model(settings.model, device)
     guide = load_guide(settings.guide, device) if settings.guide else None
     check_fit(settings.sampler, model.settings, guide and guide.settings)
-    expected = origin_of(settings)
+    expected, batching = origin_of(settings), Batching(settings.batch_size)
     for index in range(settings.first, settings.first + settings.shards):
         path, origin = shard_path(settings.output, index), replace(expected, index=index)
         kept = _whole(path, origin)
         if kept is not None:
             yield kept, False
             continue
-        shard = sample_shard(settings, model, guide, origin, device)
+        shard = sample_shard(settings, model, guide, origin, device, batching)
         shard.save(path)
         yield shard, True
 
@@ -56,26 +56,32 @@ def sample_shard(
     guide: Guide | None,
     origin: ShardOrigin,
     device: torch.device,
+    batching: Batching | None = None,
 ) -> Shard:
     """Sample all images of one shard.
 
     The shard's noise comes from (seed, shard) and is drawn for the whole shard at each step, so an
-    image depends neither on the batch size nor on which worker computes its shard. It is drawn on
-    the device: CPUs and GPUs of different kinds give different images.
+    image depends neither on the batch size nor on which worker computes its shard, nor, up to
+    rounding, on the device.
+
+    Args:
+        batching: the batches found to fit by earlier shards; else of `settings.batch_size`.
     """
     started = time.monotonic()
     dataset = model.settings.dataset
     channels = dataset.channels
-    stream = generator(device, settings.seed, Stream.SHARD, origin.index)
-    guidance = guidance_of(settings, model, guide, origin.index, device)
-    shape = (model.process.blocks * channels, dataset.image_size, dataset.image_size)
-
-    def noise(z: Tensor) -> Tensor:
-        return torch.randn(z.shape, generator=stream, device=device)
-
-    start = model.process.prior(noise(torch.empty(guidance.size, *shape)))
+    batching = batching or Batching(settings.batch_size)
+    guidance = guidance_of(settings, model, guide, origin.index, device, batching)
+    shape = (
+        guidance.size,
+        model.process.blocks * channels,
+        dataset.image_size,
+        dataset.image_size,
+    )
     score, inpainting = guidance.score, guidance.inpainting
-    z = sample(model.process, settings.sampler, score, start, noise, inpainting)
+    with ShardNoise(settings.seed, origin.index, shape, device) as noise:
+        start = model.process.prior(noise())
+        z = sample(model.process, settings.sampler, score, start, noise, inpainting)
     if not torch.isfinite(z).all():
         raise RunError(f"shard {origin.index}: the sampler produced NaN or infinity")
     return Shard(

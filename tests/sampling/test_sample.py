@@ -251,8 +251,8 @@ def test_a_killed_range_loses_the_shard_under_way_alone(model, tmp_path):
 def test_a_failed_range_keeps_the_shards_before_the_failure(model, tmp_path, monkeypatch):
     make = sampling.sample_shard
 
-    def fail_at_two(settings, model, guide, origin, device):
-        shard = make(settings, model, guide, origin, device)
+    def fail_at_two(settings, model, guide, origin, *rest):
+        shard = make(settings, model, guide, origin, *rest)
         if origin.index == 2:
             raise sampling.RunError("shard 2: the sampler produced NaN or infinity")
         return shard
