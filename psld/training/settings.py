@@ -20,7 +20,8 @@ class LoopSettings(Settings):
     batch_size: int = Field(ge=1)
     """Images per step over all ranks."""
     micro_batch: int | None = Field(None, ge=1)
-    """Images per forward pass on one rank; gradients accumulate. Null: the rank's whole part."""
+    """Images per forward pass on one rank; gradients accumulate. Null: the rank's whole part. The
+    weights depend on it by rounding alone, and by dropout, whose masks are drawn for each pass."""
     learning_rate: float = Field(2e-4, gt=0)
     """Adam's learning rate after the warm-up."""
     warmup_steps: int = Field(5000, ge=0)
@@ -88,12 +89,14 @@ class TrainedSettings(Settings):
 
     def identity(self) -> dict[str, Any]:
         """The settings that, with the dataset's digest, decide the weights: neither where images
-        come from nor how often to log, save or preview. What is switched off (null) is left out,
-        so that an option that comes later changes no identity.
+        come from, nor how often to log, save or preview, nor what changes speed and memory alone
+        (`compile`, `micro_batch`). What is switched off (null) is left out, so that an option that
+        comes later changes no identity.
         """
         content = self.model_dump(mode="json", exclude_none=True)
         del content["dataset"]["source"]
-        for key in ("checkpoint_every", "milestone_every", "log_every", "preview_every", "compile"):
+        reports = ("checkpoint_every", "milestone_every", "log_every", "preview_every")
+        for key in (*reports, "compile", "micro_batch"):
             content["training"].pop(key, None)
         return content
 
