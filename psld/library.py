@@ -14,6 +14,7 @@ from psld.grid.composing import compose_sampler
 from psld.metrics.extractor import Extractor, batches_of, statistics_of
 from psld.metrics.extractor_folder import open_extractor
 from psld.metrics.frechet import frechet_distance
+from psld.networks.forward import forward_pass
 from psld.networks.ncsnpp import NCSNpp
 from psld.sampling.fit import check_fit
 from psld.sampling.guidance import labels_of
@@ -121,14 +122,15 @@ class LoadedModel:
     def _score(
         self, sampler: SamplerSettings, guide: Guide | None, n: int, batch_size: int
     ) -> Score:
-        plain = NetworkScore(self.network, batch_size)
+        network = forward_pass(self.network, sampler.precision)
+        plain = NetworkScore(network, batch_size)
         match sampler.guidance:
             case ClassifierGuidance(label=label, scale=scale):
                 labels = labels_of(label, range(n), self._model, self.device)
                 return ClassifierGuidedScore(plain, guide.network, labels, scale, batch_size)
             case ClassifierFreeGuidance(label=label, scale=scale):
                 labels = labels_of(label, range(n), self._model, self.device)
-                return ClassifierFreeScore(self.network, labels, scale, batch_size)
+                return ClassifierFreeScore(network, labels, scale, batch_size)
         return plain
 
 

@@ -10,6 +10,7 @@ from psld.diffusion.process import LinearProcess, mix
 from psld.diffusion.runge_kutta import integrate
 from psld.diffusion.score import Network, times_like
 from psld.diffusion.stepping import Noise
+from psld.utils.errors import UserError
 
 DEQUANTIZED_BITS = 7.0
 """log₂ of the scale of `dequantize`: 256 levels on an interval of length 2."""
@@ -127,7 +128,13 @@ class _Flow:
         drift = self.process.drift(time)[0]
         push = -0.5 * self.process.diffusion_squared(time) @ self.process.score_matrix(time)
         z = z.detach().requires_grad_()
-        pushed = mix(push[0], self.network(z, times_like(z, t)))
+        eps = self.network(z, times_like(z, t))
+        if eps.dtype in (torch.bfloat16, torch.float16):
+            raise UserError(
+                "likelihood: the network computes in half precision, whose error is above the "
+                "tolerance of adaptive steps; use fp32"
+            )
+        pushed = mix(push[0], eps)
         traces = []
         for number, probe in enumerate(self.probes, start=1):
             (product,) = torch.autograd.grad(

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from psld.diffusion.process import mix
 
 Network = Callable[[Tensor, Tensor], Tensor]
-"""ε(z, t): N×kC×H×W states and N forward times → N×pC×H×W."""
+"""ε(z, t): N×kC×H×W states and N forward times → N×pC×H×W, of any type: half precision is cast."""
 
 ClassNetwork = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """ε(z, t, label), where a label of None stands for no class."""
@@ -94,7 +94,8 @@ class NetworkScore:
         self, z: Tensor, t: float, matrix: Tensor, projection: Tensor | None = None
     ) -> Tensor:
         self.evaluations += 1
-        return mix(matrix, self.batched(lambda z: self.network(z, times_like(z, t)), z))
+        eps = self.batched(lambda z: self.network(z, times_like(z, t)), z)
+        return mix(matrix, eps.to(z.dtype))
 
 
 class ClassifierFreeScore:
@@ -121,7 +122,7 @@ class ClassifierFreeScore:
         def eps(z: Tensor, labels: Tensor) -> Tensor:
             time = times_like(z, t)
             plain, conditional = self.network(z, time, None), self.network(z, time, labels)
-            return torch.lerp(plain, conditional, self.scale)
+            return torch.lerp(plain.to(z.dtype), conditional.to(z.dtype), self.scale)
 
         return mix(matrix, self.batched(eps, z, self.labels))
 

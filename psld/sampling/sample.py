@@ -10,6 +10,7 @@ import torch
 from psld.data.pixels import to_uint8
 from psld.diffusion.loop import sample
 from psld.diffusion.score import Batching
+from psld.networks.forward import forward_pass
 from psld.sampling.fit import check_fit
 from psld.sampling.guidance import guidance_of
 from psld.sampling.noise import ShardNoise
@@ -29,6 +30,13 @@ def sample_shards(settings: SampleSettings) -> Iterator[tuple[Shard, bool]]:
     """
     device = choose_device(settings.device)
     model = load_model(settings.model, device)
+    called = forward_pass(
+        model.network,
+        settings.sampler.precision,
+        compile=settings.compile,
+        channels_last=settings.channels_last,
+    )
+    model = replace(model, network=called)
     guide = load_guide(settings.guide, device) if settings.guide else None
     check_fit(settings.sampler, model.settings, guide and guide.settings)
     expected, batching = origin_of(settings), Batching(settings.batch_size)
@@ -65,6 +73,7 @@ def sample_shard(
     rounding, on the device.
 
     Args:
+        model: with its network as it is to be called (`forward_pass`).
         batching: the batches found to fit by earlier shards; else of `settings.batch_size`.
     """
     started = time.monotonic()

@@ -53,7 +53,8 @@ class Model:
 
     settings: ModelSettings
     process: LinearProcess
-    network: NCSNpp
+    network: nn.Module
+    """ε(z, t), or ε(z, t, label)."""
     weights_sha256: str
 
 
