@@ -15,14 +15,15 @@ from psld.grid.composing import compose_sampler
 from psld.metrics.extractor import Extractor, batches_of, statistics_of
 from psld.metrics.extractor_folder import open_extractor
 from psld.metrics.frechet import frechet_distance
+from psld.networks.forward import forward_pass
 from psld.networks.ncsnpp import NCSNpp
 from psld.sampling.fit import check_fit
+from psld.sampling.noise import ShardNoise
 from psld.sampling.sample import labels_of
 from psld.sampling.settings import ClassifierFreeGuidance, ClassifierGuidance, SamplerSettings
 from psld.training.model import Guide, Model, load_guide, load_model
 from psld.training.settings import ModelSettings
 from psld.utils.device import choose_device
-from psld.utils.randomness import Stream, generator
 
 __all__ = ["LoadedModel", "denoiser", "distance", "load", "load_extractor", "save_images"]
 
@@ -90,7 +91,7 @@ class LoadedModel:
         Args:
             sampler: a config of configs/sampler, the user's own included.
             steps: network evaluations per image; None takes the sampler's default.
-            seed: equal seeds give equal images.
+            seed: equal seeds give equal images, on any device.
             label: a class, or `cycle` for class i mod the number of classes; needs a guide or a
                 class-conditional model.
             guide: folder of a guide.
@@ -112,28 +113,25 @@ class LoadedModel:
         chosen = compose_sampler(overrides, "sample()")
         loaded = None if guide is None else load_guide(guide, device)
         check_fit(chosen, self.settings, loaded and loaded.settings)
-        stream = generator(device, seed, Stream.SHARD, 0)
-        shape = (self.process.blocks * dataset.channels, dataset.image_size, dataset.image_size)
-
-        def noise(z: Tensor) -> Tensor:
-            return torch.randn(z.shape, generator=stream, device=device)
-
-        start = self.process.prior(noise(torch.empty(n, *shape)))
         score = self._score(chosen, loaded, n, batch_size)
-        images = sample(self.process, chosen, score, start, noise)[:, : dataset.channels]
+        channels, size = self.process.blocks * dataset.channels, dataset.image_size
+        with ShardNoise(seed, 0, (n, channels, size, size), device) as noise:
+            z = sample(self.process, chosen, score, self.process.prior(noise()), noise)
+        images = z[:, : dataset.channels]
         return images.cpu() if raw else to_uint8(images).cpu()
 
     def _score(
         self, sampler: SamplerSettings, guide: Guide | None, n: int, batch_size: int
     ) -> Score:
-        plain = NetworkScore(self.network, batch_size)
+        network = forward_pass(self.network, sampler.precision)
+        plain = NetworkScore(network, batch_size)
         match sampler.guidance:
             case ClassifierGuidance(label=label, scale=scale):
                 labels = labels_of(label, range(n), self._model, self.device)
                 return ClassifierGuidedScore(plain, guide.network, labels, scale, batch_size)
             case ClassifierFreeGuidance(label=label, scale=scale):
                 labels = labels_of(label, range(n), self._model, self.device)
-                return ClassifierFreeScore(self.network, labels, scale, batch_size)
+                return ClassifierFreeScore(network, labels, scale, batch_size)
         return plain
 
 
@@ -153,9 +151,10 @@ def denoiser(model: LoadedModel | Model, n: int, seed: int = 0) -> StraightDenoi
     """
     network, dataset = model.network, model.settings.dataset
     device = next(network.parameters()).device
-    shape = ((model.process.blocks - 1) * dataset.channels, dataset.image_size, dataset.image_size)
-    stream = generator(device, seed, Stream.SHARD, 0)
-    frozen = torch.randn(n, *shape, generator=stream, device=device)
+    size = dataset.image_size
+    shape = (n, (model.process.blocks - 1) * dataset.channels, size, size)
+    with ShardNoise(seed, 0, shape, device) as noise:
+        frozen = noise()
     return StraightDenoiser(model.process, network, frozen)
 
 

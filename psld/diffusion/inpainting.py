@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from psld.diffusion.process import LinearProcess
-from psld.diffusion.stepping import Noise
+from psld.diffusion.process import LinearProcess, mix
+from psld.diffusion.stepping import Noise, table
 
 
 class Inpainting:
@@ -28,28 +28,38 @@ class Inpainting:
         self.images = images
         self.mask = mask.to(images)
 
-    def noisy(self, z: Tensor, t: float, noise: Noise) -> Tensor:
-        """Put the known pixels back with the noise of forward time t."""
-        time = self._times(z, t)
-        auxiliary = None
-        if self.process.needs_auxiliary_noise:
-            auxiliary = noise(z)[:, self.images.shape[1] :]
-        return self._combine(z, self.process.perturb(self.images, time, noise(z), auxiliary))
-
-    def mean(self, z: Tensor, t: float) -> Tensor:
-        """Put the known pixels back with their mean at forward time t: the end of a sampler."""
-        auxiliary = None
-        if self.process.needs_auxiliary_noise:
-            auxiliary = z[:, self.images.shape[1] :] * 0
-        return self._combine(z, self.process.mean(self.images, self._times(z, t), auxiliary))
-
     def known(self, images: Tensor) -> Tensor:
         """Put the known pixels into predicted images, N×C×H×W."""
-        return self._combine(images, self.images)
+        return self.combine(images, self.images)
 
-    def _combine(self, generated: Tensor, known: Tensor) -> Tensor:
+    def combine(self, generated: Tensor, known: Tensor) -> Tensor:
+        """`known` where the mask is 1, else `generated`."""
         return generated * (1 - self.mask) + known.to(generated) * self.mask
 
-    @staticmethod
-    def _times(z: Tensor, t: float) -> Tensor:
-        return torch.full((len(z),), t, dtype=torch.float64)
+
+class Replacement:
+    """Puts the known pixels back at a list of forward times, whose kernels it tabulates once."""
+
+    def __init__(self, inpainting: Inpainting, times: list[float]) -> None:
+        process, device = inpainting.process, inpainting.images.device
+        t = torch.tensor(times, dtype=torch.float64)
+        phi = process.transition(t)
+        self.inpainting = inpainting
+        self.image = table(phi[:, :, :1], device)
+        self.factor = table(process.covariance_factor(t), device)
+        self.auxiliary = None
+        if process.needs_auxiliary_noise:
+            spread = process.initial_covariance[1:, 1:].sqrt()
+            self.auxiliary = table(phi[:, :, 1:] @ spread, device)
+
+    def noisy(self, index: int, z: Tensor, noise: Noise) -> Tensor:
+        """Put the known pixels back as a draw of the kernel at time `index`."""
+        images = self.inpainting.images
+        known = mix(self.image[index], images)
+        if self.auxiliary is not None:
+            known = known + mix(self.auxiliary[index], noise(z)[:, images.shape[1] :])
+        return self.inpainting.combine(z, known + mix(self.factor[index], noise(z)))
+
+    def mean(self, index: int, z: Tensor) -> Tensor:
+        """Put the known pixels back as the mean of the kernel at time `index`."""
+        return self.inpainting.combine(z, mix(self.image[index], self.inpainting.images))

@@ -3,14 +3,14 @@
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from psld.diffusion.process import LinearProcess, mix
+from psld.diffusion.runge_kutta import integrate
 from psld.diffusion.score import Network, times_like
 from psld.diffusion.stepping import Noise
-from psld.utils.errors import RunError
+from psld.utils.errors import UserError
 
 DEQUANTIZED_BITS = 7.0
 """log₂ of the scale of `dequantize`: 256 levels on an interval of length 2."""
@@ -58,7 +58,7 @@ def log_likelihood(
         draws: K.
         start_time: ε. The density at ε is that of data that the drift has moved by ε, so the
             estimate of one image is off by some ε β x·m/(κM), which averages to 0.
-        tolerance: relative and absolute, of SciPy's RK45.
+        tolerance: relative and absolute, of the step control (`runge_kutta.integrate`).
     """
     if process.blocks == 1:
         draws = 1
@@ -110,27 +110,15 @@ class _Flow:
 
     def integrate(self, z: Tensor, start_time: float, tolerance: float) -> tuple[Tensor, Tensor]:
         """The state at T, and ∫ divergence dt of each sample, float64 on the CPU."""
-        from scipy.integrate import RK45  # takes longer to import than most modules here
-
         size = z.numel()
 
-        def slope(t: float, flat: np.ndarray) -> np.ndarray:
-            state = torch.from_numpy(flat[:size]).to(z.device, z.dtype).view(z.shape)
-            velocity, divergence = self._velocity(state, t)
-            both = torch.cat([velocity.flatten(), divergence]).double().cpu().numpy()
-            if not np.isfinite(both).all():
-                raise RunError(f"likelihood: the score is NaN or infinite at time {t:.4g}")
-            return both
+        def slope(t: float, flat: Tensor) -> Tensor:
+            velocity, divergence = self._velocity(flat[:size].view(z.shape).to(z.dtype), t)
+            return torch.cat([velocity.flatten(), divergence]).double()
 
-        start = np.concatenate([z.flatten().double().cpu().numpy(), np.zeros(len(z))])
-        end = self.process.T
-        solver = RK45(slope, start_time, start, end, rtol=tolerance, atol=tolerance)
-        while solver.status == "running":
-            complaint = solver.step()
-        if solver.status == "failed":
-            raise RunError(f"likelihood: RK45 at tolerance {tolerance}: {complaint}")
-        result = torch.from_numpy(solver.y)
-        return result[:size].to(z.device, z.dtype).view(z.shape), result[size:]
+        start = torch.cat([z.flatten().double(), z.new_zeros(len(z), dtype=torch.float64)])
+        end = integrate(slope, start_time, self.process.T, start, tolerance, "likelihood")
+        return end[:size].view(z.shape).to(z.dtype), end[size:].cpu()
 
     @torch.enable_grad()
     def _velocity(self, z: Tensor, t: float) -> tuple[Tensor, Tensor]:
@@ -140,7 +128,13 @@ class _Flow:
         drift = self.process.drift(time)[0]
         push = -0.5 * self.process.diffusion_squared(time) @ self.process.score_matrix(time)
         z = z.detach().requires_grad_()
-        pushed = mix(push[0], self.network(z, times_like(z, t)))
+        eps = self.network(z, times_like(z, t))
+        if eps.dtype in (torch.bfloat16, torch.float16):
+            raise UserError(
+                "likelihood: the network computes in half precision, whose error is above the "
+                "tolerance of adaptive steps; use fp32"
+            )
+        pushed = mix(push[0], eps)
         traces = []
         for number, probe in enumerate(self.probes, start=1):
             (product,) = torch.autograd.grad(

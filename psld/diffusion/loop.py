@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from psld.diffusion.inpainting import Inpainting
+from psld.diffusion.inpainting import Inpainting, Replacement
 from psld.diffusion.integrators import EulerMaruyama, make_integrator
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.score import Score
@@ -53,20 +53,22 @@ def path(
 ) -> Iterator[tuple[float, Tensor]]:
     """The forward time and the state at the start and after each step; arguments as in `sample`."""
     integrator = make_integrator(process, settings, z.device, inpainting)
+    replaced = integrator.replacement_times or []
     if inpainting:
-        z = inpainting.noisy(z, process.T, noise)
+        replacement = Replacement(inpainting, [process.T, *replaced, settings.final_time])
+        z = replacement.noisy(0, z, noise)
     yield process.T, z
     for index, end in _progress(integrator.ends):
         z = integrator.step(index, z, score, noise)
-        if inpainting and integrator.replacement_times:
-            z = inpainting.noisy(z, integrator.replacement_times[index], noise)
+        if inpainting and replaced:
+            z = replacement.noisy(index + 1, z, noise)
         yield end, z
     if settings.denoise and integrator.ends[-1] > 0:
         last = torch.tensor([settings.final_time, 0.0], dtype=torch.float64)
         ode = isinstance(settings, ODESamplerSettings)
         z = EulerMaruyama(process, last, z.device, probability_flow=ode).mean(0, z, score)
         if inpainting:
-            z = inpainting.mean(z, settings.final_time)
+            z = replacement.mean(-1, z)
         yield 0.0, z
 
 

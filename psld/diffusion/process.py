@@ -21,6 +21,9 @@ Matching = Literal["hsm", "dsm"]
 def mix(matrix: Tensor, z: Tensor) -> Tensor:
     """Apply a block matrix to a state: out_i = Σ_j matrix_ij z_j.
 
+    It multiplies elementwise: a matrix product would round a state to TF32 on a GPU, or to bfloat16
+    under autocast.
+
     Args:
         matrix: k×j, or N×k×j with one matrix a sample; cast to the type of z.
         z: N×(j·C)×H×W.
@@ -30,8 +33,12 @@ def mix(matrix: Tensor, z: Tensor) -> Tensor:
     """
     rows, columns = matrix.shape[-2:]
     samples, channels = z.shape[:2]
-    blocks = z.reshape(samples, columns, -1)
-    mixed = matrix.to(z.device, z.dtype, non_blocking=True) @ blocks
+    first, *blocks = z.reshape(samples, columns, 1, -1).unbind(1)
+    # Columns first: each is (N×)k×1, and multiplies one block, N×1×(C·H·W).
+    factors = matrix.to(z.device, z.dtype, non_blocking=True)[..., None].unbind(-2)
+    mixed = factors[0] * first
+    for factor, block in zip(factors[1:], blocks, strict=True):
+        mixed = torch.addcmul(mixed, factor, block)
     return mixed.reshape(samples, rows * channels // columns, *z.shape[2:])
 
 

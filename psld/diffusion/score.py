@@ -1,15 +1,17 @@
 """The score s(z, t) ≈ ∇ log p_t(z) that integrators consume, and the count of its evaluations."""
 
+import sys
 from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from psld.diffusion.process import mix
 
 Network = Callable[[Tensor, Tensor], Tensor]
-"""ε(z, t): N×kC×H×W states and N forward times → N×pC×H×W."""
+"""ε(z, t): N×kC×H×W states and N forward times → N×pC×H×W, of any type: half precision is cast."""
 
 ClassNetwork = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """ε(z, t, label), where a label of None stands for no class."""
@@ -42,20 +44,58 @@ class Score(Protocol):
         ...
 
 
+class Batching:
+    """Evaluates functions on a shard in batches, and makes these smaller where memory ends.
+
+    Out of GPU memory, it halves the batch and goes on. It says so on standard error.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        """Images per evaluation, so far as memory is known to allow."""
+
+    def __call__(self, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+        """function(*tensors), evaluated on parts of them along the first dimension."""
+        count, start, results = len(tensors[0]), 0, []
+        while start < count:
+            part = [tensor[start : start + self.size] for tensor in tensors]
+            try:
+                results.append(function(*part))
+                start += self.size
+                continue
+            except torch.OutOfMemoryError:
+                images = len(part[0])
+                if images == 1:
+                    raise
+            # Here, after the handler, the failed evaluation's tensors are free.
+            self.size = images // 2
+            torch.cuda.empty_cache()
+            tqdm.write(
+                f"out of GPU memory with {images} images at once; going on with {self.size}",
+                file=sys.stderr,
+            )
+        return torch.cat(results)
+
+
+def batching(size: int | Batching) -> Batching:
+    """Scores that share one `Batching` share what it has found out."""
+    return size if isinstance(size, Batching) else Batching(size)
+
+
 class NetworkScore:
     """The score of an ε-network: −L⁻ᵀ ε(z, t), evaluated in batches of the shard."""
 
-    def __init__(self, network: Network, batch_size: int) -> None:
+    def __init__(self, network: Network, batch_size: int | Batching) -> None:
         self.network = network
-        self.batch_size = batch_size
+        self.batched = batching(batch_size)
         self.evaluations = 0
 
     def __call__(
         self, z: Tensor, t: float, matrix: Tensor, projection: Tensor | None = None
     ) -> Tensor:
         self.evaluations += 1
-        eps = [self.network(part, times_like(part, t)) for part in z.split(self.batch_size)]
-        return mix(matrix, torch.cat(eps))
+        eps = self.batched(lambda z: self.network(z, times_like(z, t)), z)
+        return mix(matrix, eps.to(z.dtype))
 
 
 class ClassifierFreeScore:
@@ -65,26 +105,26 @@ class ClassifierFreeScore:
     """
 
     def __init__(
-        self, network: ClassNetwork, labels: Tensor, scale: float, batch_size: int
+        self, network: ClassNetwork, labels: Tensor, scale: float, batch_size: int | Batching
     ) -> None:
         """`labels`: the class of each image of the shard, N."""
         self.network = network
         self.labels = labels
         self.scale = scale
-        self.batch_size = batch_size
+        self.batched = batching(batch_size)
         self.evaluations = 0
 
     def __call__(
         self, z: Tensor, t: float, matrix: Tensor, projection: Tensor | None = None
     ) -> Tensor:
         self.evaluations += 2
-        eps = []
-        parts = zip(z.split(self.batch_size), self.labels.split(self.batch_size), strict=True)
-        for part, labels in parts:
-            time = times_like(part, t)
-            plain, conditional = self.network(part, time, None), self.network(part, time, labels)
-            eps.append(torch.lerp(plain, conditional, self.scale))
-        return mix(matrix, torch.cat(eps))
+
+        def eps(z: Tensor, labels: Tensor) -> Tensor:
+            time = times_like(z, t)
+            plain, conditional = self.network(z, time, None), self.network(z, time, labels)
+            return torch.lerp(plain.to(z.dtype), conditional.to(z.dtype), self.scale)
+
+        return mix(matrix, self.batched(eps, z, self.labels))
 
 
 class ClassifierGuidedScore:
@@ -99,7 +139,7 @@ class ClassifierGuidedScore:
         guide: Guide,
         labels: Tensor,
         scale: float,
-        batch_size: int,
+        batch_size: int | Batching,
         official_time: bool = False,
     ) -> None:
         """
@@ -112,7 +152,7 @@ class ClassifierGuidedScore:
         self.guide = guide
         self.labels = labels
         self.scale = scale
-        self.batch_size = batch_size
+        self.batched = batching(batch_size)
         self.official_time = official_time
 
     @property
@@ -122,8 +162,7 @@ class ClassifierGuidedScore:
     def __call__(
         self, z: Tensor, t: float, matrix: Tensor, projection: Tensor | None = None
     ) -> Tensor:
-        parts = zip(z.split(self.batch_size), self.labels.split(self.batch_size), strict=True)
-        gradient = torch.cat([self._gradient(part, labels, t) for part, labels in parts])
+        gradient = self.batched(lambda z, labels: self._gradient(z, labels, t), z, self.labels)
         if projection is not None:
             gradient = mix(projection, gradient)
         return self.score(z, t, matrix, projection) + self.scale * gradient

@@ -8,7 +8,7 @@ if the grid's file has changed, only what is new in it is composed.
 
 import hashlib
 import itertools
-import pickle
+import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,7 +23,7 @@ from psld.grid.rehearsal import Rehearsal, rehearsal_content
 from psld.grid.resolved import Grid
 from psld.grid.schema import GridFile
 from psld.utils.errors import UserError
-from psld.utils.files import atomic_path
+from psld.utils.files import write_text
 
 CACHE = Path(".cache/grids")
 
@@ -33,7 +33,7 @@ def load_grid(name: str) -> Grid:
 
     Raises UserError, naming file and key, for anything that does not compose.
     """
-    path, cached = _path(name), CACHE / f"{name}.pickle"
+    path, cached = _path(name), CACHE / f"{name}.json"
     digest = _digest(_code(), _configs())
     grid, made = _read_cache(cached, digest)
     if grid is not None:
@@ -51,19 +51,18 @@ def load_grid(name: str) -> Grid:
 
 
 def write_cache(path: Path, digest: str, grid: Grid, made: dict[str, dict[str, Any]]) -> None:
-    """Write the cache's file of a grid: whole or not at all."""
-    with atomic_path(path) as partial, partial.open("wb") as file:
-        for part in (digest, grid, made):
-            pickle.dump(part, file, pickle.HIGHEST_PROTOCOL)
+    """Write the cache's file of a grid, whole or not at all: three lines of JSON."""
+    write_text(path, "\n".join([digest, grid.model_dump_json(), json.dumps(made)]))
 
 
 def _read_cache(path: Path, digest: str) -> tuple[Grid | None, dict[str, dict[str, Any]]]:
     """The grid, if it is that of this digest; or else the contents that it was made of."""
     try:
-        with path.open("rb") as file:
-            is_current, grid = pickle.load(file) == digest, pickle.load(file)
-            return (grid, {}) if is_current else (None, pickle.load(file))
-    except Exception:
+        cached, grid, made = path.read_text().split("\n")
+        if cached == digest:
+            return Grid.model_validate_json(grid), {}
+        return None, json.loads(made)
+    except (OSError, ValueError):
         # Missing, damaged, or of other versions of the code: it is made again.
         return None, {}
 

@@ -11,9 +11,17 @@ from psld.data.pixels import from_uint8, to_uint8
 from psld.data.store import ImageStore
 from psld.diffusion.inpainting import Inpainting
 from psld.diffusion.loop import sample
-from psld.diffusion.score import ClassifierFreeScore, ClassifierGuidedScore, NetworkScore, Score
+from psld.diffusion.score import (
+    Batching,
+    ClassifierFreeScore,
+    ClassifierGuidedScore,
+    NetworkScore,
+    Score,
+)
+from psld.networks.forward import forward_pass
 from psld.sampling.fit import check_fit
 from psld.sampling.masks import masks_digest, masks_of
+from psld.sampling.noise import ShardNoise
 from psld.sampling.settings import (
     CellSettings,
     ClassifierFreeGuidance,
@@ -29,7 +37,6 @@ from psld.utils.device import choose_device
 from psld.utils.errors import RunError, UserError
 from psld.utils.files import digest_of
 from psld.utils.provenance import device_name
-from psld.utils.randomness import Stream, generator
 
 
 def origin_of(cell: CellSettings) -> ShardOrigin:
@@ -55,16 +62,23 @@ def sample_shards(settings: SampleSettings) -> Iterator[tuple[Shard, bool]]:
     """
     device = choose_device(settings.device)
     model = load_model(settings.model, device)
+    called = forward_pass(
+        model.network,
+        settings.sampler.precision,
+        compile=settings.compile,
+        channels_last=settings.channels_last,
+    )
+    model = replace(model, network=called)
     guide = load_guide(settings.guide, device) if settings.guide else None
     check_fit(settings.sampler, model.settings, guide and guide.settings)
-    expected = origin_of(settings)
+    expected, batching = origin_of(settings), Batching(settings.batch_size)
     for index in range(settings.first, settings.first + settings.shards):
         path, origin = shard_path(settings.output, index), replace(expected, index=index)
         made = False
         try:
             shard = load_made_by(path, origin)
         except UserError:
-            shard = sample_shard(settings, model, guide, origin, device)
+            shard = sample_shard(settings, model, guide, origin, device, batching)
             shard.save(path)
             made = True
         yield shard, made
@@ -76,17 +90,21 @@ def sample_shard(
     guide: Guide | None,
     origin: ShardOrigin,
     device: torch.device,
+    batching: Batching | None = None,
 ) -> Shard:
     """Sample all images of one shard.
 
     The noise comes from (seed, shard) and is drawn for the whole shard at each step, so an image
-    depends neither on the batch size nor on the worker. It is drawn on the device: CPUs and GPUs
-    of different kinds give different images.
+    depends neither on the batch size nor on the worker, nor, up to rounding, on the device.
+
+    Args:
+        model: with its network as it is called (`forward_pass`).
+        batching: the batches that fitted for earlier shards; else of `settings.batch_size`.
     """
     started = time.monotonic()
     indices = range(origin.index * origin.size, (origin.index + 1) * origin.size)
     labels = inpainting = None
-    batch = settings.batch_size
+    batch = batching or Batching(settings.batch_size)
     score: Score = NetworkScore(model.network, batch)
     match settings.sampler.guidance:
         case ClassifierGuidance(label=label, scale=scale, official_time=official_time):
@@ -100,14 +118,11 @@ def sample_shard(
             indices = indices[: len(inpainting.images)]  # fewer at the end of the split
     dataset = model.settings.dataset
     channels = dataset.channels
-    stream = generator(device, settings.seed, Stream.SHARD, origin.index)
-    shape = (model.process.blocks * channels, dataset.image_size, dataset.image_size)
-
-    def noise(z: Tensor) -> Tensor:
-        return torch.randn(z.shape, generator=stream, device=device)
-
-    start = model.process.prior(noise(torch.empty(len(indices), *shape)))
-    z = sample(model.process, settings.sampler, score, start, noise, inpainting)
+    size = dataset.image_size
+    shape = (len(indices), model.process.blocks * channels, size, size)
+    with ShardNoise(settings.seed, origin.index, shape, device) as noise:
+        start = model.process.prior(noise())
+        z = sample(model.process, settings.sampler, score, start, noise, inpainting)
     if not torch.isfinite(z).all():
         raise RunError(f"shard {origin.index}: the sampler produced NaN or infinity")
     return Shard(

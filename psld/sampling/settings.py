@@ -1,8 +1,13 @@
 """Settings of sampling: guidance, masks, and everything that decides a cell's images. No torch."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from psld.config.settings import Settings
 from psld.diffusion.settings import (
@@ -113,6 +118,16 @@ class GuidedSettings(Settings):
 
     guidance: GuidanceSettings = NoGuidance()
     """The guidance of the samples, if any."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the network; a guide, the state and all coefficients stay in fp32."""
+
+    @model_serializer(mode="wrap")
+    def _without_plain_precision(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave fp32 out, so that samplers from before this setting keep their identity."""
+        content = serialize(self)
+        if content.get("precision") == "fp32":
+            del content["precision"]
+        return content
 
 
 class FixedGridSampler(GuidedSettings, SDESamplerSettings):
@@ -140,6 +155,15 @@ class AdaptiveSampler(GuidedSettings, ODESamplerSettings):
             raise ValueError(
                 "inpainting puts the known pixels back after each step of a fixed time grid, and "
                 "rk45 has none; use another sampler"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _is_precise(self) -> "AdaptiveSampler":
+        if self.precision == "bf16":
+            raise ValueError(
+                "bf16 has an error above the tolerances of rk45, whose steps would follow the "
+                "rounding; use precision=fp32, or a sampler with a fixed time grid"
             )
         return self
 
@@ -199,7 +223,12 @@ class SampleSettings(CellSettings):
     png: str | None
     """A folder that receives each image as a PNG, or a file NAME.png for all in one; null: none."""
     batch_size: int = Field(ge=1)
-    """Images per network evaluation; changes speed and memory, never the images."""
+    """Most images per network evaluation; changes speed and memory, never the images. It is halved
+    where GPU memory ends."""
+    compile: bool
+    """Compile the network with torch.compile."""
+    channels_last: bool
+    """Lay out the network with the channels innermost."""
 
 
 def shards_needed(samples: int, shard_size: int) -> int:

@@ -8,10 +8,10 @@ from torch import Tensor
 from psld.diffusion.loop import path
 from psld.diffusion.score import NetworkScore
 from psld.sampling.fit import check_fit
+from psld.sampling.noise import ShardNoise
 from psld.sampling.settings import AdaptiveSampler, NoGuidance, SamplerSettings
 from psld.training.model import Model
 from psld.utils.errors import UserError
-from psld.utils.randomness import Stream, generator
 
 
 @dataclass(frozen=True)
@@ -49,17 +49,13 @@ def trace_sample(
     check_fit(sampler, model.settings, None)
     device = next(model.network.parameters()).device
     shard, index = divmod(sample, shard_size)
-    stream = generator(device, seed, Stream.SHARD, shard)
-    shape = (process.blocks * dataset.channels, dataset.image_size, dataset.image_size)
-
-    def noise(_: Tensor | None = None) -> Tensor:
-        """This image's part of the whole shard's noise."""
-        whole = torch.randn((shard_size, *shape), generator=stream, device=device)
-        return whole[index : index + 1]
-
+    # The shard's noise begins with that of its first images.
+    shape = (index + 1, process.blocks * dataset.channels, dataset.image_size, dataset.image_size)
     score = NetworkScore(model.network, batch_size=1)
-    steps = path(process, sampler, score, process.prior(noise()), noise)
-    times, states = zip(*((t, z[0].cpu()) for t, z in steps), strict=True)
+    with ShardNoise(seed, shard, shape, device) as noise:
+        start = process.prior(noise()[index:])
+        steps = path(process, sampler, score, start, lambda _: noise()[index:])
+        times, states = zip(*((t, z[0].cpu()) for t, z in steps), strict=True)
     blocks = torch.stack(states).unflatten(1, (process.blocks, dataset.channels))
     deviations = torch.diagonal(process.S).sqrt().to(blocks)
     return Trace(list(times), blocks / deviations[:, None, None, None])

@@ -9,6 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from psld.diffusion.loss import Objective
+from psld.networks.forward import forward_pass
 from psld.training.batches import Batch, Batches
 from psld.training.ranks import Ranks
 from psld.training.settings import LoopSettings
@@ -51,7 +52,8 @@ def train(
         RunError: the gradient is not finite; no checkpoint is written after that step.
         Stopped: a signal asked any rank to stop; a checkpoint is written first.
     """
-    network = ranks.parallel(forward_pass(state.network, settings))
+    called = forward_pass(state.network, settings.precision, compile=settings.compile)
+    network = ranks.parallel(called)
     meter = Meter(ranks)
     silent = None if ranks.leads else True  # None: silent if the output is a file
     progress = tqdm(
@@ -147,25 +149,6 @@ def learning_rate(settings: LoopSettings, step: int) -> float:
     if step >= settings.warmup_steps:
         return settings.learning_rate
     return settings.learning_rate * step / settings.warmup_steps
-
-
-def forward_pass(network: nn.Module, settings: LoopSettings) -> nn.Module:
-    """The network as training calls it: in bf16, compiled, or as it is."""
-    if settings.precision == "bf16":
-        network = InBfloat16(network)
-    return torch.compile(network) if settings.compile else network
-
-
-class InBfloat16(nn.Module):
-    """Autocasts the network only: coefficients and loss stay in float32."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, z: Tensor, *conditions: Tensor) -> Tensor:
-        with torch.autocast(z.device.type, torch.bfloat16):
-            return self.network(z, *conditions)
 
 
 class Meter:

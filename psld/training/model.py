@@ -52,7 +52,8 @@ class Model:
 
     settings: ModelSettings
     process: LinearProcess
-    network: NCSNpp
+    network: nn.Module
+    """ε(z, t), or ε(z, t, label)."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ class LoopSettings(Settings):
     batch_size: int = Field(ge=1)
     """Images per step over all ranks."""
     micro_batch: int | None = Field(None, ge=1)
-    """Images per forward pass on one rank; gradients are summed. Null: the rank's whole part."""
+    """Images per forward pass on one rank; gradients are summed. Null: the rank's whole part. The
+    weights depend on it by rounding, and by dropout, which draws its masks for each pass."""
     learning_rate: float = Field(2e-4, gt=0)
     """Adam's learning rate after the warm-up."""
     warmup_steps: int = Field(5000, ge=0)
@@ -88,11 +89,13 @@ class TrainedSettings(Settings):
     def identity(self) -> dict[str, Any]:
         """The settings that, with the dataset's digest, decide the weights.
 
-        Options that are null are left out, so that a new option changes no identity.
+        Settings of speed and memory alone are left out (`compile`, `micro_batch`), and options that
+        are null, so that a new option changes no identity.
         """
         content = self.model_dump(mode="json", exclude_none=True)
         del content["dataset"]["source"]
-        for key in ("checkpoint_every", "milestone_every", "log_every", "preview_every", "compile"):
+        reports = ("checkpoint_every", "milestone_every", "log_every", "preview_every")
+        for key in (*reports, "compile", "micro_batch"):
             content["training"].pop(key, None)
         return content
 

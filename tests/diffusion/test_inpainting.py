@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from psld.data.pixels import from_uint8, to_uint8
-from psld.diffusion.inpainting import Inpainting
+from psld.diffusion.inpainting import Inpainting, Replacement
 from psld.diffusion.instances import psld, vp_sde
 from psld.diffusion.loop import sample
+from psld.diffusion.process import LinearProcess
+from psld.diffusion.score import NetworkScore
 from psld.diffusion.settings import SDESamplerSettings
 
 PROCESSES = {
@@ -64,3 +66,45 @@ def test_known_pixels_end_as_they_were_and_holes_as_the_data(name, integrator):
     difference = to_uint8(z[:, :1]).int() - originals.int()
     assert difference[known == 1].abs().max() <= 2
     assert float(z[:, :1][known == 0].var()) == pytest.approx(0.3, rel=0.15)
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_known_pixels_are_drawn_from_the_kernel_of_their_time(name):
+    """As the process itself perturbs an image, and the end has the kernel's mean."""
+    process, size = PROCESSES[name], 4
+    random = torch.Generator().manual_seed(0)
+    images = torch.rand(3, 2, size, size, generator=random) * 2 - 1
+    draws = [torch.randn(3, 2 * process.blocks, size, size, generator=random) for _ in range(2)]
+    times = [1.0, 0.3, 1e-3]
+    replacement = Replacement(Inpainting(process, images, torch.ones(3, 1, size, size)), times)
+    for index, t in enumerate(times):
+        queue = iter(draws)
+        z = replacement.noisy(index, torch.zeros_like(draws[0]), lambda _, q=queue: next(q))
+        time = torch.full((3,), t, dtype=torch.float64)
+        if process.needs_auxiliary_noise:
+            auxiliary, eps = draws
+            expected = process.perturb(images, time, eps, auxiliary[:, 2:])
+        else:
+            expected = process.perturb(images, time, draws[0])
+        torch.testing.assert_close(z, expected, rtol=1e-5, atol=1e-6)
+        nothing = torch.zeros_like(draws[0])
+        mean = process.mean(images, time, nothing[:, 2:])
+        torch.testing.assert_close(replacement.mean(index, nothing), mean, rtol=1e-5, atol=1e-6)
+
+
+def test_kernels_are_computed_once_for_all_steps(monkeypatch):
+    """However many steps there are."""
+    factorised = []
+    factor = LinearProcess.covariance_factor
+    monkeypatch.setattr(
+        LinearProcess, "covariance_factor", lambda *given: factorised.append(1) or factor(*given)
+    )
+    process, counts = PROCESSES["psld"], []
+    for steps in (3, 9):
+        factorised.clear()
+        settings = SDESamplerSettings(integrator="em", striding="uniform", steps=steps)
+        z, images = torch.zeros(2, 2, 4, 4), torch.zeros(2, 1, 4, 4)
+        known = Inpainting(process, images, images + 1)
+        sample(process, settings, NetworkScore(lambda z, t: z, 2), z, torch.randn_like, known)
+        counts.append(len(factorised))
+    assert counts[0] == counts[1]

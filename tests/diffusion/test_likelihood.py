@@ -8,7 +8,7 @@ import torch
 from psld.diffusion.design import Mixture
 from psld.diffusion.instances import psld, vp_sde
 from psld.diffusion.likelihood import bits_per_dimension, dequantize, log_likelihood
-from psld.utils.errors import RunError
+from psld.utils.errors import RunError, UserError
 from tests.diffusion.processes import normal, recipe
 from tests.diffusion.sampling import gaussian
 
@@ -126,3 +126,10 @@ def test_uniform_noise_has_no_information():
 def test_a_network_that_is_no_number_is_named():
     with pytest.raises(RunError, match=r"likelihood: the score is NaN or infinite at time 1e-05"):
         log_likelihood(vp_sde(), lambda z, t: z * float("nan"), normal(1, 1, 2, 2), drawn())
+
+
+def test_half_precision_is_refused():
+    """Its error is above the tolerances, and the steps would follow it."""
+    network = DATA.network(vp_sde())
+    with pytest.raises(UserError, match="likelihood: the network computes in half precision"):
+        log_likelihood(vp_sde(), lambda z, t: network(z, t).bfloat16(), normal(1, 1, 2, 2), drawn())

@@ -127,6 +127,21 @@ def test_mix_acts_on_blocks():
     torch.testing.assert_close(column, torch.cat([x, torch.zeros_like(x)], dim=1))
 
 
+@pytest.mark.parametrize("columns", [1, 2, 3, 8])
+def test_mix_never_rounds_a_state(columns):
+    """Under autocast a matrix product would have three digits."""
+    matrices, z = torch.randn(5, 2, columns), torch.randn(5, columns * 3, 4, 4)
+    exact = torch.einsum("nij,njp->nip", matrices.double(), z.double().view(5, columns, -1))
+    for matrix in (matrices, matrices[0]):
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed = mix(matrix, z)
+        assert mixed.dtype == torch.float32
+        torch.testing.assert_close(mixed, mix(matrix, z), rtol=0, atol=0)
+    torch.testing.assert_close(
+        mix(matrices, z), exact.view(5, 6, 4, 4).float(), rtol=1e-5, atol=1e-5
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [

@@ -44,7 +44,7 @@ def test_every_integrator_is_guided_by_a_guide(model, guide, quick, tmp_path):
     for name, more in {
         "guided": (),
         "parts": ("batch_size=5",),
-        "gently": ("sampler.guidance.scale=1",),
+        "strongly": ("sampler.guidance.scale=100",),
         "threes": ("sampler.guidance.label=3",),
     }.items():
         arguments = (*overrides, *more, f"model={model}", f"output={name}")
@@ -56,7 +56,7 @@ def test_every_integrator_is_guided_by_a_guide(model, guide, quick, tmp_path):
     assert guided.origin.guide_sha256 == read_manifest(guide, GuideManifest).weights_sha256
     difference = np.abs(guided.images.astype(int) - shards["parts"].images)
     assert difference.max() <= 1
-    assert not np.array_equal(guided.images, shards["gently"].images)
+    assert not np.array_equal(guided.images, shards["strongly"].images)
     assert shards["threes"].labels.tolist() == [3] * SIZE
 
 

@@ -136,6 +136,78 @@ def test_batch_size_and_device_are_no_part_of_the_origin(model):
     assert one.origin != sample(model, *SAMPLERS["em"], "sampler.denoise=false").origin
 
 
+# --- precision and speed --------------------------------------------------------------------------
+
+
+def in_process(model, *overrides: str) -> Shard:
+    """The first shard, as the command makes it."""
+    [(shard, _)] = sampling.sample_shards(settings(model, "device=cpu", *overrides))
+    return shard
+
+
+def test_bf16_is_another_sampler_with_nearly_the_same_images(model, tmp_path):
+    """Its network computes in bfloat16; the state stays in float32."""
+    options = (*SAMPLERS["em"], "sampler.final_time=0.3", "sampler.denoise=false")
+    plain = in_process(model, *options, f"output={tmp_path}/plain")
+    half = in_process(model, *options, "sampler.precision=bf16", f"output={tmp_path}/half")
+    assert half.origin != plain.origin
+    difference = np.abs(half.images.astype(int) - plain.images)
+    assert 0 < difference.max() < 64
+    assert difference.mean() < 4
+
+
+def test_without_bf16_a_samplers_identity_does_not_name_it(model):
+    assert "precision" not in settings(model, *SAMPLERS["em"]).sampler.model_dump(mode="json")
+    half = settings(model, *SAMPLERS["em"], "sampler.precision=bf16").sampler
+    assert half.model_dump(mode="json")["precision"] == "bf16"
+    assert type(half).model_validate(half.model_dump(mode="json")) == half
+
+
+def test_layout_and_compilation_change_no_image_and_no_origin(model, tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda network: compiled.append(network) or network)
+    plain = in_process(model, *SAMPLERS["em"], f"output={tmp_path}/plain")
+    assert not compiled
+    fast = in_process(
+        model, *SAMPLERS["em"], "compile=true", "channels_last=true", f"output={tmp_path}/fast"
+    )
+    check_same_images(fast, plain)
+    assert fast.origin == plain.origin
+    [network] = compiled
+    kernels = [weight for weight in network.parameters() if weight.dim() == 4]
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in kernels)
+
+
+def test_adaptive_steps_refuse_bf16(model, tmp_path):
+    options = (f"model={model}", *SAMPLERS["rk45"], "sampler.precision=bf16", "output=cell")
+    refused(call(tmp_path, "sample", *options), 2, "bf16", "above the tolerances of rk45")
+
+
+def test_out_of_memory_is_found_out_once_for_all_shards(model, tmp_path, monkeypatch, capsys):
+    """And the images are those of small batches from the start."""
+    load, failed = sampling.load_model, []
+
+    def small_device(*arguments):
+        loaded = load(*arguments)
+
+        def check(network, given):
+            if len(given[0]) > 3:
+                failed.append(len(given[0]))
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+
+        loaded.network.register_forward_pre_hook(check)
+        return loaded
+
+    monkeypatch.setattr(sampling, "load_model", small_device)
+    given = settings(model, *SAMPLERS["em"], "shards=2", "device=cpu", f"output={tmp_path}/cell")
+    shards = [shard for shard, _ in sampling.sample_shards(given)]
+    assert failed == [SIZE, SIZE // 2]
+    assert capsys.readouterr().err.count("out of GPU memory") == 2
+    monkeypatch.undo()
+    same = sample(model, *SAMPLERS["em"], f"batch_size={SIZE // 4}", "first=1")
+    np.testing.assert_array_equal(shards[1].images, same.images)
+
+
 # --- a range of shards ----------------------------------------------------------------------------
 
 RANGE = ("sampler=em", "sampler.steps=3", f"shard_size={SIZE}", "output=cell")
@@ -253,8 +325,8 @@ def test_a_killed_range_loses_the_shard_under_way_alone(model, tmp_path):
 def test_a_failed_range_keeps_the_shards_before_the_failure(model, tmp_path, monkeypatch):
     make = sampling.sample_shard
 
-    def fail_at_two(settings, model, guide, origin, device):
-        shard = make(settings, model, guide, origin, device)
+    def fail_at_two(settings, model, guide, origin, *rest):
+        shard = make(settings, model, guide, origin, *rest)
         if origin.index == 2:
             raise sampling.RunError("shard 2: the sampler produced NaN or infinity")
         return shard

@@ -9,7 +9,8 @@ import torch
 
 from psld.diffusion.instances import psld, vp_sde
 from psld.diffusion.loss import EpsilonLoss
-from psld.training.loop import Meter, accumulate_gradient, forward_pass, learning_rate, train
+from psld.networks.forward import forward_pass
+from psld.training.loop import Meter, accumulate_gradient, learning_rate, train
 from psld.training.state import Checkpoints
 from psld.training.stop import Stopped, StopRequest
 from psld.utils.errors import RunError
@@ -115,7 +116,7 @@ def test_bf16_is_the_arithmetic_of_the_forward_pass():
         network = tiny_network(PROCESS)
         network.middle.block1.conv1.register_forward_hook(lambda *call: seen.append(call[2].dtype))
         z = PROCESS.perturb(batch.x0, batch.t, batch.eps)
-        forward = forward_pass(network, recipe(precision=precision))
+        forward = forward_pass(network, precision)
         outputs[precision] = forward(z, batch.t.float())
     assert seen == [torch.float32, torch.bfloat16]
     assert not torch.equal(outputs["fp32"], outputs["bf16"].float())

@@ -1,0 +1,81 @@
+"""Sampling in fp32, in bf16, and in bf16 with the channels-last layout.
+
+python -m benchmarks.precision [REPEATS]
+"""
+
+import copy
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from psld.diffusion.loop import sample
+from psld.diffusion.score import NetworkScore
+from psld.diffusion.settings import SDESamplerSettings
+from psld.grid.composing import compose_model
+from psld.networks.forward import forward_pass
+from psld.training.model import build_network, build_process
+
+IMAGES, STEPS = 16, 3
+WAYS = {
+    "fp32": {"precision": "fp32"},
+    "fp32, channels-last": {"precision": "fp32", "channels_last": True},
+    "bf16": {"precision": "bf16"},
+    "bf16, channels-last": {"precision": "bf16", "channels_last": True},
+}
+
+
+def main(repeats: int) -> None:
+    """The 39M network of CIFAR-10 on random weights of its initialization, none of them zero."""
+    torch.manual_seed(0)
+    overrides = ["dataset=cifar10", "process=psld", "network=cifar10-ablation"]
+    model = compose_model(overrides, "benchmarks.precision")
+    process = build_process(model)
+    plain = build_network(model, process).eval().requires_grad_(False)
+    for parameter in plain.parameters():
+        if parameter.dim() > 1:  # the last layers start near 0, which would hide the error
+            parameter.copy_(torch.randn_like(parameter) / parameter[0].numel() ** 0.5)
+    networks = {name: forward_pass(copy.deepcopy(plain), **way) for name, way in WAYS.items()}
+    z, t = torch.randn(IMAGES, 6, 32, 32), torch.rand(IMAGES)
+    noise = torch.randn(STEPS, *z.shape)
+    settings = SDESamplerSettings(integrator="em", striding="quadratic", steps=STEPS)
+
+    def evaluate(name: str) -> Tensor:
+        return networks[name](z, t).float()
+
+    def loop(name: str) -> Tensor:
+        draws = iter(noise)
+        score = NetworkScore(networks[name], IMAGES)
+        return sample(process, settings, score, process.prior(z), lambda _: next(draws))[:, :3]
+
+    with torch.no_grad():
+        report(f"the network, {IMAGES} images", evaluate, repeats)
+        report(f"EM with {STEPS} steps, {IMAGES} images", loop, repeats)
+
+
+def report(what: str, run: Callable[[str], Tensor], repeats: int) -> None:
+    """Print how much faster than fp32 each way is, in turns, and how much its results differ."""
+    results = {name: run(name) for name in WAYS}
+    seconds = {name: [] for name in WAYS}
+    for _ in range(repeats):
+        for name, taken in seconds.items():
+            started = time.perf_counter()
+            run(name)
+            taken.append(time.perf_counter() - started)
+    exact = results.pop("fp32")
+    print(f"{what}, fp32: {statistics.median(seconds['fp32']):.2f} s")
+    for name, result in results.items():
+        gains = [a / b for a, b in zip(seconds["fp32"], seconds[name], strict=True)]
+        error = (result - exact).norm() / exact.norm()
+        print(
+            f"  {name}: {statistics.median(gains):.2f} times as fast "
+            f"({min(gains):.2f} to {max(gains):.2f}), relative difference {error:.2%}, "
+            f"largest {(result - exact).abs().max() / exact.std():.2g} deviations"
+        )
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5)

@@ -1,0 +1,73 @@
+"""The adaptive integrator against SciPy's, evaluation by evaluation."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import solve_ivp
+
+from psld.diffusion.runge_kutta import integrate
+from psld.utils.errors import RunError
+
+
+def pendulum(t, y):
+    """A pendulum that is struck shortly at t = 1, where steps fail."""
+    return np.stack([y[1], -np.sin(y[0]) + 30 * np.exp(-((40 * (t - 1)) ** 2))])
+
+
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-5, 1e-9])
+@pytest.mark.parametrize(("start", "end"), [(0.0, 7.0), (3.0, -2.0)])
+def test_steps_are_those_of_scipy(start, end, tolerance):
+    y = np.random.default_rng(0).standard_normal((2, 5))
+    theirs = solve_ivp(
+        lambda t, flat: pendulum(t, flat.reshape(2, 5)).ravel(),
+        (start, end),
+        y.ravel(),
+        rtol=tolerance,
+        atol=tolerance,
+    )
+    times = []
+
+    def velocity(t, state):
+        times.append(t)
+        return torch.from_numpy(pendulum(t, state.numpy()))
+
+    ours = integrate(velocity, start, end, torch.from_numpy(y), tolerance, "test")
+    assert len(times) == theirs.nfev
+    if tolerance < 1e-2:
+        assert len(times) > 2 + 6 * (len(theirs.t) - 1), "no step was rejected"
+    np.testing.assert_allclose(ours.flatten(), theirs.y[:, -1], rtol=1e-6, atol=1e-6)
+
+
+def test_the_host_waits_once_a_step_and_twice_to_start(monkeypatch):
+    """What waits for a device: reading a number of it."""
+    reads = []
+    for name in ("__float__", "__bool__", "item", "tolist"):
+        read = getattr(torch.Tensor, name)
+        monkeypatch.setattr(
+            torch.Tensor, name, lambda self, read=read: reads.append(1) or read(self)
+        )
+    calls = []
+
+    def velocity(t, y):
+        calls.append(t)
+        return -y
+
+    integrate(velocity, 0.0, 5.0, torch.ones(3, dtype=torch.float64), 1e-6, "test")
+    steps, rest = divmod(len(calls) - 2, 6)
+    assert rest == 0
+    assert steps > 5
+    assert len(reads) == 2 + steps
+
+
+def test_a_velocity_that_is_not_finite_is_named_by_its_time():
+    def velocity(t, y):
+        return y / (0.0 if t > 2 else 1.0)
+
+    with pytest.raises(RunError, match=r"mine: the score is NaN or infinite at time 2\.\d"):
+        integrate(velocity, 0.0, 5.0, torch.ones(3, dtype=torch.float64), 1e-3, "mine")
+
+
+def test_a_pole_ends_with_a_message():
+    """dy/dt = y² from 1 has its pole at t = 1."""
+    with pytest.raises(RunError, match=r"mine: at time \d.* no step is small enough"):
+        integrate(lambda _, y: y * y, 0.0, 2.0, torch.ones(1, dtype=torch.float64), 1e-3, "mine")

@@ -1,0 +1,98 @@
+"""Batches of the scores: they shrink where memory ends, and change nothing else."""
+
+import pytest
+import torch
+
+from psld.diffusion.score import (
+    Batching,
+    ClassifierFreeScore,
+    ClassifierGuidedScore,
+    NetworkScore,
+)
+
+Z = torch.randn(20, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(20) % 3
+EYE = torch.eye(2)
+
+
+class Memory:
+    """A network and a guide on a device that holds `fits` images."""
+
+    def __init__(self, fits: int) -> None:
+        self.fits = fits
+        self.sizes: list[int] = []
+
+    def network(self, z, t, label=None):
+        self.sizes.append(len(z))
+        if len(z) > self.fits:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return torch.tanh(z) + t[:, None, None, None] + (0 if label is None else label.sum())
+
+    def guide(self, z, t):
+        return self.network(z, t).flatten(1)[:, :3]
+
+
+def scores(memory: Memory, batch_size):
+    batching = Batching(batch_size)
+    plain = NetworkScore(memory.network, batching)
+    return {
+        "plain": plain,
+        "classifier-free": ClassifierFreeScore(
+            lambda z, t, label: memory.network(z, t), LABELS, 2.0, batching
+        ),
+        "classifier": ClassifierGuidedScore(plain, memory.guide, LABELS, 1.5, batching),
+    }
+
+
+@pytest.mark.parametrize("kind", ["plain", "classifier-free", "classifier"])
+def test_out_of_memory_halves_the_batch_and_goes_on(kind, capsys):
+    expected = scores(Memory(fits=1000), batch_size=1000)[kind](Z, 0.5, EYE)
+    memory = Memory(fits=6)
+    score = scores(memory, batch_size=16)[kind]
+    assert torch.equal(score(Z, 0.5, EYE), expected)
+    assert torch.equal(score(Z, 0.5, EYE), expected)
+    assert [size for size in memory.sizes if size > 6] == [16, 8], "it fails twice and no more"
+    assert max(memory.sizes[2:]) == 4
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        "out of GPU memory with 16 images at once; going on with 8",
+        "out of GPU memory with 8 images at once; going on with 4",
+    ]
+    assert score.evaluations == 2 * (2 if kind == "classifier-free" else 1)
+
+
+def test_what_one_score_found_out_the_next_one_uses():
+    """As the shards of a cell do."""
+    memory, batching = Memory(fits=5), Batching(20)
+    for _ in range(2):
+        NetworkScore(memory.network, batching)(Z, 0.5, EYE)
+    assert memory.sizes == [20, 10, 5, 5, 5, 5, 5, 5, 5, 5]
+
+
+def test_a_single_image_that_does_not_fit_is_an_error():
+    with pytest.raises(torch.OutOfMemoryError):
+        NetworkScore(Memory(fits=0).network, 16)(Z, 0.5, EYE)
+
+
+def test_the_failed_evaluation_is_freed_before_the_next_one():
+    """Otherwise the smaller batch would find the memory of the larger one still in use."""
+    alive = []
+
+    class Activation:
+        def __init__(self):
+            alive.append(self)
+
+        def __del__(self):
+            freed.append(self)
+
+    freed = []
+
+    def network(z, t):
+        held = Activation()
+        alive.clear()
+        if len(z) > 10:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        assert freed, "the failed evaluation still holds its activations"
+        return held and z
+
+    NetworkScore(network, 20)(Z, 0.5, EYE)
