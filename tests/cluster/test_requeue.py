@@ -178,7 +178,7 @@ def test_other_errors_of_a_training_pass(stops, commands):
 
 def test_a_warning_before_there_is_something_to_save_queues_the_job_again(stops):
     stops(signal.SIGTERM)
-    with requeued_when_stopped(), pytest.raises(SystemExit) as ended:
+    with requeued_when_stopped(), pytest.raises(SystemExit) as ended:  # noqa: PT012
         os.kill(os.getpid(), signal.SIGUSR2)
         signal.sigtimedwait([], 1)
     assert ended.value.code == 128 + signal.SIGUSR2
@@ -195,7 +195,7 @@ def test_a_life_is_noted_when_a_training_begins_in_a_job(stops, tmp_path, monkey
 def test_outside_of_a_job_nothing_is_asked_or_noted(commands, tmp_path, monkeypatch, signals):
     monkeypatch.delenv("SUBMITIT_EXECUTOR", raising=False)
     before = signal.getsignal(signal.SIGUSR2)
-    with pytest.raises(Stopped), requeued_when_stopped() as begins:
+    with pytest.raises(Stopped), requeued_when_stopped() as begins:  # noqa: PT012
         begins(tmp_path / "run", 7)
         assert signal.getsignal(signal.SIGUSR2) is before
         raise Stopped(signal.SIGUSR2, 7)

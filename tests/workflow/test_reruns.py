@@ -48,7 +48,11 @@ def test_what_decides_no_result_reruns_nothing(finished):
         ("configs/dataset/digits.yaml", "# A mirrored 2 is no digit.", "# Another comment."),
         ("psld/commands/train.py", '"""Train a model:', '"""Another docstring:'),
         ("psld/commands/sample.py", '"""Sample a cell:', '"""Another docstring:'),
-        ("psld/sampling/settings.py", '"""How many shards to make."""', '"""Number of shards."""'),
+        (
+            "psld/sampling/settings.py",
+            '"""Settings of `psld sample`."""',
+            '"""Another docstring."""',
+        ),
     )
     for edit in edits:
         finished.edit(*edit)
