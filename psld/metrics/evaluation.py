@@ -38,6 +38,11 @@ class Measurement:
     devices: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        if self.metric.measure.kind != "frechet":
+            raise UserError(
+                f"metric {self.metric.name}: the commands measure Fréchet distances; others are "
+                "functions of Python, psld.metrics.measure"
+            )
         self.statistics = FeatureStatistics(self.extractor.dimension, self.extractor.device)
 
     def add(self, shard: Shard, features: Tensor) -> None:
