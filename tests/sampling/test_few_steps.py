@@ -1,5 +1,7 @@
 """Samplers for few evaluations on trained networks: the library, guidance, inpainting, refusals."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -28,7 +30,7 @@ def test_a_sampler_of_plain_denoisers_runs_on_a_trained_network(model):
     sigmas = torch.linspace(denoise.sigma_max ** (1 / 7), denoise.sigma_min ** (1 / 7), 8) ** 7
     y = denoise.sigma_max * torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        for sigma, after in zip(sigmas[:-1], sigmas[1:], strict=True):
+        for sigma, after in pairwise(sigmas):
             y = y + (after - sigma) * (y - denoise(y, sigma)) / sigma
         images = denoise(y, denoise.sigma_min)
     whole = loaded.sample(
