@@ -39,6 +39,7 @@ def help_of(program: str, name: str, kind: type[Settings], description: str) -> 
 def _lines(kind: type[Settings], defaults: dict[str, Any], indent: int) -> Iterator[str]:
     for key, field in kind.model_fields.items():
         default = defaults.get(key, None if field.is_required() else field.default)
+        default = default.model_dump(mode="json") if isinstance(default, Settings) else default
         group = _group(field.annotation, default)
         plain = group is None and not isinstance(default, dict)
         yield f"{' ' * indent}{key}:{f' {_text(default)}' if plain else ''}"
