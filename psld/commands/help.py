@@ -43,8 +43,7 @@ def _lines(kind: type[Settings], defaults: dict[str, Any], indent: int) -> Itera
     texts = descriptions(kind)
     for key, field in kind.model_fields.items():
         default = defaults.get(key, None if field.is_required() else field.default)
-        if isinstance(default, Settings):
-            default = default.model_dump(mode="json")
+        default = default.model_dump(mode="json") if isinstance(default, Settings) else default
         group = _group(field.annotation, default)
         plain = group is None and not isinstance(default, dict)
         yield f"{' ' * indent}{key}:{f' {_text(default)}' if plain else ''}"

@@ -100,6 +100,18 @@ class IntegratorSettings(Settings):
     denoise: bool = True
     """End with one more evaluation at `final_time`: a noise-free Euler step to time 0, or the
     prediction of the image itself (multistep)."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the network; a guide, the state and all coefficients stay in fp32."""
+
+    def unused(self) -> set[str]:
+        """The options that change nothing, given the others."""
+        return {"precision"} if self.precision == "fp32" else set()
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what changes nothing: equal dumps mean equal images."""
+        unused = self.unused()
+        return {key: value for key, value in serialize(self).items() if key not in unused}
 
 
 class GridSettings(IntegratorSettings):
@@ -115,13 +127,7 @@ class GridSettings(IntegratorSettings):
 
     def unused(self) -> set[str]:
         """The options that change nothing, given the others."""
-        return set() if self.striding in ("power", "edm") else {"power"}
-
-    @model_serializer(mode="wrap")
-    def _without_unused(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what changes nothing: equal dumps mean equal images."""
-        unused = self.unused()
-        return {key: value for key, value in serialize(self).items() if key not in unused}
+        return super().unused() | (set() if self.striding in ("power", "edm") else {"power"})
 
 
 class SDESamplerSettings(GridSettings):

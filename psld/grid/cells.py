@@ -17,7 +17,7 @@ def expand_cell(arguments: list[str]) -> list[str]:
     grid, model, sampler = find_cell(chosen[-1].removeprefix("cell="))
     own = [
         *grid.samplers[sampler].overrides,
-        f"model={paths.model_folder(grid.name, model)}",
+        f"model={grid.model_folder(model)}",
         *places_of_guidance(grid, model, sampler),
         f"shard_size={grid.file.shard_size}",
         f"batch_size={grid.file.batch_size}",

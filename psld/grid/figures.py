@@ -132,8 +132,8 @@ def friction_of(grid: Grid, model: str) -> float | None:
 
 
 def trained_models(grid: Grid) -> list[str]:
-    """The models that have a training curve: all but imported ones."""
-    return [name for name, model in grid.models.items() if not model.checkpoint]
+    """The models that the grid trains: all but imported ones and those of other grids."""
+    return [n for n, model in grid.models.items() if not (model.checkpoint or model.of)]
 
 
 def figures_of(grid: Grid) -> dict[str, GridFigure]:

@@ -84,9 +84,27 @@ def _read(path: Path) -> GridFile:
         whole = _content(rehearsed)
         if "rehearses" in whole:
             raise UserError(f"{path}: rehearses: {rehearsed} is itself a rehearsal; name a grid")
-        whole = parse(GridFile, whole, where=str(rehearsed))
+        whole = parse(GridFile, _with_models_of_others(whole, rehearsed), where=str(rehearsed))
         content = rehearsal_content(path.stem, rehearsal, whole)
-    return parse(GridFile, content, where=str(path))
+    return parse(GridFile, _with_models_of_others(content, path), where=str(path))
+
+
+def _with_models_of_others(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The content with the overrides of those models that another grid trains."""
+    if not isinstance(content.get("models"), dict):
+        return content
+    models = dict(content["models"])
+    for name, entry in models.items():
+        if isinstance(entry, dict) and entry.get("of"):
+            other = _path(entry["of"])
+            trained = parse(GridFile, _content(other), where=str(other))
+            if name not in trained.models or trained.models[name].of:
+                raise UserError(f"{path}: models.{name}: {other} trains no model of this name")
+            models[name] = entry | {
+                "overrides": trained.overrides_of_model(name),
+                "checkpoint": trained.models[name].checkpoint,
+            }
+    return content | {"models": models}
 
 
 def _content(path: Path) -> dict[str, Any]:

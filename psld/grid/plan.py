@@ -15,7 +15,7 @@ from pydantic import Field
 from tabulate import tabulate
 
 from psld.config.settings import Settings
-from psld.grid.figures import figures_of
+from psld.grid.figures import figures_of, trained_models
 from psld.grid.resolved import ComposedTraining, Grid, shards_of_cells
 from psld.grid.results import paper_values, read_result
 from psld.sampling.settings import shards_needed
@@ -134,8 +134,10 @@ def jobs_of(grid: Grid) -> dict[str, int]:
         "prepare": len(grid.datasets),
         "train_extractor": extractors.count("classifier"),
         "reference": len(references),
-        "train": sum(not model.checkpoint for model in models),
-        "import": sum(bool(trained.checkpoint) for trained in (*models, *guides)),
+        "train": len(trained_models(grid)),
+        "import": sum(
+            bool(trained.checkpoint) and not trained.of for trained in (*models, *guides)
+        ),
         "train_guide": sum(not guide.checkpoint for guide in guides),
         "sample": sum(len(grid.ranges_of(cell)) for cell in grid.shards),
         "evaluate": len(grid.cells),
@@ -158,7 +160,7 @@ def work_of(grid: Grid, adaptive_evaluations: int) -> dict[str, Work]:
         for name, trained in all_trained.items():
             own = work.setdefault(network_of(trained), Work(kind))
             own.trained.append(name)
-            if not trained.checkpoint:
+            if not (trained.checkpoint or trained.of):
                 training = trained.settings["training"]
                 own.training_images += training["steps"] * training["batch_size"]
     nfe = printed_evaluations(grid)

@@ -39,7 +39,11 @@ def rehearsal_content(name: str, rehearsal: Rehearsal, file: "GridFile") -> dict
     for size in ("samples", "shard_size", "batch_size"):
         content[size] = getattr(rehearsal, size)
     for trained in (*content["models"].values(), *content["guides"].values()):
-        trained |= {"overrides": [*trained["overrides"], *rehearsal.models], "checkpoint": None}
+        trained |= {
+            "overrides": [*trained["overrides"], *rehearsal.models],
+            "checkpoint": None,
+            "of": None,
+        }
     for sampler in content["samplers"].values():
         sampler["spends"] = rehearsal.budgets.get(sampler["budget"])
     for table in content["tables"].values():

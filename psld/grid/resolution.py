@@ -41,10 +41,8 @@ def compose_grid(name: str, file: GridFile, path: Path, compose: Compose = compo
         file,
         path,
         models={
-            model: compose_model(
-                (*file.defaults, *own.overrides), f"{path}: models.{model}", compose
-            )
-            for model, own in file.models.items()
+            model: compose_model(file.overrides_of_model(model), f"{path}: models.{model}", compose)
+            for model in file.models
         },
         guides={
             guide: compose_guide(own.overrides, f"{path}: guides.{guide}", compose)
@@ -67,10 +65,11 @@ def compose_grid(name: str, file: GridFile, path: Path, compose: Compose = compo
         file=file,
         models={
             model: ComposedTraining(
-                overrides=(*file.defaults, *file.models[model].overrides),
+                overrides=file.overrides_of_model(model),
                 checkpoint=file.models[model].checkpoint,
                 dataset=settings.dataset.name,
                 settings=settings.identity(),
+                of=file.models[model].of,
             )
             for model, settings in parsed.models.items()
         },

@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import Any
 
 from psld.config.settings import Settings
+from psld.grid import paths
 from psld.grid.schema import Evaluation, GridFile
 from psld.sampling.settings import shards_needed
 
@@ -17,6 +18,8 @@ class ComposedTraining(Settings):
     dataset: str
     settings: dict[str, Any]
     """What decides the weights."""
+    of: str | None = None
+    """The grid that trains it, if it is another one."""
 
 
 class ComposedSampler(Settings):
@@ -49,6 +52,10 @@ class Grid(Settings):
     metrics: dict[str, dict[str, Any]]
     """Settings of each metric."""
     evaluations: tuple[Evaluation, ...]
+
+    def model_folder(self, model: str) -> str:
+        """Where a model lies: in the folder of the grid that trains it."""
+        return paths.model_folder(self.models[model].of or self.name, model)
 
     @cached_property
     def evaluations_by_cell(self) -> dict[str, list[Evaluation]]:

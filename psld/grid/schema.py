@@ -120,9 +120,11 @@ class SamplerFamily(Settings):
 class TrainedEntry(Settings):
     """A model or guide of a grid; a list of overrides stands for one without a checkpoint."""
 
-    overrides: tuple[str, ...]
+    overrides: tuple[str, ...] = ()
     checkpoint: str | None = None
     """An official checkpoint to import instead of training."""
+    of: str | None = None
+    """The grid that trains it, under the same name; its overrides are taken from there."""
 
     @model_validator(mode="before")
     @classmethod
@@ -283,6 +285,11 @@ class GridFile(Settings):
             metric=merged["metric"],
             samples=merged["samples"],
         )
+
+    def overrides_of_model(self, model: str) -> tuple[str, ...]:
+        """All overrides of a model; those of another grid's model are complete."""
+        own = self.models[model]
+        return own.overrides if own.of else (*self.defaults, *own.overrides)
 
     def overrides_of(self, sampler: str) -> tuple[str, ...]:
         """A family's overrides, completed by the budget that ends the sampler's name."""

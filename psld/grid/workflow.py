@@ -43,9 +43,13 @@ class Workflow:
             re.escape(f"{grid}/{name}")
             for grid in self.grids
             for name, trained in getattr(self.grids[grid], kind).items()
-            if bool(trained.checkpoint) == imported
+            if bool(trained.checkpoint) == imported and not trained.of
         ]
         return "|".join(names) or "(?!)"
+
+    def model_file(self, grid: str, model: str, name: str) -> str:
+        """A file of a model, which another grid may have trained."""
+        return f"{self.grids[grid].model_folder(model)}/{name}"
 
     # -- cells ----------------------------------------------------------------------------------
 
@@ -108,13 +112,13 @@ class Workflow:
         shown, composed = self.figures[grid][figure], self.grids[grid]
         match shown.kind:
             case "plot" if figure == "training":
-                folders = (paths.model_folder(grid, model) for model in trained_models(composed))
+                folders = (composed.model_folder(model) for model in trained_models(composed))
                 return [f"{folder}/history.json" for folder in folders]
             case "plot":
                 cells = dict.fromkeys(e.cell for e in evaluations_of_plot(composed, figure))
                 return [paths.cell_result(grid, cell) for cell in cells]
             case "phase-space":
-                return [f"{paths.model_folder(grid, shown.model)}/manifest.json"]
+                return [self.model_file(grid, shown.model, "manifest.json")]
         return [self.records_of_cell(grid, cell)[0] for cell in shown.cells.values()]
 
     def originals_of_figure(self, grid: str, figure: str) -> list[str]:

@@ -59,8 +59,10 @@ def draw_figure(grid: Grid, name: str, places: Places, device: str) -> Figure:
             if not shards:
                 raise UserError(f"{places.samples}: no samples of figure {name} yet")
             return draw_comparison(shards, figure.title, COMPARED)
+    trained_by = grid.models[figure.model].of
+    models = places.models.parent / trained_by if trained_by else places.models
     return draw_path(
-        str(places.models / figure.model),
+        str(models / figure.model),
         TypeAdapter(SamplerSettings).validate_python(grid.samplers[grid.file.gallery].settings),
         figure.title,
         sample=0,

@@ -1,13 +1,8 @@
 """Settings of sampling: guidance, masks, and everything that decides a cell's images. No torch."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import (
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
 from psld.config.settings import Settings
 from psld.diffusion.settings import (
@@ -118,16 +113,6 @@ class GuidedSettings(Settings):
 
     guidance: GuidanceSettings = NoGuidance()
     """The guidance of the samples, if any."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the network; a guide, the state and all coefficients stay in fp32."""
-
-    @model_serializer(mode="wrap")
-    def _without_plain_precision(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave fp32 out, so that samplers from before this setting keep their identity."""
-        content = serialize(self)
-        if content.get("precision") == "fp32":
-            del content["precision"]
-        return content
 
 
 class FixedGridSampler(GuidedSettings, SDESamplerSettings):

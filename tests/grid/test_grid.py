@@ -239,7 +239,7 @@ def test_every_thing_is_composed_again_for_another_config(configs, compositions)
     [
         ("smaples", 3, "unknown key smaples"),
         ("samples", 0, "samples: Input should be greater than or equal to 1"),
-        ("metric", "fd", "metric fd: .* Available options in 'metric': fd-classifier"),
+        ("metric", "fd", "metric fd: .* Available options in 'metric': fd-classifier fd-dinov2"),
         ("gallery", "em-11", "gallery: no cell has the sampler 'em-11'; there are: em-10"),
         ("models/psld", ["process=psld", "process.gama=1"], "psld: no setting .* process.gama"),
         ("models/psld", ["process=psld", "process.gamma=-1"], "models.psld: process.gamma"),
@@ -293,7 +293,7 @@ def test_what_is_no_grid_is_refused_in_one_line(configs, text):
 def test_an_unknown_grid_is_refused_with_those_that_are_there(configs):
     load(configs)
     with pytest.raises(
-        UserError, match=r"other\.yaml: no such grid; there are: demo, mine, paper, rehearsal"
+        UserError, match=r"other\.yaml: no such grid; there are: demo, fast, mine, paper, rehearsal"
     ):
         load_grid("other")
 

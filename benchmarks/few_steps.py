@@ -1,0 +1,134 @@
+"""Samplers at few network evaluations against Euler–Maruyama (EM) at many, on the demo's models.
+
+python -m benchmarks.few_steps FOLDER --sampler "multistep eta=1" --steps 8 10 --seeds 5 6 7
+
+FOLDER is where `make demo` ran: models/demo, data/digits.h5 and features/digits/fd-classifier. Two
+Fréchet distances of 1,000 samples are measured: in the features of the demo's classifier, to the
+training split, and of the pixels on the scale 0 to 1, to all digits. A cell that is measured goes
+into a file, so a second run measures what is new.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+import psld
+from psld.data.store import ImageStore
+from psld.metrics.frechet import frechet_distance
+from psld.metrics.statistics import FeatureStatistics
+
+SAMPLES = 1000
+
+EM = "em striding=quadratic"
+
+
+class Cell(NamedTuple):
+    """One sampler with its budget, on one model and from one seed."""
+
+    model: str
+    sampler: str
+    """A config of configs/sampler, and KEY=VALUE settings of it."""
+    steps: int
+    seed: int
+
+    def images(self, folder: Path) -> Tensor:
+        name, *words = self.sampler.split()
+        options = dict(word.split("=", 1) for word in words)
+        model = psld.load(folder / "models" / "demo" / self.model)
+        return model.sample(SAMPLES, sampler=name, steps=self.steps, seed=self.seed, **options)
+
+
+class Distances(NamedTuple):
+    """The two distances of a set of images to the digits."""
+
+    features: float
+    pixels: float
+
+    def __truediv__(self, other: "Distances") -> "Distances":
+        return Distances(*(a / b for a, b in zip(self, other, strict=True)))
+
+    def __str__(self) -> str:
+        return f"{self.features:5.2f} {self.pixels:6.3f}"
+
+
+class Digits:
+    """What images are compared with."""
+
+    def __init__(self, folder: Path) -> None:
+        store = ImageStore.open(folder / "data" / "digits.h5")
+        self.train, test = (torch.tensor(store.images(s)) for s in ("train", "test"))
+        self.extractor = psld.load_extractor(folder / "features" / "digits" / "fd-classifier")
+        self.pixels = _pixels(torch.cat([self.train, test]))
+
+    def distances(self, images: Tensor) -> Distances:
+        return Distances(
+            psld.distance(images, self.train, self.extractor),
+            frechet_distance(_pixels(images), self.pixels),
+        )
+
+
+def _pixels(images: Tensor) -> FeatureStatistics:
+    statistics = FeatureStatistics(images[0].numel())
+    statistics.update(images.flatten(1).double() / 255)
+    return statistics
+
+
+class Measured:
+    """The cells measured so far, in a file with a JSON record a line."""
+
+    def __init__(self, folder: Path, file: Path) -> None:
+        self.folder = folder
+        self.file = file
+        self.digits = Digits(folder)
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        records = map(json.loads, lines)
+        self.cells = {Cell(*r["cell"]): Distances(*r["distances"]) for r in records}
+
+    def __getitem__(self, cell: Cell) -> Distances:
+        if cell not in self.cells:
+            self.cells[cell] = self.digits.distances(cell.images(self.folder))
+            record = {"cell": cell, "distances": self.cells[cell]}
+            with self.file.open("a", encoding="utf-8") as file:
+                print(json.dumps(record), file=file)
+        return self.cells[cell]
+
+    def mean(self, model: str, sampler: str, steps: int, seeds: Iterable[int]) -> Distances:
+        each = [self[Cell(model, sampler, steps, seed)] for seed in seeds]
+        return Distances(*(sum(values) / len(each) for values in zip(*each, strict=True)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="where the demo ran")
+    parser.add_argument("--sampler", action="append", help='"NAME KEY=VALUE …"; may be repeated')
+    parser.add_argument("--steps", type=int, nargs="+", default=[5, 6, 8, 10, 15, 20, 40])
+    parser.add_argument("--models", nargs="+", default=["psld-0.02", "psld-0.25", "cld", "vp-sde"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13])
+    parser.add_argument("--against", type=int, nargs="*", default=[40, 100], help="steps of EM")
+    parser.add_argument("--cells", type=Path, help="file of measured cells; in FOLDER by default")
+    given = parser.parse_args()
+    measured = Measured(given.folder, given.cells or given.folder / "few_steps.jsonl")
+    samplers = given.sampler or ["multistep"]
+    ratios = "".join(f"{f'/ EM at {steps}':>15}" for steps in given.against)
+    print(f"{'model':10} {'steps':>5}  {'features, pixels':>16}{ratios}  sampler; each seed")
+    for model in given.models:
+        baselines = [measured.mean(model, EM, steps, given.seeds) for steps in given.against]
+        rows = [(EM, steps) for steps in given.against]
+        rows += [(sampler, steps) for sampler in samplers for steps in given.steps]
+        for sampler, steps in rows:
+            mean = measured.mean(model, sampler, steps, given.seeds)
+            each = (measured[Cell(model, sampler, steps, seed)] for seed in given.seeds)
+            compared = "".join(f"{mean / baseline!s:>15}" for baseline in baselines)
+            seeds = ", ".join(map(str, each))
+            print(f"{model:10} {steps:5}  {mean!s:>16}{compared}  {sampler}; {seeds}")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
