@@ -7,7 +7,7 @@ from psld.config.compose import compose_content
 from psld.config.locations import CONFIGS, config_file, config_folders, config_names, own_configs
 from tests.commands import TINY, call, refused, succeeded
 
-PAPER_GRIDS = ["demo", "paper", "rehearsal"]
+PAPER_GRIDS = ["demo", "fast", "paper", "rehearsal"]
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_the_shipped_folder_is_nobodys_own(monkeypatch):
 
 def test_own_configs_come_first(own):
     mine, demo = own("grid/mine", ""), own("grid/demo", "")
-    assert config_names("grid") == ["demo", "mine", "paper", "rehearsal"]
+    assert config_names("grid") == ["demo", "fast", "mine", "paper", "rehearsal"]
     assert config_file("grid", "mine") == mine
     assert config_file("grid", "demo") == demo
     assert config_file("grid", "paper") == CONFIGS / "grid" / "paper.yaml"

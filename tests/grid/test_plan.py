@@ -178,8 +178,8 @@ def test_stages_and_tables_are_counted(folder, demo):
     output = plan(folder)
     assert f"Grid demo: {len(demo.models)} models, " in output
     assert re.search(rf"^\| tabulate +\| +{len(demo.file.tables)} \|$", output, re.MULTILINE)
-    # Four shards of 250 samples for each of 22 cells.
-    assert re.search(r"^\| demo-steps +\| +4 \| +22 \| +88 \|$", output, re.MULTILINE)
+    # Four shards of 250 samples for each of 30 cells.
+    assert re.search(r"^\| demo-steps +\| +4 \| +30 \| +120 \|$", output, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
