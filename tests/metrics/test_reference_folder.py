@@ -52,7 +52,6 @@ def write(folder, with_features: bool) -> None:
             versions={},
             precision={},
             git_revision=None,
-            precision={},
             **digests,
         ),
     )
