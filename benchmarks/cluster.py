@@ -99,18 +99,20 @@ def measure_launchers(cluster: Cluster, folder: Path, data: Path) -> None:
 
 
 def measure_shards(cluster: Cluster, folder: Path, _: Path) -> None:
-    """A cell of 100 shards of ten images, as Slurm jobs, with everything else made before."""
+    """A cell of 100 shards of ten images, one for each job, with everything else made before."""
     Project.create(folder / "made")
     made = ClusterProject(folder / "made", cluster)
     made.edit(GRID, "samples: 20", f"samples: {SHARDS * 10}")
+    made.edit(GRID, "shard_size: 5", "shard_size: 10")
+    made.edit(GRID, "shards_per_job: 2", "shards_per_job: 1")
     model = "models/tiny/psld/manifest.json"
     made.run(model)
-    shards = [f"samples/tiny/psld/em-3/{shard:05d}.h5" for shard in range(SHARDS)]
+    records = [f"samples/tiny/psld/em-3/{i:05d}-{i:05d}.json" for i in range(SHARDS)]
     for name, options in (("arrays", ()), ("jobs", ("--slurm-array-jobs", ""))):
         made.copy(folder / name)
         project = ClusterProject(folder / name, cluster)
         started = time.perf_counter()
-        project.run(*options, *shards)
+        project.run(*options, *records)
         taken = time.perf_counter() - started
         calls = {re.sub("_.*", "", job["jobid"]) for job in project.jobs()}
         print(f"{SHARDS} shards as {name}: {taken:.0f} s, {len(calls)} calls of sbatch")
