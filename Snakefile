@@ -1,11 +1,11 @@
 """The grids as a workflow: prepare → train → sample → evaluate → tabulate.
 
-    snakemake                            the demo grid, whole; so does snakemake demo
-    snakemake demo/cld/em-uniform-40     one cell of it alone
+    snakemake                            the whole demo grid, like snakemake demo
+    snakemake demo/cld/em-uniform-40     one cell of it
     snakemake demo-steps                 one table, or one figure
     snakemake all                        the paper: weeks of GPU time (psld plan grid_name=paper)
 
-Everything about *where* it runs is in profiles/, everything about *what* in configs/.
+profiles/ sets where the jobs run; configs/ sets what they compute.
 """
 
 import sys
@@ -30,7 +30,7 @@ rule all:
     localrule: True
 
 
-# Without a target, the demo: the paper takes weeks of GPU time.
+# Make the demo by default, because the paper takes weeks of GPU time.
 DEFAULT = "demo" if "demo" in GRIDS.grids else min(GRIDS.grids)
 
 
@@ -45,8 +45,8 @@ for target, files in GRIDS.targets().items():
         localrule: True
 
 
-# Each cell is a target by its name. Only the cells of the command line get a rule: a grid may have
-# ten thousand.
+# The name of each cell is a target. Only the cells on the command line get a rule, because a grid
+# may have ten thousand cells.
 for target, file in GRIDS.cells_among(sys.argv).items():
 
     rule:

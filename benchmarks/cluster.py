@@ -1,12 +1,12 @@
-"""What a cluster adds: to a training's start and to each of its lives, and to the shards of a cell.
+"""The overhead of a cluster for a training's start and restarts, and for the shards of a cell.
 
-    python -m benchmarks.cluster starts      # until the first step, and what a preemption costs
-    python -m benchmarks.cluster launchers   # what launchers that wait cost a login node
-    python -m benchmarks.cluster shards      # 100 shards, with arrays of jobs and without
-    python -m benchmarks.cluster demo        # the demo, and its tables beside those of `make demo`
+    python -m benchmarks.cluster starts      # time to the first step, and cost of a preemption
+    python -m benchmarks.cluster launchers   # cost of waiting launchers on a login node
+    python -m benchmarks.cluster shards      # 100 shards, with and without job arrays
+    python -m benchmarks.cluster demo        # the demo, and its tables next to those of `make demo`
 
-Runs on the tests' cluster of four nodes on this machine (tests/slurm/install.sh), so its jobs share
-this machine's cores, and its scheduler is quicker than a real one.
+The benchmarks run on the tests' cluster of four nodes on this machine (tests/slurm/install.sh). The
+jobs share this machine's cores, and the scheduler is faster than a real one.
 """
 
 import argparse
@@ -36,7 +36,7 @@ SHARDS = 100
 
 
 def seconds_to_first_step(training: Training, *where: str) -> float:
-    """From the call of the launcher until the training's first step is made and saved."""
+    """Measure the time from the launcher's start until the first step is saved."""
     started = time.perf_counter()
     with training.launched(*ONE_NODE, *where, recipe=SAVING_EACH_STEP):
         training.reaches(1)
@@ -44,7 +44,7 @@ def seconds_to_first_step(training: Training, *where: str) -> float:
 
 
 def seconds_of_training(training: Training, *where: str, requeues: int = 0) -> float:
-    """From the first step to the end, on the way queued again so often."""
+    """Measure the time from step 50 to the end, with `requeues` requeues in between."""
     recipe = (*RECIPE, "training.steps=1000")
     with training.launched(*where, recipe=recipe) as launcher:
         training.reaches(50)
@@ -73,7 +73,7 @@ def measure_starts(cluster: Cluster, folder: Path, data: Path) -> None:
 
 
 def measure_launchers(cluster: Cluster, folder: Path, data: Path) -> None:
-    """Of launchers whose jobs are held: start-up, memory that is not shared, and processor time."""
+    """Measure launchers with held jobs: start-up, memory and processor time."""
     started = time.perf_counter()
     training = Training(cluster, new_folder(folder), data)
     with training.launched("additional=hold"):
@@ -86,7 +86,7 @@ def measure_launchers(cluster: Cluster, folder: Path, data: Path) -> None:
             launcher = stack.enter_context(training.launched("additional=hold"))
             training.says("is pending")
             processes.append(psutil.Process(launcher.pid))
-        time.sleep(60)  # they ask less and less often
+        time.sleep(60)  # their polling interval grows
         spent = sum(sum(process.cpu_times()) for process in processes)
         time.sleep(60)
         spent = sum(sum(process.cpu_times()) for process in processes) - spent
@@ -99,7 +99,7 @@ def measure_launchers(cluster: Cluster, folder: Path, data: Path) -> None:
 
 
 def measure_shards(cluster: Cluster, folder: Path, _: Path) -> None:
-    """A cell of 100 shards of ten images, one for each job, with everything else made before."""
+    """Measure a cell of 100 shards of ten images, one per job; everything else exists before."""
     Project.create(folder / "made")
     made = ClusterProject(folder / "made", cluster)
     made.edit(GRID, "samples: 20", f"samples: {SHARDS * 10}")
@@ -119,7 +119,7 @@ def measure_shards(cluster: Cluster, folder: Path, _: Path) -> None:
 
 
 def measure_demo(cluster: Cluster, folder: Path, _: Path) -> None:
-    """The demo's grid as Slurm jobs, trainings on two nodes with two ranks each."""
+    """Measure the demo's grid as Slurm jobs, with trainings on two nodes with two ranks each."""
     here = numbers_of(REPOSITORY)
     Project.create(folder / "project")
     shutil.copy(REPOSITORY / "configs/grid/demo.yaml", folder / "project/configs/grid")
@@ -139,7 +139,7 @@ def measure_demo(cluster: Cluster, folder: Path, _: Path) -> None:
 
 
 def numbers_of(project: Path) -> dict[tuple[str, ...], float]:
-    """The measured numbers in the tables of the demo's grid that a project has made."""
+    """Read the measured numbers in a project's tables of the demo's grid."""
     tables = sorted(project.glob("results/tables/demo/*.csv"))
     if not tables:
         sys.exit(f"{project}: no tables of the demo; first run make demo")

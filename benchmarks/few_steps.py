@@ -1,11 +1,11 @@
-"""Samplers at few network evaluations against Euler–Maruyama (EM) at many, on the demo's models.
+"""Samplers with few network evaluations against Euler–Maruyama (EM) with many, on demo models.
 
 python -m benchmarks.few_steps FOLDER --sampler "multistep eta=1" --steps 8 10 --seeds 5 6 7
 
-FOLDER is where `make demo` ran: models/demo, data/digits.h5 and features/digits/fd-classifier. Two
-Fréchet distances of 1,000 samples are measured: in the features of the demo's classifier, to the
-training split, and of the pixels on the scale 0 to 1, to all digits. A cell that is measured goes
-into a file, so a second run measures what is new.
+FOLDER is the folder of `make demo`, with models/demo, data/digits.h5 and
+features/digits/fd-classifier. The benchmark measures two Fréchet distances of 1,000 samples: in the
+features of the demo's classifier, to the training split, and in pixels on the scale 0 to 1, to all
+digits. Measured cells are kept in a file, so a second run measures only new cells.
 """
 
 import argparse
@@ -29,11 +29,11 @@ EM = "em striding=quadratic"
 
 
 class Cell(NamedTuple):
-    """One sampler with its budget, on one model and from one seed."""
+    """One sampler with its budget, on one model and with one seed."""
 
     model: str
     sampler: str
-    """A config of configs/sampler, and KEY=VALUE settings of it."""
+    """A config of configs/sampler, and KEY=VALUE settings for it."""
     steps: int
     seed: int
 
@@ -58,7 +58,7 @@ class Distances(NamedTuple):
 
 
 class Digits:
-    """What images are compared with."""
+    """The reference data and features of the digits."""
 
     def __init__(self, folder: Path) -> None:
         store = ImageStore.open(folder / "data" / "digits.h5")
@@ -80,7 +80,7 @@ def _pixels(images: Tensor) -> FeatureStatistics:
 
 
 class Measured:
-    """The cells measured so far, in a file with a JSON record a line."""
+    """The cells measured so far, in a file with one JSON record per line."""
 
     def __init__(self, folder: Path, file: Path) -> None:
         self.folder = folder

@@ -1,9 +1,9 @@
-"""What Snakemake costs for a large grid: a made-up one of 100 models × 100 samplers × 50 shards.
+"""Snakemake's cost for a large artificial grid of 100 models × 100 samplers × 50 shards.
 
-    python -m benchmarks.grid              # 10,000 cells, 50 shards a job
-    python -m benchmarks.grid 10 10 10     # models, samplers, shards a job
+    python -m benchmarks.grid              # 10,000 cells, 50 shards per job
+    python -m benchmarks.grid 10 10 10     # models, samplers, shards per job
 
-Prints CPU seconds, of the process and of those that it starts, and the peak memory.
+Prints the CPU seconds of the process and its children, and the peak memory.
 """
 
 import os
@@ -20,7 +20,7 @@ SHARD_SIZE = 1000
 
 
 def made_up_grid(models: int, samplers: int, shards_per_job: int) -> dict:
-    """A grid whose one table has a row for each model and a column for each sampler."""
+    """Build a grid with one table, with a row for each model and a column for each sampler."""
     budgets = range(10, 10 + samplers)
     return {
         "defaults": ["dataset=digits", "network=demo", "training=demo", "process=psld"],
@@ -46,7 +46,7 @@ def made_up_grid(models: int, samplers: int, shards_per_job: int) -> dict:
 
 
 def cost(folder: Path, *command: str) -> str:
-    """Run a command, and say what it took."""
+    """Run a command and describe its CPU time and memory."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with (folder / "output").open("w") as output:
         process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""What it costs to draw a shard's noise on the CPU, by a thread.
+"""The cost of drawing a shard's noise on the CPU in a thread.
 
 python -m benchmarks.noise
 """
@@ -14,7 +14,7 @@ SHAPE, STEPS = (250, 6, 32, 32), 10
 
 
 def main() -> None:
-    """250 images of CIFAR-10 with momentum; matrix products stand in for the network."""
+    """Draw noise for 250 CIFAR-10 images with momentum; matrix products simulate the network."""
     weights, z = torch.randn(1024, 1024), torch.randn(1024, 1024)
 
     def network() -> Tensor:

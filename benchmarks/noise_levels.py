@@ -1,12 +1,13 @@
-"""The error of trained networks by noise level: what is known without a reference.
+"""The error of trained networks by noise level, as far as it is known without a reference.
 
 python -m benchmarks.noise_levels FOLDER [MODEL …]
 
-FOLDER is where `make demo` ran. For each noise level σ_eff two figures of 500 training images:
+FOLDER is the folder of `make demo`. For each noise level σ_eff, the benchmark prints two numbers
+from 500 training images:
 
-    slope           of the regression of x₀ on the prediction x̂₀, 1 for a perfect denoiser
-    disagreement    root mean square, in units of ε, between the predicted ε and the one that x̂₀
-                    implies: 0 for a perfect network, and always 0 if one block is predicted
+    slope           slope of the regression of x₀ on the prediction x̂₀: 1 for a perfect denoiser
+    disagreement    root mean square difference, in units of ε, of the predicted ε and the ε implied
+                    by x̂₀: 0 for a perfect network, and always 0 if one block is predicted
 """
 
 import sys
@@ -41,13 +42,13 @@ def main() -> None:
 
 
 def spread(x0: Tensor) -> Tensor:
-    """The deviation of images from their mean image."""
+    """Return the root mean square deviation of images from their mean image."""
     return (x0 - x0.mean(dim=0)).square().mean().sqrt()
 
 
 @torch.no_grad()
 def errors(model: psld.LoadedModel, x0: Tensor, level: float) -> tuple[float, float]:
-    """The slope and the disagreement at one noise level."""
+    """Return the slope and the disagreement at one noise level."""
     process = model.process
     t = time_of_noise_level(process, torch.tensor([level]), 1e-3)
     noise = torch.randn(

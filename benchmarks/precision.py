@@ -1,4 +1,4 @@
-"""Sampling in fp32, in bf16, and in bf16 with the channels-last layout.
+"""The speed and error of sampling in fp32 and bf16, with and without the channels-last layout.
 
 python -m benchmarks.precision [REPEATS]
 """
@@ -29,14 +29,14 @@ WAYS = {
 
 
 def main(repeats: int) -> None:
-    """The 39M network of CIFAR-10 on random weights of its initialization, none of them zero."""
+    """Measure the 39M network of CIFAR-10, with random nonzero weights."""
     torch.manual_seed(0)
     overrides = ["dataset=cifar10", "process=psld", "network=cifar10-ablation"]
     model = compose_model(overrides, "benchmarks.precision")
     process = build_process(model)
     plain = build_network(model, process).eval().requires_grad_(False)
     for parameter in plain.parameters():
-        if parameter.dim() > 1:  # the last layers start near 0, which would hide the error
+        if parameter.dim() > 1:  # the last layers start near 0; this would hide the error
             parameter.copy_(torch.randn_like(parameter) / parameter[0].numel() ** 0.5)
     networks = {name: forward_pass(copy.deepcopy(plain), **way) for name, way in WAYS.items()}
     z, t = torch.randn(IMAGES, 6, 32, 32), torch.rand(IMAGES)
@@ -57,7 +57,7 @@ def main(repeats: int) -> None:
 
 
 def report(what: str, run: Callable[[str], Tensor], repeats: int) -> None:
-    """Print how much faster than fp32 each way is, in turns, and how much its results differ."""
+    """Run all ways in turn and print each way's speed and error relative to fp32."""
     results = {name: run(name) for name in WAYS}
     seconds = {name: [] for name in WAYS}
     for _ in range(repeats):

@@ -1,4 +1,4 @@
-"""What integrators add to the network's evaluations.
+"""The overhead of integrators over the network's evaluations.
 
 python -m benchmarks.sampling
 """

@@ -1,9 +1,9 @@
-"""What each command spends before its work begins, next to the time that `import torch` takes.
+"""The CPU time of each command before its work begins, next to that of `import torch`.
 
     python -m benchmarks.startup
 
-Seconds of CPU: cold with no module compiled and no grid in the cache, warm the median of later
-runs. A command ends when its settings are checked; tabulate, plan and track run to their end.
+A cold run has no compiled module and no grid in the cache; "warm" is the median of later runs. A
+command ends when its settings are checked; tabulate, plan and track run to their end.
 """
 
 import os
@@ -43,13 +43,13 @@ COMMANDS = {
 
 
 def seconds(folder: Path, code: str, words: str = "") -> float:
-    """CPU seconds of a process that runs `code`, with compiled files in `folder`."""
+    """Return the CPU seconds of a process that runs `code`, with compiled files in `folder`."""
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
         "PYTHONPYCACHEPREFIX": str(folder / "compiled"),
     }
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # or no run would be warm
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # otherwise no run would be warm
     run = [sys.executable, "-c", code, *words.split()]
     process = subprocess.Popen(run, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)

@@ -1,4 +1,4 @@
-"""What the training loop adds to a network's forward and backward pass.
+"""The overhead of the training loop over a network's forward and backward pass.
 
 python -m benchmarks.step
 """

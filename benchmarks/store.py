@@ -1,4 +1,4 @@
-"""A shuffled epoch over the store's memory map against fancy indexing through h5py.
+"""The speed of a shuffled epoch over the store's memory map, against fancy indexing with h5py.
 
 python -m benchmarks.store
 """

@@ -1,4 +1,4 @@
-"""Paired timing: two ways of doing a thing in turn, and the ratio pair by pair."""
+"""Paired timing: two functions run in turn, and their time ratio for each pair of runs."""
 
 import statistics
 import time

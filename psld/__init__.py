@@ -21,7 +21,7 @@ __all__ = ["__version__", *LIBRARY]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the library on its first use: it needs torch, which Snakemake's processes do not."""
+    """Import the library on first use: it needs torch, and Snakemake's processes do not."""
     if name in LIBRARY:
         from psld import library
 

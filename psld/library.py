@@ -1,4 +1,4 @@
-"""The library: what the commands do, with tensors."""
+"""The library: the work of the commands, as functions on tensors."""
 
 from pathlib import Path
 
@@ -28,18 +28,18 @@ from psld.utils.device import choose_device
 __all__ = ["LoadedModel", "denoiser", "distance", "load", "load_extractor", "save_images"]
 
 BATCH = 250
-"""Images per network evaluation, unless the caller says otherwise."""
+"""The default number of images per network evaluation."""
 
 
 def load(folder: str | Path, device: str = "auto") -> "LoadedModel":
     """Load a trained model.
 
     Args:
-        folder: holds weights.safetensors and manifest.json, as psld train leaves them.
+        folder: written by psld train; holds weights.safetensors and manifest.json.
         device: `auto`, or a torch device such as `cpu` or `cuda`.
 
     Raises:
-        UserError: a file is missing, damaged or not of a model; or there is no such device.
+        UserError: a file is missing, damaged or not a model's, or the device does not exist.
     """
     return LoadedModel(load_model(folder, choose_device(device)))
 
@@ -57,7 +57,7 @@ class LoadedModel:
 
     @property
     def network(self) -> NCSNpp:
-        """ε(z, t): states N×kC×H×W and forward times N → predicted noise."""
+        """The network ε(z, t): states N×kC×H×W and forward times N → predicted noise."""
         return self._model.network
 
     @property
@@ -89,14 +89,14 @@ class LoadedModel:
             threes = model.sample(16, label=3, guide="guides/demo/psld-0.02")
 
         Args:
-            sampler: a config of configs/sampler, the user's own included.
-            steps: network evaluations per image; None takes the sampler's default.
+            sampler: name of a config in configs/sampler, shipped or your own.
+            steps: network evaluations per image; None uses the sampler's default.
             seed: equal seeds give equal images, on any device.
             label: a class, or `cycle` for class i mod the number of classes; needs a guide or a
                 class-conditional model.
             guide: folder of a guide.
-            scale: strength of the guidance; None takes its default.
-            batch_size: images per network evaluation; changes speed and memory alone.
+            scale: strength of the guidance; None uses the default.
+            batch_size: images per network evaluation; changes only speed and memory.
             raw: return float32 in [−1, 1], not clipped, instead of bytes.
             options: other settings of the sampler, such as striding or tolerance.
 
@@ -104,7 +104,7 @@ class LoadedModel:
             uint8 n×C×H×W on the CPU; float32 if raw.
 
         Raises:
-            UserError: an unknown sampler or setting, or guidance that does not fit the model.
+            UserError: the sampler or a setting is unknown, or the guidance does not fit the model.
         """
         device, dataset = self.device, self.settings.dataset
         overrides = [f"sampler={sampler}", *_guidance(label, guide, scale)]
@@ -136,15 +136,17 @@ class LoadedModel:
 
 
 def denoiser(model: LoadedModel | Model, n: int, seed: int = 0) -> StraightDenoiser:
-    """A trained model as D(y; σ) = E[x₀ | y = x₀ + σ noise], for samplers that were written for it.
+    """Return a trained model as the denoiser D(y; σ) = E[x₀ | y = x₀ + σ noise].
+
+    Use it with samplers that are written for denoisers:
 
         D = psld.denoiser(model, n=16)
         y = D.sigma_max * torch.randn(16, 1, 8, 8)       # then any sampler of dy/dσ = (y − D)/σ
 
-    Momentum is drawn once, from the seed, and kept: see psld.diffusion.denoiser.
+    The momentum is drawn once, from the seed, and kept: see psld.diffusion.denoiser.
 
     Args:
-        n: images in a call.
+        n: images per call.
 
     Raises:
         UserError: the model's ε does not determine the image at every time.
@@ -169,12 +171,12 @@ def _guidance(label: int | str | None, guide: str | Path | None, scale: float | 
 
 
 def load_extractor(folder: str | Path, device: str = "auto") -> Extractor:
-    """Load a trained feature extractor, as psld train_extractor leaves it."""
+    """Load a feature extractor that psld train_extractor trained."""
     return open_extractor(folder, choose_device(device))
 
 
 def distance(images: Tensor, reference: Tensor, extractor: Extractor) -> float:
-    """The Fréchet distance between two sets of images in the features of an extractor.
+    """Return the Fréchet distance between two sets of images in an extractor's features.
 
     Args:
         images: uint8 N×C×H×W.

@@ -1,4 +1,4 @@
-"""Running the entry points: each in a process of its own, or quickly in the tests' own process."""
+"""Functions that run the entry points, in a separate process or (faster) in the tests' process."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""What several tests start from, made once: the prepared digits, a model, an extractor."""
+"""Shared inputs of tests, made once: the prepared digits, a model, an extractor."""
 
 import os
 import signal
@@ -13,6 +13,8 @@ from tests.commands import TINY, call, succeeded
 
 # A shell starts what stands before `&` with Ctrl-C ignored, and so would all that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# nohup does the same with SIGHUP.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

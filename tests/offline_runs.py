@@ -1,4 +1,4 @@
-"""Runs that wandb wrote offline, read by its own command."""
+"""Offline runs of wandb, read by wandb's own command."""
 
 import json
 import subprocess

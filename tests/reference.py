@@ -1,4 +1,4 @@
-"""Access to the reference vectors: every file that matches, none silently left out."""
+"""Access to the reference vectors: all matching files, without silent omissions."""
 
 import os
 from pathlib import Path

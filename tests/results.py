@@ -1,4 +1,4 @@
-"""What tests write in the place of a grid, of its models, and of the results of its cells."""
+"""Functions that write stand-ins for a grid, its models, and the results of its cells."""
 
 import contextlib
 from pathlib import Path

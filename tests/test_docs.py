@@ -1,9 +1,9 @@
-"""The pages of docs/ as they stand: their files are written, their commands run, in their order.
+"""The pages of docs/: their files are written and their commands run, in order.
 
-A fence is one of these; anything else on a page that is listed here is an error.
+A fence has one of these types; any other type on a page that is listed here is an error.
 
     sh                  commands, run in a copy of the project, fence by fence
-    yaml, python        a file, if the first line is a comment with its path; else an excerpt
+    yaml, python        a file, if the first line is a comment with its path; otherwise an excerpt
     diff                a change of the file that the first line names
     text                what a command prints, or a sketch
 """

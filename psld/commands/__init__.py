@@ -1,1 +1,1 @@
-"""The commands: one thin file each, from settings to work."""
+"""The commands, one thin module each."""

@@ -1,4 +1,4 @@
-"""What every command shares: Hydra composes, the settings are checked, errors are one line."""
+"""The frame of every command: compose with Hydra, check the settings, print errors in one line."""
 
 import os
 import signal
@@ -32,8 +32,8 @@ def entry_point(
         @entry_point("prepare", PrepareSettings)
         def main(settings: PrepareSettings) -> None: ...
 
-    Bad input ends with exit code 2 and a fault at run time with 1, both with one line on stderr.
-    `rewrite` may replace the command line's overrides before Hydra sees them.
+    Bad input exits with code 2 and a failure at run time with 1; both print one line on stderr.
+    `rewrite` may replace the overrides before Hydra reads them.
     """
 
     def decorate(main: Callable[[S], Any]) -> Callable[[], None]:
@@ -46,7 +46,7 @@ def entry_point(
 
         @hydra.main(config_path=str(CONFIGS), config_name=name, version_base="1.3")
         def hydra_main(config: DictConfig) -> None:
-            # Hydra would add a line of its own to an error that passes through it.
+            # Collect errors: Hydra adds a line of its own to an error that passes through it.
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 with job_of_a_sweep(config, swept, failures):
                     main(settings_of(config))
@@ -57,7 +57,7 @@ def entry_point(
                 failures.append(error)
 
         def command() -> None:
-            # Hydra would print its own summary and exit with 1; here its errors are user errors.
+            # Without this, Hydra prints a summary and exits with 1; its errors are user errors.
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
             try:
@@ -71,7 +71,7 @@ def entry_point(
                 sys.argv[1:] = _arguments(sys.argv[1:], rewrite)
                 swept[:] = check_jobs(name, sys.argv[1:], settings_of)
                 if not any(word.startswith(("-", "hydra")) for word in sys.argv[1:]):
-                    # Hydra's own main composes twice, first to learn whether this is a sweep.
+                    # Skip hydra_main if possible: it composes twice, first to detect a sweep.
                     main(parse(kind, compose_content(name, sys.argv[1:], where), where))
                     return
                 hydra_main()
@@ -95,7 +95,7 @@ def entry_point(
 
 
 def _arguments(given: list[str], rewrite: Callable[[list[str]], list[str]]) -> list[str]:
-    """The command line as Hydra takes it: its own options first, not among the overrides."""
+    """Return the command line in Hydra's order: options before overrides."""
     rewritten = rewrite(given)
     if is_sweep(rewritten):
         # A sweep that starts from a grid's model is not part of the grid.

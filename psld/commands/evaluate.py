@@ -1,6 +1,6 @@
 """Evaluate a cell: metrics of its first images, from one pass over its shards.
 
-    psld evaluate cell=demo/cld/em-quadratic-40      # all metrics that the grid asks of the cell
+    psld evaluate cell=demo/cld/em-quadratic-40      # all metrics of the cell in the grid
     psld evaluate model=models/demo/cld sampler=em sampler.steps=50 \\
         shards=samples/demo/cld/em-uniform-50 samples=1000 metric=fd-classifier \\
         reference=features/digits/fd-classifier/reference extractor=features/digits/fd-classifier \\
@@ -32,23 +32,23 @@ class EvaluateSettings(CellSettings):
     """Settings of `psld evaluate`."""
 
     cell: str | None
-    """GRID/MODEL/SAMPLER: the grid then says what is measured, and where everything lies."""
+    """GRID/MODEL/SAMPLER; the grid then sets the metrics, their samples and all paths."""
     shards: str
     """Folder of the cell's shards."""
     samples: int = Field(ge=2)
-    """Without `cell`: how many images count, the first ones of the cell."""
+    """Without `cell`: number of images to measure, from the first."""
     metric: MetricSettings
-    """Without `cell`."""
+    """Without `cell`: the metric."""
     reference: str | None
-    """Without `cell`: folder that psld reference made."""
+    """Without `cell`: folder written by psld reference."""
     extractor: str | None
-    """Without `cell`: folder that psld train_extractor made; null for Inception."""
+    """Without `cell`: folder written by psld train_extractor; null for Inception."""
     output: str
-    """The results, JSON."""
+    """Path of the results, JSON."""
 
 
 def expand(arguments: list[str]) -> list[str]:
-    """Replace `cell=GRID/MODEL/SAMPLER` by its overrides, but keep it."""
+    """Expand `cell=GRID/MODEL/SAMPLER` to its overrides, and keep it among them."""
     chosen = [argument for argument in arguments if argument.startswith("cell=")]
     if not chosen:
         return arguments
@@ -88,7 +88,7 @@ def main(settings: EvaluateSettings) -> None:
 
 
 def measurements_of(settings: EvaluateSettings, model: ModelManifest) -> Iterator[Measurement]:
-    """What to measure: as the grid says, or one metric as the settings say."""
+    """Yield the measurements that the grid lists for the cell, or the one in the settings."""
     if settings.cell is None:
         places = (settings.reference, settings.extractor)
         yield measurement_of(settings, model, settings.metric, settings.samples, *places)

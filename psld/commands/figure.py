@@ -5,7 +5,7 @@
     psld figure shard=samples/demo/cld/em-quadratic-40/00000.h5 output=cld
     psld figure model=models/demo/psld-0.02 sampler=em sampler.steps=40 output=path
 
-`psld plan grid_name=demo` lists the figures of a grid. Writes OUTPUT.png and OUTPUT.svg.
+`psld plan grid_name=demo list=figures` lists a grid's figures. Writes OUTPUT.png and OUTPUT.svg.
 """
 
 from pathlib import Path
@@ -20,20 +20,20 @@ from psld.sampling.settings import SamplerSettings
 
 
 class FigureSettings(Settings):
-    """Settings of `psld figure`. One of `figure`, `shard` and `model` says what is drawn."""
+    """Settings of `psld figure`; give exactly one of `figure`, `shard` and `model`."""
 
     grid_name: str
     """Name of the grid, configs/grid/NAME.yaml."""
     figure: str | None
-    """A figure of the grid."""
+    """Name of a figure of the grid."""
     shard: str | None
-    """Or a shard, HDF5, whose first images are drawn."""
+    """Path of a shard, HDF5; its first images are drawn."""
     model: str | None
-    """Or the folder of a model with momentum; an image's path through phase space is drawn."""
+    """Folder of a model with momentum; one image's path through phase space is drawn."""
     title: str | None
     """Title for a shard or a model; null: its path."""
     output: str | None
-    """Path without its ending; null: a figure of the grid goes where grids keep theirs."""
+    """Path without extension; null: the default path, for a figure of the grid only."""
     cells: Path
     """Folder of the grid's metrics files."""
     models: Path
@@ -41,11 +41,11 @@ class FigureSettings(Settings):
     samples: Path
     """Folder of the grid's shards."""
     rows: int = Field(ge=1)
-    """Rows of images at most: for guided samples classes, for inpainted images three a strip."""
+    """Most rows of images: one per class if guided, three per strip if inpainted."""
     columns: int = Field(ge=1)
-    """Images in a row."""
+    """Images per row."""
     data: str | None
-    """The prepared dataset, for a shard of inpainted images."""
+    """Path of the prepared dataset, for a shard of inpainted images."""
     split: Literal["train", "test"]
     """The split that was inpainted."""
     sampler: SamplerSettings
@@ -57,9 +57,9 @@ class FigureSettings(Settings):
     seed: int = Field(ge=0)
     """For a model: seed of the cell."""
     times: int = Field(ge=2)
-    """For a model: columns, states from noise to data."""
+    """For a model: number of columns, one for each state from noise to data."""
     pixels: int = Field(ge=1)
-    """For a model: pixels that are followed through phase space."""
+    """For a model: number of pixels to trace through phase space."""
     device: str
     """`auto`, or a torch device such as `cpu` or `cuda`."""
 
@@ -78,7 +78,7 @@ class FigureSettings(Settings):
 
 @entry_point("figure", FigureSettings)
 def main(settings: FigureSettings) -> None:
-    # matplotlib takes a second to import; the settings are checked before.
+    # matplotlib takes a second to import, so the settings are checked first.
     from psld.grid.loading import load_grid
     from psld.report.drawing import Places, draw_figure, draw_path
     from psld.report.galleries import draw_shard, originals_of

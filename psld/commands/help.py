@@ -1,4 +1,4 @@
-"""`psld COMMAND --help`: usage, and every setting with its default and its description."""
+"""The text of `psld COMMAND --help`: usage, and each setting with its default and description."""
 
 import ast
 import inspect
@@ -20,7 +20,7 @@ WIDTH = 100
 
 
 def help_of(program: str, name: str, kind: type[Settings], description: str) -> str:
-    """The help of a program such as `psld train`, of configs/NAME.yaml and settings of `kind`."""
+    """Return the help of a program such as `psld train`, from configs/NAME.yaml and `kind`."""
     with configs():
         config = without_hydra(compose(name, return_hydra_config=True))
     defaults = OmegaConf.to_container(config)
@@ -57,7 +57,7 @@ def _lines(kind: type[Settings], defaults: dict[str, Any], indent: int) -> Itera
 
 
 def descriptions(kind: type[Settings]) -> dict[str, str]:
-    """The text below each setting in the source of its class, on one line.
+    """Return the docstring of each setting in the source of its class, on one line.
 
     pydantic can collect them too, but does so in every process that defines the class.
     """
@@ -72,7 +72,7 @@ def descriptions(kind: type[Settings]) -> dict[str, str]:
 
 
 def _group(annotation: Any, default: Any) -> type[Settings] | None:
-    """The settings class behind a nested group: of several, the one that the defaults choose."""
+    """Return the settings class of a nested group; of several, the first that fits the defaults."""
     if not isinstance(default, dict):
         return None
     kinds = [kind for kind in _classes(annotation) if set(default) <= set(kind.model_fields)]
@@ -88,7 +88,7 @@ def _classes(annotation: Any) -> Iterator[type[Settings]]:
 
 
 def _text(default: Any) -> str:
-    """A default as it is written in a config, on one line."""
+    """Format a default as in a config, on one line."""
     if isinstance(default, str):
         return default
     text = yaml.safe_dump(default, default_flow_style=True, sort_keys=False, width=math.inf)

@@ -5,8 +5,8 @@
     psld import FILE guide=paper/cifar10-psld-0.01
     psld import FILE kind=guide dataset=cifar10 network=guide-cifar10 training=guide-cifar10
 
-Nothing in the file but tensors and plain containers is read, and every parameter of the network
-must be there with its shape, and no other. The dataset need not be prepared.
+Only tensors and plain containers are read from the file. Its parameters must be those of the
+network, with the same shapes and no others. The dataset need not be prepared.
 """
 
 import sys
@@ -30,10 +30,10 @@ from psld.utils.provenance import provenance
 
 
 class ImportSettings(RunSettings):
-    """What both kinds of import have: every setting of a training, and the file."""
+    """Settings of both kinds of import: every setting of a training, and the file."""
 
     checkpoint: str
-    """The file, as PyTorch Lightning wrote it."""
+    """Path of the file that PyTorch Lightning wrote."""
 
 
 class ImportModelSettings(TrainSettings, ImportSettings):
@@ -41,7 +41,7 @@ class ImportModelSettings(TrainSettings, ImportSettings):
 
     kind: Literal["model"]
     weights: Literal["ema", "online"]
-    """The moving average, as the paper samples, or the network as it was trained."""
+    """The moving average, used in the paper's samples, or the network as trained."""
 
 
 class ImportGuideSettings(TrainGuideSettings, ImportSettings):
@@ -79,7 +79,7 @@ def import_guide(settings: ImportGuideSettings) -> None:
 
 
 def main() -> None:
-    """Import a guide if the command line says so, else a model."""
+    """Import a guide if the command line has `guide=` or `kind=guide`, else a model."""
     guide = any(word == "kind=guide" or word.startswith("guide=") for word in sys.argv[1:])
     (import_guide if guide else import_model)()
 
@@ -91,9 +91,9 @@ def save_imported(
     chosen: Literal["ema", "online"],
     step: int | None,
 ) -> None:
-    """Give the network the official weights and write it as training does.
+    """Load the official weights into the network and write it as training does.
 
-    `chosen` names which of the file's weights these are.
+    `chosen` is the kind of these weights in the file.
     """
     load_weights(network, weights, settings.checkpoint)
     prepared = Path(settings.data).exists()
@@ -127,7 +127,7 @@ def save_imported(
 def chosen_weights(
     checkpoint: OfficialCheckpoint, settings: ImportModelSettings
 ) -> dict[str, Tensor]:
-    """Raises UserError if a moving average is asked for and the file has none."""
+    """Return the weights that the settings choose. Raises UserError if the file lacks them."""
     if settings.weights == "online":
         return checkpoint.online
     if checkpoint.ema is None:
@@ -136,9 +136,9 @@ def chosen_weights(
 
 
 def load_weights(network: nn.Module, weights: dict[str, Tensor], path: str) -> None:
-    """Give the network the official weights.
+    """Load the official weights into the network.
 
-    Raises UserError that lists what is missing, unexpected, of the wrong shape, or not finite.
+    Raises UserError, with a list, if any are missing, unexpected, of the wrong shape or not finite.
     """
     broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]
     if broken:

@@ -3,9 +3,9 @@
     psld launch nodes=2 gpus_per_node=4 -- train model=paper/cifar10-psld-0.02
     psld launch ranks_per_node=2 -- train model=demo/psld-0.02   # without Slurm
 
-On a cluster it submits the job, waits, and ends when the model is there. Killed and started again
-it comes back to the job; Ctrl-C cancels the job (`detach=true` leaves it). It imports no torch:
-fifty launchers may wait on a login node for days.
+On a cluster, it submits the job and waits until the model is written. If it is killed and started
+again, it returns to the job. Ctrl-C cancels the job, unless `detach=true`. It imports no torch,
+because fifty launchers may wait on a login node for days.
 """
 
 import signal
@@ -28,7 +28,7 @@ from psld.utils.errors import UserError
 
 
 def split_command(given: list[str]) -> list[str]:
-    """What stands after `--` as the setting `command`, of which Hydra shall interpret nothing."""
+    """Turn the words after `--` into the setting `command`, quoted so that Hydra keeps them."""
     if "--" not in given:
         return given
     split = given.index("--")
@@ -38,7 +38,7 @@ def split_command(given: list[str]) -> list[str]:
 
 @entry_point("launch", LaunchSettings, rewrite=split_command)
 def main(settings: LaunchSettings) -> None:
-    # Before anything is submitted: a mistake should show now, not when the job has been scheduled.
+    # Check the training before submitting: report a mistake now, not when the job starts.
     training = settings_of_training(settings.command)
     digest = dataset_digest(Path(training.data))
     run, output = Path(training.runs) / training.run_name(digest), Path(training.output)
@@ -51,15 +51,15 @@ def main(settings: LaunchSettings) -> None:
         )
     launcher = Launcher(settings, run, output)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        # A signal that nohup (SIGHUP) or a shell's `&` (SIGINT) makes Snakemake ignore stays
-        # ignored here.
+        # Keep ignoring a signal that Snakemake ignores under nohup (SIGHUP) or a shell's `&`
+        # (SIGINT).
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda number, _: leave(launcher, settings.detach, number))
     launcher.train()
 
 
 def settings_of_training(words: list[str]) -> RunSettings:
-    """The settings of the training that a command runs. Raises UserError as the command would."""
+    """Return the settings of a command's training. Raises the UserErrors of the command."""
     command, *given = words
     match command:
         case "train":
@@ -72,7 +72,7 @@ def settings_of_training(words: list[str]) -> RunSettings:
 
 
 def dataset_digest(data: Path) -> str:
-    """The digest that psld.prepare leaves beside a dataset's file."""
+    """Return the digest that psld prepare writes next to a dataset's file."""
     path = data.with_suffix(".digest")
     if not data.exists() or not path.exists():
         raise UserError(f"{data}: no such file with its .digest; make it with psld prepare")
@@ -80,9 +80,9 @@ def dataset_digest(data: Path) -> str:
 
 
 def leave(launcher: "Launcher", detach: bool, number: int) -> NoReturn:
-    """End at a signal: cancel the job, or say that it goes on and how to come back to it."""
+    """Exit on a signal: cancel the job, or print that it goes on and how to return to it."""
     name = signal.Signals(number).name
-    # A closed terminal is not a wish to end what takes days.
+    # Keep the job if the terminal closes: it may take days.
     if detach or number == signal.SIGHUP:
         say(f"{name}: the job goes on; run the same command again to come back to it")
         sys.exit(128 + number)

@@ -1,4 +1,4 @@
-"""The program `psld`: finds the command, or says which there are.
+"""The program `psld`: run a command, or list all of them.
 
 psld COMMAND KEY=VALUE …
 """
@@ -27,7 +27,7 @@ COMMANDS = (
     "launch",
     "wandb",
 )
-"""All commands, in the order in which people meet them."""
+"""All commands, in the order of their first use."""
 
 USAGE = "usage: psld COMMAND KEY=VALUE …        psld COMMAND --help shows a command's settings"
 
@@ -35,7 +35,7 @@ COMPLETION = 'complete -W "{words}" -o default psld'
 
 
 def main() -> None:
-    """Run the command that the command line names. Its settings are the words that follow."""
+    """Run the command named by the first word; the other words are its settings."""
     name, *rest = sys.argv[1:] or ["--help"]
     name = name if name.startswith("-") else name.replace("-", "_")
     match name:
@@ -54,12 +54,12 @@ def main() -> None:
 
 
 def module_of(command: str) -> str:
-    """The name of a command's module: the command's own, unless Python reserves it."""
+    """Return the name of a command's module: the command, with `_` if Python reserves it."""
     return f"{command}_" if keyword.iskeyword(command) else command
 
 
 def overview() -> str:
-    """All commands, one line each: the first line of their modules, which are not imported."""
+    """List all commands with the first line of their modules, which are not imported."""
     lines = [f"  {command:<16} {_first_line(command)}" for command in COMMANDS]
     return "\n".join([USAGE, "", *lines])
 

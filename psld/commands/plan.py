@@ -1,4 +1,4 @@
-"""Plan a grid: its models, cells and jobs, and how many GPU hours they take.
+"""Plan a grid: its models, cells, jobs and GPU hours.
 
 psld plan grid_name=paper
 psld plan grid_name=paper throughput.cifar10-sota.train=900   # images/s of one GPU
@@ -26,8 +26,8 @@ def main(settings: PlanSettings) -> None:
 
 
 def forward_gigaflops(kind: Kind, trained: ComposedTraining) -> float:
-    """GFLOPs of one image through a network; a multiplication and an addition are two."""
-    # torch takes longer to import than everything else here.
+    """Return the GFLOPs of one image through a network; a multiply-add counts as two."""
+    # torch takes longer to import than everything else here, and only the cost needs it.
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 

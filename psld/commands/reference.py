@@ -1,10 +1,10 @@
-"""Gather what samples are compared with, and the scale of a metric.
+"""Compute the reference that samples are compared with, and the scale of a metric.
 
     psld reference dataset=digits metric=fd-classifier
     psld reference dataset=cifar10 metric=fid extractor=null
 
-Writes OUTPUT/statistics.safetensors and, last, OUTPUT/manifest.json. The manifest also tells what
-the metric gives for other real images (`floor`) and for pure noise (`noise`).
+Writes OUTPUT/statistics.safetensors and, last, OUTPUT/manifest.json. The manifest also holds the
+metric's values for other real images (`floor`) and for pure noise (`noise`).
 """
 
 from collections.abc import Iterator
@@ -68,7 +68,7 @@ def main(settings: ReferenceSettings) -> None:
 def statistics_of_splits(
     extractor: Extractor, store: ImageStore, metric: MetricSettings
 ) -> dict[str, FeatureStatistics]:
-    """Statistics of all images and of each split that the dataset has."""
+    """Compute the statistics of all images and of each split that the dataset has."""
 
     def images_of(split: str) -> Iterator[Tensor]:
         batches = batches_of(store.images(split), metric.batch_size)
@@ -86,14 +86,14 @@ def statistics_of_splits(
 def statistics_of_noise(
     extractor: Extractor, store: ImageStore, count: int, batch_size: int
 ) -> FeatureStatistics:
-    """Statistics of as much noise as there are images in the reference, or 10,000."""
+    """Compute the statistics of `count` images of noise, at most 10,000."""
     count = min(count, NOISE_SAMPLES)
     shape = (store.channels, store.image_size, store.image_size)
     return statistics_of(extractor, noise_images(count, shape, batch_size), "noise", count)
 
 
 def noise_images(count: int, shape: tuple[int, int, int], batch_size: int) -> Iterator[Tensor]:
-    """What a sampler gives that returns its noise as it is; the same images for any batch size."""
+    """Yield batches of pure noise as images, the same images for any batch size."""
     random = np.random.default_rng(0)
     for start in range(0, count, batch_size):
         size = min(batch_size, count - start)

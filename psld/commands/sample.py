@@ -4,9 +4,9 @@
     psld sample model=models/demo/cld shard_size=16 output=sixteen png=pictures
     psld sample model=models/demo/psld-0.02 guidance@sampler.guidance=classifier \\
         guide=guides/demo/psld-0.02 sampler.guidance.label=3 output=threes
-    psld sample cell=demo/cld/em-quadratic-40 first=0 shards=4      # of a grid
+    psld sample cell=demo/cld/em-quadratic-40 first=0 shards=4      # a grid's cell
 
-Shards that are there and whole are kept. Killed, it loses at most the shard under way.
+Complete shards are kept. A killed run loses at most the shard in progress.
 """
 
 import numpy as np
@@ -28,7 +28,7 @@ def main(settings: SampleSettings) -> None:
         done = f"{count} images, NFE {shard.nfe}" if made else "is there"
         print(f"shard {index}: {done}", flush=True)
     if settings.png:
-        # Pillow is needed for nothing else.
+        # Only pictures need Pillow.
         from psld.data.picture import save_images
 
         save_images(np.concatenate(images), settings.png)

@@ -1,6 +1,6 @@
-"""Sweeps (`--multirun`): what their jobs are called, whether all of them can run, how each ends.
+"""Sweeps (`--multirun`): name the jobs, check all of them first, report how each ends.
 
-The jobs of a sweep are composed once before the first one starts, and again in each of them.
+All jobs of a sweep are composed before the first one starts; each job composes itself again.
 """
 
 import os
@@ -27,20 +27,20 @@ FLAGS = {"--multirun", "-m"}
 
 
 def is_sweep(given: list[str]) -> bool:
-    """Whether the command line asks for a sweep."""
+    """Check if the command line asks for a sweep."""
     return not FLAGS.isdisjoint(given)
 
 
 def check_jobs(command: str, given: list[str], check: Callable[[DictConfig], Any]) -> list[str]:
-    """The keys that a sweep sweeps over, once all of its jobs are checked; none without a sweep.
+    """Check all jobs of a sweep and return the keys that it sweeps over; none without a sweep.
 
     Args:
-        check: gives the settings of a job's config, and raises UserError where they are wrong.
+        check: returns the settings of a job's config, and raises UserError if they are wrong.
 
     Raises:
-        UserError: naming the job that is wrong, or two that would write to the same place.
+        UserError: a job is wrong, or two jobs write to the same place; the error names them.
     """
-    # With other flags Hydra prints something, or reads other configs.
+    # With other flags, Hydra prints something or reads other configs.
     if not is_sweep(given) or any(w[:1] == "-" and w not in FLAGS for w in given):
         return []
     own = [word for word in given if word not in FLAGS and not word.startswith("hydra")]
@@ -60,7 +60,7 @@ def check_jobs(command: str, given: list[str], check: Callable[[DictConfig], Any
 def _check_job(
     name: str, config: DictConfig, check: Callable[[DictConfig], Any], writers: dict[str, str]
 ) -> None:
-    """Check one job and note it as the writer of its output."""
+    """Check one job and record it as the writer of its output."""
     try:
         output = getattr(check(config), "output", None)
     except UserError as error:
@@ -75,9 +75,9 @@ def _check_job(
 
 
 def name_job(config: DictConfig, overrides: Iterable[str], swept: list[str]) -> str:
-    """Give a job's training the name of what it does, and all trainings of the sweep their group.
+    """Name a training after its swept values, group the trainings of the sweep, return the name.
 
-    What is the name already (`process=psld`) is not said again. What the job shall be called.
+    A swept value that equals the name (`process=psld`) is not repeated.
     """
     name = config.get("name") or ""
     values = dict(override.partition("=")[::2] for override in overrides)
@@ -94,10 +94,10 @@ def name_job(config: DictConfig, overrides: Iterable[str], swept: list[str]) -> 
 def job_of_a_sweep(
     config: DictConfig, swept: list[str], failures: list[Exception]
 ) -> Iterator[None]:
-    """Report an error of one job where the job runs; the others go on, unless a signal ended it.
+    """Report an error in the job's own process; other jobs go on, unless a signal ended this one.
 
-    `failures` are those of a sweep whose jobs all run in this process. From another one, Hydra
-    hands an error on to the process that waits for the sweep.
+    If all jobs run in this process, the error is appended to `failures`. Otherwise it is raised,
+    and Hydra passes it to the process that waits for the sweep.
     """
     name = name_job(config, HydraConfig.get().overrides.task, swept)
     print(f"{name}:", flush=True)
@@ -111,7 +111,7 @@ def job_of_a_sweep(
 
 
 def _report(name: str, error: Exception) -> PSLDError:
-    """Print why a job failed. The error that says so to others, who know no traceback."""
+    """Print why a job failed, and return an error for other processes, without a traceback."""
     exit_code = exit_code_of(error)
     line = f"{name}: {one_line(error)}"
     if exit_code is None:
@@ -119,15 +119,15 @@ def _report(name: str, error: Exception) -> PSLDError:
     else:
         print(f"error: {line}", file=sys.stderr, flush=True)
     if exit_code is not None and exit_code >= 128:
-        # Not an error to Hydra and submitit: it would count as the result of a job that Slurm has
-        # preempted, and that goes on.
+        # Do not return an error: Hydra and submitit would take it as the result of a job that Slurm
+        # has preempted and that goes on.
         sys.exit(exit_code)
     kind = UserError if exit_code == UserError.exit_code else RunError
     return kind(f"a job of the sweep failed: {line}")
 
 
 class Announcement(Callback):
-    """Says where to look while a launcher waits for its jobs."""
+    """A Hydra callback that prints the folder of the jobs' output while a launcher waits."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         launcher = config.hydra.launcher
@@ -138,7 +138,7 @@ class Announcement(Callback):
 
 
 def _choices(override: Any) -> list[str]:
-    """One override as those that each of its jobs is given."""
+    """Return the override of each job that one override, swept or not, makes."""
     if not override.is_sweep_override():
         return [override.input_line]
     return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
@@ -149,5 +149,5 @@ def _leaf(key: str) -> str:
 
 
 def _plain(value: str) -> str:
-    """A value as a part of a file's name that Hydra takes without quotes."""
+    """Return a value as a part of a file name that Hydra accepts without quotes."""
     return re.sub(r"[^\w.-]+", "_", value.replace("+", "")).strip("_")

@@ -1,6 +1,6 @@
 """Tabulate a grid: one table as Markdown, CSV, LaTeX and HTML, or all tables on the terminal.
 
-psld tabulate grid_name=demo                    # print all tables, as far as cells have been run
+psld tabulate grid_name=demo                    # print all tables, with the cells run so far
 psld tabulate grid_name=demo table=demo-steps   # write one
 """
 
@@ -25,11 +25,11 @@ class TabulateSettings(Settings):
     grid_name: str
     """Name of the grid, configs/grid/NAME.yaml."""
     table: str | None
-    """Name of one of its tables, which is written; null: all tables are printed."""
+    """Name of the table to write; null: print all tables."""
     cells: Path
     """Folder of the grid's metrics files."""
     output: str = Field(pattern=r"[^/]$")
-    """Path of the table without its ending."""
+    """Path of the table without extension."""
 
 
 @entry_point("tabulate", TabulateSettings)

@@ -2,7 +2,7 @@
 
     psld train model=demo/psld-0.02 training.steps=100       # a model of a grid
     psld train dataset=digits process=psld process.gamma=0.02 network=demo training=demo
-    psld train training.label_dropout=0.1                    # a class-conditional one
+    psld train training.label_dropout=0.1                    # a class-conditional model
     psld train data=data/mine.h5 name=mine                   # size and classes come from the file
 
 Several ranks: torchrun --nproc-per-node=4 -m psld train ...
@@ -43,7 +43,7 @@ def main(settings: TrainSettings) -> None:
 
 
 def labels_of(settings: TrainSettings, store: ImageStore) -> Labels | None:
-    """The classes that a class-conditional model is told; None for an unconditional one."""
+    """Return the labels for a class-conditional model; None for an unconditional one."""
     if not settings.num_classes:
         return None
     dropout = settings.training.label_dropout

@@ -46,7 +46,7 @@ def main(settings: TrainExtractorSettings) -> None:
 
 
 def open_labelled(settings: TrainExtractorSettings) -> tuple[ImageStore, ImageShape]:
-    """The dataset and what its classifier takes; UserError without labels."""
+    """Open the dataset and its image shape. Raises UserError if it has no labels."""
     store = ImageStore.open_for(settings.data, settings.dataset)
     if store.num_classes < 2:
         raise UserError(
@@ -64,7 +64,7 @@ def accuracy_on(
     extractor: ClassifierExtractor,
     settings: TrainExtractorSettings,
 ) -> float | None:
-    """The accuracy on a split, None where the dataset has no such images."""
+    """Return the accuracy on a split; None if the split is empty."""
     if store.splits[split] == 0:
         return None
     return accuracy(extractor, store.images(split), store.labels(split), settings.metric.batch_size)

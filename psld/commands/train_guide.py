@@ -4,7 +4,7 @@
     psld train_guide dataset=cifar10 process=psld network=guide-cifar10 \\
         training=guide-demo training.steps=100000
 
-It serves models of the same dataset and process. Several ranks: as for psld train.
+The guide fits models of the same dataset and process. Several ranks: as for psld train.
 """
 
 from functools import partial
@@ -53,7 +53,7 @@ def describe(
     store: ImageStore,
     network: nn.Module,
 ) -> dict[str, Any]:
-    """The accuracy at each noise level, on images that the guide was not trained on."""
+    """Return the accuracy at each noise level, on images that the guide was not trained on."""
     accuracies = accuracy_by_time(settings, process, store, network)
     print(f"accuracy from little to much noise: {', '.join(f'{a:.2f}' for a in accuracies)}")
     return {"accuracy_by_time": accuracies}

@@ -1,7 +1,7 @@
 """Bring the results of a grid to wandb: track, sync, dashboard.
 
     psld wandb track grid_name=demo                        # write the results as runs
-    psld wandb sync grid_name=demo                         # upload what was written offline
+    psld wandb sync grid_name=demo                         # upload the offline runs
     psld wandb dashboard grid_name=demo wandb.entity=me    # create or update the grid's report
 
 Sync and dashboard need a login (`wandb login`, or WANDB_API_KEY).
@@ -42,7 +42,7 @@ class WandbCommandSettings(Settings):
 
 
 def name_the_verb(arguments: list[str]) -> list[str]:
-    """Turn the leading word into the override `verb=WORD`. Raises UserError if it is no verb."""
+    """Turn the leading word into the override `verb=WORD`. Raises UserError without a verb."""
     verb, *others = arguments or [""]
     if verb in get_args(Verb):
         return [f"verb={verb}", *others]
@@ -53,7 +53,7 @@ def name_the_verb(arguments: list[str]) -> list[str]:
 
 @entry_point("wandb", WandbCommandSettings, rewrite=name_the_verb)
 def main(settings: WandbCommandSettings) -> None:
-    # wandb takes a second to import; each verb imports what it needs.
+    # wandb takes a second to import, so each verb imports only what it needs.
     match settings.verb:
         case "track":
             if settings.wandb.mode == "disabled":

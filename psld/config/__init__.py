@@ -1,1 +1,1 @@
-"""Settings: their base class, where configs lie, and how Hydra composes them. Imports no torch."""
+"""Settings: their base class, the folders of configs, composition by Hydra. Imports no torch."""

@@ -1,4 +1,4 @@
-"""Composing settings with Hydra: where configs lie, and what a command would see for overrides."""
+"""Compose settings with Hydra, from the folders of configs, as a command does."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ from psld.utils.errors import UserError
 
 
 class OwnConfigs(SearchPathPlugin):
-    """Lets the configs of the user's own folder take precedence over the shipped ones."""
+    """A Hydra plugin that puts the user's own configs before the shipped ones."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         folder = own_configs()
@@ -33,7 +33,7 @@ Plugins.instance().register(OwnConfigs)
 
 @contextmanager
 def configs() -> Iterator[None]:
-    """Within, Hydra composes from the user's configs and the shipped ones."""
+    """Let Hydra compose from the user's configs and the shipped ones within this context."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         yield
@@ -42,7 +42,7 @@ def configs() -> Iterator[None]:
 def compose_content(name: str, overrides: Sequence[str], where: str) -> dict[str, Any]:
     """Return the resolved content of configs/NAME.yaml with these overrides.
 
-    Raises UserError, naming `where`, if it does not compose.
+    Raises UserError, prefixed by `where`, if it does not compose.
     """
     try:
         with configs():
@@ -54,13 +54,13 @@ def compose_content(name: str, overrides: Sequence[str], where: str) -> dict[str
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
-    """The command's own part of a composed config."""
+    """Return the command's own part of a composed config."""
     return OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
 
 
 @contextmanager
 def answering_resolvers(config: DictConfig) -> Iterator[None]:
-    """Within, `${hydra:…}` refers to this config, not to that of a command around it."""
+    """Resolve `${hydra:…}` with this config in the context, not with the running command's."""
     current = HydraConfig.instance()
     before, current.cfg = current.cfg, config
     try:
@@ -72,7 +72,7 @@ def answering_resolvers(config: DictConfig) -> Iterator[None]:
 def content_of(config: DictConfig, where: str) -> dict[str, Any]:
     """Return the resolved content of a config.
 
-    Raises UserError, naming `where`, for values that the user has to give and did not (`???`).
+    Raises UserError, prefixed by `where`, if required values (`???`) are missing.
     """
     missing = list(missing_keys(OmegaConf.to_container(config)))
     if missing:

@@ -1,25 +1,25 @@
-"""Where configs lie: the shipped ones inside the package, the user's own in ./configs."""
+"""The folders of configs: the shipped ones inside the package, the user's own in ./configs."""
 
 from pathlib import Path
 
 CONFIGS = (Path(__file__).parents[1] / "configs").resolve()
-"""The shipped configs. In a checkout this is its top-level folder, by a link."""
+"""The shipped configs. In a checkout, a link leads to its top-level folder."""
 
 
 def own_configs() -> Path | None:
-    """The folder `configs` of the working directory, unless it is the shipped one."""
+    """The folder `configs` of the working directory; None if absent or the shipped one."""
     folder = Path("configs").resolve()
     return folder if folder.is_dir() and folder != CONFIGS else None
 
 
 def config_folders() -> list[Path]:
-    """All folders of configs, by precedence."""
+    """All folders of configs, the first with precedence."""
     own = own_configs()
     return [CONFIGS] if own is None else [own, CONFIGS]
 
 
 def config_file(group: str, name: str) -> Path | None:
-    """The file configs/GROUP/NAME.yaml of the first folder that has it."""
+    """The file configs/GROUP/NAME.yaml from the first folder that has it."""
     files = (folder / group / f"{name}.yaml" for folder in config_folders())
     return next((file for file in files if file.is_file()), None)
 

@@ -1,4 +1,4 @@
-"""Which errors are reported in one line, and the text of that line."""
+"""The errors that are reported in one line, and the text of that line."""
 
 import re
 
@@ -25,7 +25,7 @@ def exit_code_of(error: Exception) -> int | None:
 
 
 def text_of(error: Exception) -> str:
-    """Return an error as one line, without advice of Hydra's that does not apply here."""
+    """Return an error as one line, without Hydra's advice that does not apply here."""
     text = " ".join(str(error).split())
     unknown = re.search(r"Could not override '(\S+)'\. To append .*", text)
     if unknown is None:
@@ -43,7 +43,7 @@ def one_line(error: Exception) -> str:
     if _out_of_gpu_memory(error):
         return f"{text.split('. ')[0]}: lower training.micro_batch, or batch_size when sampling"
     if _lost_job(error):
-        # Between a job's state and the end of its log.
+        # This text separates a job's state from the end of its log.
         what = text.partition(") Error stream")[0].partition(") No ")[0]
         return f"{what}); the sweep's other jobs go on" if what != text else text
     if _no_slurm(error):
@@ -55,7 +55,7 @@ def _disk_is_full(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno in DISK_ERRORS
 
 
-# The next ones are recognized by name: not every command imports torch or submitit.
+# Recognize the next errors by name, because not every command imports torch or submitit.
 
 
 def _out_of_gpu_memory(error: Exception) -> bool:
@@ -63,10 +63,10 @@ def _out_of_gpu_memory(error: Exception) -> bool:
 
 
 def _lost_job(error: Exception) -> bool:
-    """submitit's error for a job that was refused, killed or canceled."""
+    """Recognize submitit's error for a job that was refused, killed or canceled."""
     return type(error).__name__ in ("UncompletedJobError", "FailedJobError")
 
 
 def _no_slurm(error: Exception) -> bool:
-    """submitit's error if no sbatch is installed."""
+    """Recognize submitit's error if no sbatch is installed."""
     return isinstance(error, RuntimeError) and "on a slurm cluster" in str(error)

@@ -1,7 +1,7 @@
 """The base of all settings: typed, frozen, and strict about unknown keys.
 
-Each domain keeps its settings beside its code (`psld/diffusion/settings.py`, ...). None of these
-modules imports torch: they are read in every Snakemake process, which must start fast.
+Each domain keeps its settings next to its code (`psld/diffusion/settings.py`, ...). None of these
+modules imports torch, because every Snakemake process reads them and must start fast.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ class Settings(BaseModel):
 def parse(kind: type[S], content: Mapping[str, Any], where: str) -> S:
     """Check `content` against the settings class `kind`.
 
-    Raises UserError, in one line, naming `where` and each key that is unknown, missing or wrong.
+    Raises UserError, in one line, with `where` and each key that is unknown, missing or wrong.
     """
     try:
         return kind.model_validate(content)
@@ -48,7 +48,7 @@ def _complaints(error: ValidationError, content: Mapping[str, Any]) -> list[str]
 
 
 def _key(location: tuple[int | str, ...], content: Any) -> str:
-    """The key that the user wrote: pydantic's location without the names of chosen variants."""
+    """Return the key that the user wrote: pydantic's location without the names of variants."""
     parts = []
     for index, part in enumerate(location):
         is_variant = isinstance(content, Mapping) and part not in content

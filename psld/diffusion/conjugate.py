@@ -16,12 +16,12 @@ class ConjugateIntegrator:
 
         dz̄ = A B A⁻¹ z̄ dt + dΦ ε,      dΦ = ½ A G Gᵀ L⁻ᵀ dt.
 
-    In the state itself a step from t to s is, with T(s,u) the transition of F − B,
+    In the state, a step from t to s is, with T(s,u) the transition of F − B,
 
         z_s = T(s,t) (I + (s − t) B) z_t + ∫_t^s T(s,u) ½ G Gᵀ L_u⁻ᵀ du ε.
 
-    B = 0 is the exponential integrator, B = λI is λ-DDIM-I and B = λ·(all ones) λ-DDIM-II. Any λ
-    has order 1; the paper searches it for each number of evaluations.
+    B = 0 is the exponential integrator, B = λI is λ-DDIM-I and B = λ·(all ones) is λ-DDIM-II. Any
+    λ has order 1. The paper searches for the best λ at each number of evaluations.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class ConjugateIntegrator:
         self.weight = table(conjugate.noise_weight(), device)
         self.eps = torch.eye(process.predicted_blocks, device=device)
         self.projection = table(-process.covariance_factor(start).mT[:, p], device)
-        """ε of a score, so that guides move ε: −Lᵀ s in the predicted blocks."""
+        """−Lᵀ in the predicted blocks: turns a guide's score into ε."""
 
     def step(self, index: int, z: Tensor, score: Score, noise: Noise) -> Tensor:
         eps = score(z, self.times[index], self.eps, self.projection[index])
@@ -55,7 +55,7 @@ class ConjugateIntegrator:
 
 
 class _Conjugate:
-    """T(s,u) for every step from t to s, at t and at the nodes u of the quadrature."""
+    """The transitions T(s,u) of every step from t to s, at t and at the quadrature nodes u."""
 
     def __init__(self, process: LinearProcess, B: Tensor, start: Tensor, end: Tensor) -> None:
         self.process, self.B = process, B
@@ -67,7 +67,7 @@ class _Conjugate:
             transition = transition @ self._between(stops[:, index], stops[:, index + 1])
             transitions.append(transition)
         self.transitions = torch.stack(transitions[::-1], dim=1)
-        """From t and from each node to s: N×(1 + n)×k×k."""
+        """T(s,u) from t and from each of n nodes, N×(1 + n)×k×k."""
 
     def _between(self, start: Tensor, end: Tensor) -> Tensor:
         span = end - start

@@ -11,20 +11,20 @@ from psld.diffusion.stepping import table
 from psld.utils.errors import UserError
 
 CHECKED_TIMES = 512
-"""Times, evenly spaced in log t, at which a process is checked for a zero of its coefficient."""
+"""Number of times, evenly spaced in log t, at which `check_prediction` tests a process."""
 
 
 @dataclass(frozen=True)
 class PredictionCoefficients:
-    """x̂₀ = state · z + eps · ε, with float64 rows for N times; the score's part for a guide.
+    """The float64 rows of x̂₀ = state · z + eps · ε at N times; `score` is for guides.
 
-    The ε that a network learns is E[ε | z]. Under HSM and DSM alike it is linear in x̂₀,
+    A network learns E[ε | z]. Under both HSM and DSM it is linear in x̂₀,
 
         ε = v − g x̂₀,    v = L_εᵀ Σ⁻¹ z,    g = L_εᵀ Σ⁻¹ a,
 
     with Σ the covariance given the image alone and L_ε the factor that the network's ε belongs to
-    (under HSM, L_ε Lᵀ_ε = Σ, so this is L⁻¹ z − c x̂₀ = ε). The predicted blocks p give an
-    overdetermined system for x̂₀, which is solved by least squares: x̂₀ = g_pᵀ (v_p − ε_p) / |g_p|².
+    (under HSM, L_ε Lᵀ_ε = Σ, so this is L⁻¹ z − c x̂₀ = ε). The predicted blocks p overdetermine
+    x̂₀. Least squares gives x̂₀ = g_pᵀ (v_p − ε_p) / |g_p|².
     """
 
     state: Tensor
@@ -32,11 +32,11 @@ class PredictionCoefficients:
     eps: Tensor
     """−g_pᵀ / |g_p|², N×1×p."""
     score: Tensor
-    """aᵀ / ρ, N×1×k: x̂₀ moves so much with the score, as x̂₀ = (aᵀ Σ⁻¹ z + aᵀ s) / ρ."""
+    """aᵀ / ρ, N×1×k: the derivative of x̂₀ = (aᵀ Σ⁻¹ z + aᵀ s) / ρ by the score s."""
 
 
 def prediction_coefficients(process: LinearProcess, t: Tensor) -> PredictionCoefficients:
-    """The coefficients at N forward times, float64 on the CPU."""
+    """Compute the coefficients at N forward times, float64 on the CPU."""
     v, g = consistent_eps(process, t)
     a = process.image_mean(t)[:, :, None]
     g_row = g.mT / g.mT.square().sum(dim=2, keepdim=True)
@@ -45,7 +45,7 @@ def prediction_coefficients(process: LinearProcess, t: Tensor) -> PredictionCoef
 
 
 def consistent_eps(process: LinearProcess, t: Tensor) -> tuple[Tensor, Tensor]:
-    """(V, g) with ε = V z − g x̂₀ in the predicted blocks, N×p×k and N×p×1."""
+    """Return (V, g) with ε = V z − g x̂₀ in the predicted blocks, N×p×k and N×p×1."""
     whiten = torch.linalg.inv(process.image_factor(t))
     if process.matching == "dsm":
         whiten = process.covariance_factor(t).mT @ whiten.mT @ whiten
@@ -54,7 +54,7 @@ def consistent_eps(process: LinearProcess, t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def data_from_score(process: LinearProcess, z: Tensor, t: float, score: Tensor) -> Tensor:
-    """x̂₀ = (aᵀ Σ⁻¹ z + aᵀ s) / ρ, N×C×H×W, from the whole score s at one time, N×kC×H×W."""
+    """Return x̂₀ = (aᵀ Σ⁻¹ z + aᵀ s) / ρ, N×C×H×W, from the full score s at one time, N×kC×H×W."""
     time = torch.tensor([t], dtype=torch.float64)
     row = (process.image_mean(time) / process.precision(time)[:, None])[:, None, :]
     whole = torch.linalg.solve(process.image_covariance(time), row.mT).mT
@@ -62,16 +62,16 @@ def data_from_score(process: LinearProcess, z: Tensor, t: float, score: Tensor) 
 
 
 def check_prediction(process: LinearProcess, final_time: float) -> None:
-    """Refuse a process whose predicted ε loses sight of the image between `final_time` and T.
+    """Raise UserError if the predicted ε does not depend on the image at a time in [final_time, T].
 
-    The direction of g_p then turns over from one time to the next. Raises UserError.
+    The direction of g_p is then reversed from one checked time to the next.
     """
     grid = final_time ** torch.linspace(0, 1, CHECKED_TIMES, dtype=torch.float64)
     g = consistent_eps(process, grid)[1][:, :, 0]
     turned = (g[1:] * g[:-1]).sum(dim=1) <= 0
     if turned.any():
         size = g.norm(dim=1)
-        share = size[:-1] / (size[:-1] + size[1:])  # a straight line between the two
+        share = size[:-1] / (size[:-1] + size[1:])  # linear interpolation between the two
         zeros = grid[:-1] + share * grid.diff()
         times = ", ".join(f"{t:.3g}" for t in zeros[turned].flip(0).tolist())
         other = "upper" if process.factor == "lower" else "lower"
@@ -82,10 +82,10 @@ def check_prediction(process: LinearProcess, final_time: float) -> None:
 
 
 class DataPrediction:
-    """x̂₀ at the times of a grid, from a `Score`; guides move it as they move the score."""
+    """The predicted image x̂₀ at the times of a grid, from a `Score`, with or without guides."""
 
     def __init__(self, process: LinearProcess, times: Tensor, device: torch.device) -> None:
-        """Tabulate the coefficients; UserError for a process that `check_prediction` refuses."""
+        """Tabulate the coefficients. Raises UserError as `check_prediction` does."""
         check_prediction(process, float(times.min()))
         coefficients = prediction_coefficients(process, times)
         self.times = times.tolist()
@@ -94,6 +94,6 @@ class DataPrediction:
         self.score = table(coefficients.score, device)
 
     def __call__(self, index: int, z: Tensor, score: Score) -> Tensor:
-        """x̂₀ at time `index` of the grid: z is N×kC×H×W, x̂₀ is N×C×H×W."""
+        """Return x̂₀, N×C×H×W, from z, N×kC×H×W, at time `index` of the grid."""
         from_eps = score(z, self.times[index], self.eps[index], self.score[index])
         return mix(self.state[index], z) + from_eps

@@ -1,4 +1,4 @@
-"""Any process as a variance-exploding denoiser, so that other people's samplers run on it."""
+"""Any process as a variance-exploding denoiser, the interface of many published samplers."""
 
 import torch
 from torch import Tensor
@@ -11,20 +11,19 @@ from psld.diffusion.time_grid import time_of_noise_level
 
 
 class StraightDenoiser:
-    """D(y; σ) = E[x₀ | y] for y = x₀ + σ n, from an ε-network of any process.
+    """The denoiser D(y; σ) = E[x₀ | y] for y = x₀ + σ n, from an ε-network of any process.
 
-    In straight coordinates z = R̃_t [√ρ y, u] with σ = ρ(t)^(−½) the first coordinate alone depends
-    on the image, and the k − 1 others, u ~ N(0, I), say nothing about it. They are drawn once and
-    kept: the sampler then runs on y alone, as a sampler of the variance-exploding ODE dy/dσ =
-    (y − D)/σ does.
+    In straight coordinates z = R̃_t [√ρ y, u] with σ = ρ(t)^(−½), only the first coordinate depends
+    on the image. The other k − 1, u ~ N(0, I), are independent of it. They are drawn once and kept.
+    The sampler then runs on y alone, on the variance-exploding ODE dy/dσ = (y − D)/σ.
 
         >>> denoise = StraightDenoiser(process, network, torch.randn(n, (k - 1) * c, h, w))
         >>> y = denoise.sigma_max * torch.randn(n, c, h, w)
         >>> for sigma, after in pairwise(sigmas):          # Euler, from sigma_max down
         ...     y = y + (after - sigma) * (y - denoise(y, sigma)) / sigma
 
-    A σ outside [`sigma_min`, `sigma_max`] is taken for the nearest one inside. The call looks up
-    coefficients for σ on the CPU, so a σ on a GPU is copied to it first.
+    σ is clipped to [`sigma_min`, `sigma_max`]. The call computes the coefficients of σ on the CPU,
+    so a σ on a GPU is copied to the CPU first.
     """
 
     def __init__(
@@ -34,7 +33,7 @@ class StraightDenoiser:
         frozen: Tensor,
         final_time: float = 1e-3,
     ) -> None:
-        """Raises UserError for a process whose network cannot predict x₀ at every time.
+        """Raise UserError if the network of `process` cannot predict x₀ at every time.
 
         Args:
             frozen: u, N×(k−1)C×H×W standard normal; N×0×H×W for k = 1.
@@ -50,7 +49,7 @@ class StraightDenoiser:
         self.sigma_min, self.sigma_max = process.noise_level(ends).tolist()
 
     def __call__(self, y: Tensor, sigma: float | Tensor) -> Tensor:
-        """The predicted images, N×C×H×W; `sigma` is one number or N."""
+        """Predict the images, N×C×H×W; `sigma` is one number or N."""
         levels, image = torch.as_tensor(sigma).double().cpu().unique(return_inverse=True)
         image = image.expand(len(y))
         t = time_of_noise_level(self.process, levels, self.final_time)

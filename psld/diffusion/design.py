@@ -1,4 +1,4 @@
-"""A process judged before it is trained: what it does to images, and how samplers fare on it."""
+"""Analysis of a process before training: its effect on images, and sampler errors on known data."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,19 +22,19 @@ class Analysis:
     mean: Tensor
     """a, N×k: E[z_t | x₀] = a x₀."""
     covariance: Tensor
-    """Σ given the image alone, N×k×k."""
+    """Σ, N×k×k, of p(z_t | x₀)."""
     noise_level: Tensor
     """σ_eff, N: the noise on the image, in units of the image."""
     log_snr: Tensor
     """λ = −log σ_eff, N."""
     log_snr_rate: Tensor
-    """dλ/dt, N, not positive: a range of noise levels where it is large gets little time."""
+    """dλ/dt ≤ 0, N. A range of noise levels gets little time if |dλ/dt| is large in it."""
     condition: Tensor
     """The condition number of Σ, N."""
 
 
 def analyse(process: LinearProcess, times: Tensor) -> Analysis:
-    """What a process does to images at N forward times."""
+    """Compute the effect of a process on images at N forward times."""
     covariance = process.image_covariance(times)
     return Analysis(
         times=times,
@@ -48,23 +48,23 @@ def analyse(process: LinearProcess, times: Tensor) -> Analysis:
 
 
 def time_spent(process: LinearProcess, levels: Tensor, final_time: float = 1e-5) -> Tensor:
-    """The share of [0, 1] between each noise level σ_eff and the next, from N rising levels, N−1.
+    """The share of the times [0, 1] between each of N rising noise levels σ_eff and the next, N−1.
 
-    Training draws times uniformly, so this is the share of training that a range of noise gets.
+    Training draws times uniformly, so this is also the share of training for each range of noise.
     """
     return time_of_noise_level(process, levels.double(), final_time).diff()
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """A mixture of Gaussians on the line: data whose denoiser is known exactly."""
+    """A one-dimensional mixture of Gaussians, whose denoiser is known exactly."""
 
     weights: tuple[float, ...] = (0.3, 0.5, 0.2)
     means: tuple[float, ...] = (-0.7, 0.2, 0.8)
     deviations: tuple[float, ...] = (0.05, 0.1, 0.03)
 
     def denoise(self, y: Tensor, sigma: Tensor) -> Tensor:
-        """E[x₀ | y] for y = x₀ + σ n; `sigma` broadcasts with y."""
+        """Return E[x₀ | y] for y = x₀ + σ n; `sigma` broadcasts with y."""
         weights, means, deviations = self._parts(y)
         y, sigma = y[..., None], sigma[..., None]
         variance = deviations**2 + sigma**2
@@ -86,10 +86,7 @@ class Mixture:
         return high
 
     def network(self, process: LinearProcess) -> Network:
-        """The network that a perfect training of `process` on this data gives: E[ε | z].
-
-        It sees every pixel as an image of its own.
-        """
+        """The ideal network of `process` on this data, E[ε | z]; each pixel is an image."""
 
         def eps(z: Tensor, t: Tensor) -> Tensor:
             times, sample = t.double().cpu().unique(return_inverse=True)
@@ -118,7 +115,7 @@ class Comparison:
     evaluations: int
     """Network evaluations per image."""
     distance: float
-    """The 2-Wasserstein distance of the samples to the data."""
+    """2-Wasserstein distance from the samples to the data."""
 
 
 def compare_samplers(
@@ -131,8 +128,8 @@ def compare_samplers(
 ) -> list[Comparison]:
     """Run each sampler with the exact score, from the same quasi-random starts.
 
-    The distance of `count` independent draws from the data to the data is about 0.01; the starts
-    are a scrambled Sobol sequence, which brings the floor of a deterministic sampler below that.
+    `count` independent draws from the data have a distance of about 0.01 to the data. The starts
+    are a scrambled Sobol sequence, so a deterministic sampler can get below that.
     """
     uniform = torch.quasirandom.SobolEngine(process.blocks, scramble=True, seed=seed).draw(count)
     start = torch.special.ndtri(uniform.double().clamp(1e-7, 1 - 1e-7))

@@ -1,4 +1,4 @@
-"""Generalised DDIM: a published baseline, deterministic and multistep."""
+"""Generalized DDIM (gDDIM): a published baseline, deterministic and multistep."""
 
 from itertools import pairwise
 
@@ -18,10 +18,10 @@ class GDDIM:
 
         z_s = Ψ(s,t) z_t + Σ_j C_j ε^R_j,      C_j = ∫_t^s ½ Ψ(s,u) G Gᵀ R_u⁻ᵀ ℓ_j(u) du,
 
-    with Ψ the transition of the drift, R the flow root of Σ and ε^R = −Rᵀ s, which is constant
-    along a trajectory where the data is one point. The integrand is ℓ_j d(Ψ(s,u) R_u).
+    with Ψ the transition of the drift, R the flow root of Σ and ε^R = −Rᵀ s. If the data is one
+    point, ε^R is constant along a trajectory. The integrand is ℓ_j d(Ψ(s,u) R_u).
 
-    A network that predicts some blocks of ε only gives no whole score; ε^R = R⁻¹(z − a x̂₀) then.
+    A network that predicts only some blocks of ε gives no full score. Then ε^R = R⁻¹(z − a x̂₀).
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class GDDIM:
 def _noise_rows(
     process: LinearProcess, root: WhiteningRoot, t: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """ε^R = state · z + eps · ε, and what a guide's gradient is multiplied by."""
+    """Return (state, eps, projection): ε^R = state · z + eps · ε + projection · guide gradient."""
     R = root(t)
     if process.predicted_blocks == process.blocks:
         return torch.zeros_like(R), -R.mT @ process.score_matrix(t), -R.mT
@@ -74,7 +74,7 @@ def _weights(
     last: int,
     order: int,
 ) -> Tensor:
-    """[C_0 C_1 …] of the steps from `first` until before `last`, N×k×(order·k)."""
+    """Return [C_0 C_1 …] of the steps `first`, …, `last` − 1, N×k×(order·k)."""
     start, end = grid[first:last], grid[first + 1 : last + 1]
     nodes = grid[torch.arange(first, last)[:, None] - torch.arange(order)]
     k = process.blocks

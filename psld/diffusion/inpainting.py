@@ -1,4 +1,4 @@
-"""Inpainting by replacement: the known pixels are put back, as noisy as they are supposed to be."""
+"""Inpainting by replacement: the known pixels are put back with the noise of the current time."""
 
 import torch
 from torch import Tensor
@@ -8,21 +8,21 @@ from psld.diffusion.stepping import Noise, table
 
 
 class Inpainting:
-    """Keeps the pixels where `mask` is 1 and lets the sampler fill in the rest.
+    """Keep the pixels with mask 1; the sampler fills in the rest.
 
     After the step that starts at forward time t, position and momentum of the known pixels are
-    drawn again from the perturbation kernel at t, given the image. The paper derives imputation
-    from Eq. 13 with the observed part as the condition; this is the official sampler's rule.
+    drawn again from the perturbation kernel at t, given the image. This is the official sampler's
+    rule. The paper derives imputation from Eq. 13 with the observed part as the condition.
 
-    A sampler that predicts the image needs no new noise: with `known` in place of its prediction,
-    each of its steps takes a known pixel from one draw of the kernel to another one.
+    A sampler that predicts the image needs no new noise. Its prediction is replaced by `known`, and
+    each step then takes a known pixel from one draw of the kernel to another.
     """
 
     def __init__(self, process: LinearProcess, images: Tensor, mask: Tensor) -> None:
         """
         Args:
-            images: N×C×H×W in [−1, 1]; what they hold where the mask is 0 does not matter.
-            mask: N×1×H×W, 1 where a pixel is known.
+            images: N×C×H×W in [−1, 1]; pixels with mask 0 are ignored.
+            mask: N×1×H×W, 1 for a known pixel, else 0.
         """
         self.process = process
         self.images = images
@@ -33,12 +33,12 @@ class Inpainting:
         return self.combine(images, self.images)
 
     def combine(self, generated: Tensor, known: Tensor) -> Tensor:
-        """`known` where the mask is 1, else `generated`."""
+        """Take pixels with mask 1 from `known`, the others from `generated`."""
         return generated * (1 - self.mask) + known.to(generated) * self.mask
 
 
 class Replacement:
-    """Puts the known pixels back at a list of forward times, whose kernels it tabulates once."""
+    """The replacement of the known pixels at given forward times, with tabulated kernels."""
 
     def __init__(self, inpainting: Inpainting, times: list[float]) -> None:
         process, device = inpainting.process, inpainting.images.device

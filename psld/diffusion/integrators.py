@@ -1,9 +1,8 @@
-"""The paper's integrators of the reverse process, and the one place that builds any integrator.
+"""The paper's integrators of the reverse process, and `make_integrator`, which builds any of them.
 
-All coefficients are computed once per time grid. Every step is linear in the state z, the score s
-and standard normal noise ξ, with k×k matrices: z ← P z + W s + N ξ. An integrator holds these
-matrices for its whole grid, float64 on the CPU at construction and float32 on the device when
-applied.
+Every step is linear in the state z, the score s and standard normal noise ξ, with k×k matrices:
+z ← P z + W s + N ξ. An integrator computes these matrices once for its time grid, in float64 on
+the CPU, and applies them in float32 on the device.
 """
 
 import torch
@@ -44,7 +43,7 @@ class EulerMaruyama:
     ) -> None:
         """Tabulate the steps between the descending forward times of `grid`.
 
-        On the probability-flow ODE the score has half its weight, and only `mean` makes sense.
+        With `probability_flow` the score has half its weight; use only `mean` then.
         """
         start, delta = grid[:-1], (grid[:-1] - grid[1:])[:, None, None]
         share = 0.5 if probability_flow else 1.0
@@ -57,7 +56,7 @@ class EulerMaruyama:
         self.noise = table(delta.sqrt() * process.diffusion(start), device)
 
     def mean(self, index: int, z: Tensor, score: Score) -> Tensor:
-        """The step without its noise; with it, the last step of a sampler."""
+        """Take the step without its noise. The last step of a sampler is such a step."""
         s = score(z, self.times[index], self.score_matrix[index])
         return mix(self.state[index], z) + mix(self.weight[index], s)
 
@@ -66,10 +65,11 @@ class EulerMaruyama:
 
 
 class SymmetricSplitting:
-    """SSCS (paper, Eq. 12): half a step of the linear part exactly, one Euler step of the score
-    part, z ← z + δ · 2βD (S⁻¹ z + s), and the other half of the linear part.
+    """The symmetric splitting CLD sampler (SSCS; paper, Eq. 12).
 
-    The score is evaluated at the time at which the step starts, once a step.
+    A step is an exact half step of the linear part, one Euler step of the score part,
+    z ← z + δ · 2βD (S⁻¹ z + s), and the other half step of the linear part. The score is evaluated
+    once per step, at the step's start time.
     """
 
     def __init__(self, process: LinearProcess, grid: Tensor, device: torch.device) -> None:
@@ -104,11 +104,11 @@ class SymmetricSplitting:
 class ProbabilityFlow:
     """Dormand–Prince 5(4), as in SciPy's RK45, on the probability-flow ODE dz/dt = A z − ½ G Gᵀ s.
 
-    A step size is decided for the whole shard at once, never for a batch, so an image does not
-    depend on the batch size. The state is float64; the network gets it in its own type.
+    The step size is common to the whole shard, so an image does not depend on the batch size. The
+    state is float64; the network receives it in the type of the start.
     """
 
-    times = replacement_times = [1.0]  # one step, which is the whole adaptive integration
+    times = replacement_times = [1.0]  # one step: the whole adaptive integration
 
     def __init__(self, process: LinearProcess, final_time: float, tolerance: float) -> None:
         self.process = process
@@ -133,7 +133,7 @@ def make_integrator(
     device: torch.device,
     inpainting: Inpainting | None = None,
 ) -> Integrator:
-    """The integrator that the settings describe."""
+    """Build the integrator that the settings describe."""
     if isinstance(settings, ODESamplerSettings):
         return ProbabilityFlow(process, settings.final_time, settings.tolerance)
     grid = time_grid(settings, process)

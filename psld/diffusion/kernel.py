@@ -1,4 +1,4 @@
-"""The Gaussian kernel of a linear SDE with constant coefficients, exact entry by entry."""
+"""The Gaussian kernel of a linear SDE with constant coefficients, exact in every entry."""
 
 import math
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 TERMS = 24
-"""Terms of a series in τ with 2‖A‖τ ≤ 1: those left out are below 1e-23."""
+"""Terms of a series in τ with 2‖A‖τ ≤ 1; the omitted terms are below 1e-23."""
 
 
 class LinearKernel:
@@ -18,9 +18,9 @@ class LinearKernel:
 
         C(τ) = Σ_{n≥1} C_n τⁿ/n!,      C₁ = 2D,      C_{n+1} = −(A C_n + C_n Aᵀ).
 
-    An entry that starts with τ³ or τ⁵, as the variance of a position that gets its noise through a
-    momentum, has coefficients that are exactly 0 before that, so nothing cancels as τ → 0. The
-    closed form S − Φ S Φᵀ would lose all digits there. Longer times are reached by doubling,
+    Some entries start with τ³ or τ⁵, such as the variance of a position that gets its noise through
+    a momentum. Their lower coefficients are exactly 0, so nothing cancels as τ → 0. The closed form
+    S − Φ S Φᵀ would lose all digits there. Doubling gives longer times,
     C(2τ) = C(τ) + Φ(τ) C(τ) Φ(τ)ᵀ.
     """
 
@@ -36,7 +36,7 @@ class LinearKernel:
         self.covariance_series = torch.stack(covariances)
 
     def transition(self, elapsed: Tensor) -> Tensor:
-        """Φ, N×k×k, after N elapsed times τ of any sign."""
+        """Return Φ, N×k×k, after N elapsed times τ of any sign."""
         doublings = self._doublings(elapsed)
         phi = _series(self.transition_series, elapsed / 2**doublings)
         for _ in range(doublings):
@@ -44,7 +44,7 @@ class LinearKernel:
         return phi
 
     def moments(self, elapsed: Tensor) -> tuple[Tensor, Tensor]:
-        """(Φ, C), both N×k×k, after N elapsed times τ ≥ 0."""
+        """Return (Φ, C), both N×k×k, after N elapsed times τ ≥ 0."""
         doublings = self._doublings(elapsed)
         tau = elapsed / 2**doublings
         phi = _series(self.transition_series, tau)
@@ -55,11 +55,11 @@ class LinearKernel:
         return phi, covariance
 
     def _doublings(self, elapsed: Tensor) -> int:
-        """How often the longest time is halved for 2‖A‖τ ≤ 1, where the series converges fast."""
+        """The halvings of the longest time that give 2‖A‖τ ≤ 1, for fast convergence."""
         longest = 2 * self.norm * float(elapsed.abs().max())
         return max(0, math.ceil(math.log2(longest))) if longest > 0 else 0
 
 
 def _series(coefficients: Tensor, tau: Tensor) -> Tensor:
-    """Σ_n coefficients_n τⁿ, N×k×k."""
+    """Return Σ_n coefficients_n τⁿ, N×k×k."""
     return torch.tensordot(torch.linalg.vander(tau, N=len(coefficients)), coefficients, dims=1)

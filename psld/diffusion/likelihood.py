@@ -1,4 +1,4 @@
-"""The likelihood of images by the probability flow: bits per dimension."""
+"""The likelihood of images under the probability flow, in bits per dimension."""
 
 import math
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ from psld.diffusion.stepping import Noise
 from psld.utils.errors import UserError
 
 DEQUANTIZED_BITS = 7.0
-"""log₂ of the scale of `dequantize`: 256 levels on an interval of length 2."""
+"""log₂ of the levels per unit after `dequantize`: 256 levels on an interval of length 2."""
 
 
 @dataclass(frozen=True)
 class Likelihood:
-    """The log-likelihoods of a batch, and what they cost."""
+    """The log-likelihoods of a batch, and their cost."""
 
     log_likelihood: Tensor
-    """log p(x) of each image, in nats, or the bound on it, float64, N."""
+    """log p(x) of each image, or the bound on it, in nats, float64, N."""
     evaluations: int
     """Network evaluations per image and momentum draw."""
     gradients: int
@@ -44,20 +44,19 @@ def log_likelihood(
         log p(x, m) = log N(z_T; 0, S) + ∫_ε^T tr ∂_z(F z − ½ G Gᵀ s) dt,   z_ε = (x, m), m ~ q,
 
     with q = N(0, Σ₀) the law of the auxiliary blocks. The trace is Hutchinson's estimate. Over
-    K draws of m the bound is log (1/K) Σ_k p(x, m_k)/q(m_k), which is below log p(x) on average and
-    rises with K; for k = 1 there is no m and one draw is exact.
+    K draws of m the bound is log (1/K) Σ_k p(x, m_k)/q(m_k). On average it is below log p(x) and
+    rises with K. For k = 1 there is no m, and one draw is exact.
 
-    Step sizes are decided for the whole batch, so a result depends on its batch by about
-    `tolerance`.
+    The step size is common to the batch, so a result depends on its batch by about `tolerance`.
 
     Args:
         images: N×C×H×W; their type is that of the computation.
         noise: draws the probes' signs and the momenta.
-        probes: random vectors of the trace's estimate. A group of 2^⌈log₂ k⌉ of them shares signs
-            up to those of whole blocks, so that terms between blocks cancel in its mean.
+        probes: number of random vectors for the trace. Groups of 2^⌈log₂ k⌉ vectors have the same
+            signs up to flips of whole blocks, so terms between blocks cancel in a group's mean.
         draws: K.
-        start_time: ε. The density at ε is that of data that the drift has moved by ε, so the
-            estimate of one image is off by some ε β x·m/(κM), which averages to 0.
+        start_time: ε. The drift has moved the data for a time ε, so the estimate of one image has
+            an error of about ε β x·m/(κM), which averages to 0.
         tolerance: relative and absolute, of the step control (`runge_kutta.integrate`).
     """
     if process.blocks == 1:
@@ -82,19 +81,19 @@ def log_likelihood(
 
 
 def dequantize(images: Tensor, uniform: Tensor) -> Tensor:
-    """2 (u + U)/256 − 1, from uint8 images u and noise U in [0, 1) of the same shape."""
+    """Return 2 (u + U)/256 − 1 from uint8 images u and noise U in [0, 1) of the same shape."""
     return 2 * (images + uniform) / 256 - 1
 
 
 def bits_per_dimension(
     log_likelihood: Tensor, dimensions: int, scale_bits: float = DEQUANTIZED_BITS
 ) -> Tensor:
-    """−log₂ p per dimension, in units of one grey level.
+    """Return −log₂ p per dimension, in units of one gray level.
 
     Args:
         log_likelihood: in nats, of images on the interval [−1, 1].
         dimensions: C·H·W.
-        scale_bits: log₂ of grey levels per unit of the images: 7 after `dequantize`.
+        scale_bits: log₂ of the gray levels per unit of the images: 7 after `dequantize`.
     """
     return -log_likelihood / (dimensions * math.log(2)) + scale_bits
 
@@ -109,7 +108,7 @@ class _Flow:
         self.evaluations = 0
 
     def integrate(self, z: Tensor, start_time: float, tolerance: float) -> tuple[Tensor, Tensor]:
-        """The state at T, and ∫ divergence dt of each sample, float64 on the CPU."""
+        """Return the state at T, and ∫ divergence dt of each sample, float64 on the CPU."""
         size = z.numel()
 
         def slope(t: float, flat: Tensor) -> Tensor:
@@ -122,7 +121,7 @@ class _Flow:
 
     @torch.enable_grad()
     def _velocity(self, z: Tensor, t: float) -> tuple[Tensor, Tensor]:
-        """F z − ½ G Gᵀ s and the estimate of its divergence, per sample."""
+        """Return F z − ½ G Gᵀ s and the estimate of its divergence per sample."""
         self.evaluations += 1
         time = torch.tensor([t], dtype=torch.float64)
         drift = self.process.drift(time)[0]
@@ -147,7 +146,7 @@ class _Flow:
 
 
 def _probes(blocks: int, z: Tensor, noise: Noise, count: int) -> list[Tensor]:
-    """Random signs like z. Probe j flips block b where the bits of j & b are odd in number."""
+    """Draw random signs like z. Probe j flips block b if j & b has an odd number of set bits."""
     group = 1 << (blocks - 1).bit_length()
     probes = []
     for j in range(count):
@@ -159,7 +158,7 @@ def _probes(blocks: int, z: Tensor, noise: Noise, count: int) -> list[Tensor]:
 
 
 def _log_normal(whitened: Tensor, factor: Tensor) -> Tensor:
-    """log N(z; 0, L Lᵀ) per sample, from L⁻¹ z and the block matrix L, float64 on the CPU."""
+    """Return log N(z; 0, L Lᵀ) per sample from L⁻¹ z and the block matrix L, float64 on the CPU."""
     squares = whitened.double().flatten(1).square().sum(dim=1).cpu()
     size = whitened[0].numel()
     log_scale = size / len(factor) * float(torch.linalg.slogdet(factor)[1])

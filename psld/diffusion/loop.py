@@ -1,4 +1,4 @@
-"""The one sampling loop: integrator steps from noise to data, then the denoising step."""
+"""The sampling loop: integrator steps from noise to data, then the denoising step."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -30,13 +30,13 @@ def sample(
         >>> x = sample(process, settings, NetworkScore(network, batch_size=64), z, noise)[:, :c]
 
     Args:
-        score: counts its own evaluations in `score.evaluations`.
+        score: its evaluations are counted in `score.evaluations`.
         z: a draw from the prior, N×kC×H×W.
-        noise: called once per linear update that adds noise, with the state to be like.
-        inpainting: the pixels that are known.
+        noise: called with the state, once per linear update that adds noise.
+        inpainting: the known pixels.
 
     Returns:
-        The state at time 0 (at the final time, without the denoising step), N×kC×H×W.
+        The state at time 0 (without the denoising step: at the final time), N×kC×H×W.
     """
     [(_, end)] = deque(path(process, settings, score, z, noise, inpainting), maxlen=1)
     return end
@@ -51,7 +51,7 @@ def path(
     noise: Noise,
     inpainting: Inpainting | None = None,
 ) -> Iterator[tuple[float, Tensor]]:
-    """The forward time and the state at the start and after each step; arguments as in `sample`."""
+    """Yield forward time and state at the start and after each step; arguments as in `sample`."""
     integrator = make_integrator(process, settings, z.device, inpainting)
     replaced = integrator.replacement_times or []
     if inpainting:
@@ -73,6 +73,6 @@ def path(
 
 
 def _progress(ends: list[float]) -> Iterable[tuple[int, float]]:
-    """Each step's index and the time at which it ends."""
+    """Yield the index and end time of each step, with a progress bar."""
     steps = tqdm(ends, desc="sampling", unit="step", disable=None, leave=False)
     return enumerate(steps)

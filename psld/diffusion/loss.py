@@ -1,4 +1,4 @@
-"""The training losses: a model's error of the noise, and a guide's cross-entropy."""
+"""The training losses: a model's error in the noise, and a guide's cross-entropy."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from psld.diffusion.process import LinearProcess, mix
 
 @dataclass(frozen=True)
 class Batch:
-    """One rank's part of a batch, on its device, but for the times, which stay on the CPU."""
+    """One rank's part of a batch, on its device; only the times stay on the CPU."""
 
     x0: Tensor
     t: Tensor
@@ -29,21 +29,20 @@ class Batch:
 
 
 class Objective(Protocol):
-    """What a training minimises."""
+    """A loss for training to minimize."""
 
     def __call__(self, network: nn.Module, batch: Batch) -> Tensor:
-        """The mean loss of a batch, a scalar."""
+        """Return the mean loss of a batch, a scalar."""
         ...
 
 
 class EpsilonLoss:
-    """‖ε_θ(z_t, t) − ε‖² with z_t = mean(t) + L(t) ε (paper, Eq. 10), averaged over all elements.
+    """The loss ‖ε_θ(z_t, t) − ε‖², z_t = mean(t) + L(t) ε (paper, Eq. 10), as a mean of elements.
 
-    Only the predicted blocks of ε count: for CLD that is the momentum's half. The process decides
-    whether z_t is drawn given x₀ (HSM) or given (x₀, m₀) (DSM). A class-conditional network is told
-    the batch's labels as well.
+    Only the predicted blocks of ε count: for CLD, the momentum's half. The process draws z_t given
+    x₀ (HSM) or given (x₀, m₀) (DSM). A class-conditional network also receives the labels.
 
-    With the weighting `nll` it is the error of the score, weighted by the diffusion,
+    The weighting `nll` gives the error of the score weighted by the diffusion,
     Σ_blocks (G Gᵀ)_ii (s_θ − s)_i², averaged over images and pixels, as in the likelihood bound.
     """
 
@@ -65,7 +64,7 @@ class EpsilonLoss:
 
 
 class GuideLoss:
-    """−log p(y | z_t, t), averaged over images: cross-entropy at the process's noise levels."""
+    """The mean of −log p(y | z_t, t) over images: cross-entropy at the process's noise levels."""
 
     def __init__(self, process: LinearProcess) -> None:
         self.process = process
@@ -75,6 +74,6 @@ class GuideLoss:
 
 
 def noised(process: LinearProcess, batch: Batch) -> tuple[Tensor, Tensor]:
-    """z_t of the batch, N×kC×H×W, and its times as networks take them, both on its device."""
+    """Return z_t, N×kC×H×W, and the times in the type of z_t, both on the batch's device."""
     z = process.perturb(batch.x0, batch.t, batch.eps, batch.auxiliary_eps)
     return z, batch.t.to(z.device, z.dtype, non_blocking=True)

@@ -1,12 +1,12 @@
-"""Exponential multistep sampling in whitened coordinates: few evaluations, for any process.
+"""Exponential multistep sampling in whitened coordinates, for any process and few evaluations.
 
 With a root R̃ R̃ᵀ = Σ of the covariance given the image, w = R̃⁻¹ z, c = R̃⁻¹ a and x̂₀ = E[x₀ | z],
 
     dw = x̂₀ dc − η² (w − c x̂₀) dλ + √2 η dW_λ          (λ = −log σ_eff grows while sampling)
 
-has the marginals of the forward process for every root and every η ≥ 0: given x₀, w = c x₀ + ξ with
-ξ ~ N(0, I) moves with velocity ċ x₀, whose average over p(x₀ | w) is ċ x̂₀, and the terms with η are
-an Ornstein–Uhlenbeck process towards N(c x₀, I), averaged likewise.
+has the marginals of the forward process for every root and every η ≥ 0. Proof: given x₀,
+w = c x₀ + ξ with ξ ~ N(0, I) moves with velocity ċ x₀. The average of this over p(x₀ | w) is ċ x̂₀.
+The terms with η are the same average of an Ornstein–Uhlenbeck process toward N(c x₀, I).
 """
 
 from itertools import pairwise
@@ -30,8 +30,8 @@ class ExponentialScheme:
         z_s = P z_t + Σ_j X_j x̂₀_j + N ξ,    P = e^(−E) R̃_s R̃_t⁻¹,    N = √(1 − e^(−2E)) R̃_s,
         X_j = R̃_s ∫_t^s e^(−E_u) ℓ_j(u) (dc + η² c dλ),    E_u = ∫_u^s η² dλ,    E = E_t,
 
-    with ℓ_j the Lagrange polynomials through the nodes. Whatever the nodes, P a_t + Σ_j X_j = a_s
-    and P Σ_t Pᵀ + N Nᵀ = Σ_s: a step takes the kernel of an image to its kernel at s.
+    with ℓ_j the Lagrange polynomials through the nodes. For any nodes, P a_t + Σ_j X_j = a_s and
+    P Σ_t Pᵀ + N Nᵀ = Σ_s, so a step takes the kernel of an image at t to its kernel at s.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class ExponentialScheme:
         """
         Args:
             final_time: the last time that a step reaches.
-            eta_interval: noise levels σ_eff, low and high, between which η acts.
+            eta_interval: the low and high noise levels σ_eff between which η acts.
         """
         self.process = process
         self.root = WhiteningRoot(process, root, final_time)
@@ -56,17 +56,17 @@ class ExponentialScheme:
         self.interpolation = interpolation
 
     def transition(self, start: Tensor, end: Tensor) -> Tensor:
-        """P, N×k×k, between N times."""
+        """Return P, N×k×k, between N times."""
         decay = (-self._churn(start, end)).exp()[:, None, None]
         return decay * self.root(end) @ torch.linalg.inv(self.root(start))
 
     def noise_factor(self, start: Tensor, end: Tensor) -> Tensor:
-        """N, N×k×k, between N times; 0 in a step without noise."""
+        """Return N, N×k×k, between N times; 0 for a step without noise."""
         share = -torch.expm1(-2 * self._churn(start, end))
         return share.sqrt()[:, None, None] * self.root(end)
 
     def weights(self, start: Tensor, end: Tensor, nodes: Tensor) -> Tensor:
-        """X, N×k×q, between N times; `nodes` are the times of the q predictions, N×q."""
+        """Return X, N×k×q, between N times; `nodes` are the times of the q predictions, N×q."""
 
         def curve(times: Tensor) -> Tensor:
             flat = times.flatten()
@@ -78,7 +78,7 @@ class ExponentialScheme:
         return self.root(end) @ whitened
 
     def _churn(self, start: Tensor, end: Tensor) -> Tensor:
-        """∫ η² dλ from `start` to `end`, over the noise levels where η acts."""
+        """Return ∫ η² dλ from `start` to `end`, over the noise levels of `eta_interval`."""
         return self._churned(end) - self._churned(start)
 
     def _churned(self, t: Tensor) -> Tensor:
@@ -87,15 +87,15 @@ class ExponentialScheme:
 
 
 class Multistep:
-    """The sampler: steps of `ExponentialScheme` through the last `order` predictions of the image.
+    """The multistep sampler: `ExponentialScheme` with the last `order` predictions of the image.
 
-    The last step is the prediction at the final time itself, so N evaluations visit N times. At
+    The last step returns the prediction at the final time, so N evaluations visit N times. At
     order 1 with k = 1 this is DDIM; with the flow root it is gDDIM's DDIM for a consistent ε. The
     coefficients P, X, N are tabulated once; a step is z ← P z + X [x̂₀ …] + N ξ.
 
-    A step begins by evaluating x̂₀. With the corrector the step before is then repeated, with the
-    same noise and with the new x̂₀ among its nodes. Inpainting puts the known pixels into x̂₀: they
-    then follow the kernel exactly, and the history holds no prediction of what is known.
+    A step begins by evaluating x̂₀. With the corrector, the previous step is then repeated with the
+    same noise and with the new x̂₀ among its nodes. Inpainting puts the known pixels into x̂₀. They
+    then follow the kernel exactly, and the history contains their true values.
     """
 
     replacement_times = None
@@ -118,8 +118,8 @@ class Multistep:
         """Tabulate the steps between the descending forward times of `grid`.
 
         Args:
-            denoise: evaluate at the last time of `grid`, too, and end with x̂₀; without it the end
-                is the noisy state at that time.
+            denoise: also evaluate at the last time of `grid` and end with x̂₀. Otherwise the end is
+                the noisy state at that time.
         """
         start, end = grid[:-1], grid[1:]
         scheme = ExponentialScheme(
@@ -157,21 +157,24 @@ class Multistep:
         if self.corrected and index > 0:
             z = self.base + self._combined(self.corrected[index - 1])
         self.base = mix(self.transition[index], z)
-        """The step without its predictions, for the corrector."""
+        """P z + N ξ, which the corrector uses again."""
         if self.noisy[index]:
             self.base = self.base + mix(self.noise[index], noise(z))
         return self.base + self._combined(self.weights[index])
 
     def _combined(self, weights: Tensor) -> Tensor:
-        """Σ_j X_j x̂₀_j over as many predictions as there are weights, N×kC×H×W."""
+        """Return Σ_j X_j x̂₀_j, N×kC×H×W, over as many predictions as there are weights."""
         return mix(weights, torch.cat(self.history[: weights.shape[1]], dim=1))
 
 
 def _tabulate(
     scheme: ExponentialScheme, grid: Tensor, device: torch.device, order: int, ahead: int
 ) -> list[Tensor]:
-    """X of every step, k×q each, through its start and the times before (`ahead` = 0), or through
-    its end as well (1). The first steps have fewer times before them."""
+    """Tabulate X of every step, k×q each.
+
+    The nodes are the step's start and earlier times, and with `ahead` = 1 also its end. The first
+    steps have fewer earlier times.
+    """
     steps = len(grid) - 1
     warm_up = range(min(order, steps))
     weights = []

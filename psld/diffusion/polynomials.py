@@ -1,4 +1,4 @@
-"""Integrals of the polynomials through the past evaluations of a multistep method."""
+"""Integrals of the interpolating polynomials of a multistep method."""
 
 from collections.abc import Callable
 
@@ -10,11 +10,11 @@ from psld.diffusion.process import LinearProcess
 from psld.diffusion.settings import Interpolation
 
 NODES = 20
-"""Nodes of Gauss–Legendre quadrature in log t, a step."""
+"""Nodes of Gauss–Legendre quadrature in log t, per step."""
 
 
 def gauss_log_times(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
-    """Times u, N×n from `start` to `end`, and weights with Σ w f(u) ≈ ∫_start^end f dt."""
+    """Return times u, N×n from `start` to `end`, and weights with Σ w f(u) ≈ ∫_start^end f dt."""
     x, weights = (torch.from_numpy(array) for array in np.polynomial.legendre.leggauss(NODES))
     span = (end / start).log()[:, None]
     u = start[:, None] * (span * (1 + x) / 2).exp()
@@ -22,7 +22,7 @@ def gauss_log_times(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def lagrange(nodes: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """ℓ_j(x) and ℓ_j'(x), both N×m×q, of the polynomials that are 1 at node j and 0 at the others.
+    """Return ℓ_j(x) and ℓ_j'(x), both N×m×q; ℓ_j is 1 at node j and 0 at the others.
 
     Args:
         nodes: N×q, all different.
@@ -50,10 +50,10 @@ def polynomial_integrals(
     end: Tensor,
     nodes: Tensor,
 ) -> Tensor:
-    """∫_start^end ℓ_j dY, N×d×q, with Lagrange polynomials ℓ_j in τ = λ, t or √t.
+    """Return ∫_start^end ℓ_j dY, N×d×q, with Lagrange polynomials ℓ_j in τ = λ, t or √t.
 
-    By parts, [Y ℓ_j] − ∫ Y dℓ_j: no derivative of Y is needed, and since the ℓ_j sum to 1 their
-    integrals sum to Y(end) − Y(start) to rounding.
+    Integration by parts, [Y ℓ_j] − ∫ Y dℓ_j, needs no derivative of Y. The ℓ_j sum to 1, so the
+    integrals sum to Y(end) − Y(start) up to rounding.
 
     Args:
         curve: Y, from N×m times to N×m×d.
@@ -74,7 +74,7 @@ def polynomial_integrals(
 def _abscissa(
     process: LinearProcess, t: Tensor, interpolation: Interpolation
 ) -> tuple[Tensor, Tensor]:
-    """τ and dτ/dt at times of any shape."""
+    """Return τ and dτ/dt at times of any shape."""
     match interpolation:
         case "t":
             return t, torch.ones_like(t)

@@ -1,8 +1,8 @@
-"""The recipe: every forward process of the paper is one linear SDE on k blocks.
+"""The paper's recipe for forward processes: one linear SDE on k blocks.
 
-A state z stacks k blocks of C channels each (k = 1: the image x; k = 2: position x and momentum m)
-and all coefficients are k×k matrices that act on blocks. They depend on time alone, so they are
-computed in float64 on the CPU, once per distinct time, and applied to float32 images.
+A state z stacks k blocks of C channels each (k = 1: the image x; k = 2: position x and momentum m).
+All coefficients are k×k matrices that act on blocks. They depend only on time, so they are computed
+in float64 on the CPU, once per distinct time, and applied to float32 images.
 """
 
 from typing import Literal
@@ -21,11 +21,11 @@ Matching = Literal["hsm", "dsm"]
 def mix(matrix: Tensor, z: Tensor) -> Tensor:
     """Apply a block matrix to a state: out_i = Σ_j matrix_ij z_j.
 
-    It multiplies elementwise: a matrix product would round a state to TF32 on a GPU, or to bfloat16
-    under autocast.
+    The products are elementwise: a matrix product would round a state to TF32 on a GPU, or to
+    bfloat16 under autocast.
 
     Args:
-        matrix: k×j, or N×k×j with one matrix a sample; cast to the type of z.
+        matrix: k×j, or N×k×j with one matrix per sample; cast to the type of z.
         z: N×(j·C)×H×W.
 
     Returns:
@@ -34,7 +34,7 @@ def mix(matrix: Tensor, z: Tensor) -> Tensor:
     rows, columns = matrix.shape[-2:]
     samples, channels = z.shape[:2]
     first, *blocks = z.reshape(samples, columns, 1, -1).unbind(1)
-    # Columns first: each is (N×)k×1, and multiplies one block, N×1×(C·H·W).
+    # Each column, (N×)k×1, multiplies one block, N×1×(C·H·W).
     factors = matrix.to(z.device, z.dtype, non_blocking=True)[..., None].unbind(-2)
     mixed = factors[0] * first
     for factor, block in zip(factors[1:], blocks, strict=True):
@@ -47,14 +47,14 @@ class LinearProcess:
 
         dz = −β(t) (D + Q) S⁻¹ z dt + √(2 β(t) D) dw,      z(∞) ~ N(0, S)
 
-    With B(t) = ∫₀ᵗ β and Φ(t) = exp(−(D + Q) S⁻¹ B(t)) its perturbation kernel is Gaussian with
+    With B(t) = ∫₀ᵗ β and Φ(t) = exp(−(D + Q) S⁻¹ B(t)), the perturbation kernel is Gaussian with
 
         mean(t) = Φ z₀,        Σ(t) = S + Φ (Σ₀ − S) Φᵀ,
 
     where S − Φ S Φᵀ is computed without cancellation (`kernel.LinearKernel`).
 
-    Under hybrid score matching (HSM) the auxiliary blocks of z₀ are marginalised: their mean is 0
-    and Σ₀ holds their variance. Under denoising score matching (DSM) z₀ is known and Σ₀ = 0.
+    Hybrid score matching (HSM) marginalizes the auxiliary blocks of z₀: their mean is 0, and Σ₀ is
+    their covariance. Under denoising score matching (DSM), z₀ is known and Σ₀ = 0.
 
         >>> process = psld(gamma=0.01, nu=4.01)
         >>> z = process.perturb(x0, t, eps)            # t: N times in (0, 1], float64
@@ -77,13 +77,13 @@ class LinearProcess:
         factor: Factor = "lower",
         numerical_eps: float = 0.0,
     ) -> None:
-        """Check the recipe's conditions; UserError says in plain words which one fails.
+        """Check the recipe's conditions. Raises UserError that names the failed condition.
 
         Args:
             D: k×k, symmetric positive semi-definite.
             Q: k×k, skew-symmetric.
             S: k stationary variances.
-            initial_variance: k variances of z₀; that of the image, block 0, is 0.
+            initial_variance: k variances of z₀; 0 for the image, block 0.
             numerical_eps: added to the diagonal of Σ(t).
         """
         self.D, self.Q = D.double(), Q.double()
@@ -104,11 +104,11 @@ class LinearProcess:
         self.predicted = self._predicted_blocks()
 
     def _predicted_blocks(self) -> slice:
-        """The blocks of ε that the network predicts: those that the score of a noisy block needs.
+        """The blocks of ε that the network predicts, as the scores of noisy blocks need them.
 
-        A block without noise (D_ii = 0) needs no score. Since L⁻ᵀ is triangular, leading ones can
-        be left out under the lower factor and trailing ones under the upper factor. So CLD (Γ = 0)
-        with the lower factor predicts the momentum's noise alone.
+        A block without noise (D_ii = 0) needs no score. L⁻ᵀ is triangular, so such blocks can be
+        left out at the start under the lower factor, and at the end under the upper factor. CLD
+        (Γ = 0) with the lower factor therefore predicts only the momentum's noise.
         """
         noisy = torch.nonzero(torch.diagonal(self.D)).flatten().tolist()
         if self.factor == "lower":
@@ -121,27 +121,27 @@ class LinearProcess:
 
     @property
     def needs_auxiliary_noise(self) -> bool:
-        """Whether `perturb` draws z₀'s auxiliary blocks (DSM) rather than marginalising them."""
+        """True if `perturb` draws z₀'s auxiliary blocks (DSM) instead of marginalizing them."""
         return self.matching == "dsm" and self.blocks > 1
 
     # -- perturbation kernel --------------------------------------------------------------------
 
     def transition(self, t: Tensor) -> Tensor:
-        """Φ(t), N×k×k: what the drift alone makes of z₀."""
+        """Return Φ(t), N×k×k, the transition of the drift from time 0."""
         return self._forward.transition(self.beta.integral(t))
 
     def transition_between(self, start: Tensor, end: Tensor) -> Tensor:
-        """What the drift alone makes of z from N times `start` to `end`, forwards or backwards."""
+        """Return the drift's transition, N×k×k, between N times, forward or backward."""
         return self._forward.transition(self.beta.integral(end) - self.beta.integral(start))
 
     def covariance(self, t: Tensor) -> Tensor:
-        """Σ(t), N×k×k, of p(z_t | x₀) under HSM or of p(z_t | z₀) under DSM."""
+        """Return Σ(t), N×k×k, of p(z_t | x₀) under HSM or of p(z_t | z₀) under DSM."""
         if self.matching == "hsm":
             return self.image_covariance(t)
         return self._regularised(self._forward.moments(self.beta.integral(t))[1])
 
     def covariance_factor(self, t: Tensor) -> Tensor:
-        """The triangular L(t), N×k×k, with Σ = L Lᵀ (lower), or U with Σ = U Uᵀ (upper)."""
+        """Return the triangular factor of Σ(t), N×k×k: L with Σ = L Lᵀ, or U with Σ = U Uᵀ."""
         return self._factorise(self.covariance(t))
 
     def perturb(
@@ -153,8 +153,8 @@ class LinearProcess:
             x0: N×C×H×W images in [−1, 1].
             t: N times, float64 on the CPU.
             eps: N×kC×H×W standard normal.
-            auxiliary_eps: N×(k−1)C×H×W standard normal behind the auxiliary blocks of z₀;
-                needed under DSM, unused under HSM.
+            auxiliary_eps: N×(k−1)C×H×W standard normal for the auxiliary blocks of z₀; required
+                under DSM, unused under HSM.
 
         Returns:
             z_t, N×kC×H×W.
@@ -162,7 +162,7 @@ class LinearProcess:
         return self.mean(x0, t, auxiliary_eps) + mix(self.covariance_factor(t), eps)
 
     def mean(self, x0: Tensor, t: Tensor, auxiliary_eps: Tensor | None = None) -> Tensor:
-        """The mean of z_t, N×kC×H×W; arguments as in `perturb`."""
+        """Return the mean of z_t, N×kC×H×W; arguments as in `perturb`."""
         phi = self.transition(t)
         if not self.needs_auxiliary_noise:
             return mix(phi[:, :, :1], x0)
@@ -172,9 +172,9 @@ class LinearProcess:
         return mix(phi, torch.cat([x0, auxiliary], dim=1))
 
     def score_matrix(self, t: Tensor) -> Tensor:
-        """−L⁻ᵀ, N×k×p, which turns the p predicted blocks of ε into the score (paper, Eq. 9).
+        """Return −L⁻ᵀ, N×k×p: from the p predicted blocks of ε to the score (paper, Eq. 9).
 
-        Rows of blocks that are not predicted are zero: no step ever uses their score.
+        Rows of blocks that are not predicted are 0: no step uses their score.
         """
         inverse = torch.linalg.inv(self.covariance_factor(t)).mT
         matrix = torch.zeros(len(t), self.blocks, self.predicted_blocks, dtype=torch.float64)
@@ -182,59 +182,62 @@ class LinearProcess:
         return matrix
 
     def prior(self, noise: Tensor) -> Tensor:
-        """z_T ~ N(0, S) from standard normal noise of the same shape."""
+        """Return z_T ~ N(0, S) from standard normal noise of the same shape."""
         return mix(self.S.sqrt(), noise)
 
-    # -- the process as noise on the image, whatever the matching ----------------------------------
+    # -- the process as noise on the image, for both matchings ------------------------------------
 
     def image_mean(self, t: Tensor) -> Tensor:
-        """a(t) = Φ(t) e_x, N×k: E[z_t | x₀] = a x₀."""
+        """Return a(t) = Φ(t) e_x, N×k: E[z_t | x₀] = a x₀."""
         return self.transition(t)[:, :, 0]
 
     def image_covariance(self, t: Tensor) -> Tensor:
-        """Σ(t) = Φ Σ₀ Φᵀ + C, N×k×k, of p(z_t | x₀), with C the covariance of the noise alone.
+        """Return Σ(t) = Φ Σ₀ Φᵀ + C, N×k×k, of p(z_t | x₀), with C the covariance of the noise.
 
-        It is what HSM conditions on; under DSM it is the kernel with z₀'s auxiliary blocks
-        marginalised. Both terms are exact to a few roundings in every entry, however small t is.
+        This is the kernel of HSM; under DSM it is the kernel with z₀'s auxiliary blocks
+        marginalized. Both terms are exact to a few roundings in every entry, for any small t.
         """
         phi, noise = self._forward.moments(self.beta.integral(t))
         return self._regularised(phi @ self.initial_covariance @ phi.mT + noise)
 
     def image_factor(self, t: Tensor) -> Tensor:
-        """The triangular L(t), N×k×k, with L Lᵀ = `image_covariance`."""
+        """Return the triangular L(t), N×k×k, with L Lᵀ = `image_covariance`."""
         return self._factorise(self.image_covariance(t))
 
     def whitened_mean(self, t: Tensor) -> Tensor:
-        """c(t) = L⁻¹ a, N×k: given x₀, L⁻¹ z_t ~ N(c x₀, I)."""
+        """Return c(t) = L⁻¹ a, N×k: given x₀, L⁻¹ z_t ~ N(c x₀, I)."""
         a = self.image_mean(t)[:, :, None]
         return torch.linalg.solve(self.image_factor(t), a)[:, :, 0]
 
     def precision(self, t: Tensor) -> Tensor:
-        """ρ(t) = aᵀ Σ⁻¹ a, N. All that z_t tells about x₀ is the sufficient statistic
+        """Return ρ(t) = aᵀ Σ⁻¹ a, N.
 
-        y = aᵀ Σ⁻¹ z_t / ρ = x₀ + N(0, 1/ρ).
+        The sufficient statistic of z_t for x₀ is y = aᵀ Σ⁻¹ z_t / ρ = x₀ + N(0, 1/ρ).
         """
         return self.whitened_mean(t).square().sum(dim=1)
 
     def noise_level(self, t: Tensor) -> Tensor:
-        """σ_eff(t) = ρ^(−½), N: the noise on the image, in units of the image."""
+        """Return σ_eff(t) = ρ^(−½), N: the noise on the image, in units of the image."""
         return self.precision(t).rsqrt()
 
     def log_snr(self, t: Tensor) -> Tensor:
-        """λ(t) = ½ log ρ = −log σ_eff, N: half the log signal-to-noise ratio; it falls with t."""
+        """Return λ(t) = ½ log ρ = −log σ_eff, N: half the log signal-to-noise ratio.
+
+        λ decreases with t.
+        """
         return 0.5 * self.precision(t).log()
 
     def image_diffusion_squared(self, t: Tensor) -> Tensor:
-        """Σ̇ − F Σ − Σ Fᵀ, N×k×k, with F the drift and Σ the `image_covariance`.
+        """Return Σ̇ − F Σ − Σ Fᵀ, N×k×k, with F the drift and Σ the `image_covariance`.
 
-        This is G Gᵀ but for `numerical_eps` e: the regularised Σ moves as if the diffusion were
-        G Gᵀ − e (F + Fᵀ), which matters where Σ itself is as small as e.
+        This is G Gᵀ except for `numerical_eps` e: the regularized Σ moves as if the diffusion were
+        G Gᵀ − e (F + Fᵀ). The difference matters if Σ itself is as small as e.
         """
         drift = self.drift(t)
         return self.diffusion_squared(t) - self.numerical_eps * (drift + drift.mT)
 
     def log_snr_rate(self, t: Tensor) -> Tensor:
-        """dλ/dt = −½ bᵀ (Σ̇ − F Σ − Σ Fᵀ) b / ρ with b = Σ⁻¹ a, N."""
+        """Return dλ/dt = −½ bᵀ (Σ̇ − F Σ − Σ Fᵀ) b / ρ with b = Σ⁻¹ a, N."""
         inverse = torch.linalg.inv(self.image_factor(t))
         b = inverse.mT @ (inverse @ self.image_mean(t)[:, :, None])
         rate = -0.5 * b.mT @ self.image_diffusion_squared(t) @ b
@@ -243,23 +246,26 @@ class LinearProcess:
     # -- drift and diffusion, forward and reverse -----------------------------------------------
 
     def drift(self, t: Tensor) -> Tensor:
-        """−β(t) (D + Q) S⁻¹, N×k×k."""
+        """Return −β(t) (D + Q) S⁻¹, N×k×k."""
         return -self.beta(t)[:, None, None] * self.rate
 
     def diffusion_squared(self, t: Tensor) -> Tensor:
-        """G Gᵀ = 2 β(t) D, N×k×k. The reverse SDE (paper, Eq. 11) has drift −drift·z + G Gᵀ·score
-        and the probability-flow ODE −drift·z + ½ G Gᵀ·score, both in reverse time."""
+        """Return G Gᵀ = 2 β(t) D, N×k×k.
+
+        In reverse time, the drift of the reverse SDE (paper, Eq. 11) is −drift·z + G Gᵀ·score and
+        that of the probability-flow ODE is −drift·z + ½ G Gᵀ·score.
+        """
         return 2 * self.beta(t)[:, None, None] * self.D
 
     def diffusion(self, t: Tensor) -> Tensor:
-        """G(t), N×k×k, the symmetric root of 2 β(t) D."""
+        """Return G(t), N×k×k, the symmetric root of 2 β(t) D."""
         return (2 * self.beta(t))[:, None, None].sqrt() * _semidefinite_root(self.D)
 
     def reverse_linear_step(self, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
-        """Solve the linear half of SSCS exactly from forward time `start` down to `end` < `start`.
+        """Solve the linear part of SSCS exactly from forward time `start` down to `end` < `start`.
 
-        Splitting (paper, Eq. 12) leaves dz = −β (D − Q) S⁻¹ z ds + √(2 β D) dw in reverse time s:
-        the process itself with Q reversed, started from a known state.
+        The symmetric splitting CLD sampler (SSCS; paper, Eq. 12) leaves, in reverse time s,
+        dz = −β (D − Q) S⁻¹ z ds + √(2 β D) dw: the process with Q reversed, from a known state.
 
         Returns:
             (Φ, L), both N×k×k: z ← Φ z + L ξ with ξ standard normal.
@@ -279,7 +285,7 @@ class LinearProcess:
 
 
 def _semidefinite_root(D: Tensor) -> Tensor:
-    """A symmetric square root that also exists where D is singular (CLD)."""
+    """Return the symmetric square root of D, which may be singular (CLD)."""
     values, vectors = torch.linalg.eigh(D)
     return vectors @ torch.diag(values.clamp(min=0).sqrt()) @ vectors.T
 
@@ -301,7 +307,7 @@ def _check_recipe(D: Tensor, Q: Tensor, S: Tensor, initial_variance: Tensor) -> 
 
 
 def _check_convergence(rate: Tensor) -> None:
-    """D ⪰ 0 alone does not mix (D = 0 is a pure rotation): every mode of the drift must decay."""
+    """Check that every mode of the drift decays. D ⪰ 0 is not enough: D = 0 is a pure rotation."""
     slowest = torch.linalg.eigvals(rate).real.min()
     if slowest <= 1e-12:
         raise UserError(

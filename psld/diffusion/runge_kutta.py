@@ -1,4 +1,4 @@
-"""Dormand–Prince 5(4) with SciPy's step control, on the device that holds the state."""
+"""The Dormand–Prince 5(4) integrator with SciPy's step control, on the device of the state."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,10 +9,10 @@ from torch import Tensor
 from psld.utils.errors import RunError
 
 Velocity = Callable[[float, Tensor], Tensor]
-"""dy/dt at a time and a state, of the state's shape and type."""
+"""Function (t, y) → dy/dt, of the shape and type of y."""
 
-# Dormand and Prince (1980): the times, weights and result of the stages, and the difference between
-# the results of orders 5 and 4. The last stage is the next step's first.
+# Dormand and Prince (1980): the times C, weights A and result B of the stages, and the difference E
+# between the results of orders 5 and 4. The last stage is the first stage of the next step.
 C = (0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1)
 A = (
     (),
@@ -25,7 +25,7 @@ A = (
 B = (35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84)
 E = (-71 / 57600, 0, 71 / 16695, -71 / 1920, 17253 / 339200, -22 / 525, 1 / 40)
 
-# SciPy's RK45.
+# Values of SciPy's RK45.
 SAFETY, MIN_FACTOR, MAX_FACTOR, EXPONENT = 0.9, 0.2, 10.0, -1 / 5
 
 
@@ -33,16 +33,16 @@ SAFETY, MIN_FACTOR, MAX_FACTOR, EXPONENT = 0.9, 0.2, 10.0, -1 / 5
 def integrate(
     velocity: Velocity, start: float, end: float, y: Tensor, tolerance: float, name: str
 ) -> Tensor:
-    """The solution at `end` of dy/dt = velocity(t, y) with `y` at `start`, in either direction.
+    """Solve dy/dt = velocity(t, y) from `y` at `start` to `end`, in either direction of time.
 
     The steps are those of SciPy's `solve_ivp(method="RK45")`: the root mean square of the error,
     in units of tolerance · (1 + |y|), stays below 1. The host waits for the device twice at the
-    start and once a step.
+    start and once per step.
 
     Args:
         y: float64, of any shape.
         tolerance: relative and absolute.
-        name: begins the messages of errors.
+        name: the start of error messages.
 
     Raises:
         RunError: a velocity is not finite, or the step becomes too small.
@@ -90,7 +90,7 @@ def _first_step(
     relative: float,
     name: str,
 ) -> float:
-    """Hairer, Nørsett and Wanner, Solving Ordinary Differential Equations I, II.4."""
+    """Choose the first step size (Hairer, Nørsett and Wanner, Solving ODEs I, II.4)."""
     length = abs(end - start)
     scale = tolerance + y.abs() * relative
     d0, d1 = torch.stack([_rms(y / scale), _rms(slope / scale)]).tolist()
@@ -108,7 +108,7 @@ def _first_step(
 
 
 def _moved(y: Tensor, step: float, weights: Sequence[float], slopes: list[Tensor]) -> Tensor:
-    """y + step · Σ_i weights_i slopes_i."""
+    """Return y + step · Σ_i weights_i slopes_i."""
     total = y.clone()
     for weight, slope in zip(weights, slopes, strict=True):
         if weight:
@@ -121,7 +121,7 @@ def _rms(x: Tensor) -> Tensor:
 
 
 def _check(name: str, times: list[float], slopes: list[Tensor]) -> None:
-    """Raise RunError naming the first time at which the slope is not finite."""
+    """Raise RunError with the first time at which a slope is not finite."""
     for time, slope in zip(times, slopes, strict=True):
         if not torch.isfinite(slope).all():
             raise RunError(f"{name}: the score is NaN or infinite at time {time:.4g}")

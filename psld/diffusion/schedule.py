@@ -7,7 +7,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LinearBeta:
-    """β(t) = β₀ + t (β₁ − β₀) on t ∈ [0, 1]; constant where β₀ = β₁."""
+    """The schedule β(t) = β₀ + t (β₁ − β₀) on t ∈ [0, 1]; constant if β₀ = β₁."""
 
     beta_min: float
     beta_max: float
@@ -16,5 +16,5 @@ class LinearBeta:
         return self.beta_min + t * (self.beta_max - self.beta_min)
 
     def integral(self, t: Tensor) -> Tensor:
-        """B(t) = ∫₀ᵗ β(s) ds."""
+        """Return B(t) = ∫₀ᵗ β(s) ds."""
         return self.beta_min * t + 0.5 * t**2 * (self.beta_max - self.beta_min)

@@ -1,4 +1,4 @@
-"""The score s(z, t) ≈ ∇ log p_t(z) that integrators consume, and the count of its evaluations."""
+"""The score s(z, t) ≈ ∇ log p_t(z) that integrators use, and the count of its evaluations."""
 
 import sys
 from collections.abc import Callable
@@ -11,10 +11,10 @@ from tqdm import tqdm
 from psld.diffusion.process import mix
 
 Network = Callable[[Tensor, Tensor], Tensor]
-"""ε(z, t): N×kC×H×W states and N forward times → N×pC×H×W, of any type: half precision is cast."""
+"""ε(z, t): N×kC×H×W states and N forward times → N×pC×H×W; half precision is cast."""
 
 ClassNetwork = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""ε(z, t, label), where a label of None stands for no class."""
+"""ε(z, t, label); the label None means no class."""
 
 Guide = Callable[[Tensor, Tensor], Tensor]
 """Logits(z, t): N×kC×H×W states and N times → N×classes."""
@@ -24,19 +24,19 @@ class Score(Protocol):
     """A score function over a whole shard, evaluated at one forward time."""
 
     evaluations: int
-    """Network evaluations per image so far (NFE)."""
+    """NFE: number of function evaluations, here of the network, per image so far."""
 
     def __call__(
         self, z: Tensor, t: float, matrix: Tensor, projection: Tensor | None = None
     ) -> Tensor:
-        """The score at z, or a linear function P s of it.
+        """Return the score s at z, or a linear function P s.
 
         Args:
             z: N×kC×H×W.
             t: forward time.
-            matrix: turns ε into the answer, r×p: `process.score_matrix` at t for the score itself.
-            projection: P, r×k, for what comes as a score rather than as ε (the gradient of a
-                guide); the identity by default.
+            matrix: r×p, turns ε into the result: `process.score_matrix` at t for the score itself.
+            projection: P, r×k, for terms that are scores instead of ε (a guide's gradient); the
+                identity by default.
 
         Returns:
             N×rC×H×W.
@@ -45,17 +45,17 @@ class Score(Protocol):
 
 
 class Batching:
-    """Evaluates functions on a shard in batches, and makes these smaller where memory ends.
+    """The evaluation of functions on a shard in batches.
 
-    Out of GPU memory, it halves the batch and goes on. It says so on standard error.
+    If GPU memory runs out, the batch is halved, with a message on standard error.
     """
 
     def __init__(self, size: int) -> None:
         self.size = size
-        """Images per evaluation, so far as memory is known to allow."""
+        """Images per evaluation; reduced when memory runs out."""
 
     def __call__(self, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-        """function(*tensors), evaluated on parts of them along the first dimension."""
+        """Return function(*tensors), evaluated in parts along the first dimension."""
         count, start, results = len(tensors[0]), 0, []
         while start < count:
             part = [tensor[start : start + self.size] for tensor in tensors]
@@ -67,7 +67,7 @@ class Batching:
                 images = len(part[0])
                 if images == 1:
                     raise
-            # Here, after the handler, the failed evaluation's tensors are free.
+            # Only after the handler are the failed evaluation's tensors free.
             self.size = images // 2
             torch.cuda.empty_cache()
             tqdm.write(
@@ -78,12 +78,12 @@ class Batching:
 
 
 def batching(size: int | Batching) -> Batching:
-    """Scores that share one `Batching` share what it has found out."""
+    """Return `size` as a `Batching`. Scores that share one also share its reduced size."""
     return size if isinstance(size, Batching) else Batching(size)
 
 
 class NetworkScore:
-    """The score of an ε-network: −L⁻ᵀ ε(z, t), evaluated in batches of the shard."""
+    """The score of an ε-network, −L⁻ᵀ ε(z, t), evaluated in batches of the shard."""
 
     def __init__(self, network: Network, batch_size: int | Batching) -> None:
         self.network = network
@@ -99,7 +99,7 @@ class NetworkScore:
 
 
 class ClassifierFreeScore:
-    """Classifier-free guidance: the score of ε(z, t, ∅) + scale · (ε(z, t, y) − ε(z, t, ∅)).
+    """The classifier-free guided score, of ε(z, t, ∅) + scale · (ε(z, t, y) − ε(z, t, ∅)).
 
     A scale of 1 is the class-conditional score. Each call evaluates the network twice.
     """
@@ -107,7 +107,10 @@ class ClassifierFreeScore:
     def __init__(
         self, network: ClassNetwork, labels: Tensor, scale: float, batch_size: int | Batching
     ) -> None:
-        """`labels`: the class of each image of the shard, N."""
+        """
+        Args:
+            labels: the class of each image of the shard, N.
+        """
         self.network = network
         self.labels = labels
         self.scale = scale
@@ -128,9 +131,9 @@ class ClassifierFreeScore:
 
 
 class ClassifierGuidedScore:
-    """Classifier guidance (paper, Eq. 13): s(z, t) + scale · ∇_z log p(y | z_t).
+    """The classifier-guided score (paper, Eq. 13), s(z, t) + scale · ∇_z log p(y | z_t).
 
-    The gradient is taken with respect to the whole state, position and momentum.
+    The gradient is with respect to the whole state, position and momentum.
     """
 
     def __init__(
@@ -145,8 +148,8 @@ class ClassifierGuidedScore:
         """
         Args:
             labels: the class of each image of the shard, N.
-            official_time: hand the guide the reverse time 1 − t, as the official code does,
-                although guides are trained on forward times.
+            official_time: give the guide the reverse time 1 − t, as the official code does. Guides
+                are trained on forward times.
         """
         self.score = score
         self.guide = guide
@@ -176,5 +179,5 @@ class ClassifierGuidedScore:
 
 
 def times_like(z: Tensor, t: float) -> Tensor:
-    """The time t once a sample, as networks take it: shape (N,), float32."""
+    """Return t once per sample as networks take it: shape (N,), float32, on the device of z."""
     return torch.full((len(z),), t, dtype=torch.float32, device=z.device)

@@ -21,7 +21,7 @@ class VPSDESettings(Settings):
 
 
 class PhaseSpaceSettings(Settings):
-    """What every process with momentum shares: the noise schedule and the perturbation kernel."""
+    """The settings of every process with momentum: noise schedule and perturbation kernel."""
 
     beta_min: float = Field(8.0, gt=0)
     """β(0). The paper uses a constant β = 8."""
@@ -30,13 +30,13 @@ class PhaseSpaceSettings(Settings):
     matching: Literal["hsm", "dsm"] = "hsm"
     """Condition the kernel on x₀ alone (hybrid score matching) or on (x₀, m₀) (denoising)."""
     factor: Literal["lower", "upper"] = "lower"
-    """Which triangular factor L of Σ = L Lᵀ turns the predicted noise into a score."""
+    """The triangular factor L of Σ = L Lᵀ that turns the predicted noise into a score."""
     numerical_eps: float = Field(1e-9, ge=0)
     """Added to the diagonal of Σ(t), which is singular at t = 0."""
 
 
 class PSLDSettings(PhaseSpaceSettings):
-    """Phase space Langevin diffusion under critical damping; CLD is Γ = 0."""
+    """Phase space Langevin diffusion under critical damping."""
 
     kind: Literal["psld"]
     gamma: float = Field(ge=0)
@@ -57,13 +57,13 @@ class RecipeSettings(PhaseSpaceSettings):
 
     kind: Literal["recipe"]
     D: Matrix
-    """k×k, symmetric and positive semi-definite: how much noise each block receives."""
+    """k×k, symmetric and positive semi-definite: the noise on each block."""
     Q: Matrix
-    """k×k, skew-symmetric: how the blocks turn into each other."""
+    """k×k, skew-symmetric: the rotation of blocks into each other."""
     S: tuple[float, ...]
     """k stationary variances."""
     initial_variance: tuple[float, ...]
-    """k variances at t = 0; that of the image is 0."""
+    """k variances at t = 0; 0 for the image."""
 
     @model_validator(mode="after")
     def _shapes_agree(self) -> "RecipeSettings":
@@ -89,33 +89,33 @@ Interpolation = Literal["lambda", "t", "sqrt-t"]
 """The variable in which past predictions are interpolated: λ = −log σ_eff, t, or √t."""
 
 Conjugation = Literal["zero", "identity", "ones"]
-"""The matrix B of a conjugate integrator, but for its factor."""
+"""The matrix B of a conjugate integrator, without its factor."""
 
 
 class IntegratorSettings(Settings):
-    """What every sampler has."""
+    """The settings of every sampler."""
 
     final_time: float = Field(1e-3, gt=0, lt=1)
-    """Forward time at which the integrator stops."""
+    """The forward time at which the integrator stops."""
     denoise: bool = True
     """End with one more evaluation at `final_time`: a noise-free Euler step to time 0, or the
-    prediction of the image itself (multistep)."""
+    predicted image (multistep)."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the network; a guide, the state and all coefficients stay in fp32."""
 
     def unused(self) -> set[str]:
-        """The options that change nothing, given the others."""
+        """Return the options that have no effect, given the others."""
         return {"precision"} if self.precision == "fp32" else set()
 
     @model_serializer(mode="wrap")
     def _without_unused(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what changes nothing: equal dumps mean equal images."""
+        """Leave out options without effect: equal dumps mean equal images."""
         unused = self.unused()
         return {key: value for key, value in serialize(self).items() if key not in unused}
 
 
 class GridSettings(IntegratorSettings):
-    """What samplers with a fixed time grid have."""
+    """The settings of samplers with a fixed time grid."""
 
     striding: Literal["uniform", "quadratic", "power", "lambda", "edm"]
     """The time grid: `uniform` or `quadratic` in time, evenly spaced in t^(1/p) (`power`), in λ
@@ -123,10 +123,10 @@ class GridSettings(IntegratorSettings):
     power: float = Field(7.0, gt=0)
     """p of the strides `power` (gDDIM: 2) and `edm` (EDM's ρ: 7); the others ignore it."""
     steps: int = Field(ge=2)
-    """N: network evaluations per image, the final evaluation included."""
+    """N: network evaluations per image, including the final evaluation."""
 
     def unused(self) -> set[str]:
-        """The options that change nothing, given the others."""
+        """Return the options that have no effect, given the others."""
         return super().unused() | (set() if self.striding in ("power", "edm") else {"power"})
 
 
@@ -152,16 +152,16 @@ class MultistepSettings(GridSettings):
     integrator: Literal["multistep"]
     """Past predictions of the image are extrapolated; the rest of a step is exact."""
     root: Root = "straight"
-    """`straight`: only one combination of the blocks moves; `flow`: the coordinates of the
-    probability-flow ODE."""
+    """`straight`: only one combination of the blocks depends on the image; `flow`: the coordinates
+    of the probability-flow ODE."""
     order: int = Field(2, ge=1, le=3)
-    """Predictions that a step uses; the first steps use as many as there are."""
+    """Predictions that a step uses; the first steps use fewer."""
     eta: float = Field(0.0, ge=0)
-    """η: noise. 0 is deterministic; 1 is the noise of the reverse SDE where k = 1."""
+    """η: noise. 0 is deterministic; for k = 1, 1 is the noise of the reverse SDE."""
     eta_interval: tuple[float, float] | None = None
-    """Noise levels (σ_eff, low and high) between which η acts; everywhere when null."""
+    """The noise levels (σ_eff, low and high) between which η acts; null means all levels."""
     corrector: bool = False
-    """Repeat each step with the prediction at its end, which costs no evaluation."""
+    """Repeat each step with the prediction at its end, without extra evaluations."""
     interpolation: Interpolation = "t"
     """The variable of the polynomial through the past predictions."""
 
@@ -176,12 +176,12 @@ class MultistepSettings(GridSettings):
 
 
 class GDDIMSettings(GridSettings):
-    """Generalised DDIM (Zhang, Tao and Chen, ICLR 2023): a baseline."""
+    """Generalized DDIM (Zhang, Tao and Chen, ICLR 2023): a baseline."""
 
     integrator: Literal["gddim"]
     """ε in the coordinates of the flow root, extrapolated in t; the drift is exact."""
     order: int = Field(2, ge=1, le=4)
-    """Evaluations that a step uses; the first steps use as many as there are."""
+    """Evaluations that a step uses; the first steps use fewer."""
 
 
 class ConjugateSettings(GridSettings):
@@ -192,7 +192,7 @@ class ConjugateSettings(GridSettings):
     conjugation: Conjugation = "identity"
     """B: 0 (exponential integrator), strength·I (λ-DDIM-I) or strength·(all ones) (λ-DDIM-II)."""
     strength: float = 0.0
-    """λ of the paper, which searches it for each number of evaluations; unused by `zero`."""
+    """λ of the paper, which searches for it at each number of evaluations; unused by `zero`."""
 
     def unused(self) -> set[str]:
         return super().unused() | ({"strength"} if self.conjugation == "zero" else set())

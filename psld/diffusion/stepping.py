@@ -9,26 +9,26 @@ from torch import Tensor
 from psld.diffusion.score import Score
 
 Noise = Callable[[Tensor], Tensor]
-"""Standard normal noise like a given state."""
+"""Function that draws standard normal noise in the shape of a given state."""
 
 
 class Integrator(Protocol):
-    """Carries a state from T = 1 towards the data, in len(times) steps."""
+    """An integrator from T = 1 toward the data, in len(times) steps."""
 
     times: list[float]
     """Forward times at which the steps start."""
     ends: list[float]
-    """Forward times at which the steps end. An integrator whose last step ends at 0 has reached
-    the data by itself; after any other the loop adds the denoising step."""
+    """Forward times at which the steps end. If the last step ends at 0, it has reached the data;
+    otherwise the loop adds the denoising step."""
     replacement_times: list[float] | None
-    """Inpainting: after each step, the time whose noise the known pixels get. None if the
-    integrator carries the known pixels along by itself."""
+    """For inpainting: the time whose noise the known pixels get after each step. None if the
+    integrator handles the known pixels itself."""
 
     def step(self, index: int, z: Tensor, score: Score, noise: Noise) -> Tensor:
-        """Step `index` from `z`; steps are taken in order, and step 0 starts a new sample."""
+        """Take step `index` from `z`. Steps are taken in order; step 0 starts a new sample."""
         ...
 
 
 def table(matrices: Tensor, device: torch.device) -> Tensor:
-    """Coefficients as a step applies them: float32 on the device."""
+    """Convert coefficients for use in steps: float32 on the device."""
     return matrices.to(device, torch.float32)

@@ -7,25 +7,25 @@ from psld.diffusion.process import LinearProcess
 from psld.diffusion.settings import GridSettings
 
 TABLE = 256
-"""Times, evenly spaced in log t, between which the time of a noise level is sought."""
+"""Number of times, evenly spaced in log t, of the table that starts the search for a time."""
 
 ITERATIONS = 6
-"""Newton steps of that search, which double the digits each."""
+"""Newton steps of that search; each doubles the number of correct digits."""
 
 
 def time_grid(settings: GridSettings, process: LinearProcess | None = None) -> Tensor:
-    """K + 1 descending forward times, float64, where K is the number of integrator steps.
+    """Return K + 1 descending forward times, float64, for K integrator steps.
 
     With ε the final time, T = 1, r_i = (K − i)/K and [x]_i = x(ε) + (x(T) − x(ε)) r_i:
 
         uniform    t_i = [t]_i
         quadratic  t_i = ε + (1 − ε) r_i²
-        power      t_i^(1/p) = [t^(1/p)]_i, gDDIM's grid at p = 2
+        power      t_i^(1/p) = [t^(1/p)]_i; p = 2 is gDDIM's grid
         lambda     λ(t_i) = [λ]_i, with λ = −log σ_eff
         edm        σ_eff(t_i)^(1/p) = [σ_eff^(1/p)]_i (Karras et al., 2022, Eq. 5)
 
-    The final evaluation counts among the N steps, so K = N − 1 with it. `process` says what σ_eff
-    is, so the last two need it.
+    N = `settings.steps` includes the final evaluation, if any; then K = N − 1. `lambda` and `edm`
+    need `process` for σ_eff.
     """
     steps = settings.steps - 1 if settings.denoise else settings.steps
     remaining = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
@@ -49,10 +49,10 @@ def time_grid(settings: GridSettings, process: LinearProcess | None = None) -> T
 
 
 def time_of_noise_level(process: LinearProcess, levels: Tensor, final_time: float) -> Tensor:
-    """The times at which σ_eff has the given values, N, clipped to [`final_time`, T].
+    """Return the times, N, at which σ_eff has the given values, clipped to [`final_time`, T].
 
-    σ_eff grows with time, since noise is only ever added. Newton's method in log t starts in the
-    right interval of a table and stays there.
+    σ_eff grows with time because noise is only added. Newton's method in log t starts in the right
+    interval of a table and stays in it.
     """
     grid = final_time ** torch.linspace(1, 0, TABLE, dtype=torch.float64)
     wanted = -levels.double().log()

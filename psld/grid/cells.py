@@ -1,4 +1,4 @@
-"""A cell of a grid as the command line sees it: what `cell=GRID/MODEL/SAMPLER` stands for."""
+"""A cell of a grid on the command line: the overrides behind `cell=GRID/MODEL/SAMPLER`."""
 
 from psld.grid import paths
 from psld.grid.loading import load_grid
@@ -7,9 +7,9 @@ from psld.utils.errors import UserError
 
 
 def expand_cell(arguments: list[str]) -> list[str]:
-    """Replace `cell=GRID/MODEL/SAMPLER` among overrides by those of that cell.
+    """Replace `cell=GRID/MODEL/SAMPLER` by the overrides of that cell.
 
-    Other overrides come after them, so they prevail. Raises UserError for an unknown cell.
+    Other overrides come later and take precedence. Raises UserError for an unknown cell.
     """
     chosen = [argument for argument in arguments if argument.startswith("cell=")]
     if not chosen:
@@ -28,7 +28,7 @@ def expand_cell(arguments: list[str]) -> list[str]:
 
 
 def find_cell(name: str) -> tuple[Grid, str, str]:
-    """The grid, the model and the sampler of a cell. Raises UserError if there is none."""
+    """Return the grid, model and sampler of a cell. Raises UserError if it does not exist."""
     grid_name, _, cell = name.partition("/")
     grid = load_grid(grid_name)
     model, _, sampler = cell.rpartition("/")
@@ -40,7 +40,7 @@ def find_cell(name: str) -> tuple[Grid, str, str]:
 
 
 def places_of_guidance(grid: Grid, model: str, sampler: str) -> list[str]:
-    """The overrides that say where a cell's guide and inpainted images lie."""
+    """Return the overrides with the paths of a cell's guide and of the images that it inpaints."""
     guide = grid.samplers[sampler].guide
     found = [f"guide={paths.guide_folder(grid.name, guide)}"] if guide else []
     keys = zip(("data", "mnist"), inpainted_datasets(grid, model, sampler), strict=False)

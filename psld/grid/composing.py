@@ -1,4 +1,4 @@
-"""The settings of one thing that a grid names, composed as its command would see them."""
+"""Compose the settings of one model, guide, sampler, dataset or metric, as its command does."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,23 +17,24 @@ from psld.training.settings import (
 from psld.utils.files import digest_of
 
 Compose = Callable[[str, Sequence[str], str], dict[str, Any]]
-"""The content of a command's config with overrides, as `compose_content` gives it."""
+"""A function like `compose_content`: the content of a command's config with overrides."""
 
 
 class _Sampler(Settings):
-    """The part of a command's settings that is the sampler."""
+    """The sampler part of a command's settings."""
 
     sampler: SamplerSettings
 
 
 class Compositions:
-    """Composes each content once, and not if an earlier process has: Hydra takes 0.1 s for each."""
+    """A cache of composed contents, shared by processes: Hydra takes 0.1 s for each content."""
 
     def __init__(self, configs: str, earlier: dict[str, dict[str, Any]]) -> None:
-        """Take contents of earlier processes, `made` there.
+        """Start with contents from earlier processes.
 
         Args:
-            configs: digest of all that a content may depend on besides its overrides.
+            configs: digest of everything that a content may depend on besides its overrides.
+            earlier: the `made` of an earlier process.
         """
         self.made: dict[str, dict[str, Any]] = {}
         self._configs = configs

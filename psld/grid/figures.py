@@ -1,7 +1,7 @@
-"""Which figures a grid has, and what each one shows. Imports neither torch nor matplotlib.
+"""The figures of a grid and their contents. Imports neither torch nor matplotlib.
 
-Cells stand in one panel of a plot when their numbers can be compared at a glance: one dataset, one
-metric of as many samples, one sampler family, no guidance.
+Cells share a panel of a plot if their numbers are comparable: the same dataset, metric, number of
+samples and sampler family, and no guidance.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +17,7 @@ PLOTS = {
     "gamma": "distance against friction Γ",
     "training": "training curves",
 }
-"""The plots of numbers that a grid may have, by name, and what they show."""
+"""The plots of numbers that a grid may have: name → contents."""
 
 Kind = Literal["plot", "samples", "comparison", "phase-space"]
 
@@ -28,20 +28,20 @@ class GridFigure:
 
     name: str
     kind: Kind
-    """`samples` are the images of one cell, `comparison` has one cell in each row."""
+    """`samples` shows the images of one cell; `comparison` shows one cell in each row."""
     title: str
     label: str
     """Its name in a report."""
     category: tuple[str, str]
     """Category and subcategory in a report."""
     cells: dict[str, str] = field(default_factory=dict)
-    """The cells whose images it shows, each by the name that stands next to it."""
+    """The cells whose images it shows: the name next to the images → the cell."""
     model: str = ""
     """The model whose path through phase space it shows."""
 
 
 LEAST_FRICTIONS = 3
-"""How many Γ a line needs: two points say little of a dependence."""
+"""The fewest values of Γ in a line: two points show little of a dependence."""
 
 
 @dataclass
@@ -53,11 +53,11 @@ class Panel:
     samples: int
     family: str
     lines: dict[str, list[Evaluation]] = field(default_factory=dict)
-    """The cells that a line joins, by the line's name."""
+    """The cells that each line joins, by the line's name."""
 
     @property
     def group(self) -> tuple[str, str, int]:
-        """What panels have in common whose values can be compared with each other."""
+        """The group of panels whose values can be compared with each other."""
         return self.dataset, self.metric, self.samples
 
     @property
@@ -66,9 +66,9 @@ class Panel:
 
 
 def nfe_panels(grid: Grid) -> list[Panel]:
-    """Lines of cells that differ in their budget alone; each is named after its model.
+    """Return panels whose lines join cells that differ only in budget, one line for each model.
 
-    A panel without any line of two cells would show no dependence, and is left out.
+    Leave out a panel if no line has two cells, because it shows no dependence.
     """
     in_order = sorted(grid.evaluations, key=lambda e: list(grid.models).index(e.model))
     panels = _panels(grid, in_order, lambda evaluation: evaluation.model)
@@ -76,7 +76,7 @@ def nfe_panels(grid: Grid) -> list[Panel]:
 
 
 def gamma_panels(grid: Grid) -> list[Panel]:
-    """Lines of cells whose models differ in Γ alone; each is named after its budget."""
+    """Return panels whose lines join cells of models that differ only in Γ, one for each budget."""
     panels = []
     for alike in _alike_but_for_gamma(grid):
         of_these = [e for e in grid.evaluations if e.model in alike]
@@ -106,13 +106,13 @@ def _panels(
 
 
 def _cost(grid: Grid, evaluation: Evaluation) -> float:
-    """Grows with what a budget costs."""
+    """Return a number that grows with the cost of a budget."""
     settings = grid.samplers[evaluation.sampler].settings
     return settings.get("steps") or 1 / settings["tolerance"]
 
 
 def _first_of_group(panel: Panel, panels: Iterable[Panel]) -> int:
-    """Sorts panels by group, groups and panels as they come in the tables."""
+    """Return a sort key that joins groups and keeps groups and panels in the tables' order."""
     return next(i for i, other in enumerate(panels) if other.group == panel.group)
 
 
@@ -127,7 +127,7 @@ def _alike_but_for_gamma(grid: Grid) -> list[set[str]]:
 
 
 def friction_of(grid: Grid, model: str) -> float | None:
-    """Γ of a model; None where its process has no such setting."""
+    """Return Γ of a model; None if its process has no such setting."""
     return grid.models[model].settings["process"].get("gamma")
 
 
@@ -162,7 +162,7 @@ def _figures(grid: Grid) -> Iterator[GridFigure]:
 
 
 def plots_of(grid: Grid) -> list[str]:
-    """The plots of a grid that have something to show."""
+    """The plots of a grid that are not empty."""
     contents = (nfe_panels(grid), gamma_panels(grid), trained_models(grid))
     return [plot for plot, content in zip(PLOTS, contents, strict=True) if content]
 
@@ -174,9 +174,9 @@ def evaluations_of_plot(grid: Grid, plot: str) -> list[Evaluation]:
 
 
 def traced_models(grid: Grid) -> list[str]:
-    """The models whose way from noise to data is shown in phase space: those with momentum.
+    """The models whose path from noise to data is shown in phase space: those with momentum.
 
-    It is the gallery's sampler that takes it, which must have a fixed time grid and no guidance.
+    The path is that of the gallery's sampler, which must have a fixed time grid and no guidance.
     """
     gallery = grid.samplers[grid.file.gallery]
     if "steps" not in gallery.settings or gallery.guidance != "none":
@@ -185,7 +185,7 @@ def traced_models(grid: Grid) -> list[str]:
 
 
 def blocks_of(process: dict[str, Any]) -> int:
-    """How many blocks a process has, the image among them, from its settings."""
+    """Return the number of blocks of a process, including the image, from its settings."""
     match process["kind"]:
         case "vp-sde":
             return 1
@@ -195,10 +195,10 @@ def blocks_of(process: dict[str, Any]) -> int:
 
 
 def comparisons_of(grid: Grid) -> dict[str, dict[str, str]]:
-    """For each comparison, the cell of each row by the row's label.
+    """Return the rows of each comparison: the row's label → its cell.
 
-    `models/DATASET` compares models by the gallery's sampler, `samplers/MODEL` one model's
-    unguided samplers. A comparison has two rows at least.
+    `models/DATASET` compares models with the gallery's sampler; `samplers/MODEL` compares one
+    model's unguided samplers. A comparison has at least two rows.
     """
     return {name: rows for name, rows in _comparisons(grid) if len(rows) > 1}
 

@@ -1,9 +1,9 @@
-"""Loading a grid: from its file, or from the cache if no config has changed since.
+"""Load a grid from its file, or from the cache if no config has changed.
 
 Composing a grid takes seconds to minutes, and every Snakemake process loads all grids. The cache
-has one file for each grid: the digest of all configs, the grid as it was checked then, and the
-content of each model, sampler and metric. If nothing has changed, the grid is all that is read;
-if the grid's file has changed, only what is new in it is composed.
+has one file for each grid: the digest of all configs, the checked grid, and the content of each
+model, sampler and metric. If nothing has changed, only the grid is read. If the grid's file has
+changed, only its new parts are composed.
 """
 
 import hashlib
@@ -29,20 +29,20 @@ CACHE = Path(".cache/grids")
 
 
 def load_grid(name: str) -> Grid:
-    """Load and compose configs/grid/NAME.yaml; from the cache if no config has changed.
+    """Load configs/grid/NAME.yaml from the cache, or compose it if a config has changed.
 
-    Raises UserError, naming file and key, for anything that does not compose.
+    Raises UserError, with file and key, for anything that does not compose.
     """
     path, cached = _path(name), CACHE / f"{name}.json"
     digest = _digest(_code(), _configs())
     grid, made = _read_cache(cached, digest)
     if grid is not None:
         return grid
-    # Hydra is slow to import, and not needed if the cache answers.
+    # Hydra is slow to import, and a cached grid does not need it.
     from psld.grid.composing import Compositions
     from psld.grid.resolution import compose_grid
 
-    # What a grid names does not depend on the files of grids.
+    # Models, samplers and metrics do not depend on the files of grids.
     others = (file for file in _configs() if file.parent.name != "grid")
     compositions = Compositions(_digest(_code(), others), made)
     grid = compose_grid(name, _read(path), path, compositions)
@@ -51,19 +51,19 @@ def load_grid(name: str) -> Grid:
 
 
 def write_cache(path: Path, digest: str, grid: Grid, made: dict[str, dict[str, Any]]) -> None:
-    """Write the cache's file of a grid, whole or not at all: three lines of JSON."""
+    """Write a grid's cache file atomically, in three lines: the digest, the grid, the contents."""
     write_text(path, "\n".join([digest, grid.model_dump_json(), json.dumps(made)]))
 
 
 def _read_cache(path: Path, digest: str) -> tuple[Grid | None, dict[str, dict[str, Any]]]:
-    """The grid, if it is that of this digest; or else the contents that it was made of."""
+    """Return the cached grid if it has this digest, or else the contents that it was made of."""
     try:
         cached, grid, made = path.read_text().split("\n")
         if cached == digest:
             return Grid.model_validate_json(grid), {}
         return None, json.loads(made)
     except (OSError, ValueError):
-        # Missing, damaged, or of other versions of the code: it is made again.
+        # The file is missing, damaged or from another version of the code: make it again.
         return None, {}
 
 
@@ -76,7 +76,7 @@ def _path(name: str) -> Path:
 
 
 def _read(path: Path) -> GridFile:
-    """A grid file as it is written, or what it stands for if it rehearses another one."""
+    """Read a grid file; if it rehearses another grid, return the rehearsal in full."""
     content = _content(path)
     if "rehearses" in content:
         rehearsal = parse(Rehearsal, content, where=str(path))
@@ -90,7 +90,7 @@ def _read(path: Path) -> GridFile:
 
 
 def _with_models_of_others(content: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The content with the overrides of those models that another grid trains."""
+    """Fill in the overrides and checkpoints of models that another grid trains."""
     if not isinstance(content.get("models"), dict):
         return content
     models = dict(content["models"])
@@ -118,15 +118,15 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 def expand_model(arguments: list[str]) -> list[str]:
-    """Replace `model=GRID/NAME` among overrides by those of that grid's model.
+    """Replace `model=GRID/NAME` by the overrides of that grid's model.
 
-    Other overrides come after them, so they prevail. Raises UserError for an unknown model.
+    Other overrides come later and take precedence. Raises UserError for an unknown model.
     """
     return _expand("model", arguments)
 
 
 def expand_guide(arguments: list[str]) -> list[str]:
-    """Replace `guide=GRID/NAME` in the same way."""
+    """Replace `guide=GRID/NAME` by the overrides of that grid's guide, like `expand_model`."""
     return _expand("guide", arguments)
 
 
@@ -147,19 +147,19 @@ def _expand(kind: Literal["model", "guide"], given: list[str]) -> list[str]:
 
 
 def _configs() -> list[Path]:
-    """Every config."""
+    """All config files."""
     return sorted(file for folder in config_folders() for file in folder.rglob("*.yaml"))
 
 
 def _code() -> list[Path]:
-    """The code that reads configs."""
+    """The files of the code that reads configs."""
     package = Path(__file__).parents[1]
     code = [*(package / "grid").glob("*.py"), *(package / "config").glob("*.py")]
     return sorted([*code, package / "sampling" / "fit.py", *package.glob("*/settings.py")])
 
 
 def _digest(*files: Iterable[Path]) -> str:
-    """Digest of files, by name and content, and of the versions that pickle them."""
+    """Return a digest of the files' names and contents and of Python's and pydantic's versions."""
     digest = hashlib.sha256(f"{sys.version} {pydantic.VERSION}".encode())
     for file in itertools.chain(*files):
         digest.update(str(file).encode() + b"\0" + file.read_bytes() + b"\0")

@@ -1,4 +1,4 @@
-"""Where things lie: the one place where names become paths."""
+"""The paths of datasets, models, samples and results: the only place that makes them from names."""
 
 
 def dataset(name: str) -> str:
@@ -34,10 +34,10 @@ def cell_result(grid: str, cell: str) -> str:
 
 
 def table(grid: str, name: str) -> str:
-    """Without ending."""
+    """The path without extension."""
     return f"results/tables/{grid}/{name}"
 
 
 def figure(grid: str, name: str) -> str:
-    """Without ending."""
+    """The path without extension."""
     return f"results/figures/{grid}/{name}"

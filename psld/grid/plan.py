@@ -1,9 +1,9 @@
-"""What a grid consists of, and how many GPU hours it takes. Imports no torch.
+"""The parts of a grid and its cost in GPU hours. Imports no torch.
 
     seconds = training images / (train images/s) + samples × NFE / (sample images/s)
 
-summed over models and cells. Throughputs are the user's, or else measured in earlier runs, or else
-derived from the network's FLOPs; none is guessed.
+The sum runs over models and cells. Throughputs are given by the user, or else measured in earlier
+runs, or else derived from the network's FLOPs; none is guessed.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ from psld.sampling.settings import shards_needed
 from psld.training.manifest import MANIFEST, GuideManifest, ModelManifest, read_manifest
 
 TRAIN_FACTOR = 3
-"""FLOPs of a training step over those of its forward pass; the backward pass has twice as many."""
+"""FLOPs of a training step over those of its forward pass; the backward pass takes two thirds."""
 
 SECONDS_PER_HOUR = 3600
 
@@ -50,7 +50,7 @@ FORMULA = (
 
 
 class Throughput(Settings):
-    """Images per second on one GPU; null where it is not known."""
+    """Images per second on one GPU; null if unknown."""
 
     train: float | None = Field(None, gt=0)
     """Through a training step."""
@@ -68,9 +68,9 @@ class PlanSettings(Settings):
     throughput: dict[str, Throughput]
     """Images per second on one GPU, by the network's name in configs/network."""
     sustained_tflops: float | None = Field(None, gt=0)
-    """TFLOP/s of a GPU, from which unknown throughputs are derived; null leaves them unknown."""
+    """TFLOP/s of a GPU, to derive unknown throughputs; null leaves them unknown."""
     adaptive_evaluations: int = Field(gt=0)
-    """Network evaluations of an adaptive sampler for which no table prints the paper's."""
+    """Network evaluations of an adaptive sampler if no table gives the paper's number."""
     models: Path
     """Folder of the grid's models."""
     guides: Path
@@ -80,23 +80,23 @@ class PlanSettings(Settings):
 
 
 Gigaflops = Callable[[Kind, ComposedTraining], float]
-"""GFLOPs of one image through a network."""
+"""A function that returns the GFLOPs of one image through a network."""
 
 
 @dataclass
 class Work:
-    """What one network has to do in a grid."""
+    """The work of one network in a grid."""
 
     kind: Kind
     trained: list[str] = field(default_factory=list)
-    """The models, or guides, that have this network."""
+    """The models or guides with this network."""
     training_images: int = 0
     evaluations: float = 0
-    """Images times network evaluations, over all samples; two for a guide and its gradient."""
+    """Images × network evaluations, over all samples; a guide and its gradient count as two."""
 
 
 def plan_of(grid: Grid, settings: PlanSettings, gigaflops: Gigaflops) -> str:
-    """The plan of a grid as people read it."""
+    """Return the plan of a grid as text."""
     head = (
         f"Grid {grid.name}: {len(grid.models)} models, {len(grid.guides)} guides, "
         f"{len(grid.cells)} cells."
@@ -113,12 +113,12 @@ def table(rows: Any, headers: list[str]) -> str:
 
 
 def readable(number: float) -> str:
-    """With one decimal; with two digits where that would hide a small number."""
+    """Format a number with one decimal, or with two significant digits below 1."""
     return f"{number:,.1f}" if number >= 1 or number == 0 else f"{number:.2g}"
 
 
 def tables_of(grid: Grid) -> Iterator[tuple[str, int, int, int]]:
-    """For each table its numbers of models, cells and shards; tables share what they can."""
+    """Yield each table's name and numbers of models, cells and shards; tables may share them."""
     for name in grid.file.tables:
         entries = [e for row in grid.table_evaluations(name) for e in row if e]
         shards = shards_of_cells(entries, grid.file.shard_size)
@@ -126,7 +126,7 @@ def tables_of(grid: Grid) -> Iterator[tuple[str, int, int, int]]:
 
 
 def jobs_of(grid: Grid) -> dict[str, int]:
-    """The jobs of each stage, from nothing."""
+    """Count the jobs of each stage, if nothing has been made yet."""
     references = {(grid.models[e.model].dataset, e.metric) for e in grid.evaluations}
     extractors = [grid.metrics[metric]["extractor"]["kind"] for _, metric in references]
     models, guides = grid.models.values(), grid.guides.values()
@@ -148,13 +148,13 @@ def jobs_of(grid: Grid) -> dict[str, int]:
 
 
 def network_of(trained: ComposedTraining) -> str:
-    """The name of a network in configs/network: the last override that chooses one."""
+    """Return the network's name in configs/network, from the last override that chooses one."""
     chosen = [o for o in trained.overrides if o.startswith("network=")]
     return chosen[-1].removeprefix("network=") if chosen else "demo"
 
 
 def work_of(grid: Grid, adaptive_evaluations: int) -> dict[str, Work]:
-    """What each network has to do, by its name."""
+    """Return the work of each network, by its name."""
     work: dict[str, Work] = {}
     for kind, all_trained in (("model", grid.models), ("guide", grid.guides)):
         for name, trained in all_trained.items():
@@ -177,12 +177,12 @@ def work_of(grid: Grid, adaptive_evaluations: int) -> dict[str, Work]:
 
 
 def printed_evaluations(grid: Grid) -> dict[str, float]:
-    """Network evaluations of cells as the paper prints them."""
+    """The network evaluations that the paper prints, by cell."""
     return {e.cell: shown["nfe"] for e, shown in paper_values(grid).items() if "nfe" in shown}
 
 
 def measured(grid: Grid, settings: PlanSettings, work: Work) -> Throughput:
-    """Throughput of earlier runs of a network, per GPU."""
+    """Return the throughput of a network's earlier runs, per GPU."""
     kind = ModelManifest if work.kind == "model" else GuideManifest
     trained = train_seconds = sampled = sample_seconds = 0.0
     folder = settings.models if work.kind == "model" else settings.guides
@@ -207,7 +207,7 @@ def measured(grid: Grid, settings: PlanSettings, work: Work) -> Throughput:
 
 
 def cost(grid: Grid, settings: PlanSettings, gigaflops_of: Gigaflops) -> str:
-    """The cost of each network's work and of all of it, and what is not known."""
+    """Return, as text, the cost of each network's work, the total and the unknown throughputs."""
     works = work_of(grid, settings.adaptive_evaluations)
     gigaflops = {}
     for network, work in works.items():
@@ -259,7 +259,7 @@ def _hours(images: float, per_second: float | None) -> float | None:
 def throughput_of(
     grid: Grid, settings: PlanSettings, network: str, work: Work, gigaflops: float
 ) -> Throughput:
-    """The user's word, or else earlier runs', or else the GPU's TFLOP/s."""
+    """Return the user's throughput, or else that of earlier runs, or else from the TFLOP/s."""
     given = settings.throughput.get(network, Throughput())
     earlier = measured(grid, settings, work)
     tflops = settings.sustained_tflops

@@ -1,7 +1,7 @@
-"""A rehearsal of a grid: each of its models and cells, made so small that all run in minutes.
+"""A rehearsal of a grid: all its models and cells, so small that everything runs in minutes.
 
-Networks keep their kind (embedding, resampling, progressive input) and lose their size. Imports no
-torch: every Snakemake process loads the grids.
+Networks keep their kind (embedding, resampling, progressive input) but shrink. Imports no torch,
+because every Snakemake process loads the grids.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 class Rehearsal(Settings):
-    """configs/grid/NAME.yaml of a grid that rehearses another one."""
+    """The contents of configs/grid/NAME.yaml for a grid that rehearses another one."""
 
     rehearses: str
-    """The grid."""
+    """Name of the grid to rehearse."""
     models: tuple[str, ...]
-    """Overrides that come after the own ones of each model and of each guide."""
+    """Overrides that follow those of each model and guide."""
     budgets: dict[str, str | int]
-    """What each kind of budget is instead, whatever the sampler's name says."""
+    """The value for each kind of budget, in place of the one in the sampler's name."""
     samples: int = Field(ge=2)
     """Samples per cell."""
     shard_size: int = Field(ge=1)
@@ -30,10 +30,10 @@ class Rehearsal(Settings):
 
 
 def rehearsal_content(name: str, rehearsal: Rehearsal, file: "GridFile") -> dict[str, Any]:
-    """The content of the grid file that `rehearsal` stands for.
+    """Return the content of a full grid file for a rehearsal.
 
-    Its tables and figures are named NAME-TABLE and NAME-FIGURE: those of all grids are targets of
-    Snakemake. Nothing is imported, since no official checkpoint fits the small networks.
+    Its tables and figures are named NAME-TABLE and NAME-FIGURE, because those of all grids are
+    Snakemake targets. Nothing is imported, because no official checkpoint fits the small networks.
     """
     content = file.model_dump(mode="json")
     for size in ("samples", "shard_size", "batch_size"):

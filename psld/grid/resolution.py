@@ -1,4 +1,4 @@
-"""Resolving a grid file: everything that it names is composed, and checked to fit together."""
+"""Resolve a grid file: compose everything that it names, and check that the parts fit together."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ from psld.utils.errors import UserError
 def compose_grid(name: str, file: GridFile, path: Path, compose: Compose = compose_content) -> Grid:
     """Resolve everything that a grid file names.
 
-    Raises UserError, naming file and key, where something does not compose, or where a sampler
-    cannot sample a model that a table, a figure or the gallery gives it.
+    Raises UserError, with file and key, if something does not compose, or if a table, a figure or
+    the gallery pairs a sampler with a model that it cannot sample.
     """
     evaluations = [
         e for table in file.tables for row in file.table_evaluations(table) for e in row if e
@@ -101,7 +101,7 @@ def compose_grid(name: str, file: GridFile, path: Path, compose: Compose = compo
 
 @dataclass(frozen=True)
 class _Parsed:
-    """What a grid file names, each with its settings, and whether all of it fits together."""
+    """The settings of everything that a grid file names, with checks that they fit together."""
 
     file: GridFile
     path: Path
@@ -122,7 +122,7 @@ class _Parsed:
             self._check_cell(model, self.file.gallery)
 
     def _check_cell(self, model: str, sampler: str, where: str = "a table") -> None:
-        """UserError where there is no such model, or the sampler cannot sample it."""
+        """Raise UserError if there is no such model, or if the sampler cannot sample it."""
         if model not in self.models:
             raise UserError(
                 f"{self.path}: {where} names the model {model!r}; there are: "
@@ -153,7 +153,7 @@ class _Parsed:
             self._check_cell(*part.cell.split("/"), where=part.key)
 
     def check_tables(self) -> None:
-        """UserError where an entry shows a class accuracy that its cell does not have."""
+        """Raise UserError if an entry shows a class accuracy that its cell does not have."""
         for name, table in self.file.tables.items():
             for row, evaluations in zip(table.rows, self.file.table_evaluations(name), strict=True):
                 for column, evaluation in zip(table.columns, evaluations, strict=True):
@@ -171,9 +171,9 @@ class _Parsed:
 
 
 def _preparations(parsed: _Parsed, compose: Compose) -> dict[str, dict[str, Any]]:
-    """What preparing each dataset of a grid depends on.
+    """Return the settings that decide the preparation of each dataset of a grid.
 
-    Raises UserError where a model changes that: the datasets of all models are prepared once, from
+    Raises UserError if a model or guide changes them, because each dataset is prepared once, from
     configs/dataset.
     """
     preparations = {}

@@ -17,7 +17,7 @@ class ComposedTraining(Settings):
     checkpoint: str | None
     dataset: str
     settings: dict[str, Any]
-    """What decides the weights."""
+    """The settings that decide the weights."""
     of: str | None = None
     """The grid that trains it, if it is another one."""
 
@@ -26,7 +26,7 @@ class ComposedSampler(Settings):
     overrides: tuple[str, ...]
     settings: dict[str, Any]
     guide: str | None
-    """The guide of the grid that guides it."""
+    """Name of its guide in the grid."""
 
     @property
     def guidance(self) -> str:
@@ -35,7 +35,7 @@ class ComposedSampler(Settings):
 
     @property
     def mask(self) -> dict[str, Any]:
-        """The settings of the mask that it inpaints with; empty where it does not."""
+        """The settings of the mask for inpainting; empty if it does not inpaint."""
         return self.settings["guidance"].get("mask", {})
 
 
@@ -48,13 +48,13 @@ class Grid(Settings):
     guides: dict[str, ComposedTraining]
     samplers: dict[str, ComposedSampler]
     datasets: dict[str, dict[str, Any]]
-    """What the preparation of each dataset depends on."""
+    """The settings that decide the preparation of each dataset."""
     metrics: dict[str, dict[str, Any]]
     """Settings of each metric."""
     evaluations: tuple[Evaluation, ...]
 
     def model_folder(self, model: str) -> str:
-        """Where a model lies: in the folder of the grid that trains it."""
+        """The folder of a model, under the grid that trains it."""
         return paths.model_folder(self.models[model].of or self.name, model)
 
     @cached_property
@@ -72,27 +72,27 @@ class Grid(Settings):
 
     @cached_property
     def shards(self) -> dict[str, int]:
-        """How many shards each cell has: as its evaluations need, and one if it is only shown."""
+        """The number of shards of each cell: those its evaluations need, or one if only shown."""
         shown = [f"{model}/{self.file.gallery}" for model in self.models]
         shards = dict.fromkeys([*shown, *self.file.pictures.values()], 1)
         return shards | shards_of_cells(self.evaluations, self.file.shard_size)
 
     def ranges_of(self, cell: str, samples: int | None = None) -> list[tuple[int, int]]:
-        """The ranges of shards, first and last, that jobs make of a cell.
+        """Return the first and the last shard of each job that samples a cell.
 
-        With `samples`, only those that hold the first so many images.
+        With `samples`, return only the jobs that make the first `samples` images.
         """
         size, total = self.file.shards_per_job, self.shards[cell]
         needed = total if samples is None else shards_needed(samples, self.file.shard_size)
         return [(first, min(first + size, total) - 1) for first in range(0, needed, size)]
 
     def table_evaluations(self, table: str) -> list[list[Evaluation | None]]:
-        """The evaluation behind each entry of a table, row by row; None for no evaluation."""
+        """The evaluation behind each entry of a table, row by row; None if there is none."""
         return self.file.table_evaluations(table)
 
 
 def shards_of_cells(evaluations: Iterable[Evaluation], shard_size: int) -> dict[str, int]:
-    """The shards of each cell that these evaluations read; those of a cell share theirs."""
+    """Return the number of shards of each cell; the evaluations of a cell share its shards."""
     shards: dict[str, int] = {}
     for evaluation in evaluations:
         needed = shards_needed(evaluation.samples, shard_size)

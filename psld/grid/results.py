@@ -1,4 +1,4 @@
-"""The results of a grid's cells: the record of a cell's metric, and the entries of tables."""
+"""The results of a grid's cells: the metrics of each cell, and the entries of tables."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ class Weights(Settings):
     dataset_digest: str | None
     step: int | None
     settings: dict[str, Any]
-    """What decides the weights."""
+    """The settings that decide the weights."""
 
 
 class CellResult(Settings):
@@ -61,12 +61,12 @@ class CellResults(Settings):
     results: tuple[CellResult, ...]
 
     def write(self, path: str | Path) -> None:
-        """Write the record, whole or not at all."""
+        """Write the record atomically."""
         write_json(path, self.model_dump(mode="json"))
 
     @classmethod
     def read(cls, path: str | Path) -> "CellResults":
-        """Read a record. Raises UserError if it is damaged or of another version."""
+        """Read a record. Raises UserError if it is damaged or from another version."""
         content = read_json(path)
         wrong = f"{path}: not the metrics of a cell; delete it and evaluate again"
         if not isinstance(content, dict):
@@ -76,25 +76,25 @@ class CellResults(Settings):
 
 @dataclass(frozen=True)
 class TableEntry:
-    """One entry of a table: what we measured and what the paper says, where either exists."""
+    """One entry of a table: the measured value and the paper's value, if they exist."""
 
     row: Row
     column: str
     show: Show
     evaluation: Evaluation | None
     result: CellResult | None
-    """The cell's metrics file; None for a literature row and for a cell that is yet to be run."""
+    """The cell's result; None for a literature row or a cell that has not been run."""
     paper: float | None
     band: Band | None
 
     @property
     def value(self) -> float | None:
-        """What the entry shows: the metric, the counted network evaluations, class accuracy."""
+        """The measured value: the metric, the counted network evaluations or the class accuracy."""
         return None if self.result is None else getattr(self.result, self.show)
 
     @property
     def difference(self) -> float | None:
-        """Ours less the paper's value."""
+        """The measured value minus the paper's."""
         return None if self.value is None or self.paper is None else self.value - self.paper
 
     @property
@@ -104,7 +104,7 @@ class TableEntry:
 
     @property
     def status(self) -> Status:
-        """`measured` where there is nothing to compare with."""
+        """The status of the entry; `measured` if there is nothing to compare with."""
         if self.row.literature:
             return "literature"
         if self.value is None:
@@ -115,7 +115,7 @@ class TableEntry:
 
 
 def read_result(grid: Grid, cells: Path, evaluation: Evaluation) -> CellResult | None:
-    """Read a metric of one cell; None if it does not exist yet, or is of other settings.
+    """Read a metric of one cell; None if it does not exist yet or has other settings.
 
     Args:
         cells: folder of the grid's metrics files, MODEL/SAMPLER.json.
@@ -128,7 +128,7 @@ def read_result(grid: Grid, cells: Path, evaluation: Evaluation) -> CellResult |
 
 
 def _is_of(grid: Grid, evaluation: Evaluation, result: CellResult) -> bool:
-    """Compare what made a result with the grid, which may have changed since."""
+    """Check that a result was made with the grid's current settings."""
     sampler = grid.samplers[evaluation.sampler]
     wanted = (
         grid.models[evaluation.model].settings,
@@ -173,7 +173,7 @@ def read_table(grid: Grid, name: str, cells: Path) -> list[list[TableEntry]]:
 
 
 def paper_values(grid: Grid) -> dict[Evaluation, dict[Show, float]]:
-    """What the paper prints of each evaluation, by what it shows: distance, network evaluations."""
+    """Return the paper's numbers for each evaluation, by kind: distance, network evaluations."""
     printed: dict[Evaluation, dict[Show, float]] = {}
     for name, table in grid.file.tables.items():
         for row, evaluations in zip(table.rows, grid.table_evaluations(name), strict=True):

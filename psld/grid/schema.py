@@ -1,4 +1,4 @@
-"""configs/grid/NAME.yaml as it is written: models and samplers by overrides, tables of cells."""
+"""The schema of configs/grid/NAME.yaml: models and samplers by overrides, tables of cells."""
 
 from collections import Counter
 from functools import cached_property
@@ -12,7 +12,7 @@ Show = Literal["value", "nfe", "class_accuracy"]
 
 
 class Entry(Settings):
-    """Where an entry of a table finds its cell; rows and columns each give a part of it."""
+    """The cell of a table entry; rows and columns each give a part of it."""
 
     model: str | None = None
     sampler: str | None = None
@@ -23,7 +23,7 @@ class Entry(Settings):
     metric: str | None = None
     show: Show | None = None
     """Show the metric's value (the default), the counted network evaluations, or the share of
-    guided samples whose class the metric's classifier recognises."""
+    guided samples whose class the metric's classifier recognizes."""
 
 
 class Column(Entry):
@@ -38,23 +38,23 @@ class Row(Entry):
     paper: tuple[float | None, ...] | None = None
     """The paper's number in each column."""
     source: str | None = None
-    """How sure the paper's numbers are, for the CSV; docs/results.md explains the words."""
+    """The certainty of the paper's numbers, for the CSV; docs/results.md explains the words."""
     literature: bool = False
-    """Produced by other papers: printed, never run."""
+    """A result of another paper: printed, never run."""
 
 
 class Band(Settings):
-    """How near the paper's value ours must come to count as reproduced; stated before any run.
+    """The largest difference from the paper that counts as reproduced; fixed before any run.
 
-    The wider of the two holds. A count of network evaluations has no absolute band.
+    The wider of the two applies. A count of network evaluations has no absolute band.
     """
 
     absolute: float = Field(ge=0)
     """In units of the metric."""
     relative: float = Field(ge=0)
-    """As a part of the paper's value."""
+    """As a fraction of the paper's value."""
     reason: str
-    """Why so near; printed under the table."""
+    """The reason for this width; printed under the table."""
 
     def width(self, paper: float, show: Show) -> float:
         """The largest difference from the paper's value that counts as reproduced."""
@@ -65,11 +65,11 @@ RECORDED = (
     *("column", "cell", "metric", "shows", "ours", "paper", "source", "difference", "band"),
     *("status", "samples", "nfe", "sampling_seconds", "sampling_device"),
 )
-"""What the CSV of a table says of each entry, beside what its row is called."""
+"""The CSV columns for each entry of a table, next to the labels of its row."""
 
 
 class Table(Settings):
-    """A table of the paper, or one of its shape."""
+    """A table of the paper, or one of the same shape."""
 
     title: str
     headings: tuple[str, ...]
@@ -77,14 +77,14 @@ class Table(Settings):
     caption: str = ""
     footnotes: tuple[str, ...] = ()
     band: Band | None = None
-    """How near the paper's values ours must come."""
+    """The allowed difference from the paper's values."""
     cell: Entry = Entry()
-    """What all entries share."""
+    """The part that all entries share."""
     rows: tuple[Row, ...]
     columns: tuple[Column, ...]
 
     def show_of(self, row: Row, column: Column) -> Show:
-        """What the entry in a row and column shows."""
+        """Return the kind of number that the entry in a row and column shows."""
         return column.show or row.show or self.cell.show or "value"
 
     @model_validator(mode="after")
@@ -106,19 +106,19 @@ class Table(Settings):
 
 
 class SamplerFamily(Settings):
-    """Samplers that differ in their budget alone."""
+    """Samplers that differ only in their budget."""
 
     overrides: tuple[str, ...]
     budget: str
     """The setting that is the budget: sampler.steps or sampler.tolerance."""
     spends: str | int | None = None
-    """The budget that is really spent, whatever the sampler's name says: in a rehearsal."""
+    """For a rehearsal: the budget to spend in place of the one in the sampler's name."""
     guide: str | None = None
-    """The guide that guides it, for guidance@sampler.guidance=classifier."""
+    """Name of its guide, for guidance@sampler.guidance=classifier."""
 
 
 class TrainedEntry(Settings):
-    """A model or guide of a grid; a list of overrides stands for one without a checkpoint."""
+    """A model or guide of a grid; a plain list gives the overrides of one without a checkpoint."""
 
     overrides: tuple[str, ...] = ()
     checkpoint: str | None = None
@@ -150,12 +150,12 @@ class FigurePart(NamedTuple):
 
     figure: str
     name: str
-    """Empty where the figure is one cell alone."""
+    """Empty if the figure is a single cell."""
     cell: str
 
     @property
     def key(self) -> str:
-        """Where it stands in the file."""
+        """Its key in the grid file."""
         return ".".join(filter(None, ("figures", self.figure, self.name)))
 
     @property
@@ -165,13 +165,13 @@ class FigurePart(NamedTuple):
 
 
 class GridFile(Settings):
-    """configs/grid/NAME.yaml as it is written."""
+    """The contents of configs/grid/NAME.yaml."""
 
     defaults: tuple[str, ...] = ()
     """Overrides that all models share."""
     metric: str
     samples: int = Field(ge=1)
-    """Samples per cell, unless a table says otherwise."""
+    """Samples per cell, unless a table sets another number."""
     shard_size: int = Field(ge=1)
     """Samples in a shard."""
     shards_per_job: int = Field(10, ge=1)
@@ -184,11 +184,11 @@ class GridFile(Settings):
     """The sampler, with its budget, whose images are shown for each model."""
     models: dict[str, TrainedEntry]
     guides: dict[str, TrainedEntry] = Field(default_factory=dict)
-    """Noise-conditional guides that guide samplers; `defaults` are not theirs."""
+    """Noise-conditional guides for samplers; `defaults` do not apply to them."""
     samplers: dict[str, SamplerFamily]
     figures: dict[str, Annotated[dict[str, str], Field(min_length=1)]] = Field(default_factory=dict)
-    """Pictures of cells, MODEL/SAMPLER, by name, whether or not they stand in a table: guided
-    samples, inpainted images. A figure has parts; one cell alone is a part without name."""
+    """Pictures of cells, MODEL/SAMPLER, by name: guided samples, inpainted images. The cells need
+    not be in a table. A figure has parts; a single cell is a part without a name."""
     tables: dict[str, Table]
 
     @field_validator("figures", mode="before")
@@ -242,7 +242,7 @@ class GridFile(Settings):
 
     @cached_property
     def evaluations_by_table(self) -> dict[str, list[list[Evaluation | None]]]:
-        """Those of each table. Raises ValueError where an entry names no cell."""
+        """The evaluations of each table. Raises ValueError if an entry names no cell."""
         return {
             name: [
                 [
@@ -255,7 +255,7 @@ class GridFile(Settings):
         }
 
     def _evaluation(self, table: Table, row: Row, column: Column) -> Evaluation:
-        """Merge what table, row and column say."""
+        """Merge the settings of the table, the row and the column."""
         merged = {"metric": self.metric, "samples": self.samples}
         for part in (table.cell, row, column):
             given = part.model_dump(include=set(Entry.model_fields), exclude_none=True)
@@ -287,7 +287,7 @@ class GridFile(Settings):
         )
 
     def overrides_of_model(self, model: str) -> tuple[str, ...]:
-        """All overrides of a model; those of another grid's model are complete."""
+        """All overrides of a model; those of another grid's model are already complete."""
         own = self.models[model]
         return own.overrides if own.of else (*self.defaults, *own.overrides)
 
@@ -303,7 +303,7 @@ class GridFile(Settings):
         return max((f for f in self.samplers if sampler.startswith(f"{f}-")), key=len)
 
     def budget_of(self, evaluation: Evaluation) -> str:
-        """A cell's budget as people read it: `steps = 40`, `tolerance = 1e-3`."""
+        """Return a cell's budget as text: `steps = 40`, `tolerance = 1e-3`."""
         family = self.family_of(evaluation.sampler)
         key = self.samplers[family].budget.rpartition(".")[2]
         return f"{key} = {evaluation.sampler.removeprefix(f'{family}-')}"

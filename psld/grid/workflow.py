@@ -1,4 +1,4 @@
-"""What the rules of the workflow ask: the inputs, outputs and parameters of every job."""
+"""The inputs, outputs and parameters of every job, for the rules of the workflow."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -16,10 +16,10 @@ from psld.utils.errors import UserError
 
 
 class Workflow:
-    """All grids, and what their jobs read and make. Names are those of Snakemake's wildcards."""
+    """All grids, with the files of their jobs. Arguments are named like Snakemake's wildcards."""
 
     def __init__(self, grids: dict[str, Grid], rules: Iterable[str]) -> None:
-        """Raises UserError if two tables, figures, grids or rules have the same name."""
+        """Take all grids. Raises UserError if two tables, figures, grids or rules share a name."""
         self.grids = grids
         self.datasets = {n: made for grid in grids.values() for n, made in grid.datasets.items()}
         self.metrics = {n: made for grid in grids.values() for n, made in grid.metrics.items()}
@@ -34,11 +34,11 @@ class Workflow:
     # -- models and guides ----------------------------------------------------------------------
 
     def trained(self, kind: str, grid: str, name: str) -> ComposedTraining:
-        """A model (`kind` is models) or a guide (guides) of a grid."""
+        """Return a model (`kind` is `models`) or a guide (`guides`) of a grid."""
         return getattr(self.grids[grid], kind)[name]
 
     def name_pattern(self, kind: str, imported: bool) -> str:
-        """A pattern of GRID/NAME for all models or guides that are imported, or that are not."""
+        """A pattern of GRID/NAME for all models or guides that are imported, or for the others."""
         names = [
             re.escape(f"{grid}/{name}")
             for grid in self.grids
@@ -56,7 +56,7 @@ class Workflow:
     def inputs_of_sampling(self, grid: str, model: str, sampler: str) -> list[str]:
         """The small files that decide a cell's images besides the model: guide, digests, masks.
 
-        A file of the user's own masks may be large.
+        Only a file of the user's own masks may be large.
         """
         chosen = self.grids[grid].samplers[sampler]
         guide = [f"{paths.guide_folder(grid, chosen.guide)}/manifest.json"] if chosen.guide else []
@@ -75,7 +75,7 @@ class Workflow:
         return [str(record_path(folder, *shards)) for shards in ranges]
 
     def sampling_params(self, grid: str, sampler: str) -> dict[str, Any]:
-        """What a change of which makes other images."""
+        """The parameters that decide a cell's images."""
         file = self.grids[grid].file
         settings = self.grids[grid].samplers[sampler].settings
         return {"sampler": settings, "shard_size": file.shard_size, "seed": file.seed}
@@ -86,7 +86,7 @@ class Workflow:
         return [{**self.metrics[e.metric], "samples": e.samples} for e in evaluations]
 
     def references_of_cell(self, grid: str, cell: str) -> list[str]:
-        """The manifests of what a cell's images are compared with."""
+        """The manifests of the references that a cell's images are compared with."""
         dataset = self.grids[grid].models[cell.rpartition("/")[0]].dataset
         evaluations = self.grids[grid].evaluations_by_cell[cell]
         metrics = dict.fromkeys(evaluation.metric for evaluation in evaluations)
@@ -132,11 +132,11 @@ class Workflow:
         return [paths.dataset(composed.models[model].dataset)] if inpaints else []
 
     def params_of_figure(self, grid: str, figure: str) -> dict[str, Any]:
-        """What a figure shows besides its inputs: names, colors, and the paper's numbers."""
+        """The contents of a figure besides its inputs: names, colors and the paper's numbers."""
         shown, composed = self.figures[grid][figure], self.grids[grid]
         params: dict[str, Any] = {"title": shown.title, "cells": shown.cells}
         if shown.kind == "plot":
-            params["models"] = list(composed.models)  # their order gives them their colors
+            params["models"] = list(composed.models)  # their order sets their colors
             papers = paper_values(composed)
             evaluations = evaluations_of_plot(composed, figure)
             params["paper"] = [papers.get(evaluation) for evaluation in evaluations]
@@ -157,14 +157,14 @@ class Workflow:
         return [f"{paths.figure(grid, f)}.{ending}" for f in figures for ending in ("png", "svg")]
 
     def files_of_grid(self, grid: str) -> list[str]:
-        """Everything that a grid makes for people: tables, figures, the results of all cells."""
+        """The final files of a grid: tables, figures, the results of all cells."""
         composed = self.grids[grid]
         tables = [file for t in composed.file.tables for file in self.files_of_table(grid, t)]
         cells = [paths.cell_result(grid, cell) for cell in composed.cells]
         return tables + self.files_of_figures(grid, self.figures[grid]) + cells
 
     def cells_among(self, words: Sequence[str]) -> dict[str, str]:
-        """The result of each cell, GRID/MODEL/SAMPLER, that is among words of a command line."""
+        """The result of each cell, GRID/MODEL/SAMPLER, among the words of a command line."""
         found = {}
         for word in words:
             grid, _, cell = word.partition("/")
@@ -185,7 +185,7 @@ class Workflow:
 
 
 def _check_targets(grids: dict[str, Grid], rules: Iterable[str]) -> None:
-    """Tables and figures are targets: their names must differ from each other and from rules."""
+    """Raise UserError if a table or figure, which is a target, has a name that is taken."""
     seen = {*rules, "all", *grids}
     for grid, loaded in grids.items():
         for name in (*loaded.file.tables, *loaded.file.figure_targets):

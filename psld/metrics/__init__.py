@@ -1,1 +1,1 @@
-"""Metrics: feature extractors, statistics that can be merged, measures, and their intervals."""
+"""Metrics: feature extractors, mergeable statistics, measures, and their intervals."""

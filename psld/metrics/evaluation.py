@@ -1,4 +1,4 @@
-"""The evaluation of a cell: one pass over its shards for all metrics that are asked of it."""
+"""The evaluation of a cell: one pass over its shards for all its metrics."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -22,14 +22,14 @@ from psld.utils.errors import UserError
 
 @dataclass
 class Measurement:
-    """One metric of the first `samples` images of a cell, while shards come in."""
+    """One metric of the first `samples` images of a cell, gathered shard by shard."""
 
     metric: MetricSettings
     samples: int
     extractor: Extractor
     reference: FeatureStatistics
     scale: ReferenceManifest
-    """What the reference says of the metric's scale."""
+    """The reference's manifest, which has the scale of the metric."""
     statistics: FeatureStatistics = field(init=False)
     recognized: float = 0.0
     labeled: int = 0
@@ -46,7 +46,7 @@ class Measurement:
         self.statistics = FeatureStatistics(self.extractor.dimension, self.extractor.device)
 
     def add(self, shard: Shard, features: Tensor) -> None:
-        """Add a shard and the features of its images, as far as they belong to the samples."""
+        """Add a shard and the features of its images; images beyond `samples` are ignored."""
         count = min(len(features), self.samples - self.statistics.count)
         if count <= 0:
             return
@@ -61,7 +61,7 @@ class Measurement:
         self.devices.add(shard.device)
 
     def result(self) -> dict[str, Any]:
-        """The fields of the cell's result that come from the metric and the shards."""
+        """Return the fields of the cell's result that depend on the metric and the shards."""
         return {
             "metric": self.metric.model_dump(mode="json", exclude_none=True),
             "value": frechet_distance(self.statistics, self.reference),
@@ -97,7 +97,7 @@ def check_reference(
     extractor: Extractor,
     model: ModelManifest,
 ) -> None:
-    """Raise UserError if the reference is of another metric, extractor or dataset."""
+    """Raise UserError if the reference is for another metric, extractor or dataset."""
     if reference.metric != metric or reference.extractor_digest != extractor.digest:
         raise UserError(
             f"{folder}: made with another metric or extractor than {metric.name} has now; run psld "

@@ -16,26 +16,26 @@ from psld.utils.errors import UserError
 
 
 class Extractor(Protocol):
-    """Turns images into features. Equal digests give equal features, up to rounding."""
+    """A map from images to features. Equal digests mean equal features, up to rounding."""
 
     digest: str
-    """Names the architecture and its weights."""
+    """Digest of the architecture and its weights."""
     dimension: int
     """Number of features, d."""
     device: torch.device
-    """Where the features are computed and returned."""
+    """The device on which the features are computed and returned."""
 
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 images N×C×H×W on any device → float32 features N×d on `device`."""
+        """Map uint8 images N×C×H×W on any device → float32 features N×d on `device`."""
         ...
 
     def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Both in one pass; the logits, N×classes, are None if the extractor is no classifier."""
+        """Return features and logits, N×classes; the logits are None without a classifier."""
         ...
 
 
 def batches_of(images: np.ndarray, batch_size: int) -> Iterator[Tensor]:
-    """Cut a uint8 array N×C×H×W, also a memory map, into batches, each read in its turn."""
+    """Cut a uint8 array or memory map N×C×H×W into batches, each read when needed."""
     for start in range(0, len(images), batch_size):
         yield torch.from_numpy(np.array(images[start : start + batch_size]))
 
@@ -43,7 +43,7 @@ def batches_of(images: np.ndarray, batch_size: int) -> Iterator[Tensor]:
 def features_of(
     extractor: Extractor, batches: Iterable[Tensor], description: str, total: int
 ) -> Iterator[Tensor]:
-    """The features of each batch, with a progress bar that counts up to `total` images."""
+    """Yield the features of each batch, with a progress bar up to `total` images."""
     for batch in _on_device(extractor.device, batches, description, total):
         yield extractor(batch)
 
@@ -51,10 +51,10 @@ def features_of(
 def _on_device(
     device: torch.device, batches: Iterable[Tensor], description: str, total: int
 ) -> Iterator[Tensor]:
-    """The batches, with a progress bar.
+    """Yield the batches on the device, with a progress bar.
 
-    To a GPU they travel from pinned memory and nothing waits for them: the next batch is read
-    while this one is computed.
+    Copies to a GPU start from pinned memory and do not block: the next batch is read while this one
+    is computed.
     """
     with tqdm(total=total, desc=description, unit="img", disable=None) as progress:
         for batch in batches:
@@ -67,7 +67,7 @@ def _on_device(
 def gather(
     extractor: Extractor, batches: Iterable[Tensor], description: str, total: int
 ) -> Features:
-    """The features, and logits if there are any, of all batches of uint8 images."""
+    """Gather the features, and logits if any, of all batches of uint8 images."""
     features, logits = [], []
     for batch in _on_device(extractor.device, batches, description, total):
         x, y = extractor.features_and_logits(batch)
@@ -80,7 +80,7 @@ def gather(
 def statistics_of(
     extractor: Extractor, batches: Iterable[Tensor], description: str, total: int
 ) -> FeatureStatistics:
-    """The feature statistics of all batches of uint8 images."""
+    """Gather the feature statistics of all batches of uint8 images."""
     statistics = FeatureStatistics(extractor.dimension, extractor.device)
     for features in features_of(extractor, batches, description, total):
         statistics.update(features)
@@ -90,9 +90,9 @@ def statistics_of(
 def block_statistics_of(
     extractor: Extractor, batches: Iterable[Tensor], description: str, total: int, first: int = 0
 ) -> BlockStatistics:
-    """The statistics per block of uint8 images that are samples first, first + 1, … of a cell.
+    """Gather the block statistics of uint8 images, which are samples first, first + 1, … of a cell.
 
-    For a distance alone: no features are kept.
+    No features are kept, so this is enough only for a Fréchet distance.
     """
     statistics = BlockStatistics(extractor.dimension, device=extractor.device)
     for features in features_of(extractor, batches, description, total):
@@ -102,7 +102,7 @@ def block_statistics_of(
 
 
 def rgb(images: Tensor, network: str) -> Tensor:
-    """uint8 images N×3×H×W; grey ones, N×1×H×W, are repeated. Raises UserError for others."""
+    """Return uint8 images as N×3×H×W; gray ones, N×1×H×W, are repeated. Else raise UserError."""
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
         raise UserError(
             f"{network} takes uint8 images N×3×H×W or N×1×H×W, "
@@ -112,7 +112,7 @@ def rgb(images: Tensor, network: str) -> Tensor:
 
 
 def digest_of_weights(architecture: str, weights: Mapping[str, Tensor]) -> str:
-    """SHA-256 of the description of an architecture and of its weights' names and values."""
+    """Return the SHA-256 of an architecture's description and its weights' names and values."""
     digest = hashlib.sha256(architecture.encode())
     for name in sorted(weights):
         value = weights[name].detach().cpu().contiguous()

@@ -26,34 +26,34 @@ MANIFEST = "manifest.json"
 
 
 class ExtractorManifest(Settings):
-    """What a trained classifier is, what it was trained on, and how good it is."""
+    """The record of a trained classifier: its settings, its data and its accuracy."""
 
     extractor: ClassifierSettings
     """The settings it was trained with."""
     shape: ImageShape
-    """The images that it takes."""
+    """The shape of its images."""
     dataset: str
     """Name of the dataset."""
     dataset_digest: str
     """Digest of the dataset's pixels and labels."""
     weights_sha256: str
-    """Of `weights.safetensors`."""
+    """SHA-256 of `weights.safetensors`."""
     digest: str
     """The extractor's digest: architecture and weights."""
     train_accuracy: float = Field(ge=0, le=1)
-    """On the training split, without augmentation."""
+    """Accuracy on the training split, without augmentation."""
     test_accuracy: float | None = Field(ge=0, le=1)
-    """On the test split; null where there is none."""
+    """Accuracy on the test split; null without a test split."""
     seconds: float
     """Wall-clock time of the training."""
     device: str
-    """What it was trained on."""
+    """The device of the training."""
     versions: dict[str, str | None]
-    """Of the software."""
+    """Versions of the software."""
     precision: dict[str, Any]
-    """Flags of torch that decide how floats are rounded."""
+    """Flags of torch that change how floats are rounded."""
     git_revision: str | None
-    """Of the code; null outside a checkout."""
+    """Revision of the code; null outside a checkout."""
 
 
 def save_weights(folder: str | Path, extractor: ClassifierExtractor) -> str:
@@ -66,12 +66,12 @@ def save_weights(folder: str | Path, extractor: ClassifierExtractor) -> str:
 
 
 def save_manifest(folder: str | Path, manifest: ExtractorManifest) -> None:
-    """Write the manifest: after this the folder is complete."""
+    """Write the manifest, which completes the folder."""
     write_json(Path(folder) / MANIFEST, manifest.model_dump(mode="json"))
 
 
 def read_manifest(folder: str | Path) -> ExtractorManifest:
-    """Read a folder's manifest. Raises UserError when it is missing, damaged or foreign."""
+    """Read a folder's manifest. Raises UserError if it is missing, damaged or foreign."""
     path = Path(folder) / MANIFEST
     if not path.is_file():
         raise UserError(
@@ -89,13 +89,13 @@ def load_extractor(
     dataset_digest: str,
     device: torch.device | str = "cpu",
 ) -> Extractor:
-    """The extractor of a metric.
+    """Load the extractor of a metric.
 
-    `folder` holds the trained classifier of a classifier metric; published networks need none.
-    `dataset_digest` is that of the data at hand, on which a classifier must have been trained.
+    `folder` has the trained classifier of a classifier metric; published networks need none.
+    `dataset_digest` is that of the current data, on which a classifier must have been trained.
 
-    Raises UserError when the folder is missing, damaged, or of other settings or another dataset,
-    and when published weights cannot be loaded.
+    Raises UserError if the folder is missing, damaged, or for other settings or another dataset,
+    and if published weights cannot be loaded.
     """
     settings = metric.extractor
     if not isinstance(settings, ClassifierSettings):
@@ -116,7 +116,7 @@ def _load_published(
     settings: InceptionSettings | DINOv2Settings | EfficientNetSettings,
     device: torch.device | str,
 ) -> Extractor:
-    # torch-fidelity takes seconds to import, and classifiers do without it.
+    # Importing torch-fidelity takes seconds, and classifiers do not need it.
     match settings:
         case InceptionSettings():
             from psld.metrics.inception import InceptionExtractor
@@ -150,7 +150,7 @@ def _load_classifier(
 
 
 def open_extractor(folder: str | Path, device: torch.device | str = "cpu") -> ClassifierExtractor:
-    """The trained classifier of a folder, whatever it was trained on.
+    """Load the trained classifier of a folder, for any dataset.
 
     Raises UserError if the folder is missing or damaged.
     """
@@ -163,7 +163,7 @@ def _build(
     network = FeatureClassifier(manifest.extractor, manifest.shape)
     try:
         network.load_state_dict(_read_weights(folder / WEIGHTS, manifest.weights_sha256))
-    except RuntimeError:  # names or shapes differ: the code has changed since
+    except RuntimeError:  # names or shapes differ: the code has changed
         raise UserError(f"{folder / WEIGHTS}: of another version; train it again") from None
     return ClassifierExtractor(network, manifest.extractor, manifest.shape, device)
 

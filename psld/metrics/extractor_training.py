@@ -1,4 +1,4 @@
-"""Training of the feature classifier: a few seconds on a CPU for the digits."""
+"""Training of the feature classifier, which takes a few seconds on a CPU for the digits."""
 
 import numpy as np
 import torch
@@ -21,10 +21,10 @@ def train_classifier(
     labels: np.ndarray,
     device: torch.device | str = "cpu",
 ) -> ClassifierExtractor:
-    """Train on uint8 `images` N×C×H×W and integer `labels` N; the seed decides the result.
+    """Train on uint8 `images` N×C×H×W and integer `labels` N; the seed determines the result.
 
-    Cross-entropy, AdamW, a one-cycle learning rate, random shifts. All images are moved to the
-    device at once. Raises RunError when the training diverges.
+    The training uses cross-entropy, AdamW, a one-cycle learning rate and random shifts. All images
+    are moved to the device at once. Raises RunError if the training diverges.
     """
     all_images = torch.from_numpy(np.array(images)).to(device)
     all_labels = torch.from_numpy(np.array(labels, dtype=np.int64)).to(device)
@@ -44,7 +44,7 @@ def train_classifier(
             loss.backward()
             optimizer.step()
             schedule.step()
-    if not loss.isfinite():  # looked at once: reading it at every step would make the device wait
+    if not loss.isfinite():  # checked only once: a check at every step would make the device wait
         raise RunError("the feature classifier diverged: lower metric.extractor.learning_rate")
     return ClassifierExtractor(network, settings, shape, device)
 
@@ -56,7 +56,7 @@ def _initial(settings: ClassifierSettings, shape: ImageShape) -> FeatureClassifi
 
 
 def shifted(x: Tensor, most: int, random: torch.Generator) -> Tensor:
-    """Shift each image by up to `most` pixels each way; what enters repeats the border."""
+    """Shift each image by up to `most` pixels each way; new pixels repeat the border."""
     n, _, height, width = x.shape
     top, left = torch.randint(2 * most + 1, (2, n, 1), generator=random).to(x.device)
     padded = pad(x, (most, most, most, most), mode="replicate")
@@ -69,7 +69,7 @@ def shifted(x: Tensor, most: int, random: torch.Generator) -> Tensor:
 def accuracy(
     extractor: ClassifierExtractor, images: np.ndarray, labels: np.ndarray, batch_size: int
 ) -> float:
-    """The fraction of uint8 `images` that are given their label."""
+    """Return the fraction of uint8 `images` that are classified as their label."""
     answers = [extractor.logits(batch).argmax(dim=1) for batch in batches_of(images, batch_size)]
     right = torch.cat(answers).cpu() == torch.from_numpy(np.array(labels, dtype=np.int64))
     return right.double().mean().item()

@@ -1,4 +1,4 @@
-"""A small convolutional classifier whose last hidden layer serves as features of a dataset."""
+"""A small convolutional classifier whose last hidden layer gives the features of a dataset."""
 
 import json
 from collections.abc import Iterator
@@ -13,11 +13,11 @@ from psld.metrics.extractor import digest_of_weights
 from psld.metrics.settings import ClassifierSettings
 from psld.utils.errors import UserError
 
-COARSEST = 4  # images are halved until neither side is longer than this
+COARSEST = 4  # images are halved until both sides are at most this long
 
 
 class ImageShape(Settings):
-    """What a classifier was built for."""
+    """The images and labels of a classifier."""
 
     channels: int
     """1 or 3."""
@@ -28,11 +28,11 @@ class ImageShape(Settings):
 
 
 class FeatureClassifier(nn.Module):
-    """Convolutions that halve the image down to 4×4, d features, a linear head.
+    """A network of convolutions that halve the image down to 4×4, d features, and a linear head.
 
-    The features are taken *before* the last nonlinearity, where they come nearest to the Gaussian
-    that a Fréchet distance assumes, and are standardised: over the training split each has mean 0
-    and variance 1, so the trace of their covariance is d and distances have a scale.
+    The features are taken *before* the last nonlinearity, because there they are nearest to the
+    Gaussian that a Fréchet distance assumes. They are standardized: over the training split each
+    has mean 0 and variance 1, so the trace of their covariance is d and distances have a scale.
     """
 
     def __init__(self, settings: ClassifierSettings, shape: ImageShape) -> None:
@@ -42,11 +42,11 @@ class FeatureClassifier(nn.Module):
         self.head = nn.Linear(settings.features, shape.num_classes)
 
     def features(self, x: Tensor) -> Tensor:
-        """x in [−1, 1], N×C×H×W → features N×d."""
+        """Map x in [−1, 1], N×C×H×W → features N×d."""
         return self.standardise(self.body(x))
 
     def classify(self, features: Tensor) -> Tensor:
-        """Features N×d → logits N×classes."""
+        """Map features N×d → logits N×classes."""
         return self.head(silu(features))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -92,18 +92,18 @@ class ClassifierExtractor:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 N×C×H×W → float32 features N×d."""
+        """Map uint8 N×C×H×W → float32 features N×d."""
         return self.network.features(self._input(images))
 
     @torch.inference_mode()
     def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 N×C×H×W → features N×d and logits N×classes."""
+        """Map uint8 N×C×H×W → features N×d and logits N×classes."""
         features = self.network.features(self._input(images))
         return features, self.network.classify(features)
 
     @torch.inference_mode()
     def logits(self, images: Tensor) -> Tensor:
-        """uint8 N×C×H×W → logits N×classes."""
+        """Map uint8 N×C×H×W → logits N×classes."""
         return self.network(self._input(images))
 
     def _input(self, images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The features of a set of images, gathered in one pass and read by every metric."""
+"""The features of a set of images, gathered in one pass for all metrics."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,18 +20,18 @@ from psld.utils.files import atomic_path, sha256_of_file
 
 @dataclass(frozen=True)
 class Features:
-    """Features of images 0, …, n − 1 on the CPU; 410 MB for 50,000 images by Inception."""
+    """Features of images 0, …, n − 1, on the CPU; 410 MB for 50,000 images with Inception."""
 
     values: Tensor
     """float32, n×d."""
     logits: Tensor | None = None
-    """float32, n×classes; None if the extractor is no classifier."""
+    """float32, n×classes; None if the extractor is not a classifier."""
 
     def __len__(self) -> int:
         return len(self.values)
 
     def statistics(self, device: torch.device | str = "cpu") -> FeatureStatistics:
-        """n, Σx and Σxxᵀ of all."""
+        """Compute n, Σx and Σxxᵀ of all features."""
         statistics = FeatureStatistics(self.values.shape[1], device)
         for part in self.values.split(10_000):
             statistics.update(part)
@@ -40,13 +40,13 @@ class Features:
     def block_statistics(
         self, blocks: int = BLOCKS, device: torch.device | str = "cpu"
     ) -> BlockStatistics:
-        """n, Σx and Σxxᵀ of each block."""
+        """Compute n, Σx and Σxxᵀ of each block."""
         statistics = BlockStatistics(self.values.shape[1], blocks, device)
         statistics.update(self.values, first=0)
         return statistics
 
     def save(self, path: str | Path) -> str:
-        """Write a safetensors file, whole or not at all, and return its SHA-256."""
+        """Write a safetensors file atomically and return its SHA-256."""
         tensors = {"values": self.values} | ({} if self.logits is None else {"logits": self.logits})
         with atomic_path(path) as partial:
             partial.write_bytes(serialise(tensors))
@@ -54,9 +54,9 @@ class Features:
 
     @classmethod
     def load(cls, path: str | Path, sha256: str) -> Self:
-        """Read what `save` wrote and named by its SHA-256.
+        """Read a file that `save` wrote, by the SHA-256 that `save` returned.
 
-        Raises UserError when the file is missing, damaged or another one.
+        Raises UserError if the file is missing, damaged or a different one.
         """
         try:
             if sha256_of_file(path) != sha256:
@@ -72,13 +72,13 @@ class Features:
 
 
 def blocks_of_samples(n: int, blocks: int = BLOCKS) -> tuple[Tensor, int]:
-    """The block of each of n samples, and the number of blocks: fewer samples fill fewer."""
+    """Return the block of each of n samples, and the number of blocks (fewer for few samples)."""
     _, block = torch.from_numpy(block_of(np.arange(n), blocks)).unique(return_inverse=True)
     return block, int(block.max()) + 1
 
 
 def estimate_of_mean(values: Tensor, blocks: int = BLOCKS) -> Estimate:
-    """The mean over samples of one number each (n), such as the share that has a property."""
+    """Estimate the mean of n numbers, one per sample, such as the share with a property."""
     block, blocks = blocks_of_samples(len(values), blocks)
     counts = block.bincount(minlength=blocks)
     sums = torch.zeros(blocks, dtype=torch.float64).index_add_(0, block, values.double().cpu())

@@ -10,25 +10,25 @@ from psld.utils.errors import RunError, UserError
 
 
 def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
-    """|μ₁ − μ₂|² + Tr(C₁ + C₂ − 2 (C₁C₂)^½), in float64 (Heusel et al. 2017, eq. 6).
+    """Return |μ₁ − μ₂|² + Tr(C₁ + C₂ − 2 (C₁C₂)^½), in float64 (Heusel et al. 2017, eq. 6).
 
-    With C₁ = AAᵀ and C₂ = BBᵀ the eigenvalues of C₁C₂ are those of (AᵀB)(AᵀB)ᵀ, so the trace of the
-    square root is the sum of the singular values of AᵀB. No square root of a rounding error is ever
+    With C₁ = AAᵀ and C₂ = BBᵀ, the eigenvalues of C₁C₂ are those of (AᵀB)(AᵀB)ᵀ. So the trace of
+    the square root is the sum of the singular values of AᵀB. No square root of a rounding error is
     taken, and singular covariances (fewer samples than features) need no special case.
 
-    Raises UserError when the dimensions differ or a set has fewer than two samples, and RunError
-    when features were NaN or infinite.
+    Raises UserError if the dimensions differ or a set has fewer than two samples, and RunError if
+    features are NaN or infinite.
     """
     return _distance(_Gaussian(a), _Gaussian(b))
 
 
 def frechet_estimate(samples: BlockStatistics, reference: FeatureStatistics) -> Estimate:
-    """The Fréchet distance with its interval; the reference counts as fixed.
+    """Return the Fréchet distance with its interval; the reference is taken as fixed.
 
     Distances of n samples are biased upward by about c / n: `interval` is for their mean,
-    `extrapolated` for the distance of the model's distribution. It computes one distance a block
-    and one more: with 2,048 features 21 of 5 to 8 s each on one core, 2 to 3 minutes in all, or
-    3 to 5 core hours for the 105 distances of the paper's grid.
+    `extrapolated` for the distance of the model's distribution. The cost is one distance per block
+    plus one. With 2,048 features these are 21 distances of 5 to 8 s each on one core: 2 to 3
+    minutes in total, or 3 to 5 core hours for the 105 distances of the paper's grid.
 
     Raises as `frechet_distance` does, and UserError with fewer than three samples.
     """
@@ -42,7 +42,7 @@ def frechet_estimate(samples: BlockStatistics, reference: FeatureStatistics) -> 
 
 
 class _Gaussian:
-    """Mean, trace and factor A of the covariance AAᵀ of features."""
+    """The mean of features, and the trace and factor A of their covariance AAᵀ."""
 
     def __init__(self, statistics: FeatureStatistics) -> None:
         covariance = statistics.covariance.cpu()
@@ -60,11 +60,11 @@ def _distance(a: _Gaussian, b: _Gaussian) -> float:
         )
     cross = torch.linalg.svdvals(a.factor.T @ b.factor).sum()
     distance = (a.mean - b.mean).square().sum() + a.trace + b.trace - 2 * cross
-    return max(distance.item(), 0.0)  # equal statistics give zero up to rounding, either side of it
+    return max(distance.item(), 0.0)  # equal statistics give 0 up to rounding, of either sign
 
 
 def _factor(covariance: Tensor) -> Tensor:
-    """A, d×r, with AAᵀ = covariance, where r is its numerical rank."""
+    """Return A, d×r, with AAᵀ = covariance and r its numerical rank."""
     eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
     noise = eigenvalues.abs().max() * covariance.shape[0] * torch.finfo(covariance.dtype).eps
     kept = eigenvalues > noise

@@ -1,4 +1,4 @@
-"""torch-fidelity's Inception-v3 as an extractor, its weights read without unpickling code."""
+"""torch-fidelity's Inception-v3 as an extractor, with weights read without unpickling code."""
 
 import io
 from pathlib import Path
@@ -15,18 +15,18 @@ from psld.metrics.weights import load_weights, unusable_weights
 
 
 class InceptionExtractor:
-    """The 2048 pooled features of FID, exactly as torch-fidelity computes them.
+    """The 2048 pooled features of FID, exactly as in torch-fidelity.
 
-    The logits are without bias, as the Inception Score has them. Grey images are repeated to three
-    channels, which is what torch-fidelity does with grey files.
+    The logits are without bias, as in the Inception Score. Gray images are repeated to three
+    channels, as torch-fidelity does with gray files.
     """
 
     dimension = 2048
 
     def __init__(self, weights: str | Path | None, device: torch.device | str = "cpu") -> None:
-        """Load torch-fidelity's weights from the file `weights`, or from its own download if None.
+        """Load torch-fidelity's weights from the file `weights`, or download them if None.
 
-        Raises UserError if there are none or the file holds others.
+        Raises UserError if there are none or they are of another network.
         """
         state = load_weights("Inception", weights, URL_INCEPTION_V3)
         try:
@@ -40,21 +40,21 @@ class InceptionExtractor:
         self.digest = digest_of_weights("torch-fidelity inception-v3-compat 2048", state)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 N×3×H×W (or N×1×H×W) → float32 N×2048."""
+        """Map uint8 N×3×H×W (or N×1×H×W) → float32 N×2048."""
         return self.features_and_logits(images)[0]
 
     @torch.inference_mode()
     def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 N×3×H×W (or N×1×H×W) → float32 N×2048 and N×1008."""
+        """Map uint8 N×3×H×W (or N×1×H×W) → float32 features N×2048 and logits N×1008."""
         features, logits = self._network(rgb(images, "Inception").to(self.device))
         return features, logits
 
 
 def _build(state: dict[str, Tensor]) -> FeatureExtractorInceptionV3:
-    """The network with these weights.
+    """Build the network with these weights.
 
-    Its constructor insists on reading a file and would unpickle anything; it is given a file in
-    memory that holds the tensors already read.
+    Its constructor requires a file and would unpickle anything. It gets a file in memory with the
+    tensors that are already read.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)

@@ -1,4 +1,4 @@
-"""The Inception Score: how sure a classifier is of each sample, and of how many classes."""
+"""The Inception Score: a classifier's certainty per sample, and the diversity of classes."""
 
 from itertools import pairwise
 
@@ -13,18 +13,18 @@ from psld.metrics.features import blocks_of_samples
 from psld.utils.errors import UserError
 
 SEED = 2020
-"""torch-fidelity's, so that equal logits give its splits."""
+"""torch-fidelity's seed: equal logits give its splits."""
 
 
 def inception_score(logits: Tensor, splits: int = 10, blocks: int = BLOCKS) -> Estimate:
-    """exp(mean_i KL(p(y|x_i) ‖ p(y))), the mean over random splits (Salimans et al. 2016).
+    """Return exp(mean_i KL(p(y|x_i) ‖ p(y))), averaged over random splits (Salimans et al. 2016).
 
     Args:
         logits: n×classes.
         splits: disjoint parts of the samples, each with its own p(y).
 
-    The value is that of `torch_fidelity.calculate_metrics`, with its order of the samples. The
-    values without a block leave its samples out of every split. The score of few samples is too
+    The value is that of `torch_fidelity.calculate_metrics`, with its order of the samples. A value
+    without a block leaves the block's samples out of every split. The score of few samples is too
     low, so compare only equal n and splits. Raises UserError with too few samples for the splits.
     """
     n = len(logits)
@@ -46,7 +46,10 @@ def inception_score(logits: Tensor, splits: int = 10, blocks: int = BLOCKS) -> E
 
 
 def _scores(log_p: Tensor, membership: Tensor) -> Tensor:
-    """The score of one split, n×classes, and then without each block; `membership` is n×B."""
+    """Score one split, n×classes, with all samples and then without each block.
+
+    `membership` is n×B of 0 and 1.
+    """
     p = log_p.exp()
     counts = membership.sum(dim=0)
     sums = membership.T @ p

@@ -11,7 +11,7 @@ from psld.metrics.features import blocks_of_samples
 from psld.utils.errors import UserError
 
 SEED = 2020
-"""torch-fidelity's, so that equal features give its subsets."""
+"""torch-fidelity's seed: equal features give its subsets."""
 
 
 def kernel_distance(
@@ -21,7 +21,7 @@ def kernel_distance(
     subset_size: int = 1000,
     blocks: int = BLOCKS,
 ) -> Estimate:
-    """The mean over random subsets of the unbiased MMD² (Bińkowski et al. 2018, eq. 4).
+    """Return the mean over random subsets of the unbiased MMD² (Bińkowski et al. 2018, eq. 4).
 
         MMD² = mean_{i≠j} k(xᵢ, xⱼ) + mean_{i≠j} k(yᵢ, yⱼ) − 2 mean_{i,j} k(xᵢ, yⱼ)
         k(x, y) = (x·y / d + 1)³
@@ -29,14 +29,14 @@ def kernel_distance(
     Args:
         samples: features x of the samples, n×d.
         reference: features y of the reference, m×d.
-        subsets: pairs of subsets, drawn as by torch-fidelity.
+        subsets: pairs of subsets, drawn as in torch-fidelity.
         subset_size: samples in a subset.
 
-    The value is that of `torch_fidelity.calculate_metrics`. Being unbiased it may be negative. The
-    values without a block leave its samples out of every subset. The subsets of the reference are
-    the same for all cells of equal n and count as fixed: they shift all of them alike, and the
-    interval leaves that out. Raises UserError when a subset is
-    larger than a set, or too small.
+    The value is that of `torch_fidelity.calculate_metrics`. It is unbiased, so it may be negative.
+    A value without a block leaves the block's samples out of every subset. The reference's subsets
+    are the same for all cells of equal n and are taken as fixed: they shift all cells equally, and
+    the interval does not include this shift. Raises UserError if a subset is larger than a set, or
+    too small.
     """
     if min(len(samples), len(reference)) < subset_size:
         raise UserError(
@@ -61,7 +61,7 @@ def kernel_distance(
 
 
 def _mmd(x: Tensor, y: Tensor, membership: Tensor) -> Tensor:
-    """MMD² of all x, n×d, against y, then without each block; `membership` is n×B of 0 and 1."""
+    """Return MMD² of all x, n×d, to y, then without each block; `membership` is n×B of 0 and 1."""
     among_x = membership.T @ _kernel(x, x).fill_diagonal_(0) @ membership
     with_y = membership.T @ _kernel(x, y).sum(dim=1)
     among_y = _kernel(y, y).fill_diagonal_(0).sum() / (len(y) * (len(y) - 1))

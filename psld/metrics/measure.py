@@ -1,4 +1,4 @@
-"""Any metric of the features of samples and of a reference."""
+"""All metrics, computed from the features of samples and of a reference."""
 
 from typing import NamedTuple
 
@@ -24,13 +24,13 @@ from psld.utils.errors import RunError, UserError
 
 
 class Reference(NamedTuple):
-    """What samples are compared with. Measures of single images need the features themselves."""
+    """The images that samples are compared with. Measures of single images need the features."""
 
     statistics: FeatureStatistics
     features: Features | None = None
-    """Of the reference images; for kernel distance, precision, recall and memorization."""
+    """Features of the reference images; for kernel distance, precision, recall, memorization."""
     test_features: Features | None = None
-    """Of the test split; for memorization."""
+    """Features of the test split; for memorization."""
 
 
 def measure(
@@ -39,17 +39,17 @@ def measure(
     reference: Reference,
     device: torch.device | str = "cpu",
 ) -> Estimate:
-    """The metric with its interval; all metrics of one extractor share the samples' features.
+    """Compute a metric with its interval. All metrics of one extractor share the samples' features.
 
         samples = gather(extractor, batches, "samples", total)
         estimates = {m.name: measure(m, samples, reference) for m in metrics}
 
-    For 50,000 samples and as many reference images by Inception, one core needs 3 minutes for the
+    For 50,000 samples and 50,000 reference images with Inception, one core needs 3 minutes for the
     Fréchet distance, 1 for the kernel distance, 5 for precision, 7 for recall, and 3 for
-    memorization; to extract the features takes it hours.
+    memorization. It needs hours to extract the features.
 
-    Raises UserError when the reference lacks features that the measure needs, or when the samples
-    are too few for it, and RunError when features are NaN or infinite.
+    Raises UserError if the reference has no features but the measure needs them, or if the samples
+    are too few, and RunError if features are NaN or infinite.
     """
     settings = metric.measure
     x = samples.values.to(device)

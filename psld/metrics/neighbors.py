@@ -12,17 +12,17 @@ from psld.metrics.features import blocks_of_samples, estimate_of_mean
 from psld.utils.errors import UserError
 
 ROWS = 1000
-"""Rows of a distance matrix at a time: 200 MB against 50,000 images."""
+"""Rows of a distance matrix at a time: 200 MB for 50,000 columns."""
 
 
 def precision(
     samples: Tensor, reference: Tensor, neighbors: int = 3, blocks: int = BLOCKS
 ) -> Estimate:
-    """The share of samples that lie among the reference (Kynkäänniemi et al. 2019).
+    """Return the share of samples that are among the reference (Kynkäänniemi et al. 2019).
 
-    A sample does so if some reference image is at least as near to it as to its own k-th nearest
-    neighbor in the reference. Features n×d and m×d, on any device; the time is that of m² + nm
-    distances.
+    A sample is among the reference if it is at least as near to some reference image as this image
+    is to its k-th nearest neighbor in the reference. Features are n×d and m×d, on any device. The
+    cost is m² + nm distances.
     """
     _check_neighbors(len(reference), neighbors)
     radii = torch.cat([_kth(d, neighbors) for d in _distances(reference, reference)])
@@ -33,11 +33,11 @@ def precision(
 def recall(
     samples: Tensor, reference: Tensor, neighbors: int = 3, blocks: int = BLOCKS
 ) -> Estimate:
-    """The share of the reference that lies among the samples: `precision` with the roles changed.
+    """Return the share of the reference that is among the samples: `precision` with roles swapped.
 
-    It grows with the number of samples; compare only equal n. Without a block, each sample's ball
-    reaches to its k-th neighbor outside of that block. Indicators of nearest neighbors are not
-    smooth, which makes these intervals a fifth to a half too wide rather than too narrow.
+    Recall grows with the number of samples, so compare only equal n. Without a block, each sample's
+    ball reaches to its k-th neighbor outside that block. Indicators of nearest neighbors are not
+    smooth, which makes these intervals a fifth to a half too wide.
     """
     block, blocks = blocks_of_samples(len(samples), blocks)
     block = block.to(samples.device)
@@ -62,14 +62,14 @@ def _check_neighbors(images: int, neighbors: int) -> None:
 
 
 def _radii_without(samples: Tensor, block: Tensor, neighbors: int, blocks: int) -> Tensor:
-    """Each sample's radius, with all samples and then without each block, (B + 1)×n.
+    """Compute each sample's radius, with all samples and then without each block, (B + 1)×n.
 
-    A block's own samples get −1 where it is left out: their balls hold nothing.
+    Samples of the omitted block get −1: their balls are empty.
     """
     members = [torch.nonzero(block == index).squeeze(1) for index in range(blocks)]
     parts = []
     for d in _distances(samples, samples):
-        # The k + 1 nearest of each block suffice to know the k-th without any block.
+        # The k + 1 nearest of each block are enough to find the k-th without any one block.
         nearest = [
             d[:, m].topk(min(neighbors + 1, len(m)), dim=1, largest=False).values for m in members
         ]
@@ -82,29 +82,29 @@ def _radii_without(samples: Tensor, block: Tensor, neighbors: int, blocks: int) 
 
 
 def _kth(distances: Tensor, neighbors: int) -> Tensor:
-    """The distance to the k-th neighbor in each row; the nearest is the image itself."""
+    """Return the distance to the k-th neighbor in each row; the nearest is the image itself."""
     return distances.kthvalue(neighbors + 1, dim=1).values
 
 
 def _distances(a: Tensor, b: Tensor) -> Iterator[Tensor]:
-    """The Euclidean distances between all a and b, some rows at a time."""
+    """Yield the Euclidean distances between all a and b, `ROWS` rows at a time."""
     return (torch.cdist(rows, b) for rows in a.split(ROWS))
 
 
 class Memorization(NamedTuple):
-    """How near samples come to the training images."""
+    """The distances of samples to the training images."""
 
     share: Estimate
-    """Of samples nearer to a training image than the threshold."""
+    """The share of samples nearer to a training image than the threshold."""
     threshold: float
     """The quantile of the test images' distances."""
     distances: Tensor
-    """From each sample to the nearest training image, n."""
+    """The distance from each sample to the nearest training image, n."""
     nearest: Tensor
     """Index of that training image, n."""
 
     def pairs(self, count: int) -> list[tuple[int, int]]:
-        """The `count` nearest pairs (sample, training image), the nearest first."""
+        """Return the `count` nearest pairs (sample, training image), the nearest first."""
         samples = self.distances.argsort()[:count]
         return list(zip(samples.tolist(), self.nearest[samples].tolist(), strict=True))
 
@@ -112,14 +112,14 @@ class Memorization(NamedTuple):
 def memorization(
     samples: Tensor, train: Tensor, test: Tensor, quantile: float = 0.05, blocks: int = BLOCKS
 ) -> Memorization:
-    """The share of samples that are nearer to a training image than most test images are.
+    """Measure the share of samples that are nearer to a training image than most test images are.
 
     The threshold is the `quantile` of the distances from test images to their nearest training
-    images, so new images of the same distribution have about that share. A larger one is a sign
-    of memorization; a smaller one, of samples far from the data.
+    images, so new images of the same distribution have about that share. A larger share is a sign
+    of memorization; a smaller one is a sign of samples far from the data.
 
     Args:
-        samples, train, test: features, each n×d of its own n, of one extractor.
+        samples, train, test: features of one extractor, n×d with a separate n each.
     """
     threshold = torch.quantile(nearest(test, train)[0].double(), quantile)
     distances, index = nearest(samples, train)
@@ -132,6 +132,6 @@ def memorization(
 
 
 def nearest(features: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
-    """Euclidean distance to, and index of, the nearest of `among` for each row of `features`."""
+    """Return distance to, and index of, the nearest of `among` for each row of `features`."""
     parts = [d.min(dim=1) for d in _distances(features, among)]
     return torch.cat([p.values for p in parts]), torch.cat([p.indices for p in parts])

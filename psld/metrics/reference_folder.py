@@ -1,4 +1,4 @@
-"""A metric's reference on disk: statistics, the features if needed, and last the manifest."""
+"""A metric's reference on disk: statistics, features if needed, and (written last) the manifest."""
 
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ MANIFEST = "manifest.json"
 
 
 class ReferenceManifest(Settings):
-    """What the reference statistics are of, and the scale of the metric."""
+    """The record of a reference: its metric and data, and the scale of the metric."""
 
     metric: MetricSettings
-    """The metric, reference split included."""
+    """The metric, including the reference split."""
     dataset: str
     """Name of the dataset."""
     dataset_digest: str
@@ -29,27 +29,27 @@ class ReferenceManifest(Settings):
     samples: int
     """Images in the reference."""
     statistics_sha256: str
-    """Of `statistics.safetensors`."""
+    """SHA-256 of `statistics.safetensors`."""
     features_sha256: str | None = None
-    """Of `features.safetensors`; null if no metric needs more than statistics."""
+    """SHA-256 of `features.safetensors`; null if no metric needs more than statistics."""
     test_features_sha256: str | None = None
-    """Of `test_features.safetensors`, the test split for memorization; null if not needed."""
+    """SHA-256 of `test_features.safetensors`, needed for memorization; else null."""
     extractor_digest: str
-    """Architecture and weights of the extractor."""
+    """Digest of the extractor's architecture and weights."""
     extractor_test_accuracy: float | None
-    """Of a classifier; null for other extractors and without a test split."""
+    """A classifier's test accuracy; null for other extractors and without a test split."""
     floor: float | None
-    """The metric of the test split; null where there is none. Samples hardly do better."""
+    """The metric of the test split; null without one. Samples can hardly be better."""
     noise: float
     """The metric of standard normal noise, quantized as samples are."""
     device: str
-    """What it was computed on."""
+    """The device of the computation."""
     versions: dict[str, str | None]
-    """Of the software."""
+    """Versions of the software."""
     precision: dict[str, Any]
-    """Flags of torch that decide how floats are rounded."""
+    """Flags of torch that change how floats are rounded."""
     git_revision: str | None
-    """Of the code; null outside a checkout."""
+    """Revision of the code; null outside a checkout."""
 
 
 def save_statistics(folder: str | Path, statistics: FeatureStatistics) -> str:
@@ -60,12 +60,12 @@ def save_statistics(folder: str | Path, statistics: FeatureStatistics) -> str:
 
 
 def save_reference_manifest(folder: str | Path, manifest: ReferenceManifest) -> None:
-    """Write the manifest: after this the folder is complete."""
+    """Write the manifest, which completes the folder."""
     write_json(Path(folder) / MANIFEST, manifest.model_dump(mode="json"))
 
 
 def load_reference(folder: str | Path) -> tuple[FeatureStatistics, ReferenceManifest]:
-    """Read a reference. Raises UserError when a file is missing, damaged or foreign."""
+    """Read a reference. Raises UserError if a file is missing, damaged or foreign."""
     folder = Path(folder)
     content = read_json(folder / MANIFEST)
     if not isinstance(content, dict):
@@ -80,9 +80,9 @@ def load_reference(folder: str | Path) -> tuple[FeatureStatistics, ReferenceMani
 
 
 def load_reference_features(folder: str | Path, manifest: ReferenceManifest) -> Reference:
-    """Read a reference with the features that it has, for any measure.
+    """Read a reference with its features, if any, for any measure.
 
-    Raises UserError when a file is missing, damaged or another one than its manifest names.
+    Raises UserError if a file is missing, damaged or not the one in the manifest.
     """
     folder = Path(folder)
     digests = {FEATURES: manifest.features_sha256, TEST_FEATURES: manifest.test_features_sha256}

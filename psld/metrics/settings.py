@@ -9,11 +9,11 @@ from psld.data.settings import DatasetSettings
 
 
 class InceptionSettings(Settings):
-    """torch-fidelity's Inception-v3, the extractor of FID: 2048 features of an RGB image."""
+    """torch-fidelity's Inception-v3, the extractor of FID, with 2048 features of an RGB image."""
 
     kind: Literal["inception"]
     weights: str | None = None
-    """File with torch-fidelity's Inception weights; null takes torch-fidelity's own download."""
+    """File with torch-fidelity's Inception weights; null downloads them."""
 
 
 class ClassifierSettings(Settings):
@@ -23,7 +23,7 @@ class ClassifierSettings(Settings):
     width: int = Field(16, gt=0)
     """Channels at full resolution; doubled at each halving, up to four times this."""
     features: int = Field(32, gt=1)
-    """Number of features. From n samples the distance is too large by an amount ∝ features²/n."""
+    """Number of features. With n samples, the distance is too large by an amount ∝ features²/n."""
     steps: int = Field(300, gt=0)
     """Training steps."""
     batch_size: int = Field(128, gt=1)
@@ -33,7 +33,7 @@ class ClassifierSettings(Settings):
     shift: int = Field(1, ge=0)
     """Augmentation: images are shifted by up to this many pixels each way."""
     seed: int = Field(0, ge=0)
-    """Of the initial weights, the batches and the shifts."""
+    """Seed of the initial weights, the batches and the shifts."""
 
 
 class DINOv2Settings(Settings):
@@ -75,7 +75,10 @@ class KernelSettings(Settings):
 
 
 class InceptionScoreSettings(Settings):
-    """The Inception Score: sure of each sample, of many classes. It needs no reference."""
+    """The Inception Score: high if each sample's class is certain and there are many classes.
+
+    It needs no reference.
+    """
 
     kind: Literal["inception-score"]
     splits: int = Field(10, gt=0)
@@ -83,7 +86,7 @@ class InceptionScoreSettings(Settings):
 
 
 class PrecisionSettings(Settings):
-    """Precision (Kynkäänniemi et al. 2019): the share of samples that lie among the reference."""
+    """Precision (Kynkäänniemi et al. 2019): the share of samples that are among the reference."""
 
     kind: Literal["precision"]
     neighbors: int = Field(3, gt=0)
@@ -91,7 +94,7 @@ class PrecisionSettings(Settings):
 
 
 class RecallSettings(Settings):
-    """Recall (Kynkäänniemi et al. 2019): the share of the reference that lies among the samples."""
+    """Recall (Kynkäänniemi et al. 2019): the share of the reference that is among the samples."""
 
     kind: Literal["recall"]
     neighbors: int = Field(3, gt=0)
@@ -121,24 +124,24 @@ class MetricSettings(Settings):
     """A measure of samples, mostly against a reference, in the features of an extractor."""
 
     name: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
-    """`honest_name`, or that with a suffix."""
+    """`honest_name`, optionally with a suffix."""
     extractor: ExtractorSettings
     """The network that turns images into features."""
     measure: MeasureSettings = FrechetSettings()
-    """The number that is made of the features."""
+    """The number that is computed from the features."""
     reference_split: Literal["train", "test", "all"] = "train"
     """The images that samples are compared with."""
     truncated_reference: bool = False
-    """Truncate them as samples are: of 256 levels 95 become one lower."""
+    """Truncate these images as samples are truncated: 95 of 256 levels become one lower."""
     batch_size: int = Field(64, gt=0)
     """Images per call of the extractor."""
 
     @property
     def honest_name(self) -> str:
-        """What the metric is, so that no number passes for another.
+        """The metric's unambiguous name, which prevents confusion of its numbers with others.
 
-        `fid`, `kid` and `inception-score` are kept for Inception features. Elsewhere the name is
-        that of the measure (fd: Fréchet, kd: kernel distance) and of the extractor, as in
+        `fid`, `kid` and `inception-score` are reserved for Inception features. Other names combine
+        the measure (fd: Fréchet distance, kd: kernel distance) with the extractor, as in
         `fd-dinov2`, `kd-classifier` and `precision-inception`.
         """
         extractor, measure = self.extractor, self.measure
@@ -155,7 +158,7 @@ class MetricSettings(Settings):
         return f"{prefix}-{network}"
 
     def shares_features(self, other: "MetricSettings") -> bool:
-        """Tell if one pass over the samples, and one reference, serves both metrics."""
+        """Check if one pass over the samples and one reference are enough for both metrics."""
 
         def features(metric: MetricSettings) -> tuple[ExtractorSettings, str, bool]:
             return metric.extractor, metric.reference_split, metric.truncated_reference
@@ -185,7 +188,7 @@ class MetricSettings(Settings):
 
 
 class _CommandSettings(Settings):
-    """What both commands share."""
+    """The common settings of both commands."""
 
     dataset: DatasetSettings
     metric: MetricSettings
@@ -199,7 +202,7 @@ class TrainExtractorSettings(_CommandSettings):
     """Settings of `psld train_extractor`."""
 
     output: str
-    """Folder of the weights and their manifest."""
+    """Output folder for the weights and their manifest."""
 
     @field_validator("metric")
     @classmethod
@@ -215,6 +218,6 @@ class ReferenceSettings(_CommandSettings):
     """Settings of `psld reference`."""
 
     extractor: str | None
-    """Folder that train_extractor made; null for a published extractor, which needs none."""
+    """Folder from train_extractor; null for a published extractor, which needs none."""
     output: str
-    """Folder of the statistics and their manifest."""
+    """Output folder for the statistics and their manifest."""

@@ -1,4 +1,4 @@
-"""Mean and covariance of features, gathered shard by shard: n, Σx and Σxxᵀ simply add up."""
+"""Mean and covariance of features, gathered shard by shard as sums n, Σx and Σxxᵀ."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ class FeatureStatistics:
         statistics = statistics + FeatureStatistics.load("other_shard.safetensors")
         statistics.mean, statistics.covariance
 
-    How the features were cut into batches and shards matters at rounding level only.
+    The cut into batches and shards changes the result only by rounding.
     """
 
     def __init__(self, dimension: int, device: torch.device | str = "cpu") -> None:
@@ -33,14 +33,14 @@ class FeatureStatistics:
         return self.sum.shape[0]
 
     def update(self, features: Tensor) -> None:
-        """Add features, n×d. Only queues work on the device; nothing waits for it."""
+        """Add features, n×d, without waiting for the device."""
         features = features.detach().to(self.sum.device, torch.float64)
         self.count += features.shape[0]
         self.sum += features.sum(dim=0)
         self.outer.addmm_(features.T, features)
 
     def merge(self, other: "FeatureStatistics") -> None:
-        """Add what `other` has gathered. Raises UserError when the dimensions differ."""
+        """Add the samples of `other`. Raises UserError if the dimensions differ."""
         self._check_same_dimension(other)
         self.count += other.count
         self.sum += other.sum.to(self.sum.device)
@@ -53,7 +53,7 @@ class FeatureStatistics:
         return total
 
     def __sub__(self, other: "FeatureStatistics") -> "FeatureStatistics":
-        """The statistics without the samples of `other`, which are among them."""
+        """Return the statistics without the samples of `other`, which must be included."""
         self._check_same_dimension(other)
         rest = FeatureStatistics(self.dimension, self.sum.device)
         rest.count = self.count - other.count
@@ -80,14 +80,14 @@ class FeatureStatistics:
         return self.outer - self.count * torch.outer(mean, mean)
 
     def save(self, path: str | Path) -> None:
-        """Write to a safetensors file, whole or not at all."""
+        """Write a safetensors file atomically."""
         tensors = {"sum": self.sum.cpu(), "outer": self.outer.cpu()}
         with atomic_path(path) as partial:
             partial.write_bytes(serialise(tensors, metadata={"count": str(self.count)}))
 
     @classmethod
     def load(cls, path: str | Path) -> "FeatureStatistics":
-        """Read what `save` wrote. Raises UserError when the file is missing, damaged or foreign."""
+        """Read a file of `save`. Raises UserError if it is missing, damaged or foreign."""
         try:
             with safe_open(path, framework="pt") as file:
                 statistics = cls(file.get_slice("sum").get_shape()[0])

@@ -8,18 +8,21 @@ PATCH = 14
 """Pixels along a side of a patch."""
 
 TRAINED_GRID = 37
-"""Patches along a side of the images of 518 pixels that the positions were trained for."""
+"""Patches along a side of the training images of the positions, which have 518 pixels a side."""
 
 
 class VisionTransformer(nn.Module):
-    """Images N×3×H×W, H and W multiples of 14 → the class token after the last norm, N×width."""
+    """The map from images N×3×H×W to the class token after the last norm, N×width.
+
+    H and W are multiples of 14.
+    """
 
     def __init__(self, width: int, depth: int, heads: int) -> None:
         super().__init__()
         self.patch_embed = PatchEmbedding(width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + TRAINED_GRID**2, width))
-        self.mask_token = nn.Parameter(torch.zeros(1, width))  # in the file; only training used it
+        self.mask_token = nn.Parameter(torch.zeros(1, width))  # in the file, but only for training
         self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(depth)))
         self.norm = nn.LayerNorm(width, eps=1e-6)
 
@@ -30,9 +33,9 @@ class VisionTransformer(nn.Module):
         return self.norm(self.blocks(torch.cat([token, patches], dim=1)))[:, 0]
 
     def _positions(self, rows: int, columns: int) -> Tensor:
-        """The positions of a grid of patches, 1×(rows·columns)×width.
+        """Return the positions of a grid of patches, 1×(rows·columns)×width.
 
-        The 0.1 belongs to the published network: it shifts where the bicubic filter is evaluated.
+        The 0.1 is part of the published network: it shifts the points of the bicubic filter.
         """
         trained = self.pos_embed[:, 1:]
         if rows == columns == TRAINED_GRID:
@@ -43,7 +46,7 @@ class VisionTransformer(nn.Module):
 
 
 class PatchEmbedding(nn.Module):
-    """Images N×3×H×W → one vector per patch, N×(H/14·W/14)×width."""
+    """The map from images N×3×H×W to one vector per patch, N×(H/14·W/14)×width."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -54,7 +57,7 @@ class PatchEmbedding(nn.Module):
 
 
 class Block(nn.Module):
-    """x + γ₁ attention(norm x), then x + γ₂ perceptron(norm x), for tokens N×T×width."""
+    """The block x + γ₁ attention(norm x), then x + γ₂ perceptron(norm x), on tokens N×T×width."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -71,7 +74,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention of several heads over tokens N×T×width."""
+    """Multi-head self-attention over tokens N×T×width."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

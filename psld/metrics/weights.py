@@ -1,4 +1,4 @@
-"""Published weights, from a path or their own download, read without running code."""
+"""Published weights, from a path or a download, read without running code."""
 
 import re
 from pathlib import Path
@@ -11,10 +11,10 @@ from psld.utils.errors import UserError
 
 
 def load_weights(network: str, weights: str | Path | None, url: str) -> dict[str, Tensor]:
-    """The tensors in the file `weights`, or in that at `url` if None, which is then kept.
+    """Load the tensors from the file `weights`, or if it is None, download and keep that at `url`.
 
     A download is checked if its name ends in a part of its SHA-256, as in NAME-0123abcd.pth.
-    Raises UserError, which says which file to get and where to put it.
+    Raises UserError that names the file to get and the place to put it.
     """
     try:
         if weights is None:
@@ -23,7 +23,7 @@ def load_weights(network: str, weights: str | Path | None, url: str) -> dict[str
             )
         else:
             state = torch.load(weights, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file raises whatever its bytes happen to trigger
+    except Exception as error:  # a damaged file can raise any error
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise unusable_weights(network, weights, url, reason) from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
@@ -32,7 +32,7 @@ def load_weights(network: str, weights: str | Path | None, url: str) -> dict[str
 
 
 def unusable_weights(network: str, weights: str | Path | None, url: str, reason: str) -> UserError:
-    """The error that says which file to get and where to put it."""
+    """Build the error that names the file to get and the place to put it."""
     place = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     return UserError(
         f"metric.extractor.weights: no {network} weights from {weights or url} ({reason}); "

@@ -1,4 +1,4 @@
-"""The class of each command's settings."""
+"""The settings class of each command."""
 
 from psld.cluster.settings import LaunchSettings
 from psld.commands.evaluate import EvaluateSettings

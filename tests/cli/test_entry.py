@@ -1,4 +1,4 @@
-"""What every command shares: configs are printed, errors are one line, exit codes are kept."""
+"""The common behavior of all commands: printed configs, one-line errors and exit codes."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""The program `psld`: which commands there are, what its help shows, and what is no command."""
+"""The program `psld`: its commands, its help, and its answer to an unknown command."""
 
 import re
 import sys

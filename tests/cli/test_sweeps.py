@@ -1,4 +1,4 @@
-"""Sweeps by hand: names, places and groups of their jobs; what is wrong shows before they start."""
+"""Sweeps by hand: names, folders and groups of their jobs, and errors before any job starts."""
 
 import json
 from pathlib import Path

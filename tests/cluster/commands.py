@@ -1,4 +1,4 @@
-"""Stand-ins for commands of Slurm's: small scripts in a folder."""
+"""Stand-ins for Slurm's commands: small scripts in a folder."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A PATH on which there are stand-ins for Slurm's commands, and nothing else."""
+"""A PATH with stand-ins for Slurm's commands, and nothing else."""
 
 import signal
 from collections.abc import Iterator

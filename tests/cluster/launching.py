@@ -1,4 +1,4 @@
-"""The settings of a launch as the command line gives them."""
+"""The settings of a launch, as on the command line."""
 
 from collections.abc import Sequence
 

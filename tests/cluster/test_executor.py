@@ -1,4 +1,4 @@
-"""The repair of Snakemake's Slurm plugin, on the plugin's own code; nothing is submitted."""
+"""The fix of Snakemake's Slurm plugin, tested on the plugin's own code without submission."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""A training on this machine: how many ranks it has, and what it becomes."""
+"""A training on this machine: its number of ranks, and its process."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""What a rank of a job leaves: how it ended if it ended by itself, else nothing."""
+"""The record of a rank's end: written if the rank ends by itself, and only then."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What a launcher refuses before anything is submitted, and how it waits: without torch."""
+"""A launcher's checks before submission, and its waiting, without torch."""
 
 import re
 import shutil

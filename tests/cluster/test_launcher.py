@@ -1,4 +1,4 @@
-"""What a launcher makes of a job's end, and of deaths between sbatch and its answer."""
+"""A launcher's reaction to a job's end, and to deaths between sbatch and its answer."""
 
 import pickle
 import signal

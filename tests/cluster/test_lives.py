@@ -1,4 +1,4 @@
-"""Lives of one launch that begin at the same step count, and no others."""
+"""Repeated starts of one launch at the same step count, which are counted."""
 
 import pytest
 

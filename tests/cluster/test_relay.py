@@ -1,4 +1,4 @@
-"""What a rank prints reaches the launcher's output once, whatever bytes it is made of."""
+"""The output of a rank, which reaches the launcher's output once, for any bytes."""
 
 from psld.cluster.launcher import print_added, tail
 

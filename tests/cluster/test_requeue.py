@@ -1,4 +1,4 @@
-"""A warned job asks to be queued again: once for all its ranks, and only where Slurm does not."""
+"""The requeue of a warned job: once for all ranks, and only if Slurm does not do it."""
 
 import os
 import signal

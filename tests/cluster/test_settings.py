@@ -1,4 +1,4 @@
-"""Where a training runs: what an empty setting means, how many ranks there are, what is refused."""
+"""The place of a training: empty settings, number of ranks, and errors."""
 
 import pytest
 

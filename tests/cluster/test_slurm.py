@@ -1,4 +1,4 @@
-"""What Slurm's commands answer, and what is made of it while the controller is away."""
+"""The answers of Slurm's commands, also while the controller is unavailable."""
 
 import os
 import time

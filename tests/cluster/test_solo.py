@@ -1,4 +1,4 @@
-"""Real runs of Snakemake in one working directory: killed, started again, and two at once."""
+"""Real runs of Snakemake in one working directory: killed, restarted, and two at once."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""What sbatch is asked for, and what becomes of its answer."""
+"""The arguments of sbatch, and the use of its answer."""
 
 import pickle
 import re

@@ -1,4 +1,4 @@
-"""Where configs lie: those of the user's folder come before the shipped ones, next to them."""
+"""The locations of configs: the user's folder comes before the shipped configs."""
 
 import pytest
 import yaml

@@ -1,4 +1,4 @@
-"""Settings: strict, frozen, and explained in one line."""
+"""Settings: strict, frozen, and with one-line errors."""
 
 from typing import Annotated, Literal
 

@@ -1,4 +1,4 @@
-"""Every shipped config: it composes, and what it describes can be built."""
+"""The shipped configs: each composes, and its objects can be built."""
 
 import pytest
 import torch

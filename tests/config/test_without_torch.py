@@ -1,4 +1,4 @@
-"""Rooms that Snakemake, launchers and the help read import no torch, not even by their parents."""
+"""The packages for Snakemake, launchers and help, which never import torch."""
 
 import subprocess
 import sys

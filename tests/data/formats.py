@@ -1,4 +1,4 @@
-"""Small sources in the formats in which the real ones are published."""
+"""Small sources in the formats of the published ones."""
 
 import gzip
 import io

@@ -1,4 +1,4 @@
-"""Sources that are small enough to be held: digits, MNIST, Fashion-MNIST, CIFAR-10."""
+"""Sources that fit in memory: digits, MNIST, Fashion-MNIST, CIFAR-10."""
 
 import gzip
 import pickle

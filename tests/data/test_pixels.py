@@ -1,4 +1,4 @@
-"""Quantisation: the official formula, clipped and truncated."""
+"""Quantization: the official formula, clipped and truncated."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""The whole preparation, in the process and as the command `psld prepare`."""
+"""The whole preparation, as a function and as the command `psld prepare`."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The settings of datasets: what is accepted, and what a preparation depends on."""
+"""The settings of datasets: accepted values, and the dependencies of a preparation."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The HDF5 file: layout, memory map, digest, and what damaged files get."""
+"""The HDF5 file: layout, memory map, digest, and errors for damaged files."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""What the tests of samplers share: networks of known data, and a sampler's response to noise."""
+"""Shared parts of sampler tests: networks of known data, and responses of samplers to noise."""
 
 import torch
 

@@ -1,8 +1,8 @@
-"""Integrators against a process whose score is known exactly: Gaussian data.
+"""Integrators on Gaussian data, whose score is known exactly.
 
-With x₀ ~ N(0, v) the marginal of z_t is Gaussian, its score is linear, and so is every sampler.
-Then the covariance that a sampler ends with follows exactly from its response to unit noise: no
-Monte Carlo, and the order of convergence can be measured.
+With x₀ ~ N(0, v), the marginal of z_t is Gaussian, its score is linear, and so is every sampler.
+The covariance of a sampler's end then follows exactly from its response to unit noise. So the order
+of convergence can be measured without Monte Carlo.
 """
 
 import math

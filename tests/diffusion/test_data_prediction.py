@@ -1,4 +1,4 @@
-"""The image from ε: for every kind of process, against Bayes' rule on data of two points."""
+"""The image from ε for every kind of process, against Bayes' rule on data of two points."""
 
 import pytest
 import torch

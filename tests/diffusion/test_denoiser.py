@@ -1,4 +1,4 @@
-"""Other people's samplers on any process."""
+"""The denoiser interface: third-party samplers on any process."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""A process judged before training."""
+"""The analysis of a process before training."""
 
 import pytest
 import torch

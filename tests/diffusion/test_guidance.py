@@ -1,4 +1,4 @@
-"""Guidance towards a class whose distribution is known exactly."""
+"""Guidance toward a class with an exactly known distribution."""
 
 import math
 

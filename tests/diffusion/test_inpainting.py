@@ -1,4 +1,4 @@
-"""Inpainting: the known pixels end as those of the image, the holes as the data."""
+"""Inpainting: known pixels end as those of the image, unknown pixels as the data."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The kernel's covariance in every entry, against arithmetic of 60 digits."""
+"""The kernel's covariance in every entry, against 60-digit arithmetic."""
 
 import mpmath
 import pytest

@@ -1,4 +1,4 @@
-"""Bits per dimension on Gaussian data, where the truth is known."""
+"""Bits per dimension on Gaussian data, for which they are known."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The multistep sampler: marginals, orders, its relatives, guidance and inpainting."""
+"""The multistep sampler: marginals, orders, special cases, guidance and inpainting."""
 
 import math
 from itertools import product

@@ -1,4 +1,4 @@
-"""The coefficients of a multistep step: reference vectors, and the identities that they obey."""
+"""The coefficients of a multistep step: reference vectors and identities."""
 
 import math
 from itertools import product

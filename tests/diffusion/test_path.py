@@ -1,4 +1,4 @@
-"""The states that a sampler goes through."""
+"""The states on the path of a sampler."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The recipe against what follows from it: moment equations, limits, and its conditions."""
+"""The recipe against its consequences: moment equations, limits and conditions."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Batches of the scores: they shrink where memory ends, and change nothing else."""
+"""Batches of the scores: smaller after memory errors, without other changes."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Settings of samplers: what changes no image is left out of what names their images."""
+"""Settings of samplers: those without effect on images are left out of cell names."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Time grids and the settings that choose them."""
+"""Time grids and their settings."""
 
 import pytest
 import torch

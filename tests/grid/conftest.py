@@ -1,4 +1,4 @@
-"""The project's grids, composed once for all tests: that takes seconds."""
+"""The project's grids, composed once for all tests because this takes seconds."""
 
 from pathlib import Path
 

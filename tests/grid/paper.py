@@ -1,7 +1,7 @@
-"""A second transcription of the paper's numbers and settings, to hold the grid against.
+"""A second transcription of the paper's numbers and settings, for comparison with the grid.
 
-A number that the authors produced is (dataset, Γ, millions of parameters, sampler, budget, samples,
-what is shown, value), with Γ = None for VP-SDE. What is shown is the NFE or else the metric.
+A number of the authors is (dataset, Γ, millions of parameters, sampler, budget, samples, column,
+value), with Γ = None for VP-SDE. The column is NFE (number of function evaluations) or the metric.
 """
 
 Number = tuple[str, float | None, int, str, float, int, str, float]

@@ -1,4 +1,4 @@
-"""The grid of few evaluations: it samples models that the paper's grid trains."""
+"""The grid of few evaluations, which samples models of the paper's grid."""
 
 import pytest
 import yaml

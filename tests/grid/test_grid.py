@@ -1,4 +1,4 @@
-"""Grid files: how their entries become cells, what is composed of them, what is refused."""
+"""Grid files: the cells of their entries, the composed settings, and errors."""
 
 import copy
 from collections.abc import Sequence

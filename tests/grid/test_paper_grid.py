@@ -1,4 +1,4 @@
-"""The paper's grid against the paper: its numbers, its settings, and the work that it makes."""
+"""The paper's grid against the paper: its numbers, its settings and its amount of work."""
 
 import resource
 import shutil

@@ -1,4 +1,4 @@
-"""The plan of a grid: how much there is to do, and what is known of its cost."""
+"""The plan of a grid: the remaining work and its known cost."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A rehearsal: another grid's models and cells, made small."""
+"""A rehearsal: small versions of another grid's models and cells."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the rules ask: what every job reads, makes, and depends on; which names are targets."""
+"""The functions behind the rules: inputs, outputs and dependencies of jobs, and target names."""
 
 import re
 import time

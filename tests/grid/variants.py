@@ -1,4 +1,4 @@
-"""Grids that differ from one that is loaded; nothing is composed."""
+"""Variants of a loaded grid, without composing."""
 
 from typing import Any
 

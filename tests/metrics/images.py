@@ -1,4 +1,4 @@
-"""Small images for the tests of extractors, for us and for torch-fidelity."""
+"""Small images for the tests of extractors, for psld and for torch-fidelity."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""torch-fidelity's Inception with random weights, where the real ones cannot be downloaded."""
+"""torch-fidelity's Inception with random weights, if the real ones are unavailable."""
 
 import io
 from pathlib import Path

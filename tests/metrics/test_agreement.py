@@ -1,4 +1,4 @@
-"""Each metric, all from one pass, is what torch-fidelity computes with the same network."""
+"""All metrics from one pass, against torch-fidelity with the same network."""
 
 import pytest
 import torch

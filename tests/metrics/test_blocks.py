@@ -1,4 +1,4 @@
-"""Blocks of samples: cut by index alone, merged exactly, stored with a digest."""
+"""Blocks of samples: cut by index, merged exactly, stored with a digest."""
 
 import numpy as np
 import pytest

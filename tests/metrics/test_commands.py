@@ -1,4 +1,4 @@
-"""`psld train_extractor` and `psld reference` on the digits: what they make, what they refuse."""
+"""`psld train_extractor` and `psld reference` on the digits: outputs and errors."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""DINOv2: torch-fidelity's distance, PyTorch's transformer, weights from a path only read."""
+"""DINOv2: torch-fidelity's distance, PyTorch's transformer, and safe reading of weights."""
 
 import math
 from types import SimpleNamespace

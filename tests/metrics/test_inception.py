@@ -1,4 +1,4 @@
-"""Inception: the sharded FID is torch-fidelity's, and weights are never unpickled blindly."""
+"""Inception: the sharded FID of torch-fidelity, and weights read without unpickling code."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Kernel distance, Inception Score, precision, recall: without a block, they are recomputed."""
+"""Kernel distance, Inception Score, precision, recall: recomputed without each block."""
 
 import numpy as np
 import pytest

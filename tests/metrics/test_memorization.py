@@ -1,4 +1,4 @@
-"""Copies of training images are found and named; new images are not."""
+"""Memorization: copies of training images are found, and new images are not."""
 
 import pytest
 import torch

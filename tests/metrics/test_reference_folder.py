@@ -1,4 +1,4 @@
-"""A reference folder gives back statistics and features, and names what was damaged."""
+"""A reference folder: its statistics and features, and errors for damaged files."""
 
 import pytest
 import torch

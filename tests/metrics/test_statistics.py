@@ -1,4 +1,4 @@
-"""Statistics that add up: against NumPy, in any partition, through a file."""
+"""Additive statistics: against NumPy, in any partition, and through a file."""
 
 import numpy as np
 import pytest

@@ -1,7 +1,7 @@
-"""NCSN++ written a second time, plainly: from official parameter names, and with explicit zeros.
+"""A second, plain implementation of NCSN++, with official parameter names and explicit zeros.
 
-It shares no code with psld.networks and takes the official options as they are, so that agreement
-on every combination of options means something. Slow, and only for tests.
+It shares no code with psld.networks and takes the official options unchanged, so agreement on every
+combination of options is meaningful. It is slow and only for tests.
 """
 
 import math

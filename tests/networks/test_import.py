@@ -1,4 +1,4 @@
-"""Official checkpoints become models of ours: by hand and through the workflow."""
+"""The import of official checkpoints as models, by hand and through the workflow."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Official guides become guides of ours: by hand and in the plan of the workflow."""
+"""The import of official guides, by hand and in the plan of the workflow."""
 
 import json
 import shutil

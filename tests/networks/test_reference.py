@@ -1,4 +1,4 @@
-"""The official networks' outputs, from their weights: every vector in the reference folder."""
+"""The official networks' outputs from their weights, for every vector in the reference folder."""
 
 import json
 from pathlib import Path

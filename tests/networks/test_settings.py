@@ -1,4 +1,4 @@
-"""The networks of configs/network: their settings, their sizes, and what bad settings get."""
+"""The networks of configs/network: their settings, their sizes, and errors for bad settings."""
 
 import subprocess
 import sys

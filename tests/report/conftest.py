@@ -1,7 +1,7 @@
-"""A grid with everything that figures show.
+"""A grid with all the content of figures.
 
-Three models differ only in Γ. The paper has numbers for some cells. Some cells are measured, others
-are missing.
+Its three models differ only in Γ. The paper has numbers for some cells. Some cells are measured,
+others are missing.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Lives of trainings as wandb writes them offline."""
+"""Starts of trainings, as wandb writes them offline."""
 
 import os
 import time

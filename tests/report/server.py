@@ -1,4 +1,4 @@
-"""A server that takes what wandb uploads and keeps the histories."""
+"""A server that receives uploads from wandb and keeps the histories."""
 
 import json
 import threading

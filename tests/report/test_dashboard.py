@@ -1,4 +1,4 @@
-"""`psld wandb dashboard`: what the report in wandb shows of a grid, without a server."""
+"""`psld wandb dashboard`: the content of a grid's report in wandb, without a server."""
 
 import contextlib
 import json

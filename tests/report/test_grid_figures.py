@@ -1,4 +1,4 @@
-"""Which figures a grid has: decided from its cells, without any result."""
+"""The figures of a grid, determined from its cells without any result."""
 
 import contextlib
 import subprocess

@@ -1,4 +1,4 @@
-"""The path of one image through phase space: that it is a sample's, and what the figure shows."""
+"""The path of one image through phase space: its end as a sample, and its figure."""
 
 from pathlib import Path
 from xml.etree import ElementTree

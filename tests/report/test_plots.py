@@ -1,4 +1,4 @@
-"""Plots of a grid: the places of our points and of the paper's."""
+"""Plots of a grid: the positions of measured points and of the paper's."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""`psld wandb sync`: each step reaches the server once, however the lives ended."""
+"""`psld wandb sync`: each step reaches the server once, for any end of the earlier starts."""
 
 import shutil
 from collections.abc import Iterator

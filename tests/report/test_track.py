@@ -1,4 +1,4 @@
-"""`psld wandb track`: the results of a grid as runs that wandb really wrote, each once."""
+"""`psld wandb track`: the results of a grid as real wandb runs, each written once."""
 
 import json
 import os

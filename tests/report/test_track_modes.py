@@ -1,4 +1,4 @@
-"""`psld wandb track`: a result that was written offline is not yet online."""
+"""`psld wandb track`: a result written offline is not yet online."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What guides a sampler in several tests, made once and hardly trained."""
+"""Guides for several tests, made once with little training."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Samplers for few evaluations on trained networks: the library, guidance, inpainting, refusals."""
+"""Samplers for few evaluations on trained networks: library, guidance, inpainting, errors."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Guidance by the commands: the labels of shards, what evaluation says of them, what fits."""
+"""Guidance in the commands: labels of shards, their evaluation, and compatible settings."""
 
 import shutil
 

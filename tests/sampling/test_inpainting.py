@@ -1,4 +1,4 @@
-"""Inpainting by the commands: sample i fills in image i."""
+"""Inpainting in the commands: sample i fills in image i."""
 
 import h5py
 import numpy as np

@@ -1,4 +1,4 @@
-"""Masks: mask i is a function of its settings and i alone, and has the hole that they ask for."""
+"""Masks: mask i depends only on its settings and i, and has the requested hole."""
 
 import h5py
 import numpy as np

@@ -1,4 +1,4 @@
-"""The noise of a shard: fixed bytes, independent draws, and a thread that ends."""
+"""The noise of a shard: fixed bytes, independent draws, and the end of its thread."""
 
 import hashlib
 import threading

@@ -1,4 +1,4 @@
-"""`psld sample`: images that depend on (model, sampler, seed, index) and nothing else."""
+"""`psld sample`: images that depend only on (model, sampler, seed, index)."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Shards on disk: whole or refused, and taken only for what they were made for."""
+"""Shards on disk: complete or refused, and used only for their own cell."""
 
 from dataclasses import asdict, replace
 

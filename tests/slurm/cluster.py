@@ -1,6 +1,6 @@
-"""A real Slurm cluster on this machine: a head and some nodes, each a machine of its own.
+"""A real Slurm cluster on this machine: a head and some nodes, each a separate machine.
 
-To play with it, as root on Debian (tests/slurm/install.sh installs what it needs):
+To try it, as root on Debian (tests/slurm/install.sh installs its dependencies):
 
     python -m tests.slurm.cluster start            # prints what to export before calling sbatch
     python -m tests.slurm.cluster status           # sinfo and squeue
@@ -8,8 +8,8 @@ To play with it, as root on Debian (tests/slurm/install.sh installs what it need
     python -m tests.slurm.cluster stop
 
 Each cluster has a folder (`--folder`), its own ports and, on its machines only, its own /etc/slurm
-and /etc/hosts; nothing on this machine is changed, so that several clusters run side by side. Here,
-commands find their cluster by SLURM_CONF alone. The folder stays after `stop`, for its logs.
+and /etc/hosts. This machine is not changed, so several clusters can run next to each other. On this
+machine, commands find their cluster only by SLURM_CONF. `stop` keeps the folder for its logs.
 
 In tests:
 

@@ -1,6 +1,6 @@
 """The configuration files of the cluster, as templates, and the function that writes them.
 
-Every wait that a production cluster measures in minutes is as short here as Slurm accepts it.
+Waits of minutes on a production cluster have the shortest value here that Slurm accepts.
 """
 
 import os

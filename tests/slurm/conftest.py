@@ -1,6 +1,6 @@
-"""One cluster for all tests of this folder, in good health at the start of each.
+"""One cluster for all tests of this folder, restored to a working state before each test.
 
-Its folder is FOLDER, not pytest's: what a killed run has left is found there and removed.
+Its folder is FOLDER, not pytest's, so the remains of a killed run are found and removed.
 """
 
 import signal

@@ -1,4 +1,4 @@
-"""What runs on the head beside slurmctld: munge, and the accounting daemon with its database."""
+"""The daemons on the head next to slurmctld: munge, and accounting with its database."""
 
 from contextlib import suppress
 from pathlib import Path

@@ -1,10 +1,10 @@
-"""One machine of the cluster: Linux namespaces in which everything that runs on it lives.
+"""One machine of the cluster: a set of Linux namespaces for all its processes.
 
 A machine has its own process table, host name and mounts, and shares files and network with this
-one. Its process 1 does nothing but exist: when it is killed, the kernel kills every process of the
-machine, whatever it has forked, detached or ignored. So power loss is one signal, and nothing can
-outlive a machine. Which machines are on is read from the process table alone: no file can be wrong
-about it after a crash.
+machine. Its process 1 does nothing. When it is killed, the kernel kills every process of the
+machine, even a forked or detached one, or one that ignores signals. So one signal simulates power
+loss, and no process can outlive its machine. The running machines are read only from the process
+table, which is correct even after a crash.
 
     machine = Machine(folder / "node1", environment={"PATH": "/usr/sbin:/usr/bin"})
     machine.boot({folder / "hosts": Path("/etc/hosts")})

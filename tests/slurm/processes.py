@@ -1,4 +1,4 @@
-"""Starting what a test may kill."""
+"""Processes that a test may kill."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""The tests' tiny grid, run on the cluster through the project's own profile."""
+"""The tests' tiny grid on the cluster, run through the project's own profile."""
 
 import contextlib
 import subprocess

@@ -1,4 +1,4 @@
-"""Run a command, wait for a condition, find free ports: with errors that say what went wrong."""
+"""Functions that run a command, wait for a condition or find free ports, with clear errors."""
 
 import random
 import shlex

@@ -1,4 +1,4 @@
-"""The cluster is what the other tests take it for: nodes, GPUs, failures, accounting."""
+"""The test cluster: its nodes, GPUs, failures and accounting."""
 
 import subprocess
 import sys

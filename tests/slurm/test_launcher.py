@@ -1,4 +1,4 @@
-"""A launcher killed, interrupted, doubled, refused, nested; and what it says of a failure."""
+"""A launcher killed, interrupted, started twice, refused or nested; and its failure messages."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What a cluster does to trainings. After each they end with the weights of an undisturbed one."""
+"""Trainings under cluster failures: all end with the weights of an undisturbed training."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""One model on other numbers of ranks: without dropout, the same weights to rounding."""
+"""One model on different numbers of ranks: without dropout, equal weights up to rounding."""
 
 import signal
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A sweep by hand as jobs of Slurm: one is warned and goes on; given again, nothing is trained."""
+"""A sweep by hand as Slurm jobs: one is warned and continues; a second call trains nothing."""
 
 import subprocess
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The workflow on the cluster: the tiny grid, and what a killed Snakemake or a killed job costs."""
+"""The workflow on the cluster: the tiny grid, and the cost of a killed Snakemake or job."""
 
 import csv
 import os

@@ -1,4 +1,4 @@
-"""A training that a test launches on the cluster, disturbs, and looks at when it has finished."""
+"""A training that a test launches on the cluster, disturbs, and inspects after its end."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""Batches: a function of (seed, step) alone, shared out among the ranks."""
+"""Batches: a function of only (seed, step), split among the ranks."""
 
 import pytest
 import torch

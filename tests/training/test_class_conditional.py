@@ -1,4 +1,4 @@
-"""Class-conditional models: labels in batches, their dropout, and what stays as it was without."""
+"""Class-conditional models: labels in batches, their dropout, and unconditional models."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""`psld train`: what it makes, what it refuses, and what a failure leaves."""
+"""`psld train`: its outputs, its errors, and the files after a failure."""
 
 import json
 import shutil

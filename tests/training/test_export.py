@@ -1,4 +1,4 @@
-"""Publishing what a training made: once, the manifest last, and again where something is amiss."""
+"""Publication of a training's results: once, manifest last, and again if a file is damaged."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""The noise-conditional guide: its loss, its accuracy by noise level, and that it learns."""
+"""The noise-conditional guide: its loss, its learning, and its accuracy by noise level."""
 
 from itertools import pairwise
 

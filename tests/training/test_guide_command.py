@@ -1,4 +1,4 @@
-"""`psld train_guide`: what it makes, how it goes on, what it refuses."""
+"""`psld train_guide`: its outputs, its continuation and its errors."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The loop: gradients, learning rate, what is logged and saved when, and how it stops."""
+"""The loop: gradients, learning rate, times of logs and checkpoints, and stopping."""
 
 import math
 import signal

@@ -1,4 +1,4 @@
-"""Several ranks are one training: two processes over gloo against one."""
+"""One training on several ranks: two processes over gloo against one."""
 
 import sys
 from unittest.mock import Mock

@@ -1,4 +1,4 @@
-"""Trainings that are really killed, stopped and started again, each in a process of its own."""
+"""Trainings that are really killed, stopped and restarted, each in a separate process."""
 
 import itertools
 import json

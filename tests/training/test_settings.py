@@ -1,4 +1,4 @@
-"""The training settings: what is refused, and what decides which run directory a training has."""
+"""The training settings: errors, and the settings that determine the run directory."""
 
 from functools import cache
 

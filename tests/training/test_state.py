@@ -1,4 +1,4 @@
-"""Checkpoints: what is kept, what is restored, and what a damaged one is taken for."""
+"""Checkpoints: kept files, restored state, and the handling of damaged files."""
 
 import platform
 

@@ -1,4 +1,4 @@
-"""Signals become a request to stop, and only as long as somebody reads it."""
+"""Signals as a request to stop, only while a training listens."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""A training's run in wandb, however its lives end: each step once, and what the machine did."""
+"""A training's run in wandb after any kind of end: each step once, and the machine's metrics."""
 
 import os
 import signal

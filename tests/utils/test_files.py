@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, whatever interrupts their writing."""
+"""Files that are either complete or absent after any interruption of their writing."""
 
 import errno
 import json

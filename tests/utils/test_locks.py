@@ -1,4 +1,4 @@
-"""A lock waits for a holder that lives, and for no other."""
+"""A lock that waits for its holder only while the holder is alive."""
 
 import subprocess
 import sys

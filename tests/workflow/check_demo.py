@@ -1,4 +1,4 @@
-"""What `make demo` has left in this folder, checked by whoever runs it:
+"""A check of the outputs of `make demo` in this folder, for manual use:
 
 python -m pytest tests/workflow/check_demo.py
 """

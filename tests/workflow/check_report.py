@@ -1,8 +1,8 @@
-"""The report that `make demo` has left in this folder, read in a real browser by whoever runs it:
+"""A check of the report of `make demo` in this folder, in a real browser, for manual use:
 
 python -m pytest tests/workflow/check_report.py
 
-Needs Debian's package chromium, without which its tests are skipped.
+The tests need Debian's package chromium and are skipped without it.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""Projects to run Snakemake in: one where nothing has run yet, one where everything has."""
+"""Projects for Snakemake: one without any run, one with a complete run."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A copy of the project's code with a tiny grid, in which Snakemake really runs."""
+"""A copy of the project's code with a tiny grid, for real runs of Snakemake."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""pyproject.toml, environment.yml and envs/*.yaml say the same, and as much as the code needs."""
+"""The agreement of pyproject.toml, environment.yml and envs/*.yaml with the code's imports."""
 
 import ast
 import functools

@@ -1,4 +1,4 @@
-"""Guided cells in the workflow: what they need, what they make, and when they are made anew."""
+"""Guided cells in the workflow: their inputs, their outputs, and when they are made again."""
 
 import csv
 import shutil

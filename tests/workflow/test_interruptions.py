@@ -1,4 +1,4 @@
-"""What a failure or a kill leaves behind, and how the next run goes on from it."""
+"""The files after a failure or a kill, and the continuation by the next run."""
 
 import os
 import shutil

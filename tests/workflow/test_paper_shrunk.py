@@ -1,7 +1,7 @@
 """The paper's grid, rehearsed through the workflow: each model, and a cell of each kind.
 
-A kind is dataset × integrator × striding × guidance × metric. Images come in the formats in which
-the real ones are published, and Inception has random weights.
+A kind is dataset × integrator × striding × guidance × metric. Images have the formats of the
+published sources, and Inception has random weights.
 """
 
 import shutil

@@ -1,4 +1,4 @@
-"""What Snakemake plans before anything exists, and what it says of a grid that is wrong."""
+"""Snakemake's plan before anything exists, and its errors for an invalid grid."""
 
 import pytest
 

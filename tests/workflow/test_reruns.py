@@ -1,4 +1,4 @@
-"""When things rerun: dry runs after one real run of the whole grid."""
+"""The triggers of reruns: dry runs after one real run of the whole grid."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""What profiles/slurm has Slurm asked for, rule by rule, as a dry run prints it; needs no Slurm."""
+"""The Slurm requests of profiles/slurm for each rule, from a dry run without Slurm."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""The grids, and what wildcards may be. psld/grid/workflow.py says what each job reads and makes."""
+"""The grids and wildcard patterns; psld/grid/workflow.py lists what each job reads and makes."""
 
 from snakemake.exceptions import WorkflowError
 
@@ -37,18 +37,18 @@ wildcard_constraints:
     last=r"\d{5}",
 
 
-# What a training's job asks for. A site sets it in its profile (set-resources: train: nodes: 4);
-# empty means not given. Resources are not parameters: changing them retrains nothing.
+# The resources of a training job. A site sets them in its profile (set-resources: train: nodes: 4);
+# an empty value is unset. Resources are not parameters: changing them retrains nothing.
 TRAINING_JOB = {
     "where": "here",  # or slurm
     "nodes": 1,
-    "tasks_per_node": "",  # ranks; empty: one for each GPU
+    "tasks_per_node": "",  # ranks; empty: one per GPU
     "cpus_per_task": 1,  # per rank
     "gpus_per_node": "",
     "gres": "",
     "mem_mb": 16000,  # per node
-    "runtime": 1440,  # minutes until the job's time limit, at which it saves and is queued again
-    "warning_seconds": 300,  # before that
+    "runtime": 1440,  # time limit in minutes; before it, the job saves and is queued again
+    "warning_seconds": 300,  # seconds from the warning, at which the job saves, to the limit
     "slurm_partition": "",
     "slurm_account": "",
     "qos": "",

@@ -1,7 +1,7 @@
-# Datasets, and what their samples are compared with.
+# Datasets, and the references that samples are compared with.
 #
-# A digest names a dataset's content. Later stages depend on it, not on the large file's modification
-# time, so preparing identical data again reruns nothing.
+# A digest identifies a dataset's content. Later stages depend on it, not on the modification time
+# of the large file, so preparing identical data again reruns nothing.
 
 
 # Reads: the dataset's source (downloads, or a package).  Makes: data/DATASET.h5, record and digest.

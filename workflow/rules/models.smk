@@ -1,11 +1,12 @@
 # Models, and the guides that steer samplers: trained, or imported from official checkpoints.
 #
-# Checkpoints of a training lie in runs/, where Snakemake does not look: it deletes the outputs of a
-# failed job, and a training resumes from its last checkpoint. The rules are local: the launcher
-# submits the job of all ranks if there is Slurm and waits for it, and runs the ranks here otherwise.
+# A training keeps its checkpoints in runs/, outside its outputs: Snakemake deletes the outputs of a
+# failed job, and a training resumes from its last checkpoint. The training rules are local: the
+# launcher submits one Slurm job for all ranks and waits for it, or runs the ranks here if there is
+# no Slurm.
 
 
-# Reads: data/DATASET.h5.  Makes: a model's EMA weights and its manifest.
+# Reads: data/DATASET.h5.  Makes: a model's EMA weights, its history and its manifest.
 rule train:
     input:
         images=lambda w: ancient(
@@ -35,7 +36,7 @@ rule train:
         "output={params.folder} > {log} 2>&1"
 
 
-# Reads: data/DATASET.h5.  Makes: a guide's weights and its manifest.
+# Reads: data/DATASET.h5.  Makes: a guide's weights, its history and its manifest.
 rule train_guide:
     input:
         images=lambda w: ancient(
@@ -65,7 +66,7 @@ rule train_guide:
         "output={params.folder} > {log} 2>&1"
 
 
-# Reads: a checkpoint of the official code, and data/DATASET.h5.  Makes: what rule train makes.
+# Reads: a checkpoint of the official code, and data/DATASET.h5.  Makes: a model, without a history.
 rule import_model:
     input:
         images=lambda w: ancient(
@@ -90,7 +91,7 @@ rule import_model:
         "output={params.folder} > {log} 2>&1"
 
 
-# Reads: a checkpoint of the official code, and data/DATASET.h5.  Makes: what rule train_guide makes.
+# Reads: a checkpoint of the official code, and data/DATASET.h5.  Makes: a guide, without a history.
 rule import_guide:
     input:
         images=lambda w: ancient(

@@ -1,4 +1,4 @@
-# The results of cells, and what people look at: tables and figures, which the report shows.
+# The results of cells, and the tables and figures of the report.
 
 
 # Reads: the records of a cell's shards, and the references.  Makes: all metrics of the cell, JSON.

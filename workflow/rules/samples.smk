@@ -1,7 +1,7 @@
-# Reads: a model, and what guides the sampler.  Makes: a range of a cell's shards, and its record.
+# Reads: a model, and a guide or images to inpaint.  Makes: a range of a cell's shards, a record.
 #
-# Snakemake knows the shards only as a parameter: it would delete declared ones before a job. The
-# process keeps those that are there and whole, so a job that was killed loses one shard at most.
+# The shards are a parameter, not outputs: Snakemake deletes a job's outputs before it runs the job.
+# The process keeps complete shards, so a killed job loses at most one.
 
 
 rule sample:
