@@ -143,10 +143,10 @@ def figures_of(grid: Grid) -> dict[str, GridFigure]:
 
 def _figures(grid: Grid) -> Iterator[GridFigure]:
     for plot in plots_of(grid):
-        yield GridFigure(plot, "plot", PLOTS[plot], PLOTS[plot], ("Plots", ""))
+        yield GridFigure(plot, "plot", PLOTS[plot], PLOTS[plot], ("Plots", "Other"))
     for model in traced_models(grid):
         title = f"{model} by {grid.file.gallery}"
-        name, category = f"phase-space/{model}", ("Phase space", "")
+        name, category = f"phase-space/{model}", ("Phase space", "Other")
         yield GridFigure(name, "phase-space", title, model, category, model=model)
     for model in grid.models:
         title, cell = f"{model} by {grid.file.gallery}", f"{model}/{grid.file.gallery}"
