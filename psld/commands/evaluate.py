@@ -16,7 +16,7 @@ from psld.config.settings import parse
 from psld.grid import paths
 from psld.grid.cells import expand_cell, find_cell
 from psld.grid.results import CellResult, CellResults, Weights
-from psld.metrics.evaluation import Measurement, check_reference, measure
+from psld.metrics.evaluation import Measurement, check_measure, check_reference, measure
 from psld.metrics.extractor_folder import load_extractor
 from psld.metrics.reference_folder import load_reference
 from psld.metrics.settings import MetricSettings
@@ -111,6 +111,7 @@ def measurement_of(
     reference_folder: str,
     extractor_folder: str | None,
 ) -> Measurement:
+    check_measure(metric)
     statistics, reference = load_reference(reference_folder)
     device = choose_device(settings.device)
     extractor = load_extractor(metric, extractor_folder, reference.dataset_digest, device)

@@ -17,6 +17,7 @@ from psld.commands.entry import entry_point
 from psld.data.description import expand_data
 from psld.data.pixels import to_uint8, truncated
 from psld.data.store import ImageStore
+from psld.metrics.evaluation import check_measure
 from psld.metrics.extractor import Extractor, batches_of, statistics_of
 from psld.metrics.extractor_folder import load_extractor, read_manifest
 from psld.metrics.frechet import frechet_distance
@@ -37,6 +38,7 @@ NOISE_SAMPLES = 10_000
 @entry_point("reference", ReferenceSettings, rewrite=expand_data)
 def main(settings: ReferenceSettings) -> None:
     metric, folder = settings.metric, settings.extractor
+    check_measure(metric)
     store = ImageStore.open_for(settings.data, settings.dataset)
     wanted = metric.reference_split
     if wanted != "all" and store.splits[wanted] == 0:

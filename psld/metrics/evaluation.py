@@ -38,11 +38,6 @@ class Measurement:
     devices: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        if self.metric.measure.kind != "frechet":
-            raise UserError(
-                f"metric {self.metric.name}: the commands measure Fréchet distances; others are "
-                "functions of Python, psld.metrics.measure"
-            )
         self.statistics = FeatureStatistics(self.extractor.dimension, self.extractor.device)
 
     def add(self, shard: Shard, features: Tensor) -> None:
@@ -88,6 +83,15 @@ def measure(measurements: Sequence[Measurement], shards: Iterable[Shard]) -> Non
                 parts = features_of(extractor, batches, measurement.metric.name, len(shard.images))
                 features[extractor.digest] = torch.cat(list(parts))
             measurement.add(shard, features[extractor.digest])
+
+
+def check_measure(metric: MetricSettings) -> None:
+    """Raise UserError unless the metric is a Fréchet distance: commands compute no other."""
+    if metric.measure.kind != "frechet":
+        raise UserError(
+            f"metric {metric.name}: the commands measure Fréchet distances; others are "
+            "functions of Python, psld.metrics.measure"
+        )
 
 
 def check_reference(
