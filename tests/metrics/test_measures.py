@@ -61,7 +61,7 @@ def test_intervals_of_the_kernel_distance_cover():
 
 
 def test_inception_score_by_hand():
-    """Sure of each sample and of all classes alike: the number of classes; of one class: 1."""
+    """Sure answers: the number of classes if all are equally frequent; 1 if there is one class."""
     sure = 1000 * torch.eye(4).repeat(25, 1)
     assert inception_score(sure, splits=1, blocks=BLOCKS).value == pytest.approx(4)
     assert inception_score(sure[::4], splits=1, blocks=BLOCKS).value == pytest.approx(1)
