@@ -12,6 +12,7 @@ from psld.grid.composing import compose_model
 from psld.grid.loading import load_grid
 from psld.grid.resolved import Grid
 from psld.grid.results import CellResult, CellResults
+from psld.metrics.estimate import Estimate
 from psld.training.manifest import ModelManifest, write_manifest
 from psld.utils.files import write_text
 
@@ -43,14 +44,34 @@ def made_with(grid: Grid, cell: str) -> dict[str, Any]:
         "guide": guide and {"name": sampler.guide, "settings": guide, **WEIGHTS},
         "sampler": sampler.settings,
         "metric": grid.metrics[grid.file.metric],
-        "samples": grid.file.samples,
         "seed": grid.file.seed,
     }
 
 
-def cell_result(grid: Grid, cell: str, **given: Any) -> CellResult:
-    """The grid's own metric of a cell. `given` must hold the value; it prevails over the rest."""
+def estimate_of(value: float, samples: int, error: float = 0.0) -> Estimate:
+    """An estimate of twenty blocks (of one sample each if there are fewer) with a given error."""
+    blocks = min(20, samples)
+    per_block, rest = divmod(samples, blocks)
+    shift = error / (blocks - 1) ** 0.5
+    return Estimate(
+        value=value,
+        samples=samples,
+        block_samples=tuple(per_block + (i < rest) for i in range(blocks)),
+        without_block=tuple(value + (-1) ** i * shift for i in range(blocks)),
+    )
+
+
+def cell_result(
+    grid: Grid,
+    cell: str,
+    value: float,
+    samples: int | None = None,
+    error: float = 0.0,
+    **given: Any,
+) -> CellResult:
+    """The grid's own metric of a cell; `given` prevails over the rest."""
     content = {
+        "estimate": estimate_of(value, samples or grid.file.samples, error),
         "class_accuracy": None,
         "nfe": grid.samplers[cell.split("/")[1]].settings.get("steps", 81),
         "sampling_seconds": 1.5,

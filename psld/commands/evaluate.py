@@ -35,7 +35,7 @@ class EvaluateSettings(CellSettings):
     """GRID/MODEL/SAMPLER; the grid then sets the metrics, their samples and all paths."""
     shards: str
     """Folder of the cell's shards."""
-    samples: int = Field(ge=2)
+    samples: int = Field(ge=3)
     """Without `cell`: number of images to measure, from the first."""
     metric: MetricSettings
     """Without `cell`: the metric."""

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 from psld.config.settings import Settings, parse
 from psld.grid.resolved import Grid
 from psld.grid.schema import Band, Evaluation, Row, Show, Table
+from psld.metrics.estimate import Estimate
 from psld.utils.errors import UserError
 from psld.utils.files import read_json, write_json
 
@@ -31,10 +32,10 @@ class CellResult(Settings):
 
     metric: dict[str, Any]
     """Settings of the metric."""
-    value: float
+    estimate: Estimate
+    """The value, with what its interval needs."""
     class_accuracy: float | None
     """Share of guided samples whose class the metric's classifier recognizes."""
-    samples: int
     nfe: float
     """Network evaluations per image, counted."""
     sampling_seconds: float
@@ -53,6 +54,15 @@ class CellResult(Settings):
     versions: dict[str, str | None]
     precision: dict[str, Any]
     git_revision: str | None
+
+    @property
+    def value(self) -> float:
+        """The metric over all samples."""
+        return self.estimate.value
+
+    @property
+    def samples(self) -> int:
+        return self.estimate.samples
 
 
 class CellResults(Settings):

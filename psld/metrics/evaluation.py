@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from psld.metrics.blocks import BlockStatistics
 from psld.metrics.extractor import Extractor, batches_of, features_of
 from psld.metrics.extractor_training import accuracy
 from psld.metrics.feature_classifier import ClassifierExtractor
-from psld.metrics.frechet import frechet_distance
+from psld.metrics.frechet import frechet_estimate
 from psld.metrics.reference_folder import ReferenceManifest
 from psld.metrics.settings import MetricSettings
 from psld.metrics.statistics import FeatureStatistics
@@ -30,7 +31,7 @@ class Measurement:
     reference: FeatureStatistics
     scale: ReferenceManifest
     """The reference's manifest, which has the scale of the metric."""
-    statistics: FeatureStatistics = field(init=False)
+    statistics: BlockStatistics = field(init=False)
     recognized: float = 0.0
     labeled: int = 0
     nfe: list[int] = field(default_factory=list)
@@ -38,14 +39,16 @@ class Measurement:
     devices: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.statistics = FeatureStatistics(self.extractor.dimension, self.extractor.device)
+        device = self.extractor.device
+        self.statistics = BlockStatistics(self.extractor.dimension, device=device)
 
     def add(self, shard: Shard, features: Tensor) -> None:
         """Add a shard and the features of its images; images beyond `samples` are ignored."""
-        count = min(len(features), self.samples - self.statistics.count)
+        first = sum(self.statistics.counts)
+        count = min(len(features), self.samples - first)
         if count <= 0:
             return
-        self.statistics.update(features[:count])
+        self.statistics.update(features[:count], first)
         part = shard.first(count)
         if part.labels is not None and isinstance(self.extractor, ClassifierExtractor):
             share = accuracy(self.extractor, part.images, part.labels, self.metric.batch_size)
@@ -59,9 +62,8 @@ class Measurement:
         """Return the fields of the cell's result that depend on the metric and the shards."""
         return {
             "metric": self.metric.model_dump(mode="json", exclude_none=True),
-            "value": frechet_distance(self.statistics, self.reference),
+            "estimate": frechet_estimate(self.statistics, self.reference),
             "class_accuracy": self.recognized / self.labeled if self.labeled else None,
-            "samples": self.samples,
             "nfe": sum(self.nfe) / len(self.nfe),
             "sampling_seconds": round(self.seconds, 3),
             "sampling_device": ", ".join(sorted(self.devices)),

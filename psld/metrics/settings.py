@@ -157,6 +157,11 @@ class MetricSettings(Settings):
             network = f"dinov2-{extractor.size}"
         return f"{prefix}-{network}"
 
+    @property
+    def larger_is_better(self) -> bool:
+        """True for scores and shares of good samples; False for distances and memorization."""
+        return self.measure.kind in ("inception-score", "precision", "recall")
+
     def shares_features(self, other: "MetricSettings") -> bool:
         """Check if one pass over the samples and one reference are enough for both metrics."""
 

@@ -185,7 +185,7 @@ def test_a_reference_that_does_not_fit(cell, model, features, tmp_path):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("samples=1", ("samples", "greater than or equal to 2")),
+        ("samples=2", ("samples", "greater than or equal to 3")),
         ("metric=inception", ("inception", "fid")),
         ("+images=x", ("unknown key images",)),
         ("extractor=null", ("extractor", "psld train_extractor")),

@@ -21,7 +21,7 @@ from psld.grid.schema import RECORDED
 from psld.report.formats import EVERY_ENTRY, SYMBOLS, latex
 from psld.report.table import Text, scales, text_of
 from tests.commands import call, refused, succeeded
-from tests.results import WEIGHTS, cell_result, link_grid, write_grid, write_result
+from tests.results import WEIGHTS, cell_result, estimate_of, link_grid, write_grid, write_result
 
 GRID = yaml.safe_load("""
 defaults: [dataset=digits, network=demo, training=demo]
@@ -260,7 +260,7 @@ def test_a_table_is_made_before_anything_was_run(folder):
         (("metric", "extractor"), "seed", 1),
         ((), "guide", {"settings": {}, "name": "x", **WEIGHTS}),
         ((), "seed", 1),
-        ((), "samples", 50),
+        ((), "estimate", estimate_of(1.0, samples=50).model_dump(mode="json")),
     ],
 )
 def test_a_cell_of_other_settings_is_one_that_has_not_been_run(folder, settings, key, value):

@@ -18,7 +18,7 @@ from psld.report.tracking import SIDE
 from psld.sampling.shards import Shard
 from tests.commands import call, refused, succeeded
 from tests.offline_runs import OfflineRun, offline_runs
-from tests.results import link_grid, made_with, write_grid
+from tests.results import estimate_of, link_grid, made_with, write_grid
 
 GRID = yaml.safe_load("""
 defaults: [dataset=digits, network=demo, training=demo]
@@ -201,7 +201,8 @@ def test_what_is_written_is_not_written_again(folder):
 def test_a_result_made_again_replaces_its_run(folder):
     track(folder)
     before = runs(folder)
-    write_result(folder / RESULT, result_of(folder).model_dump() | {"value": 0.5})
+    changed = {"estimate": estimate_of(0.5, samples=20)}
+    write_result(folder / RESULT, result_of(folder).model_dump() | changed)
     assert "6 runs, of which 2 are new or changed" in track(folder)
     after = runs(folder)
     changed = [("evaluate", "psld/em-3"), ("tabulate", "mine")]
