@@ -3,6 +3,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+# Python keeps compiled modules: each of a grid's many jobs is a process that imports them.
+unexport PYTHONDONTWRITEBYTECODE
 
 PYTHON ?= python3
 PROFILE ?= profiles/default

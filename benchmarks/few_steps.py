@@ -1,11 +1,12 @@
-"""Samplers with few network evaluations against Euler–Maruyama (EM) with many, on demo models.
+"""Samplers with few network evaluations against Euler–Maruyama (EM) with many, on a grid's models.
 
 python -m benchmarks.few_steps FOLDER --sampler "multistep eta=1" --steps 8 10 --seeds 5 6 7
+python -m benchmarks.few_steps FOLDER --grid small --models cld psld-0.02
 
-FOLDER is the folder of `make demo`, with models/demo, data/digits.h5 and
-features/digits/fd-classifier. The benchmark measures two Fréchet distances of 1,000 samples: in the
-features of the demo's classifier, to the training split, and in pixels on the scale 0 to 1, to all
-digits. Measured cells are kept in a file, so a second run measures only new cells.
+FOLDER is where the grid ran, with models/GRID, data/DATASET.h5 and features/DATASET/fd-classifier.
+The benchmark measures two Fréchet distances of 1,000 samples: in the features of the metric's
+classifier, to the training split, and in pixels on the scale 0 to 1, to all images. Measured cells
+are kept in a file, so a second run measures only new cells.
 """
 
 import argparse
@@ -15,15 +16,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
+import numpy as np
 from torch import Tensor
 
 import psld
 from psld.data.store import ImageStore
+from psld.metrics.extractor import batches_of, statistics_of
 from psld.metrics.frechet import frechet_distance
 from psld.metrics.statistics import FeatureStatistics
+from psld.training.manifest import ModelManifest, read_manifest
 
 SAMPLES = 1000
+BATCH = 500
 
 EM = "em striding=quadratic"
 
@@ -37,10 +41,10 @@ class Cell(NamedTuple):
     steps: int
     seed: int
 
-    def images(self, folder: Path) -> Tensor:
+    def images(self, models: Path) -> Tensor:
         name, *words = self.sampler.split()
         options = dict(word.split("=", 1) for word in words)
-        model = psld.load(folder / "models" / "demo" / self.model)
+        model = psld.load(models / self.model)
         return model.sample(SAMPLES, sampler=name, steps=self.steps, seed=self.seed, **options)
 
 
@@ -57,42 +61,46 @@ class Distances(NamedTuple):
         return f"{self.features:5.2f} {self.pixels:6.3f}"
 
 
-class Digits:
-    """The reference data and features of the digits."""
+class Reference:
+    """The reference images of a dataset: their features and pixels."""
 
-    def __init__(self, folder: Path) -> None:
-        store = ImageStore.open(folder / "data" / "digits.h5")
-        self.train, test = (torch.tensor(store.images(s)) for s in ("train", "test"))
-        self.extractor = psld.load_extractor(folder / "features" / "digits" / "fd-classifier")
-        self.pixels = _pixels(torch.cat([self.train, test]))
+    def __init__(self, folder: Path, dataset: str) -> None:
+        store = ImageStore.open(folder / "data" / f"{dataset}.h5")
+        self.extractor = psld.load_extractor(folder / "features" / dataset / "fd-classifier")
+        self.features = self._features(store.images("train"))
+        self.pixels = _pixels(store.images("train")) + _pixels(store.images("test"))
 
     def distances(self, images: Tensor) -> Distances:
         return Distances(
-            psld.distance(images, self.train, self.extractor),
-            frechet_distance(_pixels(images), self.pixels),
+            frechet_distance(self._features(images.numpy()), self.features),
+            frechet_distance(_pixels(images.numpy()), self.pixels),
         )
 
+    def _features(self, images: np.ndarray) -> FeatureStatistics:
+        return statistics_of(self.extractor, batches_of(images, BATCH), "features", len(images))
 
-def _pixels(images: Tensor) -> FeatureStatistics:
-    statistics = FeatureStatistics(images[0].numel())
-    statistics.update(images.flatten(1).double() / 255)
+
+def _pixels(images: np.ndarray) -> FeatureStatistics:
+    statistics = FeatureStatistics(images[0].size)
+    for batch in batches_of(images, BATCH):
+        statistics.update(batch.flatten(1).double() / 255)
     return statistics
 
 
 class Measured:
     """The cells measured so far, in a file with one JSON record per line."""
 
-    def __init__(self, folder: Path, file: Path) -> None:
-        self.folder = folder
+    def __init__(self, models: Path, reference: Reference, file: Path) -> None:
+        self.models = models
         self.file = file
-        self.digits = Digits(folder)
+        self.reference = reference
         lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
         records = map(json.loads, lines)
         self.cells = {Cell(*r["cell"]): Distances(*r["distances"]) for r in records}
 
     def __getitem__(self, cell: Cell) -> Distances:
         if cell not in self.cells:
-            self.cells[cell] = self.digits.distances(cell.images(self.folder))
+            self.cells[cell] = self.reference.distances(cell.images(self.models))
             record = {"cell": cell, "distances": self.cells[cell]}
             with self.file.open("a", encoding="utf-8") as file:
                 print(json.dumps(record), file=file)
@@ -105,7 +113,8 @@ class Measured:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="where the demo ran")
+    parser.add_argument("folder", type=Path, help="where the grid ran")
+    parser.add_argument("--grid", default="demo")
     parser.add_argument("--sampler", action="append", help='"NAME KEY=VALUE …"; may be repeated')
     parser.add_argument("--steps", type=int, nargs="+", default=[5, 6, 8, 10, 15, 20, 40])
     parser.add_argument("--models", nargs="+", default=["psld-0.02", "psld-0.25", "cld", "vp-sde"])
@@ -113,7 +122,10 @@ def main() -> None:
     parser.add_argument("--against", type=int, nargs="*", default=[40, 100], help="steps of EM")
     parser.add_argument("--cells", type=Path, help="file of measured cells; in FOLDER by default")
     given = parser.parse_args()
-    measured = Measured(given.folder, given.cells or given.folder / "few_steps.jsonl")
+    models = given.folder / "models" / given.grid
+    manifest = read_manifest(models / given.models[0], ModelManifest)
+    reference = Reference(given.folder, manifest.settings.dataset.name)
+    measured = Measured(models, reference, given.cells or given.folder / "few_steps.jsonl")
     samplers = given.sampler or ["multistep"]
     ratios = "".join(f"{f'/ EM at {steps}':>15}" for steps in given.against)
     print(f"{'model':10} {'steps':>5}  {'features, pixels':>16}{ratios}  sampler; each seed")
