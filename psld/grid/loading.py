@@ -22,6 +22,7 @@ from psld.config.settings import parse
 from psld.grid.rehearsal import Rehearsal, rehearsal_content
 from psld.grid.resolved import Grid
 from psld.grid.schema import GridFile
+from psld.grid.templates import expand_templates
 from psld.utils.errors import UserError
 from psld.utils.files import write_text
 
@@ -114,7 +115,7 @@ def _content(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a grid: settings by their names are needed")
-    return content
+    return expand_templates(content, str(path))
 
 
 def expand_model(arguments: list[str]) -> list[str]:

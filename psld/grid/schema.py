@@ -1,4 +1,7 @@
-"""The schema of configs/grid/NAME.yaml: models and samplers by overrides, tables of cells."""
+"""The schema of configs/grid/NAME.yaml: models and samplers by overrides, tables of cells.
+
+Templates are written out before (`psld.grid.templates`).
+"""
 
 from collections import Counter
 from functools import cached_property
@@ -7,6 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field, field_validator, model_validator
 
 from psld.config.settings import Settings
+from psld.grid.templates import PLACEHOLDER, fill
 
 Show = Literal["value", "nfe", "class_accuracy"]
 
@@ -24,6 +28,8 @@ class Entry(Settings):
     show: Show | None = None
     """Show the metric's value (the default), the counted network evaluations, or the share of
     guided samples whose class the metric's classifier recognizes."""
+    fields: dict[str, str] = Field(default_factory=dict)
+    """Values for {placeholders} in the other texts of the cell."""
 
 
 class Column(Entry):
@@ -33,8 +39,6 @@ class Column(Entry):
 class Row(Entry):
     label: tuple[str, ...]
     """One text for each of the table's row headings."""
-    fields: dict[str, str] = Field(default_factory=dict)
-    """Values for {placeholders} in the names of models and samplers."""
     paper: tuple[float | None, ...] | None = None
     """The paper's number in each column."""
     source: str | None = None
@@ -256,35 +260,28 @@ class GridFile(Settings):
 
     def _evaluation(self, table: Table, row: Row, column: Column) -> Evaluation:
         """Merge the settings of the table, the row and the column."""
-        merged = {"metric": self.metric, "samples": self.samples}
-        for part in (table.cell, row, column):
-            given = part.model_dump(include=set(Entry.model_fields), exclude_none=True)
-            merged.update(given)
-        for key in ("model", "sampler"):
-            try:
-                merged[key] = merged.get(key) and merged[key].format(**row.fields)
-            except (KeyError, IndexError, ValueError):
+        where = f"table {table.title!r}, row {row.label}"
+        merged = dict.fromkeys(("model", "sampler", "budget", "metric", "samples"))
+        for part in (self, table.cell, row, column):
+            given = {key: getattr(part, key, None) for key in merged}
+            merged |= {key: value for key, value in given.items() if value is not None}
+        fields = row.fields | column.fields
+        merged = fill(merged, fields)
+        for key, value in merged.items():
+            if value is None:
+                raise ValueError(f"{where}: no {key} for {column.label}")
+            if PLACEHOLDER.search(str(value)):
                 raise ValueError(
-                    f"table {table.title!r}, row {row.label}: {key} {merged[key]!r} has a "
-                    "placeholder that is not among the row's fields: "
-                    f"{', '.join(row.fields) or 'it has none'}"
-                ) from None
-        for key in ("model", "sampler", "budget"):
-            if merged.get(key) is None:
-                raise ValueError(
-                    f"table {table.title!r}, row {row.label}: no {key} for {column.label}"
+                    f"{where}: {key} {value!r} has a placeholder that is not among the fields of "
+                    f"row and column: {', '.join(fields) or 'there are none'}"
                 )
         if merged["sampler"] not in self.samplers:
             raise ValueError(
-                f"table {table.title!r}, row {row.label}: unknown sampler {merged['sampler']!r}; "
+                f"{where}: unknown sampler {merged['sampler']!r}; "
                 f"there are: {', '.join(self.samplers)}"
             )
-        return Evaluation(
-            model=merged["model"],
-            sampler=f"{merged['sampler']}-{merged['budget']}",
-            metric=merged["metric"],
-            samples=merged["samples"],
-        )
+        sampler = f"{merged['sampler']}-{merged['budget']}"
+        return Evaluation(merged["model"], sampler, merged["metric"], merged["samples"])
 
     def overrides_of_model(self, model: str) -> tuple[str, ...]:
         """All overrides of a model; those of another grid's model are already complete."""

@@ -250,7 +250,7 @@ def test_every_thing_is_composed_again_for_another_config(configs, compositions)
         ("samplers/em/overrides", ["sampler=emm"], "sampler em-10: .*conjugate em gddim multistep"),
         ("tables/steps/cell", {"sampler": "em"}, r"row \('EM', 'PSLD'\): no budget for 10"),
         ("tables/steps/rows/0/model", "pdls", "names the model 'pdls'; there are: vp-sde, psld"),
-        ("tables/steps/rows/0/model", "{name}", "placeholder that is not among the row's fields"),
+        ("tables/steps/rows/0/model", "{name}", "placeholder that is not among the fields"),
         ("tables/steps/cell/sampler", "ems", "unknown sampler 'ems'; there are: em, em-quadratic"),
         ("tables/steps/rows/0/paper", [1.0], "tables.steps: row .* needs 2 paper values"),
         ("tables/steps/columns/1/label", "10", "need different names, not sampler, model, 10, 10"),
