@@ -1,6 +1,6 @@
 """Snakemake's cost for a large artificial grid of 100 models × 100 samplers × 50 shards.
 
-    python -m benchmarks.grid              # 10,000 cells, 50 shards per job
+    python -m benchmarks.grid              # 10,000 cells, 10 shards per job
     python -m benchmarks.grid 10 10 10     # models, samplers, shards per job
 
 Prints the CPU seconds of the process and its children, and the peak memory.
@@ -64,7 +64,7 @@ def cost(folder: Path, *command: str) -> str:
 
 
 def main() -> None:
-    models, samplers, shards_per_job = map(int, sys.argv[1:] or (100, 100, 50))
+    models, samplers, shards_per_job = map(int, sys.argv[1:] or (100, 100, 10))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "configs" / "grid").mkdir(parents=True)
