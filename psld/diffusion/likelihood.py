@@ -2,13 +2,15 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from psld.diffusion.process import LinearProcess, mix
 from psld.diffusion.runge_kutta import integrate
-from psld.diffusion.score import Network, times_like
+from psld.diffusion.score import Batching, Network, batching, times_like
 from psld.diffusion.stepping import Noise
 from psld.utils.errors import UserError
 
@@ -38,6 +40,7 @@ def log_likelihood(
     draws: int = 1,
     start_time: float = 1e-5,
     tolerance: float = 1e-5,
+    batch_size: int | Batching = 256,
 ) -> Likelihood:
     """Integrate the probability flow from the images at t = ε to T and add up its divergence:
 
@@ -47,7 +50,7 @@ def log_likelihood(
     K draws of m the bound is log (1/K) Σ_k p(x, m_k)/q(m_k). On average it is below log p(x) and
     rises with K. For k = 1 there is no m, and one draw is exact.
 
-    The step size is common to the batch, so a result depends on its batch by about `tolerance`.
+    All images take the same steps, so a result depends on the other images by about `tolerance`.
 
     Args:
         images: N×C×H×W; their type is that of the computation.
@@ -58,6 +61,7 @@ def log_likelihood(
         start_time: ε. The drift has moved the data for a time ε, so the estimate of one image has
             an error of about ε β x·m/(κM), which averages to 0.
         tolerance: relative and absolute, of the step control (`runge_kutta.integrate`).
+        batch_size: most states (images × draws) per network evaluation; changes only memory.
     """
     if process.blocks == 1:
         draws = 1
@@ -68,7 +72,7 @@ def log_likelihood(
         spread = process.initial_covariance[1:, 1:].sqrt()
         log_q = _log_normal(auxiliary, spread)
         z = torch.cat([z, mix(spread, auxiliary)], dim=1)
-    flow = _Flow(process, network, _probes(process.blocks, z, noise, probes))
+    flow = _Flow(process, network, _probes(process.blocks, z, noise, probes), batching(batch_size))
     end, gained = flow.integrate(z, start_time, tolerance)
     prior = process.S.sqrt()
     whitened = mix(torch.linalg.inv(prior), end)
@@ -101,31 +105,39 @@ def bits_per_dimension(
 class _Flow:
     """The probability-flow ODE in forward time, with the divergence of its velocity."""
 
-    def __init__(self, process: LinearProcess, network: Network, probes: list[Tensor]) -> None:
+    def __init__(
+        self, process: LinearProcess, network: Network, probes: list[Tensor], batched: Batching
+    ) -> None:
         self.process = process
         self.network = network
         self.probes = probes
+        self.batched = batched
         self.evaluations = 0
 
     def integrate(self, z: Tensor, start_time: float, tolerance: float) -> tuple[Tensor, Tensor]:
         """Return the state at T, and ∫ divergence dt of each sample, float64 on the CPU."""
-        size = z.numel()
+        progress = tqdm(desc="likelihood", unit=" evaluations", disable=None, leave=False)
 
-        def slope(t: float, flat: Tensor) -> Tensor:
-            velocity, divergence = self._velocity(flat[:size].view(z.shape).to(z.dtype), t)
-            return torch.cat([velocity.flatten(), divergence]).double()
+        def slope(t: float, y: Tensor) -> Tensor:
+            self.evaluations += 1
+            progress.update()
+            progress.set_postfix_str(f"t = {t:.3g}", refresh=False)
+            time = torch.tensor([t], dtype=torch.float64)
+            drift = self.process.drift(time)[0]
+            push = -0.5 * self.process.diffusion_squared(time) @ self.process.score_matrix(time)
+            state = y[:, :-1].reshape(z.shape).to(z.dtype)
+            return self.batched(partial(self._velocity, t, drift, push[0]), state, *self.probes)
 
-        start = torch.cat([z.flatten().double(), z.new_zeros(len(z), dtype=torch.float64)])
-        end = integrate(slope, start_time, self.process.T, start, tolerance, "likelihood")
-        return end[:size].view(z.shape).to(z.dtype), end[size:].cpu()
+        start = torch.cat([z.flatten(1), z.new_zeros(len(z), 1)], dim=1).double()
+        with progress:
+            end = integrate(slope, start_time, self.process.T, start, tolerance, "likelihood")
+        return end[:, :-1].reshape(z.shape).to(z.dtype), end[:, -1].cpu()
 
     @torch.enable_grad()
-    def _velocity(self, z: Tensor, t: float) -> tuple[Tensor, Tensor]:
-        """Return F z − ½ G Gᵀ s and the estimate of its divergence per sample."""
-        self.evaluations += 1
-        time = torch.tensor([t], dtype=torch.float64)
-        drift = self.process.drift(time)[0]
-        push = -0.5 * self.process.diffusion_squared(time) @ self.process.score_matrix(time)
+    def _velocity(
+        self, t: float, drift: Tensor, push: Tensor, z: Tensor, *probes: Tensor
+    ) -> Tensor:
+        """Return F z − ½ G Gᵀ s and, in the last column, its divergence; float64, N×(kCHW + 1)."""
         z = z.detach().requires_grad_()
         eps = self.network(z, times_like(z, t))
         if eps.dtype in (torch.bfloat16, torch.float16):
@@ -133,16 +145,17 @@ class _Flow:
                 "likelihood: the network computes in half precision, whose error is above the "
                 "tolerance of adaptive steps; use fp32"
             )
-        pushed = mix(push[0], eps)
+        pushed = mix(push, eps)
         traces = []
-        for number, probe in enumerate(self.probes, start=1):
+        for number, probe in enumerate(probes, start=1):
             (product,) = torch.autograd.grad(
-                (pushed * probe).sum(), z, retain_graph=number < len(self.probes)
+                (pushed * probe).sum(), z, retain_graph=number < len(probes)
             )
             traces.append((product * probe).flatten(1).sum(dim=1))
         pixels = z[0].numel() // self.process.blocks
         divergence = torch.stack(traces).mean(dim=0) + float(drift.trace()) * pixels
-        return (mix(drift, z) + pushed).detach(), divergence.detach()
+        velocity = (mix(drift, z) + pushed).detach().flatten(1)
+        return torch.cat([velocity, divergence[:, None]], dim=1).double()
 
 
 def _probes(blocks: int, z: Tensor, noise: Noise, count: int) -> list[Tensor]:

@@ -226,3 +226,40 @@ class ReferenceSettings(_CommandSettings):
     """Folder from train_extractor; null for a published extractor, which needs none."""
     output: str
     """Output folder for the statistics and their manifest."""
+
+
+class LikelihoodSettings(Settings):
+    """Everything that decides the bits per dimension of a model."""
+
+    split: Literal["train", "test", "all"]
+    """The images whose likelihood is measured."""
+    images: int | None = Field(ge=2)
+    """Number of images, from the first of the split; null: all."""
+    probes: int = Field(ge=1)
+    """Random vectors of Hutchinson's estimate of the trace; each costs one gradient."""
+    draws: int = Field(ge=1)
+    """K: draws of the momentum for each image; the bound rises with K. No effect without momentum,
+    where the likelihood is no bound."""
+    start_time: float = Field(gt=0, lt=1)
+    """The time at which the flow starts from the images; not below the model's time_eps."""
+    tolerance: float = Field(gt=0, lt=1)
+    """Relative and absolute error tolerance of the adaptive steps."""
+    seed: int = Field(ge=0)
+    """Seed of the dequantization, the momenta and the probes."""
+    shard_size: int = Field(ge=1)
+    """Images of a shard; they take their steps together."""
+
+
+class LikelihoodCommandSettings(LikelihoodSettings):
+    """Settings of `psld likelihood`."""
+
+    model: str
+    """Folder of a trained model."""
+    data: str | None
+    """The prepared dataset, HDF5; null: the file in data/ with the name of the model's dataset."""
+    output: str = Field(pattern=r"\.json$")
+    """Path of the result. Its shards are in the folder of the same name without the ending."""
+    batch_size: int = Field(ge=1)
+    """Most images, times draws, per network evaluation; changes speed and memory only."""
+    device: str
+    """`auto`, or a torch device such as `cpu` or `cuda`."""

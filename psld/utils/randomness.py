@@ -20,6 +20,7 @@ class Stream(IntEnum):
     SHARD = 4
     PREVIEW = 5
     MASK = 6
+    LIKELIHOOD = 7
 
 
 def stream_seed(seed: int, stream: Stream, *index: int) -> int:

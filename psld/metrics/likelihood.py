@@ -1,0 +1,152 @@
+"""The bits per dimension of a split by the probability flow, made in shards by one process."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from psld.config.settings import Settings, parse
+from psld.data.store import ImageStore
+from psld.diffusion.likelihood import bits_per_dimension, dequantize, log_likelihood
+from psld.diffusion.score import Batching
+from psld.metrics.settings import LikelihoodCommandSettings
+from psld.training.manifest import ModelManifest, read_manifest
+from psld.training.model import Model, load_model
+from psld.utils.device import choose_device
+from psld.utils.errors import UserError
+from psld.utils.files import digest_of, read_json, write_json
+from psld.utils.provenance import device_name
+from psld.utils.randomness import Stream, stream_seed
+
+
+class LikelihoodOrigin(Settings):
+    """Everything that decides the numbers of a shard, on one kind of device."""
+
+    weights_sha256: str
+    dataset_digest: str
+    split: str
+    first: int
+    """Index of its first image in the split."""
+    images: int
+    probes: int
+    draws: int
+    start_time: float
+    tolerance: float
+    seed: int
+
+
+class LikelihoodShard(Settings):
+    """The bits per dimension of a range of images, and the cost of measuring them."""
+
+    origin: LikelihoodOrigin
+    bits: tuple[float, ...]
+    """Bits per dimension of each image."""
+    evaluations: int
+    """Network evaluations per image and draw, counted."""
+    gradients: int
+    """Vector-Jacobian products per image and draw."""
+    seconds: float
+    device: str
+
+    def save(self, path: Path) -> None:
+        """Write the shard and its digest, whole or not at all."""
+        content = self.model_dump(mode="json")
+        write_json(path, {**content, "digest": digest_of(content)})
+
+    @classmethod
+    def load(cls, path: Path, origin: LikelihoodOrigin) -> "LikelihoodShard":
+        """Read a shard. Raises UserError if it is missing, damaged or of another origin."""
+        content = read_json(path)
+        if not isinstance(content, dict) or content.pop("digest", None) != digest_of(content):
+            raise UserError(f"{path}: damaged shard (its digest differs); measure it again")
+        shard = parse(cls, content, where=str(path))
+        if shard.origin != origin:
+            raise UserError(f"{path}: of another model, dataset or settings; measure it again")
+        return shard
+
+
+def measure_shards(
+    settings: LikelihoodCommandSettings,
+) -> Iterator[tuple[LikelihoodShard, bool]]:
+    """Yield the shards of a split in order, and True for one that was measured now, not found.
+
+    Each shard is written when it is done, so a killed process loses at most one.
+
+    Raises UserError if the flow starts before the network's first time, or images are missing.
+    """
+    manifest = read_manifest(settings.model, ModelManifest)
+    dataset, first_time = manifest.settings.dataset, manifest.settings.training.time_eps
+    if settings.start_time < first_time:
+        raise UserError(
+            f"start_time: {settings.start_time:g} is before the first time that the network was "
+            f"trained for (training.time_eps); use {first_time:g} or more"
+        )
+    store = ImageStore.open_for(settings.data or f"data/{dataset.name}.h5", dataset)
+    images = store.images(settings.split)
+    if len(images) < (settings.images or 2):
+        raise UserError(
+            f"images: the {settings.split} split of {store.path} has {len(images)}, not "
+            f"{settings.images or 'two or more'}"
+        )
+    images = images[: settings.images]
+    device = choose_device(settings.device)
+    model = load_model(settings.model, device)
+    model.network.requires_grad_(False)
+    batching = Batching(settings.batch_size)
+    given = settings.model_dump(include=set(LikelihoodOrigin.model_fields) - {"images"})
+    for first in range(0, len(images), settings.shard_size):
+        part = images[first : first + settings.shard_size]
+        origin = LikelihoodOrigin(
+            weights_sha256=manifest.weights_sha256,
+            dataset_digest=store.digest,
+            first=first,
+            images=len(part),
+            **given,
+        )
+        index = first // settings.shard_size
+        path = Path(settings.output).with_suffix("") / f"{index:05d}.json"
+        try:
+            yield LikelihoodShard.load(path, origin), False
+        except UserError:
+            shard = measure_shard(model, part, origin, device, batching)
+            shard.save(path)
+            yield shard, True
+
+
+def measure_shard(
+    model: Model,
+    images: np.ndarray,
+    origin: LikelihoodOrigin,
+    device: torch.device,
+    batching: Batching,
+) -> LikelihoodShard:
+    """Measure the images of one shard, uint8 N×C×H×W.
+
+    All random numbers are drawn on the CPU, for the whole shard, from its seed and first image.
+    """
+    started = time.monotonic()
+    key = stream_seed(origin.seed, Stream.LIKELIHOOD, origin.first)
+    random = np.random.Generator(np.random.Philox(key=key))
+    uniform = torch.from_numpy(random.random(images.shape, dtype=np.float32))
+    found = log_likelihood(
+        model.process,
+        model.network,
+        dequantize(torch.from_numpy(images.copy()), uniform).to(device),
+        lambda z: torch.from_numpy(random.standard_normal(z.shape, dtype=np.float32)).to(z),
+        probes=origin.probes,
+        draws=origin.draws,
+        start_time=origin.start_time,
+        tolerance=origin.tolerance,
+        batch_size=batching,
+    )
+    bits = bits_per_dimension(found.log_likelihood, images[0].size)
+    return LikelihoodShard(
+        origin=origin,
+        bits=tuple(bits.tolist()),
+        evaluations=found.evaluations,
+        gradients=found.gradients,
+        seconds=time.monotonic() - started,
+        device=device_name(device),
+    )
