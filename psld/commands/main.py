@@ -14,6 +14,7 @@ from psld.utils.version import VERSION
 
 COMMANDS = (
     "prepare",
+    "design",
     "train",
     "train_guide",
     "train_extractor",
@@ -21,6 +22,7 @@ COMMANDS = (
     "reference",
     "sample",
     "evaluate",
+    "likelihood",
     "tabulate",
     "figure",
     "plan",

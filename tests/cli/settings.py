@@ -1,6 +1,7 @@
 """The settings class of each command."""
 
 from psld.cluster.settings import LaunchSettings
+from psld.commands.design import DesignSettings
 from psld.commands.evaluate import EvaluateSettings
 from psld.commands.figure import FigureSettings
 from psld.commands.import_ import ImportModelSettings
@@ -8,12 +9,17 @@ from psld.commands.tabulate import TabulateSettings
 from psld.commands.wandb import WandbCommandSettings
 from psld.data.settings import PrepareSettings
 from psld.grid.plan import PlanSettings
-from psld.metrics.settings import ReferenceSettings, TrainExtractorSettings
+from psld.metrics.settings import (
+    LikelihoodCommandSettings,
+    ReferenceSettings,
+    TrainExtractorSettings,
+)
 from psld.sampling.settings import SampleSettings
 from psld.training.settings import TrainGuideSettings, TrainSettings
 
 KINDS = {
     "prepare": PrepareSettings,
+    "design": DesignSettings,
     "train": TrainSettings,
     "train_guide": TrainGuideSettings,
     "train_extractor": TrainExtractorSettings,
@@ -21,6 +27,7 @@ KINDS = {
     "reference": ReferenceSettings,
     "sample": SampleSettings,
     "evaluate": EvaluateSettings,
+    "likelihood": LikelihoodCommandSettings,
     "tabulate": TabulateSettings,
     "figure": FigureSettings,
     "plan": PlanSettings,

@@ -69,6 +69,8 @@ def test_what_computes_nothing_runs_without(folder, words, needed):
         ("reference dataset=digits metric=fid data=x.h5", COMPUTES),
         ("sample cell=demo/cld/em-uniform-40", COMPUTES),
         ("evaluate cell=demo/cld/em-uniform-40", COMPUTES),
+        ("likelihood model=x output=x.json", COMPUTES),
+        ("design process=cld search.kappa=[0.01,0.04]", set()),
         ("figure figure=nfe", set()),
         ("plan", set()),
         ("launch -- train model=demo/cld data=x.h5", set()),

@@ -1,0 +1,194 @@
+"""A process before training, as text and as a figure: kernel, noise levels, samplers."""
+
+import math
+from collections.abc import Mapping
+from itertools import pairwise
+
+import torch
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from tabulate import tabulate
+
+from psld.diffusion.design import Analysis, Trial, analyse, time_spent
+from psld.diffusion.process import LinearProcess
+from psld.report.panels import label_x_axis
+from psld.report.style import COLORS, LINE_WIDTH, MARKERS, PAGE_WIDTH, Look
+
+SHOWN = (1e-4, 1e-3, 0.01, 0.1, 0.3, 0.5, 0.7, 1.0)
+"""The times of the printed table."""
+
+LEVELS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+"""The noise levels σ_eff between which the shares of time are given."""
+
+FIRST_TIME = 1e-4
+"""The earliest time of the figure."""
+
+BLOCKS = ("image", "momentum")
+
+
+def ranking(trials: Mapping[str, Trial]) -> str:
+    """Return the candidates of a search as a table, the best first."""
+    ordered = sorted(trials.items(), key=lambda item: item[1].score)
+    evaluations = ordered[0][1].evaluations
+    rows = [
+        [name, f"{trial.score:.4f}", *(f"{trial.smallest(n):.4f}" for n in evaluations)]
+        for name, trial in ordered
+    ]
+    heading = "Smallest distance to the data of any sampler, by network evaluations"
+    return f"{heading}\n\n{_table(rows, ['process', 'score', *map(str, evaluations)])}\n"
+
+
+def description(title: str, process: LinearProcess, trial: Trial) -> str:
+    """Return the properties of a process, its kernel at a few times and the samplers' distances."""
+    found = analyse(process, torch.tensor(SHOWN, dtype=torch.float64))
+    names = block_names(process)
+    last = found.noise_level[-1]
+    lines = [
+        f"{title}: the recipe's conditions hold",
+        f"modes of the drift (D + Q) S⁻¹: {modes(process)}",
+        f"the network predicts {process.predicted_blocks} of {process.blocks} blocks of ε",
+        f"at t = 1 an image has noise of {last:.3g} times its own units",
+        "",
+        "Given the image: mean a, deviation of the noise, noise level σ_eff, λ, condition of Σ",
+        _table(kernel_rows(found), ["t", *(f"a {n}" for n in names), *(f"σ {n}" for n in names),
+                                    "σ_eff", "λ", "cond Σ"]),
+        "",
+        "Share of the time, and so of training, by noise level σ_eff",
+        _table([[f"{share:.1%}" for share in shares(process)]], level_names()),
+        "",
+        "Distance of samples to the data (exact score), by network evaluations",
+        _table(distance_rows(trial), ["sampler", *map(str, trial.evaluations)]),
+        *(f"{name}: {reason}" for name, reason in trial.refused.items()),
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _table(rows: list[list[str]], heads: list[str]) -> str:
+    sides = ["left"] + ["right"] * (len(heads) - 1)
+    return tabulate(rows, heads, tablefmt="pipe", colalign=sides, disable_numparse=True)
+
+
+def block_names(process: LinearProcess) -> list[str]:
+    """Name the blocks: image, momentum, and auxiliary blocks by number."""
+    return [*BLOCKS, *(f"block {n}" for n in range(2, process.blocks))][: process.blocks]
+
+
+def modes(process: LinearProcess) -> str:
+    """Return the eigenvalues of the drift and what they mean for its motion."""
+    values = torch.linalg.eigvals(process.rate)
+    spread, size = float((values - values.mean()).abs().max()), float(values.abs().max())
+    # Equal eigenvalues of k×k matrices are computed to about ε^(1/k).
+    if process.blocks == 1:
+        kind = "decay"
+    elif spread < 1e-4 * size:
+        kind = "critically damped"
+    elif float(values.imag.abs().max()) > 1e-4 * size:
+        kind = "underdamped: it oscillates"
+    else:
+        kind = "overdamped"
+    ordered = sorted(values.tolist(), key=lambda value: (value.real, value.imag))
+    texts = (f"{v:.3g}" if abs(v.imag) > 1e-4 * size else f"{v.real:.3g}" for v in ordered)
+    return f"{', '.join(texts)} ({kind})"
+
+
+def kernel_rows(found: Analysis) -> list[list[str]]:
+    """Return a row of numbers for each time."""
+    deviations = found.covariance.diagonal(dim1=1, dim2=2).sqrt()
+    columns = torch.cat(
+        [
+            found.times[:, None],
+            found.mean,
+            deviations,
+            found.noise_level[:, None],
+            found.log_snr[:, None],
+            found.condition[:, None],
+        ],
+        dim=1,
+    )
+    return [[f"{value:.3g}" for value in row] for row in columns.tolist()]
+
+
+def level_names() -> list[str]:
+    between = [f"{low:g} to {high:g}" for low, high in pairwise(LEVELS)]
+    return [f"below {LEVELS[0]:g}", *between, f"above {LEVELS[-1]:g}"]
+
+
+def shares(process: LinearProcess) -> list[float]:
+    """Return the share of time between each of the LEVELS, and below and above them."""
+    ends = process.noise_level(torch.tensor([1e-5, process.T], dtype=torch.float64))
+    levels = torch.tensor(LEVELS, dtype=torch.float64).clamp(*ends.tolist())
+    return time_spent(process, torch.cat([ends[:1], levels, ends[1:]])).tolist()
+
+
+def distance_rows(trial: Trial) -> list[list[str]]:
+    """Return a row for each sampler; an adaptive one names its own number of evaluations."""
+    rows: dict[str, list[str]] = {}
+    for row in trial.compared:
+        known = row.evaluations in trial.evaluations
+        text = f"{row.distance:.4f}" + ("" if known else f" at {row.evaluations}")
+        rows.setdefault(row.sampler, []).append(text)
+    return [[name, *texts] for name, texts in rows.items()]
+
+
+def draw_design(title: str, process: LinearProcess, trial: Trial) -> Figure:
+    """Draw a process: means, deviations, noise levels, time spent, condition, and distances."""
+    times = torch.logspace(math.log10(FIRST_TIME), 0, 200, dtype=torch.float64)
+    found = analyse(process, times)
+    figure, panels = plt.subplots(2, 3, figsize=(PAGE_WIDTH, 6.2), layout="constrained")
+    figure.suptitle(title)
+    means, deviations, levels, spent, condition, distances = panels.flat
+    scale = process.S.diagonal().sqrt()
+    _draw_blocks(means, process, times, found.mean / scale)
+    means.set(title="what is left of the image", ylabel="mean a / √S")
+    means.legend(loc="center left")
+    noise = found.covariance.diagonal(dim1=1, dim2=2).sqrt() / scale
+    _draw_blocks(deviations, process, times, noise)
+    deviations.set(title="noise of each block", ylabel="deviation √Σ / √S", yscale="log")
+    _draw_levels(levels, found)
+    _draw_shares(spent, shares(process))
+    condition.plot(times, found.condition, color=COLORS[0], linewidth=LINE_WIDTH)
+    condition.set(title="condition number of Σ", xscale="log", yscale="log", xlabel="time t")
+    _draw_distances(distances, trial)
+    return figure
+
+
+def _draw_blocks(
+    axes: Axes, process: LinearProcess, times: torch.Tensor, values: torch.Tensor
+) -> None:
+    for index, (name, look) in enumerate(zip(block_names(process), _looks(), strict=False)):
+        line = {"color": look.color, "linewidth": LINE_WIDTH}
+        axes.plot(times, values[:, index], label=name, **line)
+    axes.set(xlabel="time t", xscale="log")
+
+
+def _draw_levels(axes: Axes, found: Analysis) -> None:
+    axes.plot(found.times, found.noise_level, color=COLORS[0], linewidth=LINE_WIDTH)
+    axes.set(title="noise on the image", xlabel="time t", xscale="log", yscale="log")
+    axes.set_ylabel("σ_eff")
+    other = axes.twinx()
+    other.set_ylim(*(-math.log(level) for level in axes.get_ylim()))
+    other.set_ylabel("λ = −log σ_eff")
+    other.grid(visible=False)
+
+
+def _draw_shares(axes: Axes, parts: list[float]) -> None:
+    axes.barh(range(len(parts)), parts, color=COLORS[0])
+    axes.set_yticks(range(len(parts)), level_names())
+    axes.set(title="share of the time by σ_eff", xlabel="share")
+
+
+def _draw_distances(axes: Axes, trial: Trial) -> None:
+    axes.set(title="samplers with the exact score", xlabel="network evaluations")
+    names = dict.fromkeys(row.sampler for row in trial.compared)
+    for name, look in zip(names, _looks(), strict=False):
+        points = [(r.evaluations, r.distance) for r in trial.compared if r.sampler == name]
+        axes.plot(*zip(*points, strict=True), label=name, **look.ours())
+    axes.set(xscale="log", yscale="log", ylabel="distance to the data")
+    if trial.compared:
+        label_x_axis(axes, sorted({float(row.evaluations) for row in trial.compared}), "{x:.0f}")
+        axes.legend()
+
+
+def _looks() -> list[Look]:
+    return [Look(color, marker) for color, marker in zip(COLORS, MARKERS, strict=False)]
