@@ -47,9 +47,12 @@ def decode(data: bytes, name: str) -> Image.Image:
 
 
 def central_square(image: Image.Image, side: int | None = None) -> Image.Image:
-    """Cut out the central square of `side` pixels, by default the picture's shorter side."""
-    side = min(image.size) if side is None else side
-    left, top = (image.width - side) // 2, (image.height - side) // 2
+    """Cut out the central square of `side` pixels, by default the picture's shorter side.
+
+    A smaller picture is surrounded by black.
+    """
+    side = side or min(image.size)
+    left, top = int((image.width - side) / 2), int((image.height - side) / 2)
     return image.crop((left, top, left + side, top + side))
 
 

@@ -1,9 +1,11 @@
 """Make a dataset's HDF5 file from a source: decode in parallel, write in order, hold few blocks."""
 
+import json
+import math
 import os
 import platform
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -14,10 +16,10 @@ from tqdm import tqdm
 
 from psld.data.picture import BrokenPicture, to_pixels
 from psld.data.settings import DatasetSettings
-from psld.data.source import Source
+from psld.data.source import Picture
 from psld.data.sources import open_source
 from psld.data.store import FORMAT_VERSION
-from psld.data.writer import Header, write_store
+from psld.data.writer import write_store
 from psld.utils.errors import RunError, UserError
 from psld.utils.files import atomic_path, write_json
 
@@ -37,111 +39,102 @@ def prepare_dataset(settings: DatasetSettings, output: Path) -> dict[str, Any]:
     Raises UserError for a wrong source, RunError if the files cannot be written.
     """
     source = open_source(settings.source)
-    skipped = _broken(source, settings)
-    source = source.without(set(skipped))
-    if source.splits["train"] == 0:
+    pictures = [*source.train, *source.test]
+    broken: dict[Picture, str] = {}
+    if getattr(settings.source, "broken", "stop") == "skip":
+        # The file has a fixed size, so they must be found before anything is written.
+        found = _in_parts(_broken_in, pictures, 64, f"checking {settings.name}")
+        broken = {picture: name for part in found for picture, name in part.items()}
+        pictures = [picture for picture in pictures if picture not in broken]
+    train = sum(picture not in broken for picture in source.train)
+    splits = {"train": train, "test": len(pictures) - train}
+    if not train:
         raise UserError("dataset.source: no training images are left")
-    header = Header(
-        image=(settings.channels, settings.image_size, settings.image_size),
-        splits=source.splits,
-        labels=_labels(source, settings),
-        num_classes=settings.num_classes,
-        source=settings.source.kind,
-        checksums=source.checksums,
-        filter=settings.filter,
-    )
+    image = (settings.channels, settings.image_size, settings.image_size)
+    content = {
+        "num_classes": settings.num_classes,
+        "source": settings.source.kind,
+        "source_checksums": json.dumps(dict(source.checksums), sort_keys=True),
+        "filter": settings.filter or "",
+    }
     origin = {
         "format_version": FORMAT_VERSION,
-        "shape": [len(source), *header.image],
-        "splits": dict(source.splits),
+        "shape": [len(pictures), *image],
+        "splits": splits,
         "num_classes": settings.num_classes,
         "class_names": list(source.class_names),
         "filter": settings.filter,
         "source": settings.source.model_dump(mode="json"),
         "source_checksums": dict(source.checksums),
-        "skipped": list(skipped.values()),
+        "skipped": list(broken.values()),
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("psld", "numpy", "pillow", "h5py")},
         },
     }
+
+    def block(part: list[Picture]) -> np.ndarray:
+        size = settings.channels, settings.image_size, settings.filter
+        return np.stack([to_pixels(picture.read(), *size) for picture in part])
+
+    labels = _labels(pictures, source.class_names, settings.num_classes)
+    blocks = _in_parts(
+        block, pictures, max(1, BLOCK_BYTES // math.prod(image)), f"preparing {settings.name}"
+    )
     try:
         with (
             atomic_path(output.with_suffix(".json")) as record_partial,
             atomic_path(output.with_suffix(".digest")) as digest_partial,
             atomic_path(output) as store_partial,
         ):
-            digest = write_store(store_partial, header, _blocks(source, settings))
+            digest = write_store(store_partial, image, splits, labels, content, blocks)
             record = {"dataset": settings.name, "digest": digest, **origin}
             write_json(record_partial, record)
             digest_partial.write_text(f"{digest}\n")
     except OSError as error:
-        megabytes = len(source) * int(np.prod(header.image)) / 1e6
         raise RunError(
             f"{output}: cannot be written ({error.strerror or error}); it needs "
-            f"{megabytes:,.1f} MB, and the old file, if any, is unchanged"
+            f"{len(pictures) * math.prod(image) / 1e6:,.1f} MB, and the old file, if any, is "
+            "unchanged"
         ) from None
     return record
 
 
-def _broken(source: Source, settings: DatasetSettings) -> dict[int, str]:
-    """Find the broken pictures, if they are to be skipped: index → name.
-
-    The file has a fixed size, so they must be known before anything is written.
-    """
-    if getattr(settings.source, "broken", "stop") == "stop":
-        return {}
-
-    def broken_in(span: range) -> dict[int, str]:
-        broken = {}
-        for i in span:
-            try:
-                source.read(i)
-            except BrokenPicture as error:
-                broken[i] = error.name
-        return broken
-
-    found = _over_spans(broken_in, len(source), 64, f"checking {settings.name}")
-    return {i: name for broken in found for i, name in broken.items()}
+def _broken_in(pictures: list[Picture]) -> dict[Picture, str]:
+    """Return the broken pictures and their names."""
+    broken = {}
+    for picture in pictures:
+        try:
+            picture.read()
+        except BrokenPicture as error:
+            broken[picture] = error.name
+    return broken
 
 
-def _labels(source: Source, settings: DatasetSettings) -> np.ndarray:
-    if settings.num_classes == 0:
-        return np.zeros_like(source.labels)
-    if settings.num_classes != len(source.class_names):
-        names = ", ".join(source.class_names) or "none"
+def _labels(pictures: list[Picture], class_names: Sequence[str], num_classes: int) -> np.ndarray:
+    if num_classes not in (0, len(class_names)):
         raise UserError(
-            f"dataset.num_classes is {settings.num_classes}, but the source has "
-            f"{len(source.class_names)} classes ({names}); 0 ignores them"
+            f"dataset.num_classes is {num_classes}, but the source has {len(class_names)} classes "
+            f"({', '.join(class_names) or 'none'}); 0 ignores them"
         )
-    return source.labels
+    return np.array([picture.label if num_classes else 0 for picture in pictures], np.int64)
 
 
-def _blocks(source: Source, settings: DatasetSettings) -> Iterator[np.ndarray]:
-    """Yield the images in order, uint8 (n, C, H, W) at a time."""
-
-    def block(span: range) -> np.ndarray:
-        size = settings.channels, settings.image_size, settings.filter
-        return np.stack([to_pixels(source.read(i), *size) for i in span])
-
-    step = max(1, BLOCK_BYTES // (settings.channels * settings.image_size**2))
-    return _over_spans(block, len(source), step, f"preparing {settings.name}")
-
-
-def _over_spans(function: Callable[[range], Any], count: int, step: int, what: str) -> Iterator:
-    """Map `function` over 0…count−1 in ranges of at most `step`: in order, on threads."""
+def _in_parts(
+    function: Callable[[list[Picture]], Any], pictures: list[Picture], size: int, what: str
+) -> Iterator:
+    """Map `function` over parts of at most `size` pictures: in order, on threads."""
     threads = min(MAX_THREADS, len(os.sched_getaffinity(0)))
-    pool = ThreadPoolExecutor(threads)
     waiting = deque()
-    try:
-        with tqdm(total=count, desc=what, unit=" images", disable=None) as progress:
-            for start in range(0, count, step):
-                span = range(start, min(start + step, count))
-                waiting.append(pool.submit(function, span))
-                if len(waiting) > 2 * threads:  # Bounds the memory.
-                    yield waiting.popleft().result()
-                progress.update(len(span))
-            while waiting:
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        tqdm(total=len(pictures), desc=what, unit=" images", disable=None) as progress,
+    ):
+        for start in range(0, len(pictures), size):
+            part = pictures[start : start + size]
+            waiting.append(pool.submit(function, part))
+            if len(waiting) > 2 * threads:  # Bounds the memory.
                 yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+            progress.update(len(part))
+        while waiting:
+            yield waiting.popleft().result()

@@ -15,19 +15,6 @@ class DigitsSource(Settings):
     kind: Literal["digits"]
 
 
-class FashionMNISTSource(Settings):
-    """Fashion-MNIST: 60,000 + 10,000 pictures of clothes (28×28, 10 classes), IDX files."""
-
-    kind: Literal["fashion-mnist"]
-    root: str | None = None
-    """Folder of the four IDX files, gzipped or not. Null: the one of Debian's package
-    dataset-fashion-mnist if that is installed, else downloads/fashion-mnist."""
-    download: bool = True
-    """Let torchvision download missing files."""
-    pad: int | None = Field(32, ge=28)
-    """Side, in pixels, of the black square in which the image is centered before any resizing."""
-
-
 class MNISTSource(Settings):
     """MNIST: 60,000 + 10,000 handwritten digits (28×28, 10 classes), IDX files."""
 
@@ -37,6 +24,17 @@ class MNISTSource(Settings):
     download: bool = True
     """Let torchvision download missing files."""
     pad: int | None = Field(None, ge=28)
+    """Side, in pixels, of the black square in which the image is centered before any resizing."""
+
+
+class FashionMNISTSource(MNISTSource):
+    """Fashion-MNIST: 60,000 + 10,000 pictures of clothes (28×28, 10 classes), IDX files."""
+
+    kind: Literal["fashion-mnist"]
+    root: str | None = None
+    """Folder of the four IDX files, gzipped or not. Null: the one of Debian's package
+    dataset-fashion-mnist if that is installed, else downloads/fashion-mnist."""
+    pad: int | None = Field(32, ge=28)
     """Side, in pixels, of the black square in which the image is centered before any resizing."""
 
 

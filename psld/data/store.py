@@ -48,8 +48,6 @@ class ImageStore:
     """Number of images in `train` and `test`."""
     num_classes: int
     """0 if the dataset has no classes."""
-    source: str
-    filter: str | None
     _images: np.memmap = field(repr=False)
     _labels: np.ndarray = field(repr=False)
 
@@ -103,8 +101,6 @@ class ImageStore:
             digest=str(file.attrs["digest"]),
             splits=splits,
             num_classes=int(file.attrs["num_classes"]),
-            source=str(file.attrs["source"]),
-            filter=str(file.attrs["filter"]) or None,
             _images=_map(path, file["images"], count),
             _labels=labels,
         )

@@ -11,9 +11,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from psld.data.source import Source
+
 
 def random_images(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def pictures_of(source: Source) -> list[Image.Image]:
+    return [picture.read() for picture in (*source.train, *source.test)]
+
+
+def labels_of(source: Source) -> list[int]:
+    return [picture.label for picture in (*source.train, *source.test)]
 
 
 def encode(pixels: np.ndarray, kind: str = "png") -> bytes:

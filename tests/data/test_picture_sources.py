@@ -13,6 +13,8 @@ from tests.data.formats import (
     afhq_files,
     celeba_files,
     encode,
+    labels_of,
+    pictures_of,
     random_images,
     write_files,
     write_zip,
@@ -53,32 +55,33 @@ def write_celeba(root, packed, partition="0 0 1 2 0"):
 @pytest.mark.parametrize("packed", [True, False], ids=["zip", "folder"])
 def test_celeba_trains_on_everything(tmp_path, packed):
     source = open_source(celeba(write_celeba(tmp_path, packed)))
-    assert source.splits == {"train": 5, "test": 0}
+    assert (len(source.train), len(source.test)) == (5, 0)
     assert source.class_names == ()
-    assert not source.labels.any()
-    assert source.read(0).size == (178, 218)
+    assert not any(labels_of(source))
+    assert source.train[0].read().size == (178, 218)
     assert list(source.checksums) == [f"img_align_celeba{'.zip' if packed else ''}"]
 
 
 def test_celeba_zip_and_folder_hold_the_same(tmp_path):
     packed = open_source(celeba(write_celeba(tmp_path / "zip", packed=True)))
     unpacked = open_source(celeba(write_celeba(tmp_path / "folder", packed=False)))
-    for i in range(5):
-        np.testing.assert_array_equal(packed.read(i), unpacked.read(i))
+    for one, other in zip(pictures_of(packed), pictures_of(unpacked), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_celeba_crop(tmp_path):
     root = write_celeba(tmp_path, packed=True)
     whole, cut = open_source(celeba(root)), open_source(celeba(root, crop=140))
-    np.testing.assert_array_equal(cut.read(2), np.asarray(whole.read(2))[39:179, 19:159])
+    expected = np.asarray(whole.train[2].read())[39:179, 19:159]
+    np.testing.assert_array_equal(cut.train[2].read(), expected)
 
 
 def test_celeba_partition(tmp_path):
     root = write_celeba(tmp_path, packed=True)
     source, everything = open_source(celeba(root, partition=True)), open_source(celeba(root))
-    assert source.splits == {"train": 3, "test": 1}
-    for i, original in enumerate([0, 1, 4, 3]):
-        np.testing.assert_array_equal(source.read(i), everything.read(original))
+    assert (len(source.train), len(source.test)) == (3, 1)
+    for picture, original in zip(pictures_of(source), [0, 1, 4, 3], strict=True):
+        np.testing.assert_array_equal(picture, everything.train[original].read())
 
 
 @pytest.mark.parametrize(
@@ -119,9 +122,9 @@ def test_a_damaged_file_in_a_zip_is_a_broken_picture(tmp_path):
     data[start : start + 50] = bytes(50)
     path.write_bytes(data)
     source = open_source(celeba(tmp_path))
-    source.read(1)
+    source.train[1].read()
     with pytest.raises(BrokenPicture, match=r"img_align_celeba/000001\.jpg: broken picture"):
-        source.read(0)
+        source.train[0].read()
 
 
 # --- AFHQv2 -------------------------------------------------------------------------------------
@@ -139,12 +142,11 @@ def write_afhq(root, where):
 @pytest.mark.parametrize("where", ["folder", "zip", "zip with a folder"])
 def test_afhqv2(tmp_path, where):
     source = open_source(afhqv2(write_afhq(tmp_path, where)))
-    assert source.splits == {"train": 6, "test": 3}
+    assert (len(source.train), len(source.test)) == (6, 3)
     assert source.class_names == ("dog", "cat", "wild")
-    assert source.labels.tolist() == [0, 0, 1, 1, 2, 2, 0, 1, 2]
+    assert labels_of(source) == [0, 0, 1, 1, 2, 2, 0, 1, 2]
     colour = {0: (0, 200, 0), 1: (200, 0, 0), 2: (0, 0, 200)}
-    for i, label in enumerate(source.labels):
-        image = source.read(i)
+    for image, label in zip(pictures_of(source), labels_of(source), strict=True):
         assert image.size == (512, 512)
         assert image.getpixel((0, 0)) == colour[label]
 
@@ -172,16 +174,16 @@ def test_a_folder_without_classes(tmp_path, packed):
     if not packed:
         (root / "__MACOSX" / "._a.png").unlink()
     source = open_source(folder(root))
-    assert source.splits == {"train": 3, "test": 0}
+    assert (len(source.train), len(source.test)) == (3, 0)
     assert source.class_names == ()
-    assert [source.read(i).size for i in range(3)] == [(4, 4)] * 3
+    assert [image.size for image in pictures_of(source)] == [(4, 4)] * 3
 
 
 def test_a_folder_with_classes(tmp_path):
     write_files(tmp_path, pngs("tulip/1.png", "rose/x/2.png", "rose/1.png"))
     source = open_source(folder(tmp_path))
     assert source.class_names == ("rose", "tulip")
-    assert source.labels.tolist() == [0, 0, 1]
+    assert labels_of(source) == [0, 0, 1]
 
 
 def test_linked_folders_are_followed(tmp_path):
@@ -195,8 +197,8 @@ def test_test_root(tmp_path):
     write_files(tmp_path / "train", pngs("rose/1.png", "tulip/1.png"))
     write_files(tmp_path / "test", pngs("tulip/9.png"))
     source = open_source(folder(tmp_path / "train", test_root=str(tmp_path / "test")))
-    assert source.splits == {"train": 2, "test": 1}
-    assert source.labels.tolist() == [0, 1, 1]
+    assert (len(source.train), len(source.test)) == (2, 1)
+    assert labels_of(source) == [0, 1, 1]
     assert len(source.checksums) == 2
     write_files(tmp_path / "test", pngs("lily/1.png"))
     with pytest.raises(UserError, match=r"lily/1\.png: .*rose, tulip"):
@@ -205,9 +207,8 @@ def test_test_root(tmp_path):
 
 def split_of(root, fraction):
     source = open_source(folder(root, test_fraction=fraction))
-    images = [source.read(i).tobytes() for i in range(len(source))]
-    train = source.splits["train"]
-    return set(images[:train]), set(images[train:])
+    images = [image.tobytes() for image in pictures_of(source)]
+    return set(images[: len(source.train)]), set(images[len(source.train) :])
 
 
 def test_test_fraction(tmp_path):

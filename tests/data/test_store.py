@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from psld.data.store import ImageStore
-from psld.data.writer import Header, write_store
+from psld.data.writer import write_store
 from psld.utils.errors import UserError
 from tests.data.formats import random_images
 
@@ -15,21 +15,18 @@ IMAGES = random_images(10, 3, 4, 4)
 LABELS = np.arange(10) % 3
 
 
-def header(**changes):
+def content(**changes):
     values = {
         "image": (3, 4, 4),
         "splits": {"train": 7, "test": 3},
         "labels": LABELS,
-        "num_classes": 3,
-        "source": "folder",
-        "checksums": {"faces.zip": "ab" * 32},
-        "filter": "lanczos",
+        "attributes": {"num_classes": 3, "source": "folder", "filter": "lanczos"},
     }
-    return Header(**(values | changes))
+    return values | changes
 
 
 def write(path, images=IMAGES, **changes):
-    return write_store(path, header(**changes), [images[:4], images[4:]])
+    return write_store(path, **content(**changes), blocks=[images[:4], images[4:]])
 
 
 @pytest.fixture
@@ -44,7 +41,7 @@ def test_the_map_and_h5py_see_the_same(path):
         np.testing.assert_array_equal(file["images"][:], IMAGES)
         np.testing.assert_array_equal(file["labels"][:], LABELS)
         assert file["images"].chunks is None
-        assert file.attrs["source_checksums"] == '{"faces.zip": "' + "ab" * 32 + '"}'
+        assert (file.attrs["source"], file.attrs["filter"]) == ("folder", "lanczos")
     np.testing.assert_array_equal(store.images("all"), IMAGES)
     np.testing.assert_array_equal(store.images("train"), IMAGES[:7])
     np.testing.assert_array_equal(store.images("test"), IMAGES[7:])
@@ -58,12 +55,6 @@ def test_what_the_store_knows(path):
     store = ImageStore.open(path)
     assert store.splits == {"train": 7, "test": 3}
     assert (store.channels, store.image_size, store.num_classes) == (3, 4, 3)
-    assert (store.source, store.filter) == ("folder", "lanczos")
-
-
-def test_no_filter_reads_back_as_none(tmp_path):
-    write(tmp_path / "x.h5", filter=None)
-    assert ImageStore.open(tmp_path / "x.h5").filter is None
 
 
 def test_the_digest_is_that_of_pixels_labels_and_shape(path):
@@ -73,7 +64,7 @@ def test_the_digest_is_that_of_pixels_labels_and_shape(path):
 
 
 def test_equal_content_gives_equal_bytes_whatever_the_blocks(path, tmp_path):
-    write_store(tmp_path / "again.h5", header(), (image[None] for image in IMAGES))
+    write_store(tmp_path / "again.h5", **content(), blocks=(image[None] for image in IMAGES))
     assert (tmp_path / "again.h5").read_bytes() == path.read_bytes()
 
 
@@ -87,7 +78,7 @@ def test_other_content_has_another_digest(path, tmp_path, changes):
 
 
 def test_where_it_came_from_is_not_part_of_the_digest(path, tmp_path):
-    digest = write(tmp_path / "other.h5", checksums={"faces/": "cd" * 32}, source="celeba")
+    digest = write(tmp_path / "other.h5", attributes={"num_classes": 3, "source": "celeba"})
     assert digest == ImageStore.open(path).digest
 
 
@@ -97,8 +88,8 @@ def test_large_files_have_the_layout_too(tmp_path):
     images = random_images(100_000, 1, 2, 2)
     write_store(
         tmp_path / "x.h5",
-        header(image=(1, 2, 2), labels=labels, splits={"train": 90_000, "test": 10_000}),
-        [images],
+        **content(image=(1, 2, 2), labels=labels, splits={"train": 90_000, "test": 10_000}),
+        blocks=[images],
     )
     store = ImageStore.open(tmp_path / "x.h5")
     np.testing.assert_array_equal(store.images("all"), images)
@@ -108,7 +99,7 @@ def test_large_files_have_the_layout_too(tmp_path):
 
 def test_the_number_of_images_must_be_that_of_the_labels(tmp_path):
     with pytest.raises(ValueError, match="9 images for 10 labels"):
-        write_store(tmp_path / "x.h5", header(), [IMAGES[:9]])
+        write_store(tmp_path / "x.h5", **content(), blocks=[IMAGES[:9]])
 
 
 def test_verify_notices_one_bit(path):

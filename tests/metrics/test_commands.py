@@ -11,7 +11,7 @@ import torch
 from psld.commands.reference import noise_images, statistics_of_splits
 from psld.data.pixels import truncated
 from psld.data.store import ImageStore
-from psld.data.writer import Header, write_store
+from psld.data.writer import write_store
 from psld.grid.composing import compose_metric
 from psld.metrics.extractor import batches_of, statistics_of
 from psld.metrics.extractor_folder import load_extractor, read_manifest
@@ -37,17 +37,15 @@ def made(digits, tmp_path_factory) -> Path:
 
 def store_of(path: Path, train: int, test: int, num_classes: int = 10) -> str:
     random = np.random.default_rng(0)
-    header = Header(
+    images = random.integers(0, 256, (train + test, 1, 8, 8), dtype=np.uint8)
+    write_store(
+        path,
         image=(1, 8, 8),
         splits={"train": train, "test": test},
         labels=random.integers(0, max(num_classes, 1), train + test),
-        num_classes=num_classes,
-        source="random",
-        checksums={},
-        filter=None,
+        attributes={"num_classes": num_classes},
+        blocks=[images],
     )
-    images = random.integers(0, 256, (train + test, 1, 8, 8), dtype=np.uint8)
-    write_store(path, header, [images])
     return str(path)
 
 

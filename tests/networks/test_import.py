@@ -10,12 +10,12 @@ import torch
 import yaml
 
 from psld.grid.results import CellResults
-from psld.networks.official import settings_from_spec
 from psld.sampling.shards import Shard, shard_path
 from psld.training.model import load_model
 from psld.utils.files import read_json, sha256_of_file
 from tests.commands import call, files_below, refused, succeeded
 from tests.data.formats import encode, random_images, write_files
+from tests.networks.official_options import settings_from_spec
 from tests.reference import DEFAULT, load, reference_files
 from tests.workflow.project import Project
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 import yaml
 
-from psld.networks.official import settings_from_spec
 from psld.training.manifest import GuideManifest, read_manifest
 from psld.training.model import load_guide
 from psld.utils.files import read_json
 from tests.commands import call, refused, succeeded
 from tests.data.formats import encode, random_images, write_files
+from tests.networks.official_options import settings_from_spec
 from tests.reference import load, reference_files
 from tests.workflow.project import Project
 

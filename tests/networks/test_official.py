@@ -8,7 +8,7 @@ import torch
 from psld.networks.encoder import Encoder
 from psld.networks.guide import NCSNppGuide
 from psld.networks.ncsnpp import NCSNpp
-from psld.networks.official import from_official, official_sources, settings_from_spec
+from psld.networks.official import from_official, official_sources
 from psld.networks.settings import NetworkSettings
 from psld.utils.errors import UserError
 from tests.networks.networks import (
@@ -20,6 +20,7 @@ from tests.networks.networks import (
     small_guide,
     unsettled,
 )
+from tests.networks.official_options import settings_from_spec
 from tests.networks.plain_ncsnpp import plain_ncsnpp
 
 
@@ -82,26 +83,11 @@ def test_official_networks_know_no_classes():
         from_official(official(network), NCSNpp(small(), SIZE, 2, 2, num_classes=3))
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"nonlinearity": "elu"}, "nonlinearity must be 'swish', not 'elu'"),
-        ({"noise_cond": False}, "noise_cond must be True, not False"),
-        ({"n_heads": 4}, "unknown n_heads"),
-        ({"name": "unet"}, "name must be ncsnpp or ncsnpp_clf, not 'unet'"),
-        ({"resblock_type": "resnet"}, "block"),
-    ],
-)
-def test_spec_that_is_not_supported(change, message):
-    with pytest.raises(UserError, match=message):
-        settings_from_spec({**spec_of(small()), **change})
-
-
 def official(network: Encoder) -> dict[str, torch.Tensor]:
     """The network's weights by their official names, in the official layout."""
     ours = network.state_dict()
     return {
-        source.name: source.layout.to_official(ours[name])
+        source.name: source.swapped(ours[name])
         for name, source in official_sources(network).items()
         if name in ours
     }

@@ -10,8 +10,9 @@ import torch
 from psld.networks.encoder import Encoder
 from psld.networks.guide import NCSNppGuide
 from psld.networks.ncsnpp import NCSNpp
-from psld.networks.official import from_official, settings_from_spec
+from psld.networks.official import from_official
 from psld.networks.official_checkpoint import read_checkpoint
+from tests.networks.official_options import settings_from_spec
 from tests.reference import load, reference_files
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from psld.config.settings import parse
-from psld.data.writer import Header, write_store
+from psld.data.writer import write_store
 from psld.sampling.masks import masks_digest, masks_of
 from psld.sampling.settings import BoxesMask, DigitsMask, FileMask, HalvesMask
 from psld.utils.errors import UserError
@@ -27,16 +27,14 @@ def image_of_digits(count: int) -> np.ndarray:
 def mnist(tmp_path_factory):
     """A prepared dataset of the shape of MNIST: six training digits, one to test."""
     path = tmp_path_factory.mktemp("mnist") / "mnist.h5"
-    header = Header(
+    write_store(
+        path,
         image=(1, 28, 28),
         splits={"train": 6, "test": 1},
         labels=np.zeros(7, np.int64),
-        num_classes=10,
-        source="mnist",
-        checksums={},
-        filter=None,
+        attributes={"num_classes": 10},
+        blocks=[image_of_digits(7)[:, None]],
     )
-    write_store(path, header, [image_of_digits(7)[:, None]])
     return path
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from psld.data.pixels import from_uint8
 from psld.data.store import ImageStore
-from psld.data.writer import Header, write_store
+from psld.data.writer import write_store
 from psld.diffusion.instances import psld, vp_sde
 from psld.diffusion.loss import GuideLoss
 from psld.networks.guide import NCSNppGuide
@@ -91,16 +91,14 @@ def store(tmp_path_factory):
     """300 training images, which are all dark but called bright, and 300 proper ones to test."""
     images, labels = two_classes(300)
     path = tmp_path_factory.mktemp("classes") / "classes.h5"
-    header = Header(
+    write_store(
+        path,
         image=(1, 8, 8),
         splits={"train": 300, "test": 300},
         labels=np.concatenate([np.ones(300, np.int64), labels]),
-        num_classes=2,
-        source="random",
-        checksums={},
-        filter=None,
+        attributes={"num_classes": 2},
+        blocks=[np.zeros_like(images), images],
     )
-    write_store(path, header, [np.zeros_like(images), images])
     return ImageStore.open(path)
 
 

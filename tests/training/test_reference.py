@@ -8,11 +8,12 @@ import torch
 from psld.diffusion.instances import psld, vp_sde
 from psld.diffusion.loss import EpsilonLoss
 from psld.networks.ncsnpp import NCSNpp
-from psld.networks.official import from_official, settings_from_spec
+from psld.networks.official import from_official
 from psld.training.batches import Batch
 from psld.training.loop import optimize
 from psld.training.settings import TrainingSettings
 from psld.training.state import TrainingState
+from tests.networks.official_options import settings_from_spec
 from tests.reference import load, reference_files
 
 

@@ -1,20 +1,18 @@
 """CelebA, aligned and cropped by its authors: 202,599 JPEGs of 178×218."""
 
+from functools import partial
 from pathlib import Path, PurePosixPath
 
-from PIL import Image
-
-from psld.data.archive import FileTree, open_tree, picture_names, torchvision_downloads
+from psld.data.archive import FileTree, torchvision_downloads
 from psld.data.picture import central_square
 from psld.data.settings import CelebASource
-from psld.data.source import Picture, Source, source_of_pictures
+from psld.data.source import Source, picture_in
 from psld.utils.errors import UserError
 from psld.utils.files import sha256_of_file
 
 _ARCHIVE = "img_align_celeba.zip"
 _FOLDER = "img_align_celeba"
 _PARTITION = "list_eval_partition.txt"
-_SPLIT_OF_PARTITION = {"0": "train", "1": "validation", "2": "test"}
 
 
 def open_celeba(settings: CelebASource) -> Source:
@@ -31,7 +29,8 @@ def open_celeba(settings: CelebASource) -> Source:
     found = [path for path in (root / _ARCHIVE, root / _FOLDER) if path.exists()]
     if not found:
         raise UserError(f"{root}: neither {_ARCHIVE} nor {_FOLDER} in it; {advice}")
-    tree = open_tree(found[0])
+    tree = FileTree(found[0])
+    train, test = tree.picture_names(), []
     checksums = {tree.path.name: tree.checksum()}
     if settings.partition:
         partition = root / _PARTITION
@@ -39,13 +38,10 @@ def open_celeba(settings: CelebASource) -> Source:
             raise UserError(f"{partition}: no such file; {advice}")
         checksums[_PARTITION] = sha256_of_file(partition)
         train, test = _split(tree, partition)
-    else:
-        train, test = [Picture(tree, name) for name in picture_names(tree)], []
-
-    def frame(image: Image.Image) -> Image.Image:
-        return image if settings.crop is None else central_square(image, settings.crop)
-
-    return source_of_pictures(train, test, frame, class_names=(), checksums=checksums)
+    crop = settings.crop
+    frame = partial(central_square, side=crop) if crop else lambda image: image
+    train, test = ([picture_in(tree, n, frame=frame) for n in names] for names in (train, test))
+    return Source(train, test, class_names=(), checksums=checksums)
 
 
 def _download(root: Path, partition: bool, advice: str) -> None:
@@ -61,20 +57,23 @@ def _download(root: Path, partition: bool, advice: str) -> None:
                 datasets.utils.download_file_from_google_drive(file_id, root, name, md5)
 
 
-def _split(tree: FileTree, partition: Path) -> tuple[list[Picture], list[Picture]]:
-    """Train and test by a file whose lines are `000001.jpg 0`."""
-    listed = {}
+def _split(tree: FileTree, partition: Path) -> tuple[list[str], list[str]]:
+    """The names of the training and test pictures, by a file whose lines are `000001.jpg 0`.
+
+    0 is for training, 1 for validation, 2 for the test.
+    """
+    parts = {}
     for number, line in enumerate(partition.read_text(errors="replace").splitlines(), start=1):
         fields = line.split()
-        if len(fields) != 2 or fields[1] not in _SPLIT_OF_PARTITION:
+        if len(fields) != 2 or fields[1] not in ("0", "1", "2"):
             raise UserError(
                 f"{partition}, line {number}: not like `000001.jpg 0`, but {line[:60]!r}"
             )
-        listed[fields[0]] = _SPLIT_OF_PARTITION[fields[1]]
-    pictures: dict[str, list[Picture]] = {"train": [], "validation": [], "test": []}
-    for name in picture_names(tree):
+        parts[fields[0]] = fields[1]
+    names: dict[str, list[str]] = {"0": [], "1": [], "2": []}
+    for name in tree.picture_names():
         base = PurePosixPath(name).name
-        if base not in listed:
+        if base not in parts:
             raise UserError(f"{partition}: does not list {base}, which is in {tree.path}")
-        pictures[listed[base]].append(Picture(tree, name))
-    return pictures["train"], pictures["test"]
+        names[parts[base]].append(name)
+    return names["0"], names["2"]

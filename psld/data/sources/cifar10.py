@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from psld.data.archive import sha256_with_progress, torchvision_downloads
+from psld.data.archive import torchvision_downloads
 from psld.data.settings import CIFAR10Source
-from psld.data.source import Arrays, Source, source_of_arrays
+from psld.data.source import Source, pictures_of
 from psld.utils.errors import UserError
+from psld.utils.files import sha256_of_file
 
 Batch = tuple[np.ndarray, np.ndarray]
 """Pixels, uint8 (n, 3·32·32) with all reds first, and classes (n,)."""
@@ -71,8 +72,6 @@ def _read_pickled_batch(data: bytes) -> Batch:
         raise ValueError(f"an array of {dtype_name!r}, not of uint8")
     if pixels.ndim != 2 or pixels.shape[1] != 3 * 32 * 32 or labels.shape != (len(pixels),):
         raise ValueError(f"pixels {pixels.shape} and classes {labels.shape}")
-    if len(labels) == 0 or labels.min() < 0:
-        raise ValueError("no images, or a negative class")
     return pixels, labels
 
 
@@ -104,45 +103,40 @@ def open_cifar10(settings: CIFAR10Source) -> Source:
         )
     name, suffix, read_batch = found[0]
     path = root / name
-    names = [f"{name}{suffix}" for name in _BATCHES]
-    files = _read_files(path, names)
+    files = _read_files(path, [f"{batch}{suffix}" for batch in _BATCHES])
     batches = []
-    for name in names:
-        if name not in files:
+    for name, data in files.items():
+        if data is None:
             raise UserError(f"{path}: no {name} in it; get it again")
         try:
-            pixels, labels = read_batch(files[name])
+            pixels, labels = read_batch(data)
+            if labels.min() < 0 or labels.max() >= len(CLASSES):
+                raise ValueError(f"classes {labels.min()} to {labels.max()}, not 0 to 9")
         except ValueError as error:
             raise UserError(
                 f"{path}/{name}: not a batch of CIFAR-10 ({error}); get it again"
             ) from None
-        if labels.max() >= len(CLASSES):
-            raise UserError(
-                f"{path}/{name}: class {labels.max()}, but CIFAR-10 has 10; get it again"
-            )
-        batches.append((pixels, labels))
-    digested = [path / name for name in names] if path.is_dir() else [path]
-    checksums = {file.name: sha256_with_progress(file) for file in digested}
-    return source_of_arrays(_join(batches[:-1]), _join(batches[-1:]), CLASSES, checksums)
+        batches.append(pictures_of(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels))
+    digested = [path / name for name in files] if path.is_dir() else [path]
+    checksums = {file.name: sha256_of_file(file) for file in digested}
+    train = [picture for batch in batches[:-1] for picture in batch]
+    return Source(train, batches[-1], CLASSES, checksums)
 
 
-def _read_files(path: Path, names: list[str]) -> dict[str, bytes]:
-    """Read those of the files `names` that are in the folder or archive."""
+def _read_files(path: Path, names: list[str]) -> dict[str, bytes | None]:
+    """Read the files from a folder or archive; None for a file that is not there."""
+    files: dict[str, bytes | None] = dict.fromkeys(names)
     if path.is_dir():
-        return {name: (path / name).read_bytes() for name in names if (path / name).is_file()}
-    files = {}
+        for name in names:
+            if (path / name).is_file():
+                files[name] = (path / name).read_bytes()
+        return files
     try:
         with tarfile.open(path, "r:gz") as archive:
             for member in archive:
                 name = PurePosixPath(member.name).name
-                if name in names and member.isfile():
+                if name in files and member.isfile():
                     files[name] = archive.extractfile(member).read()
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: not a whole .tar.gz ({error}); get it again") from None
     return files
-
-
-def _join(batches: list[Batch]) -> Arrays:
-    pixels = np.concatenate([pixels for pixels, _ in batches])
-    labels = np.concatenate([labels for _, labels in batches])
-    return pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels

@@ -8,15 +8,15 @@ import gzip
 import math
 import struct
 import zlib
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from psld.data.archive import torchvision_downloads
+from psld.data.picture import central_square
 from psld.data.settings import FashionMNISTSource, MNISTSource
-from psld.data.source import Arrays, Source, source_of_arrays
+from psld.data.source import Picture, Source, pictures_of
 from psld.utils.errors import UserError
 from psld.utils.files import sha256_of_file
 
@@ -64,11 +64,8 @@ def open_idx(settings: MNISTSource | FashionMNISTSource) -> Source:
         missing = files[paths.index(None)]
         raise UserError(f"{root}: no {missing}; {advice}, or allow dataset.source.download=true")
     checksums = {path.name: sha256_of_file(path) for path in paths}
-    train, test = _read_split(*paths[:2]), _read_split(*paths[2:])
-    source = source_of_arrays(train, test, class_names, checksums)
-    if settings.pad is None:
-        return source
-    return replace(source, read=lambda i: _pad(source.read(i), settings.pad))
+    train, test = _split(*paths[:2], settings.pad), _split(*paths[2:], settings.pad)
+    return Source(train, test, class_names, checksums)
 
 
 def _find(root: Path, loader: str, name: str) -> Path | None:
@@ -77,14 +74,16 @@ def _find(root: Path, loader: str, name: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _read_split(images_path: Path, labels_path: Path) -> Arrays:
+def _split(images_path: Path, labels_path: Path, pad: int | None) -> list[Picture]:
     images = read_idx(images_path, ndim=3)
     labels = read_idx(labels_path, ndim=1)
     if len(images) != len(labels):
         raise UserError(
             f"{labels_path}: {len(labels)} labels, but {len(images)} images in {images_path.name}"
         )
-    return images, labels
+    if pad is None:
+        return pictures_of(images, labels)
+    return pictures_of(images, labels, partial(central_square, side=pad))
 
 
 def read_idx(path: Path, ndim: int) -> np.ndarray:
@@ -103,9 +102,3 @@ def read_idx(path: Path, ndim: int) -> np.ndarray:
             "get it again"
         )
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
-
-
-def _pad(image: Image.Image, side: int) -> Image.Image:
-    padded = Image.new(image.mode, (side, side))
-    padded.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-    return padded
