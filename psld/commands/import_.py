@@ -10,17 +10,19 @@ network, with the same shapes and no others. The dataset need not be prepared.
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from psld.commands.entry import entry_point
 from psld.data.store import ImageStore
+from psld.diffusion.process import LinearProcess
 from psld.grid.loading import expand_guide, expand_model
 from psld.networks.official import LISTED, from_official
-from psld.networks.official_checkpoint import OfficialCheckpoint, read_checkpoint
+from psld.networks.official_checkpoint import read_checkpoint
 from psld.training.manifest import GuideManifest, Imported, ModelManifest, write_manifest
 from psld.training.model import build_guide, build_network, build_process, save_weights
 from psld.training.settings import RunSettings, TrainGuideSettings, TrainSettings
@@ -64,18 +66,13 @@ def name_the_file(arguments: list[str]) -> list[str]:
 
 @entry_point("import", ImportModelSettings, lambda given: expand_model(name_the_file(given)))
 def import_model(settings: ImportModelSettings) -> None:
-    checkpoint = read_checkpoint(settings.checkpoint)
-    weights = chosen_weights(checkpoint, settings)
-    network = build_network(settings, build_process(settings))
-    save_imported(settings, network, weights, settings.weights, checkpoint.step)
+    import_weights(settings, build_network, ModelManifest, settings.weights)
 
 
 @entry_point("import_guide", ImportGuideSettings, lambda given: expand_guide(name_the_file(given)))
 def import_guide(settings: ImportGuideSettings) -> None:
-    checkpoint = read_checkpoint(settings.checkpoint)
-    network = build_guide(settings, build_process(settings))
     # The official code keeps no moving average of a guide.
-    save_imported(settings, network, checkpoint.online, "online", checkpoint.step)
+    import_weights(settings, build_guide, GuideManifest, "online")
 
 
 def main() -> None:
@@ -84,27 +81,37 @@ def main() -> None:
     (import_guide if guide else import_model)()
 
 
-def save_imported(
-    settings: ImportModelSettings | ImportGuideSettings,
-    network: nn.Module,
-    weights: dict[str, Tensor],
+def import_weights(
+    settings: ImportSettings,
+    build: Callable[[Any, LinearProcess], nn.Module],
+    kind: type[ModelManifest | GuideManifest],
     chosen: Literal["ema", "online"],
-    step: int | None,
 ) -> None:
-    """Load the official weights into the network and write it as training does.
+    """Load the chosen weights of the file into the network and write it as training does.
 
-    `chosen` is the kind of these weights in the file.
+    Raises UserError, with a list, if any are missing, unexpected, of the wrong shape or not finite.
     """
-    load_weights(network, weights, settings.checkpoint)
-    prepared = Path(settings.data).exists()
-    kind = ModelManifest if settings.kind == "model" else GuideManifest
+    path = settings.checkpoint
+    checkpoint = read_checkpoint(path)
+    weights = checkpoint.ema if chosen == "ema" else checkpoint.online
+    if weights is None:
+        raise UserError(f"{path}: holds no moving average; use weights=online")
+    broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise UserError(f"{path}: NaN or infinity in {', '.join(broken[:LISTED])}")
+    network = build(settings, build_process(settings))
+    try:
+        network.load_state_dict(from_official(weights, network))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    digest, step = None, checkpoint.step
+    if Path(settings.data).exists():
+        digest = ImageStore.open_for(settings.data, settings.dataset).digest
     manifest = kind(
         name=settings.name,
         grid=settings.grid_name,
         settings=settings.model(),
-        dataset_digest=(
-            ImageStore.open_for(settings.data, settings.dataset).digest if prepared else None
-        ),
+        dataset_digest=digest,
         step=step,
         images_seen=step and step * settings.training.batch_size,
         parameters=sum(p.numel() for p in network.parameters()),
@@ -112,38 +119,9 @@ def save_imported(
         device=None,
         ranks=None,
         run=None,
-        imported=Imported(
-            file=Path(settings.checkpoint).name,
-            sha256=sha256_of_file(settings.checkpoint),
-            weights=chosen,
-        ),
+        imported=Imported(file=Path(path).name, sha256=sha256_of_file(path), weights=chosen),
         weights_sha256=save_weights(settings.output, network),
         **provenance(),
     )
     write_manifest(settings.output, manifest)
     print(f"wrote {settings.output}: {chosen} weights, step {step}")
-
-
-def chosen_weights(
-    checkpoint: OfficialCheckpoint, settings: ImportModelSettings
-) -> dict[str, Tensor]:
-    """Return the weights that the settings choose. Raises UserError if the file lacks them."""
-    if settings.weights == "online":
-        return checkpoint.online
-    if checkpoint.ema is None:
-        raise UserError(f"{settings.checkpoint}: holds no moving average; use weights=online")
-    return checkpoint.ema
-
-
-def load_weights(network: nn.Module, weights: dict[str, Tensor], path: str) -> None:
-    """Load the official weights into the network.
-
-    Raises UserError, with a list, if any are missing, unexpected, of the wrong shape or not finite.
-    """
-    broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]
-    if broken:
-        raise UserError(f"{path}: NaN or infinity in {', '.join(broken[:LISTED])}")
-    try:
-        network.load_state_dict(from_official(weights, network))
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None

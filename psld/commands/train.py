@@ -28,23 +28,19 @@ from psld.training.settings import TrainSettings
 def main(settings: TrainSettings) -> None:
     store = ImageStore.open_for(settings.data, settings.dataset)
     process = build_process(settings)
+    labels = None
+    if settings.num_classes:  # the model is class-conditional
+        dropout = settings.training.label_dropout
+        labels = Labels(store.labels("train"), settings.num_classes, dropout)
     task = Task(
         stage="train",
         manifest=ModelManifest,
         process=process,
         build=partial(build_network, settings, process),
         loss_of=EpsilonLoss(process, settings.training.weighting),
-        labels=labels_of(settings, store),
+        labels=labels,
         look=partial(preview_samples, settings, process),
         describe=lambda network: {},
     )
     with requeued_when_stopped() as begins:
         run_training(settings, store, task, begins)
-
-
-def labels_of(settings: TrainSettings, store: ImageStore) -> Labels | None:
-    """Return the labels for a class-conditional model; None for an unconditional one."""
-    if not settings.num_classes:
-        return None
-    dropout = settings.training.label_dropout
-    return Labels(store.labels("train"), settings.num_classes, dropout)

@@ -12,7 +12,7 @@ from psld.data.description import expand_data
 from psld.data.store import ImageStore
 from psld.metrics.extractor_folder import ExtractorManifest, save_manifest, save_weights
 from psld.metrics.extractor_training import accuracy, train_classifier
-from psld.metrics.feature_classifier import ClassifierExtractor, ImageShape
+from psld.metrics.feature_classifier import ImageShape
 from psld.metrics.settings import TrainExtractorSettings
 from psld.utils.device import choose_device
 from psld.utils.errors import UserError
@@ -21,13 +21,27 @@ from psld.utils.provenance import device_name, provenance
 
 @entry_point("train_extractor", TrainExtractorSettings, rewrite=expand_data)
 def main(settings: TrainExtractorSettings) -> None:
-    store, shape = open_labelled(settings)
+    store = ImageStore.open_for(settings.data, settings.dataset)
+    if store.num_classes < 2:
+        raise UserError(
+            f"{settings.data}: dataset {settings.dataset.name} has no labels to train a classifier "
+            "with; use metric=fid"
+        )
+    shape = ImageShape(
+        channels=store.channels, image_size=store.image_size, num_classes=store.num_classes
+    )
     device = choose_device(settings.device)
     started = time.monotonic()
     extractor = train_classifier(
         settings.metric.extractor, shape, store.images("train"), store.labels("train"), device
     )
     seconds = time.monotonic() - started
+    batch_size = settings.metric.batch_size
+    accuracies = {
+        split: accuracy(extractor, store.images(split), store.labels(split), batch_size)
+        for split, size in store.splits.items()
+        if size > 0
+    }
     manifest = ExtractorManifest(
         extractor=settings.metric.extractor,
         shape=shape,
@@ -35,41 +49,12 @@ def main(settings: TrainExtractorSettings) -> None:
         dataset_digest=store.digest,
         weights_sha256=save_weights(settings.output, extractor),
         digest=extractor.digest,
-        train_accuracy=accuracy_on(store, "train", extractor, settings),
-        test_accuracy=accuracy_on(store, "test", extractor, settings),
+        train_accuracy=accuracies["train"],
+        test_accuracy=accuracies.get("test"),
         seconds=round(seconds, 3),
         device=device_name(device),
         **provenance(),
     )
     save_manifest(settings.output, manifest)
-    print(f"wrote {settings.output}: accuracy {_percent(manifest)}")
-
-
-def open_labelled(settings: TrainExtractorSettings) -> tuple[ImageStore, ImageShape]:
-    """Open the dataset and its image shape. Raises UserError if it has no labels."""
-    store = ImageStore.open_for(settings.data, settings.dataset)
-    if store.num_classes < 2:
-        raise UserError(
-            f"{settings.data}: dataset {settings.dataset.name} has no labels to train a classifier "
-            "with; use metric=fid"
-        )
-    return store, ImageShape(
-        channels=store.channels, image_size=store.image_size, num_classes=store.num_classes
-    )
-
-
-def accuracy_on(
-    store: ImageStore,
-    split: str,
-    extractor: ClassifierExtractor,
-    settings: TrainExtractorSettings,
-) -> float | None:
-    """Return the accuracy on a split; None if the split is empty."""
-    if store.splits[split] == 0:
-        return None
-    return accuracy(extractor, store.images(split), store.labels(split), settings.metric.batch_size)
-
-
-def _percent(manifest: ExtractorManifest) -> str:
-    test = "" if manifest.test_accuracy is None else f", {manifest.test_accuracy:.1%} on test"
-    return f"{manifest.train_accuracy:.1%} on train{test}"
+    listed = ", ".join(f"{value:.1%} on {split}" for split, value in accuracies.items())
+    print(f"wrote {settings.output}: accuracy {listed}")

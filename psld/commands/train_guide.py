@@ -17,7 +17,6 @@ from psld.commands.entry import entry_point
 from psld.data.description import expand_data
 from psld.data.store import ImageStore
 from psld.diffusion.loss import GuideLoss
-from psld.diffusion.process import LinearProcess
 from psld.grid.loading import expand_guide
 from psld.training.batches import Labels
 from psld.training.manifest import GuideManifest
@@ -33,6 +32,13 @@ from psld.training.settings import TrainGuideSettings
 def main(settings: TrainGuideSettings) -> None:
     store = ImageStore.open_for(settings.data, settings.dataset)
     process = build_process(settings)
+    accuracies = partial(accuracy_by_time, settings, process, store)
+
+    def describe(network: nn.Module) -> dict[str, Any]:
+        by_time = accuracies(network)
+        print(f"accuracy from little to much noise: {', '.join(f'{a:.2f}' for a in by_time)}")
+        return {"accuracy_by_time": by_time}
+
     task = Task(
         stage="train_guide",
         manifest=GuideManifest,
@@ -40,20 +46,8 @@ def main(settings: TrainGuideSettings) -> None:
         build=partial(build_guide, settings, process),
         loss_of=GuideLoss(process),
         labels=Labels(store.labels("train"), store.num_classes),
-        look=lambda network: as_logged(accuracy_by_time(settings, process, store, network)),
-        describe=partial(describe, settings, process, store),
+        look=lambda network: as_logged(accuracies(network)),
+        describe=describe,
     )
     with requeued_when_stopped() as begins:
         run_training(settings, store, task, begins)
-
-
-def describe(
-    settings: TrainGuideSettings,
-    process: LinearProcess,
-    store: ImageStore,
-    network: nn.Module,
-) -> dict[str, Any]:
-    """Return the accuracy at each noise level, on images that the guide was not trained on."""
-    accuracies = accuracy_by_time(settings, process, store, network)
-    print(f"accuracy from little to much noise: {', '.join(f'{a:.2f}' for a in accuracies)}")
-    return {"accuracy_by_time": accuracies}
