@@ -1,5 +1,6 @@
 """The library: the work of the commands, as functions on tensors."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -8,21 +9,16 @@ from torch import Tensor
 from psld.data.picture import save_images
 from psld.data.pixels import to_uint8
 from psld.diffusion.denoiser import StraightDenoiser
-from psld.diffusion.loop import sample
-from psld.diffusion.process import LinearProcess
-from psld.diffusion.score import ClassifierFreeScore, ClassifierGuidedScore, NetworkScore, Score
+from psld.diffusion.score import Batching
 from psld.grid.composing import compose_sampler
 from psld.metrics.extractor import Extractor, batches_of, statistics_of
 from psld.metrics.extractor_folder import open_extractor
 from psld.metrics.frechet import frechet_distance
 from psld.networks.forward import forward_pass
-from psld.networks.ncsnpp import NCSNpp
 from psld.sampling.fit import check_fit
 from psld.sampling.noise import ShardNoise
-from psld.sampling.sample import labels_of
-from psld.sampling.settings import ClassifierFreeGuidance, ClassifierGuidance, SamplerSettings
-from psld.training.model import Guide, Model, load_guide, load_model
-from psld.training.settings import ModelSettings
+from psld.sampling.sample import sample_images
+from psld.training.model import Model, load_guide, load_model
 from psld.utils.device import choose_device
 
 __all__ = ["LoadedModel", "denoiser", "distance", "load", "load_extractor", "save_images"]
@@ -41,29 +37,15 @@ def load(folder: str | Path, device: str = "auto") -> "LoadedModel":
     Raises:
         UserError: a file is missing, damaged or not a model's, or the device does not exist.
     """
-    return LoadedModel(load_model(folder, choose_device(device)))
+    return LoadedModel(**vars(load_model(folder, choose_device(device))))
 
 
-class LoadedModel:
-    """A trained model on its device, ready to sample."""
+class LoadedModel(Model):
+    """A trained model on its device, ready to sample.
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
-
-    @property
-    def process(self) -> LinearProcess:
-        """The forward process that the network was trained on."""
-        return self._model.process
-
-    @property
-    def network(self) -> NCSNpp:
-        """The network ε(z, t): states N×kC×H×W and forward times N → predicted noise."""
-        return self._model.network
-
-    @property
-    def settings(self) -> ModelSettings:
-        """Dataset, process, network and training recipe."""
-        return self._model.settings
+    `settings` are dataset, process, network and training recipe; `process` is the forward process;
+    `network` is ε(z, t): states N×kC×H×W and forward times N → predicted noise.
+    """
 
     @property
     def device(self) -> torch.device:
@@ -106,36 +88,18 @@ class LoadedModel:
         Raises:
             UserError: the sampler or a setting is unknown, or the guidance does not fit the model.
         """
-        device, dataset = self.device, self.settings.dataset
         overrides = [f"sampler={sampler}", *_guidance(label, guide, scale)]
         given = options if steps is None else {"steps": steps, **options}
         overrides += [f"sampler.{key}={value}" for key, value in given.items()]
         chosen = compose_sampler(overrides, "sample()")
-        loaded = None if guide is None else load_guide(guide, device)
+        loaded = None if guide is None else load_guide(guide, self.device)
         check_fit(chosen, self.settings, loaded and loaded.settings)
-        score = self._score(chosen, loaded, n, batch_size)
-        channels, size = self.process.blocks * dataset.channels, dataset.image_size
-        with ShardNoise(seed, 0, (n, channels, size, size), device) as noise:
-            z = sample(self.process, chosen, score, self.process.prior(noise()), noise)
-        images = z[:, : dataset.channels]
+        model = replace(self, network=forward_pass(self.network, chosen.precision))
+        images, *_ = sample_images(model, loaded, chosen, range(n), (seed, 0), Batching(batch_size))
         return images.cpu() if raw else to_uint8(images).cpu()
 
-    def _score(
-        self, sampler: SamplerSettings, guide: Guide | None, n: int, batch_size: int
-    ) -> Score:
-        network = forward_pass(self.network, sampler.precision)
-        plain = NetworkScore(network, batch_size)
-        match sampler.guidance:
-            case ClassifierGuidance(label=label, scale=scale):
-                labels = labels_of(label, range(n), self._model, self.device)
-                return ClassifierGuidedScore(plain, guide.network, labels, scale, batch_size)
-            case ClassifierFreeGuidance(label=label, scale=scale):
-                labels = labels_of(label, range(n), self._model, self.device)
-                return ClassifierFreeScore(network, labels, scale, batch_size)
-        return plain
 
-
-def denoiser(model: LoadedModel | Model, n: int, seed: int = 0) -> StraightDenoiser:
+def denoiser(model: Model, n: int, seed: int = 0) -> StraightDenoiser:
     """Return a trained model as the denoiser D(y; σ) = E[x₀ | y = x₀ + σ noise].
 
     Use it with samplers that are written for denoisers:

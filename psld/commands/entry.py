@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from psld.commands.sweeps import check_jobs, is_sweep, job_of_a_sweep
 from psld.config.compose import compose_content, content_of
 from psld.config.locations import CONFIGS
-from psld.config.messages import exit_code_of, one_line
+from psld.config.messages import explained
 from psld.config.settings import Settings, parse
 
 S = TypeVar("S", bound=Settings)
@@ -83,10 +83,11 @@ def entry_point(
                 print("error: interrupted", file=sys.stderr)
                 sys.exit(128 + signal.SIGINT)
             except Exception as error:
-                exit_code = exit_code_of(error)
-                if exit_code is None:
+                known = explained(error)
+                if known is None:
                     raise
-                print(f"error: {one_line(error)}", file=sys.stderr)
+                exit_code, line = known
+                print(f"error: {line}", file=sys.stderr)
                 sys.exit(exit_code)
 
         return command

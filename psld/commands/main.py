@@ -33,8 +33,6 @@ COMMANDS = (
 
 USAGE = "usage: psld COMMAND KEY=VALUE …        psld COMMAND --help shows a command's settings"
 
-COMPLETION = 'complete -W "{words}" -o default psld'
-
 
 def main() -> None:
     """Run the command named by the first word; the other words are its settings."""
@@ -46,7 +44,7 @@ def main() -> None:
         case "--version":
             print(f"psld {VERSION}")
         case "--completion":
-            print(COMPLETION.format(words=" ".join(COMMANDS)))
+            print(f'complete -W "{" ".join(COMMANDS)}" -o default psld')
         case _ if name in COMMANDS:
             sys.argv[:] = [f"psld {name}", *rest]
             importlib.import_module(f"psld.commands.{module_of(name)}").main()
@@ -62,10 +60,8 @@ def module_of(command: str) -> str:
 
 def overview() -> str:
     """List all commands with the first line of their modules, which are not imported."""
-    lines = [f"  {command:<16} {_first_line(command)}" for command in COMMANDS]
-    return "\n".join([USAGE, "", *lines])
-
-
-def _first_line(command: str) -> str:
-    source = Path(__file__).with_name(f"{module_of(command)}.py").read_text()
-    return ast.get_docstring(ast.parse(source)).splitlines()[0]
+    lines = [USAGE, ""]
+    for command in COMMANDS:
+        source = Path(__file__).with_name(f"{module_of(command)}.py").read_text()
+        lines.append(f"  {command:<16} {ast.get_docstring(ast.parse(source)).splitlines()[0]}")
+    return "\n".join(lines)

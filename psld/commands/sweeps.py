@@ -20,7 +20,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from psld.config.compose import answering_resolvers, configs, without_hydra
-from psld.config.messages import exit_code_of, one_line
+from psld.config.messages import explained, text_of
 from psld.utils.errors import PSLDError, RunError, UserError
 
 FLAGS = {"--multirun", "-m"}
@@ -53,25 +53,19 @@ def check_jobs(command: str, given: list[str], check: Callable[[DictConfig], Any
             whole = compose(command, list(job), return_hydra_config=True)
             with answering_resolvers(whole):
                 config = without_hydra(whole)
-                _check_job(name_job(config, job, swept), config, check, writers)
+                name = name_job(config, job, swept)
+                try:
+                    output = getattr(check(config), "output", None)
+                except UserError as error:
+                    raise UserError(f"{name}: {error}; no job of the sweep was started") from None
+            if output in writers:
+                raise UserError(
+                    f"{name}: output={output} is also that of {writers[output]}; let it depend on "
+                    "what is swept"
+                )
+            if output is not None:
+                writers[output] = name
         return swept
-
-
-def _check_job(
-    name: str, config: DictConfig, check: Callable[[DictConfig], Any], writers: dict[str, str]
-) -> None:
-    """Check one job and record it as the writer of its output."""
-    try:
-        output = getattr(check(config), "output", None)
-    except UserError as error:
-        raise UserError(f"{name}: {error}; no job of the sweep was started") from None
-    if output in writers:
-        raise UserError(
-            f"{name}: output={output} is also that of {writers[output]}; let it depend on what is "
-            "swept"
-        )
-    if output is not None:
-        writers[output] = name
 
 
 def name_job(config: DictConfig, overrides: Iterable[str], swept: list[str]) -> str:
@@ -112,18 +106,17 @@ def job_of_a_sweep(
 
 def _report(name: str, error: Exception) -> PSLDError:
     """Print why a job failed, and return an error for other processes, without a traceback."""
-    exit_code = exit_code_of(error)
-    line = f"{name}: {one_line(error)}"
+    exit_code, line = explained(error) or (None, text_of(error))
     if exit_code is None:
         traceback.print_exception(error)
     else:
-        print(f"error: {line}", file=sys.stderr, flush=True)
-    if exit_code is not None and exit_code >= 128:
-        # Do not return an error: Hydra and submitit would take it as the result of a job that Slurm
-        # has preempted and that goes on.
-        sys.exit(exit_code)
+        print(f"error: {name}: {line}", file=sys.stderr, flush=True)
+        if exit_code >= 128:
+            # Do not return an error: Hydra and submitit would take it as the result of a job that
+            # Slurm has preempted and that goes on.
+            sys.exit(exit_code)
     kind = UserError if exit_code == UserError.exit_code else RunError
-    return kind(f"a job of the sweep failed: {line}")
+    return kind(f"a job of the sweep failed: {name}: {line}")
 
 
 class Announcement(Callback):

@@ -11,16 +11,28 @@ from psld.utils.files import DISK_ERRORS
 WRONG_PATHS = PermissionError | FileExistsError | NotADirectoryError | IsADirectoryError
 
 
-def exit_code_of(error: Exception) -> int | None:
-    """Return the exit code of an error that one line explains; None if it needs a traceback."""
+def explained(error: Exception) -> tuple[int, str] | None:
+    """Return the exit code and the line of an error; None if it needs a traceback."""
+    text = text_of(error)
     if isinstance(error, PSLDError):
-        return error.exit_code
+        return error.exit_code, text
     if isinstance(error, HydraException | OmegaConfBaseException | WRONG_PATHS):
-        return 2
-    if _disk_is_full(error) or _out_of_gpu_memory(error) or _lost_job(error):
-        return 1
-    if _no_slurm(error):
-        return 2
+        return 2, text
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        place = error.filename or "the disk"
+        return 1, f"{place}: cannot be written ({error.strerror}); free some space and try again"
+    # submitit's error without sbatch
+    if isinstance(error, RuntimeError) and "on a slurm cluster" in text:
+        return 2, "hydra/launcher: there is no sbatch here; use hydra/launcher=submitit_local"
+    # Recognize the next errors by name, because not every command imports torch or submitit.
+    match type(error).__name__:
+        case "OutOfMemoryError":
+            advice = "lower training.micro_batch, or batch_size when sampling"
+            return 1, f"{text.split('. ')[0]}: {advice}"
+        case "UncompletedJobError" | "FailedJobError":
+            # Slurm refused, killed or canceled the job. Leave out the end of its log.
+            what = text.partition(") Error stream")[0].partition(") No ")[0]
+            return 1, f"{what}); the sweep's other jobs go on" if what != text else text
     return None
 
 
@@ -32,41 +44,3 @@ def text_of(error: Exception) -> str:
         return text
     known = f"no setting is called {unknown[1]}; the command's --help lists them"
     return text[: unknown.start()] + known
-
-
-def one_line(error: Exception) -> str:
-    """Return the line that a user sees."""
-    text = text_of(error)
-    if _disk_is_full(error):
-        place = error.filename or "the disk"
-        return f"{place}: cannot be written ({error.strerror}); free some space and try again"
-    if _out_of_gpu_memory(error):
-        return f"{text.split('. ')[0]}: lower training.micro_batch, or batch_size when sampling"
-    if _lost_job(error):
-        # This text separates a job's state from the end of its log.
-        what = text.partition(") Error stream")[0].partition(") No ")[0]
-        return f"{what}); the sweep's other jobs go on" if what != text else text
-    if _no_slurm(error):
-        return "hydra/launcher: there is no sbatch here; use hydra/launcher=submitit_local"
-    return text
-
-
-def _disk_is_full(error: Exception) -> bool:
-    return isinstance(error, OSError) and error.errno in DISK_ERRORS
-
-
-# Recognize the next errors by name, because not every command imports torch or submitit.
-
-
-def _out_of_gpu_memory(error: Exception) -> bool:
-    return type(error).__name__ == "OutOfMemoryError"
-
-
-def _lost_job(error: Exception) -> bool:
-    """Recognize submitit's error for a job that was refused, killed or canceled."""
-    return type(error).__name__ in ("UncompletedJobError", "FailedJobError")
-
-
-def _no_slurm(error: Exception) -> bool:
-    """Recognize submitit's error if no sbatch is installed."""
-    return isinstance(error, RuntimeError) and "on a slurm cluster" in str(error)

@@ -91,26 +91,22 @@ def save_images(images: ArrayLike, path: str | Path) -> None:
             f"{path}: uint8 images N×1×H×W or N×3×H×W are needed, not {images.dtype} {images.shape}"
         )
     if path.suffix.lower() == ".png":
-        _write_png(in_one_picture(images), path)
-        return
-    for index, image in enumerate(images):
-        _write_png(image, path / f"{index:05d}.png")
+        pictures = {path: tiled(images, math.ceil(math.sqrt(len(images))))}
+    else:
+        pictures = {path / f"{i:05d}.png": x.transpose(1, 2, 0) for i, x in enumerate(images)}
+    for file, pixels in pictures.items():
+        with atomic_path(file) as partial:
+            gray = pixels.shape[2] == 1
+            Image.fromarray(pixels[:, :, 0] if gray else pixels).save(partial, format="PNG")
 
 
-def in_one_picture(images: np.ndarray) -> np.ndarray:
-    """Arrange images N×C×H×W in a square of rows, with a white line around each; C×H′×W′."""
+def tiled(images: np.ndarray, columns: int) -> np.ndarray:
+    """Arrange images N×C×H×W in rows of `columns`, with white around each; H′×W′×C."""
     count, channels, height, width = images.shape
-    columns = math.ceil(math.sqrt(count))
-    rows = math.ceil(count / columns)
-    picture = np.full((channels, rows * (height + 1) + 1, columns * (width + 1) + 1), 255, np.uint8)
-    for index, image in enumerate(images):
-        row, column = divmod(index, columns)
-        top, left = row * (height + 1) + 1, column * (width + 1) + 1
-        picture[:, top : top + height, left : left + width] = image
-    return picture
-
-
-def _write_png(image: np.ndarray, path: Path) -> None:
-    pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
-    with atomic_path(path) as partial:
-        Image.fromarray(pixels).save(partial, format="PNG")
+    rows, margin = math.ceil(count / columns), max(1, width // 32)
+    white = np.full((rows * columns - count, *images.shape[1:]), 255, np.uint8)
+    border = ((0, 0), (0, 0), (margin, 0), (margin, 0))
+    whole = np.pad(np.concatenate([images, white]), border, constant_values=255)
+    whole = whole.reshape(rows, columns, *whole.shape[1:]).transpose(0, 3, 1, 4, 2)
+    whole = whole.reshape(rows * (height + margin), columns * (width + margin), channels)
+    return np.pad(whole, ((0, margin), (0, margin), (0, 0)), constant_values=255)

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from psld.data.picture import tiled
 from psld.grid.figures import figures_of
 from psld.grid.resolved import Grid
 from psld.grid.results import CellResult, paper_values, read_result, read_table
 from psld.grid.schema import Evaluation
 from psld.report.formats import record
-from psld.report.galleries import full_rows, tiled
 from psld.report.table import text_of
 from psld.sampling.shards import Shard, shard_path
 from psld.utils.files import digest_of, sha256_of_file
@@ -86,8 +86,7 @@ def _first_images(folder: Path) -> dict[str, np.ndarray]:
     path = shard_path(folder, 0)
     if not path.exists():
         return {}
-    image, _ = tiled(full_rows(Shard.load(path).images[: SIDE * SIDE], SIDE))
-    return {"samples": image}
+    return {"samples": tiled(Shard.load(path).images[: SIDE * SIDE], SIDE)}
 
 
 def _sampling_run(

@@ -27,7 +27,7 @@ from psld.sampling.settings import (
     ClassifierFreeGuidance,
     ClassifierGuidance,
     InpaintingGuidance,
-    Label,
+    SamplerSettings,
     SampleSettings,
 )
 from psld.sampling.shards import Shard, ShardOrigin, load_made_by, shard_path
@@ -78,7 +78,7 @@ def sample_shards(settings: SampleSettings) -> Iterator[tuple[Shard, bool]]:
         try:
             shard = load_made_by(path, origin)
         except UserError:
-            shard = sample_shard(settings, model, guide, origin, device, batching)
+            shard = sample_shard(settings, model, guide, origin, batching)
             shard.save(path)
             made = True
         yield shard, made
@@ -89,46 +89,30 @@ def sample_shard(
     model: Model,
     guide: Guide | None,
     origin: ShardOrigin,
-    device: torch.device,
-    batching: Batching | None = None,
+    batching: Batching,
 ) -> Shard:
-    """Sample all images of one shard.
+    """Sample all images of one shard. `model` has its network as it is called (`forward_pass`).
 
     The noise comes from (seed, shard) and is drawn for the whole shard at each step, so an image
     depends neither on the batch size nor on the worker, nor, up to rounding, on the device.
-
-    Args:
-        model: with its network as it is called (`forward_pass`).
-        batching: the batches that fitted for earlier shards; else of `settings.batch_size`.
     """
     started = time.monotonic()
+    device = next(model.network.parameters()).device
     indices = range(origin.index * origin.size, (origin.index + 1) * origin.size)
-    labels = inpainting = None
-    batch = batching or Batching(settings.batch_size)
-    score: Score = NetworkScore(model.network, batch)
-    match settings.sampler.guidance:
-        case ClassifierGuidance(label=label, scale=scale, official_time=official_time):
-            labels = labels_of(label, indices, model, device)
-            score = ClassifierGuidedScore(score, guide.network, labels, scale, batch, official_time)
-        case ClassifierFreeGuidance(label=label, scale=scale):
-            labels = labels_of(label, indices, model, device)
-            score = ClassifierFreeScore(model.network, labels, scale, batch)
-        case InpaintingGuidance():
-            inpainting = _inpainting_of(settings, model, indices, device)
-            indices = indices[: len(inpainting.images)]  # fewer at the end of the split
-    dataset = model.settings.dataset
-    channels = dataset.channels
-    size = dataset.image_size
-    shape = (len(indices), model.process.blocks * channels, size, size)
-    with ShardNoise(settings.seed, origin.index, shape, device) as noise:
-        start = model.process.prior(noise())
-        z = sample(model.process, settings.sampler, score, start, noise, inpainting)
-    if not torch.isfinite(z).all():
+    inpainting = None
+    if isinstance(settings.sampler.guidance, InpaintingGuidance):
+        inpainting = _inpainting_of(settings, model, indices, device)
+        indices = indices[: len(inpainting.images)]  # fewer at the end of the split
+    key = (settings.seed, origin.index)
+    x, labels, nfe = sample_images(
+        model, guide, settings.sampler, indices, key, batching, inpainting
+    )
+    if not torch.isfinite(x).all():
         raise RunError(f"shard {origin.index}: the sampler produced NaN or infinity")
     return Shard(
-        images=to_uint8(z[:, :channels]).cpu().numpy(),
+        images=to_uint8(x).cpu().numpy(),
         origin=origin,
-        nfe=score.evaluations,
+        nfe=nfe,
         seconds=time.monotonic() - started,
         device=device_name(device),
         labels=None if labels is None else labels.cpu().numpy(),
@@ -136,12 +120,44 @@ def sample_shard(
     )
 
 
-def labels_of(label: Label, indices: range, model: Model, device: torch.device) -> Tensor:
-    """The class of each sample, by its index in the cell."""
-    samples = torch.tensor(indices, device=device)
-    if label == "cycle":
-        return samples % model.settings.dataset.num_classes
-    return torch.full_like(samples, label)
+def sample_images(
+    model: Model,
+    guide: Guide | None,
+    sampler: SamplerSettings,
+    indices: range,
+    key: tuple[int, int],
+    batching: Batching,
+    inpainting: Inpainting | None = None,
+) -> tuple[Tensor, Tensor | None, int]:
+    """Sample the images with these indices in a cell.
+
+    Args:
+        key: seed and shard of their noise.
+
+    Returns:
+        The images, N×C×H×W in about [−1, 1]; the class that each was guided to, if any; and the
+        number of network evaluations per image.
+    """
+    device, dataset = next(model.network.parameters()).device, model.settings.dataset
+    guidance, labels = sampler.guidance, None
+    if isinstance(guidance, ClassifierGuidance | ClassifierFreeGuidance):
+        labels = torch.tensor(indices, device=device)
+        cycles = guidance.label == "cycle"
+        labels = labels % dataset.num_classes if cycles else labels.fill_(guidance.label)
+    score: Score = NetworkScore(model.network, batching)
+    match guidance:
+        case ClassifierGuidance(scale=scale, official_time=official_time):
+            score = ClassifierGuidedScore(
+                score, guide.network, labels, scale, batching, official_time
+            )
+        case ClassifierFreeGuidance(scale=scale):
+            score = ClassifierFreeScore(model.network, labels, scale, batching)
+    size = dataset.image_size
+    shape = (len(indices), model.process.blocks * dataset.channels, size, size)
+    with ShardNoise(*key, shape, device) as noise:
+        start = model.process.prior(noise())
+        z = sample(model.process, sampler, score, start, noise, inpainting)
+    return z[:, : dataset.channels], labels, score.evaluations
 
 
 def _inpainting_of(

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from psld.report.galleries import draw_comparison, draw_images, full_row, tiled
+from psld.data.picture import tiled
+from psld.report.galleries import draw_comparison, draw_images, full_row
 from psld.sampling.shards import Shard, ShardOrigin, shard_path
 from tests.commands import call, refused, succeeded
 
@@ -56,11 +57,11 @@ def test_a_row_has_its_cells_name_and_only_the_first_samples():
 
 
 def test_names_stand_next_to_their_rows():
-    rows = [np.zeros((3, 1, 8, 8), np.uint8)] * 3
-    [axes] = draw_images(rows, "A title", ["one", "", "three"]).axes
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["one", "three"]
-    # With a pixel between images, the middles of the first and of the third row.
-    assert list(axes.get_yticks()) == [4.5, 22.5]
+    images = np.zeros((9, 1, 8, 8), np.uint8)
+    [axes] = draw_images(images, 3, "A title", ["one", "two", "three"]).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["one", "two", "three"]
+    # With a pixel between images, the middles of the rows.
+    assert list(axes.get_yticks()) == [4.5, 13.5, 22.5]
     assert axes.get_title() == "A title"
 
 
@@ -72,12 +73,11 @@ def test_a_row_is_filled_up_with_blank_images():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_tiles_have_white_between_them(channels):
     images = np.arange(2 * 3 * channels * 16, dtype=np.uint8).reshape(2, 3, channels, 4, 4)
-    whole, middles = tiled(list(images))
-    assert whole.shape == (2 * 5 + 1, 3 * 5 + 1, 3)
-    assert middles == [2.5, 7.5]
+    whole = tiled(images.reshape(6, channels, 4, 4), 3)
+    assert whole.shape == (2 * 5 + 1, 3 * 5 + 1, channels)
     for row, column in np.ndindex(2, 3):
         tile = whole[1 + 5 * row : 5 + 5 * row, 1 + 5 * column : 5 + 5 * column]
-        np.testing.assert_array_equal(tile, images[row, column].transpose(1, 2, 0) * np.ones(3))
+        np.testing.assert_array_equal(tile, images[row, column].transpose(1, 2, 0))
     assert (whole[::5] == 255).all()
     assert (whole[:, ::5] == 255).all()
 

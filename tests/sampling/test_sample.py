@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 import psld.sampling.sample as sampling
 from psld.config.compose import compose_content
 from psld.config.settings import parse
+from psld.diffusion.score import Batching
 from psld.sampling.sample import origin_of, sample_shard
 from psld.sampling.settings import SampleSettings
 from psld.sampling.shards import Shard
@@ -52,7 +53,8 @@ def sample(model, *overrides: str, loaded: Model | None = None) -> Shard:
     """The first shard of the settings' range."""
     given = settings(model, *overrides)
     origin = replace(origin_of(given), index=given.first)
-    return sample_shard(given, loaded or load_model(model, CPU), None, origin, CPU)
+    batching = Batching(given.batch_size)
+    return sample_shard(given, loaded or load_model(model, CPU), None, origin, batching)
 
 
 def check_same_images(one: Shard, other: Shard) -> None:
