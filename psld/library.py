@@ -88,9 +88,13 @@ class LoadedModel(Model):
         Raises:
             UserError: the sampler or a setting is unknown, or the guidance does not fit the model.
         """
-        overrides = [f"sampler={sampler}", *_guidance(label, guide, scale)]
-        given = options if steps is None else {"steps": steps, **options}
-        overrides += [f"sampler.{key}={value}" for key, value in given.items()]
+        overrides = [f"sampler={sampler}"]
+        if guide is not None or label is not None:
+            kind = "classifier-free" if guide is None else "classifier"
+            overrides.append(f"guidance@sampler.guidance={kind}")
+            options = {"guidance.label": label, "guidance.scale": scale, **options}
+        options = {"steps": steps, **options}
+        overrides += [f"sampler.{key}={v}" for key, v in options.items() if v is not None]
         chosen = compose_sampler(overrides, "sample()")
         loaded = None if guide is None else load_guide(guide, self.device)
         check_fit(chosen, self.settings, loaded and loaded.settings)
@@ -122,16 +126,6 @@ def denoiser(model: Model, n: int, seed: int = 0) -> StraightDenoiser:
     with ShardNoise(seed, 0, shape, device) as noise:
         frozen = noise()
     return StraightDenoiser(model.process, network, frozen)
-
-
-def _guidance(label: int | str | None, guide: str | Path | None, scale: float | None) -> list[str]:
-    """The overrides that choose the guidance: by a guide, classifier-free, or none."""
-    if guide is None and label is None:
-        return []
-    kind = "classifier-free" if guide is None else "classifier"
-    given = {"label": label, "scale": scale}
-    values = [f"sampler.guidance.{key}={v}" for key, v in given.items() if v is not None]
-    return [f"guidance@sampler.guidance={kind}", *values]
 
 
 def load_extractor(folder: str | Path, device: str = "auto") -> Extractor:

@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from psld.commands.sweeps import check_jobs, is_sweep, job_of_a_sweep
+from psld.commands.sweeps import begin_job, check_jobs, failure_of, is_sweep
 from psld.config.compose import compose_content, content_of
 from psld.config.locations import CONFIGS
 from psld.config.messages import explained
@@ -46,15 +46,13 @@ def entry_point(
 
         @hydra.main(config_path=str(CONFIGS), config_name=name, version_base="1.3")
         def hydra_main(config: DictConfig) -> None:
+            sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
+            job = begin_job(config, swept) if sweeps else None
             # Collect errors: Hydra adds a line of its own to an error that passes through it.
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                with job_of_a_sweep(config, swept, failures):
-                    main(settings_of(config))
-                return
             try:
                 main(settings_of(config))
             except Exception as error:
-                failures.append(error)
+                failures.append(failure_of(job, error) if sweeps else error)
 
         def command() -> None:
             # Without this, Hydra prints a summary and exits with 1; its errors are user errors.

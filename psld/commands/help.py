@@ -75,16 +75,12 @@ def _group(annotation: Any, default: Any) -> type[Settings] | None:
     """Return the settings class of a nested group; of several, the first that fits the defaults."""
     if not isinstance(default, dict):
         return None
-    kinds = [kind for kind in _classes(annotation) if set(default) <= set(kind.model_fields)]
-    return kinds[0] if kinds else None
-
-
-def _classes(annotation: Any) -> Iterator[type[Settings]]:
     if isinstance(annotation, type) and issubclass(annotation, Settings):
-        yield annotation
-    elif get_origin(annotation) in (Annotated, Union, types.UnionType):
-        for part in get_args(annotation):
-            yield from _classes(part)
+        return annotation if set(default) <= set(annotation.model_fields) else None
+    if get_origin(annotation) not in (Annotated, Union, types.UnionType):
+        return None
+    groups = (_group(part, default) for part in get_args(annotation))
+    return next((group for group in groups if group), None)
 
 
 def _text(default: Any) -> str:

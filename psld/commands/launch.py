@@ -61,14 +61,14 @@ def main(settings: LaunchSettings) -> None:
 def settings_of_training(words: list[str]) -> RunSettings:
     """Return the settings of a command's training. Raises the UserErrors of the command."""
     command, *given = words
-    match command:
-        case "train":
-            content = compose_content(command, expand_data(expand_model(given)), command)
-            return parse(TrainSettings, content, command)
-        case "train_guide":
-            content = compose_content(command, expand_data(expand_guide(given)), command)
-            return parse(TrainGuideSettings, content, command)
-    raise UserError(f"launch: after -- comes train or train_guide, not {command}")
+    kinds = {
+        "train": (TrainSettings, expand_model),
+        "train_guide": (TrainGuideSettings, expand_guide),
+    }
+    if command not in kinds:
+        raise UserError(f"launch: after -- comes train or train_guide, not {command}")
+    kind, expand = kinds[command]
+    return parse(kind, compose_content(command, expand_data(expand(given)), command), command)
 
 
 def dataset_digest(data: Path) -> str:

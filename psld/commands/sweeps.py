@@ -7,8 +7,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from itertools import product
 from typing import Any
 
@@ -84,28 +83,19 @@ def name_job(config: DictConfig, overrides: Iterable[str], swept: list[str]) -> 
     return name
 
 
-@contextmanager
-def job_of_a_sweep(
-    config: DictConfig, swept: list[str], failures: list[Exception]
-) -> Iterator[None]:
-    """Report an error in the job's own process; other jobs go on, unless a signal ended this one.
-
-    If all jobs run in this process, the error is appended to `failures`. Otherwise it is raised,
-    and Hydra passes it to the process that waits for the sweep.
-    """
+def begin_job(config: DictConfig, swept: list[str]) -> str:
+    """Name a job in its own process, print the name and return it."""
     name = name_job(config, HydraConfig.get().overrides.task, swept)
     print(f"{name}:", flush=True)
-    try:
-        yield
-    except Exception as error:
-        failure = _report(name, error)
-        if "SUBMITIT_EXECUTOR" in os.environ:
-            raise failure from None
-        failures.append(failure)
+    return name
 
 
-def _report(name: str, error: Exception) -> PSLDError:
-    """Print why a job failed, and return an error for other processes, without a traceback."""
+def failure_of(name: str, error: Exception) -> PSLDError:
+    """Print why a job failed, and return an error for other processes, without a traceback.
+
+    A job in a process of its own raises this error, and Hydra passes it to the process that waits
+    for the sweep. The other jobs go on, unless a signal ended this one.
+    """
     exit_code, line = explained(error) or (None, text_of(error))
     if exit_code is None:
         traceback.print_exception(error)
@@ -116,7 +106,10 @@ def _report(name: str, error: Exception) -> PSLDError:
             # Slurm has preempted and that goes on.
             sys.exit(exit_code)
     kind = UserError if exit_code == UserError.exit_code else RunError
-    return kind(f"a job of the sweep failed: {name}: {line}")
+    failure = kind(f"a job of the sweep failed: {name}: {line}")
+    if "SUBMITIT_EXECUTOR" in os.environ:
+        raise failure from None
+    return failure
 
 
 class Announcement(Callback):

@@ -59,8 +59,7 @@ def main(settings: WandbCommandSettings) -> None:
             if settings.wandb.mode == "disabled":
                 print("wandb.mode is disabled: nothing is written")
                 return
-            from psld.report.track import track
-            from psld.report.tracking import runs_of
+            from psld.report.track import runs_of, track
 
             grid = load_grid(settings.grid_name)
             runs = runs_of(grid, settings.cells, settings.samples, settings.figures)

@@ -34,7 +34,7 @@ def prepare_dataset(settings: DatasetSettings, output: Path) -> dict[str, Any]:
     """Make `output`, its digest (ending .digest) and, last, the record (ending .json).
 
     The digest depends on the content alone: the workflow compares it. The record, which is also
-    returned, tells how the content was made. Old files stay until the new ones are whole.
+    returned, has the origin of the content. Old files stay until the new ones are whole.
 
     Raises UserError for a wrong source, RunError if the files cannot be written.
     """

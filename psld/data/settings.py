@@ -52,7 +52,7 @@ class _PictureSource(Settings):
     """A source of picture files, any of which may be broken."""
 
     broken: Literal["stop", "skip"] = "stop"
-    """What to do with a picture that cannot be decoded: stop, or leave it out and name it."""
+    """Stop at a picture that cannot be decoded, or leave it out and name it."""
 
 
 class CelebASource(_PictureSource):

@@ -14,21 +14,14 @@ from psld.utils.errors import UserError
 class Encoder(nn.Module):
     """The levels and the middle block; each level halves the image of the one before.
 
-    Raises UserError if `image_size` cannot be halved that often.
+    `image_size` must be divisible by 2^(levels − 1), as the settings of a training check.
     """
 
     def __init__(self, settings: EncoderSettings, image_size: int, in_channels: int):
         super().__init__()
-        levels = len(settings.channel_multipliers)
-        if image_size % 2 ** (levels - 1):
-            raise UserError(
-                f"network.channel_multipliers: {levels} levels halve the image {levels - 1} times, "
-                f"so the dataset's image size must be a multiple of {2 ** (levels - 1)}, "
-                f"not {image_size}"
-            )
         self.settings = settings
         self.in_shape = (in_channels, image_size, image_size)
-        self.sizes = [image_size >> i for i in range(levels)]
+        self.sizes = [image_size >> i for i in range(len(settings.channel_multipliers))]
         self.time = TimeEmbedding(settings)
         self.stem = conv3x3(in_channels, settings.base_channels)
         self.down = nn.ModuleList()

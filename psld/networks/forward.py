@@ -1,4 +1,4 @@
-"""How a network is called: in bfloat16, in the channels-last layout, compiled, or as it is."""
+"""The forward pass of a network: plain, in bfloat16, compiled, or in the channels-last layout."""
 
 from typing import Literal
 
@@ -11,7 +11,7 @@ Precision = Literal["fp32", "bf16"]
 def forward_pass(
     network: nn.Module, precision: Precision, *, compile: bool = False, channels_last: bool = False
 ) -> nn.Module:
-    """The network as it is called; it shares its weights with `network`.
+    """Return the module to call; it shares its weights with `network`.
 
     Args:
         channels_last: lay out weights and activations with the channels innermost, which changes

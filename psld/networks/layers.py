@@ -28,7 +28,7 @@ def linear(in_features: int, out_features: int, scale: float = 1.0) -> nn.Linear
 def initialized(layer: Layer, scale: float = 1.0) -> Layer:
     """Draw weights from U(−a, a), a² = 3·scale / mean(fan in, fan out), and set the bias to 0.
 
-    Scale 0 means 1e-10: a branch that ends in such a layer adds almost nothing at first.
+    Scale 0 means 1e-10, so a branch that ends in such a layer adds almost nothing at first.
     """
     nn.init.xavier_uniform_(layer.weight, gain=math.sqrt(scale or 1e-10))
     if layer.bias is not None:

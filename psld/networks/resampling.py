@@ -67,7 +67,7 @@ class FIRFilter(nn.Module):
         super().__init__()
         self.stride = stride
         self.padding = padding
-        # A filter is a convolution in the mathematical sense, conv2d a correlation: hence the flip.
+        # The flip turns conv2d, which is a correlation, into a convolution.
         self.register_buffer("kernel", gain * _kernel(taps).flip(2, 3), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -36,9 +36,9 @@ class EncoderSettings(Settings):
     skip_rescale: bool = True
     """Divide each sum of shortcut and branch by √2, which keeps the variance (skip_rescale)."""
     progressive_input: Literal["none", "input_skip", "residual"] = "none"
-    """How a pyramid of the downsampled input joins the way down (progressive_input)."""
+    """The use of a pyramid of the downsampled input on the way down (progressive_input)."""
     progressive_combine: Literal["sum", "cat"] = "sum"
-    """How `input_skip` joins: added, or as further channels (progressive_combine)."""
+    """`input_skip` adds the pyramid, or appends it as channels (progressive_combine)."""
     init_scale: float = Field(default=0.0, ge=0)
     """Scale of the initial weights of each branch's last layer; 0 means 1e-10 (init_scale)."""
 
@@ -54,7 +54,7 @@ class NetworkSettings(EncoderSettings):
     """Settings of NCSN++ (Song et al., 2021, appendix H)."""
 
     progressive_output: Literal["none", "output_skip", "residual"] = "none"
-    """How the levels of the way up add to the output, or to a pyramid of it (progressive).
+    """The contribution of each level to the output, or to a pyramid of it (progressive).
     With `output_skip` the official code has as many output as input channels; ours has as many as
     requested."""
 

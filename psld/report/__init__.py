@@ -1,1 +1,1 @@
-"""What people look at: tables, figures, and runs and dashboards in wandb."""
+"""Tables, figures, and runs and dashboards in wandb."""

@@ -13,7 +13,7 @@ from psld.grid.figures import figures_of
 from psld.grid.resolved import Grid
 from psld.grid.schema import Evaluation
 from psld.report.style import model_looks
-from psld.report.tracking import evaluation_id
+from psld.report.track import evaluation_id
 from psld.training.manifest import MANIFEST, read_manifest
 from psld.training.settings import WandbSettings
 from psld.training.wandb_runs import errors_in_one_line, known_training_id

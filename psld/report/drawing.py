@@ -95,7 +95,7 @@ def draw_path(
 
     loaded = load_model(model, choose_device(device))
     try:
-        trace = trace_sample(loaded, sampler, sample, shard_size, seed)
+        path = trace_sample(loaded, sampler, sample, shard_size, seed)
     except UserError as error:
         raise UserError(f"{model}: {error}") from None
-    return draw_trace(trace.times, trace.states, times, pixels, title)
+    return draw_trace(*path, times, pixels, title)

@@ -30,8 +30,9 @@ def draw_shard(
         lines = before_and_after(shard, originals, rows, columns)
         names = ["original", "its hole", "filled in"] * (len(lines) // 3)
     elif shard.labels is not None and len(np.unique(shard.labels)) > 1:
-        lines = by_class(shard, rows, columns)
-        names = [f"class {label}" for label in np.unique(shard.labels)[: len(lines)]]
+        classes = np.unique(shard.labels)[:rows]
+        lines = [full_row(shard.images[shard.labels == label], columns) for label in classes]
+        names = [f"class {label}" for label in classes]
     else:
         lines, names = [shard.images[: rows * columns]], []
     return draw_images(np.concatenate(lines), columns, title, names)
@@ -42,12 +43,6 @@ def draw_comparison(shards: Mapping[str, Shard], title: str, columns: int) -> Fi
     columns = min(columns, max(len(shard.images) for shard in shards.values()))
     lines = [full_row(shard.images, columns) for shard in shards.values()]
     return draw_images(np.concatenate(lines), columns, title, list(shards))
-
-
-def by_class(shard: Shard, rows: int, columns: int) -> list[np.ndarray]:
-    """Return the first images of each class, one row per class."""
-    classes = np.unique(shard.labels)[:rows]
-    return [full_row(shard.images[shard.labels == label], columns) for label in classes]
 
 
 def before_and_after(

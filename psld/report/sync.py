@@ -101,7 +101,7 @@ def _upload(file: Path) -> Outcome:
 
 
 def _sync_errors(file: Path) -> list[str]:
-    """Run `wandb sync` and return its error messages; its exit code does not tell."""
+    """Run `wandb sync` and return its error messages; its exit code shows no failures."""
     done = subprocess.run(
         [sys.executable, "-m", "wandb", "sync", str(file)],
         env={**RETRIES, **os.environ, "WANDB_SILENT": "false"},

@@ -39,7 +39,9 @@ def masks_digest(settings: MaskSettings, mnist: str | Path | None = None) -> str
         case DigitsMask():
             return ImageStore.open(mnist).digest
         case FileMask():
-            return sha256_of_file(_existing(Path(settings.path)))
+            if not Path(settings.path).is_file():
+                raise UserError(f"{settings.path}: no such file (sampler.guidance.mask.path)")
+            return sha256_of_file(settings.path)
     return None
 
 
@@ -75,7 +77,7 @@ def _digits(mnist: ImageStore, indices: range, size: int) -> np.ndarray:
 
 def _from_file(path: Path, indices: range, size: int) -> np.ndarray:
     try:
-        with h5py.File(_existing(path), locking=False) as file:
+        with h5py.File(path, locking=False) as file:
             masks = file["masks"]
             if masks.ndim != 3 or masks.shape[1:] != (size, size) or len(masks) == 0:
                 raise UserError(f"{path}: masks are {masks.shape}, not n×{size}×{size}")
@@ -89,9 +91,3 @@ def _from_file(path: Path, indices: range, size: int) -> np.ndarray:
             return masks[indices.start : indices.stop] != 0
     except (OSError, KeyError, AttributeError) as error:
         raise UserError(f"{path}: not an HDF5 file with the dataset masks ({error})") from None
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file (sampler.guidance.mask.path)")
-    return path

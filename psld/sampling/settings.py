@@ -135,16 +135,12 @@ class AdaptiveSampler(GuidedSettings, ODESamplerSettings):
     """A sampler with adaptive steps, and its guidance."""
 
     @model_validator(mode="after")
-    def _does_not_inpaint(self) -> "AdaptiveSampler":
+    def _suits_adaptive_steps(self) -> "AdaptiveSampler":
         if isinstance(self.guidance, InpaintingGuidance):
             raise ValueError(
                 "inpainting puts the known pixels back after each step of a fixed time grid, and "
                 "rk45 has none; use another sampler"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _is_precise(self) -> "AdaptiveSampler":
         if self.precision == "bf16":
             raise ValueError(
                 "bf16 has an error above the tolerances of rk45, whose steps would follow the "

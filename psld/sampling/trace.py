@@ -1,7 +1,5 @@
 """The path of one image from noise to data through phase space."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -14,23 +12,16 @@ from psld.training.model import Model
 from psld.utils.errors import UserError
 
 
-@dataclass(frozen=True)
-class Trace:
-    """The path of one image from noise to data."""
-
-    times: list[float]
-    """Forward times, descending from 1."""
-    states: Tensor
-    """The blocks at these times, each in units of its stationary deviation: times×k×C×H×W."""
-
-
 def trace_sample(
     model: Model, sampler: SamplerSettings, sample: int, shard_size: int, seed: int
-) -> Trace:
+) -> tuple[list[float], Tensor]:
     """Sample one image of a cell and keep its state after each step.
 
     `sample` is its index in the cell; `shard_size` and `seed` are those of the cell. It gets the
     same noise as in its shard, so the result is the same image.
+
+    Return the forward times, descending from 1, and the blocks at these times, each in units of
+    its stationary deviation: times×k×C×H×W.
 
     Raises UserError if the model has no momentum, or the sampler no steps that all images share.
     """
@@ -58,4 +49,4 @@ def trace_sample(
         times, states = zip(*((t, z[0].cpu()) for t, z in steps), strict=True)
     blocks = torch.stack(states).unflatten(1, (process.blocks, dataset.channels))
     deviations = torch.diagonal(process.S).sqrt().to(blocks)
-    return Trace(list(times), blocks / deviations[:, None, None, None])
+    return list(times), blocks / deviations[:, None, None, None]

@@ -15,7 +15,7 @@ from psld.grid.loading import load_grid
 from psld.grid.resolved import Grid
 from psld.report.dashboard import find_report, report_blocks
 from psld.report.style import model_looks
-from psld.report.tracking import evaluation_id
+from psld.report.track import evaluation_id
 from psld.utils.files import write_text
 from tests.commands import command, refused, run
 from tests.results import write_model_manifest

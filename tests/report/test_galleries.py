@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from psld.data.store import ImageStore
-from psld.report.galleries import before_and_after, by_class
+from psld.report.galleries import before_and_after, draw_shard
 from psld.report.style import HOLE_COLOR
 from psld.sampling.shards import Shard, ShardOrigin, shard_path
 from tests.commands import call, refused, succeeded
@@ -42,11 +42,20 @@ def inpainted(store, originals) -> Shard:
 def test_each_class_has_a_row(inpainted):
     labels = np.array([2, 0, 2, 2, 1, 2, 2, 2, 0, 2])
     shard = replace(inpainted, labels=labels, masks=None)
-    rows = by_class(shard, rows=6, columns=4)
-    for row, chosen in zip(rows, ([1, 8], [4], [0, 2, 3, 5]), strict=True):
-        np.testing.assert_array_equal(row[: len(chosen)], shard.images[chosen])
-        assert (row[len(chosen) :] == 255).all(), "blank if the shard has no more"
-    assert len(by_class(shard, rows=2, columns=4)) == 2
+    [axes] = draw_shard(shard, "x", rows=6, columns=4).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "class 0",
+        "class 1",
+        "class 2",
+    ]
+    pixels = axes.images[0].get_array()
+    for row, chosen in enumerate(([1, 8], [4], [0, 2, 3, 5])):
+        for column in range(4):
+            top, left = 1 + 9 * row, 1 + 9 * column
+            image = shard.images[chosen[column], 0] if column < len(chosen) else 255
+            np.testing.assert_array_equal(pixels[top : top + 8, left : left + 8, 0], image)
+    [axes] = draw_shard(shard, "x", rows=2, columns=4).axes
+    assert len(axes.get_yticklabels()) == 2
 
 
 def test_inpainted_images_stand_below_their_originals(inpainted, originals):

@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 from psld.grid.results import CellResult, CellResults
-from psld.report.tracking import SIDE
+from psld.report.track import SIDE
 from psld.sampling.shards import Shard
 from tests.commands import call, refused, succeeded
 from tests.offline_runs import OfflineRun, offline_runs

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import psld.report.track
-from psld.report.tracking import TrackedRun
+from psld.report.track import TrackedRun
 from psld.training.settings import WandbSettings
 
 
