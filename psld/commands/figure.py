@@ -92,17 +92,10 @@ def main(settings: FigureSettings) -> None:
         title = settings.title or str(path)
         figure = draw_shard(shard, title, settings.rows, settings.columns, originals)
     elif settings.model is not None:
-        figure = draw_path(
-            settings.model,
-            settings.sampler,
-            settings.title or settings.model,
-            sample=settings.sample,
-            shard_size=settings.shard_size,
-            seed=settings.seed,
-            times=settings.times,
-            pixels=settings.pixels,
-            device=settings.device,
-        )
+        keys = ("device", "shard_size", "seed", "sample", "times", "pixels")
+        chosen = {key: getattr(settings, key) for key in keys}
+        title = settings.title or settings.model
+        figure = draw_path(settings.model, settings.sampler, title, **chosen)
     else:
         grid = load_grid(settings.grid_name)
         places = Places(settings.cells, settings.models, settings.samples, settings.data)

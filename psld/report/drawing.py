@@ -16,7 +16,6 @@ from psld.utils.errors import UserError
 
 ROWS, COLUMNS = 12, 16  # most rows, and images per row, of a figure of samples
 COMPARED = 14  # images per row of a comparison
-TIMES, PIXELS = 10, 3  # shown times and followed pixels of a path through phase space
 
 
 @dataclass(frozen=True)
@@ -61,32 +60,32 @@ def draw_figure(grid: Grid, name: str, places: Places, device: str) -> Figure:
             return draw_comparison(shards, figure.title, COMPARED)
     trained_by = grid.models[figure.model].of
     models = places.models.parent / trained_by if trained_by else places.models
-    return draw_path(
-        str(models / figure.model),
-        TypeAdapter(SamplerSettings).validate_python(grid.samplers[grid.file.gallery].settings),
-        figure.title,
-        sample=0,
-        shard_size=grid.file.shard_size,
-        seed=grid.file.seed,
-        times=TIMES,
-        pixels=PIXELS,
-        device=device,
+    sampler = TypeAdapter(SamplerSettings).validate_python(
+        grid.samplers[grid.file.gallery].settings
     )
+    size, seed = grid.file.shard_size, grid.file.seed
+    return draw_path(str(models / figure.model), sampler, figure.title, device, size, seed)
 
 
 def draw_path(
     model: str,
     sampler: SamplerSettings,
     title: str,
-    *,
-    sample: int,
+    device: str,
     shard_size: int,
     seed: int,
-    times: int,
-    pixels: int,
-    device: str,
+    sample: int = 0,
+    times: int = 10,
+    pixels: int = 3,
 ) -> Figure:
-    """Sample an image again and draw its path through phase space."""
+    """Sample an image of a cell again and draw its path through phase space.
+
+    Args:
+        shard_size: images per shard of the cell, whose noise comes from `seed`.
+        sample: index of the image in the cell.
+        times: number of states shown as images, from noise to data.
+        pixels: number of pixels to follow.
+    """
     # Only this figure needs torch, which takes a second to import.
     from psld.report.phase_space import draw_trace
     from psld.sampling.trace import trace_sample

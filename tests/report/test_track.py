@@ -159,7 +159,7 @@ def test_an_evaluation_carries_its_metric_and_settings(tracked):
 @pytest.mark.parametrize("stage", ["sample", "evaluate"])
 def test_a_cell_shows_its_first_images(tracked, stage):
     run = runs(tracked)[stage, "psld/em-3"]
-    shown = np.array(Image.open(run.logged_file("samples")))
+    shown = np.array(Image.open(run.logged_file("samples")).convert("RGB"))
     images = Shard.load(tracked / "samples/mine/psld/em-3/00000.h5").images
     for index in (0, SIDE - 1, SIDE):
         row, column = (1 + 9 * place for place in divmod(index, SIDE))
