@@ -23,20 +23,17 @@ def help_of(program: str, name: str, kind: type[Settings], description: str) -> 
     """Return the help of a program such as `psld train`, from configs/NAME.yaml and `kind`."""
     with configs():
         config = without_hydra(compose(name, return_hydra_config=True))
-    defaults = OmegaConf.to_container(config)
-    return "\n".join(
-        [
-            f"usage: {program} KEY=VALUE …",
-            "",
-            description.strip(),
-            "",
-            f"Settings and their defaults (configs/{name}.yaml); ??? has to be given:",
-            "",
-            *_lines(kind, defaults, indent=2),
-            "",
-            f"{program} --cfg job prints the settings for the overrides given with it.",
-        ]
-    )
+    settings = "\n".join(_lines(kind, OmegaConf.to_container(config), indent=2))
+    return f"""\
+usage: {program} KEY=VALUE …
+
+{description.strip()}
+
+Settings and their defaults (configs/{name}.yaml); ??? has to be given:
+
+{settings}
+
+{program} --cfg job prints the settings for the overrides given with it."""
 
 
 def _lines(kind: type[Settings], defaults: dict[str, Any], indent: int) -> Iterator[str]:

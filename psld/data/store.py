@@ -91,19 +91,28 @@ class ImageStore:
             )
         splits = {name: int(file.attrs[f"{name}_size"]) for name in ("train", "test")}
         count = sum(splits.values())
-        labels = file["labels"][:]
+        labels, images = file["labels"][:], file["images"]
         if labels.dtype != np.int64 or labels.shape != (count,):
             raise UserError(
                 f"{path}: labels are {labels.dtype} {labels.shape}, not int64 ({count},)"
             )
-        return cls(
-            path=path,
-            digest=str(file.attrs["digest"]),
-            splits=splits,
-            num_classes=int(file.attrs["num_classes"]),
-            _images=_map(path, file["images"], count),
-            _labels=labels,
-        )
+        if images.dtype != np.uint8 or images.ndim != 4 or len(images) != count or count == 0:
+            raise UserError(
+                f"{path}: images are {images.dtype} {images.shape}, not uint8 ({count}, C, H, W)"
+            )
+        offset = images.id.get_offset()
+        if images.chunks is not None or offset is None:
+            raise UserError(
+                f"{path}: images are not stored contiguously; prepare the dataset again"
+            )
+        size, needed = path.stat().st_size, offset + images.nbytes
+        if size < needed:
+            raise UserError(
+                f"{path}: cut short, {size} of {needed} bytes; prepare the dataset again"
+            )
+        mapped = np.memmap(path, np.uint8, mode="r", offset=offset, shape=images.shape)
+        digest, num_classes = str(file.attrs["digest"]), int(file.attrs["num_classes"])
+        return cls(path, digest, splits, num_classes, mapped, labels)
 
     @property
     def channels(self) -> int:
@@ -143,17 +152,3 @@ class ImageStore:
         if start == stop:
             raise UserError(f"{self.path}: the dataset has no {split} images")
         return slice(start, stop)
-
-
-def _map(path: Path, images: h5py.Dataset, count: int) -> np.memmap:
-    if images.dtype != np.uint8 or images.ndim != 4 or len(images) != count or count == 0:
-        raise UserError(
-            f"{path}: images are {images.dtype} {images.shape}, not uint8 ({count}, C, H, W)"
-        )
-    offset = images.id.get_offset()
-    if images.chunks is not None or offset is None:
-        raise UserError(f"{path}: images are not stored contiguously; prepare the dataset again")
-    size, needed = path.stat().st_size, offset + images.nbytes
-    if size < needed:
-        raise UserError(f"{path}: cut short, {size} of {needed} bytes; prepare the dataset again")
-    return np.memmap(path, np.uint8, mode="r", offset=offset, shape=images.shape)

@@ -78,15 +78,11 @@ class Shard:
         memory = io.BytesIO()
         with h5py.File(memory, "w") as file:
             for name, array in self.arrays().items():
-                file.create_dataset(
-                    name, data=array, compression="gzip" if name == "masks" else None
-                )
-            file.attrs["format"] = FORMAT
-            file.attrs["origin"] = json.dumps(asdict(self.origin))
-            file.attrs["nfe"] = self.nfe
-            file.attrs["seconds"] = self.seconds
-            file.attrs["device"] = self.device
-            file.attrs["digest"] = self.digest()
+                compression = "gzip" if name == "masks" else None
+                file.create_dataset(name, data=array, compression=compression)
+            made = {"nfe": self.nfe, "seconds": self.seconds, "device": self.device}
+            origin = json.dumps(asdict(self.origin))
+            file.attrs.update(format=FORMAT, origin=origin, **made, digest=self.digest())
         with atomic_path(path) as partial:
             partial.write_bytes(memory.getbuffer())
 

@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 
 from psld.data.pixels import to_uint8
-from psld.report.drawing import PIXELS, TIMES
 from psld.report.phase_space import draw_trace, spread_pixels
 from psld.sampling.settings import FixedGridSampler
 from psld.sampling.shards import Shard, shard_path
@@ -92,7 +91,7 @@ def test_the_figure_of_a_grid_is_that_of_the_first_sample_by_the_gallerys_sample
     name = "results/figures/mine/phase-space/low"
     succeeded(call(folder, "figure", "grid_name=mine", "figure=phase-space/low"))
     shown = (f"model={model}", "title=low by em-10", "sampler=em", "sampler.steps=10")
-    numbers = ("shard_size=50", "seed=0", f"times={TIMES}", f"pixels={PIXELS}")
+    numbers = ("shard_size=50", "seed=0", "times=10", "pixels=3")
     succeeded(call(folder, "figure", *shown, *numbers, "output=alone"))
     assert (folder / f"{name}.png").read_bytes() == (folder / "alone.png").read_bytes()
     assert (folder / f"{name}.svg").exists()
