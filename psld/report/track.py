@@ -25,7 +25,7 @@ from psld.report.table import text_of
 from psld.sampling.shards import Shard, shard_path
 from psld.training.settings import WandbSettings
 from psld.training.wandb_runs import start_run
-from psld.utils.files import digest_of, read_json, sha256_of_file, write_json
+from psld.utils.files import digest_of, read_json, write_json
 
 TableContent = tuple[list[str], list[list[Any]]]  # columns and lines
 SIDE = 8  # rows and columns of a cell's image, as in trainings
@@ -41,20 +41,17 @@ class TrackedRun:
     config: dict[str, Any]
     tags: tuple[str, ...] = ()  # dataset and metric; runs with the same tags are comparable
     values: dict[str, Any] = field(default_factory=dict)
-    images: dict[str, np.ndarray | Path] = field(default_factory=dict)  # H×W×3, or PNG files
+    images: dict[str, np.ndarray | Path] = field(default_factory=dict)  # H×W×C, or PNG files
     tables: dict[str, TableContent] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
         """SHA-256 of the content."""
-        images = {name: _image_digest(image) for name, image in self.images.items()}
+        images = {}
+        for name, image in self.images.items():
+            content = image.read_bytes() if isinstance(image, Path) else image.tobytes()
+            images[name] = hashlib.sha256(content).hexdigest()
         return digest_of([self.name, self.config, self.tags, self.values, images, self.tables])
-
-
-def _image_digest(image: np.ndarray | Path) -> str:
-    if isinstance(image, Path):
-        return sha256_of_file(image)
-    return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
 
 
 def track(runs: Iterable[TrackedRun], group: str, settings: WandbSettings, folder: Path) -> None:
