@@ -14,7 +14,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from psld.config.locations import CONFIGS, own_configs
+from psld.config.locations import CONFIGS, config_folders
 from psld.config.messages import text_of
 from psld.utils.errors import UserError
 
@@ -23,8 +23,7 @@ class OwnConfigs(SearchPathPlugin):
     """A Hydra plugin that puts the user's own configs before the shipped ones."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        folder = own_configs()
-        if folder is not None:
+        for folder in config_folders()[:-1]:
             search_path.prepend("own", f"file://{folder}")
 
 

@@ -6,16 +6,10 @@ CONFIGS = (Path(__file__).parents[1] / "configs").resolve()
 """The shipped configs. In a checkout, a link leads to its top-level folder."""
 
 
-def own_configs() -> Path | None:
-    """The folder `configs` of the working directory; None if absent or the shipped one."""
-    folder = Path("configs").resolve()
-    return folder if folder.is_dir() and folder != CONFIGS else None
-
-
 def config_folders() -> list[Path]:
-    """All folders of configs, the first with precedence."""
-    own = own_configs()
-    return [CONFIGS] if own is None else [own, CONFIGS]
+    """All folders of configs, the first with precedence: ./configs, if there is one, and ours."""
+    own = Path("configs").resolve()
+    return [own, CONFIGS] if own.is_dir() and own != CONFIGS else [CONFIGS]
 
 
 def config_file(group: str, name: str) -> Path | None:

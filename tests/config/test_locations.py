@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from psld.config.compose import compose_content
-from psld.config.locations import CONFIGS, config_file, config_folders, config_names, own_configs
+from psld.config.locations import CONFIGS, config_file, config_folders, config_names
 from tests.commands import TINY, call, refused, succeeded
 
 PAPER_GRIDS = ["demo", "fast", "paper", "rehearsal"]
@@ -31,7 +31,6 @@ def test_the_shipped_configs_are_those_of_the_package():
 
 def test_a_folder_without_configs_has_the_shipped_ones(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert own_configs() is None
     assert config_folders() == [CONFIGS]
     assert config_names("grid") == PAPER_GRIDS
 
@@ -39,7 +38,6 @@ def test_a_folder_without_configs_has_the_shipped_ones(tmp_path, monkeypatch):
 def test_the_shipped_folder_is_nobodys_own(monkeypatch):
     """In a checkout, ./configs is the shipped folder itself."""
     monkeypatch.chdir(CONFIGS.parent)
-    assert own_configs() is None
     assert config_folders() == [CONFIGS]
 
 
