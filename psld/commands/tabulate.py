@@ -13,7 +13,8 @@ from psld.config.settings import Settings
 from psld.grid.loading import load_grid
 from psld.grid.resolved import Grid
 from psld.grid.results import read_table
-from psld.report.formats import as_csv, html, latex, markdown
+from psld.report.formats import as_csv, latex, markdown
+from psld.report.html import table_page
 from psld.report.table import summary, text_of
 from psld.utils.errors import UserError
 from psld.utils.files import write_text
@@ -49,7 +50,7 @@ def main(settings: TabulateSettings) -> None:
     write_text(f"{settings.output}.csv", as_csv(grid, table, rows))
     write_text(f"{settings.output}.md", markdown(text))
     write_text(f"{settings.output}.tex", latex(text))
-    write_text(f"{settings.output}.html", html(text))
+    write_text(f"{settings.output}.html", table_page(text))
 
 
 def print_tables(grid: Grid, cells: Path) -> None:

@@ -1,18 +1,14 @@
-"""The formats of a table: Markdown, CSV, LaTeX and HTML."""
+"""The formats of a table: Markdown, CSV and LaTeX; psld/report/html.py makes the HTML."""
 
 import csv
 import io
-from collections.abc import Sequence
-from html import escape
 
 from tabulate import tabulate
 
 from psld.grid.resolved import Grid
 from psld.grid.results import TableEntry
 from psld.grid.schema import Table
-from psld.report.table import Text
-
-EVERY_ENTRY = "Every entry; sampling time in seconds, summed over shards"
+from psld.report.table import EVERY_ENTRY, Text
 
 
 def as_csv(grid: Grid, table: Table, rows: list[list[TableEntry]]) -> str:
@@ -106,40 +102,3 @@ SYMBOLS = {
 
 def _escape(text: str) -> str:
     return text.translate(str.maketrans(SYMBOLS))
-
-
-def html(text: Text) -> str:
-    """Return a whole page: no script, nothing fetched."""
-    title, notes = escape(text.title), "".join(f"<p>{escape(note)}</p>" for note in text.notes)
-    plain = [[""] * (len(line) - text.headings) for line in text.details]
-    return (
-        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title>"
-        f"<style>{STYLE}</style><h1>{title}</h1><p>{escape(text.caption)}</p>"
-        f"{_html_table(text, text.columns, text.lines, text.marks)}{notes}"
-        f"<details><summary>{EVERY_ENTRY}</summary>"
-        f"{_html_table(text, text.detail_columns, text.details, plain)}</details>\n"
-    )
-
-
-def _html_table(
-    text: Text, columns: list[str], lines: list[list[str]], classes: Sequence[Sequence[str]]
-) -> str:
-    """Return a table whose cells after the headings have these classes."""
-    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
-    body = ""
-    for line, kinds in zip(lines, classes, strict=True):
-        cells = zip(line, ["heading"] * text.headings + list(kinds), strict=True)
-        row = "".join(f"<td class='{kind}'>{escape(cell)}</td>" for cell, kind in cells)
-        body += f"<tr>{row}</tr>"
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem; max-width: 72rem }
-h1 { font-size: 1.2rem } table { border-collapse: collapse } summary { cursor: pointer }
-th, td { padding: .25rem .9rem; text-align: right; border-bottom: 1px solid #ddd }
-th { border-bottom: 2px solid #333 } .heading, th:first-child { text-align: left }
-.reproduced { background: #e3f3ec } .off { background: #fbe9dd }
-.literature, .not { color: #666 } details td, details th { font-size: .85rem }
-"""
-"""Colors repeat the marks; `not` is the first half of the class `not run`."""

@@ -11,6 +11,7 @@ MISSING = "–"
 LITERATURE = "†"
 MARKS = {"reproduced": " ✓", "off": " ✗"}
 
+EVERY_ENTRY = "Every entry; sampling time in seconds, summed over shards"
 DETAILS = (
     "entry", "ours", "paper", "difference", "mark", "samples", "NFE", "sampling (s)", "device"
 )  # fmt: skip

@@ -18,8 +18,8 @@ from psld.grid.loading import load_grid
 from psld.grid.resolved import Grid
 from psld.grid.results import CellResult, CellResults, read_table
 from psld.grid.schema import RECORDED
-from psld.report.formats import EVERY_ENTRY, SYMBOLS, latex
-from psld.report.table import Text, scales, text_of
+from psld.report.formats import SYMBOLS, latex
+from psld.report.table import EVERY_ENTRY, Text, scales, text_of
 from tests.commands import call, refused, succeeded
 from tests.results import WEIGHTS, cell_result, estimate_of, link_grid, write_grid, write_result
 
@@ -112,9 +112,9 @@ def body_of_markdown(text: str) -> list[list[str]]:
 
 
 def body_of_html(text: str) -> list[list[str]]:
-    rows = re.findall(r"<tr[^>]*>(.*?)</tr>", text, re.DOTALL)
-    cells = [re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL) for row in rows]
-    return [[html.unescape(cell) for cell in row] for row in cells if row]
+    _, *rows = re.findall(r"<tr[^>]*>(.*?)</tr>", text, re.DOTALL)
+    cells = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row, re.DOTALL) for row in rows]
+    return [[html.unescape(re.sub("</?small>", "", cell)) for cell in row] for row in cells]
 
 
 def body_of_latex(text: str) -> list[list[str]]:
@@ -162,10 +162,10 @@ def test_all_formats_say_what_each_entry_took(folder):
 
 def test_the_page_marks_entries_by_more_than_color(folder):
     page = tabulate(folder)["html"]
-    assert "<td class='reproduced'>2.06 (2.00, +0.06 ✓)</td>" in page
-    assert "<td class='off'>7.25 (9.00, -1.75 ✗)</td>" in page
-    assert "<td class='not run'>– (3.00)</td>" in page
-    assert "<td class='literature'>3.17†</td>" in page
+    assert '<td class="reproduced">2.06 <small>(2.00, +0.06 ✓)</small></td>' in page
+    assert '<td class="off">7.25 <small>(9.00, -1.75 ✗)</small></td>' in page
+    assert '<td class="not-run">– <small>(3.00)</small></td>' in page
+    assert '<td class="literature">3.17†</td>' in page
 
 
 def test_csv_holds_what_is_known_of_each_entry(folder):

@@ -95,6 +95,6 @@ def test_a_table_shows_every_entry(grid, tmp_path):
 
 def body_of(page: str) -> list[list[str]]:
     """The texts in the cells of a table's body, as the browser has understood them."""
-    rows = re.findall(r"<tr>(.*?)</tr>", page, re.DOTALL)
-    cells = [re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL) for row in rows]
-    return [[html.unescape(cell) for cell in row] for row in cells if row]
+    _, *rows = re.findall(r"<tr[^>]*>(.*?)</tr>", page, re.DOTALL)
+    cells = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row, re.DOTALL) for row in rows]
+    return [[html.unescape(re.sub("</?small>", "", cell)) for cell in row] for row in cells]
