@@ -1,17 +1,22 @@
-"""The error of trained networks by noise level, as far as it is known without a reference.
+"""The error of trained networks by noise level, and what their blocks of ε say of the image.
 
-python -m benchmarks.noise_levels FOLDER [MODEL …]
+python -m benchmarks.noise_levels FOLDER [MODEL …] [--figure NAME]
 
-FOLDER is the folder of `make demo`. For each noise level σ_eff, the benchmark prints two numbers
-from 500 training images:
+FOLDER is the folder of `make demo`. For each noise level σ_eff, the benchmark prints numbers from
+the test images:
 
     slope           slope of the regression of x₀ on the prediction x̂₀: 1 for a perfect denoiser
     disagreement    root mean square difference, in units of ε, of the predicted ε and the ε implied
                     by x̂₀: 0 for a perfect network, and always 0 if one block is predicted
+    error           root mean square error of x̂₀, the least-squares estimate from all blocks
+    block 0, 1, …   the same error of the estimate from one block of ε alone
+
+`--figure NAME` draws the last three as NAME.png and NAME.svg.
 """
 
-import sys
+import argparse
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,22 +28,42 @@ from psld.diffusion.data_prediction import consistent_eps, prediction_coefficien
 from psld.diffusion.process import mix
 from psld.diffusion.time_grid import time_of_noise_level
 
-LEVELS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)
+LEVELS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)
 
-IMAGES = 500
+BLOCKS = ("position", "momentum")
+
+
+class Errors(NamedTuple):
+    """The errors of a network at one noise level."""
+
+    slope: float
+    disagreement: float
+    error: float
+    blocks: list[float]
+    """The error of the estimate from each predicted block of ε alone."""
 
 
 def main() -> None:
-    folder = Path(sys.argv[1])
-    images = ImageStore.open(folder / "data" / "digits.h5").images("train")
-    x0 = from_uint8(torch.tensor(images))
-    print(f"deviation of the pixels: {x0.std():.2f}, from the mean image {spread(x0):.2f}")
-    print(f"{'model':10} {'σ_eff':>6} {'slope':>6} {'disagreement':>12}")
-    for name in sys.argv[2:] or ["psld-0.02", "psld-0.25", "cld"]:
-        model = psld.load(folder / "models" / "demo" / name, device="cpu")
-        for level in LEVELS:
-            slope, disagreement = errors(model, x0[:IMAGES], level)
-            print(f"{name:10} {level:6.2f} {slope:6.3f} {disagreement:12.4f}")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="where the demo ran")
+    parser.add_argument("models", nargs="*", default=["psld-0.02", "psld-0.25", "cld"])
+    parser.add_argument("--figure", help="path of a figure without ending")
+    given = parser.parse_args()
+    store = ImageStore.open(given.folder / "data" / "digits.h5")
+    train = from_uint8(torch.tensor(store.images("train")))
+    test = from_uint8(torch.tensor(store.images("test")))
+    print(f"deviation of the pixels: {train.std():.2f}, from the mean image {spread(train):.2f}")
+    print(f"{'model':10} {'σ_eff':>6} {'slope':>6} {'disagreement':>12} {'error':>7}  each block")
+    found: dict[str, list[Errors]] = {}
+    for name in given.models:
+        model = psld.load(given.folder / "models" / "demo" / name, device="cpu")
+        found[name] = [errors(model, test, level) for level in LEVELS]
+        for level, row in zip(LEVELS, found[name], strict=True):
+            each = " ".join(f"{error:.4f}" for error in row.blocks)
+            numbers = f"{row.slope:6.3f} {row.disagreement:12.4f} {row.error:7.4f}  {each}"
+            print(f"{name:10} {level:6.2f} {numbers}")
+    if given.figure:
+        draw(found, given.figure)
 
 
 def spread(x0: Tensor) -> Tensor:
@@ -47,8 +72,8 @@ def spread(x0: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def errors(model: psld.LoadedModel, x0: Tensor, level: float) -> tuple[float, float]:
-    """Return the slope and the disagreement at one noise level."""
+def errors(model: psld.LoadedModel, x0: Tensor, level: float) -> Errors:
+    """Return the errors at one noise level."""
     process = model.process
     t = time_of_noise_level(process, torch.tensor([level]), 1e-3)
     noise = torch.randn(
@@ -59,10 +84,50 @@ def errors(model: psld.LoadedModel, x0: Tensor, level: float) -> tuple[float, fl
     rows = prediction_coefficients(process, t)
     predicted = mix(rows.state[0], z) + mix(rows.eps[0], eps)
     state, data = consistent_eps(process, t)
-    implied = mix(state[0], z) - mix(data[0], predicted)
+    white = mix(state[0], z)
+    implied = white - mix(data[0], predicted)
     centered = predicted - predicted.mean(dim=0)
     slope = (centered * (x0 - x0.mean(dim=0))).sum() / centered.square().sum()
-    return float(slope), float((eps - implied).square().mean().sqrt())
+    # One block alone: ε_b = v_b − g_b x̂₀.
+    alone = [
+        (v - e) / g - x
+        for v, e, g in zip(white.unbind(1), eps.unbind(1), data[0, :, 0].tolist(), strict=True)
+        for x in [x0[:, 0]]
+    ]
+    return Errors(
+        slope=float(slope),
+        disagreement=rms(eps - implied),
+        error=rms(predicted - x0),
+        blocks=[rms(error) for error in alone],
+    )
+
+
+def rms(error: Tensor) -> float:
+    return float(error.square().mean().sqrt())
+
+
+def draw(found: dict[str, list[Errors]], output: str) -> None:
+    """Draw the disagreement, and the error from one block relative to that from all blocks."""
+    from matplotlib import pyplot as plt
+
+    from psld.report.style import COLORS, DASHES, MARKERS, PANEL, Look, save
+
+    several = {name: rows for name, rows in found.items() if len(rows[0].blocks) > 1}
+    figure, (left, right) = plt.subplots(1, 2, figsize=(3 * PANEL[0], 3.4), layout="constrained")
+    for color, (name, rows) in zip(COLORS, several.items(), strict=False):
+        look = Look(color, MARKERS[0])
+        left.plot(LEVELS, [row.disagreement for row in rows], label=name, **look.ours())
+        for index, block in enumerate(BLOCKS):
+            look = Look(color, MARKERS[index], DASHES[index])
+            ratios = [row.blocks[index] / row.error for row in rows]
+            right.plot(LEVELS, ratios, label=f"{name}, {block} alone", **look.ours())
+    left.set(xscale="log", yscale="log", xlabel="noise level σ_eff")
+    left.set(title="difference of the blocks of ε", ylabel="rms, in units of ε")
+    right.set(xscale="log", yscale="log", xlabel="noise level σ_eff")
+    right.set(title="error of x̂₀ from one block of ε", ylabel="relative to least squares")
+    left.legend()
+    right.legend(fontsize=9)
+    save(figure, output)
 
 
 if __name__ == "__main__":

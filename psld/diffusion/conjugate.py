@@ -7,7 +7,7 @@ from psld.diffusion.polynomials import gauss_log_times
 from psld.diffusion.process import LinearProcess, mix
 from psld.diffusion.roots import GAUSS_3, magnus
 from psld.diffusion.score import Score
-from psld.diffusion.settings import Conjugation
+from psld.diffusion.settings import ConjugateSettings
 from psld.diffusion.stepping import Noise, table
 
 
@@ -29,9 +29,7 @@ class ConjugateIntegrator:
         process: LinearProcess,
         grid: Tensor,
         device: torch.device,
-        *,
-        conjugation: Conjugation = "identity",
-        strength: float = 0.0,
+        settings: ConjugateSettings,
     ) -> None:
         """Tabulate the steps between the descending forward times of `grid`."""
         start, end = grid[:-1], grid[1:]
@@ -40,7 +38,8 @@ class ConjugateIntegrator:
         self.ends = self.replacement_times = end.tolist()
         identity = torch.eye(k, dtype=torch.float64)
         ones = torch.ones(k, k, dtype=torch.float64)
-        B = strength * {"zero": 0 * ones, "identity": identity, "ones": ones}[conjugation]
+        kinds = {"zero": 0 * ones, "identity": identity, "ones": ones}
+        B = settings.strength * kinds[settings.conjugation]
         conjugate = _Conjugate(process, B, start, end)
         euler = identity + (end - start)[:, None, None] * B
         self.state = table(conjugate.transitions[:, 0] @ euler, device)

@@ -16,39 +16,6 @@ from psld.diffusion.time_grid import time_of_noise_level
 from psld.utils.errors import UserError
 
 
-@dataclass(frozen=True)
-class Analysis:
-    """A process at N forward times; every tensor is float64 and its first axis is time."""
-
-    times: Tensor
-    mean: Tensor
-    """a, N×k: E[z_t | x₀] = a x₀."""
-    covariance: Tensor
-    """Σ, N×k×k, of p(z_t | x₀)."""
-    noise_level: Tensor
-    """σ_eff, N: the noise on the image, in units of the image."""
-    log_snr: Tensor
-    """λ = −log σ_eff, N."""
-    log_snr_rate: Tensor
-    """dλ/dt ≤ 0, N. A range of noise levels gets little time if |dλ/dt| is large in it."""
-    condition: Tensor
-    """The condition number of Σ, N."""
-
-
-def analyse(process: LinearProcess, times: Tensor) -> Analysis:
-    """Compute the effect of a process on images at N forward times."""
-    covariance = process.image_covariance(times)
-    return Analysis(
-        times=times,
-        mean=process.image_mean(times),
-        covariance=covariance,
-        noise_level=process.noise_level(times),
-        log_snr=process.log_snr(times),
-        log_snr_rate=process.log_snr_rate(times),
-        condition=torch.linalg.cond(covariance),
-    )
-
-
 def time_spent(process: LinearProcess, levels: Tensor, final_time: float = 1e-5) -> Tensor:
     """The share of the times [0, 1] between each of N rising noise levels σ_eff and the next, N−1.
 

@@ -10,6 +10,7 @@ from psld.diffusion.polynomials import polynomial_integrals
 from psld.diffusion.process import LinearProcess, mix
 from psld.diffusion.roots import WhiteningRoot
 from psld.diffusion.score import Score
+from psld.diffusion.settings import GDDIMSettings
 from psld.diffusion.stepping import Noise, table
 
 
@@ -25,13 +26,17 @@ class GDDIM:
     """
 
     def __init__(
-        self, process: LinearProcess, grid: Tensor, device: torch.device, *, order: int = 2
+        self,
+        process: LinearProcess,
+        grid: Tensor,
+        device: torch.device,
+        settings: GDDIMSettings,
     ) -> None:
         """Tabulate the steps between the descending forward times of `grid`."""
         start, end = grid[:-1], grid[1:]
         self.times = start.tolist()
         self.ends = self.replacement_times = end.tolist()
-        self.order = order
+        self.order = order = settings.order
         root = WhiteningRoot(process, "flow", float(grid[-1]))
         state, eps, projection = _noise_rows(process, root, start)
         self.state, self.eps = table(state, device), table(eps, device)

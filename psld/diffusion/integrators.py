@@ -142,26 +142,8 @@ def make_integrator(
             integrator = EulerMaruyama if settings.integrator == "em" else SymmetricSplitting
             return integrator(process, grid, device)
         case MultistepSettings():
-            return Multistep(
-                process,
-                grid,
-                device,
-                root=settings.root,
-                order=settings.order,
-                eta=settings.eta,
-                eta_interval=settings.eta_interval,
-                corrector=settings.corrector,
-                interpolation=settings.interpolation,
-                denoise=settings.denoise,
-                inpainting=inpainting,
-            )
+            return Multistep(process, grid, device, settings, inpainting)
         case GDDIMSettings():
-            return GDDIM(process, grid, device, order=settings.order)
+            return GDDIM(process, grid, device, settings)
         case ConjugateSettings():
-            return ConjugateIntegrator(
-                process,
-                grid,
-                device,
-                conjugation=settings.conjugation,
-                strength=settings.strength,
-            )
+            return ConjugateIntegrator(process, grid, device, settings)

@@ -20,7 +20,7 @@ from psld.diffusion.polynomials import polynomial_integrals
 from psld.diffusion.process import LinearProcess, mix
 from psld.diffusion.roots import WhiteningRoot
 from psld.diffusion.score import Score
-from psld.diffusion.settings import Interpolation, Root
+from psld.diffusion.settings import Interpolation, MultistepSettings, Root
 from psld.diffusion.stepping import Noise, table
 
 
@@ -105,43 +105,36 @@ class Multistep:
         process: LinearProcess,
         grid: Tensor,
         device: torch.device,
-        *,
-        root: Root = "straight",
-        order: int = 2,
-        eta: float = 0.0,
-        eta_interval: tuple[float, float] | None = None,
-        corrector: bool = False,
-        interpolation: Interpolation = "t",
-        denoise: bool = True,
+        settings: MultistepSettings,
         inpainting: Inpainting | None = None,
     ) -> None:
         """Tabulate the steps between the descending forward times of `grid`.
 
-        Args:
-            denoise: also evaluate at the last time of `grid` and end with x̂₀. Otherwise the end is
-                the noisy state at that time.
+        Without `settings.denoise`, the end is the noisy state at the last time.
         """
         start, end = grid[:-1], grid[1:]
         scheme = ExponentialScheme(
             process,
-            root,
+            settings.root,
             float(grid[-1]),
-            eta=eta,
-            eta_interval=eta_interval,
-            interpolation=interpolation,
+            eta=settings.eta,
+            eta_interval=settings.eta_interval,
+            interpolation=settings.interpolation,
         )
-        visited = grid if denoise else start
+        visited = grid if settings.denoise else start
         self.times = visited.tolist()
-        self.ends = [*end.tolist(), 0.0] if denoise else end.tolist()
-        self.order = order
+        self.ends = [*end.tolist(), 0.0] if settings.denoise else end.tolist()
+        self.order = settings.order
         self.inpainting = inpainting
         self.predict = DataPrediction(process, visited, device)
         self.transition = table(scheme.transition(start, end), device)
         noise = scheme.noise_factor(start, end)
         self.noisy = noise.abs().amax(dim=(1, 2)).gt(0).tolist()
         self.noise = table(noise, device)
-        self.weights = _tabulate(scheme, grid, device, order, ahead=0)
-        self.corrected = _tabulate(scheme, grid, device, order, ahead=1) if corrector else None
+        self.weights = _tabulate(scheme, grid, device, self.order, ahead=0)
+        self.corrected = None
+        if settings.corrector:
+            self.corrected = _tabulate(scheme, grid, device, self.order, ahead=1)
         self.steps = len(end)
         self.history: list[Tensor] = []
         """Predictions so far, newest first."""

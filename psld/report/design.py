@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from psld.diffusion.design import Analysis, Trial, analyse, time_spent
+from psld.diffusion.design import Trial, time_spent
 from psld.diffusion.process import LinearProcess
 from psld.report.panels import label_x_axis
 from psld.report.style import COLORS, LINE_WIDTH, MARKERS, PAGE_WIDTH, Look
@@ -41,9 +41,8 @@ def ranking(trials: Mapping[str, Trial]) -> str:
 
 def description(title: str, process: LinearProcess, trial: Trial) -> str:
     """Return the properties of a process, its kernel at a few times and the samplers' distances."""
-    found = analyse(process, torch.tensor(SHOWN, dtype=torch.float64))
     names = block_names(process)
-    last = found.noise_level[-1]
+    last = float(process.noise_level(torch.tensor([process.T], dtype=torch.float64)))
     lines = [
         f"{title}: the recipe's conditions hold",
         f"modes of the drift (D + Q) S⁻¹: {modes(process)}",
@@ -51,7 +50,7 @@ def description(title: str, process: LinearProcess, trial: Trial) -> str:
         f"at t = 1 an image has noise of {last:.3g} times its own units",
         "",
         "Given the image: mean a, deviation of the noise, noise level σ_eff, λ, condition of Σ",
-        _table(kernel_rows(found), ["t", *(f"a {n}" for n in names), *(f"σ {n}" for n in names),
+        _table(kernel_rows(process), ["t", *(f"a {n}" for n in names), *(f"σ {n}" for n in names),
                                     "σ_eff", "λ", "cond Σ"]),
         "",
         "Share of the time, and so of training, by noise level σ_eff",
@@ -92,21 +91,19 @@ def modes(process: LinearProcess) -> str:
     return f"{', '.join(texts)} ({kind})"
 
 
-def kernel_rows(found: Analysis) -> list[list[str]]:
-    """Return a row of numbers for each time."""
-    deviations = found.covariance.diagonal(dim1=1, dim2=2).sqrt()
-    columns = torch.cat(
-        [
-            found.times[:, None],
-            found.mean,
-            deviations,
-            found.noise_level[:, None],
-            found.log_snr[:, None],
-            found.condition[:, None],
-        ],
-        dim=1,
-    )
-    return [[f"{value:.3g}" for value in row] for row in columns.tolist()]
+def kernel_rows(process: LinearProcess) -> list[list[str]]:
+    """Return a row of numbers for each of the SHOWN times."""
+    times = torch.tensor(SHOWN, dtype=torch.float64)
+    covariance = process.image_covariance(times)
+    columns = [
+        times,
+        *process.image_mean(times).mT,
+        *covariance.diagonal(dim1=1, dim2=2).sqrt().mT,
+        process.noise_level(times),
+        process.log_snr(times),
+        torch.linalg.cond(covariance),
+    ]
+    return [[f"{value:.3g}" for value in row] for row in torch.stack(columns, dim=1).tolist()]
 
 
 def level_names() -> list[str]:
@@ -134,20 +131,20 @@ def distance_rows(trial: Trial) -> list[list[str]]:
 def draw_design(title: str, process: LinearProcess, trial: Trial) -> Figure:
     """Draw a process: means, deviations, noise levels, time spent, condition, and distances."""
     times = torch.logspace(math.log10(FIRST_TIME), 0, 200, dtype=torch.float64)
-    found = analyse(process, times)
+    covariance = process.image_covariance(times)
     figure, panels = plt.subplots(2, 3, figsize=(PAGE_WIDTH, 6.2), layout="constrained")
     figure.suptitle(title)
     means, deviations, levels, spent, condition, distances = panels.flat
     scale = process.S.diagonal().sqrt()
-    _draw_blocks(means, process, times, found.mean / scale)
+    _draw_blocks(means, process, times, process.image_mean(times) / scale)
     means.set(title="what is left of the image", ylabel="mean a / √S")
     means.legend(loc="center left")
-    noise = found.covariance.diagonal(dim1=1, dim2=2).sqrt() / scale
+    noise = covariance.diagonal(dim1=1, dim2=2).sqrt() / scale
     _draw_blocks(deviations, process, times, noise)
     deviations.set(title="noise of each block", ylabel="deviation √Σ / √S", yscale="log")
-    _draw_levels(levels, found)
+    _draw_levels(levels, times, process.noise_level(times))
     _draw_shares(spent, shares(process))
-    condition.plot(times, found.condition, color=COLORS[0], linewidth=LINE_WIDTH)
+    condition.plot(times, torch.linalg.cond(covariance), color=COLORS[0], linewidth=LINE_WIDTH)
     condition.set(title="condition number of Σ", xscale="log", yscale="log", xlabel="time t")
     _draw_distances(distances, trial)
     return figure
@@ -162,8 +159,8 @@ def _draw_blocks(
     axes.set(xlabel="time t", xscale="log")
 
 
-def _draw_levels(axes: Axes, found: Analysis) -> None:
-    axes.plot(found.times, found.noise_level, color=COLORS[0], linewidth=LINE_WIDTH)
+def _draw_levels(axes: Axes, times: torch.Tensor, noise_levels: torch.Tensor) -> None:
+    axes.plot(times, noise_levels, color=COLORS[0], linewidth=LINE_WIDTH)
     axes.set(title="noise on the image", xlabel="time t", xscale="log", yscale="log")
     axes.set_ylabel("σ_eff")
     other = axes.twinx()

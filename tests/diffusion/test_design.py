@@ -3,25 +3,11 @@
 import pytest
 import torch
 
-from psld.diffusion.design import Mixture, analyse, compare_samplers, time_spent
+from psld.diffusion.design import Mixture, compare_samplers, time_spent
 from psld.diffusion.instances import psld
 from psld.diffusion.settings import SDESamplerSettings
-from tests.diffusion.processes import EVERY_KIND, THREE_ORDERS, normal, times
+from tests.diffusion.processes import THREE_ORDERS, normal, times
 from tests.diffusion.sampling import multistep, rk45
-
-
-@pytest.mark.parametrize("name", EVERY_KIND)
-def test_an_analysis_agrees_with_itself(name):
-    process, t = EVERY_KIND[name], times(1e-3, 0.1, 0.5, 1.0)
-    found = analyse(process, t)
-    k = process.blocks
-    assert found.mean.shape == (4, k)
-    assert found.covariance.shape == (4, k, k)
-    torch.testing.assert_close(found.log_snr, -found.noise_level.log())
-    assert (found.noise_level.diff() > 0).all()
-    assert (found.log_snr_rate < 0).all()
-    values = torch.linalg.eigvalsh(found.covariance)
-    torch.testing.assert_close(found.condition, values[:, -1] / values[:, 0], rtol=1e-5, atol=0)
 
 
 def test_time_spent_adds_up():

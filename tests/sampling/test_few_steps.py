@@ -69,3 +69,17 @@ def test_a_process_that_loses_sight_of_the_image_is_refused_in_one_line(digits, 
     sampled = call(tmp_path, "sample", "model=model", "sampler=multistep", "output=cell")
     refused(sampled, 2, "does not depend on the image at t = ", "try factor: upper")
     assert not (tmp_path / "cell").exists()
+
+
+def test_a_process_of_third_order_is_trained_and_sampled(digits, tmp_path):
+    """Its network predicts one of three blocks of ε, and ten evaluations are enough."""
+    longer = ("training.steps=200", "training.batch_size=64", "training.ema_decay=0.95")
+    given = (*TINY, *longer, "process=third-order", f"data={digits}", "output=model")
+    succeeded(call(tmp_path, "train", *given))
+    loaded = psld.load(tmp_path / "model")
+    assert (loaded.process.blocks, loaded.process.predicted_blocks) == (3, 1)
+    samples = loaded.sample(200, sampler="multistep", steps=10).float()
+    data = torch.tensor(ImageStore.open(digits).images("train")).float()
+    means = torch.stack([samples.mean(dim=0).flatten(), data.mean(dim=0).flatten()])
+    assert float(torch.corrcoef(means)[0, 1]) > 0.9
+    assert float(samples.std()) == pytest.approx(float(data.std()), rel=0.3)
