@@ -75,7 +75,7 @@ def spread(x0: Tensor) -> Tensor:
 def errors(model: psld.LoadedModel, x0: Tensor, level: float) -> Errors:
     """Return the errors at one noise level."""
     process = model.process
-    t = time_of_noise_level(process, torch.tensor([level]), 1e-3)
+    t = time_of_noise_level(process, torch.tensor([level]), 1e-5)
     noise = torch.randn(
         len(x0), process.blocks, *x0.shape[2:], generator=torch.Generator().manual_seed(0)
     )
@@ -109,6 +109,7 @@ def rms(error: Tensor) -> float:
 def draw(found: dict[str, list[Errors]], output: str) -> None:
     """Draw the disagreement, and the error from one block relative to that from all blocks."""
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import FixedLocator, NullLocator
 
     from psld.report.style import COLORS, DASHES, MARKERS, PANEL, Look, save
 
@@ -125,6 +126,9 @@ def draw(found: dict[str, list[Errors]], output: str) -> None:
     left.set(title="difference of the blocks of ε", ylabel="rms, in units of ε")
     right.set(xscale="log", yscale="log", xlabel="noise level σ_eff")
     right.set(title="error of x̂₀ from one block of ε", ylabel="relative to least squares")
+    right.yaxis.set_major_locator(FixedLocator([1, 1.5, 2, 3, 5]))
+    right.yaxis.set_major_formatter("{x:g}")
+    right.yaxis.set_minor_locator(NullLocator())
     left.legend()
     right.legend(fontsize=9)
     save(figure, output)
