@@ -21,7 +21,7 @@ from torch import Tensor
 
 import psld
 from psld.data.store import ImageStore
-from psld.metrics.extractor import batches_of, statistics_of
+from psld.metrics.extractor import batches_of, gather
 from psld.metrics.frechet import frechet_distance
 from psld.metrics.statistics import FeatureStatistics
 from psld.training.manifest import ModelManifest, read_manifest
@@ -77,7 +77,7 @@ class Reference:
         )
 
     def _features(self, images: np.ndarray) -> FeatureStatistics:
-        return statistics_of(self.extractor, batches_of(images, BATCH), "features", len(images))
+        return gather(self.extractor, batches_of(images, BATCH), "features", len(images)).total
 
 
 def _pixels(images: np.ndarray) -> FeatureStatistics:

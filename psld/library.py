@@ -11,7 +11,7 @@ from psld.data.pixels import to_uint8
 from psld.diffusion.denoiser import StraightDenoiser
 from psld.diffusion.score import Batching
 from psld.grid.composing import compose_sampler
-from psld.metrics.extractor import Extractor, batches_of, statistics_of
+from psld.metrics.extractor import Extractor, batches_of, gather
 from psld.metrics.extractor_folder import open_extractor
 from psld.metrics.frechet import frechet_distance
 from psld.networks.forward import forward_pass
@@ -143,7 +143,7 @@ def distance(images: Tensor, reference: Tensor, extractor: Extractor) -> float:
             psld.metrics.extractor.Extractor.
     """
     first, second = (
-        statistics_of(extractor, batches_of(each.numpy(), BATCH), "features", len(each))
+        gather(extractor, batches_of(each.numpy(), BATCH), "features", len(each)).total
         for each in (images, reference)
     )
     return frechet_distance(first, second)

@@ -78,8 +78,11 @@ def cell_result(
         "sampling_device": "CPU",
         "floor": 0.321,
         "noise": 98.76,
+        "nearest": None,
         "extractor_test_accuracy": 0.987,
         "reference_samples": 1000,
+        "reference_sha256": "0" * 64,
+        "kept_sha256": None,
         **SOFTWARE,
         **made_with(grid, cell),
     }

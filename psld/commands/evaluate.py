@@ -7,8 +7,6 @@
         output=result.json
 """
 
-from collections.abc import Iterator
-
 from pydantic import Field
 
 from psld.commands.entry import entry_point
@@ -16,9 +14,9 @@ from psld.config.settings import parse
 from psld.grid import paths
 from psld.grid.cells import expand_cell, find_cell
 from psld.grid.results import CellResult, CellResults, Weights
-from psld.metrics.evaluation import Measurement, check_measure, check_reference, measure
+from psld.metrics.evaluation import Measurement, Source, gather_shards, kept_path, save_kept
 from psld.metrics.extractor_folder import load_extractor
-from psld.metrics.reference_folder import load_reference
+from psld.metrics.reference_folder import check_reference, load_reference
 from psld.metrics.settings import MetricSettings
 from psld.sampling.sample import origin_of
 from psld.sampling.settings import CellSettings
@@ -68,16 +66,19 @@ def expand(arguments: list[str]) -> list[str]:
 def main(settings: EvaluateSettings) -> None:
     model = read_manifest(settings.model, ModelManifest)
     guide = settings.guide and read_manifest(settings.guide, GuideManifest)
-    measurements = list(measurements_of(settings, model))
+    sources, measurements = work_of(settings, model)
     samples = max(measurement.samples for measurement in measurements)
-    measure(measurements, read_shards(settings.shards, samples, origin_of(settings)))
+    shards = read_shards(settings.shards, samples, origin_of(settings))
+    gathered = gather_shards(shards, sources)
+    kept = save_kept(kept_path(settings.output), gathered, measurements)
     results = tuple(
         CellResult(
             model=Weights(**model.identity()),
             guide=guide and Weights(**guide.identity()),
             sampler=settings.sampler.model_dump(mode="json", exclude_none=True),
             seed=settings.seed,
-            **measurement.result(),
+            kept_sha256=kept,
+            **gathered.result(measurement, sources[measurement.metric.features]),
             **provenance(),
         )
         for measurement in measurements
@@ -87,33 +88,44 @@ def main(settings: EvaluateSettings) -> None:
         print(f"{result.metric['name']} of {result.samples} images: {result.value:.4g}")
 
 
-def measurements_of(settings: EvaluateSettings, model: ModelManifest) -> Iterator[Measurement]:
-    """Yield the measurements that the grid lists for the cell, or the one in the settings."""
+def work_of(
+    settings: EvaluateSettings, model: ModelManifest
+) -> tuple[dict[str, Source], list[Measurement]]:
+    """Return what the grid lists for the cell, or what the settings say.
+
+    Metrics with the same features share their extractor and reference, which are loaded once.
+    """
     if settings.cell is None:
-        places = (settings.reference, settings.extractor)
-        yield measurement_of(settings, model, settings.metric, settings.samples, *places)
-        return
+        metric = settings.metric
+        source = load_source(settings, model, metric, settings.reference, settings.extractor)
+        return {metric.features: source}, [Measurement(metric, settings.samples)]
     grid, name, sampler = find_cell(settings.cell)
+    sources: dict[str, Source] = {}
+    measurements = []
     for evaluation in grid.evaluations_by_cell[f"{name}/{sampler}"]:
         metric = parse(MetricSettings, grid.metrics[evaluation.metric], where=evaluation.metric)
-        names = (grid.models[name].dataset, metric.name)
-        trained = metric.extractor.kind == "classifier"
-        extractor = paths.extractor_folder(*names) if trained else None
-        places = (paths.reference_folder(*names), extractor)
-        yield measurement_of(settings, model, metric, evaluation.samples, *places)
+        measurements.append(Measurement(metric, evaluation.samples))
+        if metric.features not in sources:
+            place = (grid.models[name].dataset, metric.features)
+            trained = metric.extractor.kind == "classifier"
+            extractor = paths.extractor_folder(*place) if trained else None
+            reference = paths.reference_folder(*place)
+            sources[metric.features] = load_source(settings, model, metric, reference, extractor)
+    return sources, measurements
 
 
-def measurement_of(
+def load_source(
     settings: EvaluateSettings,
     model: ModelManifest,
     metric: MetricSettings,
-    samples: int,
     reference_folder: str,
     extractor_folder: str | None,
-) -> Measurement:
-    check_measure(metric)
-    statistics, reference = load_reference(reference_folder)
+) -> Source:
+    """Load a metric's reference and extractor. Raises UserError if they do not fit the model."""
+    reference, manifest = load_reference(reference_folder)
     device = choose_device(settings.device)
-    extractor = load_extractor(metric, extractor_folder, reference.dataset_digest, device)
-    check_reference(metric, reference_folder, reference, extractor, model)
-    return Measurement(metric, samples, extractor, statistics, reference)
+    extractor = load_extractor(metric, extractor_folder, manifest.dataset_digest, device)
+    dataset = model.settings.dataset.name
+    place = (reference_folder, manifest)
+    check_reference(metric, *place, extractor, dataset, model.dataset_digest)
+    return Source(extractor, reference, manifest, metric.batch_size)

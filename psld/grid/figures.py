@@ -19,7 +19,7 @@ PLOTS = {
 }
 """The plots of numbers that a grid may have: name → contents."""
 
-Kind = Literal["plot", "samples", "comparison", "phase-space"]
+Kind = Literal["plot", "samples", "comparison", "nearest", "phase-space"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class GridFigure:
 
     name: str
     kind: Kind
-    """`samples` shows the images of one cell; `comparison` shows one cell in each row."""
+    """`samples` shows the images of one cell; `comparison` shows one cell in each row; `nearest`
+    shows the samples of one cell that are nearest to training images, above these images."""
     title: str
     label: str
     """Its name in a report."""
@@ -156,9 +157,20 @@ def _figures(grid: Grid) -> Iterator[GridFigure]:
         kind, _, what = name.partition("/")
         title = f"{what} by {grid.file.gallery}" if kind == "models" else f"{what}, by sampler"
         yield GridFigure(name, "comparison", title, name, ("Samples", "Side by side"), rows)
+    for cell in filter(lambda cell: memorization_of(grid, cell), grid.cells):
+        category = ("Samples", "Nearest training images")
+        title = f"{cell}: the samples nearest to training images, above these"
+        yield GridFigure(f"nearest/{cell}", "nearest", title, cell, category, {"": cell})
     for name, cell in grid.file.pictures.items():
         category = ("Samples", "Figures of the grid")
         yield GridFigure(name, "samples", cell, name, category, {"": cell})
+
+
+def memorization_of(grid: Grid, cell: str) -> Evaluation | None:
+    """The first evaluation of a cell that measures memorization; None without one."""
+    kinds = {name: metric["measure"]["kind"] for name, metric in grid.metrics.items()}
+    evaluations = grid.evaluations_by_cell.get(cell, [])
+    return next((e for e in evaluations if kinds[e.metric] == "memorization"), None)
 
 
 def plots_of(grid: Grid) -> list[str]:

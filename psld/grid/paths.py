@@ -21,12 +21,12 @@ def shards_folder(grid: str, model: str, sampler: str) -> str:
     return f"samples/{grid}/{model}/{sampler}"
 
 
-def extractor_folder(dataset: str, metric: str) -> str:
-    return f"features/{dataset}/{metric}"
+def extractor_folder(dataset: str, features: str) -> str:
+    return f"features/{dataset}/{features}"
 
 
-def reference_folder(dataset: str, metric: str) -> str:
-    return f"features/{dataset}/{metric}/reference"
+def reference_folder(dataset: str, features: str) -> str:
+    return f"features/{dataset}/{features}/reference"
 
 
 def cell_result(grid: str, cell: str) -> str:

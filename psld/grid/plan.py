@@ -127,8 +127,9 @@ def tables_of(grid: Grid) -> Iterator[tuple[str, int, int, int]]:
 
 def jobs_of(grid: Grid) -> dict[str, int]:
     """Count the jobs of each stage, if nothing has been made yet."""
-    references = {(grid.models[e.model].dataset, e.metric) for e in grid.evaluations}
-    extractors = [grid.metrics[metric]["extractor"]["kind"] for _, metric in references]
+    shared = [(grid.models[e.model].dataset, grid.metrics[e.metric]) for e in grid.evaluations]
+    references = {(data, own["features"]): own["extractor"]["kind"] for data, own in shared}
+    extractors = list(references.values())
     models, guides = grid.models.values(), grid.guides.values()
     jobs = {
         "prepare": len(grid.datasets),

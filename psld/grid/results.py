@@ -41,11 +41,18 @@ class CellResult(Settings):
     sampling_seconds: float
     sampling_device: str
     floor: float | None
-    """Distance between the training and the test split."""
+    """The metric of real images that are not in the reference; null without a test split."""
     noise: float
-    """Distance of pure noise."""
+    """The metric of pure noise."""
+    nearest: tuple[tuple[int, int], ...] | None
+    """For memorization: the nearest pairs of sample and training image; null for other metrics."""
     extractor_test_accuracy: float | None
     reference_samples: int
+    reference_sha256: str
+    """SHA-256 of the reference's features."""
+    kept_sha256: str | None
+    """SHA-256 of the file of features or statistics next to the cell's results; null if the
+    extractor has more than 512 features."""
     model: Weights
     guide: Weights | None
     sampler: dict[str, Any]

@@ -23,6 +23,7 @@ class Workflow:
         self.grids = grids
         self.datasets = {n: made for grid in grids.values() for n, made in grid.datasets.items()}
         self.metrics = {n: made for grid in grids.values() for n, made in grid.metrics.items()}
+        self.features = _features(self.metrics)
         self.figures = {name: figures_of(grid) for name, grid in grids.items()}
         _check_targets(grids, rules)
 
@@ -89,15 +90,15 @@ class Workflow:
         """The manifests of the references that a cell's images are compared with."""
         dataset = self.grids[grid].models[cell.rpartition("/")[0]].dataset
         evaluations = self.grids[grid].evaluations_by_cell[cell]
-        metrics = dict.fromkeys(evaluation.metric for evaluation in evaluations)
-        return [f"{paths.reference_folder(dataset, m)}/manifest.json" for m in metrics]
+        names = dict.fromkeys(self.metrics[e.metric]["features"] for e in evaluations)
+        return [f"{paths.reference_folder(dataset, name)}/manifest.json" for name in names]
 
     # -- metrics --------------------------------------------------------------------------------
 
-    def extractor_folder(self, dataset: str, metric: str) -> str | None:
-        """The folder of a trained extractor; None for a metric that needs none."""
-        trained = self.metrics[metric]["extractor"]["kind"] == "classifier"
-        return paths.extractor_folder(dataset, metric) if trained else None
+    def extractor_folder(self, dataset: str, features: str) -> str | None:
+        """The folder of a trained extractor; None for a published one."""
+        trained = self.features[features]["extractor"]["kind"] == "classifier"
+        return paths.extractor_folder(dataset, features) if trained else None
 
     # -- results --------------------------------------------------------------------------------
 
@@ -117,19 +118,21 @@ class Workflow:
             case "plot":
                 cells = dict.fromkeys(e.cell for e in evaluations_of_plot(composed, figure))
                 return [paths.cell_result(grid, cell) for cell in cells]
+            case "nearest":
+                return [paths.cell_result(grid, cell) for cell in shown.cells.values()]
             case "phase-space":
                 return [self.model_file(grid, shown.model, "manifest.json")]
         return [self.records_of_cell(grid, cell)[0] for cell in shown.cells.values()]
 
     def originals_of_figure(self, grid: str, figure: str) -> list[str]:
-        """The prepared dataset whose images a figure shows before and after inpainting."""
+        """The prepared dataset whose images a figure shows: inpainted ones, or nearest ones."""
         shown, composed = self.figures[grid][figure], self.grids[grid]
-        if shown.kind != "samples":
+        if shown.kind not in ("samples", "nearest"):
             return []
         [cell] = shown.cells.values()
         model, _, sampler = cell.rpartition("/")
-        inpaints = composed.samplers[sampler].guidance == "inpainting"
-        return [paths.dataset(composed.models[model].dataset)] if inpaints else []
+        shows = shown.kind == "nearest" or composed.samplers[sampler].guidance == "inpainting"
+        return [paths.dataset(composed.models[model].dataset)] if shows else []
 
     def params_of_figure(self, grid: str, figure: str) -> dict[str, Any]:
         """The contents of a figure besides its inputs: names, colors and the paper's numbers."""
@@ -182,6 +185,22 @@ class Workflow:
             for figure, pictures in grid.file.figure_targets.items():
                 targets[figure] = self.files_of_figures(name, pictures)
         return targets
+
+
+def _features(metrics: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the settings that decide features, by the name that the metrics of these share.
+
+    Raises UserError if metrics with the same features differ in such a setting.
+    """
+    features: dict[str, dict[str, Any]] = {}
+    for name, metric in metrics.items():
+        own = {key: metric[key] for key in ("extractor", "truncated_reference")}
+        if features.setdefault(metric["features"], own) != own:
+            raise UserError(
+                f"configs/metric/{name}.yaml: features: another metric has the features "
+                f"{metric['features']} with another extractor; set features: {name}"
+            )
+    return features
 
 
 def _check_targets(grids: dict[str, Grid], rules: Iterable[str]) -> None:

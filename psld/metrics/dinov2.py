@@ -68,13 +68,9 @@ class DINOv2Extractor:
         self.digest = digest_of_weights(f"DINOv2 {size.file} {SIDE}", state)
 
     @torch.inference_mode()
-    def __call__(self, images: Tensor) -> Tensor:
-        """Map uint8 N×3×H×W (or N×1×H×W) → float32 N×d."""
+    def __call__(self, images: Tensor) -> tuple[Tensor, None]:
+        """Map uint8 N×3×H×W (or N×1×H×W) → float32 N×d, and None: DINOv2 has no logits."""
         x = rgb(images, "DINOv2").to(self.device, torch.float32)
         x = interpolate_bilinear_2d_like_tensorflow1x(x, size=(SIDE, SIDE), align_corners=False)
         mean, deviation = (255 * x.new_tensor(v)[:, None, None] for v in (MEAN, DEVIATION))
-        return self._network((x - mean) / deviation)
-
-    def features_and_logits(self, images: Tensor) -> tuple[Tensor, None]:
-        """Return the features and None: DINOv2 is not a classifier."""
-        return self(images), None
+        return self._network((x - mean) / deviation), None

@@ -37,12 +37,8 @@ class EfficientNetExtractor:
         self._network = network.to(self.device).eval().requires_grad_(False)
         self.digest = digest_of_weights(f"efficientnet-lite0 bicubic {SIDE}", state)
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Map uint8 N×3×H×W (or N×1×H×W, repeated) → float32 N×1280."""
-        return self.features_and_logits(images)[0]
-
     @torch.inference_mode()
-    def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map uint8 N×3×H×W (or N×1×H×W, repeated) → float32 features N×1280 and logits N×1000."""
         x = rgb(images, "EfficientNet").to(self.device, torch.float32)
         x = interpolate(x, size=(SIDE, SIDE), mode="bicubic", antialias=True).clamp(0, 255)

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from psld.metrics.blocks import BlockStatistics
 from psld.metrics.features import Features
-from psld.metrics.statistics import FeatureStatistics
 from psld.utils.errors import UserError
 
 
@@ -25,12 +23,11 @@ class Extractor(Protocol):
     device: torch.device
     """The device on which the features are computed and returned."""
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Map uint8 images N×C×H×W on any device → float32 features N×d on `device`."""
-        ...
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Map uint8 images N×C×H×W on any device → float32 features N×d and logits N×classes.
 
-    def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return features and logits, N×classes; the logits are None without a classifier."""
+        Both are on `device`. The logits are None if the network is not a classifier.
+        """
         ...
 
 
@@ -40,65 +37,21 @@ def batches_of(images: np.ndarray, batch_size: int) -> Iterator[Tensor]:
         yield torch.from_numpy(np.array(images[start : start + batch_size]))
 
 
-def features_of(
-    extractor: Extractor, batches: Iterable[Tensor], description: str, total: int
-) -> Iterator[Tensor]:
-    """Yield the features of each batch, with a progress bar up to `total` images."""
-    for batch in _on_device(extractor.device, batches, description, total):
-        yield extractor(batch)
-
-
-def _on_device(
-    device: torch.device, batches: Iterable[Tensor], description: str, total: int
-) -> Iterator[Tensor]:
-    """Yield the batches on the device, with a progress bar.
-
-    Copies to a GPU start from pinned memory and do not block: the next batch is read while this one
-    is computed.
-    """
-    with tqdm(total=total, desc=description, unit="img", disable=None) as progress:
-        for batch in batches:
-            if device.type == "cuda":
-                batch = batch.pin_memory().to(device, non_blocking=True)
-            yield batch
-            progress.update(len(batch))
-
-
 def gather(
     extractor: Extractor, batches: Iterable[Tensor], description: str, total: int
 ) -> Features:
-    """Gather the features, and logits if any, of all batches of uint8 images."""
-    features, logits = [], []
-    for batch in _on_device(extractor.device, batches, description, total):
-        x, y = extractor.features_and_logits(batch)
-        features.append(x.cpu())
-        if y is not None:
-            logits.append(y.cpu())
-    return Features(torch.cat(features), torch.cat(logits) if logits else None)
+    """Gather the features, and logits if any, of uint8 images, with a progress bar up to `total`.
 
-
-def statistics_of(
-    extractor: Extractor, batches: Iterable[Tensor], description: str, total: int
-) -> FeatureStatistics:
-    """Gather the feature statistics of all batches of uint8 images."""
-    statistics = FeatureStatistics(extractor.dimension, extractor.device)
-    for features in features_of(extractor, batches, description, total):
-        statistics.update(features)
-    return statistics
-
-
-def block_statistics_of(
-    extractor: Extractor, batches: Iterable[Tensor], description: str, total: int, first: int = 0
-) -> BlockStatistics:
-    """Gather the block statistics of uint8 images, which are samples first, first + 1, … of a cell.
-
-    No features are kept, so this is enough only for a Fréchet distance.
+    A GPU is waited for at the end only: the next batch is read while this one is computed.
     """
-    statistics = BlockStatistics(extractor.dimension, device=extractor.device)
-    for features in features_of(extractor, batches, description, total):
-        statistics.update(features, first)
-        first += len(features)
-    return statistics
+    parts = []
+    with tqdm(total=total, desc=description, unit="img", disable=None) as progress:
+        for batch in batches:
+            if extractor.device.type == "cuda":
+                batch = batch.pin_memory().to(extractor.device, non_blocking=True)
+            parts.append(Features(*extractor(batch)))
+            progress.update(len(batch))
+    return Features.joined(parts)
 
 
 def rgb(images: Tensor, network: str) -> Tensor:

@@ -5,8 +5,6 @@ from typing import Any
 
 import torch
 from pydantic import Field
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 
 from psld.config.settings import Settings, parse
 from psld.metrics.extractor import Extractor
@@ -19,7 +17,8 @@ from psld.metrics.settings import (
     MetricSettings,
 )
 from psld.utils.errors import UserError
-from psld.utils.files import atomic_path, read_json, sha256_of_file, write_json
+from psld.utils.files import read_json, write_json
+from psld.utils.tensors import load_tensors, save_tensors
 
 WEIGHTS = "weights.safetensors"
 MANIFEST = "manifest.json"
@@ -58,11 +57,7 @@ class ExtractorManifest(Settings):
 
 def save_weights(folder: str | Path, extractor: ClassifierExtractor) -> str:
     """Write the weights and return the SHA-256 of the file."""
-    path = Path(folder) / WEIGHTS
-    weights = {name: value.cpu() for name, value in extractor.network.state_dict().items()}
-    with atomic_path(path) as partial:
-        partial.write_bytes(save(weights))
-    return sha256_of_file(path)
+    return save_tensors(Path(folder) / WEIGHTS, extractor.network.state_dict())
 
 
 def save_manifest(folder: str | Path, manifest: ExtractorManifest) -> None:
@@ -161,19 +156,9 @@ def _build(
     folder: Path, manifest: ExtractorManifest, device: torch.device | str
 ) -> ClassifierExtractor:
     network = FeatureClassifier(manifest.extractor, manifest.shape)
+    weights = load_tensors(folder / WEIGHTS, manifest.weights_sha256, "train the extractor again")
     try:
-        network.load_state_dict(_read_weights(folder / WEIGHTS, manifest.weights_sha256))
+        network.load_state_dict(weights)
     except RuntimeError:  # names or shapes differ: the code has changed
         raise UserError(f"{folder / WEIGHTS}: of another version; train it again") from None
     return ClassifierExtractor(network, manifest.extractor, manifest.shape, device)
-
-
-def _read_weights(path: Path, sha256: str) -> dict[str, torch.Tensor]:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; train the extractor again")
-    if sha256_of_file(path) != sha256:
-        raise UserError(f"{path}: not the file that its manifest names; train the extractor again")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise UserError(f"{path}: damaged ({error}); train the extractor again") from None

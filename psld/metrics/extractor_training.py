@@ -70,6 +70,6 @@ def accuracy(
     extractor: ClassifierExtractor, images: np.ndarray, labels: np.ndarray, batch_size: int
 ) -> float:
     """Return the fraction of uint8 `images` that are classified as their label."""
-    answers = [extractor.logits(batch).argmax(dim=1) for batch in batches_of(images, batch_size)]
+    answers = [extractor(batch)[1].argmax(dim=1) for batch in batches_of(images, batch_size)]
     right = torch.cat(answers).cpu() == torch.from_numpy(np.array(labels, dtype=np.int64))
     return right.double().mean().item()

@@ -91,20 +91,10 @@ class ClassifierExtractor:
         )
 
     @torch.inference_mode()
-    def __call__(self, images: Tensor) -> Tensor:
-        """Map uint8 N×C×H×W → float32 features N×d."""
-        return self.network.features(self._input(images))
-
-    @torch.inference_mode()
-    def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map uint8 N×C×H×W → features N×d and logits N×classes."""
         features = self.network.features(self._input(images))
         return features, self.network.classify(features)
-
-    @torch.inference_mode()
-    def logits(self, images: Tensor) -> Tensor:
-        """Map uint8 N×C×H×W → logits N×classes."""
-        return self.network(self._input(images))
 
     def _input(self, images: Tensor) -> Tensor:
         expected = (self.shape.channels, self.shape.image_size, self.shape.image_size)

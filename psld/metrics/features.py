@@ -1,21 +1,17 @@
 """The features of a set of images, gathered in one pass for all metrics."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 from typing import Self
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as deserialise
-from safetensors.torch import save as serialise
 from torch import Tensor
 
 from psld.metrics.blocks import BLOCKS, BlockStatistics, block_of
 from psld.metrics.estimate import Estimate
 from psld.metrics.statistics import FeatureStatistics
-from psld.utils.errors import UserError
-from psld.utils.files import atomic_path, sha256_of_file
 
 
 @dataclass(frozen=True)
@@ -30,9 +26,25 @@ class Features:
     def __len__(self) -> int:
         return len(self.values)
 
-    def statistics(self, device: torch.device | str = "cpu") -> FeatureStatistics:
-        """Compute n, Σx and Σxxᵀ of all features."""
-        statistics = FeatureStatistics(self.values.shape[1], device)
+    @property
+    def dimension(self) -> int:
+        return self.values.shape[1]
+
+    def first(self, n: int) -> Self:
+        """Return the features of the first n images."""
+        return type(self)(self.values[:n], None if self.logits is None else self.logits[:n])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Return the features of all images, part after part, of one extractor, on the CPU."""
+        logits = [part.logits for part in parts if part.logits is not None]
+        values = torch.cat([part.values for part in parts]).cpu()
+        return cls(values, torch.cat(logits).cpu() if logits else None)
+
+    @cached_property
+    def total(self) -> FeatureStatistics:
+        """n, Σx and Σxxᵀ of all features."""
+        statistics = FeatureStatistics(self.dimension)
         for part in self.values.split(10_000):
             statistics.update(part)
         return statistics
@@ -41,34 +53,18 @@ class Features:
         self, blocks: int = BLOCKS, device: torch.device | str = "cpu"
     ) -> BlockStatistics:
         """Compute n, Σx and Σxxᵀ of each block."""
-        statistics = BlockStatistics(self.values.shape[1], blocks, device)
-        statistics.update(self.values, first=0)
+        statistics = BlockStatistics(self.dimension, blocks, device)
+        statistics.update(self.values)
         return statistics
 
-    def save(self, path: str | Path) -> str:
-        """Write a safetensors file atomically and return its SHA-256."""
-        tensors = {"values": self.values} | ({} if self.logits is None else {"logits": self.logits})
-        with atomic_path(path) as partial:
-            partial.write_bytes(serialise(tensors))
-        return sha256_of_file(path)
+    def tensors(self) -> dict[str, Tensor]:
+        """Return values and logits by name."""
+        return {"values": self.values} | ({} if self.logits is None else {"logits": self.logits})
 
     @classmethod
-    def load(cls, path: str | Path, sha256: str) -> Self:
-        """Read a file that `save` wrote, by the SHA-256 that `save` returned.
-
-        Raises UserError if the file is missing, damaged or a different one.
-        """
-        try:
-            if sha256_of_file(path) != sha256:
-                raise UserError(
-                    f"{path}: damaged, or not the file that was recorded; make it again"
-                )
-            tensors = deserialise(Path(path).read_bytes())
-            return cls(tensors["values"], tensors.get("logits"))
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such file") from None
-        except (SafetensorError, KeyError) as error:
-            raise UserError(f"{path}: not a file of features ({error}); make it again") from None
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """Return the features that `tensors` was called on."""
+        return cls(tensors["values"], tensors.get("logits"))
 
 
 def blocks_of_samples(n: int, blocks: int = BLOCKS) -> tuple[Tensor, int]:

@@ -39,12 +39,8 @@ class InceptionExtractor:
         self._network = network.to(self.device)
         self.digest = digest_of_weights("torch-fidelity inception-v3-compat 2048", state)
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Map uint8 N×3×H×W (or N×1×H×W) → float32 N×2048."""
-        return self.features_and_logits(images)[0]
-
     @torch.inference_mode()
-    def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map uint8 N×3×H×W (or N×1×H×W) → float32 features N×2048 and logits N×1008."""
         features, logits = self._network(rgb(images, "Inception").to(self.device))
         return features, logits

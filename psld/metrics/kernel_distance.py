@@ -30,25 +30,21 @@ def kernel_distance(
         samples: features x of the samples, n×d.
         reference: features y of the reference, m×d.
         subsets: pairs of subsets, drawn as in torch-fidelity.
-        subset_size: samples in a subset.
+        subset_size: samples in a subset; a smaller set, as in a rehearsal, is used whole.
 
     The value is that of `torch_fidelity.calculate_metrics`. It is unbiased, so it may be negative.
     A value without a block leaves the block's samples out of every subset. The reference's subsets
     are the same for all cells of equal n and are taken as fixed: they shift all cells equally, and
-    the interval does not include this shift. Raises UserError if a subset is larger than a set, or
-    too small.
+    the interval does not include this shift. Raises UserError if a subset is too small.
     """
-    if min(len(samples), len(reference)) < subset_size:
-        raise UserError(
-            f"metric.measure.subset_size={subset_size} is larger than the sets of {len(samples)} "
-            f"samples and {len(reference)} reference images"
-        )
     random = np.random.RandomState(SEED)
     block, blocks = blocks_of_samples(len(samples), blocks)
     values = torch.zeros(blocks + 1, dtype=torch.float64)
     for _ in range(subsets):
-        of_samples = random.choice(len(samples), subset_size, replace=False)
-        of_reference = random.choice(len(reference), subset_size, replace=False)
+        of_samples, of_reference = (
+            random.choice(len(each), min(subset_size, len(each)), replace=False)
+            for each in (samples, reference)
+        )
         x, y = samples[of_samples].double(), reference[of_reference].double()
         values += _mmd(x, y, one_hot(block[of_samples], blocks).to(x)).cpu()
     value, *without_block = (values / subsets).tolist()

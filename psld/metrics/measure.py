@@ -3,13 +3,15 @@
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
+from psld.metrics.blocks import BLOCKS, BlockStatistics
 from psld.metrics.estimate import Estimate
 from psld.metrics.features import Features
-from psld.metrics.frechet import frechet_estimate
+from psld.metrics.frechet import frechet_distance, frechet_estimate
 from psld.metrics.inception_score import inception_score
 from psld.metrics.kernel_distance import kernel_distance
-from psld.metrics.neighbors import memorization, precision, recall
+from psld.metrics.neighbors import Memorization, memorization, precision, recall
 from psld.metrics.settings import (
     FrechetSettings,
     InceptionScoreSettings,
@@ -22,22 +24,42 @@ from psld.metrics.settings import (
 from psld.metrics.statistics import FeatureStatistics
 from psld.utils.errors import RunError, UserError
 
+Measurable = Features | BlockStatistics
+"""A set of images. Block statistics are enough for a Fréchet distance."""
+
 
 class Reference(NamedTuple):
-    """The images that samples are compared with. Measures of single images need the features."""
+    """The images that samples are compared with, and those that give a metric its scale."""
 
-    statistics: FeatureStatistics
-    features: Features | None = None
-    """Features of the reference images; for kernel distance, precision, recall, memorization."""
-    test_features: Features | None = None
-    """Features of the test split; for memorization."""
+    train: Measurable
+    test: Measurable | None
+    """None if the dataset has no test split."""
+    noise: Measurable
+    """Standard normal noise, quantized as samples are."""
+
+    def of(self, split: str) -> Measurable:
+        """Return the images of `train`, `test` or `all`. Raises UserError if there are none."""
+        if split == "train" or (split == "all" and self.test is None):
+            return self.train
+        if self.test is None:
+            raise UserError("the reference has no test images; choose another reference_split")
+        if split == "test":
+            return self.test
+        return Features.joined([_features(self.train), _features(self.test)])
+
+    def total(self, split: str) -> FeatureStatistics:
+        """Return the statistics of the images of `train`, `test` or `all`."""
+        if split == "all" and self.test is not None:
+            return self.train.total + self.test.total
+        return self.of(split).total
 
 
 def measure(
     metric: MetricSettings,
-    samples: Features,
+    samples: Measurable,
     reference: Reference,
     device: torch.device | str = "cpu",
+    blocks: int = BLOCKS,
 ) -> Estimate:
     """Compute a metric with its interval. All metrics of one extractor share the samples' features.
 
@@ -48,36 +70,76 @@ def measure(
     Fréchet distance, 1 for the kernel distance, 5 for precision, 7 for recall, and 3 for
     memorization. It needs hours to extract the features.
 
-    Raises UserError if the reference has no features but the measure needs them, or if the samples
-    are too few, and RunError if features are NaN or infinite.
+    Raises UserError if there are statistics where the measure needs features, or if the samples are
+    too few, and RunError if features are NaN or infinite.
     """
-    settings = metric.measure
-    x = samples.values.to(device)
-    if not x.isfinite().all():
-        raise RunError("the features hold NaN or infinity: the images or the extractor are broken")
+    settings, split = metric.measure, metric.reference_split
     match settings:
         case FrechetSettings():
-            return frechet_estimate(samples.block_statistics(device=device), reference.statistics)
+            if isinstance(samples, Features):
+                samples = samples.block_statistics(blocks, device)
+            return frechet_estimate(samples, reference.total(split))
         case InceptionScoreSettings():
-            if samples.logits is None:
+            logits = _features(samples).logits
+            if logits is None:
                 raise UserError(f"{metric.name}: the extractor gives no logits")
-            return inception_score(samples.logits, settings.splits)
-        case KernelSettings():
-            y = _needed(metric, reference.features).values.to(device)
-            return kernel_distance(x, y, settings.subsets, settings.subset_size)
-        case PrecisionSettings():
-            y = _needed(metric, reference.features).values.to(device)
-            return precision(x, y, settings.neighbors)
-        case RecallSettings():
-            y = _needed(metric, reference.features).values.to(device)
-            return recall(x, y, settings.neighbors)
+            return inception_score(_finite(logits), settings.splits, blocks)
         case MemorizationSettings():
-            train = _needed(metric, reference.features).values.to(device)
-            test = _needed(metric, reference.test_features).values.to(device)
-            return memorization(x, train, test, settings.quantile).share
+            return memorization_of(metric, samples, reference, device, blocks).share
+    x, y = (_values(images, device) for images in (samples, reference.of(split)))
+    match settings:
+        case KernelSettings():
+            return kernel_distance(x, y, settings.subsets, settings.subset_size, blocks)
+        case PrecisionSettings():
+            return precision(x, y, settings.neighbors, blocks)
+        case RecallSettings():
+            return recall(x, y, settings.neighbors, blocks)
 
 
-def _needed(metric: MetricSettings, features: Features | None) -> Features:
-    if features is None:
-        raise UserError(f"{metric.name}: the reference has no features; make it again with them")
+def memorization_of(
+    metric: MetricSettings,
+    samples: Measurable,
+    reference: Reference,
+    device: torch.device | str = "cpu",
+    blocks: int = BLOCKS,
+) -> Memorization:
+    """Compute memorization with the distances behind it. Raises as `measure` does."""
+    images = (samples, reference.train, reference.of("test"))
+    x, train, test = (_values(each, device) for each in images)
+    return memorization(x, train, test, metric.measure.quantile, blocks)
+
+
+def scale(
+    metric: MetricSettings, reference: Reference, device: torch.device | str = "cpu"
+) -> tuple[float | None, float]:
+    """Return the metric of real images that are not in the reference, and that of noise.
+
+    The first is None without a test split. For reference_split `all`, it compares the two splits.
+    """
+    held_out = reference.train if metric.reference_split == "test" else reference.test
+    if metric.reference_split == "all":
+        metric = metric.model_copy(update={"reference_split": "train"})
+
+    def value(images: Measurable) -> float:
+        if metric.measure.kind == "frechet":
+            return frechet_distance(images.total, reference.total(metric.reference_split))
+        # The interval does not count, so the fewest blocks are enough.
+        return measure(metric, images, reference, device, blocks=2).value
+
+    return None if held_out is None else value(held_out), value(reference.noise)
+
+
+def _features(images: Measurable) -> Features:
+    if isinstance(images, BlockStatistics):
+        raise UserError("only a Fréchet distance can be measured from statistics of features")
+    return images
+
+
+def _values(images: Measurable, device: torch.device | str) -> Tensor:
+    return _finite(_features(images).values).to(device)
+
+
+def _finite(features: Tensor) -> Tensor:
+    if not features.isfinite().all():
+        raise RunError("the features hold NaN or infinity: the images or the extractor are broken")
     return features

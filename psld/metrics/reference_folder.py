@@ -1,47 +1,44 @@
-"""A metric's reference on disk: statistics, features if needed, and (written last) the manifest."""
+"""A reference on disk: `features.safetensors` and, written last, `manifest.json`.
+
+All metrics with the same extractor share it: its features are those of the training split, of the
+test split if there is one, and of noise.
+"""
 
 from pathlib import Path
 from typing import Any
 
 from psld.config.settings import Settings, parse
+from psld.metrics.extractor import Extractor
 from psld.metrics.features import Features
 from psld.metrics.measure import Reference
-from psld.metrics.settings import MetricSettings
-from psld.metrics.statistics import FeatureStatistics
+from psld.metrics.settings import ExtractorSettings, MetricSettings
 from psld.utils.errors import UserError
-from psld.utils.files import read_json, sha256_of_file, write_json
+from psld.utils.files import read_json, write_json
+from psld.utils.tensors import load_tensors, save_tensors
 
-STATISTICS = "statistics.safetensors"
 FEATURES = "features.safetensors"
-TEST_FEATURES = "test_features.safetensors"
 MANIFEST = "manifest.json"
+REMEDY = "run psld reference again"
 
 
 class ReferenceManifest(Settings):
-    """The record of a reference: its metric and data, and the scale of the metric."""
+    """The record of a reference: its extractor and its data."""
 
-    metric: MetricSettings
-    """The metric, including the reference split."""
+    extractor: ExtractorSettings
+    truncated_reference: bool
+    """True if the real images were truncated as samples are."""
     dataset: str
     """Name of the dataset."""
     dataset_digest: str
     """Digest of the dataset's pixels and labels."""
-    samples: int
-    """Images in the reference."""
-    statistics_sha256: str
-    """SHA-256 of `statistics.safetensors`."""
-    features_sha256: str | None = None
-    """SHA-256 of `features.safetensors`; null if no metric needs more than statistics."""
-    test_features_sha256: str | None = None
-    """SHA-256 of `test_features.safetensors`, needed for memorization; else null."""
+    images: dict[str, int]
+    """Number of images of each part: train, test if the dataset has it, noise."""
+    features_sha256: str
+    """SHA-256 of `features.safetensors`."""
     extractor_digest: str
     """Digest of the extractor's architecture and weights."""
     extractor_test_accuracy: float | None
     """A classifier's test accuracy; null for other extractors and without a test split."""
-    floor: float | None
-    """The metric of the test split; null without one. Samples can hardly be better."""
-    noise: float
-    """The metric of standard normal noise, quantized as samples are."""
     device: str
     """The device of the computation."""
     versions: dict[str, str | None]
@@ -51,12 +48,20 @@ class ReferenceManifest(Settings):
     git_revision: str | None
     """Revision of the code; null outside a checkout."""
 
+    def images_of(self, split: str) -> int:
+        """Return the number of images of `train`, `test` or `all`."""
+        real = self.images["train"], self.images.get("test", 0)
+        return sum(real) if split == "all" else self.images.get(split, 0)
 
-def save_statistics(folder: str | Path, statistics: FeatureStatistics) -> str:
-    """Write the statistics and return the SHA-256 of the file."""
-    path = Path(folder) / STATISTICS
-    statistics.save(path)
-    return sha256_of_file(path)
+
+def save_features(folder: str | Path, parts: dict[str, Features]) -> str:
+    """Write the features of all parts and return the SHA-256 of the file."""
+    tensors = {
+        f"{part}.{name}": tensor
+        for part, features in parts.items()
+        for name, tensor in features.tensors().items()
+    }
+    return save_tensors(Path(folder) / FEATURES, tensors)
 
 
 def save_reference_manifest(folder: str | Path, manifest: ReferenceManifest) -> None:
@@ -64,30 +69,41 @@ def save_reference_manifest(folder: str | Path, manifest: ReferenceManifest) -> 
     write_json(Path(folder) / MANIFEST, manifest.model_dump(mode="json"))
 
 
-def load_reference(folder: str | Path) -> tuple[FeatureStatistics, ReferenceManifest]:
+def load_reference(folder: str | Path) -> tuple[Reference, ReferenceManifest]:
     """Read a reference. Raises UserError if a file is missing, damaged or foreign."""
-    folder = Path(folder)
-    content = read_json(folder / MANIFEST)
+    path = Path(folder) / MANIFEST
+    content = read_json(path)
+    wrong = f"{path}: not the manifest of a reference; {REMEDY}"
     if not isinstance(content, dict):
-        raise UserError(f"{folder / MANIFEST}: not the manifest of a reference; make it again")
-    manifest = parse(ReferenceManifest, content, where=str(folder / MANIFEST))
-    statistics = FeatureStatistics.load(folder / STATISTICS)
-    if sha256_of_file(folder / STATISTICS) != manifest.statistics_sha256:
-        raise UserError(
-            f"{folder / STATISTICS}: not the file that its manifest names; make the reference again"
-        )
-    return statistics, manifest
+        raise UserError(wrong)
+    manifest = parse(ReferenceManifest, content, where=wrong)
+    tensors = load_tensors(Path(folder) / FEATURES, manifest.features_sha256, REMEDY)
+    parts = {
+        part: Features(tensors[f"{part}.values"], tensors.get(f"{part}.logits"))
+        for part in manifest.images
+    }
+    return Reference(parts["train"], parts.get("test"), parts["noise"]), manifest
 
 
-def load_reference_features(folder: str | Path, manifest: ReferenceManifest) -> Reference:
-    """Read a reference with its features, if any, for any measure.
+def check_reference(
+    metric: MetricSettings,
+    folder: str | Path,
+    reference: ReferenceManifest,
+    extractor: Extractor,
+    dataset: str,
+    dataset_digest: str | None,
+) -> None:
+    """Raise UserError if the reference is of another extractor or dataset than the model's.
 
-    Raises UserError if a file is missing, damaged or not the one in the manifest.
+    `dataset_digest` is None for an imported model, of which only the dataset's name is certain.
     """
-    folder = Path(folder)
-    digests = {FEATURES: manifest.features_sha256, TEST_FEATURES: manifest.test_features_sha256}
-    features, test = (
-        None if digest is None else Features.load(folder / name, digest)
-        for name, digest in digests.items()
-    )
-    return Reference(load_reference(folder)[0], features, test)
+    made = reference.extractor, reference.truncated_reference, reference.extractor_digest
+    if made != (metric.extractor, metric.truncated_reference, extractor.digest):
+        raise UserError(f"{folder}: made with another extractor than {metric.name} has; {REMEDY}")
+    if dataset_digest is None and dataset != reference.dataset:
+        raise UserError(f"{folder}: of dataset {reference.dataset}, but the model is of {dataset}")
+    if dataset_digest is not None and reference.dataset_digest != dataset_digest:
+        raise UserError(
+            f"{folder}: of dataset {reference.dataset} with digest "
+            f"{reference.dataset_digest[:12]}, but the model was trained on {dataset_digest[:12]}"
+        )

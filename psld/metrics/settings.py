@@ -1,6 +1,6 @@
 """Settings of the metrics, checked without torch."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -125,6 +125,8 @@ class MetricSettings(Settings):
 
     name: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
     """`honest_name`, optionally with a suffix."""
+    features: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
+    """The metric whose extractor and reference this one shares; its own name by default."""
     extractor: ExtractorSettings
     """The network that turns images into features."""
     measure: MeasureSettings = FrechetSettings()
@@ -132,7 +134,7 @@ class MetricSettings(Settings):
     reference_split: Literal["train", "test", "all"] = "train"
     """The images that samples are compared with."""
     truncated_reference: bool = False
-    """Truncate these images as samples are truncated: 95 of 256 levels become one lower."""
+    """Truncate real images as samples are truncated: 95 of 256 levels become one lower."""
     batch_size: int = Field(64, gt=0)
     """Images per call of the extractor."""
 
@@ -162,13 +164,12 @@ class MetricSettings(Settings):
         """True for scores and shares of good samples; False for distances and memorization."""
         return self.measure.kind in ("inception-score", "precision", "recall")
 
-    def shares_features(self, other: "MetricSettings") -> bool:
-        """Check if one pass over the samples and one reference are enough for both metrics."""
-
-        def features(metric: MetricSettings) -> tuple[ExtractorSettings, str, bool]:
-            return metric.extractor, metric.reference_split, metric.truncated_reference
-
-        return features(self) == features(other)
+    @model_validator(mode="before")
+    @classmethod
+    def _features_are_its_own(cls, content: Any) -> Any:
+        return (
+            {"features": content.get("name"), **content} if isinstance(content, dict) else content
+        )
 
     @model_validator(mode="after")
     def _name_is_honest(self) -> Self:
@@ -182,13 +183,11 @@ class MetricSettings(Settings):
 
     @model_validator(mode="after")
     def _measure_fits(self) -> Self:
-        if isinstance(self.measure, InceptionScoreSettings) and self.extractor.kind != "inception":
+        kind = self.measure.kind
+        if kind == "inception-score" and self.extractor.kind != "inception":
             raise ValueError("measure.kind inception-score needs extractor.kind inception")
-        if isinstance(self.measure, MemorizationSettings) and self.reference_split != "train":
-            raise ValueError(
-                "measure.kind memorization compares train images with test images; "
-                "set reference_split to train"
-            )
+        if kind in ("inception-score", "memorization") and self.reference_split != "train":
+            raise ValueError(f"measure.kind {kind}: set reference_split to train")
         return self
 
 
@@ -225,7 +224,7 @@ class ReferenceSettings(_CommandSettings):
     extractor: str | None
     """Folder from train_extractor; null for a published extractor, which needs none."""
     output: str
-    """Output folder for the statistics and their manifest."""
+    """Output folder for the features and their manifest."""
 
 
 class LikelihoodSettings(Settings):

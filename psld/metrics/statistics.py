@@ -1,14 +1,9 @@
-"""Mean and covariance of features, gathered shard by shard as sums n, Σx and Σxxᵀ."""
-
-from pathlib import Path
+"""Mean and covariance of features, gathered as sums n, Σx and Σxxᵀ."""
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialise
 from torch import Tensor
 
 from psld.utils.errors import UserError
-from psld.utils.files import atomic_path
 
 
 class FeatureStatistics:
@@ -17,10 +12,9 @@ class FeatureStatistics:
         statistics = FeatureStatistics(extractor.dimension)
         for features in batches:
             statistics.update(features)
-        statistics = statistics + FeatureStatistics.load("other_shard.safetensors")
         statistics.mean, statistics.covariance
 
-    The cut into batches and shards changes the result only by rounding.
+    The cut into batches changes the result only by rounding.
     """
 
     def __init__(self, dimension: int, device: torch.device | str = "cpu") -> None:
@@ -39,27 +33,24 @@ class FeatureStatistics:
         self.sum += features.sum(dim=0)
         self.outer.addmm_(features.T, features)
 
-    def merge(self, other: "FeatureStatistics") -> None:
-        """Add the samples of `other`. Raises UserError if the dimensions differ."""
-        self._check_same_dimension(other)
-        self.count += other.count
-        self.sum += other.sum.to(self.sum.device)
-        self.outer += other.outer.to(self.outer.device)
-
     def __add__(self, other: "FeatureStatistics") -> "FeatureStatistics":
-        total = FeatureStatistics(self.dimension, self.sum.device)
-        total.merge(self)
-        total.merge(other)
-        return total
+        return self._combine(other, 1)
 
     def __sub__(self, other: "FeatureStatistics") -> "FeatureStatistics":
         """Return the statistics without the samples of `other`, which must be included."""
-        self._check_same_dimension(other)
-        rest = FeatureStatistics(self.dimension, self.sum.device)
-        rest.count = self.count - other.count
-        rest.sum = self.sum - other.sum.to(self.sum.device)
-        rest.outer = self.outer - other.outer.to(self.outer.device)
-        return rest
+        return self._combine(other, -1)
+
+    def _combine(self, other: "FeatureStatistics", sign: int) -> "FeatureStatistics":
+        if self.dimension != other.dimension:
+            raise UserError(
+                f"statistics of {self.dimension} and of {other.dimension} features cannot be added:"
+                " they are of different extractors"
+            )
+        result = FeatureStatistics(self.dimension, self.sum.device)
+        result.count = self.count + sign * other.count
+        result.sum = self.sum + sign * other.sum
+        result.outer = self.outer + sign * other.outer
+        return result
 
     @property
     def mean(self) -> Tensor:
@@ -79,38 +70,8 @@ class FeatureStatistics:
         mean = self.mean
         return self.outer - self.count * torch.outer(mean, mean)
 
-    def save(self, path: str | Path) -> None:
-        """Write a safetensors file atomically."""
-        tensors = {"sum": self.sum.cpu(), "outer": self.outer.cpu()}
-        with atomic_path(path) as partial:
-            partial.write_bytes(serialise(tensors, metadata={"count": str(self.count)}))
-
-    @classmethod
-    def load(cls, path: str | Path) -> "FeatureStatistics":
-        """Read a file of `save`. Raises UserError if it is missing, damaged or foreign."""
-        try:
-            with safe_open(path, framework="pt") as file:
-                statistics = cls(file.get_slice("sum").get_shape()[0])
-                statistics.count = int((file.metadata() or {})["count"])
-                statistics.sum.copy_(file.get_tensor("sum"))
-                statistics.outer.copy_(file.get_tensor("outer"))
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such file") from None
-        except (SafetensorError, KeyError, IndexError, ValueError, RuntimeError) as error:
-            raise UserError(
-                f"{path}: not a whole file of feature statistics ({error}); make it again"
-            ) from None
-        return statistics
-
     def _check_count(self, needed: int) -> None:
         if self.count < needed:
             raise UserError(
                 f"feature statistics of {self.count} images: at least {needed} are needed"
-            )
-
-    def _check_same_dimension(self, other: "FeatureStatistics") -> None:
-        if self.dimension != other.dimension:
-            raise UserError(
-                f"statistics of {self.dimension} and of {other.dimension} features cannot be added:"
-                " they are of different extractors"
             )

@@ -6,9 +6,10 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from pydantic import TypeAdapter
 
-from psld.grid.figures import figures_of
+from psld.grid.figures import figures_of, memorization_of
 from psld.grid.resolved import Grid
-from psld.report.galleries import draw_comparison, draw_shard, originals_of
+from psld.grid.results import read_result
+from psld.report.galleries import draw_comparison, draw_nearest, draw_shard, originals_of
 from psld.report.plots import plot_gamma, plot_nfe, plot_training
 from psld.sampling.settings import SamplerSettings
 from psld.sampling.shards import Shard, shard_path
@@ -25,7 +26,7 @@ class Places:
     cells: Path
     models: Path
     samples: Path
-    data: str | None  # the prepared dataset of inpainted images
+    data: str | None  # the prepared dataset, of inpainted images or of nearest ones
 
 
 def draw_figure(grid: Grid, name: str, places: Places, device: str) -> Figure:
@@ -52,6 +53,14 @@ def draw_figure(grid: Grid, name: str, places: Places, device: str) -> Figure:
             guidance = grid.samplers[cell.rpartition("/")[2]].settings["guidance"]
             originals = originals_of(shard, path, places.data, guidance.get("split", "test"))
             return draw_shard(shard, figure.title, ROWS, COLUMNS, originals)
+        case "nearest", _:
+            [cell] = figure.cells.values()
+            evaluation = memorization_of(grid, cell)
+            result = read_result(grid, places.cells, evaluation)
+            if result is None:
+                raise UserError(f"{places.cells / cell}.json: not evaluated yet")
+            folder, size = places.samples / cell, grid.file.shard_size
+            return draw_nearest(result.nearest, folder, size, places.data, figure.title)
         case "comparison", _:
             paths = {n: shard_path(places.samples / cell, 0) for n, cell in figure.cells.items()}
             shards = {n: Shard.load(path) for n, path in paths.items() if path.exists()}

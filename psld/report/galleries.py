@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from psld.data.picture import tiled
 from psld.data.store import ImageStore, Split
 from psld.report.style import HOLE_COLOR, PAGE_WIDTH
-from psld.sampling.shards import Shard
+from psld.sampling.shards import Shard, shard_path
 from psld.utils.errors import UserError
 
 TITLE_HEIGHT = 0.4  # inches
@@ -43,6 +43,26 @@ def draw_comparison(shards: Mapping[str, Shard], title: str, columns: int) -> Fi
     columns = min(columns, max(len(shard.images) for shard in shards.values()))
     lines = [full_row(shard.images, columns) for shard in shards.values()]
     return draw_images(np.concatenate(lines), columns, title, list(shards))
+
+
+def draw_nearest(
+    pairs: Sequence[tuple[int, int]], folder: Path, shard_size: int, data: str | None, title: str
+) -> Figure:
+    """Draw samples above their nearest training images.
+
+    Args:
+        pairs: index of the sample in its cell, and of the image in the training split.
+        folder: the cell's shards.
+        data: the prepared dataset. Raises UserError if it is None.
+    """
+    if data is None:
+        raise UserError("data: the training images are in the dataset; it is null")
+    train = ImageStore.open(data).images("train")
+    places = [divmod(sample, shard_size) for sample, _ in pairs]
+    shards = {index: Shard.load(shard_path(folder, index)) for index in {i for i, _ in places}}
+    samples = [shards[index].images[row] for index, row in places]
+    images = np.stack([*samples, *(train[image] for _, image in pairs)])
+    return draw_images(images, len(pairs), title, ["sample", "training image"])
 
 
 def before_and_after(

@@ -30,6 +30,7 @@ class SmallNetwork(FeatureExtractorBase):
             torch.manual_seed(0)
             self.body = nn.Sequential(nn.Conv2d(3, 16, 8, 4), nn.SiLU(), nn.AvgPool2d(7))
             self.head = nn.Linear(16, 10)
+        self.requires_grad_(False)
 
     @staticmethod
     def get_provided_features_list() -> tuple[str, ...]:
@@ -47,10 +48,6 @@ class SmallNetwork(FeatureExtractorBase):
         features = self.body(x / 32 - 4).flatten(1)
         both = {"features": features, "logits": 10 * self.head(features)}
         return tuple(both[name] for name in self.features_list)
-
-    @torch.inference_mode()
-    def features_and_logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self(x)
 
 
 MEASURES = {
@@ -89,7 +86,7 @@ def test_every_metric_from_one_pass_is_torch_fidelitys(theirs):
     samples, reference = (
         gather(network, batches_of(x, 70), "images", len(x)) for x in (SAMPLES, REFERENCE)
     )
-    whole = Reference(reference.statistics(), reference)
+    whole = Reference(reference, None, reference)
     estimates = {name: measure(setting(name), samples, whole) for name in MEASURES}
     values = {name: estimate.value for name, estimate in estimates.items()}
     assert values == {
@@ -108,14 +105,24 @@ def test_every_metric_from_one_pass_is_torch_fidelitys(theirs):
 @pytest.mark.parametrize("name", list(MEASURES))
 def test_broken_features_are_a_run_error(name):
     samples = gather(SmallNetwork(), batches_of(SAMPLES, 70), "images", len(SAMPLES))
-    samples.values[7, 2] = float("nan")
+    samples.values[7, 2] = samples.logits[7, 2] = float("nan")
     with pytest.raises(RunError, match="NaN or infinity"):
-        measure(setting(name), samples, Reference(samples.statistics(), samples))
+        measure(setting(name), samples, Reference(samples, None, samples))
 
 
-def test_a_measure_says_what_the_reference_lacks():
+def test_only_a_frechet_distance_is_measured_from_statistics():
     samples = gather(SmallNetwork(), batches_of(SAMPLES, 70), "images", len(SAMPLES))
-    statistics_only = Reference(samples.statistics())
+    sums = samples.block_statistics()
+    reference = Reference(samples.first(150), samples.first(150), samples)
+    of_sums = Reference(*(part.block_statistics() for part in reference))
+    for split in ("train", "test", "all"):
+        fid = setting("fid").model_copy(update={"reference_split": split})
+        expected = measure(fid, samples, reference)
+        found = measure(fid, sums, of_sums)
+        assert found.value == pytest.approx(expected.value, abs=1e-9)
+        assert found.without_block == pytest.approx(expected.without_block, abs=1e-9)
     for name in ("kid", "precision-inception", "recall-inception"):
-        with pytest.raises(UserError, match="the reference has no features"):
-            measure(setting(name), samples, statistics_only)
+        with pytest.raises(UserError, match="only a Fréchet distance"):
+            measure(setting(name), sums, reference)
+        with pytest.raises(UserError, match="only a Fréchet distance"):
+            measure(setting(name), samples, of_sums)

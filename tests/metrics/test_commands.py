@@ -1,6 +1,5 @@
 """`psld train_extractor` and `psld reference` on the digits: outputs and errors."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -8,14 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from psld.commands.reference import noise_images, statistics_of_splits
+from psld.commands.reference import features_of_splits, noise_images
 from psld.data.pixels import truncated
 from psld.data.store import ImageStore
 from psld.data.writer import write_store
 from psld.grid.composing import compose_metric
-from psld.metrics.extractor import batches_of, statistics_of
+from psld.metrics.extractor import batches_of, gather
 from psld.metrics.extractor_folder import load_extractor, read_manifest
 from psld.metrics.frechet import frechet_distance
+from psld.metrics.measure import scale
 from psld.metrics.reference_folder import load_reference
 from psld.utils.errors import UserError
 from psld.utils.files import sha256_of_file
@@ -60,24 +60,27 @@ def test_the_classifier_is_accurate_and_says_what_it_is(made):
     assert manifest.versions["torch"] == torch.__version__
 
 
-def test_the_manifest_gives_the_metric_its_scale(made):
+def test_the_reference_gives_the_metric_its_scale(made):
     folder = made / "features" / "digits" / "fd-classifier"
-    statistics, manifest = load_reference(folder / "reference")
-    assert statistics.count == manifest.samples == 1437
+    reference, manifest = load_reference(folder / "reference")
+    assert manifest.images == {"train": 1437, "test": 360, "noise": 1437}
+    assert [len(part) for part in reference] == [1437, 360, 1437]
     assert manifest.extractor_digest == read_manifest(folder).digest
     assert manifest.extractor_test_accuracy == read_manifest(folder).test_accuracy
-    assert 0 < manifest.floor < manifest.noise / 50
+    floor, noise = scale(METRIC, reference)
+    assert 0 < floor < noise / 50
 
 
 def test_the_metric_grows_with_noise_and_sees_a_missing_class(made):
     folder = made / "features" / "digits" / "fd-classifier"
     store = ImageStore.open(made / "data" / "digits.h5")
     extractor = load_extractor(METRIC, folder, store.digest)
-    statistics, manifest = load_reference(folder / "reference")
+    reference, _ = load_reference(folder / "reference")
+    floor, _ = scale(METRIC, reference)
 
     def distance(images: np.ndarray) -> float:
-        found = statistics_of(extractor, batches_of(images, 500), "digits", len(images))
-        return frechet_distance(found, statistics)
+        found = gather(extractor, batches_of(images, 500), "digits", len(images))
+        return frechet_distance(found.total, reference.train.total)
 
     assert distance(store.images("train")) < 1e-6
     random = np.random.default_rng(0)
@@ -87,10 +90,10 @@ def test_the_metric_grows_with_noise_and_sees_a_missing_class(made):
         for level in (0, 16, 32, 64, 128)
     ]
     distances = [distance(images) for images in noisy]
-    assert distances[0] == pytest.approx(manifest.floor, rel=1e-6)
+    assert distances[0] == pytest.approx(floor, rel=1e-6)
     assert distances == sorted(distances)
     without_three = store.images("test")[store.labels("test") != 3]
-    assert distance(without_three) > 5 * manifest.floor
+    assert distance(without_three) > 5 * floor
 
 
 def test_noise_is_the_same_for_any_batch_size():
@@ -104,42 +107,29 @@ def test_noise_is_the_same_for_any_batch_size():
     assert (one == 255).double().mean() == pytest.approx(0.159, abs=0.01)
 
 
-def test_without_a_test_split_there_is_no_floor(tmp_path):
+def test_a_dataset_without_a_test_split(tmp_path):
     data = store_of(tmp_path / "random.h5", train=60, test=0)
     arguments = [f"data={data}", "metric.extractor.steps=2", "dataset.name=random"]
     for command in ("train_extractor", "reference"):
         succeeded(call(tmp_path, command, *arguments))
     folder = tmp_path / "features" / "random" / "fd-classifier"
     assert read_manifest(folder).test_accuracy is None
-    statistics, manifest = load_reference(folder / "reference")
-    assert (manifest.floor, manifest.extractor_test_accuracy) == (None, None)
-    assert statistics.count == 60
+    reference, manifest = load_reference(folder / "reference")
+    assert (reference.test, manifest.extractor_test_accuracy) == (None, None)
+    assert manifest.images == {"train": 60, "noise": 60}
     finished = call(tmp_path, "reference", *arguments, "metric.reference_split=test")
     refused(finished, 2, "no test images; set metric.reference_split")
-
-
-def test_all_is_train_and_test(made):
-    store = ImageStore.open(made / "data" / "digits.h5")
-    extractor = load_extractor(METRIC, made / "features/digits/fd-classifier", store.digest)
-    splits = statistics_of_splits(extractor, store, METRIC)
-    whole = statistics_of(extractor, batches_of(store.images("all"), 500), "all", 1797)
-    assert {name: split.count for name, split in splits.items()} == {
-        "train": 1437,
-        "test": 360,
-        "all": 1797,
-    }
-    assert frechet_distance(splits["all"], whole) < 1e-6
 
 
 def test_a_reference_may_be_truncated_as_samples_are(made):
     store = ImageStore.open(made / "data" / "digits.h5")
     extractor = load_extractor(METRIC, made / "features/digits/fd-classifier", store.digest)
     metric = METRIC.model_copy(update={"truncated_reference": True})
-    reference = statistics_of_splits(extractor, store, metric)["test"]
+    found = features_of_splits(extractor, store, metric)["test"]
     [images] = batches_of(store.images("test"), 360)
     assert not torch.equal(truncated(images), images)
-    expected = statistics_of(extractor, [truncated(images)], "test", 360)
-    assert frechet_distance(reference, expected) < 1e-6
+    expected = gather(extractor, [truncated(images)], "test", 360)
+    torch.testing.assert_close(found.values, expected.values)
 
 
 @pytest.mark.parametrize(
@@ -190,18 +180,3 @@ def test_a_damaged_extractor_is_a_user_error(made, tmp_path, name, content):
     (folder / name).write_bytes(content)
     with pytest.raises(UserError, match=str(folder / name)):
         load_extractor(METRIC, folder, digest)
-
-
-def test_a_damaged_set_of_statistics_is_a_user_error(made, tmp_path):
-    source = made / "features" / "digits" / "fd-classifier" / "reference"
-    for file in ("statistics.safetensors", "manifest.json"):
-        (tmp_path / file).write_bytes((source / file).read_bytes())
-    load_reference(tmp_path)
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    manifest["statistics_sha256"] = "0" * 64
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match="not the file that its manifest names"):
-        load_reference(tmp_path)
-    (tmp_path / "statistics.safetensors").unlink()
-    with pytest.raises(UserError, match=r"statistics\.safetensors: no such file"):
-        load_reference(tmp_path)

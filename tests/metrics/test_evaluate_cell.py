@@ -1,5 +1,6 @@
 """A grid's cell from its shards to its results: `psld sample cell=…`, `psld evaluate cell=…`."""
 
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -7,15 +8,31 @@ import numpy as np
 import pytest
 import yaml
 
+from psld.config.settings import parse
+from psld.grid.loading import load_grid
 from psld.grid.results import CellResult, CellResults
+from psld.metrics.blocks import BlockStatistics
+from psld.metrics.evaluation import load_kept
+from psld.metrics.feature_classifier import ClassifierExtractor
+from psld.metrics.features import Features
+from psld.metrics.measure import measure, scale
+from psld.metrics.reference_folder import load_reference
+from psld.metrics.settings import MetricSettings
 from psld.sampling.shards import Shard
+from psld.utils.errors import UserError
 from tests.commands import call, files_below, refused, succeeded
 
+TRAIN = {"extractor": {"steps": 20}, "features": "fd-classifier-train"}
 METRICS = {
-    "fd-classifier-train": {"extractor": {"steps": 20}},
-    "fd-classifier-test": {"extractor": {"steps": 20}, "reference_split": "test"},
+    "fd-classifier-train": TRAIN,
+    "fd-classifier-test": TRAIN | {"reference_split": "test"},
     "fd-classifier-other": {"extractor": {"steps": 20, "seed": 1}},
+    "kd-classifier-train": TRAIN | {"measure": {"kind": "kernel", "subsets": 3}},
+    "precision-classifier-train": TRAIN | {"measure": {"kind": "precision"}},
+    "recall-classifier-train": TRAIN | {"measure": {"kind": "recall"}},
+    "memorization-classifier-train": TRAIN | {"measure": {"kind": "memorization"}},
 }
+SOURCES = ("fd-classifier-train", "fd-classifier-other")
 GRID = {
     "defaults": ["dataset=digits"],
     "metric": "fd-classifier-train",
@@ -33,7 +50,7 @@ GRID = {
             "columns": [
                 {"label": "train"},
                 {"label": "test", "metric": "fd-classifier-test", "samples": 15},
-                {"label": "other", "metric": "fd-classifier-other"},
+                *({"label": name, "metric": name} for name in list(METRICS)[2:]),
             ],
             "rows": [{"label": ["PSLD"]}],
         }
@@ -59,6 +76,7 @@ def made(digits, model, tmp_path_factory) -> Path:
     for name, own in METRICS.items():
         config = {"defaults": ["fd-classifier", "_self_"], "name": name, **own}
         write_yaml(folder / f"configs/metric/{name}.yaml", config)
+    for name in SOURCES:
         succeeded(call(folder, "train_extractor", f"metric={name}"))
         succeeded(call(folder, "reference", f"metric={name}"))
     succeeded(call(folder, "sample", CELL, "shards=2"))
@@ -78,32 +96,88 @@ def results(folder: Path, file: str = RESULT) -> dict[str, CellResult]:
 
 def test_all_metrics_of_a_cell_come_from_one_pass_over_its_shards(project, monkeypatch):
     """Each is what an evaluation of it alone gives, with its own number of samples."""
-    read = []
-    load = Shard.load.__func__
+    read, extracted = [], []
+    load, extract = Shard.load.__func__, ClassifierExtractor.__call__
 
     def count(cls, path):
         read.append(Path(path).name)
         return load(cls, path)
 
+    def count_images(self, images):
+        extracted.append(len(images))
+        return extract(self, images)
+
     with monkeypatch.context() as patch:
         patch.setattr(Shard, "load", classmethod(count))
+        patch.setattr(ClassifierExtractor, "__call__", count_images)
         said = succeeded(call(project, "evaluate", CELL)).stdout
     assert read == ["00000.h5", "00001.h5", "00002.h5"]
+    assert sum(extracted) == 25 * len(SOURCES), "each image once by each extractor"
     together = results(project)
     assert together.keys() == METRICS.keys()
     assert [line.split(":")[0] for line in said.splitlines()] == [
-        "fd-classifier-train of 25 images",
-        "fd-classifier-test of 15 images",
-        "fd-classifier-other of 25 images",
+        f"{name} of {15 if name == 'fd-classifier-test' else 25} images" for name in METRICS
     ]
     for name, result in together.items():
-        folder = f"features/digits/{name}"
-        alone = (f"metric={name}", f"extractor={folder}", f"reference={folder}/reference")
+        source = f"features/digits/{METRICS[name].get('features', name)}"
+        alone = (f"metric={name}", f"extractor={source}", f"reference={source}/reference")
         cell = ("model=models/mine/psld", "sampler=em", "sampler.steps=3", "shard_size=10")
         given = (*cell, *alone, f"samples={result.samples}", "shards=samples/mine/psld/em-3")
         succeeded(call(project, "evaluate", *given, "output=alone.json"))
-        assert results(project, "alone.json") == {name: result}
-    assert len({result.value for result in together.values()}) == 3
+        (found,) = results(project, "alone.json").values()
+        assert found == result.model_copy(update={"kept_sha256": found.kept_sha256})
+    assert len({result.value for result in together.values()}) >= 5
+
+
+def test_a_cell_keeps_what_its_metrics_were_computed_from(project):
+    """Every number can be computed again, without images and networks."""
+    succeeded(call(project, "evaluate", CELL))
+    kept_file = project / "results/cells/mine/psld/em-3.safetensors"
+    (digest,) = {result.kept_sha256 for result in results(project).values()}
+    kept = load_kept(kept_file, digest)
+    assert {group: type(samples) for group, samples in kept.items()} == {
+        ("fd-classifier-train", 25): Features,
+        ("fd-classifier-train", 15): BlockStatistics,
+        ("fd-classifier-other", 25): BlockStatistics,
+    }
+    for name, result in results(project).items():
+        metric = parse(MetricSettings, result.metric, name)
+        reference, made = load_reference(project / f"features/digits/{metric.features}/reference")
+        assert made.features_sha256 == result.reference_sha256
+        again = measure(metric, kept[metric.features, result.samples], reference)
+        assert again.value == pytest.approx(result.value, rel=1e-9)
+        assert again.without_block == pytest.approx(result.estimate.without_block, rel=1e-9)
+        assert scale(metric, reference) == pytest.approx((result.floor, result.noise), rel=1e-9)
+    kept_file.write_bytes(kept_file.read_bytes()[:-1] + b"x")
+    with pytest.raises(UserError, match=r"em-3\.safetensors: damaged.*; evaluate the cell again"):
+        load_kept(kept_file, digest)
+
+
+def test_memorization_names_its_nearest_pairs(project):
+    succeeded(call(project, "evaluate", CELL))
+    found = results(project)
+    assert found["fd-classifier-train"].nearest is None
+    pairs = found["memorization-classifier-train"].nearest
+    assert len(pairs) == len({sample for sample, _ in pairs}) == 8
+    assert all(sample < 25 and image < 1437 for sample, image in pairs)
+    with contextlib.chdir(project):  # the figure is drawn for the grid's own model only
+        own = {"settings": load_grid("mine").models["psld"].settings}
+    results_of_own = [
+        r.model_copy(update={"model": r.model.model_copy(update=own)}) for r in found.values()
+    ]
+    CellResults(results=results_of_own).write(project / RESULT)
+    figure = ("grid_name=mine", "figure=nearest/psld/em-3")
+    succeeded(call(project, "figure", *figure, "data=data/digits.h5"))
+    assert (project / "results/figures/mine/nearest/psld/em-3.png").stat().st_size > 1000
+    refused(call(project, "figure", *figure), 2, "data: the training images are in the dataset")
+
+
+def test_a_damaged_reference_is_named_with_what_to_do(project):
+    path = project / "features/digits/fd-classifier-other/reference/features.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    said = refused(call(project, "evaluate", CELL), 2, "fd-classifier-other/reference/features")
+    assert said.strip().endswith("; run psld reference again")
+    assert not (project / RESULT).exists()
 
 
 def test_what_a_cell_needs_is_sampled_and_no_more(made):

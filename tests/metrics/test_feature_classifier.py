@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from psld.metrics.extractor import batches_of, statistics_of
+from psld.metrics.extractor import batches_of, gather
 from psld.metrics.extractor_training import accuracy, shifted, train_classifier
 from psld.metrics.feature_classifier import ClassifierExtractor, ImageShape
 from psld.metrics.settings import ClassifierSettings
@@ -38,7 +38,8 @@ def test_features_are_standardised_over_the_training_images(trained):
     """Then the trace of their covariance, which gives distances their scale, is near d."""
     images, _ = digits()
     training = images[:1000]
-    statistics = statistics_of(trained, batches_of(training, 256), "digits", len(training))
+    features = gather(trained, batches_of(training, 256), "digits", len(training))
+    statistics = features.total
     variances = statistics.covariance.diagonal()
     assert statistics.mean.abs().max() < 0.2
     assert 0.8 < variances.mean() < 1.25
@@ -46,15 +47,15 @@ def test_features_are_standardised_over_the_training_images(trained):
 
 def test_logits_belong_to_the_features(trained):
     images = torch.from_numpy(digits()[0][:5])
-    features = trained(images)
+    features, logits = trained(images)
     assert (features.shape, features.dtype) == ((5, trained.dimension), torch.float32)
-    torch.testing.assert_close(trained.logits(images), trained.network.classify(features))
+    torch.testing.assert_close(logits, trained.network.classify(features))
 
 
 def test_features_do_not_depend_on_the_batch(trained):
     images = torch.from_numpy(digits()[0][:7])
-    alone = torch.cat([trained(image[None]) for image in images])
-    torch.testing.assert_close(trained(images), alone)
+    alone = torch.cat([trained(image[None])[0] for image in images])
+    torch.testing.assert_close(trained(images)[0], alone)
 
 
 def test_the_seed_decides_and_the_caller_s_generator_is_left_alone():
@@ -75,8 +76,8 @@ def test_any_shape_of_image(channels, size):
     images = random.integers(0, 256, (40, channels, size, size), dtype=np.uint8)
     shape = ImageShape(channels=channels, image_size=size, num_classes=3)
     extractor = train_classifier(QUICK, shape, images, random.integers(0, 3, 40))
-    assert extractor(torch.from_numpy(images[:2])).shape == (2, 8)
-    assert extractor.logits(torch.from_numpy(images[:2])).shape == (2, 3)
+    features, logits = extractor(torch.from_numpy(images[:2]))
+    assert (features.shape, logits.shape) == ((2, 8), (2, 3))
 
 
 def test_other_images_are_user_errors(trained):

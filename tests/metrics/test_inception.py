@@ -7,7 +7,7 @@ import torch
 import torch_fidelity
 
 import psld.metrics.inception as inception
-from psld.metrics.extractor import batches_of, gather, statistics_of
+from psld.metrics.extractor import batches_of, gather
 from psld.metrics.frechet import frechet_distance
 from psld.metrics.inception import InceptionExtractor
 from psld.metrics.inception_score import inception_score
@@ -47,8 +47,8 @@ def test_metrics_of_shards_are_torch_fidelitys(extractor, weights):
         gather(extractor, batches_of(shard, 8), "shard", len(shard))
         for shard in (samples[:7], samples[7:])
     ]
-    total = shards[1].statistics() + shards[0].statistics()
-    ours = statistics_of(extractor, batches_of(reference, 12), "reference", len(reference))
+    total = shards[1].total + shards[0].total
+    ours = gather(extractor, batches_of(reference, 12), "reference", len(reference)).total
     expected = theirs["frechet_inception_distance"]
     assert frechet_distance(total, ours) == pytest.approx(expected, rel=1e-5)
     score = inception_score(torch.cat([shard.logits for shard in shards]), splits=2, blocks=4)

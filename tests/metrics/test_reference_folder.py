@@ -1,19 +1,16 @@
-"""A reference folder: its statistics and features, and errors for damaged files."""
+"""A reference folder: features in, features out, and errors for damaged files."""
 
 import pytest
 import torch
 
 from psld.config.settings import parse
 from psld.metrics.features import Features
-from psld.metrics.measure import measure
+from psld.metrics.measure import Reference, measure, scale
 from psld.metrics.reference_folder import (
-    FEATURES,
-    TEST_FEATURES,
     ReferenceManifest,
     load_reference,
-    load_reference_features,
+    save_features,
     save_reference_manifest,
-    save_statistics,
 )
 from psld.metrics.settings import MetricSettings
 from psld.utils.errors import UserError
@@ -29,54 +26,73 @@ METRIC = parse(
     "metric",
 )
 TRAIN, TEST = Features(random_features(200, 4, 1)), Features(random_features(100, 4, 1)[:60] + 0.1)
+NOISE = Features(random_features(50, 4, 2) + 10, logits=random_features(50, 3, 3))
 
 
-def write(folder, with_features: bool) -> None:
-    digests = {}
-    if with_features:
-        digests["features_sha256"] = TRAIN.save(folder / FEATURES)
-        digests["test_features_sha256"] = TEST.save(folder / TEST_FEATURES)
-    save_reference_manifest(
-        folder,
-        ReferenceManifest(
-            metric=METRIC,
-            dataset="digits",
-            dataset_digest="0",
-            samples=200,
-            statistics_sha256=save_statistics(folder, TRAIN.statistics()),
-            extractor_digest="1",
-            extractor_test_accuracy=None,
-            floor=0.1,
-            noise=0.0,
-            device="cpu",
-            versions={},
-            precision={},
-            git_revision=None,
-            **digests,
-        ),
+def write(folder, **parts: Features) -> None:
+    manifest = ReferenceManifest(
+        extractor=METRIC.extractor,
+        truncated_reference=False,
+        dataset="digits",
+        dataset_digest="0",
+        images={name: len(features) for name, features in parts.items()},
+        features_sha256=save_features(folder, parts),
+        extractor_digest="1",
+        extractor_test_accuracy=None,
+        device="cpu",
+        versions={},
+        precision={},
+        git_revision=None,
     )
+    save_reference_manifest(folder, manifest)
 
 
 def test_features_come_back_and_serve_a_measure(tmp_path):
-    write(tmp_path, with_features=True)
-    reference = load_reference_features(tmp_path, load_reference(tmp_path)[1])
-    assert torch.equal(reference.features.values, TRAIN.values)
-    assert torch.equal(reference.test_features.values, TEST.values)
+    write(tmp_path, train=TRAIN, test=TEST, noise=NOISE)
+    reference, manifest = load_reference(tmp_path)
+    for part, expected in zip(reference, (TRAIN, TEST, NOISE), strict=True):
+        assert torch.equal(part.values, expected.values)
+    assert torch.equal(reference.noise.logits, NOISE.logits)
+    assert [manifest.images_of(s) for s in ("train", "test", "all")] == [200, 60, 260]
     assert measure(METRIC, TRAIN, reference).value == 1
     assert measure(METRIC, TEST, reference).value == pytest.approx(0.1)
+    assert scale(METRIC, reference) == (pytest.approx(0.1), 0)
 
 
-def test_a_reference_of_statistics_alone_has_no_features(tmp_path):
-    write(tmp_path, with_features=False)
-    reference = load_reference_features(tmp_path, load_reference(tmp_path)[1])
-    assert reference.features is None
-    with pytest.raises(UserError, match="memorization-classifier: the reference has no features"):
+@pytest.mark.parametrize(("split", "images"), [("train", TRAIN), ("test", TEST)])
+def test_a_distance_is_to_the_images_of_its_split(split, images):
+    content = {"name": "fd-classifier", "extractor": {"kind": "classifier"}}
+    metric = parse(MetricSettings, content | {"reference_split": split}, "metric")
+    reference = Reference(TRAIN, TEST, NOISE)
+    assert measure(metric, images, reference).value == pytest.approx(0, abs=1e-9)
+    floor, noise = scale(metric, reference)
+    assert 0.01 < floor < noise
+    whole = metric.model_copy(update={"reference_split": "all"})
+    assert measure(whole, Features.joined([TRAIN, TEST]), reference).value == pytest.approx(
+        0, abs=1e-9
+    )
+    assert scale(whole, reference)[0] == pytest.approx(floor)
+
+
+def test_without_a_test_split_there_is_no_floor(tmp_path):
+    write(tmp_path, train=TRAIN, noise=NOISE)
+    reference, _ = load_reference(tmp_path)
+    fd = METRIC.model_copy(update={"measure": MetricSettings.model_fields["measure"].default})
+    assert scale(fd, reference)[0] is None
+    with pytest.raises(UserError, match="no test images"):
         measure(METRIC, TRAIN, reference)
 
 
 def test_damaged_features_are_named(tmp_path):
-    write(tmp_path, with_features=True)
-    manifest = load_reference(tmp_path)[1]
-    TEST.save(tmp_path / FEATURES)
-    with pytest.raises(UserError, match=r"features\.safetensors: damaged"):
-        load_reference_features(tmp_path, manifest)
+    write(tmp_path, train=TRAIN, noise=NOISE)
+    path = tmp_path / "features.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)
+    words = r"features\.safetensors: damaged.*; run psld reference again"
+    with pytest.raises(UserError, match=words) as caught:
+        load_reference(tmp_path)
+    assert "\n" not in str(caught.value)
+    path.unlink()
+    with pytest.raises(UserError, match=r"features\.safetensors: no such file; run psld reference"):
+        load_reference(tmp_path)

@@ -77,11 +77,22 @@ def test_measures_that_do_not_fit_are_refused():
         )
 
 
-def test_metrics_of_equal_features_share_a_pass():
-    fid = metric("fid", "inception")
-    assert fid.shares_features(metric("kid", "inception", measure={"kind": "kernel"}))
-    assert not fid.shares_features(metric("fid-test", "inception", reference_split="test"))
-    assert not fid.shares_features(metric("fd-classifier", "classifier"))
+def test_a_metric_has_its_own_features_or_those_it_names():
+    assert metric("fid", "inception").features == "fid"
+    kid = metric("kid", "inception", measure={"kind": "kernel"}, features="fid")
+    assert kid.features == "fid"
+
+
+def test_scores_and_shares_of_good_samples_are_better_if_larger():
+    def larger(kind: str, name: str) -> bool:
+        return metric(name, "inception", measure={"kind": kind}).larger_is_better
+
+    assert larger("inception-score", "inception-score")
+    assert larger("precision", "precision-inception")
+    assert larger("recall", "recall-inception")
+    assert not larger("frechet", "fid")
+    assert not larger("kernel", "kid")
+    assert not larger("memorization", "memorization-inception")
 
 
 @pytest.mark.parametrize("name", ["FID", "fid/../x", "fid ", ""])

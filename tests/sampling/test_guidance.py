@@ -8,8 +8,7 @@ import torch
 
 from psld.grid.composing import compose_guide, compose_model, compose_sampler
 from psld.grid.results import CellResults
-from psld.metrics.extractor_folder import load_extractor
-from psld.metrics.reference_folder import load_reference
+from psld.metrics.extractor_folder import open_extractor
 from psld.sampling.fit import check_fit
 from psld.sampling.shards import Shard
 from psld.training.manifest import GuideManifest, read_manifest
@@ -74,10 +73,9 @@ def test_classifier_free_samples_and_their_recognized_share(conditional_model, f
     )
     evaluation = (*cell, *metric, "shards=cell", f"samples={samples}", "output=result.json")
     succeeded(call(tmp_path, "evaluate", *evaluation))
-    made = load_reference(features / "reference")[1]
-    extractor = load_extractor(made.metric, features, made.dataset_digest)
+    extractor = open_extractor(features)
     images = torch.from_numpy(np.concatenate([shard.images for shard in shards])[:samples])
-    answers = extractor.logits(images).argmax(dim=1).numpy()
+    answers = extractor(images)[1].argmax(dim=1).numpy()
     labels = np.arange(samples) % 10
     (result,) = CellResults.read(tmp_path / "result.json").results
     assert result.class_accuracy == pytest.approx((answers == labels).mean())

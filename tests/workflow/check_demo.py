@@ -86,7 +86,7 @@ def test_the_demo_has_a_figure_of_every_kind(grid):
     figures = figures_of(grid)
     assert {"models/digits", "samplers/psld-0.02", *grid.file.pictures} < figures.keys()
     kinds = {figure.kind for figure in figures.values()}
-    assert kinds == {"plot", "samples", "comparison", "phase-space"}
+    assert kinds == {"plot", "samples", "comparison", "nearest", "phase-space"}
 
 
 def test_every_picture_can_be_looked_at(grid):

@@ -29,7 +29,7 @@ except UserError as error:
 wildcard_constraints:
     grid="|".join(GRIDS.grids),
     dataset="|".join(GRIDS.datasets),
-    metric="|".join(GRIDS.metrics),
+    features="|".join(GRIDS.features),
     model=r"[^/]+",
     guide=r"[^/]+",
     sampler=r"[^/]+",

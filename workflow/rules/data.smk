@@ -20,47 +20,47 @@ rule prepare:
         "python -m psld prepare dataset={wildcards.dataset} output={output.images} > {log} 2>&1"
 
 
-# Reads: data/DATASET.h5.  Makes: features/DATASET/METRIC, the classifier whose features are compared.
+# Reads: data/DATASET.h5.  Makes: features/DATASET/FEATURES, the classifier whose features are compared.
 rule train_extractor:
     input:
         images=ancient("data/{dataset}.h5"),
         digest="data/{dataset}.digest",
     output:
-        weights="features/{dataset}/{metric}/weights.safetensors",
-        manifest="features/{dataset}/{metric}/manifest.json",
+        weights="features/{dataset}/{features}/weights.safetensors",
+        manifest="features/{dataset}/{features}/manifest.json",
     log:
-        "logs/train_extractor/{dataset}-{metric}.log",
+        "logs/train_extractor/{dataset}-{features}.log",
     conda:
         "../../envs/evaluate.yaml"
     params:
-        settings=lambda w: GRIDS.metrics[w.metric]["extractor"],
+        settings=lambda w: GRIDS.features[w.features]["extractor"],
         folder=subpath(output.manifest, parent=True),
     shell:
-        "python -m psld train_extractor dataset={wildcards.dataset} metric={wildcards.metric} "
+        "python -m psld train_extractor dataset={wildcards.dataset} metric={wildcards.features} "
         "data={input.images} output={params.folder} > {log} 2>&1"
 
 
-# Reads: data/DATASET.h5 and the metric's extractor.  Makes: the statistics of the reference split.
+# Reads: data/DATASET.h5 and the metric's extractor.  Makes: the features of its images and of noise.
 rule reference:
     input:
         images=ancient("data/{dataset}.h5"),
         digest="data/{dataset}.digest",
         extractor=lambda w: (
             f"{folder}/manifest.json"
-            if (folder := GRIDS.extractor_folder(w.dataset, w.metric))
+            if (folder := GRIDS.extractor_folder(w.dataset, w.features))
             else []
         ),
     output:
-        statistics="features/{dataset}/{metric}/reference/statistics.safetensors",
-        manifest="features/{dataset}/{metric}/reference/manifest.json",
+        features="features/{dataset}/{features}/reference/features.safetensors",
+        manifest="features/{dataset}/{features}/reference/manifest.json",
     log:
-        "logs/reference/{dataset}-{metric}.log",
+        "logs/reference/{dataset}-{features}.log",
     conda:
         "../../envs/evaluate.yaml"
     params:
-        settings=lambda w: GRIDS.metrics[w.metric],
-        extractor=lambda w: GRIDS.extractor_folder(w.dataset, w.metric) or "null",
+        settings=lambda w: GRIDS.features[w.features],
+        extractor=lambda w: GRIDS.extractor_folder(w.dataset, w.features) or "null",
         folder=subpath(output.manifest, parent=True),
     shell:
-        "python -m psld reference dataset={wildcards.dataset} metric={wildcards.metric} "
+        "python -m psld reference dataset={wildcards.dataset} metric={wildcards.features} "
         "data={input.images} extractor={params.extractor} output={params.folder} > {log} 2>&1"
