@@ -39,16 +39,12 @@ class ImportSettings(RunSettings):
 
 
 class ImportModelSettings(TrainSettings, ImportSettings):
-    """Settings of `psld import` for a model."""
-
     kind: Literal["model"]
     weights: Literal["ema", "online"]
     """The moving average, used in the paper's samples, or the network as trained."""
 
 
 class ImportGuideSettings(TrainGuideSettings, ImportSettings):
-    """Settings of `psld import` for a guide."""
-
     kind: Literal["guide"]
 
 

@@ -40,8 +40,13 @@ def split_command(given: list[str]) -> list[str]:
 def main(settings: LaunchSettings) -> None:
     # Check the training before submitting: report a mistake now, not when the job starts.
     training = settings_of_training(settings.command)
-    digest = dataset_digest(Path(training.data))
-    run, output = Path(training.runs) / training.run_name(digest), Path(training.output)
+    digest = Path(training.data).with_suffix(".digest")
+    if not (digest.exists() and Path(training.data).exists()):
+        raise UserError(
+            f"{training.data}: no such file with its .digest; make it with psld prepare"
+        )
+    run = Path(training.runs) / training.run_name(digest.read_text().strip())
+    output = Path(training.output)
     if settings.where == "here" or (settings.where == "auto" and not slurm.available()):
         run_here(settings)
     if not slurm.available():
@@ -69,14 +74,6 @@ def settings_of_training(words: list[str]) -> RunSettings:
         raise UserError(f"launch: after -- comes train or train_guide, not {command}")
     kind, expand = kinds[command]
     return parse(kind, compose_content(command, expand_data(expand(given)), command), command)
-
-
-def dataset_digest(data: Path) -> str:
-    """Return the digest that psld prepare writes next to a dataset's file."""
-    path = data.with_suffix(".digest")
-    if not data.exists() or not path.exists():
-        raise UserError(f"{data}: no such file with its .digest; make it with psld prepare")
-    return path.read_text().strip()
 
 
 def leave(launcher: "Launcher", detach: bool, number: int) -> NoReturn:

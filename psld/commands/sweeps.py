@@ -26,7 +26,6 @@ FLAGS = {"--multirun", "-m"}
 
 
 def is_sweep(given: list[str]) -> bool:
-    """Check if the command line asks for a sweep."""
     return not FLAGS.isdisjoint(given)
 
 

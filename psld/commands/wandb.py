@@ -20,8 +20,6 @@ Verb = Literal["track", "sync", "dashboard"]
 
 
 class WandbCommandSettings(Settings):
-    """Settings of `psld wandb`."""
-
     verb: Verb
     """The first word of the command line."""
     grid_name: str

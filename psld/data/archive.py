@@ -58,7 +58,7 @@ class FileTree:
         return names
 
     def read(self, name: str) -> bytes:
-        """Raises BrokenPicture if the file does not match the archive's own checksum."""
+        """Read a file. Raises BrokenPicture if it does not match the archive's own checksum."""
         try:
             return self._archive.read(name) if self._archive else (self.path / name).read_bytes()
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:

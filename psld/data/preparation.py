@@ -101,7 +101,6 @@ def prepare_dataset(settings: DatasetSettings, output: Path) -> dict[str, Any]:
 
 
 def _broken_in(pictures: list[Picture]) -> dict[Picture, str]:
-    """Return the broken pictures and their names."""
     broken = {}
     for picture in pictures:
         try:

@@ -114,7 +114,6 @@ def _in_official_order(network: Encoder) -> Iterator[nn.Module | None]:
 
 
 def _parameters(module: nn.Module, settings: EncoderSettings) -> Iterator[Parameter]:
-    """Yield the parameters of one official layer."""
     resampling_conv = "Conv2d_0" if settings.resampling == "fir" else "Conv_0"
     match module:
         case FourierEmbedding():

@@ -47,7 +47,6 @@ def find_report(api: wandb.Api, entity: str, project: str, title: str) -> report
 
 
 def report_blocks(grid: Grid, models: Path) -> Iterator[Block]:
-    """Yield the content of the report."""
     yield reports.TableOfContents()
     yield reports.H1("Distances")
     yield from _distances(grid)

@@ -46,7 +46,6 @@ class TrackedRun:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the content."""
         images = {}
         for name, image in self.images.items():
             content = image.read_bytes() if isinstance(image, Path) else image.tobytes()

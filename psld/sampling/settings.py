@@ -124,7 +124,7 @@ class MultistepSampler(GuidedSettings, MultistepSettings):
 
 
 class GDDIMSampler(GuidedSettings, GDDIMSettings):
-    """Generalised DDIM, and its guidance."""
+    """Generalized DDIM, and its guidance."""
 
 
 class ConjugateSampler(GuidedSettings, ConjugateSettings):
@@ -193,8 +193,6 @@ class CellSettings(Settings):
 
 
 class SampleSettings(CellSettings):
-    """Settings of `psld sample`."""
-
     first: int = Field(ge=0)
     """Index of the first shard. Shard j begins with sample j · shard_size."""
     shards: int = Field(ge=1)
