@@ -11,8 +11,9 @@ from psld.diffusion.loss import Batch
 from psld.diffusion.process import LinearProcess
 from psld.training.ranks import Ranks
 from psld.training.settings import LoopSettings
+from psld.utils.device import pinned
 from psld.utils.errors import UserError
-from psld.utils.randomness import Stream, generator
+from psld.utils.randomness import Ahead, Stream, generator, standard_normal, stream_seed
 
 RESIDENT_BYTES = 4 << 30
 """A training split up to this size is moved to the training device as a whole."""
@@ -32,8 +33,8 @@ class Labels:
 class Batches:
     """Draws the global batch of a step from (seed, step) and takes this rank's part.
 
-    Indices, flips and times are drawn on the CPU, the noise on the training device, so nothing
-    waits for the device.
+    Everything is drawn on the CPU, by a thread that is one step ahead, so the batches are the same
+    bytes on every device, and nothing waits for the device.
     """
 
     def __init__(
@@ -58,9 +59,23 @@ class Batches:
         self.resident: Tensor | None = None
         if images.nbytes <= RESIDENT_BYTES:
             self.resident = torch.from_numpy(np.array(images)).to(self.device)
+        self._drawn = Ahead(self._draw_on_host)
 
     def draw(self, step: int) -> Batch:
         """This rank's part of the batch of one step."""
+        t, *drawn = self._drawn(step)
+        images, flipped, noise, labels = (
+            None if part is None else part.to(self.device, non_blocking=True) for part in drawn
+        )
+        x0 = from_uint8(images if self.resident is None else self.resident[images])
+        if self.flip:
+            x0 = torch.where(flipped[:, None, None, None], x0.flip(-1), x0)
+        channels = self.process.blocks * x0.shape[1]
+        auxiliary = noise[:, channels:] if self.process.needs_auxiliary_noise else None
+        return Batch(x0=x0, t=t, eps=noise[:, :channels], auxiliary_eps=auxiliary, labels=labels)
+
+    def _draw_on_host(self, step: int) -> tuple[Tensor | None, ...]:
+        """Times, images (their indices if the device holds all), flips, noise, labels."""
         settings, size = self.settings, self.settings.batch_size
         host = generator("cpu", settings.seed, Stream.BATCH, step)
         indices = torch.randint(len(self.images), (size,), generator=host)[self.part]
@@ -71,30 +86,14 @@ class Batches:
             dropped = torch.rand(size, generator=host)[self.part] < self.labels.dropout
             labels = torch.from_numpy(self.labels.values[indices.numpy()])
             labels[dropped] = self.labels.num_classes
-            labels = labels.to(self.device, non_blocking=True)
-        x0 = self._gather(indices)
-        if self.flip:
-            flipped = flipped.to(self.device, non_blocking=True)[:, None, None, None]
-            x0 = torch.where(flipped, x0.flip(-1), x0)
+        images = indices
+        if self.resident is None:
+            images = torch.from_numpy(self.images[indices.numpy()])
         # Noise for k blocks, and for k − 1 more under DSM.
-        channels, auxiliary = self.process.blocks * x0.shape[1], 0
-        if self.process.needs_auxiliary_noise:
-            auxiliary = channels - x0.shape[1]
-        device = generator(self.device, settings.seed, Stream.NOISE, step)
-        shape = (size, channels + auxiliary, *x0.shape[2:])
-        noise = torch.randn(shape, generator=device, device=self.device)[self.part]
-        return Batch(
-            x0=x0,
-            t=settings.time_eps + (LinearProcess.T - settings.time_eps) * uniform,
-            eps=noise[:, :channels],
-            auxiliary_eps=noise[:, channels:] if auxiliary else None,
-            labels=labels,
-        )
-
-    def _gather(self, indices: Tensor) -> Tensor:
-        if self.resident is not None:
-            return from_uint8(self.resident[indices.to(self.device, non_blocking=True)])
-        images = torch.from_numpy(self.images[indices.numpy()])
-        if self.device.type == "cuda":
-            images = images.pin_memory()
-        return from_uint8(images.to(self.device, non_blocking=True))
+        blocks, channels = self.process.blocks, self.images.shape[1]
+        drawn = (2 * blocks - 1 if self.process.needs_auxiliary_noise else blocks) * channels
+        key = stream_seed(settings.seed, Stream.NOISE)
+        noise = standard_normal(key, step, (size, drawn, *self.images.shape[2:]))[self.part]
+        t = settings.time_eps + (LinearProcess.T - settings.time_eps) * uniform
+        copied = (images, flipped, noise, labels)
+        return t, *(None if part is None else pinned(part, self.device) for part in copied)

@@ -4,10 +4,16 @@ A stream depends on nothing else, so no generator state is saved, and no result 
 batch size or the number of ranks.
 """
 
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from enum import IntEnum
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
+
+T = TypeVar("T")
 
 
 class Stream(IntEnum):
@@ -34,3 +40,35 @@ def generator(
 ) -> torch.Generator:
     """A generator on `device` at the start of the stream (seed, stream, index)."""
     return torch.Generator(device).manual_seed(stream_seed(seed, stream, *index))
+
+
+def standard_normal(key: int, index: int, shape: tuple[int, ...]) -> Tensor:
+    """Standard normal numbers, float32 on the CPU: draw `index` of the stream with this key.
+
+    NumPy's counter-based generator Philox draws them. So they are the same bytes on every machine,
+    a draw depends on no other, and a smaller draw is the beginning of a larger one.
+    """
+    # The counter's lower words count within a draw.
+    bits = np.random.Philox(key=key, counter=[0, 0, index, 0])
+    return torch.from_numpy(np.random.Generator(bits).standard_normal(shape, dtype=np.float32))
+
+
+class Ahead(Generic[T]):
+    """A function of an index whose next value a thread computes, while the last one is used."""
+
+    def __init__(self, function: Callable[[int], T]) -> None:
+        self.function = function
+        self._pool = ThreadPoolExecutor(1, function.__qualname__)
+        self._next: tuple[int, Future[T]] | None = None
+
+    def __call__(self, index: int, then: bool = True) -> T:
+        """Return function(index); `then` begins with function(index + 1)."""
+        begun, self._next = self._next, None
+        value = begun[1].result() if begun and begun[0] == index else self.function(index)
+        if then:
+            self._next = (index + 1, self._pool.submit(self.function, index + 1))
+        return value
+
+    def close(self) -> None:
+        """End the thread."""
+        self._pool.shutdown(wait=True, cancel_futures=True)

@@ -20,7 +20,7 @@ def draws(count: int, seed=0, shard=0, shape=SHAPE) -> list[torch.Tensor]:
 
 
 def threads() -> set[str]:
-    return {thread.name for thread in threading.enumerate() if "noise" in thread.name}
+    return {thread.name for thread in threading.enumerate() if "ShardNoise" in thread.name}
 
 
 def test_the_bytes_are_these():

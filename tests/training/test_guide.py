@@ -66,7 +66,7 @@ def test_the_loss_is_the_mean_negative_log_probability(process):
 
 def test_it_learns_to_tell_classes_apart_in_noise(process, tmp_path):
     images, labels = two_classes(64)
-    settings = recipe(steps=60, batch_size=32, learning_rate=3e-3, log_every=10)
+    settings = recipe(steps=120, batch_size=32, learning_rate=3e-3, log_every=10)
     torch.manual_seed(0)
     small = GuideSettings(
         base_channels=8, channel_multipliers=(1, 2), blocks_per_level=1, block="ddpm", init_scale=1
