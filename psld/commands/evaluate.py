@@ -22,7 +22,7 @@ from psld.sampling.sample import origin_of
 from psld.sampling.settings import CellSettings
 from psld.sampling.shards import read_shards
 from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
-from psld.utils.device import choose_device
+from psld.utils.device import use_device
 from psld.utils.provenance import provenance
 
 
@@ -123,7 +123,7 @@ def load_source(
 ) -> Source:
     """Load a metric's reference and extractor. Raises UserError if they do not fit the model."""
     reference, manifest = load_reference(reference_folder)
-    device = choose_device(settings.device)
+    device = use_device(settings.device)
     extractor = load_extractor(metric, extractor_folder, manifest.dataset_digest, device)
     dataset = model.settings.dataset.name
     place = (reference_folder, manifest)

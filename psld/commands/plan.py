@@ -29,16 +29,13 @@ def forward_gigaflops(kind: Kind, trained: ComposedTraining) -> float:
     """Return the GFLOPs of one image through a network; a multiply-add counts as two."""
     # torch takes longer to import than everything else here, and only the cost needs it.
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
-    from psld.training.model import build_guide, build_network, build_process
+    from psld.training.model import build_guide, build_network, build_process, forward_flops
 
     if kind == "model":
         settings, build = compose_model(trained.overrides, kind), build_network
     else:
         settings, build = compose_guide(trained.overrides, kind), build_guide
     process = build_process(settings)
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network = build(settings, process).eval()
-        network(torch.empty(1, *network.in_shape), torch.empty(1))
-    return counter.get_total_flops() / 1e9
+    with torch.device("meta"):
+        return forward_flops(build(settings, process).eval()) / 1e9

@@ -22,7 +22,7 @@ from psld.metrics.extractor_folder import load_extractor, read_manifest
 from psld.metrics.features import Features
 from psld.metrics.reference_folder import ReferenceManifest, save_features, save_reference_manifest
 from psld.metrics.settings import MetricSettings, ReferenceSettings
-from psld.utils.device import choose_device
+from psld.utils.device import use_device
 from psld.utils.errors import UserError
 from psld.utils.provenance import device_name, provenance
 
@@ -36,7 +36,7 @@ def main(settings: ReferenceSettings) -> None:
     wanted = metric.reference_split
     if wanted != "all" and store.splits[wanted] == 0:
         raise UserError(f"{settings.data}: no {wanted} images; set metric.reference_split")
-    extractor = load_extractor(metric, folder, store.digest, choose_device(settings.device))
+    extractor = load_extractor(metric, folder, store.digest, use_device(settings.device))
     parts = features_of_splits(extractor, store, metric)
     parts["train"] = Features(parts["train"].values)  # no metric needs its logits
     parts["noise"] = features_of_noise(extractor, store, metric.batch_size)

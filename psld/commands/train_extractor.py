@@ -14,7 +14,7 @@ from psld.metrics.extractor_folder import ExtractorManifest, save_manifest, save
 from psld.metrics.extractor_training import accuracy, train_classifier
 from psld.metrics.feature_classifier import ImageShape
 from psld.metrics.settings import TrainExtractorSettings
-from psld.utils.device import choose_device
+from psld.utils.device import use_device
 from psld.utils.errors import UserError
 from psld.utils.provenance import device_name, provenance
 
@@ -30,7 +30,7 @@ def main(settings: TrainExtractorSettings) -> None:
     shape = ImageShape(
         channels=store.channels, image_size=store.image_size, num_classes=store.num_classes
     )
-    device = choose_device(settings.device)
+    device = use_device(settings.device)
     started = time.monotonic()
     extractor = train_classifier(
         settings.metric.extractor, shape, store.images("train"), store.labels("train"), device

@@ -20,9 +20,7 @@ from psld.grid.resolved import ComposedTraining, Grid, shards_of_cells
 from psld.grid.results import paper_values, read_result
 from psld.sampling.settings import shards_needed
 from psld.training.manifest import MANIFEST, GuideManifest, ModelManifest, read_manifest
-
-TRAIN_FACTOR = 3
-"""FLOPs of a training step over those of its forward pass; the backward pass takes two thirds."""
+from psld.training.settings import TRAIN_FACTOR
 
 SECONDS_PER_HOUR = 3600
 

@@ -33,7 +33,7 @@ from psld.sampling.settings import (
 from psld.sampling.shards import Shard, ShardOrigin, load_made_by, shard_path
 from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.training.model import Guide, Model, load_guide, load_model
-from psld.utils.device import choose_device
+from psld.utils.device import use_device
 from psld.utils.errors import RunError, UserError
 from psld.utils.files import digest_of
 from psld.utils.provenance import device_name
@@ -60,7 +60,7 @@ def sample_shards(settings: SampleSettings) -> Iterator[tuple[Shard, bool]]:
 
     Each shard is written when it is done, so a killed process loses at most one.
     """
-    device = choose_device(settings.device)
+    device = use_device(settings.device, tf32=True)
     model = load_model(settings.model, device)
     called = forward_pass(
         model.network,

@@ -11,10 +11,12 @@ from tqdm import tqdm
 from psld.diffusion.loss import Objective
 from psld.networks.forward import forward_pass
 from psld.training.batches import Batch, Batches
+from psld.training.model import forward_flops
 from psld.training.ranks import Ranks
-from psld.training.settings import LoopSettings
+from psld.training.settings import TRAIN_FACTOR, LoopSettings
 from psld.training.state import Checkpoints, History, TrainingState
 from psld.training.stop import Stopped, StopRequest
+from psld.utils.device import peak_flops
 from psld.utils.errors import RunError
 from psld.utils.randomness import Stream, stream_seed
 
@@ -54,7 +56,9 @@ def train(
     """
     called = forward_pass(state.network, settings.precision, compile=settings.compile)
     network = ranks.parallel(called)
-    meter = Meter(ranks)
+    peak = peak_flops(ranks.device, settings.precision)
+    flops = peak and TRAIN_FACTOR * forward_flops(state.ema.network)
+    meter = Meter(ranks, flops and flops / (peak * ranks.world))
     silent = None if ranks.leads else True  # None: silent if the output is a file
     progress = tqdm(
         total=settings.steps, initial=state.step, desc="training", unit="step", disable=silent
@@ -67,6 +71,7 @@ def train(
         # have the same order, so a resumed training equals an uninterrupted one to the bit.
         accumulate_gradient(network, loss_of, batches.draw(state.step), settings.micro_batch)
         state.optimizer.zero_grad(set_to_none=True)
+    ranks.limit_exchanges()
     while state.step < settings.steps:
         step = state.step
         torch.manual_seed(stream_seed(settings.seed, Stream.DROPOUT, step, ranks.rank))
@@ -84,18 +89,20 @@ def train(
             loss_text = f"{values['loss']:.4f}"
             progress.set_postfix(loss=loss_text)
             if saving and ranks.leads and progress.disable:
-                speed = f"{values['images_per_second']:.0f} images/s"
-                print(f"step {state.step}/{settings.steps}: loss {loss_text}, {speed}", flush=True)
+                described = f"step {state.step}/{settings.steps}: loss {loss_text}, "
+                print(described + described_speed(values), flush=True)
             rate = learning_rate(settings, step)
             state.history.append({"step": state.step, **values, "learning_rate": rate})
-        if settings.preview_every and state.step % settings.preview_every == 0 and ranks.leads:
+        previewing = settings.preview_every and state.step % settings.preview_every == 0
+        if previewing and ranks.leads:
             log.preview(state.step, state.ema.network)
         if saving or stopping:
             state.seconds = earlier_seconds + time.monotonic() - started
             if ranks.leads:
                 checkpoints.save(state)
                 log.saved(state.history)
-            ranks.barrier()
+        if previewing or saving or stopping:
+            ranks.barrier()  # nccl would not let the others wait in the next step.
         if logging:
             meter.start_clock()  # do not count saving and previews as training
         if stopping:
@@ -151,11 +158,23 @@ def learning_rate(settings: LoopSettings, step: int) -> float:
     return settings.learning_rate * step / settings.warmup_steps
 
 
+def described_speed(values: dict[str, float]) -> str:
+    """Images per second; on a GPU also the peak memory, and the MFU if it is known."""
+    parts = [f"{values['images_per_second']:.0f} images/s"]
+    if "peak_memory_gib" in values:
+        parts.append(f"{values['peak_memory_gib']:.1f} GiB")
+    if "mfu" in values:
+        parts.append(f"MFU {values['mfu']:.1%}")
+    return ", ".join(parts)
+
+
 class Meter:
     """Averages loss and gradient norm on the device, and finds the first step with NaN."""
 
-    def __init__(self, ranks: Ranks) -> None:
+    def __init__(self, ranks: Ranks, mfu_of_one: float | None = None) -> None:
+        """`mfu_of_one`: the model FLOPs utilization (MFU) at one image per second, if known."""
         self.ranks = ranks
+        self.mfu_of_one = mfu_of_one
         self.broken = torch.tensor(-1, device=ranks.device)
         """The first step with a gradient that is not finite; −1 if there is none."""
         self.sums, self.steps = torch.zeros(2, device=ranks.device), 0
@@ -186,4 +205,9 @@ class Meter:
         speed = images_per_step * self.steps / (time.monotonic() - self.since)
         self.sums, self.steps = torch.zeros_like(self.sums), 0
         self.start_clock()
-        return {"loss": loss, "grad_norm": norm, "images_per_second": speed}
+        values = {"loss": loss, "grad_norm": norm, "images_per_second": speed}
+        if self.ranks.device.type == "cuda":
+            values["peak_memory_gib"] = torch.cuda.max_memory_allocated(self.ranks.device) / 2**30
+        if self.mfu_of_one:
+            values["mfu"] = speed * self.mfu_of_one
+        return values

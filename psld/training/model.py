@@ -7,6 +7,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from psld.diffusion.instances import from_settings
 from psld.diffusion.process import LinearProcess
@@ -79,6 +80,15 @@ def load_guide(folder: str | Path, device: torch.device) -> Guide:
     network = build_guide(manifest.settings, build_process(manifest.settings))
     _load_weights(network, Path(folder), manifest)
     return Guide(manifest.settings, network.to(device).eval().requires_grad_(False))
+
+
+@torch.no_grad()
+def forward_flops(network: nn.Module) -> int:
+    """Return the FLOPs of one image through a network; a multiply-add counts as two."""
+    device = next(network.parameters()).device
+    with FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, *network.in_shape, device=device), torch.ones(1, device=device))
+    return counter.get_total_flops()
 
 
 def _load_weights(

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,18 +13,26 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from psld.utils.device import choose_device
+from psld.utils.device import use_device
 
 if TYPE_CHECKING:
     from submitit import JobEnvironment
 
 PORTS = range(20_000, 32_000)
 """Below the ports of outgoing connections, which may be taken at any time."""
+PATIENCE = timedelta(days=7)
+"""How long a rank waits for others that prepare the first step, preview or save. The leading rank
+may wait for another training to end before it joins."""
+EXCHANGE = timedelta(minutes=10)
+"""How long an exchange of gradients over nccl may take once all ranks have begun to train."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place among the ranks. Each method returns the same on every rank."""
+    """This process's place among the ranks. Each method returns the same on every rank.
+
+    Numbers that control the training are CPU tensors, so no rank waits for its device.
+    """
 
     rank: int
     world: int
@@ -44,40 +53,37 @@ class Ranks:
             return DistributedDataParallel(network, broadcast_buffers=False)
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean over the ranks."""
+        """The mean over the ranks, on the CPU."""
+        values = values.cpu()
         if self.world > 1:
             dist.all_reduce(values)
-            values = values / self.world
-        return values
+        return values / self.world
 
     def largest(self, number: int) -> int:
-        """The largest of the ranks' numbers. Waits for all ranks."""
-        if self.world == 1:
-            return number
-        numbers = torch.tensor(number, device=self.device)
-        dist.all_reduce(numbers, dist.ReduceOp.MAX)
-        return int(numbers)
-
-    def of_leader(self, number: int) -> int:
-        """The leading rank's number."""
-        if self.world == 1:
-            return number
-        numbers = torch.tensor(number, device=self.device)
-        dist.broadcast(numbers, src=0)
+        """The largest of the ranks' numbers. Waits for all ranks, but not for their devices."""
+        numbers = torch.tensor(number)
+        if self.world > 1:
+            dist.all_reduce(numbers, dist.ReduceOp.MAX)
         return int(numbers)
 
     def barrier(self) -> None:
-        if self.world > 1:
-            dist.barrier()
+        """Wait until all ranks are here."""
+        self.largest(0)
+
+    def limit_exchanges(self) -> None:
+        """Wait for all ranks; from then on, a rank ends if gradients take longer than `EXCHANGE`.
+
+        Control numbers keep their patience. If a rank dies, gloo reports it at once.
+        """
+        self.barrier()
+        if self.world > 1 and self.device.type == "cuda":
+            dist.group.WORLD._get_backend(self.device)._set_default_timeout(EXCHANGE)
 
 
-@contextmanager
-def join_ranks(device: str) -> Iterator[Ranks]:
-    """Join the ranks that submitit or torchrun (RANK, WORLD_SIZE, …) started, or be the only one.
+def rank_of_environment() -> int:
+    """This process's rank, by the variables of torchrun (RANK, …), or of submitit, which are set.
 
-    Several ranks communicate through nccl on GPUs and through gloo elsewhere. A rank that fails
-    does not leave the process group: other ranks may wait for it in an exchange, and nccl would
-    then block this rank before it reports its error.
+    It is 0 for a process that is alone.
     """
     if "SUBMITIT_EXECUTOR" in os.environ:
         # Only jobs of submitit pay for its import.
@@ -87,10 +93,27 @@ def join_ranks(device: str) -> Iterator[Ranks]:
         os.environ["MASTER_PORT"] = str(meeting_port(JobEnvironment()))
         # LOCAL_RANK chooses the GPU. CUDA_VISIBLE_DEVICES stays as the scheduler set it.
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", 0)))
+    return int(os.environ.get("RANK", 0))
+
+
+@contextmanager
+def join_ranks(device: str) -> Iterator[Ranks]:
+    """Join the ranks of the environment, or be the only one.
+
+    Several ranks exchange gradients through nccl on GPUs, and everything else through gloo. A rank
+    that fails does not leave the process group: other ranks may wait for it in an exchange, and
+    nccl would then block this rank before it reports its error.
+    """
+    rank, world = rank_of_environment(), int(os.environ.get("WORLD_SIZE", 1))
+    local_rank = int(os.environ["LOCAL_RANK"]) if world > 1 else None
+    chosen = use_device(device, rank=local_rank, tf32=True)
     if world > 1:
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        on_gpu = chosen.type == "cuda"
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+            timeout=PATIENCE,
+            device_id=chosen if on_gpu else None,
+        )
     yield Ranks(rank, world, chosen)
     if world > 1:
         dist.destroy_process_group()

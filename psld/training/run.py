@@ -22,10 +22,11 @@ from psld.training.manifest import (
     write_manifest,
 )
 from psld.training.model import save_weights
-from psld.training.ranks import join_ranks
+from psld.training.ranks import join_ranks, rank_of_environment
 from psld.training.settings import RunSettings
 from psld.training.state import Checkpoints, TrainingState
 from psld.training.stop import StopRequest
+from psld.utils.device import choose_device
 from psld.utils.files import write_json
 from psld.utils.locks import sole_holder
 from psld.utils.provenance import device_name, provenance
@@ -62,17 +63,20 @@ def run_training(
     calls `begins` with the run directory and the first step.
     """
     store.verify()
+    choose_device(settings.device)  # Refuse a wrong one before anything is written.
+    run = Path(settings.runs) / settings.run_name(store.digest)
     with ExitStack() as stack:
+        # The leading rank takes the lock before it joins: nccl would not let the others wait.
+        if rank_of_environment() == 0:
+            waiting = f"{run}: another training is running there; waiting for its end"
+            stack.enter_context(sole_holder(run / "lock", waiting))
         ranks = stack.enter_context(join_ranks(settings.device))
         torch.manual_seed(stream_seed(settings.training.seed, Stream.INITIAL_WEIGHTS))
         state = TrainingState(task.build().to(ranks.device), settings.training)
-        run = Path(settings.runs) / settings.run_name(store.digest)
         checkpoints = Checkpoints(run / "checkpoints", settings.training.milestone_every)
-        if ranks.leads:
-            waiting = f"{run}: another training is running there; waiting for its end"
-            stack.enter_context(sole_holder(run / "lock", waiting))
-        # The leading rank holds the lock; all ranks load the checkpoint that it sees.
-        checkpoints.restore(state, ranks.device, ranks.of_leader(checkpoints.newest()))
+        # All ranks load the checkpoint that the leading one sees.
+        newest = ranks.largest(checkpoints.newest() if ranks.leads else 0)
+        checkpoints.restore(state, ranks.device, newest)
         if ranks.leads:
             begins(run, state.step)
         if state.step < settings.training.steps:

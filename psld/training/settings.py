@@ -10,6 +10,9 @@ from psld.diffusion.settings import ProcessSettings
 from psld.networks.settings import EncoderSettings, GuideSettings, NetworkSettings
 from psld.utils.files import digest_of
 
+TRAIN_FACTOR = 3
+"""FLOPs of a training step over those of its forward pass; the backward pass takes two thirds."""
+
 
 class LoopSettings(Settings):
     """The training recipe that models and guides share. The defaults are the paper's."""
@@ -33,7 +36,7 @@ class LoopSettings(Settings):
     """Training times are uniform on [time_eps, 1]."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the network's forward pass; weights and optimizer stay in fp32. On GPUs since
-    Ampere, convolutions in fp32 use TF32 (ten bits), which is torch's default."""
+    Ampere, its products in fp32 use TF32 (ten bits)."""
     compile: bool = False
     """Compile the network with torch.compile."""
     seed: int = Field(0, ge=0)

@@ -19,7 +19,8 @@ DAMAGE = (RuntimeError, EOFError, KeyError, TypeError, ValueError, UnpicklingErr
 KEPT = 2
 """The number of newest checkpoints that are kept, besides milestones."""
 History = list[dict[str, float]]
-"""What was logged: step, loss, grad_norm, images_per_second and learning_rate, step by step."""
+"""What was logged, step by step: step, loss, grad_norm, images_per_second, learning_rate; on GPUs
+also peak_memory_gib and mfu (model FLOPs utilization)."""
 
 
 class TrainingState:

@@ -8,9 +8,12 @@ import torch
 from safetensors.torch import load_file
 
 import psld.training.loop as loop
+import psld.training.run as training_run
 from psld.data.store import ImageStore
 from psld.training.model import load_model
+from psld.utils.errors import RunError
 from psld.utils.files import sha256_of_file
+from psld.utils.locks import held_if_free
 from tests.commands import (
     TINY,
     call,
@@ -19,6 +22,7 @@ from tests.commands import (
     files_below,
     refused,
     run,
+    run_directory,
     succeeded,
 )
 
@@ -82,6 +86,20 @@ def test_the_weights_are_the_moving_average(finished):
     for name, value in exported.items():
         assert torch.equal(value, state["ema"][name]), name
     assert any(not torch.equal(exported[name], state["network"][name]) for name in exported)
+
+
+def test_the_lock_is_taken_before_the_ranks_join(digits, tmp_path, monkeypatch):
+    """Other ranks wait for the leading one as long as it takes, but not in a group of nccl."""
+    held = []
+
+    def join(device):
+        with held_if_free(run_directory(tmp_path) / "lock") as was_free:
+            held.append(not was_free)
+        raise RunError("no others here")
+
+    monkeypatch.setattr(training_run, "join_ranks", join)
+    refused(call(tmp_path, "train", *SETTINGS, f"data={digits}"), 1, "no others here")
+    assert held == [True]
 
 
 def test_a_finished_training_only_exports(trained, digits, monkeypatch):

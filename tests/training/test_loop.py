@@ -10,7 +10,10 @@ import torch
 from psld.diffusion.instances import psld, vp_sde
 from psld.diffusion.loss import EpsilonLoss
 from psld.networks.forward import forward_pass
+from psld.training import loop
 from psld.training.loop import Meter, accumulate_gradient, learning_rate, train
+from psld.training.model import forward_flops
+from psld.training.ranks import Ranks
 from psld.training.state import Checkpoints
 from psld.training.stop import Stopped, StopRequest
 from psld.utils.errors import RunError
@@ -144,6 +147,47 @@ def test_what_is_logged_and_saved_when(tmp_path):
             "images_per_second",
         }
         assert all(math.isfinite(value) and value > 0 for value in values.values())
+
+
+def test_other_ranks_wait_while_the_leading_one_previews_and_saves(tmp_path):
+    """Outside of the next step, whose exchange has a time limit."""
+    events: list[str] = []
+
+    class Watched(Ranks):
+        def barrier(self) -> None:
+            events.append("all wait")
+
+    class Slow(Recorder):
+        def preview(self, step, network):
+            events.append(f"preview {step}")
+
+        def saved(self, history):
+            events.append(f"saved {len(history)}")
+
+    settings = recipe(steps=6, checkpoint_every=6, log_every=6, preview_every=4)
+    ranks = Watched(0, 1, ONE_RANK.device)
+    state, checkpoints = tiny_state(PROCESS, settings), Checkpoints(tmp_path)
+    batches, loss_of = batches_of(PROCESS, settings), EpsilonLoss(PROCESS)
+    train(state, batches, loss_of, settings, ranks, checkpoints, Slow(), StopRequest())
+    assert events == ["all wait", "preview 4", "all wait", "saved 1", "all wait"]
+
+
+def test_memory_and_utilization_of_a_gpu_are_logged(tmp_path, monkeypatch, capsys):
+    """MFU: FLOPs of the steps over those that the card could do."""
+    monkeypatch.setattr(loop, "peak_flops", lambda device, precision: 1e12)
+    settings = recipe(steps=4, log_every=2, checkpoint_every=2)
+    state, _, log = run(tmp_path, settings)
+    for values in log.logged.values():
+        flops = 3 * forward_flops(state.network)
+        assert values["mfu"] == pytest.approx(values["images_per_second"] * flops / 1e12)
+    assert capsys.readouterr().out.count(" images/s, MFU ") == 2
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3 << 29)
+    meter = Meter(ONE_RANK)
+    meter.ranks = replace(ONE_RANK, device=torch.device("cuda"))
+    meter.add(0, torch.tensor(1.0), torch.tensor(1.0))
+    values = meter.read(images_per_step=1)
+    assert values["peak_memory_gib"] == 1.5
+    assert "1.5 GiB" in loop.described_speed(values)
 
 
 def test_the_logged_loss_is_the_mean_since_the_last_time(tmp_path):

@@ -1,15 +1,21 @@
 """One training on several ranks: two processes over gloo against one."""
 
+import os
 import sys
+from collections.abc import Iterator
+from datetime import timedelta
 from unittest.mock import Mock
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from psld.training import ranks as ranks_module
 from psld.training.ranks import Ranks, join_ranks, meeting_port
-from psld.utils.device import choose_device
+from psld.utils import gpus as sharing
+from psld.utils.device import choose_device, peak_flops, use_device
 from psld.utils.errors import UserError
+from psld.utils.provenance import provenance
 from tests.commands import TINY, call, command, run, run_directory, succeeded
 
 SETTINGS = (
@@ -51,7 +57,7 @@ def test_one_rank_needs_no_launcher():
     with join_ranks("cpu") as ranks:
         assert (ranks.rank, ranks.world, ranks.leads) == (0, 1, True)
         assert not torch.distributed.is_initialized()
-        assert ranks.largest(15) == ranks.of_leader(15) == 15
+        assert ranks.largest(15) == 15
         values = torch.tensor([1.0, 2.0])
         assert torch.equal(ranks.mean(values), values)
         network = torch.nn.Linear(1, 1)
@@ -79,37 +85,127 @@ def test_the_first_rank_leads():
 
 
 def test_devices():
+    assert use_device("cpu") == torch.device("cpu")
     assert choose_device("cpu") == torch.device("cpu")
     with pytest.raises(UserError, match="no such device 'gpu'; use auto, cpu or cuda"):
         choose_device("gpu")
 
 
 @pytest.fixture
-def gpus(monkeypatch) -> list[torch.device]:
+def gpus(monkeypatch, tmp_path) -> Iterator[list[torch.device]]:
     """Two GPUs, as torch tells of them; the list is of those that were chosen."""
     chosen: list[torch.device] = []
-    monkeypatch.delenv("SLURM_GPUS_PER_TASK", raising=False)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setattr(sharing, "LOCKS", tmp_path)
+    monkeypatch.setattr(sharing, "_held", {})
+    for backend, flag in (
+        (torch.backends.cudnn, "benchmark"),
+        (torch.backends.cudnn, "allow_tf32"),
+    ):
+        monkeypatch.setattr(backend, flag, getattr(backend, flag))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: Mock(uuid=f"0-{index}"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    return chosen
+    before = torch.get_float32_matmul_precision()
+    yield chosen
+    torch.set_float32_matmul_precision(before)
 
 
 def test_a_rank_takes_the_gpu_of_its_number(gpus):
-    assert [choose_device("auto", rank).index for rank in range(2)] == [0, 1]
-    assert choose_device("cuda:1", 0).index == 1
+    assert [use_device("auto", rank=rank).index for rank in range(2)] == [0, 1]
+    assert use_device("cuda:1", rank=0).index == 1
     with pytest.raises(UserError, match="no cuda:2; torch sees 2 GPUs here"):
-        choose_device("auto", 2)
+        use_device("auto", rank=2)
     assert [device.index for device in gpus] == [0, 1, 1]
+    assert not sharing._held
 
 
-def test_a_rank_that_sees_its_own_gpu_alone_takes_that(gpus, monkeypatch):
+def test_a_job_alone_takes_a_gpu_that_no_other_job_has(gpus, monkeypatch):
+    assert use_device("auto") == use_device("cuda") == torch.device("cuda:0")
+    monkeypatch.setattr(sharing, "_held", {})  # as another process
+    assert use_device("auto") == torch.device("cuda:1")
+    assert use_device("cuda:1") == torch.device("cuda:1"), "asked for by its number"
+
+
+def test_a_task_of_slurm_that_sees_its_own_gpu_alone_takes_that(gpus, monkeypatch):
     """And not the first of several, where a task starts the ranks itself."""
-    monkeypatch.setenv("SLURM_GPUS_PER_TASK", "2")
-    assert [choose_device("auto", rank).index for rank in range(2)] == [0, 1]
-    monkeypatch.setenv("SLURM_GPUS_PER_TASK", "1")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert [use_device("auto", rank=rank).index for rank in range(2)] == [0, 1]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert [choose_device("auto", rank).index for rank in range(2)] == [0, 0]
+    assert [use_device("auto", rank=rank).index for rank in range(2)] == [0, 0]
+    monkeypatch.delenv("SLURM_JOB_ID")
+    with pytest.raises(UserError, match="no cuda:1; torch sees 1 GPUs here"):
+        use_device("auto", rank=1)
+
+
+@pytest.mark.parametrize("tf32", [True, False])
+def test_how_a_gpu_computes_is_set_and_recorded(gpus, tf32):
+    use_device("auto", tf32=tf32)
+    assert provenance()["precision"] == {
+        "float32_matmul": "high" if tf32 else "highest",
+        "tf32_convolutions": tf32,
+        "cudnn_benchmark": True,
+    }
+
+
+def test_the_peak_of_a_card(gpus, monkeypatch):
+    for name, bf16, fp32 in (
+        ("NVIDIA H100 80GB HBM3", 989e12, 494e12),
+        ("NVIDIA H100 PCIe", 756e12, 378e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12, 156e12),
+        ("NVIDIA T4", None, None),
+    ):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda _, name=name: name)
+        device = torch.device("cuda", 0)
+        assert (peak_flops(device, "bf16"), peak_flops(device, "fp32")) == (bf16, fp32)
+    assert peak_flops(torch.device("cpu"), "bf16") is None
+
+
+# --- exchange -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def group(monkeypatch) -> Mock:
+    """Stands in for torch.distributed: this process is rank 1 of 2, on the second GPU."""
+    monkeypatch.setattr(os, "environ", os.environ | {"RANK": "1", "LOCAL_RANK": "1"})
+    os.environ["WORLD_SIZE"] = "2"
+    group = Mock(ReduceOp=torch.distributed.ReduceOp)
+    monkeypatch.setattr(ranks_module, "dist", group)
+    return group
+
+
+def test_gpus_exchange_gradients_by_nccl_and_numbers_by_gloo(gpus, group):
+    with join_ranks("auto") as ranks:
+        [[backend], options] = group.init_process_group.call_args
+        assert backend == "cpu:gloo,cuda:nccl"
+        assert options["device_id"] == ranks.device == torch.device("cuda:1")
+        assert options["timeout"] >= timedelta(days=1), "until the first step"
+        ranks.barrier()
+        ranks.largest(3), ranks.mean(torch.ones(2))
+        exchanged = [call.args[0] for call in group.all_reduce.mock_calls]
+        assert len(exchanged) == 3
+        assert {tensor.device.type for tensor in exchanged} == {"cpu"}
+    group.destroy_process_group.assert_called_once()
+
+
+def test_gradients_have_minutes_once_all_ranks_have_begun(gpus, group):
+    with join_ranks("auto") as ranks:
+        backend = group.group.WORLD._get_backend
+        backend.side_effect = lambda device: Mock(_set_default_timeout=limits.append)
+        limits: list[timedelta] = []
+        ranks.limit_exchanges()
+    assert group.all_reduce.call_count == 1, "first a barrier"
+    assert limits == [timedelta(minutes=10)]
+    backend.assert_called_once_with(torch.device("cuda:1"))
+
+
+def test_ranks_on_cpus_use_gloo_and_keep_their_patience(group):
+    with join_ranks("cpu") as ranks:
+        [[backend], options] = group.init_process_group.call_args
+        assert (backend, options["device_id"]) == ("gloo", None)
+        ranks.limit_exchanges()
+    group.group.WORLD._get_backend.assert_not_called()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

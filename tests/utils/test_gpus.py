@@ -1,0 +1,98 @@
+"""The GPUs of a machine, shared out among processes by locks."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from psld.utils import gpus
+from psld.utils.gpus import take_gpus, visible_gpus
+from tests.cluster.conftest import commands  # noqa: F401
+
+TWO = "GPU 0: A100 (UUID: GPU-a)\nGPU 1: A100 (UUID: GPU-b)\n"
+
+TAKE = """
+import sys
+from pathlib import Path
+from psld.utils import gpus
+gpus.LOCKS = Path(sys.argv[1])
+print(*gpus.take_gpus(["a", "b", "c"], int(sys.argv[2])), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(autouse=True)
+def locks(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr(gpus, "LOCKS", tmp_path / "locks")
+    monkeypatch.setattr(gpus, "_held", {})
+    return gpus.LOCKS
+
+
+@pytest.fixture
+def job(locks):
+    """Starts a process that takes GPUs and keeps them until it is killed."""
+    processes = []
+
+    def start(count: int) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", TAKE, str(locks), str(count)]
+        pipe = subprocess.PIPE
+        processes.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def says(process: subprocess.Popen[str]) -> str:
+    return process.stdout.readline().strip()
+
+
+def test_each_job_has_a_gpu_of_its_own_and_waits_for_a_free_one(job):
+    """Also after a kill of the holder."""
+    holders = []
+    for number in "012":
+        holders.append(job(1))
+        assert says(holders[-1]) == number
+    waiting = job(1)
+    assert says(waiting).startswith("waiting for a free GPU")
+    holders[1].kill()
+    assert says(waiting) == "1"
+
+
+def test_a_job_of_several_gpus_is_not_overtaken(job):
+    first = job(2)
+    assert says(first) == "0 1"
+    several = job(3)
+    assert says(several).startswith("waiting for a free GPU")
+    single = job(1)
+    assert says(single).startswith("waiting for a free GPU"), "it holds the third already"
+    first.kill()
+    assert says(several) == "0 1 2"
+    several.kill()
+    assert says(single) == "0"
+
+
+def test_a_process_keeps_its_gpu(locks):
+    """Each model of a sweep is trained on the same."""
+    assert take_gpus(["a", "b"]) == take_gpus(["a", "b"]) == [0]
+
+
+def test_gpus_that_a_process_may_use(commands, monkeypatch):  # noqa: F811
+    assert visible_gpus() == {}, "no driver"
+    commands.answer("nvidia-smi", TWO)
+    assert visible_gpus() == {"GPU-a": "GPU-a", "GPU-b": "GPU-b"}
+    for visible, expected in {
+        "": {},
+        " ": {},
+        "1": {"1": "GPU-b"},
+        "0,1": {"0": "GPU-a", "1": "GPU-b"},
+        "GPU-b, 0": {"GPU-b": "GPU-b", "0": "GPU-a"},
+    }.items():
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert visible_gpus() == expected
+    commands.answer("nvidia-smi", "NVIDIA-SMI has failed\n", exit_code=9)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert visible_gpus() == {}
