@@ -3,17 +3,18 @@
 import json
 import os
 import runpy
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from psld.cluster.faults import is_transient
 from psld.cluster.requeue import LAUNCH, requeue_when_warned
 from psld.cluster.settings import LaunchSettings
 from psld.cluster.slurm import INHERITED, NO_ANSWER, Unreachable, clean_environment
 from psld.utils.errors import UserError
 from psld.utils.files import write_json
+from psld.utils.gpus import take_gpus, visible_gpus
 
 FIRST_SIGNAL = 128
 """Exit codes from here on mean that a signal ended the rank; it did not fail."""
@@ -23,8 +24,9 @@ FIRST_SIGNAL = 128
 class RankCommand:
     """Run `psld COMMAND ARGUMENT …` as one rank of a job.
 
-    A rank that ends by itself writes its exit code; a killed rank writes nothing. So the launcher
-    can tell a failed training, which would fail again, from an interrupted one.
+    A rank that ends by itself writes its exit code. A rank writes nothing if it was killed, or if
+    its GPU or the exchange with another rank failed. So the launcher can tell a failed training,
+    which would fail again, from an interrupted one.
     """
 
     words: tuple[str, ...]
@@ -52,7 +54,7 @@ class RankCommand:
                 write_json(outcome, {"exit_code": code})
             raise
         except Exception as error:
-            if not _lost_a_rank(error):
+            if not is_transient(error):
                 write_json(outcome, {"exit_code": 1})
             raise
         write_json(outcome, {"exit_code": 0})
@@ -66,13 +68,6 @@ def read_outcomes(folder: Path, job: str) -> dict[int, int]:
     """The exit code of each rank that ended by itself."""
     files = {int(file.name.split("_")[1]): file for file in folder.glob(f"{job}_*_outcome.json")}
     return {rank: json.loads(file.read_text())["exit_code"] for rank, file in files.items()}
-
-
-def _lost_a_rank(error: Exception) -> bool:
-    """Check if the exchange between ranks broke, because another rank failed or was killed."""
-    # By name: this module imports no torch.
-    lost = any(kind.__name__ == "DistError" for kind in type(error).__mro__)
-    return lost or "gloo" in str(error).lower()
 
 
 def submit(settings: LaunchSettings, command: RankCommand, name: str, folder: Path) -> str:
@@ -136,28 +131,22 @@ def options(settings: LaunchSettings) -> dict[str, Any]:
 def run_here(settings: LaunchSettings) -> NoReturn:
     """Replace this process by the training, or by torchrun with one process per rank.
 
-    It keeps the GPUs and the number of threads that this process was given.
+    It keeps the GPUs and the number of threads that this process was given. Several ranks wait for
+    GPUs that other trainings, or samplings, on this machine use.
     """
     if settings.nodes > 1:
         raise UserError(
             f"launch: nodes={settings.nodes} needs Slurm; on this machine use nodes=1 "
             "with ranks_per_node"
         )
-    ranks = settings.ranks_per_node or gpus_here() or 1
+    gpus = visible_gpus()
+    ranks = settings.ranks_per_node or len(gpus) or 1
+    if 1 < ranks <= len(gpus):
+        # A single rank chooses a GPU itself.
+        chosen = [list(gpus)[position] for position in take_gpus(list(gpus.values()), ranks)]
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(chosen)
     torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"]
     command = [*(torchrun if ranks > 1 else ()), "psld", *settings.command]
     sys.stdout.flush()
     with clean_environment():
         os.execv(sys.executable, [sys.executable, "-m", *command])
-
-
-def gpus_here() -> int:
-    """Count the GPUs that this process may use, without torch, which takes seconds to import."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([device for device in visible.split(",") if device.strip()])
-    try:
-        listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True)
-    except FileNotFoundError:
-        return 0
-    return len(listed.stdout.splitlines()) if listed.returncode == 0 else 0

@@ -45,10 +45,6 @@ class Launch(Settings, extra="ignore"):
     """The run directory. It differs if the settings of the training have changed."""
     job: str = ""
     """The launch's latest job; empty until sbatch has answered."""
-    lives: int = 0
-    """Lives of the launch that had begun when the job was submitted."""
-    jobs_without_start: int = 0
-    """Jobs in a row that ended before training began."""
     canceled: bool = False
     """The user has canceled it; its job may take a while to end."""
 
@@ -65,6 +61,10 @@ class Launcher:
         """The name of this training's jobs, by which they are found."""
         self.folder = Path(settings.runs).resolve() / "launches" / self.name
         self.launch: Launch | None = None
+        self.lives = 0
+        """Lives of the launch that had begun when its last job was submitted."""
+        self.jobs_without_start = 0
+        """Jobs in a row that ended before training began."""
         self.in_charge = False
         """False while another launcher waits for this training."""
 
@@ -115,9 +115,10 @@ class Launcher:
             self.launch = Launch(name=uuid.uuid4().hex, run=str(self.run))
             self._submit()
 
-    def _submit(self, **changes: Any) -> None:
-        """Submit a job of the launch, with these changes to launch.json."""
-        self._update(job="", **changes)
+    def _submit(self) -> None:
+        """Submit a job of the launch."""
+        self._update(job="")
+        self.lives = len(read_lives(self.run, self.launch.name))
         job = until_answered(self._submit_once)
         ranks = self.settings.ranks_of_slurm_node
         say(f"submitted job {job}: {self.settings.nodes} node(s) with {ranks} rank(s) each")
@@ -179,7 +180,7 @@ class Launcher:
 
         Jobs that begin to train check their own progress.
         """
-        launch, job = self.launch, self.launch.job
+        job = self.launch.job
         if state == "CANCELLED":
             raise RunError(f"job {job} was canceled; run the same command again to go on")
         if state == "OUT_OF_MEMORY":
@@ -189,18 +190,18 @@ class Launcher:
         if failed:
             self._show_errors(failed)
             raise RunError(f"job {job} failed on rank {', '.join(map(str, failed))}; see above")
-        lives = len(read_lives(self.run, launch.name))
-        without_start = launch.jobs_without_start + 1 if lives == launch.lives else 0
-        if without_start > FRUITLESS_LIVES:
+        has_begun = len(read_lives(self.run, self.launch.name)) > self.lives
+        self.jobs_without_start = 0 if has_begun else self.jobs_without_start + 1
+        if self.jobs_without_start > FRUITLESS_LIVES:
             self._show_errors([0])
             raise RunError(
-                f"job {job} ended as {state}, and training has not begun in {without_start} jobs; "
-                f"see above and {self.folder}/{job}_*"
+                f"job {job} ended as {state}, and training has not begun in "
+                f"{self.jobs_without_start} jobs; see above and {self.folder}/{job}_*"
             )
         if state == "FAILED":
             self._show_errors([0])  # srun's message about the dead rank is there
         say(f"job {job} was lost ({state}); the next one goes on from the last checkpoint")
-        self._submit(lives=lives, jobs_without_start=without_start)
+        self._submit()
 
     def _show_errors(self, ranks: list[int]) -> None:
         for rank in ranks:

@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from psld.cluster.faults import try_again_once
 from psld.commands.sweeps import begin_job, check_jobs, failure_of, is_sweep
 from psld.config.compose import compose_content, content_of
 from psld.config.locations import CONFIGS
@@ -81,6 +82,7 @@ def entry_point(
                 print("error: interrupted", file=sys.stderr)
                 sys.exit(128 + signal.SIGINT)
             except Exception as error:
+                try_again_once(error)
                 known = explained(error)
                 if known is None:
                     raise

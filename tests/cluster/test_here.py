@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
-from psld.cluster.job import gpus_here, run_here
+from psld.cluster.job import run_here
+from psld.utils import gpus
 from psld.utils.errors import UserError
 from tests.cluster.launching import launch_settings
 
 COMMAND = ("train", "name=x", "network.attention_resolutions=[8,16]")
-TWO_GPUS = "GPU 0: A100 (UUID: 1)\nGPU 1: A100 (UUID: 2)\n"
 
 
 class Became(Exception):
@@ -18,13 +18,15 @@ class Became(Exception):
 
 
 @pytest.fixture(autouse=True)
-def stays(commands, monkeypatch):
+def stays(commands, monkeypatch, tmp_path):
     """These tests go on: no process becomes another."""
 
     def execv(program, arguments):
         raise Became(program, arguments, dict(os.environ))
 
     monkeypatch.setattr(os, "execv", execv)
+    monkeypatch.setattr(gpus, "LOCKS", tmp_path)
+    monkeypatch.setattr(gpus, "_held", {})
 
 
 @pytest.fixture
@@ -77,18 +79,15 @@ def test_more_nodes_need_slurm():
         run_here(launch_settings("nodes=2"))
 
 
-@pytest.mark.parametrize(
-    ("visible", "count"), [("", 0), (" ", 0), ("0", 1), ("0,1,5", 3), ("GPU-1,GPU-2", 2)]
-)
-def test_gpus_that_may_be_seen(commands, monkeypatch, visible, count):
-    commands.answer("nvidia-smi", TWO_GPUS)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert gpus_here() == count
+def test_several_ranks_hold_their_gpus(became, monkeypatch):
+    """Past the exec, so that other jobs take the others."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
+    assert became("ranks_per_node=2")[1]["CUDA_VISIBLE_DEVICES"] == "4,5"
+    assert sorted(gpus._held) == ["4", "5"]
+    assert all(os.get_inheritable(descriptor) for descriptor in gpus._held.values())
 
 
-def test_gpus_of_the_machine(commands):
-    assert gpus_here() == 0, "no driver"
-    commands.answer("nvidia-smi", TWO_GPUS)
-    assert gpus_here() == 2
-    commands.answer("nvidia-smi", "NVIDIA-SMI has failed\n", exit_code=9)
-    assert gpus_here() == 0
+def test_a_single_rank_leaves_the_choice_to_the_training(became, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
+    assert became("ranks_per_node=1")[1]["CUDA_VISIBLE_DEVICES"] == "4,5,6"
+    assert not gpus._held

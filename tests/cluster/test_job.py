@@ -64,6 +64,13 @@ def rank(tmp_path, monkeypatch, signals):
         # Another rank was lost, which knows the reason.
         ("from torch.distributed import DistNetworkError as E; raise E('x')", Exception, {}),
         ("raise RuntimeError('[../gloo/transport.cc] Connection closed by peer')", Exception, {}),
+        # Its GPU failed, and another one may not.
+        ("raise RuntimeError('CUDA error: unspecified launch failure')", Exception, {}),
+        (
+            "from torch import OutOfMemoryError as E; raise E('CUDA out of memory')",
+            Exception,
+            {3: 1},
+        ),
     ],
 )
 def test_outcomes(rank, text, raises, outcomes):
