@@ -13,7 +13,7 @@ INSTALLED := .venv/installed
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
 SNAKEMAKE := $(RUN) snakemake --profile $(PROFILE)
 
-.PHONY: help setup demo test test-slow test-slurm test-wheel lint cells plan results report track sync dashboard bench
+.PHONY: help setup demo test test-slow test-slurm test-gpu test-wheel lint cells plan results report track sync dashboard bench
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -61,14 +61,17 @@ plan: $(INSTALLED) ## Print models, cells, jobs and the cost of GRID
 	@$(RUN) psld plan grid_name=$(GRID)
 
 test: $(INSTALLED) ## Run the fast tests
-	$(RUN) python -m pytest -m 'not slow and not slurm' -n 2
+	$(RUN) python -m pytest -m 'not slow and not slurm and not gpu' -n 2
 
 test-slow: $(INSTALLED) ## Run the slow tests
-	$(RUN) python -m pytest -m 'slow and not slurm'
+	$(RUN) python -m pytest -m 'slow and not slurm and not gpu'
 
 test-slurm: $(INSTALLED) ## Start a real Slurm cluster of four nodes and run the tests on it
 	@tests/slurm/install.sh
 	$(RUN) python -m pytest tests/slurm -rs
+
+test-gpu: $(INSTALLED) ## Run the tests on this machine's GPU, in ten minutes at most
+	$(RUN) timeout 600 python -m pytest tests/gpu -rs
 
 test-wheel: $(INSTALLED) ## Build the wheel and use it in a fresh environment, outside the checkout
 	$(RUN) tests/check_wheel.sh

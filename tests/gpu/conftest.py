@@ -1,0 +1,54 @@
+"""Tests on a GPU: `make test-gpu`. Without one they are skipped, with one line.
+
+PSLD_TEST_DEVICE=cpu runs them on the CPU, which tests the tests; some need a GPU in any case.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from psld.utils.device import use_device
+
+DEVICE = os.environ.get("PSLD_TEST_DEVICE", "cuda:0")
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    without = DEVICE != "cpu" and not torch.cuda.is_available()
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.gpu)
+            if without:
+                item.add_marker(pytest.mark.skip(reason="no GPU here"))
+
+
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    """The GPU, set as trainings and samplings set it."""
+    return use_device(DEVICE, tf32=True)
+
+
+@pytest.fixture
+def gpu(device) -> torch.device:
+    """A device that is a GPU in any case."""
+    if device.type != "cuda":
+        pytest.skip("on the CPU there is nothing to see")
+    return device
+
+
+@contextmanager
+def without_waiting() -> Iterator[None]:
+    """Raise if the host waits for the GPU. On the CPU there is nothing to wait for."""
+    if DEVICE == "cpu":
+        yield
+        return
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

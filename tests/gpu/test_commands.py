@@ -1,0 +1,120 @@
+"""Trainings and samplings on a GPU: resumed, out of memory, next to each other, against the CPU."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from psld.diffusion.instances import psld
+from psld.diffusion.score import Batching
+from psld.networks.ncsnpp import NCSNpp
+from psld.networks.settings import NetworkSettings
+from psld.sampling.shards import Shard
+from tests.commands import TINY, call, command, run, started, succeeded
+from tests.gpu.conftest import DEVICE
+
+SETTINGS = (*TINY, "training.steps=40", "training.checkpoint_every=20", "output=model")
+
+
+@pytest.fixture(scope="module")
+def training(digits, tmp_path_factory) -> Path:
+    """The folder of a finished training."""
+    folder = tmp_path_factory.mktemp("trained")
+    settings = (*SETTINGS, "training.steps=200", f"data={digits}", f"device={DEVICE}")
+    succeeded(call(folder, "train", *settings))
+    return folder
+
+
+def check_close(folder: Path, other: Path, tolerance: float) -> None:
+    expected = load_file(other / "model" / "weights.safetensors")
+    for name, value in load_file(folder / "model" / "weights.safetensors").items():
+        torch.testing.assert_close(value, expected[name], atol=tolerance, rtol=0, msg=name)
+
+
+def test_a_training_on_a_free_gpu_says_how_it_computed(digits, tmp_path):
+    """As a process of its own, which chooses the GPU."""
+    device = "auto" if DEVICE != "cpu" else "cpu"
+    said = succeeded(
+        run(tmp_path, command("train", *SETTINGS, f"data={digits}", f"device={device}"))
+    )
+    manifest = json.loads((tmp_path / "model" / "manifest.json").read_text())
+    if DEVICE == "cpu":
+        return
+    assert manifest["device"] == torch.cuda.get_device_name()
+    assert manifest["precision"]["tf32_convolutions"]
+    assert manifest["precision"]["float32_matmul"] == "high"
+    assert " GiB" in said.stdout
+
+
+def test_a_resumed_training_is_the_uninterrupted_one(training, tmp_path, digits):
+    """Up to rounding."""
+    resumed = shutil.copytree(training, tmp_path / "resumed")
+    [last] = resumed.glob("runs/*/checkpoints/checkpoint-00000200.pt")
+    last.unlink()
+    shutil.rmtree(resumed / "model")
+    shutil.rmtree(last.parents[1] / "model")
+    settings = (*SETTINGS, "training.steps=200", f"data={digits}", f"device={DEVICE}")
+    said = succeeded(call(resumed, "train", *settings)).stdout
+    assert "going on from step 180" in said
+    check_close(resumed, training, tolerance=0.02)
+
+
+@pytest.mark.parametrize("sampler", ["em", "sscs", "multistep"])
+def test_images_are_those_of_the_cpu(training, sampler):
+    settings = ("model=model", f"sampler={sampler}", "sampler.steps=20", "shard_size=64")
+    images = {}
+    for device in (DEVICE, "cpu"):
+        folder = f"{sampler}-{device.replace(':', '')}"
+        succeeded(call(training, "sample", *settings, f"output={folder}", f"device={device}"))
+        images[device] = Shard.load(training / folder / "00000.h5").images.astype(int)
+    gray_levels = np.abs(images[DEVICE] - images["cpu"])
+    assert gray_levels.mean() < 0.5
+    assert np.quantile(gray_levels, 0.99) <= 4
+
+
+def test_jobs_without_a_number_share_the_gpus_out(gpu, digits, tmp_path):
+    """One more than there are GPUs: the last one waits, and all succeed."""
+    count = torch.cuda.device_count() + 1
+    trainings = [command("train", *SETTINGS, f"data={digits}", f"name=n{i}") for i in range(count)]
+    with started(tmp_path, trainings[0]) as one, started(tmp_path, trainings[-1]) as other:
+        said = [process.communicate(timeout=300) for process in (one, other)]
+        assert [one.returncode, other.returncode] == [0, 0], said
+    if count == 2:
+        assert sum("waiting for a free GPU" in out for out, _ in said) == 1
+
+
+@torch.no_grad()
+def test_without_memory_the_batch_is_halved_and_the_images_stay(gpu, capsys):
+    torch.manual_seed(0)
+    process = psld(0.02, 4.02)
+    settings = NetworkSettings(
+        base_channels=64, channel_multipliers=(1, 2), blocks_per_level=1, init_scale=1.0
+    )
+    network = NCSNpp(settings, 32, 6, process.predicted_blocks * 3).eval().to(gpu)
+    z, t = torch.randn(512, 6, 32, 32, device=gpu), torch.rand(512, device=gpu)
+    expected = Batching(16)(network, z, t)
+    torch.cuda.empty_cache()
+    room = torch.cuda.memory_allocated() + 512 * 2**20
+    torch.cuda.set_per_process_memory_fraction(room / torch.cuda.mem_get_info()[1])
+    try:
+        batching = Batching(512)
+        found = batching(network, z, t)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert batching.size < 512
+    assert "out of GPU memory with 512 images at once" in capsys.readouterr().err
+    torch.testing.assert_close(found, expected, atol=0.02, rtol=0.02)
+
+
+def test_two_ranks_train_what_one_trains(gpu, digits, training, tmp_path):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("two ranks through nccl need two cards")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    train = command("train", *SETTINGS, "training.steps=200", f"data={digits}")[1:]
+    succeeded(run(tmp_path, [*torchrun, "--nproc-per-node=2", *train]))
+    check_close(tmp_path, training, tolerance=0.02)

@@ -1,0 +1,19 @@
+"""The whole demo on a GPU, with jobs next to each other; no job may fail."""
+
+import json
+import shutil
+
+import torch
+
+from tests.workflow.project import REPOSITORY, Project
+
+
+def test_the_whole_demo(gpu, tmp_path):
+    project = Project.create(tmp_path / "demo")
+    shutil.copytree(REPOSITORY / "configs", project.folder / "configs", dirs_exist_ok=True)
+    project.run("demo", "--cores", "8")
+    results = [json.loads(path.read_text()) for path in project.files("results/cells/demo")]
+    assert results
+    manifests = [json.loads(p.read_text()) for p in project.folder.glob("models/*/*/manifest.json")]
+    assert {manifest["device"] for manifest in manifests} == {torch.cuda.get_device_name()}
+    assert len(project.files("results/tables/demo")) >= 4

@@ -1,0 +1,196 @@
+"""Steps of trainings and samplers: without waiting for the GPU, in bf16, compiled, and by nccl."""
+
+import copy
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from psld.diffusion.instances import psld
+from psld.diffusion.integrators import make_integrator
+from psld.diffusion.loop import sample
+from psld.diffusion.loss import EpsilonLoss
+from psld.diffusion.score import NetworkScore
+from psld.diffusion.settings import (
+    ConjugateSettings,
+    GDDIMSettings,
+    IntegrationSettings,
+    MultistepSettings,
+    ODESamplerSettings,
+    SDESamplerSettings,
+)
+from psld.networks.forward import forward_pass
+from psld.networks.ncsnpp import NCSNpp
+from psld.networks.settings import NetworkSettings
+from psld.sampling.noise import ShardNoise
+from psld.training import batches as batches_module
+from psld.training.batches import Batches
+from psld.training.loop import Meter, accumulate_gradient, optimize
+from psld.training.ranks import PATIENCE, Ranks
+from psld.training.state import TrainingState
+from tests.gpu.conftest import without_waiting
+from tests.training.small import random_images, recipe
+
+PROCESS = psld(0.02, 4.02)
+SHAPE = (16, 6, 32, 32)
+SAMPLERS = {
+    "em": SDESamplerSettings(integrator="em", striding="quadratic", steps=4),
+    "sscs": SDESamplerSettings(integrator="sscs", striding="quadratic", steps=4),
+    "multistep": MultistepSettings(integrator="multistep", striding="lambda", steps=4),
+    "gddim": GDDIMSettings(integrator="gddim", striding="power", steps=4),
+    "conjugate": ConjugateSettings(integrator="conjugate", striding="power", steps=4),
+}
+
+
+@pytest.fixture
+def network(device) -> NCSNpp:
+    """One with attention, for 3×32×32 images, whose output is not almost 0 at first."""
+    torch.manual_seed(0)
+    settings = NetworkSettings(
+        base_channels=64,
+        channel_multipliers=(1, 2),
+        blocks_per_level=1,
+        attention_resolutions=(16,),
+        init_scale=1.0,
+    )
+    return NCSNpp(settings, 32, PROCESS.blocks * 3, PROCESS.predicted_blocks * 3).to(device)
+
+
+@pytest.fixture
+def inputs(device) -> tuple[Tensor, Tensor]:
+    """States and times."""
+    generator = torch.Generator().manual_seed(0)
+    z, t = torch.randn(SHAPE, generator=generator), torch.rand(SHAPE[0], generator=generator)
+    return z.to(device), t.to(device)
+
+
+def batches_on(device: torch.device, **changes) -> Batches:
+    images = random_images(channels=3).repeat(4, axis=2).repeat(4, axis=3)
+    return Batches(images, True, PROCESS, recipe(batch_size=16, **changes), Ranks(0, 1, device))
+
+
+@pytest.mark.parametrize("resident", [True, False])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_training_steps_do_not_wait(device, network, monkeypatch, precision, resident):
+    if not resident:
+        monkeypatch.setattr(batches_module, "RESIDENT_BYTES", 0)
+    batches = batches_on(device, precision=precision, micro_batch=8)
+    state, meter = TrainingState(network, batches.settings), Meter(Ranks(0, 1, device))
+    called, loss_of = forward_pass(network, precision), EpsilonLoss(PROCESS)
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            batch = batches.draw(state.step)
+            loss, norm = optimize(state, called, loss_of, batch, batches.settings)
+            meter.add(state.step, loss, norm)
+
+    steps(3)
+    with without_waiting():
+        steps(3)
+    values = meter.read(images_per_step=16)
+    assert 0 < values["loss"] < 10
+    if device.type == "cuda":
+        assert values["peak_memory_gib"] > 0
+
+
+@pytest.mark.parametrize("settings", SAMPLERS.values(), ids=SAMPLERS)
+def test_sampler_steps_do_not_wait(device, network, settings: IntegrationSettings):
+    score = NetworkScore(network.eval(), batch_size=8)
+    integrator = make_integrator(PROCESS, settings, device)
+    with torch.no_grad(), ShardNoise(0, 0, SHAPE, device) as noise:
+        z = integrator.step(0, PROCESS.prior(noise()), score, noise)
+        with without_waiting():
+            for index in range(1, len(integrator.ends)):
+                z = integrator.step(index, z, score, noise)
+    assert torch.isfinite(z).all()
+
+
+def difference(found: Tensor, expected: Tensor) -> float:
+    return float((found.float() - expected).norm() / expected.norm())
+
+
+@torch.no_grad()
+def test_bf16_and_compiled_networks_agree_with_fp32(network, inputs):
+    network.eval()
+    exact = copy.deepcopy(network).cpu().double()(*(x.cpu().double() for x in inputs)).float()
+    assert difference(network(*inputs).cpu(), exact) < 0.01, "TF32 at most"
+    assert difference(forward_pass(network, "bf16")(*inputs).cpu(), exact) < 0.05
+    compiled = forward_pass(network, "fp32", compile=True)
+    assert difference(compiled(*inputs).cpu(), exact) < 0.01
+    channels_last = forward_pass(copy.deepcopy(network), "bf16", channels_last=True)
+    assert difference(channels_last(*inputs).cpu(), exact) < 0.05
+
+
+def losses(device: torch.device, network: nn.Module, compile: bool, precision: str) -> list[float]:
+    network = copy.deepcopy(network)
+    batches = batches_on(device, precision=precision)
+    state, loss_of = TrainingState(network, batches.settings), EpsilonLoss(PROCESS)
+    called = forward_pass(network, precision, compile=compile)
+    found = []
+    for step in range(20):
+        torch.manual_seed(step)
+        loss, _ = optimize(state, called, loss_of, batches.draw(step), batches.settings)
+        found.append(float(loss))
+    return found
+
+
+@pytest.mark.parametrize(("precision", "compile"), [("bf16", False), ("fp32", True)])
+def test_training_in_bf16_or_compiled_learns_as_in_fp32(device, network, precision, compile):
+    expected = losses(device, network, False, "fp32")
+    found = losses(device, network, compile, precision)
+    assert expected[-1] < 0.8 * expected[0]
+    assert found[-1] == pytest.approx(expected[-1], rel=0.1)
+
+
+def test_the_gpu_gets_the_batches_of_the_cpu(device):
+    here, there = batches_on(device).draw(5), batches_on(torch.device("cpu")).draw(5)
+    for name in ("x0", "eps", "t"):
+        assert torch.equal(getattr(here, name).cpu(), getattr(there, name)), name
+
+
+@pytest.fixture
+def alone_in_a_group(device) -> Iterator[Ranks]:
+    """One process in a group as several ranks have it, but it says that it is one of two."""
+    on_gpu = device.type == "cuda"
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+        timeout=PATIENCE,
+        device_id=device if on_gpu else None,
+        rank=0,
+        world_size=1,
+        store=dist.HashStore(),
+    )
+    yield Ranks(0, 2, device)
+    dist.destroy_process_group()
+
+
+def test_one_rank_through_nccl(alone_in_a_group, device, network):
+    """The gradients of the parallel network are those of the plain one; numbers do not wait."""
+    ranks, loss_of = alone_in_a_group, EpsilonLoss(PROCESS)
+    network.eval()  # without dropout
+    batch = batches_on(device).draw(0)
+    gradients = []
+    for called in (network, ranks.parallel(network)):
+        network.zero_grad()
+        accumulate_gradient(called, loss_of, batch, micro_batch=8)
+        gradients.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
+    assert difference(gradients[1], gradients[0]) < 1e-3
+    ranks.limit_exchanges()
+    with without_waiting():
+        assert ranks.largest(7) == 7
+        ranks.barrier()
+    assert ranks.mean(torch.ones(2, device=device)).tolist() == [0.5, 0.5]
+
+
+def test_rk45_agrees_with_the_cpu(device, network):
+    """Its tolerance is above TF32's rounding."""
+    settings = ODESamplerSettings(integrator="rk45", tolerance=1e-2)
+    ends = []
+    for place in (device, torch.device("cpu")):
+        moved = copy.deepcopy(network).eval().to(place)
+        with ShardNoise(0, 0, (2, *SHAPE[1:]), place) as noise:
+            start = PROCESS.prior(noise())
+            ends.append(sample(PROCESS, settings, NetworkScore(moved, 2), start, noise).cpu())
+    assert difference(ends[0], ends[1]) < 0.05
