@@ -188,7 +188,7 @@ class Meter:
         self.steps += 1
         # Gradients are averaged over ranks, so all ranks find the same step.
         first = (self.broken < 0) & ~torch.isfinite(norm)
-        self.broken = torch.where(first, step, self.broken)
+        self.broken.masked_fill_(first, step)
 
     def read(self, images_per_step: int) -> dict[str, float]:
         """The averages since the last reading. Waits for the device.

@@ -1,6 +1,7 @@
 """Steps of trainings and samplers: without waiting for the GPU, in bf16, compiled, and by nccl."""
 
 import copy
+import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -107,10 +108,14 @@ def test_sampler_steps_do_not_wait(device, network, settings: IntegrationSetting
     assert torch.isfinite(z).all()
 
 
+needs_compiler = pytest.mark.skipif(not shutil.which("gcc"), reason="compiling needs gcc")
+
+
 def difference(found: Tensor, expected: Tensor) -> float:
     return float((found.float() - expected).norm() / expected.norm())
 
 
+@needs_compiler
 @torch.no_grad()
 def test_bf16_and_compiled_networks_agree_with_fp32(network, inputs):
     network.eval()
@@ -136,7 +141,9 @@ def losses(device: torch.device, network: nn.Module, compile: bool, precision: s
     return found
 
 
-@pytest.mark.parametrize(("precision", "compile"), [("bf16", False), ("fp32", True)])
+@pytest.mark.parametrize(
+    ("precision", "compile"), [("bf16", False), pytest.param("fp32", True, marks=needs_compiler)]
+)
 def test_training_in_bf16_or_compiled_learns_as_in_fp32(device, network, precision, compile):
     expected = losses(device, network, False, "fp32")
     found = losses(device, network, compile, precision)
