@@ -14,7 +14,7 @@ from psld.diffusion.score import Batching
 from psld.metrics.settings import LikelihoodCommandSettings
 from psld.training.manifest import ModelManifest, read_manifest
 from psld.training.model import Model, load_model
-from psld.utils.device import choose_device
+from psld.utils.device import use_device
 from psld.utils.errors import UserError
 from psld.utils.files import digest_of, read_json, write_json
 from psld.utils.provenance import device_name
@@ -91,7 +91,7 @@ def measure_shards(
             f"{settings.images or 'two or more'}"
         )
     images = images[: settings.images]
-    device = choose_device(settings.device)
+    device = use_device(settings.device)
     model = load_model(settings.model, device)
     model.network.requires_grad_(False)
     batching = Batching(settings.batch_size)
