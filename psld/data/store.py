@@ -16,13 +16,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import h5py
 import numpy as np
 
 from psld.data.settings import DatasetSettings
 from psld.utils.errors import UserError
+
+if TYPE_CHECKING:
+    import h5py
 
 FORMAT_VERSION = 1
 Split = Literal["train", "test", "all"]
@@ -54,6 +56,8 @@ class ImageStore:
     @classmethod
     def open(cls, path: str | Path) -> "ImageStore":
         """Map the file. Raises UserError if it is missing, damaged, cut short or foreign."""
+        import h5py  # A tenth of a second: no command needs it before its work begins.
+
         path = Path(path)
         if not path.is_file():
             raise UserError(f"{path}: no such file; make it with psld prepare dataset={path.stem}")
@@ -82,7 +86,7 @@ class ImageStore:
         return store
 
     @classmethod
-    def _read(cls, path: Path, file: h5py.File) -> "ImageStore":
+    def _read(cls, path: Path, file: "h5py.File") -> "ImageStore":
         version = int(file.attrs["format_version"])
         if version != FORMAT_VERSION:
             raise UserError(

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from psld.data.store import FORMAT_VERSION, content_digest
@@ -62,6 +61,8 @@ def write_store(
 
 def _layout(shape: tuple[int, ...], labels: np.ndarray, attributes: Mapping[str, Any]) -> bytes:
     """The bytes of the file up to the first pixel."""
+    import h5py
+
     memory = io.BytesIO()
     with h5py.File(memory, "w") as file:
         file.attrs.update(attributes)

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from psld.data.store import ImageStore
@@ -76,6 +75,8 @@ def _digits(mnist: ImageStore, indices: range, size: int) -> np.ndarray:
 
 
 def _from_file(path: Path, indices: range, size: int) -> np.ndarray:
+    import h5py
+
     try:
         with h5py.File(path, locking=False) as file:
             masks = file["masks"]

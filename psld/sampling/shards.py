@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from psld.sampling.records import remove_records
@@ -75,6 +74,8 @@ class Shard:
 
         HDF5 builds it in memory: on a full disk the library would crash the interpreter.
         """
+        import h5py
+
         memory = io.BytesIO()
         with h5py.File(memory, "w") as file:
             for name, array in self.arrays().items():
@@ -89,6 +90,8 @@ class Shard:
     @classmethod
     def load(cls, path: str | Path) -> "Shard":
         """Read a shard. Raises UserError if it is missing, damaged or not a shard."""
+        import h5py
+
         if not Path(path).exists():
             raise UserError(f"{path}: no such shard; make it with psld sample")
         try:

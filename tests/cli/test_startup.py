@@ -27,7 +27,7 @@ entry.entry_point = lambda *how, **more: lambda main: checked(*how, **more)(lamb
 {RUN}"""
 """Composes and checks the settings, and leaves out what the command then does."""
 
-COMPUTES = {"torch", "numpy", "h5py"}
+COMPUTES = {"torch", "numpy"}
 
 
 @pytest.fixture(scope="module")
