@@ -143,8 +143,8 @@ def run_here(settings: LaunchSettings) -> NoReturn:
     ranks = settings.ranks_per_node or len(gpus) or 1
     if 1 < ranks <= len(gpus):
         # A single rank chooses a GPU itself.
-        chosen = [list(gpus)[position] for position in take_gpus(list(gpus.values()), ranks)]
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(chosen)
+        taken = take_gpus(list(gpus.values()), ranks, past_exec=True)
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(list(gpus)[i] for i in taken)
     torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"]
     command = [*(torchrun if ranks > 1 else ()), "psld", *settings.command]
     sys.stdout.flush()

@@ -39,8 +39,8 @@ def visible_gpus() -> dict[str, str]:
     return {name: uuids.get(name, name) for name in names}
 
 
-def take_gpus(uuids: Sequence[str], count: int = 1) -> list[int]:
-    """Hold `count` of these GPUs, also past an exec, until this process ends.
+def take_gpus(uuids: Sequence[str], count: int = 1, *, past_exec: bool = False) -> list[int]:
+    """Hold `count` of these GPUs until this process ends, or, without `past_exec`, until its exec.
 
     Returns their positions. Waits while they are taken. One process after the other chooses, so
     two that need several GPUs cannot wait for each other.
@@ -50,6 +50,7 @@ def take_gpus(uuids: Sequence[str], count: int = 1) -> list[int]:
         for attempt in itertools.count():
             for position, uuid in enumerate(uuids):
                 if len(taken) < count and position not in taken and _take(uuid):
+                    os.set_inheritable(_held[uuid], past_exec)
                     taken.append(position)
             if len(taken) == count:
                 break
@@ -69,6 +70,5 @@ def _take(uuid: str) -> bool:
     except BlockingIOError:
         os.close(descriptor)
         return False
-    os.set_inheritable(descriptor, True)
     _held[uuid] = descriptor
     return True

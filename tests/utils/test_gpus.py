@@ -9,6 +9,7 @@ import pytest
 from psld.utils import gpus
 from psld.utils.gpus import take_gpus, visible_gpus
 from tests.cluster.conftest import commands  # noqa: F401
+from tests.commands import run, succeeded
 
 TWO = "GPU 0: A100 (UUID: GPU-a)\nGPU 1: A100 (UUID: GPU-b)\n"
 
@@ -78,6 +79,21 @@ def test_a_job_of_several_gpus_is_not_overtaken(job):
 def test_a_process_keeps_its_gpu(locks):
     """Each model of a sweep is trained on the same."""
     assert take_gpus(["a", "b"]) == take_gpus(["a", "b"]) == [0]
+
+
+def test_a_second_try_of_a_command_can_take_the_gpu_again(tmp_path, locks):
+    """After an exec, which ends the hold."""
+    again = f"""
+import os, sys
+from pathlib import Path
+from psld.utils import gpus
+gpus.LOCKS = Path({str(locks)!r})
+print(gpus.take_gpus(["a"]), flush=True)
+if "AGAIN" not in os.environ:
+    os.execve(sys.executable, sys.orig_argv, os.environ | {{"AGAIN": "1"}})
+"""
+    finished = run(tmp_path, [sys.executable, "-c", again])
+    assert succeeded(finished).stdout == "[0]\n[0]\n"
 
 
 def test_gpus_that_a_process_may_use(commands, monkeypatch):  # noqa: F811
