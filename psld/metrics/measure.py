@@ -83,7 +83,8 @@ def measure(
             logits = _features(samples).logits
             if logits is None:
                 raise UserError(f"{metric.name}: the extractor gives no logits")
-            return inception_score(_finite(logits), settings.splits, blocks)
+            splits = min(settings.splits, max(1, len(logits) // 2))  # a rehearsal has few samples
+            return inception_score(_finite(logits), splits, blocks)
         case MemorizationSettings():
             return memorization_of(metric, samples, reference, device, blocks).share
     x, y = (_values(images, device) for images in (samples, reference.of(split)))
@@ -116,17 +117,18 @@ def scale(
 
     The first is None without a test split. For reference_split `all`, it compares the two splits.
     """
-    held_out = reference.train if metric.reference_split == "test" else reference.test
-    if metric.reference_split == "all":
-        metric = metric.model_copy(update={"reference_split": "train"})
 
-    def value(images: Measurable) -> float:
+    def value(images: Measurable, split: str) -> float:
         if metric.measure.kind == "frechet":
-            return frechet_distance(images.total, reference.total(metric.reference_split))
+            return frechet_distance(images.total, reference.total(split))
         # The interval does not count, so the fewest blocks are enough.
-        return measure(metric, images, reference, device, blocks=2).value
+        against = metric.model_copy(update={"reference_split": split})
+        return measure(against, images, reference, device, blocks=2).value
 
-    return None if held_out is None else value(held_out), value(reference.noise)
+    split = metric.reference_split
+    held_out = reference.train if split == "test" else reference.test
+    floor = None if held_out is None else value(held_out, "train" if split == "all" else split)
+    return floor, value(reference.noise, split)
 
 
 def _features(images: Measurable) -> Features:

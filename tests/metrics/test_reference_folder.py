@@ -72,6 +72,7 @@ def test_a_distance_is_to_the_images_of_its_split(split, images):
         0, abs=1e-9
     )
     assert scale(whole, reference)[0] == pytest.approx(floor)
+    assert scale(whole, reference)[1] == pytest.approx(measure(whole, NOISE, reference).value)
 
 
 def test_without_a_test_split_there_is_no_floor(tmp_path):
