@@ -29,13 +29,14 @@ $(INSTALLED): pyproject.toml
 	.venv/bin/python -m pip install --editable '.[dev]'
 	touch $@
 
-demo: $(INSTALLED) ## Run the demo grid: train, sample, evaluate, tables, pictures, report
+demo: $(INSTALLED) ## Run the demo grid: train, sample, evaluate, tables, pictures, a page, report
 	@$(SNAKEMAKE) demo --logger rich
 	@$(MAKE) --no-print-directory results report GRID=demo
 
 results: $(INSTALLED) ## Print the tables of GRID
 	@$(RUN) psld tabulate grid_name=$(GRID)
 	@echo "Tables: results/tables/$(GRID)/   Pictures: results/figures/$(GRID)/"
+	@echo "To read: results/$(GRID).html (psld page grid_name=$(GRID) makes it from the cells run so far)"
 
 report: results/$(GRID)-report.html ## Make the self-contained HTML report of GRID
 

@@ -25,6 +25,7 @@ COMMANDS = (
     "likelihood",
     "tabulate",
     "figure",
+    "page",
     "plan",
     "launch",
     "wandb",

@@ -38,6 +38,10 @@ def table(grid: str, name: str) -> str:
     return f"results/tables/{grid}/{name}"
 
 
+def page(grid: str) -> str:
+    return f"results/{grid}.html"
+
+
 def figure(grid: str, name: str) -> str:
     """The path without extension."""
     return f"results/figures/{grid}/{name}"

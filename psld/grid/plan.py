@@ -142,6 +142,7 @@ def jobs_of(grid: Grid) -> dict[str, int]:
         "evaluate": len(grid.cells),
         "tabulate": len(grid.file.tables),
         "figure": len(figures_of(grid)),
+        "page": 1,
     }
     return {stage: number for stage, number in jobs.items() if number}
 

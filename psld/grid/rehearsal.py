@@ -36,6 +36,8 @@ def rehearsal_content(name: str, rehearsal: Rehearsal, file: "GridFile") -> dict
     Snakemake targets. Nothing is imported, because no official checkpoint fits the small networks.
     """
     content = file.model_dump(mode="json")
+    content["title"] = f"Rehearsal of: {file.title}"
+    content["question"] = "Do all steps work? The networks are tiny: the numbers mean nothing."
     for size in ("samples", "shard_size", "batch_size"):
         content[size] = getattr(rehearsal, size)
     for trained in (*content["models"].values(), *content["guides"].values()):

@@ -171,6 +171,10 @@ class FigurePart(NamedTuple):
 class GridFile(Settings):
     """The contents of configs/grid/NAME.yaml."""
 
+    title: str = ""
+    """The heading of the page of its results."""
+    question: str = ""
+    """The question that the grid answers, in a few sentences for readers of the page."""
     defaults: tuple[str, ...] = ()
     """Overrides that all models share."""
     metric: str

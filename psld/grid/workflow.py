@@ -6,6 +6,7 @@ from typing import Any
 
 from psld.config.locations import config_names
 from psld.grid import paths
+from psld.grid.captions import caption_of
 from psld.grid.cells import inpainted_datasets
 from psld.grid.figures import GridFigure, evaluations_of_plot, figures_of, trained_models
 from psld.grid.loading import load_grid
@@ -150,6 +151,19 @@ class Workflow:
     def figure(self, grid: str, name: str) -> GridFigure:
         return self.figures[grid][name]
 
+    def caption_of_figure(self, grid: str, name: str) -> str:
+        return caption_of(self.grids[grid], self.figures[grid][name])
+
+    def parts_of_page(self, grid: str) -> list[str]:
+        """The files that a page shows: tables and figures."""
+        tables = [f"{paths.table(grid, table)}.html" for table in self.grids[grid].file.tables]
+        return tables + self.files_of_figures(grid, self.figures[grid])
+
+    def asked_by(self, grid: str) -> list[str]:
+        """The title and the question of a grid, which are only on its page."""
+        file = self.grids[grid].file
+        return [file.title, file.question]
+
     # -- targets --------------------------------------------------------------------------------
 
     def files_of_table(self, grid: str, table: str) -> list[str]:
@@ -160,11 +174,12 @@ class Workflow:
         return [f"{paths.figure(grid, f)}.{ending}" for f in figures for ending in ("png", "svg")]
 
     def files_of_grid(self, grid: str) -> list[str]:
-        """The final files of a grid: tables, figures, the results of all cells."""
+        """The final files of a grid: its page, tables, figures, the results of all cells."""
         composed = self.grids[grid]
         tables = [file for t in composed.file.tables for file in self.files_of_table(grid, t)]
         cells = [paths.cell_result(grid, cell) for cell in composed.cells]
-        return tables + self.files_of_figures(grid, self.figures[grid]) + cells
+        figures = self.files_of_figures(grid, self.figures[grid])
+        return [paths.page(grid), *tables, *figures, *cells]
 
     def cells_among(self, words: Sequence[str]) -> dict[str, str]:
         """The result of each cell, GRID/MODEL/SAMPLER, among the words of a command line."""

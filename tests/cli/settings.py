@@ -5,6 +5,7 @@ from psld.commands.design import DesignSettings
 from psld.commands.evaluate import EvaluateSettings
 from psld.commands.figure import FigureSettings
 from psld.commands.import_ import ImportModelSettings
+from psld.commands.page import PageSettings
 from psld.commands.tabulate import TabulateSettings
 from psld.commands.wandb import WandbCommandSettings
 from psld.data.settings import PrepareSettings
@@ -30,6 +31,7 @@ KINDS = {
     "likelihood": LikelihoodCommandSettings,
     "tabulate": TabulateSettings,
     "figure": FigureSettings,
+    "page": PageSettings,
     "plan": PlanSettings,
     "launch": LaunchSettings,
     "wandb": WandbCommandSettings,

@@ -50,6 +50,7 @@ def imported(folder: Path, code: str, words: list[str]) -> set[str]:
     [
         ("prepare dataset=digits", {"numpy", "h5py", "PIL"}),
         ("tabulate grid_name=demo", set()),
+        ("page grid_name=demo output=page.html", {"PIL"}),
         ("plan grid_name=demo list=cells", set()),
         ("plan grid_name=demo list=figures", set()),
         ("wandb track grid_name=demo wandb.mode=disabled", set()),

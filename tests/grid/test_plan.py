@@ -160,6 +160,7 @@ def test_jobs_are_counted(demo):
     assert jobs["evaluate"] == len(demo.cells)
     assert jobs["sample"] == len(demo.shards), "a job makes four shards, and no cell has more"
     assert jobs["figure"] == len(figures_of(demo))
+    assert jobs["page"] == 1
 
 
 def test_more_shards_a_job_are_fewer_jobs(paper):

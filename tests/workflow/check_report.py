@@ -1,4 +1,4 @@
-"""A check of the report of `make demo` in this folder, in a real browser, for manual use:
+"""A check of the report and the page of `make demo` in this folder, in a real browser:
 
 python -m pytest tests/workflow/check_report.py
 
@@ -18,10 +18,22 @@ import pytest
 
 from psld.grid.results import read_table
 from psld.report.table import text_of
-from tests.workflow.check_demo import CELLS, REPORT, ROOT, TABLES, grid, pictures_of
+from tests.workflow.check_demo import CELLS, REPORT, RESULTS, ROOT, TABLES, grid, pictures_of
 
 CHROMIUM = shutil.which("chromium")
 READER = Path(__file__).with_name("report_reader.js")
+PAGE = RESULTS / "demo.html"
+MEASURE = """addEventListener("load", () => {
+  const images = [...document.images];
+  const root = document.documentElement;
+  parent.postMessage(JSON.stringify({
+    images: images.length,
+    broken: images.filter((i) => !i.naturalWidth || i.clientHeight < 50).map((i) => i.alt),
+    overflow: root.scrollWidth - root.clientWidth,
+    fetched: performance.getEntriesByType("resource").map((entry) => entry.name),
+  }), "*");
+});"""
+"""A script that reports how the page is shown to the page around it."""
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="needs chromium (apt-get install chromium)"
@@ -82,6 +94,28 @@ def test_every_table_and_picture_is_shown(grid, seen):
         assert min(result["width"], result["height"]) > 100, f"{path} is shown too small to see"
         content = base64.b64decode(result["src"].partition("base64,")[2])
         assert content == (ROOT / path).read_bytes(), f"the report shows another {path}"
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_the_page_is_shown_whole(grid, tmp_path, width):
+    """On a phone and on a desk: no picture is broken, and only tables and plots are scrolled."""
+    page = tmp_path / "page.html"
+    page.write_text(f"{PAGE.read_text()}<script>{MEASURE}</script>")
+    frame = tmp_path / "frame.html"  # a window of the browser cannot be as narrow as a phone
+    frame.write_text(
+        f"<iframe src=page.html style='width:{width}px;height:900px'></iframe>"
+        "<script>addEventListener('message', e => document.body.append(e.data))</script>"
+    )
+    seen = browse(frame, tmp_path / "profile")
+    found = json.loads(html.unescape(re.search(r"\{.*\}", seen)[0]))
+    assert found["broken"] == []
+    assert found["images"] == len(pictures_of(grid))
+    assert found["overflow"] <= 0
+    assert [address for address in found["fetched"] if not address.startswith("data:")] == []
+
+
+def test_the_page_is_small():
+    assert PAGE.stat().st_size < 3_000_000
 
 
 def test_a_table_shows_every_entry(grid, tmp_path):

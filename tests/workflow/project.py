@@ -15,7 +15,7 @@ GRID = "configs/grid/tiny.yaml"
 
 RULES = (
     *("prepare", "train_extractor", "reference", "train", "train_guide", "import_model"),
-    *("import_guide", "sample", "evaluate", "tabulate", "figure"),
+    *("import_guide", "sample", "evaluate", "tabulate", "figure", "page"),
 )
 """The rules that make something."""
 
@@ -28,6 +28,7 @@ WHOLE_GRID = {
     "evaluate": 4,
     "tabulate": 2,
     "figure": 7,
+    "page": 1,
 }
 """How many jobs of each stage make the grid of tiny.yaml from nothing.
 

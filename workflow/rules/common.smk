@@ -20,6 +20,7 @@ try:
             "evaluate",
             "tabulate",
             "figure",
+            "page",
         )
     )
 except UserError as error:

@@ -1,4 +1,4 @@
-# The results of cells, and the tables and figures of the report.
+# The results of cells, their tables and figures, and the page that shows these.
 
 
 # Reads: the records of a cell's shards, and the references.  Makes: all metrics of the cell, JSON.
@@ -64,7 +64,23 @@ rule figure:
         "../../envs/figure.yaml"
     params:
         content=lambda w: GRIDS.params_of_figure(w.grid, w.figure),
-        kind=lambda w: GRIDS.figure(w.grid, w.figure).kind,
+        caption=lambda w: GRIDS.caption_of_figure(w.grid, w.figure),
         data=lambda w: (GRIDS.originals_of_figure(w.grid, w.figure) or ["null"])[0],
     shell:
         "python -m psld figure grid_name={wildcards.grid} figure={wildcards.figure} data={params.data} > {log} 2>&1"
+
+
+# Reads: the tables and figures of a grid.  Makes: one page with all of them, for reading.
+rule page:
+    input:
+        lambda w: GRIDS.parts_of_page(w.grid),
+    output:
+        "results/{grid}.html",
+    log:
+        "logs/page/{grid}.log",
+    conda:
+        "../../envs/figure.yaml"
+    params:
+        asked=lambda w: GRIDS.asked_by(w.grid),
+    shell:
+        "python -m psld page grid_name={wildcards.grid} > {log} 2>&1"

@@ -1,0 +1,32 @@
+"""Write the page of a grid's results, one HTML file for reading; what is not run yet, it says.
+
+psld page grid_name=demo        # results/demo.html
+"""
+
+from pathlib import Path
+
+from psld.commands.entry import entry_point
+from psld.config.settings import Settings
+from psld.grid.loading import load_grid
+from psld.report.page import results_page
+from psld.utils.files import write_text
+
+
+class PageSettings(Settings):
+    """Settings of `psld page`."""
+
+    grid_name: str
+    """Name of the grid, configs/grid/NAME.yaml."""
+    cells: Path
+    """Folder of the grid's metrics files."""
+    figures: Path
+    """Folder of the grid's figures; those that are not drawn yet are left out."""
+    output: str
+    """Path of the page."""
+
+
+@entry_point("page", PageSettings)
+def main(settings: PageSettings) -> None:
+    grid = load_grid(settings.grid_name)
+    write_text(settings.output, results_page(grid, settings.cells, settings.figures))
+    print(f"Page: {settings.output}")

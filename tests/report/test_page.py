@@ -1,0 +1,219 @@
+"""The page of a grid's results: what it says, that it stands alone, and that all can read it."""
+
+import base64
+import html
+import io
+import re
+from copy import deepcopy
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from psld.grid.captions import caption_of
+from psld.grid.figures import figures_of
+from psld.grid.results import STATUSES, read_table
+from psld.report.html import TEMPLATES
+from psld.report.page import MEANINGS, MOST_PIXELS, results_page
+from psld.report.table import text_of
+from tests.commands import call, succeeded
+from tests.report.conftest import GRID
+from tests.results import write_grid
+
+VECTOR = '<svg width="720pt" height="360pt" viewBox="0 0 720 360" xmlns="x"></svg>'
+SCRIPT = "<script>alert(1)</script>"
+
+
+class Page(HTMLParser):
+    """The elements of a page, and the texts of the tables' cells."""
+
+    def __init__(self, content: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.tables: list[list[list[str]]] = []
+        self.in_cell = False
+        self.feed(content)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.in_cell |= tag in ("td", "th")
+        if tag == "table":
+            self.tables.append([])
+        if tag == "tr":
+            self.tables[-1].append([])
+        if tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_endtag(self, tag):
+        self.in_cell &= tag not in ("td", "th")
+
+    def handle_data(self, data):
+        if self.in_cell:
+            self.tables[-1][-1][-1] += data
+
+    def all(self, *names: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.tags if tag in names]
+
+
+def draw(folder: Path, name: str, pixels: np.ndarray | None = None) -> None:
+    """Write a stand-in for a figure."""
+    path = folder / "results/figures/mine" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.zeros((60, 80), np.uint8) if pixels is None else pixels
+    Image.fromarray(pixels).save(f"{path}.png")
+    Path(f"{path}.svg").write_text(VECTOR)
+
+
+@pytest.fixture
+def content(folder, grid) -> str:
+    """The page with all figures."""
+    for name in figures_of(grid):
+        draw(folder, name)
+    return made(folder)
+
+
+def made(folder: Path) -> str:
+    succeeded(call(folder, "page", "grid_name=mine"))
+    return (folder / "results/mine.html").read_text()
+
+
+def test_the_tables_are_those_of_the_other_formats(content, folder, grid):
+    tables = Page(content).tables
+    for name, table in grid.file.tables.items():
+        text = text_of(table, read_table(grid, name, folder / "results/cells/mine"))
+        assert [text.columns, *text.lines] in tables
+        assert [text.detail_columns, *text.details] in tables
+        for part in (text.title, text.caption, *text.notes):
+            assert part in html.unescape(content)
+
+
+def test_all_entries_are_counted_by_status(content, folder, grid):
+    assert set(MEANINGS) == set(STATUSES)
+    tables = (read_table(grid, name, folder / "results/cells/mine") for name in grid.file.tables)
+    statuses = [entry.status for rows in tables for row in rows for entry in row]
+    shown = re.findall(r"<b>(\d+)</b> <strong>(.*?)</strong>", content)
+    assert {status: int(number) for number, status in shown if number != "0"} == {
+        status: statuses.count(status) for status in statuses
+    }
+
+
+def test_nothing_is_fetched_and_nothing_runs(content):
+    page = Page(content)
+    assert not page.all("script", "link", "iframe", "object", "embed")
+    assert not re.search(r"https?:|@import|url\(|\son\w+=", content)
+    assert all(image["src"].startswith("data:image/") for image in page.all("img"))
+    assert all(link["href"].startswith("#") for link in page.all("a"))
+
+
+def test_every_figure_is_shown_once_and_described(content, grid):
+    page, figures = Page(content), figures_of(grid)
+    assert len(page.all("img")) == len(page.all("figure")) == len(figures)
+    assert all(figure.title in content for figure in figures.values())
+    for figure in figures.values():
+        assert caption_of(grid, figure) in html.unescape(content)
+    for image in page.all("img"):
+        assert len(image["alt"]) > 10
+        assert int(image["width"]) >= 80
+        assert int(image["height"]) >= 60
+
+
+def test_figures_stand_with_the_table_whose_cells_they_show(content):
+    def section(name: str) -> str:
+        return content.partition(f'<section id="{name}"')[2].partition("</section>")[0]
+
+    assert "Distance against network evaluations." in section("table-mine")
+    assert "Distance against friction Γ." in section("table-mine")
+    assert "Distance against network" not in section("table-ode")
+    assert 'See also\n<a href="#figure-1">Figure 1</a>' in section("table-ode")
+    assert "The first inpainted images of cld/free-10" in section("table-holes")
+    assert "<figure" not in section("table-few")
+
+
+def test_a_reader_without_a_mouse_or_a_screen_finds_everything(content):
+    page = Page(content)
+    names = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(names) == len(set(names))
+    assert {link["href"][1:] for link in page.all("a")} <= set(names)
+    for landmark in ("header", "nav", "main", "h1"):
+        assert len(page.all(landmark)) == 1
+    assert all(cell["scope"] in ("col", "row") for cell in page.all("th"))
+    scrolled = [part for part in page.all("div") if part.get("role") == "group"]
+    assert len(scrolled) >= len(page.tables)
+    assert all(part["aria-label"] and part["tabindex"] == "0" for part in scrolled)
+    assert page.all("html")[0]["lang"] == "en"
+    assert "width=device-width" in page.all("meta")[1]["content"]
+
+
+def test_all_texts_are_escaped(tmp_path):
+    mean = deepcopy(GRID) | {"title": SCRIPT, "question": SCRIPT}
+    table = mean["tables"]["mine"]
+    table |= {"title": SCRIPT, "caption": SCRIPT, "headings": [SCRIPT], "footnotes": [SCRIPT]}
+    table["rows"][0]["label"] = [SCRIPT]
+    table["columns"][0]["label"] = SCRIPT + "2"
+    grid = write_grid(tmp_path, mean)
+    content = results_page(grid, tmp_path / "cells", tmp_path / "figures")
+    assert "<script" not in content
+    assert content.count(html.escape(SCRIPT)) >= 8
+    assert [SCRIPT, SCRIPT + "2", "10"] in [rows[0] for rows in Page(content).tables]
+
+
+def test_before_anything_was_run_the_page_says_so(tmp_path, folder, grid):
+    content = results_page(grid, tmp_path / "none", tmp_path / "none")
+    number = sum(len(t.rows) * len(t.columns) for t in grid.file.tables.values())
+    assert f"<b>{number}</b> <strong>not run</strong>" in content
+    assert f"Not drawn yet: {', '.join(figures_of(grid))}." in content
+    assert not re.search(r"\b(nan|None)\b", content)
+
+
+def test_a_finished_page_lacks_nothing(content):
+    assert "Not drawn yet" not in content
+
+
+def embedded(content: str, number: int) -> tuple[Image.Image, int]:
+    """A picture of pixels as the page shows it, and its size in bytes."""
+    source = re.search(rf'id="figure-{number}".*?src="data:image/webp;base64,(.*?)"', content, re.S)
+    data = base64.b64decode(source[1])
+    return Image.open(io.BytesIO(data)), len(data)
+
+
+def test_gray_pictures_keep_every_pixel_and_photographs_are_made_small(folder, grid):
+    generator = np.random.default_rng(0)
+    gray = generator.integers(0, 256, (40, 60), np.uint8)
+    draw(folder, "filled", gray)
+    shown, _ = embedded(made(folder), 1)
+    assert (np.array(shown.convert("L")) == gray).all()
+
+    smooth = np.linspace(0, 255, 2400 * 3000).reshape(2400, 3000, 1)
+    noise = generator.integers(-8, 9, (2400, 3000, 3))
+    draw(folder, "filled", np.clip(smooth + noise, 0, 255).astype(np.uint8))
+    shown, size = embedded(made(folder), 1)
+    assert shown.size == (MOST_PIXELS, MOST_PIXELS * 4 // 5)
+    assert size < 500_000
+
+
+def luminance(color: str) -> float:
+    """The relative luminance of WCAG 2."""
+    digits = color.removeprefix("#")
+    digits = digits if len(digits) == 6 else "".join(2 * digit for digit in digits)
+    parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return sum(weight * p for weight, p in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_all_text_has_the_contrast_that_wcag_asks_for(dark):
+    style, _, _ = TEMPLATES.loader.get_source(TEMPLATES, "style.css")
+    light_colors, dark_colors = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
+    colors = dict(re.findall(r"--([\w-]+): (#\w+)", dark_colors if dark else light_colors))
+    pairs = [(text, "paper") for text in ("ink", "soft", "link", "good", "bad", "open", "plain")]
+    pairs += [
+        (text, f"{mark}-tint")
+        for mark in ("good", "bad", "open", "plain")
+        for text in (mark, "ink", "soft")
+    ]
+    pairs += [("soft", "tint"), ("ink", "tint")]
+    for text, background in pairs:
+        low, high = sorted((luminance(colors[text]), luminance(colors[background])))
+        assert (high + 0.05) / (low + 0.05) >= 4.5, (text, background)
