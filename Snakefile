@@ -21,6 +21,9 @@ repair_slurm_executor()
 hold_working_directory()
 
 
+report: "workflow/report/workflow.rst"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/models.smk"

@@ -61,10 +61,6 @@ class Panel:
         """The group of panels whose values can be compared with each other."""
         return self.dataset, self.metric, self.samples
 
-    @property
-    def evaluations(self) -> list[Evaluation]:
-        return [evaluation for line in self.lines.values() for evaluation in line]
-
 
 def nfe_panels(grid: Grid) -> list[Panel]:
     """Return panels whose lines join cells that differ only in budget, one line for each model.
@@ -179,10 +175,15 @@ def plots_of(grid: Grid) -> list[str]:
     return [plot for plot, content in zip(PLOTS, contents, strict=True) if content]
 
 
+def lines_of_plot(grid: Grid, plot: str) -> list[list[Evaluation]]:
+    """The results that each line of a plot joins."""
+    panels = {"nfe": nfe_panels, "gamma": gamma_panels}.get(plot, lambda _: [])(grid)
+    return [line for panel in panels for line in panel.lines.values()]
+
+
 def evaluations_of_plot(grid: Grid, plot: str) -> list[Evaluation]:
     """The results that a plot shows."""
-    panels = {"nfe": nfe_panels, "gamma": gamma_panels}.get(plot, lambda _: [])(grid)
-    return list(dict.fromkeys(e for panel in panels for e in panel.evaluations))
+    return list(dict.fromkeys(e for line in lines_of_plot(grid, plot) for e in line))
 
 
 def traced_models(grid: Grid) -> list[str]:

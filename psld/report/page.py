@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from psld.grid.captions import caption_of
-from psld.grid.figures import GridFigure, evaluations_of_plot, figures_of, memorization_of
+from psld.grid.figures import GridFigure, figures_of, lines_of_plot, memorization_of
 from psld.grid.resolved import Grid
 from psld.grid.results import STATUSES, Status, TableEntry, read_table
 from psld.report.html import TEMPLATES
@@ -29,7 +29,7 @@ VECTORS = ("plot", "phase-space")
 """The kinds of figures that are embedded as SVG; the others are images of pixels."""
 MOST_PIXELS = 1600
 MOST_CELLS = 2 / 3
-"""A plot stands next to the first table of which it shows at least this share of the cells."""
+"""A plot stands next to the first table of which it joins at least this share of the cells."""
 FEW_COLORS = 1024
 """A picture with at most as many colors is a drawing or gray; one with more has photographs."""
 
@@ -136,10 +136,10 @@ def _sections(
 
 
 def _plotted(grid: Grid, table: str, figure: str) -> float:
-    """Return the share of a table's cells that a plot of numbers would show if it had no others."""
-    shown = tuple({e: None for row in grid.table_evaluations(table) for e in row if e})
-    alone = grid.model_copy(update={"evaluations": shown})
-    return len(evaluations_of_plot(alone, figure)) / max(1, len(shown))
+    """Return the share of a table's cells that a plot joins with another cell of the table."""
+    shown = {e for row in grid.table_evaluations(table) for e in row if e}
+    joined = [shown.intersection(line) for line in lines_of_plot(grid, figure)]
+    return sum(len(cells) for cells in joined if len(cells) > 1) / max(1, len(shown))
 
 
 def _pictured(grid: Grid, table: str, figure: GridFigure) -> bool:

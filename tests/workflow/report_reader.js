@@ -34,8 +34,23 @@
     for (let row = 0; row < all("tbody tr").length; row++) await look(row);
   }
 
+  // The first screen is the description, with a link to each category.
+  async function follow() {
+    if (all(".prose .system-message").length) complain("the description is not valid reStructuredText");
+    for (const category of Object.keys(categories)) {
+      app.setView({ navbarMode: "menu" });
+      await pause();
+      const [link] = all(".prose a").filter((candidate) => candidate.textContent === category);
+      if (link === undefined) throw new Error(`the description has no link to ${category}`);
+      link.click();
+      await pause();
+      if (app.state.category !== category) throw new Error(`the link to ${category} leads elsewhere`);
+    }
+  }
+
   async function read() {
     while (app === undefined) await pause();
+    await follow();
     for (const text of ["Workflow", "Statistics", "About"]) {
       app.setView({ navbarMode: "menu" });
       await pause();
