@@ -235,7 +235,8 @@ class LikelihoodSettings(Settings):
     images: int | None = Field(ge=2)
     """Number of images, from the first of the split; null: all."""
     probes: int = Field(ge=1)
-    """Random vectors of Hutchinson's estimate of the trace; each costs one gradient."""
+    """Random vectors of Hutchinson's estimate of the trace; each costs one gradient. With momentum
+    take an even number, because pairs cancel most of the error."""
     draws: int = Field(ge=1)
     """K: draws of the momentum for each image; the bound rises with K. No effect without momentum,
     where the likelihood is no bound."""

@@ -68,6 +68,20 @@ def test_without_a_whole_group_of_probes_the_estimate_is_right_on_average():
     assert abs(error) < 4 * spread / 8 + 1e-2
 
 
+def test_the_error_of_the_trace_does_not_raise_the_bound():
+    """The draws of an image share their probes, or the mean of exponentials would prefer errors."""
+    process, images = psld(0.02, 4.02), 0.2 + 0.3 * normal(1, 1, 2, 2, seed=4).repeat(48, 1, 1, 1)
+    network = DATA.network(process)
+    one, many = (
+        log_likelihood(process, network, images, drawn(), draws=draws, tolerance=1e-3)
+        for draws in (1, 12)
+    )
+    spread = float(one.log_likelihood.std())
+    assert spread > 0.1, "one probe leaves the terms between blocks"
+    error = float((many.log_likelihood - truth(images)).mean())
+    assert abs(error) < 4 * spread / 48**0.5
+
+
 def test_costs_are_counted():
     process, images = vp_sde(), normal(2, 1, 2, 2)
     calls = []
