@@ -27,6 +27,7 @@ from psld.utils.errors import UserError
 from psld.utils.provenance import device_name, provenance
 
 NOISE_SAMPLES = 10_000
+"""Images of noise; as many as training images if there are fewer."""
 
 
 @entry_point("reference", ReferenceSettings, rewrite=expand_data)
@@ -39,7 +40,10 @@ def main(settings: ReferenceSettings) -> None:
     extractor = load_extractor(metric, folder, store.digest, use_device(settings.device))
     parts = features_of_splits(extractor, store, metric)
     parts["train"] = Features(parts["train"].values)  # no metric needs its logits
-    parts["noise"] = features_of_noise(extractor, store, metric.batch_size)
+    shape = (store.channels, store.image_size, store.image_size)
+    count = min(store.splits["train"], NOISE_SAMPLES)
+    noise = noise_images(count, shape, metric.batch_size)
+    parts["noise"] = gather(extractor, noise, "noise", count)
     manifest = ReferenceManifest(
         extractor=metric.extractor,
         truncated_reference=metric.truncated_reference,
@@ -71,13 +75,6 @@ def features_of_splits(
         for split, size in store.splits.items()
         if size > 0
     }
-
-
-def features_of_noise(extractor: Extractor, store: ImageStore, batch_size: int) -> Features:
-    """Extract the features of noise: as many images as the training split has, at most 10,000."""
-    count = min(store.splits["train"], NOISE_SAMPLES)
-    shape = (store.channels, store.image_size, store.image_size)
-    return gather(extractor, noise_images(count, shape, batch_size), "noise", count)
 
 
 def noise_images(count: int, shape: tuple[int, int, int], batch_size: int) -> Iterator[Tensor]:

@@ -73,14 +73,25 @@ def blocks_of_samples(n: int, blocks: int = BLOCKS) -> tuple[Tensor, int]:
     return block, int(block.max()) + 1
 
 
+def estimate_of(values: Tensor, block: Tensor) -> Estimate:
+    """Return the estimate of a metric from its values: over all samples, then without each block.
+
+    Args:
+        values: B + 1 numbers.
+        block: the block of each sample, n.
+    """
+    value, *without_block = values.tolist()
+    return Estimate(
+        value=value,
+        samples=len(block),
+        block_samples=tuple(block.bincount().tolist()),
+        without_block=tuple(without_block),
+    )
+
+
 def estimate_of_mean(values: Tensor, blocks: int = BLOCKS) -> Estimate:
     """Estimate the mean of n numbers, one per sample, such as the share with a property."""
-    block, blocks = blocks_of_samples(len(values), blocks)
-    counts = block.bincount(minlength=blocks)
-    sums = torch.zeros(blocks, dtype=torch.float64).index_add_(0, block, values.double().cpu())
-    return Estimate(
-        value=(sums.sum() / len(values)).item(),
-        samples=len(values),
-        block_samples=tuple(counts.tolist()),
-        without_block=tuple(((sums.sum() - sums) / (len(values) - counts)).tolist()),
-    )
+    block, _ = blocks_of_samples(len(values), blocks)
+    counts, sums = block.bincount(), block.bincount(values.double().cpu())
+    rests = (sums.sum() - sums) / (len(values) - counts)
+    return estimate_of(torch.cat([sums.sum()[None] / len(values), rests]), block)

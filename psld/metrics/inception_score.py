@@ -9,7 +9,7 @@ from torch.nn.functional import one_hot
 
 from psld.metrics.blocks import BLOCKS
 from psld.metrics.estimate import Estimate
-from psld.metrics.features import blocks_of_samples
+from psld.metrics.features import blocks_of_samples, estimate_of
 from psld.utils.errors import UserError
 
 SEED = 2020
@@ -36,13 +36,7 @@ def inception_score(logits: Tensor, splits: int = 10, blocks: int = BLOCKS) -> E
         _scores(log_p[start:end], one_hot(block[start:end], blocks).to(log_p))
         for start, end in pairwise(cuts)
     ]
-    value, *without_block = torch.stack(scores).mean(dim=0).tolist()
-    return Estimate(
-        value=value,
-        samples=n,
-        block_samples=tuple(block.bincount(minlength=blocks).tolist()),
-        without_block=tuple(without_block),
-    )
+    return estimate_of(torch.stack(scores).mean(dim=0), block)
 
 
 def _scores(log_p: Tensor, membership: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch.nn.functional import one_hot
 
 from psld.metrics.blocks import BLOCKS
 from psld.metrics.estimate import Estimate
-from psld.metrics.features import blocks_of_samples
+from psld.metrics.features import blocks_of_samples, estimate_of
 from psld.utils.errors import UserError
 
 SEED = 2020
@@ -47,13 +47,7 @@ def kernel_distance(
         )
         x, y = samples[of_samples].double(), reference[of_reference].double()
         values += _mmd(x, y, one_hot(block[of_samples], blocks).to(x)).cpu()
-    value, *without_block = (values / subsets).tolist()
-    return Estimate(
-        value=value,
-        samples=len(samples),
-        block_samples=tuple(block.bincount(minlength=blocks).tolist()),
-        without_block=tuple(without_block),
-    )
+    return estimate_of(values / subsets, block)
 
 
 def _mmd(x: Tensor, y: Tensor, membership: Tensor) -> Tensor:

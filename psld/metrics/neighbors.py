@@ -8,7 +8,7 @@ from torch import Tensor
 
 from psld.metrics.blocks import BLOCKS
 from psld.metrics.estimate import Estimate
-from psld.metrics.features import blocks_of_samples, estimate_of_mean
+from psld.metrics.features import blocks_of_samples, estimate_of, estimate_of_mean
 from psld.utils.errors import UserError
 
 ROWS = 1000
@@ -47,13 +47,7 @@ def recall(
         torch.stack([(d <= radius).any(dim=1).sum() for radius in radii])
         for d in _distances(reference, samples)
     )
-    value, *without_block = (covered.double() / len(reference)).tolist()
-    return Estimate(
-        value=value,
-        samples=len(samples),
-        block_samples=tuple(block.bincount(minlength=blocks).tolist()),
-        without_block=tuple(without_block),
-    )
+    return estimate_of(covered.double() / len(reference), block)
 
 
 def _check_neighbors(images: int, neighbors: int) -> None:
