@@ -99,9 +99,9 @@ def draw_path(
     from psld.report.phase_space import draw_trace
     from psld.sampling.trace import trace_sample
     from psld.training.model import load_model
-    from psld.utils.device import choose_device
+    from psld.utils.device import use_device
 
-    loaded = load_model(model, choose_device(device))
+    loaded = load_model(model, use_device(device, tf32=True))
     try:
         path = trace_sample(loaded, sampler, sample, shard_size, seed)
     except UserError as error:

@@ -23,6 +23,14 @@ from psld.utils.randomness import Stream, stream_seed
 STOP_EVERY = 10
 """Several ranks stop only at multiples of this number of steps: asking them all takes time."""
 
+SHOWN = {
+    "loss": "loss {:.4f}",
+    "images_per_second": "{:.0f} images/s",
+    "peak_memory_gib": "{:.1f} GiB",
+    "mfu": "MFU {:.1%}",
+}
+"""The logged values that are printed at a checkpoint."""
+
 
 class Log:
     """A log that drops everything: for trainings without wandb, and for ranks that do not lead."""
@@ -86,11 +94,10 @@ def train(
         stopping = ranks.largest(stop.number) if asking and not last else 0
         if logging or stopping:
             values = meter.read(images_per_step=settings.batch_size)
-            loss_text = f"{values['loss']:.4f}"
-            progress.set_postfix(loss=loss_text)
+            progress.set_postfix(loss=f"{values['loss']:.4f}")
             if saving and ranks.leads and progress.disable:
-                described = f"step {state.step}/{settings.steps}: loss {loss_text}, "
-                print(described + described_speed(values), flush=True)
+                shown = [text.format(values[key]) for key, text in SHOWN.items() if key in values]
+                print(f"step {state.step}/{settings.steps}: {', '.join(shown)}", flush=True)
             rate = learning_rate(settings, step)
             state.history.append({"step": state.step, **values, "learning_rate": rate})
         previewing = settings.preview_every and state.step % settings.preview_every == 0
@@ -156,16 +163,6 @@ def learning_rate(settings: LoopSettings, step: int) -> float:
     if step >= settings.warmup_steps:
         return settings.learning_rate
     return settings.learning_rate * step / settings.warmup_steps
-
-
-def described_speed(values: dict[str, float]) -> str:
-    """Images per second; on a GPU also the peak memory, and the MFU if it is known."""
-    parts = [f"{values['images_per_second']:.0f} images/s"]
-    if "peak_memory_gib" in values:
-        parts.append(f"{values['peak_memory_gib']:.1f} GiB")
-    if "mfu" in values:
-        parts.append(f"MFU {values['mfu']:.1%}")
-    return ", ".join(parts)
 
 
 class Meter:
