@@ -114,7 +114,7 @@ def body_of_markdown(text: str) -> list[list[str]]:
 def body_of_html(text: str) -> list[list[str]]:
     _, *rows = re.findall(r"<tr[^>]*>(.*?)</tr>", text, re.DOTALL)
     cells = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row, re.DOTALL) for row in rows]
-    return [[html.unescape(re.sub("</?small>", "", cell)) for cell in row] for row in cells]
+    return [[html.unescape(re.sub("</?(small|i)>", "", cell)) for cell in row] for row in cells]
 
 
 def body_of_latex(text: str) -> list[list[str]]:

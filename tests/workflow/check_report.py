@@ -131,4 +131,4 @@ def body_of(page: str) -> list[list[str]]:
     """The texts in the cells of a table's body, as the browser has understood them."""
     _, *rows = re.findall(r"<tr[^>]*>(.*?)</tr>", page, re.DOTALL)
     cells = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row, re.DOTALL) for row in rows]
-    return [[html.unescape(re.sub("</?small>", "", cell)) for cell in row] for row in cells]
+    return [[html.unescape(re.sub("</?(small|i)>", "", cell)) for cell in row] for row in cells]
