@@ -48,11 +48,7 @@ def test_what_decides_no_result_reruns_nothing(finished):
         ("configs/dataset/digits.yaml", "# A mirrored 2 is no digit.", "# Another comment."),
         ("psld/commands/train.py", '"""Train a model:', '"""Another docstring:'),
         ("psld/commands/sample.py", '"""Sample a cell:', '"""Another docstring:'),
-        (
-            "psld/sampling/settings.py",
-            '"""Settings of `psld sample`."""',
-            '"""Another docstring."""',
-        ),
+        ("psld/sampling/settings.py", '"""Settings of sampling:', '"""Another docstring:'),
     )
     for edit in edits:
         finished.edit(*edit)
