@@ -10,9 +10,9 @@ from pydantic import Field
 
 from psld.commands.entry import entry_point
 from psld.config.settings import Settings
+from psld.grid.entries import read_table
 from psld.grid.loading import load_grid
 from psld.grid.resolved import Grid
-from psld.grid.results import read_table
 from psld.report.formats import as_csv, latex, markdown
 from psld.report.html import table_page
 from psld.report.table import summary, text_of

@@ -1,7 +1,8 @@
 """The figures of a grid and their contents. Imports neither torch nor matplotlib.
 
-Cells share a panel of a plot if their numbers are comparable: the same dataset, metric, number of
-samples and sampler family, and no guidance.
+Figures show the first seed of each cell, plots the mean of all. Cells share a panel of a plot if
+their numbers are comparable: the same dataset, metric, number of samples and sampler family, and
+no guidance.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -67,7 +68,8 @@ def nfe_panels(grid: Grid) -> list[Panel]:
 
     Leave out a panel if no line has two cells, because it shows no dependence.
     """
-    in_order = sorted(grid.evaluations, key=lambda e: list(grid.models).index(e.model))
+    order = list(grid.file.models).index
+    in_order = sorted(grid.file.evaluations, key=lambda e: order(e.model))
     panels = _panels(grid, in_order, lambda evaluation: evaluation.model)
     return [panel for panel in panels if max(map(len, panel.lines.values())) > 1]
 
@@ -76,7 +78,7 @@ def gamma_panels(grid: Grid) -> list[Panel]:
     """Return panels whose lines join cells of models that differ only in Γ, one for each budget."""
     panels = []
     for alike in _alike_but_for_gamma(grid):
-        of_these = [e for e in grid.evaluations if e.model in alike]
+        of_these = [e for e in grid.file.evaluations if e.model in alike]
         of_these.sort(key=lambda e: _cost(grid, e))
         for panel in _panels(grid, of_these, grid.file.budget_of):
             lines = panel.lines.items()
@@ -115,7 +117,8 @@ def _first_of_group(panel: Panel, panels: Iterable[Panel]) -> int:
 
 def _alike_but_for_gamma(grid: Grid) -> list[set[str]]:
     alike: dict[str, set[str]] = {}
-    for name, model in grid.models.items():
+    for name in grid.file.models:
+        model = grid.models[name]
         if friction_of(grid, name) is not None:
             process = model.settings["process"] | {"gamma": None}
             key = digest_of(model.settings | {"process": process})
@@ -130,7 +133,8 @@ def friction_of(grid: Grid, model: str) -> float | None:
 
 def trained_models(grid: Grid) -> list[str]:
     """The models that the grid trains: all but imported ones and those of other grids."""
-    return [n for n, model in grid.models.items() if not (model.checkpoint or model.of)]
+    models = ((name, grid.models[name]) for name in grid.file.models)
+    return [name for name, model in models if not (model.checkpoint or model.of)]
 
 
 def figures_of(grid: Grid) -> dict[str, GridFigure]:
@@ -145,7 +149,7 @@ def _figures(grid: Grid) -> Iterator[GridFigure]:
         title = f"{model} by {grid.file.gallery}"
         name, category = f"phase-space/{model}", ("Phase space", "Other")
         yield GridFigure(name, "phase-space", title, model, category, model=model)
-    for model in grid.models:
+    for model in grid.file.models:
         title, cell = f"{model} by {grid.file.gallery}", f"{model}/{grid.file.gallery}"
         name, category = f"samples/{model}", ("Samples", "By model")
         yield GridFigure(name, "samples", title, model, category, {"": cell})
@@ -153,7 +157,8 @@ def _figures(grid: Grid) -> Iterator[GridFigure]:
         kind, _, what = name.partition("/")
         title = f"{what} by {grid.file.gallery}" if kind == "models" else f"{what}, by sampler"
         yield GridFigure(name, "comparison", title, name, ("Samples", "Side by side"), rows)
-    for cell in filter(lambda cell: memorization_of(grid, cell), grid.cells):
+    cells = dict.fromkeys(evaluation.cell for evaluation in grid.file.evaluations)
+    for cell in filter(lambda cell: memorization_of(grid, cell), cells):
         category = ("Samples", "Nearest training images")
         title = f"{cell}: the samples nearest to training images, above these"
         yield GridFigure(f"nearest/{cell}", "nearest", title, cell, category, {"": cell})
@@ -194,7 +199,8 @@ def traced_models(grid: Grid) -> list[str]:
     gallery = grid.samplers[grid.file.gallery]
     if "steps" not in gallery.settings or gallery.guidance != "none":
         return []
-    return [name for name, model in grid.models.items() if blocks_of(model.settings["process"]) > 1]
+    models = grid.file.models
+    return [name for name in models if blocks_of(grid.models[name].settings["process"]) > 1]
 
 
 def blocks_of(process: dict[str, Any]) -> int:
@@ -217,12 +223,12 @@ def comparisons_of(grid: Grid) -> dict[str, dict[str, str]]:
 
 
 def _comparisons(grid: Grid) -> Iterator[tuple[str, dict[str, str]]]:
-    for dataset in dict.fromkeys(model.dataset for model in grid.models.values()):
-        models = [name for name, model in grid.models.items() if model.dataset == dataset]
+    for dataset in dict.fromkeys(grid.models[name].dataset for name in grid.file.models):
+        models = [name for name in grid.file.models if grid.models[name].dataset == dataset]
         yield f"models/{dataset}", {model: f"{model}/{grid.file.gallery}" for model in models}
     families = list(grid.file.samplers)
-    for model in grid.models:
-        own = [e for e in grid.evaluations if e.model == model]
+    for model in grid.file.models:
+        own = [e for e in grid.file.evaluations if e.model == model]
         own.sort(key=lambda e: (families.index(grid.file.family_of(e.sampler)), _cost(grid, e)))
         unguided = [e.sampler for e in own if grid.samplers[e.sampler].guidance == "none"]
         yield f"samplers/{model}", {sampler: f"{model}/{sampler}" for sampler in unguided}

@@ -99,11 +99,11 @@ def _with_models_of_others(content: dict[str, Any], path: Path) -> dict[str, Any
         if isinstance(entry, dict) and entry.get("of"):
             other = _path(entry["of"])
             trained = parse(GridFile, _content(other), where=str(other))
-            if name not in trained.models or trained.models[name].of:
+            if name not in trained.trainings or trained.trainings[name].of:
                 raise UserError(f"{path}: models.{name}: {other} trains no model of this name")
             models[name] = entry | {
                 "overrides": trained.overrides_of_model(name),
-                "checkpoint": trained.models[name].checkpoint,
+                "checkpoint": trained.trainings[name].checkpoint,
             }
     return content | {"models": models}
 

@@ -15,9 +15,10 @@ from pydantic import Field
 from tabulate import tabulate
 
 from psld.config.settings import Settings
-from psld.grid.figures import figures_of, trained_models
+from psld.grid.entries import paper_values
+from psld.grid.figures import figures_of
 from psld.grid.resolved import ComposedTraining, Grid, shards_of_cells
-from psld.grid.results import paper_values, read_result
+from psld.grid.results import read_result
 from psld.sampling.settings import shards_needed
 from psld.training.manifest import MANIFEST, GuideManifest, ModelManifest, read_manifest
 from psld.training.settings import TRAIN_FACTOR
@@ -118,7 +119,8 @@ def readable(number: float) -> str:
 def tables_of(grid: Grid) -> Iterator[tuple[str, int, int, int]]:
     """Yield each table's name and numbers of models, cells and shards; tables may share them."""
     for name in grid.file.tables:
-        entries = [e for row in grid.table_evaluations(name) for e in row if e]
+        plain = [e for row in grid.table_evaluations(name) for e in row if e]
+        entries = [r for e in plain for r in grid.file.replicates(e)]
         shards = shards_of_cells(entries, grid.file.shard_size)
         yield name, len({e.model for e in entries}), len(shards), sum(shards.values())
 
@@ -133,7 +135,7 @@ def jobs_of(grid: Grid) -> dict[str, int]:
         "prepare": len(grid.datasets),
         "train_extractor": extractors.count("classifier"),
         "reference": len(references),
-        "train": len(trained_models(grid)),
+        "train": sum(not (model.checkpoint or model.of) for model in models),
         "import": sum(
             bool(trained.checkpoint) and not trained.of for trained in (*models, *guides)
         ),

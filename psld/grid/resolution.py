@@ -30,10 +30,7 @@ def compose_grid(name: str, file: GridFile, path: Path, compose: Compose = compo
     Raises UserError, with file and key, if something does not compose, or if a table, a figure or
     the gallery pairs a sampler with a model that it cannot sample.
     """
-    evaluations = [
-        e for table in file.tables for row in file.table_evaluations(table) for e in row if e
-    ]
-    evaluations = list(dict.fromkeys(evaluations))
+    evaluations = [r for e in file.evaluations for r in file.replicates(e)]
     figures = [cell.partition("/")[2] for cell in file.pictures.values()]
     samplers = dict.fromkeys([*(evaluation.sampler for evaluation in evaluations), *figures])
     overrides = {sampler: file.overrides_of(sampler) for sampler in samplers}
@@ -42,7 +39,7 @@ def compose_grid(name: str, file: GridFile, path: Path, compose: Compose = compo
         path,
         models={
             model: compose_model(file.overrides_of_model(model), f"{path}: models.{model}", compose)
-            for model in file.models
+            for model in file.trainings
         },
         guides={
             guide: compose_guide(own.overrides, f"{path}: guides.{guide}", compose)
@@ -66,10 +63,10 @@ def compose_grid(name: str, file: GridFile, path: Path, compose: Compose = compo
         models={
             model: ComposedTraining(
                 overrides=file.overrides_of_model(model),
-                checkpoint=file.models[model].checkpoint,
+                checkpoint=file.trainings[model].checkpoint,
                 dataset=settings.dataset.name,
                 settings=settings.identity(),
-                of=file.models[model].of,
+                of=file.trainings[model].of,
             )
             for model, settings in parsed.models.items()
         },
@@ -86,6 +83,7 @@ def compose_grid(name: str, file: GridFile, path: Path, compose: Compose = compo
             sampler: ComposedSampler(
                 overrides=overrides[sampler],
                 settings=settings.model_dump(mode="json", exclude_none=True),
+                seed=file.parts_of(sampler)[2],
                 guide=file.samplers[file.family_of(sampler)].guide,
             )
             for sampler, settings in parsed.samplers.items()
@@ -95,7 +93,6 @@ def compose_grid(name: str, file: GridFile, path: Path, compose: Compose = compo
             metric: settings.model_dump(mode="json", exclude_none=True)
             for metric, settings in parsed.metrics.items()
         },
-        evaluations=tuple(evaluations),
     )
 
 

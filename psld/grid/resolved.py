@@ -25,6 +25,8 @@ class ComposedTraining(Settings):
 class ComposedSampler(Settings):
     overrides: tuple[str, ...]
     settings: dict[str, Any]
+    seed: int
+    """Seed of the samples."""
     guide: str | None
     """Name of its guide in the grid."""
 
@@ -51,11 +53,15 @@ class Grid(Settings):
     """The settings that decide the preparation of each dataset."""
     metrics: dict[str, dict[str, Any]]
     """Settings of each metric."""
-    evaluations: tuple[Evaluation, ...]
 
     def model_folder(self, model: str) -> str:
         """The folder of a model, under the grid that trains it."""
         return paths.model_folder(self.models[model].of or self.name, model)
+
+    @cached_property
+    def evaluations(self) -> tuple[Evaluation, ...]:
+        """The evaluations of all tables with all their seeds, each once."""
+        return tuple(r for e in self.file.evaluations for r in self.file.replicates(e))
 
     @cached_property
     def evaluations_by_cell(self) -> dict[str, list[Evaluation]]:
@@ -73,7 +79,7 @@ class Grid(Settings):
     @cached_property
     def shards(self) -> dict[str, int]:
         """The number of shards of each cell: those its evaluations need, or one if only shown."""
-        shown = [f"{model}/{self.file.gallery}" for model in self.models]
+        shown = [f"{model}/{self.file.gallery}" for model in self.file.models]
         shards = dict.fromkeys([*shown, *self.file.pictures.values()], 1)
         return shards | shards_of_cells(self.evaluations, self.file.shard_size)
 

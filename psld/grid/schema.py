@@ -3,6 +3,7 @@
 Templates are written out before (`psld.grid.templates`).
 """
 
+import re
 from collections import Counter
 from functools import cached_property
 from typing import Annotated, Any, Literal, NamedTuple
@@ -66,8 +67,9 @@ class Band(Settings):
 
 
 RECORDED = (
-    *("column", "cell", "metric", "shows", "ours", "paper", "source", "difference", "band"),
-    *("status", "samples", "nfe", "sampling_seconds", "sampling_device"),
+    *("seeds", "column", "cell", "metric", "shows", "ours", "low", "high", "deviation", "minimum"),
+    *("extrapolated", "paper", "source", "difference", "band", "status", "more_samples"),
+    *("rank", "p_value", "paired", "samples", "nfe", "sampling_seconds", "sampling_device"),
 )
 """The CSV columns for each entry of a table, next to the labels of its row."""
 
@@ -149,6 +151,30 @@ class Evaluation(NamedTuple):
         return f"{self.model}/{self.sampler}"
 
 
+class Seeds(Settings):
+    """Seeds that multiply a grid's models and cells; the first of each keeps the plain names.
+
+    With the further seed S a model is MODEL-seedS, and a sampler is SAMPLER-seedS.
+    """
+
+    training: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """`training.seed` of each model that the grid trains; if there is none, its own."""
+    sampling: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Seeds of the samples; the first is the grid's `seed`."""
+
+    @field_validator("training", "sampling")
+    @classmethod
+    def _are_different(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"each seed only once, not {', '.join(map(str, seeds))}")
+        return seeds
+
+
+def _seeded(name: str, seeds: tuple[int, ...]) -> list[str]:
+    """Return a name for each seed."""
+    return [name, *(f"{name}-seed{seed}" for seed in seeds[1:])]
+
+
 class FigurePart(NamedTuple):
     """One cell that a figure shows."""
 
@@ -188,6 +214,8 @@ class GridFile(Settings):
     """Images per network evaluation when sampling; changes speed and memory, never the images."""
     seed: int = Field(0, ge=0)
     """Seed of all samples: the same noise for every cell."""
+    seeds: Seeds = Seeds()
+    """More seeds than one: tables then show means and standard deviations."""
     gallery: str
     """The sampler, with its budget, whose images are shown for each model."""
     models: dict[str, TrainedEntry]
@@ -219,6 +247,15 @@ class GridFile(Settings):
         return self
 
     @model_validator(mode="after")
+    def _seeds_fit(self) -> "GridFile":
+        if self.seeds.sampling[:1] not in ((), (self.seed,)):
+            raise ValueError(f"seeds.sampling: its first is seed, which is {self.seed}")
+        names = Counter(name for model in self.models for name in self.replicates_of(model))
+        if twice := [name for name, times in names.items() if times > 1]:
+            raise ValueError(f"seeds.training: two models are called {twice[0]}")
+        return self
+
+    @model_validator(mode="after")
     def _pictures_have_different_names(self) -> "GridFile":
         wholes = {part.figure for part in self.parts_of_figures if part.name}
         names = Counter([*wholes, *(part.picture for part in self.parts_of_figures)])
@@ -243,6 +280,38 @@ class GridFile(Settings):
         for part in self.parts_of_figures:
             targets.setdefault(part.figure, []).append(part.picture)
         return targets | {picture: [picture] for picture in self.pictures}
+
+    def replicates_of(self, model: str) -> list[str]:
+        """Return a model's names, one for each seed with which the grid trains it."""
+        own = self.models.get(model)
+        trained = own is not None and not (own.checkpoint or own.of)
+        return _seeded(model, self.seeds.training if trained else ())
+
+    @cached_property
+    def trainings(self) -> dict[str, TrainedEntry]:
+        """All models with all their seeds, by name."""
+        trainings = {}
+        for model, own in self.models.items():
+            trainings[model] = own
+            seeds = () if own.checkpoint or own.of else self.seeds.training
+            for name, seed in zip(_seeded(model, seeds), seeds, strict=False):
+                overrides = (*own.overrides, f"training.seed={seed}")
+                trainings[name] = own.model_copy(update={"overrides": overrides})
+        return trainings
+
+    def replicates(self, evaluation: Evaluation) -> list[Evaluation]:
+        """Return an evaluation for each seed of training and of sampling, the plain one first."""
+        return [
+            evaluation._replace(model=model, sampler=sampler)
+            for model in self.replicates_of(evaluation.model)
+            for sampler in _seeded(evaluation.sampler, self.seeds.sampling)
+        ]
+
+    @cached_property
+    def evaluations(self) -> list[Evaluation]:
+        """The evaluations of all tables, each once, without their further seeds."""
+        entries = (e for rows in self.evaluations_by_table.values() for row in rows for e in row)
+        return list(dict.fromkeys(filter(None, entries)))
 
     def table_evaluations(self, name: str) -> list[list[Evaluation | None]]:
         """The evaluation behind each entry of a table, row by row; a literature row has none."""
@@ -289,22 +358,26 @@ class GridFile(Settings):
 
     def overrides_of_model(self, model: str) -> tuple[str, ...]:
         """All overrides of a model; those of another grid's model are already complete."""
-        own = self.models[model]
+        own = self.trainings[model]
         return own.overrides if own.of else (*self.defaults, *own.overrides)
 
     def overrides_of(self, sampler: str) -> tuple[str, ...]:
-        """A family's overrides, completed by the budget that ends the sampler's name."""
-        name = self.family_of(sampler)
+        """A family's overrides, completed by the budget in the sampler's name."""
+        name, budget, _ = self.parts_of(sampler)
         family = self.samplers[name]
-        budget = family.spends or sampler.removeprefix(f"{name}-")
-        return (*family.overrides, f"{family.budget}={budget}")
+        return (*family.overrides, f"{family.budget}={family.spends or budget}")
+
+    def parts_of(self, sampler: str) -> tuple[str, str, int]:
+        """Return family, budget and seed of a sampler: FAMILY-BUDGET, or FAMILY-BUDGET-seedS."""
+        family = self.family_of(sampler)
+        named = re.fullmatch(r"(.*?)(?:-seed(\d+))?", sampler.removeprefix(f"{family}-"))
+        return family, named[1], self.seed if named[2] is None else int(named[2])
 
     def family_of(self, sampler: str) -> str:
-        """The family of a sampler, whose name is FAMILY-BUDGET."""
+        """The family of a sampler, which begins its name."""
         return max((f for f in self.samplers if sampler.startswith(f"{f}-")), key=len)
 
     def budget_of(self, evaluation: Evaluation) -> str:
         """Return a cell's budget as text: `steps = 40`, `tolerance = 1e-3`."""
-        family = self.family_of(evaluation.sampler)
-        key = self.samplers[family].budget.rpartition(".")[2]
-        return f"{key} = {evaluation.sampler.removeprefix(f'{family}-')}"
+        family, budget, _ = self.parts_of(evaluation.sampler)
+        return f"{self.samplers[family].budget.rpartition('.')[2]} = {budget}"

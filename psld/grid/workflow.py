@@ -8,10 +8,11 @@ from psld.config.locations import config_names
 from psld.grid import paths
 from psld.grid.captions import caption_of
 from psld.grid.cells import inpainted_datasets
+from psld.grid.entries import paper_values
 from psld.grid.figures import GridFigure, evaluations_of_plot, figures_of, trained_models
 from psld.grid.loading import load_grid
 from psld.grid.resolved import ComposedTraining, Grid
-from psld.grid.results import paper_values
+from psld.grid.schema import Evaluation
 from psld.sampling.records import record_path
 from psld.utils.errors import UserError
 
@@ -78,9 +79,8 @@ class Workflow:
 
     def sampling_params(self, grid: str, sampler: str) -> dict[str, Any]:
         """The parameters that decide a cell's images."""
-        file = self.grids[grid].file
-        settings = self.grids[grid].samplers[sampler].settings
-        return {"sampler": settings, "shard_size": file.shard_size, "seed": file.seed}
+        chosen, size = self.grids[grid].samplers[sampler], self.grids[grid].file.shard_size
+        return {"sampler": chosen.settings, "shard_size": size, "seed": chosen.seed}
 
     def metrics_of_cell(self, grid: str, cell: str) -> list[dict[str, Any]]:
         """The settings of each metric of a cell, with its number of samples."""
@@ -106,7 +106,12 @@ class Workflow:
     def results_of_table(self, grid: str, table: str) -> list[str]:
         """The results that a table shows."""
         rows = self.grids[grid].table_evaluations(table)
-        cells = sorted({e.cell for row in rows for e in row if e is not None})
+        return sorted(self._results(grid, (e for row in rows for e in row if e)))
+
+    def _results(self, grid: str, evaluations: Iterable[Evaluation]) -> list[str]:
+        """The results of some evaluations with all their seeds, each file once."""
+        file = self.grids[grid].file
+        cells = dict.fromkeys(r.cell for e in evaluations for r in file.replicates(e))
         return [paths.cell_result(grid, cell) for cell in cells]
 
     def inputs_of_figure(self, grid: str, figure: str) -> list[str]:
@@ -117,8 +122,7 @@ class Workflow:
                 folders = (composed.model_folder(model) for model in trained_models(composed))
                 return [f"{folder}/history.json" for folder in folders]
             case "plot":
-                cells = dict.fromkeys(e.cell for e in evaluations_of_plot(composed, figure))
-                return [paths.cell_result(grid, cell) for cell in cells]
+                return self._results(grid, evaluations_of_plot(composed, figure))
             case "nearest":
                 return [paths.cell_result(grid, cell) for cell in shown.cells.values()]
             case "phase-space":

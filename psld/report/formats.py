@@ -2,11 +2,12 @@
 
 import csv
 import io
+from statistics import fmean
 
 from tabulate import tabulate
 
+from psld.grid.entries import TableEntry
 from psld.grid.resolved import Grid
-from psld.grid.results import TableEntry
 from psld.grid.schema import Table
 from psld.report.table import EVERY_ENTRY, Text
 
@@ -23,23 +24,34 @@ def as_csv(grid: Grid, table: Table, rows: list[list[TableEntry]]) -> str:
 
 def record(grid: Grid, table: Table, entry: TableEntry) -> dict[str, object]:
     """Return all that is known about an entry; None for what is not."""
-    result, evaluation = entry.result, entry.evaluation
+    evaluation, results = entry.evaluation, entry.results
+    interval, rank = entry.interval, entry.rank
     return {
         **dict(zip(table.headings, entry.row.label, strict=True)),
+        "seeds": len(results) if evaluation else None,
         "column": entry.column,
         "cell": evaluation and f"{grid.name}/{evaluation.cell}",
         "metric": evaluation and evaluation.metric,
         "shows": entry.show,
         "ours": entry.value,
+        "low": interval and interval.low,
+        "high": interval and interval.high,
+        "deviation": entry.deviation,
+        "minimum": entry.minimum,
+        "extrapolated": entry.extrapolated,
         "paper": entry.paper,
         "source": entry.row.source,
         "difference": entry.difference,
         "band": entry.width,
         "status": entry.status,
+        "more_samples": entry.more_samples,
+        "rank": rank and rank.name,
+        "p_value": rank and rank.p_value,
+        "paired": rank and rank.paired,
         "samples": evaluation and evaluation.samples,
-        "nfe": result and result.nfe,
-        "sampling_seconds": result and result.sampling_seconds,
-        "sampling_device": result and result.sampling_device,
+        "nfe": fmean(r.nfe for r in results) if results else None,
+        "sampling_seconds": sum(r.sampling_seconds for r in results) if results else None,
+        "sampling_device": ", ".join(dict.fromkeys(r.sampling_device for r in results)) or None,
     }
 
 
@@ -93,6 +105,7 @@ SYMBOLS = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
     **{"<": "$<$", ">": "$>$", "−": "$-$", "×": r"$\times$", "±": r"$\pm$", "√": r"$\surd$"},
+    **{"★": r"$\star$", "≈": r"$\approx$", "→": r"$\to$", "∞": r"$\infty$"},
     **{"Γ": r"$\Gamma$", "ν": r"$\nu$", "κ": r"$\kappa$"},
     **{"⁻": "$^{-}$", "¹": "$^{1}$", "²": "$^{2}$"},
     **{"✓": r"$\checkmark$", "✗": r"\textbf{x}", "†": r"$\dagger$"},

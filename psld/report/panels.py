@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -28,6 +29,7 @@ class Curve:
     ours: Points
     paper: Points = field(default_factory=list)
     mark_every: int = 1  # mark every n-th of our points
+    bars: Sequence[tuple[float, float, float]] = ()  # x and both ends of each error bar
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,11 @@ def _draw_curve(axes: Axes, curve: Curve) -> None:
     if curve.ours:
         x, y = zip(*curve.ours, strict=True)
         axes.plot(x, y, label=curve.name, markevery=curve.mark_every, **curve.look.ours())
+    if curve.bars:
+        # The axis is logarithmic: a bar that reaches below 0 goes on to the end of the axis.
+        x, low, high = zip(*curve.bars, strict=True)
+        low = np.maximum(low, np.finfo(float).tiny)
+        axes.vlines(x, low, high, color=curve.look.color, linewidth=1, zorder=2.8)
 
 
 def _share_y_axis(panels: list[tuple[View, Axes]]) -> None:

@@ -1,18 +1,21 @@
 """The plots of a grid: distance against network evaluations or Γ, and training curves.
 
+Bars are the 95 % intervals of distances.
+
 Each function raises UserError if there is nothing to plot yet.
 """
 
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from psld.grid.entries import paper_values, read_measured
 from psld.grid.figures import Panel, friction_of, gamma_panels, nfe_panels, trained_models
 from psld.grid.resolved import Grid
-from psld.grid.results import paper_values, read_result
 from psld.grid.schema import Evaluation
 from psld.report.panels import Curve, Points, View, draw_panels, label_x_axis
 from psld.report.style import Look, model_looks, ramp
@@ -53,18 +56,22 @@ def _views(
     for panel in panels:
         curves, levels = [], {}
         for name, evaluations in panel.lines.items():
-            ours, paper = [], []
+            ours, paper, bars = [], [], []
             for evaluation in evaluations:
-                if result := read_result(grid, cells, evaluation):
-                    ours.append((x_value(evaluation, result.nfe), result.value))
-                    levels = {"noise": result.noise, "test split": result.floor}
+                measured = read_measured(grid, cells, evaluation)
+                if interval := measured.interval():
+                    x = x_value(evaluation, fmean(measured.values("nfe")))
+                    ours.append((x, interval.value))
+                    bars.append((x, interval.low, interval.high))
+                    first = measured.results[0]
+                    levels = {"noise": first.noise, "test split": first.floor}
                 printed = papers.get(evaluation, {})
                 steps = grid.samplers[evaluation.sampler].settings.get("steps")
                 x = x_value(evaluation, printed.get("nfe") or steps)
                 if x is not None and "value" in printed:
                     paper.append((x, printed["value"]))
             if ours or paper:
-                curves.append(Curve(name, looks[name], sorted(ours), sorted(paper)))
+                curves.append(Curve(name, looks[name], sorted(ours), sorted(paper), bars=bars))
         if curves:
             title = f"{panel.dataset}, {panel.family}" if several_datasets else panel.family
             y_label = f"{panel.metric}, {panel.samples:,} samples"

@@ -85,25 +85,27 @@ def model_looks(grid: Grid) -> dict[str, Look]:
     """Return the look of each model, the same in all figures of the grid.
 
     Models of one process share a color; their markers and dashes differ. If the whole grid has
-    only one process, each model has its own color.
+    only one process, each model has its own color. All seeds of a model look the same.
     """
-    processes = [model.settings["process"] for model in grid.models.values()]
+    models = {name: grid.models[name] for name in grid.file.models if name in grid.models}
+    processes = [model.settings["process"] for model in models.values()]
     several = any(process != processes[0] for process in processes)
     kinds: list[Any] = []
     variants: Counter[tuple[int, str]] = Counter()
     looks = {}
-    for name, model in grid.models.items():
+    for name, model in models.items():
         kind = model.settings["process"] if several else name
         if kind not in kinds:
             kinds.append(kind)
         index = kinds.index(kind)
         variant = variants[index, model.dataset]
         variants[index, model.dataset] += 1
-        looks[name] = Look(
+        look = Look(
             COLORS[index % len(COLORS)],
             MARKERS[(index + variant) % len(MARKERS)],
             DASHES[variant % len(DASHES)],
         )
+        looks |= dict.fromkeys(grid.file.replicates_of(name), look)
     return looks
 
 

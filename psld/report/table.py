@@ -1,20 +1,26 @@
 """The texts of a table, shared by all formats: a format adds nothing and rounds nothing."""
 
+import math
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from statistics import fmean
 
+from psld.grid.entries import STATUSES, Status, TableEntry
 from psld.grid.resolved import Grid
-from psld.grid.results import STATUSES, CellResult, Status, TableEntry
+from psld.grid.results import CellResult
 from psld.grid.schema import Table
 
 MISSING = "–"
 LITERATURE = "†"
-MARKS = {"reproduced": " ✓", "off": " ✗"}
+MARKS = {"reproduced": " ✓", "off": " ✗", "undecided": " ?"}
+RANKS = {"best": " ★", "not worse": " ≈"}
 
 EVERY_ENTRY = "Every entry; sampling time in seconds, summed over shards"
 DETAILS = (
-    "entry", "ours", "paper", "difference", "mark", "samples", "NFE", "sampling (s)", "device"
-)  # fmt: skip
+    *("entry", "ours", "95 % interval", "n → ∞", "p against ★", "paper", "difference", "mark"),
+    *("more samples", "samples", "NFE", "sampling (s)", "device"),
+)
 """Columns of the list of all entries, after the table's headings."""
 
 
@@ -35,16 +41,23 @@ class Text:
 
 def text_of(table: Table, rows: list[list[TableEntry]]) -> Text:
     entries = [entry for row in rows for entry in row]
+    seeds = any(entry.seeds > 1 for entry in entries)
+    headings = [*table.headings, *(["seeds"] if seeds else [])]
+
+    def labels(row: Iterable[TableEntry]) -> list[str]:
+        row = list(row)
+        return [*row[0].row.label, *([_seeds(row)] if seeds else [])]
+
     return Text(
         title=table.title,
         caption=table.caption,
-        headings=len(table.headings),
-        columns=[*table.headings, *(column.label for column in table.columns)],
-        lines=[[*row[0].row.label, *map(_short, row)] for row in rows],
+        headings=len(headings),
+        columns=[*headings, *(column.label for column in table.columns)],
+        lines=[[*labels(row), *map(_short, row)] for row in rows],
         marks=[[entry.status for entry in row] for row in rows],
         notes=_notes(table, entries),
-        detail_columns=[*table.headings, *DETAILS],
-        details=[_details(entry) for entry in entries if entry.evaluation],
+        detail_columns=[*headings, *DETAILS],
+        details=[[*labels([e]), *_details(e)] for e in entries if e.evaluation],
     )
 
 
@@ -61,37 +74,74 @@ def summary(grid: Grid, tables: dict[str, list[list[TableEntry]]]) -> Text:
     )
 
 
+def _seeds(entries: list[TableEntry]) -> str:
+    """Return the number of seeds that have been run, and of those that are asked for if more."""
+    counts = {(len(entry.results), entry.seeds) for entry in entries if entry.evaluation}
+    texts = [f"{n}" if n == asked else f"{n} of {asked}" for n, asked in sorted(counts)]
+    return ", ".join(texts) or MISSING
+
+
 def _short(entry: TableEntry) -> str:
-    """Return our value, then (paper's value, difference and mark)."""
-    ours, paper, difference = _numbers(entry)
+    """Return our value, its error, its rank and (paper's value, difference and verdict)."""
+    digits = _digits(entry)
+    paper = _number(entry.paper, digits)
     if entry.status == "literature":
         return paper if entry.paper is None else f"{paper}{LITERATURE}"
+    ours = _number(entry.value, digits)
+    if error := _error(entry):
+        ours += f" ± {_number(error, digits)}"
+    if entry.deviation:
+        ours += f", min {_number(entry.minimum, digits)}"
+    ours += RANKS.get(entry.rank.name, "") if entry.rank else ""
     if entry.paper is None:
         return ours
     if entry.difference is None:
         return f"{ours} ({paper})"
+    difference = _number(entry.difference, digits, "+")
     return f"{ours} ({paper}, {difference}{MARKS.get(entry.status, '')})"
 
 
+def _error(entry: TableEntry) -> float | None:
+    """Return the standard deviation over seeds, or of a single seed half of the interval."""
+    if entry.deviation is not None:
+        return entry.deviation
+    return entry.interval and entry.interval.half_width
+
+
+def _digits(entry: TableEntry) -> int:
+    """Return the number of decimals: so many that an error is not printed as 0."""
+    error, value = _error(entry), entry.value
+    if entry.show == "nfe":
+        return 0
+    if not error or error < 1e-6 * abs(value):
+        return 2
+    return max(2, -math.floor(math.log10(error)))
+
+
+def _number(number: float | None, digits: int, sign: str = "") -> str:
+    return MISSING if number is None else f"{number:{sign}.{digits}f}"
+
+
 def _details(entry: TableEntry) -> list[str]:
-    result = entry.result
+    results, digits, interval = entry.results, _digits(entry), entry.interval
+    p_value = entry.rank and entry.rank.p_value
+    undecided = entry.status == "undecided"
+    ends = interval and f"{interval.low:.{digits}f} to {interval.high:.{digits}f}"
     return [
-        *entry.row.label,
         entry.column,
-        *_numbers(entry),
+        _number(entry.value, digits),
+        ends or MISSING,
+        _number(entry.extrapolated, digits),
+        MISSING if p_value is None else f"{p_value:.2g}",
+        _number(entry.paper, digits),
+        _number(entry.difference, digits, "+"),
         entry.status,
+        f"{entry.more_samples}" if undecided and entry.more_samples else MISSING,
         str(entry.evaluation.samples),
-        f"{result.nfe:.0f}" if result else MISSING,
-        f"{result.sampling_seconds:.1f}" if result else MISSING,
-        result.sampling_device if result else MISSING,
+        f"{fmean(r.nfe for r in results):.0f}" if results else MISSING,
+        f"{sum(r.sampling_seconds for r in results):.1f}" if results else MISSING,
+        ", ".join(dict.fromkeys(r.sampling_device for r in results)) or MISSING,
     ]
-
-
-def _numbers(entry: TableEntry) -> list[str]:
-    """Return our value, the paper's, and the difference."""
-    digits = 0 if entry.show == "nfe" else 2
-    numbers = ((entry.value, ""), (entry.paper, ""), (entry.difference, "+"))
-    return [MISSING if n is None else f"{n:{sign}.{digits}f}" for n, sign in numbers]
 
 
 def _notes(table: Table, entries: list[TableEntry]) -> list[str]:
@@ -107,22 +157,55 @@ def _notes(table: Table, entries: list[TableEntry]) -> list[str]:
     missing = sum(entry.status == "not run" for entry in entries)
     if missing:
         notes.append(f"{missing} of {len(entries)} entries have not been run ({MISSING}).")
+    notes += _notes_of_errors(entries)
     if any(entry.paper is not None and entry.status != "literature" for entry in entries):
         notes.append("In brackets: the paper's value and the difference (ours minus the paper's).")
         if band := table.band:
             notes.append(
                 f"✓ within {band.absolute:g} or {band.relative:.0%} of the paper's value, "
-                f"whichever is wider (network evaluations: {band.relative:.0%}); ✗ outside. "
-                f"{band.reason}"
+                f"whichever is wider (network evaluations: {band.relative:.0%}), with the whole "
+                f"95 % interval; ✗ the whole interval outside; ? undecided. {band.reason}"
             )
+    if undecided := [e.more_samples or 0 for e in entries if e.status == "undecided"]:
+        notes.append(
+            f"{len(undecided)} of {len(entries)} entries are undecided. Up to {max(undecided):,} "
+            "more samples, as further seeds, would decide each of them if its value stays: see the "
+            "list of every entry."
+        )
     if any(entry.status == "literature" for entry in entries):
         notes.append(f"{LITERATURE} From other papers, as printed in this one; not run here.")
     return notes
 
 
+def _notes_of_errors(entries: list[TableEntry]) -> list[str]:
+    """Return what ± and the ranks mean in this table."""
+    notes = []
+    if any(entry.interval and entry.deviation is None for entry in entries):
+        notes.append(
+            "± half of the 95 % interval, which covers other samples of the same weights; not "
+            "training again, nor other images of the reference."
+        )
+    if any(entry.deviation is not None for entry in entries):
+        several = any(entry.measured.trained() for entry in entries if entry.results)
+        covers = "training again" if several else "other samples of the same weights"
+        notes.append(
+            "Several seeds: mean ± standard deviation over seeds, and the minimum. The 95 % "
+            f"interval of the mean covers {covers}: see the list of every entry."
+        )
+    pairings = {entry.rank.paired for entry in entries if entry.rank} - {None}
+    if pairings:
+        kinds = {frozenset([True]): "paired by samples", frozenset([False]): "unpaired"}
+        both = "paired by samples if both have the same sampler and sampling seeds, else unpaired"
+        notes.append(
+            "★ the best of its column; ≈ not significantly worse at 5 %, with Bonferroni's "
+            f"correction for the column; {kinds.get(frozenset(pairings), both)}."
+        )
+    return notes
+
+
 def scales(entries: list[TableEntry]) -> dict[str, CellResult]:
     """Return a result for each metric, and each dataset if there are several, by name."""
-    results = [entry.result for entry in entries if entry.result]
+    results = [entry.results[0] for entry in entries if entry.results]
     kinds = [(r.metric["name"], r.model.settings["dataset"]["name"]) for r in results]
     several = len({dataset for _, dataset in kinds}) > 1
     names = [f"{metric} on {dataset}" if several else metric for metric, dataset in kinds]

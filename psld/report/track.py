@@ -16,9 +16,10 @@ import numpy as np
 import wandb
 
 from psld.data.picture import tiled
+from psld.grid.entries import paper_values, read_table
 from psld.grid.figures import figures_of
 from psld.grid.resolved import Grid
-from psld.grid.results import CellResult, paper_values, read_result, read_table
+from psld.grid.results import CellResult, read_result
 from psld.grid.schema import Evaluation
 from psld.report.formats import record
 from psld.report.table import text_of
@@ -180,7 +181,7 @@ def _table_runs(grid: Grid, name: str, cells: Path) -> Iterator[TrackedRun]:
     """Yield the run of a table: `table` as printed and `entries` for programs; none if empty."""
     table, rows = grid.file.tables[name], read_table(grid, name, cells)
     entries = [entry for row in rows for entry in row]
-    if not any(entry.result for entry in entries):
+    if not any(entry.results for entry in entries):
         return
     text = text_of(table, rows)
     records = [record(grid, table, entry) for entry in entries]

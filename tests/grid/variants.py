@@ -40,7 +40,6 @@ def large_grid(grid: Grid, models: int, budgets: int) -> Grid:
         }
     }
     file = GridFile.model_validate(content)
-    rows = file.table_evaluations(f"{grid.name}-large")
     sampler = grid.samplers[first]
     samplers = {
         f"{family}-{n}": sampler.model_copy(update={"settings": sampler.settings | {"steps": n}})
@@ -52,5 +51,4 @@ def large_grid(grid: Grid, models: int, budgets: int) -> Grid:
         models=dict.fromkeys(names, model),
         guides={},
         samplers=samplers,
-        evaluations=tuple(evaluation for row in rows for evaluation in row),
     )

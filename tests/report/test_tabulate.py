@@ -4,6 +4,7 @@ import contextlib
 import csv
 import html
 import json
+import math
 import re
 import shutil
 from functools import reduce
@@ -14,9 +15,10 @@ import pytest
 import yaml
 
 from psld.config.locations import CONFIGS
+from psld.grid.entries import read_table
 from psld.grid.loading import load_grid
 from psld.grid.resolved import Grid
-from psld.grid.results import CellResult, CellResults, read_table
+from psld.grid.results import CellResult, CellResults
 from psld.grid.schema import RECORDED
 from psld.report.formats import SYMBOLS, latex
 from psld.report.table import EVERY_ENTRY, Text, scales, text_of
@@ -55,17 +57,17 @@ tables:
 """)
 
 MEASURED = {
-    "vp-sde/em-10": 2.0625,
-    "vp-sde/em-20": 1.5,
-    "psld/em-10": 7.25,
-    "psld/sscs-20": 1234.5,
+    "vp-sde/em-10": (2.0625, 0.01),
+    "vp-sde/em-20": (1.5, 0.01),
+    "psld/em-10": (7.25, 0.1),
+    "psld/sscs-20": (1234.5, 10),
 }
-"""The distance of the cells that have been run; psld/em-20 and psld/sscs-10 have not."""
+"""The distance and its standard error of the cells that have been run; two have not."""
 
 PRINTED = [
-    ["EM", "VP-SDE", "2.06 (2.00, +0.06 ✓)", "10 (10, +0 ✓)", "1.50"],
-    ["EM", "PSLD #1_a", "7.25 (9.00, -1.75 ✗)", "10 (10, +0 ✓)", "– (3.00)"],
-    ["SSCS", "PSLD #1_a", "–", "–", "1234.50"],
+    ["EM", "VP-SDE", "2.06 ± 0.02 ★ (2.00, +0.06 ✓)", "10 (10, +0 ✓)", "1.50 ± 0.02 ★"],
+    ["EM", "PSLD #1_a", "7.25 ± 0.21 (9.00, -1.75 ✗)", "10 (10, +0 ✓)", "– (3.00)"],
+    ["SSCS", "PSLD #1_a", "–", "–", "1234.50 ± 20.93"],
     ["EM", "another's", "3.17†", "1000†", "–"],
 ]
 
@@ -85,8 +87,8 @@ def grid(project) -> Grid:
 def folder(project, grid, tmp_path) -> Path:
     """A folder where the command reads GRID and finds the results of MEASURED."""
     link_grid(project, tmp_path)
-    for cell, value in MEASURED.items():
-        write_result(tmp_path, grid, cell, value=value)
+    for cell, (value, error) in MEASURED.items():
+        write_result(tmp_path, grid, cell, value=value, error=error)
     return tmp_path
 
 
@@ -144,26 +146,26 @@ def test_all_formats_say_what_each_entry_took(folder):
     details = body_of_markdown(text["md"].partition(EVERY_ENTRY)[2])
     assert details == body_of_html(text["html"].partition("<details>")[2])
     assert details == body_of_latex(text["tex"].partition("longtable}{")[2])
-    entry = ["EM", "VP-SDE", "10", "2.06", "2.00", "+0.06", "reproduced"]
-    assert details[0] == [*entry, "100", "10", "1.5", "CPU"]
-    missing = ["EM", "PSLD #1_a", "20", "–", "3.00", "–", "not run"]
+    ours = ["EM", "VP-SDE", "10", "2.06", "2.04 to 2.08", "2.06", "–"]
+    assert details[0] == [*ours, "2.00", "+0.06", "reproduced", "–", "100", "10", "1.5", "CPU"]
+    missing = ["EM", "PSLD #1_a", "20", *"––––", "3.00", "–", "not run", "–"]
     assert details[5] == [*missing, "100", "–", "–", "–"]
     records = list(csv.DictReader(text["csv"].splitlines()))
     ours = [record for record in records if record["status"] != "literature"]
     assert len(details) == len(ours) == 9
     for line, record in zip(details, ours, strict=True):
-        assert line[6:8] == [record["status"], record["samples"]]
+        assert [line[9], line[11]] == [record["status"], record["samples"]]
         for shown, known in zip(
-            line[8:10], (record["nfe"], record["sampling_seconds"]), strict=True
+            line[12:14], (record["nfe"], record["sampling_seconds"]), strict=True
         ):
             assert (shown == "–") if known == "" else float(shown) == float(known)
-        assert line[10] == (record["sampling_device"] or "–")
+        assert line[14] == (record["sampling_device"] or "–")
 
 
 def test_the_page_marks_entries_by_more_than_color(folder):
     page = tabulate(folder)["html"]
-    assert '<td class="reproduced">2.06 <small>(2.00, +0.06 ✓)</small></td>' in page
-    assert '<td class="off">7.25 <small>(9.00, -1.75 ✗)</small></td>' in page
+    assert '<td class="reproduced">2.06 ± 0.02 ★ <small>(2.00, +0.06 ✓)</small></td>' in page
+    assert '<td class="off">7.25 ± 0.21 <small>(9.00, -1.75 ✗)</small></td>' in page
     assert '<td class="not-run">– <small>(3.00)</small></td>' in page
     assert '<td class="literature">3.17†</td>' in page
 
@@ -188,6 +190,13 @@ def test_csv_holds_what_is_known_of_each_entry(folder):
         *("literature", "literature", "literature"),
     ]
     assert float(records[0]["difference"]) == pytest.approx(0.0625)
+    ends = [float(records[0][end]) for end in ("low", "high")]
+    assert ends == pytest.approx([2.0625 - 2.093 * 0.01, 2.0625 + 2.093 * 0.01], abs=1e-5)
+    assert float(records[0]["extrapolated"]) == pytest.approx(2.0625)
+    ranks = {place: record["rank"] for place, record in enumerate(records) if record["rank"]}
+    assert ranks == {0: "best", 2: "best", 3: "worse", 8: "worse"}
+    assert (records[3]["paired"], records[8]["paired"]) == ("True", "False")
+    assert max(float(records[place]["p_value"]) for place in (3, 8)) < 1e-6
     assert (records[0]["samples"], records[0]["nfe"], records[0]["source"]) == ("100", "10.0", "V")
 
 
@@ -206,6 +215,8 @@ def test_title_caption_and_notes_are_printed(folder, ending):
         "test accuracy is 0.987",
         "3 of 12 entries have not been run (–).",
         "✓ within 0.1 or 5% of the paper's value",
+        "± half of the 95 % interval, which covers other samples of the same weights",
+        "paired by samples if both have the same sampler and sampling seeds, else unpaired",
         "Chosen for this test.",
     ):
         assert part in text
@@ -229,7 +240,7 @@ def test_a_scale_belongs_to_a_metric_and_a_dataset(grid):
         return known.model_copy(update={"metric": {"name": metric}, "model": model})
 
     def shown(*kinds: tuple[str, str]) -> dict[str, CellResult]:
-        return scales([SimpleNamespace(result=result(*kind)) for kind in kinds])
+        return scales([SimpleNamespace(results=(result(*kind),)) for kind in kinds])
 
     assert list(shown(("digits", "fid"), ("digits", "fid-test"))) == ["fid", "fid-test"]
     found = shown(("digits", "fid"), ("faces", "fid"), ("faces", "fid"))
@@ -237,6 +248,33 @@ def test_a_scale_belongs_to_a_metric_and_a_dataset(grid):
         "fid on digits": result("digits", "fid"),
         "fid on faces": result("faces", "fid"),
     }
+
+
+def test_an_interval_that_overlaps_the_band_in_part_is_undecided(folder, grid):
+    """The nearer end of the band from 1.9 to 2.1 is 0.0375 away, and the interval is wider."""
+    write_result(folder, grid, "vp-sde/em-10", value=2.0625, error=0.05)
+    text = tabulate(folder)
+    assert body_of_markdown(text["md"])[0][2] == "2.06 ± 0.10 ★ (2.00, +0.06 ?)"
+    needed = math.ceil(100 * (2.093024 * 0.05 / 0.0375) ** 2) - 100
+    assert f"1 of 12 entries are undecided. Up to {needed} more" in text["md"]
+    record = next(csv.DictReader(text["csv"].splitlines()))
+    assert (record["status"], record["more_samples"]) == ("undecided", str(needed))
+    assert '<td class="undecided">' in text["html"]
+    write_result(folder, grid, "vp-sde/em-10", value=2.3, error=0.05)
+    assert body_of_markdown(tabulate(folder)["md"])[0][2] == "2.30 ± 0.10 ★ (2.00, +0.30 ✗)"
+
+
+def test_a_difference_that_is_not_significant_is_marked(folder, grid):
+    """Paired: both have the same blocks, so a common error of 0.5 hides no difference of 0.1."""
+    write_result(folder, grid, "vp-sde/em-10", value=7.0, error=0.5)
+    write_result(folder, grid, "psld/em-10", value=7.1, error=0.51)
+    table = body_of_markdown(tabulate(folder)["md"])
+    assert [row[2] for row in table[:2]] == [
+        "7.00 ± 1.05 ★ (2.00, +5.00 ✗)",
+        "7.10 ± 1.07 (9.00, -1.90 ✗)",
+    ]
+    write_result(folder, grid, "psld/em-10", value=7.1, error=0.7)
+    assert body_of_markdown(tabulate(folder)["md"])[1][2] == "7.10 ± 1.47 ≈ (9.00, -1.90 ?)"
 
 
 def test_html_fetches_nothing(folder):
@@ -271,12 +309,15 @@ def test_a_cell_of_other_settings_is_one_that_has_not_been_run(folder, settings,
     assert changed[key] != value
     changed[key] = value
     path.write_text(json.dumps(content))
-    assert body_of_markdown(tabulate(folder)["md"])[0][2:] == ["– (2.00)", "– (10)", "1.50"]
+    shown = body_of_markdown(tabulate(folder)["md"])[0][2:]
+    assert shown == ["– (2.00)", "– (10)", "1.50 ± 0.02 ★"]
 
 
 def test_of_several_results_of_a_cell_the_table_shows_its_own(folder, grid):
     values = {50: 9.0, 100: 2.0625, 20: 8.0}
-    results = [cell_result(grid, "vp-sde/em-10", samples=n, value=v) for n, v in values.items()]
+    results = [
+        cell_result(grid, "vp-sde/em-10", samples=n, value=v, error=0.01) for n, v in values.items()
+    ]
     CellResults(results=results).write(result_path(folder, "vp-sde/em-10"))
     assert body_of_markdown(tabulate(folder)["md"].partition("####")[0]) == PRINTED
 
@@ -305,9 +346,9 @@ def test_without_a_table_all_are_printed_and_how_many_entries_are_what(folder):
     assert EVERY_ENTRY not in printed
     columns, _, counts = [line for line in printed.splitlines() if line.startswith("|")][-3:]
     assert [c.strip() for c in columns.strip("|").split("|")][1:] == [
-        *("reproduced", "off", "measured", "not run", "literature")
+        *("reproduced", "off", "undecided", "measured", "not run", "literature")
     ]
-    assert [c.strip() for c in counts.strip("|").split("|")] == ["mine", *"31233"]
+    assert [c.strip() for c in counts.strip("|").split("|")] == ["mine", *"310233"]
 
 
 @pytest.mark.parametrize("name", ["demo", "paper"])

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from psld.grid.results import read_table
+from psld.grid.entries import read_table
 from psld.report.table import text_of
 from tests.workflow.check_demo import CELLS, REPORT, RESULTS, ROOT, TABLES, grid, pictures_of
 

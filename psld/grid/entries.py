@@ -1,0 +1,255 @@
+"""The entries of a table: our numbers with their intervals, the paper's, and verdicts."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Literal, NamedTuple, get_args
+
+from psld.config.settings import parse
+from psld.grid.resolved import Grid
+from psld.grid.results import CellResult, read_result
+from psld.grid.schema import Band, Evaluation, Row, Show
+from psld.metrics.comparison import (
+    Difference,
+    paired_difference,
+    samples_to_decide,
+    unpaired_difference,
+)
+from psld.metrics.estimate import CONFIDENCE, Estimate, Interval
+from psld.metrics.seeds import averaged, pooled, spread
+from psld.metrics.settings import MetricSettings
+
+Status = Literal["reproduced", "off", "undecided", "measured", "not run", "literature"]
+
+STATUSES: tuple[Status, ...] = get_args(Status)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The results of one evaluation, for all of its seeds that have been run."""
+
+    results: tuple[CellResult, ...] = ()
+
+    def values(self, show: Show = "value") -> list[float]:
+        return [getattr(result, show) for result in self.results]
+
+    @property
+    def drawn(self) -> Estimate:
+        """The mean of the metric, with the error of drawing samples from these weights.
+
+        Trainings share their noise if they have the same sampling seed.
+        """
+        by_seed: dict[int, list[Estimate]] = {}
+        for result in self.results:
+            by_seed.setdefault(result.seed, []).append(result.estimate)
+        return pooled([averaged(estimates) for estimates in by_seed.values()])
+
+    def trained(self, show: Show = "value") -> Estimate | None:
+        """The mean of a number with the error of training again; None for a single training."""
+        trainings: dict[str, list[float]] = {}
+        for result in self.results:
+            trainings.setdefault(result.model.name, []).append(getattr(result, show))
+        return spread(list(map(fmean, trainings.values()))) if len(trainings) > 1 else None
+
+    def interval(self, show: Show = "value") -> Interval | None:
+        """Return the mean over the seeds with its 95 % interval; None if nothing can tell it.
+
+        With one training it covers another draw of samples from the same weights. With several it
+        is the wider of that and of the spread over trainings, and covers training again.
+        """
+        drawn = self.drawn if self.results and show == "value" else None
+        errors = [estimate.interval for estimate in (drawn, self.trained(show)) if estimate]
+        if not errors:
+            return None
+        mean, width = fmean(self.values(show)), max(error.half_width for error in errors)
+        return Interval(mean, mean - width, mean + width)
+
+    def difference(self, other: "Measured") -> Difference:
+        """Return the difference of the metric to that of another cell.
+
+        It is paired by samples if both have the same sampler, sampling seeds and blocks. If one has
+        several trainings, it is the less significant one of this and of the difference with the
+        error of training again, as far as that is known.
+        """
+        a, b = self.drawn, other.drawn
+        noise, other_noise = ({r.seed: r.sampler for r in m.results} for m in (self, other))
+        paired = noise == other_noise and a.block_samples == b.block_samples
+        drawn = paired_difference(a, b) if paired else unpaired_difference(a, b)
+        trained, other_trained = self.trained(), other.trained()
+        if not (trained or other_trained):
+            return drawn
+        again = unpaired_difference(trained or a, other_trained or b)
+        return max(drawn, again, key=lambda difference: difference.p_value)
+
+
+class Rank(NamedTuple):
+    """The place of an entry among the comparable entries of its column."""
+
+    name: Literal["best", "not worse", "worse"]
+    """`not worse`: the difference from the best is not significant."""
+    p_value: float | None = None
+    """Of the difference from the best, after Bonferroni's correction."""
+    paired: bool | None = None
+    """True if the difference is paired by samples."""
+
+
+@dataclass(frozen=True)
+class TableEntry:
+    """One entry of a table: the measured value and the paper's value, if they exist."""
+
+    row: Row
+    column: str
+    show: Show
+    evaluation: Evaluation | None
+    paper: float | None
+    band: Band | None
+    seeds: int = 0
+    """Number of results that the grid asks for."""
+    measured: Measured = field(default_factory=Measured)
+    rank: Rank | None = None
+
+    @property
+    def results(self) -> tuple[CellResult, ...]:
+        """The results so far: none for a literature row or a cell that has not been run."""
+        return self.measured.results
+
+    @property
+    def value(self) -> float | None:
+        """Our number: the metric, the network evaluations or the class accuracy; mean of seeds."""
+        return fmean(self.measured.values(self.show)) if self.results else None
+
+    @property
+    def deviation(self) -> float | None:
+        """The standard deviation over seeds."""
+        values = self.measured.values(self.show)
+        return stdev(values) if len(values) > 1 else None
+
+    @property
+    def minimum(self) -> float | None:
+        """The smallest number of several seeds."""
+        values = self.measured.values(self.show)
+        return min(values) if len(values) > 1 else None
+
+    @property
+    def interval(self) -> Interval | None:
+        return self.measured.interval(self.show)
+
+    @property
+    def extrapolated(self) -> float | None:
+        """The metric of infinitely many samples."""
+        shown = self.results and self.show == "value"
+        return self.measured.drawn.extrapolated.value if shown else None
+
+    @property
+    def difference(self) -> float | None:
+        """The measured value minus the paper's."""
+        return None if self.value is None or self.paper is None else self.value - self.paper
+
+    @property
+    def width(self) -> float | None:
+        """The largest difference that counts as reproduced."""
+        return self.band and self.paper and self.band.width(self.paper, self.show)
+
+    @property
+    def more_samples(self) -> int | None:
+        """The samples that would decide an undecided entry; 0 if it is decided."""
+        if self.difference is None or self.width is None:
+            return None
+        interval = self.interval or Interval(self.value, self.value, self.value)
+        samples = self.evaluation.samples * len(self.results)
+        low, high = self.paper - self.width, self.paper + self.width
+        return samples_to_decide(interval, samples, low, high)
+
+    @property
+    def status(self) -> Status:
+        """The verdict: reproduced if the whole interval is in the band, off if none of it is.
+
+        `measured` if there is nothing to compare with.
+        """
+        if self.row.literature:
+            return "literature"
+        if self.value is None:
+            return "not run"
+        if self.difference is None or self.width is None:
+            return "measured"
+        if self.more_samples != 0:
+            return "undecided"
+        return "reproduced" if abs(self.difference) <= self.width else "off"
+
+
+def read_measured(grid: Grid, cells: Path, evaluation: Evaluation) -> Measured:
+    """Read the results of an evaluation for all of its seeds.
+
+    Args:
+        cells: folder of the grid's metrics files, MODEL/SAMPLER.json.
+    """
+    found = (read_result(grid, cells, e) for e in grid.file.replicates(evaluation))
+    return Measured(tuple(filter(None, found)))
+
+
+def read_table(grid: Grid, name: str, cells: Path) -> list[list[TableEntry]]:
+    """All entries of a table, row by row.
+
+    Args:
+        cells: folder of the grid's metrics files, MODEL/SAMPLER.json.
+    """
+    table = grid.file.tables[name]
+    rows = []
+    for row, evaluations in zip(table.rows, grid.table_evaluations(name), strict=True):
+        papers = row.paper or (None,) * len(table.columns)
+        entries = []
+        for column, evaluation, paper in zip(table.columns, evaluations, papers, strict=True):
+            show = table.show_of(row, column)
+            entry = TableEntry(row, column.label, show, evaluation, paper, table.band)
+            if evaluation:
+                seeds = len(grid.file.replicates(evaluation))
+                measured = read_measured(grid, cells, evaluation)
+                entry = replace(entry, seeds=seeds, measured=measured)
+            entries.append(entry)
+        rows.append(entries)
+    ranked = [_ranked(grid, column) for column in zip(*rows, strict=True)]
+    return [list(row) for row in zip(*ranked, strict=True)]
+
+
+def _ranked(grid: Grid, column: Iterable[TableEntry]) -> list[TableEntry]:
+    """Compare entries of the same metric, dataset and number of samples with the best of them."""
+    entries = list(column)
+    groups: dict[tuple[str, str, int], list[int]] = {}
+    for index, entry in enumerate(entries):
+        if entry.results and entry.show == "value":
+            e = entry.evaluation
+            key = (e.metric, grid.models[e.model].dataset, e.samples)
+            groups.setdefault(key, []).append(index)
+    for (metric, *_), places in groups.items():
+        if len(places) > 1:
+            settings = parse(MetricSettings, grid.metrics[metric], where=metric)
+            better = max if settings.larger_is_better else min
+            best = better(places, key=lambda place: entries[place].value)
+            for place in places:
+                rank = _rank(entries[place], entries[best], comparisons=len(places) - 1)
+                entries[place] = replace(entries[place], rank=rank)
+    return entries
+
+
+def _rank(entry: TableEntry, best: TableEntry, comparisons: int) -> Rank:
+    if entry.evaluation == best.evaluation:
+        return Rank("best")
+    difference = entry.measured.difference(best.measured)
+    p_value = min(1.0, comparisons * difference.p_value)
+    name = "worse" if p_value < 1 - CONFIDENCE else "not worse"
+    return Rank(name, p_value, difference.paired)
+
+
+def paper_values(grid: Grid) -> dict[Evaluation, dict[Show, float]]:
+    """Return the paper's numbers for each evaluation, by kind: distance, network evaluations."""
+    printed: dict[Evaluation, dict[Show, float]] = {}
+    for name, table in grid.file.tables.items():
+        for row, evaluations in zip(table.rows, grid.table_evaluations(name), strict=True):
+            papers = row.paper or (None,) * len(table.columns)
+            for column, evaluation, paper in zip(table.columns, evaluations, papers, strict=True):
+                if evaluation and paper is not None:
+                    for replicate in grid.file.replicates(evaluation):
+                        shown = printed.setdefault(replicate, {})
+                        shown[table.show_of(row, column)] = paper
+    return printed

@@ -1,0 +1,95 @@
+"""Tables and plots of cells with several seeds."""
+
+import csv
+from pathlib import Path
+from statistics import fmean, stdev
+
+import numpy as np
+import pytest
+from scipy.stats import t
+
+from psld.grid.entries import read_table
+from psld.grid.resolved import Grid
+from psld.report.formats import as_csv
+from psld.report.plots import plot_nfe
+from psld.report.table import text_of
+from tests.grid.test_seeds import CONTENT
+from tests.results import write_grid, write_result
+
+VALUES = {
+    "psld/em-10": 2.0,
+    "psld/em-10-seed7": 2.1,
+    "psld-seed1/em-10": 2.5,
+    "psld-seed1/em-10-seed7": 2.6,
+    "psld-seed2/em-10": 2.2,
+    "psld-seed2/em-10-seed7": 2.3,
+    "official/em-10": 2.4,
+    "official/em-10-seed7": 2.6,
+    "psld/em-20": 1.0,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("seeds")
+
+
+@pytest.fixture(scope="module")
+def grid(folder) -> Grid:
+    grid = write_grid(folder, CONTENT)
+    for cell, value in VALUES.items():
+        write_result(folder, grid, cell, value=value, error=0.05)
+    return grid
+
+
+@pytest.fixture(scope="module")
+def cells(folder, grid) -> Path:
+    return folder / "results" / "cells" / grid.name
+
+
+@pytest.fixture(scope="module")
+def rows(grid, cells):
+    return read_table(grid, "mine-all", cells)
+
+
+def test_a_table_shows_mean_deviation_minimum_and_the_number_of_seeds(grid, rows):
+    text = text_of(grid.file.tables["mine-all"], rows)
+    assert text.columns == ["model", "seeds", "10", "20"]
+    values = [value for cell, value in VALUES.items() if "psld" in cell and "em-10" in cell]
+    psld = f"{fmean(values):.2f} ± {stdev(values):.2f}, min 2.00 ★"
+    assert text.lines == [
+        ["PSLD", "1 of 6, 6", psld, "1.00 ± 0.10"],
+        ["official", "0 of 2, 2", "2.50 ± 0.14, min 2.40 ≈", "–"],
+    ]
+    assert any("mean ± standard deviation over seeds" in note for note in text.notes)
+    assert any("covers training again" in note for note in text.notes)
+
+
+def test_the_interval_of_several_trainings_is_that_of_their_spread_if_wider(grid, rows):
+    table = grid.file.tables["mine-all"]
+    records = list(csv.DictReader(as_csv(grid, table, rows).splitlines()))
+    assert [record["seeds"] for record in records] == ["6", "1", "2", "0"]
+    trainings = [2.05, 2.55, 2.25]  # means over sampling seeds
+    margin = t.ppf(0.975, 2) * stdev(trainings) / 3**0.5
+    ends = [float(records[0][end]) for end in ("low", "high")]
+    assert ends == pytest.approx([fmean(trainings) - margin, fmean(trainings) + margin])
+    # One training: the blocks of both sampling seeds together.
+    [_, _], [official, _] = rows
+    assert official.interval.half_width < 2.1 * 0.05
+    assert records[2]["minimum"] == "2.4"
+
+
+def test_a_plot_has_the_mean_with_its_interval(grid, cells, rows):
+    [axes] = [axes for axes in plot_nfe(grid, cells).axes if axes.get_title()]
+    lines = {line.get_label(): line.get_xydata().tolist() for line in axes.get_lines()}
+    [first, _] = rows[0]
+    assert np.allclose(lines["psld"], [[10, first.value], [20, 1.0]])
+    bars = [segment for bars in axes.collections for segment in bars.get_segments()]
+    ends = [[10, first.interval.low], [10, first.interval.high]]
+    assert any(np.allclose(bar, ends) for bar in bars)
+
+
+def test_a_table_without_results_says_how_many_seeds_are_missing(grid, tmp_path):
+    rows = read_table(grid, "mine-all", tmp_path)
+    lines = text_of(grid.file.tables["mine-all"], rows).lines
+    assert [line[1] for line in lines] == ["0 of 6", "0 of 2"]
