@@ -137,9 +137,11 @@ class TableEntry:
 
     @property
     def extrapolated(self) -> float | None:
-        """The metric of infinitely many samples."""
-        shown = self.results and self.show == "value"
-        return self.measured.drawn.extrapolated.value if shown else None
+        """The Fréchet distance of infinitely many samples; other metrics have no bias of 1/n."""
+        if not self.results or self.show != "value":
+            return None
+        frechet = self.results[0].metric["measure"]["kind"] == "frechet"
+        return self.measured.drawn.extrapolated.value if frechet else None
 
     @property
     def difference(self) -> float | None:

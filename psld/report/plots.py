@@ -59,7 +59,8 @@ def _views(
             ours, paper, bars = [], [], []
             for evaluation in evaluations:
                 measured = read_measured(grid, cells, evaluation)
-                if interval := measured.interval():
+                interval = measured.interval()
+                if interval and interval.value > 0:  # the axis is logarithmic
                     x = x_value(evaluation, fmean(measured.values("nfe")))
                     ours.append((x, interval.value))
                     bars.append((x, interval.low, interval.high))
@@ -75,7 +76,7 @@ def _views(
         if curves:
             title = f"{panel.dataset}, {panel.family}" if several_datasets else panel.family
             y_label = f"{panel.metric}, {panel.samples:,} samples"
-            levels = {name: level for name, level in levels.items() if level}
+            levels = {name: level for name, level in levels.items() if level and level > 0}
             views.append(View(title, panel.group, y_label, curves, levels))
     if not any(curve.ours for view in views for curve in view.curves):
         raise UserError(f"{cells}: nothing of grid {grid.name} to plot yet")
