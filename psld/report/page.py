@@ -10,16 +10,17 @@ from pathlib import Path
 from PIL import Image
 
 from psld.grid.captions import caption_of
+from psld.grid.entries import STATUSES, Status, TableEntry, read_table
 from psld.grid.figures import GridFigure, figures_of, lines_of_plot, memorization_of
 from psld.grid.resolved import Grid
-from psld.grid.results import STATUSES, Status, TableEntry, read_table
 from psld.report.html import TEMPLATES
 from psld.report.origins import origins_of
 from psld.report.table import Text, summary, text_of
 
 MEANINGS: dict[Status, str] = {
-    "reproduced": "within the band around the paper's number",
-    "off": "outside the band",
+    "reproduced": "with its whole interval within the band around the paper's number",
+    "off": "with its whole interval outside the band",
+    "undecided": "the interval overlaps the band in part",
     "measured": "the paper has no number, or the table no band",
     "not run": "no result yet",
     "literature": "printed in other papers, not run here",
@@ -92,7 +93,7 @@ def results_page(grid: Grid, cells: Path, figures: Path) -> str:
         facts=_facts(grid),
         sections=sections,
         missing=[name for name in everything if name not in drawn],
-        origins=origins_of(grid, [entry.result for entry in entries if entry.result]),
+        origins=origins_of(grid, [result for entry in entries for result in entry.results]),
     )
 
 

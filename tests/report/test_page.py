@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from psld.grid.captions import caption_of
+from psld.grid.entries import STATUSES, read_table
 from psld.grid.figures import figures_of
-from psld.grid.results import STATUSES, read_table
 from psld.report.html import TEMPLATES
 from psld.report.page import MEANINGS, MOST_PIXELS, results_page
 from psld.report.table import text_of
