@@ -44,7 +44,7 @@ def made_with(grid: Grid, cell: str) -> dict[str, Any]:
         "guide": guide and {"name": sampler.guide, "settings": guide, **WEIGHTS},
         "sampler": sampler.settings,
         "metric": grid.metrics[grid.file.metric],
-        "seed": sampler.seed,
+        "seed": grid.file.seed_of(name),
     }
 
 

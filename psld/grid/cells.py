@@ -21,7 +21,7 @@ def expand_cell(arguments: list[str]) -> list[str]:
         *places_of_guidance(grid, model, sampler),
         f"shard_size={grid.file.shard_size}",
         f"batch_size={grid.file.batch_size}",
-        f"seed={grid.samplers[sampler].seed}",
+        f"seed={grid.file.seed_of(sampler)}",
         f"output={paths.shards_folder(grid.name, model, sampler)}",
     ]
     return own + [argument for argument in arguments if argument not in chosen]

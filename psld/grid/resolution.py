@@ -83,7 +83,6 @@ def compose_grid(name: str, file: GridFile, path: Path, compose: Compose = compo
             sampler: ComposedSampler(
                 overrides=overrides[sampler],
                 settings=settings.model_dump(mode="json", exclude_none=True),
-                seed=file.parts_of(sampler)[2],
                 guide=file.samplers[file.family_of(sampler)].guide,
             )
             for sampler, settings in parsed.samplers.items()

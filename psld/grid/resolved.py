@@ -25,8 +25,6 @@ class ComposedTraining(Settings):
 class ComposedSampler(Settings):
     overrides: tuple[str, ...]
     settings: dict[str, Any]
-    seed: int
-    """Seed of the samples."""
     guide: str | None
     """Name of its guide in the grid."""
 

@@ -107,7 +107,7 @@ def _is_of(grid: Grid, evaluation: Evaluation, result: CellResult) -> bool:
         sampler.guide and grid.guides[sampler.guide].settings,
         sampler.settings,
         grid.metrics[evaluation.metric],
-        sampler.seed,
+        grid.file.seed_of(evaluation.sampler),
         evaluation.samples,
     )
     guide = result.guide and result.guide.settings

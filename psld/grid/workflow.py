@@ -79,8 +79,9 @@ class Workflow:
 
     def sampling_params(self, grid: str, sampler: str) -> dict[str, Any]:
         """The parameters that decide a cell's images."""
-        chosen, size = self.grids[grid].samplers[sampler], self.grids[grid].file.shard_size
-        return {"sampler": chosen.settings, "shard_size": size, "seed": chosen.seed}
+        file = self.grids[grid].file
+        settings, seed = self.grids[grid].samplers[sampler].settings, file.seed_of(sampler)
+        return {"sampler": settings, "shard_size": file.shard_size, "seed": seed}
 
     def metrics_of_cell(self, grid: str, cell: str) -> list[dict[str, Any]]:
         """The settings of each metric of a cell, with its number of samples."""

@@ -62,7 +62,7 @@ def test_cells_are_multiplied_by_both_seeds(grid):
     of_psld = [cell for cell in grid.cells if cell.startswith("psld") and "em-10" in cell]
     assert of_psld[:3] == ["psld/em-10", "psld/em-10-seed7", "psld-seed1/em-10"]
     assert grid.samplers["em-10"].settings == grid.samplers["em-10-seed7"].settings
-    assert (grid.samplers["em-10"].seed, grid.samplers["em-10-seed7"].seed) == (0, 7)
+    assert (grid.file.seed_of("em-10"), grid.file.seed_of("em-10-seed7")) == (0, 7)
     workflow = Workflow({"mine": grid}, [])
     assert workflow.sampling_params("mine", "em-20-seed7")["seed"] == 7
     results = workflow.results_of_table("mine", "mine-all")
