@@ -164,7 +164,7 @@ def test_all_formats_say_what_each_entry_took(folder):
 
 def test_the_page_marks_entries_by_more_than_color(folder):
     page = tabulate(folder)["html"]
-    assert '<td class="reproduced">2.06 ± 0.02 ★ <small>(2.00, +0.06 ✓)</small></td>' in page
+    assert '<td class="reproduced">2.06 ± 0.02<i> ★</i> <small>(2.00, +0.06 ✓)</small></td>' in page
     assert '<td class="off">7.25 ± 0.21 <small>(9.00, -1.75 ✗)</small></td>' in page
     assert '<td class="not-run">– <small>(3.00)</small></td>' in page
     assert '<td class="literature">3.17†</td>' in page
