@@ -13,7 +13,7 @@ INSTALLED := .venv/installed
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
 SNAKEMAKE := $(RUN) snakemake --profile $(PROFILE)
 
-.PHONY: help setup demo test test-slow test-slurm test-gpu test-wheel lint cells plan results report track sync dashboard bench
+.PHONY: help setup demo small test test-slow test-slurm test-gpu test-wheel lint cells plan results report track sync dashboard bench
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,10 @@ $(INSTALLED): pyproject.toml
 demo: $(INSTALLED) ## Run the demo grid: train, sample, evaluate, tables, pictures, a page, report
 	@$(SNAKEMAKE) demo --logger rich
 	@$(MAKE) --no-print-directory results report GRID=demo
+
+small: $(INSTALLED) ## Run the paper in small: seven models of Fashion-MNIST at 16×16, some hours on two cores
+	@$(SNAKEMAKE) small --logger rich
+	@$(MAKE) --no-print-directory results report GRID=small
 
 results: $(INSTALLED) ## Print the tables of GRID
 	@$(RUN) psld tabulate grid_name=$(GRID)

@@ -1,9 +1,9 @@
 """Samplers with few network evaluations against Euler–Maruyama (EM) with many, on a grid's models.
 
 python -m benchmarks.few_steps FOLDER --sampler "multistep eta=1" --steps 8 10 --seeds 5 6 7
-python -m benchmarks.few_steps FOLDER --grid small --models cld psld-0.02
+python -m benchmarks.few_steps FOLDER --grid small --metric fd-classifier-small --models cld
 
-FOLDER is where the grid ran, with models/GRID, data/DATASET.h5 and features/DATASET/fd-classifier.
+FOLDER is where the grid ran, with models/GRID, data/DATASET.h5 and features/DATASET/METRIC.
 The benchmark measures two Fréchet distances of 1,000 samples: in the features of the metric's
 classifier, to the training split, and in pixels on the scale 0 to 1, to all images. Measured cells
 are kept in a file, so a second run measures only new cells.
@@ -49,7 +49,7 @@ class Cell(NamedTuple):
 
 
 class Distances(NamedTuple):
-    """The two distances of a set of images to the digits."""
+    """The two distances of a set of images to those of the dataset."""
 
     features: float
     pixels: float
@@ -64,9 +64,9 @@ class Distances(NamedTuple):
 class Reference:
     """The reference images of a dataset: their features and pixels."""
 
-    def __init__(self, folder: Path, dataset: str) -> None:
+    def __init__(self, folder: Path, dataset: str, metric: str) -> None:
         store = ImageStore.open(folder / "data" / f"{dataset}.h5")
-        self.extractor = psld.load_extractor(folder / "features" / dataset / "fd-classifier")
+        self.extractor = psld.load_extractor(folder / "features" / dataset / metric)
         self.features = self._features(store.images("train"))
         self.pixels = _pixels(store.images("train")) + _pixels(store.images("test"))
 
@@ -115,6 +115,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where the grid ran")
     parser.add_argument("--grid", default="demo")
+    parser.add_argument("--metric", default="fd-classifier", help="whose classifier is used")
     parser.add_argument("--sampler", action="append", help='"NAME KEY=VALUE …"; may be repeated')
     parser.add_argument("--steps", type=int, nargs="+", default=[5, 6, 8, 10, 15, 20, 40])
     parser.add_argument("--models", nargs="+", default=["psld-0.02", "psld-0.25", "cld", "vp-sde"])
@@ -124,7 +125,7 @@ def main() -> None:
     given = parser.parse_args()
     models = given.folder / "models" / given.grid
     manifest = read_manifest(models / given.models[0], ModelManifest)
-    reference = Reference(given.folder, manifest.settings.dataset.name)
+    reference = Reference(given.folder, manifest.settings.dataset.name, given.metric)
     measured = Measured(models, reference, given.cells or given.folder / "few_steps.jsonl")
     samplers = given.sampler or ["multistep"]
     ratios = "".join(f"{f'/ EM at {steps}':>15}" for steps in given.against)
