@@ -11,8 +11,7 @@ computes in fp32. Complete shards are kept: a killed run loses at most the shard
 import statistics
 
 from psld.commands.entry import entry_point
-from psld.grid.likelihood import LikelihoodResult
-from psld.grid.results import Weights
+from psld.grid.results import LikelihoodResult, Weights
 from psld.metrics.estimate import t_quantile
 from psld.metrics.likelihood import measure_shards
 from psld.metrics.settings import LikelihoodCommandSettings, LikelihoodSettings

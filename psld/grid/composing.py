@@ -6,7 +6,11 @@ from typing import Any
 from psld.config.compose import compose_content
 from psld.config.settings import Settings, parse
 from psld.data.settings import DatasetSettings
-from psld.metrics.settings import MetricSettings
+from psld.metrics.settings import (
+    LikelihoodCommandSettings,
+    LikelihoodSettings,
+    MetricSettings,
+)
 from psld.sampling.settings import SamplerSettings
 from psld.training.settings import (
     GuideModelSettings,
@@ -77,3 +81,11 @@ def compose_sampler(
 def compose_metric(name: str, where: str, compose: Compose = compose_content) -> MetricSettings:
     content = compose("reference", [f"metric={name}"], where)
     return parse(MetricSettings, content["metric"], where)
+
+
+def compose_likelihood(
+    overrides: Sequence[str], where: str, compose: Compose = compose_content
+) -> LikelihoodSettings:
+    content = compose("likelihood", [*overrides, "model=x", "output=x.json"], where)
+    parsed = parse(LikelihoodCommandSettings, content, where)
+    return LikelihoodSettings(**parsed.model_dump(include=set(LikelihoodSettings.model_fields)))

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, get_args
 
 from psld.config.settings import parse
 from psld.grid.resolved import Grid
-from psld.grid.results import CellResult, read_result
+from psld.grid.results import CellResult, LikelihoodResult, read_likelihood, read_result
 from psld.grid.schema import Band, Evaluation, Row, Show
 from psld.metrics.comparison import (
     Difference,
@@ -108,6 +108,8 @@ class TableEntry:
     """Number of results that the grid asks for."""
     measured: Measured = field(default_factory=Measured)
     rank: Rank | None = None
+    likelihood: LikelihoodResult | None = None
+    """The model's likelihood, if the entry shows it and it has been measured."""
 
     @property
     def results(self) -> tuple[CellResult, ...]:
@@ -116,7 +118,9 @@ class TableEntry:
 
     @property
     def value(self) -> float | None:
-        """Our number: the metric, the network evaluations or the class accuracy; mean of seeds."""
+        """Our number, the mean over seeds."""
+        if self.likelihood:
+            return self.likelihood.bits_per_dimension
         return fmean(self.measured.values(self.show)) if self.results else None
 
     @property
@@ -133,6 +137,8 @@ class TableEntry:
 
     @property
     def interval(self) -> Interval | None:
+        if self.likelihood:
+            return self.likelihood.interval
         return self.measured.interval(self.show)
 
     @property
@@ -159,7 +165,10 @@ class TableEntry:
         if self.difference is None or self.width is None:
             return None
         interval = self.interval or Interval(self.value, self.value, self.value)
-        samples = self.evaluation.samples * len(self.results)
+        if self.likelihood:
+            samples = self.likelihood.measured
+        else:
+            samples = self.evaluation.samples * len(self.results)
         low, high = self.paper - self.width, self.paper + self.width
         return samples_to_decide(interval, samples, low, high)
 
@@ -194,20 +203,27 @@ def read_table(grid: Grid, name: str, cells: Path) -> list[list[TableEntry]]:
     """All entries of a table, row by row.
 
     Args:
-        cells: folder of the grid's metrics files, MODEL/SAMPLER.json.
+        cells: folder of the grid's metrics files, MODEL/SAMPLER.json and MODEL/likelihood.json.
     """
     table = grid.file.tables[name]
     rows = []
-    for row, evaluations in zip(table.rows, grid.table_evaluations(name), strict=True):
+    models_shown = grid.file.likelihoods_by_table[name]
+    for row, evaluations, models in zip(
+        table.rows, grid.table_evaluations(name), models_shown, strict=True
+    ):
         papers = row.paper or (None,) * len(table.columns)
         entries = []
-        for column, evaluation, paper in zip(table.columns, evaluations, papers, strict=True):
+        for column, evaluation, model, paper in zip(
+            table.columns, evaluations, models, papers, strict=True
+        ):
             show = table.show_of(row, column)
             entry = TableEntry(row, column.label, show, evaluation, paper, table.band)
             if evaluation:
                 seeds = len(grid.file.replicates(evaluation))
                 measured = read_measured(grid, cells, evaluation)
                 entry = replace(entry, seeds=seeds, measured=measured)
+            if model:
+                entry = replace(entry, likelihood=read_likelihood(grid, cells, model))
             entries.append(entry)
         rows.append(entries)
     ranked = [_ranked(grid, column) for column in zip(*rows, strict=True)]

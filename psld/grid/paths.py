@@ -33,6 +33,10 @@ def cell_result(grid: str, cell: str) -> str:
     return f"results/cells/{grid}/{cell}.json"
 
 
+def likelihood(grid: str, model: str) -> str:
+    return cell_result(grid, f"{model}/likelihood")
+
+
 def table(grid: str, name: str) -> str:
     """The path without extension."""
     return f"results/tables/{grid}/{name}"

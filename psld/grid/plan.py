@@ -142,6 +142,7 @@ def jobs_of(grid: Grid) -> dict[str, int]:
         "train_guide": sum(not guide.checkpoint for guide in guides),
         "sample": sum(len(grid.ranges_of(cell)) for cell in grid.shards),
         "evaluate": len(grid.cells),
+        "likelihood": len(grid.file.likelihood_models()),
         "tabulate": len(grid.file.tables),
         "figure": len(figures_of(grid)),
         "page": 1,

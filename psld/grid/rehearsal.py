@@ -46,6 +46,7 @@ def rehearsal_content(name: str, rehearsal: Rehearsal, file: "GridFile") -> dict
             "checkpoint": None,
             "of": None,
         }
+    content["likelihood"] = [*file.likelihood, f"images={rehearsal.samples}", "tolerance=0.1"]
     for sampler in content["samplers"].values():
         sampler["spends"] = rehearsal.budgets.get(sampler["budget"])
     for table in content["tables"].values():

@@ -10,6 +10,7 @@ from psld.grid.composing import (
     Compose,
     compose_dataset,
     compose_guide,
+    compose_likelihood,
     compose_metric,
     compose_model,
     compose_sampler,
@@ -92,6 +93,9 @@ def compose_grid(name: str, file: GridFile, path: Path, compose: Compose = compo
             metric: settings.model_dump(mode="json", exclude_none=True)
             for metric, settings in parsed.metrics.items()
         },
+        likelihood=compose_likelihood(file.likelihood, f"{path}: likelihood", compose)
+        if file.likelihood or file.likelihood_models()
+        else None,
     )
 
 
@@ -109,6 +113,8 @@ class _Parsed:
     def check_cells(self, evaluations: Sequence[Evaluation]) -> None:
         for evaluation in evaluations:
             self._check_cell(evaluation.model, evaluation.sampler)
+        for model in self.file.likelihood_models():
+            self._check_model(model)
         if self.file.gallery not in self.samplers:
             raise UserError(
                 f"{self.path}: gallery: no cell has the sampler {self.file.gallery!r}; "
@@ -117,13 +123,16 @@ class _Parsed:
         for model in self.models:
             self._check_cell(model, self.file.gallery)
 
-    def _check_cell(self, model: str, sampler: str, where: str = "a table") -> None:
-        """Raise UserError if there is no such model, or if the sampler cannot sample it."""
+    def _check_model(self, model: str, where: str = "a table") -> None:
         if model not in self.models:
             raise UserError(
                 f"{self.path}: {where} names the model {model!r}; there are: "
                 f"{', '.join(self.models)}"
             )
+
+    def _check_cell(self, model: str, sampler: str, where: str = "a table") -> None:
+        """Raise UserError if there is no such model, or if the sampler cannot sample it."""
+        self._check_model(model, where)
         family = self.file.family_of(sampler)
         guide = self.file.samplers[family].guide
         guided = isinstance(self.samplers[sampler].guidance, ClassifierGuidance)

@@ -7,6 +7,7 @@ from typing import Any
 from psld.config.settings import Settings
 from psld.grid import paths
 from psld.grid.schema import Evaluation, GridFile
+from psld.metrics.settings import LikelihoodSettings
 from psld.sampling.settings import shards_needed
 
 
@@ -51,6 +52,8 @@ class Grid(Settings):
     """The settings that decide the preparation of each dataset."""
     metrics: dict[str, dict[str, Any]]
     """Settings of each metric."""
+    likelihood: LikelihoodSettings | None
+    """The settings of every likelihood that a table shows; None if none does."""
 
     def model_folder(self, model: str) -> str:
         """The folder of a model, under the grid that trains it."""

@@ -6,7 +6,8 @@ from typing import Any
 from psld.config.settings import Settings, parse
 from psld.grid.resolved import Grid
 from psld.grid.schema import Evaluation
-from psld.metrics.estimate import Estimate
+from psld.metrics.estimate import Estimate, Interval
+from psld.metrics.settings import LikelihoodSettings
 from psld.utils.errors import UserError
 from psld.utils.files import read_json, write_json
 
@@ -86,6 +87,47 @@ class CellResults(Settings):
         return parse(cls, content, where=wrong)
 
 
+class LikelihoodResult(Settings):
+    """The bits per dimension of a model: the mean over images, with its 95 % t-interval."""
+
+    bits_per_dimension: float
+    """Without momentum an estimate of the likelihood, with momentum an upper bound on it."""
+    low: float
+    high: float
+    measured: int
+    """Number of images."""
+    likelihood: LikelihoodSettings
+    evaluations: float
+    """Network evaluations per image and draw, counted."""
+    gradients: float
+    """Vector-Jacobian products per image and draw."""
+    seconds: float
+    device: str
+    dataset_digest: str
+    """The dataset whose images were measured."""
+    model: Weights
+    versions: dict[str, str | None]
+    precision: dict[str, Any]
+    git_revision: str | None
+
+    @property
+    def interval(self) -> Interval:
+        return Interval(self.bits_per_dimension, self.low, self.high)
+
+    def write(self, path: str | Path) -> None:
+        """Write the record atomically."""
+        write_json(path, self.model_dump(mode="json"))
+
+    @classmethod
+    def read(cls, path: str | Path) -> "LikelihoodResult":
+        """Read a record. Raises UserError if it is missing, damaged or from another version."""
+        content = read_json(path)
+        wrong = f"{path}: not the likelihood of a model; delete it and measure it again"
+        if not isinstance(content, dict):
+            raise UserError(wrong)
+        return parse(cls, content, where=wrong)
+
+
 def read_result(grid: Grid, cells: Path, evaluation: Evaluation) -> CellResult | None:
     """Read a metric of one cell; None if it does not exist yet or has other settings.
 
@@ -113,3 +155,13 @@ def _is_of(grid: Grid, evaluation: Evaluation, result: CellResult) -> bool:
     guide = result.guide and result.guide.settings
     made = (result.model.settings, guide, result.sampler, result.metric, result.seed)
     return wanted == (*made, result.samples)
+
+
+def read_likelihood(grid: Grid, cells: Path, model: str) -> LikelihoodResult | None:
+    """Read a model's likelihood; None if it does not exist yet or has other settings."""
+    path = cells / model / "likelihood.json"
+    if not path.exists():
+        return None
+    result = LikelihoodResult.read(path)
+    wanted = (grid.models[model].settings, grid.likelihood)
+    return result if wanted == (result.model.settings, result.likelihood) else None

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from psld.config.settings import Settings
 from psld.grid.templates import PLACEHOLDER, fill
 
-Show = Literal["value", "nfe", "class_accuracy"]
+Show = Literal["value", "nfe", "class_accuracy", "bits_per_dimension"]
 
 
 class Entry(Settings):
@@ -27,8 +27,9 @@ class Entry(Settings):
     samples: int | None = Field(None, ge=1)
     metric: str | None = None
     show: Show | None = None
-    """Show the metric's value (the default), the counted network evaluations, or the share of
-    guided samples whose class the metric's classifier recognizes."""
+    """Show the metric's value (the default), the counted network evaluations, the share of guided
+    samples whose class the metric's classifier recognizes, or the bits per dimension of the model,
+    which need no sampler."""
     fields: dict[str, str] = Field(default_factory=dict)
     """Values for {placeholders} in the other texts of the cell."""
 
@@ -92,6 +93,10 @@ class Table(Settings):
     def show_of(self, row: Row, column: Column) -> Show:
         """Return the kind of number that the entry in a row and column shows."""
         return column.show or row.show or self.cell.show or "value"
+
+    def shows_likelihood(self, row: Row, column: Column) -> bool:
+        """Check if an entry is about a model alone, without a sampler."""
+        return not row.literature and self.show_of(row, column) == "bits_per_dimension"
 
     @model_validator(mode="after")
     def _rows_fit(self) -> "Table":
@@ -222,6 +227,8 @@ class GridFile(Settings):
     guides: dict[str, TrainedEntry] = Field(default_factory=dict)
     """Noise-conditional guides for samplers; `defaults` do not apply to them."""
     samplers: dict[str, SamplerFamily]
+    likelihood: tuple[str, ...] = ()
+    """Overrides of psld likelihood, for entries that show bits_per_dimension."""
     figures: dict[str, Annotated[dict[str, str], Field(min_length=1)]] = Field(default_factory=dict)
     """Pictures of cells, MODEL/SAMPLER, by name: guided samples, inpainted images. The cells need
     not be in a table. A figure has parts; a single cell is a part without a name."""
@@ -236,7 +243,7 @@ class GridFile(Settings):
 
     @model_validator(mode="after")
     def _entries_are_cells(self) -> "GridFile":
-        _ = self.evaluations_by_table
+        _ = self.evaluations_by_table, self.likelihoods_by_table
         for part in self.parts_of_figures:
             model, _, sampler = part.cell.partition("/")
             if not (model and any(sampler.startswith(f"{f}-") for f in self.samplers)):
@@ -314,7 +321,10 @@ class GridFile(Settings):
         return list(dict.fromkeys(filter(None, entries)))
 
     def table_evaluations(self, name: str) -> list[list[Evaluation | None]]:
-        """The evaluation behind each entry of a table, row by row; a literature row has none."""
+        """The evaluation behind each entry of a table, row by row.
+
+        An entry of a literature row has none, nor has one that shows a likelihood.
+        """
         return self.evaluations_by_table[name]
 
     @cached_property
@@ -323,7 +333,9 @@ class GridFile(Settings):
         return {
             name: [
                 [
-                    None if row.literature else self._evaluation(table, row, column)
+                    None
+                    if row.literature or table.shows_likelihood(row, column)
+                    else self._evaluation(table, row, column)
                     for column in table.columns
                 ]
                 for row in table.rows
@@ -331,10 +343,44 @@ class GridFile(Settings):
             for name, table in self.tables.items()
         }
 
+    @cached_property
+    def likelihoods_by_table(self) -> dict[str, list[list[str | None]]]:
+        """The model whose likelihood each entry of a table shows; None for other entries."""
+        return {
+            name: [
+                [
+                    self._merged(table, row, column, ("model",))["model"]
+                    if table.shows_likelihood(row, column)
+                    else None
+                    for column in table.columns
+                ]
+                for row in table.rows
+            ]
+            for name, table in self.tables.items()
+        }
+
+    def likelihood_models(self, *tables: str) -> list[str]:
+        """The models whose likelihood these tables show, or any table if none is named."""
+        shown = (self.likelihoods_by_table[name] for name in tables or self.tables)
+        return list(dict.fromkeys(m for table in shown for row in table for m in row if m))
+
     def _evaluation(self, table: Table, row: Row, column: Column) -> Evaluation:
-        """Merge the settings of the table, the row and the column."""
+        keys = ("model", "sampler", "budget", "metric", "samples")
+        merged = self._merged(table, row, column, keys)
+        if merged["sampler"] not in self.samplers:
+            raise ValueError(
+                f"table {table.title!r}, row {row.label}: unknown sampler {merged['sampler']!r}; "
+                f"there are: {', '.join(self.samplers)}"
+            )
+        sampler = f"{merged['sampler']}-{merged['budget']}"
+        return Evaluation(merged["model"], sampler, merged["metric"], merged["samples"])
+
+    def _merged(
+        self, table: Table, row: Row, column: Column, keys: tuple[str, ...]
+    ) -> dict[str, Any]:
+        """Merge the settings of the table, the row and the column. Raises ValueError for gaps."""
         where = f"table {table.title!r}, row {row.label}"
-        merged = dict.fromkeys(("model", "sampler", "budget", "metric", "samples"))
+        merged: dict[str, Any] = dict.fromkeys(keys)
         for part in (self, table.cell, row, column):
             given = {key: getattr(part, key, None) for key in merged}
             merged |= {key: value for key, value in given.items() if value is not None}
@@ -348,13 +394,7 @@ class GridFile(Settings):
                     f"{where}: {key} {value!r} has a placeholder that is not among the fields of "
                     f"row and column: {', '.join(fields) or 'there are none'}"
                 )
-        if merged["sampler"] not in self.samplers:
-            raise ValueError(
-                f"{where}: unknown sampler {merged['sampler']!r}; "
-                f"there are: {', '.join(self.samplers)}"
-            )
-        sampler = f"{merged['sampler']}-{merged['budget']}"
-        return Evaluation(merged["model"], sampler, merged["metric"], merged["samples"])
+        return merged
 
     def overrides_of_model(self, model: str) -> tuple[str, ...]:
         """All overrides of a model; those of another grid's model are already complete."""

@@ -107,7 +107,10 @@ class Workflow:
     def results_of_table(self, grid: str, table: str) -> list[str]:
         """The results that a table shows."""
         rows = self.grids[grid].table_evaluations(table)
-        return sorted(self._results(grid, (e for row in rows for e in row if e)))
+        models = self.grids[grid].file.likelihood_models(table)
+        return sorted(self._results(grid, (e for row in rows for e in row if e))) + [
+            paths.likelihood(grid, model) for model in models
+        ]
 
     def _results(self, grid: str, evaluations: Iterable[Evaluation]) -> list[str]:
         """The results of some evaluations with all their seeds, each file once."""

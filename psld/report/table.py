@@ -154,6 +154,12 @@ def _notes(table: Table, entries: list[TableEntry]) -> list[str]:
         if result.extractor_test_accuracy is not None:
             note += f"; the classifier's test accuracy is {result.extractor_test_accuracy:.3f}"
         notes.append(f"{note}.")
+    if found := [entry.likelihood for entry in entries if entry.likelihood]:
+        notes.append(
+            f"Bits per dimension are means over {found[0].measured:,} images "
+            f"({found[0].likelihood.split} split) ± half of the 95 % interval over images; with "
+            "momentum they are upper bounds."
+        )
     missing = sum(entry.status == "not run" for entry in entries)
     if missing:
         notes.append(f"{missing} of {len(entries)} entries have not been run ({MISSING}).")
@@ -180,7 +186,8 @@ def _notes(table: Table, entries: list[TableEntry]) -> list[str]:
 def _notes_of_errors(entries: list[TableEntry]) -> list[str]:
     """Return what ± and the ranks mean in this table."""
     notes = []
-    if any(entry.interval and entry.deviation is None for entry in entries):
+    drawn = (entry for entry in entries if entry.results)
+    if any(entry.interval and entry.deviation is None for entry in drawn):
         notes.append(
             "± half of the 95 % interval, which covers other samples of the same weights; not "
             "training again, nor other images of the reference."

@@ -18,6 +18,7 @@ try:
             "import_guide",
             "sample",
             "evaluate",
+            "likelihood",
             "tabulate",
             "figure",
             "page",
@@ -33,7 +34,7 @@ wildcard_constraints:
     features="|".join(GRIDS.features),
     model=r"[^/]+",
     guide=r"[^/]+",
-    sampler=r"[^/]+",
+    sampler=r"[^/]+-[^/]+",  # FAMILY-BUDGET
     first=r"\d{5}",
     last=r"\d{5}",
 

@@ -22,7 +22,31 @@ rule evaluate:
         "python -m psld evaluate cell={params.cell} > {log} 2>&1"
 
 
-# Reads: the results of cells.  Makes: a table as Markdown, CSV, LaTeX and HTML.
+# Reads: a model and data/DATASET.h5.  Makes: the model's bits per dimension, JSON.
+#
+# Shards are in the folder of the same name; a killed job loses at most the shard in progress.
+rule likelihood:
+    input:
+        weights=lambda w: ancient(GRIDS.model_file(w.grid, w.model, "weights.safetensors")),
+        manifest=lambda w: GRIDS.model_file(w.grid, w.model, "manifest.json"),
+        images=lambda w: ancient(paths.dataset(GRIDS.trained("models", w.grid, w.model).dataset)),
+        digest=lambda w: paths.dataset_digest(GRIDS.trained("models", w.grid, w.model).dataset),
+    output:
+        "results/cells/{grid}/{model}/likelihood.json",
+    log:
+        "logs/likelihood/{grid}/{model}.log",
+    conda:
+        "../../envs/sample.yaml"
+    params:
+        settings=lambda w: GRIDS.grids[w.grid].likelihood.model_dump(),
+        overrides=lambda w: list(GRIDS.grids[w.grid].file.likelihood),
+        folder=subpath(input.manifest, parent=True),
+    shell:
+        "python -m psld likelihood model={params.folder} data={input.images} {params.overrides:q} "
+        "output={output} > {log} 2>&1"
+
+
+# Reads: the results of cells and models.  Makes: a table as Markdown, CSV, LaTeX and HTML.
 rule tabulate:
     input:
         lambda w: GRIDS.results_of_table(w.grid, w.table),
