@@ -14,6 +14,7 @@ TARGETS = ("demo", "table3", "figure3-cifar10")
 
 ON_GPUS = {
     "evaluate",
+    "likelihood",
     "reference",
     "sample",
     "train",
@@ -31,10 +32,12 @@ def read(file: str) -> dict:
 
 
 def demo_with_imports() -> dict:
-    """The demo's grid with a model and a guide that are imported instead of trained."""
+    """The demo's grid with a likelihood, and with an imported model and guide."""
     grid = read("configs/grid/demo.yaml")
     for entries, name in ((grid["models"], "cld"), (grid["guides"], "psld-0.02")):
         entries[name] = {"overrides": entries[name], "checkpoint": "official.pth"}
+    bits = {"label": "bits/dim", "show": "bits_per_dimension"}
+    grid["tables"]["demo-friction"]["columns"].append(bits)
     return grid
 
 
