@@ -19,7 +19,7 @@ from psld.diffusion.loop import sample
 from psld.diffusion.loss import EpsilonLoss
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.score import NetworkScore
-from psld.diffusion.settings import SDESamplerSettings
+from psld.diffusion.settings import SDESettings
 from psld.grid.composing import compose_model
 from psld.networks.forward import forward_pass
 from psld.sampling.noise import ShardNoise
@@ -132,7 +132,7 @@ def sampling(
     process = build_process(model)
     network = build_network(model, process).to(device).eval().requires_grad_(False)
     called = forward_pass(network, precision, compile=compile, channels_last=precision == "bf16")
-    settings = SDESamplerSettings(integrator="em", striding="quadratic", steps=STEPS)
+    settings = SDESettings(integrator="em", striding="quadratic", steps=STEPS)
     shape = (size, *network.in_shape)
     z, t = torch.randn(shape, device=device), torch.rand(size, device=device)
 
@@ -151,7 +151,7 @@ def sampling(
 
 def integrate(
     process: LinearProcess,
-    settings: SDESamplerSettings,
+    settings: SDESettings,
     network: nn.Module,
     z: Tensor,
     noise: Callable[[Tensor], Tensor],

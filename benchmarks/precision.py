@@ -14,7 +14,7 @@ from torch import Tensor
 
 from psld.diffusion.loop import sample
 from psld.diffusion.score import NetworkScore
-from psld.diffusion.settings import SDESamplerSettings
+from psld.diffusion.settings import SDESettings
 from psld.grid.composing import compose_model
 from psld.networks.forward import forward_pass
 from psld.training.model import build_network, build_process
@@ -41,7 +41,7 @@ def main(repeats: int) -> None:
     networks = {name: forward_pass(copy.deepcopy(plain), **way) for name, way in WAYS.items()}
     z, t = torch.randn(IMAGES, 6, 32, 32), torch.rand(IMAGES)
     noise = torch.randn(STEPS, *z.shape)
-    settings = SDESamplerSettings(integrator="em", striding="quadratic", steps=STEPS)
+    settings = SDESettings(integrator="em", striding="quadratic", steps=STEPS)
 
     def evaluate(name: str) -> Tensor:
         return networks[name](z, t).float()

@@ -9,7 +9,7 @@ from benchmarks.timing import compare
 from psld.diffusion.loop import sample
 from psld.diffusion.score import NetworkScore
 from psld.grid.composing import compose_model
-from psld.sampling.settings import SDESamplerSettings
+from psld.sampling.settings import SDESettings
 from psld.training.model import build_network, build_process
 
 IMAGES, STEPS = 250, 10
@@ -27,9 +27,9 @@ def main() -> None:
             network(z, t)
 
     for integrator in ("em", "sscs"):
-        settings = SDESamplerSettings(integrator=integrator, striding="uniform", steps=STEPS)
+        settings = SDESettings(integrator=integrator, striding="uniform", steps=STEPS)
 
-        def run(settings: SDESamplerSettings = settings) -> None:
+        def run(settings: SDESettings = settings) -> None:
             sample(process, settings, NetworkScore(network, IMAGES), z, torch.randn_like)
 
         compare(f"{integrator}, {STEPS} steps against {STEPS} network evaluations", run, bare)

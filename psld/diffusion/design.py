@@ -11,7 +11,7 @@ from psld.diffusion.data_prediction import consistent_eps
 from psld.diffusion.loop import sample
 from psld.diffusion.process import LinearProcess, mix
 from psld.diffusion.score import Network, NetworkScore
-from psld.diffusion.settings import IntegrationSettings, ODESamplerSettings
+from psld.diffusion.settings import IntegrationSettings, RK45Settings
 from psld.diffusion.time_grid import time_of_noise_level
 from psld.utils.errors import UserError
 
@@ -152,7 +152,7 @@ def try_samplers(
     """Compare samplers at several numbers of evaluations; an adaptive sampler runs once."""
     compared, refused = [], {}
     for name, sampler in samplers.items():
-        adaptive = isinstance(sampler, ODESamplerSettings)
+        adaptive = isinstance(sampler, RK45Settings)
         each = [{}] if adaptive else [{"steps": steps} for steps in evaluations]
         try:
             for budget in each:

@@ -20,8 +20,8 @@ from psld.diffusion.settings import (
     GDDIMSettings,
     IntegrationSettings,
     MultistepSettings,
-    ODESamplerSettings,
-    SDESamplerSettings,
+    RK45Settings,
+    SDESettings,
 )
 from psld.diffusion.stepping import Integrator, Noise, table
 from psld.diffusion.time_grid import time_grid
@@ -134,11 +134,11 @@ def make_integrator(
     inpainting: Inpainting | None = None,
 ) -> Integrator:
     """Build the integrator that the settings describe."""
-    if isinstance(settings, ODESamplerSettings):
+    if isinstance(settings, RK45Settings):
         return ProbabilityFlow(process, settings.final_time, settings.tolerance)
     grid = time_grid(settings, process)
     match settings:
-        case SDESamplerSettings():
+        case SDESettings():
             integrator = EulerMaruyama if settings.integrator == "em" else SymmetricSplitting
             return integrator(process, grid, device)
         case MultistepSettings():

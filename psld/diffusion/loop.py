@@ -11,7 +11,7 @@ from psld.diffusion.inpainting import Inpainting, Replacement
 from psld.diffusion.integrators import EulerMaruyama, make_integrator
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.score import Score
-from psld.diffusion.settings import IntegrationSettings, ODESamplerSettings
+from psld.diffusion.settings import IntegrationSettings, RK45Settings
 from psld.diffusion.stepping import Noise
 
 
@@ -65,7 +65,7 @@ def path(
         yield end, z
     if settings.denoise and integrator.ends[-1] > 0:
         last = torch.tensor([settings.final_time, 0.0], dtype=torch.float64)
-        ode = isinstance(settings, ODESamplerSettings)
+        ode = isinstance(settings, RK45Settings)
         z = EulerMaruyama(process, last, z.device, probability_flow=ode).mean(0, z, score)
         if inpainting:
             z = replacement.mean(-1, z)

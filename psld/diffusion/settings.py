@@ -130,14 +130,14 @@ class GridSettings(IntegratorSettings):
         return super().unused() | (set() if self.striding in ("power", "edm") else {"power"})
 
 
-class SDESamplerSettings(GridSettings):
+class SDESettings(GridSettings):
     """A sampler of the reverse SDE with a fixed time grid."""
 
     integrator: Literal["em", "sscs"]
     """Euler–Maruyama (em), or the symmetric splitting sampler (sscs), which needs momentum."""
 
 
-class ODESamplerSettings(IntegratorSettings):
+class RK45Settings(IntegratorSettings):
     """A sampler of the probability-flow ODE with adaptive steps."""
 
     integrator: Literal["rk45"]
@@ -198,6 +198,6 @@ class ConjugateSettings(GridSettings):
         return super().unused() | ({"strength"} if self.conjugation == "zero" else set())
 
 
-FixedGridSettings = SDESamplerSettings | MultistepSettings | GDDIMSettings | ConjugateSettings
-IntegrationSettings = FixedGridSettings | ODESamplerSettings
+FixedGridSettings = SDESettings | MultistepSettings | GDDIMSettings | ConjugateSettings
+IntegrationSettings = FixedGridSettings | RK45Settings
 """Any sampler without its guidance."""

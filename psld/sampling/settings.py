@@ -9,8 +9,8 @@ from psld.diffusion.settings import (
     ConjugateSettings,
     GDDIMSettings,
     MultistepSettings,
-    ODESamplerSettings,
-    SDESamplerSettings,
+    RK45Settings,
+    SDESettings,
 )
 
 Label = Annotated[int, Field(ge=0)] | Literal["cycle"]
@@ -115,7 +115,7 @@ class GuidedSettings(Settings):
     """The guidance of the samples, if any."""
 
 
-class FixedGridSampler(GuidedSettings, SDESamplerSettings):
+class SDESampler(GuidedSettings, SDESettings):
     """A sampler of the reverse SDE with a fixed time grid, and its guidance."""
 
 
@@ -131,11 +131,11 @@ class ConjugateSampler(GuidedSettings, ConjugateSettings):
     """A conjugate integrator, and its guidance."""
 
 
-class AdaptiveSampler(GuidedSettings, ODESamplerSettings):
+class RK45Sampler(GuidedSettings, RK45Settings):
     """A sampler with adaptive steps, and its guidance."""
 
     @model_validator(mode="after")
-    def _suits_adaptive_steps(self) -> "AdaptiveSampler":
+    def _suits_adaptive_steps(self) -> "RK45Sampler":
         if isinstance(self.guidance, InpaintingGuidance):
             raise ValueError(
                 "inpainting puts the known pixels back after each step of a fixed time grid, and "
@@ -150,7 +150,7 @@ class AdaptiveSampler(GuidedSettings, ODESamplerSettings):
 
 
 SamplerSettings = Annotated[
-    FixedGridSampler | AdaptiveSampler | MultistepSampler | GDDIMSampler | ConjugateSampler,
+    SDESampler | RK45Sampler | MultistepSampler | GDDIMSampler | ConjugateSampler,
     Field(discriminator="integrator"),
 ]
 

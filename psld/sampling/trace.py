@@ -7,7 +7,7 @@ from psld.diffusion.loop import path
 from psld.diffusion.score import NetworkScore
 from psld.sampling.fit import check_fit
 from psld.sampling.noise import ShardNoise
-from psld.sampling.settings import AdaptiveSampler, NoGuidance, SamplerSettings
+from psld.sampling.settings import NoGuidance, RK45Sampler, SamplerSettings
 from psld.training.model import Model
 from psld.utils.errors import UserError
 
@@ -31,7 +31,7 @@ def trace_sample(
             f"the model has no momentum ({model.settings.process.kind}); its phase space is the "
             "image alone. Choose a model of psld, cld or recipe"
         )
-    if isinstance(sampler, AdaptiveSampler):
+    if isinstance(sampler, RK45Sampler):
         raise UserError(
             "sampler.integrator: rk45 has no steps that all images share; use another sampler"
         )

@@ -14,12 +14,12 @@ from psld.data.store import ImageStore
 from psld.diffusion.loop import sample
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.score import NetworkScore
-from psld.diffusion.settings import SDESamplerSettings
+from psld.diffusion.settings import SDESettings
 from psld.training.settings import GuideModelSettings, ModelSettings
 from psld.utils.randomness import Stream, generator
 
 SAMPLES = 64
-SAMPLER = SDESamplerSettings(integrator="em", striding="quadratic", steps=50)
+SAMPLER = SDESettings(integrator="em", striding="quadratic", steps=50)
 
 BINS = 10
 """Noise levels: ranges of the forward time of equal length, from 0 to 1."""

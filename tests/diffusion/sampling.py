@@ -9,7 +9,7 @@ from psld.diffusion.settings import (
     ConjugateSettings,
     GDDIMSettings,
     MultistepSettings,
-    ODESamplerSettings,
+    RK45Settings,
 )
 from tests.diffusion.processes import normal, times
 
@@ -31,10 +31,8 @@ def conjugate(steps: int, **choice) -> ConjugateSettings:
     return ConjugateSettings(integrator="conjugate", steps=steps, **given)
 
 
-def rk45(tolerance: float = 1e-7, **choice) -> ODESamplerSettings:
-    return ODESamplerSettings(
-        integrator="rk45", tolerance=tolerance, **({"final_time": 1e-2} | choice)
-    )
+def rk45(tolerance: float = 1e-7, **choice) -> RK45Settings:
+    return RK45Settings(integrator="rk45", tolerance=tolerance, **({"final_time": 1e-2} | choice))
 
 
 def gaussian(deviation: float, mean: float = 0.0) -> Mixture:

@@ -12,7 +12,7 @@ import torch
 
 from psld.diffusion.instances import psld, vp_sde
 from psld.diffusion.loop import sample
-from psld.diffusion.settings import ODESamplerSettings, SDESamplerSettings
+from psld.diffusion.settings import RK45Settings, SDESettings
 
 VARIANCE = 0.3
 
@@ -58,7 +58,7 @@ def final_covariance(process, settings) -> torch.Tensor:
 
 
 def error(process, **choice) -> float:
-    settings = SDESamplerSettings(denoise=False, **choice)
+    settings = SDESettings(denoise=False, **choice)
     exact = GaussianScore(process).covariance(settings.final_time)
     return float((final_covariance(process, settings) - exact).abs().max())
 
@@ -91,7 +91,7 @@ def test_splitting_beats_euler_at_the_same_cost():
 
 @pytest.mark.parametrize("process", [vp_sde(), psld(0.02, 4.02), psld(0.0, 4.0)])
 def test_probability_flow_keeps_the_marginals(process):
-    settings = ODESamplerSettings(integrator="rk45", tolerance=1e-8, denoise=False)
+    settings = RK45Settings(integrator="rk45", tolerance=1e-8, denoise=False)
     exact = GaussianScore(process).covariance(settings.final_time)
     torch.testing.assert_close(final_covariance(process, settings), exact, atol=1e-5, rtol=0)
 
@@ -100,7 +100,7 @@ def test_tolerance_buys_accuracy():
     process = psld(0.02, 4.02)
     costs, errors = [], []
     for tolerance in (1e-2, 1e-4, 1e-6):
-        settings = ODESamplerSettings(integrator="rk45", tolerance=tolerance, denoise=False)
+        settings = RK45Settings(integrator="rk45", tolerance=tolerance, denoise=False)
         score = GaussianScore(process)
         z = torch.tensor([[1.0, -0.4]], dtype=torch.float64).reshape(1, 2, 1, 1)
         exact = sample(

@@ -5,7 +5,7 @@ import torch
 
 from psld.diffusion.design import Mixture, compare_samplers, time_spent
 from psld.diffusion.instances import psld
-from psld.diffusion.settings import SDESamplerSettings
+from psld.diffusion.settings import SDESettings
 from tests.diffusion.processes import THREE_ORDERS, normal, times
 from tests.diffusion.sampling import multistep, rk45
 
@@ -33,7 +33,7 @@ def test_a_mixture_knows_its_quantiles_and_its_denoiser():
 @pytest.mark.parametrize("name", THREE_ORDERS)
 def test_samplers_are_compared_by_their_distance(name):
     """Few steps of the multistep sampler beat Euler–Maruyama; more steps of it beat both."""
-    em = SDESamplerSettings(integrator="em", striding="quadratic", steps=10)
+    em = SDESettings(integrator="em", striding="quadratic", steps=10)
     samplers = {
         "em": em,
         "multistep 10": multistep(10, eta=1.0, final_time=1e-3),

@@ -10,7 +10,7 @@ from psld.diffusion.instances import psld, vp_sde
 from psld.diffusion.loop import sample
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.score import ClassifierFreeScore, ClassifierGuidedScore
-from psld.diffusion.settings import ODESamplerSettings, SDESamplerSettings
+from psld.diffusion.settings import RK45Settings, SDESettings
 
 # One pixel, two classes: x₀ ~ N(±MEAN, VARIANCE). Then p(z_t | y) is Gaussian, p(z_t) is a mixture,
 # and score and guide are known exactly.
@@ -18,9 +18,9 @@ from psld.diffusion.settings import ODESamplerSettings, SDESamplerSettings
 MEAN, VARIANCE = 0.8, 0.05
 PROCESSES = {"psld": psld(0.25, 4.25), "cld": psld(0.0, 4.0), "vp-sde": vp_sde()}
 SAMPLERS = {
-    "em": SDESamplerSettings(integrator="em", striding="quadratic", steps=200),
-    "sscs": SDESamplerSettings(integrator="sscs", striding="quadratic", steps=200),
-    "rk45": ODESamplerSettings(integrator="rk45", tolerance=1e-4),
+    "em": SDESettings(integrator="em", striding="quadratic", steps=200),
+    "sscs": SDESettings(integrator="sscs", striding="quadratic", steps=200),
+    "rk45": RK45Settings(integrator="rk45", tolerance=1e-4),
 }
 
 

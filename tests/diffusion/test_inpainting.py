@@ -9,7 +9,7 @@ from psld.diffusion.instances import psld, vp_sde
 from psld.diffusion.loop import sample
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.score import NetworkScore
-from psld.diffusion.settings import SDESamplerSettings
+from psld.diffusion.settings import SDESettings
 
 PROCESSES = {
     "psld": psld(0.25, 4.25),
@@ -54,7 +54,7 @@ def test_known_pixels_end_as_they_were_and_holes_as_the_data(name, integrator):
     known[::2, ..., : size // 2] = 0  # the left half is missing
     known[1::2, ..., size // 2 :, :] = 0  # the lower half is missing
     noise = lambda z: torch.randn(z.shape, generator=random)  # noqa: E731
-    settings = SDESamplerSettings(integrator=integrator, striding="quadratic", steps=100)
+    settings = SDESettings(integrator=integrator, striding="quadratic", steps=100)
     z = sample(
         process,
         settings,
@@ -102,7 +102,7 @@ def test_kernels_are_computed_once_for_all_steps(monkeypatch):
     process, counts = PROCESSES["psld"], []
     for steps in (3, 9):
         factorised.clear()
-        settings = SDESamplerSettings(integrator="em", striding="uniform", steps=steps)
+        settings = SDESettings(integrator="em", striding="uniform", steps=steps)
         z, images = torch.zeros(2, 2, 4, 4), torch.zeros(2, 1, 4, 4)
         known = Inpainting(process, images, images + 1)
         sample(process, settings, NetworkScore(lambda z, t: z, 2), z, torch.randn_like, known)

@@ -7,7 +7,7 @@ from psld.diffusion.instances import psld
 from psld.diffusion.loop import path, sample
 from psld.diffusion.process import mix
 from psld.diffusion.score import NetworkScore
-from psld.diffusion.settings import ODESamplerSettings, SDESamplerSettings
+from psld.diffusion.settings import RK45Settings, SDESettings
 from psld.diffusion.time_grid import time_grid
 from psld.utils.errors import RunError
 
@@ -28,9 +28,7 @@ def arguments(settings):
 @pytest.mark.parametrize("denoise", [True, False])
 @pytest.mark.parametrize("integrator", ["em", "sscs"])
 def test_a_path_has_a_state_at_every_time_of_the_grid(integrator, denoise):
-    settings = SDESamplerSettings(
-        integrator=integrator, striding="quadratic", steps=6, denoise=denoise
-    )
+    settings = SDESettings(integrator=integrator, striding="quadratic", steps=6, denoise=denoise)
     given = arguments(settings)
     times, states = zip(*path(*given), strict=True)
     assert list(times) == [*time_grid(settings).tolist(), *([0.0] if denoise else [])]
@@ -40,7 +38,7 @@ def test_a_path_has_a_state_at_every_time_of_the_grid(integrator, denoise):
 
 
 def test_an_adaptive_sampler_has_no_states_between():
-    settings = ODESamplerSettings(integrator="rk45", tolerance=1e-2)
+    settings = RK45Settings(integrator="rk45", tolerance=1e-2)
     times, states = zip(*path(*arguments(settings)), strict=True)
     assert list(times) == [1.0, settings.final_time, 0.0]
     assert torch.equal(states[-1], sample(*arguments(settings)))
@@ -53,9 +51,9 @@ def pulls_to_three(z, t, matrix):
 @pytest.mark.parametrize(
     ("settings", "share"),
     [
-        (SDESamplerSettings(integrator="em", striding="uniform", steps=3), 1.0),
-        (SDESamplerSettings(integrator="sscs", striding="uniform", steps=3), 1.0),
-        (ODESamplerSettings(integrator="rk45", tolerance=1e-2), 0.5),
+        (SDESettings(integrator="em", striding="uniform", steps=3), 1.0),
+        (SDESettings(integrator="sscs", striding="uniform", steps=3), 1.0),
+        (RK45Settings(integrator="rk45", tolerance=1e-2), 0.5),
     ],
     ids=lambda value: getattr(value, "integrator", ""),
 )
@@ -70,7 +68,7 @@ def test_the_denoising_step_is_one_of_the_equation_that_was_solved(settings, sha
 
 
 def test_a_score_that_is_no_number_stops_the_adaptive_sampler():
-    settings = ODESamplerSettings(integrator="rk45", tolerance=1e-2)
+    settings = RK45Settings(integrator="rk45", tolerance=1e-2)
     process, _, _, start, noise = arguments(settings)
 
     def broken(z, t, matrix):

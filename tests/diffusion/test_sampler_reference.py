@@ -8,7 +8,7 @@ from psld.diffusion.inpainting import Inpainting
 from psld.diffusion.instances import psld, vp_sde
 from psld.diffusion.loop import sample
 from psld.diffusion.score import ClassifierGuidedScore, NetworkScore
-from psld.diffusion.settings import ODESamplerSettings, SDESamplerSettings
+from psld.diffusion.settings import RK45Settings, SDESettings
 from psld.diffusion.time_grid import time_grid
 from tests.reference import load, reference_files
 
@@ -40,9 +40,9 @@ def test_sampler_reference(path):
     v = load(path)
     process = process_of(v)
     if str(v["sampler"]) == "bb_ode":
-        settings = ODESamplerSettings(integrator="rk45", tolerance=float(v["ode"]))
+        settings = RK45Settings(integrator="rk45", tolerance=float(v["ode"]))
     else:
-        settings = SDESamplerSettings(
+        settings = SDESettings(
             integrator={"em_sde": "em", "sscs_sde": "sscs"}[str(v["sampler"])],
             striding=str(v["stride"]),
             steps=int(v["n_steps_incl_denoise"]),
@@ -62,11 +62,11 @@ def test_sampler_reference(path):
         assert score.evaluations == settings.steps
 
 
-def em_settings(v) -> SDESamplerSettings:
+def em_settings(v) -> SDESettings:
     """Euler–Maruyama on the grid whose reverse times the vector holds."""
     steps = int(v["n_steps_incl_denoise"])
     for striding in ("uniform", "quadratic"):
-        settings = SDESamplerSettings(integrator="em", striding=striding, steps=steps)
+        settings = SDESettings(integrator="em", striding=striding, steps=steps)
         if np.allclose(1 - time_grid(settings), v["ts"], rtol=1e-9, atol=1e-12):
             return settings
     raise AssertionError(f"no striding gives the times {v['ts']}")

@@ -10,7 +10,7 @@ from psld.diffusion.settings import (
     ConjugateSettings,
     GDDIMSettings,
     MultistepSettings,
-    SDESamplerSettings,
+    SDESettings,
 )
 from psld.diffusion.time_grid import time_grid, time_of_noise_level
 from psld.utils.errors import UserError
@@ -72,7 +72,7 @@ def test_the_time_of_a_noise_level_is_found(name):
 def test_euler_maruyama_takes_every_grid():
     process = psld(0.02, 4.02)
     for striding in STRIDES:
-        settings = SDESamplerSettings(integrator="em", striding=striding, steps=5)
+        settings = SDESettings(integrator="em", striding=striding, steps=5)
         integrator = make_integrator(process, settings, torch.device("cpu"))
         assert integrator.times == time_grid(settings, process)[:-1].tolist()
 

@@ -19,8 +19,8 @@ from psld.diffusion.settings import (
     GDDIMSettings,
     IntegrationSettings,
     MultistepSettings,
-    ODESamplerSettings,
-    SDESamplerSettings,
+    RK45Settings,
+    SDESettings,
 )
 from psld.networks.forward import forward_pass
 from psld.networks.ncsnpp import NCSNpp
@@ -37,8 +37,8 @@ from tests.training.small import random_images, recipe
 PROCESS = psld(0.02, 4.02)
 SHAPE = (16, 6, 16, 16)
 SAMPLERS = {
-    "em": SDESamplerSettings(integrator="em", striding="quadratic", steps=4),
-    "sscs": SDESamplerSettings(integrator="sscs", striding="quadratic", steps=4),
+    "em": SDESettings(integrator="em", striding="quadratic", steps=4),
+    "sscs": SDESettings(integrator="sscs", striding="quadratic", steps=4),
     "multistep": MultistepSettings(integrator="multistep", striding="lambda", steps=4),
     "gddim": GDDIMSettings(integrator="gddim", striding="power", steps=4),
     "conjugate": ConjugateSettings(integrator="conjugate", striding="power", steps=4),
@@ -193,7 +193,7 @@ def test_one_rank_through_nccl(alone_in_a_group, device, network):
 
 def test_rk45_agrees_with_the_cpu(device, network):
     """Its tolerance is above TF32's rounding."""
-    settings = ODESamplerSettings(integrator="rk45", tolerance=1e-2)
+    settings = RK45Settings(integrator="rk45", tolerance=1e-2)
     ends = []
     for place in (device, torch.device("cpu")):
         moved = copy.deepcopy(network).eval().to(place)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from psld.data.pixels import to_uint8
 from psld.report.phase_space import draw_trace, spread_pixels
-from psld.sampling.settings import FixedGridSampler
+from psld.sampling.settings import SDESampler
 from psld.sampling.shards import Shard, shard_path
 from psld.sampling.trace import trace_sample
 from psld.training.model import load_model
@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 
 def trace(model: Path, integrator: str, sample: int) -> tuple[list[float], torch.Tensor]:
-    sampler = FixedGridSampler(integrator=integrator, striding="quadratic", steps=5)
+    sampler = SDESampler(integrator=integrator, striding="quadratic", steps=5)
     return trace_sample(load_model(model, CPU), sampler, sample, shard_size=SIZE, seed=3)
 
 

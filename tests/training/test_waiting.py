@@ -15,7 +15,7 @@ from psld.diffusion.settings import (
     GDDIMSettings,
     IntegrationSettings,
     MultistepSettings,
-    SDESamplerSettings,
+    SDESettings,
 )
 from psld.sampling.noise import ShardNoise
 from psld.training import batches as batches_module
@@ -77,8 +77,8 @@ def test_labels(monkeypatch):
 @pytest.mark.parametrize(
     "settings",
     [
-        SDESamplerSettings(integrator="em", striding="quadratic", steps=4),
-        SDESamplerSettings(integrator="sscs", striding="quadratic", steps=4),
+        SDESettings(integrator="em", striding="quadratic", steps=4),
+        SDESettings(integrator="sscs", striding="quadratic", steps=4),
         MultistepSettings(integrator="multistep", striding="lambda", steps=4, eta=0.5),
         GDDIMSettings(integrator="gddim", striding="power", steps=4),
         ConjugateSettings(integrator="conjugate", striding="power", steps=4),
