@@ -17,6 +17,11 @@ def reference_files(pattern: str) -> list[Path]:
     return files
 
 
+def mass_inverse(v: dict[str, np.ndarray]) -> float:
+    """M⁻¹ from the frictions Γ and ν, under critical damping."""
+    return float(v["nu"] - v["gamma"]) ** 2 / 4
+
+
 def load(path: Path) -> dict[str, np.ndarray]:
     """All arrays of one reference file by name; a missing name raises KeyError."""
     with np.load(path) as archive:

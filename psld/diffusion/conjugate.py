@@ -37,8 +37,7 @@ class ConjugateIntegrator:
         self.times = start.tolist()
         self.ends = self.replacement_times = end.tolist()
         identity = torch.eye(k, dtype=torch.float64)
-        ones = torch.ones(k, k, dtype=torch.float64)
-        kinds = {"zero": 0 * ones, "identity": identity, "ones": ones}
+        kinds = {"identity": identity, "ones": torch.ones(k, k, dtype=torch.float64)}
         B = settings.strength * kinds[settings.conjugation]
         conjugate = _Conjugate(process, B, start, end)
         euler = identity + (end - start)[:, None, None] * B

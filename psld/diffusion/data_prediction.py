@@ -1,4 +1,4 @@
-"""The image that a network predicts: x̂₀ = E[x₀ | z_t] from ε, or from any score."""
+"""The image that a network predicts: x̂₀ = E[x₀ | z_t] from ε."""
 
 from dataclasses import dataclass
 
@@ -51,14 +51,6 @@ def consistent_eps(process: LinearProcess, t: Tensor) -> tuple[Tensor, Tensor]:
         whiten = process.covariance_factor(t).mT @ whiten.mT @ whiten
     whiten = whiten[:, process.predicted]
     return whiten, whiten @ process.image_mean(t)[:, :, None]
-
-
-def data_from_score(process: LinearProcess, z: Tensor, t: float, score: Tensor) -> Tensor:
-    """Return x̂₀ = (aᵀ Σ⁻¹ z + aᵀ s) / ρ, N×C×H×W, from the full score s at one time, N×kC×H×W."""
-    time = torch.tensor([t], dtype=torch.float64)
-    row = (process.image_mean(time) / process.precision(time)[:, None])[:, None, :]
-    whole = torch.linalg.solve(process.image_covariance(time), row.mT).mT
-    return mix(whole[0], z) + mix(row[0], score)
 
 
 def check_prediction(process: LinearProcess, final_time: float) -> None:

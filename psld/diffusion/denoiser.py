@@ -8,6 +8,7 @@ from psld.diffusion.process import LinearProcess, mix
 from psld.diffusion.roots import WhiteningRoot
 from psld.diffusion.score import Network
 from psld.diffusion.time_grid import time_of_noise_level
+from psld.utils.errors import UserError
 
 
 class StraightDenoiser:
@@ -23,7 +24,11 @@ class StraightDenoiser:
         ...     y = y + (after - sigma) * (y - denoise(y, sigma)) / sigma
 
     σ is clipped to [`sigma_min`, `sigma_max`]. The call computes the coefficients of σ on the CPU,
-    so a σ on a GPU is copied to the CPU first.
+    so a σ on a GPU is copied to the CPU first. The network receives float32, and the result has
+    the type of y. A network with parameters that require gradients builds an autograd graph; call
+    under torch.no_grad() then.
+
+    `round_sigma` and `class_labels` are for samplers in the manner of EDM.
     """
 
     def __init__(
@@ -48,13 +53,21 @@ class StraightDenoiser:
         ends = torch.tensor([final_time, process.T], dtype=torch.float64)
         self.sigma_min, self.sigma_max = process.noise_level(ends).tolist()
 
-    def __call__(self, y: Tensor, sigma: float | Tensor) -> Tensor:
+    def round_sigma(self, sigma: float | Tensor) -> Tensor:
+        """Return σ as it is: the network takes any."""
+        return torch.as_tensor(sigma)
+
+    def __call__(self, y: Tensor, sigma: float | Tensor, class_labels: None = None) -> Tensor:
         """Predict the images, N×C×H×W; `sigma` is one number or N."""
+        if class_labels is not None:
+            raise UserError(
+                "denoiser: class_labels must be None; give it a network with the class bound"
+            )
         levels, image = torch.as_tensor(sigma).double().cpu().unique(return_inverse=True)
         image = image.expand(len(y))
         t = time_of_noise_level(self.process, levels, self.final_time)
         scale = self.process.precision(t).sqrt()[image].to(y).view(-1, 1, 1, 1)
         z = mix(self.root(t)[image], torch.cat([scale * y, self.frozen.to(y)], dim=1))
         rows = prediction_coefficients(self.process, t)
-        eps = self.network(z, t[image].to(y.device, torch.float32))
-        return mix(rows.state[image], z) + mix(rows.eps[image], eps)
+        eps = self.network(z.float(), t[image].to(y.device, torch.float32))
+        return mix(rows.state[image], z) + mix(rows.eps[image], eps.to(y.dtype))

@@ -10,9 +10,10 @@ from psld.diffusion.stepping import Noise, table
 class Inpainting:
     """Keep the pixels with mask 1; the sampler fills in the rest.
 
-    After the step that starts at forward time t, position and momentum of the known pixels are
-    drawn again from the perturbation kernel at t, given the image. This is the official sampler's
-    rule. The paper derives imputation from Eq. 13 with the observed part as the condition.
+    After each step, position and momentum of the known pixels are drawn again from the kernel
+    N(a x₀, Σ) given the image. EM and SSCS do so at the time at which the step started, which is
+    the official sampler's rule, and gDDIM and conjugate integrators at the time that it reached.
+    The paper derives imputation from Eq. 13 with the observed part as the condition.
 
     A sampler that predicts the image needs no new noise. Its prediction is replaced by `known`, and
     each step then takes a known pixel from one draw of the kernel to another.
@@ -43,21 +44,13 @@ class Replacement:
     def __init__(self, inpainting: Inpainting, times: list[float]) -> None:
         process, device = inpainting.process, inpainting.images.device
         t = torch.tensor(times, dtype=torch.float64)
-        phi = process.transition(t)
         self.inpainting = inpainting
-        self.image = table(phi[:, :, :1], device)
-        self.factor = table(process.covariance_factor(t), device)
-        self.auxiliary = None
-        if process.needs_auxiliary_noise:
-            spread = process.initial_covariance[1:, 1:].sqrt()
-            self.auxiliary = table(phi[:, :, 1:] @ spread, device)
+        self.image = table(process.image_mean(t)[:, :, None], device)
+        self.factor = table(process.image_factor(t), device)
 
     def noisy(self, index: int, z: Tensor, noise: Noise) -> Tensor:
         """Put the known pixels back as a draw of the kernel at time `index`."""
-        images = self.inpainting.images
-        known = mix(self.image[index], images)
-        if self.auxiliary is not None:
-            known = known + mix(self.auxiliary[index], noise(z)[:, images.shape[1] :])
+        known = mix(self.image[index], self.inpainting.images)
         return self.inpainting.combine(z, known + mix(self.factor[index], noise(z)))
 
     def mean(self, index: int, z: Tensor) -> Tensor:

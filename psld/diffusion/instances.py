@@ -1,5 +1,7 @@
 """The paper's processes as instances of the recipe."""
 
+import math
+
 import torch
 
 from psld.diffusion.process import Factor, LinearProcess, Matching
@@ -18,9 +20,9 @@ def vp_sde(beta_min: float = 0.1, beta_max: float = 20.0) -> LinearProcess:
     )
 
 
-def psld(
+def phase_space(
     gamma: float,
-    nu: float,
+    mass_inverse: float = 4.0,
     *,
     beta_min: float = 8.0,
     beta_max: float = 8.0,
@@ -31,11 +33,11 @@ def psld(
 ) -> LinearProcess:
     """Phase space Langevin diffusion (paper, Eq. 6), k = 2, under critical damping.
 
-        D = ½ diag(Γ, Mν),   Q = ½ [[0, −1], [1, 0]],   S = diag(1, M),   M⁻¹ = (Γ − ν)² / 4
+        D = ½ diag(Γ, Mν),   Q = ½ [[0, −1], [1, 0]],   S = diag(1, M),   ν = Γ + 2 √M⁻¹
 
     Γ = 0 is critically damped Langevin diffusion (CLD).
     """
-    mass = 4 / (gamma - nu) ** 2
+    mass, nu = 1 / mass_inverse, gamma + 2 * math.sqrt(mass_inverse)
     return LinearProcess(
         D=torch.tensor([[gamma, 0.0], [0.0, mass * nu]], dtype=torch.float64) / 2,
         Q=torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64) / 2,
@@ -54,9 +56,9 @@ def from_settings(settings: VPSDESettings | PSLDSettings | RecipeSettings) -> Li
         case VPSDESettings():
             return vp_sde(settings.beta_min, settings.beta_max)
         case PSLDSettings():
-            return psld(
+            return phase_space(
                 settings.gamma,
-                settings.nu,
+                settings.mass_inverse,
                 beta_min=settings.beta_min,
                 beta_max=settings.beta_max,
                 kappa=settings.kappa,

@@ -43,17 +43,18 @@ class EulerMaruyama:
     ) -> None:
         """Tabulate the steps between the descending forward times of `grid`.
 
-        With `probability_flow` the score has half its weight; use only `mean` then.
+        With `probability_flow` the steps are Euler's on the probability-flow ODE: the score has
+        half its weight, and the noise none.
         """
         start, delta = grid[:-1], (grid[:-1] - grid[1:])[:, None, None]
-        share = 0.5 if probability_flow else 1.0
+        share, noise = (0.5, 0.0) if probability_flow else (1.0, 1.0)
         identity = torch.eye(process.blocks, dtype=torch.float64)
         self.times = self.replacement_times = start.tolist()
         self.ends = grid[1:].tolist()
         self.score_matrix = table(process.score_matrix(start), device)
         self.state = table(identity - delta * process.drift(start), device)
         self.weight = table(share * delta * process.diffusion_squared(start), device)
-        self.noise = table(delta.sqrt() * process.diffusion(start), device)
+        self.noise = table(noise * delta.sqrt() * process.diffusion(start), device)
 
     def mean(self, index: int, z: Tensor, score: Score) -> Tensor:
         """Take the step without its noise. The last step of a sampler is such a step."""
@@ -133,8 +134,16 @@ def make_integrator(
     device: torch.device,
     inpainting: Inpainting | None = None,
 ) -> Integrator:
-    """Build the integrator that the settings describe."""
+    """Build the integrator that the settings describe.
+
+    Raises UserError if it does not suit the process, or cannot inpaint.
+    """
     if isinstance(settings, RK45Settings):
+        if inpainting:
+            raise UserError(
+                "sampler.integrator: inpainting puts the known pixels back after each step of a "
+                "fixed time grid, and rk45 has none; use another sampler"
+            )
         return ProbabilityFlow(process, settings.final_time, settings.tolerance)
     grid = time_grid(settings, process)
     match settings:

@@ -67,7 +67,15 @@ def log_likelihood(
             an error of about ε β x·m/(κM), which averages to 0.
         tolerance: relative and absolute, of the step control (`runge_kutta.integrate`).
         batch_size: most states (images × draws) per network evaluation; changes only memory.
+
+    Raises:
+        UserError: an auxiliary block starts at a point, or the network computes in half precision.
     """
+    if not process.initial_covariance.diagonal()[1:].all():
+        raise UserError(
+            "likelihood: the process starts an auxiliary block at a point (initial_variance 0), "
+            "which has no density; the variance must be positive"
+        )
     if process.blocks == 1:
         draws = 1
     z = images.repeat_interleave(draws, dim=0)

@@ -1,6 +1,5 @@
 """The sampling loop: integrator steps from noise to data, then the denoising step."""
 
-from collections import deque
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -37,8 +36,12 @@ def sample(
 
     Returns:
         The state at time 0 (without the denoising step: at the final time), N×kC×H×W.
+
+    Raises:
+        UserError: the sampler does not suit the process, or cannot inpaint.
     """
-    [(_, end)] = deque(path(process, settings, score, z, noise, inpainting), maxlen=1)
+    for _, state in path(process, settings, score, z, noise, inpainting):
+        end = state
     return end
 
 

@@ -43,7 +43,8 @@ class EpsilonLoss:
     x₀ (HSM) or given (x₀, m₀) (DSM). A class-conditional network also receives the labels.
 
     The weighting `nll` gives the error of the score weighted by the diffusion,
-    Σ_blocks (G Gᵀ)_ii (s_θ − s)_i², averaged over images and pixels, as in the likelihood bound.
+    (s_θ − s)ᵀ G Gᵀ (s_θ − s), averaged over images and pixels: twice the integrand of the bound on
+    the likelihood.
     """
 
     def __init__(self, process: LinearProcess, weighting: Literal["fid", "nll"] = "fid") -> None:

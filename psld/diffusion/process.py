@@ -56,7 +56,7 @@ class LinearProcess:
     Hybrid score matching (HSM) marginalizes the auxiliary blocks of z₀: their mean is 0, and Σ₀ is
     their covariance. Under denoising score matching (DSM), z₀ is known and Σ₀ = 0.
 
-        >>> process = psld(gamma=0.01, nu=4.01)
+        >>> process = phase_space(gamma=0.01)
         >>> z = process.perturb(x0, t, eps)            # t: N times in (0, 1], float64
         >>> score = mix(process.score_matrix(t), network(z, t.float()))
 
@@ -138,11 +138,11 @@ class LinearProcess:
         """Return Σ(t), N×k×k, of p(z_t | x₀) under HSM or of p(z_t | z₀) under DSM."""
         if self.matching == "hsm":
             return self.image_covariance(t)
-        return self._regularised(self._forward.moments(self.beta.integral(t))[1])
+        return self._regularized(self._forward.moments(self.beta.integral(t))[1])
 
     def covariance_factor(self, t: Tensor) -> Tensor:
         """Return the triangular factor of Σ(t), N×k×k: L with Σ = L Lᵀ, or U with Σ = U Uᵀ."""
-        return self._factorise(self.covariance(t))
+        return self._factorize(self.covariance(t))
 
     def perturb(
         self, x0: Tensor, t: Tensor, eps: Tensor, auxiliary_eps: Tensor | None = None
@@ -198,11 +198,11 @@ class LinearProcess:
         marginalized. Both terms are exact to a few roundings in every entry, for any small t.
         """
         phi, noise = self._forward.moments(self.beta.integral(t))
-        return self._regularised(phi @ self.initial_covariance @ phi.mT + noise)
+        return self._regularized(phi @ self.initial_covariance @ phi.mT + noise)
 
     def image_factor(self, t: Tensor) -> Tensor:
         """Return the triangular L(t), N×k×k, with L Lᵀ = `image_covariance`."""
-        return self._factorise(self.image_covariance(t))
+        return self._factorize(self.image_covariance(t))
 
     def whitened_mean(self, t: Tensor) -> Tensor:
         """Return c(t) = L⁻¹ a, N×k: given x₀, L⁻¹ z_t ~ N(c x₀, I)."""
@@ -272,12 +272,12 @@ class LinearProcess:
         """
         elapsed = self.beta.integral(start) - self.beta.integral(end)
         phi, covariance = self._reversed.moments(elapsed)
-        return phi, self._factorise(self._regularised(covariance))
+        return phi, self._factorize(self._regularized(covariance))
 
-    def _regularised(self, covariance: Tensor) -> Tensor:
+    def _regularized(self, covariance: Tensor) -> Tensor:
         return covariance + self.numerical_eps * torch.eye(self.blocks, dtype=torch.float64)
 
-    def _factorise(self, covariance: Tensor) -> Tensor:
+    def _factorize(self, covariance: Tensor) -> Tensor:
         if self.factor == "lower":
             return torch.linalg.cholesky(covariance)
         flipped = torch.linalg.cholesky(covariance.flip(-1, -2))
@@ -311,6 +311,6 @@ def _check_convergence(rate: Tensor) -> None:
     slowest = torch.linalg.eigvals(rate).real.min()
     if slowest <= 1e-12:
         raise UserError(
-            "process: the recipe never forgets its start, since (D + Q) S⁻¹ has an eigenvalue "
-            f"with real part {slowest:.3g}; give noise (D) to a block that all others turn into (Q)"
+            "process: it does not converge to N(0, S): (D + Q) S⁻¹ has an eigenvalue with real "
+            f"part {slowest:.3g}; give noise (D) to a block that all others turn into (Q)"
         )

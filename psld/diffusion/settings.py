@@ -1,6 +1,5 @@
 """Settings of processes and of samplers, checked without torch."""
 
-import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -42,14 +41,9 @@ class PSLDSettings(PhaseSpaceSettings):
     gamma: float = Field(ge=0)
     """Γ: friction on the position. 0 is critically damped Langevin diffusion (CLD)."""
     mass_inverse: float = Field(4.0, gt=0)
-    """M⁻¹. Critical damping, (Γ − ν)² = 4 M⁻¹, then gives ν = Γ + 2 √M⁻¹."""
+    """M⁻¹. Critical damping, (Γ − ν)² = 4 M⁻¹, gives the momentum's friction ν = Γ + 2 √M⁻¹."""
     kappa: float = Field(0.04, gt=0)
     """κ: the momentum starts as N(0, κM)."""
-
-    @property
-    def nu(self) -> float:
-        """ν: friction on the momentum."""
-        return self.gamma + 2 * math.sqrt(self.mass_inverse)
 
 
 class RecipeSettings(PhaseSpaceSettings):
@@ -71,9 +65,9 @@ class RecipeSettings(PhaseSpaceSettings):
         for name in ("D", "Q"):
             rows = getattr(self, name)
             if len(rows) != k or any(len(row) != k for row in rows):
-                raise ValueError(f"{name} must be {k}×{k}, since S names {k} blocks")
+                raise ValueError(f"{name} must be {k}×{k}, because S has {k} entries")
         if len(self.initial_variance) != k:
-            raise ValueError(f"initial_variance must have {k} entries, since S names {k} blocks")
+            raise ValueError(f"initial_variance must have {k} entries, because S has {k}")
         return self
 
 
@@ -88,7 +82,7 @@ Root = Literal["flow", "straight"]
 Interpolation = Literal["lambda", "t", "sqrt-t"]
 """The variable in which past predictions are interpolated: λ = −log σ_eff, t, or √t."""
 
-Conjugation = Literal["zero", "identity", "ones"]
+Conjugation = Literal["identity", "ones"]
 """The matrix B of a conjugate integrator, without its factor."""
 
 
@@ -101,15 +95,19 @@ class IntegratorSettings(Settings):
     """End with one more evaluation at `final_time`: a noise-free Euler step to time 0, or the
     predicted image (multistep)."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the network; a guide, the state and all coefficients stay in fp32."""
+    """Arithmetic of the network; a guide, the state and all coefficients stay in fp32. On a GPU,
+    fp32 lets the network multiply with TF32's ten bits, except under rk45."""
 
     def unused(self) -> set[str]:
-        """Return the options that have no effect, given the others."""
+        """Return the options to leave out of a dump.
+
+        They have no effect, given the others, or were added later and have their first value.
+        """
         return {"precision"} if self.precision == "fp32" else set()
 
     @model_serializer(mode="wrap")
     def _without_unused(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out options without effect: equal dumps mean equal images."""
+        """Leave out unused options: samplers that make the same images have the same dump."""
         unused = self.unused()
         return {key: value for key, value in serialize(self).items() if key not in unused}
 
@@ -121,12 +119,12 @@ class GridSettings(IntegratorSettings):
     """The time grid: `uniform` or `quadratic` in time, evenly spaced in t^(1/p) (`power`), in λ
     (`lambda`), or in σ_eff^(1/p) (`edm`). All but `uniform` put more steps near the data."""
     power: float = Field(7.0, gt=0)
-    """p of the strides `power` (gDDIM: 2) and `edm` (EDM's ρ: 7); the others ignore it."""
+    """p of the strides `power` and `edm` (EDM's ρ: 7); the others ignore it."""
     steps: int = Field(ge=2)
-    """N: network evaluations per image, including the final evaluation."""
+    """N: evaluations of the score per image, including the final one. Each evaluates the network
+    once, or twice under classifier-free guidance."""
 
     def unused(self) -> set[str]:
-        """Return the options that have no effect, given the others."""
         return super().unused() | (set() if self.striding in ("power", "edm") else {"power"})
 
 
@@ -156,11 +154,11 @@ class MultistepSettings(GridSettings):
     of the probability-flow ODE."""
     order: int = Field(2, ge=1, le=3)
     """Predictions that a step uses; the first steps use fewer."""
-    eta: float = Field(0.0, ge=0)
+    eta: float = Field(1.0, ge=0)
     """η: noise. 0 is deterministic; for k = 1, 1 is the noise of the reverse SDE."""
-    eta_interval: tuple[float, float] | None = None
+    eta_interval: tuple[float, float] | None = (0.02, 0.5)
     """The noise levels (σ_eff, low and high) between which η acts; null means all levels."""
-    corrector: bool = False
+    corrector: bool = True
     """Repeat each step with the prediction at its end, without extra evaluations."""
     interpolation: Interpolation = "t"
     """The variable of the polynomial through the past predictions."""
@@ -182,6 +180,8 @@ class GDDIMSettings(GridSettings):
     """ε in the coordinates of the flow root, extrapolated in t; the drift is exact."""
     order: int = Field(2, ge=1, le=4)
     """Evaluations that a step uses; the first steps use fewer."""
+    power: float = Field(2.0, gt=0)
+    """p of the strides `power` (2 is gDDIM's grid) and `edm`; the others ignore it."""
 
 
 class ConjugateSettings(GridSettings):
@@ -190,14 +190,16 @@ class ConjugateSettings(GridSettings):
     integrator: Literal["conjugate"]
     """Euler steps in coordinates A z with Ȧ = A (B − F)."""
     conjugation: Conjugation = "identity"
-    """B: 0 (exponential integrator), strength·I (λ-DDIM-I) or strength·(all ones) (λ-DDIM-II)."""
+    """B: strength·I (λ-DDIM-I) or strength·(all ones) (λ-DDIM-II)."""
     strength: float = 0.0
-    """λ of the paper, which searches for it at each number of evaluations; unused by `zero`."""
+    """λ of the paper, which searches for it at each number of evaluations; 0 is the exponential
+    integrator."""
 
     def unused(self) -> set[str]:
-        return super().unused() | ({"strength"} if self.conjugation == "zero" else set())
+        return super().unused() | (set() if self.strength else {"conjugation"})
 
 
-FixedGridSettings = SDESettings | MultistepSettings | GDDIMSettings | ConjugateSettings
-IntegrationSettings = FixedGridSettings | RK45Settings
+IntegrationSettings = (
+    SDESettings | RK45Settings | MultistepSettings | GDDIMSettings | ConjugateSettings
+)
 """Any sampler without its guidance."""

@@ -43,7 +43,7 @@ def _check_label(label: Label, dataset: DatasetSettings) -> None:
 def _check_guide(
     guide: GuideModelSettings | None, model: ModelSettings, official_time: bool
 ) -> None:
-    """The guide must be trained on the model's dataset, noised by the model's process."""
+    """Check that the guide was trained on the model's dataset, noised by the model's process."""
     if guide is None:
         raise UserError("guidance by a guide needs one (psld train_guide)")
     for key in ("name", "channels", "image_size", "num_classes"):

@@ -116,7 +116,7 @@ class GuidedSettings(Settings):
 
 
 class SDESampler(GuidedSettings, SDESettings):
-    """A sampler of the reverse SDE with a fixed time grid, and its guidance."""
+    """Euler–Maruyama or SSCS, and its guidance."""
 
 
 class MultistepSampler(GuidedSettings, MultistepSettings):
@@ -132,7 +132,7 @@ class ConjugateSampler(GuidedSettings, ConjugateSettings):
 
 
 class RK45Sampler(GuidedSettings, RK45Settings):
-    """A sampler with adaptive steps, and its guidance."""
+    """RK45, and its guidance."""
 
     @model_validator(mode="after")
     def _suits_adaptive_steps(self) -> "RK45Sampler":
@@ -203,7 +203,7 @@ class SampleSettings(CellSettings):
     """A folder that receives each image as a PNG, or a file NAME.png for all in one; null: none."""
     batch_size: int = Field(ge=1)
     """Most images per network evaluation; changes speed and memory, never the images. It is halved
-    where GPU memory ends."""
+    if GPU memory runs out."""
     compile: bool
     """Compile the network with torch.compile."""
     channels_last: bool

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from psld.diffusion.loop import path
 from psld.diffusion.score import NetworkScore
+from psld.networks.forward import forward_pass
 from psld.sampling.fit import check_fit
 from psld.sampling.noise import ShardNoise
 from psld.sampling.settings import NoGuidance, RK45Sampler, SamplerSettings
@@ -42,7 +43,8 @@ def trace_sample(
     shard, index = divmod(sample, shard_size)
     # The shard's noise begins with that of its first images.
     shape = (index + 1, process.blocks * dataset.channels, dataset.image_size, dataset.image_size)
-    score = NetworkScore(model.network, batch_size=1)
+    network = forward_pass(model.network, sampler.precision)
+    score = NetworkScore(network, batch_size=1)
     with ShardNoise(seed, shard, shape, device) as noise:
         start = process.prior(noise()[index:])
         steps = path(process, sampler, score, start, lambda _: noise()[index:])

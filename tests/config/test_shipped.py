@@ -7,7 +7,7 @@ import yaml
 from psld.config.compose import compose_content
 from psld.config.locations import CONFIGS
 from psld.config.settings import Settings, parse
-from psld.diffusion.instances import psld
+from psld.diffusion.instances import phase_space
 from psld.diffusion.integrators import make_integrator
 from psld.metrics.feature_classifier import FeatureClassifier, ImageShape
 from psld.metrics.settings import ClassifierSettings
@@ -114,7 +114,7 @@ def test_every_process_can_be_built(option):
 @pytest.mark.parametrize("option", options("sampler"))
 def test_every_sampler_can_be_built(option):
     settings = composed("sample", "sampler", option)
-    integrator = make_integrator(psld(0.01, 4.01), settings.sampler, torch.device("cpu"))
+    integrator = make_integrator(phase_space(0.01), settings.sampler, torch.device("cpu"))
     assert len(integrator.times) >= 1
 
 

@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from psld.config.settings import parse
-from psld.diffusion.instances import from_settings, psld, vp_sde
+from psld.diffusion.instances import from_settings, phase_space, vp_sde
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.settings import RecipeSettings
 
@@ -20,6 +20,15 @@ def recipe(name: str = "third-order", **changes) -> LinearProcess:
     return from_settings(parse(RecipeSettings, content | changes, name))
 
 
+NOISY_POSITION = {
+    "D": [[2, 0], [0, 0]],
+    "Q": [[0, -0.5], [0.5, 0]],
+    "S": [1, 0.25],
+    "initial_variance": [0, 0.01],
+}
+"""Changes of a recipe: critical damping with friction, and so noise, on the position alone."""
+
+
 def _every_kind() -> dict[str, LinearProcess]:
     kinds = {"vp-sde": vp_sde()}
     full_third = {"D": [[0.05, 0, 0], [0, 0.05, 0], [0, 0, 0.375]]}
@@ -30,8 +39,8 @@ def _every_kind() -> dict[str, LinearProcess]:
     for matching, factor in product(("hsm", "dsm"), ("lower", "upper")):
         given = {"matching": matching, "factor": factor}
         label = f"{matching}-{factor}"
-        kinds[f"psld-{label}"] = psld(0.02, 4.02, **given)
-        kinds[f"cld-{label}"] = psld(0.0, 4.0, **given)
+        kinds[f"psld-{label}"] = phase_space(0.02, **given)
+        kinds[f"cld-{label}"] = phase_space(0.0, **given)
         kinds[f"third-full-{label}"] = recipe(**full_third, **given)
         kinds[f"third-two-{label}"] = recipe(**two_noisy[factor], **given)
         kinds[f"third-{label}"] = recipe(**given)

@@ -17,7 +17,8 @@ MIXTURE = Mixture(weights=(0.4, 0.6), means=(-0.6, 0.5), deviations=(0.3, 0.2))
 
 
 def multistep(steps: int, **choice) -> MultistepSettings:
-    given = {"striding": "quadratic", "final_time": 1e-2} | choice
+    plain = {"eta": 0, "eta_interval": None, "corrector": False}
+    given = {"striding": "quadratic", "final_time": 1e-2} | plain | choice
     return MultistepSettings(integrator="multistep", steps=steps, **given)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from psld.diffusion.inpainting import Inpainting
-from psld.diffusion.instances import psld, vp_sde
+from psld.diffusion.instances import phase_space, vp_sde
 from psld.diffusion.integrators import make_integrator
 from psld.diffusion.loop import sample
 from psld.diffusion.process import mix
@@ -27,7 +27,7 @@ from tests.diffusion.sampling import (
     rms,
 )
 
-CONJUGATIONS = [("zero", 0.0), ("identity", 0.7), ("ones", -0.3)]
+CONJUGATIONS = [("ones", 0.0), ("identity", 0.7), ("ones", -0.3)]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_gddim_keeps_the_marginals(name):
 
 def test_one_step_of_gddim_is_exact_for_a_single_image():
     """ε^R is constant along a trajectory where the data is one point."""
-    process, image = psld(0.02, 4.02), 0.4
+    process, image = phase_space(0.02), 0.4
     settings = gddim(2, order=1, denoise=False)
     start, final = time_grid(settings, process)[[0, -1]]
     noise = normal(16, 2, 1, 1)
@@ -87,14 +87,12 @@ def test_one_step_of_gddim_is_exact_for_a_single_image():
 
 def test_the_exponential_integrator_is_exact_for_constant_noise():
     """B = 0: z_s for ε constant in time, against many small steps."""
-    process = psld(0.02, 4.02)
+    process = phase_space(0.02)
 
     def network(z, t):
         return torch.tensor([0.3, -0.2], dtype=z.dtype).view(1, 2, 1, 1).expand_as(z)
 
-    one, many = (
-        end(process, conjugate(n, conjugation="zero", denoise=False), network) for n in (2, 400)
-    )
+    one, many = (end(process, conjugate(n, strength=0, denoise=False), network) for n in (2, 400))
     torch.testing.assert_close(one, many, rtol=1e-3, atol=1e-3)
 
 
@@ -108,7 +106,7 @@ def test_baselines_run_on_every_kind_and_count_their_steps(name, settings):
     assert score.evaluations == 9
 
 
-@pytest.mark.parametrize("settings", [gddim(60), conjugate(100, conjugation="zero")])
+@pytest.mark.parametrize("settings", [gddim(60), conjugate(100, strength=0)])
 @pytest.mark.parametrize("name", ["vp-sde", "cld-hsm-lower", "psld-dsm-lower"])
 def test_baselines_follow_a_guide(name, settings):
     """A guide with the gradient of a score shifts them as the shifted network does."""

@@ -10,7 +10,7 @@ import math
 import pytest
 import torch
 
-from psld.diffusion.instances import psld, vp_sde
+from psld.diffusion.instances import phase_space, vp_sde
 from psld.diffusion.loop import sample
 from psld.diffusion.settings import RK45Settings, SDESettings
 
@@ -64,7 +64,7 @@ def error(process, **choice) -> float:
 
 
 @pytest.mark.parametrize("striding", ["uniform", "quadratic"])
-@pytest.mark.parametrize("process", [vp_sde(), psld(0.25, 4.25), psld(0.0, 4.0)])
+@pytest.mark.parametrize("process", [vp_sde(), phase_space(0.25), phase_space(0.0)])
 def test_euler_maruyama_has_weak_order_one(process, striding):
     coarse = error(process, integrator="em", striding=striding, steps=100)
     fine = error(process, integrator="em", striding=striding, steps=200)
@@ -72,7 +72,7 @@ def test_euler_maruyama_has_weak_order_one(process, striding):
 
 
 @pytest.mark.parametrize("striding", ["uniform", "quadratic"])
-@pytest.mark.parametrize("process", [psld(0.25, 4.25), psld(0.0, 4.0)])
+@pytest.mark.parametrize("process", [phase_space(0.25), phase_space(0.0)])
 def test_splitting_converges_with_order_one_or_better(process, striding):
     coarse = error(process, integrator="sscs", striding=striding, steps=100)
     fine = error(process, integrator="sscs", striding=striding, steps=200)
@@ -80,7 +80,7 @@ def test_splitting_converges_with_order_one_or_better(process, striding):
 
 
 def test_splitting_beats_euler_at_the_same_cost():
-    process = psld(0.25, 4.25)
+    process = phase_space(0.25)
     for steps in (50, 100):
         em, sscs = (
             error(process, integrator=name, striding="quadratic", steps=steps)
@@ -89,7 +89,7 @@ def test_splitting_beats_euler_at_the_same_cost():
         assert sscs < em
 
 
-@pytest.mark.parametrize("process", [vp_sde(), psld(0.02, 4.02), psld(0.0, 4.0)])
+@pytest.mark.parametrize("process", [vp_sde(), phase_space(0.02), phase_space(0.0)])
 def test_probability_flow_keeps_the_marginals(process):
     settings = RK45Settings(integrator="rk45", tolerance=1e-8, denoise=False)
     exact = GaussianScore(process).covariance(settings.final_time)
@@ -97,7 +97,7 @@ def test_probability_flow_keeps_the_marginals(process):
 
 
 def test_tolerance_buys_accuracy():
-    process = psld(0.02, 4.02)
+    process = phase_space(0.02)
     costs, errors = [], []
     for tolerance in (1e-2, 1e-4, 1e-6):
         settings = RK45Settings(integrator="rk45", tolerance=tolerance, denoise=False)

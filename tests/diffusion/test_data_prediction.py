@@ -7,15 +7,14 @@ from psld.diffusion.data_prediction import (
     DataPrediction,
     check_prediction,
     consistent_eps,
-    data_from_score,
     prediction_coefficients,
 )
 from psld.diffusion.design import Mixture
-from psld.diffusion.instances import psld
+from psld.diffusion.instances import phase_space
 from psld.diffusion.process import mix
 from psld.diffusion.score import ClassifierFreeScore, ClassifierGuidedScore, NetworkScore
 from psld.utils.errors import UserError
-from tests.diffusion.processes import EVERY_KIND, normal, recipe, times
+from tests.diffusion.processes import EVERY_KIND, NOISY_POSITION, normal, recipe, times
 
 CPU = torch.device("cpu")
 POINTS = times(-0.8, 0.5)
@@ -69,13 +68,17 @@ def test_the_predicted_image_is_the_posterior_mean(process, t):
 
 
 def test_a_whole_score_gives_the_same_image(process):
+    """x̂₀ = (aᵀ Σ⁻¹ z + aᵀ s) / ρ."""
     t = 0.3
     z = normal(8, process.blocks, 1, 1)
     share = posterior(process, z, t)
     truth = (share @ POINTS).view(-1, 1, 1, 1)
     off = z - mix(process.image_mean(times(t))[0][:, None], truth)
     score = -mix(torch.linalg.inv(process.image_covariance(times(t))[0]), off)
-    torch.testing.assert_close(data_from_score(process, z, t, score), truth, atol=1e-9, rtol=1e-9)
+    row = (process.image_mean(times(t)) / process.precision(times(t)))[0]
+    whole = torch.linalg.solve(process.image_covariance(times(t))[0], row)
+    found = mix(whole[None], z) + mix(row[None], score)
+    torch.testing.assert_close(found, truth, atol=1e-9, rtol=1e-9)
 
 
 def test_the_image_depends_on_the_sufficient_statistic_alone(process):
@@ -114,7 +117,7 @@ def test_no_linear_estimate_is_less_sensitive_to_an_error_of_eps(process):
 
 def test_the_official_estimate_amplifies_errors_of_eps_more():
     """x = (z_x − (L ε)_x)/a_x for PSLD: 1.55 against 0.42 at t = 0.1."""
-    process, t = psld(0.01, 4.01), times(0.1)
+    process, t = phase_space(0.01), times(0.1)
     ours = float(prediction_coefficients(process, t).eps.norm())
     official = float((process.covariance_factor(t)[0, 0] / process.image_mean(t)[0, 0]).norm())
     assert ours == pytest.approx(0.42, abs=0.01)
@@ -133,11 +136,11 @@ def test_a_network_that_loses_sight_of_the_image_is_refused(matching, final_time
 
 
 def test_noise_on_the_position_alone_is_refused_under_the_upper_factor():
-    process = psld(4.0, 0.0, factor="upper")
+    process = recipe("recipe", **NOISY_POSITION, factor="upper")
     assert process.predicted_blocks == 1
     with pytest.raises(UserError, match="try factor: lower"):
         check_prediction(process, 1e-3)
-    check_prediction(psld(4.0, 0.0), 1e-3)
+    check_prediction(recipe("recipe", **NOISY_POSITION), 1e-3)
 
 
 def test_every_kind_is_accepted(process):

@@ -87,3 +87,23 @@ def test_a_ve_sampler_goes_where_the_straight_multistep_goes(name):
 def test_a_process_that_loses_sight_of_the_image_is_refused():
     with pytest.raises(UserError, match=r"t = 0\.417"):
         denoiser(recipe("recipe"), network=lambda z, t: z[:, 2:])
+
+
+def test_edm_may_keep_float64_and_the_network_bfloat16():
+    """EDM's calls; ε is cast before the coefficients, which are large."""
+    process, seen = EVERY_KIND["psld-hsm-lower"], []
+
+    def network(z, t):
+        seen.append(z.dtype)
+        return torch.full_like(z, 0.3, dtype=torch.bfloat16)
+
+    frozen = normal(4, 1, 1, 1)
+    y, sigma = normal(4, 1, 1, 1), torch.tensor(3.0, dtype=torch.float64)
+    half = StraightDenoiser(process, network, frozen)
+    exact = StraightDenoiser(process, lambda z, t: network(z, t).double(), frozen)
+    found = half(y, half.round_sigma(sigma), None)
+    assert (seen, found.dtype) == ([torch.float32], torch.float64)
+    torch.testing.assert_close(found, exact(y, sigma), rtol=1e-12, atol=0)
+    assert half(y.float(), 3.0).dtype == torch.float32
+    with pytest.raises(UserError, match="class_labels"):
+        half(y, sigma, torch.zeros(4, 10))

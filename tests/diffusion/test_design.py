@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from psld.diffusion.design import Mixture, compare_samplers, time_spent
-from psld.diffusion.instances import psld
+from psld.diffusion.instances import phase_space
 from psld.diffusion.settings import SDESettings
 from tests.diffusion.processes import THREE_ORDERS, normal, times
 from tests.diffusion.sampling import multistep, rk45
 
 
 def test_time_spent_adds_up():
-    process = psld(0.01, 4.01)
+    process = phase_space(0.01)
     levels = process.noise_level(times(1e-5, 0.1, 0.3, 1.0))
     torch.testing.assert_close(time_spent(process, levels), times(0.1 - 1e-5, 0.2, 0.7))
 
@@ -50,6 +50,6 @@ def test_samplers_are_compared_by_their_distance(name):
 
 
 def test_an_adaptive_sampler_is_compared_by_what_it_used():
-    (row,) = compare_samplers(psld(0.02, 4.02), {"rk45": rk45(1e-3)}, count=256)
+    (row,) = compare_samplers(phase_space(0.02), {"rk45": rk45(1e-3)}, count=256)
     assert 20 < row.evaluations < 300
     assert row.distance < 0.1

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from psld.diffusion.instances import psld, vp_sde
+from psld.diffusion.instances import phase_space, vp_sde
 from psld.diffusion.loop import sample
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.score import ClassifierFreeScore, ClassifierGuidedScore
@@ -16,7 +16,7 @@ from psld.diffusion.settings import RK45Settings, SDESettings
 # and score and guide are known exactly.
 
 MEAN, VARIANCE = 0.8, 0.05
-PROCESSES = {"psld": psld(0.25, 4.25), "cld": psld(0.0, 4.0), "vp-sde": vp_sde()}
+PROCESSES = {"psld": phase_space(0.25), "cld": phase_space(0.0), "vp-sde": vp_sde()}
 SAMPLERS = {
     "em": SDESettings(integrator="em", striding="quadratic", steps=200),
     "sscs": SDESettings(integrator="sscs", striding="quadratic", steps=200),

@@ -5,16 +5,17 @@ import torch
 
 from psld.data.pixels import from_uint8, to_uint8
 from psld.diffusion.inpainting import Inpainting, Replacement
-from psld.diffusion.instances import psld, vp_sde
+from psld.diffusion.instances import phase_space, vp_sde
 from psld.diffusion.loop import sample
-from psld.diffusion.process import LinearProcess
+from psld.diffusion.process import LinearProcess, mix
 from psld.diffusion.score import NetworkScore
-from psld.diffusion.settings import SDESettings
+from psld.diffusion.settings import RK45Settings, SDESettings
+from psld.utils.errors import UserError
 
 PROCESSES = {
-    "psld": psld(0.25, 4.25),
-    "cld": psld(0.0, 4.0),
-    "psld-dsm": psld(0.02, 4.02, matching="dsm"),
+    "psld": phase_space(0.25),
+    "cld": phase_space(0.0),
+    "psld-dsm": phase_space(0.02, matching="dsm"),
     "vp-sde": vp_sde(),
 }
 
@@ -46,7 +47,7 @@ def mixed(matrix, z):
     [(n, i) for n in PROCESSES for i in ("em", "sscs") if (n, i) != ("vp-sde", "sscs")],
 )
 def test_known_pixels_end_as_they_were_and_holes_as_the_data(name, integrator):
-    """Known ones but for two levels of quantisation; in the holes the data's own variance."""
+    """Known ones but for two levels of quantization; in the holes the data's own variance."""
     process, count, size = PROCESSES[name], 40, 8
     random = torch.Generator().manual_seed(0)
     originals = torch.randint(0, 256, (count, 1, size, size), generator=random, dtype=torch.uint8)
@@ -70,41 +71,43 @@ def test_known_pixels_end_as_they_were_and_holes_as_the_data(name, integrator):
 
 @pytest.mark.parametrize("name", PROCESSES)
 def test_known_pixels_are_drawn_from_the_kernel_of_their_time(name):
-    """As the process itself perturbs an image, and the end has the kernel's mean."""
+    """N(a x₀, Σ) given the image, under HSM and DSM, and the end has the kernel's mean."""
     process, size = PROCESSES[name], 4
     random = torch.Generator().manual_seed(0)
     images = torch.rand(3, 2, size, size, generator=random) * 2 - 1
-    draws = [torch.randn(3, 2 * process.blocks, size, size, generator=random) for _ in range(2)]
+    eps = torch.randn(3, 2 * process.blocks, size, size, generator=random)
     times = [1.0, 0.3, 1e-3]
     replacement = Replacement(Inpainting(process, images, torch.ones(3, 1, size, size)), times)
     for index, t in enumerate(times):
-        queue = iter(draws)
-        z = replacement.noisy(index, torch.zeros_like(draws[0]), lambda _, q=queue: next(q))
+        z = replacement.noisy(index, torch.zeros_like(eps), lambda _: eps)
         time = torch.full((3,), t, dtype=torch.float64)
-        if process.needs_auxiliary_noise:
-            auxiliary, eps = draws
-            expected = process.perturb(images, time, eps, auxiliary[:, 2:])
-        else:
-            expected = process.perturb(images, time, draws[0])
-        torch.testing.assert_close(z, expected, rtol=1e-5, atol=1e-6)
-        nothing = torch.zeros_like(draws[0])
-        mean = process.mean(images, time, nothing[:, 2:])
-        torch.testing.assert_close(replacement.mean(index, nothing), mean, rtol=1e-5, atol=1e-6)
+        mean = process.mean(images, time, torch.zeros_like(eps)[:, 2:])
+        factor = torch.linalg.cholesky(process.image_covariance(time))
+        torch.testing.assert_close(z, mean + mix(factor, eps), rtol=1e-5, atol=1e-6)
+        found = replacement.mean(index, torch.zeros_like(eps))
+        torch.testing.assert_close(found, mean, rtol=1e-5, atol=1e-6)
 
 
 def test_kernels_are_computed_once_for_all_steps(monkeypatch):
     """However many steps there are."""
-    factorised = []
-    factor = LinearProcess.covariance_factor
+    factorized = []
+    factor = LinearProcess.image_factor
     monkeypatch.setattr(
-        LinearProcess, "covariance_factor", lambda *given: factorised.append(1) or factor(*given)
+        LinearProcess, "image_factor", lambda *given: factorized.append(1) or factor(*given)
     )
     process, counts = PROCESSES["psld"], []
     for steps in (3, 9):
-        factorised.clear()
+        factorized.clear()
         settings = SDESettings(integrator="em", striding="uniform", steps=steps)
         z, images = torch.zeros(2, 2, 4, 4), torch.zeros(2, 1, 4, 4)
         known = Inpainting(process, images, images + 1)
         sample(process, settings, NetworkScore(lambda z, t: z, 2), z, torch.randn_like, known)
-        counts.append(len(factorised))
-    assert counts[0] == counts[1]
+        counts.append(len(factorized))
+    assert counts == [1, 1]
+
+
+def test_adaptive_steps_cannot_inpaint():
+    process, z = PROCESSES["vp-sde"], torch.zeros(1, 1, 4, 4)
+    settings = RK45Settings(integrator="rk45", tolerance=1e-2)
+    with pytest.raises(UserError, match="rk45 has none; use another sampler"):
+        sample(process, settings, None, z, None, Inpainting(process, z, z))

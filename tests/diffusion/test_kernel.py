@@ -4,15 +4,15 @@ import mpmath
 import pytest
 import torch
 
-from psld.diffusion.instances import psld, vp_sde
+from psld.diffusion.instances import phase_space, vp_sde
 from psld.diffusion.process import LinearProcess
 from tests.diffusion.processes import EVERY_KIND, THREE_ORDERS, recipe, times
 
 PROCESSES = {
     "vp-sde": vp_sde(),
-    "cld": psld(0.0, 4.0, numerical_eps=0.0),
-    "cld-dsm": psld(0.0, 4.0, numerical_eps=0.0, matching="dsm"),
-    "psld": psld(0.02, 4.02, numerical_eps=0.0),
+    "cld": phase_space(0.0, numerical_eps=0.0),
+    "cld-dsm": phase_space(0.0, numerical_eps=0.0, matching="dsm"),
+    "psld": phase_space(0.02, numerical_eps=0.0),
     "third": recipe(numerical_eps=0.0),
     "third-dsm": recipe(numerical_eps=0.0, matching="dsm"),
 }
@@ -72,7 +72,7 @@ def test_a_matching_changes_the_kernel_but_not_the_noise_on_the_image():
 
 def test_noise_levels_of_psld():
     """The table of the mathematics' source, to its digits."""
-    levels = psld(0.01, 4.01).noise_level(times(0.001, 0.01, 0.1, 0.3, 0.7, 1.0))
+    levels = phase_space(0.01).noise_level(times(0.001, 0.01, 0.1, 0.3, 0.7, 1.0))
     expected = times(0.009, 0.032, 0.42, 2.4, 32, 258)
     torch.testing.assert_close(levels, expected, rtol=0.03, atol=0)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from psld.diffusion.design import Mixture
-from psld.diffusion.instances import psld, vp_sde
+from psld.diffusion.instances import phase_space, vp_sde
 from psld.diffusion.likelihood import bits_per_dimension, dequantize, log_likelihood
 from psld.utils.errors import RunError, UserError
 from tests.diffusion.processes import normal, recipe
@@ -31,9 +31,9 @@ LONG = {"beta_min": 16.0, "beta_max": 16.0}
 
 FORGETFUL = {
     "vp-sde": vp_sde(),
-    "psld": psld(0.02, 4.02, **LONG),
-    "psld-dsm-upper": psld(0.02, 4.02, matching="dsm", factor="upper", **LONG),
-    "cld": psld(0.0, 4.0, **LONG),
+    "psld": phase_space(0.02, **LONG),
+    "psld-dsm-upper": phase_space(0.02, matching="dsm", factor="upper", **LONG),
+    "cld": phase_space(0.0, **LONG),
     "third": recipe(**LONG),
 }
 
@@ -60,7 +60,7 @@ def test_the_likelihood_of_gaussian_data_to_four_digits(name):
 
 
 def test_without_a_whole_group_of_probes_the_estimate_is_right_on_average():
-    process, images = psld(0.02, 4.02), 0.2 + 0.3 * normal(1, 1, 2, 2, seed=4).repeat(64, 1, 1, 1)
+    process, images = phase_space(0.02), 0.2 + 0.3 * normal(1, 1, 2, 2, seed=4).repeat(64, 1, 1, 1)
     found = log_likelihood(process, DATA.network(process), images, drawn(), tolerance=1e-4)
     spread = float(found.log_likelihood.std())
     assert spread > 1e-3
@@ -70,7 +70,7 @@ def test_without_a_whole_group_of_probes_the_estimate_is_right_on_average():
 
 def test_the_error_of_the_trace_does_not_raise_the_bound():
     """The draws of an image share their probes, or the mean of exponentials would prefer errors."""
-    process, images = psld(0.02, 4.02), 0.2 + 0.3 * normal(1, 1, 2, 2, seed=4).repeat(48, 1, 1, 1)
+    process, images = phase_space(0.02), 0.2 + 0.3 * normal(1, 1, 2, 2, seed=4).repeat(48, 1, 1, 1)
     network = DATA.network(process)
     one, many = (
         log_likelihood(process, network, images, drawn(), draws=draws, tolerance=1e-3)
@@ -95,7 +95,7 @@ def test_costs_are_counted():
     assert found.evaluations == len(calls)
     assert found.gradients == 3 * len(calls)
     assert set(calls) == {2}, "one block has no momentum to draw"
-    process = psld(0.02, 4.02)
+    process = phase_space(0.02)
     network = DATA.network(process)
     calls.clear()
     log_likelihood(process, counted, images, drawn(), draws=4, tolerance=1e-2)
@@ -104,7 +104,7 @@ def test_costs_are_counted():
 
 def test_more_draws_tighten_the_bound():
     """A network that mistakes the momentum: p(x, m)/q(m) varies with m, and the bound with K."""
-    process = psld(0.02, 4.02)
+    process = phase_space(0.02)
     perfect = DATA.network(process)
 
     def network(z, t):
@@ -140,6 +140,12 @@ def test_uniform_noise_has_no_information():
 def test_a_network_that_is_no_number_is_named():
     with pytest.raises(RunError, match=r"likelihood: the score is NaN or infinite at time 1e-05"):
         log_likelihood(vp_sde(), lambda z, t: z * float("nan"), normal(1, 1, 2, 2), drawn())
+
+
+def test_a_momentum_that_starts_at_a_point_is_refused():
+    process = recipe(initial_variance=[0.0, 0.01, 0.0])
+    with pytest.raises(UserError, match="likelihood: the process starts an auxiliary block at a"):
+        log_likelihood(process, None, normal(1, 1, 2, 2), drawn())
 
 
 def test_half_precision_is_refused():

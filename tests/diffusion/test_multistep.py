@@ -8,7 +8,7 @@ import torch
 
 from psld.diffusion.data_prediction import consistent_eps, prediction_coefficients
 from psld.diffusion.inpainting import Inpainting
-from psld.diffusion.instances import psld, vp_sde
+from psld.diffusion.instances import phase_space, vp_sde
 from psld.diffusion.integrators import make_integrator
 from psld.diffusion.loop import path, sample
 from psld.diffusion.process import mix
@@ -58,12 +58,12 @@ def test_fine_steps_keep_the_marginals_of_gaussian_data(name, eta, corrector, ro
 
 def test_noise_in_an_interval_keeps_the_marginals_too():
     choice = {"eta": 1.0, "eta_interval": (0.02, 1.0), "denoise": False, "final_time": 1e-3}
-    check_moments(psld(0.02, 4.02), multistep(100, **choice), gaussian(0.3, mean=0.6), 0.01)
+    check_moments(phase_space(0.02), multistep(100, **choice), gaussian(0.3, mean=0.6), 0.01)
 
 
 @pytest.mark.parametrize(("root", "order"), [*product(ROOTS, (1, 2, 3))])
 def test_with_noise_the_weak_order_is_two_at_most(root, order):
-    process, data = psld(0.02, 4.02), gaussian(0.3)
+    process, data = phase_space(0.02), gaussian(0.3)
 
     def error(steps):
         settings = multistep(steps, root=root, eta=1.0, order=order, denoise=False)
@@ -149,7 +149,7 @@ def test_matchings_factors_and_predictions_end_at_one_place(name, root, eta):
 @pytest.mark.parametrize("corrector", [False, True])
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_evaluations_are_the_steps(order, corrector):
-    process = psld(0.02, 4.02)
+    process = phase_space(0.02)
     for steps, denoise in ((2, True), (10, True), (2, False), (10, False)):
         settings = multistep(steps, order=order, corrector=corrector, eta=1.0, denoise=denoise)
         score = NetworkScore(MIXTURE.network(process), batch_size=3)
@@ -163,7 +163,7 @@ def test_evaluations_are_the_steps(order, corrector):
 
 
 def test_a_sampler_without_noise_asks_for_none():
-    assert end(psld(0.02, 4.02), multistep(5), noise=None).isfinite().all()
+    assert end(phase_space(0.02), multistep(5), noise=None).isfinite().all()
 
 
 def test_the_end_is_the_predicted_image():
@@ -180,7 +180,7 @@ def _start(process, count: int = 8):
 
 
 def test_an_integrator_begins_again_with_each_sample():
-    process, settings = psld(0.02, 4.02), multistep(6, order=3, corrector=True)
+    process, settings = phase_space(0.02), multistep(6, order=3, corrector=True)
     integrator = make_integrator(process, settings, torch.device("cpu"))
     score, start, _ = _start(process)
     ends = []
@@ -223,7 +223,7 @@ def test_a_guide_steers_to_its_class(name):
 
 
 def test_classifier_free_guidance_counts_twice():
-    process = psld(0.02, 4.02)
+    process = phase_space(0.02)
     networks = {None: MIXTURE.network(process), 1: gaussian(0.1, mean=0.6).network(process)}
     score = ClassifierFreeScore(
         lambda z, t, label: networks[None if label is None else 1](z, t),

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from psld.diffusion.instances import psld, vp_sde
+from psld.diffusion.instances import phase_space, vp_sde
 from psld.diffusion.multistep import ExponentialScheme
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.roots import WhiteningRoot
 from tests.diffusion.processes import EVERY_KIND, THREE_ORDERS, recipe, times
-from tests.reference import load, reference_files
+from tests.reference import load, mass_inverse, reference_files
 
 ROOTS = ("flow", "straight")
 KERNELS = [name for name in EVERY_KIND if "dsm" not in name]
@@ -26,8 +26,8 @@ def reference_process(v) -> LinearProcess:
         return vp_sde(float(v["beta_min"]), float(v["beta_max"]))
     assert str(v["process"]) == "psld"
     beta = float(v["beta"])
-    return psld(
-        float(v["gamma"]), float(v["nu"]), kappa=float(v["kappa"]), beta_min=beta, beta_max=beta
+    return phase_space(
+        float(v["gamma"]), mass_inverse(v), kappa=float(v["kappa"]), beta_min=beta, beta_max=beta
     )
 
 
@@ -87,7 +87,7 @@ def test_the_two_identities_of_a_step_down_to_1e_5(name, eta, order, interpolati
 @pytest.mark.parametrize("name", ["cld", "psld", "third"])
 def test_the_weights_solve_the_equation_of_w(name, root):
     """X for a moving x̂₀, against a fine sum over dw = x̂₀ dc − η² (w − c x̂₀) dλ at x̂₀ = τ(u)."""
-    process = {"cld": psld(0.0, 4.0)}.get(name) or THREE_ORDERS[name]
+    process = {"cld": phase_space(0.0)}.get(name) or THREE_ORDERS[name]
     start, end, eta = times(0.3), times(0.1), 0.7
     scheme = ExponentialScheme(process, root, 0.1, eta=eta, interpolation="t")
     nodes = times(0.3, 0.5)[None]
@@ -118,7 +118,7 @@ def test_the_straight_root_leaves_the_image_in_one_coordinate(name):
 @pytest.mark.parametrize("name", ["cld", "psld", "third"])
 def test_the_flow_root_follows_the_probability_flow(name):
     """Ṙ = (F + ½ G Gᵀ Σ⁻¹) R by differences; the whole frame, not only R Rᵀ = Σ."""
-    process = {"cld": psld(0.0, 4.0)}.get(name) or THREE_ORDERS[name]
+    process = {"cld": phase_space(0.0)}.get(name) or THREE_ORDERS[name]
     root, t, step = WhiteningRoot(process, "flow", 1e-3), times(0.8, 0.2, 0.02), 1e-5
     difference = (root(t * (1 + step)) - root(t * (1 - step))) / (2 * step * t)[:, None, None]
     inverse = torch.linalg.inv(process.image_covariance(t))
@@ -129,7 +129,7 @@ def test_the_flow_root_follows_the_probability_flow(name):
 @pytest.mark.parametrize(("name", "root"), [*product(("psld", "third"), ROOTS)])
 def test_a_step_does_not_depend_on_the_triangular_factor(name, root):
     lower, upper = (
-        {"psld": psld(0.02, 4.02, factor=factor), "third": recipe(factor=factor)}[name]
+        {"psld": phase_space(0.02, factor=factor), "third": recipe(factor=factor)}[name]
         for factor in ("lower", "upper")
     )
     found = [
@@ -172,7 +172,7 @@ def test_order_one_with_noise_is_the_ancestral_sampler_of_a_single_block():
 
 
 def test_noise_acts_on_its_interval_of_levels_only():
-    process = psld(0.02, 4.02)
+    process = phase_space(0.02)
     always, inside, outside = (
         ExponentialScheme(process, "straight", 1e-3, eta=1.0, eta_interval=levels)
         for levels in (None, (0.02, 1.0), (50.0, 60.0))

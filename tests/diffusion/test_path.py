@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from psld.diffusion.instances import psld
+from psld.diffusion.instances import phase_space
+from psld.diffusion.integrators import EulerMaruyama
 from psld.diffusion.loop import path, sample
 from psld.diffusion.process import mix
 from psld.diffusion.score import NetworkScore
@@ -11,7 +12,15 @@ from psld.diffusion.settings import RK45Settings, SDESettings
 from psld.diffusion.time_grid import time_grid
 from psld.utils.errors import RunError
 
-PROCESS = psld(0.02, 4.02)
+PROCESS = phase_space(0.02)
+
+
+def test_euler_s_steps_on_the_flow_have_no_noise():
+    grid = torch.tensor([1.0, 0.5], dtype=torch.float64)
+    z = torch.ones(1, 2, 2, 2)
+    flow = EulerMaruyama(PROCESS, grid, z.device, probability_flow=True)
+    score = NetworkScore(lambda z, t: z, batch_size=1)
+    torch.testing.assert_close(flow.step(0, z, score, torch.ones_like), flow.mean(0, z, score))
 
 
 def arguments(settings):

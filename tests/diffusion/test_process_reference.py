@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from psld.diffusion.instances import psld, vp_sde
+from psld.diffusion.instances import phase_space, vp_sde
 from psld.diffusion.process import LinearProcess, mix
-from tests.reference import load, reference_files
+from tests.reference import load, mass_inverse, reference_files
 
 
 def agree(actual: torch.Tensor, expected: np.ndarray, t: np.ndarray) -> None:
@@ -44,9 +44,9 @@ def test_phase_space_reference(path):
         name: torch.from_numpy(v[name]) for name in ("x0", "m0", "eps", "eps_for_score", "u")
     }
     for matching in ("hsm", "dsm"):
-        process = psld(
+        process = phase_space(
             float(v["gamma"]),
-            float(v["nu"]),
+            mass_inverse(v),
             beta_min=float(v["beta_min"]),
             beta_max=float(v["beta_max"]),
             kappa=float(v["kappa"]),

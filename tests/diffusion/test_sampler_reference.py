@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from psld.diffusion.inpainting import Inpainting
-from psld.diffusion.instances import psld, vp_sde
+from psld.diffusion.instances import phase_space, vp_sde
 from psld.diffusion.loop import sample
 from psld.diffusion.score import ClassifierGuidedScore, NetworkScore
 from psld.diffusion.settings import RK45Settings, SDESettings
 from psld.diffusion.time_grid import time_grid
-from tests.reference import load, reference_files
+from tests.reference import load, mass_inverse, reference_files
 
 
 def stand_in(predicted: slice, channels: int):
@@ -22,7 +22,7 @@ def stand_in(predicted: slice, channels: int):
 def process_of(v):
     if "vp" in v and bool(v["vp"]):
         return vp_sde()
-    return psld(float(v["gamma"]), float(v["nu"]))
+    return phase_space(float(v["gamma"]), mass_inverse(v))
 
 
 def noises(v):

@@ -23,15 +23,27 @@ def test_older_samplers_are_named_as_before_there_were_others():
     [
         ("em", "power", "striding=power"),
         ("multistep", "power", "striding=edm"),
-        ("conjugate", "strength", "conjugation=ones"),
     ],
 )
 def test_an_option_counts_where_it_changes_something(sampler, unused, used):
     plain = [f"sampler={sampler}"]
-    plain += ["sampler.conjugation=zero"] if sampler == "conjugate" else []
     other = f"sampler.{unused}=3"
     assert dumped(*plain) == dumped(*plain, other)
     assert dumped(*plain, f"sampler.{used}") != dumped(*plain, f"sampler.{used}", other)
+
+
+def test_without_strength_all_conjugations_are_the_exponential_integrator():
+    plain, ones = "sampler=conjugate", "sampler.conjugation=ones"
+    assert dumped(plain) == dumped(plain, ones)
+    assert dumped(plain, "sampler.strength=1") != dumped(plain, ones, "sampler.strength=1")
+
+
+@pytest.mark.parametrize("name", ["conjugate", "em", "gddim", "multistep", "rk45", "sscs"])
+def test_defaults_in_python_are_those_of_the_config(name):
+    settings = compose_sampler([f"sampler={name}"], "test")
+    for key, field in type(settings).model_fields.items():
+        if not field.is_required():
+            assert getattr(settings, key) == field.default, key
 
 
 def test_an_interval_of_noise_counts_where_there_is_noise():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from psld.config.settings import parse
-from psld.diffusion.instances import psld
+from psld.diffusion.instances import phase_space
 from psld.diffusion.integrators import make_integrator
 from psld.diffusion.settings import (
     ConjugateSettings,
@@ -70,7 +70,7 @@ def test_the_time_of_a_noise_level_is_found(name):
 
 
 def test_euler_maruyama_takes_every_grid():
-    process = psld(0.02, 4.02)
+    process = phase_space(0.02)
     for striding in STRIDES:
         settings = SDESettings(integrator="em", striding=striding, steps=5)
         integrator = make_integrator(process, settings, torch.device("cpu"))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from psld.diffusion.instances import psld
+from psld.diffusion.instances import phase_space
 from psld.diffusion.score import Batching
 from psld.networks.ncsnpp import NCSNpp
 from psld.networks.settings import NetworkSettings
@@ -91,7 +91,7 @@ def test_jobs_without_a_number_share_the_gpus_out(gpu, digits, tmp_path):
 @torch.no_grad()
 def test_without_memory_the_batch_is_halved_and_the_images_stay(gpu, capsys):
     torch.manual_seed(0)
-    process = psld(0.02, 4.02)
+    process = phase_space(0.02)
     settings = NetworkSettings(
         base_channels=64, channel_multipliers=(1, 2), blocks_per_level=1, init_scale=1.0
     )

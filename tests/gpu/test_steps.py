@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from psld.diffusion.instances import psld
+from psld.diffusion.instances import phase_space
 from psld.diffusion.integrators import make_integrator
 from psld.diffusion.loop import sample
 from psld.diffusion.loss import EpsilonLoss
@@ -34,7 +34,7 @@ from psld.training.state import TrainingState
 from tests.gpu.conftest import without_waiting
 from tests.training.small import random_images, recipe
 
-PROCESS = psld(0.02, 4.02)
+PROCESS = phase_space(0.02)
 SHAPE = (16, 6, 16, 16)
 SAMPLERS = {
     "em": SDESettings(integrator="em", striding="quadratic", steps=4),
@@ -192,7 +192,7 @@ def test_one_rank_through_nccl(alone_in_a_group, device, network):
 
 
 def test_rk45_agrees_with_the_cpu(device, network):
-    """Its tolerance is above TF32's rounding."""
+    """Its steps follow no rounding of TF32."""
     settings = RK45Settings(integrator="rk45", tolerance=1e-2)
     ends = []
     for place in (device, torch.device("cpu")):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from psld.diffusion.design import Comparison, Trial
-from psld.diffusion.instances import psld, vp_sde
+from psld.diffusion.instances import phase_space, vp_sde
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.schedule import LinearBeta
 from psld.report.design import LEVELS, level_names, modes, shares
@@ -32,7 +32,7 @@ def test_a_process_is_described_and_drawn(tmp_path):
     assert "modes of the drift (D + Q) S⁻¹: 1, 1 (critically damped)" in said
     assert "the network predicts 1 of 2 blocks of ε" in said
     mean, _, spread, _, level, _, _ = map(float, row_of(said, "0.1"))
-    process, t = psld(0.0, 4.0), torch.tensor([0.1], dtype=torch.float64)
+    process, t = phase_space(0.0), torch.tensor([0.1], dtype=torch.float64)
     assert mean == pytest.approx(float(process.image_mean(t)[0, 0]), rel=1e-2)
     assert spread == pytest.approx(float(process.image_covariance(t)[0, 0, 0]) ** 0.5, rel=1e-2)
     assert level == pytest.approx(float(process.noise_level(t)), rel=1e-2)
@@ -109,7 +109,7 @@ def test_damping_is_named():
 
 
 def test_the_shares_of_time_add_up():
-    process = psld(0.02, 4.02)
+    process = phase_space(0.02)
     found = shares(process)
     assert len(found) == len(LEVELS) + 1 == len(level_names())
     assert sum(found) == pytest.approx(1, abs=1e-4)

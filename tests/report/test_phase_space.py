@@ -20,19 +20,24 @@ SIZE = 6
 CPU = torch.device("cpu")
 
 
-def trace(model: Path, integrator: str, sample: int) -> tuple[list[float], torch.Tensor]:
-    sampler = SDESampler(integrator=integrator, striding="quadratic", steps=5)
+def trace(
+    model: Path, integrator: str, sample: int, precision: str = "fp32"
+) -> tuple[list[float], torch.Tensor]:
+    sampler = SDESampler(integrator=integrator, striding="quadratic", steps=5, precision=precision)
     return trace_sample(load_model(model, CPU), sampler, sample, shard_size=SIZE, seed=3)
 
 
-@pytest.mark.parametrize("integrator", ["em", "sscs"])
-def test_the_path_ends_with_the_sample_of_the_cell(model, tmp_path, integrator):
+@pytest.mark.parametrize(
+    ("integrator", "precision"), [("em", "fp32"), ("sscs", "fp32"), ("em", "bf16")]
+)
+def test_the_path_ends_with_the_sample_of_the_cell(model, tmp_path, integrator, precision):
     overrides = [f"sampler={integrator}", "sampler.striding=quadratic", "sampler.steps=5"]
+    overrides.append(f"sampler.precision={precision}")
     common = [f"model={model}", f"shard_size={SIZE}", "seed=3", "first=1"]
     succeeded(call(tmp_path, "sample", *common, *overrides, "output=cell"))
     images = Shard.load(shard_path(tmp_path / "cell", 1)).images
     for index in (0, 4):
-        _, states = trace(model, integrator, sample=SIZE + index)
+        _, states = trace(model, integrator, SIZE + index, precision)
         # M⁻¹ = 4 is the momentum's unit; that of the position is 1.
         image = to_uint8(states[-1, 0]).numpy()
         np.testing.assert_allclose(image.astype(int), images[index].astype(int), atol=1)

@@ -4,15 +4,15 @@ import pytest
 import torch
 
 from psld.data.pixels import from_uint8
-from psld.diffusion.instances import psld, vp_sde
+from psld.diffusion.instances import phase_space, vp_sde
 from psld.training.ranks import Ranks
 from psld.utils.errors import UserError
 from tests.training.small import batches_of, random_images, recipe
 
 PROCESSES = {
     "vp-sde": vp_sde(),
-    "hsm": psld(0.02, 4.02),
-    "dsm": psld(0.02, 4.02, matching="dsm"),
+    "hsm": phase_space(0.02),
+    "dsm": phase_space(0.02, matching="dsm"),
 }
 
 

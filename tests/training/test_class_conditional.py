@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from psld.config.settings import parse
-from psld.diffusion.instances import psld
+from psld.diffusion.instances import phase_space
 from psld.diffusion.loss import EpsilonLoss
 from psld.networks.ncsnpp import NCSNpp
 from psld.training.batches import Batches, Labels
@@ -18,7 +18,7 @@ from psld.utils.errors import UserError
 from tests.commands import TINY, call, refused, succeeded
 from tests.training.small import ONE_RANK, batches_of, recipe, tiny_network
 
-PROCESS = psld(0.02, 4.02)
+PROCESS = phase_space(0.02)
 CPU = torch.device("cpu")
 CLASSES = 10
 

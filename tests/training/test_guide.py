@@ -10,7 +10,7 @@ from torch import nn
 from psld.data.pixels import from_uint8
 from psld.data.store import ImageStore
 from psld.data.writer import write_store
-from psld.diffusion.instances import psld, vp_sde
+from psld.diffusion.instances import phase_space, vp_sde
 from psld.diffusion.loss import GuideLoss
 from psld.networks.guide import NCSNppGuide
 from psld.networks.settings import GuideSettings
@@ -22,7 +22,11 @@ from psld.training.state import Checkpoints, TrainingState
 from psld.training.stop import StopRequest
 from tests.training.small import ONE_RANK, Recorder, recipe
 
-PROCESSES = {"psld": psld(0.02, 4.02), "dsm": psld(0.02, 4.02, matching="dsm"), "vp-sde": vp_sde()}
+PROCESSES = {
+    "psld": phase_space(0.02),
+    "dsm": phase_space(0.02, matching="dsm"),
+    "vp-sde": vp_sde(),
+}
 
 
 @pytest.fixture(params=PROCESSES.values(), ids=PROCESSES)

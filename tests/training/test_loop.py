@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from psld.diffusion.instances import psld, vp_sde
+from psld.diffusion.instances import phase_space, vp_sde
 from psld.diffusion.loss import EpsilonLoss
 from psld.networks.forward import forward_pass
 from psld.training import loop
@@ -27,7 +27,7 @@ from tests.training.small import (
     tiny_state,
 )
 
-PROCESS = psld(0.02, 4.02)
+PROCESS = phase_space(0.02)
 
 
 def run(folder, settings, dropout=0.1, stop=None, state=None):
@@ -56,7 +56,7 @@ def in_float64(batch):
 
 
 @pytest.mark.parametrize("weighting", ["fid", "nll"])
-@pytest.mark.parametrize("process", [PROCESS, psld(0.0, 4.0, matching="dsm"), vp_sde()])
+@pytest.mark.parametrize("process", [PROCESS, phase_space(0.0, matching="dsm"), vp_sde()])
 def test_micro_batches_have_the_gradient_of_the_whole_batch(process, weighting):
     # In float64, where the order of summation does not blur the comparison.
     batch = in_float64(batches_of(process, recipe(batch_size=12)).draw(0))

@@ -3,17 +3,17 @@
 import pytest
 import torch
 
-from psld.diffusion.instances import psld, vp_sde
+from psld.diffusion.instances import phase_space, vp_sde
 from psld.diffusion.loss import EpsilonLoss
 from psld.training.batches import Batch
 
 PROCESSES = {
     "vp-sde": vp_sde(),
-    "cld": psld(0.0, 4.0),
-    "psld": psld(0.25, 4.25),
-    "psld-upper": psld(0.25, 4.25, factor="upper"),
-    "psld-dsm": psld(0.25, 4.25, matching="dsm"),
-    "cld-dsm": psld(0.0, 4.0, matching="dsm"),
+    "cld": phase_space(0.0),
+    "psld": phase_space(0.25),
+    "psld-upper": phase_space(0.25, factor="upper"),
+    "psld-dsm": phase_space(0.25, matching="dsm"),
+    "cld-dsm": phase_space(0.0, matching="dsm"),
 }
 CHANNELS = 3
 

@@ -5,7 +5,7 @@ import platform
 import pytest
 import torch
 
-from psld.diffusion.instances import psld
+from psld.diffusion.instances import phase_space
 from psld.diffusion.loss import EpsilonLoss
 from psld.training.loop import optimize
 from psld.training.state import Checkpoints
@@ -13,7 +13,7 @@ from psld.utils.errors import UserError
 from tests.commands import disk_full_after, files_below
 from tests.training.small import batches_of, check_equal, recipe, tiny_state
 
-PROCESS = psld(0.02, 4.02)
+PROCESS = phase_space(0.02)
 CPU = torch.device("cpu")
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from psld.diffusion.instances import psld, vp_sde
+from psld.diffusion.instances import phase_space, vp_sde
 from psld.diffusion.integrators import make_integrator
 from psld.diffusion.loss import EpsilonLoss
 from psld.diffusion.score import NetworkScore
@@ -48,7 +48,7 @@ def test_a_waiting_copy_would_be_noticed():
 
 
 @pytest.mark.parametrize("resident", [True, False])
-@pytest.mark.parametrize("process", [psld(0.02, 4.02), psld(0.0, 4.0, matching="dsm"), vp_sde()])
+@pytest.mark.parametrize("process", [phase_space(0.02), phase_space(0.0, matching="dsm"), vp_sde()])
 def test_training_steps(monkeypatch, process, resident):
     if not resident:
         monkeypatch.setattr(batches_module, "RESIDENT_BYTES", 0)
@@ -68,7 +68,7 @@ def test_training_steps(monkeypatch, process, resident):
 
 
 def test_labels(monkeypatch):
-    batches = batches_of(psld(0.02, 4.02), recipe(), Ranks(0, 1, META))
+    batches = batches_of(phase_space(0.02), recipe(), Ranks(0, 1, META))
     batches.labels = Labels(torch.arange(50).numpy(), 50, dropout=0.5)
     with Copies():
         assert batches.draw(0).labels.device == META
@@ -87,7 +87,7 @@ def test_labels(monkeypatch):
 )
 @torch.no_grad()
 def test_sampler_steps(settings: IntegrationSettings):
-    process = psld(0.02, 4.02)
+    process = phase_space(0.02)
     integrator = make_integrator(process, settings, META)
     score = NetworkScore(tiny_network(process).to(META).eval(), batch_size=2)
     with ShardNoise(0, 0, (4, 2, 8, 8), META) as noise:
