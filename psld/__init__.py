@@ -15,7 +15,15 @@ from psld.utils.version import VERSION
 
 __version__ = VERSION
 
-LIBRARY = ("LoadedModel", "denoiser", "distance", "load", "load_extractor", "save_images")
+LIBRARY = (
+    "LoadedModel",
+    "denoiser",
+    "distance",
+    "load",
+    "load_extractor",
+    "sample",
+    "save_images",
+)
 
 __all__ = ["__version__", *LIBRARY]
 

@@ -1,15 +1,19 @@
 """The library: the work of the commands, as functions on tensors."""
 
+import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from psld.data.picture import save_images
 from psld.data.pixels import to_uint8
 from psld.diffusion.denoiser import StraightDenoiser
-from psld.diffusion.score import Batching
+from psld.diffusion.inpainting import Inpainting
+from psld.diffusion.process import LinearProcess
+from psld.diffusion.score import Batching, NetworkScore
 from psld.grid.composing import compose_sampler
 from psld.metrics.extractor import Extractor, batches_of, gather
 from psld.metrics.extractor_folder import open_extractor
@@ -17,11 +21,13 @@ from psld.metrics.frechet import frechet_distance
 from psld.networks.forward import forward_pass
 from psld.sampling.fit import check_fit
 from psld.sampling.noise import ShardNoise
-from psld.sampling.sample import sample_images
+from psld.sampling.sample import draw_images, sample_images
+from psld.sampling.settings import SamplerSettings
 from psld.training.model import Model, load_guide, load_model
 from psld.utils.device import choose_device
+from psld.utils.errors import UserError
 
-__all__ = ["LoadedModel", "denoiser", "distance", "load", "load_extractor", "save_images"]
+__all__ = ["LoadedModel", "denoiser", "distance", "load", "load_extractor", "sample", "save_images"]
 
 BATCH = 250
 """The default number of images per network evaluation."""
@@ -72,35 +78,84 @@ class LoadedModel(Model):
 
         Args:
             sampler: name of a config in configs/sampler, shipped or your own.
-            steps: network evaluations per image; None uses the sampler's default.
-            seed: equal seeds give equal images, on any device.
+            steps: evaluations of the score per image; None uses the sampler's default. Each
+                evaluates the network once, or twice under classifier-free guidance.
+            seed: equal seeds give equal images, up to rounding, on any device. Image i depends on n
+                under rk45 alone, whose steps all images share. Up to the command's shard_size it
+                is the image i that psld sample makes from this seed.
             label: a class, or `cycle` for class i mod the number of classes; needs a guide or a
                 class-conditional model.
             guide: folder of a guide.
-            scale: strength of the guidance; None uses the default.
+            scale: strength of the guidance by label or guide; None uses the default.
             batch_size: images per network evaluation; changes only speed and memory.
             raw: return float32 in [−1, 1], not clipped, instead of bytes.
-            options: other settings of the sampler, such as striding or tolerance.
+            options: other settings of the sampler, such as striding or tolerance, with the values
+                of YAML: numbers, booleans, tuples or lists, None. A string is read as on the
+                command line.
 
         Returns:
             uint8 n×C×H×W on the CPU; float32 if raw.
 
         Raises:
             UserError: the sampler or a setting is unknown, or the guidance does not fit the model.
+            RunError: an image is not finite.
         """
-        overrides = [f"sampler={sampler}"]
+        overrides = []
         if guide is not None or label is not None:
             kind = "classifier-free" if guide is None else "classifier"
             overrides.append(f"guidance@sampler.guidance={kind}")
-            options = {"guidance.label": label, "guidance.scale": scale, **options}
-        options = {"steps": steps, **options}
-        overrides += [f"sampler.{key}={v}" for key, v in options.items() if v is not None]
-        chosen = compose_sampler(overrides, "sample()")
+            guidance = {"guidance.label": label, "guidance.scale": scale}
+            options = {key: v for key, v in guidance.items() if v is not None} | options
+        elif scale is not None:
+            raise UserError("sample(): scale is the strength of guidance; give a label or a guide")
+        chosen = _sampler_of(sampler, steps, options, overrides)
         loaded = None if guide is None else load_guide(guide, self.device)
         check_fit(chosen, self.settings, loaded and loaded.settings)
         model = replace(self, network=forward_pass(self.network, chosen.precision))
         images, *_ = sample_images(model, loaded, chosen, range(n), (seed, 0), Batching(batch_size))
         return images.cpu() if raw else to_uint8(images).cpu()
+
+
+def sample(
+    process: LinearProcess,
+    network: nn.Module,
+    shape: tuple[int, int, int, int],
+    *,
+    sampler: str = "em",
+    steps: int | None = None,
+    seed: int = 0,
+    inpainting: Inpainting | None = None,
+    batch_size: int = BATCH,
+    raw: bool = False,
+    **options: object,
+) -> Tensor:
+    """Sample images from a network of your own; for a trained model see `LoadedModel.sample`.
+
+        images = psld.sample(process, ema.network, (16, 1, 8, 8), sampler="multistep", steps=10)
+
+    Args:
+        process: that of the training.
+        network: ε(z, t): states N×kC×H×W and forward times N → predicted noise.
+        shape: of the images, n×C×H×W.
+        inpainting: the known pixels of each image, on the network's device; not for rk45.
+
+    Other arguments, result and errors are those of `LoadedModel.sample`.
+    """
+    chosen = _sampler_of(sampler, steps, options)
+    score = NetworkScore(forward_pass(network, chosen.precision), batch_size)
+    device = next(network.parameters()).device
+    images = draw_images(process, chosen, score, shape, (seed, 0), device, inpainting)
+    return images.cpu() if raw else to_uint8(images).cpu()
+
+
+def _sampler_of(
+    name: str, steps: int | None, options: dict[str, object], overrides: Sequence[str] = ()
+) -> SamplerSettings:
+    """Compose a sampler's settings. Raises UserError for unknown names and impossible values."""
+    options = options if steps is None else {"steps": steps, **options}
+    values = {key: v if isinstance(v, str) else json.dumps(v) for key, v in options.items()}
+    given = [f"sampler.{key}={value}" for key, value in values.items()]
+    return compose_sampler([f"sampler={name}", *overrides, *given], "sample()")
 
 
 def denoiser(model: Model, n: int, seed: int = 0) -> StraightDenoiser:

@@ -1,4 +1,4 @@
-"""The sections of docs/library.md, each run as it is written, on a model that is hardly trained."""
+"""The library on a model that is hardly trained; docs/library.md as it is written."""
 
 import re
 import shutil
@@ -7,7 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+import psld
+from psld.diffusion.inpainting import Inpainting
+from psld.utils.errors import RunError, UserError
 from tests.workflow.project import REPOSITORY
 
 PAGE = (REPOSITORY / "docs" / "library.md").read_text()
@@ -48,3 +52,61 @@ def test_a_section_runs(section, folder):
     assert done.returncode == 0, done.stderr
     if section in MADE:
         assert (folder / MADE[section]).stat().st_size > 100
+
+
+FEW = {"sampler": "multistep", "steps": 4}
+
+
+def test_settings_of_a_sampler_are_values_of_python(model):
+    """None is a value, not the default, and a tuple is a list of YAML."""
+    loaded = psld.load(model)
+    interval, everywhere, narrow = (
+        loaded.sample(8, **FEW, eta_interval=levels) for levels in ((0.02, 0.5), None, [0.1, 0.5])
+    )
+    assert torch.equal(interval, loaded.sample(8, **FEW))
+    assert torch.equal(narrow, loaded.sample(8, **FEW, eta_interval="[0.1,0.5]"))
+    assert not torch.equal(interval, everywhere)
+    assert not torch.equal(interval, narrow)
+    with pytest.raises(UserError, match=r"sample\(\): .*etas"):
+        loaded.sample(8, **FEW, etas=1)
+
+
+def test_strength_without_guidance_is_refused(model):
+    with pytest.raises(UserError, match="scale is the strength of guidance; give a label or a"):
+        psld.load(model).sample(8, **FEW, scale=3)
+
+
+def test_a_network_by_hand_is_sampled_as_a_trained_model(model):
+    loaded = psld.load(model)
+    by_hand = psld.sample(loaded.process, loaded.network, (8, 1, 8, 8), **FEW, seed=2)
+    assert torch.equal(by_hand, loaded.sample(8, **FEW, seed=2))
+
+
+def test_known_pixels_are_kept(model):
+    loaded = psld.load(model)
+    images, mask = torch.rand(4, 1, 8, 8) * 2 - 1, torch.ones(4, 1, 8, 8)
+    mask[..., 4:] = 0
+    known = Inpainting(loaded.process, images, mask)
+    filled = psld.sample(
+        loaded.process, loaded.network, (4, 1, 8, 8), **FEW, inpainting=known, raw=True
+    )
+    torch.testing.assert_close(filled[..., :4], images[..., :4])
+    assert (filled[..., 4:] - images[..., 4:]).abs().mean() > 0.1
+
+
+def test_a_loaded_model_is_frozen_and_can_be_trained_on(model):
+    loaded = psld.load(model)
+    z, t = torch.ones(1, 2, 8, 8, requires_grad=True), torch.ones(1)
+    assert not loaded.network(z.detach(), t).requires_grad
+    loaded.network(z, t).sum().backward()
+    assert z.grad.abs().sum() > 0
+    loaded.network.requires_grad_(True)
+    loaded.network(z, t).sum().backward()
+    assert all(parameter.grad is not None for parameter in loaded.network.parameters())
+
+
+def test_an_image_that_is_no_number_is_an_error(model):
+    loaded = psld.load(model)
+    next(loaded.network.parameters()).fill_(float("nan"))
+    with pytest.raises(RunError, match="the sampler produced NaN or infinity"):
+        loaded.sample(2, **FEW)

@@ -93,7 +93,6 @@ def measure_shards(
     images = images[: settings.images]
     device = use_device(settings.device)
     model = load_model(settings.model, device)
-    model.network.requires_grad_(False)
     batching = Batching(settings.batch_size)
     given = settings.model_dump(include=set(LikelihoodOrigin.model_fields) - {"images"})
     for first in range(0, len(images), settings.shard_size):

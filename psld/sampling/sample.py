@@ -11,6 +11,7 @@ from psld.data.pixels import from_uint8, to_uint8
 from psld.data.store import ImageStore
 from psld.diffusion.inpainting import Inpainting
 from psld.diffusion.loop import sample
+from psld.diffusion.process import LinearProcess
 from psld.diffusion.score import (
     Batching,
     ClassifierFreeScore,
@@ -18,6 +19,7 @@ from psld.diffusion.score import (
     NetworkScore,
     Score,
 )
+from psld.diffusion.settings import IntegrationSettings
 from psld.networks.forward import forward_pass
 from psld.sampling.fit import check_fit
 from psld.sampling.masks import masks_digest, masks_of
@@ -107,8 +109,6 @@ def sample_shard(
     x, labels, nfe = sample_images(
         model, guide, settings.sampler, indices, key, batching, inpainting
     )
-    if not torch.isfinite(x).all():
-        raise RunError(f"shard {origin.index}: the sampler produced NaN or infinity")
     return Shard(
         images=to_uint8(x).cpu().numpy(),
         origin=origin,
@@ -137,6 +137,9 @@ def sample_images(
     Returns:
         The images, N×C×H×W in about [−1, 1]; the class that each was guided to, if any; and the
         number of network evaluations per image.
+
+    Raises:
+        RunError: an image is not finite.
     """
     device, dataset = next(model.network.parameters()).device, model.settings.dataset
     guidance, labels = sampler.guidance, None
@@ -152,12 +155,30 @@ def sample_images(
             )
         case ClassifierFreeGuidance(scale=scale):
             score = ClassifierFreeScore(model.network, labels, scale, batching)
-    size = dataset.image_size
-    shape = (len(indices), model.process.blocks * dataset.channels, size, size)
-    with ShardNoise(*key, shape, device) as noise:
-        start = model.process.prior(noise())
-        z = sample(model.process, sampler, score, start, noise, inpainting)
-    return z[:, : dataset.channels], labels, score.evaluations
+    shape = (len(indices), dataset.channels, dataset.image_size, dataset.image_size)
+    x = draw_images(model.process, sampler, score, shape, key, device, inpainting)
+    return x, labels, score.evaluations
+
+
+def draw_images(
+    process: LinearProcess,
+    sampler: IntegrationSettings,
+    score: Score,
+    shape: tuple[int, int, int, int],
+    key: tuple[int, int],
+    device: torch.device,
+    inpainting: Inpainting | None = None,
+) -> Tensor:
+    """Sample images of this shape, N×C×H×W, from the noise of a seed and a shard (`key`).
+
+    Raises RunError if an image is not finite.
+    """
+    n, channels, *size = shape
+    with ShardNoise(*key, (n, process.blocks * channels, *size), device) as noise:
+        z = sample(process, sampler, score, process.prior(noise()), noise, inpainting)
+    if not torch.isfinite(z).all():
+        raise RunError(f"shard {key[1]}: the sampler produced NaN or infinity")
+    return z[:, :channels]
 
 
 def _inpainting_of(

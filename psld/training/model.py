@@ -66,12 +66,15 @@ class Guide:
 
 
 def load_model(folder: str | Path, device: torch.device) -> Model:
-    """Read a model. Raises UserError if a file is missing, damaged or foreign."""
+    """Read a model. Raises UserError if a file is missing, damaged or foreign.
+
+    Its parameters are frozen; `network.requires_grad_(True)` trains it on.
+    """
     manifest = read_manifest(folder, ModelManifest)
     process = build_process(manifest.settings)
     network = build_network(manifest.settings, process)
     _load_weights(network, Path(folder), manifest)
-    return Model(manifest.settings, process, network.to(device).eval())
+    return Model(manifest.settings, process, network.to(device).eval().requires_grad_(False))
 
 
 def load_guide(folder: str | Path, device: torch.device) -> Guide:
