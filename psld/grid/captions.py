@@ -4,8 +4,9 @@ from psld.grid.figures import GridFigure
 from psld.grid.resolved import Grid
 
 LEVELS = (
-    "Hollow markers are the paper's numbers, if it has any. The line “noise” is the distance of "
-    "pure noise, and “test split” that of held-out images; an arrow marks a value beyond the axis."
+    "Bars are 95 % intervals. Hollow markers are the paper's numbers, if it has any. The line "
+    "“noise” is the distance of pure noise, and “test split” that of held-out images; an arrow "
+    "marks a value beyond the axis."
 )
 NOT_CHOSEN = "The first samples, not chosen."
 SAME_START = "from the same noise in every model with as many blocks of variables"

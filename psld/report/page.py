@@ -178,17 +178,20 @@ def _small(path: Path) -> tuple[bytes, tuple[int, int]]:
 
 def _facts(grid: Grid) -> dict[str, list[str]]:
     """Return the parts of the grid: datasets, models, samplers with their budgets, metrics."""
-    budgets: dict[str, list[str]] = {}
-    for sampler in grid.samplers:
+    budgets: dict[str, set[str]] = {}
+    pictured = (cell.rpartition("/")[2] for cell in grid.file.pictures.values())
+    for sampler in (*(e.sampler for e in grid.file.evaluations), *pictured):
         family = grid.file.family_of(sampler)
-        budgets.setdefault(family, []).append(sampler.removeprefix(f"{family}-"))
-    for own in budgets.values():
-        own.sort(key=float)
+        budgets.setdefault(family, set()).add(sampler.removeprefix(f"{family}-"))
+    ordered = {family: ", ".join(sorted(own, key=float)) for family, own in budgets.items()}
     samples = sorted({evaluation.samples for evaluation in grid.evaluations})
-    return {
+    seeds = {"training": grid.file.seeds.training, "sampling": grid.file.seeds.sampling}
+    facts = {
         "Datasets": list(grid.datasets),
-        "Models": list(grid.models),
-        "Samplers": [f"{family} ({', '.join(own)})" for family, own in budgets.items()],
+        "Models": list(grid.file.models),
+        "Samplers": [f"{family} ({own})" for family, own in ordered.items()],
         "Metrics": list(grid.metrics),
         "Samples of each cell": [f"{number:,}" for number in samples],
+        "Seeds": [f"{len(own)} of {what}" for what, own in seeds.items() if len(own) > 1],
     }
+    return {name: items for name, items in facts.items() if items}

@@ -159,6 +159,16 @@ def test_all_texts_are_escaped(tmp_path):
     assert [SCRIPT, SCRIPT + "2", "10"] in [rows[0] for rows in Page(content).tables]
 
 
+def test_seeds_are_counted_and_models_are_named_once(tmp_path):
+    grid = write_grid(tmp_path, GRID | {"seeds": {"training": [0, 1, 2], "sampling": [0, 5]}})
+    content = results_page(grid, tmp_path / "cells", tmp_path / "figures")
+    seeds, models = (
+        re.search(rf"<dt>{name}</dt><dd>(.*?)</dd>", content)[1] for name in ("Seeds", "Models")
+    )
+    assert re.findall(r"<span>(.*?),?</span>", seeds) == ["3 of training", "2 of sampling"]
+    assert re.findall(r"<span>(.*?),?</span>", models) == list(GRID["models"])
+
+
 def test_before_anything_was_run_the_page_says_so(tmp_path, folder, grid):
     content = results_page(grid, tmp_path / "none", tmp_path / "none")
     number = sum(len(t.rows) * len(t.columns) for t in grid.file.tables.values())
