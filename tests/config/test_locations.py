@@ -7,7 +7,7 @@ from psld.config.compose import compose_content
 from psld.config.locations import CONFIGS, config_file, config_folders, config_names
 from tests.commands import TINY, call, refused, succeeded
 
-PAPER_GRIDS = ["demo", "fast", "paper", "rehearsal"]
+SHIPPED_GRIDS = ["demo", "fast", "paper", "rehearsal", "small"]
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_the_shipped_configs_are_those_of_the_package():
 def test_a_folder_without_configs_has_the_shipped_ones(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert config_folders() == [CONFIGS]
-    assert config_names("grid") == PAPER_GRIDS
+    assert config_names("grid") == SHIPPED_GRIDS
 
 
 def test_the_shipped_folder_is_nobodys_own(monkeypatch):
@@ -43,7 +43,7 @@ def test_the_shipped_folder_is_nobodys_own(monkeypatch):
 
 def test_own_configs_come_first(own):
     mine, demo = own("grid/mine", ""), own("grid/demo", "")
-    assert config_names("grid") == ["demo", "fast", "mine", "paper", "rehearsal"]
+    assert config_names("grid") == sorted([*SHIPPED_GRIDS, "mine"])
     assert config_file("grid", "mine") == mine
     assert config_file("grid", "demo") == demo
     assert config_file("grid", "paper") == CONFIGS / "grid" / "paper.yaml"
