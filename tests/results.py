@@ -82,7 +82,7 @@ def cell_result(
         "extractor_test_accuracy": 0.987,
         "reference_samples": 1000,
         "reference_sha256": "0" * 64,
-        "kept_sha256": None,
+        "kept_sha256": "0" * 64,
         **SOFTWARE,
         **made_with(grid, cell),
     }

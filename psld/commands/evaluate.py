@@ -14,7 +14,7 @@ from psld.config.settings import parse
 from psld.grid import paths
 from psld.grid.cells import expand_cell, find_cell
 from psld.grid.results import CellResult, CellResults, Weights
-from psld.metrics.evaluation import Measurement, Source, gather_shards, kept_path, save_kept
+from psld.metrics.evaluation import Measurement, Source, gather_shards, save_kept
 from psld.metrics.extractor_folder import load_extractor
 from psld.metrics.reference_folder import check_reference, load_reference
 from psld.metrics.settings import MetricSettings
@@ -43,6 +43,8 @@ class EvaluateSettings(CellSettings):
     """Without `cell`: folder written by psld train_extractor; null for Inception."""
     output: str
     """Path of the results, JSON."""
+    keep: int = Field(ge=1)
+    """Keep the features of extractors that have at most this number of them."""
 
 
 def expand(arguments: list[str]) -> list[str]:
@@ -69,8 +71,8 @@ def main(settings: EvaluateSettings) -> None:
     sources, measurements = work_of(settings, model)
     samples = max(measurement.samples for measurement in measurements)
     shards = read_shards(settings.shards, samples, origin_of(settings))
-    gathered = gather_shards(shards, sources)
-    kept = save_kept(kept_path(settings.output), gathered, measurements)
+    gathered = gather_shards(shards, sources, measurements)
+    kept = save_kept(paths.kept(settings.output), gathered, measurements, settings.keep)
     results = tuple(
         CellResult(
             model=Weights(**model.identity()),

@@ -12,8 +12,7 @@ import statistics
 
 from psld.commands.entry import entry_point
 from psld.grid.results import LikelihoodResult, Weights
-from psld.metrics.estimate import t_quantile
-from psld.metrics.likelihood import measure_shards
+from psld.metrics.likelihood import measure_shards, summary
 from psld.metrics.settings import LikelihoodCommandSettings, LikelihoodSettings
 from psld.training.manifest import ModelManifest, read_manifest
 from psld.utils.provenance import provenance
@@ -31,23 +30,12 @@ def main(settings: LikelihoodCommandSettings) -> None:
             f"{statistics.fmean(shard.bits):.4f} bits/dim, {cost}",
             flush=True,
         )
-    bits = [value for shard in shards for value in shard.bits]
-    mean = statistics.fmean(bits)
-    margin = t_quantile(len(bits) - 1) * statistics.stdev(bits) / len(bits) ** 0.5
-    weight = [len(shard.bits) for shard in shards]
     result = LikelihoodResult(
-        bits_per_dimension=mean,
-        low=mean - margin,
-        high=mean + margin,
-        measured=len(bits),
+        **summary(shards),
         likelihood=settings.model_dump(include=set(LikelihoodSettings.model_fields)),
-        evaluations=statistics.fmean((shard.evaluations for shard in shards), weight),
-        gradients=statistics.fmean((shard.gradients for shard in shards), weight),
-        seconds=sum(shard.seconds for shard in shards),
-        device=shards[0].device,
-        dataset_digest=shards[0].origin.dataset_digest,
         model=Weights(**read_manifest(settings.model, ModelManifest).identity()),
         **provenance(),
     )
     result.write(settings.output)
+    mean, margin = result.bits_per_dimension, result.interval.half_width
     print(f"wrote {settings.output}: {mean:.4f} ± {margin:.4f} bits per dimension")

@@ -26,6 +26,8 @@ COMMANDS = (
     "tabulate",
     "figure",
     "page",
+    "certify",
+    "verify",
     "plan",
     "launch",
     "wandb",

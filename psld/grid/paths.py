@@ -9,6 +9,10 @@ def dataset_digest(name: str) -> str:
     return f"data/{name}.digest"
 
 
+def dataset_record(name: str) -> str:
+    return f"data/{name}.json"
+
+
 def model_folder(grid: str, model: str) -> str:
     return f"models/{grid}/{model}"
 
@@ -37,6 +41,11 @@ def likelihood(grid: str, model: str) -> str:
     return cell_result(grid, f"{model}/likelihood")
 
 
+def kept(result: str) -> str:
+    """The path of what a cell's results are computed from, next to them."""
+    return f"{result.removesuffix('.json')}.safetensors"
+
+
 def table(grid: str, name: str) -> str:
     """The path without extension."""
     return f"results/tables/{grid}/{name}"
@@ -49,3 +58,7 @@ def page(grid: str) -> str:
 def figure(grid: str, name: str) -> str:
     """The path without extension."""
     return f"results/figures/{grid}/{name}"
+
+
+def certificate(grid: str) -> str:
+    return f"results/certificates/{grid}.zip"

@@ -146,6 +146,7 @@ def jobs_of(grid: Grid) -> dict[str, int]:
         "tabulate": len(grid.file.tables),
         "figure": len(figures_of(grid)),
         "page": 1,
+        "certify": 1,
     }
     return {stage: number for stage, number in jobs.items() if number}
 

@@ -46,9 +46,8 @@ class CellResult(Settings):
     reference_samples: int
     reference_sha256: str
     """SHA-256 of the reference's features."""
-    kept_sha256: str | None
-    """SHA-256 of the file of features or statistics next to the cell's results; null if the
-    extractor has more than 512 features."""
+    kept_sha256: str
+    """SHA-256 of the file next to the results: what they were computed from."""
     model: Weights
     guide: Weights | None
     sampler: dict[str, Any]

@@ -9,7 +9,7 @@ from psld.grid import paths
 from psld.grid.captions import caption_of
 from psld.grid.cells import inpainted_datasets
 from psld.grid.entries import paper_values
-from psld.grid.figures import GridFigure, evaluations_of_plot, figures_of, trained_models
+from psld.grid.figures import GridFigure, evaluations_of_plot, figures_of, plots_of, trained_models
 from psld.grid.loading import load_grid
 from psld.grid.resolved import ComposedTraining, Grid
 from psld.grid.schema import Evaluation
@@ -118,6 +118,13 @@ class Workflow:
         cells = dict.fromkeys(r.cell for e in evaluations for r in file.replicates(e))
         return [paths.cell_result(grid, cell) for cell in cells]
 
+    def inputs_of_certificate(self, grid: str) -> list[str]:
+        """The results of all cells and all likelihoods, and the plots of them."""
+        composed = self.grids[grid]
+        cells = [paths.cell_result(grid, cell) for cell in composed.cells]
+        likelihoods = [paths.likelihood(grid, m) for m in composed.file.likelihood_models()]
+        return [*cells, *likelihoods, *self.files_of_figures(grid, plots_of(composed))]
+
     def inputs_of_figure(self, grid: str, figure: str) -> list[str]:
         """The small files that decide a figure."""
         shown, composed = self.figures[grid][figure], self.grids[grid]
@@ -182,12 +189,12 @@ class Workflow:
         return [f"{paths.figure(grid, f)}.{ending}" for f in figures for ending in ("png", "svg")]
 
     def files_of_grid(self, grid: str) -> list[str]:
-        """The final files of a grid: its page, tables, figures, the results of all cells."""
+        """The final files of a grid: page, tables, figures, the results of cells, certificate."""
         composed = self.grids[grid]
         tables = [file for t in composed.file.tables for file in self.files_of_table(grid, t)]
         cells = [paths.cell_result(grid, cell) for cell in composed.cells]
         figures = self.files_of_figures(grid, self.figures[grid])
-        return [paths.page(grid), *tables, *figures, *cells]
+        return [paths.page(grid), *tables, *figures, *cells, paths.certificate(grid)]
 
     def cells_among(self, words: Sequence[str]) -> dict[str, str]:
         """The result of each cell, GRID/MODEL/SAMPLER, among the words of a command line."""

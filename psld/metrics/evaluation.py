@@ -1,5 +1,6 @@
 """The evaluation of a cell: one pass over its shards for all its metrics."""
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,47 +54,61 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class Gathered:
-    """The features of a cell's images, and the cost of these images."""
+    """What the results of a cell are computed from."""
 
-    features: dict[str, Features]
-    """By the name of their source."""
+    samples: dict[tuple[str, int], Measurable]
+    """The first images, by `metric.features` and their number."""
     labels: Tensor | None
     """int64, n: the class that each image was guided to; None without guidance to a class."""
     costs: list[Cost]
 
     def result(self, measurement: Measurement, source: Source) -> dict[str, Any]:
         """Return the fields of a cell's result that depend on metric and shards."""
-        metric, samples = measurement
-        features, device = self.features[metric.features].first(samples), source.extractor.device
+        metric, reference, device = measurement.metric, source.reference, source.extractor.device
+        return {
+            **self.facts(measurement, source.manifest),
+            **self.numbers(measurement, reference, device),
+            **scales(metric, reference, device),
+        }
+
+    def numbers(
+        self,
+        measurement: Measurement,
+        reference: Reference,
+        device: torch.device | str = "cpu",
+    ) -> dict[str, Any]:
+        """Return the fields of a result that are computed from the samples' features."""
+        metric = measurement.metric
+        samples = self.samples[metric.features, measurement.samples]
         nearest = None
         if metric.measure.kind == "memorization":
-            found = memorization_of(metric, features, source.reference, device)
+            found = memorization_of(metric, samples, reference, device)
             estimate, nearest = found.share, found.pairs(NEAREST_PAIRS)
         else:
-            estimate = measure(metric, features, source.reference, device)
-        floor, noise = scale(metric, source.reference, device)
+            estimate = measure(metric, samples, reference, device)
+        accuracy = self._accuracy(metric, samples)
+        return {"estimate": estimate, "nearest": nearest, "class_accuracy": accuracy}
+
+    def facts(self, measurement: Measurement, manifest: ReferenceManifest) -> dict[str, Any]:
+        """Return the fields of a result that come from the shards and the reference's manifest."""
+        metric, samples = measurement
         costs = self._costs_of(samples)
         return {
             "metric": metric.model_dump(mode="json", exclude_none=True),
-            "estimate": estimate,
-            "nearest": nearest,
-            "class_accuracy": self._accuracy(metric, features),
             "nfe": sum(cost.nfe for cost in costs) / len(costs),
             "sampling_seconds": round(sum(cost.seconds for cost in costs), 3),
             "sampling_device": ", ".join(sorted({cost.device for cost in costs})),
-            "floor": floor,
-            "noise": noise,
-            "extractor_test_accuracy": source.manifest.extractor_test_accuracy,
-            "reference_samples": source.manifest.images_of(metric.reference_split),
-            "reference_sha256": source.manifest.features_sha256,
+            "extractor_test_accuracy": manifest.extractor_test_accuracy,
+            "reference_samples": manifest.images_of(metric.reference_split),
+            "reference_sha256": manifest.features_sha256,
         }
 
-    def _accuracy(self, metric: MetricSettings, features: Features) -> float | None:
+    def _accuracy(self, metric: MetricSettings, samples: Measurable) -> float | None:
         """Return the share of images whose class the dataset's classifier recognizes."""
         if self.labels is None or metric.extractor.kind != "classifier":
             return None
-        answers = features.logits.argmax(dim=1)
-        return (answers == self.labels[: len(features)]).double().mean().item()
+        answers = samples.logits.argmax(dim=1)
+        return (answers == self.labels[: len(samples)]).double().mean().item()
 
     def _costs_of(self, samples: int) -> list[Cost]:
         """Return the costs of the shards with the first `samples` images."""
@@ -105,7 +120,19 @@ class Gathered:
         return costs
 
 
-def gather_shards(shards: Iterable[Shard], sources: Mapping[str, Source]) -> Gathered:
+def scales(
+    metric: MetricSettings, reference: Reference, device: torch.device | str = "cpu"
+) -> dict[str, float | None]:
+    """Return the fields of a result that are the metric's scale."""
+    floor, noise = scale(metric, reference, device)
+    return {"floor": floor, "noise": noise}
+
+
+def gather_shards(
+    shards: Iterable[Shard],
+    sources: Mapping[str, Source],
+    measurements: Iterable[Measurement],
+) -> Gathered:
     """Read each shard once and extract the features of its images with each extractor.
 
     Memory for 50,000 samples with Inception's features and logits is 0.6 GB.
@@ -121,47 +148,54 @@ def gather_shards(shards: Iterable[Shard], sources: Mapping[str, Source]) -> Gat
             labels.append(torch.from_numpy(shard.labels))
         costs.append(Cost(count, shard.nfe, shard.seconds, shard.device))
     features = {name: Features.joined(own) for name, own in parts.items()}
-    return Gathered(features, torch.cat(labels) if labels else None, costs)
-
-
-def kept_path(results: str) -> str:
-    """Return the path of what a cell's metrics were computed from, next to its results."""
-    return f"{results.removesuffix('.json')}.safetensors"
+    groups = dict.fromkeys((metric.features, n) for metric, n in measurements)
+    samples = {(name, n): features[name].first(n) for name, n in groups}
+    return Gathered(samples, torch.cat(labels) if labels else None, costs)
 
 
 def save_kept(
-    path: str | Path, gathered: Gathered, measurements: Iterable[Measurement]
-) -> str | None:
-    """Keep what the metrics of a cell were computed from, and return the SHA-256 of the file.
+    path: str | Path,
+    gathered: Gathered,
+    measurements: Iterable[Measurement],
+    largest: int = KEPT_DIMENSION,
+) -> str:
+    """Keep what the results of a cell were computed from, and return the SHA-256 of the file.
 
-    For an extractor of at most 512 features, these are the block statistics of the samples if all
-    its metrics are Fréchet distances, and else the features. None, and no file, without such an
-    extractor.
+    For an extractor of at most `largest` features, these are the block statistics of the samples
+    if all its metrics are Fréchet distances, and else the features. The costs of the shards and the
+    labels are always kept.
     """
     kinds: dict[tuple[str, int], set[str]] = {}
-    for metric, samples in measurements:
-        kinds.setdefault((metric.features, samples), set()).add(metric.measure.kind)
-    tensors = {}
-    for (name, samples), own in kinds.items():
-        features = gathered.features[name].first(samples)
-        if features.dimension <= KEPT_DIMENSION:
-            kept = features.block_statistics() if own == {"frechet"} else features
-            prefix = f"{name}/{samples}/"
+    for metric, n in measurements:
+        kinds.setdefault((metric.features, n), set()).add(metric.measure.kind)
+    costs = bytearray(json.dumps(gathered.costs).encode())
+    tensors = {"costs": torch.frombuffer(costs, dtype=torch.uint8)}
+    if gathered.labels is not None:
+        tensors["labels"] = gathered.labels
+    for (name, n), features in gathered.samples.items():
+        if features.dimension <= largest:
+            # The share of recognized labels needs the logits of each sample.
+            are_enough = kinds[name, n] == {"frechet"} and gathered.labels is None
+            kept = features.block_statistics() if are_enough else features
+            prefix = f"{name}/{n}/"
             tensors |= {prefix + key: tensor for key, tensor in kept.tensors().items()}
-    return save_tensors(path, tensors) if tensors else None
+    return save_tensors(path, tensors)
 
 
-def load_kept(path: str | Path, sha256: str) -> dict[tuple[str, int], Measurable]:
+def load_kept(path: str | Path, sha256: str) -> Gathered:
     """Read what `save_kept` wrote, by the SHA-256 that it returned.
 
-    Returns what `measure` takes as samples, by `metric.features` and the number of samples. Raises
-    UserError if the file is missing or damaged.
+    Raises UserError if the file is missing or damaged.
     """
+    tensors = load_tensors(path, sha256, "evaluate the cell again")
+    costs = json.loads(tensors.pop("costs").numpy().tobytes())
+    labels = tensors.pop("labels", None)
     groups: dict[tuple[str, int], dict[str, Tensor]] = {}
-    for key, tensor in load_tensors(path, sha256, "evaluate the cell again").items():
-        name, samples, what = key.split("/")
-        groups.setdefault((name, int(samples)), {})[what] = tensor
-    return {
-        group: (Features if "values" in tensors else BlockStatistics).from_tensors(tensors)
-        for group, tensors in groups.items()
+    for key, tensor in tensors.items():
+        name, n, what = key.split("/")
+        groups.setdefault((name, int(n)), {})[what] = tensor
+    samples = {
+        group: (Features if "values" in own else BlockStatistics).from_tensors(own)
+        for group, own in groups.items()
     }
+    return Gathered(samples, labels, [Cost(*cost) for cost in costs])

@@ -1,8 +1,10 @@
 """The bits per dimension of a split by the probability flow, made in shards by one process."""
 
+import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from psld.config.settings import Settings, parse
 from psld.data.store import ImageStore
 from psld.diffusion.likelihood import bits_per_dimension, dequantize, log_likelihood
 from psld.diffusion.score import Batching
+from psld.metrics.estimate import t_quantile
 from psld.metrics.settings import LikelihoodCommandSettings
 from psld.training.manifest import ModelManifest, read_manifest
 from psld.training.model import Model, load_model
@@ -56,15 +59,39 @@ class LikelihoodShard(Settings):
         write_json(path, {**content, "digest": digest_of(content)})
 
     @classmethod
-    def load(cls, path: Path, origin: LikelihoodOrigin) -> "LikelihoodShard":
-        """Read a shard. Raises UserError if it is missing, damaged or of another origin."""
+    def read(cls, path: Path) -> "LikelihoodShard":
+        """Read a shard. Raises UserError if it is missing or damaged."""
         content = read_json(path)
         if not isinstance(content, dict) or content.pop("digest", None) != digest_of(content):
             raise UserError(f"{path}: damaged shard (its digest differs); measure it again")
-        shard = parse(cls, content, where=str(path))
+        return parse(cls, content, where=str(path))
+
+    @classmethod
+    def load(cls, path: Path, origin: LikelihoodOrigin) -> "LikelihoodShard":
+        """Read a shard. Raises UserError if it is missing, damaged or of another origin."""
+        shard = cls.read(path)
         if shard.origin != origin:
             raise UserError(f"{path}: of another model, dataset or settings; measure it again")
         return shard
+
+
+def summary(shards: Sequence[LikelihoodShard]) -> dict[str, Any]:
+    """Return the fields of a result that come from its shards: the mean with its t-interval."""
+    bits = [value for shard in shards for value in shard.bits]
+    mean = statistics.fmean(bits)
+    margin = t_quantile(len(bits) - 1) * statistics.stdev(bits) / len(bits) ** 0.5
+    weight = [len(shard.bits) for shard in shards]
+    return {
+        "bits_per_dimension": mean,
+        "low": mean - margin,
+        "high": mean + margin,
+        "measured": len(bits),
+        "evaluations": statistics.fmean((shard.evaluations for shard in shards), weight),
+        "gradients": statistics.fmean((shard.gradients for shard in shards), weight),
+        "seconds": sum(shard.seconds for shard in shards),
+        "device": shards[0].device,
+        "dataset_digest": shards[0].origin.dataset_digest,
+    }
 
 
 def measure_shards(

@@ -1,12 +1,14 @@
 """The settings class of each command."""
 
 from psld.cluster.settings import LaunchSettings
+from psld.commands.certify import CertifySettings
 from psld.commands.design import DesignSettings
 from psld.commands.evaluate import EvaluateSettings
 from psld.commands.figure import FigureSettings
 from psld.commands.import_ import ImportModelSettings
 from psld.commands.page import PageSettings
 from psld.commands.tabulate import TabulateSettings
+from psld.commands.verify import VerifySettings
 from psld.commands.wandb import WandbCommandSettings
 from psld.data.settings import PrepareSettings
 from psld.grid.plan import PlanSettings
@@ -32,6 +34,8 @@ KINDS = {
     "tabulate": TabulateSettings,
     "figure": FigureSettings,
     "page": PageSettings,
+    "certify": CertifySettings,
+    "verify": VerifySettings,
     "plan": PlanSettings,
     "launch": LaunchSettings,
     "wandb": WandbCommandSettings,

@@ -73,6 +73,8 @@ def test_what_computes_nothing_runs_without(folder, words, needed):
         ("likelihood model=x output=x.json", COMPUTES),
         ("design process=cld search.kappa=[0.01,0.04]", set()),
         ("figure figure=nfe", set()),
+        ("certify", set()),
+        ("verify x.zip", set()),
         ("plan", set()),
         ("launch -- train model=demo/cld data=x.h5", set()),
         ("wandb track", set()),

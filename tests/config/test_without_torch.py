@@ -45,7 +45,9 @@ def test_every_room_with_settings_is_looked_at():
     assert rooms >= {"data", "diffusion", "networks", "training", "sampling", "metrics", "cluster"}
 
 
-@pytest.mark.parametrize("module", ["launch", "plan", "prepare", "tabulate", "wandb", "main"])
+@pytest.mark.parametrize(
+    "module", ["certify", "launch", "plan", "prepare", "tabulate", "wandb", "main"]
+)
 def test_commands_that_compute_nothing(module):
     assert heavy_after(f"import psld.commands.{module}", "torch", "matplotlib", "wandb") == []
 

@@ -10,6 +10,7 @@ import torch
 from psld.data.store import ImageStore
 from psld.grid.composing import compose_sampler
 from psld.grid.results import CellResult, CellResults
+from psld.metrics.evaluation import load_kept
 from psld.metrics.extractor import gather
 from psld.metrics.extractor_folder import open_extractor
 from psld.metrics.frechet import frechet_distance
@@ -151,7 +152,12 @@ def test_efficientnet_measures_from_reference_to_result(images, model, tmp_path)
     command = ("evaluate", *SAMPLER, *given, "samples=8", "output=result.json")
     succeeded(call(tmp_path, *command))
     found = result(tmp_path)
-    assert found.kept_sha256 is None, "more than 512 features are not kept"
+    kept = load_kept(tmp_path / "result.safetensors", found.kept_sha256)
+    assert kept.samples == {}, "more than 512 features are not kept"
+    assert [cost.images for cost in kept.costs] == [8]
+    succeeded(call(tmp_path, *command, "keep=1280"))
+    kept = load_kept(tmp_path / "result.safetensors", result(tmp_path).kept_sha256)
+    assert kept.samples["fd-efficientnet-lite0", 8].dimension == 1280
     assert 0 < found.floor < found.noise
     assert found.value > 0
 

@@ -135,7 +135,7 @@ def test_a_cell_keeps_what_its_metrics_were_computed_from(project):
     kept_file = project / "results/cells/mine/psld/em-3.safetensors"
     (digest,) = {result.kept_sha256 for result in results(project).values()}
     kept = load_kept(kept_file, digest)
-    assert {group: type(samples) for group, samples in kept.items()} == {
+    assert {group: type(samples) for group, samples in kept.samples.items()} == {
         ("fd-classifier-train", 25): Features,
         ("fd-classifier-train", 15): BlockStatistics,
         ("fd-classifier-other", 25): BlockStatistics,
@@ -144,10 +144,14 @@ def test_a_cell_keeps_what_its_metrics_were_computed_from(project):
         metric = parse(MetricSettings, result.metric, name)
         reference, made = load_reference(project / f"features/digits/{metric.features}/reference")
         assert made.features_sha256 == result.reference_sha256
-        again = measure(metric, kept[metric.features, result.samples], reference)
+        again = measure(metric, kept.samples[metric.features, result.samples], reference)
         assert again.value == pytest.approx(result.value, rel=1e-9)
         assert again.without_block == pytest.approx(result.estimate.without_block, rel=1e-9)
         assert scale(metric, reference) == pytest.approx((result.floor, result.noise), rel=1e-9)
+    succeeded(call(project, "evaluate", CELL, "keep=31"))
+    without = load_kept(kept_file, results(project)["fd-classifier-train"].kept_sha256)
+    assert without.samples == {}, "the classifiers have 32 features"
+    assert without.costs == kept.costs
     kept_file.write_bytes(kept_file.read_bytes()[:-1] + b"x")
     with pytest.raises(UserError, match=r"em-3\.safetensors: damaged.*; evaluate the cell again"):
         load_kept(kept_file, digest)

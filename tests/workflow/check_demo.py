@@ -24,6 +24,7 @@ from psld.grid.resolved import Grid
 from psld.grid.results import CellResult, read_result
 from psld.grid.schema import Evaluation
 from psld.report.style import model_looks
+from psld.report.verification import Verification
 
 ROOT = CONFIGS.parent
 RESULTS = ROOT / "results"
@@ -74,6 +75,15 @@ def test_every_table_is_whole_in_every_format(grid):
             digits = 0 if entry.show == "nfe" else 2
             for ending in ("md", "tex", "html"):
                 assert f"{shown:.{digits}f}" in text[ending], f"{name}.{ending}: {entry.evaluation}"
+
+
+def test_every_number_holds(grid, tmp_path):
+    """Of the certificate, from which each is recomputed."""
+    verified = Verification(RESULTS / "certificates" / "demo.zip", tmp_path)
+    assert verified.wrong == []
+    for name, outcomes in verified.tables.items():
+        entries = [entry for row in read_table(grid, name, CELLS) for entry in row]
+        assert outcomes == {"hold": len(entries)}, name
 
 
 def pictures_of(grid: Grid) -> list[Path]:

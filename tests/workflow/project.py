@@ -15,7 +15,7 @@ GRID = "configs/grid/tiny.yaml"
 
 RULES = (
     *("prepare", "train_extractor", "reference", "train", "train_guide", "import_model"),
-    *("import_guide", "sample", "evaluate", "likelihood", "tabulate", "figure", "page"),
+    *("import_guide", "sample", "evaluate", "likelihood", "tabulate", "figure", "page", "certify"),
 )
 """The rules that make something."""
 
@@ -29,6 +29,7 @@ WHOLE_GRID = {
     "tabulate": 2,
     "figure": 7,
     "page": 1,
+    "certify": 1,
 }
 """How many jobs of each stage make the grid of tiny.yaml from nothing.
 

@@ -88,6 +88,7 @@ WHOLE = {
     "tabulate": 2,
     "figure": 8,
     "page": 1,
+    "certify": 1,
 }
 """The jobs of the whole grid: one samples both shards of each of five cells, and one what is only
 shown. The figures are the grid's own two, a plot, two galleries, a comparison, and two paths."""
@@ -158,7 +159,7 @@ def test_guided_cells_from_nothing_to_tables_and_what_makes_them_anew(fresh):
     assert shard.masks.shape == (10, 8, 8)
 
     project.edit(GRID, "training.steps=2", "training.steps=3")
-    guided = {"sample": 1, "evaluate": 1, "tabulate": 1, "page": 1}
+    guided = {"sample": 1, "evaluate": 1, "tabulate": 1, "page": 1, "certify": 1}
     assert project.plan("tiny") == {"train_guide": 1, **guided}
     project.edit(GRID, "training.steps=3", "training.steps=2")
     project.edit(

@@ -7,7 +7,7 @@ import pytest
 
 from tests.workflow.project import GRID, WHOLE_GRID
 
-EVALUATED_ANEW = {"evaluate": 4, "tabulate": 2, "page": 1}
+EVALUATED_ANEW = {"evaluate": 4, "tabulate": 2, "page": 1, "certify": 1}
 SAMPLED_ANEW = {"sample": 8, **EVALUATED_ANEW, "figure": 5}
 RETRAINED = {"train": 2, **SAMPLED_ANEW, "figure": 7}
 
@@ -70,12 +70,20 @@ def test_preparing_identical_data_again_reruns_nothing(finished):
     [
         pytest.param(
             *(GRID, "[sampler=rk45]", "[sampler=rk45, sampler.final_time=1e-2]"),
-            {"sample": 4, "evaluate": 2, "tabulate": 1, "figure": 2, "page": 1},
+            {"sample": 4, "evaluate": 2, "tabulate": 1, "figure": 2, "page": 1, "certify": 1},
             id="a sampler's setting: its cells",
         ),
         pytest.param(
             *(GRID, "[process=psld]", "[process=psld, process.gamma=0.02]"),
-            {"train": 1, "sample": 4, "evaluate": 2, "tabulate": 2, "figure": 5, "page": 1},
+            {
+                "train": 1,
+                "sample": 4,
+                "evaluate": 2,
+                "tabulate": 2,
+                "figure": 5,
+                "page": 1,
+                "certify": 1,
+            },
             id="a model's setting: this model",
         ),
         pytest.param(
@@ -100,7 +108,7 @@ def test_preparing_identical_data_again_reruns_nothing(finished):
         ),
         pytest.param(
             *(GRID, 'title: "Tiny: steps"', "title: Steps"),
-            {"tabulate": 1, "page": 1},
+            {"tabulate": 1, "page": 1, "certify": 1},
             id="a title: this table",
         ),
         pytest.param(
@@ -110,22 +118,22 @@ def test_preparing_identical_data_again_reruns_nothing(finished):
         ),
         pytest.param(
             *(GRID, FIRST_ROW, FIRST_ROW.replace("model:", "paper: [3.0], model:")),
-            {"tabulate": 1, "page": 1},
+            {"tabulate": 1, "page": 1, "certify": 1},
             id="a number of the paper's that no plot shows: its table",
         ),
         pytest.param(
             *(GRID, f"{VP_SDE}\n{PSLD}", f"{PSLD}\n{VP_SDE}"),
-            {"figure": 2, "page": 1},
+            {"figure": 2, "page": 1, "certify": 1},
             id="the order of the models: pictures that show both",
         ),
         pytest.param(
             *(GRID, COLUMN, f"{COLUMN}\n      - {{label: few, budget: 3, samples: 5}}"),
-            {"evaluate": 2, "tabulate": 1, "page": 1},
+            {"evaluate": 2, "tabulate": 1, "page": 1, "certify": 1},
             id="fewer samples of a cell: the same shards",
         ),
         pytest.param(
             *(GRID, COLUMN, f'{COLUMN}\n      - {{label: "4", budget: 4}}'),
-            {"sample": 4, "evaluate": 2, "tabulate": 1, "figure": 3, "page": 1},
+            {"sample": 4, "evaluate": 2, "tabulate": 1, "figure": 3, "page": 1, "certify": 1},
             id="more cells: these cells, and a plot over their budgets",
         ),
     ],
@@ -142,7 +150,7 @@ def test_a_number_of_the_papers_reruns_the_plot_that_shows_it(finished):
     finished.run("tiny")
     first_row = '- {label: "4", budget: 4}\n    rows:\n      - {label: [VP-SDE], '
     finished.edit(GRID, first_row, f"{first_row}paper: [3.0, 2.0], ")
-    assert finished.plan("tiny") == {"tabulate": 1, "figure": 1, "page": 1}
+    assert finished.plan("tiny") == {"tabulate": 1, "figure": 1, "page": 1, "certify": 1}
 
 
 @pytest.mark.slow

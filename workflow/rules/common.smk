@@ -22,6 +22,7 @@ try:
             "tabulate",
             "figure",
             "page",
+            "certify",
         )
     )
 except UserError as error:

@@ -1,4 +1,4 @@
-# The results of cells, their tables and figures, and the page that shows these.
+# The results of cells, their tables and figures, the page that shows these, and the certificate.
 
 
 # Reads: the records of a cell's shards, and the references.  Makes: all metrics of the cell, JSON.
@@ -108,3 +108,19 @@ rule page:
         asked=lambda w: GRIDS.asked_by(w.grid),
     shell:
         "python -m psld page grid_name={wildcards.grid} > {log} 2>&1"
+
+
+# Reads: results, with what they were computed from, and plots.  Makes: the grid's certificate, a zip.
+rule certify:
+    input:
+        lambda w: GRIDS.inputs_of_certificate(w.grid),
+    output:
+        "results/certificates/{grid}.zip",
+    log:
+        "logs/certify/{grid}.log",
+    conda:
+        "../../envs/figure.yaml"
+    params:
+        tables=lambda w: GRIDS.grids[w.grid].file.model_dump()["tables"],
+    shell:
+        "python -m psld certify grid_name={wildcards.grid} output={output} > {log} 2>&1"

@@ -1,0 +1,159 @@
+"""The contents of a certificate: what the tables of a grid rest on, without images and weights."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from safetensors import safe_open
+
+from psld.grid import paths
+from psld.grid.entries import read_table
+from psld.grid.figures import plots_of
+from psld.grid.resolved import Grid
+from psld.grid.results import (
+    CellResult,
+    CellResults,
+    LikelihoodResult,
+    read_likelihood,
+    read_result,
+)
+from psld.report.certificate import pack
+from psld.report.formats import as_csv, markdown
+from psld.report.table import text_of
+from psld.sampling.records import record_path
+from psld.utils.errors import UserError
+from psld.utils.files import read_json, sha256_of_file, write_text
+
+GRID = "grid.json"
+"""The entry with the resolved grid."""
+
+MB = 1_000_000
+
+
+def certify(grid: Grid, path: Path, max_mb: float) -> int:
+    """Write the certificate of a grid's evaluated cells, and return the number of these cells.
+
+    The working directory is the project. Raises UserError if files are missing or do not belong
+    together, or if the certificate would be larger than `max_mb`.
+    """
+    results = evaluated(grid)
+    with TemporaryDirectory(prefix="psld-") as folder:
+        made = Path(folder)
+        for cell, found in results.items():
+            record = CellResults(results=tuple(found))
+            record.write(made / paths.cell_result(grid.name, cell))
+        likelihoods = measured_likelihoods(grid)
+        for model, likelihood in likelihoods.items():
+            likelihood.write(made / paths.likelihood(grid.name, model))
+        write_text(made / GRID, grid.model_dump_json(indent=2))
+        for name, text in texts_of_tables(grid, cells_folder(grid, made)).items():
+            write_text(made / name, text)
+        names = [*files_of(grid, results), *files_of_likelihoods(grid, likelihoods)]
+        files = {name: Path(name) for name in names}
+        files |= {str(file.relative_to(made)): file for file in made.rglob("*") if file.is_file()}
+        for name, file in files.items():
+            if not file.is_file():
+                raise UserError(f"{name}: no such file, and the certificate needs it")
+        size = sum(file.stat().st_size for file in files.values()) / MB
+        if size > max_mb:
+            raise UserError(
+                f"{path}: would have {size:.1f} MB; set max_mb={size * 1.01 + 1:.0f} to write it, "
+                "or evaluate with keep=1, which keeps no features"
+            )
+        pack(grid.name, files, path)
+    return len(results)
+
+
+def cells_folder(grid: Grid, root: Path = Path()) -> Path:
+    """The folder of a grid's results below `root`, as `read_table` takes it."""
+    return (root / paths.cell_result(grid.name, "cell")).parent
+
+
+def evaluated(grid: Grid) -> dict[str, list[CellResult]]:
+    """Return the results of each cell that has all of them, of the grid's current settings."""
+    found = {}
+    for cell, evaluations in grid.evaluations_by_cell.items():
+        results = [read_result(grid, cells_folder(grid), each) for each in evaluations]
+        if None not in results:
+            found[cell] = results
+    return found
+
+
+def measured_likelihoods(grid: Grid) -> dict[str, LikelihoodResult]:
+    """Return the likelihoods that tables show and that have been measured, by model."""
+    models = grid.file.likelihood_models()
+    found = {model: read_likelihood(grid, cells_folder(grid), model) for model in models}
+    return {model: result for model, result in found.items() if result}
+
+
+def files_of_likelihoods(grid: Grid, results: dict[str, LikelihoodResult]) -> Iterator[str]:
+    """Yield the paths of what likelihoods were computed from."""
+    for model, result in results.items():
+        yield f"{grid.model_folder(model)}/manifest.json"
+        dataset = grid.models[model].dataset
+        yield from (paths.dataset_digest(dataset), paths.dataset_record(dataset))
+        folder = Path(paths.likelihood(grid.name, model)).with_suffix("")
+        left = result.measured
+        for shard in sorted(folder.glob("*.json")):
+            if left > 0:
+                yield str(shard)
+                left -= len(read_json(shard)["bits"])
+
+
+def texts_of_tables(grid: Grid, cells: Path) -> dict[str, str]:
+    """Return the tables of a grid as CSV and Markdown, by their usual paths."""
+    texts = {}
+    for name, table in grid.file.tables.items():
+        rows = read_table(grid, name, cells)
+        texts[f"{paths.table(grid.name, name)}.csv"] = as_csv(grid, table, rows)
+        texts[f"{paths.table(grid.name, name)}.md"] = markdown(text_of(table, rows))
+    return texts
+
+
+def files_of(grid: Grid, results: dict[str, list[CellResult]]) -> Iterator[str]:
+    """Yield the paths of the other files of a project that belong to a certificate of results.
+
+    Raises UserError if a result was computed from other features than those that are there.
+    """
+    for cell, found in results.items():
+        model, sampler = cell.split("/")
+        result = paths.cell_result(grid.name, cell)
+        yield paths.kept(result)
+        yield from _records_of(grid, cell)
+        yield f"{grid.model_folder(model)}/manifest.json"
+        if guide := grid.samplers[sampler].guide:
+            yield f"{paths.guide_folder(grid.name, guide)}/manifest.json"
+        dataset = grid.models[model].dataset
+        yield from (paths.dataset_digest(dataset), paths.dataset_record(dataset))
+        _check(paths.kept(result), found[0].kept_sha256, "evaluate the cell again")
+        kept = _kept_sources(paths.kept(result))
+        for name, each in {one.metric["features"]: one for one in found}.items():
+            if each.metric["extractor"]["kind"] == "classifier":
+                yield f"{paths.extractor_folder(dataset, name)}/manifest.json"
+            reference = paths.reference_folder(dataset, name)
+            yield f"{reference}/manifest.json"
+            if name in kept:
+                _check(f"{reference}/features.safetensors", each.reference_sha256, "evaluate again")
+                yield f"{reference}/features.safetensors"
+    for name in plots_of(grid):
+        if Path(plot := f"{paths.figure(grid.name, name)}.png").exists():
+            yield plot
+
+
+def _records_of(grid: Grid, cell: str) -> Iterator[str]:
+    """Yield the records of a cell's shards, with the digests of its images, that are there."""
+    folder = paths.shards_folder(grid.name, *cell.split("/"))
+    for shards in grid.ranges_of(cell):
+        if (record := record_path(folder, *shards)).exists():
+            yield str(record)
+
+
+def _kept_sources(path: str) -> set[str]:
+    """Return the `metric.features` whose features are in a file of kept features."""
+    with safe_open(path, framework="np") as file:
+        return {key.partition("/")[0] for key in file.keys() if "/" in key}  # noqa: SIM118
+
+
+def _check(path: str, sha256: str, remedy: str) -> None:
+    if not Path(path).is_file() or sha256_of_file(path) != sha256:
+        raise UserError(f"{path}: missing, or not what the results were computed from; {remedy}")
