@@ -34,7 +34,8 @@ def train_classifier(
         optimizer, settings.learning_rate, total_steps=settings.steps
     )
     random = generator("cpu", settings.seed, Stream.BATCH)
-    with torch.backends.cudnn.flags(enabled=True, deterministic=True):
+    tf32 = torch.backends.cudnn.allow_tf32  # `flags` would set True
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=tf32):
         for _ in trange(settings.steps, desc="classifier", unit="step", disable=None):
             index = torch.randint(len(all_images), (settings.batch_size,), generator=random)
             index = index.to(device, non_blocking=True)

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from torch.nn.functional import cross_entropy
 
+from psld.metrics import extractor_training
 from psld.metrics.extractor import batches_of, gather
 from psld.metrics.extractor_training import accuracy, shifted, train_classifier
 from psld.metrics.feature_classifier import ClassifierExtractor, ImageShape
@@ -50,6 +52,20 @@ def test_logits_belong_to_the_features(trained):
     features, logits = trained(images)
     assert (features.shape, features.dtype) == ((5, trained.dimension), torch.float32)
     torch.testing.assert_close(logits, trained.network.classify(features))
+
+
+@pytest.mark.parametrize("tf32", [True, False])
+def test_the_training_computes_as_its_device_is_set(tf32, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
+    seen = []
+
+    def loss(*given):
+        seen.append(torch.backends.cudnn.allow_tf32)
+        return cross_entropy(*given)
+
+    monkeypatch.setattr(extractor_training, "cross_entropy", loss)
+    train_classifier(QUICK, DIGITS, *(each[:50] for each in digits()))
+    assert seen == [tf32] * QUICK.steps
 
 
 def test_features_do_not_depend_on_the_batch(trained):
