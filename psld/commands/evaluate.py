@@ -7,6 +7,7 @@
         output=result.json
 """
 
+import torch
 from pydantic import Field
 
 from psld.commands.entry import entry_point
@@ -68,7 +69,7 @@ def expand(arguments: list[str]) -> list[str]:
 def main(settings: EvaluateSettings) -> None:
     model = read_manifest(settings.model, ModelManifest)
     guide = settings.guide and read_manifest(settings.guide, GuideManifest)
-    sources, measurements = work_of(settings, model)
+    sources, measurements = work_of(settings, model, use_device(settings.device))
     samples = max(measurement.samples for measurement in measurements)
     shards = read_shards(settings.shards, samples, origin_of(settings))
     gathered = gather_shards(shards, sources, measurements)
@@ -91,7 +92,7 @@ def main(settings: EvaluateSettings) -> None:
 
 
 def work_of(
-    settings: EvaluateSettings, model: ModelManifest
+    settings: EvaluateSettings, model: ModelManifest, device: torch.device
 ) -> tuple[dict[str, Source], list[Measurement]]:
     """Return what the grid lists for the cell, or what the settings say.
 
@@ -99,7 +100,7 @@ def work_of(
     """
     if settings.cell is None:
         metric = settings.metric
-        source = load_source(settings, model, metric, settings.reference, settings.extractor)
+        source = load_source(model, metric, settings.reference, settings.extractor, device)
         return {metric.features: source}, [Measurement(metric, settings.samples)]
     grid, name, sampler = find_cell(settings.cell)
     sources: dict[str, Source] = {}
@@ -112,20 +113,19 @@ def work_of(
             trained = metric.extractor.kind == "classifier"
             extractor = paths.extractor_folder(*place) if trained else None
             reference = paths.reference_folder(*place)
-            sources[metric.features] = load_source(settings, model, metric, reference, extractor)
+            sources[metric.features] = load_source(model, metric, reference, extractor, device)
     return sources, measurements
 
 
 def load_source(
-    settings: EvaluateSettings,
     model: ModelManifest,
     metric: MetricSettings,
     reference_folder: str,
     extractor_folder: str | None,
+    device: torch.device,
 ) -> Source:
     """Load a metric's reference and extractor. Raises UserError if they do not fit the model."""
     reference, manifest = load_reference(reference_folder)
-    device = use_device(settings.device)
     extractor = load_extractor(metric, extractor_folder, manifest.dataset_digest, device)
     dataset = model.settings.dataset.name
     place = (reference_folder, manifest)

@@ -9,17 +9,16 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from psld.utils.errors import UserError
 from psld.utils.locks import sole_holder
 
-LOCKS = Path(tempfile.gettempdir()) / f"psld-gpus-{os.getuid()}"
-"""Folder of the locks. Each is named by a GPU's UUID."""
-
-WAITING = "waiting for a free GPU; device=cuda:0 would share one"
+LOCKS = Path(f"/tmp/psld-gpus-{os.getuid()}")
+"""Folder of the locks, the same for all jobs of a user on a machine, whatever their TMPDIR is. Each
+lock is named by a GPU's UUID."""
 
 _held: dict[str, int] = {}
 """File descriptors of the locks that this process holds, by UUID."""
@@ -40,30 +39,45 @@ def visible_gpus() -> dict[str, str]:
 
 
 def take_gpus(uuids: Sequence[str], count: int = 1, *, past_exec: bool = False) -> list[int]:
-    """Hold `count` of these GPUs until this process ends, or, without `past_exec`, until its exec.
+    """Hold `count` of these GPUs and return their positions. Waits while others hold them.
 
-    Returns their positions. Waits while they are taken. One process after the other chooses, so
-    two that need several GPUs cannot wait for each other.
+    The hold ends with this process. Unless `past_exec`, it ends at an exec too. GPUs that this
+    process holds already come first. One process after the other chooses, so two that need several
+    GPUs cannot wait for each other.
+
+    Raises UserError if the folder of the locks belongs to another user.
     """
-    taken: list[int] = []
-    with sole_holder(LOCKS / "queue", WAITING):
+    # Without the queue: a process in the queue may wait for these.
+    taken = [position for position, uuid in enumerate(uuids) if uuid in _held][:count]
+    if len(taken) < count:
+        _wait_for_the_rest(uuids, count, taken)
+    for position in taken:
+        os.set_inheritable(_held[uuids[position]], past_exec)
+    return sorted(taken)
+
+
+def _wait_for_the_rest(uuids: Sequence[str], count: int, taken: list[int]) -> None:
+    """Append positions of free GPUs until there are `count`."""
+    LOCKS.mkdir(mode=0o700, exist_ok=True)
+    if LOCKS.lstat().st_uid != os.getuid():
+        raise UserError(f"{LOCKS}: belongs to another user; this folder is for your locks of GPUs")
+    waiting = "waiting for a free GPU"
+    if count == 1:  # ranks have no choice of a device
+        waiting += "; device=cuda:0 would share one"
+    with sole_holder(LOCKS / "queue", waiting):
         for attempt in itertools.count():
             for position, uuid in enumerate(uuids):
                 if len(taken) < count and position not in taken and _take(uuid):
-                    os.set_inheritable(_held[uuid], past_exec)
                     taken.append(position)
             if len(taken) == count:
                 break
             if attempt == 0:
-                print(WAITING, flush=True)
+                print(waiting, flush=True)
             time.sleep(1)
-    return sorted(taken)
 
 
 def _take(uuid: str) -> bool:
     """Hold the lock of a GPU if it is free. It is not released."""
-    if uuid in _held:
-        return True
     descriptor = os.open(LOCKS / f"{uuid}.lock", os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

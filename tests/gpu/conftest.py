@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark these tests. Without a GPU, one of them stands for all, and is skipped."""
+    """Mark these tests. Without a GPU, skip the first and leave out the others."""
     own = [item for item in items if HERE in item.path.parents]
     for item in own:
         item.add_marker(pytest.mark.gpu)

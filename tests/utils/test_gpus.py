@@ -1,12 +1,15 @@
 """The GPUs of a machine, shared out among processes by locks."""
 
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from psld.utils import gpus
+from psld.utils.errors import UserError
 from psld.utils.gpus import take_gpus, visible_gpus
 from tests.cluster.conftest import commands  # noqa: F401
 from tests.commands import run, succeeded
@@ -18,7 +21,7 @@ import sys
 from pathlib import Path
 from psld.utils import gpus
 gpus.LOCKS = Path(sys.argv[1])
-print(*gpus.take_gpus(["a", "b", "c"], int(sys.argv[2])), flush=True)
+print(*gpus.take_gpus(sys.argv[3:], int(sys.argv[2])), flush=True)
 sys.stdin.read()
 """
 
@@ -35,8 +38,8 @@ def job(locks):
     """Starts a process that takes GPUs and keeps them until it is killed."""
     processes = []
 
-    def start(count: int) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", TAKE, str(locks), str(count)]
+    def start(count: int, among: str = "abc") -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", TAKE, str(locks), str(count), *among]
         pipe = subprocess.PIPE
         processes.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True))
         return processes[-1]
@@ -67,7 +70,7 @@ def test_a_job_of_several_gpus_is_not_overtaken(job):
     first = job(2)
     assert says(first) == "0 1"
     several = job(3)
-    assert says(several).startswith("waiting for a free GPU")
+    assert says(several) == "waiting for a free GPU"
     single = job(1)
     assert says(single).startswith("waiting for a free GPU"), "it holds the third already"
     first.kill()
@@ -79,6 +82,30 @@ def test_a_job_of_several_gpus_is_not_overtaken(job):
 def test_a_process_keeps_its_gpu(locks):
     """Each model of a sweep is trained on the same."""
     assert take_gpus(["a", "b"]) == take_gpus(["a", "b"]) == [0]
+
+
+def test_a_process_with_a_gpu_does_not_queue_for_it(locks, job, monkeypatch):
+    """Another process that waits holds the queue."""
+    assert take_gpus(["a"]) == [0]
+    waiting = job(1, among="a")
+    assert says(waiting).startswith("waiting for a free GPU; device=cuda:0")
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waits"))
+    assert take_gpus(["b", "a"]) == [1], "and no second one"
+    assert list(gpus._held) == ["a"]
+
+
+def test_the_folder_of_the_locks_is_the_users_own(locks, monkeypatch):
+    take_gpus(["a"])
+    assert locks.stat().st_mode & 0o777 == 0o700
+    monkeypatch.setattr(os, "getuid", lambda: locks.stat().st_uid + 1)
+    with pytest.raises(UserError, match="locks: belongs to another user"):
+        take_gpus(["b"])
+
+
+def test_the_folder_of_the_locks_does_not_depend_on_the_job(tmp_path):
+    command = [sys.executable, "-c", "from psld.utils import gpus; print(gpus.LOCKS)"]
+    finished = run(tmp_path, ["env", f"TMPDIR={tmp_path}", *command])
+    assert succeeded(finished).stdout == f"/tmp/psld-gpus-{os.getuid()}\n"
 
 
 def test_a_second_try_of_a_command_can_take_the_gpu_again(tmp_path, locks):
