@@ -65,6 +65,10 @@ class DINOv2Extractor:
         self.dimension = size.width
         self.device = torch.device(device)
         self._network = network.to(self.device).eval().requires_grad_(False)
+        # Made here: a copy to a GPU holds up the host.
+        self._mean, self._deviation = (
+            255 * torch.tensor(v, device=self.device)[:, None, None] for v in (MEAN, DEVIATION)
+        )
         self.digest = digest_of_weights(f"DINOv2 {size.file} {SIDE}", state)
 
     @torch.inference_mode()
@@ -72,5 +76,4 @@ class DINOv2Extractor:
         """Map uint8 N×3×H×W (or N×1×H×W) → float32 N×d, and None: DINOv2 has no logits."""
         x = rgb(images, "DINOv2").to(self.device, torch.float32)
         x = interpolate_bilinear_2d_like_tensorflow1x(x, size=(SIDE, SIDE), align_corners=False)
-        mean, deviation = (255 * x.new_tensor(v)[:, None, None] for v in (MEAN, DEVIATION))
-        return self._network((x - mean) / deviation), None
+        return self._network((x - self._mean) / self._deviation), None
