@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -13,10 +12,10 @@ from psld.diffusion.instances import from_settings
 from psld.diffusion.process import LinearProcess
 from psld.networks.guide import NCSNppGuide
 from psld.networks.ncsnpp import NCSNpp
-from psld.training.manifest import MANIFEST, GuideManifest, ModelManifest, read_manifest
+from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.training.settings import GuideModelSettings, ModelSettings, TrainedSettings
 from psld.utils.errors import UserError
-from psld.utils.files import atomic_path, sha256_of_file
+from psld.utils.tensors import load_tensors, save_tensors
 
 WEIGHTS = "weights.safetensors"
 
@@ -97,22 +96,16 @@ def forward_flops(network: nn.Module) -> int:
 def _load_weights(
     network: nn.Module, folder: Path, manifest: ModelManifest | GuideManifest
 ) -> None:
-    path = folder / WEIGHTS
-    if not path.exists():
-        command = "psld train" if manifest.kind == "model" else "psld train_guide"
-        raise UserError(f"{path}: no such file; train the {manifest.kind} ({command})")
-    if sha256_of_file(path) != manifest.weights_sha256:
-        raise UserError(f"{path}: damaged, or not the weights that {folder}/{MANIFEST} names")
+    command = "psld train" if manifest.kind == "model" else "psld train_guide"
+    path, remedy = folder / WEIGHTS, f"train the {manifest.kind} ({command}), or import it"
+    weights = load_tensors(path, manifest.weights_sha256, remedy)
     try:
-        network.load_state_dict(load_file(path))
-    except (RuntimeError, SafetensorError) as error:
-        raise UserError(f"{path}: does not fit the network of its manifest ({error})") from None
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        start = shorten(str(error), 200, placeholder=" …")  # it lists every name
+        raise UserError(f"{path}: does not fit the network of its manifest ({start})") from None
 
 
 def save_weights(folder: str | Path, network: nn.Module) -> str:
     """Write weights.safetensors and return its SHA-256."""
-    path = Path(folder) / WEIGHTS
-    state = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
-    with atomic_path(path) as partial:
-        partial.write_bytes(save(state))
-    return sha256_of_file(path)
+    return save_tensors(Path(folder) / WEIGHTS, network.state_dict())
