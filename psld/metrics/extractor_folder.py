@@ -131,11 +131,13 @@ def _load_classifier(
     settings: ClassifierSettings, folder: Path, dataset_digest: str, device: torch.device | str
 ) -> ClassifierExtractor:
     manifest = read_manifest(folder)
-    if manifest.extractor != settings:
-        raise UserError(
-            f"{folder / MANIFEST}: trained with {manifest.extractor!r}, but the metric asks for "
-            f"{settings!r}; train it again"
-        )
+    made, wanted = manifest.extractor.model_dump(), settings.model_dump()
+    for key in wanted:
+        if made[key] != wanted[key]:
+            raise UserError(
+                f"{folder / MANIFEST}: trained with metric.extractor.{key}={made[key]}, but the "
+                f"metric asks for {wanted[key]}; train it again"
+            )
     if manifest.dataset_digest != dataset_digest:
         raise UserError(
             f"{folder / MANIFEST}: trained on dataset {manifest.dataset} with digest "

@@ -9,6 +9,9 @@ from filelock import FileLock, Timeout
 
 from psld.utils.errors import UserError
 
+WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
+"""The error numbers of a file system that has no locks, or whose lock server does not answer."""
+
 
 @contextmanager
 def sole_holder(path: Path, waiting: str) -> Iterator[None]:
@@ -33,11 +36,11 @@ def held_if_free(path: Path) -> Iterator[bool]:
         yield False
         return
     except OSError as error:
-        if error.errno != errno.ENOSYS:
+        if error.errno not in WITHOUT_LOCKS:
             raise
         raise UserError(
-            f"{path}: this file system has no locks; put runs, or the checkout, on one that has "
-            "(Lustre: mounted with -o flock)"
+            f"{path}: this file system gives no locks ({error.strerror}); put runs, or the "
+            "checkout, on one that does (Lustre: mounted with -o flock)"
         ) from None
     try:
         yield True

@@ -142,7 +142,7 @@ def test_a_reference_may_be_truncated_as_samples_are(made):
         ("reference", "metric=fid", ["set extractor=null"]),
         ("reference", "extractor=null", ["psld train_extractor"]),
         ("reference", "extractor=missing", ["missing/manifest.json: no such file"]),
-        ("reference", "metric.extractor.seed=1", ["trained with"]),
+        ("reference", "metric.extractor.seed=1", ["trained with", "seed=0, but", "asks for 1;"]),
     ],
 )
 def test_bad_settings_are_refused(made, command, override, words):

@@ -1,11 +1,15 @@
 """A lock that waits for its holder only while the holder is alive."""
 
+import errno
+import fcntl
+import os
 import subprocess
 import sys
 import threading
 
 import pytest
 
+from psld.utils.errors import UserError
 from psld.utils.locks import sole_holder
 
 HOLDER = """
@@ -47,6 +51,17 @@ def test_it_is_left_at_an_error(lock, capsys):
     with sole_holder(lock, "waiting"):
         pass
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named(lock, number, monkeypatch):
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    complaint = "launches/lock: this file system gives no locks"
+    with pytest.raises(UserError, match=complaint), sole_holder(lock, "waiting"):
+        pass
 
 
 @pytest.mark.parametrize("end", ["lets go", "is killed"])
