@@ -1,4 +1,4 @@
-"""Write the page of a grid's results, one HTML file for reading; what is not run yet, it says.
+"""Write the page of a grid's results, one HTML file for reading; it lists what has not been run.
 
 psld page grid_name=demo        # results/demo.html
 """

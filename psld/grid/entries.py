@@ -4,15 +4,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from psld.config.settings import parse
+from psld.grid.figures import blocks_of
 from psld.grid.resolved import Grid
 from psld.grid.results import CellResult, LikelihoodResult, read_likelihood, read_result
 from psld.grid.schema import Band, Evaluation, Row, Show
 from psld.metrics.comparison import (
     Difference,
     paired_difference,
+    place_in_band,
     samples_to_decide,
     unpaired_difference,
 )
@@ -32,34 +34,37 @@ class Measured:
     results: tuple[CellResult, ...] = ()
 
     def values(self, show: Show = "value") -> list[float]:
-        return [getattr(result, show) for result in self.results]
+        return [result.number(show) for result in self.results]
 
-    @property
-    def drawn(self) -> Estimate:
-        """The mean of the metric, with the error of drawing samples from these weights.
+    def drawn(self, show: Show = "value") -> Estimate | None:
+        """The mean of a number, with the error of drawing samples from these weights.
 
-        Trainings share their noise if they have the same sampling seed.
+        None without results, and for a count. Trainings share their noise if they have the same
+        sampling seed.
         """
         by_seed: dict[int, list[Estimate]] = {}
         for result in self.results:
-            by_seed.setdefault(result.seed, []).append(result.estimate)
-        return pooled([averaged(estimates) for estimates in by_seed.values()])
+            if estimate := result.estimate_of(show):
+                by_seed.setdefault(result.seed, []).append(estimate)
+        if not by_seed:
+            return None
+        return pooled([averaged(by_seed[seed]) for seed in sorted(by_seed)])
 
     def trained(self, show: Show = "value") -> Estimate | None:
         """The mean of a number with the error of training again; None for a single training."""
         trainings: dict[str, list[float]] = {}
         for result in self.results:
-            trainings.setdefault(result.model.name, []).append(getattr(result, show))
+            trainings.setdefault(result.model.name, []).append(result.number(show))
         return spread(list(map(fmean, trainings.values()))) if len(trainings) > 1 else None
 
     def interval(self, show: Show = "value") -> Interval | None:
-        """Return the mean over the seeds with its 95 % interval; None if nothing can tell it.
+        """Return the mean over the seeds with its 95 % interval; None without an error estimate.
 
         With one training it covers another draw of samples from the same weights. With several it
         is the wider of that and of the spread over trainings, and covers training again.
         """
-        drawn = self.drawn if self.results and show == "value" else None
-        errors = [estimate.interval for estimate in (drawn, self.trained(show)) if estimate]
+        estimates = (self.drawn(show), self.trained(show))
+        errors = [estimate.interval for estimate in estimates if estimate]
         if not errors:
             return None
         mean, width = fmean(self.values(show)), max(error.half_width for error in errors)
@@ -68,19 +73,23 @@ class Measured:
     def difference(self, other: "Measured") -> Difference:
         """Return the difference of the metric to that of another cell.
 
-        It is paired by samples if both have the same sampler, sampling seeds and blocks. If one has
-        several trainings, it is the less significant one of this and of the difference with the
-        error of training again, as far as that is known.
+        It is paired by samples if both draw the same noise: the same sampler, sampling seeds,
+        blocks of samples and number of blocks of variables. With several trainings, return the
+        larger of two p-values: over samples, and over trainings.
         """
-        a, b = self.drawn, other.drawn
-        noise, other_noise = ({r.seed: r.sampler for r in m.results} for m in (self, other))
-        paired = noise == other_noise and a.block_samples == b.block_samples
+        a, b = self.drawn(), other.drawn()
+        paired = self._noise == other._noise and a.block_samples == b.block_samples
         drawn = paired_difference(a, b) if paired else unpaired_difference(a, b)
         trained, other_trained = self.trained(), other.trained()
         if not (trained or other_trained):
             return drawn
         again = unpaired_difference(trained or a, other_trained or b)
         return max(drawn, again, key=lambda difference: difference.p_value)
+
+    @property
+    def _noise(self) -> dict[int, tuple[dict[str, Any], int]]:
+        """What decides the noise of each sampling seed, besides the shape of the images."""
+        return {r.seed: (r.sampler, blocks_of(r.model.settings["process"])) for r in self.results}
 
 
 class Rank(NamedTuple):
@@ -147,7 +156,7 @@ class TableEntry:
         if not self.results or self.show != "value":
             return None
         frechet = self.results[0].metric["measure"]["kind"] == "frechet"
-        return self.measured.drawn.extrapolated.value if frechet else None
+        return self.measured.drawn().extrapolated.value if frechet else None
 
     @property
     def difference(self) -> float | None:
@@ -157,20 +166,46 @@ class TableEntry:
     @property
     def width(self) -> float | None:
         """The largest difference that counts as reproduced."""
-        return self.band and self.paper and self.band.width(self.paper, self.show)
+        if self.band is None or self.paper is None:
+            return None
+        return self.band.width(self.paper, self.show)
+
+    @property
+    def _judged(self) -> tuple[Interval, float, float] | None:
+        """Our number with its interval, and the ends of the band; None without one of these."""
+        if self.value is None or self.width is None:
+            return None
+        interval = self.interval or Interval(self.value, self.value, self.value)
+        return interval, self.paper - self.width, self.paper + self.width
+
+    @property
+    def needs(self) -> Literal["samples", "images", "trainings"] | None:
+        """What would narrow the interval of an undecided entry; None if it is decided.
+
+        More samples do not narrow the spread over trainings, if that is what the interval shows.
+        """
+        if self._judged is None or place_in_band(*self._judged) != "overlap":
+            return None
+        if self.likelihood:
+            return "images"
+        drawn, trained = self.measured.drawn(self.show), self.measured.trained(self.show)
+        widths = [each.interval.half_width if each else 0.0 for each in (drawn, trained)]
+        return "trainings" if widths[1] > widths[0] else "samples"
 
     @property
     def more_samples(self) -> int | None:
-        """The samples that would decide an undecided entry; 0 if it is decided."""
-        if self.difference is None or self.width is None:
+        """The samples that would decide an undecided entry, of a likelihood the images.
+
+        0 if it is decided. None if nothing is compared, if no number is enough, or if it needs
+        more trainings.
+        """
+        if self._judged is None or self.needs == "trainings":
             return None
-        interval = self.interval or Interval(self.value, self.value, self.value)
         if self.likelihood:
             samples = self.likelihood.measured
         else:
             samples = self.evaluation.samples * len(self.results)
-        low, high = self.paper - self.width, self.paper + self.width
-        return samples_to_decide(interval, samples, low, high)
+        return samples_to_decide(self._judged[0], samples, *self._judged[1:])
 
     @property
     def status(self) -> Status:
@@ -182,11 +217,10 @@ class TableEntry:
             return "literature"
         if self.value is None:
             return "not run"
-        if self.difference is None or self.width is None:
+        if self._judged is None:
             return "measured"
-        if self.more_samples != 0:
-            return "undecided"
-        return "reproduced" if abs(self.difference) <= self.width else "off"
+        verdicts: dict[str, Status] = {"inside": "reproduced", "outside": "off"}
+        return verdicts.get(place_in_band(*self._judged), "undecided")
 
 
 def read_measured(grid: Grid, cells: Path, evaluation: Evaluation) -> Measured:

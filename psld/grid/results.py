@@ -5,7 +5,7 @@ from typing import Any
 
 from psld.config.settings import Settings, parse
 from psld.grid.resolved import Grid
-from psld.grid.schema import Evaluation
+from psld.grid.schema import Evaluation, Show
 from psld.metrics.estimate import Estimate, Interval
 from psld.metrics.settings import LikelihoodSettings
 from psld.utils.errors import UserError
@@ -30,7 +30,7 @@ class CellResult(Settings):
     """Settings of the metric."""
     estimate: Estimate
     """The value, with what its interval needs."""
-    class_accuracy: float | None
+    class_accuracy: Estimate | None
     """Share of guided samples whose class the metric's classifier recognizes."""
     nfe: float
     """Network evaluations per image, counted."""
@@ -65,6 +65,14 @@ class CellResult(Settings):
     @property
     def samples(self) -> int:
         return self.estimate.samples
+
+    def estimate_of(self, show: Show) -> Estimate | None:
+        """Return a number with the error of drawing samples; None for a count."""
+        return {"value": self.estimate, "class_accuracy": self.class_accuracy}.get(show)
+
+    def number(self, show: Show) -> float:
+        estimate = self.estimate_of(show)
+        return estimate.value if estimate else getattr(self, show)
 
 
 class CellResults(Settings):

@@ -1,26 +1,20 @@
 """Comparisons of estimates: the difference of two cells, and the samples needed for a decision."""
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from psld.metrics.estimate import CONFIDENCE, Estimate, Interval, t_quantile
+from psld.metrics.estimate import Estimate, Interval
 from psld.utils.errors import UserError
 
 
 class Difference(NamedTuple):
-    """The difference a − b of one metric of two cells, with its 95 % interval."""
+    """The difference a − b of one metric of two cells, with its significance."""
 
-    interval: Interval
-    """The difference of the values, with the ends of its interval."""
+    value: float
     p_value: float
     """The probability of a difference at least as large if both cells had the same metric."""
     paired: bool
     """True if the cells share their noise and were compared block by block."""
-
-    @property
-    def significant(self) -> bool:
-        """True if the interval excludes 0."""
-        return self.p_value < 1 - CONFIDENCE
 
 
 def paired_difference(a: Estimate, b: Estimate) -> Difference:
@@ -59,29 +53,37 @@ def _difference(value: float, error: float, freedom: float, paired: bool) -> Dif
     # Importing SciPy takes a quarter of a second, and reading results does not need it.
     from scipy.special import stdtr
 
-    margin = t_quantile(freedom) * error
-    interval = Interval(value, value - margin, value + margin)
     if error:
-        return Difference(interval, 2 * float(stdtr(freedom, -abs(value) / error)), paired)
-    return Difference(interval, 0.0 if value else 1.0, paired)
+        return Difference(value, 2 * float(stdtr(freedom, -abs(value) / error)), paired)
+    return Difference(value, 0.0 if value else 1.0, paired)
+
+
+def place_in_band(
+    interval: Interval, low: float, high: float
+) -> Literal["inside", "outside", "overlap"]:
+    """Return where an interval, or a number as one, is to the band [low, high].
+
+    It is `inside` or `outside` only as a whole.
+    """
+    if low <= interval.low and interval.high <= high:
+        return "inside"
+    return "outside" if interval.high < low or interval.low > high else "overlap"
 
 
 def samples_to_decide(interval: Interval, samples: int, low: float, high: float) -> int | None:
     """Return the number of *additional* samples that decide if a value is in the band [low, high].
 
-    An interval that overlaps the band only in part is undecided; otherwise the result is 0. The
-    half-width w shrinks as 1/√n. If the value does not change, the interval clears the nearer end
-    of the band, at distance δ, with n (w / δ)² samples in total. The result is None if the value is
-    exactly on an end: then no number is enough.
+    The interval is that of sampling. If it overlaps the band only in part, it is undecided;
+    otherwise the result is 0. The half-width w shrinks as 1/√n. If the value does not change, the
+    interval clears the nearer end of the band, at distance δ, with n (w / δ)² samples in total. The
+    result is None if the value is exactly on an end: then no number is enough.
 
     Get the samples as further seeds of the same cell, and average their values. A larger n in one
     cell would also change the bias that the value shares with the band.
     """
-    inside = low <= interval.low and interval.high <= high
-    outside = interval.high < low or interval.low > high
-    if inside or outside:
+    if place_in_band(interval, low, high) != "overlap":
         return 0
     distance = min(abs(interval.value - end) for end in (low, high))
     if distance == 0:
         return None
-    return math.ceil(samples * (interval.half_width / distance) ** 2) - samples
+    return max(1, math.ceil(samples * (interval.half_width / distance) ** 2) - samples)

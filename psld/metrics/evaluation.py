@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from psld.metrics.blocks import BlockStatistics
+from psld.metrics.estimate import Estimate
 from psld.metrics.extractor import Extractor, batches_of, gather
-from psld.metrics.features import Features
+from psld.metrics.features import Features, estimate_of_mean
 from psld.metrics.measure import Measurable, Reference, measure, memorization_of, scale
 from psld.metrics.reference_folder import ReferenceManifest
 from psld.metrics.settings import MetricSettings
@@ -103,12 +104,12 @@ class Gathered:
             "reference_sha256": manifest.features_sha256,
         }
 
-    def _accuracy(self, metric: MetricSettings, samples: Measurable) -> float | None:
+    def _accuracy(self, metric: MetricSettings, samples: Measurable) -> Estimate | None:
         """Return the share of images whose class the dataset's classifier recognizes."""
         if self.labels is None or metric.extractor.kind != "classifier":
             return None
         answers = samples.logits.argmax(dim=1)
-        return (answers == self.labels[: len(samples)]).double().mean().item()
+        return estimate_of_mean(answers == self.labels[: len(samples)])
 
     def _costs_of(self, samples: int) -> list[Cost]:
         """Return the costs of the shards with the first `samples` images."""

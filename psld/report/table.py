@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from dataclasses import dataclass, field
 from statistics import fmean
 
@@ -125,7 +125,6 @@ def _number(number: float | None, digits: int, sign: str = "") -> str:
 def _details(entry: TableEntry) -> list[str]:
     results, digits, interval = entry.results, _digits(entry), entry.interval
     p_value = entry.rank and entry.rank.p_value
-    undecided = entry.status == "undecided"
     ends = interval and f"{interval.low:.{digits}f} to {interval.high:.{digits}f}"
     return [
         entry.column,
@@ -136,12 +135,19 @@ def _details(entry: TableEntry) -> list[str]:
         _number(entry.paper, digits),
         _number(entry.difference, digits, "+"),
         entry.status,
-        f"{entry.more_samples}" if undecided and entry.more_samples else MISSING,
+        _more(entry),
         str(entry.evaluation.samples),
         f"{fmean(r.nfe for r in results):.0f}" if results else MISSING,
         f"{sum(r.sampling_seconds for r in results):.1f}" if results else MISSING,
         ", ".join(dict.fromkeys(r.sampling_device for r in results)) or MISSING,
     ]
+
+
+def _more(entry: TableEntry) -> str:
+    if entry.needs is None:
+        return MISSING
+    known = f"{entry.more_samples:,}" if entry.more_samples else "more"
+    return known if entry.needs == "samples" else f"{known} {entry.needs}"
 
 
 def _notes(table: Table, entries: list[TableEntry]) -> list[str]:
@@ -172,15 +178,40 @@ def _notes(table: Table, entries: list[TableEntry]) -> list[str]:
                 f"whichever is wider (network evaluations: {band.relative:.0%}), with the whole "
                 f"95 % interval; ✗ the whole interval outside; ? undecided. {band.reason}"
             )
-    if undecided := [e.more_samples or 0 for e in entries if e.status == "undecided"]:
-        notes.append(
-            f"{len(undecided)} of {len(entries)} entries are undecided. Up to {max(undecided):,} "
-            "more samples, as further seeds, would decide each of them if its value stays: see the "
-            "list of every entry."
-        )
+    notes += _notes_of_undecided(entries)
     if any(entry.status == "literature" for entry in entries):
         notes.append(f"{LITERATURE} From other papers, as printed in this one; not run here.")
     return notes
+
+
+def _notes_of_undecided(entries: list[TableEntry]) -> list[str]:
+    """Return what would decide the undecided entries, by what each of them needs."""
+    undecided = [entry for entry in entries if entry.status == "undecided"]
+    if not undecided:
+        return []
+    parts = [f"{len(undecided)} of {len(entries)} entries are undecided."]
+    for need, what in (("samples", "samples, as further seeds,"), ("images", "images")):
+        more = [entry.more_samples for entry in undecided if entry.needs == need]
+        if known := [number for number in more if number is not None]:
+            parts.append(
+                f"Up to {max(known):,} more {what} would decide {_count(known)} if the value "
+                "stays: see the list of every entry."
+            )
+        if unknown := [number for number in more if number is None]:
+            parts.append(
+                f"The value of {_count(unknown)} is on an end of the band: if it stays, no number "
+                f"of {need} decides."
+            )
+    if trainings := [entry for entry in undecided if entry.needs == "trainings"]:
+        parts.append(
+            f"{_count(trainings)} can be decided by more trainings only: the spread "
+            "over trainings is wider than the error of sampling."
+        )
+    return [" ".join(parts)]
+
+
+def _count(entries: Sized) -> str:
+    return "1 entry" if len(entries) == 1 else f"{len(entries)} entries"
 
 
 def _notes_of_errors(entries: list[TableEntry]) -> list[str]:
@@ -202,7 +233,10 @@ def _notes_of_errors(entries: list[TableEntry]) -> list[str]:
     pairings = {entry.rank.paired for entry in entries if entry.rank} - {None}
     if pairings:
         kinds = {frozenset([True]): "paired by samples", frozenset([False]): "unpaired"}
-        both = "paired by samples if both have the same sampler and sampling seeds, else unpaired"
+        both = (
+            "paired by samples if both draw the same noise (sampler, sampling seeds, and number of "
+            "blocks of variables), else unpaired"
+        )
         notes.append(
             "★ the best of its column; ≈ not significantly worse at 5 %, with Bonferroni's "
             f"correction for the column; {kinds.get(frozenset(pairings), both)}."

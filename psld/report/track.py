@@ -163,7 +163,7 @@ def _evaluation_run(
     values = {
         e.metric: result.value,
         "paper": paper,
-        "class_accuracy": result.class_accuracy,
+        "class_accuracy": result.class_accuracy and result.class_accuracy.value,
         "floor": result.floor,
         "noise": result.noise,
     }

@@ -1,6 +1,7 @@
 """Tables and plots of cells with several seeds."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -8,13 +9,14 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from psld.grid.entries import read_table
+from psld.grid.entries import Measured, read_table
 from psld.grid.resolved import Grid
+from psld.grid.schema import Band
 from psld.report.formats import as_csv
 from psld.report.plots import plot_nfe
 from psld.report.table import text_of
 from tests.grid.test_seeds import CONTENT
-from tests.results import write_grid, write_result
+from tests.results import cell_result, write_grid, write_result
 
 VALUES = {
     "psld/em-10": 2.0,
@@ -87,6 +89,33 @@ def test_a_plot_has_the_mean_with_its_interval(grid, cells, rows):
     bars = [segment for bars in axes.collections for segment in bars.get_segments()]
     ends = [[10, first.interval.low], [10, first.interval.high]]
     assert any(np.allclose(bar, ends) for bar in bars)
+
+
+def test_an_entry_that_is_undecided_by_its_trainings_needs_more_of_them(grid, cells):
+    """More samples do not narrow the spread over trainings."""
+    table = grid.file.tables["mine-all"]
+    band = Band(absolute=0.5, relative=0.0, reason="A test.")
+    shown = read_table(grid, "mine-all", cells)
+    [[first, _], [official, _]] = [
+        [replace(entry, paper=2.0, band=band) for entry in row] for row in shown
+    ]
+    assert (first.status, first.needs, first.more_samples) == ("undecided", "trainings", None)
+    assert (official.status, official.needs) == ("undecided", "samples")
+    notes = text_of(table, [[first], [official]]).notes
+    assert any("1 entry can be decided by more trainings only" in note for note in notes)
+    zero = replace(first, paper=0.0, band=band)
+    assert (zero.width, zero.status) == (0.5, "off")
+
+
+def test_blocks_of_variables_decide_if_a_difference_is_paired(grid):
+    def measured(name: str, kind: str) -> Measured:
+        result = cell_result(grid, "psld/em-10", value=2.0, error=0.1)
+        settings = result.model.settings | {"process": {"kind": kind}}
+        model = result.model.model_copy(update={"name": name, "settings": settings})
+        return Measured((result.model_copy(update={"model": model}),))
+
+    assert measured("a", "psld").difference(measured("b", "psld")).paired
+    assert not measured("a", "psld").difference(measured("b", "vp-sde")).paired
 
 
 def test_a_table_without_results_says_how_many_seeds_are_missing(grid, tmp_path):

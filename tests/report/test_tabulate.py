@@ -33,7 +33,7 @@ shard_size: 50
 batch_size: 50
 gallery: em-10
 models:
-  vp-sde: [process=vp-sde]
+  cld: [process=cld]
   psld: [process=psld]
 samplers:
   em: {overrides: [sampler=em], budget: sampler.steps}
@@ -50,22 +50,22 @@ tables:
       - {label: NFE at 10, budget: 10, show: nfe}
       - {label: "20", budget: 20}
     rows:
-      - {label: [EM, VP-SDE], sampler: em, model: vp-sde, paper: [2.0, 10, null], source: V}
+      - {label: [EM, CLD], sampler: em, model: cld, paper: [2.0, 10, null], source: V}
       - {label: [EM, "PSLD #1_a"], sampler: em, model: psld, paper: [9.0, 10, 3.0]}
       - {label: [SSCS, "PSLD #1_a"], sampler: sscs, model: psld}
       - {label: [EM, "another's"], literature: true, paper: [3.17, 1000, null]}
 """)
 
 MEASURED = {
-    "vp-sde/em-10": (2.0625, 0.01),
-    "vp-sde/em-20": (1.5, 0.01),
+    "cld/em-10": (2.0625, 0.01),
+    "cld/em-20": (1.5, 0.01),
     "psld/em-10": (7.25, 0.1),
     "psld/sscs-20": (1234.5, 10),
 }
 """The distance and its standard error of the cells that have been run; two have not."""
 
 PRINTED = [
-    ["EM", "VP-SDE", "2.06 ± 0.02 ★ (2.00, +0.06 ✓)", "10 (10, +0 ✓)", "1.50 ± 0.02 ★"],
+    ["EM", "CLD", "2.06 ± 0.02 ★ (2.00, +0.06 ✓)", "10 (10, +0 ✓)", "1.50 ± 0.02 ★"],
     ["EM", "PSLD #1_a", "7.25 ± 0.21 (9.00, -1.75 ✗)", "10 (10, +0 ✓)", "– (3.00)"],
     ["SSCS", "PSLD #1_a", "–", "–", "1234.50 ± 20.93"],
     ["EM", "another's", "3.17†", "1000†", "–"],
@@ -146,7 +146,7 @@ def test_all_formats_say_what_each_entry_took(folder):
     details = body_of_markdown(text["md"].partition(EVERY_ENTRY)[2])
     assert details == body_of_html(text["html"].partition("<details>")[2])
     assert details == body_of_latex(text["tex"].partition("longtable}{")[2])
-    ours = ["EM", "VP-SDE", "10", "2.06", "2.04 to 2.08", "2.06", "–"]
+    ours = ["EM", "CLD", "10", "2.06", "2.04 to 2.08", "2.06", "–"]
     assert details[0] == [*ours, "2.00", "+0.06", "reproduced", "–", "100", "10", "1.5", "CPU"]
     missing = ["EM", "PSLD #1_a", "20", *"––––", "3.00", "–", "not run", "–"]
     assert details[5] == [*missing, "100", "–", "–", "–"]
@@ -216,7 +216,7 @@ def test_title_caption_and_notes_are_printed(folder, ending):
         "3 of 12 entries have not been run (–).",
         "✓ within 0.1 or 5% of the paper's value",
         "± half of the 95 % interval, which covers other samples of the same weights",
-        "paired by samples if both have the same sampler and sampling seeds, else unpaired",
+        "paired by samples if both draw the same noise (sampler, sampling seeds, and number of ",
         "Chosen for this test.",
     ):
         assert part in text
@@ -252,21 +252,35 @@ def test_a_scale_belongs_to_a_metric_and_a_dataset(grid):
 
 def test_an_interval_that_overlaps_the_band_in_part_is_undecided(folder, grid):
     """The nearer end of the band from 1.9 to 2.1 is 0.0375 away, and the interval is wider."""
-    write_result(folder, grid, "vp-sde/em-10", value=2.0625, error=0.05)
+    write_result(folder, grid, "cld/em-10", value=2.0625, error=0.05)
     text = tabulate(folder)
     assert body_of_markdown(text["md"])[0][2] == "2.06 ± 0.10 ★ (2.00, +0.06 ?)"
     needed = math.ceil(100 * (2.093024 * 0.05 / 0.0375) ** 2) - 100
-    assert f"1 of 12 entries are undecided. Up to {needed} more" in text["md"]
+    said = f"1 of 12 entries are undecided. Up to {needed:,} more samples, as further seeds, would"
+    assert f"{said} decide 1 entry" in text["md"]
     record = next(csv.DictReader(text["csv"].splitlines()))
     assert (record["status"], record["more_samples"]) == ("undecided", str(needed))
     assert '<td class="undecided">' in text["html"]
-    write_result(folder, grid, "vp-sde/em-10", value=2.3, error=0.05)
+    write_result(folder, grid, "cld/em-10", value=2.3, error=0.05)
     assert body_of_markdown(tabulate(folder)["md"])[0][2] == "2.30 ± 0.10 ★ (2.00, +0.30 ✗)"
+
+
+def test_a_value_on_an_end_of_the_band_has_one_verdict(folder, grid):
+    """Without an interval it is inside, though 2.1 − 2.0 is more than 0.1 as a float."""
+    for value, status in ((2.1, "reproduced"), (2.11, "off")):
+        write_result(folder, grid, "cld/em-10", value=value, error=0.0)
+        record = next(csv.DictReader(tabulate(folder)["csv"].splitlines()))
+        assert record["status"] == status
+    write_result(folder, grid, "cld/em-10", value=2.1, error=0.05)
+    assert (
+        "on an end of the band: if it stays, no number of samples decides"
+        in (tabulate(folder)["md"])
+    )
 
 
 def test_a_difference_that_is_not_significant_is_marked(folder, grid):
     """Paired: both have the same blocks, so a common error of 0.5 hides no difference of 0.1."""
-    write_result(folder, grid, "vp-sde/em-10", value=7.0, error=0.5)
+    write_result(folder, grid, "cld/em-10", value=7.0, error=0.5)
     write_result(folder, grid, "psld/em-10", value=7.1, error=0.51)
     table = body_of_markdown(tabulate(folder)["md"])
     assert [row[2] for row in table[:2]] == [
@@ -303,7 +317,7 @@ def test_a_table_is_made_before_anything_was_run(folder):
 )
 def test_a_cell_of_other_settings_is_one_that_has_not_been_run(folder, settings, key, value):
     """A grid may have changed since."""
-    path = result_path(folder, "vp-sde/em-10")
+    path = result_path(folder, "cld/em-10")
     content = json.loads(path.read_text())
     changed = reduce(dict.__getitem__, settings, content["results"][0])
     assert changed[key] != value
@@ -316,9 +330,9 @@ def test_a_cell_of_other_settings_is_one_that_has_not_been_run(folder, settings,
 def test_of_several_results_of_a_cell_the_table_shows_its_own(folder, grid):
     values = {50: 9.0, 100: 2.0625, 20: 8.0}
     results = [
-        cell_result(grid, "vp-sde/em-10", samples=n, value=v, error=0.01) for n, v in values.items()
+        cell_result(grid, "cld/em-10", samples=n, value=v, error=0.01) for n, v in values.items()
     ]
-    CellResults(results=results).write(result_path(folder, "vp-sde/em-10"))
+    CellResults(results=results).write(result_path(folder, "cld/em-10"))
     assert body_of_markdown(tabulate(folder)["md"].partition("####")[0]) == PRINTED
 
 

@@ -78,7 +78,7 @@ def test_classifier_free_samples_and_their_recognized_share(conditional_model, f
     answers = extractor(images)[1].argmax(dim=1).numpy()
     labels = np.arange(samples) % 10
     (result,) = CellResults.read(tmp_path / "result.json").results
-    assert result.class_accuracy == pytest.approx((answers == labels).mean())
+    assert result.class_accuracy.value == pytest.approx((answers == labels).mean())
 
 
 def test_a_class_conditional_model_samples_without_a_class_too(conditional_model, tmp_path):

@@ -166,7 +166,7 @@ def test_guided_samples_are_of_their_class(grid, results):
     guided = {e: r for e, r in results.items() if r.class_accuracy is not None}
     kinds = {grid.samplers[evaluation.sampler].guidance for evaluation in guided}
     assert kinds == {"classifier", "classifier-free"}
-    assert min(result.class_accuracy for result in guided.values()) >= 0.9
+    assert min(result.class_accuracy.value for result in guided.values()) >= 0.9
 
 
 def test_the_evaluations_of_sde_samplers_are_their_budget(grid, results):
