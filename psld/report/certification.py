@@ -1,4 +1,4 @@
-"""The contents of a certificate: the files that the tables are computed from, without images and weights."""
+"""The contents of a certificate: the files that tables are computed from; no images, no weights."""
 
 from collections.abc import Iterator
 from pathlib import Path
