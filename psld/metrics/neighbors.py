@@ -11,7 +11,7 @@ from psld.metrics.estimate import Estimate
 from psld.metrics.features import blocks_of_samples, estimate_of, estimate_of_mean
 from psld.utils.errors import UserError
 
-ROWS = 1000
+ROWS = 500
 """Rows of a distance matrix at a time: 200 MB for 50,000 columns."""
 
 
@@ -81,8 +81,13 @@ def _kth(distances: Tensor, neighbors: int) -> Tensor:
 
 
 def _distances(a: Tensor, b: Tensor) -> Iterator[Tensor]:
-    """Yield the Euclidean distances between all a and b, `ROWS` rows at a time."""
-    return (torch.cdist(rows, b) for rows in a.split(ROWS))
+    """Yield the Euclidean distances between all a and b, `ROWS` rows at a time.
+
+    In float64: the rounding of float32, which differs between machines, would decide some of the
+    comparisons of distances, and so change a count.
+    """
+    b = b.double()
+    return (torch.cdist(rows.double(), b) for rows in a.split(ROWS))
 
 
 class Memorization(NamedTuple):
@@ -99,7 +104,7 @@ class Memorization(NamedTuple):
 
     def pairs(self, count: int) -> list[tuple[int, int]]:
         """Return the `count` nearest pairs (sample, training image), the nearest first."""
-        samples = self.distances.argsort()[:count]
+        samples = self.distances.argsort(stable=True)[:count]
         return list(zip(samples.tolist(), self.nearest[samples].tolist(), strict=True))
 
 

@@ -81,6 +81,15 @@ def test_precision_and_recall_by_hand():
     assert recall(line[:20], line, neighbors=1, blocks=BLOCKS).value == 21 / 40
 
 
+@pytest.mark.parametrize("metric", [precision, recall])
+def test_the_rounding_of_float32_decides_no_count(metric):
+    """Distances do not change by a shift, which in float32 would cost three digits."""
+    x, y = ((normal(60, 8, seed) * 2**12).round() / 2**12 for seed in (0, 1))
+    shifted = metric(x + 1000, y + 1000, blocks=BLOCKS)
+    assert 0.1 < shifted.value < 0.9
+    assert shifted == metric(x, y, blocks=BLOCKS)
+
+
 @pytest.mark.parametrize("neighbors", [1, 3])
 def test_precision_and_recall_without_a_block_are_recomputed(neighbors):
     x, y = normal(60, 2, mean=0.5), normal(80, 2, seed=1)

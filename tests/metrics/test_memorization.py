@@ -35,7 +35,7 @@ def test_copies_are_counted_and_their_originals_named():
 
 def test_distances_are_those_to_the_nearest_training_image():
     result = memorization(NEW, TRAIN, TEST)
-    distances = (NEW[:, None] - TRAIN).norm(dim=2)
+    distances = (NEW[:, None] - TRAIN).double().norm(dim=2)
     torch.testing.assert_close(result.distances, distances.min(dim=1).values)
     assert torch.equal(result.nearest, distances.argmin(dim=1))
     assert result.share.value == (result.distances < result.threshold).double().mean()

@@ -16,6 +16,7 @@ from safetensors.torch import load, save
 from psld.grid import paths
 from psld.grid.loading import load_grid
 from psld.grid.results import CellResults
+from psld.report import differences
 from psld.report.certificate import INDEX, pack
 from psld.report.verification import Verification
 from psld.utils.files import digest_of
@@ -83,6 +84,22 @@ def test_every_number_of_every_table_is_recomputed(made, certificate, tmp_path):
     assert lines[-1] == f"0.zip: SHA-256 {hashlib.sha256(certificate).hexdigest()}"
     printed = succeeded(call(made, "tabulate", "grid_name=mine")).stdout
     assert printed in finished.stdout, "the tables of the project"
+
+
+def test_rounding_may_change_the_last_digit_of_a_table(project, certificate, tmp_path, monkeypatch):
+    """Here by a tenth, as if machines rounded so much."""
+    path = project / paths.cell_result("mine", "vp-sde/em-10")
+    content = json.loads(path.read_text())
+    estimate = content["results"][0]["estimate"]
+    estimate["value"] *= 1.1
+    estimate["without_block"] = [1.1 * value for value in estimate["without_block"]]
+    path.write_text(json.dumps(content))
+    succeeded(call(project, "certify", "grid_name=mine"))
+    monkeypatch.setattr(differences, "TOLERANCE", 0.5)
+    changed = entries_of((project / CERTIFICATE).read_bytes())
+    name = "results/tables/mine/mine.md"
+    assert changed[name] != entries_of(certificate)[name]
+    succeeded(verify(tmp_path, (project / CERTIFICATE).read_bytes()))
 
 
 def test_it_has_no_images_and_no_weights(certificate):
