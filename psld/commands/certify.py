@@ -23,8 +23,8 @@ class CertifySettings(Settings):
     """Name of the grid, configs/grid/NAME.yaml."""
     output: Path
     """Path of the certificate."""
-    max_mb: float = Field(gt=0)
-    """The largest size of the certificate in MB; a larger one is not written."""
+    max_mb: float | None = Field(gt=0)
+    """The largest size of the certificate in MB; a larger one is not written. null: any size."""
 
 
 @entry_point("certify", CertifySettings)

@@ -5,11 +5,13 @@ modules imports torch, because every Snakemake process reads them and must start
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from psld.utils.errors import UserError
+from psld.utils.files import read_json
 
 S = TypeVar("S", bound="Settings")
 
@@ -29,6 +31,14 @@ def parse(kind: type[S], content: Mapping[str, Any], where: str) -> S:
         return kind.model_validate(content)
     except ValidationError as error:
         raise UserError(f"{where}: " + "; ".join(_complaints(error, content))) from None
+
+
+def read_record(kind: type[S], path: str | Path, wrong: str) -> S:
+    """Read a record of JSON. Raises UserError, with `wrong`, if it is damaged or something else."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise UserError(wrong)
+    return parse(kind, content, where=wrong)
 
 
 def _complaints(error: ValidationError, content: Mapping[str, Any]) -> list[str]:

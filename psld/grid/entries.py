@@ -243,7 +243,7 @@ def read_table(grid: Grid, name: str, cells: Path) -> list[list[TableEntry]]:
     rows = []
     models_shown = grid.file.likelihoods_by_table[name]
     for row, evaluations, models in zip(
-        table.rows, grid.table_evaluations(name), models_shown, strict=True
+        table.rows, grid.file.evaluations_by_table[name], models_shown, strict=True
     ):
         papers = row.paper or (None,) * len(table.columns)
         entries = []
@@ -297,7 +297,7 @@ def paper_values(grid: Grid) -> dict[Evaluation, dict[Show, float]]:
     """Return the paper's numbers for each evaluation, by kind: distance, network evaluations."""
     printed: dict[Evaluation, dict[Show, float]] = {}
     for name, table in grid.file.tables.items():
-        for row, evaluations in zip(table.rows, grid.table_evaluations(name), strict=True):
+        for row, evaluations in zip(table.rows, grid.file.evaluations_by_table[name], strict=True):
             papers = row.paper or (None,) * len(table.columns)
             for column, evaluation, paper in zip(table.columns, evaluations, papers, strict=True):
                 if evaluation and paper is not None:

@@ -119,7 +119,7 @@ def readable(number: float) -> str:
 def tables_of(grid: Grid) -> Iterator[tuple[str, int, int, int]]:
     """Yield each table's name and numbers of models, cells and shards; tables may share them."""
     for name in grid.file.tables:
-        plain = [e for row in grid.table_evaluations(name) for e in row if e]
+        plain = [e for row in grid.file.evaluations_by_table[name] for e in row if e]
         entries = [r for e in plain for r in grid.file.replicates(e)]
         shards = shards_of_cells(entries, grid.file.shard_size)
         yield name, len({e.model for e in entries}), len(shards), sum(shards.values())

@@ -160,7 +160,9 @@ class _Parsed:
     def check_tables(self) -> None:
         """Raise UserError if an entry shows a class accuracy that its cell does not have."""
         for name, table in self.file.tables.items():
-            for row, evaluations in zip(table.rows, self.file.table_evaluations(name), strict=True):
+            for row, evaluations in zip(
+                table.rows, self.file.evaluations_by_table[name], strict=True
+            ):
                 for column, evaluation in zip(table.columns, evaluations, strict=True):
                     if evaluation and table.show_of(row, column) == "class_accuracy":
                         self._check_accuracy(evaluation, f"tables.{name}, row {row.label}")

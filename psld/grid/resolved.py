@@ -93,10 +93,6 @@ class Grid(Settings):
         needed = total if samples is None else shards_needed(samples, self.file.shard_size)
         return [(first, min(first + size, total) - 1) for first in range(0, needed, size)]
 
-    def table_evaluations(self, table: str) -> list[list[Evaluation | None]]:
-        """The evaluation behind each entry of a table, row by row; None if there is none."""
-        return self.file.table_evaluations(table)
-
 
 def shards_of_cells(evaluations: Iterable[Evaluation], shard_size: int) -> dict[str, int]:
     """Return the number of shards of each cell; the evaluations of a cell share its shards."""

@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from psld.config.settings import Settings, parse
+from psld.config.settings import Settings, read_record
 from psld.grid.resolved import Grid
 from psld.grid.schema import Evaluation, Show
 from psld.metrics.estimate import Estimate, Interval
 from psld.metrics.settings import LikelihoodSettings
-from psld.utils.errors import UserError
-from psld.utils.files import read_json, write_json
+from psld.utils.files import write_json
 
 
 class Weights(Settings):
@@ -87,11 +86,8 @@ class CellResults(Settings):
     @classmethod
     def read(cls, path: str | Path) -> "CellResults":
         """Read a record. Raises UserError if it is damaged or from another version."""
-        content = read_json(path)
-        wrong = f"{path}: not the metrics of a cell; delete it and evaluate again"
-        if not isinstance(content, dict):
-            raise UserError(wrong)
-        return parse(cls, content, where=wrong)
+        remedy = "delete it and evaluate again, or all cells: snakemake GRID --forcerun evaluate"
+        return read_record(cls, path, f"{path}: not the metrics of a cell; {remedy}")
 
 
 class LikelihoodResult(Settings):
@@ -128,11 +124,8 @@ class LikelihoodResult(Settings):
     @classmethod
     def read(cls, path: str | Path) -> "LikelihoodResult":
         """Read a record. Raises UserError if it is missing, damaged or from another version."""
-        content = read_json(path)
-        wrong = f"{path}: not the likelihood of a model; delete it and measure it again"
-        if not isinstance(content, dict):
-            raise UserError(wrong)
-        return parse(cls, content, where=wrong)
+        remedy = "delete it and measure again, or all models: snakemake GRID --forcerun likelihood"
+        return read_record(cls, path, f"{path}: not the likelihood of a model; {remedy}")
 
 
 def read_result(grid: Grid, cells: Path, evaluation: Evaluation) -> CellResult | None:

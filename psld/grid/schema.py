@@ -290,9 +290,12 @@ class GridFile(Settings):
 
     def replicates_of(self, model: str) -> list[str]:
         """Return a model's names, one for each seed with which the grid trains it."""
+        return _seeded(model, self._seeds_of(model))
+
+    def _seeds_of(self, model: str) -> tuple[int, ...]:
+        """Return the seeds with which the grid trains a model."""
         own = self.models.get(model)
-        trained = own is not None and not (own.checkpoint or own.of)
-        return _seeded(model, self.seeds.training if trained else ())
+        return () if own is None or own.checkpoint or own.of else self.seeds.training
 
     @cached_property
     def trainings(self) -> dict[str, TrainedEntry]:
@@ -300,7 +303,7 @@ class GridFile(Settings):
         trainings = {}
         for model, own in self.models.items():
             trainings[model] = own
-            seeds = () if own.checkpoint or own.of else self.seeds.training
+            seeds = self._seeds_of(model)
             for name, seed in zip(_seeded(model, seeds), seeds, strict=False):
                 overrides = (*own.overrides, f"training.seed={seed}")
                 trainings[name] = own.model_copy(update={"overrides": overrides})
@@ -320,16 +323,13 @@ class GridFile(Settings):
         entries = (e for rows in self.evaluations_by_table.values() for row in rows for e in row)
         return list(dict.fromkeys(filter(None, entries)))
 
-    def table_evaluations(self, name: str) -> list[list[Evaluation | None]]:
-        """The evaluation behind each entry of a table, row by row.
-
-        An entry of a literature row has none, nor has one that shows a likelihood.
-        """
-        return self.evaluations_by_table[name]
-
     @cached_property
     def evaluations_by_table(self) -> dict[str, list[list[Evaluation | None]]]:
-        """The evaluations of each table. Raises ValueError if an entry names no cell."""
+        """The evaluation behind each entry of each table, row by row.
+
+        An entry of a literature row has none, nor has one that shows a likelihood. Raises
+        ValueError if another one names no cell.
+        """
         return {
             name: [
                 [

@@ -9,12 +9,13 @@ from psld.grid import paths
 from psld.grid.captions import caption_of
 from psld.grid.cells import inpainted_datasets
 from psld.grid.entries import paper_values
-from psld.grid.figures import GridFigure, evaluations_of_plot, figures_of, plots_of, trained_models
+from psld.grid.figures import evaluations_of_plot, figures_of, plots_of, trained_models
 from psld.grid.loading import load_grid
 from psld.grid.resolved import ComposedTraining, Grid
 from psld.grid.schema import Evaluation
 from psld.sampling.records import record_path
 from psld.utils.errors import UserError
+from psld.utils.files import digest_of
 
 
 class Workflow:
@@ -106,11 +107,25 @@ class Workflow:
 
     def results_of_table(self, grid: str, table: str) -> list[str]:
         """The results that a table shows."""
-        rows = self.grids[grid].table_evaluations(table)
+        rows = self.grids[grid].file.evaluations_by_table[table]
         models = self.grids[grid].file.likelihood_models(table)
         return sorted(self._results(grid, (e for row in rows for e in row if e))) + [
             paths.likelihood(grid, model) for model in models
         ]
+
+    def params_of_table(self, grid: str, table: str) -> dict[str, Any]:
+        """The contents of a table besides its inputs: its texts, and what each entry shows."""
+        file = self.grids[grid].file
+        rows = file.evaluations_by_table[table]
+        return {
+            "table": file.tables[table].model_dump(),
+            "entries": [[e and list(e) for e in row] for row in rows],
+            "likelihoods": file.likelihoods_by_table[table],
+        }
+
+    def grids_with_likelihood(self) -> str:
+        """A pattern of the grids that have a table with likelihoods."""
+        return "|".join(name for name, grid in self.grids.items() if grid.likelihood) or "(?!)"
 
     def _results(self, grid: str, evaluations: Iterable[Evaluation]) -> list[str]:
         """The results of some evaluations with all their seeds, each file once."""
@@ -124,6 +139,10 @@ class Workflow:
         cells = [paths.cell_result(grid, cell) for cell in composed.cells]
         likelihoods = [paths.likelihood(grid, m) for m in composed.file.likelihood_models()]
         return [*cells, *likelihoods, *self.files_of_figures(grid, plots_of(composed))]
+
+    def digest_of_grid(self, grid: str) -> str:
+        """The digest of the resolved grid, which is in the certificate."""
+        return digest_of(self.grids[grid].model_dump(mode="json"))
 
     def inputs_of_figure(self, grid: str, figure: str) -> list[str]:
         """The small files that decide a figure."""
@@ -158,13 +177,11 @@ class Workflow:
             params["models"] = list(composed.models)  # their order sets their colors
             papers = paper_values(composed)
             evaluations = evaluations_of_plot(composed, figure)
+            params["entries"] = [list(evaluation) for evaluation in evaluations]
             params["paper"] = [papers.get(evaluation) for evaluation in evaluations]
         if shown.kind == "phase-space":
             params |= self.sampling_params(grid, composed.file.gallery)
         return params
-
-    def figure(self, grid: str, name: str) -> GridFigure:
-        return self.figures[grid][name]
 
     def caption_of_figure(self, grid: str, name: str) -> str:
         return caption_of(self.grids[grid], self.figures[grid][name])

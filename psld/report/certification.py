@@ -30,7 +30,7 @@ GRID = "grid.json"
 MB = 1_000_000
 
 
-def certify(grid: Grid, path: Path, max_mb: float) -> int:
+def certify(grid: Grid, path: Path, max_mb: float | None) -> int:
     """Write the certificate of a grid's evaluated cells, and return the number of these cells.
 
     The working directory is the project. Raises UserError if files are missing or do not belong
@@ -55,7 +55,7 @@ def certify(grid: Grid, path: Path, max_mb: float) -> int:
             if not file.is_file():
                 raise UserError(f"{name}: no such file, and the certificate needs it")
         size = sum(file.stat().st_size for file in files.values()) / MB
-        if size > max_mb:
+        if max_mb is not None and size > max_mb:
             raise UserError(
                 f"{path}: would have {size:.1f} MB; set max_mb={size * 1.01 + 1:.0f} to write it, "
                 "or evaluate with keep=1, which keeps no features"

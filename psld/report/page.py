@@ -138,14 +138,14 @@ def _sections(
 
 def _plotted(grid: Grid, table: str, figure: str) -> float:
     """Return the share of a table's cells that a plot joins with another cell of the table."""
-    shown = {e for row in grid.table_evaluations(table) for e in row if e}
+    shown = {e for row in grid.file.evaluations_by_table[table] for e in row if e}
     joined = [shown.intersection(line) for line in lines_of_plot(grid, figure)]
     return sum(len(cells) for cells in joined if len(cells) > 1) / max(1, len(shown))
 
 
 def _pictured(grid: Grid, table: str, figure: GridFigure) -> bool:
     """Check that a figure shows samples for an entry of a table."""
-    shown = [e for row in grid.table_evaluations(table) for e in row if e]
+    shown = [e for row in grid.file.evaluations_by_table[table] for e in row if e]
     if figure.kind == "nearest":
         [cell] = figure.cells.values()
         return memorization_of(grid, cell) in shown

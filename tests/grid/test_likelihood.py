@@ -75,7 +75,7 @@ def write_likelihood(folder, grid, model: str, bits: float, **given: Any) -> Non
 
 
 def test_an_entry_needs_a_model_and_no_sampler(grid):
-    assert [[e and e.cell for e in row] for row in grid.table_evaluations("bits")] == [
+    assert [[e and e.cell for e in row] for row in grid.file.evaluations_by_table["bits"]] == [
         ["vp-sde/em-10", None],
         ["psld/em-10", None],
         [None, None],

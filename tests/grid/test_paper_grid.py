@@ -58,7 +58,7 @@ def number(grid: Grid, size: int, evaluation: Evaluation, show: str | None, valu
 def test_the_numbers_of_a_table_are_its_cells(grid, parameters, name):
     table = grid.file.tables[name]
     numbers = []
-    for row, evaluations in zip(table.rows, grid.table_evaluations(name), strict=True):
+    for row, evaluations in zip(table.rows, grid.file.evaluations_by_table[name], strict=True):
         if row.literature or row.paper is None:
             continue
         for column, evaluation, value in zip(table.columns, evaluations, row.paper, strict=True):
@@ -87,7 +87,7 @@ def test_rows_of_other_papers_are_printed_and_never_run(grid):
     for name, table in grid.file.tables.items():
         rows = [row for row in table.rows if row.literature]
         assert tuple(row.paper[-1] for row in rows) == LITERATURE.get(name, ())
-        for row, evaluations in zip(table.rows, grid.table_evaluations(name), strict=True):
+        for row, evaluations in zip(table.rows, grid.file.evaluations_by_table[name], strict=True):
             assert row.literature == (set(evaluations) == {None})
 
 

@@ -141,6 +141,32 @@ def test_a_table_reads_the_results_of_its_cells_each_once(workflow, demo):
     assert everything == {f"results/cells/demo/{cell}.json" for cell in demo.cells}
 
 
+def test_a_table_and_its_plot_depend_on_the_metric_and_samples_that_the_grid_sets(demo):
+    """They complete the entries; the results of a cell may have both metrics already."""
+
+    def params(**changes: object) -> tuple:
+        workflow = Workflow({"demo": file_with(demo, **changes)}, [])
+        return (
+            workflow.params_of_table("demo", "demo-steps"),
+            workflow.params_of_figure("demo", "nfe"),
+            workflow.digest_of_grid("demo"),
+        )
+
+    before = params()
+    for changes in ({"metric": "kd-classifier"}, {"samples": 500}):
+        assert all(a != b for a, b in zip(before, params(**changes), strict=True)), changes
+    table, plot, digest = params(batch_size=7)
+    assert (table, plot) == before[:2]
+    assert digest != before[2], "the certificate has the whole grid"
+
+
+def test_only_a_grid_that_shows_likelihoods_measures_them(workflow, demo, paper):
+    pattern = re.compile(workflow.grids_with_likelihood())
+    for grid in (demo, paper):
+        assert bool(pattern.fullmatch(grid.name)) == bool(grid.likelihood)
+    assert not re.compile(Workflow({}, []).grids_with_likelihood()).match("demo")
+
+
 # --- figures --------------------------------------------------------------------------------------
 
 

@@ -456,6 +456,7 @@ def test_the_size_is_said_before_a_large_certificate_is_written(project):
     )
     assert "max_mb=" in said
     assert not (project / CERTIFICATE).exists()
+    succeeded(call(project, "certify", "grid_name=mine", "max_mb=null"))
 
 
 def test_results_that_the_grid_does_not_ask_for_are_left_out(project, tmp_path):

@@ -41,7 +41,6 @@ def test_touched_files_rerun_nothing(finished):
 def test_what_decides_no_result_reruns_nothing(finished):
     edits = (
         (GRID, "# The tests' own grid", "# A comment"),
-        (GRID, "batch_size: 10", "batch_size: 3"),
         ("configs/training/tiny.yaml", "checkpoint_every: 250", "checkpoint_every: 100"),
         ("configs/training/tiny.yaml", "log_every: 50", "log_every: 10"),
         ("configs/training/tiny.yaml", "preview_every: 500", "preview_every: null"),
@@ -113,8 +112,13 @@ def test_preparing_identical_data_again_reruns_nothing(finished):
         ),
         pytest.param(
             *(GRID, "defaults:", "question: Which one?\ndefaults:"),
-            {"page": 1},
+            {"page": 1, "certify": 1},
             id="the question: the page",
+        ),
+        pytest.param(
+            *(GRID, "batch_size: 10", "batch_size: 3"),
+            {"certify": 1},
+            id="the batches, which change no image: the certificate, which has the whole grid",
         ),
         pytest.param(
             *(GRID, FIRST_ROW, FIRST_ROW.replace("model:", "paper: [3.0], model:")),

@@ -35,6 +35,8 @@ rule likelihood:
         "results/cells/{grid}/{model}/likelihood.json",
     log:
         "logs/likelihood/{grid}/{model}.log",
+    wildcard_constraints:
+        grid=GRIDS.grids_with_likelihood(),
     conda:
         "../../envs/sample.yaml"
     params:
@@ -63,7 +65,7 @@ rule tabulate:
     conda:
         "../../envs/figure.yaml"
     params:
-        table=lambda w: GRIDS.grids[w.grid].file.tables[w.table].model_dump(),
+        table=lambda w: GRIDS.params_of_table(w.grid, w.table),
     shell:
         "python -m psld tabulate grid_name={wildcards.grid} table={wildcards.table} > {log} 2>&1"
 
@@ -78,9 +80,9 @@ rule figure:
         picture=report(
             "results/figures/{grid}/{figure}.png",
             caption="../report/figure.rst",
-            category=lambda w: GRIDS.figure(w.grid, w.figure).category[0],
-            subcategory=lambda w: GRIDS.figure(w.grid, w.figure).category[1],
-            labels=lambda w: {"grid": w.grid, "figure": GRIDS.figure(w.grid, w.figure).label},
+            category=lambda w: GRIDS.figures[w.grid][w.figure].category[0],
+            subcategory=lambda w: GRIDS.figures[w.grid][w.figure].category[1],
+            labels=lambda w: {"grid": w.grid, "figure": GRIDS.figures[w.grid][w.figure].label},
         ),
     log:
         "logs/figure/{grid}/{figure}.log",
@@ -121,6 +123,6 @@ rule certify:
     conda:
         "../../envs/figure.yaml"
     params:
-        tables=lambda w: GRIDS.grids[w.grid].file.model_dump()["tables"],
+        content=lambda w: GRIDS.digest_of_grid(w.grid),
     shell:
-        "python -m psld certify grid_name={wildcards.grid} output={output} > {log} 2>&1"
+        "python -m psld certify grid_name={wildcards.grid} output={output} max_mb=null > {log} 2>&1"
