@@ -126,6 +126,13 @@ class TableEntry:
         return self.measured.results
 
     @property
+    def samples(self) -> int | None:
+        """The samples of each seed; of a likelihood the images, if it has been measured."""
+        if self.evaluation:
+            return self.evaluation.samples
+        return self.likelihood and self.likelihood.measured
+
+    @property
     def value(self) -> float | None:
         """Our number, the mean over seeds."""
         if self.likelihood:
@@ -201,11 +208,8 @@ class TableEntry:
         """
         if self._judged is None or self.needs == "trainings":
             return None
-        if self.likelihood:
-            samples = self.likelihood.measured
-        else:
-            samples = self.evaluation.samples * len(self.results)
-        return samples_to_decide(self._judged[0], samples, *self._judged[1:])
+        interval, low, high = self._judged
+        return samples_to_decide(interval, self.samples * max(1, len(self.results)), low, high)
 
     @property
     def status(self) -> Status:

@@ -48,7 +48,7 @@ def record(grid: Grid, table: Table, entry: TableEntry) -> dict[str, object]:
         "rank": rank and rank.name,
         "p_value": rank and rank.p_value,
         "paired": rank and rank.paired,
-        "samples": evaluation and evaluation.samples,
+        "samples": entry.samples,
         "nfe": fmean(r.nfe for r in results) if results else None,
         "sampling_seconds": sum(r.sampling_seconds for r in results) if results else None,
         "sampling_device": ", ".join(dict.fromkeys(r.sampling_device for r in results)) or None,
@@ -58,7 +58,7 @@ def record(grid: Grid, table: Table, entry: TableEntry) -> dict[str, object]:
 def markdown(text: Text, details: bool = True) -> str:
     """Return Markdown, with a list of every entry if `details`."""
     parts = [f"### {text.title}", text.caption, _pipes(text, text.columns, text.lines), *text.notes]
-    if details:
+    if details and text.details:
         parts += [f"#### {EVERY_ENTRY}", _pipes(text, text.detail_columns, text.details)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
@@ -82,14 +82,20 @@ def latex(text: Text) -> str:
             r"\end{tabular}",
             r"\end{table}",
             "",
-            r"{\scriptsize",
-            rf"\begin{{longtable}}{{{_sides(text, text.detail_columns)}}}",
-            rf"\caption{{{_escape(f'{text.title}. {EVERY_ENTRY}.')}}} \\",
-            *_rules(text.detail_columns, text.details),
-            r"\end{longtable}}",
-            "",
+            *(_long_table(text) if text.details else []),
         ]
     )
+
+
+def _long_table(text: Text) -> list[str]:
+    return [
+        r"{\scriptsize",
+        rf"\begin{{longtable}}{{{_sides(text, text.detail_columns)}}}",
+        rf"\caption{{{_escape(f'{text.title}. {EVERY_ENTRY}.')}}} \\",
+        *_rules(text.detail_columns, text.details),
+        r"\end{longtable}}",
+        "",
+    ]
 
 
 def _sides(text: Text, columns: list[str]) -> str:

@@ -2,15 +2,20 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 
+from psld.grid.entries import TableEntry
 from psld.grid.resolved import Grid
-from psld.grid.results import CellResult, Weights
+from psld.grid.results import CellResult, LikelihoodResult, Weights
 from psld.report.table import Text
 
 
-def origins_of(grid: Grid, results: list[CellResult]) -> list[Text]:
+def origins_of(grid: Grid, entries: Iterable[TableEntry]) -> list[Text]:
     """Return tables of models, guides, samplers, metrics and software; none is empty."""
-    weights = {r.model.name: r.model for r in results}
+    entries = list(entries)
+    results = [result for entry in entries for result in entry.results]
+    likelihoods = [entry.likelihood for entry in entries if entry.likelihood]
+    weights = {r.model.name: r.model for r in (*results, *likelihoods)}
     guides = {r.guide.name: r.guide for r in results if r.guide}
     columns = ["name", "dataset", "steps", "weights (SHA-256)", "settings"]
     texts = [
@@ -21,9 +26,14 @@ def origins_of(grid: Grid, results: list[CellResult]) -> list[Text]:
     texts.append(_text("Samplers", ["name", "settings"], samplers))
     metrics = [[name, json.dumps(settings)] for name, settings in grid.metrics.items()]
     texts.append(_text("Metrics", ["name", "settings"], metrics))
-    software = Counter(_software(result) for result in results)
+    software = Counter(
+        [
+            *(_software(result, result.sampling_device) for result in results),
+            *(_software(result, result.device) for result in likelihoods),
+        ]
+    )
     lines = [[*made, str(number)] for made, number in software.items()]
-    columns = ["versions", "revision", "sampled on", "precision", "entries"]
+    columns = ["evaluated with", "revision", "precision", "sampled on", "results"]
     texts.append(_text("Software and devices", columns, lines))
     return [text for text in texts if text.lines]
 
@@ -38,12 +48,13 @@ def _trained(weights: Weights) -> list[str]:
     ]
 
 
-def _software(result: CellResult) -> tuple[str, ...]:
+def _software(result: CellResult | LikelihoodResult, device: str) -> tuple[str, ...]:
+    """Return versions, revision and precision of the evaluation, and the device of sampling."""
     versions = ", ".join(
         f"{name} {version}" for name, version in result.versions.items() if version
     )
     precision = ", ".join(f"{name}: {value}" for name, value in result.precision.items())
-    return versions, result.git_revision or "", result.sampling_device, precision
+    return versions, result.git_revision or "", precision, device
 
 
 def _text(title: str, columns: list[str], lines: list[list[str]]) -> Text:

@@ -93,7 +93,7 @@ def results_page(grid: Grid, cells: Path, figures: Path) -> str:
         facts=_facts(grid),
         sections=sections,
         missing=[name for name in everything if name not in drawn],
-        origins=origins_of(grid, [result for entry in entries for result in entry.results]),
+        origins=origins_of(grid, entries),
     )
 
 

@@ -57,7 +57,7 @@ def text_of(table: Table, rows: list[list[TableEntry]]) -> Text:
         marks=[[entry.status for entry in row] for row in rows],
         notes=_notes(table, entries),
         detail_columns=[*headings, *DETAILS],
-        details=[[*labels([e]), *_details(e)] for e in entries if e.evaluation],
+        details=[[*labels([e]), *_details(e)] for e in entries if e.status != "literature"],
     )
 
 
@@ -122,6 +122,11 @@ def _number(number: float | None, digits: int, sign: str = "") -> str:
     return MISSING if number is None else f"{number:{sign}.{digits}f}"
 
 
+def _significant(number: float) -> str:
+    """Return a number with three significant digits: scales are of any size."""
+    return f"{float(f'{number:.3g}'):,}".removesuffix(".0")
+
+
 def _details(entry: TableEntry) -> list[str]:
     results, digits, interval = entry.results, _digits(entry), entry.interval
     p_value = entry.rank and entry.rank.p_value
@@ -136,7 +141,7 @@ def _details(entry: TableEntry) -> list[str]:
         _number(entry.difference, digits, "+"),
         entry.status,
         _more(entry),
-        str(entry.evaluation.samples),
+        MISSING if entry.samples is None else str(entry.samples),
         f"{fmean(r.nfe for r in results):.0f}" if results else MISSING,
         f"{sum(r.sampling_seconds for r in results):.1f}" if results else MISSING,
         ", ".join(dict.fromkeys(r.sampling_device for r in results)) or MISSING,
@@ -154,9 +159,9 @@ def _notes(table: Table, entries: list[TableEntry]) -> list[str]:
     """Return the table's footnotes, the scales of its metrics, and the meaning of its marks."""
     notes = list(table.footnotes)
     for name, result in scales(entries).items():
-        note = f"Scale of {name}: standard normal noise has {result.noise:.1f}"
+        note = f"Scale of {name}: standard normal noise has {_significant(result.noise)}"
         if result.floor is not None:
-            note += f", the test split {result.floor:.2f}"
+            note += f", the test split {_significant(result.floor)}"
         if result.extractor_test_accuracy is not None:
             note += f"; the classifier's test accuracy is {result.extractor_test_accuracy:.3f}"
         notes.append(f"{note}.")

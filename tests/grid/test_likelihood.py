@@ -11,7 +11,8 @@ from psld.grid import paths
 from psld.grid.entries import read_table
 from psld.grid.results import LikelihoodResult
 from psld.grid.workflow import Workflow
-from psld.report.formats import as_csv, markdown
+from psld.report.formats import as_csv, markdown, record
+from psld.report.origins import origins_of
 from psld.report.table import text_of
 from psld.utils.errors import UserError
 from tests.results import SOFTWARE, WEIGHTS, write_grid, write_result
@@ -104,6 +105,14 @@ def test_a_table_shows_what_has_been_measured(grid, tmp_path):
     assert "over 360 images (test split) ± half of the 95 % interval" in markdown(text)
     assert "3.3512" in as_csv(grid, table, rows)
     assert rows[0][1].status == "not run"
+    bits = [line for line in text.details if line[1] == "bits/dim"]
+    assert [line[:3] + line[10:11] for line in bits] == [
+        ["VP-SDE", "bits/dim", "–", "–"],
+        ["PSLD", "bits/dim", "3.35", "360"],
+    ]
+    assert record(grid, table, rows[1][1])["samples"] == 360
+    models, *_ = origins_of(grid, [entry for row in rows for entry in row])
+    assert [line[0] for line in models.lines] == ["vp-sde", "psld"]
     write_likelihood(tmp_path, grid, "psld", 3.0, likelihood={**dict(grid.likelihood), "draws": 1})
     assert read_table(grid, "bits", cells)[1][1].status == "not run", "it has other settings"
 

@@ -20,7 +20,8 @@ from psld.grid.loading import load_grid
 from psld.grid.resolved import Grid
 from psld.grid.results import CellResult, CellResults
 from psld.grid.schema import RECORDED
-from psld.report.formats import SYMBOLS, latex
+from psld.report.formats import SYMBOLS, latex, markdown
+from psld.report.html import table_page
 from psld.report.table import EVERY_ENTRY, Text, scales, text_of
 from tests.commands import call, refused, succeeded
 from tests.results import WEIGHTS, cell_result, estimate_of, link_grid, write_grid, write_result
@@ -289,6 +290,22 @@ def test_a_difference_that_is_not_significant_is_marked(folder, grid):
     ]
     write_result(folder, grid, "psld/em-10", value=7.1, error=0.7)
     assert body_of_markdown(tabulate(folder)["md"])[1][2] == "7.10 ± 1.47 ≈ (9.00, -1.90 ?)"
+
+
+def test_an_empty_list_of_entries_is_left_out(grid, folder):
+    """A table may have results of other papers only."""
+    rows = read_table(grid, "mine", folder / "results/cells/mine")
+    text = text_of(grid.file.tables["mine"], rows[-1:])
+    for page in (markdown(text), latex(text), table_page(text)):
+        assert "3.17" in page
+        assert EVERY_ENTRY not in page
+
+
+def test_a_small_scale_is_not_printed_as_0(grid, folder):
+    for cell in MEASURED:
+        write_result(folder, grid, cell, value=0.002, floor=0.00031, noise=12345.6)
+    scale = "standard normal noise has 12,300, the test split 0.00031"
+    assert scale in tabulate(folder)["md"]
 
 
 def test_html_fetches_nothing(folder):
