@@ -43,7 +43,7 @@ def made_with(grid: Grid, cell: str) -> dict[str, Any]:
         "model": {"name": model, "settings": grid.models[model].settings, **WEIGHTS},
         "guide": guide and {"name": sampler.guide, "settings": guide, **WEIGHTS},
         "sampler": sampler.settings,
-        "metric": grid.metrics[grid.file.metric],
+        "metric": grid.metric_identity(grid.file.metric),
         "seed": grid.file.seed_of(name),
     }
 

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
-from psld.config.settings import Settings
+from psld.config.settings import Settings, parse
 from psld.grid import paths
 from psld.grid.schema import Evaluation, GridFile
-from psld.metrics.settings import LikelihoodSettings
+from psld.metrics.settings import LikelihoodSettings, MetricSettings
 from psld.sampling.settings import shards_needed
 
 
@@ -54,6 +54,10 @@ class Grid(Settings):
     """Settings of each metric."""
     likelihood: LikelihoodSettings | None
     """The settings of every likelihood that a table shows; None if none does."""
+
+    def metric_identity(self, name: str) -> dict[str, Any]:
+        """The settings of a metric that decide its numbers."""
+        return parse(MetricSettings, self.metrics[name], where=name).identity()
 
     def model_folder(self, model: str) -> str:
         """The folder of a model, under the grid that trains it."""

@@ -148,7 +148,7 @@ def _is_of(grid: Grid, evaluation: Evaluation, result: CellResult) -> bool:
         grid.models[evaluation.model].settings,
         sampler.guide and grid.guides[sampler.guide].settings,
         sampler.settings,
-        grid.metrics[evaluation.metric],
+        grid.metric_identity(evaluation.metric),
         grid.file.seed_of(evaluation.sampler),
         evaluation.samples,
     )

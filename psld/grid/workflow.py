@@ -25,7 +25,7 @@ class Workflow:
         """Take all grids. Raises UserError if two tables, figures, grids or rules share a name."""
         self.grids = grids
         self.datasets = {n: made for grid in grids.values() for n, made in grid.datasets.items()}
-        self.metrics = {n: made for grid in grids.values() for n, made in grid.metrics.items()}
+        self.metrics = {n: grid.metric_identity(n) for grid in grids.values() for n in grid.metrics}
         self.features = _features(self.metrics)
         self.figures = {name: figures_of(grid) for name, grid in grids.items()}
         _check_targets(grids, rules)

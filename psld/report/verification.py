@@ -200,7 +200,8 @@ class Verification:
                 reference, manifest = load_reference(self.folder / place)
             else:
                 reference, manifest = None, parse(ReferenceManifest, self._json(where), where)
-            self._expect(f"{where}: extractor", manifest.extractor, metric.extractor)
+            said, wanted = manifest.extractor.identity(), metric.extractor.identity()
+            self._expect(f"{where}: extractor", said, wanted)
             digest = self._dataset_digest(dataset)
             self._expect(f"{where}: dataset_digest", manifest.dataset_digest, digest)
             if metric.extractor.kind == "classifier":

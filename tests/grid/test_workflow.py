@@ -118,6 +118,17 @@ def test_a_cell_is_measured_by_all_its_metrics_at_once(workflow):
     ]
 
 
+def test_only_what_decides_numbers_makes_other_metrics_of_a_cell(demo):
+    def params(**changes: object) -> list:
+        metric = demo.metrics["fd-classifier"] | changes
+        grid = demo.model_copy(update={"metrics": demo.metrics | {"fd-classifier": metric}})
+        return Workflow({"demo": grid}, []).metrics_of_cell("demo", "cld/em-quadratic-40")
+
+    before = params()
+    assert params(batch_size=7) == before
+    assert params(reference_split="test") != before
+
+
 def test_only_a_classifier_is_trained_as_an_extractor(workflow):
     assert workflow.extractor_folder("digits", "fd-classifier") == "features/digits/fd-classifier"
     assert workflow.extractor_folder("cifar10", "fid") is None

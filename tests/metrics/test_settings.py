@@ -95,6 +95,18 @@ def test_scores_and_shares_of_good_samples_are_better_if_larger():
     assert not larger("memorization", "memorization-inception")
 
 
+def test_what_changes_speed_only_or_is_a_place_is_no_part_of_the_identity():
+    identity = metric("fid", "inception").identity()
+    assert identity["extractor"] == {"kind": "inception"}
+    placed = {"kind": "inception", "weights": "inception.pth"}
+    given = {"name": "fid", "extractor": placed, "batch_size": 7}
+    assert parse(MetricSettings, given, "metric").identity() == identity
+    assert metric("fid", "inception", truncated_reference=True).identity() != identity
+    training = {"kind": "classifier", "batch_size": 7}
+    other = parse(MetricSettings, {"name": "fd-classifier", "extractor": training}, "metric")
+    assert other.identity() != metric("fd-classifier", "classifier").identity()
+
+
 @pytest.mark.parametrize("name", ["FID", "fid/../x", "fid ", ""])
 def test_names_that_are_no_file_names_are_refused(name):
     with pytest.raises(UserError, match="metric: name"):
