@@ -1,5 +1,7 @@
 """A reference folder: features in, features out, and errors for damaged files."""
 
+from unittest.mock import Mock
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from psld.metrics.features import Features
 from psld.metrics.measure import Reference, measure, scale
 from psld.metrics.reference_folder import (
     ReferenceManifest,
+    check_reference,
     load_reference,
     save_features,
     save_reference_manifest,
@@ -45,6 +48,21 @@ def write(folder, **parts: Features) -> None:
         git_revision=None,
     )
     save_reference_manifest(folder, manifest)
+
+
+def test_the_place_of_the_weights_is_no_other_extractor(tmp_path):
+    """Their digest says whether they are others."""
+
+    def metric(weights: str | None) -> MetricSettings:
+        extractor = {"kind": "inception", "weights": weights}
+        return parse(MetricSettings, {"name": "fid", "extractor": extractor}, "metric")
+
+    write(tmp_path, train=TRAIN, noise=NOISE)
+    _, manifest = load_reference(tmp_path)
+    made = manifest.model_copy(update={"extractor": metric(None).extractor})
+    check_reference(metric("a.pth"), tmp_path, made, Mock(digest="1"), "digits", "0")
+    with pytest.raises(UserError, match="made with another extractor than fid has"):
+        check_reference(metric("a.pth"), tmp_path, made, Mock(digest="2"), "digits", "0")
 
 
 def test_features_come_back_and_serve_a_measure(tmp_path):
