@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from psld.config.settings import Settings, parse
+from psld.config.settings import Settings, read_record
 from psld.metrics.extractor import Extractor
 from psld.metrics.feature_classifier import ClassifierExtractor, FeatureClassifier, ImageShape
 from psld.metrics.settings import (
@@ -17,7 +17,7 @@ from psld.metrics.settings import (
     MetricSettings,
 )
 from psld.utils.errors import UserError
-from psld.utils.files import read_json, write_json
+from psld.utils.files import write_json
 from psld.utils.tensors import load_tensors, save_tensors
 
 WEIGHTS = "weights.safetensors"
@@ -72,10 +72,8 @@ def read_manifest(folder: str | Path) -> ExtractorManifest:
         raise UserError(
             f"{path}: no such file; a trained extractor is made by psld train_extractor"
         )
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: not the manifest of an extractor; train it again")
-    return parse(ExtractorManifest, content, where=str(path))
+    wrong = f"{path}: not the manifest of an extractor; train it again"
+    return read_record(ExtractorManifest, path, wrong)
 
 
 def load_extractor(

@@ -7,13 +7,13 @@ test split if there is one, and of noise.
 from pathlib import Path
 from typing import Any
 
-from psld.config.settings import Settings, parse
+from psld.config.settings import Settings, read_record
 from psld.metrics.extractor import Extractor
 from psld.metrics.features import Features
 from psld.metrics.measure import Reference
 from psld.metrics.settings import ExtractorSettings, MetricSettings
 from psld.utils.errors import UserError
-from psld.utils.files import read_json, write_json
+from psld.utils.files import write_json
 from psld.utils.tensors import load_tensors, save_tensors
 
 FEATURES = "features.safetensors"
@@ -72,11 +72,8 @@ def save_reference_manifest(folder: str | Path, manifest: ReferenceManifest) -> 
 def load_reference(folder: str | Path) -> tuple[Reference, ReferenceManifest]:
     """Read a reference. Raises UserError if a file is missing, damaged or foreign."""
     path = Path(folder) / MANIFEST
-    content = read_json(path)
     wrong = f"{path}: not the manifest of a reference; {REMEDY}"
-    if not isinstance(content, dict):
-        raise UserError(wrong)
-    manifest = parse(ReferenceManifest, content, where=wrong)
+    manifest = read_record(ReferenceManifest, path, wrong)
     tensors = load_tensors(Path(folder) / FEATURES, manifest.features_sha256, REMEDY)
     parts = {
         part: Features(tensors[f"{part}.values"], tensors.get(f"{part}.logits"))
