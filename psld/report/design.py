@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from itertools import pairwise
 
 import torch
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tabulate import tabulate
@@ -132,7 +131,8 @@ def draw_design(title: str, process: LinearProcess, trial: Trial) -> Figure:
     """Draw a process: means, deviations, noise levels, time spent, condition, and distances."""
     times = torch.logspace(math.log10(FIRST_TIME), 0, 200, dtype=torch.float64)
     covariance = process.image_covariance(times)
-    figure, panels = plt.subplots(2, 3, figsize=(PAGE_WIDTH, 6.2), layout="constrained")
+    figure = Figure(figsize=(PAGE_WIDTH, 6.2), layout="constrained")
+    panels = figure.subplots(2, 3)
     figure.suptitle(title)
     means, deviations, levels, spent, condition, distances = panels.flat
     scale = process.S.diagonal().sqrt()

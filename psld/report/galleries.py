@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from psld.data.picture import tiled
@@ -108,7 +107,7 @@ def draw_images(images: np.ndarray, columns: int, title: str, names: Sequence[st
     margin = LETTER_WIDTH * max(map(len, names), default=0)
     inches = PAGE_WIDTH - margin
     total = inches * height / width + TITLE_HEIGHT
-    figure = plt.figure(figsize=(PAGE_WIDTH, total))
+    figure = Figure(figsize=(PAGE_WIDTH, total))
     axes = figure.add_axes((margin / PAGE_WIDTH, 0, inches / PAGE_WIDTH, 1 - TITLE_HEIGHT / total))
     rgb = np.broadcast_to(pixels, (height, width, 3))
     axes.imshow(rgb, interpolation="nearest", aspect="auto")

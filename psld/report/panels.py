@@ -7,7 +7,6 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -62,9 +61,8 @@ def draw_panels(
     legend_columns = max(1, min(int(width / (0.75 + 0.09 * longest)), len(handles)))
     height = rows * PANEL[1] + LEGEND_LINE * math.ceil(len(handles) / legend_columns)
 
-    figure, grid = plt.subplots(
-        rows, columns, figsize=(width, height), squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=(width, height), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
     panels = list(zip(views, grid.flat, strict=False))
     for index, (view, axes) in enumerate(panels):
         axes.set(title=view.title, xlabel=x_label, yscale="log")

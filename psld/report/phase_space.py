@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
@@ -32,7 +31,7 @@ def draw_trace(
     """
     blocks = states.shape[1]
     heights = [1.12 * PAGE_WIDTH / columns * blocks + 0.5, PLANE_HEIGHT]
-    figure = plt.figure(figsize=(PAGE_WIDTH, sum(heights)), layout="constrained")
+    figure = Figure(figsize=(PAGE_WIDTH, sum(heights)), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=heights)
     above.suptitle(title)
     followed = states[:, :2, states.shape[2] // 2]  # the middle channel, green in RGB

@@ -10,25 +10,22 @@ from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
-import matplotlib
 import numpy as np
+from matplotlib import colormaps, rc
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 
 from psld.grid.resolved import Grid
 from psld.utils.files import atomic_path
 
-matplotlib.use("Agg")
-
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
-
-plt.rc("font", size=11)
-plt.rc("axes", titlesize=11, labelsize=11, grid=True, axisbelow=True)
-plt.rc("axes.spines", top=False, right=False)
-plt.rc(("xtick", "ytick"), labelsize=10)
-plt.rc("legend", fontsize=10.5, frameon=False, handlelength=2.8)
-plt.rc("grid", color="0.9")
-plt.rc("savefig", dpi=150)
-plt.rc("svg", hashsalt="psld")  # equal figures are equal files
+rc("font", size=11)
+rc("axes", titlesize=11, labelsize=11, grid=True, axisbelow=True)
+rc("axes.spines", top=False, right=False)
+rc(("xtick", "ytick"), labelsize=10)
+rc("legend", fontsize=10.5, frameon=False, handlelength=2.8)
+rc("grid", color="0.9")
+rc("savefig", dpi=150)
+rc("svg", hashsalt="psld")  # equal figures are equal files
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*")
@@ -111,9 +108,9 @@ def model_looks(grid: Grid) -> dict[str, Look]:
 
 def ramp(names: Sequence[str]) -> dict[str, Look]:
     """Return looks from light to dark, for lines that are not models."""
-    shades = matplotlib.colormaps["viridis_r"](np.linspace(0.15, 1, len(names) + 1)[1:])
+    shades = colormaps["viridis_r"](np.linspace(0.15, 1, len(names) + 1)[1:])
     looks = zip(names, shades, cycle(MARKERS), strict=False)
-    return {name: Look(matplotlib.colors.to_hex(shade), marker) for name, shade, marker in looks}
+    return {name: Look(to_hex(shade), marker) for name, shade, marker in looks}
 
 
 def save(figure: Figure, output: str) -> None:
@@ -121,4 +118,3 @@ def save(figure: Figure, output: str) -> None:
     for ending, metadata in (("svg", {"Date": None}), ("png", {})):
         with atomic_path(f"{output}.{ending}") as partial:
             figure.savefig(partial, format=ending, bbox_inches="tight", metadata=metadata)
-    plt.close(figure)
