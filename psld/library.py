@@ -61,7 +61,7 @@ class LoadedModel(Model):
         self,
         n: int,
         *,
-        sampler: str = "em",
+        sampler: str = "multistep",
         steps: int | None = None,
         seed: int = 0,
         label: int | str | None = None,
@@ -88,7 +88,7 @@ class LoadedModel(Model):
             guide: folder of a guide.
             scale: strength of the guidance by label or guide; None uses the default.
             batch_size: images per network evaluation; changes only speed and memory.
-            raw: return float32 in [−1, 1], not clipped, instead of bytes.
+            raw: return float32 instead of bytes: images on [−1, 1], not clipped.
             options: other settings of the sampler, such as striding or tolerance, with the values
                 of YAML: numbers, booleans, tuples or lists, None. A string is read as on the
                 command line.
@@ -100,6 +100,8 @@ class LoadedModel(Model):
             UserError: the sampler or a setting is unknown, or the guidance does not fit the model.
             RunError: an image is not finite.
         """
+        if n < 1:
+            raise UserError(f"sample(): n is {n}; at least one image is needed")
         overrides = []
         if guide is not None or label is not None:
             kind = "classifier-free" if guide is None else "classifier"
@@ -121,7 +123,7 @@ def sample(
     network: nn.Module,
     shape: tuple[int, int, int, int],
     *,
-    sampler: str = "em",
+    sampler: str = "multistep",
     steps: int | None = None,
     seed: int = 0,
     inpainting: Inpainting | None = None,

@@ -39,6 +39,10 @@ def explained(error: Exception) -> tuple[int, str] | None:
 def text_of(error: Exception) -> str:
     """Return an error as one line, without Hydra's advice that does not apply here."""
     text = " ".join(str(error).split())
+    if choice := re.search(r"Could not find '(\S+)/(\S+)' Available options in '\S+': (.*)", text):
+        group, name, rest = choice.groups()
+        known = ", ".join(rest.partition(" Config search path")[0].split())
+        return f"{group}={name}: no such {group}; there are: {known}"
     unknown = re.search(r"Could not override '(\S+)'\. To append .*", text)
     if unknown is None:
         return text

@@ -60,7 +60,10 @@ class ImageStore:
 
         path = Path(path)
         if not path.is_file():
-            raise UserError(f"{path}: no such file; make it with psld prepare dataset={path.stem}")
+            raise UserError(
+                f"{path}: no such file; make it with psld prepare dataset={path.stem}, or with "
+                f"dataset=folder dataset.name={path.stem} dataset.source.root=FOLDER"
+            )
         try:
             # A finished file never changes, and not every file system has locks.
             with h5py.File(path, "r", locking=False) as file:

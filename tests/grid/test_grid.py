@@ -239,7 +239,7 @@ def test_every_thing_is_composed_again_for_another_config(configs, compositions)
     [
         ("smaples", 3, "unknown key smaples"),
         ("samples", 0, "samples: Input should be greater than or equal to 1"),
-        ("metric", "fd", "metric fd: .* Available options in 'metric': fd-classifier "),
+        ("metric", "fd", "metric fd: metric=fd: no such metric; there are: .*fd-classifier,"),
         ("gallery", "em-11", "gallery: no cell has the sampler 'em-11'; there are: em-10"),
         ("models/psld", ["process=psld", "process.gama=1"], "psld: no setting .* process.gama"),
         ("models/psld", ["process=psld", "process.gamma=-1"], "models.psld: process.gamma"),
