@@ -64,11 +64,18 @@ def _distance(a: _Gaussian, b: _Gaussian) -> float:
 
 
 def _factor(covariance: Tensor) -> Tensor:
-    """Return A, d×r, with AAᵀ = covariance and r its numerical rank."""
-    eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
-    noise = eigenvalues.abs().max() * covariance.shape[0] * torch.finfo(covariance.dtype).eps
-    kept = eigenvalues > noise
-    return eigenvectors[:, kept] * eigenvalues[kept].sqrt()
+    """Return A, d×r, with AAᵀ = covariance and r its numerical rank, by a pivoted Cholesky factor.
+
+    It costs d r² operations: little if there are fewer samples than features.
+    """
+    # Importing SciPy takes a quarter of a second, and only distances need it.
+    from scipy.linalg.lapack import dpstrf
+
+    factor, pivots, rank, _ = dpstrf(covariance.numpy(), lower=1)
+    rows = torch.from_numpy(factor).tril()[:, :rank]
+    unpivoted = torch.empty_like(rows)
+    unpivoted[torch.from_numpy(pivots).long() - 1] = rows
+    return unpivoted
 
 
 def _check_finite(covariance: Tensor) -> None:
