@@ -10,7 +10,8 @@ from psld.config.settings import parse
 from psld.grid.figures import blocks_of
 from psld.grid.resolved import Grid
 from psld.grid.results import CellResult, LikelihoodResult, read_likelihood, read_result
-from psld.grid.schema import Band, Evaluation, Row, Show
+from psld.grid.schema import Evaluation
+from psld.grid.tables import Band, Row, Show
 from psld.metrics.comparison import (
     Difference,
     paired_difference,

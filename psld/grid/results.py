@@ -5,7 +5,8 @@ from typing import Any
 
 from psld.config.settings import Settings, read_record
 from psld.grid.resolved import Grid
-from psld.grid.schema import Evaluation, Show
+from psld.grid.schema import Evaluation
+from psld.grid.tables import Show
 from psld.metrics.estimate import Estimate, Interval
 from psld.metrics.settings import LikelihoodSettings
 from psld.utils.files import write_json

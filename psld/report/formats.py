@@ -8,7 +8,7 @@ from tabulate import tabulate
 
 from psld.grid.entries import TableEntry
 from psld.grid.resolved import Grid
-from psld.grid.schema import Table
+from psld.grid.tables import Table
 from psld.report.table import EVERY_ENTRY, Text
 
 

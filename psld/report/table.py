@@ -9,7 +9,7 @@ from statistics import fmean
 from psld.grid.entries import STATUSES, Status, TableEntry
 from psld.grid.resolved import Grid
 from psld.grid.results import CellResult
-from psld.grid.schema import Table
+from psld.grid.tables import Table
 
 MISSING = "–"
 LITERATURE = "†"

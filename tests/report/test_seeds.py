@@ -11,7 +11,7 @@ from scipy.stats import t
 
 from psld.grid.entries import Measured, read_table
 from psld.grid.resolved import Grid
-from psld.grid.schema import Band
+from psld.grid.tables import Band
 from psld.report.formats import as_csv
 from psld.report.plots import plot_nfe
 from psld.report.table import text_of

@@ -19,7 +19,7 @@ from psld.grid.entries import read_table
 from psld.grid.loading import load_grid
 from psld.grid.resolved import Grid
 from psld.grid.results import CellResult, CellResults
-from psld.grid.schema import RECORDED
+from psld.grid.tables import RECORDED
 from psld.report.formats import SYMBOLS, latex, markdown
 from psld.report.html import table_page
 from psld.report.table import EVERY_ENTRY, Text, scales, text_of
