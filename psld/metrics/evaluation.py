@@ -69,7 +69,7 @@ class Gathered:
         return {
             **self.facts(measurement, source.manifest),
             **self.numbers(measurement, reference, device),
-            **scales(metric, reference, device),
+            **scale(metric, reference, device),
         }
 
     def numbers(
@@ -119,14 +119,6 @@ class Gathered:
                 costs.append(cost)
                 images += cost.images
         return costs
-
-
-def scales(
-    metric: MetricSettings, reference: Reference, device: torch.device | str = "cpu"
-) -> dict[str, float | None]:
-    """Return the fields of a result that are the metric's scale."""
-    floor, noise = scale(metric, reference, device)
-    return {"floor": floor, "noise": noise}
 
 
 def gather_shards(

@@ -19,10 +19,10 @@ from psld.grid.entries import TableEntry, read_table
 from psld.grid.resolved import Grid
 from psld.grid.results import CellResult, CellResults, LikelihoodResult, Weights
 from psld.grid.schema import Evaluation
-from psld.metrics.evaluation import Measurement, load_kept, scales
+from psld.metrics.evaluation import Measurement, load_kept
 from psld.metrics.extractor_folder import read_manifest as read_extractor
 from psld.metrics.likelihood import LikelihoodShard, summary
-from psld.metrics.measure import Reference
+from psld.metrics.measure import Reference, scale
 from psld.metrics.reference_folder import FEATURES, ReferenceManifest, load_reference
 from psld.metrics.settings import MetricSettings
 from psld.report.certificate import unpack
@@ -217,7 +217,7 @@ class Verification:
         self, dataset: str, metric: MetricSettings, reference: Reference
     ) -> dict[str, float | None]:
         if (dataset, metric.name) not in self._scales:
-            self._scales[dataset, metric.name] = scales(metric, reference)
+            self._scales[dataset, metric.name] = scale(metric, reference)
         return self._scales[dataset, metric.name]
 
     def _check_tables(self) -> None:

@@ -67,7 +67,7 @@ def test_the_reference_gives_the_metric_its_scale(made):
     assert [len(part) for part in reference] == [1437, 360, 1437]
     assert manifest.extractor_digest == read_manifest(folder).digest
     assert manifest.extractor_test_accuracy == read_manifest(folder).test_accuracy
-    floor, noise = scale(METRIC, reference)
+    floor, noise = scale(METRIC, reference).values()
     assert 0 < floor < noise / 50
 
 
@@ -76,7 +76,7 @@ def test_the_metric_grows_with_noise_and_sees_a_missing_class(made):
     store = ImageStore.open(made / "data" / "digits.h5")
     extractor = load_extractor(METRIC, folder, store.digest)
     reference, _ = load_reference(folder / "reference")
-    floor, _ = scale(METRIC, reference)
+    floor = scale(METRIC, reference)["floor"]
 
     def distance(images: np.ndarray) -> float:
         found = gather(extractor, batches_of(images, 500), "digits", len(images))

@@ -147,7 +147,8 @@ def test_a_cell_keeps_what_its_metrics_were_computed_from(project):
         again = measure(metric, kept.samples[metric.features, result.samples], reference)
         assert again.value == pytest.approx(result.value, rel=1e-9)
         assert again.without_block == pytest.approx(result.estimate.without_block, rel=1e-9)
-        assert scale(metric, reference) == pytest.approx((result.floor, result.noise), rel=1e-9)
+        wanted = {"floor": result.floor, "noise": result.noise}
+        assert scale(metric, reference) == pytest.approx(wanted, rel=1e-9)
     succeeded(call(project, "evaluate", CELL, "keep=31"))
     without = load_kept(kept_file, results(project)["fd-classifier-train"].kept_sha256)
     assert without.samples == {}, "the classifiers have 32 features"

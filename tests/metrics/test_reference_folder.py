@@ -74,7 +74,7 @@ def test_features_come_back_and_serve_a_measure(tmp_path):
     assert [manifest.images_of(s) for s in ("train", "test", "all")] == [200, 60, 260]
     assert measure(METRIC, TRAIN, reference).value == 1
     assert measure(METRIC, TEST, reference).value == pytest.approx(0.1)
-    assert scale(METRIC, reference) == (pytest.approx(0.1), 0)
+    assert scale(METRIC, reference) == {"floor": pytest.approx(0.1), "noise": 0}
 
 
 @pytest.mark.parametrize(("split", "images"), [("train", TRAIN), ("test", TEST)])
@@ -83,21 +83,21 @@ def test_a_distance_is_to_the_images_of_its_split(split, images):
     metric = parse(MetricSettings, content | {"reference_split": split}, "metric")
     reference = Reference(TRAIN, TEST, NOISE)
     assert measure(metric, images, reference).value == pytest.approx(0, abs=1e-9)
-    floor, noise = scale(metric, reference)
+    floor, noise = scale(metric, reference).values()
     assert 0.01 < floor < noise
     whole = metric.model_copy(update={"reference_split": "all"})
     assert measure(whole, Features.joined([TRAIN, TEST]), reference).value == pytest.approx(
         0, abs=1e-9
     )
-    assert scale(whole, reference)[0] == pytest.approx(floor)
-    assert scale(whole, reference)[1] == pytest.approx(measure(whole, NOISE, reference).value)
+    assert scale(whole, reference)["floor"] == pytest.approx(floor)
+    assert scale(whole, reference)["noise"] == pytest.approx(measure(whole, NOISE, reference).value)
 
 
 def test_without_a_test_split_there_is_no_floor(tmp_path):
     write(tmp_path, train=TRAIN, noise=NOISE)
     reference, _ = load_reference(tmp_path)
     fd = METRIC.model_copy(update={"measure": MetricSettings.model_fields["measure"].default})
-    assert scale(fd, reference)[0] is None
+    assert scale(fd, reference)["floor"] is None
     with pytest.raises(UserError, match="no test images"):
         measure(METRIC, TRAIN, reference)
 

@@ -11,11 +11,11 @@ from psld.config.settings import parse
 from psld.grid import paths
 from psld.grid.resolved import Grid
 from psld.grid.results import CellResults, LikelihoodResult, Weights
-from psld.metrics.evaluation import Cost, Gathered, Measurement, save_kept, scales
+from psld.metrics.evaluation import Cost, Gathered, Measurement, save_kept
 from psld.metrics.extractor_folder import ExtractorManifest, save_manifest
 from psld.metrics.features import Features
 from psld.metrics.likelihood import LikelihoodOrigin, LikelihoodShard, summary
-from psld.metrics.measure import Reference
+from psld.metrics.measure import Reference, scale
 from psld.metrics.reference_folder import (
     ReferenceManifest,
     save_features,
@@ -191,7 +191,7 @@ def evaluate(
             model=weights.model_dump(),
             **gathered.facts(measurement, manifest),
             **gathered.numbers(measurement, reference),
-            **scales(measurement.metric, reference),
+            **scale(measurement.metric, reference),
         )
         for measurement in measurements
     )
