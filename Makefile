@@ -33,7 +33,7 @@ demo: $(INSTALLED) ## Run the demo grid: train, sample, evaluate, tables, pictur
 	@$(SNAKEMAKE) demo --logger rich
 	@$(MAKE) --no-print-directory results report GRID=demo
 
-small: $(INSTALLED) ## Run the paper in small: seven models of Fashion-MNIST at 16×16, some hours on two cores
+small: $(INSTALLED) ## Run the paper in small: seven models of Fashion-MNIST at 16×16
 	@$(SNAKEMAKE) small --logger rich
 	@$(MAKE) --no-print-directory results report GRID=small
 

@@ -1,4 +1,4 @@
-"""Certify a grid: pack what its tables rest on into one file, which `psld verify` recomputes.
+"""Certify a grid: pack what its tables are computed from into one file for `psld verify`.
 
 psld certify grid_name=demo
 

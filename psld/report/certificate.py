@@ -1,4 +1,4 @@
-"""The file format of a certificate: everything that the tables of a grid rest on, in one file.
+"""The file format of a certificate: all that the tables of a grid are computed from.
 
 A certificate is a zip without compression. Its first entry, `certificate.json`, has the SHA-256 of
 every other entry. These are files of the project under their usual paths, the resolved grid, and
