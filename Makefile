@@ -13,7 +13,7 @@ INSTALLED := .venv/installed
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
 SNAKEMAKE := $(RUN) snakemake --profile $(PROFILE)
 
-.PHONY: help setup demo small test test-slow test-slurm test-gpu test-wheel lint cells plan results report track sync dashboard bench
+.PHONY: help setup demo small test test-slow test-slurm test-gpu test-wheel faults lint cells plan results report track sync dashboard bench
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -77,6 +77,9 @@ test-slurm: $(INSTALLED) ## Start a real Slurm cluster of four nodes and run the
 
 test-gpu: $(INSTALLED) ## Run the tests on this machine's GPU, in ten minutes at most
 	$(RUN) timeout 600 python -m pytest tests/gpu -rs
+
+faults: $(INSTALLED) ## Run the fault matrix and print it: every stage under every fault
+	@$(RUN) python -m tests.faults
 
 test-wheel: $(INSTALLED) ## Build the wheel and use it in a fresh environment, outside the checkout
 	$(RUN) tests/check_wheel.sh

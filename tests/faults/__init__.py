@@ -1,0 +1,1 @@
+"""The fault matrix: every stage under every fault. `python -m tests.faults` runs and prints it."""

@@ -1,0 +1,57 @@
+"""The checks that all faults share: nothing lost, nothing half, and a second run repairs all."""
+
+from pathlib import Path
+
+from tests.commands import Finished, files_below, succeeded
+from tests.faults.stages import Stage, others
+
+OLDER = b"made before"
+"""The content of outputs from before the fault."""
+
+
+def begin_again(project: Path, stage: Stage) -> dict[str, bytes]:
+    """Give the stage everything to do, over older outputs, and return all files of the project."""
+    names = stage.made(project)
+    stage.forget(project)
+    for name in names:
+        (project / name).write_bytes(OLDER)
+    return files_below(project)
+
+
+def refused(finished: Finished, exit_code: int, *names: str) -> None:
+    """Check the exit code, and the one line, which has to name one of these files."""
+    assert finished.returncode == exit_code, finished.stderr
+    assert finished.stderr.startswith("error: "), finished.stderr
+    assert finished.stderr.count("\n") == 1, finished.stderr
+    said = finished.stdout + finished.stderr
+    assert any(name in said for name in names), said
+
+
+def check_nothing_lost(
+    project: Path, stage: Stage, before: dict[str, bytes], finished: Path
+) -> None:
+    """Check that all other files are as before, and each output is older or whole.
+
+    `finished` is a project in which the stage ran without a fault.
+    """
+    _check_others(project, stage, before)
+    wanted, result = stage.result(finished), None
+    for name, content in stage.made(project).items():
+        assert not name.endswith(".partial")
+        if content not in (OLDER, before.get(name)):
+            result = result or stage.result(project)
+            assert result[name] == wanted[name], name
+
+
+def check_again(project: Path, stage: Stage, before: dict[str, bytes], finished: Path) -> None:
+    """Check that the same command succeeds now, with the result of a run without a fault."""
+    succeeded(stage.run(project))
+    assert stage.result(project) == stage.result(finished)
+    _check_others(project, stage, before)
+    assert not list(project.rglob(".*.partial"))
+
+
+def _check_others(project: Path, stage: Stage, before: dict[str, bytes]) -> None:
+    for path in others(project, stage):
+        name = str(path.relative_to(project))
+        assert path.read_bytes() == before[name], name
