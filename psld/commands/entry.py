@@ -79,9 +79,6 @@ def entry_point(
                     raise type(failures[0])(f"{len(failures)} of the sweep's jobs failed")
                 if failures:
                     raise failures[0]
-            except KeyboardInterrupt:
-                print("error: interrupted", file=sys.stderr)
-                sys.exit(128 + signal.SIGINT)
             except Exception as error:
                 try_again_once(error)
                 known = explained(error)

@@ -6,6 +6,7 @@ psld COMMAND KEY=VALUE …
 import ast
 import importlib
 import keyword
+import signal
 import sys
 from pathlib import Path
 
@@ -50,7 +51,11 @@ def main() -> None:
             print(f'complete -W "{" ".join(COMMANDS)}" -o default psld')
         case _ if name in COMMANDS:
             sys.argv[:] = [f"psld {name}", *rest]
-            importlib.import_module(f"psld.commands.{module_of(name)}").main()
+            try:
+                importlib.import_module(f"psld.commands.{module_of(name)}").main()
+            except KeyboardInterrupt:
+                print("error: interrupted", file=sys.stderr)
+                sys.exit(128 + signal.SIGINT)
         case _:
             print(f"error: no command {name!r}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
             sys.exit(UserError.exit_code)
