@@ -5,7 +5,7 @@ import re
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from psld.utils.errors import PSLDError
+from psld.utils.errors import MACHINE_ERRORS, PSLDError, is_out_of_memory
 from psld.utils.files import DISK_ERRORS
 
 WRONG_PATHS = PermissionError | FileExistsError | NotADirectoryError | IsADirectoryError
@@ -24,11 +24,15 @@ def explained(error: Exception) -> tuple[int, str] | None:
     # submitit's error without sbatch
     if isinstance(error, RuntimeError) and "on a slurm cluster" in text:
         return 2, "hydra/launcher: there is no sbatch here; use hydra/launcher=submitit_local"
-    # Recognize the next errors by name, because not every command imports torch or submitit.
+    if is_out_of_memory(error):
+        first = text.split(". ")[0]
+        what = first if "out of memory" in first else "out of memory"
+        advice = "lower training.micro_batch, or batch_size when sampling, or give it more memory"
+        return 1, f"{what}: {advice}"
+    if isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
+        return 1, f"{text}; this machine or its file system failed, try again"
+    # Recognize the next errors by name, because not every command imports submitit.
     match type(error).__name__:
-        case "OutOfMemoryError":
-            advice = "lower training.micro_batch, or batch_size when sampling"
-            return 1, f"{text.split('. ')[0]}: {advice}"
         case "UncompletedJobError" | "FailedJobError":
             # Slurm refused, killed or canceled the job. Leave out the end of its log.
             what = text.partition(") Error stream")[0].partition(") No ")[0]

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from PIL import Image, ImageOps
 
 from psld.data.settings import FilterName
-from psld.utils.errors import UserError
+from psld.utils.errors import UserError, reraise_fault
 from psld.utils.files import atomic_path
 
 FILTERS = {name: Image.Resampling[name.upper()] for name in get_args(FilterName)}
@@ -38,6 +38,7 @@ def decode(data: bytes, name: str) -> Image.Image:
         ImageOps.exif_transpose(image, in_place=True)
     # A decoder can raise nearly any exception for a damaged file.
     except Exception as error:
+        reraise_fault(error)
         # Pillow's message for unknown data contains the address of the stream.
         reason = "not a picture" if "BytesIO" in str(error) else str(error)
         raise BrokenPicture(name, reason) from None

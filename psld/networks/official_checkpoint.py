@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from psld.utils.errors import UserError
+from psld.utils.errors import UserError, reraise_fault
 
 NETWORK_PREFIXES = ("score_fn.", "clf_fn.")
 EMA_PREFIX = "ema_score_fn."
@@ -70,7 +70,8 @@ def _load(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except Exception:  # A damaged file can raise any exception.
+    except Exception as error:  # A damaged file can raise any exception.
+        reraise_fault(error)
         objects = f", or holds objects that cannot be left out ({', '.join(foreign)})"
         raise UserError(
             f"{path}: not a readable checkpoint: it is damaged, or not of the official code"

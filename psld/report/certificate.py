@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Literal
 
 from psld.config.settings import Settings, parse
-from psld.utils.errors import UserError
+from psld.utils.errors import UserError, reraise_fault
 from psld.utils.files import atomic_path, read_json, sha256_of_file, write_json
 
 INDEX = "certificate.json"
@@ -77,6 +77,7 @@ def unpack(path: Path, folder: Path) -> Index:
             for entry in entries:
                 _extract(archive, entry, path, folder)
     except UNREADABLE as error:
+        reraise_fault(error)
         raise UserError(
             f"{path}: not a certificate, or damaged in its list of entries ({error})"
         ) from None
@@ -106,6 +107,7 @@ def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path, folde
         with archive.open(entry) as source, target.open("xb") as copy:
             shutil.copyfileobj(source, copy, CHUNK)
     except UNREADABLE as error:
+        reraise_fault(error)
         raise UserError(f"{path}: {entry.filename}: damaged ({error})") from None
 
 

@@ -3,6 +3,11 @@
 A message is one line: what is wrong, the file and key, and what would be right.
 """
 
+import errno
+
+MACHINE_ERRORS = {errno.ENOMEM, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE}
+"""The error numbers of a machine or a file system that fails."""
+
 
 class PSLDError(Exception):
     """Base of the errors that are reported in one line, without a traceback."""
@@ -20,3 +25,24 @@ class RunError(PSLDError):
     """The input is right but the run failed: NaN in the loss, a full disk, a lost rank."""
 
     exit_code = 1
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Recognize that there was too little memory, of the machine or of a GPU."""
+    # By name: this module imports no torch. On a CPU, torch raises a RuntimeError.
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    return (
+        not kinds.isdisjoint({"MemoryError", "OutOfMemoryError"})
+        or getattr(error, "errno", None) == errno.ENOMEM
+        or ("RuntimeError" in kinds and "allocate memory" in str(error))
+    )
+
+
+def reraise_fault(error: Exception) -> None:
+    """Raise an error of a reader again if the machine failed: it does not show a damaged file."""
+    if (
+        is_out_of_memory(error)
+        or isinstance(error, PermissionError)
+        or getattr(error, "errno", None) in MACHINE_ERRORS
+    ):
+        raise error

@@ -108,8 +108,32 @@ def test_a_full_disk_is_a_fault(ends_with, number):
     assert ends_with(OSError(number, os.strerror(number)))[1].startswith("error: the disk: cannot")
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        MemoryError("Unable to allocate 8.00 PiB for an array"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory"
+        ),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+)
+def test_too_little_memory_is_a_fault(ends_with, error):
+    advice = "lower training.micro_batch, or batch_size when sampling, or give it more memory"
+    assert ends_with(error) == (1, f"error: out of memory: {advice}\n")
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_a_failing_file_system_is_a_fault(ends_with, number):
+    exit_code, line = ends_with(OSError(number, os.strerror(number), "data/x.h5"))
+    assert exit_code == 1
+    assert "data/x.h5" in line
+    assert line.count("\n") == 1
+
+
 def test_a_bug_keeps_its_traceback(ends_with):
-    for bug in (ZeroDivisionError("division by zero"), OSError(errno.EIO, "Input/output error")):
+    for bug in (ZeroDivisionError("division by zero"), OSError(errno.EINVAL, "Invalid")):
         with pytest.raises(type(bug)):
             ends_with(bug)
 
