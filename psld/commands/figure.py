@@ -83,11 +83,11 @@ def main(settings: FigureSettings) -> None:
     from psld.report.drawing import Places, draw_figure, draw_path
     from psld.report.galleries import draw_shard, originals_of
     from psld.report.style import save
-    from psld.sampling.shards import Shard
+    from psld.sampling.shards import read_shard
 
     if settings.shard is not None:
         path = Path(settings.shard)
-        shard = Shard.load(path)
+        shard = read_shard(path)
         originals = originals_of(shard, path, settings.data, settings.split)
         title = settings.title or str(path)
         figure = draw_shard(shard, title, settings.rows, settings.columns, originals)

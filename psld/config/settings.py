@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from psld.utils.errors import UserError
-from psld.utils.files import read_json
+from psld.utils.files import patient, read_json
 
 S = TypeVar("S", bound="Settings")
 
@@ -33,6 +33,7 @@ def parse(kind: type[S], content: Mapping[str, Any], where: str) -> S:
         raise UserError(f"{where}: " + "; ".join(_complaints(error, content))) from None
 
 
+@patient
 def read_record(kind: type[S], path: str | Path, wrong: str) -> S:
     """Read a record of JSON. Raises UserError, with `wrong`, if it is damaged or something else."""
     content = read_json(path)

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from psld.data.settings import DatasetSettings
-from psld.utils.errors import UserError
+from psld.utils.errors import UserError, reraise_fault
+from psld.utils.files import patient
 
 if TYPE_CHECKING:
     import h5py
@@ -54,6 +55,7 @@ class ImageStore:
     _labels: np.ndarray = field(repr=False)
 
     @classmethod
+    @patient
     def open(cls, path: str | Path) -> "ImageStore":
         """Map the file. Raises UserError if it is missing, damaged, cut short or foreign."""
         import h5py  # A tenth of a second: no command needs it before its work begins.
@@ -69,6 +71,7 @@ class ImageStore:
             with h5py.File(path, "r", locking=False) as file:
                 return cls._read(path, file)
         except OSError as error:
+            reraise_fault(error)
             raise UserError(
                 f"{path}: not a whole HDF5 file ({error}); delete it and prepare it again"
             ) from None

@@ -187,9 +187,13 @@ class Workflow:
         return caption_of(self.grids[grid], self.figures[grid][name])
 
     def parts_of_page(self, grid: str) -> list[str]:
-        """The files that a page shows: tables and figures."""
-        tables = [f"{paths.table(grid, table)}.html" for table in self.grids[grid].file.tables]
-        return tables + self.files_of_figures(grid, self.figures[grid])
+        """The files that a page shows: tables, the results in them, and figures."""
+        tables = self.grids[grid].file.tables
+        results = dict.fromkeys(
+            file for name in tables for file in self.results_of_table(grid, name)
+        )
+        pages = [f"{paths.table(grid, table)}.html" for table in tables]
+        return [*pages, *results, *self.files_of_figures(grid, self.figures[grid])]
 
     def asked_by(self, grid: str) -> list[str]:
         """The title and the question of a grid, which are only on its page."""

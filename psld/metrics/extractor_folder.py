@@ -17,7 +17,7 @@ from psld.metrics.settings import (
     MetricSettings,
 )
 from psld.utils.errors import UserError
-from psld.utils.files import write_json
+from psld.utils.files import patient, write_json
 from psld.utils.tensors import load_tensors, save_tensors
 
 WEIGHTS = "weights.safetensors"
@@ -65,6 +65,7 @@ def save_manifest(folder: str | Path, manifest: ExtractorManifest) -> None:
     write_json(Path(folder) / MANIFEST, manifest.model_dump(mode="json"))
 
 
+@patient
 def read_manifest(folder: str | Path) -> ExtractorManifest:
     """Read a folder's manifest. Raises UserError if it is missing, damaged or foreign."""
     path = Path(folder) / MANIFEST

@@ -11,8 +11,9 @@ from psld.grid.resolved import Grid
 from psld.grid.results import read_result
 from psld.report.galleries import draw_comparison, draw_nearest, draw_shard, originals_of
 from psld.report.plots import plot_gamma, plot_nfe, plot_training
+from psld.sampling.records import records_of
 from psld.sampling.settings import SamplerSettings
-from psld.sampling.shards import Shard, shard_path
+from psld.sampling.shards import read_shard, shard_path
 from psld.utils.errors import UserError
 
 ROWS, COLUMNS = 12, 16  # most rows, and images per row, of a figure of samples
@@ -49,7 +50,7 @@ def draw_figure(grid: Grid, name: str, places: Places, device: str) -> Figure:
         case "samples", _:
             [cell] = figure.cells.values()
             path = shard_path(places.samples / cell, 0)
-            shard = Shard.load(path)
+            shard = read_shard(path)
             guidance = grid.samplers[cell.rpartition("/")[2]].settings["guidance"]
             originals = originals_of(shard, path, places.data, guidance.get("split", "test"))
             return draw_shard(shard, figure.title, ROWS, COLUMNS, originals)
@@ -63,7 +64,12 @@ def draw_figure(grid: Grid, name: str, places: Places, device: str) -> Figure:
             return draw_nearest(result.nearest, folder, size, places.data, figure.title)
         case "comparison", _:
             paths = {n: shard_path(places.samples / cell, 0) for n, cell in figure.cells.items()}
-            shards = {n: Shard.load(path) for n, path in paths.items() if path.exists()}
+            # A record says that its shards are there, even if they are not visible here yet.
+            shards = {
+                n: read_shard(path)
+                for n, path in paths.items()
+                if path.exists() or records_of(path.parent, 0)
+            }
             if not shards:
                 raise UserError(f"{places.samples}: no samples of figure {name} yet")
             return draw_comparison(shards, figure.title, COMPARED)

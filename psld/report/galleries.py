@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from psld.data.picture import tiled
 from psld.data.store import ImageStore, Split
 from psld.report.style import HOLE_COLOR, PAGE_WIDTH
-from psld.sampling.shards import Shard, shard_path
+from psld.sampling.shards import Shard, read_shard, shard_path
 from psld.utils.errors import UserError
 
 TITLE_HEIGHT = 0.4  # inches
@@ -58,7 +58,7 @@ def draw_nearest(
         raise UserError("data: the training images are in the dataset; it is null")
     train = ImageStore.open(data).images("train")
     places = [divmod(sample, shard_size) for sample, _ in pairs]
-    shards = {index: Shard.load(shard_path(folder, index)) for index in {i for i, _ in places}}
+    shards = {index: read_shard(shard_path(folder, index)) for index in {i for i, _ in places}}
     samples = [shards[index].images[row] for index, row in places]
     images = np.stack([*samples, *(train[image] for _, image in pairs)])
     return draw_images(images, len(pairs), title, ["sample", "training image"])

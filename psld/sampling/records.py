@@ -33,9 +33,17 @@ def record_path(folder: str | Path, first: int, last: int) -> Path:
     return Path(folder) / f"{first:05d}-{last:05d}.json"
 
 
-def remove_records(folder: str | Path, index: int) -> None:
-    """Remove the records of all ranges that hold this shard."""
+def records_of(folder: str | Path, index: int) -> list[Path]:
+    """The records of all ranges that hold this shard."""
+    found = []
     for file in Path(folder).glob("*.json"):
         name = re.fullmatch(r"(\d{5})-(\d{5})\.json", file.name)
         if name and int(name[1]) <= index <= int(name[2]):
-            file.unlink(missing_ok=True)
+            found.append(file)
+    return found
+
+
+def remove_records(folder: str | Path, index: int) -> None:
+    """Remove the records of all ranges that hold this shard."""
+    for file in records_of(folder, index):
+        file.unlink(missing_ok=True)

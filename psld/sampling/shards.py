@@ -11,8 +11,8 @@ import numpy as np
 
 from psld.sampling.records import remove_records
 from psld.sampling.settings import shards_needed
-from psld.utils.errors import UserError
-from psld.utils.files import atomic_path
+from psld.utils.errors import UserError, reraise_fault
+from psld.utils.files import atomic_path, patient
 
 FORMAT = "psld-shard-2"
 
@@ -60,14 +60,22 @@ class Shard:
         """The shard cut to its first `count` images."""
         return replace(self, **{name: array[:count] for name, array in self.arrays().items()})
 
+    def content_digest(self) -> str:
+        """SHA-256 of the arrays, their shapes, and what made them: the same in each process."""
+        return self._content().hexdigest()
+
     def digest(self) -> str:
-        """SHA-256 of the arrays, their shapes, and what made them."""
+        """SHA-256 of the content and its cost: of the whole file."""
+        whole = self._content()
+        whole.update(f"\0{self.nfe} {self.seconds} {self.device}".encode())
+        return whole.hexdigest()
+
+    def _content(self) -> "hashlib._Hash":
         whole = hashlib.sha256(json.dumps(asdict(self.origin), sort_keys=True).encode())
         for name, array in self.arrays().items():
             whole.update(f"\0{name} {array.dtype} {array.shape}\0".encode())
             whole.update(np.ascontiguousarray(array))
-        whole.update(f"\0{self.nfe} {self.seconds} {self.device}".encode())
-        return whole.hexdigest()
+        return whole
 
     def save(self, path: str | Path) -> None:
         """Write the shard whole or not at all.
@@ -110,6 +118,7 @@ class Shard:
                 )
                 digest = str(file.attrs["digest"])
         except (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            reraise_fault(error)
             raise UserError(f"{path}: damaged shard ({error}); sample it again") from None
         if shard.digest() != digest:
             raise UserError(f"{path}: damaged shard (its digest differs); sample it again")
@@ -118,6 +127,12 @@ class Shard:
 
 def shard_path(folder: str | Path, index: int) -> Path:
     return Path(folder) / f"{index:05d}.h5"
+
+
+@patient
+def read_shard(path: str | Path) -> Shard:
+    """Read a shard that has been sampled. Raises UserError if it is missing or damaged."""
+    return Shard.load(path)
 
 
 def load_made_by(path: Path, origin: ShardOrigin) -> Shard:
@@ -142,7 +157,7 @@ def read_shards(folder: str | Path, samples: int, expected: ShardOrigin) -> Iter
     for index in range(shards_needed(samples, expected.size)):
         path = shard_path(folder, index)
         try:
-            shard = load_made_by(path, replace(expected, index=index))
+            shard = patient(load_made_by)(path, replace(expected, index=index))
         except UserError:
             remove_records(folder, index)
             raise

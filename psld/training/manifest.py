@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from psld.config.settings import Settings, parse
 from psld.training.settings import GuideModelSettings, ModelSettings, TrainedSettings
 from psld.utils.errors import UserError
-from psld.utils.files import atomic_path, read_json, write_json
+from psld.utils.files import atomic_path, patient, read_json, write_json
 
 MANIFEST = "manifest.json"
 FILES = ("weights.safetensors", "history.json", MANIFEST)
@@ -77,6 +77,7 @@ class GuideManifest(TrainedManifest):
 M = TypeVar("M", bound=TrainedManifest)
 
 
+@patient
 def read_manifest(folder: str | Path, kind: type[M] = ModelManifest) -> M:
     """Read a manifest of this kind. Raises UserError if it is missing, damaged or foreign."""
     path = Path(folder) / MANIFEST

@@ -11,8 +11,8 @@ from torch import nn
 
 from psld.networks.ema import EMA
 from psld.training.settings import LoopSettings
-from psld.utils.errors import UserError
-from psld.utils.files import atomic_path
+from psld.utils.errors import UserError, reraise_fault
+from psld.utils.files import atomic_path, patient
 
 DAMAGE = (RuntimeError, EOFError, KeyError, TypeError, ValueError, UnpicklingError, BadZipFile)
 """The exceptions of a damaged or foreign checkpoint."""
@@ -80,20 +80,24 @@ class Checkpoints:
             _save(state.state_dict(), stream)
         for step in self.steps()[:-KEPT]:
             if not (self.milestone_every and step % self.milestone_every == 0):
-                self.path(step).unlink()
+                self.path(step).unlink(missing_ok=True)
 
+    @patient
     def restore(self, state: TrainingState, device: torch.device, step: int | None = None) -> None:
         """Load the checkpoint of this step, or the newest; do nothing for step 0.
 
-        Raises UserError if it is damaged: the user decides whether to go back.
+        Raises UserError if it is missing or damaged: the user decides whether to go back.
         """
         step = self.newest() if step is None else step
         if step == 0:
             return
         path = self.path(step)
+        if not path.exists():
+            raise UserError(f"{path}: no such checkpoint; run the same command again")
         try:
             state.load_state_dict(_load(path, device))
         except DAMAGE as error:
+            reraise_fault(error)
             older = [s for s in self.steps() if s < step]
             remedy = f"go on from step {older[-1]}" if older else "start again"
             raise UserError(

@@ -1,5 +1,6 @@
 """Named tensors in a safetensors file: written whole, and read only if the digest is right."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,17 +9,18 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from psld.utils.errors import UserError
-from psld.utils.files import atomic_path, sha256_of_file
+from psld.utils.files import atomic_path, patient, sha256_of_file
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> str:
     """Write the tensors atomically and return the SHA-256 of the file."""
-    content = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    content = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
     with atomic_path(path) as partial:
-        partial.write_bytes(save(content))
-    return sha256_of_file(path)
+        partial.write_bytes(content)
+    return hashlib.sha256(content).hexdigest()  # not of the file: another process may replace it
 
 
+@patient
 def load_tensors(path: str | Path, sha256: str, remedy: str) -> dict[str, Tensor]:
     """Read a file that `save_tensors` wrote, by the SHA-256 that it returned.
 

@@ -262,7 +262,8 @@ def test_the_record_says_which_shards_there_are(three):
     record = read_json(three / "cell" / "00000-00002.json")
     shards = [Shard.load(three / "cell" / f"{index:05d}.h5") for index in range(3)]
     assert record["shards"] == [
-        {"index": shard.origin.index, "digest": shard.digest(), "images": SIZE} for shard in shards
+        {"index": shard.origin.index, "digest": shard.content_digest(), "images": SIZE}
+        for shard in shards
     ]
 
 
