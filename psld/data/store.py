@@ -1,8 +1,9 @@
 """The HDF5 file of a prepared dataset, read through one memory map that all ranks share.
 
-Layout, version 1:
+Layout, version 2:
 
-    images   uint8  (N, C, H, W), contiguous, the last thing in the file
+    images   uint8  (N, C, H, W), contiguous; after them come only 40 bytes that HDF5 ignores: the
+             offset of the images, a little-endian 64-bit integer, and the SHA-256 of all before it
     labels   int64  (N,), all 0 if the dataset has no classes
     attributes of the file: format_version, train_size, test_size (N = train_size + test_size, train
     first), num_classes, source, source_checksums (JSON), filter (empty: no resizing), digest
@@ -15,6 +16,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -27,7 +29,10 @@ from psld.utils.files import patient
 if TYPE_CHECKING:
     import h5py
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+END_BYTES = 40
+"""The bytes behind the images."""
+AGAIN = "prepare it again (psld prepare)"
 Split = Literal["train", "test", "all"]
 
 
@@ -57,7 +62,11 @@ class ImageStore:
     @classmethod
     @patient
     def open(cls, path: str | Path) -> "ImageStore":
-        """Map the file. Raises UserError if it is missing, damaged, cut short or foreign."""
+        """Map the file. Raises UserError if it is missing, damaged, cut short or foreign.
+
+        HDF5 reads it only if the digest of its layout is right: the library may hang on a damaged
+        file. The pixels are checked when `images` is first called.
+        """
         import h5py  # A tenth of a second: no command needs it before its work begins.
 
         path = Path(path)
@@ -66,16 +75,15 @@ class ImageStore:
                 f"{path}: no such file; make it with psld prepare dataset={path.stem}, or with "
                 f"dataset=folder dataset.name={path.stem} dataset.source.root=FOLDER"
             )
+        offset = _checked_offset(path)
         try:
             # A finished file never changes, and not every file system has locks.
             with h5py.File(path, "r", locking=False) as file:
-                return cls._read(path, file)
-        except OSError as error:
+                return cls._read(path, file, offset)
+        except UserError:
+            raise
+        except Exception as error:  # A file that something else wrote can raise nearly any.
             reraise_fault(error)
-            raise UserError(
-                f"{path}: not a whole HDF5 file ({error}); delete it and prepare it again"
-            ) from None
-        except (KeyError, AttributeError, ValueError, TypeError) as error:
             raise UserError(f"{path}: not made by psld prepare ({error})") from None
 
     @classmethod
@@ -92,12 +100,12 @@ class ImageStore:
         return store
 
     @classmethod
-    def _read(cls, path: Path, file: "h5py.File") -> "ImageStore":
+    def _read(cls, path: Path, file: "h5py.File", offset: int) -> "ImageStore":
         version = int(file.attrs["format_version"])
         if version != FORMAT_VERSION:
             raise UserError(
                 f"{path}: format version {version}, but this code reads version {FORMAT_VERSION}; "
-                "delete it and prepare it again"
+                f"delete it and {AGAIN}"
             )
         splits = {name: int(file.attrs[f"{name}_size"]) for name in ("train", "test")}
         count = sum(splits.values())
@@ -110,16 +118,9 @@ class ImageStore:
             raise UserError(
                 f"{path}: images are {images.dtype} {images.shape}, not uint8 ({count}, C, H, W)"
             )
-        offset = images.id.get_offset()
-        if images.chunks is not None or offset is None:
-            raise UserError(
-                f"{path}: images are not stored contiguously; prepare the dataset again"
-            )
-        size, needed = path.stat().st_size, offset + images.nbytes
-        if size < needed:
-            raise UserError(
-                f"{path}: cut short, {size} of {needed} bytes; prepare the dataset again"
-            )
+        size, needed = path.stat().st_size, offset + images.nbytes + END_BYTES
+        if images.id.get_offset() != offset or size != needed:
+            raise UserError(f"{path}: has {size} bytes, not {needed}; delete it and {AGAIN}")
         mapped = np.memmap(path, np.uint8, mode="r", offset=offset, shape=images.shape)
         digest, num_classes = str(file.attrs["digest"]), int(file.attrs["num_classes"])
         return cls(path, digest, splits, num_classes, mapped, labels)
@@ -133,28 +134,28 @@ class ImageStore:
         return self._images.shape[-1]
 
     def images(self, split: Split) -> np.memmap:
-        """The images of a split, uint8 (n, C, H, W): a view of the memory map, not yet read.
+        """The images of a split, uint8 (n, C, H, W): a view of the memory map.
 
-        Raises UserError if there are none.
+        All pixels are read once, to check them. Raises UserError if there are none, or if the
+        content does not match its digest.
         """
+        if self._content_digest != self.digest:
+            raise UserError(
+                f"{self.path}: the content does not match its digest; delete it and {AGAIN}"
+            )
         return self._images[self._range(split)]
 
     def labels(self, split: Split) -> np.ndarray:
         """The labels of a split, int64 (n,)."""
         return self._labels[self._range(split)]
 
-    def verify(self) -> None:
-        """Read every pixel. Raises UserError if the content does not match the digest."""
+    @cached_property
+    def _content_digest(self) -> str:
         pixels = hashlib.sha256()
         step = max(1, (1 << 24) // self._images[0].nbytes)
         for start in range(0, len(self._images), step):
             pixels.update(self._images[start : start + step])
-        image = self._images.shape[1:]
-        if content_digest(pixels, self._labels, image, self.splits) != self.digest:
-            raise UserError(
-                f"{self.path}: the content does not match its digest; "
-                "delete it and prepare it again"
-            )
+        return content_digest(pixels, self._labels, self._images.shape[1:], self.splits)
 
     def _range(self, split: Split) -> slice:
         train, count = self.splits["train"], len(self._labels)
@@ -162,3 +163,20 @@ class ImageStore:
         if start == stop:
             raise UserError(f"{self.path}: the dataset has no {split} images")
         return slice(start, stop)
+
+
+def _checked_offset(path: Path) -> int:
+    """Return the offset of the images, if the digest of all before them is right."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(max(0, size - END_BYTES))
+        end = file.read()
+        offset = int.from_bytes(end[:8], "little")
+        file.seek(0)
+        layout = file.read(offset) if offset < size else b""
+    if hashlib.sha256(layout).digest() != end[8:]:
+        raise UserError(
+            f"{path}: damaged, cut short, of an older version, or not made by psld prepare; "
+            f"delete it and {AGAIN}"
+        )
+    return offset

@@ -54,8 +54,10 @@ def write_store(
         if count != len(labels):
             raise ValueError(f"{count} images for {len(labels)} labels")
         digest = content_digest(pixels, labels, image, splits)
+        final = layout(digest)
+        file.write(len(final).to_bytes(8, "little") + hashlib.sha256(final).digest())
         file.seek(0)
-        file.write(layout(digest))
+        file.write(final)
     return digest
 
 

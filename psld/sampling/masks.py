@@ -6,7 +6,7 @@ import numpy as np
 
 from psld.data.store import ImageStore
 from psld.sampling.settings import BoxesMask, DigitsMask, FileMask, HalvesMask, MaskSettings
-from psld.utils.errors import UserError
+from psld.utils.errors import UserError, reraise_fault
 from psld.utils.files import sha256_of_file
 from psld.utils.randomness import Stream, stream_seed
 
@@ -90,5 +90,8 @@ def _from_file(path: Path, indices: range, size: int) -> np.ndarray:
                     "one for each image, or a single one for all"
                 )
             return masks[indices.start : indices.stop] != 0
-    except (OSError, KeyError, AttributeError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # A damaged file can raise nearly any exception.
+        reraise_fault(error)
         raise UserError(f"{path}: not an HDF5 file with the dataset masks ({error})") from None

@@ -62,7 +62,7 @@ def run_training(
     All pixels are checked first: that takes seconds, and damage would cost days. The leading rank
     calls `begins` with the run directory and the first step.
     """
-    store.verify()
+    store.images("train")
     choose_device(settings.device)  # Refuse a wrong one before anything is written.
     run = Path(settings.runs) / settings.run_name(store.digest)
     with ExitStack() as stack:

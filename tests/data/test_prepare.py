@@ -52,7 +52,7 @@ def test_pixels_are_the_resized_pictures(pictures, tmp_path):
         resized = Image.open(path).resize((8, 8), Image.Resampling.BOX)
         np.testing.assert_array_equal(pixels, np.asarray(resized).transpose(2, 0, 1))
     assert store.labels("train").tolist() == [0] * 20 + [1] * 20
-    store.verify()
+    store.images("all")
     assert json.loads((tmp_path / "data" / "mine.json").read_text()) == record
     assert record["digest"] == store.digest
     assert record["shape"] == [40, 3, 8, 8]
@@ -115,7 +115,7 @@ def test_broken_pictures_are_skipped_counted_and_named(pictures, tmp_path):
     assert sorted(record["skipped"]) == broken
     assert sum(record["splits"].values()) == record["shape"][0] == 38
     store = ImageStore.open(tmp_path / "x.h5")
-    store.verify()
+    store.images("all")
     # What is left is what a folder without the broken pictures would give, in the same order.
     old = ImageStore.open(tmp_path / "whole.h5")
     old_images = [image.tobytes() for image in old.images("all")]

@@ -94,7 +94,7 @@ def test_large_files_have_the_layout_too(tmp_path):
     store = ImageStore.open(tmp_path / "x.h5")
     np.testing.assert_array_equal(store.images("all"), images)
     np.testing.assert_array_equal(store.labels("all"), labels)
-    store.verify()
+    store.images("all")
 
 
 def test_the_number_of_images_must_be_that_of_the_labels(tmp_path):
@@ -102,13 +102,13 @@ def test_the_number_of_images_must_be_that_of_the_labels(tmp_path):
         write_store(tmp_path / "x.h5", **content(), blocks=[IMAGES[:9]])
 
 
-def test_verify_notices_one_bit(path):
-    ImageStore.open(path).verify()
+@pytest.mark.parametrize("place", [-41, 100, 2000], ids=["pixel", "attributes", "labels"])
+def test_one_bit_is_noticed(path, place):
     data = bytearray(path.read_bytes())
-    data[-1] ^= 1
+    data[place] ^= 1
     path.write_bytes(data)
-    with pytest.raises(UserError, match="does not match its digest"):
-        ImageStore.open(path).verify()
+    with pytest.raises(UserError, match=r"delete it and prepare it again"):
+        ImageStore.open(path).images("train")
 
 
 def test_an_empty_split_is_an_error(tmp_path):
@@ -125,32 +125,45 @@ def test_a_missing_file_says_how_to_make_it(tmp_path):
 @pytest.mark.parametrize("kept", [0, 7, 500, -200, -1])
 def test_a_file_cut_short(path, kept):
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(UserError, match="not a whole HDF5 file") as caught:
+    with pytest.raises(UserError, match="damaged, cut short, of an older version") as caught:
         ImageStore.open(path)
     assert "\n" not in str(caught.value)
 
 
 def test_a_file_of_another_kind(tmp_path):
     (tmp_path / "x.h5").write_text("name,label\n" * 100)
-    with pytest.raises(UserError, match="not a whole HDF5 file"):
+    with pytest.raises(UserError, match="damaged, cut short, of an older version"):
         ImageStore.open(tmp_path / "x.h5")
     with h5py.File(tmp_path / "y.h5", "w") as file:
         file["samples"] = IMAGES
     with pytest.raises(UserError, match=r"not made by psld prepare"):
         ImageStore.open(tmp_path / "y.h5")
+    sign(tmp_path / "y.h5")
+    with pytest.raises(UserError, match=r"not made by psld prepare"):
+        ImageStore.open(tmp_path / "y.h5")
+
+
+def sign(path) -> None:
+    """Give what h5py wrote the end that psld prepare writes."""
+    with h5py.File(path) as file:
+        offset = (file["images"].id.get_offset() if "images" in file else None) or 800
+    layout = path.read_bytes()[:offset]
+    with path.open("ab") as file:
+        file.write(offset.to_bytes(8, "little") + hashlib.sha256(layout).digest())
 
 
 def test_another_format_version(path):
     with h5py.File(path, "r+") as file:
-        file.attrs["format_version"] = 2
-    with pytest.raises(UserError, match="format version 2, but this code reads version 1"):
+        file.attrs["format_version"] = 3
+    sign(path)
+    with pytest.raises(UserError, match="format version 3, but this code reads version 2"):
         ImageStore.open(path)
 
 
 @pytest.mark.parametrize(
     ("replacement", "complaint"),
     [
-        ({"data": IMAGES, "chunks": (1, 3, 4, 4)}, "not stored contiguously"),
+        ({"data": IMAGES, "chunks": (1, 3, 4, 4)}, r"bytes, not \d+; delete it"),
         ({"data": IMAGES[:9]}, r"not uint8 \(10, C, H, W\)"),
         ({"data": IMAGES.astype(np.float32)}, "images are float32"),
         ({"data": IMAGES[0]}, "not uint8"),
@@ -160,6 +173,7 @@ def test_images_that_cannot_be_mapped(path, replacement, complaint):
     with h5py.File(path, "r+") as file:
         del file["images"]
         file.create_dataset("images", **replacement)
+    sign(path)
     with pytest.raises(UserError, match=complaint):
         ImageStore.open(path)
 
@@ -168,5 +182,6 @@ def test_labels_that_do_not_fit(path):
     with h5py.File(path, "r+") as file:
         del file["labels"]
         file["labels"] = LABELS[:9]
+    sign(path)
     with pytest.raises(UserError, match=r"labels are int64 \(9,\), not int64 \(10,\)"):
         ImageStore.open(path)
