@@ -1,12 +1,13 @@
 """Functions that write stand-ins for a grid, its models, and the results of its cells."""
 
 import contextlib
+import json
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from psld.config.settings import parse
+from psld.config.settings import DIGEST, parse
 from psld.grid import paths
 from psld.grid.composing import compose_model
 from psld.grid.loading import load_grid
@@ -14,11 +15,17 @@ from psld.grid.resolved import Grid
 from psld.grid.results import CellResult, CellResults
 from psld.metrics.estimate import Estimate
 from psld.training.manifest import ModelManifest, write_manifest
-from psld.utils.files import write_text
+from psld.utils.files import digest_of, write_text
 
 SOFTWARE: dict[str, Any] = {"versions": {}, "precision": {}, "git_revision": None}
 
 WEIGHTS: dict[str, Any] = {"weights_sha256": "0" * 64, "dataset_digest": None, "step": None}
+
+
+def sealed(content: dict[str, Any]) -> str:
+    """The text of a record that says what it likes, with the right digest."""
+    content = {key: value for key, value in content.items() if key != DIGEST}
+    return json.dumps({DIGEST: digest_of(content), **content})
 
 
 def write_grid(folder: Path, content: dict[str, Any]) -> Grid:

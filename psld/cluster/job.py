@@ -1,6 +1,5 @@
 """The ranks of a training: started as one Slurm job or on this machine, and their exit codes."""
 
-import json
 import os
 import runpy
 import sys
@@ -12,12 +11,19 @@ from psld.cluster.faults import is_transient
 from psld.cluster.requeue import LAUNCH, requeue_when_warned
 from psld.cluster.settings import LaunchSettings
 from psld.cluster.slurm import INHERITED, NO_ANSWER, Unreachable, clean_environment
+from psld.config.settings import Settings
 from psld.utils.errors import UserError
-from psld.utils.files import write_json
+from psld.utils.files import read_json, write_json
 from psld.utils.gpus import take_gpus, visible_gpus
 
 FIRST_SIGNAL = 128
 """Exit codes from here on mean that a signal ended the rank; it did not fail."""
+
+
+class Outcome(Settings):
+    """How a rank ended by itself, as it says in a file."""
+
+    exit_code: int
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ def outcome_file(folder: Path, job: str, rank: int) -> Path:
 def read_outcomes(folder: Path, job: str) -> dict[int, int]:
     """The exit code of each rank that ended by itself."""
     files = {int(file.name.split("_")[1]): file for file in folder.glob(f"{job}_*_outcome.json")}
-    return {rank: json.loads(file.read_text())["exit_code"] for rank, file in files.items()}
+    return {rank: read_json(file, Outcome).exit_code for rank, file in files.items()}
 
 
 def submit(settings: LaunchSettings, command: RankCommand, name: str, folder: Path) -> str:

@@ -22,10 +22,10 @@ from psld.cluster import slurm
 from psld.cluster.job import RankCommand, ensure_command, read_outcomes, submit
 from psld.cluster.requeue import FRUITLESS_LIVES, read_lives
 from psld.cluster.settings import LaunchSettings
-from psld.config.settings import Settings, parse
+from psld.config.settings import Settings, read_record, write_record
 from psld.training.manifest import is_exported, publish
 from psld.utils.errors import RunError
-from psld.utils.files import digest_of, read_json, write_json
+from psld.utils.files import digest_of
 from psld.utils.locks import sole_holder
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ SHARED_FOLDER_SECONDS = 60
 """How long a file that a node wrote may take to appear here."""
 
 
-class Launch(Settings, extra="ignore"):
+class Launch(Settings):
     """A launch, as launch.json keeps it."""
 
     name: str
@@ -95,7 +95,8 @@ class Launcher:
     def _attach(self) -> None:
         """Return to the job of an earlier launcher, or submit one."""
         path = self.folder / "launch.json"
-        launch = parse(Launch, read_json(path), str(path)) if path.exists() else None
+        wrong = f"{path}: not the record of a launch; delete it"
+        launch = read_record(Launch, path, wrong) if path.exists() else None
         active = until_answered(lambda: slurm.active_jobs_named(self.name))
         if active and launch and launch.run == str(self.run) and not launch.canceled:
             # A launcher that was killed right after sbatch has not recorded the job.
@@ -210,7 +211,7 @@ class Launcher:
 
     def _update(self, **changes: Any) -> None:
         self.launch = self.launch.model_copy(update=changes)
-        write_json(self.folder / "launch.json", self.launch.model_dump())
+        write_record(self.folder / "launch.json", self.launch)
 
 
 def print_added(path: Path, position: int) -> int:

@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
+from psld.config.settings import Settings
 from psld.training.stop import Stopped
 from psld.utils.errors import RunError
 from psld.utils.files import read_json, write_json
@@ -24,6 +25,13 @@ FRUITLESS_LIVES = 2
 """Lives of a launch that may begin at the same step."""
 END_SECONDS = 600
 """How long a process waits for Slurm to end it, after its job was requeued."""
+
+
+class Life(Settings):
+    """The begin of a life, as lives.json keeps it."""
+
+    launch: str
+    step: int
 
 
 def in_slurm_job() -> bool:
@@ -102,14 +110,15 @@ def begin_life(run: Path, step: int) -> None:
             f"{run}: no progress in {FRUITLESS_LIVES} lives, which began at step {step} and saved "
             "no checkpoint; save more often (training.checkpoint_every) or ask for more time"
         )
-    write_json(run / "lives.json", [*_all_lives(run), {"launch": launch, "step": step}])
+    lives = [*_all_lives(run), Life(launch=launch, step=step)]
+    write_json(run / "lives.json", [life.model_dump() for life in lives])
 
 
 def read_lives(run: Path, launch: str) -> list[int]:
     """The steps at which the lives of a launch began."""
-    return [life["step"] for life in _all_lives(run) if life["launch"] == launch]
+    return [life.step for life in _all_lives(run) if life.launch == launch]
 
 
-def _all_lives(run: Path) -> list[dict[str, Any]]:
+def _all_lives(run: Path) -> list[Life]:
     file = run / "lives.json"
-    return read_json(file) if file.exists() else []
+    return read_json(file, list[Life]) if file.exists() else []

@@ -26,13 +26,14 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from psld.cluster.slurm import active_jobs_named, cancel_jobs_named
-from psld.utils.errors import PSLDError, RunError, UserError
-from psld.utils.files import read_json, write_json
+from psld.config.settings import Settings, read_record, write_record
+from psld.utils.errors import PSLDError, RunError
 from psld.utils.locks import held_if_free
 
 GRACE_SECONDS = 60
@@ -43,11 +44,10 @@ MARK = "PSLD_RUNS"
 """The environment variable with the names of the runs that a process belongs to."""
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(Settings):
     """A run of Snakemake that executes rules."""
 
-    name: str
+    name: str = Field(pattern="^[0-9a-f]{32}$")
     folder: int
     """The inode of .snakemake: a copy of the working directory is not this run's directory."""
     pid: int
@@ -73,7 +73,7 @@ def record_slurm_name(folder: Path, name: str) -> None:
     """Record the name of the jobs that this Snakemake is about to submit, unless --nolock is on."""
     run = _latest_run(folder)
     if run and (run.pid, run.host, run.ended) == (os.getpid(), platform.node(), False):
-        write_json(_record(folder), asdict(replace(run, slurm_name=name)))
+        write_record(_record(folder), run.model_copy(update={"slurm_name": name}))
 
 
 @contextmanager
@@ -100,13 +100,20 @@ def _sole_run(folder: Path) -> Iterator[None]:
         if latest:
             _end_leftovers(latest, folder)
         job = os.environ.get("SLURM_JOB_ID", "")
-        run = Run(uuid.uuid4().hex, folder.stat().st_ino, os.getpid(), platform.node(), job)
-        write_json(_record(folder), asdict(run))
+        run = Run(
+            name=uuid.uuid4().hex,
+            folder=folder.stat().st_ino,
+            pid=os.getpid(),
+            host=platform.node(),
+            slurm_job=job,
+        )
+        write_record(_record(folder), run)
         os.environ[MARK] = f"{os.environ.get(MARK, '')} {run.name}".strip()
         try:
             yield
         finally:
-            write_json(_record(folder), asdict(replace(_latest_run(folder) or run, ended=True)))
+            latest = _latest_run(folder) or run
+            write_record(_record(folder), latest.model_copy(update={"ended": True}))
 
 
 def _record(folder: Path) -> Path:
@@ -117,10 +124,7 @@ def _latest_run(folder: Path) -> Run | None:
     record = _record(folder)
     if not record.exists():
         return None
-    try:
-        run = Run(**read_json(record))
-    except TypeError:
-        raise UserError(f"{record}: written by another version; delete it") from None
+    run = read_record(Run, record, f"{record}: damaged, or of another version; delete it")
     return run if run.folder == folder.stat().st_ino else None
 
 
@@ -180,7 +184,11 @@ def _processes(run: Run) -> dict[int, list[str]]:
         environment = dict(line.split("=", 1) for line in lines if "=" in line)
         # A job that Slurm started on this machine is Slurm's to end.
         is_local = environment.get("SLURM_JOB_ID", run.slurm_job) == run.slurm_job
-        if run.name in environment.get(MARK, "") and is_local and int(process.name) != os.getpid():
+        if (
+            run.name in environment.get(MARK, "").split()
+            and is_local
+            and int(process.name) != os.getpid()
+        ):
             found[int(process.name)] = words
     return found
 

@@ -11,9 +11,12 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from psld.utils.errors import UserError
-from psld.utils.files import patient, read_json
+from psld.utils.files import digest_of, patient, read_json, write_json
 
 S = TypeVar("S", bound="Settings")
+
+DIGEST = "record_sha256"
+"""The key with the SHA-256 of a record's other keys. It is the first, so no cut hides it."""
 
 
 class Settings(BaseModel):
@@ -31,14 +34,28 @@ def parse(kind: type[S], content: Mapping[str, Any], where: str) -> S:
         return kind.model_validate(content)
     except ValidationError as error:
         raise UserError(f"{where}: " + "; ".join(_complaints(error, content))) from None
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def write_record(path: str | Path, record: Settings) -> None:
+    """Write a record as JSON, atomically, with the SHA-256 of its content."""
+    content = record.model_dump(mode="json")
+    write_json(path, {DIGEST: digest_of(content), **content})
 
 
 @patient
 def read_record(kind: type[S], path: str | Path, wrong: str) -> S:
-    """Read a record of JSON. Raises UserError, with `wrong`, if it is damaged or something else."""
+    """Read a record of JSON.
+
+    A record without a digest, of an older version or written by hand, is taken as it is. Raises
+    UserError, with `wrong`, if it is damaged or something else.
+    """
     content = read_json(path)
     if not isinstance(content, dict):
         raise UserError(wrong)
+    if content.pop(DIGEST, None) not in (None, digest_of(content)):
+        raise UserError(f"{wrong} (damaged: its {DIGEST} differs)")
     return parse(kind, content, where=wrong)
 
 

@@ -3,7 +3,14 @@
 from pathlib import Path
 
 from psld.config.locations import config_file
+from psld.config.settings import Settings
 from psld.utils.files import read_json
+
+
+class Described(Settings, extra="ignore"):
+    """What a command needs of the record of a dataset's file."""
+
+    dataset: str
 
 
 def expand_data(arguments: list[str]) -> list[str]:
@@ -22,7 +29,7 @@ def expand_data(arguments: list[str]) -> list[str]:
     path = Path(given[-1].removeprefix("data=").strip("'\""))
     store = ImageStore.open(path)
     record = path.with_suffix(".json")
-    name = read_json(record)["dataset"] if record.exists() else path.stem
+    name = read_json(record, Described).dataset if record.exists() else path.stem
     if config_file("dataset", name):
         return [f"dataset={name}", *arguments]
     return [

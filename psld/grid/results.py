@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from psld.config.settings import Settings, read_record
+from psld.config.settings import Settings, read_record, write_record
 from psld.grid.resolved import Grid
 from psld.grid.schema import Evaluation
 from psld.grid.tables import Show
 from psld.metrics.estimate import Estimate, Interval
 from psld.metrics.settings import LikelihoodSettings
-from psld.utils.files import write_json
 
 
 class Weights(Settings):
@@ -82,7 +81,7 @@ class CellResults(Settings):
 
     def write(self, path: str | Path) -> None:
         """Write the record atomically."""
-        write_json(path, self.model_dump(mode="json"))
+        write_record(path, self)
 
     @classmethod
     def read(cls, path: str | Path) -> "CellResults":
@@ -120,7 +119,7 @@ class LikelihoodResult(Settings):
 
     def write(self, path: str | Path) -> None:
         """Write the record atomically."""
-        write_json(path, self.model_dump(mode="json"))
+        write_record(path, self)
 
     @classmethod
     def read(cls, path: str | Path) -> "LikelihoodResult":

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from psld.config.settings import Settings, read_record
+from psld.config.settings import Settings, read_record, write_record
 from psld.metrics.extractor import Extractor
 from psld.metrics.feature_classifier import ClassifierExtractor, FeatureClassifier, ImageShape
 from psld.metrics.settings import (
@@ -17,7 +17,7 @@ from psld.metrics.settings import (
     MetricSettings,
 )
 from psld.utils.errors import UserError
-from psld.utils.files import patient, write_json
+from psld.utils.files import patient
 from psld.utils.tensors import load_tensors, save_tensors
 
 WEIGHTS = "weights.safetensors"
@@ -62,7 +62,7 @@ def save_weights(folder: str | Path, extractor: ClassifierExtractor) -> str:
 
 def save_manifest(folder: str | Path, manifest: ExtractorManifest) -> None:
     """Write the manifest, which completes the folder."""
-    write_json(Path(folder) / MANIFEST, manifest.model_dump(mode="json"))
+    write_record(Path(folder) / MANIFEST, manifest)
 
 
 @patient

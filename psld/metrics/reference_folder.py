@@ -7,13 +7,12 @@ test split if there is one, and of noise.
 from pathlib import Path
 from typing import Any
 
-from psld.config.settings import Settings, read_record
+from psld.config.settings import Settings, read_record, write_record
 from psld.metrics.extractor import Extractor
 from psld.metrics.features import Features
 from psld.metrics.measure import Reference
 from psld.metrics.settings import ExtractorSettings, MetricSettings
 from psld.utils.errors import UserError
-from psld.utils.files import write_json
 from psld.utils.tensors import load_tensors, save_tensors
 
 FEATURES = "features.safetensors"
@@ -66,20 +65,29 @@ def save_features(folder: str | Path, parts: dict[str, Features]) -> str:
 
 def save_reference_manifest(folder: str | Path, manifest: ReferenceManifest) -> None:
     """Write the manifest, which completes the folder."""
-    write_json(Path(folder) / MANIFEST, manifest.model_dump(mode="json"))
+    write_record(Path(folder) / MANIFEST, manifest)
+
+
+def read_reference_manifest(folder: str | Path) -> ReferenceManifest:
+    """Read a folder's manifest. Raises UserError if it is missing, damaged or foreign."""
+    path = Path(folder) / MANIFEST
+    return read_record(
+        ReferenceManifest, path, f"{path}: not the manifest of a reference; {REMEDY}"
+    )
 
 
 def load_reference(folder: str | Path) -> tuple[Reference, ReferenceManifest]:
     """Read a reference. Raises UserError if a file is missing, damaged or foreign."""
-    path = Path(folder) / MANIFEST
-    wrong = f"{path}: not the manifest of a reference; {REMEDY}"
-    manifest = read_record(ReferenceManifest, path, wrong)
+    manifest = read_reference_manifest(folder)
     tensors = load_tensors(Path(folder) / FEATURES, manifest.features_sha256, REMEDY)
-    parts = {
-        part: Features(tensors[f"{part}.values"], tensors.get(f"{part}.logits"))
-        for part in manifest.images
-    }
-    return Reference(parts["train"], parts.get("test"), parts["noise"]), manifest
+    try:
+        parts = {
+            part: Features(tensors[f"{part}.values"], tensors.get(f"{part}.logits"))
+            for part in manifest.images
+        }
+        return Reference(parts["train"], parts.get("test"), parts["noise"]), manifest
+    except KeyError as error:
+        raise UserError(f"{folder}/{FEATURES}: has no {error}; {REMEDY}") from None
 
 
 def check_reference(

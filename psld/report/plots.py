@@ -115,8 +115,9 @@ def plot_training(grid: Grid, models: Path) -> Figure:
 def _read_losses(path: Path) -> Points:
     """Read steps and losses. Raises UserError if the file is not a training history."""
     try:
-        return [(entry["step"], entry["loss"]) for entry in read_json(path)]
-    except (TypeError, KeyError):
+        history = read_json(path, list[dict[str, float]])
+        return [(entry["step"], entry["loss"]) for entry in history]
+    except KeyError:
         raise UserError(f"{path}: not a training history; train the model again") from None
 
 

@@ -57,7 +57,7 @@ class TrackedRun:
 def track(runs: Iterable[TrackedRun], group: str, settings: WandbSettings, folder: Path) -> None:
     """Write the new and changed runs into `folder`, and a record of what was written."""
     file = folder / "written.json"
-    written: dict[str, dict[str, Any]] = read_json(file) if file.exists() else {}
+    written = read_json(file, dict[str, dict[str, Any]]) if file.exists() else {}
     online = settings.mode == "online"
     fresh = total = 0
     for run in runs:

@@ -23,7 +23,12 @@ from psld.metrics.evaluation import Measurement, load_kept
 from psld.metrics.extractor_folder import read_manifest as read_extractor
 from psld.metrics.likelihood import LikelihoodShard, summary
 from psld.metrics.measure import Reference, scale
-from psld.metrics.reference_folder import FEATURES, ReferenceManifest, load_reference
+from psld.metrics.reference_folder import (
+    FEATURES,
+    ReferenceManifest,
+    load_reference,
+    read_reference_manifest,
+)
 from psld.metrics.settings import MetricSettings
 from psld.report.certificate import unpack
 from psld.report.certification import GRID, cells_folder, texts_of_tables
@@ -199,7 +204,7 @@ class Verification:
             if (self.folder / place / FEATURES).exists():
                 reference, manifest = load_reference(self.folder / place)
             else:
-                reference, manifest = None, parse(ReferenceManifest, self._json(where), where)
+                reference, manifest = None, read_reference_manifest(self.folder / place)
             said, wanted = manifest.extractor.identity(), metric.extractor.identity()
             self._expect(f"{where}: extractor", said, wanted)
             digest = self._dataset_digest(dataset)

@@ -3,8 +3,7 @@
 import re
 from pathlib import Path
 
-from psld.config.settings import Settings
-from psld.utils.files import write_json
+from psld.config.settings import Settings, write_record
 
 
 class SampledShard(Settings):
@@ -24,7 +23,7 @@ class ShardRecord(Settings):
     def write(self, folder: str | Path) -> Path:
         """Write the record next to its shards and return its path."""
         path = record_path(folder, self.shards[0].index, self.shards[-1].index)
-        write_json(path, self.model_dump(mode="json"))
+        write_record(path, self)
         return path
 
 

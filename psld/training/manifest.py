@@ -9,10 +9,9 @@ from filecmp import cmpfiles
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from psld.config.settings import Settings, parse
+from psld.config.settings import Settings, read_record, write_record
 from psld.training.settings import GuideModelSettings, ModelSettings, TrainedSettings
-from psld.utils.errors import UserError
-from psld.utils.files import atomic_path, patient, read_json, write_json
+from psld.utils.files import atomic_path
 
 MANIFEST = "manifest.json"
 FILES = ("weights.safetensors", "history.json", MANIFEST)
@@ -77,19 +76,16 @@ class GuideManifest(TrainedManifest):
 M = TypeVar("M", bound=TrainedManifest)
 
 
-@patient
 def read_manifest(folder: str | Path, kind: type[M] = ModelManifest) -> M:
     """Read a manifest of this kind. Raises UserError if it is missing, damaged or foreign."""
     path = Path(folder) / MANIFEST
-    content = read_json(path)
     wanted = kind.model_fields["kind"].default
-    if not isinstance(content, dict) or content.get("kind") != wanted:
-        raise UserError(f"{path}: not the manifest of a {wanted}; train the {wanted} again")
-    return parse(kind, content, where=str(path))
+    wrong = f"{path}: not the manifest of a {wanted}; train the {wanted} again"
+    return read_record(kind, path, wrong)
 
 
 def write_manifest(folder: str | Path, manifest: TrainedManifest) -> None:
-    write_json(Path(folder) / MANIFEST, manifest.model_dump(mode="json"))
+    write_record(Path(folder) / MANIFEST, manifest)
 
 
 def export_folder(run: Path) -> Path:

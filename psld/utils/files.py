@@ -4,6 +4,7 @@ import errno
 import glob
 import hashlib
 import json
+import math
 import os
 import platform
 import time
@@ -12,6 +13,8 @@ from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from psld.utils.errors import UserError
 
@@ -70,14 +73,29 @@ def write_json(path: str | Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file. Raises UserError if it is missing or damaged."""
+def read_json(path: str | Path, kind: Any = Any) -> Any:
+    """Read a JSON file of this type. Raises UserError if it is missing, damaged or of another."""
     try:
-        return json.loads(Path(path).read_text())
+        text = Path(path).read_text("utf-8")
+        content = json.loads(text, parse_constant=_finite, parse_float=_finite)
+        return TypeAdapter(kind).validate_python(content, strict=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValidationError as error:
+        found = error.errors(include_url=False)[0]
+        place = ".".join(map(str, found["loc"])) or "content"
+        raise UserError(
+            f"{path}: {place}: {found['msg']}; delete the file and make it again"
+        ) from None
+    except (ValueError, RecursionError) as error:  # numbers of 5,000 digits, lists in lists in …
         raise UserError(f"{path}: not valid JSON ({error}); delete it and make it again") from None
+
+
+def _finite(number: str) -> float:
+    """Return a number of JSON. Raises ValueError for NaN, infinity, and what is too large."""
+    if not math.isfinite(value := float(number)):
+        raise ValueError(f"it has the number {number[:20]}")
+    return value
 
 
 def sha256_of_file(path: str | Path) -> str:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -294,13 +293,15 @@ def test_without_squeue_a_run_does_not_start_next_to_jobs_of_a_killed_one(folder
     run = solo._latest_run(snakemake)
     monkeypatch.setattr(solo.shutil, "which", lambda command: None)
     with pytest.raises(RunError, match="there is no squeue here"):
-        solo._end_leftovers(replace(run, slurm_name="some"), snakemake)
-    solo._end_leftovers(replace(run, slurm_name="some", ended=True), snakemake)
+        solo._end_leftovers(run.model_copy(update={"slurm_name": "some"}), snakemake)
+    solo._end_leftovers(run.model_copy(update={"slurm_name": "some", "ended": True}), snakemake)
 
 
 def test_processes_on_another_machine_are_mentioned(folder, capsys):
     with killed(folder):
         pass
     snakemake = folder.path / ".snakemake"
-    solo._end_leftovers(replace(solo._latest_run(snakemake), host="login2"), snakemake)
+    solo._end_leftovers(
+        solo._latest_run(snakemake).model_copy(update={"host": "login2"}), snakemake
+    )
     assert "killed on login2" in capsys.readouterr().err

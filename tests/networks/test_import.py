@@ -17,6 +17,7 @@ from tests.commands import call, files_below, refused, succeeded
 from tests.data.formats import encode, random_images, write_files
 from tests.networks.official_options import settings_from_spec
 from tests.reference import DEFAULT, load, reference_files
+from tests.results import sealed
 from tests.workflow.project import Project
 
 CHECKPOINTS = reference_files("checkpoint_*.ckpt")
@@ -175,7 +176,8 @@ def test_a_model_without_its_dataset_is_sampled_and_evaluated(tmp_path):
     assert result.model.dataset_digest is None
 
     manifest = tmp_path / "model" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"name": "noise"', '"name": "other"'))
+    text = manifest.read_text().replace('"name": "noise"', '"name": "other"')
+    manifest.write_text(sealed(json.loads(text)))
     words = (f"{folder}/reference", "of dataset noise, but the model is of other")
     refused(call(tmp_path, "evaluate", *evaluation), 2, *words)
 

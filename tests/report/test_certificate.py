@@ -22,6 +22,7 @@ from psld.report.verification import Verification
 from psld.utils.files import digest_of
 from tests.commands import Finished, call, refused, succeeded
 from tests.report.certified import CELLS, evaluate, make_project, write_reference
+from tests.results import sealed
 
 CERTIFICATE = "results/certificates/mine.zip"
 
@@ -93,7 +94,7 @@ def test_rounding_may_change_the_last_digit_of_a_table(project, certificate, tmp
     estimate = content["results"][0]["estimate"]
     estimate["value"] *= 1.1
     estimate["without_block"] = [1.1 * value for value in estimate["without_block"]]
-    path.write_text(json.dumps(content))
+    path.write_text(sealed(content))
     succeeded(call(project, "certify", "grid_name=mine"))
     monkeypatch.setattr(differences, "TOLERANCE", 0.5)
     changed = entries_of((project / CERTIFICATE).read_bytes())
@@ -179,7 +180,7 @@ def change_a_number(certificate: bytes, random: np.random.Generator) -> tuple[by
             result["nfe"] -= 1
         case 3:
             result["noise"] += 0.5
-    entries[name] = json.dumps(content).encode()
+    entries[name] = sealed(content).encode()
     return written(entries, with_digests=True), name
 
 
@@ -223,6 +224,7 @@ def change_a_digest(certificate: bytes, random: np.random.Generator) -> tuple[by
     wrong = "".join(random.choice(list("0123456789abcdef"), 64))
     entries[name] = entries[name].replace(b"0" * 64, wrong.encode())
     entries[name] = entries[name].replace(b"d" * 64, wrong.encode())
+    entries[name] = sealed(json.loads(entries[name])).encode()
     said = paths.cell_result("mine", "vp-sde/em-10") if "models" in name else name
     return written(entries, with_digests=True), said
 
@@ -264,7 +266,7 @@ def test_a_forgery_with_all_digests_corrected_is_found_by_recomputing(certificat
     content = json.loads(entries[name])
     for result in content["results"]:
         result["kept_sha256"] = digest
-    entries[name] = json.dumps(content).encode()
+    entries[name] = sealed(content).encode()
     finished = verify(tmp_path, written(entries, with_digests=True))
     refused(finished, 1, "0.zip", "do not hold")
     wrong = [line for line in finished.stdout.splitlines() if line.startswith("wrong: ")]
@@ -298,7 +300,7 @@ def test_no_stored_number_is_read_to_recompute(certificate, tmp_path):
             for result in content["results"]:
                 result["estimate"] |= {"value": 7.0, "without_block": [7.0] * 20}
                 result |= {"floor": 7.0, "noise": 7.0, "nfe": 7.0, "sampling_seconds": 7.0}
-            entries[name] = json.dumps(content).encode()
+            entries[name] = sealed(content).encode()
     results = []
     for number, content in enumerate((certificate, written(entries, with_digests=True))):
         file, folder = tmp_path / f"{number}.zip", tmp_path / str(number)

@@ -24,7 +24,15 @@ from psld.report.formats import SYMBOLS, latex, markdown
 from psld.report.html import table_page
 from psld.report.table import EVERY_ENTRY, Text, scales, text_of
 from tests.commands import call, refused, succeeded
-from tests.results import WEIGHTS, cell_result, estimate_of, link_grid, write_grid, write_result
+from tests.results import (
+    WEIGHTS,
+    cell_result,
+    estimate_of,
+    link_grid,
+    sealed,
+    write_grid,
+    write_result,
+)
 
 GRID = yaml.safe_load("""
 defaults: [dataset=digits, network=demo, training=demo]
@@ -339,7 +347,7 @@ def test_a_cell_of_other_settings_is_one_that_has_not_been_run(folder, settings,
     changed = reduce(dict.__getitem__, settings, content["results"][0])
     assert changed[key] != value
     changed[key] = value
-    path.write_text(json.dumps(content))
+    path.write_text(sealed(content))
     shown = body_of_markdown(tabulate(folder)["md"])[0][2:]
     assert shown == ["– (2.00)", "– (10)", "1.50 ± 0.02 ★"]
 

@@ -30,6 +30,7 @@ from tests.commands import (
     started,
     succeeded,
 )
+from tests.results import sealed
 
 CPU = torch.device("cpu")
 SIZE = 8
@@ -431,7 +432,7 @@ def test_weights_of_another_network_do_not_load(copied, vp_sde_model, tmp_path):
 def vouch_for(folder) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["weights_sha256"] = sha256_of_file(folder / "weights.safetensors")
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(sealed(manifest))
 
 
 def test_nan_is_no_image(copied, tmp_path):
