@@ -1,10 +1,12 @@
 """Slurm's commands, except for submission: the state of a job, its end, a clean environment."""
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from textwrap import shorten
 
 from psld.utils.errors import PSLDError
 
@@ -58,6 +60,8 @@ def state_of(job: str) -> tuple[str, str]:
     """
     answer = _run("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T %r")
     state, _, reason = answer.strip().partition(" ")
+    if state and not re.fullmatch("[A-Z_]+", state):
+        raise Unreachable(f"squeue answered {shorten(answer, 80)!r}")
     waits = state == "PENDING" and reason != "None"
     # A list of missing nodes follows the comma; it changes all the time.
     return state or GONE, reason.partition(",")[0] if waits else ""
@@ -66,7 +70,9 @@ def state_of(job: str) -> tuple[str, str]:
 def active_jobs_named(name: str) -> list[str]:
     """This user's jobs of that name that have not ended, the newest first. Raises Unreachable."""
     answer = _run("squeue", "--noheader", "--me", f"--name={name}", "--format=%A %T")
-    found = [line.split() for line in answer.splitlines()]
+    if not re.fullmatch(r"(\s*\d+ +[A-Z_]+\s*\n)*\s*", answer, re.ASCII):
+        raise Unreachable(f"squeue answered {shorten(answer, 80)!r}")
+    found = [line.split() for line in answer.splitlines() if line.strip()]
     return sorted((job for job, state in found if state not in ENDED), key=int, reverse=True)
 
 
@@ -78,7 +84,9 @@ def cancel_jobs_named(name: str) -> None:
 def _run(*command: str) -> str:
     """Return the output of a Slurm command; it is empty for a job that does not exist."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_SECONDS)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=ANSWER_SECONDS
+        )
     except subprocess.TimeoutExpired:
         raise Unreachable(f"{command[0]} did not answer in {ANSWER_SECONDS} seconds") from None
     if done.returncode == 0 or "Invalid job id" in done.stderr:

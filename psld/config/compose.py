@@ -50,6 +50,8 @@ def compose_content(name: str, overrides: Sequence[str], where: str) -> dict[str
             return content_of(without_hydra(config), where)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"{where}: {text_of(error)}") from None
+    except (ValueError, RecursionError) as error:  # process=inf, 5,000 digits, lists in lists in …
+        raise UserError(f"{where}: not a setting ({text_of(error)})") from None
 
 
 def without_hydra(config: DictConfig) -> DictConfig:

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -12,10 +11,12 @@ from types import ModuleType
 from tqdm import tqdm
 
 from psld.data.picture import BrokenPicture
-from psld.utils.errors import RunError, UserError
+from psld.utils.errors import RunError, UserError, reraise_fault
 from psld.utils.files import sha256_of_file
 
 PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+MAX_BYTES = 1 << 30
+"""The size of the largest file that is unpacked from an archive."""
 
 
 class FileTree:
@@ -38,11 +39,12 @@ class FileTree:
         elif path.is_file():
             try:
                 self._archive = zipfile.ZipFile(path)
-            except (zipfile.BadZipFile, OSError) as error:
+            except Exception as error:  # A damaged list of entries can raise nearly any.
+                reraise_fault(error)
                 raise UserError(
                     f"{path}: not a whole zip archive ({error}); get it again"
                 ) from None
-            names = [entry.filename for entry in self._archive.infolist() if not entry.is_dir()]
+            names = [name for name in self._archive.namelist() if name and not name.endswith("/")]
         else:
             raise UserError(f"{path}: no such folder or zip archive")
         self.names = sorted(name for name in names if not _is_hidden(name))
@@ -60,11 +62,16 @@ class FileTree:
     def read(self, name: str) -> bytes:
         """Read a file. Raises BrokenPicture if it does not match the archive's own checksum."""
         try:
-            return self._archive.read(name) if self._archive else (self.path / name).read_bytes()
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise BrokenPicture(f"{self.path}/{name}", str(error)) from None
+            if self._archive is None:
+                return (self.path / name).read_bytes()
+            if (size := self._archive.getinfo(name).file_size) > MAX_BYTES:
+                raise zipfile.BadZipFile(f"{size} bytes; at most {MAX_BYTES} are read")
+            return self._archive.read(name)
         except (RuntimeError, OSError) as error:
             raise UserError(f"{self.path}/{name}: cannot be read ({error})") from None
+        except Exception as error:  # A decoder can raise nearly any for a damaged entry.
+            reraise_fault(error)
+            raise BrokenPicture(f"{self.path}/{name}", str(error)) from None
 
     def checksum(self) -> str:
         """The SHA-256 of the archive, or of the list "SHA-256  NAME" of a folder's files."""
@@ -79,7 +86,7 @@ class FileTree:
 def _is_hidden(name: str) -> bool:
     """Recognize hidden files, and the folder that macOS adds to zip archives."""
     parts = PurePosixPath(name).parts
-    return parts[0] == "__MACOSX" or any(part.startswith(".") for part in parts)
+    return parts[:1] in ((), ("__MACOSX",)) or any(part.startswith(".") for part in parts)
 
 
 @contextmanager

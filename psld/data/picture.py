@@ -2,6 +2,7 @@
 
 import io
 import math
+import warnings
 from pathlib import Path
 from typing import get_args
 
@@ -12,6 +13,9 @@ from PIL import Image, ImageOps
 from psld.data.settings import FilterName
 from psld.utils.errors import UserError, reraise_fault
 from psld.utils.files import atomic_path
+
+# Of damaged pictures, Pillow warns in many lines. One that cannot be decoded is an error.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 FILTERS = {name: Image.Resampling[name.upper()] for name in get_args(FilterName)}
 

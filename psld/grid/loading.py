@@ -24,7 +24,7 @@ from psld.grid.resolved import Grid
 from psld.grid.schema import GridFile
 from psld.grid.templates import expand_templates
 from psld.utils.errors import UserError
-from psld.utils.files import write_text
+from psld.utils.files import digest_of, write_text
 
 CACHE = Path(".cache/grids")
 
@@ -52,14 +52,21 @@ def load_grid(name: str) -> Grid:
 
 
 def write_cache(path: Path, digest: str, grid: Grid, made: dict[str, dict[str, Any]]) -> None:
-    """Write a grid's cache file atomically, in three lines: the digest, the grid, the contents."""
-    write_text(path, "\n".join([digest, grid.model_dump_json(), json.dumps(made)]))
+    """Write a grid's cache file atomically: three lines and, last, their digest.
+
+    The lines are the digest of the configs, the grid, and the contents.
+    """
+    lines = [digest, grid.model_dump_json(), json.dumps(made)]
+    write_text(path, "\n".join([*lines, digest_of(lines)]))
 
 
 def _read_cache(path: Path, digest: str) -> tuple[Grid | None, dict[str, dict[str, Any]]]:
     """Return the cached grid if it has this digest, or else the contents that it was made of."""
     try:
-        cached, grid, made = path.read_text().split("\n")
+        *lines, whole = path.read_text().split("\n")
+        if whole != digest_of(lines):
+            return None, {}
+        cached, grid, made = lines
         if cached == digest:
             return Grid.model_validate_json(grid), {}
         return None, json.loads(made)
@@ -110,12 +117,40 @@ def _with_models_of_others(content: dict[str, Any], path: Path) -> dict[str, Any
 
 def _content(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+        content = yaml.load(path.read_text("utf-8"), _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a grid: settings by their names are needed")
     return expand_templates(content, str(path))
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is there twice, and aliases that make the content endless or huge."""
+
+    MAX_VALUES = 1_000_000
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None:
+            self._size(node, {})
+        return node
+
+    def _size(self, node: yaml.Node, known: dict[int, int]) -> int:
+        """Return the number of values in a node whose aliases are written out."""
+        if id(node) in known:
+            return known[id(node)]
+        known[id(node)] = self.MAX_VALUES  # for a node that contains itself
+        parts = [] if isinstance(node, yaml.ScalarNode) else list(node.value)
+        if isinstance(node, yaml.MappingNode):
+            names = [key.value for key, _ in parts if isinstance(key, yaml.ScalarNode)]
+            if len(set(names)) < len(names):
+                raise yaml.MarkedYAMLError(problem="a key twice", problem_mark=node.start_mark)
+            parts = [each for pair in parts for each in pair]
+        known[id(node)] = size = 1 + sum(self._size(part, known) for part in parts)
+        if size > self.MAX_VALUES:
+            raise yaml.MarkedYAMLError(problem="too much", problem_mark=node.start_mark)
+        return size
 
 
 def expand_model(arguments: list[str]) -> list[str]:

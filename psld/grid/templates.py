@@ -14,6 +14,7 @@ columns. A placeholder in a name takes all values of its list (several take all 
 has the same value in the rest of the entry. A row and a column pass their values on to their cell.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from itertools import product
@@ -22,6 +23,8 @@ from typing import Any
 from psld.utils.errors import UserError
 
 NAMED = ("models", "guides", "samplers", "figures", "tables")
+
+MAX_ENTRIES = 10_000
 
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
@@ -48,7 +51,8 @@ def expand_templates(content: dict[str, Any], where: str) -> dict[str, Any]:
     for kind in NAMED:
         if isinstance(content.get(kind), dict):
             content[kind] = _expand_keys(content[kind], lists, f"{where}: {kind}")
-    for name, table in (content.get("tables") or {}).items():
+    tables = content.get("tables")
+    for name, table in tables.items() if isinstance(tables, dict) else ():
         for kind in ("columns", "rows"):
             if isinstance(table, dict) and isinstance(table.get(kind), list):
                 place = f"{where}: tables.{name}.{kind}"
@@ -97,5 +101,7 @@ def _combinations(name: str, lists: dict[str, list[str]], where: str) -> Iterato
         if placeholder not in lists:
             known = ", ".join(lists) or "none"
             raise UserError(f"{where}: {name}: no list {placeholder!r}; there are: {known}")
+    if math.prod(len(lists[placeholder]) for placeholder in placeholders) > MAX_ENTRIES:
+        raise UserError(f"{where}: {name}: stands for more than {MAX_ENTRIES} entries")
     for values in product(*(lists[placeholder] for placeholder in placeholders)):
         yield dict(zip(placeholders, values, strict=True))

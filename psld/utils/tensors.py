@@ -32,5 +32,5 @@ def load_tensors(path: str | Path, sha256: str, remedy: str) -> dict[str, Tensor
         raise UserError(f"{path}: damaged, or not the file that was recorded; {remedy}")
     try:
         return load_file(path)
-    except SafetensorError as error:
+    except (SafetensorError, KeyError) as error:  # KeyError: a type that torch has not
         raise UserError(f"{path}: not a safetensors file ({error}); {remedy}") from None
