@@ -13,7 +13,7 @@ INSTALLED := .venv/installed
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
 SNAKEMAKE := $(RUN) snakemake --profile $(PROFILE)
 
-.PHONY: help setup demo small test test-slow test-slurm test-gpu test-wheel faults lint cells plan results report track sync dashboard bench
+.PHONY: help setup demo small test test-slow test-slurm test-gpu test-wheel faults fuzz lint cells plan results report track sync dashboard bench
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -80,6 +80,11 @@ test-gpu: $(INSTALLED) ## Run the tests on this machine's GPU, in ten minutes at
 
 faults: $(INSTALLED) ## Run the fault matrix and print it: every stage under every fault
 	@$(RUN) python -m tests.faults
+
+fuzz: $(INSTALLED) ## Give the readers of files many damaged inputs; print the inputs and coverage of each
+	$(RUN) coverage run -m pytest tests/fuzz
+	$(RUN) coverage report
+	$(RUN) python -m pytest tests/fuzz --hypothesis-profile=fuzz
 
 test-wheel: $(INSTALLED) ## Build the wheel and use it in a fresh environment, outside the checkout
 	$(RUN) tests/check_wheel.sh

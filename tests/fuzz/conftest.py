@@ -1,0 +1,45 @@
+"""Profiles: few fixed inputs in `make test`, many random ones with --hypothesis-profile=fuzz."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.commands import call, succeeded
+from tests.fuzz.inputs import COUNTS
+from tests.report.certified import make_project
+
+# Machines are slow at times: `answer` limits the CPU time of an input, not the wall-clock time.
+ALWAYS = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
+
+settings.register_profile("tests", max_examples=25, derandomize=True, **ALWAYS)
+settings.register_profile("fuzz", max_examples=2500, print_blob=True, **ALWAYS)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not config.getoption("--hypothesis-profile"):
+        settings.load_profile("tests")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if settings.get_current_profile_name() == "fuzz":
+        for reader, outcomes in sorted(COUNTS.items()):
+            counted = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
+            terminalreporter.write_line(f"{reader}: {outcomes.total()} inputs: {counted}")
+        total = sum(outcomes.total() for outcomes in COUNTS.values())
+        terminalreporter.write_line(f"{total} inputs in all")
+
+
+@pytest.fixture(scope="package")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny grid with results, references, manifests and a certificate."""
+    folder = tmp_path_factory.mktemp("project")
+    make_project(folder)
+    succeeded(call(folder, "certify", "grid_name=mine"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for the damaged file."""
+    return tmp_path_factory.mktemp("damaged")

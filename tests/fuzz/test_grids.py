@@ -1,0 +1,133 @@
+"""Grid files, the cache of grids, command lines: another text is another grid, or one line."""
+
+import contextlib
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from psld.commands.launch import settings_of_training, split_command
+from psld.config.compose import compose_content
+from psld.config.settings import parse
+from psld.grid.loading import CACHE, _read, _read_cache
+from psld.training.settings import TrainSettings
+from psld.utils.errors import UserError
+from tests.fuzz.inputs import answer, changed, damaged, slow
+from tests.report.certified import GRID
+
+BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{new}: &{new} [*{old},*{old},*{old},*{old},*{old},*{old},*{old},*{old},*{old}]\n"
+    for old, new in zip("abcdefghi", "bcdefghij", strict=True)
+)
+NUMBERS = list(range(200))
+TEXTS = {
+    "aliases": BOMB,
+    "an endless alias": "models: &a {x: *a}\n",
+    "an endless list": "defaults: &a [*a]\n",
+    "a key twice": "metric: x\nmetric: y\n",
+    "depth": "{a: " * 3000,
+    "a date": "metric: 2001-99-99\n",
+    "digits": f"samples: {'9' * 5000}\n",
+    "a list as a key": "[a, b]: c\n",
+    "a tag": "metric: !!python/object/apply:os.system [id]\n",
+    "templates": f"lists: {{a: {NUMBERS}, b: {NUMBERS}}}\nmodels: {{'{{a}} {{b}}': []}}\n",
+    "no text": "\udcff",
+}
+
+
+@pytest.fixture(scope="module")
+def path(place) -> Path:
+    return place / "mine.yaml"
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_texts(name, path):
+    path.write_bytes(TEXTS[name].encode("utf-8", "surrogateescape"))
+    with pytest.raises(UserError) as caught:
+        _read(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_grids(path):
+    @given(damaged(yaml.safe_dump(GRID).encode()))
+    def check(content):
+        path.write_bytes(content)
+        answer("grid file", lambda: _read(path), str(path))
+
+    check()
+
+
+def test_changed_grids(path):
+    @given(changed(GRID))
+    def check(text):  # JSON is YAML
+        path.write_text(text, errors="surrogatepass")
+        answer("grid file", lambda: _read(path), str(path))
+
+    check()
+
+
+def test_damaged_caches(project, place):
+    whole = (project / CACHE / "mine.json").read_bytes()
+    path = place / "mine.json"
+    path.write_bytes(whole)
+    digest = whole.split(b"\n")[0].decode()
+    right, _ = _read_cache(path, digest)
+    assert right is not None
+
+    @given(damaged(whole))
+    def check(content):
+        path.write_bytes(content)
+        found, made = answer("cache of a grid", lambda: _read_cache(path, digest))
+        assert found in (None, right)
+        assert made == {}
+
+    check()
+
+
+GIVEN = (
+    *("process=psld", "process.gamma=0.02", "training.steps=10", "network.dropout=0.1"),
+    *("name=x", "dataset=digits", "training.seed=3", "data='a b.h5'", "+training.ema_decay=0.9"),
+)
+WORDS = st.one_of(
+    st.sampled_from(GIVEN),
+    st.sampled_from(GIVEN).flatmap(
+        lambda word: damaged(word.encode()).map(lambda part: part.decode("utf-8", "replace"))
+    ),
+    st.builds(
+        lambda word, value: f"{word.partition('=')[0]}={value}",
+        st.sampled_from(GIVEN),
+        st.sampled_from(
+            (
+                *("", "null", "nan", "inf", "-1", "1e999", "9" * 5000, "[", "{a:", "${name}"),
+                *("${oc.env:HOME}", "${nothing:1}", "???", "'", '"', "$(x)", "a,b", "range(3)"),
+                *("[" * 500 + "]" * 500, "../../x", "true", "\\", "glob(*)", "é", "\0", "{a:{}}"),
+            )
+        ),
+    ),
+    st.text(max_size=10),
+)
+
+
+@slow
+@given(st.lists(WORDS, min_size=1, max_size=3))
+def test_command_lines(place, words):
+    def read():
+        return parse(TrainSettings, compose_content("train", words, "train"), "train")
+
+    answer("command line", read, "train")
+
+
+@slow
+@given(st.lists(st.text(max_size=10), min_size=1, max_size=3))
+def test_commands_of_launches(place, words):
+    """Any words after `--` reach the training as they are."""
+    if any("\ud800" <= letter <= "\udfff" for word in words for letter in word):
+        return
+    content = compose_content("launch", split_command(["--", *words]), "launch")
+    assert [unquote(word) for word in content["command"]] == words
+    with contextlib.chdir(place):
+        answer("command line", lambda: settings_of_training(["train", *words]))
