@@ -96,6 +96,8 @@ def _change(content: Any, changes: list[tuple[Place, str, str]]) -> str:
             value = parent[key]
         except (KeyError, IndexError, TypeError):
             continue  # another change has removed it
+        if isinstance(parent, str):
+            continue  # it was in what another change has replaced
         match kind:
             case "odd":
                 mark = f"change {number}"
