@@ -19,6 +19,8 @@ ROOT = Path(__file__).parents[1]
 REPEATS = 3
 
 UNTIL_WORK = """
+import gc
+gc.disable()  # as psld does before its imports
 import psld.commands.entry as entry
 checked = entry.entry_point
 entry.entry_point = lambda *how, **more: lambda main: checked(*how, **more)(lambda settings: None)
