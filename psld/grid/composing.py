@@ -30,6 +30,10 @@ class _Sampler(Settings):
     sampler: SamplerSettings
 
 
+_composed: dict[str, dict[str, Any]] = {}
+"""The contents composed in this process, by their key; several grids have the same models."""
+
+
 class Compositions:
     """A cache of composed contents, shared by processes: Hydra takes 0.1 s for each content."""
 
@@ -47,8 +51,10 @@ class Compositions:
     def __call__(self, name: str, overrides: Sequence[str], where: str) -> dict[str, Any]:
         key = digest_of([self._configs, name, *overrides])
         if key not in self.made:
-            known = self._earlier.get(key)
-            self.made[key] = compose_content(name, overrides, where) if known is None else known
+            known = self._earlier.get(key) or _composed.get(key)
+            if known is None:
+                known = _composed[key] = compose_content(name, overrides, where)
+            self.made[key] = known
         return self.made[key]
 
 

@@ -194,7 +194,7 @@ def test_a_damaged_cache_is_made_again(configs):
 
 @pytest.fixture
 def compositions(monkeypatch) -> list[str]:
-    """Command and place of all that is composed from now on."""
+    """Command and place of all that is composed from now on, as in a new process."""
     composed = []
 
     def note(name: str, overrides: Sequence[str], where: str) -> dict[str, Any]:
@@ -202,6 +202,7 @@ def compositions(monkeypatch) -> list[str]:
         return compose_content(name, overrides, where)
 
     monkeypatch.setattr(composing, "compose_content", note)
+    monkeypatch.setattr(composing, "_composed", {})
     return composed
 
 
@@ -232,6 +233,14 @@ def test_every_thing_is_composed_again_for_another_config(configs, compositions)
     (configs / "network" / "mine.yaml").write_text("kind: ncsnpp")
     load(configs)
     assert sorted(compositions) == everything
+
+
+def test_grids_of_one_process_share_what_is_composed(configs, compositions):
+    load(configs)
+    compositions.clear()
+    (configs / "grid" / "other.yaml").write_text(yaml.safe_dump(CONTENT))
+    assert load_grid("other").models == load(configs).models
+    assert compositions == []
 
 
 @pytest.mark.parametrize(
