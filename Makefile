@@ -66,7 +66,7 @@ plan: $(INSTALLED) ## Print models, cells, jobs and the cost of GRID
 	@$(RUN) psld plan grid_name=$(GRID)
 
 test: $(INSTALLED) ## Run the fast tests
-	$(RUN) python -m pytest -m 'not slow and not slurm and not gpu' -n 2
+	$(RUN) python -m pytest -m 'not slow and not slurm and not gpu' -n 2 --dist worksteal
 
 test-slow: $(INSTALLED) ## Run the slow tests
 	$(RUN) python -m pytest -m 'slow and not slurm and not gpu'

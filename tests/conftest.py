@@ -1,5 +1,6 @@
 """Shared inputs of tests, made once: the prepared digits, a model, an extractor."""
 
+import gc
 import os
 import signal
 import sys
@@ -19,6 +20,17 @@ from tests.commands import TINY, call, succeeded
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # nohup does the same with SIGHUP.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_collection() -> None:
+    """Imports leave no garbage. The search for it among all that they make takes long."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays to the end: exempt it from later searches."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

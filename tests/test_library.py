@@ -1,9 +1,8 @@
 """The library on a model that is hardly trained; docs/library.md as it is written."""
 
+import contextlib
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -40,16 +39,10 @@ def test_every_section_has_code():
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_a_section_runs(section, folder):
-    code = f"{SECTIONS[section]}\nassert 'images' not in dir() or images.isfinite().all()\n"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=folder,
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    names = {}  # of this section alone
+    with contextlib.chdir(folder):
+        exec(SECTIONS[section], names)
+    assert "images" not in names or names["images"].isfinite().all()
     if section in MADE:
         assert (folder / MADE[section]).stat().st_size > 100
 

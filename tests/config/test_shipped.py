@@ -1,5 +1,7 @@
 """The shipped configs: each composes, and its objects can be built."""
 
+import functools
+
 import pytest
 import torch
 import yaml
@@ -67,6 +69,7 @@ def fitting(group: str, option: str) -> list[str]:
     return []
 
 
+@functools.cache
 def composed(entry: str, group: str, option: str) -> Settings:
     overrides = [f"{group}={option}", *fitting(group, option), *REQUIRED.get(entry, ())]
     content = compose_content(entry, overrides, where=f"{group}={option}")

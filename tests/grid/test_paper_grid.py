@@ -210,9 +210,7 @@ def test_a_dry_run_lists_the_whole_paper_in_seconds(grid, project):
     assert after.ru_utime - before.ru_utime < 20
 
 
-@pytest.mark.parametrize(
-    ("table", "models", "samplings"), [("table1", 6, 30), ("table4", 10, 60), ("table7", 2, 6)]
-)
+@pytest.mark.parametrize(("table", "models", "samplings"), [("table4", 10, 60), ("table7", 2, 6)])
 def test_each_table_is_a_target(project, table, models, samplings):
     """A job samples ten shards of 1,000 images, or what is left of the split that is inpainted."""
     jobs = dry_run(project, table)
@@ -223,7 +221,6 @@ def test_each_table_is_a_target(project, table, models, samplings):
     ("figure", "jobs"),
     [
         ("figure1", {"train": 3, "sample": 3, "figure": 3}),
-        ("figure2", {"train": 4, "sample": 4, "figure": 4}),
         ("figure3", {"train": 3, "train_guide": 2, "sample": 3, "figure": 3}),
         ("figure3-cifar10", {"train": 1, "train_guide": 1, "sample": 1, "figure": 1}),
     ],
@@ -233,16 +230,15 @@ def test_each_figure_is_a_target(project, figure, jobs):
     assert planned.items() >= jobs.items()
 
 
-def test_a_second_parse_takes_no_time(project, monkeypatch):
-    monkeypatch.chdir(project.folder)
-    load_grid("paper")
+def test_a_second_parse_takes_no_time(folder, monkeypatch):
+    monkeypatch.chdir(folder)
     started = time.process_time()
     load_grid("paper")
     assert time.process_time() - started < 1
 
 
-def test_the_rehearsal_has_every_model_and_cell(grid, project, monkeypatch):
-    monkeypatch.chdir(project.folder)
+def test_the_rehearsal_has_every_model_and_cell(grid, folder, monkeypatch):
+    monkeypatch.chdir(folder)
     rehearsal = load_grid("rehearsal")
     assert rehearsal.cells == grid.cells
     assert list(rehearsal.models) == list(grid.models)

@@ -94,6 +94,7 @@ def test_a_training_that_runs_is_left_for_later(project, server):
     assert not any(mark_of(file).exists() for file in files(project))
 
 
+@pytest.mark.slow
 def test_what_the_server_refuses_is_uploaded_by_the_next_sync(project, server):
     """wandb itself would mark it. If an upload fails, later files of its training wait."""
     server.refuses = "/file_stream"

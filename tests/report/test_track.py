@@ -102,8 +102,16 @@ def folder(results, tmp_path) -> Iterator[Path]:
         yield copy_of(results, tmp_path / "project")
 
 
+@pytest.fixture
+def written(tracked, tmp_path) -> Iterator[Path]:
+    """A copy for which the command has run."""
+    with mock.patch.dict(os.environ):
+        yield copy_of(tracked, tmp_path / "written")
+
+
 def copy_of(results: Path, folder: Path) -> Path:
-    shutil.copytree(results, folder, ignore=shutil.ignore_patterns("configs", ".cache"))
+    ignored = shutil.ignore_patterns("configs", ".cache")
+    shutil.copytree(results, folder, symlinks=True, ignore=ignored)
     link_grid(results, folder)
     return folder
 
@@ -194,20 +202,18 @@ def test_figures_arrive_under_their_names(tracked):
     assert [name for name in run.summary if name.endswith(".path")] == ["samples/psld.path"]
 
 
-def test_what_is_written_is_not_written_again(folder):
-    track(folder)
-    before = {run.file: run.file.stat().st_mtime_ns for run in runs(folder).values()}
-    assert "6 runs, of which 0 are new or changed" in track(folder)
-    assert {run.file: run.file.stat().st_mtime_ns for run in runs(folder).values()} == before
+def test_what_is_written_is_not_written_again(written):
+    before = {run.file: run.file.stat().st_mtime_ns for run in runs(written).values()}
+    assert "6 runs, of which 0 are new or changed" in track(written)
+    assert {run.file: run.file.stat().st_mtime_ns for run in runs(written).values()} == before
 
 
-def test_a_result_made_again_replaces_its_run(folder):
-    track(folder)
-    before = runs(folder)
+def test_a_result_made_again_replaces_its_run(written):
+    before = runs(written)
     changed = {"estimate": estimate_of(0.5, samples=20)}
-    write_result(folder / RESULT, result_of(folder).model_dump() | changed)
-    assert "6 runs, of which 2 are new or changed" in track(folder)
-    after = runs(folder)
+    write_result(written / RESULT, result_of(written).model_dump() | changed)
+    assert "6 runs, of which 2 are new or changed" in track(written)
+    after = runs(written)
     changed = [("evaluate", "psld/em-3"), ("tabulate", "mine")]
     assert [run for run in before if before[run].file != after[run].file] == changed
     assert {name: run.start["run_id"] for name, run in after.items()} == {

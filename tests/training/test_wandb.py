@@ -54,6 +54,7 @@ def lose_the_end(file: Path) -> None:
     file.write_bytes(content[: content.rindex(b"grad_norm")])
 
 
+@pytest.mark.slow
 def test_a_run_of_three_lives_has_each_step_once(digits, tmp_path):
     """The first is killed before wandb has written anything, of the second the end is lost."""
     training = command("train", *SETTINGS, f"data={digits}")
