@@ -54,8 +54,7 @@ class Project:
         for name in COPIED:
             source, target = REPOSITORY / name, folder / name
             if source.is_dir():
-                ignored = shutil.ignore_patterns("__pycache__")
-                shutil.copytree(source, target, symlinks=True, ignore=ignored)
+                shutil.copytree(source, target, symlinks=True)  # compiled modules included
             else:
                 shutil.copy(source, target)
         for grid in (folder / "configs" / "grid").iterdir():
