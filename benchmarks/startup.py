@@ -1,13 +1,13 @@
-"""The user CPU time of each command before its work begins, next to that of `import torch`.
+"""The CPU time of each command before its work begins, next to that of `import torch`.
 
     python -m benchmarks.startup
 
-A cold run has no compiled module and no grid in the cache; "warm" is the median of later runs. A
-command ends when its settings are checked; tabulate, plan and track run to their end.
+A cold run has no compiled module and no grid in the cache; "warm" is the least of later runs, which
+depends little on what else runs on the machine. A command ends when its settings are checked;
+tabulate, plan and track run to their end.
 """
 
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -16,7 +16,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 ROOT = Path(__file__).parents[1]
-REPEATS = 3
+REPEATS = 5
 
 UNTIL_WORK = """
 import gc
@@ -55,7 +55,7 @@ WITH_TORCH = (
 
 
 def seconds(folder: Path, code: str, words: str = "") -> float:
-    """Return the user CPU seconds of a process that runs `code`; `folder` keeps compiled files."""
+    """Return the CPU seconds of a process that runs `code`; `folder` keeps compiled files."""
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
@@ -67,7 +67,7 @@ def seconds(folder: Path, code: str, words: str = "") -> float:
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         sys.exit(f"{words}: failed")
-    return usage.ru_utime
+    return usage.ru_utime + usage.ru_stime
 
 
 def main() -> None:
@@ -78,7 +78,7 @@ def main() -> None:
             folder = Path(name) / str(number)
             folder.mkdir()
             cold = seconds(folder, code, words)
-            warm = statistics.median(seconds(folder, code, words) for _ in range(REPEATS))
+            warm = min(seconds(folder, code, words) for _ in range(REPEATS))
             torch_seconds = warm if number == 0 else torch_seconds
             beyond = warm - torch_seconds if words.split(" ")[0] in WITH_TORCH else warm
             rows.append([words or "import torch", *(f"{s:.2f}" for s in (cold, warm, beyond))])
