@@ -28,7 +28,7 @@ def extractor(weights) -> InceptionExtractor:
 
 
 def test_metrics_of_shards_are_torch_fidelitys(extractor, weights):
-    samples, reference = images(12, 256, seed=1), images(8, 160, seed=2)
+    samples, reference = images(20, 256, seed=1), images(12, 160, seed=2)
     theirs = torch_fidelity.calculate_metrics(
         input1=AsDataset(samples),
         input2=AsDataset(reference),
@@ -45,7 +45,7 @@ def test_metrics_of_shards_are_torch_fidelitys(extractor, weights):
     )
     shards = [
         gather(extractor, batches_of(shard, 8), "shard", len(shard))
-        for shard in (samples[:5], samples[5:])
+        for shard in (samples[:7], samples[7:])
     ]
     total = shards[1].total + shards[0].total
     ours = gather(extractor, batches_of(reference, 12), "reference", len(reference)).total
