@@ -1,7 +1,9 @@
 """The files of a source: download them; read them from a folder or a packed zip archive."""
 
 import hashlib
+import math
 import os
+import stat
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,36 +17,42 @@ from psld.utils.errors import RunError, UserError, reraise_fault
 from psld.utils.files import sha256_of_file
 
 PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-MAX_BYTES = 1 << 30
-"""The size of the largest file that is unpacked from an archive."""
+
+MAX_BYTES = 1 << 28
+"""The largest size of a picture's file, unpacked. It is checked before the file is read."""
 
 
 class FileTree:
     """The files of a folder and its subfolders, links followed, or of a zip archive.
 
     Hidden files are left out. All reading threads share one open archive, as zipfile allows.
+    Nothing is unpacked to disk.
 
-    Raises UserError if `path` is neither a folder nor a whole archive.
+    Raises UserError if `path` is neither a folder nor a whole archive, or if a folder is linked
+    into itself, or if the path of a file in the archive leads out of it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._archive: zipfile.ZipFile | None = None
         if path.is_dir():
-            names = [
-                Path(folder, name).relative_to(path).as_posix()
-                for folder, _, files in os.walk(path, followlinks=True)
-                for name in files
-            ]
+            names = _names_below(path)
         elif path.is_file():
+            # Damage anywhere in the archive's list can raise nearly any exception.
             try:
                 self._archive = zipfile.ZipFile(path)
-            except Exception as error:  # A damaged list of entries can raise nearly any.
+            except Exception as error:
                 reraise_fault(error)
                 raise UserError(
                     f"{path}: not a whole zip archive ({error}); get it again"
                 ) from None
-            names = [name for name in self._archive.namelist() if name and not name.endswith("/")]
+            # Of two files of one name, the later one counts.
+            names = {n for n in self._archive.namelist() if n and not n.endswith("/")}
+            for name in names:
+                if name.startswith("/") or ".." in name.split("/"):
+                    raise UserError(
+                        f"{path}: the path {name!r} in it leads out of the archive; pack it again"
+                    )
         else:
             raise UserError(f"{path}: no such folder or zip archive")
         self.names = sorted(name for name in names if not _is_hidden(name))
@@ -60,16 +68,23 @@ class FileTree:
         return names
 
     def read(self, name: str) -> bytes:
-        """Read a file. Raises BrokenPicture if it does not match the archive's own checksum."""
+        """Read a file.
+
+        Raises BrokenPicture if it does not match the archive's own checksum or is too large.
+        """
         try:
             if self._archive is None:
-                return (self.path / name).read_bytes()
-            if (size := self._archive.getinfo(name).file_size) > MAX_BYTES:
-                raise zipfile.BadZipFile(f"{size} bytes; at most {MAX_BYTES} are read")
+                return self._file(name, MAX_BYTES).read_bytes()
+            size = self._archive.getinfo(name).file_size
+            if size > MAX_BYTES:
+                raise BrokenPicture(f"{self.path}/{name}", _too_large(size))
             return self._archive.read(name)
         except (RuntimeError, OSError) as error:
             raise UserError(f"{self.path}/{name}: cannot be read ({error})") from None
-        except Exception as error:  # A decoder can raise nearly any for a damaged entry.
+        except UserError:
+            raise
+        # As above: BadZipFile, EOFError, zlib.error, ValueError, …
+        except Exception as error:
             reraise_fault(error)
             raise BrokenPicture(f"{self.path}/{name}", str(error)) from None
 
@@ -79,8 +94,38 @@ class FileTree:
             return sha256_of_file(self.path)
         listing = hashlib.sha256()
         for name in tqdm(self.names, f"checksum of {self.path}", disable=None, leave=False):
-            listing.update(f"{hashlib.sha256(self.read(name)).hexdigest()}  {name}\n".encode())
+            try:
+                digest = sha256_of_file(self._file(name))
+            except OSError as error:
+                raise UserError(f"{self.path}/{name}: cannot be read ({error})") from None
+            listing.update(f"{digest}  {name}\n".encode(errors="surrogateescape"))
         return listing.hexdigest()
+
+    def _file(self, name: str, max_bytes: float = math.inf) -> Path:
+        """Return the path of a regular file in a folder; reading another may never end."""
+        path = self.path / name
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{path}: not a regular file; remove it")
+        if status.st_size > max_bytes:
+            raise BrokenPicture(str(path), _too_large(status.st_size))
+        return path
+
+
+def _names_below(root: Path) -> list[str]:
+    names = []
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        real = Path(folder).resolve()
+        for subfolder in subfolders:
+            link = Path(folder, subfolder)
+            if link.is_symlink() and real.is_relative_to(link.resolve()):
+                raise UserError(f"{link}: a link to a folder that it lies in; remove it")
+        names += [Path(folder, name).relative_to(root).as_posix() for name in files]
+    return names
+
+
+def _too_large(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB; at most {MAX_BYTES >> 20} are read"
 
 
 def _is_hidden(name: str) -> bool:

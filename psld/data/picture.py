@@ -19,6 +19,13 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 FILTERS = {name: Image.Resampling[name.upper()] for name in get_args(FilterName)}
 
+# The formats of the suffixes, and those that often carry another's. Some others run programs.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+
+MAX_PIXELS = 1 << 26
+"""The largest number of pixels of a picture, 8192². It is checked before they are decoded."""
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
 # Pillow clips deeper modes (16 or 32 bits, floats) to 0…255 instead of scaling them.
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
 
@@ -35,19 +42,25 @@ class BrokenPicture(UserError):
 
 
 def decode(data: bytes, name: str) -> Image.Image:
-    """Decode a picture of 8 bits a channel, upright as its EXIF says. Raises BrokenPicture."""
+    """Decode a picture of 8 bits a channel, upright as its EXIF says; the first of several frames.
+
+    Raises BrokenPicture.
+    """
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        if not 0 < image.width * image.height <= MAX_PIXELS:
+            size = f"{image.width}×{image.height} pixels"
+            raise ValueError(f"{size}; at least one is needed, and at most {MAX_PIXELS:,}")
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
     # A decoder can raise nearly any exception for a damaged file.
     except Exception as error:
         reraise_fault(error)
         # Pillow's message for unknown data contains the address of the stream.
-        reason = "not a picture" if "BytesIO" in str(error) else str(error)
+        reason = "not a picture" if "BytesIO" in str(error) else " ".join(str(error).split())
         raise BrokenPicture(name, reason) from None
     if image.mode not in _EIGHT_BIT_MODES:
-        raise BrokenPicture(name, f"mode {image.mode}, more than 8 bits a channel")
+        raise BrokenPicture(name, f"mode {image.mode}, not 8 bits of gray, RGB or CMYK")
     return image
 
 
