@@ -61,7 +61,7 @@ def report_blocks(grid: Grid, models: Path) -> Iterator[Block]:
         layout = reports.Layout(w=WIDTH, h=10)
         panel = reports.WeavePanelSummaryTable(table_name="table", layout=layout)
         yield reports.H2(table.title)
-        yield _panels(grid, ["tabulate"], [panel], condition=f"Name = '{name}'")
+        yield _panels(grid, ["tabulate"], [panel], condition=f"Name = {name!r}")
     yield reports.H1("Figures")
     yield _panels(grid, ["figure"], [_images(*figures_of(grid))])
 
@@ -89,7 +89,7 @@ def _distances(grid: Grid) -> Iterator[Block]:
             grid,
             ["evaluate"],
             [against_nfe],
-            condition=f"Tags() in ['{dataset}'] and Tags() in ['{metric}']",
+            condition=f"Tags() in {[dataset]} and Tags() in {[metric]}",
             colors={evaluation_id(grid, e): looks[e.model].color for e in evaluations},
             order=[reports.OrderBy(distance, ascending=True)],
             pinned_columns=["run:displayName", f"summary:{metric}"],
@@ -118,7 +118,7 @@ def _panels(
     **runset: Any,
 ) -> reports.PanelGrid:
     """Return panels of the grid's runs of these job types, narrowed down by `condition`."""
-    filters = f"Group = '{grid.name}' and JobType in {job_types}"
+    filters = f"Group = {grid.name!r} and JobType in {job_types}"
     if condition:
         filters += f" and {condition}"
     runs = reports.Runset(name=f"{grid.name}: {job_types[0]}", filters=filters, **runset)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from statistics import fmean
 
 from tabulate import tabulate
@@ -57,7 +58,8 @@ def record(grid: Grid, table: Table, entry: TableEntry) -> dict[str, object]:
 
 def markdown(text: Text, details: bool = True) -> str:
     """Return Markdown, with a list of every entry if `details`."""
-    parts = [f"### {text.title}", text.caption, _pipes(text, text.columns, text.lines), *text.notes]
+    title, caption, *notes = map(_plain, [text.title, text.caption, *text.notes])
+    parts = [f"### {title}", caption, _pipes(text, text.columns, text.lines), *notes]
     if details and text.details:
         parts += [f"#### {EVERY_ENTRY}", _pipes(text, text.detail_columns, text.details)]
     return "\n\n".join(filter(None, parts)) + "\n"
@@ -65,7 +67,13 @@ def markdown(text: Text, details: bool = True) -> str:
 
 def _pipes(text: Text, columns: list[str], lines: list[list[str]]) -> str:
     sides = ["left"] * text.headings + ["right"] * (len(columns) - text.headings)
-    return tabulate(lines, columns, tablefmt="pipe", colalign=sides, disable_numparse=True)
+    rows = [[_plain(cell).replace("|", r"\|") for cell in line] for line in (columns, *lines)]
+    return tabulate(rows[1:], rows[0], tablefmt="pipe", colalign=sides, disable_numparse=True)
+
+
+def _plain(text: str) -> str:
+    """Return a text in one line of Markdown that holds no HTML element."""
+    return re.sub(r"<(?=[A-Za-z/!?])", r"\\<", " ".join(text.split()))
 
 
 def latex(text: Text) -> str:
@@ -110,6 +118,7 @@ def _rules(columns: list[str], lines: list[list[str]]) -> list[str]:
 SYMBOLS = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"[": "{[}", "*": "{*}"},  # at the start of a row, they would belong to the command before
     **{"<": "$<$", ">": "$>$", "−": "$-$", "×": r"$\times$", "±": r"$\pm$", "√": r"$\surd$"},
     **{"★": r"$\star$", "≈": r"$\approx$", "→": r"$\to$", "∞": r"$\infty$"},
     **{"Γ": r"$\Gamma$", "ν": r"$\nu$", "κ": r"$\kappa$"},
@@ -120,4 +129,4 @@ SYMBOLS = {
 
 
 def _escape(text: str) -> str:
-    return text.translate(str.maketrans(SYMBOLS))
+    return " ".join(text.split()).translate(str.maketrans(SYMBOLS))

@@ -1,0 +1,149 @@
+"""A grid whose free texts are all hostile: every format shows them as they are written."""
+
+import csv
+import io
+from copy import deepcopy
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from psld.grid.entries import read_table
+from psld.grid.resolved import Grid
+from psld.report.dashboard import report_blocks
+from psld.report.formats import as_csv, latex, markdown
+from psld.report.html import table_page
+from psld.report.page import results_page
+from psld.report.table import text_of
+from tests.report.conftest import GRID
+from tests.results import write_grid, write_result
+
+EVIL = (
+    """<script>alert(1)</script> "><img src=x onerror='a'> & | \\ $x$ 50% a_b *c* #{}~^ <!-- ]]>"""
+)
+MODEL = """low <b>"it's" & 'more'"""
+
+
+def evil(place: str) -> str:
+    """The hostile text of one place; it begins as the options of LaTeX's row ends do."""
+    return f"[{place}] {EVIL}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("hostile")
+
+
+@pytest.fixture(scope="module")
+def grid(folder) -> Grid:
+    content = deepcopy(GRID) | {"title": evil("title"), "question": evil("question")}
+    content["models"] = {MODEL if k == "low" else k: m for k, m in content["models"].items()}
+    mine = content["tables"]["mine"]
+    for table in content["tables"].values():
+        for row in table["rows"]:
+            row["model"] = MODEL if row["model"] == "low" else row["model"]
+    mine |= {"title": evil("table"), "caption": evil("caption"), "headings": [evil("heading")]}
+    mine["footnotes"] = [evil("note"), "two\n\nparagraphs"]
+    mine["rows"][0] |= {"label": [evil("row")]}
+    mine["columns"][0]["label"] = evil("column")
+    grid = write_grid(folder, content)
+    write_result(folder, grid, f"{MODEL}/em-20", value=3.0, sampling_device=evil("device"))
+    return grid
+
+
+@pytest.fixture(scope="module")
+def rows(folder, grid) -> list:
+    return read_table(grid, "mine", folder / "results/cells/mine")
+
+
+class Elements(HTMLParser):
+    """The elements, attributes, comments and texts of a page."""
+
+    def __init__(self, content: str) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+        self.comments = 0
+        self.text = ""
+        self.feed(content)
+
+    def handle_starttag(self, tag, attrs):
+        self.found |= {tag, *(f"{tag} {name}" for name, _ in attrs)}
+
+    def handle_comment(self, data):
+        self.comments += 1
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def check_page(hostile: str, harmless: str, *texts: str) -> None:
+    page, plain = Elements(hostile), Elements(harmless)
+    assert page.found == plain.found, "an element or an attribute came from a text"
+    assert page.comments == 0
+    for text in texts:
+        assert text in page.text
+
+
+def test_no_element_of_the_page_comes_from_a_text(folder, grid, tmp_path):
+    hostile = results_page(grid, folder / "results/cells/mine", folder / "figures")
+    plain = deepcopy(GRID) | {"title": "a", "question": "b"}
+    plain["tables"]["mine"] |= {"caption": "c"}
+    harmless_grid = write_grid(tmp_path, plain)
+    write_result(tmp_path, harmless_grid, "low/em-20", value=3.0)
+    harmless = results_page(harmless_grid, tmp_path / "results/cells/mine", tmp_path / "figures")
+    places = ("title", "question", "table", "caption", "heading", "note", "row", "column", "device")
+    check_page(hostile, harmless, *map(evil, places), MODEL)
+
+
+def test_no_element_of_a_table_comes_from_a_text(grid, rows):
+    text = text_of(grid.file.tables["mine"], rows)
+    harmless = replace(
+        text,
+        title="a",
+        caption="b",
+        columns=["c"] * len(text.columns),
+        lines=[["d (e)"] * len(line) for line in text.lines],
+        notes=["e"],
+        detail_columns=["f"] * len(text.detail_columns),
+        details=[["g"] * len(line) for line in text.details],
+    )
+    places = ("table", "caption", "heading", "note", "row", "column", "device")
+    check_page(table_page(text), table_page(harmless), *map(evil, places))
+
+
+def test_markdown_keeps_its_columns_and_has_no_elements(grid, rows):
+    text = text_of(grid.file.tables["mine"], rows)
+    lines = markdown(text).splitlines()
+    for line in (line for line in lines if line.startswith("|")):
+        bars = line.replace(r"\|", "").count("|")
+        assert bars - 1 in (len(text.columns), len(text.detail_columns))
+    assert not any("<script" in line.replace(r"\<", "") for line in lines)
+    assert not any("<img" in line.replace(r"\<", "") for line in lines)
+    assert "two paragraphs" in lines
+
+
+def test_latex_escapes_what_it_would_read(grid, rows):
+    """Each row ends where the table says; no special character stands alone."""
+    text = text_of(grid.file.tables["mine"], rows)
+    written = latex(text)
+    body = written[written.index(r"\midrule") :][: written.index(r"\bottomrule")]
+    first = body.splitlines()[1]
+    assert first.startswith("{[}row]")
+    assert first.replace(r"\&", "").count("&") == len(text.columns) - 1
+    assert r"\textbackslash{}" in first
+    for character in "%#_":
+        assert first.count(character) == first.count(f"\\{character}") > 0
+    assert "two paragraphs" in written
+
+
+def test_csv_reads_back(grid, rows):
+    written = as_csv(grid, grid.file.tables["mine"], rows)
+    [first, *_] = csv.DictReader(io.StringIO(written))
+    assert first[evil("heading")] == evil("row")
+    assert first["column"] == evil("column")
+
+
+def test_the_dashboard_quotes_names(grid, tmp_path):
+    """wandb parses its filters; one that it cannot read raises ValueError."""
+    assert list(report_blocks(grid, tmp_path))
