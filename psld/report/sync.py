@@ -1,15 +1,21 @@
-"""Upload to wandb what was written offline, each file once.
+"""Upload to wandb what the server lacks: offline runs, and online runs that it did not take.
 
 Each start of a training writes one file. If a kill cut a file off, its complete part is uploaded.
 A running training waits for the next sync. Needs a login (`wandb login`, or WANDB_API_KEY).
+
+What arrived and what was refused is read from wandb's logs, because wandb prints only a part.
 """
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from textwrap import shorten
-from typing import Literal
+from typing import Any, Literal
 
 from psld.training.wandb_runs import records_in
 from psld.utils.errors import RunError, UserError
@@ -64,8 +70,57 @@ def _upload_training(run: Path) -> list[Outcome]:
 
 
 def _not_uploaded(folder: Path) -> list[Path]:
-    files = sorted(folder.glob("wandb/offline-run-*/run-*.wandb"))
-    return [file for file in files if not mark_of(file).exists()]
+    """Return the files that the server lacks, oldest first."""
+    files = [file for file in folder.glob("wandb/*run-*/run-*.wandb") if not mark_of(file).exists()]
+    files = [file for file in files if not _arrived(file)]
+    return sorted(files, key=lambda file: file.parent.name.removeprefix("offline-"))
+
+
+def _arrived(file: Path) -> bool:
+    """Tell whether the server took the whole history of an online run while it ran.
+
+    A run without any history has nothing that could be missing.
+    """
+    if file.parent.name.startswith("offline-"):
+        return False
+    try:
+        lines = sum(record["type"] == "history" for record in records_in(file))
+    except RunError:
+        return False
+    log = _log_entries([file.parent / "logs" / "debug-internal.log"])
+    sent = asked = 0
+    for entry in log:
+        if entry["msg"] == "filestream: sending request":
+            asked = entry.get("history_lines", 0)
+        elif entry["msg"] == "filestream: request sent":
+            sent += asked
+    return lines == 0 or (sent >= lines and not _failures(log))
+
+
+def _log_entries(files: Iterable[Path]) -> list[dict[str, Any]]:
+    """Return the lines of wandb's logs. After a power cut, some are damaged."""
+    entries = []
+    for line in (line for file in files if file.exists() for line in file.open("rb")):
+        with suppress(ValueError):
+            entries.append({"msg": "", "level": "", **json.loads(line)})
+    return entries
+
+
+def _failures(log: list[dict[str, Any]]) -> list[str]:
+    """Return what failed, and may succeed another time. Rejected files are not among it."""
+    errors = [entry for entry in log if entry["level"] == "ERROR" and not _is_rejection(entry)]
+    return [
+        f"the server answers {entry['status']} to {entry['method']} {entry['url']}"
+        if "url" in entry
+        else entry["msg"]
+        for entry in errors
+        if "url" in entry or ("task" in entry and "failed to upload: status: 4" not in entry["msg"])
+    ]
+
+
+def _is_rejection(entry: dict[str, Any]) -> bool:
+    """Recognize an image or another file that the server will never take."""
+    return entry.get("method") == "PUT" and 400 <= entry["status"] < 500
 
 
 def mark_of(file: Path) -> Path:
@@ -83,7 +138,7 @@ def _upload(file: Path) -> Outcome:
         return "failed"
     uploaded = False
     try:
-        errors = _sync_errors(file)
+        errors, rejected = _sync_errors(file)
         uploaded = all(any(words in error for words in CUT_OFF) for error in errors)
     finally:
         # wandb marks a file even if the server refuses it, and not if its end is cut off.
@@ -96,25 +151,32 @@ def _upload(file: Path) -> Outcome:
         print(f"{file.parent}: not uploaded: {reason}", flush=True)
         return "failed"
     part = " up to an incomplete record" if errors else ""
-    print(f"{file.parent}: uploaded{part}", flush=True)
+    without = f", without {rejected} files that the server rejects" if rejected else ""
+    print(f"{file.parent}: uploaded{part}{without}", flush=True)
     return "uploaded"
 
 
-def _sync_errors(file: Path) -> list[str]:
-    """Run `wandb sync` and return its error messages; its exit code shows no failures."""
-    done = subprocess.run(
-        [sys.executable, "-m", "wandb", "sync", str(file)],
-        env={**RETRIES, **os.environ, "WANDB_SILENT": "false"},
-        stdin=subprocess.DEVNULL,  # otherwise it asks for an API key
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
+def _sync_errors(file: Path) -> tuple[list[str], int]:
+    """Run `wandb sync`; return its error messages and the number of files that were rejected.
+
+    Its exit code shows no failures.
+    """
+    with TemporaryDirectory() as logs:
+        done = subprocess.run(
+            [sys.executable, "-m", "wandb", "sync", "--include-online", str(file.absolute())],
+            env={**RETRIES, **os.environ, "WANDB_SILENT": "false", "WANDB_DIR": logs},
+            stdin=subprocess.DEVNULL,  # otherwise it asks for an API key
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        log = _log_entries(Path(logs).glob("**/debug-sync*.log"))
     lines = [line.removeprefix("wandb: ") for line in done.stdout.splitlines()]
     errors = [line.partition(" ")[2] for line in lines if line.startswith(("ERROR ", "Error: "))]
     if errors and "API key" in errors[-1]:
         raise UserError(f"wandb: {errors[-1]}")
+    errors += _failures(log)[:1]
     if not errors and not mark_of(file).exists():
-        return lines[-1:] or ["wandb gives no reason"]
-    return errors
+        errors = lines[-1:] or ["wandb gives no reason"]
+    return errors, sum(map(_is_rejection, log))

@@ -24,12 +24,12 @@ from psld.grid.schema import Evaluation
 from psld.report.formats import record
 from psld.report.table import text_of
 from psld.sampling.shards import Shard, shard_path
+from psld.training.preview import SIDE
 from psld.training.settings import WandbSettings
-from psld.training.wandb_runs import start_run
+from psld.training.wandb_runs import errors_in_one_line, start_run
 from psld.utils.files import digest_of, read_json, write_json
 
 TableContent = tuple[list[str], list[list[Any]]]  # columns and lines
-SIDE = 8  # rows and columns of a cell's image, as in trainings
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class TrackedRun:
 def track(runs: Iterable[TrackedRun], group: str, settings: WandbSettings, folder: Path) -> None:
     """Write the new and changed runs into `folder`, and a record of what was written."""
     file = folder / "written.json"
-    written = read_json(file, dict[str, dict[str, Any]]) if file.exists() else {}
+    written = read_json(file, dict[str, Any]) if file.exists() else {}
     online = settings.mode == "online"
     fresh = total = 0
     for run in runs:
@@ -77,17 +77,20 @@ def write_run(run: TrackedRun, group: str, settings: WandbSettings, folder: Path
     """Write a run, and remove older runs of the same result."""
     for older in folder.glob(f"wandb/*run-*-{run.id}"):
         shutil.rmtree(older)
-    with start_run(
-        settings,
-        folder,
-        id=run.id,
-        name=run.name,
-        group=group,
-        job_type=run.job_type,
-        config=run.config,
-        tags=run.tags,
-        settings=wandb.Settings(x_disable_stats=True, console="off"),
-    ) as started:
+    with (
+        errors_in_one_line(),
+        start_run(
+            settings,
+            folder,
+            id=run.id,
+            name=run.name,
+            group=group,
+            job_type=run.job_type,
+            config=run.config,
+            tags=run.tags,
+            stats=False,
+        ) as started,
+    ):
         images = {n: wandb.Image(image) for n, image in run.images.items()}
         tables = {n: wandb.Table(*t, allow_mixed_types=True) for n, t in run.tables.items()}
         started.log({**run.values, **images, **tables})

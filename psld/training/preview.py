@@ -18,7 +18,8 @@ from psld.diffusion.settings import SDESettings
 from psld.training.settings import GuideModelSettings, ModelSettings
 from psld.utils.randomness import Stream, generator
 
-SAMPLES = 64
+SIDE = 8
+"""Rows and columns of the samples in one image."""
 SAMPLER = SDESettings(integrator="em", striding="quadratic", steps=50)
 
 BINS = 10
@@ -32,9 +33,7 @@ def preview_samples(
     settings: ModelSettings, process: LinearProcess, network: nn.Module
 ) -> dict[str, Any]:
     """64 samples of the network in one image; a class-conditional one samples without a class."""
-    # Both take a second to import, and most commands make no preview.
-    import wandb
-    from torchvision.utils import make_grid
+    from psld.data.picture import tiled  # Most commands make no preview.
 
     device = next(network.parameters()).device
     dataset = settings.dataset
@@ -44,11 +43,10 @@ def preview_samples(
     def noise(z: Tensor) -> Tensor:
         return torch.randn(z.shape, generator=stream, device=device)
 
-    start = process.prior(noise(torch.empty(SAMPLES, *shape)))
-    z = sample(process, SAMPLER, NetworkScore(network, batch_size=SAMPLES), start, noise)
+    start = process.prior(noise(torch.empty(SIDE * SIDE, *shape)))
+    z = sample(process, SAMPLER, NetworkScore(network, batch_size=SIDE * SIDE), start, noise)
     images = to_uint8(z[:, : dataset.channels])
-    grid = make_grid(images, nrow=8, padding=1).permute(1, 2, 0).cpu().numpy()
-    return {"samples": wandb.Image(grid)}
+    return {"samples": tiled(images.cpu().numpy(), SIDE)}
 
 
 @torch.no_grad()

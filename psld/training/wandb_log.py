@@ -2,28 +2,24 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
+import numpy as np
+import wandb
 from torch import nn
 
 from psld.training.loop import Log
 from psld.training.settings import RunSettings
 from psld.training.state import History
-from psld.training.wandb_runs import last_logged_step, start_run, training_id
-from psld.utils.errors import UserError
+from psld.training.wandb_runs import check_login, last_logged_step, start_run, training_id
 
+PATIENCE = 60
+"""The largest number of seconds for which the end of a training waits for wandb."""
 
-def unless_lost(method: Callable[..., None]) -> Callable[..., None]:
-    """Skip the method if wandb's process is lost, and notice if it is lost now."""
-
-    def call(log: "WandbLog", *arguments: Any) -> None:
-        if not log.lost:
-            try:
-                method(log, *arguments)
-            except ConnectionError as error:
-                log.lose(f"wandb: lost its process ({error})")
-
-    return call
+Previews = dict[int, dict[str, Any]]
+"""What a preview shows at each step: numbers, and images H×W×C."""
 
 
 class WandbLog(Log):
@@ -33,8 +29,10 @@ class WandbLog(Log):
     checkpoint holds it. A resumed training first reports the steps that wandb lost in a kill, so
     each step is reported once.
 
-    wandb writes in its own process. If this process dies, or does not start when the training is
-    resumed, the training goes on without it, and the next resume reports what is missing.
+    A thread makes all calls to wandb, so the training never waits for its process, its server or
+    the disk, except at the end for at most `PATIENCE` seconds. If the server does not answer, the
+    run is written offline. If wandb fails in any other way, the training goes on without it, and
+    the next resume reports what is missing.
     """
 
     def __init__(
@@ -50,55 +48,80 @@ class WandbLog(Log):
             step: the step at which the training starts or resumes.
             look: makes a preview of the averaged network.
 
-        Raises UserError if nobody is logged in; at step 0, all other errors of wandb too.
+        Raises UserError if nobody is logged in.
         """
+        check_login(settings.wandb)
+        self.settings, self.run_folder, self.stage = settings, run_folder, stage
         self.look = look
-        self.lost = False
-        self.previews: dict[int, dict[str, Any]] = {}
+        self.previews: Previews = {}
         self.reported = step
-        try:
-            logged = last_logged_step(run_folder)
-            # Without files, what was logged has been uploaded and removed (wandb clean).
-            self.reported = step if logged is None else logged
-            self.run = start_run(
-                settings.wandb,
-                run_folder,
-                id=training_id(run_folder),
-                name=settings.name,
-                group=settings.grid_name,
-                job_type=stage,
-                resume="allow",
-                config=settings.model().model_dump(mode="json"),
-            )
-        except UserError:
-            raise
-        except Exception as error:  # wandb passes on the errors of its libraries
-            if step == 0:
-                raise
-            self.lose(f"wandb did not start ({error or type(error).__name__})")
+        self.queue: SimpleQueue[tuple[History, Previews] | int] = SimpleQueue()
+        """Histories with the new previews; last, the exit code."""
+        self.thread = Thread(target=self._write, name="wandb", daemon=True)
 
     def __enter__(self) -> "WandbLog":
+        self.thread.start()
         return self
 
-    @unless_lost
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.run.finish(exit_code=0 if kind is None else 1)
+        self.queue.put(0 if kind is None else 1)
+        self.thread.join(PATIENCE)
+        if self.thread.is_alive():
+            self._say(TimeoutError(f"no end within {PATIENCE} s"), "the last steps may be missing")
 
-    @unless_lost
     def preview(self, step: int, network: nn.Module) -> None:
-        # wandb watches imports, so an import in a preview may raise ConnectionError.
         self.previews[step] = self.look(network)
 
-    @unless_lost
     def saved(self, history: History) -> None:
+        if self.thread.is_alive():
+            self.queue.put((list(history), self.previews))
+        self.previews = {}
+
+    def _write(self) -> None:
+        """Start the run, log what comes, and finish. In the thread."""
+        try:
+            logged = last_logged_step(self.run_folder)
+            # Without files, what was logged has been uploaded and removed (wandb clean).
+            self.reported = self.reported if logged is None else logged
+            run = self._start()
+            while not isinstance(item := self.queue.get(), int):
+                self._log(run, *item)
+            run.finish(item)
+        except TimeoutError:
+            self._say(TimeoutError("the end is not uploaded"), "`psld wandb sync` uploads it")
+        except Exception as error:  # wandb passes on the errors of its libraries
+            self._say(error, "the training goes on without it")
+
+    def _start(self) -> wandb.Run:
+        settings = self.settings
+        options = {
+            "id": training_id(self.run_folder),
+            "name": settings.name,
+            "group": settings.grid_name,
+            "job_type": self.stage,
+            "resume": "allow",
+            "config": settings.model().model_dump(mode="json"),
+        }
+        try:
+            return start_run(settings.wandb, self.run_folder, **options)
+        except Exception as error:
+            if settings.wandb.mode != "online":
+                raise
+            self._say(error, "the run is written offline; `psld wandb sync` uploads it")
+            wandb.teardown()  # its process would refuse the same id
+            offline = settings.wandb.model_copy(update={"mode": "offline"})
+            return start_run(offline, self.run_folder, **options)
+
+    def _log(self, run: wandb.Run, history: History, previews: Previews) -> None:
         entries = {int(entry["step"]): entry for entry in history}
-        for step in sorted(entries.keys() | self.previews):
-            values = {**entries.get(step, {}), **self.previews.pop(step, {})}
+        for step in sorted(entries.keys() | previews):
+            values = {**entries.get(step, {}), **previews.get(step, {})}
             values.pop("step", None)
             if step > self.reported:
-                self.run.log(values, step=step)
+                shown = {k: wandb.Image(v) for k, v in values.items() if isinstance(v, np.ndarray)}
+                run.log(values | shown, step=step)
                 self.reported = step
 
-    def lose(self, why: str) -> None:
-        self.lost = True
-        print(f"{why}; the training goes on without", flush=True)
+    def _say(self, error: Exception, then: str) -> None:
+        reason = " ".join(str(error).split()).removeprefix("wandb: ") or type(error).__name__
+        print(f"wandb: {reason}; {then}", flush=True)

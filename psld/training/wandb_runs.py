@@ -4,22 +4,47 @@ import json
 import os
 import secrets
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import wandb
+from wandb.util import get_core_path
 
 from psld.training.settings import WandbSettings
 from psld.utils.errors import RunError, UserError
 from psld.utils.files import write_text
 
+ENVIRONMENT = {"WANDB_SILENT": "true", "WANDB_INIT_TIMEOUT": "20", "WANDB_FINISH_TIMEOUT": "20"}
+"""The times, in seconds, that a run waits for the server at its start and at its end."""
 
-def start_run(settings: WandbSettings, folder: Path, /, **options: Any) -> wandb.Run:
-    """Start a run with its files in `folder`/wandb; wandb.init gets the options."""
-    os.environ.setdefault("WANDB_SILENT", "true")
+
+def check_login(settings: WandbSettings) -> None:
+    """Raise UserError if runs go online and nobody is logged in. The server is not asked."""
+    set_environment()
+    if settings.mode == "online":
+        with errors_in_one_line():
+            wandb.login(verify=False)
+
+
+def set_environment() -> None:
+    """Set what the user has not set. wandb reads it once."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+def start_run(
+    settings: WandbSettings, folder: Path, /, *, stats: bool = True, **options: Any
+) -> wandb.Run:
+    """Start a run with its files in `folder`/wandb; wandb.init gets the options.
+
+    `stats`: log system metrics too.
+
+    The run raises TimeoutError if its end is not uploaded in time. Nothing of it intercepts what
+    the process prints, which would be another way to wait for wandb.
+    """
+    set_environment()
     folder.mkdir(parents=True, exist_ok=True)
     with errors_in_one_line():
         return wandb.init(
@@ -27,6 +52,9 @@ def start_run(settings: WandbSettings, folder: Path, /, **options: Any) -> wandb
             entity=settings.entity,
             mode=settings.mode,
             dir=folder.absolute(),  # wandb's process may have another working directory
+            settings=wandb.Settings(
+                console="off", finish_timeout_raises=True, x_disable_stats=not stats
+            ),
             **options,
         )
 
@@ -38,8 +66,8 @@ def errors_in_one_line() -> Iterator[None]:
         yield
     except wandb.errors.UsageError as error:
         raise UserError(f"wandb: {error}") from None
-    except wandb.errors.Error as error:
-        raise RunError(f"wandb: {error}") from None
+    except (wandb.errors.Error, ConnectionError, TimeoutError) as error:
+        raise RunError(f"wandb: {' '.join(str(error).split())}") from None
 
 
 def training_id(run_folder: Path) -> str:
@@ -78,8 +106,12 @@ def records_in(file: Path) -> list[dict[str, Any]]:
 
     Raises RunError if wandb cannot read the file.
     """
-    inspect = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
-    done = subprocess.run(inspect, capture_output=True, text=True, check=False)
+    # As `wandb leet inspect --json`, which would also contact the server.
+    inspect = [get_core_path(), "leet", "inspect", "--no-observability", "--json"]
+    where = ["--run-file", str(file), str(file.parent)]
+    done = subprocess.run(
+        inspect + where, capture_output=True, text=True, errors="replace", check=False
+    )
     if "bad header" in done.stderr:
         return []
     if done.returncode != 0:

@@ -40,14 +40,6 @@ def skipped(root: Path) -> list[str]:
     return record["skipped"]
 
 
-def bomb(size: int) -> bytes:
-    """The deflated zeros of a zip member: one byte for a thousand."""
-    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
-    whole, rest = divmod(size, 1 << 20)
-    parts = [packer.compress(bytes(1 << 20)) for _ in range(whole)]
-    return b"".join(parts) + packer.compress(bytes(rest)) + packer.flush()
-
-
 def declare(path: Path, name: str, size: int) -> None:
     """Let the archive say another unpacked size of a member, in both of its places."""
     data = bytearray(path.read_bytes())
@@ -90,7 +82,7 @@ def test_a_link_in_an_archive_is_no_picture(tmp_path):
     assert skipped(root) == [f"{root}/link.png"]
 
 
-def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch):
+def test_a_bomb_is_not_unpacked(tmp_path):
     root = write_zip(tmp_path / "faces.zip", {**GOOD, "bomb.png": bytes(1 << 20)})
     declare(root, "bomb.png", 0xFFFF_FFF0)
     refused(

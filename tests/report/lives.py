@@ -6,8 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from unittest import mock
 
-import wandb
-
 from psld.training.settings import WandbSettings
 from psld.training.wandb_runs import records_in, start_run
 
@@ -21,7 +19,7 @@ def live(run: Path, steps: Iterable[int], begun: int = 0, run_id: str | None = N
             run,
             id=run_id or run.name,
             resume="allow",
-            settings=wandb.Settings(x_disable_stats=True, console="off"),
+            stats=False,
         ) as started,
     ):
         for step in steps:

@@ -1,4 +1,9 @@
-"""A server that receives uploads from wandb and keeps the histories."""
+"""A stub of wandb's server: it receives uploads, keeps the histories, and fails as it is told.
+
+It speaks what wandb-core 0.31 needs for uploads, and no more: three GraphQL operations at /graphql
+(RunResumeStatus, UpsertBucket, CreateRunFiles), the lines of a run as JSON at
+/files/ENTITY/PROJECT/RUN/file_stream, and PUT of files at /file.
+"""
 
 import json
 import threading
@@ -7,6 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+QUICK = {
+    f"WANDB_X_{client}_RETRY_WAIT_{end}_SECONDS": "0.1"
+    for client in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")
+    for end in ("MIN", "MAX")
+}
+"""Environment with short pauses between wandb's retries."""
 
 
 class WandbServer(ThreadingHTTPServer):
@@ -19,8 +31,23 @@ class WandbServer(ThreadingHTTPServer):
         """The logged values of each run, by its id."""
         self.uploads: list[str] = []
         """The ids of the runs to which something was uploaded, once an upload."""
+        self.runs: list[str] = []
+        """The ids of the runs that began, once a request."""
         self.refuses = ""
-        """Answer 500 to paths that contain this text; to none if it is empty."""
+        """Answer `status` to requests with this text, such as "PUT /file"; to none if empty."""
+        self.status = 500
+        self.delay = 0.0
+        """Seconds before each answer."""
+        self.closed = threading.Event()
+
+    @property
+    def started(self) -> bool:
+        """A run has begun."""
+        return bool(self.runs)
+
+    @property
+    def all_steps(self) -> list[int]:
+        return [step for run in self.histories for step in self.steps(run)]
 
     def steps(self, run: str) -> list[int]:
         return [entry["_step"] for entry in self.histories[run]]
@@ -32,6 +59,7 @@ class WandbServer(ThreadingHTTPServer):
         if operation == "RunResumeStatus":
             return {"model": {**project, "bucket": self._resumed(given["name"])}}
         if operation == "UpsertBucket":
+            self.runs.append(given["name"])
             bucket = {"id": given["name"], "name": given["name"], "project": project}
             return {"upsertBucket": {"bucket": bucket, "inserted": True}}
         if operation == "CreateRunFiles":
@@ -65,16 +93,18 @@ class _Requests(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"] or 0))
-        refused = self.server.refuses and self.server.refuses in self.path
+        if self.server.closed.wait(self.server.delay):
+            return
+        refused = self.server.refuses and self.server.refuses in f"{self.command} {self.path}"
         answer = {}
-        if self.path == "/graphql":
+        if self.path == "/graphql" and not refused:
             query = json.loads(body)
             data = self.server.answer(query["operationName"], query["variables"] or {})
             answer = {"data": data}
         elif self.path.endswith("/file_stream") and not refused:
             self.server.stream(self.path.split("/")[-2], json.loads(body))
         text = json.dumps(answer).encode()
-        self.send_response(500 if refused else 200)
+        self.send_response(self.server.status if refused else 200)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
         self.wfile.write(text)
@@ -94,5 +124,6 @@ def wandb_server() -> Iterator[WandbServer]:
         try:
             yield server
         finally:
+            server.closed.set()
             server.shutdown()
             thread.join()

@@ -1,11 +1,11 @@
 """The earlier starts of a training in wandb, and the id of its run."""
 
 import shutil
-import sys
 
 import pytest
 
-from psld.training.wandb_runs import last_logged_step, training_id
+from psld.training import wandb_runs
+from psld.training.wandb_runs import last_logged_step, records_in, training_id
 from psld.utils.errors import RunError
 from tests.report.lives import break_off, damage, live
 
@@ -46,9 +46,23 @@ def test_a_life_that_wrote_nothing_counts_as_nothing(tmp_path, content):
 def test_a_life_that_cannot_be_read_is_not_taken_for_an_empty_one(tmp_path, monkeypatch):
     """The steps that it has would be logged again."""
     file = live(tmp_path, [20])
-    broken = tmp_path / "python"
+    broken = tmp_path / "wandb-core"
     broken.write_text("#!/bin/sh\necho 'Error: no core' >&2\nexit 1\n")
     broken.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(broken))
+    monkeypatch.setattr(wandb_runs, "get_core_path", lambda: str(broken))
     with pytest.raises(RunError, match=f"{file}.*: no core"):
         last_logged_step(tmp_path)
+
+
+def test_a_life_that_is_cut_off_anywhere_has_what_is_whole(tmp_path):
+    file = live(tmp_path, [20, 40, 60])
+    content = file.read_bytes()
+    whole = records_in(file)
+    counts = []
+    for end in (*range(0, len(content), len(content) // 40), len(content) - 1):
+        file.write_bytes(content[:end])
+        found = records_in(file)
+        assert found == whole[: len(found)]
+        counts.append(len(found))
+    assert counts == sorted(counts)
+    assert counts[-1] == len(whole) - 1

@@ -10,9 +10,7 @@ from psld.report.sync import mark_of
 from psld.utils.locks import sole_holder
 from tests.commands import Finished, call, refused, succeeded
 from tests.report.lives import break_off, damage, live
-from tests.report.server import WandbServer, wandb_server
-
-QUICK = {"RETRY_WAIT_MIN_SECONDS": "0.1", "RETRY_WAIT_MAX_SECONDS": "0.1"}
+from tests.report.server import QUICK, WandbServer, wandb_server
 
 
 @pytest.fixture(autouse=True)
@@ -21,9 +19,8 @@ def server(monkeypatch) -> Iterator[WandbServer]:
     with wandb_server() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
         monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-        for client in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER"):
-            for name, value in QUICK.items():
-                monkeypatch.setenv(f"WANDB_X_{client}_{name}", value)
+        for name, value in QUICK.items():
+            monkeypatch.setenv(name, value)
         yield server
 
 
@@ -121,6 +118,30 @@ def test_a_broken_off_life_that_is_refused_is_not_marked_and_others_go_on(projec
     assert len(says(sync(project))) == 3
     assert server.steps("model") == [1, 2, 4, 5, 6]
     assert server.steps("other") == [1]
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [(404, "uploaded, without 4 files that the server rejects"), (500, "not uploaded: ")],
+)
+@pytest.mark.slow
+def test_images_that_the_server_does_not_take_are_said(tmp_path, server, status, outcome):
+    file = live(tmp_path / "runs/model", [1])
+    for name in ("a.png", "b.png"):
+        (file.parent / "files" / name).write_bytes(b"picture")
+    server.refuses, server.status = "PUT /file", status
+    said = sync(tmp_path).stdout
+    assert f": {outcome}" in said
+    assert said.count("\n") == 1
+    assert mark_of(file).exists() == (status == 404)
+
+
+@pytest.mark.slow
+def test_a_life_without_its_files_is_uploaded_without_them(project, server):
+    for file in files(project):
+        shutil.rmtree(file.parent / "files")
+    assert says(sync(project)) == ["uploaded"] * 2
+    assert server.steps("model") == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize("key", [None, "short"])
