@@ -11,6 +11,8 @@ profiles/ sets where the jobs run; configs/ sets what they compute.
 import gc
 import sys
 
+from snakemake.cli import get_argument_parser
+
 from psld.cluster.executor import repair_slurm_executor
 from psld.cluster.solo import hold_working_directory
 
@@ -62,3 +64,15 @@ for target, file in GRIDS.cells_among(sys.argv).items():
         input:
             file,
         localrule: True
+
+
+# Snakemake reports a wrong target as an error of the rules, and tells them the targets too late.
+if workflow.is_main_process and "snakemake" in sys.argv[0]:
+    asked = get_argument_parser().parse_args(sys.argv[1:]).targets
+    try:
+        GRIDS.check_targets(
+            (word for word in asked if not workflow.is_rule(word)),
+            makes=lambda file: any(rule.is_producer(file) for rule in workflow.rules),
+        )
+    except UserError as error:
+        raise WorkflowError(str(error))

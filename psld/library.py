@@ -1,7 +1,9 @@
 """The library: the work of the commands, as functions on tensors."""
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,8 +102,7 @@ class LoadedModel(Model):
             UserError: the sampler or a setting is unknown, or the guidance does not fit the model.
             RunError: an image is not finite.
         """
-        if n < 1:
-            raise UserError(f"sample(): n is {n}; at least one image is needed")
+        _check_counts(n=n, batch_size=batch_size)
         overrides = []
         if guide is not None or label is not None:
             kind = "classifier-free" if guide is None else "classifier"
@@ -112,7 +113,8 @@ class LoadedModel(Model):
             raise UserError("sample(): scale is the strength of guidance; give a label or a guide")
         chosen = _sampler_of(sampler, steps, options, overrides)
         loaded = None if guide is None else load_guide(guide, self.device)
-        check_fit(chosen, self.settings, loaded and loaded.settings)
+        with _in_words_of_the_call():
+            check_fit(chosen, self.settings, loaded and loaded.settings)
         model = replace(self, network=forward_pass(self.network, chosen.precision))
         images, *_ = sample_images(model, loaded, chosen, range(n), (seed, 0), Batching(batch_size))
         return images.cpu() if raw else to_uint8(images).cpu()
@@ -143,10 +145,17 @@ def sample(
 
     Other arguments, result and errors are those of `LoadedModel.sample`.
     """
+    if len(shape) != 4:
+        raise UserError(f"sample(): shape is {tuple(shape)}; n×C×H×W is needed")
+    _check_counts(shape=min(shape), batch_size=batch_size)
+    known = tuple(inpainting.images.shape) if inpainting else tuple(shape)
+    if known != tuple(shape):
+        raise UserError(f"sample(): inpainting has images of {known}, not {tuple(shape)}")
     chosen = _sampler_of(sampler, steps, options)
     score = NetworkScore(forward_pass(network, chosen.precision), batch_size)
     device = next(network.parameters()).device
-    images = draw_images(process, chosen, score, shape, (seed, 0), device, inpainting)
+    with _in_words_of_the_call():
+        images = draw_images(process, chosen, score, shape, (seed, 0), device, inpainting)
     return images.cpu() if raw else to_uint8(images).cpu()
 
 
@@ -157,7 +166,26 @@ def _sampler_of(
     options = options if steps is None else {"steps": steps, **options}
     values = {key: v if isinstance(v, str) else json.dumps(v) for key, v in options.items()}
     given = [f"sampler.{key}={value}" for key, value in values.items()]
-    return compose_sampler([f"sampler={name}", *overrides, *given], "sample()")
+    with _in_words_of_the_call():
+        return compose_sampler([f"sampler={name}", *overrides, *given], "sample()")
+
+
+def _check_counts(**given: int) -> None:
+    for name, value in given.items():
+        if value < 1:
+            raise UserError(f"sample(): {name} has {value}; at least 1 is needed")
+
+
+@contextmanager
+def _in_words_of_the_call() -> Iterator[None]:
+    """Let errors name arguments, such as `steps`, in place of settings, such as `sampler.steps`."""
+    try:
+        yield
+    except UserError as error:
+        text = str(error).removeprefix("sample(): ").replace("sampler.integrator", "sampler")
+        text = re.sub(r"\bsampler\.(guidance\.)?(?=\w)", "", text)
+        text = text.replace("the command's --help", "psld sample --help")
+        raise UserError(f"sample(): {text}") from None
 
 
 def denoiser(model: Model, n: int, seed: int = 0) -> StraightDenoiser:

@@ -64,6 +64,40 @@ def test_settings_of_a_sampler_are_values_of_python(model):
         loaded.sample(8, **FEW, etas=1)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"sampler": "nosuch"}, "sampler=nosuch: no such sampler; there are: .*multistep"),
+        ({"steps": 1}, "steps: Input should be greater than or equal to 2"),
+        ({"orders": 3}, "no setting is called orders; psld sample --help lists them"),
+        ({"order": 9}, "order: Input should be less than or equal to 3"),
+        ({"batch_size": 0}, "batch_size has 0; at least 1 is needed"),
+        ({"n": 0}, "n has 0; at least 1 is needed"),
+        ({"label": "cat"}, "label: "),
+        (
+            {"label": 3},
+            "classifier-free guidance needs a class-conditional model; .* or give a guide",
+        ),
+        ({"sampler": "rk45", "precision": "bf16"}, "sampler: bf16 has an error above"),
+    ],
+)
+def test_errors_are_in_the_words_of_the_call(model, wrong, said):
+    with pytest.raises(UserError, match=rf"^sample\(\): {said}") as refused:
+        psld.load(model).sample(**{"n": 2, **wrong})
+    assert "sampler." not in str(refused.value)
+
+
+def test_shapes_that_do_not_fit_are_refused(model):
+    loaded = psld.load(model)
+    with pytest.raises(UserError, match=r"sample\(\): shape is \(1, 8, 8\); n×C×H×W is needed"):
+        psld.sample(loaded.process, loaded.network, (1, 8, 8), **FEW)
+    with pytest.raises(UserError, match=r"images of shape \(2, 8, 8\), not \(6, 8, 8\)"):
+        psld.sample(loaded.process, loaded.network, (2, 3, 8, 8), **FEW)
+    known = Inpainting(loaded.process, torch.zeros(2, 1, 8, 8), torch.ones(2, 1, 8, 8))
+    with pytest.raises(UserError, match=r"inpainting has images of \(2, 1, 8, 8\), not \(4,"):
+        psld.sample(loaded.process, loaded.network, (4, 1, 8, 8), **FEW, inpainting=known)
+
+
 def test_strength_without_guidance_is_refused(model):
     with pytest.raises(UserError, match="scale is the strength of guidance; give a label or a"):
         psld.load(model).sample(8, **FEW, scale=3)

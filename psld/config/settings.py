@@ -62,7 +62,7 @@ def read_record(kind: type[S], path: str | Path, wrong: str) -> S:
 def _complaints(error: ValidationError, content: Mapping[str, Any]) -> list[str]:
     complaints = []
     for detail in error.errors(include_url=False):
-        key = _key(detail["loc"], content) or "(settings)"
+        key = _key(detail["loc"], content, detail["type"] == "missing") or "(settings)"
         match detail["type"]:
             case "extra_forbidden":
                 complaints.append(f"unknown key {key}")
@@ -75,12 +75,13 @@ def _complaints(error: ValidationError, content: Mapping[str, Any]) -> list[str]
     return complaints
 
 
-def _key(location: tuple[int | str, ...], content: Any) -> str:
+def _key(location: tuple[int | str, ...], content: Any, is_missing: bool) -> str:
     """Return the key that the user wrote: pydantic's location without the names of variants."""
     parts = []
     for index, part in enumerate(location):
-        is_variant = isinstance(content, Mapping) and part not in content
-        if is_variant and index < len(location) - 1:
+        is_last_of_missing = is_missing and index == len(location) - 1
+        is_variant = isinstance(content, Mapping) and part not in content and not is_last_of_missing
+        if is_variant or isinstance(content, str | int | float):
             continue
         parts.append(str(part))
         content = content.get(part) if isinstance(content, Mapping) else None

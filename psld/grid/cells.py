@@ -1,5 +1,8 @@
 """A cell of a grid on the command line: the overrides behind `cell=GRID/MODEL/SAMPLER`."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 from psld.grid import paths
 from psld.grid.loading import load_grid
 from psld.grid.resolved import Grid
@@ -33,10 +36,20 @@ def find_cell(name: str) -> tuple[Grid, str, str]:
     grid = load_grid(grid_name)
     model, _, sampler = cell.rpartition("/")
     if model not in grid.models or sampler not in grid.samplers:
+        near = nearest(
+            cell, (f"{model}/{sampler}" for model in grid.models for sampler in grid.samplers)
+        )
         raise UserError(
-            f"cell={name}: no such cell; psld plan grid_name={grid_name} list=cells lists them"
+            f"cell={name}: no such cell{near}; "
+            f"psld plan grid_name={grid_name} list=cells lists them"
         )
     return grid, model, sampler
+
+
+def nearest(word: str, names: Iterable[str]) -> str:
+    """Return a clause for an error that lists the names most like a word; empty without any."""
+    found = get_close_matches(word, names)
+    return f"; the nearest are: {', '.join(found)}" if found else ""
 
 
 def places_of_guidance(grid: Grid, model: str, sampler: str) -> list[str]:

@@ -1,13 +1,13 @@
 """The inputs, outputs and parameters of every job, for the rules of the workflow."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from psld.config.locations import config_names
 from psld.grid import paths
 from psld.grid.captions import caption_of
-from psld.grid.cells import inpainted_datasets
+from psld.grid.cells import inpainted_datasets, nearest
 from psld.grid.entries import paper_values
 from psld.grid.figures import evaluations_of_plot, figures_of, plots_of, trained_models
 from psld.grid.loading import load_grid
@@ -225,6 +225,36 @@ class Workflow:
             if grid in self.grids and cell in self.grids[grid].evaluations_by_cell:
                 found[word] = paths.cell_result(grid, cell)
         return found
+
+    def check_targets(self, words: Iterable[str], makes: Callable[[str], bool]) -> None:
+        """Raise UserError, with the nearest names, for a word that is no target.
+
+        Args:
+            makes: checks if a rule makes a file. It does not check the names of cells in the file.
+        """
+        known: dict[str, None] = {}
+        for word in words:
+            if not word.startswith(("results/", "samples/")) and makes(word):
+                continue
+            known = known or dict.fromkeys(self._names_and_files())
+            if word not in known:
+                alike = (name for name in known if name.count("/") == word.count("/"))
+                grid = next((name for name in self.grids if f"{name}/" in word), "NAME")
+                raise UserError(
+                    f"{word}: no such target{nearest(word, alike)}; "
+                    f"psld plan grid_name={grid} list=cells lists the cells"
+                )
+
+    def _names_and_files(self) -> Iterator[str]:
+        """Yield all targets, all cells and every file of results and samples."""
+        for target, files in self.targets().items():
+            yield from (target, *files)
+        for name, grid in self.grids.items():
+            yield from (f"{name}/{cell}" for cell in grid.cells)
+            for cell in grid.shards:
+                yield from self.records_of_cell(name, cell)
+            if grid.likelihood:
+                yield from (paths.likelihood(name, model) for model in grid.models)
 
     def targets(self) -> dict[str, list[str]]:
         """The files behind the name of each grid, table and figure."""

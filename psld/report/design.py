@@ -44,6 +44,7 @@ def description(title: str, process: LinearProcess, trial: Trial) -> str:
     last = float(process.noise_level(torch.tensor([process.T], dtype=torch.float64)))
     lines = [
         f"{title}: the recipe's conditions hold",
+        *matrices(process),
         f"modes of the drift (D + Q) S⁻¹: {modes(process)}",
         f"the network predicts {process.predicted_blocks} of {process.blocks} blocks of ε",
         f"at t = 1 an image has noise of {last:.3g} times its own units",
@@ -70,6 +71,27 @@ def _table(rows: list[list[str]], heads: list[str]) -> str:
 def block_names(process: LinearProcess) -> list[str]:
     """Name the blocks: image, momentum, and auxiliary blocks by number."""
     return [*BLOCKS, *(f"block {n}" for n in range(2, process.blocks))][: process.blocks]
+
+
+def matrices(process: LinearProcess) -> list[str]:
+    """Return the matrices of the SDE dz = F z dt + G dw and of its recipe, one a line."""
+    one = torch.ones(1, dtype=torch.float64)
+    named = {
+        "D": process.D,
+        "Q": process.Q,
+        "S": process.S,
+        "Σ₀": process.initial_covariance,
+        "F/β = −(D + Q) S⁻¹": -process.rate,
+        "G/√β = √(2D)": process.diffusion(one)[0] / process.beta(one).sqrt(),
+        "Φ(1) = exp(∫₀¹ F dt)": process.transition(one)[0],
+    }
+    rows = {
+        name: [[f"{v + 0:.4g}" for v in row] for row in m.tolist()] for name, m in named.items()
+    }
+    return [
+        f"{name} = [{', '.join('[' + ', '.join(row) + ']' for row in matrix)}]"
+        for name, matrix in rows.items()
+    ]
 
 
 def modes(process: LinearProcess) -> str:

@@ -25,7 +25,7 @@ def check_fit(
             if not model.num_classes:
                 raise UserError(
                     "classifier-free guidance needs a class-conditional model; train one with "
-                    "training.label_dropout=0.1"
+                    "training.label_dropout=0.1, or give a guide"
                 )
             _check_label(label, model.dataset)
 

@@ -18,10 +18,17 @@ class Dog(Settings):
     kind: Literal["dog"]
     name: str
 
+    @model_validator(mode="after")
+    def _is_no_cat(self) -> "Dog":
+        if self.name == "Cat":
+            raise ValueError("a dog is no cat")
+        return self
+
 
 class House(Settings):
     animal: Annotated[Cat | Dog, Field(discriminator="kind")]
     rooms: tuple[int, ...] = ()
+    door: Annotated[int, Field(ge=0)] | Literal["open"] = 0
 
     @model_validator(mode="after")
     def _dogs_need_room(self) -> "House":
@@ -41,6 +48,17 @@ class House(Settings):
             "x: animal.lives: Input should be greater than or equal to 1 (got 0)",
         ),
         ({"animal": {"kind": "dog", "name": "Rex"}}, "x: (settings): a dog needs a room"),
+        ({"animal": {"kind": "dog", "name": "Cat"}}, "x: animal: a dog is no cat"),
+        (
+            {"animal": {"kind": "cat"}, "door": "ajar"},
+            "x: door: Input should be a valid integer, unable to parse string as an integer "
+            "(got 'ajar'); door: Input should be 'open' (got 'ajar')",
+        ),
+        (
+            {"animal": {"kind": "cat"}, "rooms": [1, "x"]},
+            "x: rooms.1: Input should be a valid integer, unable to parse string as an integer "
+            "(got 'x')",
+        ),
         (
             {"animal": {"kind": "cat", "tail": 1}, "garden": 1},
             "x: unknown key animal.tail; unknown key garden",

@@ -274,6 +274,24 @@ def test_a_cell_is_a_target_if_the_command_line_names_it(workflow):
 
 
 @pytest.mark.parametrize(
+    ("word", "complaint"),
+    [
+        ("demo/cld/em-uniform-41", "the nearest are: demo/cld/em-uniform-40"),
+        ("demo-step", "the nearest are: demo-steps"),
+        ("results/cells/demo/none/em-uniform-40.json", "results/cells/demo/cld/em-uniform-40.json"),
+        ("nothing.txt", "no such target; psld plan grid_name=NAME list=cells"),
+    ],
+)
+def test_a_wrong_target_is_named_with_the_nearest_ones(workflow, word, complaint):
+    right = ["results/cells/demo/cld/em-uniform-40.json", "models/demo/cld/manifest.json"]
+    makes = {*right, "results/cells/demo/none/em-uniform-40.json"}.__contains__
+    workflow.check_targets(right, makes)
+    with pytest.raises(UserError, match=f"^{re.escape(word)}: no such target.*") as refused:
+        workflow.check_targets([*right, word], makes)
+    assert complaint in str(refused.value)
+
+
+@pytest.mark.parametrize(
     ("taken", "complaint"),
     [
         ("train", "train: the name is taken"),

@@ -53,6 +53,9 @@ def test_the_matrices_may_stand_on_the_command_line(tmp_path):
         "process.initial_variance=[0,0.01]",
     )
     said = design(tmp_path, *matrices, "samplers=[multistep]")
+    assert "\nQ = [[0, -0.5], [0.5, 0]]\n" in said
+    assert "\nF/β = −(D + Q) S⁻¹ = [[0, 2], [-0.5, -1]]\n" in said
+    assert "\nG/√β = √(2D) = [[0, 0], [0, 0.7071]]\n" in said
     assert "0.5-0.866j, 0.5+0.866j (underdamped: it oscillates)" in said
     wrong = (*matrices, "process.Q=[[0,0.5],[0.5,0]]")
     refused(call(tmp_path, "design", *QUICK, *wrong), 2, "Q must be skew-symmetric")
