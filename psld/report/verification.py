@@ -8,7 +8,6 @@ import csv
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,7 @@ from typing import Any
 from psld.config.settings import parse
 from psld.grid import paths
 from psld.grid.entries import TableEntry, read_table
-from psld.grid.resolved import Grid
-from psld.grid.results import CellResult, CellResults, LikelihoodResult, Weights
+from psld.grid.results import CellResult, CellResults, LikelihoodResult
 from psld.grid.schema import Evaluation
 from psld.metrics.evaluation import Measurement, load_kept
 from psld.metrics.extractor_folder import read_manifest as read_extractor
@@ -30,12 +28,11 @@ from psld.metrics.reference_folder import (
     read_reference_manifest,
 )
 from psld.metrics.settings import MetricSettings
-from psld.report.certificate import unpack
 from psld.report.certification import GRID, cells_folder, texts_of_tables
-from psld.report.differences import differences, short
-from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
+from psld.report.differences import differences
+from psld.report.stated import Entries
 from psld.utils.errors import UserError
-from psld.utils.files import read_json, sha256_of_file
+from psld.utils.files import sha256_of_file
 
 RECORDED = {"versions", "precision", "git_revision"}
 """The fields of a result that say how it was made. Nothing recomputes them."""
@@ -46,16 +43,6 @@ COMPUTED = {"estimate", "nearest", "class_accuracy", "floor", "noise"}
 OUTCOMES = ("hold", "wrong", "not recomputed", "not run")
 """The possible outcomes of an entry of a table."""
 
-MALFORMED = (
-    KeyError,
-    ValueError,
-    TypeError,
-    IndexError,
-    AttributeError,
-    RuntimeError,
-    ArithmeticError,
-)
-
 
 class Verification:
     """The recomputed numbers of a certificate, and everything that does not hold."""
@@ -65,32 +52,27 @@ class Verification:
 
         Raises UserError, with the name of the entry, if an entry is damaged or malformed.
         """
-        self.certificate = certificate
-        self.folder = folder / "entries"
+        self.entries = Entries(certificate, folder / "entries")
+        self.certificate, self.folder = certificate, self.entries.folder
+        self.grid, self.wrong = self.entries.grid, self.entries.wrong
         self.results = folder / "recomputed"
         """The folder of the recomputed results, as `read_table` takes it."""
-        self.wrong: list[str] = []
-        """Everything that does not hold, each with the name of its entry."""
         self.tables: dict[str, Counter[str]] = {}
         """The number of entries of each table by outcome."""
         self._not_recomputed: set[Evaluation] = set()
         self._references: dict[tuple[str, str], tuple[Reference | None, ReferenceManifest]] = {}
         self._scales: dict[tuple[str, str], dict[str, float | None]] = {}
-        self._index = unpack(certificate, self.folder)
-        with self._named(GRID):
-            self.grid: Grid = parse(Grid, self._json(GRID), where=GRID)
-            self._expect(f"{GRID}: name", self.grid.name, self._index.grid)
         for cell in self.grid.cells:
             path = paths.cell_result(self.grid.name, cell)
-            if path in self._index.sha256:  # so it is no path that leads out of the folder
-                with self._named(path):
+            if path in self.entries.index.sha256:  # so it is no path that leads out of the folder
+                with self.entries.named(path):
                     self._check_cell(cell, path)
         for model in self.grid.file.likelihood_models():
             path = paths.likelihood(self.grid.name, model)
-            if path in self._index.sha256:
-                with self._named(path):
+            if path in self.entries.index.sha256:
+                with self.entries.named(path):
                     self._check_likelihood(model, path)
-        with self._named("tables"):
+        with self.entries.named("tables"):
             self._check_tables()
 
     def _check_cell(self, cell: str, path: str) -> None:
@@ -117,8 +99,8 @@ class Verification:
         gathered = load_kept(kept_path, kept_sha256)
         model, sampler = cell.split("/")
         composed = self.grid.samplers[sampler]
-        weights = self._weights_of_model(model)
-        guide = composed.guide and self._weights_of_guide(composed.guide)
+        weights = self.entries.weights_of_model(model)
+        guide = composed.guide and self.entries.weights_of_guide(composed.guide)
         for evaluation, recorded in zip(evaluations, said, strict=True):
             name = evaluation.metric
             metric = parse(MetricSettings, self.grid.metrics[name], where=f"{GRID}: {name}")
@@ -145,19 +127,19 @@ class Verification:
         """Recompute the bits per dimension of a model from those of each image."""
         said = LikelihoodResult.read(self.folder / path)
         names = sorted(
-            n for n in self._index.sha256 if Path(n).parent == Path(path).with_suffix("")
+            n for n in self.entries.index.sha256 if Path(n).parent == Path(path).with_suffix("")
         )
         shards = [LikelihoodShard.read(self.folder / name) for name in names]
-        weights = self._weights_of_model(model)
+        weights = self.entries.weights_of_model(model)
         wanted = self.grid.likelihood.model_dump()
         first = 0
         for name, shard in zip(names, shards, strict=True):
             origin = shard.origin.model_dump()
             for key in origin.keys() & wanted.keys() - {"images"}:
-                self._expect(f"{name}: {key}", origin[key], wanted[key])
+                self.entries.expect(f"{name}: {key}", origin[key], wanted[key])
             made_of = (weights.weights_sha256, weights.dataset_digest, first)
             said_of = (origin["weights_sha256"], origin["dataset_digest"], origin["first"])
-            self._expect(f"{name}: weights, dataset, first image", said_of, made_of)
+            self.entries.expect(f"{name}: weights, dataset, first image", said_of, made_of)
             first += len(shard.bits)
         computed = LikelihoodResult(
             **summary(shards),
@@ -171,29 +153,6 @@ class Verification:
         ):
             self.wrong.append(f"{path}: {key} is {theirs}, recomputed {ours}")
 
-    def _weights_of_model(self, name: str) -> Weights:
-        trained, folder = self.grid.models[name], self.grid.model_folder(name)
-        manifest = read_manifest(self.folder / folder, ModelManifest)
-        where = f"{folder}/manifest.json"
-        self._expect(f"{where}: settings", manifest.settings.identity(), trained.settings)
-        if manifest.dataset_digest is not None:
-            digest = self._dataset_digest(trained.dataset)
-            self._expect(f"{where}: dataset_digest", manifest.dataset_digest, digest)
-        return Weights(**manifest.identity())
-
-    def _weights_of_guide(self, name: str) -> Weights:
-        folder = paths.guide_folder(self.grid.name, name)
-        manifest = read_manifest(self.folder / folder, GuideManifest)
-        wanted = self.grid.guides[name].settings
-        self._expect(f"{folder}/manifest.json: settings", manifest.settings.identity(), wanted)
-        return Weights(**manifest.identity())
-
-    def _dataset_digest(self, dataset: str) -> str:
-        digest = self._text(paths.dataset_digest(dataset)).strip()
-        record = paths.dataset_record(dataset)
-        self._expect(f"{record}: digest", self._json(record)["digest"], digest)
-        return digest
-
     def _reference(
         self, dataset: str, metric: MetricSettings
     ) -> tuple[Reference | None, ReferenceManifest]:
@@ -206,15 +165,17 @@ class Verification:
             else:
                 reference, manifest = None, read_reference_manifest(self.folder / place)
             said, wanted = manifest.extractor.identity(), metric.extractor.identity()
-            self._expect(f"{where}: extractor", said, wanted)
-            digest = self._dataset_digest(dataset)
-            self._expect(f"{where}: dataset_digest", manifest.dataset_digest, digest)
+            self.entries.expect(f"{where}: extractor", said, wanted)
+            digest = self.entries.dataset_digest(dataset)
+            self.entries.expect(f"{where}: dataset_digest", manifest.dataset_digest, digest)
             if metric.extractor.kind == "classifier":
                 folder = paths.extractor_folder(dataset, metric.features)
                 extractor = read_extractor(self.folder / folder)
                 said = extractor.digest, extractor.test_accuracy, extractor.dataset_digest
                 wanted = manifest.extractor_digest, manifest.extractor_test_accuracy, digest
-                self._expect(f"{folder}/manifest.json: digest, accuracy, dataset", said, wanted)
+                self.entries.expect(
+                    f"{folder}/manifest.json: digest, accuracy, dataset", said, wanted
+                )
             self._references[dataset, metric.features] = (reference, manifest)
         return self._references[dataset, metric.features]
 
@@ -238,16 +199,16 @@ class Verification:
             entries = [e for row in read_table(self.grid, name, self.results) for e in row]
             self.tables[name] = self._check_csv(f"{path}.csv", texts[f"{path}.csv"], entries)
             wanted = stated[f"{path}.md"].splitlines()
-            found = self._text(f"{path}.md").splitlines()
+            found = self.entries.text(f"{path}.md").splitlines()
             for number, (line, said) in enumerate(zip_longest(wanted, found), start=1):
-                self._expect(f"{path}.md: line {number}", said, line)
+                self.entries.expect(f"{path}.md: line {number}", said, line)
 
     def _check_csv(self, path: str, text: str, entries: Sequence[TableEntry]) -> Counter[str]:
         """Compare each line of a table, which is an entry, and count the entries by outcome."""
         ours, theirs = (
-            list(csv.DictReader(each.splitlines())) for each in (text, self._text(path))
+            list(csv.DictReader(each.splitlines())) for each in (text, self.entries.text(path))
         )
-        self._expect(f"{path}: number of entries", len(theirs), len(ours))
+        self.entries.expect(f"{path}: number of entries", len(theirs), len(ours))
         outcomes: Counter[str] = Counter()
         for entry, computed, said in zip(entries, ours, theirs, strict=False):
             label = f"{' '.join(entry.row.label)}, {entry.column}"
@@ -271,32 +232,6 @@ class Verification:
         if entry.evaluation is None:
             return True  # a likelihood
         return self._not_recomputed.isdisjoint(self.grid.file.replicates(entry.evaluation))
-
-    def _expect(self, where: str, said: Any, wanted: Any) -> None:
-        if said != wanted:
-            self.wrong.append(f"{where} is {short(said)}, not {short(wanted)}")
-
-    def _text(self, path: str) -> str:
-        if path not in self._index.sha256:
-            raise UserError(f"{path}: missing")
-        return (self.folder / path).read_text()
-
-    def _json(self, path: str) -> Any:
-        return read_json(self.folder / path)
-
-    @contextmanager
-    def _named(self, path: str) -> Iterator[None]:
-        """Turn errors of malformed entries into a UserError with the names of file and entry."""
-        try:
-            yield
-        except UserError as error:
-            text = str(error).replace(f"{self.folder}/", "")
-            raise UserError(f"{self.certificate}: {text}") from None
-        except FileNotFoundError as error:
-            missing = Path(error.filename).relative_to(self.folder)
-            raise UserError(f"{self.certificate}: {missing}: missing") from None
-        except MALFORMED as error:
-            raise UserError(f"{self.certificate}: {path}: malformed ({error!r})") from None
 
 
 def _plain(results: CellResults) -> list[Any]:

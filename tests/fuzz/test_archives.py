@@ -25,7 +25,7 @@ from psld.report.verification import Verification
 from psld.utils.errors import UserError
 from tests.data.formats import cifar_pickled_batch, encode, random_images, write_zip
 from tests.fuzz.inputs import answer, damaged, slow
-from tests.report.test_certificate import entries_of, written
+from tests.report.tampering import entries_of, written
 
 PICTURES = {f"{kind}/{i}.png": encode(random_images(4, 4, seed=i)) for i, kind in enumerate("abab")}
 NAMES = ("", "/", ".", "..", "../../x.png", "/x.png", "a//x.png", "\0.png", "a\nb.png", "é.png")
