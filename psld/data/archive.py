@@ -7,7 +7,7 @@ import stat
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import ModuleType
 
 from tqdm import tqdm
@@ -130,8 +130,8 @@ def _too_large(size: int) -> str:
 
 def _is_hidden(name: str) -> bool:
     """Recognize hidden files, and the folder that macOS adds to zip archives."""
-    parts = PurePosixPath(name).parts
-    return parts[:1] in ((), ("__MACOSX",)) or any(part.startswith(".") for part in parts)
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    return parts[:1] in ([], ["__MACOSX"]) or any(part.startswith(".") for part in parts)
 
 
 @contextmanager
