@@ -13,7 +13,13 @@ from torch import nn
 from psld.training.loop import Log
 from psld.training.settings import RunSettings
 from psld.training.state import History
-from psld.training.wandb_runs import check_login, last_logged_step, start_run, training_id
+from psld.training.wandb_runs import (
+    check_login,
+    kill_service,
+    last_logged_step,
+    start_run,
+    training_id,
+)
 
 PATIENCE = 60
 """The largest number of seconds for which the end of a training waits for wandb."""
@@ -67,6 +73,7 @@ class WandbLog(Log):
         self.queue.put(0 if kind is None else 1)
         self.thread.join(PATIENCE)
         if self.thread.is_alive():
+            kill_service()
             self._say(TimeoutError(f"no end within {PATIENCE} s"), "the last steps may be missing")
 
     def preview(self, step: int, network: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -78,19 +79,32 @@ def test_a_run_of_three_lives_has_each_step_once(digits, tmp_path):
     assert run_id == (folder / "wandb-id").read_text().strip()
 
 
-def test_a_training_outlives_its_wandb(digits, tmp_path):
+IMPATIENT = (
+    "from psld.training import wandb_log; from psld.commands.main import main; "
+    "wandb_log.PATIENCE = 2; main()"
+)
+
+
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        (signal.SIGTERM, "the training goes on without it"),
+        pytest.param(signal.SIGSTOP, "wandb: no end within 2 s", marks=pytest.mark.slow),
+    ],
+)
+def test_a_training_outlives_its_wandb(digits, tmp_path, end, said):
     """As where Slurm signals every process of a job, or the memory is short."""
-    training = command("train", *SETTINGS, f"data={digits}")
-    with started(tmp_path, training) as process:
+    training = [sys.executable, "-c", IMPATIENT, *command("train", *SETTINGS)[3:]]
+    with started(tmp_path, [*training, f"data={digits}"]) as process:
         while last_step(tmp_path) < EVERY:
             assert process.poll() is None, process.communicate()
             time.sleep(0.005)
         writers = psutil.Process(process.pid).children()
         assert [writer.name() for writer in writers] == ["wandb-core"]
-        writers[0].terminate()
+        writers[0].send_signal(end)
         printed, complaints = process.communicate(timeout=300)
     assert process.returncode == 0, complaints
-    assert printed.count("the training goes on without it") == 1
+    assert printed.count(said) == 1
     assert f"step {STEPS}/{STEPS}" in printed
 
 
@@ -139,12 +153,16 @@ class StuckRun:
         self.callers.append(threading.current_thread().name)
         self.released.wait()
 
+    def finish(self, exit_code: int) -> None:
+        """Nothing is left to do."""
+
 
 def test_the_loop_never_waits_for_wandb(digits, tmp_path, monkeypatch):
     """All its steps are made while wandb is stuck in the first call."""
     run = StuckRun()
     monkeypatch.setattr("wandb.init", lambda **_: run)
     monkeypatch.setattr(wandb_log, "PATIENCE", 0.1)
+    monkeypatch.setattr(wandb_log, "kill_service", lambda: None)
     finished = succeeded(call(tmp_path, "train", *SETTINGS, f"data={digits}"))
     run.released.set()
     assert f"step {STEPS}/{STEPS}" in finished.stdout
