@@ -25,7 +25,7 @@ from psld.cluster.settings import LaunchSettings
 from psld.config.settings import Settings, read_record, write_record
 from psld.training.manifest import is_exported, publish
 from psld.utils.errors import RunError
-from psld.utils.files import digest_of
+from psld.utils.files import digest_of, make_private
 from psld.utils.locks import sole_holder
 
 T = TypeVar("T")
@@ -71,8 +71,10 @@ class Launcher:
     def train(self) -> None:
         """Return when `output` holds the model.
 
-        Raises RunError if the training fails, is canceled, or makes no progress.
+        Raises RunError if the training fails, is canceled, or makes no progress, and UserError if
+        other users may change the launch's folder.
         """
+        make_private(self.folder)  # Its pickles are run.
         with ExitStack() as stack:
             for lock in (self.folder / "lock", self.run / "launcher.lock"):
                 waiting = f"launch: another launcher waits for this training ({lock})"
@@ -238,12 +240,13 @@ def say(text: str) -> None:
 
 
 def until_answered(ask: Callable[[], T]) -> T:
-    """Ask Slurm, and repeat it while the controller does not answer."""
-    complaint = ""
+    """Ask Slurm, and repeat it while the controller does not answer. Raises RunError."""
+    complaint, patience = "", slurm.Patience()
     while True:
         try:
             return ask()
         except slurm.Unreachable as error:
+            patience.spend(error)
             if str(error) != complaint:
                 complaint = str(error)
                 say(f"{complaint}; asking again until it answers")

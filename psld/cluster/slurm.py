@@ -4,11 +4,12 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from textwrap import shorten
 
-from psld.utils.errors import PSLDError
+from psld.utils.errors import PSLDError, RunError
 
 GONE = "GONE"
 """Our name for the state of a job that the controller has forgotten, some minutes after its end."""
@@ -30,6 +31,27 @@ NO_ANSWER = (
     "MaxSubmitJob",
 )
 """Errors of sbatch while the controller is down or busy, or the user has too many jobs."""
+REFUSALS = (
+    "authentication",  # Munge is down or has another key.
+    "credential",
+    "munge",
+    "permission denied",
+    "invalid user",
+    "invalid account",
+    "known by database",  # "No cluster 'x' known by database."
+    "invalid cluster name",
+    "configuration file",  # "Unable to process configuration file"
+    "incompatible versions",
+    "nvalid option",
+    "unrecognized option",
+)
+"""Errors, in lower case, with which Slurm refuses this user or machine; they do not end by
+themselves. Where Slurm's configuration comes from the controller, "Could not establish a
+configuration source" is no refusal: the controller is down."""
+REFUSED_SECONDS = 120
+"""How long to ask again after a refusal: restarts of munge and of the controller take seconds."""
+NO_ANSWER_SECONDS = 3 * 24 * 3600
+"""How long to ask again without an answer: a cluster's maintenance may take a weekend."""
 INHERITED = (
     *("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL"),
     *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS"),
@@ -43,6 +65,27 @@ class Unreachable(PSLDError):
     """The controller does not answer; it may later."""
 
     exit_code = 1
+
+
+class Refused(Unreachable):
+    """Slurm refuses to answer this user or this machine."""
+
+
+class Patience:
+    """Limits how long a question is repeated that Slurm does not answer."""
+
+    def __init__(self) -> None:
+        self.since: dict[type[Unreachable], float] = {}
+
+    def spend(self, error: Unreachable) -> None:
+        """Return if the question may be repeated. Raises RunError if it was for too long."""
+        limit = REFUSED_SECONDS if isinstance(error, Refused) else NO_ANSWER_SECONDS
+        first = self.since.setdefault(type(error), time.monotonic())
+        if time.monotonic() - first >= limit:
+            raise RunError(
+                f"{error} (for {limit // 60} minutes); jobs in Slurm are left as they are; the "
+                "same command goes on when Slurm answers"
+            )
 
 
 def available() -> bool:
@@ -76,6 +119,16 @@ def active_jobs_named(name: str) -> list[str]:
     return sorted((job for job, state in found if state not in ENDED), key=int, reverse=True)
 
 
+def states_named(name: str) -> dict[str, str]:
+    """The states of this user's jobs of that name, also of ended ones. Raises Unreachable.
+
+    Each job of an array has an entry, also while it waits: ARRAY_INDEX.
+    """
+    every = ("--noheader", "--array", "--states=all", "--me", f"--name={name}")
+    answer = _run("squeue", *every, "--format=%i %T")
+    return dict(line.split(maxsplit=1) for line in answer.splitlines() if line.strip())
+
+
 def cancel_jobs_named(name: str) -> None:
     """End this user's jobs of that name. Raises Unreachable."""
     _run("scancel", "--me", f"--name={name}")
@@ -89,9 +142,12 @@ def _run(*command: str) -> str:
         )
     except subprocess.TimeoutExpired:
         raise Unreachable(f"{command[0]} did not answer in {ANSWER_SECONDS} seconds") from None
+    except OSError as error:
+        raise Refused(f"{command[0]}: {error.strerror}") from None
     if done.returncode == 0 or "Invalid job id" in done.stderr:
         return done.stdout
-    raise Unreachable(" ".join(done.stderr.split()) or f"{command[0]} failed")
+    kind = Refused if any(sign in done.stderr.lower() for sign in REFUSALS) else Unreachable
+    raise kind(" ".join(done.stderr.split()) or f"{command[0]} failed")
 
 
 @contextmanager

@@ -11,6 +11,8 @@ lock first ends what a killed run has left:
 
 `.snakemake/psld.run.json` describes the latest run.
 
+SIGINT for Snakemake alone ends its local jobs, too: Ctrl-C in a terminal reaches them directly.
+
 This file depends on the inside of Snakemake 9: it replaces the method `lock` of its persistence
 class. Snakemake calls it after planning and before execution, but not in dry runs, reports and
 listings, in the processes of jobs, or with --nolock.
@@ -27,6 +29,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from pydantic import Field
@@ -110,10 +113,38 @@ def _sole_run(folder: Path) -> Iterator[None]:
         write_record(_record(folder), run)
         os.environ[MARK] = f"{os.environ.get(MARK, '')} {run.name}".strip()
         try:
-            yield
+            with _passing_on_interrupts(run):
+                yield
         finally:
             latest = _latest_run(folder) or run
             write_record(_record(folder), latest.model_copy(update={"ended": True}))
+
+
+@contextmanager
+def _passing_on_interrupts(run: Run) -> Iterator[None]:
+    """End the commands of this run with SIGTERM when Snakemake gets SIGINT.
+
+    SIGTERM has the effect of Ctrl-C. A second SIGINT, after that of a terminal, would end a
+    training before it has saved. Commands of Slurm and shells are left alone: scancel must not be
+    killed, and a shell waits for its command.
+    """
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        for pid, words in _processes(run).items():
+            if any(Path(word).name == "psld" for word in words):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
+        signal.default_int_handler(number, frame)
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:  # A shell's `&` ignores it.
+        yield
+        return
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _record(folder: Path) -> Path:

@@ -78,6 +78,8 @@ def settings_of_training(words: list[str]) -> RunSettings:
 
 def leave(launcher: "Launcher", detach: bool, number: int) -> NoReturn:
     """Exit on a signal: cancel the job, or print that it goes on and how to return to it."""
+    for repeated in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(repeated, signal.SIG_IGN)  # The first one is enough.
     name = signal.Signals(number).name
     # Keep the job if the terminal closes: it may take days.
     if detach or number == signal.SIGHUP:

@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from hydra import compose
@@ -21,6 +22,7 @@ from omegaconf import DictConfig
 from psld.config.compose import answering_resolvers, configs, without_hydra
 from psld.config.messages import explained, text_of
 from psld.utils.errors import PSLDError, RunError, UserError
+from psld.utils.files import make_private
 
 FLAGS = {"--multirun", "-m"}
 
@@ -112,11 +114,12 @@ def failure_of(name: str, error: Exception) -> PSLDError:
 
 
 class Announcement(Callback):
-    """A Hydra callback that prints the folder of the jobs' output while a launcher waits."""
+    """A Hydra callback that makes and prints the folder of the jobs while a launcher waits."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         launcher = config.hydra.launcher
         if "submitit_folder" in launcher:
+            make_private(Path(config.hydra.sweep.dir))  # Pickles in it are run.
             on_slurm = launcher._target_.endswith("SlurmLauncher")
             stay = "; Ctrl-C leaves them in the queue" if on_slurm else ""
             print(f"the output of the sweep's jobs: {config.hydra.sweep.dir}{stay}", flush=True)

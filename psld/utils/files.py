@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,23 @@ LATE_SECONDS = 60
 
 _HOST = platform.node()
 P, T = ParamSpec("P"), TypeVar("T")
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder that only this user may enter, for files that are run.
+
+    Raises UserError if the folder is there, and other users may change it.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if {folder.lstat().st_uid, folder.stat().st_uid} != {os.geteuid()}:
+        raise UserError(
+            f"{folder}: belongs to another user, and jobs run files from it; move it away"
+        )
+    if folder.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise UserError(
+            f"{folder}: other users may write to it, and jobs run files from it; check what is "
+            "in it and chmod 700 it, or delete it"
+        )
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import pytest
 from psld.cluster import launcher as launching
 from psld.cluster.launcher import Launcher
 from psld.training.manifest import FILES, export_folder
-from psld.utils.errors import RunError
+from psld.utils.errors import RunError, UserError
 from psld.utils.files import read_json
 from tests.cluster.commands import Commands
 from tests.cluster.launching import launch_settings
@@ -156,4 +156,37 @@ def test_a_second_output_of_a_run_waits_for_the_first(slurm, tmp_path, digits):
             out, _ = second.communicate(timeout=120)
     assert "the other launcher goes on" in out
     assert len(slurm.calls("sbatch")) == 1
+    assert slurm.calls("scancel") == []
+
+
+def test_only_the_user_may_write_to_the_folder_of_a_launch(slurm, launcher):
+    """Jobs run the pickles in it."""
+    ends(slurm, "COMPLETED", {export_folder(launcher.run) / name: name for name in FILES}, False)
+    launcher.folder.mkdir(parents=True)
+    launcher.folder.chmod(0o770)
+    with pytest.raises(UserError, match=r"other users may write to it.*chmod 700"):
+        launcher.train()
+    assert slurm.calls("sbatch") == []
+    launcher.folder.rmdir()
+    launcher.train()
+    assert launcher.folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_of_another_user_is_refused(slurm, launcher, monkeypatch):
+    launcher.folder.mkdir(parents=True, mode=0o700)
+    monkeypatch.setattr("os.geteuid", lambda: 12345)
+    with pytest.raises(UserError, match="belongs to another user"):
+        launcher.train()
+    assert slurm.calls("sbatch") == []
+
+
+@pytest.mark.parametrize("afterwards", [False, True], ids=["at once", "after the submission"])
+def test_a_refusal_ends_the_launcher_and_leaves_the_job(slurm, launcher, monkeypatch, afterwards):
+    monkeypatch.setattr("psld.cluster.slurm.REFUSED_SECONDS", 0)
+    refused = "echo slurm_load_jobs error: Protocol authentication error >&2; exit 1"
+    asked = 'case "$*" in *--name=*) exit 0 ;; esac\n' if afterwards else ""
+    slurm.answer("squeue", first=asked + refused)
+    with pytest.raises(RunError, match=r"Protocol authentication error.*left as they are"):
+        launcher.train()
+    assert len(slurm.calls("sbatch")) == afterwards
     assert slurm.calls("scancel") == []

@@ -6,7 +6,8 @@ import time
 import pytest
 
 from psld.cluster import slurm
-from psld.cluster.slurm import Unreachable
+from psld.cluster.slurm import Patience, Refused, Unreachable
+from psld.utils.errors import RunError
 
 AWAY = "slurm_load_jobs error: Unable to contact slurm controller\n(connect failure)\n"
 
@@ -59,7 +60,17 @@ def test_a_job_that_the_controller_has_forgotten(commands):
     assert slurm.GONE in slurm.ENDED - slurm.FINAL
 
 
-@pytest.mark.parametrize("complaint", [AWAY, "squeue: error: Socket timed out\n", ""])
+def test_states_of_all_jobs_of_a_name(commands):
+    commands.answer("squeue", first="printf '7_1 RUNNING\\n7_2 PENDING\\n8 COMPLETED\\n'")
+    assert slurm.states_named("run") == {"7_1": "RUNNING", "7_2": "PENDING", "8": "COMPLETED"}
+    [call] = commands.calls("squeue")
+    assert {"--array", "--states=all", "--me", "--name=run"} <= set(call.split())
+
+
+@pytest.mark.parametrize(
+    "complaint",
+    [AWAY, "squeue: error: Socket timed out\n", "", "Could not establish a configuration source"],
+)
 def test_no_answer(commands, complaint):
     for name, ask in (
         ("squeue", lambda: slurm.state_of("42")),
@@ -69,7 +80,48 @@ def test_no_answer(commands, complaint):
         commands.answer(name, stderr=complaint, exit_code=1)
         with pytest.raises(Unreachable) as refused:
             ask()
+        assert type(refused.value) is Unreachable
         assert str(refused.value) == (" ".join(complaint.split()) or f"{name} failed")
+
+
+@pytest.mark.parametrize(
+    "complaint",
+    [
+        "slurm_load_jobs error: Protocol authentication error",
+        "slurm_load_jobs error: Authentication credential expired",
+        'error: Munge encode failed: Failed to access "/run/munge/munge.socket.2"',
+        "squeue: error: No cluster 'x' known by database.",
+        "squeue: error: Invalid user: nobody",
+        "slurm_load_jobs error: Access/permission denied",
+        "slurm_load_jobs error: Incompatible versions of client and server code",
+        "squeue: fatal: Unable to process configuration file",
+        "squeue: unrecognized option '--me'",
+    ],
+)
+def test_a_refusal(commands, complaint):
+    commands.answer("squeue", first=f"/bin/cat <<'E' >&2\n{complaint}\nE", exit_code=1)
+    with pytest.raises(Refused) as refused:
+        slurm.state_of("42")
+    assert complaint in str(refused.value)
+
+
+def test_a_command_that_is_gone(commands):
+    with pytest.raises(Refused, match="squeue: No such file or directory"):
+        slurm.state_of("42")
+
+
+def test_patience_is_long_without_an_answer_and_short_with_a_refusal(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    patience = Patience()
+    for now[0] in (0, slurm.REFUSED_SECONDS, slurm.NO_ANSWER_SECONDS - 1):
+        patience.spend(Unreachable("connection refused"))
+    patience.spend(Refused("authentication"))  # The first one.
+    now[0] += slurm.REFUSED_SECONDS
+    with pytest.raises(RunError, match="the same command goes on"):
+        patience.spend(Refused("authentication"))
+    with pytest.raises(RunError, match=r"connection refused \(for 4320 minutes\)"):
+        patience.spend(Unreachable("connection refused"))
 
 
 def test_no_answer_in_time(commands, monkeypatch):

@@ -17,9 +17,10 @@ from psld.utils.errors import RunError
 from tests.cluster.commands import Commands
 
 SNAKEFILE = """
-from psld.cluster import solo
+from psld.cluster import slurm, solo
 from psld.cluster.executor import repair_slurm_executor
 
+slurm.REFUSED_SECONDS = 0
 solo.GRACE_SECONDS = config["grace"]
 solo.hold_working_directory()
 repair_slurm_executor()
@@ -44,6 +45,7 @@ def terminate(*_):
 
 stubborn = "stubborn" in sys.argv
 signal.signal(signal.SIGTERM, signal.SIG_IGN if stubborn else terminate)
+signal.signal(signal.SIGINT, signal.SIG_IGN)
 if Path("events").exists():
     for line in Path("events").read_text().splitlines():
         stat = Path("/proc", line.split()[1], "stat")
@@ -201,6 +203,16 @@ def test_a_launcher_is_killed_without_a_request(folder):
     assert folder.names() == ["began", "began", "ended"]
 
 
+def test_an_interrupt_of_snakemake_alone_ends_its_jobs(folder):
+    """From a terminal, Ctrl-C reaches the jobs directly; this one ignores SIGINT."""
+    folder.job += " psld"
+    with folder.started() as process:
+        wait(lambda: folder.pids("began"), process)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 1
+    assert folder.names() == ["began", "terminated"]
+
+
 def test_two_at_once(folder):
     with folder.started() as first:
         wait(lambda: folder.pids("began"), first)
@@ -269,10 +281,38 @@ def slurm(folder, tmp_path) -> Commands:
     return commands
 
 
+ON_SLURM = (
+    *("--executor", "slurm", "--jobs", "1", "--default-resources"),
+    *("slurm_account=lab", "slurm_partition=cpu", "runtime=1", "mem_mb=1"),
+)
+
+
+def test_an_interrupt_cancels_jobs_in_slurm_and_does_not_wait(folder, slurm):
+    """The plugin alone would end when it asks for their states, after 40 seconds."""
+    folder.job, folder.options = "true", list(ON_SLURM)
+    with folder.started() as process:
+        wait(lambda: "submitted with" in (folder.path / "first.log").read_text(), process)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 1
+    name = solo._latest_run(folder.path / ".snakemake").slurm_name
+    assert slurm.calls("scancel") == [f"--me --name={name}"]
+
+
+def test_a_refusal_of_slurm_ends_snakemake_and_leaves_the_jobs(folder, slurm):
+    slurm.answer(
+        "squeue",
+        first="[ ! -e queued ] || { echo Protocol authentication error >&2; exit 1; }",
+    )
+    folder.job, folder.options = "true", [*ON_SLURM, "--slurm-init-seconds-before-status-checks=1"]
+    refused = folder.run()
+    assert refused.returncode == 1
+    assert refused.stderr.count("left as they are") == 1, refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert slurm.calls("scancel") == []
+
+
 def test_jobs_of_a_killed_run_have_left_slurm_before_the_next_writes(folder, slurm):
-    job, folder.job = folder.job, "true"
-    folder.options = ["--executor", "slurm", "--jobs", "1", "--default-resources"]
-    folder.options += ["slurm_account=lab", "slurm_partition=cpu", "runtime=1", "mem_mb=1"]
+    job, folder.job, folder.options = folder.job, "true", list(ON_SLURM)
     with folder.started() as process:
         wait(lambda: (folder.path / "queued").exists(), process)
         process.kill()
