@@ -51,14 +51,9 @@ rule sample:
 """
 
 JOB = """\
-import base64, json, os, sys, zlib
+import sys
 
-output, *of_array = sys.argv[1:]
-commands = json.loads(base64.b64decode(of_array[0].partition("=")[2])) if of_array else {}
-if os.environ.get("SLURM_ARRAY_TASK_ID") in commands:
-    command = zlib.decompress(bytes.fromhex(commands[os.environ["SLURM_ARRAY_TASK_ID"]]))
-    output = command.decode().split()[-1]
-with open(output, "w") as stream:
+with open(sys.argv[1], "w") as stream:
     stream.write("made\\n")
 """
 

@@ -1,46 +1,41 @@
 """A repair of snakemake-executor-plugin-slurm 2.8, which submits Snakemake's jobs.
 
-Snakemake hands a job to the plugin once, when it may start. With array jobs the plugin loses some:
+Of the plugin there remain its settings and the options of sbatch. Submission, the states of jobs
+and Ctrl-C are here, because the plugin:
 
-- If more jobs of a rule are ready than a batch holds, it keeps the batch "to wait for more" and
-  never submits it. With a limit on jobs in flight, Snakemake then waits forever.
-- The command line of an array holds the commands of all its tasks. If it is longer than Linux
-  allows, the plugin submits a script in which every task runs the first task's command.
-- It numbers the tasks of a large batch beyond the highest index that Slurm allows.
-
-The repair submits each batch at once, in arrays whose commands fit into a command line.
-
-If the controller does not answer five questions in a row, the plugin forgets its jobs, and
-Snakemake waits forever; it also waits forever for a job that the controller no longer knows. The
-repair asks again until Slurm answers (`psld.cluster.slurm.Patience`), before it submits, too. It
-takes a job that Slurm has forgotten as done if its output is there and new, and else as failed.
-
-On Ctrl-C the plugin cancels the jobs on its list, and ends when it would next ask for their states,
-up to three minutes later. Jobs are missing from this list while the plugin asks Slurm for states or
-sbatch runs. The repair cancels all jobs of the run by their name, and ends at once. It records this
-name, for a run that is killed.
+- loses jobs of arrays: it keeps a batch "to wait for more" jobs and never submits it. If the
+  commands of an array are longer than a command line, every task runs the first task's command;
+- lets a shell expand `$(…)` in the name of the working directory, and leaves Python's path without
+  quotes. Here paths are relative, and sbatch reads a script with all commands of an array from its
+  standard input;
+- forgets its jobs if the controller does not answer five questions in a row, and waits forever for
+  a job that the controller no longer knows. Here it asks again until Slurm answers
+  (`psld.cluster.slurm.Patience`), before it submits, too. A job that Slurm has forgotten is done if
+  its output is there and new, and else it has failed;
+- ends up to three minutes after Ctrl-C, and cancels only the jobs on its list. Jobs are missing
+  from this list while it asks Slurm for states or sbatch runs. Here all jobs of the run are
+  canceled by their name, and Snakemake ends at once. The name is recorded for a killed run.
 
 Snakemake itself starts a thread each second for every job that has ended, as long as others wait to
 be started, and it ignores `local-cores`. The repair has one such thread, and as many local jobs.
 """
 
 import asyncio
+import itertools
+import os
+import shlex
+import subprocess
 import sys
+import tempfile
 import threading
 import time
-import zlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from psld.cluster.slurm import FINAL, GONE, Patience, Unreachable, cancel_jobs_named, states_named
 from psld.cluster.solo import record_slurm_name
 from psld.utils.errors import RunError
-
-T = TypeVar("T")
-
-COMMAND_BYTES = 100_000
-"""Limit for the commands of an array. Linux allows 128 KiB for one word of a command line."""
 
 FAILED = (FINAL - {"COMPLETED"}) | {"TIMEOUT", GONE}
 """States of a failed job. After the loss of a node or a preemption, Slurm queues a job again."""
@@ -51,11 +46,10 @@ LONGEST_PAUSE = 180
 def repair_slurm_executor() -> None:
     """Repair the plugin, if Snakemake has loaded it."""
     plugin: Any = sys.modules.get("snakemake_executor_plugin_slurm")
-    if plugin is None or plugin.pending_jobs_for_rule is _no_pending_jobs:
+    if plugin is None or plugin.Executor.run_jobs is _run_jobs:
         return
     kind = plugin.Executor
-    begin, submit = kind.__post_init__, kind._submit_array_jobs
-    run_job, run_array_jobs = kind.run_job, kind.run_array_jobs
+    begin = kind.__post_init__
 
     def begin_recorded(executor: Any, *arguments: Any, **options: Any) -> None:
         begin(executor, *arguments, **options)
@@ -63,25 +57,16 @@ def repair_slurm_executor() -> None:
         resources.cores = resources.local_cores  # Snakemake starts so many threads for local jobs.
         record_slurm_name(Path(executor.workflow.persistence.path), executor.run_uuid)
 
-    def submit_arrays(executor: Any, jobs: list[Any]) -> None:
-        for array in _arrays(executor, jobs):
-            submit(executor, array)
-
-    def when_answered(run: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
-        def run_when_answered(executor: Any, jobs: Any) -> None:
-            if _states(executor) is not None:
-                run(executor, jobs)
-
-        return run_when_answered
-
-    plugin.pending_jobs_for_rule = _no_pending_jobs
     kind.__post_init__ = begin_recorded
-    kind._submit_array_jobs = submit_arrays
-    kind.run_job = when_answered(run_job)
-    kind.run_array_jobs = when_answered(run_array_jobs)
+    kind.run_jobs = _run_jobs
     kind.check_active_jobs = _check_active_jobs
     kind.sleep = _sleep
     kind.cancel_jobs = _cancel_all
+    kind.tmpdir = property(_temporary_folder)
+    # The jobs of the plugin start a second Snakemake, with the other plugin.
+    for each in (kind, sys.modules["snakemake_executor_plugin_slurm_jobstep"].Executor):
+        each.get_python_executable = lambda executor: shlex.quote(sys.executable)
+        each.get_snakefile = lambda executor: os.path.relpath(executor.snakefile)
 
 
 def repair_scheduler() -> None:
@@ -98,6 +83,91 @@ def repair_scheduler() -> None:
             threading.Timer(seconds, look_again).start()
 
     JobScheduler._schedule_reevalutation = look_again_once
+
+
+def _run_jobs(executor: Any, jobs: list[Any]) -> None:
+    """Submit jobs that can start: those of a rule in `slurm-array-jobs` as arrays."""
+    for name, group in itertools.groupby(sorted(jobs, key=_name), key=_name):
+        same = list(group)
+        as_array = {name, "all"} & executor.array_jobs and not same[0].is_group()
+        size = executor.max_array_size if as_array else 1
+        for start in range(0, len(same), size):
+            batch = same[start : start + size]
+            for job in batch:
+                executor.run_job_pre(job)
+            executor._job_submission_executor.submit(_submit, executor, batch)
+
+
+def _name(job: Any) -> str:
+    """The name of a job's rule, or of its group."""
+    return job.name
+
+
+def _temporary_folder(executor: Any) -> str:
+    if executor._tmpdir is None:
+        executor._tmpdir = tempfile.mkdtemp(dir=".snakemake", prefix="tmp.")
+    return os.path.relpath(executor._tmpdir)
+
+
+def _submit(executor: Any, jobs: list[Any]) -> None:
+    """Submit jobs of one rule together when the controller answers, and report what becomes of it.
+
+    The jobs of a rule have the same resources.
+    """
+    from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
+
+    if _states(executor) is None:
+        return
+    try:
+        number = _call_sbatch(executor, jobs)
+    except Exception as error:  # Snakemake would wait forever for a job of which it hears nothing.
+        for job in jobs:
+            executor.report_job_error(SubmittedJobInfo(job), msg=f"not submitted: {error}. ")
+        return
+    for index, job in enumerate(jobs, 1):
+        name = f"{number}_{index}" if len(jobs) > 1 else number
+        aux = {"slurm_logfile": _logs(executor, job) / f"{name}.log"}
+        executor.report_job_submission(SubmittedJobInfo(job, external_jobid=name, aux=aux))
+    executor.logger.info(f"Slurm job {number}: {len(jobs)} job(s) of rule {_name(jobs[0])}.")
+
+
+def _call_sbatch(executor: Any, jobs: list[Any]) -> str:
+    """Return the number of the job or array. Raises RunError if sbatch refuses it."""
+    from snakemake_executor_plugin_slurm import submit_string, utils, validation
+
+    logs = _logs(executor, jobs[0])
+    logs.mkdir(parents=True, exist_ok=True)
+    array = len(jobs) > 1
+    validation.validate_slurm_extra(jobs[0])
+    parameters = {
+        "run_uuid": executor.run_uuid,
+        "slurm_logfile": logs / ("%A_%a.log" if array else "%j.log"),
+        "comment_str": _name(jobs[0]),
+        "account": next(executor.get_account_arg(jobs[0])),
+        "partition": executor.get_partition_arg(jobs[0]),
+        "workdir": executor.workflow.workdir_init,
+    }
+    settings = executor.workflow.executor_settings
+    call = submit_string.get_submit_command(jobs[0], parameters, settings=settings)
+    call += utils.set_gres_string(jobs[0]) + (f" --array=1-{len(jobs)}" if array else "")
+    script = _script([executor.format_job_exec(job) for job in jobs])
+    done = subprocess.run(call, shell=True, input=script, capture_output=True, text=True)
+    if done.returncode:
+        raise RunError(" ".join(done.stderr.split()))
+    return validation.validate_or_get_slurm_job_id(done.stdout.strip().split(";")[0], done.stdout)
+
+
+def _logs(executor: Any, job: Any) -> Path:
+    """The folder of a job's output. It is relative: sbatch would expand `%` in a path."""
+    return Path(os.path.relpath(executor.slurm_logdir), _name(job))
+
+
+def _script(commands: list[str]) -> str:
+    """Return a shell script that runs the command of a job, or of its part of an array."""
+    if len(commands) == 1:
+        return f"#!/bin/sh\n{commands[0]}\n"
+    cases = "".join(f"{index})\n{command}\n;;\n" for index, command in enumerate(commands, 1))
+    return f'#!/bin/sh\ncase "$SLURM_ARRAY_TASK_ID" in\n{cases}esac\n'
 
 
 async def _check_active_jobs(executor: Any, jobs: list[Any]) -> AsyncIterator[Any]:
@@ -118,10 +188,10 @@ async def _check_active_jobs(executor: Any, jobs: list[Any]) -> AsyncIterator[An
         state = states.get(job.external_jobid, GONE)
         if state == "COMPLETED" or (state == GONE and _has_new_output(job)):
             executor.report_job_success(job)
-            _log(job).unlink(missing_ok=True)
+            job.aux["slurm_logfile"].unlink(missing_ok=True)
         elif state in FAILED:
             message = f"Slurm job {job.external_jobid} ended as {state}. "
-            executor.report_job_error(job, msg=message, aux_logs=[str(_log(job))])
+            executor.report_job_error(job, msg=message, aux_logs=[str(job.aux["slurm_logfile"])])
         else:
             yield job
             continue
@@ -163,12 +233,6 @@ def _has_new_output(job: Any) -> bool:
     return all(f.exists() and f.stat().st_mtime >= job.aux["first asked"] for f in made)
 
 
-def _log(job: Any) -> Path:
-    """The file of a job's output in Slurm. For an array, the plugin names a folder too many."""
-    log = job.aux["slurm_logfile"]
-    return log.parent.parent / log.name if "_" in job.external_jobid else log
-
-
 async def _sleep(executor: Any) -> None:
     await asyncio.to_thread(_pause, executor, executor.next_seconds_between_status_checks)
 
@@ -188,22 +252,3 @@ def _cancel_all(executor: Any, active_jobs: list[Any]) -> None:
         cancel_jobs_named(name)
     except Unreachable as error:
         executor.logger.error(f"{error}; the jobs go on: scancel --me --name={name} ends them")
-
-
-def _no_pending_jobs(dag: Any, rule_name: str) -> int:
-    return 0
-
-
-def _arrays(executor: Any, jobs: list[Any]) -> Iterator[list[Any]]:
-    array: list[Any] = []
-    size = 0
-    for job in jobs:
-        # The plugin compresses a command, writes it as hexadecimal digits in JSON, in base64.
-        command = len(zlib.compress(executor.format_job_exec(job).encode(), level=9))
-        needed = (2 * command + len('"1000": "", ')) * 4 // 3
-        if array and (size + needed > COMMAND_BYTES or len(array) == executor.max_array_size):
-            yield array
-            array, size = [], 0
-        array.append(job)
-        size += needed
-    yield array

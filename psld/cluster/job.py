@@ -80,12 +80,17 @@ def submit(settings: LaunchSettings, command: RankCommand, name: str, folder: Pa
     """Submit one job of all ranks and return its id. `folder` gets its script, logs and pickle.
 
     Raises:
-        UserError: Slurm refuses the options.
+        UserError: Slurm refuses the options, or the path of `folder`.
         Unreachable: the controller does not answer; it may have taken the job.
     """
     from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError
 
+    if set("%\\\n\r") & set(str(folder)):
+        raise UserError(
+            f"launch: {str(folder)!r}: Slurm writes no logs to a path with %, a backslash or a "
+            "line break; name another folder (runs=…)"
+        )
     executor = SlurmExecutor(folder)
     executor.update_parameters(job_name=name, **options(settings))
     try:

@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from textwrap import shorten
 
 from psld.utils.errors import PSLDError, RunError
@@ -83,8 +84,8 @@ class Patience:
         first = self.since.setdefault(type(error), time.monotonic())
         if time.monotonic() - first >= limit:
             raise RunError(
-                f"{error} (for {limit // 60} minutes); jobs in Slurm are left as they are; the "
-                "same command goes on when Slurm answers"
+                f"{error} (for {timedelta(seconds=limit)}); jobs in Slurm are left as they are; "
+                "the same command goes on when Slurm answers"
             )
 
 
@@ -126,6 +127,8 @@ def states_named(name: str) -> dict[str, str]:
     """
     every = ("--noheader", "--array", "--states=all", "--me", f"--name={name}")
     answer = _run("squeue", *every, "--format=%i %T")
+    if not re.fullmatch(r"(\s*\S+ +[A-Z_]+\s*\n)*\s*", answer, re.ASCII):
+        raise Unreachable(f"squeue answered {shorten(answer, 80)!r}")
     return dict(line.split(maxsplit=1) for line in answer.splitlines() if line.strip())
 
 

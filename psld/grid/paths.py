@@ -1,5 +1,19 @@
 """The paths of datasets, models, samples and results: the only place that makes them from names."""
 
+import re
+
+NAME = re.compile(r"(?!(null|true|false|nan|inf)$)[a-z][a-z0-9._-]*", re.ASCII | re.IGNORECASE)
+"""Names in paths and command lines, where Hydra must not read them as a number or as nothing."""
+
+
+def check_name(kind: str, name: str) -> None:
+    """Raise ValueError if a grid, or a part of a grid, cannot have this name."""
+    if not NAME.fullmatch(name):
+        raise ValueError(
+            f"{kind} {name!r}: a name begins with a letter, and has only letters (a-z, A-Z), "
+            "digits and . _ - in it"
+        )
+
 
 def dataset(name: str) -> str:
     return f"data/{name}.h5"

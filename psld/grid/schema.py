@@ -5,12 +5,14 @@ Templates are written out before (`psld.grid.templates`).
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
 from psld.config.settings import Settings
+from psld.grid.paths import check_name
 from psld.grid.tables import Column, Row, Table
 from psld.grid.templates import PLACEHOLDER, fill
 
@@ -150,6 +152,21 @@ class GridFile(Settings):
                     f"{part.key}: {part.cell!r} is not MODEL/SAMPLER-BUDGET; "
                     f"the samplers are: {', '.join(self.samplers)}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _names_are_plain(self) -> "GridFile":
+        cells = [part.cell for part in self.parts_of_figures] + [e.cell for e in self.evaluations]
+        named: dict[str, Iterable[str]] = {
+            "model": self.models,
+            "guide": self.guides,
+            "sampler": [*self.samplers, self.gallery, *(cell.partition("/")[2] for cell in cells)],
+            "table": self.tables,
+            "figure": [*self.figures, *self.pictures],
+        }
+        for kind, names in named.items():
+            for name in names:
+                check_name(kind, name)
         return self
 
     @model_validator(mode="after")

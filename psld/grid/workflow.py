@@ -22,12 +22,13 @@ class Workflow:
     """All grids, with the files of their jobs. Arguments are named like Snakemake's wildcards."""
 
     def __init__(self, grids: dict[str, Grid], rules: Iterable[str]) -> None:
-        """Take all grids. Raises UserError if two tables, figures, grids or rules share a name."""
+        """Take all grids. Raises UserError for a name that is taken or impossible."""
         self.grids = grids
         self.datasets = {n: made for grid in grids.values() for n, made in grid.datasets.items()}
         self.metrics = {n: grid.metric_identity(n) for grid in grids.values() for n in grid.metrics}
         self.features = _features(self.metrics)
         self.figures = {name: figures_of(grid) for name, grid in grids.items()}
+        _check_names(grid=grids, dataset=self.datasets, features=self.features)
         _check_targets(grids, rules)
 
     @classmethod
@@ -282,6 +283,16 @@ def _features(metrics: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
                 f"{metric['features']} with another extractor; set features: {name}"
             )
     return features
+
+
+def _check_names(**named: Iterable[str]) -> None:
+    """Raise UserError if a config cannot have its name: the others are in the grids."""
+    for kind, names in named.items():
+        for name in names:
+            try:
+                paths.check_name(kind, name)
+            except ValueError as error:
+                raise UserError(f"configs/{kind}: {error}") from None
 
 
 def _check_targets(grids: dict[str, Grid], rules: Iterable[str]) -> None:

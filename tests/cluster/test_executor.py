@@ -1,103 +1,181 @@
 """The fix of Snakemake's Slurm plugin, tested on the plugin's own code without submission."""
 
 import asyncio
-import base64
-import json
+import contextlib
 import os
-import random
+import re
+import shlex
 import subprocess
+import sys
 import threading
 import time
-import zlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import snakemake_executor_plugin_slurm as plugin
+import snakemake_executor_plugin_slurm_jobstep as jobstep
+from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
 from psld.cluster import executor as repaired
-from psld.cluster.executor import COMMAND_BYTES, repair_scheduler, repair_slurm_executor
+from psld.cluster.executor import repair_scheduler, repair_slurm_executor
 from tests.cluster.commands import Commands
 
+AWKWARD = 'it\'s $(touch expanded) `touch expanded` "$HOME"; touch expanded & \\ *\nzwei Zeilen ü'
+"""What a user may call a folder; a shell must not read it."""
 
-class Submitted(list):
-    """What the plugin's executor submits: an array as the list of its jobs, or a job."""
 
-    array_jobs = {"sample"}
-    logger = SimpleNamespace(debug=lambda text: None)
+class Submitted:
+    """An executor of the plugin that submits to a stand-in for sbatch."""
+
+    run_uuid = "run-1"
+    array_jobs = frozenset({"sample"})
     max_array_size = 500
-    run_jobs = plugin.Executor.run_jobs
-    _main_event_loop = None
+    run_jobs = repaired._run_jobs
 
-    def __init__(self, ready: int, letters: int = 100) -> None:
-        rule = SimpleNamespace(name="sample")
-        self.workflow = SimpleNamespace(
-            dag=SimpleNamespace(ready_jobs=[SimpleNamespace(rule=rule)] * ready)
-        )
-        self.letters = letters
+    def __init__(self, folder: Path) -> None:
+        self.wait = True
+        self.slurm_logdir = folder / "logs"
+        settings = SimpleNamespace(requeue=True, no_requeue=False, qos=None, reservation=None)
+        self.workflow = SimpleNamespace(executor_settings=settings, workdir_init=folder)
+        self.logger = SimpleNamespace(info=lambda text: None, warning=lambda text: None)
+        self.reported: list[tuple[int, str]] = []
+        self.failed: list[str] = []
+        # Submission in a thread of its own, as in the plugin, would hide its errors.
+        self._job_submission_executor = SimpleNamespace(submit=lambda do, *given: do(*given))
+
+    def run_job_pre(self, job: SimpleNamespace) -> None:
+        """Print the job."""
+
+    def get_account_arg(self, job: SimpleNamespace) -> Iterator[str]:
+        yield ""
+
+    def get_partition_arg(self, job: SimpleNamespace) -> str:
+        return ""
 
     def format_job_exec(self, job: SimpleNamespace) -> str:
-        """A command that does not compress."""
-        return random.Random(job.number).randbytes(self.letters).hex()
+        words = ["printf", "%s|", str(job.number), AWKWARD]
+        return shlex.join(words)
 
-    def _submit_job(self, job: SimpleNamespace) -> None:
-        self.append(job.number)
+    def report_job_submission(self, info: SubmittedJobInfo) -> None:
+        self.reported.append((info.job.number, info.external_jobid))
+
+    def report_job_error(self, info: SubmittedJobInfo, msg: str) -> None:
+        self.failed.append(msg)
 
 
-REPLACED = ("cancel_jobs", "check_active_jobs", "sleep", "run_job", "run_array_jobs")
+def ready(count: int, name: str = "sample") -> list[SimpleNamespace]:
+    resources = Resources(runtime=1, mem_mb=1)
+    return [
+        SimpleNamespace(name=name, number=n, resources=resources, threads=1, is_group=lambda: False)
+        for n in range(count)
+    ]
+
+
+class Resources(dict):
+    """The resources of a job: a mapping with attributes."""
+
+    __getattr__ = dict.get
 
 
 @pytest.fixture
-def submit(monkeypatch):
-    """Hand a batch to a plugin that was repaired twice, as by a Snakefile that is read again."""
-    monkeypatch.setattr(plugin, "pending_jobs_for_rule", plugin.pending_jobs_for_rule)
-    for name in (*REPLACED, "__post_init__"):
-        monkeypatch.setattr(plugin.Executor, name, getattr(plugin.Executor, name))
+def sbatch(slurm: Commands, tmp_path, monkeypatch) -> Commands:
+    """An sbatch that keeps the script, in a working directory with an awkward name."""
+    folder = tmp_path / AWKWARD
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    slurm.answer("sbatch", "7", first=f"/bin/cat > {tmp_path}/script")
+    slurm.answer("squeue")
+    return slurm
 
-    def submit_array(executor: Submitted, jobs: list) -> None:
-        executor.append([job.number for job in jobs])
 
-    monkeypatch.setattr(plugin.Executor, "_submit_array_jobs", submit_array)
-    repair_slurm_executor()
-    repair_slurm_executor()
-    monkeypatch.setattr(
-        Submitted, "_submit_array_jobs", plugin.Executor._submit_array_jobs, raising=False
-    )
+def calls_of_sbatch(sbatch: Commands) -> list[str]:
+    """The name of the working directory has two lines."""
+    lines = "\n".join(sbatch.calls("sbatch"))
+    return [call for call in lines.split("--parsable") if call]
 
-    def submit_batch(size: int, ready: int, **executor) -> Submitted:
-        submitted = Submitted(ready, **executor)
-        rule = SimpleNamespace(name="sample")
-        submitted.run_jobs(
-            [SimpleNamespace(rule=rule, number=n, is_group=lambda: False) for n in range(size)]
+
+def test_jobs_of_an_array_rule_are_submitted_together(sbatch):
+    submitted = Submitted(Path.cwd())
+    submitted.run_jobs([*ready(1200), *ready(2, "evaluate")])
+    arrays = [
+        re.findall(r"--array=\S+", call) for call in sbatch.calls("sbatch") if "--job" in call
+    ]
+    assert arrays == [[], [], ["--array=1-500"], ["--array=1-500"], ["--array=1-200"]]
+    assert [number for number, _ in submitted.reported] == [0, 1, *range(1200)]
+    assert submitted.reported[1:4] == [(1, "7"), (0, "7_1"), (1, "7_2")]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_shell_runs_the_command_of_a_job_and_sees_no_name_unquoted(sbatch, tmp_path, count):
+    submitted = Submitted(Path.cwd())
+    submitted.run_jobs(ready(count))
+    for index, (number, _) in enumerate(submitted.reported, 1):
+        done = subprocess.run(
+            ["/bin/sh", tmp_path / "script"],
+            env={"SLURM_ARRAY_TASK_ID": str(index)},
+            capture_output=True,
+            text=True,
+            check=True,
         )
-        return submitted
-
-    return submit_batch
-
-
-@pytest.mark.parametrize("ready", [0, 1, 5, 1000])
-def test_a_batch_is_submitted_whatever_else_is_ready(submit, ready):
-    assert submit(1, ready) == [0]
-    assert submit(3, ready) == [[0, 1, 2]]
+        assert done.stdout == f"{number}|{AWKWARD}|"
+    calls = (sbatch.folder / "sbatch.calls").read_text()
+    assert calls.rstrip("\n").endswith(f"-D {Path.cwd()}" + (" --array=1-3" if count > 1 else ""))
+    assert "--output logs/sample/" in calls, "relative, because sbatch expands %"
+    assert list(tmp_path.rglob("expanded")) == []
 
 
-def test_no_array_is_larger_than_slurm_takes(submit):
-    submitted = submit(1200, 0, letters=1)
-    assert [len(array) for array in submitted] == [500, 500, 200]
-    assert list(chain(*submitted)) == list(range(1200))
+def test_a_job_that_sbatch_refuses_is_reported(sbatch):
+    sbatch.answer("sbatch", stderr="sbatch: error: invalid partition\n", exit_code=1)
+    submitted = Submitted(Path.cwd())
+    submitted.run_jobs(ready(2))
+    assert submitted.failed == ["not submitted: sbatch: error: invalid partition. "] * 2
+    assert submitted.reported == []
 
 
-def test_no_array_is_larger_than_a_command_line_takes(submit):
-    submitted = submit(100, 0, letters=1000)
-    assert list(chain(*submitted)) == list(range(100))
-    sizes = [payload(submitted, array) for array in submitted]
-    assert all(0.9 * COMMAND_BYTES < size <= COMMAND_BYTES for size in sizes[:-1])
-    assert submit(2, 0, letters=COMMAND_BYTES) == [[0], [1]]
+def test_nothing_is_submitted_before_the_controller_answers(sbatch, monkeypatch):
+    """Not even after that, if Snakemake has ended meanwhile."""
+    sbatch.answer("squeue", stderr="Socket timed out", exit_code=1)
+    monkeypatch.setattr(repaired, "_pause", lambda executor, seconds: sbatch.answer("squeue"))
+    submitted = Submitted(Path.cwd())
+    submitted.run_jobs(ready(1))
+    assert submitted.reported == [(0, "7")]
+    submitted.wait = False
+    submitted.run_jobs(ready(1))
+    assert len(calls_of_sbatch(sbatch)) == 1
+
+
+def test_the_commands_of_both_plugins_have_quoted_and_relative_paths(repaired_plugin, tmp_path):
+    executor = SimpleNamespace(snakefile=Path.cwd() / "Snakefile", _tmpdir=None)
+    for kind in (plugin.Executor, jobstep.Executor):
+        assert kind.get_snakefile(executor) == "Snakefile"
+        assert shlex.split(kind.get_python_executable(executor)) == [sys.executable]
+    (tmp_path / ".snakemake").mkdir()
+    with contextlib.chdir(tmp_path):
+        assert plugin.Executor.tmpdir.fget(executor).startswith(".snakemake/tmp.")
+
+
+REPLACED = (
+    *("__post_init__", "run_jobs", "check_active_jobs", "sleep", "cancel_jobs", "tmpdir"),
+    *("get_python_executable", "get_snakefile"),
+)
+
+
+@pytest.fixture
+def repaired_plugin(monkeypatch) -> None:
+    """A plugin that was repaired twice, as by a Snakefile that is read again."""
+    for name in REPLACED:
+        monkeypatch.setattr(plugin.Executor, name, getattr(plugin.Executor, name))
+    for name in REPLACED[-2:]:
+        monkeypatch.setattr(jobstep.Executor, name, getattr(jobstep.Executor, name))
+    repair_slurm_executor()
+    repair_slurm_executor()
 
 
 @pytest.mark.parametrize("answers", [True, False])
-@pytest.mark.usefixtures("submit")
+@pytest.mark.usefixtures("repaired_plugin")
 def test_ctrl_c_cancels_what_is_not_on_the_list_of_active_jobs(slurm: Commands, answers):
     """The list is empty while the plugin asks for their states; sbatch may be under way."""
     if not answers:
@@ -152,7 +230,7 @@ class Asking:
 
 
 def submitted_job(folder, number: str) -> SimpleNamespace:
-    log = folder / "rule_sample" / "wildcards" / f"{number}.log"
+    log = folder / f"{number}.log"
     job = SimpleNamespace(output=[str(folder / f"output-{number}")])
     return SimpleNamespace(external_jobid=number, job=job, aux={"slurm_logfile": log})
 
@@ -169,8 +247,7 @@ def test_what_becomes_of_jobs(slurm: Commands, tmp_path):
     }
     listed = "".join(f"{job} {state}\\n" for job, state in states.items())
     slurm.answer("squeue", first=f"printf '{listed}'")
-    (tmp_path / "rule_sample").mkdir()
-    log = tmp_path / "rule_sample" / "1_1.log"
+    log = tmp_path / "1_1.log"
     log.touch()
     asking = Asking()
     left = asking.check(*(submitted_job(tmp_path, number) for number in states))
@@ -207,25 +284,6 @@ def test_no_job_is_forgotten_while_the_controller_is_away(slurm: Commands, tmp_p
     assert len(slurm.calls("squeue")) == 8
 
 
-@pytest.mark.parametrize("name", ["run_job", "run_array_jobs"])
-def test_nothing_is_submitted_before_the_controller_answers(slurm: Commands, monkeypatch, name):
-    """Not even after that, if Snakemake has ended meanwhile."""
-    submitted: list[str] = []
-    for replaced in (*REPLACED, "__post_init__", "_submit_array_jobs"):
-        monkeypatch.setattr(plugin.Executor, replaced, getattr(plugin.Executor, replaced))
-    monkeypatch.setattr(plugin, "pending_jobs_for_rule", None)
-    monkeypatch.setattr(plugin.Executor, name, lambda executor, job: submitted.append(job))
-    repair_slurm_executor()
-    monkeypatch.setattr(repaired, "_pause", lambda executor, seconds: slurm.answer("squeue"))
-    for waits, expected in ((True, ["job"]), (False, [])):
-        slurm.answer("squeue", stderr="Socket timed out", exit_code=1)
-        submitted.clear()
-        asking = Asking()
-        asking.wait = waits
-        getattr(plugin.Executor, name)(asking, "job")
-        assert submitted == expected
-
-
 def test_a_pause_ends_with_snakemake():
     asking = Asking()
     threading.Timer(0.1, lambda: setattr(asking, "wait", False)).start()
@@ -249,14 +307,3 @@ def test_the_scheduler_has_one_timer(monkeypatch):
     JobScheduler._schedule_reevalutation(scheduler, 0)
     assert scheduler._open_jobs.acquire(timeout=10), "it can look again"
     assert not scheduler._open_jobs.acquire(blocking=False)
-
-
-def payload(executor: Submitted, array: list[int]) -> int:
-    """The length of the commands of an array's tasks, as the plugin writes them."""
-    commands = {
-        f"{n}": zlib.compress(
-            executor.format_job_exec(SimpleNamespace(number=n)).encode(), level=9
-        ).hex()
-        for n in array
-    }
-    return len(base64.b64encode(json.dumps(commands).encode()))

@@ -120,7 +120,7 @@ def test_patience_is_long_without_an_answer_and_short_with_a_refusal(monkeypatch
     now[0] += slurm.REFUSED_SECONDS
     with pytest.raises(RunError, match="the same command goes on"):
         patience.spend(Refused("authentication"))
-    with pytest.raises(RunError, match=r"connection refused \(for 4320 minutes\)"):
+    with pytest.raises(RunError, match=r"connection refused \(for 3 days, 0:00:00\)"):
         patience.spend(Unreachable("connection refused"))
 
 

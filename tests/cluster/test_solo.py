@@ -291,7 +291,7 @@ def test_an_interrupt_cancels_jobs_in_slurm_and_does_not_wait(folder, slurm):
     """The plugin alone would end when it asks for their states, after 40 seconds."""
     folder.job, folder.options = "true", list(ON_SLURM)
     with folder.started() as process:
-        wait(lambda: "submitted with" in (folder.path / "first.log").read_text(), process)
+        wait(lambda: "Slurm job 7" in (folder.path / "first.log").read_text(), process)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=20) == 1
     name = solo._latest_run(folder.path / ".snakemake").slurm_name

@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,27 @@ def test_a_job_without_its_command_gets_it(submitted, tmp_path):
         for job in (42, 43)
     ]
     assert names == [("train", "name=x"), ("train", "name=y")]
+
+
+@pytest.mark.parametrize("name", ["two words", "it's", 'a "b"', "$(id) `id` $HOME; & *", "ü"])
+def test_a_folder_may_have_any_name(slurm, tmp_path, name):
+    folder = tmp_path / name
+    job = submit(launch_settings(), RankCommand(("train",), folder, "mine"), "model-12", folder)
+    script = (folder / f"{job}_submission.sh").read_text()
+    [srun] = re.findall(r"^srun .*", script, re.MULTILINE)
+    assert shlex.split(srun)[-1] == str(folder)
+    assert f"{folder}/%j_%t_log.out" in shlex.split(srun)
+    logs = {shlex.split(option)[0] for option in options_in(script)}
+    assert f"output={folder}/%j_0_log.out" in logs
+
+
+@pytest.mark.parametrize("name", ["100%j", "back\\slash", "two\nlines"])
+def test_a_folder_in_which_slurm_finds_no_place_for_logs(slurm, tmp_path, name):
+    folder = tmp_path / name
+    with pytest.raises(UserError, match="name another folder") as refused:
+        submit(launch_settings(), RankCommand(("train",), folder, "mine"), "model-12", folder)
+    assert "\n" not in str(refused.value)
+    assert slurm.calls("sbatch") == []
 
 
 def test_nothing_of_a_surrounding_job_is_handed_on(slurm, submitted, tmp_path, monkeypatch):

@@ -267,6 +267,7 @@ def test_grids_of_one_process_share_what_is_composed(configs, compositions):
         ("tables/steps/headings", ["model"], "tables.steps: row .* needs 1 labels"),
         ("tables/tolerance/columns/0/show", "value and nfe", "tables.tolerance.columns.0.show"),
         ("tables/tolerance/rows/0/budget", "7", "rk45-7: sampler.tolerance: .* less than 1"),
+        ("tables/steps/columns/0/budget", "1 0", "sampler 'em-1 0': a name begins with a letter"),
     ],
 )  # fmt: skip
 def test_a_wrong_grid_is_refused_in_one_line(configs, path, value, complaint):
@@ -276,6 +277,24 @@ def test_a_wrong_grid_is_refused_in_one_line(configs, path, value, complaint):
     assert message.startswith(f"{configs}/grid/mine.yaml: ")
     assert "\n" not in message
     assert not Path(".cache").exists()
+
+
+AWKWARD = (
+    *("two words", "$(id)", "`id`", "a;b", "a&b", "it's", 'a"b', "a\nb", "a\n", "a/b", "ä", ".."),
+    *("-a", "a\\b", "a{b}c", "a=b", "a,b", "a+b", "*", "", "10", "1e-3", "null", "True"),
+)
+
+
+@pytest.mark.parametrize("kind", ["models", "guides", "samplers", "tables", "figures"])
+def test_no_shell_and_no_path_gets_an_awkward_name(kind):
+    table, sampler = CONTENT["tables"]["steps"], {"overrides": [], "budget": "sampler.steps"}
+    own = {"figures": "psld/em-10", "tables": table, "samplers": sampler}
+    for name in AWKWARD:
+        named = {**CONTENT.get(kind, {}), name: own.get(kind, [])}
+        refusal = f"{kind[:-1]} .*: a name begins with a letter"
+        with pytest.raises(UserError, match=refusal) as refused:
+            parse(GridFile, CONTENT | {kind: named}, "mine.yaml")
+        assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("where", ["tables/steps/rows/0", "gallery"])

@@ -23,6 +23,9 @@ ON_GPUS = {
 }
 """Rules that evaluate networks."""
 
+OFFICIAL = "official's $(touch expanded); `touch expanded` ü.pth"
+"""The path of a checkpoint, as a user may call it."""
+
 EVERYWHERE = {"slurm_partition", "runtime", "mem_mb", "cpus_per_task"}
 """What every rule asks for."""
 
@@ -35,7 +38,7 @@ def demo_with_imports() -> dict:
     """The demo's grid with a likelihood, and with an imported model and guide."""
     grid = read("configs/grid/demo.yaml")
     for entries, name in ((grid["models"], "cld"), (grid["guides"], "psld-0.02")):
-        entries[name] = {"overrides": entries[name], "checkpoint": "official.pth"}
+        entries[name] = {"overrides": entries[name], "checkpoint": OFFICIAL}
     bits = {"label": "bits/dim", "show": "bits_per_dimension"}
     grid["tables"]["demo-friction"]["columns"].append(bits)
     return grid
@@ -45,7 +48,7 @@ def demo_with_imports() -> dict:
 def planned(tmp_path_factory) -> list[str]:
     """What the dry run prints of each job."""
     project = Project.create(tmp_path_factory.mktemp("slurm") / "project")
-    (project.folder / "official.pth").touch()
+    (project.folder / OFFICIAL).touch()
     grids = {"demo": demo_with_imports(), "paper": read("configs/grid/paper.yaml")}
     for name, grid in grids.items():
         (project.folder / f"configs/grid/{name}.yaml").write_text(yaml.safe_dump(grid))
@@ -106,3 +109,28 @@ def test_the_launcher_of_a_training_understands_what_it_is_given(planned):
         assert settings.memory_mb == asked["mem_mb"]
         assert settings.minutes == asked["runtime"]
         assert settings.account is None
+
+
+def test_the_shell_command_of_every_rule_quotes_what_it_is_given():
+    """And `planned` has awkward names: a shell would run a part of them."""
+    files = sorted((REPOSITORY / "workflow" / "rules").glob("*.smk"))
+    shells = re.findall(
+        r"^    shell:\n((?: {8}.*\n)+)", "".join(f.read_text() for f in files), re.M
+    )
+    assert len(shells) == len(rules())
+    shells.append(read_launch())
+    given = [name for shell in shells for name in re.findall(r"\{+([a-z][^{}]*)\}+", shell)]
+    assert len(given) > 50
+    assert [name for name in given if not name.endswith(":q")] == []
+
+
+def read_launch() -> str:
+    """The beginning of the commands of trainings, in common.smk."""
+    return (REPOSITORY / "workflow/rules/common.smk").read_text().partition("LAUNCH = ")[2]
+
+
+def test_a_checkpoint_may_have_any_name(planned):
+    imports = [words for job in planned for words in re.findall(r"python -m psld import .*", job)]
+    assert len(imports) == 2
+    for command in imports:
+        assert shlex.split(command)[4] == OFFICIAL

@@ -60,12 +60,14 @@ TRAINING_JOB = {
     "slurm_additional_parameters": "",
     "detach": "false",
 }
+# Hydra reads the values, and needs quotes around some; the shell's quotes are around these.
 LAUNCH = (
-    "python -m psld launch where={resources.where} nodes={resources.nodes} ranks_per_node={resources.tasks_per_node} "
-    "cpus_per_rank={resources.cpus_per_task} gpus_per_node={resources.gpus_per_node} "
-    "gres='\"{resources.gres}\"' memory_mb={resources.mem_mb} minutes={resources.runtime} "
-    "warning_seconds={resources.warning_seconds} partition='\"{resources.slurm_partition}\"' "
-    "account='\"{resources.slurm_account}\"' qos='\"{resources.qos}\"' "
-    "constraint='\"{resources.constraint}\"' exclude='\"{resources.exclude}\"' "
-    "additional='\"{resources.slurm_additional_parameters}\"' detach={resources.detach} --"
+    "python -m psld launch where={resources.where:q} nodes={resources.nodes:q} "
+    "ranks_per_node={resources.tasks_per_node:q} cpus_per_rank={resources.cpus_per_task:q} "
+    "gpus_per_node={resources.gpus_per_node:q} gres='\"'{resources.gres:q}'\"' "
+    "memory_mb={resources.mem_mb:q} minutes={resources.runtime:q} "
+    "warning_seconds={resources.warning_seconds:q} partition='\"'{resources.slurm_partition:q}'\"' "
+    "account='\"'{resources.slurm_account:q}'\"' qos='\"'{resources.qos:q}'\"' "
+    "constraint='\"'{resources.constraint:q}'\"' exclude='\"'{resources.exclude:q}'\"' "
+    "additional='\"'{resources.slurm_additional_parameters:q}'\"' detach={resources.detach:q} --"
 )

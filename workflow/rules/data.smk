@@ -17,7 +17,7 @@ rule prepare:
     params:
         settings=lambda w: GRIDS.datasets[w.dataset],
     shell:
-        "python -m psld prepare dataset={wildcards.dataset} output={output.images} > {log} 2>&1"
+        "python -m psld prepare dataset={wildcards.dataset:q} output={output.images:q} > {log:q} 2>&1"
 
 
 # Reads: data/DATASET.h5.  Makes: features/DATASET/FEATURES, the classifier whose features are compared.
@@ -36,8 +36,8 @@ rule train_extractor:
         settings=lambda w: GRIDS.features[w.features]["extractor"],
         folder=subpath(output.manifest, parent=True),
     shell:
-        "python -m psld train_extractor dataset={wildcards.dataset} metric={wildcards.features} "
-        "data={input.images} output={params.folder} > {log} 2>&1"
+        "python -m psld train_extractor dataset={wildcards.dataset:q} metric={wildcards.features:q} "
+        "data={input.images:q} output={params.folder:q} > {log:q} 2>&1"
 
 
 # Reads: data/DATASET.h5 and the metric's extractor.  Makes: the features of its images and of noise.
@@ -62,5 +62,5 @@ rule reference:
         extractor=lambda w: GRIDS.extractor_folder(w.dataset, w.features) or "null",
         folder=subpath(output.manifest, parent=True),
     shell:
-        "python -m psld reference dataset={wildcards.dataset} metric={wildcards.features} "
-        "data={input.images} extractor={params.extractor} output={params.folder} > {log} 2>&1"
+        "python -m psld reference dataset={wildcards.dataset:q} metric={wildcards.features:q} "
+        "data={input.images:q} extractor={params.extractor:q} output={params.folder:q} > {log:q} 2>&1"

@@ -32,8 +32,8 @@ rule train:
         settings=lambda w: GRIDS.trained("models", *w.model.split("/")).settings,
         folder=subpath(output.manifest, parent=True),
     shell:
-        f"{LAUNCH} train model={{wildcards.model}} data={{input.images}} "
-        "output={params.folder} > {log} 2>&1"
+        f"{LAUNCH} train model={{wildcards.model:q}} data={{input.images:q}} "
+        "output={params.folder:q} > {log:q} 2>&1"
 
 
 # Reads: data/DATASET.h5.  Makes: a guide's weights, its history and its manifest.
@@ -62,8 +62,8 @@ rule train_guide:
         settings=lambda w: GRIDS.trained("guides", *w.guide.split("/")).settings,
         folder=subpath(output.manifest, parent=True),
     shell:
-        f"{LAUNCH} train_guide guide={{wildcards.guide}} data={{input.images}} "
-        "output={params.folder} > {log} 2>&1"
+        f"{LAUNCH} train_guide guide={{wildcards.guide:q}} data={{input.images:q}} "
+        "output={params.folder:q} > {log:q} 2>&1"
 
 
 # Reads: a checkpoint of the official code, and data/DATASET.h5.  Makes: a model, without a history.
@@ -87,8 +87,8 @@ rule import_model:
         settings=lambda w: GRIDS.trained("models", *w.model.split("/")).settings,
         folder=subpath(output.manifest, parent=True),
     shell:
-        "python -m psld import {input.checkpoint:q} model={wildcards.model} data={input.images} "
-        "output={params.folder} > {log} 2>&1"
+        "python -m psld import {input.checkpoint:q} model={wildcards.model:q} data={input.images:q} "
+        "output={params.folder:q} > {log:q} 2>&1"
 
 
 # Reads: a checkpoint of the official code, and data/DATASET.h5.  Makes: a guide, without a history.
@@ -112,5 +112,5 @@ rule import_guide:
         settings=lambda w: GRIDS.trained("guides", *w.guide.split("/")).settings,
         folder=subpath(output.manifest, parent=True),
     shell:
-        "python -m psld import {input.checkpoint:q} guide={wildcards.guide} data={input.images} "
-        "output={params.folder} > {log} 2>&1"
+        "python -m psld import {input.checkpoint:q} guide={wildcards.guide:q} data={input.images:q} "
+        "output={params.folder:q} > {log:q} 2>&1"

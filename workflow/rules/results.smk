@@ -19,7 +19,7 @@ rule evaluate:
         metrics=lambda w: GRIDS.metrics_of_cell(w.grid, f"{w.model}/{w.sampler}"),
         cell="{grid}/{model}/{sampler}",
     shell:
-        "python -m psld evaluate cell={params.cell} > {log} 2>&1"
+        "python -m psld evaluate cell={params.cell:q} > {log:q} 2>&1"
 
 
 # Reads: a model and data/DATASET.h5.  Makes: the model's bits per dimension, JSON.
@@ -44,8 +44,8 @@ rule likelihood:
         overrides=lambda w: list(GRIDS.grids[w.grid].file.likelihood),
         folder=subpath(input.manifest, parent=True),
     shell:
-        "python -m psld likelihood model={params.folder} data={input.images} {params.overrides:q} "
-        "output={output} > {log} 2>&1"
+        "python -m psld likelihood model={params.folder:q} data={input.images:q} {params.overrides:q} "
+        "output={output:q} > {log:q} 2>&1"
 
 
 # Reads: the results of cells and models.  Makes: a table as Markdown, CSV, LaTeX and HTML.
@@ -67,7 +67,7 @@ rule tabulate:
     params:
         table=lambda w: GRIDS.params_of_table(w.grid, w.table),
     shell:
-        "python -m psld tabulate grid_name={wildcards.grid} table={wildcards.table} > {log} 2>&1"
+        "python -m psld tabulate grid_name={wildcards.grid:q} table={wildcards.table:q} > {log:q} 2>&1"
 
 
 # Reads: results, histories of trainings, shards, or a model.  Makes: a figure, PNG and SVG.
@@ -93,7 +93,7 @@ rule figure:
         caption=lambda w: GRIDS.caption_of_figure(w.grid, w.figure),
         data=lambda w: (GRIDS.originals_of_figure(w.grid, w.figure) or ["null"])[0],
     shell:
-        "python -m psld figure grid_name={wildcards.grid} figure={wildcards.figure} data={params.data} > {log} 2>&1"
+        "python -m psld figure grid_name={wildcards.grid:q} figure={wildcards.figure:q} data={params.data:q} > {log:q} 2>&1"
 
 
 # Reads: the tables and figures of a grid.  Makes: one page with all of them, for reading.
@@ -109,7 +109,7 @@ rule page:
     params:
         asked=lambda w: GRIDS.asked_by(w.grid),
     shell:
-        "python -m psld page grid_name={wildcards.grid} > {log} 2>&1"
+        "python -m psld page grid_name={wildcards.grid:q} > {log:q} 2>&1"
 
 
 # Reads: results, with what they were computed from, and plots.  Makes: the grid's certificate, a zip.
@@ -125,4 +125,4 @@ rule certify:
     params:
         content=lambda w: GRIDS.digest_of_grid(w.grid),
     shell:
-        "python -m psld certify grid_name={wildcards.grid} output={output} max_mb=null > {log} 2>&1"
+        "python -m psld certify grid_name={wildcards.grid:q} output={output:q} max_mb=null > {log:q} 2>&1"
