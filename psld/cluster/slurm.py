@@ -127,9 +127,10 @@ def states_named(name: str) -> dict[str, str]:
     """
     every = ("--noheader", "--array", "--states=all", "--me", f"--name={name}")
     answer = _run("squeue", *every, "--format=%i %T")
-    if not re.fullmatch(r"(\s*\S+ +[A-Z_]+\s*\n)*\s*", answer, re.ASCII):
+    found = [line.split() for line in answer.splitlines() if line.strip()]
+    if any(len(words) != 2 or not re.fullmatch("[A-Z_]+", words[1]) for words in found):
         raise Unreachable(f"squeue answered {shorten(answer, 80)!r}")
-    return dict(line.split(maxsplit=1) for line in answer.splitlines() if line.strip())
+    return dict(found)
 
 
 def cancel_jobs_named(name: str) -> None:

@@ -65,6 +65,9 @@ def test_states_of_all_jobs_of_a_name(commands):
     assert slurm.states_named("run") == {"7_1": "RUNNING", "7_2": "PENDING", "8": "COMPLETED"}
     [call] = commands.calls("squeue")
     assert {"--array", "--states=all", "--me", "--name=run"} <= set(call.split())
+    commands.answer("squeue", "7_1 RUNNING and more\n")
+    with pytest.raises(Unreachable, match="squeue answered '7_1 RUNNING and more'"):
+        slurm.states_named("run")
 
 
 @pytest.mark.parametrize(
