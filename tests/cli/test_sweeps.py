@@ -1,10 +1,14 @@
 """Sweeps by hand: names, folders and groups of their jobs, and errors before any job starts."""
 
+import contextlib
 import json
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
+from psld.commands.sweeps import Announcement
+from psld.utils.errors import UserError
 from tests.commands import TINY, Finished, call, command, files_below, refused, run, succeeded
 
 RECIPE = (*TINY, "training.steps=3", "data=digits.h5")
@@ -201,6 +205,19 @@ def test_side_by_side_with_one_that_fails(local, folder):
 
 
 @pytest.mark.filterwarnings(r"ignore:\s*'hydra/launcher/submitit_slurm' is validated against")
+@pytest.mark.parametrize("mode", [None, 0o770])
+def test_only_the_user_may_write_where_jobs_find_their_pickles(tmp_path, mode):
+    sweep = tmp_path / "sweeps" / "mine"
+    if mode:
+        sweep.mkdir(parents=True)
+        sweep.chmod(mode)
+    launcher = {"submitit_folder": f"{sweep}/%j", "_target_": "LocalLauncher"}
+    config = OmegaConf.create({"hydra": {"launcher": launcher, "sweep": {"dir": str(sweep)}}})
+    with pytest.raises(UserError, match="chmod 700") if mode else contextlib.nullcontext():
+        Announcement().on_multirun_start(config)
+    assert sweep.stat().st_mode & 0o777 == (mode or 0o700)
+
+
 def test_without_slurm(folder, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     refused(

@@ -157,6 +157,16 @@ def test_the_commands_of_both_plugins_have_quoted_and_relative_paths(repaired_pl
         assert plugin.Executor.tmpdir.fget(executor).startswith(".snakemake/tmp.")
 
 
+@pytest.mark.usefixtures("repaired_plugin")
+def test_as_many_local_jobs_run_at_once_as_the_profile_says(tmp_path):
+    """Snakemake has a thread for each core of this machine, and five more."""
+    resources = SimpleNamespace(cores=2, local_cores=512)
+    persistence = SimpleNamespace(path=tmp_path)
+    workflow = SimpleNamespace(resource_settings=resources, persistence=persistence)
+    plugin.Executor.__post_init__(SimpleNamespace(workflow=workflow, run_uuid="run-1"))
+    assert resources.cores == 512
+
+
 REPLACED = (
     *("__post_init__", "run_jobs", "check_active_jobs", "sleep", "cancel_jobs", "tmpdir"),
     *("get_python_executable", "get_snakefile"),
@@ -168,6 +178,7 @@ def repaired_plugin(monkeypatch) -> None:
     """A plugin that was repaired twice, as by a Snakefile that is read again."""
     for name in REPLACED:
         monkeypatch.setattr(plugin.Executor, name, getattr(plugin.Executor, name))
+    monkeypatch.setattr(plugin.Executor, "__post_init__", lambda executor: None)
     for name in REPLACED[-2:]:
         monkeypatch.setattr(jobstep.Executor, name, getattr(jobstep.Executor, name))
     repair_slurm_executor()
