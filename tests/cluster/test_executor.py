@@ -100,9 +100,7 @@ def calls_of_sbatch(sbatch: Commands) -> list[str]:
 def test_jobs_of_an_array_rule_are_submitted_together(sbatch):
     submitted = Submitted(Path.cwd())
     submitted.run_jobs([*ready(1200), *ready(2, "evaluate")])
-    arrays = [
-        re.findall(r"--array=\S+", call) for call in sbatch.calls("sbatch") if "--job" in call
-    ]
+    arrays = [re.findall(r"--array=\S+", call) for call in calls_of_sbatch(sbatch)]
     assert arrays == [[], [], ["--array=1-500"], ["--array=1-500"], ["--array=1-200"]]
     assert [number for number, _ in submitted.reported] == [0, 1, *range(1200)]
     assert submitted.reported[1:4] == [(1, "7"), (0, "7_1"), (1, "7_2")]
