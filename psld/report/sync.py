@@ -62,7 +62,7 @@ def _upload_training(run: Path) -> list[Outcome]:
         print(f"{run}: left for the next sync, the training is running", flush=True)
         return ["running"]
     outcomes: list[Outcome] = []
-    for file in files:
+    for file in sorted(files, key=_first_step) if len(files) > 1 else files:
         outcomes.append(_upload(file))
         if outcomes[-1] == "failed":
             break
@@ -123,6 +123,15 @@ def _is_rejection(entry: dict[str, Any]) -> bool:
     return entry.get("method") == "PUT" and 400 <= entry["status"] < 500
 
 
+def _first_step(file: Path) -> int:
+    """The first step in a file. The date in its name is no order: clocks are set back."""
+    try:
+        logged = (r["history"] for r in records_in(file) if r["type"] == "history")
+        return next(logged, {"step": {"num": 0}})["step"]["num"]
+    except RunError:
+        return 0  # Its upload reports it.
+
+
 def mark_of(file: Path) -> Path:
     """Return the path that marks `file` as uploaded, for wandb too."""
     return file.with_suffix(".wandb.synced")
@@ -136,20 +145,12 @@ def _upload(file: Path) -> Outcome:
     except RunError as error:
         print(f"not uploaded: {error}", flush=True)
         return "failed"
-    uploaded = False
-    try:
-        errors, rejected = _sync_errors(file)
-        uploaded = all(any(words in error for words in CUT_OFF) for error in errors)
-    finally:
-        # wandb marks a file even if the server refuses it, and not if its end is cut off.
-        if uploaded:
-            mark_of(file).touch()
-        else:
-            mark_of(file).unlink(missing_ok=True)
-    if not uploaded:
+    errors, rejected = _sync_errors(file)
+    if not all(any(words in error for words in CUT_OFF) for error in errors):
         reason = shorten(" ".join(errors), 300, placeholder=" …")  # it may be a whole page
         print(f"{file.parent}: not uploaded: {reason}", flush=True)
         return "failed"
+    mark_of(file).touch()
     part = " up to an incomplete record" if errors else ""
     without = f", without {rejected} files that the server rejects" if rejected else ""
     print(f"{file.parent}: uploaded{part}{without}", flush=True)
@@ -159,11 +160,16 @@ def _upload(file: Path) -> Outcome:
 def _sync_errors(file: Path) -> tuple[list[str], int]:
     """Run `wandb sync`; return its error messages and the number of files that were rejected.
 
-    Its exit code shows no failures.
+    Its exit code shows no failures. It marks a file even if the server refuses it, and not if its
+    end is cut off. So it gets the file by a link in another folder: after a kill, no mark is wrong.
     """
     with TemporaryDirectory() as logs:
+        linked = Path(logs) / "run" / file.name
+        linked.parent.mkdir()
+        for each in file.parent.iterdir():
+            (linked.parent / each.name).symlink_to(each.resolve())
         done = subprocess.run(
-            [sys.executable, "-m", "wandb", "sync", "--include-online", str(file.absolute())],
+            [sys.executable, "-m", "wandb", "sync", "--include-online", str(linked)],
             env={**RETRIES, **os.environ, "WANDB_SILENT": "false", "WANDB_DIR": logs},
             stdin=subprocess.DEVNULL,  # otherwise it asks for an API key
             stdout=subprocess.PIPE,
@@ -171,12 +177,13 @@ def _sync_errors(file: Path) -> tuple[list[str], int]:
             text=True,
             check=False,
         )
+        marked = mark_of(linked).exists()
         log = _log_entries(Path(logs).glob("**/debug-sync*.log"))
     lines = [line.removeprefix("wandb: ") for line in done.stdout.splitlines()]
     errors = [line.partition(" ")[2] for line in lines if line.startswith(("ERROR ", "Error: "))]
     if errors and "API key" in errors[-1]:
         raise UserError(f"wandb: {errors[-1]}")
     errors += _failures(log)[:1]
-    if not errors and not mark_of(file).exists():
+    if not errors and not marked:
         errors = lines[-1:] or ["wandb gives no reason"]
     return errors, sum(map(_is_rejection, log))

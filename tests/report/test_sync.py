@@ -155,3 +155,11 @@ def test_without_a_login_there_is_one_line(project, monkeypatch, key):
     assert finished.stdout == ""
     shutil.rmtree(project / "runs")
     assert succeeded(sync(project)).stdout == NOTHING
+
+
+def test_a_clock_that_was_set_back_does_not_change_the_order(project, server):
+    first, second = (file.parent for file in files(project))
+    second.rename(second.with_name(second.name.replace("20000101", "19991231")))
+    assert says(sync(project)) == ["uploaded"] * 2
+    assert server.steps("model") == [1, 2, 3, 4, 5, 6]
+    assert first.exists()
