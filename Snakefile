@@ -40,6 +40,9 @@ rule all:
     localrule: True
 
 
+with one_line():
+    GRIDS.check_names(rule.name for rule in workflow.rules)
+
 # Make the demo by default, because the paper takes weeks of GPU time.
 DEFAULT = "demo" if "demo" in GRIDS.grids else min(GRIDS.grids)
 
@@ -67,13 +70,11 @@ for target, file in GRIDS.cells_among(sys.argv).items():
         localrule: True
 
 
-# Snakemake reports a wrong target as an error of the rules, and tells them the targets too late.
+# Snakemake would report a wrong target as an error of the rules, and it has the targets only later.
 if workflow.is_main_process and "snakemake" in sys.argv[0]:
     asked = get_argument_parser().parse_args(sys.argv[1:]).targets
-    try:
+    with one_line():
         GRIDS.check_targets(
             (word for word in asked if not workflow.is_rule(word)),
             makes=lambda file: any(rule.is_producer(file) for rule in workflow.rules),
         )
-    except UserError as error:
-        raise WorkflowError(str(error))

@@ -26,7 +26,7 @@ from psld.sampling.noise import ShardNoise
 from psld.sampling.sample import draw_images, sample_images
 from psld.sampling.settings import SamplerSettings
 from psld.training.model import Model, load_guide, load_model
-from psld.utils.device import choose_device
+from psld.utils.device import choose_device, device_of
 from psld.utils.errors import UserError
 
 __all__ = ["LoadedModel", "denoiser", "distance", "load", "load_extractor", "sample", "save_images"]
@@ -57,7 +57,7 @@ class LoadedModel(Model):
 
     @property
     def device(self) -> torch.device:
-        return next(self.network.parameters()).device
+        return device_of(self.network)
 
     def sample(
         self,
@@ -102,7 +102,8 @@ class LoadedModel(Model):
             UserError: the sampler or a setting is unknown, or the guidance does not fit the model.
             RunError: an image is not finite.
         """
-        _check_counts(n=n, batch_size=batch_size)
+        _check(1, n=n, batch_size=batch_size)
+        _check(0, seed=seed)
         overrides = []
         if guide is not None or label is not None:
             kind = "classifier-free" if guide is None else "classifier"
@@ -147,13 +148,14 @@ def sample(
     """
     if len(shape) != 4:
         raise UserError(f"sample(): shape is {tuple(shape)}; n×C×H×W is needed")
-    _check_counts(shape=min(shape), batch_size=batch_size)
+    _check(1, **{"the smallest of shape": min(shape)}, batch_size=batch_size)
+    _check(0, seed=seed)
     known = tuple(inpainting.images.shape) if inpainting else tuple(shape)
     if known != tuple(shape):
         raise UserError(f"sample(): inpainting has images of {known}, not {tuple(shape)}")
     chosen = _sampler_of(sampler, steps, options)
     score = NetworkScore(forward_pass(network, chosen.precision), batch_size)
-    device = next(network.parameters()).device
+    device = device_of(network)
     with _in_words_of_the_call():
         images = draw_images(process, chosen, score, shape, (seed, 0), device, inpainting)
     return images.cpu() if raw else to_uint8(images).cpu()
@@ -170,10 +172,10 @@ def _sampler_of(
         return compose_sampler([f"sampler={name}", *overrides, *given], "sample()")
 
 
-def _check_counts(**given: int) -> None:
+def _check(least: int, **given: int) -> None:
     for name, value in given.items():
-        if value < 1:
-            raise UserError(f"sample(): {name} has {value}; at least 1 is needed")
+        if value < least:
+            raise UserError(f"sample(): {name} is {value}; at least {least} is needed")
 
 
 @contextmanager
@@ -205,7 +207,7 @@ def denoiser(model: Model, n: int, seed: int = 0) -> StraightDenoiser:
         UserError: the model's ε does not determine the image at every time.
     """
     network, dataset = model.network, model.settings.dataset
-    device = next(network.parameters()).device
+    device = device_of(network)
     size = dataset.image_size
     shape = (n, (model.process.blocks - 1) * dataset.channels, size, size)
     with ShardNoise(seed, 0, shape, device) as noise:
@@ -228,7 +230,7 @@ def distance(images: Tensor, reference: Tensor, extractor: Extractor) -> float:
             psld.metrics.extractor.Extractor.
     """
     first, second = (
-        gather(extractor, batches_of(each.numpy(), BATCH), "features", len(each)).total
+        gather(extractor, batches_of(each.cpu().numpy(), BATCH), "features", len(each)).total
         for each in (images, reference)
     )
     return frechet_distance(first, second)

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from psld.config.settings import DIGEST, parse
+from psld.config.settings import DIGEST, parse, write_record
 from psld.grid import paths
 from psld.grid.composing import compose_model
 from psld.grid.loading import load_grid
@@ -50,7 +50,7 @@ def made_with(grid: Grid, cell: str) -> dict[str, Any]:
         "model": {"name": model, "settings": grid.models[model].settings, **WEIGHTS},
         "guide": guide and {"name": sampler.guide, "settings": guide, **WEIGHTS},
         "sampler": sampler.settings,
-        "metric": grid.metric_identity(grid.file.metric),
+        "metric": grid.metric(grid.file.metric).identity(),
         "seed": grid.file.seed_of(name),
     }
 
@@ -99,7 +99,7 @@ def cell_result(
 def write_result(folder: Path, grid: Grid, cell: str, **given: Any) -> Path:
     """Write `cell_result` where the commands look for it in `folder`, and return its path."""
     path = folder / paths.cell_result(grid.name, cell)
-    CellResults(results=(cell_result(grid, cell, **given),)).write(path)
+    write_record(path, CellResults(results=(cell_result(grid, cell, **given),)))
     return path
 
 

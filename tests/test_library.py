@@ -71,8 +71,9 @@ def test_settings_of_a_sampler_are_values_of_python(model):
         ({"steps": 1}, "steps: Input should be greater than or equal to 2"),
         ({"orders": 3}, "no setting is called orders; psld sample --help lists them"),
         ({"order": 9}, "order: Input should be less than or equal to 3"),
-        ({"batch_size": 0}, "batch_size has 0; at least 1 is needed"),
-        ({"n": 0}, "n has 0; at least 1 is needed"),
+        ({"batch_size": 0}, "batch_size is 0; at least 1 is needed"),
+        ({"n": 0}, "n is 0; at least 1 is needed"),
+        ({"seed": -1}, "seed is -1; at least 0 is needed"),
         ({"label": "cat"}, "label: "),
         (
             {"label": 3},

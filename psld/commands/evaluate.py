@@ -11,7 +11,8 @@ import torch
 from pydantic import Field
 
 from psld.commands.entry import entry_point
-from psld.config.settings import parse
+from psld.config.overrides import take
+from psld.config.settings import write_record
 from psld.grid import paths
 from psld.grid.cells import expand_cell, find_cell
 from psld.grid.results import CellResult, CellResults, Weights
@@ -50,18 +51,17 @@ class EvaluateSettings(CellSettings):
 
 def expand(arguments: list[str]) -> list[str]:
     """Expand `cell=GRID/MODEL/SAMPLER` to its overrides, and keep it among them."""
-    chosen = [argument for argument in arguments if argument.startswith("cell=")]
-    if not chosen:
+    name, others = take("cell", arguments)
+    if name is None:
         return arguments
-    name = chosen[-1].removeprefix("cell=")
     grid, model, sampler = find_cell(name)
-    given = [a for a in expand_cell(arguments) if not a.startswith(("batch_size=", "output="))]
+    own = (a for a in expand_cell([f"cell={name}"]) if not a.startswith(("batch_size=", "output=")))
     return [
-        *given,
-        chosen[-1],
+        *own,
+        f"cell={name}",
         f"shards={paths.shards_folder(grid.name, model, sampler)}",
         f"output={paths.cell_result(grid.name, f'{model}/{sampler}')}",
-        *(argument for argument in arguments if argument not in chosen),
+        *others,
     ]
 
 
@@ -86,7 +86,7 @@ def main(settings: EvaluateSettings) -> None:
         )
         for measurement in measurements
     )
-    CellResults(results=results).write(settings.output)
+    write_record(settings.output, CellResults(results=results))
     for result in results:
         print(f"{result.metric['name']} of {result.samples} images: {result.value:.4g}")
 
@@ -106,7 +106,7 @@ def work_of(
     sources: dict[str, Source] = {}
     measurements = []
     for evaluation in grid.evaluations_by_cell[f"{name}/{sampler}"]:
-        metric = parse(MetricSettings, grid.metrics[evaluation.metric], where=evaluation.metric)
+        metric = grid.metric(evaluation.metric)
         measurements.append(Measurement(metric, evaluation.samples))
         if metric.features not in sources:
             place = (grid.models[name].dataset, metric.features)

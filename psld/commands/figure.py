@@ -14,16 +14,14 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from psld.commands.entry import entry_point
-from psld.config.settings import Settings
 from psld.grid import paths
+from psld.grid.loading import GridCommandSettings, load_grid
 from psld.sampling.settings import SamplerSettings
 
 
-class FigureSettings(Settings):
+class FigureSettings(GridCommandSettings):
     """Settings of `psld figure`; give exactly one of `figure`, `shard` and `model`."""
 
-    grid_name: str
-    """Name of the grid, configs/grid/NAME.yaml."""
     figure: str | None
     """Name of a figure of the grid."""
     shard: str | None
@@ -34,8 +32,6 @@ class FigureSettings(Settings):
     """Title for a shard or a model; null: its path."""
     output: str | None
     """Path without extension; null: the default path, for a figure of the grid only."""
-    cells: Path
-    """Folder of the grid's metrics files."""
     models: Path
     """Folder of the grid's models."""
     samples: Path
@@ -79,7 +75,6 @@ class FigureSettings(Settings):
 @entry_point("figure", FigureSettings)
 def main(settings: FigureSettings) -> None:
     # matplotlib takes a second to import, so the settings are checked first.
-    from psld.grid.loading import load_grid
     from psld.report.drawing import Places, draw_figure, draw_path
     from psld.report.galleries import draw_shard, originals_of
     from psld.report.style import save

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from psld.commands.entry import entry_point
+from psld.config.overrides import quoted
 from psld.data.store import ImageStore
 from psld.diffusion.process import LinearProcess
 from psld.grid.loading import expand_guide, expand_model
@@ -55,8 +56,7 @@ def name_the_file(arguments: list[str]) -> list[str]:
     """
     first = arguments[0] if arguments else ""
     if Path(first).is_file() or (first.endswith(".ckpt") and not first.startswith("checkpoint=")):
-        quoted = first.replace("\\", "\\\\").replace("'", "\\'")
-        arguments = [f"checkpoint='{quoted}'", *arguments[1:]]
+        arguments = [f"checkpoint={quoted(first)}", *arguments[1:]]
     return arguments
 
 

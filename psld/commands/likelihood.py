@@ -11,6 +11,7 @@ computes in fp32. Complete shards are kept: a killed run loses at most the shard
 import statistics
 
 from psld.commands.entry import entry_point
+from psld.config.settings import write_record
 from psld.grid.results import LikelihoodResult, Weights
 from psld.metrics.likelihood import measure_shards, summary
 from psld.metrics.settings import LikelihoodCommandSettings, LikelihoodSettings
@@ -36,6 +37,6 @@ def main(settings: LikelihoodCommandSettings) -> None:
         model=Weights(**read_manifest(settings.model, ModelManifest).identity()),
         **provenance(),
     )
-    result.write(settings.output)
+    write_record(settings.output, result)
     mean, margin = result.bits_per_dimension, result.interval.half_width
     print(f"wrote {settings.output}: {mean:.4f} ± {margin:.4f} bits per dimension")

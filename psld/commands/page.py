@@ -6,19 +6,14 @@ psld page grid_name=demo        # results/demo.html
 from pathlib import Path
 
 from psld.commands.entry import entry_point
-from psld.config.settings import Settings
-from psld.grid.loading import load_grid
+from psld.grid.loading import GridCommandSettings, load_grid
 from psld.report.page import results_page
 from psld.utils.files import write_text
 
 
-class PageSettings(Settings):
+class PageSettings(GridCommandSettings):
     """Settings of `psld page`."""
 
-    grid_name: str
-    """Name of the grid, configs/grid/NAME.yaml."""
-    cells: Path
-    """Folder of the grid's metrics files."""
     figures: Path
     """Folder of the grid's figures; those that are not drawn yet are left out."""
     output: str

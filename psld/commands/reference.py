@@ -8,19 +8,21 @@ OUTPUT/manifest.json.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from psld.commands.entry import entry_point
+from psld.config.settings import write_record
 from psld.data.description import expand_data
 from psld.data.pixels import to_uint8, truncated
 from psld.data.store import ImageStore
 from psld.metrics.extractor import Extractor, batches_of, gather
 from psld.metrics.extractor_folder import load_extractor, read_manifest
 from psld.metrics.features import Features
-from psld.metrics.reference_folder import ReferenceManifest, save_features, save_reference_manifest
+from psld.metrics.reference_folder import MANIFEST, ReferenceManifest, save_features
 from psld.metrics.settings import MetricSettings, ReferenceSettings
 from psld.utils.device import use_device
 from psld.utils.errors import UserError
@@ -56,7 +58,7 @@ def main(settings: ReferenceSettings) -> None:
         device=device_name(extractor.device),
         **provenance(),
     )
-    save_reference_manifest(settings.output, manifest)
+    write_record(Path(settings.output) / MANIFEST, manifest)  # it completes the folder
     images = ", ".join(f"{count} of {name}" for name, count in manifest.images.items())
     print(f"wrote {settings.output}: {extractor.dimension} features of images: {images}")
 

@@ -9,9 +9,8 @@ from pathlib import Path
 from pydantic import Field
 
 from psld.commands.entry import entry_point
-from psld.config.settings import Settings
 from psld.grid.entries import read_table
-from psld.grid.loading import load_grid
+from psld.grid.loading import GridCommandSettings, load_grid
 from psld.grid.resolved import Grid
 from psld.report.formats import as_csv, latex, markdown
 from psld.report.html import table_page
@@ -20,15 +19,11 @@ from psld.utils.errors import UserError
 from psld.utils.files import write_text
 
 
-class TabulateSettings(Settings):
+class TabulateSettings(GridCommandSettings):
     """Settings of `psld tabulate`."""
 
-    grid_name: str
-    """Name of the grid, configs/grid/NAME.yaml."""
     table: str | None
     """Name of the table to write; null: print all tables."""
-    cells: Path
-    """Folder of the grid's metrics files."""
     output: str = Field(pattern=r"[^/]$")
     """Path of the table without extension."""
 

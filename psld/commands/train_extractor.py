@@ -6,11 +6,13 @@ Writes OUTPUT/weights.safetensors and, last, OUTPUT/manifest.json.
 """
 
 import time
+from pathlib import Path
 
 from psld.commands.entry import entry_point
+from psld.config.settings import write_record
 from psld.data.description import expand_data
 from psld.data.store import ImageStore
-from psld.metrics.extractor_folder import ExtractorManifest, save_manifest, save_weights
+from psld.metrics.extractor_folder import MANIFEST, ExtractorManifest, save_weights
 from psld.metrics.extractor_training import accuracy, train_classifier
 from psld.metrics.feature_classifier import ImageShape
 from psld.metrics.settings import TrainExtractorSettings
@@ -55,6 +57,6 @@ def main(settings: TrainExtractorSettings) -> None:
         device=device_name(device),
         **provenance(),
     )
-    save_manifest(settings.output, manifest)
+    write_record(Path(settings.output) / MANIFEST, manifest)  # it completes the folder
     listed = ", ".join(f"{value:.1%} on {split}" for split, value in accuracies.items())
     print(f"wrote {settings.output}: accuracy {listed}")

@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from pydantic import Field
 
 from psld.commands.entry import entry_point
+from psld.config.overrides import quoted
 from psld.config.settings import Settings
 from psld.utils.errors import RunError
 from psld.utils.files import sha256_of_file
@@ -30,8 +31,7 @@ def name_the_files(arguments: list[str]) -> list[str]:
     """Turn FILEs among the arguments into the override `files=[…]`."""
     named = (a for a in arguments if not a.startswith("files="))
     files = [a for a in named if a.endswith(".zip") or Path(a).is_file()]
-    quoted = (file.replace("\\", "\\\\").replace("'", "\\'") for file in files)
-    listed = ",".join(f"'{file}'" for file in quoted)
+    listed = ",".join(map(quoted, files))
     return [*([f"files=[{listed}]"] if files else []), *(a for a in arguments if a not in files)]
 
 

@@ -11,21 +11,16 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from psld.commands.entry import entry_point
-from psld.config.settings import Settings
-from psld.grid.loading import load_grid
+from psld.grid.loading import GridCommandSettings, load_grid
 from psld.training.settings import WandbSettings
 from psld.utils.errors import UserError
 
 Verb = Literal["track", "sync", "dashboard"]
 
 
-class WandbCommandSettings(Settings):
+class WandbCommandSettings(GridCommandSettings):
     verb: Verb
     """The first word of the command line."""
-    grid_name: str
-    """Name of the grid, configs/grid/NAME.yaml; groups runs in wandb."""
-    cells: Path
-    """Folder of the grid's metrics files."""
     samples: Path
     """Folder of its shards."""
     figures: Path

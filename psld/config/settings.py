@@ -25,6 +25,16 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class MadeRecord(Settings):
+    """A record with the software that made it, which `psld.utils.provenance` returns."""
+
+    versions: dict[str, str | None]
+    precision: dict[str, Any]
+    """Flags of torch that decide how floats are rounded."""
+    git_revision: str | None
+    """Revision of the code; null outside a checkout."""
+
+
 def parse(kind: type[S], content: Mapping[str, Any], where: str) -> S:
     """Check `content` against the settings class `kind`.
 

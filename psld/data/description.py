@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from psld.config.locations import config_file
+from psld.config.overrides import quoted, take
 from psld.config.settings import Settings
 from psld.utils.files import read_json
 
@@ -19,14 +20,14 @@ def expand_data(arguments: list[str]) -> list[str]:
     A dataset that has a config of its own gets that config. The other overrides come later and
     win. Raises UserError if the file is not a prepared dataset.
     """
-    given = [argument for argument in arguments if argument.startswith("data=")]
+    given, _ = take("data", arguments)
     named = any(a.startswith(("dataset=", "model=", "guide=", "cell=")) for a in arguments)
-    if not given or named:
+    if given is None or named:
         return arguments
     # h5py takes a tenth of a second to import; most commands are given a dataset or a model.
     from psld.data.store import ImageStore
 
-    path = Path(given[-1].removeprefix("data=").strip("'\""))
+    path = Path(given.strip("'\""))
     store = ImageStore.open(path)
     record = path.with_suffix(".json")
     name = read_json(record, Described).dataset if record.exists() else path.stem
@@ -38,6 +39,6 @@ def expand_data(arguments: list[str]) -> list[str]:
         f"dataset.channels={store.channels}",
         f"dataset.image_size={store.image_size}",
         f"dataset.num_classes={store.num_classes}",
-        f"dataset.source.root='{path}'",
+        f"dataset.source.root={quoted(str(path))}",
         *arguments,
     ]

@@ -52,28 +52,14 @@ def phase_space(
 
 def from_settings(settings: VPSDESettings | PSLDSettings | RecipeSettings) -> LinearProcess:
     """Build the process that the settings describe."""
+    content = settings.model_dump(exclude={"kind"})
     match settings:
         case VPSDESettings():
-            return vp_sde(settings.beta_min, settings.beta_max)
+            return vp_sde(**content)
         case PSLDSettings():
-            return phase_space(
-                settings.gamma,
-                settings.mass_inverse,
-                beta_min=settings.beta_min,
-                beta_max=settings.beta_max,
-                kappa=settings.kappa,
-                matching=settings.matching,
-                factor=settings.factor,
-                numerical_eps=settings.numerical_eps,
-            )
+            return phase_space(**content)
         case RecipeSettings():
-            return LinearProcess(
-                D=torch.tensor(settings.D, dtype=torch.float64),
-                Q=torch.tensor(settings.Q, dtype=torch.float64),
-                S=torch.tensor(settings.S, dtype=torch.float64),
-                beta=LinearBeta(settings.beta_min, settings.beta_max),
-                initial_variance=torch.tensor(settings.initial_variance, dtype=torch.float64),
-                matching=settings.matching,
-                factor=settings.factor,
-                numerical_eps=settings.numerical_eps,
-            )
+            beta = LinearBeta(content.pop("beta_min"), content.pop("beta_max"))
+            for key in ("D", "Q", "S", "initial_variance"):
+                content[key] = torch.tensor(content[key], dtype=torch.float64)
+            return LinearProcess(beta=beta, **content)

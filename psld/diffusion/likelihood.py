@@ -106,17 +106,14 @@ def dequantize(images: Tensor, uniform: Tensor) -> Tensor:
     return 2 * (images + uniform) / 256 - 1
 
 
-def bits_per_dimension(
-    log_likelihood: Tensor, dimensions: int, scale_bits: float = DEQUANTIZED_BITS
-) -> Tensor:
-    """Return −log₂ p per dimension, in units of one gray level.
+def bits_per_dimension(log_likelihood: Tensor, dimensions: int) -> Tensor:
+    """Return −log₂ p per dimension, in units of one gray level, of images from `dequantize`.
 
     Args:
         log_likelihood: in nats, of images on the interval [−1, 1].
         dimensions: C·H·W.
-        scale_bits: log₂ of the gray levels per unit of the images: 7 after `dequantize`.
     """
-    return -log_likelihood / (dimensions * math.log(2)) + scale_bits
+    return -log_likelihood / (dimensions * math.log(2)) + DEQUANTIZED_BITS
 
 
 class _Flow:

@@ -1,6 +1,6 @@
 """The sampling loop: integrator steps from noise to data, then the denoising step."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -61,7 +61,8 @@ def path(
         replacement = Replacement(inpainting, [process.T, *replaced, settings.final_time])
         z = replacement.noisy(0, z, noise)
     yield process.T, z
-    for index, end in _progress(integrator.ends):
+    steps = tqdm(integrator.ends, desc="sampling", unit="step", disable=None, leave=False)
+    for index, end in enumerate(steps):
         z = integrator.step(index, z, score, noise)
         if inpainting and replaced:
             z = replacement.noisy(index + 1, z, noise)
@@ -73,9 +74,3 @@ def path(
         if inpainting:
             z = replacement.mean(-1, z)
         yield 0.0, z
-
-
-def _progress(ends: list[float]) -> Iterable[tuple[int, float]]:
-    """Yield the index and end time of each step, with a progress bar."""
-    steps = tqdm(ends, desc="sampling", unit="step", disable=None, leave=False)
-    return enumerate(steps)

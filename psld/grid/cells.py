@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from psld.config.overrides import take
 from psld.grid import paths
 from psld.grid.loading import load_grid
 from psld.grid.resolved import Grid
@@ -14,11 +15,11 @@ def expand_cell(arguments: list[str]) -> list[str]:
 
     Other overrides come later and take precedence. Raises UserError for an unknown cell.
     """
-    chosen = [argument for argument in arguments if argument.startswith("cell=")]
-    if not chosen:
+    name, others = take("cell", arguments)
+    if name is None:
         return arguments
-    grid, model, sampler = find_cell(chosen[-1].removeprefix("cell="))
-    own = [
+    grid, model, sampler = find_cell(name)
+    return [
         *grid.samplers[sampler].overrides,
         f"model={grid.model_folder(model)}",
         *places_of_guidance(grid, model, sampler),
@@ -26,8 +27,8 @@ def expand_cell(arguments: list[str]) -> list[str]:
         f"batch_size={grid.file.batch_size}",
         f"seed={grid.file.seed_of(sampler)}",
         f"output={paths.shards_folder(grid.name, model, sampler)}",
+        *others,
     ]
-    return own + [argument for argument in arguments if argument not in chosen]
 
 
 def find_cell(name: str) -> tuple[Grid, str, str]:

@@ -4,93 +4,22 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
-from psld.config.settings import parse
-from psld.grid.figures import blocks_of
+from psld.grid.measured import Measured, read_measured
+from psld.grid.places import Evaluation, Place
 from psld.grid.resolved import Grid
-from psld.grid.results import CellResult, LikelihoodResult, read_likelihood, read_result
-from psld.grid.schema import Evaluation
+from psld.grid.results import CellResult, LikelihoodResult, read_likelihood
 from psld.grid.tables import Band, Row, Show
 from psld.metrics.comparison import (
-    Difference,
-    paired_difference,
     place_in_band,
     samples_to_decide,
-    unpaired_difference,
 )
-from psld.metrics.estimate import CONFIDENCE, Estimate, Interval
-from psld.metrics.seeds import averaged, pooled, spread
-from psld.metrics.settings import MetricSettings
+from psld.metrics.estimate import CONFIDENCE, Interval
 
 Status = Literal["reproduced", "off", "undecided", "measured", "not run", "literature"]
 
 STATUSES: tuple[Status, ...] = get_args(Status)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """The results of one evaluation, for all of its seeds that have been run."""
-
-    results: tuple[CellResult, ...] = ()
-
-    def values(self, show: Show = "value") -> list[float]:
-        return [result.number(show) for result in self.results]
-
-    def drawn(self, show: Show = "value") -> Estimate | None:
-        """The mean of a number, with the error of drawing samples from these weights.
-
-        None without results, and for a count. Trainings share their noise if they have the same
-        sampling seed.
-        """
-        by_seed: dict[int, list[Estimate]] = {}
-        for result in self.results:
-            if estimate := result.estimate_of(show):
-                by_seed.setdefault(result.seed, []).append(estimate)
-        if not by_seed:
-            return None
-        return pooled([averaged(by_seed[seed]) for seed in sorted(by_seed)])
-
-    def trained(self, show: Show = "value") -> Estimate | None:
-        """The mean of a number with the error of training again; None for a single training."""
-        trainings: dict[str, list[float]] = {}
-        for result in self.results:
-            trainings.setdefault(result.model.name, []).append(result.number(show))
-        return spread(list(map(fmean, trainings.values()))) if len(trainings) > 1 else None
-
-    def interval(self, show: Show = "value") -> Interval | None:
-        """Return the mean over the seeds with its 95 % interval; None without an error estimate.
-
-        With one training it covers another draw of samples from the same weights. With several it
-        is the wider of that and of the spread over trainings, and covers training again.
-        """
-        estimates = (self.drawn(show), self.trained(show))
-        errors = [estimate.interval for estimate in estimates if estimate]
-        if not errors:
-            return None
-        mean, width = fmean(self.values(show)), max(error.half_width for error in errors)
-        return Interval(mean, mean - width, mean + width)
-
-    def difference(self, other: "Measured") -> Difference:
-        """Return the difference of the metric to that of another cell.
-
-        It is paired by samples if both draw the same noise: the same sampler, sampling seeds,
-        blocks of samples and number of blocks of variables. With several trainings, return the
-        larger of two p-values: over samples, and over trainings.
-        """
-        a, b = self.drawn(), other.drawn()
-        paired = self._noise == other._noise and a.block_samples == b.block_samples
-        drawn = paired_difference(a, b) if paired else unpaired_difference(a, b)
-        trained, other_trained = self.trained(), other.trained()
-        if not (trained or other_trained):
-            return drawn
-        again = unpaired_difference(trained or a, other_trained or b)
-        return max(drawn, again, key=lambda difference: difference.p_value)
-
-    @property
-    def _noise(self) -> dict[int, tuple[dict[str, Any], int]]:
-        """What decides the noise of each sampling seed, besides the shape of the images."""
-        return {r.seed: (r.sampler, blocks_of(r.model.settings["process"])) for r in self.results}
 
 
 class Rank(NamedTuple):
@@ -188,7 +117,7 @@ class TableEntry:
 
     @property
     def needs(self) -> Literal["samples", "images", "trainings"] | None:
-        """What would narrow the interval of an undecided entry; None if it is decided.
+        """The remedy that would narrow the interval of an undecided entry; None if it is decided.
 
         More samples do not narrow the spread over trainings, if that is what the interval shows.
         """
@@ -228,45 +157,31 @@ class TableEntry:
         return verdicts.get(place_in_band(*self._judged), "undecided")
 
 
-def read_measured(grid: Grid, cells: Path, evaluation: Evaluation) -> Measured:
-    """Read the results of an evaluation for all of its seeds.
-
-    Args:
-        cells: folder of the grid's metrics files, MODEL/SAMPLER.json.
-    """
-    found = (read_result(grid, cells, e) for e in grid.file.replicates(evaluation))
-    return Measured(tuple(filter(None, found)))
-
-
 def read_table(grid: Grid, name: str, cells: Path) -> list[list[TableEntry]]:
     """All entries of a table, row by row.
 
     Args:
         cells: folder of the grid's metrics files, MODEL/SAMPLER.json and MODEL/likelihood.json.
     """
-    table = grid.file.tables[name]
-    rows = []
-    models_shown = grid.file.likelihoods_by_table[name]
-    for row, evaluations, models in zip(
-        table.rows, grid.file.evaluations_by_table[name], models_shown, strict=True
-    ):
-        papers = row.paper or (None,) * len(table.columns)
-        entries = []
-        for column, evaluation, model, paper in zip(
-            table.columns, evaluations, models, papers, strict=True
-        ):
-            show = table.show_of(row, column)
-            entry = TableEntry(row, column.label, show, evaluation, paper, table.band)
-            if evaluation:
-                seeds = len(grid.file.replicates(evaluation))
-                measured = read_measured(grid, cells, evaluation)
-                entry = replace(entry, seeds=seeds, measured=measured)
-            if model:
-                entry = replace(entry, likelihood=read_likelihood(grid, cells, model))
-            entries.append(entry)
-        rows.append(entries)
+    band = grid.file.tables[name].band
+    rows = [[_entry(grid, cells, place, band) for place in row] for row in grid.file.places[name]]
     ranked = [_ranked(grid, column) for column in zip(*rows, strict=True)]
     return [list(row) for row in zip(*ranked, strict=True)]
+
+
+def _entry(grid: Grid, cells: Path, place: Place, band: Band | None) -> TableEntry:
+    evaluation, model = place.evaluation, place.model
+    return TableEntry(
+        row=place.row,
+        column=place.column.label,
+        show=place.show,
+        evaluation=evaluation,
+        paper=place.paper,
+        band=band,
+        seeds=len(grid.file.replicates(evaluation)) if evaluation else 0,
+        measured=read_measured(grid, cells, evaluation) if evaluation else Measured(),
+        likelihood=read_likelihood(grid, cells, model) if model else None,
+    )
 
 
 def _ranked(grid: Grid, column: Iterable[TableEntry]) -> list[TableEntry]:
@@ -280,8 +195,7 @@ def _ranked(grid: Grid, column: Iterable[TableEntry]) -> list[TableEntry]:
             groups.setdefault(key, []).append(index)
     for (metric, *_), places in groups.items():
         if len(places) > 1:
-            settings = parse(MetricSettings, grid.metrics[metric], where=metric)
-            better = max if settings.larger_is_better else min
+            better = max if grid.metric(metric).larger_is_better else min
             best = better(places, key=lambda place: entries[place].value)
             for place in places:
                 rank = _rank(entries[place], entries[best], comparisons=len(places) - 1)
@@ -301,12 +215,8 @@ def _rank(entry: TableEntry, best: TableEntry, comparisons: int) -> Rank:
 def paper_values(grid: Grid) -> dict[Evaluation, dict[Show, float]]:
     """Return the paper's numbers for each evaluation, by kind: distance, network evaluations."""
     printed: dict[Evaluation, dict[Show, float]] = {}
-    for name, table in grid.file.tables.items():
-        for row, evaluations in zip(table.rows, grid.file.evaluations_by_table[name], strict=True):
-            papers = row.paper or (None,) * len(table.columns)
-            for column, evaluation, paper in zip(table.columns, evaluations, papers, strict=True):
-                if evaluation and paper is not None:
-                    for replicate in grid.file.replicates(evaluation):
-                        shown = printed.setdefault(replicate, {})
-                        shown[table.show_of(row, column)] = paper
+    for place in grid.file.places_in():
+        if place.evaluation and place.paper is not None:
+            for replicate in grid.file.replicates(place.evaluation):
+                printed.setdefault(replicate, {})[place.show] = place.paper
     return printed

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from psld.grid.places import Evaluation
 from psld.grid.resolved import Grid
-from psld.grid.schema import Evaluation
 from psld.utils.files import digest_of
 
 PLOTS = {
@@ -101,18 +101,15 @@ def _panels(
             )
             panel = panels.setdefault(key, Panel(*key))
             panel.lines.setdefault(name(evaluation), []).append(evaluation)
-    return sorted(panels.values(), key=lambda panel: _first_of_group(panel, panels.values()))
+    # Join groups, and keep groups and panels in the tables' order.
+    groups = [panel.group for panel in panels.values()]
+    return sorted(panels.values(), key=lambda panel: groups.index(panel.group))
 
 
 def _cost(grid: Grid, evaluation: Evaluation) -> float:
     """Return a number that grows with the cost of a budget."""
     settings = grid.samplers[evaluation.sampler].settings
     return settings.get("steps") or 1 / settings["tolerance"]
-
-
-def _first_of_group(panel: Panel, panels: Iterable[Panel]) -> int:
-    """Return a sort key that joins groups and keeps groups and panels in the tables' order."""
-    return next(i for i, other in enumerate(panels) if other.group == panel.group)
 
 
 def _alike_but_for_gamma(grid: Grid) -> list[set[str]]:

@@ -18,7 +18,8 @@ import pydantic
 import yaml
 
 from psld.config.locations import config_file, config_folders, config_names
-from psld.config.settings import parse
+from psld.config.overrides import take
+from psld.config.settings import Settings, parse
 from psld.grid.rehearsal import Rehearsal, rehearsal_content
 from psld.grid.resolved import Grid
 from psld.grid.schema import GridFile
@@ -27,6 +28,15 @@ from psld.utils.errors import UserError
 from psld.utils.files import digest_of, write_text
 
 CACHE = Path(".cache/grids")
+
+
+class GridCommandSettings(Settings):
+    """The settings of every command about a grid's results."""
+
+    grid_name: str
+    """Name of the grid, configs/grid/NAME.yaml."""
+    cells: Path
+    """Folder of the grid's metrics files."""
 
 
 def load_grid(name: str) -> Grid:
@@ -167,19 +177,18 @@ def expand_guide(arguments: list[str]) -> list[str]:
 
 
 def _expand(kind: Literal["model", "guide"], given: list[str]) -> list[str]:
-    chosen = [argument for argument in given if argument.startswith(f"{kind}=")]
-    if not chosen:
+    chosen, others = take(kind, given)
+    if chosen is None:
         return given
-    grid_name, _, name = chosen[-1].removeprefix(f"{kind}=").partition("/")
+    grid_name, _, name = chosen.partition("/")
     grid = load_grid(grid_name)
     known = grid.models if kind == "model" else grid.guides
     if name not in known:
         raise UserError(
-            f"{kind}={grid_name}/{name}: no such {kind} in configs/grid/{grid_name}.yaml; "
+            f"{kind}={chosen}: no such {kind} in configs/grid/{grid_name}.yaml; "
             f"there are: {', '.join(known)}"
         )
-    own = [*known[name].overrides, f"grid_name={grid_name}", f"name={name}"]
-    return own + [argument for argument in given if argument not in chosen]
+    return [*known[name].overrides, f"grid_name={grid_name}", f"name={name}", *others]
 
 
 def _configs() -> list[Path]:

@@ -17,6 +17,7 @@ from tabulate import tabulate
 from psld.config.settings import Settings
 from psld.grid.entries import paper_values
 from psld.grid.figures import figures_of
+from psld.grid.loading import GridCommandSettings
 from psld.grid.resolved import ComposedTraining, Grid, shards_of_cells
 from psld.grid.results import read_result
 from psld.sampling.settings import shards_needed
@@ -57,11 +58,9 @@ class Throughput(Settings):
     """Through one network evaluation."""
 
 
-class PlanSettings(Settings):
+class PlanSettings(GridCommandSettings):
     """Settings of `psld plan`."""
 
-    grid_name: str
-    """Name of the grid, configs/grid/NAME.yaml."""
     list: Literal["cells", "figures"] | None
     """List the names of all cells, or of all figures, instead of the plan."""
     throughput: dict[str, Throughput]
@@ -74,8 +73,6 @@ class PlanSettings(Settings):
     """Folder of the grid's models."""
     guides: Path
     """Folder of the grid's guides."""
-    cells: Path
-    """Folder of the grid's metrics files."""
 
 
 Gigaflops = Callable[[Kind, ComposedTraining], float]
@@ -119,7 +116,7 @@ def readable(number: float) -> str:
 def tables_of(grid: Grid) -> Iterator[tuple[str, int, int, int]]:
     """Yield each table's name and numbers of models, cells and shards; tables may share them."""
     for name in grid.file.tables:
-        plain = [e for row in grid.file.evaluations_by_table[name] for e in row if e]
+        plain = (place.evaluation for place in grid.file.places_in(name) if place.evaluation)
         entries = [r for e in plain for r in grid.file.replicates(e)]
         shards = shards_of_cells(entries, grid.file.shard_size)
         yield name, len({e.model for e in entries}), len(shards), sum(shards.values())

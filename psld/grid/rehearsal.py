@@ -4,14 +4,12 @@ Networks keep their kind (embedding, resampling, progressive input) but shrink. 
 because every Snakemake process loads the grids.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 
 from psld.config.settings import Settings
-
-if TYPE_CHECKING:
-    from psld.grid.schema import GridFile
+from psld.grid.schema import GridFile
 
 
 class Rehearsal(Settings):
@@ -29,7 +27,7 @@ class Rehearsal(Settings):
     batch_size: int = Field(ge=1)
 
 
-def rehearsal_content(name: str, rehearsal: Rehearsal, file: "GridFile") -> dict[str, Any]:
+def rehearsal_content(name: str, rehearsal: Rehearsal, file: GridFile) -> dict[str, Any]:
     """Return the content of a full grid file for a rehearsal.
 
     Its tables and figures are named NAME-TABLE and NAME-FIGURE, because those of all grids are

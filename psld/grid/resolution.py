@@ -16,8 +16,9 @@ from psld.grid.composing import (
     compose_sampler,
 )
 from psld.grid.figures import PLOTS
+from psld.grid.places import Evaluation
 from psld.grid.resolved import ComposedSampler, ComposedTraining, Grid
-from psld.grid.schema import Evaluation, GridFile
+from psld.grid.schema import GridFile
 from psld.metrics.settings import MetricSettings
 from psld.sampling.fit import check_fit
 from psld.sampling.settings import ClassifierGuidance, DigitsMask, SamplerSettings
@@ -159,13 +160,11 @@ class _Parsed:
 
     def check_tables(self) -> None:
         """Raise UserError if an entry shows a class accuracy that its cell does not have."""
-        for name, table in self.file.tables.items():
-            for row, evaluations in zip(
-                table.rows, self.file.evaluations_by_table[name], strict=True
-            ):
-                for column, evaluation in zip(table.columns, evaluations, strict=True):
-                    if evaluation and table.show_of(row, column) == "class_accuracy":
-                        self._check_accuracy(evaluation, f"tables.{name}, row {row.label}")
+        for name in self.file.tables:
+            for place in self.file.places_in(name):
+                if place.evaluation and place.show == "class_accuracy":
+                    where = f"tables.{name}, row {place.row.label}"
+                    self._check_accuracy(place.evaluation, where)
 
     def _check_accuracy(self, evaluation: Evaluation, where: str) -> None:
         labelled = hasattr(self.samplers[evaluation.sampler].guidance, "label")

@@ -6,7 +6,8 @@ from typing import Any
 
 from psld.config.settings import Settings, parse
 from psld.grid import paths
-from psld.grid.schema import Evaluation, GridFile
+from psld.grid.places import Evaluation
+from psld.grid.schema import GridFile
 from psld.metrics.settings import LikelihoodSettings, MetricSettings
 from psld.sampling.settings import shards_needed
 
@@ -21,6 +22,16 @@ class ComposedTraining(Settings):
     """The settings that decide the weights."""
     of: str | None = None
     """The grid that trains it, if it is another one."""
+
+    @property
+    def images(self) -> str:
+        """The path of its prepared dataset."""
+        return paths.dataset(self.dataset)
+
+    @property
+    def digest(self) -> str:
+        """The path of that dataset's digest."""
+        return paths.dataset_digest(self.dataset)
 
 
 class ComposedSampler(Settings):
@@ -55,9 +66,9 @@ class Grid(Settings):
     likelihood: LikelihoodSettings | None
     """The settings of every likelihood that a table shows; None if none does."""
 
-    def metric_identity(self, name: str) -> dict[str, Any]:
-        """The settings of a metric that decide its numbers."""
-        return parse(MetricSettings, self.metrics[name], where=name).identity()
+    def metric(self, name: str) -> MetricSettings:
+        """The settings of a metric."""
+        return parse(MetricSettings, self.metrics[name], where=name)
 
     def model_folder(self, model: str) -> str:
         """The folder of a model, under the grid that trains it."""
@@ -88,14 +99,10 @@ class Grid(Settings):
         shards = dict.fromkeys([*shown, *self.file.pictures.values()], 1)
         return shards | shards_of_cells(self.evaluations, self.file.shard_size)
 
-    def ranges_of(self, cell: str, samples: int | None = None) -> list[tuple[int, int]]:
-        """Return the first and the last shard of each job that samples a cell.
-
-        With `samples`, return only the jobs that make the first `samples` images.
-        """
+    def ranges_of(self, cell: str) -> list[tuple[int, int]]:
+        """Return the first and the last shard of each job that samples a cell."""
         size, total = self.file.shards_per_job, self.shards[cell]
-        needed = total if samples is None else shards_needed(samples, self.file.shard_size)
-        return [(first, min(first + size, total) - 1) for first in range(0, needed, size)]
+        return [(first, min(first + size, total) - 1) for first in range(0, total, size)]
 
 
 def shards_of_cells(evaluations: Iterable[Evaluation], shard_size: int) -> dict[str, int]:

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from psld.config.settings import Settings, read_record, write_record
+from psld.config.settings import MadeRecord, Settings, read_record
+from psld.grid.places import Evaluation
 from psld.grid.resolved import Grid
-from psld.grid.schema import Evaluation
 from psld.grid.tables import Show
 from psld.metrics.estimate import Estimate, Interval
 from psld.metrics.settings import LikelihoodSettings
@@ -22,7 +22,7 @@ class Weights(Settings):
     """The settings that decide the weights."""
 
 
-class CellResult(Settings):
+class CellResult(MadeRecord):
     """One metric of the first `samples` images of a cell."""
 
     metric: dict[str, Any]
@@ -52,9 +52,6 @@ class CellResult(Settings):
     sampler: dict[str, Any]
     """Settings of the sampler."""
     seed: int
-    versions: dict[str, str | None]
-    precision: dict[str, Any]
-    git_revision: str | None
 
     @property
     def value(self) -> float:
@@ -79,10 +76,6 @@ class CellResults(Settings):
 
     results: tuple[CellResult, ...]
 
-    def write(self, path: str | Path) -> None:
-        """Write the record atomically."""
-        write_record(path, self)
-
     @classmethod
     def read(cls, path: str | Path) -> "CellResults":
         """Read a record. Raises UserError if it is damaged or from another version."""
@@ -90,7 +83,7 @@ class CellResults(Settings):
         return read_record(cls, path, f"{path}: not the metrics of a cell; {remedy}")
 
 
-class LikelihoodResult(Settings):
+class LikelihoodResult(MadeRecord):
     """The bits per dimension of a model: the mean over images, with its 95 % t-interval."""
 
     bits_per_dimension: float
@@ -109,17 +102,10 @@ class LikelihoodResult(Settings):
     dataset_digest: str
     """The dataset whose images were measured."""
     model: Weights
-    versions: dict[str, str | None]
-    precision: dict[str, Any]
-    git_revision: str | None
 
     @property
     def interval(self) -> Interval:
         return Interval(self.bits_per_dimension, self.low, self.high)
-
-    def write(self, path: str | Path) -> None:
-        """Write the record atomically."""
-        write_record(path, self)
 
     @classmethod
     def read(cls, path: str | Path) -> "LikelihoodResult":
@@ -148,7 +134,7 @@ def _is_of(grid: Grid, evaluation: Evaluation, result: CellResult) -> bool:
         grid.models[evaluation.model].settings,
         sampler.guide and grid.guides[sampler.guide].settings,
         sampler.settings,
-        grid.metric_identity(evaluation.metric),
+        grid.metric(evaluation.metric).identity(),
         grid.file.seed_of(evaluation.sampler),
         evaluation.samples,
     )

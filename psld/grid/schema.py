@@ -5,7 +5,7 @@ Templates are written out before (`psld.grid.templates`).
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Annotated, Any, NamedTuple
 
@@ -13,8 +13,8 @@ from pydantic import Field, field_validator, model_validator
 
 from psld.config.settings import Settings
 from psld.grid.paths import check_name
-from psld.grid.tables import Column, Row, Table
-from psld.grid.templates import PLACEHOLDER, fill
+from psld.grid.places import Evaluation, Place, places_of
+from psld.grid.tables import Table
 
 
 class SamplerFamily(Settings):
@@ -42,19 +42,6 @@ class TrainedEntry(Settings):
     @classmethod
     def _from_overrides(cls, content: Any) -> Any:
         return {"overrides": content} if isinstance(content, list | tuple) else content
-
-
-class Evaluation(NamedTuple):
-    """One number: a metric of the first `samples` images of a cell."""
-
-    model: str
-    sampler: str
-    metric: str
-    samples: int
-
-    @property
-    def cell(self) -> str:
-        return f"{self.model}/{self.sampler}"
 
 
 class Seeds(Settings):
@@ -144,7 +131,7 @@ class GridFile(Settings):
 
     @model_validator(mode="after")
     def _entries_are_cells(self) -> "GridFile":
-        _ = self.evaluations_by_table, self.likelihoods_by_table
+        _ = self.places
         for part in self.parts_of_figures:
             model, _, sampler = part.cell.partition("/")
             if not (model and any(sampler.startswith(f"{f}-") for f in self.samplers)):
@@ -234,83 +221,35 @@ class GridFile(Settings):
         ]
 
     @cached_property
-    def evaluations(self) -> list[Evaluation]:
-        """The evaluations of all tables, each once, without their further seeds."""
-        entries = (e for rows in self.evaluations_by_table.values() for row in rows for e in row)
-        return list(dict.fromkeys(filter(None, entries)))
-
-    @cached_property
-    def evaluations_by_table(self) -> dict[str, list[list[Evaluation | None]]]:
-        """The evaluation behind each entry of each table, row by row.
-
-        An entry of a literature row has none, nor has one that shows a likelihood. Raises
-        ValueError if another one names no cell.
-        """
+    def places(self) -> dict[str, list[list[Place]]]:
+        """The entries of each table, row by row. Raises ValueError if one names no cell."""
         return {
-            name: [
-                [
-                    None
-                    if row.literature or table.shows_likelihood(row, column)
-                    else self._evaluation(table, row, column)
-                    for column in table.columns
-                ]
-                for row in table.rows
-            ]
+            name: places_of(table, self.metric, self.samples, self.samplers)
             for name, table in self.tables.items()
         }
 
+    def places_in(self, *tables: str) -> Iterator[Place]:
+        """Yield the entries of these tables, or of all tables if none is named."""
+        return (
+            place for name in tables or self.tables for row in self.places[name] for place in row
+        )
+
     @cached_property
-    def likelihoods_by_table(self) -> dict[str, list[list[str | None]]]:
-        """The model whose likelihood each entry of a table shows; None for other entries."""
+    def evaluations(self) -> list[Evaluation]:
+        """The evaluations of all tables, each once, without their further seeds."""
+        return list(dict.fromkeys(p.evaluation for p in self.places_in() if p.evaluation))
+
+    @cached_property
+    def evaluations_by_table(self) -> dict[str, list[list[Evaluation | None]]]:
+        """The evaluation behind each entry of each table, row by row."""
+        tables = self.places.items()
         return {
-            name: [
-                [
-                    self._merged(table, row, column, ("model",))["model"]
-                    if table.shows_likelihood(row, column)
-                    else None
-                    for column in table.columns
-                ]
-                for row in table.rows
-            ]
-            for name, table in self.tables.items()
+            name: [[place.evaluation for place in row] for row in rows] for name, rows in tables
         }
 
     def likelihood_models(self, *tables: str) -> list[str]:
         """The models whose likelihood these tables show, or any table if none is named."""
-        shown = (self.likelihoods_by_table[name] for name in tables or self.tables)
-        return list(dict.fromkeys(m for table in shown for row in table for m in row if m))
-
-    def _evaluation(self, table: Table, row: Row, column: Column) -> Evaluation:
-        keys = ("model", "sampler", "budget", "metric", "samples")
-        merged = self._merged(table, row, column, keys)
-        if merged["sampler"] not in self.samplers:
-            raise ValueError(
-                f"table {table.title!r}, row {row.label}: unknown sampler {merged['sampler']!r}; "
-                f"there are: {', '.join(self.samplers)}"
-            )
-        sampler = f"{merged['sampler']}-{merged['budget']}"
-        return Evaluation(merged["model"], sampler, merged["metric"], merged["samples"])
-
-    def _merged(
-        self, table: Table, row: Row, column: Column, keys: tuple[str, ...]
-    ) -> dict[str, Any]:
-        """Merge the settings of the table, the row and the column. Raises ValueError for gaps."""
-        where = f"table {table.title!r}, row {row.label}"
-        merged: dict[str, Any] = dict.fromkeys(keys)
-        for part in (self, table.cell, row, column):
-            given = {key: getattr(part, key, None) for key in merged}
-            merged |= {key: value for key, value in given.items() if value is not None}
-        fields = row.fields | column.fields
-        merged = fill(merged, fields)
-        for key, value in merged.items():
-            if value is None:
-                raise ValueError(f"{where}: no {key} for {column.label}")
-            if PLACEHOLDER.search(str(value)):
-                raise ValueError(
-                    f"{where}: {key} {value!r} has a placeholder that is not among the fields of "
-                    f"row and column: {', '.join(fields) or 'there are none'}"
-                )
-        return merged
+        return list(dict.fromkeys(place.model for place in self.places_in(*tables) if place.model))
 
     def overrides_of_model(self, model: str) -> tuple[str, ...]:
         """All overrides of a model; those of another grid's model are already complete."""

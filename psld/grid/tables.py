@@ -87,10 +87,6 @@ class Table(Settings):
         """Return the kind of number that the entry in a row and column shows."""
         return column.show or row.show or self.cell.show or "value"
 
-    def shows_likelihood(self, row: Row, column: Column) -> bool:
-        """Check if an entry is about a model alone, without a sampler."""
-        return not row.literature and self.show_of(row, column) == "bits_per_dimension"
-
     @model_validator(mode="after")
     def _rows_fit(self) -> "Table":
         names = [*self.headings, *(column.label for column in self.columns)]

@@ -11,8 +11,8 @@ from psld.grid.cells import inpainted_datasets, nearest
 from psld.grid.entries import paper_values
 from psld.grid.figures import evaluations_of_plot, figures_of, plots_of, trained_models
 from psld.grid.loading import load_grid
+from psld.grid.places import Evaluation
 from psld.grid.resolved import ComposedTraining, Grid
-from psld.grid.schema import Evaluation
 from psld.sampling.records import record_path
 from psld.utils.errors import UserError
 from psld.utils.files import digest_of
@@ -21,26 +21,26 @@ from psld.utils.files import digest_of
 class Workflow:
     """All grids, with the files of their jobs. Arguments are named like Snakemake's wildcards."""
 
-    def __init__(self, grids: dict[str, Grid], rules: Iterable[str]) -> None:
-        """Take all grids. Raises UserError for a name that is taken or impossible."""
+    def __init__(self, grids: dict[str, Grid]) -> None:
+        """Take all grids. Raises UserError for an impossible name, or a name of two extractors."""
         self.grids = grids
         self.datasets = {n: made for grid in grids.values() for n, made in grid.datasets.items()}
-        self.metrics = {n: grid.metric_identity(n) for grid in grids.values() for n in grid.metrics}
+        self.metrics = {n: g.metric(n).identity() for g in grids.values() for n in g.metrics}
         self.features = _features(self.metrics)
         self.figures = {name: figures_of(grid) for name, grid in grids.items()}
         _check_names(grid=grids, dataset=self.datasets, features=self.features)
-        _check_targets(grids, rules)
 
     @classmethod
-    def load(cls, rules: Iterable[str]) -> "Workflow":
+    def load(cls) -> "Workflow":
         """Load every grid of configs/grid. Raises UserError if one does not compose."""
-        return cls({name: load_grid(name) for name in config_names("grid")}, rules)
+        return cls({name: load_grid(name) for name in config_names("grid")})
 
     # -- models and guides ----------------------------------------------------------------------
 
-    def trained(self, kind: str, grid: str, name: str) -> ComposedTraining:
-        """Return a model (`kind` is `models`) or a guide (`guides`) of a grid."""
-        return getattr(self.grids[grid], kind)[name]
+    def trained(self, kind: str, name: str) -> ComposedTraining:
+        """Return a model (`kind` is `models`) or a guide (`guides`) by its name GRID/NAME."""
+        grid, _, own = name.partition("/")
+        return getattr(self.grids[grid], kind)[own]
 
     def name_pattern(self, kind: str, imported: bool) -> str:
         """A pattern of GRID/NAME for all models or guides that are imported, or for the others."""
@@ -73,10 +73,10 @@ class Workflow:
         """The prepared datasets that an inpainting sampler reads."""
         return [paths.dataset(n) for n in inpainted_datasets(self.grids[grid], model, sampler)]
 
-    def records_of_cell(self, grid: str, cell: str, samples: int | None = None) -> list[str]:
-        """The records of a cell's shards, or of those that hold its first `samples` images."""
+    def records_of_cell(self, grid: str, cell: str) -> list[str]:
+        """The records of a cell's shards."""
         folder = paths.shards_folder(grid, *cell.rsplit("/", 1))
-        ranges = self.grids[grid].ranges_of(cell, samples)
+        ranges = self.grids[grid].ranges_of(cell)
         return [str(record_path(folder, *shards)) for shards in ranges]
 
     def sampling_params(self, grid: str, sampler: str) -> dict[str, Any]:
@@ -108,20 +108,18 @@ class Workflow:
 
     def results_of_table(self, grid: str, table: str) -> list[str]:
         """The results that a table shows."""
-        rows = self.grids[grid].file.evaluations_by_table[table]
-        models = self.grids[grid].file.likelihood_models(table)
-        return sorted(self._results(grid, (e for row in rows for e in row if e))) + [
-            paths.likelihood(grid, model) for model in models
-        ]
+        file = self.grids[grid].file
+        evaluations = (p.evaluation for p in file.places_in(table) if p.evaluation)
+        likelihoods = [paths.likelihood(grid, model) for model in file.likelihood_models(table)]
+        return sorted(self._results(grid, evaluations)) + likelihoods
 
     def params_of_table(self, grid: str, table: str) -> dict[str, Any]:
         """The contents of a table besides its inputs: its texts, and what each entry shows."""
         file = self.grids[grid].file
-        rows = file.evaluations_by_table[table]
         return {
             "table": file.tables[table].model_dump(),
-            "entries": [[e and list(e) for e in row] for row in rows],
-            "likelihoods": file.likelihoods_by_table[table],
+            "entries": [[e and list(e) for e in row] for row in file.evaluations_by_table[table]],
+            "likelihoods": [[place.model for place in row] for row in file.places[table]],
         }
 
     def grids_with_likelihood(self) -> str:
@@ -168,7 +166,7 @@ class Workflow:
         [cell] = shown.cells.values()
         model, _, sampler = cell.rpartition("/")
         shows = shown.kind == "nearest" or composed.samplers[sampler].guidance == "inpainting"
-        return [paths.dataset(composed.models[model].dataset)] if shows else []
+        return [composed.models[model].images] if shows else []
 
     def params_of_figure(self, grid: str, figure: str) -> dict[str, Any]:
         """The contents of a figure besides its inputs: names, colors and the paper's numbers."""
@@ -195,11 +193,6 @@ class Workflow:
         )
         pages = [f"{paths.table(grid, table)}.html" for table in tables]
         return [*pages, *results, *self.files_of_figures(grid, self.figures[grid])]
-
-    def asked_by(self, grid: str) -> list[str]:
-        """The title and the question of a grid, which are only on its page."""
-        file = self.grids[grid].file
-        return [file.title, file.question]
 
     # -- targets --------------------------------------------------------------------------------
 
@@ -247,15 +240,28 @@ class Workflow:
                 )
 
     def _names_and_files(self) -> Iterator[str]:
-        """Yield all targets, all cells and every file of results and samples."""
+        """Yield all targets, all cells and every file of models, samples and results."""
         for target, files in self.targets().items():
             yield from (target, *files)
         for name, grid in self.grids.items():
             yield from (f"{name}/{cell}" for cell in grid.cells)
+            yield from (f"{grid.model_folder(model)}/manifest.json" for model in grid.models)
             for cell in grid.shards:
                 yield from self.records_of_cell(name, cell)
             if grid.likelihood:
                 yield from (paths.likelihood(name, model) for model in grid.models)
+
+    def check_names(self, rules: Iterable[str]) -> None:
+        """Raise UserError if a table or figure, which is a target, has a name that is taken."""
+        seen = {*rules, *self.grids}
+        for grid, loaded in self.grids.items():
+            for name in (*loaded.file.tables, *loaded.file.figure_targets):
+                if name in seen:
+                    raise UserError(
+                        f"configs/grid/{grid}.yaml: {name}: the name is taken by another table, "
+                        f"figure, grid or rule; call it {grid}-{name}"
+                    )
+                seen.add(name)
 
     def targets(self) -> dict[str, list[str]]:
         """The files behind the name of each grid, table and figure."""
@@ -293,16 +299,3 @@ def _check_names(**named: Iterable[str]) -> None:
                 paths.check_name(kind, name)
             except ValueError as error:
                 raise UserError(f"configs/{kind}: {error}") from None
-
-
-def _check_targets(grids: dict[str, Grid], rules: Iterable[str]) -> None:
-    """Raise UserError if a table or figure, which is a target, has a name that is taken."""
-    seen = {*rules, "all", *grids}
-    for grid, loaded in grids.items():
-        for name in (*loaded.file.tables, *loaded.file.figure_targets):
-            if name in seen:
-                raise UserError(
-                    f"configs/grid/{grid}.yaml: {name}: the name is taken by another table, "
-                    f"figure, grid or rule; call it {grid}-{name}"
-                )
-            seen.add(name)

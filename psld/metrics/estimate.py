@@ -111,9 +111,9 @@ class Estimate(Settings):
         return Interval(value, value - margin, value + margin)
 
 
-def t_quantile(freedom: float, confidence: float = CONFIDENCE) -> float:
-    """Return the t with P(|T| < t) = `confidence` for Student's T with `freedom` degrees."""
+def t_quantile(freedom: float) -> float:
+    """Return the t with P(|T| < t) = 95 % for Student's T with `freedom` degrees."""
     # Importing SciPy takes a quarter of a second, and reading results does not need it.
     from scipy.special import stdtrit
 
-    return float(stdtrit(freedom, (1 + confidence) / 2))
+    return float(stdtrit(freedom, (1 + CONFIDENCE) / 2))

@@ -1,12 +1,11 @@
 """A trained feature classifier on disk: `weights.safetensors` and, last, `manifest.json`."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import Field
 
-from psld.config.settings import Settings, read_record, write_record
+from psld.config.settings import MadeRecord, read_record
 from psld.metrics.extractor import Extractor
 from psld.metrics.feature_classifier import ClassifierExtractor, FeatureClassifier, ImageShape
 from psld.metrics.settings import (
@@ -24,7 +23,7 @@ WEIGHTS = "weights.safetensors"
 MANIFEST = "manifest.json"
 
 
-class ExtractorManifest(Settings):
+class ExtractorManifest(MadeRecord):
     """The record of a trained classifier: its settings, its data and its accuracy."""
 
     extractor: ClassifierSettings
@@ -47,22 +46,11 @@ class ExtractorManifest(Settings):
     """Wall-clock time of the training."""
     device: str
     """The device of the training."""
-    versions: dict[str, str | None]
-    """Versions of the software."""
-    precision: dict[str, Any]
-    """Flags of torch that change how floats are rounded."""
-    git_revision: str | None
-    """Revision of the code; null outside a checkout."""
 
 
 def save_weights(folder: str | Path, extractor: ClassifierExtractor) -> str:
     """Write the weights and return the SHA-256 of the file."""
     return save_tensors(Path(folder) / WEIGHTS, extractor.network.state_dict())
-
-
-def save_manifest(folder: str | Path, manifest: ExtractorManifest) -> None:
-    """Write the manifest, which completes the folder."""
-    write_record(Path(folder) / MANIFEST, manifest)
 
 
 @patient
@@ -92,24 +80,15 @@ def load_extractor(
     and if published weights cannot be loaded.
     """
     settings = metric.extractor
-    if not isinstance(settings, ClassifierSettings):
-        if folder is not None:
+    if isinstance(settings, ClassifierSettings):
+        if folder is None:
             raise UserError(
-                f"extractor={folder}: metric {metric.name} needs none; set extractor=null"
+                f"extractor: metric {metric.name} needs the folder of a trained extractor, "
+                "made by psld train_extractor"
             )
-        return _load_published(settings, device)
-    if folder is None:
-        raise UserError(
-            f"extractor: metric {metric.name} needs the folder of a trained extractor, "
-            "made by psld train_extractor"
-        )
-    return _load_classifier(settings, Path(folder), dataset_digest, device)
-
-
-def _load_published(
-    settings: InceptionSettings | DINOv2Settings | EfficientNetSettings,
-    device: torch.device | str,
-) -> Extractor:
+        return _load_classifier(settings, Path(folder), dataset_digest, device)
+    if folder is not None:
+        raise UserError(f"extractor={folder}: metric {metric.name} needs none; set extractor=null")
     # Importing torch-fidelity takes seconds, and classifiers do not need it.
     match settings:
         case InceptionSettings():
@@ -142,7 +121,7 @@ def _load_classifier(
             f"{folder / MANIFEST}: trained on dataset {manifest.dataset} with digest "
             f"{manifest.dataset_digest}, but the data at hand has {dataset_digest}; train it again"
         )
-    return _build(folder, manifest, device)
+    return open_extractor(folder, device)
 
 
 def open_extractor(folder: str | Path, device: torch.device | str = "cpu") -> ClassifierExtractor:
@@ -150,16 +129,11 @@ def open_extractor(folder: str | Path, device: torch.device | str = "cpu") -> Cl
 
     Raises UserError if the folder is missing or damaged.
     """
-    return _build(Path(folder), read_manifest(folder), device)
-
-
-def _build(
-    folder: Path, manifest: ExtractorManifest, device: torch.device | str
-) -> ClassifierExtractor:
+    manifest, path = read_manifest(folder), Path(folder) / WEIGHTS
     network = FeatureClassifier(manifest.extractor, manifest.shape)
-    weights = load_tensors(folder / WEIGHTS, manifest.weights_sha256, "train the extractor again")
+    weights = load_tensors(path, manifest.weights_sha256, "train the extractor again")
     try:
         network.load_state_dict(weights)
     except RuntimeError:  # names or shapes differ: the code has changed
-        raise UserError(f"{folder / WEIGHTS}: of another version; train it again") from None
+        raise UserError(f"{path}: of another version; train it again") from None
     return ClassifierExtractor(network, manifest.extractor, manifest.shape, device)

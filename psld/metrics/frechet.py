@@ -44,8 +44,7 @@ class _Gaussian:
     """The mean of features, and the trace and factor A of their covariance AAᵀ."""
 
     def __init__(self, statistics: FeatureStatistics) -> None:
-        covariance = statistics.covariance.cpu()
-        _check_finite(covariance)
+        covariance = finite(statistics.covariance.cpu())
         self.mean = statistics.mean.cpu()
         self.trace = covariance.trace()
         self.factor = _factor(covariance)
@@ -77,6 +76,8 @@ def _factor(covariance: Tensor) -> Tensor:
     return unpivoted
 
 
-def _check_finite(covariance: Tensor) -> None:
-    if not covariance.isfinite().all():
+def finite(features: Tensor) -> Tensor:
+    """Return features, or statistics of them, as they are. Raises RunError if one is not finite."""
+    if not features.isfinite().all():
         raise RunError("the features hold NaN or infinity: the images or the extractor are broken")
+    return features

@@ -8,7 +8,7 @@ from torch import Tensor
 from psld.metrics.blocks import BLOCKS, BlockStatistics
 from psld.metrics.estimate import Estimate
 from psld.metrics.features import Features
-from psld.metrics.frechet import frechet_distance, frechet_estimate
+from psld.metrics.frechet import finite, frechet_distance, frechet_estimate
 from psld.metrics.inception_score import inception_score
 from psld.metrics.kernel_distance import kernel_distance
 from psld.metrics.neighbors import Memorization, memorization, precision, recall
@@ -22,7 +22,7 @@ from psld.metrics.settings import (
     RecallSettings,
 )
 from psld.metrics.statistics import FeatureStatistics
-from psld.utils.errors import RunError, UserError
+from psld.utils.errors import UserError
 
 Measurable = Features | BlockStatistics
 """A set of images. Block statistics are enough for a Fréchet distance."""
@@ -84,7 +84,7 @@ def measure(
             if logits is None:
                 raise UserError(f"{metric.name}: the extractor gives no logits")
             splits = min(settings.splits, max(1, len(logits) // 2))  # a rehearsal has few samples
-            return inception_score(_finite(logits), splits, blocks)
+            return inception_score(finite(logits), splits, blocks)
         case MemorizationSettings():
             return memorization_of(metric, samples, reference, device, blocks).share
     x, y = (_values(images, device) for images in (samples, reference.of(split)))
@@ -138,10 +138,4 @@ def _features(images: Measurable) -> Features:
 
 
 def _values(images: Measurable, device: torch.device | str) -> Tensor:
-    return _finite(_features(images).values).to(device)
-
-
-def _finite(features: Tensor) -> Tensor:
-    if not features.isfinite().all():
-        raise RunError("the features hold NaN or infinity: the images or the extractor are broken")
-    return features
+    return finite(_features(images).values).to(device)

@@ -5,9 +5,8 @@ test split if there is one, and of noise.
 """
 
 from pathlib import Path
-from typing import Any
 
-from psld.config.settings import Settings, read_record, write_record
+from psld.config.settings import MadeRecord, read_record
 from psld.metrics.extractor import Extractor
 from psld.metrics.features import Features
 from psld.metrics.measure import Reference
@@ -20,7 +19,7 @@ MANIFEST = "manifest.json"
 REMEDY = "run psld reference again"
 
 
-class ReferenceManifest(Settings):
+class ReferenceManifest(MadeRecord):
     """The record of a reference: its extractor and its data."""
 
     extractor: ExtractorSettings
@@ -40,12 +39,6 @@ class ReferenceManifest(Settings):
     """A classifier's test accuracy; null for other extractors and without a test split."""
     device: str
     """The device of the computation."""
-    versions: dict[str, str | None]
-    """Versions of the software."""
-    precision: dict[str, Any]
-    """Flags of torch that change how floats are rounded."""
-    git_revision: str | None
-    """Revision of the code; null outside a checkout."""
 
     def images_of(self, split: str) -> int:
         """Return the number of images of `train`, `test` or `all`."""
@@ -61,11 +54,6 @@ def save_features(folder: str | Path, parts: dict[str, Features]) -> str:
         for name, tensor in features.tensors().items()
     }
     return save_tensors(Path(folder) / FEATURES, tensors)
-
-
-def save_reference_manifest(folder: str | Path, manifest: ReferenceManifest) -> None:
-    """Write the manifest, which completes the folder."""
-    write_record(Path(folder) / MANIFEST, manifest)
 
 
 def read_reference_manifest(folder: str | Path) -> ReferenceManifest:

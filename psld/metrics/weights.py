@@ -18,8 +18,9 @@ def load_weights(network: str, weights: str | Path | None, url: str) -> dict[str
     """
     try:
         if weights is None:
+            names_its_hash = re.search(r"-[0-9a-f]{8,}\.\w+$", url) is not None
             state = load_state_dict_from_url(
-                url, map_location="cpu", check_hash=_names_its_hash(url), weights_only=True
+                url, map_location="cpu", check_hash=names_its_hash, weights_only=True
             )
         else:
             state = torch.load(weights, map_location="cpu", weights_only=True)
@@ -39,7 +40,3 @@ def unusable_weights(network: str, weights: str | Path | None, url: str, reason:
         f"get {url} and put it at {place} with weights null, "
         "or anywhere and set weights to its path"
     )
-
-
-def _names_its_hash(url: str) -> bool:
-    return re.search(r"-[0-9a-f]{8,}\.\w+$", url) is not None

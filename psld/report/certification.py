@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory
 
 from safetensors import safe_open
 
+from psld.config.settings import write_record
 from psld.grid import paths
 from psld.grid.entries import read_table
 from psld.grid.figures import plots_of
@@ -41,10 +42,10 @@ def certify(grid: Grid, path: Path, max_mb: float | None) -> int:
         made = Path(folder)
         for cell, found in results.items():
             record = CellResults(results=tuple(found))
-            record.write(made / paths.cell_result(grid.name, cell))
+            write_record(made / paths.cell_result(grid.name, cell), record)
         likelihoods = measured_likelihoods(grid)
         for model, likelihood in likelihoods.items():
-            likelihood.write(made / paths.likelihood(grid.name, model))
+            write_record(made / paths.likelihood(grid.name, model), likelihood)
         write_text(made / GRID, grid.model_dump_json(indent=2))
         for name, text in texts_of_tables(grid, cells_folder(grid, made)).items():
             write_text(made / name, text)

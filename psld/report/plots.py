@@ -13,10 +13,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from psld.grid.entries import paper_values, read_measured
+from psld.grid.entries import paper_values
 from psld.grid.figures import Panel, friction_of, gamma_panels, nfe_panels, trained_models
+from psld.grid.measured import read_measured
+from psld.grid.places import Evaluation
 from psld.grid.resolved import Grid
-from psld.grid.schema import Evaluation
 from psld.report.panels import Curve, Points, View, draw_panels, label_x_axis
 from psld.report.style import Look, model_looks, ramp
 from psld.utils.errors import UserError

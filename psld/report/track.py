@@ -18,9 +18,9 @@ import wandb
 from psld.data.picture import tiled
 from psld.grid.entries import paper_values, read_table
 from psld.grid.figures import figures_of
+from psld.grid.places import Evaluation
 from psld.grid.resolved import Grid
 from psld.grid.results import CellResult, read_result
-from psld.grid.schema import Evaluation
 from psld.report.formats import record
 from psld.report.table import text_of
 from psld.sampling.shards import Shard, shard_path

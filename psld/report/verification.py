@@ -12,11 +12,11 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from psld.config.settings import parse
+from psld.config.settings import parse, write_record
 from psld.grid import paths
 from psld.grid.entries import TableEntry, read_table
+from psld.grid.places import Evaluation
 from psld.grid.results import CellResult, CellResults, LikelihoodResult
-from psld.grid.schema import Evaluation
 from psld.metrics.evaluation import Measurement, load_kept
 from psld.metrics.extractor_folder import read_manifest as read_extractor
 from psld.metrics.likelihood import LikelihoodShard, summary
@@ -82,7 +82,7 @@ class Verification:
         if len(said.results) != len(evaluations):
             raise UserError(f"{len(said.results)} results, but the grid has {len(evaluations)}")
         computed = CellResults(results=tuple(self._recomputed(cell, evaluations, said.results)))
-        computed.write(self.results / f"{cell}.json")
+        write_record(self.results / f"{cell}.json", computed)
         for key, ours, theirs in differences(_plain(computed), _plain(said)):
             self.wrong.append(f"{path}: {key} is {theirs}, recomputed {ours}")
 
@@ -147,7 +147,7 @@ class Verification:
             model=weights,
             **said.model_dump(include=RECORDED),
         )
-        computed.write(self.results / model / "likelihood.json")
+        write_record(self.results / model / "likelihood.json", computed)
         for key, ours, theirs in differences(
             *(r.model_dump(mode="json") for r in (computed, said))
         ):

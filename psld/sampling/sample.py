@@ -35,7 +35,7 @@ from psld.sampling.settings import (
 from psld.sampling.shards import Shard, ShardOrigin, load_made_by, shard_path
 from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.training.model import Guide, Model, load_guide, load_model
-from psld.utils.device import use_device
+from psld.utils.device import device_of, use_device
 from psld.utils.errors import RunError, UserError
 from psld.utils.files import digest_of
 from psld.utils.provenance import device_name
@@ -99,7 +99,7 @@ def sample_shard(
     depends neither on the batch size nor on the worker, nor, up to rounding, on the device.
     """
     started = time.monotonic()
-    device = next(model.network.parameters()).device
+    device = device_of(model.network)
     indices = range(origin.index * origin.size, (origin.index + 1) * origin.size)
     inpainting = None
     if isinstance(settings.sampler.guidance, InpaintingGuidance):
@@ -141,7 +141,7 @@ def sample_images(
     Raises:
         RunError: an image is not finite.
     """
-    device, dataset = next(model.network.parameters()).device, model.settings.dataset
+    device, dataset = device_of(model.network), model.settings.dataset
     guidance, labels = sampler.guidance, None
     if isinstance(guidance, ClassifierGuidance | ClassifierFreeGuidance):
         labels = torch.tensor(indices, device=device)

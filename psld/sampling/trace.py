@@ -10,6 +10,7 @@ from psld.sampling.fit import check_fit
 from psld.sampling.noise import ShardNoise
 from psld.sampling.settings import NoGuidance, RK45Sampler, SamplerSettings
 from psld.training.model import Model
+from psld.utils.device import device_of
 from psld.utils.errors import UserError
 
 
@@ -39,7 +40,7 @@ def trace_sample(
     if not isinstance(sampler.guidance, NoGuidance):
         raise UserError("sampler.guidance: a path is of the model alone; use none")
     check_fit(sampler, model.settings, None)
-    device = next(model.network.parameters()).device
+    device = device_of(model.network)
     shard, index = divmod(sample, shard_size)
     # The shard's noise begins with that of its first images.
     shape = (index + 1, process.blocks * dataset.channels, dataset.image_size, dataset.image_size)

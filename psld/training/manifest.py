@@ -9,7 +9,7 @@ from filecmp import cmpfiles
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from psld.config.settings import Settings, read_record, write_record
+from psld.config.settings import MadeRecord, Settings, read_record, write_record
 from psld.training.settings import GuideModelSettings, ModelSettings, TrainedSettings
 from psld.utils.files import atomic_path
 
@@ -27,8 +27,8 @@ class Imported(Settings):
     """The moving average, or the network as it was trained."""
 
 
-class TrainedManifest(Settings):
-    """What trained weights are and where they come from."""
+class TrainedManifest(MadeRecord):
+    """The record of trained weights: their settings, data and origin."""
 
     name: str
     grid: str
@@ -45,11 +45,6 @@ class TrainedManifest(Settings):
     run: str | None
     imported: Imported | None = None
     weights_sha256: str
-    versions: dict[str, str | None]
-    precision: dict[str, Any]
-    """Flags of torch that decide how floats are rounded."""
-    git_revision: str | None
-    """Null outside a checkout."""
 
     def identity(self) -> dict[str, Any]:
         """The part that is copied into the results of these weights."""
@@ -78,10 +73,8 @@ M = TypeVar("M", bound=TrainedManifest)
 
 def read_manifest(folder: str | Path, kind: type[M] = ModelManifest) -> M:
     """Read a manifest of this kind. Raises UserError if it is missing, damaged or foreign."""
-    path = Path(folder) / MANIFEST
-    wanted = kind.model_fields["kind"].default
-    wrong = f"{path}: not the manifest of a {wanted}; train the {wanted} again"
-    return read_record(kind, path, wrong)
+    path, what = Path(folder) / MANIFEST, kind.model_fields["kind"].default
+    return read_record(kind, path, f"{path}: not the manifest of a {what}; train the {what} again")
 
 
 def write_manifest(folder: str | Path, manifest: TrainedManifest) -> None:

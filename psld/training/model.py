@@ -14,6 +14,7 @@ from psld.networks.guide import NCSNppGuide
 from psld.networks.ncsnpp import NCSNpp
 from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.training.settings import GuideModelSettings, ModelSettings, TrainedSettings
+from psld.utils.device import device_of
 from psld.utils.errors import UserError
 from psld.utils.tensors import load_tensors, save_tensors
 
@@ -87,7 +88,7 @@ def load_guide(folder: str | Path, device: torch.device) -> Guide:
 @torch.no_grad()
 def forward_flops(network: nn.Module) -> int:
     """Return the FLOPs of one image through a network; a multiply-add counts as two."""
-    device = next(network.parameters()).device
+    device = device_of(network)
     with FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, *network.in_shape, device=device), torch.ones(1, device=device))
     return counter.get_total_flops()

@@ -16,6 +16,7 @@ from psld.diffusion.process import LinearProcess
 from psld.diffusion.score import NetworkScore
 from psld.diffusion.settings import SDESettings
 from psld.training.settings import GuideModelSettings, ModelSettings
+from psld.utils.device import device_of
 from psld.utils.randomness import Stream, generator
 
 SIDE = 8
@@ -35,7 +36,7 @@ def preview_samples(
     """64 samples of the network in one image; a class-conditional one samples without a class."""
     from psld.data.picture import tiled  # Most commands make no preview.
 
-    device = next(network.parameters()).device
+    device = device_of(network)
     dataset = settings.dataset
     stream = generator(device, settings.training.seed, Stream.PREVIEW)
     shape = (process.blocks * dataset.channels, dataset.image_size, dataset.image_size)
@@ -60,7 +61,7 @@ def accuracy_by_time(
     split = "test" if store.splits["test"] else "train"
     count = store.splits[split]
     chosen = np.linspace(0, count - 1, min(TEST_IMAGES, count)).astype(int)
-    device = next(network.parameters()).device
+    device = device_of(network)
     x0 = from_uint8(torch.from_numpy(store.images(split)[chosen])).to(device)
     labels = torch.from_numpy(store.labels(split)[chosen]).to(device)
     accuracies = []

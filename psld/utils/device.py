@@ -3,7 +3,7 @@
 import os
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from psld.utils.errors import UserError
 from psld.utils.gpus import take_gpus
@@ -18,6 +18,11 @@ PEAK_TFLOPS = {
     "L40S": (362, 183),
 }
 """Dense TFLOP/s of GPUs in bf16 and in TF32, by a part of the name; from NVIDIA's data sheets."""
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Return the device of a network's parameters."""
+    return next(network.parameters()).device
 
 
 def choose_device(name: str, index: int = 0) -> torch.device:

@@ -1,4 +1,4 @@
-"""The project's grids, composed once for all tests because this takes seconds."""
+"""The project's grids, composed once for all tests, and an empty folder of the user's configs."""
 
 from pathlib import Path
 
@@ -42,3 +42,11 @@ def folder(composed, tmp_path) -> Path:
     cache.parent.mkdir()
     cache.symlink_to(composed / CACHE)
     return tmp_path
+
+
+@pytest.fixture
+def configs(tmp_path, monkeypatch) -> Path:
+    """The user's own folder of configs, with no grid yet; the cache starts empty."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs" / "grid").mkdir(parents=True)
+    return tmp_path / "configs"

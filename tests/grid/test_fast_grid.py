@@ -18,7 +18,7 @@ def fast():
 
 def test_it_trains_nothing_and_samples_the_papers_models(fast, paper):
     assert not {"train", "import"} & jobs_of(fast).keys()
-    workflow = Workflow({"fast": fast, "paper": paper}, [])
+    workflow = Workflow({"fast": fast, "paper": paper})
     file = workflow.model_file("fast", MODEL, "manifest.json")
     assert file == f"models/paper/{MODEL}/manifest.json"
     assert f"fast/{MODEL}" not in workflow.name_pattern("models", imported=False).replace("\\", "")

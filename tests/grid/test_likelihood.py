@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from psld.config.settings import parse
+from psld.config.settings import parse, write_record
 from psld.grid import paths
 from psld.grid.entries import read_table
 from psld.grid.results import LikelihoodResult
@@ -72,7 +72,7 @@ def write_likelihood(folder, grid, model: str, bits: float, **given: Any) -> Non
         **SOFTWARE,
     }
     result = parse(LikelihoodResult, content | given, where=model)
-    result.write(folder / paths.likelihood(grid.name, model))
+    write_record(folder / paths.likelihood(grid.name, model), result)
 
 
 def test_an_entry_needs_a_model_and_no_sampler(grid):
@@ -87,7 +87,7 @@ def test_an_entry_needs_a_model_and_no_sampler(grid):
 
 
 def test_a_table_reads_the_likelihoods_that_it_shows(grid):
-    inputs = Workflow({"mine": grid}, []).results_of_table("mine", "bits")
+    inputs = Workflow({"mine": grid}).results_of_table("mine", "bits")
     assert inputs[2:] == [
         "results/cells/mine/vp-sde/likelihood.json",
         "results/cells/mine/psld/likelihood.json",

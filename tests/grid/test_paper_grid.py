@@ -10,9 +10,9 @@ import torch
 
 from psld.grid.composing import compose_model
 from psld.grid.loading import load_grid
+from psld.grid.places import Evaluation
 from psld.grid.plan import jobs_of, network_of
 from psld.grid.resolved import ComposedTraining, Grid, shards_of_cells
-from psld.grid.schema import Evaluation
 from psld.training.model import build_network, build_process
 from tests.grid.paper import IMAGES, LITERATURE, SIZES, STOPPED, TRAININGS, TRANSCRIBED, Number
 from tests.workflow.project import REPOSITORY, Project

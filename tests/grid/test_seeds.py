@@ -63,7 +63,7 @@ def test_cells_are_multiplied_by_both_seeds(grid):
     assert of_psld[:3] == ["psld/em-10", "psld/em-10-seed7", "psld-seed1/em-10"]
     assert grid.samplers["em-10"].settings == grid.samplers["em-10-seed7"].settings
     assert (grid.file.seed_of("em-10"), grid.file.seed_of("em-10-seed7")) == (0, 7)
-    workflow = Workflow({"mine": grid}, [])
+    workflow = Workflow({"mine": grid})
     assert workflow.sampling_params("mine", "em-20-seed7")["seed"] == 7
     results = workflow.results_of_table("mine", "mine-all")
     assert "results/cells/mine/psld-seed2/em-20-seed7.json" in results
@@ -75,7 +75,7 @@ def test_the_first_seeds_change_nothing_that_is_there(grid, plain):
     for model in plain.models:
         assert grid.models[model].settings == plain.models[model].settings
     assert set(plain.cells) < set(grid.cells)
-    workflows = [Workflow({"mine": one}, []) for one in (plain, grid)]
+    workflows = [Workflow({"mine": one}) for one in (plain, grid)]
     for cell in plain.cells:
         sampler = cell.partition("/")[2]
         before, after = (workflow.sampling_params("mine", sampler) for workflow in workflows)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-from psld.config.settings import parse
+from psld.config.settings import parse, write_record
 from psld.grid.loading import load_grid
 from psld.grid.results import CellResult, CellResults
 from psld.metrics.blocks import BlockStatistics
@@ -170,7 +170,7 @@ def test_memorization_names_its_nearest_pairs(project):
     results_of_own = [
         r.model_copy(update={"model": r.model.model_copy(update=own)}) for r in found.values()
     ]
-    CellResults(results=results_of_own).write(project / RESULT)
+    write_record(project / RESULT, CellResults(results=results_of_own))
     figure = ("grid_name=mine", "figure=nearest/psld/em-3")
     succeeded(call(project, "figure", *figure, "data=data/digits.h5"))
     assert (project / "results/figures/mine/nearest/psld/em-3.png").stat().st_size > 1000

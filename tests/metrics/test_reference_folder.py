@@ -5,7 +5,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from psld.config.settings import parse
+from psld.config.settings import parse, write_record
 from psld.metrics.features import Features
 from psld.metrics.measure import Reference, measure, scale
 from psld.metrics.reference_folder import (
@@ -13,7 +13,6 @@ from psld.metrics.reference_folder import (
     check_reference,
     load_reference,
     save_features,
-    save_reference_manifest,
 )
 from psld.metrics.settings import MetricSettings
 from psld.utils.errors import UserError
@@ -47,7 +46,7 @@ def write(folder, **parts: Features) -> None:
         precision={},
         git_revision=None,
     )
-    save_reference_manifest(folder, manifest)
+    write_record(folder / "manifest.json", manifest)
 
 
 def test_the_place_of_the_weights_is_no_other_extractor(tmp_path):

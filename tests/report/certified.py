@@ -7,19 +7,18 @@ from typing import Any
 import torch
 import yaml
 
-from psld.config.settings import parse
+from psld.config.settings import parse, write_record
 from psld.grid import paths
 from psld.grid.resolved import Grid
 from psld.grid.results import CellResults, LikelihoodResult, Weights
 from psld.metrics.evaluation import Cost, Gathered, Measurement, save_kept
-from psld.metrics.extractor_folder import ExtractorManifest, save_manifest
+from psld.metrics.extractor_folder import ExtractorManifest
 from psld.metrics.features import Features
 from psld.metrics.likelihood import LikelihoodOrigin, LikelihoodShard, summary
 from psld.metrics.measure import Reference, scale
 from psld.metrics.reference_folder import (
     ReferenceManifest,
     save_features,
-    save_reference_manifest,
 )
 from psld.metrics.settings import MetricSettings
 from psld.sampling.records import SampledShard, ShardRecord
@@ -124,7 +123,7 @@ def measure_likelihood(grid: Grid, model: str) -> None:
     result = LikelihoodResult(
         **summary(shards), likelihood=grid.likelihood, model=weights, **SOFTWARE
     )
-    result.write(path)
+    write_record(path, result)
 
 
 def write_reference(grid: Grid) -> tuple[Reference, ReferenceManifest]:
@@ -145,7 +144,7 @@ def write_reference(grid: Grid) -> tuple[Reference, ReferenceManifest]:
         extractor_test_accuracy=0.5,
         **made,
     )
-    save_reference_manifest(folder, manifest)
+    write_record(Path(folder) / "manifest.json", manifest)
     extractor = ExtractorManifest(
         extractor=metric.extractor,
         shape={"channels": 1, "image_size": 8, "num_classes": CLASSES},
@@ -156,7 +155,8 @@ def write_reference(grid: Grid) -> tuple[Reference, ReferenceManifest]:
         seconds=1.0,
         **made,
     )
-    save_manifest(paths.extractor_folder("digits", "fd-classifier"), extractor)
+    folder = paths.extractor_folder("digits", "fd-classifier")
+    write_record(Path(folder) / "manifest.json", extractor)
     return Reference(**parts), manifest
 
 
@@ -195,6 +195,6 @@ def evaluate(
         )
         for measurement in measurements
     )
-    CellResults(results=results).write(path)
+    write_record(path, CellResults(results=results))
     shards = tuple(SampledShard(index=i, digest=f"{i}" * 64, images=30) for i in range(2))
     ShardRecord(shards=shards).write(paths.shards_folder(grid.name, model, sampler))

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load, save
 
+from psld.config.settings import write_record
 from psld.grid import paths
 from psld.grid.loading import load_grid
 from psld.grid.results import CellResults
@@ -332,9 +333,9 @@ def test_results_that_the_grid_does_not_ask_for_are_left_out(project, tmp_path):
     """A cell that lacks one of its metrics has not been run; results of other metrics are old."""
     short, long = (project / paths.cell_result("mine", f"vp-sde/em-{n}") for n in (10, 20))
     results = CellResults.read(short).results
-    CellResults(results=results[:1]).write(short)
+    write_record(short, CellResults(results=results[:1]))
     old = results[0].model_copy(update={"seed": 1})
-    CellResults(results=(old, *CellResults.read(long).results)).write(long)
+    write_record(long, CellResults(results=(old, *CellResults.read(long).results)))
     assert "2 of 4 cells" in succeeded(call(project, "certify", "grid_name=mine")).stdout
     finished = succeeded(verify(tmp_path, (project / CERTIFICATE).read_bytes()))
     assert "0.zip: mine: 4 hold, 8 not run" in finished.stdout

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from psld.grid.entries import Measured, read_table
+from psld.grid.entries import read_table
+from psld.grid.measured import Measured
 from psld.grid.resolved import Grid
 from psld.grid.tables import Band
 from psld.report.formats import as_csv

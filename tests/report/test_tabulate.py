@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from psld.config.locations import CONFIGS
+from psld.config.settings import write_record
 from psld.grid.entries import read_table
 from psld.grid.loading import load_grid
 from psld.grid.resolved import Grid
@@ -359,7 +360,7 @@ def test_of_several_results_of_a_cell_the_table_shows_its_own(folder, grid):
     results = [
         cell_result(grid, "cld/em-10", samples=n, value=v, error=0.01) for n, v in values.items()
     ]
-    CellResults(results=results).write(result_path(folder, "cld/em-10"))
+    write_record(result_path(folder, "cld/em-10"), CellResults(results=results))
     assert body_of_markdown(tabulate(folder)["md"].partition("####")[0]) == PRINTED
 
 

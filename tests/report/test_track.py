@@ -13,6 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from psld.config.settings import write_record
 from psld.grid.results import CellResult, CellResults
 from psld.report.track import SIDE
 from psld.sampling.shards import Shard
@@ -83,7 +84,7 @@ def result_of(folder: Path) -> CellResult:
 
 
 def write_result(path: Path, content: dict[str, Any]) -> None:
-    CellResults(results=(CellResult(**content),)).write(path)
+    write_record(path, CellResults(results=(CellResult(**content),)))
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,9 @@ from psld.config.locations import CONFIGS
 from psld.grid.entries import read_table
 from psld.grid.figures import evaluations_of_plot, figures_of, plots_of, traced_models
 from psld.grid.loading import load_grid
+from psld.grid.places import Evaluation
 from psld.grid.resolved import Grid
 from psld.grid.results import CellResult, read_result
-from psld.grid.schema import Evaluation
 from psld.report.style import model_looks
 from psld.report.verification import Verification
 

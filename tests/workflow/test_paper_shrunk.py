@@ -13,9 +13,9 @@ from PIL import Image
 
 from psld.grid import paths
 from psld.grid.loading import load_grid
+from psld.grid.places import Evaluation
 from psld.grid.resolved import Grid
 from psld.grid.results import read_result
-from psld.grid.schema import Evaluation
 from psld.training.manifest import read_manifest
 from tests.data.formats import (
     afhq_files,

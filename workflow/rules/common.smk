@@ -1,32 +1,24 @@
 """The grids and wildcard patterns; psld/grid/workflow.py lists what each job reads and makes."""
 
+from contextlib import contextmanager
+
 from snakemake.exceptions import WorkflowError
 
-from psld.grid import paths
 from psld.grid.workflow import Workflow
 from psld.utils.errors import UserError
 
-try:
-    GRIDS = Workflow.load(
-        rules=(
-            "prepare",
-            "train_extractor",
-            "reference",
-            "train",
-            "train_guide",
-            "import_model",
-            "import_guide",
-            "sample",
-            "evaluate",
-            "likelihood",
-            "tabulate",
-            "figure",
-            "page",
-            "certify",
-        )
-    )
-except UserError as error:
-    raise WorkflowError(str(error))
+
+@contextmanager
+def one_line():
+    """Report a wrong grid, name or target in one line."""
+    try:
+        yield
+    except UserError as error:
+        raise WorkflowError(str(error))
+
+
+with one_line():
+    GRIDS = Workflow.load()
 
 
 wildcard_constraints:

@@ -9,10 +9,8 @@
 # Reads: data/DATASET.h5.  Makes: a model's EMA weights, its history and its manifest.
 rule train:
     input:
-        images=lambda w: ancient(
-            paths.dataset(GRIDS.trained("models", *w.model.split("/")).dataset)
-        ),
-        digest=lambda w: paths.dataset_digest(GRIDS.trained("models", *w.model.split("/")).dataset),
+        images=lambda w: ancient(GRIDS.trained("models", w.model).images),
+        digest=lambda w: GRIDS.trained("models", w.model).digest,
     output:
         weights="models/{model}/weights.safetensors",
         history="models/{model}/history.json",
@@ -29,7 +27,7 @@ rule train:
     resources:
         **TRAINING_JOB,
     params:
-        settings=lambda w: GRIDS.trained("models", *w.model.split("/")).settings,
+        settings=lambda w: GRIDS.trained("models", w.model).settings,
         folder=subpath(output.manifest, parent=True),
     shell:
         f"{LAUNCH} train model={{wildcards.model:q}} data={{input.images:q}} "
@@ -39,10 +37,8 @@ rule train:
 # Reads: data/DATASET.h5.  Makes: a guide's weights, its history and its manifest.
 rule train_guide:
     input:
-        images=lambda w: ancient(
-            paths.dataset(GRIDS.trained("guides", *w.guide.split("/")).dataset)
-        ),
-        digest=lambda w: paths.dataset_digest(GRIDS.trained("guides", *w.guide.split("/")).dataset),
+        images=lambda w: ancient(GRIDS.trained("guides", w.guide).images),
+        digest=lambda w: GRIDS.trained("guides", w.guide).digest,
     output:
         weights="guides/{guide}/weights.safetensors",
         history="guides/{guide}/history.json",
@@ -59,7 +55,7 @@ rule train_guide:
     resources:
         **TRAINING_JOB,
     params:
-        settings=lambda w: GRIDS.trained("guides", *w.guide.split("/")).settings,
+        settings=lambda w: GRIDS.trained("guides", w.guide).settings,
         folder=subpath(output.manifest, parent=True),
     shell:
         f"{LAUNCH} train_guide guide={{wildcards.guide:q}} data={{input.images:q}} "
@@ -69,11 +65,9 @@ rule train_guide:
 # Reads: a checkpoint of the official code, and data/DATASET.h5.  Makes: a model, without a history.
 rule import_model:
     input:
-        images=lambda w: ancient(
-            paths.dataset(GRIDS.trained("models", *w.model.split("/")).dataset)
-        ),
-        digest=lambda w: paths.dataset_digest(GRIDS.trained("models", *w.model.split("/")).dataset),
-        checkpoint=lambda w: GRIDS.trained("models", *w.model.split("/")).checkpoint,
+        images=lambda w: ancient(GRIDS.trained("models", w.model).images),
+        digest=lambda w: GRIDS.trained("models", w.model).digest,
+        checkpoint=lambda w: GRIDS.trained("models", w.model).checkpoint,
     output:
         weights="models/{model}/weights.safetensors",
         manifest="models/{model}/manifest.json",
@@ -84,7 +78,7 @@ rule import_model:
     conda:
         "../../envs/train.yaml"
     params:
-        settings=lambda w: GRIDS.trained("models", *w.model.split("/")).settings,
+        settings=lambda w: GRIDS.trained("models", w.model).settings,
         folder=subpath(output.manifest, parent=True),
     shell:
         "python -m psld import {input.checkpoint:q} model={wildcards.model:q} data={input.images:q} "
@@ -94,11 +88,9 @@ rule import_model:
 # Reads: a checkpoint of the official code, and data/DATASET.h5.  Makes: a guide, without a history.
 rule import_guide:
     input:
-        images=lambda w: ancient(
-            paths.dataset(GRIDS.trained("guides", *w.guide.split("/")).dataset)
-        ),
-        digest=lambda w: paths.dataset_digest(GRIDS.trained("guides", *w.guide.split("/")).dataset),
-        checkpoint=lambda w: GRIDS.trained("guides", *w.guide.split("/")).checkpoint,
+        images=lambda w: ancient(GRIDS.trained("guides", w.guide).images),
+        digest=lambda w: GRIDS.trained("guides", w.guide).digest,
+        checkpoint=lambda w: GRIDS.trained("guides", w.guide).checkpoint,
     output:
         weights="guides/{guide}/weights.safetensors",
         manifest="guides/{guide}/manifest.json",
@@ -109,7 +101,7 @@ rule import_guide:
     conda:
         "../../envs/train.yaml"
     params:
-        settings=lambda w: GRIDS.trained("guides", *w.guide.split("/")).settings,
+        settings=lambda w: GRIDS.trained("guides", w.guide).settings,
         folder=subpath(output.manifest, parent=True),
     shell:
         "python -m psld import {input.checkpoint:q} guide={wildcards.guide:q} data={input.images:q} "

@@ -29,8 +29,8 @@ rule likelihood:
     input:
         weights=lambda w: ancient(GRIDS.model_file(w.grid, w.model, "weights.safetensors")),
         manifest=lambda w: GRIDS.model_file(w.grid, w.model, "manifest.json"),
-        images=lambda w: ancient(paths.dataset(GRIDS.trained("models", w.grid, w.model).dataset)),
-        digest=lambda w: paths.dataset_digest(GRIDS.trained("models", w.grid, w.model).dataset),
+        images=lambda w: ancient(GRIDS.grids[w.grid].models[w.model].images),
+        digest=lambda w: GRIDS.grids[w.grid].models[w.model].digest,
     output:
         "results/cells/{grid}/{model}/likelihood.json",
     log:
@@ -107,7 +107,7 @@ rule page:
     conda:
         "../../envs/figure.yaml"
     params:
-        asked=lambda w: GRIDS.asked_by(w.grid),
+        asked=lambda w: [GRIDS.grids[w.grid].file.title, GRIDS.grids[w.grid].file.question],
     shell:
         "python -m psld page grid_name={wildcards.grid:q} > {log:q} 2>&1"
 

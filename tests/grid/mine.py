@@ -1,0 +1,73 @@
+"""A small grid file, configs/grid/mine.yaml, and changes to it."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from psld.grid.loading import load_grid
+from psld.grid.resolved import Grid
+
+CONTENT: dict[str, Any] = {
+    "defaults": ["dataset=digits", "network=demo", "training=demo", "training.steps=7"],
+    "metric": "fd-classifier",
+    "samples": 100,
+    "shard_size": 30,
+    "batch_size": 10,
+    "gallery": "em-10",
+    "models": {
+        "vp-sde": ["process=vp-sde"],
+        "psld": ["process=psld", "training.steps=9"],
+    },
+    "samplers": {
+        "em": {"overrides": ["sampler=em"], "budget": "sampler.steps"},
+        "em-quadratic": {
+            "overrides": ["sampler=em", "sampler.striding=quadratic"],
+            "budget": "sampler.steps",
+        },
+        "rk45": {"overrides": ["sampler=rk45"], "budget": "sampler.tolerance"},
+    },
+    "tables": {
+        "steps": {
+            "title": "Steps",
+            "headings": ["sampler", "model"],
+            "cell": {"sampler": "em", "budget": 10},
+            "columns": [{"label": "10"}, {"label": "20", "budget": 20}],
+            "rows": [
+                {"label": ["EM", "PSLD"], "model": "psld"},
+                {"label": ["EM-QS", "PSLD"], "model": "psld", "sampler": "em-quadratic"},
+                {"label": ["EM", "another paper's"], "literature": True, "paper": [3.0, 2.0]},
+            ],
+        },
+        "tolerance": {
+            "title": "Tolerance",
+            "headings": ["model"],
+            "columns": [
+                {"label": "few", "samples": 50},
+                {"label": "fid", "show": "value"},
+                {"label": "NFE", "show": "nfe"},
+            ],
+            "rows": [
+                {"label": ["VP-SDE"], "model": "vp-sde", "sampler": "rk45", "budget": "1e-2"},
+                {"label": ["PSLD"], "model": "psld", "sampler": "em", "budget": 10},
+            ],
+        },
+    },
+}
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """CONTENT with one value, named by its keys, replaced."""
+    content = copy.deepcopy(CONTENT)
+    *parents, last = path.split("/")
+    place = content
+    for key in parents:
+        place = place[int(key) if isinstance(place, list) else key]
+    place[int(last) if isinstance(place, list) else last] = value
+    return content
+
+
+def load(configs: Path, content: dict[str, Any] = CONTENT) -> Grid:
+    (configs / "grid" / "mine.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    return load_grid("mine")

@@ -1,0 +1,51 @@
+"""A small cell: its settings, and its first shard sampled in this process."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from psld.config.compose import compose_content
+from psld.config.settings import parse
+from psld.diffusion.score import Batching
+from psld.sampling.sample import origin_of, sample_shard
+from psld.sampling.settings import SampleSettings
+from psld.sampling.shards import Shard
+from psld.training.model import Model, load_model
+
+CPU = torch.device("cpu")
+SIZE = 8
+SAMPLERS = {
+    "em": ("sampler=em", "sampler.steps=6", "sampler.striding=quadratic"),
+    "sscs": ("sampler=sscs", "sampler.steps=6"),
+    "rk45": ("sampler=rk45", "sampler.tolerance=3e-2"),
+    "multistep": ("sampler=multistep", "sampler.steps=6", "sampler.eta=1"),
+    "gddim": ("sampler=gddim", "sampler.steps=6"),
+    "conjugate": ("sampler=conjugate", "sampler.steps=6"),
+}
+
+
+def settings(model, *overrides: str) -> SampleSettings:
+    small = (f"shard_size={SIZE}", f"model={model}", "output=x")
+    content = compose_content("sample", [*small, *overrides], "test")
+    return parse(SampleSettings, content, "test")
+
+
+def sample(model, *overrides: str, loaded: Model | None = None) -> Shard:
+    """The first shard of the settings' range."""
+    given = settings(model, *overrides)
+    origin = replace(origin_of(given), index=given.first)
+    batching = Batching(given.batch_size)
+    return sample_shard(given, loaded or load_model(model, CPU), None, origin, batching)
+
+
+def check_same_images(one: Shard, other: Shard) -> None:
+    """Equal up to the order of sums in the convolutions: one level, in a pixel of a thousand."""
+    difference = np.abs(one.images.astype(int) - other.images.astype(int))
+    assert difference.max() <= 1
+    assert (difference > 0).mean() <= 1e-3
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())

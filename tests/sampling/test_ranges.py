@@ -1,0 +1,155 @@
+"""`psld sample` of a range of shards: what is kept, what is made again, and pictures."""
+
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import psld.sampling.sample as sampling
+from psld.sampling.shards import Shard
+from psld.utils.files import read_json
+from tests.commands import call, command, files_below, refused, started, succeeded
+from tests.sampling.cells import SIZE, names_in, sample
+
+RANGE = ("sampler=em", "sampler.steps=3", f"shard_size={SIZE}", "output=cell")
+
+
+@pytest.fixture(scope="module")
+def three(model, tmp_path_factory):
+    """A folder in whose `cell` one process has made three shards."""
+    folder = tmp_path_factory.mktemp("three")
+    succeeded(call(folder, "sample", *RANGE, f"model={model}", "shards=3"))
+    return folder
+
+
+@pytest.fixture
+def cell(three, tmp_path):
+    """A copy of the folder to damage."""
+    return shutil.copytree(three, tmp_path / "copy") / "cell"
+
+
+def resample(cell, model, *overrides: str) -> str:
+    """What the command says."""
+    arguments = (*RANGE, f"model={model}", *overrides)
+    return succeeded(call(cell.parent, "sample", *arguments)).stdout
+
+
+def test_one_process_makes_what_one_for_each_shard_makes(three, model, tmp_path):
+    assert names_in(three / "cell") == ["00000-00002.json", "00000.h5", "00001.h5", "00002.h5"]
+    for index in range(3):
+        whole = Shard.load(three / "cell" / f"{index:05d}.h5")
+        options = (*RANGE, f"model={model}", f"first={index}")
+        succeeded(call(tmp_path, "sample", *options))
+        alone = Shard.load(tmp_path / "cell" / f"{index:05d}.h5")
+        np.testing.assert_array_equal(alone.images, whole.images)
+        assert alone.origin == whole.origin
+
+
+def test_the_model_is_loaded_once_for_a_range(model, tmp_path, monkeypatch):
+    loaded = []
+    load = sampling.load_model
+    monkeypatch.setattr(sampling, "load_model", lambda *args: loaded.append(1) or load(*args))
+    succeeded(call(tmp_path, "sample", *RANGE, f"model={model}", "shards=3"))
+    assert len(loaded) == 1
+
+
+def test_the_record_says_which_shards_there_are(three):
+    record = read_json(three / "cell" / "00000-00002.json")
+    shards = [Shard.load(three / "cell" / f"{index:05d}.h5") for index in range(3)]
+    assert record["shards"] == [
+        {"index": shard.origin.index, "digest": shard.content_digest(), "images": SIZE}
+        for shard in shards
+    ]
+
+
+def test_whole_shards_are_kept_however_they_are_divided_among_processes(cell, model):
+    before = files_below(cell)
+    assert resample(cell, model, "shards=3").startswith("shard 0: is there\nshard 1: is there\n")
+    assert files_below(cell) == before
+    said = resample(cell, model, "first=1", "shards=3").splitlines()
+    assert said[:3] == ["shard 1: is there", "shard 2: is there", "shard 3: 8 images, NFE 3"]
+    after = files_below(cell)
+    assert before.items() <= after.items()
+    assert after.keys() - before.keys() == {"00003.h5", "00001-00003.json"}
+
+
+def test_what_is_missing_damaged_or_of_another_origin_is_made_again(cell, model):
+    """And nothing else; the images come out as they were."""
+    images = [Shard.load(cell / f"{index:05d}.h5").images for index in range(3)]
+    kept = (cell / "00002.h5").read_bytes()
+    (cell / "00000.h5").unlink()
+    whole = (cell / "00001.h5").read_bytes()
+    for damaged in (whole[:-100], whole.replace(images[1].tobytes(), images[0].tobytes()), b""):
+        assert damaged != whole
+        (cell / "00001.h5").write_bytes(damaged)
+        said = resample(cell, model, "shards=3").splitlines()
+        assert "is there" not in said[1]
+        assert said[2] == "shard 2: is there"
+    assert (cell / "00002.h5").read_bytes() == kept
+    for index in range(3):
+        np.testing.assert_array_equal(Shard.load(cell / f"{index:05d}.h5").images, images[index])
+    said = resample(cell, model, "shards=3", "seed=1")
+    assert "is there" not in said
+    assert not np.array_equal(Shard.load(cell / "00000.h5").images, images[0])
+
+
+def test_a_killed_range_loses_the_shard_under_way_alone(model, tmp_path):
+    """Really killed; the same command makes the others, and the shards are those of a calm run."""
+    slow = (f"model={model}", "sampler=em", "sampler.steps=100", f"shard_size={SIZE}", "shards=20")
+    cell = tmp_path / "cell"
+    with started(tmp_path, command("sample", *slow, "output=cell")) as process:
+        while not (cell / "00002.h5").exists():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.005)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    made = sorted(cell.glob("*.h5"))
+    assert 3 <= len(made) < 20, "it was killed on the way"
+    assert not list(cell.glob("*.json")), "the record comes last"
+    for path in made:
+        Shard.load(path)
+    before = {path: path.read_bytes() for path in made}
+    said = succeeded(call(tmp_path, "sample", *slow, "output=cell")).stdout.splitlines()
+    assert [line for line in said if line.endswith("is there")] == [
+        f"shard {index}: is there" for index in range(len(made))
+    ]
+    assert {path: path.read_bytes() for path in made} == before
+    assert names_in(cell) == ["00000-00019.json", *(f"{index:05d}.h5" for index in range(20))]
+    last = len(made)
+    same = sample(model, *slow, f"first={last}")
+    np.testing.assert_array_equal(Shard.load(cell / f"{last:05d}.h5").images, same.images)
+
+
+def test_a_failed_range_keeps_the_shards_before_the_failure(model, tmp_path, monkeypatch):
+    make = sampling.sample_shard
+
+    def fail_at_two(settings, model, guide, origin, *rest):
+        shard = make(settings, model, guide, origin, *rest)
+        if origin.index == 2:
+            raise sampling.RunError("shard 2: the sampler produced NaN or infinity")
+        return shard
+
+    monkeypatch.setattr(sampling, "sample_shard", fail_at_two)
+    finished = call(tmp_path, "sample", *RANGE, f"model={model}", "shards=4")
+    refused(finished, 1, "shard 2")
+    assert names_in(tmp_path / "cell") == ["00000.h5", "00001.h5"]
+
+
+def test_pictures_are_written_next_to_the_shards(model, tmp_path):
+    """Each image as a file, also of shards that are there already, or all in one."""
+    options = (*RANGE, f"model={model}")
+    succeeded(call(tmp_path, "sample", *options))
+    succeeded(call(tmp_path, "sample", *options, "shards=2", "png=pictures"))
+    shards = [Shard.load(tmp_path / "cell" / f"{index:05d}.h5") for index in range(2)]
+    images = np.concatenate([shard.images for shard in shards])
+    assert names_in(tmp_path / "pictures") == [f"{index:05d}.png" for index in range(2 * SIZE)]
+    for index, image in enumerate(images):
+        with Image.open(tmp_path / "pictures" / f"{index:05d}.png") as picture:
+            np.testing.assert_array_equal(np.asarray(picture), image[0])
+    succeeded(call(tmp_path, "sample", *options, "shards=2", "png=all.png"))
+    with Image.open(tmp_path / "all.png") as picture:
+        assert picture.size == (4 * 9 + 1, 4 * 9 + 1)
+        np.testing.assert_array_equal(np.asarray(picture)[1:9, 10:18], images[1, 0])

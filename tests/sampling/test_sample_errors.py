@@ -1,0 +1,103 @@
+"""`psld sample` with bad input, and faults while it samples."""
+
+import json
+import shutil
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from psld.utils.files import sha256_of_file
+from tests.commands import call, disk_full_after, files_below, refused, succeeded
+from tests.results import sealed
+from tests.sampling.cells import SAMPLERS
+
+
+@pytest.fixture
+def copied(model, tmp_path):
+    """A copy of the model to damage."""
+    return shutil.copytree(model, tmp_path / "models" / "copied")
+
+
+def test_a_process_without_momentum_has_no_splitting_sampler(vp_sde_model, tmp_path):
+    options = (f"model={vp_sde_model}", *SAMPLERS["sscs"], "output=cell")
+    refused(call(tmp_path, "sample", *options), 2, "sscs", "momentum")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("sampler.steps=1", ("sampler.steps", "greater than or equal to 2")),
+        ("sampler.striding=cubic", ("sampler.striding", "'uniform'", "'quadratic'")),
+        ("+sampler.tolerance=1e-3", ("unknown key sampler.tolerance",)),
+        ("sampler=ddim", ("ddim", "rk45")),
+        ("first=-1", ("first", "greater than or equal to 0")),
+        ("shards=0", ("shards", "greater than or equal to 1")),
+        ("shard_size=0", ("shard_size",)),
+        ("model=absent", ("absent/manifest.json: no such file",)),
+    ],
+)
+def test_bad_settings_are_refused(model, tmp_path, override, words):
+    options = (f"model={model}", "output=cell", override)
+    refused(call(tmp_path, "sample", *options), 2, *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_and_foreign_models_are_named(copied, vp_sde_model, tmp_path):
+    weights, manifest = copied / "weights.safetensors", copied / "manifest.json"
+    whole = {path: path.read_bytes() for path in (weights, manifest)}
+
+    def refused_with(path, content, *words):
+        path.write_bytes(content)
+        finished = call(tmp_path, "sample", f"model={copied}", "output=cell", "sampler.steps=2")
+        refused(finished, 2, str(path), *words)
+        assert not (tmp_path / "cell").exists()
+        path.write_bytes(whole[path])
+
+    refused_with(weights, whole[weights][:-10], "damaged")
+    refused_with(weights, b"", "damaged")
+    flipped = bytearray(whole[weights])
+    flipped[-1] ^= 1
+    refused_with(weights, flipped, "damaged")
+    refused_with(weights, (vp_sde_model / "weights.safetensors").read_bytes(), "not the file that")
+    refused_with(manifest, whole[manifest][:-10], "not valid JSON")
+    for foreign in (b"{}", b"[]", b"3", b'"settings weights_sha256"'):
+        refused_with(manifest, foreign, "not the manifest of a model")
+    weights.unlink()
+    finished = call(tmp_path, "sample", f"model={copied}", "output=cell")
+    refused(finished, 2, str(weights), "train the model")
+
+
+def test_weights_of_another_network_do_not_load(copied, vp_sde_model, tmp_path):
+    """Also where the manifest vouches for them."""
+    shutil.copy(vp_sde_model / "weights.safetensors", copied)
+    vouch_for(copied)
+    finished = call(tmp_path, "sample", f"model={copied}", "output=cell")
+    refused(finished, 2, "weights.safetensors", "does not fit the network of its manifest")
+    assert len(finished.stderr) < 500
+
+
+def vouch_for(folder) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["weights_sha256"] = sha256_of_file(folder / "weights.safetensors")
+    (folder / "manifest.json").write_text(sealed(manifest))
+
+
+def test_nan_is_no_image(copied, tmp_path):
+    weights = load_file(copied / "weights.safetensors")
+    next(iter(weights.values())).fill_(float("nan"))
+    save_file(weights, copied / "weights.safetensors")
+    vouch_for(copied)
+    options = (f"model={copied}", "output=cell", "sampler.steps=2", "shard_size=2", "first=4")
+    refused(call(tmp_path, "sample", *options), 1, "shard 4", "NaN")
+    assert not (tmp_path / "cell").exists()
+
+
+def test_a_full_disk_keeps_the_older_shard(model, tmp_path):
+    options = (f"model={model}", "output=cell", "sampler.steps=2", "shard_size=8")
+    succeeded(call(tmp_path, "sample", *options))
+    before = files_below(tmp_path)
+    with disk_full_after(1000):
+        finished = call(tmp_path, "sample", *options, "seed=1")
+    refused(finished, 1, "00000.h5", "cannot be written (File too large)")
+    assert files_below(tmp_path) == before
