@@ -72,7 +72,7 @@ def test_only_cells_of_the_command_line_become_rules(fresh):
     fresh.plan("tiny-steps")
     assert rules_made(fresh) == names | {"tiny-steps", "tiny-tolerance"}
     [cached] = fresh.files(".cache/grids")
-    digest, tiny, _ = cached.read_text().split("\n")
+    digest, tiny, *_ = cached.read_text().split("\n")
     tiny = Grid.model_validate_json(tiny)
     grid = large_grid(tiny, models=100, budgets=100)
     write_cache(cached, digest, grid, {})
