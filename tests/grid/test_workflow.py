@@ -25,7 +25,7 @@ def workflow(grids) -> Workflow:
 @pytest.mark.parametrize("name", ["my grid", "$(id)", "10"])
 def test_files_of_configs_have_plain_names(demo, name):
     with pytest.raises(UserError, match=r"configs/grid: grid .*: a name begins with a letter"):
-        Workflow({name: demo}, [])
+        Workflow({name: demo})
     datasets = grid_with(demo, datasets={name: next(iter(demo.datasets.values()))})
     with pytest.raises(UserError, match=r"configs/dataset: dataset .*: a name begins"):
         Workflow({"demo": datasets}, [])

@@ -176,7 +176,7 @@ def test_a_damaged_history_is_named(folder):
     for content in ("[{}]", "{", "3"):
         path.write_text(content)
         finished = call(folder, "figure", "grid_name=mine", "figure=training")
-        refused(finished, 2, f"{path.relative_to(folder)}: not ")
+        refused(finished, 2, f"{path.relative_to(folder)}: ")
 
 
 # --- the command ---------------------------------------------------------------------------------
