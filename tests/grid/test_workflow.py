@@ -28,7 +28,7 @@ def test_files_of_configs_have_plain_names(demo, name):
         Workflow({name: demo})
     datasets = grid_with(demo, datasets={name: next(iter(demo.datasets.values()))})
     with pytest.raises(UserError, match=r"configs/dataset: dataset .*: a name begins"):
-        Workflow({"demo": datasets}, [])
+        Workflow({"demo": datasets})
 
 
 # --- models and guides ----------------------------------------------------------------------------
