@@ -41,6 +41,8 @@ FAILED = (FINAL - {"COMPLETED"}) | {"TIMEOUT", GONE}
 """States of a failed job. After the loss of a node or a preemption, Slurm queues a job again."""
 LONGEST_PAUSE = 180
 """Seconds between two questions, at most. A controller forgets a job after some minutes."""
+CLOCKS_DIFFER = 60
+"""Seconds by which the clock of a file server may be behind this machine's."""
 
 
 def repair_slurm_executor() -> None:
@@ -230,7 +232,8 @@ def _give_up(executor: Any, message: str) -> None:
 
 def _has_new_output(job: Any) -> bool:
     made = [Path(file) for file in job.job.output]
-    return all(f.exists() and f.stat().st_mtime >= job.aux["first asked"] for f in made)
+    since = job.aux["first asked"] - CLOCKS_DIFFER
+    return all(f.exists() and f.stat().st_mtime >= since for f in made)
 
 
 async def _sleep(executor: Any) -> None:
