@@ -1,5 +1,6 @@
 """The errors that are reported in one line, and the text of that line."""
 
+import errno
 import re
 
 from hydra.errors import HydraException
@@ -17,6 +18,8 @@ def explained(error: Exception) -> tuple[int, str] | None:
     if isinstance(error, PSLDError):
         return error.exit_code, text
     if isinstance(error, HydraException | OmegaConfBaseException | WRONG_PATHS):
+        return 2, text
+    if isinstance(error, OSError) and error.errno == errno.EROFS:
         return 2, text
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         place = error.filename or "the disk"

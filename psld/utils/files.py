@@ -67,8 +67,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         partial.replace(path)
     except BaseException as error:
         partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-            error.filename = str(path)  # A failed write does not carry the file name.
+        if isinstance(error, OSError) and (
+            error.errno in DISK_ERRORS or str(error.filename) == str(partial)
+        ):
+            error.filename = str(path)  # A failed write carries no name, or the temporary one.
         raise
     _flush_to_disk(path.parent)
 

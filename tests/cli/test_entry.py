@@ -108,6 +108,11 @@ def test_a_full_disk_is_a_fault(ends_with, number):
     assert ends_with(OSError(number, os.strerror(number)))[1].startswith("error: the disk: cannot")
 
 
+def test_a_read_only_file_system_is_a_wrong_place(ends_with):
+    read_only = OSError(errno.EROFS, "Read-only file system", "data/x.h5")
+    assert ends_with(read_only) == (2, "error: [Errno 30] Read-only file system: 'data/x.h5'\n")
+
+
 @pytest.mark.parametrize(
     "error",
     [
