@@ -28,7 +28,6 @@ from psld.training.manifest import GuideManifest, Imported, ModelManifest, write
 from psld.training.model import build_guide, build_network, build_process, save_weights
 from psld.training.settings import RunSettings, TrainGuideSettings, TrainSettings
 from psld.utils.errors import UserError
-from psld.utils.files import sha256_of_file
 from psld.utils.provenance import provenance
 
 
@@ -115,7 +114,7 @@ def import_weights(
         device=None,
         ranks=None,
         run=None,
-        imported=Imported(file=Path(path).name, sha256=sha256_of_file(path), weights=chosen),
+        imported=Imported(file=Path(path).name, sha256=checkpoint.sha256, weights=chosen),
         weights_sha256=save_weights(settings.output, network),
         **provenance(),
     )

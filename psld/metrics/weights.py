@@ -1,29 +1,35 @@
 """Published weights, from a path or a download, read without running code."""
 
+import hashlib
 import re
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.hub import load_state_dict_from_url
+from torch.hub import download_url_to_file
 
 from psld.utils.errors import UserError
+from psld.utils.tensors import check_archive
 
 
 def load_weights(network: str, weights: str | Path | None, url: str) -> dict[str, Tensor]:
     """Load the tensors from the file `weights`, or if it is None, download and keep that at `url`.
 
-    A download is checked if its name ends in a part of its SHA-256, as in NAME-0123abcd.pth.
-    Raises UserError that names the file to get and the place to put it.
+    A download is checked, whenever it is read, if its name ends in a part of its SHA-256, as in
+    NAME-0123abcd.pth. Raises UserError that names the file to get and the place to put it.
     """
+    path, start = Path(weights or _place(url)), ""
     try:
         if weights is None:
-            names_its_hash = re.search(r"-[0-9a-f]{8,}\.\w+$", url) is not None
-            state = load_state_dict_from_url(
-                url, map_location="cpu", check_hash=names_its_hash, weights_only=True
-            )
-        else:
-            state = torch.load(weights, map_location="cpu", weights_only=True)
+            start = _start_of_digest(url)
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                download_url_to_file(url, str(path), start)
+        with path.open("rb") as stream:
+            if not hashlib.file_digest(stream, "sha256").hexdigest().startswith(start):
+                raise ValueError(f"{path} is damaged; delete it")
+            check_archive(stream)
+            state = torch.load(stream, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise any error
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise unusable_weights(network, weights, url, reason) from error
@@ -34,9 +40,20 @@ def load_weights(network: str, weights: str | Path | None, url: str) -> dict[str
 
 def unusable_weights(network: str, weights: str | Path | None, url: str, reason: str) -> UserError:
     """Build the error that names the file to get and the place to put it."""
-    place = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    place = _place(url)
     return UserError(
         f"metric.extractor.weights: no {network} weights from {weights or url} ({reason}); "
         f"get {url} and put it at {place} with weights null, "
         "or anywhere and set weights to its path"
     )
+
+
+def _place(url: str) -> Path:
+    """The path where torch keeps a download."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+
+
+def _start_of_digest(url: str) -> str:
+    """The start of the SHA-256 in a file's name; empty if there is none."""
+    found = re.search(r"-([0-9a-f]{8,})\.\w+$", url)
+    return found[1] if found else ""

@@ -1,5 +1,6 @@
 """Read the published checkpoints (PyTorch Lightning) without unpickling anything unsafe."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from psld.utils.errors import UserError, reraise_fault
+from psld.utils.tensors import check_archive
 
 NETWORK_PREFIXES = ("score_fn.", "clf_fn.")
 EMA_PREFIX = "ema_score_fn."
@@ -22,6 +24,8 @@ class OfficialCheckpoint(NamedTuple):
     """Their moving average; None for a guide."""
     step: int | None
     """The number of training steps, if the file has it."""
+    sha256: str
+    """The SHA-256 of the file."""
 
 
 def read_checkpoint(path: str | Path) -> OfficialCheckpoint:
@@ -29,7 +33,7 @@ def read_checkpoint(path: str | Path) -> OfficialCheckpoint:
 
     Raises UserError if the file is missing, damaged, or something else.
     """
-    content = _load(Path(path))
+    content, sha256 = _load(Path(path))
     state = content.get("state_dict") if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(w, Tensor) for w in state.values()):
         raise UserError(f"{path}: not a Lightning checkpoint: it has no state_dict of tensors")
@@ -43,7 +47,8 @@ def read_checkpoint(path: str | Path) -> OfficialCheckpoint:
             f"no parameter in state_dict begins with {' or '.join(NETWORK_PREFIXES)}"
         )
     step = content.get("global_step")
-    return OfficialCheckpoint(score or guide, ema or None, step if isinstance(step, int) else None)
+    step = step if isinstance(step, int) else None
+    return OfficialCheckpoint(score or guide, ema or None, step, sha256)
 
 
 class _Unread:
@@ -56,8 +61,8 @@ class _Unread:
         pass
 
 
-def _load(path: Path) -> Any:
-    """Load tensors and plain containers only, whatever else the file holds.
+def _load(path: Path) -> tuple[Any, str]:
+    """Load tensors and plain containers only, whatever else the file holds; and its SHA-256.
 
     Lightning may store objects of other packages next to the weights (a configuration, a path).
     Their classes are not imported: each is replaced by `_Unread`. torch cannot replace subclasses
@@ -65,9 +70,13 @@ def _load(path: Path) -> Any:
     """
     foreign: list[str] = []
     try:
-        foreign = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-        with torch.serialization.safe_globals([(_Unread, name) for name in foreign]):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with path.open("rb") as stream:  # Once: the file may be replaced at any moment.
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+            check_archive(stream)
+            foreign = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(stream))
+            stream.seek(0)
+            with torch.serialization.safe_globals([(_Unread, name) for name in foreign]):
+                return torch.load(stream, map_location="cpu", weights_only=True), sha256
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except Exception as error:  # A damaged file can raise any exception.

@@ -3,7 +3,6 @@
 import re
 from pathlib import Path
 from typing import IO, Any
-from zipfile import BadZipFile, ZipFile
 
 import torch
 from torch import nn
@@ -12,6 +11,7 @@ from psld.networks.ema import EMA
 from psld.training.settings import LoopSettings
 from psld.utils.errors import UserError, reraise_fault
 from psld.utils.files import atomic_path, patient
+from psld.utils.tensors import check_archive
 
 KEPT = 2
 """The number of newest checkpoints that are kept, besides milestones."""
@@ -115,11 +115,6 @@ def _save(content: dict[str, Any], stream: IO[bytes]) -> None:
 
 
 def _load(path: Path, device: torch.device) -> dict[str, Any]:
-    """torch.load, after a check of the archive's checksums, which torch ignores."""
-    with ZipFile(path) as archive:
-        # torch compresses nothing: what is compressed may be a bomb.
-        packed = [entry.filename for entry in archive.infolist() if entry.compress_type]
-        damaged = packed or archive.testzip()
-    if damaged:
-        raise BadZipFile(f"{damaged}")
-    return torch.load(path, map_location=device, weights_only=True)
+    with path.open("rb") as stream:
+        check_archive(stream)
+        return torch.load(stream, map_location=device, weights_only=True)
