@@ -71,7 +71,8 @@ def main(settings: EvaluateSettings) -> None:
     guide = settings.guide and read_manifest(settings.guide, GuideManifest)
     sources, measurements = work_of(settings, model, use_device(settings.device))
     samples = max(measurement.samples for measurement in measurements)
-    shards = read_shards(settings.shards, samples, origin_of(settings))
+    origin = origin_of(settings, model.weights_sha256, guide and guide.weights_sha256)
+    shards = read_shards(settings.shards, samples, origin)
     gathered = gather_shards(shards, sources, measurements)
     kept = save_kept(paths.kept(settings.output), gathered, measurements, settings.keep)
     results = tuple(

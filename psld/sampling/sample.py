@@ -33,7 +33,6 @@ from psld.sampling.settings import (
     SampleSettings,
 )
 from psld.sampling.shards import Shard, ShardOrigin, load_made_by, shard_path
-from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.training.model import Guide, Model, load_guide, load_model
 from psld.utils.device import device_of, use_device
 from psld.utils.errors import RunError, UserError
@@ -41,17 +40,17 @@ from psld.utils.files import digest_of
 from psld.utils.provenance import device_name
 
 
-def origin_of(cell: CellSettings) -> ShardOrigin:
+def origin_of(cell: CellSettings, weights_sha256: str, guide_sha256: str | None) -> ShardOrigin:
     """The origin of shard 0 of a cell; the origins of other shards differ in the index."""
     guidance = cell.sampler.guidance
     inpaints = isinstance(guidance, InpaintingGuidance)
     return ShardOrigin(
-        weights_sha256=read_manifest(cell.model, ModelManifest).weights_sha256,
+        weights_sha256=weights_sha256,
         sampler_digest=digest_of(cell.sampler.model_dump(mode="json", exclude_none=True)),
         seed=cell.seed,
         index=0,
         size=cell.shard_size,
-        guide_sha256=cell.guide and read_manifest(cell.guide, GuideManifest).weights_sha256,
+        guide_sha256=guide_sha256,
         dataset_digest=ImageStore.open(cell.data).digest if inpaints else None,
         masks_digest=masks_digest(guidance.mask, cell.mnist) if inpaints else None,
     )
@@ -73,7 +72,8 @@ def sample_shards(settings: SampleSettings) -> Iterator[tuple[Shard, bool]]:
     model = replace(model, network=called)
     guide = load_guide(settings.guide, device) if settings.guide else None
     check_fit(settings.sampler, model.settings, guide and guide.settings)
-    expected, batching = origin_of(settings), Batching(settings.batch_size)
+    expected = origin_of(settings, model.weights_sha256, guide and guide.weights_sha256)
+    batching = Batching(settings.batch_size)
     for index in range(settings.first, settings.first + settings.shards):
         path, origin = shard_path(settings.output, index), replace(expected, index=index)
         made = False
@@ -103,7 +103,7 @@ def sample_shard(
     indices = range(origin.index * origin.size, (origin.index + 1) * origin.size)
     inpainting = None
     if isinstance(settings.sampler.guidance, InpaintingGuidance):
-        inpainting = _inpainting_of(settings, model, indices, device)
+        inpainting = _inpainting_of(settings, model, origin, indices, device)
         indices = indices[: len(inpainting.images)]  # fewer at the end of the split
     key = (settings.seed, origin.index)
     x, labels, nfe = sample_images(
@@ -182,11 +182,19 @@ def draw_images(
 
 
 def _inpainting_of(
-    settings: SampleSettings, model: Model, indices: range, device: torch.device
+    settings: SampleSettings,
+    model: Model,
+    origin: ShardOrigin,
+    indices: range,
+    device: torch.device,
 ) -> Inpainting:
-    """The images of the split at these indices, as far as they exist, and their masks."""
+    """The images of the split at these indices, as far as they exist, and their masks.
+
+    Raises UserError if they are not those of the origin.
+    """
     guidance, dataset = settings.sampler.guidance, model.settings.dataset
-    images = ImageStore.open_for(settings.data, dataset).images(guidance.split)
+    store = ImageStore.open_for(settings.data, dataset)
+    images = store.images(guidance.split)
     if indices.start >= len(images):
         raise UserError(
             f"shard {indices.start // settings.shard_size}: begins at image {indices.start}, but "
@@ -195,5 +203,10 @@ def _inpainting_of(
         )
     indices = indices[: len(images) - indices.start]
     masks = masks_of(guidance.mask, indices, dataset.image_size, settings.mnist)
+    read = (store.digest, masks_digest(guidance.mask, settings.mnist))
+    if read != (origin.dataset_digest, origin.masks_digest):
+        raise UserError(
+            f"{settings.data}, or the masks: replaced while they were read; sample again"
+        )
     known = torch.from_numpy(images[indices.start : indices.stop].copy()).to(device)
     return Inpainting(model.process, from_uint8(known), torch.from_numpy(masks)[:, None].to(device))

@@ -55,6 +55,7 @@ class Model:
     process: LinearProcess
     network: nn.Module
     """ε(z, t), or ε(z, t, label)."""
+    weights_sha256: str
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Guide:
 
     settings: GuideModelSettings
     network: NCSNppGuide
+    weights_sha256: str
 
 
 def load_model(folder: str | Path, device: torch.device) -> Model:
@@ -74,7 +76,8 @@ def load_model(folder: str | Path, device: torch.device) -> Model:
     process = build_process(manifest.settings)
     network = build_network(manifest.settings, process)
     _load_weights(network, Path(folder), manifest)
-    return Model(manifest.settings, process, network.to(device).eval().requires_grad_(False))
+    frozen = network.to(device).eval().requires_grad_(False)
+    return Model(manifest.settings, process, frozen, manifest.weights_sha256)
 
 
 def load_guide(folder: str | Path, device: torch.device) -> Guide:
@@ -82,7 +85,8 @@ def load_guide(folder: str | Path, device: torch.device) -> Guide:
     manifest = read_manifest(folder, GuideManifest)
     network = build_guide(manifest.settings, build_process(manifest.settings))
     _load_weights(network, Path(folder), manifest)
-    return Guide(manifest.settings, network.to(device).eval().requires_grad_(False))
+    frozen = network.to(device).eval().requires_grad_(False)
+    return Guide(manifest.settings, frozen, manifest.weights_sha256)
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ import math
 import shutil
 import signal
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from psld.diffusion.likelihood import dequantize
 from psld.diffusion.score import Batching
 from psld.grid.results import LikelihoodResult
 from psld.metrics.likelihood import LikelihoodOrigin, measure_shard
-from psld.training.model import Model, load_model
+from psld.training.model import load_model
 from psld.utils.files import read_json
 from psld.utils.randomness import Stream, stream_seed
 from tests.commands import TINY, call, command, files_below, refused, started, succeeded
@@ -73,7 +74,7 @@ def test_a_shard_holds_the_bits_of_its_images(model, digits, draws):
     """A network of Gaussian data has a density that is known, also at dequantized images."""
     loaded = load_model(model, CPU)
     data = gaussian(0.5, mean=-0.4)
-    perfect = Model(loaded.settings, loaded.process, data.network(loaded.process))
+    perfect = replace(loaded, network=data.network(loaded.process))
     images = ImageStore.open(digits).images("test")[5:8]
     origin = LikelihoodOrigin(
         weights_sha256="",

@@ -35,9 +35,9 @@ def settings(model, *overrides: str) -> SampleSettings:
 def sample(model, *overrides: str, loaded: Model | None = None) -> Shard:
     """The first shard of the settings' range."""
     given = settings(model, *overrides)
-    origin = replace(origin_of(given), index=given.first)
-    batching = Batching(given.batch_size)
-    return sample_shard(given, loaded or load_model(model, CPU), None, origin, batching)
+    loaded = loaded or load_model(model, CPU)
+    origin = replace(origin_of(given, loaded.weights_sha256, None), index=given.first)
+    return sample_shard(given, loaded, None, origin, Batching(given.batch_size))
 
 
 def check_same_images(one: Shard, other: Shard) -> None:
