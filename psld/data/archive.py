@@ -35,6 +35,8 @@ class FileTree:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._archive: zipfile.ZipFile | None = None
+        self._digests: dict[str, str] = {}
+        """SHA-256 of each file of a folder, from `checksum`, to notice another one in its place."""
         if path.is_dir():
             names = _names_below(path)
         elif path.is_file():
@@ -74,11 +76,11 @@ class FileTree:
         """
         try:
             if self._archive is None:
-                return self._file(name, MAX_BYTES).read_bytes()
-            size = self._archive.getinfo(name).file_size
-            if size > MAX_BYTES:
+                content = self._file(name, MAX_BYTES).read_bytes()
+            elif (size := self._archive.getinfo(name).file_size) > MAX_BYTES:
                 raise BrokenPicture(f"{self.path}/{name}", _too_large(size))
-            return self._archive.read(name)
+            else:
+                return self._archive.read(name)
         except (RuntimeError, OSError) as error:
             raise UserError(f"{self.path}/{name}: cannot be read ({error})") from None
         except UserError:
@@ -87,17 +89,24 @@ class FileTree:
         except Exception as error:
             reraise_fault(error)
             raise BrokenPicture(f"{self.path}/{name}", str(error)) from None
+        digest = hashlib.sha256(content).hexdigest()
+        if self._digests.get(name, digest) != digest:
+            raise UserError(f"{self.path}/{name}: replaced while it was read; prepare again")
+        return content
 
     def checksum(self) -> str:
         """The SHA-256 of the archive, or of the list "SHA-256  NAME" of a folder's files."""
         if self._archive:
-            return sha256_of_file(self.path)
+            # That of the open file: another one may have the path by now.
+            self._archive.fp.seek(0)
+            return hashlib.file_digest(self._archive.fp, "sha256").hexdigest()
         listing = hashlib.sha256()
         for name in tqdm(self.names, f"checksum of {self.path}", disable=None, leave=False):
             try:
                 digest = sha256_of_file(self._file(name))
             except OSError as error:
                 raise UserError(f"{self.path}/{name}: cannot be read ({error})") from None
+            self._digests[name] = digest
             listing.update(f"{digest}  {name}\n".encode(errors="surrogateescape"))
         return listing.hexdigest()
 

@@ -14,11 +14,12 @@ Layout, version 2:
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import IO, TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -75,16 +76,16 @@ class ImageStore:
                 f"{path}: no such file; make it with psld prepare dataset={path.stem}, or with "
                 f"dataset=folder dataset.name={path.stem} dataset.source.root=FOLDER"
             )
-        offset = _checked_offset(path)
-        try:
-            # A finished file never changes, and not every file system has locks.
-            with h5py.File(path, "r", locking=False) as file:
-                return cls._read(path, file, offset)
-        except UserError:
-            raise
-        except Exception as error:  # A file that something else wrote can raise nearly any.
-            reraise_fault(error)
-            raise UserError(f"{path}: not made by psld prepare ({error})") from None
+        with path.open("rb") as stream:  # Once: the path may be given to another file.
+            offset = _checked_offset(path, stream)
+            try:
+                with h5py.File(stream, "r") as file:
+                    return cls._read(path, stream, file, offset)
+            except UserError:
+                raise
+            except Exception as error:  # A file that something else wrote can raise nearly any.
+                reraise_fault(error)
+                raise UserError(f"{path}: not made by psld prepare ({error})") from None
 
     @classmethod
     def open_for(cls, path: str | Path, dataset: DatasetSettings) -> "ImageStore":
@@ -100,7 +101,7 @@ class ImageStore:
         return store
 
     @classmethod
-    def _read(cls, path: Path, file: "h5py.File", offset: int) -> "ImageStore":
+    def _read(cls, path: Path, stream: IO[bytes], file: "h5py.File", offset: int) -> "ImageStore":
         version = int(file.attrs["format_version"])
         if version != FORMAT_VERSION:
             raise UserError(
@@ -118,10 +119,11 @@ class ImageStore:
             raise UserError(
                 f"{path}: images are {images.dtype} {images.shape}, not uint8 ({count}, C, H, W)"
             )
-        size, needed = path.stat().st_size, offset + images.nbytes + END_BYTES
+        size = os.fstat(stream.fileno()).st_size
+        needed = offset + images.nbytes + END_BYTES
         if images.id.get_offset() != offset or size != needed:
             raise UserError(f"{path}: has {size} bytes, not {needed}; delete it and {AGAIN}")
-        mapped = np.memmap(path, np.uint8, mode="r", offset=offset, shape=images.shape)
+        mapped = np.memmap(stream, np.uint8, mode="r", offset=offset, shape=images.shape)
         digest, num_classes = str(file.attrs["digest"]), int(file.attrs["num_classes"])
         return cls(path, digest, splits, num_classes, mapped, labels)
 
@@ -165,15 +167,14 @@ class ImageStore:
         return slice(start, stop)
 
 
-def _checked_offset(path: Path) -> int:
+def _checked_offset(path: Path, file: IO[bytes]) -> int:
     """Return the offset of the images, if the digest of all before them is right."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        file.seek(max(0, size - END_BYTES))
-        end = file.read()
-        offset = int.from_bytes(end[:8], "little")
-        file.seek(0)
-        layout = file.read(offset) if offset < size else b""
+    size = os.fstat(file.fileno()).st_size
+    file.seek(max(0, size - END_BYTES))
+    end = file.read()
+    offset = int.from_bytes(end[:8], "little")
+    file.seek(0)
+    layout = file.read(offset) if offset < size else b""
     if hashlib.sha256(layout).digest() != end[8:]:
         raise UserError(
             f"{path}: damaged, cut short, of an older version, or not made by psld prepare; "
