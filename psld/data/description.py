@@ -4,14 +4,20 @@ from pathlib import Path
 
 from psld.config.locations import config_file
 from psld.config.overrides import quoted, take
-from psld.config.settings import Settings
-from psld.utils.files import read_json
+from psld.config.settings import Settings, read_record
 
 
 class Described(Settings, extra="ignore"):
-    """What a command needs of the record of a dataset's file."""
+    """What commands need of the record of a dataset's file."""
 
     dataset: str
+    digest: str
+
+
+def read_description(path: Path) -> Described:
+    """Read the record of a dataset's file. Raises UserError if it is missing or damaged."""
+    wrong = f"{path}: not the record of a dataset; prepare it again (psld prepare)"
+    return read_record(Described, path, wrong)
 
 
 def expand_data(arguments: list[str]) -> list[str]:
@@ -30,7 +36,7 @@ def expand_data(arguments: list[str]) -> list[str]:
     path = Path(given.strip("'\""))
     store = ImageStore.open(path)
     record = path.with_suffix(".json")
-    name = read_json(record, Described).dataset if record.exists() else path.stem
+    name = read_description(record).dataset if record.exists() else path.stem
     if config_file("dataset", name):
         return [f"dataset={name}", *arguments]
     return [

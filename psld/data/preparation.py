@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from psld.config.settings import DIGEST
 from psld.data.picture import BrokenPicture, to_pixels
 from psld.data.settings import DatasetSettings
 from psld.data.source import Picture
@@ -21,7 +22,7 @@ from psld.data.sources import open_source
 from psld.data.store import FORMAT_VERSION
 from psld.data.writer import write_store
 from psld.utils.errors import RunError, UserError
-from psld.utils.files import atomic_path, write_json
+from psld.utils.files import DISK_ERRORS, atomic_path, digest_of, write_json
 
 BLOCK_BYTES = 1 << 22
 """Bytes of a block, which is decoded, hashed and written at once; up to three a thread are held."""
@@ -89,9 +90,11 @@ def prepare_dataset(settings: DatasetSettings, output: Path) -> dict[str, Any]:
         ):
             digest = write_store(store_partial, image, splits, labels, content, blocks)
             record = {"dataset": settings.name, "digest": digest, **origin}
-            write_json(record_partial, record)
+            write_json(record_partial, {DIGEST: digest_of(record), **record})
             digest_partial.write_text(f"{digest}\n")
     except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
         raise RunError(
             f"{output}: cannot be written ({error.strerror or error}); it needs "
             f"{len(pictures) * math.prod(image) / 1e6:,.1f} MB, and the old file, if any, is "

@@ -6,6 +6,7 @@ the tables. The order of the entries and all fields of the zip are fixed: equal 
 files, and no byte can change without notice.
 """
 
+import hashlib
 import shutil
 import zipfile
 from collections.abc import Mapping
@@ -42,16 +43,30 @@ class Index(Settings):
     """SHA-256 of each other entry."""
 
 
-def pack(grid: str, files: Mapping[str, Path], path: Path) -> None:
-    """Write the certificate of a grid from files, by the names of their entries."""
+def pack(
+    grid: str, files: Mapping[str, Path], path: Path, expected: Mapping[str, str] | None = None
+) -> None:
+    """Write the certificate of a grid from files, by the names of their entries.
+
+    Raises UserError if a file is replaced meanwhile, or has not the `expected` SHA-256.
+    """
     index = Index(grid=grid, sha256={name: sha256_of_file(files[name]) for name in sorted(files)})
+    for name, digest in (expected or {}).items():
+        if index.sha256[name] != digest:
+            raise UserError(f"{name}: replaced while it was read; certify again")
     with TemporaryDirectory(prefix="psld-") as folder:
         write_json(Path(folder) / INDEX, index.model_dump(mode="json"))
-        _write(Path(folder) / INDEX, files, path)
+        with atomic_path(path) as partial:
+            _write(Path(folder) / INDEX, files, partial)
+            with zipfile.ZipFile(partial) as archive:
+                for name, digest in index.sha256.items():
+                    with archive.open(name) as entry:
+                        if hashlib.file_digest(entry, "sha256").hexdigest() != digest:
+                            raise UserError(f"{name}: replaced while it was read; certify again")
 
 
 def _write(index: Path, files: Mapping[str, Path], path: Path) -> None:
-    with atomic_path(path) as partial, zipfile.ZipFile(partial, "w") as archive:
+    with zipfile.ZipFile(path, "w") as archive:
         for name, file in [(INDEX, index), *sorted(files.items())]:
             entry = zipfile.ZipInfo(name)  # with a fixed date
             entry.file_size = file.stat().st_size

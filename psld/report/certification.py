@@ -6,7 +6,8 @@ from tempfile import TemporaryDirectory
 
 from safetensors import safe_open
 
-from psld.config.settings import write_record
+from psld.config.settings import read_record, write_record
+from psld.data.description import read_description
 from psld.grid import paths
 from psld.grid.entries import read_table
 from psld.grid.figures import plots_of
@@ -15,13 +16,17 @@ from psld.grid.results import (
     CellResult,
     CellResults,
     LikelihoodResult,
+    Weights,
     read_likelihood,
     read_result,
 )
+from psld.metrics.extractor_folder import read_manifest as read_extractor_manifest
+from psld.metrics.reference_folder import read_reference_manifest
 from psld.report.certificate import pack
 from psld.report.formats import as_csv, markdown
 from psld.report.table import text_of
-from psld.sampling.records import record_path
+from psld.sampling.records import ShardRecord, record_path
+from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.utils.errors import UserError
 from psld.utils.files import read_json, sha256_of_file, write_text
 
@@ -49,7 +54,8 @@ def certify(grid: Grid, path: Path, max_mb: float | None) -> int:
         write_text(made / GRID, grid.model_dump_json(indent=2))
         for name, text in texts_of_tables(grid, cells_folder(grid, made)).items():
             write_text(made / name, text)
-        names = [*files_of(grid, results), *files_of_likelihoods(grid, likelihoods)]
+        listed = dict(files_of(grid, results))
+        names = [*listed, *files_of_likelihoods(grid, likelihoods)]
         files = {name: Path(name) for name in names}
         files |= {str(file.relative_to(made)): file for file in made.rglob("*") if file.is_file()}
         for name, file in files.items():
@@ -61,7 +67,7 @@ def certify(grid: Grid, path: Path, max_mb: float | None) -> int:
                 f"{path}: would have {size:.1f} MB; set max_mb={size * 1.01 + 1:.0f} to write it, "
                 "or evaluate with keep=1, which keeps no features"
             )
-        pack(grid.name, files, path)
+        pack(grid.name, files, path, {name: digest for name, digest in listed.items() if digest})
     return len(results)
 
 
@@ -111,42 +117,65 @@ def texts_of_tables(grid: Grid, cells: Path) -> dict[str, str]:
     return texts
 
 
-def files_of(grid: Grid, results: dict[str, list[CellResult]]) -> Iterator[str]:
+def files_of(grid: Grid, results: dict[str, list[CellResult]]) -> Iterator[tuple[str, str | None]]:
     """Yield the paths of the other files of a project that belong to a certificate of results.
 
-    Raises UserError if a result was computed from other features than those that are there.
+    Each comes with the SHA-256 that a result states, if any. Raises UserError if a file is damaged,
+    or if a result was computed from other weights or features than those that are there.
     """
     for cell, found in results.items():
         model, sampler = cell.split("/")
         result = paths.cell_result(grid.name, cell)
-        yield paths.kept(result)
-        yield from _records_of(grid, cell)
-        yield f"{grid.model_folder(model)}/manifest.json"
+        yield paths.kept(result), found[0].kept_sha256
+        yield from ((record, None) for record in _records_of(grid, cell))
+        yield _manifest(grid.model_folder(model), ModelManifest, found[0].model), None
         if guide := grid.samplers[sampler].guide:
-            yield f"{paths.guide_folder(grid.name, guide)}/manifest.json"
+            folder = paths.guide_folder(grid.name, guide)
+            yield _manifest(folder, GuideManifest, found[0].guide), None
         dataset = grid.models[model].dataset
-        yield from (paths.dataset_digest(dataset), paths.dataset_record(dataset))
+        yield from _description(dataset)
         _check(paths.kept(result), found[0].kept_sha256, "evaluate the cell again")
         kept = _kept_sources(paths.kept(result))
         for name, each in {one.metric["features"]: one for one in found}.items():
             if each.metric["extractor"]["kind"] == "classifier":
-                yield f"{paths.extractor_folder(dataset, name)}/manifest.json"
+                extractor = paths.extractor_folder(dataset, name)
+                read_extractor_manifest(extractor)
+                yield f"{extractor}/manifest.json", None
             reference = paths.reference_folder(dataset, name)
-            yield f"{reference}/manifest.json"
+            read_reference_manifest(reference)
+            yield f"{reference}/manifest.json", None
             if name in kept:
                 _check(f"{reference}/features.safetensors", each.reference_sha256, "evaluate again")
-                yield f"{reference}/features.safetensors"
+                yield f"{reference}/features.safetensors", each.reference_sha256
     for name in plots_of(grid):
         if Path(plot := f"{paths.figure(grid.name, name)}.png").exists():
-            yield plot
+            yield plot, None
+
+
+def _description(dataset: str) -> Iterator[tuple[str, None]]:
+    """Yield the files that describe a dataset. Raises UserError if they do not belong together."""
+    digest, record = paths.dataset_digest(dataset), paths.dataset_record(dataset)
+    yield from ((digest, None), (record, None))
+    recorded = read_description(Path(record)).digest
+    if Path(digest).is_file() and Path(digest).read_text().strip() != recorded:
+        raise UserError(f"{digest}: not the digest in {record}; prepare the dataset again")
+
+
+def _manifest(folder: str, kind: type[ModelManifest | GuideManifest], used: Weights) -> str:
+    """Return the path of a manifest. Raises UserError if it is of other weights than were used."""
+    path = f"{folder}/manifest.json"
+    if read_manifest(folder, kind).weights_sha256 != used.weights_sha256:
+        raise UserError(f"{path}: of other weights than the results; sample and evaluate again")
+    return path
 
 
 def _records_of(grid: Grid, cell: str) -> Iterator[str]:
     """Yield the records of a cell's shards, with the digests of its images, that are there."""
     folder = paths.shards_folder(grid.name, *cell.split("/"))
     for shards in grid.ranges_of(cell):
-        if (record := record_path(folder, *shards)).exists():
-            yield str(record)
+        if (path := record_path(folder, *shards)).exists():
+            read_record(ShardRecord, path, f"{path}: not the record of shards; sample again")
+            yield str(path)
 
 
 def _kept_sources(path: str) -> set[str]:
