@@ -16,6 +16,7 @@ from psld.grid.resolved import Grid
 from psld.report.html import TEMPLATES
 from psld.report.origins import origins_of
 from psld.report.table import Text, summary, text_of
+from psld.utils.errors import UserError
 
 MEANINGS: dict[Status, str] = {
     "reproduced": "with its whole interval within the band around the paper's number",
@@ -155,8 +156,11 @@ def _pictured(grid: Grid, table: str, figure: GridFigure) -> bool:
 def _embedded(figure: GridFigure, folder: Path) -> tuple[str, int, int]:
     """Return a figure's data URI, and its width and height in pixels of the page."""
     if figure.kind in VECTORS:
-        content = (folder / f"{figure.name}.svg").read_bytes()
+        path = folder / f"{figure.name}.svg"
+        content = path.read_bytes()
         found = re.search(rb'<svg[^>]* viewBox="0 0 ([\d.]+) ([\d.]+)"', content)
+        if found is None or not content.rstrip().endswith(b"</svg>"):
+            raise UserError(f"{path}: not a whole picture; delete it and draw it again")
         size = [round(float(length) * 96 / 72) for length in found.groups()]
         kind = "svg+xml"
     else:
@@ -167,8 +171,14 @@ def _embedded(figure: GridFigure, folder: Path) -> tuple[str, int, int]:
 
 def _small(path: Path) -> tuple[bytes, tuple[int, int]]:
     """Return a PNG as WebP of at most MOST_PIXELS in width, lossless unless it has photographs."""
-    with Image.open(path) as image:
-        image = image.convert("RGB")
+    content = io.BytesIO(path.read_bytes())
+    try:
+        Image.open(content).verify()  # the checksums, which are not looked at otherwise
+        image = Image.open(content).convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:  # as Pillow reports damage
+        raise UserError(
+            f"{path}: not a whole picture ({error}); delete it and draw it again"
+        ) from None
     few = image.getcolors(FEW_COLORS) is not None
     image.thumbnail((MOST_PIXELS, MOST_PIXELS * 8))
     stream = io.BytesIO()
