@@ -27,12 +27,14 @@ def server() -> Iterator[WandbServer]:
 @pytest.fixture(scope="session")
 def finished(server, tmp_path_factory) -> Path:
     """The project after all stages, which no test changes."""
-    folder = tmp_path_factory.mktemp("faults") / "project"
-    make_project(folder)
-    return folder
+    folder = tmp_path_factory.mktemp("faults")
+    make_project(folder / "project")
+    return shutil.copytree(folder / "project", folder / "finished", symlinks=True)
 
 
 @pytest.fixture
-def project(finished, tmp_path) -> Path:
-    """A copy to break."""
-    return shutil.copytree(finished, tmp_path / "project", symlinks=True)
+def project(finished) -> Path:
+    """A copy to break, where it was made: the cache of a grid holds for one place."""
+    folder = finished.parent / "project"
+    shutil.rmtree(folder)
+    return shutil.copytree(finished, folder, symlinks=True)

@@ -13,6 +13,10 @@ FAULTS = (
     "full disk",
     "full quota at rename",
     "read-only folder",
+    "truncated input",
+    "flipped byte",
+    "input of another version",
+    "input replaced while it is read",
 )
 """The columns of the matrix. A new column needs a test or a reason for each stage."""
 
@@ -29,6 +33,11 @@ REASONS = {
     ("full quota at rename", "sync"): Reason(
         "It renames nothing: it only adds an empty file that marks an upload.",
         "psld.report.sync:mark_of",
+    ),
+    ("input replaced while it is read", "sync"): Reason(
+        "Each start of a training writes a file of its own, and only when no training holds the "
+        "lock of the run directory are its files read.",
+        "psld.report.sync:_upload_training",
     ),
 }
 """The fields (fault, stage) without a test."""

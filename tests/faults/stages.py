@@ -1,18 +1,21 @@
 """The stages of a tiny project: their commands, and the files that they read and make."""
 
 import json
-import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
+from safetensors.torch import load_file
 
+from psld.config.settings import DIGEST
+from psld.data.store import ImageStore
 from psld.sampling.shards import Shard
 from psld.utils.files import write_text
-from tests.commands import TINY, Finished, call, succeeded
+from tests.commands import TINY, Finished, call, files_below, succeeded
 from tests.data.formats import encode, random_images, write_zip
 from tests.networks.test_import import TINY as OFFICIAL
 from tests.networks.test_import import VECTOR, overrides
@@ -74,9 +77,9 @@ class Stage:
     inputs: dict[str, str]
     """The files that it reads, and for each the command that makes it; `` for a user's own."""
     outputs: tuple[str, ...]
-    """Patterns of the files that it makes, as for Path.glob."""
+    """Patterns of the files that it makes; `*` stands for folders too."""
     work: tuple[str, ...] = ()
-    """Patterns of the folders and files that it goes on from after an interruption."""
+    """Patterns of the files that it goes on from after an interruption."""
 
     def run(self, project: Path) -> Finished:
         """Run the command in this process."""
@@ -84,8 +87,8 @@ class Stage:
 
     def made(self, project: Path) -> dict[str, bytes]:
         """The outputs that are there, by their paths."""
-        files = {file for pattern in self.outputs for file in project.glob(pattern)}
-        return {str(file.relative_to(project)): file.read_bytes() for file in sorted(files)}
+        files = files_below(project)
+        return {name: files[name] for name in sorted(files) if _matches(name, self.outputs)}
 
     def result(self, project: Path) -> dict[str, Any]:
         """The outputs that are there, without durations: two whole runs have equal results."""
@@ -93,39 +96,58 @@ class Stage:
 
     def forget(self, project: Path) -> None:
         """Remove outputs and work, so that the stage has everything to do."""
-        for pattern in (*self.outputs, *self.work):
-            for path in list(project.glob(pattern)):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for name in files_below(project):
+            if self.owns(name):
+                (project / name).unlink()
+
+    def owns(self, name: str) -> bool:
+        """Check if a file is the stage's to write: an output, or its work."""
+        return _matches(name, (*self.outputs, *self.work))
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
 
 
 TIMED = {"seconds", "sampling_seconds", "images_per_second", "git_revision"}
 """The keys of JSON files in which two whole runs may differ."""
-TIMED_DIGESTS = {"digest", "kept_sha256", "record_sha256"}
+DIGESTS_OF_TIMED = {"digest", "kept_sha256", DIGEST}
 """The digests of contents with durations."""
 
 
 def without_durations(path: Path) -> Any:
     """The content of an output, for comparison."""
-    if path.suffix == ".json":
-        return _without(json.loads(path.read_bytes()), TIMED | TIMED_DIGESTS)
-    if path.suffix == ".h5" and "samples" in path.parts:
-        return Shard.load(path).content_digest()
+    match path.suffix, path.parts[-2]:
+        case ".json", _:
+            return without(json.loads(path.read_bytes()), TIMED | DIGESTS_OF_TIMED)
+        case ".h5", "data":
+            store = ImageStore.open(path)
+            return store.images("all").tobytes(), store.labels("all").tobytes()
+        case ".h5", _:
+            return Shard.load(path).content_digest()
+        case ".safetensors", "small" if "cells" in path.parts:
+            tensors = load_file(path)
+            return {name: tensors[name].numpy().tobytes() for name in tensors.keys() - {"costs"}}
     return path.read_bytes()
 
 
-def _without(content: Any, keys: set[str]) -> Any:
+def without(content: Any, keys: set[str]) -> Any:
+    """The same nested dictionaries and lists without these keys."""
     if isinstance(content, dict):
-        return {k: _without(value, keys) for k, value in content.items() if k not in keys}
-    return [_without(part, keys) for part in content] if isinstance(content, list) else content
+        return {k: without(value, keys) for k, value in content.items() if k not in keys}
+    return [without(part, keys) for part in content] if isinstance(content, list) else content
 
 
 DATA = {"data/tiny.h5": "prepare"}
+DESCRIPTION = {f"data/tiny.{ending}": "prepare" for ending in ("json", "digest")}
 MODEL = {f"models/mine/small/{n}": "train" for n in ("manifest.json", "weights.safetensors")}
 GUIDE = {f"guides/mine/steer/{n}": "train_guide" for n in ("manifest.json", "weights.safetensors")}
 EXTRACTOR = {
     f"features/tiny/fd-classifier-tiny/{name}": "train_extractor"
     for name in ("manifest.json", "weights.safetensors")
 }
+WEIGHTS = MODEL | GUIDE | EXTRACTOR
+MANIFESTS = {name: maker for name, maker in WEIGHTS.items() if name.endswith(".json")}
 REFERENCE = {
     f"features/tiny/fd-classifier-tiny/reference/{name}": "reference"
     for name in ("manifest.json", "features.safetensors")
@@ -143,20 +165,20 @@ STAGES = (
         ("train", "model=mine/small", "output=models/mine/small"),
         DATA,
         ("models/mine/small/*",),
-        ("runs/small-*",),
+        ("runs/small-*/*",),
     ),
     Stage(
         "train_guide",
         ("train_guide", "guide=mine/steer", "output=guides/mine/steer"),
         DATA,
         ("guides/mine/steer/*",),
-        ("runs/steer-*",),
+        ("runs/steer-*/*",),
     ),
     Stage(
         "train_extractor",
         ("train_extractor", "dataset=tiny", "metric=fd-classifier-tiny"),
         DATA,
-        ("features/tiny/fd-classifier-tiny/*.*",),
+        tuple(EXTRACTOR),
     ),
     Stage(
         "sample",
@@ -167,7 +189,7 @@ STAGES = (
     Stage(
         "evaluate",
         ("evaluate", "cell=mine/small/guided-2"),
-        SHARDS | REFERENCE | EXTRACTOR,
+        SHARDS | REFERENCE | EXTRACTOR | MANIFESTS,
         ("results/cells/mine/small/*",),
     ),
     Stage(
@@ -189,7 +211,11 @@ STAGES = (
         ("results/mine.html",),
     ),
     Stage(
-        "sync", ("wandb", "sync", "grid_name=mine"), {SYNCED: "train"}, (), (f"{SYNCED}.synced",)
+        "sync",
+        ("wandb", "sync", "grid_name=mine"),
+        {SYNCED: "train"},
+        (),
+        (f"{SYNCED}.synced", "wandb/*"),
     ),
     Stage(
         "import",
@@ -200,15 +226,18 @@ STAGES = (
     Stage(
         "certify",
         ("certify", "grid_name=mine"),
-        RESULT | KEPT | REFERENCE | RECORD,
+        RESULT | KEPT | REFERENCE | RECORD | MANIFESTS | DESCRIPTION,
         ("results/certificates/mine.zip",),
     ),
 )
 """The rows of the matrix, in the order in which they run. Each reads what earlier ones made."""
 
+OURS = tuple(stage.name for stage in STAGES if stage.name != "sync")
+"""The stages that write and read files of ours; sync leaves that to wandb."""
 
-def make_project(folder: Path) -> None:
-    """Write the inputs, and run every stage."""
+
+def make_project(folder: Path, seed: int = 0) -> None:
+    """Write the inputs, which the seed decides, and run every stage."""
     trained = {
         "models": {"small": [*GRID["models"]["small"], *WITHOUT_PREVIEWS]},
         "guides": {"steer": [*GRID["guides"]["steer"], *WITHOUT_PREVIEWS]},
@@ -219,8 +248,10 @@ def make_project(folder: Path) -> None:
         "grid/mine": GRID | trained,
     }.items():
         write_text(folder / f"configs/{name}.yaml", yaml.safe_dump(content, sort_keys=False))
-    write_zip(folder / "pictures.zip", pictures(seed=0))
-    shutil.copy(OFFICIAL, folder / "official.ckpt")
+    write_zip(folder / "pictures.zip", pictures(seed))
+    official = torch.load(OFFICIAL, weights_only=True)
+    weights = {name: weight + seed for name, weight in official["state_dict"].items()}
+    torch.save({**official, "state_dict": weights}, folder / "official.ckpt")
     live(folder / "runs/synced", range(1, 3), begun=1)
     for stage in STAGES:
         succeeded(stage.run(folder))
@@ -232,11 +263,3 @@ def pictures(seed: int) -> dict[str, bytes]:
     """Twelve random pictures of each of two classes."""
     random = random_images(24, 8, 8, seed=seed)
     return {f"{'ab'[i % 2]}/{i}.png": encode(np.asarray(one)) for i, one in enumerate(random)}
-
-
-def others(project: Path, stage: Stage) -> Iterator[Path]:
-    """All files of a project that the stage may not touch."""
-    own = {path for pattern in (*stage.outputs, *stage.work) for path in project.glob(pattern)}
-    for path in project.rglob("*"):
-        if path.is_file() and not own.intersection([path, *path.parents]):
-            yield path

@@ -1,0 +1,281 @@
+"""Faults of reading: inputs that are cut short, damaged, of another version, or replaced."""
+
+import contextlib
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import h5py
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.commands import Finished, call, files_below, succeeded
+from tests.faults.checks import begin_again, check_again, check_nothing_lost, refused
+from tests.faults.matrix import fault
+from tests.faults.stages import DESCRIPTION, OURS, STAGES, SYNCED, Stage, make_project, without
+from tests.report.lives import break_off
+from tests.results import sealed
+
+FLIPS = 3
+"""Flipped bytes of each input, one at a time."""
+
+CHECKSUMS = {"source_checksums", "sha256"}
+"""The checksums of a user's files, in which not every byte counts."""
+
+MAKERS = {stage.command[0]: stage for stage in STAGES}
+"""The stages by their commands."""
+
+
+def make_again(project: Path, maker: str) -> Finished:
+    """Run the command that a complaint names."""
+    if maker == "reference":
+        return call(project, maker, *MAKERS["train_extractor"].command[1:])
+    return MAKERS[maker].run(project)
+
+
+def check_damaged(
+    project: Path, finished: Path, stage: Stage, name: str, damage: Callable[[Path], None]
+) -> bool:
+    """Run the stage with a damaged input; return False if it made the right result all the same.
+
+    Otherwise check that it is refused and named, that nothing is lost, and that the named stage
+    makes the input again and nothing else.
+    """
+    path = project / name
+    before = begin_again(project, stage)
+    damage(path)
+    ended = stage.run(project)
+    results = (without(stage.result(folder), CHECKSUMS) for folder in (project, finished))
+    if ended.returncode == 0 and next(results) == next(results):
+        path.write_bytes(before[name])
+        return False
+    refused(ended, 2, name, str(Path(name).parent))
+    damaged = {**before, name: path.read_bytes()}
+    check_nothing_lost(project, stage, damaged, finished)
+    if maker := stage.inputs[name]:
+        succeeded(make_again(project, maker))
+        check_equal(project, finished, stage)
+        before = files_below(project)
+    else:
+        path.write_bytes(before[name])
+    check_again(project, stage, before, finished)
+    return True
+
+
+def check_equal(project: Path, finished: Path, stage: Stage) -> None:
+    """Check that all stages but this one have the results of a project without faults."""
+    for other in STAGES:
+        if other.name != stage.name:
+            assert other.result(project) == other.result(finished), other.name
+
+
+@fault("truncated input", *OURS)
+def test_truncated_input(project, finished, stage: Stage):
+    for name in stage.inputs:
+        for share in (0, 0.5, 0.999):
+
+            def cut(path: Path, share: float = share) -> None:
+                path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+
+            # The last byte may be the end of a line.
+            assert check_damaged(project, finished, stage, name, cut) or share > 0.9, (name, share)
+
+
+@fault("truncated input", "train", "train_guide")
+def test_truncated_checkpoint(project, finished, stage: Stage):
+    """The user deletes it, as the line says, and the training goes on from the one before."""
+    before = begin_again(project, stage)
+    [run] = (pattern.removesuffix("/*") for pattern in stage.work)
+    for folder in finished.glob(run):
+        shutil.copytree(folder, project / folder.relative_to(finished))
+    [newest] = project.glob(f"{run}/checkpoints/*4.pt")
+    newest.write_bytes(newest.read_bytes()[:-100])
+    refused(stage.run(project), 2, str(newest.relative_to(project)))
+    check_nothing_lost(project, stage, before, finished)
+    newest.unlink()
+    check_again(project, stage, before, finished)
+
+
+@fault("flipped byte", *OURS)
+def test_flipped_byte(project, finished, stage: Stage):
+    """Bytes all over each input. Not every byte of a file counts, but most do."""
+    for name in stage.inputs:
+        size = (finished / name).stat().st_size
+        noticed = 0
+        for part in range(FLIPS):
+
+            def flip(path: Path, position: int = (2 * part + 1) * size // (2 * FLIPS)) -> None:
+                content = bytearray(path.read_bytes())
+                content[position] ^= 1
+                path.write_bytes(content)
+
+            noticed += check_damaged(project, finished, stage, name, flip)
+        assert noticed, name
+
+
+def as_other_version(path: Path) -> None:
+    """Rewrite a file as another version of the software would, whole and with right digests."""
+    match path.suffix:
+        case ".json":
+            content = json.loads(path.read_bytes())
+            path.write_text(sealed({**content, "added": 1}))
+        case ".h5":
+            with h5py.File(path, "a") as file:
+                version = "format_version" if "format_version" in file.attrs else "format"
+                file.attrs[version] = type(file.attrs[version])(99)
+        case ".safetensors":
+            save_file({"other": torch.zeros(1)}, path)
+        case ".ckpt":
+            content = torch.load(path, weights_only=True)
+            names = {f"{name}.other": value for name, value in content["state_dict"].items()}
+            torch.save({"state_dict": names}, path)
+        case ".zip":
+            content = bytearray(path.read_bytes())
+            for start in (b"PK\x01\x02", b"PK\x03\x04"):
+                place = content.index(start) + (6 if start == b"PK\x01\x02" else 4)
+                content[place] = 99  # the version of the format that is needed
+            path.write_bytes(content)
+        case ".wandb":
+            content = bytearray(path.read_bytes())
+            content[6] += 1  # after the magic bytes
+            path.write_bytes(content)
+
+
+@fault("input of another version", *OURS)
+def test_input_of_another_version(project, finished, stage: Stage):
+    for name in stage.inputs:
+        if name not in DESCRIPTION and Path(name).suffix != ".png":  # formats without a version
+            assert check_damaged(project, finished, stage, name, as_other_version), name
+
+
+# --- the files of wandb ---------------------------------------------------------------------------
+
+
+@fault("truncated input", "sync")
+def test_truncated_file_of_wandb(project, finished, server, stage: Stage):
+    """What is whole of it is uploaded, and that is said."""
+    before = begin_again(project, stage)
+    break_off(project / SYNCED)
+    damaged = {**before, SYNCED: (project / SYNCED).read_bytes()}
+    server.histories.clear()
+    said = succeeded(stage.run(project)).stdout
+    assert said == f"{Path(SYNCED).parent}: uploaded up to an incomplete record\n"
+    assert server.steps("synced") == [1]
+    check_nothing_lost(project, stage, damaged, finished)
+    assert "nothing to upload" in succeeded(stage.run(project)).stdout
+
+
+@fault("flipped byte", "sync")
+def test_flipped_byte_in_a_file_of_wandb(project, finished, server, stage: Stage):
+    """It is refused, and uploaded when it is whole again."""
+    before = begin_again(project, stage)
+    content = bytearray(before[SYNCED])
+    content[content.index(b"loss") + 1] ^= 1
+    (project / SYNCED).write_bytes(content)
+    refused(stage.run(project), 1, str(Path(SYNCED).parent))
+    check_nothing_lost(project, stage, before | {SYNCED: bytes(content)}, finished)
+    (project / SYNCED).write_bytes(before[SYNCED])
+    server.histories.clear()
+    check_again(project, stage, before, finished)
+    assert server.steps("synced") == [1, 2]
+
+
+@fault("input of another version", "sync")
+def test_file_of_another_version_of_wandb(project, finished, server, stage: Stage):
+    before = begin_again(project, stage)
+    as_other_version(project / SYNCED)
+    damaged = {**before, SYNCED: (project / SYNCED).read_bytes()}
+    refused(stage.run(project), 1, SYNCED)
+    check_nothing_lost(project, stage, damaged, finished)
+    (project / SYNCED).write_bytes(before[SYNCED])
+    server.histories.clear()
+    check_again(project, stage, before, finished)
+    assert server.steps("synced") == [1, 2]
+
+
+# --- replaced while it is read --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def other(server, finished) -> Path:
+    """The project once more, from other pictures and with other seeds; whole in itself."""
+    folder = finished.parent / "project"
+    shutil.rmtree(folder)
+    make_project(folder, seed=1)
+    return shutil.copytree(folder, finished.parent / "other", symlinks=True)
+
+
+@fault("input replaced while it is read")
+def test_input_replaced_while_it_is_read(other, project, finished, stage: Stage):
+    """When the command opens any file, all inputs are replaced by those of the other project.
+
+    The result is that of the one or of the other, or a refusal in one line. A page may show files
+    of both.
+    """
+    results = [stage.result(folder) for folder in (finished, other)]
+    assert results[0] != results[1]
+    if stage.name == "report":
+        for name in stage.inputs:
+            shutil.copy(other / name, project / name)
+            succeeded(stage.run(project))
+            results.append(stage.result(project))
+            shutil.copy(finished / name, project / name)
+    for position in range(100):
+        shutil.copytree(finished, project, symlinks=True, dirs_exist_ok=True)
+        begin_again(project, stage)
+        with replaced(project, other, stage, position) as opened:
+            ended = stage.run(project)
+        if ended.returncode:
+            refused(ended, 2, *stage.inputs, *{str(Path(name).parent) for name in stage.inputs})
+            succeeded(stage.run(project))
+        assert stage.result(project) in results
+        if opened.count <= position:
+            break
+    assert 0 < position < 100
+
+
+class Opened:
+    """The number of files of the project that were opened, from the first input on."""
+
+    count = 0
+
+
+@contextlib.contextmanager
+def replaced(project: Path, other: Path, stage: Stage, position: int) -> Iterator[Opened]:
+    """Replace all inputs before the file with this number is opened."""
+    opened, names = Opened(), {project / name for name in stage.inputs}
+
+    def see(path: object) -> None:
+        path = Path(str(path)).absolute()
+        if path not in names and not (opened.count and path.is_relative_to(project)):
+            return
+        if opened.count == position:
+            for name in stage.inputs:
+                copy = project / "replacement"
+                shutil.copy(other / name, copy)
+                copy.replace(project / name)
+        opened.count += 1
+
+    watching.append(see)
+    try:
+        yield opened
+    finally:
+        watching.remove(see)
+
+
+watching: list[Callable[[object], None]] = []
+"""The functions that see every opening of a file by Python."""
+
+
+def _audit(event: str, arguments: tuple[object, ...]) -> None:
+    if event == "open" and watching:
+        [see] = watching
+        watching.clear()  # It opens files itself.
+        see(arguments[0])
+        watching.append(see)
+
+
+sys.addaudithook(_audit)
