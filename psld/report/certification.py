@@ -157,7 +157,7 @@ def _description(dataset: str) -> Iterator[tuple[str, None]]:
     digest, record = paths.dataset_digest(dataset), paths.dataset_record(dataset)
     yield from ((digest, None), (record, None))
     recorded = read_description(Path(record)).digest
-    if Path(digest).is_file() and Path(digest).read_text().strip() != recorded:
+    if Path(digest).is_file() and Path(digest).read_text() != f"{recorded}\n":
         raise UserError(f"{digest}: not the digest in {record}; prepare the dataset again")
 
 

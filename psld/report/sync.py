@@ -21,11 +21,9 @@ from psld.training.wandb_runs import records_in
 from psld.utils.errors import RunError, UserError
 from psld.utils.locks import held_if_free, sole_holder
 
-CUT_OFF = (
-    "the file ends with an incomplete record",
-    "Internal error: transactionlog: error getting next record",
-)
-"""The messages of wandb about an unreadable end of a file, after it uploaded the rest."""
+CUT_OFF = "the file ends with an incomplete record"
+UNREADABLE = "Internal error: transactionlog: error getting next record"
+"""The messages of wandb about what it cannot read in a file, after it uploaded what is before."""
 
 RETRIES = {
     f"WANDB_X_{client}_RETRY_MAX": "3" for client in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")
@@ -146,7 +144,7 @@ def _upload(file: Path) -> Outcome:
         print(f"not uploaded: {error}", flush=True)
         return "failed"
     errors, rejected = _sync_errors(file)
-    if not all(any(words in error for words in CUT_OFF) for error in errors):
+    if not all(_is_lost_end(error, file) for error in errors):
         reason = shorten(" ".join(errors), 300, placeholder=" …")  # it may be a whole page
         print(f"{file.parent}: not uploaded: {reason}", flush=True)
         return "failed"
@@ -155,6 +153,11 @@ def _upload(file: Path) -> Outcome:
     without = f", without {rejected} files that the server rejects" if rejected else ""
     print(f"{file.parent}: uploaded{part}{without}", flush=True)
     return "uploaded"
+
+
+def _is_lost_end(error: str, file: Path) -> bool:
+    """Recognize what a kill leaves, or a power cut: zeros at the end."""
+    return CUT_OFF in error or (UNREADABLE in error and file.read_bytes().endswith(bytes(8)))
 
 
 def _sync_errors(file: Path) -> tuple[list[str], int]:

@@ -1,1 +1,3 @@
-"""The fault matrix: every stage under every fault. `python -m tests.faults` runs and prints it."""
+import pytest
+
+pytest.register_assert_rewrite("tests.faults.checks")

@@ -52,4 +52,5 @@ def main() -> None:
     sys.exit(ended)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,10 +1,13 @@
 """The stages of a tiny project: their commands, and the files that they read and make."""
 
 import json
+import shutil
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import torch
@@ -13,6 +16,7 @@ from safetensors.torch import load_file
 
 from psld.config.settings import DIGEST
 from psld.data.store import ImageStore
+from psld.report.certificate import INDEX
 from psld.sampling.shards import Shard
 from psld.utils.files import write_text
 from tests.commands import TINY, Finished, call, files_below, succeeded
@@ -128,6 +132,11 @@ def without_durations(path: Path) -> Any:
         case ".safetensors", "small" if "cells" in path.parts:
             tensors = load_file(path)
             return {name: tensors[name].numpy().tobytes() for name in tensors.keys() - {"costs"}}
+        case ".zip", "certificates":
+            with TemporaryDirectory() as folder, ZipFile(path) as archive:
+                archive.extractall(folder)
+                names = [name for name in archive.namelist() if name != INDEX]
+                return {name: without_durations(Path(folder) / name) for name in names}
     return path.read_bytes()
 
 
@@ -157,6 +166,8 @@ RECORD = {"samples/mine/small/guided-2/00000-00001.json": "sample"}
 RESULT = {"results/cells/mine/small/guided-2.json": "evaluate"}
 KEPT = {"results/cells/mine/small/guided-2.safetensors": "evaluate"}
 SYNCED = "runs/synced/wandb/offline-run-20000101_000001-synced/run-synced.wandb"
+MADE_BY_WANDB = ("config.yaml", "wandb-summary.json")
+"""The files that an upload writes into the folder of a run."""
 
 STAGES = (
     Stage("prepare", ("prepare", "dataset=tiny"), {"pictures.zip": ""}, ("data/*",)),
@@ -215,7 +226,7 @@ STAGES = (
         ("wandb", "sync", "grid_name=mine"),
         {SYNCED: "train"},
         (),
-        (f"{SYNCED}.synced", "wandb/*"),
+        (f"{SYNCED}.synced", *(f"{Path(SYNCED).parent}/files/{name}" for name in MADE_BY_WANDB)),
     ),
     Stage(
         "import",
@@ -252,7 +263,8 @@ def make_project(folder: Path, seed: int = 0) -> None:
     official = torch.load(OFFICIAL, weights_only=True)
     weights = {name: weight + seed for name, weight in official["state_dict"].items()}
     torch.save({**official, "state_dict": weights}, folder / "official.ckpt")
-    live(folder / "runs/synced", range(1, 3), begun=1)
+    written = live(folder / "runs/synced", range(1, 3), begun=1)
+    shutil.rmtree(written.parent / "logs")  # links to files that wandb's process writes on
     for stage in STAGES:
         succeeded(stage.run(folder))
         if stage.name == "train_extractor":

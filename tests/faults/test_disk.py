@@ -66,17 +66,26 @@ def test_full_quota_at_rename(project, finished, stage: Stage, monkeypatch):
     check_again(project, stage, before, finished)
 
 
-@fault("read-only folder")
+@fault("read-only folder", *OURS)
 def test_read_only_folder(project, finished, stage: Stage):
     """Each folder that the command writes to, one after the other."""
-    before = begin_again(project, stage)
-    patterns = (*stage.outputs, *stage.work)
-    names = {os.path.dirname(pattern.partition("*")[0]) for pattern in patterns}  # noqa: PTH120
-    for folder in filter(Path.exists, [project / name for name in sorted(names)]):
-        with read_only(folder):
+    names = {str(Path(name).parent) for name in files_below(finished) if stage.owns(name)}
+    for name in sorted(names):
+        before = begin_again(project, stage)
+        with read_only(project / name):
             ended = stage.run(project)
-        refused(ended, 2, str(folder.relative_to(project)))
+        refused(ended, 2, name)
         check_nothing_lost(project, stage, before, finished)
+        check_again(project, stage, before, finished)
+
+
+@fault("read-only folder", "sync")
+def test_no_right_to_mark_an_upload(project, finished, stage: Stage):
+    before = begin_again(project, stage)
+    with read_only((project / SYNCED).parent):
+        ended = stage.run(project)
+    refused(ended, 2, f"{SYNCED}.synced")
+    check_nothing_lost(project, stage, before, finished)
     check_again(project, stage, before, finished)
 
 

@@ -15,7 +15,16 @@ from safetensors.torch import save_file
 from tests.commands import Finished, call, files_below, succeeded
 from tests.faults.checks import begin_again, check_again, check_nothing_lost, refused
 from tests.faults.matrix import fault
-from tests.faults.stages import DESCRIPTION, OURS, STAGES, SYNCED, Stage, make_project, without
+from tests.faults.stages import (
+    DESCRIPTION,
+    GUIDE,
+    OURS,
+    STAGES,
+    SYNCED,
+    Stage,
+    make_project,
+    without,
+)
 from tests.report.lives import break_off
 from tests.results import sealed
 
@@ -90,7 +99,7 @@ def test_truncated_checkpoint(project, finished, stage: Stage):
     before = begin_again(project, stage)
     [run] = (pattern.removesuffix("/*") for pattern in stage.work)
     for folder in finished.glob(run):
-        shutil.copytree(folder, project / folder.relative_to(finished))
+        shutil.copytree(folder, project / folder.relative_to(finished), dirs_exist_ok=True)
     [newest] = project.glob(f"{run}/checkpoints/*4.pt")
     newest.write_bytes(newest.read_bytes()[:-100])
     refused(stage.run(project), 2, str(newest.relative_to(project)))
@@ -213,7 +222,7 @@ def test_input_replaced_while_it_is_read(other, project, finished, stage: Stage)
     """When the command opens any file, all inputs are replaced by those of the other project.
 
     The result is that of the one or of the other, or a refusal in one line. A page may show files
-    of both.
+    of both. Shards may be of a model and another guide, which they name.
     """
     results = [stage.result(folder) for folder in (finished, other)]
     assert results[0] != results[1]
@@ -223,8 +232,14 @@ def test_input_replaced_while_it_is_read(other, project, finished, stage: Stage)
             succeeded(stage.run(project))
             results.append(stage.result(project))
             shutil.copy(finished / name, project / name)
+    if stage.name == "sample":
+        for name in GUIDE:
+            shutil.copy(other / name, project / name)
+        succeeded(stage.run(project))
+        results.append(stage.result(project))
     for position in range(100):
-        shutil.copytree(finished, project, symlinks=True, dirs_exist_ok=True)
+        shutil.rmtree(project)
+        shutil.copytree(finished, project, symlinks=True)
         begin_again(project, stage)
         with replaced(project, other, stage, position) as opened:
             ended = stage.run(project)
