@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from psld.config.settings import parse
+from psld.config.settings import DIGEST, parse
 from psld.data.preparation import prepare_dataset
 from psld.data.settings import DatasetSettings
 from psld.data.store import ImageStore
 from psld.utils.errors import UserError
+from psld.utils.files import digest_of
 from tests.commands import call, command, disk_full_after, refused, run, succeeded
 from tests.data.formats import afhq_files, celeba_files, encode, random_images, write_files
 
@@ -53,7 +54,8 @@ def test_pixels_are_the_resized_pictures(pictures, tmp_path):
         np.testing.assert_array_equal(pixels, np.asarray(resized).transpose(2, 0, 1))
     assert store.labels("train").tolist() == [0] * 20 + [1] * 20
     store.images("all")
-    assert json.loads((tmp_path / "data" / "mine.json").read_text()) == record
+    written = json.loads((tmp_path / "data" / "mine.json").read_text())
+    assert written == {DIGEST: digest_of(record), **record}
     assert record["digest"] == store.digest
     assert record["shape"] == [40, 3, 8, 8]
     assert record["class_names"] == ["a", "b"]
