@@ -28,7 +28,7 @@ from psld.report.table import text_of
 from psld.sampling.records import ShardRecord, record_path
 from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.utils.errors import UserError
-from psld.utils.files import read_json, sha256_of_file, write_text
+from psld.utils.files import patient, read_json, sha256_of_file, write_text
 
 GRID = "grid.json"
 """The entry with the resolved grid."""
@@ -133,7 +133,9 @@ def files_of(grid: Grid, results: dict[str, list[CellResult]]) -> Iterator[tuple
             folder = paths.guide_folder(grid.name, guide)
             yield _manifest(folder, GuideManifest, found[0].guide), None
         dataset = grid.models[model].dataset
-        yield from _description(dataset)
+        digest, description = paths.dataset_digest(dataset), paths.dataset_record(dataset)
+        _check_description(digest, description)
+        yield from ((digest, None), (description, None))
         _check(paths.kept(result), found[0].kept_sha256, "evaluate the cell again")
         kept = _kept_sources(paths.kept(result))
         for name, each in {one.metric["features"]: one for one in found}.items():
@@ -152,12 +154,11 @@ def files_of(grid: Grid, results: dict[str, list[CellResult]]) -> Iterator[tuple
             yield plot, None
 
 
-def _description(dataset: str) -> Iterator[tuple[str, None]]:
-    """Yield the files that describe a dataset. Raises UserError if they do not belong together."""
-    digest, record = paths.dataset_digest(dataset), paths.dataset_record(dataset)
-    yield from ((digest, None), (record, None))
+@patient
+def _check_description(digest: str, record: str) -> None:
+    """Raise UserError if the files that describe a dataset do not belong together."""
     recorded = read_description(Path(record)).digest
-    if Path(digest).is_file() and Path(digest).read_text() != f"{recorded}\n":
+    if not Path(digest).is_file() or Path(digest).read_text() != f"{recorded}\n":
         raise UserError(f"{digest}: not the digest in {record}; prepare the dataset again")
 
 
@@ -184,6 +185,7 @@ def _kept_sources(path: str) -> set[str]:
         return {key.partition("/")[0] for key in file.keys() if "/" in key}  # noqa: SIM118
 
 
+@patient
 def _check(path: str, sha256: str, remedy: str) -> None:
     if not Path(path).is_file() or sha256_of_file(path) != sha256:
         raise UserError(f"{path}: missing, or not what the results were computed from; {remedy}")
