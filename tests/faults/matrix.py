@@ -17,6 +17,13 @@ FAULTS = (
     "flipped byte",
     "input of another version",
     "input replaced while it is read",
+    "kill -9",
+    "SIGTERM",
+    "Ctrl-C",
+    "clock set back",
+    "two at once",
+    "out of memory",
+    "slow shared file system",
 )
 """The columns of the matrix. A new column needs a test or a reason for each stage."""
 
@@ -41,6 +48,14 @@ REASONS = {
     ),
 }
 """The fields (fault, stage) without a test."""
+
+LOGGED_TWICE = (
+    "Files and marks are whole, but what wandb uploaded before the signal, and was not yet marked, "
+    "is uploaded again: the server then shows these steps twice, the second time as later steps."
+)
+
+OPEN = {(fault, "sync"): LOGGED_TWICE for fault in ("kill -9", "SIGTERM", "Ctrl-C")}
+"""The fields whose fault is not repaired yet, and what it does. Their tests check the rest."""
 
 
 def fault(name: str, *only: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

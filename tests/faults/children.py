@@ -1,0 +1,137 @@
+"""Commands in real processes, which a signal hits at a chosen moment.
+
+The processes are forks of one that has imported everything, so each costs little.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from psld.commands.main import COMMANDS, main, module_of
+from tests.commands import Finished
+from tests.faults.stages import Stage
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(
+    [
+        __name__,
+        *(f"psld.commands.{module_of(name)}" for name in COMMANDS),
+        *(f"psld.report.{name}" for name in ("page", "certification", "sync", "drawing")),
+    ]
+)
+
+
+class Moment(NamedTuple):
+    """A moment of a command at which its process sends itself a signal."""
+
+    signal: int
+    position: int
+    """Number of renames and uploads before it: the process has written a file, or uploaded one, and
+    not yet renamed or marked it."""
+
+
+class Child(NamedTuple):
+    """A command in a process."""
+
+    process: BaseProcess
+    words: tuple[str, ...]
+    output: Path
+    """Its stdout; that of stderr ends in .err."""
+
+    def said(self) -> str:
+        return self.output.read_text()
+
+    def ended(self) -> Finished:
+        """Wait for the end."""
+        self.process.join(300)
+        errors = self.output.with_suffix(".err").read_text()
+        return Finished(self.words, self.process.exitcode, self.said(), errors)
+
+    def stopped(self) -> bool:
+        """Wait until the process has stopped itself, or has ended; return False if it has ended."""
+        while self.process.is_alive():
+            stat = Path(f"/proc/{self.process.pid}/stat").read_text()
+            if stat.rpartition(")")[2].split()[0] == "T":
+                return True
+            time.sleep(0.01)
+        return False
+
+    def go_on(self) -> None:
+        os.kill(self.process.pid, signal.SIGCONT)
+
+
+def start(stage: Stage, project: Path, name: str = "child", moment: Moment | None = None) -> Child:
+    """Start a stage in a process; its output goes to a file of this name next to the project."""
+    output = project.parent / f"{name}.out"
+    output.write_text("")  # not what an earlier process of this name said
+    given = (project, stage.command, output, dict(os.environ), moment)
+    process = CONTEXT.Process(target=_run, args=given)
+    process.start()
+    return Child(process, stage.command, output)
+
+
+@contextlib.contextmanager
+def without_partials(project: Path) -> Iterator[set[Path]]:
+    """Take away the files that have no name yet, and give them back at the end."""
+    partial = {path: path.read_bytes() for path in project.rglob(".*.partial")}
+    for path in partial:
+        path.unlink()
+    yield set(partial)
+    for path, content in partial.items():
+        path.write_bytes(content)
+
+
+def _run(
+    project: Path,
+    words: tuple[str, ...],
+    output: Path,
+    environment: dict[str, str],
+    moment: Moment | None,
+) -> None:
+    for file, descriptor in ((output, 1), (output.with_suffix(".err"), 2)):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+    os.environ.update(environment)
+    os.chdir(project)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if moment:
+        _signal_at(moment)
+    sys.argv = ["psld", *words]
+    main()
+
+
+def _signal_at(moment: Moment) -> None:
+    """Send the signal before this rename, or after this upload."""
+    position = 0
+
+    def come() -> None:
+        nonlocal position
+        position += 1
+        if position == moment.position + 1:
+            os.kill(os.getpid(), moment.signal)
+
+    def before(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            come()
+            return function(*arguments, **options)
+
+        return call
+
+    def after(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(command: Any, *arguments: Any, **options: Any) -> Any:
+            done = function(command, *arguments, **options)
+            if "sync" in command:
+                come()
+            return done
+
+        return call
+
+    Path.replace = before(Path.replace)
+    subprocess.run = after(subprocess.run)

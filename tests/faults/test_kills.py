@@ -1,0 +1,57 @@
+"""Kills and requests to stop, at each moment at which a file is written and has no name yet."""
+
+import signal
+from pathlib import Path
+
+from tests.commands import Finished
+from tests.faults.checks import begin_again, check_again, check_nothing_lost
+from tests.faults.children import Moment, start, without_partials
+from tests.faults.matrix import fault
+from tests.faults.stages import Stage
+
+MOST = 30
+"""A command renames fewer files."""
+
+
+def interrupt_everywhere(number: int, project: Path, finished: Path, stage: Stage) -> None:
+    """Send the signal at the first moment; run again, send it at the second; and so on."""
+    before = begin_again(project, stage)
+    for position in range(MOST):
+        ended = start(stage, project, moment=Moment(number, position)).ended()
+        if ended.returncode == 0:
+            break
+        check_end(ended, number)
+        with without_partials(project) as partials:
+            assert number == signal.SIGKILL or not partials
+            check_nothing_lost(project, stage, before, finished)
+    assert 0 < position < MOST - 1
+    # A training logs the step at which it is asked to stop.
+    changed = "" if number == signal.SIGKILL else "history.json"
+    check_again(project, stage, before, finished, changed)
+
+
+def check_end(ended: Finished, number: int) -> None:
+    """A training writes a checkpoint first, and says so."""
+    if number == signal.SIGKILL:
+        assert (ended.returncode, ended.stderr) == (-number, "")
+        return
+    assert ended.returncode == 128 + number, ended.stderr
+    expected = {signal.SIGTERM: "", signal.SIGINT: "error: interrupted\n"}[number]
+    if ended.stderr != expected:
+        assert ended.stderr.startswith(f"error: stopped by {signal.Signals(number).name} at step ")
+        assert ended.stderr.count("\n") == 1
+
+
+@fault("kill -9")
+def test_killed(project, finished, stage: Stage):
+    interrupt_everywhere(signal.SIGKILL, project, finished, stage)
+
+
+@fault("SIGTERM")
+def test_terminated(project, finished, stage: Stage):
+    interrupt_everywhere(signal.SIGTERM, project, finished, stage)
+
+
+@fault("Ctrl-C")
+def test_interrupted(project, finished, stage: Stage):
+    interrupt_everywhere(signal.SIGINT, project, finished, stage)

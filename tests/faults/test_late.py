@@ -1,0 +1,71 @@
+"""A slow shared file system: what another machine wrote shows late, or at first without content."""
+
+import contextlib
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from psld.grid.workflow import Workflow
+from tests.commands import succeeded
+from tests.faults.checks import begin_again, check_again, check_nothing_lost
+from tests.faults.matrix import fault
+from tests.faults.stages import RECORD, Stage
+
+
+def declared(workflow: Workflow, stage: Stage) -> list[str]:
+    """The inputs of the stage's rule that Snakemake waits for (`latency-wait`)."""
+    match stage.name:
+        case "tabulate":
+            return workflow.results_of_table("mine", "mine")
+        case "figures":
+            return workflow.inputs_of_figure("mine", "shown")
+        case "report":
+            return workflow.parts_of_page("mine")
+        case "certify":
+            return workflow.inputs_of_certificate("mine")
+        case "evaluate":
+            return workflow.records_of_cell("mine", "small/guided-2")
+    return []
+
+
+@fault("slow shared file system")
+@pytest.mark.parametrize("state", ["absent", "empty"])
+def test_files_that_show_late(project, finished, stage: Stage, state: str, monkeypatch):
+    """In a Slurm job, a command waits for each file that it is sure of.
+
+    Snakemake waits for results and figures, which may be missing by right. A user's own files are
+    refused, and offline runs are left for the next sync.
+    """
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    with contextlib.chdir(project):
+        workflow = Workflow.load()
+    for name, maker in stage.inputs.items():
+        before = begin_again(project, stage)
+        path, content = project / name, (project / name).read_bytes()
+        path.unlink() if state == "absent" else path.write_bytes(b"")
+        waits = []
+
+        def show(seconds: float, waits: list = waits, path=path, content: bytes = content) -> None:
+            waits.append(seconds)
+            if len(waits) == 2:
+                path.write_bytes(content)
+
+        with monkeypatch.context() as patch:
+            clock = SimpleNamespace(sleep=show, monotonic=time.monotonic)
+            patch.setattr("psld.utils.files.time", clock)
+            ended = stage.run(project)
+        path.write_bytes(content)
+        if waits:
+            succeeded(ended)
+            assert len(waits) == 2
+            assert name in ended.stdout
+            check_nothing_lost(project, stage, before, finished)
+            assert stage.result(project) == stage.result(finished)
+        elif not maker:
+            assert ended.returncode == 2
+            assert ended.stderr.count("\n") == 1
+            check_nothing_lost(project, stage, before, finished)
+        elif stage.name != "sync" and name not in RECORD:  # a certificate may lack a record
+            assert name in declared(workflow, stage), name
+        check_again(project, stage, before, finished)

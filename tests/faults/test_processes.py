@@ -1,0 +1,146 @@
+"""The same command twice at the same time; too little memory; a clock that is set back."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from psld.training import state
+from tests.commands import succeeded
+from tests.faults.checks import begin_again, check_again, check_nothing_lost, refused
+from tests.faults.children import Moment, start, without_partials
+from tests.faults.matrix import fault
+from tests.faults.stages import Stage
+
+WAITS = ("train", "train_guide", "sync")
+"""The stages that wait for another process with the same work."""
+
+
+@fault("two at once")
+@pytest.mark.parametrize("position", [0, 1])
+def test_two_at_once(project, finished, stage: Stage, position: int):
+    """The first one holds still before a rename, until the second one waits or has ended."""
+    before = begin_again(project, stage)
+    first = start(stage, project, "first", Moment(signal.SIGSTOP, position))
+    try:
+        held = first.stopped()
+        second = start(stage, project, "second")
+        while second.process.is_alive() and "waiting for" not in second.said():
+            time.sleep(0.01)
+        if held:
+            assert ("waiting for" in second.said()) == (stage.name in WAITS)
+            with without_partials(project):
+                check_nothing_lost(project, stage, before, finished)
+            first.go_on()
+        for ended in (first.ended(), second.ended()):
+            succeeded(ended)
+            assert ended.stderr == ""
+            assert ended.stdout.count("waiting for") <= 1
+    finally:
+        first.process.kill()
+    assert held or position > 0
+    check_again(project, stage, before, finished)
+
+
+@fault("out of memory")
+def test_out_of_memory(project, finished, stage: Stage, monkeypatch):
+    """At each moment at which a file is written, or uploaded."""
+    before = begin_again(project, stage)
+    for position in range(30):
+        with monkeypatch.context() as patch:
+            moments = memory_ends(patch, position)
+            ended = stage.run(project)
+        if len(moments) <= position:
+            break
+        refused(ended, 1, "out of memory")
+        check_nothing_lost(project, stage, before, finished)
+    assert 0 < position < 29
+    check_again(project, stage, before, finished)
+
+
+def memory_ends(patch: pytest.MonkeyPatch, position: int) -> list[Path]:
+    """Let the memory end after so many files; the list grows by each file that is written."""
+    written: list[Path] = []
+    replace = Path.replace
+
+    def come(path: Path) -> None:
+        written.append(path)
+        if len(written) > position:
+            raise MemoryError("Unable to allocate 1.00 TiB")
+
+    def rename(path: Path, target: Path) -> Path:
+        come(path)
+        return replace(path, target)
+
+    def upload(file: Path) -> tuple[list[str], int]:
+        come(file)
+        return [], 0
+
+    patch.setattr(Path, "replace", rename)
+    patch.setattr("psld.report.sync._sync_errors", upload)
+    return written
+
+
+@fault("out of memory", "train", "train_guide")
+def test_no_memory_for_a_checkpoint_is_no_damage(project, finished, stage: Stage, monkeypatch):
+    """The line must not advise to delete it."""
+    before = begin_again(project, stage)
+    start(stage, project, moment=Moment(signal.SIGKILL, 2)).ended()
+    checkpoints = {path: path.read_bytes() for path in project.rglob("checkpoint-*.pt")}
+
+    def load(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(state, "_load", load)
+        ended = stage.run(project)
+    refused(ended, 1, "out of memory")
+    assert "delete" not in ended.stderr
+    assert checkpoints == {path: path.read_bytes() for path in checkpoints}
+    assert checkpoints
+    check_again(project, stage, before, finished)
+
+
+@fault("out of memory", "evaluate", "figures")
+def test_no_memory_for_a_shard_is_no_damage(project, finished, stage: Stage, monkeypatch):
+    """The records of its range stay: nothing is sampled again."""
+    before = begin_again(project, stage)
+
+    def load(*_: object) -> None:
+        raise RuntimeError("Unable to open (memory allocation failed: can't allocate memory)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("h5py.File", load)
+        ended = stage.run(project)
+    refused(ended, 1, "out of memory")
+    check_nothing_lost(project, stage, before, finished)
+    check_again(project, stage, before, finished)
+
+
+@fault("clock set back")
+def test_clock_set_back(project, finished, stage: Stage, monkeypatch):
+    """All files are of the future, and the time runs backwards."""
+    before = begin_again(project, stage)
+    future = time.time() + 10**9
+    for path in project.rglob("*"):
+        if path.is_file():
+            os.utime(path, (future, future))
+    now = time.time()
+
+    def backwards() -> float:
+        nonlocal now
+        now -= 10**6
+        return now
+
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", backwards)
+        patch.setattr(time, "time_ns", lambda: int(1e9 * backwards()))
+        ended = stage.run(project)
+    succeeded(ended)
+    assert ended.stderr == ""
+    check_nothing_lost(project, stage, before, finished)
+    assert stage.result(project) == stage.result(finished)
+    check_again(project, stage, before, finished)
