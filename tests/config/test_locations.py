@@ -9,7 +9,7 @@ from psld.config.compose import compose_content
 from psld.config.locations import CONFIGS, config_file, config_folders, config_names
 from tests.commands import TINY, call, refused, succeeded
 
-SHIPPED_GRIDS = ["demo", "fast", "paper", "rehearsal", "small"]
+SHIPPED_GRIDS = ["demo", "fast", "paper", "rehearsal", "small", "small-seeds"]
 
 
 @pytest.fixture
