@@ -6,8 +6,6 @@ import signal
 import sys
 from pathlib import Path
 
-# Before torch is imported: small tensors on several threads of a busy machine take forever.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 # These tests compare bits, which depend on the device. `pytest tests/gpu` sees the GPUs.
 if not any(word.startswith("tests/gpu") for word in sys.argv):
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
