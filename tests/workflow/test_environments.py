@@ -23,7 +23,11 @@ PYPI_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
 
 DISTRIBUTIONS = packages_distributions()
 
-COMES_WITH = {"omegaconf": "hydra-core"}
+COMES_WITH = {
+    "omegaconf": "hydra-core",
+    "snakemake-interface-common": "snakemake",
+    "snakemake-interface-executor-plugins": "snakemake",
+}
 """Packages that the code imports and another package brings along."""
 
 
