@@ -64,7 +64,6 @@ def entry_point(
                 if {"--help", "-h"} & set(sys.argv[1:]):
                     from psld.commands.help import help_of
 
-                    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # head may close the pipe
                     description = sys.modules[main.__module__].__doc__
                     print(help_of(sys.argv[0], name, kind, description))
                     return

@@ -7,6 +7,7 @@ import ast
 import gc
 import importlib
 import keyword
+import os
 import signal
 import sys
 from pathlib import Path
@@ -55,9 +56,13 @@ def main() -> None:
             sys.argv[:] = [f"psld {name}", *rest]
             try:
                 import_command(name).main()
+                sys.stdout.flush()
             except KeyboardInterrupt:
                 print("error: interrupted", file=sys.stderr)
                 sys.exit(128 + signal.SIGINT)
+            except BrokenPipeError:  # `psld … | head` has read enough
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                sys.exit(128 + signal.SIGPIPE)
         case _:
             print(f"error: no command {name!r}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
             sys.exit(UserError.exit_code)

@@ -1,6 +1,8 @@
 """The program `psld`: its commands, its help, and its answer to an unknown command."""
 
 import re
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -45,6 +47,17 @@ def test_psld_is_a_module_that_runs_commands(tmp_path):
 @pytest.mark.parametrize("name", ["trian", "", "psld.train", "train=x", "--halp"])
 def test_what_is_no_command_is_refused_with_those_there_are(tmp_path, name):
     refused(call(tmp_path, name), 2, f"no command {name!r}", *COMMANDS)
+
+
+@pytest.mark.parametrize("words", [["plan", "--help"], ["plan", "list=cells"]])
+def test_a_reader_may_stop_reading(tmp_path, words):
+    """As in `psld plan list=cells | head -1`."""
+    command = [sys.executable, "-m", "psld", *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=tmp_path, text=True, **pipes) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 128 + signal.SIGPIPE
 
 
 def test_a_command_may_be_written_with_dashes(tmp_path):
