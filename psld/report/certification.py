@@ -158,7 +158,9 @@ def files_of(grid: Grid, results: dict[str, list[CellResult]]) -> Iterator[tuple
 def _check_description(digest: str, record: str) -> None:
     """Raise UserError if the files that describe a dataset do not belong together."""
     recorded = read_description(Path(record)).digest
-    if not Path(digest).is_file() or Path(digest).read_text() != f"{recorded}\n":
+    if not Path(digest).is_file():
+        raise UserError(f"{digest}: no such file; prepare the dataset again")
+    if Path(digest).read_text() != f"{recorded}\n":
         raise UserError(f"{digest}: not the digest in {record}; prepare the dataset again")
 
 
