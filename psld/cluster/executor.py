@@ -205,19 +205,18 @@ def _states(executor: Any) -> dict[str, str] | None:
 
     Return None if Snakemake ends before that. It ends if Slurm does not answer for too long.
     """
-    patience, complaint = Patience(), ""
+    patience = Patience()
     while executor.wait:
         try:
             return states_named(executor.run_uuid)
         except Unreachable as error:
             try:
-                patience.spend(error)
+                is_new = patience.spend(error)
             except RunError as final:
                 _give_up(executor, str(final))
                 return None
-            if str(error) != complaint:
-                complaint = str(error)
-                executor.logger.warning(f"{complaint}; asking again until it answers")
+            if is_new:
+                executor.logger.warning(f"{error}; asking again until it answers")
         _pause(executor, 5)
     return None
 

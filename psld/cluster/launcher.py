@@ -25,15 +25,13 @@ from psld.cluster.settings import LaunchSettings
 from psld.config.settings import Settings, read_record, write_record
 from psld.training.manifest import is_exported, publish
 from psld.utils.errors import RunError
-from psld.utils.files import digest_of, make_private
+from psld.utils.files import LATE_SECONDS, digest_of, make_private
 from psld.utils.locks import sole_holder
 
 T = TypeVar("T")
 
 SETTLED_SECONDS = 20
 """How long a job must have ended, if Slurm may requeue it: after the loss of a node."""
-SHARED_FOLDER_SECONDS = 60
-"""How long a file that a node wrote may take to appear here."""
 
 
 class Launch(Settings):
@@ -169,7 +167,7 @@ class Launcher:
 
     def _succeeded(self, state: str) -> bool:
         """Check if the model is there, after the ranks' files had time to appear here."""
-        deadline = time.monotonic() + SHARED_FOLDER_SECONDS
+        deadline = time.monotonic() + LATE_SECONDS
         while not is_exported(self.run):
             outcomes = read_outcomes(self.folder, self.launch.job)
             expected = outcomes.get(0) == 0 if outcomes else state in ("COMPLETED", "FAILED")
@@ -241,13 +239,11 @@ def say(text: str) -> None:
 
 def until_answered(ask: Callable[[], T]) -> T:
     """Ask Slurm, and repeat it while the controller does not answer. Raises RunError."""
-    complaint, patience = "", slurm.Patience()
+    patience = slurm.Patience()
     while True:
         try:
             return ask()
         except slurm.Unreachable as error:
-            patience.spend(error)
-            if str(error) != complaint:
-                complaint = str(error)
-                say(f"{complaint}; asking again until it answers")
+            if patience.spend(error):
+                say(f"{error}; asking again until it answers")
             time.sleep(5)

@@ -77,9 +77,13 @@ class Patience:
 
     def __init__(self) -> None:
         self.since: dict[type[Unreachable], float] = {}
+        self.last = ""
 
-    def spend(self, error: Unreachable) -> None:
-        """Return if the question may be repeated. Raises RunError if it was for too long."""
+    def spend(self, error: Unreachable) -> bool:
+        """Return, if the question may be repeated, whether the error is another than before.
+
+        Raises RunError if it was repeated for too long.
+        """
         limit = REFUSED_SECONDS if isinstance(error, Refused) else NO_ANSWER_SECONDS
         first = self.since.setdefault(type(error), time.monotonic())
         if time.monotonic() - first >= limit:
@@ -87,6 +91,8 @@ class Patience:
                 f"{error} (for {timedelta(seconds=limit)}); jobs in Slurm are left as they are; "
                 "the same command goes on when Slurm answers"
             )
+        before, self.last = self.last, str(error)
+        return before != self.last
 
 
 def available() -> bool:
@@ -113,10 +119,7 @@ def state_of(job: str) -> tuple[str, str]:
 
 def active_jobs_named(name: str) -> list[str]:
     """This user's jobs of that name that have not ended, the newest first. Raises Unreachable."""
-    answer = _run("squeue", "--noheader", "--me", f"--name={name}", "--format=%A %T")
-    if not re.fullmatch(r"(\s*\d+ +[A-Z_]+\s*\n)*\s*", answer, re.ASCII):
-        raise Unreachable(f"squeue answered {shorten(answer, 80)!r}")
-    found = [line.split() for line in answer.splitlines() if line.strip()]
+    found = _states(r"\d+", f"--name={name}", "--format=%A %T")
     return sorted((job for job, state in found if state not in ENDED), key=int, reverse=True)
 
 
@@ -125,12 +128,21 @@ def states_named(name: str) -> dict[str, str]:
 
     Each job of an array has an entry, also while it waits: ARRAY_INDEX.
     """
-    every = ("--noheader", "--array", "--states=all", "--me", f"--name={name}")
-    answer = _run("squeue", *every, "--format=%i %T")
-    found = [line.split() for line in answer.splitlines() if line.strip()]
-    if any(len(words) != 2 or not re.fullmatch("[A-Z_]+", words[1]) for words in found):
+    every = ("--array", "--states=all", f"--name={name}", "--format=%i %T")
+    return dict(_states(r"\S+", *every))
+
+
+def _states(job: str, *options: str) -> list[tuple[str, str]]:
+    """Return this user's jobs, which match the pattern `job`, with their states.
+
+    Raises Unreachable if squeue answers something else.
+    """
+    answer = _run("squeue", "--noheader", "--me", *options)
+    lines = [line.strip() for line in answer.splitlines() if line.strip()]
+    found = [re.fullmatch(rf"({job}) +([A-Z_]+)", line, re.ASCII) for line in lines]
+    if not all(found):
         raise Unreachable(f"squeue answered {shorten(answer, 80)!r}")
-    return dict(found)
+    return [each.groups() for each in found]
 
 
 def cancel_jobs_named(name: str) -> None:

@@ -21,7 +21,7 @@ TRAINING = ("--", "train", *TINY, "training.steps=3")
 
 @pytest.fixture
 def launcher(slurm, tmp_path, monkeypatch) -> Launcher:
-    monkeypatch.setattr(launching, "SHARED_FOLDER_SECONDS", 1)
+    monkeypatch.setattr(launching, "LATE_SECONDS", 1)
     monkeypatch.setattr(launching, "SETTLED_SECONDS", 0)
     settings = launch_settings(f"runs={tmp_path}/runs")
     run, output = tmp_path / "runs" / "model-1", tmp_path / "model"
@@ -52,7 +52,7 @@ def ends(slurm: Commands, state: str, writes: dict[Path, str], late: bool) -> No
 )
 def test_what_is_there_is_taken(slurm, launcher, monkeypatch, state, late):
     """However the job came to its end afterwards, and where its nodes' files are seen late."""
-    monkeypatch.setattr(launching, "SHARED_FOLDER_SECONDS", 60)
+    monkeypatch.setattr(launching, "LATE_SECONDS", 60)
     ends(slurm, state, {export_folder(launcher.run) / name: name for name in FILES}, late)
     launcher.train()
     assert len(slurm.calls("sbatch")) == 1
@@ -60,7 +60,7 @@ def test_what_is_there_is_taken(slurm, launcher, monkeypatch, state, late):
 
 
 def test_a_failure_that_is_seen_late_is_not_tried_again(slurm, launcher, monkeypatch, capsys):
-    monkeypatch.setattr(launching, "SHARED_FOLDER_SECONDS", 60)
+    monkeypatch.setattr(launching, "LATE_SECONDS", 60)
     written = {
         launcher.folder / "42_1_log.err": "ValueError: nothing",
         launcher.folder / "42_1_outcome.json": '{"exit_code": 1}',
