@@ -48,10 +48,14 @@ def parse(kind: type[S], content: Mapping[str, Any], where: str) -> S:
         raise UserError(f"{where}: {error}") from None
 
 
+def with_digest(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of a record with its SHA-256, which `read_record` checks."""
+    return {DIGEST: digest_of(content), **content}
+
+
 def write_record(path: str | Path, record: Settings) -> None:
     """Write a record as JSON, atomically, with the SHA-256 of its content."""
-    content = record.model_dump(mode="json")
-    write_json(path, {DIGEST: digest_of(content), **content})
+    write_json(path, with_digest(record.model_dump(mode="json")))
 
 
 @patient

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from psld.config.settings import DIGEST
+from psld.config.settings import with_digest
 from psld.data.picture import BrokenPicture, to_pixels
 from psld.data.settings import DatasetSettings
 from psld.data.source import Picture
@@ -22,7 +22,7 @@ from psld.data.sources import open_source
 from psld.data.store import FORMAT_VERSION
 from psld.data.writer import write_store
 from psld.utils.errors import RunError, UserError
-from psld.utils.files import DISK_ERRORS, atomic_path, digest_of
+from psld.utils.files import DISK_ERRORS, atomic_path
 
 BLOCK_BYTES = 1 << 22
 """Bytes of a block, which is decoded, hashed and written at once; up to three a thread are held."""
@@ -90,8 +90,7 @@ def prepare_dataset(settings: DatasetSettings, output: Path) -> dict[str, Any]:
         ):
             digest = write_store(store_partial, image, splits, labels, content, blocks)
             record = {"dataset": settings.name, "digest": digest, **origin}
-            written = {DIGEST: digest_of(record), **record}
-            record_partial.write_text(json.dumps(written, indent=2) + "\n")
+            record_partial.write_text(json.dumps(with_digest(record), indent=2) + "\n")
             digest_partial.write_text(f"{digest}\n")
     except OSError as error:
         if error.errno not in DISK_ERRORS:

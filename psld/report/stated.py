@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from psld.config.settings import parse
+from psld.data.description import read_description
 from psld.grid import paths
 from psld.grid.resolved import Grid
 from psld.grid.results import Weights
@@ -40,7 +41,7 @@ class Entries:
         """Everything that does not hold, each with the name of its entry."""
         self.index = unpack(certificate, folder)
         with self.named(GRID):
-            self.grid: Grid = parse(Grid, self.json(GRID), where=GRID)
+            self.grid: Grid = parse(Grid, read_json(folder / GRID), where=GRID)
             self.expect(f"{GRID}: name", self.grid.name, self.index.grid)
 
     def weights_of_model(self, name: str) -> Weights:
@@ -63,7 +64,7 @@ class Entries:
     def dataset_digest(self, dataset: str) -> str:
         digest = self.text(paths.dataset_digest(dataset)).strip()
         record = paths.dataset_record(dataset)
-        self.expect(f"{record}: digest", self.json(record)["digest"], digest)
+        self.expect(f"{record}: digest", read_description(self.folder / record).digest, digest)
         return digest
 
     def expect(self, where: str, said: Any, wanted: Any) -> None:
@@ -74,9 +75,6 @@ class Entries:
         if path not in self.index.sha256:
             raise UserError(f"{path}: missing")
         return (self.folder / path).read_text()
-
-    def json(self, path: str) -> Any:
-        return read_json(self.folder / path)
 
     @contextmanager
     def named(self, path: str) -> Iterator[None]:

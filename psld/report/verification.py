@@ -12,7 +12,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from psld.config.settings import parse, write_record
+from psld.config.settings import MadeRecord, parse, write_record
 from psld.grid import paths
 from psld.grid.entries import TableEntry, read_table
 from psld.grid.places import Evaluation
@@ -34,7 +34,7 @@ from psld.report.stated import Entries
 from psld.utils.errors import UserError
 from psld.utils.files import sha256_of_file
 
-RECORDED = {"versions", "precision", "git_revision"}
+RECORDED = set(MadeRecord.model_fields)
 """The fields of a result that say how it was made. Nothing recomputes them."""
 
 COMPUTED = {"estimate", "nearest", "class_accuracy", "floor", "noise"}
