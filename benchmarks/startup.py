@@ -20,8 +20,9 @@ REPEATS = 5
 
 UNTIL_WORK = """
 import gc
-gc.disable()  # as psld does before its imports
+gc.disable()  # as psld does while it imports
 import psld.commands.entry as entry
+gc.enable()
 checked = entry.entry_point
 entry.entry_point = lambda *how, **more: lambda main: checked(*how, **more)(lambda settings: None)
 """
