@@ -244,7 +244,7 @@ STAGES = (
 """The rows of the matrix, in the order in which they run. Each reads what earlier ones made."""
 
 OURS = tuple(stage.name for stage in STAGES if stage.name != "sync")
-"""The stages that write and read files of ours; sync leaves that to wandb."""
+"""The stages that write and read files of the project; sync leaves that to wandb."""
 
 
 def make_project(folder: Path, seed: int = 0) -> None:
