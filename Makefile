@@ -71,7 +71,7 @@ test: $(INSTALLED) ## Run the fast tests
 	$(RUN) python -m pytest -m 'not slow and not slurm and not gpu' -n 2 --dist worksteal
 
 test-slow: $(INSTALLED) ## Run the slow tests
-	$(RUN) python -m pytest -m 'slow and not slurm and not gpu'
+	$(RUN) python -m pytest -m 'slow and not slurm and not gpu' -n 2 --dist worksteal
 
 test-slurm: $(INSTALLED) ## Start a real Slurm cluster of four nodes and run the tests on it
 	@tests/slurm/install.sh
