@@ -4,6 +4,7 @@ A second kind of input has the right digest: whoever wrote it can also write a d
 refused or read, but is never a traceback, a hang, or something that is run.
 """
 
+import contextlib
 import hashlib
 import json
 import struct
@@ -162,7 +163,8 @@ def test_values_of_checkpoints(place, state):
                 else value
                 for key, value in content.items()
             }
-        torch.save(content, path)
+        with contextlib.suppress(RecursionError):  # too deep for the writer: half a file
+            torch.save(content, path)
         answer("checkpoint", lambda: checkpoints.restore(state, torch.device("cpu"), 7), str(path))
 
     check()
