@@ -1,4 +1,4 @@
-"""The speed and error of sampling in fp32 and bf16, with and without the channels-last layout.
+"""The speed and error of bf16 and of the channels-last layout, in sampling and in training.
 
 python -m benchmarks.precision [REPEATS]
 """
@@ -34,10 +34,10 @@ def main(repeats: int) -> None:
     overrides = ["dataset=cifar10", "process=psld", "network=cifar10-ablation"]
     model = compose_model(overrides, "benchmarks.precision")
     process = build_process(model)
-    plain = build_network(model, process).eval().requires_grad_(False)
+    plain = build_network(model, process).eval()
     for parameter in plain.parameters():
         if parameter.dim() > 1:  # the last layers start near 0; this would hide the error
-            parameter.copy_(torch.randn_like(parameter) / parameter[0].numel() ** 0.5)
+            parameter.data = torch.randn_like(parameter) / parameter[0].numel() ** 0.5
     networks = {name: forward_pass(copy.deepcopy(plain), **way) for name, way in WAYS.items()}
     z, t = torch.randn(IMAGES, 6, 32, 32), torch.rand(IMAGES)
     noise = torch.randn(STEPS, *z.shape)
@@ -51,6 +51,12 @@ def main(repeats: int) -> None:
         score = NetworkScore(networks[name], IMAGES)
         return sample(process, settings, score, process.prior(z), lambda _: next(draws))[:, :3]
 
+    def gradient(name: str) -> Tensor:
+        networks[name].zero_grad()
+        networks[name](z, t).float().square().mean().backward()
+        return torch.cat([p.grad.flatten() for p in networks[name].parameters()])
+
+    report(f"forward and backward pass, {IMAGES} images", gradient, repeats)
     with torch.no_grad():
         report(f"the network, {IMAGES} images", evaluate, repeats)
         report(f"EM with {STEPS} steps, {IMAGES} images", loop, repeats)
