@@ -39,10 +39,10 @@ class ConjugateIntegrator:
         identity = torch.eye(k, dtype=torch.float64)
         kinds = {"identity": identity, "ones": torch.ones(k, k, dtype=torch.float64)}
         B = settings.strength * kinds[settings.conjugation]
-        conjugate = _Conjugate(process, B, start, end)
+        transition, weight = _coefficients(process, B, start, end)
         euler = identity + (end - start)[:, None, None] * B
-        self.state = table(conjugate.transitions[:, 0] @ euler, device)
-        self.weight = table(conjugate.noise_weight(), device)
+        self.state = table(transition @ euler, device)
+        self.weight = table(weight, device)
         self.eps = torch.eye(process.predicted_blocks, device=device)
         self.projection = table(-process.covariance_factor(start).mT[:, p], device)
         """−Lᵀ in the predicted blocks: turns a guide's score into ε."""
@@ -52,30 +52,30 @@ class ConjugateIntegrator:
         return mix(self.state[index], z) + mix(self.weight[index], eps)
 
 
-class _Conjugate:
-    """The transitions T(s,u) of every step from t to s, at t and at the quadrature nodes u."""
+def _coefficients(
+    process: LinearProcess, B: Tensor, start: Tensor, end: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Tabulate the steps from N times t to N times s.
 
-    def __init__(self, process: LinearProcess, B: Tensor, start: Tensor, end: Tensor) -> None:
-        self.process, self.B = process, B
-        self.nodes, self.node_weights = gauss_log_times(start, end)
-        stops = torch.cat([start[:, None], self.nodes, end[:, None]], dim=1)
-        transition = torch.eye(process.blocks, dtype=torch.float64).expand(len(end), -1, -1)
-        transitions = []
-        for index in reversed(range(stops.shape[1] - 1)):
-            transition = transition @ self._between(stops[:, index], stops[:, index + 1])
-            transitions.append(transition)
-        self.transitions = torch.stack(transitions[::-1], dim=1)
-        """T(s,u) from t and from each of n nodes, N×(1 + n)×k×k."""
+    Returns T(s,t), N×k×k, and ∫_t^s T(s,u) ½ G Gᵀ L_u⁻ᵀ du on the predicted blocks, N×k×p.
+    """
+    nodes, node_weights = gauss_log_times(start, end)
+    stops = torch.cat([start[:, None], nodes, end[:, None]], dim=1)
+    transition = torch.eye(process.blocks, dtype=torch.float64).expand(len(end), -1, -1)
+    transitions = []
+    for index in reversed(range(stops.shape[1] - 1)):
+        transition = transition @ _transition(process, B, stops[:, index], stops[:, index + 1])
+        transitions.append(transition)
+    whole, *from_nodes = reversed(transitions)
+    flat = nodes.flatten()
+    density = -0.5 * process.diffusion_squared(flat) @ process.score_matrix(flat)
+    density = density.unflatten(0, nodes.shape)
+    summands = node_weights[:, :, None, None] * torch.stack(from_nodes, dim=1) @ density
+    return whole, summands.sum(dim=1)
 
-    def _between(self, start: Tensor, end: Tensor) -> Tensor:
-        span = end - start
-        rates = (self.process.drift(start + share * span) - self.B for share in GAUSS_3)
-        return torch.linalg.matrix_exp(magnus(*(span[:, None, None] * rate for rate in rates)))
 
-    def noise_weight(self) -> Tensor:
-        """∫_t^s T(s,u) ½ G Gᵀ L_u⁻ᵀ du on the predicted blocks, N×k×p."""
-        flat = self.nodes.flatten()
-        density = -0.5 * self.process.diffusion_squared(flat) @ self.process.score_matrix(flat)
-        density = density.unflatten(0, self.nodes.shape)
-        summands = self.node_weights[:, :, None, None] * self.transitions[:, 1:] @ density
-        return summands.sum(dim=1)
+def _transition(process: LinearProcess, B: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    """Return the transition of F − B between N times, N×k×k, by a Magnus step of order 6."""
+    span = end - start
+    rates = (process.drift(start + share * span) - B for share in GAUSS_3)
+    return torch.linalg.matrix_exp(magnus(*(span[:, None, None] * rate for rate in rates)))

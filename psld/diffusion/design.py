@@ -17,7 +17,7 @@ from psld.utils.errors import UserError
 
 
 def time_spent(process: LinearProcess, levels: Tensor, final_time: float = 1e-5) -> Tensor:
-    """The share of the times [0, 1] between each of N rising noise levels σ_eff and the next, N−1.
+    """Return the share of the times in [0, 1] between N rising noise levels σ_eff, N − 1 numbers.
 
     Training draws times uniformly, so this is also the share of training for each range of noise.
     """
@@ -43,7 +43,7 @@ class Mixture:
         return (posterior * shrunk).sum(dim=-1)
 
     def quantiles(self, count: int) -> Tensor:
-        """The quantiles at (i + ½)/count, by bisection."""
+        """Return the quantiles at (i + ½)/count, by bisection, float64."""
         levels = (torch.arange(count, dtype=torch.float64) + 0.5) / count
         weights, means, deviations = self._parts(levels)
         low = (means - 10 * deviations).min().expand(count)
@@ -55,7 +55,7 @@ class Mixture:
         return high
 
     def network(self, process: LinearProcess) -> Network:
-        """The ideal network of `process` on this data, E[ε | z]; each pixel is an image."""
+        """Return the ideal network of `process` on this data, E[ε | z]; each pixel is an image."""
 
         def eps(z: Tensor, t: Tensor) -> Tensor:
             times, sample = t.double().cpu().unique(return_inverse=True)
@@ -87,37 +87,32 @@ class Comparison:
     """1-Wasserstein distance from the samples to the data."""
 
 
-def compare_samplers(
+def measure_sampler(
+    name: str,
+    settings: IntegrationSettings,
     process: LinearProcess,
-    samplers: Mapping[str, IntegrationSettings],
     mixture: Mixture = Mixture(),
     *,
     count: int = 4096,
     seed: int = 0,
-) -> list[Comparison]:
-    """Run each sampler with the exact score, from the same quasi-random starts.
+) -> Comparison:
+    """Run a sampler with the exact score, from `count` quasi-random starts.
 
-    The starts are a scrambled Sobol sequence. With 4,096 of them, the noise of a stochastic sampler
-    changes a distance by about 0.003.
+    The starts are a scrambled Sobol sequence, the same for all samplers. With 4,096 of them, the
+    noise of a stochastic sampler changes a distance by about 0.003.
+
+    Raises UserError if the sampler does not suit the process.
     """
     uniform = torch.quasirandom.SobolEngine(process.blocks, scramble=True, seed=seed).draw(count)
     start = torch.special.ndtri(uniform.double().clamp(1e-7, 1 - 1e-7))
     z = process.prior(start.view(count, process.blocks, 1, 1))
-    truth = mixture.quantiles(count)
-    table = []
-    for name, settings in samplers.items():
-        generator = torch.Generator().manual_seed(seed)
-        score = NetworkScore(mixture.network(process), batch_size=count)
-        end = sample(
-            process,
-            settings,
-            score,
-            z,
-            lambda z, g=generator: torch.randn(z.shape, generator=g).to(z),
-        )
-        error = end[:, 0].flatten().sort().values - truth
-        table.append(Comparison(name, score.evaluations, float(error.abs().mean())))
-    return table
+    generator = torch.Generator().manual_seed(seed)
+    score = NetworkScore(mixture.network(process), batch_size=count)
+    end = sample(
+        process, settings, score, z, lambda z: torch.randn(z.shape, generator=generator).to(z)
+    )
+    error = end[:, 0].flatten().sort().values - mixture.quantiles(count)
+    return Comparison(name, score.evaluations, float(error.abs().mean()))
 
 
 @dataclass(frozen=True)
@@ -153,11 +148,12 @@ def try_samplers(
     compared, refused = [], {}
     for name, sampler in samplers.items():
         adaptive = isinstance(sampler, RK45Settings)
-        each = [{}] if adaptive else [{"steps": steps} for steps in evaluations]
+        budgets = [{}] if adaptive else [{"steps": steps} for steps in evaluations]
         try:
-            for budget in each:
-                chosen = {name: sampler.model_copy(update=budget)}
-                compared += compare_samplers(process, chosen, mixture, count=count, seed=seed)
+            for budget in budgets:
+                chosen = sampler.model_copy(update=budget)
+                row = measure_sampler(name, chosen, process, mixture, count=count, seed=seed)
+                compared.append(row)
         except UserError as error:
             refused[name] = str(error)
     return Trial(evaluations, compared, refused)

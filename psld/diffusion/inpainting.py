@@ -15,8 +15,8 @@ class Inpainting:
     the official sampler's rule, and gDDIM and conjugate integrators at the time that it reached.
     The paper derives imputation from Eq. 13 with the observed part as the condition.
 
-    A sampler that predicts the image needs no new noise. Its prediction is replaced by `known`, and
-    each step then takes a known pixel from one draw of the kernel to another.
+    A sampler that predicts the image needs no new noise: the known pixels are put into its
+    prediction, and each step then takes a known pixel from one draw of the kernel to another.
     """
 
     def __init__(self, process: LinearProcess, images: Tensor, mask: Tensor) -> None:
@@ -29,12 +29,8 @@ class Inpainting:
         self.images = images
         self.mask = mask.to(images)
 
-    def known(self, images: Tensor) -> Tensor:
-        """Put the known pixels into predicted images, N×C×H×W."""
-        return self.combine(images, self.images)
-
     def combine(self, generated: Tensor, known: Tensor) -> Tensor:
-        """Take pixels with mask 1 from `known`, the others from `generated`."""
+        """Take pixels with mask 1 from `known`, the others from `generated`: images or states."""
         return generated * (1 - self.mask) + known.to(generated) * self.mask
 
 

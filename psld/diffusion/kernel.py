@@ -55,7 +55,7 @@ class LinearKernel:
         return phi, covariance
 
     def _doublings(self, elapsed: Tensor) -> int:
-        """The halvings of the longest time that give 2‖A‖τ ≤ 1, for fast convergence."""
+        """Return how often the longest time is halved until 2‖A‖τ ≤ 1."""
         longest = 2 * self.norm * float(elapsed.abs().max())
         return max(0, math.ceil(math.log2(longest))) if longest > 0 else 0
 

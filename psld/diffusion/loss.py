@@ -12,7 +12,11 @@ from psld.diffusion.process import LinearProcess, mix
 
 @dataclass(frozen=True)
 class Batch:
-    """One rank's part of a batch, on its device; only the times stay on the CPU."""
+    """One rank's part of a batch, on its device; only the times stay on the CPU.
+
+    N images `x0`, N×C×H×W in [−1, 1], and their times `t`, float64; standard normal `eps`,
+    N×kC×H×W, and, under DSM, `auxiliary_eps`, N×(k−1)C×H×W; `labels`, int64, if classes are used.
+    """
 
     x0: Tensor
     t: Tensor
@@ -21,7 +25,7 @@ class Batch:
     labels: Tensor | None = None
 
     def split(self, size: int) -> Iterator["Batch"]:
-        """Cut into micro-batches of `size` images."""
+        """Yield micro-batches of `size` images."""
         parts = {name: value for name, value in vars(self).items() if value is not None}
         for start in range(0, len(self.x0), size):
             cut = {name: value[start : start + size] for name, value in parts.items()}
@@ -29,7 +33,7 @@ class Batch:
 
 
 class Objective(Protocol):
-    """A loss for training to minimize."""
+    """A loss that a training minimizes."""
 
     def __call__(self, network: nn.Module, batch: Batch) -> Tensor:
         """Return the mean loss of a batch, a scalar."""

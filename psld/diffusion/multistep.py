@@ -142,7 +142,7 @@ class Multistep:
     def step(self, index: int, z: Tensor, score: Score, noise: Noise) -> Tensor:
         data = self.predict(index, z, score)
         if self.inpainting:
-            data = self.inpainting.known(data)
+            data = self.inpainting.combine(data, self.inpainting.images)
         if index == self.steps:
             return torch.cat([data, z[:, data.shape[1] :]], dim=1)
         earlier = self.history if index > 0 else []

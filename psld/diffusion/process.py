@@ -95,16 +95,16 @@ class LinearProcess:
         self.numerical_eps = numerical_eps
         self.blocks = len(S)
         _check_recipe(self.D, self.Q, S.double(), initial_variance)
-        self.rate = (self.D + self.Q) @ torch.linalg.inv(self.S)
+        inverse = torch.linalg.inv(self.S)
+        self.rate = (self.D + self.Q) @ inverse
         """(D + Q) S⁻¹: the drift is −β(t) · rate · z."""
         _check_convergence(self.rate)
-        inverse = torch.linalg.inv(self.S)
         self._forward = LinearKernel(self.rate, self.D)
         self._reversed = LinearKernel((self.D - self.Q) @ inverse, self.D)
         self.predicted = self._predicted_blocks()
 
     def _predicted_blocks(self) -> slice:
-        """The blocks of ε that the network predicts, as the scores of noisy blocks need them.
+        """Return the blocks of ε that the network predicts: those that scores of noisy blocks need.
 
         A block without noise (D_ii = 0) needs no score. L⁻ᵀ is triangular, so such blocks can be
         left out at the start under the lower factor, and at the end under the upper factor. CLD

@@ -38,6 +38,7 @@ class WhiteningRoot:
         log_times = torch.linspace(0, math.log(final_time), FRAMES, dtype=torch.float64)
         self.times = log_times.exp()
         self.frames = self._tabulated()
+        """U at `times`, FRAMES×k×k."""
 
     def _tabulated(self) -> Tensor:
         frame = torch.eye(self.process.blocks, dtype=torch.float64)

@@ -67,7 +67,7 @@ class Batching:
                 images = len(part[0])
                 if images == 1:
                     raise
-            # Only after the handler are the failed evaluation's tensors free.
+            # Not in the handler, which keeps the tensors of the failed evaluation alive.
             self.size = images // 2
             torch.cuda.empty_cache()
             tqdm.write(

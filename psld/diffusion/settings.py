@@ -101,7 +101,7 @@ class IntegratorSettings(Settings):
     def unused(self) -> set[str]:
         """Return the options to leave out of a dump.
 
-        They have no effect, given the others, or were added later and have their first value.
+        They have no effect with these other options, or were added later and have their default.
         """
         return {"precision"} if self.precision == "fp32" else set()
 

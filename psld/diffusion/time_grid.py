@@ -13,7 +13,7 @@ ITERATIONS = 6
 """Newton steps of that search; each doubles the number of correct digits."""
 
 
-def time_grid(settings: GridSettings, process: LinearProcess | None = None) -> Tensor:
+def time_grid(settings: GridSettings, process: LinearProcess) -> Tensor:
     """Return K + 1 descending forward times, float64, for K integrator steps.
 
     With ε the final time, T = 1, r_i = (K − i)/K and [x]_i = x(ε) + (x(T) − x(ε)) r_i:
@@ -24,8 +24,7 @@ def time_grid(settings: GridSettings, process: LinearProcess | None = None) -> T
         lambda     λ(t_i) = [λ]_i, with λ = −log σ_eff
         edm        σ_eff(t_i)^(1/p) = [σ_eff^(1/p)]_i (Karras et al., 2022, Eq. 5)
 
-    N = `settings.steps` includes the final evaluation, if any; then K = N − 1. `lambda` and `edm`
-    need `process` for σ_eff.
+    N = `settings.steps` includes the final evaluation, if any; then K = N − 1.
     """
     steps = settings.steps - 1 if settings.denoise else settings.steps
     remaining = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
@@ -36,8 +35,6 @@ def time_grid(settings: GridSettings, process: LinearProcess | None = None) -> T
         return final + (1 - final) * remaining**2
     if settings.striding == "power":
         return (final ** (1 / p) + (1 - final ** (1 / p)) * remaining) ** p
-    if process is None:
-        raise ValueError(f"the striding {settings.striding} needs a process")
     low, high = process.noise_level(torch.tensor([final, process.T], dtype=torch.float64)).tolist()
     if settings.striding == "lambda":
         levels = low * (high / low) ** remaining

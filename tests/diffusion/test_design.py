@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from psld.diffusion.design import Mixture, compare_samplers, time_spent
+from psld.diffusion.design import Mixture, measure_sampler, time_spent
 from psld.diffusion.instances import phase_space
 from psld.diffusion.settings import SDESettings
 from tests.diffusion.processes import THREE_ORDERS, normal, times
@@ -39,17 +39,20 @@ def test_samplers_are_compared_by_their_distance(name):
         "multistep 10": multistep(10, eta=1.0, final_time=1e-3),
         "multistep 100": multistep(100, root="straight", final_time=1e-3),
     }
-    table = compare_samplers(THREE_ORDERS[name], samplers, count=1024)
-    assert [row.sampler for row in table] == list(samplers)
-    assert [row.evaluations for row in table] == [10, 10, 100]
-    distance = {row.sampler: row.distance for row in table}
+
+    def table():
+        return [measure_sampler(*s, THREE_ORDERS[name], count=1024) for s in samplers.items()]
+
+    first = table()
+    assert [row.sampler for row in first] == list(samplers)
+    assert [row.evaluations for row in first] == [10, 10, 100]
+    distance = {row.sampler: row.distance for row in first}
     assert distance["multistep 10"] < distance["em"]
     assert distance["multistep 100"] < 0.04
-    again = compare_samplers(THREE_ORDERS[name], samplers, count=1024)
-    assert again == table
+    assert table() == first
 
 
 def test_an_adaptive_sampler_is_compared_by_what_it_used():
-    (row,) = compare_samplers(phase_space(0.02), {"rk45": rk45(1e-3)}, count=256)
+    row = measure_sampler("rk45", rk45(1e-3), phase_space(0.02), count=256)
     assert 20 < row.evaluations < 300
     assert row.distance < 0.1

@@ -40,7 +40,7 @@ def test_a_path_has_a_state_at_every_time_of_the_grid(integrator, denoise):
     settings = SDESettings(integrator=integrator, striding="quadratic", steps=6, denoise=denoise)
     given = arguments(settings)
     times, states = zip(*path(*given), strict=True)
-    assert list(times) == [*time_grid(settings).tolist(), *([0.0] if denoise else [])]
+    assert list(times) == [*time_grid(settings, PROCESS).tolist(), *([0.0] if denoise else [])]
     assert torch.equal(states[0], given[3])
     assert torch.equal(states[-1], sample(*arguments(settings)))
     assert not any(state.requires_grad for state in states)

@@ -47,7 +47,8 @@ def test_sampler_reference(path):
             striding=str(v["stride"]),
             steps=int(v["n_steps_incl_denoise"]),
         )
-        np.testing.assert_allclose(1 - time_grid(settings), v["ts"], rtol=1e-12, atol=1e-12)
+        reverse_times = 1 - time_grid(settings, process)
+        np.testing.assert_allclose(reverse_times, v["ts"], rtol=1e-12, atol=1e-12)
     z = torch.from_numpy(v["z"])
     queue, noise = replay(noises(v))
     score = NetworkScore(stand_in(process.predicted, z.shape[1] // process.blocks), batch_size=2)
@@ -67,7 +68,7 @@ def em_settings(v) -> SDESettings:
     steps = int(v["n_steps_incl_denoise"])
     for striding in ("uniform", "quadratic"):
         settings = SDESettings(integrator="em", striding=striding, steps=steps)
-        if np.allclose(1 - time_grid(settings), v["ts"], rtol=1e-9, atol=1e-12):
+        if np.allclose(1 - time_grid(settings, process_of(v)), v["ts"], rtol=1e-9, atol=1e-12):
             return settings
     raise AssertionError(f"no striding gives the times {v['ts']}")
 
