@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from psld.commands.entry import entry_point
+from psld.commands.entry import adding, entry_point
 from psld.config.settings import Settings, parse
 from psld.diffusion.settings import ProcessSettings
 from psld.grid.composing import compose_sampler
@@ -67,12 +67,7 @@ class DesignSettings(Settings):
         return found
 
 
-def additions(arguments: list[str]) -> list[str]:
-    """Let `search.KEY=…` add a key: Hydra asks for a + in front of it."""
-    return [f"+{word}" if word.startswith("search.") else word for word in arguments]
-
-
-@entry_point("design", DesignSettings, rewrite=additions)
+@entry_point("design", DesignSettings, rewrite=adding("search"))
 def main(settings: DesignSettings) -> None:
     # torch and matplotlib take seconds to import, so the settings are checked first.
     from psld.diffusion.design import Mixture, try_samplers

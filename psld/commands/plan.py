@@ -5,7 +5,7 @@ psld plan grid_name=paper throughput.cifar10-sota.train=900   # images/s of one 
 psld plan grid_name=demo list=cells                           # each is a target of Snakemake
 """
 
-from psld.commands.entry import entry_point
+from psld.commands.entry import adding, entry_point
 from psld.grid.composing import compose_guide, compose_model
 from psld.grid.figures import figures_of
 from psld.grid.loading import load_grid
@@ -13,7 +13,7 @@ from psld.grid.plan import Kind, PlanSettings, plan_of
 from psld.grid.resolved import ComposedTraining
 
 
-@entry_point("plan", PlanSettings)
+@entry_point("plan", PlanSettings, rewrite=adding("throughput"))
 def main(settings: PlanSettings) -> None:
     grid = load_grid(settings.grid_name)
     match settings.list:

@@ -28,6 +28,9 @@ SECONDS_PER_HOUR = 3600
 
 Kind = Literal["model", "guide"]
 
+DEFAULT_NETWORKS: dict[Kind, str] = {"model": "demo", "guide": "guide-demo"}
+"""The networks that configs/train.yaml and configs/train_guide.yaml choose."""
+
 UNKNOWN = "?"
 
 COST_HEADERS = [
@@ -148,10 +151,10 @@ def jobs_of(grid: Grid) -> dict[str, int]:
     return {stage: number for stage, number in jobs.items() if number}
 
 
-def network_of(trained: ComposedTraining) -> str:
+def network_of(kind: Kind, trained: ComposedTraining) -> str:
     """Return the network's name in configs/network, from the last override that chooses one."""
     chosen = [o for o in trained.overrides if o.startswith("network=")]
-    return chosen[-1].removeprefix("network=") if chosen else "demo"
+    return chosen[-1].removeprefix("network=") if chosen else DEFAULT_NETWORKS[kind]
 
 
 def work_of(grid: Grid, adaptive_evaluations: int) -> dict[str, Work]:
@@ -159,7 +162,7 @@ def work_of(grid: Grid, adaptive_evaluations: int) -> dict[str, Work]:
     work: dict[str, Work] = {}
     for kind, all_trained in (("model", grid.models), ("guide", grid.guides)):
         for name, trained in all_trained.items():
-            own = work.setdefault(network_of(trained), Work(kind))
+            own = work.setdefault(network_of(kind, trained), Work(kind))
             own.trained.append(name)
             if not (trained.checkpoint or trained.of):
                 training = trained.settings["training"]
@@ -171,9 +174,10 @@ def work_of(grid: Grid, adaptive_evaluations: int) -> dict[str, Work]:
         steps = sampler.settings.get("steps") or nfe.get(cell, adaptive_evaluations)
         evaluations = shards * grid.file.shard_size * steps
         twice = 2 if sampler.guidance == "classifier-free" else 1
-        work[network_of(grid.models[model])].evaluations += twice * evaluations
+        work[network_of("model", grid.models[model])].evaluations += twice * evaluations
         if sampler.guide:
-            work[network_of(grid.guides[sampler.guide])].evaluations += 2 * evaluations
+            guide = grid.guides[sampler.guide]
+            work[network_of("guide", guide)].evaluations += 2 * evaluations
     return work
 
 

@@ -114,7 +114,7 @@ def test_the_reference_of_table_7_is_truncated_as_the_official_code_s_is(grid):
 def test_networks_have_the_paper_s_sizes(grid, parameters):
     sizes: dict[str, set[float]] = {}
     for model, count in parameters.items():
-        sizes.setdefault(network_of(grid.models[model]), set()).add(round(count / 1e6, 2))
+        sizes.setdefault(network_of("model", grid.models[model]), set()).add(round(count / 1e6, 2))
     assert sizes == SIZES
 
 

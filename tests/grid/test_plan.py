@@ -1,13 +1,16 @@
 """The plan of a grid: the remaining work and its known cost."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from psld.commands.plan import forward_gigaflops
+from psld.config.locations import CONFIGS
 from psld.grid.composing import compose_model
 from psld.grid.figures import figures_of
 from psld.grid.plan import (
@@ -107,6 +110,17 @@ def test_without_throughput_the_hours_are_unknown(folder):
     assert "Sum" not in output
 
 
+def test_a_throughput_can_be_given_for_any_network(tmp_path):
+    """The settings of the plan name no network: a grid may have the user's own."""
+    (tmp_path / "configs/network").mkdir(parents=True)
+    shutil.copy(CONFIGS / "network/demo.yaml", tmp_path / "configs/network/mine.yaml")
+    grid = (CONFIGS / "grid/demo.yaml").read_text().replace("network=demo", "network=mine")
+    (tmp_path / "configs/grid").mkdir()
+    (tmp_path / "configs/grid/demo.yaml").write_text(grid)
+    output = plan(tmp_path, "throughput.mine.train=900", "throughput.mine.sample=9000")
+    assert "for guide-demo, or" in output
+
+
 def test_a_guess_from_the_gpu_s_flops(folder, demo):
     work = work_of(demo, 200)["demo"]
     terahours = forward_gigaflops("model", demo.models["vp-sde"]) / 1e3 / 3600
@@ -145,11 +159,17 @@ def test_an_imported_model_says_nothing_of_training(tmp_path, demo):
 
 
 def test_the_network_is_the_last_that_the_overrides_choose(paper):
-    assert network_of(paper.models["cifar10-cld"]) == "cifar10-ablation"
+    assert network_of("model", paper.models["cifar10-cld"]) == "cifar10-ablation"
     twice = ("network=demo", "network=cifar10-sota")
     chosen = paper.models["cifar10-cld"].model_copy(update={"overrides": twice})
-    assert network_of(chosen) == "cifar10-sota"
-    assert network_of(chosen.model_copy(update={"overrides": ()})) == "demo"
+    assert network_of("model", chosen) == "cifar10-sota"
+
+
+@pytest.mark.parametrize(("kind", "command"), [("model", "train"), ("guide", "train_guide")])
+def test_without_an_override_the_network_is_the_command_s(paper, kind, command):
+    chosen = paper.models["cifar10-cld"].model_copy(update={"overrides": ()})
+    defaults = yaml.safe_load((CONFIGS / f"{command}.yaml").read_text())["defaults"]
+    assert {"network": network_of(kind, chosen)} in defaults
 
 
 def test_jobs_are_counted(demo):
