@@ -119,8 +119,7 @@ def readable(number: float) -> str:
 def tables_of(grid: Grid) -> Iterator[tuple[str, int, int, int]]:
     """Yield each table's name and numbers of models, cells and shards; tables may share them."""
     for name in grid.file.tables:
-        plain = (place.evaluation for place in grid.file.places_in(name) if place.evaluation)
-        entries = [r for e in plain for r in grid.file.replicates(e)]
+        entries = [r for e in grid.file.evaluations_in(name) for r in grid.file.replicates(e)]
         shards = shards_of_cells(entries, grid.file.shard_size)
         yield name, len({e.model for e in entries}), len(shards), sum(shards.values())
 

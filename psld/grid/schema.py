@@ -237,15 +237,11 @@ class GridFile(Settings):
     @cached_property
     def evaluations(self) -> list[Evaluation]:
         """The evaluations of all tables, each once, without their further seeds."""
-        return list(dict.fromkeys(p.evaluation for p in self.places_in() if p.evaluation))
+        return self.evaluations_in()
 
-    @cached_property
-    def evaluations_by_table(self) -> dict[str, list[list[Evaluation | None]]]:
-        """The evaluation behind each entry of each table, row by row."""
-        tables = self.places.items()
-        return {
-            name: [[place.evaluation for place in row] for row in rows] for name, rows in tables
-        }
+    def evaluations_in(self, *tables: str) -> list[Evaluation]:
+        """Return the evaluations of these tables, or of all, each once, without further seeds."""
+        return list(dict.fromkeys(p.evaluation for p in self.places_in(*tables) if p.evaluation))
 
     def likelihood_models(self, *tables: str) -> list[str]:
         """The models whose likelihood these tables show, or any table if none is named."""
@@ -258,15 +254,15 @@ class GridFile(Settings):
 
     def overrides_of(self, sampler: str) -> tuple[str, ...]:
         """A family's overrides, completed by the budget in the sampler's name."""
-        name, budget, _ = self._parts_of(sampler)
+        name, budget, _ = self.parts_of(sampler)
         family = self.samplers[name]
         return (*family.overrides, f"{family.budget}={family.spends or budget}")
 
     def seed_of(self, sampler: str) -> int:
         """The seed of a sampler's samples."""
-        return self._parts_of(sampler)[2]
+        return self.parts_of(sampler)[2]
 
-    def _parts_of(self, sampler: str) -> tuple[str, str, int]:
+    def parts_of(self, sampler: str) -> tuple[str, str, int]:
         """Return family, budget and seed of a sampler: FAMILY-BUDGET, or FAMILY-BUDGET-seedS."""
         family = self.family_of(sampler)
         named = re.fullmatch(r"(.*?)(?:-seed(\d+))?", sampler.removeprefix(f"{family}-"))
@@ -278,5 +274,5 @@ class GridFile(Settings):
 
     def budget_of(self, evaluation: Evaluation) -> str:
         """Return a cell's budget as text: `steps = 40`, `tolerance = 1e-3`."""
-        family, budget, _ = self._parts_of(evaluation.sampler)
+        family, budget, _ = self.parts_of(evaluation.sampler)
         return f"{self.samplers[family].budget.rpartition('.')[2]} = {budget}"

@@ -109,17 +109,17 @@ class Workflow:
     def results_of_table(self, grid: str, table: str) -> list[str]:
         """The results that a table shows."""
         file = self.grids[grid].file
-        evaluations = (p.evaluation for p in file.places_in(table) if p.evaluation)
         likelihoods = [paths.likelihood(grid, model) for model in file.likelihood_models(table)]
-        return sorted(self._results(grid, evaluations)) + likelihoods
+        return sorted(self._results(grid, file.evaluations_in(table))) + likelihoods
 
     def params_of_table(self, grid: str, table: str) -> dict[str, Any]:
         """The contents of a table besides its inputs: its texts, and what each entry shows."""
         file = self.grids[grid].file
+        rows = file.places[table]
         return {
             "table": file.tables[table].model_dump(),
-            "entries": [[e and list(e) for e in row] for row in file.evaluations_by_table[table]],
-            "likelihoods": [[place.model for place in row] for row in file.places[table]],
+            "entries": [[p.evaluation and list(p.evaluation) for p in row] for row in rows],
+            "likelihoods": [[p.model for p in row] for row in rows],
         }
 
     def grids_with_likelihood(self) -> str:

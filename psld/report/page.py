@@ -139,14 +139,14 @@ def _sections(
 
 def _plotted(grid: Grid, table: str, figure: str) -> float:
     """Return the share of a table's cells that a plot joins with another cell of the table."""
-    shown = {e for row in grid.file.evaluations_by_table[table] for e in row if e}
+    shown = set(grid.file.evaluations_in(table))
     joined = [shown.intersection(line) for line in lines_of_plot(grid, figure)]
     return sum(len(cells) for cells in joined if len(cells) > 1) / max(1, len(shown))
 
 
 def _pictured(grid: Grid, table: str, figure: GridFigure) -> bool:
     """Check that a figure shows samples for an entry of a table."""
-    shown = [e for row in grid.file.evaluations_by_table[table] for e in row if e]
+    shown = grid.file.evaluations_in(table)
     if figure.kind == "nearest":
         [cell] = figure.cells.values()
         return memorization_of(grid, cell) in shown
@@ -191,8 +191,8 @@ def _facts(grid: Grid) -> dict[str, list[str]]:
     budgets: dict[str, set[str]] = {}
     pictured = (cell.rpartition("/")[2] for cell in grid.file.pictures.values())
     for sampler in (*(e.sampler for e in grid.file.evaluations), *pictured):
-        family = grid.file.family_of(sampler)
-        budgets.setdefault(family, set()).add(sampler.removeprefix(f"{family}-"))
+        family, budget, _ = grid.file.parts_of(sampler)
+        budgets.setdefault(family, set()).add(budget)
     ordered = {family: ", ".join(sorted(own, key=float)) for family, own in budgets.items()}
     samples = sorted({evaluation.samples for evaluation in grid.evaluations})
     seeds = {"training": grid.file.seeds.training, "sampling": grid.file.seeds.sampling}

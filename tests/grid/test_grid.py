@@ -17,7 +17,8 @@ GRIDS = sorted(path.stem for path in (CONFIGS / "grid").glob("*.yaml"))
 def table_of(content: dict[str, Any], table: str) -> list[list[tuple[str, int] | None]]:
     """The cell and the number of samples behind each entry of a table; nothing is composed."""
     file = parse(GridFile, content, where="mine")
-    return [[e and (e.cell, e.samples) for e in row] for row in file.evaluations_by_table[table]]
+    evaluations = [[place.evaluation for place in row] for row in file.places[table]]
+    return [[e and (e.cell, e.samples) for e in row] for row in evaluations]
 
 
 def test_table_row_and_column_make_an_entry_and_the_last_prevails():
@@ -142,4 +143,4 @@ def test_the_project_s_own_grids_load(name, folder, monkeypatch):
     assert {evaluation.model for evaluation in grid.evaluations} <= set(grid.models)
     shown = {cell.split("/")[1] for cell in grid.file.pictures.values()}
     assert {evaluation.sampler for evaluation in grid.evaluations} | shown == set(grid.samplers)
-    assert all(any(any(row) for row in grid.file.evaluations_by_table[t]) for t in grid.file.tables)
+    assert all(grid.file.evaluations_in(table) for table in grid.file.tables)

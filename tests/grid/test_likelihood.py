@@ -76,7 +76,8 @@ def write_likelihood(folder, grid, model: str, bits: float, **given: Any) -> Non
 
 
 def test_an_entry_needs_a_model_and_no_sampler(grid):
-    assert [[e and e.cell for e in row] for row in grid.file.evaluations_by_table["bits"]] == [
+    evaluations = [[place.evaluation for place in row] for row in grid.file.places["bits"]]
+    assert [[e and e.cell for e in row] for row in evaluations] == [
         ["vp-sde/em-10", None],
         ["psld/em-10", None],
         [None, None],

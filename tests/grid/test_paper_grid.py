@@ -56,14 +56,12 @@ def number(grid: Grid, size: int, evaluation: Evaluation, show: str | None, valu
 
 @pytest.mark.parametrize("name", TRANSCRIBED)
 def test_the_numbers_of_a_table_are_its_cells(grid, parameters, name):
-    table = grid.file.tables[name]
     numbers = []
-    for row, evaluations in zip(table.rows, grid.file.evaluations_by_table[name], strict=True):
-        if row.literature or row.paper is None:
-            continue
-        for column, evaluation, value in zip(table.columns, evaluations, row.paper, strict=True):
-            size = parameters[evaluation.model] // 1_000_000
-            numbers.append(number(grid, size, evaluation, column.show, value))
+    for place in grid.file.places_in(name):
+        if place.evaluation and place.row.paper is not None:
+            size = parameters[place.evaluation.model] // 1_000_000
+            show = place.column.show
+            numbers.append(number(grid, size, place.evaluation, show, place.paper))
     assert sorted(numbers, key=str) == sorted(TRANSCRIBED[name](), key=str)
 
 
@@ -87,8 +85,8 @@ def test_rows_of_other_papers_are_printed_and_never_run(grid):
     for name, table in grid.file.tables.items():
         rows = [row for row in table.rows if row.literature]
         assert tuple(row.paper[-1] for row in rows) == LITERATURE.get(name, ())
-        for row, evaluations in zip(table.rows, grid.file.evaluations_by_table[name], strict=True):
-            assert row.literature == (set(evaluations) == {None})
+        for row, places in zip(table.rows, grid.file.places[name], strict=True):
+            assert row.literature == ({place.evaluation for place in places} == {None})
 
 
 def test_the_bands_are_stated_and_narrower_than_what_the_tables_show(grid):

@@ -14,6 +14,7 @@ from psld.grid.measured import Measured
 from psld.grid.resolved import Grid
 from psld.grid.tables import Band
 from psld.report.formats import as_csv
+from psld.report.page import results_page
 from psld.report.plots import plot_nfe
 from psld.report.table import text_of
 from tests.grid.test_seeds import CONTENT
@@ -123,3 +124,9 @@ def test_a_table_without_results_says_how_many_seeds_are_missing(grid, tmp_path)
     rows = read_table(grid, "mine-all", tmp_path)
     lines = text_of(grid.file.tables["mine-all"], rows).lines
     assert [line[1] for line in lines] == ["0 of 6", "0 of 2"]
+
+
+def test_the_page_lists_the_budget_of_a_figure_with_a_seed(tmp_path):
+    content = CONTENT | {"figures": {"mine-seven": "psld/em-30-seed7"}}
+    page = results_page(write_grid(tmp_path, content), tmp_path, tmp_path)
+    assert "em (10, 20, 30)" in page
