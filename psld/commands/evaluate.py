@@ -14,7 +14,7 @@ from psld.commands.entry import entry_point
 from psld.config.overrides import take
 from psld.config.settings import write_record
 from psld.grid import paths
-from psld.grid.cells import expand_cell, find_cell
+from psld.grid.cells import find_cell, overrides_of_cell
 from psld.grid.results import CellResult, CellResults, Weights
 from psld.metrics.evaluation import Measurement, Source, gather_shards, save_kept
 from psld.metrics.extractor_folder import load_extractor
@@ -25,6 +25,7 @@ from psld.sampling.settings import CellSettings
 from psld.sampling.shards import read_shards
 from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.utils.device import use_device
+from psld.utils.errors import UserError
 from psld.utils.provenance import provenance
 
 
@@ -50,14 +51,21 @@ class EvaluateSettings(CellSettings):
 
 
 def expand(arguments: list[str]) -> list[str]:
-    """Expand `cell=GRID/MODEL/SAMPLER` to its overrides, and keep it among them."""
+    """Expand `cell=GRID/MODEL/SAMPLER` to its overrides, and keep it among them.
+
+    Raises UserError for an unknown cell, and for one that is sampled but has no metric.
+    """
     name, others = take("cell", arguments)
     if name is None:
         return arguments
     grid, model, sampler = find_cell(name)
-    own = (a for a in expand_cell([f"cell={name}"]) if not a.startswith(("batch_size=", "output=")))
+    if f"{model}/{sampler}" not in grid.evaluations_by_cell:
+        raise UserError(
+            f"cell={name}: no table shows it, so the grid has no metric for it; "
+            f"psld plan grid_name={grid.name} list=cells lists those with metrics"
+        )
     return [
-        *own,
+        *overrides_of_cell(grid, model, sampler),
         f"cell={name}",
         f"shards={paths.shards_folder(grid.name, model, sampler)}",
         f"output={paths.cell_result(grid.name, f'{model}/{sampler}')}",

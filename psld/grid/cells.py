@@ -20,14 +20,24 @@ def expand_cell(arguments: list[str]) -> list[str]:
         return arguments
     grid, model, sampler = find_cell(name)
     return [
-        *grid.samplers[sampler].overrides,
-        f"model={grid.model_folder(model)}",
-        *places_of_guidance(grid, model, sampler),
-        f"shard_size={grid.file.shard_size}",
+        *overrides_of_cell(grid, model, sampler),
         f"batch_size={grid.file.batch_size}",
-        f"seed={grid.file.seed_of(sampler)}",
         f"output={paths.shards_folder(grid.name, model, sampler)}",
         *others,
+    ]
+
+
+def overrides_of_cell(grid: Grid, model: str, sampler: str) -> list[str]:
+    """Return the overrides that decide a cell's images, and where their origins are."""
+    chosen = grid.samplers[sampler]
+    keys = zip(("data", "mnist"), inpainted_datasets(grid, model, sampler), strict=False)
+    return [
+        *chosen.overrides,
+        f"model={grid.model_folder(model)}",
+        *([f"guide={paths.guide_folder(grid.name, chosen.guide)}"] if chosen.guide else []),
+        *(f"{key}={paths.dataset(name)}" for key, name in keys),
+        f"shard_size={grid.file.shard_size}",
+        f"seed={grid.file.seed_of(sampler)}",
     ]
 
 
@@ -51,14 +61,6 @@ def nearest(word: str, names: Iterable[str]) -> str:
     """Return a clause for an error that lists the names most like a word; empty without any."""
     found = get_close_matches(word, names)
     return f"; the nearest are: {', '.join(found)}" if found else ""
-
-
-def places_of_guidance(grid: Grid, model: str, sampler: str) -> list[str]:
-    """Return the overrides with the paths of a cell's guide and of the images that it inpaints."""
-    guide = grid.samplers[sampler].guide
-    found = [f"guide={paths.guide_folder(grid.name, guide)}"] if guide else []
-    keys = zip(("data", "mnist"), inpainted_datasets(grid, model, sampler), strict=False)
-    return found + [f"{key}={paths.dataset(name)}" for key, name in keys]
 
 
 def inpainted_datasets(grid: Grid, model: str, sampler: str) -> list[str]:

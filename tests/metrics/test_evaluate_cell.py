@@ -235,3 +235,12 @@ def test_an_unknown_cell_is_refused(made):
             finished = call(made, command, f"cell={cell}")
             refused(finished, 2, f"cell={cell}: no such cell", "psld plan grid_name=mine")
         refused(call(made, command, "cell=other/psld/em-3"), 2, "grid/other.yaml: no such grid")
+
+
+def test_a_cell_without_a_metric_is_refused(tmp_path):
+    """A figure may show a cell that is in no table."""
+    grid = GRID | {"metric": "fd-classifier", "figures": {"shown": "psld/em-2"}}
+    grid["tables"] = {"mine": GRID["tables"]["mine"] | {"columns": [{"label": "train"}]}}
+    write_yaml(tmp_path / "configs/grid/mine.yaml", grid)
+    finished = call(tmp_path, "evaluate", "cell=mine/psld/em-2")
+    refused(finished, 2, "cell=mine/psld/em-2: no table shows it", "list=cells")
