@@ -115,6 +115,11 @@ def _with_models_of_others(content: dict[str, Any], path: Path) -> dict[str, Any
     for name, entry in models.items():
         if isinstance(entry, dict) and entry.get("of"):
             other = _path(entry["of"])
+            if given := sorted(map(str, entry.keys() - {"of"})):
+                raise UserError(
+                    f"{path}: models.{name}: {', '.join(given)}: the model of {other} is taken as "
+                    "it is; for another one, give all overrides and no `of`"
+                )
             trained = parse(GridFile, _content(other), where=str(other))
             if name not in trained.trainings or trained.trainings[name].of:
                 raise UserError(f"{path}: models.{name}: {other} trains no model of this name")

@@ -122,6 +122,13 @@ class GridFile(Settings):
     not be in a table. A figure has parts; a single cell is a part without a name."""
     tables: dict[str, Table]
 
+    @field_validator("guides")
+    @classmethod
+    def _are_of_this_grid(cls, guides: dict[str, TrainedEntry]) -> dict[str, TrainedEntry]:
+        if others := [name for name, own in guides.items() if own.of]:
+            raise ValueError(f"{others[0]}: `of` is for models; give the overrides of the guide")
+        return guides
+
     @field_validator("figures", mode="before")
     @classmethod
     def _one_cell_is_a_part_without_name(cls, figures: Any) -> Any:

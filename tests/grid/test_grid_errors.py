@@ -21,6 +21,8 @@ from tests.grid.mine import CONTENT, changed, load
         ("models/psld", ["process=psld", "process.gama=1"], "psld: no setting .* process.gama"),
         ("models/psld", ["process=psld", "process.gamma=-1"], "models.psld: process.gamma"),
         ("models/psld", ["process"], "models.psld: Error parsing override 'process'"),
+        ("models/psld", {"of": "demo", "overrides": ["process=cld"]}, "models.psld: overrides: "),
+        ("guides", {"psld": {"of": "demo"}}, "guides: psld: `of` is for models"),
         ("models/psld", ["dataset.num_classes=0"], "not prepared as configs/dataset/digits.yaml"),
         ("models/psld", ["network.channel_multipliers=[1,1,1,1,1]"], "models.psld: .*image_size"),
         ("samplers/em/budget", "sampler.stepps", "sampler em-10: no setting .* sampler.stepps"),
