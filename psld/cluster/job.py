@@ -21,7 +21,7 @@ FIRST_SIGNAL = 128
 
 
 class Outcome(Settings):
-    """How a rank ended by itself, as it says in a file."""
+    """The end of a rank that was not killed, as the rank writes it to a file."""
 
     exit_code: int
 

@@ -31,7 +31,7 @@ from psld.utils.locks import sole_holder
 T = TypeVar("T")
 
 SETTLED_SECONDS = 20
-"""How long a job must have ended, if Slurm may requeue it: after the loss of a node."""
+"""Seconds that a job must have ended, if Slurm may requeue it: after the loss of a node."""
 
 
 class Launch(Settings):

@@ -24,7 +24,7 @@ LAUNCH = "PSLD_LAUNCH"
 FRUITLESS_LIVES = 2
 """Lives of a launch that may begin at the same step."""
 END_SECONDS = 600
-"""How long a process waits for Slurm to end it, after its job was requeued."""
+"""Seconds that a process waits for Slurm to end it, after its job was requeued."""
 
 
 class Life(Settings):

@@ -30,7 +30,7 @@ class LaunchSettings(Settings):
     minutes: int = Field(ge=1)
     """Time limit of one life; the training goes on in the next."""
     warning_seconds: int = Field(ge=1)
-    """How long before its time limit the job is warned and saves a checkpoint."""
+    """Seconds from the warning, at which the job saves a checkpoint, to its time limit."""
     partition: str | None
     account: str | None
     qos: str | None

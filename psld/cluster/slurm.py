@@ -50,9 +50,9 @@ REFUSALS = (
 themselves. Where Slurm's configuration comes from the controller, "Could not establish a
 configuration source" is no refusal: the controller is down."""
 REFUSED_SECONDS = 120
-"""How long to ask again after a refusal: restarts of munge and of the controller take seconds."""
+"""Seconds to ask again after a refusal: restarts of munge and of the controller take seconds."""
 NO_ANSWER_SECONDS = 3 * 24 * 3600
-"""How long to ask again without an answer: a cluster's maintenance may take a weekend."""
+"""Seconds to ask again without an answer: a cluster's maintenance may take a weekend."""
 INHERITED = (
     *("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL"),
     *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS"),
@@ -80,7 +80,7 @@ class Patience:
         self.last = ""
 
     def spend(self, error: Unreachable) -> bool:
-        """Return, if the question may be repeated, whether the error is another than before.
+        """Return True if the error is another than the last one; the question may be repeated.
 
         Raises RunError if it was repeated for too long.
         """

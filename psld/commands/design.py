@@ -40,7 +40,7 @@ class DesignSettings(Settings):
     """Settings of `psld design`."""
 
     process: ProcessSettings
-    search: dict[str, tuple[Any, ...]]
+    search: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]]
     """Values to try of settings of the process, in all combinations: search.gamma=[0,0.02]."""
     samplers: tuple[str, ...] = Field(min_length=1)
     """Names of configs/sampler. One that cannot sample the process is reported."""

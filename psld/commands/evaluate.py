@@ -103,7 +103,7 @@ def main(settings: EvaluateSettings) -> None:
 def work_of(
     settings: EvaluateSettings, model: ModelManifest, device: torch.device
 ) -> tuple[dict[str, Source], list[Measurement]]:
-    """Return what the grid lists for the cell, or what the settings say.
+    """Return the sources and measurements of the grid's cell, or else those of the settings.
 
     Metrics with the same features share their extractor and reference, which are loaded once.
     """

@@ -28,7 +28,7 @@ def expand_cell(arguments: list[str]) -> list[str]:
 
 
 def overrides_of_cell(grid: Grid, model: str, sampler: str) -> list[str]:
-    """Return the overrides that decide a cell's images, and where their origins are."""
+    """Return the overrides that decide a cell's images, with the paths of their origins."""
     chosen = grid.samplers[sampler]
     keys = zip(("data", "mnist"), inpainted_datasets(grid, model, sampler), strict=False)
     return [

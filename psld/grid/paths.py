@@ -56,7 +56,7 @@ def likelihood(grid: str, model: str) -> str:
 
 
 def kept(result: str) -> str:
-    """The path of what a cell's results are computed from, next to them."""
+    """The path of the features, or sums of them, that a cell's results are computed from."""
     return f"{result.removesuffix('.json')}.safetensors"
 
 

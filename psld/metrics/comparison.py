@@ -61,9 +61,9 @@ def _difference(value: float, error: float, freedom: float, paired: bool) -> Dif
 def place_in_band(
     interval: Interval, low: float, high: float
 ) -> Literal["inside", "outside", "overlap"]:
-    """Return where an interval, or a number as one, is to the band [low, high].
+    """Compare an interval, or a number as an interval of width 0, with the band [low, high].
 
-    It is `inside` or `outside` only as a whole.
+    Only a whole interval is `inside` or `outside`.
     """
     if low <= interval.low and interval.high <= high:
         return "inside"

@@ -35,7 +35,7 @@ class Measurement(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """What metrics with the same features share besides the samples."""
+    """The extractor and the reference that all metrics with the same features share."""
 
     extractor: Extractor
     reference: Reference
@@ -55,7 +55,7 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class Gathered:
-    """What the results of a cell are computed from."""
+    """The features of a cell's samples and the facts of its shards, for all its results."""
 
     samples: dict[tuple[str, int], Measurable]
     """The first images, by `metric.features` and their number."""
@@ -152,7 +152,7 @@ def save_kept(
     measurements: Iterable[Measurement],
     largest: int = KEPT_DIMENSION,
 ) -> str:
-    """Keep what the results of a cell were computed from, and return the SHA-256 of the file.
+    """Write a file from which a cell's results can be computed again, and return its SHA-256.
 
     For an extractor of at most `largest` features, these are the block statistics of the samples
     if all its metrics are Fréchet distances, and else the features. The costs of the shards and the

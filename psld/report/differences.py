@@ -22,7 +22,7 @@ def differences(computed: Any, said: Any, key: str = "") -> Iterator[tuple[str, 
 
 
 def _close(a: Any, b: Any) -> bool:
-    """Return whether two numbers, or texts of numbers, are equal up to rounding."""
+    """Check that two numbers, or texts of numbers, are equal up to rounding."""
     try:
         return math.isclose(float(a), float(b), rel_tol=TOLERANCE, abs_tol=TOLERANCE / 1000)
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""What results were made with, as tables: weights and their settings, samplers, software."""
+"""The origins of results, as tables: weights and their settings, samplers, software."""
 
 import json
 from collections import Counter

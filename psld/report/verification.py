@@ -228,7 +228,7 @@ class Verification:
         return outcomes
 
     def _is_recomputed(self, entry: TableEntry) -> bool:
-        """Return whether the features of an entry's cells, one for each seed, are there."""
+        """Check that an entry was computed again, for each of its seeds."""
         if entry.evaluation is None:
             return True  # a likelihood
         return self._not_recomputed.isdisjoint(self.grid.file.replicates(entry.evaluation))

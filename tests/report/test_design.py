@@ -88,6 +88,7 @@ def test_a_search_tries_all_combinations_and_shows_the_best(tmp_path):
         ("search.gama=[0,1]", ("search: unknown key gama",)),
         ("search.gamma=[-1]", ("search: gamma",)),
         ("search.gamma=0.1", ("search",)),
+        ("search.gamma=[]", ("search.gamma", "at least 1")),
         ("samplers=[euler]", ("samplers: ", "euler")),
         ("evaluations=[1]", ("evaluations",)),
         ("data.means=[0]", ("weights, means and deviations need one number for each part",)),
