@@ -39,8 +39,8 @@ def main(settings: TrainSettings) -> None:
         build=partial(build_network, settings, process),
         loss_of=EpsilonLoss(process, settings.training.weighting),
         labels=labels,
-        look=partial(preview_samples, settings, process),
+        preview=partial(preview_samples, settings, process),
         describe=lambda network: {},
     )
-    with requeued_when_stopped() as begins:
-        run_training(settings, store, task, begins)
+    with requeued_when_stopped() as on_start:
+        run_training(settings, store, task, on_start)

@@ -46,8 +46,8 @@ def main(settings: TrainGuideSettings) -> None:
         build=partial(build_guide, settings, process),
         loss_of=GuideLoss(process),
         labels=Labels(store.labels("train"), store.num_classes),
-        look=lambda network: as_logged(accuracies(network)),
+        preview=lambda network: as_logged(accuracies(network)),
         describe=describe,
     )
-    with requeued_when_stopped() as begins:
-        run_training(settings, store, task, begins)
+    with requeued_when_stopped() as on_start:
+        run_training(settings, store, task, on_start)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from psld.utils.device import pinned
-from psld.utils.randomness import Ahead, Stream, standard_normal, stream_seed
+from psld.utils.randomness import Prefetch, Stream, standard_normal, stream_seed
 
 
 class ShardNoise:
@@ -26,11 +26,11 @@ class ShardNoise:
         self.shape = shape
         self.device = device
         self.draws = 0
-        self._ahead = Ahead(self._draw)
+        self._drawn = Prefetch(self._draw)
 
     def __call__(self, z: Tensor | None = None) -> Tensor:
-        """The next draw, on the device; `z` is ignored: all states of a shard have one shape."""
-        drawn = self._ahead(self.draws, then=self.draws > 0)
+        """Return the next draw, on the device. `z` is ignored: a shard's states have one shape."""
+        drawn = self._drawn(self.draws, prefetch_next=self.draws > 0)
         self.draws += 1
         return drawn.to(self.device, non_blocking=True)
 
@@ -41,4 +41,4 @@ class ShardNoise:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._ahead.close()
+        self._drawn.close()

@@ -13,7 +13,7 @@ from psld.training.ranks import Ranks
 from psld.training.settings import LoopSettings
 from psld.utils.device import pinned
 from psld.utils.errors import UserError
-from psld.utils.randomness import Ahead, Stream, generator, standard_normal, stream_seed
+from psld.utils.randomness import Prefetch, Stream, generator, standard_normal, stream_seed
 
 RESIDENT_BYTES = 4 << 30
 """A training split up to this size is moved to the training device as a whole."""
@@ -31,7 +31,7 @@ class Labels:
 
 
 class Batches:
-    """Draws the global batch of a step from (seed, step) and takes this rank's part.
+    """The batches of one rank: its parts of the global batches that are drawn from (seed, step).
 
     Everything is drawn on the CPU, by a thread that is one step ahead, so the batches are the same
     bytes on every device, and nothing waits for the device.
@@ -59,10 +59,10 @@ class Batches:
         self.resident: Tensor | None = None
         if images.nbytes <= RESIDENT_BYTES:
             self.resident = torch.from_numpy(np.array(images)).to(self.device)
-        self._drawn = Ahead(self._draw_on_host)
+        self._drawn = Prefetch(self._draw_on_host)
 
     def draw(self, step: int) -> Batch:
-        """This rank's part of the batch of one step."""
+        """Return this rank's part of the batch of one step."""
         t, *drawn = self._drawn(step)
         images, flipped, noise, labels = (
             None if part is None else part.to(self.device, non_blocking=True) for part in drawn
@@ -75,7 +75,7 @@ class Batches:
         return Batch(x0=x0, t=t, eps=noise[:, :channels], auxiliary_eps=auxiliary, labels=labels)
 
     def _draw_on_host(self, step: int) -> tuple[Tensor | None, ...]:
-        """Times, images (their indices if the device holds all), flips, noise, labels."""
+        """Return times, images (their indices if the device holds all), flips, noise, labels."""
         settings, size = self.settings, self.settings.batch_size
         host = generator("cpu", settings.seed, Stream.BATCH, step)
         indices = torch.randint(len(self.images), (size,), generator=host)[self.part]

@@ -39,7 +39,7 @@ class Log:
         """Log the history of a checkpoint. A resumed training does not repeat its steps."""
 
     def preview(self, step: int, network: nn.Module) -> None:
-        """Log what the averaged network can do."""
+        """Log a preview of the averaged network."""
 
 
 def train(
@@ -159,14 +159,14 @@ def accumulate_gradient(
 
 
 def learning_rate(settings: LoopSettings, step: int) -> float:
-    """Linear from 0 at step 0 to `learning_rate` at `warmup_steps`, then constant."""
+    """Return the rate: from 0 linearly to `learning_rate` at `warmup_steps`, then constant."""
     if step >= settings.warmup_steps:
         return settings.learning_rate
     return settings.learning_rate * step / settings.warmup_steps
 
 
 class Meter:
-    """Averages loss and gradient norm on the device, and finds the first step with NaN."""
+    """The averages of loss and gradient norm on the device, and the first step with NaN."""
 
     def __init__(self, ranks: Ranks, mfu_of_one: float | None = None) -> None:
         """`mfu_of_one`: the model FLOPs utilization (MFU) at one image per second, if known."""
@@ -188,7 +188,7 @@ class Meter:
         self.broken.masked_fill_(first, step)
 
     def read(self, images_per_step: int) -> dict[str, float]:
-        """The averages since the last reading. Waits for the device.
+        """Return the averages since the last reading. Waits for the device.
 
         Raises RunError with the first step whose gradient was not finite.
         """

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 PORTS = range(20_000, 32_000)
 """Below the ports of outgoing connections, which may be taken at any time."""
-PATIENCE = timedelta(days=7)
-"""How long a rank waits for others that prepare the first step, preview or save. The leading rank
-may wait for another training to end before it joins."""
-EXCHANGE = timedelta(minutes=10)
-"""How long an exchange of gradients over nccl may take once all ranks have begun to train."""
+WAIT_TIMEOUT = timedelta(days=7)
+"""The longest wait of a rank for others that prepare the first step, preview or save. The leading
+rank may wait for another training to end before it joins."""
+EXCHANGE_TIMEOUT = timedelta(minutes=10)
+"""The longest exchange of gradients over nccl once all ranks have begun to train."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Ranks:
         return self.rank == 0
 
     def parallel(self, network: nn.Module) -> nn.Module:
-        """The network with its gradients averaged over the ranks."""
+        """Return the network with its gradients averaged over the ranks."""
         if self.world == 1:
             return network
         with warnings.catch_warnings():
@@ -53,14 +53,14 @@ class Ranks:
             return DistributedDataParallel(network, broadcast_buffers=False)
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean over the ranks, on the CPU."""
+        """Return the mean over the ranks, on the CPU. Waits for the device."""
         values = values.cpu()
         if self.world > 1:
             dist.all_reduce(values)
         return values / self.world
 
     def largest(self, number: int) -> int:
-        """The largest of the ranks' numbers. Waits for all ranks, but not for their devices."""
+        """Return the ranks' largest number. Waits for all ranks, but not for their devices."""
         numbers = torch.tensor(number)
         if self.world > 1:
             dist.all_reduce(numbers, dist.ReduceOp.MAX)
@@ -71,19 +71,19 @@ class Ranks:
         self.largest(0)
 
     def limit_exchanges(self) -> None:
-        """Wait for all ranks; from then on, a rank ends if gradients take longer than `EXCHANGE`.
+        """Wait for all ranks. From then on, `EXCHANGE_TIMEOUT` ends ranks that wait for gradients.
 
-        Control numbers keep their patience. If a rank dies, gloo reports it at once.
+        For other exchanges, `WAIT_TIMEOUT` stays. If a rank dies, gloo reports it at once.
         """
         self.barrier()
         if self.world > 1 and self.device.type == "cuda":
-            dist.group.WORLD._get_backend(self.device)._set_default_timeout(EXCHANGE)
+            dist.group.WORLD._get_backend(self.device)._set_default_timeout(EXCHANGE_TIMEOUT)
 
 
 def rank_of_environment() -> int:
-    """This process's rank, by the variables of torchrun (RANK, …), or of submitit, which are set.
+    """Return this process's rank, from the variables of torchrun (RANK, …); 0 for a lone process.
 
-    It is 0 for a process that is alone.
+    In a job of submitit, first set these variables.
     """
     if "SUBMITIT_EXECUTOR" in os.environ:
         # Only jobs of submitit pay for its import.
@@ -111,7 +111,7 @@ def join_ranks(device: str) -> Iterator[Ranks]:
         on_gpu = chosen.type == "cuda"
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-            timeout=PATIENCE,
+            timeout=WAIT_TIMEOUT,
             device_id=chosen if on_gpu else None,
         )
     yield Ranks(rank, world, chosen)

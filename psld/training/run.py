@@ -42,25 +42,25 @@ class Task:
     manifest: type[ModelManifest] | type[GuideManifest]
     process: LinearProcess
     build: Callable[[], nn.Module]
-    """Makes the network; initial weights come from torch's global generator."""
+    """Returns the network; its initial weights come from torch's global generator."""
     loss_of: Objective
     labels: Labels | None
-    look: Callable[[nn.Module], dict[str, Any]]
-    """Makes a preview of the averaged network, to log every `preview_every` steps."""
+    preview: Callable[[nn.Module], dict[str, Any]]
+    """Returns a preview of the averaged network, to log every `preview_every` steps."""
     describe: Callable[[nn.Module], dict[str, Any]]
-    """Adds to the manifest of the final network."""
+    """Returns more entries for the manifest of the final network."""
 
 
 def run_training(
     settings: RunSettings,
     store: ImageStore,
     task: Task,
-    begins: Callable[[Path, int], None] = lambda run, step: None,
+    on_start: Callable[[Path, int], None],
 ) -> None:
     """Train, or resume from the last checkpoint, and write weights and manifest.
 
     All pixels are checked first: that takes seconds, and damage would cost days. The leading rank
-    calls `begins` with the run directory and the first step.
+    calls `on_start` with the run directory and the first step.
     """
     store.images("train")
     choose_device(settings.device)  # Refuse a wrong one before anything is written.
@@ -78,7 +78,7 @@ def run_training(
         newest = ranks.largest(checkpoints.newest() if ranks.leads else 0)
         checkpoints.restore(state, ranks.device, newest)
         if ranks.leads:
-            begins(run, state.step)
+            on_start(run, state.step)
         if state.step < settings.training.steps:
             stop = stack.enter_context(StopRequest())
             images, flip = store.images("train"), settings.dataset.flip
@@ -91,7 +91,7 @@ def run_training(
             if ranks.leads and settings.wandb.mode != "disabled":
                 from psld.training.wandb_log import WandbLog  # takes a second to import
 
-                log = WandbLog(settings, run, task.stage, state.step, task.look)
+                log = WandbLog(settings, run, task.stage, state.step, task.preview)
                 stack.enter_context(log)
             train(state, batches, task.loss_of, settings.training, ranks, checkpoints, log, stop)
         if ranks.leads:

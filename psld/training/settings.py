@@ -151,7 +151,7 @@ class WandbSettings(Settings):
 
 
 class RunSettings(TrainedSettings):
-    """What a command that trains needs besides: names, places, device, log."""
+    """The settings that decide the weights, and names, places, device and log of a training."""
 
     name: str
     """The model's name in its grid."""

@@ -80,12 +80,11 @@ class Checkpoints:
                 self.path(step).unlink(missing_ok=True)
 
     @patient
-    def restore(self, state: TrainingState, device: torch.device, step: int | None = None) -> None:
-        """Load the checkpoint of this step, or the newest; do nothing for step 0.
+    def restore(self, state: TrainingState, device: torch.device, step: int) -> None:
+        """Load the checkpoint of this step; do nothing for step 0.
 
         Raises UserError if it is missing or damaged: the user decides whether to go back.
         """
-        step = self.newest() if step is None else step
         if step == 0:
             return
         path = self.path(step)

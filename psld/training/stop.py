@@ -11,7 +11,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 
 class StopRequest:
-    """Turns the stop signals into a number that the loop reads, within a `with` block.
+    """The stop signals as a number that the loop reads, within a `with` block.
 
     A second Ctrl-C has its usual effect. Slurm repeats its signals (SIGTERM before and after a
     grace period, then SIGKILL), so other repeats are ignored.

@@ -21,7 +21,7 @@ from psld.training.wandb_runs import (
     training_id,
 )
 
-PATIENCE = 60
+END_SECONDS = 60
 """The largest number of seconds for which the end of a training waits for wandb."""
 
 Previews = dict[int, dict[str, Any]]
@@ -36,7 +36,7 @@ class WandbLog(Log):
     each step is reported once.
 
     A thread makes all calls to wandb, so the training never waits for its process, its server or
-    the disk, except at the end for at most `PATIENCE` seconds. If the server does not answer, the
+    the disk, except at the end for at most `END_SECONDS`. If the server does not answer, the
     run is written offline. If wandb fails in any other way, the training goes on without it, and
     the next resume reports what is missing.
     """
@@ -47,18 +47,18 @@ class WandbLog(Log):
         run_folder: Path,
         stage: str,
         step: int,
-        look: Callable[[nn.Module], dict[str, Any]],
+        make_preview: Callable[[nn.Module], dict[str, Any]],
     ) -> None:
         """
         Args:
             step: the step at which the training starts or resumes.
-            look: makes a preview of the averaged network.
+            make_preview: makes a preview of the averaged network.
 
         Raises UserError if nobody is logged in.
         """
         check_login(settings.wandb)
         self.settings, self.run_folder, self.stage = settings, run_folder, stage
-        self.look = look
+        self.make_preview = make_preview
         self.previews: Previews = {}
         self.reported = step
         self.queue: SimpleQueue[tuple[History, Previews] | int] = SimpleQueue()
@@ -71,13 +71,15 @@ class WandbLog(Log):
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.queue.put(0 if kind is None else 1)
-        self.thread.join(PATIENCE)
+        self.thread.join(END_SECONDS)
         if self.thread.is_alive():
             kill_service()
-            self._say(TimeoutError(f"no end within {PATIENCE} s"), "the last steps may be missing")
+            self._say(
+                TimeoutError(f"no end within {END_SECONDS} s"), "the last steps may be missing"
+            )
 
     def preview(self, step: int, network: nn.Module) -> None:
-        self.previews[step] = self.look(network)
+        self.previews[step] = self.make_preview(network)
 
     def saved(self, history: History) -> None:
         if self.thread.is_alive():

@@ -53,19 +53,19 @@ def standard_normal(key: int, index: int, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(np.random.Generator(bits).standard_normal(shape, dtype=np.float32))
 
 
-class Ahead(Generic[T]):
-    """A function of an index whose next value a thread computes, while the last one is used."""
+class Prefetch(Generic[T]):
+    """A function of an index; a thread computes its next value while the last one is used."""
 
     def __init__(self, function: Callable[[int], T]) -> None:
         self.function = function
         self._pool = ThreadPoolExecutor(1, function.__qualname__)
         self._next: tuple[int, Future[T]] | None = None
 
-    def __call__(self, index: int, then: bool = True) -> T:
-        """Return function(index); `then` begins with function(index + 1)."""
+    def __call__(self, index: int, prefetch_next: bool = True) -> T:
+        """Return function(index), and start on function(index + 1) if `prefetch_next`."""
         begun, self._next = self._next, None
         value = begun[1].result() if begun and begun[0] == index else self.function(index)
-        if then:
+        if prefetch_next:
             self._next = (index + 1, self._pool.submit(self.function, index + 1))
         return value
 

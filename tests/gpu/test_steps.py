@@ -29,7 +29,7 @@ from psld.sampling.noise import ShardNoise
 from psld.training import batches as batches_module
 from psld.training.batches import Batches
 from psld.training.loop import Meter, accumulate_gradient, optimize
-from psld.training.ranks import PATIENCE, Ranks
+from psld.training.ranks import WAIT_TIMEOUT, Ranks
 from psld.training.state import TrainingState
 from tests.gpu.conftest import without_waiting
 from tests.training.small import random_images, recipe
@@ -163,7 +163,7 @@ def alone_in_a_group(device) -> Iterator[Ranks]:
     on_gpu = device.type == "cuda"
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-        timeout=PATIENCE,
+        timeout=WAIT_TIMEOUT,
         device_id=device if on_gpu else None,
         rank=0,
         world_size=1,

@@ -42,14 +42,15 @@ def test_a_checkpoint_gives_back_the_whole_state(tmp_path):
     before.seconds = 12.5
     checkpoints.save(before)
     after = trained(0)
-    checkpoints.restore(after, CPU)
+    checkpoints.restore(after, CPU, checkpoints.newest())
     assert (after.step, after.seconds) == (3, 12.5)
     check_equal(after.state_dict(), before.state_dict())
 
 
 def test_without_a_checkpoint_the_state_stays_at_its_start(tmp_path):
     state = trained(0)
-    Checkpoints(tmp_path / "absent").restore(state, CPU)
+    checkpoints = Checkpoints(tmp_path / "absent")
+    checkpoints.restore(state, CPU, checkpoints.newest())
     assert state.step == 0
 
 
@@ -85,11 +86,11 @@ def test_a_checkpoint_cut_anywhere_is_named(tmp_path, state, older):
     for size in (0, 1, 100, *range(1000, len(whole), len(whole) // 12), len(whole) - 1):
         path.write_bytes(whole[:size])
         with pytest.raises(UserError) as caught:
-            checkpoints.restore(trained(0), CPU)
+            checkpoints.restore(trained(0), CPU, checkpoints.newest())
         assert str(caught.value).startswith(f"{path}: damaged checkpoint")
         assert str(caught.value).endswith(f"delete it to {advice}")
     path.write_bytes(whole)
-    checkpoints.restore(trained(0), CPU)
+    checkpoints.restore(trained(0), CPU, checkpoints.newest())
 
 
 def test_a_flipped_byte_does_not_pass_for_weights(tmp_path, state):
@@ -100,7 +101,7 @@ def test_a_flipped_byte_does_not_pass_for_weights(tmp_path, state):
     content[content.index(weights) + len(weights) // 2] ^= 0x40
     checkpoints.path(20).write_bytes(content)
     with pytest.raises(UserError, match="damaged checkpoint"):
-        checkpoints.restore(trained(0), CPU)
+        checkpoints.restore(trained(0), CPU, checkpoints.newest())
 
 
 @pytest.mark.parametrize("content", [{}, {"step": 3}, [1], {"network": {"weight": [1]}}])
@@ -108,7 +109,7 @@ def test_a_foreign_file_is_named(tmp_path, content):
     checkpoints = Checkpoints(tmp_path)
     torch.save(content, checkpoints.path(20))
     with pytest.raises(UserError, match="damaged checkpoint"):
-        checkpoints.restore(trained(0), CPU)
+        checkpoints.restore(trained(0), CPU, checkpoints.newest())
 
 
 class Malicious:
@@ -120,7 +121,7 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path, capsys):
     checkpoints = Checkpoints(tmp_path)
     torch.save({"step": Malicious()}, checkpoints.path(20))
     with pytest.raises(UserError, match="damaged checkpoint"):
-        checkpoints.restore(trained(0), CPU)
+        checkpoints.restore(trained(0), CPU, checkpoints.newest())
     assert capsys.readouterr().out == ""
 
 
