@@ -7,18 +7,18 @@ CONFIGS = (Path(__file__).parents[1] / "configs").resolve()
 
 
 def config_folders() -> list[Path]:
-    """All folders of configs, the first with precedence: ./configs, if there is one, and ours."""
+    """Return the folders of configs, by precedence: ./configs, if there is one, and the shipped."""
     own = Path("configs").resolve()
     return [own, CONFIGS] if own.is_dir() and own != CONFIGS else [CONFIGS]
 
 
 def config_file(group: str, name: str) -> Path | None:
-    """The file configs/GROUP/NAME.yaml from the first folder that has it."""
+    """Return configs/GROUP/NAME.yaml from the first folder that has it; None if none has it."""
     files = (folder / group / f"{name}.yaml" for folder in config_folders())
     return next((file for file in files if file.is_file()), None)
 
 
 def config_names(group: str) -> list[str]:
-    """The names of all configs of a group, sorted."""
+    """Return the names of all configs of a group, sorted."""
     files = (file for folder in config_folders() for file in (folder / group).glob("*.yaml"))
     return sorted({file.stem for file in files})

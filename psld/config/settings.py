@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from psld.utils.errors import UserError
-from psld.utils.files import digest_of, patient, read_json, write_json
+from psld.utils.files import digest_of, read_json, retried_in_slurm, write_json
 
 S = TypeVar("S", bound="Settings")
 
@@ -58,7 +58,7 @@ def write_record(path: str | Path, record: Settings) -> None:
     write_json(path, with_digest(record.model_dump(mode="json")))
 
 
-@patient
+@retried_in_slurm
 def read_record(kind: type[S], path: str | Path, wrong: str) -> S:
     """Read a record of JSON.
 

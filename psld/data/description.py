@@ -8,7 +8,7 @@ from psld.config.settings import Settings, read_record
 
 
 class Described(Settings, extra="ignore"):
-    """What commands need of the record of a dataset's file."""
+    """The part of a dataset's record that commands use."""
 
     dataset: str
     digest: str

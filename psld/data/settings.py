@@ -32,8 +32,8 @@ class FashionMNISTSource(MNISTSource):
 
     kind: Literal["fashion-mnist"]
     root: str | None = None
-    """Folder of the four IDX files, gzipped or not. Null: the one of Debian's package
-    dataset-fashion-mnist if that is installed, else downloads/fashion-mnist."""
+    """Folder of the four IDX files, gzipped or not. Null: the folder of Debian's package
+    dataset-fashion-mnist if it is installed, else downloads/fashion-mnist."""
     pad: int | None = Field(32, ge=28)
     """Side, in pixels, of the black square in which the image is centered before any resizing."""
 

@@ -38,7 +38,7 @@ class Source:
 def pictures_of(
     images: np.ndarray, labels: np.ndarray, frame: Frame = lambda image: image
 ) -> list[Picture]:
-    """Images in memory, uint8 n×H×W for gray or n×H×W×3 for RGB, as pictures."""
+    """Return images in memory, uint8 n×H×W for gray or n×H×W×3 for RGB, as pictures."""
 
     def picture(image: np.ndarray, label: int) -> Picture:
         return Picture(lambda: frame(Image.fromarray(image)), int(label))
@@ -47,5 +47,5 @@ def pictures_of(
 
 
 def picture_in(tree: FileTree, name: str, label: int = 0, frame: Frame = central_square) -> Picture:
-    """A picture in a file of its own."""
+    """Return a picture that is read from its own file."""
     return Picture(lambda: frame(decode(tree.read(name), f"{tree.path}/{name}")), label)

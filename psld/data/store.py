@@ -25,7 +25,7 @@ import numpy as np
 
 from psld.data.settings import DatasetSettings
 from psld.utils.errors import UserError, reraise_fault
-from psld.utils.files import patient
+from psld.utils.files import retried_in_slurm
 
 if TYPE_CHECKING:
     import h5py
@@ -40,7 +40,7 @@ Split = Literal["train", "test", "all"]
 def content_digest(
     pixels: "hashlib._Hash", labels: np.ndarray, image: tuple[int, ...], splits: Mapping[str, int]
 ) -> str:
-    """The SHA-256 of all that a training can see: `pixels`, labels, image shape and split sizes."""
+    """Return the SHA-256 of a training's view: `pixels`, labels, image shape and split sizes."""
     pixels.update(labels.astype("<i8"))
     shape = {"image": list(image), "train": splits["train"], "test": splits["test"]}
     pixels.update(json.dumps(shape, sort_keys=True).encode())
@@ -61,7 +61,7 @@ class ImageStore:
     _labels: np.ndarray = field(repr=False)
 
     @classmethod
-    @patient
+    @retried_in_slurm
     def open(cls, path: str | Path) -> "ImageStore":
         """Map the file. Raises UserError if it is missing, damaged, cut short or foreign.
 
@@ -136,7 +136,7 @@ class ImageStore:
         return self._images.shape[-1]
 
     def images(self, split: Split) -> np.memmap:
-        """The images of a split, uint8 (n, C, H, W): a view of the memory map.
+        """Return the images of a split, uint8 (n, C, H, W): a view of the memory map.
 
         All pixels are read once, to check them. Raises UserError if there are none, or if the
         content does not match its digest.
@@ -148,7 +148,7 @@ class ImageStore:
         return self._images[self._range(split)]
 
     def labels(self, split: Split) -> np.ndarray:
-        """The labels of a split, int64 (n,)."""
+        """Return the labels of a split, int64 (n,)."""
         return self._labels[self._range(split)]
 
     @cached_property

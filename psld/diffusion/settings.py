@@ -96,7 +96,7 @@ class IntegratorSettings(Settings):
     predicted image (multistep)."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the network; a guide, the state and all coefficients stay in fp32. On a GPU,
-    fp32 lets the network multiply with TF32's ten bits, except under rk45."""
+    networks in fp32, guides included, multiply with TF32's ten bits, except under rk45."""
 
     def unused(self) -> set[str]:
         """Return the options to leave out of a dump.

@@ -16,7 +16,7 @@ from psld.metrics.settings import (
     MetricSettings,
 )
 from psld.utils.errors import UserError
-from psld.utils.files import patient
+from psld.utils.files import retried_in_slurm
 from psld.utils.tensors import load_tensors, save_tensors
 
 WEIGHTS = "weights.safetensors"
@@ -53,7 +53,7 @@ def save_weights(folder: str | Path, extractor: ClassifierExtractor) -> str:
     return save_tensors(Path(folder) / WEIGHTS, extractor.network.state_dict())
 
 
-@patient
+@retried_in_slurm
 def read_manifest(folder: str | Path) -> ExtractorManifest:
     """Read a folder's manifest. Raises UserError if it is missing, damaged or foreign."""
     path = Path(folder) / MANIFEST

@@ -15,7 +15,7 @@ NETWORK_IN_NETWORK_SCALE = 0.1  # of the initial weights of the layers that NCSN
 class PositionalEmbedding(nn.Module):
     """t ↦ (sin ωt, cos ωt) with frequencies ω from 1 down to 1/10000, in `channels` values.
 
-    Unlike in DDPM, t is not multiplied by the number of steps, as in the paper's models.
+    As in the paper's models, t is not multiplied by the number of steps, which DDPM does.
     """
 
     def __init__(self, channels: int):

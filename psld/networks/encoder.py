@@ -96,7 +96,7 @@ class DownLevel(nn.Module):
             self.pyramid_channels = out_channels
 
     def forward(self, skips: list[Tensor], pyramid: Tensor, embedding: Tensor) -> Tensor:
-        """Append this level's features to `skips`; return the input pyramid at its lower end."""
+        """Append this level's features to `skips`; return the input pyramid for the next level."""
         for block, attention in zip(self.blocks, self.attentions, strict=True):
             skips.append(attention(block(skips[-1], embedding)))
         if self.resample is None:
@@ -136,7 +136,7 @@ def resampling_layer(
     plain: Callable[[EncoderSettings], nn.Module],
     with_conv: Callable[[EncoderSettings, int, int], nn.Module],
 ) -> nn.Module:
-    """The step between two levels: a residual block that resamples, or a layer of its own."""
+    """Return the step between two levels: a residual block that resamples, or a separate layer."""
     if settings.block == "biggan":
         return ResidualBlock(settings, channels, channels, resample=plain(settings))
     if settings.resample_with_conv:

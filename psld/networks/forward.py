@@ -25,7 +25,7 @@ def forward_pass(
 
 
 class InBfloat16(nn.Module):
-    """Autocasts the network and nothing else: coefficients, states and loss stay in float32."""
+    """A network under autocast; coefficients, states and loss outside of it stay in float32."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

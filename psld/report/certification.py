@@ -28,7 +28,7 @@ from psld.report.table import text_of
 from psld.sampling.records import ShardRecord, record_path
 from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.utils.errors import UserError
-from psld.utils.files import patient, read_json, sha256_of_file, write_text
+from psld.utils.files import read_json, retried_in_slurm, sha256_of_file, write_text
 
 GRID = "grid.json"
 """The entry with the resolved grid."""
@@ -154,7 +154,7 @@ def files_of(grid: Grid, results: dict[str, list[CellResult]]) -> Iterator[tuple
             yield plot, None
 
 
-@patient
+@retried_in_slurm
 def _check_description(digest: str, record: str) -> None:
     """Raise UserError if the files that describe a dataset do not belong together."""
     recorded = read_description(Path(record)).digest
@@ -187,7 +187,7 @@ def _kept_sources(path: str) -> set[str]:
         return {key.partition("/")[0] for key in file.keys() if "/" in key}  # noqa: SIM118
 
 
-@patient
+@retried_in_slurm
 def _check(path: str, sha256: str, remedy: str) -> None:
     if not Path(path).is_file() or sha256_of_file(path) != sha256:
         raise UserError(f"{path}: missing, or not what the results were computed from; {remedy}")

@@ -28,12 +28,12 @@ class ShardRecord(Settings):
 
 
 def record_path(folder: str | Path, first: int, last: int) -> Path:
-    """The record of the shards `first` to `last`, both included."""
+    """Return the path of the record of the shards `first` to `last`, both included."""
     return Path(folder) / f"{first:05d}-{last:05d}.json"
 
 
 def records_of(folder: str | Path, index: int) -> list[Path]:
-    """The records of all ranges that hold this shard."""
+    """Return the records of all ranges that hold this shard."""
     found = []
     for file in Path(folder).glob("*.json"):
         name = re.fullmatch(r"(\d{5})-(\d{5})\.json", file.name)

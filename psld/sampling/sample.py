@@ -41,7 +41,7 @@ from psld.utils.provenance import device_name
 
 
 def origin_of(cell: CellSettings, weights_sha256: str, guide_sha256: str | None) -> ShardOrigin:
-    """The origin of shard 0 of a cell; the origins of other shards differ in the index."""
+    """Return the origin of a cell's shard 0; those of other shards differ in the index alone."""
     guidance = cell.sampler.guidance
     inpaints = isinstance(guidance, InpaintingGuidance)
     return ShardOrigin(
@@ -188,7 +188,7 @@ def _inpainting_of(
     indices: range,
     device: torch.device,
 ) -> Inpainting:
-    """The images of the split at these indices, as far as they exist, and their masks.
+    """Return the images of the split at these indices, as far as they exist, and their masks.
 
     Raises UserError if they are not those of the origin.
     """

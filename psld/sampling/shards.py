@@ -12,7 +12,7 @@ import numpy as np
 from psld.sampling.records import remove_records
 from psld.sampling.settings import shards_needed
 from psld.utils.errors import UserError, reraise_fault
-from psld.utils.files import atomic_path, patient
+from psld.utils.files import atomic_path, retried_in_slurm
 
 FORMAT = "psld-shard-3"
 
@@ -131,7 +131,7 @@ def shard_path(folder: str | Path, index: int) -> Path:
     return Path(folder) / f"{index:05d}.h5"
 
 
-@patient
+@retried_in_slurm
 def read_shard(path: str | Path) -> Shard:
     """Read a shard that has been sampled. Raises UserError if it is missing or damaged."""
     return Shard.load(path)
@@ -159,7 +159,7 @@ def read_shards(folder: str | Path, samples: int, expected: ShardOrigin) -> Iter
     for index in range(shards_needed(samples, expected.size)):
         path = shard_path(folder, index)
         try:
-            shard = patient(load_made_by)(path, replace(expected, index=index))
+            shard = retried_in_slurm(load_made_by)(path, replace(expected, index=index))
         except UserError:
             remove_records(folder, index)
             raise

@@ -10,7 +10,7 @@ from torch import nn
 from psld.networks.ema import EMA
 from psld.training.settings import LoopSettings
 from psld.utils.errors import UserError, reraise_fault
-from psld.utils.files import atomic_path, patient
+from psld.utils.files import atomic_path, retried_in_slurm
 from psld.utils.tensors import check_archive
 
 KEPT = 2
@@ -79,7 +79,7 @@ class Checkpoints:
             if not (self.milestone_every and step % self.milestone_every == 0):
                 self.path(step).unlink(missing_ok=True)
 
-    @patient
+    @retried_in_slurm
     def restore(self, state: TrainingState, device: torch.device, step: int) -> None:
         """Load the checkpoint of this step; do nothing for step 0.
 

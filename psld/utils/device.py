@@ -77,12 +77,12 @@ def use_device(name: str, *, rank: int | None = None, tf32: bool = False) -> tor
 
 
 def pinned(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor in memory from which a copy to `device` does not hold up this process."""
+    """Return the tensor in pinned memory, so that a copy to a GPU does not block this process."""
     return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:
-    """The FLOP/s that a GPU can reach at most, in bf16 or TF32; None if unknown, and for a CPU."""
+    """Return the peak FLOP/s of a GPU, in bf16 or TF32 (fp32); None if unknown, and for a CPU."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)

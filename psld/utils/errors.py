@@ -28,7 +28,7 @@ class RunError(PSLDError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Recognize that there was too little memory, of the machine or of a GPU."""
+    """Return True if the machine or a GPU ran out of memory."""
     # By name: this module imports no torch. On a CPU, torch raises a RuntimeError.
     kinds = {kind.__name__ for kind in type(error).__mro__}
     return (
@@ -39,7 +39,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def reraise_fault(error: Exception) -> None:
-    """Raise an error of a reader again if the machine failed: it does not show a damaged file."""
+    """Raise a reader's error again if the machine failed: the file itself may be whole."""
     if (
         is_out_of_memory(error)
         or isinstance(error, PermissionError)

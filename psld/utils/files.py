@@ -23,7 +23,7 @@ DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """The error numbers of a write for which there is no room."""
 
 LATE_SECONDS = 60
-"""How long what another node wrote may take to appear here, on a shared file system."""
+"""The longest time for another node's write to appear here, on a shared file system."""
 
 _HOST = platform.node()
 P, T = ParamSpec("P"), TypeVar("T")
@@ -124,13 +124,13 @@ def sha256_of_file(path: str | Path) -> str:
 
 
 def digest_of(content: Any) -> str:
-    """The SHA-256 of `content` as canonical JSON."""
+    """Return the SHA-256 of `content` as canonical JSON."""
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def patient(read: Callable[P, T]) -> Callable[P, T]:
-    """Make a reader, within a Slurm job, repeat itself for LATE_SECONDS while it raises UserError.
+def retried_in_slurm(read: Callable[P, T]) -> Callable[P, T]:
+    """Make a reader in a Slurm job try again, for LATE_SECONDS, while it raises UserError.
 
     Another node may have written the file a moment ago: its name, its size and its content may
     appear here one after the other. Outside a Slurm job, the error is raised at once.
@@ -139,16 +139,16 @@ def patient(read: Callable[P, T]) -> Callable[P, T]:
     @wraps(read)
     def reader(*arguments: P.args, **options: P.kwargs) -> T:
         deadline = time.monotonic() + LATE_SECONDS
-        said = ""
+        printed = ""
         while True:
             try:
                 return read(*arguments, **options)
             except UserError as error:
                 if "SLURM_JOB_ID" not in os.environ or time.monotonic() >= deadline:
                     raise
-                if str(error) != said:
-                    said = str(error)
-                    print(f"{said}; waiting, another node may have written it now", flush=True)
+                if str(error) != printed:
+                    printed = str(error)
+                    print(f"{printed}; waiting, another node may have written it now", flush=True)
             time.sleep(1)
 
     return reader

@@ -32,14 +32,14 @@ def provenance() -> dict[str, Any]:
 
 
 def device_name(device: torch.device) -> str:
-    """The card's name, or the CPU with its number of threads."""
+    """Return the GPU's name, or the CPU with its number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads of {os.cpu_count()})"
 
 
 def _git_revision() -> str | None:
-    """The revision of the code, with `+` if files differ from it; None outside a checkout."""
+    """Return the revision of the code, with `+` if files differ; None outside a checkout."""
     here = Path(__file__).parent
     command = ["git", "-C", str(here), "describe", "--always", "--abbrev=12", "--dirty=+"]
     try:

@@ -30,7 +30,7 @@ class Stream(IntEnum):
 
 
 def stream_seed(seed: int, stream: Stream, *index: int) -> int:
-    """The 63-bit hash of (seed, stream, index)."""
+    """Return the 63-bit hash of (seed, stream, index)."""
     sequence = np.random.SeedSequence(seed, spawn_key=(stream, *index))
     return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
@@ -38,12 +38,12 @@ def stream_seed(seed: int, stream: Stream, *index: int) -> int:
 def generator(
     device: torch.device | str, seed: int, stream: Stream, *index: int
 ) -> torch.Generator:
-    """A generator on `device` at the start of the stream (seed, stream, index)."""
+    """Return a generator on `device` at the start of the stream (seed, stream, index)."""
     return torch.Generator(device).manual_seed(stream_seed(seed, stream, *index))
 
 
 def standard_normal(key: int, index: int, shape: tuple[int, ...]) -> Tensor:
-    """Standard normal numbers, float32 on the CPU: draw `index` of the stream with this key.
+    """Return standard normal numbers, float32 on the CPU: draw `index` of this key's stream.
 
     NumPy's counter-based generator Philox draws them. So they are the same bytes on every machine,
     a draw depends on no other, and a smaller draw is the beginning of a larger one.

@@ -11,7 +11,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from psld.utils.errors import UserError
-from psld.utils.files import atomic_path, patient
+from psld.utils.files import atomic_path, retried_in_slurm
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> str:
@@ -22,7 +22,7 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> str:
     return hashlib.sha256(content).hexdigest()  # not of the file: another process may replace it
 
 
-@patient
+@retried_in_slurm
 def load_tensors(path: str | Path, sha256: str, remedy: str) -> dict[str, Tensor]:
     """Read a file that `save_tensors` wrote, by the SHA-256 that it returned.
 

@@ -39,7 +39,7 @@ def _read_binary_batch(data: bytes) -> Batch:
 
 
 class _Inert:
-    """Keeps the arguments of a call and the state that is set afterward."""
+    """The arguments of a call, and the state that is set afterward."""
 
     def __init__(self, *arguments: Any) -> None:
         self.arguments = arguments
@@ -52,7 +52,7 @@ _ACCEPTED = {("numpy.core.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("
 
 
 class _InertUnpickler(pickle._Unpickler):
-    """Python's own: the one in C reserves as many gigabytes as four bytes of a pickle ask for."""
+    """Python's own unpickler: the one in C reserves as much memory as a damaged file asks for."""
 
     def find_class(self, module: str, name: str) -> type[_Inert]:
         if (module, name) not in _ACCEPTED:
