@@ -1,12 +1,12 @@
 """Generalized DDIM (gDDIM): a published baseline, deterministic and multistep."""
 
-from itertools import pairwise
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from psld.diffusion.data_prediction import check_prediction, prediction_coefficients
-from psld.diffusion.polynomials import polynomial_integrals
+from psld.diffusion.polynomials import polynomial_integrals, step_weights
 from psld.diffusion.process import LinearProcess, mix
 from psld.diffusion.roots import WhiteningRoot
 from psld.diffusion.score import Score
@@ -36,17 +36,13 @@ class GDDIM:
         start, end = grid[:-1], grid[1:]
         self.times = start.tolist()
         self.ends = self.replacement_times = end.tolist()
-        self.order = order = settings.order
+        self.order = settings.order
         root = WhiteningRoot(process, "flow", float(grid[-1]))
         state, eps, projection = _noise_rows(process, root, start)
         self.state, self.eps = table(state, device), table(eps, device)
         self.projection = table(projection, device)
         self.transition = table(process.transition_between(start, end), device)
-        self.weights = [
-            table(matrix, device)
-            for first, last in pairwise([*range(min(order, len(start))), len(start)])
-            for matrix in _weights(process, root, grid, first, last, min(first + 1, order))
-        ]
+        self.weights = step_weights(partial(_weights, process, root), grid, self.order, device)
         self.history: list[Tensor] = []
         """ε^R so far, newest first."""
 
@@ -72,16 +68,9 @@ def _noise_rows(
 
 
 def _weights(
-    process: LinearProcess,
-    root: WhiteningRoot,
-    grid: Tensor,
-    first: int,
-    last: int,
-    order: int,
+    process: LinearProcess, root: WhiteningRoot, start: Tensor, end: Tensor, nodes: Tensor
 ) -> Tensor:
-    """Return [C_0 C_1 …] of the steps `first`, …, `last` − 1, N×k×(order·k)."""
-    start, end = grid[first:last], grid[first + 1 : last + 1]
-    nodes = grid[torch.arange(first, last)[:, None] - torch.arange(order)]
+    """Return [C_0 C_1 …], N×k×(q·k), of steps between N times through N×q nodes."""
     k = process.blocks
 
     def curve(times: Tensor) -> Tensor:

@@ -9,14 +9,12 @@ w = c x₀ + ξ with ξ ~ N(0, I) moves with velocity ċ x₀. The average of th
 The terms with η are the same average of an Ornstein–Uhlenbeck process toward N(c x₀, I).
 """
 
-from itertools import pairwise
-
 import torch
 from torch import Tensor
 
 from psld.diffusion.data_prediction import DataPrediction
 from psld.diffusion.inpainting import Inpainting
-from psld.diffusion.polynomials import polynomial_integrals
+from psld.diffusion.polynomials import polynomial_integrals, step_weights
 from psld.diffusion.process import LinearProcess, mix
 from psld.diffusion.roots import WhiteningRoot
 from psld.diffusion.score import Score
@@ -131,10 +129,10 @@ class Multistep:
         noise = scheme.noise_factor(start, end)
         self.noisy = noise.abs().amax(dim=(1, 2)).gt(0).tolist()
         self.noise = table(noise, device)
-        self.weights = _tabulate(scheme, grid, device, self.order, ahead=0)
+        self.weights = step_weights(scheme.weights, grid, self.order, device)
         self.corrected = None
         if settings.corrector:
-            self.corrected = _tabulate(scheme, grid, device, self.order, ahead=1)
+            self.corrected = step_weights(scheme.weights, grid, self.order, device, ahead=1)
         self.steps = len(end)
         self.history: list[Tensor] = []
         """Predictions so far, newest first."""
@@ -158,22 +156,3 @@ class Multistep:
     def _combined(self, weights: Tensor) -> Tensor:
         """Return Σ_j X_j x̂₀_j, N×kC×H×W, over as many predictions as there are weights."""
         return mix(weights, torch.cat(self.history[: weights.shape[1]], dim=1))
-
-
-def _tabulate(
-    scheme: ExponentialScheme, grid: Tensor, device: torch.device, order: int, ahead: int
-) -> list[Tensor]:
-    """Tabulate X of every step, k×q each.
-
-    The nodes are the step's start and earlier times, and with `ahead` = 1 also its end. The first
-    steps have fewer earlier times.
-    """
-    steps = len(grid) - 1
-    warm_up = range(min(order, steps))
-    weights = []
-    for first, last in pairwise([*warm_up, steps]):
-        index = torch.arange(first, last)[:, None]
-        behind = torch.arange(-ahead, min(first + 1, order))
-        nodes = grid[index - behind]
-        weights += scheme.weights(grid[first:last], grid[first + 1 : last + 1], nodes).unbind()
-    return [table(matrix, device) for matrix in weights]

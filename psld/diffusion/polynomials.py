@@ -1,6 +1,7 @@
-"""Integrals of the interpolating polynomials of a multistep method."""
+"""Integrals of the interpolating polynomials of a multistep method, and their table."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.settings import Interpolation
+from psld.diffusion.stepping import table
 
 NODES = 20
 """Nodes of Gauss–Legendre quadrature in log t, per step."""
@@ -69,6 +71,31 @@ def polynomial_integrals(
     last = y[:, -1, :, None] * values[:, -1, None]
     first = y[:, 0, :, None] * values[:, 0, None]
     return last - first - inside
+
+
+def step_weights(
+    weights: Callable[[Tensor, Tensor, Tensor], Tensor],
+    grid: Tensor,
+    order: int,
+    device: torch.device,
+    *,
+    ahead: int = 0,
+) -> list[Tensor]:
+    """Tabulate the weights of every step of a multistep method on a time grid, k×q each.
+
+    The nodes are the step's start and earlier times, and with `ahead` = 1 also its end. The first
+    steps have fewer earlier times.
+
+    Args:
+        weights: from N starts, N ends and N×q nodes to N×k×q.
+    """
+    steps = len(grid) - 1
+    matrices = []
+    for first, last in pairwise([*range(min(order, steps)), steps]):
+        index = torch.arange(first, last)[:, None]
+        nodes = grid[index - torch.arange(-ahead, min(first + 1, order))]
+        matrices += weights(grid[first:last], grid[first + 1 : last + 1], nodes).unbind()
+    return [table(matrix, device) for matrix in matrices]
 
 
 def _abscissa(
