@@ -5,19 +5,21 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from psld.cluster.faults import try_again_once
 from psld.commands.sweeps import begin_job, check_jobs, failure_of, is_sweep
-from psld.config.compose import compose_content, content_of
+from psld.config.compose import compose_content, content_of, refusing
 from psld.config.locations import CONFIGS
 from psld.config.messages import explained
 from psld.config.settings import Settings, parse
+from psld.utils.errors import UserError
 
 S = TypeVar("S", bound=Settings)
 
@@ -68,12 +70,14 @@ def entry_point(
                     print(help_of(sys.argv[0], name, kind, description))
                     return
                 sys.argv[1:] = _arguments(sys.argv[1:], rewrite)
-                swept[:] = check_jobs(name, sys.argv[1:], settings_of)
                 if not any(word.startswith(("-", "hydra")) for word in sys.argv[1:]):
                     # Skip hydra_main if possible: it composes twice, first to detect a sweep.
                     main(parse(kind, compose_content(name, sys.argv[1:], where), where))
                     return
-                hydra_main()
+                _check_flags(sys.argv[1:])
+                with refusing(where):
+                    swept[:] = check_jobs(name, sys.argv[1:], settings_of)
+                    hydra_main()
                 if swept and failures:
                     raise type(failures[0])(f"{len(failures)} of the sweep's jobs failed")
                 if failures:
@@ -104,3 +108,18 @@ def _arguments(given: list[str], rewrite: Callable[[list[str]], list[str]]) -> l
         # A sweep that starts from a grid's model is not part of the grid.
         rewritten = [w for w in rewritten if w in given or not w.startswith("grid_name=")]
     return sorted(rewritten, key=lambda word: "=" in word and not word.startswith("-"))
+
+
+def _check_flags(given: list[str]) -> None:
+    """Refuse wrong flags in one line, for which Hydra prints its usage.
+
+    `--experimental-rerun` is refused, too: it reads a pickle.
+    """
+    parser = get_args_parser()
+    parser.error = _refuse
+    if parser.parse_args(given).experimental_rerun is not None:
+        _refuse("--experimental-rerun is not supported; give the overrides again")
+
+
+def _refuse(message: str) -> NoReturn:
+    raise UserError(message)

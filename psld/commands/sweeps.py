@@ -129,7 +129,11 @@ def _choices(override: Any) -> list[str]:
     """Return the override of each job that one override, swept or not, makes."""
     if not override.is_sweep_override():
         return [override.input_line]
-    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    key = override.get_key_element()
+    choices = [f"{key}={value}" for value in override.sweep_string_iterator()]
+    if not choices:
+        raise UserError(f"{override.input_line}: there is nothing to sweep over")
+    return choices
 
 
 def _leaf(key: str) -> str:

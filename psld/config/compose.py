@@ -38,20 +38,28 @@ def configs() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def refusing(where: str) -> Iterator[None]:
+    """Turn what Hydra raises for wrong words into a UserError, prefixed by `where`."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"{where}: {text_of(error)}") from None
+    # process=inf, 5,000 digits, lists in lists in …; hydra.run.dir=/proc/x
+    except (ValueError, RecursionError, FileNotFoundError) as error:
+        raise UserError(f"{where}: not a setting ({text_of(error)})") from None
+
+
 def compose_content(name: str, overrides: Sequence[str], where: str) -> dict[str, Any]:
     """Return the resolved content of configs/NAME.yaml with these overrides.
 
     Raises UserError, prefixed by `where`, if it does not compose.
     """
-    try:
+    with refusing(where):
         with configs():
             config = compose(name, overrides=list(overrides), return_hydra_config=True)
         with answering_resolvers(config):
             return content_of(without_hydra(config), where)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(f"{where}: {text_of(error)}") from None
-    except (ValueError, RecursionError) as error:  # process=inf, 5,000 digits, lists in lists in …
-        raise UserError(f"{where}: not a setting ({text_of(error)})") from None
 
 
 def without_hydra(config: DictConfig) -> DictConfig:

@@ -52,6 +52,33 @@ def test_an_override_that_is_none_is_refused(tmp_path, override):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("flags", [["--multirun"], ["--cfg", "job"], ["-cn", "train"]])
+@pytest.mark.parametrize("value", ["inf", "9" * 5000, "[" * 500 + "]" * 500, "'"])
+def test_a_value_that_is_none_is_refused_with_the_flags_of_hydra(tmp_path, flags, value):
+    refused(call(tmp_path, "train", *flags, f"process={value}"), 2, "configs/train.yaml: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_hydra_cannot_make_is_one_line(tmp_path):
+    refused(call(tmp_path, "train", "hydra.run.dir=/proc/x"), 2, "/proc/x")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--speed"], "unrecognized arguments: --speed"),
+        (["--info", "training.steps=3"], "invalid choice: 'training.steps=3'"),
+        (["-cn"], "expected one argument"),
+        (["--resolve"], "--resolve"),
+        (["--experimental-rerun", "config.pickle"], "--experimental-rerun is not supported"),
+        (["-m", "training.steps=range(5,1)"], "training.steps=range(5,1): there is nothing to"),
+    ],
+)
+def test_a_wrong_flag_is_one_line(tmp_path, flags, words):
+    refused(call(tmp_path, "train", *flags), 2, words)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_missing_values_are_named(tmp_path):
     refused(call(tmp_path, "sample"), 2, "configs/sample.yaml: missing: model=…, output=…")
     refused(call(tmp_path, "sample", "model=x"), 2, "missing: output=…")
