@@ -155,7 +155,7 @@ def draw_design(title: str, process: LinearProcess, trial: Trial) -> Figure:
     covariance = process.image_covariance(times)
     figure = Figure(figsize=(PAGE_WIDTH, 6.2), layout="constrained")
     panels = figure.subplots(2, 3)
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     means, deviations, levels, spent, condition, distances = panels.flat
     scale = process.S.diagonal().sqrt()
     _draw_blocks(means, process, times, process.image_mean(times) / scale)

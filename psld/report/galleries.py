@@ -111,7 +111,8 @@ def draw_images(images: np.ndarray, columns: int, title: str, names: Sequence[st
     axes = figure.add_axes((margin / PAGE_WIDTH, 0, inches / PAGE_WIDTH, 1 - TITLE_HEIGHT / total))
     rgb = np.broadcast_to(pixels, (height, width, 3))
     axes.imshow(rgb, interpolation="nearest", aspect="auto")
-    axes.set(title=title, xticks=[])
+    axes.set_title(title, parse_math=False)
+    axes.set_xticks([])
     rows, side = math.ceil(len(images) / columns), images.shape[2]
     gap = (height - rows * side) / (rows + 1)
     centers = [gap + row * (side + gap) + (side - 1) / 2 for row in range(len(names))]

@@ -33,7 +33,7 @@ def draw_trace(
     heights = [1.12 * PAGE_WIDTH / columns * blocks + 0.5, PLANE_HEIGHT]
     figure = Figure(figsize=(PAGE_WIDTH, sum(heights)), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=heights)
-    above.suptitle(title)
+    above.suptitle(title, parse_math=False)
     followed = states[:, :2, states.shape[2] // 2]  # the middle channel, green in RGB
     places = spread_pixels(followed[-1, 0], pixels)
     looks = list(ramp([str(place) for place in places]).values())

@@ -52,7 +52,8 @@ def test_the_matrices_may_stand_on_the_command_line(tmp_path):
         "process.S=[1,0.25]",
         "process.initial_variance=[0,0.01]",
     )
-    said = design(tmp_path, *matrices, "samplers=[multistep]")
+    said = design(tmp_path, *matrices, "samplers=[multistep]", "name='$x_{$'", "output=x")
+    assert "<!-- $x_{$ -->" in (tmp_path / "x.svg").read_text(), "a title is no formula"
     assert "\nQ = [[0, -0.5], [0.5, 0]]\n" in said
     assert "\nF/β = −(D + Q) S⁻¹ = [[0, 2], [-0.5, -1]]\n" in said
     assert "\nG/√β = √(2D) = [[0, 0], [0, 0.7071]]\n" in said

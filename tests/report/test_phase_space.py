@@ -82,6 +82,7 @@ def test_the_figure_shows_blocks_by_time_and_pixels_in_the_plane(channels, block
 
 def test_the_command_writes_a_picture_and_a_vector_graphic(model, tmp_path):
     arguments = (f"model={model}", "sampler.steps=4", "shard_size=4", "output=path/x", "times=3")
+    arguments += ("title='$x_{$'",)  # no formula
     succeeded(call(tmp_path, "figure", *arguments))
     assert {path.name for path in (tmp_path / "path").iterdir()} == {"x.png", "x.svg"}
     with Image.open(tmp_path / "path" / "x.png") as image:
