@@ -75,23 +75,18 @@ def _digits(mnist: ImageStore, indices: range, size: int) -> np.ndarray:
 
 
 def _from_file(path: Path, indices: range, size: int) -> np.ndarray:
-    import h5py
-
     try:
-        with h5py.File(path, locking=False) as file:
-            masks = file["masks"]
-            if masks.ndim != 3 or masks.shape[1:] != (size, size) or len(masks) == 0:
-                raise UserError(f"{path}: masks are {masks.shape}, not n×{size}×{size}")
-            if len(masks) == 1:
-                return np.repeat(masks[:] != 0, len(indices), axis=0)
-            if len(masks) < indices.stop:
-                raise UserError(
-                    f"{path}: holds {len(masks)} masks, too few for image {indices.stop - 1}; give "
-                    "one for each image, or a single one for all"
-                )
-            return masks[indices.start : indices.stop] != 0
-    except UserError:
-        raise
+        masks = np.lib.format.open_memmap(path, mode="r")
     except Exception as error:  # A damaged file can raise nearly any exception.
         reraise_fault(error)
-        raise UserError(f"{path}: not an HDF5 file with the dataset masks ({error})") from None
+        raise UserError(f"{path}: not an array as numpy.save writes it ({error})") from None
+    if masks.dtype.kind not in "biuf" or masks.shape[1:] != (size, size) or len(masks) == 0:
+        raise UserError(f"{path}: masks are {masks.dtype} {masks.shape}, not n×{size}×{size}")
+    if len(masks) == 1:
+        return np.repeat(masks[:] != 0, len(indices), axis=0)
+    if len(masks) < indices.stop:
+        raise UserError(
+            f"{path}: holds {len(masks)} masks, too few for image {indices.stop - 1}; give "
+            "one for each image, or a single one for all"
+        )
+    return masks[indices.start : indices.stop] != 0

@@ -80,12 +80,12 @@ class DigitsMask(Settings):
 
 
 class FileMask(Settings):
-    """Masks of your own, in an HDF5 file."""
+    """Masks of your own, in a file of numpy.save."""
 
     kind: Literal["file"]
     path: str
-    """HDF5 file with the dataset `masks`, n×H×W, 1 for a known pixel and 0 in the hole: mask i
-    for image i, or a single one (n = 1) for all."""
+    """NPY file of an array n×H×W, 1 for a known pixel and 0 in the hole: mask i for image i, or a
+    single one (n = 1) for all."""
 
 
 MaskSettings = Annotated[

@@ -1,6 +1,5 @@
 """Masks: mask i depends only on its settings and i, and has the requested hole."""
 
-import h5py
 import numpy as np
 import pytest
 from PIL import Image
@@ -42,10 +41,9 @@ def mnist(tmp_path_factory):
 def own(tmp_path):
     """Writes a mask file and gives its settings."""
 
-    def write(masks: np.ndarray, name: str = "masks") -> FileMask:
-        with h5py.File(tmp_path / "own.h5", "w") as file:
-            file[name] = masks
-        return FileMask(kind="file", path=str(tmp_path / "own.h5"))
+    def write(masks: np.ndarray) -> FileMask:
+        np.save(tmp_path / "own.npy", masks)
+        return FileMask(kind="file", path=str(tmp_path / "own.npy"))
 
     return write
 
@@ -130,26 +128,28 @@ MASKS = np.ones((4, SIZE, SIZE))
 
 
 @pytest.mark.parametrize(
-    ("masks", "name", "message"),
+    ("masks", "message"),
     [
-        (MASKS, "masks", "holds 4 masks, too few for image 5"),
-        (MASKS[..., 1:], "masks", r"masks are \(4, 16, 15\), not n×16×16"),
-        (MASKS[:0], "masks", r"masks are \(0, 16, 16\)"),
-        (MASKS[0], "masks", r"masks are \(16, 16\)"),
-        (MASKS, "holes", "not an HDF5 file with the dataset masks"),
+        (MASKS, "holds 4 masks, too few for image 5"),
+        (MASKS[..., 1:], r"masks are float64 \(4, 16, 15\), not n×16×16"),
+        (MASKS[:0], r"masks are float64 \(0, 16, 16\)"),
+        (MASKS[0], r"masks are float64 \(16, 16\)"),
+        (np.array(1), r"masks are int64 \(\)"),
+        (MASKS.astype(str), r"masks are <U32 \(4, 16, 16\)"),
+        (MASKS.astype(object), "not an array as numpy.save writes it .*Python objects"),
     ],
 )
-def test_what_a_file_of_masks_must_be(own, masks, name, message):
+def test_what_a_file_of_masks_must_be(own, masks, message):
     with pytest.raises(UserError, match=message):
-        masks_of(own(masks, name), range(2, 6), SIZE)
+        masks_of(own(masks), range(2, 6), SIZE)
 
 
 def test_a_file_that_is_none(tmp_path):
-    text, absent = tmp_path / "text.h5", tmp_path / "absent.h5"
-    text.write_text("no HDF5")
-    with pytest.raises(UserError, match=r"text\.h5: not an HDF5 file"):
+    text, absent = tmp_path / "text.npy", tmp_path / "absent.npy"
+    text.write_text("no array")
+    with pytest.raises(UserError, match=r"text\.npy: not an array as numpy\.save writes it"):
         masks_of(FileMask(kind="file", path=str(text)), range(1), SIZE)
-    with pytest.raises(UserError, match=r"absent\.h5: no such file"):
+    with pytest.raises(UserError, match=r"absent\.npy: no such file"):
         masks_digest(FileMask(kind="file", path=str(absent)))
 
 

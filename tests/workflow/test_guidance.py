@@ -4,7 +4,6 @@ import csv
 import re
 import shutil
 
-import h5py
 import numpy as np
 import pytest
 
@@ -51,7 +50,7 @@ samplers:
       - sampler=em
       - guidance@sampler.guidance=inpainting
       - mask@sampler.guidance.mask=file
-      - sampler.guidance.mask.path=own.h5
+      - sampler.guidance.mask.path=own.npy
     budget: sampler.steps
 
 figures:
@@ -100,8 +99,7 @@ shown. The figures are the grid's own two, a plot, two galleries, a comparison, 
 def write_masks(project: Project, column: int) -> None:
     masks = np.ones((1, 8, 8), bool)
     masks[:, :, column] = False
-    with h5py.File(project.folder / "own.h5", "w") as file:
-        file["masks"] = masks
+    np.save(project.folder / "own.npy", masks)
 
 
 def set_up(project: Project) -> Project:
