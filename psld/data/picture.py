@@ -1,8 +1,10 @@
 """Picture files: decode, frame, resize, convert; and write images as PNG."""
 
+import ctypes
 import io
 import math
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import get_args
 
@@ -14,8 +16,10 @@ from psld.data.settings import FilterName
 from psld.utils.errors import UserError, reraise_fault
 from psld.utils.files import atomic_path
 
-# Of damaged pictures, Pillow warns in many lines. One that cannot be decoded is an error.
+# Of damaged pictures, Pillow and libtiff print lines. One that cannot be decoded is an error.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+with suppress(AttributeError):  # a Pillow that contains libtiff, or that has none
+    ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
 
 FILTERS = {name: Image.Resampling[name.upper()] for name in get_args(FilterName)}
 

@@ -161,6 +161,16 @@ def test_a_picture_of_an_absurd_size_or_none_is_one_line(tmp_path, data, reason)
     assert skipped(root) == [f"{root}/odd.png"]
 
 
+def test_of_a_damaged_tiff_libtiff_prints_nothing(capfd):
+    stream = io.BytesIO()
+    pixels = Image.fromarray(random_images(64, 64))
+    pixels.save(stream, "tiff", compression="tiff_adobe_deflate")
+    stream.getbuffer()[len(stream.getvalue()) // 2] ^= 1
+    with pytest.raises(BrokenPicture):
+        decode(stream.getvalue(), "x")
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize(("mode", "kind"), [("I;16", "png"), ("F", "tiff"), ("LAB", "tiff")])
 def test_a_mode_that_would_be_clipped_is_refused(mode, kind):
     stream = io.BytesIO()
