@@ -21,7 +21,7 @@ class Rehearsal(Settings):
     """Overrides that follow those of each model and guide."""
     budgets: dict[str, str | int]
     """The value for each kind of budget, in place of the one in the sampler's name."""
-    samples: int = Field(ge=2)
+    samples: int = Field(ge=3)
     """Samples per cell."""
     shard_size: int = Field(ge=1)
     batch_size: int = Field(ge=1)

@@ -97,8 +97,8 @@ class GridFile(Settings):
     defaults: tuple[str, ...] = ()
     """Overrides that all models share."""
     metric: str
-    samples: int = Field(ge=1)
-    """Samples per cell, unless a table sets another number."""
+    samples: int = Field(ge=3)
+    """Samples per cell, unless a table sets another number. Fewer than 3 have no interval."""
     shard_size: int = Field(ge=1)
     """Samples in a shard."""
     shards_per_job: int = Field(10, ge=1)

@@ -17,7 +17,7 @@ class Entry(Settings):
     """A sampler family; `budget` completes it."""
     budget: str | int | None = None
     """Steps or tolerance: the value of the family's budget key."""
-    samples: int | None = Field(None, ge=1)
+    samples: int | None = Field(None, ge=3)
     metric: str | None = None
     show: Show | None = None
     """Show the metric's value (the default), the counted network evaluations, the share of guided
@@ -80,8 +80,8 @@ class Table(Settings):
     """The allowed difference from the paper's values."""
     cell: Entry = Entry()
     """The part that all entries share."""
-    rows: tuple[Row, ...]
-    columns: tuple[Column, ...]
+    rows: tuple[Row, ...] = Field(min_length=1)
+    columns: tuple[Column, ...] = Field(min_length=1)
 
     def show_of(self, row: Row, column: Column) -> Show:
         """Return the kind of number that the entry in a row and column shows."""

@@ -15,7 +15,7 @@ from tests.grid.mine import CONTENT, changed, load
     ("path", "value", "complaint"),
     [
         ("smaples", 3, "unknown key smaples"),
-        ("samples", 0, "samples: Input should be greater than or equal to 1"),
+        ("samples", 2, "samples: Input should be greater than or equal to 3"),
         ("metric", "fd", "metric fd: metric=fd: no such metric; there are: .*fd-classifier,"),
         ("gallery", "em-11", "gallery: no cell has the sampler 'em-11'; there are: em-10"),
         ("models/psld", ["process=psld", "process.gama=1"], "psld: no setting .* process.gama"),
@@ -34,6 +34,8 @@ from tests.grid.mine import CONTENT, changed, load
         ("tables/steps/rows/0/paper", [1.0], "tables.steps: row .* needs 2 paper values"),
         ("tables/steps/columns/1/label", "10", "need different names, not sampler, model, 10, 10"),
         ("tables/steps/headings", ["metric", "model"], "headings: metric is what the CSV calls"),
+        ("tables/steps/rows", [], "tables.steps.rows: .* at least 1 item"),
+        ("tables/steps/columns", [], "tables.steps.columns: .* at least 1 item"),
         ("tables/steps/headings", ["model"], "tables.steps: row .* needs 1 labels"),
         ("tables/tolerance/columns/0/show", "value and nfe", "tables.tolerance.columns.0.show"),
         ("tables/tolerance/rows/0/budget", "7", "rk45-7: sampler.tolerance: .* less than 1"),
