@@ -22,6 +22,7 @@ be started, and it ignores `local-cores`. The repair has one such thread, and as
 
 import asyncio
 import itertools
+import operator
 import os
 import shlex
 import subprocess
@@ -89,7 +90,8 @@ def repair_scheduler() -> None:
 
 def _run_jobs(executor: Any, jobs: list[Any]) -> None:
     """Submit jobs that can start: those of a rule in `slurm-array-jobs` as arrays."""
-    for name, group in itertools.groupby(sorted(jobs, key=_name), key=_name):
+    name_of = operator.attrgetter("name")  # of a job's rule, or of its group
+    for name, group in itertools.groupby(sorted(jobs, key=name_of), key=name_of):
         same = list(group)
         as_array = {name, "all"} & executor.array_jobs and not same[0].is_group()
         size = executor.max_array_size if as_array else 1
@@ -98,11 +100,6 @@ def _run_jobs(executor: Any, jobs: list[Any]) -> None:
             for job in batch:
                 executor.run_job_pre(job)
             executor._job_submission_executor.submit(_submit, executor, batch)
-
-
-def _name(job: Any) -> str:
-    """The name of a job's rule, or of its group."""
-    return job.name
 
 
 def _temporary_folder(executor: Any) -> str:
@@ -130,7 +127,7 @@ def _submit(executor: Any, jobs: list[Any]) -> None:
         name = f"{number}_{index}" if len(jobs) > 1 else number
         aux = {"slurm_logfile": _logs(executor, job) / f"{name}.log"}
         executor.report_job_submission(SubmittedJobInfo(job, external_jobid=name, aux=aux))
-    executor.logger.info(f"Slurm job {number}: {len(jobs)} job(s) of rule {_name(jobs[0])}.")
+    executor.logger.info(f"Slurm job {number}: {len(jobs)} job(s) of rule {jobs[0].name}.")
 
 
 def _call_sbatch(executor: Any, jobs: list[Any]) -> str:
@@ -144,7 +141,7 @@ def _call_sbatch(executor: Any, jobs: list[Any]) -> str:
     parameters = {
         "run_uuid": executor.run_uuid,
         "slurm_logfile": logs / ("%A_%a.log" if array else "%j.log"),
-        "comment_str": _name(jobs[0]),
+        "comment_str": jobs[0].name,
         "account": next(executor.get_account_arg(jobs[0])),
         "partition": executor.get_partition_arg(jobs[0]),
         "workdir": executor.workflow.workdir_init,
@@ -161,7 +158,7 @@ def _call_sbatch(executor: Any, jobs: list[Any]) -> str:
 
 def _logs(executor: Any, job: Any) -> Path:
     """The folder of a job's output. It is relative: sbatch would expand `%` in a path."""
-    return Path(os.path.relpath(executor.slurm_logdir), _name(job))
+    return Path(os.path.relpath(executor.slurm_logdir), job.name)
 
 
 def _script(commands: list[str]) -> str:

@@ -102,13 +102,12 @@ def _sole_run(folder: Path) -> Iterator[None]:
         _end_with_make()
         if latest:
             _end_leftovers(latest, folder)
-        job = os.environ.get("SLURM_JOB_ID", "")
         run = Run(
             name=uuid.uuid4().hex,
             folder=folder.stat().st_ino,
             pid=os.getpid(),
             host=platform.node(),
-            slurm_job=job,
+            slurm_job=os.environ.get("SLURM_JOB_ID", ""),
         )
         write_record(_record(folder), run)
         os.environ[MARK] = f"{os.environ.get(MARK, '')} {run.name}".strip()
@@ -131,7 +130,7 @@ def _passing_on_interrupts(run: Run) -> Iterator[None]:
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         for pid, words in _processes(run).items():
-            if any(Path(word).name == "psld" for word in words):
+            if _is_psld(words):
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGTERM)
         signal.default_int_handler(number, frame)
@@ -195,7 +194,8 @@ def _end_processes(run: Run) -> None:
         if waited > GRACE_SECONDS + KILL_SECONDS:
             raise RunError(f"the last run's processes {named} do not end; is a disk gone?")
         for pid, words in left.items():
-            kill = waited > GRACE_SECONDS or _is_launcher(words)
+            # `psld launch` cancels its Slurm job at SIGTERM, but not at SIGKILL.
+            kill = waited > GRACE_SECONDS or (_is_psld(words) and "launch" in words)
             if kill or pid not in terminated:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL if kill else signal.SIGTERM)
@@ -224,9 +224,8 @@ def _processes(run: Run) -> dict[int, list[str]]:
     return found
 
 
-def _is_launcher(words: list[str]) -> bool:
-    """Recognize `psld launch`, which cancels its Slurm job at SIGTERM, but not at SIGKILL."""
-    return "launch" in words and any(Path(word).name == "psld" for word in words)
+def _is_psld(words: list[str]) -> bool:
+    return any(Path(word).name == "psld" for word in words)
 
 
 def _end_jobs(run: Run) -> None:

@@ -76,9 +76,9 @@ def settings_of_training(words: list[str]) -> RunSettings:
     return parse(kind, compose_content(command, expand_data(expand(given)), command), command)
 
 
-def leave(launcher: "Launcher", detach: bool, number: int) -> NoReturn:
+def leave(launcher: Launcher, detach: bool, number: int) -> NoReturn:
     """Exit on a signal: cancel the job, or print that it goes on and how to return to it."""
-    for repeated in (signal.SIGINT, signal.SIGTERM):
+    for repeated in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(repeated, signal.SIG_IGN)  # The first one is enough.
     name = signal.Signals(number).name
     # Keep the job if the terminal closes: it may take days.

@@ -141,6 +141,17 @@ def test_a_signal_cancels_the_job_or_leaves_it(slurm, tmp_path, digits, number, 
     assert slurm.calls("scancel") == ([f"--me --name={name}"] if cancels else [])
 
 
+def test_a_terminal_that_closes_during_a_cancellation_does_not_stop_it(slurm, tmp_path, digits):
+    slurm.answer("scancel", first="kill -HUP $PPID")
+    with started(tmp_path, command("launch", *TRAINING, f"data={digits}")) as process:
+        waits(process)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGINT
+    assert "SIGHUP" not in out
+    assert "canceled the job" in out
+
+
 def test_a_launcher_under_nohup_stays_when_the_terminal_is_closed(slurm, tmp_path, digits):
     nohup = ["/bin/sh", "-c", "trap '' HUP; exec \"$@\"", "nohup"]
     launch = command("launch", *TRAINING, f"data={digits}")
