@@ -18,6 +18,7 @@ from psld.training.settings import (
     TrainGuideSettings,
     TrainSettings,
 )
+from psld.utils.errors import UserError
 from psld.utils.files import digest_of
 
 Compose = Callable[[str, Sequence[str], str], dict[str, Any]]
@@ -86,7 +87,10 @@ def compose_sampler(
 
 def compose_metric(name: str, where: str, compose: Compose = compose_content) -> MetricSettings:
     content = compose("reference", [f"metric={name}"], where)
-    return parse(MetricSettings, content["metric"], where)
+    metric = parse(MetricSettings, content["metric"], where)
+    if metric.name != name:
+        raise UserError(f"{where}: configs/metric/{name}.yaml: name: {name}, not {metric.name}")
+    return metric
 
 
 def compose_likelihood(

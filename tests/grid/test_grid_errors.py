@@ -98,6 +98,16 @@ def test_an_unknown_grid_is_refused_with_those_that_are_there(configs):
         load_grid("other")
 
 
+def test_a_metric_is_named_like_its_config(configs):
+    """Two metrics of one name would share what is computed for one of them."""
+    (configs / "metric").mkdir()
+    copied = "defaults: [fd-classifier, _self_]\nreference_split: test\n"
+    (configs / "metric/fd-classifier-mine.yaml").write_text(copied)
+    complaint = "fd-classifier-mine.yaml: name: fd-classifier-mine, not fd-classifier"
+    with pytest.raises(UserError, match=complaint):
+        load(configs, changed("metric", "fd-classifier-mine"))
+
+
 @pytest.mark.parametrize(
     ("figures", "complaint"),
     [
