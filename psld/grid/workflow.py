@@ -28,7 +28,7 @@ class Workflow:
         self.metrics = {n: g.metric(n).identity() for g in grids.values() for n in g.metrics}
         self.features = _features(self.metrics)
         self.figures = {name: figures_of(grid) for name, grid in grids.items()}
-        _check_names(grid=grids, dataset=self.datasets, features=self.features)
+        _check_config_names(grid=grids, dataset=self.datasets, features=self.features)
 
     @classmethod
     def load(cls) -> "Workflow":
@@ -106,11 +106,11 @@ class Workflow:
 
     # -- results --------------------------------------------------------------------------------
 
-    def results_of_table(self, grid: str, table: str) -> list[str]:
-        """The results that a table shows."""
+    def results_of_tables(self, grid: str, *tables: str) -> list[str]:
+        """The results that these tables show, or all tables if none is named."""
         file = self.grids[grid].file
-        likelihoods = [paths.likelihood(grid, model) for model in file.likelihood_models(table)]
-        return sorted(self._results(grid, file.evaluations_in(table))) + likelihoods
+        likelihoods = [paths.likelihood(grid, model) for model in file.likelihood_models(*tables)]
+        return sorted(self._results(grid, file.evaluations_in(*tables))) + likelihoods
 
     def params_of_table(self, grid: str, table: str) -> dict[str, Any]:
         """The contents of a table besides its inputs: its texts, and what each entry shows."""
@@ -134,10 +134,8 @@ class Workflow:
 
     def inputs_of_certificate(self, grid: str) -> list[str]:
         """The results of all cells and all likelihoods, and the plots of them."""
-        composed = self.grids[grid]
-        cells = [paths.cell_result(grid, cell) for cell in composed.cells]
-        likelihoods = [paths.likelihood(grid, m) for m in composed.file.likelihood_models()]
-        return [*cells, *likelihoods, *self.files_of_figures(grid, plots_of(composed))]
+        plots = self.files_of_figures(grid, plots_of(self.grids[grid]))
+        return [*self.results_of_tables(grid), *plots]
 
     def digest_of_grid(self, grid: str) -> str:
         """The digest of the resolved grid, which is in the certificate."""
@@ -187,12 +185,9 @@ class Workflow:
 
     def parts_of_page(self, grid: str) -> list[str]:
         """The files that a page shows: tables, the results in them, and figures."""
-        tables = self.grids[grid].file.tables
-        results = dict.fromkeys(
-            file for name in tables for file in self.results_of_table(grid, name)
-        )
-        pages = [f"{paths.table(grid, table)}.html" for table in tables]
-        return [*pages, *results, *self.files_of_figures(grid, self.figures[grid])]
+        pages = [f"{paths.table(grid, table)}.html" for table in self.grids[grid].file.tables]
+        figures = self.files_of_figures(grid, self.figures[grid])
+        return [*pages, *self.results_of_tables(grid), *figures]
 
     # -- targets --------------------------------------------------------------------------------
 
@@ -291,7 +286,7 @@ def _features(metrics: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return features
 
 
-def _check_names(**named: Iterable[str]) -> None:
+def _check_config_names(**named: Iterable[str]) -> None:
     """Raise UserError if a config cannot have its name: the others are in the grids."""
     for kind, names in named.items():
         for name in names:

@@ -17,7 +17,7 @@ def declared(workflow: Workflow, stage: Stage) -> list[str]:
     """The inputs of the stage's rule that Snakemake waits for (`latency-wait`)."""
     match stage.name:
         case "tabulate":
-            return workflow.results_of_table("mine", "mine")
+            return workflow.results_of_tables("mine", "mine")
         case "figures":
             return workflow.inputs_of_figure("mine", "shown")
         case "report":

@@ -88,7 +88,7 @@ def test_an_entry_needs_a_model_and_no_sampler(grid):
 
 
 def test_a_table_reads_the_likelihoods_that_it_shows(grid):
-    inputs = Workflow({"mine": grid}).results_of_table("mine", "bits")
+    inputs = Workflow({"mine": grid}).results_of_tables("mine", "bits")
     assert inputs[2:] == [
         "results/cells/mine/vp-sde/likelihood.json",
         "results/cells/mine/psld/likelihood.json",

@@ -65,7 +65,7 @@ def test_cells_are_multiplied_by_both_seeds(grid):
     assert (grid.file.seed_of("em-10"), grid.file.seed_of("em-10-seed7")) == (0, 7)
     workflow = Workflow({"mine": grid})
     assert workflow.sampling_params("mine", "em-20-seed7")["seed"] == 7
-    results = workflow.results_of_table("mine", "mine-all")
+    results = workflow.results_of_tables("mine", "mine-all")
     assert "results/cells/mine/psld-seed2/em-20-seed7.json" in results
     assert len(results) == 16
 

@@ -152,10 +152,12 @@ def test_metrics_share_features_only_with_the_same_extractor(demo):
 
 
 def test_a_table_reads_the_results_of_its_cells_each_once(workflow, demo):
-    results = workflow.results_of_table("demo", "demo-tolerance")
+    results = workflow.results_of_tables("demo", "demo-tolerance")
     assert len(results) == len(set(results)) == 6, "two columns of each cell"
     assert "results/cells/demo/cld/rk45-1e-2.json" in results
-    everything = {f for table in demo.file.tables for f in workflow.results_of_table("demo", table)}
+    everything = {
+        f for table in demo.file.tables for f in workflow.results_of_tables("demo", table)
+    }
     assert everything == {f"results/cells/demo/{cell}.json" for cell in demo.cells}
 
 

@@ -51,7 +51,7 @@ rule likelihood:
 # Reads: the results of cells and models.  Makes: a table as Markdown, CSV, LaTeX and HTML.
 rule tabulate:
     input:
-        lambda w: GRIDS.results_of_table(w.grid, w.table),
+        lambda w: GRIDS.results_of_tables(w.grid, w.table),
     output:
         multiext("results/tables/{grid}/{table}", ".md", ".csv", ".tex"),
         report(
