@@ -81,7 +81,7 @@ def name_job(config: DictConfig, overrides: Iterable[str], swept: list[str]) -> 
         config.name = name
     if "grid_name" in config and "grid_name" not in values and swept:
         config.grid_name = "-".join(["sweep", *map(_leaf, swept)])
-    return name
+    return name or "job"
 
 
 def begin_job(config: DictConfig, swept: list[str]) -> str:

@@ -45,8 +45,8 @@ def refusing(where: str) -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"{where}: {text_of(error)}") from None
-    # process=inf, 5,000 digits, lists in lists in …; hydra.run.dir=/proc/x
-    except (ValueError, RecursionError, FileNotFoundError) as error:
+    # process=inf, process=[1], 5,000 digits, lists in lists in …; hydra.run.dir=/proc/x
+    except (TypeError, ValueError, RecursionError, FileNotFoundError) as error:
         raise UserError(f"{where}: not a setting ({text_of(error)})") from None
 
 

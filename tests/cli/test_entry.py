@@ -53,7 +53,7 @@ def test_an_override_that_is_none_is_refused(tmp_path, override):
 
 
 @pytest.mark.parametrize("flags", [["--multirun"], ["--cfg", "job"], ["-cn", "train"]])
-@pytest.mark.parametrize("value", ["inf", "9" * 5000, "[" * 500 + "]" * 500, "'"])
+@pytest.mark.parametrize("value", ["inf", "9" * 5000, "[" * 500 + "]" * 500, "'", "[1]"])
 def test_a_value_that_is_none_is_refused_with_the_flags_of_hydra(tmp_path, flags, value):
     refused(call(tmp_path, "train", *flags, f"process={value}"), 2, "configs/train.yaml: ")
     assert list(tmp_path.iterdir()) == []
