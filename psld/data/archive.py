@@ -83,8 +83,6 @@ class FileTree:
                 return self._archive.read(name)
         except (RuntimeError, OSError) as error:
             raise UserError(f"{self.path}/{name}: cannot be read ({error})") from None
-        except UserError:
-            raise
         # As above: BadZipFile, EOFError, zlib.error, ValueError, …
         except Exception as error:
             reraise_fault(error)

@@ -81,8 +81,6 @@ class ImageStore:
             try:
                 with h5py.File(stream, "r") as file:
                     return cls._read(path, stream, file, offset)
-            except UserError:
-                raise
             except Exception as error:  # A file that something else wrote can raise nearly any.
                 reraise_fault(error)
                 raise UserError(f"{path}: not made by psld prepare ({error})") from None

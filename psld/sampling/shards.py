@@ -120,8 +120,6 @@ class Shard:
                     labels=file["labels"][:] if "labels" in file else None,
                     masks=file["masks"][:] if "masks" in file else None,
                 )
-        except UserError:
-            raise
         except Exception as error:  # A file that something else wrote can raise nearly any.
             reraise_fault(error)
             raise UserError(f"{path}: damaged shard ({error}); sample it again") from None

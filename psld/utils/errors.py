@@ -39,10 +39,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def reraise_fault(error: Exception) -> None:
-    """Raise a reader's error again if the machine failed: the file itself may be whole."""
+    """Raise a reader's error again if it does not show a damaged file.
+
+    The machine failed, or the error is a PSLDError, which already says what is wrong.
+    """
     if (
         is_out_of_memory(error)
-        or isinstance(error, PermissionError)
+        or isinstance(error, PermissionError | PSLDError)
         or getattr(error, "errno", None) in MACHINE_ERRORS
     ):
         raise error
