@@ -43,7 +43,7 @@ def sync(runs: Path, tracked: Path) -> None:
     with sole_holder(runs / "sync.lock", "waiting for another sync"):
         for run in sorted(runs.glob("*")):
             outcomes += _upload_training(run)
-        outcomes += [_upload(file) for file in _not_uploaded(tracked)]
+        outcomes += [_upload(file) for file in sorted(_not_uploaded(tracked))]
     if failed := outcomes.count("failed"):
         raise RunError(f"wandb: uploads that failed: {failed}, see above")
     if set(outcomes) <= {"empty"}:
@@ -51,7 +51,7 @@ def sync(runs: Path, tracked: Path) -> None:
 
 
 def _upload_training(run: Path) -> list[Outcome]:
-    """Upload the files of a training, oldest first, until one fails."""
+    """Upload the files of a training, in the order of their steps, until one fails."""
     if not _not_uploaded(run):
         return []
     with held_if_free(run / "lock") as held:
@@ -60,7 +60,7 @@ def _upload_training(run: Path) -> list[Outcome]:
         print(f"{run}: left for the next sync, the training is running", flush=True)
         return ["running"]
     outcomes: list[Outcome] = []
-    for file in sorted(files, key=_first_step) if len(files) > 1 else files:
+    for file in sorted(files, key=_first_step):
         outcomes.append(_upload(file))
         if outcomes[-1] == "failed":
             break
@@ -68,10 +68,9 @@ def _upload_training(run: Path) -> list[Outcome]:
 
 
 def _not_uploaded(folder: Path) -> list[Path]:
-    """Return the files that the server lacks, oldest first."""
-    files = [file for file in folder.glob("wandb/*run-*/run-*.wandb") if not mark_of(file).exists()]
-    files = [file for file in files if not _arrived(file)]
-    return sorted(files, key=lambda file: file.parent.name.removeprefix("offline-"))
+    """Return the files that the server lacks."""
+    files = folder.glob("wandb/*run-*/run-*.wandb")
+    return [file for file in files if not mark_of(file).exists() and not _arrived(file)]
 
 
 def _arrived(file: Path) -> bool:
@@ -165,12 +164,18 @@ def _sync_errors(file: Path) -> tuple[list[str], int]:
 
     Its exit code shows no failures. It marks a file even if the server refuses it, and not if its
     end is cut off. So it gets the file by a link in another folder: after a kill, no mark is wrong.
+
+    wandb gives new numbers to steps up to the last one that the server has, such as those of a file
+    that a killed sync uploaded. With a state that tells where a file's steps begin, they keep their
+    own, and the server replaces its rows. Only online runs have such a state already.
     """
     with TemporaryDirectory() as logs:
         linked = Path(logs) / "run" / file.name
         linked.parent.mkdir()
         for each in file.parent.iterdir():
             (linked.parent / each.name).symlink_to(each.resolve())
+        if not (state := linked.with_suffix(".wandb.syncstate")).exists():
+            state.write_text('{"starting_step": 0}')
         done = subprocess.run(
             [sys.executable, "-m", "wandb", "sync", "--include-online", str(linked)],
             env={**RETRIES, **os.environ, "WANDB_SILENT": "false", "WANDB_DIR": logs},

@@ -33,8 +33,12 @@ def finished(server, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def project(finished) -> Path:
-    """A copy to break, where it was made: the cache of a grid holds for one place."""
+def project(finished, server) -> Iterator[Path]:
+    """A copy to break, where it was made: the cache of a grid holds for one place.
+
+    Whatever happens to it, wandb's server has each step of the run there once.
+    """
     folder = finished.parent / "project"
     shutil.rmtree(folder)
-    return shutil.copytree(finished, folder, symlinks=True)
+    yield shutil.copytree(finished, folder, symlinks=True)
+    assert set(server.steps("synced")) <= {1, 2}

@@ -49,14 +49,6 @@ REASONS = {
 }
 """The fields (fault, stage) without a test."""
 
-LOGGED_TWICE = (
-    "Files and marks are whole, but what wandb uploaded before the signal, and was not yet marked, "
-    "is uploaded again: the server then shows these steps twice, the second time as later steps."
-)
-
-OPEN = {(fault, "sync"): LOGGED_TWICE for fault in ("kill -9", "SIGTERM", "Ctrl-C")}
-"""The fields whose fault is not repaired yet, and what it does. Their tests check the rest."""
-
 
 def fault(name: str, *only: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Mark a test of a fault: it takes the argument `stage`, for each stage that can have it.

@@ -3,11 +3,14 @@
 It speaks what wandb-core 0.31 needs for uploads, and no more: three GraphQL operations at /graphql
 (RunResumeStatus, UpsertBucket, CreateRunFiles), the lines of a run as JSON at
 /files/ENTITY/PROJECT/RUN/file_stream, and PUT of files at /file.
+
+Like wandb's server, it keeps one row for each step of a run, the one that came last. It counts all
+lines, the replaced ones too: wandb-core numbers the lines that it sends from there on.
 """
 
 import json
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,8 +30,10 @@ class WandbServer(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Requests)
         self.url = f"http://127.0.0.1:{self.server_port}"
-        self.histories: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        """The logged values of each run, by its id."""
+        self.histories: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
+        """The logged values of each run by their step, in the order in which the steps came."""
+        self.lines: Counter[str] = Counter()
+        """The number of lines that came for each run."""
         self.uploads: list[str] = []
         """The ids of the runs to which something was uploaded, once an upload."""
         self.runs: list[str] = []
@@ -50,7 +55,7 @@ class WandbServer(ThreadingHTTPServer):
         return [step for run in self.histories for step in self.steps(run)]
 
     def steps(self, run: str) -> list[int]:
-        return [entry["_step"] for entry in self.histories[run]]
+        return list(self.histories[run])
 
     def answer(self, operation: str, given: dict[str, Any]) -> dict[str, Any]:
         """Answer a GraphQL query, as far as uploads need it."""
@@ -61,7 +66,8 @@ class WandbServer(ThreadingHTTPServer):
         if operation == "UpsertBucket":
             self.runs.append(given["name"])
             bucket = {"id": given["name"], "name": given["name"], "project": project}
-            return {"upsertBucket": {"bucket": bucket, "inserted": True}}
+            count = {"historyLineCount": self.lines[given["name"]]}
+            return {"upsertBucket": {"bucket": bucket | count, "inserted": True}}
         if operation == "CreateRunFiles":
             files = [{"name": name, "uploadUrl": f"{self.url}/file"} for name in given["files"]]
             return {"createRunFiles": {"runID": "1", "uploadHeaders": [], "files": files}}
@@ -71,15 +77,17 @@ class WandbServer(ThreadingHTTPServer):
         history = self.histories[run]
         if not history:
             return None
-        tails = {"historyTail": json.dumps([json.dumps(history[-1])]), "eventsTail": "[]"}
-        counts = {"historyLineCount": len(history), "eventsLineCount": 0, "logLineCount": 0}
+        last = json.dumps(history[max(history)])
+        tails = {"historyTail": json.dumps([last]), "eventsTail": "[]"}
+        counts = {"historyLineCount": self.lines[run], "eventsLineCount": 0, "logLineCount": 0}
         fields = {"config": "{}", "summaryMetrics": "{}", "wandbConfig": '{"t": {}}'}
         return {"id": run, "name": run, **fields, **counts, **tails}
 
     def stream(self, run: str, content: dict[str, Any]) -> None:
         if part := content.get("files", {}).get("wandb-history.jsonl"):
-            lines = list(map(json.loads, part["content"]))
-            self.histories[run][part["offset"] : part["offset"] + len(lines)] = lines
+            rows = list(map(json.loads, part["content"]))
+            self.histories[run] |= {row["_step"]: row for row in rows}
+            self.lines[run] = part["offset"] + len(rows)
         if content.get("complete"):
             self.uploads.append(run)
 

@@ -163,3 +163,17 @@ def test_a_clock_that_was_set_back_does_not_change_the_order(project, server):
     assert says(sync(project)) == ["uploaded"] * 2
     assert server.steps("model") == [1, 2, 3, 4, 5, 6]
     assert first.exists()
+
+
+@pytest.mark.slow
+def test_a_file_whose_mark_was_lost_is_uploaded_again_under_its_steps(tmp_path, server):
+    """As after a kill between the upload and the mark. Later files keep their steps, too."""
+    first = live(tmp_path / "runs/model", [1, 2], begun=1)
+    assert says(sync(tmp_path)) == ["uploaded"]
+    uploaded = dict(server.histories["model"])
+    mark_of(first).unlink()
+    live(tmp_path / "runs/model", [3, 4], begun=2)
+    assert says(sync(tmp_path)) == ["uploaded"] * 2
+    assert server.steps("model") == [1, 2, 3, 4]
+    assert {step: server.histories["model"][step] for step in uploaded} == uploaded
+    assert server.lines["model"] == 6
