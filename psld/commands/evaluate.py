@@ -8,7 +8,7 @@
 """
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from psld.commands.entry import entry_point
 from psld.config.overrides import take
@@ -43,11 +43,17 @@ class EvaluateSettings(CellSettings):
     reference: str | None
     """Without `cell`: folder written by psld reference."""
     extractor: str | None
-    """Without `cell`: folder written by psld train_extractor; null for Inception."""
+    """Without `cell`: folder written by psld train_extractor; null for a published extractor."""
     output: str
     """Path of the results, JSON."""
     keep: int = Field(ge=1)
     """Keep the features of extractors that have at most this number of them."""
+
+    @model_validator(mode="after")
+    def _has_a_reference(self) -> "EvaluateSettings":
+        if self.cell is None and self.reference is None:
+            raise ValueError("reference: give the folder that psld reference wrote, or a cell")
+        return self
 
 
 def expand(arguments: list[str]) -> list[str]:
