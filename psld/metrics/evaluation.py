@@ -19,9 +19,6 @@ from psld.metrics.settings import MetricSettings
 from psld.sampling.shards import Shard
 from psld.utils.tensors import load_tensors, save_tensors
 
-KEPT_DIMENSION = 512
-"""The largest number of features of which a cell keeps what its metrics were computed from."""
-
 NEAREST_PAIRS = 8
 """The number of nearest pairs of sample and training image in a result."""
 
@@ -150,7 +147,7 @@ def save_kept(
     path: str | Path,
     gathered: Gathered,
     measurements: Iterable[Measurement],
-    largest: int = KEPT_DIMENSION,
+    largest: int,
 ) -> str:
     """Write a file from which a cell's results can be computed again, and return its SHA-256.
 

@@ -2,7 +2,6 @@
 
 import contextlib
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -166,7 +165,7 @@ def evaluate(
     seed: int,
     reference: Reference,
     manifest: ReferenceManifest,
-    **kept: Any,
+    largest: int = 512,
 ) -> None:
     """Do what `psld evaluate` does, with random features of the samples."""
     model, sampler = cell.split("/")
@@ -180,7 +179,7 @@ def evaluate(
     samples = {("fd-classifier", 60): random_features(seed, 60)}
     gathered = Gathered(samples, labels, costs)
     path = paths.cell_result(grid.name, cell)
-    sha256 = save_kept(paths.kept(path), gathered, measurements, **kept)
+    sha256 = save_kept(paths.kept(path), gathered, measurements, largest)
     weights = Weights(**read_manifest(grid.model_folder(model)).identity())
     results = tuple(
         cell_result(
