@@ -85,10 +85,6 @@ def folder(project, grid, tmp_path) -> Path:
     return tmp_path
 
 
-def result_path(folder: Path, cell: str) -> Path:
-    return folder / "results" / "cells" / "mine" / f"{cell}.json"
-
-
 def tabulate(folder: Path) -> dict[str, str]:
     """The table in each format."""
     succeeded(call(folder, "tabulate", "grid_name=mine", "table=mine"))

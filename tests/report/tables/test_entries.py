@@ -13,11 +13,11 @@ from psld.config.settings import write_record
 from psld.grid.results import CellResult, CellResults
 from psld.report.table import EVERY_ENTRY, scales
 from tests.commands import call, refused, succeeded
+from tests.report.conftest import result_path
 from tests.report.tables.conftest import (
     MEASURED,
     PRINTED,
     body_of_markdown,
-    result_path,
     tables,
     tabulate,
 )
