@@ -15,6 +15,7 @@ import torch
 from tabulate import tabulate
 from torch import Tensor, nn
 
+from psld.diffusion.instances import build_process
 from psld.diffusion.loop import sample
 from psld.diffusion.loss import EpsilonLoss
 from psld.diffusion.process import LinearProcess
@@ -25,7 +26,7 @@ from psld.networks.forward import forward_pass
 from psld.sampling.noise import ShardNoise
 from psld.training.batches import Batches
 from psld.training.loop import Meter, optimize
-from psld.training.model import build_network, build_process, forward_flops
+from psld.training.model import build_network, forward_flops
 from psld.training.ranks import Ranks
 from psld.training.settings import TRAIN_FACTOR, ModelSettings
 from psld.training.state import TrainingState
@@ -97,7 +98,7 @@ def training(
     size: int, model: ModelSettings, device: torch.device, precision: str, compile: bool
 ) -> Iterator[str]:
     """Measure whole steps against steps without draws, and against a loop of plain PyTorch."""
-    process = build_process(model)
+    process = build_process(model.process)
     state = TrainingState(build_network(model, process).to(device), model.training)
     called = forward_pass(state.network, precision, compile=compile)
     dataset, settings = model.dataset, model.training.model_copy(update={"batch_size": size})
@@ -129,7 +130,7 @@ def sampling(
     size: int, model: ModelSettings, device: torch.device, precision: str, compile: bool
 ) -> Iterator[str]:
     """Measure a sampler's steps against those without noise, and against bare evaluations."""
-    process = build_process(model)
+    process = build_process(model.process)
     network = build_network(model, process).to(device).eval().requires_grad_(False)
     called = forward_pass(network, precision, compile=compile, channels_last=precision == "bf16")
     settings = SDESettings(integrator="em", striding="quadratic", steps=STEPS)

@@ -12,12 +12,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from psld.diffusion.instances import build_process
 from psld.diffusion.loop import sample
 from psld.diffusion.score import NetworkScore
 from psld.diffusion.settings import SDESettings
 from psld.grid.composing import compose_model
 from psld.networks.forward import forward_pass
-from psld.training.model import build_network, build_process
+from psld.training.model import build_network
 
 IMAGES, STEPS = 16, 3
 WAYS = {
@@ -33,7 +34,7 @@ def main(repeats: int) -> None:
     torch.manual_seed(0)
     overrides = ["dataset=cifar10", "process=psld", "network=cifar10-ablation"]
     model = compose_model(overrides, "benchmarks.precision")
-    process = build_process(model)
+    process = build_process(model.process)
     plain = build_network(model, process).eval()
     for parameter in plain.parameters():
         if parameter.dim() > 1:  # the last layers start near 0; this would hide the error

@@ -6,18 +6,19 @@ python -m benchmarks.sampling
 import torch
 
 from benchmarks.timing import compare
+from psld.diffusion.instances import build_process
 from psld.diffusion.loop import sample
 from psld.diffusion.score import NetworkScore
 from psld.grid.composing import compose_model
 from psld.sampling.settings import SDESettings
-from psld.training.model import build_network, build_process
+from psld.training.model import build_network
 
 IMAGES, STEPS = 250, 10
 
 
 def main() -> None:
     model = compose_model([], "benchmarks.sampling")
-    process = build_process(model)
+    process = build_process(model.process)
     network = build_network(model, process).eval()
     z, t = torch.randn(IMAGES, 2, 8, 8), torch.rand(IMAGES)
 

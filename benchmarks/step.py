@@ -10,11 +10,12 @@ import numpy as np
 import torch
 
 from benchmarks.timing import compare
+from psld.diffusion.instances import build_process
 from psld.diffusion.loss import EpsilonLoss
 from psld.grid.composing import compose_model
 from psld.training.batches import Batches
 from psld.training.loop import optimize
-from psld.training.model import build_network, build_process
+from psld.training.model import build_network
 from psld.training.ranks import Ranks
 from psld.training.state import TrainingState
 
@@ -31,7 +32,7 @@ def main() -> None:
 def measure(name: str, overrides: list[str], repeats: int) -> None:
     """Compare whole steps with bare passes, and the CPU time of a batch's draws with a step's."""
     model = compose_model(overrides, "benchmarks.step")
-    process = build_process(model)
+    process = build_process(model.process)
     network = build_network(model, process)
     state = TrainingState(network, model.training)
     dataset, size = model.dataset, model.training.batch_size

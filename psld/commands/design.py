@@ -71,14 +71,14 @@ class DesignSettings(Settings):
 def main(settings: DesignSettings) -> None:
     # torch and matplotlib take seconds to import, so the settings are checked first.
     from psld.diffusion.design import Mixture, try_samplers
-    from psld.diffusion.instances import from_settings
+    from psld.diffusion.instances import build_process
     from psld.report.design import description, draw_design, ranking
     from psld.report.style import save
 
     samplers = {
         name: compose_sampler([f"sampler={name}"], "samplers") for name in settings.samplers
     }
-    candidates = {name: from_settings(own) for name, own in settings.candidates().items()}
+    candidates = {name: build_process(own) for name, own in settings.candidates().items()}
     data = Mixture(**settings.data.model_dump())
     given = {"count": settings.count, "seed": settings.seed}
     trials = {

@@ -20,12 +20,13 @@ from torch import nn
 from psld.commands.entry import entry_point
 from psld.config.overrides import quoted
 from psld.data.store import ImageStore
+from psld.diffusion.instances import build_process
 from psld.diffusion.process import LinearProcess
 from psld.grid.loading import expand_guide, expand_model
 from psld.networks.official import LISTED, from_official
 from psld.networks.official_checkpoint import read_checkpoint
 from psld.training.manifest import GuideManifest, Imported, ModelManifest, write_manifest
-from psld.training.model import build_guide, build_network, build_process, save_weights
+from psld.training.model import build_guide, build_network, save_weights
 from psld.training.settings import RunSettings, TrainGuideSettings, TrainSettings
 from psld.utils.errors import UserError
 from psld.utils.provenance import provenance
@@ -94,7 +95,7 @@ def import_weights(
     broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]
     if broken:
         raise UserError(f"{path}: NaN or infinity in {', '.join(broken[:LISTED])}")
-    network = build(settings, build_process(settings))
+    network = build(settings, build_process(settings.process))
     try:
         network.load_state_dict(from_official(weights, network))
     except UserError as error:

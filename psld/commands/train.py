@@ -14,11 +14,12 @@ from psld.cluster.requeue import requeued_when_stopped
 from psld.commands.entry import entry_point
 from psld.data.description import expand_data
 from psld.data.store import ImageStore
+from psld.diffusion.instances import build_process
 from psld.diffusion.loss import EpsilonLoss
 from psld.grid.loading import expand_model
 from psld.training.batches import Labels
 from psld.training.manifest import ModelManifest
-from psld.training.model import build_network, build_process
+from psld.training.model import build_network
 from psld.training.preview import preview_samples
 from psld.training.run import Task, run_training
 from psld.training.settings import TrainSettings
@@ -27,7 +28,7 @@ from psld.training.settings import TrainSettings
 @entry_point("train", TrainSettings, rewrite=lambda given: expand_data(expand_model(given)))
 def main(settings: TrainSettings) -> None:
     store = ImageStore.open_for(settings.data, settings.dataset)
-    process = build_process(settings)
+    process = build_process(settings.process)
     labels = None
     if settings.num_classes:  # the model is class-conditional
         dropout = settings.training.label_dropout

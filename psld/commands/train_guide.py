@@ -16,11 +16,12 @@ from psld.cluster.requeue import requeued_when_stopped
 from psld.commands.entry import entry_point
 from psld.data.description import expand_data
 from psld.data.store import ImageStore
+from psld.diffusion.instances import build_process
 from psld.diffusion.loss import GuideLoss
 from psld.grid.loading import expand_guide
 from psld.training.batches import Labels
 from psld.training.manifest import GuideManifest
-from psld.training.model import build_guide, build_process
+from psld.training.model import build_guide
 from psld.training.preview import accuracy_by_time, as_logged
 from psld.training.run import Task, run_training
 from psld.training.settings import TrainGuideSettings
@@ -31,7 +32,7 @@ from psld.training.settings import TrainGuideSettings
 )
 def main(settings: TrainGuideSettings) -> None:
     store = ImageStore.open_for(settings.data, settings.dataset)
-    process = build_process(settings)
+    process = build_process(settings.process)
     accuracies = partial(accuracy_by_time, settings, process, store)
 
     def describe(network: nn.Module) -> dict[str, Any]:

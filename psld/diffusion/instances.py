@@ -50,7 +50,7 @@ def phase_space(
     )
 
 
-def from_settings(settings: VPSDESettings | PSLDSettings | RecipeSettings) -> LinearProcess:
+def build_process(settings: VPSDESettings | PSLDSettings | RecipeSettings) -> LinearProcess:
     """Build the process that the settings describe."""
     content = settings.model_dump(exclude={"kind"})
     match settings:

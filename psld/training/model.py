@@ -8,21 +8,17 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from psld.diffusion.instances import from_settings
+from psld.diffusion.instances import build_process
 from psld.diffusion.process import LinearProcess
 from psld.networks.guide import NCSNppGuide
 from psld.networks.ncsnpp import NCSNpp
 from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
-from psld.training.settings import GuideModelSettings, ModelSettings, TrainedSettings
+from psld.training.settings import GuideModelSettings, ModelSettings
 from psld.utils.device import device_of
 from psld.utils.errors import UserError
 from psld.utils.tensors import load_tensors, save_tensors
 
 WEIGHTS = "weights.safetensors"
-
-
-def build_process(settings: TrainedSettings) -> LinearProcess:
-    return from_settings(settings.process)
 
 
 def build_network(settings: ModelSettings, process: LinearProcess) -> NCSNpp:
@@ -73,20 +69,18 @@ def load_model(folder: str | Path, device: torch.device) -> Model:
     Its parameters are frozen; `network.requires_grad_(True)` trains it on.
     """
     manifest = read_manifest(folder, ModelManifest)
-    process = build_process(manifest.settings)
-    network = build_network(manifest.settings, process)
+    process = build_process(manifest.settings.process)
+    network = build_network(manifest.settings, process).to(device)
     _load_weights(network, Path(folder), manifest)
-    frozen = network.to(device).eval().requires_grad_(False)
-    return Model(manifest.settings, process, frozen, manifest.weights_sha256)
+    return Model(manifest.settings, process, network, manifest.weights_sha256)
 
 
 def load_guide(folder: str | Path, device: torch.device) -> Guide:
     """Read a guide. Raises UserError if a file is missing, damaged or foreign."""
     manifest = read_manifest(folder, GuideManifest)
-    network = build_guide(manifest.settings, build_process(manifest.settings))
+    network = build_guide(manifest.settings, build_process(manifest.settings.process)).to(device)
     _load_weights(network, Path(folder), manifest)
-    frozen = network.to(device).eval().requires_grad_(False)
-    return Guide(manifest.settings, frozen, manifest.weights_sha256)
+    return Guide(manifest.settings, network, manifest.weights_sha256)
 
 
 @torch.no_grad()
@@ -101,6 +95,7 @@ def forward_flops(network: nn.Module) -> int:
 def _load_weights(
     network: nn.Module, folder: Path, manifest: ModelManifest | GuideManifest
 ) -> None:
+    """Load weights into a network that will not be trained."""
     command = "psld train" if manifest.kind == "model" else "psld train_guide"
     path, remedy = folder / WEIGHTS, f"train the {manifest.kind} ({command}), or import it"
     weights = load_tensors(path, manifest.weights_sha256, remedy)
@@ -109,6 +104,7 @@ def _load_weights(
     except RuntimeError as error:
         start = shorten(str(error), 200, placeholder=" …")  # it lists every name
         raise UserError(f"{path}: does not fit the network of its manifest ({start})") from None
+    network.eval().requires_grad_(False)
 
 
 def save_weights(folder: str | Path, network: nn.Module) -> str:

@@ -9,13 +9,13 @@ import yaml
 from psld.config.compose import compose_content
 from psld.config.locations import CONFIGS
 from psld.config.settings import Settings, parse
-from psld.diffusion.instances import phase_space
+from psld.diffusion.instances import build_process, phase_space
 from psld.diffusion.integrators import make_integrator
 from psld.metrics.feature_classifier import FeatureClassifier, ImageShape
 from psld.metrics.settings import ClassifierSettings
 from psld.networks.guide import NCSNppGuide
 from psld.networks.settings import GuideSettings
-from psld.training.model import build_network, build_process
+from psld.training.model import build_network
 from tests.cli.settings import KINDS
 
 ENTRIES = ("prepare", "train", "sample", "evaluate", "reference", "train_extractor", "figure")
@@ -90,7 +90,7 @@ def test_every_option_of_every_group_composes(entry, group, option):
 @pytest.mark.parametrize("option", [o for e, g, o in CHOICES if (e, g) == ("train", "network")])
 def test_every_network_can_be_built_for_its_dataset(option):
     settings = composed("train", "network", option)
-    process = build_process(settings)
+    process = build_process(settings.process)
     with torch.device("meta"):
         network = build_network(settings, process)
     shape = (2, settings.dataset.channels, settings.dataset.image_size, settings.dataset.image_size)
@@ -109,7 +109,7 @@ def test_every_guide_can_be_built(option):
 
 @pytest.mark.parametrize("option", options("process"))
 def test_every_process_can_be_built(option):
-    process = build_process(composed("train", "process", option))
+    process = build_process(composed("train", "process", option).process)
     t = torch.linspace(0.001, 1, 5, dtype=torch.float64)
     assert torch.linalg.eigvalsh(process.covariance(t)).min() > 0
 

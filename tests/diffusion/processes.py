@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from psld.config.settings import parse
-from psld.diffusion.instances import from_settings, phase_space, vp_sde
+from psld.diffusion.instances import build_process, phase_space, vp_sde
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.settings import RecipeSettings
 
@@ -17,7 +17,7 @@ CONFIGS = Path(__file__).parents[2] / "configs" / "process"
 def recipe(name: str = "third-order", **changes) -> LinearProcess:
     """A process of configs/process, with some settings changed."""
     content = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
-    return from_settings(parse(RecipeSettings, content | changes, name))
+    return build_process(parse(RecipeSettings, content | changes, name))
 
 
 NOISY_POSITION = {

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 
+from psld.diffusion.instances import build_process
 from psld.grid.composing import compose_model
 from psld.grid.loading import load_grid
 from psld.grid.places import Evaluation
 from psld.grid.plan import jobs_of, network_of
 from psld.grid.resolved import ComposedTraining, Grid, shards_of_cells
-from psld.training.model import build_network, build_process
+from psld.training.model import build_network
 from tests.grid.paper import IMAGES, LITERATURE, SIZES, STOPPED, TRAININGS, TRANSCRIBED, Number
 from tests.workflow.project import REPOSITORY, Project
 
@@ -29,7 +30,7 @@ def parameters(grid) -> dict[str, int]:
     numbers = {}
     for name, model in grid.models.items():
         settings = compose_model(model.overrides, name)
-        process = build_process(settings)
+        process = build_process(settings.process)
         with torch.device("meta"):
             network = build_network(settings, process)
         numbers[name] = sum(weight.numel() for weight in network.parameters())

@@ -11,6 +11,7 @@ from torch import nn
 
 from psld.commands.plan import forward_gigaflops
 from psld.config.locations import CONFIGS
+from psld.diffusion.instances import build_process
 from psld.grid.composing import compose_model
 from psld.grid.figures import figures_of
 from psld.grid.plan import (
@@ -22,7 +23,7 @@ from psld.grid.plan import (
     printed_evaluations,
     work_of,
 )
-from psld.training.model import build_network, build_process
+from psld.training.model import build_network
 from tests.commands import call, refused, succeeded
 from tests.grid.variants import file_with
 from tests.results import write_model_manifest, write_result
@@ -66,7 +67,7 @@ def test_an_adaptive_sampler_takes_what_the_paper_prints_or_else_a_guess(paper):
 
 def test_flops_are_two_for_each_multiplication_of_a_layer(demo):
     settings = compose_model(demo.models["psld-0.02"].overrides, "demo")
-    network = build_network(settings, build_process(settings))
+    network = build_network(settings, build_process(settings.process))
     count = 0
 
     def add(layer: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
