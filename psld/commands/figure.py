@@ -75,7 +75,7 @@ class FigureSettings(GridCommandSettings):
 @entry_point("figure", FigureSettings)
 def main(settings: FigureSettings) -> None:
     # matplotlib takes a second to import, so the settings are checked first.
-    from psld.report.drawing import Places, draw_figure, draw_path
+    from psld.report.drawing import Folders, draw_figure, draw_path
     from psld.report.galleries import draw_shard, originals_of
     from psld.report.style import save
     from psld.sampling.shards import read_shard
@@ -93,6 +93,6 @@ def main(settings: FigureSettings) -> None:
         figure = draw_path(settings.model, settings.sampler, title, **chosen)
     else:
         grid = load_grid(settings.grid_name)
-        places = Places(settings.cells, settings.models, settings.samples, settings.data)
-        figure = draw_figure(grid, settings.figure, places, settings.device)
+        folders = Folders(settings.cells, settings.models, settings.samples, settings.data)
+        figure = draw_figure(grid, settings.figure, folders, settings.device)
     save(figure, settings.output or paths.figure(settings.grid_name, settings.figure))

@@ -142,7 +142,7 @@ def figures_of(grid: Grid) -> dict[str, GridFigure]:
 def _figures(grid: Grid) -> Iterator[GridFigure]:
     for plot in plots_of(grid):
         yield GridFigure(plot, "plot", PLOTS[plot], PLOTS[plot], ("Plots", "Other"))
-    for model in traced_models(grid):
+    for model in phase_space_models(grid):
         title = f"{model} by {grid.file.gallery}"
         name, category = f"phase-space/{model}", ("Phase space", "Other")
         yield GridFigure(name, "phase-space", title, model, category, model=model)
@@ -188,7 +188,7 @@ def evaluations_of_plot(grid: Grid, plot: str) -> list[Evaluation]:
     return list(dict.fromkeys(e for line in lines_of_plot(grid, plot) for e in line))
 
 
-def traced_models(grid: Grid) -> list[str]:
+def phase_space_models(grid: Grid) -> list[str]:
     """The models whose path from noise to data is shown in phase space: those with momentum.
 
     The path is that of the gallery's sampler, which must have a fixed time grid and no guidance.

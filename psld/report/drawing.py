@@ -21,7 +21,7 @@ COMPARED = 14  # images per row of a comparison
 
 
 @dataclass(frozen=True)
-class Places:
+class Folders:
     """The folders of a grid's results."""
 
     cells: Path
@@ -30,7 +30,7 @@ class Places:
     data: str | None  # the prepared dataset, of inpainted images or of nearest ones
 
 
-def draw_figure(grid: Grid, name: str, places: Places, device: str) -> Figure:
+def draw_figure(grid: Grid, name: str, folders: Folders, device: str) -> Figure:
     """Draw a figure of a grid.
 
     Raises UserError if the grid has no such figure, or nothing to show in it yet.
@@ -42,28 +42,28 @@ def draw_figure(grid: Grid, name: str, places: Places, device: str) -> Figure:
     figure = figures[name]
     match figure.kind, name:
         case "plot", "nfe":
-            return plot_nfe(grid, places.cells)
+            return plot_nfe(grid, folders.cells)
         case "plot", "gamma":
-            return plot_gamma(grid, places.cells)
+            return plot_gamma(grid, folders.cells)
         case "plot", "training":
-            return plot_training(grid, places.models)
+            return plot_training(grid, folders.models)
         case "samples", _:
             [cell] = figure.cells.values()
-            path = shard_path(places.samples / cell, 0)
+            path = shard_path(folders.samples / cell, 0)
             shard = read_shard(path)
             guidance = grid.samplers[cell.rpartition("/")[2]].settings["guidance"]
-            originals = originals_of(shard, path, places.data, guidance.get("split", "test"))
+            originals = originals_of(shard, path, folders.data, guidance.get("split", "test"))
             return draw_shard(shard, figure.title, ROWS, COLUMNS, originals)
         case "nearest", _:
             [cell] = figure.cells.values()
             evaluation = memorization_of(grid, cell)
-            result = read_result(grid, places.cells, evaluation)
+            result = read_result(grid, folders.cells, evaluation)
             if result is None:
-                raise UserError(f"{places.cells / cell}.json: not evaluated yet")
-            folder, size = places.samples / cell, grid.file.shard_size
-            return draw_nearest(result.nearest, folder, size, places.data, figure.title)
+                raise UserError(f"{folders.cells / cell}.json: not evaluated yet")
+            folder, size = folders.samples / cell, grid.file.shard_size
+            return draw_nearest(result.nearest, folder, size, folders.data, figure.title)
         case "comparison", _:
-            paths = {n: shard_path(places.samples / cell, 0) for n, cell in figure.cells.items()}
+            paths = {n: shard_path(folders.samples / cell, 0) for n, cell in figure.cells.items()}
             # A record says that its shards are there, even if they are not visible here yet.
             shards = {
                 n: read_shard(path)
@@ -71,10 +71,10 @@ def draw_figure(grid: Grid, name: str, places: Places, device: str) -> Figure:
                 if path.exists() or records_of(path.parent, 0)
             }
             if not shards:
-                raise UserError(f"{places.samples}: no samples of figure {name} yet")
+                raise UserError(f"{folders.samples}: no samples of figure {name} yet")
             return draw_comparison(shards, figure.title, COMPARED)
     trained_by = grid.models[figure.model].of
-    models = places.models.parent / trained_by if trained_by else places.models
+    models = folders.models.parent / trained_by if trained_by else folders.models
     sampler = TypeAdapter(SamplerSettings).validate_python(
         grid.samplers[grid.file.gallery].settings
     )

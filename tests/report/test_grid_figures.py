@@ -14,8 +14,8 @@ from psld.grid.figures import (
     figures_of,
     gamma_panels,
     nfe_panels,
+    phase_space_models,
     plots_of,
-    traced_models,
 )
 from psld.grid.loading import load_grid
 from psld.grid.resolved import Grid
@@ -66,9 +66,9 @@ def test_imported_models_have_no_training_curve(grid):
 
 
 def test_models_with_momentum_are_traced(grid):
-    assert traced_models(grid) == ["cld", "low", "high", "longer"]
+    assert phase_space_models(grid) == ["cld", "low", "high", "longer"]
     ode = grid.file.model_copy(update={"gallery": "rk45-1e-2"})
-    assert traced_models(grid.model_copy(update={"file": ode})) == []
+    assert phase_space_models(grid.model_copy(update={"file": ode})) == []
 
 
 def test_comparisons_are_of_models_and_of_unguided_samplers(grid):

@@ -18,7 +18,7 @@ from PIL import Image
 
 from psld.config.locations import CONFIGS
 from psld.grid.entries import read_table
-from psld.grid.figures import evaluations_of_plot, figures_of, plots_of, traced_models
+from psld.grid.figures import evaluations_of_plot, figures_of, phase_space_models, plots_of
 from psld.grid.loading import load_grid
 from psld.grid.places import Evaluation
 from psld.grid.resolved import Grid
@@ -93,7 +93,7 @@ def pictures_of(grid: Grid) -> list[Path]:
 
 def test_the_demo_has_a_figure_of_every_kind(grid):
     assert plots_of(grid) == ["nfe", "gamma", "training"]
-    assert traced_models(grid) == [model for model in grid.models if model != "vp-sde"]
+    assert phase_space_models(grid) == [model for model in grid.models if model != "vp-sde"]
     figures = figures_of(grid)
     assert {"models/digits", "samplers/psld-0.02", *grid.file.pictures} < figures.keys()
     kinds = {figure.kind for figure in figures.values()}
