@@ -51,10 +51,10 @@ def draw_trace(
 
 
 def spread_pixels(image: Tensor, count: int) -> list[tuple[int, int]]:
-    """Return the places of pixels with evenly spread brightness, in an image H×W."""
+    """Return at most `count` places of pixels with evenly spread brightness, in an image H×W."""
     wanted = torch.linspace(float(image.min()), float(image.max()), count)
     nearest = (image.flatten()[:, None] - wanted).abs().argmin(dim=0).tolist()
-    return [divmod(place, image.shape[1]) for place in nearest]
+    return [divmod(place, image.shape[1]) for place in dict.fromkeys(nearest)]
 
 
 def _filled(look: Look) -> dict[str, object]:

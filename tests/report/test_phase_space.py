@@ -60,6 +60,12 @@ def test_pixels_are_followed_from_the_darkest_to_the_brightest():
     assert rows[1] in (3, 4)
 
 
+def test_a_pixel_is_followed_once():
+    """An image may have fewer gray levels than pixels are followed, such as a blank one."""
+    draw_trace([1.0, 0.0], torch.zeros(2, 2, 1, 8, 8), columns=2, pixels=3, title="Blank")
+    assert spread_pixels(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), 5) == [(0, 0), (0, 1)]
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("blocks", [2, 3])
 def test_the_figure_shows_blocks_by_time_and_pixels_in_the_plane(channels, blocks):
