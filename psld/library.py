@@ -216,7 +216,10 @@ def denoiser(model: Model, n: int, seed: int = 0) -> StraightDenoiser:
 
 
 def load_extractor(folder: str | Path, device: str = "auto") -> Extractor:
-    """Load a feature extractor that psld train_extractor trained."""
+    """Load a feature extractor that psld train_extractor trained.
+
+    Raises UserError if a file is missing or damaged, or the device does not exist.
+    """
     return open_extractor(folder, choose_device(device))
 
 
@@ -228,6 +231,10 @@ def distance(images: Tensor, reference: Tensor, extractor: Extractor) -> float:
         reference: uint8 M×C×H×W.
         extractor: from `load_extractor`, or any object with the attributes of
             psld.metrics.extractor.Extractor.
+
+    Raises:
+        UserError: the images do not suit the extractor, or a set has fewer than two.
+        RunError: a feature is not finite.
     """
     first, second = (
         gather(extractor, batches_of(each.cpu().numpy(), BATCH), "features", len(each)).total

@@ -10,7 +10,7 @@ from psld.diffusion.settings import PSLDSettings, RecipeSettings, VPSDESettings
 
 
 def vp_sde(beta_min: float = 0.1, beta_max: float = 20.0) -> LinearProcess:
-    """The variance-preserving SDE, k = 1: D = ½, Q = 0, S = 1."""
+    """The variance-preserving SDE (Song et al., 2021), k = 1: D = ½, Q = 0, S = 1."""
     return LinearProcess(
         D=torch.tensor([[0.5]]),
         Q=torch.zeros(1, 1),

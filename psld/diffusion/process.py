@@ -117,6 +117,7 @@ class LinearProcess:
 
     @property
     def predicted_blocks(self) -> int:
+        """The number p of blocks of ε that the network predicts."""
         return self.predicted.stop - self.predicted.start
 
     @property
@@ -162,7 +163,10 @@ class LinearProcess:
         return self.mean(x0, t, auxiliary_eps) + mix(self.covariance_factor(t), eps)
 
     def mean(self, x0: Tensor, t: Tensor, auxiliary_eps: Tensor | None = None) -> Tensor:
-        """Return the mean of z_t, N×kC×H×W; arguments as in `perturb`."""
+        """Return the mean of z_t, N×kC×H×W; arguments as in `perturb`.
+
+        Raises ValueError without `auxiliary_eps` under DSM.
+        """
         phi = self.transition(t)
         if not self.needs_auxiliary_noise:
             return mix(phi[:, :, :1], x0)

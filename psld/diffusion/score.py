@@ -99,7 +99,9 @@ class NetworkScore:
 
 
 class ClassifierFreeScore:
-    """The classifier-free guided score, of ε(z, t, ∅) + scale · (ε(z, t, y) − ε(z, t, ∅)).
+    """The classifier-free guided score (Ho and Salimans, 2022), with one label y per image:
+
+        ε = ε(z, t, ∅) + scale · (ε(z, t, y) − ε(z, t, ∅))
 
     A scale of 1 is the class-conditional score. Each call evaluates the network twice.
     """
