@@ -61,7 +61,7 @@ class FileTree:
         """With / between folders."""
 
     def picture_names(self) -> list[str]:
-        """The names that end like a picture's. Raises UserError if there are none."""
+        """Return the names that end like a picture's. Raises UserError if there are none."""
         names = [name for name in self.names if name.lower().endswith(PICTURE_SUFFIXES)]
         if not names:
             raise UserError(
@@ -93,9 +93,9 @@ class FileTree:
         return content
 
     def checksum(self) -> str:
-        """The SHA-256 of the archive, or of the list "SHA-256  NAME" of a folder's files."""
+        """Return the SHA-256 of the archive, or of the list "SHA-256  NAME" of a folder's files."""
         if self._archive:
-            # That of the open file: another one may have the path by now.
+            # Of the open file: the path may lead to another one by now.
             self._archive.fp.seek(0)
             return hashlib.file_digest(self._archive.fp, "sha256").hexdigest()
         listing = hashlib.sha256()

@@ -23,7 +23,8 @@ with suppress(AttributeError):  # a Pillow that contains libtiff, or that has no
 
 FILTERS = {name: Image.Resampling[name.upper()] for name in get_args(FilterName)}
 
-# The formats of the suffixes, and those that often carry another's. Some others run programs.
+# The formats of the suffixes, and others that are often found under them. Pillow runs programs to
+# read some of the rest.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 MAX_PIXELS = 1 << 26

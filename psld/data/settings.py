@@ -140,6 +140,8 @@ class DatasetSettings(Settings):
 
 
 class PrepareSettings(Settings):
+    """Settings of `psld prepare`."""
+
     dataset: DatasetSettings
     output: str = Field(pattern=r"\.h5$")
     """The HDF5 file to make. A record of its making, ending .json, is written next to it."""

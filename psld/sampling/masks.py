@@ -16,7 +16,7 @@ SIDES = ("left", "right", "top", "bottom")
 def masks_of(
     settings: MaskSettings, indices: range, image_size: int, mnist: str | Path | None = None
 ) -> np.ndarray:
-    """The masks of some images, uint8 N×H×W: 1 for a known pixel, 0 in the hole.
+    """Return the masks of some images, uint8 N×H×W: 1 for a known pixel, 0 in the hole.
 
     `mnist` is the prepared MNIST, for masks of kind `digits`.
     """
@@ -33,7 +33,7 @@ def masks_of(
 
 
 def masks_digest(settings: MaskSettings, mnist: str | Path | None = None) -> str | None:
-    """The digest of the file that the masks come from; None without a file."""
+    """Return the digest of the file that the masks come from; None without a file."""
     match settings:
         case DigitsMask():
             return ImageStore.open(mnist).digest
@@ -66,8 +66,10 @@ def _half(settings: HalvesMask, index: int, size: int) -> np.ndarray:
 
 
 def _digits(mnist: ImageStore, indices: range, size: int) -> np.ndarray:
-    """Each digit, resized to the nearest pixel as in Pillow. Every pixel of the stroke, even a
-    faint one, is in the hole, as in the official code."""
+    """Return masks whose holes are digits, resized to the nearest pixel as in Pillow.
+
+    Every pixel of the stroke, even a faint one, is in the hole, as in the official code.
+    """
     digits = mnist.images("train")
     nearest = ((np.arange(size) + 0.5) * digits.shape[-1] / size).astype(int)
     chosen = digits[np.array(indices) % len(digits), 0]

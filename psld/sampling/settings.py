@@ -24,7 +24,7 @@ class NoGuidance(Settings):
 
 
 class ClassifierGuidance(Settings):
-    """The gradient of a noise-conditional guide is added to the score (paper, Eq. 13)."""
+    """Guidance by a noise-conditional guide: its gradient is added to the score (paper, Eq. 13)."""
 
     kind: Literal["classifier"]
     scale: float = Field(gt=0)
@@ -36,7 +36,7 @@ class ClassifierGuidance(Settings):
 
 
 class ClassifierFreeGuidance(Settings):
-    """A class-conditional model is pushed away from its own prediction without a class."""
+    """Guidance of a class-conditional model, away from its own prediction without a class."""
 
     kind: Literal["classifier-free"]
     scale: float = Field(gt=0)
@@ -74,7 +74,7 @@ class HalvesMask(Settings):
 
 
 class DigitsMask(Settings):
-    """The strokes of MNIST's training digit i are the hole in image i, as in the paper."""
+    """Holes in the shape of digits: MNIST's training digit i in image i, as in the paper."""
 
     kind: Literal["digits"]
 
@@ -94,7 +94,7 @@ MaskSettings = Annotated[
 
 
 class InpaintingGuidance(Settings):
-    """Sample i fills in the hole in image i of a split."""
+    """Inpainting: sample i fills in the hole in image i of a split."""
 
     kind: Literal["inpainting"]
     split: Literal["train", "test"]
@@ -193,6 +193,8 @@ class CellSettings(Settings):
 
 
 class SampleSettings(CellSettings):
+    """Settings of `psld sample`."""
+
     first: int = Field(ge=0)
     """Index of the first shard. Shard j begins with sample j · shard_size."""
     shards: int = Field(ge=1)
