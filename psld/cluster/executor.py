@@ -17,7 +17,9 @@ and Ctrl-C are here, because the plugin:
   canceled by their name, and Snakemake ends at once. The name is recorded for a killed run.
 
 Snakemake itself starts a thread each second for every job that has ended, as long as others wait to
-be started, and it ignores `local-cores`. The repair has one such thread, and as many local jobs.
+be started, and it ignores `local-cores`. The repair has one such thread, and as many local jobs. On
+a cluster, Snakemake does not wait for local jobs before it closes their event loops, which is an
+error ("Cannot close a running event loop"). The repair waits.
 """
 
 import asyncio
@@ -52,7 +54,7 @@ def repair_slurm_executor() -> None:
     if plugin is None or plugin.Executor.run_jobs is _run_jobs:
         return
     kind = plugin.Executor
-    begin = kind.__post_init__
+    begin, shutdown = kind.__post_init__, kind.shutdown
 
     def begin_recorded(executor: Any, *arguments: Any, **options: Any) -> None:
         begin(executor, *arguments, **options)
@@ -60,7 +62,12 @@ def repair_slurm_executor() -> None:
         resources.cores = resources.local_cores  # Snakemake starts so many threads for local jobs.
         record_slurm_name(Path(executor.workflow.persistence.path), executor.run_uuid)
 
+    def shutdown_after_local_jobs(executor: Any) -> None:
+        shutdown(executor)
+        executor.workflow.scheduler._local_executor.shutdown()
+
     kind.__post_init__ = begin_recorded
+    kind.shutdown = shutdown_after_local_jobs
     kind.run_jobs = _run_jobs
     kind.check_active_jobs = _check_active_jobs
     kind.sleep = _sleep

@@ -167,7 +167,7 @@ def test_as_many_local_jobs_run_at_once_as_the_profile_says(tmp_path):
 
 REPLACED = (
     *("__post_init__", "run_jobs", "check_active_jobs", "sleep", "cancel_jobs", "tmpdir"),
-    *("get_python_executable", "get_snakefile"),
+    *("shutdown", "get_python_executable", "get_snakefile"),
 )
 
 

@@ -203,16 +203,6 @@ def test_a_launcher_is_killed_without_a_request(folder):
     assert folder.names() == ["began", "began", "ended"]
 
 
-def test_an_interrupt_of_snakemake_alone_ends_its_jobs(folder):
-    """From a terminal, Ctrl-C reaches the jobs directly; this one ignores SIGINT."""
-    folder.job += " psld"
-    with folder.started() as process:
-        wait(lambda: folder.pids("began"), process)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 1
-    assert folder.names() == ["began", "terminated"]
-
-
 def test_two_at_once(folder):
     with folder.started() as first:
         wait(lambda: folder.pids("began"), first)
@@ -285,6 +275,19 @@ ON_SLURM = (
     *("--executor", "slurm", "--jobs", "1", "--default-resources"),
     *("slurm_account=lab", "slurm_partition=cpu", "runtime=1", "mem_mb=1"),
 )
+
+
+def test_an_interrupt_of_snakemake_alone_ends_its_local_jobs(folder, slurm):
+    """From a terminal, Ctrl-C reaches the jobs directly; this one ignores SIGINT."""
+    local = SNAKEFILE.replace("rule made:", "rule made:\n    localrule: True")
+    (folder.path / "Snakefile").write_text(local)
+    folder.job, folder.options = f"{folder.job} psld", list(ON_SLURM)
+    with folder.started() as process:
+        wait(lambda: folder.pids("began"), process)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 1
+    assert folder.names() == ["began", "terminated"]
+    assert "Traceback" not in (folder.path / "first.log").read_text(), "it waits for local jobs"
 
 
 def test_an_interrupt_cancels_jobs_in_slurm_and_does_not_wait(folder, slurm):
