@@ -116,7 +116,7 @@ def _temporary_folder(executor: Any) -> str:
 
 
 def _submit(executor: Any, jobs: list[Any]) -> None:
-    """Submit jobs of one rule together when the controller answers, and report what becomes of it.
+    """Submit jobs of one rule together when the controller answers, and report the outcome.
 
     The jobs of a rule have the same resources.
     """

@@ -28,7 +28,7 @@ END_SECONDS = 600
 
 
 class Life(Settings):
-    """The begin of a life, as lives.json keeps it."""
+    """The beginning of a life, as lives.json keeps it."""
 
     launch: str
     step: int

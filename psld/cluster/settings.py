@@ -10,7 +10,7 @@ from psld.config.settings import Settings
 
 
 class LaunchSettings(Settings):
-    """The resources of a training, in sbatch's names; an empty string means none is given."""
+    """The resources of a training and where it runs; an empty string means none is given."""
 
     command: list[str] = Field(min_length=1)
     """The command that each rank runs, with its overrides, percent-encoded for Hydra's grammar."""

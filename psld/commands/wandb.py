@@ -19,6 +19,8 @@ Verb = Literal["track", "sync", "dashboard"]
 
 
 class WandbCommandSettings(GridCommandSettings):
+    """Settings of `psld wandb`."""
+
     verb: Verb
     """The first word of the command line."""
     samples: Path

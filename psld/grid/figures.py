@@ -155,7 +155,7 @@ def _figures(grid: Grid) -> Iterator[GridFigure]:
         title = f"{what} by {grid.file.gallery}" if kind == "models" else f"{what}, by sampler"
         yield GridFigure(name, "comparison", title, name, ("Samples", "Side by side"), rows)
     cells = dict.fromkeys(evaluation.cell for evaluation in grid.file.evaluations)
-    for cell in filter(lambda cell: memorization_of(grid, cell), cells):
+    for cell in filter(lambda cell: evaluation_of_memorization(grid, cell), cells):
         category = ("Samples", "Nearest training images")
         title = f"{cell}: the samples nearest to training images, above these"
         yield GridFigure(f"nearest/{cell}", "nearest", title, cell, category, {"": cell})
@@ -164,7 +164,7 @@ def _figures(grid: Grid) -> Iterator[GridFigure]:
         yield GridFigure(name, "samples", cell, name, category, {"": cell})
 
 
-def memorization_of(grid: Grid, cell: str) -> Evaluation | None:
+def evaluation_of_memorization(grid: Grid, cell: str) -> Evaluation | None:
     """The first evaluation of a cell that measures memorization; None without one."""
     kinds = {name: metric["measure"]["kind"] for name, metric in grid.metrics.items()}
     evaluations = grid.evaluations_by_cell.get(cell, [])

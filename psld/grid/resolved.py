@@ -35,6 +35,8 @@ class ComposedTraining(Settings):
 
 
 class ComposedSampler(Settings):
+    """A sampler with everything resolved."""
+
     overrides: tuple[str, ...]
     settings: dict[str, Any]
     guide: str | None

@@ -97,6 +97,7 @@ class GridFile(Settings):
     defaults: tuple[str, ...] = ()
     """Overrides that all models share."""
     metric: str
+    """The metric of all entries that set no other, by its name in configs/metric."""
     samples: int = Field(ge=3)
     """Samples per cell, unless a table sets another number. Fewer than 3 have no interval."""
     shard_size: int = Field(ge=1)

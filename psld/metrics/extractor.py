@@ -55,7 +55,7 @@ def gather(
 
 
 def rgb(images: Tensor, network: str) -> Tensor:
-    """Return uint8 images as N×3×H×W; gray ones, N×1×H×W, are repeated. Else raise UserError."""
+    """Return images as N×3×H×W, gray ones repeated. Raises UserError unless uint8 N×{1,3}×H×W."""
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
         raise UserError(
             f"{network} takes uint8 images N×3×H×W or N×1×H×W, "

@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from pydantic import TypeAdapter
 
-from psld.grid.figures import figures_of, memorization_of
+from psld.grid.figures import evaluation_of_memorization, figures_of
 from psld.grid.resolved import Grid
 from psld.grid.results import read_result
 from psld.report.galleries import draw_comparison, draw_nearest, draw_shard, originals_of
@@ -56,7 +56,7 @@ def draw_figure(grid: Grid, name: str, folders: Folders, device: str) -> Figure:
             return draw_shard(shard, figure.title, ROWS, COLUMNS, originals)
         case "nearest", _:
             [cell] = figure.cells.values()
-            evaluation = memorization_of(grid, cell)
+            evaluation = evaluation_of_memorization(grid, cell)
             result = read_result(grid, folders.cells, evaluation)
             if result is None:
                 raise UserError(f"{folders.cells / cell}.json: not evaluated yet")

@@ -1,4 +1,4 @@
-"""Pages for people: a table alone. They hold no script and fetch nothing; all texts are escaped."""
+"""The templates of HTML pages, which have no script, fetch nothing, and escape all texts."""
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from psld.grid.captions import caption_of
 from psld.grid.entries import STATUSES, Status, TableEntry, read_table
-from psld.grid.figures import GridFigure, figures_of, lines_of_plot, memorization_of
+from psld.grid.figures import GridFigure, evaluation_of_memorization, figures_of, lines_of_plot
 from psld.grid.resolved import Grid
 from psld.report.html import TEMPLATES
 from psld.report.origins import origins_of
@@ -149,7 +149,7 @@ def _pictured(grid: Grid, table: str, figure: GridFigure) -> bool:
     shown = grid.file.evaluations_in(table)
     if figure.kind == "nearest":
         [cell] = figure.cells.values()
-        return memorization_of(grid, cell) in shown
+        return evaluation_of_memorization(grid, cell) in shown
     return grid.file.pictures.get(figure.name) in {evaluation.cell for evaluation in shown}
 
 

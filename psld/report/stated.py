@@ -1,4 +1,4 @@
-"""The entries of an unpacked certificate: read, and compared with what they have to be."""
+"""The entries of an unpacked certificate, and comparisons with what they should be."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +29,7 @@ MALFORMED = (
 
 
 class Entries:
-    """The entries of a certificate, and everything of them that is not as it has to be."""
+    """The entries of a certificate, and a list of everything that is wrong with them."""
 
     def __init__(self, certificate: Path, folder: Path) -> None:
         """Unpack a certificate into an empty folder.
@@ -68,6 +68,7 @@ class Entries:
         return digest
 
     def expect(self, where: str, said: Any, wanted: Any) -> None:
+        """Add to `wrong` if an entry says something else than it should."""
         if said != wanted:
             self.wrong.append(f"{where} is {short(said)}, not {short(wanted)}")
 
