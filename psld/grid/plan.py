@@ -33,17 +33,6 @@ DEFAULT_NETWORKS: dict[Kind, str] = {"model": "demo", "guide": "guide-demo"}
 
 UNKNOWN = "?"
 
-COST_HEADERS = [
-    "network",
-    "models",
-    "GFLOPs",
-    "training images (M)",
-    "samples × NFE (M)",
-    "share of FLOPs",
-    "training (GPU h)",
-    "sampling (GPU h)",
-]
-
 FORMULA = (
     "GPU hours = (training images / (train images/s) + samples × NFE / (sample images/s)) / 3600, "
     "with images/s of one GPU through a training step and through one network evaluation: those "
@@ -111,8 +100,10 @@ def table(rows: Any, headers: list[str]) -> str:
     return tabulate(rows, headers, tablefmt="github", colalign=right, disable_numparse=True)
 
 
-def readable(number: float) -> str:
+def readable(number: float | None) -> str:
     """Format a number with one decimal, or with two significant digits below 1."""
+    if number is None:
+        return UNKNOWN
     return f"{number:,.1f}" if number >= 1 or number == 0 else f"{number:.2g}"
 
 
@@ -222,26 +213,24 @@ def cost(grid: Grid, settings: PlanSettings, gigaflops_of: Gigaflops) -> str:
         for n, work in works.items()
     }
     everything = sum(flops.values())
-    lines, hours, unknown = [], [], []
+    rows, hours, unknown = [], [], []
     for network, work in works.items():
         known = throughput_of(grid, settings, network, work, gigaflops[network])
-        spent = [
-            _hours(work.training_images, known.train),
-            _hours(work.evaluations, known.sample),
-        ]
-        hours += spent
-        unknown += [network] if None in spent else []
-        lines.append(
-            [
-                network,
-                len(work.trained),
-                readable(gigaflops[network]),
-                readable(work.training_images / 1e6),
-                readable(work.evaluations / 1e6),
-                f"{flops[network] / everything:.1%}",
-                *(UNKNOWN if hour is None else readable(hour) for hour in spent),
-            ]
-        )
+        training = _hours(work.training_images, known.train)
+        sampling = _hours(work.evaluations, known.sample)
+        hours += [training, sampling]
+        unknown += [network] if None in (training, sampling) else []
+        row = {
+            "network": network,
+            "models": len(work.trained),
+            "GFLOPs": readable(gigaflops[network]),
+            "training images (M)": readable(work.training_images / 1e6),
+            "samples × NFE (M)": readable(work.evaluations / 1e6),
+            "share of FLOPs": f"{flops[network] / everything:.1%}",
+            "training (GPU h)": readable(training),
+            "sampling (GPU h)": readable(sampling),
+        }
+        rows.append(row)
     notes = [FORMULA, f"All of it: {everything * 1e9:.3g} FLOPs."]
     if unknown:
         notes.append(
@@ -251,7 +240,7 @@ def cost(grid: Grid, settings: PlanSettings, gigaflops_of: Gigaflops) -> str:
         )
     else:
         notes.append(f"Sum: {readable(sum(hours))} GPU hours.")
-    return "\n\n".join([table(lines, COST_HEADERS), *notes])
+    return "\n\n".join([table([row.values() for row in rows], list(rows[0])), *notes])
 
 
 def _hours(images: float, per_second: float | None) -> float | None:

@@ -34,8 +34,8 @@ from psld.report.stated import Entries
 from psld.utils.errors import UserError
 from psld.utils.files import sha256_of_file
 
-RECORDED = set(MadeRecord.model_fields)
-"""The fields of a result that say how it was made. Nothing recomputes them."""
+SOFTWARE = set(MadeRecord.model_fields)
+"""The fields of a result with the software that made it. Nothing recomputes them."""
 
 COMPUTED = {"estimate", "nearest", "class_accuracy", "floor", "noise"}
 """The fields of a result that are computed from features."""
@@ -89,7 +89,7 @@ class Verification:
     def _recomputed(
         self, cell: str, evaluations: Sequence[Evaluation], said: Sequence[CellResult]
     ) -> Iterator[CellResult]:
-        """Yield the recomputed results of a cell. Of `said`, only `RECORDED` is taken over.
+        """Yield the recomputed results of a cell. Of `said`, only `SOFTWARE` is taken over.
 
         Without features in the certificate, `COMPUTED` is taken over too, and the results are noted
         as not recomputed.
@@ -120,7 +120,7 @@ class Verification:
                 guide=guide,
                 sampler=composed.settings,
                 seed=self.grid.file.seed_of(sampler),
-                **recorded.model_dump(include=RECORDED),
+                **recorded.model_dump(include=SOFTWARE),
             )
 
     def _check_likelihood(self, model: str, path: str) -> None:
@@ -145,7 +145,7 @@ class Verification:
             **summary(shards),
             likelihood=self.grid.likelihood,
             model=weights,
-            **said.model_dump(include=RECORDED),
+            **said.model_dump(include=SOFTWARE),
         )
         write_record(self.results / model / "likelihood.json", computed)
         for key, ours, theirs in differences(
