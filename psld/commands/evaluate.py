@@ -142,7 +142,5 @@ def load_source(
     """Load a metric's reference and extractor. Raises UserError if they do not fit the model."""
     reference, manifest = load_reference(reference_folder)
     extractor = load_extractor(metric, extractor_folder, manifest.dataset_digest, device)
-    dataset = model.settings.dataset.name
-    place = (reference_folder, manifest)
-    check_reference(metric, *place, extractor, dataset, model.dataset_digest)
+    check_reference(metric, reference_folder, manifest, extractor, model)
     return Source(extractor, reference, manifest, metric.batch_size)

@@ -67,16 +67,14 @@ def features_of_splits(
     extractor: Extractor, store: ImageStore, metric: MetricSettings
 ) -> dict[str, Features]:
     """Extract the features of each split that the dataset has."""
-
-    def images_of(split: str) -> Iterator[Tensor]:
-        batches = batches_of(store.images(split), metric.batch_size)
-        return map(truncated, batches) if metric.truncated_reference else batches
-
-    return {
-        split: gather(extractor, images_of(split), split, size)
-        for split, size in store.splits.items()
-        if size > 0
-    }
+    features = {}
+    for split, size in store.splits.items():
+        if size > 0:
+            batches = batches_of(store.images(split), metric.batch_size)
+            if metric.truncated_reference:
+                batches = map(truncated, batches)
+            features[split] = gather(extractor, batches, split, size)
+    return features
 
 
 def noise_images(count: int, shape: tuple[int, int, int], batch_size: int) -> Iterator[Tensor]:

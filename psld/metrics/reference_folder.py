@@ -11,6 +11,7 @@ from psld.metrics.extractor import Extractor
 from psld.metrics.features import Features
 from psld.metrics.measure import Reference
 from psld.metrics.settings import ExtractorSettings, MetricSettings
+from psld.training.manifest import ModelManifest
 from psld.utils.errors import UserError
 from psld.utils.tensors import load_tensors, save_tensors
 
@@ -83,21 +84,19 @@ def check_reference(
     folder: str | Path,
     reference: ReferenceManifest,
     extractor: Extractor,
-    dataset: str,
-    dataset_digest: str | None,
+    model: ModelManifest,
 ) -> None:
-    """Raise UserError if the reference is of another extractor or dataset than the model's.
-
-    `dataset_digest` is None for an imported model, of which only the dataset's name is certain.
-    """
+    """Raise UserError if the reference is of another extractor or dataset than the model's."""
     made_by = reference.extractor.identity()
     made = made_by, reference.truncated_reference, reference.extractor_digest
     if made != (metric.extractor.identity(), metric.truncated_reference, extractor.digest):
         raise UserError(f"{folder}: made with another extractor than {metric.name} has; {REMEDY}")
-    if dataset_digest is None and dataset != reference.dataset:
+    dataset, digest = model.settings.dataset.name, model.dataset_digest
+    # Of an imported model, only the name of its dataset is certain.
+    if digest is None and dataset != reference.dataset:
         raise UserError(f"{folder}: of dataset {reference.dataset}, but the model is of {dataset}")
-    if dataset_digest is not None and reference.dataset_digest != dataset_digest:
+    if digest is not None and reference.dataset_digest != digest:
         raise UserError(
             f"{folder}: of dataset {reference.dataset} with digest "
-            f"{reference.dataset_digest[:12]}, but the model was trained on {dataset_digest[:12]}"
+            f"{reference.dataset_digest[:12]}, but the model was trained on {digest[:12]}"
         )
