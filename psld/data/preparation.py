@@ -23,6 +23,7 @@ from psld.data.store import FORMAT_VERSION
 from psld.data.writer import write_store
 from psld.utils.errors import RunError, UserError
 from psld.utils.files import DISK_ERRORS, atomic_path
+from psld.utils.version import VERSION
 
 BLOCK_BYTES = 1 << 22
 """Bytes of a block, which is decoded, hashed and written at once; up to three a thread are held."""
@@ -70,7 +71,8 @@ def prepare_dataset(settings: DatasetSettings, output: Path) -> dict[str, Any]:
         "skipped": list(broken.values()),
         "versions": {
             "python": platform.python_version(),
-            **{name: version(name) for name in ("psld", "numpy", "pillow", "h5py")},
+            "psld": VERSION,
+            **{name: version(name) for name in ("numpy", "pillow", "h5py")},
         },
     }
 

@@ -136,6 +136,8 @@ class Multistep:
         self.steps = len(end)
         self.history: list[Tensor] = []
         """Predictions so far, newest first."""
+        self.base: Tensor
+        """P z + N ξ of the last step, which the corrector uses again."""
 
     def step(self, index: int, z: Tensor, score: Score, noise: Noise) -> Tensor:
         data = self.predict(index, z, score)
@@ -148,7 +150,6 @@ class Multistep:
         if self.corrected and index > 0:
             z = self.base + self._combined(self.corrected[index - 1])
         self.base = mix(self.transition[index], z)
-        """P z + N ξ, which the corrector uses again."""
         if self.noisy[index]:
             self.base = self.base + mix(self.noise[index], noise(z))
         return self.base + self._combined(self.weights[index])

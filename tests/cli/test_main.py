@@ -68,6 +68,8 @@ def test_a_command_may_be_written_with_dashes(tmp_path):
 
 def test_the_version_is_that_of_the_package(tmp_path):
     assert succeeded(call(tmp_path, "--version")).stdout == f"psld {psld.__version__}\n"
+    citation = yaml.safe_load((CONFIGS.parent / "CITATION.cff").read_text())
+    assert citation["version"] == psld.__version__
 
 
 def test_the_completion_knows_every_command(tmp_path):
