@@ -29,7 +29,7 @@ $(INSTALLED): pyproject.toml
 	.venv/bin/python -m pip install --editable '.[dev]'
 	touch $@
 
-demo: $(INSTALLED) ## Run the demo grid: train, sample, evaluate, tables, pictures, a page, report
+demo: $(INSTALLED) ## Run the demo grid: train, sample, evaluate; tables, figures, page, report
 	@$(SNAKEMAKE) demo --logger rich
 	@$(MAKE) --no-print-directory results report GRID=demo
 
@@ -55,7 +55,7 @@ results/$(GRID)-report.html: $(INSTALLED) $(wildcard results/tables/$(GRID)/*.ht
 track: $(INSTALLED) ## Write the results of GRID to wandb: evaluations, tables, pictures
 	@$(RUN) psld wandb track grid_name=$(GRID)
 
-sync: track ## Upload to wandb what it holds offline: trainings and the results of GRID
+sync: track ## Upload to wandb what is offline: trainings and the results of GRID
 	@$(RUN) psld wandb sync grid_name=$(GRID)
 
 dashboard: $(INSTALLED) ## Create or update the report of GRID in wandb
@@ -73,7 +73,7 @@ test: $(INSTALLED) ## Run the fast tests
 test-slow: $(INSTALLED) ## Run the slow tests
 	$(RUN) python -m pytest -m 'slow and not slurm and not gpu' -n 2 --dist worksteal
 
-test-slurm: $(INSTALLED) ## Start a real Slurm cluster of four nodes and run the tests on it
+test-slurm: $(INSTALLED) ## Start a real Slurm cluster of four nodes here and run the tests on it
 	@tests/slurm/install.sh
 	$(RUN) python -m pytest tests/slurm -rs
 
@@ -83,7 +83,7 @@ test-gpu: $(INSTALLED) ## Run the tests on this machine's GPU, in ten minutes at
 faults: $(INSTALLED) ## Run the fault matrix and print it: every stage under every fault
 	@$(RUN) python -m tests.faults
 
-fuzz: $(INSTALLED) ## Give the readers of files many damaged inputs; print the inputs and coverage of each
+fuzz: $(INSTALLED) ## Give every reader of files many damaged inputs; print their number and the coverage
 	$(RUN) coverage run -m pytest tests/fuzz
 	$(RUN) coverage report
 	$(RUN) python -m pytest tests/fuzz --hypothesis-profile=fuzz
@@ -98,7 +98,7 @@ lint: $(INSTALLED) ## Check style and imports: ruff, snakefmt, snakemake --lint,
 	.venv/bin/lint-imports
 	$(SNAKEMAKE) --lint
 
-bench: $(INSTALLED) ## Run the benchmarks
+bench: $(INSTALLED) ## Run the benchmarks of training, sampling and the store
 	@$(RUN) OMP_NUM_THREADS=1 python -m benchmarks.step
 	@$(RUN) OMP_NUM_THREADS=1 python -m benchmarks.sampling
 	@$(RUN) python -m benchmarks.store
