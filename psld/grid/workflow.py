@@ -22,11 +22,15 @@ class Workflow:
     """All grids, with the files of their jobs. Arguments are named like Snakemake's wildcards."""
 
     def __init__(self, grids: dict[str, Grid]) -> None:
-        """Take all grids. Raises UserError for an impossible name, or a name of two extractors."""
+        """Take all grids. Raises UserError for an impossible name."""
         self.grids = grids
         self.datasets = {n: made for grid in grids.values() for n, made in grid.datasets.items()}
         self.metrics = {n: g.metric(n).identity() for g in grids.values() for n in g.metrics}
-        self.features = _features(self.metrics)
+        self.features = {
+            metric["features"]: {key: metric[key] for key in ("extractor", "truncated_reference")}
+            for metric in self.metrics.values()
+        }
+        """The settings that decide features, by the name that the metrics of these share."""
         self.figures = {name: figures_of(grid) for name, grid in grids.items()}
         _check_config_names(grid=grids, dataset=self.datasets, features=self.features)
 
@@ -268,22 +272,6 @@ class Workflow:
             for figure, pictures in grid.file.figure_targets.items():
                 targets[figure] = self.files_of_figures(name, pictures)
         return targets
-
-
-def _features(metrics: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return the settings that decide features, by the name that the metrics of these share.
-
-    Raises UserError if metrics with the same features differ in such a setting.
-    """
-    features: dict[str, dict[str, Any]] = {}
-    for name, metric in metrics.items():
-        own = {key: metric[key] for key in ("extractor", "truncated_reference")}
-        if features.setdefault(metric["features"], own) != own:
-            raise UserError(
-                f"configs/metric/{name}.yaml: features: another metric has the features "
-                f"{metric['features']} with another extractor; set features: {name}"
-            )
-    return features
 
 
 def _check_config_names(**named: Iterable[str]) -> None:

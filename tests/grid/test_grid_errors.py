@@ -98,12 +98,22 @@ def test_an_unknown_grid_is_refused_with_those_that_are_there(configs):
         load_grid("other")
 
 
-def test_a_metric_is_named_like_its_config(configs):
-    """Two metrics of one name would share what is computed for one of them."""
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("reference_split: test", "mine.yaml: name: fd-classifier-mine, not fd-classifier"),
+        (
+            "name: fd-classifier-mine\nfeatures: fd-classifier\nextractor: {seed: 7}",
+            "mine.yaml: features: fd-classifier has another extractor; set features: fd-class",
+        ),
+        ("name: fd-classifier-mine\nfeatures: nothing", "metric=nothing: no such metric"),
+    ],
+)
+def test_a_metric_has_a_name_and_features_of_its_own(configs, text, complaint):
+    """The reference is made with the config that `features` names."""
     (configs / "metric").mkdir()
-    copied = "defaults: [fd-classifier, _self_]\nreference_split: test\n"
+    copied = f"defaults: [fd-classifier, _self_]\n{text}\n"
     (configs / "metric/fd-classifier-mine.yaml").write_text(copied)
-    complaint = "fd-classifier-mine.yaml: name: fd-classifier-mine, not fd-classifier"
     with pytest.raises(UserError, match=complaint):
         load(configs, changed("metric", "fd-classifier-mine"))
 
