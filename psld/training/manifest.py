@@ -68,6 +68,12 @@ class GuideManifest(TrainedManifest):
     """Share of test images that are recognized at each noise level, from little to much noise."""
 
 
+class TrainingHistory(Settings):
+    """What a training logged: step, loss and more, entry by entry."""
+
+    entries: list[dict[str, float]]
+
+
 M = TypeVar("M", bound=TrainedManifest)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from psld.config.settings import with_digest
 from psld.data.store import ImageStore
 from psld.diffusion.loss import Objective
 from psld.diffusion.process import LinearProcess
@@ -112,7 +113,7 @@ def run_training(
                 **task.describe(state.ema.network),
                 **provenance(),
             )
-            write_json(folder / "history.json", state.history)
+            write_json(folder / "history.json", with_digest({"entries": state.history}))
             write_manifest(folder, manifest)
             publish(run, Path(settings.output))
             print(f"wrote {settings.output}")

@@ -14,7 +14,7 @@ from psld.cluster import solo
 from psld.cluster.job import outcome_file, read_outcomes
 from psld.cluster.launcher import Launch
 from psld.cluster.requeue import Life, read_lives
-from psld.config.settings import read_record, write_record
+from psld.config.settings import read_record, with_digest, write_record
 from psld.data.description import Described
 from psld.grid import paths
 from psld.grid.results import CellResults, LikelihoodResult
@@ -56,6 +56,7 @@ RECORDS = {
     ),
     "launch.json": Record("launch.json", lambda file: read_record(Launch, file, f"{file}: x")),
     "psld.run.json": Record("psld.run.json", lambda file: solo._latest_run(file.parent)),
+    "history": Record("history.json", _read_losses),
 }
 """Records with a digest: what they say cannot change."""
 
@@ -65,7 +66,7 @@ PLAIN = {
         lambda file: read_lives(file.parent, "a"),
     ),
     "7_0_outcome.json": ({"exit_code": 3}, lambda file: read_outcomes(file.parent, "7")),
-    "history.json": ([{"step": 1, "loss": 2.5}], _read_losses),
+    "history.json": ([{"step": 1, "loss": 2.5}], _read_losses),  # of an older version
     "written.json": (
         {"x": {"digest": "a", "online": True}},
         lambda file: read_json(file, dict[str, dict[str, Any]]),
@@ -84,6 +85,8 @@ def written(project, place) -> Callable[[str], Path]:
         file = place / name.replace(" ", "-") / Path(record.file).name
         file.parent.mkdir(exist_ok=True)
         match name:
+            case "history":
+                write_json(file, with_digest({"entries": [{"step": 1, "loss": 2.5}]}))
             case "launch.json":
                 write_record(file, LAUNCH)
             case "psld.run.json":

@@ -1,6 +1,5 @@
 """Plots of a grid: the positions of measured points and of the paper's."""
 
-import json
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -11,9 +10,18 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
+from psld.config.settings import with_digest
 from psld.report.panels import Curve, View, draw_panels
-from psld.report.plots import MAX_POINTS, plot_gamma, plot_nfe, plot_training, thinned
+from psld.report.plots import (
+    MAX_POINTS,
+    _read_losses,
+    plot_gamma,
+    plot_nfe,
+    plot_training,
+    thinned,
+)
 from psld.report.style import COLORS, Look, model_looks, ramp
+from psld.utils.files import write_json
 from tests.commands import call, refused, succeeded
 from tests.report.conftest import cells_of, result_path
 
@@ -144,7 +152,7 @@ def write_history(folder: Path, model: str, steps: int) -> None:
     path = folder / "models" / "mine" / model / "history.json"
     path.parent.mkdir(parents=True)
     entries = [{"step": s, "loss": 1 / s, "grad_norm": 1.0} for s in range(10, steps + 1, 10)]
-    path.write_text(json.dumps(entries))
+    write_json(path, with_digest({"entries": entries}))
 
 
 def test_training_curves_of_the_models_that_have_been_trained(folder, grid):
@@ -170,10 +178,16 @@ def test_long_curves_are_averaged_over_steps():
     assert thinned(points[:MAX_POINTS]) == points[:MAX_POINTS]
 
 
+def test_a_history_of_an_older_version_is_a_list(tmp_path):
+    (tmp_path / "history.json").write_text('[{"step": 10, "loss": 0.5}]')
+    assert _read_losses(tmp_path / "history.json") == [(10, 0.5)]
+
+
 def test_a_damaged_history_is_named(folder):
     write_history(folder, "cld", steps=20)
     path = folder / "models" / "mine" / "cld" / "history.json"
-    for content in ("[{}]", "{", "3"):
+    changed = path.read_text().replace("0.1", "0.2")
+    for content in (changed, '{"entries": [{}]}', "[{}]", "{", "3"):
         path.write_text(content)
         finished = call(folder, "figure", "grid_name=mine", "figure=training")
         refused(finished, 2, f"{path.relative_to(folder)}: ")
