@@ -59,7 +59,8 @@ def origin_of(cell: CellSettings, weights_sha256: str, guide_sha256: str | None)
 def sample_shards(settings: SampleSettings) -> Iterator[tuple[Shard, bool]]:
     """Yield each shard of the range, and True if it was made now, not found whole.
 
-    Each shard is written when it is done, so a killed process loses at most one.
+    Each shard is written when it is done, so a killed process loses at most one. Before a file is
+    replaced, the reason is printed.
     """
     device = use_device(settings.device, tf32=True)
     model = load_model(settings.model, device)
@@ -79,7 +80,9 @@ def sample_shards(settings: SampleSettings) -> Iterator[tuple[Shard, bool]]:
         made = False
         try:
             shard = load_made_by(path, origin)
-        except UserError:
+        except UserError as error:
+            if path.exists():
+                print(f"not kept: {error}", flush=True)
             shard = sample_shard(settings, model, guide, origin, batching)
             shard.save(path)
             made = True

@@ -86,13 +86,15 @@ def test_what_is_missing_damaged_or_of_another_origin_is_made_again(cell, model)
         assert damaged != whole
         (cell / "00001.h5").write_bytes(damaged)
         said = resample(cell, model, "shards=3").splitlines()
-        assert "is there" not in said[1]
-        assert said[2] == "shard 2: is there"
+        assert said[1].startswith("not kept: cell/00001.h5: damaged shard")
+        assert said[2] == "shard 1: 8 images, NFE 3"
+        assert said[3] == "shard 2: is there"
     assert (cell / "00002.h5").read_bytes() == kept
     for index in range(3):
         np.testing.assert_array_equal(Shard.load(cell / f"{index:05d}.h5").images, images[index])
     said = resample(cell, model, "shards=3", "seed=1")
     assert "is there" not in said
+    assert said.count("made by another seed than the model and the sampler have now") == 3
     assert not np.array_equal(Shard.load(cell / "00000.h5").images, images[0])
 
 
