@@ -59,7 +59,8 @@ class EvaluateSettings(CellSettings):
 def expand(arguments: list[str]) -> list[str]:
     """Expand `cell=GRID/MODEL/SAMPLER` to its overrides, and keep it among them.
 
-    Raises UserError for an unknown cell, and for one that is sampled but has no metric.
+    Raises UserError for an unknown cell, for one that is sampled but has no metric, and for
+    settings that only the grid decides.
     """
     name, others = take("cell", arguments)
     if name is None:
@@ -70,6 +71,9 @@ def expand(arguments: list[str]) -> list[str]:
             f"cell={name}: no table shows it, so the grid has no metric for it; "
             f"psld plan grid_name={grid.name} list=cells lists those with metrics"
         )
+    for word in others:
+        if word.startswith(("metric", "samples=", "reference=", "extractor=")):
+            raise UserError(f"{word}: the grid decides this for cell={name}; leave one of them out")
     return [
         *overrides_of_cell(grid, model, sampler),
         f"cell={name}",

@@ -239,6 +239,11 @@ def test_an_unknown_cell_is_refused(made):
         refused(call(made, command, "cell=other/psld/em-3"), 2, "grid/other.yaml: no such grid")
 
 
+@pytest.mark.parametrize("word", ["metric=fid", "metric.batch_size=3", "samples=3"])
+def test_what_the_grid_decides_is_not_ignored(made, word):
+    refused(call(made, "evaluate", CELL, word), 2, f"{word}: the grid decides this for {CELL}")
+
+
 def test_a_cell_without_a_metric_is_refused(tmp_path):
     """A figure may show a cell that is in no table."""
     grid = GRID | {"metric": "fd-classifier", "figures": {"shown": "psld/em-2"}}
