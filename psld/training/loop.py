@@ -89,7 +89,8 @@ def train(
 
         last = state.step == settings.steps
         saving = last or state.step % settings.checkpoint_every == 0
-        logging = saving or state.step % settings.log_every == 0
+        previewing = settings.preview_every and state.step % settings.preview_every == 0
+        logging = saving or previewing or state.step % settings.log_every == 0
         asking = ranks.world == 1 or state.step % STOP_EVERY == 0
         stopping = ranks.largest(stop.number) if asking and not last else 0
         if logging or stopping:
@@ -100,7 +101,6 @@ def train(
                 print(f"step {state.step}/{settings.steps}: {', '.join(shown)}", flush=True)
             rate = learning_rate(settings, step)
             state.history.append({"step": state.step, **values, "learning_rate": rate})
-        previewing = settings.preview_every and state.step % settings.preview_every == 0
         if previewing and ranks.leads:
             log.preview(state.step, state.ema.network)
         if saving or stopping:

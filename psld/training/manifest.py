@@ -65,7 +65,8 @@ class GuideManifest(TrainedManifest):
     kind: Literal["guide"] = "guide"
     settings: GuideModelSettings
     accuracy_by_time: list[float] | None = None
-    """Share of test images that are recognized at each noise level, from little to much noise."""
+    """Share of test images, or of training images without a test split, that are recognized at each
+    noise level, from little to much noise."""
 
 
 class TrainingHistory(Settings):

@@ -46,7 +46,7 @@ class LoopSettings(Settings):
     milestone_every: int | None = Field(None, ge=1)
     """Steps between checkpoints that are kept for good."""
     log_every: int = Field(100, ge=1)
-    """Steps between logged values."""
+    """Steps between logged values. The steps of checkpoints and previews are logged too."""
     preview_every: int | None = Field(None, ge=1)
     """Steps between logged previews: a model's samples, a guide's accuracy by noise level."""
 

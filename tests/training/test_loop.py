@@ -131,13 +131,13 @@ def test_bf16_is_the_arithmetic_of_the_forward_pass():
 
 def test_what_is_logged_and_saved_when(tmp_path):
     settings = recipe(
-        steps=25, checkpoint_every=10, milestone_every=10, log_every=4, preview_every=8
+        steps=25, checkpoint_every=10, milestone_every=10, log_every=4, preview_every=9
     )
     state, checkpoints, log = run(tmp_path, settings)
     assert state.step == 25
     assert checkpoints.steps() == [10, 20, 25]
-    assert sorted(log.logged) == [4, 8, 10, 12, 16, 20, 24, 25]
-    assert log.previews == [8, 16, 24]
+    assert sorted(log.logged) == [4, 8, 9, 10, 12, 16, 18, 20, 24, 25]
+    assert log.previews == [9, 18]
     for values in log.logged.values():
         assert values.keys() == {
             "step",
@@ -169,7 +169,7 @@ def test_other_ranks_wait_while_the_leading_one_previews_and_saves(tmp_path):
     state, checkpoints = tiny_state(PROCESS, settings), Checkpoints(tmp_path)
     batches, loss_of = batches_of(PROCESS, settings), EpsilonLoss(PROCESS)
     train(state, batches, loss_of, settings, ranks, checkpoints, Slow(), StopRequest())
-    assert events == ["all wait", "preview 4", "all wait", "saved 1", "all wait"]
+    assert events == ["all wait", "preview 4", "all wait", "saved 2", "all wait"]
 
 
 def test_memory_and_utilization_of_a_gpu_are_logged(tmp_path, monkeypatch, capsys):
