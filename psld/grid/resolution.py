@@ -1,6 +1,5 @@
 """Resolve a grid file: compose everything that it names, and check that the parts fit together."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,11 @@ from psld.grid.composing import (
 from psld.grid.figures import PLOTS
 from psld.grid.places import Evaluation
 from psld.grid.resolved import ComposedSampler, ComposedTraining, Grid
-from psld.grid.schema import GridFile
+from psld.grid.schema import GridFile, TrainedEntry
 from psld.metrics.settings import MetricSettings
 from psld.sampling.fit import check_fit
 from psld.sampling.settings import ClassifierGuidance, DigitsMask, SamplerSettings
-from psld.training.settings import GuideModelSettings, ModelSettings
+from psld.training.settings import GuideModelSettings, ModelSettings, TrainedSettings
 from psld.utils.errors import UserError
 
 
@@ -32,58 +31,24 @@ def compose_grid(name: str, file: GridFile, path: Path, compose: Compose = compo
     Raises UserError, with file and key, if something does not compose, or if a table, a figure or
     the gallery pairs a sampler with a model that it cannot sample.
     """
-    evaluations = [r for e in file.evaluations for r in file.replicates(e)]
-    figures = [cell.partition("/")[2] for cell in file.pictures.values()]
-    samplers = dict.fromkeys([*(evaluation.sampler for evaluation in evaluations), *figures])
-    overrides = {sampler: file.overrides_of(sampler) for sampler in samplers}
-    parsed = _Parsed(
-        file,
-        path,
-        models={
-            model: compose_model(file.overrides_of_model(model), f"{path}: models.{model}", compose)
-            for model in file.trainings
-        },
-        guides={
-            guide: compose_guide(own.overrides, f"{path}: guides.{guide}", compose)
-            for guide, own in file.guides.items()
-        },
-        samplers={
-            sampler: compose_sampler(own, f"{path}: sampler {sampler}", compose)
-            for sampler, own in overrides.items()
-        },
-        metrics={
-            metric: compose_metric(metric, f"{path}: metric {metric}", compose)
-            for metric in dict.fromkeys(evaluation.metric for evaluation in evaluations)
-        },
-    )
-    parsed.check_cells(evaluations)
+    parsed = _parse(file, path, compose)
+    parsed.check_cells()
     parsed.check_figures()
     parsed.check_tables()
     return Grid(
         name=name,
         file=file,
         models={
-            model: ComposedTraining(
-                overrides=file.overrides_of_model(model),
-                checkpoint=file.trainings[model].checkpoint,
-                dataset=settings.dataset.name,
-                settings=settings.identity(),
-                of=file.trainings[model].of,
-            )
+            model: _composed(file.trainings[model], file.overrides_of_model(model), settings)
             for model, settings in parsed.models.items()
         },
         guides={
-            guide: ComposedTraining(
-                overrides=file.guides[guide].overrides,
-                checkpoint=file.guides[guide].checkpoint,
-                dataset=settings.dataset.name,
-                settings=settings.identity(),
-            )
+            guide: _composed(file.guides[guide], file.guides[guide].overrides, settings)
             for guide, settings in parsed.guides.items()
         },
         samplers={
             sampler: ComposedSampler(
-                overrides=overrides[sampler],
+                overrides=file.overrides_of(sampler),
                 settings=settings.model_dump(mode="json", exclude_none=True),
                 guide=file.samplers[file.family_of(sampler)].guide,
             )
@@ -100,19 +65,33 @@ def compose_grid(name: str, file: GridFile, path: Path, compose: Compose = compo
     )
 
 
+def _composed(
+    entry: TrainedEntry, overrides: tuple[str, ...], settings: TrainedSettings
+) -> ComposedTraining:
+    return ComposedTraining(
+        overrides=overrides,
+        checkpoint=entry.checkpoint,
+        dataset=settings.dataset.name,
+        settings=settings.identity(),
+        of=entry.of,
+    )
+
+
 @dataclass(frozen=True)
 class _Parsed:
     """The settings of everything that a grid file names, with checks that they fit together."""
 
     file: GridFile
     path: Path
+    evaluations: list[Evaluation]
+    """The evaluations of all tables with all their seeds."""
     models: dict[str, ModelSettings]
     guides: dict[str, GuideModelSettings]
     samplers: dict[str, SamplerSettings]
     metrics: dict[str, MetricSettings]
 
-    def check_cells(self, evaluations: Sequence[Evaluation]) -> None:
-        for evaluation in evaluations:
+    def check_cells(self) -> None:
+        for evaluation in self.evaluations:
             self._check_cell(evaluation.model, evaluation.sampler)
         for model in self.file.likelihood_models():
             self._check_model(model)
@@ -174,6 +153,35 @@ class _Parsed:
                 f"{self.path}: {where}: class_accuracy needs samples guided to a class and a "
                 f"metric with a classifier, not {evaluation.cell} by {evaluation.metric}"
             )
+
+
+def _parse(file: GridFile, path: Path, compose: Compose) -> _Parsed:
+    """Compose the settings of everything that a grid file names."""
+    evaluations = [r for e in file.evaluations for r in file.replicates(e)]
+    figures = [cell.partition("/")[2] for cell in file.pictures.values()]
+    return _Parsed(
+        file,
+        path,
+        evaluations,
+        models={
+            model: compose_model(file.overrides_of_model(model), f"{path}: models.{model}", compose)
+            for model in file.trainings
+        },
+        guides={
+            guide: compose_guide(own.overrides, f"{path}: guides.{guide}", compose)
+            for guide, own in file.guides.items()
+        },
+        samplers={
+            sampler: compose_sampler(
+                file.overrides_of(sampler), f"{path}: sampler {sampler}", compose
+            )
+            for sampler in dict.fromkeys([*(e.sampler for e in evaluations), *figures])
+        },
+        metrics={
+            metric: compose_metric(metric, f"{path}: metric {metric}", compose)
+            for metric in dict.fromkeys(evaluation.metric for evaluation in evaluations)
+        },
+    )
 
 
 def _preparations(parsed: _Parsed, compose: Compose) -> dict[str, dict[str, Any]]:
