@@ -10,6 +10,9 @@ import torch
 
 from psld.utils.version import VERSION
 
+CHECKOUT = Path(__file__).parents[2]
+"""The top folder of a checkout. For an installed package it is no such folder."""
+
 
 def provenance() -> dict[str, Any]:
     """Return versions, precision flags and git revision, for every file that holds a result."""
@@ -40,8 +43,9 @@ def device_name(device: torch.device) -> str:
 
 def _git_revision() -> str | None:
     """Return the revision of the code, with `+` if files differ; None outside a checkout."""
-    here = Path(__file__).parent
-    command = ["git", "-C", str(here), "describe", "--always", "--abbrev=12", "--dirty=+"]
+    if not (CHECKOUT / ".git").exists():
+        return None  # git would find the repository that an installed package's folder lies in
+    command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--abbrev=12", "--dirty=+"]
     try:
         described = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
