@@ -176,7 +176,7 @@ def printed_evaluations(grid: Grid) -> dict[str, float]:
     return {e.cell: shown["nfe"] for e, shown in paper_values(grid).items() if "nfe" in shown}
 
 
-def measured(grid: Grid, settings: PlanSettings, work: Work) -> Throughput:
+def earlier_throughput(grid: Grid, settings: PlanSettings, work: Work) -> Throughput:
     """Return the throughput of a network's earlier runs, per GPU."""
     kind = ModelManifest if work.kind == "model" else GuideManifest
     trained = train_seconds = sampled = sample_seconds = 0.0
@@ -254,7 +254,7 @@ def throughput_of(
 ) -> Throughput:
     """Return the user's throughput, or else that of earlier runs, or else from the TFLOP/s."""
     given = settings.throughput.get(network, Throughput())
-    earlier = measured(grid, settings, work)
+    earlier = earlier_throughput(grid, settings, work)
     tflops = settings.sustained_tflops
     derived = tflops and 1e3 * tflops / gigaflops
     return Throughput(

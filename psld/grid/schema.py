@@ -262,15 +262,15 @@ class GridFile(Settings):
 
     def overrides_of(self, sampler: str) -> tuple[str, ...]:
         """A family's overrides, completed by the budget in the sampler's name."""
-        name, budget, _ = self.parts_of(sampler)
+        name, budget, _ = self.split_sampler(sampler)
         family = self.samplers[name]
         return (*family.overrides, f"{family.budget}={family.spends or budget}")
 
     def seed_of(self, sampler: str) -> int:
         """The seed of a sampler's samples."""
-        return self.parts_of(sampler)[2]
+        return self.split_sampler(sampler)[2]
 
-    def parts_of(self, sampler: str) -> tuple[str, str, int]:
+    def split_sampler(self, sampler: str) -> tuple[str, str, int]:
         """Return family, budget and seed of a sampler: FAMILY-BUDGET, or FAMILY-BUDGET-seedS."""
         family = self.family_of(sampler)
         named = re.fullmatch(r"(.*?)(?:-seed(\d+))?", sampler.removeprefix(f"{family}-"))
@@ -282,5 +282,5 @@ class GridFile(Settings):
 
     def budget_of(self, evaluation: Evaluation) -> str:
         """Return a cell's budget as text: `steps = 40`, `tolerance = 1e-3`."""
-        family, budget, _ = self.parts_of(evaluation.sampler)
+        family, budget, _ = self.split_sampler(evaluation.sampler)
         return f"{self.samplers[family].budget.rpartition('.')[2]} = {budget}"

@@ -191,7 +191,7 @@ def _facts(grid: Grid) -> dict[str, list[str]]:
     budgets: dict[str, set[str]] = {}
     pictured = (cell.rpartition("/")[2] for cell in grid.file.pictures.values())
     for sampler in (*(e.sampler for e in grid.file.evaluations), *pictured):
-        family, budget, _ = grid.file.parts_of(sampler)
+        family, budget, _ = grid.file.split_sampler(sampler)
         budgets.setdefault(family, set()).add(budget)
     ordered = {family: ", ".join(sorted(own, key=float)) for family, own in budgets.items()}
     samples = sorted({evaluation.samples for evaluation in grid.evaluations})

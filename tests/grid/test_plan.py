@@ -17,8 +17,8 @@ from psld.grid.figures import figures_of
 from psld.grid.plan import (
     PlanSettings,
     Work,
+    earlier_throughput,
     jobs_of,
-    measured,
     network_of,
     printed_evaluations,
     work_of,
@@ -149,14 +149,14 @@ def test_earlier_runs_are_measurements_per_gpu(tmp_path, demo):
     write_model_manifest(tmp_path, demo, "cld", images_seen=6000, seconds=10.0, ranks=2)
     cell = next(e.cell for e in demo.evaluations if e.model == "cld")
     write_result(tmp_path, demo, cell, value=1.0, nfe=40.0, sampling_seconds=20.0)
-    known = measured(demo, settings_for(tmp_path), Work("model", ["cld", "vp-sde"]))
+    known = earlier_throughput(demo, settings_for(tmp_path), Work("model", ["cld", "vp-sde"]))
     assert known.train == 6000 / 20
     assert known.sample == 1000 * 40 / 20
 
 
 def test_an_imported_model_says_nothing_of_training(tmp_path, demo):
     write_model_manifest(tmp_path, demo, "cld", images_seen=6000, seconds=None, ranks=None)
-    assert measured(demo, settings_for(tmp_path), Work("model", ["cld"])).train is None
+    assert earlier_throughput(demo, settings_for(tmp_path), Work("model", ["cld"])).train is None
 
 
 def test_the_network_is_the_last_that_the_overrides_choose(paper):
