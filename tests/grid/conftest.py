@@ -6,6 +6,7 @@ import pytest
 
 from psld.grid.loading import CACHE, load_grid
 from psld.grid.resolved import Grid
+from psld.grid.workflow import Workflow
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +34,16 @@ def demo(composed) -> Grid:
 @pytest.fixture(scope="session")
 def paper(composed) -> Grid:
     return _load("paper", composed)
+
+
+@pytest.fixture(scope="session")
+def grids(demo, paper) -> dict[str, Grid]:
+    return {"demo": demo, "paper": paper}
+
+
+@pytest.fixture(scope="session")
+def workflow(grids) -> Workflow:
+    return Workflow(grids)
 
 
 @pytest.fixture
