@@ -77,16 +77,14 @@ def sample_shards(settings: SampleSettings) -> Iterator[tuple[Shard, bool]]:
     batching = Batching(settings.batch_size)
     for index in range(settings.first, settings.first + settings.shards):
         path, origin = shard_path(settings.output, index), replace(expected, index=index)
-        made = False
         try:
-            shard = load_made_by(path, origin)
+            yield load_made_by(path, origin), False
         except UserError as error:
             if path.exists():
                 print(f"not kept: {error}", flush=True)
             shard = sample_shard(settings, model, guide, origin, batching)
             shard.save(path)
-            made = True
-        yield shard, made
+            yield shard, True
 
 
 def sample_shard(
