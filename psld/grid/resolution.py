@@ -32,6 +32,7 @@ def compose_grid(name: str, file: GridFile, path: Path, compose: Compose = compo
     the gallery pairs a sampler with a model that it cannot sample.
     """
     parsed = _parse(file, path, compose)
+    datasets = _preparations(parsed, compose)
     parsed.check_cells()
     parsed.check_figures()
     parsed.check_tables()
@@ -54,7 +55,7 @@ def compose_grid(name: str, file: GridFile, path: Path, compose: Compose = compo
             )
             for sampler, settings in parsed.samplers.items()
         },
-        datasets=_preparations(parsed, compose),
+        datasets=datasets,
         metrics={
             metric: settings.model_dump(mode="json", exclude_none=True)
             for metric, settings in parsed.metrics.items()
@@ -93,6 +94,13 @@ class _Parsed:
     def check_cells(self) -> None:
         for evaluation in self.evaluations:
             self._check_cell(evaluation.model, evaluation.sampler)
+            dataset = self.models[evaluation.model].dataset
+            trained = self.metrics[evaluation.metric].extractor.kind == "classifier"
+            if trained and dataset.num_classes < 2:
+                raise UserError(
+                    f"{self.path}: cell {evaluation.cell}: {evaluation.metric} needs labels for "
+                    f"its classifier, and dataset {dataset.name} has none; use metric: fid"
+                )
         for model in self.file.likelihood_models():
             self._check_model(model)
         if self.file.gallery not in self.samplers:

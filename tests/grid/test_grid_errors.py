@@ -98,6 +98,13 @@ def test_an_unknown_grid_is_refused_with_those_that_are_there(configs):
         load_grid("other")
 
 
+def test_a_classifier_s_metric_needs_labels(configs):
+    content = changed("models/psld", ["process=psld", "dataset=celeba64"])
+    complaint = "cell psld/em-10: fd-classifier needs labels .* dataset celeba64 has none"
+    with pytest.raises(UserError, match=complaint):
+        load(configs, content)
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
