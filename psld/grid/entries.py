@@ -11,10 +11,7 @@ from psld.grid.places import Evaluation, Place
 from psld.grid.resolved import Grid
 from psld.grid.results import CellResult, LikelihoodResult, read_likelihood
 from psld.grid.tables import Band, Row, Show
-from psld.metrics.comparison import (
-    place_in_band,
-    samples_to_decide,
-)
+from psld.metrics.comparison import place_in_band, samples_to_decide
 from psld.metrics.estimate import CONFIDENCE, Interval
 
 Status = Literal["reproduced", "off", "undecided", "measured", "not run", "literature"]

@@ -28,7 +28,9 @@ def train_classifier(
     """
     all_images = torch.from_numpy(np.array(images)).to(device)
     all_labels = torch.from_numpy(np.array(labels, dtype=np.int64)).to(device)
-    network = _initial(settings, shape).to(device).train()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_seed(settings.seed, Stream.INITIAL_WEIGHTS))
+        network = FeatureClassifier(settings, shape).to(device).train()
     optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.learning_rate, total_steps=settings.steps
@@ -48,12 +50,6 @@ def train_classifier(
     if not loss.isfinite():  # checked only once: a check at every step would make the device wait
         raise RunError("the feature classifier diverged: lower metric.extractor.learning_rate")
     return ClassifierExtractor(network, settings, shape, device)
-
-
-def _initial(settings: ClassifierSettings, shape: ImageShape) -> FeatureClassifier:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream_seed(settings.seed, Stream.INITIAL_WEIGHTS))
-        return FeatureClassifier(settings, shape)
 
 
 def shifted(x: Tensor, most: int, random: torch.Generator) -> Tensor:

@@ -21,7 +21,8 @@ def load_weights(network: str, weights: str | Path | None, url: str) -> dict[str
     path, start = Path(weights or _place(url)), ""
     try:
         if weights is None:
-            start = _start_of_digest(url)
+            named = re.search(r"-([0-9a-f]{8,})\.\w+$", url)
+            start = named[1] if named else ""
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 download_url_to_file(url, str(path), start)
@@ -51,9 +52,3 @@ def unusable_weights(network: str, weights: str | Path | None, url: str, reason:
 def _place(url: str) -> Path:
     """The path where torch keeps a download."""
     return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
-
-
-def _start_of_digest(url: str) -> str:
-    """The start of the SHA-256 in a file's name; empty if there is none."""
-    found = re.search(r"-([0-9a-f]{8,})\.\w+$", url)
-    return found[1] if found else ""

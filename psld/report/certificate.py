@@ -25,10 +25,7 @@ CHUNK = 1 << 20
 DIRECTORY_RECORD = 46
 """Bytes of an entry in the zip's list of entries, without its name."""
 
-UNREADABLE = (
-    *(zipfile.BadZipFile, OSError, EOFError, ValueError, OverflowError),
-    *(NotImplementedError, RuntimeError),
-)
+UNREADABLE = (zipfile.BadZipFile, OSError, EOFError, ValueError, OverflowError, RuntimeError)
 """The errors of the zip library for damaged files."""
 
 

@@ -17,15 +17,7 @@ from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.utils.errors import UserError
 from psld.utils.files import read_json
 
-MALFORMED = (
-    KeyError,
-    ValueError,
-    TypeError,
-    IndexError,
-    AttributeError,
-    RuntimeError,
-    ArithmeticError,
-)
+MALFORMED = (LookupError, ValueError, TypeError, AttributeError, RuntimeError, ArithmeticError)
 
 
 class Entries:
