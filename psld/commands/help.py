@@ -42,15 +42,12 @@ def _lines(kind: type[Settings], defaults: dict[str, Any], indent: int) -> Itera
         default = defaults.get(key, None if field.is_required() else field.default)
         default = default.model_dump(mode="json") if isinstance(default, Settings) else default
         group = _group(field.annotation, default)
-        plain = group is None and not isinstance(default, dict)
-        yield f"{' ' * indent}{key}:{f' {_text(default)}' if plain else ''}"
+        yield f"{' ' * indent}{key}:{f' {_text(default)}' if group is None else ''}"
         if key in texts:
             margin = " " * (indent + 6)
             yield textwrap.fill(texts[key], WIDTH, initial_indent=margin, subsequent_indent=margin)
         if group is not None:
             yield from _lines(group, default, indent + 2)
-        elif not plain:
-            yield from (f"{' ' * (indent + 2)}{k}: {_text(v)}" for k, v in default.items())
 
 
 def descriptions(kind: type[Settings]) -> dict[str, str]:

@@ -56,7 +56,9 @@ class PlanSettings(GridCommandSettings):
     list: Literal["cells", "figures"] | None
     """List the names of all cells, or of all figures, instead of the plan."""
     throughput: dict[str, Throughput]
-    """Images per second on one GPU, by the network's name in configs/network."""
+    """Images per second on one GPU, by the network's name in configs/network:
+    throughput.demo.train=900 through a training step, throughput.demo.sample=9000 through one
+    network evaluation."""
     sustained_tflops: float | None = Field(None, gt=0)
     """TFLOP/s of a GPU, to derive unknown throughputs; null leaves them unknown."""
     adaptive_evaluations: int = Field(gt=0)
