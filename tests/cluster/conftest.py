@@ -1,4 +1,4 @@
-"""A PATH with stand-ins for Slurm's commands, and nothing else."""
+"""A PATH with stand-ins for Slurm's commands alone, and a folder in which Snakemake runs."""
 
 import signal
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cluster.commands import Commands
+from tests.cluster.runs import JOB, SNAKEFILE, Folder
 
 
 @pytest.fixture
@@ -40,3 +41,12 @@ def signals() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Folder:
+    path = tmp_path / "work"
+    path.mkdir()
+    (path / "Snakefile").write_text(SNAKEFILE)
+    (path / "job.py").write_text(JOB)
+    return Folder(path)

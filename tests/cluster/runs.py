@@ -1,0 +1,151 @@
+"""A working directory in which Snakemake runs and is killed."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+SNAKEFILE = """
+from psld.cluster import slurm, solo
+from psld.cluster.executor import repair_slurm_executor
+
+slurm.REFUSED_SECONDS = 0
+solo.GRACE_SECONDS = config["grace"]
+solo.hold_working_directory()
+repair_slurm_executor()
+
+rule made:
+    output: "made"
+    shell: config["job"]
+"""
+
+
+JOB = """
+import os, signal, sys, time
+from pathlib import Path
+
+def note(event):
+    with open("events", "a") as file:
+        print(event, os.getpid(), file=file, flush=True)
+
+def terminate(*_):
+    time.sleep(0.5)  # a checkpoint
+    note("terminated")
+    sys.exit(143)
+
+stubborn = "stubborn" in sys.argv
+signal.signal(signal.SIGTERM, signal.SIG_IGN if stubborn else terminate)
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+if Path("events").exists():
+    for line in Path("events").read_text().splitlines():
+        stat = Path("/proc", line.split()[1], "stat")
+        if stat.exists() and ") Z " not in stat.read_text():
+            note("met")
+note("began")
+while not (Path("go").exists() or "GO" in os.environ):
+    time.sleep(0.05)
+Path("made").write_text(str(os.getpid()))
+note("ended")
+"""
+
+
+MAKEFILE = """
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+demo:
+\t@PATH="$$PATH" $(SNAKEMAKE)
+"""
+
+
+class Folder:
+    """A working directory with one rule, whose job waits for the file `go` or for GO."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.job = f"{sys.executable} job.py"
+        self.grace = 10
+        self.options: list[str] = []
+        self.environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+    @property
+    def command(self) -> list[str]:
+        snakemake = [sys.executable, "-m", "snakemake", "--cores", "1", *self.options]
+        snakemake += ["--workflow-profile", "none", "--rerun-incomplete"]
+        return [*snakemake, "--config", f"grace={self.grace}", f"job={self.job}"]
+
+    @contextlib.contextmanager
+    def started(self, command: list[str] | None = None) -> Iterator[subprocess.Popen[str]]:
+        """Snakemake, in a process group that ends with the test."""
+        with (self.path / "first.log").open("w") as log:
+            process = subprocess.Popen(
+                command or self.command,
+                cwd=self.path,
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                text=True,
+            )
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            for pid in self.pids("began"):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            process.wait()
+
+    def run(
+        self, *options: str, go: bool = True, command: list[str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run Snakemake to its end; its job does not wait if told so."""
+        return subprocess.run(
+            command or [*self.command, *options],
+            cwd=self.path,
+            env={**self.environment, **({"GO": "1"} if go else {})},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def events(self) -> list[str]:
+        events = self.path / "events"
+        return events.read_text().splitlines() if events.exists() else []
+
+    def pids(self, event: str) -> list[int]:
+        return [int(line.split()[1]) for line in self.events() if line.startswith(event)]
+
+    def names(self) -> list[str]:
+        return [line.split()[0] for line in self.events()]
+
+
+def wait(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert process.poll() is None, "it ended too early"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_running(pid: int) -> bool:
+    """Not a zombie either."""
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+
+
+def killed(folder: Folder, command: list[str] | None = None) -> contextlib.ExitStack:
+    """A run whose first process was killed while its job runs; the job goes on."""
+    with contextlib.ExitStack() as stack:
+        process = stack.enter_context(folder.started(command))
+        wait(lambda: folder.pids("began"), process)
+        process.kill()
+        process.wait()
+        assert is_running(folder.pids("began")[0])
+        return stack.pop_all()
