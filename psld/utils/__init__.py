@@ -1,1 +1,1 @@
-"""Files, locks, errors, devices, randomness and provenance, for every other room."""
+"""Files, locks, errors, devices, randomness and provenance, for every other package."""
