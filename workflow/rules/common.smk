@@ -52,7 +52,8 @@ TRAINING_JOB = {
     "slurm_additional_parameters": "",
     "detach": "false",
 }
-# Hydra reads the values, and needs quotes around some; the shell's quotes are around these.
+# Hydra reads the values. It needs double quotes around those that may have spaces or colons, and the
+# single quotes around these take them through the shell.
 LAUNCH = (
     "python -m psld launch where={resources.where:q} nodes={resources.nodes:q} "
     "ranks_per_node={resources.tasks_per_node:q} cpus_per_rank={resources.cpus_per_task:q} "
