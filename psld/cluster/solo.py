@@ -225,7 +225,8 @@ def _processes(run: Run) -> dict[int, list[str]]:
 
 
 def _is_psld(words: list[str]) -> bool:
-    return any(Path(word).name == "psld" for word in words)
+    """Recognize `python -m psld`, also of torchrun, and the script; not a folder of that name."""
+    return "psld" in words or any(Path(word).name == "psld" for word in words[:2])
 
 
 def _end_jobs(run: Run) -> None:

@@ -99,3 +99,18 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "psld.lock").mkdir()
     with pytest.raises(OSError, match=r"psld\.lock"), solo._sole_run(tmp_path):
         pass
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("/usr/bin/python -m psld train model=demo/cld", True),
+        ("/usr/bin/python /venv/bin/psld train model=demo/cld", True),
+        ("/usr/bin/python -m torch.distributed.run --nproc-per-node=2 -m psld train", True),
+        ("sbatch --parsable -D /home/me/psld", False),
+        ("/usr/bin/python /venv/bin/snakemake --directory /home/me/psld", False),
+    ],
+)
+def test_a_folder_named_psld_makes_no_command_of_psld(line, expected):
+    """An interrupt must not end sbatch, which has the working directory among its options."""
+    assert solo._is_psld(line.split()) is expected
