@@ -6,7 +6,6 @@ from textwrap import shorten
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from psld.diffusion.instances import build_process
 from psld.diffusion.process import LinearProcess
@@ -86,6 +85,8 @@ def load_guide(folder: str | Path, device: torch.device) -> Guide:
 @torch.no_grad()
 def forward_flops(network: nn.Module) -> int:
     """Return the FLOPs of one image through a network; a multiply-add counts as two."""
+    from torch.utils.flop_counter import FlopCounterMode  # imports triton
+
     device = device_of(network)
     with FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, *network.in_shape, device=device), torch.ones(1, device=device))
