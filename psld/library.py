@@ -154,7 +154,8 @@ def sample(
     if known != tuple(shape):
         raise UserError(f"sample(): inpainting has images of {known}, not {tuple(shape)}")
     chosen = _sampler_of(sampler, steps, options)
-    score = NetworkScore(forward_pass(network, chosen.precision), batch_size)
+    called = forward_pass(network, chosen.precision)
+    score = NetworkScore(lambda z, t: process.checked(called(z, t), z), batch_size)
     device = device_of(network)
     with _in_words_of_the_call():
         images = draw_images(process, chosen, score, shape, (seed, 0), device, inpainting)

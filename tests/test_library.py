@@ -7,9 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import psld
+from psld.diffusion.denoiser import StraightDenoiser
 from psld.diffusion.inpainting import Inpainting
+from psld.diffusion.instances import phase_space
+from psld.diffusion.likelihood import log_likelihood
+from psld.diffusion.loss import Batch, EpsilonLoss
 from psld.utils.errors import RunError, UserError
 from tests.workflow.project import REPOSITORY
 
@@ -138,3 +143,45 @@ def test_an_image_that_is_no_number_is_an_error(model):
     next(loaded.network.parameters()).fill_(float("nan"))
     with pytest.raises(RunError, match="the sampler produced NaN or infinity"):
         loaded.sample(2, **FEW)
+
+
+class Linear(nn.Module):
+    """A network without parameters that predicts this many copies of the first block."""
+
+    def __init__(self, copies: int) -> None:
+        super().__init__()
+        self.copies = copies
+
+    def forward(self, z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return z[:, :1].repeat(1, self.copies, 1, 1)
+
+
+def test_a_network_without_parameters_is_sampled():
+    assert psld.sample(phase_space(0.02), Linear(2), (3, 1, 8, 8), **FEW).shape == (3, 1, 8, 8)
+
+
+@pytest.mark.parametrize("copies", [1, 4])
+def test_a_network_with_other_channels_is_refused(copies):
+    """One channel would be taken for both blocks: by sampler and loss alike, in silence."""
+    process, network = phase_space(0.02), Linear(copies)
+    said = rf"predicts \(3, {copies}, 8, 8\) for states .*needs 2 channels: ε of 2 of 2 blocks"
+    with pytest.raises(UserError, match=rf"sample\(\): network: {said}"):
+        psld.sample(process, network, (3, 1, 8, 8), **FEW)
+    x, t = torch.zeros(3, 1, 8, 8), torch.full((3,), 0.5, dtype=torch.float64)
+    with pytest.raises(UserError, match=said):
+        EpsilonLoss(process)(network, Batch(x, t, torch.zeros(3, 2, 8, 8), None))
+    with pytest.raises(UserError, match=said):
+        log_likelihood(process, network, x, torch.randn_like)
+    with pytest.raises(UserError, match=said):
+        StraightDenoiser(process, network, x)(x, 1.0)
+
+
+def test_a_denoiser_is_for_its_number_of_images(model):
+    denoise = psld.denoiser(psld.load(model), n=4)
+    with pytest.raises(UserError, match=r"y is \(5, 1, 8, 8\), but this one is for \(4, 1, 8, 8\)"):
+        denoise(torch.zeros(5, 1, 8, 8), 1.0)
+
+
+def test_a_file_is_no_model(model):
+    with pytest.raises(UserError, match=r"weights\.safetensors: not a folder; give the folder"):
+        psld.load(model / "weights.safetensors")

@@ -63,6 +63,10 @@ class StraightDenoiser:
             raise UserError(
                 "denoiser: class_labels must be None; give it a network with the class bound"
             )
+        n, auxiliary, *size = self.frozen.shape
+        expected = (n, auxiliary // (self.process.blocks - 1) if auxiliary else y.shape[1], *size)
+        if y.shape != expected:
+            raise UserError(f"denoiser: y is {tuple(y.shape)}, but this one is for {expected}")
         levels, image = torch.as_tensor(sigma).double().cpu().unique(return_inverse=True)
         image = image.expand(len(y))
         t = time_of_noise_level(self.process, levels, self.final_time)
@@ -70,4 +74,4 @@ class StraightDenoiser:
         z = mix(self.root(t)[image], torch.cat([scale * y, self.frozen.to(y)], dim=1))
         rows = prediction_coefficients(self.process, t)
         eps = self.network(z.float(), t[image].to(y.device, torch.float32))
-        return mix(rows.state[image], z) + mix(rows.eps[image], eps.to(y.dtype))
+        return mix(rows.state[image], z) + mix(rows.eps[image], self.process.checked(eps, z))

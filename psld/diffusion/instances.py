@@ -2,8 +2,6 @@
 
 import math
 
-import torch
-
 from psld.diffusion.process import Factor, LinearProcess, Matching
 from psld.diffusion.schedule import LinearBeta
 from psld.diffusion.settings import PSLDSettings, RecipeSettings, VPSDESettings
@@ -12,11 +10,11 @@ from psld.diffusion.settings import PSLDSettings, RecipeSettings, VPSDESettings
 def vp_sde(beta_min: float = 0.1, beta_max: float = 20.0) -> LinearProcess:
     """The variance-preserving SDE (Song et al., 2021), k = 1: D = ½, Q = 0, S = 1."""
     return LinearProcess(
-        D=torch.tensor([[0.5]]),
-        Q=torch.zeros(1, 1),
-        S=torch.ones(1),
+        D=[[0.5]],
+        Q=[[0.0]],
+        S=[1.0],
         beta=LinearBeta(beta_min, beta_max),
-        initial_variance=torch.zeros(1),
+        initial_variance=[0.0],
     )
 
 
@@ -39,11 +37,11 @@ def phase_space(
     """
     mass, nu = 1 / mass_inverse, gamma + 2 * math.sqrt(mass_inverse)
     return LinearProcess(
-        D=torch.tensor([[gamma, 0.0], [0.0, mass * nu]], dtype=torch.float64) / 2,
-        Q=torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64) / 2,
-        S=torch.tensor([1.0, mass], dtype=torch.float64),
+        D=[[gamma / 2, 0.0], [0.0, mass * nu / 2]],
+        Q=[[0.0, -0.5], [0.5, 0.0]],
+        S=[1.0, mass],
         beta=LinearBeta(beta_min, beta_max),
-        initial_variance=torch.tensor([0.0, kappa * mass], dtype=torch.float64),
+        initial_variance=[0.0, kappa * mass],
         matching=matching,
         factor=factor,
         numerical_eps=numerical_eps,
@@ -60,6 +58,4 @@ def build_process(settings: VPSDESettings | PSLDSettings | RecipeSettings) -> Li
             return phase_space(**content)
         case RecipeSettings():
             beta = LinearBeta(content.pop("beta_min"), content.pop("beta_max"))
-            for key in ("D", "Q", "S", "initial_variance"):
-                content[key] = torch.tensor(content[key], dtype=torch.float64)
             return LinearProcess(beta=beta, **content)

@@ -159,7 +159,7 @@ class _Flow:
                 "likelihood: the network computes in half precision, whose error is above the "
                 "tolerance of adaptive steps; use fp32"
             )
-        pushed = mix(push, eps)
+        pushed = mix(push, self.process.checked(eps, z))
         traces = []
         for number, probe in enumerate(probes, start=1):
             (product,) = torch.autograd.grad(

@@ -61,7 +61,7 @@ class EpsilonLoss:
         predicted = self.process.predicted
         target = batch.eps[:, predicted.start * channels : predicted.stop * channels]
         label = () if batch.labels is None else (batch.labels,)
-        error = network(z, time, *label).to(target.dtype) - target
+        error = self.process.checked(network(z, time, *label), z) - target
         if self.weighting == "fid":
             return error.square().mean()
         weight = self.process.diffusion(batch.t) @ self.process.score_matrix(batch.t)

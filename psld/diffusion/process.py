@@ -5,6 +5,7 @@ All coefficients are k×k matrices that act on blocks. They depend only on time,
 in float64 on the CPU, once per distinct time, and applied to float32 images.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -16,6 +17,8 @@ from psld.utils.errors import UserError
 
 Factor = Literal["lower", "upper"]
 Matching = Literal["hsm", "dsm"]
+Vector = Tensor | Sequence[float]
+Matrix = Tensor | Sequence[Sequence[float]]
 
 
 def mix(matrix: Tensor, z: Tensor) -> Tensor:
@@ -67,12 +70,12 @@ class LinearProcess:
 
     def __init__(
         self,
-        D: Tensor,
-        Q: Tensor,
-        S: Tensor,
+        D: Matrix,
+        Q: Matrix,
+        S: Vector,
         beta: LinearBeta,
         *,
-        initial_variance: Tensor,
+        initial_variance: Vector,
         matching: Matching = "hsm",
         factor: Factor = "lower",
         numerical_eps: float = 0.0,
@@ -86,15 +89,16 @@ class LinearProcess:
             initial_variance: k variances of z₀; 0 for the image, block 0.
             numerical_eps: added to the diagonal of Σ(t).
         """
-        self.D, self.Q = D.double(), Q.double()
-        self.S = torch.diag(S.double())
-        self.initial_covariance = torch.diag(initial_variance.double())
+        self.D, self.Q, S, initial_variance = _float64(
+            D=D, Q=Q, S=S, initial_variance=initial_variance
+        )
+        self.S, self.initial_covariance = torch.diag(S), torch.diag(initial_variance)
         self.beta = beta
         self.matching = matching
         self.factor = factor
         self.numerical_eps = numerical_eps
         self.blocks = len(S)
-        _check_recipe(self.D, self.Q, S.double(), initial_variance)
+        _check_recipe(self.D, self.Q, S, initial_variance)
         inverse = torch.linalg.inv(self.S)
         self.rate = (self.D + self.Q) @ inverse
         """(D + Q) S⁻¹: the drift is −β(t) · rate · z."""
@@ -184,6 +188,21 @@ class LinearProcess:
         matrix = torch.zeros(len(t), self.blocks, self.predicted_blocks, dtype=torch.float64)
         matrix[:, self.predicted] = -inverse[:, self.predicted, self.predicted]
         return matrix
+
+    def checked(self, eps: Tensor, z: Tensor) -> Tensor:
+        """Return a network's prediction of ε, N×pC×H×W, in the type of the state z, N×kC×H×W.
+
+        Raises UserError if it has another shape, which torch might broadcast in silence.
+        """
+        channels = z.shape[1] // self.blocks
+        needed = self.predicted_blocks * channels
+        if eps.shape != (len(z), needed, *z.shape[2:]):
+            raise UserError(
+                f"network: predicts {tuple(eps.shape)} for states of {tuple(z.shape)}; the process "
+                f"needs {needed} channels: ε of {self.predicted_blocks} of {self.blocks} blocks "
+                f"with {channels} channels each"
+            )
+        return eps.to(z.dtype)
 
     def prior(self, noise: Tensor) -> Tensor:
         """Return z_T ~ N(0, S) from standard normal noise of the same shape."""
@@ -292,6 +311,24 @@ def _semidefinite_root(D: Tensor) -> Tensor:
     """Return the symmetric square root of D, which may be singular (CLD)."""
     values, vectors = torch.linalg.eigh(D)
     return vectors @ torch.diag(values.clamp(min=0).sqrt()) @ vectors.T
+
+
+def _float64(**given: Matrix | Vector) -> list[Tensor]:
+    """Return D, Q, S and initial_variance on the CPU. Raises UserError unless all fit k blocks."""
+    try:
+        found = [torch.as_tensor(v, dtype=torch.float64, device="cpu") for v in given.values()]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"process: {', '.join(given)} must be numbers ({error})") from None
+    k = found[2].numel()
+    if not k or [one.shape for one in found] != [(k, k), (k, k), (k,), (k,)]:
+        shapes = (f"{name} {tuple(one.shape)}" for name, one in zip(given, found, strict=True))
+        raise UserError(
+            "process: D and Q must be k×k matrices, S and initial_variance k variances, for k "
+            f"blocks; got the shapes {', '.join(shapes)}"
+        )
+    if not all(one.isfinite().all() for one in found):
+        raise UserError(f"process: {', '.join(given)} must be finite")
+    return found
 
 
 def _check_recipe(D: Tensor, Q: Tensor, S: Tensor, initial_variance: Tensor) -> None:

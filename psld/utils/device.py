@@ -21,8 +21,8 @@ PEAK_TFLOPS = {
 
 
 def device_of(network: nn.Module) -> torch.device:
-    """Return the device of a network's parameters."""
-    return next(network.parameters()).device
+    """Return the device of a network's parameters; torch's default device if it has none."""
+    return next(network.parameters(), torch.empty(0)).device
 
 
 def choose_device(name: str, index: int = 0) -> torch.device:

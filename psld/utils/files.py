@@ -101,6 +101,9 @@ def read_json(path: str | Path, kind: Any = Any) -> Any:
         return TypeAdapter(kind).validate_python(content, strict=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
+    except NotADirectoryError:
+        folder = Path(path).parent
+        raise UserError(f"{folder}: not a folder; give the folder that the file lies in") from None
     except ValidationError as error:
         found = error.errors(include_url=False)[0]
         place = ".".join(map(str, found["loc"])) or "content"

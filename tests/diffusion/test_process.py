@@ -153,6 +153,11 @@ def test_mix_never_rounds_a_state(columns):
         ({"D": [[0.0, 0], [0, 0]]}, r"does not converge to N\(0, S\)"),
         ({"D": [[0.0, 0], [0, 1]], "Q": [[0.0, 0], [0, 0]]}, r"does not converge to N\(0, S\)"),
         ({"initial_variance": [0.1, 0.1]}, "0 for the image"),
+        ({"S": [1.0, 0.25, 1.0]}, r"must be k×k .* got the shapes D \(2, 2\), .*S \(3,\)"),
+        ({"S": [[1.0, 0], [0, 0.25]]}, r"k variances, .*S \(2, 2\)"),
+        ({"initial_variance": [0.0, 1, 2]}, r"k variances, .*initial_variance \(3,\)"),
+        ({"Q": [[0.0, -1], [1]]}, "must be numbers"),
+        ({"S": [1.0, float("nan")]}, "must be finite"),
     ],
 )
 def test_conditions_of_the_recipe_are_checked(change, complaint):
@@ -162,10 +167,8 @@ def test_conditions_of_the_recipe_are_checked(change, complaint):
         "S": [1.0, 0.25],
         "initial_variance": [0.0, 0.01],
     } | change
-    tensors = {name: torch.tensor(value) for name, value in parts.items()}
-    initial_variance = tensors.pop("initial_variance")
     with pytest.raises(UserError, match=complaint):
-        LinearProcess(**tensors, beta=LinearBeta(1, 1), initial_variance=initial_variance)
+        LinearProcess(**parts, beta=LinearBeta(1, 1))
 
 
 def test_settings_give_the_paper_s_process():
@@ -180,3 +183,11 @@ def test_matrices_of_the_wrong_shape_are_refused():
     content = THIRD_ORDER.model_dump() | {"S": [1.0, 0.25]}
     with pytest.raises(UserError, match="D must be 2×2"):
         parse(RecipeSettings, content, "configs/process/recipe.yaml")
+
+
+def test_lists_and_tensors_make_the_same_process():
+    D, Q, S, start = [[0.0, 0.0], [0.0, 0.3]], [[0.0, -0.5], [0.5, 0.0]], [1.0, 0.25], [0.0, 0.01]
+    made = LinearProcess(D, Q, S, LinearBeta(8, 8), initial_variance=start)
+    tensors = (torch.tensor(values, dtype=torch.float64) for values in (D, Q, S))
+    same = LinearProcess(*tensors, LinearBeta(8, 8), initial_variance=times(*start))
+    assert torch.equal(made.covariance(times(0.1, 1)), same.covariance(times(0.1, 1)))
