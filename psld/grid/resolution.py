@@ -149,18 +149,16 @@ class _Parsed:
         """Raise UserError if an entry shows a class accuracy that its cell does not have."""
         for name in self.file.tables:
             for place in self.file.places_in(name):
-                if place.evaluation and place.show == "class_accuracy":
-                    where = f"tables.{name}, row {place.row.label}"
-                    self._check_accuracy(place.evaluation, where)
-
-    def _check_accuracy(self, evaluation: Evaluation, where: str) -> None:
-        labelled = hasattr(self.samplers[evaluation.sampler].guidance, "label")
-        classifies = self.metrics[evaluation.metric].extractor.kind == "classifier"
-        if not (labelled and classifies):
-            raise UserError(
-                f"{self.path}: {where}: class_accuracy needs samples guided to a class and a "
-                f"metric with a classifier, not {evaluation.cell} by {evaluation.metric}"
-            )
+                shown = place.evaluation
+                if shown is None or place.show != "class_accuracy":
+                    continue
+                labelled = hasattr(self.samplers[shown.sampler].guidance, "label")
+                if not (labelled and self.metrics[shown.metric].extractor.kind == "classifier"):
+                    raise UserError(
+                        f"{self.path}: tables.{name}, row {place.row.label}: class_accuracy needs "
+                        "samples guided to a class and a metric with a classifier, not "
+                        f"{shown.cell} by {shown.metric}"
+                    )
 
 
 def _parse(file: GridFile, path: Path, compose: Compose) -> _Parsed:

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 from psld.config.settings import MadeRecord, parse, write_record
 from psld.grid import paths
@@ -83,7 +82,8 @@ class Verification:
             raise UserError(f"{len(said.results)} results, but the grid has {len(evaluations)}")
         computed = CellResults(results=tuple(self._recomputed(cell, evaluations, said.results)))
         write_record(self.results / f"{cell}.json", computed)
-        for key, ours, theirs in differences(_plain(computed), _plain(said)):
+        contents = (each.model_dump(mode="json")["results"] for each in (computed, said))
+        for key, ours, theirs in differences(*contents):
             self.wrong.append(f"{path}: {key} is {theirs}, recomputed {ours}")
 
     def _recomputed(
@@ -148,9 +148,8 @@ class Verification:
             **said.model_dump(include=SOFTWARE),
         )
         write_record(self.results / model / "likelihood.json", computed)
-        for key, ours, theirs in differences(
-            *(r.model_dump(mode="json") for r in (computed, said))
-        ):
+        contents = (each.model_dump(mode="json") for each in (computed, said))
+        for key, ours, theirs in differences(*contents):
             self.wrong.append(f"{path}: {key} is {theirs}, recomputed {ours}")
 
     def _reference(
@@ -232,10 +231,6 @@ class Verification:
         if entry.evaluation is None:
             return True  # a likelihood
         return self._not_recomputed.isdisjoint(self.grid.file.replicates(entry.evaluation))
-
-
-def _plain(results: CellResults) -> list[Any]:
-    return results.model_dump(mode="json")["results"]
 
 
 def merge(verified: Sequence[Verification], results: Path) -> None:
