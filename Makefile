@@ -31,13 +31,13 @@ $(INSTALLED): pyproject.toml
 
 demo: $(INSTALLED) ## Run the demo grid: train, sample, evaluate; tables, figures, page, report
 	@$(SNAKEMAKE) demo --logger rich
-	@$(MAKE) --no-print-directory results report GRID=demo
+	@$(MAKE) --no-print-directory report results GRID=demo
 
 small: $(INSTALLED) ## Run the paper in small, on Fashion-MNIST at 16×16: docs/small.md
 	@$(SNAKEMAKE) small --logger rich
 	@$(SNAKEMAKE) small-seeds --logger rich
-	@$(MAKE) --no-print-directory results report GRID=small
-	@$(MAKE) --no-print-directory results report GRID=small-seeds
+	@$(MAKE) --no-print-directory report results GRID=small
+	@$(MAKE) --no-print-directory report results GRID=small-seeds
 
 results: $(INSTALLED) ## Print the tables of GRID
 	@$(RUN) psld tabulate grid_name=$(GRID)
