@@ -170,7 +170,14 @@ def _sampler_of(
     values = {key: v if isinstance(v, str) else json.dumps(v) for key, v in options.items()}
     given = [f"sampler.{key}={value}" for key, value in values.items()]
     with _in_words_of_the_call():
-        return compose_sampler([f"sampler={name}", *overrides, *given], "sample()")
+        try:
+            return compose_sampler([f"sampler={name}", *overrides, *given], "sample()")
+        except UserError:
+            plain = type(compose_sampler([f"sampler={name}"], "sample()")).model_fields
+            if unknown := [key for key in options if key.partition(".")[0] not in plain]:
+                taken = ", ".join(key for key in plain if key not in ("integrator", "guidance"))
+                raise UserError(f"{name} takes no {unknown[0]}; it takes {taken}") from None
+            raise
 
 
 def _check(least: int, **given: int) -> None:

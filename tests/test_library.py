@@ -74,7 +74,11 @@ def test_settings_of_a_sampler_are_values_of_python(model):
     [
         ({"sampler": "nosuch"}, "sampler=nosuch: no such sampler; there are: .*multistep"),
         ({"steps": 1}, "steps: Input should be greater than or equal to 2"),
-        ({"orders": 3}, "no setting is called orders; psld sample --help lists them"),
+        ({"orders": 3}, "multistep takes no orders; it takes final_time, .*order, eta,"),
+        (
+            {"sampler": "rk45", "steps": 5},
+            "rk45 takes no steps; it takes final_time, denoise, precision, tolerance$",
+        ),
         ({"order": 9}, "order: Input should be less than or equal to 3"),
         ({"batch_size": 0}, "batch_size is 0; at least 1 is needed"),
         ({"n": 0}, "n is 0; at least 1 is needed"),

@@ -45,6 +45,8 @@ class FileTree:
                 self._archive = zipfile.ZipFile(path)
             except Exception as error:
                 reraise_fault(error)
+                if path.suffix.lower() != ".zip":
+                    raise UserError(f"{path}: neither a folder nor a zip archive") from None
                 raise UserError(
                     f"{path}: not a whole zip archive ({error}); get it again"
                 ) from None

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 2
 END_BYTES = 40
 """The bytes behind the images."""
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+"""The first bytes of every HDF5 file."""
 AGAIN = "prepare it again (psld prepare)"
 Split = Literal["train", "test", "all"]
 
@@ -167,6 +169,8 @@ class ImageStore:
 
 def _checked_offset(path: Path, file: IO[bytes]) -> int:
     """Return the offset of the images, if the digest of all before them is right."""
+    if not SIGNATURE.startswith(file.read(len(SIGNATURE))):
+        raise UserError(f"{path}: no dataset, nor any HDF5 file; give one that psld prepare made")
     size = os.fstat(file.fileno()).st_size
     file.seek(max(0, size - END_BYTES))
     end = file.read()

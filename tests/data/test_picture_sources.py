@@ -228,6 +228,9 @@ def test_folders_that_are_no_source(tmp_path):
         open_source(folder(tmp_path / "nothing"))
     with pytest.raises(UserError, match=r"no pictures in it; they end in \.bmp"):
         open_source(folder(tmp_path))
+    write_files(tmp_path, pngs("a.png"))
+    with pytest.raises(UserError, match=r"a\.png: neither a folder nor a zip archive$"):
+        open_source(folder(tmp_path / "a.png"))
 
 
 def test_the_checksum_of_a_folder_is_that_of_names_and_bytes(tmp_path):

@@ -131,9 +131,10 @@ def test_a_file_cut_short(path, kept):
 
 
 def test_a_file_of_another_kind(tmp_path):
-    (tmp_path / "x.h5").write_text("name,label\n" * 100)
-    with pytest.raises(UserError, match="damaged, cut short, of an older version"):
-        ImageStore.open(tmp_path / "x.h5")
+    (tmp_path / "x.csv").write_text("name,label\n" * 100)
+    with pytest.raises(UserError, match="no dataset, nor any HDF5 file; give one") as refused:
+        ImageStore.open(tmp_path / "x.csv")
+    assert "delete" not in str(refused.value), "it may be a file of the user's"
     with h5py.File(tmp_path / "y.h5", "w") as file:
         file["samples"] = IMAGES
     with pytest.raises(UserError, match=r"not made by psld prepare"):

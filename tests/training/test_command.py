@@ -172,7 +172,7 @@ def test_a_missing_a_truncated_and_a_foreign_dataset(digits, tmp_path):
         ("absent.h5", ("no such file", "psld prepare dataset=absent")),
         ("cut.h5", ("damaged, cut short", "prepare it again")),
         ("head.h5", ("damaged, cut short", "prepare it again")),
-        ("text.h5", ("damaged, cut short", "prepare it again")),
+        ("text.h5", ("no dataset", "psld prepare")),
     ):
         before = files_below(tmp_path)
         refused(call(tmp_path, "train", *SETTINGS, f"data={name}"), 2, name, *words)
