@@ -20,6 +20,11 @@ from psld.sampling.settings import SampleSettings
 
 @entry_point("sample", SampleSettings, rewrite=expand_cell)
 def main(settings: SampleSettings) -> None:
+    if settings.png:
+        # Only pictures need Pillow.
+        from psld.data.picture import is_single_picture, save_images
+
+        is_single_picture(settings.png)  # Refuses a wrong path before the work.
     records, images = [], []
     for shard, made in sample_shards(settings):
         index, count = shard.origin.index, len(shard.images)
@@ -28,9 +33,6 @@ def main(settings: SampleSettings) -> None:
         done = f"{count} images, NFE {shard.nfe}" if made else "is there"
         print(f"shard {index}: {done}", flush=True)
     if settings.png:
-        # Only pictures need Pillow.
-        from psld.data.picture import save_images
-
         save_images(np.concatenate(images), settings.png)
     path = ShardRecord(shards=tuple(records)).write(settings.output)
     print(f"wrote {path}")

@@ -113,7 +113,7 @@ def save_images(images: ArrayLike, path: str | Path) -> None:
         raise UserError(
             f"{path}: uint8 images N×1×H×W or N×3×H×W are needed, not {images.dtype} {images.shape}"
         )
-    if path.suffix.lower() == ".png":
+    if is_single_picture(path):
         pictures = {path: tiled(images, math.ceil(math.sqrt(len(images))))}
     else:
         pictures = {path / f"{i:05d}.png": x.transpose(1, 2, 0) for i, x in enumerate(images)}
@@ -121,6 +121,22 @@ def save_images(images: ArrayLike, path: str | Path) -> None:
         with atomic_path(file) as partial:
             gray = pixels.shape[2] == 1
             Image.fromarray(pixels[:, :, 0] if gray else pixels).save(partial, format="PNG")
+
+
+def is_single_picture(path: str | Path) -> bool:
+    """Return True if `save_images` writes one picture PATH, False if it writes into a folder.
+
+    Raises UserError if it can do neither.
+    """
+    path = Path(path)
+    single = path.suffix.lower() == ".png"
+    if path.exists():
+        wrong = path.is_dir() == single
+    else:
+        wrong = not single and path.suffix.lower() in Image.registered_extensions()
+    if wrong:
+        raise UserError(f"{path}: images go into a folder, or into a file that ends in .png")
+    return single
 
 
 def tiled(images: np.ndarray, columns: int) -> np.ndarray:

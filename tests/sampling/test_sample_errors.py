@@ -35,6 +35,8 @@ def test_a_process_without_momentum_has_no_splitting_sampler(vp_sde_model, tmp_p
         ("shards=0", ("shards", "greater than or equal to 1")),
         ("shard_size=0", ("shard_size",)),
         ("model=absent", ("absent/manifest.json: no such file",)),
+        ("png=m.jpg", ("m.jpg: images go into a folder, or into a file that ends in .png",)),
+        (f"png={__file__}", ("test_sample_errors.py: images go into a folder, or",)),
     ],
 )
 def test_bad_settings_are_refused(model, tmp_path, override, words):
