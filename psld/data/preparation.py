@@ -40,7 +40,7 @@ def prepare_dataset(settings: DatasetSettings, output: Path) -> dict[str, Any]:
 
     Raises UserError for a wrong source, RunError if the files cannot be written.
     """
-    source = open_source(settings.source)
+    source = open_source(settings.source, settings.num_classes)
     pictures = [*source.train, *source.test]
     broken: dict[Picture, str] = {}
     if getattr(settings.source, "broken", "stop") == "skip":

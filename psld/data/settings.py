@@ -80,7 +80,10 @@ class AFHQv2Source(_PictureSource):
 
 
 class FolderSource(_PictureSource):
-    """Any folder or zip archive of pictures; the first level of subfolders, if any, are classes."""
+    """Any folder or zip archive of pictures; the first level of subfolders, if any, are classes.
+
+    If that is a single folder of folders, and there are several classes, it is the next level.
+    """
 
     kind: Literal["folder"]
     root: str

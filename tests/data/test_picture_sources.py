@@ -186,6 +186,24 @@ def test_a_folder_with_classes(tmp_path):
     assert labels_of(source) == [0, 0, 1]
 
 
+@pytest.mark.parametrize("packed", [True, False], ids=["zip", "folder"])
+def test_a_folder_around_the_classes_is_left_out(tmp_path, packed):
+    """Most tools pack it into the archive. With fewer classes, all is as without such a rule."""
+    names = ("imgs/tulip/1.png", "imgs/rose/x/2.png", "imgs/rose/1.png")
+    for part in ("train", "test"):
+        (write_zip if packed else write_files)(tmp_path / f"{part}.zip", pngs(*names))
+    settings = folder(tmp_path / "train.zip", test_root=str(tmp_path / "test.zip"))
+    source = open_source(settings, num_classes=2)
+    assert source.class_names == ("rose", "tulip")
+    assert labels_of(source) == [0, 0, 1] * 2
+    for fewer in (0, 1):
+        assert open_source(settings, num_classes=fewer).class_names == ("imgs",)
+    write_files(tmp_path / "flat", pngs("1.png"))
+    flat = settings.model_copy(update={"test_root": str(tmp_path / "flat")})
+    with pytest.raises(UserError, match=r"flat/1\.png: not in the folder of a class"):
+        open_source(flat, num_classes=2)
+
+
 def test_linked_folders_are_followed(tmp_path):
     write_files(tmp_path / "elsewhere", pngs("1.png"))
     (tmp_path / "root").mkdir()

@@ -15,14 +15,17 @@ _OPENERS = {
     "cifar10": open_cifar10,
     "celeba": open_celeba,
     "afhqv2": open_afhqv2,
-    "folder": open_folder,
 }
 
 
-def open_source(settings: SourceSettings) -> Source:
+def open_source(settings: SourceSettings, num_classes: int = 0) -> Source:
     """Find the files of a source; download them if that is allowed.
+
+    `num_classes` is the wanted number of classes; 0 takes all images without.
 
     Raises UserError that says what to get and its place if files are missing or damaged, RunError
     if a download fails.
     """
+    if settings.kind == "folder":
+        return open_folder(settings, num_classes)
     return _OPENERS[settings.kind](settings)

@@ -13,36 +13,45 @@ AFHQV2_CLASSES = ("dog", "cat", "wild")
 """In the order of the official PSLD code, so that labels agree with its classifiers."""
 
 
-def open_folder(settings: FolderSource) -> Source:
-    """The central squares of all pictures; the first level of subfolders, if any, are classes."""
+def open_folder(settings: FolderSource, num_classes: int = 0) -> Source:
+    """The central squares of all pictures; the first level of subfolders, if any, are classes.
+
+    If that is one folder of folders, and several classes are wanted, the next level are classes:
+    most tools pack a folder into a zip archive with its own name in front.
+    """
     tree = FileTree(Path(settings.root))
     names = tree.picture_names()
     parts = [PurePosixPath(name).parts for name in names]
     # Subfolders are classes if every picture lies in one.
     in_classes = all(len(part) > 1 for part in parts)
-    class_names = tuple(sorted({part[0] for part in parts})) if in_classes else ()
+    is_outer = len({part[0] for part in parts}) == 1 and all(len(part) > 2 for part in parts)
+    level = 1 if is_outer and num_classes > 1 else 0
+    class_names = tuple(sorted({part[level] for part in parts})) if in_classes else ()
     checksums = {str(tree.path): tree.checksum()}
     if settings.test_root is not None:
         test_tree = FileTree(Path(settings.test_root))
-        test = _pictures(test_tree, test_tree.picture_names(), class_names)
+        test = _pictures(test_tree, test_tree.picture_names(), class_names, level)
         checksums[str(test_tree.path)] = test_tree.checksum()
     else:
         # The names with the smallest hashes are held out. The choice does not depend on the order
         # of the names, and new pictures move few old ones.
         by_hash = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
         held_out = set(by_hash[: round(settings.test_fraction * len(names))])
-        test = _pictures(tree, sorted(held_out), class_names)
+        test = _pictures(tree, sorted(held_out), class_names, level)
         names = [name for name in names if name not in held_out]
-    return Source(_pictures(tree, names, class_names), test, class_names, checksums)
+    train = _pictures(tree, names, class_names, level)
+    return Source(train, test, class_names, checksums)
 
 
-def _pictures(tree: FileTree, names: list[str], class_names: tuple[str, ...]) -> list[Picture]:
+def _pictures(
+    tree: FileTree, names: list[str], class_names: tuple[str, ...], level: int
+) -> list[Picture]:
     if not class_names:
         return [picture_in(tree, name) for name in names]
     label = {name: index for index, name in enumerate(class_names)}
     pictures = []
     for name in names:
-        folder = PurePosixPath(name).parts[0]
+        folder = "".join(PurePosixPath(name).parts[level : level + 1])
         if folder not in label:
             raise UserError(
                 f"{tree.path}/{name}: not in the folder of a class; the classes of the training "
