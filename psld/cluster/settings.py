@@ -13,7 +13,7 @@ class LaunchSettings(Settings):
     """The resources of a training and where it runs; an empty string means none is given."""
 
     command: list[str] = Field(min_length=1)
-    """The command that each rank runs, with its overrides, percent-encoded for Hydra's grammar."""
+    """The command that each rank runs, with its overrides; percent-encoded where Hydra needs it."""
     where: Literal["auto", "slurm", "here"]
     """`auto`: as a Slurm job if there is sbatch, else in processes of this machine."""
     runs: str

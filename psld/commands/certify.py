@@ -1,6 +1,6 @@
 """Certify a grid: pack what its tables are computed from into one file for `psld verify`.
 
-psld certify grid_name=demo
+    psld certify grid_name=demo
 
 The file has the grid, the results with the features or sums that they were computed from, the
 manifests of models and references, the tables and the plots. It has no images and no weights.

@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from psld.cluster.faults import try_again_once
-from psld.commands.sweeps import begin_job, check_jobs, failure_of, is_sweep
+from psld.commands.sweeps import begin_job, check_jobs, failure_of, first_job, is_sweep
 from psld.config.compose import compose_content, content_of, refusing
 from psld.config.locations import CONFIGS
 from psld.config.messages import explained
@@ -63,13 +63,16 @@ def entry_point(
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
             try:
                 failures.clear()
-                if {"--help", "-h"} & set(sys.argv[1:]):
+                wants_help = not {"--help", "-h"}.isdisjoint(sys.argv[1:])
+                sys.argv[1:] = _arguments(sys.argv[1:], rewrite)
+                if wants_help:
                     from psld.commands.help import help_of
 
                     description = sys.modules[main.__module__].__doc__
-                    print(help_of(sys.argv[0], name, kind, description))
+                    words = _check_flags(sys.argv[1:])
+                    words = first_job(words) if is_sweep(sys.argv) else words
+                    print(help_of(sys.argv[0], name, kind, description, words))
                     return
-                sys.argv[1:] = _arguments(sys.argv[1:], rewrite)
                 if not any(word.startswith(("-", "hydra")) for word in sys.argv[1:]):
                     # Skip hydra_main if possible: it composes twice, first to detect a sweep.
                     main(parse(kind, compose_content(name, sys.argv[1:], where), where))
@@ -110,15 +113,17 @@ def _arguments(given: list[str], rewrite: Callable[[list[str]], list[str]]) -> l
     return sorted(rewritten, key=lambda word: "=" in word and not word.startswith("-"))
 
 
-def _check_flags(given: list[str]) -> None:
-    """Refuse wrong flags in one line, for which Hydra prints its usage.
+def _check_flags(given: list[str]) -> list[str]:
+    """Return the overrides; refuse wrong flags in one line, for which Hydra prints its usage.
 
     `--experimental-rerun` is refused, too: it reads a pickle.
     """
     parser = get_args_parser()
     parser.error = _refuse
-    if parser.parse_args(given).experimental_rerun is not None:
+    parsed = parser.parse_args(given)
+    if parsed.experimental_rerun is not None:
         _refuse("--experimental-rerun is not supported; give the overrides again")
+    return parsed.overrides
 
 
 def _refuse(message: str) -> NoReturn:

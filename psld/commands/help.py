@@ -1,53 +1,77 @@
-"""The text of `psld COMMAND --help`: usage, and each setting with its default and description."""
+"""The text of `psld COMMAND --help`: usage, the choices of configs, and each setting, described."""
 
 import ast
 import inspect
 import math
 import textwrap
-import types
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Any, get_args
 
 import yaml
-from hydra import compose
 from omegaconf import OmegaConf
+from pydantic.fields import FieldInfo
 
-from psld.config.compose import configs, without_hydra
+from psld.config.compose import compose_whole, without_hydra
+from psld.config.locations import config_names
 from psld.config.settings import Settings
+from psld.utils.errors import UserError
 
 WIDTH = 100
 
 
-def help_of(program: str, name: str, kind: type[Settings], description: str) -> str:
-    """Return the help of a program such as `psld train`, from configs/NAME.yaml and `kind`."""
-    with configs():
-        config = without_hydra(compose(name, return_hydra_config=True))
-    settings = "\n".join(_lines(kind, OmegaConf.to_container(config), indent=2))
-    return f"""\
-usage: {program} KEY=VALUE …
+def help_of(
+    program: str, name: str, kind: type[Settings], description: str, overrides: list[str]
+) -> str:
+    """Return the help of a program such as `psld train`, from configs/NAME.yaml and `kind`.
 
-{description.strip()}
+    Raises UserError if the overrides do not compose.
+    """
+    file = f"configs/{name}.yaml"
+    config = compose_whole(name, overrides, file)
+    content = OmegaConf.to_container(without_hydra(config))
+    choices = [*_choices(config.hydra.runtime.choices)]
+    about = f"Choices; {program} GROUP=CHOICE --help shows the settings of another:"
+    parts = [
+        f"usage: {program} KEY=VALUE …",
+        description.strip(),
+        *([about, "\n".join(choices)] if choices else []),
+        f"Settings and their values ({file}); ??? has to be given:",
+        "\n".join(_lines(kind, content, f"{file}: ")),
+        f"{program} --cfg job prints the settings for the overrides given with it.",
+    ]
+    return "\n\n".join(parts)
 
-Settings and their defaults (configs/{name}.yaml); ??? has to be given:
 
-{settings}
+def _choices(chosen: dict[str, str]) -> Iterator[str]:
+    """List the configs of each group, such as `sampler` or `guidance@sampler.guidance`."""
+    for group, choice in reversed(chosen.items()):
+        if not group.startswith("hydra/"):
+            names = config_names(group.partition("@")[0])
+            listed = ", ".join(f"{name} (chosen)" if name == choice else name for name in names)
+            yield _filled(f"{group}: {listed}", 2, 8)
 
-{program} --cfg job prints the settings for the overrides given with it."""
 
-
-def _lines(kind: type[Settings], defaults: dict[str, Any], indent: int) -> Iterator[str]:
+def _lines(
+    kind: type[Settings], values: dict[str, Any], where: str, indent: int = 2
+) -> Iterator[str]:
+    if unknown := values.keys() - kind.model_fields:
+        raise UserError(f"{where}unknown key {', '.join(sorted(unknown))}")
     texts = descriptions(kind)
     for key, field in kind.model_fields.items():
-        default = defaults.get(key, None if field.is_required() else field.default)
-        default = default.model_dump(mode="json") if isinstance(default, Settings) else default
-        group = _group(field.annotation, default)
-        yield f"{' ' * indent}{key}:{f' {_text(default)}' if group is None else ''}"
+        value = values.get(key, None if field.is_required() else field.default)
+        value = value.model_dump(mode="json") if isinstance(value, Settings) else value
+        group = _group(field, value)
+        yield f"{' ' * indent}{key}:{f' {_text(value)}' if group is None else ''}"
         if key in texts:
-            margin = " " * (indent + 6)
-            yield textwrap.fill(texts[key], WIDTH, initial_indent=margin, subsequent_indent=margin)
+            yield _filled(texts[key], indent + 6, indent + 6)
         if group is not None:
-            yield from _lines(group, default, indent + 2)
+            yield from _lines(group, value, f"{where}{key}: ", indent + 2)
+
+
+def _filled(text: str, first: int, rest: int) -> str:
+    margins = {"initial_indent": " " * first, "subsequent_indent": " " * rest}
+    return textwrap.fill(text, WIDTH, **margins, break_on_hyphens=False)
 
 
 def descriptions(kind: type[Settings]) -> dict[str, str]:
@@ -65,21 +89,20 @@ def descriptions(kind: type[Settings]) -> dict[str, str]:
     return found
 
 
-def _group(annotation: Any, default: Any) -> type[Settings] | None:
-    """Return the settings class of a nested group; of several, the first that fits the defaults."""
-    if not isinstance(default, dict):
+def _group(field: FieldInfo, content: Any) -> type[Settings] | None:
+    """Return the settings class of a nested group; of several, that of the content's kind."""
+    if not isinstance(content, dict):
         return None
-    if isinstance(annotation, type) and issubclass(annotation, Settings):
-        return annotation if set(default) <= set(annotation.model_fields) else None
-    if get_origin(annotation) not in (Annotated, Union, types.UnionType):
-        return None
-    groups = (_group(part, default) for part in get_args(annotation))
-    return next((group for group in groups if group), None)
+    if tag := field.discriminator:
+        kinds = {kind.model_fields[tag].annotation: kind for kind in get_args(field.annotation)}
+        return next((kinds[tags] for tags in kinds if content.get(tag) in get_args(tags)), None)
+    is_class = isinstance(field.annotation, type) and issubclass(field.annotation, Settings)
+    return field.annotation if is_class else None
 
 
-def _text(default: Any) -> str:
-    """Format a default as in a config, on one line."""
-    if isinstance(default, str):
-        return default
-    text = yaml.safe_dump(default, default_flow_style=True, sort_keys=False, width=math.inf)
+def _text(value: Any) -> str:
+    """Format a value as in a config, on one line."""
+    if isinstance(value, str):
+        return value
+    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=math.inf)
     return text.splitlines()[0]

@@ -32,7 +32,7 @@ def split_command(given: list[str]) -> list[str]:
     if "--" not in given:
         return given
     split = given.index("--")
-    words = ",".join(f"'{quote(word, safe='')}'" for word in given[split + 1 :])
+    words = ",".join(f"'{quote(word, safe='=/,:@+[]')}'" for word in given[split + 1 :])
     return [*given[:split], f"command=[{words}]"]
 
 

@@ -1,6 +1,8 @@
-"""Write the page of a grid's results, one HTML file for reading; it lists what has not been run.
+"""Write the page of a grid's results, one HTML file for reading.
 
-psld page grid_name=demo        # results/demo.html
+    psld page grid_name=demo        # results/demo.html
+
+It lists what has not been run, too.
 """
 
 from pathlib import Path

@@ -1,7 +1,9 @@
 """Tabulate a grid: one table as Markdown, CSV, LaTeX and HTML, or all tables on the terminal.
 
-psld tabulate grid_name=demo                    # print all tables, with the cells run so far
-psld tabulate grid_name=demo table=demo-steps   # write one
+    psld tabulate grid_name=demo                    # print all tables
+    psld tabulate grid_name=demo table=demo-steps   # write one
+
+Cells that have not been run are shown as –.
 """
 
 from pathlib import Path

@@ -41,7 +41,7 @@ def name_the_verb(arguments: list[str]) -> list[str]:
     verb, *others = arguments or [""]
     if verb in get_args(Verb):
         return [f"verb={verb}", *others]
-    if any(argument.startswith(("verb=", "--cfg")) for argument in arguments):
+    if any(argument.startswith(("verb=", "--cfg", "--help", "-h")) for argument in arguments):
         return arguments
     raise UserError(f"psld wandb: begin with one of {', '.join(get_args(Verb))}, not {verb!r}")
 

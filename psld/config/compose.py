@@ -50,16 +50,20 @@ def refusing(where: str) -> Iterator[None]:
         raise UserError(f"{where}: not a setting ({text_of(error)})") from None
 
 
-def compose_content(name: str, overrides: Sequence[str], where: str) -> dict[str, Any]:
-    """Return the resolved content of configs/NAME.yaml with these overrides.
+def compose_whole(name: str, overrides: Sequence[str], where: str) -> DictConfig:
+    """Return configs/NAME.yaml with these overrides and with Hydra's own part.
 
     Raises UserError, prefixed by `where`, if it does not compose.
     """
-    with refusing(where):
-        with configs():
-            config = compose(name, overrides=list(overrides), return_hydra_config=True)
-        with answering_resolvers(config):
-            return content_of(without_hydra(config), where)
+    with refusing(where), configs():
+        return compose(name, overrides=list(overrides), return_hydra_config=True)
+
+
+def compose_content(name: str, overrides: Sequence[str], where: str) -> dict[str, Any]:
+    """Return the resolved content of configs/NAME.yaml with these overrides, like the above."""
+    config = compose_whole(name, overrides, where)
+    with refusing(where), answering_resolvers(config):
+        return content_of(without_hydra(config), where)
 
 
 def without_hydra(config: DictConfig) -> DictConfig:

@@ -116,6 +116,48 @@ def test_settings_in_a_group_have_their_descriptions(tmp_path):
     assert chosen in shown, "of several processes, the one that is chosen by default"
 
 
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (
+            ["sample", "sampler=multistep"],
+            "sampler: conjugate, em, gddim, multistep (chosen), rk45,",
+        ),
+        (["sample", "sampler=multistep"], "eta: 1.0 η: noise."),
+        (["sample", "sampler=gddim"], "order: 2 Evaluations that a step uses;"),
+        (["sample", "guidance@sampler.guidance=inpainting"], "mask@sampler.guidance.mask: boxes"),
+        (["prepare", "dataset=folder"], "root: ??? The folder or zip archive."),
+        (["train", "model=demo/cld", "training.steps=7"], "process: cld (chosen), psld, recipe,"),
+        (["train", "training.steps=7"], "steps: 7 "),
+        (
+            ["train", "--multirun", "process=cld,psld", "training.steps=7,8"],
+            "process: cld (chosen)",
+        ),
+        (
+            ["launch", "nodes=2", "--", "train", "model=demo/cld"],
+            "command: [train, model=demo/cld]",
+        ),
+    ],
+)
+def test_the_help_is_that_of_the_given_choices(tmp_path, words, shown):
+    for given in ([*words[:1], "--help", *words[1:]], [*words[:2], "-h", *words[2:]]):
+        assert shown in words_of(succeeded(call(tmp_path, *given)).stdout)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["sample", "sampler=none"], "sampler=none: no such sampler"),
+        (["sample", "sampler=rk45", "sampler.steps=5"], "no setting is called sampler.steps"),
+        (["sample", "cell=demo/cld/none"], "no such cell"),
+        (["train_guide", "network=demo"], "train_guide.yaml: network: unknown key progressive_out"),
+        (["train", "--halp"], "--halp"),
+    ],
+)
+def test_the_help_of_wrong_words_is_their_error(tmp_path, words, said):
+    refused(call(tmp_path, *words, "--help"), 2, said)
+
+
 def test_the_help_of_both_kinds_of_import(tmp_path):
     guide = succeeded(call(tmp_path, "import", "kind=guide", "--help")).stdout
     assert guide.startswith("usage: psld import KEY=VALUE …")
@@ -130,4 +172,7 @@ def test_the_help_shows_the_defaults_of_the_users_own_configs(tmp_path):
     source = (CONFIGS / "sampler" / "em.yaml").read_text()
     own.write_text(source.replace("steps: 1000", "steps: 77"))
     assert "steps: 1000\n" in shipped
-    assert "steps: 77\n" in succeeded(call(tmp_path, "sample", "--help")).stdout
+    own.with_name("coarse.yaml").write_text(source)
+    changed = succeeded(call(tmp_path, "sample", "--help")).stdout
+    assert "steps: 77\n" in changed
+    assert "sampler: coarse, conjugate, em (chosen), gddim" in changed
