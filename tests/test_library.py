@@ -187,5 +187,5 @@ def test_a_denoiser_is_for_its_number_of_images(model):
 
 
 def test_a_file_is_no_model(model):
-    with pytest.raises(UserError, match=r"weights\.safetensors: not a folder; give the folder"):
+    with pytest.raises(UserError, match=r"weights\.safetensors: not a folder; the one that has"):
         psld.load(model / "weights.safetensors")

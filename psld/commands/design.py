@@ -85,7 +85,7 @@ def main(settings: DesignSettings) -> None:
         name: try_samplers(process, samplers, settings.evaluations, data, **given)
         for name, process in candidates.items()
     }
-    best = min(trials, key=lambda name: trials[name].score)
+    best = min(trials, key=lambda name: trials[name].mean_distance)
     if settings.search:
         print(ranking(trials))
     title = ", ".join(filter(None, [settings.name, best]))

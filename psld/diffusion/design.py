@@ -130,7 +130,7 @@ class Trial:
         return min(at, default=math.inf)
 
     @property
-    def score(self) -> float:
+    def mean_distance(self) -> float:
         """The geometric mean of the smallest distances: low is good."""
         return math.prod(map(self.smallest, self.evaluations)) ** (1 / len(self.evaluations))
 

@@ -28,14 +28,14 @@ BLOCKS = ("image", "momentum")
 
 def ranking(trials: Mapping[str, Trial]) -> str:
     """Return the candidates of a search as a table, the best first."""
-    ordered = sorted(trials.items(), key=lambda item: item[1].score)
+    ordered = sorted(trials.items(), key=lambda item: item[1].mean_distance)
     evaluations = ordered[0][1].evaluations
     rows = [
-        [name, f"{trial.score:.4f}", *(f"{trial.smallest(n):.4f}" for n in evaluations)]
+        [name, f"{trial.mean_distance:.4f}", *(f"{trial.smallest(n):.4f}" for n in evaluations)]
         for name, trial in ordered
     ]
-    heading = "Smallest distance to the data of any sampler, by network evaluations"
-    return f"{heading}\n\n{_table(rows, ['process', 'score', *map(str, evaluations)])}\n"
+    heading = "Smallest distance to the data of any sampler: geometric mean, and by evaluations"
+    return f"{heading}\n\n{_table(rows, ['process', 'mean', *map(str, evaluations)])}\n"
 
 
 def description(title: str, process: LinearProcess, trial: Trial) -> str:

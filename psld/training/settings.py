@@ -46,9 +46,10 @@ class LoopSettings(Settings):
     milestone_every: int | None = Field(None, ge=1)
     """Steps between checkpoints that are kept for good."""
     log_every: int = Field(100, ge=1)
-    """Steps between logged values. The steps of checkpoints and previews are logged too."""
+    """Steps between values in history.json and wandb, which also get the steps of checkpoints and
+    previews. In a log file, lines are printed at checkpoints only."""
     preview_every: int | None = Field(None, ge=1)
-    """Steps between logged previews: a model's samples, a guide's accuracy by noise level."""
+    """Steps between previews in wandb: a model's samples, a guide's accuracy by noise level."""
 
     @model_validator(mode="after")
     def _numbers_divide(self) -> "LoopSettings":

@@ -102,8 +102,8 @@ def read_json(path: str | Path, kind: Any = Any) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except NotADirectoryError:
-        folder = Path(path).parent
-        raise UserError(f"{folder}: not a folder; give the folder that the file lies in") from None
+        folder, name = Path(path).parent, Path(path).name
+        raise UserError(f"{folder}: not a folder; the one that has {name} is needed") from None
     except ValidationError as error:
         found = error.errors(include_url=False)[0]
         place = ".".join(map(str, found["loc"])) or "content"

@@ -76,10 +76,13 @@ def test_a_search_tries_all_combinations_and_shows_the_best(tmp_path):
     said = design(tmp_path, *tried, "samplers=[multistep]")
     rows = re.findall(r"^\| (gamma = .*?) +\| +([\d.]+) \| +([\d.]+) \| +([\d.]+) \|$", said, re.M)
     assert len(rows) == 4
-    scores = [float(row[1]) for row in rows]
-    assert scores == sorted(scores)
+    assert re.search(
+        r"geometric mean, and by evaluations\n\n\| process +\| +mean \| +3 \| +6 \|", said
+    )
+    means = [float(row[1]) for row in rows]
+    assert means == sorted(means)
     few, many = map(float, rows[0][2:])
-    assert scores[0] == pytest.approx((few * many) ** 0.5, rel=1e-2)
+    assert means[0] == pytest.approx((few * many) ** 0.5, rel=1e-2)
     assert f"psld, {rows[0][0]}: the recipe's conditions hold" in said
 
 
@@ -126,5 +129,5 @@ def test_the_shares_of_time_add_up():
 def test_a_process_that_no_sampler_can_sample_is_the_worst():
     good = Trial((5,), [Comparison("em", 5, 0.5)], {})
     bad = Trial((5,), [], {"em": "reason"})
-    assert good.score == 0.5
-    assert bad.score > good.score
+    assert good.mean_distance == 0.5
+    assert bad.mean_distance > good.mean_distance
