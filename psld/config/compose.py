@@ -15,7 +15,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from psld.config.locations import CONFIGS, config_folders
-from psld.config.messages import text_of
+from psld.config.messages import entries_of, text_of
 from psld.utils.errors import UserError
 
 
@@ -87,16 +87,7 @@ def content_of(config: DictConfig, where: str) -> dict[str, Any]:
 
     Raises UserError, prefixed by `where`, if required values (`???`) are missing.
     """
-    missing = list(missing_keys(OmegaConf.to_container(config)))
-    if missing:
-        raise UserError(f"{where}: missing: {', '.join(f'{key}=…' for key in missing)}")
+    entries = entries_of(OmegaConf.to_container(config))
+    if missing := [f"{key}=…" for key, value in entries if value == MISSING]:
+        raise UserError(f"{where}: missing: {', '.join(missing)}")
     return OmegaConf.to_container(config, resolve=True)
-
-
-def missing_keys(content: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yield the dotted names of all values that are `???`."""
-    for key, value in content.items():
-        if value == MISSING:
-            yield prefix + key
-        elif isinstance(value, dict):
-            yield from missing_keys(value, f"{prefix}{key}.")

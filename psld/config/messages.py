@@ -2,8 +2,12 @@
 
 import errno
 import re
+from collections.abc import Iterator
+from difflib import get_close_matches
+from typing import Any
 
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from psld.utils.errors import MACHINE_ERRORS, PSLDError, is_out_of_memory
@@ -50,8 +54,27 @@ def text_of(error: Exception) -> str:
         group, name, rest = choice.groups()
         known = ", ".join(rest.partition(" Config search path")[0].split())
         return f"{group}={name}: no such {group}; there are: {known}"
-    unknown = re.search(r"Could not override '(\S+)'\. To append .*", text)
+    unknown = re.search(r"Could not override '(\S+)'\. (?:No match.*\. )?To append .*", text)
     if unknown is None:
-        return text
-    known = f"no setting is called {unknown[1]}; the command's --help lists them"
-    return text[: unknown.start()] + known
+        return text.partition(" To append to your default list ")[0]
+    known = f"no setting is called {unknown[1]}{_meant(unknown[1], error)}"
+    return f"{text[: unknown.start()]}{known}; the command's --help lists them"
+
+
+def _meant(key: str, error: Exception) -> str:
+    """Return a question about the setting of the config whose name is most like a wrong key's."""
+    if error.__cause__ is None:  # The key is a group of configs, which this command does not use.
+        return ""
+    config = error.__cause__.parent_node._get_root()
+    names = [name for name, _ in entries_of(OmegaConf.to_container(config))]
+    same = [name for name in names if name.endswith(f".{key}")]
+    found = same or get_close_matches(key, names, cutoff=0.8)
+    return f" (is {found[0]} meant?)" if found else ""
+
+
+def entries_of(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted name and the value of each entry of a config, groups included."""
+    for key, value in content.items():
+        yield f"{prefix}{key}", value
+        if isinstance(value, dict):
+            yield from entries_of(value, f"{prefix}{key}.")

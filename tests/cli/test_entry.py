@@ -42,8 +42,24 @@ def test_the_printed_config_holds_the_overrides(tmp_path):
 
 @pytest.mark.parametrize("words", WITH_KINDS, ids=" ".join)
 def test_every_command_refuses_an_unknown_key(words, tmp_path):
-    refused(call(tmp_path, *words, "seeed=3"), 2, "no setting is called seeed;")
+    refused(call(tmp_path, *words, "seeed=3"), 2, "no setting is called seeed")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "process.gama=1"], "process.gama (is process.gamma meant?); the command's"),
+        (["train", "--cfg", "job", "process.gama=1"], "process.gama (is process.gamma meant?);"),
+        (["train", "-m", "process.gama=0,1"], "process.gama (is process.gamma meant?);"),
+        (["train", "proces=cld"], "proces (is process meant?);"),
+        (["sample", "steps=5"], "steps (is sampler.steps meant?);"),
+        (["sample", "sampler=rk45", "sampler.steps=5"], "sampler.steps; the command's --help"),
+        (["figure", "grid=demo"], "grid; the command's --help"),
+    ],
+)
+def test_an_unknown_key_is_answered_with_the_nearest(words, said, tmp_path):
+    refused(call(tmp_path, *words), 2, f"no setting is called {said}")
 
 
 @pytest.mark.parametrize("override", ["=", "training.steps=[1", "~absent", "training..steps=3"])

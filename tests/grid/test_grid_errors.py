@@ -18,7 +18,7 @@ from tests.grid.mine import CONTENT, changed, load
         ("samples", 2, "samples: Input should be greater than or equal to 3"),
         ("metric", "fd", "metric fd: metric=fd: no such metric; there are: .*fd-classifier,"),
         ("gallery", "em-11", "gallery: no cell has the sampler 'em-11'; there are: em-10"),
-        ("models/psld", ["process=psld", "process.gama=1"], "psld: no setting .* process.gama"),
+        ("models/psld", ["process=psld", "process.gama=1"], "psld: .*is process.gamma meant"),
         ("models/psld", ["process=psld", "process.gamma=-1"], "models.psld: process.gamma"),
         ("models/psld", ["process"], "models.psld: Error parsing override 'process'"),
         ("models/psld", {"of": "demo", "overrides": ["process=cld"]}, "models.psld: overrides: "),
