@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
@@ -40,11 +41,13 @@ def configs() -> Iterator[None]:
 
 @contextmanager
 def refusing(where: str) -> Iterator[None]:
-    """Turn what Hydra raises for wrong words into a UserError, prefixed by `where`."""
+    """Turn what Hydra raises for wrong words or configs into a UserError, prefixed by `where`."""
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"{where}: {text_of(error)}") from None
+    except yaml.YAMLError as error:  # It names the file and the line.
+        raise UserError(f"{where}: not valid YAML ({text_of(error)})") from None
     # process=inf, process=[1], 5,000 digits, lists in lists in …; hydra.run.dir=/proc/x
     except (TypeError, ValueError, RecursionError, FileNotFoundError) as error:
         raise UserError(f"{where}: not a setting ({text_of(error)})") from None

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Any
 
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from psld.utils.errors import MACHINE_ERRORS, PSLDError, is_out_of_memory
 from psld.utils.files import DISK_ERRORS
 
-WRONG_PATHS = PermissionError | FileExistsError | NotADirectoryError | IsADirectoryError
+WRONG_PATHS = PermissionError | NotADirectoryError | IsADirectoryError | FileNotFoundError
 
 
 def explained(error: Exception) -> tuple[int, str] | None:
@@ -23,7 +23,9 @@ def explained(error: Exception) -> tuple[int, str] | None:
         return error.exit_code, text
     if isinstance(error, HydraException | OmegaConfBaseException | WRONG_PATHS):
         return 2, text
-    if isinstance(error, OSError) and error.errno == errno.EROFS:
+    if isinstance(error, FileExistsError):
+        return 2, f"{error.filename}: is a file; output and runs are folders"
+    if isinstance(error, OSError) and error.errno in {errno.EROFS, errno.ENAMETOOLONG}:
         return 2, text
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         place = error.filename or "the disk"
@@ -49,7 +51,14 @@ def explained(error: Exception) -> tuple[int, str] | None:
 
 def text_of(error: Exception) -> str:
     """Return an error as one line, without Hydra's advice that does not apply here."""
-    text = " ".join(str(error).split())
+    text = " ".join((str(error) or str(error.__cause__ or "")).split())
+    if isinstance(error, OverrideParseException):
+        word = " ".join(error.override.split())
+        key, _, value = word.partition("=")
+        bare = value.strip("'\"")
+        if not re.search(r"[^\w.-]", value):
+            return f"{word}: not a setting KEY=VALUE"
+        return f"{word}: cannot be read; put a text in quotes, e.g. '{key}=\"{bare}\"'"
     if choice := re.search(r"Could not find '(\S+)/(\S+)' Available options in '\S+': (.*)", text):
         group, name, rest = choice.groups()
         known = ", ".join(rest.partition(" Config search path")[0].split())

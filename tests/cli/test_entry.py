@@ -12,7 +12,7 @@ from psld.commands.entry import entry_point
 from psld.commands.main import COMMANDS
 from psld.data.settings import PrepareSettings
 from psld.utils.errors import RunError, UserError
-from tests.commands import call, command, refused, run, started, succeeded
+from tests.commands import TINY, call, command, refused, run, started, succeeded
 
 WHOLE = {"wandb": ("wandb", "track")}
 """Commands that need a word more."""
@@ -68,6 +68,16 @@ def test_an_override_that_is_none_is_refused(tmp_path, override):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("value", ["~/nope", "/path (1)", "'/path (1)", "a: {b"])
+def test_a_text_that_needs_quotes_is_shown_with_them(tmp_path, value):
+    word = f"dataset.source.root={value}"
+    line = refused(call(tmp_path, "prepare", "dataset=folder", "dataset.name=x", word), 2, word)
+    assert "http" not in line
+    advice = line.partition("e.g. '")[2].rstrip("\n'")
+    finished = call(tmp_path, "prepare", "dataset=folder", "dataset.name=x", advice)
+    refused(finished, 2, value.strip("'"), "no such")
+
+
 @pytest.mark.parametrize("flags", [["--multirun"], ["--cfg", "job"], ["-cn", "train"]])
 @pytest.mark.parametrize("value", ["inf", "9" * 5000, "[" * 500 + "]" * 500, "'", "[1]"])
 def test_a_value_that_is_none_is_refused_with_the_flags_of_hydra(tmp_path, flags, value):
@@ -77,6 +87,16 @@ def test_a_value_that_is_none_is_refused_with_the_flags_of_hydra(tmp_path, flags
 
 def test_a_folder_that_hydra_cannot_make_is_one_line(tmp_path):
     refused(call(tmp_path, "train", "hydra.run.dir=/proc/x"), 2, "/proc/x")
+
+
+def test_an_output_that_cannot_be_made_is_one_line(tmp_path, digits):
+    (tmp_path / "file").touch()
+    train = ("train", *TINY, "training.steps=1", f"data={digits}")
+    refused(call(tmp_path, *train, "output=/proc/x"), 2, "/proc/x", "No such file or directory")
+    refused(call(tmp_path, *train, f"output={'x' * 300}"), 2, "File name too long")
+    refused(
+        call(tmp_path, *train, "output=file"), 2, "file: is a file; output and runs are folders"
+    )
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,14 @@ def test_commands_find_own_configs(own, tmp_path, digits):
     assert {"mine", "psld"} <= set(re.split(r"[\s,]+", line)), "both kinds are listed"
 
 
+@pytest.mark.parametrize("flags", [(), ("--cfg", "job"), ("--help",), ("--multirun",)], ids=str)
+def test_an_own_config_that_is_no_yaml_is_one_line(own, tmp_path, flags):
+    path = own("process/psld", "gamma: 0\nS: [1.0, 0.25\nkind: matrices\n")
+    refused(call(tmp_path, "train", *flags), 2, "not valid YAML", f'"{path}", line 3')
+    path.write_text("gamma: ${nothing\n")
+    refused(call(tmp_path, "train", *flags), 2, "'${nothing'")
+
+
 def test_sweeps_find_own_configs(own, tmp_path, digits):
     own("process/mine", "defaults: [psld, _self_]\ngamma: 0.125\n")
     recipe = ("process=mine,cld", *TINY, "training.steps=1", f"data={digits}")

@@ -20,7 +20,7 @@ from tests.grid.mine import CONTENT, changed, load
         ("gallery", "em-11", "gallery: no cell has the sampler 'em-11'; there are: em-10"),
         ("models/psld", ["process=psld", "process.gama=1"], "psld: .*is process.gamma meant"),
         ("models/psld", ["process=psld", "process.gamma=-1"], "models.psld: process.gamma"),
-        ("models/psld", ["process"], "models.psld: Error parsing override 'process'"),
+        ("models/psld", ["process"], "models.psld: process: not a setting KEY=VALUE"),
         ("models/psld", {"of": "demo", "overrides": ["process=cld"]}, "models.psld: overrides: "),
         ("guides", {"psld": {"of": "demo"}}, "guides: psld: `of` is for models"),
         ("models/psld", ["dataset.num_classes=0"], "not prepared as configs/dataset/digits.yaml"),
