@@ -191,9 +191,10 @@ def _ranked(grid: Grid, column: Iterable[TableEntry]) -> list[TableEntry]:
             key = (e.metric, grid.models[e.model].dataset, e.samples)
             groups.setdefault(key, []).append(index)
     for (metric, *_), places in groups.items():
-        if len(places) > 1:
-            better = max if grid.metric(metric).larger_is_better else min
-            best = better(places, key=lambda place: entries[place].value)
+        better = grid.metric(metric).better
+        if better and len(places) > 1:
+            extreme = max if better == "larger" else min
+            best = extreme(places, key=lambda place: entries[place].value)
             for place in places:
                 rank = _rank(entries[place], entries[best], comparisons=len(places) - 1)
                 entries[place] = replace(entries[place], rank=rank)

@@ -176,9 +176,12 @@ class MetricSettings(Settings):
         return f"{prefix}-{network}"
 
     @property
-    def larger_is_better(self) -> bool:
-        """True for scores and shares of good samples; False for distances and memorization."""
-        return self.measure.kind in ("inception-score", "precision", "recall")
+    def better(self) -> Literal["larger", "smaller"] | None:
+        """The better values; None for memorization: it is small for noise and large for copies."""
+        if self.measure.kind == "memorization":
+            return None
+        scores = ("inception-score", "precision", "recall")
+        return "larger" if self.measure.kind in scores else "smaller"
 
     @model_validator(mode="before")
     @classmethod

@@ -242,8 +242,10 @@ def _notes_of_errors(entries: list[TableEntry]) -> list[str]:
             "paired by samples if both draw the same noise (sampler, sampling seeds, and number of "
             "blocks of variables), else unpaired"
         )
+        measures = {e.results[0].metric["measure"]["kind"] for e in entries if e.results}
+        none = " (of memorization, none is)" if "memorization" in measures else ""
         notes.append(
-            "★ the best of its column; ≈ not significantly worse at 5 %, with Bonferroni's "
+            f"★ the best of its column{none}; ≈ not significantly worse at 5 %, with Bonferroni's "
             f"correction for the column; {kinds.get(frozenset(pairings), both)}."
         )
     return notes

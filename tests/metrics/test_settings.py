@@ -84,15 +84,15 @@ def test_a_metric_has_its_own_features_or_those_it_names():
 
 
 def test_scores_and_shares_of_good_samples_are_better_if_larger():
-    def larger(kind: str, name: str) -> bool:
-        return metric(name, "inception", measure={"kind": kind}).larger_is_better
+    def better(kind: str, name: str) -> str | None:
+        return metric(name, "inception", measure={"kind": kind}).better
 
-    assert larger("inception-score", "inception-score")
-    assert larger("precision", "precision-inception")
-    assert larger("recall", "recall-inception")
-    assert not larger("frechet", "fid")
-    assert not larger("kernel", "kid")
-    assert not larger("memorization", "memorization-inception")
+    assert better("inception-score", "inception-score") == "larger"
+    assert better("precision", "precision-inception") == "larger"
+    assert better("recall", "recall-inception") == "larger"
+    assert better("frechet", "fid") == "smaller"
+    assert better("kernel", "kid") == "smaller"
+    assert better("memorization", "memorization-inception") is None
 
 
 def test_what_changes_speed_only_or_is_a_place_is_no_part_of_the_identity():

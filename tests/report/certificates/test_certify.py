@@ -101,3 +101,13 @@ def test_a_cell_of_other_settings_is_left_out(project):
     )
     said = succeeded(call(project, "certify", "grid_name=mine")).stdout
     assert "1 of 4 cells" in said
+
+
+def test_no_share_of_memorization_is_the_best(made):
+    """Noise has the smallest share, and copies have the largest."""
+    printed = succeeded(call(made, "tabulate", "grid_name=mine")).stdout
+    assert "★ the best of its column (of memorization, none is);" in printed
+    rows = [line.split("|") for line in printed.splitlines() if line.startswith("| VP-SDE")]
+    *_, recall, memorization, _ = zip(*rows[:2], strict=True)
+    assert any("★" in text for text in recall)
+    assert not any(mark in text for text in memorization for mark in "★≈")
