@@ -91,4 +91,3 @@ def main(settings: DesignSettings) -> None:
     title = ", ".join(filter(None, [settings.name, best]))
     print(description(title, candidates[best], trials[best]))
     save(draw_design(title, candidates[best], trials[best]), settings.output)
-    print(f"wrote {settings.output}.png and {settings.output}.svg")

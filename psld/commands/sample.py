@@ -34,5 +34,6 @@ def main(settings: SampleSettings) -> None:
         print(f"shard {index}: {done}", flush=True)
     if settings.png:
         save_images(np.concatenate(images), settings.png)
+        print(f"wrote {settings.png}")
     path = ShardRecord(shards=tuple(records)).write(settings.output)
     print(f"wrote {path}")

@@ -43,11 +43,12 @@ def main(settings: TabulateSettings) -> None:
         )
     table = grid.file.tables[settings.table]
     rows = read_table(grid, settings.table, settings.cells)
-    text = text_of(table, rows)
-    write_text(f"{settings.output}.csv", as_csv(grid, table, rows))
-    write_text(f"{settings.output}.md", markdown(text))
-    write_text(f"{settings.output}.tex", latex(text))
-    write_text(f"{settings.output}.html", table_page(text))
+    text, output = text_of(table, rows), settings.output
+    write_text(f"{output}.csv", as_csv(grid, table, rows))
+    write_text(f"{output}.md", markdown(text))
+    write_text(f"{output}.tex", latex(text))
+    write_text(f"{output}.html", table_page(text))
+    print(f"wrote {output}.csv, {output}.md, {output}.tex and {output}.html")
 
 
 def print_tables(grid: Grid, cells: Path) -> None:

@@ -114,7 +114,8 @@ def ramp(names: Sequence[str]) -> dict[str, Look]:
 
 
 def save(figure: Figure, output: str) -> None:
-    """Write a figure as OUTPUT.svg and OUTPUT.png, each whole or not at all."""
+    """Write a figure as OUTPUT.png and OUTPUT.svg, each whole or not at all; print both paths."""
     for ending, metadata in (("svg", {"Date": None}), ("png", {})):
         with atomic_path(f"{output}.{ending}") as partial:
             figure.savefig(partial, format=ending, bbox_inches="tight", metadata=metadata)
+    print(f"wrote {output}.png and {output}.svg")

@@ -83,7 +83,8 @@ def test_the_command_draws_every_kind_of_shard(inpainted, digits, tmp_path, kind
     masks = inpainted.masks if kind == "inpainted" else None
     replace(inpainted, labels=labels, masks=masks).save(tmp_path / "shard.h5")
     data = [f"data={digits}"] if kind == "inpainted" else []
-    succeeded(call(tmp_path, "figure", "shard=shard.h5", "title='$x_{$'", "output=x", *data))
+    finished = call(tmp_path, "figure", "shard=shard.h5", "title='$x_{$'", "output=x", *data)
+    assert succeeded(finished).stdout == "wrote x.png and x.svg\n"
     assert "<!-- $x_{$ -->" in (tmp_path / "x.svg").read_text(), "a title is no formula"
     with Image.open(tmp_path / "x.png") as picture:
         colors = picture.convert("RGB").getcolors(1 << 20)

@@ -144,7 +144,8 @@ def test_pictures_are_written_next_to_the_shards(model, tmp_path):
     """Each image as a file, also of shards that are there already, or all in one."""
     options = (*RANGE, f"model={model}")
     succeeded(call(tmp_path, "sample", *options))
-    succeeded(call(tmp_path, "sample", *options, "shards=2", "png=pictures"))
+    said = succeeded(call(tmp_path, "sample", *options, "shards=2", "png=pictures")).stdout
+    assert "wrote pictures\n" in said
     shards = [Shard.load(tmp_path / "cell" / f"{index:05d}.h5") for index in range(2)]
     images = np.concatenate([shard.images for shard in shards])
     assert names_in(tmp_path / "pictures") == [f"{index:05d}.png" for index in range(2 * SIZE)]

@@ -87,7 +87,8 @@ def folder(project, grid, tmp_path) -> Path:
 
 def tabulate(folder: Path) -> dict[str, str]:
     """The table in each format."""
-    succeeded(call(folder, "tabulate", "grid_name=mine", "table=mine"))
+    finished = succeeded(call(folder, "tabulate", "grid_name=mine", "table=mine"))
+    assert finished.stdout.startswith("wrote results/tables/mine/mine.csv, ")
     return tables(folder)
 
 
