@@ -14,7 +14,7 @@ from psld.commands.entry import entry_point
 from psld.config.overrides import take
 from psld.config.settings import write_record
 from psld.grid import paths
-from psld.grid.cells import find_cell, overrides_of_cell
+from psld.grid.cells import check_others, find_cell, overrides_of_cell
 from psld.grid.results import CellResult, CellResults, Weights
 from psld.metrics.evaluation import Measurement, Source, gather_shards, save_kept
 from psld.metrics.extractor_folder import load_extractor
@@ -71,9 +71,7 @@ def expand(arguments: list[str]) -> list[str]:
             f"cell={name}: no table shows it, so the grid has no metric for it; "
             f"psld plan grid_name={grid.name} list=cells lists those with metrics"
         )
-    for word in others:
-        if word.startswith(("metric", "samples=", "reference=", "extractor=")):
-            raise UserError(f"{word}: the grid decides this for cell={name}; leave one of them out")
+    check_others(name, others, always=("metric", "samples", "reference", "extractor"))
     return [
         *overrides_of_cell(grid, model, sampler),
         f"cell={name}",

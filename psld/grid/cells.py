@@ -7,24 +7,44 @@ from psld.config.overrides import take
 from psld.grid import paths
 from psld.grid.loading import load_grid
 from psld.grid.resolved import Grid
+from psld.sampling.settings import CellSettings
 from psld.utils.errors import UserError
 
 
 def expand_cell(arguments: list[str]) -> list[str]:
     """Replace `cell=GRID/MODEL/SAMPLER` by the overrides of that cell.
 
-    Other overrides come later and take precedence. Raises UserError for an unknown cell.
+    Other overrides come later and take precedence. Raises UserError for an unknown cell, and for
+    settings that would make other images in the cell's folder.
     """
     name, others = take("cell", arguments)
     if name is None:
         return arguments
     grid, model, sampler = find_cell(name)
+    check_others(name, others)
     return [
         *overrides_of_cell(grid, model, sampler),
         f"batch_size={grid.file.batch_size}",
         f"output={paths.shards_folder(grid.name, model, sampler)}",
         *others,
     ]
+
+
+def check_others(name: str, others: list[str], always: Iterable[str] = ()) -> None:
+    """Check the overrides that are given with a cell.
+
+    Raises UserError for one of the settings in `always`, and, without an output of their own, for
+    one that decides the images.
+    """
+    own = any(word.startswith("output=") for word in others)
+    decided = {*always, *([] if own else CellSettings.model_fields.keys() - {"device"})}
+    for word in others:
+        key = word.partition("=")[0].rpartition("@")[2].lstrip("+~").partition(".")[0]
+        if key in decided:
+            rest = "" if key in always else ", or give an output=… of its own"
+            raise UserError(
+                f"{word}: the grid decides this for cell={name}; leave one of them out{rest}"
+            )
 
 
 def overrides_of_cell(grid: Grid, model: str, sampler: str) -> list[str]:

@@ -241,7 +241,22 @@ def test_an_unknown_cell_is_refused(made):
 
 @pytest.mark.parametrize("word", ["metric=fid", "metric.batch_size=3", "samples=3"])
 def test_what_the_grid_decides_is_not_ignored(made, word):
-    refused(call(made, "evaluate", CELL, word), 2, f"{word}: the grid decides this for {CELL}")
+    finished = call(made, "evaluate", CELL, word, "output=other.json")
+    refused(finished, 2, f"{word}: the grid decides this for {CELL}")
+
+
+@pytest.mark.parametrize("command", ["sample", "evaluate"])
+@pytest.mark.parametrize("word", ["sampler.steps=5", "seed=1", "+guidance@sampler.guidance=none"])
+def test_other_images_need_an_output_of_their_own(made, command, word):
+    finished = call(made, command, CELL, word)
+    refused(finished, 2, f"{word}: the grid decides this for {CELL}", "or give an output=")
+
+
+def test_a_cell_is_changed_in_a_folder_of_its_own(made, tmp_path):
+    before = files_below(made / "samples")
+    succeeded(call(made, "sample", CELL, "sampler.steps=2", f"output={tmp_path}"))
+    assert (tmp_path / "00000.h5").exists()
+    assert files_below(made / "samples") == before
 
 
 def test_a_cell_without_a_metric_is_refused(tmp_path):
