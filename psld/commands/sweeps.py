@@ -147,4 +147,4 @@ def _leaf(key: str) -> str:
 
 def _plain(value: str) -> str:
     """Return a value as a part of a file name that Hydra accepts without quotes."""
-    return re.sub(r"[^\w.-]+", "_", value.replace("+", "")).strip("_")
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", value.replace("+", "")).strip("_")

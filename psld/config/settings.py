@@ -6,14 +6,17 @@ modules imports torch, because every Snakemake process reads them and must start
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from psld.utils.errors import UserError
 from psld.utils.files import digest_of, read_json, retried_in_slurm, write_json
 
 S = TypeVar("S", bound="Settings")
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+"""A name of files and folders: letters, digits, dots, dashes and underscores."""
 
 DIGEST = "record_sha256"
 """The key with the SHA-256 of a record's other keys. It is the first, so no cut hides it."""

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from psld.config.settings import Settings
+from psld.config.settings import Name, Settings
 
 FilterName = Literal["lanczos", "bicubic", "bilinear", "box"]
 
@@ -115,7 +115,7 @@ SourceSettings = Annotated[
 class DatasetSettings(Settings):
     """A dataset as training and evaluation see it, and the source of its images."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: Name
     """Name of the dataset and of its files: letters, digits, dots, dashes and underscores."""
     channels: Literal[1, 3]
     """1 for gray, 3 for red, green and blue."""

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from psld.config.settings import Settings
+from psld.config.settings import Name, Settings
 from psld.data.settings import DatasetSettings
 from psld.diffusion.settings import ProcessSettings
 from psld.networks.settings import EncoderSettings, GuideSettings, NetworkSettings
@@ -154,9 +154,9 @@ class WandbSettings(Settings):
 class RunSettings(TrainedSettings):
     """The settings that decide the weights, and names, places, device and log of a training."""
 
-    name: str
-    """The model's name in its grid."""
-    grid_name: str
+    name: Name
+    """The model's name in its grid: letters, digits, dots, dashes and underscores."""
+    grid_name: Name
     """The grid that the model belongs to; groups runs in wandb."""
     data: str
     """The prepared dataset, HDF5."""

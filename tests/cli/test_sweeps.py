@@ -55,6 +55,7 @@ def test_each_job_has_the_name_of_what_it_does(folder):
         (["process=cld", "training.seed=range(2)"], ["cld-seed-0", "cld-seed-1"]),
         (["name=mine", "process.gamma=0,1e-3"], ["mine-gamma-0", "mine-gamma-0.001"]),
         (["name=a,b"], ["a", "b"]),
+        (["wandb.project='Γ','b'"], ["psld-project-", "psld-project-b"]),
         (
             ["network.channel_multipliers=[1,2],[1,1]"],
             ["psld-channel_multipliers-1_1", "psld-channel_multipliers-1_2"],

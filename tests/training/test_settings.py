@@ -40,6 +40,15 @@ def test_images_must_fit_the_network():
     train_settings("network.channel_multipliers=[1,2,4,8]")
 
 
+@pytest.mark.parametrize("key", ["name", "grid_name"])
+def test_names_are_no_paths(key):
+    for name in ("../demo/psld-0.25", "/x", "a/b", "..", "a b", ""):
+        with pytest.raises(UserError, match=f"^test: {key}: "):
+            train_settings(f"{key}='{name}'")
+    for name in ("psld-0.25", "2024_b", "sweep-gamma"):
+        assert getattr(train_settings(f"{key}={name}"), key) == name
+
+
 @pytest.mark.parametrize(
     "override",
     [
