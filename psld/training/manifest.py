@@ -5,13 +5,15 @@ its run directory and copies them to the output folder, so that such a rerun cos
 """
 
 import shutil
+from contextlib import suppress
 from filecmp import cmpfiles
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from psld.config.settings import MadeRecord, Settings, read_record, write_record
 from psld.training.settings import GuideModelSettings, ModelSettings, TrainedSettings
-from psld.utils.files import atomic_path
+from psld.utils.errors import UserError
+from psld.utils.files import atomic_path, read_json
 
 MANIFEST = "manifest.json"
 FILES = ("weights.safetensors", "history.json", MANIFEST)
@@ -99,11 +101,19 @@ def is_exported(run: Path) -> bool:
 
 
 def publish(run: Path, output: Path) -> None:
-    """Copy the results to the output folder, if they are not there already."""
+    """Copy the results to the output folder, if they are not there already.
+
+    Print a line if they replace those of another training.
+    """
     results = export_folder(run)
     equal, _, _ = cmpfiles(results, output, FILES, shallow=False)
     if len(equal) == len(FILES):
         return
+    with suppress(UserError):  # nothing is there, or it is damaged
+        earlier = Path(str(read_json(output / MANIFEST, dict).get("run")))
+        if earlier != run:
+            other = f"stay in {export_folder(earlier)}" if is_exported(earlier) else "are lost"
+            print(f"{output}: replaces the weights of another training, which {other}", flush=True)
     for name in FILES:
         with atomic_path(output / name) as partial:
             shutil.copyfile(results / name, partial)

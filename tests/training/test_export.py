@@ -19,7 +19,7 @@ def made(tmp_path) -> Path:
     export_folder(run).mkdir(parents=True)
     (export_folder(run) / "weights.safetensors").write_bytes(os.urandom(100))
     write_json(export_folder(run) / "history.json", [{"step": 1}])
-    write_json(export_folder(run) / "manifest.json", {"step": 1})
+    write_json(export_folder(run) / "manifest.json", {"step": 1, "run": str(run)})
     return run
 
 
@@ -58,11 +58,19 @@ def test_what_is_missing_comes_back(made, published, name):
     assert same(made, published)
 
 
-def test_what_another_training_made_is_replaced(made, published):
+@pytest.mark.parametrize("stays", [True, False])
+def test_what_another_training_made_is_replaced(made, published, tmp_path, capsys, stays):
+    other = tmp_path / "other"
+    if stays:
+        write_json(export_folder(other) / "manifest.json", {"step": 2})
     (published / "weights.safetensors").write_bytes(b"other")
-    write_json(published / "manifest.json", {"step": 2})
+    write_json(published / "manifest.json", {"step": 2, "run": str(other)})
+    capsys.readouterr()
     publish(made, published)
     assert same(made, published)
+    where = f"stay in {other / 'model'}" if stays else "are lost"
+    line = f"{published}: replaces the weights of another training, which {where}\n"
+    assert capsys.readouterr().out == line
 
 
 @pytest.mark.parametrize("copies", range(len(FILES)))
@@ -87,7 +95,8 @@ def test_one_that_is_ended_on_the_way_leaves_no_manifest(made, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_what_is_damaged_is_replaced(made, published, name):
+def test_what_is_damaged_is_replaced(made, published, name, capsys):
     (published / name).write_bytes(b"{")
     publish(made, published)
     assert same(made, published)
+    assert capsys.readouterr().out == "", "no other training is replaced"
