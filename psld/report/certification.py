@@ -40,15 +40,19 @@ def certify(grid: Grid, path: Path, max_mb: float | None) -> int:
     """Write the certificate of a grid's evaluated cells, and return the number of these cells.
 
     The working directory is the project. Raises UserError if files are missing or do not belong
-    together, or if the certificate would be larger than `max_mb`.
+    together, if there are no results yet, or if the certificate would be larger than `max_mb`.
     """
-    results = evaluated(grid)
+    results, likelihoods = evaluated(grid), measured_likelihoods(grid)
+    if (grid.cells or grid.file.likelihood_models()) and not (results or likelihoods):
+        raise UserError(
+            f"{cells_folder(grid)}: no results of the grid {grid.name}; run its cells first "
+            f"(psld plan grid_name={grid.name} list=cells lists them)"
+        )
     with TemporaryDirectory(prefix="psld-") as folder:
         made = Path(folder)
         for cell, found in results.items():
             record = CellResults(results=tuple(found))
             write_record(made / paths.cell_result(grid.name, cell), record)
-        likelihoods = measured_likelihoods(grid)
         for model, likelihood in likelihoods.items():
             write_record(made / paths.likelihood(grid.name, model), likelihood)
         write_text(made / GRID, grid.model_dump_json(indent=2))

@@ -1,6 +1,7 @@
 """Certificates as they are made: what they hold, and what is refused."""
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,13 @@ def test_features_that_results_were_not_computed_from_are_refused(project, file)
 def test_a_file_that_is_missing_is_named(project, file):
     (project / file).unlink()
     refused(call(project, "certify", "grid_name=mine"), 2, file, "no such file")
+
+
+def test_a_grid_without_results_is_refused(project):
+    shutil.rmtree(project / "results")
+    line = refused(call(project, "certify", "grid_name=mine"), 2, "no results of the grid mine")
+    assert line.startswith("error: results/cells/mine: ")
+    assert not (project / "results").exists()
 
 
 def test_the_size_is_said_before_a_large_certificate_is_written(project):
