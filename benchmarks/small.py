@@ -6,6 +6,7 @@ Reads the results of `make small` in the working directory. A difference is pair
 both cells draw the same noise. The p-values are not corrected for the number of comparisons.
 """
 
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -27,14 +28,18 @@ def main() -> None:
 
     def measured(cell: str) -> Measured:
         model, _, sampler = cell.partition("/")
-        return read_measured(grid, cells, Evaluation(model, sampler, metric, samples))
+        found = read_measured(grid, cells, Evaluation(model, sampler, metric, samples))
+        if not found.results:
+            print(f"error: {cells}/{cell}.json: no result; run make small first", file=sys.stderr)
+            sys.exit(2)
+        return found
 
     for question, pairs in questions(grid.samplers):
+        rows = [(one, other, measured(one), measured(other)) for one, other in pairs]
         print(f"\n{question}\n")
         print("| cells | value | minus | difference | p | paired |")
         print("|:--|--:|--:|--:|--:|:--|")
-        for one, other in pairs:
-            a, b = measured(one), measured(other)
+        for one, other, a, b in rows:
             found = a.difference(b)
             values = f"{a.interval().value:.2f} | {b.interval().value:.2f}"
             paired = "yes" if found.paired else "no"

@@ -1,11 +1,13 @@
 """Seeds of a grid: models and cells are multiplied, figures are not."""
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
+from benchmarks.small import main as compare_small
 from psld.config.settings import parse
 from psld.grid.figures import figures_of, nfe_panels, trained_models
 from psld.grid.plan import jobs_of
@@ -112,3 +114,14 @@ def test_a_model_with_the_name_of_a_seed_is_refused():
     content["models"]["psld-seed1"] = ["process=psld"]
     with pytest.raises(UserError, match=r"seeds.training: two models are called psld-seed1"):
         parse(GridFile, content, where="mine")
+
+
+def test_the_comparisons_of_a_grid_that_has_not_run_are_one_line(monkeypatch, capsys):
+    evaluation = SimpleNamespace(metric="fid", samples=3)
+    file = SimpleNamespace(replicates=lambda _: [])
+    small = SimpleNamespace(name="small", file=file, evaluations=[evaluation], samplers=["em-1"])
+    monkeypatch.setattr("benchmarks.small.load_grid", {"small": small}.get)
+    with pytest.raises(SystemExit, match=r"^2$"):
+        compare_small()
+    line = "error: results/cells/small/psld-0.02/em-1.json: no result; run make small first\n"
+    assert capsys.readouterr() == ("", line)
