@@ -87,7 +87,7 @@ def _read_cache(path: Path, digest: str) -> tuple[Grid | None, dict[str, dict[st
 
 def _path(name: str) -> Path:
     path = config_file("grid", name)
-    if path is None:
+    if path is None or path.stem != name:
         known = ", ".join(config_names("grid"))
         raise UserError(f"configs/grid/{name}.yaml: no such grid; there are: {known}")
     return path

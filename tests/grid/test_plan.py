@@ -210,6 +210,7 @@ def test_stages_and_tables_are_counted(folder, demo):
         ("throughput.demo.train=0", ["throughput.demo.train", "greater than 0"]),
         ("throughput.demo.trian=1", ["trian"]),
         ("grid_name=none", ["none.yaml: no such grid", "demo"]),
+        ("grid_name=../grid/demo", ["../grid/demo.yaml: no such grid"]),
         ("list=models", ["list", "'cells' or 'figures'"]),
     ],
 )
