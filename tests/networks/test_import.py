@@ -205,6 +205,7 @@ def project_with(checkpoint: Path, folder: Path) -> Project:
     process = f"process={process_of(vector)}"
     grid["defaults"] = ["dataset=noise", "network=official", "training=tiny", process]
     official = {"overrides": [], "checkpoint": f"files/{OFFICIAL_NAME}"}
+    grid["metric"] = "fid"  # the pictures have no labels for a classifier
     grid["models"] = {"official": official, "trained": []}
     rows = [{"label": [model], "model": model} for model in grid["models"]]
     for table in grid["tables"].values():
