@@ -47,6 +47,7 @@ def test_a_launcher_is_killed_without_a_request(folder):
     assert folder.names() == ["began", "began", "ended"]
 
 
+@pytest.mark.slow
 def test_two_at_once(folder):
     with folder.started() as first:
         wait(lambda: folder.pids("began"), first)

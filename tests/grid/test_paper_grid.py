@@ -202,6 +202,7 @@ def dry_run(project: Project, *targets: str) -> dict[str, int]:
     return project.plan("--quiet", "rules", "--", *targets)
 
 
+@pytest.mark.slow
 def test_a_dry_run_lists_the_whole_paper_in_seconds(grid, project):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert dry_run(project, "all") == jobs_of(grid)

@@ -27,6 +27,7 @@ def extractor(weights) -> InceptionExtractor:
     return InceptionExtractor(weights)
 
 
+@pytest.mark.slow
 def test_metrics_of_shards_are_torch_fidelitys(extractor, weights):
     samples, reference = images(20, 256, seed=1), images(12, 160, seed=2)
     theirs = torch_fidelity.calculate_metrics(

@@ -121,6 +121,7 @@ def test_only_what_is_missing_damaged_or_of_another_origin_is_measured_again(cop
     assert bits_in(copy)[0] != before[0]
 
 
+@pytest.mark.slow
 def test_a_killed_measurement_loses_the_shard_in_progress_alone(model, digits, tmp_path):
     """Really killed; the same command ends with the numbers of a run without interruption."""
     given = ("shard_size=2", "images=24", "tolerance=1e-1", f"model={model}", f"data={digits}")

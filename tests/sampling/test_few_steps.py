@@ -71,6 +71,7 @@ def test_a_process_that_loses_sight_of_the_image_is_refused_in_one_line(digits, 
     assert not (tmp_path / "cell").exists()
 
 
+@pytest.mark.slow
 def test_a_process_of_third_order_is_trained_and_sampled(digits, tmp_path):
     """Its network predicts one of three blocks of ε, and ten evaluations are enough."""
     longer = ("training.steps=200", "training.batch_size=64", "training.ema_decay=0.95")

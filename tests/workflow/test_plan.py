@@ -46,6 +46,7 @@ def imported(project: Project) -> set[str]:
     return set((project.folder / "modules.txt").read_text().splitlines())
 
 
+@pytest.mark.slow
 def test_a_second_parse_composes_nothing_until_a_config_changes(fresh):
     with (fresh.folder / "Snakefile").open("a") as snakefile:
         snakefile.write(MODULES)
