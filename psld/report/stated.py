@@ -14,7 +14,7 @@ from psld.report.certificate import unpack
 from psld.report.certification import GRID
 from psld.report.differences import short
 from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
-from psld.utils.errors import UserError
+from psld.utils.errors import RunError, UserError
 from psld.utils.files import read_json
 
 MALFORMED = (LookupError, ValueError, TypeError, AttributeError, RuntimeError, ArithmeticError)
@@ -77,6 +77,8 @@ class Entries:
         except UserError as error:
             text = str(error).replace(f"{self.folder}/", "")
             raise UserError(f"{self.certificate}: {text}") from None
+        except RunError as error:  # NaN among features
+            raise UserError(f"{self.certificate}: {path}: {error}") from None
         except FileNotFoundError as error:
             missing = Path(error.filename).relative_to(self.folder)
             raise UserError(f"{self.certificate}: {missing}: missing") from None
