@@ -5,20 +5,24 @@ All coefficients are k×k matrices that act on blocks. They depend only on time,
 in float64 on the CPU, once per distinct time, and applied to float32 images.
 """
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from psld.diffusion.kernel import LinearKernel
+from psld.diffusion.matrices import (
+    Matrix,
+    Vector,
+    as_float64,
+    check_convergence,
+    check_recipe,
+)
 from psld.diffusion.schedule import LinearBeta
 from psld.utils.errors import UserError
 
 Factor = Literal["lower", "upper"]
 Matching = Literal["hsm", "dsm"]
-Vector = Tensor | Sequence[float]
-Matrix = Tensor | Sequence[Sequence[float]]
 
 
 def mix(matrix: Tensor, z: Tensor) -> Tensor:
@@ -89,7 +93,7 @@ class LinearProcess:
             initial_variance: k variances of z₀; 0 for the image, block 0.
             numerical_eps: added to the diagonal of Σ(t).
         """
-        self.D, self.Q, S, initial_variance = _float64(
+        self.D, self.Q, S, initial_variance = as_float64(
             D=D, Q=Q, S=S, initial_variance=initial_variance
         )
         self.S, self.initial_covariance = torch.diag(S), torch.diag(initial_variance)
@@ -98,11 +102,11 @@ class LinearProcess:
         self.factor = factor
         self.numerical_eps = numerical_eps
         self.blocks = len(S)
-        _check_recipe(self.D, self.Q, S, initial_variance)
+        check_recipe(self.D, self.Q, S, initial_variance)
         inverse = torch.linalg.inv(self.S)
         self.rate = (self.D + self.Q) @ inverse
         """(D + Q) S⁻¹: the drift is −β(t) · rate · z."""
-        _check_convergence(self.rate)
+        check_convergence(self.rate)
         self._forward = LinearKernel(self.rate, self.D)
         self._reversed = LinearKernel((self.D - self.Q) @ inverse, self.D)
         self.predicted = self._predicted_blocks()
@@ -311,47 +315,3 @@ def _semidefinite_root(D: Tensor) -> Tensor:
     """Return the symmetric square root of D, which may be singular (CLD)."""
     values, vectors = torch.linalg.eigh(D)
     return vectors @ torch.diag(values.clamp(min=0).sqrt()) @ vectors.T
-
-
-def _float64(**given: Matrix | Vector) -> list[Tensor]:
-    """Return D, Q, S and initial_variance on the CPU. Raises UserError unless all fit k blocks."""
-    try:
-        found = [torch.as_tensor(v, dtype=torch.float64, device="cpu") for v in given.values()]
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"process: {', '.join(given)} must be numbers ({error})") from None
-    k = found[2].numel()
-    if not k or [one.shape for one in found] != [(k, k), (k, k), (k,), (k,)]:
-        shapes = (f"{name} {tuple(one.shape)}" for name, one in zip(given, found, strict=True))
-        raise UserError(
-            "process: D and Q must be k×k matrices, S and initial_variance k variances, for k "
-            f"blocks; got the shapes {', '.join(shapes)}"
-        )
-    if not all(one.isfinite().all() for one in found):
-        raise UserError(f"process: {', '.join(given)} must be finite")
-    return found
-
-
-def _check_recipe(D: Tensor, Q: Tensor, S: Tensor, initial_variance: Tensor) -> None:
-    if not torch.allclose(D, D.T) or torch.linalg.eigvalsh(D).min() < -1e-12:
-        raise UserError(
-            f"process: D must be symmetric and positive semi-definite, got {D.tolist()}"
-        )
-    if not torch.allclose(Q, -Q.T):
-        raise UserError(f"process: Q must be skew-symmetric (Q = −Qᵀ), got {Q.tolist()}")
-    if S.min() <= 0:
-        raise UserError(f"process: the stationary variances S must be positive, got {S.tolist()}")
-    if initial_variance[0] != 0 or initial_variance.min() < 0:
-        raise UserError(
-            "process: initial_variance must be 0 for the image and not negative elsewhere, "
-            f"got {initial_variance.tolist()}"
-        )
-
-
-def _check_convergence(rate: Tensor) -> None:
-    """Check that every mode of the drift decays. D ⪰ 0 is not enough: D = 0 is a pure rotation."""
-    slowest = torch.linalg.eigvals(rate).real.min()
-    if slowest <= 1e-12:
-        raise UserError(
-            "process: it does not converge to N(0, S): (D + Q) S⁻¹ has an eigenvalue with real "
-            f"part {slowest:.3g}; give noise (D) to a block that all others turn into (Q)"
-        )
