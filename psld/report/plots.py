@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from psld.config.settings import parse, read_record
+from psld.config.settings import read_record
 from psld.grid.entries import paper_values
 from psld.grid.figures import Panel, friction_of, gamma_panels, nfe_panels, trained_models
 from psld.grid.measured import read_measured
@@ -23,7 +23,6 @@ from psld.report.panels import Curve, Points, View, draw_panels, label_x_axis
 from psld.report.style import Look, model_looks, ramp
 from psld.training.manifest import TrainingHistory
 from psld.utils.errors import UserError
-from psld.utils.files import read_json
 
 MAX_POINTS = 60  # of a training curve
 
@@ -118,10 +117,7 @@ def plot_training(grid: Grid, models: Path) -> Figure:
 def _read_losses(path: Path) -> Points:
     """Read steps and losses. Raises UserError if the file is not a training history."""
     wrong = f"{path}: not a training history; train the model again"
-    if isinstance(older := read_json(path), list):  # It has no digest.
-        history = parse(TrainingHistory, {"entries": older}, wrong)
-    else:
-        history = read_record(TrainingHistory, path, wrong)
+    history = read_record(TrainingHistory, path, wrong)
     try:
         return [(entry["step"], entry["loss"]) for entry in history.entries]
     except KeyError:

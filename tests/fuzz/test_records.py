@@ -66,7 +66,6 @@ PLAIN = {
         lambda file: read_lives(file.parent, "a"),
     ),
     "7_0_outcome.json": ({"exit_code": 3}, lambda file: read_outcomes(file.parent, "7")),
-    "history.json": ([{"step": 1, "loss": 2.5}], _read_losses),  # of an older version
     "written.json": (
         {"x": {"digest": "a", "online": True}},
         lambda file: read_json(file, dict[str, dict[str, Any]]),

@@ -14,7 +14,6 @@ from psld.config.settings import with_digest
 from psld.report.panels import Curve, View, draw_panels
 from psld.report.plots import (
     MAX_POINTS,
-    _read_losses,
     plot_gamma,
     plot_nfe,
     plot_training,
@@ -176,11 +175,6 @@ def test_long_curves_are_averaged_over_steps():
     assert steps[0] == 100
     assert losses[-1] == pytest.approx(3.0, rel=1e-2)
     assert thinned(points[:MAX_POINTS]) == points[:MAX_POINTS]
-
-
-def test_a_history_of_an_older_version_is_a_list(tmp_path):
-    (tmp_path / "history.json").write_text('[{"step": 10, "loss": 0.5}]')
-    assert _read_losses(tmp_path / "history.json") == [(10, 0.5)]
 
 
 def test_a_damaged_history_is_named(folder):
