@@ -30,8 +30,7 @@ class VerifySettings(Settings):
 def name_the_files(arguments: list[str]) -> list[str]:
     """Turn FILEs among the arguments into the override `files=[…]`."""
     named = (a for a in arguments if not a.startswith("files="))
-    # `job` is a word of the flag `--cfg job`.
-    files = [a for a in named if Path(a).is_file() or not (a[:1] == "-" or "=" in a or a == "job")]
+    files = [a for a in named if a.endswith(".zip") or Path(a).is_file()]
     listed = ",".join(map(quoted, files))
     return [*([f"files=[{listed}]"] if files else []), *(a for a in arguments if a not in files)]
 

@@ -88,15 +88,16 @@ def compose_sampler(
 def compose_metric(name: str, where: str, compose: Compose = compose_content) -> MetricSettings:
     """Compose a metric. Raises UserError if it shares the features of another extractor."""
     metric = _compose_metric(name, where, compose)
-    shared = _compose_metric(metric.features, where, compose)
-    made, wanted = (
-        (each.extractor.identity(), each.truncated_reference) for each in (shared, metric)
-    )
-    if made != wanted:
-        raise UserError(
-            f"{where}: configs/metric/{name}.yaml: features: {shared.name} has another extractor; "
-            f"set features: {name}"
+    if metric.features != name:
+        shared = _compose_metric(metric.features, where, compose)
+        made, wanted = (
+            (each.extractor.identity(), each.truncated_reference) for each in (shared, metric)
         )
+        if made != wanted:
+            raise UserError(
+                f"{where}: configs/metric/{name}.yaml: features: {shared.name} has another "
+                f"extractor; set features: {name}"
+            )
     return metric
 
 

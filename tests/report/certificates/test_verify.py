@@ -84,7 +84,7 @@ def test_a_certificate_that_is_cut_or_longer_or_missing_is_refused(certificate, 
     refused(verify(tmp_path, certificate[:-100]), 2, "0.zip")
     refused(verify(tmp_path, certificate + b"x"), 2, "0.zip")
     refused(call(tmp_path, "verify", "none.zip"), 2, "none.zip: no such file")
-    refused(call(tmp_path, "verify", "none"), 2, "none: no such file")
+    refused(call(tmp_path, "verify", "none"), 2, "none: not a setting KEY=VALUE")
     refused(call(tmp_path, "verify"), 2, "configs/verify.yaml: missing: files=…")
 
 
