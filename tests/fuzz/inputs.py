@@ -128,7 +128,7 @@ def answer(reader: str, read: Callable[[], Any], *names: str) -> Any:
     except PSLDError as error:
         refusal = text_of(error)
     except Exception as error:
-        if explained(error) is None:
+        if explained(error) is None or isinstance(error, FileNotFoundError):
             raise
         refusal = f"{names}"  # of the machine: too little memory
     finally:
