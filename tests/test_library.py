@@ -166,7 +166,7 @@ def test_a_network_without_parameters_is_sampled():
 
 @pytest.mark.parametrize("copies", [1, 4])
 def test_a_network_with_other_channels_is_refused(copies):
-    """One channel would be taken for both blocks: by sampler and loss alike, in silence."""
+    """Otherwise torch would use the one channel for both blocks, without an error."""
     process, network = phase_space(0.02), Linear(copies)
     said = rf"predicts \(3, {copies}, 8, 8\) for states .*needs 2 channels: ε of 2 of 2 blocks"
     with pytest.raises(UserError, match=rf"sample\(\): network: {said}"):

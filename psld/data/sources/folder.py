@@ -51,7 +51,8 @@ def _pictures(
     label = {name: index for index, name in enumerate(class_names)}
     pictures = []
     for name in names:
-        folder = "".join(PurePosixPath(name).parts[level : level + 1])
+        parts = PurePosixPath(name).parts
+        folder = parts[level] if len(parts) > level else ""
         if folder not in label:
             raise UserError(
                 f"{tree.path}/{name}: not in the folder of a class; the classes of the training "
