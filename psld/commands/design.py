@@ -14,10 +14,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from psld.commands.entry import adding, entry_point
+from psld.commands.entry import entry_point
 from psld.config.settings import Settings, parse
 from psld.diffusion.settings import ProcessSettings
-from psld.grid.composing import compose_sampler
+from psld.grid.resolution import compose_sampler
 
 
 class MixtureSettings(Settings):
@@ -67,7 +67,7 @@ class DesignSettings(Settings):
         return found
 
 
-@entry_point("design", DesignSettings, rewrite=adding("search"))
+@entry_point("design", DesignSettings)
 def main(settings: DesignSettings) -> None:
     # torch and matplotlib take seconds to import, so the settings are checked first.
     from psld.diffusion.design import Mixture, try_samplers

@@ -29,6 +29,7 @@ COMMANDS = (
     "likelihood",
     "tabulate",
     "figure",
+    "trace",
     "page",
     "certify",
     "verify",

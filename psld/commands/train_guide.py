@@ -13,23 +13,22 @@ from typing import Any
 from torch import nn
 
 from psld.cluster.requeue import requeued_when_stopped
-from psld.commands.entry import entry_point
-from psld.data.description import expand_data
+from psld.commands.entry import FromRecord, entry_point
 from psld.data.store import ImageStore
 from psld.diffusion.instances import build_process
 from psld.diffusion.loss import GuideLoss
-from psld.grid.loading import expand_guide
+from psld.grid import jobs
 from psld.training.batches import Labels
 from psld.training.manifest import GuideManifest
 from psld.training.model import build_guide
 from psld.training.preview import accuracy_by_time, as_logged
 from psld.training.run import Task, run_training
-from psld.training.settings import TrainGuideSettings
+from psld.training.settings import TRAINING_RUN, TrainGuideSettings
+
+RECORDS = {"guide": FromRecord(jobs.train_guide, TRAINING_RUN)}
 
 
-@entry_point(
-    "train_guide", TrainGuideSettings, rewrite=lambda given: expand_data(expand_guide(given))
-)
+@entry_point("train_guide", TrainGuideSettings, records=RECORDS)
 def main(settings: TrainGuideSettings) -> None:
     store = ImageStore.open_for(settings.data, settings.dataset)
     process = build_process(settings.process)

@@ -8,21 +8,23 @@ Sync and dashboard need a login (`wandb login`, or WANDB_API_KEY).
 """
 
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from psld.commands.entry import entry_point
-from psld.grid.loading import GridCommandSettings, load_grid
+from psld.config.settings import Settings
+from psld.grid.cache import load_grid
 from psld.training.settings import WandbSettings
-from psld.utils.errors import UserError
 
 Verb = Literal["track", "sync", "dashboard"]
 
 
-class WandbCommandSettings(GridCommandSettings):
+class WandbCommandSettings(Settings):
     """Settings of `psld wandb`."""
 
     verb: Verb
     """The first word of the command line."""
+    grid_name: str
+    """Name of the grid, configs/grid/NAME.yaml."""
     samples: Path
     """Folder of its shards."""
     figures: Path
@@ -36,17 +38,7 @@ class WandbCommandSettings(GridCommandSettings):
     wandb: WandbSettings
 
 
-def name_the_verb(arguments: list[str]) -> list[str]:
-    """Turn the leading word into the override `verb=WORD`. Raises UserError without a verb."""
-    verb, *others = arguments or [""]
-    if verb in get_args(Verb):
-        return [f"verb={verb}", *others]
-    if any(argument.startswith(("verb=", "--cfg", "--help", "-h")) for argument in arguments):
-        return arguments
-    raise UserError(f"psld wandb: begin with one of {', '.join(get_args(Verb))}, not {verb!r}")
-
-
-@entry_point("wandb", WandbCommandSettings, rewrite=name_the_verb)
+@entry_point("wandb", WandbCommandSettings, bare="verb")
 def main(settings: WandbCommandSettings) -> None:
     # wandb takes a second to import, so each verb imports only what it needs.
     match settings.verb:

@@ -18,6 +18,11 @@ class VPSDESettings(Settings):
     beta_max: float = Field(20.0, gt=0)
     """β(1); β is linear in between."""
 
+    @property
+    def blocks(self) -> int:
+        """The number of blocks of variables, including the image."""
+        return 1
+
 
 class PhaseSpaceSettings(Settings):
     """The settings of every process with momentum: noise schedule and perturbation kernel."""
@@ -45,6 +50,11 @@ class PSLDSettings(PhaseSpaceSettings):
     kappa: float = Field(0.04, gt=0)
     """κ: the momentum starts as N(0, κM)."""
 
+    @property
+    def blocks(self) -> int:
+        """The number of blocks of variables: position and momentum."""
+        return 2
+
 
 class RecipeSettings(PhaseSpaceSettings):
     """Any process of the recipe on k blocks, the first of which is the image."""
@@ -58,6 +68,11 @@ class RecipeSettings(PhaseSpaceSettings):
     """k stationary variances."""
     initial_variance: tuple[float, ...]
     """k variances at t = 0; 0 for the image."""
+
+    @property
+    def blocks(self) -> int:
+        """The number of blocks of variables, including the image."""
+        return len(self.S)
 
     @model_validator(mode="after")
     def _shapes_agree(self) -> "RecipeSettings":

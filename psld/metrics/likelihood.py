@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from psld.config.settings import Settings, parse
+from psld.config.settings import MadeRecord, Settings, parse
 from psld.data.store import ImageStore
 from psld.diffusion.likelihood import bits_per_dimension, dequantize, log_likelihood
 from psld.diffusion.score import Batching
-from psld.metrics.estimate import t_quantile
-from psld.metrics.settings import LikelihoodCommandSettings
+from psld.metrics.estimate import Interval, t_quantile
+from psld.metrics.results import Weights
+from psld.metrics.settings import LikelihoodCommandSettings, LikelihoodSettings
 from psld.training.manifest import ModelManifest, read_manifest
 from psld.training.model import Model, load_model
 from psld.utils.device import use_device
@@ -73,6 +74,31 @@ class LikelihoodShard(Settings):
         if shard.origin != origin:
             raise UserError(f"{path}: of another model, dataset or settings; measure it again")
         return shard
+
+
+class LikelihoodResult(MadeRecord):
+    """The bits per dimension of a model: the mean over images, with its 95 % t-interval."""
+
+    bits_per_dimension: float
+    """Without momentum an estimate of the likelihood, with momentum an upper bound on it."""
+    low: float
+    high: float
+    measured: int
+    """Number of images."""
+    likelihood: LikelihoodSettings
+    evaluations: float
+    """Network evaluations per image and draw, counted."""
+    gradients: float
+    """Vector-Jacobian products per image and draw."""
+    seconds: float
+    device: str
+    dataset_digest: str
+    """The dataset whose images were measured."""
+    model: Weights
+
+    @property
+    def interval(self) -> Interval:
+        return Interval(self.bits_per_dimension, self.low, self.high)
 
 
 def summary(shards: Sequence[LikelihoodShard]) -> dict[str, Any]:

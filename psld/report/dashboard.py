@@ -11,7 +11,7 @@ from wandb_workspaces.reports.v2.interface import Block, Panel
 
 from psld.grid.figures import figures_of
 from psld.grid.places import Evaluation
-from psld.grid.resolved import Grid
+from psld.grid.records import Grid
 from psld.report.style import model_looks
 from psld.report.track import evaluation_id
 from psld.training.manifest import MANIFEST, read_manifest

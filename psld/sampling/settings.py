@@ -12,6 +12,7 @@ from psld.diffusion.settings import (
     RK45Settings,
     SDESettings,
 )
+from psld.utils.files import digest_of
 
 Label = Annotated[int, Field(ge=0)] | Literal["cycle"]
 """A class for all samples, or `cycle`: sample i gets class i mod the number of classes."""
@@ -155,6 +156,19 @@ SamplerSettings = Annotated[
 ]
 
 
+class SamplingRun(Settings):
+    """How sampling runs: speed and memory, never the images."""
+
+    batch_size: int = Field(ge=1)
+    """Most images per network evaluation; it is halved if GPU memory runs out."""
+    compile: bool
+    """Compile the network with torch.compile."""
+    channels_last: bool
+    """Lay out the network with the channels innermost."""
+    device: str
+    """`auto`, or a torch device such as `cpu` or `cuda`."""
+
+
 class CellSettings(Settings):
     """Everything that decides the images of a cell: shared by sampling and evaluation."""
 
@@ -192,7 +206,7 @@ class CellSettings(Settings):
         return self
 
 
-class SampleSettings(CellSettings):
+class SampleSettings(SamplingRun, CellSettings):
     """Settings of `psld sample`."""
 
     first: int = Field(ge=0)
@@ -203,13 +217,14 @@ class SampleSettings(CellSettings):
     """Folder that receives the shards 00000.h5, … and the record of their range."""
     png: str | None
     """A folder that receives each image as a PNG, or a file NAME.png for all in one; null: none."""
-    batch_size: int = Field(ge=1)
-    """Most images per network evaluation; changes speed and memory, never the images. It is halved
-    if GPU memory runs out."""
-    compile: bool
-    """Compile the network with torch.compile."""
-    channels_last: bool
-    """Lay out the network with the channels innermost."""
+
+
+def images_digest(
+    model: str, guide: str | None, sampler: SamplerSettings, seed: int, shard_size: int
+) -> str:
+    """Return the digest of what decides a cell's images, from those of model and guide."""
+    settings = sampler.model_dump(mode="json", exclude_none=True)
+    return digest_of([model, guide, settings, seed, shard_size])
 
 
 def shards_needed(samples: int, shard_size: int) -> int:

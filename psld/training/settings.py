@@ -179,6 +179,10 @@ class RunSettings(TrainedSettings):
         return f"{self.name}-{digest[:12]}"
 
 
+TRAINING_RUN = frozenset({"data", "output", "runs", "device", "wandb"})
+"""The settings of how a training runs; they change nothing that is trained."""
+
+
 class TrainSettings(ModelSettings, RunSettings):
     """Settings of `psld train`."""
 
