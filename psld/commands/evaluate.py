@@ -8,12 +8,12 @@
 """
 
 from psld.commands.entry import FromRecord, entry_point
-from psld.grid import jobs
 from psld.metrics.evaluation import evaluate
 from psld.metrics.settings import EvaluateSettings
 
+RUN = {"output", "keep", "device"}
 FIXED = {"metric", "samples", "reference", "extractor"}
-RECORDS = {"cell": FromRecord(jobs.evaluate, {"output", "keep", "device"}, True, FIXED)}
+RECORDS = {"cell": FromRecord("cells", RUN, "evaluate_job", elsewhere=True, fixed=FIXED)}
 
 
 @entry_point("evaluate", EvaluateSettings, records=RECORDS)

@@ -74,14 +74,14 @@ class Work:
     """Images × network evaluations, over all samples; a guide and its gradient count as two."""
 
 
-def plan_of(grid: Grid, settings: PlanSettings, gigaflops: Gigaflops) -> str:
+def written_plan(grid: Grid, settings: PlanSettings, gigaflops: Gigaflops) -> str:
     """Return the plan of a grid as text."""
     head = (
         f"Grid {grid.name}: {len(grid.models)} models, {len(grid.guides)} guides, "
         f"{len(grid.measured_cells)} cells."
     )
-    tables = table(tables_of(grid), ["table", "models", "cells", "shards"])
-    jobs = table(jobs_of(grid).items(), ["stage", "jobs"])
+    tables = table(table_rows(grid), ["table", "models", "cells", "shards"])
+    jobs = table(count_jobs(grid).items(), ["stage", "jobs"])
     return "\n\n".join([head, tables, jobs, cost(grid, settings, gigaflops)])
 
 
@@ -98,7 +98,7 @@ def readable(number: float | None) -> str:
     return f"{number:,.1f}" if number >= 1 or number == 0 else f"{number:.2g}"
 
 
-def tables_of(grid: Grid) -> Iterator[tuple[str, int, int, int]]:
+def table_rows(grid: Grid) -> Iterator[tuple[str, int, int, int]]:
     """Yield each table's name and numbers of models, cells and shards; tables may share them."""
     for name in grid.file.tables:
         numbers = grid.file.numbers_in(name)
@@ -107,7 +107,7 @@ def tables_of(grid: Grid) -> Iterator[tuple[str, int, int, int]]:
         yield name, len({cell.model.name for cell in cells}), len(cells), shards
 
 
-def jobs_of(grid: Grid) -> dict[str, int]:
+def count_jobs(grid: Grid) -> dict[str, int]:
     """Count the jobs of each stage, if nothing has been made yet."""
     models, guides, features = (
         list(records.values()) for records in (grid.models, grid.guides, grid.features)
@@ -140,7 +140,7 @@ def network_name(grid: Grid, trained: Model | Guide) -> str:
     return chosen[-1] if chosen else default
 
 
-def work_of(grid: Grid, adaptive_evaluations: int) -> dict[str, Work]:
+def work_by_network(grid: Grid, adaptive_evaluations: int) -> dict[str, Work]:
     """Return the work of each network, by its name."""
     work: dict[str, Work] = {}
     for trained in (*grid.models.values(), *grid.guides.values()):
@@ -193,7 +193,7 @@ def earlier_throughput(grid: Grid, work: Work) -> Throughput:
 
 def cost(grid: Grid, settings: PlanSettings, gigaflops_of: Gigaflops) -> str:
     """Return, as text, the cost of each network's work, the total and the unknown throughputs."""
-    works = work_of(grid, settings.adaptive_evaluations)
+    works = work_by_network(grid, settings.adaptive_evaluations)
     gigaflops = {network: gigaflops_of(work.trained[0]) for network, work in works.items()}
     flops = {
         n: gigaflops[n] * (TRAIN_FACTOR * work.training_images + work.evaluations)

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from psld.config.locations import config_file, config_names
 from psld.config.settings import Settings, parse
+from psld.grid.paths import check_name
 from psld.grid.schema import GridFile
 from psld.grid.templates import expand_templates
 from psld.utils.errors import UserError
@@ -33,9 +34,13 @@ class Rehearsal(Settings):
 
 
 def grid_path(name: str) -> Path:
-    """Return the file of a grid. Raises UserError, with those that exist, if there is none."""
+    """Return the file of a grid. Raises UserError if there is none, or for an impossible name."""
+    try:
+        check_name("grid", name)
+    except ValueError as error:
+        raise UserError(f"configs/grid/{name}.yaml: {error}") from None
     path = config_file("grid", name)
-    if path is None or path.stem != name:
+    if path is None:
         known = ", ".join(config_names("grid"))
         raise UserError(f"configs/grid/{name}.yaml: no such grid; there are: {known}")
     return path

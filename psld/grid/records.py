@@ -36,6 +36,7 @@ from psld.sampling.settings import (
     shards_needed,
 )
 from psld.training.settings import TrainGuideSettings, TrainSettings
+from psld.utils.errors import UserError
 from psld.utils.files import digest_of
 
 
@@ -46,9 +47,15 @@ class Job(NamedTuple):
     digest: str
 
 
-def preparation(settings: PrepareSettings) -> Job:
-    """Return the job that prepares a dataset."""
-    return Job(settings, digest_of(settings.dataset.preparation()))
+class Dataset(Settings):
+    """A dataset of a grid."""
+
+    settings: PrepareSettings
+
+    @property
+    def job(self) -> Job:
+        """The preparation."""
+        return Job(self.settings, digest_of(self.settings.dataset.preparation()))
 
 
 class _Trained(Settings):
@@ -158,7 +165,12 @@ class Features(Settings):
 
     @property
     def extractor_job(self) -> Job:
-        """The training of the extractor, if it is one that is trained."""
+        """The training of the extractor. Raises UserError for a published one."""
+        if self.extractor is None:
+            raise UserError(
+                f"features={self.reference.metric.features}: the extractor is published, so it is "
+                "not trained; psld reference needs no training"
+            )
         digest = digest_of(self.reference.metric.extractor.identity())
         return Job(self.extractor, digest)
 
@@ -264,6 +276,12 @@ class Cell:
 
     @property
     def evaluate_job(self) -> Job:
+        """The evaluation. Raises UserError for a cell that is only shown."""
+        if not self.measurements:
+            raise UserError(
+                f"cell={self.grid}/{self.name}: no table shows it, so the grid has no metric for "
+                f"it; psld plan grid_name={self.grid} list=cells lists those with metrics"
+            )
         folders = {
             name: FeatureFolders(
                 reference=features.reference.output,
@@ -276,7 +294,6 @@ class Cell:
             "features": folders,
             "shards": self.folder,
             "output": self.result,
-            "keep": self.options.keep,
             "device": self.sampler.run.device,
         }
         settings = parse(EvaluateSettings, content, self.name)
@@ -294,7 +311,7 @@ class Grid:
     samplers: dict[str, Sampler]
     """By FAMILY-BUDGET."""
     metrics: dict[str, MetricSettings]
-    datasets: dict[str, PrepareSettings]
+    datasets: dict[str, Dataset]
     features: dict[str, Features]
     """By DATASET/FEATURES."""
 

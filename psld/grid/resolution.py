@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from psld.config.settings import Settings, parse
-from psld.data.settings import DatasetSettings, PrepareSettings
+from psld.data.settings import PrepareSettings
 from psld.grid.figures import PLOTS
-from psld.grid.records import Features, Grid, Guide, Model, Sampler
+from psld.grid.paths import check_name
+from psld.grid.records import Dataset, Features, Grid, Guide, Model, Sampler
 from psld.grid.schema import GridFile
 from psld.metrics.settings import MetricSettings, ReferenceSettings, TrainExtractorSettings
 from psld.sampling.fit import check_fit
@@ -105,6 +106,11 @@ def resolve(name: str, file: GridFile, path: Path, compose: Compositions) -> Gri
     return grid
 
 
+def in_grid(folder: str, grid: str, name: str) -> dict[str, str]:
+    """Return the settings of a training that grids which share its composition do not share."""
+    return {"name": name, "grid_name": grid, "output": f"{folder}/{grid}/{name}"}
+
+
 @dataclass(frozen=True)
 class _Resolver:
     """Composes the parts of a grid, and checks them."""
@@ -117,11 +123,9 @@ class _Resolver:
     def models(self) -> dict[str, Model]:
         models = {}
         for name, entry in self.file.trainings.items():
-            where = f"{self.path}: models.{name}"
-            names = (f"name={name}", f"grid_name={entry.of or self.name}")
-            place = f"output=models/{entry.of or self.name}/{name}"
-            content = self.compose("train", [*self.file.overrides_of(name), *names, place], where)
-            settings = parse(TrainSettings, content, where)
+            where, grid = f"{self.path}: models.{name}", entry.of or self.name
+            content = self.compose("train", self.file.overrides_of(name), where)
+            settings = parse(TrainSettings, content | in_grid("models", grid, name), where)
             models[name] = Model(settings=settings, checkpoint=entry.checkpoint, of=entry.of)
         return models
 
@@ -129,19 +133,19 @@ class _Resolver:
         guides = {}
         for name, entry in self.file.guides.items():
             where = f"{self.path}: guides.{name}"
-            names = (f"name={name}", f"grid_name={self.name}", f"output=guides/{self.name}/{name}")
-            content = self.compose("train_guide", [*entry.overrides, *names], where)
+            content = self.compose("train_guide", entry.overrides, where)
+            content = content | in_grid("guides", self.name, name)
             settings = parse(TrainGuideSettings, content, where)
             guides[name] = Guide(settings=settings, checkpoint=entry.checkpoint)
         return guides
 
     def samplers(self) -> dict[str, Sampler]:
         """Return the samplers of all tables and figures by FAMILY-BUDGET."""
-        named = {f"{n.sampler}-{n.budget}": (n.sampler, n.budget) for n in self.file.numbers}
+        parts = {f"{n.sampler}-{n.budget}": (n.sampler, n.budget) for n in self.file.numbers}
         for cell in self.file.pictures.values():
             sampler = cell.partition("/")[2]
-            named.setdefault(sampler, self.file.split(sampler))
-        return {sampler: self._sampler(sampler, *parts) for sampler, parts in named.items()}
+            parts.setdefault(sampler, self.file.split(sampler))
+        return {name: self._sampler(name, *each) for name, each in parts.items()}
 
     def _sampler(self, name: str, family: str, budget: str) -> Sampler:
         where, own = f"{self.path}: sampler {name}", self.file.samplers[family]
@@ -224,32 +228,35 @@ class _Resolver:
 
     def datasets(
         self, models: dict[str, Model], guides: dict[str, Guide], samplers: dict[str, Sampler]
-    ) -> dict[str, PrepareSettings]:
-        """Return the preparation of each dataset.
+    ) -> dict[str, Dataset]:
+        """Return all datasets by name.
 
-        Raises UserError if a model or guide changes it, because each dataset is prepared once, from
-        configs/dataset.
+        Raises UserError if a model or guide changes one, because each dataset is prepared once,
+        from configs/dataset.
         """
         datasets = {}
         for key, trained in (("models", models), ("guides", guides)):
             for name, record in trained.items():
-                dataset: DatasetSettings = record.settings.dataset
-                where = f"{self.path}: {key}.{name}"
-                preparation = self._prepare(dataset.name, where)
-                if dataset.preparation() != preparation.dataset.preparation():
+                own, where = record.settings.dataset, f"{self.path}: {key}.{name}"
+                dataset = datasets[own.name] = self._dataset(own.name, where)
+                if own.preparation() != dataset.settings.dataset.preparation():
                     raise UserError(
-                        f"{where}: its dataset is not prepared as configs/dataset/"
-                        f"{dataset.name}.yaml says; make a config of its own for it"
+                        f"{where}: its dataset is not prepared as configs/dataset/{own.name}.yaml "
+                        "says; make a config of its own for it"
                     )
-                datasets[dataset.name] = preparation
         guidances = [sampler.settings.guidance for sampler in samplers.values()]
         inpaintings = [each for each in guidances if isinstance(each, InpaintingGuidance)]
         if any(isinstance(each.mask, DigitsMask) for each in inpaintings):
-            datasets["mnist"] = self._prepare("mnist", str(self.path))
+            datasets["mnist"] = self._dataset("mnist", str(self.path))
         return datasets
 
-    def _prepare(self, dataset: str, where: str) -> PrepareSettings:
-        return parse(PrepareSettings, self.compose("prepare", [f"dataset={dataset}"], where), where)
+    def _dataset(self, name: str, where: str) -> Dataset:
+        try:
+            check_name("dataset", name)
+        except ValueError as error:
+            raise UserError(f"{where}: {error}") from None
+        content = self.compose("prepare", [f"dataset={name}"], where)
+        return Dataset(settings=parse(PrepareSettings, content, where))
 
     def check(self, grid: Grid) -> None:
         """Raise UserError if parts of the grid do not fit together."""

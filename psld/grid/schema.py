@@ -77,8 +77,6 @@ class CellOptions(Settings):
     """Images per network evaluation when sampling; changes speed and memory, never the images."""
     seed: int = Field(0, ge=0)
     """Seed of all samples: the same noise for every cell."""
-    keep: int = Field(512, ge=1)
-    """Keep the features of extractors that have at most this number of them, for psld verify."""
 
 
 class FigurePart(NamedTuple):
