@@ -18,6 +18,7 @@ from psld.config.settings import Settings
 from psld.grid.entries import paper_values, read_results
 from psld.grid.figures import all_figures
 from psld.grid.records import Cell, Grid, Guide, Model
+from psld.sampling.settings import shards_needed
 from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.training.settings import TRAIN_FACTOR
 
@@ -183,7 +184,8 @@ def earlier_throughput(grid: Grid, work: Work) -> Throughput:
     for number in grid.file.numbers:
         for cell, result in read_results(grid, number).by_cell.items():
             if cell.model in work.trained and cell.sampler.guidance == "none":
-                sampled += cell.shards * cell.options.shard_size * result.nfe
+                size = cell.options.shard_size
+                sampled += shards_needed(result.samples, size) * size * result.nfe
                 sample_seconds += result.sampling_seconds
     return Throughput(
         train=trained / train_seconds if train_seconds else None,
