@@ -55,17 +55,17 @@ def evaluate(name: str, planned: str | None = None) -> Job:
 
 
 def find_cell(name: str, planned: str | None, job_of: Callable[[Cell], Job]) -> Job:
-    grid_name, _, own = name.partition("/")
-    cell = cached_cell(grid_name, own) if planned else None
+    grid_name, _, cell_name = name.partition("/")
+    cell = cached_cell(grid_name, cell_name) if planned else None
     if cell is not None and (job := job_of(cell)).digest == planned:
         return job
     grid = load_grid(grid_name)
-    if own not in grid.cells:
+    if cell_name not in grid.cells:
         raise UserError(
-            f"cell={name}: no such cell{nearest(own, grid.cells)}; "
+            f"cell={name}: no such cell{nearest(cell_name, grid.cells)}; "
             f"psld plan grid_name={grid_name} list=cells lists them"
         )
-    return job_of(grid.cells[own])
+    return job_of(grid.cells[cell_name])
 
 
 def _evaluation(cell: Cell) -> Job:
@@ -78,17 +78,17 @@ def _evaluation(cell: Cell) -> Job:
 
 
 def _find(key: str, kind: str, name: str, planned: str | None, job_of: Callable[[Any], Job]) -> Job:
-    grid_name, _, own = name.partition("/")
-    record = cached_record(grid_name, kind, own) if planned else None
+    grid_name, _, record_name = name.partition("/")
+    record = cached_record(grid_name, kind, record_name) if planned else None
     if record is not None and (job := job_of(record)).digest == planned:
         return job
     records = getattr(load_grid(grid_name), kind)
-    if own not in records:
+    if record_name not in records:
         raise UserError(
             f"{key}={name}: no such {key} in configs/grid/{grid_name}.yaml; "
             f"there are: {', '.join(records)}"
         )
-    return job_of(records[own])
+    return job_of(records[record_name])
 
 
 def nearest(word: str, names: Iterable[str]) -> str:
