@@ -68,16 +68,16 @@ def _with_models_of_others(content: dict[str, Any], path: Path) -> dict[str, Any
     for name, entry in models.items():
         if isinstance(entry, dict) and entry.get("of"):
             other = grid_path(entry["of"])
-            if given := sorted(map(str, entry.keys() - {"of"})):
+            if others := sorted(map(str, entry.keys() - {"of"})):
                 raise UserError(
-                    f"{path}: models.{name}: {', '.join(given)}: the model of {other} is taken as "
+                    f"{path}: models.{name}: {', '.join(others)}: the model of {other} is taken as "
                     "it is; for another one, give all overrides and no `of`"
                 )
             trained = parse(GridFile, _content(other), where=str(other))
             if name not in trained.trainings or trained.trainings[name].of:
                 raise UserError(f"{path}: models.{name}: {other} trains no model of this name")
             models[name] = entry | {
-                "overrides": trained.overrides_of(name),
+                "overrides": trained.overrides(name),
                 "checkpoint": trained.trainings[name].checkpoint,
             }
     return content | {"models": models}
@@ -149,5 +149,5 @@ def _rehearsal_content(name: str, rehearsal: Rehearsal, file: GridFile) -> dict[
         for entry in (table["cell"], *table["rows"], *table["columns"]):
             entry["samples"] = None
     for kind in ("tables", "figures"):
-        content[kind] = {f"{name}-{key}": made for key, made in content[kind].items()}
+        content[kind] = {f"{name}-{key}": entry for key, entry in content[kind].items()}
     return content

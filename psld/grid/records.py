@@ -5,6 +5,7 @@ device, batch size). The rules pass the digest, so changing the first part rerun
 changing the second part reruns nothing. A job looks its record up and has its settings.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -327,7 +328,7 @@ class Grid:
         shown = (f"{model}/{self.file.gallery}" for model in self.file.models)
         for name in chain(shown, self.file.pictures.values()):
             measured.setdefault((*name.split("/"), self.file.seed), {})
-        cells = (self._cell(*key, tuple(own)) for key, own in measured.items())
+        cells = (self._cell(*key, tuple(each)) for key, each in measured.items())
         return {cell.name: cell for cell in cells}
 
     @property
@@ -338,6 +339,10 @@ class Grid:
     def replicates(self, number: Number) -> list[Cell]:
         """Return the cells of a number: one for each seed of training and sampling."""
         return [self.cells[self._cell_name(*key)] for key in self._keys(number)]
+
+    def cells_behind(self, numbers: Iterable[Number]) -> list[Cell]:
+        """Return the cells of some numbers with all their seeds, each once."""
+        return list(dict.fromkeys(cell for n in numbers for cell in self.replicates(n)))
 
     def measurement(self, number: Number) -> Measurement:
         return Measurement(metric=self.metrics[number.metric], samples=number.samples)

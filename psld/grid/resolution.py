@@ -14,6 +14,7 @@ from psld.grid.figures import PLOTS
 from psld.grid.paths import check_name
 from psld.grid.records import Dataset, Features, Grid, Guide, Model, Sampler
 from psld.grid.schema import GridFile
+from psld.metrics.results import NUMBERS
 from psld.metrics.settings import MetricSettings, ReferenceSettings, TrainExtractorSettings
 from psld.sampling.fit import check_fit
 from psld.sampling.settings import (
@@ -124,7 +125,7 @@ class _Resolver:
         models = {}
         for name, entry in self.file.trainings.items():
             where, grid = f"{self.path}: models.{name}", entry.of or self.name
-            content = self.compose("train", self.file.overrides_of(name), where)
+            content = self.compose("train", self.file.overrides(name), where)
             settings = parse(TrainSettings, content | in_grid("models", grid, name), where)
             models[name] = Model(settings=settings, checkpoint=entry.checkpoint, of=entry.of)
         return models
@@ -148,19 +149,19 @@ class _Resolver:
         return {name: self._sampler(name, *each) for name, each in parts.items()}
 
     def _sampler(self, name: str, family: str, budget: str) -> Sampler:
-        where, own = f"{self.path}: sampler {name}", self.file.samplers[family]
-        spends = f"{own.budget}={own.spends or budget}"
-        overrides = [*own.overrides, spends, "model=x", "output=x"]
+        where, entry = f"{self.path}: sampler {name}", self.file.samplers[family]
+        spends = f"{entry.budget}={entry.spends or budget}"
+        overrides = [*entry.overrides, spends, "model=x", "output=x"]
         content = self.compose("sample", overrides, where)
         sampler = parse(_Sampler, {"sampler": content["sampler"]}, where).sampler
         run = {key: content[key] for key in SamplingRun.model_fields}
         guided = isinstance(sampler.guidance, ClassifierGuidance)
-        if guided and own.guide not in self.file.guides:
+        if guided and entry.guide not in self.file.guides:
             raise UserError(
-                f"{self.path}: samplers.{family}.guide: no guide {own.guide!r}; "
+                f"{self.path}: samplers.{family}.guide: no guide {entry.guide!r}; "
                 f"there are: {', '.join(self.file.guides) or 'none'}"
             )
-        if own.guide and not guided:
+        if entry.guide and not guided:
             raise UserError(
                 f"{self.path}: samplers.{family}.guide: nothing is guided by it; add "
                 "guidance@sampler.guidance=classifier to the overrides"
@@ -168,10 +169,10 @@ class _Resolver:
         return Sampler(
             family=family,
             budget=budget,
-            budget_key=own.budget,
+            budget_key=entry.budget,
             settings=sampler,
             run=parse(SamplingRun, run, where),
-            guide=own.guide,
+            guide=entry.guide,
         )
 
     def metrics(self) -> dict[str, MetricSettings]:
@@ -268,7 +269,7 @@ class _Resolver:
                 f"{self.path}: gallery: no cell has the sampler {self.file.gallery!r}; "
                 f"there are: {', '.join(grid.samplers)}"
             )
-        for part in self.file.parts_of_figures:
+        for part in self.file.figure_parts:
             if part.picture in PLOTS:
                 raise UserError(f"{self.path}: {part.key}: a plot of the grid has this name")
             self._check_model(part.cell.partition("/")[0], part.key)
@@ -299,16 +300,14 @@ class _Resolver:
                     )
 
     def _check_tables(self, grid: Grid) -> None:
-        """Raise UserError if an entry shows a class accuracy that its cell does not have."""
+        """Raise UserError if the results of an entry's cell lack the number that it shows."""
         for name in self.file.tables:
             for place in self.file.places_in(name):
-                if place.number is None or place.show != "class_accuracy":
+                if place.number is None:
                     continue
-                guidance = grid.cell(place.number).sampler.settings.guidance
-                metric = grid.metrics[place.number.metric]
-                if not (hasattr(guidance, "label") and metric.extractor.kind == "classifier"):
+                kind, metric = NUMBERS[place.show], grid.metrics[place.number.metric]
+                if not kind.fits(grid.cell(place.number).sampler.settings, metric):
                     raise UserError(
-                        f"{self.path}: tables.{name}, row {place.row.label}: class_accuracy needs "
-                        "samples guided to a class and a metric with a classifier, not "
-                        f"{place.number.cell} by {metric.name}"
+                        f"{self.path}: tables.{name}, row {place.row.label}: {place.show} needs "
+                        f"{kind.needs}, not {place.number.cell} by {metric.name}"
                     )

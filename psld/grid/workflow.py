@@ -7,7 +7,6 @@ from typing import Any
 from psld.config.locations import config_names
 from psld.grid import paths
 from psld.grid.cache import load_grid
-from psld.grid.captions import caption_of
 from psld.grid.entries import paper_values
 from psld.grid.figures import GridFigure, all_figures, plot_numbers, plots, trained_models
 from psld.grid.jobs import nearest
@@ -98,14 +97,9 @@ class Workflow:
 
     # -- results ----------------------------------------------------------------------------------
 
-    def results(self, grid: Grid, numbers: Iterable[Number]) -> list[str]:
-        """The results behind some numbers with all their seeds, each file once."""
-        cells = dict.fromkeys(cell for number in numbers for cell in grid.replicates(number))
-        return [cell.result for cell in cells]
-
     def table_results(self, wildcards: Any) -> list[str]:
         grid = self.grid(wildcards)
-        return sorted(self.results(grid, grid.file.numbers_in(wildcards.table)))
+        return sorted(result_files(grid, grid.file.numbers_in(wildcards.table)))
 
     def table_content(self, wildcards: Any) -> dict[str, Any]:
         """The contents of a table besides its inputs: its texts, and what each entry shows."""
@@ -123,11 +117,11 @@ class Workflow:
                 models = (grid.models[model] for model in trained_models(grid))
                 return [f"{model.folder}/history.json" for model in models]
             case "plot":
-                return self.results(grid, plot_numbers(grid, figure.name))
+                return result_files(grid, plot_numbers(grid, figure.name))
             case "nearest":
                 return [cell.result for cell in figure.cells.values()]
             case "phase-space":
-                return [grid.models[figure.model].manifest]
+                return [figure.cell.model.manifest]
         return [cell.records[0] for cell in figure.cells.values()]
 
     def figure_images(self, wildcards: Any) -> list[str]:
@@ -149,23 +143,20 @@ class Workflow:
             content["entries"] = [list(number) for number in numbers]
             content["paper"] = [papers.get(number) for number in numbers]
         if figure.kind == "phase-space":
-            content["record"] = grid.gallery(figure.model).digest
+            content["record"] = figure.cell.digest
         return content
-
-    def caption(self, wildcards: Any) -> str:
-        return caption_of(self.figure(wildcards))
 
     def page_parts(self, wildcards: Any) -> list[str]:
         """The files that a page shows: tables, the results in them, and figures."""
         grid = self.grid(wildcards)
         pages = [f"{paths.table(grid.name, table)}.html" for table in grid.file.tables]
-        results = sorted(self.results(grid, grid.file.numbers))
+        results = sorted(cell.result for cell in grid.measured_cells)
         return [*pages, *results, *figure_files(grid, all_figures(grid))]
 
     def certificate_inputs(self, wildcards: Any) -> list[str]:
         """The results of all cells, and the plots of them."""
         grid = self.grid(wildcards)
-        results = sorted(self.results(grid, grid.file.numbers))
+        results = sorted(cell.result for cell in grid.measured_cells)
         return [*results, *figure_files(grid, plots(grid))]
 
     # -- targets ----------------------------------------------------------------------------------
@@ -242,6 +233,11 @@ class Workflow:
                         f"figure, grid or rule; call it {grid}-{name}"
                     )
                 seen.add(name)
+
+
+def result_files(grid: Grid, numbers: Iterable[Number]) -> list[str]:
+    """Return the results behind some numbers with all their seeds, each file once."""
+    return [cell.result for cell in grid.cells_behind(numbers)]
 
 
 def table_files(grid: Grid, table: str) -> list[str]:

@@ -8,7 +8,7 @@ import torch
 
 from psld.diffusion.instances import build_process
 from psld.grid.cache import load_grid
-from psld.grid.plan import count_jobs, network_name
+from psld.grid.plan import jobs_by_stage, network_name
 from psld.grid.records import Grid, Guide, Model
 from psld.grid.tables import Number as GridNumber
 from psld.training.model import build_network
@@ -114,7 +114,7 @@ def recipe(trained: Model | Guide, overrides: tuple[str, ...], name: str) -> Loo
 
 def test_models_are_trained_as_the_official_scripts_say(paper):
     for name, model in paper.models.items():
-        training = recipe(model, paper.file.overrides_of(name), name)
+        training = recipe(model, paper.file.overrides(name), name)
         assert (training.grad_clip, training.ema_decay) == (1.0, 0.9999)
         assert (training.weighting, training.label_dropout) == ("fid", None)
         process = model.settings.process
@@ -169,7 +169,7 @@ def project(tmp_path_factory) -> Project:
 @pytest.mark.slow
 def test_a_dry_run_lists_the_whole_paper_in_seconds(paper, project):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert project.plan("--quiet", "rules", "--", "all") == count_jobs(paper)
+    assert project.plan("--quiet", "rules", "--", "all") == jobs_by_stage(paper)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime - before.ru_utime < 20
 

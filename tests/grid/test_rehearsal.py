@@ -8,7 +8,7 @@ import yaml
 
 from psld.config.locations import CONFIGS
 from psld.grid.cache import load_grid
-from psld.grid.plan import count_jobs
+from psld.grid.plan import jobs_by_stage
 from psld.grid.workflow import Workflow
 from psld.utils.errors import UserError
 
@@ -85,7 +85,7 @@ def test_a_wrong_rehearsal_is_refused_in_one_line(demo_file, changes, complaint)
 
 def test_the_fast_grid_trains_nothing_and_samples_the_papers_models(folder, paper):
     fast = load_grid("fast")
-    assert not {"train", "import"} & count_jobs(fast).keys()
+    assert not {"train", "import"} & jobs_by_stage(fast).keys()
     pattern = Workflow({"fast": fast, "paper": paper}).pattern("models", imported=False)
     assert "fast/" not in pattern
     for name, model in fast.models.items():

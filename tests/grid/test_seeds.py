@@ -2,8 +2,8 @@
 
 import pytest
 
-from psld.grid.figures import all_figures, nfe_panels, trained_models
-from psld.grid.plan import count_jobs
+from psld.grid.figures import all_figures, nfe_lines, trained_models
+from psld.grid.plan import jobs_by_stage
 from psld.grid.records import Grid
 from psld.report.style import model_looks
 from tests.grid.mine import changed, load
@@ -26,7 +26,7 @@ def content() -> dict:
 def test_models_are_trained_once_for_each_seed(grid):
     assert list(grid.models) == ["psld", "psld-seed1", "psld-seed2", "official"]
     assert [m.settings.training.seed for m in grid.models.values()] == [0, 1, 2, 0]
-    jobs = count_jobs(grid)
+    jobs = jobs_by_stage(grid)
     assert (jobs["train"], jobs["import"]) == (3, 1), "nothing is trained again with a checkpoint"
 
 
@@ -57,7 +57,7 @@ def test_figures_show_the_first_seed_and_all_seeds_look_the_same(grid):
         cell.seed for figure in all_figures(grid).values() for cell in figure.cells.values()
     } == {0}
     assert trained_models(grid) == ["psld"]
-    [panel] = nfe_panels(grid)
+    [panel] = nfe_lines(grid)
     assert {name: len(line) for name, line in panel.lines.items()} == {"psld": 2, "official": 2}
     looks = model_looks(grid)
     assert looks["psld-seed2"] == looks["psld"] != looks["official"]
