@@ -79,8 +79,10 @@ def config_of(frame: Frame, overrides: list[str], is_sweep: bool = False) -> tup
     named = [f"{frame.bare}={quoted(word)}" for word in bare]
     overrides = [*named, *(word for word in overrides if word not in bare)]
     if record := frame.record_in(overrides):
+        key, name = record
+        if frame.records[key].fixed:
+            raise UserError(f"{key}={name}: the grid decides everything; leave {key} out")
         frame.changes(overrides)  # Refuses what only the grid decides.
-        key, _ = record
         content = frame.load_record(overrides).settings.model_dump(mode="json")
         places = PLACES & set(frame.records[key].run)
         base = {key: value for key, value in content.items() if key not in places or value is None}

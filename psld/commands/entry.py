@@ -39,8 +39,8 @@ class FromRecord:
     """The command's job, an attribute of the record."""
     elsewhere: bool = False
     """True if another result needs an `output` of its own."""
-    fixed: Collection[str] = ()
-    """Settings of the config that only the grid decides."""
+    fixed: bool = False
+    """True if nothing but `run` can be changed."""
 
 
 @dataclass(frozen=True)
@@ -75,32 +75,34 @@ class Frame:
         if not self.has_config:
             return self._of_the_class(words)
         named = self.record_in(words)
-        if named is None or self.changes(words):
+        if named is None:
             return None
         key, name = named
         bare = [word for word in words if self.is_bare(word)]
         others = [word for word in without(words, key, "record") if word not in bare]
-        if not all(map(is_plain, others)):
+        needs_hydra = self.changes(words) or not all(map(is_plain, others))
+        if needs_hydra and not self.records[key].fixed:
             return None
-        content = self.load_record(words).settings.model_dump() | self._of_bare(bare)
-        return parse(self.kind, updated(content, others), f"{key}={name}")
+        settings = self.load_record(words).settings
+        kind = self.kind if issubclass(self.kind, type(settings)) else type(settings)
+        content = updated(settings.model_dump() | self._of_bare(bare), others)
+        return parse(kind, content, f"{key}={name}")
 
     def changes(self, words: list[str]) -> list[str]:
         """Return the words that change more of the record than how its job runs.
 
-        Raises UserError for one that only the grid decides, or if another result would take the
-        place of the grid's.
+        Raises UserError for a change that the command does not allow, or that would put another
+        result in the place of the grid's.
         """
         key, name = self.record_in(words)
         record, changed = self.records[key], []
         in_place = record.elsewhere and value_in(words, "output") is None
-        decided = {*record.fixed, *(self.kind.model_fields if in_place else ())}
         for word in without(words, key, "record"):
             setting = key_of(word).partition(".")[0]
             if setting in record.run or self.is_bare(word):
                 continue
-            if setting in decided:
-                remedy = "" if setting in record.fixed else ", or give an output=… of its own"
+            if (record.fixed or in_place) and setting in self.kind.model_fields:
+                remedy = "" if record.fixed else ", or give an output=… of its own"
                 raise UserError(
                     f"{word}: the grid decides this for {key}={name}; leave one of them out{remedy}"
                 )
@@ -129,16 +131,16 @@ class Frame:
 
     def is_bare(self, word: str) -> bool:
         """Check that a word is no setting: official checkpoints have `=` in their names."""
+        if self.bare is None or word.startswith("-"):
+            return False
         key, equals, _ = word.partition("=")
         is_path = "/" in key and not key.lstrip("+~").startswith("hydra/")
-        is_setting = equals and not is_path and not Path(word).is_file()
-        return self.bare is not None and not word.startswith("-") and not is_setting
+        return not equals or is_path or Path(word).is_file()
 
     def _of_bare(self, bare: list[str]) -> dict[str, Any]:
         if not bare:
             return {}
-        takes_several = self.bare and not self.has_config
-        return {self.bare: bare if takes_several else bare[-1]}
+        return {self.bare: bare[-1] if self.has_config else bare}
 
 
 def entry_point(

@@ -9,14 +9,15 @@
 
 from psld.commands.entry import FromRecord, entry_point
 from psld.metrics.evaluation import evaluate
-from psld.metrics.settings import EvaluateSettings
+from psld.metrics.settings import EvaluateCommandSettings, EvaluateSettings
 
-RUN = {"output", "keep", "device"}
-FIXED = {"metric", "samples", "reference", "extractor"}
-RECORDS = {"cell": FromRecord("cells", RUN, "evaluate_job", elsewhere=True, fixed=FIXED)}
+RUN = {"shards", "output", "keep", "device"}
+RECORDS = {"cell": FromRecord("cells", RUN, "evaluate_job", fixed=True)}
 
 
-@entry_point("evaluate", EvaluateSettings, records=RECORDS)
-def main(settings: EvaluateSettings) -> None:
+@entry_point("evaluate", EvaluateCommandSettings, records=RECORDS)
+def main(settings: EvaluateSettings | EvaluateCommandSettings) -> None:
+    if isinstance(settings, EvaluateCommandSettings):
+        settings = settings.evaluation()
     for result in evaluate(settings).results:
         print(f"{result.metric['name']} of {result.samples} images: {result.value:.4g}")

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from psld.config.locations import config_folders
 from psld.config.settings import Settings
@@ -36,8 +36,17 @@ KINDS: dict[str, type[Settings]] = {
 }
 """The records of a grid by the names of its attributes; its cells are made of them."""
 
-UNREADABLE = (sqlite3.Error, OSError, ValueError, KeyError)
+UNREADABLE = (sqlite3.Error, OSError, ValueError, LookupError)
 """The errors of a file that is missing, damaged, or of another version of the code."""
+
+
+class Row(NamedTuple):
+    """A row of the table, without the SHA-256 that seals it."""
+
+    place: int
+    kind: str
+    name: str
+    content: str
 
 
 class _CellRow(Settings):
@@ -90,8 +99,8 @@ def _connect(file: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
 
 
-def _rows(database: sqlite3.Connection, where: str, *values: str) -> Iterator[tuple[str, str]]:
-    """Yield name and JSON of the rows that fulfill a condition.
+def _rows(database: sqlite3.Connection, where: str = "1", *values: str) -> Iterator[Row]:
+    """Yield the rows that fulfill a condition, by their places.
 
     Raises ValueError for a damaged one: SQLite has no checksums.
     """
@@ -99,13 +108,14 @@ def _rows(database: sqlite3.Connection, where: str, *values: str) -> Iterator[tu
     for *row, seal in database.execute(query, values):
         if seal != _seal(*row):
             raise ValueError("damaged")
-        yield row[2], row[3]
+        yield Row(*row)
 
 
 def _content(database: sqlite3.Connection, kind: str, name: str = "") -> str:
     """Return the JSON of one row. Raises KeyError without it."""
-    rows = dict(_rows(database, "kind = ? AND name = ?", kind, name))
-    return rows[name]
+    for row in _rows(database, "kind = ? AND name = ?", kind, name):
+        return row.content
+    raise KeyError(name)
 
 
 def _record(database: sqlite3.Connection, kind: str, name: str) -> Any:
@@ -133,21 +143,20 @@ def _cell(database: sqlite3.Connection, grid: str, name: str) -> Cell:
 
 
 def _read(name: str, file: Path, digest: str) -> Grid | None:
-    """Return the grid of a cache file with this digest."""
+    """Return the grid of a cache file with this digest, which is its last row."""
     try:
         with closing(_connect(file)) as database:
-            [(count,)] = database.execute("SELECT count(*) FROM records")
-            if _content(database, "digest") != f"{digest} {count}":
-                return None
-            content = GridFile.model_validate_json(_content(database, "file"))
-            records = {
-                kind: {
-                    record: model.model_validate_json(text)
-                    for record, text in _rows(database, "kind = ?", kind)
-                }
-                for kind, model in KINDS.items()
+            rows = list(_rows(database))
+        is_whole = [row.place for row in rows] == list(range(len(rows)))
+        if not is_whole or rows[-1][1:] != ("digest", "", digest):
+            return None
+        records = {
+            kind: {
+                row.name: model.model_validate_json(row.content) for row in rows if row.kind == kind
             }
-            return Grid(name=name, file=content, **records)
+            for kind, model in KINDS.items()
+        }
+        return Grid(name, GridFile.model_validate_json(rows[0].content), **records)
     except UNREADABLE:
         return None
 
@@ -157,7 +166,7 @@ def _contents(file: Path) -> dict[str, dict[str, Any]]:
     try:
         with closing(_connect(file)) as database:
             rows = _rows(database, "kind = 'contents'")
-            return {name: json.loads(content) for name, content in rows}
+            return {row.name: json.loads(row.content) for row in rows}
     except UNREADABLE:
         return {}
 
@@ -171,7 +180,7 @@ def _write(file: Path, digest: str, grid: Grid, contents: dict[str, dict[str, An
         rows += [(kind, name, record.model_dump_json()) for name, record in records.items()]
     rows += [("cells", name, _cell_row(cell)) for name, cell in grid.cells.items()]
     rows += [("contents", key, json.dumps(content)) for key, content in contents.items()]
-    rows.append(("digest", "", f"{digest} {len(rows) + 1}"))
+    rows.append(("digest", "", digest))
     with closing(sqlite3.connect(":memory:")) as database:
         database.execute(
             "CREATE TABLE records (place INTEGER, kind TEXT, name TEXT, content TEXT, seal TEXT, "

@@ -6,7 +6,7 @@ from psld.config.locations import CONFIGS
 from psld.config.settings import parse
 from psld.grid.cache import load_grid
 from psld.grid.schema import GridFile
-from tests.grid.mine import CONTENT, changed, load
+from tests.grid.mine import changed, load
 
 GRIDS = sorted(path.stem for path in (CONFIGS / "grid").glob("*.yaml"))
 
