@@ -16,7 +16,7 @@ from psld.diffusion.instances import build_process
 from psld.diffusion.loop import sample
 from psld.diffusion.score import NetworkScore
 from psld.diffusion.settings import SDESettings
-from psld.grid.composing import compose_model
+from psld.grid.resolution import compose_model
 from psld.networks.forward import forward_pass
 from psld.training.model import build_network
 

@@ -9,7 +9,7 @@ from benchmarks.timing import compare
 from psld.diffusion.instances import build_process
 from psld.diffusion.loop import sample
 from psld.diffusion.score import NetworkScore
-from psld.grid.composing import compose_model
+from psld.grid.resolution import compose_model
 from psld.sampling.settings import SDESettings
 from psld.training.model import build_network
 

@@ -4,7 +4,7 @@
 
 A cold run has no compiled module and no grid in the cache; "warm" is the least of later runs, which
 depends little on what else runs on the machine. A command ends when its settings are checked;
-tabulate, plan and track run to their end.
+tabulate and plan run to their end.
 """
 
 import os
@@ -29,19 +29,19 @@ entry.entry_point = lambda *how, **more: lambda main: checked(*how, **more)(lamb
 RUN = "from psld.commands.main import main; main()"
 
 COMMANDS = {
-    "prepare dataset=digits": UNTIL_WORK + RUN,
+    "prepare dataset=demo/digits": UNTIL_WORK + RUN,
     "train model=demo/cld data=x.h5": UNTIL_WORK + RUN,
     "train_guide guide=demo/psld-0.02 data=x.h5": UNTIL_WORK + RUN,
-    "train_extractor dataset=digits metric=fd-classifier data=x.h5": UNTIL_WORK + RUN,
+    "train_extractor features=demo/digits/fd-classifier data=x.h5": UNTIL_WORK + RUN,
     "import model=demo/cld data=x.h5 checkpoint=x": UNTIL_WORK + RUN,
-    "reference dataset=digits metric=fid data=x.h5": UNTIL_WORK + RUN,
+    "reference features=demo/digits/fd-classifier data=x.h5": UNTIL_WORK + RUN,
     "sample cell=demo/cld/em-uniform-40": UNTIL_WORK + RUN,
     "evaluate cell=demo/cld/em-uniform-40": UNTIL_WORK + RUN,
     "tabulate": RUN,
     "figure figure=nfe": UNTIL_WORK + RUN,
     "plan list=cells": RUN,
     "launch -- train model=demo/cld data=x.h5": UNTIL_WORK + RUN,
-    "wandb track wandb.mode=disabled": RUN,
+    "wandb sync": UNTIL_WORK + RUN,
 }
 WITH_TORCH = (
     "train",

@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -162,6 +163,7 @@ def entry_point(
     frame = Frame(name, kind, records or {}, bare, has_config)
 
     def decorate(main: Callable[[S], Any]) -> Callable[[], None]:
+        @wraps(main)
         def command() -> None:
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
             try:
