@@ -100,7 +100,7 @@ def test_truncated_checkpoint(project, finished, stage: Stage):
     [run] = (pattern.removesuffix("/*") for pattern in stage.work)
     for folder in finished.glob(run):
         shutil.copytree(folder, project / folder.relative_to(finished), dirs_exist_ok=True)
-    [newest] = project.glob(f"{run}/checkpoints/*4.pt")
+    [newest] = project.glob(f"{run}/checkpoints/*4.safetensors")
     newest.write_bytes(newest.read_bytes()[:-100])
     refused(stage.run(project), 2, str(newest.relative_to(project)))
     check_nothing_lost(project, stage, before, finished)

@@ -89,7 +89,7 @@ def test_no_memory_for_a_checkpoint_is_no_damage(project, finished, stage: Stage
     """The line must not advise to delete it."""
     before = begin_again(project, stage)
     start(stage, project, moment=Moment(signal.SIGKILL, 2)).ended()
-    checkpoints = {path: path.read_bytes() for path in project.rglob("checkpoint-*.pt")}
+    checkpoints = {path: path.read_bytes() for path in project.rglob("checkpoint-*.safetensors")}
 
     def load(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
