@@ -99,7 +99,7 @@ def test_what_is_missing_damaged_or_of_another_origin_is_made_again(cell, model)
     said = resample(cell, model, "shards=3", "seed=1")
     assert "is there" not in said
     assert said.count("made by another seed than the model and the sampler have now") == 3
-    assert not np.array_equal(Shard.loadshard_path(cell, 0).images, images[0])
+    assert not np.array_equal(Shard.load(shard_path(cell, 0)).images, images[0])
 
 
 def test_a_killed_range_loses_the_shard_under_way_alone(model, tmp_path):
