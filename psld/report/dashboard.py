@@ -1,6 +1,5 @@
 """The dashboard of a grid: a report in wandb, which shows all results uploaded so far or later."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,12 @@ from wandb_workspaces.reports.v2.interface import Block, Panel
 from psld.grid.figures import figures_of
 from psld.grid.places import Evaluation
 from psld.grid.resolved import Grid
+from psld.report.result_runs import evaluation_id
 from psld.report.style import model_looks
-from psld.report.track import evaluation_id
+from psld.training.history import WandbRun
 from psld.training.manifest import MANIFEST, read_manifest
 from psld.training.settings import WandbSettings
-from psld.training.wandb_runs import errors_in_one_line, known_training_id
+from psld.training.wandb_runs import check_login, errors_in_one_line
 
 WIDTH = 24  # in units of wandb's layouts
 CURVES = ("loss", "grad_norm", "learning_rate", "images_per_second")
@@ -27,7 +27,7 @@ COLUMNS = ["config:model.value", "config:sampler.value.name", *(f"summary:{v}" f
 
 def update_dashboard(grid: Grid, models: Path, settings: WandbSettings) -> str:
     """Create or update the grid's report and return its address."""
-    os.environ.setdefault("WANDB_SILENT", "true")
+    check_login()
     with errors_in_one_line():
         api = wandb.Api()
         entity = settings.entity or api.default_entity
@@ -103,8 +103,8 @@ def _training_colors(grid: Grid, models: Path) -> dict[str, str]:
     for model, look in model_looks(grid).items():
         trained = (models / model / MANIFEST).exists()
         run = read_manifest(models / model).run if trained else None
-        if run and (known := known_training_id(Path(run))):
-            colors[known] = look.color
+        if run and (known := WandbRun.read(Path(run))):
+            colors[known.id] = look.color
     return colors
 
 

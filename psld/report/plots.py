@@ -13,7 +13,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from psld.config.settings import read_record
 from psld.grid.entries import paper_values
 from psld.grid.figures import Panel, friction_of, gamma_panels, nfe_panels, trained_models
 from psld.grid.measured import read_measured
@@ -21,7 +20,7 @@ from psld.grid.places import Evaluation
 from psld.grid.resolved import Grid
 from psld.report.panels import Curve, Points, View, draw_panels, label_x_axis
 from psld.report.style import Look, model_looks, ramp
-from psld.training.manifest import TrainingHistory
+from psld.training.history import HISTORY, TrainingHistory
 from psld.utils.errors import UserError
 
 MAX_POINTS = 60  # of a training curve
@@ -103,25 +102,15 @@ def plot_training(grid: Grid, models: Path) -> Figure:
     looks = model_looks(grid)
     curves: dict[str, list[Curve]] = {}
     for name in trained_models(grid):
-        path = models / name / "history.json"
-        points = thinned(_read_losses(path)) if path.exists() else []
-        if points:
+        path = models / name / HISTORY
+        entries = TrainingHistory.read(path).entries if path.exists() else []
+        if points := thinned([(entry.step, entry.loss) for entry in entries]):
             curve = Curve(name, looks[name], points, mark_every=max(1, len(points) // 8))
             curves.setdefault(grid.models[name].dataset, []).append(curve)
     views = [View(dataset, "all", "training loss", lines) for dataset, lines in curves.items()]
     if not views:
         raise UserError(f"{models}: nothing of grid {grid.name} to plot yet")
     return draw_panels(views, "training step", lambda axes, _: axes.set_xscale("log"))
-
-
-def _read_losses(path: Path) -> Points:
-    """Read steps and losses. Raises UserError if the file is not a training history."""
-    wrong = f"{path}: not a training history; train the model again"
-    history = read_record(TrainingHistory, path, wrong)
-    try:
-        return [(entry["step"], entry["loss"]) for entry in history.entries]
-    except KeyError:
-        raise UserError(wrong) from None
 
 
 def thinned(points: Points) -> Points:

@@ -1,19 +1,13 @@
-"""Write the results of a grid to wandb as runs, each once.
-
-A changed result replaces its run. Runs written offline are written again once wandb is online.
-Trainings write their own runs.
-"""
+"""The results of a grid as runs for wandb, computed from the files on disk."""
 
 import hashlib
-import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import wandb
 
 from psld.data.picture import tiled
 from psld.grid.entries import paper_values, read_table
@@ -24,16 +18,16 @@ from psld.grid.results import CellResult, read_result
 from psld.report.formats import record
 from psld.report.table import text_of
 from psld.sampling.shards import Shard, shard_path
-from psld.training.preview import SIDE
-from psld.training.settings import WandbSettings
-from psld.training.wandb_runs import errors_in_one_line, start_run
-from psld.utils.files import digest_of, read_json, write_json
+from psld.utils.files import digest_of
+
+SIDE = 8
+"""Rows and columns of the picture of a cell's first images."""
 
 TableContent = tuple[list[str], list[list[Any]]]  # columns and lines
 
 
 @dataclass(frozen=True)
-class TrackedRun:
+class ResultRun:
     """One run: a cell's sampling, one of its metrics, a table, or the grid's figures."""
 
     id: str
@@ -46,54 +40,17 @@ class TrackedRun:
     tables: dict[str, TableContent] = field(default_factory=dict)
 
     @property
+    def options(self) -> dict[str, Any]:
+        """The options of `wandb.init` that do not depend on where the run goes."""
+        return {key: getattr(self, key) for key in ("id", "job_type", "name", "config", "tags")}
+
+    @property
     def digest(self) -> str:
         images = {}
         for name, image in self.images.items():
             content = image.read_bytes() if isinstance(image, Path) else image.tobytes()
             images[name] = hashlib.sha256(content).hexdigest()
-        return digest_of([self.name, self.config, self.tags, self.values, images, self.tables])
-
-
-def track(runs: Iterable[TrackedRun], group: str, settings: WandbSettings, folder: Path) -> None:
-    """Write the new and changed runs into `folder`, and a record of what was written."""
-    file = folder / "written.json"
-    written = read_json(file, dict[str, Any]) if file.exists() else {}
-    online = settings.mode == "online"
-    fresh = total = 0
-    for run in runs:
-        total += 1
-        digest = digest_of([settings.project, settings.entity, run.digest])
-        wanted = {"digest": digest, "online": online}
-        if written.get(run.id) not in (wanted, {"digest": digest, "online": True}):
-            write_run(run, group, settings, folder)
-            written[run.id] = wanted
-            write_json(file, written)
-            fresh += 1
-    wandb.teardown()  # waits until all finished runs are written
-    print(f"{group}: {total} runs, of which {fresh} are new or changed, in {folder}")
-
-
-def write_run(run: TrackedRun, group: str, settings: WandbSettings, folder: Path) -> None:
-    """Write a run, and remove older runs of the same result."""
-    for older in folder.glob(f"wandb/*run-*-{run.id}"):
-        shutil.rmtree(older)
-    with (
-        errors_in_one_line(),
-        start_run(
-            settings,
-            folder,
-            id=run.id,
-            name=run.name,
-            group=group,
-            job_type=run.job_type,
-            config=run.config,
-            tags=run.tags,
-            stats=False,
-        ) as started,
-    ):
-        images = {n: wandb.Image(image) for n, image in run.images.items()}
-        tables = {n: wandb.Table(*t, allow_mixed_types=True) for n, t in run.tables.items()}
-        started.log({**run.values, **images, **tables})
+        return digest_of([self.options, self.values, images, self.tables])
 
 
 def run_id(grid: Grid, job_type: str, *identity: str | int) -> str:
@@ -105,7 +62,7 @@ def evaluation_id(grid: Grid, evaluation: Evaluation) -> str:
     return run_id(grid, "evaluate", evaluation.cell, evaluation.metric, evaluation.samples)
 
 
-def runs_of(grid: Grid, cells: Path, samples: Path, figures: Path) -> Iterator[TrackedRun]:
+def result_runs(grid: Grid, cells: Path, samples: Path, figures: Path) -> Iterator[ResultRun]:
     """Yield the runs of all results so far, in the order of the grid's tables."""
     papers = paper_values(grid)
     for cell in grid.cells:
@@ -128,14 +85,14 @@ def runs_of(grid: Grid, cells: Path, samples: Path, figures: Path) -> Iterator[T
     paths = {name: figures / f"{name}.png" for name in figures_of(grid)}
     images = {name: path for name, path in paths.items() if path.exists()}
     if images:
-        yield TrackedRun(run_id(grid, "figure"), "figure", "figures", config={}, images=images)
+        yield ResultRun(run_id(grid, "figure"), "figure", "figures", config={}, images=images)
 
 
 def _sampling_run(
     grid: Grid, evaluation: Evaluation, result: CellResult, images: dict[str, np.ndarray]
-) -> TrackedRun:
+) -> ResultRun:
     """Return the run of a cell: its settings, its cost and its first images."""
-    return TrackedRun(
+    return ResultRun(
         id=run_id(grid, "sample", evaluation.cell),
         job_type="sample",
         name=evaluation.cell,
@@ -160,8 +117,8 @@ def _sampling_run(
 
 
 def _evaluation_run(
-    grid: Grid, e: Evaluation, result: CellResult, paper: float | None, sampling: TrackedRun
-) -> TrackedRun:
+    grid: Grid, e: Evaluation, result: CellResult, paper: float | None, sampling: ResultRun
+) -> ResultRun:
     """Return the run of a metric: that of the sampling, and the metric under its own name."""
     values = {
         e.metric: result.value,
@@ -180,7 +137,7 @@ def _evaluation_run(
     )
 
 
-def _table_runs(grid: Grid, name: str, cells: Path) -> Iterator[TrackedRun]:
+def _table_runs(grid: Grid, name: str, cells: Path) -> Iterator[ResultRun]:
     """Yield the run of a table: `table` as printed and `entries` for programs; none if empty."""
     table, rows = grid.file.tables[name], read_table(grid, name, cells)
     entries = [entry for row in rows for entry in row]
@@ -188,7 +145,7 @@ def _table_runs(grid: Grid, name: str, cells: Path) -> Iterator[TrackedRun]:
         return
     text = text_of(table, rows)
     records = [record(grid, table, entry) for entry in entries]
-    yield TrackedRun(
+    yield ResultRun(
         id=run_id(grid, "tabulate", name),
         job_type="tabulate",
         name=name,
