@@ -64,19 +64,18 @@ def write_record(path: str | Path, record: Settings) -> None:
     write_json(path, with_digest(record.model_dump(mode="json")))
 
 
-@retried_in_slurm
-def read_record(kind: type[S], path: str | Path, wrong: str) -> S:
-    """Read a record of JSON.
-
-    A record without a digest, of an older version or written by hand, is taken as it is. Raises
-    UserError, with `wrong`, if it is damaged or something else.
-    """
+def load_record(kind: type[S], path: str | Path, wrong: str) -> S:
+    """Read a record of JSON. Raises UserError, with `wrong`, if it is damaged or something else."""
     content = read_json(path)
     if not isinstance(content, dict):
         raise UserError(wrong)
-    if content.pop(DIGEST, None) not in (None, digest_of(content)):
+    if content.pop(DIGEST, None) != digest_of(content):
         raise UserError(f"{wrong} (damaged: its {DIGEST} differs)")
     return parse(kind, content, where=wrong)
+
+
+read_record = retried_in_slurm(load_record)
+"""`load_record` of a file that must be there: a Slurm job waits for another node's file."""
 
 
 def _complaints(error: ValidationError, content: Mapping[str, Any]) -> list[str]:

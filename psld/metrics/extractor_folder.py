@@ -34,10 +34,8 @@ class ExtractorManifest(MadeRecord):
     """Name of the dataset."""
     dataset_digest: str
     """Digest of the dataset's pixels and labels."""
-    weights_sha256: str
-    """SHA-256 of `weights.safetensors`."""
     digest: str
-    """The extractor's digest: architecture and weights."""
+    """The SHA-256 of architecture and weights: the extractor's, and that of its file."""
     train_accuracy: float = Field(ge=0, le=1)
     """Accuracy on the training split, without augmentation."""
     test_accuracy: float | None = Field(ge=0, le=1)
@@ -48,10 +46,10 @@ class ExtractorManifest(MadeRecord):
     """The device of the training."""
 
 
-def save_weights(folder: str | Path, extractor: ClassifierExtractor, dataset_digest: str) -> str:
-    """Write the weights and return their SHA-256."""
-    origin = {"extractor": extractor.digest, "dataset": dataset_digest}
-    return save_tensors(Path(folder) / WEIGHTS, "weights", extractor.network.state_dict(), origin)
+def save_weights(folder: str | Path, extractor: ClassifierExtractor) -> str:
+    """Write the weights and return the extractor's digest."""
+    tensors, origin = extractor.network.state_dict(), {"architecture": extractor.architecture}
+    return save_tensors(Path(folder) / WEIGHTS, "weights", tensors, origin)
 
 
 @retried_in_slurm
@@ -133,7 +131,7 @@ def open_extractor(folder: str | Path, device: torch.device | str = "cpu") -> Cl
     manifest, path = read_manifest(folder), Path(folder) / WEIGHTS
     network = FeatureClassifier(manifest.extractor, manifest.shape)
     remedy = "train the extractor again"
-    weights = read_tensors(path, "weights", remedy, manifest.weights_sha256)
+    weights = read_tensors(path, "weights", remedy, manifest.digest)
     try:
         network.load_state_dict(weights.tensors())
     except RuntimeError:  # names or shapes differ: the code has changed

@@ -129,7 +129,7 @@ class Verification:
         names = sorted(
             n for n in self.entries.index.sha256 if Path(n).parent == Path(path).with_suffix("")
         )
-        shards = [LikelihoodShard.read(self.folder / name) for name in names]
+        shards = [LikelihoodShard.load(self.folder / name) for name in names]
         weights = self.entries.weights_of_model(model)
         wanted = self.grid.likelihood.model_dump()
         first = 0

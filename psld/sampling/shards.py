@@ -1,12 +1,14 @@
 """Shards: fixed ranges of sample indices, one file each, with the origin of its images."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from pydantic import ConfigDict, ValidationError
+from pydantic.dataclasses import dataclass
 
-from psld.config.settings import Settings, parse
+from psld.config.settings import Settings
 from psld.sampling.records import remove_records
 from psld.sampling.settings import shards_needed
 from psld.utils.errors import UserError
@@ -39,16 +41,7 @@ class ShardOrigin(Settings):
         return self.model_copy(update={"index": index})
 
 
-class _Header(Settings):
-    """A shard without its arrays."""
-
-    origin: ShardOrigin
-    nfe: int
-    seconds: float
-    device: str
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
 class Shard:
     """One shard: its images, their origin, and the cost of making them."""
 
@@ -78,19 +71,17 @@ class Shard:
 
     def save(self, path: str | Path) -> None:
         """Write the shard whole or not at all."""
-        header = _Header(origin=self.origin, nfe=self.nfe, seconds=self.seconds, device=self.device)
-        save_tensors(path, KIND, self.arrays(), header.model_dump())
+        cost = {"nfe": self.nfe, "seconds": self.seconds, "device": self.device}
+        save_tensors(path, KIND, self.arrays(), {"origin": self.origin.model_dump(), **cost})
 
     @classmethod
     def load(cls, path: str | Path) -> "Shard":
         """Read a shard. Raises UserError if it is missing, damaged or not a shard."""
         stored = load_tensors(path, KIND, REMEDY)
-        wrong = f"{path}: not a shard of this version; {REMEDY}"
-        header = parse(_Header, stored.origin, where=wrong)
         try:
-            return cls(**stored.arrays, **dict(header))
-        except TypeError:
-            raise UserError(wrong) from None
+            return cls(**stored.arrays, **stored.origin)
+        except (ValidationError, TypeError):
+            raise UserError(f"{path}: not a shard of this version; {REMEDY}") from None
 
 
 def shard_path(folder: str | Path, index: int) -> Path:

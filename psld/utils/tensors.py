@@ -40,6 +40,14 @@ class Stored:
         return {name: torch.from_numpy(array) for name, array in self.arrays.items()}
 
 
+def as_arrays(tensors: "Mapping[str, np.ndarray | Tensor]") -> dict[str, np.ndarray]:
+    """Return tensors on any device as arrays, contiguous in C's order."""
+    return {
+        name: np.asarray(each if isinstance(each, np.ndarray) else each.cpu().numpy(), order="C")
+        for name, each in tensors.items()
+    }
+
+
 def digest_of_arrays(kind: str, arrays: Mapping[str, np.ndarray], origin: Mapping[str, Any]) -> str:
     """Return the SHA-256 of kind, origin, and the names, types, shapes and bytes of the arrays."""
     names = sorted(arrays)
@@ -63,10 +71,7 @@ def save_tensors(
         tensors: on any device.
         origin: what made them; JSON.
     """
-    arrays = {
-        name: np.asarray(each if isinstance(each, np.ndarray) else each.cpu().numpy(), order="C")
-        for name, each in tensors.items()
-    }
+    arrays = as_arrays(tensors)
     sha256 = digest_of_arrays(kind, arrays, origin)
     header = json.dumps({"kind": kind, "sha256": sha256, "origin": origin}, allow_nan=False)
     content = save(arrays, {KEY: header})

@@ -52,7 +52,7 @@ RECORDS = {
     "results of a cell": Record(paths.cell_result("mine", "vp-sde/em-10"), CellResults.read),
     "likelihood": Record(paths.likelihood("mine", "vp-sde"), LikelihoodResult.read),
     "likelihood shard": Record(
-        paths.likelihood("mine", "vp-sde").replace(".json", "/00000.json"), LikelihoodShard.read
+        paths.likelihood("mine", "vp-sde").replace(".json", "/00000.json"), LikelihoodShard.load
     ),
     "launch.json": Record("launch.json", lambda file: read_record(Launch, file, f"{file}: x")),
     "psld.run.json": Record("psld.run.json", lambda file: solo._latest_run(file.parent)),

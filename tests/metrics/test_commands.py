@@ -56,7 +56,7 @@ def test_the_classifier_is_accurate_and_says_what_it_is(made):
     assert manifest.train_accuracy >= manifest.test_accuracy
     assert manifest.extractor == METRIC.extractor
     assert manifest.dataset_digest == ImageStore.open(made / "data" / "digits.h5").digest
-    assert manifest.weights_sha256 == weights_digest(folder)
+    assert manifest.digest == weights_digest(folder)
     assert manifest.versions["torch"] == torch.__version__
 
 
