@@ -46,7 +46,7 @@ def main(settings: TrainGuideSettings) -> None:
         build=partial(build_guide, settings, process),
         loss_of=GuideLoss(process),
         labels=Labels(store.labels("train"), store.num_classes),
-        preview=lambda network: as_logged(accuracies(network)),
+        preview=lambda network, _: as_logged(accuracies(network)),
         describe=describe,
     )
     with requeued_when_stopped() as on_start:

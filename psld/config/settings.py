@@ -18,6 +18,9 @@ S = TypeVar("S", bound="Settings")
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 """A name of files and folders: letters, digits, dots, dashes and underscores."""
 
+SHOWN = 10
+"""The largest number of wrong keys that an error names: a long list may be wrong in every entry."""
+
 DIGEST = "record_sha256"
 """The key with the SHA-256 of a record's other keys. It is the first, so no cut hides it."""
 
@@ -41,12 +44,12 @@ class MadeRecord(Settings):
 def parse(kind: type[S], content: Mapping[str, Any], where: str) -> S:
     """Check `content` against the settings class `kind`.
 
-    Raises UserError, in one line, with `where` and each key that is unknown, missing or wrong.
+    Raises UserError, in one line, with `where` and the keys that are unknown, missing or wrong.
     """
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        raise UserError(f"{where}: " + "; ".join(_complaints(error, content))) from None
+        raise UserError(f"{where}: " + "; ".join(_complaints(error, content)[:SHOWN])) from None
     except UnicodeEncodeError as error:
         raise UserError(f"{where}: {error}") from None
 

@@ -17,8 +17,9 @@ from psld.utils.tensors import grouped, load_tensors, save_tensors
 KEPT = 2
 """The number of newest checkpoints that are kept, besides milestones."""
 History = list[dict[str, float]]
-"""What was logged, step by step: step, loss, grad_norm, images_per_second, learning_rate; on GPUs
-also peak_memory_gib and mfu (model FLOPs utilization)."""
+"""What was logged, step by step: step, time (Unix, in seconds), loss, grad_norm, images_per_second,
+learning_rate; on GPUs also peak_memory_gib and mfu (model FLOPs utilization); of a guide's preview
+also its accuracies."""
 
 
 class TrainingState:

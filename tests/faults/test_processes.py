@@ -13,7 +13,7 @@ from tests.faults.children import Moment, start, without_partials
 from tests.faults.matrix import fault
 from tests.faults.stages import Stage
 
-WAITS = ("train", "train_guide", "sync")
+WAITS = ("train", "train_guide")
 """The stages that wait for another process with the same work."""
 
 
@@ -45,7 +45,7 @@ def test_two_at_once(project, finished, stage: Stage, position: int):
 
 @fault("out of memory")
 def test_out_of_memory(project, finished, stage: Stage, monkeypatch):
-    """At each moment at which a file is written, or uploaded."""
+    """At each moment at which a file is written."""
     before = begin_again(project, stage)
     for position in range(30):
         with monkeypatch.context() as patch:
@@ -64,21 +64,13 @@ def memory_ends(patch: pytest.MonkeyPatch, position: int) -> list[Path]:
     written: list[Path] = []
     replace = Path.replace
 
-    def come(path: Path) -> None:
+    def rename(path: Path, target: Path) -> Path:
         written.append(path)
         if len(written) > position:
             raise MemoryError("Unable to allocate 1.00 TiB")
-
-    def rename(path: Path, target: Path) -> Path:
-        come(path)
         return replace(path, target)
 
-    def upload(file: Path) -> tuple[list[str], int]:
-        come(file)
-        return [], 0
-
     patch.setattr(Path, "replace", rename)
-    patch.setattr("psld.report.sync._sync_errors", upload)
     return written
 
 

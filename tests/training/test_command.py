@@ -69,6 +69,7 @@ def test_the_model_says_what_it_is(finished, digits):
     assert manifest["versions"]["torch"] == torch.__version__
     assert {path.name for path in (finished / manifest["run"]).iterdir()} == {
         "checkpoints",
+        "history.json",
         "lock",
         "model",
         "settings.json",
@@ -107,7 +108,7 @@ def test_a_finished_training_only_exports(trained, digits, monkeypatch):
     monkeypatch.setattr(loop, "optimize", None)  # No step can be made.
     succeeded(call(trained, "train", *SETTINGS, f"data={digits}", "wandb.mode=offline"))
     assert weights(trained) == before
-    assert not list(trained.glob("runs/*/wandb")), "no run in wandb either"
+    assert not list(trained.glob("runs/*/wandb.json")), "no run in wandb either"
 
 
 def test_other_intervals_resume_the_same_training(trained, digits):
