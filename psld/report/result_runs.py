@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,28 +23,20 @@ from psld.utils.files import digest_of
 SIDE = 8
 """Rows and columns of the picture of a cell's first images."""
 
-TableContent = tuple[list[str], list[list[Any]]]  # columns and lines
-
 
 @dataclass(frozen=True)
 class ResultRun:
-    """One run: a cell's sampling, one of its metrics, a table, or the grid's figures."""
+    """One run: a metric of a cell, a table, or the grid's figures."""
 
-    id: str
-    job_type: str  # the command that made the result
-    name: str
-    config: dict[str, Any]
-    tags: tuple[str, ...] = ()  # dataset and metric; runs with the same tags are comparable
+    options: dict[str, Any]
+    """The options of `wandb.init`: id, job_type (the command that made the result), name, config;
+    tags of evaluations (dataset and metric; runs with the same tags are comparable)."""
     values: dict[str, Any] = field(default_factory=dict)
-    images: dict[str, np.ndarray | Path] = field(default_factory=dict)  # H×W×C, or PNG files
-    tables: dict[str, TableContent] = field(default_factory=dict)
+    images: dict[str, np.ndarray | Path] = field(default_factory=dict)
+    """Arrays H×W×C, or PNG files."""
+    tables: dict[str, tuple[list[str], list[list[Any]]]] = field(default_factory=dict)
+    """Columns and lines."""
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options of `wandb.init` that do not depend on where the run goes."""
-        return {key: getattr(self, key) for key in ("id", "job_type", "name", "config", "tags")}
-
-    @property
     def digest(self) -> str:
         images = {}
         for name, image in self.images.items():
@@ -66,75 +58,58 @@ def result_runs(grid: Grid, cells: Path, samples: Path, figures: Path) -> Iterat
     """Yield the runs of all results so far, in the order of the grid's tables."""
     papers = paper_values(grid)
     for cell in grid.cells:
-        found = [(e, read_result(grid, cells, e)) for e in grid.evaluations_by_cell[cell]]
-        results = {evaluation: result for evaluation, result in found if result}
-        if not results:
-            continue
-        shard = shard_path(samples / cell, 0)
         images = {}
-        if shard.exists():
+        if (shard := shard_path(samples / cell, 0)).exists():
             images["samples"] = tiled(Shard.load(shard).images[: SIDE * SIDE], SIDE)
-        largest = max(results, key=lambda evaluation: evaluation.samples)
-        yield _sampling_run(grid, largest, results[largest], images)
-        for evaluation, result in results.items():
-            paper = papers.get(evaluation, {}).get("value")
-            sampling = _sampling_run(grid, evaluation, result, images)
-            yield _evaluation_run(grid, evaluation, result, paper, sampling)
+        for evaluation in grid.evaluations_by_cell[cell]:
+            if result := read_result(grid, cells, evaluation):
+                paper = papers.get(evaluation, {}).get("value")
+                yield _evaluation_run(grid, evaluation, result, paper, images)
     for name in grid.file.tables:
         yield from _table_runs(grid, name, cells)
     paths = {name: figures / f"{name}.png" for name in figures_of(grid)}
-    images = {name: path for name, path in paths.items() if path.exists()}
-    if images:
-        yield ResultRun(run_id(grid, "figure"), "figure", "figures", config={}, images=images)
-
-
-def _sampling_run(
-    grid: Grid, evaluation: Evaluation, result: CellResult, images: dict[str, np.ndarray]
-) -> ResultRun:
-    """Return the run of a cell: its settings, its cost and its first images."""
-    return ResultRun(
-        id=run_id(grid, "sample", evaluation.cell),
-        job_type="sample",
-        name=evaluation.cell,
-        config={
-            **result.model.settings,  # under the same keys as in trainings
-            "model": evaluation.model,
-            "sampler": {"name": evaluation.sampler, **result.sampler},
-            "sampling_seed": result.seed,
-            "weights_sha256": result.model.weights_sha256,
-            "git_revision": result.git_revision,
-            "versions": result.versions,
-        },
-        tags=(grid.models[evaluation.model].dataset,),
-        values={
-            "images": result.samples,
-            "nfe": result.nfe,
-            "sampling_seconds": result.sampling_seconds,
-            "sampling_device": result.sampling_device,
-        },
-        images=images,
-    )
+    if images := {name: path for name, path in paths.items() if path.exists()}:
+        options = {"id": run_id(grid, "figure"), "job_type": "figure", "name": "figures"}
+        yield ResultRun(options, images=images)
 
 
 def _evaluation_run(
-    grid: Grid, e: Evaluation, result: CellResult, paper: float | None, sampling: ResultRun
+    grid: Grid,
+    e: Evaluation,
+    result: CellResult,
+    paper: float | None,
+    images: dict[str, np.ndarray],
 ) -> ResultRun:
-    """Return the run of a metric: that of the sampling, and the metric under its own name."""
+    """Return the run of a metric: its value under its own name, the cost, and the settings."""
+    config = {
+        **result.model.settings,  # under the same keys as in trainings
+        "model": e.model,
+        "sampler": {"name": e.sampler, **result.sampler},
+        "sampling_seed": result.seed,
+        "metric": grid.metrics[e.metric],
+        "weights_sha256": result.model.weights_sha256,
+        "git_revision": result.git_revision,
+        "versions": result.versions,
+    }
+    options = {
+        "id": evaluation_id(grid, e),
+        "job_type": "evaluate",
+        "name": e.cell,
+        "config": config,
+        "tags": (grid.models[e.model].dataset, e.metric),
+    }
     values = {
         e.metric: result.value,
         "paper": paper,
         "class_accuracy": result.class_accuracy and result.class_accuracy.value,
         "floor": result.floor,
         "noise": result.noise,
+        "images": result.samples,
+        "nfe": result.nfe,
+        "sampling_seconds": result.sampling_seconds,
+        "sampling_device": result.sampling_device,
     }
-    return replace(
-        sampling,
-        id=evaluation_id(grid, e),
-        job_type="evaluate",
-        config=sampling.config | {"metric": grid.metrics[e.metric]},
-        tags=(*sampling.tags, e.metric),
-        values={k: v for k, v in values.items() if v is not None} | sampling.values,
-    )
+    return ResultRun(options, {k: v for k, v in values.items() if v is not None}, images)
 
 
 def _table_runs(grid: Grid, name: str, cells: Path) -> Iterator[ResultRun]:
@@ -145,14 +120,14 @@ def _table_runs(grid: Grid, name: str, cells: Path) -> Iterator[ResultRun]:
         return
     text = text_of(table, rows)
     records = [record(grid, table, entry) for entry in entries]
-    yield ResultRun(
-        id=run_id(grid, "tabulate", name),
-        job_type="tabulate",
-        name=name,
-        config={"title": text.title, "caption": text.caption, "notes": text.notes},
-        values=dict(Counter(entry.status for entry in entries)),
-        tables={
-            "table": (text.columns, text.lines),
-            "entries": (list(records[0]), [list(r.values()) for r in records]),
-        },
-    )
+    options = {
+        "id": run_id(grid, "tabulate", name),
+        "job_type": "tabulate",
+        "name": name,
+        "config": {"title": text.title, "caption": text.caption, "notes": text.notes},
+    }
+    tables = {
+        "table": (text.columns, text.lines),
+        "entries": (list(records[0]), [list(line.values()) for line in records]),
+    }
+    yield ResultRun(options, dict(Counter(entry.status for entry in entries)), tables=tables)
