@@ -18,7 +18,6 @@ from psld.commands.entry import FromRecord, entry_point
 from psld.config.settings import write_record
 from psld.data.pixels import to_uint8, truncated
 from psld.data.store import ImageStore
-from psld.grid import jobs
 from psld.metrics.extractor import Extractor, batches_of, gather
 from psld.metrics.extractor_folder import load_extractor, read_manifest
 from psld.metrics.features import Features
@@ -32,7 +31,8 @@ NOISE_SAMPLES = 10_000
 """Images of noise; as many as training images if there are fewer."""
 
 
-RECORDS = {"features": FromRecord(jobs.reference, {"data", "extractor", "output", "device"})}
+RUN = {"data", "extractor", "output", "device"}
+RECORDS = {"features": FromRecord("features", RUN, "reference_job")}
 
 
 @entry_point("reference", ReferenceSettings, records=RECORDS)

@@ -11,7 +11,6 @@ from pathlib import Path
 from psld.commands.entry import FromRecord, entry_point
 from psld.config.settings import write_record
 from psld.data.store import ImageStore
-from psld.grid import jobs
 from psld.metrics.extractor_folder import MANIFEST, ExtractorManifest, save_weights
 from psld.metrics.extractor_training import accuracy, train_classifier
 from psld.metrics.feature_classifier import ImageShape
@@ -20,7 +19,7 @@ from psld.utils.device import use_device
 from psld.utils.errors import UserError
 from psld.utils.provenance import device_name, provenance
 
-RECORDS = {"features": FromRecord(jobs.train_extractor, {"data", "output", "device"})}
+RECORDS = {"features": FromRecord("features", {"data", "output", "device"}, "extractor_job")}
 
 
 @entry_point("train_extractor", TrainExtractorSettings, records=RECORDS)
