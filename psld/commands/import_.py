@@ -109,6 +109,7 @@ def import_weights(
     digest, step = None, checkpoint.step
     if Path(settings.data).exists():
         digest = ImageStore.open_for(settings.data, settings.dataset).digest
+    imported = Imported(file=Path(path).name, sha256=checkpoint.sha256, weights=chosen)
     manifest = kind(
         name=settings.name,
         grid=settings.grid_name,
@@ -121,8 +122,10 @@ def import_weights(
         device=None,
         ranks=None,
         run=None,
-        imported=Imported(file=Path(path).name, sha256=checkpoint.sha256, weights=chosen),
-        weights_sha256=save_weights(settings.output, network),
+        imported=imported,
+        weights_sha256=save_weights(
+            settings.output, network, imported.model_dump(exclude={"file"})
+        ),
         **provenance(),
     )
     write_manifest(settings.output, manifest)

@@ -49,13 +49,14 @@ def main(settings: ReferenceSettings) -> None:
     count = min(store.splits["train"], NOISE_SAMPLES)
     noise = noise_images(count, shape, metric.batch_size)
     parts["noise"] = gather(extractor, noise, "noise", count)
+    origin = {"extractor": extractor.digest, "dataset": store.digest}
     manifest = ReferenceManifest(
         extractor=metric.extractor,
         truncated_reference=metric.truncated_reference,
         dataset=settings.dataset.name,
         dataset_digest=store.digest,
         images={name: len(features) for name, features in parts.items()},
-        features_sha256=save_features(settings.output, parts),
+        features_sha256=save_features(settings.output, parts, origin),
         extractor_digest=extractor.digest,
         extractor_test_accuracy=read_manifest(folder).test_accuracy if folder else None,
         device=device_name(extractor.device),

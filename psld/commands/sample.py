@@ -31,7 +31,7 @@ def main(settings: SampleSettings) -> None:
     records, images = [], []
     for shard, made in sample_shards(settings):
         index, count = shard.origin.index, len(shard.images)
-        records.append(SampledShard(index=index, digest=shard.content_digest(), images=count))
+        records.append(SampledShard(index=index, digest=shard.digest(), images=count))
         images += [shard.images] if settings.png else []
         done = f"{count} images, NFE {shard.nfe}" if made else "is there"
         print(f"shard {index}: {done}", flush=True)

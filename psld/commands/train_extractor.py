@@ -51,7 +51,7 @@ def main(settings: TrainExtractorSettings) -> None:
         shape=shape,
         dataset=settings.dataset.name,
         dataset_digest=store.digest,
-        weights_sha256=save_weights(settings.output, extractor),
+        weights_sha256=save_weights(settings.output, extractor, store.digest),
         digest=extractor.digest,
         train_accuracy=accuracies["train"],
         test_accuracy=accuracies.get("test"),

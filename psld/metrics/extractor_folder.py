@@ -17,7 +17,7 @@ from psld.metrics.settings import (
 )
 from psld.utils.errors import UserError
 from psld.utils.files import retried_in_slurm
-from psld.utils.tensors import load_tensors, save_tensors
+from psld.utils.tensors import read_tensors, save_tensors
 
 WEIGHTS = "weights.safetensors"
 MANIFEST = "manifest.json"
@@ -48,9 +48,10 @@ class ExtractorManifest(MadeRecord):
     """The device of the training."""
 
 
-def save_weights(folder: str | Path, extractor: ClassifierExtractor) -> str:
-    """Write the weights and return the SHA-256 of the file."""
-    return save_tensors(Path(folder) / WEIGHTS, extractor.network.state_dict())
+def save_weights(folder: str | Path, extractor: ClassifierExtractor, dataset_digest: str) -> str:
+    """Write the weights and return their SHA-256."""
+    origin = {"extractor": extractor.digest, "dataset": dataset_digest}
+    return save_tensors(Path(folder) / WEIGHTS, "weights", extractor.network.state_dict(), origin)
 
 
 @retried_in_slurm
@@ -131,9 +132,10 @@ def open_extractor(folder: str | Path, device: torch.device | str = "cpu") -> Cl
     """
     manifest, path = read_manifest(folder), Path(folder) / WEIGHTS
     network = FeatureClassifier(manifest.extractor, manifest.shape)
-    weights = load_tensors(path, manifest.weights_sha256, "train the extractor again")
+    remedy = "train the extractor again"
+    weights = read_tensors(path, "weights", remedy, manifest.weights_sha256)
     try:
-        network.load_state_dict(weights)
+        network.load_state_dict(weights.tensors())
     except RuntimeError:  # names or shapes differ: the code has changed
         raise UserError(f"{path}: of another version; train it again") from None
     return ClassifierExtractor(network, manifest.extractor, manifest.shape, device)

@@ -77,7 +77,7 @@ def run_training(
         checkpoints = Checkpoints(run / "checkpoints", settings.training.milestone_every)
         # All ranks load the checkpoint that the leading one sees.
         newest = ranks.largest(checkpoints.newest() if ranks.leads else 0)
-        checkpoints.restore(state, ranks.device, newest)
+        checkpoints.restore(state, newest)
         if ranks.leads:
             on_start(run, state.step)
         if state.step < settings.training.steps:
@@ -109,7 +109,9 @@ def run_training(
                 device=device_name(ranks.device),
                 ranks=ranks.world,
                 run=str(run),
-                weights_sha256=save_weights(folder, state.ema.network),
+                weights_sha256=save_weights(
+                    folder, state.ema.network, settings.origin(store.digest)
+                ),
                 **task.describe(state.ema.network),
                 **provenance(),
             )

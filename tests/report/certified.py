@@ -138,7 +138,7 @@ def write_reference(grid: Grid) -> tuple[Reference, ReferenceManifest]:
         extractor=metric.extractor,
         truncated_reference=False,
         images={name: len(part) for name, part in parts.items()},
-        features_sha256=save_features(folder, parts),
+        features_sha256=save_features(folder, parts, {}),
         extractor_digest="e" * 64,
         extractor_test_accuracy=0.5,
         **made,

@@ -169,7 +169,7 @@ def test_an_evaluation_carries_its_metric_and_settings(tracked):
 def test_a_cell_shows_its_first_images(tracked, stage):
     run = runs(tracked)[stage, "psld/em-3"]
     shown = np.array(Image.open(run.logged_file("samples")).convert("RGB"))
-    images = Shard.load(tracked / "samples/mine/psld/em-3/00000.h5").images
+    images = Shard.load(tracked / "samples/mine/psld/em-3/00000.safetensors").images
     for index in (0, SIDE - 1, SIDE):
         row, column = (1 + 9 * place for place in divmod(index, SIDE))
         assert (shown[row : row + 8, column : column + 8, 0] == images[index, 0]).all()

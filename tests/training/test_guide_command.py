@@ -8,8 +8,8 @@ import torch
 
 from psld.data.store import ImageStore
 from psld.training.model import load_guide
-from psld.utils.files import sha256_of_file
 from tests.commands import TINY, call, files_below, refused, succeeded
+from tests.results import weights_digest
 
 SETTINGS = (
     *TINY,
@@ -41,8 +41,7 @@ def test_the_guide_says_what_it_is(finished, digits):
     assert manifest["settings"]["process"]["gamma"] == 0.01
     assert len(manifest["accuracy_by_time"]) == 10
     assert all(0 <= accuracy <= 1 for accuracy in manifest["accuracy_by_time"])
-    sha256 = sha256_of_file(finished / "guide" / "weights.safetensors")
-    assert manifest["weights_sha256"] == sha256
+    assert manifest["weights_sha256"] == weights_digest(finished / "guide")
 
 
 def test_it_can_be_loaded_and_asked(finished):
@@ -56,7 +55,7 @@ def test_a_resumed_training_ends_with_the_same_weights(finished, digits, tmp_pat
     """Dropout on; it goes on from step 8."""
     folder = shutil.copytree(finished, tmp_path / "resumed")
     before = weights(folder)
-    (newest,) = folder.glob("runs/*/checkpoints/checkpoint-00000012.pt")
+    (newest,) = folder.glob("runs/*/checkpoints/checkpoint-00000012.safetensors")
     newest.unlink()
     shutil.rmtree(folder / "guide")
     succeeded(call(folder, "train_guide", *SETTINGS, f"data={digits}"))

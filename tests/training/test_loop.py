@@ -34,7 +34,7 @@ def run(folder, settings, dropout=0.1, stop=None, state=None):
     """Train from where `folder` stands; gives the state, the checkpoints and what was logged."""
     state = state or tiny_state(PROCESS, settings, dropout)
     checkpoints = Checkpoints(folder, settings.milestone_every)
-    checkpoints.restore(state, ONE_RANK.device, checkpoints.newest())
+    checkpoints.restore(state, checkpoints.newest())
     log = Recorder()
     batches = batches_of(PROCESS, settings)
     stop = StopRequest() if stop is None else stop
@@ -255,7 +255,7 @@ def test_nan_in_the_loss_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
     checkpoints = Checkpoints(tmp_path / "bad")
     assert checkpoints.steps() == [5]
     restored = tiny_state(PROCESS, settings, dropout=0.1)
-    checkpoints.restore(restored, ONE_RANK.device, checkpoints.newest())
+    checkpoints.restore(restored, checkpoints.newest())
     check_equal(restored.state_dict(), good)
 
 

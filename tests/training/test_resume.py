@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
 from psld.training.state import Checkpoints
 from psld.training.stop import STOP_SIGNALS
@@ -55,8 +56,8 @@ def checkpoints_of(folder: Path) -> Checkpoints:
     return Checkpoints(runs[0] / "checkpoints" if runs else folder / "runs")
 
 
-def last_checkpoint(folder: Path) -> dict:
-    return torch.load(checkpoints_of(folder).path(STEPS), weights_only=True)
+def last_checkpoint(folder: Path) -> dict[str, Tensor]:
+    return load_file(checkpoints_of(folder).path(STEPS))
 
 
 def check_same_training(folder: Path, uninterrupted: Path) -> None:
