@@ -13,7 +13,7 @@ from psld.data.settings import DatasetSettings, PrepareSettings
 from psld.grid.figures import PLOTS
 from psld.grid.records import Features, Grid, Guide, Model, Sampler
 from psld.grid.schema import GridFile
-from psld.metrics.results import NUMBERS
+from psld.metrics.results import NUMBER_KINDS
 from psld.metrics.settings import MetricSettings, ReferenceSettings, TrainExtractorSettings
 from psld.sampling.fit import check_fit
 from psld.sampling.settings import (
@@ -298,7 +298,7 @@ class _Resolver:
             for place in self.file.places_in(name):
                 if place.number is None:
                     continue
-                kind, metric = NUMBERS[place.show], grid.metrics[place.number.metric]
+                kind, metric = NUMBER_KINDS[place.show], grid.metrics[place.number.metric]
                 if not kind.fits(grid.cell(place.number).sampler.settings, metric):
                     raise UserError(
                         f"{self.path}: tables.{name}, row {place.row.label}: {place.show} needs "

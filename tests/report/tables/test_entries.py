@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from psld.config.settings import write_record
-from psld.metrics.results import NUMBERS, CellResult, CellResults, NumberKind
+from psld.metrics.results import NUMBER_KINDS, CellResult, CellResults, NumberKind
 from psld.report.table import EVERY_ENTRY, scales
 from tests.commands import call, refused, succeeded
 from tests.report.tables.conftest import (
@@ -113,7 +113,7 @@ def test_a_result_of_another_record_is_one_that_has_not_been_run(folder, grid):
 )
 def test_a_kind_of_number_is_one_entry(folder, monkeypatch, kind, text):
     """Its digits, its interval and its band follow."""
-    monkeypatch.setitem(NUMBERS, "nfe", kind)
+    monkeypatch.setitem(NUMBER_KINDS, "nfe", kind)
     assert printed(folder, column=3).startswith(f"{text} (10")
     assert records(folder)[1]["status"] == "off"
 
