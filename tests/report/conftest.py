@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from psld.grid.resolved import Grid
+from psld.grid.records import Grid
 from tests.results import link_grid, write_grid, write_result
 
 GRID = yaml.safe_load("""
