@@ -21,7 +21,6 @@ from psld.commands.entry import FromRecord, entry_point
 from psld.data.store import ImageStore
 from psld.diffusion.instances import build_process
 from psld.diffusion.process import LinearProcess
-from psld.grid import jobs
 from psld.networks.official import LISTED, from_official
 from psld.networks.official_checkpoint import read_checkpoint
 from psld.training.manifest import GuideManifest, Imported, ModelManifest, write_manifest
@@ -59,7 +58,7 @@ RUN = TRAINING_RUN | {"checkpoint", "weights", "kind"}
 @entry_point(
     "import",
     ImportModelSettings,
-    records={"model": FromRecord(jobs.train, RUN)},
+    records={"model": FromRecord("models", RUN)},
     bare="checkpoint",
 )
 def import_model(settings: ImportModelSettings) -> None:
@@ -69,7 +68,7 @@ def import_model(settings: ImportModelSettings) -> None:
 @entry_point(
     "import_guide",
     ImportGuideSettings,
-    records={"guide": FromRecord(jobs.train_guide, RUN)},
+    records={"guide": FromRecord("guides", RUN)},
     bare="checkpoint",
 )
 def import_guide(settings: ImportGuideSettings) -> None:
@@ -109,6 +108,7 @@ def import_weights(
     digest, step = None, checkpoint.step
     if Path(settings.data).exists():
         digest = ImageStore.open_for(settings.data, settings.dataset).digest
+    imported = Imported(file=Path(path).name, sha256=checkpoint.sha256, weights=chosen)
     manifest = kind(
         name=settings.name,
         grid=settings.grid_name,
@@ -121,8 +121,10 @@ def import_weights(
         device=None,
         ranks=None,
         run=None,
-        imported=Imported(file=Path(path).name, sha256=checkpoint.sha256, weights=chosen),
-        weights_sha256=save_weights(settings.output, network),
+        imported=imported,
+        weights_sha256=save_weights(
+            settings.output, network, imported.model_dump(exclude={"file"})
+        ),
         **provenance(),
     )
     write_manifest(settings.output, manifest)

@@ -11,7 +11,6 @@ from pathlib import Path
 from psld.commands.entry import FromRecord, entry_point
 from psld.config.settings import write_record
 from psld.data.store import ImageStore
-from psld.grid import jobs
 from psld.metrics.extractor_folder import MANIFEST, ExtractorManifest, save_weights
 from psld.metrics.extractor_training import accuracy, train_classifier
 from psld.metrics.feature_classifier import ImageShape
@@ -20,7 +19,7 @@ from psld.utils.device import use_device
 from psld.utils.errors import UserError
 from psld.utils.provenance import device_name, provenance
 
-RECORDS = {"features": FromRecord(jobs.train_extractor, {"data", "output", "device"})}
+RECORDS = {"features": FromRecord("features", {"data", "output", "device"}, "extractor_job")}
 
 
 @entry_point("train_extractor", TrainExtractorSettings, records=RECORDS)
@@ -51,8 +50,7 @@ def main(settings: TrainExtractorSettings) -> None:
         shape=shape,
         dataset=settings.dataset.name,
         dataset_digest=store.digest,
-        weights_sha256=save_weights(settings.output, extractor),
-        digest=extractor.digest,
+        digest=save_weights(settings.output, extractor),
         train_accuracy=accuracies["train"],
         test_accuracy=accuracies.get("test"),
         seconds=round(seconds, 3),

@@ -17,7 +17,6 @@ from psld.commands.entry import FromRecord, entry_point
 from psld.data.store import ImageStore
 from psld.diffusion.instances import build_process
 from psld.diffusion.loss import GuideLoss
-from psld.grid import jobs
 from psld.training.batches import Labels
 from psld.training.manifest import GuideManifest
 from psld.training.model import build_guide
@@ -25,7 +24,7 @@ from psld.training.preview import accuracy_by_time, as_logged
 from psld.training.run import Task, run_training
 from psld.training.settings import TRAINING_RUN, TrainGuideSettings
 
-RECORDS = {"guide": FromRecord(jobs.train_guide, TRAINING_RUN)}
+RECORDS = {"guide": FromRecord("guides", TRAINING_RUN)}
 
 
 @entry_point("train_guide", TrainGuideSettings, records=RECORDS)
@@ -46,7 +45,7 @@ def main(settings: TrainGuideSettings) -> None:
         build=partial(build_guide, settings, process),
         loss_of=GuideLoss(process),
         labels=Labels(store.labels("train"), store.num_classes),
-        preview=lambda network: as_logged(accuracies(network)),
+        preview=lambda network, _: as_logged(accuracies(network)),
         describe=describe,
     )
     with requeued_when_stopped() as on_start:

@@ -1,6 +1,5 @@
 """The evaluation of a cell: one pass over its shards for all its metrics."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.utils.device import use_device
 from psld.utils.files import digest_of
 from psld.utils.provenance import provenance
-from psld.utils.tensors import load_tensors, save_tensors
+from psld.utils.tensors import read_tensors, save_tensors
 
 NEAREST_PAIRS = 8
 """The number of nearest pairs of sample and training image in a result."""
@@ -261,10 +260,7 @@ def save_kept(
     for each in measurements:
         group = kinds.setdefault((each.metric.features, each.samples), set())
         group.add(each.metric.measure.kind)
-    costs = bytearray(json.dumps(gathered.costs).encode())
-    tensors = {"costs": torch.frombuffer(costs, dtype=torch.uint8)}
-    if gathered.labels is not None:
-        tensors["labels"] = gathered.labels
+    tensors = {} if gathered.labels is None else {"labels": gathered.labels}
     for (name, n), features in gathered.samples.items():
         if features.dimension <= largest:
             # The share of recognized labels needs the logits of each sample.
@@ -272,7 +268,7 @@ def save_kept(
             kept = features.block_statistics() if are_enough else features
             prefix = f"{name}/{n}/"
             tensors |= {prefix + key: tensor for key, tensor in kept.tensors().items()}
-    return save_tensors(path, tensors)
+    return save_tensors(path, "evaluation", tensors, {"costs": gathered.costs})
 
 
 def load_kept(path: str | Path, sha256: str) -> Gathered:
@@ -280,8 +276,8 @@ def load_kept(path: str | Path, sha256: str) -> Gathered:
 
     Raises UserError if the file is missing or damaged.
     """
-    tensors = load_tensors(path, sha256, "evaluate the cell again")
-    costs = json.loads(tensors.pop("costs").numpy().tobytes())
+    stored = read_tensors(path, "evaluation", "evaluate the cell again", sha256)
+    tensors = stored.tensors()
     labels = tensors.pop("labels", None)
     groups: dict[tuple[str, int], dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
@@ -291,4 +287,4 @@ def load_kept(path: str | Path, sha256: str) -> Gathered:
         group: (Features if "values" in own else BlockStatistics).from_tensors(own)
         for group, own in groups.items()
     }
-    return Gathered(samples, labels, [Cost(*cost) for cost in costs])
+    return Gathered(samples, labels, [Cost(*cost) for cost in stored.origin["costs"]])

@@ -3,13 +3,14 @@
 import statistics
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from psld.config.settings import MadeRecord, Settings, parse
+from psld.config.settings import MadeRecord, Settings, load_record, write_record
 from psld.data.store import ImageStore
 from psld.diffusion.likelihood import bits_per_dimension, dequantize, log_likelihood
 from psld.diffusion.score import Batching
@@ -20,7 +21,6 @@ from psld.training.manifest import ModelManifest, read_manifest
 from psld.training.model import Model, load_model
 from psld.utils.device import use_device
 from psld.utils.errors import UserError
-from psld.utils.files import digest_of, read_json, write_json
 from psld.utils.provenance import device_name
 from psld.utils.randomness import Stream, stream_seed
 
@@ -54,26 +54,10 @@ class LikelihoodShard(Settings):
     seconds: float
     device: str
 
-    def save(self, path: Path) -> None:
-        """Write the shard and its digest, whole or not at all."""
-        content = self.model_dump(mode="json")
-        write_json(path, {**content, "digest": digest_of(content)})
-
     @classmethod
-    def read(cls, path: Path) -> "LikelihoodShard":
+    def load(cls, path: Path) -> "LikelihoodShard":
         """Read a shard. Raises UserError if it is missing or damaged."""
-        content = read_json(path)
-        if not isinstance(content, dict) or content.pop("digest", None) != digest_of(content):
-            raise UserError(f"{path}: damaged shard (its digest differs); measure it again")
-        return parse(cls, content, where=str(path))
-
-    @classmethod
-    def load(cls, path: Path, origin: LikelihoodOrigin) -> "LikelihoodShard":
-        """Read a shard. Raises UserError if it is missing, damaged or of another origin."""
-        shard = cls.read(path)
-        if shard.origin != origin:
-            raise UserError(f"{path}: of another model, dataset or settings; measure it again")
-        return shard
+        return load_record(cls, path, f"{path}: not a whole shard; measure it again")
 
 
 class LikelihoodResult(MadeRecord):
@@ -159,12 +143,14 @@ def measure_shards(
         )
         index = first // settings.shard_size
         path = Path(settings.output).with_suffix("") / f"{index:05d}.json"
-        try:
-            yield LikelihoodShard.load(path, origin), False
-        except UserError:
-            shard = measure_shard(model, part, origin, device, batching)
-            shard.save(path)
-            yield shard, True
+        with suppress(UserError):
+            shard = LikelihoodShard.load(path)
+            if shard.origin == origin:
+                yield shard, False
+                continue
+        shard = measure_shard(model, part, origin, device, batching)
+        write_record(path, shard)
+        yield shard, True
 
 
 def measure_shard(

@@ -11,7 +11,7 @@ from tabulate import tabulate
 
 from psld.diffusion.design import Trial, time_spent
 from psld.diffusion.process import LinearProcess
-from psld.report.panels import label_x_axis
+from psld.report.plots import label_x_axis
 from psld.report.style import COLORS, LINE_WIDTH, MARKERS, PAGE_WIDTH, Look
 
 SHOWN = (1e-4, 1e-3, 0.01, 0.1, 0.3, 0.5, 0.7, 1.0)

@@ -214,7 +214,7 @@ class SampleSettings(SamplingRun, CellSettings):
     shards: int = Field(ge=1)
     """Number of shards to make."""
     output: str
-    """Folder that receives the shards 00000.h5, … and the record of their range."""
+    """Folder that receives the shards 00000.safetensors, … and the record of their range."""
     png: str | None
     """A folder that receives each image as a PNG, or a file NAME.png for all in one; null: none."""
 

@@ -90,7 +90,7 @@ def write_reference(grid: Grid) -> None:
         dataset="digits",
         dataset_digest=DIGEST,
         images=images,
-        features_sha256=save_features(folder, parts),
+        features_sha256=save_features(folder, parts, {}),
         extractor_digest="e" * 64,
         extractor_test_accuracy=0.5,
         device="CPU",

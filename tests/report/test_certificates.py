@@ -6,14 +6,15 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
-from safetensors.torch import load, save
 
 from psld.config.settings import write_record
 from psld.grid.cache import load_grid
 from psld.metrics.results import CellResults
 from psld.report.certificate import INDEX, differences
+from psld.utils.tensors import load_tensors, save_tensors
 from tests.commands import Finished, call, refused, succeeded
 from tests.report.certified import (
     CELLS,
@@ -199,11 +200,15 @@ def in_text(name: str, old: str, new: str) -> Change:
     return change
 
 
-def in_features(name: str, key: str) -> Change:
+def in_features(name: str, kind: str, key: str) -> Change:
     def change(entries: dict[str, bytes]) -> None:
-        tensors = load(entries[name])
-        tensors[key].view(-1)[3] += 0.25
-        entries[name] = save(tensors)
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "changed"
+            path.write_bytes(entries[name])
+            stored = load_tensors(path, kind, "")
+            stored.arrays[key].flat[3] += 0.25
+            save_tensors(path, kind, stored.arrays, stored.origin)
+            entries[name] = path.read_bytes()
 
     return change
 
@@ -222,8 +227,8 @@ ROW = f"{TABLE}: VP-SDE, 20, distance"
         (in_text("grid.json", '"absolute": 0.1', '"absolute": 9'), "band is 0.1, recomputed 9.0"),
         (in_text(MODEL, "0" * 64, "1" * 64), f"{RESULT}: 0.model.weights_sha256 is 000"),
         (in_text(MODEL, "d" * 64, "1" * 64), f"{Path(REFERENCE).parent}: of dataset digits"),
-        (in_features(KEPT, "fd-classifier/60/values"), KEPT),
-        (in_features(REFERENCE, "train.values"), REFERENCE),
+        (in_features(KEPT, "evaluation", "fd-classifier/60/values"), KEPT),
+        (in_features(REFERENCE, "features", "train.values"), REFERENCE),
     ],
 )
 def test_a_forgery_is_found_and_its_file_named(certificate, tmp_path, change, words):

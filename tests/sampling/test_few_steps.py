@@ -46,7 +46,7 @@ def test_inpainting_keeps_the_known_pixels(sampler, model, digits, tmp_path):
     halves = ("guidance@sampler.guidance=inpainting", "mask@sampler.guidance.mask=halves")
     given = (f"sampler={sampler}", "sampler.steps=8", *halves, f"model={model}", f"data={digits}")
     succeeded(call(tmp_path, "sample", *given, "shard_size=20", "output=cell"))
-    shard = Shard.load(tmp_path / "cell" / "00000.h5")
+    shard = Shard.load(tmp_path / "cell" / "00000.safetensors")
     assert shard.nfe == 8
     known = masks_of(HalvesMask(kind="halves", missing="cycle"), range(20), 8)[:, None] == 1
     difference = shard.images.astype(int) - ImageStore.open(digits).images("test")[:20]
