@@ -186,8 +186,6 @@ def test_what_is_no_certificate_is_refused(tmp_path):
     refused(call(tmp_path, "verify", "none.zip"), 2, "none.zip: no such file")
 
 
-# --- forgeries: changed, with right digests -------------------------------------------------------
-
 Change = Callable[[dict[str, bytes]], None]
 
 
@@ -252,9 +250,6 @@ def test_features_that_results_were_not_computed_from_are_found(project):
     assert any(f"{RESULT}: 0.estimate.value is " in line for line in wrong)
     assert any(f"{ROW}: ours is " in line for line in wrong)
     assert not any("em-10" in line or "guided" in line for line in wrong)
-
-
-# --- several certificates -------------------------------------------------------------------------
 
 
 def test_the_results_of_two_clusters_are_one_table(project, certificate):
