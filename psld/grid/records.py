@@ -359,7 +359,9 @@ class Grid:
     def digest(self) -> str:
         """The digest of everything that decides the grid's results."""
         records = (*self.models.values(), *self.guides.values(), *self.cells.values())
-        return digest_of([self.file.model_dump(mode="json"), [record.digest for record in records]])
+        digests = [record.digest for record in records]
+        digests += (cell.evaluation_digest for cell in self.cells.values())
+        return digest_of([self.file.model_dump(mode="json"), digests])
 
     def _keys(self, number: Number) -> list[tuple[str, str, int]]:
         """Return model, sampler with budget, and seed of each cell of a number."""

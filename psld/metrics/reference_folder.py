@@ -7,7 +7,6 @@ test split if there is one, and of noise.
 from pathlib import Path
 
 from psld.config.settings import MadeRecord, read_record
-from psld.metrics.extractor import Extractor
 from psld.metrics.features import Features
 from psld.metrics.measure import Reference
 from psld.metrics.settings import ExtractorSettings, MetricSettings
@@ -81,13 +80,13 @@ def check_reference(
     metric: MetricSettings,
     folder: str | Path,
     reference: ReferenceManifest,
-    extractor: Extractor,
+    extractor_digest: str,
     model: ModelManifest,
 ) -> None:
     """Raise UserError if the reference is of another extractor or dataset than the model's."""
     made_by = reference.extractor.identity()
     made = made_by, reference.truncated_reference, reference.extractor_digest
-    if made != (metric.extractor.identity(), metric.truncated_reference, extractor.digest):
+    if made != (metric.extractor.identity(), metric.truncated_reference, extractor_digest):
         raise UserError(f"{folder}: made with another extractor than {metric.name} has; {REMEDY}")
     dataset, digest = model.settings.dataset.name, model.dataset_digest
     # Of an imported model, only the name of its dataset is certain.

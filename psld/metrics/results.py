@@ -118,6 +118,11 @@ class CellResults(Settings):
         remedy = "delete it and evaluate again, or all cells: snakemake GRID --forcerun evaluate"
         return read_record(cls, path, f"{path}: not the metrics of a cell; {remedy}")
 
+    @property
+    def records(self) -> list[str]:
+        """The records of the results."""
+        return [result.record for result in self.results]
+
     def of(self, record: str) -> CellResult | None:
         """Return the result of a record; None if there is none."""
         return next((result for result in self.results if result.record == record), None)

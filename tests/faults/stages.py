@@ -154,6 +154,8 @@ EXTRACTOR = {
 }
 WEIGHTS = MODEL | GUIDE | EXTRACTOR
 MANIFESTS = {name: maker for name, maker in WEIGHTS.items() if name.endswith(".json")}
+USED = {name: maker for name, maker in MANIFESTS.items() if name not in EXTRACTOR}
+"""The manifests of the weights behind a cell's images."""
 REFERENCE = {
     f"features/tiny/fd-classifier-tiny/reference/{name}": "reference"
     for name in ("manifest.json", "features.safetensors")
@@ -224,7 +226,7 @@ STAGES = (
     Stage(
         "certify",
         ("certify", "grid_name=mine"),
-        RESULT | KEPT | REFERENCE | RECORD | MANIFESTS | DESCRIPTION,
+        RESULT | KEPT | REFERENCE | RECORD | USED,
         ("results/certificates/mine.zip",),
     ),
 )

@@ -24,7 +24,7 @@ from psld.grid.places import Evaluation
 from psld.grid.resolved import Grid
 from psld.grid.results import CellResult, read_result
 from psld.report.style import model_looks
-from psld.report.verification import Verification
+from psld.report.certificate import verify
 
 ROOT = CONFIGS.parent
 RESULTS = ROOT / "results"
@@ -79,7 +79,7 @@ def test_every_table_is_whole_in_every_format(grid):
 
 def test_every_number_holds(grid, tmp_path):
     """Of the certificate, from which each is recomputed."""
-    verified = Verification(RESULTS / "certificates" / "demo.zip", tmp_path)
+    verified = verify(RESULTS / "certificates" / "demo.zip", tmp_path)
     assert verified.wrong == []
     for name, outcomes in verified.tables.items():
         entries = [entry for row in read_table(grid, name, CELLS) for entry in row]
