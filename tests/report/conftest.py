@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from psld.grid.records import Grid
+from psld.sampling.shards import Shard, ShardOrigin
 from tests.results import link_grid, write_grid, write_result
 
 GRID = yaml.safe_load("""

@@ -23,8 +23,8 @@ from psld.grid.loading import load_grid
 from psld.grid.places import Evaluation
 from psld.grid.resolved import Grid
 from psld.grid.results import CellResult, read_result
-from psld.report.style import model_looks
 from psld.report.certificate import verify
+from psld.report.style import model_looks
 
 ROOT = CONFIGS.parent
 RESULTS = ROOT / "results"
