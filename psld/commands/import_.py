@@ -17,7 +17,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from psld.commands.entry import FromRecord, entry_point
+from psld.commands.entry import entry_point
+from psld.commands.frame import FromRecord
 from psld.data.store import ImageStore
 from psld.diffusion.instances import build_process
 from psld.diffusion.process import LinearProcess

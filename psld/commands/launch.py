@@ -17,7 +17,8 @@ from psld.cluster import slurm
 from psld.cluster.job import run_here
 from psld.cluster.launcher import Launcher, say
 from psld.cluster.settings import LaunchSettings
-from psld.commands.entry import Frame, FromRecord, entry_point, settings_of
+from psld.commands.entry import entry_point, settings_of
+from psld.commands.frame import Frame, FromRecord
 from psld.training.settings import (
     TRAINING_RUN,
     RunSettings,

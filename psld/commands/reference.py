@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from psld.commands.entry import FromRecord, entry_point
+from psld.commands.entry import entry_point
+from psld.commands.frame import FromRecord
 from psld.config.settings import write_record
 from psld.data.pixels import to_uint8, truncated
 from psld.data.store import ImageStore

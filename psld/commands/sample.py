@@ -11,7 +11,8 @@ Complete shards are kept. A killed run loses at most the shard in progress.
 
 import numpy as np
 
-from psld.commands.entry import FromRecord, entry_point
+from psld.commands.entry import entry_point
+from psld.commands.frame import FromRecord
 from psld.sampling.records import SampledShard, ShardRecord
 from psld.sampling.sample import sample_shards
 from psld.sampling.settings import SampleSettings, SamplingRun

@@ -8,7 +8,8 @@ Writes OUTPUT/weights.safetensors and, last, OUTPUT/manifest.json.
 import time
 from pathlib import Path
 
-from psld.commands.entry import FromRecord, entry_point
+from psld.commands.entry import entry_point
+from psld.commands.frame import FromRecord
 from psld.config.settings import write_record
 from psld.data.store import ImageStore
 from psld.metrics.extractor_folder import MANIFEST, ExtractorManifest, save_weights

@@ -13,7 +13,8 @@ from typing import Any
 from torch import nn
 
 from psld.cluster.requeue import requeued_when_stopped
-from psld.commands.entry import FromRecord, entry_point
+from psld.commands.entry import entry_point
+from psld.commands.frame import FromRecord
 from psld.data.store import ImageStore
 from psld.diffusion.instances import build_process
 from psld.diffusion.loss import GuideLoss
