@@ -22,8 +22,8 @@ from psld.metrics.reference_folder import (
 from psld.metrics.settings import MetricSettings
 from psld.sampling.records import SampledShard, ShardRecord
 from psld.training.manifest import read_manifest
-from psld.utils.files import write_json, write_text
-from tests.results import SOFTWARE, cell_result, write_grid, write_model_manifest
+from psld.utils.files import write_text
+from tests.results import SOFTWARE, cell_result, sealed, write_grid, write_model_manifest
 
 GRID = yaml.safe_load("""
 defaults: [dataset=digits, network=demo, training=demo]
@@ -91,7 +91,8 @@ def make_project(folder: Path) -> Grid:
     grid = write_grid(folder, GRID)
     with contextlib.chdir(folder):
         write_text(paths.dataset_digest("digits"), DIGEST + "\n")
-        write_json(paths.dataset_record("digits"), {"dataset": "digits", "digest": DIGEST})
+        record = sealed({"dataset": "digits", "digest": DIGEST})
+        write_text(paths.dataset_record("digits"), record)
         for model in grid.models:
             write_model_manifest(folder, grid, model, dataset_digest=DIGEST)
         reference, manifest = write_reference(grid)

@@ -7,7 +7,6 @@ import pytest
 
 from psld.grid import paths
 from psld.report.verification import Verification
-from psld.utils.files import digest_of
 from tests.commands import refused
 from tests.report.certificates.conftest import verify
 from tests.report.certified import CELLS
@@ -55,9 +54,8 @@ def test_bits_of_an_image_that_were_changed_are_found(certificate, tmp_path):
     entries = entries_of(certificate)
     name = "results/cells/mine/vp-sde/likelihood/00001.json"
     content = json.loads(entries[name])
-    del content["digest"]
     content["bits"][2] += 0.1
-    entries[name] = json.dumps({**content, "digest": digest_of(content)}).encode()
+    entries[name] = sealed(content).encode()
     finished = verify(tmp_path, written(entries, with_digests=True))
     refused(finished, 1, "do not hold")
     assert "vp-sde/likelihood.json: bits_per_dimension is" in finished.stdout
