@@ -17,9 +17,9 @@ import pytest
 from PIL import Image
 
 from psld.config.locations import CONFIGS
+from psld.grid.cache import load_grid
 from psld.grid.entries import read_table
 from psld.grid.figures import evaluations_of_plot, figures_of, phase_space_models, plots_of
-from psld.grid.loading import load_grid
 from psld.grid.places import Evaluation
 from psld.grid.resolved import Grid
 from psld.grid.results import CellResult, read_result

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from psld.grid.loading import load_grid
+from psld.grid.cache import load_grid
 from psld.sampling.shards import Shard
 from psld.utils.errors import UserError
 from tests.data.formats import idx_files, random_images, write_files
