@@ -91,7 +91,7 @@ def test_what_computes_nothing_runs_without(folder, lines, needed):
         ),
         (
             [
-                "design process=cld search.kappa=[0.01,0.04]",
+                "design process=cld",
                 "figure figure=nfe",
                 "certify",
                 "verify x.zip",

@@ -2,7 +2,6 @@
 
 import torch
 
-from psld.diffusion.design import Mixture
 from psld.diffusion.loop import sample
 from psld.diffusion.score import NetworkScore
 from psld.diffusion.settings import (
@@ -11,6 +10,7 @@ from psld.diffusion.settings import (
     MultistepSettings,
     RK45Settings,
 )
+from tests.diffusion.mixture import Mixture
 from tests.diffusion.processes import normal, times
 
 MIXTURE = Mixture(weights=(0.4, 0.6), means=(-0.6, 0.5), deviations=(0.3, 0.2))

@@ -17,6 +17,7 @@ from psld.diffusion.time_grid import time_grid
 from tests.diffusion.processes import EVERY_KIND, THREE_ORDERS, normal, times
 from tests.diffusion.sampling import (
     MIXTURE,
+    Mixture,
     end,
     final_moments,
     gaussian,
@@ -196,7 +197,7 @@ def test_an_integrator_begins_again_with_each_sample():
 def test_a_guide_steers_to_its_class(name):
     """Two far classes and the exact guide: all samples are of the wanted one, as data are."""
     process = EVERY_KIND[name]
-    classes = MIXTURE.__class__(weights=(0.5, 0.5), means=(-0.6, 0.6), deviations=(0.1, 0.1))
+    classes = Mixture(weights=(0.5, 0.5), means=(-0.6, 0.6), deviations=(0.1, 0.1))
     network = classes.network(process)
 
     def guide(z, t):
