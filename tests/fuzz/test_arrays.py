@@ -17,8 +17,7 @@ from hypothesis import given
 from safetensors.torch import save
 from torch import nn
 
-from psld.data.store import ImageStore
-from psld.data.writer import write_store
+from psld.data.store import ImageStore, write_store
 from psld.networks.official_checkpoint import read_checkpoint
 from psld.sampling.masks import masks_of
 from psld.sampling.settings import FileMask
@@ -60,9 +59,8 @@ def test_shards(place):
 
 def test_datasets(place):
     path = place / "x.h5"
-    attributes = {"num_classes": 2, "source": "folder", "filter": ""}
     splits = {"train": 5, "test": 3}
-    digest = write_store(path, (1, 4, 4), splits, np.arange(8) % 2, attributes, [IMAGES])
+    digest = write_store(path, (1, 4, 4), splits, np.arange(8) % 2, 2, [IMAGES])
 
     whole = path.read_bytes()
 

@@ -9,8 +9,7 @@ import torch
 
 from psld.commands.reference import features_of_splits, noise_images
 from psld.data.pixels import truncated
-from psld.data.store import ImageStore
-from psld.data.writer import write_store
+from psld.data.store import ImageStore, write_store
 from psld.grid.composing import compose_metric
 from psld.metrics.extractor import batches_of, gather
 from psld.metrics.extractor_folder import load_extractor, read_manifest
@@ -43,7 +42,7 @@ def store_of(path: Path, train: int, test: int, num_classes: int = 10) -> str:
         image=(1, 8, 8),
         splits={"train": train, "test": test},
         labels=random.integers(0, max(num_classes, 1), train + test),
-        attributes={"num_classes": num_classes},
+        num_classes=num_classes,
         blocks=[images],
     )
     return str(path)

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from psld.config.settings import parse
-from psld.data.writer import write_store
+from psld.data.store import write_store
 from psld.sampling.masks import masks_digest, masks_of
 from psld.sampling.settings import BoxesMask, DigitsMask, FileMask, HalvesMask
 from psld.utils.errors import UserError
@@ -31,7 +31,7 @@ def mnist(tmp_path_factory):
         image=(1, 28, 28),
         splits={"train": 6, "test": 1},
         labels=np.zeros(7, np.int64),
-        attributes={"num_classes": 10},
+        num_classes=10,
         blocks=[image_of_digits(7)[:, None]],
     )
     return path
