@@ -27,10 +27,9 @@ class DesignSettings(Settings):
 @entry_point("design", DesignSettings)
 def main(settings: DesignSettings) -> None:
     # torch and matplotlib take seconds to import, so the settings are checked first.
-    from psld.diffusion.instances import build_process
     from psld.report.design import description, draw_design
     from psld.report.style import save
 
-    process = build_process(settings.process)
+    process = settings.process.build()
     print(description(settings.name, process))
     save(draw_design(settings.name, process), settings.output)

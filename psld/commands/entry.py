@@ -99,6 +99,11 @@ def entry_point(
     return decorate
 
 
+def adding(group: str) -> Callable[[list[str]], list[str]]:
+    """Return a `rewrite` that lets GROUP.KEY=… add a key: Hydra asks for ++ in front of it."""
+    return lambda given: [f"++{a}" if a.startswith(f"{group}.") else a for a in given]
+
+
 def _arguments(given: list[str], rewrite: Callable[[list[str]], list[str]]) -> list[str]:
     """Return the command line in Hydra's order: options before overrides."""
     rewritten = rewrite(given)

@@ -14,9 +14,9 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from psld.commands.entry import entry_point
+from psld.diffusion.samplers import SamplerSettings
 from psld.grid import paths
 from psld.grid.loading import GridCommandSettings, load_grid
-from psld.sampling.settings import SamplerSettings
 
 
 class FigureSettings(GridCommandSettings):

@@ -20,7 +20,6 @@ from torch import nn
 from psld.commands.entry import entry_point
 from psld.config.overrides import quoted
 from psld.data.store import ImageStore
-from psld.diffusion.instances import build_process
 from psld.diffusion.process import LinearProcess
 from psld.grid.loading import expand_guide, expand_model
 from psld.networks.official import LISTED, from_official
@@ -95,7 +94,7 @@ def import_weights(
     broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]
     if broken:
         raise UserError(f"{path}: NaN or infinity in {', '.join(broken[:LISTED])}")
-    network = build(settings, build_process(settings.process))
+    network = build(settings, settings.process.build())
     try:
         network.load_state_dict(from_official(weights, network))
     except UserError as error:

@@ -32,13 +32,12 @@ def forward_gigaflops(kind: Kind, trained: ComposedTraining) -> float:
     # torch takes longer to import than everything else here, and only the cost needs it.
     import torch
 
-    from psld.diffusion.instances import build_process
     from psld.training.model import build_guide, build_network, forward_flops
 
     if kind == "model":
         settings, build = compose_model(trained.overrides, kind), build_network
     else:
         settings, build = compose_guide(trained.overrides, kind), build_guide
-    process = build_process(settings.process)
+    process = settings.process.build()
     with torch.device("meta"):
         return forward_flops(build(settings, process).eval()) / 1e9

@@ -14,7 +14,6 @@ from psld.cluster.requeue import requeued_when_stopped
 from psld.commands.entry import entry_point
 from psld.data.description import expand_data
 from psld.data.store import ImageStore
-from psld.diffusion.instances import build_process
 from psld.diffusion.loss import EpsilonLoss
 from psld.grid.loading import expand_model
 from psld.training.batches import Labels
@@ -28,7 +27,7 @@ from psld.training.settings import TrainSettings
 @entry_point("train", TrainSettings, rewrite=lambda given: expand_data(expand_model(given)))
 def main(settings: TrainSettings) -> None:
     store = ImageStore.open_for(settings.data, settings.dataset)
-    process = build_process(settings.process)
+    process = settings.process.build()
     labels = None
     if settings.num_classes:  # the model is class-conditional
         dropout = settings.training.label_dropout

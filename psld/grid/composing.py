@@ -6,12 +6,12 @@ from typing import Any
 from psld.config.compose import compose_content
 from psld.config.settings import Settings, parse
 from psld.data.settings import DatasetSettings
+from psld.diffusion.samplers import SamplerSettings
 from psld.metrics.settings import (
     LikelihoodCommandSettings,
     LikelihoodSettings,
     MetricSettings,
 )
-from psld.sampling.settings import SamplerSettings
 from psld.training.settings import (
     GuideModelSettings,
     ModelSettings,

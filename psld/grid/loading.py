@@ -205,7 +205,7 @@ def _code() -> list[Path]:
     """The files of the code that reads configs."""
     package = Path(__file__).parents[1]
     code = [*(package / "grid").glob("*.py"), *(package / "config").glob("*.py")]
-    return sorted([*code, package / "sampling" / "fit.py", *package.glob("*/settings.py")])
+    return sorted([*code, package / "diffusion" / "samplers.py", *package.glob("*/settings.py")])
 
 
 def _digest(*files: Iterable[Path]) -> str:

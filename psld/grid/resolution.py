@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from psld.config.compose import compose_content
+from psld.diffusion.samplers import ClassifierGuidance, DigitsMask, SamplerSettings
 from psld.grid.composing import (
     Compose,
     compose_dataset,
@@ -19,8 +20,7 @@ from psld.grid.places import Evaluation
 from psld.grid.resolved import ComposedSampler, ComposedTraining, Grid
 from psld.grid.schema import GridFile, TrainedEntry
 from psld.metrics.settings import MetricSettings
-from psld.sampling.fit import check_fit
-from psld.sampling.settings import ClassifierGuidance, DigitsMask, SamplerSettings
+from psld.sampling.settings import check_fit
 from psld.training.settings import GuideModelSettings, ModelSettings, TrainedSettings
 from psld.utils.errors import UserError
 

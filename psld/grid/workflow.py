@@ -63,15 +63,11 @@ class Workflow:
     # -- cells ----------------------------------------------------------------------------------
 
     def inputs_of_sampling(self, grid: str, model: str, sampler: str) -> list[str]:
-        """The small files that decide a cell's images besides the model: guide, digests, masks.
-
-        Only a file of the user's own masks may be large.
-        """
+        """The small files that decide a cell's images besides the model: guide and digests."""
         chosen = self.grids[grid].samplers[sampler]
         guide = [f"{paths.guide_folder(grid, chosen.guide)}/manifest.json"] if chosen.guide else []
         datasets = inpainted_datasets(self.grids[grid], model, sampler)
-        own = [chosen.mask["path"]] if chosen.mask.get("kind") == "file" else []
-        return guide + [paths.dataset_digest(name) for name in datasets] + own
+        return guide + [paths.dataset_digest(name) for name in datasets]
 
     def images_of_sampling(self, grid: str, model: str, sampler: str) -> list[str]:
         """The prepared datasets that an inpainting sampler reads."""

@@ -6,13 +6,13 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from pydantic import TypeAdapter
 
+from psld.diffusion.samplers import SamplerSettings
 from psld.grid.figures import evaluation_of_memorization, figures_of
 from psld.grid.resolved import Grid
 from psld.grid.results import read_result
 from psld.report.galleries import draw_comparison, draw_nearest, draw_shard, originals_of
 from psld.report.plots import plot_gamma, plot_nfe, plot_training
 from psld.sampling.records import records_of
-from psld.sampling.settings import SamplerSettings
 from psld.sampling.shards import read_shard, shard_path
 from psld.utils.errors import UserError
 
@@ -103,7 +103,7 @@ def draw_path(
     """
     # Only this figure needs torch, which takes a second to import.
     from psld.report.phase_space import draw_trace
-    from psld.sampling.trace import trace_sample
+    from psld.sampling.sample import trace_sample
     from psld.training.model import load_model
     from psld.utils.device import use_device
 

@@ -125,7 +125,10 @@ def test_settings_in_a_group_have_their_descriptions(tmp_path):
         ),
         (["sample", "sampler=multistep"], "eta: 1.0 η: noise."),
         (["sample", "sampler=gddim"], "order: 2 Evaluations that a step uses;"),
-        (["sample", "guidance@sampler.guidance=inpainting"], "mask@sampler.guidance.mask: boxes"),
+        (
+            ["sample", "guidance@sampler.guidance=inpainting"],
+            "mask@sampler.guidance.mask: digits, halves (chosen)",
+        ),
         (["prepare", "dataset=folder"], "root: ??? The folder or zip archive."),
         (["train", "model=demo/cld", "training.steps=7"], "process: cld (chosen), psld, recipe,"),
         (["train", "training.steps=7"], "steps: 7 "),

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from psld.diffusion.data_prediction import consistent_eps
-from psld.diffusion.process import LinearProcess, mix
+from psld.diffusion.denoiser import consistent_eps
+from psld.diffusion.matrices import mix
+from psld.diffusion.process import LinearProcess
 from psld.diffusion.score import Network
 
 

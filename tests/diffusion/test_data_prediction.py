@@ -3,18 +3,17 @@
 import pytest
 import torch
 
-from psld.diffusion.data_prediction import (
+from psld.diffusion.denoiser import (
     DataPrediction,
     check_prediction,
     consistent_eps,
     prediction_coefficients,
 )
-from psld.diffusion.instances import phase_space
-from psld.diffusion.process import mix
+from psld.diffusion.matrices import mix
 from psld.diffusion.score import ClassifierFreeScore, ClassifierGuidedScore, NetworkScore
 from psld.utils.errors import UserError
 from tests.diffusion.mixture import Mixture
-from tests.diffusion.processes import EVERY_KIND, NOISY_POSITION, normal, recipe, times
+from tests.diffusion.processes import EVERY_KIND, NOISY_POSITION, normal, phase_space, recipe, times
 
 CPU = torch.device("cpu")
 POINTS = times(-0.8, 0.5)

@@ -1,4 +1,4 @@
-"""Files of arrays: datasets, shards, masks, checkpoints, safetensors. Damage never goes unnoticed.
+"""Files of arrays: datasets, shards, checkpoints, safetensors. Damage never goes unnoticed.
 
 A second kind of input has the right digest: whoever wrote it can also write a digest. It may be
 refused or read, but is never a traceback, a hang, or something that is run.
@@ -19,8 +19,6 @@ from torch import nn
 
 from psld.data.store import ImageStore, write_store
 from psld.networks.official_checkpoint import read_checkpoint
-from psld.sampling.masks import masks_of
-from psld.sampling.settings import FileMask
 from psld.sampling.shards import Shard, ShardOrigin
 from psld.training.settings import LoopSettings
 from psld.training.state import Checkpoints, TrainingState
@@ -75,21 +73,6 @@ def test_datasets(place):
         store = ImageStore.open(path)
         assert (store.digest, store.splits, store.num_classes) == (digest, splits, 2)
         return store.images("all")
-
-    check()
-
-
-def test_masks(place):
-    """A user's own file without a digest: other masks are other masks."""
-    path = place / "own.npy"
-    np.save(path, SHARD.masks)
-    settings = FileMask(kind="file", path=str(path))
-
-    @given(damaged(path.read_bytes()))
-    def check(content):
-        path.write_bytes(content)
-        found = answer("masks", lambda: masks_of(settings, range(4), 4), str(path))
-        assert found is None or (found.shape == (4, 4, 4) and found.max() <= 1)
 
     check()
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from psld.diffusion.instances import build_process
 from psld.grid.composing import compose_model
 from psld.grid.loading import load_grid
 from psld.grid.places import Evaluation
@@ -30,7 +29,7 @@ def parameters(grid) -> dict[str, int]:
     numbers = {}
     for name, model in grid.models.items():
         settings = compose_model(model.overrides, name)
-        process = build_process(settings.process)
+        process = settings.process.build()
         with torch.device("meta"):
             network = build_network(settings, process)
         numbers[name] = sum(weight.numel() for weight in network.parameters())

@@ -66,16 +66,6 @@ def test_sampling_reads_what_guides_it(workflow, grid, model, sampler, inputs, i
     assert workflow.images_of_sampling(grid, model, sampler) == images
 
 
-def test_masks_of_the_users_own_are_an_input(demo):
-    sampler = demo.samplers["inpainting-40"]
-    mask = {"kind": "file", "path": "own.npy"}
-    guidance = sampler.settings["guidance"] | {"mask": mask}
-    own = sampler.model_copy(update={"settings": sampler.settings | {"guidance": guidance}})
-    grid = grid_with(demo, samplers=demo.samplers | {"inpainting-40": own})
-    inputs = Workflow({"demo": grid}).inputs_of_sampling("demo", "psld-0.02", "inpainting-40")
-    assert inputs == ["data/digits.digest", "own.npy"]
-
-
 def test_a_cell_has_a_record_for_each_job_that_samples_it(demo):
     folder = "samples/demo/cld/em-quadratic-40"
     for size, names in {

@@ -5,12 +5,10 @@ import re
 import pytest
 import torch
 
-from psld.diffusion.instances import phase_space, vp_sde
-from psld.diffusion.process import LinearProcess
-from psld.diffusion.schedule import LinearBeta
+from psld.diffusion.process import LinearBeta, LinearProcess
 from psld.report.design import LEVELS, level_names, modes, shares
 from tests.commands import call, refused, succeeded
-from tests.diffusion.processes import recipe
+from tests.diffusion.processes import phase_space, recipe, vp_sde
 
 
 def design(folder, *overrides: str) -> str:

@@ -9,7 +9,7 @@ import torch
 from psld.grid.composing import compose_guide, compose_model, compose_sampler
 from psld.grid.results import CellResults
 from psld.metrics.extractor_folder import open_extractor
-from psld.sampling.fit import check_fit
+from psld.sampling.settings import check_fit
 from psld.sampling.shards import Shard
 from psld.training.manifest import GuideManifest, read_manifest
 from psld.utils.errors import UserError

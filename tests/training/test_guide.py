@@ -9,7 +9,6 @@ from torch import nn
 
 from psld.data.pixels import from_uint8
 from psld.data.store import ImageStore, write_store
-from psld.diffusion.instances import phase_space, vp_sde
 from psld.diffusion.loss import GuideLoss
 from psld.networks.guide import NCSNppGuide
 from psld.networks.settings import GuideSettings
@@ -19,6 +18,7 @@ from psld.training.preview import BINS, accuracy_by_time, as_logged
 from psld.training.settings import GuideModelSettings
 from psld.training.state import Checkpoints, TrainingState
 from psld.training.stop import StopRequest
+from tests.diffusion.processes import phase_space, vp_sde
 from tests.training.small import ONE_RANK, Recorder, recipe
 
 PROCESSES = {
