@@ -22,8 +22,7 @@ from psld.config.overrides import quoted
 from psld.data.store import ImageStore
 from psld.diffusion.process import LinearProcess
 from psld.grid.loading import expand_guide, expand_model
-from psld.networks.official import LISTED, from_official
-from psld.networks.official_checkpoint import read_checkpoint
+from psld.networks.official import LISTED, from_official, read_checkpoint
 from psld.training.manifest import GuideManifest, Imported, ModelManifest, write_manifest
 from psld.training.model import build_guide, build_network, save_weights
 from psld.training.settings import RunSettings, TrainGuideSettings, TrainSettings

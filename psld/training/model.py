@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from psld.diffusion.process import LinearProcess
-from psld.networks.guide import NCSNppGuide
-from psld.networks.ncsnpp import NCSNpp
+from psld.networks.ncsnpp import NCSNpp, NCSNppGuide
 from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.training.settings import GuideModelSettings, ModelSettings
 from psld.utils.device import device_of

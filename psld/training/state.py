@@ -7,7 +7,7 @@ from typing import IO, Any
 import torch
 from torch import nn
 
-from psld.networks.ema import EMA
+from psld.networks.forward import EMA
 from psld.training.settings import LoopSettings
 from psld.utils.errors import UserError, reraise_fault
 from psld.utils.files import atomic_path, retried_in_slurm

@@ -11,7 +11,7 @@ from psld.config.locations import CONFIGS
 from psld.config.settings import Settings, parse
 from psld.metrics.feature_classifier import FeatureClassifier, ImageShape
 from psld.metrics.settings import ClassifierSettings
-from psld.networks.guide import NCSNppGuide
+from psld.networks.ncsnpp import NCSNppGuide
 from psld.networks.settings import GuideSettings
 from psld.training.model import build_network
 from tests.cli.settings import KINDS

@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import nn
 
 from psld.data.store import ImageStore, write_store
-from psld.networks.official_checkpoint import read_checkpoint
+from psld.networks.official import read_checkpoint
 from psld.sampling.shards import Shard, ShardOrigin
 from psld.training.settings import LoopSettings
 from psld.training.state import Checkpoints, TrainingState

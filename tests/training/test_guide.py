@@ -10,7 +10,7 @@ from torch import nn
 from psld.data.pixels import from_uint8
 from psld.data.store import ImageStore, write_store
 from psld.diffusion.loss import GuideLoss
-from psld.networks.guide import NCSNppGuide
+from psld.networks.ncsnpp import NCSNppGuide
 from psld.networks.settings import GuideSettings
 from psld.training.batches import Batch, Batches, Labels
 from psld.training.loop import train

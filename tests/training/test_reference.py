@@ -30,7 +30,9 @@ def test_training_reference(path):
     if bool(v["vp"]):
         process = vp_sde()
     else:
-        process = phase_space(float(v["gamma"]), mass_inverse(v), matching=str(v["mode"]))
+        process = phase_space(
+            float(v["gamma"]), mass_inverse=mass_inverse(v), matching=str(v["mode"])
+        )
     settings = TrainingSettings(
         steps=len(v["losses"]),
         batch_size=v["x"].shape[1],
