@@ -36,7 +36,7 @@ include: "workflow/rules/results.smk"
 
 rule all:
     input:
-        GRIDS.files_of_grid("paper") if "paper" in GRIDS.grids else [],
+        GRIDS.files("paper") if "paper" in GRIDS.grids else [],
     localrule: True
 
 

@@ -4,7 +4,7 @@
 
 A cold run has no compiled module and no grid in the cache; "warm" is the least of later runs, which
 depends little on what else runs on the machine. A command ends when its settings are checked;
-tabulate, plan and track run to their end.
+tabulate and plan run to their end.
 """
 
 import os
@@ -41,7 +41,7 @@ COMMANDS = {
     "figure figure=nfe": UNTIL_WORK + RUN,
     "plan list=cells": RUN,
     "launch -- train model=demo/cld data=x.h5": UNTIL_WORK + RUN,
-    "wandb track wandb.mode=disabled": RUN,
+    "wandb sync": UNTIL_WORK + RUN,
 }
 WITH_TORCH = (
     "train",

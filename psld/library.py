@@ -17,7 +17,7 @@ from psld.diffusion.loop import Inpainting
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.samplers import SamplerSettings
 from psld.diffusion.score import Batching, NetworkScore
-from psld.grid.composing import compose_sampler
+from psld.grid.resolution import compose_sampler
 from psld.metrics.extractor import Extractor, batches_of, gather
 from psld.metrics.extractor_folder import open_extractor
 from psld.metrics.frechet import frechet_distance

@@ -16,6 +16,7 @@ from psld.grid.results import CellResult, CellResults
 from psld.metrics.estimate import Estimate
 from psld.training.manifest import ModelManifest, write_manifest
 from psld.utils.files import digest_of, write_text
+from psld.utils.tensors import load_tensors
 
 SOFTWARE: dict[str, Any] = {"versions": {}, "precision": {}, "git_revision": None}
 
@@ -123,3 +124,8 @@ def write_model_manifest(folder: Path, grid: Grid, model: str, **given: Any) -> 
     path = folder / paths.model_folder(grid.name, model)
     write_manifest(path, parse(ModelManifest, content | given, where=model))
     return path
+
+
+def weights_digest(folder: Path) -> str:
+    """The digest in a folder's weights."""
+    return load_tensors(folder / "weights.safetensors", "weights", "").sha256

@@ -2,7 +2,6 @@
 
 import shlex
 from typing import Any, Literal
-from urllib.parse import unquote
 
 from pydantic import Field, field_validator, model_validator
 
@@ -13,43 +12,38 @@ class LaunchSettings(Settings):
     """The resources of a training and where it runs; an empty string means none is given."""
 
     command: list[str] = Field(min_length=1)
-    """The command that each rank runs, with its overrides; percent-encoded where Hydra needs it."""
-    where: Literal["auto", "slurm", "here"]
+    """The command that each rank runs, with its overrides."""
+    where: Literal["auto", "slurm", "here"] = "auto"
     """`auto`: as a Slurm job if there is sbatch, else in processes of this machine."""
-    runs: str
+    runs: str = "runs"
     """Folder of run directories; the files of launches are in its `launches`."""
-    nodes: int = Field(ge=1)
-    ranks_per_node: int | None = Field(ge=1)
+    nodes: int = Field(1, ge=1)
+    ranks_per_node: int | None = Field(None, ge=1)
     """Null: one per GPU, of the job or of this machine; one without GPUs."""
-    cpus_per_rank: int = Field(ge=1)
-    gpus_per_node: int | None = Field(ge=1)
-    gres: str | None
+    cpus_per_rank: int = Field(1, ge=1)
+    gpus_per_node: int | None = Field(None, ge=1)
+    gres: str | None = None
     """Generic resources per node, such as gpu:a100:4, for sites that count GPUs this way."""
-    memory_mb: int | None = Field(ge=1)
+    memory_mb: int | None = Field(None, ge=1)
     """Memory per node. Null: the partition's default."""
-    minutes: int = Field(ge=1)
+    minutes: int = Field(60, ge=1)
     """Time limit of one life; the training goes on in the next."""
-    warning_seconds: int = Field(ge=1)
+    warning_seconds: int = Field(120, ge=1)
     """Seconds from the warning, at which the job saves a checkpoint, to its time limit."""
-    partition: str | None
-    account: str | None
-    qos: str | None
-    constraint: str | None
-    exclude: str | None
-    additional: str | None
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    exclude: str | None = None
+    additional: str | None = None
     """Other options of sbatch: `reservation=maintenance exclusive`."""
-    detach: bool
+    detach: bool = False
     """On Ctrl-C leave the job alone; the same command returns to it."""
 
     @field_validator("*", mode="before")
     @classmethod
     def _empty_is_not_given(cls, value: Any) -> Any:
         return None if value == "" else value
-
-    @field_validator("command")
-    @classmethod
-    def _decode(cls, command: list[str]) -> list[str]:
-        return [unquote(word) for word in command]
 
     @model_validator(mode="after")
     def _values_fit(self) -> "LaunchSettings":

@@ -1,92 +1,160 @@
-"""The frame of every command: compose with Hydra, check the settings, print errors in one line."""
+"""The frame of every command: settings from the words, errors in one line, exit codes.
 
-import os
+The settings come from one of three places:
+
+- a record, named by KEY=GRID/NAME, if the other words set only how the job runs. So every job of
+  the workflow starts, without Hydra;
+- the settings class, for commands about a whole grid, which have no config;
+- configs/COMMAND.yaml, composed by Hydra. If a record is named, its values are under the words.
+"""
+
 import signal
 import sys
-import warnings
-from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
 
-import hydra
-from hydra._internal.utils import get_args_parser
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig
-
-from psld.cluster.faults import try_again_once
-from psld.commands.sweeps import begin_job, check_jobs, failure_of, first_job, is_sweep
-from psld.config.compose import compose_content, content_of, refusing
-from psld.config.locations import CONFIGS
 from psld.config.messages import explained
 from psld.config.settings import Settings, parse
+from psld.config.words import is_plain, key_of, updated, value_in, without
+from psld.grid.jobs import Load
+from psld.grid.records import Job
 from psld.utils.errors import UserError
 
 S = TypeVar("S", bound=Settings)
 
-# configs/hydra/launcher overrides the launchers' own configs, which Hydra 1.3 merges in.
-warnings.filterwarnings("ignore", r"\s*'hydra/launcher/submitit_\w+' is validated against")
+HELP = {"--help", "-h"}
+
+
+@dataclass(frozen=True)
+class FromRecord:
+    """How a command takes its settings from a record."""
+
+    load: Load
+    """Returns the job of the record with this name, GRID/NAME."""
+    run: Collection[str]
+    """The settings of how the job runs; all others decide the result."""
+    elsewhere: bool = False
+    """True if another result needs an `output` of its own."""
+    fixed: Collection[str] = ()
+    """Settings of the config that only the grid decides."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A command's name and settings, and where they come from."""
+
+    name: str
+    kind: type[Settings]
+    records: Mapping[str, FromRecord] = field(default_factory=dict)
+    """The keys that name a record."""
+    bare: str | None = None
+    """The setting that words without `=`, and those after `--`, give: a list for a command without
+    a config."""
+    has_config: bool = True
+
+    @property
+    def where(self) -> str:
+        return f"configs/{self.name}.yaml" if self.has_config else f"psld {self.name}"
+
+    def record_in(self, words: list[str]) -> tuple[str, str] | None:
+        """Return the key and the name of the record that the words name; None without one."""
+        for key in self.records:
+            name = value_in(words, key)
+            if name is not None and ("/" in name or key in ("cell", "model", "guide")):
+                return key, name
+        if value_in(words, "record") is not None:
+            raise UserError(f"record: give it with {' or '.join(self.records)}=GRID/NAME")
+        return None
+
+    def settings(self, words: list[str]) -> Settings | None:
+        """Return the settings that need no Hydra; None if Hydra has to compose them."""
+        if not self.has_config:
+            return self._of_the_class(words)
+        named = self.record_in(words)
+        if named is None:
+            return None
+        key, name = named
+        record, bare = self.records[key], [word for word in words if self.is_bare(word)]
+        others = [word for word in without(words, key, "record") if word not in bare]
+        changes = [word for word in others if key_of(word).partition(".")[0] not in record.run]
+        fixed = [word for word in changes if key_of(word).partition(".")[0] in record.fixed]
+        if fixed or (changes and record.elsewhere and value_in(others, "output") is None):
+            remedy = "" if fixed else ", or give an output=… of its own"
+            raise UserError(
+                f"{[*fixed, *changes][0]}: the grid decides this for {key}={name}; leave one of "
+                f"them out{remedy}"
+            )
+        if changes or not all(map(is_plain, others)):
+            return None
+        content = self.load_record(words).settings.model_dump() | self._of_bare(bare)
+        return parse(self.kind, updated(content, others), f"{key}={name}")
+
+    def load_record(self, words: list[str]) -> Job:
+        """Return the job of the record that the words name.
+
+        Raises UserError if `record=` asks for another one: the grid has changed meanwhile.
+        """
+        key, name = self.record_in(words)
+        planned = value_in(words, "record")
+        job = self.records[key].load(name, planned)
+        if planned not in (None, job.digest):
+            raise UserError(
+                f"{key}={name}: the grid has changed since this job was planned (its record is "
+                f"{job.digest}, not {planned}); run Snakemake again"
+            )
+        return job
+
+    def _of_the_class(self, words: list[str]) -> Settings:
+        after = words.index("--") if "--" in words else len(words)
+        words, bare = words[:after], words[after + 1 :]
+        if flags := [word for word in words if word.startswith("-")]:
+            raise UserError(f"unrecognized arguments: {flags[0]}")
+        bare += [word for word in words if self.is_bare(word)]
+        others = [word for word in words if word not in bare]
+        if unreadable := [word for word in others if "=" not in word]:
+            raise UserError(f"{unreadable[0]}: not a setting KEY=VALUE")
+        return parse(self.kind, updated(self._of_bare(bare), others), self.where)
+
+    def is_bare(self, word: str) -> bool:
+        """Check that a word is no setting: official checkpoints have `=` in their names."""
+        key, equals, _ = word.partition("=")
+        is_path = "/" in key and not key.lstrip("+~").startswith("hydra/")
+        is_setting = equals and not is_path and not Path(word).is_file()
+        return self.bare is not None and not word.startswith("-") and not is_setting
+
+    def _of_bare(self, bare: list[str]) -> dict[str, Any]:
+        if not bare:
+            return {}
+        takes_several = self.bare and not self.has_config
+        return {self.bare: bare if takes_several else bare[-1]}
 
 
 def entry_point(
-    name: str, kind: type[S], rewrite: Callable[[list[str]], list[str]] = list
+    name: str,
+    kind: type[S],
+    *,
+    records: Mapping[str, FromRecord] | None = None,
+    bare: str | None = None,
+    has_config: bool = True,
 ) -> Callable[[Callable[[S], Any]], Callable[[], None]]:
-    """Make `main(settings)` the command `psld NAME`, configured by configs/NAME.yaml.
+    """Make `main(settings)` the command `psld NAME`.
 
         @entry_point("prepare", PrepareSettings)
         def main(settings: PrepareSettings) -> None: ...
 
     Bad input exits with code 2 and a failure at run time with 1; both print one line on stderr.
-    `rewrite` may replace the overrides before Hydra reads them.
+    The arguments are those of `Frame`.
     """
+    frame = Frame(name, kind, records or {}, bare, has_config)
 
     def decorate(main: Callable[[S], Any]) -> Callable[[], None]:
-        failures: list[Exception] = []
-        swept: list[str] = []
-        where = f"configs/{name}.yaml"
-
-        def settings_of(config: DictConfig) -> S:
-            return parse(kind, content_of(config, where), where)
-
-        @hydra.main(config_path=str(CONFIGS), config_name=name, version_base="1.3")
-        def hydra_main(config: DictConfig) -> None:
-            sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
-            job = begin_job(config, swept) if sweeps else None
-            # Collect errors: Hydra adds a line of its own to an error that passes through it.
-            try:
-                main(settings_of(config))
-            except Exception as error:
-                failures.append(failure_of(job, error) if sweeps else error)
-
         def command() -> None:
-            # Without this, Hydra prints a summary and exits with 1; its errors are user errors.
-            os.environ.setdefault("HYDRA_FULL_ERROR", "1")
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
             try:
-                failures.clear()
-                wants_help = not {"--help", "-h"}.isdisjoint(sys.argv[1:])
-                sys.argv[1:] = _arguments(sys.argv[1:], rewrite)
-                if wants_help:
-                    from psld.commands.help import help_of
-
-                    description = sys.modules[main.__module__].__doc__
-                    words = _check_flags(sys.argv[1:])
-                    words = first_job(words) if is_sweep(sys.argv) else words
-                    print(help_of(sys.argv[0], name, kind, description, words))
-                    return
-                if not any(word.startswith(("-", "hydra")) for word in sys.argv[1:]):
-                    # Skip hydra_main if possible: it composes twice, first to detect a sweep.
-                    main(parse(kind, compose_content(name, sys.argv[1:], where), where))
-                    return
-                _check_flags(sys.argv[1:])
-                with refusing(where):
-                    swept[:] = check_jobs(name, sys.argv[1:], settings_of)
-                    hydra_main()
-                if swept and failures:
-                    raise type(failures[0])(f"{len(failures)} of the sweep's jobs failed")
-                if failures:
-                    raise failures[0]
+                _run(frame, main, sys.argv[1:])
             except Exception as error:
-                try_again_once(error)
                 known = explained(error)
                 if known is None:
                     raise
@@ -99,32 +167,26 @@ def entry_point(
     return decorate
 
 
-def adding(group: str) -> Callable[[list[str]], list[str]]:
-    """Return a `rewrite` that lets GROUP.KEY=… add a key: Hydra asks for ++ in front of it."""
-    return lambda given: [f"++{a}" if a.startswith(f"{group}.") else a for a in given]
+def _run(frame: Frame, main: Callable[[Any], Any], words: list[str]) -> None:
+    if not HELP.isdisjoint(words):
+        from psld.commands.help import help_of
+
+        print(help_of(sys.argv[0], frame, sys.modules[main.__module__].__doc__, words))
+        return
+    if frame.has_config and any(word.startswith(("-", "hydra")) for word in words):
+        from psld.commands.composed import run_with_flags
+
+        run_with_flags(frame, main, words)
+        return
+    main(settings_of(frame, words))
 
 
-def _arguments(given: list[str], rewrite: Callable[[list[str]], list[str]]) -> list[str]:
-    """Return the command line in Hydra's order: options before overrides."""
-    rewritten = rewrite(given)
-    if is_sweep(rewritten):
-        # A sweep that starts from a grid's model is not part of the grid.
-        rewritten = [w for w in rewritten if w in given or not w.startswith("grid_name=")]
-    return sorted(rewritten, key=lambda word: "=" in word and not word.startswith("-"))
+def settings_of(frame: Frame, words: list[str]) -> Settings:
+    """Return the settings that the words of a command without flags give."""
+    settings = frame.settings(words)
+    if settings is not None:
+        return settings
+    # Hydra takes a third of a second to import, and no job of the workflow needs it.
+    from psld.commands.composed import composed_settings
 
-
-def _check_flags(given: list[str]) -> list[str]:
-    """Return the overrides; refuse wrong flags in one line, for which Hydra prints its usage.
-
-    `--experimental-rerun` is refused, too: it reads a pickle.
-    """
-    parser = get_args_parser()
-    parser.error = _refuse
-    parsed = parser.parse_args(given)
-    if parsed.experimental_rerun is not None:
-        _refuse("--experimental-rerun is not supported; give the overrides again")
-    return parsed.overrides
-
-
-def _refuse(message: str) -> NoReturn:
-    raise UserError(message)
+    return composed_settings(frame, words)

@@ -9,10 +9,9 @@ from itertools import pairwise
 from typing import Any, get_args
 
 import yaml
-from omegaconf import OmegaConf
 from pydantic.fields import FieldInfo
 
-from psld.config.compose import compose_whole, without_hydra
+from psld.commands.entry import HELP, Frame
 from psld.config.locations import config_names
 from psld.config.settings import Settings
 from psld.utils.errors import UserError
@@ -20,24 +19,35 @@ from psld.utils.errors import UserError
 WIDTH = 100
 
 
-def help_of(
-    program: str, name: str, kind: type[Settings], description: str, overrides: list[str]
-) -> str:
-    """Return the help of a program such as `psld train`, from configs/NAME.yaml and `kind`.
+def help_of(program: str, frame: Frame, description: str, words: list[str]) -> str:
+    """Return the help of a program such as `psld train`, from its config and its settings.
 
-    Raises UserError if the overrides do not compose.
+    Raises UserError if the words do not compose.
     """
-    file = f"configs/{name}.yaml"
-    config = compose_whole(name, overrides, file)
-    content = OmegaConf.to_container(without_hydra(config))
-    choices = [*_choices(config.hydra.runtime.choices)]
+    if not frame.has_config:
+        settings = _lines(frame.kind, {}, "")
+        usage = f"usage: {program} {'FILE … ' if frame.bare else ''}KEY=VALUE …"
+        return "\n\n".join([usage, description.strip(), "Settings:", "\n".join(settings)])
+    from omegaconf import OmegaConf
+
+    from psld.commands.composed import config_of, split_flags
+    from psld.commands.sweeps import FLAGS, first_job
+    from psld.config.compose import compose_whole, without_hydra
+
+    flags, overrides = split_flags([word for word in words if word not in HELP])
+    config, overrides = config_of(frame, overrides)
+    if not FLAGS.isdisjoint(flags):
+        overrides = first_job(overrides)
+    composed = compose_whole(config, overrides, frame.where)
+    content = OmegaConf.to_container(without_hydra(composed))
+    choices = [*_choices(composed.hydra.runtime.choices)]
     about = f"Choices; {program} GROUP=CHOICE --help shows the settings of another:"
     parts = [
         f"usage: {program} KEY=VALUE …",
         description.strip(),
         *([about, "\n".join(choices)] if choices else []),
-        f"Settings and their values ({file}); ??? has to be given:",
-        "\n".join(_lines(kind, content, f"{file}: ")),
+        f"Settings and their values ({frame.where}); ??? has to be given:",
+        "\n".join(_lines(frame.kind, content, f"{frame.where}: ")),
         f"{program} --cfg job prints the settings for the overrides given with it.",
     ]
     return "\n\n".join(parts)

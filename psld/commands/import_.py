@@ -17,15 +17,19 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from psld.commands.entry import entry_point
-from psld.config.overrides import quoted
+from psld.commands.entry import FromRecord, entry_point
 from psld.data.store import ImageStore
 from psld.diffusion.process import LinearProcess
-from psld.grid.loading import expand_guide, expand_model
+from psld.grid import jobs
 from psld.networks.official import LISTED, from_official, read_checkpoint
 from psld.training.manifest import GuideManifest, Imported, ModelManifest, write_manifest
 from psld.training.model import build_guide, build_network, save_weights
-from psld.training.settings import RunSettings, TrainGuideSettings, TrainSettings
+from psld.training.settings import (
+    TRAINING_RUN,
+    RunSettings,
+    TrainGuideSettings,
+    TrainSettings,
+)
 from psld.utils.errors import UserError
 from psld.utils.provenance import provenance
 
@@ -38,32 +42,34 @@ class ImportSettings(RunSettings):
 
 
 class ImportModelSettings(TrainSettings, ImportSettings):
-    kind: Literal["model"]
-    weights: Literal["ema", "online"]
+    kind: Literal["model"] = "model"
+    weights: Literal["ema", "online"] = "ema"
     """The moving average, used in the paper's samples, or the network as trained."""
 
 
 class ImportGuideSettings(TrainGuideSettings, ImportSettings):
-    kind: Literal["guide"]
+    kind: Literal["guide"] = "guide"
 
 
-def name_the_file(arguments: list[str]) -> list[str]:
-    """Turn a leading FILE into the override `checkpoint=FILE`.
-
-    The official files have `=` in their names, so the override's value needs quotes.
-    """
-    first = arguments[0] if arguments else ""
-    if Path(first).is_file() or (first.endswith(".ckpt") and not first.startswith("checkpoint=")):
-        arguments = [f"checkpoint={quoted(first)}", *arguments[1:]]
-    return arguments
+RUN = TRAINING_RUN | {"checkpoint", "weights", "kind"}
 
 
-@entry_point("import", ImportModelSettings, lambda given: expand_model(name_the_file(given)))
+@entry_point(
+    "import",
+    ImportModelSettings,
+    records={"model": FromRecord(jobs.train, RUN)},
+    bare="checkpoint",
+)
 def import_model(settings: ImportModelSettings) -> None:
     import_weights(settings, build_network, ModelManifest, settings.weights)
 
 
-@entry_point("import_guide", ImportGuideSettings, lambda given: expand_guide(name_the_file(given)))
+@entry_point(
+    "import_guide",
+    ImportGuideSettings,
+    records={"guide": FromRecord(jobs.train_guide, RUN)},
+    bare="checkpoint",
+)
 def import_guide(settings: ImportGuideSettings) -> None:
     # The official code keeps no moving average of a guide.
     import_weights(settings, build_guide, GuideManifest, "online")
@@ -101,6 +107,7 @@ def import_weights(
     digest, step = None, checkpoint.step
     if Path(settings.data).exists():
         digest = ImageStore.open_for(settings.data, settings.dataset).digest
+    imported = Imported(file=Path(path).name, sha256=checkpoint.sha256, weights=chosen)
     manifest = kind(
         name=settings.name,
         grid=settings.grid_name,
@@ -113,8 +120,10 @@ def import_weights(
         device=None,
         ranks=None,
         run=None,
-        imported=Imported(file=Path(path).name, sha256=checkpoint.sha256, weights=chosen),
-        weights_sha256=save_weights(settings.output, network),
+        imported=imported,
+        weights_sha256=save_weights(
+            settings.output, network, imported.model_dump(exclude={"file"})
+        ),
         **provenance(),
     )
     write_manifest(settings.output, manifest)

@@ -12,31 +12,31 @@ import signal
 import sys
 from pathlib import Path
 from typing import NoReturn
-from urllib.parse import quote
 
 from psld.cluster import slurm
 from psld.cluster.job import run_here
 from psld.cluster.launcher import Launcher, say
 from psld.cluster.settings import LaunchSettings
-from psld.commands.entry import entry_point
-from psld.config.compose import compose_content
-from psld.config.settings import parse
-from psld.data.description import expand_data
-from psld.grid.loading import expand_guide, expand_model
-from psld.training.settings import RunSettings, TrainGuideSettings, TrainSettings
+from psld.commands.entry import Frame, FromRecord, entry_point, settings_of
+from psld.grid import jobs
+from psld.training.settings import (
+    TRAINING_RUN,
+    RunSettings,
+    TrainGuideSettings,
+    TrainSettings,
+)
 from psld.utils.errors import UserError
 
+TRAININGS = {
+    "train": Frame("train", TrainSettings, {"model": FromRecord(jobs.train, TRAINING_RUN)}),
+    "train_guide": Frame(
+        "train_guide", TrainGuideSettings, {"guide": FromRecord(jobs.train_guide, TRAINING_RUN)}
+    ),
+}
+"""The commands that can be launched."""
 
-def split_command(given: list[str]) -> list[str]:
-    """Turn the words after `--` into the setting `command`, quoted so that Hydra keeps them."""
-    if "--" not in given:
-        return given
-    split = given.index("--")
-    words = ",".join(f"'{quote(word, safe='=/,:@+[]')}'" for word in given[split + 1 :])
-    return [*given[:split], f"command=[{words}]"]
 
-
-@entry_point("launch", LaunchSettings, rewrite=split_command)
+@entry_point("launch", LaunchSettings, bare="command", has_config=False)
 def main(settings: LaunchSettings) -> None:
     # Check the training before submitting: report a mistake now, not when the job starts.
     training = settings_of_training(settings.command)
@@ -65,15 +65,10 @@ def main(settings: LaunchSettings) -> None:
 
 def settings_of_training(words: list[str]) -> RunSettings:
     """Return the settings of a command's training. Raises the UserErrors of the command."""
-    command, *given = words
-    kinds = {
-        "train": (TrainSettings, expand_model),
-        "train_guide": (TrainGuideSettings, expand_guide),
-    }
-    if command not in kinds:
+    command, *words = words
+    if command not in TRAININGS:
         raise UserError(f"launch: after -- comes train or train_guide, not {command}")
-    kind, expand = kinds[command]
-    return parse(kind, compose_content(command, expand_data(expand(given)), command), command)
+    return settings_of(TRAININGS[command], words)
 
 
 def leave(launcher: Launcher, detach: bool, number: int) -> NoReturn:

@@ -12,8 +12,8 @@ import statistics
 
 from psld.commands.entry import entry_point
 from psld.config.settings import write_record
-from psld.grid.results import LikelihoodResult, Weights
-from psld.metrics.likelihood import measure_shards, summary
+from psld.metrics.likelihood import LikelihoodResult, measure_shards, summary
+from psld.metrics.results import Weights
 from psld.metrics.settings import LikelihoodCommandSettings, LikelihoodSettings
 from psld.training.manifest import ModelManifest, read_manifest
 from psld.utils.provenance import provenance

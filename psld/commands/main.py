@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+from psld.utils import VERSION
 from psld.utils.errors import UserError
-from psld.utils.version import VERSION
 
 COMMANDS = (
     "prepare",
@@ -29,6 +29,7 @@ COMMANDS = (
     "likelihood",
     "tabulate",
     "figure",
+    "trace",
     "page",
     "certify",
     "verify",

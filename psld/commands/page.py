@@ -5,25 +5,26 @@
 It lists what has not been run, too.
 """
 
-from pathlib import Path
-
 from psld.commands.entry import entry_point
-from psld.grid.loading import GridCommandSettings, load_grid
+from psld.config.settings import Settings
+from psld.grid import paths
+from psld.grid.cache import load_grid
 from psld.report.page import results_page
 from psld.utils.files import write_text
 
 
-class PageSettings(GridCommandSettings):
+class PageSettings(Settings):
     """Settings of `psld page`."""
 
-    figures: Path
-    """Folder of the grid's figures; those that are not drawn yet are left out."""
-    output: str
-    """Path of the page."""
+    grid_name: str = "demo"
+    """Name of the grid, configs/grid/NAME.yaml."""
+    output: str | None = None
+    """Path of the page; null: results/GRID.html."""
 
 
-@entry_point("page", PageSettings)
+@entry_point("page", PageSettings, has_config=False)
 def main(settings: PageSettings) -> None:
     grid = load_grid(settings.grid_name)
-    write_text(settings.output, results_page(grid, settings.cells, settings.figures))
-    print(f"Page: {settings.output}")
+    output = settings.output or paths.page(grid.name)
+    write_text(output, results_page(grid))
+    print(f"Page: {output}")

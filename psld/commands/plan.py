@@ -7,37 +7,33 @@
 GPU hours need throughputs: those given, or else those of what has been run here.
 """
 
-from psld.commands.entry import adding, entry_point
-from psld.grid.composing import compose_guide, compose_model
-from psld.grid.figures import figures_of
-from psld.grid.loading import load_grid
-from psld.grid.plan import Kind, PlanSettings, plan_of
-from psld.grid.resolved import ComposedTraining
+from psld.commands.entry import entry_point
+from psld.grid.cache import load_grid
+from psld.grid.figures import all_figures
+from psld.grid.plan import PlanSettings, plan_of
+from psld.grid.records import Guide, Model
 
 
-@entry_point("plan", PlanSettings, rewrite=adding("throughput"))
+@entry_point("plan", PlanSettings, has_config=False)
 def main(settings: PlanSettings) -> None:
     grid = load_grid(settings.grid_name)
     match settings.list:
         case "cells":
-            print("\n".join(f"{grid.name}/{cell}" for cell in grid.cells))
+            print("\n".join(f"{grid.name}/{cell.name}" for cell in grid.measured_cells))
         case "figures":
-            print("\n".join(figures_of(grid)))
+            print("\n".join(all_figures(grid)))
         case None:
             print(plan_of(grid, settings, forward_gigaflops))
 
 
-def forward_gigaflops(kind: Kind, trained: ComposedTraining) -> float:
+def forward_gigaflops(trained: Model | Guide) -> float:
     """Return the GFLOPs of one image through a network; a multiply-add counts as two."""
     # torch takes longer to import than everything else here, and only the cost needs it.
     import torch
 
     from psld.training.model import build_guide, build_network, forward_flops
 
-    if kind == "model":
-        settings, build = compose_model(trained.overrides, kind), build_network
-    else:
-        settings, build = compose_guide(trained.overrides, kind), build_guide
-    process = settings.process.build()
+    build = build_network if isinstance(trained, Model) else build_guide
+    process = trained.settings.process.build()
     with torch.device("meta"):
-        return forward_flops(build(settings, process).eval()) / 1e9
+        return forward_flops(build(trained.settings, process).eval()) / 1e9

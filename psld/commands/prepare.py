@@ -8,12 +8,15 @@ Settings: configs/prepare.yaml.
 
 from pathlib import Path
 
-from psld.commands.entry import entry_point
+from psld.commands.entry import FromRecord, entry_point
 from psld.data.preparation import prepare_dataset
 from psld.data.settings import PrepareSettings
+from psld.grid import jobs
+
+RECORDS = {"dataset": FromRecord(jobs.prepare, {"output"})}
 
 
-@entry_point("prepare", PrepareSettings)
+@entry_point("prepare", PrepareSettings, records=RECORDS)
 def main(settings: PrepareSettings) -> None:
     record = prepare_dataset(settings.dataset, Path(settings.output))
     count, channels, height, width = record["shape"]

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from psld.commands.entry import entry_point
+from psld.commands.entry import FromRecord, entry_point
 from psld.config.settings import write_record
-from psld.data.description import expand_data
 from psld.data.pixels import to_uint8, truncated
 from psld.data.store import ImageStore
+from psld.grid import jobs
 from psld.metrics.extractor import Extractor, batches_of, gather
 from psld.metrics.extractor_folder import load_extractor, read_manifest
 from psld.metrics.features import Features
@@ -32,7 +32,10 @@ NOISE_SAMPLES = 10_000
 """Images of noise; as many as training images if there are fewer."""
 
 
-@entry_point("reference", ReferenceSettings, rewrite=expand_data)
+RECORDS = {"features": FromRecord(jobs.reference, {"data", "extractor", "output", "device"})}
+
+
+@entry_point("reference", ReferenceSettings, records=RECORDS)
 def main(settings: ReferenceSettings) -> None:
     metric, folder = settings.metric, settings.extractor
     store = ImageStore.open_for(settings.data, settings.dataset)
@@ -46,13 +49,14 @@ def main(settings: ReferenceSettings) -> None:
     count = min(store.splits["train"], NOISE_SAMPLES)
     noise = noise_images(count, shape, metric.batch_size)
     parts["noise"] = gather(extractor, noise, "noise", count)
+    origin = {"extractor": extractor.digest, "dataset": store.digest}
     manifest = ReferenceManifest(
         extractor=metric.extractor,
         truncated_reference=metric.truncated_reference,
         dataset=settings.dataset.name,
         dataset_digest=store.digest,
         images={name: len(features) for name, features in parts.items()},
-        features_sha256=save_features(settings.output, parts),
+        features_sha256=save_features(settings.output, parts, origin),
         extractor_digest=extractor.digest,
         extractor_test_accuracy=read_manifest(folder).test_accuracy if folder else None,
         device=device_name(extractor.device),

@@ -11,14 +11,17 @@ Complete shards are kept. A killed run loses at most the shard in progress.
 
 import numpy as np
 
-from psld.commands.entry import entry_point
-from psld.grid.cells import expand_cell
+from psld.commands.entry import FromRecord, entry_point
+from psld.grid import jobs
 from psld.sampling.records import SampledShard, ShardRecord
 from psld.sampling.sample import sample_shards
-from psld.sampling.settings import SampleSettings
+from psld.sampling.settings import SampleSettings, SamplingRun
+
+RUN = {"first", "shards", "output", "png", *SamplingRun.model_fields}
+RECORDS = {"cell": FromRecord(jobs.sample, RUN, True)}
 
 
-@entry_point("sample", SampleSettings, rewrite=expand_cell)
+@entry_point("sample", SampleSettings, records=RECORDS)
 def main(settings: SampleSettings) -> None:
     if settings.png:
         # Only pictures need Pillow.
@@ -28,7 +31,7 @@ def main(settings: SampleSettings) -> None:
     records, images = [], []
     for shard, made in sample_shards(settings):
         index, count = shard.origin.index, len(shard.images)
-        records.append(SampledShard(index=index, digest=shard.content_digest(), images=count))
+        records.append(SampledShard(index=index, digest=shard.digest(), images=count))
         images += [shard.images] if settings.png else []
         done = f"{count} images, NFE {shard.nfe}" if made else "is there"
         print(f"shard {index}: {done}", flush=True)

@@ -27,12 +27,10 @@ from psld.utils.files import make_private
 FLAGS = {"--multirun", "-m"}
 
 
-def is_sweep(given: list[str]) -> bool:
-    return not FLAGS.isdisjoint(given)
-
-
-def check_jobs(command: str, given: list[str], check: Callable[[DictConfig], Any]) -> list[str]:
-    """Check all jobs of a sweep and return the keys that it sweeps over; none without a sweep.
+def check_jobs(
+    config_name: str, overrides: list[str], check: Callable[[DictConfig], Any]
+) -> list[str]:
+    """Check all jobs of a sweep and return the keys that it sweeps over.
 
     Args:
         check: returns the settings of a job's config, and raises UserError if they are wrong.
@@ -40,17 +38,14 @@ def check_jobs(command: str, given: list[str], check: Callable[[DictConfig], Any
     Raises:
         UserError: a job is wrong, or two jobs write to the same place; the error names them.
     """
-    # With other flags, Hydra prints something or reads other configs.
-    if not is_sweep(given) or any(w[:1] == "-" and w not in FLAGS for w in given):
-        return []
-    own = [word for word in given if word not in FLAGS and not word.startswith("hydra")]
+    own = [word for word in overrides if not word.startswith("hydra")]
     with configs():
         parsed = OverridesParser.create(GlobalHydra.instance().config_loader())
-        overrides = parsed.parse_overrides(own)
-        swept = [o.get_key_element() for o in overrides if o.is_sweep_override()]
+        parts = parsed.parse_overrides(own)
+        swept = [part.get_key_element() for part in parts if part.is_sweep_override()]
         writers: dict[str, str] = {}
-        for job in product(*map(_choices, overrides)):
-            whole = compose(command, list(job), return_hydra_config=True)
+        for job in product(*map(_choices, parts)):
+            whole = compose(config_name, list(job), return_hydra_config=True)
             with answering_resolvers(whole):
                 config = without_hydra(whole)
                 name = name_job(config, job, swept)

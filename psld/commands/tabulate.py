@@ -11,49 +11,35 @@ from pathlib import Path
 from pydantic import Field
 
 from psld.commands.entry import entry_point
-from psld.grid.entries import read_table
-from psld.grid.loading import GridCommandSettings, load_grid
-from psld.grid.resolved import Grid
-from psld.report.formats import as_csv, latex, markdown
-from psld.report.html import table_page
-from psld.report.table import summary, text_of
+from psld.config.settings import Settings
+from psld.grid import paths
+from psld.grid.cache import load_grid
+from psld.report.formats import print_tables, write_table
 from psld.utils.errors import UserError
-from psld.utils.files import write_text
 
 
-class TabulateSettings(GridCommandSettings):
+class TabulateSettings(Settings):
     """Settings of `psld tabulate`."""
 
-    table: str | None
+    grid_name: str = "demo"
+    """Name of the grid, configs/grid/NAME.yaml."""
+    table: str | None = None
     """Name of the table to write; null: print all tables."""
-    output: str = Field(pattern=r"[^/]$")
-    """Path of the table without extension."""
+    output: str | None = Field(None, pattern=r"[^/]$")
+    """Path of the table without extension; null: results/tables/GRID/TABLE."""
 
 
-@entry_point("tabulate", TabulateSettings)
+@entry_point("tabulate", TabulateSettings, has_config=False)
 def main(settings: TabulateSettings) -> None:
     grid = load_grid(settings.grid_name)
     if settings.table is None:
-        print_tables(grid, settings.cells)
+        print_tables(grid, Path())
         return
     if settings.table not in grid.file.tables:
         raise UserError(
             f"table: {settings.table!r} is not in grid {settings.grid_name}; "
             f"there are: {', '.join(grid.file.tables)}"
         )
-    table = grid.file.tables[settings.table]
-    rows = read_table(grid, settings.table, settings.cells)
-    text, output = text_of(table, rows), settings.output
-    write_text(f"{output}.csv", as_csv(grid, table, rows))
-    write_text(f"{output}.md", markdown(text))
-    write_text(f"{output}.tex", latex(text))
-    write_text(f"{output}.html", table_page(text))
+    output = settings.output or paths.table(grid.name, settings.table)
+    write_table(grid, settings.table, output)
     print(f"wrote {output}.csv, {output}.md, {output}.tex and {output}.html")
-
-
-def print_tables(grid: Grid, cells: Path) -> None:
-    """Print every table and a summary of their entries."""
-    tables = {name: read_table(grid, name, cells) for name in grid.file.tables}
-    texts = [text_of(grid.file.tables[name], rows) for name, rows in tables.items()]
-    for text in [*texts, summary(grid, tables)]:
-        print(markdown(text, details=False))

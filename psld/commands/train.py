@@ -11,20 +11,21 @@ Several ranks: torchrun --nproc-per-node=4 -m psld train ...
 from functools import partial
 
 from psld.cluster.requeue import requeued_when_stopped
-from psld.commands.entry import entry_point
-from psld.data.description import expand_data
+from psld.commands.entry import FromRecord, entry_point
 from psld.data.store import ImageStore
 from psld.diffusion.loss import EpsilonLoss
-from psld.grid.loading import expand_model
+from psld.grid import jobs
 from psld.training.batches import Labels
 from psld.training.manifest import ModelManifest
 from psld.training.model import build_network
 from psld.training.preview import preview_samples
 from psld.training.run import Task, run_training
-from psld.training.settings import TrainSettings
+from psld.training.settings import TRAINING_RUN, TrainSettings
+
+RECORDS = {"model": FromRecord(jobs.train, TRAINING_RUN)}
 
 
-@entry_point("train", TrainSettings, rewrite=lambda given: expand_data(expand_model(given)))
+@entry_point("train", TrainSettings, records=RECORDS)
 def main(settings: TrainSettings) -> None:
     store = ImageStore.open_for(settings.data, settings.dataset)
     process = settings.process.build()

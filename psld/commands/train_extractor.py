@@ -8,10 +8,10 @@ Writes OUTPUT/weights.safetensors and, last, OUTPUT/manifest.json.
 import time
 from pathlib import Path
 
-from psld.commands.entry import entry_point
+from psld.commands.entry import FromRecord, entry_point
 from psld.config.settings import write_record
-from psld.data.description import expand_data
 from psld.data.store import ImageStore
+from psld.grid import jobs
 from psld.metrics.extractor_folder import MANIFEST, ExtractorManifest, save_weights
 from psld.metrics.extractor_training import accuracy, train_classifier
 from psld.metrics.feature_classifier import ImageShape
@@ -20,8 +20,10 @@ from psld.utils.device import use_device
 from psld.utils.errors import UserError
 from psld.utils.provenance import device_name, provenance
 
+RECORDS = {"features": FromRecord(jobs.train_extractor, {"data", "output", "device"})}
 
-@entry_point("train_extractor", TrainExtractorSettings, rewrite=expand_data)
+
+@entry_point("train_extractor", TrainExtractorSettings, records=RECORDS)
 def main(settings: TrainExtractorSettings) -> None:
     store = ImageStore.open_for(settings.data, settings.dataset)
     if store.num_classes < 2:
@@ -49,8 +51,7 @@ def main(settings: TrainExtractorSettings) -> None:
         shape=shape,
         dataset=settings.dataset.name,
         dataset_digest=store.digest,
-        weights_sha256=save_weights(settings.output, extractor),
-        digest=extractor.digest,
+        digest=save_weights(settings.output, extractor),
         train_accuracy=accuracies["train"],
         test_accuracy=accuracies.get("test"),
         seconds=round(seconds, 3),

@@ -13,22 +13,21 @@ from typing import Any
 from torch import nn
 
 from psld.cluster.requeue import requeued_when_stopped
-from psld.commands.entry import entry_point
-from psld.data.description import expand_data
+from psld.commands.entry import FromRecord, entry_point
 from psld.data.store import ImageStore
 from psld.diffusion.loss import GuideLoss
-from psld.grid.loading import expand_guide
+from psld.grid import jobs
 from psld.training.batches import Labels
 from psld.training.manifest import GuideManifest
 from psld.training.model import build_guide
 from psld.training.preview import accuracy_by_time, as_logged
 from psld.training.run import Task, run_training
-from psld.training.settings import TrainGuideSettings
+from psld.training.settings import TRAINING_RUN, TrainGuideSettings
+
+RECORDS = {"guide": FromRecord(jobs.train_guide, TRAINING_RUN)}
 
 
-@entry_point(
-    "train_guide", TrainGuideSettings, rewrite=lambda given: expand_data(expand_guide(given))
-)
+@entry_point("train_guide", TrainGuideSettings, records=RECORDS)
 def main(settings: TrainGuideSettings) -> None:
     store = ImageStore.open_for(settings.data, settings.dataset)
     process = settings.process.build()
@@ -46,7 +45,7 @@ def main(settings: TrainGuideSettings) -> None:
         build=partial(build_guide, settings, process),
         loss_of=GuideLoss(process),
         labels=Labels(store.labels("train"), store.num_classes),
-        preview=lambda network: as_logged(accuracies(network)),
+        preview=lambda network, _: as_logged(accuracies(network)),
         describe=describe,
     )
     with requeued_when_stopped() as on_start:

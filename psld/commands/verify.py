@@ -14,7 +14,6 @@ from tempfile import TemporaryDirectory
 from pydantic import Field
 
 from psld.commands.entry import entry_point
-from psld.config.overrides import quoted
 from psld.config.settings import Settings
 from psld.utils.errors import RunError
 from psld.utils.files import sha256_of_file
@@ -27,17 +26,9 @@ class VerifySettings(Settings):
     """Paths of the certificates."""
 
 
-def name_the_files(arguments: list[str]) -> list[str]:
-    """Turn FILEs among the arguments into the override `files=[…]`."""
-    named = (a for a in arguments if not a.startswith("files="))
-    files = [a for a in named if a.endswith(".zip") or Path(a).is_file()]
-    listed = ",".join(map(quoted, files))
-    return [*([f"files=[{listed}]"] if files else []), *(a for a in arguments if a not in files)]
-
-
-@entry_point("verify", VerifySettings, rewrite=name_the_files)
+@entry_point("verify", VerifySettings, bare="files", has_config=False)
 def main(settings: VerifySettings) -> None:
-    from psld.commands.tabulate import print_tables
+    from psld.report.formats import print_tables
     from psld.report.verification import OUTCOMES, Verification, merge
 
     with TemporaryDirectory(prefix="psld-") as folder:

@@ -1,12 +1,13 @@
 """Compose settings with Hydra, from the folders of configs, as a command does."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
@@ -15,9 +16,12 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from psld.config.locations import CONFIGS, config_folders
+from psld.config.locations import CONFIGS, config_file, config_folders
 from psld.config.messages import entries_of, text_of
 from psld.utils.errors import UserError
+
+BASED = "record"
+"""The name in Hydra's ConfigStore of a command's config with the values of a record."""
 
 
 class OwnConfigs(SearchPathPlugin):
@@ -67,6 +71,64 @@ def compose_content(name: str, overrides: Sequence[str], where: str) -> dict[str
     config = compose_whole(name, overrides, where)
     with refusing(where), answering_resolvers(config):
         return content_of(without_hydra(config), where)
+
+
+def store_based(name: str, base: Mapping[str, Any], overrides: Sequence[str], where: str) -> str:
+    """Store configs/NAME.yaml with the values of `base`, and return the name to compose.
+
+    The overrides then apply on top. A group that `base` holds is left out of the defaults, unless
+    an override chooses a config of this group: then that part of `base` is left out.
+    """
+    chosen = {word.partition("=")[0].lstrip("+~") for word in overrides}
+    values = dict(base)
+    with refusing(where):
+        listed, content = _written_out(name)
+    defaults = []
+    for entry in listed:
+        group = next(iter(entry)) if isinstance(entry, dict) else None
+        place = (group or "").rpartition("@")[2].split(".")
+        if group in chosen:
+            values = _dropped(values, place)
+        if group is None or group in chosen or not _holds(values, place):
+            defaults.append(entry)
+    node = {"defaults": [*defaults, "_self_"], **content, **values}
+    ConfigStore.instance().store(BASED, node)
+    return BASED
+
+
+def _written_out(name: str) -> tuple[list[Any], dict[str, Any]]:
+    """Return defaults and values of configs/NAME.yaml, with those of a config that it extends."""
+    values = yaml.safe_load(config_file("", name).read_text("utf-8"))
+    defaults: list[Any] = []
+    inherited: dict[str, Any] = {}
+    for entry in values.pop("defaults"):
+        if isinstance(entry, dict) or entry == "command_line":
+            defaults.append(entry)
+        elif entry != "_self_":
+            more, inherited = _written_out(entry)
+            defaults += more
+    return defaults, inherited | values
+
+
+def _holds(values: Mapping[str, Any], place: Sequence[str]) -> bool:
+    for key in place:
+        if not isinstance(values, Mapping) or key not in values:
+            return False
+        values = values[key]
+    return True
+
+
+def _dropped(values: Mapping[str, Any], place: Sequence[str]) -> dict[str, Any]:
+    """Return the values without those at a place; the guidance of a sampler is a place of its own.
+
+    Choosing `sampler` keeps `sampler.guidance`.
+    """
+    first, *rest = place
+    if first not in values:
+        return dict(values)
+    inner = values[first]
+    kept = _dropped(inner, rest) if rest else {k: inner[k] for k in inner.keys() & {"guidance"}}
+    return {**values, first: kept} if kept else {k: v for k, v in values.items() if k != first}
 
 
 def without_hydra(config: DictConfig) -> DictConfig:

@@ -1,14 +1,13 @@
-"""The errors that are reported in one line, and the text of that line."""
+"""The errors that are reported in one line, and the text of that line.
+
+Errors of Hydra, OmegaConf and submitit are recognized by name: jobs do not import these.
+"""
 
 import errno
 import re
 from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Any
-
-from hydra.errors import HydraException, OverrideParseException
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from psld.utils.errors import MACHINE_ERRORS, PSLDError, is_out_of_memory
 from psld.utils.files import DISK_ERRORS
@@ -21,7 +20,8 @@ def explained(error: Exception) -> tuple[int, str] | None:
     text = text_of(error)
     if isinstance(error, PSLDError):
         return error.exit_code, text
-    if isinstance(error, HydraException | OmegaConfBaseException | WRONG_PATHS):
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if isinstance(error, WRONG_PATHS) or kinds & {"HydraException", "OmegaConfBaseException"}:
         return 2, text
     if isinstance(error, FileExistsError):
         return 2, f"{error.filename}: is a file; output and runs are folders"
@@ -40,19 +40,17 @@ def explained(error: Exception) -> tuple[int, str] | None:
         return 1, f"{what}: {advice}"
     if isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
         return 1, f"{text}; this machine or its file system failed, try again"
-    # Recognize the next errors by name, because not every command imports submitit.
-    match type(error).__name__:
-        case "UncompletedJobError" | "FailedJobError":
-            # Slurm refused, killed or canceled the job. Leave out the end of its log.
-            what = text.partition(") Error stream")[0].partition(") No ")[0]
-            return 1, f"{what}); the sweep's other jobs go on" if what != text else text
+    if kinds & {"UncompletedJobError", "FailedJobError"}:  # submitit's
+        # Slurm refused, killed or canceled the job. Leave out the end of its log.
+        what = text.partition(") Error stream")[0].partition(") No ")[0]
+        return 1, f"{what}); the sweep's other jobs go on" if what != text else text
     return None
 
 
 def text_of(error: Exception) -> str:
     """Return an error as one line, without Hydra's advice that does not apply here."""
     text = " ".join((str(error) or str(error.__cause__ or "")).split())
-    if isinstance(error, OverrideParseException):
+    if type(error).__name__ == "OverrideParseException":
         word = " ".join(error.override.split())
         key, _, value = word.partition("=")
         bare = value.strip("'\"")
@@ -74,6 +72,8 @@ def _meant(key: str, error: Exception) -> str:
     """Return a question about the setting of the config whose name is most like a wrong key's."""
     if error.__cause__ is None:  # The key is a group of configs, which this command does not use.
         return ""
+    from omegaconf import OmegaConf
+
     config = error.__cause__.parent_node._get_root()
     names = [name for name, _ in entries_of(OmegaConf.to_container(config))]
     same = [name for name in names if name.endswith(f".{key}")]

@@ -30,9 +30,9 @@ from psld.data.settings import (
 )
 from psld.data.source import Picture, Source
 from psld.data.store import FORMAT_VERSION, write_store
+from psld.utils import VERSION
 from psld.utils.errors import RunError, UserError
 from psld.utils.files import DISK_ERRORS, atomic_path
-from psld.utils.version import VERSION
 
 BLOCK_BYTES = 1 << 22
 """Bytes of a block, which is decoded, hashed and written at once; up to three a thread are held."""

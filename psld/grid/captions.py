@@ -1,7 +1,6 @@
 """The captions of figures, the same in the report and on the page of results."""
 
 from psld.grid.figures import GridFigure
-from psld.grid.resolved import Grid
 
 LEVELS = (
     "Bars are 95 % intervals. Hollow markers are the paper's numbers, if it has any. The line "
@@ -12,11 +11,11 @@ NOT_CHOSEN = "The first samples, not chosen."
 SAME_START = "from the same noise in every model with as many blocks of variables"
 
 
-def caption_of(grid: Grid, figure: GridFigure) -> str:
+def caption_of(figure: GridFigure) -> str:
     """Return a figure's caption: a few sentences of plain text."""
     match figure.kind, figure.name:
         case "samples", _:
-            return _caption_of_samples(grid, figure)
+            return _caption_of_samples(figure)
         case "comparison", _:
             return f"{NOT_CHOSEN} A column is the same sample in each row and starts {SAME_START}."
         case "nearest", _:
@@ -53,10 +52,9 @@ def caption_of(grid: Grid, figure: GridFigure) -> str:
     )
 
 
-def _caption_of_samples(grid: Grid, figure: GridFigure) -> str:
-    [cell] = figure.cells.values()
-    sampler = cell.rpartition("/")[2]
-    match grid.samplers[sampler].guidance:
+def _caption_of_samples(figure: GridFigure) -> str:
+    cell = figure.cell.name
+    match figure.cell.sampler.guidance:
         case "inpainting":
             strips = "the originals, the same with the hole in blue, and the result"
             return f"The first inpainted images of {cell}, not chosen, in strips: {strips}."

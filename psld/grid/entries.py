@@ -4,15 +4,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
-from psld.grid.measured import Measured, read_measured
-from psld.grid.places import Evaluation, Place
-from psld.grid.resolved import Grid
-from psld.grid.results import CellResult, LikelihoodResult, read_likelihood
-from psld.grid.tables import Band, Row, Show
-from psld.metrics.comparison import place_in_band, samples_to_decide
-from psld.metrics.estimate import CONFIDENCE, Interval
+from psld.grid.records import Cell, Grid
+from psld.grid.tables import Band, Number, Place, Row
+from psld.metrics.comparison import (
+    Difference,
+    paired_difference,
+    place_in_band,
+    samples_to_decide,
+    unpaired_difference,
+)
+from psld.metrics.estimate import CONFIDENCE, Estimate, Interval
+from psld.metrics.results import CellResult, CellResults, Show
+from psld.metrics.seeds import averaged, pooled, spread
 
 Status = Literal["reproduced", "off", "undecided", "measured", "not run", "literature"]
 
@@ -31,21 +36,109 @@ class Rank(NamedTuple):
 
 
 @dataclass(frozen=True)
+class SeedResults:
+    """The results of one number, for all of its seeds that have been run."""
+
+    by_cell: dict[Cell, CellResult] = field(default_factory=dict)
+
+    @property
+    def results(self) -> tuple[CellResult, ...]:
+        return tuple(self.by_cell.values())
+
+    def values(self, show: Show = "value") -> list[float]:
+        return [result.number(show) for result in self.results]
+
+    def drawn(self, show: Show = "value") -> Estimate | None:
+        """The mean of a number, with the error of drawing samples from these weights.
+
+        None without results, and for a count. Trainings share their noise if they have the same
+        sampling seed.
+        """
+        by_seed: dict[int, list[Estimate]] = {}
+        for result in self.results:
+            if estimate := result.estimate_of(show):
+                by_seed.setdefault(result.seed, []).append(estimate)
+        if not by_seed:
+            return None
+        return pooled([averaged(by_seed[seed]) for seed in sorted(by_seed)])
+
+    def trained(self, show: Show = "value") -> Estimate | None:
+        """The mean of a number with the error of training again; None for a single training."""
+        trainings: dict[str, list[float]] = {}
+        for result in self.results:
+            trainings.setdefault(result.model.name, []).append(result.number(show))
+        return spread(list(map(fmean, trainings.values()))) if len(trainings) > 1 else None
+
+    def interval(self, show: Show = "value") -> Interval | None:
+        """Return the mean over the seeds with its 95 % interval; None without an error estimate.
+
+        With one training it covers another draw of samples from the same weights. With several it
+        is the wider of that and of the spread over trainings, and covers training again.
+        """
+        estimates = (self.drawn(show), self.trained(show))
+        errors = [estimate.interval for estimate in estimates if estimate]
+        if not errors:
+            return None
+        mean, width = fmean(self.values(show)), max(error.half_width for error in errors)
+        return Interval(mean, mean - width, mean + width)
+
+    def difference(self, other: "SeedResults") -> Difference:
+        """Return the difference of the metric to that of another cell.
+
+        It is paired by samples if both draw the same noise: the same sampler, sampling seeds,
+        blocks of samples and number of blocks of variables. With several trainings, return the
+        larger of two p-values: over samples, and over trainings.
+        """
+        a, b = self.drawn(), other.drawn()
+        paired = self._noise == other._noise and a.block_samples == b.block_samples
+        drawn = paired_difference(a, b) if paired else unpaired_difference(a, b)
+        trained, other_trained = self.trained(), other.trained()
+        if not (trained or other_trained):
+            return drawn
+        again = unpaired_difference(trained or a, other_trained or b)
+        return max(drawn, again, key=lambda difference: difference.p_value)
+
+    @property
+    def _noise(self) -> dict[int, tuple[Any, int]]:
+        """The sampler and the blocks behind the noise of each sampling seed."""
+        return {
+            cell.seed: (cell.sampler.settings, cell.model.settings.process.blocks)
+            for cell in self.by_cell
+        }
+
+
+def read_results(grid: Grid, number: Number, root: Path = Path()) -> SeedResults:
+    """Read the results of a number for all of its seeds, as far as they have been run.
+
+    A result that was made with other settings than the grid's is left out.
+
+    Args:
+        root: the folder of the project.
+    """
+    measurement, found = grid.measurement(number), {}
+    for cell in grid.replicates(number):
+        path = root / cell.result
+        results = CellResults.read(path) if path.exists() else None
+        result = results and results.of(measurement.digest(cell.digest))
+        if result:
+            found[cell] = result
+    return SeedResults(found)
+
+
+@dataclass(frozen=True)
 class TableEntry:
     """One entry of a table: the measured value and the paper's value, if they exist."""
 
     row: Row
     column: str
     show: Show
-    evaluation: Evaluation | None
+    number: Number | None
     paper: float | None
     band: Band | None
     seeds: int = 0
     """Number of results that the grid asks for."""
-    measured: Measured = field(default_factory=Measured)
+    measured: SeedResults = field(default_factory=SeedResults)
     rank: Rank | None = None
-    likelihood: LikelihoodResult | None = None
-    """The model's likelihood, if the entry shows it and it has been measured."""
 
     @property
     def results(self) -> tuple[CellResult, ...]:
@@ -54,16 +147,12 @@ class TableEntry:
 
     @property
     def samples(self) -> int | None:
-        """The samples of each seed; of a likelihood the images, if it has been measured."""
-        if self.evaluation:
-            return self.evaluation.samples
-        return self.likelihood and self.likelihood.measured
+        """The samples of each seed."""
+        return self.number and self.number.samples
 
     @property
     def value(self) -> float | None:
         """Our number, the mean over seeds."""
-        if self.likelihood:
-            return self.likelihood.bits_per_dimension
         return fmean(self.measured.values(self.show)) if self.results else None
 
     @property
@@ -80,8 +169,6 @@ class TableEntry:
 
     @property
     def interval(self) -> Interval | None:
-        if self.likelihood:
-            return self.likelihood.interval
         return self.measured.interval(self.show)
 
     @property
@@ -113,22 +200,20 @@ class TableEntry:
         return interval, self.paper - self.width, self.paper + self.width
 
     @property
-    def needs(self) -> Literal["samples", "images", "trainings"] | None:
+    def needs(self) -> Literal["samples", "trainings"] | None:
         """The remedy that would narrow the interval of an undecided entry; None if it is decided.
 
         More samples do not narrow the spread over trainings, if that is what the interval shows.
         """
         if self._judged is None or place_in_band(*self._judged) != "overlap":
             return None
-        if self.likelihood:
-            return "images"
         drawn, trained = self.measured.drawn(self.show), self.measured.trained(self.show)
         widths = [each.interval.half_width if each else 0.0 for each in (drawn, trained)]
         return "trainings" if widths[1] > widths[0] else "samples"
 
     @property
     def more_samples(self) -> int | None:
-        """The samples that would decide an undecided entry, of a likelihood the images.
+        """The samples that would decide an undecided entry.
 
         0 if it is decided. None if nothing is compared, if no number is enough, or if it needs
         more trainings.
@@ -154,30 +239,29 @@ class TableEntry:
         return verdicts.get(place_in_band(*self._judged), "undecided")
 
 
-def read_table(grid: Grid, name: str, cells: Path) -> list[list[TableEntry]]:
-    """All entries of a table, row by row.
+def read_table(grid: Grid, name: str, root: Path = Path()) -> list[list[TableEntry]]:
+    """Return all entries of a table, row by row.
 
     Args:
-        cells: folder of the grid's metrics files, MODEL/SAMPLER.json and MODEL/likelihood.json.
+        root: the folder of the project.
     """
     band = grid.file.tables[name].band
-    rows = [[_entry(grid, cells, place, band) for place in row] for row in grid.file.places[name]]
+    rows = [[_entry(grid, place, band, root) for place in row] for row in grid.file.places[name]]
     ranked = [_ranked(grid, column) for column in zip(*rows, strict=True)]
     return [list(row) for row in zip(*ranked, strict=True)]
 
 
-def _entry(grid: Grid, cells: Path, place: Place, band: Band | None) -> TableEntry:
-    evaluation, model = place.evaluation, place.model
+def _entry(grid: Grid, place: Place, band: Band | None, root: Path) -> TableEntry:
+    number = place.number
     return TableEntry(
         row=place.row,
         column=place.column.label,
         show=place.show,
-        evaluation=evaluation,
+        number=number,
         paper=place.paper,
         band=band,
-        seeds=len(grid.file.replicates(evaluation)) if evaluation else 0,
-        measured=read_measured(grid, cells, evaluation) if evaluation else Measured(),
-        likelihood=read_likelihood(grid, cells, model) if model else None,
+        seeds=len(grid.replicates(number)) if number else 0,
+        measured=read_results(grid, number, root) if number else SeedResults(),
     )
 
 
@@ -187,11 +271,11 @@ def _ranked(grid: Grid, column: Iterable[TableEntry]) -> list[TableEntry]:
     groups: dict[tuple[str, str, int], list[int]] = {}
     for index, entry in enumerate(entries):
         if entry.results and entry.show == "value":
-            e = entry.evaluation
-            key = (e.metric, grid.models[e.model].dataset, e.samples)
+            number = entry.number
+            key = (number.metric, grid.cell(number).model.dataset, number.samples)
             groups.setdefault(key, []).append(index)
     for (metric, *_), places in groups.items():
-        better = grid.metric(metric).better
+        better = grid.metrics[metric].better
         if better and len(places) > 1:
             extreme = max if better == "larger" else min
             best = extreme(places, key=lambda place: entries[place].value)
@@ -202,7 +286,7 @@ def _ranked(grid: Grid, column: Iterable[TableEntry]) -> list[TableEntry]:
 
 
 def _rank(entry: TableEntry, best: TableEntry, comparisons: int) -> Rank:
-    if entry.evaluation == best.evaluation:
+    if entry.number == best.number:
         return Rank("best")
     difference = entry.measured.difference(best.measured)
     p_value = min(1.0, comparisons * difference.p_value)
@@ -210,11 +294,10 @@ def _rank(entry: TableEntry, best: TableEntry, comparisons: int) -> Rank:
     return Rank(name, p_value, difference.paired)
 
 
-def paper_values(grid: Grid) -> dict[Evaluation, dict[Show, float]]:
-    """Return the paper's numbers for each evaluation, by kind: distance, network evaluations."""
-    printed: dict[Evaluation, dict[Show, float]] = {}
+def paper_values(grid: Grid) -> dict[Number, dict[Show, float]]:
+    """Return the paper's numbers by kind: distance, network evaluations."""
+    printed: dict[Number, dict[Show, float]] = {}
     for place in grid.file.places_in():
-        if place.evaluation and place.paper is not None:
-            for replicate in grid.file.replicates(place.evaluation):
-                printed.setdefault(replicate, {})[place.show] = place.paper
+        if place.number and place.paper is not None:
+            printed.setdefault(place.number, {})[place.show] = place.paper
     return printed

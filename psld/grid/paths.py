@@ -19,40 +19,18 @@ def dataset(name: str) -> str:
     return f"data/{name}.h5"
 
 
-def dataset_digest(name: str) -> str:
-    return f"data/{name}.digest"
+def digest(data: str) -> str:
+    """The path of the digest of a prepared dataset."""
+    return f"{data.removesuffix('.h5')}.digest"
 
 
-def dataset_record(name: str) -> str:
-    return f"data/{name}.json"
-
-
-def model_folder(grid: str, model: str) -> str:
-    return f"models/{grid}/{model}"
-
-
-def guide_folder(grid: str, guide: str) -> str:
-    return f"guides/{grid}/{guide}"
-
-
-def shards_folder(grid: str, model: str, sampler: str) -> str:
-    return f"samples/{grid}/{model}/{sampler}"
-
-
-def extractor_folder(dataset: str, features: str) -> str:
-    return f"features/{dataset}/{features}"
-
-
-def reference_folder(dataset: str, features: str) -> str:
-    return f"features/{dataset}/{features}/reference"
+def description(data: str) -> str:
+    """The path of the record of a prepared dataset."""
+    return f"{data.removesuffix('.h5')}.json"
 
 
 def cell_result(grid: str, cell: str) -> str:
     return f"results/cells/{grid}/{cell}.json"
-
-
-def likelihood(grid: str, model: str) -> str:
-    return cell_result(grid, f"{model}/likelihood")
 
 
 def kept(result: str) -> str:

@@ -15,21 +15,13 @@ from pydantic import Field
 from tabulate import tabulate
 
 from psld.config.settings import Settings
-from psld.grid.entries import paper_values
-from psld.grid.figures import figures_of
-from psld.grid.loading import GridCommandSettings
-from psld.grid.resolved import ComposedTraining, Grid, shards_of_cells
-from psld.grid.results import read_result
-from psld.sampling.settings import shards_needed
-from psld.training.manifest import MANIFEST, GuideManifest, ModelManifest, read_manifest
+from psld.grid.entries import paper_values, read_results
+from psld.grid.figures import all_figures
+from psld.grid.records import Cell, Grid, Guide, Model
+from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.training.settings import TRAIN_FACTOR
 
 SECONDS_PER_HOUR = 3600
-
-Kind = Literal["model", "guide"]
-
-DEFAULT_NETWORKS: dict[Kind, str] = {"model": "demo", "guide": "guide-demo"}
-"""The networks that configs/train.yaml and configs/train_guide.yaml choose."""
 
 UNKNOWN = "?"
 
@@ -50,26 +42,24 @@ class Throughput(Settings):
     """Through one network evaluation."""
 
 
-class PlanSettings(GridCommandSettings):
+class PlanSettings(Settings):
     """Settings of `psld plan`."""
 
-    list: Literal["cells", "figures"] | None
+    grid_name: str = "demo"
+    """Name of the grid, configs/grid/NAME.yaml."""
+    list: Literal["cells", "figures"] | None = None
     """List the names of all cells, or of all figures, instead of the plan."""
-    throughput: dict[str, Throughput]
+    throughput: dict[str, Throughput] = Field(default_factory=dict)
     """Images per second on one GPU, by the network's name in configs/network:
     throughput.demo.train=900 through a training step, throughput.demo.sample=9000 through one
-    network evaluation."""
+    network evaluation. Those of earlier runs of the network are the default."""
     sustained_tflops: float | None = Field(None, gt=0)
-    """TFLOP/s of a GPU, to derive unknown throughputs; null leaves them unknown."""
-    adaptive_evaluations: int = Field(gt=0)
+    """TFLOP/s of a GPU on convolutions, to derive unknown throughputs; null leaves them unknown."""
+    adaptive_evaluations: int = Field(200, gt=0)
     """Network evaluations of an adaptive sampler if no table gives the paper's number."""
-    models: Path
-    """Folder of the grid's models."""
-    guides: Path
-    """Folder of the grid's guides."""
 
 
-Gigaflops = Callable[[Kind, ComposedTraining], float]
+Gigaflops = Callable[[Model | Guide], float]
 """A function that returns the GFLOPs of one image through a network."""
 
 
@@ -77,8 +67,7 @@ Gigaflops = Callable[[Kind, ComposedTraining], float]
 class Work:
     """The work of one network in a grid."""
 
-    kind: Kind
-    trained: list[str] = field(default_factory=list)
+    trained: list[Model | Guide] = field(default_factory=list)
     """The models or guides with this network."""
     training_images: int = 0
     evaluations: float = 0
@@ -89,7 +78,7 @@ def plan_of(grid: Grid, settings: PlanSettings, gigaflops: Gigaflops) -> str:
     """Return the plan of a grid as text."""
     head = (
         f"Grid {grid.name}: {len(grid.models)} models, {len(grid.guides)} guides, "
-        f"{len(grid.cells)} cells."
+        f"{len(grid.measured_cells)} cells."
     )
     tables = table(tables_of(grid), ["table", "models", "cells", "shards"])
     jobs = table(jobs_of(grid).items(), ["stage", "jobs"])
@@ -112,91 +101,90 @@ def readable(number: float | None) -> str:
 def tables_of(grid: Grid) -> Iterator[tuple[str, int, int, int]]:
     """Yield each table's name and numbers of models, cells and shards; tables may share them."""
     for name in grid.file.tables:
-        entries = [r for e in grid.file.evaluations_in(name) for r in grid.file.replicates(e)]
-        shards = shards_of_cells(entries, grid.file.shard_size)
-        yield name, len({e.model for e in entries}), len(shards), sum(shards.values())
+        numbers = grid.file.numbers_in(name)
+        cells = dict.fromkeys(cell for number in numbers for cell in grid.replicates(number))
+        shards = sum(cell.shards for cell in cells)
+        yield name, len({cell.model.name for cell in cells}), len(cells), shards
 
 
 def jobs_of(grid: Grid) -> dict[str, int]:
     """Count the jobs of each stage, if nothing has been made yet."""
-    shared = [(grid.models[e.model].dataset, grid.metrics[e.metric]) for e in grid.evaluations]
-    references = {(data, own["features"]): own["extractor"]["kind"] for data, own in shared}
-    extractors = list(references.values())
-    models, guides = grid.models.values(), grid.guides.values()
+    models, guides, features = (
+        list(records.values()) for records in (grid.models, grid.guides, grid.features)
+    )
+    own = [*(model for model in models if not model.of), *guides]
     jobs = {
         "prepare": len(grid.datasets),
-        "train_extractor": extractors.count("classifier"),
-        "reference": len(references),
-        "train": sum(not (model.checkpoint or model.of) for model in models),
-        "import": sum(
-            bool(trained.checkpoint) and not trained.of for trained in (*models, *guides)
-        ),
+        "train_extractor": sum(each.extractor is not None for each in features),
+        "reference": len(features),
+        "train": sum(model.is_trained_here for model in models),
+        "import": sum(bool(trained.checkpoint) for trained in own),
         "train_guide": sum(not guide.checkpoint for guide in guides),
-        "sample": sum(len(grid.ranges_of(cell)) for cell in grid.shards),
-        "evaluate": len(grid.cells),
-        "likelihood": len(grid.file.likelihood_models()),
+        "sample": sum(len(cell.ranges) for cell in grid.cells.values()),
+        "evaluate": len(grid.measured_cells),
         "tabulate": len(grid.file.tables),
-        "figure": len(figures_of(grid)),
+        "figure": len(all_figures(grid)),
         "page": 1,
         "certify": 1,
     }
     return {stage: number for stage, number in jobs.items() if number}
 
 
-def network_of(kind: Kind, trained: ComposedTraining) -> str:
+def network_name(grid: Grid, trained: Model | Guide) -> str:
     """Return the network's name in configs/network, from the last override that chooses one."""
-    chosen = [o for o in trained.overrides if o.startswith("network=")]
-    return chosen[-1].removeprefix("network=") if chosen else DEFAULT_NETWORKS[kind]
+    if isinstance(trained, Model):
+        overrides, default = grid.file.overrides_of(trained.name), "demo"
+    else:
+        overrides, default = grid.file.guides[trained.name].overrides, "guide-demo"
+    chosen = [o.removeprefix("network=") for o in overrides if o.startswith("network=")]
+    return chosen[-1] if chosen else default
 
 
 def work_of(grid: Grid, adaptive_evaluations: int) -> dict[str, Work]:
     """Return the work of each network, by its name."""
     work: dict[str, Work] = {}
-    for kind, all_trained in (("model", grid.models), ("guide", grid.guides)):
-        for name, trained in all_trained.items():
-            own = work.setdefault(network_of(kind, trained), Work(kind))
-            own.trained.append(name)
-            if not (trained.checkpoint or trained.of):
-                training = trained.settings["training"]
-                own.training_images += training["steps"] * training["batch_size"]
+    for trained in (*grid.models.values(), *grid.guides.values()):
+        share = work.setdefault(network_name(grid, trained), Work())
+        share.trained.append(trained)
+        if not (trained.checkpoint or getattr(trained, "of", None)):
+            training = trained.settings.training
+            share.training_images += training.steps * training.batch_size
     nfe = printed_evaluations(grid)
-    for cell, shards in grid.shards.items():
-        model, _, name = cell.rpartition("/")
-        sampler = grid.samplers[name]
-        steps = sampler.settings.get("steps") or nfe.get(cell, adaptive_evaluations)
-        evaluations = shards * grid.file.shard_size * steps
-        twice = 2 if sampler.guidance == "classifier-free" else 1
-        work[network_of("model", grid.models[model])].evaluations += twice * evaluations
-        if sampler.guide:
-            guide = grid.guides[sampler.guide]
-            work[network_of("guide", guide)].evaluations += 2 * evaluations
+    for cell in grid.cells.values():
+        steps = getattr(cell.sampler.settings, "steps", nfe.get(cell, adaptive_evaluations))
+        evaluations = cell.shards * cell.options.shard_size * steps
+        twice = 2 if cell.sampler.guidance == "classifier-free" else 1
+        work[network_name(grid, cell.model)].evaluations += twice * evaluations
+        if cell.guide:
+            work[network_name(grid, cell.guide)].evaluations += 2 * evaluations
     return work
 
 
-def printed_evaluations(grid: Grid) -> dict[str, float]:
+def printed_evaluations(grid: Grid) -> dict[Cell, float]:
     """The network evaluations that the paper prints, by cell."""
-    return {e.cell: shown["nfe"] for e, shown in paper_values(grid).items() if "nfe" in shown}
+    return {
+        cell: printed["nfe"]
+        for number, printed in paper_values(grid).items()
+        if "nfe" in printed
+        for cell in grid.replicates(number)
+    }
 
 
-def earlier_throughput(grid: Grid, settings: PlanSettings, work: Work) -> Throughput:
+def earlier_throughput(grid: Grid, work: Work) -> Throughput:
     """Return the throughput of a network's earlier runs, per GPU."""
-    kind = ModelManifest if work.kind == "model" else GuideManifest
     trained = train_seconds = sampled = sample_seconds = 0.0
-    folder = settings.models if work.kind == "model" else settings.guides
-    for name in work.trained:
-        if not (folder / name / MANIFEST).exists():
-            continue
-        manifest = read_manifest(folder / name, kind)
-        if manifest.seconds:
-            trained += manifest.images_seen
-            train_seconds += manifest.seconds * manifest.ranks
-    unguided = [e for e in grid.evaluations if grid.samplers[e.sampler].guidance == "none"]
-    for evaluation in unguided if work.kind == "model" else []:
-        result = evaluation.model in work.trained and read_result(grid, settings.cells, evaluation)
-        if result:
-            shards = shards_needed(evaluation.samples, grid.file.shard_size)
-            sampled += shards * grid.file.shard_size * result.nfe
-            sample_seconds += result.sampling_seconds
+    for record in work.trained:
+        if Path(record.manifest).exists():
+            kind = ModelManifest if isinstance(record, Model) else GuideManifest
+            manifest = read_manifest(record.folder, kind)
+            if manifest.seconds:
+                trained += manifest.images_seen
+                train_seconds += manifest.seconds * manifest.ranks
+    for number in grid.file.numbers:
+        for cell, result in read_results(grid, number).by_cell.items():
+            if cell.model in work.trained and cell.sampler.guidance == "none":
+                sampled += cell.shards * cell.options.shard_size * result.nfe
+                sample_seconds += result.sampling_seconds
     return Throughput(
         train=trained / train_seconds if train_seconds else None,
         sample=sampled / sample_seconds if sample_seconds else None,
@@ -206,10 +194,7 @@ def earlier_throughput(grid: Grid, settings: PlanSettings, work: Work) -> Throug
 def cost(grid: Grid, settings: PlanSettings, gigaflops_of: Gigaflops) -> str:
     """Return, as text, the cost of each network's work, the total and the unknown throughputs."""
     works = work_of(grid, settings.adaptive_evaluations)
-    gigaflops = {}
-    for network, work in works.items():
-        trained = grid.models if work.kind == "model" else grid.guides
-        gigaflops[network] = gigaflops_of(work.kind, trained[work.trained[0]])
+    gigaflops = {network: gigaflops_of(work.trained[0]) for network, work in works.items()}
     flops = {
         n: gigaflops[n] * (TRAIN_FACTOR * work.training_images + work.evaluations)
         for n, work in works.items()
@@ -256,7 +241,7 @@ def throughput_of(
 ) -> Throughput:
     """Return the user's throughput, or else that of earlier runs, or else from the TFLOP/s."""
     given = settings.throughput.get(network, Throughput())
-    earlier = earlier_throughput(grid, settings, work)
+    earlier = earlier_throughput(grid, work)
     tflops = settings.sustained_tflops
     derived = tflops and 1e3 * tflops / gigaflops
     return Throughput(

@@ -1,213 +1,306 @@
-"""Resolve a grid file: compose everything that it names, and check that the parts fit together."""
+"""Resolve a grid file: compose everything that it names, and check that the parts fit together.
 
+This is the only place where the overrides of a grid meet Hydra.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from psld.config.compose import compose_content
-from psld.diffusion.samplers import ClassifierGuidance, DigitsMask, SamplerSettings
-from psld.grid.composing import (
-    Compose,
-    compose_dataset,
-    compose_guide,
-    compose_likelihood,
-    compose_metric,
-    compose_model,
-    compose_sampler,
+from psld.config.settings import Settings, parse
+from psld.data.settings import DatasetSettings, PrepareSettings
+from psld.diffusion.samplers import (
+    ClassifierGuidance,
+    DigitsMask,
+    InpaintingGuidance,
+    SamplerSettings,
 )
 from psld.grid.figures import PLOTS
-from psld.grid.places import Evaluation
-from psld.grid.resolved import ComposedSampler, ComposedTraining, Grid
-from psld.grid.schema import GridFile, TrainedEntry
-from psld.metrics.settings import MetricSettings
-from psld.sampling.settings import check_fit
-from psld.training.settings import GuideModelSettings, ModelSettings, TrainedSettings
+from psld.grid.records import Features, Grid, Guide, Model, Sampler
+from psld.grid.schema import GridFile
+from psld.metrics.settings import MetricSettings, ReferenceSettings, TrainExtractorSettings
+from psld.sampling.settings import SamplingRun, check_fit
+from psld.training.settings import TrainGuideSettings, TrainSettings
 from psld.utils.errors import UserError
+from psld.utils.files import digest_of
 
 
-def compose_grid(name: str, file: GridFile, path: Path, compose: Compose = compose_content) -> Grid:
+class Compositions:
+    """A cache of composed contents, shared by processes: Hydra takes 0.1 s for each content."""
+
+    def __init__(self, configs: str, earlier: dict[str, dict[str, Any]]) -> None:
+        """Start with contents from earlier processes.
+
+        Args:
+            configs: digest of everything that a content may depend on besides its overrides.
+            earlier: the `contents` of an earlier process.
+        """
+        self.contents: dict[str, dict[str, Any]] = {}
+        """Those that this grid needs, by the digest of name and overrides."""
+        self._configs = configs
+        self._earlier = earlier
+
+    def __call__(self, name: str, overrides: Sequence[str], where: str) -> dict[str, Any]:
+        """Return the content of a command's config, like `compose_content`."""
+        key = digest_of([self._configs, name, *overrides])
+        if key not in self.contents:
+            known = self._earlier.get(key) or _composed.get(key)
+            if known is None:
+                known = _composed[key] = _compose(name, overrides, where)
+            self.contents[key] = known
+        return self.contents[key]
+
+
+_composed: dict[str, dict[str, Any]] = {}
+"""The contents composed in this process, by their key; several grids have the same models."""
+
+
+def _compose(name: str, overrides: Sequence[str], where: str) -> dict[str, Any]:
+    # Hydra is slow to import. A grid of which every part is known does without it.
+    from psld.config.compose import compose_content
+
+    return compose_content(name, overrides, where)
+
+
+class _Sampler(Settings):
+    """The sampler part of a command's settings."""
+
+    sampler: SamplerSettings
+
+
+def compose_sampler(overrides: Sequence[str], where: str) -> SamplerSettings:
+    """Compose a sampler's settings from overrides of psld sample."""
+    content = _compose("sample", [*overrides, "model=x", "output=x"], where)
+    return parse(_Sampler, {"sampler": content["sampler"]}, where).sampler
+
+
+def compose_model(overrides: Sequence[str], where: str) -> TrainSettings:
+    """Compose a training's settings from overrides of psld train."""
+    return parse(TrainSettings, _compose("train", [*overrides, "name=x"], where), where)
+
+
+def resolve(name: str, file: GridFile, path: Path, compose: Compositions) -> Grid:
     """Resolve everything that a grid file names.
 
     Raises UserError, with file and key, if something does not compose, or if a table, a figure or
     the gallery pairs a sampler with a model that it cannot sample.
     """
-    parsed = _parse(file, path, compose)
-    datasets = _preparations(parsed, compose)
-    parsed.check_cells()
-    parsed.check_figures()
-    parsed.check_tables()
-    return Grid(
+    resolver = _Resolver(name, file, path, compose)
+    models, guides = resolver.models(), resolver.guides()
+    samplers = resolver.samplers()
+    metrics = resolver.metrics()
+    grid = Grid(
         name=name,
         file=file,
-        models={
-            model: _composed(file.trainings[model], file.overrides_of_model(model), settings)
-            for model, settings in parsed.models.items()
-        },
-        guides={
-            guide: _composed(file.guides[guide], file.guides[guide].overrides, settings)
-            for guide, settings in parsed.guides.items()
-        },
-        samplers={
-            sampler: ComposedSampler(
-                overrides=file.overrides_of(sampler),
-                settings=settings.model_dump(mode="json", exclude_none=True),
-                guide=file.samplers[file.family_of(sampler)].guide,
-            )
-            for sampler, settings in parsed.samplers.items()
-        },
-        datasets=datasets,
-        metrics={
-            metric: settings.model_dump(mode="json", exclude_none=True)
-            for metric, settings in parsed.metrics.items()
-        },
-        likelihood=compose_likelihood(file.likelihood, f"{path}: likelihood", compose)
-        if file.likelihood or file.likelihood_models()
-        else None,
+        models=models,
+        guides=guides,
+        samplers=samplers,
+        metrics=metrics,
+        datasets=resolver.datasets(models, guides, samplers),
+        features=resolver.features(models, metrics),
     )
-
-
-def _composed(
-    entry: TrainedEntry, overrides: tuple[str, ...], settings: TrainedSettings
-) -> ComposedTraining:
-    return ComposedTraining(
-        overrides=overrides,
-        checkpoint=entry.checkpoint,
-        dataset=settings.dataset.name,
-        settings=settings.identity(),
-        of=entry.of,
-    )
+    resolver.check(grid)
+    return grid
 
 
 @dataclass(frozen=True)
-class _Parsed:
-    """The settings of everything that a grid file names, with checks that they fit together."""
+class _Resolver:
+    """Composes the parts of a grid, and checks them."""
 
+    name: str
     file: GridFile
     path: Path
-    evaluations: list[Evaluation]
-    """The evaluations of all tables with all their seeds."""
-    models: dict[str, ModelSettings]
-    guides: dict[str, GuideModelSettings]
-    samplers: dict[str, SamplerSettings]
-    metrics: dict[str, MetricSettings]
+    compose: Compositions
 
-    def check_cells(self) -> None:
-        for evaluation in self.evaluations:
-            self._check_cell(evaluation.model, evaluation.sampler)
-            dataset = self.models[evaluation.model].dataset
-            trained = self.metrics[evaluation.metric].extractor.kind == "classifier"
-            if trained and dataset.num_classes < 2:
-                raise UserError(
-                    f"{self.path}: cell {evaluation.cell}: {evaluation.metric} needs labels for "
-                    f"its classifier, and dataset {dataset.name} has none; use metric: fid"
-                )
-        for model in self.file.likelihood_models():
-            self._check_model(model)
-        if self.file.gallery not in self.samplers:
-            raise UserError(
-                f"{self.path}: gallery: no cell has the sampler {self.file.gallery!r}; "
-                f"there are: {', '.join(self.samplers)}"
-            )
-        for model in self.models:
-            self._check_cell(model, self.file.gallery)
+    def models(self) -> dict[str, Model]:
+        models = {}
+        for name, entry in self.file.trainings.items():
+            where = f"{self.path}: models.{name}"
+            names = (f"name={name}", f"grid_name={entry.of or self.name}")
+            place = f"output=models/{entry.of or self.name}/{name}"
+            content = self.compose("train", [*self.file.overrides_of(name), *names, place], where)
+            settings = parse(TrainSettings, content, where)
+            models[name] = Model(settings=settings, checkpoint=entry.checkpoint, of=entry.of)
+        return models
 
-    def _check_model(self, model: str, where: str = "a table") -> None:
-        if model not in self.models:
-            raise UserError(
-                f"{self.path}: {where} names the model {model!r}; there are: "
-                f"{', '.join(self.models)}"
-            )
+    def guides(self) -> dict[str, Guide]:
+        guides = {}
+        for name, entry in self.file.guides.items():
+            where = f"{self.path}: guides.{name}"
+            names = (f"name={name}", f"grid_name={self.name}", f"output=guides/{self.name}/{name}")
+            content = self.compose("train_guide", [*entry.overrides, *names], where)
+            settings = parse(TrainGuideSettings, content, where)
+            guides[name] = Guide(settings=settings, checkpoint=entry.checkpoint)
+        return guides
 
-    def _check_cell(self, model: str, sampler: str, where: str = "a table") -> None:
-        """Raise UserError if there is no such model, or if the sampler cannot sample it."""
-        self._check_model(model, where)
-        family = self.file.family_of(sampler)
-        guide = self.file.samplers[family].guide
-        guided = isinstance(self.samplers[sampler].guidance, ClassifierGuidance)
-        if guided and guide not in self.guides:
+    def samplers(self) -> dict[str, Sampler]:
+        """Return the samplers of all tables and figures by FAMILY-BUDGET."""
+        named = {f"{n.sampler}-{n.budget}": (n.sampler, n.budget) for n in self.file.numbers}
+        for cell in self.file.pictures.values():
+            sampler = cell.partition("/")[2]
+            named.setdefault(sampler, self.file.split(sampler))
+        return {sampler: self._sampler(sampler, *parts) for sampler, parts in named.items()}
+
+    def _sampler(self, name: str, family: str, budget: str) -> Sampler:
+        where, own = f"{self.path}: sampler {name}", self.file.samplers[family]
+        spends = f"{own.budget}={own.spends or budget}"
+        overrides = [*own.overrides, spends, "model=x", "output=x"]
+        content = self.compose("sample", overrides, where)
+        sampler = parse(_Sampler, {"sampler": content["sampler"]}, where).sampler
+        run = {key: content[key] for key in SamplingRun.model_fields}
+        guided = isinstance(sampler.guidance, ClassifierGuidance)
+        if guided and own.guide not in self.file.guides:
             raise UserError(
-                f"{self.path}: samplers.{family}.guide: no guide {guide!r}; "
-                f"there are: {', '.join(self.guides) or 'none'}"
+                f"{self.path}: samplers.{family}.guide: no guide {own.guide!r}; "
+                f"there are: {', '.join(self.file.guides) or 'none'}"
             )
-        if guide and not guided:
+        if own.guide and not guided:
             raise UserError(
                 f"{self.path}: samplers.{family}.guide: nothing is guided by it; add "
                 "guidance@sampler.guidance=classifier to the overrides"
             )
-        try:
-            check_fit(self.samplers[sampler], self.models[model], self.guides.get(guide))
-        except UserError as error:
-            raise UserError(f"{self.path}: cell {model}/{sampler}: {error}") from None
+        return Sampler(
+            family=family,
+            budget=budget,
+            budget_key=own.budget,
+            settings=sampler,
+            run=parse(SamplingRun, run, where),
+            guide=own.guide,
+        )
 
-    def check_figures(self) -> None:
+    def metrics(self) -> dict[str, MetricSettings]:
+        names = dict.fromkeys(number.metric for number in self.file.numbers)
+        return {name: self._metric(name) for name in names}
+
+    def _metric(self, name: str) -> MetricSettings:
+        """Compose a metric. Raises UserError if it shares the features of another extractor."""
+        metric = self._reference("digits", name).metric
+        if metric.name != name:
+            raise UserError(
+                f"{self.path}: metric {name}: configs/metric/{name}.yaml: name: {name}, not "
+                f"{metric.name}"
+            )
+        if metric.features != name:
+            shared = self._reference("digits", metric.features).metric
+            identities = [
+                (each.extractor.identity(), each.truncated_reference) for each in (shared, metric)
+            ]
+            if identities[0] != identities[1]:
+                raise UserError(
+                    f"{self.path}: metric {name}: configs/metric/{name}.yaml: features: "
+                    f"{shared.name} has another extractor; set features: {name}"
+                )
+        return metric
+
+    def _reference(self, dataset: str, metric: str, *more: str) -> ReferenceSettings:
+        where = f"{self.path}: metric {metric}"
+        overrides = [f"dataset={dataset}", f"metric={metric}", *more]
+        return parse(ReferenceSettings, self.compose("reference", overrides, where), where)
+
+    def features(
+        self, models: dict[str, Model], metrics: dict[str, MetricSettings]
+    ) -> dict[str, Features]:
+        """Return the features that cells are compared in, by DATASET/FEATURES."""
+        pairs = dict.fromkeys(
+            (models[model].dataset, metrics[number.metric].features)
+            for number in self.file.numbers
+            if number.model in self.file.models
+            for model in self.file.replicates(number.model)
+        )
+        features = {}
+        for dataset, name in pairs:
+            trains = self._reference("digits", name).metric.extractor.kind == "classifier"
+            extractor = None
+            if trains:
+                where = f"{self.path}: metric {name}"
+                overrides = [f"dataset={dataset}", f"metric={name}"]
+                content = self.compose("train_extractor", overrides, where)
+                extractor = parse(TrainExtractorSettings, content, where)
+            reference = self._reference(dataset, name, *([] if trains else ["extractor=null"]))
+            features[f"{dataset}/{name}"] = Features(reference=reference, extractor=extractor)
+        return features
+
+    def datasets(
+        self, models: dict[str, Model], guides: dict[str, Guide], samplers: dict[str, Sampler]
+    ) -> dict[str, PrepareSettings]:
+        """Return the preparation of each dataset.
+
+        Raises UserError if a model or guide changes it, because each dataset is prepared once, from
+        configs/dataset.
+        """
+        datasets = {}
+        for key, trained in (("models", models), ("guides", guides)):
+            for name, record in trained.items():
+                dataset: DatasetSettings = record.settings.dataset
+                where = f"{self.path}: {key}.{name}"
+                preparation = self._prepare(dataset.name, where)
+                if dataset.preparation() != preparation.dataset.preparation():
+                    raise UserError(
+                        f"{where}: its dataset is not prepared as configs/dataset/"
+                        f"{dataset.name}.yaml says; make a config of its own for it"
+                    )
+                datasets[dataset.name] = preparation
+        guidances = [sampler.settings.guidance for sampler in samplers.values()]
+        inpaintings = [each for each in guidances if isinstance(each, InpaintingGuidance)]
+        if any(isinstance(each.mask, DigitsMask) for each in inpaintings):
+            datasets["mnist"] = self._prepare("mnist", str(self.path))
+        return datasets
+
+    def _prepare(self, dataset: str, where: str) -> PrepareSettings:
+        return parse(PrepareSettings, self.compose("prepare", [f"dataset={dataset}"], where), where)
+
+    def check(self, grid: Grid) -> None:
+        """Raise UserError if parts of the grid do not fit together."""
+        for number in self.file.numbers:
+            self._check_model(number.model)
+        gallery = self.file.split(self.file.gallery)
+        if gallery is None or self.file.gallery not in grid.samplers:
+            raise UserError(
+                f"{self.path}: gallery: no cell has the sampler {self.file.gallery!r}; "
+                f"there are: {', '.join(grid.samplers)}"
+            )
         for part in self.file.parts_of_figures:
             if part.picture in PLOTS:
                 raise UserError(f"{self.path}: {part.key}: a plot of the grid has this name")
-            self._check_cell(*part.cell.split("/"), where=part.key)
+            self._check_model(part.cell.partition("/")[0], part.key)
+        self._check_cells(grid)
+        self._check_tables(grid)
 
-    def check_tables(self) -> None:
+    def _check_model(self, model: str, where: str = "a table") -> None:
+        if model not in self.file.models:
+            raise UserError(
+                f"{self.path}: {where} names the model {model!r}; there are: "
+                f"{', '.join(self.file.models)}"
+            )
+
+    def _check_cells(self, grid: Grid) -> None:
+        for cell in grid.cells.values():
+            guide = cell.guide and cell.guide.settings
+            try:
+                check_fit(cell.sampler.settings, cell.model.settings, guide)
+            except UserError as error:
+                raise UserError(f"{self.path}: cell {cell.name}: {error}") from None
+            dataset = cell.model.settings.dataset
+            for measurement in cell.measurements:
+                trains = measurement.metric.extractor.kind == "classifier"
+                if trains and dataset.num_classes < 2:
+                    raise UserError(
+                        f"{self.path}: cell {cell.name}: {measurement.metric.name} needs labels "
+                        f"for its classifier, and dataset {dataset.name} has none; use metric: fid"
+                    )
+
+    def _check_tables(self, grid: Grid) -> None:
         """Raise UserError if an entry shows a class accuracy that its cell does not have."""
         for name in self.file.tables:
             for place in self.file.places_in(name):
-                shown = place.evaluation
-                if shown is None or place.show != "class_accuracy":
+                if place.number is None or place.show != "class_accuracy":
                     continue
-                labelled = hasattr(self.samplers[shown.sampler].guidance, "label")
-                if not (labelled and self.metrics[shown.metric].extractor.kind == "classifier"):
+                guidance = grid.cell(place.number).sampler.settings.guidance
+                metric = grid.metrics[place.number.metric]
+                if not (hasattr(guidance, "label") and metric.extractor.kind == "classifier"):
                     raise UserError(
                         f"{self.path}: tables.{name}, row {place.row.label}: class_accuracy needs "
                         "samples guided to a class and a metric with a classifier, not "
-                        f"{shown.cell} by {shown.metric}"
+                        f"{place.number.cell} by {metric.name}"
                     )
-
-
-def _parse(file: GridFile, path: Path, compose: Compose) -> _Parsed:
-    """Compose the settings of everything that a grid file names."""
-    evaluations = [r for e in file.evaluations for r in file.replicates(e)]
-    figures = [cell.partition("/")[2] for cell in file.pictures.values()]
-    return _Parsed(
-        file,
-        path,
-        evaluations,
-        models={
-            model: compose_model(file.overrides_of_model(model), f"{path}: models.{model}", compose)
-            for model in file.trainings
-        },
-        guides={
-            guide: compose_guide(own.overrides, f"{path}: guides.{guide}", compose)
-            for guide, own in file.guides.items()
-        },
-        samplers={
-            sampler: compose_sampler(
-                file.overrides_of(sampler), f"{path}: sampler {sampler}", compose
-            )
-            for sampler in dict.fromkeys([*(e.sampler for e in evaluations), *figures])
-        },
-        metrics={
-            metric: compose_metric(metric, f"{path}: metric {metric}", compose)
-            for metric in dict.fromkeys(evaluation.metric for evaluation in evaluations)
-        },
-    )
-
-
-def _preparations(parsed: _Parsed, compose: Compose) -> dict[str, dict[str, Any]]:
-    """Return the settings that decide the preparation of each dataset of a grid.
-
-    Raises UserError if a model or guide changes them, because each dataset is prepared once, from
-    configs/dataset.
-    """
-    preparations = {}
-    for key, trained in (("models", parsed.models), ("guides", parsed.guides)):
-        for name, settings in trained.items():
-            where, dataset = f"{parsed.path}: {key}.{name}", settings.dataset
-            preparation = compose_dataset(dataset.name, where, compose).preparation()
-            if dataset.preparation() != preparation:
-                raise UserError(
-                    f"{where}: its dataset is not prepared as configs/dataset/{dataset.name}.yaml "
-                    "says; make a config of its own for it"
-                )
-            preparations[dataset.name] = preparation
-    guidances = [settings.guidance for settings in parsed.samplers.values()]
-    if any(isinstance(getattr(g, "mask", None), DigitsMask) for g in guidances):
-        preparations["mnist"] = compose_dataset("mnist", str(parsed.path), compose).preparation()
-    return preparations

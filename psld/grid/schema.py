@@ -3,7 +3,6 @@
 Templates are written out before (`psld.grid.templates`).
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -13,8 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from psld.config.settings import Settings
 from psld.grid.paths import check_name
-from psld.grid.places import Evaluation, Place, places_of
-from psld.grid.tables import Table
+from psld.grid.tables import Number, Place, Table
 
 
 class SamplerFamily(Settings):
@@ -63,9 +61,24 @@ class Seeds(Settings):
         return seeds
 
 
-def _seeded(name: str, seeds: tuple[int, ...]) -> list[str]:
-    """Return a name for each seed."""
-    return [name, *(f"{name}-seed{seed}" for seed in seeds[1:])]
+def seeded(name: str, seed: int, first: int) -> str:
+    """Return the name of a model or a sampler with a seed: the first one keeps the plain name."""
+    return name if seed == first else f"{name}-seed{seed}"
+
+
+class CellOptions(Settings):
+    """The options that all cells of a grid share."""
+
+    shard_size: int = Field(ge=1)
+    """Samples in a shard."""
+    shards_per_job: int = Field(10, ge=1)
+    """Shards that one job makes; changing it resamples nothing."""
+    batch_size: int = Field(ge=1)
+    """Images per network evaluation when sampling; changes speed and memory, never the images."""
+    seed: int = Field(0, ge=0)
+    """Seed of all samples: the same noise for every cell."""
+    keep: int = Field(512, ge=1)
+    """Keep the features of extractors that have at most this number of them, for psld verify."""
 
 
 class FigurePart(NamedTuple):
@@ -87,7 +100,7 @@ class FigurePart(NamedTuple):
         return "-".join(filter(None, (self.figure, self.name)))
 
 
-class GridFile(Settings):
+class GridFile(CellOptions):
     """The contents of configs/grid/NAME.yaml."""
 
     title: str = ""
@@ -100,14 +113,6 @@ class GridFile(Settings):
     """The metric of all entries that set no other, by its name in configs/metric."""
     samples: int = Field(ge=3)
     """Samples per cell, unless a table sets another number. Fewer than 3 have no interval."""
-    shard_size: int = Field(ge=1)
-    """Samples in a shard."""
-    shards_per_job: int = Field(10, ge=1)
-    """Shards that one job makes; changing it resamples nothing."""
-    batch_size: int = Field(ge=1)
-    """Images per network evaluation when sampling; changes speed and memory, never the images."""
-    seed: int = Field(0, ge=0)
-    """Seed of all samples: the same noise for every cell."""
     seeds: Seeds = Seeds()
     """More seeds than one: tables then show means and standard deviations."""
     gallery: str
@@ -116,8 +121,6 @@ class GridFile(Settings):
     guides: dict[str, TrainedEntry] = Field(default_factory=dict)
     """Noise-conditional guides for samplers; `defaults` do not apply to them."""
     samplers: dict[str, SamplerFamily]
-    likelihood: tuple[str, ...] = ()
-    """Overrides of psld likelihood, for entries that show bits_per_dimension."""
     figures: dict[str, Annotated[dict[str, str], Field(min_length=1)]] = Field(default_factory=dict)
     """Pictures of cells, MODEL/SAMPLER, by name: guided samples, inpainted images. The cells need
     not be in a table. A figure has parts; a single cell is a part without a name."""
@@ -142,20 +145,21 @@ class GridFile(Settings):
         _ = self.places
         for part in self.parts_of_figures:
             model, _, sampler = part.cell.partition("/")
-            if not (model and any(sampler.startswith(f"{f}-") for f in self.samplers)):
+            if not model or self.split(sampler) is None:
                 raise ValueError(
                     f"{part.key}: {part.cell!r} is not MODEL/SAMPLER-BUDGET; "
                     f"the samplers are: {', '.join(self.samplers)}"
                 )
+            check_name("sampler", sampler)
         return self
 
     @model_validator(mode="after")
     def _names_are_plain(self) -> "GridFile":
-        cells = [part.cell for part in self.parts_of_figures] + [e.cell for e in self.evaluations]
+        budgets = [number.cell.partition("/")[2] for number in self.numbers]
         named: dict[str, Iterable[str]] = {
             "model": self.models,
             "guide": self.guides,
-            "sampler": [*self.samplers, self.gallery, *(cell.partition("/")[2] for cell in cells)],
+            "sampler": [*self.samplers, self.gallery, *budgets],
             "table": self.tables,
             "figure": [*self.figures, *self.pictures],
         }
@@ -168,7 +172,7 @@ class GridFile(Settings):
     def _seeds_fit(self) -> "GridFile":
         if self.seeds.sampling[:1] not in ((), (self.seed,)):
             raise ValueError(f"seeds.sampling: its first is seed, which is {self.seed}")
-        names = Counter(name for model in self.models for name in self.replicates_of(model))
+        names = Counter(name for model in self.models for name in self.replicates(model))
         if twice := [name for name, times in names.items() if times > 1]:
             raise ValueError(f"seeds.training: two models are called {twice[0]}")
         return self
@@ -199,40 +203,37 @@ class GridFile(Settings):
             targets.setdefault(part.figure, []).append(part.picture)
         return targets | {picture: [picture] for picture in self.pictures}
 
-    def replicates_of(self, model: str) -> list[str]:
-        """Return a model's names, one for each seed with which the grid trains it."""
-        return _seeded(model, self._seeds_of(model))
+    def replicates(self, model: str) -> dict[str, TrainedEntry]:
+        """Return a model with each seed with which the grid trains it, by name."""
+        own = self.models[model]
+        if own.checkpoint or own.of or not self.seeds.training:
+            return {model: own}
+        first = self.seeds.training[0]
+        return {
+            seeded(model, seed, first): own.model_copy(
+                update={"overrides": (*own.overrides, f"training.seed={seed}")}
+            )
+            for seed in self.seeds.training
+        }
 
-    def _seeds_of(self, model: str) -> tuple[int, ...]:
-        """Return the seeds with which the grid trains a model."""
-        own = self.models.get(model)
-        return () if own is None or own.checkpoint or own.of else self.seeds.training
+    @property
+    def sampling_seeds(self) -> tuple[int, ...]:
+        """The seeds of the samples; the first is that of the plain names."""
+        return self.seeds.sampling or (self.seed,)
 
     @cached_property
     def trainings(self) -> dict[str, TrainedEntry]:
         """All models with all their seeds, by name."""
-        trainings = {}
-        for model, own in self.models.items():
-            trainings[model] = own
-            seeds = self._seeds_of(model)
-            for name, seed in zip(_seeded(model, seeds), seeds, strict=False):
-                overrides = (*own.overrides, f"training.seed={seed}")
-                trainings[name] = own.model_copy(update={"overrides": overrides})
-        return trainings
-
-    def replicates(self, evaluation: Evaluation) -> list[Evaluation]:
-        """Return an evaluation for each seed of training and of sampling, the plain one first."""
-        return [
-            evaluation._replace(model=model, sampler=sampler)
-            for model in self.replicates_of(evaluation.model)
-            for sampler in _seeded(evaluation.sampler, self.seeds.sampling)
-        ]
+        return {
+            name: entry for model in self.models for name, entry in self.replicates(model).items()
+        }
 
     @cached_property
     def places(self) -> dict[str, list[list[Place]]]:
         """The entries of each table, row by row. Raises ValueError if one names no cell."""
+        samplers = list(self.samplers)
         return {
-            name: places_of(table, self.metric, self.samples, self.samplers)
+            name: table.places(self.metric, self.samples, samplers)
             for name, table in self.tables.items()
         }
 
@@ -243,44 +244,23 @@ class GridFile(Settings):
         )
 
     @cached_property
-    def evaluations(self) -> list[Evaluation]:
-        """The evaluations of all tables, each once, without their further seeds."""
-        return self.evaluations_in()
+    def numbers(self) -> list[Number]:
+        """The numbers of all tables, each once."""
+        return self.numbers_in()
 
-    def evaluations_in(self, *tables: str) -> list[Evaluation]:
-        """Return the evaluations of these tables, or of all, each once, without further seeds."""
-        return list(dict.fromkeys(p.evaluation for p in self.places_in(*tables) if p.evaluation))
+    def numbers_in(self, *tables: str) -> list[Number]:
+        """Return the numbers of these tables, or of all, each once."""
+        return list(dict.fromkeys(p.number for p in self.places_in(*tables) if p.number))
 
-    def likelihood_models(self, *tables: str) -> list[str]:
-        """The models whose likelihood these tables show, or any table if none is named."""
-        return list(dict.fromkeys(place.model for place in self.places_in(*tables) if place.model))
-
-    def overrides_of_model(self, model: str) -> tuple[str, ...]:
+    def overrides_of(self, model: str) -> tuple[str, ...]:
         """All overrides of a model; those of another grid's model are already complete."""
         own = self.trainings[model]
         return own.overrides if own.of else (*self.defaults, *own.overrides)
 
-    def overrides_of(self, sampler: str) -> tuple[str, ...]:
-        """A family's overrides, completed by the budget in the sampler's name."""
-        name, budget, _ = self.split_sampler(sampler)
-        family = self.samplers[name]
-        return (*family.overrides, f"{family.budget}={family.spends or budget}")
-
-    def seed_of(self, sampler: str) -> int:
-        """The seed of a sampler's samples."""
-        return self.split_sampler(sampler)[2]
-
-    def split_sampler(self, sampler: str) -> tuple[str, str, int]:
-        """Return family, budget and seed of a sampler: FAMILY-BUDGET, or FAMILY-BUDGET-seedS."""
-        family = self.family_of(sampler)
-        named = re.fullmatch(r"(.*?)(?:-seed(\d+))?", sampler.removeprefix(f"{family}-"))
-        return family, named[1], self.seed if named[2] is None else int(named[2])
-
-    def family_of(self, sampler: str) -> str:
-        """The family of a sampler, which begins its name."""
-        return max((f for f in self.samplers if sampler.startswith(f"{f}-")), key=len)
-
-    def budget_of(self, evaluation: Evaluation) -> str:
-        """Return a cell's budget as text: `steps = 40`, `tolerance = 1e-3`."""
-        family, budget, _ = self.split_sampler(evaluation.sampler)
-        return f"{self.samplers[family].budget.rpartition('.')[2]} = {budget}"
+    def split(self, sampler: str) -> tuple[str, str] | None:
+        """Return family and budget of SAMPLER-BUDGET, as the file writes it; None if it is none."""
+        families = [family for family in self.samplers if sampler.startswith(f"{family}-")]
+        if not families:
+            return None
+        family = max(families, key=len)
+        return family, sampler.removeprefix(f"{family}-")

@@ -1,12 +1,28 @@
 """The schema of a grid's tables: rows and columns that name cells, the paper's numbers, bands."""
 
-from typing import Literal
+from itertools import repeat
+from typing import Any, NamedTuple
 
 from pydantic import Field, model_validator
 
 from psld.config.settings import Settings
+from psld.grid.templates import PLACEHOLDER, fill
+from psld.metrics.results import Show
 
-Show = Literal["value", "nfe", "class_accuracy", "bits_per_dimension"]
+
+class Number(NamedTuple):
+    """One number of a grid: a metric of the first `samples` images of a cell, for all its seeds."""
+
+    model: str
+    sampler: str
+    budget: str
+    metric: str
+    samples: int
+
+    @property
+    def cell(self) -> str:
+        """The name of the cell with the first seeds, MODEL/SAMPLER-BUDGET."""
+        return f"{self.model}/{self.sampler}-{self.budget}"
 
 
 class Entry(Settings):
@@ -20,9 +36,8 @@ class Entry(Settings):
     samples: int | None = Field(None, ge=3)
     metric: str | None = None
     show: Show | None = None
-    """Show the metric's value (the default), the counted network evaluations, the share of guided
-    samples whose class the metric's classifier recognizes, or the bits per dimension of the model,
-    which need no sampler."""
+    """Show the metric's value (the default), the counted network evaluations, or the share of
+    guided samples whose class the metric's classifier recognizes."""
     fields: dict[str, str] = Field(default_factory=dict)
     """Values for {placeholders} in the other texts of the cell."""
 
@@ -60,6 +75,18 @@ class Band(Settings):
         return max(self.absolute if show != "nfe" else 0.0, self.relative * abs(paper))
 
 
+class Place(NamedTuple):
+    """One entry of a table before any result."""
+
+    row: Row
+    column: Column
+    show: Show
+    paper: float | None
+    """The paper's number, if it has one."""
+    number: Number | None
+    """The number it shows; None in a literature row."""
+
+
 RECORDED = (
     *("seeds", "column", "cell", "metric", "shows", "ours", "low", "high", "deviation", "minimum"),
     *("extrapolated", "paper", "source", "difference", "band", "status", "more_samples"),
@@ -83,9 +110,36 @@ class Table(Settings):
     rows: tuple[Row, ...] = Field(min_length=1)
     columns: tuple[Column, ...] = Field(min_length=1)
 
-    def show_of(self, row: Row, column: Column) -> Show:
-        """Return the kind of number that the entry in a row and column shows."""
-        return column.show or row.show or self.cell.show or "value"
+    def places(self, metric: str, samples: int, samplers: list[str]) -> list[list[Place]]:
+        """Return the entries, row by row. Raises ValueError if one names no cell.
+
+        Args:
+            metric, samples: those of the grid, for entries that set no others.
+            samplers: the names of the grid's sampler families.
+        """
+        grid = Entry(metric=metric, samples=samples)
+
+        def place(row: Row, column: Column, paper: float | None) -> Place:
+            number = None
+            if not row.literature:
+                where = f"table {self.title!r}, row {row.label}"
+                merged = _merged((grid, self.cell, row, column), where)
+                if merged["sampler"] not in samplers:
+                    raise ValueError(
+                        f"{where}: unknown sampler {merged['sampler']!r}; "
+                        f"there are: {', '.join(samplers)}"
+                    )
+                number = Number(**merged | {"budget": str(merged["budget"])})
+            show = column.show or row.show or self.cell.show or "value"
+            return Place(row, column, show, paper, number)
+
+        return [
+            [
+                place(row, *pair)
+                for pair in zip(self.columns, row.paper or repeat(None), strict=False)
+            ]
+            for row in self.rows
+        ]
 
     @model_validator(mode="after")
     def _rows_fit(self) -> "Table":
@@ -103,3 +157,23 @@ class Table(Settings):
             if row.paper is not None and len(row.paper) != len(self.columns):
                 raise ValueError(f"row {row.label}: needs {len(self.columns)} paper values")
         return self
+
+
+def _merged(parts: tuple[Entry, ...], where: str) -> dict[str, Any]:
+    """Merge the settings of grid, table, row and column. Raises ValueError for gaps."""
+    *_, row, column = parts
+    merged: dict[str, Any] = dict.fromkeys(Number._fields)
+    for part in parts:
+        values = {key: getattr(part, key) for key in merged}
+        merged |= {key: value for key, value in values.items() if value is not None}
+    fields = row.fields | column.fields
+    merged = fill(merged, fields)
+    for key, value in merged.items():
+        if value is None:
+            raise ValueError(f"{where}: no {key} for {column.label}")
+        if PLACEHOLDER.search(str(value)):
+            raise ValueError(
+                f"{where}: {key} {value!r} has a placeholder that is not among the fields of "
+                f"row and column: {', '.join(fields) or 'there are none'}"
+            )
+    return merged

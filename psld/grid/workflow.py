@@ -1,219 +1,202 @@
-"""The inputs, outputs and parameters of every job, for the rules of the workflow."""
+"""All grids for the rules of the workflow: the records behind wildcards, and the targets."""
 
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from psld.config.locations import config_names
 from psld.grid import paths
+from psld.grid.cache import load_grid
 from psld.grid.captions import caption_of
-from psld.grid.cells import inpainted_datasets, nearest
 from psld.grid.entries import paper_values
-from psld.grid.figures import evaluations_of_plot, figures_of, plots_of, trained_models
-from psld.grid.loading import load_grid
-from psld.grid.places import Evaluation
-from psld.grid.resolved import ComposedTraining, Grid
-from psld.sampling.records import record_path
+from psld.grid.figures import GridFigure, all_figures, plot_numbers, plots, trained_models
+from psld.grid.jobs import nearest
+from psld.grid.records import Cell, Features, Grid, Guide, Job, Model, preparation
+from psld.grid.tables import Number
 from psld.utils.errors import UserError
-from psld.utils.files import digest_of
 
 
 class Workflow:
-    """All grids, with the files of their jobs. Arguments are named like Snakemake's wildcards."""
+    """All grids. Methods that take a rule's wildcards return records."""
 
-    def __init__(self, grids: dict[str, Grid]) -> None:
-        """Take all grids. Raises UserError for an impossible name."""
+    def __init__(self, grids: dict[str, Grid], broken: dict[str, UserError] | None = None) -> None:
+        """Take all grids, and the errors of those that do not resolve.
+
+        Raises UserError for an impossible name.
+        """
         self.grids = grids
-        self.datasets = {n: made for grid in grids.values() for n, made in grid.datasets.items()}
-        self.metrics = {n: g.metric(n).identity() for g in grids.values() for n in g.metrics}
-        self.features = {
-            metric["features"]: {key: metric[key] for key in ("extractor", "truncated_reference")}
-            for metric in self.metrics.values()
-        }
-        """The settings that decide features, by the name that the metrics of these share."""
-        self.figures = {name: figures_of(grid) for name, grid in grids.items()}
-        _check_config_names(grid=grids, dataset=self.datasets, features=self.features)
+        self.broken = broken or {}
+        for name, error in self.broken.items():
+            print(f"grid {name} is left out: {error}", file=sys.stderr)
+        values = grids.values()
+        self.datasets = {name: grid for grid in values for name in grid.datasets}
+        """A grid of each dataset."""
+        self.features = {name: grid for grid in values for name in grid.features}
+        """A grid of the features DATASET/FEATURES."""
+        named = {"grid": grids, "dataset": self.datasets}
+        named["features"] = {name.partition("/")[2]: None for name in self.features}
+        for kind, names in named.items():
+            for name in names:
+                try:
+                    paths.check_name(kind, name)
+                except ValueError as error:
+                    raise UserError(f"configs/{kind}: {error}") from None
 
     @classmethod
     def load(cls) -> "Workflow":
-        """Load every grid of configs/grid. Raises UserError if one does not compose."""
-        return cls({name: load_grid(name) for name in config_names("grid")})
+        """Load every grid of configs/grid."""
+        grids, broken = {}, {}
+        for name in config_names("grid"):
+            try:
+                grids[name] = load_grid(name)
+            except UserError as error:
+                broken[name] = error
+        return cls(grids, broken)
 
-    # -- models and guides ----------------------------------------------------------------------
+    def grid(self, wildcards: Any) -> Grid:
+        return self.grids[wildcards.grid]
 
-    def trained(self, kind: str, name: str) -> ComposedTraining:
-        """Return a model (`kind` is `models`) or a guide (`guides`) by its name GRID/NAME."""
-        grid, _, own = name.partition("/")
-        return getattr(self.grids[grid], kind)[own]
+    def model(self, wildcards: Any) -> Model:
+        """The model of the wildcard `model`, GRID/MODEL."""
+        grid, _, name = wildcards.model.partition("/")
+        return self.grids[grid].models[name]
 
-    def name_pattern(self, kind: str, imported: bool) -> str:
+    def guide(self, wildcards: Any) -> Guide:
+        """The guide of the wildcard `guide`, GRID/GUIDE."""
+        grid, _, name = wildcards.guide.partition("/")
+        return self.grids[grid].guides[name]
+
+    def cell(self, wildcards: Any) -> Cell:
+        return self.grids[wildcards.grid].cells[f"{wildcards.model}/{wildcards.sampler}"]
+
+    def figure(self, wildcards: Any) -> GridFigure:
+        return all_figures(self.grids[wildcards.grid])[wildcards.figure]
+
+    def dataset_job(self, wildcards: Any) -> Job:
+        return preparation(self.datasets[wildcards.dataset].datasets[wildcards.dataset])
+
+    def features_of(self, wildcards: Any) -> Features:
+        name = f"{wildcards.dataset}/{wildcards.features}"
+        return self.features[name].features[name]
+
+    def features_name(self, wildcards: Any) -> str:
+        """The name of the record of features, GRID/DATASET/FEATURES."""
+        name = f"{wildcards.dataset}/{wildcards.features}"
+        return f"{self.features[name].name}/{name}"
+
+    def pattern(self, kind: str, imported: bool) -> str:
         """A pattern of GRID/NAME for all models or guides that are imported, or for the others."""
         names = [
             re.escape(f"{grid}/{name}")
             for grid in self.grids
             for name, trained in getattr(self.grids[grid], kind).items()
-            if bool(trained.checkpoint) == imported and not trained.of
+            if bool(trained.checkpoint) == imported and not getattr(trained, "of", None)
         ]
         return "|".join(names) or "(?!)"
 
-    def model_file(self, grid: str, model: str, name: str) -> str:
-        """A file of a model, which another grid may have trained."""
-        return f"{self.grids[grid].model_folder(model)}/{name}"
+    # -- results ----------------------------------------------------------------------------------
 
-    # -- cells ----------------------------------------------------------------------------------
+    def results(self, grid: Grid, numbers: Iterable[Number]) -> list[str]:
+        """The results behind some numbers with all their seeds, each file once."""
+        cells = dict.fromkeys(cell for number in numbers for cell in grid.replicates(number))
+        return [cell.result for cell in cells]
 
-    def inputs_of_sampling(self, grid: str, model: str, sampler: str) -> list[str]:
-        """The small files that decide a cell's images besides the model: guide and digests."""
-        chosen = self.grids[grid].samplers[sampler]
-        guide = [f"{paths.guide_folder(grid, chosen.guide)}/manifest.json"] if chosen.guide else []
-        datasets = inpainted_datasets(self.grids[grid], model, sampler)
-        return guide + [paths.dataset_digest(name) for name in datasets]
+    def table_results(self, wildcards: Any) -> list[str]:
+        grid = self.grid(wildcards)
+        return sorted(self.results(grid, grid.file.numbers_in(wildcards.table)))
 
-    def images_of_sampling(self, grid: str, model: str, sampler: str) -> list[str]:
-        """The prepared datasets that an inpainting sampler reads."""
-        return [paths.dataset(n) for n in inpainted_datasets(self.grids[grid], model, sampler)]
-
-    def records_of_cell(self, grid: str, cell: str) -> list[str]:
-        """The records of a cell's shards."""
-        folder = paths.shards_folder(grid, *cell.rsplit("/", 1))
-        ranges = self.grids[grid].ranges_of(cell)
-        return [str(record_path(folder, *shards)) for shards in ranges]
-
-    def sampling_params(self, grid: str, sampler: str) -> dict[str, Any]:
-        """The parameters that decide a cell's images."""
-        file = self.grids[grid].file
-        settings, seed = self.grids[grid].samplers[sampler].settings, file.seed_of(sampler)
-        return {"sampler": settings, "shard_size": file.shard_size, "seed": seed}
-
-    def metrics_of_cell(self, grid: str, cell: str) -> list[dict[str, Any]]:
-        """The settings of each metric of a cell, with its number of samples."""
-        evaluations = self.grids[grid].evaluations_by_cell[cell]
-        return [{**self.metrics[e.metric], "samples": e.samples} for e in evaluations]
-
-    def references_of_cell(self, grid: str, cell: str) -> list[str]:
-        """The manifests of the references that a cell's images are compared with."""
-        dataset = self.grids[grid].models[cell.rpartition("/")[0]].dataset
-        evaluations = self.grids[grid].evaluations_by_cell[cell]
-        names = dict.fromkeys(self.metrics[e.metric]["features"] for e in evaluations)
-        return [f"{paths.reference_folder(dataset, name)}/manifest.json" for name in names]
-
-    # -- metrics --------------------------------------------------------------------------------
-
-    def extractor_folder(self, dataset: str, features: str) -> str | None:
-        """The folder of a trained extractor; None for a published one."""
-        trained = self.features[features]["extractor"]["kind"] == "classifier"
-        return paths.extractor_folder(dataset, features) if trained else None
-
-    # -- results --------------------------------------------------------------------------------
-
-    def results_of_tables(self, grid: str, *tables: str) -> list[str]:
-        """The results that these tables show, or all tables if none is named."""
-        file = self.grids[grid].file
-        likelihoods = [paths.likelihood(grid, model) for model in file.likelihood_models(*tables)]
-        return sorted(self._results(grid, file.evaluations_in(*tables))) + likelihoods
-
-    def params_of_table(self, grid: str, table: str) -> dict[str, Any]:
+    def table_content(self, wildcards: Any) -> dict[str, Any]:
         """The contents of a table besides its inputs: its texts, and what each entry shows."""
-        file = self.grids[grid].file
-        rows = file.places[table]
-        return {
-            "table": file.tables[table].model_dump(),
-            "entries": [[p.evaluation and list(p.evaluation) for p in row] for row in rows],
-            "likelihoods": [[p.model for p in row] for row in rows],
-        }
+        file = self.grid(wildcards).file
+        places = file.places[wildcards.table]
+        table = file.tables[wildcards.table].model_dump()
+        entries = [[place.number and list(place.number) for place in row] for row in places]
+        return {"table": table, "entries": entries}
 
-    def grids_with_likelihood(self) -> str:
-        """A pattern of the grids that have a table with likelihoods."""
-        return "|".join(name for name, grid in self.grids.items() if grid.likelihood) or "(?!)"
-
-    def _results(self, grid: str, evaluations: Iterable[Evaluation]) -> list[str]:
-        """The results of some evaluations with all their seeds, each file once."""
-        file = self.grids[grid].file
-        cells = dict.fromkeys(r.cell for e in evaluations for r in file.replicates(e))
-        return [paths.cell_result(grid, cell) for cell in cells]
-
-    def inputs_of_certificate(self, grid: str) -> list[str]:
-        """The results of all cells and all likelihoods, and the plots of them."""
-        plots = self.files_of_figures(grid, plots_of(self.grids[grid]))
-        return [*self.results_of_tables(grid), *plots]
-
-    def digest_of_grid(self, grid: str) -> str:
-        """The digest of the resolved grid, which is in the certificate."""
-        return digest_of(self.grids[grid].model_dump(mode="json"))
-
-    def inputs_of_figure(self, grid: str, figure: str) -> list[str]:
+    def figure_inputs(self, wildcards: Any) -> list[str]:
         """The small files that decide a figure."""
-        shown, composed = self.figures[grid][figure], self.grids[grid]
-        match shown.kind:
-            case "plot" if figure == "training":
-                folders = (composed.model_folder(model) for model in trained_models(composed))
-                return [f"{folder}/history.json" for folder in folders]
+        figure, grid = self.figure(wildcards), self.grid(wildcards)
+        match figure.kind:
+            case "plot" if figure.name == "training":
+                models = (grid.models[model] for model in trained_models(grid))
+                return [f"{model.folder}/history.json" for model in models]
             case "plot":
-                return self._results(grid, evaluations_of_plot(composed, figure))
+                return self.results(grid, plot_numbers(grid, figure.name))
             case "nearest":
-                return [paths.cell_result(grid, cell) for cell in shown.cells.values()]
+                return [cell.result for cell in figure.cells.values()]
             case "phase-space":
-                return [self.model_file(grid, shown.model, "manifest.json")]
-        return [self.records_of_cell(grid, cell)[0] for cell in shown.cells.values()]
+                return [grid.models[figure.model].manifest]
+        return [cell.records[0] for cell in figure.cells.values()]
 
-    def originals_of_figure(self, grid: str, figure: str) -> list[str]:
+    def figure_images(self, wildcards: Any) -> list[str]:
         """The prepared dataset whose images a figure shows: inpainted ones, or nearest ones."""
-        shown, composed = self.figures[grid][figure], self.grids[grid]
-        if shown.kind not in ("samples", "nearest"):
-            return []
-        [cell] = shown.cells.values()
-        model, _, sampler = cell.rpartition("/")
-        shows = shown.kind == "nearest" or composed.samplers[sampler].guidance == "inpainting"
-        return [composed.models[model].images] if shows else []
+        figure = self.figure(wildcards)
+        if figure.kind == "nearest":
+            return [figure.cell.model.settings.data]
+        inpainted = figure.cell.datasets.get("data") if figure.kind == "samples" else None
+        return [inpainted] if inpainted else []
 
-    def params_of_figure(self, grid: str, figure: str) -> dict[str, Any]:
+    def figure_content(self, wildcards: Any) -> dict[str, Any]:
         """The contents of a figure besides its inputs: names, colors and the paper's numbers."""
-        shown, composed = self.figures[grid][figure], self.grids[grid]
-        params: dict[str, Any] = {"title": shown.title, "cells": shown.cells}
-        if shown.kind == "plot":
-            params["models"] = list(composed.models)  # their order sets their colors
-            papers = paper_values(composed)
-            evaluations = evaluations_of_plot(composed, figure)
-            params["entries"] = [list(evaluation) for evaluation in evaluations]
-            params["paper"] = [papers.get(evaluation) for evaluation in evaluations]
-        if shown.kind == "phase-space":
-            params |= self.sampling_params(grid, composed.file.gallery)
-        return params
+        figure, grid = self.figure(wildcards), self.grid(wildcards)
+        cells = {label: cell.name for label, cell in figure.cells.items()}
+        content: dict[str, Any] = {"title": figure.title, "cells": cells}
+        if figure.kind == "plot":
+            content["models"] = list(grid.models)  # their order sets their colors
+            papers, numbers = paper_values(grid), plot_numbers(grid, figure.name)
+            content["entries"] = [list(number) for number in numbers]
+            content["paper"] = [papers.get(number) for number in numbers]
+        if figure.kind == "phase-space":
+            content["record"] = grid.gallery(figure.model).digest
+        return content
 
-    def caption_of_figure(self, grid: str, name: str) -> str:
-        return caption_of(self.grids[grid], self.figures[grid][name])
+    def caption(self, wildcards: Any) -> str:
+        return caption_of(self.figure(wildcards))
 
-    def parts_of_page(self, grid: str) -> list[str]:
+    def page_parts(self, wildcards: Any) -> list[str]:
         """The files that a page shows: tables, the results in them, and figures."""
-        pages = [f"{paths.table(grid, table)}.html" for table in self.grids[grid].file.tables]
-        figures = self.files_of_figures(grid, self.figures[grid])
-        return [*pages, *self.results_of_tables(grid), *figures]
+        grid = self.grid(wildcards)
+        pages = [f"{paths.table(grid.name, table)}.html" for table in grid.file.tables]
+        results = sorted(self.results(grid, grid.file.numbers))
+        return [*pages, *results, *figure_files(grid, all_figures(grid))]
 
-    # -- targets --------------------------------------------------------------------------------
+    def certificate_inputs(self, wildcards: Any) -> list[str]:
+        """The results of all cells, and the plots of them."""
+        grid = self.grid(wildcards)
+        results = sorted(self.results(grid, grid.file.numbers))
+        return [*results, *figure_files(grid, plots(grid))]
 
-    def files_of_table(self, grid: str, table: str) -> list[str]:
-        endings = ("md", "csv", "tex", "html")
-        return [f"{paths.table(grid, table)}.{ending}" for ending in endings]
+    # -- targets ----------------------------------------------------------------------------------
 
-    def files_of_figures(self, grid: str, figures: Iterable[str]) -> list[str]:
-        return [f"{paths.figure(grid, f)}.{ending}" for f in figures for ending in ("png", "svg")]
-
-    def files_of_grid(self, grid: str) -> list[str]:
+    def files(self, name: str) -> list[str]:
         """The final files of a grid: page, tables, figures, the results of cells, certificate."""
-        composed = self.grids[grid]
-        tables = [file for t in composed.file.tables for file in self.files_of_table(grid, t)]
-        cells = [paths.cell_result(grid, cell) for cell in composed.cells]
-        figures = self.files_of_figures(grid, self.figures[grid])
-        return [paths.page(grid), *tables, *figures, *cells, paths.certificate(grid)]
+        grid = self.grids[name]
+        tables = [file for table in grid.file.tables for file in table_files(grid, table)]
+        cells = [cell.result for cell in grid.measured_cells]
+        figures = figure_files(grid, all_figures(grid))
+        return [paths.page(name), *tables, *figures, *cells, paths.certificate(name)]
+
+    def targets(self) -> dict[str, list[str]]:
+        """The files behind the name of each grid, table and figure."""
+        targets = {}
+        for name, grid in self.grids.items():
+            targets[name] = self.files(name)
+            for table in grid.file.tables:
+                targets[table] = table_files(grid, table)
+            for figure, pictures in grid.file.figure_targets.items():
+                targets[figure] = figure_files(grid, pictures)
+        return targets
 
     def cells_among(self, words: Sequence[str]) -> dict[str, str]:
-        """The result of each cell, GRID/MODEL/SAMPLER, among the words of a command line."""
-        found = {}
+        """The result of each measured cell, GRID/MODEL/SAMPLER, among the words of a command."""
+        results = {}
         for word in words:
-            grid, _, cell = word.partition("/")
-            if grid in self.grids and cell in self.grids[grid].evaluations_by_cell:
-                found[word] = paths.cell_result(grid, cell)
-        return found
+            grid, _, name = word.partition("/")
+            cell = self.grids[grid].cells.get(name) if grid in self.grids else None
+            if cell and cell.measurements:
+                results[word] = cell.result
+        return results
 
     def check_targets(self, words: Iterable[str], makes: Callable[[str], bool]) -> None:
         """Raise UserError, with the nearest names, for a word that is no target.
@@ -223,6 +206,9 @@ class Workflow:
         """
         known: dict[str, None] = {}
         for word in words:
+            for name, error in self.broken.items():
+                if name in re.split("[/.]", word):
+                    raise error
             if not word.startswith(("results/", "samples/")) and makes(word):
                 continue
             known = known or dict.fromkeys(self._names_and_files())
@@ -239,12 +225,10 @@ class Workflow:
         for target, files in self.targets().items():
             yield from (target, *files)
         for name, grid in self.grids.items():
-            yield from (f"{name}/{cell}" for cell in grid.cells)
-            yield from (f"{grid.model_folder(model)}/manifest.json" for model in grid.models)
-            for cell in grid.shards:
-                yield from self.records_of_cell(name, cell)
-            if grid.likelihood:
-                yield from (paths.likelihood(name, model) for model in grid.models)
+            yield from (model.manifest for model in grid.models.values())
+            for cell in grid.cells.values():
+                yield f"{name}/{cell.name}"
+                yield from cell.records
 
     def check_names(self, rules: Iterable[str]) -> None:
         """Raise UserError if a table or figure, which is a target, has a name that is taken."""
@@ -258,23 +242,11 @@ class Workflow:
                     )
                 seen.add(name)
 
-    def targets(self) -> dict[str, list[str]]:
-        """The files behind the name of each grid, table and figure."""
-        targets = {}
-        for name, grid in self.grids.items():
-            targets[name] = self.files_of_grid(name)
-            for table in grid.file.tables:
-                targets[table] = self.files_of_table(name, table)
-            for figure, pictures in grid.file.figure_targets.items():
-                targets[figure] = self.files_of_figures(name, pictures)
-        return targets
+
+def table_files(grid: Grid, table: str) -> list[str]:
+    return [f"{paths.table(grid.name, table)}.{ending}" for ending in ("md", "csv", "tex", "html")]
 
 
-def _check_config_names(**named: Iterable[str]) -> None:
-    """Raise UserError if a config cannot have its name: the others are in the grids."""
-    for kind, names in named.items():
-        for name in names:
-            try:
-                paths.check_name(kind, name)
-            except ValueError as error:
-                raise UserError(f"configs/{kind}: {error}") from None
+def figure_files(grid: Grid, figures: Iterable[str]) -> list[str]:
+    endings = ("png", "svg")
+    return [f"{paths.figure(grid.name, name)}.{ending}" for name in figures for ending in endings]

@@ -1,6 +1,5 @@
 """The evaluation of a cell: one pass over its shards for all its metrics."""
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,25 +8,27 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from psld.config.settings import write_record
 from psld.metrics.blocks import BlockStatistics
 from psld.metrics.estimate import Estimate
 from psld.metrics.extractor import Extractor, batches_of, gather
+from psld.metrics.extractor_folder import load_extractor
 from psld.metrics.features import Features, estimate_of_mean
 from psld.metrics.measure import Measurable, Reference, measure, memorization_of, scale
-from psld.metrics.reference_folder import ReferenceManifest
-from psld.metrics.settings import MetricSettings
-from psld.sampling.shards import Shard
-from psld.utils.tensors import load_tensors, save_tensors
+from psld.metrics.reference_folder import ReferenceManifest, check_reference, load_reference
+from psld.metrics.results import CellResult, CellResults, Weights
+from psld.metrics.settings import EvaluateSettings, Measurement, MetricSettings
+from psld.sampling.sample import origin_of
+from psld.sampling.settings import images_digest
+from psld.sampling.shards import Shard, read_shards
+from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
+from psld.utils.device import use_device
+from psld.utils.files import digest_of
+from psld.utils.provenance import provenance
+from psld.utils.tensors import read_tensors, save_tensors
 
 NEAREST_PAIRS = 8
 """The number of nearest pairs of sample and training image in a result."""
-
-
-class Measurement(NamedTuple):
-    """One number: a metric of the first `samples` images of a cell."""
-
-    metric: MetricSettings
-    samples: int
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Gathered:
 
     def facts(self, measurement: Measurement, manifest: ReferenceManifest) -> dict[str, Any]:
         """Return the fields of a result that come from the shards and the reference's manifest."""
-        metric, samples = measurement
+        metric, samples = measurement.metric, measurement.samples
         costs = self._costs_of(samples)
         return {
             "metric": metric.identity(),
@@ -118,6 +119,57 @@ class Gathered:
         return costs
 
 
+def evaluate(settings: EvaluateSettings) -> CellResults:
+    """Measure the first images of a cell, and write the results and what they come from.
+
+    Metrics with the same features share their extractor and reference, which are loaded once.
+
+    Raises UserError if a file is missing, damaged, or does not belong to the cell.
+    """
+    model = read_manifest(settings.model, ModelManifest)
+    guide = settings.guide and read_manifest(settings.guide, GuideManifest)
+    device = use_device(settings.device)
+    sources: dict[str, Source] = {}
+    for measurement in settings.measurements:
+        metric = measurement.metric
+        if metric.features not in sources:
+            folders = settings.features[metric.features]
+            reference, manifest = load_reference(folders.reference)
+            extractor = load_extractor(metric, folders.extractor, manifest.dataset_digest, device)
+            check_reference(metric, folders.reference, manifest, extractor, model)
+            source = Source(extractor, reference, manifest, metric.batch_size)
+            sources[metric.features] = source
+    samples = max(measurement.samples for measurement in settings.measurements)
+    origin = origin_of(settings, model.weights_sha256, guide and guide.weights_sha256)
+    shards = read_shards(settings.shards, samples, origin)
+    gathered = gather_shards(shards, sources, settings.measurements)
+    kept_file = Path(settings.output).with_suffix(".safetensors")
+    kept = save_kept(kept_file, gathered, settings.measurements, settings.keep)
+    images = images_digest(
+        digest_of(model.settings.identity()),
+        guide and digest_of(guide.settings.identity()),
+        settings.sampler,
+        settings.seed,
+        settings.shard_size,
+    )
+    results = tuple(
+        CellResult(
+            record=measurement.digest(images),
+            model=Weights(**model.identity()),
+            guide=guide and Weights(**guide.identity()),
+            sampler=settings.sampler.model_dump(mode="json", exclude_none=True),
+            seed=settings.seed,
+            kept_sha256=kept,
+            **gathered.result(measurement, sources[measurement.metric.features]),
+            **provenance(),
+        )
+        for measurement in settings.measurements
+    )
+    found = CellResults(results=results)
+    write_record(settings.output, found)
+    return found
+
+
 def gather_shards(
     shards: Iterable[Shard],
     sources: Mapping[str, Source],
@@ -138,7 +190,7 @@ def gather_shards(
             labels.append(torch.from_numpy(shard.labels))
         costs.append(Cost(count, shard.nfe, shard.seconds, shard.device))
     features = {name: Features.joined(own) for name, own in parts.items()}
-    groups = dict.fromkeys((metric.features, n) for metric, n in measurements)
+    groups = dict.fromkeys((m.metric.features, m.samples) for m in measurements)
     samples = {(name, n): features[name].first(n) for name, n in groups}
     return Gathered(samples, torch.cat(labels) if labels else None, costs)
 
@@ -156,12 +208,10 @@ def save_kept(
     labels are always kept.
     """
     kinds: dict[tuple[str, int], set[str]] = {}
-    for metric, n in measurements:
-        kinds.setdefault((metric.features, n), set()).add(metric.measure.kind)
-    costs = bytearray(json.dumps(gathered.costs).encode())
-    tensors = {"costs": torch.frombuffer(costs, dtype=torch.uint8)}
-    if gathered.labels is not None:
-        tensors["labels"] = gathered.labels
+    for each in measurements:
+        group = kinds.setdefault((each.metric.features, each.samples), set())
+        group.add(each.metric.measure.kind)
+    tensors = {} if gathered.labels is None else {"labels": gathered.labels}
     for (name, n), features in gathered.samples.items():
         if features.dimension <= largest:
             # The share of recognized labels needs the logits of each sample.
@@ -169,7 +219,7 @@ def save_kept(
             kept = features.block_statistics() if are_enough else features
             prefix = f"{name}/{n}/"
             tensors |= {prefix + key: tensor for key, tensor in kept.tensors().items()}
-    return save_tensors(path, tensors)
+    return save_tensors(path, "evaluation", tensors, {"costs": gathered.costs})
 
 
 def load_kept(path: str | Path, sha256: str) -> Gathered:
@@ -177,8 +227,8 @@ def load_kept(path: str | Path, sha256: str) -> Gathered:
 
     Raises UserError if the file is missing or damaged.
     """
-    tensors = load_tensors(path, sha256, "evaluate the cell again")
-    costs = json.loads(tensors.pop("costs").numpy().tobytes())
+    stored = read_tensors(path, "evaluation", "evaluate the cell again", sha256)
+    tensors = stored.tensors()
     labels = tensors.pop("labels", None)
     groups: dict[tuple[str, int], dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
@@ -188,4 +238,4 @@ def load_kept(path: str | Path, sha256: str) -> Gathered:
         group: (Features if "values" in own else BlockStatistics).from_tensors(own)
         for group, own in groups.items()
     }
-    return Gathered(samples, labels, [Cost(*cost) for cost in costs])
+    return Gathered(samples, labels, [Cost(*cost) for cost in stored.origin["costs"]])

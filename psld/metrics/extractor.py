@@ -1,6 +1,5 @@
 """The interface of feature extractors, and the loop that runs one over many images."""
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
@@ -11,6 +10,7 @@ from tqdm import tqdm
 
 from psld.metrics.features import Features
 from psld.utils.errors import UserError
+from psld.utils.tensors import as_arrays, digest_of_arrays
 
 
 class Extractor(Protocol):
@@ -66,9 +66,4 @@ def rgb(images: Tensor, network: str) -> Tensor:
 
 def digest_of_weights(architecture: str, weights: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of an architecture's description and its weights' names and values."""
-    digest = hashlib.sha256(architecture.encode())
-    for name in sorted(weights):
-        value = weights[name].detach().cpu().contiguous()
-        digest.update(f"\0{name} {value.dtype} {tuple(value.shape)}\0".encode())
-        digest.update(value.view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return digest_of_arrays("weights", as_arrays(weights), {"architecture": architecture})

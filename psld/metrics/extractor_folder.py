@@ -17,7 +17,7 @@ from psld.metrics.settings import (
 )
 from psld.utils.errors import UserError
 from psld.utils.files import retried_in_slurm
-from psld.utils.tensors import load_tensors, save_tensors
+from psld.utils.tensors import read_tensors, save_tensors
 
 WEIGHTS = "weights.safetensors"
 MANIFEST = "manifest.json"
@@ -34,10 +34,8 @@ class ExtractorManifest(MadeRecord):
     """Name of the dataset."""
     dataset_digest: str
     """Digest of the dataset's pixels and labels."""
-    weights_sha256: str
-    """SHA-256 of `weights.safetensors`."""
     digest: str
-    """The extractor's digest: architecture and weights."""
+    """The SHA-256 of architecture and weights: the extractor's, and that of its file."""
     train_accuracy: float = Field(ge=0, le=1)
     """Accuracy on the training split, without augmentation."""
     test_accuracy: float | None = Field(ge=0, le=1)
@@ -49,8 +47,9 @@ class ExtractorManifest(MadeRecord):
 
 
 def save_weights(folder: str | Path, extractor: ClassifierExtractor) -> str:
-    """Write the weights and return the SHA-256 of the file."""
-    return save_tensors(Path(folder) / WEIGHTS, extractor.network.state_dict())
+    """Write the weights and return the extractor's digest."""
+    tensors, origin = extractor.network.state_dict(), {"architecture": extractor.architecture}
+    return save_tensors(Path(folder) / WEIGHTS, "weights", tensors, origin)
 
 
 @retried_in_slurm
@@ -131,9 +130,10 @@ def open_extractor(folder: str | Path, device: torch.device | str = "cpu") -> Cl
     """
     manifest, path = read_manifest(folder), Path(folder) / WEIGHTS
     network = FeatureClassifier(manifest.extractor, manifest.shape)
-    weights = load_tensors(path, manifest.weights_sha256, "train the extractor again")
+    remedy = "train the extractor again"
+    weights = read_tensors(path, "weights", remedy, manifest.digest)
     try:
-        network.load_state_dict(weights)
+        network.load_state_dict(weights.tensors())
     except RuntimeError:  # names or shapes differ: the code has changed
         raise UserError(f"{path}: of another version; train it again") from None
     return ClassifierExtractor(network, manifest.extractor, manifest.shape, device)

@@ -86,9 +86,8 @@ class ClassifierExtractor:
         self.shape = shape
         self.network = network.to(self.device).eval().requires_grad_(False)
         architecture = {"width": settings.width, "features": settings.features}
-        self.digest = digest_of_weights(
-            json.dumps(architecture | shape.model_dump(), sort_keys=True), network.state_dict()
-        )
+        self.architecture = json.dumps(architecture | shape.model_dump(), sort_keys=True)
+        self.digest = digest_of_weights(self.architecture, network.state_dict())
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,23 +3,24 @@
 import statistics
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from psld.config.settings import Settings, parse
+from psld.config.settings import MadeRecord, Settings, load_record, write_record
 from psld.data.store import ImageStore
 from psld.diffusion.likelihood import bits_per_dimension, dequantize, log_likelihood
 from psld.diffusion.score import Batching
-from psld.metrics.estimate import t_quantile
-from psld.metrics.settings import LikelihoodCommandSettings
+from psld.metrics.estimate import Interval, t_quantile
+from psld.metrics.results import Weights
+from psld.metrics.settings import LikelihoodCommandSettings, LikelihoodSettings
 from psld.training.manifest import ModelManifest, read_manifest
 from psld.training.model import Model, load_model
 from psld.utils.device import use_device
 from psld.utils.errors import UserError
-from psld.utils.files import digest_of, read_json, write_json
 from psld.utils.provenance import device_name
 from psld.utils.randomness import Stream, stream_seed
 
@@ -53,26 +54,35 @@ class LikelihoodShard(Settings):
     seconds: float
     device: str
 
-    def save(self, path: Path) -> None:
-        """Write the shard and its digest, whole or not at all."""
-        content = self.model_dump(mode="json")
-        write_json(path, {**content, "digest": digest_of(content)})
-
     @classmethod
-    def read(cls, path: Path) -> "LikelihoodShard":
+    def load(cls, path: Path) -> "LikelihoodShard":
         """Read a shard. Raises UserError if it is missing or damaged."""
-        content = read_json(path)
-        if not isinstance(content, dict) or content.pop("digest", None) != digest_of(content):
-            raise UserError(f"{path}: damaged shard (its digest differs); measure it again")
-        return parse(cls, content, where=str(path))
+        return load_record(cls, path, f"{path}: not a whole shard; measure it again")
 
-    @classmethod
-    def load(cls, path: Path, origin: LikelihoodOrigin) -> "LikelihoodShard":
-        """Read a shard. Raises UserError if it is missing, damaged or of another origin."""
-        shard = cls.read(path)
-        if shard.origin != origin:
-            raise UserError(f"{path}: of another model, dataset or settings; measure it again")
-        return shard
+
+class LikelihoodResult(MadeRecord):
+    """The bits per dimension of a model: the mean over images, with its 95 % t-interval."""
+
+    bits_per_dimension: float
+    """Without momentum an estimate of the likelihood, with momentum an upper bound on it."""
+    low: float
+    high: float
+    measured: int
+    """Number of images."""
+    likelihood: LikelihoodSettings
+    evaluations: float
+    """Network evaluations per image and draw, counted."""
+    gradients: float
+    """Vector-Jacobian products per image and draw."""
+    seconds: float
+    device: str
+    dataset_digest: str
+    """The dataset whose images were measured."""
+    model: Weights
+
+    @property
+    def interval(self) -> Interval:
+        return Interval(self.bits_per_dimension, self.low, self.high)
 
 
 def summary(shards: Sequence[LikelihoodShard]) -> dict[str, Any]:
@@ -133,12 +143,14 @@ def measure_shards(
         )
         index = first // settings.shard_size
         path = Path(settings.output).with_suffix("") / f"{index:05d}.json"
-        try:
-            yield LikelihoodShard.load(path, origin), False
-        except UserError:
-            shard = measure_shard(model, part, origin, device, batching)
-            shard.save(path)
-            yield shard, True
+        with suppress(UserError):
+            shard = LikelihoodShard.load(path)
+            if shard.origin == origin:
+                yield shard, False
+                continue
+        shard = measure_shard(model, part, origin, device, batching)
+        write_record(path, shard)
+        yield shard, True
 
 
 def measure_shard(

@@ -13,7 +13,7 @@ from psld.metrics.measure import Reference
 from psld.metrics.settings import ExtractorSettings, MetricSettings
 from psld.training.manifest import ModelManifest
 from psld.utils.errors import UserError
-from psld.utils.tensors import load_tensors, save_tensors
+from psld.utils.tensors import grouped, read_tensors, save_tensors
 
 FEATURES = "features.safetensors"
 MANIFEST = "manifest.json"
@@ -47,14 +47,14 @@ class ReferenceManifest(MadeRecord):
         return sum(real) if split == "all" else self.images.get(split, 0)
 
 
-def save_features(folder: str | Path, parts: dict[str, Features]) -> str:
-    """Write the features of all parts and return the SHA-256 of the file."""
+def save_features(folder: str | Path, parts: dict[str, Features], origin: dict[str, str]) -> str:
+    """Write the features of all parts, with the digests of what made them; return the SHA-256."""
     tensors = {
         f"{part}.{name}": tensor
         for part, features in parts.items()
         for name, tensor in features.tensors().items()
     }
-    return save_tensors(Path(folder) / FEATURES, tensors)
+    return save_tensors(Path(folder) / FEATURES, "features", tensors, origin)
 
 
 def read_reference_manifest(folder: str | Path) -> ReferenceManifest:
@@ -68,15 +68,13 @@ def read_reference_manifest(folder: str | Path) -> ReferenceManifest:
 def load_reference(folder: str | Path) -> tuple[Reference, ReferenceManifest]:
     """Read a reference. Raises UserError if a file is missing, damaged or foreign."""
     manifest = read_reference_manifest(folder)
-    tensors = load_tensors(Path(folder) / FEATURES, manifest.features_sha256, REMEDY)
+    path = Path(folder) / FEATURES
+    stored = read_tensors(path, "features", REMEDY, manifest.features_sha256)
     try:
-        parts = {
-            part: Features(tensors[f"{part}.values"], tensors.get(f"{part}.logits"))
-            for part in manifest.images
-        }
+        parts = {p: Features.from_tensors(each) for p, each in grouped(stored.tensors()).items()}
         return Reference(parts["train"], parts.get("test"), parts["noise"]), manifest
     except KeyError as error:
-        raise UserError(f"{folder}/{FEATURES}: has no {error}; {REMEDY}") from None
+        raise UserError(f"{path}: has no {error}; {REMEDY}") from None
 
 
 def check_reference(

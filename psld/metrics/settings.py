@@ -6,6 +6,8 @@ from pydantic import Field, field_validator, model_validator
 
 from psld.config.settings import Settings
 from psld.data.settings import DatasetSettings
+from psld.sampling.settings import CellSettings
+from psld.utils.files import digest_of
 
 
 class _ExtractorSettings(Settings):
@@ -208,6 +210,60 @@ class MetricSettings(Settings):
         if kind in ("inception-score", "memorization") and self.reference_split != "train":
             raise ValueError(f"measure.kind {kind}: set reference_split to train")
         return self
+
+
+class Measurement(Settings):
+    """A metric of the first `samples` images of a cell."""
+
+    metric: MetricSettings
+    samples: int = Field(ge=3)
+    """Fewer than 3 have no interval."""
+
+    def digest(self, images: str) -> str:
+        """Return the digest of what decides the result, from that of the images."""
+        return digest_of([images, self.metric.identity(), self.samples])
+
+
+class FeatureFolders(Settings):
+    """The folders of the features that metrics share."""
+
+    reference: str
+    """Written by psld reference."""
+    extractor: str | None
+    """Written by psld train_extractor; null for a published extractor."""
+
+
+class EvaluateSettings(CellSettings):
+    """Settings of `psld evaluate`. A cell of a grid has several measurements."""
+
+    measurements: tuple[Measurement, ...] = Field(min_length=1)
+    """In the config: `metric` and `samples`, of one measurement."""
+    features: dict[str, FeatureFolders]
+    """The folders of each `metric.features`. In the config: `reference` and `extractor`."""
+    shards: str
+    """Folder of the cell's shards."""
+    output: str
+    """Path of the results, JSON."""
+    keep: int = Field(512, ge=1)
+    """Keep the features of extractors that have at most this number of them; Inception has 2048."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_one_metric(cls, content: Any) -> Any:
+        """Take the measurement of a config with `metric`, `samples`, `reference`, `extractor`."""
+        if not isinstance(content, dict) or "metric" not in content:
+            return content
+        others = dict(content)
+        if "measurements" in content:  # those of a cell
+            for key in ("metric", "samples", "reference", "extractor"):
+                others.pop(key)
+            return others
+        measurement = {key: others.pop(key) for key in ("metric", "samples")}
+        folders = {key: others.pop(key) for key in ("reference", "extractor")}
+        if folders["reference"] is None:
+            raise ValueError("reference: give the folder that psld reference wrote, or a cell")
+        features = measurement["metric"].get("features", "")
+        return {**others, "measurements": [measurement], "features": {features: folders}}
 
 
 class _CommandSettings(Settings):

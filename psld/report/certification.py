@@ -29,6 +29,7 @@ from psld.sampling.records import ShardRecord, record_path
 from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.utils.errors import UserError
 from psld.utils.files import read_json, retried_in_slurm, sha256_of_file, write_text
+from psld.utils.tensors import load_tensors
 
 GRID = "grid.json"
 """The entry with the resolved grid."""
@@ -124,13 +125,13 @@ def texts_of_tables(grid: Grid, cells: Path) -> dict[str, str]:
 def files_of(grid: Grid, results: dict[str, list[CellResult]]) -> Iterator[tuple[str, str | None]]:
     """Yield the paths of the other files of a project that belong to a certificate of results.
 
-    Each comes with the SHA-256 that a result states, if any. Raises UserError if a file is damaged,
-    or if a result was computed from other weights or features than those that are there.
+    Each comes with the SHA-256 of the file if it was checked. Raises UserError if a file is
+    damaged, or if a result was computed from other weights or features than those that are there.
     """
     for cell, found in results.items():
         model, sampler = cell.split("/")
         result = paths.cell_result(grid.name, cell)
-        yield paths.kept(result), found[0].kept_sha256
+        yield _checked(paths.kept(result), "evaluation", found[0].kept_sha256, "evaluate again")
         yield from ((record, None) for record in _records_of(grid, cell))
         yield _manifest(grid.model_folder(model), ModelManifest, found[0].model), None
         if guide := grid.samplers[sampler].guide:
@@ -140,7 +141,6 @@ def files_of(grid: Grid, results: dict[str, list[CellResult]]) -> Iterator[tuple
         digest, description = paths.dataset_digest(dataset), paths.dataset_record(dataset)
         _check_description(digest, description)
         yield from ((digest, None), (description, None))
-        _check(paths.kept(result), found[0].kept_sha256, "evaluate the cell again")
         kept = _kept_sources(paths.kept(result))
         for name, each in {one.metric["features"]: one for one in found}.items():
             if each.metric["extractor"]["kind"] == "classifier":
@@ -151,8 +151,8 @@ def files_of(grid: Grid, results: dict[str, list[CellResult]]) -> Iterator[tuple
             read_reference_manifest(reference)
             yield f"{reference}/manifest.json", None
             if name in kept:
-                _check(f"{reference}/features.safetensors", each.reference_sha256, "evaluate again")
-                yield f"{reference}/features.safetensors", each.reference_sha256
+                path = f"{reference}/features.safetensors"
+                yield _checked(path, "features", each.reference_sha256, "evaluate again")
     for name in plots_of(grid):
         if Path(plot := f"{paths.figure(grid.name, name)}.png").exists():
             yield plot, None
@@ -192,6 +192,8 @@ def _kept_sources(path: str) -> set[str]:
 
 
 @retried_in_slurm
-def _check(path: str, sha256: str, remedy: str) -> None:
-    if not Path(path).is_file() or sha256_of_file(path) != sha256:
-        raise UserError(f"{path}: missing, or not what the results were computed from; {remedy}")
+def _checked(path: str, kind: str, sha256: str, remedy: str) -> tuple[str, str]:
+    """Return the path and the SHA-256 of a file with the digest that a result states."""
+    whole = sha256_of_file(path) if Path(path).is_file() else ""
+    load_tensors(path, kind, remedy, sha256)
+    return path, whole

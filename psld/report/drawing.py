@@ -1,15 +1,13 @@
 """Draw any figure of a grid from its results."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from pydantic import TypeAdapter
 
 from psld.diffusion.samplers import SamplerSettings
-from psld.grid.figures import evaluation_of_memorization, figures_of
-from psld.grid.resolved import Grid
-from psld.grid.results import read_result
+from psld.grid.figures import GridFigure, all_figures
+from psld.grid.records import Grid
+from psld.metrics.results import CellResults
 from psld.report.galleries import draw_comparison, draw_nearest, draw_shard, originals_of
 from psld.report.plots import plot_gamma, plot_nfe, plot_training
 from psld.sampling.records import records_of
@@ -20,66 +18,62 @@ ROWS, COLUMNS = 12, 16  # most rows, and images per row, of a figure of samples
 COMPARED = 14  # images per row of a comparison
 
 
-@dataclass(frozen=True)
-class Folders:
-    """The folders of a grid's results."""
-
-    cells: Path
-    models: Path
-    samples: Path
-    data: str | None  # the prepared dataset, of inpainted images or of nearest ones
-
-
-def draw_figure(grid: Grid, name: str, folders: Folders, device: str) -> Figure:
+def draw_figure(grid: Grid, name: str, device: str) -> Figure:
     """Draw a figure of a grid.
 
     Raises UserError if the grid has no such figure, or nothing to show in it yet.
     """
-    figures = figures_of(grid)
+    figures = all_figures(grid)
     if name not in figures:
         known = ", ".join(figures) or "none"
         raise UserError(f"figure: grid {grid.name} has no {name!r}; there are: {known}")
     figure = figures[name]
     match figure.kind, name:
         case "plot", "nfe":
-            return plot_nfe(grid, folders.cells)
+            return plot_nfe(grid)
         case "plot", "gamma":
-            return plot_gamma(grid, folders.cells)
+            return plot_gamma(grid)
         case "plot", "training":
-            return plot_training(grid, folders.models)
+            return plot_training(grid)
         case "samples", _:
-            [cell] = figure.cells.values()
-            path = shard_path(folders.samples / cell, 0)
-            shard = read_shard(path)
-            guidance = grid.samplers[cell.rpartition("/")[2]].settings["guidance"]
-            originals = originals_of(shard, path, folders.data, guidance.get("split", "test"))
-            return draw_shard(shard, figure.title, ROWS, COLUMNS, originals)
+            return _draw_samples(figure)
         case "nearest", _:
-            [cell] = figure.cells.values()
-            evaluation = evaluation_of_memorization(grid, cell)
-            result = read_result(grid, folders.cells, evaluation)
-            if result is None:
-                raise UserError(f"{folders.cells / cell}.json: not evaluated yet")
-            folder, size = folders.samples / cell, grid.file.shard_size
-            return draw_nearest(result.nearest, folder, size, folders.data, figure.title)
+            return _draw_nearest(figure)
         case "comparison", _:
-            paths = {n: shard_path(folders.samples / cell, 0) for n, cell in figure.cells.items()}
+            files = {label: shard_path(cell.folder, 0) for label, cell in figure.cells.items()}
             # A record says that its shards are there, even if they are not visible here yet.
             shards = {
-                n: read_shard(path)
-                for n, path in paths.items()
+                label: read_shard(path)
+                for label, path in files.items()
                 if path.exists() or records_of(path.parent, 0)
             }
             if not shards:
-                raise UserError(f"{folders.samples}: no samples of figure {name} yet")
+                raise UserError(f"no samples of figure {name} yet")
             return draw_comparison(shards, figure.title, COMPARED)
-    trained_by = grid.models[figure.model].of
-    models = folders.models.parent / trained_by if trained_by else folders.models
-    sampler = TypeAdapter(SamplerSettings).validate_python(
-        grid.samplers[grid.file.gallery].settings
-    )
-    size, seed = grid.file.shard_size, grid.file.seed
-    return draw_path(str(models / figure.model), sampler, figure.title, device, size, seed)
+    cell = grid.gallery(figure.model)
+    sampler, size = cell.sampler.settings, cell.options.shard_size
+    return draw_path(cell.model.folder, sampler, figure.title, device, size, cell.seed)
+
+
+def _draw_samples(figure: GridFigure) -> Figure:
+    cell = figure.cell
+    path = shard_path(cell.folder, 0)
+    shard = read_shard(path)
+    split = getattr(cell.sampler.settings.guidance, "split", "test")
+    originals = originals_of(shard, path, cell.datasets.get("data"), split)
+    return draw_shard(shard, figure.title, ROWS, COLUMNS, originals)
+
+
+def _draw_nearest(figure: GridFigure) -> Figure:
+    cell = figure.cell
+    measurement = next(m for m in cell.measurements if m.metric.measure.kind == "memorization")
+    file = Path(cell.result)
+    results = CellResults.read(file) if file.exists() else None
+    result = results and results.of(measurement.digest(cell.digest))
+    if result is None:
+        raise UserError(f"{file}: not evaluated yet")
+    data, size = cell.model.settings.data, cell.options.shard_size
+    return draw_nearest(result.nearest, Path(cell.folder), size, data, figure.title)
 
 
 def draw_path(

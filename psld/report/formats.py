@@ -3,14 +3,35 @@
 import csv
 import io
 import re
+from pathlib import Path
 from statistics import fmean
 
 from tabulate import tabulate
 
-from psld.grid.entries import TableEntry
-from psld.grid.resolved import Grid
+from psld.grid.entries import TableEntry, read_table
+from psld.grid.records import Grid
 from psld.grid.tables import Table
-from psld.report.table import EVERY_ENTRY, Text
+from psld.report.html import table_page
+from psld.report.table import EVERY_ENTRY, Text, summary, text_of
+from psld.utils.files import write_text
+
+
+def write_table(grid: Grid, name: str, output: str) -> None:
+    """Write a table of a grid as OUTPUT.csv, OUTPUT.md, OUTPUT.tex and OUTPUT.html."""
+    table, rows = grid.file.tables[name], read_table(grid, name)
+    text = text_of(table, rows)
+    write_text(f"{output}.csv", as_csv(grid, table, rows))
+    write_text(f"{output}.md", markdown(text))
+    write_text(f"{output}.tex", latex(text))
+    write_text(f"{output}.html", table_page(text))
+
+
+def print_tables(grid: Grid, root: Path) -> None:
+    """Print every table of a grid with results below `root`, and a summary of their entries."""
+    tables = {name: read_table(grid, name, root) for name in grid.file.tables}
+    texts = [text_of(grid.file.tables[name], rows) for name, rows in tables.items()]
+    for text in [*texts, summary(grid, tables)]:
+        print(markdown(text, details=False))
 
 
 def as_csv(grid: Grid, table: Table, rows: list[list[TableEntry]]) -> str:
@@ -25,14 +46,14 @@ def as_csv(grid: Grid, table: Table, rows: list[list[TableEntry]]) -> str:
 
 def record(grid: Grid, table: Table, entry: TableEntry) -> dict[str, object]:
     """Return all that is known about an entry; None for what is not."""
-    evaluation, results = entry.evaluation, entry.results
+    number, results = entry.number, entry.results
     interval, rank = entry.interval, entry.rank
     return {
         **dict(zip(table.headings, entry.row.label, strict=True)),
-        "seeds": len(results) if evaluation else None,
+        "seeds": len(results) if number else None,
         "column": entry.column,
-        "cell": evaluation and f"{grid.name}/{evaluation.cell}",
-        "metric": evaluation and evaluation.metric,
+        "cell": number and f"{grid.name}/{number.cell}",
+        "metric": number and number.metric,
         "shows": entry.show,
         "ours": entry.value,
         "low": interval and interval.low,

@@ -45,17 +45,15 @@ def draw_comparison(shards: Mapping[str, Shard], title: str, columns: int) -> Fi
 
 
 def draw_nearest(
-    pairs: Sequence[tuple[int, int]], folder: Path, shard_size: int, data: str | None, title: str
+    pairs: Sequence[tuple[int, int]], folder: Path, shard_size: int, data: str, title: str
 ) -> Figure:
     """Draw samples above their nearest training images.
 
     Args:
         pairs: index of the sample in its cell, and of the image in the training split.
         folder: the cell's shards.
-        data: the prepared dataset. Raises UserError if it is None.
+        data: the prepared dataset.
     """
-    if data is None:
-        raise UserError("data: the training images are in the dataset; it is null")
     train = ImageStore.open(data).images("train")
     places = [divmod(sample, shard_size) for sample, _ in pairs]
     shards = {index: read_shard(shard_path(folder, index)) for index in {i for i, _ in places}}

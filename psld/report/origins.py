@@ -4,9 +4,10 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 
+from psld.config.settings import Settings
 from psld.grid.entries import TableEntry
-from psld.grid.resolved import Grid
-from psld.grid.results import CellResult, LikelihoodResult, Weights
+from psld.grid.records import Grid
+from psld.metrics.results import CellResult, Weights
 from psld.report.table import Text
 
 
@@ -14,24 +15,18 @@ def origins_of(grid: Grid, entries: Iterable[TableEntry]) -> list[Text]:
     """Return tables of models, guides, samplers, metrics and software; none is empty."""
     entries = list(entries)
     results = [result for entry in entries for result in entry.results]
-    likelihoods = [entry.likelihood for entry in entries if entry.likelihood]
-    weights = {r.model.name: r.model for r in (*results, *likelihoods)}
+    weights = {r.model.name: r.model for r in results}
     guides = {r.guide.name: r.guide for r in results if r.guide}
     columns = ["name", "dataset", "steps", "weights (SHA-256)", "settings"]
     texts = [
         _text(title, columns, [[w.name, *_trained(w)] for w in trained.values()])
         for title, trained in (("Models", weights), ("Guides", guides))
     ]
-    samplers = [[n, " ".join(s.overrides)] for n, s in grid.samplers.items()]
+    samplers = [[name, _as_json(own.settings)] for name, own in grid.samplers.items()]
     texts.append(_text("Samplers", ["name", "settings"], samplers))
-    metrics = [[name, json.dumps(settings)] for name, settings in grid.metrics.items()]
+    metrics = [[name, _as_json(settings)] for name, settings in grid.metrics.items()]
     texts.append(_text("Metrics", ["name", "settings"], metrics))
-    software = Counter(
-        [
-            *(_software(result, result.sampling_device) for result in results),
-            *(_software(result, result.device) for result in likelihoods),
-        ]
-    )
+    software = Counter(map(_software, results))
     lines = [[*made, str(number)] for made, number in software.items()]
     columns = ["evaluated with", "revision", "precision", "sampled on", "results"]
     texts.append(_text("Software and devices", columns, lines))
@@ -48,13 +43,17 @@ def _trained(weights: Weights) -> list[str]:
     ]
 
 
-def _software(result: CellResult | LikelihoodResult, device: str) -> tuple[str, ...]:
+def _as_json(settings: Settings) -> str:
+    return json.dumps(settings.model_dump(mode="json", exclude_none=True))
+
+
+def _software(result: CellResult) -> tuple[str, ...]:
     """Return versions, revision and precision of the evaluation, and the device of sampling."""
     versions = ", ".join(
         f"{name} {version}" for name, version in result.versions.items() if version
     )
     precision = ", ".join(f"{name}: {value}" for name, value in result.precision.items())
-    return versions, result.git_revision or "", precision, device
+    return versions, result.git_revision or "", precision, result.sampling_device
 
 
 def _text(title: str, columns: list[str], lines: list[list[str]]) -> Text:

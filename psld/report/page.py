@@ -9,10 +9,11 @@ from pathlib import Path
 
 from PIL import Image
 
+from psld.grid import paths
 from psld.grid.captions import caption_of
 from psld.grid.entries import STATUSES, Status, TableEntry, read_table
-from psld.grid.figures import GridFigure, evaluation_of_memorization, figures_of, lines_of_plot
-from psld.grid.resolved import Grid
+from psld.grid.figures import GridFigure, all_figures, plot_lines
+from psld.grid.records import Grid
 from psld.report.html import TEMPLATES
 from psld.report.origins import origins_of
 from psld.report.table import Text, summary, text_of
@@ -72,19 +73,14 @@ class Section:
     """Pictures of another section that show numbers of this one."""
 
 
-def results_page(grid: Grid, cells: Path, figures: Path) -> str:
-    """Return the page, with all cells and figures that exist.
-
-    Args:
-        cells: folder of the grid's metrics files.
-        figures: folder of the grid's figures.
-    """
-    tables = {name: read_table(grid, name, cells) for name in grid.file.tables}
+def results_page(grid: Grid) -> str:
+    """Return the page, with all cells and figures that exist."""
+    tables = {name: read_table(grid, name) for name in grid.file.tables}
     entries = [entry for rows in tables.values() for row in rows for entry in row]
     counts = Counter(entry.status for entry in entries)
-    everything = figures_of(grid)
-    drawn = {n: f for n, f in everything.items() if (figures / f"{n}.png").exists()}
-    sections = _sections(grid, tables, drawn, figures)
+    everything, folder = all_figures(grid), Path(paths.figure(grid.name, ""))
+    drawn = {n: f for n, f in everything.items() if (folder / f"{n}.png").exists()}
+    sections = _sections(grid, tables, drawn, folder)
     return TEMPLATES.get_template("page.html").render(
         grid=grid,
         counts=[(status, counts[status], MEANINGS[status]) for status in STATUSES],
@@ -110,7 +106,7 @@ def _sections(
     captions: dict[str, int] = {}
 
     def place(figure: GridFigure) -> Picture:
-        number, caption = len(placed) + 1, caption_of(grid, figure)
+        number, caption = len(placed) + 1, caption_of(figure)
         if captions.setdefault(caption, number) != number:
             caption = f"As in Figure {captions[caption]}."
         picture = Picture(number, figure, caption, *_embedded(figure, folder))
@@ -139,18 +135,19 @@ def _sections(
 
 def _plotted(grid: Grid, table: str, figure: str) -> float:
     """Return the share of a table's cells that a plot joins with another cell of the table."""
-    shown = set(grid.file.evaluations_in(table))
-    joined = [shown.intersection(line) for line in lines_of_plot(grid, figure)]
-    return sum(len(cells) for cells in joined if len(cells) > 1) / max(1, len(shown))
+    shown = set(grid.file.numbers_in(table))
+    joined = [shown.intersection(line) for line in plot_lines(grid, figure)]
+    return sum(len(numbers) for numbers in joined if len(numbers) > 1) / max(1, len(shown))
 
 
 def _pictured(grid: Grid, table: str, figure: GridFigure) -> bool:
     """Check that a figure shows samples for an entry of a table."""
-    shown = grid.file.evaluations_in(table)
+    shown = grid.file.numbers_in(table)
     if figure.kind == "nearest":
-        [cell] = figure.cells.values()
-        return evaluation_of_memorization(grid, cell) in shown
-    return grid.file.pictures.get(figure.name) in {evaluation.cell for evaluation in shown}
+        return "memorization" in {
+            grid.metrics[n.metric].measure.kind for n in shown if n.cell == figure.cell.name
+        }
+    return grid.file.pictures.get(figure.name) in {number.cell for number in shown}
 
 
 def _embedded(figure: GridFigure, folder: Path) -> tuple[str, int, int]:
@@ -189,17 +186,15 @@ def _small(path: Path) -> tuple[bytes, tuple[int, int]]:
 def _facts(grid: Grid) -> dict[str, list[str]]:
     """Return the parts of the grid: datasets, models, samplers with their budgets, metrics."""
     budgets: dict[str, set[str]] = {}
-    pictured = (cell.rpartition("/")[2] for cell in grid.file.pictures.values())
-    for sampler in (*(e.sampler for e in grid.file.evaluations), *pictured):
-        family, budget, _ = grid.file.split_sampler(sampler)
-        budgets.setdefault(family, set()).add(budget)
-    ordered = {family: ", ".join(sorted(own, key=float)) for family, own in budgets.items()}
-    samples = sorted({evaluation.samples for evaluation in grid.evaluations})
+    for sampler in grid.samplers.values():
+        budgets.setdefault(sampler.family, set()).add(sampler.budget)
+    ordered = {family: ", ".join(sorted(values, key=float)) for family, values in budgets.items()}
+    samples = sorted({number.samples for number in grid.file.numbers})
     seeds = {"training": grid.file.seeds.training, "sampling": grid.file.seeds.sampling}
     facts = {
         "Datasets": list(grid.datasets),
         "Models": list(grid.file.models),
-        "Samplers": [f"{family} ({own})" for family, own in ordered.items()],
+        "Samplers": [f"{family} ({values})" for family, values in ordered.items()],
         "Metrics": list(grid.metrics),
         "Samples of each cell": [f"{number:,}" for number in samples],
         "Seeds": [f"{len(own)} of {what}" for what, own in seeds.items() if len(own) > 1],

@@ -15,7 +15,7 @@ from matplotlib import colormaps, rc
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from psld.grid.resolved import Grid
+from psld.grid.records import Grid
 from psld.utils.files import atomic_path
 
 rc("font", size=11)
@@ -85,13 +85,13 @@ def model_looks(grid: Grid) -> dict[str, Look]:
     only one process, each model has its own color. All seeds of a model look the same.
     """
     models = {name: grid.models[name] for name in grid.file.models if name in grid.models}
-    processes = [model.settings["process"] for model in models.values()]
+    processes = [model.settings.process for model in models.values()]
     several = any(process != processes[0] for process in processes)
     kinds: list[Any] = []
     variants: Counter[tuple[int, str]] = Counter()
     looks = {}
     for name, model in models.items():
-        kind = model.settings["process"] if several else name
+        kind = model.settings.process if several else name
         if kind not in kinds:
             kinds.append(kind)
         index = kinds.index(kind)
@@ -102,7 +102,7 @@ def model_looks(grid: Grid) -> dict[str, Look]:
             MARKERS[(index + variant) % len(MARKERS)],
             DASHES[variant % len(DASHES)],
         )
-        looks |= dict.fromkeys(grid.file.replicates_of(name), look)
+        looks |= dict.fromkeys(grid.file.replicates(name), look)
     return looks
 
 

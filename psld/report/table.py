@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from statistics import fmean
 
 from psld.grid.entries import STATUSES, Status, TableEntry
-from psld.grid.resolved import Grid
-from psld.grid.results import CellResult
+from psld.grid.records import Grid
 from psld.grid.tables import Table
+from psld.metrics.results import CellResult
 
 MISSING = "–"
 LITERATURE = "†"
@@ -76,7 +76,7 @@ def summary(grid: Grid, tables: dict[str, list[list[TableEntry]]]) -> Text:
 
 def _seeds(entries: list[TableEntry]) -> str:
     """Return the number of seeds that have been run, and of those that are asked for if more."""
-    counts = {(len(entry.results), entry.seeds) for entry in entries if entry.evaluation}
+    counts = {(len(entry.results), entry.seeds) for entry in entries if entry.number}
     texts = [f"{n}" if n == asked else f"{n} of {asked}" for n, asked in sorted(counts)]
     return ", ".join(texts) or MISSING
 
@@ -165,12 +165,6 @@ def _notes(table: Table, entries: list[TableEntry]) -> list[str]:
         if result.extractor_test_accuracy is not None:
             note += f"; the classifier's test accuracy is {result.extractor_test_accuracy:.3f}"
         notes.append(f"{note}.")
-    if found := [entry.likelihood for entry in entries if entry.likelihood]:
-        notes.append(
-            f"Bits per dimension are means over {found[0].measured:,} images "
-            f"({found[0].likelihood.split} split) ± half of the 95 % interval over images; with "
-            "momentum they are upper bounds."
-        )
     missing = sum(entry.status == "not run" for entry in entries)
     if missing:
         notes.append(f"{missing} of {len(entries)} entries have not been run ({MISSING}).")
@@ -195,18 +189,17 @@ def _notes_of_undecided(entries: list[TableEntry]) -> list[str]:
     if not undecided:
         return []
     parts = [f"{len(undecided)} of {len(entries)} entries are undecided."]
-    for need, what in (("samples", "samples, as further seeds,"), ("images", "images")):
-        more = [entry.more_samples for entry in undecided if entry.needs == need]
-        if known := [number for number in more if number is not None]:
-            parts.append(
-                f"Up to {max(known):,} more {what} would decide {_count(known)} if the value "
-                "stays: see the list of every entry."
-            )
-        if unknown := [number for number in more if number is None]:
-            parts.append(
-                f"The value of {_count(unknown)} is on an end of the band: if it stays, no number "
-                f"of {need} decides."
-            )
+    more = [entry.more_samples for entry in undecided if entry.needs == "samples"]
+    if known := [number for number in more if number is not None]:
+        parts.append(
+            f"Up to {max(known):,} more samples, as further seeds, would decide {_count(known)} if "
+            "the value stays: see the list of every entry."
+        )
+    if unknown := [number for number in more if number is None]:
+        parts.append(
+            f"The value of {_count(unknown)} is on an end of the band: if it stays, no number of "
+            "samples decides."
+        )
     if trainings := [entry for entry in undecided if entry.needs == "trainings"]:
         parts.append(
             f"{_count(trainings)} can be decided by more trainings only: the spread "

@@ -31,7 +31,7 @@ from psld.report.certification import GRID, cells_folder, texts_of_tables
 from psld.report.differences import differences
 from psld.report.stated import Entries
 from psld.utils.errors import UserError
-from psld.utils.files import sha256_of_file
+from psld.utils.tensors import read_tensors
 
 SOFTWARE = set(MadeRecord.model_fields)
 """The fields of a result with the software that made it. Nothing recomputes them."""
@@ -95,7 +95,7 @@ class Verification:
         as not recomputed.
         """
         kept_path = self.folder / paths.kept(paths.cell_result(self.grid.name, cell))
-        kept_sha256 = sha256_of_file(kept_path)
+        kept_sha256 = read_tensors(kept_path, "evaluation", "evaluate again").sha256
         gathered = load_kept(kept_path, kept_sha256)
         model, sampler = cell.split("/")
         composed = self.grid.samplers[sampler]
@@ -129,7 +129,7 @@ class Verification:
         names = sorted(
             n for n in self.entries.index.sha256 if Path(n).parent == Path(path).with_suffix("")
         )
-        shards = [LikelihoodShard.read(self.folder / name) for name in names]
+        shards = [LikelihoodShard.load(self.folder / name) for name in names]
         weights = self.entries.weights_of_model(model)
         wanted = self.grid.likelihood.model_dump()
         first = 0

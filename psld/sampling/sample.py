@@ -76,7 +76,7 @@ def sample_shards(settings: SampleSettings) -> Iterator[tuple[Shard, bool]]:
     expected = origin_of(settings, model.weights_sha256, guide and guide.weights_sha256)
     batching = Batching(settings.batch_size)
     for index in range(settings.first, settings.first + settings.shards):
-        path, origin = shard_path(settings.output, index), replace(expected, index=index)
+        path, origin = shard_path(settings.output, index), expected.at(index)
         try:
             yield load_made_by(path, origin), False
         except UserError as error:

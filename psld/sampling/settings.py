@@ -14,6 +14,20 @@ from psld.diffusion.samplers import (
 )
 from psld.training.settings import GuideModelSettings, ModelSettings
 from psld.utils.errors import UserError
+from psld.utils.files import digest_of
+
+
+class SamplingRun(Settings):
+    """How sampling runs: speed and memory, never the images."""
+
+    batch_size: int = Field(ge=1)
+    """Most images per network evaluation; it is halved if GPU memory runs out."""
+    compile: bool
+    """Compile the network with torch.compile."""
+    channels_last: bool
+    """Lay out the network with the channels innermost."""
+    device: str
+    """`auto`, or a torch device such as `cpu` or `cuda`."""
 
 
 class CellSettings(Settings):
@@ -53,7 +67,7 @@ class CellSettings(Settings):
         return self
 
 
-class SampleSettings(CellSettings):
+class SampleSettings(SamplingRun, CellSettings):
     """Settings of `psld sample`."""
 
     first: int = Field(ge=0)
@@ -61,16 +75,17 @@ class SampleSettings(CellSettings):
     shards: int = Field(ge=1)
     """Number of shards to make."""
     output: str
-    """Folder that receives the shards 00000.h5, … and the record of their range."""
+    """Folder that receives the shards 00000.safetensors, … and the record of their range."""
     png: str | None
     """A folder that receives each image as a PNG, or a file NAME.png for all in one; null: none."""
-    batch_size: int = Field(ge=1)
-    """Most images per network evaluation; changes speed and memory, never the images. It is halved
-    if GPU memory runs out."""
-    compile: bool
-    """Compile the network with torch.compile."""
-    channels_last: bool
-    """Lay out the network with the channels innermost."""
+
+
+def images_digest(
+    model: str, guide: str | None, sampler: SamplerSettings, seed: int, shard_size: int
+) -> str:
+    """Return the digest of what decides a cell's images, from those of model and guide."""
+    settings = sampler.model_dump(mode="json", exclude_none=True)
+    return digest_of([model, guide, settings, seed, shard_size])
 
 
 def shards_needed(samples: int, shard_size: int) -> int:

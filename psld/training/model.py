@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.training.settings import GuideModelSettings, ModelSettings
 from psld.utils.device import device_of
 from psld.utils.errors import UserError
-from psld.utils.tensors import load_tensors, save_tensors
+from psld.utils.tensors import read_tensors, save_tensors
 
 WEIGHTS = "weights.safetensors"
 
@@ -97,7 +98,7 @@ def _load_weights(
     """Load weights into a network that will not be trained."""
     command = "psld train" if manifest.kind == "model" else "psld train_guide"
     path, remedy = folder / WEIGHTS, f"train the {manifest.kind} ({command}), or import it"
-    weights = load_tensors(path, manifest.weights_sha256, remedy)
+    weights = read_tensors(path, "weights", remedy, manifest.weights_sha256).tensors()
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
@@ -106,6 +107,6 @@ def _load_weights(
     network.eval().requires_grad_(False)
 
 
-def save_weights(folder: str | Path, network: nn.Module) -> str:
-    """Write weights.safetensors and return its SHA-256."""
-    return save_tensors(Path(folder) / WEIGHTS, network.state_dict())
+def save_weights(folder: str | Path, network: nn.Module, origin: dict[str, Any]) -> str:
+    """Write weights.safetensors with all that decided the weights, and return its digest."""
+    return save_tensors(Path(folder) / WEIGHTS, "weights", network.state_dict(), origin)

@@ -173,10 +173,17 @@ class RunSettings(TrainedSettings):
         kind = ModelSettings if isinstance(self, ModelSettings) else GuideModelSettings
         return kind(**{key: getattr(self, key) for key in kind.model_fields})
 
+    def origin(self, dataset_digest: str) -> dict[str, Any]:
+        """Return all that decides the weights."""
+        return {"model": self.model().identity(), "dataset": dataset_digest}
+
     def run_name(self, dataset_digest: str) -> str:
         """The run directory's name. Trainings with the same weights share a run directory."""
-        digest = digest_of({"model": self.model().identity(), "dataset": dataset_digest})
-        return f"{self.name}-{digest[:12]}"
+        return f"{self.name}-{digest_of(self.origin(dataset_digest))[:12]}"
+
+
+TRAINING_RUN = frozenset({"data", "output", "runs", "device", "wandb"})
+"""The settings of how a training runs; they change nothing that is trained."""
 
 
 class TrainSettings(ModelSettings, RunSettings):

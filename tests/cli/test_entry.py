@@ -14,7 +14,7 @@ from psld.data.settings import PrepareSettings
 from psld.utils.errors import RunError, UserError
 from tests.commands import TINY, call, command, refused, run, started, succeeded
 
-WHOLE = {"wandb": ("wandb", "track")}
+WHOLE = {"wandb": ("wandb", "sync")}
 """Commands that need a word more."""
 
 WITH_KINDS = [*(WHOLE.get(name, (name,)) for name in COMMANDS), ("import", "kind=guide")]

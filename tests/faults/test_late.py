@@ -35,7 +35,7 @@ def test_files_that_show_late(project, finished, stage: Stage, state: str, monke
     """In a Slurm job, a command waits for each file that it is sure of.
 
     Snakemake waits for results and figures, which may be missing by right. A user's own files are
-    refused, and offline runs are left for the next sync.
+    refused.
     """
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     with contextlib.chdir(project):
@@ -66,6 +66,6 @@ def test_files_that_show_late(project, finished, stage: Stage, state: str, monke
             assert ended.returncode == 2
             assert ended.stderr.count("\n") == 1
             check_nothing_lost(project, stage, before, finished)
-        elif stage.name != "sync" and name not in RECORD:  # a certificate may lack a record
+        elif name not in RECORD:  # a certificate may lack a record
             assert name in declared(workflow, stage), name
         check_again(project, stage, before, finished)

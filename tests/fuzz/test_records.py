@@ -14,14 +14,14 @@ from psld.cluster import solo
 from psld.cluster.job import outcome_file, read_outcomes
 from psld.cluster.launcher import Launch
 from psld.cluster.requeue import Life, read_lives
-from psld.config.settings import read_record, with_digest, write_record
+from psld.config.settings import read_record, write_record
 from psld.data.description import Described
 from psld.grid import paths
 from psld.grid.results import CellResults, LikelihoodResult
 from psld.metrics.extractor_folder import read_manifest as read_extractor
 from psld.metrics.likelihood import LikelihoodShard
 from psld.metrics.reference_folder import read_reference_manifest
-from psld.report.plots import _read_losses
+from psld.training.history import TrainingHistory, write_history
 from psld.training.manifest import read_manifest
 from psld.utils.files import read_json, write_json
 from tests.fuzz.inputs import answer, changed, damaged
@@ -52,11 +52,11 @@ RECORDS = {
     "results of a cell": Record(paths.cell_result("mine", "vp-sde/em-10"), CellResults.read),
     "likelihood": Record(paths.likelihood("mine", "vp-sde"), LikelihoodResult.read),
     "likelihood shard": Record(
-        paths.likelihood("mine", "vp-sde").replace(".json", "/00000.json"), LikelihoodShard.read
+        paths.likelihood("mine", "vp-sde").replace(".json", "/00000.json"), LikelihoodShard.load
     ),
     "launch.json": Record("launch.json", lambda file: read_record(Launch, file, f"{file}: x")),
     "psld.run.json": Record("psld.run.json", lambda file: solo._latest_run(file.parent)),
-    "history": Record("history.json", _read_losses),
+    "history": Record("history.json", TrainingHistory.read),
 }
 """Records with a digest: what they say cannot change."""
 
@@ -66,10 +66,6 @@ PLAIN = {
         lambda file: read_lives(file.parent, "a"),
     ),
     "7_0_outcome.json": ({"exit_code": 3}, lambda file: read_outcomes(file.parent, "7")),
-    "written.json": (
-        {"x": {"digest": "a", "online": True}},
-        lambda file: read_json(file, dict[str, dict[str, Any]]),
-    ),
     "dataset.json": ({"dataset": "x", "digest": "0"}, lambda file: read_json(file, Described)),
 }
 """Files without a digest: a changed value that fits is taken."""
@@ -85,7 +81,7 @@ def written(project, place) -> Callable[[str], Path]:
         file.parent.mkdir(exist_ok=True)
         match name:
             case "history":
-                write_json(file, with_digest({"entries": [{"step": 1, "loss": 2.5}]}))
+                write_history(file.parent, [{"step": 1, "time": 1e9, "loss": 2.5}])
             case "launch.json":
                 write_record(file, LAUNCH)
             case "psld.run.json":

@@ -17,8 +17,8 @@ from psld.metrics.frechet import frechet_distance
 from psld.metrics.measure import scale
 from psld.metrics.reference_folder import load_reference
 from psld.utils.errors import UserError
-from psld.utils.files import sha256_of_file
 from tests.commands import call, refused, succeeded
+from tests.results import weights_digest
 
 METRIC = compose_metric("fd-classifier", "test")
 
@@ -55,7 +55,7 @@ def test_the_classifier_is_accurate_and_says_what_it_is(made):
     assert manifest.train_accuracy >= manifest.test_accuracy
     assert manifest.extractor == METRIC.extractor
     assert manifest.dataset_digest == ImageStore.open(made / "data" / "digits.h5").digest
-    assert manifest.weights_sha256 == sha256_of_file(folder / "weights.safetensors")
+    assert manifest.digest == weights_digest(folder)
     assert manifest.versions["torch"] == torch.__version__
 
 

@@ -182,15 +182,15 @@ def test_shards_that_are_not_the_cells(cell, images, model, features):
         assert not (folder / "result.json").exists()
 
     write_cell(cell, images, 40, model, weights_sha256="0" * 64)
-    refused_with("cell/00000.h5", "another weights_sha256", "sample it again")
+    refused_with("cell/00000.safetensors", "another weights_sha256", "sample it again")
     write_cell(cell, images, 40, model)
-    refused_with("cell/00000.h5", "another sampler_digest", overrides=["sampler.steps=21"])
-    refused_with("cell/00000.h5", "another seed", overrides=["seed=1"])
-    refused_with("cell/00000.h5", "another size", overrides=["shard_size=39"])
+    refused_with("cell/00000.safetensors", "another sampler_digest", overrides=["sampler.steps=21"])
+    refused_with("cell/00000.safetensors", "another seed", overrides=["seed=1"])
+    refused_with("cell/00000.safetensors", "another size", overrides=["shard_size=39"])
     path.write_bytes(whole[:-500])
-    refused_with("cell/00001.h5", "damaged shard", "sample it again")
+    refused_with("cell/00001.safetensors", "damaged shard", "sample it again")
     path.unlink()
-    refused_with("cell/00001.h5", "no such shard", "psld sample")
+    refused_with("cell/00001.safetensors", "no such file", "psld sample")
 
 
 def test_a_model_that_is_none(cell, features, tmp_path):

@@ -157,7 +157,7 @@ def test_a_model_without_its_dataset_is_sampled_and_evaluated(tmp_path):
     cell = ("model=model", "sampler.steps=2", "shard_size=4")
     succeeded(call(tmp_path, "sample", *cell, "shards=2", "output=cell", "png=cell.png"))
     size = int(VECTOR["size"])
-    assert Shard.load(tmp_path / "cell" / "00001.h5").images.shape == (4, 3, size, size)
+    assert Shard.load(tmp_path / "cell" / "00001.safetensors").images.shape == (4, 3, size, size)
     assert (tmp_path / "cell.png").exists()
 
     pictures = {f"{i % 2}/{i}.png": encode(random_images(16, 16, 3, seed=i)) for i in range(8)}

@@ -118,7 +118,7 @@ def measure_likelihood(grid: Grid, model: str) -> None:
         bits = tuple((3 + random_features(first, 3).values[:, 0].double()).tolist())
         cost = {"evaluations": 20, "gradients": 40, "seconds": 1.5, "device": "CPU"}
         shards.append(LikelihoodShard(origin=origin, bits=bits, **cost))
-        shards[-1].save(path.with_suffix("") / f"{first // 3:05d}.json")
+        write_record(path.with_suffix("") / f"{first // 3:05d}.json", shards[-1])
     result = LikelihoodResult(
         **summary(shards), likelihood=grid.likelihood, model=weights, **SOFTWARE
     )
@@ -138,7 +138,7 @@ def write_reference(grid: Grid) -> tuple[Reference, ReferenceManifest]:
         extractor=metric.extractor,
         truncated_reference=False,
         images={name: len(part) for name, part in parts.items()},
-        features_sha256=save_features(folder, parts),
+        features_sha256=save_features(folder, parts, {}),
         extractor_digest="e" * 64,
         extractor_test_accuracy=0.5,
         **made,
@@ -147,7 +147,6 @@ def write_reference(grid: Grid) -> tuple[Reference, ReferenceManifest]:
     extractor = ExtractorManifest(
         extractor=metric.extractor,
         shape={"channels": 1, "image_size": 8, "num_classes": CLASSES},
-        weights_sha256="f" * 64,
         digest="e" * 64,
         train_accuracy=0.5,
         test_accuracy=0.5,

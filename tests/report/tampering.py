@@ -5,13 +5,15 @@ import io
 import json
 import re
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
-from safetensors.torch import load, save
 
 from psld.grid import paths
 from psld.report.certificate import INDEX
+from psld.utils.tensors import load_tensors, save_tensors
 from tests.report.certified import CELLS
 from tests.results import sealed
 
@@ -34,6 +36,18 @@ def written(entries: Entries, with_digests: bool) -> bytes:
         for name in [INDEX, *sorted(entries.keys() - {INDEX})]:
             archive.writestr(zipfile.ZipInfo(name), entries[name])
     return memory.getvalue()
+
+
+def rewritten(entry: bytes, change: Callable[[dict[str, np.ndarray]], None]) -> tuple[bytes, str]:
+    """A file of arrays with a change to them, the digest corrected; and that digest."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "x"
+        path.write_bytes(entry)
+        kind = "evaluation" if b"evaluation" in entry else "features"
+        stored = load_tensors(path, kind, "")
+        change(stored.arrays)
+        sha256 = save_tensors(path, kind, stored.arrays, stored.origin)
+        return path.read_bytes(), sha256
 
 
 def flip_a_byte(certificate: bytes, random: np.random.Generator) -> tuple[bytes, str]:
@@ -115,10 +129,12 @@ def change_a_feature(certificate: bytes, random: np.random.Generator) -> tuple[b
     """Of the samples or of the reference, and correct the digest of the entry."""
     entries = entries_of(certificate)
     name = random.choice(sorted(n for n in entries if n.endswith(".safetensors")))
-    tensors = load(entries[name])
-    key = random.choice(sorted(key for key in tensors if tensors[key].is_floating_point()))
-    tensors[key].view(-1)[random.integers(tensors[key].numel())] += 0.25
-    entries[name] = save(tensors)
+
+    def change(arrays: dict[str, np.ndarray]) -> None:
+        key = random.choice(sorted(key for key in arrays if arrays[key].dtype.kind == "f"))
+        arrays[key].flat[random.integers(arrays[key].size)] += 0.25
+
+    entries[name], _ = rewritten(entries[name], change)
     said = name if "reference" in name else str(Path(name).with_suffix(".json"))
     return written(entries, with_digests=True), said
 

@@ -17,7 +17,7 @@ RED, GREEN, BLUE, GRAY = (200, 0, 0), (0, 200, 0), (0, 0, 200), (90, 90, 90)
 def shard_of(*colors: tuple[int, int, int]) -> Shard:
     """4×4 images of one color each."""
     images = np.broadcast_to(np.array(colors, np.uint8)[:, :, None, None], (len(colors), 3, 4, 4))
-    origin = ShardOrigin("0", "0", seed=0, index=0, size=len(colors))
+    origin = ShardOrigin(weights_sha256="0", sampler_digest="0", seed=0, index=0, size=len(colors))
     return Shard(images, origin, nfe=10, seconds=1.0, device="CPU")
 
 

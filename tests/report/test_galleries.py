@@ -31,7 +31,14 @@ def originals(store) -> np.ndarray:
 @pytest.fixture
 def inpainted(store, originals) -> Shard:
     """The same, of which the lower half is white now."""
-    origin = ShardOrigin("w", "s", seed=0, index=1, size=COUNT, dataset_digest=store.digest)
+    origin = ShardOrigin(
+        weights_sha256="w",
+        sampler_digest="s",
+        seed=0,
+        index=1,
+        size=COUNT,
+        dataset_digest=store.digest,
+    )
     images = originals.copy()
     images[:, :, 4:] = 255
     masks = np.ones((COUNT, 8, 8), np.uint8)
@@ -81,9 +88,11 @@ def test_a_last_strip_is_filled_up_with_blank_images(inpainted, originals):
 def test_the_command_draws_every_kind_of_shard(inpainted, digits, tmp_path, kind):
     labels = np.arange(COUNT) % 3 if kind == "guided" else None
     masks = inpainted.masks if kind == "inpainted" else None
-    replace(inpainted, labels=labels, masks=masks).save(tmp_path / "shard.h5")
+    replace(inpainted, labels=labels, masks=masks).save(tmp_path / "shard.safetensors")
     data = [f"data={digits}"] if kind == "inpainted" else []
-    finished = call(tmp_path, "figure", "shard=shard.h5", "title='$x_{$'", "output=x", *data)
+    finished = call(
+        tmp_path, "figure", "shard=shard.safetensors", "title='$x_{$'", "output=x", *data
+    )
     assert succeeded(finished).stdout == "wrote x.png and x.svg\n"
     assert "<!-- $x_{$ -->" in (tmp_path / "x.svg").read_text(), "a title is no formula"
     with Image.open(tmp_path / "x.png") as picture:
@@ -92,23 +101,27 @@ def test_the_command_draws_every_kind_of_shard(inpainted, digits, tmp_path, kind
 
 
 def test_originals_must_be_those_of_the_shard(inpainted, digits, tmp_path):
-    inpainted.save(tmp_path / "shard.h5")
-    replace(inpainted, origin=replace(inpainted.origin, index=40)).save(tmp_path / "late.h5")
-    foreign = replace(inpainted.origin, dataset_digest="0")
-    replace(inpainted, origin=foreign).save(tmp_path / "foreign.h5")
+    inpainted.save(tmp_path / "shard.safetensors")
+    replace(inpainted, origin=inpainted.origin.at(40)).save(tmp_path / "late.safetensors")
+    foreign = inpainted.origin.model_copy(update={"dataset_digest": "0"})
+    replace(inpainted, origin=foreign).save(tmp_path / "foreign.safetensors")
     for shard, given, words in (
-        ("shard.h5", [], "data: the originals of shard.h5"),
-        ("foreign.h5", [f"data={digits}"], "not the images that foreign.h5 was made from"),
-        ("late.h5", [f"data={digits}"], "late.h5 is not of the test split"),
+        ("shard.safetensors", [], "data: the originals of shard.safetensors"),
+        (
+            "foreign.safetensors",
+            [f"data={digits}"],
+            "not the images that foreign",
+        ),
+        ("late.safetensors", [f"data={digits}"], "late.safetensors is not of the test split"),
     ):
         refused(call(tmp_path, "figure", f"shard={shard}", "output=x", *given), 2, words)
 
 
 def gallery(folder: Path, images: np.ndarray, *overrides: str) -> np.ndarray:
     """The gallery of these images, as an array."""
-    origin = ShardOrigin("0", "0", seed=0, index=0, size=len(images))
-    Shard(images, origin, nfe=10, seconds=1.0, device="CPU").save(folder / "shard.h5")
-    arguments = ("shard=shard.h5", "title=psld by em-10", "output=gallery", *overrides)
+    origin = ShardOrigin(weights_sha256="0", sampler_digest="0", seed=0, index=0, size=len(images))
+    Shard(images, origin, nfe=10, seconds=1.0, device="CPU").save(folder / "shard.safetensors")
+    arguments = ("shard=shard.safetensors", "title=psld by em-10", "output=gallery", *overrides)
     succeeded(call(folder, "figure", *arguments))
     assert ElementTree.parse(folder / "gallery.svg").getroot().tag.endswith("svg")
     with Image.open(folder / "gallery.png") as image:
@@ -145,8 +158,11 @@ def test_a_gallery_of_gray_images_and_of_few(tmp_path):
 
 
 def test_a_gallery_needs_a_shard(tmp_path):
-    for path, words in (("missing.h5", "no such shard"), ("damaged.h5", "damaged shard")):
-        (tmp_path / "damaged.h5").write_bytes(b"not HDF5")
+    for path, words in (
+        ("missing.safetensors", "no such file"),
+        ("damaged.safetensors", "damaged shard"),
+    ):
+        (tmp_path / "damaged.safetensors").write_bytes(b"no arrays")
         refused(call(tmp_path, "figure", f"shard={path}", "output=x"), 2, path, words)
     assert not list(tmp_path.glob("x.*"))
 
@@ -155,8 +171,8 @@ def test_a_gallery_needs_a_shard(tmp_path):
     ("given", "words"),
     [
         ([], "not none"),
-        (["figure=nfe", "shard=x.h5"], "not figure and shard"),
-        (["shard=x.h5", "model=m"], "not shard and model"),
+        (["figure=nfe", "shard=x.safetensors"], "not figure and shard"),
+        (["shard=x.safetensors", "model=m"], "not shard and model"),
     ],
 )
 def test_a_figure_shows_one_thing(tmp_path, given, words):
@@ -186,4 +202,4 @@ def test_a_grids_figure_of_samples_is_that_of_a_cells_first_shard(
 
 def test_a_grids_figure_of_missing_samples_is_refused(folder):
     finished = call(folder, "figure", "grid_name=mine", "figure=samples/cld")
-    refused(finished, 2, "samples/mine/cld/em-10/00000.h5: no such shard")
+    refused(finished, 2, "samples/mine/cld/em-10/00000.safetensors: no such file; sample it again")

@@ -10,7 +10,6 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
-from psld.config.settings import with_digest
 from psld.report.panels import Curve, View, draw_panels
 from psld.report.plots import (
     MAX_POINTS,
@@ -20,7 +19,7 @@ from psld.report.plots import (
     thinned,
 )
 from psld.report.style import COLORS, Look, model_looks, ramp
-from psld.utils.files import write_json
+from psld.training.history import write_history
 from tests.commands import call, refused, succeeded
 from tests.report.conftest import cells_of, result_path
 
@@ -120,7 +119,7 @@ def test_looks_do_not_depend_on_what_has_been_run(folder, grid):
 
 def test_a_model_has_its_look_in_the_legend_and_in_the_panels_of_every_plot(folder, grid):
     for model in grid.models:
-        write_history(folder, model, steps=30)
+        write_training(folder, model, steps=30)
     looks = model_looks(grid)
     for figure in (plot_nfe(grid, cells_of(folder)), plot_training(grid, folder / "models/mine")):
         drawn = [line for axes in figure.axes for line in axes.get_lines()]
@@ -147,16 +146,14 @@ def test_a_ramp_darkens():
 # --- training curves -----------------------------------------------------------------------------
 
 
-def write_history(folder: Path, model: str, steps: int) -> None:
-    path = folder / "models" / "mine" / model / "history.json"
-    path.parent.mkdir(parents=True)
-    entries = [{"step": s, "loss": 1 / s, "grad_norm": 1.0} for s in range(10, steps + 1, 10)]
-    write_json(path, with_digest({"entries": entries}))
+def write_training(folder: Path, model: str, steps: int) -> None:
+    entries = [{"step": s, "time": 1e9 + s, "loss": 1 / s} for s in range(10, steps + 1, 10)]
+    write_history(folder / "models" / "mine" / model, entries)
 
 
 def test_training_curves_of_the_models_that_have_been_trained(folder, grid):
-    write_history(folder, "cld", steps=30)
-    write_history(folder, "low", steps=20)
+    write_training(folder, "cld", steps=30)
+    write_training(folder, "low", steps=20)
     curves = points_of(plot_training(grid, folder / "models" / "mine"))
     assert curves == {
         "digits": {
@@ -178,7 +175,7 @@ def test_long_curves_are_averaged_over_steps():
 
 
 def test_a_damaged_history_is_named(folder):
-    write_history(folder, "cld", steps=20)
+    write_training(folder, "cld", steps=20)
     path = folder / "models" / "mine" / "cld" / "history.json"
     changed = path.read_text().replace("0.1", "0.2")
     for content in (changed, '{"entries": [{}]}', "[{}]", "{", "3"):
@@ -192,7 +189,7 @@ def test_a_damaged_history_is_named(folder):
 
 @pytest.mark.parametrize("name", ["nfe", "gamma", "training"])
 def test_a_plot_is_a_picture_and_a_vector_graphic_and_always_the_same(folder, name):
-    write_history(folder, "cld", steps=30)
+    write_training(folder, "cld", steps=30)
     made = []
     for _ in range(2):
         succeeded(call(folder, "figure", "grid_name=mine", f"figure={name}"))

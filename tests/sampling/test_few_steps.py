@@ -46,7 +46,7 @@ def test_inpainting_keeps_the_known_pixels(sampler, model, digits, tmp_path):
     inpaint = ("guidance@sampler.guidance=inpainting", "mask@sampler.guidance.mask=halves")
     given = (f"sampler={sampler}", "sampler.steps=8", *inpaint, f"model={model}", f"data={digits}")
     succeeded(call(tmp_path, "sample", *given, "shard_size=20", "output=cell"))
-    shard = Shard.load(tmp_path / "cell" / "00000.h5")
+    shard = Shard.load(tmp_path / "cell" / "00000.safetensors")
     assert shard.nfe == 8
     halves = HalvesMask(kind="halves", missing="cycle")
     known = draw_masks(halves, range(20), 8, None)[:, None] == 1

@@ -48,7 +48,7 @@ def test_every_integrator_is_guided_by_a_guide(model, guide, quick, tmp_path):
     }.items():
         arguments = (*overrides, *more, f"model={model}", f"output={name}")
         succeeded(call(tmp_path, "sample", *arguments))
-        shards[name] = Shard.load(tmp_path / name / "00001.h5")
+        shards[name] = Shard.load(tmp_path / name / "00001.safetensors")
     guided = shards["guided"]
     assert guided.labels.tolist() == [i % 10 for i in range(SIZE, 2 * SIZE)]
     assert guided.masks is None
@@ -63,7 +63,7 @@ def test_classifier_free_samples_and_their_recognized_share(conditional_model, f
     """The metric's classifier, asked directly, finds as many of the classes as evaluation says."""
     cell = (*QUICK["em"], *FREE, f"model={conditional_model}", f"shard_size={SIZE}")
     succeeded(call(tmp_path, "sample", *cell, "shards=2", "output=cell"))
-    shards = [Shard.load(tmp_path / "cell" / f"{index:05d}.h5") for index in range(2)]
+    shards = [Shard.load(tmp_path / "cell" / f"{index:05d}.safetensors") for index in range(2)]
     assert [shard.nfe for shard in shards] == [12, 12]
     samples = 2 * SIZE - 3
     metric = (
@@ -84,7 +84,7 @@ def test_classifier_free_samples_and_their_recognized_share(conditional_model, f
 def test_a_class_conditional_model_samples_without_a_class_too(conditional_model, tmp_path):
     arguments = (*QUICK["em"], f"model={conditional_model}", f"shard_size={SIZE}", "output=x")
     succeeded(call(tmp_path, "sample", *arguments))
-    shard = Shard.load(tmp_path / "x" / "00000.h5")
+    shard = Shard.load(tmp_path / "x" / "00000.safetensors")
     assert shard.labels is None
     assert shard.nfe == 6
 
@@ -103,7 +103,11 @@ def test_shards_of_another_guide_are_refused(model, guide, digits, features, tmp
     succeeded(call(tmp_path, "evaluate", *evaluation))
     retrain = (*TINY, "training.steps=2", f"data={digits}", "output=guide")
     succeeded(call(tmp_path, "train_guide", *retrain))
-    refused(call(tmp_path, "evaluate", *evaluation), 2, "00000.h5: made by another guide_sha256")
+    refused(
+        call(tmp_path, "evaluate", *evaluation),
+        2,
+        "00000.safetensors: made by another guide_sha256",
+    )
 
 
 @pytest.mark.parametrize(

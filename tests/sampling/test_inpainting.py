@@ -31,7 +31,7 @@ def cell(model, digits, tmp_path_factory):
 
 
 def shards(cell) -> list[Shard]:
-    return [Shard.load(cell / "cell" / f"{index:05d}.h5") for index in range(4)]
+    return [Shard.load(cell / "cell" / f"{index:05d}.safetensors") for index in range(4)]
 
 
 def test_sample_i_fills_in_image_i(cell, digits):
@@ -63,7 +63,7 @@ def test_the_first_samples_are_cut_with_their_masks(cell):
 def test_another_size_of_shards_has_the_same_masks_and_known_pixels(cell, model, digits):
     other = f"shard_size=60 first=5 model={model} data={digits} output=other".split()
     succeeded(call(cell, "sample", *CELL, *other))
-    other, whole = Shard.load(cell / "other" / "00005.h5"), shards(cell)[3]
+    other, whole = Shard.load(cell / "other" / "00005.safetensors"), shards(cell)[3]
     np.testing.assert_array_equal(other.masks, whole.masks)
     known = np.broadcast_to(whole.masks[:, None] == 1, whole.images.shape)
     np.testing.assert_array_equal(other.images[known], whole.images[known])
@@ -82,9 +82,9 @@ def test_evaluation_takes_the_split_and_no_more(cell, model, digits, features):
     made = (model, digits, features, *CELL)
     succeeded(evaluate(cell, *made, "samples=360"))
     (cell / "result.json").unlink()
-    refused(evaluate(cell, *made, "samples=361"), 2, "00003.h5: ends with sample 359, but 361")
+    refused(evaluate(cell, *made, "samples=361"), 2, "ends with sample 359, but 361")
     train = evaluate(cell, *made, "samples=360", "sampler.guidance.split=train")
-    refused(train, 2, "00000.h5: made by another sampler_digest")
+    refused(train, 2, "00000.safetensors: made by another sampler_digest")
     assert not (cell / "result.json").exists()
 
 

@@ -51,7 +51,10 @@ def test_a_job_that_is_warned_goes_on(cluster, digits, tmp_path):
     sweep = Sweep(cluster, tmp_path / "sweep", digits)
     sweep.folder.mkdir()
     with sweep.launched() as launcher:
-        sweep.wait(lambda: list(sweep.folder.glob(f"runs/{NAME}-*/checkpoints/*.pt")), "checkpoint")
+        sweep.wait(
+            lambda: list(sweep.folder.glob(f"runs/{NAME}-*/checkpoints/*.safetensors")),
+            "checkpoint",
+        )
         [array] = {job["jobid"].partition("_")[0] for job in cluster.queue()}
         cluster.run("scancel", "--signal=USR2", f"{array}_1")
         said = sweep.finishes(launcher)

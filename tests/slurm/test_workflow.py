@@ -71,7 +71,7 @@ def test_a_killed_sampling_job_costs_the_shard_under_way(project):
         '- {label: "3", budget: 3}\n      - {label: "long", budget: 4000}',
     )
     folder = project.folder / "samples/tiny/psld/em-4000"
-    done = [folder / "00000.h5", folder / "00002.h5"]
+    done = [folder / "00000.safetensors", folder / "00002.safetensors"]
     with project.started("tiny/psld/em-4000") as snakemake:
         project.wait(lambda: all(path.exists() for path in done), "the first shard of both jobs")
         victim = project.running()[0]["jobid"]
@@ -84,7 +84,7 @@ def test_a_killed_sampling_job_costs_the_shard_under_way(project):
         "two jobs of two shards, the killed one once more, and the evaluation"
     )
     assert [path.stat().st_mtime_ns for path in done] == written
-    assert len(list(folder.glob("*.h5"))) == 4
+    assert len(list(folder.glob("*.safetensors"))) == 4
 
 
 def slow_training(project: ClusterProject) -> str:

@@ -143,7 +143,9 @@ def test_guided_cells_from_nothing_to_tables_and_what_makes_them_anew(fresh):
     assert all(0 <= float(value) <= 1 for value in shown)
     for figure in ("tiny-classes", "tiny-holes"):
         assert (results / "figures" / "tiny" / f"{figure}.png").stat().st_size > 1000
-    shard = Shard.load(project.folder / "samples" / "tiny" / "psld" / "digits-3" / "00001.h5")
+    shard = Shard.load(
+        project.folder / "samples" / "tiny" / "psld" / "digits-3" / "00001.safetensors"
+    )
     assert shard.masks.shape == (10, 8, 8)
 
     project.edit(GRID, "training.steps=2", "training.steps=3")

@@ -24,7 +24,7 @@ with one_line():
 wildcard_constraints:
     grid="|".join(GRIDS.grids),
     dataset="|".join(GRIDS.datasets),
-    features="|".join(GRIDS.features),
+    features="|".join({name.partition("/")[2] for name in GRIDS.features}),
     model=r"[^/]+",
     guide=r"[^/]+",
     sampler=r"[^/]+-[^/]+",  # FAMILY-BUDGET
@@ -52,15 +52,13 @@ TRAINING_JOB = {
     "slurm_additional_parameters": "",
     "detach": "false",
 }
-# Hydra reads the values. It needs double quotes around those that may have spaces or colons, and the
-# single quotes around these take them through the shell.
 LAUNCH = (
     "python -m psld launch where={resources.where:q} nodes={resources.nodes:q} "
     "ranks_per_node={resources.tasks_per_node:q} cpus_per_rank={resources.cpus_per_task:q} "
-    "gpus_per_node={resources.gpus_per_node:q} gres='\"'{resources.gres:q}'\"' "
+    "gpus_per_node={resources.gpus_per_node:q} gres={resources.gres:q} "
     "memory_mb={resources.mem_mb:q} minutes={resources.runtime:q} "
-    "warning_seconds={resources.warning_seconds:q} partition='\"'{resources.slurm_partition:q}'\"' "
-    "account='\"'{resources.slurm_account:q}'\"' qos='\"'{resources.qos:q}'\"' "
-    "constraint='\"'{resources.constraint:q}'\"' exclude='\"'{resources.exclude:q}'\"' "
-    "additional='\"'{resources.slurm_additional_parameters:q}'\"' detach={resources.detach:q} --"
+    "warning_seconds={resources.warning_seconds:q} partition={resources.slurm_partition:q} "
+    "account={resources.slurm_account:q} qos={resources.qos:q} "
+    "constraint={resources.constraint:q} exclude={resources.exclude:q} "
+    "additional={resources.slurm_additional_parameters:q} detach={resources.detach:q} --"
 )

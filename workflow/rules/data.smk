@@ -15,9 +15,10 @@ rule prepare:
     conda:
         "../../envs/prepare.yaml"
     params:
-        settings=lambda w: GRIDS.datasets[w.dataset],
+        dataset=lambda w: f"{GRIDS.datasets[w.dataset].name}/{w.dataset}",
+        record=lambda w: GRIDS.dataset_job(w).digest,
     shell:
-        "python -m psld prepare dataset={wildcards.dataset:q} output={output.images:q} > {log:q} 2>&1"
+        "python -m psld prepare dataset={params.dataset:q} record={params.record} > {log:q} 2>&1"
 
 
 # Reads: data/DATASET.h5.  Makes: features/DATASET/FEATURES, the classifier whose features are compared.
@@ -33,11 +34,10 @@ rule train_extractor:
     conda:
         "../../envs/evaluate.yaml"
     params:
-        settings=lambda w: GRIDS.features[w.features]["extractor"],
-        folder=subpath(output.manifest, parent=True),
+        features=lambda w: GRIDS.features_name(w),
+        record=lambda w: GRIDS.features_of(w).extractor_job.digest,
     shell:
-        "python -m psld train_extractor dataset={wildcards.dataset:q} metric={wildcards.features:q} "
-        "data={input.images:q} output={params.folder:q} > {log:q} 2>&1"
+        "python -m psld train_extractor features={params.features:q} record={params.record} > {log:q} 2>&1"
 
 
 # Reads: data/DATASET.h5 and the metric's extractor.  Makes: the features of its images and of noise.
@@ -45,11 +45,7 @@ rule reference:
     input:
         images=ancient("data/{dataset}.h5"),
         digest="data/{dataset}.digest",
-        extractor=lambda w: (
-            f"{folder}/manifest.json"
-            if (folder := GRIDS.extractor_folder(w.dataset, w.features))
-            else []
-        ),
+        extractor=lambda w: GRIDS.features_of(w).extractor_manifests,
     output:
         features="features/{dataset}/{features}/reference/features.safetensors",
         manifest="features/{dataset}/{features}/reference/manifest.json",
@@ -58,9 +54,7 @@ rule reference:
     conda:
         "../../envs/evaluate.yaml"
     params:
-        settings=lambda w: GRIDS.features[w.features],
-        extractor=lambda w: GRIDS.extractor_folder(w.dataset, w.features) or "null",
-        folder=subpath(output.manifest, parent=True),
+        features=lambda w: GRIDS.features_name(w),
+        record=lambda w: GRIDS.features_of(w).reference_job.digest,
     shell:
-        "python -m psld reference dataset={wildcards.dataset:q} metric={wildcards.features:q} "
-        "data={input.images:q} extractor={params.extractor:q} output={params.folder:q} > {log:q} 2>&1"
+        "python -m psld reference features={params.features:q} record={params.record} > {log:q} 2>&1"

@@ -9,8 +9,8 @@
 # Reads: data/DATASET.h5.  Makes: a model's EMA weights, its history and its manifest.
 rule train:
     input:
-        images=lambda w: ancient(GRIDS.trained("models", w.model).images),
-        digest=lambda w: GRIDS.trained("models", w.model).digest,
+        images=lambda w: ancient(GRIDS.model(w).settings.data),
+        digest=lambda w: GRIDS.model(w).dataset_digest,
     output:
         weights="models/{model}/weights.safetensors",
         history="models/{model}/history.json",
@@ -18,7 +18,7 @@ rule train:
     log:
         "logs/train/{model}.log",
     wildcard_constraints:
-        model=GRIDS.name_pattern("models", imported=False),
+        model=GRIDS.pattern("models", imported=False),
     priority: 100
     retries: 0
     localrule: True
@@ -27,18 +27,17 @@ rule train:
     resources:
         **TRAINING_JOB,
     params:
-        settings=lambda w: GRIDS.trained("models", w.model).settings,
-        folder=subpath(output.manifest, parent=True),
+        record=lambda w: GRIDS.model(w).digest,
     shell:
-        f"{LAUNCH} train model={{wildcards.model:q}} data={{input.images:q}} "
-        "output={params.folder:q} > {log:q} 2>&1"
+        f"{LAUNCH} train model={{wildcards.model:q}} "
+        "record={params.record} > {log:q} 2>&1"
 
 
 # Reads: data/DATASET.h5.  Makes: a guide's weights, its history and its manifest.
 rule train_guide:
     input:
-        images=lambda w: ancient(GRIDS.trained("guides", w.guide).images),
-        digest=lambda w: GRIDS.trained("guides", w.guide).digest,
+        images=lambda w: ancient(GRIDS.guide(w).settings.data),
+        digest=lambda w: GRIDS.guide(w).dataset_digest,
     output:
         weights="guides/{guide}/weights.safetensors",
         history="guides/{guide}/history.json",
@@ -46,7 +45,7 @@ rule train_guide:
     log:
         "logs/train_guide/{guide}.log",
     wildcard_constraints:
-        guide=GRIDS.name_pattern("guides", imported=False),
+        guide=GRIDS.pattern("guides", imported=False),
     priority: 100
     retries: 0
     localrule: True
@@ -55,54 +54,51 @@ rule train_guide:
     resources:
         **TRAINING_JOB,
     params:
-        settings=lambda w: GRIDS.trained("guides", w.guide).settings,
-        folder=subpath(output.manifest, parent=True),
+        record=lambda w: GRIDS.guide(w).digest,
     shell:
-        f"{LAUNCH} train_guide guide={{wildcards.guide:q}} data={{input.images:q}} "
-        "output={params.folder:q} > {log:q} 2>&1"
+        f"{LAUNCH} train_guide guide={{wildcards.guide:q}} "
+        "record={params.record} > {log:q} 2>&1"
 
 
 # Reads: a checkpoint of the official code, and data/DATASET.h5.  Makes: a model, without a history.
 rule import_model:
     input:
-        images=lambda w: ancient(GRIDS.trained("models", w.model).images),
-        digest=lambda w: GRIDS.trained("models", w.model).digest,
-        checkpoint=lambda w: GRIDS.trained("models", w.model).checkpoint,
+        images=lambda w: ancient(GRIDS.model(w).settings.data),
+        digest=lambda w: GRIDS.model(w).dataset_digest,
+        checkpoint=lambda w: GRIDS.model(w).checkpoint,
     output:
         weights="models/{model}/weights.safetensors",
         manifest="models/{model}/manifest.json",
     log:
         "logs/import_model/{model}.log",
     wildcard_constraints:
-        model=GRIDS.name_pattern("models", imported=True),
+        model=GRIDS.pattern("models", imported=True),
     conda:
         "../../envs/train.yaml"
     params:
-        settings=lambda w: GRIDS.trained("models", w.model).settings,
-        folder=subpath(output.manifest, parent=True),
+        record=lambda w: GRIDS.model(w).digest,
     shell:
-        "python -m psld import {input.checkpoint:q} model={wildcards.model:q} data={input.images:q} "
-        "output={params.folder:q} > {log:q} 2>&1"
+        "python -m psld import {input.checkpoint:q} model={wildcards.model:q} "
+        "record={params.record} > {log:q} 2>&1"
 
 
 # Reads: a checkpoint of the official code, and data/DATASET.h5.  Makes: a guide, without a history.
 rule import_guide:
     input:
-        images=lambda w: ancient(GRIDS.trained("guides", w.guide).images),
-        digest=lambda w: GRIDS.trained("guides", w.guide).digest,
-        checkpoint=lambda w: GRIDS.trained("guides", w.guide).checkpoint,
+        images=lambda w: ancient(GRIDS.guide(w).settings.data),
+        digest=lambda w: GRIDS.guide(w).dataset_digest,
+        checkpoint=lambda w: GRIDS.guide(w).checkpoint,
     output:
         weights="guides/{guide}/weights.safetensors",
         manifest="guides/{guide}/manifest.json",
     log:
         "logs/import_guide/{guide}.log",
     wildcard_constraints:
-        guide=GRIDS.name_pattern("guides", imported=True),
+        guide=GRIDS.pattern("guides", imported=True),
     conda:
         "../../envs/train.yaml"
     params:
-        settings=lambda w: GRIDS.trained("guides", w.guide).settings,
-        folder=subpath(output.manifest, parent=True),
+        record=lambda w: GRIDS.guide(w).digest,
     shell:
-        "python -m psld import {input.checkpoint:q} guide={wildcards.guide:q} data={input.images:q} "
-        "output={params.folder:q} > {log:q} 2>&1"
+        "python -m psld import {input.checkpoint:q} guide={wildcards.guide:q} "
+        "record={params.record} > {log:q} 2>&1"

@@ -4,10 +4,10 @@
 # Reads: the records of a cell's shards, and the references.  Makes: all metrics of the cell, JSON.
 rule evaluate:
     input:
-        records=lambda w: GRIDS.records_of_cell(w.grid, f"{w.model}/{w.sampler}"),
-        manifest=lambda w: GRIDS.model_file(w.grid, w.model, "manifest.json"),
-        guidance=lambda w: GRIDS.inputs_of_sampling(w.grid, w.model, w.sampler),
-        references=lambda w: GRIDS.references_of_cell(w.grid, f"{w.model}/{w.sampler}"),
+        records=lambda w: GRIDS.cell(w).records,
+        manifest=lambda w: GRIDS.cell(w).model.manifest,
+        guidance=lambda w: GRIDS.cell(w).inputs,
+        references=lambda w: GRIDS.cell(w).references,
     output:
         "results/cells/{grid}/{model}/{sampler}.json",
     log:
@@ -15,43 +15,16 @@ rule evaluate:
     conda:
         "../../envs/evaluate.yaml"
     params:
-        settings=lambda w: GRIDS.sampling_params(w.grid, w.sampler),
-        metrics=lambda w: GRIDS.metrics_of_cell(w.grid, f"{w.model}/{w.sampler}"),
         cell="{grid}/{model}/{sampler}",
+        record=lambda w: GRIDS.cell(w).evaluation_digest,
     shell:
-        "python -m psld evaluate cell={params.cell:q} > {log:q} 2>&1"
+        "python -m psld evaluate cell={params.cell:q} record={params.record} > {log:q} 2>&1"
 
 
-# Reads: a model and data/DATASET.h5.  Makes: the model's bits per dimension, JSON.
-#
-# Shards are in the folder of the same name; a killed job loses at most the shard in progress.
-rule likelihood:
-    input:
-        weights=lambda w: ancient(GRIDS.model_file(w.grid, w.model, "weights.safetensors")),
-        manifest=lambda w: GRIDS.model_file(w.grid, w.model, "manifest.json"),
-        images=lambda w: ancient(GRIDS.grids[w.grid].models[w.model].images),
-        digest=lambda w: GRIDS.grids[w.grid].models[w.model].digest,
-    output:
-        "results/cells/{grid}/{model}/likelihood.json",
-    log:
-        "logs/likelihood/{grid}/{model}.log",
-    wildcard_constraints:
-        grid=GRIDS.grids_with_likelihood(),
-    conda:
-        "../../envs/sample.yaml"
-    params:
-        settings=lambda w: GRIDS.grids[w.grid].likelihood.model_dump(),
-        overrides=lambda w: list(GRIDS.grids[w.grid].file.likelihood),
-        folder=subpath(input.manifest, parent=True),
-    shell:
-        "python -m psld likelihood model={params.folder:q} data={input.images:q} {params.overrides:q} "
-        "output={output:q} > {log:q} 2>&1"
-
-
-# Reads: the results of cells and models.  Makes: a table as Markdown, CSV, LaTeX and HTML.
+# Reads: the results of cells.  Makes: a table as Markdown, CSV, LaTeX and HTML.
 rule tabulate:
     input:
-        lambda w: GRIDS.results_of_tables(w.grid, w.table),
+        lambda w: GRIDS.table_results(w),
     output:
         multiext("results/tables/{grid}/{table}", ".md", ".csv", ".tex"),
         report(
@@ -65,7 +38,7 @@ rule tabulate:
     conda:
         "../../envs/figure.yaml"
     params:
-        table=lambda w: GRIDS.params_of_table(w.grid, w.table),
+        table=lambda w: GRIDS.table_content(w),
     shell:
         "python -m psld tabulate grid_name={wildcards.grid:q} table={wildcards.table:q} > {log:q} 2>&1"
 
@@ -73,33 +46,32 @@ rule tabulate:
 # Reads: results, histories of trainings, shards, or a model.  Makes: a figure, PNG and SVG.
 rule figure:
     input:
-        shown=lambda w: GRIDS.inputs_of_figure(w.grid, w.figure),
-        images=lambda w: [ancient(file) for file in GRIDS.originals_of_figure(w.grid, w.figure)],
+        shown=lambda w: GRIDS.figure_inputs(w),
+        images=lambda w: [ancient(file) for file in GRIDS.figure_images(w)],
     output:
         vector="results/figures/{grid}/{figure}.svg",
         picture=report(
             "results/figures/{grid}/{figure}.png",
             caption="../report/figure.rst",
-            category=lambda w: GRIDS.figures[w.grid][w.figure].category[0],
-            subcategory=lambda w: GRIDS.figures[w.grid][w.figure].category[1],
-            labels=lambda w: {"grid": w.grid, "figure": GRIDS.figures[w.grid][w.figure].label},
+            category=lambda w: GRIDS.figure(w).category[0],
+            subcategory=lambda w: GRIDS.figure(w).category[1],
+            labels=lambda w: {"grid": w.grid, "figure": GRIDS.figure(w).label},
         ),
     log:
         "logs/figure/{grid}/{figure}.log",
     conda:
         "../../envs/figure.yaml"
     params:
-        content=lambda w: GRIDS.params_of_figure(w.grid, w.figure),
-        caption=lambda w: GRIDS.caption_of_figure(w.grid, w.figure),
-        data=lambda w: (GRIDS.originals_of_figure(w.grid, w.figure) or ["null"])[0],
+        content=lambda w: GRIDS.figure_content(w),
+        caption=lambda w: GRIDS.caption(w),
     shell:
-        "python -m psld figure grid_name={wildcards.grid:q} figure={wildcards.figure:q} data={params.data:q} > {log:q} 2>&1"
+        "python -m psld figure grid_name={wildcards.grid:q} figure={wildcards.figure:q} > {log:q} 2>&1"
 
 
 # Reads: the tables and figures of a grid.  Makes: one page with all of them, for reading.
 rule page:
     input:
-        lambda w: GRIDS.parts_of_page(w.grid),
+        lambda w: GRIDS.page_parts(w),
     output:
         "results/{grid}.html",
     log:
@@ -107,7 +79,7 @@ rule page:
     conda:
         "../../envs/figure.yaml"
     params:
-        asked=lambda w: [GRIDS.grids[w.grid].file.title, GRIDS.grids[w.grid].file.question],
+        asked=lambda w: [GRIDS.grid(w).file.title, GRIDS.grid(w).file.question],
     shell:
         "python -m psld page grid_name={wildcards.grid:q} > {log:q} 2>&1"
 
@@ -115,7 +87,7 @@ rule page:
 # Reads: results, with what they were computed from, and plots.  Makes: the grid's certificate, a zip.
 rule certify:
     input:
-        lambda w: GRIDS.inputs_of_certificate(w.grid),
+        lambda w: GRIDS.certificate_inputs(w),
     output:
         "results/certificates/{grid}.zip",
     log:
@@ -123,6 +95,6 @@ rule certify:
     conda:
         "../../envs/figure.yaml"
     params:
-        content=lambda w: GRIDS.digest_of_grid(w.grid),
+        content=lambda w: GRIDS.grid(w).digest,
     shell:
         "python -m psld certify grid_name={wildcards.grid:q} output={output:q} max_mb=null > {log:q} 2>&1"

@@ -6,10 +6,10 @@
 
 rule sample:
     input:
-        weights=lambda w: ancient(GRIDS.model_file(w.grid, w.model, "weights.safetensors")),
-        manifest=lambda w: GRIDS.model_file(w.grid, w.model, "manifest.json"),
-        guidance=lambda w: GRIDS.inputs_of_sampling(w.grid, w.model, w.sampler),
-        images=lambda w: [ancient(f) for f in GRIDS.images_of_sampling(w.grid, w.model, w.sampler)],
+        weights=lambda w: ancient(f"{GRIDS.cell(w).model.folder}/weights.safetensors"),
+        manifest=lambda w: GRIDS.cell(w).model.manifest,
+        guidance=lambda w: GRIDS.cell(w).inputs,
+        images=lambda w: [ancient(file) for file in GRIDS.cell(w).datasets.values()],
     output:
         "samples/{grid}/{model}/{sampler}/{first}-{last}.json",
     log:
@@ -17,9 +17,10 @@ rule sample:
     conda:
         "../../envs/sample.yaml"
     params:
-        settings=lambda w: GRIDS.sampling_params(w.grid, w.sampler),
         cell="{grid}/{model}/{sampler}",
+        record=lambda w: GRIDS.cell(w).digest,
         first=lambda w: int(w.first),
         shards=lambda w: int(w.last) - int(w.first) + 1,
     shell:
-        "python -m psld sample cell={params.cell:q} first={params.first:q} shards={params.shards:q} > {log:q} 2>&1"
+        "python -m psld sample cell={params.cell:q} record={params.record} first={params.first} "
+        "shards={params.shards} > {log:q} 2>&1"

@@ -1,0 +1,148 @@
+"""Read configs/grid/NAME.yaml: templates, models of other grids, and rehearsals written out.
+
+A rehearsal of a grid has all its models and cells, so small that everything runs in minutes.
+Networks keep their kind (embedding, resampling, progressive input) but shrink.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field
+
+from psld.config.locations import config_file, config_names
+from psld.config.settings import Settings, parse
+from psld.grid.schema import GridFile
+from psld.grid.templates import expand_templates
+from psld.utils.errors import UserError
+
+
+class Rehearsal(Settings):
+    """The contents of configs/grid/NAME.yaml for a grid that rehearses another one."""
+
+    rehearses: str
+    """Name of the grid to rehearse."""
+    models: tuple[str, ...]
+    """Overrides that follow those of each model and guide."""
+    budgets: dict[str, str | int]
+    """The value for each kind of budget, in place of the one in the sampler's name."""
+    samples: int = Field(ge=3)
+    """Samples per cell."""
+    shard_size: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+
+
+def grid_path(name: str) -> Path:
+    """Return the file of a grid. Raises UserError, with those that exist, if there is none."""
+    path = config_file("grid", name)
+    if path is None or path.stem != name:
+        known = ", ".join(config_names("grid"))
+        raise UserError(f"configs/grid/{name}.yaml: no such grid; there are: {known}")
+    return path
+
+
+def read_grid_file(path: Path) -> GridFile:
+    """Read a grid file; if it rehearses another grid, return the rehearsal in full."""
+    content = _content(path)
+    if "rehearses" in content:
+        rehearsal = parse(Rehearsal, content, where=str(path))
+        rehearsed = grid_path(rehearsal.rehearses)
+        whole = _content(rehearsed)
+        if "rehearses" in whole:
+            raise UserError(f"{path}: rehearses: {rehearsed} is itself a rehearsal; name a grid")
+        whole = parse(GridFile, _with_models_of_others(whole, rehearsed), where=str(rehearsed))
+        content = _rehearsal_content(path.stem, rehearsal, whole)
+    return parse(GridFile, _with_models_of_others(content, path), where=str(path))
+
+
+def _with_models_of_others(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Fill in the overrides and checkpoints of models that another grid trains."""
+    if not isinstance(content.get("models"), dict):
+        return content
+    models = dict(content["models"])
+    for name, entry in models.items():
+        if isinstance(entry, dict) and entry.get("of"):
+            other = grid_path(entry["of"])
+            if given := sorted(map(str, entry.keys() - {"of"})):
+                raise UserError(
+                    f"{path}: models.{name}: {', '.join(given)}: the model of {other} is taken as "
+                    "it is; for another one, give all overrides and no `of`"
+                )
+            trained = parse(GridFile, _content(other), where=str(other))
+            if name not in trained.trainings or trained.trainings[name].of:
+                raise UserError(f"{path}: models.{name}: {other} trains no model of this name")
+            models[name] = entry | {
+                "overrides": trained.overrides_of(name),
+                "checkpoint": trained.trainings[name].checkpoint,
+            }
+    return content | {"models": models}
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.load(path.read_text("utf-8"), _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a grid: settings by their names are needed")
+    return expand_templates(content, str(path))
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is there twice, and aliases that make the content endless or huge."""
+
+    MAX_VALUES = 1_000_000
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None:
+            self._size(node, {})
+        return node
+
+    def _size(self, node: yaml.Node, known: dict[int, int]) -> int:
+        """Return the number of values in a node whose aliases are written out."""
+        if id(node) in known:
+            return known[id(node)]
+        known[id(node)] = self.MAX_VALUES  # for a node that contains itself
+        parts = [] if isinstance(node, yaml.ScalarNode) else list(node.value)
+        if isinstance(node, yaml.MappingNode):
+            names = [key.value for key, _ in parts if isinstance(key, yaml.ScalarNode)]
+            if len(set(names)) < len(names):
+                raise yaml.MarkedYAMLError(problem="a key twice", problem_mark=node.start_mark)
+            parts = [each for pair in parts for each in pair]
+        known[id(node)] = size = 1 + sum(self._size(part, known) for part in parts)
+        if size > self.MAX_VALUES:
+            raise yaml.MarkedYAMLError(problem="too much", problem_mark=node.start_mark)
+        return size
+
+
+def _rehearsal_content(name: str, rehearsal: Rehearsal, file: GridFile) -> dict[str, Any]:
+    """Return the content of a full grid file for a rehearsal.
+
+    Its tables and figures are named NAME-TABLE and NAME-FIGURE, because those of all grids are
+    Snakemake targets. Nothing is imported, because no official checkpoint fits the small networks.
+    """
+    content = file.model_dump(mode="json")
+    content["title"] = f"Rehearsal of: {file.title}"
+    content["question"] = "Do all steps work? The networks are tiny: the numbers mean nothing."
+    for size in ("samples", "shard_size", "batch_size"):
+        content[size] = getattr(rehearsal, size)
+    for trained in (*content["models"].values(), *content["guides"].values()):
+        trained |= {
+            "overrides": [*trained["overrides"], *rehearsal.models],
+            "checkpoint": None,
+            "of": None,
+        }
+    for sampler in content["samplers"].values():
+        sampler["spends"] = rehearsal.budgets.get(sampler["budget"])
+    for table in content["tables"].values():
+        table |= {
+            "title": f"Rehearsal of: {table['title']}",
+            "caption": "Tiny networks, hardly trained: the numbers mean nothing.",
+            "band": None,
+        }
+        for entry in (table["cell"], *table["rows"], *table["columns"]):
+            entry["samples"] = None
+    for kind in ("tables", "figures"):
+        content[kind] = {f"{name}-{key}": made for key, made in content[kind].items()}
+    return content

@@ -1,0 +1,364 @@
+"""The records of a grid: everything that its jobs need, resolved once. Imports no torch.
+
+A record has two parts: what decides the result, which has a digest, and how the job runs (paths,
+device, batch size). The rules pass the digest, so changing the first part reruns the job, and
+changing the second part reruns nothing. A job looks its record up and has its settings.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from typing import Any, NamedTuple
+
+from psld.config.settings import Settings, parse
+from psld.data.settings import PrepareSettings
+from psld.diffusion.samplers import (
+    ClassifierGuidance,
+    DigitsMask,
+    InpaintingGuidance,
+    SamplerSettings,
+)
+from psld.grid import paths
+from psld.grid.schema import CellOptions, GridFile, seeded
+from psld.grid.tables import Number
+from psld.metrics.settings import (
+    EvaluateSettings,
+    FeatureFolders,
+    Measurement,
+    MetricSettings,
+    ReferenceSettings,
+    TrainExtractorSettings,
+)
+from psld.sampling.records import record_path
+from psld.sampling.settings import SampleSettings, SamplingRun, images_digest, shards_needed
+from psld.training.settings import TrainGuideSettings, TrainSettings
+from psld.utils.files import digest_of
+
+
+class Job(NamedTuple):
+    """The settings of one job, and the digest of what decides its result."""
+
+    settings: Settings
+    digest: str
+
+
+def preparation(settings: PrepareSettings) -> Job:
+    """Return the job that prepares a dataset."""
+    return Job(settings, digest_of(settings.dataset.preparation()))
+
+
+class _Trained(Settings):
+    """A network of a grid: trained, or imported from an official checkpoint."""
+
+    settings: TrainSettings | TrainGuideSettings
+    checkpoint: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.settings.name
+
+    @property
+    def folder(self) -> str:
+        return self.settings.output
+
+    @property
+    def manifest(self) -> str:
+        return f"{self.folder}/manifest.json"
+
+    @property
+    def dataset(self) -> str:
+        """The name of its dataset."""
+        return self.settings.dataset.name
+
+    @property
+    def dataset_digest(self) -> str:
+        """The path of that dataset's digest."""
+        return paths.digest(self.settings.data)
+
+    @cached_property
+    def digest(self) -> str:
+        return digest_of(self.settings.model().identity())
+
+    @property
+    def job(self) -> Job:
+        return Job(self.settings, self.digest)
+
+
+class Model(_Trained):
+    """A model of a grid."""
+
+    settings: TrainSettings
+    of: str | None = None
+    """The grid that trains it, if it is another one."""
+
+    @property
+    def is_trained_here(self) -> bool:
+        return not (self.checkpoint or self.of)
+
+
+class Guide(_Trained):
+    """A noise-conditional guide of a grid."""
+
+    settings: TrainGuideSettings
+
+
+class Sampler(Settings):
+    """A sampler of a grid with its budget."""
+
+    family: str
+    budget: str
+    budget_key: str
+    """The setting that is the budget: `sampler.steps` or `sampler.tolerance`."""
+    settings: SamplerSettings
+    run: SamplingRun
+    guide: str | None
+    """Name of its guide in the grid."""
+
+    @property
+    def budget_label(self) -> str:
+        """The budget as text: `steps = 40`, `tolerance = 1e-3`."""
+        return f"{self.budget_key.rpartition('.')[2]} = {self.budget}"
+
+    @property
+    def cost(self) -> float:
+        """A number that grows with the cost of the budget."""
+        steps = getattr(self.settings, "steps", None)
+        return steps or 1 / self.settings.tolerance
+
+    @property
+    def guidance(self) -> str:
+        return self.settings.guidance.kind
+
+
+class Features(Settings):
+    """The features in which the samples of a dataset are compared with its images."""
+
+    reference: ReferenceSettings
+    extractor: TrainExtractorSettings | None
+    """The training of the extractor; None for a published one."""
+
+    @property
+    def manifest(self) -> str:
+        return f"{self.reference.output}/manifest.json"
+
+    @property
+    def extractor_manifests(self) -> list[str]:
+        """The manifest of a trained extractor, if it is one."""
+        return [f"{self.extractor.output}/manifest.json"] if self.extractor else []
+
+    @property
+    def reference_job(self) -> Job:
+        metric = self.reference.metric
+        digest = digest_of([metric.extractor.identity(), metric.truncated_reference])
+        return Job(self.reference, digest)
+
+    @property
+    def extractor_job(self) -> Job:
+        """The training of the extractor, if it is one that is trained."""
+        digest = digest_of(self.reference.metric.extractor.identity())
+        return Job(self.extractor, digest)
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """A cell of a grid: a model, a sampler with its budget, a seed, and what is measured."""
+
+    grid: str
+    model: Model
+    sampler: Sampler
+    guide: Guide | None
+    seed: int
+    options: CellOptions
+    shards: int
+    """The number of shards that its measurements need; one if it is only shown."""
+    measurements: tuple[Measurement, ...]
+    features: dict[str, Features]
+    """The features of its measurements, by the name that the metrics share."""
+
+    @cached_property
+    def name(self) -> str:
+        """MODEL/SAMPLER-BUDGET, with the seed if it is not the grid's."""
+        sampler = f"{self.sampler.family}-{self.sampler.budget}"
+        return f"{self.model.name}/{seeded(sampler, self.seed, self.options.seed)}"
+
+    @property
+    def folder(self) -> str:
+        """The folder of its shards."""
+        return f"samples/{self.grid}/{self.name}"
+
+    @property
+    def result(self) -> str:
+        """The file of its results."""
+        return paths.cell_result(self.grid, self.name)
+
+    @cached_property
+    def digest(self) -> str:
+        """The digest of what decides its images."""
+        guide = self.guide and self.guide.digest
+        size = self.options.shard_size
+        return images_digest(self.model.digest, guide, self.sampler.settings, self.seed, size)
+
+    @cached_property
+    def evaluation_digest(self) -> str:
+        """The digest of what decides its results."""
+        return digest_of([m.digest(self.digest) for m in self.measurements])
+
+    @property
+    def ranges(self) -> list[tuple[int, int]]:
+        """The first and the last shard of each job that samples it."""
+        size = self.options.shards_per_job
+        starts = range(0, self.shards, size)
+        return [(first, min(first + size, self.shards) - 1) for first in starts]
+
+    @property
+    def records(self) -> list[str]:
+        """The records of its shards, one for each job."""
+        return [str(record_path(self.folder, *shards)) for shards in self.ranges]
+
+    @property
+    def datasets(self) -> dict[str, str]:
+        """The prepared datasets that its sampler reads: `data` to inpaint, `mnist` for masks."""
+        guidance = self.sampler.settings.guidance
+        if not isinstance(guidance, InpaintingGuidance):
+            return {}
+        masks = {"mnist": paths.dataset("mnist")} if isinstance(guidance.mask, DigitsMask) else {}
+        return {"data": self.model.settings.data} | masks
+
+    @property
+    def inputs(self) -> list[str]:
+        """The small files that decide its images besides the model: guide and digests."""
+        guide = [self.guide.manifest] if self.guide else []
+        return [*guide, *(paths.digest(data) for data in self.datasets.values())]
+
+    @property
+    def references(self) -> list[str]:
+        """The manifests of the references that it is compared with."""
+        return [features.manifest for features in self.features.values()]
+
+    @property
+    def _images(self) -> dict[str, Any]:
+        guided = isinstance(self.sampler.settings.guidance, ClassifierGuidance)
+        return {
+            "model": self.model.folder,
+            "sampler": self.sampler.settings,
+            "guide": self.guide.folder if guided and self.guide else None,
+            "data": None,
+            "mnist": None,
+            **self.datasets,
+            "shard_size": self.options.shard_size,
+            "seed": self.seed,
+        }
+
+    @property
+    def sample_job(self) -> Job:
+        run = self.sampler.run.model_dump() | {"batch_size": self.options.batch_size}
+        place = {"first": 0, "shards": self.shards, "output": self.folder, "png": None}
+        settings = parse(SampleSettings, self._images | run | place, self.name)
+        return Job(settings, self.digest)
+
+    @property
+    def evaluate_job(self) -> Job:
+        folders = {
+            name: FeatureFolders(
+                reference=features.reference.output,
+                extractor=features.extractor and features.extractor.output,
+            )
+            for name, features in self.features.items()
+        }
+        content = self._images | {
+            "measurements": self.measurements,
+            "features": folders,
+            "shards": self.folder,
+            "output": self.result,
+            "keep": self.options.keep,
+            "device": self.sampler.run.device,
+        }
+        settings = parse(EvaluateSettings, content, self.name)
+        return Job(settings, self.evaluation_digest)
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """A grid with everything resolved."""
+
+    name: str
+    file: GridFile
+    models: dict[str, Model]
+    guides: dict[str, Guide]
+    samplers: dict[str, Sampler]
+    """By FAMILY-BUDGET."""
+    metrics: dict[str, MetricSettings]
+    datasets: dict[str, PrepareSettings]
+    features: dict[str, Features]
+    """By DATASET/FEATURES."""
+
+    @cached_property
+    def cells(self) -> dict[str, Cell]:
+        """All cells that are sampled, by name: those that tables show first."""
+        measured: dict[tuple[str, str, int], dict[Measurement, None]] = {}
+        for number in self.file.numbers:
+            for key in self._keys(number):
+                metric = self.metrics[number.metric]
+                measurement = Measurement(metric=metric, samples=number.samples)
+                measured.setdefault(key, {})[measurement] = None
+        shown = (f"{model}/{self.file.gallery}" for model in self.file.models)
+        for name in chain(shown, self.file.pictures.values()):
+            measured.setdefault((*name.split("/"), self.file.seed), {})
+        cells = (self._cell(*key, tuple(own)) for key, own in measured.items())
+        return {cell.name: cell for cell in cells}
+
+    @property
+    def measured_cells(self) -> list[Cell]:
+        """The cells that tables show."""
+        return [cell for cell in self.cells.values() if cell.measurements]
+
+    def replicates(self, number: Number) -> list[Cell]:
+        """Return the cells of a number: one for each seed of training and sampling."""
+        return [self.cells[self._cell_name(*key)] for key in self._keys(number)]
+
+    def measurement(self, number: Number) -> Measurement:
+        return Measurement(metric=self.metrics[number.metric], samples=number.samples)
+
+    def cell(self, number: Number) -> Cell:
+        """Return the cell of a number with the first seeds."""
+        return self.cells[number.cell]
+
+    def gallery(self, model: str) -> Cell:
+        """Return the cell whose images are shown for a model."""
+        return self.cells[f"{model}/{self.file.gallery}"]
+
+    @cached_property
+    def digest(self) -> str:
+        """The digest of everything that decides the grid's results."""
+        records = (*self.models.values(), *self.guides.values(), *self.cells.values())
+        return digest_of([self.file.model_dump(mode="json"), [record.digest for record in records]])
+
+    def _keys(self, number: Number) -> list[tuple[str, str, int]]:
+        """Return model, sampler with budget, and seed of each cell of a number."""
+        sampler = f"{number.sampler}-{number.budget}"
+        return [
+            (model, sampler, seed)
+            for model in self.file.replicates(number.model)
+            for seed in self.file.sampling_seeds
+        ]
+
+    def _cell_name(self, model: str, sampler: str, seed: int) -> str:
+        return f"{model}/{seeded(sampler, seed, self.file.seed)}"
+
+    def _cell(
+        self, model: str, sampler: str, seed: int, measurements: tuple[Measurement, ...]
+    ) -> Cell:
+        guide, dataset = self.samplers[sampler].guide, self.models[model].dataset
+        names = dict.fromkeys(m.metric.features for m in measurements)
+        size = self.file.shard_size
+        return Cell(
+            grid=self.name,
+            model=self.models[model],
+            sampler=self.samplers[sampler],
+            guide=self.guides[guide] if guide else None,
+            seed=seed,
+            options=self.file,
+            shards=max((shards_needed(m.samples, size) for m in measurements), default=1),
+            measurements=measurements,
+            features={name: self.features[f"{dataset}/{name}"] for name in names},
+        )
