@@ -18,9 +18,9 @@ from psld.diffusion.process import LinearProcess
 from psld.diffusion.samplers import SamplerSettings
 from psld.diffusion.score import Batching, NetworkScore
 from psld.grid.resolution import compose_sampler
+from psld.metrics.classifier import load_classifier
+from psld.metrics.distances import frechet_distance
 from psld.metrics.extractor import Extractor, batches_of, gather
-from psld.metrics.extractor_folder import open_extractor
-from psld.metrics.frechet import frechet_distance
 from psld.networks.forward import forward_pass
 from psld.sampling.sample import ShardNoise, draw_images, sample_images
 from psld.sampling.settings import check_fit
@@ -227,7 +227,7 @@ def load_extractor(folder: str | Path, device: str = "auto") -> Extractor:
 
     Raises UserError if a file is missing or damaged, or the device does not exist.
     """
-    return open_extractor(folder, choose_device(device))
+    return load_classifier(folder, choose_device(device))
 
 
 def distance(images: Tensor, reference: Tensor, extractor: Extractor) -> float:

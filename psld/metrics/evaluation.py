@@ -9,13 +9,16 @@ import torch
 from torch import Tensor
 
 from psld.config.settings import write_record
-from psld.metrics.blocks import BlockStatistics
 from psld.metrics.estimate import Estimate
 from psld.metrics.extractor import Extractor, batches_of, gather
-from psld.metrics.extractor_folder import load_extractor
-from psld.metrics.features import Features, estimate_of_mean
-from psld.metrics.measure import Measurable, Reference, measure, memorization_of, scale
-from psld.metrics.reference_folder import ReferenceManifest, check_reference, load_reference
+from psld.metrics.features import BlockStatistics, Features, FeatureSet, mean_estimate
+from psld.metrics.measure import Reference, measure, measure_memorization, scale
+from psld.metrics.reference_folder import (
+    ReferenceManifest,
+    check_reference,
+    extractor_for,
+    load_reference,
+)
 from psld.metrics.results import CellResult, CellResults, Weights
 from psld.metrics.settings import EvaluateSettings, Measurement, MetricSettings
 from psld.sampling.sample import origin_of
@@ -55,7 +58,7 @@ class Cost(NamedTuple):
 class Gathered:
     """The features of a cell's samples and the facts of its shards, for all its results."""
 
-    samples: dict[tuple[str, int], Measurable]
+    samples: dict[tuple[str, int], FeatureSet]
     """The first images, by `metric.features` and their number."""
     labels: Tensor | None
     """int64, n: the class that each image was guided to; None without guidance to a class."""
@@ -81,7 +84,7 @@ class Gathered:
         samples = self.samples[metric.features, measurement.samples]
         nearest = None
         if metric.measure.kind == "memorization":
-            found = memorization_of(metric, samples, reference, device)
+            found = measure_memorization(metric, samples, reference, device)
             estimate, nearest = found.share, found.pairs(NEAREST_PAIRS)
         else:
             estimate = measure(metric, samples, reference, device)
@@ -102,12 +105,12 @@ class Gathered:
             "reference_sha256": manifest.features_sha256,
         }
 
-    def _accuracy(self, metric: MetricSettings, samples: Measurable) -> Estimate | None:
+    def _accuracy(self, metric: MetricSettings, samples: FeatureSet) -> Estimate | None:
         """Return the share of images whose class the dataset's classifier recognizes."""
         if self.labels is None or metric.extractor.kind != "classifier":
             return None
         answers = samples.logits.argmax(dim=1)
-        return estimate_of_mean(answers == self.labels[: len(samples)])
+        return mean_estimate(answers == self.labels[: len(samples)])
 
     def _costs_of(self, samples: int) -> list[Cost]:
         """Return the costs of the shards with the first `samples` images."""
@@ -135,7 +138,7 @@ def evaluate(settings: EvaluateSettings) -> CellResults:
         if metric.features not in sources:
             folders = settings.features[metric.features]
             reference, manifest = load_reference(folders.reference)
-            extractor = load_extractor(metric, folders.extractor, manifest.dataset_digest, device)
+            extractor = extractor_for(metric, folders.extractor, manifest.dataset_digest, device)
             check_reference(metric, folders.reference, manifest, extractor, model)
             source = Source(extractor, reference, manifest, metric.batch_size)
             sources[metric.features] = source

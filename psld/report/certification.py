@@ -20,7 +20,7 @@ from psld.grid.results import (
     read_likelihood,
     read_result,
 )
-from psld.metrics.extractor_folder import read_manifest as read_extractor_manifest
+from psld.metrics.classifier import read_extractor_manifest as read_extractor_manifest
 from psld.metrics.reference_folder import read_reference_manifest
 from psld.report.certificate import pack
 from psld.report.formats import as_csv, markdown

@@ -16,8 +16,8 @@ from psld.grid import paths
 from psld.grid.entries import TableEntry, read_table
 from psld.grid.places import Evaluation
 from psld.grid.results import CellResult, CellResults, LikelihoodResult
+from psld.metrics.classifier import read_extractor_manifest as read_extractor
 from psld.metrics.evaluation import Measurement, load_kept
-from psld.metrics.extractor_folder import read_manifest as read_extractor
 from psld.metrics.likelihood import LikelihoodShard, summary
 from psld.metrics.measure import Reference, scale
 from psld.metrics.reference_folder import (

@@ -6,7 +6,9 @@ The noise of a shard is the same bytes on every machine, and a thread draws it a
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,6 +32,7 @@ from psld.diffusion.score import (
 )
 from psld.networks.forward import forward_pass
 from psld.sampling.inpainting import known_pixels, masks_digest
+from psld.sampling.records import SampledShard, ShardRecord
 from psld.sampling.settings import CellSettings, SampleSettings, check_fit
 from psld.sampling.shards import Shard, ShardOrigin, load_made_by, shard_path
 from psld.training.model import Guide, Model, load_guide, load_model
@@ -54,6 +57,29 @@ def origin_of(cell: CellSettings, weights_sha256: str, guide_sha256: str | None)
         dataset_digest=ImageStore.open(cell.data).digest if inpaints else None,
         masks_digest=masks_digest(guidance.mask, cell.mnist) if inpaints else None,
     )
+
+
+def sample_range(settings: SampleSettings) -> Path:
+    """Make the shards of a range, the images as PNG if asked for, and last the range's record.
+
+    Print a line for each shard. Return the path of the record.
+    """
+    if settings.png:
+        # Only pictures need Pillow.
+        from psld.data.picture import is_single_picture, save_images
+
+        is_single_picture(settings.png)  # Refuses a wrong path before the work.
+    records, images = [], []
+    for shard, made in sample_shards(settings):
+        index, count = shard.origin.index, len(shard.images)
+        records.append(SampledShard(index=index, digest=shard.digest(), images=count))
+        images += [shard.images] if settings.png else []
+        done = f"{count} images, NFE {shard.nfe}" if made else "kept"
+        print(f"shard {index}: {done}", flush=True)
+    if settings.png:
+        save_images(np.concatenate(images), settings.png)
+        print(f"wrote {settings.png}")
+    return ShardRecord(shards=tuple(records)).write(settings.output)
 
 
 def sample_shards(settings: SampleSettings) -> Iterator[tuple[Shard, bool]]:

@@ -5,7 +5,6 @@ from psld.commands.certify import CertifySettings
 from psld.commands.design import DesignSettings
 from psld.commands.evaluate import EvaluateSettings
 from psld.commands.figure import FigureSettings
-from psld.commands.import_ import ImportModelSettings
 from psld.commands.page import PageSettings
 from psld.commands.tabulate import TabulateSettings
 from psld.commands.verify import VerifySettings
@@ -18,7 +17,7 @@ from psld.metrics.settings import (
     TrainExtractorSettings,
 )
 from psld.sampling.settings import SampleSettings
-from psld.training.settings import TrainGuideSettings, TrainSettings
+from psld.training.settings import ImportModelSettings, TrainGuideSettings, TrainSettings
 
 KINDS = {
     "prepare": PrepareSettings,

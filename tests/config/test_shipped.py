@@ -9,7 +9,7 @@ import yaml
 from psld.config.compose import compose_content
 from psld.config.locations import CONFIGS
 from psld.config.settings import Settings, parse
-from psld.metrics.feature_classifier import FeatureClassifier, ImageShape
+from psld.metrics.classifier import FeatureClassifier, ImageShape
 from psld.metrics.settings import ClassifierSettings
 from psld.networks.ncsnpp import NCSNppGuide
 from psld.networks.settings import GuideSettings

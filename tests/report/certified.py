@@ -10,8 +10,8 @@ from psld.config.settings import parse, write_record
 from psld.grid import paths
 from psld.grid.resolved import Grid
 from psld.grid.results import CellResults, LikelihoodResult, Weights
+from psld.metrics.classifier import ExtractorManifest
 from psld.metrics.evaluation import Cost, Gathered, Measurement, save_kept
-from psld.metrics.extractor_folder import ExtractorManifest
 from psld.metrics.features import Features
 from psld.metrics.likelihood import LikelihoodOrigin, LikelihoodShard, summary
 from psld.metrics.measure import Reference, scale
