@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from psld.config.messages import explained
 from psld.config.settings import Settings, parse
 from psld.config.words import is_plain, key_of, updated, value_in, without
-from psld.grid.jobs import Load
+from psld.grid.jobs import find_job
 from psld.grid.records import Job
 from psld.utils.errors import UserError
 
@@ -31,14 +31,16 @@ HELP = {"--help", "-h"}
 class FromRecord:
     """How a command takes its settings from a record."""
 
-    load: Load
-    """Returns the job of the record with this name, GRID/NAME."""
+    kind: str
+    """The kind of the record, an attribute of `Grid`: `cells`."""
     run: Collection[str]
     """The settings of how the job runs; all others decide the result."""
+    job: str = "job"
+    """The command's job, an attribute of the record."""
     elsewhere: bool = False
     """True if another result needs an `output` of its own."""
-    fixed: Collection[str] = ()
-    """Settings of the config that only the grid decides."""
+    fixed: bool = False
+    """True if nothing but `run` can be changed."""
 
 
 @dataclass(frozen=True)
@@ -76,35 +78,45 @@ class Frame:
         if named is None:
             return None
         key, name = named
-        record, bare = self.records[key], [word for word in words if self.is_bare(word)]
+        bare = [word for word in words if self.is_bare(word)]
         others = [word for word in without(words, key, "record") if word not in bare]
-        changes = [word for word in others if key_of(word).partition(".")[0] not in record.run]
-        fixed = [word for word in changes if key_of(word).partition(".")[0] in record.fixed]
-        if fixed or (changes and record.elsewhere and value_in(others, "output") is None):
-            remedy = "" if fixed else ", or give an output=… of its own"
-            raise UserError(
-                f"{[*fixed, *changes][0]}: the grid decides this for {key}={name}; leave one of "
-                f"them out{remedy}"
-            )
-        if changes or not all(map(is_plain, others)):
+        needs_hydra = self.changes(words) or not all(map(is_plain, others))
+        if needs_hydra and not self.records[key].fixed:
             return None
-        content = self.load_record(words).settings.model_dump() | self._of_bare(bare)
-        return parse(self.kind, updated(content, others), f"{key}={name}")
+        settings = self.load_record(words).settings
+        kind = self.kind if issubclass(self.kind, type(settings)) else type(settings)
+        content = updated(settings.model_dump() | self._of_bare(bare), others)
+        return parse(kind, content, f"{key}={name}")
+
+    def changes(self, words: list[str]) -> list[str]:
+        """Return the words that change more of the record than how its job runs.
+
+        Raises UserError for a change that the command does not allow, or that would put another
+        result in the place of the grid's.
+        """
+        key, name = self.record_in(words)
+        record, changed = self.records[key], []
+        in_place = record.elsewhere and value_in(words, "output") is None
+        for word in without(words, key, "record"):
+            setting = key_of(word).partition(".")[0]
+            if setting in record.run or self.is_bare(word):
+                continue
+            if (record.fixed or in_place) and setting in self.kind.model_fields:
+                remedy = "" if record.fixed else ", or give an output=… of its own"
+                raise UserError(
+                    f"{word}: the grid decides this for {key}={name}; leave one of them out{remedy}"
+                )
+            changed.append(word)
+        return changed
 
     def load_record(self, words: list[str]) -> Job:
         """Return the job of the record that the words name.
 
-        Raises UserError if `record=` asks for another one: the grid has changed meanwhile.
+        Raises UserError if there is none, or if it is not the one that `record=DIGEST` asks for.
         """
         key, name = self.record_in(words)
-        planned = value_in(words, "record")
-        job = self.records[key].load(name, planned)
-        if planned not in (None, job.digest):
-            raise UserError(
-                f"{key}={name}: the grid has changed since this job was planned (its record is "
-                f"{job.digest}, not {planned}); run Snakemake again"
-            )
-        return job
+        record = self.records[key]
+        return find_job(key, name, value_in(words, "record"), record.kind, record.job)
 
     def _of_the_class(self, words: list[str]) -> Settings:
         after = words.index("--") if "--" in words else len(words)
@@ -119,16 +131,16 @@ class Frame:
 
     def is_bare(self, word: str) -> bool:
         """Check that a word is no setting: official checkpoints have `=` in their names."""
+        if self.bare is None or word.startswith("-"):
+            return False
         key, equals, _ = word.partition("=")
         is_path = "/" in key and not key.lstrip("+~").startswith("hydra/")
-        is_setting = equals and not is_path and not Path(word).is_file()
-        return self.bare is not None and not word.startswith("-") and not is_setting
+        return not equals or is_path or Path(word).is_file()
 
     def _of_bare(self, bare: list[str]) -> dict[str, Any]:
         if not bare:
             return {}
-        takes_several = self.bare and not self.has_config
-        return {self.bare: bare if takes_several else bare[-1]}
+        return {self.bare: bare[-1] if self.has_config else bare}
 
 
 def entry_point(

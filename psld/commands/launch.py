@@ -18,7 +18,6 @@ from psld.cluster.job import run_here
 from psld.cluster.launcher import Launcher, say
 from psld.cluster.settings import LaunchSettings
 from psld.commands.entry import Frame, FromRecord, entry_point, settings_of
-from psld.grid import jobs
 from psld.training.settings import (
     TRAINING_RUN,
     RunSettings,
@@ -28,9 +27,9 @@ from psld.training.settings import (
 from psld.utils.errors import UserError
 
 TRAININGS = {
-    "train": Frame("train", TrainSettings, {"model": FromRecord(jobs.train, TRAINING_RUN)}),
+    "train": Frame("train", TrainSettings, {"model": FromRecord("models", TRAINING_RUN)}),
     "train_guide": Frame(
-        "train_guide", TrainGuideSettings, {"guide": FromRecord(jobs.train_guide, TRAINING_RUN)}
+        "train_guide", TrainGuideSettings, {"guide": FromRecord("guides", TRAINING_RUN)}
     ),
 }
 """The commands that can be launched."""

@@ -10,7 +10,7 @@ GPU hours need throughputs: those given, or else those of what has been run here
 from psld.commands.entry import entry_point
 from psld.grid.cache import load_grid
 from psld.grid.figures import all_figures
-from psld.grid.plan import PlanSettings, plan_of
+from psld.grid.plan import PlanSettings, plan
 from psld.grid.records import Guide, Model
 
 
@@ -23,7 +23,7 @@ def main(settings: PlanSettings) -> None:
         case "figures":
             print("\n".join(all_figures(grid)))
         case None:
-            print(plan_of(grid, settings, forward_gigaflops))
+            print(plan(grid, settings, forward_gigaflops))
 
 
 def forward_gigaflops(trained: Model | Guide) -> float:

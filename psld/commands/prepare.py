@@ -11,9 +11,8 @@ from pathlib import Path
 from psld.commands.entry import FromRecord, entry_point
 from psld.data.preparation import prepare_dataset
 from psld.data.settings import PrepareSettings
-from psld.grid import jobs
 
-RECORDS = {"dataset": FromRecord(jobs.prepare, {"output"})}
+RECORDS = {"dataset": FromRecord("datasets", {"output"})}
 
 
 @entry_point("prepare", PrepareSettings, records=RECORDS)

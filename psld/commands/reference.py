@@ -8,11 +8,11 @@ OUTPUT/manifest.json.
 """
 
 from psld.commands.entry import FromRecord, entry_point
-from psld.grid import jobs
 from psld.metrics.reference_folder import make_reference
 from psld.metrics.settings import ReferenceSettings
 
-RECORDS = {"features": FromRecord(jobs.reference, {"data", "extractor", "output", "device"})}
+RUN = {"data", "extractor", "output", "device"}
+RECORDS = {"features": FromRecord("features", RUN, "reference_job")}
 
 
 @entry_point("reference", ReferenceSettings, records=RECORDS)

@@ -10,12 +10,11 @@ Complete shards are kept. A killed run loses at most the shard in progress.
 """
 
 from psld.commands.entry import FromRecord, entry_point
-from psld.grid import jobs
 from psld.sampling.sample import sample_range
 from psld.sampling.settings import SampleSettings, SamplingRun
 
 RUN = {"first", "shards", "output", "png", *SamplingRun.model_fields}
-RECORDS = {"cell": FromRecord(jobs.sample, RUN, True)}
+RECORDS = {"cell": FromRecord("cells", RUN, "sample_job", elsewhere=True)}
 
 
 @entry_point("sample", SampleSettings, records=RECORDS)

@@ -14,7 +14,6 @@ from psld.cluster.requeue import requeued_when_stopped
 from psld.commands.entry import FromRecord, entry_point
 from psld.data.store import ImageStore
 from psld.diffusion.loss import EpsilonLoss
-from psld.grid import jobs
 from psld.training.batches import Labels
 from psld.training.manifest import ModelManifest
 from psld.training.model import build_network
@@ -22,7 +21,7 @@ from psld.training.preview import preview_samples
 from psld.training.run import Task, run_training
 from psld.training.settings import TRAINING_RUN, TrainSettings
 
-RECORDS = {"model": FromRecord(jobs.train, TRAINING_RUN)}
+RECORDS = {"model": FromRecord("models", TRAINING_RUN)}
 
 
 @entry_point("train", TrainSettings, records=RECORDS)

@@ -6,11 +6,10 @@ Writes OUTPUT/weights.safetensors and, last, OUTPUT/manifest.json.
 """
 
 from psld.commands.entry import FromRecord, entry_point
-from psld.grid import jobs
 from psld.metrics.classifier import make_extractor
 from psld.metrics.settings import TrainExtractorSettings
 
-RECORDS = {"features": FromRecord(jobs.train_extractor, {"data", "output", "device"})}
+RECORDS = {"features": FromRecord("features", {"data", "output", "device"}, "extractor_job")}
 
 
 @entry_point("train_extractor", TrainExtractorSettings, records=RECORDS)

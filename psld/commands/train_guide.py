@@ -16,7 +16,6 @@ from psld.cluster.requeue import requeued_when_stopped
 from psld.commands.entry import FromRecord, entry_point
 from psld.data.store import ImageStore
 from psld.diffusion.loss import GuideLoss
-from psld.grid import jobs
 from psld.training.batches import Labels
 from psld.training.manifest import GuideManifest
 from psld.training.model import build_guide
@@ -24,7 +23,7 @@ from psld.training.preview import accuracy_by_time, as_logged
 from psld.training.run import Task, run_training
 from psld.training.settings import TRAINING_RUN, TrainGuideSettings
 
-RECORDS = {"guide": FromRecord(jobs.train_guide, TRAINING_RUN)}
+RECORDS = {"guide": FromRecord("guides", TRAINING_RUN)}
 
 
 @entry_point("train_guide", TrainGuideSettings, records=RECORDS)

@@ -5,6 +5,7 @@ device, batch size). The rules pass the digest, so changing the first part rerun
 changing the second part reruns nothing. A job looks its record up and has its settings.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -32,6 +33,7 @@ from psld.metrics.settings import (
 from psld.sampling.records import record_path
 from psld.sampling.settings import SampleSettings, SamplingRun, images_digest, shards_needed
 from psld.training.settings import TrainGuideSettings, TrainSettings
+from psld.utils.errors import UserError
 from psld.utils.files import digest_of
 
 
@@ -42,9 +44,15 @@ class Job(NamedTuple):
     digest: str
 
 
-def preparation(settings: PrepareSettings) -> Job:
-    """Return the job that prepares a dataset."""
-    return Job(settings, digest_of(settings.dataset.preparation()))
+class Dataset(Settings):
+    """A dataset of a grid."""
+
+    settings: PrepareSettings
+
+    @property
+    def job(self) -> Job:
+        """The preparation."""
+        return Job(self.settings, digest_of(self.settings.dataset.preparation()))
 
 
 class _Trained(Settings):
@@ -154,7 +162,12 @@ class Features(Settings):
 
     @property
     def extractor_job(self) -> Job:
-        """The training of the extractor, if it is one that is trained."""
+        """The training of the extractor. Raises UserError for a published one."""
+        if self.extractor is None:
+            raise UserError(
+                f"features={self.reference.metric.features}: the extractor is published, so it is "
+                "not trained; psld reference needs no training"
+            )
         digest = digest_of(self.reference.metric.extractor.identity())
         return Job(self.extractor, digest)
 
@@ -258,6 +271,12 @@ class Cell:
 
     @property
     def evaluate_job(self) -> Job:
+        """The evaluation. Raises UserError for a cell that is only shown."""
+        if not self.measurements:
+            raise UserError(
+                f"cell={self.grid}/{self.name}: no table shows it, so the grid has no metric for "
+                f"it; psld plan grid_name={self.grid} list=cells lists those with metrics"
+            )
         folders = {
             name: FeatureFolders(
                 reference=features.reference.output,
@@ -270,7 +289,6 @@ class Cell:
             "features": folders,
             "shards": self.folder,
             "output": self.result,
-            "keep": self.options.keep,
             "device": self.sampler.run.device,
         }
         settings = parse(EvaluateSettings, content, self.name)
@@ -288,7 +306,7 @@ class Grid:
     samplers: dict[str, Sampler]
     """By FAMILY-BUDGET."""
     metrics: dict[str, MetricSettings]
-    datasets: dict[str, PrepareSettings]
+    datasets: dict[str, Dataset]
     features: dict[str, Features]
     """By DATASET/FEATURES."""
 
@@ -304,7 +322,7 @@ class Grid:
         shown = (f"{model}/{self.file.gallery}" for model in self.file.models)
         for name in chain(shown, self.file.pictures.values()):
             measured.setdefault((*name.split("/"), self.file.seed), {})
-        cells = (self._cell(*key, tuple(own)) for key, own in measured.items())
+        cells = (self._cell(*key, tuple(each)) for key, each in measured.items())
         return {cell.name: cell for cell in cells}
 
     @property
@@ -315,6 +333,10 @@ class Grid:
     def replicates(self, number: Number) -> list[Cell]:
         """Return the cells of a number: one for each seed of training and sampling."""
         return [self.cells[self._cell_name(*key)] for key in self._keys(number)]
+
+    def cells_behind(self, numbers: Iterable[Number]) -> list[Cell]:
+        """Return the cells of some numbers with all their seeds, each once."""
+        return list(dict.fromkeys(cell for n in numbers for cell in self.replicates(n)))
 
     def measurement(self, number: Number) -> Measurement:
         return Measurement(metric=self.metrics[number.metric], samples=number.samples)

@@ -61,6 +61,9 @@ class Estimate(Settings):
             raise ValueError("block_samples must be positive and add up to samples")
         return self
 
+    def __float__(self) -> float:
+        return self.value
+
     @property
     def blocks(self) -> int:
         return len(self.block_samples)

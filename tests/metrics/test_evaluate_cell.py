@@ -240,16 +240,15 @@ def test_an_unknown_cell_is_refused(made):
         refused(call(made, command, "cell=other/psld/em-3"), 2, "grid/other.yaml: no such grid")
 
 
-@pytest.mark.parametrize("word", ["metric=fid", "metric.batch_size=3", "samples=3"])
+@pytest.mark.parametrize("word", ["metric=fid", "metric.batch_size=3", "samples=3", "seed=1"])
 def test_what_the_grid_decides_is_not_ignored(made, word):
     finished = call(made, "evaluate", CELL, word, "output=other.json")
     refused(finished, 2, f"{word}: the grid decides this for {CELL}")
 
 
-@pytest.mark.parametrize("command", ["sample", "evaluate"])
 @pytest.mark.parametrize("word", ["sampler.steps=5", "seed=1", "+guidance@sampler.guidance=none"])
-def test_other_images_need_an_output_of_their_own(made, command, word):
-    finished = call(made, command, CELL, word)
+def test_other_images_need_an_output_of_their_own(made, word):
+    finished = call(made, "sample", CELL, word)
     refused(finished, 2, f"{word}: the grid decides this for {CELL}", "or give an output=")
 
 

@@ -17,11 +17,9 @@ from psld.utils.tensors import grouped
 from tests.commands import (
     TINY,
     call,
-    command,
     disk_full_after,
     files_below,
     refused,
-    run,
     run_directory,
     succeeded,
 )
@@ -235,10 +233,3 @@ def test_a_full_disk_while_the_weights_are_written(trained, digits):
         finished = call(trained, "train", *SETTINGS, f"data={digits}")
     refused(finished, 1, "model/weights.safetensors", "cannot be written (File too large)")
     assert files_below(trained) == files
-
-
-def test_a_process_of_its_own_ends_likewise(trained, digits):
-    """The exit code and the one line, with no traceback of any library after it."""
-    checkpoint(trained, 12).unlink()
-    limited = ["prlimit", "--fsize=100000", "--", *command("train", *SETTINGS, f"data={digits}")]
-    refused(run(trained, limited), 1, "checkpoint-00000012.safetensors", "cannot be written")
