@@ -16,7 +16,6 @@ from psld.cluster.requeue import requeued_when_stopped
 from psld.commands.entry import entry_point
 from psld.commands.frame import FromRecord
 from psld.data.store import ImageStore
-from psld.diffusion.instances import build_process
 from psld.diffusion.loss import GuideLoss
 from psld.training.batches import Labels
 from psld.training.manifest import GuideManifest
@@ -31,7 +30,7 @@ RECORDS = {"guide": FromRecord("guides", TRAINING_RUN)}
 @entry_point("train_guide", TrainGuideSettings, records=RECORDS)
 def main(settings: TrainGuideSettings) -> None:
     store = ImageStore.open_for(settings.data, settings.dataset)
-    process = build_process(settings.process)
+    process = settings.process.build()
     accuracies = partial(accuracy_by_time, settings, process, store)
 
     def describe(network: nn.Module) -> dict[str, Any]:

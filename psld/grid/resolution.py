@@ -10,20 +10,19 @@ from typing import Any
 
 from psld.config.settings import Settings, parse
 from psld.data.settings import PrepareSettings
+from psld.diffusion.samplers import (
+    ClassifierGuidance,
+    DigitsMask,
+    InpaintingGuidance,
+    SamplerSettings,
+)
 from psld.grid.figures import PLOTS
 from psld.grid.paths import check_name
 from psld.grid.records import Dataset, Features, Grid, Guide, Model, Sampler
 from psld.grid.schema import GridFile
 from psld.metrics.results import NUMBER_KINDS
 from psld.metrics.settings import MetricSettings, ReferenceSettings, TrainExtractorSettings
-from psld.sampling.fit import check_fit
-from psld.sampling.settings import (
-    ClassifierGuidance,
-    DigitsMask,
-    InpaintingGuidance,
-    SamplerSettings,
-    SamplingRun,
-)
+from psld.sampling.settings import SamplingRun, check_fit
 from psld.training.settings import TrainGuideSettings, TrainSettings
 from psld.utils.errors import UserError
 from psld.utils.files import digest_of

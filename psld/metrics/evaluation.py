@@ -9,15 +9,14 @@ import torch
 from torch import Tensor
 
 from psld.config.settings import MadeRecord, write_record
-from psld.metrics.blocks import BlockStatistics
 from psld.metrics.estimate import Estimate
 from psld.metrics.extractor import Extractor, batches_of, gather
-from psld.metrics.extractor_folder import load_extractor
-from psld.metrics.features import Features, estimate_of_mean
-from psld.metrics.measure import Measurable, Reference, measure, memorization_of, scale
+from psld.metrics.features import BlockStatistics, Features, FeatureSet, mean_estimate
+from psld.metrics.measure import Reference, measure, measure_memorization, scale
 from psld.metrics.reference_folder import (
     ReferenceManifest,
     check_reference,
+    extractor_for,
     load_reference,
     read_reference_manifest,
 )
@@ -52,7 +51,7 @@ class Cost(NamedTuple):
 class Gathered:
     """The features of a cell's samples and the facts of its shards, for all its results."""
 
-    samples: dict[tuple[str, int], Measurable]
+    samples: dict[tuple[str, int], FeatureSet]
     """The first images, by `metric.features` and their number."""
     labels: Tensor | None
     """int64, n: the class that each image was guided to; None without guidance to a class."""
@@ -69,7 +68,7 @@ class Gathered:
         samples = self.samples[metric.features, measurement.samples]
         nearest = None
         if metric.measure.kind == "memorization":
-            memorized = memorization_of(metric, samples, reference, device)
+            memorized = measure_memorization(metric, samples, reference, device)
             estimate, nearest = memorized.share, memorized.pairs(NEAREST_PAIRS)
         else:
             estimate = measure(metric, samples, reference, device)
@@ -80,12 +79,12 @@ class Gathered:
             **scale(metric, reference, device),
         }
 
-    def _accuracy(self, metric: MetricSettings, samples: Measurable) -> Estimate | None:
+    def _accuracy(self, metric: MetricSettings, samples: FeatureSet) -> Estimate | None:
         """Return the share of images whose class the dataset's classifier recognizes."""
         if self.labels is None or metric.extractor.kind != "classifier":
             return None
         answers = samples.logits.argmax(dim=1)
-        return estimate_of_mean(answers == self.labels[: len(samples)])
+        return mean_estimate(answers == self.labels[: len(samples)])
 
     def costs_of(self, samples: int) -> list[Cost]:
         """Return the costs of the shards with the first `samples` images."""
@@ -114,7 +113,7 @@ def evaluate(settings: EvaluateSettings) -> CellResults:
             folders = settings.features[name]
             references[name] = load_reference(folders.reference)
             _, manifest = references[name]
-            extractors[name] = load_extractor(
+            extractors[name] = extractor_for(
                 metric, folders.extractor, manifest.dataset_digest, device
             )
             check_reference(metric, folders.reference, manifest, extractors[name].digest, model)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from psld.config.settings import MadeRecord, Settings, read_record
+from psld.diffusion.samplers import SamplerSettings
 from psld.metrics.estimate import Estimate
 from psld.metrics.settings import MetricSettings
-from psld.sampling.settings import SamplerSettings
 
 Show = Literal["value", "nfe", "class_accuracy"]
 """What an entry of a table shows; NUMBER_KINDS describes each."""

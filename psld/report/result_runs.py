@@ -16,8 +16,8 @@ from psld.grid.figures import all_figures
 from psld.grid.records import Cell, Grid
 from psld.metrics.results import CellResult, CellResults
 from psld.metrics.settings import Measurement
-from psld.report.formats import record
-from psld.report.table import text_of
+from psld.report.formats import csv_line
+from psld.report.table import table_text
 from psld.sampling.shards import Shard, shard_path
 from psld.utils.files import digest_of
 
@@ -125,8 +125,8 @@ def _table_runs(grid: Grid, name: str) -> Iterator[ResultRun]:
     entries = [entry for row in rows for entry in row]
     if not any(entry.results for entry in entries):
         return
-    text = text_of(table, rows)
-    records = [record(grid, table, entry) for entry in entries]
+    text = table_text(table, rows)
+    records = [csv_line(grid, table, entry) for entry in entries]
     options = {
         "id": run_id(grid.name, "tabulate", name),
         "job_type": "tabulate",

@@ -192,3 +192,24 @@ class TrainSettings(ModelSettings, RunSettings):
 
 class TrainGuideSettings(GuideModelSettings, RunSettings):
     """Settings of `psld train_guide`."""
+
+
+class ImportSettings(RunSettings):
+    """Settings of both kinds of import: every setting of a training, and the file."""
+
+    checkpoint: str
+    """Path of the file that PyTorch Lightning wrote."""
+
+
+class ImportModelSettings(TrainSettings, ImportSettings):
+    """Settings of `psld import`."""
+
+    kind: Literal["model"] = "model"
+    weights: Literal["ema", "online"] = "ema"
+    """The moving average, used in the paper's samples, or the network as trained."""
+
+
+class ImportGuideSettings(TrainGuideSettings, ImportSettings):
+    """Settings of `psld import` for a guide."""
+
+    kind: Literal["guide"] = "guide"

@@ -4,7 +4,6 @@ from psld.cluster.settings import LaunchSettings
 from psld.commands.certify import CertifySettings
 from psld.commands.design import DesignSettings
 from psld.commands.figure import FigureSettings
-from psld.commands.import_ import ImportModelSettings
 from psld.commands.page import PageSettings
 from psld.commands.tabulate import TabulateSettings
 from psld.commands.trace import TraceSettings
@@ -19,7 +18,7 @@ from psld.metrics.settings import (
     TrainExtractorSettings,
 )
 from psld.sampling.settings import SampleSettings
-from psld.training.settings import TrainGuideSettings, TrainSettings
+from psld.training.settings import ImportModelSettings, TrainGuideSettings, TrainSettings
 
 COMPOSED = {
     "prepare": PrepareSettings,

@@ -32,7 +32,7 @@ image_size: 8
 num_classes: 2
 flip: false
 filter: null
-source: {kind: folder, root: pictures.zip, test_root: null, test_fraction: 0.25, broken: stop}
+source: {kind: folder, root: pictures.zip, test_fraction: 0.25}
 """)
 
 METRIC = yaml.safe_load("""

@@ -13,12 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psld.data.archive import FileTree
+from psld.data.arrays import _read_pickled_batch, open_cifar10, read_idx
+from psld.data.folders import open_folder
 from psld.data.picture import decode
 from psld.data.settings import CIFAR10Source, FolderSource
-from psld.data.sources.cifar10 import _read_pickled_batch, open_cifar10
-from psld.data.sources.folder import open_folder
-from psld.data.sources.idx import read_idx
+from psld.data.source import FileTree
 from psld.report.certificate import INDEX, verify
 from psld.utils.errors import UserError
 from tests.data.formats import cifar_pickled_batch, encode, random_images, write_zip

@@ -9,10 +9,10 @@ import torch
 
 from psld.data.store import ImageStore
 from psld.grid.resolution import compose_sampler
+from psld.metrics.classifier import load_classifier
+from psld.metrics.distances import frechet_distance
 from psld.metrics.evaluation import load_kept
 from psld.metrics.extractor import gather
-from psld.metrics.extractor_folder import open_extractor
-from psld.metrics.frechet import frechet_distance
 from psld.metrics.reference_folder import load_reference
 from psld.metrics.results import CellResult, CellResults
 from psld.sampling.shards import Shard, ShardOrigin, shard_path
@@ -81,7 +81,7 @@ def result(folder) -> CellResult:
 def distance(images, features) -> float:
     """Straight from the images, in one go."""
     reference, _ = load_reference(features / "reference")
-    extractor = open_extractor(features)
+    extractor = load_classifier(features)
     found = gather(extractor, [torch.from_numpy(images)], "test", len(images))
     return frechet_distance(found.total, reference.train.total)
 

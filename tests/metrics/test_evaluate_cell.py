@@ -10,10 +10,9 @@ import yaml
 
 from psld.config.settings import parse, write_record
 from psld.grid.cache import load_grid
-from psld.metrics.blocks import BlockStatistics
+from psld.metrics.classifier import ClassifierExtractor
 from psld.metrics.evaluation import load_kept
-from psld.metrics.feature_classifier import ClassifierExtractor
-from psld.metrics.features import Features
+from psld.metrics.features import BlockStatistics, Features
 from psld.metrics.measure import measure, scale
 from psld.metrics.reference_folder import load_reference
 from psld.metrics.results import CellResult, CellResults
@@ -220,7 +219,7 @@ def test_a_shard_that_does_not_serve_is_noticed_and_made_again_alone(project, ho
     said = succeeded(call(project, "sample", CELL, "shards=2")).stdout.splitlines()
     assert ("not kept: " in said[1]) == (how == "flipped")
     kept = [line for line in said if not line.startswith("not kept: ")]
-    assert kept[:2] == ["shard 0: is there", "shard 1: 10 images, NFE 3"]
+    assert kept[:2] == ["shard 0: kept", "shard 1: 10 images, NFE 3"]
     after = files_below(folder)
     assert after.keys() == whole.keys()
     for name in ("00000.safetensors", "00002.safetensors", "00002-00002.json"):

@@ -10,11 +10,11 @@ from PIL import Image
 
 from psld.data.pixels import to_uint8
 from psld.report.phase_space import PIXELS, TIMES, draw_trace, spread_pixels
-from psld.sampling.settings import SDESampler
+from psld.sampling.sample import trace_sample
 from psld.sampling.shards import read_shard, shard_path
-from psld.sampling.trace import trace_sample
 from psld.training.model import load_model
 from tests.commands import call, refused, succeeded
+from tests.diffusion.sampling import sde
 
 SIZE = 6
 CPU = torch.device("cpu")
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 def trace(
     model: Path, integrator: str, sample: int, precision: str = "fp32"
 ) -> tuple[list[float], torch.Tensor]:
-    sampler = SDESampler(integrator=integrator, striding="quadratic", steps=5, precision=precision)
+    sampler = sde(integrator, striding="quadratic", steps=5, precision=precision)
     return trace_sample(load_model(model, CPU), sampler, sample, shard_size=SIZE, seed=3)
 
 
