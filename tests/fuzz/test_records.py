@@ -17,10 +17,8 @@ from psld.cluster.requeue import Life, read_lives
 from psld.config.settings import read_record, write_record
 from psld.data.description import Described
 from psld.grid import paths
-from psld.grid.results import CellResults, LikelihoodResult
-from psld.metrics.classifier import read_extractor_manifest as read_extractor
-from psld.metrics.likelihood import LikelihoodShard
 from psld.metrics.reference_folder import read_reference_manifest
+from psld.metrics.results import CellResults
 from psld.training.history import TrainingHistory, write_history
 from psld.training.manifest import read_manifest
 from psld.utils.files import read_json, write_json
@@ -43,18 +41,10 @@ def model_of(file: Path) -> Any:
 RECORDS = {
     "model manifest": Record("models/mine/vp-sde/manifest.json", model_of),
     "reference manifest": Record(
-        f"{paths.reference_folder('digits', 'fd-classifier')}/manifest.json",
+        "features/digits/fd-classifier/reference/manifest.json",
         lambda file: read_reference_manifest(file.parent),
     ),
-    "extractor manifest": Record(
-        f"{paths.extractor_folder('digits', 'fd-classifier')}/manifest.json",
-        lambda file: read_extractor(file.parent),
-    ),
     "results of a cell": Record(paths.cell_result("mine", "vp-sde/em-10"), CellResults.read),
-    "likelihood": Record(paths.likelihood("mine", "vp-sde"), LikelihoodResult.read),
-    "likelihood shard": Record(
-        paths.likelihood("mine", "vp-sde").replace(".json", "/00000.json"), LikelihoodShard.load
-    ),
     "launch.json": Record("launch.json", lambda file: read_record(Launch, file, f"{file}: x")),
     "psld.run.json": Record("psld.run.json", lambda file: solo._latest_run(file.parent)),
     "history": Record("history.json", TrainingHistory.read),

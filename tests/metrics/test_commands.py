@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from psld.config.compose import compose_content
+from psld.config.settings import parse
 from psld.data.pixels import truncated
 from psld.data.store import ImageStore, write_store
-from psld.grid.composing import compose_metric
 from psld.metrics.classifier import read_extractor_manifest
 from psld.metrics.distances import frechet_distance
 from psld.metrics.extractor import batches_of, gather
@@ -20,11 +21,12 @@ from psld.metrics.reference_folder import (
     load_reference,
     noise_images,
 )
+from psld.metrics.settings import ReferenceSettings
 from psld.utils.errors import UserError
 from tests.commands import call, refused, succeeded
 from tests.results import weights_digest
 
-METRIC = compose_metric("fd-classifier", "test")
+METRIC = parse(ReferenceSettings, compose_content("reference", [], "test"), "test").metric
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,7 @@ from scipy import stats
 from psld.data.store import ImageStore
 from psld.diffusion.likelihood import dequantize
 from psld.diffusion.score import Batching
-from psld.grid.results import LikelihoodResult
-from psld.metrics.likelihood import LikelihoodOrigin, measure_shard
+from psld.metrics.likelihood import LikelihoodOrigin, LikelihoodResult, measure_shard
 from psld.training.model import load_model
 from psld.utils.files import read_json
 from psld.utils.randomness import Stream, stream_seed

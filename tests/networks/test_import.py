@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from psld.grid.results import CellResults
+from psld.metrics.results import CellResults
 from psld.sampling.shards import Shard, shard_path
 from psld.training.model import load_model
 from psld.utils.files import read_json, sha256_of_file

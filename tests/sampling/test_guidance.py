@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from psld.grid.composing import compose_guide, compose_model, compose_sampler
-from psld.grid.results import CellResults
+from psld.config.compose import compose_content
+from psld.config.settings import parse
+from psld.grid.resolution import compose_model, compose_sampler
 from psld.metrics.classifier import load_classifier
+from psld.metrics.results import CellResults
 from psld.sampling.settings import check_fit
 from psld.sampling.shards import Shard
 from psld.training.manifest import GuideManifest, read_manifest
+from psld.training.settings import TrainGuideSettings
 from psld.utils.errors import UserError
 from tests.commands import TINY, call, refused, succeeded
 
@@ -139,6 +142,10 @@ def test_bad_settings_are_refused_in_one_line(model, guide, tmp_path, overrides,
     assert not (tmp_path / "x").exists()
 
 
+def guide_settings(overrides: list[str]) -> TrainGuideSettings:
+    return parse(TrainGuideSettings, compose_content("train_guide", overrides, "test"), "test")
+
+
 def model_settings(*overrides: str):
     return compose_model(overrides, "test")
 
@@ -154,10 +161,10 @@ def model_settings(*overrides: str):
 )
 def test_a_guide_guides_models_of_its_own_dataset_and_process(trained, message):
     sampler = compose_sampler(BY_CLASSIFIER, "test")
-    own = compose_guide([], "test")
+    own = guide_settings([])
     check_fit(sampler, model_settings(), own)
     with pytest.raises(UserError, match=message):
-        check_fit(sampler, model_settings(), compose_guide(trained, "test"))
+        check_fit(sampler, model_settings(), guide_settings(trained))
     with pytest.raises(UserError, match="guidance by a guide needs one"):
         check_fit(sampler, model_settings(), None)
 
@@ -165,8 +172,8 @@ def test_a_guide_guides_models_of_its_own_dataset_and_process(trained, message):
 def test_a_guide_of_the_logarithm_of_time_takes_no_official_time():
     official = (*BY_CLASSIFIER, "sampler.guidance.official_time=true")
     sampler = compose_sampler(official, "test")
-    fourier = compose_guide(["network.embedding=fourier"], "test")
-    positional = compose_guide(["network.embedding=positional"], "test")
+    fourier = guide_settings(["network.embedding=fourier"])
+    positional = guide_settings(["network.embedding=positional"])
     check_fit(sampler, model_settings(), positional)
     with pytest.raises(UserError, match="official_time: this guide embeds the logarithm"):
         check_fit(sampler, model_settings(), fourier)
