@@ -43,16 +43,13 @@ rule all:
 with one_line():
     GRIDS.check_names(rule.name for rule in workflow.rules)
 
-# Make the demo by default, because the paper takes weeks of GPU time.
-DEFAULT = "demo" if "demo" in GRIDS.grids else min(GRIDS.grids)
-
 
 for target, files in GRIDS.targets().items():
 
     rule:
         name:
             target
-        default_target: target == DEFAULT
+        default_target: target == GRIDS.default
         input:
             files,
         localrule: True
@@ -72,9 +69,10 @@ for target, file in GRIDS.cells_among(sys.argv).items():
 
 # Snakemake would report a wrong target as an error of the rules, and it has the targets only later.
 if workflow.is_main_process and "snakemake" in sys.argv[0]:
-    asked = get_argument_parser().parse_args(sys.argv[1:]).targets
+    asked = get_argument_parser().parse_args(sys.argv[1:]).targets or [GRIDS.default]
+    words = ("paper" if word == "all" else word for word in asked)
     with one_line():
         GRIDS.check_targets(
-            (word for word in asked if not workflow.is_rule(word)),
+            (word for word in words if not workflow.is_rule(word)),
             makes=lambda file: any(rule.is_producer(file) for rule in workflow.rules),
         )

@@ -8,12 +8,11 @@ from typing import Any
 import yaml
 
 from psld.config.settings import DIGEST, parse, write_record
-from psld.grid import paths
-from psld.grid.composing import compose_model
-from psld.grid.loading import load_grid
-from psld.grid.resolved import Grid
-from psld.grid.results import CellResult, CellResults
+from psld.grid.cache import load_grid
+from psld.grid.records import Grid
 from psld.metrics.estimate import Estimate
+from psld.metrics.results import CellResult, CellResults
+from psld.metrics.settings import Measurement
 from psld.training.manifest import ModelManifest, write_manifest
 from psld.utils.files import digest_of, write_text
 from psld.utils.tensors import load_tensors
@@ -24,7 +23,7 @@ WEIGHTS: dict[str, Any] = {"weights_sha256": "0" * 64, "dataset_digest": None, "
 
 
 def sealed(content: dict[str, Any]) -> str:
-    """The text of a record that says what it likes, with the right digest."""
+    """Return the text of a changed record with the right digest."""
     content = {key: value for key, value in content.items() if key != DIGEST}
     return json.dumps({DIGEST: digest_of(content), **content})
 
@@ -37,27 +36,28 @@ def write_grid(folder: Path, content: dict[str, Any]) -> Grid:
 
 
 def link_grid(project: Path, folder: Path) -> None:
-    """Give `folder` the configs of `project`, and its cache: composing a grid takes seconds."""
+    """Link the configs of `project` and its cache into `folder`: resolving a grid takes seconds."""
     for name in ("configs", ".cache"):
         (folder / name).symlink_to(project / name)
 
 
-def made_with(grid: Grid, cell: str) -> dict[str, Any]:
-    """The part of a result that says what it was made with: here, with what the grid says."""
-    model, name = cell.split("/")
-    sampler = grid.samplers[name]
-    guide = sampler.guide and grid.guides[sampler.guide].settings
-    return {
-        "model": {"name": model, "settings": grid.models[model].settings, **WEIGHTS},
-        "guide": guide and {"name": sampler.guide, "settings": guide, **WEIGHTS},
-        "sampler": sampler.settings,
-        "metric": grid.metric(grid.file.metric).identity(),
-        "seed": grid.file.seed_of(name),
+def made_with(grid: Grid, name: str) -> dict[str, Any]:
+    """Return the fields of a result that name its settings: those of the grid."""
+    cell = grid.cells[name]
+    trained = {"model": cell.model, "guide": cell.guide}
+    weights = {
+        key: record
+        and {"name": record.name, "settings": record.settings.model().identity(), **WEIGHTS}
+        for key, record in trained.items()
+    }
+    return weights | {
+        "sampler": cell.sampler.settings.model_dump(mode="json", exclude_none=True),
+        "seed": cell.seed,
     }
 
 
 def estimate_of(value: float, samples: int, error: float = 0.0) -> Estimate:
-    """An estimate of twenty blocks (of one sample each if there are fewer) with a given error."""
+    """Return an estimate of at most twenty blocks with this standard error."""
     blocks = min(20, samples)
     per_block, rest = divmod(samples, blocks)
     shift = error / (blocks - 1) ** 0.5
@@ -71,17 +71,21 @@ def estimate_of(value: float, samples: int, error: float = 0.0) -> Estimate:
 
 def cell_result(
     grid: Grid,
-    cell: str,
+    name: str,
     value: float,
     samples: int | None = None,
     error: float = 0.0,
-    **given: Any,
+    **fields: Any,
 ) -> CellResult:
-    """The grid's own metric of a cell; `given` prevails over the rest."""
+    """Return a result of a cell in the grid's own metric; `fields` replaces others."""
+    cell, metric = grid.cells[name], grid.metrics[grid.file.metric]
+    measurement = Measurement(metric=metric, samples=samples or grid.file.samples)
     content = {
-        "estimate": estimate_of(value, samples or grid.file.samples, error),
+        "record": measurement.digest(cell.digest),
+        "metric": metric.identity(),
+        "estimate": estimate_of(value, measurement.samples, error),
         "class_accuracy": None,
-        "nfe": grid.samplers[cell.split("/")[1]].settings.get("steps", 81),
+        "nfe": getattr(cell.sampler.settings, "steps", 81),
         "sampling_seconds": 1.5,
         "sampling_device": "CPU",
         "floor": 0.321,
@@ -92,24 +96,25 @@ def cell_result(
         "reference_sha256": "0" * 64,
         "kept_sha256": "0" * 64,
         **SOFTWARE,
-        **made_with(grid, cell),
+        **made_with(grid, name),
     }
-    return parse(CellResult, content | given, where=cell)
+    return parse(CellResult, content | fields, where=name)
 
 
-def write_result(folder: Path, grid: Grid, cell: str, **given: Any) -> Path:
+def write_result(folder: Path, grid: Grid, name: str, **fields: Any) -> Path:
     """Write `cell_result` where the commands look for it in `folder`, and return its path."""
-    path = folder / paths.cell_result(grid.name, cell)
-    write_record(path, CellResults(results=(cell_result(grid, cell, **given),)))
+    path = folder / grid.cells[name].result
+    write_record(path, CellResults(results=(cell_result(grid, name, **fields),)))
     return path
 
 
-def write_model_manifest(folder: Path, grid: Grid, model: str, **given: Any) -> Path:
+def write_model_manifest(folder: Path, grid: Grid, name: str, **fields: Any) -> Path:
     """Write the manifest of a model of the grid where commands look for it in `folder`."""
+    model = grid.models[name]
     content = {
-        "name": model,
+        "name": name,
         "grid": grid.name,
-        "settings": compose_model(grid.models[model].overrides, model),
+        "settings": model.settings.model(),
         "dataset_digest": None,
         "step": 100,
         "images_seen": 1600,
@@ -121,8 +126,8 @@ def write_model_manifest(folder: Path, grid: Grid, model: str, **given: Any) -> 
         "weights_sha256": "0" * 64,
         **SOFTWARE,
     }
-    path = folder / paths.model_folder(grid.name, model)
-    write_manifest(path, parse(ModelManifest, content | given, where=model))
+    path = folder / model.folder
+    write_manifest(path, parse(ModelManifest, content | fields, where=name))
     return path
 
 

@@ -13,13 +13,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from psld.commands.entry import Frame
+from psld.commands.frame import Frame
 from psld.commands.sweeps import FLAGS, begin_job, check_jobs, failure_of
 from psld.config.compose import compose_content, content_of, refusing, store_based
 from psld.config.locations import CONFIGS
 from psld.config.settings import Settings, parse
 from psld.config.words import quoted, value_in, without
 from psld.utils.errors import UserError
+
+PLACES = {"data", "extractor", "output"}
+"""Settings that follow from names, such as data/NAME.h5: the words may change the names."""
 
 # configs/hydra/launcher overrides the launchers' own configs, which Hydra 1.3 merges in.
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/submitit_\w+' is validated against")
@@ -75,19 +78,20 @@ def config_of(frame: Frame, overrides: list[str], is_sweep: bool = False) -> tup
     bare = [word for word in overrides if frame.is_bare(word)]
     named = [f"{frame.bare}={quoted(word)}" for word in bare]
     overrides = [*named, *(word for word in overrides if word not in bare)]
-    record = frame.record_in(overrides)
-    if record is not None:
-        job = frame.load_record(overrides)
-        overrides = without(overrides, record[0], "record")
-        # Paths follow from names again, which the words may change.
-        base = job.settings.model_dump(mode="json", exclude=set(frame.records[record[0]].run))
+    if record := frame.record_in(overrides):
+        key, name = record
+        if frame.records[key].fixed:
+            raise UserError(f"{key}={name}: the grid decides everything; leave {key} out")
+        frame.changes(overrides)  # Refuses what only the grid decides.
+        content = frame.load_record(overrides).settings.model_dump(mode="json")
+        places = PLACES & set(frame.records[key].run)
+        base = {key: value for key, value in content.items() if key not in places or value is None}
         if is_sweep:  # A sweep that starts from a grid's model is not part of the grid.
             base.pop("grid_name", None)
-    elif "dataset" in frame.kind.model_fields and (base := described_by(overrides)):
-        pass
+        overrides = without(overrides, key, "record")
     else:
-        return frame.name, overrides
-    return store_based(frame.name, base, overrides, frame.where), overrides
+        base = described_by(overrides) if "dataset" in frame.kind.model_fields else {}
+    return store_based(frame.name, base, overrides, frame.where) if base else frame.name, overrides
 
 
 def described_by(overrides: list[str]) -> dict[str, Any]:

@@ -1,134 +1,15 @@
-"""The frame of every command: settings from the words, errors in one line, exit codes.
-
-The settings come from one of three places:
-
-- a record, named by KEY=GRID/NAME, if the other words set only how the job runs. So every job of
-  the workflow starts, without Hydra;
-- the settings class, for commands about a whole grid, which have no config;
-- configs/COMMAND.yaml, composed by Hydra. If a record is named, its values are under the words.
-"""
+"""The entry point of every command: settings from the words, errors in one line, exit codes."""
 
 import signal
 import sys
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from psld.commands.frame import HELP, Frame, FromRecord
 from psld.config.messages import explained
-from psld.config.settings import Settings, parse
-from psld.config.words import is_plain, key_of, updated, value_in, without
-from psld.grid.jobs import Load
-from psld.grid.records import Job
-from psld.utils.errors import UserError
+from psld.config.settings import Settings
 
 S = TypeVar("S", bound=Settings)
-
-HELP = {"--help", "-h"}
-
-
-@dataclass(frozen=True)
-class FromRecord:
-    """How a command takes its settings from a record."""
-
-    load: Load
-    """Returns the job of the record with this name, GRID/NAME."""
-    run: Collection[str]
-    """The settings of how the job runs; all others decide the result."""
-    elsewhere: bool = False
-    """True if another result needs an `output` of its own."""
-    fixed: Collection[str] = ()
-    """Settings of the config that only the grid decides."""
-
-
-@dataclass(frozen=True)
-class Frame:
-    """A command's name and settings, and where they come from."""
-
-    name: str
-    kind: type[Settings]
-    records: Mapping[str, FromRecord] = field(default_factory=dict)
-    """The keys that name a record."""
-    bare: str | None = None
-    """The setting that words without `=`, and those after `--`, give: a list for a command without
-    a config."""
-    has_config: bool = True
-
-    @property
-    def where(self) -> str:
-        return f"configs/{self.name}.yaml" if self.has_config else f"psld {self.name}"
-
-    def record_in(self, words: list[str]) -> tuple[str, str] | None:
-        """Return the key and the name of the record that the words name; None without one."""
-        for key in self.records:
-            name = value_in(words, key)
-            if name is not None and ("/" in name or key in ("cell", "model", "guide")):
-                return key, name
-        if value_in(words, "record") is not None:
-            raise UserError(f"record: give it with {' or '.join(self.records)}=GRID/NAME")
-        return None
-
-    def settings(self, words: list[str]) -> Settings | None:
-        """Return the settings that need no Hydra; None if Hydra has to compose them."""
-        if not self.has_config:
-            return self._of_the_class(words)
-        named = self.record_in(words)
-        if named is None:
-            return None
-        key, name = named
-        record, bare = self.records[key], [word for word in words if self.is_bare(word)]
-        others = [word for word in without(words, key, "record") if word not in bare]
-        changes = [word for word in others if key_of(word).partition(".")[0] not in record.run]
-        fixed = [word for word in changes if key_of(word).partition(".")[0] in record.fixed]
-        if fixed or (changes and record.elsewhere and value_in(others, "output") is None):
-            remedy = "" if fixed else ", or give an output=… of its own"
-            raise UserError(
-                f"{[*fixed, *changes][0]}: the grid decides this for {key}={name}; leave one of "
-                f"them out{remedy}"
-            )
-        if changes or not all(map(is_plain, others)):
-            return None
-        content = self.load_record(words).settings.model_dump() | self._of_bare(bare)
-        return parse(self.kind, updated(content, others), f"{key}={name}")
-
-    def load_record(self, words: list[str]) -> Job:
-        """Return the job of the record that the words name.
-
-        Raises UserError if `record=` asks for another one: the grid has changed meanwhile.
-        """
-        key, name = self.record_in(words)
-        planned = value_in(words, "record")
-        job = self.records[key].load(name, planned)
-        if planned not in (None, job.digest):
-            raise UserError(
-                f"{key}={name}: the grid has changed since this job was planned (its record is "
-                f"{job.digest}, not {planned}); run Snakemake again"
-            )
-        return job
-
-    def _of_the_class(self, words: list[str]) -> Settings:
-        after = words.index("--") if "--" in words else len(words)
-        words, bare = words[:after], words[after + 1 :]
-        if flags := [word for word in words if word.startswith("-")]:
-            raise UserError(f"unrecognized arguments: {flags[0]}")
-        bare += [word for word in words if self.is_bare(word)]
-        others = [word for word in words if word not in bare]
-        if unreadable := [word for word in others if "=" not in word]:
-            raise UserError(f"{unreadable[0]}: not a setting KEY=VALUE")
-        return parse(self.kind, updated(self._of_bare(bare), others), self.where)
-
-    def is_bare(self, word: str) -> bool:
-        """Check that a word is no setting: official checkpoints have `=` in their names."""
-        key, equals, _ = word.partition("=")
-        is_path = "/" in key and not key.lstrip("+~").startswith("hydra/")
-        is_setting = equals and not is_path and not Path(word).is_file()
-        return self.bare is not None and not word.startswith("-") and not is_setting
-
-    def _of_bare(self, bare: list[str]) -> dict[str, Any]:
-        if not bare:
-            return {}
-        takes_several = self.bare and not self.has_config
-        return {self.bare: bare if takes_several else bare[-1]}
 
 
 def entry_point(

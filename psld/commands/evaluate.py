@@ -7,16 +7,18 @@
         output=result.json
 """
 
-from psld.commands.entry import FromRecord, entry_point
-from psld.grid import jobs
+from psld.commands.entry import entry_point
+from psld.commands.frame import FromRecord
 from psld.metrics.evaluation import evaluate
-from psld.metrics.settings import EvaluateSettings
+from psld.metrics.settings import EvaluateCommandSettings, EvaluateSettings
 
-FIXED = {"metric", "samples", "reference", "extractor"}
-RECORDS = {"cell": FromRecord(jobs.evaluate, {"output", "keep", "device"}, True, FIXED)}
+RUN = {"shards", "output", "keep", "device"}
+RECORDS = {"cell": FromRecord("cells", RUN, "evaluate_job", fixed=True)}
 
 
-@entry_point("evaluate", EvaluateSettings, records=RECORDS)
-def main(settings: EvaluateSettings) -> None:
+@entry_point("evaluate", EvaluateCommandSettings, records=RECORDS)
+def main(settings: EvaluateSettings | EvaluateCommandSettings) -> None:
+    if isinstance(settings, EvaluateCommandSettings):
+        settings = settings.evaluation()
     for result in evaluate(settings).results:
         print(f"{result.metric['name']} of {result.samples} images: {result.value:.4g}")

@@ -10,7 +10,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from psld.commands.entry import entry_point
 from psld.config.settings import Settings
@@ -27,14 +27,8 @@ class FigureSettings(Settings):
     """Name of a figure of the grid."""
     shard: str | None = None
     """Path of a shard; its first images are drawn."""
-    title: str | None = None
-    """Title for a shard; null: its path."""
     output: str | None = None
     """Path without extension; null: results/figures/GRID/FIGURE, for a figure of the grid."""
-    rows: int = Field(12, ge=1)
-    """For a shard: most rows of images. One per class if guided, three per strip if inpainted."""
-    columns: int = Field(16, ge=1)
-    """For a shard: images per row."""
     data: str | None = None
     """For a shard of inpainted images: path of the prepared dataset."""
     split: Literal["train", "test"] = "test"
@@ -54,17 +48,11 @@ class FigureSettings(Settings):
 @entry_point("figure", FigureSettings, has_config=False)
 def main(settings: FigureSettings) -> None:
     # matplotlib takes a second to import, so the settings are checked first.
-    from psld.report.drawing import draw_figure
-    from psld.report.galleries import draw_shard, originals_of
+    from psld.report.figures import draw_figure, draw_shard
     from psld.report.style import save
-    from psld.sampling.shards import read_shard
 
     if settings.figure is not None:
         figure = draw_figure(load_grid(settings.grid_name), settings.figure, settings.device)
     else:
-        path = Path(settings.shard)
-        shard = read_shard(path)
-        originals = originals_of(shard, path, settings.data, settings.split)
-        title = settings.title or str(path)
-        figure = draw_shard(shard, title, settings.rows, settings.columns, originals)
+        figure = draw_shard(Path(settings.shard), settings.shard, settings.data, settings.split)
     save(figure, settings.output or paths.figure(settings.grid_name, settings.figure))

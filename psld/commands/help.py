@@ -11,12 +11,15 @@ from typing import Any, get_args
 import yaml
 from pydantic.fields import FieldInfo
 
-from psld.commands.entry import HELP, Frame
+from psld.commands.frame import HELP, Frame
 from psld.config.locations import config_names
 from psld.config.settings import Settings
 from psld.utils.errors import UserError
 
 WIDTH = 100
+
+MISSING = "???"
+"""Hydra's and our mark of a required value."""
 
 
 def help_of(program: str, frame: Frame, description: str, words: list[str]) -> str:
@@ -26,8 +29,10 @@ def help_of(program: str, frame: Frame, description: str, words: list[str]) -> s
     """
     if not frame.has_config:
         settings = _lines(frame.kind, {}, "")
-        usage = f"usage: {program} {'FILE … ' if frame.bare else ''}KEY=VALUE …"
-        return "\n\n".join([usage, description.strip(), "Settings:", "\n".join(settings)])
+        bare = f" {frame.bare.upper()} …" if frame.bare else ""
+        usage = f"usage: {program} KEY=VALUE …{bare}"
+        title = f"Settings and their defaults; {MISSING} has to be given:"
+        return "\n\n".join([usage, description.strip(), title, "\n".join(settings)])
     from omegaconf import OmegaConf
 
     from psld.commands.composed import config_of, split_flags
@@ -40,13 +45,19 @@ def help_of(program: str, frame: Frame, description: str, words: list[str]) -> s
         overrides = first_job(overrides)
     composed = compose_whole(config, overrides, frame.where)
     content = OmegaConf.to_container(without_hydra(composed))
-    choices = [*_choices(composed.hydra.runtime.choices)]
+    chosen = composed.hydra.runtime.choices
+    if (
+        config != frame.name
+    ):  # A record has these groups in full, so none of their configs is chosen.
+        plain = compose_whole(frame.name, [], frame.where).hydra.runtime.choices
+        chosen = {**dict.fromkeys(plain), **chosen}
+    choices = [*_choices(chosen)]
     about = f"Choices; {program} GROUP=CHOICE --help shows the settings of another:"
     parts = [
         f"usage: {program} KEY=VALUE …",
         description.strip(),
         *([about, "\n".join(choices)] if choices else []),
-        f"Settings and their values ({frame.where}); ??? has to be given:",
+        f"Settings and their values ({frame.where}); {MISSING} has to be given:",
         "\n".join(_lines(frame.kind, content, f"{frame.where}: ")),
         f"{program} --cfg job prints the settings for the overrides given with it.",
     ]
@@ -69,7 +80,8 @@ def _lines(
         raise UserError(f"{where}unknown key {', '.join(sorted(unknown))}")
     texts = descriptions(kind)
     for key, field in kind.model_fields.items():
-        value = values.get(key, None if field.is_required() else field.default)
+        default = MISSING if field.is_required() else field.get_default(call_default_factory=True)
+        value = values.get(key, default)
         value = value.model_dump(mode="json") if isinstance(value, Settings) else value
         group = _group(field, value)
         yield f"{' ' * indent}{key}:{f' {_text(value)}' if group is None else ''}"

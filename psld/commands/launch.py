@@ -17,8 +17,8 @@ from psld.cluster import slurm
 from psld.cluster.job import run_here
 from psld.cluster.launcher import Launcher, say
 from psld.cluster.settings import LaunchSettings
-from psld.commands.entry import Frame, FromRecord, entry_point, settings_of
-from psld.grid import jobs
+from psld.commands.entry import entry_point, settings_of
+from psld.commands.frame import Frame, FromRecord
 from psld.training.settings import (
     TRAINING_RUN,
     RunSettings,
@@ -28,9 +28,9 @@ from psld.training.settings import (
 from psld.utils.errors import UserError
 
 TRAININGS = {
-    "train": Frame("train", TrainSettings, {"model": FromRecord(jobs.train, TRAINING_RUN)}),
+    "train": Frame("train", TrainSettings, {"model": FromRecord("models", TRAINING_RUN)}),
     "train_guide": Frame(
-        "train_guide", TrainGuideSettings, {"guide": FromRecord(jobs.train_guide, TRAINING_RUN)}
+        "train_guide", TrainGuideSettings, {"guide": FromRecord("guides", TRAINING_RUN)}
     ),
 }
 """The commands that can be launched."""

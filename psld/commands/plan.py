@@ -10,7 +10,7 @@ GPU hours need throughputs: those given, or else those of what has been run here
 from psld.commands.entry import entry_point
 from psld.grid.cache import load_grid
 from psld.grid.figures import all_figures
-from psld.grid.plan import PlanSettings, plan_of
+from psld.grid.plan import PlanSettings, plan
 from psld.grid.records import Guide, Model
 
 
@@ -23,7 +23,7 @@ def main(settings: PlanSettings) -> None:
         case "figures":
             print("\n".join(all_figures(grid)))
         case None:
-            print(plan_of(grid, settings, forward_gigaflops))
+            print(plan(grid, settings, forward_gigaflops))
 
 
 def forward_gigaflops(trained: Model | Guide) -> float:
@@ -31,10 +31,9 @@ def forward_gigaflops(trained: Model | Guide) -> float:
     # torch takes longer to import than everything else here, and only the cost needs it.
     import torch
 
-    from psld.diffusion.instances import build_process
     from psld.training.model import build_guide, build_network, forward_flops
 
     build = build_network if isinstance(trained, Model) else build_guide
-    process = build_process(trained.settings.process)
+    process = trained.settings.process.build()
     with torch.device("meta"):
         return forward_flops(build(trained.settings, process).eval()) / 1e9

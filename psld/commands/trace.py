@@ -9,7 +9,7 @@ from pydantic import Field
 
 from psld.commands.entry import entry_point
 from psld.config.settings import Settings
-from psld.sampling.settings import SamplerSettings
+from psld.diffusion.samplers import SamplerSettings
 
 
 class TraceSettings(Settings):
@@ -25,12 +25,6 @@ class TraceSettings(Settings):
     """Images per shard of the cell."""
     seed: int = Field(ge=0)
     """Seed of the cell."""
-    times: int = Field(ge=2)
-    """Number of columns, one for each state from noise to data."""
-    pixels: int = Field(ge=1)
-    """Number of pixels to follow through phase space."""
-    title: str | None
-    """Title of the figure; null: the model's path."""
     output: str
     """Path without extension."""
     device: str
@@ -40,10 +34,8 @@ class TraceSettings(Settings):
 @entry_point("trace", TraceSettings)
 def main(settings: TraceSettings) -> None:
     # matplotlib takes a second to import, so the settings are checked first.
-    from psld.report.drawing import draw_path
+    from psld.report.phase_space import draw_path
     from psld.report.style import save
 
-    keys = ("device", "shard_size", "seed", "sample", "times", "pixels")
-    options = {key: getattr(settings, key) for key in keys}
-    title = settings.title or settings.model
-    save(draw_path(settings.model, settings.sampler, title, **options), settings.output)
+    options = {key: getattr(settings, key) for key in ("device", "shard_size", "seed", "sample")}
+    save(draw_path(settings.model, settings.sampler, settings.model, **options), settings.output)

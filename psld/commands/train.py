@@ -11,11 +11,10 @@ Several ranks: torchrun --nproc-per-node=4 -m psld train ...
 from functools import partial
 
 from psld.cluster.requeue import requeued_when_stopped
-from psld.commands.entry import FromRecord, entry_point
+from psld.commands.entry import entry_point
+from psld.commands.frame import FromRecord
 from psld.data.store import ImageStore
-from psld.diffusion.instances import build_process
 from psld.diffusion.loss import EpsilonLoss
-from psld.grid import jobs
 from psld.training.batches import Labels
 from psld.training.manifest import ModelManifest
 from psld.training.model import build_network
@@ -23,13 +22,13 @@ from psld.training.preview import preview_samples
 from psld.training.run import Task, run_training
 from psld.training.settings import TRAINING_RUN, TrainSettings
 
-RECORDS = {"model": FromRecord(jobs.train, TRAINING_RUN)}
+RECORDS = {"model": FromRecord("models", TRAINING_RUN)}
 
 
 @entry_point("train", TrainSettings, records=RECORDS)
 def main(settings: TrainSettings) -> None:
     store = ImageStore.open_for(settings.data, settings.dataset)
-    process = build_process(settings.process)
+    process = settings.process.build()
     labels = None
     if settings.num_classes:  # the model is class-conditional
         dropout = settings.training.label_dropout

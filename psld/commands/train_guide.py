@@ -13,11 +13,10 @@ from typing import Any
 from torch import nn
 
 from psld.cluster.requeue import requeued_when_stopped
-from psld.commands.entry import FromRecord, entry_point
+from psld.commands.entry import entry_point
+from psld.commands.frame import FromRecord
 from psld.data.store import ImageStore
-from psld.diffusion.instances import build_process
 from psld.diffusion.loss import GuideLoss
-from psld.grid import jobs
 from psld.training.batches import Labels
 from psld.training.manifest import GuideManifest
 from psld.training.model import build_guide
@@ -25,13 +24,13 @@ from psld.training.preview import accuracy_by_time, as_logged
 from psld.training.run import Task, run_training
 from psld.training.settings import TRAINING_RUN, TrainGuideSettings
 
-RECORDS = {"guide": FromRecord(jobs.train_guide, TRAINING_RUN)}
+RECORDS = {"guide": FromRecord("guides", TRAINING_RUN)}
 
 
 @entry_point("train_guide", TrainGuideSettings, records=RECORDS)
 def main(settings: TrainGuideSettings) -> None:
     store = ImageStore.open_for(settings.data, settings.dataset)
-    process = build_process(settings.process)
+    process = settings.process.build()
     accuracies = partial(accuracy_by_time, settings, process, store)
 
     def describe(network: nn.Module) -> dict[str, Any]:

@@ -10,19 +10,21 @@ import hashlib
 import json
 import sqlite3
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
 
 from psld.config.locations import config_folders
 from psld.config.settings import Settings
-from psld.data.settings import PrepareSettings
 from psld.grid.reading import grid_path, read_grid_file
-from psld.grid.records import Cell, Features, Grid, Guide, Model, Sampler
+from psld.grid.records import Cell, Dataset, Features, Grid, Guide, Model, Sampler
 from psld.grid.schema import CellOptions, GridFile
 from psld.metrics.settings import Measurement, MetricSettings
+from psld.utils.errors import UserError
 from psld.utils.files import atomic_path
 
 CACHE = Path(".cache/grids")
@@ -32,10 +34,22 @@ KINDS: dict[str, type[Settings]] = {
     "guides": Guide,
     "samplers": Sampler,
     "metrics": MetricSettings,
-    "datasets": PrepareSettings,
+    "datasets": Dataset,
     "features": Features,
 }
-"""The records of a grid by the names of its attributes."""
+"""The records of a grid by the names of its attributes; its cells are made of them."""
+
+UNREADABLE = (sqlite3.Error, OSError, ValueError, LookupError)
+"""The errors of a file that is missing, damaged, or of another version of the code."""
+
+
+class Row(NamedTuple):
+    """A row of the table, without the SHA-256 that seals it."""
+
+    place: int
+    kind: str
+    name: str
+    content: str
 
 
 class _CellRow(Settings):
@@ -70,80 +84,97 @@ def load_grid(name: str) -> Grid:
     return grid
 
 
-def cached_record(grid: str, kind: str, name: str) -> Any:
-    """Return a record of the cache, whether its grid is up to date or not; None without it."""
-    try:
-        with closing(_connect(CACHE / f"{grid}.db")) as database:
-            return _record(database, kind, name)
-    except (sqlite3.Error, OSError, ValueError, KeyError):
-        return None
+def grid_as_json(grid: Grid) -> str:
+    """Return a resolved grid as text, from which `grid_from_json` makes it without its configs."""
+    return TypeAdapter(Grid).dump_json(grid, indent=2).decode()
 
 
-def cached_cell(grid: str, name: str) -> Cell | None:
-    """Return a cell of the cache, like `cached_record`."""
+def grid_from_json(text: str) -> Grid:
+    """Return the grid of a text. Raises UserError if it is not one of `grid_as_json`."""
+    try:
+        return TypeAdapter(Grid).validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise UserError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def cached(grid: str, kind: str, name: str) -> Any:
+    """Return a record of the cache, whether its grid is up to date or not; None without it.
+
+    Args:
+        kind: `cells`, or one of KINDS.
+    """
     try:
         with closing(_connect(CACHE / f"{grid}.db")) as database:
-            row = _CellRow.model_validate_json(_content(database, "cells", name))
-            options = CellOptions.model_validate_json(_content(database, "options", ""))
-            metrics = {
-                metric: _record(database, "metrics", metric) for metric, _ in row.measurements
-            }
-            return Cell(
-                grid=grid,
-                model=_record(database, "models", row.model),
-                sampler=_record(database, "samplers", row.sampler),
-                guide=_record(database, "guides", row.guide) if row.guide else None,
-                seed=row.seed,
-                options=options,
-                shards=row.shards,
-                measurements=tuple(
-                    Measurement(metric=metrics[metric], samples=samples)
-                    for metric, samples in row.measurements
-                ),
-                features={
-                    name: _record(database, "features", place)
-                    for name, place in row.features.items()
-                },
-            )
-    except (sqlite3.Error, OSError, ValueError, KeyError):
+            return _cell(database, grid, name) if kind == "cells" else _record(database, kind, name)
+    except UNREADABLE:
         return None
 
 
 def _connect(file: Path) -> sqlite3.Connection:
     # A file never changes: it is replaced. So no locks are needed, which shared disks may lack.
-    return sqlite3.connect(f"{file.absolute().as_uri()}?immutable=1", uri=True)
+    return sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
 
 
-def _content(database: sqlite3.Connection, kind: str, name: str) -> str:
-    """Return the JSON of a record. Raises KeyError without it."""
-    query = "SELECT content FROM records WHERE kind = ? AND name = ?"
-    row = database.execute(query, (kind, name)).fetchone()
-    if row is None:
-        raise KeyError(name)
-    return row[0]
+def _rows(database: sqlite3.Connection, where: str = "1", *values: str) -> Iterator[Row]:
+    """Yield the rows that fulfill a condition, by their places.
+
+    Raises ValueError for a damaged one: SQLite has no checksums.
+    """
+    query = f"SELECT * FROM records WHERE {where} ORDER BY place"
+    for *row, seal in database.execute(query, values):
+        if seal != _seal(*row):
+            raise ValueError("damaged")
+        yield Row(*row)
+
+
+def _content(database: sqlite3.Connection, kind: str, name: str = "") -> str:
+    """Return the JSON of one row. Raises KeyError without it."""
+    for row in _rows(database, "kind = ? AND name = ?", kind, name):
+        return row.content
+    raise KeyError(name)
 
 
 def _record(database: sqlite3.Connection, kind: str, name: str) -> Any:
     return KINDS[kind].model_validate_json(_content(database, kind, name))
 
 
+def _cell(database: sqlite3.Connection, grid: str, name: str) -> Cell:
+    row = _CellRow.model_validate_json(_content(database, "cells", name))
+    return Cell(
+        grid=grid,
+        model=_record(database, "models", row.model),
+        sampler=_record(database, "samplers", row.sampler),
+        guide=_record(database, "guides", row.guide) if row.guide else None,
+        seed=row.seed,
+        options=CellOptions.model_validate_json(_content(database, "options")),
+        shards=row.shards,
+        measurements=tuple(
+            Measurement(metric=_record(database, "metrics", metric), samples=samples)
+            for metric, samples in row.measurements
+        ),
+        features={
+            name: _record(database, "features", place) for name, place in row.features.items()
+        },
+    )
+
+
 def _read(name: str, file: Path, digest: str) -> Grid | None:
-    """Return the grid of a cache file with this digest."""
+    """Return the grid of a cache file with this digest, which is its last row."""
     try:
         with closing(_connect(file)) as database:
-            if _content(database, "digest", "") != digest:
-                return None
-            content = GridFile.model_validate_json(_content(database, "file", ""))
-            query = "SELECT name, content FROM records WHERE kind = ? ORDER BY place"
-            records = {
-                kind: {
-                    record: model.model_validate_json(text)
-                    for record, text in database.execute(query, (kind,))
-                }
-                for kind, model in KINDS.items()
+            rows = list(_rows(database))
+        is_whole = [row.place for row in rows] == list(range(len(rows)))
+        if not is_whole or rows[-1][1:] != ("digest", "", digest):
+            return None
+        records = {
+            kind: {
+                row.name: model.model_validate_json(row.content) for row in rows if row.kind == kind
             }
-            return Grid(name=name, file=content, **records)
-    except (sqlite3.Error, OSError, ValueError, KeyError):
+            for kind, model in KINDS.items()
+        }
+        return Grid(name, GridFile.model_validate_json(rows[0].content), **records)
+    except UNREADABLE:
         return None
 
 
@@ -151,31 +182,36 @@ def _contents(file: Path) -> dict[str, dict[str, Any]]:
     """Return the composed contents of a cache file, up to date or not."""
     try:
         with closing(_connect(file)) as database:
-            query = "SELECT name, content FROM records WHERE kind = 'contents'"
-            return {name: json.loads(content) for name, content in database.execute(query)}
-    except (sqlite3.Error, OSError, ValueError):
+            rows = _rows(database, "kind = 'contents'")
+            return {row.name: json.loads(row.content) for row in rows}
+    except UNREADABLE:
         return {}
 
 
 def _write(file: Path, digest: str, grid: Grid, contents: dict[str, dict[str, Any]]) -> None:
     """Write the cache file of a grid atomically."""
     options = grid.file.model_dump_json(include=set(CellOptions.model_fields))
-    rows = [("digest", "", digest), ("file", "", grid.file.model_dump_json())]
-    rows.append(("options", "", options))
+    rows = [("file", "", grid.file.model_dump_json()), ("options", "", options)]
     for kind in KINDS:
         records: dict[str, Settings] = getattr(grid, kind)
         rows += [(kind, name, record.model_dump_json()) for name, record in records.items()]
     rows += [("cells", name, _cell_row(cell)) for name, cell in grid.cells.items()]
     rows += [("contents", key, json.dumps(content)) for key, content in contents.items()]
-    with atomic_path(file) as partial, closing(sqlite3.connect(partial)) as database:
-        database.execute("PRAGMA journal_mode = OFF")
+    rows.append(("digest", "", digest))
+    with closing(sqlite3.connect(":memory:")) as database:
         database.execute(
-            "CREATE TABLE records (place INTEGER, kind TEXT, name TEXT, content TEXT, "
+            "CREATE TABLE records (place INTEGER, kind TEXT, name TEXT, content TEXT, seal TEXT, "
             "PRIMARY KEY (kind, name)) WITHOUT ROWID"
         )
-        insert = "INSERT INTO records VALUES (?, ?, ?, ?)"
-        database.executemany(insert, ((place, *row) for place, row in enumerate(rows)))
+        sealed = ((place, *row, _seal(place, *row)) for place, row in enumerate(rows))
+        database.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?)", sealed)
         database.commit()
+        with atomic_path(file) as partial:
+            partial.write_bytes(database.serialize())
+
+
+def _seal(*row: str | int) -> str:
+    return hashlib.sha256(repr(row).encode()).hexdigest()
 
 
 def _cell_row(cell: Cell) -> str:

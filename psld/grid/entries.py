@@ -7,17 +7,21 @@ from statistics import fmean, stdev
 from typing import Any, Literal, NamedTuple, get_args
 
 from psld.grid.records import Cell, Grid
-from psld.grid.tables import Band, Number, Place, Row
-from psld.metrics.comparison import (
+from psld.grid.tables import Band, Number, Place
+from psld.metrics.estimate import (
+    CONFIDENCE,
     Difference,
+    Estimate,
+    Interval,
+    averaged,
     paired_difference,
     place_in_band,
+    pooled,
     samples_to_decide,
+    spread,
     unpaired_difference,
 )
-from psld.metrics.estimate import CONFIDENCE, Estimate, Interval
 from psld.metrics.results import CellResult, CellResults, Show
-from psld.metrics.seeds import averaged, pooled, spread
 
 Status = Literal["reproduced", "off", "undecided", "measured", "not run", "literature"]
 
@@ -46,18 +50,19 @@ class SeedResults:
         return tuple(self.by_cell.values())
 
     def values(self, show: Show = "value") -> list[float]:
-        return [result.number(show) for result in self.results]
+        return [float(result.number(show)) for result in self.results]
 
     def drawn(self, show: Show = "value") -> Estimate | None:
         """The mean of a number, with the error of drawing samples from these weights.
 
-        None without results, and for a count. Trainings share their noise if they have the same
-        sampling seed.
+        None without results, and for a number without error. Trainings share their noise if they
+        have the same sampling seed.
         """
         by_seed: dict[int, list[Estimate]] = {}
         for result in self.results:
-            if estimate := result.estimate_of(show):
-                by_seed.setdefault(result.seed, []).append(estimate)
+            number = result.number(show)
+            if isinstance(number, Estimate):
+                by_seed.setdefault(result.seed, []).append(number)
         if not by_seed:
             return None
         return pooled([averaged(by_seed[seed]) for seed in sorted(by_seed)])
@@ -66,7 +71,7 @@ class SeedResults:
         """The mean of a number with the error of training again; None for a single training."""
         trainings: dict[str, list[float]] = {}
         for result in self.results:
-            trainings.setdefault(result.model.name, []).append(result.number(show))
+            trainings.setdefault(result.model.name, []).append(float(result.number(show)))
         return spread(list(map(fmean, trainings.values()))) if len(trainings) > 1 else None
 
     def interval(self, show: Show = "value") -> Interval | None:
@@ -75,11 +80,11 @@ class SeedResults:
         With one training it covers another draw of samples from the same weights. With several it
         is the wider of that and of the spread over trainings, and covers training again.
         """
-        estimates = (self.drawn(show), self.trained(show))
-        errors = [estimate.interval for estimate in estimates if estimate]
-        if not errors:
+        estimates = filter(None, (self.drawn(show), self.trained(show)))
+        width = max((each.interval.half_width for each in estimates), default=None)
+        if width is None:
             return None
-        mean, width = fmean(self.values(show)), max(error.half_width for error in errors)
+        mean = fmean(self.values(show))
         return Interval(mean, mean - width, mean + width)
 
     def difference(self, other: "SeedResults") -> Difference:
@@ -110,34 +115,28 @@ class SeedResults:
 def read_results(grid: Grid, number: Number, root: Path = Path()) -> SeedResults:
     """Read the results of a number for all of its seeds, as far as they have been run.
 
-    A result that was made with other settings than the grid's is left out.
+    Results of other records are left out: the grid has changed since.
 
     Args:
         root: the folder of the project.
     """
-    measurement, found = grid.measurement(number), {}
+    measurement, by_cell = grid.measurement(number), {}
     for cell in grid.replicates(number):
         path = root / cell.result
         results = CellResults.read(path) if path.exists() else None
-        result = results and results.of(measurement.digest(cell.digest))
-        if result:
-            found[cell] = result
-    return SeedResults(found)
+        if results and (result := results.of(measurement.digest(cell.digest))):
+            by_cell[cell] = result
+    return SeedResults(by_cell)
 
 
 @dataclass(frozen=True)
-class TableEntry:
+class TableEntry(Place):
     """One entry of a table: the measured value and the paper's value, if they exist."""
 
-    row: Row
-    column: str
-    show: Show
-    number: Number | None
-    paper: float | None
     band: Band | None
-    seeds: int = 0
-    """Number of results that the grid asks for."""
-    measured: SeedResults = field(default_factory=SeedResults)
+    seeds: int
+    """The number of results that the grid asks for."""
+    measured: SeedResults
     rank: Rank | None = None
 
     @property
@@ -180,6 +179,20 @@ class TableEntry:
         return self.measured.drawn().extrapolated.value if frechet else None
 
     @property
+    def nfe(self) -> float | None:
+        """Network evaluations per image, the mean over seeds."""
+        return fmean(result.nfe for result in self.results) if self.results else None
+
+    @property
+    def sampling_seconds(self) -> float | None:
+        """The seconds of all shards of all seeds."""
+        return sum(r.sampling_seconds for r in self.results) if self.results else None
+
+    @property
+    def sampling_device(self) -> str | None:
+        return ", ".join(dict.fromkeys(r.sampling_device for r in self.results)) or None
+
+    @property
     def difference(self) -> float | None:
         """The measured value minus the paper's."""
         return None if self.value is None or self.paper is None else self.value - self.paper
@@ -200,12 +213,27 @@ class TableEntry:
         return interval, self.paper - self.width, self.paper + self.width
 
     @property
+    def status(self) -> Status:
+        """The verdict: reproduced if the whole interval is in the band, off if none of it is.
+
+        `measured` if there is nothing to compare with.
+        """
+        if self.row.literature:
+            return "literature"
+        if self.value is None:
+            return "not run"
+        if self._judged is None:
+            return "measured"
+        verdicts: dict[str, Status] = {"inside": "reproduced", "outside": "off"}
+        return verdicts.get(place_in_band(*self._judged), "undecided")
+
+    @property
     def needs(self) -> Literal["samples", "trainings"] | None:
         """The remedy that would narrow the interval of an undecided entry; None if it is decided.
 
         More samples do not narrow the spread over trainings, if that is what the interval shows.
         """
-        if self._judged is None or place_in_band(*self._judged) != "overlap":
+        if self.status != "undecided":
             return None
         drawn, trained = self.measured.drawn(self.show), self.measured.trained(self.show)
         widths = [each.interval.half_width if each else 0.0 for each in (drawn, trained)]
@@ -221,22 +249,7 @@ class TableEntry:
         if self._judged is None or self.needs == "trainings":
             return None
         interval, low, high = self._judged
-        return samples_to_decide(interval, self.samples * max(1, len(self.results)), low, high)
-
-    @property
-    def status(self) -> Status:
-        """The verdict: reproduced if the whole interval is in the band, off if none of it is.
-
-        `measured` if there is nothing to compare with.
-        """
-        if self.row.literature:
-            return "literature"
-        if self.value is None:
-            return "not run"
-        if self._judged is None:
-            return "measured"
-        verdicts: dict[str, Status] = {"inside": "reproduced", "outside": "off"}
-        return verdicts.get(place_in_band(*self._judged), "undecided")
+        return samples_to_decide(interval, self.samples * len(self.results), low, high)
 
 
 def read_table(grid: Grid, name: str, root: Path = Path()) -> list[list[TableEntry]]:
@@ -246,23 +259,14 @@ def read_table(grid: Grid, name: str, root: Path = Path()) -> list[list[TableEnt
         root: the folder of the project.
     """
     band = grid.file.tables[name].band
-    rows = [[_entry(grid, place, band, root) for place in row] for row in grid.file.places[name]]
-    ranked = [_ranked(grid, column) for column in zip(*rows, strict=True)]
-    return [list(row) for row in zip(*ranked, strict=True)]
 
+    def entry(place: Place) -> TableEntry:
+        seeds = len(grid.replicates(place.number)) if place.number else 0
+        measured = read_results(grid, place.number, root) if place.number else SeedResults()
+        return TableEntry(**vars(place), band=band, seeds=seeds, measured=measured)
 
-def _entry(grid: Grid, place: Place, band: Band | None, root: Path) -> TableEntry:
-    number = place.number
-    return TableEntry(
-        row=place.row,
-        column=place.column.label,
-        show=place.show,
-        number=number,
-        paper=place.paper,
-        band=band,
-        seeds=len(grid.replicates(number)) if number else 0,
-        measured=read_results(grid, number, root) if number else SeedResults(),
-    )
+    columns = zip(*(map(entry, row) for row in grid.file.places[name]), strict=True)
+    return [list(row) for row in zip(*(_ranked(grid, column) for column in columns), strict=True)]
 
 
 def _ranked(grid: Grid, column: Iterable[TableEntry]) -> list[TableEntry]:
@@ -274,14 +278,14 @@ def _ranked(grid: Grid, column: Iterable[TableEntry]) -> list[TableEntry]:
             number = entry.number
             key = (number.metric, grid.cell(number).model.dataset, number.samples)
             groups.setdefault(key, []).append(index)
-    for (metric, *_), places in groups.items():
+    for (metric, *_), group in groups.items():
         better = grid.metrics[metric].better
-        if better and len(places) > 1:
+        if better and len(group) > 1:
             extreme = max if better == "larger" else min
-            best = extreme(places, key=lambda place: entries[place].value)
-            for place in places:
-                rank = _rank(entries[place], entries[best], comparisons=len(places) - 1)
-                entries[place] = replace(entries[place], rank=rank)
+            best = extreme((entries[index] for index in group), key=lambda entry: entry.value)
+            for index in group:
+                rank = _rank(entries[index], best, comparisons=len(group) - 1)
+                entries[index] = replace(entries[index], rank=rank)
     return entries
 
 

@@ -1,4 +1,4 @@
-"""The figures of a grid and their contents. Imports neither torch nor matplotlib.
+"""The figures of a grid, their contents and their captions. Imports neither torch nor matplotlib.
 
 Figures show the first seed of each cell, plots the mean of all. Cells share a panel of a plot if
 their numbers are comparable: the same dataset, metric, number of samples and sampler family, and
@@ -8,7 +8,7 @@ no guidance.
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
 from psld.grid.records import Cell, Grid
 from psld.grid.tables import Number
@@ -23,6 +23,51 @@ PLOTS = {
 
 Kind = Literal["plot", "samples", "comparison", "nearest", "phase-space"]
 
+LEAST_FRICTIONS = 3
+"""The fewest values of Γ in a line: two points show little of a dependence."""
+
+_LEVELS = (
+    "Bars are 95 % intervals. Hollow markers are the paper's numbers, if it has any. The line "
+    "“noise” is the distance of pure noise, and “test split” that of held-out images; an arrow "
+    "marks a value beyond the axis."
+)
+_SAME_START = "from the same noise in every model with as many blocks of variables"
+CAPTIONS = {
+    "comparison": (
+        f"The first samples, not chosen. A column is the same sample in each row and starts "
+        f"{_SAME_START}."
+    ),
+    "nearest": (
+        "Of the measured samples, those nearest to a training image in the metric's "
+        "features, and below each this image. Copies of training images would stand here."
+    ),
+    "phase-space": (
+        "The path of sample 0 from noise (t = 1) to data (t = 0) in position and momentum. "
+        "Above, gray is 0; the momentum is in units of its stationary deviation √M, and "
+        "white and black are two of them. Below, the marked pixels (of a color image the "
+        "green channel) in the plane of position and momentum, and over time. At t = 0 the "
+        "momentum has the distribution with which the forward process starts, N(0, κM)."
+    ),
+    "nfe": (
+        "Distance from the reference against counted network evaluations per image, for "
+        "cells that differ in their budget only. One panel for each sampler, one line for "
+        "each model; both axes are logarithmic. Panels with the same values on their axis "
+        f"can be compared. {_LEVELS}"
+    ),
+    "gamma": (
+        "Distance from the reference against the friction Γ on the position, for models "
+        "that differ in Γ only (Γ = 0 is CLD). One panel for each sampler, one line for "
+        "each budget. The axis of Γ is linear from 0 to the smallest Γ, then logarithmic. "
+        f"{_LEVELS}"
+    ),
+    "training": (
+        "Mean loss of each model over its training steps; both axes are logarithmic, and long "
+        "curves are averaged over steps. Losses of different processes measure different noise: a "
+        "lower one does not mean a better model."
+    ),
+}
+"""The captions of plots, and of all figures of a kind."""
+
 
 @dataclass(frozen=True)
 class GridFigure:
@@ -31,7 +76,8 @@ class GridFigure:
     name: str
     kind: Kind
     """`samples` shows the images of one cell; `comparison` shows one cell in each row; `nearest`
-    shows the samples of one cell that are nearest to training images, above these images."""
+    shows the samples of one cell that are nearest to training images, above these images;
+    `phase-space` shows the path of a cell's first sample."""
     title: str
     label: str
     """Its name in a report."""
@@ -39,8 +85,6 @@ class GridFigure:
     """Category and subcategory in a report."""
     cells: dict[str, Cell] = field(default_factory=dict)
     """The cells whose images it shows, by the names next to the images."""
-    model: str = ""
-    """The model whose path through phase space it shows."""
 
     @property
     def cell(self) -> Cell:
@@ -48,14 +92,89 @@ class GridFigure:
         [cell] = self.cells.values()
         return cell
 
+    @property
+    def caption(self) -> str:
+        """A few sentences of plain text, the same in the report and on the page of results."""
+        if self.kind != "samples":
+            return CAPTIONS[self.name if self.kind == "plot" else self.kind]
+        name = self.cell.name
+        match self.cell.sampler.guidance:
+            case "inpainting":
+                strips = "the originals, the same with the hole in blue, and the result"
+                return f"The first inpainted images of {name}, not chosen, in strips: {strips}."
+            case "classifier" | "classifier-free":
+                return f"The first samples of {name}, not chosen: a row for each class asked for."
+        return f"The first samples of {name}, not chosen. The same positions start {_SAME_START}."
 
-LEAST_FRICTIONS = 3
-"""The fewest values of Γ in a line: two points show little of a dependence."""
+
+@cache
+def all_figures(grid: Grid) -> dict[str, GridFigure]:
+    """All figures of a grid by name."""
+    return {figure.name: figure for figure in _figures(grid)}
+
+
+def _figures(grid: Grid) -> Iterator[GridFigure]:
+    gallery = grid.file.gallery
+    for plot in plots(grid):
+        yield GridFigure(plot, "plot", PLOTS[plot], PLOTS[plot], ("Plots", "Other"))
+    for model in phase_space_models(grid):
+        name, category = f"phase-space/{model}", ("Phase space", "Other")
+        cells = {"": grid.gallery(model)}
+        yield GridFigure(name, "phase-space", f"{model} by {gallery}", model, category, cells)
+    for model in grid.file.models:
+        name, category = f"samples/{model}", ("Samples", "By model")
+        cells = {"": grid.gallery(model)}
+        yield GridFigure(name, "samples", f"{model} by {gallery}", model, category, cells)
+    for name, title, cells in _comparisons(grid):
+        if len(cells) > 1:
+            category = ("Samples", "Side by side")
+            yield GridFigure(name, "comparison", title, name, category, cells)
+    for cell in dict.fromkeys(map(grid.cell, grid.file.numbers)):
+        if any(m.metric.measure.kind == "memorization" for m in cell.measurements):
+            name, category = f"nearest/{cell.name}", ("Samples", "Nearest training images")
+            title = f"{cell.name}: the samples nearest to training images, above these"
+            yield GridFigure(name, "nearest", title, cell.name, category, {"": cell})
+    for name, cell in grid.file.pictures.items():
+        category, cells = ("Samples", "Figures of the grid"), {"": grid.cells[cell]}
+        yield GridFigure(name, "samples", cell, name, category, cells)
+
+
+def _comparisons(grid: Grid) -> Iterator[tuple[str, str, dict[str, Cell]]]:
+    """Yield name, title and rows (label → cell) of comparisons of images.
+
+    `models/DATASET` compares models with the gallery's sampler; `samplers/MODEL` compares one
+    model's unguided samplers.
+    """
+    models, families = list(grid.file.models), list(grid.file.samplers)
+    for dataset in dict.fromkeys(grid.models[name].dataset for name in models):
+        alike = [name for name in models if grid.models[name].dataset == dataset]
+        cells = {name: grid.gallery(name) for name in alike}
+        yield f"models/{dataset}", f"{dataset} by {grid.file.gallery}", cells
+    for model in models:
+        shown = [grid.cell(number) for number in grid.file.numbers if number.model == model]
+        unguided = [cell for cell in shown if cell.sampler.guidance == "none"]
+        unguided.sort(key=lambda cell: (families.index(cell.sampler.family), cell.sampler.cost))
+        cells = {cell.name.partition("/")[2]: cell for cell in unguided}
+        yield f"samplers/{model}", f"{model}, by sampler", cells
+
+
+def phase_space_models(grid: Grid) -> list[str]:
+    """The models whose path from noise to data is shown in phase space: those with momentum.
+
+    The path is that of the gallery's sampler, which must have a fixed time grid and no guidance.
+    """
+    gallery = grid.samplers[grid.file.gallery]
+    if not hasattr(gallery.settings, "steps") or gallery.guidance != "none":
+        return []
+    return [name for name in grid.file.models if grid.models[name].settings.process.blocks > 1]
+
+
+# -- plots ----------------------------------------------------------------------------------------
 
 
 @dataclass
-class Panel:
-    """One panel of a plot of cells."""
+class LineGroup:
+    """Lines of numbers that can be compared: the contents of one panel of a plot."""
 
     dataset: str
     metric: str
@@ -65,46 +184,65 @@ class Panel:
     """The numbers that each line joins, by the line's name."""
 
     @property
-    def group(self) -> tuple[str, str, int]:
-        """The group of panels whose values can be compared with each other."""
+    def axis(self) -> tuple[str, str, int]:
+        """Groups with the same axis show values that can be compared with each other."""
         return self.dataset, self.metric, self.samples
 
 
-def nfe_panels(grid: Grid) -> list[Panel]:
-    """Return panels whose lines join cells that differ only in budget, one line for each model.
+def plots(grid: Grid) -> list[str]:
+    """The plots of a grid that are not empty."""
+    contents = (nfe_lines(grid), gamma_lines(grid), trained_models(grid))
+    return [plot for plot, content in zip(PLOTS, contents, strict=True) if content]
 
-    Leave out a panel if no line has two cells, because it shows no dependence.
+
+def plot_lines(grid: Grid, plot: str) -> list[list[Number]]:
+    """The numbers that each line of a plot joins; none of the training curves."""
+    groups = {"nfe": nfe_lines, "gamma": gamma_lines}.get(plot, lambda _: [])(grid)
+    return [line for group in groups for line in group.lines.values()]
+
+
+def plot_numbers(grid: Grid, plot: str) -> list[Number]:
+    """The numbers that a plot shows, each once."""
+    return list(dict.fromkeys(number for line in plot_lines(grid, plot) for number in line))
+
+
+def nfe_lines(grid: Grid) -> list[LineGroup]:
+    """Return lines of cells that differ only in budget, one line for each model.
+
+    Leave out a group if no line has two cells, because it shows no dependence.
     """
     order = list(grid.file.models).index
     numbers = sorted(grid.file.numbers, key=lambda number: order(number.model))
-    panels = _panels(grid, numbers, lambda number: number.model)
-    return [panel for panel in panels if max(map(len, panel.lines.values())) > 1]
+    groups = _line_groups(grid, numbers, lambda number: number.model)
+    return [group for group in groups if max(map(len, group.lines.values())) > 1]
 
 
-def gamma_panels(grid: Grid) -> list[Panel]:
-    """Return panels whose lines join cells of models that differ only in Γ, one for each budget."""
-    panels = []
+def gamma_lines(grid: Grid) -> list[LineGroup]:
+    """Return lines of cells of models that differ only in Γ, one line for each budget."""
+    groups = []
     for alike in _alike_but_for_gamma(grid):
         numbers = [number for number in grid.file.numbers if number.model in alike]
         numbers.sort(key=lambda number: grid.cell(number).sampler.cost)
-        for panel in _panels(grid, numbers, lambda n: grid.cell(n).sampler.budget_label):
-            lines = panel.lines.items()
-            panel.lines = {n: line for n, line in lines if len(line) >= LEAST_FRICTIONS}
-            panels += [panel] if panel.lines else []
-    return panels
+        for group in _line_groups(grid, numbers, lambda n: grid.cell(n).sampler.budget_label):
+            lines = group.lines.items()
+            group.lines = {n: line for n, line in lines if len(line) >= LEAST_FRICTIONS}
+            groups += [group] if group.lines else []
+    return groups
 
 
-def _panels(grid: Grid, numbers: Iterable[Number], line: Callable[[Number], str]) -> list[Panel]:
-    panels: dict[tuple[Any, ...], Panel] = {}
+def _line_groups(
+    grid: Grid, numbers: Iterable[Number], line: Callable[[Number], str]
+) -> list[LineGroup]:
+    groups: dict[tuple[str, str, int, str], LineGroup] = {}
     for number in numbers:
         cell = grid.cell(number)
         if cell.sampler.guidance == "none":
             key = (cell.model.dataset, number.metric, number.samples, number.sampler)
-            panel = panels.setdefault(key, Panel(*key))
-            panel.lines.setdefault(line(number), []).append(number)
-    # Join groups, and keep groups and panels in the tables' order.
-    groups = [panel.group for panel in panels.values()]
-    return sorted(panels.values(), key=lambda panel: groups.index(panel.group))
+            group = groups.setdefault(key, LineGroup(*key))
+            group.lines.setdefault(line(number), []).append(number)
+    # Groups with the same axis stand next to each other, all in the tables' order.
+    axes = [group.axis for group in groups.values()]
+    return sorted(groups.values(), key=lambda group: axes.index(group.axis))
 
 
 def _alike_but_for_gamma(grid: Grid) -> list[set[str]]:
@@ -124,82 +262,3 @@ def friction(grid: Grid, model: str) -> float | None:
 def trained_models(grid: Grid) -> list[str]:
     """The models that the grid trains: all but imported ones and those of other grids."""
     return [name for name in grid.file.models if grid.models[name].is_trained_here]
-
-
-@cache
-def all_figures(grid: Grid) -> dict[str, GridFigure]:
-    """All figures of a grid by name."""
-    return {figure.name: figure for figure in _figures(grid)}
-
-
-def _figures(grid: Grid) -> Iterator[GridFigure]:
-    for plot in plots(grid):
-        yield GridFigure(plot, "plot", PLOTS[plot], PLOTS[plot], ("Plots", "Other"))
-    for model in phase_space_models(grid):
-        title = f"{model} by {grid.file.gallery}"
-        name, category = f"phase-space/{model}", ("Phase space", "Other")
-        yield GridFigure(name, "phase-space", title, model, category, model=model)
-    for model in grid.file.models:
-        title, category = f"{model} by {grid.file.gallery}", ("Samples", "By model")
-        cells = {"": grid.gallery(model)}
-        yield GridFigure(f"samples/{model}", "samples", title, model, category, cells)
-    for name, rows in _comparisons(grid):
-        kind, _, what = name.partition("/")
-        title = f"{what} by {grid.file.gallery}" if kind == "models" else f"{what}, by sampler"
-        if len(rows) > 1:
-            yield GridFigure(name, "comparison", title, name, ("Samples", "Side by side"), rows)
-    for cell in dict.fromkeys(map(grid.cell, grid.file.numbers)):
-        if any(m.metric.measure.kind == "memorization" for m in cell.measurements):
-            category = ("Samples", "Nearest training images")
-            title = f"{cell.name}: the samples nearest to training images, above these"
-            name = f"nearest/{cell.name}"
-            yield GridFigure(name, "nearest", title, cell.name, category, {"": cell})
-    for name, cell in grid.file.pictures.items():
-        category, cells = ("Samples", "Figures of the grid"), {"": grid.cells[cell]}
-        yield GridFigure(name, "samples", cell, name, category, cells)
-
-
-def plots(grid: Grid) -> list[str]:
-    """The plots of a grid that are not empty."""
-    contents = (nfe_panels(grid), gamma_panels(grid), trained_models(grid))
-    return [plot for plot, content in zip(PLOTS, contents, strict=True) if content]
-
-
-def plot_lines(grid: Grid, plot: str) -> list[list[Number]]:
-    """The numbers that each line of a plot joins."""
-    panels = {"nfe": nfe_panels, "gamma": gamma_panels}.get(plot, lambda _: [])(grid)
-    return [line for panel in panels for line in panel.lines.values()]
-
-
-def plot_numbers(grid: Grid, plot: str) -> list[Number]:
-    """The numbers that a plot shows."""
-    return list(dict.fromkeys(number for line in plot_lines(grid, plot) for number in line))
-
-
-def phase_space_models(grid: Grid) -> list[str]:
-    """The models whose path from noise to data is shown in phase space: those with momentum.
-
-    The path is that of the gallery's sampler, which must have a fixed time grid and no guidance.
-    """
-    gallery = grid.samplers[grid.file.gallery]
-    if not hasattr(gallery.settings, "steps") or gallery.guidance != "none":
-        return []
-    return [name for name in grid.file.models if grid.models[name].settings.process.blocks > 1]
-
-
-def _comparisons(grid: Grid) -> Iterator[tuple[str, dict[str, Cell]]]:
-    """Yield the rows of comparisons of images: the row's label → its cell.
-
-    `models/DATASET` compares models with the gallery's sampler; `samplers/MODEL` compares one
-    model's unguided samplers.
-    """
-    models = list(grid.file.models)
-    for dataset in dict.fromkeys(grid.models[name].dataset for name in models):
-        alike = [name for name in models if grid.models[name].dataset == dataset]
-        yield f"models/{dataset}", {name: grid.gallery(name) for name in alike}
-    families = list(grid.file.samplers)
-    for model in models:
-        cells = [grid.cell(number) for number in grid.file.numbers if number.model == model]
-        unguided = [cell for cell in cells if cell.sampler.guidance == "none"]
-        unguided.sort(key=lambda cell: (families.index(cell.sampler.family), cell.sampler.cost))
-        yield f"samplers/{model}", {cell.name.partition("/")[2]: cell for cell in unguided}

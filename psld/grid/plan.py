@@ -18,6 +18,7 @@ from psld.config.settings import Settings
 from psld.grid.entries import paper_values, read_results
 from psld.grid.figures import all_figures
 from psld.grid.records import Cell, Grid, Guide, Model
+from psld.sampling.settings import shards_needed
 from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.training.settings import TRAIN_FACTOR
 
@@ -74,18 +75,18 @@ class Work:
     """Images × network evaluations, over all samples; a guide and its gradient count as two."""
 
 
-def plan_of(grid: Grid, settings: PlanSettings, gigaflops: Gigaflops) -> str:
+def plan(grid: Grid, settings: PlanSettings, gigaflops: Gigaflops) -> str:
     """Return the plan of a grid as text."""
     head = (
         f"Grid {grid.name}: {len(grid.models)} models, {len(grid.guides)} guides, "
         f"{len(grid.measured_cells)} cells."
     )
-    tables = table(tables_of(grid), ["table", "models", "cells", "shards"])
-    jobs = table(jobs_of(grid).items(), ["stage", "jobs"])
+    tables = _table(table_sizes(grid), ["table", "models", "cells", "shards"])
+    jobs = _table(jobs_by_stage(grid).items(), ["stage", "jobs"])
     return "\n\n".join([head, tables, jobs, cost(grid, settings, gigaflops)])
 
 
-def table(rows: Any, headers: list[str]) -> str:
+def _table(rows: Any, headers: list[str]) -> str:
     right = ["left", *["right"] * (len(headers) - 1)]
     rows = [[f"{cell:,}" if isinstance(cell, int) else cell for cell in row] for row in rows]
     return tabulate(rows, headers, tablefmt="github", colalign=right, disable_numparse=True)
@@ -98,27 +99,24 @@ def readable(number: float | None) -> str:
     return f"{number:,.1f}" if number >= 1 or number == 0 else f"{number:.2g}"
 
 
-def tables_of(grid: Grid) -> Iterator[tuple[str, int, int, int]]:
+def table_sizes(grid: Grid) -> Iterator[tuple[str, int, int, int]]:
     """Yield each table's name and numbers of models, cells and shards; tables may share them."""
     for name in grid.file.tables:
-        numbers = grid.file.numbers_in(name)
-        cells = dict.fromkeys(cell for number in numbers for cell in grid.replicates(number))
-        shards = sum(cell.shards for cell in cells)
-        yield name, len({cell.model.name for cell in cells}), len(cells), shards
+        cells = grid.cells_behind(grid.file.numbers_in(name))
+        models = {cell.model.name for cell in cells}
+        yield name, len(models), len(cells), sum(cell.shards for cell in cells)
 
 
-def jobs_of(grid: Grid) -> dict[str, int]:
+def jobs_by_stage(grid: Grid) -> dict[str, int]:
     """Count the jobs of each stage, if nothing has been made yet."""
-    models, guides, features = (
-        list(records.values()) for records in (grid.models, grid.guides, grid.features)
-    )
-    own = [*(model for model in models if not model.of), *guides]
+    guides, models = grid.guides.values(), [m for m in grid.models.values() if not m.of]
+    features = grid.features.values()
     jobs = {
         "prepare": len(grid.datasets),
         "train_extractor": sum(each.extractor is not None for each in features),
         "reference": len(features),
-        "train": sum(model.is_trained_here for model in models),
-        "import": sum(bool(trained.checkpoint) for trained in own),
+        "train": sum(not model.checkpoint for model in models),
+        "import": sum(bool(trained.checkpoint) for trained in (*models, *guides)),
         "train_guide": sum(not guide.checkpoint for guide in guides),
         "sample": sum(len(cell.ranges) for cell in grid.cells.values()),
         "evaluate": len(grid.measured_cells),
@@ -133,31 +131,33 @@ def jobs_of(grid: Grid) -> dict[str, int]:
 def network_name(grid: Grid, trained: Model | Guide) -> str:
     """Return the network's name in configs/network, from the last override that chooses one."""
     if isinstance(trained, Model):
-        overrides, default = grid.file.overrides_of(trained.name), "demo"
+        overrides, chosen = grid.file.overrides(trained.name), "demo"
     else:
-        overrides, default = grid.file.guides[trained.name].overrides, "guide-demo"
-    chosen = [o.removeprefix("network=") for o in overrides if o.startswith("network=")]
-    return chosen[-1] if chosen else default
+        overrides, chosen = grid.file.guides[trained.name].overrides, "guide-demo"
+    for override in overrides:
+        if override.startswith("network="):
+            chosen = override.removeprefix("network=")
+    return chosen
 
 
-def work_of(grid: Grid, adaptive_evaluations: int) -> dict[str, Work]:
+def work_by_network(grid: Grid, adaptive_evaluations: int) -> dict[str, Work]:
     """Return the work of each network, by its name."""
-    work: dict[str, Work] = {}
+    works: dict[str, Work] = {}
     for trained in (*grid.models.values(), *grid.guides.values()):
-        share = work.setdefault(network_name(grid, trained), Work())
-        share.trained.append(trained)
+        work = works.setdefault(network_name(grid, trained), Work())
+        work.trained.append(trained)
         if not (trained.checkpoint or getattr(trained, "of", None)):
             training = trained.settings.training
-            share.training_images += training.steps * training.batch_size
+            work.training_images += training.steps * training.batch_size
     nfe = printed_evaluations(grid)
     for cell in grid.cells.values():
         steps = getattr(cell.sampler.settings, "steps", nfe.get(cell, adaptive_evaluations))
         evaluations = cell.shards * cell.options.shard_size * steps
         twice = 2 if cell.sampler.guidance == "classifier-free" else 1
-        work[network_name(grid, cell.model)].evaluations += twice * evaluations
+        works[network_name(grid, cell.model)].evaluations += twice * evaluations
         if cell.guide:
-            work[network_name(grid, cell.guide)].evaluations += 2 * evaluations
-    return work
+            works[network_name(grid, cell.guide)].evaluations += 2 * evaluations
+    return works
 
 
 def printed_evaluations(grid: Grid) -> dict[Cell, float]:
@@ -168,6 +168,65 @@ def printed_evaluations(grid: Grid) -> dict[Cell, float]:
         if "nfe" in printed
         for cell in grid.replicates(number)
     }
+
+
+def cost(grid: Grid, settings: PlanSettings, gigaflops_of: Gigaflops) -> str:
+    """Return, as text, the cost of each network's work, the total and the unknown throughputs."""
+    works = work_by_network(grid, settings.adaptive_evaluations)
+    gigaflops = {network: gigaflops_of(work.trained[0]) for network, work in works.items()}
+    flops = {
+        n: gigaflops[n] * (TRAIN_FACTOR * work.training_images + work.evaluations)
+        for n, work in works.items()
+    }
+    total = sum(flops.values())
+    rows, hours, unknown = [], [], []
+    for network, work in works.items():
+        throughput = known_throughput(grid, settings, network, work, gigaflops[network])
+        training = _hours(work.training_images, throughput.train)
+        sampling = _hours(work.evaluations, throughput.sample)
+        hours += [training, sampling]
+        unknown += [network] if None in (training, sampling) else []
+        row = {
+            "network": network,
+            "models": len(work.trained),
+            "GFLOPs": readable(gigaflops[network]),
+            "training images (M)": readable(work.training_images / 1e6),
+            "samples × NFE (M)": readable(work.evaluations / 1e6),
+            "share of FLOPs": f"{flops[network] / total:.1%}",
+            "training (GPU h)": readable(training),
+            "sampling (GPU h)": readable(sampling),
+        }
+        rows.append(row)
+    notes = [FORMULA, f"All of it: {total * 1e9:.3g} FLOPs."]
+    if unknown:
+        notes.append(
+            f"GPU hours are unknown ({UNKNOWN}) where images/s are: give psld plan "
+            f"grid_name={grid.name} throughput.NETWORK.train=… and throughput.NETWORK.sample=… for "
+            f"{', '.join(unknown)}, or, for a rough guess, sustained_tflops=…"
+        )
+    else:
+        notes.append(f"Sum: {readable(sum(hours))} GPU hours.")
+    return "\n\n".join([_table([row.values() for row in rows], list(rows[0])), *notes])
+
+
+def _hours(images: float, per_second: float | None) -> float | None:
+    if images == 0:
+        return 0.0
+    return None if per_second is None else images / per_second / SECONDS_PER_HOUR
+
+
+def known_throughput(
+    grid: Grid, settings: PlanSettings, network: str, work: Work, gigaflops: float
+) -> Throughput:
+    """Return the user's throughput, or else that of earlier runs, or else from the TFLOP/s."""
+    chosen = settings.throughput.get(network, Throughput())
+    earlier = earlier_throughput(grid, work)
+    tflops = settings.sustained_tflops
+    derived = tflops and 1e3 * tflops / gigaflops
+    return Throughput(
+        train=chosen.train or earlier.train or (derived and derived / TRAIN_FACTOR),
+        sample=chosen.sample or earlier.sample or derived,
+    )
 
 
 def earlier_throughput(grid: Grid, work: Work) -> Throughput:
@@ -183,68 +242,10 @@ def earlier_throughput(grid: Grid, work: Work) -> Throughput:
     for number in grid.file.numbers:
         for cell, result in read_results(grid, number).by_cell.items():
             if cell.model in work.trained and cell.sampler.guidance == "none":
-                sampled += cell.shards * cell.options.shard_size * result.nfe
+                size = cell.options.shard_size
+                sampled += shards_needed(result.samples, size) * size * result.nfe
                 sample_seconds += result.sampling_seconds
     return Throughput(
         train=trained / train_seconds if train_seconds else None,
         sample=sampled / sample_seconds if sample_seconds else None,
-    )
-
-
-def cost(grid: Grid, settings: PlanSettings, gigaflops_of: Gigaflops) -> str:
-    """Return, as text, the cost of each network's work, the total and the unknown throughputs."""
-    works = work_of(grid, settings.adaptive_evaluations)
-    gigaflops = {network: gigaflops_of(work.trained[0]) for network, work in works.items()}
-    flops = {
-        n: gigaflops[n] * (TRAIN_FACTOR * work.training_images + work.evaluations)
-        for n, work in works.items()
-    }
-    everything = sum(flops.values())
-    rows, hours, unknown = [], [], []
-    for network, work in works.items():
-        known = throughput_of(grid, settings, network, work, gigaflops[network])
-        training = _hours(work.training_images, known.train)
-        sampling = _hours(work.evaluations, known.sample)
-        hours += [training, sampling]
-        unknown += [network] if None in (training, sampling) else []
-        row = {
-            "network": network,
-            "models": len(work.trained),
-            "GFLOPs": readable(gigaflops[network]),
-            "training images (M)": readable(work.training_images / 1e6),
-            "samples × NFE (M)": readable(work.evaluations / 1e6),
-            "share of FLOPs": f"{flops[network] / everything:.1%}",
-            "training (GPU h)": readable(training),
-            "sampling (GPU h)": readable(sampling),
-        }
-        rows.append(row)
-    notes = [FORMULA, f"All of it: {everything * 1e9:.3g} FLOPs."]
-    if unknown:
-        notes.append(
-            f"GPU hours are unknown ({UNKNOWN}) where images/s are: give psld plan "
-            f"grid_name={grid.name} throughput.NETWORK.train=… and throughput.NETWORK.sample=… for "
-            f"{', '.join(unknown)}, or, for a rough guess, sustained_tflops=…"
-        )
-    else:
-        notes.append(f"Sum: {readable(sum(hours))} GPU hours.")
-    return "\n\n".join([table([row.values() for row in rows], list(rows[0])), *notes])
-
-
-def _hours(images: float, per_second: float | None) -> float | None:
-    if images == 0:
-        return 0.0
-    return None if per_second is None else images / per_second / SECONDS_PER_HOUR
-
-
-def throughput_of(
-    grid: Grid, settings: PlanSettings, network: str, work: Work, gigaflops: float
-) -> Throughput:
-    """Return the user's throughput, or else that of earlier runs, or else from the TFLOP/s."""
-    given = settings.throughput.get(network, Throughput())
-    earlier = earlier_throughput(grid, work)
-    tflops = settings.sustained_tflops
-    derived = tflops and 1e3 * tflops / gigaflops
-    return Throughput(
-        train=given.train or earlier.train or (derived and derived / TRAIN_FACTOR),
-        sample=given.sample or earlier.sample or derived,
     )

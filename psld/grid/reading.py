@@ -12,6 +12,7 @@ from pydantic import Field
 
 from psld.config.locations import config_file, config_names
 from psld.config.settings import Settings, parse
+from psld.grid.paths import check_name
 from psld.grid.schema import GridFile
 from psld.grid.templates import expand_templates
 from psld.utils.errors import UserError
@@ -33,9 +34,13 @@ class Rehearsal(Settings):
 
 
 def grid_path(name: str) -> Path:
-    """Return the file of a grid. Raises UserError, with those that exist, if there is none."""
+    """Return the file of a grid. Raises UserError if there is none, or for an impossible name."""
+    try:
+        check_name("grid", name)
+    except ValueError as error:
+        raise UserError(f"configs/grid/{name}.yaml: {error}") from None
     path = config_file("grid", name)
-    if path is None or path.stem != name:
+    if path is None:
         known = ", ".join(config_names("grid"))
         raise UserError(f"configs/grid/{name}.yaml: no such grid; there are: {known}")
     return path
@@ -63,16 +68,16 @@ def _with_models_of_others(content: dict[str, Any], path: Path) -> dict[str, Any
     for name, entry in models.items():
         if isinstance(entry, dict) and entry.get("of"):
             other = grid_path(entry["of"])
-            if given := sorted(map(str, entry.keys() - {"of"})):
+            if others := sorted(map(str, entry.keys() - {"of"})):
                 raise UserError(
-                    f"{path}: models.{name}: {', '.join(given)}: the model of {other} is taken as "
+                    f"{path}: models.{name}: {', '.join(others)}: the model of {other} is taken as "
                     "it is; for another one, give all overrides and no `of`"
                 )
             trained = parse(GridFile, _content(other), where=str(other))
             if name not in trained.trainings or trained.trainings[name].of:
                 raise UserError(f"{path}: models.{name}: {other} trains no model of this name")
             models[name] = entry | {
-                "overrides": trained.overrides_of(name),
+                "overrides": trained.overrides(name),
                 "checkpoint": trained.trainings[name].checkpoint,
             }
     return content | {"models": models}
@@ -144,5 +149,5 @@ def _rehearsal_content(name: str, rehearsal: Rehearsal, file: GridFile) -> dict[
         for entry in (table["cell"], *table["rows"], *table["columns"]):
             entry["samples"] = None
     for kind in ("tables", "figures"):
-        content[kind] = {f"{name}-{key}": made for key, made in content[kind].items()}
+        content[kind] = {f"{name}-{key}": entry for key, entry in content[kind].items()}
     return content

@@ -5,6 +5,7 @@ device, batch size). The rules pass the digest, so changing the first part rerun
 changing the second part reruns nothing. A job looks its record up and has its settings.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -12,6 +13,12 @@ from typing import Any, NamedTuple
 
 from psld.config.settings import Settings, parse
 from psld.data.settings import PrepareSettings
+from psld.diffusion.samplers import (
+    ClassifierGuidance,
+    DigitsMask,
+    InpaintingGuidance,
+    SamplerSettings,
+)
 from psld.grid import paths
 from psld.grid.schema import CellOptions, GridFile, seeded
 from psld.grid.tables import Number
@@ -24,18 +31,9 @@ from psld.metrics.settings import (
     TrainExtractorSettings,
 )
 from psld.sampling.records import record_path
-from psld.sampling.settings import (
-    ClassifierGuidance,
-    DigitsMask,
-    FileMask,
-    InpaintingGuidance,
-    SamplerSettings,
-    SampleSettings,
-    SamplingRun,
-    images_digest,
-    shards_needed,
-)
+from psld.sampling.settings import SampleSettings, SamplingRun, images_digest, shards_needed
 from psld.training.settings import TrainGuideSettings, TrainSettings
+from psld.utils.errors import UserError
 from psld.utils.files import digest_of
 
 
@@ -46,9 +44,15 @@ class Job(NamedTuple):
     digest: str
 
 
-def preparation(settings: PrepareSettings) -> Job:
-    """Return the job that prepares a dataset."""
-    return Job(settings, digest_of(settings.dataset.preparation()))
+class Dataset(Settings):
+    """A dataset of a grid."""
+
+    settings: PrepareSettings
+
+    @property
+    def job(self) -> Job:
+        """The preparation."""
+        return Job(self.settings, digest_of(self.settings.dataset.preparation()))
 
 
 class _Trained(Settings):
@@ -158,7 +162,12 @@ class Features(Settings):
 
     @property
     def extractor_job(self) -> Job:
-        """The training of the extractor, if it is one that is trained."""
+        """The training of the extractor. Raises UserError for a published one."""
+        if self.extractor is None:
+            raise UserError(
+                f"features={self.reference.metric.features}: the extractor is published, so it is "
+                "not trained; psld reference needs no training"
+            )
         digest = digest_of(self.reference.metric.extractor.identity())
         return Job(self.extractor, digest)
 
@@ -230,11 +239,9 @@ class Cell:
 
     @property
     def inputs(self) -> list[str]:
-        """The small files that decide its images besides the model: guide, digests, own masks."""
+        """The small files that decide its images besides the model: guide and digests."""
         guide = [self.guide.manifest] if self.guide else []
-        digests = [paths.digest(data) for data in self.datasets.values()]
-        mask = getattr(self.sampler.settings.guidance, "mask", None)
-        return [*guide, *digests, *([mask.path] if isinstance(mask, FileMask) else [])]
+        return [*guide, *(paths.digest(data) for data in self.datasets.values())]
 
     @property
     def references(self) -> list[str]:
@@ -264,6 +271,12 @@ class Cell:
 
     @property
     def evaluate_job(self) -> Job:
+        """The evaluation. Raises UserError for a cell that is only shown."""
+        if not self.measurements:
+            raise UserError(
+                f"cell={self.grid}/{self.name}: no table shows it, so the grid has no metric for "
+                f"it; psld plan grid_name={self.grid} list=cells lists those with metrics"
+            )
         folders = {
             name: FeatureFolders(
                 reference=features.reference.output,
@@ -276,7 +289,6 @@ class Cell:
             "features": folders,
             "shards": self.folder,
             "output": self.result,
-            "keep": self.options.keep,
             "device": self.sampler.run.device,
         }
         settings = parse(EvaluateSettings, content, self.name)
@@ -294,7 +306,7 @@ class Grid:
     samplers: dict[str, Sampler]
     """By FAMILY-BUDGET."""
     metrics: dict[str, MetricSettings]
-    datasets: dict[str, PrepareSettings]
+    datasets: dict[str, Dataset]
     features: dict[str, Features]
     """By DATASET/FEATURES."""
 
@@ -310,7 +322,7 @@ class Grid:
         shown = (f"{model}/{self.file.gallery}" for model in self.file.models)
         for name in chain(shown, self.file.pictures.values()):
             measured.setdefault((*name.split("/"), self.file.seed), {})
-        cells = (self._cell(*key, tuple(own)) for key, own in measured.items())
+        cells = (self._cell(*key, tuple(each)) for key, each in measured.items())
         return {cell.name: cell for cell in cells}
 
     @property
@@ -321,6 +333,10 @@ class Grid:
     def replicates(self, number: Number) -> list[Cell]:
         """Return the cells of a number: one for each seed of training and sampling."""
         return [self.cells[self._cell_name(*key)] for key in self._keys(number)]
+
+    def cells_behind(self, numbers: Iterable[Number]) -> list[Cell]:
+        """Return the cells of some numbers with all their seeds, each once."""
+        return list(dict.fromkeys(cell for n in numbers for cell in self.replicates(n)))
 
     def measurement(self, number: Number) -> Measurement:
         return Measurement(metric=self.metrics[number.metric], samples=number.samples)
@@ -337,7 +353,9 @@ class Grid:
     def digest(self) -> str:
         """The digest of everything that decides the grid's results."""
         records = (*self.models.values(), *self.guides.values(), *self.cells.values())
-        return digest_of([self.file.model_dump(mode="json"), [record.digest for record in records]])
+        digests = [record.digest for record in records]
+        digests += (cell.evaluation_digest for cell in self.cells.values())
+        return digest_of([self.file.model_dump(mode="json"), digests])
 
     def _keys(self, number: Number) -> list[tuple[str, str, int]]:
         """Return model, sampler with budget, and seed of each cell of a number."""

@@ -9,19 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from psld.config.settings import Settings, parse
-from psld.data.settings import DatasetSettings, PrepareSettings
-from psld.grid.figures import PLOTS
-from psld.grid.records import Features, Grid, Guide, Model, Sampler
-from psld.grid.schema import GridFile
-from psld.metrics.settings import MetricSettings, ReferenceSettings, TrainExtractorSettings
-from psld.sampling.fit import check_fit
-from psld.sampling.settings import (
+from psld.data.settings import PrepareSettings
+from psld.diffusion.samplers import (
     ClassifierGuidance,
     DigitsMask,
     InpaintingGuidance,
     SamplerSettings,
-    SamplingRun,
 )
+from psld.grid.figures import PLOTS
+from psld.grid.paths import check_name
+from psld.grid.records import Dataset, Features, Grid, Guide, Model, Sampler
+from psld.grid.schema import GridFile
+from psld.metrics.results import NUMBER_KINDS
+from psld.metrics.settings import MetricSettings, ReferenceSettings, TrainExtractorSettings
+from psld.sampling.settings import SamplingRun, check_fit
 from psld.training.settings import TrainGuideSettings, TrainSettings
 from psld.utils.errors import UserError
 from psld.utils.files import digest_of
@@ -105,6 +106,11 @@ def resolve(name: str, file: GridFile, path: Path, compose: Compositions) -> Gri
     return grid
 
 
+def in_grid(folder: str, grid: str, name: str) -> dict[str, str]:
+    """Return the settings of a training that grids which share its composition do not share."""
+    return {"name": name, "grid_name": grid, "output": f"{folder}/{grid}/{name}"}
+
+
 @dataclass(frozen=True)
 class _Resolver:
     """Composes the parts of a grid, and checks them."""
@@ -117,11 +123,9 @@ class _Resolver:
     def models(self) -> dict[str, Model]:
         models = {}
         for name, entry in self.file.trainings.items():
-            where = f"{self.path}: models.{name}"
-            names = (f"name={name}", f"grid_name={entry.of or self.name}")
-            place = f"output=models/{entry.of or self.name}/{name}"
-            content = self.compose("train", [*self.file.overrides_of(name), *names, place], where)
-            settings = parse(TrainSettings, content, where)
+            where, grid = f"{self.path}: models.{name}", entry.of or self.name
+            content = self.compose("train", self.file.overrides(name), where)
+            settings = parse(TrainSettings, content | in_grid("models", grid, name), where)
             models[name] = Model(settings=settings, checkpoint=entry.checkpoint, of=entry.of)
         return models
 
@@ -129,34 +133,34 @@ class _Resolver:
         guides = {}
         for name, entry in self.file.guides.items():
             where = f"{self.path}: guides.{name}"
-            names = (f"name={name}", f"grid_name={self.name}", f"output=guides/{self.name}/{name}")
-            content = self.compose("train_guide", [*entry.overrides, *names], where)
+            content = self.compose("train_guide", entry.overrides, where)
+            content = content | in_grid("guides", self.name, name)
             settings = parse(TrainGuideSettings, content, where)
             guides[name] = Guide(settings=settings, checkpoint=entry.checkpoint)
         return guides
 
     def samplers(self) -> dict[str, Sampler]:
         """Return the samplers of all tables and figures by FAMILY-BUDGET."""
-        named = {f"{n.sampler}-{n.budget}": (n.sampler, n.budget) for n in self.file.numbers}
+        parts = {f"{n.sampler}-{n.budget}": (n.sampler, n.budget) for n in self.file.numbers}
         for cell in self.file.pictures.values():
             sampler = cell.partition("/")[2]
-            named.setdefault(sampler, self.file.split(sampler))
-        return {sampler: self._sampler(sampler, *parts) for sampler, parts in named.items()}
+            parts.setdefault(sampler, self.file.split(sampler))
+        return {name: self._sampler(name, *each) for name, each in parts.items()}
 
     def _sampler(self, name: str, family: str, budget: str) -> Sampler:
-        where, own = f"{self.path}: sampler {name}", self.file.samplers[family]
-        spends = f"{own.budget}={own.spends or budget}"
-        overrides = [*own.overrides, spends, "model=x", "output=x"]
+        where, entry = f"{self.path}: sampler {name}", self.file.samplers[family]
+        spends = f"{entry.budget}={entry.spends or budget}"
+        overrides = [*entry.overrides, spends, "model=x", "output=x"]
         content = self.compose("sample", overrides, where)
         sampler = parse(_Sampler, {"sampler": content["sampler"]}, where).sampler
         run = {key: content[key] for key in SamplingRun.model_fields}
         guided = isinstance(sampler.guidance, ClassifierGuidance)
-        if guided and own.guide not in self.file.guides:
+        if guided and entry.guide not in self.file.guides:
             raise UserError(
-                f"{self.path}: samplers.{family}.guide: no guide {own.guide!r}; "
+                f"{self.path}: samplers.{family}.guide: no guide {entry.guide!r}; "
                 f"there are: {', '.join(self.file.guides) or 'none'}"
             )
-        if own.guide and not guided:
+        if entry.guide and not guided:
             raise UserError(
                 f"{self.path}: samplers.{family}.guide: nothing is guided by it; add "
                 "guidance@sampler.guidance=classifier to the overrides"
@@ -164,10 +168,10 @@ class _Resolver:
         return Sampler(
             family=family,
             budget=budget,
-            budget_key=own.budget,
+            budget_key=entry.budget,
             settings=sampler,
             run=parse(SamplingRun, run, where),
-            guide=own.guide,
+            guide=entry.guide,
         )
 
     def metrics(self) -> dict[str, MetricSettings]:
@@ -224,32 +228,35 @@ class _Resolver:
 
     def datasets(
         self, models: dict[str, Model], guides: dict[str, Guide], samplers: dict[str, Sampler]
-    ) -> dict[str, PrepareSettings]:
-        """Return the preparation of each dataset.
+    ) -> dict[str, Dataset]:
+        """Return all datasets by name.
 
-        Raises UserError if a model or guide changes it, because each dataset is prepared once, from
-        configs/dataset.
+        Raises UserError if a model or guide changes one, because each dataset is prepared once,
+        from configs/dataset.
         """
         datasets = {}
         for key, trained in (("models", models), ("guides", guides)):
             for name, record in trained.items():
-                dataset: DatasetSettings = record.settings.dataset
-                where = f"{self.path}: {key}.{name}"
-                preparation = self._prepare(dataset.name, where)
-                if dataset.preparation() != preparation.dataset.preparation():
+                own, where = record.settings.dataset, f"{self.path}: {key}.{name}"
+                dataset = datasets[own.name] = self._dataset(own.name, where)
+                if own.preparation() != dataset.settings.dataset.preparation():
                     raise UserError(
-                        f"{where}: its dataset is not prepared as configs/dataset/"
-                        f"{dataset.name}.yaml says; make a config of its own for it"
+                        f"{where}: its dataset is not prepared as configs/dataset/{own.name}.yaml "
+                        "says; make a config of its own for it"
                     )
-                datasets[dataset.name] = preparation
         guidances = [sampler.settings.guidance for sampler in samplers.values()]
         inpaintings = [each for each in guidances if isinstance(each, InpaintingGuidance)]
         if any(isinstance(each.mask, DigitsMask) for each in inpaintings):
-            datasets["mnist"] = self._prepare("mnist", str(self.path))
+            datasets["mnist"] = self._dataset("mnist", str(self.path))
         return datasets
 
-    def _prepare(self, dataset: str, where: str) -> PrepareSettings:
-        return parse(PrepareSettings, self.compose("prepare", [f"dataset={dataset}"], where), where)
+    def _dataset(self, name: str, where: str) -> Dataset:
+        try:
+            check_name("dataset", name)
+        except ValueError as error:
+            raise UserError(f"{where}: {error}") from None
+        content = self.compose("prepare", [f"dataset={name}"], where)
+        return Dataset(settings=parse(PrepareSettings, content, where))
 
     def check(self, grid: Grid) -> None:
         """Raise UserError if parts of the grid do not fit together."""
@@ -261,7 +268,7 @@ class _Resolver:
                 f"{self.path}: gallery: no cell has the sampler {self.file.gallery!r}; "
                 f"there are: {', '.join(grid.samplers)}"
             )
-        for part in self.file.parts_of_figures:
+        for part in self.file.figure_parts:
             if part.picture in PLOTS:
                 raise UserError(f"{self.path}: {part.key}: a plot of the grid has this name")
             self._check_model(part.cell.partition("/")[0], part.key)
@@ -292,16 +299,14 @@ class _Resolver:
                     )
 
     def _check_tables(self, grid: Grid) -> None:
-        """Raise UserError if an entry shows a class accuracy that its cell does not have."""
+        """Raise UserError if the results of an entry's cell lack the number that it shows."""
         for name in self.file.tables:
             for place in self.file.places_in(name):
-                if place.number is None or place.show != "class_accuracy":
+                if place.number is None:
                     continue
-                guidance = grid.cell(place.number).sampler.settings.guidance
-                metric = grid.metrics[place.number.metric]
-                if not (hasattr(guidance, "label") and metric.extractor.kind == "classifier"):
+                kind, metric = NUMBER_KINDS[place.show], grid.metrics[place.number.metric]
+                if not kind.fits(grid.cell(place.number).sampler.settings, metric):
                     raise UserError(
-                        f"{self.path}: tables.{name}, row {place.row.label}: class_accuracy needs "
-                        "samples guided to a class and a metric with a classifier, not "
-                        f"{place.number.cell} by {metric.name}"
+                        f"{self.path}: tables.{name}, row {place.row.label}: {place.show} needs "
+                        f"{kind.needs}, not {place.number.cell} by {metric.name}"
                     )

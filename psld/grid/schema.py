@@ -6,6 +6,7 @@ Templates are written out before (`psld.grid.templates`).
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from itertools import chain
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
@@ -77,8 +78,6 @@ class CellOptions(Settings):
     """Images per network evaluation when sampling; changes speed and memory, never the images."""
     seed: int = Field(0, ge=0)
     """Seed of all samples: the same noise for every cell."""
-    keep: int = Field(512, ge=1)
-    """Keep the features of extractors that have at most this number of them, for psld verify."""
 
 
 class FigurePart(NamedTuple):
@@ -129,8 +128,9 @@ class GridFile(CellOptions):
     @field_validator("guides")
     @classmethod
     def _are_of_this_grid(cls, guides: dict[str, TrainedEntry]) -> dict[str, TrainedEntry]:
-        if others := [name for name, own in guides.items() if own.of]:
-            raise ValueError(f"{others[0]}: `of` is for models; give the overrides of the guide")
+        for name, guide in guides.items():
+            if guide.of:
+                raise ValueError(f"{name}: `of` is for models; give the overrides of the guide")
         return guides
 
     @field_validator("figures", mode="before")
@@ -138,12 +138,18 @@ class GridFile(CellOptions):
     def _one_cell_is_a_part_without_name(cls, figures: Any) -> Any:
         if not isinstance(figures, dict):
             return figures
-        return {f: {"": own} if isinstance(own, str) else own for f, own in figures.items()}
+        return {f: {"": cell} if isinstance(cell, str) else cell for f, cell in figures.items()}
 
     @model_validator(mode="after")
     def _entries_are_cells(self) -> "GridFile":
-        _ = self.places
-        for part in self.parts_of_figures:
+        for name, table in self.tables.items():
+            for place in self.places_in(name):
+                if place.number and place.number.sampler not in self.samplers:
+                    raise ValueError(
+                        f"table {table.title!r}, row {place.row.label}: unknown sampler "
+                        f"{place.number.sampler!r}; there are: {', '.join(self.samplers)}"
+                    )
+        for part in self.figure_parts:
             model, _, sampler = part.cell.partition("/")
             if not model or self.split(sampler) is None:
                 raise ValueError(
@@ -179,41 +185,40 @@ class GridFile(CellOptions):
 
     @model_validator(mode="after")
     def _pictures_have_different_names(self) -> "GridFile":
-        wholes = {part.figure for part in self.parts_of_figures if part.name}
-        names = Counter([*wholes, *(part.picture for part in self.parts_of_figures)])
+        wholes = {part.figure for part in self.figure_parts if part.name}
+        names = Counter([*wholes, *(part.picture for part in self.figure_parts)])
         if twice := [name for name, times in names.items() if times > 1]:
             raise ValueError(f"figures: two of them, or of their parts, are called {twice[0]}")
         return self
 
     @property
-    def parts_of_figures(self) -> list[FigurePart]:
+    def figure_parts(self) -> list[FigurePart]:
         figures = self.figures.items()
-        return [FigurePart(f, name, cell) for f, own in figures for name, cell in own.items()]
+        return [FigurePart(f, name, cell) for f, parts in figures for name, cell in parts.items()]
 
     @property
     def pictures(self) -> dict[str, str]:
         """The cell behind each picture of a figure."""
-        return {part.picture: part.cell for part in self.parts_of_figures}
+        return {part.picture: part.cell for part in self.figure_parts}
 
     @property
     def figure_targets(self) -> dict[str, list[str]]:
         """The pictures behind each target: all parts of a figure, and each picture alone."""
         targets: dict[str, list[str]] = {}
-        for part in self.parts_of_figures:
+        for part in self.figure_parts:
             targets.setdefault(part.figure, []).append(part.picture)
         return targets | {picture: [picture] for picture in self.pictures}
 
     def replicates(self, model: str) -> dict[str, TrainedEntry]:
         """Return a model with each seed with which the grid trains it, by name."""
-        own = self.models[model]
-        if own.checkpoint or own.of or not self.seeds.training:
-            return {model: own}
-        first = self.seeds.training[0]
+        entry, seeds = self.models[model], self.seeds.training
+        if entry.checkpoint or entry.of or not seeds:
+            return {model: entry}
         return {
-            seeded(model, seed, first): own.model_copy(
-                update={"overrides": (*own.overrides, f"training.seed={seed}")}
+            seeded(model, seed, seeds[0]): TrainedEntry(
+                overrides=(*entry.overrides, f"training.seed={seed}")
             )
-            for seed in self.seeds.training
+            for seed in seeds
         }
 
     @property
@@ -231,17 +236,13 @@ class GridFile(CellOptions):
     @cached_property
     def places(self) -> dict[str, list[list[Place]]]:
         """The entries of each table, row by row. Raises ValueError if one names no cell."""
-        samplers = list(self.samplers)
-        return {
-            name: table.places(self.metric, self.samples, samplers)
-            for name, table in self.tables.items()
-        }
+        tables = self.tables.items()
+        return {name: table.places(self.metric, self.samples) for name, table in tables}
 
     def places_in(self, *tables: str) -> Iterator[Place]:
         """Yield the entries of these tables, or of all tables if none is named."""
-        return (
-            place for name in tables or self.tables for row in self.places[name] for place in row
-        )
+        for name in tables or self.tables:
+            yield from chain.from_iterable(self.places[name])
 
     @cached_property
     def numbers(self) -> list[Number]:
@@ -252,15 +253,13 @@ class GridFile(CellOptions):
         """Return the numbers of these tables, or of all, each once."""
         return list(dict.fromkeys(p.number for p in self.places_in(*tables) if p.number))
 
-    def overrides_of(self, model: str) -> tuple[str, ...]:
-        """All overrides of a model; those of another grid's model are already complete."""
-        own = self.trainings[model]
-        return own.overrides if own.of else (*self.defaults, *own.overrides)
+    def overrides(self, model: str) -> tuple[str, ...]:
+        """Return all overrides of a model; those of another grid's model are already complete."""
+        entry = self.trainings[model]
+        return entry.overrides if entry.of else (*self.defaults, *entry.overrides)
 
     def split(self, sampler: str) -> tuple[str, str] | None:
-        """Return family and budget of SAMPLER-BUDGET, as the file writes it; None if it is none."""
+        """Return family and budget of SAMPLER-BUDGET; None if no family has this name."""
         families = [family for family in self.samplers if sampler.startswith(f"{family}-")]
-        if not families:
-            return None
-        family = max(families, key=len)
-        return family, sampler.removeprefix(f"{family}-")
+        family = max(families, key=len, default=None)
+        return family and (family, sampler.removeprefix(f"{family}-"))

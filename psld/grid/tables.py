@@ -1,13 +1,14 @@
 """The schema of a grid's tables: rows and columns that name cells, the paper's numbers, bands."""
 
+from dataclasses import dataclass
 from itertools import repeat
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pydantic import Field, model_validator
 
 from psld.config.settings import Settings
 from psld.grid.templates import PLACEHOLDER, fill
-from psld.metrics.results import Show
+from psld.metrics.results import NUMBER_KINDS, Show
 
 
 class Number(NamedTuple):
@@ -36,8 +37,7 @@ class Entry(Settings):
     samples: int | None = Field(None, ge=3)
     metric: str | None = None
     show: Show | None = None
-    """Show the metric's value (the default), the counted network evaluations, or the share of
-    guided samples whose class the metric's classifier recognizes."""
+    """The kind of number; the metric's value by default."""
     fields: dict[str, str] = Field(default_factory=dict)
     """Values for {placeholders} in the other texts of the cell."""
 
@@ -60,7 +60,7 @@ class Row(Entry):
 class Band(Settings):
     """The largest difference from the paper that counts as reproduced; fixed before any run.
 
-    The wider of the two applies. A count of network evaluations has no absolute band.
+    The wider of the two applies. A cost of sampling has no absolute band.
     """
 
     absolute: float = Field(ge=0)
@@ -72,14 +72,17 @@ class Band(Settings):
 
     def width(self, paper: float, show: Show) -> float:
         """The largest difference from the paper's value that counts as reproduced."""
-        return max(self.absolute if show != "nfe" else 0.0, self.relative * abs(paper))
+        absolute = self.absolute if NUMBER_KINDS[show].from_features else 0.0
+        return max(absolute, self.relative * abs(paper))
 
 
-class Place(NamedTuple):
+@dataclass(frozen=True)
+class Place:
     """One entry of a table before any result."""
 
     row: Row
-    column: Column
+    column: str
+    """The column's label."""
     show: Show
     paper: float | None
     """The paper's number, if it has one."""
@@ -110,36 +113,42 @@ class Table(Settings):
     rows: tuple[Row, ...] = Field(min_length=1)
     columns: tuple[Column, ...] = Field(min_length=1)
 
-    def places(self, metric: str, samples: int, samplers: list[str]) -> list[list[Place]]:
+    def places(self, metric: str, samples: int) -> list[list[Place]]:
         """Return the entries, row by row. Raises ValueError if one names no cell.
 
         Args:
             metric, samples: those of the grid, for entries that set no others.
-            samplers: the names of the grid's sampler families.
         """
-        grid = Entry(metric=metric, samples=samples)
-
-        def place(row: Row, column: Column, paper: float | None) -> Place:
-            number = None
-            if not row.literature:
-                where = f"table {self.title!r}, row {row.label}"
-                merged = _merged((grid, self.cell, row, column), where)
-                if merged["sampler"] not in samplers:
-                    raise ValueError(
-                        f"{where}: unknown sampler {merged['sampler']!r}; "
-                        f"there are: {', '.join(samplers)}"
-                    )
-                number = Number(**merged | {"budget": str(merged["budget"])})
-            show = column.show or row.show or self.cell.show or "value"
-            return Place(row, column, show, paper, number)
-
+        defaults = Entry(metric=metric, samples=samples, show="value")
         return [
             [
-                place(row, *pair)
-                for pair in zip(self.columns, row.paper or repeat(None), strict=False)
+                self._place(defaults, row, column, paper)
+                for column, paper in zip(self.columns, row.paper or repeat(None), strict=False)
             ]
             for row in self.rows
         ]
+
+    def _place(self, defaults: Entry, row: Row, column: Column, paper: float | None) -> Place:
+        keys = (*Number._fields, "show")
+        merged = dict.fromkeys(keys)
+        for part in (defaults, self.cell, row, column):
+            values = {key: getattr(part, key) for key in keys}
+            merged |= {key: value for key, value in values.items() if value is not None}
+        show = merged.pop("show")
+        if row.literature:
+            return Place(row, column.label, show, paper, number=None)
+        fields, where = row.fields | column.fields, f"table {self.title!r}, row {row.label}"
+        merged = fill(merged, fields)
+        for key, value in merged.items():
+            if value is None:
+                raise ValueError(f"{where}: no {key} for {column.label}")
+            if PLACEHOLDER.search(str(value)):
+                raise ValueError(
+                    f"{where}: {key} {value!r} has a placeholder that is not among the fields of "
+                    f"row and column: {', '.join(fields) or 'there are none'}"
+                )
+        number = Number(**merged | {"budget": str(merged["budget"])})
+        return Place(row, column.label, show, paper, number)
 
     @model_validator(mode="after")
     def _rows_fit(self) -> "Table":
@@ -157,23 +166,3 @@ class Table(Settings):
             if row.paper is not None and len(row.paper) != len(self.columns):
                 raise ValueError(f"row {row.label}: needs {len(self.columns)} paper values")
         return self
-
-
-def _merged(parts: tuple[Entry, ...], where: str) -> dict[str, Any]:
-    """Merge the settings of grid, table, row and column. Raises ValueError for gaps."""
-    *_, row, column = parts
-    merged: dict[str, Any] = dict.fromkeys(Number._fields)
-    for part in parts:
-        values = {key: getattr(part, key) for key in merged}
-        merged |= {key: value for key, value in values.items() if value is not None}
-    fields = row.fields | column.fields
-    merged = fill(merged, fields)
-    for key, value in merged.items():
-        if value is None:
-            raise ValueError(f"{where}: no {key} for {column.label}")
-        if PLACEHOLDER.search(str(value)):
-            raise ValueError(
-                f"{where}: {key} {value!r} has a placeholder that is not among the fields of "
-                f"row and column: {', '.join(fields) or 'there are none'}"
-            )
-    return merged

@@ -33,7 +33,7 @@ def fill(content: Any, values: dict[str, str]) -> Any:
     """Return the content with the placeholders that have a value replaced, in keys and texts."""
     match content:
         case str():
-            return PLACEHOLDER.sub(lambda found: values.get(found[1], found[0]), content)
+            return PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), content)
         case dict():
             return {fill(key, values): fill(value, values) for key, value in content.items()}
         case list():
@@ -87,10 +87,10 @@ def _members(entry: Any, lists: dict[str, list[str]], where: str) -> Iterator[An
     if not isinstance(entry, dict) or not isinstance(entry.get("fields", {}), dict):
         yield entry  # the schema refuses it, and says why
         return
-    own = {name: str(value) for name, value in entry.get("fields", {}).items()}
-    label = fill(entry.get("label"), own)
+    fixed = {name: str(value) for name, value in entry.get("fields", {}).items()}
+    label = fill(entry.get("label"), fixed)
     for values in _combinations(str(label), lists, where):
-        fields = own | values
+        fields = fixed | values
         yield fill(entry, fields) | ({"fields": fields} if fields else {})
 
 

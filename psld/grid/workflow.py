@@ -1,18 +1,16 @@
 """All grids for the rules of the workflow: the records behind wildcards, and the targets."""
 
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from psld.config.locations import config_names
 from psld.grid import paths
 from psld.grid.cache import load_grid
-from psld.grid.captions import caption_of
 from psld.grid.entries import paper_values
 from psld.grid.figures import GridFigure, all_figures, plot_numbers, plots, trained_models
 from psld.grid.jobs import nearest
-from psld.grid.records import Cell, Features, Grid, Guide, Job, Model, preparation
+from psld.grid.records import Cell, Dataset, Features, Grid, Guide, Model
 from psld.grid.tables import Number
 from psld.utils.errors import UserError
 
@@ -21,27 +19,13 @@ class Workflow:
     """All grids. Methods that take a rule's wildcards return records."""
 
     def __init__(self, grids: dict[str, Grid], broken: dict[str, UserError] | None = None) -> None:
-        """Take all grids, and the errors of those that do not resolve.
-
-        Raises UserError for an impossible name.
-        """
+        """Take all grids, and the errors of those that do not resolve."""
         self.grids = grids
         self.broken = broken or {}
-        for name, error in self.broken.items():
-            print(f"grid {name} is left out: {error}", file=sys.stderr)
-        values = grids.values()
-        self.datasets = {name: grid for grid in values for name in grid.datasets}
-        """A grid of each dataset."""
-        self.features = {name: grid for grid in values for name in grid.features}
-        """A grid of the features DATASET/FEATURES."""
-        named = {"grid": grids, "dataset": self.datasets}
-        named["features"] = {name.partition("/")[2]: None for name in self.features}
-        for kind, names in named.items():
-            for name in names:
-                try:
-                    paths.check_name(kind, name)
-                except ValueError as error:
-                    raise UserError(f"configs/{kind}: {error}") from None
+        self.datasets = {name: grid for grid in grids.values() for name in grid.datasets}
+        """A grid with each dataset: all grids prepare it in the same way."""
+        self.features = {name: grid for grid in grids.values() for name in grid.features}
+        """A grid with each DATASET/FEATURES."""
 
     @classmethod
     def load(cls) -> "Workflow":
@@ -53,6 +37,17 @@ class Workflow:
             except UserError as error:
                 broken[name] = error
         return cls(grids, broken)
+
+    @property
+    def left_out(self) -> list[str]:
+        """A line for each grid that does not resolve."""
+        return [f"grid {name} is left out: {error}" for name, error in self.broken.items()]
+
+    @property
+    def default(self) -> str:
+        """The grid that is made without a target: not the paper, which takes weeks of GPU time."""
+        names = self.grids.keys() | self.broken.keys()
+        return "demo" if "demo" in names else min(names)
 
     def grid(self, wildcards: Any) -> Grid:
         return self.grids[wildcards.grid]
@@ -73,15 +68,20 @@ class Workflow:
     def figure(self, wildcards: Any) -> GridFigure:
         return all_figures(self.grids[wildcards.grid])[wildcards.figure]
 
-    def dataset_job(self, wildcards: Any) -> Job:
-        return preparation(self.datasets[wildcards.dataset].datasets[wildcards.dataset])
+    def dataset(self, wildcards: Any) -> Dataset:
+        return self.datasets[wildcards.dataset].datasets[wildcards.dataset]
 
-    def features_of(self, wildcards: Any) -> Features:
+    def dataset_name(self, wildcards: Any) -> str:
+        """The name of a dataset's record, GRID/DATASET."""
+        return f"{self.datasets[wildcards.dataset].name}/{wildcards.dataset}"
+
+    def reference(self, wildcards: Any) -> Features:
+        """The features of the wildcards `dataset` and `features`."""
         name = f"{wildcards.dataset}/{wildcards.features}"
         return self.features[name].features[name]
 
-    def features_name(self, wildcards: Any) -> str:
-        """The name of the record of features, GRID/DATASET/FEATURES."""
+    def reference_name(self, wildcards: Any) -> str:
+        """The name of the features' record, GRID/DATASET/FEATURES."""
         name = f"{wildcards.dataset}/{wildcards.features}"
         return f"{self.features[name].name}/{name}"
 
@@ -97,14 +97,9 @@ class Workflow:
 
     # -- results ----------------------------------------------------------------------------------
 
-    def results(self, grid: Grid, numbers: Iterable[Number]) -> list[str]:
-        """The results behind some numbers with all their seeds, each file once."""
-        cells = dict.fromkeys(cell for number in numbers for cell in grid.replicates(number))
-        return [cell.result for cell in cells]
-
     def table_results(self, wildcards: Any) -> list[str]:
         grid = self.grid(wildcards)
-        return sorted(self.results(grid, grid.file.numbers_in(wildcards.table)))
+        return sorted(result_files(grid, grid.file.numbers_in(wildcards.table)))
 
     def table_content(self, wildcards: Any) -> dict[str, Any]:
         """The contents of a table besides its inputs: its texts, and what each entry shows."""
@@ -122,11 +117,11 @@ class Workflow:
                 models = (grid.models[model] for model in trained_models(grid))
                 return [f"{model.folder}/history.json" for model in models]
             case "plot":
-                return self.results(grid, plot_numbers(grid, figure.name))
+                return result_files(grid, plot_numbers(grid, figure.name))
             case "nearest":
                 return [cell.result for cell in figure.cells.values()]
             case "phase-space":
-                return [grid.models[figure.model].manifest]
+                return [figure.cell.model.manifest]
         return [cell.records[0] for cell in figure.cells.values()]
 
     def figure_images(self, wildcards: Any) -> list[str]:
@@ -148,23 +143,20 @@ class Workflow:
             content["entries"] = [list(number) for number in numbers]
             content["paper"] = [papers.get(number) for number in numbers]
         if figure.kind == "phase-space":
-            content["record"] = grid.gallery(figure.model).digest
+            content["record"] = figure.cell.digest
         return content
-
-    def caption(self, wildcards: Any) -> str:
-        return caption_of(self.figure(wildcards))
 
     def page_parts(self, wildcards: Any) -> list[str]:
         """The files that a page shows: tables, the results in them, and figures."""
         grid = self.grid(wildcards)
         pages = [f"{paths.table(grid.name, table)}.html" for table in grid.file.tables]
-        results = sorted(self.results(grid, grid.file.numbers))
+        results = sorted(cell.result for cell in grid.measured_cells)
         return [*pages, *results, *figure_files(grid, all_figures(grid))]
 
     def certificate_inputs(self, wildcards: Any) -> list[str]:
         """The results of all cells, and the plots of them."""
         grid = self.grid(wildcards)
-        results = sorted(self.results(grid, grid.file.numbers))
+        results = sorted(cell.result for cell in grid.measured_cells)
         return [*results, *figure_files(grid, plots(grid))]
 
     # -- targets ----------------------------------------------------------------------------------
@@ -207,7 +199,7 @@ class Workflow:
         known: dict[str, None] = {}
         for word in words:
             for name, error in self.broken.items():
-                if name in re.split("[/.]", word):
+                if re.search(rf"(^|/){re.escape(name)}(/|\.|$)", word):
                     raise error
             if not word.startswith(("results/", "samples/")) and makes(word):
                 continue
@@ -241,6 +233,11 @@ class Workflow:
                         f"figure, grid or rule; call it {grid}-{name}"
                     )
                 seen.add(name)
+
+
+def result_files(grid: Grid, numbers: Iterable[Number]) -> list[str]:
+    """Return the results behind some numbers with all their seeds, each file once."""
+    return [cell.result for cell in grid.cells_behind(numbers)]
 
 
 def table_files(grid: Grid, table: str) -> list[str]:

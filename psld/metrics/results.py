@@ -1,13 +1,19 @@
-"""The results of a cell: all its metrics, with what they were computed from."""
+"""The results of a cell: all its metrics, with what they were computed from.
 
+`Show` and `NUMBER_KINDS` list the kinds of numbers that a table can show.
+"""
+
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from psld.config.settings import MadeRecord, Settings, read_record
+from psld.diffusion.samplers import SamplerSettings
 from psld.metrics.estimate import Estimate
+from psld.metrics.settings import MetricSettings
 
 Show = Literal["value", "nfe", "class_accuracy"]
-"""The numbers of a result that a table can show."""
+"""What an entry of a table shows; NUMBER_KINDS describes each."""
 
 
 class Weights(Settings):
@@ -63,13 +69,42 @@ class CellResult(MadeRecord):
     def samples(self) -> int:
         return self.estimate.samples
 
-    def estimate_of(self, show: Show) -> Estimate | None:
-        """Return a number with the error of drawing samples; None for a count."""
-        return {"value": self.estimate, "class_accuracy": self.class_accuracy}.get(show)
+    def number(self, show: Show) -> Estimate | float:
+        """Return a number that a table shows; an Estimate has an interval."""
+        return NUMBER_KINDS[show].read(self)
 
-    def number(self, show: Show) -> float:
-        estimate = self.estimate_of(show)
-        return estimate.value if estimate else getattr(self, show)
+
+class NumberKind(NamedTuple):
+    """A kind of number that a table can show."""
+
+    read: Callable[[CellResult], Estimate | float]
+    """Returns the number of a result."""
+    decimals: int = 2
+    """The fewest decimals to print; more if the error needs them."""
+    from_features: bool = True
+    """False for a cost of sampling, to which a band's absolute width does not apply."""
+    fits: Callable[[SamplerSettings, MetricSettings], bool] = lambda sampler, metric: True
+    """Checks if the results of a sampler and a metric have the number."""
+    needs: str = ""
+    """What it needs, for the error if it does not fit."""
+
+
+def _has_class_accuracy(sampler: SamplerSettings, metric: MetricSettings) -> bool:
+    return hasattr(sampler.guidance, "label") and metric.extractor.kind == "classifier"
+
+
+NUMBER_KINDS: dict[Show, NumberKind] = {
+    # The metric.
+    "value": NumberKind(lambda result: result.estimate),
+    # Network evaluations per image, counted.
+    "nfe": NumberKind(lambda result: result.nfe, decimals=0, from_features=False),
+    # The share of guided samples whose class the metric's classifier recognizes.
+    "class_accuracy": NumberKind(
+        lambda result: result.class_accuracy,
+        fits=_has_class_accuracy,
+        needs="samples guided to a class and a metric with a classifier",
+    ),
+}
 
 
 class CellResults(Settings):
@@ -82,6 +117,11 @@ class CellResults(Settings):
         """Read a record. Raises UserError if it is damaged or from another version."""
         remedy = "delete it and evaluate again, or all cells: snakemake GRID --forcerun evaluate"
         return read_record(cls, path, f"{path}: not the metrics of a cell; {remedy}")
+
+    @property
+    def records(self) -> list[str]:
+        """The records of the results."""
+        return [result.record for result in self.results]
 
     def of(self, record: str) -> CellResult | None:
         """Return the result of a record; None if there is none."""

@@ -141,7 +141,7 @@ class MetricSettings(Settings):
     """The network that turns images into features."""
     measure: MeasureSettings = FrechetSettings()
     """The number that is computed from the features."""
-    reference_split: Literal["train", "test", "all"] = "train"
+    reference_split: Literal["train", "test"] = "train"
     """The images that samples are compared with."""
     truncated_reference: bool = False
     """Truncate real images as samples are truncated: 95 of 256 levels become one lower."""
@@ -233,13 +233,9 @@ class FeatureFolders(Settings):
     """Written by psld train_extractor; null for a published extractor."""
 
 
-class EvaluateSettings(CellSettings):
-    """Settings of `psld evaluate`. A cell of a grid has several measurements."""
+class _EvaluationSettings(CellSettings):
+    """The common settings of all evaluations of a cell."""
 
-    measurements: tuple[Measurement, ...] = Field(min_length=1)
-    """In the config: `metric` and `samples`, of one measurement."""
-    features: dict[str, FeatureFolders]
-    """The folders of each `metric.features`. In the config: `reference` and `extractor`."""
     shards: str
     """Folder of the cell's shards."""
     output: str
@@ -247,23 +243,37 @@ class EvaluateSettings(CellSettings):
     keep: int = Field(512, ge=1)
     """Keep the features of extractors that have at most this number of them; Inception has 2048."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _of_one_metric(cls, content: Any) -> Any:
-        """Take the measurement of a config with `metric`, `samples`, `reference`, `extractor`."""
-        if not isinstance(content, dict) or "metric" not in content:
-            return content
-        others = dict(content)
-        if "measurements" in content:  # those of a cell
-            for key in ("metric", "samples", "reference", "extractor"):
-                others.pop(key)
-            return others
-        measurement = {key: others.pop(key) for key in ("metric", "samples")}
-        folders = {key: others.pop(key) for key in ("reference", "extractor")}
-        if folders["reference"] is None:
-            raise ValueError("reference: give the folder that psld reference wrote, or a cell")
-        features = measurement["metric"].get("features", "")
-        return {**others, "measurements": [measurement], "features": {features: folders}}
+
+class EvaluateSettings(_EvaluationSettings):
+    """Settings of an evaluation by several metrics, as a cell of a grid has them."""
+
+    measurements: tuple[Measurement, ...] = Field(min_length=1)
+    features: dict[str, FeatureFolders]
+    """The folders of each `metric.features`."""
+
+
+class EvaluateCommandSettings(_EvaluationSettings):
+    """Settings of `psld evaluate` without a cell of a grid: one metric."""
+
+    metric: MetricSettings
+    samples: int = Field(ge=3)
+    """Number of images to measure, from the first."""
+    reference: str
+    """Folder that psld reference wrote."""
+    extractor: str | None
+    """Folder that psld train_extractor wrote; null for a published extractor."""
+
+    def evaluation(self) -> EvaluateSettings:
+        content = {key: getattr(self, key) for key in _EvaluationSettings.model_fields}
+        return EvaluateSettings(
+            **content,
+            measurements=(Measurement(metric=self.metric, samples=self.samples),),
+            features={
+                self.metric.features: FeatureFolders(
+                    reference=self.reference, extractor=self.extractor
+                )
+            },
+        )
 
 
 class _CommandSettings(Settings):
@@ -305,7 +315,7 @@ class ReferenceSettings(_CommandSettings):
 class LikelihoodSettings(Settings):
     """Everything that decides the bits per dimension of a model."""
 
-    split: Literal["train", "test", "all"]
+    split: Literal["train", "test"]
     """The images whose likelihood is measured."""
     images: int | None = Field(ge=2)
     """Number of images, from the first of the split; null: all."""

@@ -1,83 +1,86 @@
-"""The formats of a table: Markdown, CSV and LaTeX; psld/report/html.py makes the HTML."""
+"""The formats of a table: Markdown, CSV, LaTeX and HTML."""
 
 import csv
 import io
 import re
 from pathlib import Path
-from statistics import fmean
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from tabulate import tabulate
 
 from psld.grid.entries import TableEntry, read_table
 from psld.grid.records import Grid
-from psld.grid.tables import Table
-from psld.report.html import table_page
-from psld.report.table import EVERY_ENTRY, Text, summary, text_of
+from psld.grid.tables import RECORDED, Table
+from psld.report.table import EVERY_ENTRY, TableText, summary, table_text
 from psld.utils.files import write_text
+
+TEMPLATES = Environment(
+    loader=PackageLoader("psld.report"),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=StrictUndefined,
+)
+"""The templates of HTML pages, which have no script, fetch nothing, and escape all texts."""
+TEMPLATES.globals["every_entry"] = EVERY_ENTRY
 
 
 def write_table(grid: Grid, name: str, output: str) -> None:
     """Write a table of a grid as OUTPUT.csv, OUTPUT.md, OUTPUT.tex and OUTPUT.html."""
     table, rows = grid.file.tables[name], read_table(grid, name)
-    text = text_of(table, rows)
+    text = table_text(table, rows)
     write_text(f"{output}.csv", as_csv(grid, table, rows))
     write_text(f"{output}.md", markdown(text))
     write_text(f"{output}.tex", latex(text))
-    write_text(f"{output}.html", table_page(text))
+    write_text(f"{output}.html", html(text))
 
 
 def print_tables(grid: Grid, root: Path) -> None:
     """Print every table of a grid with results below `root`, and a summary of their entries."""
     tables = {name: read_table(grid, name, root) for name in grid.file.tables}
-    texts = [text_of(grid.file.tables[name], rows) for name, rows in tables.items()]
+    texts = [table_text(grid.file.tables[name], rows) for name, rows in tables.items()]
     for text in [*texts, summary(grid, tables)]:
         print(markdown(text, details=False))
+
+
+def html(text: TableText) -> str:
+    """Return a page with one table."""
+    return TEMPLATES.get_template("table.html").render(text=text)
 
 
 def as_csv(grid: Grid, table: Table, rows: list[list[TableEntry]]) -> str:
     """Return the table for programs: one line per entry, with all that is known about it."""
     stream = io.StringIO()
-    entries = [record(grid, table, entry) for row in rows for entry in row]
+    entries = [csv_line(grid, table, entry) for row in rows for entry in row]
     writer = csv.DictWriter(stream, entries[0], lineterminator="\n")
     writer.writeheader()
     writer.writerows(entries)
     return stream.getvalue()
 
 
-def record(grid: Grid, table: Table, entry: TableEntry) -> dict[str, object]:
+def csv_line(grid: Grid, table: Table, entry: TableEntry) -> dict[str, object]:
     """Return all that is known about an entry; None for what is not."""
-    number, results = entry.number, entry.results
-    interval, rank = entry.interval, entry.rank
-    return {
-        **dict(zip(table.headings, entry.row.label, strict=True)),
-        "seeds": len(results) if number else None,
-        "column": entry.column,
+    number, interval, rank = entry.number, entry.interval, entry.rank
+    known = {
+        "seeds": number and len(entry.results),
         "cell": number and f"{grid.name}/{number.cell}",
         "metric": number and number.metric,
         "shows": entry.show,
         "ours": entry.value,
         "low": interval and interval.low,
         "high": interval and interval.high,
-        "deviation": entry.deviation,
-        "minimum": entry.minimum,
-        "extrapolated": entry.extrapolated,
-        "paper": entry.paper,
         "source": entry.row.source,
-        "difference": entry.difference,
         "band": entry.width,
-        "status": entry.status,
-        "more_samples": entry.more_samples,
         "rank": rank and rank.name,
         "p_value": rank and rank.p_value,
         "paired": rank and rank.paired,
-        "samples": entry.samples,
-        "nfe": fmean(r.nfe for r in results) if results else None,
-        "sampling_seconds": sum(r.sampling_seconds for r in results) if results else None,
-        "sampling_device": ", ".join(dict.fromkeys(r.sampling_device for r in results)) or None,
     }
+    labels = dict(zip(table.headings, entry.row.label, strict=True))
+    # The other columns are attributes of the entry with the same name.
+    return labels | {c: known[c] if c in known else getattr(entry, c) for c in RECORDED}
 
 
-def markdown(text: Text, details: bool = True) -> str:
+def markdown(text: TableText, details: bool = True) -> str:
     """Return Markdown, with a list of every entry if `details`."""
     title, caption, *notes = map(_plain, [text.title, text.caption, *text.notes])
     parts = [f"### {title}", caption, _pipes(text, text.columns, text.lines), *notes]
@@ -86,7 +89,7 @@ def markdown(text: Text, details: bool = True) -> str:
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def _pipes(text: Text, columns: list[str], lines: list[list[str]]) -> str:
+def _pipes(text: TableText, columns: list[str], lines: list[list[str]]) -> str:
     sides = ["left"] * text.headings + ["right"] * (len(columns) - text.headings)
     rows = [[_plain(cell).replace("|", r"\|") for cell in line] for line in (columns, *lines)]
     return tabulate(rows[1:], rows[0], tablefmt="pipe", colalign=sides, disable_numparse=True)
@@ -97,37 +100,33 @@ def _plain(text: str) -> str:
     return re.sub(r"<(?=[A-Za-z/!?])", r"\\<", " ".join(text.split()))
 
 
-def latex(text: Text) -> str:
+def latex(text: TableText) -> str:
     """Return a booktabs table, with the notes in its caption, and a long table of every entry."""
     caption = " ".join(filter(None, [f"{text.title}.", text.caption, *text.notes]))
-    return "\n".join(
-        [
-            r"% Needs \usepackage{amssymb, booktabs, longtable}",
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{_escape(caption)}}}",
-            rf"\begin{{tabular}}{{{_sides(text, text.columns)}}}",
-            *_rules(text.columns, text.lines),
-            r"\end{tabular}",
-            r"\end{table}",
-            "",
-            *(_long_table(text) if text.details else []),
-        ]
-    )
-
-
-def _long_table(text: Text) -> list[str]:
-    return [
-        r"{\scriptsize",
-        rf"\begin{{longtable}}{{{_sides(text, text.detail_columns)}}}",
-        rf"\caption{{{_escape(f'{text.title}. {EVERY_ENTRY}.')}}} \\",
-        *_rules(text.detail_columns, text.details),
-        r"\end{longtable}}",
+    lines = [
+        r"% Needs \usepackage{amssymb, booktabs, longtable}",
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{_escape(caption)}}}",
+        rf"\begin{{tabular}}{{{_sides(text, text.columns)}}}",
+        *_rules(text.columns, text.lines),
+        r"\end{tabular}",
+        r"\end{table}",
         "",
     ]
+    if text.details:
+        lines += [
+            r"{\scriptsize",
+            rf"\begin{{longtable}}{{{_sides(text, text.detail_columns)}}}",
+            rf"\caption{{{_escape(f'{text.title}. {EVERY_ENTRY}.')}}} \\",
+            *_rules(text.detail_columns, text.details),
+            r"\end{longtable}}",
+            "",
+        ]
+    return "\n".join(lines)
 
 
-def _sides(text: Text, columns: list[str]) -> str:
+def _sides(text: TableText, columns: list[str]) -> str:
     return "l" * text.headings + "r" * (len(columns) - text.headings)
 
 

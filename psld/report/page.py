@@ -2,21 +2,24 @@
 
 import base64
 import io
+import json
 import re
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from PIL import Image
 
+from psld.config.settings import Settings
 from psld.grid import paths
-from psld.grid.captions import caption_of
 from psld.grid.entries import STATUSES, Status, TableEntry, read_table
 from psld.grid.figures import GridFigure, all_figures, plot_lines
 from psld.grid.records import Grid
-from psld.report.html import TEMPLATES
-from psld.report.origins import origins_of
-from psld.report.table import Text, summary, text_of
+from psld.metrics.results import CellResult, Weights
+from psld.report.formats import TEMPLATES
+from psld.report.table import TableText, summary, table_text
 from psld.utils.errors import UserError
 
 MEANINGS: dict[Status, str] = {
@@ -67,7 +70,7 @@ class Section:
 
     name: str
     title: str
-    table: Text | None = None
+    table: TableText | None = None
     pictures: list[Picture] = field(default_factory=list)
     elsewhere: list[Picture] = field(default_factory=list)
     """Pictures of another section that show numbers of this one."""
@@ -78,9 +81,9 @@ def results_page(grid: Grid) -> str:
     tables = {name: read_table(grid, name) for name in grid.file.tables}
     entries = [entry for rows in tables.values() for row in rows for entry in row]
     counts = Counter(entry.status for entry in entries)
-    everything, folder = all_figures(grid), Path(paths.figure(grid.name, ""))
-    drawn = {n: f for n, f in everything.items() if (folder / f"{n}.png").exists()}
-    sections = _sections(grid, tables, drawn, folder)
+    folder = Path(paths.figure(grid.name, ""))
+    figures = all_figures(grid).items()
+    drawn = {name: figure for name, figure in figures if (folder / f"{name}.png").exists()}
     return TEMPLATES.get_template("page.html").render(
         grid=grid,
         counts=[(status, counts[status], MEANINGS[status]) for status in STATUSES],
@@ -88,10 +91,31 @@ def results_page(grid: Grid) -> str:
         compared=sum(e.paper is not None and e.status != "literature" for e in entries),
         summary=summary(grid, tables),
         facts=_facts(grid),
-        sections=sections,
-        missing=[name for name in everything if name not in drawn],
-        origins=origins_of(grid, entries),
+        sections=_sections(grid, tables, drawn, folder),
+        missing=[name for name, _ in figures if name not in drawn],
+        origins=[text for text in _origins(grid, entries) if text.lines],
     )
+
+
+def _facts(grid: Grid) -> dict[str, list[str]]:
+    """Return the parts of the grid: datasets, models, samplers with their budgets, metrics."""
+    budgets: dict[str, set[str]] = {}
+    for sampler in grid.samplers.values():
+        budgets.setdefault(sampler.family, set()).add(sampler.budget)
+    samples = sorted({number.samples for number in grid.file.numbers})
+    seeds = {"training": grid.file.seeds.training, "sampling": grid.file.seeds.sampling}
+    facts = {
+        "Datasets": list(grid.datasets),
+        "Models": list(grid.file.models),
+        "Samplers": [f"{f} ({', '.join(sorted(b, key=float))})" for f, b in budgets.items()],
+        "Metrics": list(grid.metrics),
+        "Samples of each cell": [f"{number:,}" for number in samples],
+        "Seeds": [f"{len(values)} of {what}" for what, values in seeds.items() if len(values) > 1],
+    }
+    return {name: items for name, items in facts.items() if items}
+
+
+# -- sections -------------------------------------------------------------------------------------
 
 
 def _sections(
@@ -101,36 +125,36 @@ def _sections(
     folder: Path,
 ) -> list[Section]:
     """Return one section for each table, then one for each category of the other figures."""
-    placed: dict[str, Picture] = {}
-
-    captions: dict[str, int] = {}
-
-    def place(figure: GridFigure) -> Picture:
-        number, caption = len(placed) + 1, caption_of(figure)
-        if captions.setdefault(caption, number) != number:
-            caption = f"As in Figure {captions[caption]}."
-        picture = Picture(number, figure, caption, *_embedded(figure, folder))
-        return placed.setdefault(figure.name, picture)
-
+    pictures: dict[str, Picture] = {}
     sections = []
     for name, rows in tables.items():
-        section = Section(f"table-{name}", grid.file.tables[name].title)
-        section.table = text_of(grid.file.tables[name], rows)
+        table = grid.file.tables[name]
+        section = Section(f"table-{name}", table.title, table_text(table, rows))
         for figure in drawn.values():
             share = _plotted(grid, name, figure.name)
-            if figure.name in placed:
-                section.elsewhere += [placed[figure.name]] if share else []
+            if figure.name in pictures:
+                section.elsewhere += [pictures[figure.name]] if share else []
             elif share >= MOST_CELLS or _pictured(grid, name, figure):
-                section.pictures.append(place(figure))
+                section.pictures.append(_add_picture(pictures, figure, folder))
         sections.append(section)
-    others = [figure for name, figure in drawn.items() if name not in placed]
+    others = [figure for name, figure in drawn.items() if name not in pictures]
     for category in reversed(dict.fromkeys(figure.category[0] for figure in others)):
-        own = [figure for figure in others if figure.category[0] == category]
-        own.sort(key=lambda figure: figure.kind != "comparison")
-        pictures = [place(figure) for figure in own]
-        title = pictures[0].heading if len(pictures) == 1 else category
-        sections.append(Section(f"figures-{len(sections)}", title, pictures=pictures))
+        alike = [figure for figure in others if figure.category[0] == category]
+        alike.sort(key=lambda figure: figure.kind != "comparison")
+        shown = [_add_picture(pictures, figure, folder) for figure in alike]
+        title = shown[0].heading if len(shown) == 1 else category
+        sections.append(Section(f"figures-{len(sections)}", title, pictures=shown))
     return sections
+
+
+def _add_picture(pictures: dict[str, Picture], figure: GridFigure, folder: Path) -> Picture:
+    """Add a figure to the pictures of the page so far; equal captions are printed once."""
+    numbers = {picture.figure.caption: picture.number for picture in reversed(pictures.values())}
+    earlier = numbers.get(figure.caption)
+    caption = f"As in Figure {earlier}." if earlier else figure.caption
+    picture = Picture(len(pictures) + 1, figure, caption, *_embedded(figure, folder))
+    pictures[figure.name] = picture
+    return picture
 
 
 def _plotted(grid: Grid, table: str, figure: str) -> float:
@@ -144,9 +168,8 @@ def _pictured(grid: Grid, table: str, figure: GridFigure) -> bool:
     """Check that a figure shows samples for an entry of a table."""
     shown = grid.file.numbers_in(table)
     if figure.kind == "nearest":
-        return "memorization" in {
-            grid.metrics[n.metric].measure.kind for n in shown if n.cell == figure.cell.name
-        }
+        metrics = [grid.metrics[n.metric] for n in shown if n.cell == figure.cell.name]
+        return any(metric.measure.kind == "memorization" for metric in metrics)
     return grid.file.pictures.get(figure.name) in {number.cell for number in shown}
 
 
@@ -155,10 +178,10 @@ def _embedded(figure: GridFigure, folder: Path) -> tuple[str, int, int]:
     if figure.kind in VECTORS:
         path = folder / f"{figure.name}.svg"
         content = path.read_bytes()
-        found = re.search(rb'<svg[^>]* viewBox="0 0 ([\d.]+) ([\d.]+)"', content)
-        if found is None or not content.rstrip().endswith(b"</svg>"):
+        box = re.search(rb'<svg[^>]* viewBox="0 0 ([\d.]+) ([\d.]+)"', content)
+        if box is None or not content.rstrip().endswith(b"</svg>"):
             raise UserError(f"{path}: not a whole picture; delete it and draw it again")
-        size = [round(float(length) * 96 / 72) for length in found.groups()]
+        size = [round(float(length) * 96 / 72) for length in box.groups()]
         kind = "svg+xml"
     else:
         content, size = _small(folder / f"{figure.name}.png")
@@ -183,20 +206,42 @@ def _small(path: Path) -> tuple[bytes, tuple[int, int]]:
     return stream.getvalue(), image.size
 
 
-def _facts(grid: Grid) -> dict[str, list[str]]:
-    """Return the parts of the grid: datasets, models, samplers with their budgets, metrics."""
-    budgets: dict[str, set[str]] = {}
-    for sampler in grid.samplers.values():
-        budgets.setdefault(sampler.family, set()).add(sampler.budget)
-    ordered = {family: ", ".join(sorted(values, key=float)) for family, values in budgets.items()}
-    samples = sorted({number.samples for number in grid.file.numbers})
-    seeds = {"training": grid.file.seeds.training, "sampling": grid.file.seeds.sampling}
-    facts = {
-        "Datasets": list(grid.datasets),
-        "Models": list(grid.file.models),
-        "Samplers": [f"{family} ({values})" for family, values in ordered.items()],
-        "Metrics": list(grid.metrics),
-        "Samples of each cell": [f"{number:,}" for number in samples],
-        "Seeds": [f"{len(own)} of {what}" for what, own in seeds.items() if len(own) > 1],
-    }
-    return {name: items for name, items in facts.items() if items}
+# -- provenance -----------------------------------------------------------------------------------
+
+
+def _origins(grid: Grid, entries: Iterable[TableEntry]) -> Iterator[TableText]:
+    """Yield tables of the results' models, guides, samplers, metrics and software."""
+    results = list(chain.from_iterable(entry.results for entry in entries))
+    columns = ["name", "dataset", "steps", "weights (SHA-256)", "settings"]
+    models = {r.model.name: r.model for r in results}
+    yield TableText("Models", columns, list(map(_weights_line, models.values())))
+    guides = {r.guide.name: r.guide for r in results if r.guide}
+    yield TableText("Guides", columns, list(map(_weights_line, guides.values())))
+    columns = ["name", "settings"]
+    samplers = [[name, _as_json(sampler.settings)] for name, sampler in grid.samplers.items()]
+    yield TableText("Samplers", columns, samplers)
+    metrics = [[name, _as_json(metric)] for name, metric in grid.metrics.items()]
+    yield TableText("Metrics", columns, metrics)
+    columns = ["evaluated with", "revision", "precision", "sampled on", "results"]
+    software = Counter(map(_software, results)).items()
+    yield TableText("Software and devices", columns, [[*words, str(n)] for words, n in software])
+
+
+def _weights_line(weights: Weights) -> list[str]:
+    settings = {key: value for key, value in weights.settings.items() if key != "dataset"}
+    dataset, step = weights.settings["dataset"]["name"], weights.step
+    steps = "" if step is None else str(step)
+    return [weights.name, dataset, steps, weights.weights_sha256, json.dumps(settings)]
+
+
+def _as_json(settings: Settings) -> str:
+    return json.dumps(settings.model_dump(mode="json", exclude_none=True))
+
+
+def _software(result: CellResult) -> tuple[str, ...]:
+    """Return versions, revision and precision of the evaluation, and the device of sampling."""
+    versions = ", ".join(
+        f"{name} {version}" for name, version in result.versions.items() if version
+    )
+    precision = ", ".join(f"{name}: {value}" for name, value in result.precision.items())
+    return versions, result.git_revision or "", precision, result.sampling_device

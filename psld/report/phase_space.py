@@ -10,36 +10,64 @@ from matplotlib.patches import Circle
 from torch import Tensor
 
 from psld.data.pixels import to_uint8
+from psld.diffusion.samplers import SamplerSettings
 from psld.report.style import LINE_WIDTH, MARKER_SIZE, PAGE_WIDTH, SCALE_COLOR, Look, ramp
+from psld.sampling.sample import trace_sample
+from psld.training.model import load_model
+from psld.utils.device import use_device
+from psld.utils.errors import UserError
 
+TIMES = 10
+"""States that are shown as images, evenly spread over the steps from noise to data."""
+PIXELS = 3
+"""Pixels that are followed, from the darkest to the brightest of the image."""
 BLOCKS = ("position\nx", "momentum\nm", "auxiliary")  # all after the second are auxiliary
 AXES = ("position x", "momentum m / √M")
 CONTRAST = 2.0  # deviations from the mean that are black and white, except in the position
 PLANE_HEIGHT = 4.2  # inches
 
 
-def draw_trace(
-    times: Sequence[float], states: Tensor, columns: int, pixels: int, title: str
+def draw_path(
+    model: str,
+    sampler: SamplerSettings,
+    title: str,
+    device: str,
+    shard_size: int,
+    seed: int,
+    sample: int = 0,
 ) -> Figure:
+    """Sample an image of a cell again and draw its path through phase space.
+
+    Args:
+        shard_size: images per shard of the cell, whose noise comes from `seed`.
+        sample: index of the image in the cell.
+    """
+    loaded = load_model(model, use_device(device, tf32=True))
+    try:
+        times, states = trace_sample(loaded, sampler, sample, shard_size, seed)
+    except UserError as error:
+        raise UserError(f"{model}: {error}") from None
+    return draw_trace(times, states, title)
+
+
+def draw_trace(times: Sequence[float], states: Tensor, title: str) -> Figure:
     """Draw the blocks as images at some times; below, a few pixels in phase space and over time.
 
     Args:
         times: forward times, descending.
         states: blocks in units of their stationary deviations, times×k×C×H×W.
-        columns: times shown as images, evenly spread over the steps.
-        pixels: followed pixels, from the darkest to the brightest of the image.
     """
     blocks = states.shape[1]
-    heights = [1.12 * PAGE_WIDTH / columns * blocks + 0.5, PLANE_HEIGHT]
+    heights = [1.12 * PAGE_WIDTH / TIMES * blocks + 0.5, PLANE_HEIGHT]
     figure = Figure(figsize=(PAGE_WIDTH, sum(heights)), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=heights)
     above.suptitle(title, parse_math=False)
     followed = states[:, :2, states.shape[2] // 2]  # the middle channel, green in RGB
-    places = spread_pixels(followed[-1, 0], pixels)
+    places = spread_pixels(followed[-1, 0], PIXELS)
     looks = list(ramp([str(place) for place in places]).values())
-    chosen = np.linspace(0, len(times) - 1, columns).round().astype(int)
-    panels = above.subplots(blocks, columns, squeeze=False)
-    _draw_images(panels, [times[i] for i in chosen], states[chosen])
+    shown = np.linspace(0, len(times) - 1, TIMES).round().astype(int)
+    panels = above.subplots(blocks, TIMES, squeeze=False)
+    _draw_images(panels, [times[i] for i in shown], states[shown])
     for (row, column), look in zip(places, looks, strict=True):
         for axes in panels[:, -1]:
             axes.plot(column, row, look.marker, **_filled(look))
@@ -52,8 +80,8 @@ def draw_trace(
 
 def spread_pixels(image: Tensor, count: int) -> list[tuple[int, int]]:
     """Return at most `count` places of pixels with evenly spread brightness, in an image H×W."""
-    wanted = torch.linspace(float(image.min()), float(image.max()), count)
-    nearest = (image.flatten()[:, None] - wanted).abs().argmin(dim=0).tolist()
+    levels = torch.linspace(float(image.min()), float(image.max()), count)
+    nearest = (image.flatten()[:, None] - levels).abs().argmin(dim=0).tolist()
     return [divmod(place, image.shape[1]) for place in dict.fromkeys(nearest)]
 
 

@@ -1,60 +1,102 @@
 """The plots of a grid: distance against network evaluations or Γ, and training curves.
 
-Bars are the 95 % intervals of distances.
-
-Each function raises UserError if there is nothing to plot yet.
+Panels of curves on a logarithmic axis of values, with one legend above them. Bars are the 95 %
+intervals of distances.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from statistics import fmean
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator
 
 from psld.grid.entries import paper_values, read_results
-from psld.grid.figures import Panel, friction, gamma_panels, nfe_panels, trained_models
+from psld.grid.figures import LineGroup, friction, gamma_lines, nfe_lines, trained_models
 from psld.grid.records import Grid
 from psld.grid.tables import Number
-from psld.report.panels import Curve, Points, View, draw_panels, label_x_axis
-from psld.report.style import Look, model_looks, ramp
+from psld.report.style import (
+    PANEL,
+    PANELS_PER_ROW,
+    SCALE_COLOR,
+    SINGLE_PANEL_WIDTH,
+    Look,
+    model_looks,
+    ramp,
+)
 from psld.training.history import HISTORY, TrainingHistory
 from psld.utils.errors import UserError
 
 MAX_POINTS = 60  # of a training curve
+LEGEND_LINE = 0.25  # inches
+
+Points = list[tuple[float, float]]
 
 
-def plot_nfe(grid: Grid) -> Figure:
+@dataclass(frozen=True)
+class Curve:
+    """One curve of a panel: our points and those of the paper."""
+
+    name: str
+    look: Look
+    ours: Points
+    paper: Points = field(default_factory=list)
+    mark_every: int = 1  # mark every n-th of our points
+    bars: Sequence[tuple[float, float, float]] = ()  # x and both ends of each error bar
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel: its curves and their labels."""
+
+    title: str
+    axis: object  # adjacent panels with the same one share their y axis
+    y_label: str
+    curves: Sequence[Curve]
+    levels: dict[str, float] = field(default_factory=dict)  # reference values by name
+
+
+def draw_plot(grid: Grid, name: str) -> Figure:
+    """Draw one of the PLOTS of a grid. Raises UserError if there is nothing to plot yet."""
+    return {"nfe": _plot_nfe, "gamma": _plot_gamma, "training": _plot_training}[name](grid)
+
+
+def _plot_nfe(grid: Grid) -> Figure:
     """Plot distance against network evaluations: a panel per sampler family, a line per model."""
-    views = _views(grid, nfe_panels(grid), model_looks(grid), lambda _, nfe: nfe)
-    return draw_panels(views, "network evaluations (NFE)", _logarithmic_nfe)
+    panels = _panels(grid, nfe_lines(grid), model_looks(grid), lambda _, nfe: nfe)
+    return draw_panels(panels, "network evaluations (NFE)", _logarithmic_nfe)
 
 
-def plot_gamma(grid: Grid) -> Figure:
+def _plot_gamma(grid: Grid) -> Figure:
     """Plot distance against Γ: a panel per sampler family, a line per budget."""
-    panels = gamma_panels(grid)
-    looks = ramp(list(dict.fromkeys(line for panel in panels for line in panel.lines)))
-    views = _views(grid, panels, looks, lambda number, _: friction(grid, number.model))
-    return draw_panels(views, "friction Γ on the position", _logarithmic_gamma)
+    groups = gamma_lines(grid)
+    looks = ramp(list(dict.fromkeys(line for group in groups for line in group.lines)))
+    panels = _panels(grid, groups, looks, lambda number, _: friction(grid, number.model))
+    return draw_panels(panels, "friction Γ on the position", _logarithmic_gamma)
 
 
-def _views(
+def _panels(
     grid: Grid,
-    panels: list[Panel],
+    groups: list[LineGroup],
     looks: dict[str, Look],
     x_value: Callable[[Number, float | None], float | None],
-) -> list[View]:
+) -> list[Panel]:
     """Return the panels that have points. Raises UserError if no cell is measured yet.
 
     `x_value` maps a number and its network evaluations to a place on the x axis.
     """
     papers = paper_values(grid)
-    several_datasets = len({panel.dataset for panel in panels}) > 1
-    views = []
-    for panel in panels:
+    several_datasets = len({group.dataset for group in groups}) > 1
+    panels = []
+    for group in groups:
         curves, levels = [], {}
-        for name, numbers in panel.lines.items():
+        for name, numbers in group.lines.items():
             ours, paper, bars = [], [], []
             for number in numbers:
                 measured = read_results(grid, number)
@@ -73,13 +115,13 @@ def _views(
             if ours or paper:
                 curves.append(Curve(name, looks[name], sorted(ours), sorted(paper), bars=bars))
         if curves:
-            title = f"{panel.dataset}, {panel.sampler}" if several_datasets else panel.sampler
-            y_label = f"{panel.metric}, {panel.samples:,} samples"
+            title = f"{group.dataset}, {group.sampler}" if several_datasets else group.sampler
+            y_label = f"{group.metric}, {group.samples:,} samples"
             levels = {name: level for name, level in levels.items() if level and level > 0}
-            views.append(View(title, panel.group, y_label, curves, levels))
-    if not any(curve.ours for view in views for curve in view.curves):
+            panels.append(Panel(title, group.axis, y_label, curves, levels))
+    if not any(curve.ours for panel in panels for curve in panel.curves):
         raise UserError(f"results/cells/{grid.name}: nothing of grid {grid.name} to plot yet")
-    return views
+    return panels
 
 
 def _logarithmic_nfe(axes: Axes, nfe: list[float]) -> None:
@@ -95,7 +137,7 @@ def _logarithmic_gamma(axes: Axes, gammas: list[float]) -> None:
     label_x_axis(axes, gammas, "{x:g}")
 
 
-def plot_training(grid: Grid) -> Figure:
+def _plot_training(grid: Grid) -> Figure:
     """Plot the training loss against steps: a panel per dataset, a line per model."""
     looks = model_looks(grid)
     curves: dict[str, list[Curve]] = {}
@@ -105,10 +147,10 @@ def plot_training(grid: Grid) -> Figure:
         if points := thinned([(entry.step, entry.loss) for entry in entries]):
             curve = Curve(name, looks[name], points, mark_every=max(1, len(points) // 8))
             curves.setdefault(grid.models[name].dataset, []).append(curve)
-    views = [View(dataset, "all", "training loss", lines) for dataset, lines in curves.items()]
-    if not views:
+    panels = [Panel(dataset, "all", "training loss", lines) for dataset, lines in curves.items()]
+    if not panels:
         raise UserError(f"models/{grid.name}: nothing of grid {grid.name} to plot yet")
-    return draw_panels(views, "training step", lambda axes, _: axes.set_xscale("log"))
+    return draw_panels(panels, "training step", lambda axes, _: axes.set_xscale("log"))
 
 
 def thinned(points: Points) -> Points:
@@ -122,3 +164,119 @@ def thinned(points: Points) -> Points:
     filled = counts > 0
     means = [np.bincount(bins, values)[filled] / counts[filled] for values in (steps, losses)]
     return list(zip(*np.array(means).tolist(), strict=True))
+
+
+# -- panels ---------------------------------------------------------------------------------------
+
+
+def draw_panels(
+    panels: Sequence[Panel], x_label: str, set_x_axis: Callable[[Axes, list[float]], None]
+) -> Figure:
+    """Draw panels in rows of about the same length.
+
+    `set_x_axis` gets the axes of a panel and its sorted x values.
+    """
+    rows = math.ceil(len(panels) / PANELS_PER_ROW)
+    columns = math.ceil(len(panels) / rows)
+    width = columns * PANEL[0] if columns > 1 else SINGLE_PANEL_WIDTH
+    curves = {curve.name: curve for panel in panels for curve in panel.curves}
+    handles = [Line2D([], [], label=name, **curve.look.ours()) for name, curve in curves.items()]
+    if any(curve.paper for panel in panels for curve in panel.curves):
+        look = Look(SCALE_COLOR, "o")
+        handles.append(Line2D([], [], label="hollow: the paper's", **look.paper()))
+    longest = max(len(handle.get_label()) for handle in handles)
+    legend_columns = max(1, min(int(width / (0.75 + 0.09 * longest)), len(handles)))
+    height = rows * PANEL[1] + LEGEND_LINE * math.ceil(len(handles) / legend_columns)
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    subplots = figure.subplots(rows, columns, squeeze=False)
+    pairs = list(zip(panels, subplots.flat, strict=False))
+    for index, (panel, axes) in enumerate(pairs):
+        axes.set(title=panel.title, xlabel=x_label, yscale="log")
+        for curve in panel.curves:
+            _draw_curve(axes, curve)
+        set_x_axis(axes, sorted({x for c in panel.curves for x, _ in c.ours + c.paper}))
+        if index % columns == 0 or panel.axis != panels[index - 1].axis:
+            axes.set_ylabel(panel.y_label)
+    for empty in subplots.flat[len(panels) :]:
+        empty.set_axis_off()
+    for _, alike in groupby(pairs, lambda pair: pair[0].axis):
+        _share_y_axis(list(alike))
+    figure.legend(handles=handles, loc="outside upper center", ncols=legend_columns)
+    return figure
+
+
+def _draw_curve(axes: Axes, curve: Curve) -> None:
+    if curve.paper:
+        axes.plot(*zip(*curve.paper, strict=True), label="_paper", **curve.look.paper())
+    if curve.ours:
+        x, y = zip(*curve.ours, strict=True)
+        axes.plot(x, y, label=curve.name, markevery=curve.mark_every, **curve.look.ours())
+    if curve.bars:
+        # The axis is logarithmic: a bar that reaches below 0 goes on to the end of the axis.
+        x, low, high = zip(*curve.bars, strict=True)
+        low = np.maximum(low, np.finfo(float).tiny)
+        axes.vlines(x, low, high, color=curve.look.color, linewidth=1, zorder=2.8)
+
+
+def _share_y_axis(pairs: list[tuple[Panel, Axes]]) -> None:
+    """Give panels the same y axis, which fits all curves, and draw their levels."""
+    curves = [curve for panel, _ in pairs for curve in panel.curves]
+    values = [y for curve in curves for _, y in curve.ours + curve.paper]
+    room = max(1.15, (max(values) / min(values)) ** 0.12)
+    low, high = min(values) / room, max(values) * room
+    labeled = (1.0,)  # times powers of ten
+    if high / low < 12:
+        labeled = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
+    elif high / low < 300:
+        labeled = (1.0, 2.0, 5.0)
+    for panel, axes in pairs:
+        axes.set_ylim(low, high)
+        axes.yaxis.set_major_locator(LogLocator(subs=labeled, numticks=15))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_locator(NullLocator())
+        for name, value in panel.levels.items():
+            _draw_level(axes, name, value)
+
+
+def _draw_level(axes: Axes, name: str, value: float) -> None:
+    """Draw a dotted line at a level, or its name and an arrow if it is beyond the axis."""
+    low, high = axes.get_ylim()
+    height = math.log(value / low) / math.log(high / low)
+    if 0 < height < 1:
+        axes.axhline(value, color=SCALE_COLOR, linewidth=1, linestyle=":")
+        # Most curves lie between the levels, so the labels are outside.
+        text, side, y, above = name, "left", value, not 0.08 < height < 0.5
+    elif height <= 0:
+        text, side, y, above = f"↓ {name}: {value:.2g}", "left", low, True
+    else:
+        text, side, y, above = f"↑ {name}: {value:.3g}", "right", high, False
+    axes.annotate(
+        text,
+        (0.02 if side == "left" else 0.98, y),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 2 if above else -2),
+        textcoords="offset points",
+        ha=side,
+        va="bottom" if above else "top",
+        color=SCALE_COLOR,
+        fontsize=9,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
+    )
+
+
+def label_x_axis(axes: Axes, values: list[float], labels: str) -> None:
+    """Label the sorted values on the x axis, except those too close to the label before.
+
+    Set the scale of the axis first. `labels` is a format, such as "{x:g}".
+    """
+    labeled, last = [], -math.inf
+    for value in values:
+        place = axes.transAxes.inverted().transform(axes.transData.transform((value, 1)))[0]
+        if place - last >= 0.14:  # of the axis's length
+            labeled.append(value)
+            last = place
+    axes.xaxis.set_major_locator(FixedLocator(labeled))
+    axes.xaxis.set_major_formatter(labels)
+    axes.xaxis.set_minor_locator(FixedLocator(values))
+    axes.xaxis.set_minor_formatter(NullFormatter())

@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,36 +16,28 @@ from psld.grid.figures import all_figures
 from psld.grid.records import Cell, Grid
 from psld.metrics.results import CellResult, CellResults
 from psld.metrics.settings import Measurement
-from psld.report.formats import record
-from psld.report.table import text_of
+from psld.report.formats import csv_line
+from psld.report.table import table_text
 from psld.sampling.shards import Shard, shard_path
 from psld.utils.files import digest_of
 
 SIDE = 8
 """Rows and columns of the picture of a cell's first images."""
 
-TableContent = tuple[list[str], list[list[Any]]]  # columns and lines
-
 
 @dataclass(frozen=True)
 class ResultRun:
-    """One run: a cell's sampling, one of its metrics, a table, or the grid's figures."""
+    """One run: a metric of a cell, a table, or the grid's figures."""
 
-    id: str
-    job_type: str  # the command that made the result
-    name: str
-    config: dict[str, Any]
-    tags: tuple[str, ...] = ()  # dataset and metric; runs with the same tags are comparable
+    options: dict[str, Any]
+    """The options of `wandb.init`: id, job_type (the command that made the result), name, config;
+    tags of evaluations (dataset and metric; runs with the same tags are comparable)."""
     values: dict[str, Any] = field(default_factory=dict)
-    images: dict[str, np.ndarray | Path] = field(default_factory=dict)  # H×W×C, or PNG files
-    tables: dict[str, TableContent] = field(default_factory=dict)
+    images: dict[str, np.ndarray | Path] = field(default_factory=dict)
+    """Arrays H×W×C, or PNG files."""
+    tables: dict[str, tuple[list[str], list[list[Any]]]] = field(default_factory=dict)
+    """Columns and lines."""
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options of `wandb.init` that do not depend on where the run goes."""
-        return {key: getattr(self, key) for key in ("id", "job_type", "name", "config", "tags")}
-
-    @property
     def digest(self) -> str:
         images = {}
         for name, image in self.images.items():
@@ -71,61 +63,20 @@ def result_runs(grid: Grid) -> Iterator[ResultRun]:
         for cell in grid.replicates(number)
     }
     for cell in grid.measured_cells:
-        results = _results(cell)
-        if not results:
-            continue
-        shard = shard_path(cell.folder, 0)
         images = {}
-        if shard.exists():
+        if (shard := shard_path(cell.folder, 0)).exists():
             images["samples"] = tiled(Shard.load(shard).images[: SIDE * SIDE], SIDE)
-        largest = max(results, key=lambda measurement: measurement.samples)
-        yield _sampling_run(cell, results[largest], images)
-        for measurement, result in results.items():
-            paper = papers.get((cell, measurement))
-            sampling = _sampling_run(cell, result, images)
-            yield _evaluation_run(cell, measurement, result, paper, sampling)
+        results = CellResults.read(cell.result) if Path(cell.result).exists() else None
+        for measurement in cell.measurements if results else ():
+            if result := results.of(measurement.digest(cell.digest)):
+                paper = papers.get((cell, measurement))
+                yield _evaluation_run(cell, measurement, result, paper, images)
     for name in grid.file.tables:
         yield from _table_runs(grid, name)
     pictures = {name: Path(f"{paths.figure(grid.name, name)}.png") for name in all_figures(grid)}
-    images = {name: path for name, path in pictures.items() if path.exists()}
-    if images:
-        yield ResultRun(run_id(grid.name, "figure"), "figure", "figures", config={}, images=images)
-
-
-def _results(cell: Cell) -> dict[Measurement, CellResult]:
-    """Return the results of a cell so far."""
-    path = Path(cell.result)
-    if not path.exists():
-        return {}
-    read = CellResults.read(path)
-    results = {m: read.of(m.digest(cell.digest)) for m in cell.measurements}
-    return {measurement: result for measurement, result in results.items() if result}
-
-
-def _sampling_run(cell: Cell, result: CellResult, images: dict[str, np.ndarray]) -> ResultRun:
-    """Return the run of a cell: its settings, its cost and its first images."""
-    return ResultRun(
-        id=run_id(cell.grid, "sample", cell.name),
-        job_type="sample",
-        name=cell.name,
-        config={
-            **result.model.settings,  # under the same keys as in trainings
-            "model": cell.model.name,
-            "sampler": {"name": cell.name.partition("/")[2], **result.sampler},
-            "sampling_seed": result.seed,
-            "weights_sha256": result.model.weights_sha256,
-            "git_revision": result.git_revision,
-            "versions": result.versions,
-        },
-        tags=(cell.model.dataset,),
-        values={
-            "images": result.samples,
-            "nfe": result.nfe,
-            "sampling_seconds": result.sampling_seconds,
-            "sampling_device": result.sampling_device,
-        },
-        images=images,
-    )
+    if images := {name: path for name, path in pictures.items() if path.exists()}:
+        options = {"id": run_id(grid.name, "figure"), "job_type": "figure", "name": "figures"}
+        yield ResultRun(options, images=images)
 
 
 def _evaluation_run(
@@ -133,25 +84,39 @@ def _evaluation_run(
     measurement: Measurement,
     result: CellResult,
     paper: float | None,
-    sampling: ResultRun,
+    images: dict[str, np.ndarray],
 ) -> ResultRun:
-    """Return the run of a metric: that of the sampling, and the metric under its own name."""
+    """Return the run of a metric: its value under its own name, the cost, and the settings."""
     metric = measurement.metric
+    config = {
+        **result.model.settings,  # under the same keys as in trainings
+        "model": cell.model.name,
+        "sampler": {"name": cell.name.partition("/")[2], **result.sampler},
+        "sampling_seed": result.seed,
+        "metric": result.metric,
+        "weights_sha256": result.model.weights_sha256,
+        "git_revision": result.git_revision,
+        "versions": result.versions,
+    }
+    options = {
+        "id": evaluation_id(cell, measurement),
+        "job_type": "evaluate",
+        "name": cell.name,
+        "config": config,
+        "tags": (cell.model.dataset, metric.name),
+    }
     values = {
         metric.name: result.value,
         "paper": paper,
         "class_accuracy": result.class_accuracy and result.class_accuracy.value,
         "floor": result.floor,
         "noise": result.noise,
+        "images": result.samples,
+        "nfe": result.nfe,
+        "sampling_seconds": result.sampling_seconds,
+        "sampling_device": result.sampling_device,
     }
-    return replace(
-        sampling,
-        id=evaluation_id(cell, measurement),
-        job_type="evaluate",
-        config=sampling.config | {"metric": metric.model_dump(mode="json", exclude_none=True)},
-        tags=(*sampling.tags, metric.name),
-        values={k: v for k, v in values.items() if v is not None} | sampling.values,
-    )
+    return ResultRun(options, {k: v for k, v in values.items() if v is not None}, images)
 
 
 def _table_runs(grid: Grid, name: str) -> Iterator[ResultRun]:
@@ -160,16 +125,16 @@ def _table_runs(grid: Grid, name: str) -> Iterator[ResultRun]:
     entries = [entry for row in rows for entry in row]
     if not any(entry.results for entry in entries):
         return
-    text = text_of(table, rows)
-    records = [record(grid, table, entry) for entry in entries]
-    yield ResultRun(
-        id=run_id(grid.name, "tabulate", name),
-        job_type="tabulate",
-        name=name,
-        config={"title": text.title, "caption": text.caption, "notes": text.notes},
-        values=dict(Counter(entry.status for entry in entries)),
-        tables={
-            "table": (text.columns, text.lines),
-            "entries": (list(records[0]), [list(r.values()) for r in records]),
-        },
-    )
+    text = table_text(table, rows)
+    records = [csv_line(grid, table, entry) for entry in entries]
+    options = {
+        "id": run_id(grid.name, "tabulate", name),
+        "job_type": "tabulate",
+        "name": name,
+        "config": {"title": text.title, "caption": text.caption, "notes": text.notes},
+    }
+    tables = {
+        "table": (text.columns, text.lines),
+        "entries": (list(records[0]), [list(line.values()) for line in records]),
+    }
+    yield ResultRun(options, dict(Counter(entry.status for entry in entries)), tables=tables)

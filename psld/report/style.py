@@ -84,7 +84,7 @@ def model_looks(grid: Grid) -> dict[str, Look]:
     Models of one process share a color; their markers and dashes differ. If the whole grid has
     only one process, each model has its own color. All seeds of a model look the same.
     """
-    models = {name: grid.models[name] for name in grid.file.models if name in grid.models}
+    models = {name: grid.models[name] for name in grid.file.models}
     processes = [model.settings.process for model in models.values()]
     several = any(process != processes[0] for process in processes)
     kinds: list[Any] = []

@@ -7,9 +7,8 @@ has, before an upload and after it. The next sync uploads what failed.
 
 import os
 import time
-from collections.abc import Callable, Iterable
-from functools import partial
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,99 +37,105 @@ DIGEST = "digest"
 """The name of a result's digest in its run."""
 
 
-def sync(runs: Path, results: Iterable[ResultRun], group: str, settings: WandbSettings) -> None:
-    """Upload the trainings in the run directories `runs`, and the results of the grid `group`.
+def sync(runs: Path, results: Iterable[ResultRun], grid_name: str, settings: WandbSettings) -> None:
+    """Upload the trainings in the run directories `runs`, and the results of a grid.
 
     Raises UserError if nobody is logged in, and RunError if uploads failed; the others are made.
     """
     os.environ.setdefault("WANDB_FINISH_TIMEOUT", FINISH_SECONDS)
     check_login()
-    uploaded = failed = 0
+    where = {"project": settings.project, "entity": settings.entity, "group": grid_name}
     with sole_holder(runs / "sync.lock", "waiting for another sync"):
+        uploads = Uploads()
+        for file in sorted(runs.glob(f"*/{WANDB}")):
+            uploads.training(file.parent)
+        for result in results:
+            uploads.result(result, where)
+    if uploads.failed:
+        raise RunError(f"wandb: uploads that failed: {uploads.failed}, see above")
+    print(f"{uploads.made} runs uploaded; wandb has all of {runs} and of grid {grid_name}")
+
+
+class Uploads:
+    """The uploads of one sync. Each prints a line if there was something to do."""
+
+    def __init__(self) -> None:
+        """Raises RunError if the server does not answer."""
         with errors_in_one_line():
-            api = wandb.Api()
-        folders = (file.parent for file in sorted(runs.glob(f"*/{WANDB}")))
-        trainings = ((str(run), partial(_upload_training, api, run)) for run in folders)
-        others = (
-            (f"{r.job_type} {r.name}", partial(_upload_result, api, r, group, settings))
-            for r in results
-        )
-        for name, upload in chain(trainings, others):
-            try:
-                if upload():
-                    print(f"{name}: uploaded", flush=True)
-                    uploaded += 1
-            except PSLDError as error:
-                print(f"{name}: not uploaded: {error}", flush=True)
-                failed += 1
-    if failed:
-        raise RunError(f"wandb: uploads that failed: {failed}, see above")
-    print(f"{uploaded} runs uploaded; wandb has the trainings in {runs} and the results of {group}")
+            self.api = wandb.Api()
+        self.made = self.failed = 0
 
+    def training(self, run: Path) -> None:
+        """Upload the steps that the server lacks."""
+        with self._counted(str(run)), held_if_free(run / "lock") as held:
+            if not held:
+                print(f"{run}: left for the next sync, the training is running", flush=True)
+            elif (run / HISTORY).exists():  # It may have been killed before its first checkpoint.
+                last = TrainingHistory.read(run / HISTORY).entries[-1].step
 
-def _upload_training(api: wandb.Api, run: Path) -> bool:
-    """Upload the steps that the server lacks; return False if it has them all."""
-    with held_if_free(run / "lock") as held:
-        if not held:
-            print(f"{run}: left for the next sync, the training is running", flush=True)
-            return False
-        if not (run / HISTORY).exists():  # It was killed before its first checkpoint.
-            return False
-        last = TrainingHistory.read(run / HISTORY).entries[-1].step
+                def is_whole(server: Run) -> bool:
+                    return (server.history_keys or {}).get("lastStep", -1) >= last
+
+                def log(online: wandb.Run) -> None:
+                    log_new_steps(online, run)
+                    online.finish(0 if is_exported(run) else 1)
+
+                self._upload(str(run), training_options(run), is_whole, log)
+
+    def result(self, result: ResultRun, where: dict[str, Any]) -> None:
+        """Upload a result that the server lacks; `where` has more options of `wandb.init`."""
+        name, digest = "{job_type} {name}".format_map(result.options), result.digest()
 
         def is_whole(server: Run) -> bool:
-            return (server.history_keys or {}).get("lastStep", -1) >= last
+            return server.summary_metrics.get(DIGEST) == digest
 
         def log(online: wandb.Run) -> None:
-            log_new_steps(online, run)
-            online.finish(0 if is_exported(run) else 1)
+            images = {name: wandb.Image(image) for name, image in result.images.items()}
+            tables = {n: wandb.Table(*t, allow_mixed_types=True) for n, t in result.tables.items()}
+            online.log({**result.values, **images, **tables, DIGEST: digest})
 
-        return _upload(api, training_options(run), is_whole, log)
+        with self._counted(name):
+            self._upload(name, where | result.options, is_whole, log)
 
-
-def _upload_result(api: wandb.Api, result: ResultRun, group: str, settings: WandbSettings) -> bool:
-    """Upload a result; return False if the server has it."""
-    digest = result.digest
-
-    def is_whole(server: Run) -> bool:
-        return server.summary_metrics.get(DIGEST) == digest
-
-    def log(online: wandb.Run) -> None:
-        images = {name: wandb.Image(image) for name, image in result.images.items()}
-        tables = {n: wandb.Table(*t, allow_mixed_types=True) for n, t in result.tables.items()}
-        online.log({**result.values, **images, **tables, DIGEST: digest})
-
-    where = {"project": settings.project, "entity": settings.entity, "group": group}
-    return _upload(api, {**where, **result.options}, is_whole, log)
-
-
-def _upload(
-    api: wandb.Api,
-    options: dict[str, Any],
-    is_whole: Callable[[Run], bool],
-    log: Callable[[wandb.Run], None],
-) -> bool:
-    """Upload a run if the server's is not whole, and wait until it is.
-
-    Returns False if it was whole before. Raises RunError if it is not whole in the end.
-    """
-    entity = options["entity"] or api.default_entity
-    path = f"{entity}/{options['project']}/{options['id']}"
-
-    def has_arrived() -> bool:
-        api.flush()
+    @contextmanager
+    def _counted(self, name: str) -> Iterator[None]:
+        """Count and print a failure, and go on."""
         try:
-            return is_whole(api.run(path))
-        except wandb.errors.CommError:  # There is no such run.
-            return False
+            yield
+        except PSLDError as error:
+            print(f"{name}: not uploaded: {error}", flush=True)
+            self.failed += 1
 
-    if has_arrived():
-        return False
-    with online_run(**options) as online:
-        log(online)
-    deadline = time.monotonic() + ARRIVAL_SECONDS
-    while not has_arrived():
-        if time.monotonic() > deadline:
-            raise RunError("the server does not show what it received")
-        time.sleep(1)
-    return True
+    def _upload(
+        self,
+        name: str,
+        options: dict[str, Any],
+        is_whole: Callable[[Run], bool],
+        log: Callable[[wandb.Run], None],
+    ) -> None:
+        """Upload a run if the server's is not whole, and wait until it is.
+
+        Raises RunError if it is not whole in the end.
+        """
+        path = (
+            f"{options['entity'] or self.api.default_entity}/{options['project']}/{options['id']}"
+        )
+
+        def has_arrived() -> bool:
+            self.api.flush()
+            try:
+                return is_whole(self.api.run(path))
+            except wandb.errors.CommError:  # There is no such run.
+                return False
+
+        if has_arrived():
+            return
+        with online_run(**options) as online:
+            log(online)
+        deadline = time.monotonic() + ARRIVAL_SECONDS
+        while not has_arrived():
+            if time.monotonic() > deadline:
+                raise RunError("the server does not show what it received")
+            time.sleep(1)
+        self.made += 1
+        print(f"{name}: uploaded", flush=True)

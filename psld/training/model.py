@@ -8,10 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from psld.diffusion.instances import build_process
 from psld.diffusion.process import LinearProcess
-from psld.networks.guide import NCSNppGuide
-from psld.networks.ncsnpp import NCSNpp
+from psld.networks.ncsnpp import NCSNpp, NCSNppGuide
 from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.training.settings import GuideModelSettings, ModelSettings
 from psld.utils.device import device_of
@@ -69,7 +67,7 @@ def load_model(folder: str | Path, device: torch.device) -> Model:
     Its parameters are frozen; `network.requires_grad_(True)` trains it on.
     """
     manifest = read_manifest(folder, ModelManifest)
-    process = build_process(manifest.settings.process)
+    process = manifest.settings.process.build()
     network = build_network(manifest.settings, process).to(device)
     _load_weights(network, Path(folder), manifest)
     return Model(manifest.settings, process, network, manifest.weights_sha256)
@@ -78,7 +76,7 @@ def load_model(folder: str | Path, device: torch.device) -> Model:
 def load_guide(folder: str | Path, device: torch.device) -> Guide:
     """Read a guide. Raises UserError if a file is missing, damaged or foreign."""
     manifest = read_manifest(folder, GuideManifest)
-    network = build_guide(manifest.settings, build_process(manifest.settings.process)).to(device)
+    network = build_guide(manifest.settings, manifest.settings.process.build()).to(device)
     _load_weights(network, Path(folder), manifest)
     return Guide(manifest.settings, network, manifest.weights_sha256)
 

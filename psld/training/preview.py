@@ -13,14 +13,14 @@ from psld.data.pixels import from_uint8, to_uint8
 from psld.data.store import ImageStore
 from psld.diffusion.loop import sample
 from psld.diffusion.process import LinearProcess
+from psld.diffusion.samplers import EMSettings
 from psld.diffusion.score import NetworkScore
-from psld.diffusion.settings import SDESettings
 from psld.training.settings import GuideModelSettings, ModelSettings
 from psld.utils.device import device_of
 from psld.utils.randomness import Stream, generator
 
 SAMPLES = 64
-SAMPLER = SDESettings(integrator="em", striding="quadratic", steps=50)
+SAMPLER = EMSettings(integrator="em", striding="quadratic", steps=50)
 
 BINS = 10
 """Noise levels: ranges of the forward time of equal length, from 0 to 1."""

@@ -9,20 +9,20 @@ import pytest
 import yaml
 
 from psld.commands.entry import entry_point
-from psld.commands.main import COMMANDS
 from psld.data.settings import PrepareSettings
 from psld.utils.errors import RunError, UserError
+from tests.cli.settings import COMPOSED, OF_GRIDS
 from tests.commands import TINY, call, command, refused, run, started, succeeded
 
-WHOLE = {"wandb": ("wandb", "sync")}
+WORDS = {"wandb": ("wandb", "sync"), "verify": ("verify", "x.zip"), "launch": ("launch", "--", "x")}
 """Commands that need a word more."""
 
-WITH_KINDS = [*(WHOLE.get(name, (name,)) for name in COMMANDS), ("import", "kind=guide")]
-"""Every command, and what has settings of its own."""
+WITH_CONFIG = [*(WORDS.get(name, (name,)) for name in COMPOSED), ("import", "kind=guide")]
+EVERY = [*WITH_CONFIG, *(WORDS.get(name, (name,)) for name in OF_GRIDS)]
 
 
-@pytest.mark.parametrize("words", WITH_KINDS, ids=" ".join)
-def test_every_command_prints_its_config_and_does_nothing(words, tmp_path):
+@pytest.mark.parametrize("words", WITH_CONFIG, ids=" ".join)
+def test_a_command_prints_its_config_and_does_nothing(words, tmp_path):
     finished = succeeded(call(tmp_path, *words, "--cfg", "job"))
     assert finished.stderr == ""
     assert yaml.safe_load(finished.stdout)
@@ -32,22 +32,22 @@ def test_every_command_prints_its_config_and_does_nothing(words, tmp_path):
 def test_the_printed_config_holds_the_overrides(tmp_path):
     overrides = ("process=cld", "training.steps=7", "network.dropout=0.25")
     printed = yaml.safe_load(succeeded(call(tmp_path, "train", "--cfg", "job", *overrides)).stdout)
-    assert printed["process"]["gamma"] == 0
-    assert printed["process"]["mass_inverse"] == 4
-    assert printed["training"]["steps"] == 7
-    assert printed["network"]["dropout"] == 0.25
+    assert (printed["process"]["gamma"], printed["process"]["mass_inverse"]) == (0, 4)
+    assert (printed["training"]["steps"], printed["network"]["dropout"]) == (7, 0.25)
     resolved = succeeded(call(tmp_path, "train", "--cfg", "job", "--resolve", "name=x"))
     assert yaml.safe_load(resolved.stdout)["output"] == "models/by-hand/x"
 
 
-@pytest.mark.parametrize("words", WITH_KINDS, ids=" ".join)
+@pytest.mark.parametrize("words", EVERY, ids=" ".join)
 def test_every_command_refuses_an_unknown_key(words, tmp_path):
-    refused(call(tmp_path, *words, "seeed=3"), 2, "no setting is called seeed")
+    name, *rest = words
+    complaint = "unknown key seeed" if name in OF_GRIDS else "no setting is called seeed"
+    refused(call(tmp_path, name, "seeed=3", *rest), 2, complaint)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "complaint"),
     [
         (["train", "process.gama=1"], "process.gama (is process.gamma meant?); the command's"),
         (["train", "--cfg", "job", "process.gama=1"], "process.gama (is process.gamma meant?);"),
@@ -55,16 +55,31 @@ def test_every_command_refuses_an_unknown_key(words, tmp_path):
         (["train", "proces=cld"], "proces (is process meant?);"),
         (["sample", "steps=5"], "steps (is sampler.steps meant?);"),
         (["sample", "sampler=rk45", "sampler.steps=5"], "sampler.steps; the command's --help"),
-        (["figure", "grid=demo"], "grid; the command's --help"),
+        (["sample", "cell=demo/cld/em-uniform-40", "seeed=3"], "seeed (is seed meant?);"),
     ],
 )
-def test_an_unknown_key_is_answered_with_the_nearest(words, said, tmp_path):
-    refused(call(tmp_path, *words), 2, f"no setting is called {said}")
+def test_an_unknown_key_is_answered_with_the_nearest(words, complaint, tmp_path):
+    refused(call(tmp_path, *words), 2, f"no setting is called {complaint}")
 
 
-@pytest.mark.parametrize("override", ["=", "training.steps=[1", "~absent", "training..steps=3"])
-def test_an_override_that_is_none_is_refused(tmp_path, override):
-    refused(call(tmp_path, "train", override), 2)
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["train", "="], "configs/train.yaml"),
+        (["train", "training.steps=[1"], "configs/train.yaml: "),
+        (["train", "~absent"], "absent"),
+        (["train", "training..steps=3"], "configs/train.yaml: "),
+        (["plan", "grid"], "grid: not a setting KEY=VALUE"),
+        (["tabulate", "--cfg", "job"], "unrecognized arguments: --cfg"),
+        (["figure"], "give one of figure=NAME and shard=FILE"),
+        (["tabulate", "output=x/"], "psld tabulate: output: "),
+        (["verify"], "files"),
+        (["wandb"], "missing: verb=…"),
+        (["wandb", "upload"], "verb: Input should be "),
+    ],
+)
+def test_words_that_are_no_settings_are_refused(tmp_path, words, complaint):
+    refused(call(tmp_path, *words), 2, complaint)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,17 +2,21 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from psld.grid.cache import load_grid
 from tests.commands import call, succeeded
+from tests.workflow.project import REPOSITORY
 
+HYDRA = {"hydra", "omegaconf"}
 SLOW = {
     *("torch", "torchvision", "torch_fidelity", "sklearn", "pandas", "scipy", "matplotlib"),
-    *("wandb", "submitit", "snakemake", "numpy", "h5py", "PIL"),
+    *("wandb", "submitit", "snakemake", "numpy", "h5py", "PIL", *HYDRA),
 }
 
 RUN = f"""
@@ -30,12 +34,12 @@ import psld.commands.entry as entry
 checked = entry.entry_point
 entry.entry_point = lambda *how, **more: lambda main: checked(*how, **more)(lambda settings: None)
 {RUN}"""
-"""Composes and checks the settings, and leaves out what the command then does."""
+"""Checks the settings, and leaves out what the command then does."""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A folder in which the demo's grid need not be composed: that imports more."""
+    """A folder in which the demo's grid need not be resolved: that imports more."""
     folder = tmp_path_factory.mktemp("startup")
     succeeded(call(folder, "plan", "list=cells"))
     return folder
@@ -52,63 +56,71 @@ def imported(folder: Path, code: str, *lines: str) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize(
-    ("lines", "needed"),
+    ("code", "lines", "needed"),
     [
-        (["prepare dataset=digits"], {"numpy", "h5py", "PIL"}),
-        (["page grid_name=demo output=page.html"], {"PIL"}),
+        (RUN, ["prepare dataset=demo/digits output=digits.h5"], {"numpy", "h5py", "PIL"}),
+        (RUN, ["page grid_name=demo output=page.html"], {"PIL"}),
+        (RUN, ["tabulate", "plan list=cells", "plan list=figures"], set()),
         (
+            UNTIL_WORK,
             [
-                "tabulate grid_name=demo",
-                "plan grid_name=demo list=cells",
-                "plan grid_name=demo list=figures",
+                *("figure figure=nfe", "certify", "verify x.zip", "plan"),
+                "launch -- train model=demo/cld data=x.h5",
             ],
             set(),
         ),
-    ],
-    ids=["prepare", "page", "others"],
-)
-def test_what_computes_nothing_runs_without(folder, lines, needed):
-    for line, libraries in imported(folder, RUN, *lines).items():
-        assert libraries <= needed, line
-
-
-@pytest.mark.parametrize(
-    ("lines", "needed"),
-    [
         (
+            UNTIL_WORK,
+            ["wandb sync", "wandb dashboard", "design process=cld", "trace model=x output=x"],
+            HYDRA,
+        ),
+        (
+            UNTIL_WORK,
             [
                 "train model=demo/cld data=x.h5",
                 "train_guide guide=demo/psld-0.02 data=x.h5",
-                "train_extractor dataset=digits metric=fd-classifier data=x.h5",
+                "train_extractor features=demo/digits/fd-classifier data=x.h5",
                 "import model=demo/cld data=x.h5 checkpoint=x",
-                "reference dataset=digits metric=fid data=x.h5",
+                "reference features=demo/digits/fd-classifier data=x.h5",
                 "sample cell=demo/cld/em-uniform-40",
                 "evaluate cell=demo/cld/em-uniform-40",
-                "likelihood model=x output=x.json",
             ],
             {"torch", "numpy"},
         ),
-        (
-            [
-                "design process=cld search.kappa=[0.01,0.04]",
-                "figure figure=nfe",
-                "certify",
-                "verify x.zip",
-                "plan",
-                "launch -- train model=demo/cld data=x.h5",
-                "wandb sync",
-                "wandb dashboard",
-            ],
-            set(),
-        ),
+        (UNTIL_WORK, ["likelihood model=x output=x.json"], {"torch", "numpy", *HYDRA}),
     ],
-    ids=["computes", "others"],
+    ids=["prepare", "page", "prints", "grids", "composes", "computes", "composes and computes"],
 )
-def test_until_its_work_begins(folder, lines, needed):
-    for line, libraries in imported(folder, UNTIL_WORK, *lines).items():
+def test_a_command_imports_what_it_needs(folder, code, lines, needed):
+    for line, libraries in imported(folder, code, *lines).items():
         assert libraries <= needed, line
 
 
 def test_an_import_would_be_noticed(folder):
     line = "sample model=x output=x"
-    assert "torch" in imported(folder, UNTIL_WORK, line)[line]
+    assert {"torch", "hydra"} <= imported(folder, UNTIL_WORK, line)[line]
+
+
+def test_no_job_of_a_grid_imports_hydra(tmp_path, monkeypatch):
+    """All stages of a tiny grid, from its first to its last file."""
+    shutil.copytree(REPOSITORY / "tests/workflow/configs", tmp_path / "configs")
+    monkeypatch.chdir(tmp_path)
+    grid = load_grid("tiny")
+    cell, features = grid.cells["psld/em-3"], grid.features["digits/fd-classifier-tiny"]
+    name = "features=tiny/digits/fd-classifier-tiny"
+    lines = [
+        f"prepare dataset=tiny/digits record={grid.datasets['digits'].job.digest}",
+        f"train_extractor {name} record={features.extractor_job.digest}",
+        f"reference {name} record={features.reference_job.digest}",
+        f"train model=tiny/psld record={cell.model.digest} device=cpu",
+        f"sample cell=tiny/psld/em-3 record={cell.digest} first=0 shards=4",
+        f"evaluate cell=tiny/psld/em-3 record={cell.evaluation_digest} keep=100",
+        "tabulate grid_name=tiny table=tiny-steps",
+        "figure grid_name=tiny figure=samples/psld",
+        "page grid_name=tiny",
+    ]
+    for line, libraries in imported(tmp_path, RUN, *lines).items():
+        assert not libraries & {*HYDRA, "submitit"}, line
+    results = "results/cells/tiny/psld/em-3.json", "results/tables/tiny/tiny-steps.tex"
+    assert all((tmp_path / path).exists() for path in (*results, "results/tiny.html"))
+    assert " ± " in (tmp_path / "results/tables/tiny/tiny-steps.md").read_text()

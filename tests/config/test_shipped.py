@@ -9,14 +9,13 @@ import yaml
 from psld.config.compose import compose_content
 from psld.config.locations import CONFIGS
 from psld.config.settings import Settings, parse
-from psld.diffusion.instances import build_process, phase_space
-from psld.diffusion.integrators import make_integrator
-from psld.metrics.feature_classifier import FeatureClassifier, ImageShape
+from psld.metrics.classifier import FeatureClassifier, ImageShape
 from psld.metrics.settings import ClassifierSettings
-from psld.networks.guide import NCSNppGuide
+from psld.networks.ncsnpp import NCSNppGuide
 from psld.networks.settings import GuideSettings
 from psld.training.model import build_network
 from tests.cli.settings import KINDS
+from tests.diffusion.processes import phase_space
 
 ENTRIES = ("prepare", "train", "sample", "evaluate", "reference", "train_extractor", "figure")
 
@@ -90,7 +89,7 @@ def test_every_option_of_every_group_composes(entry, group, option):
 @pytest.mark.parametrize("option", [o for e, g, o in CHOICES if (e, g) == ("train", "network")])
 def test_every_network_can_be_built_for_its_dataset(option):
     settings = composed("train", "network", option)
-    process = build_process(settings.process)
+    process = settings.process.build()
     with torch.device("meta"):
         network = build_network(settings, process)
     shape = (2, settings.dataset.channels, settings.dataset.image_size, settings.dataset.image_size)
@@ -109,7 +108,7 @@ def test_every_guide_can_be_built(option):
 
 @pytest.mark.parametrize("option", options("process"))
 def test_every_process_can_be_built(option):
-    process = build_process(composed("train", "process", option).process)
+    process = composed("train", "process", option).process.build()
     t = torch.linspace(0.001, 1, 5, dtype=torch.float64)
     assert torch.linalg.eigvalsh(process.covariance(t)).min() > 0
 
@@ -117,7 +116,7 @@ def test_every_process_can_be_built(option):
 @pytest.mark.parametrize("option", options("sampler"))
 def test_every_sampler_can_be_built(option):
     settings = composed("sample", "sampler", option)
-    integrator = make_integrator(phase_space(0.01), settings.sampler, torch.device("cpu"))
+    integrator = settings.sampler.build(phase_space(0.01), torch.device("cpu"))
     assert len(integrator.times) >= 1
 
 

@@ -17,7 +17,7 @@ def modules_in(pattern: str) -> list[str]:
     return [".".join(file.with_suffix("").parts).removesuffix(".__init__") for file in files]
 
 
-SETTINGS = modules_in("*/settings.py")
+SETTINGS = [*modules_in("*/settings.py"), "psld.diffusion.samplers"]
 
 
 def heavy_after(code: str, *heavy: str) -> list[str]:

@@ -23,7 +23,7 @@ CONTEXT.set_forkserver_preload(
     [
         __name__,
         *(f"psld.commands.{module_of(name)}" for name in COMMANDS),
-        *(f"psld.report.{name}" for name in ("page", "certification", "drawing")),
+        *(f"psld.report.{name}" for name in ("page", "certificate", "drawing")),
     ]
 )
 

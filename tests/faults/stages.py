@@ -32,7 +32,7 @@ image_size: 8
 num_classes: 2
 flip: false
 filter: null
-source: {kind: folder, root: pictures.zip, test_root: null, test_fraction: 0.25, broken: stop}
+source: {kind: folder, root: pictures.zip, test_fraction: 0.25}
 """)
 
 METRIC = yaml.safe_load("""
@@ -154,6 +154,8 @@ EXTRACTOR = {
 }
 WEIGHTS = MODEL | GUIDE | EXTRACTOR
 MANIFESTS = {name: maker for name, maker in WEIGHTS.items() if name.endswith(".json")}
+USED = {name: maker for name, maker in MANIFESTS.items() if name not in EXTRACTOR}
+"""The manifests of the weights behind a cell's images."""
 REFERENCE = {
     f"features/tiny/fd-classifier-tiny/reference/{name}": "reference"
     for name in ("manifest.json", "features.safetensors")
@@ -224,7 +226,7 @@ STAGES = (
     Stage(
         "certify",
         ("certify", "grid_name=mine"),
-        RESULT | KEPT | REFERENCE | RECORD | MANIFESTS | DESCRIPTION,
+        RESULT | KEPT | REFERENCE | RECORD | USED,
         ("results/certificates/mine.zip",),
     ),
 )

@@ -15,17 +15,20 @@ from tests.faults.stages import RECORD, Stage
 
 def declared(workflow: Workflow, stage: Stage) -> list[str]:
     """The inputs of the stage's rule that Snakemake waits for (`latency-wait`)."""
+    wildcards = SimpleNamespace(
+        grid="mine", table="mine", figure="shown", model="small", sampler="guided-2"
+    )
     match stage.name:
         case "tabulate":
-            return workflow.results_of_tables("mine", "mine")
+            return workflow.table_results(wildcards)
         case "figures":
-            return workflow.inputs_of_figure("mine", "shown")
+            return workflow.figure_inputs(wildcards)
         case "report":
-            return workflow.parts_of_page("mine")
+            return workflow.page_parts(wildcards)
         case "certify":
-            return workflow.inputs_of_certificate("mine")
+            return workflow.certificate_inputs(wildcards)
         case "evaluate":
-            return workflow.records_of_cell("mine", "small/guided-2")
+            return workflow.cell(wildcards).records
     return []
 
 

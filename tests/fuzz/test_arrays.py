@@ -1,4 +1,4 @@
-"""Files of arrays: our own safetensors, datasets, masks. Damage never goes unnoticed.
+"""Files of arrays: our own safetensors, datasets. Damage never goes unnoticed.
 
 A second kind of input has the right digest: whoever wrote it can also write a digest. It may be
 refused or read, but is never a traceback, a hang, or something that is run.
@@ -12,11 +12,8 @@ import torch
 from hypothesis import given
 from torch import nn
 
-from psld.data.store import ImageStore
-from psld.data.writer import write_store
-from psld.networks.official_checkpoint import read_checkpoint
-from psld.sampling.masks import masks_of
-from psld.sampling.settings import FileMask
+from psld.data.store import ImageStore, write_store
+from psld.networks.official import read_checkpoint
 from psld.sampling.shards import Shard, ShardOrigin
 from psld.training.settings import LoopSettings
 from psld.training.state import Checkpoints, TrainingState
@@ -25,7 +22,6 @@ from tests.fuzz.inputs import answer, changed, damaged
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.integers(0, 256, (8, 1, 4, 4), dtype=np.uint8)
-MASKS = RANDOM.integers(0, 2, (4, 4, 4), dtype=np.uint8)
 ORIGIN = ShardOrigin(weights_sha256="a" * 64, sampler_digest="b" * 64, seed=0, index=0, size=8)
 HEADER = {"origin": ORIGIN.model_dump(), "nfe": 10, "seconds": 1.5, "device": "CPU"}
 ARRAYS = {"images": IMAGES, "labels": np.arange(8)}
@@ -108,9 +104,8 @@ def test_checkpoints_with_a_right_digest(place):
 
 def test_datasets(place):
     path = place / "x.h5"
-    attributes = {"num_classes": 2, "source": "folder", "filter": ""}
     splits = {"train": 5, "test": 3}
-    digest = write_store(path, (1, 4, 4), splits, np.arange(8) % 2, attributes, [IMAGES])
+    digest = write_store(path, (1, 4, 4), splits, np.arange(8) % 2, 2, [IMAGES])
 
     whole = path.read_bytes()
 
@@ -125,21 +120,6 @@ def test_datasets(place):
         store = ImageStore.open(path)
         assert (store.digest, store.splits, store.num_classes) == (digest, splits, 2)
         return store.images("all")
-
-    check()
-
-
-def test_masks(place):
-    """A user's own file without a digest: other masks are other masks."""
-    path = place / "own.npy"
-    np.save(path, MASKS)
-    settings = FileMask(kind="file", path=str(path))
-
-    @given(damaged(path.read_bytes()))
-    def check(content):
-        path.write_bytes(content)
-        found = answer("masks", lambda: masks_of(settings, range(4), 4), str(path))
-        assert found is None or (found.shape == (4, 4, 4) and found.max() <= 1)
 
     check()
 

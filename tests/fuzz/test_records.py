@@ -18,7 +18,7 @@ from psld.config.settings import read_record, write_record
 from psld.data.description import Described
 from psld.grid import paths
 from psld.grid.results import CellResults, LikelihoodResult
-from psld.metrics.extractor_folder import read_manifest as read_extractor
+from psld.metrics.classifier import read_extractor_manifest as read_extractor
 from psld.metrics.likelihood import LikelihoodShard
 from psld.metrics.reference_folder import read_reference_manifest
 from psld.training.history import TrainingHistory, write_history

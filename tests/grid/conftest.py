@@ -1,44 +1,38 @@
-"""The project's grids, composed once for all tests, and an empty folder of the user's configs."""
+"""The project's grids, resolved once for all tests, and an empty folder of the user's configs."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
 
-from psld.grid.loading import CACHE, load_grid
-from psld.grid.resolved import Grid
+from psld.grid.cache import CACHE, load_grid
+from psld.grid.records import Grid
 from psld.grid.workflow import Workflow
 
 
 @pytest.fixture(scope="session")
-def composed(tmp_path_factory) -> Path:
+def resolved(tmp_path_factory) -> Path:
     """A folder whose cache has the grids of the project."""
     folder = tmp_path_factory.mktemp("grids")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        for name in ("demo", "paper"):
-            load_grid(name)
+    with contextlib.chdir(folder):
+        load_grid("paper")
     return folder
 
 
-def _load(name: str, composed: Path) -> Grid:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(composed)
-        return load_grid(name)
+@pytest.fixture(scope="session")
+def grids(resolved) -> dict[str, Grid]:
+    with contextlib.chdir(resolved):
+        return {name: load_grid(name) for name in ("demo", "paper")}
 
 
 @pytest.fixture(scope="session")
-def demo(composed) -> Grid:
-    return _load("demo", composed)
+def demo(grids) -> Grid:
+    return grids["demo"]
 
 
 @pytest.fixture(scope="session")
-def paper(composed) -> Grid:
-    return _load("paper", composed)
-
-
-@pytest.fixture(scope="session")
-def grids(demo, paper) -> dict[str, Grid]:
-    return {"demo": demo, "paper": paper}
+def paper(grids) -> Grid:
+    return grids["paper"]
 
 
 @pytest.fixture(scope="session")
@@ -47,11 +41,12 @@ def workflow(grids) -> Workflow:
 
 
 @pytest.fixture
-def folder(composed, tmp_path) -> Path:
-    """An empty folder in which the project's grids need not be composed."""
+def folder(resolved, tmp_path, monkeypatch) -> Path:
+    """The working directory: empty, but the project's grids need not be resolved in it."""
     cache = tmp_path / CACHE
     cache.parent.mkdir()
-    cache.symlink_to(composed / CACHE)
+    cache.symlink_to(resolved / CACHE)
+    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from psld.grid.loading import load_grid
-from psld.grid.resolved import Grid
+from psld.grid.cache import load_grid
+from psld.grid.records import Grid
 
 CONTENT: dict[str, Any] = {
     "defaults": ["dataset=digits", "network=demo", "training=demo", "training.steps=7"],

@@ -1,146 +1,84 @@
-"""Grid files: the cells of their entries, the composed settings, figures and jobs."""
-
-from typing import Any
+"""Grid files: the cells of their entries, their models, samplers and figures."""
 
 import pytest
 
 from psld.config.locations import CONFIGS
 from psld.config.settings import parse
-from psld.grid.loading import expand_guide, expand_model, load_grid
+from psld.grid.cache import load_grid
 from psld.grid.schema import GridFile
-from psld.utils.errors import UserError
-from tests.grid.mine import CONTENT, changed, load
+from tests.grid.mine import changed, load
 
 GRIDS = sorted(path.stem for path in (CONFIGS / "grid").glob("*.yaml"))
 
 
-def table_of(content: dict[str, Any], table: str) -> list[list[tuple[str, int] | None]]:
-    """The cell and the number of samples behind each entry of a table; nothing is composed."""
-    file = parse(GridFile, content, where="mine")
-    evaluations = [[place.evaluation for place in row] for row in file.places[table]]
-    return [[e and (e.cell, e.samples) for e in row] for row in evaluations]
-
-
 def test_table_row_and_column_make_an_entry_and_the_last_prevails():
-    assert table_of(CONTENT, "steps") == [
-        [("psld/em-10", 100), ("psld/em-20", 100)],
-        [("psld/em-quadratic-10", 100), ("psld/em-quadratic-20", 100)],
-        [None, None],
-    ]
-    few, all_of_them = ("vp-sde/rk45-1e-2", 50), ("vp-sde/rk45-1e-2", 100)
-    assert table_of(CONTENT, "tolerance")[0] == [few, all_of_them, all_of_them]
-
-
-def test_fields_of_a_row_complete_names():
     content = changed("tables/steps/columns/1", {"label": "QS", "sampler": "em{kind}"})
-    content["tables"]["steps"]["rows"][0]["fields"] = {"kind": "-quadratic"}
+    content["tables"]["steps"]["rows"][0]["fields"] = {"kind": "-quadratic"}  # completes names
     content["tables"]["steps"]["rows"].pop(1)
-    assert table_of(content, "steps")[0] == [("psld/em-10", 100), ("psld/em-quadratic-10", 100)]
+    file = parse(GridFile, content, where="mine")
+    numbers = {
+        name: [[place.number and (place.number.cell, place.number.samples) for place in row]]
+        for name, rows in file.places.items()
+        for row in rows[:1]
+    }
+    few, all_of_them = ("vp-sde/rk45-1e-2", 50), ("vp-sde/rk45-1e-2", 100)
+    assert numbers == {
+        "steps": [[("psld/em-10", 100), ("psld/em-quadratic-10", 100)]],
+        "tolerance": [[few, all_of_them, all_of_them]],
+    }
+    assert [place.number for place in file.places["steps"][-1]] == [None, None], "literature"
 
 
-def test_cells_come_in_the_order_of_the_tables_each_once(configs):
+def test_a_cell_has_a_model_a_sampler_a_seed_and_measurements(configs):
     grid = load(configs)
-    assert grid.cells == [
-        "psld/em-10",
-        "psld/em-20",
-        "psld/em-quadratic-10",
-        "psld/em-quadratic-20",
-        "vp-sde/rk45-1e-2",
-    ]
-    assert len(set(grid.evaluations)) == len(grid.evaluations) == 7
-    of_cell = grid.evaluations_by_cell["psld/em-10"]
-    assert [e.samples for e in of_cell] == [100, 50], "in the order of the tables"
-    assert grid.shards["psld/em-10"] == 4, "the many samples hold the few"
-    assert grid.shards["psld/em-20"] == 4
-    assert grid.shards["vp-sde/em-10"] == 1, "it is shown, and stands in no table"
-    assert list(grid.metrics) == ["fd-classifier"]
-    assert list(grid.datasets) == ["digits"]
-
-
-def test_a_sampler_is_its_family_completed_by_the_budget(configs):
-    samplers = load(configs).samplers
-    assert samplers["em-20"].settings["steps"] == 20
-    assert samplers["em-20"].settings["striding"] == "uniform"
-    assert samplers["em-quadratic-20"].settings["striding"] == "quadratic"
-    assert samplers["rk45-1e-2"].settings["tolerance"] == 0.01
-    assert samplers["rk45-1e-2"].overrides == ("sampler=rk45", "sampler.tolerance=1e-2")
-
-
-def test_the_family_with_the_longest_name_is_meant():
-    file = parse(GridFile, CONTENT, where="mine")
-    assert file.family_of("em-quadratic-10") == "em-quadratic"
-    assert file.family_of("em-10") == "em"
+    assert list(grid.cells) == [
+        *("psld/em-10", "psld/em-20", "psld/em-quadratic-10", "psld/em-quadratic-20"),
+        *("vp-sde/rk45-1e-2", "vp-sde/em-10"),
+    ], "in the order of the tables, each once; the last is only shown"
+    cell = grid.cells["psld/em-quadratic-20"]
+    assert (cell.model, cell.seed) == (grid.models["psld"], 0)
+    assert (cell.sampler.family, cell.sampler.budget) == ("em-quadratic", "20")
+    assert (cell.sampler.settings.steps, cell.sampler.settings.striding) == (20, "quadratic")
+    assert grid.samplers["rk45-1e-2"].settings.tolerance == 0.01
+    measured = [(m.metric.name, m.samples) for m in grid.cells["psld/em-10"].measurements]
+    assert measured == [("fd-classifier", 100), ("fd-classifier", 50)]
+    shards = {name: cell.shards for name, cell in grid.cells.items()}
+    assert shards.pop("vp-sde/em-10") == 1, "it is shown, and no table has it"
+    assert set(shards.values()) == {4}, "the many samples hold the few"
+    assert (list(grid.metrics), list(grid.datasets)) == (["fd-classifier"], ["digits"])
 
 
 def test_a_model_s_own_overrides_come_after_those_of_all(configs):
-    models = load(configs).models
-    assert models["vp-sde"].settings["training"]["steps"] == 7
-    assert models["psld"].settings["training"]["steps"] == 9
-    assert models["psld"].overrides[:4] == tuple(CONTENT["defaults"])
-    assert tuple(models[name].settings["process"]["kind"] for name in ("vp-sde", "psld")) == (
-        "vp-sde",
-        "psld",
-    )
-    assert (models["psld"].dataset, models["psld"].checkpoint) == ("digits", None)
-
-
-def test_a_model_may_name_an_official_checkpoint(configs):
-    entry = {"overrides": ["process=psld"], "checkpoint": "official.ckpt"}
-    models = load(configs, changed("models/psld", entry)).models
-    assert models["psld"].checkpoint == "official.ckpt"
+    official = {"overrides": ["process=psld", "training.steps=9"], "checkpoint": "official.ckpt"}
+    models = load(configs, changed("models/psld", official)).models
+    assert [model.settings.training.steps for model in models.values()] == [7, 9]
+    assert [model.settings.process.kind for model in models.values()] == ["vp-sde", "psld"]
+    assert [model.checkpoint for model in models.values()] == [None, "official.ckpt"]
+    assert [model.folder for model in models.values()] == ["models/mine/vp-sde", "models/mine/psld"]
 
 
 def test_a_figure_may_have_parts(configs):
     figures = {"whole": {"a": "vp-sde/em-10", "b": "vp-sde/em-20"}, "alone": "vp-sde/em-10"}
     file = load(configs, changed("figures", figures)).file
-    assert file.pictures == {
-        "whole-a": "vp-sde/em-10",
-        "whole-b": "vp-sde/em-20",
-        "alone": "vp-sde/em-10",
-    }
-    assert file.figure_targets == {
-        "whole": ["whole-a", "whole-b"],
-        **{picture: [picture] for picture in file.pictures},
-    }
+    pictures = {"whole-a": "vp-sde/em-10", "whole-b": "vp-sde/em-20", "alone": "vp-sde/em-10"}
+    assert file.pictures == pictures
+    assert file.figure_targets == {"whole": ["whole-a", "whole-b"], **{p: [p] for p in pictures}}
 
 
-def test_jobs_make_ranges_of_shards(configs):
-    """Seven shards of 30 samples."""
-    grid = load(configs, changed("samples", 200) | {"shards_per_job": 3})
-    assert grid.shards["psld/em-10"] == 7
-    assert grid.ranges_of("psld/em-10") == [(0, 2), (3, 5), (6, 6)]
-
-
-def test_the_shards_of_a_job_change_no_settings_of_a_cell(configs):
-    few, many = (load(configs, CONTENT | {"shards_per_job": n}) for n in (1, 100))
-    assert len(few.ranges_of("psld/em-10")) == 4
-    assert many.ranges_of("psld/em-10") == [(0, 3)]
-    assert few.samplers == many.samplers
-    assert few.shards == many.shards
-
-
-def test_a_model_and_a_guide_of_a_grid_stand_for_their_overrides(configs):
-    content = CONTENT | {"guides": {"g": ["dataset=digits", "process=cld"]}}
-    load(configs, content)
-    assert expand_model(["training.steps=3", "model=mine/psld"]) == [
-        *CONTENT["defaults"],
-        *CONTENT["models"]["psld"],
-        *("grid_name=mine", "name=psld", "training.steps=3"),
-    ]
-    own = ["dataset=digits", "process=cld", "grid_name=mine", "name=g"]
-    assert expand_guide(["guide=mine/g"]) == own
-    assert expand_model(["training.steps=3"]) == ["training.steps=3"]
-    with pytest.raises(UserError, match=r"mine/other: no such model .* vp-sde, psld"):
-        expand_model(["model=mine/other"])
-    with pytest.raises(UserError, match=r"mine/psld: no such guide .*: g$"):
-        expand_guide(["guide=mine/psld"])
+@pytest.mark.parametrize(
+    ("shards_per_job", "ranges"),
+    [(1, [(shard, shard) for shard in range(7)]), (3, [(0, 2), (3, 5), (6, 6)]), (100, [(0, 6)])],
+)
+def test_jobs_make_ranges_of_shards(configs, shards_per_job, ranges):
+    """200 samples are seven shards of 30."""
+    content = changed("samples", 200) | {"shards_per_job": shards_per_job}
+    assert load(configs, content).cells["psld/em-10"].ranges == ranges
 
 
 @pytest.mark.parametrize("name", GRIDS)
-def test_the_project_s_own_grids_load(name, folder, monkeypatch):
-    monkeypatch.chdir(folder)
+def test_the_project_s_own_grids_load(name, folder):
     grid = load_grid(name)
-    assert {evaluation.model for evaluation in grid.evaluations} <= set(grid.models)
-    shown = {cell.split("/")[1] for cell in grid.file.pictures.values()}
-    assert {evaluation.sampler for evaluation in grid.evaluations} | shown == set(grid.samplers)
-    assert all(grid.file.evaluations_in(table) for table in grid.file.tables)
+    assert len(grid.measured_cells) > 5
+    assert all(grid.file.numbers_in(table) for table in grid.file.tables)
+    assert all(grid.cells[cell] for cell in grid.file.pictures.values())
+    assert all(grid.gallery(model) for model in grid.file.models)

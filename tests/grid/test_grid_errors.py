@@ -1,14 +1,27 @@
 """Grid files that are refused, with the file and the key, in one line."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from psld.config.settings import parse
-from psld.grid.loading import load_grid
+from psld.grid.cache import load_grid
 from psld.grid.schema import GridFile
 from psld.utils.errors import UserError
-from tests.grid.mine import CONTENT, changed, load
+from tests.grid.mine import CONTENT, changed
+
+
+def refusal(configs: Path, content: dict[str, Any] | str, complaint: str) -> None:
+    """Check that a grid file is refused in one line, and that nothing is written."""
+    text = content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False)
+    (configs / "grid" / "mine.yaml").write_text(text)
+    with pytest.raises(UserError, match=complaint) as refused:
+        load_grid("mine")
+    assert str(refused.value).startswith(f"{configs}/grid/mine.yaml: ")
+    assert "\n" not in str(refused.value)
+    assert not Path(".cache").exists()
 
 
 @pytest.mark.parametrize(
@@ -22,11 +35,14 @@ from tests.grid.mine import CONTENT, changed, load
         ("models/psld", ["process=psld", "process.gamma=-1"], "models.psld: process.gamma"),
         ("models/psld", ["process"], "models.psld: process: not a setting KEY=VALUE"),
         ("models/psld", {"of": "demo", "overrides": ["process=cld"]}, "models.psld: overrides: "),
+        ("models/none", {"of": "paper"}, "models.none: .*paper.yaml trains no model of this name"),
         ("guides", {"psld": {"of": "demo"}}, "guides: psld: `of` is for models"),
         ("models/psld", ["dataset.num_classes=0"], "not prepared as configs/dataset/digits.yaml"),
+        ("models/psld", ["dataset.name='10'"], "models.psld: dataset '10': a name begins with"),
+        ("models/psld", ["dataset=celeba64"], "psld/em-10: fd-classifier needs labels"),
         ("models/psld", ["network.channel_multipliers=[1,1,1,1,1]"], "models.psld: .*image_size"),
         ("samplers/em/budget", "sampler.stepps", "sampler em-10: no setting .* sampler.stepps"),
-        ("samplers/em/overrides", ["sampler=emm"], "sampler em-10: .*conjugate, em, gddim"),
+        ("samplers/em/overrides", ["sampler=emm"], "sampler em-10: sampler=emm: no such sampler"),
         ("tables/steps/cell", {"sampler": "em"}, r"row \('EM', 'PSLD'\): no budget for 10"),
         ("tables/steps/rows/0/model", "pdls", "names the model 'pdls'; there are: vp-sde, psld"),
         ("tables/steps/rows/0/model", "{name}", "placeholder that is not among the fields"),
@@ -35,20 +51,28 @@ from tests.grid.mine import CONTENT, changed, load
         ("tables/steps/columns/1/label", "10", "need different names, not sampler, model, 10, 10"),
         ("tables/steps/headings", ["metric", "model"], "headings: metric is what the CSV calls"),
         ("tables/steps/rows", [], "tables.steps.rows: .* at least 1 item"),
-        ("tables/steps/columns", [], "tables.steps.columns: .* at least 1 item"),
         ("tables/steps/headings", ["model"], "tables.steps: row .* needs 1 labels"),
         ("tables/tolerance/columns/0/show", "value and nfe", "tables.tolerance.columns.0.show"),
         ("tables/tolerance/rows/0/budget", "7", "rk45-7: sampler.tolerance: .* less than 1"),
         ("tables/steps/columns/0/budget", "1 0", "sampler 'em-1 0': a name begins with a letter"),
+        ("figures", {"a": {"b": "psld/em-10"}, "a-b": "psld/em-20"}, "figures: two of them.* a-b"),
+        ("figures", {"a": {}}, "figures.a: "),
+        ("figures", {"a": 3}, "figures.a: "),
+        ("figures", {"a": {"b": "psld/of-10"}}, "figures.a.b: 'psld/of-10' is not MODEL/SAMPLER"),
+        ("figures", {"a": {"b": "unknown/em-10"}}, "figures.a.b names the model"),
+        ("figures", {"a": "unknown/em-10"}, "figures.a names the model"),
+        ("seeds", {"sampling": [1, 2]}, "seeds.sampling: its first is seed, which is 0"),
+        ("seeds", {"training": [1, 1]}, "seeds.training: each seed only once, not 1, 1"),
+        ("seeds", {"training": [-1]}, "seeds.training.0"),
     ],
 )  # fmt: skip
-def test_a_wrong_grid_is_refused_in_one_line(configs, path, value, complaint):
-    with pytest.raises(UserError, match=complaint) as refused:
-        load(configs, changed(path, value))
-    message = str(refused.value)
-    assert message.startswith(f"{configs}/grid/mine.yaml: ")
-    assert "\n" not in message
-    assert not Path(".cache").exists()
+def test_a_wrong_value_is_refused_by_its_key(configs, path, value, complaint):
+    refusal(configs, changed(path, value), complaint)
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "models:\n  a: [\n", "a: 1\n b"])
+def test_what_is_no_grid_is_refused(configs, text):
+    refusal(configs, text, "mine.yaml: ")
 
 
 AWKWARD = (
@@ -63,46 +87,41 @@ def test_no_shell_and_no_path_gets_an_awkward_name(kind):
     own = {"figures": "psld/em-10", "tables": table, "samplers": sampler}
     for name in AWKWARD:
         named = {**CONTENT.get(kind, {}), name: own.get(kind, [])}
-        refusal = f"{kind[:-1]} .*: a name begins with a letter"
-        with pytest.raises(UserError, match=refusal) as refused:
+        complaint = f"{kind[:-1]} .*: a name begins with a letter"
+        with pytest.raises(UserError, match=complaint) as refused:
             parse(GridFile, CONTENT | {kind: named}, "mine.yaml")
         assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["my grid", "$(id)", "10", "../grid/demo"])
+def test_a_grid_has_a_plain_name(configs, name):
+    (configs / "grid" / f"{name.rpartition('/')[2]}.yaml").write_text("")
+    with pytest.raises(UserError, match=r"configs/grid/.*: grid .*: a name begins with a letter"):
+        load_grid(name)
+
+
+def test_an_unknown_grid_is_refused_with_those_that_are_there(configs):
+    (configs / "grid" / "mine.yaml").touch()
+    known = "demo, fast, mine, paper, rehearsal"
+    with pytest.raises(UserError, match=rf"other\.yaml: no such grid; there are: {known}"):
+        load_grid("other")
 
 
 @pytest.mark.parametrize("where", ["tables/steps/rows/0", "gallery"])
 def test_sscs_needs_momentum(configs, where):
     """Refused for a cell of a table, and for the gallery, which shows every model."""
     content = changed("samplers/sscs", {"overrides": ["sampler=sscs"], "budget": "sampler.steps"})
+    row = content["tables"]["steps"]["rows"][0]
     if where == "gallery":
-        content["tables"]["steps"]["rows"][0]["sampler"] = "sscs"
-        content["gallery"] = "sscs-10"
+        row["sampler"], content["gallery"] = "sscs", "sscs-10"
     else:
-        content["tables"]["steps"]["rows"][0].update(sampler="sscs", model="vp-sde")
-    with pytest.raises(UserError, match="vp-sde/sscs-10: sscs needs a process with momentum"):
-        load(configs, content)
+        row.update(sampler="sscs", model="vp-sde")
+    refusal(configs, content, "vp-sde/sscs-10: sscs needs a process with momentum")
 
 
-@pytest.mark.parametrize("text", ["", "- a\n- b\n", "models:\n  a: [\n", "a: 1\n b"])
-def test_what_is_no_grid_is_refused_in_one_line(configs, text):
-    (configs / "grid" / "mine.yaml").write_text(text)
-    with pytest.raises(UserError, match=f"^{configs}/grid/mine.yaml: ") as refused:
-        load_grid("mine")
-    assert "\n" not in str(refused.value)
-
-
-def test_an_unknown_grid_is_refused_with_those_that_are_there(configs):
-    load(configs)
-    with pytest.raises(
-        UserError, match=r"other\.yaml: no such grid; there are: demo, fast, mine, paper, rehearsal"
-    ):
-        load_grid("other")
-
-
-def test_a_classifier_s_metric_needs_labels(configs):
-    content = changed("models/psld", ["process=psld", "dataset=celeba64"])
-    complaint = "cell psld/em-10: fd-classifier needs labels .* dataset celeba64 has none"
-    with pytest.raises(UserError, match=complaint):
-        load(configs, content)
+def test_a_model_with_the_name_of_a_seed_is_refused(configs):
+    content = changed("models/psld-seed1", ["process=psld"]) | {"seeds": {"training": [0, 1]}}
+    refusal(configs, content, "seeds.training: two models are called psld-seed1")
 
 
 @pytest.mark.parametrize(
@@ -121,24 +140,4 @@ def test_a_metric_has_a_name_and_features_of_its_own(configs, text, complaint):
     (configs / "metric").mkdir()
     copied = f"defaults: [fd-classifier, _self_]\n{text}\n"
     (configs / "metric/fd-classifier-mine.yaml").write_text(copied)
-    with pytest.raises(UserError, match=complaint):
-        load(configs, changed("metric", "fd-classifier-mine"))
-
-
-@pytest.mark.parametrize(
-    ("figures", "complaint"),
-    [
-        ({"a": {"b": "vp-sde/em-10"}, "a-b": "vp-sde/em-20"}, "figures: two of them.* a-b"),
-        ({"a": {}}, "figures.a: "),
-        ({"a": 3}, "figures.a: "),
-        (
-            {"a": {"b": "vp-sde/unknown-10"}},
-            "figures.a.b: 'vp-sde/unknown-10' is not MODEL/SAMPLER",
-        ),
-        ({"a": {"b": "unknown/em-10"}}, "figures.a.b names the model"),
-        ({"a": "unknown/em-10"}, "figures.a names the model"),
-    ],
-)
-def test_what_is_no_figure_is_refused_by_its_key(configs, figures, complaint):
-    with pytest.raises(UserError, match=complaint):
-        load(configs, changed("figures", figures))
+    refusal(configs, changed("metric", "fd-classifier-mine"), complaint)

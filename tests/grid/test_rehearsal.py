@@ -1,6 +1,5 @@
-"""A rehearsal: small versions of another grid's models and cells."""
+"""Grids that are made from another grid: a rehearsal, and models that another grid trains."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,9 @@ import pytest
 import yaml
 
 from psld.config.locations import CONFIGS
-from psld.grid.loading import load_grid
+from psld.grid.cache import load_grid
+from psld.grid.plan import jobs_by_stage
+from psld.grid.workflow import Workflow
 from psld.utils.errors import UserError
 
 REHEARSAL: dict[str, Any] = {
@@ -22,66 +23,44 @@ REHEARSAL: dict[str, Any] = {
 
 
 @pytest.fixture
-def configs(tmp_path, monkeypatch) -> Path:
-    """The user's own folder of configs, with a copy of the demo's grid."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "configs" / "grid").mkdir(parents=True)
-    shutil.copy(CONFIGS / "grid" / "demo.yaml", tmp_path / "configs" / "grid")
-    return tmp_path / "configs"
-
-
-def write(configs: Path, **changes: Any) -> None:
-    (configs / "grid" / "small.yaml").write_text(yaml.safe_dump(REHEARSAL | changes))
-
-
-def test_cells_keep_their_names_and_lose_their_size(configs):
-    write(configs)
-    small, whole = load_grid("small"), load_grid("demo")
-    assert small.cells == whole.cells
-    assert {e.samples for e in small.evaluations} == {6}
-    assert {small.shards[cell] for cell in small.cells} == {2}
-    for name, sampler in small.samplers.items():
-        settings, of_whole = sampler.settings, whole.samplers[name].settings
-        if "steps" in settings:
-            assert settings["steps"] == 3
-            assert settings == of_whole | {"steps": 3}
-        else:
-            assert settings == of_whole | {"tolerance": 0.1}
-
-
-def test_models_and_guides_become_small(configs):
-    write(configs)
-    grid = load_grid("small")
-    for trained in (*grid.models.values(), *grid.guides.values()):
-        assert trained.settings["network"]["base_channels"] == 8
-        assert trained.settings["training"]["steps"] == 2
-
-
-def test_nothing_is_imported(configs):
-    demo = configs / "grid" / "demo.yaml"
-    content = yaml.safe_load(demo.read_text())
+def demo_file(configs) -> Path:
+    """The user's own copy of the demo, with an imported model."""
+    path = configs / "grid" / "demo.yaml"
+    content = yaml.safe_load((CONFIGS / "grid/demo.yaml").read_text())
     content["models"]["cld"] = {"overrides": ["process=cld"], "checkpoint": "official.ckpt"}
-    demo.write_text(yaml.safe_dump(content))
-    write(configs)
-    assert load_grid("demo").models["cld"].checkpoint == "official.ckpt"
-    assert load_grid("small").models["cld"].checkpoint is None
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
 
 
-def test_names_and_titles_tell_a_rehearsal_from_the_grid(configs):
-    write(configs)
-    small, whole = load_grid("small").file, load_grid("demo").file
-    assert list(small.tables) == [f"small-{name}" for name in whole.tables]
-    assert list(small.figures) == [f"small-{name}" for name in whole.figures]
-    for table in small.tables.values():
+def write(demo_file: Path, **changes: Any) -> None:
+    demo_file.with_name("small.yaml").write_text(yaml.safe_dump(REHEARSAL | changes))
+
+
+def test_a_rehearsal_has_every_model_and_cell_and_is_small(demo_file):
+    write(demo_file)
+    small, whole = load_grid("small"), load_grid("demo")
+    assert list(small.cells) == list(whole.cells)
+    assert {m.samples for cell in small.cells.values() for m in cell.measurements} == {6}
+    assert {cell.shards for cell in small.measured_cells} == {2}
+    for name, sampler in small.samplers.items():
+        key, budget = ("tolerance", 0.1) if "rk45" in name else ("steps", 3)
+        settings = whole.samplers[name].settings.model_copy(update={key: budget})
+        assert sampler.settings == settings
+    for trained in (*small.models.values(), *small.guides.values()):
+        assert trained.settings.network.base_channels == 8
+        assert trained.settings.training.steps == 2
+    assert [grid.models["cld"].checkpoint for grid in (small, whole)] == [None, "official.ckpt"]
+    assert list(small.file.tables) == [f"small-{name}" for name in whole.file.tables]
+    assert list(small.file.figures) == [f"small-{name}" for name in whole.file.figures]
+    for table in small.file.tables.values():
         assert table.title.startswith("Rehearsal of: ")
         assert table.band is None, "nothing counts as reproduced"
 
 
-def test_a_change_of_the_grid_changes_its_rehearsal(configs):
-    write(configs)
+def test_a_change_of_the_grid_changes_its_rehearsal(demo_file):
+    write(demo_file)
     load_grid("small")
-    demo = configs / "grid" / "demo.yaml"
-    demo.write_text(demo.read_text().replace("cld: [process=cld]", "renamed: [process=cld]", 1))
+    demo_file.write_text(demo_file.read_text().replace("  cld:\n", "  renamed:\n", 1))
     with pytest.raises(UserError, match=r"small\.yaml: .*'cld'"):
         load_grid("small")
 
@@ -97,8 +76,19 @@ def test_a_change_of_the_grid_changes_its_rehearsal(configs):
         ({"tables": {}}, "unknown key tables"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(configs, changes, complaint):
-    write(configs, **changes)
+def test_a_wrong_rehearsal_is_refused_in_one_line(demo_file, changes, complaint):
+    write(demo_file, **changes)
     with pytest.raises(UserError, match=complaint) as refused:
         load_grid("small")
     assert "\n" not in str(refused.value)
+
+
+def test_the_fast_grid_trains_nothing_and_samples_the_papers_models(folder, paper):
+    fast = load_grid("fast")
+    assert not {"train", "import"} & jobs_by_stage(fast).keys()
+    pattern = Workflow({"fast": fast, "paper": paper}).pattern("models", imported=False)
+    assert "fast/" not in pattern
+    for name, model in fast.models.items():
+        assert model.settings == paper.models[name].settings
+    table_rows = [row for table in fast.file.tables.values() for row in table.rows]
+    assert [row for row in table_rows if row.paper and not row.literature] == []

@@ -1,13 +1,17 @@
 """The targets of the workflow: their names, their files, and words that are none."""
 
 import re
+import shutil
 import time
 
 import pytest
 
+from psld.config.locations import CONFIGS
 from psld.grid.workflow import Workflow
 from psld.utils.errors import UserError
 from tests.grid.variants import file_with, large_grid
+
+CELL = "results/cells/demo/cld/em-uniform-40.json"
 
 
 def test_grids_tables_and_figures_are_targets(workflow, demo):
@@ -15,37 +19,22 @@ def test_grids_tables_and_figures_are_targets(workflow, demo):
     figures = {"demo-guide", "demo-classifier-free", "demo-inpainting-images"}
     assert {"demo", "paper", *demo.file.tables, *figures, "table1", "figure3"} <= set(targets)
     assert not [name for name in targets if "/" in name], "no cell"
-    assert targets["demo-steps"] == [
-        f"results/tables/demo/demo-steps.{ending}" for ending in ("md", "csv", "tex", "html")
-    ]
-    assert targets["demo-guide"] == [
-        f"results/figures/demo/demo-guide.{ending}" for ending in ("png", "svg")
-    ]
+    table, figure = "results/tables/demo/demo-steps", "results/figures/demo/demo-guide"
+    assert targets["demo-steps"] == [f"{table}.{ending}" for ending in ("md", "csv", "tex", "html")]
+    assert targets["demo-guide"] == [f"{figure}.{ending}" for ending in ("png", "svg")]
     assert set(targets["figure3"]) > set(targets["figure3-cifar10"])
-
-
-def test_a_whole_grid_is_its_tables_figures_and_results(workflow, demo):
-    files = workflow.files_of_grid("demo")
-    assert len(files) == len(set(files))
-    assert {f"results/cells/demo/{cell}.json" for cell in demo.cells} < set(files)
-    assert {"results/tables/demo/demo-steps.csv", "results/figures/demo/samples/cld.png"} < set(
-        files
-    )
+    whole = targets["demo"]
+    assert len(whole) == len(set(whole))
+    assert {cell.result for cell in demo.measured_cells} < set(whole)
+    assert {f"{table}.csv", "results/figures/demo/samples/cld.png"} < set(whole)
 
 
 def test_a_cell_is_a_target_if_the_command_line_names_it(workflow):
-    words = [
-        "snakemake",
-        "--cores",
-        "all",
-        "demo/cld/rk45-1e-2",
-        "demo/cld/none",
-        "x/cld/rk45-1e-2",
-    ]
-    assert workflow.cells_among(words) == {
-        "demo/cld/rk45-1e-2": "results/cells/demo/cld/rk45-1e-2.json"
+    words = ["snakemake", "all", "demo", "demo-steps", "demo/cld/none", "x/cld/rk45-1e-2"]
+    assert workflow.cells_among(words) == {}
+    assert workflow.cells_among([*words, "demo/cld/em-uniform-40"]) == {
+        "demo/cld/em-uniform-40": CELL
     }
-    assert workflow.cells_among(["snakemake", "demo", "demo-steps"]) == {}
 
 
 @pytest.mark.parametrize(
@@ -53,12 +42,12 @@ def test_a_cell_is_a_target_if_the_command_line_names_it(workflow):
     [
         ("demo/cld/em-uniform-41", "the nearest are: demo/cld/em-uniform-40"),
         ("demo-step", "the nearest are: demo-steps"),
-        ("results/cells/demo/none/em-uniform-40.json", "results/cells/demo/cld/em-uniform-40.json"),
+        ("results/cells/demo/none/em-uniform-40.json", CELL),
         ("nothing.txt", "no such target; psld plan grid_name=NAME list=cells"),
     ],
 )
 def test_a_wrong_target_is_named_with_the_nearest_ones(workflow, word, complaint):
-    right = ["results/cells/demo/cld/em-uniform-40.json", "models/demo/cld/manifest.json"]
+    right = [CELL, "models/demo/cld/manifest.json"]
     makes = {*right, "results/cells/demo/none/em-uniform-40.json"}.__contains__
     workflow.check_targets(right, makes)
     with pytest.raises(UserError, match=f"^{re.escape(word)}: no such target.*") as refused:
@@ -67,23 +56,32 @@ def test_a_wrong_target_is_named_with_the_nearest_ones(workflow, word, complaint
 
 
 @pytest.mark.parametrize(
-    ("taken", "complaint"),
-    [
-        ("train", "train: the name is taken"),
-        ("all", "all: the name is taken"),
-        ("paper", "paper: the name is taken"),
-        ("demo", "demo: the name is taken"),
-        ("table1", "table1: the name is taken"),
-        ("figure1", "figure1: the name is taken"),
-        ("demo-guide", "demo-guide: the name is taken"),
-    ],
+    "taken", ["train", "all", "paper", "demo", "table1", "figure1", "demo-guide"]
 )
-def test_two_targets_of_one_name_are_refused(grids, demo, taken, complaint):
+def test_two_targets_of_one_name_are_refused(grids, demo, taken):
     tables = demo.file.tables | {taken: demo.file.tables["demo-steps"]}
     twice = {**grids, "demo": file_with(demo, tables=tables)}
-    with pytest.raises(UserError, match=complaint) as refused:
+    with pytest.raises(UserError, match=rf"{taken}: the name is taken .*; call it \w+-\w+"):
         Workflow(twice).check_names(["train", "all"])
-    assert re.search(r"call it \w+-\w+", str(refused.value))
+
+
+def test_a_grid_that_does_not_resolve_stops_only_those_who_ask_for_it(configs):
+    shutil.copy(CONFIGS / "grid/demo.yaml", configs / "grid")
+    for name in ("fast", "paper", "rehearsal", "small", "small-seeds"):
+        (configs / f"grid/{name}.yaml").write_text("half: written")
+    (configs / "grid/draft.yaml").write_text("models: {mine: [process=")
+    workflow = Workflow.load()
+    [line] = [line for line in workflow.left_out if "draft" in line]
+    assert line.startswith(f"grid draft is left out: {configs}/grid/draft.yaml: not valid YAML")
+    assert len(workflow.left_out) == 6
+    assert list(workflow.grids) == ["demo"]
+    assert workflow.default == "demo"
+    workflow.check_targets(["demo", "demo-steps", "demo/cld/em-uniform-40"], lambda _: False)
+    for word in ("draft", "draft/mine/em-10", "results/draft.html", "results/tables/draft/t.md"):
+        with pytest.raises(UserError, match=r"draft\.yaml: not valid YAML"):
+            workflow.check_targets([word], lambda _: False)
+    (configs / "grid/demo.yaml").write_text("half: written")
+    assert Workflow.load().default == "demo", "never another grid, which may take weeks"
 
 
 def test_ten_thousand_cells_make_no_target_each(demo):
@@ -92,6 +90,6 @@ def test_ten_thousand_cells_make_no_target_each(demo):
     started = time.process_time()
     workflow = Workflow({"demo": grid})
     assert set(workflow.targets()) == {"demo", "demo-large"}
-    name = f"demo/model-42/{grid.cells[4242].partition('/')[2]}"
-    assert workflow.cells_among([name]) == {name: f"results/cells/{name}.json"}
+    name = list(grid.cells)[4242]
+    assert workflow.cells_among([f"demo/{name}"]) == {f"demo/{name}": grid.cells[name].result}
     assert time.process_time() - started < 10

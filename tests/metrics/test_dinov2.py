@@ -9,11 +9,10 @@ import torch_fidelity
 from torch import nn
 
 import psld.metrics.dinov2 as dinov2
-from psld.metrics.dinov2 import DINOv2Extractor
+from psld.metrics.distances import frechet_distance
 from psld.metrics.extractor import batches_of, gather
-from psld.metrics.frechet import frechet_distance
+from psld.metrics.published import DINOv2Extractor, VisionTransformer
 from psld.metrics.settings import DINOv2Settings
-from psld.metrics.vision_transformer import VisionTransformer
 from psld.utils.errors import UserError
 from tests.metrics.images import AsDataset, images
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from psld.data.store import ImageStore
-from psld.grid.composing import compose_sampler
-from psld.grid.results import CellResult, CellResults
+from psld.grid.resolution import compose_sampler
+from psld.metrics.classifier import load_classifier
+from psld.metrics.distances import frechet_distance
 from psld.metrics.evaluation import load_kept
 from psld.metrics.extractor import gather
-from psld.metrics.extractor_folder import open_extractor
-from psld.metrics.frechet import frechet_distance
 from psld.metrics.reference_folder import load_reference
+from psld.metrics.results import CellResult, CellResults
 from psld.sampling.shards import Shard, ShardOrigin, shard_path
 from psld.training.manifest import ModelManifest, read_manifest, write_manifest
 from psld.utils.files import digest_of
@@ -81,7 +81,7 @@ def result(folder) -> CellResult:
 def distance(images, features) -> float:
     """Straight from the images, in one go."""
     reference, _ = load_reference(features / "reference")
-    extractor = open_extractor(features)
+    extractor = load_classifier(features)
     found = gather(extractor, [torch.from_numpy(images)], "test", len(images))
     return frechet_distance(found.total, reference.train.total)
 

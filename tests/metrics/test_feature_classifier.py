@@ -7,9 +7,14 @@ from sklearn.datasets import load_digits
 from torch.nn.functional import cross_entropy
 
 from psld.metrics import extractor_training
+from psld.metrics.classifier import (
+    ClassifierExtractor,
+    ImageShape,
+    accuracy,
+    shifted,
+    train_classifier,
+)
 from psld.metrics.extractor import batches_of, gather
-from psld.metrics.extractor_training import accuracy, shifted, train_classifier
-from psld.metrics.feature_classifier import ClassifierExtractor, ImageShape
 from psld.metrics.settings import ClassifierSettings
 from psld.utils.errors import RunError, UserError
 

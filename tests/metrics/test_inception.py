@@ -7,10 +7,9 @@ import torch
 import torch_fidelity
 
 import psld.metrics.inception as inception
+from psld.metrics.distances import frechet_distance, inception_score
 from psld.metrics.extractor import batches_of, gather
-from psld.metrics.frechet import frechet_distance
-from psld.metrics.inception import InceptionExtractor
-from psld.metrics.inception_score import inception_score
+from psld.metrics.published import InceptionExtractor
 from psld.utils.errors import UserError
 from psld.utils.files import sha256_of_file
 from tests.metrics.images import AsDataset, images

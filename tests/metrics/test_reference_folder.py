@@ -60,9 +60,9 @@ def test_the_place_of_the_weights_is_no_other_extractor(tmp_path):
     _, manifest = load_reference(tmp_path)
     made = manifest.model_copy(update={"extractor": metric(None).extractor})
     model = Mock(dataset_digest="0")
-    check_reference(metric("a.pth"), tmp_path, made, Mock(digest="1"), model)
+    check_reference(metric("a.pth"), tmp_path, made, "1", model)
     with pytest.raises(UserError, match="made with another extractor than fid has"):
-        check_reference(metric("a.pth"), tmp_path, made, Mock(digest="2"), model)
+        check_reference(metric("a.pth"), tmp_path, made, "2", model)
 
 
 def test_features_come_back_and_serve_a_measure(tmp_path):

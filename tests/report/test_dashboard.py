@@ -10,8 +10,8 @@ import pytest
 from wandb_workspaces.reports import v2 as reports
 
 from psld.config.locations import CONFIGS
+from psld.grid.cache import load_grid
 from psld.grid.figures import figures_of
-from psld.grid.loading import load_grid
 from psld.grid.resolved import Grid
 from psld.report.dashboard import find_report, report_blocks
 from psld.report.result_runs import evaluation_id

@@ -1,210 +1,148 @@
 """The results of a grid as runs of wandb, and their upload: each once, and again if it changed."""
 
-import contextlib
 import json
-import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
-from psld.config.settings import write_record
-from psld.grid.loading import load_grid
-from psld.grid.results import CellResult, CellResults
+from psld.grid.results import CellResults
 from psld.report.result_runs import SIDE, ResultRun, result_runs
-from psld.sampling.shards import Shard
+from psld.sampling.shards import Shard, ShardOrigin, shard_path
 from tests.commands import call, refused, succeeded
+from tests.data.formats import random_images
+from tests.report.conftest import MEASURED, cells_of, result_path
 from tests.report.server import wandb_server
-from tests.results import estimate_of, link_grid, made_with, write_grid
+from tests.results import estimate_of, write_result
 
-GRID = yaml.safe_load("""
-defaults: [dataset=digits, network=demo, training=demo]
-metric: fd-classifier
-samples: 20
-shard_size: 20
-batch_size: 20
-gallery: em-3
-models:
-  psld: [process=psld]
-  cld: [process=cld]
-samplers:
-  em: {overrides: [sampler=em], budget: sampler.steps}
-tables:
-  mine:
-    title: Mine
-    headings: [model]
-    cell: {sampler: em}
-    columns: [{label: "3", budget: 3}, {label: "5", budget: 5}]
-    rows:
-      - {label: [PSLD], model: psld, paper: [2.5, null]}
-      - {label: [CLD], model: cld}
-  empty:
-    title: Nothing of it has been run
-    headings: [model]
-    cell: {sampler: em, budget: 9}
-    columns: [{label: distance}]
-    rows: [{label: [PSLD], model: psld}]
-""")
-
-RESULT = "results/cells/mine/psld/em-3.json"
-GUIDED = "results/cells/mine/cld/em-3.json"
-
-
-@pytest.fixture(scope="module")
-def results(digits, model, features, tmp_path_factory) -> Path:
-    """A cell that was sampled and evaluated, one with a class accuracy, and a figure."""
-    folder = tmp_path_factory.mktemp("results")
-    sampler = ("sampler=em", "sampler.steps=3", f"model={model}", "shard_size=20")
-    succeeded(call(folder, "sample", *sampler, "output=samples/mine/psld/em-3"))
-    metric = (
-        "metric.extractor.steps=20",
-        f"extractor={features}",
-        f"reference={features / 'reference'}",
-    )
-    cell = ("shards=samples/mine/psld/em-3", "samples=20", f"output={RESULT}")
-    succeeded(call(folder, "evaluate", *sampler, *metric, *cell))
-    figure = folder / "results/figures/mine/samples/psld.png"
-    figure.parent.mkdir(parents=True)
-    Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save(figure)
-    grid = write_grid(folder, GRID)
-    measured = result_of(folder).model_dump()
-    write_result(folder / RESULT, measured | made_with(grid, "psld/em-3"))
-    guided = made_with(grid, "cld/em-3") | {"class_accuracy": estimate_of(0.75, samples=20)}
-    write_result(folder / GUIDED, measured | guided)
-    return folder
-
-
-def result_of(folder: Path) -> CellResult:
-    [result] = CellResults.read(folder / RESULT).results
-    return result
-
-
-def write_result(path: Path, content: dict[str, Any]) -> None:
-    write_record(path, CellResults(results=(CellResult(**content),)))
+FIGURE = "results/figures/mine/samples/cld.png"
 
 
 @pytest.fixture
-def folder(results, tmp_path) -> Path:
-    """A copy of it."""
-    folder = tmp_path / "project"
-    ignored = shutil.ignore_patterns("configs", ".cache")
-    shutil.copytree(results, folder, symlinks=True, ignore=ignored)
-    link_grid(results, folder)
+def folder(folder, grid) -> Path:
+    """Results, of which one has a class accuracy and one its shard; and a figure."""
+    accuracy = estimate_of(0.75, samples=100)
+    write_result(folder, grid, "low/em-10", value=7.5, class_accuracy=accuracy)
+    images = random_images(70, 8, 8, 1).transpose(0, 3, 1, 2)
+    origin = ShardOrigin("w", "s", seed=0, index=0, size=70)
+    shard = Shard(images, origin, nfe=10, seconds=1.0, device="CPU")
+    shard.save(shard_path(folder / "samples/mine/cld/em-10", 0))
+    (folder / FIGURE).parent.mkdir(parents=True)
+    Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save(folder / FIGURE)
     return folder
 
 
-def runs(folder: Path) -> dict[tuple[str, str], ResultRun]:
+def runs_of(folder: Path, grid) -> dict[tuple[str, str], ResultRun]:
     """The runs by job type and name."""
-    with contextlib.chdir(folder):
-        places = (
-            Path(f"{place}/mine") for place in ("results/cells", "samples", "results/figures")
-        )
-        found = list(result_runs(load_grid("mine"), *places))
-    named = {(run.job_type, run.name): run for run in found}
-    assert len(named) == len({run.id for run in found}) == len(found)
+    places = (cells_of(folder), folder / "samples/mine", folder / "results/figures/mine")
+    found = list(result_runs(grid, *places))
+    named = {(run.options["job_type"], run.options["name"]): run for run in found}
+    assert len(named) == len({run.options["id"] for run in found}) == len(found)
     return named
 
 
-CELLS = [(stage, f"{model}/em-3") for stage in ("sample", "evaluate") for model in ("psld", "cld")]
+@pytest.fixture
+def runs(folder, grid) -> dict[tuple[str, str], ResultRun]:
+    return runs_of(folder, grid)
 
 
-def test_an_evaluation_has_its_metric_and_settings(results):
-    result, found = result_of(results), runs(results)
-    assert set(found) == {*CELLS, ("tabulate", "mine"), ("figure", "figures")}
-    run, guided = (found["evaluate", f"{model}/em-3"] for model in ("psld", "cld"))
-    assert run.tags == ("digits", "fd-classifier")
-    for name, value in {
-        "fd-classifier": result.value,
-        "paper": 2.5,
-        "nfe": result.nfe,
-        "images": 20,
-        "sampling_seconds": result.sampling_seconds,
+def test_every_result_is_a_run(runs):
+    tables = {("tabulate", "mine"), ("tabulate", "ode")}
+    assert set(runs) == {*(("evaluate", c) for c in MEASURED), *tables, ("figure", "figures")}
+    assert runs["figure", "figures"].images.keys() == {"samples/cld"}
+
+
+def test_an_evaluation_has_its_metric_and_settings(folder, runs):
+    [result] = CellResults.read(result_path(folder, "cld/em-10")).results
+    run = runs["evaluate", "cld/em-10"]
+    assert run.options["tags"] == ("digits", "fd-classifier")
+    assert run.values == {
+        "fd-classifier": 8.5,
+        "paper": 8.0,
+        "floor": result.floor,
         "noise": result.noise,
-    }.items():
-        assert run.values[name] == value, name
-    assert "class_accuracy" not in run.values
-    assert run.config["process"]["gamma"] == 0.01
-    assert run.config["model"] == "psld"
-    assert run.config["sampler"]["name"] == "em-3"
-    assert run.config["sampler"]["steps"] == 3
-    assert run.config["metric"]["name"] == "fd-classifier"
-    assert run.config["weights_sha256"] == result.model.weights_sha256
+        "nfe": result.nfe,
+        "images": 100,
+        "sampling_seconds": result.sampling_seconds,
+        "sampling_device": "CPU",
+    }
+    config = run.options["config"]
+    assert config["process"]["kind"] == result.model.settings["process"]["kind"]
+    assert (config["model"], config["sampler"]["name"]) == ("cld", "em-10")
+    assert config["sampler"]["steps"] == 10
+    assert config["metric"]["name"] == "fd-classifier"
+    assert config["weights_sha256"] == result.model.weights_sha256
+    guided = runs["evaluate", "low/em-10"]
     assert guided.values["class_accuracy"] == 0.75
     assert guided.images == {}, "its shard is gone"
 
 
-@pytest.mark.parametrize("stage", ["sample", "evaluate"])
-def test_a_cell_shows_its_first_images(results, stage):
-    shown = runs(results)[stage, "psld/em-3"].images["samples"]
-    images = Shard.load(results / "samples/mine/psld/em-3/00000.h5").images
-    for index in (0, SIDE - 1, SIDE):
+def test_a_cell_shows_its_first_images(folder, runs):
+    shown = runs["evaluate", "cld/em-10"].images["samples"]
+    images = Shard.load(shard_path(folder / "samples/mine/cld/em-10", 0)).images
+    for index in (0, SIDE - 1, SIDE, SIDE**2 - 1):
         row, column = (1 + 9 * place for place in divmod(index, SIDE))
         assert (shown[row : row + 8, column : column + 8, 0] == images[index, 0]).all()
 
 
-def test_a_table_is_there_as_it_is_printed_and_with_every_entry(results):
-    run, value = runs(results)["tabulate", "mine"], result_of(results).value
+def test_a_table_is_there_as_it_is_printed_and_with_every_entry(runs):
+    run = runs["tabulate", "mine"]
     columns, lines = run.tables["table"]
-    assert columns == ["model", "3", "5"]
-    model, shown, missing = lines[0]
-    assert (model, missing) == ("PSLD", "–")
-    assert shown.startswith(f"{value:.2f} ± ")
-    assert shown.endswith(f" (2.50, {value - 2.5:+.2f})")
+    assert columns == ["model", "20", "10"]
+    assert lines[0][0] == "CLD"
+    assert lines[0][2].startswith("8.50")
+    assert lines[0][2].endswith(" (8.00, +0.50)")
     columns, lines = run.tables["entries"]
-    records = [dict(zip(columns, line, strict=True)) for line in lines]
-    assert [record["cell"] for record in records] == [
-        *("mine/psld/em-3", "mine/psld/em-5", "mine/cld/em-3", "mine/cld/em-5")
-    ]
-    assert records[0]["ours"] == pytest.approx(value)
-    assert records[1]["ours"] is None
-    assert run.values == {"measured": 2, "not run": 2}
+    entries = [dict(zip(columns, line, strict=True)) for line in lines]
+    assert [entry["cell"] for entry in entries[:2]] == ["mine/cld/em-20", "mine/cld/em-10"]
+    assert [entry["ours"] for entry in entries[:3]] == [4.25, 8.5, None]
+    assert sum(run.values.values()) == len(entries) == 8
+    assert run.values["not run"] == 3
 
 
-def test_before_anything_ran_there_is_nothing(folder):
-    shutil.rmtree(folder / "results")
-    assert runs(folder) == {}
-
-
-def test_results_are_uploaded_once_and_again_if_they_changed(folder):
-    found = {run.id: run for run in runs(folder).values()}
+def test_results_are_uploaded_once_and_again_if_they_changed(folder, grid, runs):
     with wandb_server() as server:
 
         def sync() -> list[str]:
-            *lines, last = succeeded(
-                call(folder, "wandb", "sync", "grid_name=mine")
-            ).stdout.splitlines()
+            finished = succeeded(call(folder, "wandb", "sync", "grid_name=mine"))
+            *lines, last = finished.stdout.splitlines()
             assert last.startswith(f"{len(lines)} runs uploaded")
             return lines
 
-        assert len(sync()) == 6
-        assert server.runs.keys() == found.keys()
-        for name, run in found.items():
-            online = server.runs[name]
+        assert len(sync()) == len(runs) == len(server.runs)
+        for run in runs.values():
+            online = server.runs[run.options["id"]]
+            named = {"displayName": "name", "jobType": "job_type", "tags": "tags"}
+            for theirs, ours in named.items():
+                assert online.options.get(theirs) == json_of(run.options.get(ours)), theirs
+            assert online.options["groupName"] == "mine"
+            for name, value in run.options.get("config", {}).items():
+                assert online.config.get(name, {}) == json_of(value), name  # wandb drops {}
             assert run.values.items() <= online.summary.items()
-            assert run.config.items() <= online.config.items()
-            assert tuple(online.options.get("tags", ())) == run.tags
-            named = (online.options[key] for key in ("displayName", "jobType", "groupName"))
-            assert tuple(named) == (run.name, run.job_type, "mine")
-            for image in run.images:
-                assert online.logged_file(image).startswith(b"\x89PNG")
-            for table, (columns, lines) in run.tables.items():
-                uploaded = json.loads(online.logged_file(table))
+            assert all(online.logged_file(name).startswith(b"\x89PNG") for name in run.images)
+            for name, (columns, lines) in run.tables.items():
+                uploaded = json.loads(online.logged_file(name))
                 assert (uploaded["columns"], uploaded["data"]) == (columns, lines)
-        [figures] = (run for run in server.runs.values() if run.options["jobType"] == "figure")
-        original = folder / "results/figures/mine/samples/psld.png"
-        assert figures.logged_file("samples/psld") == original.read_bytes()
+        figures = server.runs[runs["figure", "figures"].options["id"]]
+        assert figures.logged_file("samples/cld") == (folder / FIGURE).read_bytes()
 
         assert sync() == []
-        changed = {"estimate": estimate_of(0.5, samples=20)}
-        write_result(folder / RESULT, result_of(folder).model_dump() | changed)
-        assert sync() == ["evaluate psld/em-3: uploaded", "tabulate mine: uploaded"]
-        assert server.runs.keys() == found.keys()
-        evaluation = server.runs[runs(folder)["evaluate", "psld/em-3"].id]
-        assert evaluation.summary["fd-classifier"] == 0.5
-        assert evaluation.steps == [0], "the new row replaces the old one"
+        write_result(folder, grid, "cld/em-10", value=0.5, floor=0.3)
+        assert sync() == ["evaluate cld/em-10: uploaded", "tabulate mine: uploaded"]
+        assert len(server.runs) == len(runs)
+        changed = server.runs[runs["evaluate", "cld/em-10"].options["id"]]
+        assert changed.summary["fd-classifier"] == 0.5
+        assert changed.steps == [0], "the new row replaces the old one"
+
+
+def json_of(content: object) -> object:
+    """The content as it comes back from JSON."""
+    return json.loads(json.dumps(content))
+
+
+def test_before_anything_ran_there_is_nothing(tmp_path, grid):
+    assert runs_of(tmp_path, grid) == {}
 
 
 @pytest.mark.parametrize("words", [(), ("upload",), ("grid_name=mine", "sync")])

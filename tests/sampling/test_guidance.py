@@ -8,8 +8,8 @@ import torch
 
 from psld.grid.composing import compose_guide, compose_model, compose_sampler
 from psld.grid.results import CellResults
-from psld.metrics.extractor_folder import open_extractor
-from psld.sampling.fit import check_fit
+from psld.metrics.classifier import load_classifier
+from psld.sampling.settings import check_fit
 from psld.sampling.shards import Shard
 from psld.training.manifest import GuideManifest, read_manifest
 from psld.utils.errors import UserError
@@ -73,7 +73,7 @@ def test_classifier_free_samples_and_their_recognized_share(conditional_model, f
     )
     evaluation = (*cell, *metric, "shards=cell", f"samples={samples}", "output=result.json")
     succeeded(call(tmp_path, "evaluate", *evaluation))
-    extractor = open_extractor(features)
+    extractor = load_classifier(features)
     images = torch.from_numpy(np.concatenate([shard.images for shard in shards])[:samples])
     answers = extractor(images)[1].argmax(dim=1).numpy()
     labels = np.arange(samples) % 10

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from psld.data.store import ImageStore
-from psld.sampling.masks import masks_of
-from psld.sampling.settings import HalvesMask
+from psld.diffusion.samplers import HalvesMask
+from psld.sampling.inpainting import draw_masks
 from psld.sampling.shards import Shard, read_shards
 from tests.commands import call, refused, succeeded
 
@@ -40,7 +40,7 @@ def test_sample_i_fills_in_image_i(cell, digits):
     assert [len(part.images) for part in parts] == [SIZE, SIZE, SIZE, 60]
     images = np.concatenate([part.images for part in parts])
     masks = np.concatenate([part.masks for part in parts])
-    np.testing.assert_array_equal(masks, masks_of(HALVES, range(360), 8))
+    np.testing.assert_array_equal(masks, draw_masks(HALVES, range(360), 8, None))
     known = masks[:, None] == 1
     difference = images.astype(int) - store.images("test")
     assert np.abs(difference[known]).max() <= 2
@@ -88,31 +88,6 @@ def test_evaluation_takes_the_split_and_no_more(cell, model, digits, features):
     assert not (cell / "result.json").exists()
 
 
-def with_mask(*mask: str) -> list[str]:
-    """The overrides of the cell with another mask."""
-    return [*(override for override in CELL if not override.startswith("mask@")), *mask]
-
-
-OWN = with_mask("mask@sampler.guidance.mask=file", "sampler.guidance.mask.path=own.npy")
-
-
-def write_masks(folder, hole) -> None:
-    masks = np.ones((1, 8, 8), bool)
-    masks[hole] = False
-    np.save(folder / "own.npy", masks)
-
-
-def test_other_masks_under_the_same_name_make_another_cell(model, digits, features, tmp_path):
-    write_masks(tmp_path, np.s_[:, :, 2])
-    given = (*OWN, f"model={model}", f"data={digits}", "output=cell")
-    succeeded(call(tmp_path, "sample", *given))
-    assert (Shard.load(tmp_path / "cell" / "00000.safetensors").masks == 0).sum() == SIZE * 8
-    evaluated = (model, digits, features, *OWN, "samples=100")
-    succeeded(evaluate(tmp_path, *evaluated))
-    write_masks(tmp_path, np.s_[:, :, 2:4])
-    refused(evaluate(tmp_path, *evaluated), 2, "00000.safetensors: made by another masks_digest")
-
-
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
@@ -138,7 +113,8 @@ def test_bad_settings_are_refused_in_one_line(model, digits, tmp_path, overrides
 
 
 def test_masks_of_digits_need_mnist(model, digits, tmp_path):
-    digit = with_mask("mask@sampler.guidance.mask=digits")
+    digit = [key for key in CELL if not key.startswith("mask@")]
+    digit.append("mask@sampler.guidance.mask=digits")
     given = (*digit, f"model={model}", f"data={digits}", "output=x")
     refused(call(tmp_path, "sample", *given), 2, "mnist: sampler.guidance needs it")
     refused(call(tmp_path, "sample", *given, "mnist=absent.h5"), 2, "dataset=absent")

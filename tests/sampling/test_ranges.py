@@ -71,10 +71,10 @@ def test_the_record_says_which_shards_there_are(three):
 
 def test_whole_shards_are_kept_however_they_are_divided_among_processes(cell, model):
     before = files_below(cell)
-    assert resample(cell, model, "shards=3").startswith("shard 0: is there\nshard 1: is there\n")
+    assert resample(cell, model, "shards=3").startswith("shard 0: kept\nshard 1: kept\n")
     assert files_below(cell) == before
     said = resample(cell, model, "first=1", "shards=3").splitlines()
-    assert said[:3] == ["shard 1: is there", "shard 2: is there", "shard 3: 8 images, NFE 3"]
+    assert said[:3] == ["shard 1: kept", "shard 2: kept", "shard 3: 8 images, NFE 3"]
     after = files_below(cell)
     assert before.items() <= after.items()
     assert after.keys() - before.keys() == {"00003.safetensors", "00001-00003.json"}
@@ -92,12 +92,12 @@ def test_what_is_missing_damaged_or_of_another_origin_is_made_again(cell, model)
         said = resample(cell, model, "shards=3").splitlines()
         assert said[1].startswith("not kept: cell/00001.safetensors: damaged shard")
         assert said[2] == "shard 1: 8 images, NFE 3"
-        assert said[3] == "shard 2: is there"
+        assert said[3] == "shard 2: kept"
     assert shard_path(cell, 2).read_bytes() == kept
     for index in range(3):
         np.testing.assert_array_equal(Shard.load(shard_path(cell, index)).images, images[index])
     said = resample(cell, model, "shards=3", "seed=1")
-    assert "is there" not in said
+    assert "kept" not in said
     assert said.count("made by another seed than the model and the sampler have now") == 3
     assert not np.array_equal(Shard.load(shard_path(cell, 0)).images, images[0])
 
@@ -119,8 +119,8 @@ def test_a_killed_range_loses_the_shard_under_way_alone(model, tmp_path):
         Shard.load(path)
     before = {path: path.read_bytes() for path in made}
     said = succeeded(call(tmp_path, "sample", *slow, "output=cell")).stdout.splitlines()
-    assert [line for line in said if line.endswith("is there")] == [
-        f"shard {index}: is there" for index in range(len(made))
+    assert [line for line in said if line.endswith("kept")] == [
+        f"shard {index}: kept" for index in range(len(made))
     ]
     assert {path: path.read_bytes() for path in made} == before
     assert names_in(cell) == [

@@ -107,13 +107,6 @@ def test_bf16_is_another_sampler_with_nearly_the_same_images(model, tmp_path):
     assert difference.mean() < 4
 
 
-def test_without_bf16_a_samplers_identity_does_not_name_it(model):
-    assert "precision" not in settings(model, *SAMPLERS["em"]).sampler.model_dump(mode="json")
-    half = settings(model, *SAMPLERS["em"], "sampler.precision=bf16").sampler
-    assert half.model_dump(mode="json")["precision"] == "bf16"
-    assert type(half).model_validate(half.model_dump(mode="json")) == half
-
-
 def test_layout_and_compilation_change_no_image_and_no_origin(model, tmp_path, monkeypatch):
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda network: compiled.append(network) or network)

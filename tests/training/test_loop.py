@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from psld.diffusion.instances import phase_space, vp_sde
 from psld.diffusion.loss import EpsilonLoss
 from psld.networks.forward import forward_pass
 from psld.training import loop
@@ -17,6 +16,7 @@ from psld.training.ranks import Ranks
 from psld.training.state import Checkpoints
 from psld.training.stop import Stopped, StopRequest
 from psld.utils.errors import RunError
+from tests.diffusion.processes import phase_space, vp_sde
 from tests.training.small import (
     ONE_RANK,
     Recorder,

@@ -5,12 +5,12 @@ import platform
 import numpy as np
 import pytest
 
-from psld.diffusion.instances import phase_space
 from psld.diffusion.loss import EpsilonLoss
 from psld.training.loop import optimize
 from psld.training.state import Checkpoints
 from psld.utils.errors import UserError
 from psld.utils.tensors import save_tensors
+from tests.diffusion.processes import phase_space
 from tests.training.small import batches_of, check_equal, recipe, tiny_state
 
 PROCESS = phase_space(0.02)

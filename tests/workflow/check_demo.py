@@ -17,14 +17,14 @@ import pytest
 from PIL import Image
 
 from psld.config.locations import CONFIGS
+from psld.grid.cache import load_grid
 from psld.grid.entries import read_table
 from psld.grid.figures import evaluations_of_plot, figures_of, phase_space_models, plots_of
-from psld.grid.loading import load_grid
 from psld.grid.places import Evaluation
 from psld.grid.resolved import Grid
 from psld.grid.results import CellResult, read_result
+from psld.report.certificate import verify
 from psld.report.style import model_looks
-from psld.report.verification import Verification
 
 ROOT = CONFIGS.parent
 RESULTS = ROOT / "results"
@@ -79,7 +79,7 @@ def test_every_table_is_whole_in_every_format(grid):
 
 def test_every_number_holds(grid, tmp_path):
     """Of the certificate, from which each is recomputed."""
-    verified = Verification(RESULTS / "certificates" / "demo.zip", tmp_path)
+    verified = verify(RESULTS / "certificates" / "demo.zip", tmp_path)
     assert verified.wrong == []
     for name, outcomes in verified.tables.items():
         entries = [entry for row in read_table(grid, name, CELLS) for entry in row]

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from psld.grid import paths
-from psld.grid.loading import load_grid
+from psld.grid.cache import load_grid
 from psld.grid.places import Evaluation
 from psld.grid.resolved import Grid
 from psld.grid.results import read_result

@@ -1,5 +1,6 @@
 """The grids and wildcard patterns; psld/grid/workflow.py lists what each job reads and makes."""
 
+import sys
 from contextlib import contextmanager
 
 from snakemake.exceptions import WorkflowError
@@ -17,8 +18,10 @@ def one_line():
         raise WorkflowError(str(error))
 
 
-with one_line():
-    GRIDS = Workflow.load()
+GRIDS = Workflow.load()
+if workflow.is_main_process:
+    for line in GRIDS.left_out:
+        print(line, file=sys.stderr)
 
 
 wildcard_constraints:

@@ -2,6 +2,9 @@
 #
 # A digest identifies a dataset's content. Later stages depend on it, not on the modification time
 # of the large file, so preparing identical data again reruns nothing.
+#
+# A record has the name of one of the grids that have it. Another grid with the same dataset must
+# rerun nothing, and a parameter that is a function of `output` does not.
 
 
 # Reads: the dataset's source (downloads, or a package).  Makes: data/DATASET.h5, record and digest.
@@ -15,8 +18,8 @@ rule prepare:
     conda:
         "../../envs/prepare.yaml"
     params:
-        dataset=lambda w: f"{GRIDS.datasets[w.dataset].name}/{w.dataset}",
-        record=lambda w: GRIDS.dataset_job(w).digest,
+        dataset=lambda w, output: GRIDS.dataset_name(w),
+        record=lambda w: GRIDS.dataset(w).job.digest,
     shell:
         "python -m psld prepare dataset={params.dataset:q} record={params.record} > {log:q} 2>&1"
 
@@ -34,8 +37,8 @@ rule train_extractor:
     conda:
         "../../envs/evaluate.yaml"
     params:
-        features=lambda w: GRIDS.features_name(w),
-        record=lambda w: GRIDS.features_of(w).extractor_job.digest,
+        features=lambda w, output: GRIDS.reference_name(w),
+        record=lambda w: GRIDS.reference(w).extractor_job.digest,
     shell:
         "python -m psld train_extractor features={params.features:q} record={params.record} > {log:q} 2>&1"
 
@@ -45,7 +48,7 @@ rule reference:
     input:
         images=ancient("data/{dataset}.h5"),
         digest="data/{dataset}.digest",
-        extractor=lambda w: GRIDS.features_of(w).extractor_manifests,
+        extractor=lambda w: GRIDS.reference(w).extractor_manifests,
     output:
         features="features/{dataset}/{features}/reference/features.safetensors",
         manifest="features/{dataset}/{features}/reference/manifest.json",
@@ -54,7 +57,7 @@ rule reference:
     conda:
         "../../envs/evaluate.yaml"
     params:
-        features=lambda w: GRIDS.features_name(w),
-        record=lambda w: GRIDS.features_of(w).reference_job.digest,
+        features=lambda w, output: GRIDS.reference_name(w),
+        record=lambda w: GRIDS.reference(w).reference_job.digest,
     shell:
         "python -m psld reference features={params.features:q} record={params.record} > {log:q} 2>&1"

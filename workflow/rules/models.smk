@@ -29,8 +29,7 @@ rule train:
     params:
         record=lambda w: GRIDS.model(w).digest,
     shell:
-        f"{LAUNCH} train model={{wildcards.model:q}} "
-        "record={params.record} > {log:q} 2>&1"
+        f"{LAUNCH} train model={{wildcards.model:q}} " "record={params.record} > {log:q} 2>&1"
 
 
 # Reads: data/DATASET.h5.  Makes: a guide's weights, its history and its manifest.
@@ -56,8 +55,7 @@ rule train_guide:
     params:
         record=lambda w: GRIDS.guide(w).digest,
     shell:
-        f"{LAUNCH} train_guide guide={{wildcards.guide:q}} "
-        "record={params.record} > {log:q} 2>&1"
+        f"{LAUNCH} train_guide guide={{wildcards.guide:q}} " "record={params.record} > {log:q} 2>&1"
 
 
 # Reads: a checkpoint of the official code, and data/DATASET.h5.  Makes: a model, without a history.

@@ -63,7 +63,7 @@ rule figure:
         "../../envs/figure.yaml"
     params:
         content=lambda w: GRIDS.figure_content(w),
-        caption=lambda w: GRIDS.caption(w),
+        caption=lambda w: GRIDS.figure(w).caption,
     shell:
         "python -m psld figure grid_name={wildcards.grid:q} figure={wildcards.figure:q} > {log:q} 2>&1"
 
@@ -97,4 +97,4 @@ rule certify:
     params:
         content=lambda w: GRIDS.grid(w).digest,
     shell:
-        "python -m psld certify grid_name={wildcards.grid:q} output={output:q} max_mb=null > {log:q} 2>&1"
+        "python -m psld certify grid_name={wildcards.grid:q} output={output:q} > {log:q} 2>&1"

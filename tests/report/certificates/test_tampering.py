@@ -4,13 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from tests.report.certificates.conftest import verify
+from tests.report.tampering import TAMPERINGS, entries_of, rewritten, written
 
 from psld.grid import paths
 from psld.report.verification import Verification
 from tests.commands import refused
-from tests.report.certificates.conftest import verify
 from tests.report.certified import CELLS
-from tests.report.tampering import TAMPERINGS, entries_of, rewritten, written
 from tests.results import sealed
 
 

@@ -1,0 +1,165 @@
+"""Draw the figures of a grid from its results, and images of samples in rows."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from psld.data.picture import tiled
+from psld.data.store import ImageStore, Split
+from psld.grid.figures import GridFigure, all_figures
+from psld.grid.records import Grid
+from psld.metrics.results import CellResults
+from psld.report.plots import draw_plot
+from psld.report.style import HOLE_COLOR, PAGE_WIDTH
+from psld.sampling.records import records_of
+from psld.sampling.shards import Shard, read_shard, shard_path
+from psld.utils.errors import UserError
+
+ROWS, COLUMNS = 12, 16  # most rows of the images of a shard, and images per row
+COMPARED = 14  # images per row of a comparison
+TITLE_HEIGHT = 0.4  # inches
+LETTER_WIDTH = 0.085  # inches, in the name of a row
+
+
+def draw_figure(grid: Grid, name: str, device: str) -> Figure:
+    """Draw a figure of a grid.
+
+    Raises UserError if the grid has no such figure, or nothing to show in it yet.
+    """
+    figures = all_figures(grid)
+    if name not in figures:
+        known = ", ".join(figures) or "none"
+        raise UserError(f"figure: grid {grid.name} has no {name!r}; there are: {known}")
+    figure = figures[name]
+    match figure.kind:
+        case "plot":
+            return draw_plot(grid, name)
+        case "comparison":
+            return _draw_comparison(figure)
+        case "nearest":
+            return _draw_nearest(figure)
+        case "phase-space":
+            # Only this figure needs torch, which takes a second to import.
+            from psld.report.phase_space import draw_path
+
+            cell = figure.cell
+            sampler, size = cell.sampler.settings, cell.options.shard_size
+            return draw_path(cell.model.folder, sampler, figure.title, device, size, cell.seed)
+    cell = figure.cell
+    split = getattr(cell.sampler.settings.guidance, "split", "test")
+    path = shard_path(cell.folder, 0)
+    return draw_shard(path, figure.title, cell.datasets.get("data"), split)
+
+
+def draw_shard(path: Path, title: str, data: str | None, split: Split) -> Figure:
+    """Draw the first images of a shard.
+
+    Samples guided to several classes have one row per class. Inpainted images have three rows: the
+    originals, the originals with holes, and the samples.
+
+    Args:
+        data, split: the originals of inpainted images: the prepared dataset, and its part.
+    """
+    shard = read_shard(path)
+    if shard.masks is not None:
+        lines = before_and_after(shard, _originals(shard, path, data, split), ROWS, COLUMNS)
+        names = ["original", "its hole", "filled in"] * (len(lines) // 3)
+    elif shard.labels is not None and len(np.unique(shard.labels)) > 1:
+        classes = np.unique(shard.labels)[:ROWS]
+        lines = [full_row(shard.images[shard.labels == label], COLUMNS) for label in classes]
+        names = [f"class {label}" for label in classes]
+    else:
+        lines, names = [shard.images[: ROWS * COLUMNS]], []
+    return draw_images(np.concatenate(lines), COLUMNS, title, names)
+
+
+def before_and_after(
+    shard: Shard, originals: np.ndarray, rows: int, columns: int
+) -> list[np.ndarray]:
+    """Return triples of RGB rows: originals, originals with holes, samples."""
+    known = shard.masks[:, None] == 1
+    masked = np.where(known, originals, np.array(HOLE_COLOR, np.uint8)[:, None, None])
+    parts = [np.broadcast_to(part, masked.shape) for part in (originals, masked, shard.images)]
+    starts = range(0, len(masked), columns)[: max(1, rows // 3)]
+    return [full_row(part[i : i + columns], columns) for i in starts for part in parts]
+
+
+def _originals(shard: Shard, path: Path, data: str | None, split: Split) -> np.ndarray:
+    """Return the images whose holes a shard fills.
+
+    Raises UserError if `data` is missing or not the dataset of the shard.
+    """
+    if data is None:
+        raise UserError(f"data: the originals of {path} are in the dataset; it is null")
+    store = ImageStore.open(data)
+    if store.digest != shard.origin.dataset_digest:
+        raise UserError(f"{data}: not the images that {path} was made from")
+    first = shard.origin.index * shard.origin.size
+    images = store.images(split)[first : first + len(shard.images)]
+    if len(images) < len(shard.images):
+        raise UserError(f"split: {path} is not of the {split} split")
+    return np.array(images)
+
+
+def _draw_comparison(figure: GridFigure) -> Figure:
+    """Draw the same samples of several cells, one row per cell."""
+    shards: dict[str, Shard] = {}
+    for label, cell in figure.cells.items():
+        path = shard_path(cell.folder, 0)
+        # A record says that its shards are there, even if they are not visible here yet.
+        if path.exists() or records_of(path.parent, 0):
+            shards[label] = read_shard(path)
+    if not shards:
+        raise UserError(f"samples/{cell.grid}: no samples of figure {figure.name} yet")
+    columns = min(COMPARED, max(len(shard.images) for shard in shards.values()))
+    lines = [full_row(shard.images, columns) for shard in shards.values()]
+    return draw_images(np.concatenate(lines), columns, figure.title, list(shards))
+
+
+def _draw_nearest(figure: GridFigure) -> Figure:
+    """Draw samples above their nearest training images."""
+    cell = figure.cell
+    measurement = next(m for m in cell.measurements if m.metric.measure.kind == "memorization")
+    path = Path(cell.result)
+    results = CellResults.read(path) if path.exists() else None
+    result = results and results.of(measurement.digest(cell.digest))
+    if result is None:
+        raise UserError(f"{path}: not evaluated yet")
+    train = ImageStore.open(cell.model.settings.data).images("train")
+    places = [divmod(sample, cell.options.shard_size) for sample, _ in result.nearest]
+    shards = {index: read_shard(shard_path(cell.folder, index)) for index in dict(places)}
+    samples = [shards[index].images[row] for index, row in places]
+    images = np.stack([*samples, *(train[image] for _, image in result.nearest)])
+    return draw_images(images, len(places), figure.title, ["sample", "training image"])
+
+
+def full_row(images: np.ndarray, columns: int) -> np.ndarray:
+    """Return the first `columns` images, n×C×H×W, and white ones if there are fewer."""
+    white = np.full((columns, *images.shape[1:]), 255, np.uint8)
+    return np.concatenate([images, white])[:columns]
+
+
+def draw_images(images: np.ndarray, columns: int, title: str, names: Sequence[str] = ()) -> Figure:
+    """Draw images, uint8, N×C×H×W, in rows of `columns`, with the rows' names on the left."""
+    pixels = tiled(images, columns)
+    height, width, _ = pixels.shape
+    margin = LETTER_WIDTH * max(map(len, names), default=0)
+    inches = PAGE_WIDTH - margin
+    total = inches * height / width + TITLE_HEIGHT
+    figure = Figure(figsize=(PAGE_WIDTH, total))
+    axes = figure.add_axes((margin / PAGE_WIDTH, 0, inches / PAGE_WIDTH, 1 - TITLE_HEIGHT / total))
+    rgb = np.broadcast_to(pixels, (height, width, 3))
+    axes.imshow(rgb, interpolation="nearest", aspect="auto")
+    axes.set_title(title, parse_math=False)
+    axes.set_xticks([])
+    rows, side = math.ceil(len(images) / columns), images.shape[2]
+    gap = (height - rows * side) / (rows + 1)
+    centers = [gap + row * (side + gap) + (side - 1) / 2 for row in range(len(names))]
+    axes.set_yticks(centers, names)
+    axes.tick_params(length=0)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    return figure

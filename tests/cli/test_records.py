@@ -1,0 +1,148 @@
+"""Jobs that take their settings from a record of a grid: alone, with `record=`, with overrides."""
+
+import json
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from psld.grid.cache import CACHE, cached, load_grid
+from tests.commands import TINY, call, refused, succeeded
+from tests.grid.mine import changed, load
+
+FILE = CACHE / "mine.db"
+
+
+@pytest.fixture
+def configs(tmp_path, monkeypatch) -> Path:
+    """The user's configs with a grid, `mine`, which is in the cache."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs" / "grid").mkdir(parents=True)
+    guided = {
+        "overrides": ["sampler=em", "guidance@sampler.guidance=classifier"],
+        "budget": "sampler.steps",
+        "guide": "g",
+    }
+    content = changed("samplers/guided", guided) | {
+        "guides": {"g": ["dataset=digits", "process=psld"]},
+        "figures": {"picture": "psld/guided-10"},
+    }
+    load(tmp_path / "configs", content)
+    return tmp_path / "configs"
+
+
+def printed(folder: Path, *words: str) -> dict[str, Any]:
+    """The settings of a command with these words."""
+    return yaml.safe_load(succeeded(call(folder, *words, "--cfg", "job", "--resolve")).stdout)
+
+
+# --- record=DIGEST --------------------------------------------------------------------------------
+
+
+def test_a_planned_job_goes_on_while_the_grid_is_edited_elsewhere(configs, tmp_path):
+    record = load_grid("mine").datasets["digits"].job.digest
+    prepare = ("prepare", "dataset=mine/digits", f"record={record}")
+    before = FILE.read_bytes()
+    (configs / "grid" / "mine.yaml").write_text("half: written")
+    succeeded(call(tmp_path, *prepare, "output=first.h5"))
+    assert FILE.read_bytes() == before, "the cache is as it was"
+    load(configs, changed("models/another", ["process=cld"]))
+    succeeded(call(tmp_path, *prepare))
+    assert (tmp_path / "data/digits.h5").exists()
+    shutil.rmtree(CACHE)
+    succeeded(call(tmp_path, *prepare))
+
+
+def test_a_job_refuses_another_record_than_the_planned_one(configs, tmp_path):
+    cell = load_grid("mine").cells["psld/em-20"]
+    planned = f"cell=mine/psld/em-20 record={cell.evaluation_digest}".split()
+    refused(call(tmp_path, "evaluate", *planned), 2, "models/mine/psld/manifest.json: no such")
+    load(configs, changed("models/psld", ["process=psld", "training.steps=8"]))
+    line = refused(call(tmp_path, "evaluate", *planned), 2, "cell=mine/psld/em-20: the grid has")
+    assert line.endswith(f"not {cell.evaluation_digest}); run Snakemake again\n")
+    load(configs, changed("tables/steps/columns/1", {"label": "30", "budget": 30}))
+    refused(call(tmp_path, "evaluate", *planned), 2, "cell=mine/psld/em-20: no such cell")
+
+
+def test_a_damaged_row_stops_no_other_job(configs, tmp_path):
+    record = load_grid("mine").datasets["digits"].job.digest
+    (configs / "grid" / "mine.yaml").unlink()
+    with closing(sqlite3.connect(FILE)) as database:
+        database.execute("UPDATE records SET content = 'damaged' WHERE kind != 'datasets'")
+        database.commit()
+    assert cached("mine", "models", "psld") is None
+    succeeded(call(tmp_path, "prepare", "dataset=mine/digits", f"record={record}"))
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ("train record=x", "record: give it with model=GRID/NAME"),
+        ("train model=mine/pdls", "model=mine/pdls: no such model in configs/grid/mine.yaml"),
+        ("train model=mine", "no such model in configs/grid/mine.yaml; there are: vp-sde, psld"),
+        ("train model=none/psld", "configs/grid/none.yaml: no such grid; there are: demo, "),
+        ("train_guide guide=mine/psld", "no such guide in configs/grid/mine.yaml; there are: g"),
+        ("sample cell=mine/psld/em-11", "no such cell; the nearest are: psld/em-10"),
+        ("sample cell=mine/psld/em-10 first=-1", "cell=mine/psld/em-10: first: Input should be"),
+        ("evaluate cell=mine/psld/guided-10", "no table shows it, so the grid has no metric"),
+        ("evaluate cell=mine/psld/em-10 --help", "the grid decides everything"),
+        ("prepare dataset=mine/digit", "no such dataset in configs/grid/mine.yaml; there are: d"),
+        ("reference features=mine/digits/fid", "no such features in configs/grid/mine.yaml"),
+        ("train_extractor features=fast/cifar10/fid", "features=fid: the extractor is published"),
+    ],
+)  # fmt: skip
+def test_what_names_no_record_is_refused(configs, tmp_path, words, complaint):
+    refused(call(tmp_path, *words.split()), 2, complaint)
+
+
+# --- overrides on top of a record -----------------------------------------------------------------
+
+
+def test_overrides_lie_on_top_of_a_model(configs, tmp_path):
+    plain = load_grid("mine").models["psld"].settings.model_dump(mode="json")
+    places = {"output": "models/by-hand/psld"}
+    assert printed(tmp_path, "train", "model=mine/psld") == plain | places
+    steps = printed(tmp_path, "train", "model=mine/psld", "training.steps=500", "name=short")
+    assert steps["training"] == plain["training"] | {"steps": 500}
+    assert (steps["name"], steps["output"]) == ("short", "models/by-hand/short")
+    levels = printed(tmp_path, "train", "model=mine/psld", "network.channel_multipliers=[1,2]")
+    assert levels["network"] == plain["network"] | {"channel_multipliers": [1, 2]}
+
+
+def test_a_chosen_group_takes_the_place_of_the_record_s(configs, tmp_path):
+    words = ("train", "model=mine/psld", "process=vp-sde", "dataset=fashion-mnist")
+    config = printed(tmp_path, *words, "network=small")
+    assert config["process"] == printed(tmp_path, "train", "process=vp-sde")["process"]
+    assert config["data"] == "data/fashion-mnist.h5"
+    assert config["training"]["steps"] == 9, "the record's"
+
+
+def test_how_a_record_runs_is_kept(configs, tmp_path):
+    load(configs, changed("models/psld", ["process=psld", "wandb.mode=disabled", "device=cpu"]))
+    config = printed(tmp_path, "train", "model=mine/psld", "training.steps=3")
+    assert (config["wandb"]["mode"], config["device"]) == ("disabled", "cpu")
+
+
+def test_another_sampler_keeps_the_guidance_of_a_cell(configs, tmp_path):
+    cell = ("sample", "cell=mine/psld/guided-10", "output=other")
+    plain = printed(tmp_path, *cell)
+    assert plain["sampler"]["guidance"]["kind"] == "classifier"
+    sscs = printed(tmp_path, *cell, "sampler=sscs", "sampler.guidance.scale=3")
+    assert sscs["sampler"]["integrator"] == "sscs"
+    assert sscs["sampler"]["guidance"] == plain["sampler"]["guidance"] | {"scale": 3}
+    assert (sscs["guide"], sscs["model"]) == ("guides/mine/g", "models/mine/psld")
+    bare = printed(tmp_path, *cell, "guidance@sampler.guidance=none", "guide=null")
+    assert bare["sampler"] == plain["sampler"] | {"guidance": {"kind": "none"}}
+
+
+def test_a_sweep_starts_from_a_model(configs, tmp_path, digits):
+    words = ("model=mine/psld", f"data={digits}", *TINY, "training.steps=2", "training.seed=1,2")
+    succeeded(call(tmp_path, "train", "--multirun", *words))
+    paths = sorted((tmp_path / "models/by-hand").glob("*/manifest.json"))
+    manifests = [json.loads(path.read_text()) for path in paths]
+    assert [m["name"] for m in manifests] == ["psld-seed-1", "psld-seed-2"]
+    assert {m["grid"] for m in manifests} == {"sweep-seed"}, "it is no part of the grid"

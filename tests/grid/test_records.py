@@ -1,0 +1,115 @@
+"""The digests of records: every setting that decides a result changes them, and no other does."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from psld.grid.records import Dataset
+from tests.grid.variants import file_with
+
+pytestmark = pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+
+
+def edits(settings: BaseModel, prefix: str = "") -> Iterator[tuple[str, BaseModel]]:
+    """Yield the name of each setting, and the settings with another value of it."""
+    for key, value in settings:
+        if key == "kind":  # of several groups of settings: it comes with others
+            continue
+        inner = [(f"{prefix}{key}", another(key, value))]
+        if isinstance(value, BaseModel):
+            inner = edits(value, f"{prefix}{key}.")
+        for name, edited in inner:
+            yield name, settings.model_copy(update={key: edited})
+
+
+def another(key: str, value: Any) -> Any:
+    match value:
+        case bool():
+            return not value
+        case int() | float():
+            return 2 * value or 1
+        case tuple():
+            return (*value, 1)
+    return {"micro_batch": 1, "milestone_every": 1000}.get(key, "another")
+
+
+def undecided(settings: BaseModel, digest: Callable[[Any], str]) -> set[str]:
+    """The settings that do not change the digest."""
+    before = digest(settings)
+    return {name for name, edited in edits(settings) if digest(edited) == before}
+
+
+REPORTS = ("checkpoint_every", "milestone_every", "log_every", "preview_every")
+
+
+@pytest.mark.parametrize("kind", ["models", "guides"])
+def test_a_training(demo, kind):
+    record = getattr(demo, kind)["psld-0.02"]
+    kept = {"name", "grid_name", "data", "output", "runs", "device"}
+    kept |= {f"training.{key}" for key in ("compile", "micro_batch", *REPORTS)}
+    kept |= {f"wandb.{key}" for key in ("mode", "project", "entity")}
+    assert undecided(record.settings, lambda own: type(record)(settings=own).digest) == kept
+
+
+def test_a_dataset(paper):
+    settings = paper.datasets["cifar10"].settings
+    kept = {"output", "dataset.name", "dataset.flip"}
+    kept |= {"dataset.source.root", "dataset.source.download"}
+    assert undecided(settings, lambda own: Dataset.model_construct(settings=own).job.digest) == kept
+
+
+@pytest.mark.parametrize(
+    ("job", "decided"),
+    [("extractor_job", set()), ("reference_job", {"metric.truncated_reference"})],
+)
+def test_an_extractor_and_its_reference(demo, job, decided):
+    features = demo.features["digits/fd-classifier"]
+    names = {name for name, _ in edits(features.reference)}
+    extractor = {name for name in names if name.startswith("metric.extractor.")}
+
+    def digest(reference: Any) -> str:
+        return getattr(features.model_copy(update={"reference": reference}), job).digest
+
+    assert names - undecided(features.reference, digest) == extractor | decided
+    assert len(extractor) > 5
+
+
+def test_a_cell(demo):
+    cell = demo.cells["psld-0.02/guide-40"]
+    kept = {"family", "budget", "budget_key", "guide"}  # names
+    kept |= {f"run.{key}" for key in ("batch_size", "compile", "channels_last", "device")}
+    kept |= {"settings.power"}  # of another striding
+    assert undecided(cell.sampler, lambda own: replace(cell, sampler=own).digest) == kept
+    [measurement] = cell.measurements
+    kept = {"metric.batch_size"}
+    assert (
+        undecided(measurement, lambda own: replace(cell, measurements=(own,)).evaluation_digest)
+        == kept
+    )
+    another_guide = demo.guides["psld-0.02"].model_copy(update={"digest": "another"})
+    for changes in ({"model": demo.models["psld-0.25"]}, {"guide": another_guide}):
+        changed = replace(cell, **changes)
+        assert changed.digest != cell.digest
+        assert changed.evaluation_digest != cell.evaluation_digest
+
+
+@pytest.mark.parametrize(
+    ("changes", "digests"),
+    [
+        ({"batch_size": 7, "shards_per_job": 1, "title": "Another"}, []),
+        ({"samples": 500}, ["evaluation_digest"]),
+        ({"metric": "kd-classifier"}, ["evaluation_digest"]),
+        ({"shard_size": 100}, ["digest", "evaluation_digest"]),
+        ({"seed": 1}, ["digest", "evaluation_digest"]),
+    ],
+)
+def test_options_of_a_grid(demo, changes, digests):
+    """The digest of the grid, which decides its certificate, has them all."""
+    edited = file_with(demo, **changes)
+    before, after = (grid.cells["cld/em-quadratic-40"] for grid in (demo, edited))
+    names = ("digest", "evaluation_digest")
+    assert [name for name in names if getattr(before, name) != getattr(after, name)] == digests
+    assert edited.digest != demo.digest
