@@ -97,7 +97,7 @@ def test_what_is_missing_damaged_or_of_another_origin_is_made_again(cell, model)
     for index in range(3):
         np.testing.assert_array_equal(Shard.load(shard_path(cell, index)).images, images[index])
     said = resample(cell, model, "shards=3", "seed=1")
-    assert "kept" not in said
+    assert ": kept" not in said
     assert said.count("made by another seed than the model and the sampler have now") == 3
     assert not np.array_equal(Shard.load(shard_path(cell, 0)).images, images[0])
 
