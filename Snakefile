@@ -43,16 +43,12 @@ rule all:
 with one_line():
     GRIDS.check_names(rule.name for rule in workflow.rules)
 
-# Make the demo by default, because the paper takes weeks of GPU time.
-DEFAULT = "demo" if "demo" in GRIDS.grids else min(GRIDS.grids)
-
-
 for target, files in GRIDS.targets().items():
 
     rule:
         name:
             target
-        default_target: target == DEFAULT
+        default_target: target == GRIDS.default
         input:
             files,
         localrule: True
@@ -75,6 +71,6 @@ if workflow.is_main_process and "snakemake" in sys.argv[0]:
     asked = get_argument_parser().parse_args(sys.argv[1:]).targets
     with one_line():
         GRIDS.check_targets(
-            (word for word in asked if not workflow.is_rule(word)),
+            (word for word in asked or [GRIDS.default] if not workflow.is_rule(word)),
             makes=lambda file: any(rule.is_producer(file) for rule in workflow.rules),
         )
