@@ -52,7 +52,7 @@ def test_the_numbers_of_a_table_are_its_cells(paper, parameters, name):
             size = parameters[place.number.model] // 1_000_000
             show = place.column.show
             numbers.append(computed(paper, size, place.number, show, place.paper))
-    assert sorted(numbers, key=str) == sorted(TRANSCRIBED[name](), key=str)
+    assert sorted(numbers, key=str) == sorted(TRANSCRIBED[name], key=str)
 
 
 def test_where_numbers_come_from(paper):

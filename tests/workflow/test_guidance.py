@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from psld.grid.cache import load_grid
+from psld.sampling.shards import Shard
 from psld.utils.errors import UserError
 from tests.data.formats import idx_files, random_images, write_files
 from tests.workflow.project import GRID, Project
