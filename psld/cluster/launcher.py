@@ -4,31 +4,31 @@ The files of a launch are in RUNS/launches/NAME-DIGEST, one folder per output fo
 
     lock                  held by the waiting launcher, until its process ends in any way; so is
                           launcher.lock in the run directory, which two outputs may share
-    launch.json           the job that trains
+    launch.json           what is trained, until it is canceled
     JOB_submission.sh     sbatch's script; submitit's pickle is next to it
     JOB_RANK_log.out/err  a rank's output
     JOB_RANK_outcome.json the exit code of a rank that ended by itself
 """
 
+import os
 import signal
+import sys
 import time
 import uuid
-from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import NoReturn
 
 from psld.cluster import slurm
-from psld.cluster.job import RankCommand, ensure_command, read_outcomes, submit
-from psld.cluster.requeue import FRUITLESS_LIVES, read_lives
+from psld.cluster.job import FRUITLESS_LIVES, RankCommand, read_lives, read_outcomes
 from psld.cluster.settings import LaunchSettings
 from psld.config.settings import Settings, read_record, write_record
 from psld.training.manifest import is_exported, publish
-from psld.utils.errors import RunError
+from psld.utils.errors import RunError, UserError
 from psld.utils.files import LATE_SECONDS, digest_of, make_private
+from psld.utils.gpus import take_gpus, visible_gpus
 from psld.utils.locks import sole_holder
-
-T = TypeVar("T")
 
 SETTLED_SECONDS = 20
 """Seconds that a job must have ended, if Slurm may requeue it: after the loss of a node."""
@@ -41,10 +41,6 @@ class Launch(Settings):
     """The name under which lives.json records its lives."""
     run: str
     """The run directory. It differs if the settings of the training have changed."""
-    job: str = ""
-    """The launch's latest job; empty until sbatch has answered."""
-    canceled: bool = False
-    """The user has canceled it; its job may take a while to end."""
 
 
 class Launcher:
@@ -57,8 +53,11 @@ class Launcher:
         self.output = output
         self.name = f"{output.name}-{digest_of(str(output.resolve()))[:12]}"
         """The name of this training's jobs, by which they are found."""
-        self.folder = Path(settings.runs).resolve() / "launches" / self.name
+        self.folder = run.parent.resolve() / "launches" / self.name
+        self.record = self.folder / "launch.json"
         self.launch: Launch | None = None
+        self.job = ""
+        """The number of the launch's latest job; empty until sbatch has answered."""
         self.lives = 0
         """Lives of the launch that had begun when its last job was submitted."""
         self.jobs_without_start = 0
@@ -87,81 +86,85 @@ class Launcher:
             say(f"{self.output} is there")
 
     def cancel(self) -> None:
-        """Cancel the training's jobs. Raises Unreachable."""
+        """Cancel the training's jobs, which may take a while to end. Raises Unreachable."""
         slurm.cancel_jobs_named(self.name)
-        if self.launch:
-            self._update(canceled=True)
+        self.record.unlink(missing_ok=True)
 
     def _attach(self) -> None:
         """Return to the job of an earlier launcher, or submit one."""
-        path = self.folder / "launch.json"
-        wrong = f"{path}: not the record of a launch; delete it"
-        launch = read_record(Launch, path, wrong) if path.exists() else None
-        active = until_answered(lambda: slurm.active_jobs_named(self.name))
-        if active and launch and launch.run == str(self.run) and not launch.canceled:
-            # A launcher that was killed right after sbatch has not recorded the job.
+        wrong = f"{self.record}: not the record of a launch; delete it"
+        launch = read_record(Launch, self.record, wrong) if self.record.exists() else None
+        if launch and launch.run != str(self.run):
+            launch = None
+        active = self._active_jobs()
+        if active and launch:
             self.launch = launch
-            self._update(job=active[0])
-            ensure_command(self._command(), active[0], self.folder)
-            say(f"back to job {active[0]}")
+            self._take(active[0])
+            say(f"back to job {self.job}")
             return
         if active:
-            # That job must not write to the same output.
-            why = "was canceled" if launch and launch.canceled else "trains with other settings"
-            say(f"waiting for the end of job {', '.join(active)}, which {why}")
-            until_answered(self.cancel)
-            while until_answered(lambda: slurm.active_jobs_named(self.name)):
+            say(f"waiting for the end of job {', '.join(active)}: canceled, or of other settings")
+            slurm.until_answered(self.cancel, say)
+            while self._active_jobs():  # They must not write to the same output.
                 time.sleep(1)
         if not is_exported(self.run):
             self.launch = Launch(name=uuid.uuid4().hex, run=str(self.run))
+            write_record(self.record, self.launch)
             self._submit()
+
+    def _active_jobs(self) -> list[str]:
+        return slurm.until_answered(partial(slurm.active_jobs_named, self.name), say)
 
     def _submit(self) -> None:
         """Submit a job of the launch."""
-        self._update(job="")
         self.lives = len(read_lives(self.run, self.launch.name))
-        job = until_answered(self._submit_once)
-        ranks = self.settings.ranks_of_slurm_node
-        say(f"submitted job {job}: {self.settings.nodes} node(s) with {ranks} rank(s) each")
-        say(f"its logs: {self.folder}/{job}_*")
+        slurm.until_answered(self._submit_once, say)
+        nodes, ranks = self.settings.nodes, self.settings.ranks_of_slurm_node
+        say(f"submitted job {self.job}: {nodes} node(s) with {ranks} rank(s) each")
+        say(f"its logs: {self.folder}/{self.job}_*")
 
-    def _submit_once(self) -> str:
+    def _submit_once(self) -> None:
         """Submit, unless an earlier attempt has reached Slurm without an answer."""
-        command = self._command()
         # Delay signals until sbatch has answered: only its answer names the job to cancel.
         numbers = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
         before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
         try:
             active = slurm.active_jobs_named(self.name)
-            job = active[0] if active else submit(self.settings, command, self.name, self.folder)
-            ensure_command(command, job, self.folder)
-            self._update(job=job)
+            command = self._command()
+            self._take(
+                active[0] if active else submit(self.settings, command, self.name, self.folder)
+            )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        return job
+
+    def _take(self, job: str) -> None:
+        """Make a job in Slurm the one of this launch."""
+        ensure_command(self._command(), job, self.folder)
+        self.job = job
 
     def _command(self) -> RankCommand:
         return RankCommand(tuple(self.settings.command), self.folder, self.launch.name)
 
     def _wait(self) -> str:
         """Print the first rank's output until the job has ended; return the job's state."""
-        job = self.launch.job
-        log = self.folder / f"{job}_0_log.out"
+        log = self.folder / f"{self.job}_0_log.out"
         position = log.stat().st_size if log.exists() else 0
-        last, said, since, pause = "", "", time.monotonic(), 1.0
+        last = slurm.Job("", "")
+        since, pause = time.monotonic(), 1.0
         while True:
-            state, reason = until_answered(lambda: slurm.state_of(job))
+            jobs = slurm.until_answered(partial(slurm.jobs_named, self.name), say)
+            job = jobs.get(self.job, slurm.Job(slurm.GONE, ""))
             position = print_added(log, position)
-            if state != last:
-                last, since, pause = state, time.monotonic(), 1.0
-            description = state.lower() + (reason and f" ({reason})")
-            if description != said:
-                hint = f"; scontrol release {job} lets it run" if reason in slurm.HELD else ""
-                say(f"job {job} is {description}{hint}")
-                said = description
-            settled = state in slurm.FINAL or time.monotonic() - since >= SETTLED_SECONDS
-            if state in slurm.ENDED and settled:
-                return state
+            if job.state != last.state:
+                since, pause = time.monotonic(), 1.0
+            if job != last:
+                is_held = job.reason in slurm.HELD
+                hint = f"; scontrol release {self.job} lets it run" if is_held else ""
+                say(f"job {self.job} is {job}{hint}")
+                last = job
+            settled = job.state in slurm.FINAL or time.monotonic() - since >= SETTLED_SECONDS
+            if job.state in slurm.ENDED and settled:
+                return job.state
             time.sleep(pause)
             pause = min(pause * 1.3, 15.0)
 
@@ -169,7 +172,7 @@ class Launcher:
         """Check if the model is there, after the ranks' files had time to appear here."""
         deadline = time.monotonic() + LATE_SECONDS
         while not is_exported(self.run):
-            outcomes = read_outcomes(self.folder, self.launch.job)
+            outcomes = read_outcomes(self.folder, self.job)
             expected = outcomes.get(0) == 0 if outcomes else state in ("COMPLETED", "FAILED")
             if not expected or time.monotonic() > deadline:
                 return False
@@ -181,11 +184,11 @@ class Launcher:
 
         Jobs that begin to train check their own progress.
         """
-        job = self.launch.job
+        job = self.job
         if state == "CANCELLED":
             raise RunError(f"job {job} was canceled; run the same command again to go on")
         if state == "OUT_OF_MEMORY":
-            raise RunError(f"job {job} ran out of memory; ask for more (memory_mb)")
+            raise RunError(f"job {job} ran out of memory; ask for more (mem_mb)")
         outcomes = read_outcomes(self.folder, job)
         failed = sorted(rank for rank, code in outcomes.items() if code != 0)
         if failed:
@@ -206,12 +209,74 @@ class Launcher:
 
     def _show_errors(self, ranks: list[int]) -> None:
         for rank in ranks:
-            path = self.folder / f"{self.launch.job}_{rank}_log.err"
+            path = self.folder / f"{self.job}_{rank}_log.err"
             print(f"--- {path}\n{tail(path)}\n---", flush=True)
 
-    def _update(self, **changes: Any) -> None:
-        self.launch = self.launch.model_copy(update=changes)
-        write_record(self.folder / "launch.json", self.launch)
+
+def submit(settings: LaunchSettings, command: RankCommand, name: str, folder: Path) -> str:
+    """Submit one job of all ranks and return its number. `folder` gets its script and logs.
+
+    Raises:
+        UserError: Slurm refuses the options, or the path of `folder`.
+        Unreachable: the controller does not answer; it may have taken the job.
+    """
+    # submitit is slow to import; a launch on this machine does without it.
+    from submitit import SlurmExecutor
+    from submitit.core.utils import FailedJobError
+
+    if set("%\\\n\r") & set(str(folder)):
+        raise UserError(
+            f"launch: {str(folder)!r}: Slurm writes no logs to a path with %, a backslash or a "
+            "line break; name another folder (runs=…)"
+        )
+    executor = SlurmExecutor(folder)
+    executor.update_parameters(job_name=name, **settings.options())
+    try:
+        with slurm.clean_environment(*slurm.INHERITED):
+            return executor.submit(command).job_id
+    except FailedJobError as error:
+        answer = " ".join(str(error).split())
+        if any(sign in answer for sign in slurm.NO_ANSWER):
+            raise slurm.Unreachable(answer) from None
+        options = " ".join(f"{key}={value}" for key, value in settings.options().items())
+        raise UserError(f"launch: {answer}; the options were {options}") from None
+
+
+def ensure_command(command: RankCommand, job: str, folder: Path) -> None:
+    """Write the pickle that the job's ranks wait for, if submitit did not.
+
+    submitit writes it after sbatch has answered. If there was no answer, or the launcher was
+    killed before it, the file is missing.
+    """
+    from submitit.core.utils import DelayedSubmission, JobPaths
+
+    pickled = JobPaths(folder, job).submitted_pickle
+    if not pickled.exists():
+        DelayedSubmission(command).dump(pickled)
+
+
+def run_here(settings: LaunchSettings) -> NoReturn:
+    """Replace this process by the training, or by torchrun with one process per rank.
+
+    It keeps the GPUs and the number of threads that this process was given. Several ranks wait for
+    GPUs that other trainings, or samplings, on this machine use.
+    """
+    if settings.nodes > 1:
+        raise UserError(
+            f"launch: nodes={settings.nodes} needs Slurm; on this machine use nodes=1 "
+            "with tasks_per_node"
+        )
+    gpus = visible_gpus()
+    ranks = settings.tasks_per_node or len(gpus) or 1
+    if 1 < ranks <= len(gpus):
+        # A single rank chooses a GPU itself.
+        taken = take_gpus(list(gpus.values()), ranks, past_exec=True)
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(list(gpus)[i] for i in taken)
+    torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"]
+    command = [*(torchrun if ranks > 1 else ()), "psld", *settings.command]
+    sys.stdout.flush()
+    with slurm.clean_environment():
+        os.execv(sys.executable, [sys.executable, "-m", *command])
 
 
 def print_added(path: Path, position: int) -> int:
@@ -235,15 +300,3 @@ def tail(path: Path, lines: int = 200) -> str:
 
 def say(text: str) -> None:
     print(f"launch: {text}", flush=True)
-
-
-def until_answered(ask: Callable[[], T]) -> T:
-    """Ask Slurm, and repeat it while the controller does not answer. Raises RunError."""
-    patience = slurm.Patience()
-    while True:
-        try:
-            return ask()
-        except slurm.Unreachable as error:
-            if patience.spend(error):
-                say(f"{error}; asking again until it answers")
-            time.sleep(5)

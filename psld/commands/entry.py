@@ -13,7 +13,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from psld.cluster.faults import try_again_once
 from psld.commands.sweeps import begin_job, check_jobs, failure_of, first_job, is_sweep
 from psld.config.compose import compose_content, content_of, refusing
 from psld.config.locations import CONFIGS
@@ -86,7 +85,6 @@ def entry_point(
                 if failures:
                     raise failures[0]
             except Exception as error:
-                try_again_once(error)
                 known = explained(error)
                 if known is None:
                     raise

@@ -18,7 +18,8 @@ WHOLE = {"wandb": ("wandb", "track")}
 """Commands that need a word more."""
 
 WITH_KINDS = [*(WHOLE.get(name, (name,)) for name in COMMANDS), ("import", "kind=guide")]
-"""Every command, and what has settings of its own."""
+WITH_KINDS.remove(("launch",))
+"""Every command of Hydra, and what has settings of its own."""
 
 
 @pytest.mark.parametrize("words", WITH_KINDS, ids=" ".join)

@@ -6,8 +6,7 @@ import signal
 
 import pytest
 
-from psld.cluster.job import RankCommand, outcome_file, read_outcomes
-from psld.cluster.requeue import LAUNCH
+from psld.cluster.job import LAUNCH, RankCommand, outcome_file, read_outcomes
 from psld.utils.files import write_json
 
 LOOK = """

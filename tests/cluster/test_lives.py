@@ -2,7 +2,7 @@
 
 import pytest
 
-from psld.cluster.requeue import FRUITLESS_LIVES, LAUNCH, begin_life, read_lives
+from psld.cluster.job import FRUITLESS_LIVES, LAUNCH, begin_life, read_lives
 from psld.utils.errors import RunError
 
 

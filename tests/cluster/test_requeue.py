@@ -7,9 +7,8 @@ import sys
 
 import pytest
 
-from psld.cluster import requeue
-from psld.cluster.requeue import (
-    in_slurm_job,
+from psld.cluster import job
+from psld.cluster.job import (
     is_preempted,
     read_lives,
     requeue_this_job,
@@ -25,7 +24,7 @@ UNKNOWN_START = "JobId=42 StartTime=Unknown PreemptTime=None"
 
 CHILD = """
 import time
-from psld.cluster.requeue import requeue_when_warned
+from psld.cluster.job import requeue_when_warned
 requeue_when_warned()
 print("ready", flush=True)
 time.sleep(60)
@@ -36,7 +35,7 @@ time.sleep(60)
 def warned(commands, monkeypatch, signals):
     """Runs the last minutes of a job: gives the exit code and what scontrol was asked."""
     monkeypatch.setenv("SLURM_JOB_ID", "42")
-    monkeypatch.setattr(requeue, "END_SECONDS", 0)
+    monkeypatch.setattr(job, "END_SECONDS", 0)
 
     def run(rank=0, description=NOT_PREEMPTED, complaint="", exit_code=0):
         monkeypatch.setenv("SLURM_PROCID", str(rank))
@@ -115,31 +114,13 @@ def test_a_process_that_is_warned(commands, tmp_path, monkeypatch):
     assert "requeue 42" in commands.calls("scontrol")
 
 
-@pytest.mark.parametrize(
-    ("variables", "expected"),
-    [
-        ({}, False),
-        ({"SLURM_JOB_ID": "42"}, False),
-        ({"SUBMITIT_EXECUTOR": "slurm"}, False),
-        ({"SUBMITIT_EXECUTOR": "local", "SLURM_JOB_ID": "42"}, False),
-        ({"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "42"}, True),
-    ],
-)
-def test_in_slurm_job(variables, expected, monkeypatch):
-    for name in ("SUBMITIT_EXECUTOR", "SLURM_JOB_ID"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert in_slurm_job() is expected
-
-
 # --- a training that Slurm stops ------------------------------------------------------------------
 
 
 @pytest.fixture
 def stops(commands, monkeypatch, signals):
     """Ends a training in a job by a signal; gives its exit code and what scontrol was asked."""
-    monkeypatch.setattr(requeue, "END_SECONDS", 0)
+    monkeypatch.setattr(job, "END_SECONDS", 0)
     for name, value in (("SUBMITIT_EXECUTOR", "slurm"), ("SLURM_JOB_ID", "42")):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("SLURM_PROCID", "0")
@@ -192,8 +173,20 @@ def test_a_life_is_noted_when_a_training_begins_in_a_job(stops, tmp_path, monkey
     assert read_lives(tmp_path, "mine") == [7]
 
 
-def test_outside_of_a_job_nothing_is_asked_or_noted(commands, tmp_path, monkeypatch, signals):
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"SLURM_JOB_ID": "42"},
+        {"SUBMITIT_EXECUTOR": "slurm"},
+        {"SUBMITIT_EXECUTOR": "local", "SLURM_JOB_ID": "42"},
+    ],
+)
+def test_outside_of_a_job_nothing_is_asked_or_noted(
+    commands, tmp_path, monkeypatch, signals, variables
+):
     monkeypatch.delenv("SUBMITIT_EXECUTOR", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     before = signal.getsignal(signal.SIGUSR2)
     with pytest.raises(Stopped), requeued_when_stopped() as begins:  # noqa: PT012
         begins(tmp_path / "run", 7)

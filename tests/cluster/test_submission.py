@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from psld.cluster.job import RankCommand, ensure_command, submit
+from psld.cluster.job import RankCommand
+from psld.cluster.launcher import ensure_command, submit
 from psld.cluster.slurm import Unreachable
 from psld.utils.errors import UserError
 from tests.cluster.launching import launch_settings
@@ -32,19 +33,19 @@ def options_in(script: str) -> set[str]:
 def test_everything_that_is_given_is_asked_for(submitted):
     given = {
         "nodes": 3,
-        "ranks_per_node": 2,
-        "cpus_per_rank": 5,
+        "tasks_per_node": 2,
+        "cpus_per_task": 5,
         "gpus_per_node": 4,
-        "gres": "'gpu:a100:4'",
-        "memory_mb": 1500,
-        "minutes": 90,
+        "gres": "gpu:a100:4",
+        "mem_mb": 1500,
+        "runtime": 90,
         "warning_seconds": 77,
-        "partition": "big",
-        "account": "ours",
+        "slurm_partition": "big",
+        "slurm_account": "ours",
         "qos": "high",
         "constraint": "ib",
-        "exclude": "'n[1-2]'",
-        "additional": "'reservation=mine exclusive'",
+        "exclude": "n[1-2]",
+        "slurm_additional_parameters": "reservation=mine exclusive",
     }
     job, script = submitted(*(f"{name}={value}" for name, value in given.items()))
     assert job == "42"
@@ -137,20 +138,21 @@ def test_nothing_of_a_surrounding_job_is_handed_on(slurm, submitted, tmp_path, m
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "8000")
     monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
+    monkeypatch.setenv("PSLD_RUN", "/run")
     for name, value in (("CUDA_VISIBLE_DEVICES", "0"), ("OMP_NUM_THREADS", "1"), ("TMPDIR", "/x")):
         monkeypatch.setenv(name, value)
     slurm.answer("sbatch", "Submitted batch job 42\n", first=f"export -p > {tmp_path}/environment")
     submitted()
     seen = (tmp_path / "environment").read_text()
     assert set(re.findall(r"\b(SLURM_\w+)=", seen)) == {"SLURM_CONF"}
-    assert not re.findall(r"CUDA_VISIBLE_DEVICES|OMP_NUM_THREADS|TMPDIR", seen)
+    assert not re.findall(r"CUDA_VISIBLE_DEVICES|OMP_NUM_THREADS|TMPDIR|PSLD_RUN", seen)
 
 
 def test_options_that_slurm_refuses(slurm, submitted, tmp_path):
     complaint = "sbatch: error: invalid partition specified: tiny\n"
     slurm.answer("sbatch", stderr=complaint, exit_code=1)
     with pytest.raises(UserError) as refused:
-        submitted("partition=tiny")
+        submitted("slurm_partition=tiny")
     assert "invalid partition specified: tiny" in str(refused.value)
     assert "partition=tiny" in str(refused.value), "what it was asked for"
     assert "\n" not in str(refused.value)

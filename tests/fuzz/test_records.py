@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psld.cluster import solo
-from psld.cluster.job import outcome_file, read_outcomes
+from psld.cluster import head
+from psld.cluster.job import Life, outcome_file, read_lives, read_outcomes
 from psld.cluster.launcher import Launch
-from psld.cluster.requeue import Life, read_lives
 from psld.config.settings import read_record, with_digest, write_record
 from psld.data.description import Described
 from psld.grid import paths
@@ -26,7 +25,7 @@ from psld.training.manifest import read_manifest
 from psld.utils.files import read_json, write_json
 from tests.fuzz.inputs import answer, changed, damaged
 
-LAUNCH = Launch(name="a" * 32, run="/runs/x", job="17")
+LAUNCH = Launch(name="a" * 32, run="/runs/x")
 
 
 class Record(NamedTuple):
@@ -55,7 +54,7 @@ RECORDS = {
         paths.likelihood("mine", "vp-sde").replace(".json", "/00000.json"), LikelihoodShard.read
     ),
     "launch.json": Record("launch.json", lambda file: read_record(Launch, file, f"{file}: x")),
-    "psld.run.json": Record("psld.run.json", lambda file: solo._latest_run(file.parent)),
+    "run.json": Record("run.json", lambda file: head.read_run(file.parent)),
     "history": Record("history.json", _read_losses),
 }
 """Records with a digest: what they say cannot change."""
@@ -88,11 +87,9 @@ def written(project, place) -> Callable[[str], Path]:
                 write_json(file, with_digest({"entries": [{"step": 1, "loss": 2.5}]}))
             case "launch.json":
                 write_record(file, LAUNCH)
-            case "psld.run.json":
-                folder = file.parent.stat().st_ino
-                host = platform.node()
-                run = {"name": "a" * 32, "folder": folder, "pid": 1, "host": host}
-                write_record(file, solo.Run(**run, slurm_job=""))
+            case "run.json":
+                inode = file.parent.stat().st_ino
+                write_record(file, head.Run(inode=inode, pid=1, host=platform.node()))
             case _:
                 file.write_bytes((project / record.file).read_bytes())
         return file

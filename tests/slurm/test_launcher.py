@@ -10,7 +10,7 @@ import pytest
 
 from tests.slurm.training import RECIPE, Training
 
-HELD = "additional=hold"
+HELD = "slurm_additional_parameters=hold"
 """A job that is submitted and waits until it is released."""
 SHORT = (*RECIPE, "training.steps=60", "training.checkpoint_every=20")
 
@@ -68,7 +68,7 @@ def test_killed_and_the_job_gone_when_it_comes_back(training):
         training.cluster.run("scancel", training.job)
         training.wait(lambda: not training.cluster.queue(), "end of the job")
     reached = training.step()
-    with training.launched("nodes=1", "ranks_per_node=1") as launcher:
+    with training.launched("nodes=1", "tasks_per_node=1") as launcher:
         training.finishes(launcher)
     first, second = training.begun()
     assert first == 0
@@ -129,9 +129,9 @@ def test_a_training_that_gets_nowhere_gives_up(training):
 @pytest.mark.parametrize(
     ("option", "complaint"),
     [
-        ("partition=nowhere", "invalid partition specified: nowhere"),
-        ("memory_mb=999999", "Memory specification can not be satisfied"),
-        ("additional=frobnicate", "frobnicate"),
+        ("slurm_partition=nowhere", "invalid partition specified: nowhere"),
+        ("mem_mb=999999", "Memory specification can not be satisfied"),
+        ("slurm_additional_parameters=frobnicate", "frobnicate"),
     ],
 )
 def test_what_slurm_refuses_is_said_in_one_line(training, option, complaint):

@@ -19,7 +19,7 @@ from tests.slurm.machine import read_of
 from tests.slurm.processes import process_group
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-RANKS = ("nodes=2", "ranks_per_node=2", "memory_mb=1500", "minutes=30", "warning_seconds=60")
+RANKS = ("nodes=2", "tasks_per_node=2", "mem_mb=1500", "runtime=30", "warning_seconds=60")
 """Where the trainings run if a test does not say otherwise."""
 
 STEPS = 500
@@ -82,8 +82,7 @@ class Training:
     @property
     def job(self) -> str:
         """The job that trains."""
-        (file,) = self.folder.glob("runs/launches/*/launch.json")
-        return json.loads(file.read_text())["job"]
+        return self.jobs()[-1]
 
     def lives(self) -> list[dict[str, str]]:
         """What accounting knows of all lives of all jobs of the training."""

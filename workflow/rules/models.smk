@@ -20,7 +20,6 @@ rule train:
     wildcard_constraints:
         model=GRIDS.name_pattern("models", imported=False),
     priority: 100
-    retries: 0
     localrule: True
     conda:
         "../../envs/train.yaml"
@@ -48,7 +47,6 @@ rule train_guide:
     wildcard_constraints:
         guide=GRIDS.name_pattern("guides", imported=False),
     priority: 100
-    retries: 0
     localrule: True
     conda:
         "../../envs/train.yaml"
