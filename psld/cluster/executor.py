@@ -5,9 +5,9 @@ builds the options of sbatch and submits. Here are the states of jobs, Ctrl-C an
 job, because the plugin
 
 - forgets its jobs if the controller does not answer five questions in a row, and waits forever for
-  a job that the controller no longer knows. Here Slurm is asked until it answers, before a
-  submission, too. A job that Slurm has forgotten is done if its output is there and new, else it
-  has failed;
+  a job that the controller no longer knows. Here Slurm is asked until it answers, and a submission
+  is repeated until then. A job that Slurm has forgotten is done if its output is there and new,
+  else it has failed;
 - ends up to three minutes after Ctrl-C, and cancels only the jobs on its list. Jobs are missing
   from this list while it asks for states or sbatch runs. Here all jobs of the run are canceled by
   their name, and Snakemake ends at once;
@@ -21,7 +21,6 @@ still use it ("Cannot close a running event loop"). Here there are as many local
 """
 
 import asyncio
-import math
 import os
 import shlex
 import sys
@@ -34,7 +33,7 @@ from snakemake_executor_plugin_slurm import Executor as SlurmExecutor
 from snakemake_executor_plugin_slurm import ExecutorSettings, common_settings
 from snakemake_interface_common.exceptions import WorkflowError
 
-from psld.cluster.head import record_slurm_name, run_folder
+from psld.cluster.head import record_slurm_name
 from psld.cluster.slurm import (
     FINAL,
     GONE,
@@ -54,8 +53,6 @@ FAILED = (FINAL - {"COMPLETED"}) | {"TIMEOUT", GONE}
 """States of a failed job. After the loss of a node or a preemption, Slurm queues a job again."""
 LONGEST_PAUSE = 180
 """Seconds between two questions, at most. A controller forgets a job after some minutes."""
-RECENT_SECONDS = 10
-"""Seconds after an answer in which jobs are submitted without another question."""
 CLOCKS_DIFFER = 60
 """Seconds by which the clock of a file server may be behind this machine's."""
 
@@ -72,9 +69,7 @@ class Executor(SlurmExecutor):
         self.slurm_logdir = Path(os.path.relpath(self.slurm_logdir))
         resources = self.workflow.resource_settings
         resources.cores = resources.local_cores  # Snakemake starts so many threads for local jobs.
-        self.answered = -math.inf
-        """When Slurm last answered."""
-        record_slurm_name(self.run_uuid)
+        self.run_folder = record_slurm_name(self.run_uuid)
 
     # The command of a job.
 
@@ -96,26 +91,21 @@ class Executor(SlurmExecutor):
 
         A job of a killed run that reaches Slurm after the next run has begun must do nothing.
         """
-        folder = run_folder()
-        is_wanted = f"test -d {shlex.quote(os.path.relpath(folder))} && " if folder else ""
-        return f"{is_wanted}unset {RUN}"
+        if self.run_folder is None:
+            return f"unset {RUN}"
+        return f"test -d {shlex.quote(os.path.relpath(self.run_folder))} && unset {RUN}"
 
     # Submission, and the ends of jobs.
 
-    def run_job(self, job: Any) -> None:
-        """Submit a job when Slurm answers."""
-        if time.monotonic() - self.answered < RECENT_SECONDS or self._states() is not None:
-            super().run_job(job)
-
     def report_job_error(self, job_info: Any, msg: str = "", **options: Any) -> None:
-        """Report a failed job; a submission that Slurm did not answer is repeated instead."""
-        is_submission = job_info.external_jobid is None
-        self.answered = -math.inf if is_submission else self.answered
-        if is_submission and any(sign in msg for sign in NO_ANSWER):
-            self._pause(5)
-            if self.wait:
+        """Report a failed job. If Slurm did not answer its submission, repeat that instead."""
+        if job_info.external_jobid is None:
+            if self._states() is None:
+                return
+            if any(sign in msg for sign in NO_ANSWER):
+                self._pause(5)
                 self._job_submission_executor.submit(self.run_job, job_info.job)
-            return
+                return
         super().report_job_error(job_info, msg=msg, **options)
 
     async def check_active_jobs(self, active_jobs: list[Any]) -> AsyncIterator[Any]:
@@ -161,7 +151,6 @@ class Executor(SlurmExecutor):
                 self.wait = False
                 self.workflow.scheduler.executor_error_callback(WorkflowError(str(error)))
             return None
-        self.answered = time.monotonic()
         return {number: job.state for number, job in jobs.items()}
 
     # The end of Snakemake.

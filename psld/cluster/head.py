@@ -24,7 +24,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -37,6 +37,7 @@ from psld.utils.locks import held_if_free
 
 END_SECONDS = GRACE_SECONDS + 30
 """Time that the local jobs of an ended run may take to end."""
+PR_SET_PDEATHSIG = 1
 
 
 class Run(Settings):
@@ -50,6 +51,9 @@ class Run(Settings):
     """The name of Snakemake's jobs in Slurm; empty until there may be some."""
     ended: bool = False
     """Snakemake ended by itself, after its local jobs."""
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
 
 
 _folder: Path | None = None
@@ -81,14 +85,13 @@ def repair_snakemake() -> None:
     JobScheduler._schedule_reevalutation = look_again_once
 
 
-def run_folder() -> Path | None:
-    """Return the folder of this Snakemake's run; None with --nolock."""
-    return _folder
+def record_slurm_name(name: str) -> Path | None:
+    """Record the name of the jobs that this Snakemake is about to submit.
 
-
-def record_slurm_name(name: str) -> None:
-    """Record the name of the jobs that this Snakemake is about to submit."""
+    Return the folder of its run; None with --nolock.
+    """
     _update(slurm_name=name)
+    return _folder
 
 
 @contextmanager
@@ -110,7 +113,10 @@ def _sole_run(folder: Path) -> Iterator[None]:
     global _folder
     with held_if_free(folder / "lock") as is_held:
         if not is_held:
-            raise RunError(_refusal(folder))
+            place = folder.resolve().parents[1]
+            holders = [f" ({run})" for run in map(read_run, folder.glob("*/")) if run]
+            who = f"another Snakemake{''.join(holders[:1])}"
+            raise RunError(f"{place}: {who} runs here; wait for its end, or end it")
         _end_with_make()
         for earlier in folder.glob("*/"):
             _end_leftovers(earlier)
@@ -120,36 +126,26 @@ def _sole_run(folder: Path) -> Iterator[None]:
         run = Run(inode=_folder.stat().st_ino, pid=os.getpid(), host=platform.node())
         write_record(_folder / "run.json", run)
         (_folder / "jobs").touch()
-        with (_folder / "alive").open("w") as alive:
-            fcntl.flock(alive, fcntl.LOCK_EX)
-            os.environ[RUN] = str(_folder)
-            try:
-                with _passing_on_interrupts(_folder, alive.fileno()):
-                    yield
-            finally:
-                _update(ended=True)
+        alive = (_folder / "alive").open("w")
+        fcntl.flock(alive, fcntl.LOCK_EX)
+        os.environ[RUN] = str(_folder)
 
+        def interrupt(number: int, frame: FrameType | None) -> None:
+            """End local jobs; Ctrl-C in a terminal reaches them directly, too.
 
-@contextmanager
-def _passing_on_interrupts(run: Path, alive: int) -> Iterator[None]:
-    """End local jobs when Snakemake gets SIGINT; Ctrl-C in a terminal reaches them directly, too.
+            They get SIGTERM. A second SIGINT would end a training before it has saved.
+            """
+            (_folder / "interrupted").touch()
+            alive.close()
+            signal.default_int_handler(number, frame)
 
-    Jobs get SIGTERM. A second SIGINT would end a training before it has saved.
-    """
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        (run / "interrupted").touch()
-        fcntl.flock(alive, fcntl.LOCK_UN)
-        signal.default_int_handler(number, frame)
-
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield  # A shell's `&` ignores it.
-        return
-    signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, interrupt)  # unless a shell's `&` ignores it
+        try:
+            yield
+        finally:
+            alive.close()
+            _update(ended=True)
 
 
 def _update(**changes: Any) -> None:
@@ -171,13 +167,6 @@ def read_run(folder: Path) -> Run | None:
     return run if run.inode == folder.stat().st_ino else None
 
 
-def _refusal(folder: Path) -> str:
-    runs = [run for each in folder.glob("*/") if (run := read_run(each)) and not run.ended]
-    holder = f" (process {runs[0].pid} on {runs[0].host})" if runs else ""
-    place = folder.resolve().parents[1]
-    return f"{place}: another Snakemake{holder} runs here; wait for its end, or end it"
-
-
 def _end_leftovers(folder: Path) -> None:
     """End what a run has left. Raises RunError if that is not possible."""
     run = read_run(folder)
@@ -185,7 +174,7 @@ def _end_leftovers(folder: Path) -> None:
         return
     _wait_for_jobs(run, folder / "jobs")
     if run.slurm_name and shutil.which("squeue"):
-        _end_slurm_jobs(run)
+        _end_slurm_jobs(run.slurm_name)
     elif run.slurm_name and not run.ended:
         raise RunError(
             "jobs of the last run, which was killed, may be in Slurm, and there is no squeue here; "
@@ -195,33 +184,24 @@ def _end_leftovers(folder: Path) -> None:
 
 def _wait_for_jobs(run: Run, lock: Path) -> None:
     """Wait until no local job shares the lock."""
-    deadline = time.monotonic() + END_SECONDS
-    is_first = True
     with lock.open("a") as jobs:
-        while True:
-            try:
+        for attempt in range(int(10 * END_SECONDS)):
+            with suppress(BlockingIOError):
                 return fcntl.flock(jobs, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                pass
-            if is_first:
-                _say(f"waiting for the end of the last run's jobs (process {run.pid}, {run.host})")
-                is_first = False
-            if time.monotonic() > deadline:
-                raise RunError(
-                    f"the last run's jobs do not end; fuser {lock} lists them. Is a disk gone?"
-                )
+            if attempt == 0:
+                _say(f"waiting for the end of the last run's jobs ({run})")
             time.sleep(0.1)
+    raise RunError(f"the last run's jobs do not end; fuser {lock} lists them. Is a disk gone?")
 
 
-def _end_slurm_jobs(run: Run) -> None:
-    canceled: set[str] = set()
+def _end_slurm_jobs(name: str) -> None:
+    said = False
     try:
-        while jobs := active_jobs_named(run.slurm_name):
-            if not canceled:
+        while jobs := active_jobs_named(name):
+            if not said:
                 _say(f"canceling what the last run left in Slurm: job {', '.join(jobs)}")
-            if not canceled.issuperset(jobs):
-                cancel_jobs_named(run.slurm_name)
-            canceled |= set(jobs)
+            said = True
+            cancel_jobs_named(name)
             time.sleep(1)
     except PSLDError as error:
         raise RunError(f"jobs of the last run may still be in Slurm: {error}") from None
@@ -230,15 +210,11 @@ def _end_slurm_jobs(run: Run) -> None:
 def _end_with_make() -> None:
     """Die when `make` is killed: the next `make` must not find this run still going."""
     parent = os.getppid()
-    try:
-        name = Path(f"/proc/{parent}/comm").read_text().strip()
-    except OSError:
-        return
-    if name in ("make", "gmake"):
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-        if os.getppid() != parent:  # It was killed a moment ago.
-            os.kill(os.getpid(), signal.SIGKILL)
+    with suppress(OSError):
+        if Path(f"/proc/{parent}/comm").read_text().strip() in ("make", "gmake"):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:  # It was killed a moment ago.
+                os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _say(text: str) -> None:

@@ -4,43 +4,33 @@ The files of a launch are in RUNS/launches/NAME-DIGEST, one folder per output fo
 
     lock                  held by the waiting launcher, until its process ends in any way; so is
                           launcher.lock in the run directory, which two outputs may share
-    launch.json           what is trained, until it is canceled
+    launch.json           the run directory of the job that trains, until it is canceled
     JOB_submission.sh     sbatch's script; submitit's pickle is next to it
     JOB_RANK_log.out/err  a rank's output
-    JOB_RANK_outcome.json the exit code of a rank that ended by itself
 """
 
 import os
 import signal
 import sys
 import time
-import uuid
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 from psld.cluster import slurm
-from psld.cluster.job import FRUITLESS_LIVES, RankCommand, read_lives, read_outcomes
+from psld.cluster.job import run_rank
 from psld.cluster.settings import LaunchSettings
-from psld.config.settings import Settings, read_record, write_record
 from psld.training.manifest import is_exported, publish
 from psld.utils.errors import RunError, UserError
-from psld.utils.files import LATE_SECONDS, digest_of, make_private
+from psld.utils.files import LATE_SECONDS, digest_of, make_private, read_json, write_json
 from psld.utils.gpus import take_gpus, visible_gpus
 from psld.utils.locks import sole_holder
 
 SETTLED_SECONDS = 20
 """Seconds that a job must have ended, if Slurm may requeue it: after the loss of a node."""
-
-
-class Launch(Settings):
-    """A launch, as launch.json keeps it."""
-
-    name: str
-    """The name under which lives.json records its lives."""
-    run: str
-    """The run directory. It differs if the settings of the training have changed."""
+FRUITLESS_JOBS = 2
+"""Lost jobs in a row that may save no checkpoint. A job that fails must have saved one."""
 
 
 class Launcher:
@@ -55,13 +45,12 @@ class Launcher:
         """The name of this training's jobs, by which they are found."""
         self.folder = run.parent.resolve() / "launches" / self.name
         self.record = self.folder / "launch.json"
-        self.launch: Launch | None = None
         self.job = ""
-        """The number of the launch's latest job; empty until sbatch has answered."""
-        self.lives = 0
-        """Lives of the launch that had begun when its last job was submitted."""
-        self.jobs_without_start = 0
-        """Jobs in a row that ended before training began."""
+        """The number of the latest job; empty until sbatch has answered."""
+        self.step = 0
+        """The step of the newest checkpoint when that job was submitted or found."""
+        self.fruitless = 0
+        """Jobs in a row that have saved no checkpoint."""
         self.in_charge = False
         """False while another launcher waits for this training."""
 
@@ -80,7 +69,7 @@ class Launcher:
             self._attach()
             while not is_exported(self.run):
                 state = self._wait()
-                if not self._succeeded(state):
+                if not self._is_trained(state):
                     self._replace_job(state)
             publish(self.run, self.output)
             say(f"{self.output} is there")
@@ -92,13 +81,9 @@ class Launcher:
 
     def _attach(self) -> None:
         """Return to the job of an earlier launcher, or submit one."""
-        wrong = f"{self.record}: not the record of a launch; delete it"
-        launch = read_record(Launch, self.record, wrong) if self.record.exists() else None
-        if launch and launch.run != str(self.run):
-            launch = None
         active = self._active_jobs()
-        if active and launch:
-            self.launch = launch
+        if active and self.record.exists() and read_json(self.record, str) == str(self.run):
+            # A launcher that was killed right after sbatch has not written the job's command.
             self._take(active[0])
             say(f"back to job {self.job}")
             return
@@ -108,16 +93,13 @@ class Launcher:
             while self._active_jobs():  # They must not write to the same output.
                 time.sleep(1)
         if not is_exported(self.run):
-            self.launch = Launch(name=uuid.uuid4().hex, run=str(self.run))
-            write_record(self.record, self.launch)
+            write_json(self.record, str(self.run))
             self._submit()
 
     def _active_jobs(self) -> list[str]:
         return slurm.until_answered(partial(slurm.active_jobs_named, self.name), say)
 
     def _submit(self) -> None:
-        """Submit a job of the launch."""
-        self.lives = len(read_lives(self.run, self.launch.name))
         slurm.until_answered(self._submit_once, say)
         nodes, ranks = self.settings.nodes, self.settings.ranks_of_slurm_node
         say(f"submitted job {self.job}: {nodes} node(s) with {ranks} rank(s) each")
@@ -130,20 +112,20 @@ class Launcher:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
         try:
             active = slurm.active_jobs_named(self.name)
-            command = self._command()
-            self._take(
-                active[0] if active else submit(self.settings, command, self.name, self.folder)
-            )
+            self._take(active[0] if active else submit(self.settings, self.name, self.folder))
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _take(self, job: str) -> None:
-        """Make a job in Slurm the one of this launch."""
-        ensure_command(self._command(), job, self.folder)
+        """Make a job in Slurm the one that trains."""
+        ensure_command(self.settings.command, job, self.folder)
         self.job = job
+        self.step = self._newest_step()
 
-    def _command(self) -> RankCommand:
-        return RankCommand(tuple(self.settings.command), self.folder, self.launch.name)
+    def _newest_step(self) -> int:
+        """Return the step of the newest checkpoint; 0 if there is none."""
+        files = self.run.glob("checkpoints/checkpoint-*.pt")
+        return max((int(file.stem.partition("-")[2]) for file in files), default=0)
 
     def _wait(self) -> str:
         """Print the first rank's output until the job has ended; return the job's state."""
@@ -168,52 +150,35 @@ class Launcher:
             time.sleep(pause)
             pause = min(pause * 1.3, 15.0)
 
-    def _succeeded(self, state: str) -> bool:
-        """Check if the model is there, after the ranks' files had time to appear here."""
-        deadline = time.monotonic() + LATE_SECONDS
-        while not is_exported(self.run):
-            outcomes = read_outcomes(self.folder, self.job)
-            expected = outcomes.get(0) == 0 if outcomes else state in ("COMPLETED", "FAILED")
-            if not expected or time.monotonic() > deadline:
-                return False
+    def _is_trained(self, state: str) -> bool:
+        """Check if the model is there, after it had time to appear here."""
+        deadline = time.monotonic() + (LATE_SECONDS if state == "COMPLETED" else 0)
+        while not (is_there := is_exported(self.run)) and time.monotonic() < deadline:
             time.sleep(1)
-        return True
+        return is_there
 
     def _replace_job(self, state: str) -> None:
-        """Submit the next job. Raises RunError if it would fail too, or if no job begins to train.
-
-        Jobs that begin to train check their own progress.
-        """
+        """Submit the next job. Raises RunError if it would fail, too."""
         job = self.job
         if state == "CANCELLED":
             raise RunError(f"job {job} was canceled; run the same command again to go on")
         if state == "OUT_OF_MEMORY":
             raise RunError(f"job {job} ran out of memory; ask for more (mem_mb)")
-        outcomes = read_outcomes(self.folder, job)
-        failed = sorted(rank for rank, code in outcomes.items() if code != 0)
-        if failed:
-            self._show_errors(failed)
-            raise RunError(f"job {job} failed on rank {', '.join(map(str, failed))}; see above")
-        has_begun = len(read_lives(self.run, self.launch.name)) > self.lives
-        self.jobs_without_start = 0 if has_begun else self.jobs_without_start + 1
-        if self.jobs_without_start > FRUITLESS_LIVES:
-            self._show_errors([0])
+        has_progressed = self._newest_step() > self.step
+        self.fruitless = 0 if has_progressed else self.fruitless + 1
+        for log in sorted(self.folder.glob(f"{job}_*_log.err")):
+            if "rror" in (text := tail(log)):
+                print(f"--- {log}\n{text}\n---", flush=True)
+        if self.fruitless > (0 if state == "FAILED" else FRUITLESS_JOBS):
             raise RunError(
-                f"job {job} ended as {state}, and training has not begun in "
-                f"{self.jobs_without_start} jobs; see above and {self.folder}/{job}_*"
+                f"job {job} ended as {state} and has saved no checkpoint; see above and "
+                f"{self.folder}/{job}_*"
             )
-        if state == "FAILED":
-            self._show_errors([0])  # srun's message about the dead rank is there
         say(f"job {job} was lost ({state}); the next one goes on from the last checkpoint")
         self._submit()
 
-    def _show_errors(self, ranks: list[int]) -> None:
-        for rank in ranks:
-            path = self.folder / f"{self.job}_{rank}_log.err"
-            print(f"--- {path}\n{tail(path)}\n---", flush=True)
 
-
-def submit(settings: LaunchSettings, command: RankCommand, name: str, folder: Path) -> str:
+def submit(settings: LaunchSettings, name: str, folder: Path) -> str:
     """Submit one job of all ranks and return its number. `folder` gets its script and logs.
 
     Raises:
@@ -233,16 +198,17 @@ def submit(settings: LaunchSettings, command: RankCommand, name: str, folder: Pa
     executor.update_parameters(job_name=name, **settings.options())
     try:
         with slurm.clean_environment(*slurm.INHERITED):
-            return executor.submit(command).job_id
+            return executor.submit(run_rank, settings.command).job_id
     except FailedJobError as error:
         answer = " ".join(str(error).split())
         if any(sign in answer for sign in slurm.NO_ANSWER):
             raise slurm.Unreachable(answer) from None
-        options = " ".join(f"{key}={value}" for key, value in settings.options().items())
+        asked = settings.model_dump(exclude={"command"}, exclude_none=True)
+        options = " ".join(f"{key}={value}" for key, value in asked.items())
         raise UserError(f"launch: {answer}; the options were {options}") from None
 
 
-def ensure_command(command: RankCommand, job: str, folder: Path) -> None:
+def ensure_command(words: list[str], job: str, folder: Path) -> None:
     """Write the pickle that the job's ranks wait for, if submitit did not.
 
     submitit writes it after sbatch has answered. If there was no answer, or the launcher was
@@ -252,7 +218,7 @@ def ensure_command(command: RankCommand, job: str, folder: Path) -> None:
 
     pickled = JobPaths(folder, job).submitted_pickle
     if not pickled.exists():
-        DelayedSubmission(command).dump(pickled)
+        DelayedSubmission(run_rank, words).dump(pickled)
 
 
 def run_here(settings: LaunchSettings) -> NoReturn:
@@ -291,10 +257,8 @@ def print_added(path: Path, position: int) -> int:
     return position + len(added)
 
 
-def tail(path: Path, lines: int = 200) -> str:
-    """The last lines of a file, or `(not written)`."""
-    if not path.exists():
-        return "(not written)"
+def tail(path: Path, lines: int = 100) -> str:
+    """Return the last lines of a file."""
     return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
 
 

@@ -68,30 +68,33 @@ class LaunchSettings(Settings):
         return self.tasks_per_node or self.gpus_per_node or _gpus_in(self.gres) or 1
 
     def options(self) -> dict[str, Any]:
-        """Return the options of sbatch, in submitit's names."""
-        options = {
-            "time": self.runtime,
-            "nodes": self.nodes,
-            "ntasks_per_node": self.ranks_of_slurm_node,
-            "cpus_per_task": self.cpus_per_task,
-            "gpus_per_node": self.gpus_per_node,
+        """Return what submitit asks sbatch for: six options of its own, and sbatch's."""
+        sbatch = {
+            "gpus-per-node": self.gpus_per_node,
             "gres": self.gres,
             "mem": self.mem_mb and f"{self.mem_mb}M",
-            "signal_delay_s": self.warning_seconds,
             "partition": self.slurm_partition,
             "account": self.slurm_account,
             "qos": self.qos,
             "constraint": self.constraint,
             "exclude": self.exclude,
-            "additional_parameters": {"requeue": True, **self.additional_options},
+            "requeue": True,
+            **self.additional_options,
+        }
+        return {
+            "time": self.runtime,
+            "nodes": self.nodes,
+            "ntasks_per_node": self.ranks_of_slurm_node,
+            "cpus_per_task": self.cpus_per_task,
+            "signal_delay_s": self.warning_seconds,
             "srun_args": [
                 "--kill-on-bad-exit=1",  # A dead rank ends the others; they would wait for it.
                 "--wait=0",  # No limit (WaitTime) for the first rank, which exports the model last.
                 # Since Slurm 22.05 srun does not take this from sbatch.
                 f"--cpus-per-task={self.cpus_per_task}",
             ],
+            "additional_parameters": {key: value for key, value in sbatch.items() if value},
         }
-        return {name: value for name, value in options.items() if value is not None}
 
 
 def _gpus_in(gres: str | None) -> int:

@@ -45,7 +45,7 @@ def ends(slurm: Commands, state: str, writes: dict[Path, str], late: bool) -> No
     [
         ("COMPLETED", False),
         ("COMPLETED", True),
-        ("FAILED", True),
+        ("FAILED", False),
         ("NODE_FAIL", False),
         ("CANCELLED", False),
     ],
@@ -59,27 +59,35 @@ def test_what_is_there_is_taken(slurm, launcher, monkeypatch, state, late):
     assert {path.name for path in launcher.output.iterdir()} == set(FILES)
 
 
-def test_a_failure_that_is_seen_late_is_not_tried_again(slurm, launcher, monkeypatch, capsys):
-    monkeypatch.setattr(launching, "LATE_SECONDS", 60)
-    written = {
-        launcher.folder / "42_1_log.err": "ValueError: nothing",
-        launcher.folder / "42_1_outcome.json": '{"exit_code": 1}',
-    }
-    ends(slurm, "FAILED", written, late=True)
-    with pytest.raises(RunError, match="job 42 failed on rank 1"):
-        launcher.train()
-    assert "ValueError: nothing" in capsys.readouterr().out
-    assert len(slurm.calls("sbatch")) == 1
+CHECKPOINT = "checkpoints/checkpoint-00000049.pt"
 
 
-def test_a_job_whose_ranks_were_killed_is_followed_by_another(slurm, launcher, capsys):
-    """And what srun said of them is shown."""
-    said = "srun: error: node1: task 1: Segmentation fault"
-    ends(slurm, "FAILED", {launcher.folder / "42_0_log.err": said}, late=False)
-    with pytest.raises(RunError, match="training has not begun in 3 jobs"):
+@pytest.mark.parametrize(
+    ("state", "progress", "jobs", "complaint"),
+    [
+        ("FAILED", False, 1, "job 42 ended as FAILED and has saved no checkpoint"),
+        ("FAILED", True, 2, "job 42 ended as FAILED and has saved no checkpoint"),
+        ("NODE_FAIL", False, 3, "job 42 ended as NODE_FAIL and has saved no checkpoint"),
+        ("NODE_FAIL", True, 4, "job 42 ended as NODE_FAIL and has saved no checkpoint"),
+        ("CANCELLED", False, 1, "job 42 was canceled"),
+        ("OUT_OF_MEMORY", True, 1, "job 42 ran out of memory"),
+    ],
+)
+def test_a_lost_job_is_followed_by_another_if_it_has_made_progress(
+    slurm, launcher, capsys, state, progress, jobs, complaint
+):
+    """And what its ranks said of errors is shown."""
+    texts = {"0": "fine", "1": "ValueError: nothing"}
+    written = {launcher.folder / f"42_{rank}_log.err": text for rank, text in texts.items()}
+    if progress:
+        written[launcher.run / CHECKPOINT] = "saved"
+    ends(slurm, state, written, late=False)
+    with pytest.raises(RunError, match=complaint):
         launcher.train()
-    assert len(slurm.calls("sbatch")) == 3
-    assert capsys.readouterr().out.count(said) == 3
+    assert len(slurm.calls("sbatch")) == jobs
+    shown = capsys.readouterr().out
+    assert shown.count("ValueError: nothing") == (jobs if "checkpoint" in complaint else 0)
+    assert "fine" not in shown
 
 
 @pytest.mark.parametrize(
@@ -138,8 +146,7 @@ def test_a_job_of_an_sbatch_that_did_not_answer_has_its_command(slurm, launcher)
     with pytest.raises(Waits):
         launcher.train()
     assert launcher.job == "42"
-    command = pickle.loads((folder / "42_submitted.pkl").read_bytes()).function
-    assert command.launch == launcher.launch.name
+    assert pickle.loads((folder / "42_submitted.pkl").read_bytes()).args == (["train"],)
 
 
 def test_a_second_output_of_a_run_waits_for_the_first(slurm, tmp_path, digits):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from psld.cluster.job import RankCommand
+from psld.cluster.job import run_rank
 from psld.cluster.launcher import ensure_command, submit
 from psld.cluster.slurm import Unreachable
 from psld.utils.errors import UserError
@@ -19,8 +19,8 @@ def submitted(slurm, tmp_path):
     """Submits with some settings; gives the job's id and the script that sbatch was given."""
 
     def run(*overrides: str) -> tuple[str, str]:
-        command = RankCommand(("train", "name=x"), tmp_path, "mine")
-        job = submit(launch_settings(*overrides), command, "model-12", tmp_path)
+        settings = launch_settings(*overrides, command=("train", "name=x"))
+        job = submit(settings, "model-12", tmp_path)
         return job, (tmp_path / f"{job}_submission.sh").read_text()
 
     return run
@@ -97,26 +97,23 @@ def test_the_job_finds_its_command_and_its_logs(submitted, tmp_path):
     job, script = submitted()
     assert f"{tmp_path}/%j_%t_log.out" in script
     content = pickle.loads((tmp_path / f"{job}_submitted.pkl").read_bytes())
-    assert content.function == RankCommand(("train", "name=x"), tmp_path, "mine")
+    assert (content.function, content.args) == (run_rank, (["train", "name=x"],))
 
 
 def test_a_job_without_its_command_gets_it(submitted, tmp_path):
     """Where sbatch did not answer, or the launcher was killed before submitit had its answer."""
-    command = RankCommand(("train", "name=y"), tmp_path, "mine")
     submitted()
-    ensure_command(command, "42", tmp_path)
-    ensure_command(command, "43", tmp_path)
-    names = [
-        pickle.loads((tmp_path / f"{job}_submitted.pkl").read_bytes()).function.words
-        for job in (42, 43)
-    ]
-    assert names == [("train", "name=x"), ("train", "name=y")]
+    for job in ("42", "43"):
+        ensure_command(["train", "name=y"], job, tmp_path)
+    pickles = [(tmp_path / f"{job}_submitted.pkl").read_bytes() for job in (42, 43)]
+    arguments = [pickle.loads(content).args for content in pickles]
+    assert arguments == [(["train", "name=x"],), (["train", "name=y"],)]
 
 
 @pytest.mark.parametrize("name", ["two words", "it's", 'a "b"', "$(id) `id` $HOME; & *", "ü"])
 def test_a_folder_may_have_any_name(slurm, tmp_path, name):
     folder = tmp_path / name
-    job = submit(launch_settings(), RankCommand(("train",), folder, "mine"), "model-12", folder)
+    job = submit(launch_settings(), "model-12", folder)
     script = (folder / f"{job}_submission.sh").read_text()
     [srun] = re.findall(r"^srun .*", script, re.MULTILINE)
     assert shlex.split(srun)[-1] == str(folder)
@@ -129,7 +126,7 @@ def test_a_folder_may_have_any_name(slurm, tmp_path, name):
 def test_a_folder_in_which_slurm_finds_no_place_for_logs(slurm, tmp_path, name):
     folder = tmp_path / name
     with pytest.raises(UserError, match="name another folder") as refused:
-        submit(launch_settings(), RankCommand(("train",), folder, "mine"), "model-12", folder)
+        submit(launch_settings(), "model-12", folder)
     assert "\n" not in str(refused.value)
     assert slurm.calls("sbatch") == []
 
@@ -154,7 +151,7 @@ def test_options_that_slurm_refuses(slurm, submitted, tmp_path):
     with pytest.raises(UserError) as refused:
         submitted("slurm_partition=tiny")
     assert "invalid partition specified: tiny" in str(refused.value)
-    assert "partition=tiny" in str(refused.value), "what it was asked for"
+    assert "slurm_partition=tiny" in str(refused.value), "what it was asked for"
     assert "\n" not in str(refused.value)
     assert not list(Path(tmp_path).glob("*_submission.sh"))
 

@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from psld.cluster import head
-from psld.cluster.job import Life, outcome_file, read_lives, read_outcomes
-from psld.cluster.launcher import Launch
-from psld.config.settings import read_record, with_digest, write_record
+from psld.cluster.job import begin_life
+from psld.config.settings import with_digest, write_record
 from psld.data.description import Described
 from psld.grid import paths
 from psld.grid.results import CellResults, LikelihoodResult
@@ -24,8 +23,6 @@ from psld.report.plots import _read_losses
 from psld.training.manifest import read_manifest
 from psld.utils.files import read_json, write_json
 from tests.fuzz.inputs import answer, changed, damaged
-
-LAUNCH = Launch(name="a" * 32, run="/runs/x")
 
 
 class Record(NamedTuple):
@@ -53,18 +50,14 @@ RECORDS = {
     "likelihood shard": Record(
         paths.likelihood("mine", "vp-sde").replace(".json", "/00000.json"), LikelihoodShard.read
     ),
-    "launch.json": Record("launch.json", lambda file: read_record(Launch, file, f"{file}: x")),
     "run.json": Record("run.json", lambda file: head.read_run(file.parent)),
     "history": Record("history.json", _read_losses),
 }
 """Records with a digest: what they say cannot change."""
 
 PLAIN = {
-    "lives.json": (
-        [Life(launch="a", step=3).model_dump(), Life(launch="b", step=4).model_dump()],
-        lambda file: read_lives(file.parent, "a"),
-    ),
-    "7_0_outcome.json": ({"exit_code": 3}, lambda file: read_outcomes(file.parent, "7")),
+    "lives.json": ({"7": [3], "8": [4]}, lambda file: begin_life(file.parent, 3) or True),
+    "launch.json": ("/runs/x", lambda file: read_json(file, str)),
     "written.json": (
         {"x": {"digest": "a", "online": True}},
         lambda file: read_json(file, dict[str, dict[str, Any]]),
@@ -85,8 +78,6 @@ def written(project, place) -> Callable[[str], Path]:
         match name:
             case "history":
                 write_json(file, with_digest({"entries": [{"step": 1, "loss": 2.5}]}))
-            case "launch.json":
-                write_record(file, LAUNCH)
             case "run.json":
                 inode = file.parent.stat().st_ino
                 write_record(file, head.Run(inode=inode, pid=1, host=platform.node()))
@@ -130,9 +121,10 @@ def test_changed_values(name, sealed, written):
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_files_without_a_digest(name, place):
+def test_files_without_a_digest(name, place, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
     content, read = PLAIN[name]
-    file = outcome_file(place, "7", 0) if "outcome" in name else place / name
+    file = place / name
     write_json(file, content)
     whole = file.read_bytes()
     assert read(file)

@@ -96,8 +96,8 @@ class Training:
 
     def begun(self) -> list[int]:
         """The steps at which the training's lives began."""
-        files = self.folder.glob("runs/*/lives.json")
-        return [life["step"] for file in files for life in json.loads(file.read_text())]
+        (file,) = self.folder.glob("runs/*/lives.json")
+        return [step for job in json.loads(file.read_text()).values() for step in job]
 
     @property
     def run(self) -> Path:
