@@ -6,7 +6,6 @@ import os
 import shlex
 import signal
 import subprocess
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -131,37 +130,28 @@ def test_a_refusal_of_slurm_ends_snakemake_and_leaves_the_jobs(keeping, folder, 
     assert head.read_run(left).slurm_name, "the next run cancels them"
 
 
-def test_jobs_of_a_killed_run_have_left_slurm_before_the_next_writes(keeping, folder, tmp_path):
-    job = tmp_path / "jobs/0.sh"
-    with folder.started() as process:
-        wait(lambda: (tmp_path / "jobs/0.state").exists(), process)
-        process.kill()
-    [left] = (folder.path / ".snakemake/psld").glob("*/")
-    name = head.read_run(left).slurm_name
-    assert f"--job-name {name} " in keeping.calls("sbatch")[0]
-
-    folder.options, folder.job = [], f"[ ! -e {tmp_path}/jobs/0.state ] && touch made"
-    again = folder.run()
-    assert again.returncode == 0, again.stderr
-    assert "canceling what the last run left in Slurm: job 0" in again.stderr
-    assert keeping.calls("scancel") == [f"--me --name={name}"]
-
-    (folder.path / "made").unlink()
-    late = subprocess.run(["sh", job], cwd=folder.path, env=folder.environment, capture_output=True)
-    assert late.returncode == 1, "one that reaches Slurm only now does nothing"
-    assert late.stderr == b""
-
-
-def test_without_squeue_a_run_does_not_start_next_to_jobs_of_a_killed_one(
+def test_jobs_of_a_killed_run_have_left_slurm_before_the_next_writes(
     keeping, folder, tmp_path, monkeypatch
 ):
     with folder.started() as process:
         wait(lambda: (tmp_path / "jobs/0.state").exists(), process)
         process.kill()
     [left] = (folder.path / ".snakemake/psld").glob("*/")
+    name = head.read_run(left).slurm_name
+    assert f"--job-name {name} " in keeping.calls("sbatch")[0]
     monkeypatch.setattr(head.shutil, "which", lambda command: None)
-    with pytest.raises(RunError, match=f"there is no squeue here; .* or delete {left}"):
+    with pytest.raises(RunError, match=f"no squeue .*{left}"):
         head._end_leftovers(left)
+
+    folder.options, folder.job = [], f"[ ! -e {tmp_path}/jobs/0.state ] && touch made"
+    again = folder.run()
+    assert again.returncode == 0, again.stderr
+    assert "canceling what the last run left in Slurm: job 0" in again.stderr
+    assert set(keeping.calls("scancel")) == {f"--me --name={name}"}
+
+    late = ["sh", tmp_path / "jobs/0.sh"]
+    done = subprocess.run(late, cwd=folder.path, env=folder.environment, capture_output=True)
+    assert (done.returncode, done.stderr) == (1, b""), "a job that starts only now does nothing"
 
 
 # --- the states of jobs ---------------------------------------------------------------------------
@@ -176,7 +166,6 @@ class Asking(Executor):
     def __init__(self) -> None:
         self.run_uuid = "run-1"
         self.wait = True
-        self.answered = -1e9
         self.reports: dict[str, list[str]] = {}
         settings = SimpleNamespace(init_seconds_before_status_checks=20)
         ends = SimpleNamespace(executor_error_callback=lambda error: self.note("end", str(error)))
@@ -277,24 +266,12 @@ def test_a_submission_without_an_answer_is_repeated(commands: Commands, tmp_path
             asking.report_job_error(error, msg=f"sbatch: error: {AWAY}")
 
     monkeypatch.setattr(plugin.Executor, "run_job", submit)
-    commands.answer("squeue")
+    answers_at_the_eighth_time(commands, tmp_path)
     asking = Asking()
     asking.run_job("job")
     asking._job_submission_executor.shutdown(wait=True)
-    asking.run_job("one after an answer")
-    assert submissions == [1, 2, 2], "the number of questions before each"
+    assert submissions == [0, 8], "the number of questions before each"
     assert "failure" not in asking.reports
-    asking.wait, asking.answered = False, -1e9
-    asking.run_job("one after the end of Snakemake")
-    assert len(submissions) == 3
-
-
-def test_a_pause_ends_with_snakemake():
-    asking = Asking()
-    threading.Timer(0.1, lambda: setattr(asking, "wait", False)).start()
-    began = time.monotonic()
-    Executor._pause(asking, 20)
-    assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize("answers", [True, False])

@@ -19,9 +19,12 @@ from tests.commands import command, refused, run
 
 def test_a_killed_run_goes_on_after_the_end_of_its_job(folder):
     folder.job += " slow"
-    with killed(folder):
-        again = folder.run()
-    assert again.returncode == 0, again.stderr
+    log = folder.path / "first.log"
+    with killed(folder), folder.started() as again:
+        wait(lambda: "waiting for the end of the last run's jobs" in log.read_text(), again)
+        for name in ("saved", "go"):
+            (folder.path / name).touch()
+        assert again.wait(timeout=60) == 0, log.read_text()
     first, second = folder.pids("began")
     assert folder.events() == [
         f"began {first}",
@@ -30,21 +33,14 @@ def test_a_killed_run_goes_on_after_the_end_of_its_job(folder):
         f"ended {second}",
     ]
     assert (folder.path / "made").read_text() == str(second)
-    assert again.stderr.count("waiting for the end of the last run's jobs") == 1
+    assert log.read_text().count("waiting for") == 1
     assert "Nothing to be done" in folder.run().stderr
 
 
-def test_a_job_that_ignores_the_request_is_killed(folder):
-    folder.job += " stubborn"
-    with killed(folder):
-        again = folder.run()
-    assert again.returncode == 0, again.stderr
-    assert folder.names() == ["began", "began", "ended"]
-
-
-def test_a_launcher_ends_without_a_request(folder):
-    """At SIGTERM it would cancel its training in Slurm."""
-    folder.job = f"{sys.executable} job.py launch"
+@pytest.mark.parametrize("job", ["train stubborn", "launch"])
+def test_a_job_that_ignores_the_request_is_killed_and_a_launcher_gets_none(folder, job):
+    """At SIGTERM a launcher would cancel its training in Slurm."""
+    folder.job = f"{sys.executable} job.py {job}"
     with killed(folder):
         again = folder.run()
     assert again.returncode == 0, again.stderr

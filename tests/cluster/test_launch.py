@@ -93,16 +93,6 @@ def test_this_machine_is_one_node(commands, tmp_path, digits, where):
     refused(call(tmp_path, *launch), 2, "nodes=2 needs Slurm")
 
 
-def test_options_that_slurm_refuses(unwilling, tmp_path, digits):
-    launch = ("launch", "slurm_partition=x", *TRAINING, f"data={digits}")
-    finished = call(tmp_path, *launch)
-    assert finished.returncode == 2
-    [*_, line] = finished.stderr.splitlines()  # after what sbatch itself says
-    assert line.startswith("error: ")
-    assert "invalid partition specified: x" in line
-    assert "partition=x" in line, "what it was asked for"
-
-
 def waits(process: subprocess.Popen[str]) -> str:
     """What a launcher has printed when it waits for its job."""
     printed = ""

@@ -9,7 +9,7 @@ import pytest
 
 from psld.cluster.job import run_rank
 from psld.cluster.launcher import ensure_command, submit
-from psld.cluster.slurm import Unreachable
+from psld.cluster.slurm import NO_ANSWER, Unreachable
 from psld.utils.errors import UserError
 from tests.cluster.launching import launch_settings
 
@@ -78,19 +78,8 @@ def test_everything_that_is_given_is_asked_for(submitted):
 def test_nothing_else_is_asked_for(submitted):
     _, script = submitted()
     names = {option.partition("=")[0] for option in options_in(script)}
-    assert names == {
-        "cpus-per-task",
-        "error",
-        "job-name",
-        "nodes",
-        "ntasks-per-node",
-        "open-mode",
-        "output",
-        "requeue",
-        "signal",
-        "time",
-        "wckey",
-    }
+    always = {"cpus-per-task", "job-name", "nodes", "ntasks-per-node", "requeue", "signal", "time"}
+    assert names == always | {"error", "open-mode", "output", "wckey"}, "those of submitit too"
 
 
 def test_the_job_finds_its_command_and_its_logs(submitted, tmp_path):
@@ -148,27 +137,15 @@ def test_nothing_of_a_surrounding_job_is_handed_on(slurm, submitted, tmp_path, m
 def test_options_that_slurm_refuses(slurm, submitted, tmp_path):
     complaint = "sbatch: error: invalid partition specified: tiny\n"
     slurm.answer("sbatch", stderr=complaint, exit_code=1)
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(UserError, match=r"specified: tiny.*slurm_partition=tiny") as refused:
         submitted("slurm_partition=tiny")
-    assert "invalid partition specified: tiny" in str(refused.value)
-    assert "slurm_partition=tiny" in str(refused.value), "what it was asked for"
     assert "\n" not in str(refused.value)
     assert not list(Path(tmp_path).glob("*_submission.sh"))
 
 
-@pytest.mark.parametrize(
-    "complaint",
-    [
-        "Batch job submission failed: Unable to contact slurm controller (connect failure)",
-        "Batch job submission failed: Socket timed out on send/recv operation",
-        "Batch job submission failed: Connection refused",
-        "Batch job submission failed: Connection timed out",
-        "Batch job submission failed: Zero Bytes were transmitted or received",
-        "Slurm temporarily unable to accept job. Batch job submission failed: timed out",
-        "QOSMaxSubmitJobPerUserLimit. Batch job submission failed: Job violates policy",
-    ],
-)
-def test_a_controller_that_is_away_refuses_nothing(slurm, submitted, complaint):
+@pytest.mark.parametrize("sign", NO_ANSWER)
+def test_a_controller_that_is_away_refuses_nothing(slurm, submitted, sign):
+    complaint = f"Batch job submission failed: {sign}"
     slurm.answer("sbatch", stderr=f"sbatch: error: {complaint}\n", exit_code=1)
-    with pytest.raises(Unreachable, match="Batch job submission failed"):
+    with pytest.raises(Unreachable, match=complaint):
         submitted()

@@ -3,21 +3,14 @@
 import os
 import shlex
 import signal
-from subprocess import Popen
 
 import pytest
 
-from tests.slurm.training import RECIPE, Training
+from tests.slurm.training import RECIPE
 
 HELD = "slurm_additional_parameters=hold"
 """A job that is submitted and waits until it is released."""
 SHORT = (*RECIPE, "training.steps=60", "training.checkpoint_every=20")
-
-
-def said_at_the_end(training: Training, launcher: Popen[str], number: int) -> str:
-    """What the launcher says when a signal ends it."""
-    launcher.send_signal(number)
-    return training.finishes(launcher, code=128 + number)
 
 
 def test_killed_while_the_job_waits_and_again_while_it_runs(training):
@@ -67,24 +60,23 @@ def test_killed_and_the_job_gone_when_it_comes_back(training):
     assert second >= reached > 0, "it went on from the checkpoint"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_cancels_the_job(training, number):
-    with training.launched(HELD) as launcher:
-        training.says("is pending (JobHeldUser)")
-        said = said_at_the_end(training, launcher, number)
-        assert "canceled the job; run the same command again to go on" in said
-        training.wait(lambda: not training.cluster.queue(), "empty queue")
-
-
 @pytest.mark.parametrize(
-    ("options", "number"), [(["detach=true"], signal.SIGINT), ([], signal.SIGHUP)]
+    ("options", "number", "cancels"),
+    [
+        ((), signal.SIGINT, True),
+        ((), signal.SIGTERM, True),
+        ((), signal.SIGHUP, False),
+        (("detach=true",), signal.SIGINT, False),
+    ],
 )
-def test_detached_it_leaves_the_job_and_says_how_to_come_back(training, options, number):
+def test_a_signal_cancels_the_job_or_leaves_it(training, options, number, cancels):
     with training.launched(HELD, *options) as launcher:
-        training.says("is pending")
-        said = said_at_the_end(training, launcher, number)
-        assert "the job goes on; run the same command again to come back to it" in said
-    assert [job["jobid"] for job in training.cluster.queue()] == [training.job]
+        training.says("is pending (JobHeldUser)")
+        launcher.send_signal(number)
+        said = training.finishes(launcher, code=128 + number)
+    assert ("canceled the job" if cancels else "the job goes on") in said
+    left = [] if cancels else [training.job]
+    training.wait(lambda: [job["jobid"] for job in training.cluster.queue()] == left, "end")
 
 
 def test_a_broken_rank_ends_the_job_with_its_traceback_in_the_log(training):

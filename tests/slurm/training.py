@@ -1,7 +1,7 @@
 """A training that a test launches on the cluster, disturbs, and inspects after its end."""
 
 import contextlib
-import json
+import itertools
 import os
 import re
 import signal
@@ -13,6 +13,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor
 
+from psld.utils.files import read_json
 from tests.commands import TINY, command
 from tests.slurm.cluster import Cluster
 from tests.slurm.machine import read_of
@@ -96,8 +97,8 @@ class Training:
 
     def begun(self) -> list[int]:
         """The steps at which the training's lives began."""
-        (file,) = self.folder.glob("runs/*/lives.json")
-        return [step for job in json.loads(file.read_text()).values() for step in job]
+        jobs = [read_json(file).values() for file in self.folder.glob("runs/*/lives.json")]
+        return [step for job in itertools.chain(*jobs) for step in job]
 
     @property
     def run(self) -> Path:
