@@ -197,7 +197,7 @@ def submit(settings: LaunchSettings, name: str, folder: Path) -> str:
     executor = SlurmExecutor(folder)
     executor.update_parameters(job_name=name, **settings.options())
     try:
-        with slurm.clean_environment(*slurm.INHERITED):
+        with slurm.environment_without(slurm.INHERITED):
             return executor.submit(run_rank, settings.command).job_id
     except FailedJobError as error:
         answer = " ".join(str(error).split())
@@ -241,7 +241,7 @@ def run_here(settings: LaunchSettings) -> NoReturn:
     torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"]
     command = [*(torchrun if ranks > 1 else ()), "psld", *settings.command]
     sys.stdout.flush()
-    with slurm.clean_environment():
+    with slurm.environment_without(slurm.SURROUNDING):
         os.execv(sys.executable, [sys.executable, "-m", *command])
 
 

@@ -57,14 +57,10 @@ REFUSED_SECONDS = 120
 """Seconds to ask again after a refusal: restarts of munge and of the controller take seconds."""
 NO_ANSWER_SECONDS = 3 * 24 * 3600
 """Seconds to ask again without an answer: a cluster's maintenance may take a weekend."""
-INHERITED = (
-    RUN,
-    *("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL"),
-    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS"),
-    *("VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMEXPR_MAX_THREADS"),
-    *("TMPDIR", "TMP", "TEMP", "TEMPDIR"),
-)
-"""Variables of a surrounding job, shell or Snakemake rule that sbatch would pass on to a job."""
+SURROUNDING = r"SLURM_(?!CONF$)|SLURMD_|SBATCH_|SRUN_|SUBMITIT_"
+"""The variables of a surrounding Slurm job, except for the place of Slurm's configuration."""
+INHERITED = rf"{SURROUNDING}|{RUN}$|\w+_DEVICES$|GPU_DEVICE|\w+_THREADS$|TE?MP(DIR)?$"
+"""These, and those of a surrounding shell or Snakemake rule that sbatch would pass on to a job."""
 
 
 class Job(NamedTuple):
@@ -172,16 +168,16 @@ def _run(*command: str) -> str:
 
 
 @contextmanager
-def clean_environment(*variables: str) -> Iterator[None]:
-    """Remove these variables and those of a surrounding Slurm job, except SLURM_CONF.
+def environment_without(variables: str) -> Iterator[None]:
+    """Remove the environment variables whose names begin with this pattern.
 
     A job that is submitted within a job must get what it asks for, not what its parent has.
     """
-    # submitit is slow to import, and every Snakemake process imports this module.
-    from submitit.helpers import clean_env
-
-    configuration = os.environ.get("SLURM_CONF")
-    with clean_env(variables):
-        if configuration:
-            os.environ["SLURM_CONF"] = configuration
+    before = dict(os.environ)
+    for name in before:
+        if re.match(variables, name):
+            del os.environ[name]
+    try:
         yield
+    finally:
+        os.environ.update(before)

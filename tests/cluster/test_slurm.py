@@ -126,19 +126,21 @@ def test_only_own_jobs_are_cancelled(commands):
 
 
 def test_a_clean_environment_and_what_comes_back(monkeypatch):
-    surrounding = {
-        "SLURM_JOB_ID": "1",
-        "SLURM_MEM_PER_NODE": "8000",
-        "SBATCH_PARTITION": "cpu",
-        "CUDA_VISIBLE_DEVICES": "0",
-        "SLURM_CONF": "/etc/slurm.conf",
-        "HOME_OF_DATA": "/data",
-    }
-    for name, value in surrounding.items():
-        monkeypatch.setenv(name, value)
+    of_a_job = ("SLURM_JOB_ID", "SLURM_MEM_PER_NODE", "SBATCH_PARTITION", "SUBMITIT_EXECUTOR")
+    inherited = (
+        *("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "PSLD_RUN"),
+        *("OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMEXPR_MAX_THREADS"),
+        *("TMPDIR", "TMP", "TEMP", "TEMPDIR"),
+    )
+    kept = ("SLURM_CONF", "HOME_OF_DATA", "MY_TMPDIR", "PSLD_RUNNER")
+    for name in (*of_a_job, *inherited, *kept):
+        monkeypatch.setenv(name, "x")
     before = dict(os.environ)
-    for variables, kept in ((), {"CUDA_VISIBLE_DEVICES"}), (slurm.INHERITED, set()):
-        with slurm.clean_environment(*variables):
-            left = {name for name in surrounding if name in os.environ}
-            assert left == {"SLURM_CONF", "HOME_OF_DATA"} | kept
+    for variables, gone in (
+        (slurm.SURROUNDING, {*of_a_job}),
+        (slurm.INHERITED, {*of_a_job, *inherited}),
+    ):
+        with slurm.environment_without(variables):
+            left = {name for name in (*of_a_job, *inherited, *kept) if name in os.environ}
+        assert {*of_a_job, *inherited, *kept} - left == gone
     assert dict(os.environ) == before
