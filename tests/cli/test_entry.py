@@ -62,6 +62,7 @@ def test_every_command_refuses_an_unknown_key(words, tmp_path):
         ("train training.steps=[1", "configs/train.yaml: "),
         ("train ~absent", "absent"),
         ("train training..steps=3", "configs/train.yaml: "),
+        ("plan throughput.demo.trian=1", "psld plan: unknown key throughput.demo.trian"),
         ("plan grid", "grid: not a setting KEY=VALUE"),
         ("wandb upload", "verb: Input should be "),
         ("tabulate output=x/", "psld tabulate: output: "),

@@ -14,7 +14,7 @@ import psld
 from psld.commands.help import descriptions
 from psld.commands.main import COMMANDS
 from psld.config.locations import CONFIGS
-from tests.cli.settings import COMPOSED, OF_GRIDS
+from tests.cli.settings import KINDS, OF_GRIDS
 from tests.commands import call, command, refused, run, succeeded
 
 
@@ -29,7 +29,6 @@ def test_the_help_has_one_line_for_each_command(tmp_path):
     assert shown.startswith("usage: psld COMMAND KEY=VALUE …")
     lines = re.findall(r"^  (\w+) +([A-Z].*)\.$", shown, re.MULTILINE)
     assert [name for name, _ in lines] == list(COMMANDS)
-    assert set(COMMANDS) == {*COMPOSED, *OF_GRIDS}
     assert all(len(line) <= 120 for line in shown.splitlines())
     assert succeeded(call(tmp_path, "-h")).stdout == shown
     bare = succeeded(run(tmp_path, [sys.executable, "-m", "psld"]))
@@ -78,8 +77,7 @@ def leaves(content: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_help_of_a_command_lists_its_settings(tmp_path, name):
-    kind = {**COMPOSED, **OF_GRIDS}[name]
-    finished = succeeded(call(tmp_path, name, "--help"))
+    kind, finished = KINDS[name], succeeded(call(tmp_path, name, "--help"))
     assert (finished.stderr, list(tmp_path.iterdir())) == ("", [])
     shown = finished.stdout
     assert re.match(rf"usage: psld {name} KEY=VALUE …( [A-Z]+ …)?\n", shown)
@@ -100,7 +98,7 @@ def test_the_help_of_a_command_lists_its_settings(tmp_path, name):
 def test_settings_in_a_group_have_their_descriptions(tmp_path):
     shown = words_of(succeeded(call(tmp_path, "train", "--help")).stdout)
     for group in ("dataset", "network", "training", "wandb"):
-        for text in descriptions(COMPOSED["train"].model_fields[group].annotation).values():
+        for text in descriptions(KINDS["train"].model_fields[group].annotation).values():
             assert words_of(text) in shown
     chosen = "gamma: 0.01 Γ: friction on the position."
     assert chosen in shown, "of several processes, the one that is chosen by default"

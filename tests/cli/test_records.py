@@ -2,15 +2,13 @@
 
 import json
 import shutil
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from psld.grid.cache import CACHE, cached, load_grid
+from psld.grid.cache import CACHE, load_grid
 from tests.commands import TINY, call, refused, succeeded
 from tests.grid.mine import changed, load
 
@@ -66,16 +64,6 @@ def test_a_job_refuses_another_record_than_the_planned_one(configs, tmp_path):
     assert line.endswith(f"not {cell.evaluation_digest}); run Snakemake again\n")
     load(configs, changed("tables/steps/columns/1", {"label": "30", "budget": 30}))
     refused(call(tmp_path, "evaluate", *planned), 2, "cell=mine/psld/em-20: no such cell")
-
-
-def test_a_damaged_row_stops_no_other_job(configs, tmp_path):
-    record = load_grid("mine").datasets["digits"].job.digest
-    (configs / "grid" / "mine.yaml").unlink()
-    with closing(sqlite3.connect(FILE)) as database:
-        database.execute("UPDATE records SET content = 'damaged' WHERE kind != 'datasets'")
-        database.commit()
-    assert cached("mine", "models", "psld") is None
-    succeeded(call(tmp_path, "prepare", "dataset=mine/digits", f"record={record}"))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from psld.diffusion.integrators import make_integrator
 from psld.metrics.feature_classifier import FeatureClassifier, ImageShape
 from psld.networks.guide import NCSNppGuide
 from psld.training.model import build_guide, build_network
-from tests.cli.settings import COMPOSED
+from tests.cli.settings import KINDS
 
 COMMANDS = ("prepare", "train", "train_guide", "sample", "evaluate", "reference", "train_extractor")
 REQUIRED = {
@@ -62,7 +62,7 @@ def composed(command: str, group: str, option: str) -> Settings:
         known = {dataset.split("-")[0]: dataset for dataset in reversed(options("dataset"))}
         more = (f"dataset={known.get(name, 'digits')}",)
     content = compose_content(command, [where, *more, *REQUIRED.get(command, ())], where=where)
-    return parse(COMPOSED[command], content, where=where)
+    return parse(KINDS[command], content, where=where)
 
 
 @pytest.mark.parametrize(("command", "group", "option"), CHOICES)
