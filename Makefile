@@ -13,7 +13,7 @@ INSTALLED := .venv/installed
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
 SNAKEMAKE := $(RUN) snakemake --profile $(PROFILE)
 
-.PHONY: help setup demo small test test-slow test-slurm test-gpu test-wheel faults fuzz lint cells plan results report track sync dashboard bench
+.PHONY: help setup demo small test test-slow test-slurm test-gpu test-wheel faults fuzz lint cells plan results report sync dashboard bench
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -52,10 +52,7 @@ results/$(GRID)-report.html: $(INSTALLED) $(wildcard results/tables/$(GRID)/*.ht
 		|| { echo "error: is grid $(GRID) finished? first: snakemake --profile $(PROFILE) $(GRID)"; exit 1; }
 	@echo "Report: $@"
 
-track: $(INSTALLED) ## Write the results of GRID to wandb: evaluations, tables, pictures
-	@$(RUN) psld wandb track grid_name=$(GRID)
-
-sync: track ## Upload to wandb what is offline: trainings and the results of GRID
+sync: $(INSTALLED) ## Upload to wandb what it lacks: trainings and the results of GRID
 	@$(RUN) psld wandb sync grid_name=$(GRID)
 
 dashboard: $(INSTALLED) ## Create or update the report of GRID in wandb

@@ -21,9 +21,9 @@ from torch import Tensor
 
 import psld
 from psld.data.store import ImageStore
+from psld.metrics.distances import frechet_distance
 from psld.metrics.extractor import batches_of, gather
-from psld.metrics.frechet import frechet_distance
-from psld.metrics.statistics import FeatureStatistics
+from psld.metrics.features import FeatureStatistics
 from psld.training.manifest import ModelManifest, read_manifest
 
 SAMPLES = 1000

@@ -15,15 +15,14 @@ import torch
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from psld.diffusion.instances import build_process
 from psld.diffusion.loop import sample
 from psld.diffusion.loss import EpsilonLoss
 from psld.diffusion.process import LinearProcess
+from psld.diffusion.samplers import EMSettings
 from psld.diffusion.score import NetworkScore
-from psld.diffusion.settings import SDESettings
 from psld.grid.resolution import compose_model
 from psld.networks.forward import forward_pass
-from psld.sampling.noise import ShardNoise
+from psld.sampling.sample import ShardNoise
 from psld.training.batches import Batches
 from psld.training.loop import Meter, optimize
 from psld.training.model import build_network, forward_flops
@@ -98,7 +97,7 @@ def training(
     size: int, model: ModelSettings, device: torch.device, precision: str, compile: bool
 ) -> Iterator[str]:
     """Measure whole steps against steps without draws, and against a loop of plain PyTorch."""
-    process = build_process(model.process)
+    process = model.process.build()
     state = TrainingState(build_network(model, process).to(device), model.training)
     called = forward_pass(state.network, precision, compile=compile)
     dataset, settings = model.dataset, model.training.model_copy(update={"batch_size": size})
@@ -130,10 +129,10 @@ def sampling(
     size: int, model: ModelSettings, device: torch.device, precision: str, compile: bool
 ) -> Iterator[str]:
     """Measure a sampler's steps against those without noise, and against bare evaluations."""
-    process = build_process(model.process)
+    process = model.process.build()
     network = build_network(model, process).to(device).eval().requires_grad_(False)
     called = forward_pass(network, precision, compile=compile, channels_last=precision == "bf16")
-    settings = SDESettings(integrator="em", striding="quadratic", steps=STEPS)
+    settings = EMSettings(integrator="em", striding="quadratic", steps=STEPS)
     shape = (size, *network.in_shape)
     z, t = torch.randn(shape, device=device), torch.rand(size, device=device)
 
@@ -152,7 +151,7 @@ def sampling(
 
 def integrate(
     process: LinearProcess,
-    settings: SDESettings,
+    settings: EMSettings,
     network: nn.Module,
     z: Tensor,
     noise: Callable[[Tensor], Tensor],

@@ -24,8 +24,8 @@ from torch import Tensor
 import psld
 from psld.data.pixels import from_uint8
 from psld.data.store import ImageStore
-from psld.diffusion.data_prediction import consistent_eps, prediction_coefficients
-from psld.diffusion.process import mix
+from psld.diffusion.denoiser import consistent_eps, prediction_coefficients
+from psld.diffusion.matrices import mix
 from psld.diffusion.time_grid import time_of_noise_level
 
 LEVELS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)

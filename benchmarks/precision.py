@@ -12,10 +12,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from psld.diffusion.instances import build_process
 from psld.diffusion.loop import sample
+from psld.diffusion.samplers import EMSettings
 from psld.diffusion.score import NetworkScore
-from psld.diffusion.settings import SDESettings
 from psld.grid.resolution import compose_model
 from psld.networks.forward import forward_pass
 from psld.training.model import build_network
@@ -34,7 +33,7 @@ def main(repeats: int) -> None:
     torch.manual_seed(0)
     overrides = ["dataset=cifar10", "process=psld", "network=cifar10-ablation"]
     model = compose_model(overrides, "benchmarks.precision")
-    process = build_process(model.process)
+    process = model.process.build()
     plain = build_network(model, process).eval()
     for parameter in plain.parameters():
         if parameter.dim() > 1:  # the last layers start near 0; this would hide the error
@@ -42,7 +41,7 @@ def main(repeats: int) -> None:
     networks = {name: forward_pass(copy.deepcopy(plain), **way) for name, way in WAYS.items()}
     z, t = torch.randn(IMAGES, 6, 32, 32), torch.rand(IMAGES)
     noise = torch.randn(STEPS, *z.shape)
-    settings = SDESettings(integrator="em", striding="quadratic", steps=STEPS)
+    settings = EMSettings(integrator="em", striding="quadratic", steps=STEPS)
 
     def evaluate(name: str) -> Tensor:
         return networks[name](z, t).float()

@@ -6,11 +6,10 @@ python -m benchmarks.sampling
 import torch
 
 from benchmarks.timing import compare
-from psld.diffusion.instances import build_process
 from psld.diffusion.loop import sample
+from psld.diffusion.samplers import EMSettings, SSCSSettings
 from psld.diffusion.score import NetworkScore
 from psld.grid.resolution import compose_model
-from psld.sampling.settings import SDESettings
 from psld.training.model import build_network
 
 IMAGES, STEPS = 250, 10
@@ -18,7 +17,7 @@ IMAGES, STEPS = 250, 10
 
 def main() -> None:
     model = compose_model([], "benchmarks.sampling")
-    process = build_process(model.process)
+    process = model.process.build()
     network = build_network(model, process).eval()
     z, t = torch.randn(IMAGES, 2, 8, 8), torch.rand(IMAGES)
 
@@ -27,10 +26,10 @@ def main() -> None:
         for _ in range(STEPS):
             network(z, t)
 
-    for integrator in ("em", "sscs"):
-        settings = SDESettings(integrator=integrator, striding="uniform", steps=STEPS)
+    for kind, integrator in ((EMSettings, "em"), (SSCSSettings, "sscs")):
+        settings = kind(integrator=integrator, striding="uniform", steps=STEPS)
 
-        def run(settings: SDESettings = settings) -> None:
+        def run(settings: EMSettings | SSCSSettings = settings) -> None:
             sample(process, settings, NetworkScore(network, IMAGES), z, torch.randn_like)
 
         compare(f"{integrator}, {STEPS} steps against {STEPS} network evaluations", run, bare)

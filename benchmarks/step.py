@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from benchmarks.timing import compare
-from psld.diffusion.instances import build_process
 from psld.diffusion.loss import EpsilonLoss
 from psld.grid.resolution import compose_model
 from psld.training.batches import Batches
@@ -32,7 +31,7 @@ def main() -> None:
 def measure(name: str, overrides: list[str], repeats: int) -> None:
     """Compare whole steps with bare passes, and the CPU time of a batch's draws with a step's."""
     model = compose_model(overrides, "benchmarks.step")
-    process = build_process(model.process)
+    process = model.process.build()
     network = build_network(model, process)
     state = TrainingState(network, model.training)
     dataset, size = model.dataset, model.training.batch_size

@@ -11,7 +11,7 @@ Reference: K. Pandey and S. Mandt, "A Complete Recipe for Diffusion Generative M
 
 from typing import Any
 
-from psld.utils.version import VERSION
+from psld.utils import VERSION
 
 __version__ = VERSION
 

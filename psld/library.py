@@ -13,18 +13,17 @@ from torch import Tensor, nn
 from psld.data.picture import save_images
 from psld.data.pixels import to_uint8
 from psld.diffusion.denoiser import StraightDenoiser
-from psld.diffusion.inpainting import Inpainting
+from psld.diffusion.loop import Inpainting
 from psld.diffusion.process import LinearProcess
+from psld.diffusion.samplers import SamplerSettings
 from psld.diffusion.score import Batching, NetworkScore
 from psld.grid.resolution import compose_sampler
+from psld.metrics.classifier import load_classifier
+from psld.metrics.distances import frechet_distance
 from psld.metrics.extractor import Extractor, batches_of, gather
-from psld.metrics.extractor_folder import open_extractor
-from psld.metrics.frechet import frechet_distance
 from psld.networks.forward import forward_pass
-from psld.sampling.fit import check_fit
-from psld.sampling.noise import ShardNoise
-from psld.sampling.sample import draw_images, sample_images
-from psld.sampling.settings import SamplerSettings
+from psld.sampling.sample import ShardNoise, draw_images, sample_images
+from psld.sampling.settings import check_fit
 from psld.training.model import Model, load_guide, load_model
 from psld.utils.device import choose_device, device_of
 from psld.utils.errors import UserError
@@ -228,7 +227,7 @@ def load_extractor(folder: str | Path, device: str = "auto") -> Extractor:
 
     Raises UserError if a file is missing or damaged, or the device does not exist.
     """
-    return open_extractor(folder, choose_device(device))
+    return load_classifier(folder, choose_device(device))
 
 
 def distance(images: Tensor, reference: Tensor, extractor: Extractor) -> float:

@@ -19,7 +19,9 @@ set -euo pipefail
 cd "$1/empty"
 python - <<'PYTHON'
 import psld
+from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
 assert "site-packages" in psld.__file__, psld.__file__
+assert ExecutorPluginRegistry().is_installed("psld")
 PYTHON
 psld --help | grep -q sample
 psld prepare dataset=digits
@@ -27,7 +29,7 @@ psld train training.steps=20 training.batch_size=8 wandb.mode=disabled name=smal
 mkdir -p configs/sampler
 printf 'defaults: [em, _self_]\nstriding: quadratic\nsteps: 5\n' >configs/sampler/coarse.yaml
 psld sample model=models/by-hand/small sampler=coarse shard_size=16 output=sixteen png=sixteen.png
-test -s sixteen/00000.h5
+test -s sixteen/00000.safetensors
 test -s sixteen.png
 python - <<'PYTHON'
 import psld

@@ -15,6 +15,7 @@ from psld.metrics.results import CellResult, CellResults
 from psld.metrics.settings import Measurement
 from psld.training.manifest import ModelManifest, write_manifest
 from psld.utils.files import digest_of, write_text
+from psld.utils.tensors import load_tensors
 
 SOFTWARE: dict[str, Any] = {"versions": {}, "precision": {}, "git_revision": None}
 
@@ -128,3 +129,8 @@ def write_model_manifest(folder: Path, grid: Grid, name: str, **fields: Any) -> 
     path = folder / model.folder
     write_manifest(path, parse(ModelManifest, content | fields, where=name))
     return path
+
+
+def weights_digest(folder: Path) -> str:
+    """The digest in a folder's weights."""
+    return load_tensors(folder / "weights.safetensors", "weights", "").sha256

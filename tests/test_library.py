@@ -11,11 +11,11 @@ from torch import nn
 
 import psld
 from psld.diffusion.denoiser import StraightDenoiser
-from psld.diffusion.inpainting import Inpainting
-from psld.diffusion.instances import phase_space
 from psld.diffusion.likelihood import log_likelihood
+from psld.diffusion.loop import Inpainting
 from psld.diffusion.loss import Batch, EpsilonLoss
 from psld.utils.errors import RunError, UserError
+from tests.diffusion.processes import phase_space
 from tests.workflow.project import REPOSITORY
 
 PAGE = (REPOSITORY / "docs" / "library.md").read_text()

@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from psld.commands.entry import Frame
+from psld.commands.frame import Frame
 from psld.commands.sweeps import FLAGS, begin_job, check_jobs, failure_of
 from psld.config.compose import compose_content, content_of, refusing, store_based
 from psld.config.locations import CONFIGS

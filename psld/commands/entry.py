@@ -1,147 +1,16 @@
-"""The frame of every command: settings from the words, errors in one line, exit codes.
-
-The settings come from one of three places:
-
-- a record, named by KEY=GRID/NAME, if the other words set only how the job runs. So every job of
-  the workflow starts, without Hydra;
-- the settings class, for commands about a whole grid, which have no config;
-- configs/COMMAND.yaml, composed by Hydra. If a record is named, its values are under the words.
-"""
+"""The entry point of every command: settings from the words, errors in one line, exit codes."""
 
 import signal
 import sys
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from functools import wraps
-from pathlib import Path
 from typing import Any, TypeVar
 
+from psld.commands.frame import HELP, Frame, FromRecord
 from psld.config.messages import explained
-from psld.config.settings import Settings, parse
-from psld.config.words import is_plain, key_of, updated, value_in, without
-from psld.grid.jobs import find_job
-from psld.grid.records import Job
-from psld.utils.errors import UserError
+from psld.config.settings import Settings
 
 S = TypeVar("S", bound=Settings)
-
-HELP = {"--help", "-h"}
-
-
-@dataclass(frozen=True)
-class FromRecord:
-    """How a command takes its settings from a record."""
-
-    kind: str
-    """The kind of the record, an attribute of `Grid`: `cells`."""
-    run: Collection[str]
-    """The settings of how the job runs; all others decide the result."""
-    job: str = "job"
-    """The command's job, an attribute of the record."""
-    elsewhere: bool = False
-    """True if another result needs an `output` of its own."""
-    fixed: bool = False
-    """True if nothing but `run` can be changed."""
-
-
-@dataclass(frozen=True)
-class Frame:
-    """A command's name and settings, and where they come from."""
-
-    name: str
-    kind: type[Settings]
-    records: Mapping[str, FromRecord] = field(default_factory=dict)
-    """The keys that name a record."""
-    bare: str | None = None
-    """The setting that words without `=`, and those after `--`, give: a list for a command without
-    a config."""
-    has_config: bool = True
-
-    @property
-    def where(self) -> str:
-        return f"configs/{self.name}.yaml" if self.has_config else f"psld {self.name}"
-
-    def record_in(self, words: list[str]) -> tuple[str, str] | None:
-        """Return the key and the name of the record that the words name; None without one."""
-        for key in self.records:
-            name = value_in(words, key)
-            if name is not None and ("/" in name or key in ("cell", "model", "guide")):
-                return key, name
-        if value_in(words, "record") is not None:
-            raise UserError(f"record: give it with {' or '.join(self.records)}=GRID/NAME")
-        return None
-
-    def settings(self, words: list[str]) -> Settings | None:
-        """Return the settings that need no Hydra; None if Hydra has to compose them."""
-        if not self.has_config:
-            return self._of_the_class(words)
-        named = self.record_in(words)
-        if named is None:
-            return None
-        key, name = named
-        bare = [word for word in words if self.is_bare(word)]
-        others = [word for word in without(words, key, "record") if word not in bare]
-        needs_hydra = self.changes(words) or not all(map(is_plain, others))
-        if needs_hydra and not self.records[key].fixed:
-            return None
-        settings = self.load_record(words).settings
-        kind = self.kind if issubclass(self.kind, type(settings)) else type(settings)
-        content = updated(settings.model_dump() | self._of_bare(bare), others)
-        return parse(kind, content, f"{key}={name}")
-
-    def changes(self, words: list[str]) -> list[str]:
-        """Return the words that change more of the record than how its job runs.
-
-        Raises UserError for a change that the command does not allow, or that would put another
-        result in the place of the grid's.
-        """
-        key, name = self.record_in(words)
-        record, changed = self.records[key], []
-        in_place = record.elsewhere and value_in(words, "output") is None
-        for word in without(words, key, "record"):
-            setting = key_of(word).partition(".")[0]
-            if setting in record.run or self.is_bare(word):
-                continue
-            if (record.fixed or in_place) and setting in self.kind.model_fields:
-                remedy = "" if record.fixed else ", or give an output=… of its own"
-                raise UserError(
-                    f"{word}: the grid decides this for {key}={name}; leave one of them out{remedy}"
-                )
-            changed.append(word)
-        return changed
-
-    def load_record(self, words: list[str]) -> Job:
-        """Return the job of the record that the words name.
-
-        Raises UserError if there is none, or if it is not the one that `record=DIGEST` asks for.
-        """
-        key, name = self.record_in(words)
-        record = self.records[key]
-        return find_job(key, name, value_in(words, "record"), record.kind, record.job)
-
-    def _of_the_class(self, words: list[str]) -> Settings:
-        after = words.index("--") if "--" in words else len(words)
-        words, bare = words[:after], words[after + 1 :]
-        if flags := [word for word in words if word.startswith("-")]:
-            raise UserError(f"unrecognized arguments: {flags[0]}")
-        bare += [word for word in words if self.is_bare(word)]
-        others = [word for word in words if word not in bare]
-        if unreadable := [word for word in others if "=" not in word]:
-            raise UserError(f"{unreadable[0]}: not a setting KEY=VALUE")
-        return parse(self.kind, updated(self._of_bare(bare), others), self.where)
-
-    def is_bare(self, word: str) -> bool:
-        """Check that a word is no setting: official checkpoints have `=` in their names."""
-        if self.bare is None or word.startswith("-"):
-            return False
-        key, equals, _ = word.partition("=")
-        is_path = "/" in key and not key.lstrip("+~").startswith("hydra/")
-        return not equals or is_path or Path(word).is_file()
-
-    def _of_bare(self, bare: list[str]) -> dict[str, Any]:
-        if not bare:
-            return {}
-        return {self.bare: bare[-1] if self.has_config else bare}
 
 
 def entry_point(

@@ -2,7 +2,7 @@
 
     psld figure grid_name=demo figure=nfe              # distance against network evaluations
     psld figure grid_name=demo figure=samplers/cld     # the samplers of one model, side by side
-    psld figure shard=samples/demo/cld/em-quadratic-40/00000.h5 output=cld
+    psld figure shard=samples/demo/cld/em-quadratic-40/00000.safetensors output=cld
 
 `psld plan grid_name=demo list=figures` lists a grid's figures. Writes OUTPUT.png and OUTPUT.svg.
 """

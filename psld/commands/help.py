@@ -11,7 +11,7 @@ from typing import Any, get_args
 import yaml
 from pydantic.fields import FieldInfo
 
-from psld.commands.entry import HELP, Frame
+from psld.commands.frame import HELP, Frame
 from psld.config.locations import config_names
 from psld.config.settings import Settings
 from psld.utils.errors import UserError

@@ -31,10 +31,9 @@ def forward_gigaflops(trained: Model | Guide) -> float:
     # torch takes longer to import than everything else here, and only the cost needs it.
     import torch
 
-    from psld.diffusion.instances import build_process
     from psld.training.model import build_guide, build_network, forward_flops
 
     build = build_network if isinstance(trained, Model) else build_guide
-    process = build_process(trained.settings.process)
+    process = trained.settings.process.build()
     with torch.device("meta"):
         return forward_flops(build(trained.settings, process).eval()) / 1e9

@@ -8,7 +8,8 @@ Settings: configs/prepare.yaml.
 
 from pathlib import Path
 
-from psld.commands.entry import FromRecord, entry_point
+from psld.commands.entry import entry_point
+from psld.commands.frame import FromRecord
 from psld.data.preparation import prepare_dataset
 from psld.data.settings import PrepareSettings
 
@@ -19,9 +20,8 @@ RECORDS = {"dataset": FromRecord("datasets", {"output"})}
 def main(settings: PrepareSettings) -> None:
     record = prepare_dataset(settings.dataset, Path(settings.output))
     count, channels, height, width = record["shape"]
-    skipped = f", {len(record['skipped'])} broken left out" if record["skipped"] else ""
     print(
         f"{settings.output}: {count:,} images of {channels}×{height}×{width} "
-        f"({record['splits']['train']:,} train, {record['splits']['test']:,} test{skipped}), "
+        f"({record['splits']['train']:,} train, {record['splits']['test']:,} test), "
         f"digest {record['digest'][:12]}"
     )

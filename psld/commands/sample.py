@@ -9,11 +9,9 @@
 Complete shards are kept. A killed run loses at most the shard in progress.
 """
 
-import numpy as np
-
-from psld.commands.entry import FromRecord, entry_point
-from psld.sampling.records import SampledShard, ShardRecord
-from psld.sampling.sample import sample_shards
+from psld.commands.entry import entry_point
+from psld.commands.frame import FromRecord
+from psld.sampling.sample import sample_range
 from psld.sampling.settings import SampleSettings, SamplingRun
 
 RUN = {"first", "shards", "output", "png", *SamplingRun.model_fields}
@@ -22,20 +20,4 @@ RECORDS = {"cell": FromRecord("cells", RUN, "sample_job", elsewhere=True)}
 
 @entry_point("sample", SampleSettings, records=RECORDS)
 def main(settings: SampleSettings) -> None:
-    if settings.png:
-        # Only pictures need Pillow.
-        from psld.data.picture import is_single_picture, save_images
-
-        is_single_picture(settings.png)  # Refuses a wrong path before the work.
-    records, images = [], []
-    for shard, made in sample_shards(settings):
-        index, count = shard.origin.index, len(shard.images)
-        records.append(SampledShard(index=index, digest=shard.content_digest(), images=count))
-        images += [shard.images] if settings.png else []
-        done = f"{count} images, NFE {shard.nfe}" if made else "is there"
-        print(f"shard {index}: {done}", flush=True)
-    if settings.png:
-        save_images(np.concatenate(images), settings.png)
-        print(f"wrote {settings.png}")
-    path = ShardRecord(shards=tuple(records)).write(settings.output)
-    print(f"wrote {path}")
+    print(f"wrote {sample_range(settings)}")

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from psld.commands.entry import entry_point
 from psld.config.settings import Settings
-from psld.sampling.settings import SamplerSettings
+from psld.diffusion.samplers import SamplerSettings
 
 
 class TraceSettings(Settings):

@@ -10,10 +10,10 @@ Several ranks: torchrun --nproc-per-node=4 -m psld train ...
 
 from functools import partial
 
-from psld.cluster.requeue import requeued_when_stopped
-from psld.commands.entry import FromRecord, entry_point
+from psld.cluster.job import requeued_when_stopped
+from psld.commands.entry import entry_point
+from psld.commands.frame import FromRecord
 from psld.data.store import ImageStore
-from psld.diffusion.instances import build_process
 from psld.diffusion.loss import EpsilonLoss
 from psld.training.batches import Labels
 from psld.training.manifest import ModelManifest
@@ -28,7 +28,7 @@ RECORDS = {"model": FromRecord("models", TRAINING_RUN)}
 @entry_point("train", TrainSettings, records=RECORDS)
 def main(settings: TrainSettings) -> None:
     store = ImageStore.open_for(settings.data, settings.dataset)
-    process = build_process(settings.process)
+    process = settings.process.build()
     labels = None
     if settings.num_classes:  # the model is class-conditional
         dropout = settings.training.label_dropout

@@ -12,10 +12,10 @@ from typing import Any
 
 from torch import nn
 
-from psld.cluster.requeue import requeued_when_stopped
-from psld.commands.entry import FromRecord, entry_point
+from psld.cluster.job import requeued_when_stopped
+from psld.commands.entry import entry_point
+from psld.commands.frame import FromRecord
 from psld.data.store import ImageStore
-from psld.diffusion.instances import build_process
 from psld.diffusion.loss import GuideLoss
 from psld.training.batches import Labels
 from psld.training.manifest import GuideManifest
@@ -30,7 +30,7 @@ RECORDS = {"guide": FromRecord("guides", TRAINING_RUN)}
 @entry_point("train_guide", TrainGuideSettings, records=RECORDS)
 def main(settings: TrainGuideSettings) -> None:
     store = ImageStore.open_for(settings.data, settings.dataset)
-    process = build_process(settings.process)
+    process = settings.process.build()
     accuracies = partial(accuracy_by_time, settings, process, store)
 
     def describe(network: nn.Module) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def main(settings: TrainGuideSettings) -> None:
         build=partial(build_guide, settings, process),
         loss_of=GuideLoss(process),
         labels=Labels(store.labels("train"), store.num_classes),
-        preview=lambda network: as_logged(accuracies(network)),
+        preview=lambda network, _: as_logged(accuracies(network)),
         describe=describe,
     )
     with requeued_when_stopped() as on_start:

@@ -1,9 +1,8 @@
-"""Verify certificates: recompute every number of every table, and say which hold.
+"""Verify certificates: recompute every number of every table, and list what does not hold.
 
-    psld verify results/certificates/demo.zip
+    psld verify results/certificates/demo.zip   # or the folder of its files
     psld verify cluster-a.zip cluster-b.zip     # of one grid: prints the tables of all cells
 
-Prints the recomputed tables, everything that does not hold, and the SHA-256 of each certificate.
 Exits with 0 if every number holds, with 1 if one does not hold or cannot be recomputed, and with 2
 for a file that is damaged or not a certificate.
 """
@@ -28,28 +27,25 @@ class VerifySettings(Settings):
 
 @entry_point("verify", VerifySettings, bare="files", has_config=False)
 def main(settings: VerifySettings) -> None:
+    from psld.report.certificate import merge, verify
     from psld.report.formats import print_tables
-    from psld.report.verification import OUTCOMES, Verification, merge
 
-    with TemporaryDirectory(prefix="psld-") as folder:
-        verified = [
-            Verification(file, Path(folder) / str(number))
-            for number, file in enumerate(settings.files)
-        ]
-        merge(verified, Path(folder) / "merged")
-        print_tables(verified[0].grid, Path(folder) / "merged")
-    for each in verified:
+    with TemporaryDirectory(prefix="psld-") as temporary:
+        folder = Path(temporary)
+        verified = {path: verify(path, folder / str(n)) for n, path in enumerate(settings.files)}
+        print_tables(merge(verified, folder / "merged"), folder / "merged")
+    wrong = unknown = 0
+    for path, each in verified.items():
         for line in each.wrong:
-            print(f"wrong: {each.certificate}: {line}")
+            print(f"wrong: {path}: {line}")
         for table, outcomes in each.tables.items():
-            counts = ", ".join(f"{outcomes[o]} {o}" for o in OUTCOMES if outcomes[o])
-            print(f"{each.certificate}: {table}: {counts}")
-        print(f"{each.certificate}: SHA-256 {sha256_of_file(each.certificate)}")
-    wrong = sum(len(each.wrong) for each in verified)
+            counts = ", ".join(f"{n} {outcome}" for outcome, n in sorted(outcomes.items()))
+            print(f"{path}: {table}: {counts}")
+            unknown += outcomes["not recomputed"]
+        wrong += len(each.wrong)
+        if path.is_file():
+            print(f"{path}: SHA-256 {sha256_of_file(path)}")
     if wrong:
-        raise RunError(f"{wrong} entries of {' '.join(map(str, settings.files))} do not hold")
-    if unknown := sum(c["not recomputed"] for each in verified for c in each.tables.values()):
-        raise RunError(
-            f"{unknown} numbers cannot be recomputed: their features are not in the certificate; "
-            "psld evaluate keep=2048 keeps them"
-        )
+        raise RunError(f"{wrong} entries of {' '.join(map(str, verified))} do not hold")
+    if unknown:
+        raise RunError(f"{unknown} numbers cannot be recomputed: evaluate with keep=2048")

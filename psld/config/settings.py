@@ -18,6 +18,9 @@ S = TypeVar("S", bound="Settings")
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 """A name of files and folders: letters, digits, dots, dashes and underscores."""
 
+SHOWN = 10
+"""The largest number of wrong keys that an error names: a long list may be wrong in every entry."""
+
 DIGEST = "record_sha256"
 """The key with the SHA-256 of a record's other keys. It is the first, so no cut hides it."""
 
@@ -41,12 +44,12 @@ class MadeRecord(Settings):
 def parse(kind: type[S], content: Mapping[str, Any], where: str) -> S:
     """Check `content` against the settings class `kind`.
 
-    Raises UserError, in one line, with `where` and each key that is unknown, missing or wrong.
+    Raises UserError, in one line, with `where` and the keys that are unknown, missing or wrong.
     """
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        raise UserError(f"{where}: " + "; ".join(_complaints(error, content))) from None
+        raise UserError(f"{where}: " + "; ".join(_complaints(error, content)[:SHOWN])) from None
     except UnicodeEncodeError as error:
         raise UserError(f"{where}: {error}") from None
 
@@ -61,19 +64,18 @@ def write_record(path: str | Path, record: Settings) -> None:
     write_json(path, with_digest(record.model_dump(mode="json")))
 
 
-@retried_in_slurm
-def read_record(kind: type[S], path: str | Path, wrong: str) -> S:
-    """Read a record of JSON.
-
-    A record without a digest, of an older version or written by hand, is taken as it is. Raises
-    UserError, with `wrong`, if it is damaged or something else.
-    """
+def load_record(kind: type[S], path: str | Path, wrong: str) -> S:
+    """Read a record of JSON. Raises UserError, with `wrong`, if it is damaged or something else."""
     content = read_json(path)
     if not isinstance(content, dict):
         raise UserError(wrong)
-    if content.pop(DIGEST, None) not in (None, digest_of(content)):
+    if content.pop(DIGEST, None) != digest_of(content):
         raise UserError(f"{wrong} (damaged: its {DIGEST} differs)")
     return parse(kind, content, where=wrong)
+
+
+read_record = retried_in_slurm(load_record)
+"""`load_record` of a file that must be there: a Slurm job waits for another node's file."""
 
 
 def _complaints(error: ValidationError, content: Mapping[str, Any]) -> list[str]:

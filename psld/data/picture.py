@@ -39,11 +39,7 @@ class BrokenPicture(UserError):
     """A picture, `name`, that cannot be decoded."""
 
     def __init__(self, name: str, reason: str) -> None:
-        super().__init__(
-            f"{name}: broken picture ({reason}); remove or replace it, or leave such pictures out "
-            "with dataset.source.broken=skip"
-        )
-        self.name = name
+        super().__init__(f"{name}: broken picture ({reason}); remove or replace it")
 
 
 def decode(data: bytes, name: str) -> Image.Image:

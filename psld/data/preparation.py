@@ -5,8 +5,8 @@ import math
 import os
 import platform
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,21 +15,53 @@ import numpy as np
 from tqdm import tqdm
 
 from psld.config.settings import with_digest
-from psld.data.picture import BrokenPicture, to_pixels
-from psld.data.settings import DatasetSettings
-from psld.data.source import Picture
-from psld.data.sources import open_source
-from psld.data.store import FORMAT_VERSION
-from psld.data.writer import write_store
+from psld.data.arrays import open_cifar10, open_digits, open_idx
+from psld.data.folders import open_afhqv2, open_celeba, open_folder
+from psld.data.picture import to_pixels
+from psld.data.settings import (
+    AFHQv2Source,
+    CelebASource,
+    CIFAR10Source,
+    DatasetSettings,
+    DigitsSource,
+    FolderSource,
+    MNISTSource,
+    SourceSettings,
+)
+from psld.data.source import Picture, Source
+from psld.data.store import FORMAT_VERSION, write_store
+from psld.utils import VERSION
 from psld.utils.errors import RunError, UserError
 from psld.utils.files import DISK_ERRORS, atomic_path
-from psld.utils.version import VERSION
 
 BLOCK_BYTES = 1 << 22
 """Bytes of a block, which is decoded, hashed and written at once; up to three a thread are held."""
 
 MAX_THREADS = 16
 """Decoding releases Python's lock, but one thread does all hashing and writing."""
+
+
+def open_source(settings: SourceSettings, num_classes: int = 0) -> Source:
+    """Find the files of a source; download them if that is allowed.
+
+    `num_classes` is the number of classes of the dataset; 0 ignores them.
+
+    Raises UserError that says what to get and its place if files are missing or damaged, RunError
+    if a download fails.
+    """
+    match settings:
+        case DigitsSource():
+            return open_digits()
+        case MNISTSource():  # or FashionMNISTSource
+            return open_idx(settings)
+        case CIFAR10Source():
+            return open_cifar10(settings)
+        case CelebASource():
+            return open_celeba(settings)
+        case AFHQv2Source():
+            return open_afhqv2(settings)
+        case FolderSource():
+            return open_folder(settings, num_classes)
 
 
 def prepare_dataset(settings: DatasetSettings, output: Path) -> dict[str, Any]:
@@ -42,23 +74,10 @@ def prepare_dataset(settings: DatasetSettings, output: Path) -> dict[str, Any]:
     """
     source = open_source(settings.source, settings.num_classes)
     pictures = [*source.train, *source.test]
-    broken: dict[Picture, str] = {}
-    if getattr(settings.source, "broken", "stop") == "skip":
-        # The file has a fixed size, so they must be found before anything is written.
-        found = _in_parts(_broken_in, pictures, 64, f"checking {settings.name}")
-        broken = {picture: name for part in found for picture, name in part.items()}
-        pictures = [picture for picture in pictures if picture not in broken]
-    train = sum(picture not in broken for picture in source.train)
-    splits = {"train": train, "test": len(pictures) - train}
-    if not train:
+    splits = {"train": len(source.train), "test": len(source.test)}
+    if not source.train:
         raise UserError("dataset.source: no training images are left")
     image = (settings.channels, settings.image_size, settings.image_size)
-    content = {
-        "num_classes": settings.num_classes,
-        "source": settings.source.kind,
-        "source_checksums": json.dumps(dict(source.checksums), sort_keys=True),
-        "filter": settings.filter or "",
-    }
     origin = {
         "format_version": FORMAT_VERSION,
         "shape": [len(pictures), *image],
@@ -68,7 +87,6 @@ def prepare_dataset(settings: DatasetSettings, output: Path) -> dict[str, Any]:
         "filter": settings.filter,
         "source": settings.source.model_dump(mode="json"),
         "source_checksums": dict(source.checksums),
-        "skipped": list(broken.values()),
         "versions": {
             "python": platform.python_version(),
             "psld": VERSION,
@@ -76,21 +94,15 @@ def prepare_dataset(settings: DatasetSettings, output: Path) -> dict[str, Any]:
         },
     }
 
-    def block(part: list[Picture]) -> np.ndarray:
-        size = settings.channels, settings.image_size, settings.filter
-        return np.stack([to_pixels(picture.read(), *size) for picture in part])
-
     labels = _labels(pictures, source.class_names, settings.num_classes)
-    blocks = _in_parts(
-        block, pictures, max(1, BLOCK_BYTES // math.prod(image)), f"preparing {settings.name}"
-    )
     try:
         with (
             atomic_path(output.with_suffix(".json")) as record_partial,
             atomic_path(output.with_suffix(".digest")) as digest_partial,
             atomic_path(output) as store_partial,
         ):
-            digest = write_store(store_partial, image, splits, labels, content, blocks)
+            blocks = _blocks(pictures, settings)
+            digest = write_store(store_partial, image, splits, labels, settings.num_classes, blocks)
             record = {"dataset": settings.name, "digest": digest, **origin}
             record_partial.write_text(json.dumps(with_digest(record), indent=2) + "\n")
             digest_partial.write_text(f"{digest}\n")
@@ -105,16 +117,6 @@ def prepare_dataset(settings: DatasetSettings, output: Path) -> dict[str, Any]:
     return record
 
 
-def _broken_in(pictures: list[Picture]) -> dict[Picture, str]:
-    broken = {}
-    for picture in pictures:
-        try:
-            picture.read()
-        except BrokenPicture as error:
-            broken[picture] = error.name
-    return broken
-
-
 def _labels(pictures: list[Picture], class_names: Sequence[str], num_classes: int) -> np.ndarray:
     if num_classes not in (0, len(class_names)):
         raise UserError(
@@ -124,19 +126,25 @@ def _labels(pictures: list[Picture], class_names: Sequence[str], num_classes: in
     return np.array([picture.label if num_classes else 0 for picture in pictures], np.int64)
 
 
-def _in_parts(
-    function: Callable[[list[Picture]], Any], pictures: list[Picture], size: int, what: str
-) -> Iterator:
-    """Map `function` over parts of at most `size` pictures: in order, on threads."""
+def _blocks(pictures: list[Picture], settings: DatasetSettings) -> Iterator[np.ndarray]:
+    """Yield the pixels of all pictures, some at a time, in order. Threads decode them."""
+    channels, side = settings.channels, settings.image_size
+    size = max(1, BLOCK_BYTES // (channels * side**2))
     threads = min(MAX_THREADS, len(os.sched_getaffinity(0)))
-    waiting = deque()
+    waiting: deque[Future] = deque()
+
+    def decoded(part: list[Picture]) -> np.ndarray:
+        return np.stack([to_pixels(x.read(), channels, side, settings.filter) for x in part])
+
     with (
         ThreadPoolExecutor(threads) as pool,
-        tqdm(total=len(pictures), desc=what, unit=" images", disable=None) as progress,
+        tqdm(
+            total=len(pictures), desc=f"preparing {settings.name}", unit=" images", disable=None
+        ) as progress,
     ):
         for start in range(0, len(pictures), size):
             part = pictures[start : start + size]
-            waiting.append(pool.submit(function, part))
+            waiting.append(pool.submit(decoded, part))
             if len(waiting) > 2 * threads:  # Bounds the memory.
                 yield waiting.popleft().result()
             progress.update(len(part))

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from psld.config.settings import Name, Settings
 
@@ -48,30 +48,15 @@ class CIFAR10Source(Settings):
     """Let torchvision download the archive if it is missing."""
 
 
-class _PictureSource(Settings):
-    """A source of picture files, any of which may be broken."""
-
-    broken: Literal["stop", "skip"] = "stop"
-    """Stop at a picture that cannot be decoded, or leave it out and name it."""
-
-
-class CelebASource(_PictureSource):
-    """CelebA, aligned: 202,599 faces (178×218) as JPEG."""
+class CelebASource(Settings):
+    """CelebA, aligned: 202,599 faces (178×218) as JPEG, all for training, squeezed to a square."""
 
     kind: Literal["celeba"]
     root: str = "downloads/celeba"
     """Folder that holds img_align_celeba.zip or the unpacked folder img_align_celeba."""
-    download: bool = False
-    """Let torchvision download missing files (it needs the package gdown)."""
-    crop: int | None = Field(None, gt=0, le=178)
-    """Side, in pixels, of the central square that is cut out. Null: the whole picture, squeezed to
-    a square."""
-    partition: bool = False
-    """Split by list_eval_partition.txt: 162,770 to train, 19,962 to test, without the validation
-    faces. Otherwise all pictures are for training."""
 
 
-class AFHQv2Source(_PictureSource):
+class AFHQv2Source(Settings):
     """AFHQv2: animal faces (512×512) as PNG, in train/ and test/, in three classes."""
 
     kind: Literal["afhqv2"]
@@ -79,7 +64,7 @@ class AFHQv2Source(_PictureSource):
     """Folder that holds afhq_v2.zip or the unpacked folders train and test."""
 
 
-class FolderSource(_PictureSource):
+class FolderSource(Settings):
     """Any folder or zip archive of pictures; the first level of subfolders, if any, are classes.
 
     If that is a single folder of folders, and there are several classes, it is the next level.
@@ -88,16 +73,8 @@ class FolderSource(_PictureSource):
     kind: Literal["folder"]
     root: str
     """The folder or zip archive."""
-    test_root: str | None = None
-    """Another folder or zip archive for the test split, with the same classes."""
     test_fraction: float = Field(0.0, ge=0, lt=1)
-    """Instead of `test_root`: the part of `root` that is held out, chosen by the files' names."""
-
-    @model_validator(mode="after")
-    def _one_test_split(self) -> "FolderSource":
-        if self.test_root is not None and self.test_fraction > 0:
-            raise ValueError("give test_root or test_fraction, not both")
-        return self
+    """The part of the pictures that is held out for the test split, chosen by the files' names."""
 
 
 SourceSettings = Annotated[

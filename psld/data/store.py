@@ -1,25 +1,30 @@
 """The HDF5 file of a prepared dataset, read through one memory map that all ranks share.
 
+HDF5 sees nothing but the layout of a file: the library may hang when it reads a damaged file, and
+it crashes the interpreter if a full disk keeps it from flushing. So plain reads and writes, which
+raise plain errors, serve the pixels and the digests.
+
 Layout, version 2:
 
     images   uint8  (N, C, H, W), contiguous; after them come only 40 bytes that HDF5 ignores: the
              offset of the images, a little-endian 64-bit integer, and the SHA-256 of all before it
     labels   int64  (N,), all 0 if the dataset has no classes
     attributes of the file: format_version, train_size, test_size (N = train_size + test_size, train
-    first), num_classes, source, source_checksums (JSON), filter (empty: no resizing), digest
+    first), num_classes, digest
 
     store = ImageStore.open("data/digits.h5")
     images, labels = store.images("train"), store.labels("train")
 """
 
 import hashlib
+import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -183,3 +188,63 @@ def _checked_offset(path: Path, file: IO[bytes]) -> int:
             f"delete it and {AGAIN}"
         )
     return offset
+
+
+def write_store(
+    path: Path,
+    image: tuple[int, int, int],
+    splits: Mapping[str, int],
+    labels: np.ndarray,
+    num_classes: int,
+    blocks: Iterable[np.ndarray],
+) -> str:
+    """Write a dataset of N images, the training images first; return the content's digest.
+
+    Hold one block at a time. The same content gives the same bytes. Raises OSError if the disk is
+    full, with an unfinished file at `path`: call it with a temporary name.
+
+    Args:
+        image: shape (C, H, W) of an image.
+        splits: number of images in `train` and `test`.
+        labels: int64 (N,).
+        num_classes: 0 if the dataset has no classes.
+        blocks: uint8 (n, C, H, W) each, and N images in all.
+    """
+    pixels = hashlib.sha256()
+    count = 0
+    sizes = {f"{name}_size": size for name, size in splits.items()}
+    attributes = {"format_version": FORMAT_VERSION, **sizes, "num_classes": num_classes}
+    shape = (len(labels), *image)
+    with path.open("wb") as file:
+        file.write(_layout(shape, labels, {**attributes, "digest": "0" * 64}))
+        for block in blocks:
+            contiguous = np.ascontiguousarray(block)
+            pixels.update(contiguous)
+            file.write(contiguous)
+            count += len(block)
+        if count != len(labels):
+            raise ValueError(f"{count} images for {len(labels)} labels")
+        digest = content_digest(pixels, labels, image, splits)
+        layout = _layout(shape, labels, {**attributes, "digest": digest})
+        file.write(len(layout).to_bytes(8, "little") + hashlib.sha256(layout).digest())
+        file.seek(0)
+        file.write(layout)
+    return digest
+
+
+def _layout(shape: tuple[int, ...], labels: np.ndarray, attributes: Mapping[str, Any]) -> bytes:
+    """Return the bytes of the file up to the first pixel."""
+    import h5py
+
+    memory = io.BytesIO()
+    with h5py.File(memory, "w") as file:
+        file.attrs.update(attributes)
+        file.create_dataset("labels", data=labels.astype("<i8"))
+        # Early allocation gives the images an offset now. Without filling, the file ends there: the
+        # pixels are everything from the offset to the end of the file.
+        creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        images = file.create_dataset("images", shape, np.uint8, dcpl=creation, fill_time="never")
+        offset = images.id.get_offset()
+    assert memory.getbuffer().nbytes == offset, "HDF5 put something behind the images"
+    return memory.getvalue()

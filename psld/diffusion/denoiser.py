@@ -1,14 +1,96 @@
-"""Any process as a variance-exploding denoiser, the interface of many published samplers."""
+"""A network as the denoiser of the image: x̂₀ = E[x₀ | z_t] from ε, and E[x₀ | x₀ + σ n]."""
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from psld.diffusion.data_prediction import check_prediction, prediction_coefficients
-from psld.diffusion.process import LinearProcess, mix
+from psld.diffusion.matrices import mix, table
+from psld.diffusion.process import LinearProcess
 from psld.diffusion.roots import WhiteningRoot
-from psld.diffusion.score import Network
+from psld.diffusion.score import Network, Score
 from psld.diffusion.time_grid import time_of_noise_level
 from psld.utils.errors import UserError
+
+CHECKED_TIMES = 512
+"""Number of times, evenly spaced in log t, at which `check_prediction` tests a process."""
+
+
+@dataclass(frozen=True)
+class PredictionCoefficients:
+    """The float64 rows of x̂₀ = state · z + eps · ε at N times; `score` is for guides.
+
+    A network learns E[ε | z]. Under both HSM and DSM it is linear in x̂₀,
+
+        ε = v − g x̂₀,    v = L_εᵀ Σ⁻¹ z,    g = L_εᵀ Σ⁻¹ a,
+
+    with Σ the covariance given the image alone and L_ε the factor that the network's ε belongs to
+    (under HSM, L_ε Lᵀ_ε = Σ, so this is L⁻¹ z − c x̂₀ = ε). The predicted blocks p overdetermine
+    x̂₀. Least squares gives x̂₀ = g_pᵀ (v_p − ε_p) / |g_p|².
+    """
+
+    state: Tensor
+    """g_pᵀ V_p / |g_p|² with v = V z, N×1×k."""
+    eps: Tensor
+    """−g_pᵀ / |g_p|², N×1×p."""
+    score: Tensor
+    """aᵀ / ρ, N×1×k: the derivative of x̂₀ = (aᵀ Σ⁻¹ z + aᵀ s) / ρ by the score s."""
+
+
+def prediction_coefficients(process: LinearProcess, t: Tensor) -> PredictionCoefficients:
+    """Compute the coefficients at N forward times, float64 on the CPU."""
+    v, g = consistent_eps(process, t)
+    a = process.image_mean(t)[:, :, None]
+    g_row = g.mT / g.mT.square().sum(dim=2, keepdim=True)
+    precision = process.precision(t)[:, None, None]
+    return PredictionCoefficients(state=g_row @ v, eps=-g_row, score=a.mT / precision)
+
+
+def consistent_eps(process: LinearProcess, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (V, g) with ε = V z − g x̂₀ in the predicted blocks, N×p×k and N×p×1."""
+    whiten = torch.linalg.inv(process.image_factor(t))
+    if process.matching == "dsm":
+        whiten = process.covariance_factor(t).mT @ whiten.mT @ whiten
+    whiten = whiten[:, process.predicted]
+    return whiten, whiten @ process.image_mean(t)[:, :, None]
+
+
+def check_prediction(process: LinearProcess, final_time: float) -> None:
+    """Raise UserError if the predicted ε does not depend on the image at a time in [final_time, T].
+
+    The direction of g_p is then reversed from one checked time to the next.
+    """
+    grid = final_time ** torch.linspace(0, 1, CHECKED_TIMES, dtype=torch.float64)
+    g = consistent_eps(process, grid)[1][:, :, 0]
+    turned = (g[1:] * g[:-1]).sum(dim=1) <= 0
+    if turned.any():
+        size = g.norm(dim=1)
+        share = size[:-1] / (size[:-1] + size[1:])  # linear interpolation between the two
+        zeros = grid[:-1] + share * grid.diff()
+        times = ", ".join(f"{t:.3g}" for t in zeros[turned].flip(0).tolist())
+        other = "upper" if process.factor == "lower" else "lower"
+        raise UserError(
+            f"process: the predicted ε does not depend on the image at t = {times}, where its "
+            f"coefficient passes through 0; try factor: {other}"
+        )
+
+
+class DataPrediction:
+    """The predicted image x̂₀ at the times of a grid, from a `Score`, with or without guides."""
+
+    def __init__(self, process: LinearProcess, times: Tensor, device: torch.device) -> None:
+        """Tabulate the coefficients. Raises UserError as `check_prediction` does."""
+        check_prediction(process, float(times.min()))
+        coefficients = prediction_coefficients(process, times)
+        self.times = times.tolist()
+        self.state = table(coefficients.state, device)
+        self.eps = table(coefficients.eps, device)
+        self.score = table(coefficients.score, device)
+
+    def __call__(self, index: int, z: Tensor, score: Score) -> Tensor:
+        """Return x̂₀, N×C×H×W, from z, N×kC×H×W, at time `index` of the grid."""
+        from_eps = score(z, self.times[index], self.eps[index], self.score[index])
+        return mix(self.state[index], z) + from_eps
 
 
 class StraightDenoiser:

@@ -1,31 +1,40 @@
-"""The paper's integrators of the reverse process, and `make_integrator`, which builds any of them.
+"""The interface of integrators of the reverse process, and the paper's integrators.
 
 Every step is linear in the state z, the score s and standard normal noise ξ, with k×k matrices:
 z ← P z + W s + N ξ. An integrator computes these matrices once for its time grid, in float64 on
 the CPU, and applies them in float32 on the device.
 """
 
+from collections.abc import Callable
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
-from psld.diffusion.conjugate import ConjugateIntegrator
-from psld.diffusion.gddim import GDDIM
-from psld.diffusion.inpainting import Inpainting
-from psld.diffusion.multistep import Multistep
-from psld.diffusion.process import LinearProcess, mix
+from psld.diffusion.matrices import mix, table
+from psld.diffusion.process import LinearProcess
 from psld.diffusion.runge_kutta import integrate
 from psld.diffusion.score import Score
-from psld.diffusion.settings import (
-    ConjugateSettings,
-    GDDIMSettings,
-    IntegrationSettings,
-    MultistepSettings,
-    RK45Settings,
-    SDESettings,
-)
-from psld.diffusion.stepping import Integrator, Noise, table
-from psld.diffusion.time_grid import time_grid
-from psld.utils.errors import UserError
+
+Noise = Callable[[Tensor], Tensor]
+"""Function that draws standard normal noise in the shape of a given state."""
+
+
+class Integrator(Protocol):
+    """An integrator from T = 1 toward the data, in len(times) steps."""
+
+    times: list[float]
+    """Forward times at which the steps start."""
+    ends: list[float]
+    """Forward times at which the steps end. If the last step ends at 0, it has reached the data;
+    otherwise the loop adds the denoising step."""
+    replacement_times: list[float] | None
+    """For inpainting: the time whose noise the known pixels get after each step. None if the
+    integrator handles the known pixels itself."""
+
+    def step(self, index: int, z: Tensor, score: Score, noise: Noise) -> Tensor:
+        """Take step `index` from `z`. Steps are taken in order; step 0 starts a new sample."""
+        ...
 
 
 class EulerMaruyama:
@@ -75,8 +84,6 @@ class SymmetricSplitting:
 
     def __init__(self, process: LinearProcess, grid: Tensor, device: torch.device) -> None:
         """Tabulate the steps between the descending forward times of `grid`."""
-        if process.blocks == 1:
-            raise UserError("sampler.integrator: sscs needs a process with momentum; use em")
         start, end = grid[:-1], grid[1:]
         middle, delta = (start + end) / 2, (start - end)[:, None, None]
         weight = delta * process.diffusion_squared(start)
@@ -126,33 +133,3 @@ class ProbabilityFlow:
         return integrate(
             velocity, self.process.T, self.ends[0], z.double(), self.tolerance, "rk45"
         ).to(z.dtype)
-
-
-def make_integrator(
-    process: LinearProcess,
-    settings: IntegrationSettings,
-    device: torch.device,
-    inpainting: Inpainting | None = None,
-) -> Integrator:
-    """Build the integrator that the settings describe.
-
-    Raises UserError if it does not suit the process, or cannot inpaint.
-    """
-    if isinstance(settings, RK45Settings):
-        if inpainting:
-            raise UserError(
-                "sampler.integrator: inpainting puts the known pixels back after each step of a "
-                "fixed time grid, and rk45 has none; use another sampler"
-            )
-        return ProbabilityFlow(process, settings.final_time, settings.tolerance)
-    grid = time_grid(settings, process)
-    match settings:
-        case SDESettings():
-            integrator = EulerMaruyama if settings.integrator == "em" else SymmetricSplitting
-            return integrator(process, grid, device)
-        case MultistepSettings():
-            return Multistep(process, grid, device, settings, inpainting)
-        case GDDIMSettings():
-            return GDDIM(process, grid, device, settings)
-        case ConjugateSettings():
-            return ConjugateIntegrator(process, grid, device, settings)

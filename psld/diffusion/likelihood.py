@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from psld.diffusion.process import LinearProcess, mix
+from psld.diffusion.integrators import Noise
+from psld.diffusion.matrices import mix
+from psld.diffusion.process import LinearProcess
 from psld.diffusion.runge_kutta import integrate
 from psld.diffusion.score import Batching, Network, batching, times_like
-from psld.diffusion.stepping import Noise
 from psld.utils.errors import UserError
 
 DEQUANTIZED_BITS = 7.0

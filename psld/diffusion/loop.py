@@ -1,22 +1,81 @@
-"""The sampling loop: integrator steps from noise to data, then the denoising step."""
+"""The sampling loop: integrator steps from noise to data, then the denoising step; inpainting."""
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from psld.diffusion.inpainting import Inpainting, Replacement
-from psld.diffusion.integrators import EulerMaruyama, make_integrator
+from psld.diffusion.integrators import EulerMaruyama, Integrator, Noise, ProbabilityFlow
+from psld.diffusion.matrices import mix, table
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.score import Score
-from psld.diffusion.settings import IntegrationSettings, RK45Settings
-from psld.diffusion.stepping import Noise
+
+
+class Inpainting:
+    """Keep the pixels with mask 1; the sampler fills in the rest.
+
+    After each step, position and momentum of the known pixels are drawn again from the kernel
+    N(a x₀, Σ) given the image. EM and SSCS do so at the time at which the step started, which is
+    the official sampler's rule, and gDDIM and conjugate integrators at the time that it reached.
+    The paper derives imputation from Eq. 13 with the observed part as the condition.
+
+    A sampler that predicts the image needs no new noise: the known pixels are put into its
+    prediction, and each step then takes a known pixel from one draw of the kernel to another.
+    """
+
+    def __init__(self, process: LinearProcess, images: Tensor, mask: Tensor) -> None:
+        """
+        Args:
+            images: N×C×H×W in [−1, 1]; pixels with mask 0 are ignored.
+            mask: N×1×H×W, 1 for a known pixel, else 0.
+        """
+        self.process = process
+        self.images = images
+        self.mask = mask.to(images)
+
+    def combine(self, generated: Tensor, known: Tensor) -> Tensor:
+        """Take pixels with mask 1 from `known`, the others from `generated`: images or states."""
+        return generated * (1 - self.mask) + known.to(generated) * self.mask
+
+
+class Replacement:
+    """The replacement of the known pixels at given forward times, with tabulated kernels."""
+
+    def __init__(self, inpainting: Inpainting, times: list[float]) -> None:
+        process, device = inpainting.process, inpainting.images.device
+        t = torch.tensor(times, dtype=torch.float64)
+        self.inpainting = inpainting
+        self.image = table(process.image_mean(t)[:, :, None], device)
+        self.factor = table(process.image_factor(t), device)
+
+    def noisy(self, index: int, z: Tensor, noise: Noise) -> Tensor:
+        """Put the known pixels back as a draw of the kernel at time `index`."""
+        known = mix(self.image[index], self.inpainting.images)
+        return self.inpainting.combine(z, known + mix(self.factor[index], noise(z)))
+
+    def mean(self, index: int, z: Tensor) -> Tensor:
+        """Put the known pixels back as the mean of the kernel at time `index`."""
+        return self.inpainting.combine(z, mix(self.image[index], self.inpainting.images))
+
+
+class Sampler(Protocol):
+    """The settings of a sampler, as the loop uses them."""
+
+    final_time: float
+    denoise: bool
+
+    def build(
+        self, process: LinearProcess, device: torch.device, inpainting: Inpainting | None = None
+    ) -> Integrator:
+        """Build the integrator. Raises UserError if it does not suit the process or inpainting."""
+        ...
 
 
 def sample(
     process: LinearProcess,
-    settings: IntegrationSettings,
+    sampler: Sampler,
     score: Score,
     z: Tensor,
     noise: Noise,
@@ -26,9 +85,10 @@ def sample(
 
         >>> noise = lambda z: torch.randn(z.shape, generator=generator)
         >>> z = process.prior(torch.randn(n, k * c, h, w, generator=generator))
-        >>> x = sample(process, settings, NetworkScore(network, batch_size=64), z, noise)[:, :c]
+        >>> x = sample(process, sampler, NetworkScore(network, batch_size=64), z, noise)[:, :c]
 
     Args:
+        sampler: the settings of a sampler (`psld.diffusion.samplers`); the score has its guidance.
         score: its evaluations are counted in `score.evaluations`.
         z: a draw from the prior, N×kC×H×W.
         noise: called with the state, once per linear update that adds noise.
@@ -40,7 +100,7 @@ def sample(
     Raises:
         UserError: the sampler does not suit the process, or cannot inpaint.
     """
-    for _, state in path(process, settings, score, z, noise, inpainting):
+    for _, state in path(process, sampler, score, z, noise, inpainting):
         end = state
     return end
 
@@ -48,17 +108,17 @@ def sample(
 @torch.no_grad()
 def path(
     process: LinearProcess,
-    settings: IntegrationSettings,
+    sampler: Sampler,
     score: Score,
     z: Tensor,
     noise: Noise,
     inpainting: Inpainting | None = None,
 ) -> Iterator[tuple[float, Tensor]]:
     """Yield forward time and state at the start and after each step; arguments as in `sample`."""
-    integrator = make_integrator(process, settings, z.device, inpainting)
+    integrator = sampler.build(process, z.device, inpainting)
     replaced = integrator.replacement_times or []
     if inpainting:
-        replacement = Replacement(inpainting, [process.T, *replaced, settings.final_time])
+        replacement = Replacement(inpainting, [process.T, *replaced, sampler.final_time])
         z = replacement.noisy(0, z, noise)
     yield process.T, z
     steps = tqdm(integrator.ends, desc="sampling", unit="step", disable=None, leave=False)
@@ -67,9 +127,9 @@ def path(
         if inpainting and replaced:
             z = replacement.noisy(index + 1, z, noise)
         yield end, z
-    if settings.denoise and integrator.ends[-1] > 0:
-        last = torch.tensor([settings.final_time, 0.0], dtype=torch.float64)
-        ode = isinstance(settings, RK45Settings)
+    if sampler.denoise and integrator.ends[-1] > 0:
+        last = torch.tensor([sampler.final_time, 0.0], dtype=torch.float64)
+        ode = isinstance(integrator, ProbabilityFlow)
         z = EulerMaruyama(process, last, z.device, probability_flow=ode).mean(0, z, score)
         if inpainting:
             z = replacement.mean(-1, z)

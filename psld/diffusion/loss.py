@@ -7,7 +7,8 @@ from typing import Literal, Protocol
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from psld.diffusion.process import LinearProcess, mix
+from psld.diffusion.matrices import mix
+from psld.diffusion.process import LinearProcess
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
-"""The matrices of a process as its user gives them: converted and checked."""
+"""Matrices on blocks: applied to states, checked, and the Gaussian kernel that they define."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,23 +11,118 @@ from psld.utils.errors import UserError
 Vector = Tensor | Sequence[float]
 Matrix = Tensor | Sequence[Sequence[float]]
 
+TERMS = 24
+"""Terms of a series in τ with 2‖A‖τ ≤ 1; the omitted terms are below 1e-23."""
 
-def as_float64(**given: Matrix | Vector) -> list[Tensor]:
+
+def mix(matrix: Tensor, z: Tensor) -> Tensor:
+    """Apply a block matrix to a state: out_i = Σ_j matrix_ij z_j.
+
+    The products are elementwise: a matrix product would round a state to TF32 on a GPU, or to
+    bfloat16 under autocast.
+
+    Args:
+        matrix: k×j, or N×k×j with one matrix per sample; cast to the type of z.
+        z: N×(j·C)×H×W.
+
+    Returns:
+        N×(k·C)×H×W.
+    """
+    rows, columns = matrix.shape[-2:]
+    samples, channels = z.shape[:2]
+    first, *blocks = z.reshape(samples, columns, 1, -1).unbind(1)
+    # Each column, (N×)k×1, multiplies one block, N×1×(C·H·W).
+    factors = matrix.to(z.device, z.dtype, non_blocking=True)[..., None].unbind(-2)
+    mixed = factors[0] * first
+    for factor, block in zip(factors[1:], blocks, strict=True):
+        mixed = torch.addcmul(mixed, factor, block)
+    return mixed.reshape(samples, rows * channels // columns, *z.shape[2:])
+
+
+def table(matrices: Tensor, device: torch.device) -> Tensor:
+    """Convert coefficients for use in steps: float32 on the device."""
+    return matrices.to(device, torch.float32)
+
+
+class LinearKernel:
+    """Mean and covariance of dz = −A z dτ + √(2D) dw, started from a known state.
+
+        Φ(τ) = exp(−A τ),      C(τ) = ∫₀^τ Φ(u) 2D Φ(u)ᵀ du
+
+    C is the solution of Ċ = 2D − A C − C Aᵀ, so its power series has the coefficients
+
+        C(τ) = Σ_{n≥1} C_n τⁿ/n!,      C₁ = 2D,      C_{n+1} = −(A C_n + C_n Aᵀ).
+
+    Some entries start with τ³ or τ⁵, such as the variance of a position that gets its noise through
+    a momentum. Their lower coefficients are exactly 0, so nothing cancels as τ → 0. The closed form
+    S − Φ S Φᵀ would lose all digits there. Doubling gives longer times,
+    C(2τ) = C(τ) + Φ(τ) C(τ) Φ(τ)ᵀ.
+    """
+
+    def __init__(self, A: Tensor, D: Tensor) -> None:
+        """`A` and `D`: k×k, float64."""
+        self.norm = float(torch.linalg.matrix_norm(A))
+        powers, covariances = [torch.eye(len(A), dtype=torch.float64)], [2 * D]
+        for n in range(1, TERMS):
+            powers.append(-(A @ powers[-1]) / n)
+            last = covariances[-1]
+            covariances.append(-(A @ last + last @ A.T) / (n + 1))
+        self.transition_series = torch.stack(powers)
+        self.covariance_series = torch.stack(covariances)
+
+    def transition(self, elapsed: Tensor) -> Tensor:
+        """Return Φ, N×k×k, after N elapsed times τ of any sign."""
+        doublings = self._doublings(elapsed)
+        phi = _series(self.transition_series, elapsed / 2**doublings)
+        for _ in range(doublings):
+            phi = phi @ phi
+        return phi
+
+    def moments(self, elapsed: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (Φ, C), both N×k×k, after N elapsed times τ ≥ 0."""
+        doublings = self._doublings(elapsed)
+        tau = elapsed / 2**doublings
+        phi = _series(self.transition_series, tau)
+        covariance = tau[:, None, None] * _series(self.covariance_series, tau)
+        for _ in range(doublings):
+            covariance = covariance + phi @ covariance @ phi.mT
+            phi = phi @ phi
+        return phi, covariance
+
+    def _doublings(self, elapsed: Tensor) -> int:
+        """Return how often the longest time is halved until 2‖A‖τ ≤ 1."""
+        longest = 2 * self.norm * float(elapsed.abs().max())
+        return max(0, math.ceil(math.log2(longest))) if longest > 0 else 0
+
+
+def _series(coefficients: Tensor, tau: Tensor) -> Tensor:
+    """Return Σ_n coefficients_n τⁿ, N×k×k."""
+    return torch.tensordot(torch.linalg.vander(tau, N=len(coefficients)), coefficients, dims=1)
+
+
+def semidefinite_root(D: Tensor) -> Tensor:
+    """Return the symmetric square root of D, which may be singular (CLD)."""
+    values, vectors = torch.linalg.eigh(D)
+    return vectors @ torch.diag(values.clamp(min=0).sqrt()) @ vectors.T
+
+
+def as_float64(**arrays: Matrix | Vector) -> list[Tensor]:
     """Return D, Q, S and initial_variance on the CPU. Raises UserError unless all fit k blocks."""
+    names = ", ".join(arrays)
     try:
-        found = [torch.as_tensor(v, dtype=torch.float64, device="cpu") for v in given.values()]
+        tensors = [torch.as_tensor(v, dtype=torch.float64, device="cpu") for v in arrays.values()]
     except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"process: {', '.join(given)} must be numbers ({error})") from None
-    k = found[2].numel()
-    if not k or [one.shape for one in found] != [(k, k), (k, k), (k,), (k,)]:
-        shapes = (f"{name} {tuple(one.shape)}" for name, one in zip(given, found, strict=True))
+        raise UserError(f"process: {names} must be numbers ({error})") from None
+    k = tensors[2].numel()
+    if not k or [x.shape for x in tensors] != [(k, k), (k, k), (k,), (k,)]:
+        shapes = (f"{name} {tuple(x.shape)}" for name, x in zip(arrays, tensors, strict=True))
         raise UserError(
             "process: D and Q must be k×k matrices, S and initial_variance k variances, for k "
             f"blocks; got the shapes {', '.join(shapes)}"
         )
-    if not all(one.isfinite().all() for one in found):
-        raise UserError(f"process: {', '.join(given)} must be finite")
-    return found
+    if not all(x.isfinite().all() for x in tensors):
+        raise UserError(f"process: {names} must be finite")
+    return tensors
 
 
 def check_recipe(D: Tensor, Q: Tensor, S: Tensor, initial_variance: Tensor) -> None:

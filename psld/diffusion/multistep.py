@@ -9,17 +9,19 @@ w = c x₀ + ξ with ξ ~ N(0, I) moves with velocity ċ x₀. The average of th
 The terms with η are the same average of an Ornstein–Uhlenbeck process toward N(c x₀, I).
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from psld.diffusion.data_prediction import DataPrediction
-from psld.diffusion.inpainting import Inpainting
-from psld.diffusion.polynomials import polynomial_integrals, step_weights
-from psld.diffusion.process import LinearProcess, mix
-from psld.diffusion.roots import WhiteningRoot
+from psld.diffusion.denoiser import DataPrediction
+from psld.diffusion.integrators import Noise
+from psld.diffusion.loop import Inpainting
+from psld.diffusion.matrices import mix, table
+from psld.diffusion.polynomials import Interpolation, polynomial_integrals, step_weights
+from psld.diffusion.process import LinearProcess
+from psld.diffusion.roots import Root, WhiteningRoot
 from psld.diffusion.score import Score
-from psld.diffusion.settings import Interpolation, MultistepSettings, Root
-from psld.diffusion.stepping import Noise, table
 
 
 class ExponentialScheme:
@@ -103,26 +105,24 @@ class Multistep:
         process: LinearProcess,
         grid: Tensor,
         device: torch.device,
-        settings: MultistepSettings,
+        *,
+        order: int,
+        corrector: bool,
+        denoise: bool,
         inpainting: Inpainting | None = None,
+        **options: Any,
     ) -> None:
         """Tabulate the steps between the descending forward times of `grid`.
 
-        Without `settings.denoise`, the end is the noisy state at the last time.
+        Without `denoise`, the end is the noisy state at the last time. `options` are those of
+        `ExponentialScheme`.
         """
         start, end = grid[:-1], grid[1:]
-        scheme = ExponentialScheme(
-            process,
-            settings.root,
-            float(grid[-1]),
-            eta=settings.eta,
-            eta_interval=settings.eta_interval,
-            interpolation=settings.interpolation,
-        )
-        visited = grid if settings.denoise else start
+        scheme = ExponentialScheme(process, final_time=float(grid[-1]), **options)
+        visited = grid if denoise else start
         self.times = visited.tolist()
-        self.ends = [*end.tolist(), 0.0] if settings.denoise else end.tolist()
-        self.order = settings.order
+        self.ends = [*end.tolist(), 0.0] if denoise else end.tolist()
+        self.order = order
         self.inpainting = inpainting
         self.predict = DataPrediction(process, visited, device)
         self.transition = table(scheme.transition(start, end), device)
@@ -131,7 +131,7 @@ class Multistep:
         self.noise = table(noise, device)
         self.weights = step_weights(scheme.weights, grid, self.order, device)
         self.corrected = None
-        if settings.corrector:
+        if corrector:
             self.corrected = step_weights(scheme.weights, grid, self.order, device, ahead=1)
         self.steps = len(end)
         self.history: list[Tensor] = []

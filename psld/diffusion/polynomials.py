@@ -2,14 +2,16 @@
 
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from psld.diffusion.matrices import table
 from psld.diffusion.process import LinearProcess
-from psld.diffusion.settings import Interpolation
-from psld.diffusion.stepping import table
+
+Interpolation = Literal["lambda", "t", "sqrt-t"]
 
 NODES = 20
 """Nodes of Gauss–Legendre quadrature in log t, per step."""

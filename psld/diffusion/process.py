@@ -5,48 +5,42 @@ All coefficients are k×k matrices that act on blocks. They depend only on time,
 in float64 on the CPU, once per distinct time, and applied to float32 images.
 """
 
-from typing import Literal
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from psld.diffusion.kernel import LinearKernel
 from psld.diffusion.matrices import (
+    LinearKernel,
     Matrix,
     Vector,
     as_float64,
     check_convergence,
     check_recipe,
+    mix,
+    semidefinite_root,
 )
-from psld.diffusion.schedule import LinearBeta
 from psld.utils.errors import UserError
 
 Factor = Literal["lower", "upper"]
 Matching = Literal["hsm", "dsm"]
 
 
-def mix(matrix: Tensor, z: Tensor) -> Tensor:
-    """Apply a block matrix to a state: out_i = Σ_j matrix_ij z_j.
+@dataclass(frozen=True)
+class LinearBeta:
+    """The schedule β(t) = β₀ + t (β₁ − β₀) on t ∈ [0, 1]; constant if β₀ = β₁."""
 
-    The products are elementwise: a matrix product would round a state to TF32 on a GPU, or to
-    bfloat16 under autocast.
+    beta_min: float
+    beta_max: float
 
-    Args:
-        matrix: k×j, or N×k×j with one matrix per sample; cast to the type of z.
-        z: N×(j·C)×H×W.
+    def __call__(self, t: Tensor) -> Tensor:
+        return self.beta_min + t * (self.beta_max - self.beta_min)
 
-    Returns:
-        N×(k·C)×H×W.
-    """
-    rows, columns = matrix.shape[-2:]
-    samples, channels = z.shape[:2]
-    first, *blocks = z.reshape(samples, columns, 1, -1).unbind(1)
-    # Each column, (N×)k×1, multiplies one block, N×1×(C·H·W).
-    factors = matrix.to(z.device, z.dtype, non_blocking=True)[..., None].unbind(-2)
-    mixed = factors[0] * first
-    for factor, block in zip(factors[1:], blocks, strict=True):
-        mixed = torch.addcmul(mixed, factor, block)
-    return mixed.reshape(samples, rows * channels // columns, *z.shape[2:])
+    def integral(self, t: Tensor) -> Tensor:
+        """Return B(t) = ∫₀ᵗ β(s) ds."""
+        return self.beta_min * t + 0.5 * t**2 * (self.beta_max - self.beta_min)
 
 
 class LinearProcess:
@@ -58,12 +52,12 @@ class LinearProcess:
 
         mean(t) = Φ z₀,        Σ(t) = S + Φ (Σ₀ − S) Φᵀ,
 
-    where S − Φ S Φᵀ is computed without cancellation (`kernel.LinearKernel`).
+    where S − Φ S Φᵀ is computed without cancellation (`matrices.LinearKernel`).
 
     Hybrid score matching (HSM) marginalizes the auxiliary blocks of z₀: their mean is 0, and Σ₀ is
     their covariance. Under denoising score matching (DSM), z₀ is known and Σ₀ = 0.
 
-        >>> process = phase_space(gamma=0.01)
+        >>> process = PSLDSettings(kind="psld", gamma=0.01).build()
         >>> z = process.perturb(x0, t, eps)            # t: N times in (0, 1], float64
         >>> score = mix(process.score_matrix(t), network(z, t.float()))
 
@@ -286,7 +280,7 @@ class LinearProcess:
 
     def diffusion(self, t: Tensor) -> Tensor:
         """Return G(t), N×k×k, the symmetric root of 2 β(t) D."""
-        return (2 * self.beta(t))[:, None, None].sqrt() * _semidefinite_root(self.D)
+        return (2 * self.beta(t))[:, None, None].sqrt() * semidefinite_root(self.D)
 
     def reverse_linear_step(self, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
         """Solve the linear part of SSCS exactly from forward time `start` down to `end` < `start`.
@@ -311,7 +305,30 @@ class LinearProcess:
         return flipped.flip(-1, -2)
 
 
-def _semidefinite_root(D: Tensor) -> Tensor:
-    """Return the symmetric square root of D, which may be singular (CLD)."""
-    values, vectors = torch.linalg.eigh(D)
-    return vectors @ torch.diag(values.clamp(min=0).sqrt()) @ vectors.T
+# -- the paper's processes; their settings have the defaults ------------------------------------
+
+
+def vp_sde(beta: LinearBeta) -> LinearProcess:
+    """Return the variance-preserving SDE (Song et al., 2021), k = 1: D = ½, Q = 0, S = 1."""
+    return LinearProcess(D=[[0.5]], Q=[[0.0]], S=[1.0], beta=beta, initial_variance=[0.0])
+
+
+def phase_space(
+    gamma: float, mass_inverse: float, kappa: float, beta: LinearBeta, **options: Any
+) -> LinearProcess:
+    """Return phase space Langevin diffusion (paper, Eq. 6), k = 2, under critical damping.
+
+        D = ½ diag(Γ, Mν),   Q = ½ [[0, −1], [1, 0]],   S = diag(1, M),   ν = Γ + 2 √M⁻¹
+
+    Γ = 0 is critically damped Langevin diffusion (CLD). The momentum starts as N(0, κM). `options`
+    are matching, factor and numerical_eps of `LinearProcess`.
+    """
+    mass, nu = 1 / mass_inverse, gamma + 2 * math.sqrt(mass_inverse)
+    return LinearProcess(
+        D=[[gamma / 2, 0.0], [0.0, mass * nu / 2]],
+        Q=[[0.0, -0.5], [0.5, 0.0]],
+        S=[1.0, mass],
+        beta=beta,
+        initial_variance=[0.0, kappa * mass],
+        **options,
+    )

@@ -11,12 +11,14 @@ K = L⁻¹ F L + ½ H, with F the drift. A skew-symmetric W in U̇ = W U defines
 """
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from psld.diffusion.process import LinearProcess
-from psld.diffusion.settings import Root
+
+Root = Literal["flow", "straight"]
 
 FRAMES = 512
 """Number of times, evenly spaced in log t, at which U is tabulated."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from psld.diffusion.process import mix
+from psld.diffusion.matrices import mix
 
 Network = Callable[[Tensor, Tensor], Tensor]
 """ε(z, t): N×kC×H×W states and N forward times → N×pC×H×W; half precision is cast."""

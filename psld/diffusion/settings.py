@@ -1,10 +1,13 @@
-"""Settings of processes and of samplers, checked without torch."""
+"""Settings of processes, checked without torch; `build` makes the process and needs torch."""
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from psld.config.settings import Settings
+
+if TYPE_CHECKING:
+    from psld.diffusion.process import LinearProcess
 
 Matrix = tuple[tuple[float, ...], ...]
 
@@ -20,8 +23,12 @@ class VPSDESettings(Settings):
 
     @property
     def blocks(self) -> int:
-        """The number of blocks of variables, including the image."""
         return 1
+
+    def build(self) -> "LinearProcess":
+        from psld.diffusion.process import LinearBeta, vp_sde
+
+        return vp_sde(LinearBeta(self.beta_min, self.beta_max))
 
 
 class PhaseSpaceSettings(Settings):
@@ -38,6 +45,13 @@ class PhaseSpaceSettings(Settings):
     numerical_eps: float = Field(1e-9, ge=0)
     """Added to the diagonal of Σ(t), which is singular at t = 0."""
 
+    def arguments(self) -> dict[str, Any]:
+        """Return the settings as arguments for the process."""
+        from psld.diffusion.process import LinearBeta
+
+        content = self.model_dump(exclude={"kind"})
+        return {"beta": LinearBeta(content.pop("beta_min"), content.pop("beta_max")), **content}
+
 
 class PSLDSettings(PhaseSpaceSettings):
     """Phase space Langevin diffusion under critical damping."""
@@ -52,8 +66,12 @@ class PSLDSettings(PhaseSpaceSettings):
 
     @property
     def blocks(self) -> int:
-        """The number of blocks of variables: position and momentum."""
         return 2
+
+    def build(self) -> "LinearProcess":
+        from psld.diffusion.process import phase_space
+
+        return phase_space(**self.arguments())
 
 
 class RecipeSettings(PhaseSpaceSettings):
@@ -71,12 +89,16 @@ class RecipeSettings(PhaseSpaceSettings):
 
     @property
     def blocks(self) -> int:
-        """The number of blocks of variables, including the image."""
         return len(self.S)
+
+    def build(self) -> "LinearProcess":
+        from psld.diffusion.process import LinearProcess
+
+        return LinearProcess(**self.arguments())
 
     @model_validator(mode="after")
     def _shapes_agree(self) -> "RecipeSettings":
-        k = len(self.S)
+        k = self.blocks
         for name in ("D", "Q"):
             rows = getattr(self, name)
             if len(rows) != k or any(len(row) != k for row in rows):
@@ -89,132 +111,3 @@ class RecipeSettings(PhaseSpaceSettings):
 ProcessSettings = Annotated[
     VPSDESettings | PSLDSettings | RecipeSettings, Field(discriminator="kind")
 ]
-
-
-Root = Literal["flow", "straight"]
-"""The whitened coordinates of a multistep sampler: of the probability flow, or straight ones."""
-
-Interpolation = Literal["lambda", "t", "sqrt-t"]
-"""The variable in which past predictions are interpolated: λ = −log σ_eff, t, or √t."""
-
-Conjugation = Literal["identity", "ones"]
-"""The matrix B of a conjugate integrator, without its factor."""
-
-
-class IntegratorSettings(Settings):
-    """The settings of every sampler."""
-
-    final_time: float = Field(1e-3, gt=0, lt=1)
-    """The forward time at which the integrator stops."""
-    denoise: bool = True
-    """End with one more evaluation at `final_time`: a noise-free Euler step to time 0, or the
-    predicted image (multistep)."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the network; a guide, the state and all coefficients stay in fp32. On a GPU,
-    networks in fp32, guides included, multiply with TF32's ten bits, except under rk45."""
-
-    def unused(self) -> set[str]:
-        """Return the options to leave out of a dump.
-
-        They have no effect with these other options, or were added later and have their default.
-        """
-        return {"precision"} if self.precision == "fp32" else set()
-
-    @model_serializer(mode="wrap")
-    def _without_unused(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out unused options: samplers that make the same images have the same dump."""
-        unused = self.unused()
-        return {key: value for key, value in serialize(self).items() if key not in unused}
-
-
-class GridSettings(IntegratorSettings):
-    """The settings of samplers with a fixed time grid."""
-
-    striding: Literal["uniform", "quadratic", "power", "lambda", "edm"]
-    """The time grid: `uniform` or `quadratic` in time, evenly spaced in t^(1/p) (`power`), in λ
-    (`lambda`), or in σ_eff^(1/p) (`edm`). All but `uniform` put more steps near the data."""
-    power: float = Field(7.0, gt=0)
-    """p of the strides `power` and `edm` (EDM's ρ: 7); the others ignore it."""
-    steps: int = Field(ge=2)
-    """N: evaluations of the score per image, including the final one. Each evaluates the network
-    once, or twice under classifier-free guidance."""
-
-    def unused(self) -> set[str]:
-        return super().unused() | (set() if self.striding in ("power", "edm") else {"power"})
-
-
-class SDESettings(GridSettings):
-    """A sampler of the reverse SDE with a fixed time grid."""
-
-    integrator: Literal["em", "sscs"]
-    """Euler–Maruyama (em), or the symmetric splitting sampler (sscs), which needs momentum."""
-
-
-class RK45Settings(IntegratorSettings):
-    """A sampler of the probability-flow ODE with adaptive steps."""
-
-    integrator: Literal["rk45"]
-    """Dormand–Prince 5(4), as in SciPy."""
-    tolerance: float = Field(gt=0, lt=1)
-    """Relative and absolute error tolerance."""
-
-
-class MultistepSettings(GridSettings):
-    """The exponential multistep sampler in whitened coordinates, for few evaluations."""
-
-    integrator: Literal["multistep"]
-    """Past predictions of the image are extrapolated; the rest of a step is exact."""
-    root: Root = "straight"
-    """`straight`: only one combination of the blocks depends on the image; `flow`: the coordinates
-    of the probability-flow ODE."""
-    order: int = Field(2, ge=1, le=3)
-    """Predictions that a step uses; the first steps use fewer."""
-    eta: float = Field(1.0, ge=0)
-    """η: noise. 0 is deterministic; for k = 1, 1 is the noise of the reverse SDE."""
-    eta_interval: tuple[float, float] | None = (0.02, 0.5)
-    """The noise levels (σ_eff, low and high) between which η acts; null means all levels."""
-    corrector: bool = True
-    """Repeat each step with the prediction at its end, without extra evaluations."""
-    interpolation: Interpolation = "t"
-    """The variable of the polynomial through the past predictions."""
-
-    def unused(self) -> set[str]:
-        return super().unused() | (set() if self.eta else {"eta_interval"})
-
-    @model_validator(mode="after")
-    def _interval_is_ordered(self) -> "MultistepSettings":
-        if self.eta_interval and not 0 <= self.eta_interval[0] < self.eta_interval[1]:
-            raise ValueError(f"eta_interval must be two rising numbers, got {self.eta_interval}")
-        return self
-
-
-class GDDIMSettings(GridSettings):
-    """Generalized DDIM (Zhang, Tao and Chen, ICLR 2023): a baseline."""
-
-    integrator: Literal["gddim"]
-    """ε in the coordinates of the flow root, extrapolated in t; the drift is exact."""
-    order: int = Field(2, ge=1, le=4)
-    """Evaluations that a step uses; the first steps use fewer."""
-    power: float = Field(2.0, gt=0)
-    """p of the strides `power` (2 is gDDIM's grid) and `edm`; the others ignore it."""
-
-
-class ConjugateSettings(GridSettings):
-    """A conjugate integrator (Pandey, Rudolph and Mandt, 2310.07894): a baseline of order 1."""
-
-    integrator: Literal["conjugate"]
-    """Euler steps in coordinates A z with Ȧ = A (B − F)."""
-    conjugation: Conjugation = "identity"
-    """B: strength·I (λ-DDIM-I) or strength·(all ones) (λ-DDIM-II)."""
-    strength: float = 0.0
-    """λ of the paper, which searches for it at each number of evaluations; 0 is the exponential
-    integrator."""
-
-    def unused(self) -> set[str]:
-        return super().unused() | (set() if self.strength else {"conjugation"})
-
-
-IntegrationSettings = (
-    SDESettings | RK45Settings | MultistepSettings | GDDIMSettings | ConjugateSettings
-)
-"""Any sampler without its guidance."""

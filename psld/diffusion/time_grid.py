@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from psld.diffusion.process import LinearProcess
-from psld.diffusion.settings import GridSettings
 
 TABLE = 256
 """Number of times, evenly spaced in log t, of the table that starts the search for a time."""
@@ -13,33 +12,35 @@ ITERATIONS = 6
 """Newton steps of that search; each doubles the number of correct digits."""
 
 
-def time_grid(settings: GridSettings, process: LinearProcess) -> Tensor:
+def time_grid(
+    process: LinearProcess, striding: str, steps: int, final_time: float, power: float
+) -> Tensor:
     """Return K + 1 descending forward times, float64, for K integrator steps.
 
-    With ε the final time, T = 1, r_i = (K − i)/K and [x]_i = x(ε) + (x(T) − x(ε)) r_i:
+    With ε the final time, p the power, T = 1, r_i = (K − i)/K and [x]_i = x(ε) + (x(T) − x(ε)) r_i:
 
         uniform    t_i = [t]_i
         quadratic  t_i = ε + (1 − ε) r_i²
         power      t_i^(1/p) = [t^(1/p)]_i; p = 2 is gDDIM's grid
         lambda     λ(t_i) = [λ]_i, with λ = −log σ_eff
         edm        σ_eff(t_i)^(1/p) = [σ_eff^(1/p)]_i (Karras et al., 2022, Eq. 5)
-
-    N = `settings.steps` includes the final evaluation, if any; then K = N − 1.
     """
-    steps = settings.steps - 1 if settings.denoise else settings.steps
     remaining = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-    final, p = settings.final_time, settings.power
-    if settings.striding == "uniform":
-        return final + (1 - final) * remaining
-    if settings.striding == "quadratic":
-        return final + (1 - final) * remaining**2
-    if settings.striding == "power":
-        return (final ** (1 / p) + (1 - final ** (1 / p)) * remaining) ** p
-    low, high = process.noise_level(torch.tensor([final, process.T], dtype=torch.float64)).tolist()
-    if settings.striding == "lambda":
-        levels = low * (high / low) ** remaining
-    else:
-        levels = (low ** (1 / p) + (high ** (1 / p) - low ** (1 / p)) * remaining) ** p
+    final, p = final_time, power
+    match striding:
+        case "uniform":
+            return final + (1 - final) * remaining
+        case "quadratic":
+            return final + (1 - final) * remaining**2
+        case "power":
+            return (final ** (1 / p) + (1 - final ** (1 / p)) * remaining) ** p
+    ends = torch.tensor([final, process.T], dtype=torch.float64)
+    low, high = process.noise_level(ends).tolist()
+    match striding:
+        case "lambda":
+            levels = low * (high / low) ** remaining
+        case "edm":
+            levels = (low ** (1 / p) + (high ** (1 / p) - low ** (1 / p)) * remaining) ** p
     times = time_of_noise_level(process, levels, final)
     times[0], times[-1] = process.T, final
     return times
@@ -52,12 +53,12 @@ def time_of_noise_level(process: LinearProcess, levels: Tensor, final_time: floa
     interval of a table and stays in it.
     """
     grid = final_time ** torch.linspace(1, 0, TABLE, dtype=torch.float64)
-    wanted = -levels.double().log()
-    after = torch.searchsorted(-process.log_snr(grid), -wanted).clamp(1, TABLE - 1)
+    target = -levels.double().log()
+    after = torch.searchsorted(-process.log_snr(grid), -target).clamp(1, TABLE - 1)
     low, high = grid[after - 1].log(), grid[after].log()
     x = (low + high) / 2
     for _ in range(ITERATIONS):
         t = x.exp()
-        excess = process.log_snr(t) - wanted
+        excess = process.log_snr(t) - target
         x = (x - excess / (t * process.log_snr_rate(t))).clamp(low, high)
     return x.exp()

@@ -16,12 +16,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import TypeAdapter, ValidationError
+
 from psld.config.locations import config_folders
 from psld.config.settings import Settings
 from psld.grid.reading import grid_path, read_grid_file
 from psld.grid.records import Cell, Dataset, Features, Grid, Guide, Model, Sampler
 from psld.grid.schema import CellOptions, GridFile
 from psld.metrics.settings import Measurement, MetricSettings
+from psld.utils.errors import UserError
 from psld.utils.files import atomic_path
 
 CACHE = Path(".cache/grids")
@@ -79,6 +82,20 @@ def load_grid(name: str) -> Grid:
     grid = resolve(name, read_grid_file(path), path, compose)
     _write(file, digest, grid, compose.contents)
     return grid
+
+
+def grid_as_json(grid: Grid) -> str:
+    """Return a resolved grid as text, from which `grid_from_json` makes it without its configs."""
+    return TypeAdapter(Grid).dump_json(grid, indent=2).decode()
+
+
+def grid_from_json(text: str) -> Grid:
+    """Return the grid of a text. Raises UserError if it is not one of `grid_as_json`."""
+    try:
+        return TypeAdapter(Grid).validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise UserError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
 def cached(grid: str, kind: str, name: str) -> Any:

@@ -8,16 +8,20 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from psld.grid.records import Cell, Grid
 from psld.grid.tables import Band, Number, Place
-from psld.metrics.comparison import (
+from psld.metrics.estimate import (
+    CONFIDENCE,
     Difference,
+    Estimate,
+    Interval,
+    averaged,
     paired_difference,
     place_in_band,
+    pooled,
     samples_to_decide,
+    spread,
     unpaired_difference,
 )
-from psld.metrics.estimate import CONFIDENCE, Estimate, Interval
 from psld.metrics.results import CellResult, CellResults, Show
-from psld.metrics.seeds import averaged, pooled, spread
 
 Status = Literal["reproduced", "off", "undecided", "measured", "not run", "literature"]
 

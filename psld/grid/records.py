@@ -13,6 +13,12 @@ from typing import Any, NamedTuple
 
 from psld.config.settings import Settings, parse
 from psld.data.settings import PrepareSettings
+from psld.diffusion.samplers import (
+    ClassifierGuidance,
+    DigitsMask,
+    InpaintingGuidance,
+    SamplerSettings,
+)
 from psld.grid import paths
 from psld.grid.schema import CellOptions, GridFile, seeded
 from psld.grid.tables import Number
@@ -25,17 +31,7 @@ from psld.metrics.settings import (
     TrainExtractorSettings,
 )
 from psld.sampling.records import record_path
-from psld.sampling.settings import (
-    ClassifierGuidance,
-    DigitsMask,
-    FileMask,
-    InpaintingGuidance,
-    SamplerSettings,
-    SampleSettings,
-    SamplingRun,
-    images_digest,
-    shards_needed,
-)
+from psld.sampling.settings import SampleSettings, SamplingRun, images_digest, shards_needed
 from psld.training.settings import TrainGuideSettings, TrainSettings
 from psld.utils.errors import UserError
 from psld.utils.files import digest_of
@@ -243,11 +239,9 @@ class Cell:
 
     @property
     def inputs(self) -> list[str]:
-        """The small files that decide its images besides the model: guide, digests, own masks."""
+        """The small files that decide its images besides the model: guide and digests."""
         guide = [self.guide.manifest] if self.guide else []
-        digests = [paths.digest(data) for data in self.datasets.values()]
-        mask = getattr(self.sampler.settings.guidance, "mask", None)
-        return [*guide, *digests, *([mask.path] if isinstance(mask, FileMask) else [])]
+        return [*guide, *(paths.digest(data) for data in self.datasets.values())]
 
     @property
     def references(self) -> list[str]:
@@ -359,7 +353,9 @@ class Grid:
     def digest(self) -> str:
         """The digest of everything that decides the grid's results."""
         records = (*self.models.values(), *self.guides.values(), *self.cells.values())
-        return digest_of([self.file.model_dump(mode="json"), [record.digest for record in records]])
+        digests = [record.digest for record in records]
+        digests += (cell.evaluation_digest for cell in self.cells.values())
+        return digest_of([self.file.model_dump(mode="json"), digests])
 
     def _keys(self, number: Number) -> list[tuple[str, str, int]]:
         """Return model, sampler with budget, and seed of each cell of a number."""

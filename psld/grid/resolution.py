@@ -10,20 +10,19 @@ from typing import Any
 
 from psld.config.settings import Settings, parse
 from psld.data.settings import PrepareSettings
-from psld.grid.figures import PLOTS
-from psld.grid.paths import check_name
-from psld.grid.records import Dataset, Features, Grid, Guide, Model, Sampler
-from psld.grid.schema import GridFile
-from psld.metrics.results import NUMBERS
-from psld.metrics.settings import MetricSettings, ReferenceSettings, TrainExtractorSettings
-from psld.sampling.fit import check_fit
-from psld.sampling.settings import (
+from psld.diffusion.samplers import (
     ClassifierGuidance,
     DigitsMask,
     InpaintingGuidance,
     SamplerSettings,
-    SamplingRun,
 )
+from psld.grid.figures import PLOTS
+from psld.grid.paths import check_name
+from psld.grid.records import Dataset, Features, Grid, Guide, Model, Sampler
+from psld.grid.schema import GridFile
+from psld.metrics.results import NUMBER_KINDS
+from psld.metrics.settings import MetricSettings, ReferenceSettings, TrainExtractorSettings
+from psld.sampling.settings import SamplingRun, check_fit
 from psld.training.settings import TrainGuideSettings, TrainSettings
 from psld.utils.errors import UserError
 from psld.utils.files import digest_of
@@ -305,7 +304,7 @@ class _Resolver:
             for place in self.file.places_in(name):
                 if place.number is None:
                     continue
-                kind, metric = NUMBERS[place.show], grid.metrics[place.number.metric]
+                kind, metric = NUMBER_KINDS[place.show], grid.metrics[place.number.metric]
                 if not kind.fits(grid.cell(place.number).sampler.settings, metric):
                     raise UserError(
                         f"{self.path}: tables.{name}, row {place.row.label}: {place.show} needs "

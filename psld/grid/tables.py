@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from psld.config.settings import Settings
 from psld.grid.templates import PLACEHOLDER, fill
-from psld.metrics.results import NUMBERS, Show
+from psld.metrics.results import NUMBER_KINDS, Show
 
 
 class Number(NamedTuple):
@@ -72,7 +72,7 @@ class Band(Settings):
 
     def width(self, paper: float, show: Show) -> float:
         """The largest difference from the paper's value that counts as reproduced."""
-        absolute = self.absolute if NUMBERS[show].from_features else 0.0
+        absolute = self.absolute if NUMBER_KINDS[show].from_features else 0.0
         return max(absolute, self.relative * abs(paper))
 
 

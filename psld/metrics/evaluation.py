@@ -1,7 +1,6 @@
 """The evaluation of a cell: one pass over its shards for all its metrics."""
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,14 +8,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from psld.config.settings import write_record
-from psld.metrics.blocks import BlockStatistics
+from psld.config.settings import MadeRecord, write_record
 from psld.metrics.estimate import Estimate
 from psld.metrics.extractor import Extractor, batches_of, gather
-from psld.metrics.extractor_folder import load_extractor
-from psld.metrics.features import Features, estimate_of_mean
-from psld.metrics.measure import Measurable, Reference, measure, memorization_of, scale
-from psld.metrics.reference_folder import ReferenceManifest, check_reference, load_reference
+from psld.metrics.features import BlockStatistics, Features, FeatureSet, mean_estimate
+from psld.metrics.measure import Reference, measure, measure_memorization, scale
+from psld.metrics.reference_folder import (
+    ReferenceManifest,
+    check_reference,
+    extractor_for,
+    load_reference,
+    read_reference_manifest,
+)
 from psld.metrics.results import CellResult, CellResults, Weights
 from psld.metrics.settings import EvaluateSettings, Measurement, MetricSettings
 from psld.sampling.sample import origin_of
@@ -26,21 +29,13 @@ from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.utils.device import use_device
 from psld.utils.files import digest_of
 from psld.utils.provenance import provenance
-from psld.utils.tensors import load_tensors, save_tensors
+from psld.utils.tensors import read_tensors, save_tensors
 
 NEAREST_PAIRS = 8
 """The number of nearest pairs of sample and training image in a result."""
 
-
-@dataclass(frozen=True)
-class Source:
-    """The extractor and the reference that all metrics with the same features share."""
-
-    extractor: Extractor
-    reference: Reference
-    manifest: ReferenceManifest
-    batch_size: int
-    """Images per call of the extractor."""
+NUMBERS = {"estimate", "nearest", "class_accuracy", "floor", "noise"}
+"""The fields of a result that are computed from features."""
 
 
 class Cost(NamedTuple):
@@ -56,20 +51,11 @@ class Cost(NamedTuple):
 class Gathered:
     """The features of a cell's samples and the facts of its shards, for all its results."""
 
-    samples: dict[tuple[str, int], Measurable]
+    samples: dict[tuple[str, int], FeatureSet]
     """The first images, by `metric.features` and their number."""
     labels: Tensor | None
     """int64, n: the class that each image was guided to; None without guidance to a class."""
     costs: list[Cost]
-
-    def result(self, measurement: Measurement, source: Source) -> dict[str, Any]:
-        """Return the fields of a cell's result that depend on metric and shards."""
-        metric, reference, device = measurement.metric, source.reference, source.extractor.device
-        return {
-            **self.facts(measurement, source.manifest),
-            **self.numbers(measurement, reference, device),
-            **scale(metric, reference, device),
-        }
 
     def numbers(
         self,
@@ -77,40 +63,30 @@ class Gathered:
         reference: Reference,
         device: torch.device | str = "cpu",
     ) -> dict[str, Any]:
-        """Return the fields of a result that are computed from the samples' features."""
+        """Return the fields of a result that are computed from features."""
         metric = measurement.metric
         samples = self.samples[metric.features, measurement.samples]
         nearest = None
         if metric.measure.kind == "memorization":
-            found = memorization_of(metric, samples, reference, device)
-            estimate, nearest = found.share, found.pairs(NEAREST_PAIRS)
+            memorized = measure_memorization(metric, samples, reference, device)
+            estimate, nearest = memorized.share, memorized.pairs(NEAREST_PAIRS)
         else:
             estimate = measure(metric, samples, reference, device)
-        accuracy = self._accuracy(metric, samples)
-        return {"estimate": estimate, "nearest": nearest, "class_accuracy": accuracy}
-
-    def facts(self, measurement: Measurement, manifest: ReferenceManifest) -> dict[str, Any]:
-        """Return the fields of a result that come from the shards and the reference's manifest."""
-        metric, samples = measurement.metric, measurement.samples
-        costs = self._costs_of(samples)
         return {
-            "metric": metric.identity(),
-            "nfe": sum(cost.nfe for cost in costs) / len(costs),
-            "sampling_seconds": round(sum(cost.seconds for cost in costs), 3),
-            "sampling_device": ", ".join(sorted({cost.device for cost in costs})),
-            "extractor_test_accuracy": manifest.extractor_test_accuracy,
-            "reference_samples": manifest.images_of(metric.reference_split),
-            "reference_sha256": manifest.features_sha256,
+            "estimate": estimate,
+            "nearest": nearest,
+            "class_accuracy": self._accuracy(metric, samples),
+            **scale(metric, reference, device),
         }
 
-    def _accuracy(self, metric: MetricSettings, samples: Measurable) -> Estimate | None:
+    def _accuracy(self, metric: MetricSettings, samples: FeatureSet) -> Estimate | None:
         """Return the share of images whose class the dataset's classifier recognizes."""
         if self.labels is None or metric.extractor.kind != "classifier":
             return None
         answers = samples.logits.argmax(dim=1)
-        return estimate_of_mean(answers == self.labels[: len(samples)])
+        return mean_estimate(answers == self.labels[: len(samples)])
 
-    def _costs_of(self, samples: int) -> list[Cost]:
+    def costs_of(self, samples: int) -> list[Cost]:
         """Return the costs of the shards with the first `samples` images."""
         costs, images = [], 0
         for cost in self.costs:
@@ -127,25 +103,97 @@ def evaluate(settings: EvaluateSettings) -> CellResults:
 
     Raises UserError if a file is missing, damaged, or does not belong to the cell.
     """
-    model = read_manifest(settings.model, ModelManifest)
-    guide = settings.guide and read_manifest(settings.guide, GuideManifest)
+    model, guide = _manifests(settings)
     device = use_device(settings.device)
-    sources: dict[str, Source] = {}
+    references: dict[str, tuple[Reference, ReferenceManifest]] = {}
+    extractors: dict[str, Extractor] = {}
     for measurement in settings.measurements:
         metric = measurement.metric
-        if metric.features not in sources:
-            folders = settings.features[metric.features]
-            reference, manifest = load_reference(folders.reference)
-            extractor = load_extractor(metric, folders.extractor, manifest.dataset_digest, device)
-            check_reference(metric, folders.reference, manifest, extractor, model)
-            source = Source(extractor, reference, manifest, metric.batch_size)
-            sources[metric.features] = source
+        if (name := metric.features) not in references:
+            folders = settings.features[name]
+            references[name] = load_reference(folders.reference)
+            _, manifest = references[name]
+            extractors[name] = extractor_for(
+                metric, folders.extractor, manifest.dataset_digest, device
+            )
+            check_reference(metric, folders.reference, manifest, extractors[name].digest, model)
     samples = max(measurement.samples for measurement in settings.measurements)
     origin = origin_of(settings, model.weights_sha256, guide and guide.weights_sha256)
     shards = read_shards(settings.shards, samples, origin)
-    gathered = gather_shards(shards, sources, settings.measurements)
-    kept_file = Path(settings.output).with_suffix(".safetensors")
-    kept = save_kept(kept_file, gathered, settings.measurements, settings.keep)
+    gathered = gather_shards(shards, extractors, settings.measurements)
+    kept = save_kept(_kept_file(settings), gathered, settings.measurements, settings.keep)
+    results = []
+    for measurement in settings.measurements:
+        reference, manifest = references[measurement.metric.features]
+        numbers = gathered.numbers(measurement, reference, device)
+        facts = _facts(settings, measurement, model, guide, gathered, manifest)
+        results.append(CellResult(**facts, **numbers, kept_sha256=kept, **provenance()))
+    record = CellResults(results=tuple(results))
+    write_record(settings.output, record)
+    return record
+
+
+Loaded = dict[tuple[str, bool], tuple[Reference | None, ReferenceManifest]]
+"""References by their folder, with their features (True) or without."""
+
+
+def recompute(
+    settings: EvaluateSettings, stated: CellResults, loaded: Loaded, measure: bool = True
+) -> tuple[CellResults, set[str]]:
+    """Compute the results of a cell again from what `evaluate` kept: no shards, no extractor.
+
+    Of the stated results, take over the software, and the numbers whose features were not kept.
+    Return the records of these as well.
+
+    Args:
+        loaded: the references of other cells; those of this cell are added.
+        measure: False takes over all numbers: to compute them takes long.
+
+    Raises UserError if a file is missing, damaged, or does not belong to the cell.
+    """
+    model, guide = _manifests(settings)
+    kept = stated.results[0].kept_sha256
+    gathered = load_kept(_kept_file(settings), kept)
+    results, taken = [], set()
+    for measurement, result in zip(settings.measurements, stated.results, strict=True):
+        metric = measurement.metric
+        folder = settings.features[metric.features].reference
+        has_features = (metric.features, measurement.samples) in gathered.samples
+        if (key := (folder, has_features)) not in loaded:
+            manifest = None if has_features else read_reference_manifest(folder)
+            loaded[key] = load_reference(folder) if has_features else (None, manifest)
+        reference, manifest = loaded[key]
+        check_reference(metric, folder, manifest, manifest.extractor_digest, model)
+        if reference and measure:
+            numbers = gathered.numbers(measurement, reference)
+        else:
+            numbers = result.model_dump(include=NUMBERS)
+            taken.add(result.record)
+        software = result.model_dump(include=set(MadeRecord.model_fields))
+        facts = _facts(settings, measurement, model, guide, gathered, manifest)
+        results.append(CellResult(**facts, **numbers, kept_sha256=kept, **software))
+    return CellResults(results=tuple(results)), taken
+
+
+def _manifests(settings: EvaluateSettings) -> tuple[ModelManifest, GuideManifest | None]:
+    model = read_manifest(settings.model, ModelManifest)
+    return model, settings.guide and read_manifest(settings.guide, GuideManifest)
+
+
+def _kept_file(settings: EvaluateSettings) -> Path:
+    return Path(settings.output).with_suffix(".safetensors")
+
+
+def _facts(
+    settings: EvaluateSettings,
+    measurement: Measurement,
+    model: ModelManifest,
+    guide: GuideManifest | None,
+    gathered: Gathered,
+    reference: ReferenceManifest,
+) -> dict[str, Any]:
+    """Return the fields of a result that are not computed from features."""
+    metric, costs = measurement.metric, gathered.costs_of(measurement.samples)
     images = images_digest(
         digest_of(model.settings.identity()),
         guide and digest_of(guide.settings.identity()),
@@ -153,40 +201,39 @@ def evaluate(settings: EvaluateSettings) -> CellResults:
         settings.seed,
         settings.shard_size,
     )
-    results = tuple(
-        CellResult(
-            record=measurement.digest(images),
-            model=Weights(**model.identity()),
-            guide=guide and Weights(**guide.identity()),
-            sampler=settings.sampler.model_dump(mode="json", exclude_none=True),
-            seed=settings.seed,
-            kept_sha256=kept,
-            **gathered.result(measurement, sources[measurement.metric.features]),
-            **provenance(),
-        )
-        for measurement in settings.measurements
-    )
-    found = CellResults(results=results)
-    write_record(settings.output, found)
-    return found
+    return {
+        "record": measurement.digest(images),
+        "metric": metric.identity(),
+        "nfe": sum(cost.nfe for cost in costs) / len(costs),
+        "sampling_seconds": round(sum(cost.seconds for cost in costs), 3),
+        "sampling_device": ", ".join(sorted({cost.device for cost in costs})),
+        "extractor_test_accuracy": reference.extractor_test_accuracy,
+        "reference_samples": reference.images_of(metric.reference_split),
+        "reference_sha256": reference.features_sha256,
+        "model": Weights(**model.identity()),
+        "guide": guide and Weights(**guide.identity()),
+        "sampler": settings.sampler.model_dump(mode="json", exclude_none=True),
+        "seed": settings.seed,
+    }
 
 
 def gather_shards(
     shards: Iterable[Shard],
-    sources: Mapping[str, Source],
-    measurements: Iterable[Measurement],
+    extractors: Mapping[str, Extractor],
+    measurements: Sequence[Measurement],
 ) -> Gathered:
     """Read each shard once and extract the features of its images with each extractor.
 
     Memory for 50,000 samples with Inception's features and logits is 0.6 GB.
     """
-    parts: dict[str, list[Features]] = {name: [] for name in sources}
+    parts: dict[str, list[Features]] = {name: [] for name in extractors}
+    batch_sizes = {m.metric.features: m.metric.batch_size for m in measurements}
     labels, costs = [], []
     for shard in shards:
         count = len(shard.images)
-        for name, source in sources.items():
-            batches = batches_of(shard.images, source.batch_size)
-            parts[name].append(gather(source.extractor, batches, name, count))
+        for name, extractor in extractors.items():
+            batches = batches_of(shard.images, batch_sizes[name])
+            parts[name].append(gather(extractor, batches, name, count))
         if shard.labels is not None:
             labels.append(torch.from_numpy(shard.labels))
         costs.append(Cost(count, shard.nfe, shard.seconds, shard.device))
@@ -212,10 +259,7 @@ def save_kept(
     for each in measurements:
         group = kinds.setdefault((each.metric.features, each.samples), set())
         group.add(each.metric.measure.kind)
-    costs = bytearray(json.dumps(gathered.costs).encode())
-    tensors = {"costs": torch.frombuffer(costs, dtype=torch.uint8)}
-    if gathered.labels is not None:
-        tensors["labels"] = gathered.labels
+    tensors = {} if gathered.labels is None else {"labels": gathered.labels}
     for (name, n), features in gathered.samples.items():
         if features.dimension <= largest:
             # The share of recognized labels needs the logits of each sample.
@@ -223,7 +267,7 @@ def save_kept(
             kept = features.block_statistics() if are_enough else features
             prefix = f"{name}/{n}/"
             tensors |= {prefix + key: tensor for key, tensor in kept.tensors().items()}
-    return save_tensors(path, tensors)
+    return save_tensors(path, "evaluation", tensors, {"costs": gathered.costs})
 
 
 def load_kept(path: str | Path, sha256: str) -> Gathered:
@@ -231,8 +275,8 @@ def load_kept(path: str | Path, sha256: str) -> Gathered:
 
     Raises UserError if the file is missing or damaged.
     """
-    tensors = load_tensors(path, sha256, "evaluate the cell again")
-    costs = json.loads(tensors.pop("costs").numpy().tobytes())
+    stored = read_tensors(path, "evaluation", "evaluate the cell again", sha256)
+    tensors = stored.tensors()
     labels = tensors.pop("labels", None)
     groups: dict[tuple[str, int], dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
@@ -242,4 +286,4 @@ def load_kept(path: str | Path, sha256: str) -> Gathered:
         group: (Features if "values" in own else BlockStatistics).from_tensors(own)
         for group, own in groups.items()
     }
-    return Gathered(samples, labels, [Cost(*cost) for cost in costs])
+    return Gathered(samples, labels, [Cost(*cost) for cost in stored.origin["costs"]])

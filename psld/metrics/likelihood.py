@@ -2,14 +2,14 @@
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from psld.config.settings import MadeRecord, Settings, parse
+from psld.config.settings import MadeRecord, Settings, load_record, write_record
 from psld.data.store import ImageStore
 from psld.diffusion.likelihood import bits_per_dimension, dequantize, log_likelihood
 from psld.diffusion.score import Batching
@@ -20,8 +20,7 @@ from psld.training.manifest import ModelManifest, read_manifest
 from psld.training.model import Model, load_model
 from psld.utils.device import use_device
 from psld.utils.errors import UserError
-from psld.utils.files import digest_of, read_json, write_json
-from psld.utils.provenance import device_name
+from psld.utils.provenance import device_name, provenance
 from psld.utils.randomness import Stream, stream_seed
 
 
@@ -54,26 +53,10 @@ class LikelihoodShard(Settings):
     seconds: float
     device: str
 
-    def save(self, path: Path) -> None:
-        """Write the shard and its digest, whole or not at all."""
-        content = self.model_dump(mode="json")
-        write_json(path, {**content, "digest": digest_of(content)})
-
     @classmethod
-    def read(cls, path: Path) -> "LikelihoodShard":
+    def load(cls, path: Path) -> "LikelihoodShard":
         """Read a shard. Raises UserError if it is missing or damaged."""
-        content = read_json(path)
-        if not isinstance(content, dict) or content.pop("digest", None) != digest_of(content):
-            raise UserError(f"{path}: damaged shard (its digest differs); measure it again")
-        return parse(cls, content, where=str(path))
-
-    @classmethod
-    def load(cls, path: Path, origin: LikelihoodOrigin) -> "LikelihoodShard":
-        """Read a shard. Raises UserError if it is missing, damaged or of another origin."""
-        shard = cls.read(path)
-        if shard.origin != origin:
-            raise UserError(f"{path}: of another model, dataset or settings; measure it again")
-        return shard
+        return load_record(cls, path, f"{path}: not a whole shard; measure it again")
 
 
 class LikelihoodResult(MadeRecord):
@@ -101,23 +84,38 @@ class LikelihoodResult(MadeRecord):
         return Interval(self.bits_per_dimension, self.low, self.high)
 
 
-def summary(shards: Sequence[LikelihoodShard]) -> dict[str, Any]:
-    """Return the fields of a result that come from its shards: the mean with its t-interval."""
+def measure_likelihood(settings: LikelihoodCommandSettings) -> LikelihoodResult:
+    """Measure a split under a model and write the result. Print a line for each shard.
+
+    Raises as `measure_shards` does.
+    """
+    shards = []
+    for shard, made in measure_shards(settings):
+        shards.append(shard)
+        first, last = shard.origin.first, shard.origin.first + len(shard.bits) - 1
+        cost = f"{shard.evaluations} evaluations" if made else "kept"
+        bits = f"{statistics.fmean(shard.bits):.4f} bits/dim"
+        print(f"images {first} to {last}: {bits}, {cost}", flush=True)
     bits = [value for shard in shards for value in shard.bits]
     mean = statistics.fmean(bits)
     margin = t_quantile(len(bits) - 1) * statistics.stdev(bits) / len(bits) ** 0.5
     weight = [len(shard.bits) for shard in shards]
-    return {
-        "bits_per_dimension": mean,
-        "low": mean - margin,
-        "high": mean + margin,
-        "measured": len(bits),
-        "evaluations": statistics.fmean((shard.evaluations for shard in shards), weight),
-        "gradients": statistics.fmean((shard.gradients for shard in shards), weight),
-        "seconds": sum(shard.seconds for shard in shards),
-        "device": shards[0].device,
-        "dataset_digest": shards[0].origin.dataset_digest,
-    }
+    result = LikelihoodResult(
+        bits_per_dimension=mean,
+        low=mean - margin,
+        high=mean + margin,
+        measured=len(bits),
+        likelihood=settings.model_dump(include=set(LikelihoodSettings.model_fields)),
+        evaluations=statistics.fmean((shard.evaluations for shard in shards), weight),
+        gradients=statistics.fmean((shard.gradients for shard in shards), weight),
+        seconds=sum(shard.seconds for shard in shards),
+        device=shards[0].device,
+        dataset_digest=shards[0].origin.dataset_digest,
+        model=Weights(**read_manifest(settings.model, ModelManifest).identity()),
+        **provenance(),
+    )
+    write_record(settings.output, result)
+    return result
 
 
 def measure_shards(
@@ -147,7 +145,7 @@ def measure_shards(
     device = use_device(settings.device)
     model = load_model(settings.model, device)
     batching = Batching(settings.batch_size)
-    given = settings.model_dump(include=set(LikelihoodOrigin.model_fields) - {"images"})
+    options = settings.model_dump(include=set(LikelihoodOrigin.model_fields) - {"images"})
     for first in range(0, len(images), settings.shard_size):
         part = images[first : first + settings.shard_size]
         origin = LikelihoodOrigin(
@@ -155,16 +153,18 @@ def measure_shards(
             dataset_digest=store.digest,
             first=first,
             images=len(part),
-            **given,
+            **options,
         )
         index = first // settings.shard_size
         path = Path(settings.output).with_suffix("") / f"{index:05d}.json"
-        try:
-            yield LikelihoodShard.load(path, origin), False
-        except UserError:
-            shard = measure_shard(model, part, origin, device, batching)
-            shard.save(path)
-            yield shard, True
+        with suppress(UserError):
+            shard = LikelihoodShard.load(path)
+            if shard.origin == origin:
+                yield shard, False
+                continue
+        shard = measure_shard(model, part, origin, device, batching)
+        write_record(path, shard)
+        yield shard, True
 
 
 def measure_shard(
@@ -182,7 +182,7 @@ def measure_shard(
     key = stream_seed(origin.seed, Stream.LIKELIHOOD, origin.first)
     random = np.random.Generator(np.random.Philox(key=key))
     uniform = torch.from_numpy(random.random(images.shape, dtype=np.float32))
-    found = log_likelihood(
+    measured = log_likelihood(
         model.process,
         model.network,
         dequantize(torch.from_numpy(images.copy()), uniform).to(device),
@@ -193,12 +193,12 @@ def measure_shard(
         tolerance=origin.tolerance,
         batch_size=batching,
     )
-    bits = bits_per_dimension(found.log_likelihood, images[0].size)
+    bits = bits_per_dimension(measured.log_likelihood, images[0].size)
     return LikelihoodShard(
         origin=origin,
         bits=tuple(bits.tolist()),
-        evaluations=found.evaluations,
-        gradients=found.gradients,
+        evaluations=measured.evaluations,
+        gradients=measured.gradients,
         seconds=time.monotonic() - started,
         device=device_name(device),
     )

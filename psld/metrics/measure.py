@@ -5,12 +5,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from psld.metrics.blocks import BLOCKS, BlockStatistics
+from psld.metrics.distances import (
+    finite,
+    frechet_distance,
+    frechet_estimate,
+    inception_score,
+    kernel_distance,
+)
 from psld.metrics.estimate import Estimate
-from psld.metrics.features import Features
-from psld.metrics.frechet import finite, frechet_distance, frechet_estimate
-from psld.metrics.inception_score import inception_score
-from psld.metrics.kernel_distance import kernel_distance
+from psld.metrics.features import BLOCKS, BlockStatistics, Features, FeatureSet
 from psld.metrics.neighbors import Memorization, memorization, precision, recall
 from psld.metrics.settings import (
     FrechetSettings,
@@ -21,42 +24,29 @@ from psld.metrics.settings import (
     PrecisionSettings,
     RecallSettings,
 )
-from psld.metrics.statistics import FeatureStatistics
 from psld.utils.errors import UserError
-
-Measurable = Features | BlockStatistics
-"""A set of images. Block statistics are enough for a Fréchet distance."""
 
 
 class Reference(NamedTuple):
     """The images that samples are compared with, and those that give a metric its scale."""
 
-    train: Measurable
-    test: Measurable | None
+    train: FeatureSet
+    test: FeatureSet | None
     """None if the dataset has no test split."""
-    noise: Measurable
+    noise: FeatureSet
     """Standard normal noise, quantized as samples are."""
 
-    def of(self, split: str) -> Measurable:
-        """Return the images of `train`, `test` or `all`. Raises UserError if there are none."""
-        if split == "train" or (split == "all" and self.test is None):
-            return self.train
-        if self.test is None:
+    def split(self, name: str) -> FeatureSet:
+        """Return the images of `train` or `test`. Raises UserError if there are none."""
+        images = self.train if name == "train" else self.test
+        if images is None:
             raise UserError("the reference has no test images; choose another reference_split")
-        if split == "test":
-            return self.test
-        return Features.joined([_features(self.train), _features(self.test)])
-
-    def total(self, split: str) -> FeatureStatistics:
-        """Return the statistics of the images of `train`, `test` or `all`."""
-        if split == "all" and self.test is not None:
-            return self.train.total + self.test.total
-        return self.of(split).total
+        return images
 
 
 def measure(
     metric: MetricSettings,
-    samples: Measurable,
+    samples: FeatureSet,
     reference: Reference,
     device: torch.device | str = "cpu",
     blocks: int = BLOCKS,
@@ -73,12 +63,12 @@ def measure(
     Raises UserError if there are statistics where the measure needs features, or if the samples are
     too few, and RunError if features are NaN or infinite.
     """
-    settings, split = metric.measure, metric.reference_split
+    settings = metric.measure
     match settings:
         case FrechetSettings():
             if isinstance(samples, Features):
                 samples = samples.block_statistics(blocks, device)
-            return frechet_estimate(samples, reference.total(split))
+            return frechet_estimate(samples, reference.split(metric.reference_split).total)
         case InceptionScoreSettings():
             logits = _features(samples).logits
             if logits is None:
@@ -86,8 +76,10 @@ def measure(
             splits = min(settings.splits, max(1, len(logits) // 2))  # a rehearsal has few samples
             return inception_score(finite(logits), splits, blocks)
         case MemorizationSettings():
-            return memorization_of(metric, samples, reference, device, blocks).share
-    x, y = (_values(images, device) for images in (samples, reference.of(split)))
+            return measure_memorization(metric, samples, reference, device, blocks).share
+    x, y = (
+        _values(images, device) for images in (samples, reference.split(metric.reference_split))
+    )
     match settings:
         case KernelSettings():
             return kernel_distance(x, y, settings.subsets, settings.subset_size, blocks)
@@ -97,15 +89,15 @@ def measure(
             return recall(x, y, settings.neighbors, blocks)
 
 
-def memorization_of(
+def measure_memorization(
     metric: MetricSettings,
-    samples: Measurable,
+    samples: FeatureSet,
     reference: Reference,
     device: torch.device | str = "cpu",
     blocks: int = BLOCKS,
 ) -> Memorization:
     """Compute memorization with the distances behind it. Raises as `measure` does."""
-    images = (samples, reference.train, reference.of("test"))
+    images = (samples, reference.train, reference.split("test"))
     x, train, test = (_values(each, device) for each in images)
     return memorization(x, train, test, metric.measure.quantile, blocks)
 
@@ -115,27 +107,25 @@ def scale(
 ) -> dict[str, float | None]:
     """Return the metric of real images that are not in the reference (`floor`), and of `noise`.
 
-    The floor is None without a test split. For reference_split `all`, it compares the two splits.
+    The floor is None without a test split.
     """
 
-    def value(images: Measurable, split: str) -> float:
+    def value(images: FeatureSet) -> float:
         if metric.measure.kind == "frechet":
-            return frechet_distance(images.total, reference.total(split))
+            return frechet_distance(images.total, reference.split(metric.reference_split).total)
         # The interval does not count, so the fewest blocks are enough.
-        against = metric.model_copy(update={"reference_split": split})
-        return measure(against, images, reference, device, blocks=2).value
+        return measure(metric, images, reference, device, blocks=2).value
 
-    split = metric.reference_split
-    held_out = reference.train if split == "test" else reference.test
-    floor = None if held_out is None else value(held_out, "train" if split == "all" else split)
-    return {"floor": floor, "noise": value(reference.noise, split)}
+    held_out = reference.train if metric.reference_split == "test" else reference.test
+    floor = None if held_out is None else value(held_out)
+    return {"floor": floor, "noise": value(reference.noise)}
 
 
-def _features(images: Measurable) -> Features:
+def _features(images: FeatureSet) -> Features:
     if isinstance(images, BlockStatistics):
         raise UserError("only a Fréchet distance can be measured from statistics of features")
     return images
 
 
-def _values(images: Measurable, device: torch.device | str) -> Tensor:
+def _values(images: FeatureSet, device: torch.device | str) -> Tensor:
     return finite(_features(images).values).to(device)

@@ -6,9 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from psld.metrics.blocks import BLOCKS
 from psld.metrics.estimate import Estimate
-from psld.metrics.features import blocks_of_samples, estimate_of, estimate_of_mean
+from psld.metrics.features import BLOCKS, assign_blocks, jackknife, mean_estimate
 from psld.utils.errors import UserError
 
 ROWS = 500
@@ -27,7 +26,7 @@ def precision(
     _check_neighbors(len(reference), neighbors)
     radii = torch.cat([_kth(d, neighbors) for d in _distances(reference, reference)])
     covered = torch.cat([(d <= radii).any(dim=1) for d in _distances(samples, reference)])
-    return estimate_of_mean(covered, blocks)
+    return mean_estimate(covered, blocks)
 
 
 def recall(
@@ -39,7 +38,7 @@ def recall(
     ball reaches to its k-th neighbor outside that block. Indicators of nearest neighbors are not
     smooth, which makes these intervals a fifth to a half too wide.
     """
-    block, blocks = blocks_of_samples(len(samples), blocks)
+    block, blocks = assign_blocks(len(samples), blocks)
     block = block.to(samples.device)
     _check_neighbors(len(samples) - int(block.bincount().max()), neighbors)
     radii = _radii_without(samples, block, neighbors, blocks)
@@ -47,7 +46,7 @@ def recall(
         torch.stack([(d <= radius).any(dim=1).sum() for radius in radii])
         for d in _distances(reference, samples)
     )
-    return estimate_of(covered.double() / len(reference), block)
+    return jackknife(covered.double() / len(reference), block)
 
 
 def _check_neighbors(images: int, neighbors: int) -> None:
@@ -123,7 +122,7 @@ def memorization(
     threshold = torch.quantile(nearest(test, train)[0].double(), quantile)
     distances, index = nearest(samples, train)
     return Memorization(
-        share=estimate_of_mean(distances < threshold, blocks),
+        share=mean_estimate(distances < threshold, blocks),
         threshold=threshold.item(),
         distances=distances,
         nearest=index,

@@ -1,23 +1,45 @@
-"""A reference on disk: `features.safetensors` and, written last, `manifest.json`.
+"""The reference of metrics: the features of a dataset's images, and of noise for the scale.
 
-All metrics with the same extractor share it: its features are those of the training split, of the
-test split if there is one, and of noise.
+A folder has `features.safetensors` and, written last, `manifest.json`. All metrics with the same
+extractor share it: its features are those of the training split, of the test split if there is
+one, and of noise.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from psld.config.settings import MadeRecord, read_record
-from psld.metrics.extractor import Extractor
+import numpy as np
+import torch
+from torch import Tensor
+
+from psld.config.settings import MadeRecord, read_record, write_record
+from psld.data.pixels import to_uint8, truncated
+from psld.data.store import ImageStore
+from psld.metrics.classifier import load_classifier, read_extractor_manifest
+from psld.metrics.extractor import Extractor, batches_of, gather
 from psld.metrics.features import Features
 from psld.metrics.measure import Reference
-from psld.metrics.settings import ExtractorSettings, MetricSettings
+from psld.metrics.settings import (
+    ClassifierSettings,
+    DINOv2Settings,
+    EfficientNetSettings,
+    ExtractorSettings,
+    InceptionSettings,
+    MetricSettings,
+    ReferenceSettings,
+)
 from psld.training.manifest import ModelManifest
+from psld.utils.device import use_device
 from psld.utils.errors import UserError
-from psld.utils.tensors import load_tensors, save_tensors
+from psld.utils.provenance import device_name, provenance
+from psld.utils.tensors import grouped, read_tensors, save_tensors
 
 FEATURES = "features.safetensors"
 MANIFEST = "manifest.json"
 REMEDY = "run psld reference again"
+
+NOISE_SAMPLES = 10_000
+"""Images of noise; as many as training images if there are fewer."""
 
 
 class ReferenceManifest(MadeRecord):
@@ -42,19 +64,129 @@ class ReferenceManifest(MadeRecord):
     """The device of the computation."""
 
     def images_of(self, split: str) -> int:
-        """Return the number of images of `train`, `test` or `all`."""
-        real = self.images["train"], self.images.get("test", 0)
-        return sum(real) if split == "all" else self.images.get(split, 0)
+        """Return the number of images of `train` or `test`."""
+        return self.images.get(split, 0)
 
 
-def save_features(folder: str | Path, parts: dict[str, Features]) -> str:
-    """Write the features of all parts and return the SHA-256 of the file."""
+def make_reference(settings: ReferenceSettings) -> ReferenceManifest:
+    """Extract the features of a dataset's images, and of noise, and write them with a manifest.
+
+    Raises UserError if the dataset lacks images that the metric needs, or for a foreign extractor.
+    """
+    metric, folder = settings.metric, settings.extractor
+    store = ImageStore.open_for(settings.data, settings.dataset)
+    if store.splits[metric.reference_split] == 0:
+        raise UserError(
+            f"{settings.data}: no {metric.reference_split} images; set metric.reference_split"
+        )
+    extractor = extractor_for(metric, folder, store.digest, use_device(settings.device))
+    parts = features_of_splits(extractor, store, metric)
+    parts["train"] = Features(parts["train"].values)  # no metric needs its logits
+    shape = (store.channels, store.image_size, store.image_size)
+    count = min(store.splits["train"], NOISE_SAMPLES)
+    noise = noise_images(count, shape, metric.batch_size)
+    parts["noise"] = gather(extractor, noise, "noise", count)
+    origin = {"extractor": extractor.digest, "dataset": store.digest}
+    manifest = ReferenceManifest(
+        extractor=metric.extractor,
+        truncated_reference=metric.truncated_reference,
+        dataset=settings.dataset.name,
+        dataset_digest=store.digest,
+        images={name: len(features) for name, features in parts.items()},
+        features_sha256=save_features(settings.output, parts, origin),
+        extractor_digest=extractor.digest,
+        extractor_test_accuracy=read_extractor_manifest(folder).test_accuracy if folder else None,
+        device=device_name(extractor.device),
+        **provenance(),
+    )
+    write_record(Path(settings.output) / MANIFEST, manifest)  # it completes the folder
+    return manifest
+
+
+def extractor_for(
+    metric: MetricSettings,
+    folder: str | Path | None,
+    dataset_digest: str,
+    device: torch.device | str = "cpu",
+) -> Extractor:
+    """Load the extractor of a metric.
+
+    `folder` has the trained classifier of a classifier metric; published networks need none.
+    `dataset_digest` is that of the current data, on which a classifier must have been trained.
+
+    Raises UserError if the folder is missing, damaged, or for other settings or another dataset,
+    and if published weights cannot be loaded.
+    """
+    settings = metric.extractor
+    if isinstance(settings, ClassifierSettings):
+        if folder is None:
+            raise UserError(
+                f"extractor: metric {metric.name} needs the folder of a trained extractor, "
+                "made by psld train_extractor"
+            )
+        _check_classifier(settings, Path(folder), dataset_digest)
+        return load_classifier(folder, device)
+    if folder is not None:
+        raise UserError(f"extractor={folder}: metric {metric.name} needs none; set extractor=null")
+    # Importing torch-fidelity takes seconds, and classifiers do not need it.
+    from psld.metrics import published
+
+    match settings:
+        case InceptionSettings():
+            return published.InceptionExtractor(settings.weights, device)
+        case DINOv2Settings():
+            return published.DINOv2Extractor(settings, device)
+        case EfficientNetSettings():
+            return published.EfficientNetExtractor(device)
+
+
+def _check_classifier(settings: ClassifierSettings, folder: Path, dataset_digest: str) -> None:
+    """Raise UserError if the classifier was trained with other settings or on other data."""
+    manifest = read_extractor_manifest(folder)
+    trained = manifest.extractor.model_dump()
+    for key, value in settings.model_dump().items():
+        if trained[key] != value:
+            raise UserError(
+                f"{folder}: trained with metric.extractor.{key}={trained[key]}, but the metric "
+                f"asks for {value}; train it again"
+            )
+    if manifest.dataset_digest != dataset_digest:
+        raise UserError(
+            f"{folder}: trained on dataset {manifest.dataset} with digest "
+            f"{manifest.dataset_digest}, but the data here has {dataset_digest}; train it again"
+        )
+
+
+def features_of_splits(
+    extractor: Extractor, store: ImageStore, metric: MetricSettings
+) -> dict[str, Features]:
+    """Extract the features of each split that the dataset has."""
+    features = {}
+    for split, size in store.splits.items():
+        if size > 0:
+            batches = batches_of(store.images(split), metric.batch_size)
+            if metric.truncated_reference:
+                batches = map(truncated, batches)
+            features[split] = gather(extractor, batches, split, size)
+    return features
+
+
+def noise_images(count: int, shape: tuple[int, int, int], batch_size: int) -> Iterator[Tensor]:
+    """Yield batches of pure noise as images, the same images for any batch size."""
+    random = np.random.default_rng(0)
+    for start in range(0, count, batch_size):
+        size = min(batch_size, count - start)
+        yield to_uint8(torch.from_numpy(random.standard_normal((size, *shape), dtype=np.float32)))
+
+
+def save_features(folder: str | Path, parts: dict[str, Features], origin: dict[str, str]) -> str:
+    """Write the features of all parts, with the digests of what made them; return the SHA-256."""
     tensors = {
         f"{part}.{name}": tensor
         for part, features in parts.items()
         for name, tensor in features.tensors().items()
     }
-    return save_tensors(Path(folder) / FEATURES, tensors)
+    return save_tensors(Path(folder) / FEATURES, "features", tensors, origin)
 
 
 def read_reference_manifest(folder: str | Path) -> ReferenceManifest:
@@ -68,28 +200,26 @@ def read_reference_manifest(folder: str | Path) -> ReferenceManifest:
 def load_reference(folder: str | Path) -> tuple[Reference, ReferenceManifest]:
     """Read a reference. Raises UserError if a file is missing, damaged or foreign."""
     manifest = read_reference_manifest(folder)
-    tensors = load_tensors(Path(folder) / FEATURES, manifest.features_sha256, REMEDY)
+    path = Path(folder) / FEATURES
+    stored = read_tensors(path, "features", REMEDY, manifest.features_sha256)
     try:
-        parts = {
-            part: Features(tensors[f"{part}.values"], tensors.get(f"{part}.logits"))
-            for part in manifest.images
-        }
+        parts = {p: Features.from_tensors(each) for p, each in grouped(stored.tensors()).items()}
         return Reference(parts["train"], parts.get("test"), parts["noise"]), manifest
     except KeyError as error:
-        raise UserError(f"{folder}/{FEATURES}: has no {error}; {REMEDY}") from None
+        raise UserError(f"{path}: has no {error}; {REMEDY}") from None
 
 
 def check_reference(
     metric: MetricSettings,
     folder: str | Path,
     reference: ReferenceManifest,
-    extractor: Extractor,
+    extractor_digest: str,
     model: ModelManifest,
 ) -> None:
     """Raise UserError if the reference is of another extractor or dataset than the model's."""
     made_by = reference.extractor.identity()
     made = made_by, reference.truncated_reference, reference.extractor_digest
-    if made != (metric.extractor.identity(), metric.truncated_reference, extractor.digest):
+    if made != (metric.extractor.identity(), metric.truncated_reference, extractor_digest):
         raise UserError(f"{folder}: made with another extractor than {metric.name} has; {REMEDY}")
     dataset, digest = model.settings.dataset.name, model.dataset_digest
     # Of an imported model, only the name of its dataset is certain.

@@ -1,6 +1,6 @@
 """The results of a cell: all its metrics, with what they were computed from.
 
-`Show` and `NUMBERS` list the kinds of numbers that a table can show.
+`Show` and `NUMBER_KINDS` list the kinds of numbers that a table can show.
 """
 
 from collections.abc import Callable
@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from psld.config.settings import MadeRecord, Settings, read_record
+from psld.diffusion.samplers import SamplerSettings
 from psld.metrics.estimate import Estimate
 from psld.metrics.settings import MetricSettings
-from psld.sampling.settings import SamplerSettings
 
 Show = Literal["value", "nfe", "class_accuracy"]
-"""What an entry of a table shows; NUMBERS describes each."""
+"""What an entry of a table shows; NUMBER_KINDS describes each."""
 
 
 class Weights(Settings):
@@ -71,7 +71,7 @@ class CellResult(MadeRecord):
 
     def number(self, show: Show) -> Estimate | float:
         """Return a number that a table shows; an Estimate has an interval."""
-        return NUMBERS[show].read(self)
+        return NUMBER_KINDS[show].read(self)
 
 
 class NumberKind(NamedTuple):
@@ -93,7 +93,7 @@ def _has_class_accuracy(sampler: SamplerSettings, metric: MetricSettings) -> boo
     return hasattr(sampler.guidance, "label") and metric.extractor.kind == "classifier"
 
 
-NUMBERS: dict[Show, NumberKind] = {
+NUMBER_KINDS: dict[Show, NumberKind] = {
     # The metric.
     "value": NumberKind(lambda result: result.estimate),
     # Network evaluations per image, counted.
@@ -117,6 +117,11 @@ class CellResults(Settings):
         """Read a record. Raises UserError if it is damaged or from another version."""
         remedy = "delete it and evaluate again, or all cells: snakemake GRID --forcerun evaluate"
         return read_record(cls, path, f"{path}: not the metrics of a cell; {remedy}")
+
+    @property
+    def records(self) -> list[str]:
+        """The records of the results."""
+        return [result.record for result in self.results]
 
     def of(self, record: str) -> CellResult | None:
         """Return the result of a record; None if there is none."""

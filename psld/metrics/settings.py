@@ -141,7 +141,7 @@ class MetricSettings(Settings):
     """The network that turns images into features."""
     measure: MeasureSettings = FrechetSettings()
     """The number that is computed from the features."""
-    reference_split: Literal["train", "test", "all"] = "train"
+    reference_split: Literal["train", "test"] = "train"
     """The images that samples are compared with."""
     truncated_reference: bool = False
     """Truncate real images as samples are truncated: 95 of 256 levels become one lower."""
@@ -315,7 +315,7 @@ class ReferenceSettings(_CommandSettings):
 class LikelihoodSettings(Settings):
     """Everything that decides the bits per dimension of a model."""
 
-    split: Literal["train", "test", "all"]
+    split: Literal["train", "test"]
     """The images whose likelihood is measured."""
     images: int | None = Field(ge=2)
     """Number of images, from the first of the split; null: all."""

@@ -1,5 +1,6 @@
-"""The forward pass of a network: plain, in bfloat16, compiled, or in the channels-last layout."""
+"""A network in use: its forward pass (plain, in bfloat16, compiled), and the EMA of its weights."""
 
+import copy
 from typing import Literal
 
 import torch
@@ -34,3 +35,19 @@ class InBfloat16(nn.Module):
     def forward(self, z: Tensor, *conditions: Tensor | None) -> Tensor:
         with torch.autocast(z.device.type, torch.bfloat16):
             return self.network(z, *conditions)
+
+
+class EMA:
+    """The exponential moving average θ̄ ← d θ̄ + (1 − d) θ after each step.
+
+    There is no bias correction, as in the official code.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self._averaged = list(self.network.parameters())
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        torch._foreach_lerp_(self._averaged, list(network.parameters()), 1 - self.decay)

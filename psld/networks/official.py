@@ -1,23 +1,29 @@
-"""The parameter names of the official networks (mandt-lab/PSLD), mapped to ours.
+"""The official networks (mandt-lab/PSLD): parameter names mapped to ours, and checkpoints.
 
 The official NCSN++ keeps all layers in one list, `all_modules`, in the order of creation; a
 parameter is named `all_modules.N.NAME`. The mapping visits our modules in that order and counts N.
 Layers without parameters count too.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-from psld.networks.blocks import Attention, FourierEmbedding, ResidualBlock
-from psld.networks.encoder import Encoder
-from psld.networks.guide import NCSNppGuide
-from psld.networks.layers import Combine
-from psld.networks.ncsnpp import NCSNpp
-from psld.networks.resampling import FIRUpsamplingConv
+from psld.networks.layers import (
+    Attention,
+    Combine,
+    FIRUpsamplingConv,
+    FourierEmbedding,
+    ResidualBlock,
+)
+from psld.networks.ncsnpp import Encoder, NCSNpp, NCSNppGuide
 from psld.networks.settings import EncoderSettings
-from psld.utils.errors import UserError
+from psld.utils.errors import UserError, reraise_fault
+from psld.utils.tensors import check_archive
 
 LISTED = 8
 """The maximum number of parameters that an error message lists."""
@@ -28,25 +34,25 @@ def from_official(state: Mapping[str, Tensor], network: Encoder) -> dict[str, Te
 
     Raises UserError that lists the parameters that are missing, unexpected, or of a wrong shape.
     """
-    sources = official_sources(network)
+    officials = official_parameters(network)
     ours = network.state_dict()
-    official_names = {source.name for source in sources.values()}
+    official_names = {official.name for official in officials.values()}
     problems = {
         "missing": official_names - state.keys(),
         "unexpected": state.keys() - official_names,
-        "not in official networks": ours.keys() - sources.keys(),
-        "wrong shape": list(_wrong_shapes(state, sources, ours)),
+        "not in official networks": ours.keys() - officials.keys(),
+        "wrong shape": list(_wrong_shapes(state, officials, ours)),
     }
     complaints = [f"{problem}: {_listed(items)}" for problem, items in problems.items() if items]
     if complaints:
         raise UserError(f"official parameters do not fit the network: {'; '.join(complaints)}")
     return {
-        name: source.swapped(state[source.name]).reshape(ours[name].shape).contiguous()
-        for name, source in sources.items()
+        name: official.swapped(state[official.name]).reshape(ours[name].shape).contiguous()
+        for name, official in officials.items()
     }
 
 
-class Source(NamedTuple):
+class OfficialParameter(NamedTuple):
     """The official name of one of our parameters, and the conversion between the two layouts.
 
     Each conversion is its own inverse, except that ours may have two more dimensions of size 1.
@@ -74,7 +80,7 @@ def _upsampling(weight: Tensor) -> Tensor:
     return weight.transpose(0, 1).flip(2, 3)
 
 
-def official_sources(network: Encoder) -> dict[str, Source]:
+def official_parameters(network: Encoder) -> dict[str, OfficialParameter]:
     """Return the official parameter for each name in our state dict."""
     prefixes = {module: prefix for prefix, module in network.named_modules()}
     layers = [
@@ -83,7 +89,7 @@ def official_sources(network: Encoder) -> dict[str, Source]:
         if layer is not None and not isinstance(layer, nn.Identity)
     ]
     return {
-        f"{prefixes[layer]}.{ours}": Source(f"all_modules.{i}.{official}", swapped)
+        f"{prefixes[layer]}.{ours}": OfficialParameter(f"all_modules.{i}.{official}", swapped)
         for i, layer in enumerate(layers)
         for official, ours, swapped in _parameters(layer, network.settings)
     }
@@ -156,15 +162,96 @@ def _nin(official: str, ours: str) -> Iterator[Parameter]:
 
 
 def _wrong_shapes(
-    state: Mapping[str, Tensor], sources: Mapping[str, Source], ours: Mapping[str, Tensor]
+    state: Mapping[str, Tensor],
+    officials: Mapping[str, OfficialParameter],
+    ours: Mapping[str, Tensor],
 ) -> Iterator[str]:
-    for name, source in sources.items():
-        expected = tuple(source.swapped(ours[name]).shape)
-        if source.name in state and (found := tuple(state[source.name].shape)) != expected:
-            yield f"{source.name} is {found}, should be {expected}"
+    for name, official in officials.items():
+        expected = tuple(official.swapped(ours[name]).shape)
+        if official.name in state and (shape := tuple(state[official.name].shape)) != expected:
+            yield f"{official.name} is {shape}, should be {expected}"
 
 
 def _listed(items: Iterable[str]) -> str:
     items = sorted(items)
     more = f" and {len(items) - LISTED} more" if len(items) > LISTED else ""
     return f"{', '.join(items[:LISTED])}{more}"
+
+
+# -- checkpoints --------------------------------------------------------------------------------
+
+NETWORK_PREFIXES = ("score_fn.", "clf_fn.")
+EMA_PREFIX = "ema_score_fn."
+
+
+class OfficialCheckpoint(NamedTuple):
+    """The weights in a checkpoint, by their official names (`all_modules.N…`)."""
+
+    online: dict[str, Tensor]
+    """The weights of the last training step."""
+    ema: dict[str, Tensor] | None
+    """Their moving average; None for a guide."""
+    step: int | None
+    """The number of training steps, if the file has it."""
+    sha256: str
+    """The SHA-256 of the file."""
+
+
+def read_checkpoint(path: str | Path) -> OfficialCheckpoint:
+    """Read a Lightning checkpoint of a score network or a guide of the official code.
+
+    Raises UserError if the file is missing, damaged, or something else.
+    """
+    content, sha256 = _load(Path(path))
+    state = content.get("state_dict") if isinstance(content, Mapping) else None
+    if not isinstance(state, Mapping) or not all(isinstance(w, Tensor) for w in state.values()):
+        raise UserError(f"{path}: not a Lightning checkpoint: it has no state_dict of tensors")
+    score, guide, ema = (
+        {name.removeprefix(p): weight for name, weight in state.items() if name.startswith(p)}
+        for p in (*NETWORK_PREFIXES, EMA_PREFIX)
+    )
+    if not score and not guide:
+        raise UserError(
+            f"{path}: not a checkpoint of the official code: "
+            f"no parameter in state_dict begins with {' or '.join(NETWORK_PREFIXES)}"
+        )
+    step = content.get("global_step")
+    step = step if isinstance(step, int) else None
+    return OfficialCheckpoint(score or guide, ema or None, step, sha256)
+
+
+class _Unread:
+    """An inert replacement for the classes of other packages in a checkpoint."""
+
+    def __init__(self, *_: Any):
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def _load(path: Path) -> tuple[Any, str]:
+    """Load tensors and plain containers only, whatever else the file holds; and its SHA-256.
+
+    Lightning may store objects of other packages next to the weights (a configuration, a path).
+    Their classes are not imported: each is replaced by `_Unread`. torch cannot replace subclasses
+    of dict; a file with such an object is refused, and the object is named.
+    """
+    foreign: list[str] = []
+    try:
+        with path.open("rb") as stream:  # Once: the file may be replaced at any moment.
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+            check_archive(stream)
+            foreign = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(stream))
+            stream.seek(0)
+            with torch.serialization.safe_globals([(_Unread, name) for name in foreign]):
+                return torch.load(stream, map_location="cpu", weights_only=True), sha256
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except Exception as error:  # A damaged file can raise any exception.
+        reraise_fault(error)
+        objects = f", or holds objects that cannot be left out ({', '.join(foreign)})"
+        raise UserError(
+            f"{path}: not a readable checkpoint: it is damaged, or not of the official code"
+            f"{objects if foreign else ''}"
+        ) from None

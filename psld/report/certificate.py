@@ -1,162 +1,215 @@
-"""The file format of a certificate: all that the tables of a grid are computed from.
+"""Certificates: everything that a grid's tables are computed from, and its verification.
 
-A certificate is a zip without compression. Its first entry, `certificate.json`, has the SHA-256 of
-every other entry. These are files of the project under their usual paths, the resolved grid, and
-the tables. The order of the entries and all fields of the zip are fixed: equal contents are equal
-files, and no byte can change without notice.
+A certificate is a folder with the files of a project under their usual paths, the resolved grid,
+and the SHA-256 of each file; or a zip of it. To verify it is to compute its results and tables
+again, with the code that evaluates and tabulates, and to compare them.
 """
 
-import hashlib
+import csv
+import math
+import os
 import shutil
 import zipfile
-from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import chdir
+from itertools import chain, zip_longest
+from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import Any, NamedTuple
 
-from psld.config.settings import Settings, parse
-from psld.utils.errors import UserError, reraise_fault
-from psld.utils.files import atomic_path, read_json, sha256_of_file, write_json
+from psld.config.settings import write_record
+from psld.grid import paths
+from psld.grid.cache import grid_as_json, grid_from_json
+from psld.grid.entries import read_table
+from psld.grid.figures import plots
+from psld.grid.records import Grid
+from psld.metrics.evaluation import recompute
+from psld.metrics.reference_folder import FEATURES
+from psld.metrics.results import CellResults
+from psld.report.formats import as_csv
+from psld.sampling.records import ShardRecord
+from psld.utils.errors import PSLDError, UserError, reraise_fault
+from psld.utils.files import atomic_path, read_json, sha256_of_file, write_json, write_text
+
+GRID = "grid.json"
+"""The file of the resolved grid."""
 
 INDEX = "certificate.json"
+"""The file with the SHA-256 of every other one."""
 
-CHUNK = 1 << 20
+TOLERANCE = 1e-6
+"""The largest relative difference of a recomputed number: other machines round differently."""
 
-DIRECTORY_RECORD = 46
-"""Bytes of an entry in the zip's list of entries, without its name."""
-
-UNREADABLE = (zipfile.BadZipFile, OSError, EOFError, ValueError, OverflowError, RuntimeError)
-"""The errors of the zip library for damaged files."""
-
-
-class Index(Settings):
-    """The first entry of a certificate."""
-
-    format: Literal[1] = 1
-    """Version of the format."""
-    grid: str
-    """Name of the grid."""
-    sha256: dict[str, str]
-    """SHA-256 of each other entry."""
+DAMAGED = (zipfile.BadZipFile, OSError, EOFError, LookupError, ValueError, TypeError)
+DAMAGED += (AttributeError, RuntimeError, ArithmeticError)
+"""The errors of the zip library, and of computing with what is damaged."""
 
 
-def pack(
-    grid: str, files: Mapping[str, Path], path: Path, expected: Mapping[str, str] | None = None
-) -> None:
-    """Write the certificate of a grid from files, by the names of their entries.
+def certify(grid: Grid, path: Path) -> int:
+    """Write the certificate of a grid's evaluated cells, and return the number of these cells.
 
-    Raises UserError if a file is replaced meanwhile, or has not the `expected` SHA-256.
+    The working directory is the project. Raises UserError if files are missing or do not belong
+    together, or if there are no results with the grid's settings.
     """
-    index = Index(grid=grid, sha256={name: sha256_of_file(files[name]) for name in sorted(files)})
-    for name, digest in (expected or {}).items():
-        if index.sha256[name] != digest:
-            raise UserError(f"{name}: replaced while it was read; certify again")
-    with TemporaryDirectory(prefix="psld-") as folder:
-        write_json(Path(folder) / INDEX, index.model_dump(mode="json"))
-        with atomic_path(path) as partial:
-            _write(Path(folder) / INDEX, files, partial)
-            with zipfile.ZipFile(partial) as archive:
-                for name, digest in index.sha256.items():
-                    with archive.open(name) as entry:
-                        if hashlib.file_digest(entry, "sha256").hexdigest() != digest:
-                            raise UserError(f"{name}: replaced while it was read; certify again")
+    cells, loaded = 0, {}
+    files = [f"{paths.figure(grid.name, plot)}.png" for plot in plots(grid)]
+    for cell in filter(lambda cell: Path(cell.result).exists(), grid.measured_cells):
+        stated = CellResults.read(cell.result)
+        if stated.records == [measurement.digest(cell.digest) for measurement in cell.measurements]:
+            # Name files that are damaged, and wait for those that other machines have just written.
+            recompute(cell.evaluate_job.settings, stated, loaded, measure=False)
+            for record in filter(os.path.exists, cell.records):
+                ShardRecord.read(record)
+            guide = [cell.guide.manifest] if cell.guide else []
+            files += [cell.result, paths.kept(cell.result), cell.model.manifest, *guide]
+            files += [*cell.references, *cell.records]
+            cells += 1
+    files += [f"{folder}/{FEATURES}" for folder, has_features in loaded if has_features]
+    if grid.measured_cells and not cells:
+        raise UserError(f"results/cells/{grid.name}: no results; run snakemake {grid.name} first")
+    with TemporaryDirectory(prefix="psld-") as temporary, atomic_path(path) as partial:
+        folder = Path(temporary) / "files"
+        for name in filter(os.path.exists, dict.fromkeys(files)):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(name, folder / name)
+        write_text(folder / GRID, grid_as_json(grid))
+        for name, table in grid.file.tables.items():
+            text = as_csv(grid, table, read_table(grid, name, folder))
+            write_text(folder / f"{paths.table(grid.name, name)}.csv", text)
+        with chdir(folder):  # Check the copies: files may have been replaced meanwhile.
+            wrong = _verify(Path(temporary) / "results", measure=False).wrong
+        if wrong:
+            raise UserError(f"{wrong[0]}; sample and evaluate the cell again")
+        pack(folder, partial)
+    return cells
 
 
-def _write(index: Path, files: Mapping[str, Path], path: Path) -> None:
+def pack(folder: Path, path: Path) -> None:
+    """Write the index of a folder's files into it, and all as a zip: equal ones for equal files."""
+    names = sorted(files_in(folder))
+    write_json(folder / INDEX, {name: sha256_of_file(folder / name) for name in names})
     with zipfile.ZipFile(path, "w") as archive:
-        for name, file in [(INDEX, index), *sorted(files.items())]:
-            entry = zipfile.ZipInfo(name)  # with a fixed date
-            entry.file_size = file.stat().st_size
-            with file.open("rb") as source, archive.open(entry, "w") as target:
-                shutil.copyfileobj(source, target, CHUNK)
+        for name in [INDEX, *names]:
+            archive.writestr(zipfile.ZipInfo(name), (folder / name).read_bytes())
 
 
-def unpack(path: Path, folder: Path) -> Index:
-    """Write the entries of a certificate into an empty folder, and check that all are whole.
+class Verified(NamedTuple):
+    """The outcome of a verification."""
 
-    Nothing outside the folder is written, and no more bytes than the certificate has. Raises
-    UserError, with the name of the entry, if the file is damaged or not a certificate.
+    grid: Grid
+    results: Path
+    """The root of the computed results."""
+    wrong: list[str]
+    """Everything that does not hold, each with the name of its file."""
+    tables: dict[str, Counter[str]]
+    """The number of entries of each table: hold, wrong, not recomputed, not run."""
+
+
+def verify(path: Path, folder: Path) -> Verified:
+    """Verify a certificate, a zip or a folder. Raises UserError if it is damaged or malformed.
+
+    `folder` is an empty one for the files of the zip and the computed results.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
     try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            if INDEX not in archive.NameToInfo:
-                raise UserError(f"{path}: not a certificate: it has no entry {INDEX}")
-            if sum(entry.file_size for entry in entries) > path.stat().st_size:
-                raise UserError(f"{path}: damaged: its entries are larger than the file")
-            for entry in entries:
-                _extract(archive, entry, path, folder)
-    except UNREADABLE as error:
+        with chdir(path if path.is_dir() else unpack(path, folder / "files")):
+            check_files()
+            return _verify(folder / "results")
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file: {error.filename}") from None
+    except PSLDError as error:  # also of NaN among features
+        raise UserError(f"{path}: {error}") from None
+    except DAMAGED as error:
         reraise_fault(error)
-        raise UserError(
-            f"{path}: not a certificate, or damaged in its list of entries ({error})"
-        ) from None
-    index = _read_index(path, folder)
-    names = [entry.filename for entry in entries]
-    for name, digest in index.sha256.items():
-        if name not in names:
-            raise UserError(f"{path}: {name}: missing")
-        if sha256_of_file(folder / name) != digest:
-            raise UserError(f"{path}: {name}: changed: its SHA-256 is not that in {INDEX}")
-    for name in names:
-        if name not in {INDEX, *index.sha256}:
-            raise UserError(f"{path}: {name}: added: it is not in {INDEX}")
-    _check_bytes(path, folder, index)
-    return index
+        raise UserError(f"{path}: damaged, or not a certificate ({error!r})") from None
 
 
-def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path, folder: Path) -> None:
-    name = PurePosixPath(entry.filename)
-    target = folder / name
-    if name.is_absolute() or ".." in name.parts or "\\" in entry.filename or target.exists():
-        raise UserError(f"{path}: {entry.filename}: not a name that an entry can have")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        if entry.compress_type != zipfile.ZIP_STORED:
-            raise UserError(f"{path}: {entry.filename}: damaged: it is compressed")
-        with archive.open(entry) as source, target.open("xb") as copy:
-            shutil.copyfileobj(source, copy, CHUNK)
-    except UNREADABLE as error:
-        reraise_fault(error)
-        raise UserError(f"{path}: {entry.filename}: damaged ({error})") from None
+def _verify(root: Path, measure: bool = True) -> Verified:
+    """Verify the files in the working directory, and write their computed results below `root`."""
+    grid = grid_from_json(Path(GRID).read_text())
+    wrong, tables, loaded, taken = [], {}, {}, set()
+    files = files_in(Path())
+    for cell in grid.measured_cells:
+        if cell.result in files:  # so it is no path that leads out of the folder
+            stated = CellResults.read(cell.result)
+            computed, others = recompute(cell.evaluate_job.settings, stated, loaded, measure)
+            taken |= others
+            write_record(root / cell.result, computed)
+            pair = (each.model_dump(mode="json")["results"] for each in (computed, stated))
+            wrong += (f"{cell.result}: {each}" for each in differences(*pair))
+    for name, table in grid.file.tables.items():
+        path, rows = f"{paths.table(grid.name, name)}.csv", read_table(grid, name, root)
+        texts = as_csv(grid, table, rows), Path(path).read_text()
+        pairs = zip_longest(*(csv.DictReader(text.splitlines()) for text in texts))
+        tables[name] = Counter()
+        for entry, pair in zip(chain.from_iterable(rows), pairs, strict=True):
+            label = f"{' '.join(entry.row.label)}, {entry.column}"
+            found = [f"{path}: {label}: {each}" for each in differences(*pair)]
+            wrong += found
+            is_taken = any(result.record in taken for result in entry.results)
+            outcome = "not recomputed" if is_taken and entry.show != "nfe" else "hold"
+            outcome = "not run" if entry.value is None else outcome
+            if not entry.row.literature:
+                tables[name]["wrong" if found else outcome] += 1
+    return Verified(grid, root, wrong, tables)
 
 
-def _read_index(path: Path, folder: Path) -> Index:
-    try:
-        content = read_json(folder / INDEX)
-    except UserError:
-        content = None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: {INDEX}: damaged: not valid JSON")
-    return parse(Index, content, where=f"{path}: {INDEX}")
+def unpack(path: Path, folder: Path) -> Path:
+    """Write the files of a zip into a folder: none outside, and no more bytes than the zip has.
 
-
-def _check_bytes(path: Path, folder: Path, index: Index) -> None:
-    """Raise UserError if the file is not, byte for byte, the certificate of its entries."""
-    with TemporaryDirectory(prefix="psld-") as other:
-        again = Path(other) / "again.zip"
-        _write(folder / INDEX, {name: folder / name for name in index.sha256}, again)
-        with path.open("rb") as file, again.open("rb") as expected:
-            position = 0
-            while (a := file.read(CHUNK)) == (b := expected.read(CHUNK)):
-                if not a:
-                    return
-                position += len(a)
-        differing = (i for i, pair in enumerate(zip(a, b, strict=False)) if pair[0] != pair[1])
-        position += next(differing, min(len(a), len(b)))
-        raise UserError(f"{path}: {_entry_at(again, position)}: damaged at byte {position}")
-
-
-def _entry_at(path: Path, position: int) -> str:
-    """Return the name of the entry that a byte of a certificate belongs to."""
+    Raises UserError or one of `DAMAGED` if it is something else.
+    """
     with zipfile.ZipFile(path) as archive:
-        starts = [(entry.header_offset, entry.filename) for entry in archive.infolist()]
-        record = archive.start_dir
-        for entry in archive.infolist():
-            starts.append((record, entry.filename))
-            name = len(entry.filename.encode())
-            record += DIRECTORY_RECORD + name + len(entry.extra)
-    starts.append((record, "its list of entries"))
-    return max(start for start in starts if start[0] <= position)[1]
+        entries = archive.infolist()
+        size = sum(entry.file_size for entry in entries)
+        if size > path.stat().st_size or any(entry.compress_type for entry in entries):
+            raise UserError("not a certificate: compressed, or larger than the zip")
+        archive.extractall(folder)  # leaves out each `..` of a name
+    return folder
+
+
+def check_files() -> None:
+    """Raise UserError if a file in the working directory is not as the index has it."""
+    index, names = read_json(INDEX, dict[str, str]), files_in(Path())
+    for name in sorted({*index, *names} - {INDEX}):
+        if name not in index or name not in names:
+            raise UserError(f"{name}: {'added' if name in names else 'missing'}")
+        if sha256_of_file(name) != index[name]:
+            raise UserError(f"{name}: changed: its SHA-256 is not that in {INDEX}")
+
+
+def files_in(folder: Path) -> set[str]:
+    """Return the names of all files below a folder."""
+    return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+
+
+def merge(verified: Mapping[Path, Verified], root: Path) -> Grid:
+    """Write the results of certificates of one grid below `root`; UserError if they contradict."""
+    [grid, *_] = (each.grid for each in verified.values())
+    for path, each in verified.items():
+        if each.grid.digest != grid.digest:
+            raise UserError(f"{path}: not of the same grid as the others")
+        for file in each.results.rglob("*.json"):
+            name = file.relative_to(each.results)
+            if (root / name).exists() and (root / name).read_text() != file.read_text():
+                raise UserError(f"{path}: {name}: another certificate has other results")
+            write_text(root / name, file.read_text())
+    return grid
+
+
+def differences(computed: Any, stated: Any, key: str = "") -> Iterator[str]:
+    """Yield where two contents differ by more than rounding: `KEY is X, recomputed Y`."""
+    if isinstance(computed, list) and isinstance(stated, list) and len(computed) == len(stated):
+        computed, stated = dict(enumerate(computed)), dict(enumerate(stated))
+    if isinstance(computed, dict) and isinstance(stated, dict):
+        for name in {**computed, **stated}:
+            where = f"{key}.{name}".removeprefix(".")
+            yield from differences(computed.get(name), stated.get(name), where)
+    else:
+        try:
+            holds = math.isclose(float(computed), float(stated), rel_tol=TOLERANCE, abs_tol=1e-9)
+        except (TypeError, ValueError):
+            holds = computed == stated
+        if not holds:
+            right, wrong = (" ".join(str(value).split())[:60] for value in (computed, stated))
+            yield f"{key} is {wrong}, recomputed {right}"

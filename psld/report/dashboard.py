@@ -1,6 +1,5 @@
 """The dashboard of a grid: a report in wandb, which shows all results uploaded so far or later."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,14 +8,14 @@ import wandb
 import wandb_workspaces.reports.v2 as reports
 from wandb_workspaces.reports.v2.interface import Block, Panel
 
-from psld.grid.figures import figures_of
-from psld.grid.places import Evaluation
+from psld.grid.figures import all_figures
 from psld.grid.records import Grid
+from psld.report.result_runs import evaluation_id
 from psld.report.style import model_looks
-from psld.report.track import evaluation_id
-from psld.training.manifest import MANIFEST, read_manifest
+from psld.training.history import WandbRun
+from psld.training.manifest import read_manifest
 from psld.training.settings import WandbSettings
-from psld.training.wandb_runs import errors_in_one_line, known_training_id
+from psld.training.wandb_runs import check_login, errors_in_one_line
 
 WIDTH = 24  # in units of wandb's layouts
 CURVES = ("loss", "grad_norm", "learning_rate", "images_per_second")
@@ -25,14 +24,14 @@ COLUMNS = ["config:model.value", "config:sampler.value.name", *(f"summary:{v}" f
 """Columns next to the distance in the list of evaluations."""
 
 
-def update_dashboard(grid: Grid, models: Path, settings: WandbSettings) -> str:
+def update_dashboard(grid: Grid, settings: WandbSettings) -> str:
     """Create or update the grid's report and return its address."""
-    os.environ.setdefault("WANDB_SILENT", "true")
+    check_login()
     with errors_in_one_line():
         api = wandb.Api()
         entity = settings.entity or api.default_entity
         report = find_report(api, entity, settings.project, f"PSLD: {grid.name}")
-        report.blocks = list(report_blocks(grid, models))
+        report.blocks = list(report_blocks(grid))
         report.save()
     return report.url
 
@@ -46,14 +45,14 @@ def find_report(api: wandb.Api, entity: str, project: str, title: str) -> report
     return reports.Report(project=project, entity=entity, title=title, width="fluid")
 
 
-def report_blocks(grid: Grid, models: Path) -> Iterator[Block]:
+def report_blocks(grid: Grid) -> Iterator[Block]:
     yield reports.TableOfContents()
     yield reports.H1("Distances")
     yield from _distances(grid)
     yield reports.H1("Samples")
     yield _panels(grid, ["evaluate"], [_images("samples")])
     yield reports.H1("Trainings")
-    colors = _training_colors(grid, models)
+    colors = _training_colors(grid)
     shown = [*map(_curve, CURVES), _images("samples")]
     yield _panels(grid, ["train", "train_guide"], shown, colors=colors)
     yield reports.H1("Tables")
@@ -63,17 +62,18 @@ def report_blocks(grid: Grid, models: Path) -> Iterator[Block]:
         yield reports.H2(table.title)
         yield _panels(grid, ["tabulate"], [panel], condition=f"Name = {name!r}")
     yield reports.H1("Figures")
-    yield _panels(grid, ["figure"], [_images(*figures_of(grid))])
+    yield _panels(grid, ["figure"], [_images(*all_figures(grid))])
 
 
 def _distances(grid: Grid) -> Iterator[Block]:
     """List and plot the evaluations of each dataset and metric, in the colors of the figures."""
     looks = model_looks(grid)
-    groups: dict[tuple[str, str], list[Evaluation]] = {}
-    for evaluation in grid.evaluations:
-        dataset = grid.models[evaluation.model].dataset
-        groups.setdefault((dataset, evaluation.metric), []).append(evaluation)
-    for (dataset, metric), evaluations in groups.items():
+    groups: dict[tuple[str, str], dict[str, str]] = {}
+    for cell in grid.measured_cells:
+        for measurement in cell.measurements:
+            colors = groups.setdefault((cell.model.dataset, measurement.metric.name), {})
+            colors[evaluation_id(cell, measurement)] = looks[cell.model.name].color
+    for (dataset, metric), colors in groups.items():
         distance = reports.SummaryMetric(metric)
         against_nfe = reports.ScatterPlot(
             title=f"{metric} against network evaluations",
@@ -90,21 +90,21 @@ def _distances(grid: Grid) -> Iterator[Block]:
             ["evaluate"],
             [against_nfe],
             condition=f"Tags() in {[dataset]} and Tags() in {[metric]}",
-            colors={evaluation_id(grid, e): looks[e.model].color for e in evaluations},
+            colors=colors,
             order=[reports.OrderBy(distance, ascending=True)],
             pinned_columns=["run:displayName", f"summary:{metric}"],
             visible_columns=COLUMNS,
         )
 
 
-def _training_colors(grid: Grid, models: Path) -> dict[str, str]:
+def _training_colors(grid: Grid) -> dict[str, str]:
     """Return the color of each existing model by the id of its training."""
     colors = {}
     for model, look in model_looks(grid).items():
-        trained = (models / model / MANIFEST).exists()
-        run = read_manifest(models / model).run if trained else None
-        if run and (known := known_training_id(Path(run))):
-            colors[known] = look.color
+        record = grid.models[model]
+        run = read_manifest(record.folder).run if Path(record.manifest).exists() else None
+        if run and (known := WandbRun.read(Path(run))):
+            colors[known.id] = look.color
     return colors
 
 

@@ -1,7 +1,6 @@
-"""A process before training, as text and as a figure: kernel, noise levels, samplers."""
+"""A process before training, as text and as a figure: kernel, noise levels, condition."""
 
 import math
-from collections.abc import Mapping
 from itertools import pairwise
 
 import torch
@@ -9,10 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from psld.diffusion.design import Trial, time_spent
 from psld.diffusion.process import LinearProcess
-from psld.report.plots import label_x_axis
-from psld.report.style import COLORS, LINE_WIDTH, MARKERS, PAGE_WIDTH, Look
+from psld.diffusion.time_grid import time_of_noise_level
+from psld.report.style import COLORS, LINE_WIDTH, PAGE_WIDTH
 
 SHOWN = (1e-4, 1e-3, 0.01, 0.1, 0.3, 0.5, 0.7, 1.0)
 """The times of the printed table."""
@@ -26,20 +24,8 @@ FIRST_TIME = 1e-4
 BLOCKS = ("image", "momentum")
 
 
-def ranking(trials: Mapping[str, Trial]) -> str:
-    """Return the candidates of a search as a table, the best first."""
-    ordered = sorted(trials.items(), key=lambda item: item[1].mean_distance)
-    evaluations = ordered[0][1].evaluations
-    rows = [
-        [name, f"{trial.mean_distance:.4f}", *(f"{trial.smallest(n):.4f}" for n in evaluations)]
-        for name, trial in ordered
-    ]
-    heading = "Smallest distance to the data of any sampler: geometric mean, and by evaluations"
-    return f"{heading}\n\n{_table(rows, ['process', 'mean', *map(str, evaluations)])}\n"
-
-
-def description(title: str, process: LinearProcess, trial: Trial) -> str:
-    """Return the properties of a process, its kernel at a few times and the samplers' distances."""
+def description(title: str, process: LinearProcess) -> str:
+    """Return the properties of a process, its kernel at a few times and its shares of time."""
     names = block_names(process)
     last = float(process.noise_level(torch.tensor([process.T], dtype=torch.float64)))
     lines = [
@@ -55,10 +41,6 @@ def description(title: str, process: LinearProcess, trial: Trial) -> str:
         "",
         "Share of the time, and so of training, by noise level σ_eff",
         _table([[f"{share:.1%}" for share in shares(process)]], level_names()),
-        "",
-        "Distance of samples to the data (exact score), by network evaluations",
-        _table(distance_rows(trial), ["sampler", *map(str, trial.evaluations)]),
-        *(f"{name}: {reason}" for name, reason in trial.refused.items()),
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
@@ -133,34 +115,28 @@ def level_names() -> list[str]:
 
 
 def shares(process: LinearProcess) -> list[float]:
-    """Return the share of time between each of the LEVELS, and below and above them."""
+    """Return the share of time between each of the LEVELS, and below and above them.
+
+    Training draws times uniformly, so this is also the share of training.
+    """
     ends = process.noise_level(torch.tensor([1e-5, process.T], dtype=torch.float64))
     levels = torch.tensor(LEVELS, dtype=torch.float64).clamp(*ends.tolist())
-    return time_spent(process, torch.cat([ends[:1], levels, ends[1:]])).tolist()
+    times = time_of_noise_level(process, torch.cat([ends[:1], levels, ends[1:]]), 1e-5)
+    return times.diff().tolist()
 
 
-def distance_rows(trial: Trial) -> list[list[str]]:
-    """Return a row for each sampler; an adaptive one names its own number of evaluations."""
-    rows: dict[str, list[str]] = {}
-    for row in trial.compared:
-        known = row.evaluations in trial.evaluations
-        text = f"{row.distance:.4f}" + ("" if known else f" at {row.evaluations}")
-        rows.setdefault(row.sampler, []).append(text)
-    return [[name, *texts] for name, texts in rows.items()]
-
-
-def draw_design(title: str, process: LinearProcess, trial: Trial) -> Figure:
-    """Draw a process: means, deviations, noise levels, time spent, condition, and distances."""
+def draw_design(title: str, process: LinearProcess) -> Figure:
+    """Draw a process: means, deviations, noise levels, shares of time, and condition."""
     times = torch.logspace(math.log10(FIRST_TIME), 0, 200, dtype=torch.float64)
     covariance = process.image_covariance(times)
     figure = Figure(figsize=(PAGE_WIDTH, 6.2), layout="constrained")
-    panels = figure.subplots(2, 3)
     figure.suptitle(title, parse_math=False)
-    means, deviations, levels, spent, condition, distances = panels.flat
+    means, deviations, levels, spent, condition, legend = figure.subplots(2, 3).flat
     scale = process.S.diagonal().sqrt()
     _draw_blocks(means, process, times, process.image_mean(times) / scale)
     means.set(title="what is left of the image", ylabel="mean a / √S")
-    means.legend(loc="center left")
+    legend.axis("off")
+    legend.legend(*means.get_legend_handles_labels(), loc="center")
     noise = covariance.diagonal(dim1=1, dim2=2).sqrt() / scale
     _draw_blocks(deviations, process, times, noise)
     deviations.set(title="noise of each block", ylabel="deviation √Σ / √S", yscale="log")
@@ -168,16 +144,14 @@ def draw_design(title: str, process: LinearProcess, trial: Trial) -> Figure:
     _draw_shares(spent, shares(process))
     condition.plot(times, torch.linalg.cond(covariance), color=COLORS[0], linewidth=LINE_WIDTH)
     condition.set(title="condition number of Σ", xscale="log", yscale="log", xlabel="time t")
-    _draw_distances(distances, trial)
     return figure
 
 
 def _draw_blocks(
     axes: Axes, process: LinearProcess, times: torch.Tensor, values: torch.Tensor
 ) -> None:
-    for index, (name, look) in enumerate(zip(block_names(process), _looks(), strict=False)):
-        line = {"color": look.color, "linewidth": LINE_WIDTH}
-        axes.plot(times, values[:, index], label=name, **line)
+    for name, color, line in zip(block_names(process), COLORS, values.mT, strict=False):
+        axes.plot(times, line, label=name, color=color, linewidth=LINE_WIDTH)
     axes.set(xlabel="time t", xscale="log")
 
 
@@ -195,19 +169,3 @@ def _draw_shares(axes: Axes, parts: list[float]) -> None:
     axes.barh(range(len(parts)), parts, color=COLORS[0])
     axes.set_yticks(range(len(parts)), level_names())
     axes.set(title="share of the time by σ_eff", xlabel="share")
-
-
-def _draw_distances(axes: Axes, trial: Trial) -> None:
-    axes.set(title="samplers with the exact score", xlabel="network evaluations")
-    names = dict.fromkeys(row.sampler for row in trial.compared)
-    for name, look in zip(names, _looks(), strict=False):
-        points = [(r.evaluations, r.distance) for r in trial.compared if r.sampler == name]
-        axes.plot(*zip(*points, strict=True), label=name, **look.ours())
-    axes.set(xscale="log", yscale="log", ylabel="distance to the data")
-    if trial.compared:
-        label_x_axis(axes, sorted({float(row.evaluations) for row in trial.compared}), "{x:.0f}")
-        axes.legend()
-
-
-def _looks() -> list[Look]:
-    return [Look(color, marker) for color, marker in zip(COLORS, MARKERS, strict=False)]

@@ -10,9 +10,9 @@ from matplotlib.patches import Circle
 from torch import Tensor
 
 from psld.data.pixels import to_uint8
+from psld.diffusion.samplers import SamplerSettings
 from psld.report.style import LINE_WIDTH, MARKER_SIZE, PAGE_WIDTH, SCALE_COLOR, Look, ramp
-from psld.sampling.settings import SamplerSettings
-from psld.sampling.trace import trace_sample
+from psld.sampling.sample import trace_sample
 from psld.training.model import load_model
 from psld.utils.device import use_device
 from psld.utils.errors import UserError

@@ -17,7 +17,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator
 
-from psld.config.settings import read_record
 from psld.grid.entries import paper_values, read_results
 from psld.grid.figures import LineGroup, friction, gamma_lines, nfe_lines, trained_models
 from psld.grid.records import Grid
@@ -31,7 +30,7 @@ from psld.report.style import (
     model_looks,
     ramp,
 )
-from psld.training.manifest import TrainingHistory
+from psld.training.history import HISTORY, TrainingHistory
 from psld.utils.errors import UserError
 
 MAX_POINTS = 60  # of a training curve
@@ -143,25 +142,15 @@ def _plot_training(grid: Grid) -> Figure:
     looks = model_looks(grid)
     curves: dict[str, list[Curve]] = {}
     for name in trained_models(grid):
-        path = Path(grid.models[name].folder, "history.json")
-        points = thinned(_read_losses(path)) if path.exists() else []
-        if points:
+        path = Path(grid.models[name].folder, HISTORY)
+        entries = TrainingHistory.read(path).entries if path.exists() else []
+        if points := thinned([(entry.step, entry.loss) for entry in entries]):
             curve = Curve(name, looks[name], points, mark_every=max(1, len(points) // 8))
             curves.setdefault(grid.models[name].dataset, []).append(curve)
     panels = [Panel(dataset, "all", "training loss", lines) for dataset, lines in curves.items()]
     if not panels:
         raise UserError(f"models/{grid.name}: nothing of grid {grid.name} to plot yet")
     return draw_panels(panels, "training step", lambda axes, _: axes.set_xscale("log"))
-
-
-def _read_losses(path: Path) -> Points:
-    """Read steps and losses. Raises UserError if the file is not a training history."""
-    wrong = f"{path}: not a training history; train the model again"
-    history = read_record(TrainingHistory, path, wrong)
-    try:
-        return [(entry["step"], entry["loss"]) for entry in history.entries]
-    except KeyError:
-        raise UserError(wrong) from None
 
 
 def thinned(points: Points) -> Points:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from psld.grid.entries import STATUSES, Status, TableEntry
 from psld.grid.records import Grid
 from psld.grid.tables import Table
-from psld.metrics.results import NUMBERS, CellResult
+from psld.metrics.results import NUMBER_KINDS, CellResult
 
 MISSING = "–"
 LITERATURE = "†"
@@ -111,7 +111,7 @@ def _error(entry: TableEntry) -> float | None:
 
 def _digits(entry: TableEntry) -> int:
     """Return the number of decimals: so many that an error is not printed as 0."""
-    kind, error = NUMBERS[entry.show], _error(entry)
+    kind, error = NUMBER_KINDS[entry.show], _error(entry)
     if not kind.from_features or not error or error < 1e-6 * abs(entry.value):
         return kind.decimals
     return max(kind.decimals, -math.floor(math.log10(error)))

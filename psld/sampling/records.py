@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from psld.config.settings import Settings, write_record
+from psld.config.settings import Settings, read_record, write_record
 
 
 class SampledShard(Settings):
@@ -19,6 +19,11 @@ class ShardRecord(Settings):
     """A range of whole shards. It is written last, after the shards."""
 
     shards: tuple[SampledShard, ...]
+
+    @classmethod
+    def read(cls, path: str | Path) -> "ShardRecord":
+        """Read a record. Raises UserError if it is damaged."""
+        return read_record(cls, path, f"{path}: not the record of shards; sample again")
 
     def write(self, folder: str | Path) -> Path:
         """Write the record next to its shards and return its path."""

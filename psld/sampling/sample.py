@@ -1,17 +1,28 @@
-"""Sampling the shards of a cell: one process makes many shards and loads the model once."""
+"""Sampling the shards of a cell: one process makes many shards and loads the model once.
+
+The noise of a shard is the same bytes on every machine, and a thread draws it ahead of time.
+"""
 
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from psld.data.pixels import from_uint8, to_uint8
+from psld.data.pixels import to_uint8
 from psld.data.store import ImageStore
-from psld.diffusion.inpainting import Inpainting
-from psld.diffusion.loop import sample
+from psld.diffusion.loop import Inpainting, Sampler, path, sample
 from psld.diffusion.process import LinearProcess
+from psld.diffusion.samplers import (
+    ClassifierFreeGuidance,
+    ClassifierGuidance,
+    InpaintingGuidance,
+    NoGuidance,
+    SamplerSettings,
+)
 from psld.diffusion.score import (
     Batching,
     ClassifierFreeScore,
@@ -19,25 +30,17 @@ from psld.diffusion.score import (
     NetworkScore,
     Score,
 )
-from psld.diffusion.settings import IntegrationSettings
 from psld.networks.forward import forward_pass
-from psld.sampling.fit import check_fit
-from psld.sampling.masks import masks_digest, masks_of
-from psld.sampling.noise import ShardNoise
-from psld.sampling.settings import (
-    CellSettings,
-    ClassifierFreeGuidance,
-    ClassifierGuidance,
-    InpaintingGuidance,
-    SamplerSettings,
-    SampleSettings,
-)
+from psld.sampling.inpainting import known_pixels, masks_digest
+from psld.sampling.records import SampledShard, ShardRecord
+from psld.sampling.settings import CellSettings, SampleSettings, check_fit
 from psld.sampling.shards import Shard, ShardOrigin, load_made_by, shard_path
 from psld.training.model import Guide, Model, load_guide, load_model
-from psld.utils.device import device_of, use_device
+from psld.utils.device import device_of, pinned, use_device
 from psld.utils.errors import RunError, UserError
 from psld.utils.files import digest_of
 from psld.utils.provenance import device_name
+from psld.utils.randomness import Prefetch, Stream, standard_normal, stream_seed
 
 
 def origin_of(cell: CellSettings, weights_sha256: str, guide_sha256: str | None) -> ShardOrigin:
@@ -56,6 +59,29 @@ def origin_of(cell: CellSettings, weights_sha256: str, guide_sha256: str | None)
     )
 
 
+def sample_range(settings: SampleSettings) -> Path:
+    """Make the shards of a range, the images as PNG if asked for, and last the range's record.
+
+    Print a line for each shard. Return the path of the record.
+    """
+    if settings.png:
+        # Only pictures need Pillow.
+        from psld.data.picture import is_single_picture, save_images
+
+        is_single_picture(settings.png)  # Refuses a wrong path before the work.
+    records, images = [], []
+    for shard, made in sample_shards(settings):
+        index, count = shard.origin.index, len(shard.images)
+        records.append(SampledShard(index=index, digest=shard.digest(), images=count))
+        images += [shard.images] if settings.png else []
+        done = f"{count} images, NFE {shard.nfe}" if made else "kept"
+        print(f"shard {index}: {done}", flush=True)
+    if settings.png:
+        save_images(np.concatenate(images), settings.png)
+        print(f"wrote {settings.png}")
+    return ShardRecord(shards=tuple(records)).write(settings.output)
+
+
 def sample_shards(settings: SampleSettings) -> Iterator[tuple[Shard, bool]]:
     """Yield each shard of the range, and True if it was made now, not found whole.
 
@@ -64,19 +90,19 @@ def sample_shards(settings: SampleSettings) -> Iterator[tuple[Shard, bool]]:
     """
     device = use_device(settings.device, tf32=True)
     model = load_model(settings.model, device)
-    called = forward_pass(
+    network = forward_pass(
         model.network,
         settings.sampler.precision,
         compile=settings.compile,
         channels_last=settings.channels_last,
     )
-    model = replace(model, network=called)
+    model = replace(model, network=network)
     guide = load_guide(settings.guide, device) if settings.guide else None
     check_fit(settings.sampler, model.settings, guide and guide.settings)
     expected = origin_of(settings, model.weights_sha256, guide and guide.weights_sha256)
     batching = Batching(settings.batch_size)
     for index in range(settings.first, settings.first + settings.shards):
-        path, origin = shard_path(settings.output, index), replace(expected, index=index)
+        path, origin = shard_path(settings.output, index), expected.at(index)
         try:
             yield load_made_by(path, origin), False
         except UserError as error:
@@ -104,7 +130,7 @@ def sample_shard(
     indices = range(origin.index * origin.size, (origin.index + 1) * origin.size)
     inpainting = None
     if isinstance(settings.sampler.guidance, InpaintingGuidance):
-        inpainting = _inpainting_of(settings, model, origin, indices, device)
+        inpainting = known_pixels(settings, model, origin, indices, device)
         indices = indices[: len(inpainting.images)]  # fewer at the end of the split
     key = (settings.seed, origin.index)
     x, labels, nfe = sample_images(
@@ -161,9 +187,46 @@ def sample_images(
     return x, labels, score.evaluations
 
 
+class ShardNoise:
+    """Standard normal noise for the states of one shard, one draw after the other.
+
+        with ShardNoise(seed, shard, (1000, 6, 32, 32), device) as noise:
+            start = process.prior(noise())
+
+    The noise of shard j comes from (seed, j). It does not depend on the device, and the draws of a
+    smaller shard are the first images of a larger one's.
+
+    From the second draw on, a thread draws the next one while the network computes. A sampler that
+    adds no noise takes the first alone, and no other is drawn.
+    """
+
+    def __init__(self, seed: int, shard: int, shape: tuple[int, ...], device: torch.device) -> None:
+        """`shape`: that of all states of the shard, N×kC×H×W."""
+        self.key = stream_seed(seed, Stream.SHARD, shard)
+        self.shape = shape
+        self.device = device
+        self.draws = 0
+        self._drawn = Prefetch(self._draw)
+
+    def __call__(self, z: Tensor | None = None) -> Tensor:
+        """Return the next draw, on the device. `z` is ignored: a shard's states have one shape."""
+        drawn = self._drawn(self.draws, prefetch_next=self.draws > 0)
+        self.draws += 1
+        return drawn.to(self.device, non_blocking=True)
+
+    def _draw(self, index: int) -> Tensor:
+        return pinned(standard_normal(self.key, index, self.shape), self.device)
+
+    def __enter__(self) -> "ShardNoise":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._drawn.close()
+
+
 def draw_images(
     process: LinearProcess,
-    sampler: IntegrationSettings,
+    sampler: Sampler,
     score: Score,
     shape: tuple[int, int, int, int],
     key: tuple[int, int],
@@ -182,32 +245,42 @@ def draw_images(
     return z[:, :channels]
 
 
-def _inpainting_of(
-    settings: SampleSettings,
-    model: Model,
-    origin: ShardOrigin,
-    indices: range,
-    device: torch.device,
-) -> Inpainting:
-    """Return the images of the split at these indices, as far as they exist, and their masks.
+def trace_sample(
+    model: Model, sampler: SamplerSettings, sample: int, shard_size: int, seed: int
+) -> tuple[list[float], Tensor]:
+    """Sample one image of a cell and keep its state after each step.
 
-    Raises UserError if they are not those of the origin.
+    `sample` is its index in the cell; `shard_size` and `seed` are those of the cell. It gets the
+    same noise as in its shard, so the result is the same image.
+
+    Return the forward times, descending from 1, and the blocks at these times, each in units of
+    its stationary deviation: times×k×C×H×W.
+
+    Raises UserError if the model has no momentum, or the sampler no steps that all images share.
     """
-    guidance, dataset = settings.sampler.guidance, model.settings.dataset
-    store = ImageStore.open_for(settings.data, dataset)
-    images = store.images(guidance.split)
-    if indices.start >= len(images):
+    process, dataset = model.process, model.settings.dataset
+    if process.blocks == 1:
         raise UserError(
-            f"shard {indices.start // settings.shard_size}: begins at image {indices.start}, but "
-            f"the {guidance.split} split of {settings.data} has {len(images)}; "
-            "ask for no more samples than images"
+            f"the model has no momentum ({model.settings.process.kind}); its phase space is the "
+            "image alone. Choose a model of psld, cld or recipe"
         )
-    indices = indices[: len(images) - indices.start]
-    masks = masks_of(guidance.mask, indices, dataset.image_size, settings.mnist)
-    read = (store.digest, masks_digest(guidance.mask, settings.mnist))
-    if read != (origin.dataset_digest, origin.masks_digest):
+    if sampler.integrator == "rk45":
         raise UserError(
-            f"{settings.data}, or the masks: replaced while they were read; sample again"
+            "sampler.integrator: rk45 has no steps that all images share; use another sampler"
         )
-    known = torch.from_numpy(images[indices.start : indices.stop].copy()).to(device)
-    return Inpainting(model.process, from_uint8(known), torch.from_numpy(masks)[:, None].to(device))
+    if not isinstance(sampler.guidance, NoGuidance):
+        raise UserError("sampler.guidance: a path is of the model alone; use none")
+    check_fit(sampler, model.settings, None)
+    device = device_of(model.network)
+    shard, index = divmod(sample, shard_size)
+    # The shard's noise begins with that of its first images.
+    shape = (index + 1, process.blocks * dataset.channels, dataset.image_size, dataset.image_size)
+    network = forward_pass(model.network, sampler.precision)
+    score = NetworkScore(network, batch_size=1)
+    with ShardNoise(seed, shard, shape, device) as noise:
+        start = process.prior(noise()[index:])
+        steps = path(process, sampler, score, start, lambda _: noise()[index:])
+        times, states = zip(*((t, z[0].cpu()) for t, z in steps), strict=True)
+    blocks = torch.stack(states).unflatten(1, (process.blocks, dataset.channels))
+    deviations = torch.diagonal(process.S).sqrt().to(blocks)
+    return list(times), blocks / deviations[:, None, None, None]

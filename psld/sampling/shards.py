@@ -1,27 +1,25 @@
-"""Shards: fixed ranges of sample indices, one HDF5 file each, with the origin of its images."""
+"""Shards: fixed ranges of sample indices, one file each, with the origin of its images."""
 
-import hashlib
-import io
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from pydantic import ConfigDict, ValidationError
+from pydantic.dataclasses import dataclass
 
+from psld.config.settings import Settings
 from psld.sampling.records import remove_records
 from psld.sampling.settings import shards_needed
-from psld.utils.errors import UserError, reraise_fault
-from psld.utils.files import atomic_path, retried_in_slurm
+from psld.utils.errors import UserError
+from psld.utils.files import retried_in_slurm
+from psld.utils.tensors import digest_of_arrays, load_tensors, save_tensors
 
-FORMAT = "psld-shard-3"
-
-DIGEST_BYTES = 32
-"""The last bytes of a file are the SHA-256 of all others. HDF5 ignores them."""
+KIND = "shard"
+REMEDY = "sample it again (psld sample)"
 
 
-@dataclass(frozen=True)
-class ShardOrigin:
+class ShardOrigin(Settings):
     """Everything that decides a shard's images, on one kind of device."""
 
     weights_sha256: str
@@ -38,8 +36,12 @@ class ShardOrigin:
     masks_digest: str | None = None
     """The file that the masks came from."""
 
+    def at(self, index: int) -> "ShardOrigin":
+        """Return the origin of another shard of the same cell."""
+        return self.model_copy(update={"index": index})
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
 class Shard:
     """One shard: its images, their origin, and the cost of making them."""
 
@@ -63,84 +65,38 @@ class Shard:
         """The shard cut to its first `count` images."""
         return replace(self, **{name: array[:count] for name, array in self.arrays().items()})
 
-    def content_digest(self) -> str:
-        """SHA-256 of the arrays, their shapes, and what made them: the same in each process."""
-        whole = hashlib.sha256(json.dumps(asdict(self.origin), sort_keys=True).encode())
-        for name, array in self.arrays().items():
-            whole.update(f"\0{name} {array.dtype} {array.shape}\0".encode())
-            whole.update(np.ascontiguousarray(array))
-        return whole.hexdigest()
+    def digest(self) -> str:
+        """Return the SHA-256 of arrays and origin: the same however long it took to make them."""
+        return digest_of_arrays(KIND, self.arrays(), self.origin.model_dump())
 
     def save(self, path: str | Path) -> None:
-        """Write the shard whole or not at all.
-
-        HDF5 builds it in memory: on a full disk the library would crash the interpreter.
-        """
-        import h5py
-
-        memory = io.BytesIO()
-        with h5py.File(memory, "w") as file:
-            for name, array in self.arrays().items():
-                compression = "gzip" if name == "masks" else None
-                file.create_dataset(name, data=array, compression=compression)
-            made = {"nfe": self.nfe, "seconds": self.seconds, "device": self.device}
-            origin = json.dumps(asdict(self.origin))
-            file.attrs.update(format=FORMAT, origin=origin, **made)
-        digest = hashlib.sha256(memory.getbuffer()).digest()
-        with atomic_path(path) as partial:
-            partial.write_bytes(memory.getvalue() + digest)
+        """Write the shard whole or not at all."""
+        cost = {"nfe": self.nfe, "seconds": self.seconds, "device": self.device}
+        save_tensors(path, KIND, self.arrays(), {"origin": self.origin.model_dump(), **cost})
 
     @classmethod
     def load(cls, path: str | Path) -> "Shard":
-        """Read a shard. Raises UserError if it is missing, damaged or not a shard.
-
-        HDF5 reads it only if its digest is right: the library may hang on a damaged file.
-        """
-        import h5py
-
-        if not Path(path).exists():
-            raise UserError(f"{path}: no such shard; make it with psld sample")
-        content = Path(path).read_bytes()
-        whole = memoryview(content)[:-DIGEST_BYTES]
-        if hashlib.sha256(whole).digest() != content[-DIGEST_BYTES:]:
-            raise UserError(
-                f"{path}: damaged shard (its digest differs), or not of this version ({FORMAT}); "
-                "sample it again"
-            )
+        """Read a shard. Raises UserError if it is missing, damaged or not a shard."""
+        stored = load_tensors(path, KIND, REMEDY)
         try:
-            with h5py.File(io.BytesIO(whole)) as file:
-                if file.attrs.get("format") != FORMAT:
-                    raise UserError(f"{path}: not a shard of this version ({FORMAT})")
-                return cls(
-                    images=file["images"][:],
-                    origin=ShardOrigin(**json.loads(file.attrs["origin"])),
-                    nfe=int(file.attrs["nfe"]),
-                    seconds=float(file.attrs["seconds"]),
-                    device=str(file.attrs["device"]),
-                    labels=file["labels"][:] if "labels" in file else None,
-                    masks=file["masks"][:] if "masks" in file else None,
-                )
-        except Exception as error:  # A file that something else wrote can raise nearly any.
-            reraise_fault(error)
-            raise UserError(f"{path}: damaged shard ({error}); sample it again") from None
+            return cls(**stored.arrays, **stored.origin)
+        except (ValidationError, TypeError):
+            raise UserError(f"{path}: not a shard of this version; {REMEDY}") from None
 
 
 def shard_path(folder: str | Path, index: int) -> Path:
-    return Path(folder) / f"{index:05d}.h5"
+    return Path(folder) / f"{index:05d}.safetensors"
 
 
-@retried_in_slurm
-def read_shard(path: str | Path) -> Shard:
-    """Read a shard that has been sampled. Raises UserError if it is missing or damaged."""
-    return Shard.load(path)
+read_shard = retried_in_slurm(Shard.load)
+"""`Shard.load` of a shard that has been sampled: a Slurm job waits for another node's file."""
 
 
 def load_made_by(path: Path, origin: ShardOrigin) -> Shard:
     """Read a shard. Raises UserError if it is missing, damaged or of another origin."""
     shard = Shard.load(path)
-    wanted = asdict(origin)
-    differing = [key for key, value in asdict(shard.origin).items() if value != wanted[key]]
-    if differing:
+    pairs = zip(shard.origin, origin, strict=True)
+    if differing := [key for (key, made), (_, expected) in pairs if made != expected]:
         raise UserError(
             f"{path}: made by another {' and '.join(differing)} than the model and the sampler "
             "have now; sample it again"
@@ -157,7 +113,7 @@ def read_shards(folder: str | Path, samples: int, expected: ShardOrigin) -> Iter
     for index in range(shards_needed(samples, expected.size)):
         path = shard_path(folder, index)
         try:
-            shard = retried_in_slurm(load_made_by)(path, replace(expected, index=index))
+            shard = retried_in_slurm(load_made_by)(path, expected.at(index))
         except UserError:
             remove_records(folder, index)
             raise

@@ -1,7 +1,9 @@
 """The training loop. It waits for the device only when it logs or saves."""
 
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from tqdm import tqdm
 from psld.diffusion.loss import Objective
 from psld.networks.forward import forward_pass
 from psld.training.batches import Batch, Batches
+from psld.training.history import preview_path, write_history
 from psld.training.model import forward_flops
 from psld.training.ranks import Ranks
 from psld.training.settings import TRAIN_FACTOR, LoopSettings
@@ -33,13 +36,30 @@ SHOWN = {
 
 
 class Log:
-    """A log that drops everything: for trainings without wandb, and for ranks that do not lead."""
+    """The history and the previews of a training, which the leading rank writes."""
 
-    def saved(self, history: History) -> None:
-        """Log the history of a checkpoint. A resumed training does not repeat its steps."""
+    def __init__(
+        self, run: Path, make_preview: Callable[[nn.Module, Path], dict[str, float]]
+    ) -> None:
+        """
+        Args:
+            run: the run directory.
+            make_preview: makes a preview of the averaged network: returns numbers, and may write a
+                picture to the path.
+        """
+        self.run, self.make_preview = run, make_preview
+        self.live: Callable[[], None] | None = None
+        """Called when the history has been written."""
 
-    def preview(self, step: int, network: nn.Module) -> None:
-        """Log a preview of the averaged network."""
+    def preview(self, step: int, network: nn.Module) -> dict[str, float]:
+        """Make a preview of the averaged network; return the numbers for the history."""
+        return self.make_preview(network, preview_path(self.run, step))
+
+    def save(self, history: History) -> None:
+        """Write the history of a checkpoint."""
+        write_history(self.run, history)
+        if self.live:
+            self.live()
 
 
 def train(
@@ -100,14 +120,15 @@ def train(
                 shown = [text.format(values[key]) for key, text in SHOWN.items() if key in values]
                 print(f"step {state.step}/{settings.steps}: {', '.join(shown)}", flush=True)
             rate = learning_rate(settings, step)
-            state.history.append({"step": state.step, **values, "learning_rate": rate})
+            entry = {"step": state.step, "time": time.time(), **values, "learning_rate": rate}
+            state.history.append(entry)
         if previewing and ranks.leads:
-            log.preview(state.step, state.ema.network)
+            entry.update(log.preview(state.step, state.ema.network))
         if saving or stopping:
             state.seconds = earlier_seconds + time.monotonic() - started
             if ranks.leads:
                 checkpoints.save(state)
-                log.saved(state.history)
+                log.save(state.history)
         if previewing or saving or stopping:
             ranks.barrier()  # nccl would not let the others wait in the next step.
         if logging:

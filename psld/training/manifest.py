@@ -71,12 +71,6 @@ class GuideManifest(TrainedManifest):
     noise level, from little to much noise."""
 
 
-class TrainingHistory(Settings):
-    """What a training logged: step, loss and more, entry by entry."""
-
-    entries: list[dict[str, float]]
-
-
 M = TypeVar("M", bound=TrainedManifest)
 
 

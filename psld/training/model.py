@@ -3,19 +3,18 @@
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
+from typing import Any
 
 import torch
 from torch import nn
 
-from psld.diffusion.instances import build_process
 from psld.diffusion.process import LinearProcess
-from psld.networks.guide import NCSNppGuide
-from psld.networks.ncsnpp import NCSNpp
+from psld.networks.ncsnpp import NCSNpp, NCSNppGuide
 from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.training.settings import GuideModelSettings, ModelSettings
 from psld.utils.device import device_of
 from psld.utils.errors import UserError
-from psld.utils.tensors import load_tensors, save_tensors
+from psld.utils.tensors import read_tensors, save_tensors
 
 WEIGHTS = "weights.safetensors"
 
@@ -68,7 +67,7 @@ def load_model(folder: str | Path, device: torch.device) -> Model:
     Its parameters are frozen; `network.requires_grad_(True)` trains it on.
     """
     manifest = read_manifest(folder, ModelManifest)
-    process = build_process(manifest.settings.process)
+    process = manifest.settings.process.build()
     network = build_network(manifest.settings, process).to(device)
     _load_weights(network, Path(folder), manifest)
     return Model(manifest.settings, process, network, manifest.weights_sha256)
@@ -77,7 +76,7 @@ def load_model(folder: str | Path, device: torch.device) -> Model:
 def load_guide(folder: str | Path, device: torch.device) -> Guide:
     """Read a guide. Raises UserError if a file is missing, damaged or foreign."""
     manifest = read_manifest(folder, GuideManifest)
-    network = build_guide(manifest.settings, build_process(manifest.settings.process)).to(device)
+    network = build_guide(manifest.settings, manifest.settings.process.build()).to(device)
     _load_weights(network, Path(folder), manifest)
     return Guide(manifest.settings, network, manifest.weights_sha256)
 
@@ -99,7 +98,7 @@ def _load_weights(
     """Load weights into a network that will not be trained."""
     command = "psld train" if manifest.kind == "model" else "psld train_guide"
     path, remedy = folder / WEIGHTS, f"train the {manifest.kind} ({command}), or import it"
-    weights = load_tensors(path, manifest.weights_sha256, remedy)
+    weights = read_tensors(path, "weights", remedy, manifest.weights_sha256).tensors()
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
@@ -108,6 +107,6 @@ def _load_weights(
     network.eval().requires_grad_(False)
 
 
-def save_weights(folder: str | Path, network: nn.Module) -> str:
-    """Write weights.safetensors and return its SHA-256."""
-    return save_tensors(Path(folder) / WEIGHTS, network.state_dict())
+def save_weights(folder: str | Path, network: nn.Module, origin: dict[str, Any]) -> str:
+    """Write weights.safetensors with all that decided the weights, and return its digest."""
+    return save_tensors(Path(folder) / WEIGHTS, "weights", network.state_dict(), origin)

@@ -3,7 +3,7 @@
 The noise of a preview is the same every time.
 """
 
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,15 +13,14 @@ from psld.data.pixels import from_uint8, to_uint8
 from psld.data.store import ImageStore
 from psld.diffusion.loop import sample
 from psld.diffusion.process import LinearProcess
+from psld.diffusion.samplers import EMSettings
 from psld.diffusion.score import NetworkScore
-from psld.diffusion.settings import SDESettings
 from psld.training.settings import GuideModelSettings, ModelSettings
 from psld.utils.device import device_of
 from psld.utils.randomness import Stream, generator
 
-SIDE = 8
-"""Rows and columns of the samples in one image."""
-SAMPLER = SDESettings(integrator="em", striding="quadratic", steps=50)
+SAMPLES = 64
+SAMPLER = EMSettings(integrator="em", striding="quadratic", steps=50)
 
 BINS = 10
 """Noise levels: ranges of the forward time of equal length, from 0 to 1."""
@@ -31,10 +30,13 @@ BATCH = 250
 
 
 def preview_samples(
-    settings: ModelSettings, process: LinearProcess, network: nn.Module
-) -> dict[str, Any]:
-    """64 samples of the network in one image; a class-conditional one samples without a class."""
-    from psld.data.picture import tiled  # Most commands make no preview.
+    settings: ModelSettings, process: LinearProcess, network: nn.Module, picture: Path
+) -> dict[str, float]:
+    """Write samples of the network to a picture; a class-conditional one samples without a class.
+
+    Returns no numbers.
+    """
+    from psld.data.picture import save_images  # Most commands make no preview.
 
     device = device_of(network)
     dataset = settings.dataset
@@ -44,10 +46,11 @@ def preview_samples(
     def noise(z: Tensor) -> Tensor:
         return torch.randn(z.shape, generator=stream, device=device)
 
-    start = process.prior(noise(torch.empty(SIDE * SIDE, *shape)))
-    z = sample(process, SAMPLER, NetworkScore(network, batch_size=SIDE * SIDE), start, noise)
+    start = process.prior(noise(torch.empty(SAMPLES, *shape)))
+    z = sample(process, SAMPLER, NetworkScore(network, batch_size=SAMPLES), start, noise)
     images = to_uint8(z[:, : dataset.channels])
-    return {"samples": tiled(images.cpu().numpy(), SIDE)}
+    save_images(images.cpu().numpy(), picture)
+    return {}
 
 
 @torch.no_grad()

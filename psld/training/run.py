@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from psld.config.settings import with_digest
 from psld.data.store import ImageStore
 from psld.diffusion.loss import Objective
 from psld.diffusion.process import LinearProcess
 from psld.training.batches import Batches, Labels
+from psld.training.history import WandbRun, write_history
 from psld.training.loop import Log, train
 from psld.training.manifest import (
     GuideManifest,
@@ -46,8 +46,9 @@ class Task:
     """Returns the network; its initial weights come from torch's global generator."""
     loss_of: Objective
     labels: Labels | None
-    preview: Callable[[nn.Module], dict[str, Any]]
-    """Returns a preview of the averaged network, to log every `preview_every` steps."""
+    preview: Callable[[nn.Module, Path], dict[str, float]]
+    """Previews the averaged network every `preview_every` steps: returns numbers for the history,
+    and may write a picture to the path."""
     describe: Callable[[nn.Module], dict[str, Any]]
     """Returns more entries for the manifest of the final network."""
 
@@ -77,23 +78,24 @@ def run_training(
         checkpoints = Checkpoints(run / "checkpoints", settings.training.milestone_every)
         # All ranks load the checkpoint that the leading one sees.
         newest = ranks.largest(checkpoints.newest() if ranks.leads else 0)
-        checkpoints.restore(state, ranks.device, newest)
+        checkpoints.restore(state, newest)
         if ranks.leads:
             on_start(run, state.step)
         if state.step < settings.training.steps:
             stop = stack.enter_context(StopRequest())
             images, flip = store.images("train"), settings.dataset.flip
             batches = Batches(images, flip, task.process, settings.training, ranks, task.labels)
-            log = Log()
+            log = Log(run, task.preview)
             if ranks.leads:
                 if state.step:
                     print(f"going on from step {state.step}: {checkpoints.folder}", flush=True)
                 write_json(run / "settings.json", settings.model().model_dump(mode="json"))
-            if ranks.leads and settings.wandb.mode != "disabled":
-                from psld.training.wandb_log import WandbLog  # takes a second to import
+                if settings.wandb.mode != "disabled":
+                    WandbRun.write(run, settings, task.stage)
+                if settings.wandb.mode == "online":
+                    from psld.training.wandb_runs import LiveRun  # takes a second to import
 
-                log = WandbLog(settings, run, task.stage, state.step, task.preview)
-                stack.enter_context(log)
+                    log.live = stack.enter_context(LiveRun(run)).update
             train(state, batches, task.loss_of, settings.training, ranks, checkpoints, log, stop)
         if ranks.leads:
             folder = export_folder(run)
@@ -109,11 +111,14 @@ def run_training(
                 device=device_name(ranks.device),
                 ranks=ranks.world,
                 run=str(run),
-                weights_sha256=save_weights(folder, state.ema.network),
+                weights_sha256=save_weights(
+                    folder, state.ema.network, settings.origin(store.digest)
+                ),
                 **task.describe(state.ema.network),
                 **provenance(),
             )
-            write_json(folder / "history.json", with_digest({"entries": state.history}))
+            for place in (run, folder):  # A kill may have come after the last checkpoint.
+                write_history(place, state.history)
             write_manifest(folder, manifest)
             publish(run, Path(settings.output))
             print(f"wrote {settings.output}")

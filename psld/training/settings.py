@@ -46,10 +46,10 @@ class LoopSettings(Settings):
     milestone_every: int | None = Field(None, ge=1)
     """Steps between checkpoints that are kept for good."""
     log_every: int = Field(100, ge=1)
-    """Steps between values in history.json and wandb, which also get the steps of checkpoints and
-    previews. In a log file, lines are printed at checkpoints only."""
+    """Steps between entries of history.json, which also gets the steps of checkpoints and previews.
+    In a log file, lines are printed at checkpoints only."""
     preview_every: int | None = Field(None, ge=1)
-    """Steps between previews in wandb: a model's samples, a guide's accuracy by noise level."""
+    """Steps between previews: a picture of a model's samples, a guide's accuracy by noise level."""
 
     @model_validator(mode="after")
     def _numbers_divide(self) -> "LoopSettings":
@@ -141,10 +141,10 @@ class GuideModelSettings(TrainedSettings):
 
 
 class WandbSettings(Settings):
-    """Where runs of wandb go; `disabled` switches wandb off."""
+    """When and where a training goes to wandb; `disabled`: never."""
 
     mode: Literal["offline", "online", "disabled"] = "offline"
-    """`make sync` uploads what was written offline."""
+    """Online: log while training. Offline: `make sync` uploads the training later."""
     project: str = "psld"
     """Name of the project in wandb."""
     entity: str | None = None
@@ -173,10 +173,13 @@ class RunSettings(TrainedSettings):
         kind = ModelSettings if isinstance(self, ModelSettings) else GuideModelSettings
         return kind(**{key: getattr(self, key) for key in kind.model_fields})
 
+    def origin(self, dataset_digest: str) -> dict[str, Any]:
+        """Return all that decides the weights."""
+        return {"model": self.model().identity(), "dataset": dataset_digest}
+
     def run_name(self, dataset_digest: str) -> str:
         """The run directory's name. Trainings with the same weights share a run directory."""
-        digest = digest_of({"model": self.model().identity(), "dataset": dataset_digest})
-        return f"{self.name}-{digest[:12]}"
+        return f"{self.name}-{digest_of(self.origin(dataset_digest))[:12]}"
 
 
 TRAINING_RUN = frozenset({"data", "output", "runs", "device", "wandb"})
@@ -189,3 +192,24 @@ class TrainSettings(ModelSettings, RunSettings):
 
 class TrainGuideSettings(GuideModelSettings, RunSettings):
     """Settings of `psld train_guide`."""
+
+
+class ImportSettings(RunSettings):
+    """Settings of both kinds of import: every setting of a training, and the file."""
+
+    checkpoint: str
+    """Path of the file that PyTorch Lightning wrote."""
+
+
+class ImportModelSettings(TrainSettings, ImportSettings):
+    """Settings of `psld import`."""
+
+    kind: Literal["model"] = "model"
+    weights: Literal["ema", "online"] = "ema"
+    """The moving average, used in the paper's samples, or the network as trained."""
+
+
+class ImportGuideSettings(TrainGuideSettings, ImportSettings):
+    """Settings of `psld import` for a guide."""
+
+    kind: Literal["guide"] = "guide"

@@ -1,23 +1,25 @@
 """The state of a training, and the checkpoints that hold it."""
 
+import json
 import re
 from pathlib import Path
-from typing import IO, Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from psld.networks.ema import EMA
+from psld.networks.forward import EMA
 from psld.training.settings import LoopSettings
 from psld.utils.errors import UserError, reraise_fault
-from psld.utils.files import atomic_path, retried_in_slurm
-from psld.utils.tensors import check_archive
+from psld.utils.files import retried_in_slurm
+from psld.utils.tensors import grouped, load_tensors, save_tensors
 
 KEPT = 2
 """The number of newest checkpoints that are kept, besides milestones."""
 History = list[dict[str, float]]
-"""What was logged, step by step: step, loss, grad_norm, images_per_second, learning_rate; on GPUs
-also peak_memory_gib and mfu (model FLOPs utilization)."""
+"""What was logged, step by step: step, time (Unix, in seconds), loss, grad_norm, images_per_second,
+learning_rate; on GPUs also peak_memory_gib and mfu (model FLOPs utilization); of a guide's preview
+also its accuracies."""
 
 
 class TrainingState:
@@ -34,37 +36,39 @@ class TrainingState:
         """Wall-clock time in the training loop, over all processes that trained."""
         self.history: History = []
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the tensors of the network, its average and the optimizer, by dotted names."""
+        parts = {"network": self.network.state_dict(), "ema": self.ema.network.state_dict()}
+        moments = self.optimizer.state_dict()["state"]
+        parts |= {f"optimizer.{index}": tensors for index, tensors in moments.items()}
         return {
-            "step": self.step,
-            "seconds": self.seconds,
-            "history": self.history,
-            "network": self.network.state_dict(),
-            "ema": self.ema.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            f"{part}.{name}": tensors[name] for part, tensors in parts.items() for name in tensors
         }
 
-    def load_state_dict(self, content: dict[str, Any]) -> None:
-        self.network.load_state_dict(content["network"])
-        self.ema.network.load_state_dict(content["ema"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.step, self.seconds = content["step"], content["seconds"]
-        self.history = content["history"]
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """Load what `state_dict` returned. The settings of the optimizer stay as they are."""
+        parts = grouped(tensors)
+        self.network.load_state_dict(parts["network"])
+        self.ema.network.load_state_dict(parts["ema"])
+        moments = {int(index): each for index, each in grouped(parts["optimizer"]).items()}
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
 
 class Checkpoints:
-    """The checkpoints of one run directory: checkpoint-00005000.pt and so on."""
+    """The checkpoints of one run directory: checkpoint-00005000.safetensors and so on."""
 
     def __init__(self, folder: Path, milestone_every: int | None = None) -> None:
         self.folder = folder
         self.milestone_every = milestone_every
 
     def path(self, step: int) -> Path:
-        return self.folder / f"checkpoint-{step:08d}.pt"
+        return self.folder / f"checkpoint-{step:08d}.safetensors"
 
     def steps(self) -> list[int]:
         """The steps of all checkpoints, ascending."""
-        names = (re.fullmatch(r"checkpoint-(\d+)\.pt", p.name) for p in self.folder.glob("*.pt"))
+        pattern = r"checkpoint-(\d+)\.safetensors"
+        names = (re.fullmatch(pattern, path.name) for path in self.folder.glob("checkpoint-*"))
         return sorted(int(name[1]) for name in names if name)
 
     def newest(self) -> int:
@@ -73,14 +77,20 @@ class Checkpoints:
 
     def save(self, state: TrainingState) -> None:
         """Write a checkpoint, then remove those that are neither recent nor milestones."""
-        with atomic_path(self.path(state.step)) as partial, partial.open("wb") as stream:
-            _save(state.state_dict(), stream)
+        # The history is an array, because a header of safetensors has at most 100 MB.
+        history = np.frombuffer(json.dumps(state.history).encode(), np.uint8)
+        save_tensors(
+            self.path(state.step),
+            "checkpoint",
+            {**state.state_dict(), "history": history},
+            {"step": state.step, "seconds": state.seconds},
+        )
         for step in self.steps()[:-KEPT]:
             if not (self.milestone_every and step % self.milestone_every == 0):
                 self.path(step).unlink(missing_ok=True)
 
     @retried_in_slurm
-    def restore(self, state: TrainingState, device: torch.device, step: int) -> None:
+    def restore(self, state: TrainingState, step: int) -> None:
         """Load the checkpoint of this step; do nothing for step 0.
 
         Raises UserError if it is missing or damaged: the user decides whether to go back.
@@ -90,30 +100,18 @@ class Checkpoints:
         path = self.path(step)
         if not path.exists():
             raise UserError(f"{path}: no such checkpoint; run the same command again")
+        older = [s for s in self.steps() if s < step]
+        remedy = f"delete it to {f'go on from step {older[-1]}' if older else 'start again'}"
+        stored = load_tensors(path, "checkpoint", remedy)
         try:
-            state.load_state_dict(_load(path, device))
-            if state.step != step:
-                raise ValueError(f"step {state.step}")
-        except Exception as error:  # A damaged file can raise nearly any.
+            tensors = stored.tensors()
+            history = json.loads(tensors.pop("history").numpy().tobytes())
+            state.load_state_dict(tensors)
+            if stored.origin["step"] != step:
+                raise ValueError(f"it is of step {stored.origin['step']}")
+            state.step, state.seconds, state.history = step, stored.origin["seconds"], history
+        except Exception as error:  # Another program can write nearly anything.
             reraise_fault(error)
-            older = [s for s in self.steps() if s < step]
-            remedy = f"go on from step {older[-1]}" if older else "start again"
             raise UserError(
-                f"{path}: damaged checkpoint ({type(error).__name__}); delete it to {remedy}"
+                f"{path}: not a checkpoint of this training ({type(error).__name__}); {remedy}"
             ) from None
-
-
-def _save(content: dict[str, Any], stream: IO[bytes]) -> None:
-    """torch.save, but a failed write raises its OSError, not a RuntimeError that hides it."""
-    try:
-        torch.save(content, stream)
-    except RuntimeError as error:
-        if isinstance(error.__context__, OSError):
-            raise error.__context__ from None
-        raise
-
-
-def _load(path: Path, device: torch.device) -> dict[str, Any]:
-    with path.open("rb") as stream:
-        check_archive(stream)
-        return torch.load(stream, map_location=device, weights_only=True)

@@ -1,132 +1,129 @@
-"""Start a run of wandb, and read from its files how far an earlier process got."""
+"""Runs in wandb: open them online, and log the history of a training, also while it runs.
 
-import json
+wandb takes a second to import, so this module is imported where it is used.
+"""
+
 import os
-import secrets
-import signal
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
+from tempfile import TemporaryDirectory
+from threading import Thread
 from typing import Any
 
 import wandb
-from wandb.util import get_core_path
+from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+from wandb.sdk.mailbox import MailboxClosedError
 
-from psld.training.settings import WandbSettings
+from psld.training.history import HISTORY, TrainingHistory, WandbRun, preview_path
 from psld.utils.errors import RunError, UserError
-from psld.utils.files import write_text
+from psld.utils.files import read_json
 
-ENVIRONMENT = {"WANDB_SILENT": "true", "WANDB_INIT_TIMEOUT": "20", "WANDB_FINISH_TIMEOUT": "20"}
-"""The times, in seconds, that a run waits for the server at its start and at its end."""
+ENVIRONMENT = {
+    "WANDB_SILENT": "true",
+    "WANDB_ERROR_REPORTING": "false",  # It prints lines, and waits for the server at the exit.
+    "WANDB_INIT_TIMEOUT": "20",  # seconds that a run waits for the server at its start
+    "WANDB_FINISH_TIMEOUT": "20",  # and at its end
+}
+
+FAILURES = (
+    *(wandb.errors.Error, ConnectionError, TimeoutError),
+    *(WandbApiFailedError, MailboxClosedError),  # not public; wandb raises them nevertheless
+)
+"""The errors of wandb if the server does not answer, or its own process ends."""
 
 
-def check_login(settings: WandbSettings) -> None:
-    """Raise UserError if runs go online and nobody is logged in. The server is not asked."""
-    set_environment()
-    if settings.mode == "online":
-        with errors_in_one_line():
-            wandb.login(verify=False)
-
-
-def set_environment() -> None:
-    """Set what the user has not set. wandb reads it once."""
-    for name, value in ENVIRONMENT.items():
+def check_login() -> None:
+    """Raise UserError if nobody is logged in. The server is not asked."""
+    for name, value in ENVIRONMENT.items():  # wandb reads it once.
         os.environ.setdefault(name, value)
-
-
-def start_run(
-    settings: WandbSettings, folder: Path, /, *, stats: bool = True, **options: Any
-) -> wandb.Run:
-    """Start a run with its files in `folder`/wandb; wandb.init gets the options.
-
-    `stats`: log system metrics too.
-
-    The run raises TimeoutError if its end is not uploaded in time. Nothing of it intercepts what
-    the process prints, which would be another way to wait for wandb.
-    """
-    set_environment()
-    folder.mkdir(parents=True, exist_ok=True)
-    with errors_in_one_line():
-        return wandb.init(
-            project=settings.project,
-            entity=settings.entity,
-            mode=settings.mode,
-            dir=folder.absolute(),  # wandb's process may have another working directory
-            settings=wandb.Settings(
-                console="off", finish_timeout_raises=True, x_disable_stats=not stats
-            ),
-            **options,
-        )
-
-
-def kill_service() -> None:
-    """Kill the process of wandb that this one started: Python would wait for it at its exit."""
-    for file in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            number, name, _, parent, *_ = file.read_text().split()
-            if (name, parent) == ("(wandb-core)", str(os.getpid())):
-                os.kill(int(number), signal.SIGKILL)
+    try:
+        wandb.login(verify=False)
+    except wandb.errors.Error as error:
+        raise UserError(f"wandb: {error}") from None
 
 
 @contextmanager
 def errors_in_one_line() -> Iterator[None]:
-    """Turn wandb's errors into UserError if nobody is logged in, else into RunError."""
+    """Turn the errors of a server that does not answer into RunError."""
     try:
         yield
-    except wandb.errors.UsageError as error:
-        raise UserError(f"wandb: {error}") from None
-    except (wandb.errors.Error, ConnectionError, TimeoutError) as error:
-        raise RunError(f"wandb: {' '.join(str(error).split())}") from None
+    except FAILURES as error:
+        reason = " ".join(str(error).split()).removesuffix(".") or type(error).__name__
+        raise RunError(f"wandb: {reason}") from None
 
 
-def training_id(run_folder: Path) -> str:
-    """The id of a training's run: made at its first start, and kept in the run directory."""
-    known = known_training_id(run_folder)
-    if known is None:
-        known = f"{run_folder.name}-{secrets.token_hex(3)}"
-        write_text(run_folder / "wandb-id", f"{known}\n")
-    return known
+@contextmanager
+def online_run(*, live: bool = False, **options: Any) -> Iterator[wandb.Run]:
+    """Open a run online and finish it at the end; wandb.init gets the options.
 
+    `live`: log this machine and its metrics, too. Call `check_login` before. wandb keeps its files
+    in a temporary folder.
 
-def known_training_id(run_folder: Path) -> str | None:
-    """The id of a training's run; None if the training has not started here."""
-    file = run_folder / "wandb-id"
-    return file.read_text().strip() if file.exists() else None
-
-
-def last_logged_step(folder: Path) -> int | None:
-    """The last logged step in the files in `folder`; None without files.
-
-    wandb writes every 15 seconds, so a killed process may have logged more than its file holds;
-    if the file is empty, the result is 0.
+    Raises RunError if the server refuses the run, or does not get all of it in time.
     """
-    files = list(folder.glob("wandb/*run-*/run-*.wandb"))
-    steps = (
-        record["history"]["step"]["num"]
-        for file in files
-        for record in records_in(file)
-        if record["type"] == "history"
+    settings = wandb.Settings(
+        console="off", finish_timeout_raises=True, x_disable_stats=not live, x_disable_meta=not live
     )
-    return max(steps, default=0) if files else None
+    with errors_in_one_line(), TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        run = wandb.init(mode="online", dir=folder, settings=settings, **options)
+        try:
+            yield run
+        finally:
+            run.finish()
 
 
-def records_in(file: Path) -> list[dict[str, Any]]:
-    """The whole records in a file of wandb's. After a kill, the end is missing, perhaps everything.
+def training_options(run: Path) -> dict[str, Any]:
+    """Return the options of wandb.init for a training: a new run, or that of the server."""
+    config = read_json(run / "settings.json", dict[str, Any])
+    return {**WandbRun.read(run).model_dump(), "config": config, "resume": "allow"}
 
-    Raises RunError if wandb cannot read the file.
+
+def log_new_steps(online: wandb.Run, run: Path) -> None:
+    """Log the steps of the history that the run in wandb lacks, with their times and pictures."""
+    first = online.step
+    for entry in TrainingHistory.read(run / HISTORY).entries:
+        if entry.step >= first:
+            values = entry.model_dump(exclude={"step", "time"})
+            if (picture := preview_path(run, entry.step)).exists():
+                values["samples"] = wandb.Image(str(picture))
+            online.log({**values, "_timestamp": entry.time}, step=entry.step, commit=True)
+
+
+class LiveRun:
+    """The run of a training while it trains.
+
+    A thread makes all calls to wandb, so the training waits for it only at its end. If wandb fails,
+    the thread prints one line and ends; `psld wandb sync` uploads what is missing.
     """
-    # As `wandb leet inspect --json`, which would also contact the server.
-    inspect = [get_core_path(), "leet", "inspect", "--no-observability", "--json"]
-    where = ["--run-file", str(file), str(file.parent)]
-    done = subprocess.run(
-        inspect + where, capture_output=True, text=True, errors="replace", check=False
-    )
-    if "bad header" in done.stderr:
-        return []
-    if done.returncode != 0:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise RunError(
-            f"{file}: wandb cannot read it ({reason}); move {file.parent} away to go on without it"
-        )
-    return [json.loads(line) for line in done.stdout.splitlines()]
+
+    def __init__(self, run: Path) -> None:
+        """Raises UserError if nobody is logged in."""
+        check_login()
+        self.run = run
+        self.queue: SimpleQueue[int | None] = SimpleQueue()
+        """None for each checkpoint, and last the exit code."""
+        self.thread = Thread(target=self._upload, name="wandb", daemon=True)
+
+    def __enter__(self) -> "LiveRun":
+        self.thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.queue.put(0 if kind is None else 1)
+        self.thread.join()
+
+    def update(self) -> None:
+        """Log what is new in the history, later."""
+        self.queue.put(None)
+
+    def _upload(self) -> None:
+        try:
+            with online_run(live=True, **training_options(self.run)) as online:
+                while (exit_code := self.queue.get()) is None:
+                    log_new_steps(online, self.run)
+                online.finish(exit_code)
+        except Exception as error:  # wandb passes on the errors of its libraries
+            reason = " ".join(str(error).split()).removeprefix("wandb: ") or type(error).__name__
+            print(f"wandb: {reason}; `psld wandb sync` uploads what is missing", flush=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from psld.utils.version import VERSION
+from psld.utils import VERSION
 
 CHECKOUT = Path(__file__).parents[2]
 """The top folder of a checkout. For an installed package it is no such folder."""

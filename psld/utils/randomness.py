@@ -25,7 +25,6 @@ class Stream(IntEnum):
     DROPOUT = 3
     SHARD = 4
     PREVIEW = 5
-    MASK = 6
     LIKELIHOOD = 7
 
 

@@ -1,43 +1,127 @@
-"""Named tensors in files: written whole, and read only if the digest is right."""
+"""Arrays in files: safetensors, with their kind, their origin and a digest in the metadata.
+
+Shards, weights, checkpoints, features: this is their one writer, one reader and one check. Nothing
+here imports torch: figures read shards without it.
+"""
 
 import hashlib
+import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING, Any
 from zipfile import BadZipFile, ZipFile, is_zipfile
 
-from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor
+import numpy as np
+from safetensors.numpy import load, save
 
-from psld.utils.errors import UserError
-from psld.utils.files import atomic_path, retried_in_slurm
+from psld.utils.errors import UserError, reraise_fault
+from psld.utils.files import atomic_path, digest_of, retried_in_slurm
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+KEY = "psld"
+"""The one key of our metadata. safetensors writes several keys in random order."""
 
 
-def save_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> str:
-    """Write the tensors atomically and return the SHA-256 of the file."""
-    content = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
+@dataclass(frozen=True)
+class Stored:
+    """The content of a file."""
+
+    arrays: dict[str, np.ndarray]
+    origin: dict[str, Any]
+    sha256: str
+
+    def tensors(self) -> "dict[str, Tensor]":
+        """Return the arrays as torch tensors, which share their memory."""
+        import torch
+
+        return {name: torch.from_numpy(array) for name, array in self.arrays.items()}
+
+
+def as_arrays(tensors: "Mapping[str, np.ndarray | Tensor]") -> dict[str, np.ndarray]:
+    """Return tensors on any device as arrays, contiguous in C's order."""
+    return {
+        name: np.asarray(each if isinstance(each, np.ndarray) else each.cpu().numpy(), order="C")
+        for name, each in tensors.items()
+    }
+
+
+def digest_of_arrays(kind: str, arrays: Mapping[str, np.ndarray], origin: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of kind, origin, and the names, types, shapes and bytes of the arrays."""
+    names = sorted(arrays)
+    layout = [[name, str(arrays[name].dtype), arrays[name].shape] for name in names]
+    whole = hashlib.sha256(digest_of([kind, origin, layout]).encode())
+    for name in names:
+        whole.update(np.ascontiguousarray(arrays[name]))
+    return whole.hexdigest()
+
+
+def save_tensors(
+    path: str | Path,
+    kind: str,
+    tensors: "Mapping[str, np.ndarray | Tensor]",
+    origin: Mapping[str, Any],
+) -> str:
+    """Write a file whole or not at all, and return its digest.
+
+    Args:
+        kind: a noun; `load_tensors` refuses a file of another kind.
+        tensors: on any device.
+        origin: what made them; JSON.
+    """
+    arrays = as_arrays(tensors)
+    sha256 = digest_of_arrays(kind, arrays, origin)
+    header = json.dumps({"kind": kind, "sha256": sha256, "origin": origin}, allow_nan=False)
+    content = save(arrays, {KEY: header})
     with atomic_path(path) as partial:
         partial.write_bytes(content)
-    return hashlib.sha256(content).hexdigest()  # not of the file: another process may replace it
+    return sha256
 
 
-@retried_in_slurm
-def load_tensors(path: str | Path, sha256: str, remedy: str) -> dict[str, Tensor]:
-    """Read a file that `save_tensors` wrote, by the SHA-256 that it returned.
+def load_tensors(path: str | Path, kind: str, remedy: str, sha256: str | None = None) -> Stored:
+    """Read a file that `save_tensors` wrote. No more memory is used than twice its size.
 
-    Raises UserError, which ends with the remedy, if the file is missing, damaged or another one.
+    Raises UserError, which ends with the remedy, if the file is missing, damaged, of another kind,
+    or if its digest is not `sha256`.
     """
     try:
         content = Path(path).read_bytes()  # Once: the file may be replaced at any moment.
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; {remedy}") from None
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise UserError(f"{path}: damaged, or not the file that was recorded; {remedy}")
     try:
-        return load(content)
-    except (SafetensorError, KeyError) as error:  # KeyError: a type that torch has not
-        raise UserError(f"{path}: not a safetensors file ({error}); {remedy}") from None
+        arrays = load(content)
+        size = int.from_bytes(content[:8], "little")
+        header = json.loads(json.loads(content[8 : 8 + size])["__metadata__"][KEY])
+        stored = Stored(arrays, header["origin"], header["sha256"])
+        is_whole = digest_of_arrays(header["kind"], arrays, stored.origin) == stored.sha256
+    except Exception as error:  # A file that something else wrote can raise nearly any.
+        reraise_fault(error)
+        reason = str(error) or type(error).__name__
+        raise UserError(
+            f"{path}: damaged {kind} file, or none of ours ({reason}); {remedy}"
+        ) from None
+    if not is_whole:
+        raise UserError(f"{path}: damaged {kind} file (its digest differs); {remedy}")
+    if header["kind"] != kind:
+        raise UserError(f"{path}: a {header['kind']} file, not a {kind} file; {remedy}")
+    if sha256 not in (None, stored.sha256):
+        raise UserError(f"{path}: not the {kind} file that was recorded; {remedy}")
+    return stored
+
+
+read_tensors = retried_in_slurm(load_tensors)
+"""`load_tensors` of a file that must be there: a Slurm job waits for another node's file."""
+
+
+def grouped(tensors: "Mapping[str, Tensor]") -> "dict[str, dict[str, Tensor]]":
+    """Group tensors with dotted names by the part before the first dot."""
+    groups: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition(".")
+        groups.setdefault(part, {})[rest] = tensor
+    return groups
 
 
 def check_archive(stream: IO[bytes]) -> None:

@@ -129,7 +129,8 @@ def test_a_signal_ends_the_whole_sweep(folder):
         from psld.commands.train import main
 
         class Interrupting(loop.Log):
-            def saved(self, history):
+            def save(self, history):
+                super().save(history)
                 if signal.getsignal(signal.SIGINT) != signal.default_int_handler:
                     os.kill(os.getpid(), signal.SIGINT)
 

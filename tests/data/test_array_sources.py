@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from psld.data import arrays
+from psld.data.preparation import open_source
 from psld.data.settings import CIFAR10Source, DigitsSource, FashionMNISTSource, MNISTSource
-from psld.data.sources import idx as idx_source
-from psld.data.sources import open_source
 from psld.utils.errors import RunError, UserError
 from tests.data.formats import (
     cifar_binary_batch,
@@ -101,7 +101,7 @@ def test_mnist(tmp_path):
 
 def test_debians_package_is_found_where_no_root_is_given(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(idx_source, "DEBIAN_FOLDER", tmp_path / "debian")
+    monkeypatch.setattr(arrays, "DEBIAN_FOLDER", tmp_path / "debian")
     with pytest.raises(UserError, match=r"^downloads/fashion-mnist: no train-images.*Debian"):
         open_source(fashion(None))
     write_files(tmp_path / "debian", idx_files(TRAIN, TEST))

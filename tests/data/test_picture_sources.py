@@ -1,14 +1,12 @@
 """Sources of picture files: CelebA, AFHQv2, any folder; in folders and in zip archives."""
 
-import sys
-
 import numpy as np
 import pytest
 
 from psld.data.picture import BrokenPicture
+from psld.data.preparation import open_source
 from psld.data.settings import AFHQv2Source, CelebASource, FolderSource
-from psld.data.sources import open_source
-from psld.utils.errors import RunError, UserError
+from psld.utils.errors import UserError
 from tests.data.formats import (
     afhq_files,
     celeba_files,
@@ -21,8 +19,8 @@ from tests.data.formats import (
 )
 
 
-def celeba(root, **changes):
-    return CelebASource(kind="celeba", root=str(root), **changes)
+def celeba(root):
+    return CelebASource(kind="celeba", root=str(root))
 
 
 def afhqv2(root):
@@ -41,14 +39,12 @@ def pngs(*names, size=(4, 4)):
 # --- CelebA -------------------------------------------------------------------------------------
 
 
-def write_celeba(root, packed, partition="0 0 1 2 0"):
+def write_celeba(root, packed):
     files = celeba_files(5)
     if packed:
         write_zip(root / "img_align_celeba.zip", files)
     else:
         write_files(root, files)
-    lines = [f"{i:06d}.jpg {part}\n" for i, part in enumerate(partition.split(), start=1)]
-    (root / "list_eval_partition.txt").write_text("".join(lines))
     return root
 
 
@@ -69,42 +65,9 @@ def test_celeba_zip_and_folder_hold_the_same(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
-def test_celeba_crop(tmp_path):
-    root = write_celeba(tmp_path, packed=True)
-    whole, cut = open_source(celeba(root)), open_source(celeba(root, crop=140))
-    expected = np.asarray(whole.train[2].read())[39:179, 19:159]
-    np.testing.assert_array_equal(cut.train[2].read(), expected)
-
-
-def test_celeba_partition(tmp_path):
-    root = write_celeba(tmp_path, packed=True)
-    source, everything = open_source(celeba(root, partition=True)), open_source(celeba(root))
-    assert (len(source.train), len(source.test)) == (3, 1)
-    for picture, original in zip(pictures_of(source), [0, 1, 4, 3], strict=True):
-        np.testing.assert_array_equal(picture, everything.train[original].read())
-
-
-@pytest.mark.parametrize(
-    ("partition", "complaint"), [("0 0 3", "line 3"), ("0 0 1", "does not list 000004.jpg")]
-)
-def test_celeba_damaged_partition(tmp_path, partition, complaint):
-    root = write_celeba(tmp_path, packed=True, partition=partition)
-    with pytest.raises(UserError, match=rf"list_eval_partition\.txt.*{complaint}"):
-        open_source(celeba(root, partition=True))
-
-
 def test_celeba_missing_files(tmp_path):
     with pytest.raises(UserError, match=r"img_align_celeba\.zip of the CelebA project page"):
         open_source(celeba(tmp_path))
-    (write_celeba(tmp_path, packed=False) / "list_eval_partition.txt").unlink()
-    with pytest.raises(UserError, match=r"list_eval_partition\.txt: no such file; put"):
-        open_source(celeba(tmp_path, partition=True))
-
-
-def test_celeba_download_says_what_it_needs(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "gdown", None)
-    with pytest.raises(RunError, match=r"'gdown' is required.*put img_align_celeba\.zip"):
-        open_source(celeba(tmp_path, download=True))
 
 
 @pytest.mark.parametrize("kept", [0, 1000, -10])
@@ -190,18 +153,14 @@ def test_a_folder_with_classes(tmp_path):
 def test_a_folder_around_the_classes_is_left_out(tmp_path, packed):
     """Most tools pack it into the archive. With fewer classes, all is as without such a rule."""
     names = ("imgs/tulip/1.png", "imgs/rose/x/2.png", "imgs/rose/1.png")
-    for part in ("train", "test"):
-        (write_zip if packed else write_files)(tmp_path / f"{part}.zip", pngs(*names))
-    settings = folder(tmp_path / "train.zip", test_root=str(tmp_path / "test.zip"))
+    (write_zip if packed else write_files)(tmp_path / "all.zip", pngs(*names))
+    settings = folder(tmp_path / "all.zip", test_fraction=0.34)
     source = open_source(settings, num_classes=2)
     assert source.class_names == ("rose", "tulip")
-    assert labels_of(source) == [0, 0, 1] * 2
+    assert (len(source.train), len(source.test)) == (2, 1)
+    assert sorted(labels_of(source)) == [0, 0, 1]
     for fewer in (0, 1):
         assert open_source(settings, num_classes=fewer).class_names == ("imgs",)
-    write_files(tmp_path / "flat", pngs("1.png"))
-    flat = settings.model_copy(update={"test_root": str(tmp_path / "flat")})
-    with pytest.raises(UserError, match=r"flat/1\.png: not in the folder of a class"):
-        open_source(flat, num_classes=2)
 
 
 def test_linked_folders_are_followed(tmp_path):
@@ -209,18 +168,6 @@ def test_linked_folders_are_followed(tmp_path):
     (tmp_path / "root").mkdir()
     (tmp_path / "root" / "rose").symlink_to(tmp_path / "elsewhere")
     assert open_source(folder(tmp_path / "root")).class_names == ("rose",)
-
-
-def test_test_root(tmp_path):
-    write_files(tmp_path / "train", pngs("rose/1.png", "tulip/1.png"))
-    write_files(tmp_path / "test", pngs("tulip/9.png"))
-    source = open_source(folder(tmp_path / "train", test_root=str(tmp_path / "test")))
-    assert (len(source.train), len(source.test)) == (2, 1)
-    assert labels_of(source) == [0, 1, 1]
-    assert len(source.checksums) == 2
-    write_files(tmp_path / "test", pngs("lily/1.png"))
-    with pytest.raises(UserError, match=r"lily/1\.png: .*rose, tulip"):
-        open_source(folder(tmp_path / "train", test_root=str(tmp_path / "test")))
 
 
 def split_of(root, fraction):

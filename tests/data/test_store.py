@@ -6,8 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from psld.data.store import ImageStore
-from psld.data.writer import write_store
+from psld.data.store import ImageStore, write_store
 from psld.utils.errors import UserError
 from tests.data.formats import random_images
 
@@ -20,7 +19,7 @@ def content(**changes):
         "image": (3, 4, 4),
         "splits": {"train": 7, "test": 3},
         "labels": LABELS,
-        "attributes": {"num_classes": 3, "source": "folder", "filter": "lanczos"},
+        "num_classes": 3,
     }
     return values | changes
 
@@ -41,7 +40,6 @@ def test_the_map_and_h5py_see_the_same(path):
         np.testing.assert_array_equal(file["images"][:], IMAGES)
         np.testing.assert_array_equal(file["labels"][:], LABELS)
         assert file["images"].chunks is None
-        assert (file.attrs["source"], file.attrs["filter"]) == ("folder", "lanczos")
     np.testing.assert_array_equal(store.images("all"), IMAGES)
     np.testing.assert_array_equal(store.images("train"), IMAGES[:7])
     np.testing.assert_array_equal(store.images("test"), IMAGES[7:])
@@ -49,10 +47,6 @@ def test_the_map_and_h5py_see_the_same(path):
     assert isinstance(store.images("train"), np.memmap)
     assert np.shares_memory(store.images("all"), store.images("test"))
     assert not store.images("train").flags.writeable
-
-
-def test_what_the_store_knows(path):
-    store = ImageStore.open(path)
     assert store.splits == {"train": 7, "test": 3}
     assert (store.channels, store.image_size, store.num_classes) == (3, 4, 3)
 
@@ -75,11 +69,6 @@ def test_equal_content_gives_equal_bytes_whatever_the_blocks(path, tmp_path):
 )
 def test_other_content_has_another_digest(path, tmp_path, changes):
     assert write(tmp_path / "other.h5", **changes) != ImageStore.open(path).digest
-
-
-def test_where_it_came_from_is_not_part_of_the_digest(path, tmp_path):
-    digest = write(tmp_path / "other.h5", attributes={"num_classes": 3, "source": "celeba"})
-    assert digest == ImageStore.open(path).digest
 
 
 def test_large_files_have_the_layout_too(tmp_path):

@@ -7,17 +7,26 @@ import torch
 import yaml
 
 from psld.config.settings import parse
-from psld.diffusion.instances import build_process, phase_space, vp_sde
 from psld.diffusion.process import LinearProcess
-from psld.diffusion.settings import RecipeSettings
+from psld.diffusion.settings import PSLDSettings, RecipeSettings, VPSDESettings
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "process"
+
+
+def vp_sde(**choice) -> LinearProcess:
+    """The paper's VP-SDE, with some settings changed."""
+    return VPSDESettings(kind="vp-sde", **choice).build()
+
+
+def phase_space(gamma: float, **choice) -> LinearProcess:
+    """The paper's PSLD, with some settings changed; CLD for Γ = 0."""
+    return PSLDSettings(kind="psld", gamma=gamma, **choice).build()
 
 
 def recipe(name: str = "third-order", **changes) -> LinearProcess:
     """A process of configs/process, with some settings changed."""
     content = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
-    return build_process(parse(RecipeSettings, content | changes, name))
+    return parse(RecipeSettings, content | changes, name).build()
 
 
 NOISY_POSITION = {

@@ -2,18 +2,25 @@
 
 import torch
 
-from psld.diffusion.design import Mixture
 from psld.diffusion.loop import sample
-from psld.diffusion.score import NetworkScore
-from psld.diffusion.settings import (
+from psld.diffusion.samplers import (
     ConjugateSettings,
+    EMSettings,
     GDDIMSettings,
     MultistepSettings,
     RK45Settings,
+    SSCSSettings,
 )
+from psld.diffusion.score import NetworkScore
+from tests.diffusion.mixture import Mixture
 from tests.diffusion.processes import normal, times
 
 MIXTURE = Mixture(weights=(0.4, 0.6), means=(-0.6, 0.5), deviations=(0.3, 0.2))
+
+
+def sde(integrator: str, **choice) -> EMSettings | SSCSSettings:
+    """Euler–Maruyama or SSCS."""
+    return {"em": EMSettings, "sscs": SSCSSettings}[integrator](integrator=integrator, **choice)
 
 
 def multistep(steps: int, **choice) -> MultistepSettings:

@@ -6,15 +6,11 @@ from functools import cache
 import pytest
 import torch
 
-from psld.diffusion.inpainting import Inpainting
-from psld.diffusion.instances import phase_space, vp_sde
-from psld.diffusion.integrators import make_integrator
-from psld.diffusion.loop import sample
-from psld.diffusion.process import mix
+from psld.diffusion.loop import Inpainting, sample
+from psld.diffusion.matrices import mix
 from psld.diffusion.roots import WhiteningRoot
 from psld.diffusion.score import ClassifierGuidedScore, NetworkScore
-from psld.diffusion.time_grid import time_grid
-from tests.diffusion.processes import EVERY_KIND, THREE_ORDERS, normal, times
+from tests.diffusion.processes import EVERY_KIND, THREE_ORDERS, normal, phase_space, times, vp_sde
 from tests.diffusion.sampling import (
     MIXTURE,
     conjugate,
@@ -72,7 +68,7 @@ def test_one_step_of_gddim_is_exact_for_a_single_image():
     """ε^R is constant along a trajectory where the data is one point."""
     process, image = phase_space(0.02), 0.4
     settings = gddim(2, order=1, denoise=False)
-    start, final = time_grid(settings, process)[[0, -1]]
+    start, final = settings.time_grid(process)[[0, -1]]
     noise = normal(16, 2, 1, 1)
     root = WhiteningRoot(process, "flow", float(final))
     mean = process.image_mean(torch.stack([start, final]))[:, :, None]
@@ -142,8 +138,8 @@ def test_baselines_inpaint_at_the_time_that_a_step_reaches():
     generator = torch.Generator().manual_seed(0)
     noise = lambda z: torch.randn(z.shape, generator=generator).to(z)  # noqa: E731
     for settings in (gddim(20, final_time=1e-3), conjugate(20, final_time=1e-3)):
-        integrator = make_integrator(process, settings, torch.device("cpu"))
-        assert integrator.replacement_times == time_grid(settings, process)[1:].tolist()
+        integrator = settings.build(process, torch.device("cpu"))
+        assert integrator.replacement_times == settings.time_grid(process)[1:].tolist()
         score = NetworkScore(gaussian(0.3).network(process), batch_size=16)
         z = process.prior(normal(16, 1, 4, 2))
         result = sample(process, settings, score, z, noise, Inpainting(process, images, mask))

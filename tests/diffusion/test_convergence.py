@@ -10,9 +10,10 @@ import math
 import pytest
 import torch
 
-from psld.diffusion.instances import phase_space, vp_sde
 from psld.diffusion.loop import sample
-from psld.diffusion.settings import RK45Settings, SDESettings
+from psld.diffusion.samplers import RK45Settings
+from tests.diffusion.processes import phase_space, vp_sde
+from tests.diffusion.sampling import sde
 
 VARIANCE = 0.3
 
@@ -58,7 +59,7 @@ def final_covariance(process, settings) -> torch.Tensor:
 
 
 def error(process, **choice) -> float:
-    settings = SDESettings(denoise=False, **choice)
+    settings = sde(denoise=False, **choice)
     exact = GaussianScore(process).covariance(settings.final_time)
     return float((final_covariance(process, settings) - exact).abs().max())
 

@@ -3,18 +3,17 @@
 import pytest
 import torch
 
-from psld.diffusion.data_prediction import (
+from psld.diffusion.denoiser import (
     DataPrediction,
     check_prediction,
     consistent_eps,
     prediction_coefficients,
 )
-from psld.diffusion.design import Mixture
-from psld.diffusion.instances import phase_space
-from psld.diffusion.process import mix
+from psld.diffusion.matrices import mix
 from psld.diffusion.score import ClassifierFreeScore, ClassifierGuidedScore, NetworkScore
 from psld.utils.errors import UserError
-from tests.diffusion.processes import EVERY_KIND, NOISY_POSITION, normal, recipe, times
+from tests.diffusion.mixture import Mixture
+from tests.diffusion.processes import EVERY_KIND, NOISY_POSITION, normal, phase_space, recipe, times
 
 CPU = torch.device("cpu")
 POINTS = times(-0.8, 0.5)
@@ -95,7 +94,7 @@ def test_the_image_depends_on_the_sufficient_statistic_alone(process):
 
 
 def test_mixtures_have_the_network_of_a_perfect_training(process):
-    """Nearly two points: the exact network of `design` against Bayes' rule."""
+    """Nearly two points: the exact network against Bayes' rule."""
     t = 0.15
     z = 0.3 * normal(8, process.blocks, 1, 1)
     mixture = Mixture(weights=(0.5, 0.5), means=tuple(POINTS.tolist()), deviations=(1e-6, 1e-6))

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from psld.diffusion.denoiser import StraightDenoiser
-from psld.diffusion.design import Mixture
 from psld.utils.errors import UserError
+from tests.diffusion.mixture import Mixture
 from tests.diffusion.processes import EVERY_KIND, normal, recipe, times
 from tests.diffusion.sampling import MIXTURE, end, multistep, rms
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from psld.diffusion.instances import phase_space, vp_sde
 from psld.diffusion.loop import sample
 from psld.diffusion.process import LinearProcess
+from psld.diffusion.samplers import EMSettings, RK45Settings, SSCSSettings
 from psld.diffusion.score import ClassifierFreeScore, ClassifierGuidedScore
-from psld.diffusion.settings import RK45Settings, SDESettings
+from tests.diffusion.processes import phase_space, vp_sde
 
 # One pixel, two classes: x₀ ~ N(±MEAN, VARIANCE). Then p(z_t | y) is Gaussian, p(z_t) is a mixture,
 # and score and guide are known exactly.
@@ -18,8 +18,8 @@ from psld.diffusion.settings import RK45Settings, SDESettings
 MEAN, VARIANCE = 0.8, 0.05
 PROCESSES = {"psld": phase_space(0.25), "cld": phase_space(0.0), "vp-sde": vp_sde()}
 SAMPLERS = {
-    "em": SDESettings(integrator="em", striding="quadratic", steps=200),
-    "sscs": SDESettings(integrator="sscs", striding="quadratic", steps=200),
+    "em": EMSettings(integrator="em", striding="quadratic", steps=200),
+    "sscs": SSCSSettings(integrator="sscs", striding="quadratic", steps=200),
     "rk45": RK45Settings(integrator="rk45", tolerance=1e-4),
 }
 

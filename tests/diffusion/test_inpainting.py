@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from psld.data.pixels import from_uint8, to_uint8
-from psld.diffusion.inpainting import Inpainting, Replacement
-from psld.diffusion.instances import phase_space, vp_sde
-from psld.diffusion.loop import sample
-from psld.diffusion.process import LinearProcess, mix
+from psld.diffusion.loop import Inpainting, Replacement, sample
+from psld.diffusion.matrices import mix
+from psld.diffusion.process import LinearProcess
+from psld.diffusion.samplers import EMSettings, RK45Settings
 from psld.diffusion.score import NetworkScore
-from psld.diffusion.settings import RK45Settings, SDESettings
 from psld.utils.errors import UserError
+from tests.diffusion.processes import phase_space, vp_sde
+from tests.diffusion.sampling import sde
 
 PROCESSES = {
     "psld": phase_space(0.25),
@@ -55,7 +56,7 @@ def test_known_pixels_end_as_they_were_and_holes_as_the_data(name, integrator):
     known[::2, ..., : size // 2] = 0  # the left half is missing
     known[1::2, ..., size // 2 :, :] = 0  # the lower half is missing
     noise = lambda z: torch.randn(z.shape, generator=random)  # noqa: E731
-    settings = SDESettings(integrator=integrator, striding="quadratic", steps=100)
+    settings = sde(integrator, striding="quadratic", steps=100)
     z = sample(
         process,
         settings,
@@ -98,7 +99,7 @@ def test_kernels_are_computed_once_for_all_steps(monkeypatch):
     process, counts = PROCESSES["psld"], []
     for steps in (3, 9):
         factorized.clear()
-        settings = SDESettings(integrator="em", striding="uniform", steps=steps)
+        settings = EMSettings(integrator="em", striding="uniform", steps=steps)
         z, images = torch.zeros(2, 2, 4, 4), torch.zeros(2, 1, 4, 4)
         known = Inpainting(process, images, images + 1)
         sample(process, settings, NetworkScore(lambda z, t: z, 2), z, torch.randn_like, known)

@@ -4,9 +4,8 @@ import mpmath
 import pytest
 import torch
 
-from psld.diffusion.instances import phase_space, vp_sde
 from psld.diffusion.process import LinearProcess
-from tests.diffusion.processes import EVERY_KIND, THREE_ORDERS, recipe, times
+from tests.diffusion.processes import EVERY_KIND, THREE_ORDERS, phase_space, recipe, times, vp_sde
 
 PROCESSES = {
     "vp-sde": vp_sde(),

@@ -5,11 +5,10 @@ import math
 import pytest
 import torch
 
-from psld.diffusion.design import Mixture
-from psld.diffusion.instances import phase_space, vp_sde
 from psld.diffusion.likelihood import bits_per_dimension, dequantize, log_likelihood
 from psld.utils.errors import RunError, UserError
-from tests.diffusion.processes import normal, recipe
+from tests.diffusion.mixture import Mixture
+from tests.diffusion.processes import normal, phase_space, recipe, vp_sde
 from tests.diffusion.sampling import gaussian
 
 DATA = gaussian(0.3, mean=0.2)

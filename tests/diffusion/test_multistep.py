@@ -6,17 +6,14 @@ from itertools import product
 import pytest
 import torch
 
-from psld.diffusion.data_prediction import consistent_eps, prediction_coefficients
-from psld.diffusion.inpainting import Inpainting
-from psld.diffusion.instances import phase_space, vp_sde
-from psld.diffusion.integrators import make_integrator
-from psld.diffusion.loop import path, sample
-from psld.diffusion.process import mix
+from psld.diffusion.denoiser import consistent_eps, prediction_coefficients
+from psld.diffusion.loop import Inpainting, path, sample
+from psld.diffusion.matrices import mix
 from psld.diffusion.score import ClassifierFreeScore, ClassifierGuidedScore, NetworkScore
-from psld.diffusion.time_grid import time_grid
-from tests.diffusion.processes import EVERY_KIND, THREE_ORDERS, normal, times
+from tests.diffusion.processes import EVERY_KIND, THREE_ORDERS, normal, phase_space, times, vp_sde
 from tests.diffusion.sampling import (
     MIXTURE,
+    Mixture,
     end,
     final_moments,
     gaussian,
@@ -156,7 +153,7 @@ def test_evaluations_are_the_steps(order, corrector):
         calls = []
         z = process.prior(normal(4, 2, 1, 1))
         states = list(path(process, settings, score, z, lambda z, c=calls: c.append(0) or 0 * z))
-        grid = time_grid(settings, process).tolist()
+        grid = settings.time_grid(process).tolist()
         assert score.evaluations == steps
         assert [t for t, _ in states] == ([*grid, 0.0] if denoise else grid)
         assert len(calls) == len(grid) - 1, "noise once a step, none at the end"
@@ -170,7 +167,7 @@ def test_the_end_is_the_predicted_image():
     process, settings = vp_sde(), multistep(12)
     states = [z for _, z in path(process, settings, *_start(process))]
     score = NetworkScore(MIXTURE.network(process), batch_size=8)
-    last = make_integrator(process, settings, torch.device("cpu")).predict(11, states[-2], score)
+    last = settings.build(process, torch.device("cpu")).predict(11, states[-2], score)
     torch.testing.assert_close(states[-1], last)
 
 
@@ -181,7 +178,7 @@ def _start(process, count: int = 8):
 
 def test_an_integrator_begins_again_with_each_sample():
     process, settings = phase_space(0.02), multistep(6, order=3, corrector=True)
-    integrator = make_integrator(process, settings, torch.device("cpu"))
+    integrator = settings.build(process, torch.device("cpu"))
     score, start, _ = _start(process)
     ends = []
     for _ in range(2):
@@ -196,7 +193,7 @@ def test_an_integrator_begins_again_with_each_sample():
 def test_a_guide_steers_to_its_class(name):
     """Two far classes and the exact guide: all samples are of the wanted one, as data are."""
     process = EVERY_KIND[name]
-    classes = MIXTURE.__class__(weights=(0.5, 0.5), means=(-0.6, 0.6), deviations=(0.1, 0.1))
+    classes = Mixture(weights=(0.5, 0.5), means=(-0.6, 0.6), deviations=(0.1, 0.1))
     network = classes.network(process)
 
     def guide(z, t):

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from psld.diffusion.instances import phase_space, vp_sde
 from psld.diffusion.multistep import ExponentialScheme
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.roots import WhiteningRoot
-from tests.diffusion.processes import EVERY_KIND, THREE_ORDERS, recipe, times
+from tests.diffusion.processes import EVERY_KIND, THREE_ORDERS, phase_space, recipe, times, vp_sde
 from tests.reference import load, mass_inverse, reference_files
 
 ROOTS = ("flow", "straight")
@@ -23,11 +22,15 @@ GRID = times(1.0, 0.6, 0.3, 0.12, 0.04, 0.01, 1e-3, 1e-4, 1e-5)
 
 def reference_process(v) -> LinearProcess:
     if str(v["process"]) == "vp-sde":
-        return vp_sde(float(v["beta_min"]), float(v["beta_max"]))
+        return vp_sde(beta_min=float(v["beta_min"]), beta_max=float(v["beta_max"]))
     assert str(v["process"]) == "psld"
     beta = float(v["beta"])
     return phase_space(
-        float(v["gamma"]), mass_inverse(v), kappa=float(v["kappa"]), beta_min=beta, beta_max=beta
+        float(v["gamma"]),
+        mass_inverse=mass_inverse(v),
+        kappa=float(v["kappa"]),
+        beta_min=beta,
+        beta_max=beta,
     )
 
 

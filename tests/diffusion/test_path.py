@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from psld.diffusion.instances import phase_space
 from psld.diffusion.integrators import EulerMaruyama
 from psld.diffusion.loop import path, sample
-from psld.diffusion.process import mix
+from psld.diffusion.matrices import mix
+from psld.diffusion.samplers import EMSettings, RK45Settings, SSCSSettings
 from psld.diffusion.score import NetworkScore
-from psld.diffusion.settings import RK45Settings, SDESettings
-from psld.diffusion.time_grid import time_grid
 from psld.utils.errors import RunError
+from tests.diffusion.processes import phase_space
+from tests.diffusion.sampling import sde
 
 PROCESS = phase_space(0.02)
 
@@ -37,10 +37,10 @@ def arguments(settings):
 @pytest.mark.parametrize("denoise", [True, False])
 @pytest.mark.parametrize("integrator", ["em", "sscs"])
 def test_a_path_has_a_state_at_every_time_of_the_grid(integrator, denoise):
-    settings = SDESettings(integrator=integrator, striding="quadratic", steps=6, denoise=denoise)
+    settings = sde(integrator, striding="quadratic", steps=6, denoise=denoise)
     given = arguments(settings)
     times, states = zip(*path(*given), strict=True)
-    assert list(times) == [*time_grid(settings, PROCESS).tolist(), *([0.0] if denoise else [])]
+    assert list(times) == [*settings.time_grid(PROCESS).tolist(), *([0.0] if denoise else [])]
     assert torch.equal(states[0], given[3])
     assert torch.equal(states[-1], sample(*arguments(settings)))
     assert not any(state.requires_grad for state in states)
@@ -60,8 +60,8 @@ def pulls_to_three(z, t, matrix):
 @pytest.mark.parametrize(
     ("settings", "share"),
     [
-        (SDESettings(integrator="em", striding="uniform", steps=3), 1.0),
-        (SDESettings(integrator="sscs", striding="uniform", steps=3), 1.0),
+        (EMSettings(integrator="em", striding="uniform", steps=3), 1.0),
+        (SSCSSettings(integrator="sscs", striding="uniform", steps=3), 1.0),
         (RK45Settings(integrator="rk45", tolerance=1e-2), 0.5),
     ],
     ids=lambda value: getattr(value, "integrator", ""),

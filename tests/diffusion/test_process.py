@@ -6,12 +6,11 @@ import torch
 from scipy.integrate import solve_ivp
 
 from psld.config.settings import parse
-from psld.diffusion.instances import build_process, phase_space, vp_sde
-from psld.diffusion.process import LinearProcess, mix
-from psld.diffusion.schedule import LinearBeta
+from psld.diffusion.matrices import mix
+from psld.diffusion.process import LinearBeta, LinearProcess
 from psld.diffusion.settings import PSLDSettings, RecipeSettings, VPSDESettings
 from psld.utils.errors import UserError
-from tests.diffusion.processes import NOISY_POSITION, recipe
+from tests.diffusion.processes import NOISY_POSITION, phase_space, recipe, vp_sde
 
 THIRD_ORDER = RecipeSettings(
     kind="recipe",
@@ -27,7 +26,7 @@ PROCESSES = {
     "psld": phase_space(0.25),
     "psld-dsm": phase_space(0.02, matching="dsm"),
     "psld-upper": phase_space(0.02, factor="upper", beta_min=0.1, beta_max=14),
-    "third-order": build_process(THIRD_ORDER),
+    "third-order": THIRD_ORDER.build(),
 }
 
 
@@ -77,7 +76,7 @@ def test_only_needed_blocks_are_predicted():
     assert phase_space(0.0, factor="upper").predicted == slice(0, 2)
     assert phase_space(0.01).predicted == slice(0, 2)
     assert recipe("recipe", **NOISY_POSITION, factor="upper").predicted == slice(0, 1)
-    assert build_process(THIRD_ORDER).predicted == slice(2, 3)
+    assert THIRD_ORDER.build().predicted == slice(2, 3)
 
 
 def test_every_process_converges_to_its_stationary_distribution(process):
@@ -173,10 +172,10 @@ def test_conditions_of_the_recipe_are_checked(change, complaint):
 
 def test_settings_give_the_paper_s_process():
     settings = PSLDSettings(kind="psld", gamma=0.02)
-    process = build_process(settings)
+    process = settings.build()
     torch.testing.assert_close(process.S, torch.diag(times(1, 0.25)))
     torch.testing.assert_close(process.D, torch.diag(times(0.02, 0.25 * 4.02)) / 2)
-    assert build_process(VPSDESettings(kind="vp-sde")).blocks == 1
+    assert VPSDESettings(kind="vp-sde").build().blocks == 1
 
 
 def test_matrices_of_the_wrong_shape_are_refused():

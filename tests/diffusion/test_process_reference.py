@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from psld.diffusion.instances import phase_space, vp_sde
-from psld.diffusion.process import LinearProcess, mix
+from psld.diffusion.matrices import mix
+from psld.diffusion.process import LinearProcess
+from tests.diffusion.processes import phase_space, vp_sde
 from tests.reference import load, mass_inverse, reference_files
 
 
@@ -46,7 +47,7 @@ def test_phase_space_reference(path):
     for matching in ("hsm", "dsm"):
         process = phase_space(
             float(v["gamma"]),
-            mass_inverse(v),
+            mass_inverse=mass_inverse(v),
             beta_min=float(v["beta_min"]),
             beta_max=float(v["beta_max"]),
             kappa=float(v["kappa"]),
@@ -93,7 +94,7 @@ def test_vp_sde_reference(path):
     v = load(path)
     times, t = v["t"], torch.from_numpy(v["t"])
     x0, eps = torch.from_numpy(v["x0"]), torch.from_numpy(v["eps"])
-    process = vp_sde(float(v["beta_min"]), float(v["beta_max"]))
+    process = vp_sde(beta_min=float(v["beta_min"]), beta_max=float(v["beta_max"]))
     u = torch.from_numpy(v["xt"])
     agree(process.mean(x0, t), v["mean"], times)
     agree(process.covariance_factor(t).reshape(-1, 1, 1, 1), v["std"], times)

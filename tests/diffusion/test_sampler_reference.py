@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from psld.diffusion.inpainting import Inpainting
-from psld.diffusion.instances import phase_space, vp_sde
-from psld.diffusion.loop import sample
+from psld.diffusion.loop import Inpainting, sample
+from psld.diffusion.samplers import EMSettings, RK45Settings
 from psld.diffusion.score import ClassifierGuidedScore, NetworkScore
-from psld.diffusion.settings import RK45Settings, SDESettings
-from psld.diffusion.time_grid import time_grid
+from tests.diffusion.processes import phase_space, vp_sde
+from tests.diffusion.sampling import sde
 from tests.reference import load, mass_inverse, reference_files
 
 
@@ -22,7 +21,7 @@ def stand_in(predicted: slice, channels: int):
 def process_of(v):
     if "vp" in v and bool(v["vp"]):
         return vp_sde()
-    return phase_space(float(v["gamma"]), mass_inverse(v))
+    return phase_space(float(v["gamma"]), mass_inverse=mass_inverse(v))
 
 
 def noises(v):
@@ -42,12 +41,12 @@ def test_sampler_reference(path):
     if str(v["sampler"]) == "bb_ode":
         settings = RK45Settings(integrator="rk45", tolerance=float(v["ode"]))
     else:
-        settings = SDESettings(
-            integrator={"em_sde": "em", "sscs_sde": "sscs"}[str(v["sampler"])],
+        settings = sde(
+            {"em_sde": "em", "sscs_sde": "sscs"}[str(v["sampler"])],
             striding=str(v["stride"]),
             steps=int(v["n_steps_incl_denoise"]),
         )
-        reverse_times = 1 - time_grid(settings, process)
+        reverse_times = 1 - settings.time_grid(process)
         np.testing.assert_allclose(reverse_times, v["ts"], rtol=1e-12, atol=1e-12)
     z = torch.from_numpy(v["z"])
     queue, noise = replay(noises(v))
@@ -63,12 +62,12 @@ def test_sampler_reference(path):
         assert score.evaluations == settings.steps
 
 
-def em_settings(v) -> SDESettings:
+def em_settings(v) -> EMSettings:
     """Euler–Maruyama on the grid whose reverse times the vector holds."""
     steps = int(v["n_steps_incl_denoise"])
     for striding in ("uniform", "quadratic"):
-        settings = SDESettings(integrator="em", striding=striding, steps=steps)
-        if np.allclose(1 - time_grid(settings, process_of(v)), v["ts"], rtol=1e-9, atol=1e-12):
+        settings = EMSettings(integrator="em", striding=striding, steps=steps)
+        if np.allclose(1 - settings.time_grid(process_of(v)), v["ts"], rtol=1e-9, atol=1e-12):
             return settings
     raise AssertionError(f"no striding gives the times {v['ts']}")
 

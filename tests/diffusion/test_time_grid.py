@@ -4,17 +4,10 @@ import pytest
 import torch
 
 from psld.config.settings import parse
-from psld.diffusion.instances import phase_space
-from psld.diffusion.integrators import make_integrator
-from psld.diffusion.settings import (
-    ConjugateSettings,
-    GDDIMSettings,
-    MultistepSettings,
-    SDESettings,
-)
-from psld.diffusion.time_grid import time_grid, time_of_noise_level
+from psld.diffusion.samplers import ConjugateSettings, EMSettings, GDDIMSettings, MultistepSettings
+from psld.diffusion.time_grid import time_of_noise_level
 from psld.utils.errors import UserError
-from tests.diffusion.processes import EVERY_KIND, THREE_ORDERS, times
+from tests.diffusion.processes import EVERY_KIND, THREE_ORDERS, phase_space, times
 from tests.diffusion.sampling import multistep
 
 STRIDES = ["uniform", "quadratic", "power", "lambda", "edm"]
@@ -27,7 +20,7 @@ def test_a_grid_falls_from_one_to_the_final_time(name, final_time, striding):
     process = EVERY_KIND[name]
     for steps, denoise in ((2, True), (10, True), (10, False)):
         settings = multistep(steps, striding=striding, final_time=final_time, denoise=denoise)
-        grid = time_grid(settings, process)
+        grid = settings.time_grid(process)
         assert grid.dtype == torch.float64
         assert len(grid) == steps + (0 if denoise else 1)
         assert grid[0] == 1
@@ -38,13 +31,13 @@ def test_a_grid_falls_from_one_to_the_final_time(name, final_time, striding):
 def test_uniform_and_quadratic_grids_are_the_paper_s():
     remaining = torch.linspace(1, 0, 5, dtype=torch.float64)
     for striding, power in (("uniform", 1), ("quadratic", 2)):
-        grid = time_grid(multistep(5, striding=striding, final_time=1e-3), phase_space(0.02))
+        grid = multistep(5, striding=striding, final_time=1e-3).time_grid(phase_space(0.02))
         torch.testing.assert_close(grid, 1e-3 + (1 - 1e-3) * remaining**power)
 
 
 def test_power_two_is_gddim_s_grid():
     settings = multistep(7, striding="power", power=2, final_time=1e-3)
-    grid = time_grid(settings, phase_space(0.02))
+    grid = settings.time_grid(phase_space(0.02))
     expected = torch.linspace(1, 1e-3**0.5, 7, dtype=torch.float64) ** 2
     torch.testing.assert_close(grid, expected)
 
@@ -56,7 +49,7 @@ def test_noise_levels_are_spaced_as_the_strides_say(name):
         ("lambda", process.log_snr),
         ("edm", lambda t: process.noise_level(t) ** (1 / 5)),
     ):
-        grid = time_grid(multistep(9, striding=striding, power=5, final_time=1e-3), process)
+        grid = multistep(9, striding=striding, power=5, final_time=1e-3).time_grid(process)
         steps = spaced(grid).diff()
         torch.testing.assert_close(steps, steps.mean().expand_as(steps), rtol=1e-9, atol=0)
 
@@ -73,9 +66,9 @@ def test_the_time_of_a_noise_level_is_found(name):
 def test_euler_maruyama_takes_every_grid():
     process = phase_space(0.02)
     for striding in STRIDES:
-        settings = SDESettings(integrator="em", striding=striding, steps=5)
-        integrator = make_integrator(process, settings, torch.device("cpu"))
-        assert integrator.times == time_grid(settings, process)[:-1].tolist()
+        settings = EMSettings(integrator="em", striding=striding, steps=5)
+        integrator = settings.build(process, torch.device("cpu"))
+        assert integrator.times == settings.time_grid(process)[:-1].tolist()
 
 
 @pytest.mark.parametrize(

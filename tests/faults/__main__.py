@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.matrix import FAULTS, REASONS, field_of
+from tests.faults.matrix import FAULTS, field_of
 from tests.faults.stages import STAGES
 
 
@@ -24,24 +24,19 @@ class Outcomes:
 
 
 def as_markdown(outcomes: Outcomes) -> str:
-    """Return the table, stages × faults, and the list of reasons."""
-    numbers = {field: f"{number}" for number, field in enumerate(REASONS, 1)}
+    """Return the table, stages × faults."""
 
     def mark(field: tuple[str, str]) -> str:
-        if field in numbers:
-            return f"– {numbers[field]}"
         passed = outcomes.passed[field]
         return "✓" if passed and all(passed) else "✗"
 
-    lines = [
-        f"| stage | {' | '.join(FAULTS)} |",
-        f"|---|{'---|' * len(FAULTS)}",
-        *(f"| {s.name} | {' | '.join(mark((f, s.name)) for f in FAULTS)} |" for s in STAGES),
-        "",
-    ]
-    for (fault, stage), (sentence, code) in REASONS.items():
-        lines.append(f"{numbers[fault, stage]}. {fault}, {stage}: {sentence} (`{code}`)")
-    return "\n".join(lines)
+    return "\n".join(
+        [
+            f"| stage | {' | '.join(FAULTS)} |",
+            f"|---|{'---|' * len(FAULTS)}",
+            *(f"| {s.name} | {' | '.join(mark((f, s.name)) for f in FAULTS)} |" for s in STAGES),
+        ]
+    )
 
 
 def main() -> None:

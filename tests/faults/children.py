@@ -7,13 +7,12 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from psld.commands.main import COMMANDS, main, module_of
 from tests.commands import Finished
@@ -24,7 +23,7 @@ CONTEXT.set_forkserver_preload(
     [
         __name__,
         *(f"psld.commands.{module_of(name)}" for name in COMMANDS),
-        *(f"psld.report.{name}" for name in ("page", "certification", "sync", "drawing")),
+        *(f"psld.report.{name}" for name in ("page", "certificate", "drawing")),
     ]
 )
 
@@ -34,8 +33,7 @@ class Moment(NamedTuple):
 
     signal: int
     position: int
-    """Number of renames and uploads before it: the process has written a file, or uploaded one, and
-    not yet renamed or marked it."""
+    """Number of renames before it: the process has written a file, and not yet renamed it."""
 
 
 class Child(NamedTuple):
@@ -108,30 +106,15 @@ def _run(
 
 
 def _signal_at(moment: Moment) -> None:
-    """Send the signal before this rename, or after this upload."""
+    """Send the signal before this rename."""
     position = 0
+    replace = Path.replace
 
-    def come() -> None:
+    def rename(path: Path, target: Path) -> Path:
         nonlocal position
         position += 1
         if position == moment.position + 1:
             os.kill(os.getpid(), moment.signal)
+        return replace(path, target)
 
-    def before(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **options: Any) -> Any:
-            come()
-            return function(*arguments, **options)
-
-        return call
-
-    def after(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(command: Any, *arguments: Any, **options: Any) -> Any:
-            done = function(command, *arguments, **options)
-            if "sync" in command:
-                come()
-            return done
-
-        return call
-
-    Path.replace = before(Path.replace)
-    subprocess.run = after(subprocess.run)
+    Path.replace = rename

@@ -1,9 +1,9 @@
-"""The columns of the matrix, the fields that cannot happen, and the tests of the other fields."""
+"""The columns of the matrix, and the tests of its fields."""
 
 import importlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
@@ -25,43 +25,17 @@ FAULTS = (
     "out of memory",
     "slow shared file system",
 )
-"""The columns of the matrix. A new column needs a test or a reason for each stage."""
-
-
-class Reason(NamedTuple):
-    """The proof that a fault cannot happen in a stage."""
-
-    sentence: str
-    code: str
-    """`module:function` that makes it impossible; a method is `module:Class.method`."""
-
-
-REASONS = {
-    ("full quota at rename", "sync"): Reason(
-        "It renames nothing: it only adds an empty file that marks an upload.",
-        "psld.report.sync:mark_of",
-    ),
-    ("input replaced while it is read", "sync"): Reason(
-        "Each start of a training writes a file of its own, and only when no training holds the "
-        "lock of the run directory are its files read.",
-        "psld.report.sync:_upload_training",
-    ),
-}
-"""The fields (fault, stage) without a test."""
+"""The columns of the matrix. A new column needs a test for each stage."""
 
 
 def fault(name: str, *only: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Mark a test of a fault: it takes the argument `stage`, for each stage that can have it.
+    """Mark a test of a fault: it takes the argument `stage`, for each stage.
 
     Args:
         name: a column of the matrix.
         only: the names of the stages, if the test is not for all.
     """
-    cases = [
-        stage
-        for stage in STAGES
-        if (name, stage.name) not in REASONS and stage.name in (only or stage.name)
-    ]
+    cases = [stage for stage in STAGES if stage.name in (only or stage.name)]
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
         marked = pytest.mark.parametrize("stage", cases, ids=lambda stage: stage.name)(test)

@@ -1,7 +1,6 @@
 """The stages of a tiny project: their commands, and the files that they read and make."""
 
 import json
-import shutil
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -23,7 +22,6 @@ from tests.commands import TINY, Finished, call, files_below, succeeded
 from tests.data.formats import encode, random_images, write_zip
 from tests.networks.test_import import TINY as OFFICIAL
 from tests.networks.test_import import VECTOR, overrides
-from tests.report.lives import live
 
 WITHOUT_PREVIEWS = [*TINY, "training.checkpoint_every=2", "training.steps=4"]
 
@@ -34,7 +32,7 @@ image_size: 8
 num_classes: 2
 flip: false
 filter: null
-source: {kind: folder, root: pictures.zip, test_root: null, test_fraction: 0.25, broken: stop}
+source: {kind: folder, root: pictures.zip, test_fraction: 0.25}
 """)
 
 METRIC = yaml.safe_load("""
@@ -113,7 +111,7 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch(name, pattern) for pattern in patterns)
 
 
-TIMED = {"seconds", "sampling_seconds", "images_per_second", "git_revision"}
+TIMED = {"time", "seconds", "sampling_seconds", "images_per_second", "git_revision"}
 """The keys of JSON files in which two whole runs may differ."""
 DIGESTS_OF_TIMED = {"digest", "kept_sha256", DIGEST}
 """The digests of contents with durations."""
@@ -124,14 +122,13 @@ def without_durations(path: Path) -> Any:
     match path.suffix, path.parts[-2]:
         case ".json", _:
             return without(json.loads(path.read_bytes()), TIMED | DIGESTS_OF_TIMED)
-        case ".h5", "data":
+        case ".h5", _:
             store = ImageStore.open(path)
             return store.images("all").tobytes(), store.labels("all").tobytes()
-        case ".h5", _:
-            return Shard.load(path).content_digest()
+        case ".safetensors", "guided-2":
+            return Shard.load(path).digest()
         case ".safetensors", "small" if "cells" in path.parts:
-            tensors = load_file(path)
-            return {name: tensors[name].numpy().tobytes() for name in tensors.keys() - {"costs"}}
+            return {name: tensor.numpy().tobytes() for name, tensor in load_file(path).items()}
         case ".zip", "certificates":
             with TemporaryDirectory() as folder, ZipFile(path) as archive:
                 archive.extractall(folder)
@@ -157,17 +154,16 @@ EXTRACTOR = {
 }
 WEIGHTS = MODEL | GUIDE | EXTRACTOR
 MANIFESTS = {name: maker for name, maker in WEIGHTS.items() if name.endswith(".json")}
+USED = {name: maker for name, maker in MANIFESTS.items() if name not in EXTRACTOR}
+"""The manifests of the weights behind a cell's images."""
 REFERENCE = {
     f"features/tiny/fd-classifier-tiny/reference/{name}": "reference"
     for name in ("manifest.json", "features.safetensors")
 }
-SHARDS = {f"samples/mine/small/guided-2/0000{i}.h5": "sample" for i in range(2)}
+SHARDS = {f"samples/mine/small/guided-2/0000{i}.safetensors": "sample" for i in range(2)}
 RECORD = {"samples/mine/small/guided-2/00000-00001.json": "sample"}
 RESULT = {"results/cells/mine/small/guided-2.json": "evaluate"}
 KEPT = {"results/cells/mine/small/guided-2.safetensors": "evaluate"}
-SYNCED = "runs/synced/wandb/offline-run-20000101_000001-synced/run-synced.wandb"
-MADE_BY_WANDB = ("config.yaml", "wandb-summary.json")
-"""The files that an upload writes into the folder of a run."""
 
 STAGES = (
     Stage("prepare", ("prepare", "dataset=tiny"), {"pictures.zip": ""}, ("data/*",)),
@@ -222,13 +218,6 @@ STAGES = (
         ("results/mine.html",),
     ),
     Stage(
-        "sync",
-        ("wandb", "sync", "grid_name=mine"),
-        {SYNCED: "train"},
-        (),
-        (f"{SYNCED}.synced", *(f"{Path(SYNCED).parent}/files/{name}" for name in MADE_BY_WANDB)),
-    ),
-    Stage(
         "import",
         ("import", "official.ckpt", *overrides(VECTOR), "output=models/imported"),
         {"official.ckpt": ""},
@@ -237,14 +226,11 @@ STAGES = (
     Stage(
         "certify",
         ("certify", "grid_name=mine"),
-        RESULT | KEPT | REFERENCE | RECORD | MANIFESTS | DESCRIPTION,
+        RESULT | KEPT | REFERENCE | RECORD | USED,
         ("results/certificates/mine.zip",),
     ),
 )
 """The rows of the matrix, in the order in which they run. Each reads what earlier ones made."""
-
-OURS = tuple(stage.name for stage in STAGES if stage.name != "sync")
-"""The stages that write and read files of the project; sync leaves that to wandb."""
 
 
 def make_project(folder: Path, seed: int = 0) -> None:
@@ -263,8 +249,6 @@ def make_project(folder: Path, seed: int = 0) -> None:
     official = torch.load(OFFICIAL, weights_only=True)
     weights = {name: weight + seed for name, weight in official["state_dict"].items()}
     torch.save({**official, "state_dict": weights}, folder / "official.ckpt")
-    written = live(folder / "runs/synced", range(1, 3), begun=1)
-    shutil.rmtree(written.parent / "logs")  # links to files that wandb's process writes on
     for stage in STAGES:
         succeeded(stage.run(folder))
         if stage.name == "train_extractor":

@@ -10,10 +10,10 @@ from pathlib import Path
 from tests.commands import disk_full_after, files_below
 from tests.faults.checks import begin_again, check_again, check_nothing_lost, refused
 from tests.faults.matrix import fault
-from tests.faults.stages import OURS, SYNCED, Stage
+from tests.faults.stages import Stage
 
 
-@fault("full disk", *OURS)
+@fault("full disk")
 def test_full_disk(project, finished, stage: Stage):
     """The first file that is not empty fails, then the largest one."""
     sizes = [len(content) for content in stage.made(finished).values()]
@@ -23,20 +23,6 @@ def test_full_disk(project, finished, stage: Stage):
             ended = stage.run(project)
         refused(ended, 1, *files_below(finished), "psld-")  # or a temporary folder
         check_nothing_lost(project, stage, before, finished)
-    check_again(project, stage, before, finished)
-
-
-@fault("full disk", "sync")
-def test_full_disk_at_the_mark_of_an_upload(project, finished, stage: Stage, monkeypatch):
-    before = begin_again(project, stage)
-
-    def touch(path: Path) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "touch", touch)
-        refused(stage.run(project), 1, f"{SYNCED}.synced")
-    check_nothing_lost(project, stage, before, finished)
     check_again(project, stage, before, finished)
 
 
@@ -66,7 +52,7 @@ def test_full_quota_at_rename(project, finished, stage: Stage, monkeypatch):
     check_again(project, stage, before, finished)
 
 
-@fault("read-only folder", *OURS)
+@fault("read-only folder")
 def test_read_only_folder(project, finished, stage: Stage):
     """Each folder that the command writes to, one after the other."""
     names = {str(Path(name).parent) for name in files_below(finished) if stage.owns(name)}
@@ -77,16 +63,6 @@ def test_read_only_folder(project, finished, stage: Stage):
         refused(ended, 2, name)
         check_nothing_lost(project, stage, before, finished)
         check_again(project, stage, before, finished)
-
-
-@fault("read-only folder", "sync")
-def test_no_right_to_mark_an_upload(project, finished, stage: Stage):
-    before = begin_again(project, stage)
-    with read_only((project / SYNCED).parent):
-        ended = stage.run(project)
-    refused(ended, 2, f"{SYNCED}.synced")
-    check_nothing_lost(project, stage, before, finished)
-    check_again(project, stage, before, finished)
 
 
 @contextlib.contextmanager

@@ -10,22 +10,19 @@ from pathlib import Path
 import h5py
 import pytest
 import torch
-from safetensors.torch import save_file
 
+from psld.utils.tensors import save_tensors
 from tests.commands import Finished, call, files_below, succeeded
 from tests.faults.checks import begin_again, check_again, check_nothing_lost, refused
 from tests.faults.matrix import fault
 from tests.faults.stages import (
     DESCRIPTION,
     GUIDE,
-    OURS,
     STAGES,
-    SYNCED,
     Stage,
     make_project,
     without,
 )
-from tests.report.lives import break_off
 from tests.results import sealed
 
 FLIPS = 3
@@ -81,7 +78,7 @@ def check_equal(project: Path, finished: Path, stage: Stage) -> None:
             assert other.result(project) == other.result(finished), other.name
 
 
-@fault("truncated input", *OURS)
+@fault("truncated input")
 def test_truncated_input(project, finished, stage: Stage):
     for name in stage.inputs:
         for share in (0, 0.5, 0.999):
@@ -100,7 +97,7 @@ def test_truncated_checkpoint(project, finished, stage: Stage):
     [run] = (pattern.removesuffix("/*") for pattern in stage.work)
     for folder in finished.glob(run):
         shutil.copytree(folder, project / folder.relative_to(finished), dirs_exist_ok=True)
-    [newest] = project.glob(f"{run}/checkpoints/*4.pt")
+    [newest] = project.glob(f"{run}/checkpoints/*4.safetensors")
     newest.write_bytes(newest.read_bytes()[:-100])
     refused(stage.run(project), 2, str(newest.relative_to(project)))
     check_nothing_lost(project, stage, before, finished)
@@ -108,7 +105,7 @@ def test_truncated_checkpoint(project, finished, stage: Stage):
     check_again(project, stage, before, finished)
 
 
-@fault("flipped byte", *OURS)
+@fault("flipped byte")
 def test_flipped_byte(project, finished, stage: Stage):
     """Bytes all over each input. Not every byte of a file counts, but most do."""
     for name in stage.inputs:
@@ -133,10 +130,9 @@ def as_other_version(path: Path) -> None:
             path.write_text(sealed({**content, "added": 1}))
         case ".h5":
             with h5py.File(path, "a") as file:
-                version = "format_version" if "format_version" in file.attrs else "format"
-                file.attrs[version] = type(file.attrs[version])(99)
+                file.attrs["format_version"] = 99
         case ".safetensors":
-            save_file({"other": torch.zeros(1)}, path)
+            save_tensors(path, "other", {"other": torch.zeros(1)}, {})
         case ".ckpt":
             content = torch.load(path, weights_only=True)
             names = {f"{name}.other": value for name, value in content["state_dict"].items()}
@@ -147,69 +143,20 @@ def as_other_version(path: Path) -> None:
                 place = content.index(start) + (6 if start == b"PK\x01\x02" else 4)
                 content[place] = 99  # the version of the format that is needed
             path.write_bytes(content)
-        case ".wandb":
-            content = bytearray(path.read_bytes())
-            content[6] += 1  # after the magic bytes
-            path.write_bytes(content)
 
 
-@fault("input of another version", *OURS)
+@fault("input of another version")
 def test_input_of_another_version(project, finished, stage: Stage):
     for name in stage.inputs:
         if name not in DESCRIPTION and Path(name).suffix != ".png":  # formats without a version
             assert check_damaged(project, finished, stage, name, as_other_version), name
 
 
-# --- the files of wandb ---------------------------------------------------------------------------
-
-
-@fault("truncated input", "sync")
-def test_truncated_file_of_wandb(project, finished, server, stage: Stage):
-    """What is whole of it is uploaded, and that is said."""
-    before = begin_again(project, stage)
-    break_off(project / SYNCED)
-    damaged = {**before, SYNCED: (project / SYNCED).read_bytes()}
-    server.histories.clear()
-    said = succeeded(stage.run(project)).stdout
-    assert said == f"{Path(SYNCED).parent}: uploaded up to an incomplete record\n"
-    assert server.steps("synced") == [1]
-    check_nothing_lost(project, stage, damaged, finished)
-    assert "nothing to upload" in succeeded(stage.run(project)).stdout
-
-
-@fault("flipped byte", "sync")
-def test_flipped_byte_in_a_file_of_wandb(project, finished, server, stage: Stage):
-    """It is refused, and uploaded when it is whole again."""
-    before = begin_again(project, stage)
-    content = bytearray(before[SYNCED])
-    content[content.index(b"loss") + 1] ^= 1
-    (project / SYNCED).write_bytes(content)
-    refused(stage.run(project), 1, str(Path(SYNCED).parent))
-    check_nothing_lost(project, stage, before | {SYNCED: bytes(content)}, finished)
-    (project / SYNCED).write_bytes(before[SYNCED])
-    server.histories.clear()
-    check_again(project, stage, before, finished)
-    assert server.steps("synced") == [1, 2]
-
-
-@fault("input of another version", "sync")
-def test_file_of_another_version_of_wandb(project, finished, server, stage: Stage):
-    before = begin_again(project, stage)
-    as_other_version(project / SYNCED)
-    damaged = {**before, SYNCED: (project / SYNCED).read_bytes()}
-    refused(stage.run(project), 1, SYNCED)
-    check_nothing_lost(project, stage, damaged, finished)
-    (project / SYNCED).write_bytes(before[SYNCED])
-    server.histories.clear()
-    check_again(project, stage, before, finished)
-    assert server.steps("synced") == [1, 2]
-
-
 # --- replaced while it is read --------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def other(server, finished) -> Path:
+def other(finished) -> Path:
     """The project once more, from other pictures and with other seeds; whole in itself."""
     folder = finished.parent / "project"
     shutil.rmtree(folder)

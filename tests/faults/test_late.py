@@ -15,17 +15,20 @@ from tests.faults.stages import RECORD, Stage
 
 def declared(workflow: Workflow, stage: Stage) -> list[str]:
     """The inputs of the stage's rule that Snakemake waits for (`latency-wait`)."""
+    wildcards = SimpleNamespace(
+        grid="mine", table="mine", figure="shown", model="small", sampler="guided-2"
+    )
     match stage.name:
         case "tabulate":
-            return workflow.results_of_tables("mine", "mine")
+            return workflow.table_results(wildcards)
         case "figures":
-            return workflow.inputs_of_figure("mine", "shown")
+            return workflow.figure_inputs(wildcards)
         case "report":
-            return workflow.parts_of_page("mine")
+            return workflow.page_parts(wildcards)
         case "certify":
-            return workflow.inputs_of_certificate("mine")
+            return workflow.certificate_inputs(wildcards)
         case "evaluate":
-            return workflow.records_of_cell("mine", "small/guided-2")
+            return workflow.cell(wildcards).records
     return []
 
 
@@ -35,7 +38,7 @@ def test_files_that_show_late(project, finished, stage: Stage, state: str, monke
     """In a Slurm job, a command waits for each file that it is sure of.
 
     Snakemake waits for results and figures, which may be missing by right. A user's own files are
-    refused, and offline runs are left for the next sync.
+    refused.
     """
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     with contextlib.chdir(project):
@@ -66,6 +69,6 @@ def test_files_that_show_late(project, finished, stage: Stage, state: str, monke
             assert ended.returncode == 2
             assert ended.stderr.count("\n") == 1
             check_nothing_lost(project, stage, before, finished)
-        elif stage.name != "sync" and name not in RECORD:  # a certificate may lack a record
+        elif name not in RECORD:  # a certificate may lack a record
             assert name in declared(workflow, stage), name
         check_again(project, stage, before, finished)

@@ -6,16 +6,14 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
-from psld.training import state
 from tests.commands import succeeded
 from tests.faults.checks import begin_again, check_again, check_nothing_lost, refused
 from tests.faults.children import Moment, start, without_partials
 from tests.faults.matrix import fault
 from tests.faults.stages import Stage
 
-WAITS = ("train", "train_guide", "sync")
+WAITS = ("train", "train_guide")
 """The stages that wait for another process with the same work."""
 
 
@@ -47,7 +45,7 @@ def test_two_at_once(project, finished, stage: Stage, position: int):
 
 @fault("out of memory")
 def test_out_of_memory(project, finished, stage: Stage, monkeypatch):
-    """At each moment at which a file is written, or uploaded."""
+    """At each moment at which a file is written."""
     before = begin_again(project, stage)
     for position in range(30):
         with monkeypatch.context() as patch:
@@ -66,56 +64,33 @@ def memory_ends(patch: pytest.MonkeyPatch, position: int) -> list[Path]:
     written: list[Path] = []
     replace = Path.replace
 
-    def come(path: Path) -> None:
+    def rename(path: Path, target: Path) -> Path:
         written.append(path)
         if len(written) > position:
             raise MemoryError("Unable to allocate 1.00 TiB")
-
-    def rename(path: Path, target: Path) -> Path:
-        come(path)
         return replace(path, target)
 
-    def upload(file: Path) -> tuple[list[str], int]:
-        come(file)
-        return [], 0
-
     patch.setattr(Path, "replace", rename)
-    patch.setattr("psld.report.sync._sync_errors", upload)
     return written
 
 
-@fault("out of memory", "train", "train_guide")
-def test_no_memory_for_a_checkpoint_is_no_damage(project, finished, stage: Stage, monkeypatch):
-    """The line must not advise to delete it."""
+@fault("out of memory", "train", "train_guide", "evaluate", "figures")
+def test_no_memory_to_read_arrays_is_no_damage(project, finished, stage: Stage, monkeypatch):
+    """No line advises to delete a checkpoint, and the records of shards stay."""
     before = begin_again(project, stage)
-    start(stage, project, moment=Moment(signal.SIGKILL, 2)).ended()
-    checkpoints = {path: path.read_bytes() for path in project.rglob("checkpoint-*.pt")}
+    if stage.work:
+        start(stage, project, moment=Moment(signal.SIGKILL, 2)).ended()
+    arrays = {path: path.read_bytes() for path in project.rglob("*.safetensors")}
 
     def load(*_: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(state, "_load", load)
+        patch.setattr("psld.utils.tensors.load", load)
         ended = stage.run(project)
     refused(ended, 1, "out of memory")
     assert "delete" not in ended.stderr
-    assert checkpoints == {path: path.read_bytes() for path in checkpoints}
-    assert checkpoints
-    check_again(project, stage, before, finished)
-
-
-@fault("out of memory", "evaluate", "figures")
-def test_no_memory_for_a_shard_is_no_damage(project, finished, stage: Stage, monkeypatch):
-    """The records of its range stay: nothing is sampled again."""
-    before = begin_again(project, stage)
-
-    def load(*_: object) -> None:
-        raise RuntimeError("Unable to open (memory allocation failed: can't allocate memory)")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("h5py.File", load)
-        ended = stage.run(project)
-    refused(ended, 1, "out of memory")
+    assert arrays == {path: path.read_bytes() for path in arrays}
     check_nothing_lost(project, stage, before, finished)
     check_again(project, stage, before, finished)
 

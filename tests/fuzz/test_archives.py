@@ -1,7 +1,6 @@
 """Archives from elsewhere: pictures, certificates, batches of CIFAR-10, IDX files."""
 
 import gzip
-import hashlib
 import io
 import shutil
 import struct
@@ -14,18 +13,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psld.data.archive import FileTree
+from psld.data.arrays import _read_pickled_batch, open_cifar10, read_idx
+from psld.data.folders import open_folder
 from psld.data.picture import decode
 from psld.data.settings import CIFAR10Source, FolderSource
-from psld.data.sources.cifar10 import _read_pickled_batch, open_cifar10
-from psld.data.sources.folder import open_folder
-from psld.data.sources.idx import read_idx
-from psld.report.certificate import unpack
-from psld.report.verification import Verification
+from psld.data.source import FileTree
+from psld.report.certificate import INDEX, verify
 from psld.utils.errors import UserError
 from tests.data.formats import cifar_pickled_batch, encode, random_images, write_zip
 from tests.fuzz.inputs import answer, damaged, slow
-from tests.report.tampering import entries_of, written
+from tests.report.certified import entries_of, forged, zipped
 
 PICTURES = {f"{kind}/{i}.png": encode(random_images(4, 4, seed=i)) for i, kind in enumerate("abab")}
 NAMES = ("", "/", ".", "..", "../../x.png", "/x.png", "a//x.png", "\0.png", "a\nb.png", "é.png")
@@ -84,39 +81,20 @@ BATCH = cifar_pickled_batch(random_images(1, 3072), np.array([3]))
 ENCODED = {kind: encode(random_images(6, 6, 3), kind) for kind in ("png", "jpeg", "bmp", "tiff")}
 
 
-def test_certificates(project, place):
+@slow
+@given(st.data())
+def test_certificates(project, place, data):
+    """Damaged zips, and damaged files in them with right digests."""
     whole = (project / "results/certificates/mine.zip").read_bytes()
-    path = place / "mine.zip"
-
-    @given(st.data())
-    def check(data):
-        content = data.draw(damaged(whole))
-        path.write_bytes(content)
-        folder = place / hashlib.sha256(content).hexdigest()[:20]
-        index = answer("certificate", lambda: unpack(path, folder), str(path))
-        assert index is None or content == whole
-        shutil.rmtree(folder, ignore_errors=True)
-
-    check()
-
-
-def test_entries_of_certificates(project, place):
-    """Damaged entries with right digests: what was recomputed differs, or they are malformed."""
-    entries = entries_of((project / "results/certificates/mine.zip").read_bytes())
-    path = place / "entries.zip"
-    counted = iter(range(10**9))
-
-    @slow
-    @given(st.data())
-    def check(data):
-        name = data.draw(st.sampled_from(sorted(entries)))
-        content = data.draw(damaged(entries[name]))
-        path.write_bytes(written({**entries, name: content}, name != "certificate.json"))
-        folder = place / f"verified-{next(counted)}"
-        answer("certificate", lambda: Verification(path, folder), str(path))
-        shutil.rmtree(folder, ignore_errors=True)
-
-    check()
+    entries = entries_of(whole)
+    name = data.draw(st.sampled_from(["", *sorted(entries)]))
+    content = data.draw(damaged(entries.get(name, whole)))
+    path, folder = place / "mine.zip", place / "verified"
+    write = zipped if name == INDEX else forged
+    path.write_bytes(write({**entries, name: content}) if name else content)
+    shutil.rmtree(folder, ignore_errors=True)
+    verified = answer("certificate", lambda: verify(path, folder), str(path))
+    assert name or verified is None or verified.wrong == []
 
 
 def cifar10(place: Path, batch: bytes) -> Path:

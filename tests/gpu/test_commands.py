@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from psld.diffusion.instances import phase_space
 from psld.diffusion.score import Batching
 from psld.networks.ncsnpp import NCSNpp
 from psld.networks.settings import NetworkSettings
 from psld.sampling.shards import Shard
 from tests.commands import TINY, call, command, run, started, succeeded
+from tests.diffusion.processes import phase_space
 from tests.gpu.conftest import DEVICE
 
 SETTINGS = (*TINY, "training.steps=40", "training.checkpoint_every=20", "output=model")
@@ -54,7 +54,7 @@ def test_a_training_on_a_free_gpu_says_how_it_computed(digits, tmp_path):
 def test_a_resumed_training_is_the_uninterrupted_one(training, tmp_path, digits):
     """Up to rounding."""
     resumed = shutil.copytree(training, tmp_path / "resumed")
-    [last] = resumed.glob("runs/*/checkpoints/checkpoint-00000200.pt")
+    [last] = resumed.glob("runs/*/checkpoints/checkpoint-00000200.safetensors")
     last.unlink()
     shutil.rmtree(resumed / "model")
     shutil.rmtree(last.parents[1] / "model")
@@ -71,7 +71,7 @@ def test_images_are_those_of_the_cpu(training, sampler):
     for device in (DEVICE, "cpu"):
         folder = f"{sampler}-{device.replace(':', '')}"
         succeeded(call(training, "sample", *settings, f"output={folder}", f"device={device}"))
-        images[device] = Shard.load(training / folder / "00000.h5").images.astype(int)
+        images[device] = Shard.load(training / folder / "00000.safetensors").images.astype(int)
     gray_levels = np.abs(images[DEVICE] - images["cpu"])
     assert gray_levels.mean() < 0.5
     assert np.quantile(gray_levels, 0.99) <= 4

@@ -9,36 +9,36 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from psld.diffusion.instances import phase_space
-from psld.diffusion.integrators import make_integrator
 from psld.diffusion.loop import sample
 from psld.diffusion.loss import EpsilonLoss
-from psld.diffusion.score import NetworkScore
-from psld.diffusion.settings import (
+from psld.diffusion.samplers import (
     ConjugateSettings,
+    EMSettings,
     GDDIMSettings,
-    IntegrationSettings,
     MultistepSettings,
     RK45Settings,
-    SDESettings,
+    SamplerSettings,
+    SSCSSettings,
 )
+from psld.diffusion.score import NetworkScore
 from psld.networks.forward import forward_pass
 from psld.networks.ncsnpp import NCSNpp
 from psld.networks.settings import NetworkSettings
-from psld.sampling.noise import ShardNoise
+from psld.sampling.sample import ShardNoise
 from psld.training import batches as batches_module
 from psld.training.batches import Batches
 from psld.training.loop import Meter, accumulate_gradient, optimize
 from psld.training.ranks import WAIT_TIMEOUT, Ranks
 from psld.training.state import TrainingState
+from tests.diffusion.processes import phase_space
 from tests.gpu.conftest import without_waiting
 from tests.training.small import random_images, recipe
 
 PROCESS = phase_space(0.02)
 SHAPE = (16, 6, 16, 16)
 SAMPLERS = {
-    "em": SDESettings(integrator="em", striding="quadratic", steps=4),
-    "sscs": SDESettings(integrator="sscs", striding="quadratic", steps=4),
+    "em": EMSettings(integrator="em", striding="quadratic", steps=4),
+    "sscs": SSCSSettings(integrator="sscs", striding="quadratic", steps=4),
     "multistep": MultistepSettings(integrator="multistep", striding="lambda", steps=4),
     "gddim": GDDIMSettings(integrator="gddim", striding="power", steps=4),
     "conjugate": ConjugateSettings(integrator="conjugate", striding="power", steps=4),
@@ -97,9 +97,9 @@ def test_training_steps_do_not_wait(device, network, monkeypatch, precision, res
 
 
 @pytest.mark.parametrize("settings", SAMPLERS.values(), ids=SAMPLERS)
-def test_sampler_steps_do_not_wait(device, network, settings: IntegrationSettings):
+def test_sampler_steps_do_not_wait(device, network, settings: SamplerSettings):
     score = NetworkScore(network.eval(), batch_size=8)
-    integrator = make_integrator(PROCESS, settings, device)
+    integrator = settings.build(PROCESS, device)
     with torch.no_grad(), ShardNoise(0, 0, SHAPE, device) as noise:
         z = integrator.step(0, PROCESS.prior(noise()), score, noise)
         with without_waiting():

@@ -6,7 +6,6 @@ import shutil
 import pytest
 import torch
 
-from psld.diffusion.instances import build_process
 from psld.grid.plan import jobs_by_stage, network_name
 from psld.grid.records import Grid, Guide, Model
 from psld.grid.tables import Number as GridNumber
@@ -21,7 +20,7 @@ def parameters(paper) -> dict[str, int]:
     """The number of parameters of each model, which is never allocated."""
     numbers = {}
     for name, model in paper.models.items():
-        process = build_process(model.settings.process)
+        process = model.settings.process.build()
         with torch.device("meta"):
             network = build_network(model.settings, process)
         numbers[name] = sum(weight.numel() for weight in network.parameters())

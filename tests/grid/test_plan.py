@@ -8,7 +8,6 @@ from torch import nn
 
 from psld.commands.plan import forward_gigaflops
 from psld.config.locations import CONFIGS
-from psld.diffusion.instances import build_process
 from psld.grid.figures import all_figures
 from psld.grid.plan import (
     Work,
@@ -50,7 +49,7 @@ def test_an_adaptive_sampler_takes_what_the_paper_prints_or_else_a_guess(paper):
 
 def test_flops_are_two_for_each_multiplication_of_a_layer(demo):
     settings = demo.models["psld-0.02"].settings
-    network = build_network(settings, build_process(settings.process))
+    network = build_network(settings, settings.process.build())
     count = 0
 
     def add(layer: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:

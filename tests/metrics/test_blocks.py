@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from psld.metrics.blocks import BLOCKS, BlockStatistics, block_of
-from psld.metrics.frechet import frechet_distance, frechet_estimate
+from psld.metrics.distances import frechet_distance, frechet_estimate
+from psld.metrics.features import BLOCKS, BlockStatistics, block_index
 from psld.utils.errors import UserError
 from tests.metrics.test_frechet import gather, random_features
 
@@ -20,7 +20,7 @@ def blocks_of(*parts: torch.Tensor, first: int = 0) -> BlockStatistics:
 
 @pytest.mark.parametrize("n", [200, 1000, 50_000])
 def test_blocks_are_of_nearly_equal_size(n):
-    sizes = np.bincount(block_of(np.arange(n)), minlength=BLOCKS)
+    sizes = np.bincount(block_index(np.arange(n)), minlength=BLOCKS)
     assert sizes.max() - sizes.min() <= 6
 
 
@@ -28,13 +28,13 @@ def test_blocks_are_of_nearly_equal_size(n):
 def test_each_block_has_its_share_of_cycling_labels(classes):
     index = np.arange(10_000)
     for label in (0, 1):
-        counts = np.bincount(block_of(index[index % classes == label]), minlength=BLOCKS)
+        counts = np.bincount(block_index(index[index % classes == label]), minlength=BLOCKS)
         assert counts.max() - counts.min() <= 6
 
 
 def test_a_block_depends_on_the_index_alone():
-    assert np.array_equal(block_of(np.arange(500))[123:], block_of(np.arange(123, 500)))
-    assert block_of(np.array([10**12]))[0] in range(BLOCKS)
+    assert np.array_equal(block_index(np.arange(500))[123:], block_index(np.arange(123, 500)))
+    assert block_index(np.array([10**12]))[0] in range(BLOCKS)
 
 
 @pytest.mark.parametrize("cuts", [[1], [250], [7, 8, 300], list(range(10, 500, 10))])
@@ -52,7 +52,7 @@ def test_total_and_rests_are_those_of_the_samples():
     x = random_features(300, 5, 1)
     statistics = blocks_of(x)
     torch.testing.assert_close(statistics.total.covariance, gather(x).covariance)
-    block = torch.from_numpy(block_of(np.arange(300)))
+    block = torch.from_numpy(block_index(np.arange(300)))
     for j, rest in enumerate(statistics.without_each()):
         torch.testing.assert_close(rest.covariance, gather(x[block != j]).covariance)
 

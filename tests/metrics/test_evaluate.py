@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from psld.data.store import ImageStore
-from psld.grid.composing import compose_sampler
-from psld.grid.results import CellResult, CellResults
+from psld.grid.resolution import compose_sampler
+from psld.metrics.classifier import load_classifier
+from psld.metrics.distances import frechet_distance
 from psld.metrics.evaluation import load_kept
 from psld.metrics.extractor import gather
-from psld.metrics.extractor_folder import open_extractor
-from psld.metrics.frechet import frechet_distance
 from psld.metrics.reference_folder import load_reference
+from psld.metrics.results import CellResult, CellResults
 from psld.sampling.shards import Shard, ShardOrigin, shard_path
 from psld.training.manifest import ModelManifest, read_manifest, write_manifest
 from psld.utils.files import digest_of
@@ -81,7 +81,7 @@ def result(folder) -> CellResult:
 def distance(images, features) -> float:
     """Straight from the images, in one go."""
     reference, _ = load_reference(features / "reference")
-    extractor = open_extractor(features)
+    extractor = load_classifier(features)
     found = gather(extractor, [torch.from_numpy(images)], "test", len(images))
     return frechet_distance(found.total, reference.train.total)
 
@@ -182,15 +182,15 @@ def test_shards_that_are_not_the_cells(cell, images, model, features):
         assert not (folder / "result.json").exists()
 
     write_cell(cell, images, 40, model, weights_sha256="0" * 64)
-    refused_with("cell/00000.h5", "another weights_sha256", "sample it again")
+    refused_with("cell/00000.safetensors", "another weights_sha256", "sample it again")
     write_cell(cell, images, 40, model)
-    refused_with("cell/00000.h5", "another sampler_digest", overrides=["sampler.steps=21"])
-    refused_with("cell/00000.h5", "another seed", overrides=["seed=1"])
-    refused_with("cell/00000.h5", "another size", overrides=["shard_size=39"])
+    refused_with("cell/00000.safetensors", "another sampler_digest", overrides=["sampler.steps=21"])
+    refused_with("cell/00000.safetensors", "another seed", overrides=["seed=1"])
+    refused_with("cell/00000.safetensors", "another size", overrides=["shard_size=39"])
     path.write_bytes(whole[:-500])
-    refused_with("cell/00001.h5", "damaged shard", "sample it again")
+    refused_with("cell/00001.safetensors", "damaged shard", "sample it again")
     path.unlink()
-    refused_with("cell/00001.h5", "no such shard", "psld sample")
+    refused_with("cell/00001.safetensors", "no such file", "psld sample")
 
 
 def test_a_model_that_is_none(cell, features, tmp_path):

@@ -9,14 +9,13 @@ import pytest
 import yaml
 
 from psld.config.settings import parse, write_record
-from psld.grid.loading import load_grid
-from psld.grid.results import CellResult, CellResults
-from psld.metrics.blocks import BlockStatistics
+from psld.grid.cache import load_grid
+from psld.metrics.classifier import ClassifierExtractor
 from psld.metrics.evaluation import load_kept
-from psld.metrics.feature_classifier import ClassifierExtractor
-from psld.metrics.features import Features
+from psld.metrics.features import BlockStatistics, Features
 from psld.metrics.measure import measure, scale
 from psld.metrics.reference_folder import load_reference
+from psld.metrics.results import CellResult, CellResults
 from psld.metrics.settings import MetricSettings
 from psld.sampling.shards import Shard
 from psld.utils.errors import UserError
@@ -111,7 +110,7 @@ def test_all_metrics_of_a_cell_come_from_one_pass_over_its_shards(project, monke
         patch.setattr(Shard, "load", classmethod(count))
         patch.setattr(ClassifierExtractor, "__call__", count_images)
         said = succeeded(call(project, "evaluate", CELL)).stdout
-    assert read == ["00000.h5", "00001.h5", "00002.h5"]
+    assert read == ["00000.safetensors", "00001.safetensors", "00002.safetensors"]
     assert sum(extracted) == 25 * len(SOURCES), "each image once by each extractor"
     together = results(project)
     assert together.keys() == METRICS.keys()
@@ -166,15 +165,12 @@ def test_memorization_names_its_nearest_pairs(project):
     assert len(pairs) == len({sample for sample, _ in pairs}) == 8
     assert all(sample < 25 and image < 1437 for sample, image in pairs)
     with contextlib.chdir(project):  # the figure is drawn for the grid's own model only
-        own = {"settings": load_grid("mine").models["psld"].settings}
-    results_of_own = [
-        r.model_copy(update={"model": r.model.model_copy(update=own)}) for r in found.values()
-    ]
-    write_record(project / RESULT, CellResults(results=results_of_own))
-    figure = ("grid_name=mine", "figure=nearest/psld/em-3")
-    succeeded(call(project, "figure", *figure, "data=data/digits.h5"))
+        cell = load_grid("mine").cells["psld/em-3"]
+    records = {m.metric.name: m.digest(cell.digest) for m in cell.measurements}
+    results_of_grid = [r.model_copy(update={"record": records[n]}) for n, r in found.items()]
+    write_record(project / RESULT, CellResults(results=results_of_grid))
+    succeeded(call(project, "figure", "grid_name=mine", "figure=nearest/psld/em-3"))
     assert (project / "results/figures/mine/nearest/psld/em-3.png").stat().st_size > 1000
-    refused(call(project, "figure", *figure), 2, "data: the training images are in the dataset")
 
 
 def test_a_damaged_reference_is_named_with_what_to_do(project):
@@ -189,12 +185,12 @@ def test_what_a_cell_needs_is_sampled_and_no_more(made):
     folder = made / "samples/mine/psld/em-3"
     assert sorted(path.name for path in folder.iterdir()) == [
         "00000-00001.json",
-        "00000.h5",
-        "00001.h5",
+        "00000.safetensors",
+        "00001.safetensors",
         "00002-00002.json",
-        "00002.h5",
+        "00002.safetensors",
     ]
-    assert Shard.load(folder / "00000.h5").images.shape == (10, 1, 8, 8)
+    assert Shard.load(folder / "00000.safetensors").images.shape == (10, 1, 8, 8)
 
 
 @pytest.mark.parametrize("how", ["flipped", "deleted"])
@@ -205,28 +201,30 @@ def test_a_shard_that_does_not_serve_is_noticed_and_made_again_alone(project, ho
     (project / RESULT).unlink()
     folder = project / "samples/mine/psld/em-3"
     whole = files_below(folder)
-    images = Shard.load(folder / "00001.h5").images
+    images = Shard.load(folder / "00001.safetensors").images
     if how == "flipped":
-        damaged = bytearray(whole["00001.h5"])
+        damaged = bytearray(whole["00001.safetensors"])
         damaged[damaged.index(images.tobytes()) + 123] ^= 1
-        (folder / "00001.h5").write_bytes(damaged)
+        (folder / "00001.safetensors").write_bytes(damaged)
         complaint = "damaged shard"
     else:
-        (folder / "00001.h5").unlink()
-        complaint = "no such shard"
-    refused(call(project, "evaluate", CELL), 2, "samples/mine/psld/em-3/00001.h5", complaint)
+        (folder / "00001.safetensors").unlink()
+        complaint = "no such file; sample it again"
+    refused(
+        call(project, "evaluate", CELL), 2, "samples/mine/psld/em-3/00001.safetensors", complaint
+    )
     assert not (project / RESULT).exists()
-    assert whole.keys() - files_below(folder).keys() - {"00001.h5"} == {"00000-00001.json"}
+    assert whole.keys() - files_below(folder).keys() - {"00001.safetensors"} == {"00000-00001.json"}
 
     said = succeeded(call(project, "sample", CELL, "shards=2")).stdout.splitlines()
     assert ("not kept: " in said[1]) == (how == "flipped")
     kept = [line for line in said if not line.startswith("not kept: ")]
-    assert kept[:2] == ["shard 0: is there", "shard 1: 10 images, NFE 3"]
+    assert kept[:2] == ["shard 0: kept", "shard 1: 10 images, NFE 3"]
     after = files_below(folder)
     assert after.keys() == whole.keys()
-    for name in ("00000.h5", "00002.h5", "00002-00002.json"):
+    for name in ("00000.safetensors", "00002.safetensors", "00002-00002.json"):
         assert after[name] == whole[name], name
-    np.testing.assert_array_equal(Shard.load(folder / "00001.h5").images, images)
+    np.testing.assert_array_equal(Shard.load(folder / "00001.safetensors").images, images)
     succeeded(call(project, "evaluate", CELL))
     assert results(project)["fd-classifier-train"].value == value
 
@@ -254,7 +252,7 @@ def test_other_images_need_an_output_of_their_own(made, word):
 def test_a_cell_is_changed_in_a_folder_of_its_own(made, tmp_path):
     before = files_below(made / "samples")
     succeeded(call(made, "sample", CELL, "sampler.steps=2", f"output={tmp_path}"))
-    assert (tmp_path / "00000.h5").exists()
+    assert (tmp_path / "00000.safetensors").exists()
     assert files_below(made / "samples") == before
 
 

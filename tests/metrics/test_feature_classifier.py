@@ -6,10 +6,15 @@ import torch
 from sklearn.datasets import load_digits
 from torch.nn.functional import cross_entropy
 
-from psld.metrics import extractor_training
+from psld.metrics import classifier
+from psld.metrics.classifier import (
+    ClassifierExtractor,
+    ImageShape,
+    accuracy,
+    shifted,
+    train_classifier,
+)
 from psld.metrics.extractor import batches_of, gather
-from psld.metrics.extractor_training import accuracy, shifted, train_classifier
-from psld.metrics.feature_classifier import ClassifierExtractor, ImageShape
 from psld.metrics.settings import ClassifierSettings
 from psld.utils.errors import RunError, UserError
 
@@ -63,7 +68,7 @@ def test_the_training_computes_as_its_device_is_set(tf32, monkeypatch):
         seen.append(torch.backends.cudnn.allow_tf32)
         return cross_entropy(*given)
 
-    monkeypatch.setattr(extractor_training, "cross_entropy", loss)
+    monkeypatch.setattr(classifier, "cross_entropy", loss)
     train_classifier(QUICK, DIGITS, *(each[:50] for each in digits()))
     assert seen == [tf32] * QUICK.steps
 

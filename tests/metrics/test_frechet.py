@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
-from psld.metrics.frechet import frechet_distance
-from psld.metrics.statistics import FeatureStatistics
+from psld.metrics.distances import frechet_distance
+from psld.metrics.features import FeatureStatistics
 from psld.utils.errors import RunError, UserError
 
 

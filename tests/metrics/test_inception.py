@@ -6,11 +6,10 @@ import pytest
 import torch
 import torch_fidelity
 
-import psld.metrics.inception as inception
+from psld.metrics import published
+from psld.metrics.distances import frechet_distance, inception_score
 from psld.metrics.extractor import batches_of, gather
-from psld.metrics.frechet import frechet_distance
-from psld.metrics.inception import InceptionExtractor
-from psld.metrics.inception_score import inception_score
+from psld.metrics.published import InceptionExtractor
 from psld.utils.errors import UserError
 from psld.utils.files import sha256_of_file
 from tests.metrics.images import AsDataset, images
@@ -109,7 +108,7 @@ def test_nothing_in_the_weights_is_executed(tmp_path):
 def test_without_network_the_error_says_which_file_goes_where(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     url = "http://127.0.0.1:9/weights-inception-2015-12-05-6726825d.pth"
-    monkeypatch.setattr(inception, "URL_INCEPTION_V3", url)
+    monkeypatch.setattr(published, "URL_INCEPTION_V3", url)
     with pytest.raises(UserError, match="URLError") as caught:
         InceptionExtractor(None)
     place = tmp_path / "hub" / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
@@ -121,11 +120,11 @@ def test_a_download_is_checked_and_kept(extractor, weights, monkeypatch, tmp_pat
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
     name = f"weights-{sha256_of_file(weights)[:8]}.pth"
     (tmp_path / name).hardlink_to(weights)
-    monkeypatch.setattr(inception, "URL_INCEPTION_V3", (tmp_path / name).as_uri())
+    monkeypatch.setattr(published, "URL_INCEPTION_V3", (tmp_path / name).as_uri())
     assert InceptionExtractor(None).digest == extractor.digest
     assert (tmp_path / "home" / "hub" / "checkpoints" / name).is_file()
     (tmp_path / "weights-00000000.pth").hardlink_to(weights)
     wrong = (tmp_path / "weights-00000000.pth").as_uri()
-    monkeypatch.setattr(inception, "URL_INCEPTION_V3", wrong)
+    monkeypatch.setattr(published, "URL_INCEPTION_V3", wrong)
     with pytest.raises(UserError, match="invalid hash value"):
         InceptionExtractor(None)

@@ -14,8 +14,7 @@ from scipy import stats
 from psld.data.store import ImageStore
 from psld.diffusion.likelihood import dequantize
 from psld.diffusion.score import Batching
-from psld.grid.results import LikelihoodResult
-from psld.metrics.likelihood import LikelihoodOrigin, measure_shard
+from psld.metrics.likelihood import LikelihoodOrigin, LikelihoodResult, measure_shard
 from psld.training.model import load_model
 from psld.utils.files import read_json
 from psld.utils.randomness import Stream, stream_seed
@@ -105,19 +104,19 @@ def test_numbers_do_not_depend_on_the_batch_size(measured, model, digits, tmp_pa
 
 def test_only_what_is_missing_damaged_or_of_another_origin_is_measured_again(copy, model, digits):
     before, shards = bits_in(copy), copy / "result"
-    assert [line.endswith("is there") for line in measure(copy, model, digits)[:3]] == [True] * 3
+    assert [line.endswith("kept") for line in measure(copy, model, digits)[:3]] == [True] * 3
     whole = (shards / "00001.json").read_text()
     for damaged in (whole[:-100], whole.replace('"bits": [\n    ', '"bits": [\n    1'), "[]", ""):
         assert damaged != whole
         (shards / "00001.json").write_text(damaged)
         (shards / "00002.json").unlink(missing_ok=True)
-        kept = [line.endswith("is there") for line in measure(copy, model, digits)[:3]]
+        kept = [line.endswith("kept") for line in measure(copy, model, digits)[:3]]
         assert kept == [True, False, False]
         assert bits_in(copy) == before
     more = measure(copy, model, digits, "images=12")
-    assert [line.endswith("is there") for line in more[:3]] == [True, True, False]
+    assert [line.endswith("kept") for line in more[:3]] == [True, True, False]
     other = measure(copy, model, digits, "seed=1")
-    assert not any(line.endswith("is there") for line in other)
+    assert not any(line.endswith("kept") for line in other)
     assert bits_in(copy)[0] != before[0]
 
 
@@ -137,7 +136,7 @@ def test_a_killed_measurement_loses_the_shard_in_progress_alone(model, digits, t
     assert not (tmp_path / "killed.json").exists(), "the result comes last"
     said = succeeded(call(tmp_path, "likelihood", *given, "output=killed.json")).stdout
     whole = {name: text for name, text in before.items() if not name.endswith(".partial")}
-    assert said.count("is there") == len(whole)
+    assert said.count("kept") == len(whole)
     assert whole.items() <= files_below(shards).items()
     succeeded(call(tmp_path, "likelihood", *given, "output=calm.json"))
     calm, killed = (LikelihoodResult.read(tmp_path / f"{n}.json") for n in ("calm", "killed"))

@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from psld.metrics.blocks import block_of
-from psld.metrics.features import estimate_of_mean
-from psld.metrics.inception_score import inception_score
-from psld.metrics.kernel_distance import kernel_distance
+from psld.metrics.distances import inception_score, kernel_distance
+from psld.metrics.features import block_index, mean_estimate
 from psld.metrics.neighbors import precision, recall
 from psld.utils.errors import UserError
 
@@ -19,7 +17,7 @@ def normal(n: int, d: int = 3, seed: int = 0, mean: float = 0.0) -> torch.Tensor
 
 
 def without(x: torch.Tensor, block: int) -> torch.Tensor:
-    return x[torch.from_numpy(block_of(np.arange(len(x)), BLOCKS)) != block]
+    return x[torch.from_numpy(block_index(np.arange(len(x)), BLOCKS)) != block]
 
 
 def unbiased_mmd(x: torch.Tensor, y: torch.Tensor) -> float:
@@ -111,7 +109,7 @@ def test_intervals_of_precision_cover():
 
 def test_a_mean_without_a_block_is_recomputed():
     values = normal(50, 1)[:, 0]
-    estimate = estimate_of_mean(values, BLOCKS)
+    estimate = mean_estimate(values, BLOCKS)
     assert estimate.value == pytest.approx(values.mean().item(), rel=1e-6)
     for block, value in enumerate(estimate.without_block):
         assert value == pytest.approx(without(values, block).mean().item(), rel=1e-5)

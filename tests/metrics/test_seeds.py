@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from psld.metrics.estimate import Estimate
-from psld.metrics.seeds import averaged, pooled, spread
+from psld.metrics.estimate import Estimate, averaged, pooled, spread
 
 
 def estimate_of_mean(samples: np.ndarray, blocks: int) -> Estimate:

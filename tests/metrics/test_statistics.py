@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from psld.metrics.statistics import FeatureStatistics
+from psld.metrics.features import FeatureStatistics
 from psld.utils.errors import UserError
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from psld.networks.encoder import Encoder
+from psld.networks.ncsnpp import Encoder
 from psld.networks.settings import GuideSettings, NetworkSettings
 
 SMALL: dict[str, Any] = {

@@ -3,7 +3,7 @@
 import pytest
 from torch import nn
 
-from psld.networks.ema import EMA
+from psld.networks.forward import EMA
 
 
 def linear(weight: float) -> nn.Module:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from psld.networks.guide import NCSNppGuide
+from psld.networks.ncsnpp import NCSNppGuide
 from psld.utils.errors import UserError
 from tests.networks.networks import SIZE, images_and_times, small_guide, unsettled
 

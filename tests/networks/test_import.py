@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from psld.grid.results import CellResults
+from psld.metrics.results import CellResults
 from psld.sampling.shards import Shard, shard_path
 from psld.training.model import load_model
 from psld.utils.files import read_json, sha256_of_file
@@ -157,7 +157,7 @@ def test_a_model_without_its_dataset_is_sampled_and_evaluated(tmp_path):
     cell = ("model=model", "sampler.steps=2", "shard_size=4")
     succeeded(call(tmp_path, "sample", *cell, "shards=2", "output=cell", "png=cell.png"))
     size = int(VECTOR["size"])
-    assert Shard.load(tmp_path / "cell" / "00001.h5").images.shape == (4, 3, size, size)
+    assert Shard.load(tmp_path / "cell" / "00001.safetensors").images.shape == (4, 3, size, size)
     assert (tmp_path / "cell.png").exists()
 
     pictures = {f"{i % 2}/{i}.png": encode(random_images(16, 16, 3, seed=i)) for i in range(8)}

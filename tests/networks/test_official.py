@@ -5,10 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from psld.networks.encoder import Encoder
-from psld.networks.guide import NCSNppGuide
-from psld.networks.ncsnpp import NCSNpp
-from psld.networks.official import from_official, official_sources
+from psld.networks.ncsnpp import Encoder, NCSNpp, NCSNppGuide
+from psld.networks.official import from_official, official_parameters
 from psld.networks.settings import NetworkSettings
 from psld.utils.errors import UserError
 from tests.networks.networks import (
@@ -38,7 +36,7 @@ def test_plain_network_from_official_names_agrees(options):
 def test_mapping_is_a_bijection(options):
     network = unsettled(NCSNpp(small(**options), SIZE, 2, 2))
     mapped = from_official(official(network), network)
-    assert len({source.name for source in official_sources(network).values()}) == len(mapped)
+    assert len({source.name for source in official_parameters(network).values()}) == len(mapped)
     ours = network.state_dict()
     assert mapped.keys() == ours.keys()
     for name, weight in mapped.items():
@@ -88,7 +86,7 @@ def official(network: Encoder) -> dict[str, torch.Tensor]:
     ours = network.state_dict()
     return {
         source.name: source.swapped(ours[name])
-        for name, source in official_sources(network).items()
+        for name, source in official_parameters(network).items()
         if name in ours
     }
 

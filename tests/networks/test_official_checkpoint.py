@@ -5,7 +5,7 @@ from collections import defaultdict
 import pytest
 import torch
 
-from psld.networks.official_checkpoint import read_checkpoint
+from psld.networks.official import read_checkpoint
 from psld.utils.errors import UserError
 from tests.reference import DEFAULT
 

@@ -7,11 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from psld.networks.encoder import Encoder
-from psld.networks.guide import NCSNppGuide
-from psld.networks.ncsnpp import NCSNpp
-from psld.networks.official import from_official
-from psld.networks.official_checkpoint import read_checkpoint
+from psld.networks.ncsnpp import Encoder, NCSNpp, NCSNppGuide
+from psld.networks.official import from_official, read_checkpoint
 from tests.networks.official_options import settings_from_spec
 from tests.reference import load, reference_files
 

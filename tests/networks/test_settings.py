@@ -9,8 +9,7 @@ import torch
 from omegaconf import OmegaConf
 
 from psld.config.settings import parse
-from psld.networks.guide import NCSNppGuide
-from psld.networks.ncsnpp import NCSNpp
+from psld.networks.ncsnpp import NCSNpp, NCSNppGuide
 from psld.networks.settings import EncoderSettings, GuideSettings, NetworkSettings
 from psld.utils.errors import UserError
 

@@ -1,28 +1,24 @@
 """A project with a tiny grid whose results were computed from random features, for certificates."""
 
 import contextlib
+import hashlib
+import io
+import json
+import zipfile
 from pathlib import Path
 
 import torch
 import yaml
 
-from psld.config.settings import parse, write_record
+from psld.config.settings import write_record
 from psld.grid import paths
-from psld.grid.resolved import Grid
-from psld.grid.results import CellResults, LikelihoodResult, Weights
-from psld.metrics.evaluation import Cost, Gathered, Measurement, save_kept
-from psld.metrics.extractor_folder import ExtractorManifest
+from psld.grid.records import Grid
+from psld.metrics.evaluation import Cost, Gathered, recompute, save_kept
 from psld.metrics.features import Features
-from psld.metrics.likelihood import LikelihoodOrigin, LikelihoodShard, summary
-from psld.metrics.measure import Reference, scale
-from psld.metrics.reference_folder import (
-    ReferenceManifest,
-    save_features,
-)
-from psld.metrics.settings import MetricSettings
+from psld.metrics.reference_folder import ReferenceManifest, save_features
+from psld.metrics.results import CellResults
+from psld.report.certificate import INDEX
 from psld.sampling.records import SampledShard, ShardRecord
-from psld.training.manifest import read_manifest
-from psld.utils.files import write_json, write_text
 from tests.results import SOFTWARE, cell_result, write_grid, write_model_manifest
 
 GRID = yaml.safe_load("""
@@ -37,9 +33,7 @@ models:
   classes: [process=psld, training.label_dropout=0.1]
 samplers:
   em: {overrides: [sampler=em], budget: sampler.steps}
-  free:
-    overrides: [sampler=em, guidance@sampler.guidance=classifier-free]
-    budget: sampler.steps
+  free: {overrides: [sampler=em, guidance@sampler.guidance=classifier-free], budget: sampler.steps}
 tables:
   mine:
     title: Mine
@@ -59,141 +53,86 @@ tables:
     title: Guided
     headings: [model]
     cell: {model: classes, sampler: free, budget: 10}
-    columns:
-      - {label: distance}
-      - {label: class accuracy, show: class_accuracy}
-    rows:
-      - {label: [PSLD]}
-  bits:
-    title: Bits
-    headings: [model]
-    cell: {show: bits_per_dimension}
-    columns: [{label: bits}]
-    rows:
-      - {label: [VP-SDE], model: vp-sde}
-      - {label: [PSLD], model: classes}
+    columns: [{label: distance}, {label: class accuracy, show: class_accuracy}]
+    rows: [{label: [PSLD]}]
 """)
 
 CELLS = ("vp-sde/em-10", "vp-sde/em-20", "classes/free-10")
 """The evaluated cells; vp-sde/em-30 has not been run."""
 
-DIMENSION, CLASSES, DIGEST = 4, 3, "d" * 64
+CLASSES, DIGEST = 3, "d" * 64
 
 
-def random_features(seed: int, n: int, logits: bool = True) -> Features:
+def random_features(seed: int, n: int) -> Features:
     generator = torch.Generator().manual_seed(seed)
-    values = torch.randn(n, DIMENSION, generator=generator)
-    return Features(values, torch.randn(n, CLASSES, generator=generator) if logits else None)
+    return Features(*(torch.randn(n, width, generator=generator) for width in (4, CLASSES)))
 
 
 def make_project(folder: Path) -> Grid:
     """Write the grid and everything that its certificate needs."""
     grid = write_grid(folder, GRID)
+    for model in grid.models:
+        write_model_manifest(folder, grid, model, dataset_digest=DIGEST)
     with contextlib.chdir(folder):
-        write_text(paths.dataset_digest("digits"), DIGEST + "\n")
-        write_json(paths.dataset_record("digits"), {"dataset": "digits", "digest": DIGEST})
-        for model in grid.models:
-            write_model_manifest(folder, grid, model, dataset_digest=DIGEST)
-        reference, manifest = write_reference(grid)
-        for seed, cell in enumerate(CELLS):
-            evaluate(grid, cell, seed, reference, manifest)
-        measure_likelihood(grid, "vp-sde")
+        write_reference(grid)
+        for seed, name in enumerate(CELLS):
+            evaluate(grid, name, seed)
     return grid
 
 
-def measure_likelihood(grid: Grid, model: str) -> None:
-    """Do what `psld likelihood` does, with random bits of two shards."""
-    weights = Weights(**read_manifest(grid.model_folder(model)).identity())
-    settings = grid.likelihood.model_dump(exclude={"shard_size", "images"})
-    path = Path(paths.likelihood(grid.name, model))
-    shards = []
-    for first in (0, 3):
-        origin = LikelihoodOrigin(
-            weights_sha256=weights.weights_sha256,
-            dataset_digest=DIGEST,
-            first=first,
-            images=3,
-            **settings,
-        )
-        bits = tuple((3 + random_features(first, 3).values[:, 0].double()).tolist())
-        cost = {"evaluations": 20, "gradients": 40, "seconds": 1.5, "device": "CPU"}
-        shards.append(LikelihoodShard(origin=origin, bits=bits, **cost))
-        shards[-1].save(path.with_suffix("") / f"{first // 3:05d}.json")
-    result = LikelihoodResult(
-        **summary(shards), likelihood=grid.likelihood, model=weights, **SOFTWARE
-    )
-    write_record(path, result)
-
-
-def write_reference(grid: Grid) -> tuple[Reference, ReferenceManifest]:
-    metric = parse(MetricSettings, grid.metrics["fd-classifier"], where="fd-classifier")
-    parts = {
-        "train": random_features(100, 80, logits=False),
-        "test": random_features(101, 40),
-        "noise": random_features(102, 80),
-    }
-    made = {"dataset": "digits", "dataset_digest": DIGEST, "device": "CPU", **SOFTWARE}
-    folder = paths.reference_folder("digits", "fd-classifier")
+def write_reference(grid: Grid) -> None:
+    images = {"train": 80, "test": 40, "noise": 80}
+    parts = {name: random_features(number, number) for name, number in images.items()}
+    folder = grid.features["digits/fd-classifier"].reference.output
     manifest = ReferenceManifest(
-        extractor=metric.extractor,
+        extractor=grid.metrics["fd-classifier"].extractor,
         truncated_reference=False,
-        images={name: len(part) for name, part in parts.items()},
-        features_sha256=save_features(folder, parts),
+        dataset="digits",
+        dataset_digest=DIGEST,
+        images=images,
+        features_sha256=save_features(folder, parts, {}),
         extractor_digest="e" * 64,
         extractor_test_accuracy=0.5,
-        **made,
+        device="CPU",
+        **SOFTWARE,
     )
     write_record(Path(folder) / "manifest.json", manifest)
-    extractor = ExtractorManifest(
-        extractor=metric.extractor,
-        shape={"channels": 1, "image_size": 8, "num_classes": CLASSES},
-        weights_sha256="f" * 64,
-        digest="e" * 64,
-        train_accuracy=0.5,
-        test_accuracy=0.5,
-        seconds=1.0,
-        **made,
-    )
-    folder = paths.extractor_folder("digits", "fd-classifier")
-    write_record(Path(folder) / "manifest.json", extractor)
-    return Reference(**parts), manifest
 
 
-def evaluate(
-    grid: Grid,
-    cell: str,
-    seed: int,
-    reference: Reference,
-    manifest: ReferenceManifest,
-    largest: int = 512,
-) -> None:
+def evaluate(grid: Grid, name: str, seed: int, largest: int = 512) -> None:
     """Do what `psld evaluate` does, with random features of the samples."""
-    model, sampler = cell.split("/")
-    steps = int(sampler.rpartition("-")[2])
-    measurements = [
-        Measurement(parse(MetricSettings, grid.metrics[e.metric], where=e.metric), e.samples)
-        for e in grid.evaluations_by_cell[cell]
-    ]
-    labels = torch.arange(60) % CLASSES if "free" in sampler else None
-    costs = [Cost(30, steps, 1.25, "CPU"), Cost(30, steps, 2.5, "CPU")]
-    samples = {("fd-classifier", 60): random_features(seed, 60)}
-    gathered = Gathered(samples, labels, costs)
-    path = paths.cell_result(grid.name, cell)
-    sha256 = save_kept(paths.kept(path), gathered, measurements, largest)
-    weights = Weights(**read_manifest(grid.model_folder(model)).identity())
-    results = tuple(
-        cell_result(
-            grid,
-            cell,
-            value=0.0,  # replaced by the estimate
-            kept_sha256=sha256,
-            model=weights.model_dump(),
-            **gathered.facts(measurement, manifest),
-            **gathered.numbers(measurement, reference),
-            **scale(measurement.metric, reference),
-        )
-        for measurement in measurements
+    cell = grid.cells[name]
+    steps, labels = int(cell.sampler.budget), torch.arange(60) % CLASSES
+    gathered = Gathered(
+        samples={("fd-classifier", 60): random_features(seed, 60)},
+        labels=labels if "free" in name else None,
+        costs=[Cost(30, steps, 1.25, "CPU"), Cost(30, steps, 2.5, "CPU")],
     )
-    write_record(path, CellResults(results=results))
-    shards = tuple(SampledShard(index=i, digest=f"{i}" * 64, images=30) for i in range(2))
-    ShardRecord(shards=shards).write(paths.shards_folder(grid.name, model, sampler))
+    kept = save_kept(paths.kept(cell.result), gathered, cell.measurements, 512)
+    stubs = (cell_result(grid, name, value=0.0, kept_sha256=kept),) * len(cell.measurements)
+    computed, _ = recompute(cell.evaluate_job.settings, CellResults(results=stubs), {})
+    kept = save_kept(paths.kept(cell.result), gathered, cell.measurements, largest)
+    results = (result.model_copy(update={"kept_sha256": kept}) for result in computed.results)
+    write_record(cell.result, CellResults(results=tuple(results)))
+    shards = tuple(SampledShard(index=i, digest=f"{seed}{i}" * 32, images=30) for i in range(2))
+    ShardRecord(shards=shards).write(cell.folder)
+
+
+def entries_of(certificate: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(certificate)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def zipped(entries: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+    memory = io.BytesIO()
+    with zipfile.ZipFile(memory, "w", compression) as archive:
+        for name, content in entries.items():
+            archive.writestr(zipfile.ZipInfo(name), content, compression)
+    return memory.getvalue()
+
+
+def forged(entries: dict[str, bytes]) -> bytes:
+    """A certificate of these entries, with the right digests."""
+    others = {name: content for name, content in entries.items() if name != INDEX}
+    index = {name: hashlib.sha256(content).hexdigest() for name, content in others.items()}
+    return zipped({INDEX: json.dumps(index).encode(), **others})

@@ -5,11 +5,14 @@ others are missing.
 """
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
-from psld.grid.resolved import Grid
+from psld.grid.records import Grid
+from psld.sampling.shards import Shard, ShardOrigin
 from tests.results import link_grid, write_grid, write_result
 
 GRID = yaml.safe_load("""
@@ -94,17 +97,28 @@ def grid(project) -> Grid:
 
 
 @pytest.fixture
-def folder(project, grid, tmp_path) -> Path:
-    """A folder where the commands read GRID and find the results of MEASURED."""
+def folder(project, grid, tmp_path, monkeypatch) -> Path:
+    """The working directory, in which the commands read GRID and find the results of MEASURED."""
     link_grid(project, tmp_path)
     for cell, value in MEASURED.items():
         write_result(tmp_path, grid, cell, value=value, floor=0.3)
+    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def cells_of(folder: Path) -> Path:
-    return folder / "results" / "cells" / "mine"
+def shard_of(images: np.ndarray, index: int = 0, dataset: str | None = None, **more: Any) -> Shard:
+    """A shard with these images, which fill it."""
+    origin = ShardOrigin(
+        weights_sha256="w",
+        sampler_digest="s",
+        seed=0,
+        index=index,
+        size=len(images),
+        dataset_digest=dataset,
+    )
+    return Shard(images, origin, nfe=10, seconds=1.0, device="CPU", **more)
 
 
-def result_path(folder: Path, cell: str) -> Path:
-    return cells_of(folder) / f"{cell}.json"
+def plain(*colors: tuple[int, int, int]) -> np.ndarray:
+    """4×4 images of one color each."""
+    return np.broadcast_to(np.array(colors, np.uint8)[:, :, None, None], (len(colors), 3, 4, 4))

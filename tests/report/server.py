@@ -1,27 +1,53 @@
-"""A stub of wandb's server: it receives uploads, keeps the histories, and fails as it is told.
+"""A stub of wandb's server: it keeps the runs that are uploaded, and fails as it is told.
 
-It speaks what wandb-core 0.31 needs for uploads, and no more: three GraphQL operations at /graphql
-(RunResumeStatus, UpsertBucket, CreateRunFiles), the lines of a run as JSON at
-/files/ENTITY/PROJECT/RUN/file_stream, and PUT of files at /file.
-
-Like wandb's server, it keeps one row for each step of a run, the one that came last. It counts all
-lines, the replaced ones too: wandb-core numbers the lines that it sends from there on.
+It speaks what wandb 0.31 needs, and no more: GraphQL at /graphql (resume and create a run, name its
+files, show it), the lines of a run as JSON at /files/ENTITY/PROJECT/RUN/file_stream, and PUT of
+files at /file. Like wandb's server, it keeps one row for each step, the one that came last.
 """
 
 import json
+import re
 import threading
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-QUICK = {
-    f"WANDB_X_{client}_RETRY_WAIT_{end}_SECONDS": "0.1"
-    for client in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")
-    for end in ("MIN", "MAX")
-}
-"""Environment with short pauses between wandb's retries."""
+import pytest
+import wandb
+
+VIEWER = {"id": "1", "entity": "somebody", "username": "somebody", "email": "", "flags": "{}"}
+
+
+@dataclass
+class StoredRun:
+    """A run as the server has it."""
+
+    options: dict[str, Any] = field(default_factory=dict)
+    """What the client says at the start: displayName, groupName, jobType, tags, project, config."""
+    history: dict[int, dict[str, Any]] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
+    lines: int = 0
+    """The number of lines of the history that came, the replaced ones too."""
+    exit_code: int | None = None
+    stats: int = 0
+    """The number of lines of system metrics."""
+
+    @property
+    def steps(self) -> list[int]:
+        """In the order in which they came."""
+        return list(self.history)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {key: each["value"] for key, each in json.loads(self.options["config"]).items()}
+
+    def logged_file(self, name: str) -> bytes:
+        """The file that was logged under a name: a picture, a table."""
+        return self.files[self.summary[name]["path"]]
 
 
 class WandbServer(ThreadingHTTPServer):
@@ -30,66 +56,71 @@ class WandbServer(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Requests)
         self.url = f"http://127.0.0.1:{self.server_port}"
-        self.histories: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
-        """The logged values of each run by their step, in the order in which the steps came."""
-        self.lines: Counter[str] = Counter()
-        """The number of lines that came for each run."""
-        self.uploads: list[str] = []
-        """The ids of the runs to which something was uploaded, once an upload."""
-        self.runs: list[str] = []
-        """The ids of the runs that began, once a request."""
+        self.runs: defaultdict[str, StoredRun] = defaultdict(StoredRun)
         self.refuses = ""
         """Answer `status` to requests with this text, such as "PUT /file"; to none if empty."""
         self.status = 500
         self.delay = 0.0
         """Seconds before each answer."""
+        self.hides = False
+        """Do not show runs by the public API."""
         self.closed = threading.Event()
 
-    @property
-    def started(self) -> bool:
-        """A run has begun."""
-        return bool(self.runs)
-
-    @property
-    def all_steps(self) -> list[int]:
-        return [step for run in self.histories for step in self.steps(run)]
-
-    def steps(self, run: str) -> list[int]:
-        return list(self.histories[run])
-
     def answer(self, operation: str, given: dict[str, Any]) -> dict[str, Any]:
-        """Answer a GraphQL query, as far as uploads need it."""
-        entity = {"id": "1", "name": "somebody"}
-        project = {"id": "1", "name": given.get("project"), "entity": entity}
-        if operation == "RunResumeStatus":
-            return {"model": {**project, "bucket": self._resumed(given["name"])}}
-        if operation == "UpsertBucket":
-            self.runs.append(given["name"])
-            bucket = {"id": given["name"], "name": given["name"], "project": project}
-            count = {"historyLineCount": self.lines[given["name"]]}
-            return {"upsertBucket": {"bucket": bucket | count, "inserted": True}}
-        if operation == "CreateRunFiles":
-            files = [{"name": name, "uploadUrl": f"{self.url}/file"} for name in given["files"]]
-            return {"createRunFiles": {"runID": "1", "uploadHeaders": [], "files": files}}
-        return {}
+        """Answer a GraphQL query."""
+        project = {"id": "1", "name": given.get("project"), "entity": {"id": "1", "name": "me"}}
+        name = given.get("name")
+        match operation:
+            case "Viewer" | "GetDefaultEntity":
+                return {"viewer": {**VIEWER, "teams": {"edges": []}}}
+            case "RunResumeStatus":
+                bucket = self._resumed(name) if name in self.runs else None
+                return {"model": {**project, "bucket": bucket}}
+            case "UpsertBucket":
+                run = self.runs[name]
+                run.options |= {k: value for k, value in given.items() if value is not None}
+                bucket = {"id": name, "name": name, "project": project}
+                count = {"historyLineCount": run.lines}
+                return {"upsertBucket": {"bucket": bucket | count, "inserted": True}}
+            case "CreateRunFiles":
+                url = f"{self.url}/file/{given['run']}"
+                files = [{"name": n, "uploadUrl": f"{url}/{n}"} for n in given["files"]]
+                return {"createRunFiles": {"runID": "1", "uploadHeaders": [], "files": files}}
+            case "ServerFeaturesQuery":
+                return {"serverInfo": {"features": []}}
+            case "CreateArtifact":  # A table is one, too. The server has this content already.
+                sequence = {"id": "1", "latestArtifact": {"id": "1", "versionIndex": 0}}
+                artifact = {"id": "1", "state": "COMMITTED", "artifactSequence": sequence}
+                return {"createArtifact": {"artifact": artifact}}
+            case "Run" if name in self.runs and not self.hides:
+                return {"project": {"run": self._shown(name)}}
+        return {"project": None}
 
-    def _resumed(self, run: str) -> dict[str, Any] | None:
-        history = self.histories[run]
-        if not history:
-            return None
-        last = json.dumps(history[max(history)])
-        tails = {"historyTail": json.dumps([last]), "eventsTail": "[]"}
-        counts = {"historyLineCount": self.lines[run], "eventsLineCount": 0, "logLineCount": 0}
+    def _resumed(self, name: str) -> dict[str, Any]:
+        run = self.runs[name]
+        last = [json.dumps(run.history[max(run.history)])] if run.history else []
+        tails = {"historyTail": json.dumps(last), "eventsTail": "[]"}
+        counts = {"historyLineCount": run.lines, "eventsLineCount": 0, "logLineCount": 0}
         fields = {"config": "{}", "summaryMetrics": "{}", "wandbConfig": '{"t": {}}'}
-        return {"id": run, "name": run, **fields, **counts, **tails}
+        return {"id": name, "name": name, **fields, **counts, **tails}
 
-    def stream(self, run: str, content: dict[str, Any]) -> None:
-        if part := content.get("files", {}).get("wandb-history.jsonl"):
+    def _shown(self, name: str) -> dict[str, Any]:
+        run = self.runs[name]
+        keys = {"lastStep": max(run.history)} if run.history else None
+        shown = {"config": "{}", "summaryMetrics": json.dumps(run.summary), "historyKeys": keys}
+        return {"id": name, "name": name, "state": "finished", "projectId": 1, **shown}
+
+    def stream(self, name: str, content: dict[str, Any]) -> None:
+        run, files = self.runs[name], content.get("files", {})
+        if part := files.get("wandb-history.jsonl"):
             rows = list(map(json.loads, part["content"]))
-            self.histories[run] |= {row["_step"]: row for row in rows}
-            self.lines[run] = part["offset"] + len(rows)
+            run.history |= {row["_step"]: row for row in rows}
+            run.lines = part["offset"] + len(rows)
+        if part := files.get("wandb-summary.json"):
+            run.summary = json.loads(part["content"][-1])
+        run.stats += len(files.get("wandb-events.jsonl", {}).get("content", []))
         if content.get("complete"):
-            self.uploads.append(run)
+            run.exit_code = content["exitcode"]
 
     def handle_error(self, *_: Any) -> None:
         """Stay silent: wandb breaks connections off when it ends."""
@@ -106,11 +137,14 @@ class _Requests(BaseHTTPRequestHandler):
         refused = self.server.refuses and self.server.refuses in f"{self.command} {self.path}"
         answer = {}
         if self.path == "/graphql" and not refused:
-            query = json.loads(body)
-            data = self.server.answer(query["operationName"], query["variables"] or {})
-            answer = {"data": data}
+            asked = json.loads(body)
+            operation = re.search(r"(?:query|mutation)\s+(\w+)", asked["query"])[1]
+            answer = {"data": self.server.answer(operation, asked.get("variables") or {})}
         elif self.path.endswith("/file_stream") and not refused:
             self.server.stream(self.path.split("/")[-2], json.loads(body))
+        elif self.command == "PUT" and not refused:
+            run, name = self.path.removeprefix("/file/").split("/", 1)
+            self.server.runs[run].files[name] = body
         text = json.dumps(answer).encode()
         self.send_response(self.server.status if refused else 200)
         self.send_header("Content-Length", str(len(text)))
@@ -126,12 +160,22 @@ class _Requests(BaseHTTPRequestHandler):
 
 @contextmanager
 def wandb_server() -> Iterator[WandbServer]:
-    with WandbServer() as server:
+    """A server with a login; wandb gives up after two seconds, and tries again soon."""
+    with WandbServer() as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_BASE_URL", server.url)
+        patch.setenv("WANDB_API_KEY", "0" * 40)
+        patch.setenv("WANDB_INIT_TIMEOUT", "2")
+        patch.setenv("WANDB_FINISH_TIMEOUT", "2")
+        for client in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER"):
+            for end in ("MIN", "MAX"):
+                patch.setenv(f"WANDB_X_{client}_RETRY_WAIT_{end}_SECONDS", "0.1")
+        wandb.teardown()  # It reads the environment once.
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
             yield server
         finally:
             server.closed.set()
+            wandb.teardown()
             server.shutdown()
             thread.join()

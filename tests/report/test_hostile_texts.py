@@ -10,12 +10,10 @@ from pathlib import Path
 import pytest
 
 from psld.grid.entries import read_table
-from psld.grid.resolved import Grid
-from psld.report.dashboard import report_blocks
-from psld.report.formats import as_csv, latex, markdown
-from psld.report.html import table_page
+from psld.grid.records import Grid
+from psld.report.formats import as_csv, html, latex, markdown
 from psld.report.page import results_page
-from psld.report.table import text_of
+from psld.report.table import TableText, table_text
 from tests.report.conftest import GRID
 from tests.results import write_grid, write_result
 
@@ -37,11 +35,11 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def grid(folder) -> Grid:
     content = deepcopy(GRID) | {"title": evil("title"), "question": evil("question")}
-    mine = content["tables"]["mine"]
-    mine |= {"title": evil("table"), "caption": evil("caption"), "headings": [evil("heading")]}
-    mine["footnotes"] = [evil("note"), "two\n\nparagraphs"]
-    mine["rows"][0] |= {"label": [evil("row")]}
-    mine["columns"][0]["label"] = evil("column")
+    table = content["tables"]["mine"]
+    table |= {"title": evil("table"), "caption": evil("caption"), "headings": [evil("heading")]}
+    table["footnotes"] = [evil("note"), "two\n\nparagraphs"]
+    table["rows"][0] |= {"label": [evil("row")]}
+    table["columns"][0]["label"] = evil("column")
     grid = write_grid(folder, content)
     write_result(folder, grid, "low/em-20", value=3.0, sampling_device=evil("device"))
     return grid
@@ -49,7 +47,12 @@ def grid(folder) -> Grid:
 
 @pytest.fixture(scope="module")
 def rows(folder, grid) -> list:
-    return read_table(grid, "mine", folder / "results/cells/mine")
+    return read_table(grid, "mine", folder)
+
+
+@pytest.fixture(scope="module")
+def text(grid, rows) -> TableText:
+    return table_text(grid.file.tables["mine"], rows)
 
 
 class Elements(HTMLParser):
@@ -57,13 +60,13 @@ class Elements(HTMLParser):
 
     def __init__(self, content: str) -> None:
         super().__init__()
-        self.found: set[str] = set()
+        self.names: set[str] = set()
         self.comments = 0
         self.text = ""
         self.feed(content)
 
     def handle_starttag(self, tag, attrs):
-        self.found |= {tag, *(f"{tag} {name}" for name, _ in attrs)}
+        self.names |= {tag, *(f"{tag} {name}" for name, _ in attrs)}
 
     def handle_comment(self, data):
         self.comments += 1
@@ -72,27 +75,27 @@ class Elements(HTMLParser):
         self.text += data
 
 
-def check_page(hostile: str, harmless: str, *texts: str) -> None:
+def check_page(hostile: str, harmless: str, *places: str) -> None:
     page, plain = Elements(hostile), Elements(harmless)
-    assert page.found == plain.found, "an element or an attribute came from a text"
+    assert page.names == plain.names, "an element or an attribute came from a text"
     assert page.comments == 0
-    for text in texts:
-        assert text in page.text
+    for place in places:
+        assert evil(place) in page.text
 
 
-def test_no_element_of_the_page_comes_from_a_text(folder, grid, tmp_path):
-    hostile = results_page(grid, folder / "results/cells/mine", folder / "figures")
-    plain = deepcopy(GRID) | {"title": "a", "question": "b"}
-    plain["tables"]["mine"] |= {"caption": "c"}
-    harmless_grid = write_grid(tmp_path, plain)
-    write_result(tmp_path, harmless_grid, "low/em-20", value=3.0)
-    harmless = results_page(harmless_grid, tmp_path / "results/cells/mine", tmp_path / "figures")
+def test_no_element_of_the_page_comes_from_a_text(folder, grid, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder)
+    hostile = results_page(grid)
+    content = deepcopy(GRID) | {"title": "a", "question": "b"}
+    content["tables"]["mine"] |= {"caption": "c"}
+    harmless = write_grid(tmp_path, content)
+    write_result(tmp_path, harmless, "low/em-20", value=3.0)
+    monkeypatch.chdir(tmp_path)
     places = ("title", "question", "table", "caption", "heading", "note", "row", "column", "device")
-    check_page(hostile, harmless, *map(evil, places))
+    check_page(hostile, results_page(harmless), *places)
 
 
-def test_no_element_of_a_table_comes_from_a_text(grid, rows):
-    text = text_of(grid.file.tables["mine"], rows)
+def test_no_element_of_a_table_comes_from_a_text(text):
     harmless = replace(
         text,
         title="a",
@@ -104,11 +107,10 @@ def test_no_element_of_a_table_comes_from_a_text(grid, rows):
         details=[["g"] * len(line) for line in text.details],
     )
     places = ("table", "caption", "heading", "note", "row", "column", "device")
-    check_page(table_page(text), table_page(harmless), *map(evil, places))
+    check_page(html(text), html(harmless), *places)
 
 
-def test_markdown_keeps_its_columns_and_has_no_elements(grid, rows):
-    text = text_of(grid.file.tables["mine"], rows)
+def test_markdown_keeps_its_columns_and_has_no_elements(text):
     lines = markdown(text).splitlines()
     for line in (line for line in lines if line.startswith("|")):
         bars = line.replace(r"\|", "").count("|")
@@ -118,27 +120,27 @@ def test_markdown_keeps_its_columns_and_has_no_elements(grid, rows):
     assert "two paragraphs" in lines
 
 
-def test_latex_escapes_what_it_would_read(grid, rows):
-    """Each row ends where the table says; no special character stands alone."""
-    text = text_of(grid.file.tables["mine"], rows)
-    written = latex(text)
-    body = written[written.index(r"\midrule") :][: written.index(r"\bottomrule")]
+def test_latex_escapes_its_special_characters(text):
+    """Each row ends at the end of the table's row; no special character stands alone."""
+    content = latex(text)
+    body = content[content.index(r"\midrule") :][: content.index(r"\bottomrule")]
     first = body.splitlines()[1]
     assert first.startswith("{[}row]")
     assert first.replace(r"\&", "").count("&") == len(text.columns) - 1
     assert r"\textbackslash{}" in first
     for character in "%#_":
         assert first.count(character) == first.count(f"\\{character}") > 0
-    assert "two paragraphs" in written
+    assert "two paragraphs" in content
 
 
 def test_csv_reads_back(grid, rows):
-    written = as_csv(grid, grid.file.tables["mine"], rows)
-    [first, *_] = csv.DictReader(io.StringIO(written))
+    [first, *_] = csv.DictReader(io.StringIO(as_csv(grid, grid.file.tables["mine"], rows)))
     assert first[evil("heading")] == evil("row")
     assert first["column"] == evil("column")
 
 
 def test_the_dashboard_takes_such_texts(grid, tmp_path):
     """wandb parses its filters; one that it cannot read raises ValueError."""
+    from psld.report.dashboard import report_blocks
+
     assert list(report_blocks(grid, tmp_path))

@@ -11,15 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from psld.grid.captions import caption_of
 from psld.grid.entries import STATUSES, read_table
-from psld.grid.figures import figures_of
-from psld.report.html import TEMPLATES
+from psld.grid.figures import all_figures
+from psld.report.formats import TEMPLATES
 from psld.report.page import MEANINGS, MOST_PIXELS, results_page
-from psld.report.table import text_of
+from psld.report.table import table_text
 from tests.commands import call, succeeded
-from tests.report.conftest import GRID
-from tests.results import write_grid
 
 VECTOR = '<svg width="720pt" height="360pt" viewBox="0 0 720 360" xmlns="x"></svg>'
 
@@ -67,12 +64,12 @@ def draw(folder: Path, name: str, pixels: np.ndarray | None = None) -> None:
 @pytest.fixture
 def content(folder, grid) -> str:
     """The page with all figures."""
-    for name in figures_of(grid):
+    for name in all_figures(grid):
         draw(folder, name)
-    return made(folder)
+    return page_in(folder)
 
 
-def made(folder: Path) -> str:
+def page_in(folder: Path) -> str:
     succeeded(call(folder, "page", "grid_name=mine"))
     return (folder / "results/mine.html").read_text()
 
@@ -80,7 +77,7 @@ def made(folder: Path) -> str:
 def test_the_tables_are_those_of_the_other_formats(content, folder, grid):
     tables = Page(content).tables
     for name, table in grid.file.tables.items():
-        text = text_of(table, read_table(grid, name, folder / "results/cells/mine"))
+        text = table_text(table, read_table(grid, name))
         assert [text.columns, *text.lines] in tables
         assert [text.detail_columns, *text.details] in tables
         for part in (text.title, text.caption, *text.notes):
@@ -89,7 +86,7 @@ def test_the_tables_are_those_of_the_other_formats(content, folder, grid):
 
 def test_all_entries_are_counted_by_status(content, folder, grid):
     assert set(MEANINGS) == set(STATUSES)
-    tables = (read_table(grid, name, folder / "results/cells/mine") for name in grid.file.tables)
+    tables = (read_table(grid, name) for name in grid.file.tables)
     statuses = [entry.status for rows in tables for row in rows for entry in row]
     shown = re.findall(r"<b>(\d+)</b> <strong>(.*?)</strong>", content)
     assert {status: int(number) for number, status in shown if number != "0"} == {
@@ -106,11 +103,11 @@ def test_nothing_is_fetched_and_nothing_runs(content):
 
 
 def test_every_figure_is_shown_once_and_described(content, grid):
-    page, figures = Page(content), figures_of(grid)
+    page, figures = Page(content), all_figures(grid)
     assert len(page.all("img")) == len(page.all("figure")) == len(figures)
     assert all(figure.title in content for figure in figures.values())
     for figure in figures.values():
-        assert caption_of(grid, figure) in html.unescape(content)
+        assert figure.caption in html.unescape(content)
     for image in page.all("img"):
         assert len(image["alt"]) > 10
         assert int(image["width"]) >= 80
@@ -144,21 +141,12 @@ def test_a_reader_without_a_mouse_or_a_screen_finds_everything(content):
     assert "width=device-width" in page.all("meta")[1]["content"]
 
 
-def test_seeds_are_counted_and_models_are_named_once(tmp_path):
-    grid = write_grid(tmp_path, GRID | {"seeds": {"training": [0, 1, 2], "sampling": [0, 5]}})
-    content = results_page(grid, tmp_path / "cells", tmp_path / "figures")
-    seeds, models = (
-        re.search(rf"<dt>{name}</dt><dd>(.*?)</dd>", content)[1] for name in ("Seeds", "Models")
-    )
-    assert re.findall(r"<span>(.*?),?</span>", seeds) == ["3 of training", "2 of sampling"]
-    assert re.findall(r"<span>(.*?),?</span>", models) == list(GRID["models"])
-
-
-def test_before_anything_was_run_the_page_says_so(tmp_path, folder, grid):
-    content = results_page(grid, tmp_path / "none", tmp_path / "none")
+def test_before_anything_was_run_the_page_lists_what_is_missing(tmp_path, monkeypatch, grid):
+    monkeypatch.chdir(tmp_path)
+    content = results_page(grid)
     number = sum(len(t.rows) * len(t.columns) for t in grid.file.tables.values())
     assert f"<b>{number}</b> <strong>not run</strong>" in content
-    assert f"Not drawn yet: {', '.join(figures_of(grid))}." in content
+    assert f"Not drawn yet: {', '.join(all_figures(grid))}." in content
     assert not re.search(r"\b(nan|None)\b", content)
 
 
@@ -177,13 +165,13 @@ def test_gray_pictures_keep_every_pixel_and_photographs_are_made_small(folder, g
     generator = np.random.default_rng(0)
     gray = generator.integers(0, 256, (40, 60), np.uint8)
     draw(folder, "filled", gray)
-    shown, _ = embedded(made(folder), 1)
+    shown, _ = embedded(page_in(folder), 1)
     assert (np.array(shown.convert("L")) == gray).all()
 
     smooth = np.linspace(0, 255, 2400 * 3000).reshape(2400, 3000, 1)
     noise = generator.integers(-8, 9, (2400, 3000, 3))
     draw(folder, "filled", np.clip(smooth + noise, 0, 255).astype(np.uint8))
-    shown, size = embedded(made(folder), 1)
+    shown, size = embedded(page_in(folder), 1)
     assert shown.size == (MOST_PIXELS, MOST_PIXELS * 4 // 5)
     assert size < 500_000
 

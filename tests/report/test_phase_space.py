@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 
 from psld.data.pixels import to_uint8
-from psld.report.phase_space import draw_trace, spread_pixels
-from psld.sampling.settings import SDESampler
-from psld.sampling.shards import Shard, shard_path
-from psld.sampling.trace import trace_sample
+from psld.report.phase_space import PIXELS, TIMES, draw_trace, spread_pixels
+from psld.sampling.sample import trace_sample
+from psld.sampling.shards import read_shard, shard_path
 from psld.training.model import load_model
 from tests.commands import call, refused, succeeded
+from tests.diffusion.sampling import sde
 
 SIZE = 6
 CPU = torch.device("cpu")
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 def trace(
     model: Path, integrator: str, sample: int, precision: str = "fp32"
 ) -> tuple[list[float], torch.Tensor]:
-    sampler = SDESampler(integrator=integrator, striding="quadratic", steps=5, precision=precision)
+    sampler = sde(integrator, striding="quadratic", steps=5, precision=precision)
     return trace_sample(load_model(model, CPU), sampler, sample, shard_size=SIZE, seed=3)
 
 
@@ -35,7 +35,7 @@ def test_the_path_ends_with_the_sample_of_the_cell(model, tmp_path, integrator, 
     overrides.append(f"sampler.precision={precision}")
     common = [f"model={model}", f"shard_size={SIZE}", "seed=3", "first=1"]
     succeeded(call(tmp_path, "sample", *common, *overrides, "output=cell"))
-    images = Shard.load(shard_path(tmp_path / "cell", 1)).images
+    images = read_shard(shard_path(tmp_path / "cell", 1)).images
     for index in (0, 4):
         _, states = trace(model, integrator, SIZE + index, precision)
         # M⁻¹ = 4 is the momentum's unit; that of the position is 1.
@@ -54,59 +54,46 @@ def test_a_path_has_its_start_each_step_and_its_end(model):
 
 
 def test_pixels_are_followed_from_the_darkest_to_the_brightest():
+    """Each once: an image may have fewer gray levels than pixels are followed."""
     image = torch.arange(64.0).reshape(8, 8)
-    assert spread_pixels(image, 3)[::2] == [(0, 0), (7, 7)]
-    rows = [row for row, _ in spread_pixels(image, 3)]
-    assert rows[1] in (3, 4)
-
-
-def test_a_pixel_is_followed_once():
-    """An image may have fewer gray levels than pixels are followed, such as a blank one."""
-    draw_trace([1.0, 0.0], torch.zeros(2, 2, 1, 8, 8), columns=2, pixels=3, title="Blank")
+    darkest, middle, brightest = spread_pixels(image, 3)
+    assert (darkest, brightest) == ((0, 0), (7, 7))
+    assert middle[0] in (3, 4)
     assert spread_pixels(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), 5) == [(0, 0), (0, 1)]
+    draw_trace([1.0, 0.0], torch.zeros(2, 2, 1, 8, 8), title="Blank")
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("blocks", [2, 3])
 def test_the_figure_shows_blocks_by_time_and_pixels_in_the_plane(channels, blocks):
-    states = torch.randn(9, blocks, channels, 8, 8, generator=torch.Generator().manual_seed(0))
-    times = torch.linspace(1, 0, 9).tolist()
-    figure = draw_trace(times, states, columns=5, pixels=2, title="A title")
+    states = torch.randn(19, blocks, channels, 8, 8, generator=torch.Generator().manual_seed(0))
+    figure = draw_trace(torch.linspace(1, 0, 19).tolist(), states, title="A title")
     pictures = [axes for axes in figure.axes if axes.images]
-    assert len(pictures) == 5 * blocks
-    assert [axes.get_title() for axes in pictures[:5]] == [
-        *("t = 1", "t = 0.75", "t = 0.5", "t = 0.25", "t = 0")
-    ]
+    assert len(pictures) == TIMES * blocks
+    titles = [axes.get_title() for axes in pictures[:TIMES]]
+    assert (titles[:2], titles[-1]) == (["t = 1", "t = 0.89"], "t = 0")
     shown = pictures[-1].images[0].get_array()
     assert shown.shape == ((8, 8) if channels == 1 else (8, 8, 3))
     plane, *_ = (axes for axes in figure.axes if axes.get_xlabel() == "position x")
-    paths = [line for line in plane.get_lines() if len(line.get_xdata()) == 9]
-    place = spread_pixels(states[-1, 0, channels // 2], 2)[0]
+    paths = [line for line in plane.get_lines() if len(line.get_xdata()) == 19]
+    place = spread_pixels(states[-1, 0, channels // 2], PIXELS)[0]
     np.testing.assert_allclose(paths[0].get_xdata(), states[:, 0, channels // 2, *place])
     np.testing.assert_allclose(paths[0].get_ydata(), states[:, 1, channels // 2, *place])
 
 
-def test_the_command_writes_a_picture_and_a_vector_graphic(model, tmp_path):
-    arguments = (f"model={model}", "sampler.steps=4", "shard_size=4", "output=path/x", "times=3")
-    arguments += ("title='$x_{$'",)  # no formula
-    succeeded(call(tmp_path, "figure", *arguments))
-    assert {path.name for path in (tmp_path / "path").iterdir()} == {"x.png", "x.svg"}
-    with Image.open(tmp_path / "path" / "x.png") as image:
-        assert min(image.size) > 600
-    assert ElementTree.parse(tmp_path / "path" / "x.svg").getroot().tag.endswith("svg")
-
-
-def test_the_figure_of_a_grid_is_that_of_the_first_sample_by_the_gallerys_sampler(model, folder):
+def test_the_figure_of_a_grid_is_the_path_of_its_first_sample(model, folder):
     """A smaller model of the same kind replaces the grid's."""
     (folder / "models/mine").mkdir(parents=True)
     (folder / "models/mine/low").symlink_to(model)
-    name = "results/figures/mine/phase-space/low"
     succeeded(call(folder, "figure", "grid_name=mine", "figure=phase-space/low"))
-    shown = (f"model={model}", "title=low by em-10", "sampler=em", "sampler.steps=10")
-    numbers = ("shard_size=50", "seed=0", "times=10", "pixels=3")
-    succeeded(call(folder, "figure", *shown, *numbers, "output=alone"))
-    assert (folder / f"{name}.png").read_bytes() == (folder / "alone.png").read_bytes()
-    assert (folder / f"{name}.svg").exists()
+    words = ("sampler=em", "sampler.steps=10", "shard_size=50", "output=alone")
+    succeeded(call(folder, "trace", "model=models/mine/low", *words))
+    figure = folder / "results/figures/mine/phase-space/low"
+    with Image.open(figure.with_suffix(".png")) as image, Image.open("alone.png") as alone:
+        assert min(image.size) > 600
+        below = slice(100, None)  # the title
+        assert (np.asarray(image)[below] == np.asarray(alone)[below]).all()
+    assert ElementTree.parse(figure.with_suffix(".svg")).getroot().tag.endswith("svg")
 
 
 def test_what_has_no_path_through_phase_space_is_refused(model, vp_sde_model, tmp_path):
@@ -116,5 +103,5 @@ def test_what_has_no_path_through_phase_space_is_refused(model, vp_sde_model, tm
         ([f"model={model}", "guidance@sampler.guidance=classifier-free"], ["use none"]),
         (["model=nowhere"], ["nowhere/manifest.json: no such file"]),
     ):
-        refused(call(tmp_path, "figure", *overrides, "output=x"), 2, *words)
+        refused(call(tmp_path, "trace", *overrides, "output=x"), 2, *words)
     assert not list(tmp_path.glob("x.*"))

@@ -1,6 +1,7 @@
 """Plots of a grid: the positions of measured points and of the paper's."""
 
 import shutil
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
@@ -10,38 +11,33 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
-from psld.config.settings import with_digest
-from psld.report.panels import Curve, View, draw_panels
-from psld.report.plots import (
-    MAX_POINTS,
-    plot_gamma,
-    plot_nfe,
-    plot_training,
-    thinned,
-)
+from psld.report.plots import MAX_POINTS, Curve, Panel, draw_panels, draw_plot, thinned
 from psld.report.style import COLORS, Look, model_looks, ramp
-from psld.utils.files import write_json
+from psld.training.history import write_history
 from tests.commands import call, refused, succeeded
-from tests.report.conftest import cells_of, result_path
+
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def points_of(figure: Figure, ours: bool = True) -> dict[str, dict[str, list]]:
     """Panel → line → points. The legend's colors give the names of the paper's lines."""
     colors = {to_hex(h.get_color()): h.get_label() for h in figure.legends[0].get_lines()}
-    found: dict[str, dict[str, list]] = {}
+    panels: dict[str, dict[str, list]] = {}
     for axes in figure.axes:
-        lines = found.setdefault(axes.get_title(), {})
+        lines = panels.setdefault(axes.get_title(), {})
         for line in axes.get_lines():
             points = [tuple(map(float, point)) for point in zip(*line.get_data(), strict=True)]
             if ours and not line.get_label().startswith("_"):
                 lines[line.get_label()] = points
             if not ours and line.get_label() == "_paper":
                 lines[colors[to_hex(line.get_color())]] = points
-    return {panel: lines for panel, lines in found.items() if panel}
+    return {panel: lines for panel, lines in panels.items() if panel}
 
 
-def test_ours_stand_over_their_network_evaluations(folder, grid):
-    assert points_of(plot_nfe(grid, cells_of(folder))) == {
+def test_ours_stand_over_their_network_evaluations_next_to_the_papers(grid):
+    """An adaptive sampler's needs the paper's own count of evaluations, which 1e-3 lacks."""
+    figure = draw_plot(grid, "nfe")
+    assert points_of(figure) == {
         "em": {
             "vp-sde": [(20, 2.5)],
             "cld": [(10, 8.5), (20, 4.25)],
@@ -50,11 +46,6 @@ def test_ours_stand_over_their_network_evaluations(folder, grid):
         },
         "rk45": {"cld": [(81, 5.5)]},
     }
-
-
-def test_the_papers_points_stand_beside_ours(folder, grid):
-    """An adaptive sampler's needs the paper's own count of evaluations, which 1e-3 lacks."""
-    figure = plot_nfe(grid, cells_of(folder))
     assert points_of(figure, ours=False) == {
         "em": {"cld": [(10, 8), (20, 4)], "high": [(10, 9)]},
         "rk45": {"cld": [(80, 5)]},
@@ -62,8 +53,8 @@ def test_the_papers_points_stand_beside_ours(folder, grid):
     assert figure.legends[0].get_texts()[-1].get_text() == "hollow: the paper's"
 
 
-def test_distances_over_gamma(folder, grid):
-    figure = plot_gamma(grid, cells_of(folder))
+def test_distances_over_gamma(grid):
+    figure = draw_plot(grid, "gamma")
     assert points_of(figure) == {
         "em": {"steps = 10": [(0, 8.5), (0.01, 7.5), (0.25, 9.5)], "steps = 20": [(0, 4.25)]}
     }
@@ -74,24 +65,20 @@ def test_distances_over_gamma(folder, grid):
     assert [f"{tick:g}" for tick in axes.get_xticks()] == ["0", "0.01", "0.25"]
 
 
-def test_levels_beyond_the_axis_are_named_at_its_end(folder, grid):
-    axes = plot_nfe(grid, cells_of(folder)).axes[0]
-    low, high = axes.get_ylim()
+def test_panels_of_one_metric_share_their_axis_and_levels_beyond_it_are_named(grid):
+    first, second = draw_plot(grid, "nfe").axes[:2]
+    assert first.get_ylim() == second.get_ylim()
+    low, high = first.get_ylim()
     assert 0.3 < low < 2.5
     assert 9.5 < high < 98.76
-    assert [text.get_text() for text in axes.texts] == ["↑ noise: 98.8", "↓ test split: 0.3"]
-
-
-def test_panels_of_a_group_share_their_axis(folder, grid):
-    one, other = (axes.get_ylim() for axes in plot_nfe(grid, cells_of(folder)).axes[:2])
-    assert one == other
+    assert [text.get_text() for text in first.texts] == ["↑ noise: 98.8", "↓ test split: 0.3"]
 
 
 @pytest.mark.parametrize(("panels", "shape"), [(1, (1, 1)), (3, (1, 3)), (4, (2, 2)), (5, (2, 3))])
 def test_rows_have_about_the_same_length(panels, shape):
     curve = Curve("a", Look("black", "o"), [(1.0, 2.0), (3.0, 4.0)])
-    views = [View(str(i), "all", "y", [curve]) for i in range(panels)]
-    figure = draw_panels(views, "x", lambda axes, places: None)
+    drawn = [Panel(str(i), "all", "y", [curve]) for i in range(panels)]
+    figure = draw_panels(drawn, "x", lambda axes, places: None)
     assert figure.axes[0].get_subplotspec().get_gridspec().get_geometry() == shape
     assert sum(axes.axison for axes in figure.axes) == panels
 
@@ -105,32 +92,27 @@ def test_a_process_has_one_color_and_its_models_differ_otherwise(grid):
 
 
 def test_models_of_one_process_have_their_own_colors(grid):
-    models = {name: grid.models[name] for name in ("low", "longer")}
-    looks = model_looks(grid.model_copy(update={"models": models}))
+    models = {name: grid.file.models[name] for name in ("low", "longer")}
+    looks = model_looks(replace(grid, file=grid.file.model_copy(update={"models": models})))
     assert [look.color for look in looks.values()] == list(COLORS[:2])
 
 
-def test_looks_do_not_depend_on_what_has_been_run(folder, grid):
-    result_path(folder, "vp-sde/em-20").unlink()
-    figure = plot_nfe(grid, cells_of(folder))
-    colors = {h.get_label(): to_hex(h.get_color()) for h in figure.legends[0].get_lines()}
-    assert "vp-sde" not in colors
-    assert colors["cld"] == COLORS[1].lower()
-
-
-def test_a_model_has_its_look_in_the_legend_and_in_the_panels_of_every_plot(folder, grid):
+def test_a_model_has_its_look_in_every_plot_whatever_has_been_run(folder, grid):
+    Path(grid.cells["vp-sde/em-20"].result).unlink()
     for model in grid.models:
-        write_history(folder, model, steps=30)
-    looks = model_looks(grid)
-    for figure in (plot_nfe(grid, cells_of(folder)), plot_training(grid, folder / "models/mine")):
-        drawn = [line for axes in figure.axes for line in axes.get_lines()]
-        drawn += figure.legends[0].get_lines()
-        of_models = [line for line in drawn if line.get_label() in looks]
-        assert {line.get_label() for line in of_models} >= {"vp-sde", "cld", "low", "high"}
-        for line in of_models:
+        write_training(folder, model, steps=30)
+    looks, names = model_looks(grid), {}
+    for plot in ("nfe", "training"):
+        figure = draw_plot(grid, plot)
+        lines = [line for axes in figure.axes for line in axes.get_lines()]
+        lines += figure.legends[0].get_lines()
+        models = [line for line in lines if line.get_label() in looks]
+        names[plot] = {line.get_label() for line in models}
+        for line in models:
             look = looks[line.get_label()]
             assert to_hex(line.get_color()) == look.color.lower()
             assert line.get_marker() == look.marker
+    assert names == {"nfe": {"cld", "low", "high"}, "training": set(grid.models)}
 
 
 def brightness(color: str) -> float:
@@ -147,18 +129,15 @@ def test_a_ramp_darkens():
 # --- training curves -----------------------------------------------------------------------------
 
 
-def write_history(folder: Path, model: str, steps: int) -> None:
-    path = folder / "models" / "mine" / model / "history.json"
-    path.parent.mkdir(parents=True)
-    entries = [{"step": s, "loss": 1 / s, "grad_norm": 1.0} for s in range(10, steps + 1, 10)]
-    write_json(path, with_digest({"entries": entries}))
+def write_training(folder: Path, model: str, steps: int) -> None:
+    entries = [{"step": s, "time": 1e9 + s, "loss": 1 / s} for s in range(10, steps + 1, 10)]
+    write_history(folder / "models" / "mine" / model, entries)
 
 
 def test_training_curves_of_the_models_that_have_been_trained(folder, grid):
-    write_history(folder, "cld", steps=30)
-    write_history(folder, "low", steps=20)
-    curves = points_of(plot_training(grid, folder / "models" / "mine"))
-    assert curves == {
+    write_training(folder, "cld", steps=30)
+    write_training(folder, "low", steps=20)
+    assert points_of(draw_plot(grid, "training")) == {
         "digits": {
             "cld": [(10, 1 / 10), (20, 1 / 20), (30, 1 / 30)],
             "low": [(10, 0.1), (20, 0.05)],
@@ -178,7 +157,7 @@ def test_long_curves_are_averaged_over_steps():
 
 
 def test_a_damaged_history_is_named(folder):
-    write_history(folder, "cld", steps=20)
+    write_training(folder, "cld", steps=20)
     path = folder / "models" / "mine" / "cld" / "history.json"
     changed = path.read_text().replace("0.1", "0.2")
     for content in (changed, '{"entries": [{}]}', "[{}]", "{", "3"):
@@ -192,15 +171,14 @@ def test_a_damaged_history_is_named(folder):
 
 @pytest.mark.parametrize("name", ["nfe", "gamma", "training"])
 def test_a_plot_is_a_picture_and_a_vector_graphic_and_always_the_same(folder, name):
-    write_history(folder, "cld", steps=30)
-    made = []
+    write_training(folder, "cld", steps=30)
+    contents = []
     for _ in range(2):
         succeeded(call(folder, "figure", "grid_name=mine", f"figure={name}"))
-        figures = folder / "results" / "figures" / "mine"
-        files = {f"{name}.png", f"{name}.svg"}
-        assert {path.name for path in figures.iterdir()} == files
-        made.append([(figures / file).read_bytes() for file in files])
-    assert made[0] == made[1]
+        figures = folder / "results/figures/mine"
+        contents.append({path.name: path.read_bytes() for path in figures.iterdir()})
+    assert contents[0] == contents[1]
+    assert contents[0].keys() == {f"{name}.png", f"{name}.svg"}
     with Image.open(figures / f"{name}.png") as image:
         image.load()
         assert min(image.size) > 400
@@ -219,8 +197,8 @@ def test_nothing_to_plot_is_refused(folder):
     assert not (folder / "results").exists()
 
 
-def test_a_damaged_result_is_named(folder):
-    path = result_path(folder, "cld/em-10")
+def test_a_damaged_result_is_named(folder, grid):
+    path = Path(grid.cells["cld/em-10"].result)
     path.write_text("[]")
     finished = call(folder, "figure", "grid_name=mine", "figure=gamma")
-    refused(finished, 2, f"{path.relative_to(folder)}: not the metrics of a cell", "delete it")
+    refused(finished, 2, f"{path}: not the metrics of a cell", "delete it")

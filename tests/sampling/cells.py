@@ -1,6 +1,5 @@
 """A small cell: its settings, and its first shard sampled in this process."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +35,7 @@ def sample(model, *overrides: str, loaded: Model | None = None) -> Shard:
     """The first shard of the settings' range."""
     given = settings(model, *overrides)
     loaded = loaded or load_model(model, CPU)
-    origin = replace(origin_of(given, loaded.weights_sha256, None), index=given.first)
+    origin = origin_of(given, loaded.weights_sha256, None).at(given.first)
     return sample_shard(given, loaded, None, origin, Batching(given.batch_size))
 
 

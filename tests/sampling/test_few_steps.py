@@ -8,8 +8,8 @@ import torch
 
 import psld
 from psld.data.store import ImageStore
-from psld.sampling.masks import masks_of
-from psld.sampling.settings import HalvesMask
+from psld.diffusion.samplers import HalvesMask
+from psld.sampling.inpainting import draw_masks
 from psld.sampling.shards import Shard
 from tests.commands import TINY, call, refused, succeeded
 
@@ -43,12 +43,13 @@ def test_a_sampler_of_plain_denoisers_runs_on_a_trained_network(model):
 
 @pytest.mark.parametrize("sampler", FEW)
 def test_inpainting_keeps_the_known_pixels(sampler, model, digits, tmp_path):
-    halves = ("guidance@sampler.guidance=inpainting", "mask@sampler.guidance.mask=halves")
-    given = (f"sampler={sampler}", "sampler.steps=8", *halves, f"model={model}", f"data={digits}")
+    inpaint = ("guidance@sampler.guidance=inpainting", "mask@sampler.guidance.mask=halves")
+    given = (f"sampler={sampler}", "sampler.steps=8", *inpaint, f"model={model}", f"data={digits}")
     succeeded(call(tmp_path, "sample", *given, "shard_size=20", "output=cell"))
-    shard = Shard.load(tmp_path / "cell" / "00000.h5")
+    shard = Shard.load(tmp_path / "cell" / "00000.safetensors")
     assert shard.nfe == 8
-    known = masks_of(HalvesMask(kind="halves", missing="cycle"), range(20), 8)[:, None] == 1
+    halves = HalvesMask(kind="halves", missing="cycle")
+    known = draw_masks(halves, range(20), 8, None)[:, None] == 1
     difference = shard.images.astype(int) - ImageStore.open(digits).images("test")[:20]
     assert np.abs(difference[known]).max() <= 2
     assert np.abs(difference[~known]).mean() > 20

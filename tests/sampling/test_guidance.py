@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from psld.grid.composing import compose_guide, compose_model, compose_sampler
-from psld.grid.results import CellResults
-from psld.metrics.extractor_folder import open_extractor
-from psld.sampling.fit import check_fit
+from psld.config.compose import compose_content
+from psld.config.settings import parse
+from psld.grid.resolution import compose_model, compose_sampler
+from psld.metrics.classifier import load_classifier
+from psld.metrics.results import CellResults
+from psld.sampling.settings import check_fit
 from psld.sampling.shards import Shard
 from psld.training.manifest import GuideManifest, read_manifest
+from psld.training.settings import TrainGuideSettings
 from psld.utils.errors import UserError
 from tests.commands import TINY, call, refused, succeeded
 
@@ -48,7 +51,7 @@ def test_every_integrator_is_guided_by_a_guide(model, guide, quick, tmp_path):
     }.items():
         arguments = (*overrides, *more, f"model={model}", f"output={name}")
         succeeded(call(tmp_path, "sample", *arguments))
-        shards[name] = Shard.load(tmp_path / name / "00001.h5")
+        shards[name] = Shard.load(tmp_path / name / "00001.safetensors")
     guided = shards["guided"]
     assert guided.labels.tolist() == [i % 10 for i in range(SIZE, 2 * SIZE)]
     assert guided.masks is None
@@ -63,7 +66,7 @@ def test_classifier_free_samples_and_their_recognized_share(conditional_model, f
     """The metric's classifier, asked directly, finds as many of the classes as evaluation says."""
     cell = (*QUICK["em"], *FREE, f"model={conditional_model}", f"shard_size={SIZE}")
     succeeded(call(tmp_path, "sample", *cell, "shards=2", "output=cell"))
-    shards = [Shard.load(tmp_path / "cell" / f"{index:05d}.h5") for index in range(2)]
+    shards = [Shard.load(tmp_path / "cell" / f"{index:05d}.safetensors") for index in range(2)]
     assert [shard.nfe for shard in shards] == [12, 12]
     samples = 2 * SIZE - 3
     metric = (
@@ -73,7 +76,7 @@ def test_classifier_free_samples_and_their_recognized_share(conditional_model, f
     )
     evaluation = (*cell, *metric, "shards=cell", f"samples={samples}", "output=result.json")
     succeeded(call(tmp_path, "evaluate", *evaluation))
-    extractor = open_extractor(features)
+    extractor = load_classifier(features)
     images = torch.from_numpy(np.concatenate([shard.images for shard in shards])[:samples])
     answers = extractor(images)[1].argmax(dim=1).numpy()
     labels = np.arange(samples) % 10
@@ -84,7 +87,7 @@ def test_classifier_free_samples_and_their_recognized_share(conditional_model, f
 def test_a_class_conditional_model_samples_without_a_class_too(conditional_model, tmp_path):
     arguments = (*QUICK["em"], f"model={conditional_model}", f"shard_size={SIZE}", "output=x")
     succeeded(call(tmp_path, "sample", *arguments))
-    shard = Shard.load(tmp_path / "x" / "00000.h5")
+    shard = Shard.load(tmp_path / "x" / "00000.safetensors")
     assert shard.labels is None
     assert shard.nfe == 6
 
@@ -103,7 +106,11 @@ def test_shards_of_another_guide_are_refused(model, guide, digits, features, tmp
     succeeded(call(tmp_path, "evaluate", *evaluation))
     retrain = (*TINY, "training.steps=2", f"data={digits}", "output=guide")
     succeeded(call(tmp_path, "train_guide", *retrain))
-    refused(call(tmp_path, "evaluate", *evaluation), 2, "00000.h5: made by another guide_sha256")
+    refused(
+        call(tmp_path, "evaluate", *evaluation),
+        2,
+        "00000.safetensors: made by another guide_sha256",
+    )
 
 
 @pytest.mark.parametrize(
@@ -135,6 +142,10 @@ def test_bad_settings_are_refused_in_one_line(model, guide, tmp_path, overrides,
     assert not (tmp_path / "x").exists()
 
 
+def guide_settings(overrides: list[str]) -> TrainGuideSettings:
+    return parse(TrainGuideSettings, compose_content("train_guide", overrides, "test"), "test")
+
+
 def model_settings(*overrides: str):
     return compose_model(overrides, "test")
 
@@ -150,10 +161,10 @@ def model_settings(*overrides: str):
 )
 def test_a_guide_guides_models_of_its_own_dataset_and_process(trained, message):
     sampler = compose_sampler(BY_CLASSIFIER, "test")
-    own = compose_guide([], "test")
+    own = guide_settings([])
     check_fit(sampler, model_settings(), own)
     with pytest.raises(UserError, match=message):
-        check_fit(sampler, model_settings(), compose_guide(trained, "test"))
+        check_fit(sampler, model_settings(), guide_settings(trained))
     with pytest.raises(UserError, match="guidance by a guide needs one"):
         check_fit(sampler, model_settings(), None)
 
@@ -161,8 +172,8 @@ def test_a_guide_guides_models_of_its_own_dataset_and_process(trained, message):
 def test_a_guide_of_the_logarithm_of_time_takes_no_official_time():
     official = (*BY_CLASSIFIER, "sampler.guidance.official_time=true")
     sampler = compose_sampler(official, "test")
-    fourier = compose_guide(["network.embedding=fourier"], "test")
-    positional = compose_guide(["network.embedding=positional"], "test")
+    fourier = guide_settings(["network.embedding=fourier"])
+    positional = guide_settings(["network.embedding=positional"])
     check_fit(sampler, model_settings(), positional)
     with pytest.raises(UserError, match="official_time: this guide embeds the logarithm"):
         check_fit(sampler, model_settings(), fourier)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from psld.data.store import ImageStore
-from psld.sampling.masks import masks_of
-from psld.sampling.settings import HalvesMask
+from psld.diffusion.samplers import HalvesMask
+from psld.sampling.inpainting import draw_masks
 from psld.sampling.shards import Shard, read_shards
 from tests.commands import call, refused, succeeded
 
@@ -31,7 +31,7 @@ def cell(model, digits, tmp_path_factory):
 
 
 def shards(cell) -> list[Shard]:
-    return [Shard.load(cell / "cell" / f"{index:05d}.h5") for index in range(4)]
+    return [Shard.load(cell / "cell" / f"{index:05d}.safetensors") for index in range(4)]
 
 
 def test_sample_i_fills_in_image_i(cell, digits):
@@ -40,7 +40,7 @@ def test_sample_i_fills_in_image_i(cell, digits):
     assert [len(part.images) for part in parts] == [SIZE, SIZE, SIZE, 60]
     images = np.concatenate([part.images for part in parts])
     masks = np.concatenate([part.masks for part in parts])
-    np.testing.assert_array_equal(masks, masks_of(HALVES, range(360), 8))
+    np.testing.assert_array_equal(masks, draw_masks(HALVES, range(360), 8, None))
     known = masks[:, None] == 1
     difference = images.astype(int) - store.images("test")
     assert np.abs(difference[known]).max() <= 2
@@ -63,7 +63,7 @@ def test_the_first_samples_are_cut_with_their_masks(cell):
 def test_another_size_of_shards_has_the_same_masks_and_known_pixels(cell, model, digits):
     other = f"shard_size=60 first=5 model={model} data={digits} output=other".split()
     succeeded(call(cell, "sample", *CELL, *other))
-    other, whole = Shard.load(cell / "other" / "00005.h5"), shards(cell)[3]
+    other, whole = Shard.load(cell / "other" / "00005.safetensors"), shards(cell)[3]
     np.testing.assert_array_equal(other.masks, whole.masks)
     known = np.broadcast_to(whole.masks[:, None] == 1, whole.images.shape)
     np.testing.assert_array_equal(other.images[known], whole.images[known])
@@ -82,35 +82,10 @@ def test_evaluation_takes_the_split_and_no_more(cell, model, digits, features):
     made = (model, digits, features, *CELL)
     succeeded(evaluate(cell, *made, "samples=360"))
     (cell / "result.json").unlink()
-    refused(evaluate(cell, *made, "samples=361"), 2, "00003.h5: ends with sample 359, but 361")
+    refused(evaluate(cell, *made, "samples=361"), 2, "ends with sample 359, but 361")
     train = evaluate(cell, *made, "samples=360", "sampler.guidance.split=train")
-    refused(train, 2, "00000.h5: made by another sampler_digest")
+    refused(train, 2, "00000.safetensors: made by another sampler_digest")
     assert not (cell / "result.json").exists()
-
-
-def with_mask(*mask: str) -> list[str]:
-    """The overrides of the cell with another mask."""
-    return [*(override for override in CELL if not override.startswith("mask@")), *mask]
-
-
-OWN = with_mask("mask@sampler.guidance.mask=file", "sampler.guidance.mask.path=own.npy")
-
-
-def write_masks(folder, hole) -> None:
-    masks = np.ones((1, 8, 8), bool)
-    masks[hole] = False
-    np.save(folder / "own.npy", masks)
-
-
-def test_other_masks_under_the_same_name_make_another_cell(model, digits, features, tmp_path):
-    write_masks(tmp_path, np.s_[:, :, 2])
-    given = (*OWN, f"model={model}", f"data={digits}", "output=cell")
-    succeeded(call(tmp_path, "sample", *given))
-    assert (Shard.load(tmp_path / "cell" / "00000.h5").masks == 0).sum() == SIZE * 8
-    evaluated = (model, digits, features, *OWN, "samples=100")
-    succeeded(evaluate(tmp_path, *evaluated))
-    write_masks(tmp_path, np.s_[:, :, 2:4])
-    refused(evaluate(tmp_path, *evaluated), 2, "00000.h5: made by another masks_digest")
 
 
 @pytest.mark.parametrize(
@@ -138,7 +113,8 @@ def test_bad_settings_are_refused_in_one_line(model, digits, tmp_path, overrides
 
 
 def test_masks_of_digits_need_mnist(model, digits, tmp_path):
-    digit = with_mask("mask@sampler.guidance.mask=digits")
+    digit = [key for key in CELL if not key.startswith("mask@")]
+    digit.append("mask@sampler.guidance.mask=digits")
     given = (*digit, f"model={model}", f"data={digits}", "output=x")
     refused(call(tmp_path, "sample", *given), 2, "mnist: sampler.guidance needs it")
     refused(call(tmp_path, "sample", *given, "mnist=absent.h5"), 2, "dataset=absent")

@@ -6,7 +6,7 @@ import threading
 import pytest
 import torch
 
-from psld.sampling.noise import ShardNoise
+from psld.sampling.sample import ShardNoise
 
 CPU = torch.device("cpu")
 SHAPE = (50, 2, 8, 8)

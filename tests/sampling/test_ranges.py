@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import psld.sampling.sample as sampling
-from psld.sampling.shards import Shard
+from psld.sampling.shards import Shard, shard_path
 from psld.utils.files import read_json
 from tests.commands import call, command, files_below, refused, started, succeeded
 from tests.sampling.cells import SIZE, names_in, sample
@@ -37,13 +37,18 @@ def resample(cell, model, *overrides: str) -> str:
     return succeeded(call(cell.parent, "sample", *arguments)).stdout
 
 
+def names_of(indices: range) -> list[str]:
+    """The files of shards."""
+    return [f"{index:05d}.safetensors" for index in indices]
+
+
 def test_one_process_makes_what_one_for_each_shard_makes(three, model, tmp_path):
-    assert names_in(three / "cell") == ["00000-00002.json", "00000.h5", "00001.h5", "00002.h5"]
+    assert names_in(three / "cell") == ["00000-00002.json", *names_of(range(3))]
     for index in range(3):
-        whole = Shard.load(three / "cell" / f"{index:05d}.h5")
+        whole = Shard.load(shard_path(three / "cell", index))
         options = (*RANGE, f"model={model}", f"first={index}")
         succeeded(call(tmp_path, "sample", *options))
-        alone = Shard.load(tmp_path / "cell" / f"{index:05d}.h5")
+        alone = Shard.load(shard_path(tmp_path / "cell", index))
         np.testing.assert_array_equal(alone.images, whole.images)
         assert alone.origin == whole.origin
 
@@ -58,44 +63,43 @@ def test_the_model_is_loaded_once_for_a_range(model, tmp_path, monkeypatch):
 
 def test_the_record_says_which_shards_there_are(three):
     record = read_json(three / "cell" / "00000-00002.json")
-    shards = [Shard.load(three / "cell" / f"{index:05d}.h5") for index in range(3)]
+    shards = [Shard.load(shard_path(three / "cell", index)) for index in range(3)]
     assert record["shards"] == [
-        {"index": shard.origin.index, "digest": shard.content_digest(), "images": SIZE}
-        for shard in shards
+        {"index": shard.origin.index, "digest": shard.digest(), "images": SIZE} for shard in shards
     ]
 
 
 def test_whole_shards_are_kept_however_they_are_divided_among_processes(cell, model):
     before = files_below(cell)
-    assert resample(cell, model, "shards=3").startswith("shard 0: is there\nshard 1: is there\n")
+    assert resample(cell, model, "shards=3").startswith("shard 0: kept\nshard 1: kept\n")
     assert files_below(cell) == before
     said = resample(cell, model, "first=1", "shards=3").splitlines()
-    assert said[:3] == ["shard 1: is there", "shard 2: is there", "shard 3: 8 images, NFE 3"]
+    assert said[:3] == ["shard 1: kept", "shard 2: kept", "shard 3: 8 images, NFE 3"]
     after = files_below(cell)
     assert before.items() <= after.items()
-    assert after.keys() - before.keys() == {"00003.h5", "00001-00003.json"}
+    assert after.keys() - before.keys() == {"00003.safetensors", "00001-00003.json"}
 
 
 def test_what_is_missing_damaged_or_of_another_origin_is_made_again(cell, model):
     """And nothing else; the images come out as they were."""
-    images = [Shard.load(cell / f"{index:05d}.h5").images for index in range(3)]
-    kept = (cell / "00002.h5").read_bytes()
-    (cell / "00000.h5").unlink()
-    whole = (cell / "00001.h5").read_bytes()
+    images = [Shard.load(shard_path(cell, index)).images for index in range(3)]
+    kept = shard_path(cell, 2).read_bytes()
+    shard_path(cell, 0).unlink()
+    whole = shard_path(cell, 1).read_bytes()
     for damaged in (whole[:-100], whole.replace(images[1].tobytes(), images[0].tobytes()), b""):
         assert damaged != whole
-        (cell / "00001.h5").write_bytes(damaged)
+        shard_path(cell, 1).write_bytes(damaged)
         said = resample(cell, model, "shards=3").splitlines()
-        assert said[1].startswith("not kept: cell/00001.h5: damaged shard")
+        assert said[1].startswith("not kept: cell/00001.safetensors: damaged shard")
         assert said[2] == "shard 1: 8 images, NFE 3"
-        assert said[3] == "shard 2: is there"
-    assert (cell / "00002.h5").read_bytes() == kept
+        assert said[3] == "shard 2: kept"
+    assert shard_path(cell, 2).read_bytes() == kept
     for index in range(3):
-        np.testing.assert_array_equal(Shard.load(cell / f"{index:05d}.h5").images, images[index])
+        np.testing.assert_array_equal(Shard.load(shard_path(cell, index)).images, images[index])
     said = resample(cell, model, "shards=3", "seed=1")
-    assert "is there" not in said
+    assert ": kept" not in said
     assert said.count("made by another seed than the model and the sampler have now") == 3
-    assert not np.array_equal(Shard.load(cell / "00000.h5").images, images[0])
+    assert not np.array_equal(Shard.load(shard_path(cell, 0)).images, images[0])
 
 
 def test_a_killed_range_loses_the_shard_under_way_alone(model, tmp_path):
@@ -103,26 +107,29 @@ def test_a_killed_range_loses_the_shard_under_way_alone(model, tmp_path):
     slow = (f"model={model}", "sampler=em", "sampler.steps=100", f"shard_size={SIZE}", "shards=20")
     cell = tmp_path / "cell"
     with started(tmp_path, command("sample", *slow, "output=cell")) as process:
-        while not (cell / "00002.h5").exists():
+        while not shard_path(cell, 2).exists():
             assert process.poll() is None, process.communicate()
             time.sleep(0.005)
         process.kill()
         assert process.wait() == -signal.SIGKILL
-    made = sorted(cell.glob("*.h5"))
+    made = sorted(cell.glob("*.safetensors"))
     assert 3 <= len(made) < 20, "it was killed on the way"
     assert not list(cell.glob("*.json")), "the record comes last"
     for path in made:
         Shard.load(path)
     before = {path: path.read_bytes() for path in made}
     said = succeeded(call(tmp_path, "sample", *slow, "output=cell")).stdout.splitlines()
-    assert [line for line in said if line.endswith("is there")] == [
-        f"shard {index}: is there" for index in range(len(made))
+    assert [line for line in said if line.endswith("kept")] == [
+        f"shard {index}: kept" for index in range(len(made))
     ]
     assert {path: path.read_bytes() for path in made} == before
-    assert names_in(cell) == ["00000-00019.json", *(f"{index:05d}.h5" for index in range(20))]
+    assert names_in(cell) == [
+        "00000-00019.json",
+        *names_of(range(20)),
+    ]
     last = len(made)
     same = sample(model, *slow, f"first={last}")
-    np.testing.assert_array_equal(Shard.load(cell / f"{last:05d}.h5").images, same.images)
+    np.testing.assert_array_equal(Shard.load(shard_path(cell, last)).images, same.images)
 
 
 def test_a_failed_range_keeps_the_shards_before_the_failure(model, tmp_path, monkeypatch):
@@ -137,7 +144,7 @@ def test_a_failed_range_keeps_the_shards_before_the_failure(model, tmp_path, mon
     monkeypatch.setattr(sampling, "sample_shard", fail_at_two)
     finished = call(tmp_path, "sample", *RANGE, f"model={model}", "shards=4")
     refused(finished, 1, "shard 2")
-    assert names_in(tmp_path / "cell") == ["00000.h5", "00001.h5"]
+    assert names_in(tmp_path / "cell") == names_of(range(2))
 
 
 def test_pictures_are_written_next_to_the_shards(model, tmp_path):
@@ -146,7 +153,7 @@ def test_pictures_are_written_next_to_the_shards(model, tmp_path):
     succeeded(call(tmp_path, "sample", *options))
     said = succeeded(call(tmp_path, "sample", *options, "shards=2", "png=pictures")).stdout
     assert "wrote pictures\n" in said
-    shards = [Shard.load(tmp_path / "cell" / f"{index:05d}.h5") for index in range(2)]
+    shards = [Shard.load(shard_path(tmp_path / "cell", index)) for index in range(2)]
     images = np.concatenate([shard.images for shard in shards])
     assert names_in(tmp_path / "pictures") == [f"{index:05d}.png" for index in range(2 * SIZE)]
     for index, image in enumerate(images):

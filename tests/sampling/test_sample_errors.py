@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file, save_file
+import torch
+from safetensors.torch import load_file
 
-from psld.utils.files import sha256_of_file
+from psld.utils.tensors import save_tensors
 from tests.commands import call, disk_full_after, files_below, refused, succeeded
 from tests.results import sealed
 from tests.sampling.cells import SAMPLERS
@@ -56,40 +58,36 @@ def test_damaged_and_foreign_models_are_named(copied, vp_sde_model, tmp_path):
         assert not (tmp_path / "cell").exists()
         path.write_bytes(whole[path])
 
-    refused_with(weights, whole[weights][:-10], "damaged")
-    refused_with(weights, b"", "damaged")
-    flipped = bytearray(whole[weights])
-    flipped[-1] ^= 1
-    refused_with(weights, flipped, "damaged")
-    refused_with(weights, (vp_sde_model / "weights.safetensors").read_bytes(), "not the file that")
+    refused_with(weights, whole[weights][:-10], "damaged weights file", "train the model")
+    other = (vp_sde_model / "weights.safetensors").read_bytes()
+    refused_with(weights, other, "not the weights file that was recorded")
     refused_with(manifest, whole[manifest][:-10], "not valid JSON")
     for foreign in (b"{}", b"[]", b"3", b'"settings weights_sha256"'):
         refused_with(manifest, foreign, "not the manifest of a model")
     weights.unlink()
     finished = call(tmp_path, "sample", f"model={copied}", "output=cell")
-    refused(finished, 2, str(weights), "train the model")
+    refused(finished, 2, str(weights), "no such file", "train the model")
+
+
+def write_weights(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Replace a model's weights, and let its manifest vouch for them."""
+    sha256 = save_tensors(folder / "weights.safetensors", "weights", tensors, {})
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(sealed(manifest | {"weights_sha256": sha256}))
 
 
 def test_weights_of_another_network_do_not_load(copied, vp_sde_model, tmp_path):
     """Also where the manifest vouches for them."""
-    shutil.copy(vp_sde_model / "weights.safetensors", copied)
-    vouch_for(copied)
+    write_weights(copied, load_file(vp_sde_model / "weights.safetensors"))
     finished = call(tmp_path, "sample", f"model={copied}", "output=cell")
     refused(finished, 2, "weights.safetensors", "does not fit the network of its manifest")
     assert len(finished.stderr) < 500
 
 
-def vouch_for(folder) -> None:
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["weights_sha256"] = sha256_of_file(folder / "weights.safetensors")
-    (folder / "manifest.json").write_text(sealed(manifest))
-
-
 def test_nan_is_no_image(copied, tmp_path):
     weights = load_file(copied / "weights.safetensors")
     next(iter(weights.values())).fill_(float("nan"))
-    save_file(weights, copied / "weights.safetensors")
-    vouch_for(copied)
+    write_weights(copied, weights)
     options = (f"model={copied}", "output=cell", "sampler.steps=2", "shard_size=2", "first=4")
     refused(call(tmp_path, "sample", *options), 1, "shard 4", "NaN")
     assert not (tmp_path / "cell").exists()
@@ -101,5 +99,5 @@ def test_a_full_disk_keeps_the_older_shard(model, tmp_path):
     before = files_below(tmp_path)
     with disk_full_after(1000):
         finished = call(tmp_path, "sample", *options, "seed=1")
-    refused(finished, 1, "00000.h5", "cannot be written (File too large)")
+    refused(finished, 1, "00000.safetensors", "cannot be written (File too large)")
     assert files_below(tmp_path) == before

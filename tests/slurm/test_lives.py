@@ -7,8 +7,8 @@ import time
 import pytest
 import torch
 
-from tests.offline_runs import offline_runs
-from tests.slurm.training import EVERY, RECIPE, STEPS, Training
+from psld.training.history import HISTORY, TrainingHistory
+from tests.slurm.training import EVERY, STEPS, Training
 
 
 def check_same_weights(training: Training, undisturbed: Training) -> None:
@@ -40,11 +40,11 @@ def test_undisturbed(undisturbed):
 def test_preemption(training, undisturbed, partition, signal):
     """By a job of a higher partition on all nodes, with ten seconds of grace and without.
 
-    Where Slurm sends no warning (PreemptParameters), it terminates every process of the job, that
-    of wandb included; ranks that heed SIGTERM have KillWait to save.
+    Where Slurm sends no warning (PreemptParameters), it terminates every process of the job; ranks
+    that heed SIGTERM have KillWait to save.
     """
-    where = (f"partition={partition}", f"additional='signal={signal}@60'")
-    with training.launched(*where, recipe=(*RECIPE, "wandb.mode=offline")) as launcher:
+    where = (f"slurm_partition={partition}", f"slurm_additional_parameters=signal={signal}@60")
+    with training.launched(*where) as launcher:
         training.reaches(3 * EVERY)
         asked = ("--partition=high", "--nodes=4", "--exclusive", "--output=/dev/null")
         training.cluster.run("sbatch", *asked, "--wrap=sleep 2")
@@ -52,7 +52,7 @@ def test_preemption(training, undisturbed, partition, signal):
     check_same_weights(training, undisturbed)
     check_one_job(training, "PREEMPTED", 1)
     assert training.begun()[1] % EVERY, "it saved when it was told to stop"
-    steps = [item["_step"] for life in offline_runs(training.run) for item in life.history]
+    steps = [entry.step for entry in TrainingHistory.read(training.run / HISTORY).entries]
     assert len(steps) == len(set(steps))
     assert {*range(50, STEPS + 1, 50)} <= set(steps)
 

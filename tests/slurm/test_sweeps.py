@@ -25,7 +25,9 @@ class Sweep(Training):
         """The steps at which each training's lives began."""
         files = sorted(self.folder.glob("runs/psld-*/lives.json"))
         return {
-            file.parent.name.rpartition("-")[0]: [life["step"] for life in read_json(file)]
+            file.parent.name.rpartition("-")[0]: [
+                step for job in read_json(file).values() for step in job
+            ]
             for file in files
         }
 
@@ -51,7 +53,10 @@ def test_a_job_that_is_warned_goes_on(cluster, digits, tmp_path):
     sweep = Sweep(cluster, tmp_path / "sweep", digits)
     sweep.folder.mkdir()
     with sweep.launched() as launcher:
-        sweep.wait(lambda: list(sweep.folder.glob(f"runs/{NAME}-*/checkpoints/*.pt")), "checkpoint")
+        sweep.wait(
+            lambda: list(sweep.folder.glob(f"runs/{NAME}-*/checkpoints/*.safetensors")),
+            "checkpoint",
+        )
         [array] = {job["jobid"].partition("_")[0] for job in cluster.queue()}
         cluster.run("scancel", "--signal=USR2", f"{array}_1")
         said = sweep.finishes(launcher)

@@ -61,14 +61,15 @@ class Recorder:
         self.logged: dict[int, dict[str, float]] = {}
         self.previews: list[int] = []
 
-    def saved(self, history: History) -> None:
+    def save(self, history: History) -> None:
         steps = [int(entry["step"]) for entry in history]
         assert steps == sorted(set(steps))
         self.logged = dict(zip(steps, history, strict=True))
 
-    def preview(self, step: int, network: nn.Module) -> None:
+    def preview(self, step: int, network: nn.Module) -> dict[str, float]:
         assert not network.training
         self.previews.append(step)
+        return {"accuracy": 0.5}
 
 
 def tensors_in(content: object, path: str = "") -> dict[str, torch.Tensor | float]:

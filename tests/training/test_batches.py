@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from psld.data.pixels import from_uint8
-from psld.diffusion.instances import phase_space, vp_sde
 from psld.training.ranks import Ranks
 from psld.utils.errors import UserError
+from tests.diffusion.processes import phase_space, vp_sde
 from tests.training.small import batches_of, random_images, recipe
 
 PROCESSES = {

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from psld.config.settings import parse
-from psld.diffusion.instances import phase_space
 from psld.diffusion.loss import EpsilonLoss
 from psld.networks.ncsnpp import NCSNpp
 from psld.training.batches import Batches, Labels
@@ -16,6 +15,7 @@ from psld.training.ranks import Ranks
 from psld.training.settings import ModelSettings, TrainingSettings
 from psld.utils.errors import UserError
 from tests.commands import TINY, call, refused, succeeded
+from tests.diffusion.processes import phase_space
 from tests.training.small import ONE_RANK, batches_of, recipe, tiny_network
 
 PROCESS = phase_space(0.02)

@@ -8,11 +8,9 @@ import torch
 from torch import nn
 
 from psld.data.pixels import from_uint8
-from psld.data.store import ImageStore
-from psld.data.writer import write_store
-from psld.diffusion.instances import phase_space, vp_sde
+from psld.data.store import ImageStore, write_store
 from psld.diffusion.loss import GuideLoss
-from psld.networks.guide import NCSNppGuide
+from psld.networks.ncsnpp import NCSNppGuide
 from psld.networks.settings import GuideSettings
 from psld.training.batches import Batch, Batches, Labels
 from psld.training.loop import train
@@ -20,6 +18,7 @@ from psld.training.preview import BINS, accuracy_by_time, as_logged
 from psld.training.settings import GuideModelSettings
 from psld.training.state import Checkpoints, TrainingState
 from psld.training.stop import StopRequest
+from tests.diffusion.processes import phase_space, vp_sde
 from tests.training.small import ONE_RANK, Recorder, recipe
 
 PROCESSES = {
@@ -100,7 +99,7 @@ def store(tmp_path_factory):
         image=(1, 8, 8),
         splits={"train": 300, "test": 300},
         labels=np.concatenate([np.ones(300, np.int64), labels]),
-        attributes={"num_classes": 2},
+        num_classes=2,
         blocks=[np.zeros_like(images), images],
     )
     return ImageStore.open(path)

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from psld.data.store import ImageStore
+from psld.training.history import HISTORY, TrainingHistory, WandbRun
 from psld.training.model import load_guide
-from psld.utils.files import sha256_of_file
-from tests.commands import TINY, call, files_below, refused, succeeded
+from tests.commands import TINY, call, files_below, refused, run_directory, succeeded
+from tests.results import weights_digest
 
 SETTINGS = (
     *TINY,
@@ -41,8 +42,7 @@ def test_the_guide_says_what_it_is(finished, digits):
     assert manifest["settings"]["process"]["gamma"] == 0.01
     assert len(manifest["accuracy_by_time"]) == 10
     assert all(0 <= accuracy <= 1 for accuracy in manifest["accuracy_by_time"])
-    sha256 = sha256_of_file(finished / "guide" / "weights.safetensors")
-    assert manifest["weights_sha256"] == sha256
+    assert manifest["weights_sha256"] == weights_digest(finished / "guide")
 
 
 def test_it_can_be_loaded_and_asked(finished):
@@ -56,36 +56,21 @@ def test_a_resumed_training_ends_with_the_same_weights(finished, digits, tmp_pat
     """Dropout on; it goes on from step 8."""
     folder = shutil.copytree(finished, tmp_path / "resumed")
     before = weights(folder)
-    (newest,) = folder.glob("runs/*/checkpoints/checkpoint-00000012.pt")
+    (newest,) = folder.glob("runs/*/checkpoints/checkpoint-00000012.safetensors")
     newest.unlink()
     shutil.rmtree(folder / "guide")
     succeeded(call(folder, "train_guide", *SETTINGS, f"data={digits}"))
     assert weights(folder) == before
 
 
-def test_previews_are_its_accuracy(digits, tmp_path, monkeypatch):
-    logged = {}
-
-    class Run:
-        def log(self, values, step):
-            logged.setdefault(step, {}).update(values)
-
-        def finish(self, exit_code):
-            assert exit_code == 0
-
-    jobs = []
-
-    def init(**given):
-        jobs.append(given["job_type"])
-        return Run()
-
-    monkeypatch.setattr("wandb.init", init)
+def test_previews_are_its_accuracy(digits, tmp_path):
     overrides = (*SETTINGS, "training.preview_every=6", "wandb.mode=offline", f"data={digits}")
     succeeded(call(tmp_path, "train_guide", *overrides))
-    assert jobs == ["train_guide"]
-    with_accuracy = [step for step, values in logged.items() if "accuracy" in values]
-    assert with_accuracy == [6, 12]
+    history = TrainingHistory.read(run_directory(tmp_path) / HISTORY)
+    logged = {entry.step: entry.model_dump() for entry in history.entries}
+    assert [step for step, values in logged.items() if "accuracy" in values] == [6, 12]
     assert "accuracy/t0.5-0.6" in logged[6]
+    assert WandbRun.read(run_directory(tmp_path)).job_type == "train_guide"
 
 
 @pytest.mark.parametrize(

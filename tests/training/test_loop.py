@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from psld.diffusion.instances import phase_space, vp_sde
 from psld.diffusion.loss import EpsilonLoss
 from psld.networks.forward import forward_pass
 from psld.training import loop
@@ -17,6 +16,7 @@ from psld.training.ranks import Ranks
 from psld.training.state import Checkpoints
 from psld.training.stop import Stopped, StopRequest
 from psld.utils.errors import RunError
+from tests.diffusion.processes import phase_space, vp_sde
 from tests.training.small import (
     ONE_RANK,
     Recorder,
@@ -34,7 +34,7 @@ def run(folder, settings, dropout=0.1, stop=None, state=None):
     """Train from where `folder` stands; gives the state, the checkpoints and what was logged."""
     state = state or tiny_state(PROCESS, settings, dropout)
     checkpoints = Checkpoints(folder, settings.milestone_every)
-    checkpoints.restore(state, ONE_RANK.device, checkpoints.newest())
+    checkpoints.restore(state, checkpoints.newest())
     log = Recorder()
     batches = batches_of(PROCESS, settings)
     stop = StopRequest() if stop is None else stop
@@ -138,14 +138,10 @@ def test_what_is_logged_and_saved_when(tmp_path):
     assert checkpoints.steps() == [10, 20, 25]
     assert sorted(log.logged) == [4, 8, 9, 10, 12, 16, 18, 20, 24, 25]
     assert log.previews == [9, 18]
-    for values in log.logged.values():
-        assert values.keys() == {
-            "step",
-            "loss",
-            "grad_norm",
-            "learning_rate",
-            "images_per_second",
-        }
+    names = {"step", "time", "loss", "grad_norm", "learning_rate", "images_per_second"}
+    for step, values in log.logged.items():
+        assert values.keys() - names == ({"accuracy"} if step in log.previews else set())
+        assert names <= values.keys()
         assert all(math.isfinite(value) and value > 0 for value in values.values())
 
 
@@ -160,8 +156,9 @@ def test_other_ranks_wait_while_the_leading_one_previews_and_saves(tmp_path):
     class Slow(Recorder):
         def preview(self, step, network):
             events.append(f"preview {step}")
+            return {}
 
-        def saved(self, history):
+        def save(self, history):
             events.append(f"saved {len(history)}")
 
     settings = recipe(steps=6, checkpoint_every=6, log_every=6, preview_every=4)
@@ -255,7 +252,7 @@ def test_nan_in_the_loss_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
     checkpoints = Checkpoints(tmp_path / "bad")
     assert checkpoints.steps() == [5]
     restored = tiny_state(PROCESS, settings, dropout=0.1)
-    checkpoints.restore(restored, ONE_RANK.device, checkpoints.newest())
+    checkpoints.restore(restored, checkpoints.newest())
     check_equal(restored.state_dict(), good)
 
 

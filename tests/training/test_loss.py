@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from psld.diffusion.instances import phase_space, vp_sde
 from psld.diffusion.loss import EpsilonLoss
 from psld.training.batches import Batch
+from tests.diffusion.processes import phase_space, vp_sde
 
 PROCESSES = {
     "vp-sde": vp_sde(),

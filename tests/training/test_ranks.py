@@ -16,6 +16,7 @@ from psld.utils import gpus as sharing
 from psld.utils.device import choose_device, peak_flops, use_device
 from psld.utils.errors import UserError
 from psld.utils.provenance import provenance
+from psld.utils.tensors import grouped
 from tests.commands import TINY, call, command, run, run_directory, succeeded
 
 SETTINGS = (
@@ -41,12 +42,8 @@ def test_two_ranks_train_what_one_trains(digits, tmp_path):
     assert finished.stdout.count("wrote") == 1
 
     weights = [load_file(folder / "model" / "weights.safetensors") for folder in (one, two)]
-    trained = [
-        torch.load(
-            run_directory(folder) / "checkpoints" / "checkpoint-00000020.pt", weights_only=True
-        )["network"]
-        for folder in (one, two)
-    ]
+    last = "checkpoints/checkpoint-00000020.safetensors"
+    trained = [grouped(load_file(run_directory(folder) / last))["network"] for folder in (one, two)]
     for first, second in (weights, trained):
         assert first.keys() == second.keys()
         for name, value in first.items():

@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 
-from psld.diffusion.instances import phase_space, vp_sde
 from psld.diffusion.loss import EpsilonLoss
 from psld.networks.ncsnpp import NCSNpp
 from psld.networks.official import from_official
@@ -13,6 +12,7 @@ from psld.training.batches import Batch
 from psld.training.loop import optimize
 from psld.training.settings import TrainingSettings
 from psld.training.state import TrainingState
+from tests.diffusion.processes import phase_space, vp_sde
 from tests.networks.official_options import settings_from_spec
 from tests.reference import load, mass_inverse, reference_files
 
@@ -30,7 +30,9 @@ def test_training_reference(path):
     if bool(v["vp"]):
         process = vp_sde()
     else:
-        process = phase_space(float(v["gamma"]), mass_inverse(v), matching=str(v["mode"]))
+        process = phase_space(
+            float(v["gamma"]), mass_inverse=mass_inverse(v), matching=str(v["mode"])
+        )
     settings = TrainingSettings(
         steps=len(v["losses"]),
         batch_size=v["x"].shape[1],

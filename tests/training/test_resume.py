@@ -1,17 +1,17 @@
 """Trainings that are really killed, stopped and restarted, each in a separate process."""
 
 import itertools
-import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
+from psld.training.history import HISTORY, TrainingHistory
 from psld.training.state import Checkpoints
 from psld.training.stop import STOP_SIGNALS
 from tests.commands import (
@@ -55,8 +55,8 @@ def checkpoints_of(folder: Path) -> Checkpoints:
     return Checkpoints(runs[0] / "checkpoints" if runs else folder / "runs")
 
 
-def last_checkpoint(folder: Path) -> dict:
-    return torch.load(checkpoints_of(folder).path(STEPS), weights_only=True)
+def last_checkpoint(folder: Path) -> dict[str, Tensor]:
+    return load_file(checkpoints_of(folder).path(STEPS))
 
 
 def check_same_training(folder: Path, uninterrupted: Path) -> None:
@@ -129,38 +129,9 @@ def test_killed_at_many_moments(training, uninterrupted, tmp_path):
     check_same_training(tmp_path, uninterrupted)
 
 
-# --- wandb --------------------------------------------------------------------------------------
-
-
-def offline_runs(folder: Path) -> list[list[dict]]:
-    """The records of each life's offline run, read by wandb's own command, oldest life first."""
-    files = sorted(run_directory(folder).glob("wandb/offline-run-*/run-*.wandb"))
-    wandb = Path(sys.executable).with_name("wandb")
-    return [
-        [
-            json.loads(line)
-            for line in subprocess.check_output(
-                [wandb, "leet", "inspect", "--json", file], text=True
-            ).splitlines()
-        ]
-        for file in files
-    ]
-
-
-def records(kind: str, life: list[dict]) -> list[dict]:
-    return [record[kind] for record in life if record["type"] == kind]
-
-
-def history(life: list[dict]) -> list[dict]:
-    return [record["item"] for record in records("history", life)]
-
-
-LOGGED = ("wandb.mode=offline", "training.preview_every=60")
-
-
 def test_stopped_by_a_signal_and_resumed(training, digits, uninterrupted, tmp_path):
-    """A checkpoint and one line; then the same weights, in the same wandb run."""
-    logged = [*training, *LOGGED]
+    """A checkpoint and one line; then the same weights, and one history."""
+    logged = [*training, "training.preview_every=60"]
     with started(tmp_path, logged) as process:
         wait_for_checkpoints(process, tmp_path, count=2)
         process.send_signal(signal.SIGSTOP)
@@ -184,37 +155,20 @@ def test_stopped_by_a_signal_and_resumed(training, digits, uninterrupted, tmp_pa
     succeeded(resumed)
     assert f"going on from step {stopped_at}: " in resumed.stdout
     check_same_training(tmp_path, uninterrupted)
-    check_offline_runs(tmp_path, stopped_at)
+    check_history(tmp_path, stopped_at)
 
 
-def check_offline_runs(folder: Path, stopped_at: int) -> None:
-    """Two lives of one run, whose histories join without a gap or a doubled step."""
-    lives = offline_runs(folder)
-    assert len(lives) == 2
-    for life in lives:
-        (start,) = records("run", life)
-        assert start["run_id"] == (run_directory(folder) / "wandb-id").read_text().strip()
-        assert start["display_name"] == "psld"
-        assert start["run_group"] == "by-hand"
-        assert start["job_type"] == "train"
-        assert start["project"] == "psld"
-        assert start["config"]["update"]["training"]["steps"] == STEPS
-        assert start["config"]["update"]["process"]["gamma"] == 0.01
-    assert [records("exit", life)[-1]["exit_code"] for life in lives] == [1, 0]
-
-    items = [item for life in lives for item in history(life)]
-    steps = [item["_step"] for item in items]
-    assert steps == sorted({*range(20, STEPS + 1, 20), stopped_at})
-    for item in items:
-        assert item["loss"] > 0
-        assert item["grad_norm"] > 0
-        assert item["images_per_second"] > 0
-        assert item["learning_rate"] == pytest.approx(1e-3)
-    grids = {item["_step"]: item["samples.path"] for item in items if "samples.path" in item}
-    assert sorted(grids) == [60, 120, 180]
-    for path in grids.values():
-        (image,) = run_directory(folder).glob(f"wandb/offline-run-*/files/{path}")
-        assert image.read_bytes().startswith(b"\x89PNG")
+def check_history(folder: Path, stopped_at: int) -> None:
+    """The history goes on in the second life, without a gap or a doubled step."""
+    entries = TrainingHistory.read(run_directory(folder) / HISTORY).entries
+    assert [entry.step for entry in entries] == sorted({*range(20, STEPS + 1, 20), stopped_at})
+    for entry in entries:
+        assert entry.loss > 0
+        assert entry.grad_norm > 0
+        assert entry.images_per_second > 0
+        assert entry.learning_rate == pytest.approx(1e-3)
+    pictures = run_directory(folder).glob("previews/*.png")
+    assert {int(path.stem) for path in pictures} == {60, 120, 180}
 
 
 def test_stop_signals_are_those_of_clusters_and_people():

@@ -6,23 +6,23 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from psld.diffusion.instances import phase_space, vp_sde
-from psld.diffusion.integrators import make_integrator
 from psld.diffusion.loss import EpsilonLoss
-from psld.diffusion.score import NetworkScore
-from psld.diffusion.settings import (
+from psld.diffusion.samplers import (
     ConjugateSettings,
+    EMSettings,
     GDDIMSettings,
-    IntegrationSettings,
     MultistepSettings,
-    SDESettings,
+    SamplerSettings,
+    SSCSSettings,
 )
-from psld.sampling.noise import ShardNoise
+from psld.diffusion.score import NetworkScore
+from psld.sampling.sample import ShardNoise
 from psld.training import batches as batches_module
 from psld.training.batches import Labels
 from psld.training.loop import Meter, optimize
 from psld.training.ranks import Ranks
 from psld.training.state import TrainingState
+from tests.diffusion.processes import phase_space, vp_sde
 from tests.training.small import batches_of, recipe, tiny_network
 
 META = torch.device("meta")
@@ -77,8 +77,8 @@ def test_labels(monkeypatch):
 @pytest.mark.parametrize(
     "settings",
     [
-        SDESettings(integrator="em", striding="quadratic", steps=4),
-        SDESettings(integrator="sscs", striding="quadratic", steps=4),
+        EMSettings(integrator="em", striding="quadratic", steps=4),
+        SSCSSettings(integrator="sscs", striding="quadratic", steps=4),
         MultistepSettings(integrator="multistep", striding="lambda", steps=4, eta=0.5),
         GDDIMSettings(integrator="gddim", striding="power", steps=4),
         ConjugateSettings(integrator="conjugate", striding="power", steps=4),
@@ -86,9 +86,9 @@ def test_labels(monkeypatch):
     ids=lambda settings: settings.integrator,
 )
 @torch.no_grad()
-def test_sampler_steps(settings: IntegrationSettings):
+def test_sampler_steps(settings: SamplerSettings):
     process = phase_space(0.02)
-    integrator = make_integrator(process, settings, META)
+    integrator = settings.build(process, META)
     score = NetworkScore(tiny_network(process).to(META).eval(), batch_size=2)
     with ShardNoise(0, 0, (4, 2, 8, 8), META) as noise:
         z: Tensor = process.prior(noise())

@@ -108,21 +108,6 @@ def test_the_folder_of_the_locks_does_not_depend_on_the_job(tmp_path):
     assert succeeded(finished).stdout == f"/tmp/psld-gpus-{os.getuid()}\n"
 
 
-def test_a_second_try_of_a_command_can_take_the_gpu_again(tmp_path, locks):
-    """After an exec, which ends the hold."""
-    again = f"""
-import os, sys
-from pathlib import Path
-from psld.utils import gpus
-gpus.LOCKS = Path({str(locks)!r})
-print(gpus.take_gpus(["a"]), flush=True)
-if "AGAIN" not in os.environ:
-    os.execve(sys.executable, sys.orig_argv, os.environ | {{"AGAIN": "1"}})
-"""
-    finished = run(tmp_path, [sys.executable, "-c", again])
-    assert succeeded(finished).stdout == "[0]\n[0]\n"
-
-
 def test_gpus_that_a_process_may_use(commands, monkeypatch):  # noqa: F811
     assert visible_gpus() == {}, "no driver"
     commands.answer("nvidia-smi", TWO)

@@ -7,7 +7,6 @@ import subprocess
 import time
 from pathlib import Path
 
-import h5py
 import pytest
 
 from tests.workflow.project import GRID, Project
@@ -45,7 +44,7 @@ def test_a_failed_training_costs_its_own_outputs_only(finished):
 
 
 def shards_in(project: Project) -> list[Path]:
-    return [path for path in project.files("samples") if path.suffix == ".h5"]
+    return [path for path in project.files("samples") if path.suffix == ".safetensors"]
 
 
 def test_a_killed_run_goes_on_without_repeating_finished_shards(finished):
@@ -78,10 +77,11 @@ def test_a_killed_run_goes_on_without_repeating_finished_shards(finished):
 
 
 def test_a_damaged_shard_is_the_only_one_that_is_sampled_again(finished):
-    damaged = finished.folder / "samples/tiny/psld/em-3/00002.h5"
+    damaged = finished.folder / "samples/tiny/psld/em-3/00002.safetensors"
     before = state(shards_in(finished))
-    with h5py.File(damaged, "r+") as file:
-        file["images"][0] ^= 1
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
     (finished.folder / "results/cells/tiny/psld/em-3.json").unlink()
     refused = finished.snakemake(CELLS[0])
     assert refused.returncode == 1

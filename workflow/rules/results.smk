@@ -97,4 +97,4 @@ rule certify:
     params:
         content=lambda w: GRIDS.grid(w).digest,
     shell:
-        "python -m psld certify grid_name={wildcards.grid:q} output={output:q} max_mb=null > {log:q} 2>&1"
+        "python -m psld certify grid_name={wildcards.grid:q} output={output:q} > {log:q} 2>&1"

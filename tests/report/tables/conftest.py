@@ -1,5 +1,6 @@
 """A grid whose cells are partly measured, partly missing, and readers of its tables."""
 
+import csv
 import html
 import re
 from pathlib import Path
@@ -7,14 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from psld.grid.resolved import Grid
+from psld.grid.records import Grid
 from psld.report.formats import SYMBOLS
 from tests.commands import call, succeeded
-from tests.results import (
-    link_grid,
-    write_grid,
-    write_result,
-)
+from tests.results import link_grid, write_grid, write_result
 
 GRID = yaml.safe_load("""
 defaults: [dataset=digits, network=demo, training=demo]
@@ -47,7 +44,6 @@ tables:
       - {label: [EM, "another's"], literature: true, paper: [3.17, 1000, null]}
 """)
 
-
 MEASURED = {
     "cld/em-10": (2.0625, 0.01),
     "cld/em-20": (1.5, 0.01),
@@ -55,7 +51,6 @@ MEASURED = {
     "psld/sscs-20": (1234.5, 10),
 }
 """The distance and its standard error of the cells that have been run; two have not."""
-
 
 PRINTED = [
     ["EM", "CLD", "2.06 ± 0.02 ★ (2.00, +0.06 ✓)", "10 (10, +0 ✓)", "1.50 ± 0.02 ★"],
@@ -77,11 +72,12 @@ def grid(project) -> Grid:
 
 
 @pytest.fixture
-def folder(project, grid, tmp_path) -> Path:
-    """A folder where the command reads GRID and finds the results of MEASURED."""
+def folder(project, grid, tmp_path, monkeypatch) -> Path:
+    """The working directory, in which the command reads GRID and finds the results of MEASURED."""
     link_grid(project, tmp_path)
     for cell, (value, error) in MEASURED.items():
         write_result(tmp_path, grid, cell, value=value, error=error)
+    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
@@ -93,12 +89,17 @@ def tabulate(folder: Path) -> dict[str, str]:
 
 
 def tables(folder: Path) -> dict[str, str]:
-    made = folder / "results" / "tables" / "mine"
-    return {path.name.removeprefix("mine."): path.read_text() for path in made.iterdir()}
+    files = (folder / "results/tables/mine").iterdir()
+    return {path.name.removeprefix("mine."): path.read_text() for path in files}
+
+
+def records(folder: Path) -> list[dict[str, str]]:
+    """The lines of the table's CSV."""
+    return list(csv.DictReader(tabulate(folder)["csv"].splitlines()))
 
 
 def body_of_markdown(text: str) -> list[list[str]]:
-    """Main table, or that of every entry after its heading."""
+    """The rows of the main table, or of every entry after its heading."""
     lines = [line for line in text.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
@@ -116,7 +117,7 @@ def body_of_latex(text: str) -> list[list[str]]:
 
 
 def unescaped(text: str) -> str:
-    """What LaTeX prints."""
+    """The characters that LaTeX prints."""
     for character, command in SYMBOLS.items():
         text = text.replace(command, character)
     return text

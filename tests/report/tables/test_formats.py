@@ -1,25 +1,24 @@
-"""The formats of a table hold the same entries, and all texts of it."""
+"""The formats of a table hold the same entries, and all of its texts."""
 
 import contextlib
-import csv
 import html
 import re
 
 import pytest
 
 from psld.config.locations import CONFIGS
+from psld.grid.cache import load_grid
 from psld.grid.entries import read_table
-from psld.grid.loading import load_grid
 from psld.grid.tables import RECORDED
-from psld.report.formats import latex, markdown
-from psld.report.html import table_page
-from psld.report.table import EVERY_ENTRY, Text, text_of
+from psld.report import formats
+from psld.report.table import EVERY_ENTRY, table_text
 from tests.report.tables.conftest import (
     GRID,
     PRINTED,
     body_of_html,
     body_of_latex,
     body_of_markdown,
+    records,
     tabulate,
     unescaped,
 )
@@ -33,7 +32,7 @@ def test_all_formats_hold_the_same_entries(folder):
     assert body_of_latex(text["tex"].partition("longtable}{")[0]) == PRINTED
 
 
-def test_all_formats_say_what_each_entry_took(folder):
+def test_all_formats_list_the_cost_of_each_entry(folder):
     text = tabulate(folder)
     assert all(EVERY_ENTRY in text[ending] for ending in ("md", "html", "tex"))
     details = body_of_markdown(text["md"].partition(EVERY_ENTRY)[2])
@@ -43,16 +42,14 @@ def test_all_formats_say_what_each_entry_took(folder):
     assert details[0] == [*ours, "2.00", "+0.06", "reproduced", "–", "100", "10", "1.5", "CPU"]
     missing = ["EM", "PSLD #1_a", "20", *"––––", "3.00", "–", "not run", "–"]
     assert details[5] == [*missing, "100", "–", "–", "–"]
-    records = list(csv.DictReader(text["csv"].splitlines()))
-    ours = [record for record in records if record["status"] != "literature"]
-    assert len(details) == len(ours) == 9
-    for line, record in zip(details, ours, strict=True):
-        assert [line[9], line[11]] == [record["status"], record["samples"]]
-        for shown, known in zip(
-            line[12:14], (record["nfe"], record["sampling_seconds"]), strict=True
-        ):
+    lines = [line for line in records(folder) if line["status"] != "literature"]
+    assert len(details) == len(lines) == 9
+    for detail, line in zip(details, lines, strict=True):
+        assert [detail[9], detail[11]] == [line["status"], line["samples"]]
+        costs = (line["nfe"], line["sampling_seconds"])
+        for shown, known in zip(detail[12:14], costs, strict=True):
             assert (shown == "–") if known == "" else float(shown) == float(known)
-        assert line[14] == (record["sampling_device"] or "–")
+        assert detail[14] == (line["sampling_device"] or "–")
 
 
 def test_the_page_marks_entries_by_more_than_color(folder):
@@ -64,44 +61,38 @@ def test_the_page_marks_entries_by_more_than_color(folder):
 
 
 def test_csv_holds_what_is_known_of_each_entry(folder):
-    records = list(csv.DictReader(tabulate(folder)["csv"].splitlines()))
-    assert tuple(records[0]) == (*GRID["tables"]["mine"]["headings"], *RECORDED)
-    printed = [cell for row in PRINTED for cell in row[2:]]
-    assert len(records) == len(printed) == 12
-    for record, text in zip(records, printed, strict=True):
-        digits = 0 if record["shows"] == "nfe" else 2
-        shown = record["paper"] if record["status"] == "literature" else record["ours"]
+    lines = records(folder)
+    assert tuple(lines[0]) == (*GRID["tables"]["mine"]["headings"], *RECORDED)
+    for line, text in zip(lines, [cell for row in PRINTED for cell in row[2:]], strict=True):
+        digits = 0 if line["shows"] == "nfe" else 2
+        shown = line["paper"] if line["status"] == "literature" else line["ours"]
         assert text.startswith(f"{float(shown):.{digits}f}" if shown else "–")
-        if record["paper"]:
-            assert f"{float(record['paper']):.{digits}f}" in text
-        if record["status"] in ("literature", "not run"):
-            assert record["ours"] == ""
-    assert [record["status"] for record in records] == [
+        if line["paper"]:
+            assert f"{float(line['paper']):.{digits}f}" in text
+        if line["status"] in ("literature", "not run"):
+            assert line["ours"] == ""
+    assert [line["status"] for line in lines] == [
         *("reproduced", "reproduced", "measured"),
         *("off", "reproduced", "not run"),
         *("not run", "not run", "measured"),
         *("literature", "literature", "literature"),
     ]
-    assert float(records[0]["difference"]) == pytest.approx(0.0625)
-    ends = [float(records[0][end]) for end in ("low", "high")]
+    first = lines[0]
+    assert float(first["difference"]) == pytest.approx(0.0625)
+    ends = [float(first[end]) for end in ("low", "high")]
     assert ends == pytest.approx([2.0625 - 2.093 * 0.01, 2.0625 + 2.093 * 0.01], abs=1e-5)
-    assert float(records[0]["extrapolated"]) == pytest.approx(2.0625)
-    ranks = {place: record["rank"] for place, record in enumerate(records) if record["rank"]}
+    assert float(first["extrapolated"]) == pytest.approx(2.0625)
+    assert (first["samples"], first["nfe"], first["source"]) == ("100", "10.0", "V")
+    ranks = {place: line["rank"] for place, line in enumerate(lines) if line["rank"]}
     assert ranks == {0: "best", 2: "best", 3: "worse", 8: "worse"}
-    assert (records[3]["paired"], records[8]["paired"]) == ("True", "False")
-    assert max(float(records[place]["p_value"]) for place in (3, 8)) < 1e-6
-    assert (records[0]["samples"], records[0]["nfe"], records[0]["source"]) == ("100", "10.0", "V")
+    assert (lines[3]["paired"], lines[8]["paired"]) == ("True", "False")
+    assert max(float(lines[place]["p_value"]) for place in (3, 8)) < 1e-6
 
 
 @pytest.mark.parametrize("ending", ["md", "html", "tex"])
 def test_title_caption_and_notes_are_printed(folder, ending):
     text = tabulate(folder)[ending]
-    if ending == "tex":
-        text = unescaped(text)
-    if ending == "html":
-        text = html.unescape(text)
-    if ending == "md":
-        text = text.replace(r"\<", "<")
+    decode = {"md": lambda text: text.replace(r"\<", "<"), "html": html.unescape, "tex": unescaped}
     for part in (
         "Mine: 50% & <more>",
         "A caption_with an underscore.",
@@ -114,24 +105,15 @@ def test_title_caption_and_notes_are_printed(folder, ending):
         "paired by samples if both draw the same noise (sampler, sampling seeds, and number of ",
         "Chosen for this test.",
     ):
-        assert part in text
-
-
-def test_what_latex_and_html_would_read_as_commands_is_escaped(folder):
-    text = tabulate(folder)
-    _, _, commands = text["tex"].partition("\n")  # the first line is a comment
-    assert not re.search(r"(?<!\\)[%#_]", commands)
-    assert "<more>" not in text["html"]
-    assert "&lt;more&gt;" in text["html"]
+        assert part in decode[ending](text)
 
 
 def test_an_empty_list_of_entries_is_left_out(grid, folder):
     """A table may have results of other papers only."""
-    rows = read_table(grid, "mine", folder / "results/cells/mine")
-    text = text_of(grid.file.tables["mine"], rows[-1:])
-    for page in (markdown(text), latex(text), table_page(text)):
-        assert "3.17" in page
-        assert EVERY_ENTRY not in page
+    text = table_text(grid.file.tables["mine"], read_table(grid, "mine")[-1:])
+    for write in (formats.markdown, formats.latex, formats.html):
+        assert "3.17" in write(text)
+        assert EVERY_ENTRY not in write(text)
 
 
 def test_html_fetches_nothing(folder):
@@ -145,6 +127,6 @@ def test_latex_knows_every_symbol_of_a_grid(name, tmp_path):
     with contextlib.chdir(CONFIGS.parent):
         real = load_grid(name)
     for table_name, table in real.file.tables.items():
-        text: Text = text_of(table, read_table(real, table_name, tmp_path))
-        unknown = {c for c in latex(text) if ord(c) > 255} - set("–—…’")
+        text = table_text(table, read_table(real, table_name, tmp_path))
+        unknown = {c for c in formats.latex(text) if ord(c) > 255} - set("–—…’")
         assert not unknown, table_name

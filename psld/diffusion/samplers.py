@@ -1,0 +1,263 @@
+"""Settings of samplers and of their guidance, checked without torch.
+
+A sampler is a class: its options, and `build`, which makes its integrator and needs torch.
+"""
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from psld.config.settings import Settings
+from psld.diffusion.settings import ProcessSettings
+from psld.utils.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from psld.diffusion.integrators import Integrator
+    from psld.diffusion.loop import Inpainting
+    from psld.diffusion.process import LinearProcess
+
+Label = Annotated[int, Field(ge=0)] | Literal["cycle"]
+"""A class for all samples, or `cycle`: sample i gets class i mod the number of classes."""
+
+
+class NoGuidance(Settings):
+    """Plain samples of the model; a class-conditional model samples without a class."""
+
+    kind: Literal["none"] = "none"
+
+
+class ClassifierGuidance(Settings):
+    """Guidance by a noise-conditional guide: its gradient is added to the score (paper, Eq. 13)."""
+
+    kind: Literal["classifier"]
+    scale: float = Field(gt=0)
+    """Factor of ∇ log p(y | z_t): 1 is Bayes' rule; more gives purer classes and less variety."""
+    label: Label
+    """The class of the samples, or `cycle`."""
+    official_time: bool = False
+    """Give the guide the reverse time 1 − t, as the official code does when sampling."""
+
+
+class ClassifierFreeGuidance(Settings):
+    """Guidance of a class-conditional model, away from its own prediction without a class."""
+
+    kind: Literal["classifier-free"]
+    scale: float = Field(gt=0)
+    """ε = ε(∅) + scale · (ε(y) − ε(∅)): 1 is the model's own conditional distribution."""
+    label: Label
+    """The class of the samples, or `cycle`."""
+
+
+class HalvesMask(Settings):
+    """Holes of half an image."""
+
+    kind: Literal["halves"]
+    missing: Literal["left", "right", "top", "bottom", "cycle"]
+    """The hole; `cycle` takes the four sides in turn, image by image."""
+
+
+class DigitsMask(Settings):
+    """Holes in the shape of digits: MNIST's training digit i in image i, as in the paper."""
+
+    kind: Literal["digits"]
+
+
+class InpaintingGuidance(Settings):
+    """Inpainting: sample i fills in the hole in image i of a split."""
+
+    kind: Literal["inpainting"]
+    split: Literal["train", "test"]
+    """The images to fill in. A cell has no more samples than the split has images."""
+    mask: Annotated[HalvesMask | DigitsMask, Field(discriminator="kind")]
+
+
+GuidanceSettings = Annotated[
+    NoGuidance | ClassifierGuidance | ClassifierFreeGuidance | InpaintingGuidance,
+    Field(discriminator="kind"),
+]
+
+
+class AnySampler(Settings):
+    """The settings of every sampler."""
+
+    final_time: float = Field(1e-3, gt=0, lt=1)
+    """The forward time at which the integrator stops."""
+    denoise: bool = True
+    """End with one more evaluation at `final_time`: a noise-free Euler step to time 0, or the
+    predicted image (multistep)."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the network; a guide, the state and all coefficients stay in fp32. On a GPU,
+    networks in fp32, guides included, multiply with TF32's ten bits, except under rk45."""
+    guidance: GuidanceSettings = NoGuidance()
+    """The guidance of the samples, if any."""
+
+    def check_process(self, process: "ProcessSettings | LinearProcess") -> None:
+        """Raise UserError if the sampler cannot sample this kind of process."""
+
+    def build(
+        self,
+        process: "LinearProcess",
+        device: "torch.device",
+        inpainting: "Inpainting | None" = None,
+    ) -> "Integrator":
+        """Build the integrator. Raises UserError if it does not suit the process or inpainting."""
+        raise NotImplementedError
+
+
+class TimeGridSampler(AnySampler):
+    """The settings of samplers with a fixed time grid."""
+
+    striding: Literal["uniform", "quadratic", "power", "lambda", "edm"]
+    """The time grid: `uniform` or `quadratic` in time, evenly spaced in t^(1/p) (`power`), in λ
+    (`lambda`), or in σ_eff^(1/p) (`edm`). All but `uniform` put more steps near the data."""
+    power: float = Field(7.0, gt=0)
+    """p of the strides `power` and `edm` (EDM's ρ: 7); the others ignore it."""
+    steps: int = Field(ge=2)
+    """N: evaluations of the score per image, including the final one. Each evaluates the network
+    once, or twice under classifier-free guidance."""
+
+    def time_grid(self, process: "LinearProcess") -> "torch.Tensor":
+        """Return the descending forward times at which the integrator's steps start and end."""
+        from psld.diffusion.time_grid import time_grid
+
+        steps = self.steps - 1 if self.denoise else self.steps
+        return time_grid(process, self.striding, steps, self.final_time, self.power)
+
+
+class EMSettings(TimeGridSampler):
+    """Euler–Maruyama on the reverse SDE."""
+
+    integrator: Literal["em"]
+
+    def build(self, process, device, inpainting=None):
+        from psld.diffusion.integrators import EulerMaruyama
+
+        return EulerMaruyama(process, self.time_grid(process), device)
+
+
+class SSCSSettings(TimeGridSampler):
+    """The symmetric splitting CLD sampler (SSCS) of the reverse SDE; it needs momentum."""
+
+    integrator: Literal["sscs"]
+
+    def check_process(self, process):
+        if process.blocks == 1:
+            raise UserError("sscs needs a process with momentum; use em, multistep or rk45")
+
+    def build(self, process, device, inpainting=None):
+        from psld.diffusion.integrators import SymmetricSplitting
+
+        self.check_process(process)
+        return SymmetricSplitting(process, self.time_grid(process), device)
+
+
+class RK45Settings(AnySampler):
+    """A sampler of the probability-flow ODE with adaptive steps: Dormand–Prince 5(4)."""
+
+    integrator: Literal["rk45"]
+    tolerance: float = Field(gt=0, lt=1)
+    """Relative and absolute error tolerance."""
+
+    def build(self, process, device, inpainting=None):
+        from psld.diffusion.integrators import ProbabilityFlow
+
+        if inpainting:
+            raise UserError(f"sampler.integrator: {NO_INPAINTING}")
+        return ProbabilityFlow(process, self.final_time, self.tolerance)
+
+    @model_validator(mode="after")
+    def _suits_adaptive_steps(self) -> "RK45Settings":
+        if isinstance(self.guidance, InpaintingGuidance):
+            raise ValueError(NO_INPAINTING)
+        if self.precision == "bf16":
+            raise ValueError(
+                "bf16 has an error above the tolerances of rk45, whose steps would follow the "
+                "rounding; use precision=fp32, or a sampler with a fixed time grid"
+            )
+        return self
+
+
+NO_INPAINTING = (
+    "inpainting puts the known pixels back after each step of a fixed time grid, and rk45 has "
+    "none; use another sampler"
+)
+
+
+class MultistepSettings(TimeGridSampler):
+    """The exponential multistep sampler in whitened coordinates, for few evaluations."""
+
+    integrator: Literal["multistep"]
+    """Past predictions of the image are extrapolated; the rest of a step is exact."""
+    root: Literal["flow", "straight"] = "straight"
+    """`straight`: only one combination of the blocks depends on the image; `flow`: the coordinates
+    of the probability-flow ODE."""
+    order: int = Field(2, ge=1, le=3)
+    """Predictions that a step uses; the first steps use fewer."""
+    eta: float = Field(1.0, ge=0)
+    """η: noise. 0 is deterministic; for k = 1, 1 is the noise of the reverse SDE."""
+    eta_interval: tuple[float, float] | None = (0.02, 0.5)
+    """The noise levels (σ_eff, low and high) between which η acts; null means all levels."""
+    corrector: bool = True
+    """Repeat each step with the prediction at its end, without extra evaluations."""
+    interpolation: Literal["lambda", "t", "sqrt-t"] = "t"
+    """The variable of the polynomial through the past predictions: λ = −log σ_eff, t, or √t."""
+
+    def build(self, process, device, inpainting=None):
+        from psld.diffusion.multistep import Multistep
+
+        options = {"root", "order", "eta", "eta_interval", "corrector", "interpolation", "denoise"}
+        chosen = self.model_dump(include=options)
+        return Multistep(process, self.time_grid(process), device, inpainting=inpainting, **chosen)
+
+    @model_validator(mode="after")
+    def _interval_is_ordered(self) -> "MultistepSettings":
+        if self.eta_interval and not 0 <= self.eta_interval[0] < self.eta_interval[1]:
+            raise ValueError(f"eta_interval must be two rising numbers, got {self.eta_interval}")
+        return self
+
+
+class GDDIMSettings(TimeGridSampler):
+    """Generalized DDIM (Zhang, Tao and Chen, ICLR 2023): a baseline."""
+
+    integrator: Literal["gddim"]
+    """ε in the coordinates of the flow root, extrapolated in t; the drift is exact."""
+    order: int = Field(2, ge=1, le=4)
+    """Evaluations that a step uses; the first steps use fewer."""
+    power: float = Field(2.0, gt=0)
+    """p of the strides `power` (2 is gDDIM's grid) and `edm`; the others ignore it."""
+
+    def build(self, process, device, inpainting=None):
+        from psld.diffusion.baselines import GDDIM
+
+        return GDDIM(process, self.time_grid(process), device, self.order)
+
+
+class ConjugateSettings(TimeGridSampler):
+    """A conjugate integrator (Pandey, Rudolph and Mandt, 2310.07894): a baseline of order 1."""
+
+    integrator: Literal["conjugate"]
+    """Euler steps in coordinates A z with Ȧ = A (B − F)."""
+    conjugation: Literal["identity", "ones"] = "identity"
+    """B: strength·I (λ-DDIM-I) or strength·(all ones) (λ-DDIM-II)."""
+    strength: float = 0.0
+    """λ of the paper, which searches for it at each number of evaluations; 0 is the exponential
+    integrator."""
+
+    def build(self, process, device, inpainting=None):
+        from psld.diffusion.baselines import ConjugateIntegrator
+
+        grid = self.time_grid(process)
+        return ConjugateIntegrator(process, grid, device, self.conjugation, self.strength)
+
+
+SamplerSettings = Annotated[
+    EMSettings
+    | SSCSSettings
+    | RK45Settings
+    | MultistepSettings
+    | GDDIMSettings
+    | ConjugateSettings,
+    Field(discriminator="integrator"),
+]

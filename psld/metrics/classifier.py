@@ -1,0 +1,286 @@
+"""A classifier that is trained on the dataset itself, whose features are the extractor.
+
+A folder has `weights.safetensors` and, written last, `manifest.json`.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, pad, silu
+from tqdm import trange
+
+from psld.config.settings import MadeRecord, Settings, read_record, write_record
+from psld.data.pixels import from_uint8
+from psld.data.store import ImageStore
+from psld.metrics.extractor import batches_of, digest_of_weights
+from psld.metrics.settings import ClassifierSettings, TrainExtractorSettings
+from psld.utils.device import use_device
+from psld.utils.errors import RunError, UserError
+from psld.utils.files import retried_in_slurm
+from psld.utils.provenance import device_name, provenance
+from psld.utils.randomness import Stream, generator, stream_seed
+from psld.utils.tensors import read_tensors, save_tensors
+
+WEIGHTS = "weights.safetensors"
+MANIFEST = "manifest.json"
+
+COARSEST = 4  # images are halved until both sides are at most this long
+
+
+class ImageShape(Settings):
+    """The images and labels of a classifier."""
+
+    channels: int
+    """1 or 3."""
+    image_size: int
+    """Pixels along a side."""
+    num_classes: int
+    """Number of labels."""
+
+
+class FeatureClassifier(nn.Module):
+    """A network of convolutions that halve the image down to 4×4, d features, and a linear head.
+
+    The features are taken *before* the last nonlinearity, because there they are nearest to the
+    Gaussian that a Fréchet distance assumes. They are standardized: over the training split each
+    has mean 0 and variance 1, so the trace of their covariance is d and distances have a scale.
+    """
+
+    def __init__(self, settings: ClassifierSettings, shape: ImageShape) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*_body(settings, shape))
+        self.standardise = nn.BatchNorm1d(settings.features, affine=False)
+        self.head = nn.Linear(settings.features, shape.num_classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Map x in [−1, 1], N×C×H×W → features N×d."""
+        return self.standardise(self.body(x))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Map features N×d → logits N×classes."""
+        return self.head(silu(features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(self.features(x))
+
+
+def _body(settings: ClassifierSettings, shape: ImageShape) -> Iterator[nn.Module]:
+    channels, side = settings.width, shape.image_size
+    yield from _convolution(shape.channels, channels)
+    while side > COARSEST:
+        wider = min(2 * channels, 4 * settings.width)
+        yield from _convolution(channels, wider, stride=2)
+        yield from _convolution(wider, wider)
+        channels, side = wider, (side + 1) // 2
+    yield nn.Flatten()
+    yield nn.Linear(channels * side**2, settings.features)
+
+
+def _convolution(inputs: int, outputs: int, stride: int = 1) -> Iterator[nn.Module]:
+    yield nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1, bias=False)
+    yield nn.BatchNorm2d(outputs)
+    yield nn.SiLU()
+
+
+class ClassifierExtractor:
+    """A trained classifier as an extractor of its features."""
+
+    def __init__(
+        self,
+        network: FeatureClassifier,
+        settings: ClassifierSettings,
+        shape: ImageShape,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.device = torch.device(device)
+        self.dimension = settings.features
+        self.shape = shape
+        self.network = network.to(self.device).eval().requires_grad_(False)
+        architecture = {"width": settings.width, "features": settings.features}
+        self.architecture = json.dumps(architecture | shape.model_dump(), sort_keys=True)
+        self.digest = digest_of_weights(self.architecture, network.state_dict())
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Map uint8 N×C×H×W → features N×d and logits N×classes."""
+        features = self.network.features(self._input(images))
+        return features, self.network.classify(features)
+
+    def _input(self, images: Tensor) -> Tensor:
+        expected = (self.shape.channels, self.shape.image_size, self.shape.image_size)
+        if images.dtype != torch.uint8 or images.shape[1:] != expected:
+            raise UserError(
+                f"the feature classifier takes uint8 images of {expected}, "
+                f"not {images.dtype} of {tuple(images.shape[1:])}"
+            )
+        return from_uint8(images.to(self.device))
+
+
+# -- training -----------------------------------------------------------------------------------
+
+
+def make_extractor(settings: TrainExtractorSettings) -> "ExtractorManifest":
+    """Train the classifier of a dataset and write its folder. Return the manifest.
+
+    Raises UserError without labels, RunError if the training diverges.
+    """
+    store = ImageStore.open_for(settings.data, settings.dataset)
+    if store.num_classes < 2:
+        raise UserError(
+            f"{settings.data}: dataset {settings.dataset.name} has no labels to train a classifier "
+            "with; use metric=fid"
+        )
+    shape = ImageShape(
+        channels=store.channels, image_size=store.image_size, num_classes=store.num_classes
+    )
+    device = use_device(settings.device)
+    started = time.monotonic()
+    extractor = train_classifier(
+        settings.metric.extractor, shape, store.images("train"), store.labels("train"), device
+    )
+    seconds = time.monotonic() - started
+    accuracies = {
+        split: accuracy(
+            extractor, store.images(split), store.labels(split), settings.metric.batch_size
+        )
+        for split, size in store.splits.items()
+        if size > 0
+    }
+    manifest = ExtractorManifest(
+        extractor=settings.metric.extractor,
+        shape=shape,
+        dataset=settings.dataset.name,
+        dataset_digest=store.digest,
+        digest=save_classifier(settings.output, extractor),
+        train_accuracy=accuracies["train"],
+        test_accuracy=accuracies.get("test"),
+        seconds=round(seconds, 3),
+        device=device_name(device),
+        **provenance(),
+    )
+    write_record(Path(settings.output) / MANIFEST, manifest)  # it completes the folder
+    return manifest
+
+
+def train_classifier(
+    settings: ClassifierSettings,
+    shape: ImageShape,
+    images: np.ndarray,
+    labels: np.ndarray,
+    device: torch.device | str = "cpu",
+) -> ClassifierExtractor:
+    """Train on uint8 `images` N×C×H×W and integer `labels` N; the seed determines the result.
+
+    The training uses cross-entropy, AdamW, a one-cycle learning rate and random shifts. All images
+    are moved to the device at once. Raises RunError if the training diverges.
+    """
+    all_images = torch.from_numpy(np.array(images)).to(device)
+    all_labels = torch.from_numpy(np.array(labels, dtype=np.int64)).to(device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_seed(settings.seed, Stream.INITIAL_WEIGHTS))
+        network = FeatureClassifier(settings, shape).to(device).train()
+    optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, settings.learning_rate, total_steps=settings.steps
+    )
+    random = generator("cpu", settings.seed, Stream.BATCH)
+    tf32 = torch.backends.cudnn.allow_tf32  # `flags` would set True
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=tf32):
+        for _ in trange(settings.steps, desc="classifier", unit="step", disable=None):
+            index = torch.randint(len(all_images), (settings.batch_size,), generator=random)
+            index = index.to(device, non_blocking=True)
+            x = shifted(from_uint8(all_images[index]), settings.shift, random)
+            loss = cross_entropy(network(x), all_labels[index])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    if not loss.isfinite():  # checked only once: a check at every step would make the device wait
+        raise RunError("the feature classifier diverged: lower metric.extractor.learning_rate")
+    return ClassifierExtractor(network, settings, shape, device)
+
+
+def shifted(x: Tensor, most: int, random: torch.Generator) -> Tensor:
+    """Shift each image by up to `most` pixels each way; new pixels repeat the border."""
+    n, _, height, width = x.shape
+    top, left = torch.randint(2 * most + 1, (2, n, 1), generator=random).to(x.device)
+    padded = pad(x, (most, most, most, most), mode="replicate")
+    rows = top + torch.arange(height, device=x.device)
+    columns = left + torch.arange(width, device=x.device)
+    image = torch.arange(n, device=x.device)[:, None, None]
+    return padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def accuracy(
+    extractor: ClassifierExtractor, images: np.ndarray, labels: np.ndarray, batch_size: int
+) -> float:
+    """Return the fraction of uint8 `images` that are classified as their label."""
+    answers = [extractor(batch)[1].argmax(dim=1) for batch in batches_of(images, batch_size)]
+    right = torch.cat(answers).cpu() == torch.from_numpy(np.array(labels, dtype=np.int64))
+    return right.double().mean().item()
+
+
+# -- the folder ---------------------------------------------------------------------------------
+
+
+class ExtractorManifest(MadeRecord):
+    """The record of a trained classifier: its settings, its data and its accuracy."""
+
+    extractor: ClassifierSettings
+    """The settings it was trained with."""
+    shape: ImageShape
+    """The shape of its images."""
+    dataset: str
+    """Name of the dataset."""
+    dataset_digest: str
+    """Digest of the dataset's pixels and labels."""
+    digest: str
+    """The SHA-256 of architecture and weights: the extractor's, and that of its file."""
+    train_accuracy: float = Field(ge=0, le=1)
+    """Accuracy on the training split, without augmentation."""
+    test_accuracy: float | None = Field(ge=0, le=1)
+    """Accuracy on the test split; null without a test split."""
+    seconds: float
+    """Wall-clock time of the training."""
+    device: str
+    """The device of the training."""
+
+
+def save_classifier(folder: str | Path, extractor: ClassifierExtractor) -> str:
+    """Write the weights and return the extractor's digest."""
+    tensors, origin = extractor.network.state_dict(), {"architecture": extractor.architecture}
+    return save_tensors(Path(folder) / WEIGHTS, "weights", tensors, origin)
+
+
+@retried_in_slurm
+def read_extractor_manifest(folder: str | Path) -> ExtractorManifest:
+    """Read a folder's manifest. Raises UserError if it is missing, damaged or foreign."""
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no such file; a trained extractor is made by psld train_extractor"
+        )
+    wrong = f"{path}: not the manifest of an extractor; train it again"
+    return read_record(ExtractorManifest, path, wrong)
+
+
+def load_classifier(folder: str | Path, device: torch.device | str = "cpu") -> ClassifierExtractor:
+    """Load the trained classifier of a folder, for any dataset.
+
+    Raises UserError if the folder is missing or damaged.
+    """
+    manifest, path = read_extractor_manifest(folder), Path(folder) / WEIGHTS
+    network = FeatureClassifier(manifest.extractor, manifest.shape)
+    remedy = "train the extractor again"
+    weights = read_tensors(path, "weights", remedy, manifest.digest)
+    try:
+        network.load_state_dict(weights.tensors())
+    except RuntimeError:  # names or shapes differ: the code has changed
+        raise UserError(f"{path}: of another version; train it again") from None
+    return ClassifierExtractor(network, manifest.extractor, manifest.shape, device)

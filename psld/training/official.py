@@ -1,0 +1,76 @@
+"""The import of checkpoints of the official code as models and guides."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from psld.data.store import ImageStore
+from psld.diffusion.process import LinearProcess
+from psld.networks.official import LISTED, from_official, read_checkpoint
+from psld.training.manifest import GuideManifest, Imported, ModelManifest, write_manifest
+from psld.training.model import build_guide, build_network, save_weights
+from psld.training.settings import ImportGuideSettings, ImportModelSettings
+from psld.utils.errors import UserError
+from psld.utils.provenance import provenance
+
+
+def import_model(settings: ImportModelSettings) -> None:
+    """Write a model with the weights of a checkpoint, as training does.
+
+    Raises UserError, with a list, if any are missing, unexpected, of the wrong shape or not finite.
+    """
+    _import(settings, build_network, ModelManifest, settings.weights)
+
+
+def import_guide(settings: ImportGuideSettings) -> None:
+    """Write a guide with the weights of a checkpoint, as `import_model` does."""
+    # The official code keeps no moving average of a guide.
+    _import(settings, build_guide, GuideManifest, "online")
+
+
+def _import(
+    settings: ImportModelSettings | ImportGuideSettings,
+    build: Callable[[Any, LinearProcess], nn.Module],
+    kind: type[ModelManifest | GuideManifest],
+    chosen: Literal["ema", "online"],
+) -> None:
+    path = settings.checkpoint
+    checkpoint = read_checkpoint(path)
+    weights = checkpoint.ema if chosen == "ema" else checkpoint.online
+    if weights is None:
+        raise UserError(f"{path}: holds no moving average; use weights=online")
+    broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise UserError(f"{path}: NaN or infinity in {', '.join(broken[:LISTED])}")
+    network = build(settings, settings.process.build())
+    try:
+        network.load_state_dict(from_official(weights, network))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    digest, step = None, checkpoint.step
+    if Path(settings.data).exists():
+        digest = ImageStore.open_for(settings.data, settings.dataset).digest
+    imported = Imported(file=Path(path).name, sha256=checkpoint.sha256, weights=chosen)
+    manifest = kind(
+        name=settings.name,
+        grid=settings.grid_name,
+        settings=settings.model(),
+        dataset_digest=digest,
+        step=step,
+        images_seen=step and step * settings.training.batch_size,
+        parameters=sum(p.numel() for p in network.parameters()),
+        seconds=None,
+        device=None,
+        ranks=None,
+        run=None,
+        imported=imported,
+        weights_sha256=save_weights(
+            settings.output, network, imported.model_dump(exclude={"file"})
+        ),
+        **provenance(),
+    )
+    write_manifest(settings.output, manifest)
+    print(f"wrote {settings.output}: {chosen} weights, step {step}")

@@ -1,0 +1,285 @@
+"""Certificates: what they hold, what is recomputed, and how a change to them is found."""
+
+import contextlib
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from psld.config.settings import write_record
+from psld.grid.cache import load_grid
+from psld.metrics.results import CellResults
+from psld.report.certificate import INDEX, differences
+from psld.utils.tensors import load_tensors, save_tensors
+from tests.commands import Finished, call, refused, succeeded
+from tests.report.certified import (
+    CELLS,
+    entries_of,
+    evaluate,
+    forged,
+    make_project,
+    zipped,
+)
+from tests.results import sealed
+
+CERTIFICATE = "results/certificates/mine.zip"
+RESULT = "results/cells/mine/vp-sde/em-20.json"
+KEPT = "results/cells/mine/vp-sde/em-20.safetensors"
+REFERENCE = "features/digits/fd-classifier/reference/features.safetensors"
+MODEL = "models/mine/vp-sde/manifest.json"
+TABLE = "results/tables/mine/mine.csv"
+RECORD = "samples/mine/vp-sde/em-20/00000-00001.json"
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("certified")
+    make_project(folder)
+    certify(folder)
+    return folder
+
+
+@pytest.fixture
+def project(made, tmp_path) -> Path:
+    """A copy of the project to change."""
+    return shutil.copytree(made, tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def certificate(made) -> bytes:
+    return (made / CERTIFICATE).read_bytes()
+
+
+def certify(folder: Path) -> bytes:
+    succeeded(call(folder, "certify", "grid_name=mine"))
+    return (folder / CERTIFICATE).read_bytes()
+
+
+def evaluate_again(folder: Path, cell: str, **options: int) -> None:
+    with contextlib.chdir(folder):
+        evaluate(load_grid("mine"), cell, **options)
+
+
+def verify(folder: Path, *certificates: bytes) -> Finished:
+    """Verify certificates in a new folder; check that nothing is written outside of it."""
+    folder = folder / "certificates"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    before = set(folder.parent.iterdir())
+    for number, content in enumerate(certificates):
+        (folder / f"{number}.zip").write_bytes(content)
+    names = sorted(file.name for file in folder.iterdir())
+    finished = call(folder, "verify", *names)
+    assert sorted(file.name for file in folder.rglob("*")) == names
+    assert set(folder.parent.iterdir()) == before
+    return finished
+
+
+def test_a_certificate_has_no_images_and_no_weights(project, certificate):
+    entries = entries_of(certificate)
+    assert {INDEX, "grid.json", RESULT, KEPT, REFERENCE, MODEL, TABLE, RECORD} < entries.keys()
+    assert {Path(name).suffix for name in entries} <= {".json", ".safetensors", ".csv", ".png"}
+    assert len([name for name in entries if name.endswith(".safetensors")]) == len(CELLS) + 1
+    assert certify(project) == certificate, "equal contents are equal files"
+
+
+@pytest.mark.parametrize("file", [RESULT, KEPT, REFERENCE, MODEL, RECORD])
+def test_a_project_with_a_damaged_or_missing_file_is_not_certified(project, file):
+    path = project / file
+    path.write_bytes(path.read_bytes()[:-20] + b"x" * 20)
+    (project / CERTIFICATE).unlink()
+    refused(call(project, "certify", "grid_name=mine"), 2, file)
+    assert not (project / CERTIFICATE).exists()
+    path.unlink()
+    if file not in (RESULT, RECORD):  # A cell may not have been run, or its samples be deleted.
+        refused(call(project, "certify", "grid_name=mine"), 2, file, "no such file")
+
+
+def test_results_of_other_settings_are_left_out_and_a_grid_without_any_is_refused(project):
+    results = CellResults.read(project / RESULT).results
+    write_record(project / RESULT, CellResults(results=results[:1]))
+    assert "mine: 4 hold, 8 not run" in succeeded(verify(project, certify(project))).stdout
+    path = project / "configs/grid/mine.yaml"
+    path.write_text(path.read_text().replace("samples: 60", "samples: 50"))
+    refused(call(project, "certify", "grid_name=mine"), 2, "results/cells/mine: no results")
+
+
+def test_every_number_of_every_table_is_recomputed(made, certificate, tmp_path):
+    finished = succeeded(verify(tmp_path, certificate))
+    lines = finished.stdout.splitlines()
+    assert {"0.zip: mine: 8 hold, 4 not run", "0.zip: guided: 2 hold"} < set(lines)
+    assert lines[-1].startswith("0.zip: SHA-256 ")
+    printed = succeeded(call(made, "tabulate", "grid_name=mine")).stdout
+    assert printed in finished.stdout, "the tables of the project"
+
+
+def test_a_folder_of_files_is_a_certificate_too(made, tmp_path):
+    with zipfile.ZipFile(made / CERTIFICATE) as archive:
+        archive.extractall(tmp_path / "files")
+    assert "files: guided: 2 hold" in succeeded(call(tmp_path, "verify", "files")).stdout
+    (tmp_path / "files/added.txt").touch()
+    refused(call(tmp_path, "verify", "files"), 2, "files: added.txt: added")
+
+
+def test_numbers_whose_features_are_not_kept_are_not_said_to_hold(project):
+    """The network evaluations are still recomputed."""
+    for seed, cell in enumerate(CELLS):
+        evaluate_again(project, cell, seed=seed, largest=3)
+    certificate = certify(project)
+    finished = verify(project, certificate)
+    refused(finished, 1, "8 numbers cannot be recomputed", "keep=")
+    assert "0.zip: mine: 2 hold, 6 not recomputed, 4 not run" in finished.stdout
+    assert REFERENCE not in entries_of(certificate)
+
+
+def test_rounding_is_no_difference():
+    assert not list(differences({"a": [1.0, 0.0]}, {"a": ["1.0000001", 1e-10]}))
+    assert list(differences({"a": [1.0, 0]}, {"a": [1.0, 1e-5]})) == ["a.1 is 1e-05, recomputed 0"]
+
+
+def test_a_damaged_byte_of_any_file_is_found_and_the_file_named(certificate, tmp_path):
+    entries = entries_of(certificate)
+    for name, content in entries.items():
+        damaged = bytearray(certificate)
+        damaged[certificate.index(content) + len(content) // 2] ^= 1
+        refused(verify(tmp_path, damaged), 2, "0.zip", name)
+        if name != INDEX:
+            changed = zipped(entries | {name: content[:-1] + b"x"})
+            refused(verify(tmp_path, changed), 2, f"0.zip: {name}: changed")
+
+
+@pytest.mark.parametrize("name", ["grid.json", KEPT, REFERENCE, TABLE, MODEL, RESULT])
+def test_a_missing_file_is_named(certificate, tmp_path, name):
+    entries = entries_of(certificate)
+    del entries[name]
+    refused(verify(tmp_path, zipped(entries)), 2, f"0.zip: {name}: missing")
+    finished = verify(tmp_path, forged(entries))
+    assert finished.returncode == (1 if name == RESULT else 2)
+    wrong = f"{TABLE}: VP-SDE, 20, distance: ours is" if name == RESULT else name
+    assert wrong in finished.stdout + finished.stderr
+
+
+@pytest.mark.parametrize("name", ["added", "../outside", "/outside", "a/../../outside"])
+def test_an_added_file_is_named_and_none_is_written_outside(certificate, tmp_path, name):
+    entries = entries_of(certificate) | {name: b"x"}
+    refused(verify(tmp_path, zipped(entries)), 2, "0.zip: ", Path(name).name)
+    if name != "added":
+        refused(verify(tmp_path, forged(entries)), 2, "0.zip: ", name)
+
+
+def test_names_in_the_grid_do_not_lead_out_of_the_folder(certificate, tmp_path):
+    """Recomputed results are written under the names of cells."""
+    for old, new in ((b"vp-sde", b"../../outside"), (b'"name": "mine"', b'"name": "../mine"')):
+        entries = entries_of(certificate)
+        entries["grid.json"] = entries["grid.json"].replace(old, new)
+        refused(verify(tmp_path, forged(entries)), 2, "0.zip: ")
+
+
+def test_what_is_no_certificate_is_refused(tmp_path):
+    bomb = zipped({INDEX: b"{}", "a": bytes(10**6)}, zipfile.ZIP_DEFLATED)
+    for content in (b"x" * 1000, zipped({INDEX: b"[1]"}), zipped({"a": b"x", "a/b": b""}), bomb):
+        refused(verify(tmp_path, content), 2, "0.zip: ")
+    refused(call(tmp_path, "verify", "none.zip"), 2, "none.zip: no such file")
+
+
+Change = Callable[[dict[str, bytes]], None]
+
+
+def in_text(name: str, old: str, new: str) -> Change:
+    def change(entries: dict[str, bytes]) -> None:
+        text = entries[name].decode().replace(old, new)
+        assert text != entries[name].decode()
+        entries[name] = (sealed(json.loads(text)) if "record_sha256" in text else text).encode()
+
+    return change
+
+
+def in_features(name: str, kind: str, key: str) -> Change:
+    def change(entries: dict[str, bytes]) -> None:
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "changed"
+            path.write_bytes(entries[name])
+            stored = load_tensors(path, kind, "")
+            stored.arrays[key].flat[3] += 0.25
+            save_tensors(path, kind, stored.arrays, stored.origin)
+            entries[name] = path.read_bytes()
+
+    return change
+
+
+ROW = f"{TABLE}: VP-SDE, 20, distance"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            in_text(RESULT, '"nfe": 20.0', '"nfe": 10.0'),
+            f"{RESULT}: 0.nfe is 10.0, recomputed 20.0",
+        ),
+        (in_text(TABLE, "20.0", "10.0"), f"{ROW}: nfe is 10.0, recomputed 20.0"),
+        (in_text("grid.json", '"absolute": 0.1', '"absolute": 9'), "band is 0.1, recomputed 9.0"),
+        (in_text(MODEL, "0" * 64, "1" * 64), f"{RESULT}: 0.model.weights_sha256 is 000"),
+        (in_text(MODEL, "d" * 64, "1" * 64), f"{Path(REFERENCE).parent}: of dataset digits"),
+        (in_features(KEPT, "evaluation", "fd-classifier/60/values"), KEPT),
+        (in_features(REFERENCE, "features", "train.values"), REFERENCE),
+    ],
+)
+def test_a_forgery_is_found_and_its_file_named(certificate, tmp_path, change, words):
+    entries = entries_of(certificate)
+    change(entries)
+    finished = verify(tmp_path, forged(entries))
+    refused(finished, 1 if " is " in words else 2, "0.zip")
+    assert words in finished.stdout + finished.stderr
+
+
+def test_features_that_results_were_not_computed_from_are_found(project):
+    """Even if the results have the digest of the features."""
+    results = CellResults.read(project / RESULT).results
+    evaluate_again(project, "vp-sde/em-20", seed=17)
+    kept = {"kept_sha256": CellResults.read(project / RESULT).results[0].kept_sha256}
+    results = tuple(result.model_copy(update=kept) for result in results)
+    write_record(project / RESULT, CellResults(results=results))
+    finished = verify(project, certify(project))
+    refused(finished, 1, "0.zip do not hold")
+    wrong = [line for line in finished.stdout.splitlines() if line.startswith("wrong: 0.zip: ")]
+    assert any(f"{RESULT}: 0.estimate.value is " in line for line in wrong)
+    assert any(f"{ROW}: ours is " in line for line in wrong)
+    assert not any("em-10" in line or "guided" in line for line in wrong)
+
+
+def test_the_results_of_two_clusters_are_one_table(project, certificate):
+    parts = []
+    for missing in (project / RESULT, project / RESULT.replace("em-20", "em-10")):
+        content = missing.read_bytes()
+        missing.unlink()
+        parts.append(certify(project))
+        missing.write_bytes(content)
+    finished = succeeded(verify(project, *parts))
+    whole = succeeded(verify(project, certificate))
+    assert finished.stdout.partition("0.zip")[0] == whole.stdout.partition("0.zip")[0]
+    assert "1.zip: mine: 4 hold, 8 not run" in finished.stdout
+
+
+def test_certificates_that_contradict_each_other_are_refused(project, certificate):
+    evaluate_again(project, "vp-sde/em-20", seed=17)
+    other = certify(project)
+    succeeded(verify(project, other))
+    refused(verify(project, certificate, other), 2, f"1.zip: {RESULT}", "other results")
+    path = project / "configs/grid/mine.yaml"
+    path.write_text(path.read_text().replace("absolute: 0.1", "absolute: 0.2"))
+    refused(verify(project, certificate, certify(project)), 2, "1.zip: not of the same grid")
+
+
+def test_no_share_of_memorization_is_the_best(made):
+    """Noise has the smallest share, and copies have the largest."""
+    printed = succeeded(call(made, "tabulate", "grid_name=mine")).stdout
+    assert "★ the best of its column (of memorization, none is);" in printed
+    rows = [line.split("|") for line in printed.splitlines() if line.startswith("| VP-SDE")]
+    *_, recall, memorization, _ = zip(*rows[:2], strict=True)
+    assert any("★" in text for text in recall)
+    assert not any(mark in text for text in memorization for mark in "★≈")

@@ -1,0 +1,149 @@
+"""The results of a grid as runs of wandb, and their upload: each once, and again if it changed."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from psld.grid.records import Grid
+from psld.metrics.results import CellResults
+from psld.report.result_runs import SIDE, ResultRun, result_runs
+from psld.sampling.shards import Shard, shard_path
+from tests.commands import call, refused, succeeded
+from tests.data.formats import random_images
+from tests.report.conftest import MEASURED, shard_of
+from tests.report.server import wandb_server
+from tests.results import estimate_of, write_result
+
+FIGURE = "results/figures/mine/samples/cld.png"
+
+
+@pytest.fixture
+def folder(folder, grid) -> Path:
+    """Results, of which one has a class accuracy and one its shard; and a figure."""
+    accuracy = estimate_of(0.75, samples=100)
+    write_result(folder, grid, "low/em-10", value=7.5, class_accuracy=accuracy)
+    images = random_images(70, 8, 8, 1).transpose(0, 3, 1, 2)
+    shard_of(images).save(shard_path(folder / "samples/mine/cld/em-10", 0))
+    (folder / FIGURE).parent.mkdir(parents=True)
+    Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save(folder / FIGURE)
+    return folder
+
+
+def runs_by_name(grid: Grid) -> dict[tuple[str, str], ResultRun]:
+    """The runs by job type and name."""
+    every = list(result_runs(grid))
+    named = {(run.options["job_type"], run.options["name"]): run for run in every}
+    assert len(named) == len({run.options["id"] for run in every}) == len(every)
+    return named
+
+
+@pytest.fixture
+def runs(folder, grid) -> dict[tuple[str, str], ResultRun]:
+    return runs_by_name(grid)
+
+
+def test_every_result_is_a_run(runs):
+    tables = {("tabulate", "mine"), ("tabulate", "ode")}
+    assert set(runs) == {*(("evaluate", c) for c in MEASURED), *tables, ("figure", "figures")}
+    assert runs["figure", "figures"].images.keys() == {"samples/cld"}
+
+
+def test_an_evaluation_has_its_metric_and_settings(grid, runs):
+    [result] = CellResults.read(grid.cells["cld/em-10"].result).results
+    run = runs["evaluate", "cld/em-10"]
+    assert run.options["tags"] == ("digits", "fd-classifier")
+    assert run.values == {
+        "fd-classifier": 8.5,
+        "paper": 8.0,
+        "floor": result.floor,
+        "noise": result.noise,
+        "nfe": result.nfe,
+        "images": 100,
+        "sampling_seconds": result.sampling_seconds,
+        "sampling_device": "CPU",
+    }
+    config = run.options["config"]
+    assert config["process"]["kind"] == result.model.settings["process"]["kind"]
+    assert (config["model"], config["sampler"]["name"]) == ("cld", "em-10")
+    assert config["sampler"]["steps"] == 10
+    assert config["metric"]["name"] == "fd-classifier"
+    assert config["weights_sha256"] == result.model.weights_sha256
+    guided = runs["evaluate", "low/em-10"]
+    assert guided.values["class_accuracy"] == 0.75
+    assert guided.images == {}, "its shard is gone"
+
+
+def test_a_cell_shows_its_first_images(folder, runs):
+    shown = runs["evaluate", "cld/em-10"].images["samples"]
+    images = Shard.load(shard_path(folder / "samples/mine/cld/em-10", 0)).images
+    for index in (0, SIDE - 1, SIDE, SIDE**2 - 1):
+        row, column = (1 + 9 * place for place in divmod(index, SIDE))
+        assert (shown[row : row + 8, column : column + 8, 0] == images[index, 0]).all()
+
+
+def test_a_table_is_there_as_it_is_printed_and_with_every_entry(runs):
+    run = runs["tabulate", "mine"]
+    columns, lines = run.tables["table"]
+    assert columns == ["model", "20", "10"]
+    assert lines[0][0] == "CLD"
+    assert lines[0][2].startswith("8.50")
+    assert lines[0][2].endswith(" (8.00, +0.50)")
+    columns, lines = run.tables["entries"]
+    entries = [dict(zip(columns, line, strict=True)) for line in lines]
+    assert [entry["cell"] for entry in entries[:2]] == ["mine/cld/em-20", "mine/cld/em-10"]
+    assert [entry["ours"] for entry in entries[:3]] == [4.25, 8.5, None]
+    assert sum(run.values.values()) == len(entries) == 8
+    assert run.values["not run"] == 3
+
+
+def test_results_are_uploaded_once_and_again_if_they_changed(folder, grid, runs):
+    with wandb_server() as server:
+
+        def sync() -> list[str]:
+            finished = succeeded(call(folder, "wandb", "sync", "grid_name=mine"))
+            *lines, last = finished.stdout.splitlines()
+            assert last.startswith(f"{len(lines)} runs uploaded")
+            return lines
+
+        assert len(sync()) == len(runs) == len(server.runs)
+        for run in runs.values():
+            online = server.runs[run.options["id"]]
+            named = {"displayName": "name", "jobType": "job_type", "tags": "tags"}
+            for theirs, ours in named.items():
+                assert online.options.get(theirs) == json_of(run.options.get(ours)), theirs
+            assert online.options["groupName"] == "mine"
+            for name, value in run.options.get("config", {}).items():
+                assert online.config.get(name, {}) == json_of(value), name  # wandb drops {}
+            assert run.values.items() <= online.summary.items()
+            assert all(online.logged_file(name).startswith(b"\x89PNG") for name in run.images)
+            for name, (columns, lines) in run.tables.items():
+                uploaded = json.loads(online.logged_file(name))
+                assert (uploaded["columns"], uploaded["data"]) == (columns, lines)
+        figures = server.runs[runs["figure", "figures"].options["id"]]
+        assert figures.logged_file("samples/cld") == (folder / FIGURE).read_bytes()
+
+        assert sync() == []
+        write_result(folder, grid, "cld/em-10", value=0.5, floor=0.3)
+        assert sync() == ["evaluate cld/em-10: uploaded", "tabulate mine: uploaded"]
+        assert len(server.runs) == len(runs)
+        changed = server.runs[runs["evaluate", "cld/em-10"].options["id"]]
+        assert changed.summary["fd-classifier"] == 0.5
+        assert changed.steps == [0], "the new row replaces the old one"
+
+
+def json_of(content: object) -> object:
+    """The content as it comes back from JSON."""
+    return json.loads(json.dumps(content))
+
+
+def test_before_anything_ran_there_is_nothing(tmp_path, grid, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert runs_by_name(grid) == {}
+
+
+@pytest.mark.parametrize("words", [(), ("upload",), ("grid_name=mine", "sync")])
+def test_a_command_without_a_known_verb_is_refused(tmp_path, words):
+    refused(call(tmp_path, "wandb", *words), 2, "begin with one of sync, dashboard")

@@ -1,0 +1,154 @@
+"""Arrays in files: they come back as they were, or are refused in one line."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save
+
+from psld.utils.errors import UserError
+from psld.utils.tensors import (
+    KEY,
+    digest_of_arrays,
+    grouped,
+    load_tensors,
+    save_tensors,
+)
+from tests.commands import disk_full_after, files_below
+
+ARRAYS = {
+    "images": np.arange(24, dtype=np.uint8).reshape(2, 3, 4),
+    "steps": np.array(7.5, np.float32),
+    "none": np.zeros((0, 3)),
+    "labels": np.arange(3) + 7 * 10**9,
+}
+ORIGIN = {"seed": 3, "rate": 1 / 3, "made of": ["a" * 64, None]}
+
+
+def write(path: Path) -> str:
+    return save_tensors(path, "shard", ARRAYS, ORIGIN)
+
+
+def refused(path: Path, words: str, kind: str = "shard", sha256: str | None = None) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        load_tensors(path, kind, "make it again", sha256)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert str(caught.value).endswith("; make it again")
+    assert "\n" not in str(caught.value)
+
+
+def test_arrays_come_back_as_they_were(tmp_path):
+    sha256 = write(tmp_path / "new" / "x")
+    stored = load_tensors(tmp_path / "new" / "x", "shard", "make it again", sha256)
+    assert (stored.origin, stored.sha256) == (ORIGIN, sha256)
+    assert stored.arrays.keys() == ARRAYS.keys()
+    for name, array in ARRAYS.items():
+        np.testing.assert_array_equal(stored.arrays[name], array, strict=True)
+        assert torch.equal(stored.tensors()[name], torch.from_numpy(array))
+
+
+def test_equal_contents_are_equal_files(tmp_path):
+    """Whatever the order, the layout in memory and the library of the arrays."""
+    write(tmp_path / "x")
+    other = {name: torch.from_numpy(ARRAYS[name]) for name in reversed(ARRAYS)}
+    other["images"] = other["images"].transpose(0, 2).contiguous().transpose(0, 2)
+    save_tensors(tmp_path / "y", "shard", other, dict(reversed(ORIGIN.items())) | ORIGIN)
+    assert load_tensors(tmp_path / "y", "shard", "").sha256 == write(tmp_path / "x")
+    save_tensors(tmp_path / "z", "shard", dict(reversed(ARRAYS.items())), ORIGIN)
+    assert (tmp_path / "z").read_bytes() == (tmp_path / "x").read_bytes()
+
+
+def test_a_digest_is_of_everything():
+    changed = [
+        ("shard", ARRAYS, ORIGIN),
+        ("weights", ARRAYS, ORIGIN),
+        ("shard", ARRAYS, ORIGIN | {"seed": 4}),
+        ("shard", ARRAYS | {"more": ARRAYS["none"]}, ORIGIN),
+        ("shard", ARRAYS | {"images": ARRAYS["images"].reshape(3, 2, 4)}, ORIGIN),
+        ("shard", ARRAYS | {"images": ARRAYS["images"].view(np.int8)}, ORIGIN),
+        ("shard", ARRAYS | {"labels": ARRAYS["labels"] + 1}, ORIGIN),
+    ]
+    assert len({digest_of_arrays(*each) for each in changed}) == len(changed)
+
+
+def test_a_file_cut_anywhere_is_refused(tmp_path):
+    write(tmp_path / "x")
+    whole = (tmp_path / "x").read_bytes()
+    for size in range(len(whole)):
+        (tmp_path / "x").write_bytes(whole[:size])
+        refused(tmp_path / "x", "damaged shard file")
+
+
+def test_a_flipped_bit_is_never_taken_for_content(tmp_path):
+    """Only in the padding of the header does it change nothing."""
+    sha256 = write(tmp_path / "x")
+    whole = (tmp_path / "x").read_bytes()
+    taken = 0
+    for position in range(len(whole)):
+        content = bytearray(whole)
+        content[position] ^= 1 << random.Random(position).randrange(8)
+        (tmp_path / "x").write_bytes(content)
+        try:
+            stored = load_tensors(tmp_path / "x", "shard", "make it again")
+        except UserError as error:
+            assert "\n" not in str(error)  # noqa: PT017
+            continue
+        assert (stored.origin, stored.sha256) == (ORIGIN, sha256)
+        assert digest_of_arrays("shard", stored.arrays, stored.origin) == sha256
+        taken += 1
+    assert taken < 10
+
+
+def test_other_files_are_refused(tmp_path):
+    path = tmp_path / "x"
+    refused(path, "no such file")
+    path.write_text("no arrays")
+    refused(path, "damaged shard file, or none of ours")
+    for header in ({}, {KEY: "{"}, {KEY: "[]"}, {KEY: json.dumps({"kind": "shard"})}):
+        path.write_bytes(save(ARRAYS, header))
+        refused(path, "damaged shard file, or none of ours")
+    sha256 = write(path)
+    refused(path, "a shard file, not a weights file", kind="weights")
+    other = f"{int(sha256[0] == '0')}{sha256[1:]}"
+    refused(path, "not the shard file that was recorded", sha256=other)
+
+
+class Malicious:
+    def __reduce__(self):
+        return print, ("code of a stranger",)
+
+
+def test_nothing_in_a_file_is_executed(tmp_path, capsys):
+    torch.save({"images": Malicious()}, tmp_path / "x")
+    refused(tmp_path / "x", "damaged shard file")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_header_of_more_than_the_file_allocates_nothing(tmp_path):
+    layout = {"images": {"dtype": "U8", "shape": [10**15], "data_offsets": [0, 10**15]}}
+    header = json.dumps(layout).encode()
+    (tmp_path / "x").write_bytes(len(header).to_bytes(8, "little") + header + bytes(10))
+    refused(tmp_path / "x", "damaged shard file")
+    (tmp_path / "x").write_bytes((10**15).to_bytes(8, "little") + header)
+    refused(tmp_path / "x", "damaged shard file")
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path):
+    write(tmp_path / "x")
+    before, size = files_below(tmp_path), (tmp_path / "x").stat().st_size
+    for limit in (0, 100, size // 2, size - 1):
+        with disk_full_after(limit), pytest.raises(OSError, match="File too large") as caught:
+            write(tmp_path / "x")
+        assert caught.value.filename == str(tmp_path / "x")
+        assert files_below(tmp_path) == before
+
+
+def test_names_are_grouped_at_the_first_dot():
+    one, two = torch.ones(1), torch.ones(2)
+    assert grouped({"a.b.c": one, "a.d": two, "e": one}) == {
+        "a": {"b.c": one, "d": two},
+        "e": {"": one},
+    }
