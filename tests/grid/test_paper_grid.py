@@ -30,7 +30,7 @@ def parameters(paper) -> dict[str, int]:
 # --- the numbers ------------------------------------------------------------------------------
 
 
-def computed(grid: Grid, size: int, number: GridNumber, show: str | None, paper: float) -> Number:
+def computed(grid: Grid, size: int, number: GridNumber, show: str, paper: float) -> Number:
     """What the grid really computes for a number of the paper."""
     cell = grid.cell(number)
     sampler, process = cell.sampler.settings, cell.model.settings.process
@@ -49,8 +49,7 @@ def test_the_numbers_of_a_table_are_its_cells(paper, parameters, name):
     for place in paper.file.places_in(name):
         if place.number and place.row.paper is not None:
             size = parameters[place.number.model] // 1_000_000
-            show = place.column.show
-            numbers.append(computed(paper, size, place.number, show, place.paper))
+            numbers.append(computed(paper, size, place.number, place.show, place.paper))
     assert sorted(numbers, key=str) == sorted(TRANSCRIBED[name], key=str)
 
 
