@@ -59,7 +59,6 @@ class _CellRow(Settings):
     sampler: str
     guide: str | None
     seed: int
-    shards: int
     measurements: tuple[tuple[str, int], ...]
     features: dict[str, str]
 
@@ -148,7 +147,6 @@ def _cell(database: sqlite3.Connection, grid: str, name: str) -> Cell:
         guide=_record(database, "guides", row.guide) if row.guide else None,
         seed=row.seed,
         options=CellOptions.model_validate_json(_content(database, "options")),
-        shards=row.shards,
         measurements=tuple(
             Measurement(metric=_record(database, "metrics", metric), samples=samples)
             for metric, samples in row.measurements
@@ -221,7 +219,6 @@ def _cell_row(cell: Cell) -> str:
         sampler=f"{cell.sampler.family}-{cell.sampler.budget}",
         guide=cell.guide and cell.guide.name,
         seed=cell.seed,
-        shards=cell.shards,
         measurements=tuple((m.metric.name, m.samples) for m in cell.measurements),
         features={name: f"{dataset}/{name}" for name in cell.features},
     ).model_dump_json()

@@ -153,7 +153,7 @@ def _comparisons(grid: Grid) -> Iterator[tuple[str, str, dict[str, Cell]]]:
     for model in models:
         shown = [grid.cell(number) for number in grid.file.numbers if number.model == model]
         unguided = [cell for cell in shown if cell.sampler.guidance == "none"]
-        unguided.sort(key=lambda cell: (families.index(cell.sampler.family), cell.sampler.cost))
+        unguided.sort(key=lambda cell: (families.index(cell.sampler.family), _cost(cell)))
         cells = {cell.name.partition("/")[2]: cell for cell in unguided}
         yield f"samplers/{model}", f"{model}, by sampler", cells
 
@@ -222,8 +222,8 @@ def gamma_lines(grid: Grid) -> list[LineGroup]:
     groups = []
     for alike in _alike_but_for_gamma(grid):
         numbers = [number for number in grid.file.numbers if number.model in alike]
-        numbers.sort(key=lambda number: grid.cell(number).sampler.cost)
-        for group in _line_groups(grid, numbers, lambda n: grid.cell(n).sampler.budget_label):
+        numbers.sort(key=lambda number: _cost(grid.cell(number)))
+        for group in _line_groups(grid, numbers, lambda number: _budget(grid.cell(number))):
             lines = group.lines.items()
             group.lines = {n: line for n, line in lines if len(line) >= LEAST_FRICTIONS}
             groups += [group] if group.lines else []
@@ -243,6 +243,18 @@ def _line_groups(
     # Groups with the same axis stand next to each other, all in the tables' order.
     axes = [group.axis for group in groups.values()]
     return sorted(groups.values(), key=lambda group: axes.index(group.axis))
+
+
+def _budget(cell: Cell) -> str:
+    """Return the budget as text: `steps = 40`, `tolerance = 1e-3`."""
+    key = "steps" if hasattr(cell.sampler.settings, "steps") else "tolerance"
+    return f"{key} = {cell.sampler.budget}"
+
+
+def _cost(cell: Cell) -> float:
+    """Return a number that grows with the cost of the budget."""
+    sampler = cell.sampler.settings
+    return sampler.steps if hasattr(sampler, "steps") else 1 / sampler.tolerance
 
 
 def _alike_but_for_gamma(grid: Grid) -> list[set[str]]:

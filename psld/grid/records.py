@@ -8,17 +8,11 @@ changing the second part reruns nothing. A job looks its record up and has its s
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from typing import Any, NamedTuple
 
 from psld.config.settings import Settings, parse
 from psld.data.settings import PrepareSettings
-from psld.diffusion.samplers import (
-    ClassifierGuidance,
-    DigitsMask,
-    InpaintingGuidance,
-    SamplerSettings,
-)
+from psld.diffusion.samplers import DigitsMask, InpaintingGuidance, SamplerSettings
 from psld.grid import paths
 from psld.grid.schema import CellOptions, GridFile, seeded
 from psld.grid.tables import Number
@@ -115,23 +109,10 @@ class Sampler(Settings):
 
     family: str
     budget: str
-    budget_key: str
-    """The setting that is the budget: `sampler.steps` or `sampler.tolerance`."""
     settings: SamplerSettings
     run: SamplingRun
     guide: str | None
     """Name of its guide in the grid."""
-
-    @property
-    def budget_label(self) -> str:
-        """The budget as text: `steps = 40`, `tolerance = 1e-3`."""
-        return f"{self.budget_key.rpartition('.')[2]} = {self.budget}"
-
-    @property
-    def cost(self) -> float:
-        """A number that grows with the cost of the budget."""
-        steps = getattr(self.settings, "steps", None)
-        return steps or 1 / self.settings.tolerance
 
     @property
     def guidance(self) -> str:
@@ -150,6 +131,11 @@ class Features(Settings):
         return f"{self.reference.output}/manifest.json"
 
     @property
+    def folders(self) -> FeatureFolders:
+        extractor = self.extractor and self.extractor.output
+        return FeatureFolders(reference=self.reference.output, extractor=extractor)
+
+    @property
     def extractor_manifests(self) -> list[str]:
         """The manifest of a trained extractor, if it is one."""
         return [f"{self.extractor.output}/manifest.json"] if self.extractor else []
@@ -157,19 +143,16 @@ class Features(Settings):
     @property
     def reference_job(self) -> Job:
         metric = self.reference.metric
-        digest = digest_of([metric.extractor.identity(), metric.truncated_reference])
-        return Job(self.reference, digest)
+        decides = [metric.extractor.identity(), metric.truncated_reference]
+        return Job(self.reference, digest_of(decides))
 
     @property
     def extractor_job(self) -> Job:
         """The training of the extractor. Raises UserError for a published one."""
         if self.extractor is None:
-            raise UserError(
-                f"features={self.reference.metric.features}: the extractor is published, so it is "
-                "not trained; psld reference needs no training"
-            )
-        digest = digest_of(self.reference.metric.extractor.identity())
-        return Job(self.extractor, digest)
+            name = self.reference.metric.features
+            raise UserError(f"features={name}: the extractor is published, so it is not trained")
+        return Job(self.extractor, digest_of(self.reference.metric.extractor.identity()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,8 +165,6 @@ class Cell:
     guide: Guide | None
     seed: int
     options: CellOptions
-    shards: int
-    """The number of shards that its measurements need; one if it is only shown."""
     measurements: tuple[Measurement, ...]
     features: dict[str, Features]
     """The features of its measurements, by the name that the metrics share."""
@@ -217,11 +198,16 @@ class Cell:
         return digest_of([m.digest(self.digest) for m in self.measurements])
 
     @property
+    def shards(self) -> int:
+        """The number of shards that its measurements need; one if it is only shown."""
+        size = self.options.shard_size
+        return max((shards_needed(m.samples, size) for m in self.measurements), default=1)
+
+    @property
     def ranges(self) -> list[tuple[int, int]]:
         """The first and the last shard of each job that samples it."""
-        size = self.options.shards_per_job
-        starts = range(0, self.shards, size)
-        return [(first, min(first + size, self.shards) - 1) for first in starts]
+        size, shards = self.options.shards_per_job, self.shards
+        return [(first, min(first + size, shards) - 1) for first in range(0, shards, size)]
 
     @property
     def records(self) -> list[str]:
@@ -250,14 +236,11 @@ class Cell:
 
     @property
     def _images(self) -> dict[str, Any]:
-        guided = isinstance(self.sampler.settings.guidance, ClassifierGuidance)
         return {
             "model": self.model.folder,
             "sampler": self.sampler.settings,
-            "guide": self.guide.folder if guided and self.guide else None,
-            "data": None,
-            "mnist": None,
-            **self.datasets,
+            "guide": self.guide and self.guide.folder,
+            **{"data": None, "mnist": None, **self.datasets},
             "shard_size": self.options.shard_size,
             "seed": self.seed,
         }
@@ -266,8 +249,7 @@ class Cell:
     def sample_job(self) -> Job:
         run = self.sampler.run.model_dump() | {"batch_size": self.options.batch_size}
         place = {"first": 0, "shards": self.shards, "output": self.folder, "png": None}
-        settings = parse(SampleSettings, self._images | run | place, self.name)
-        return Job(settings, self.digest)
+        return Job(parse(SampleSettings, self._images | run | place, self.name), self.digest)
 
     @property
     def evaluate_job(self) -> Job:
@@ -277,22 +259,14 @@ class Cell:
                 f"cell={self.grid}/{self.name}: no table shows it, so the grid has no metric for "
                 f"it; psld plan grid_name={self.grid} list=cells lists those with metrics"
             )
-        folders = {
-            name: FeatureFolders(
-                reference=features.reference.output,
-                extractor=features.extractor and features.extractor.output,
-            )
-            for name, features in self.features.items()
-        }
         content = self._images | {
             "measurements": self.measurements,
-            "features": folders,
+            "features": {name: features.folders for name, features in self.features.items()},
             "shards": self.folder,
             "output": self.result,
             "device": self.sampler.run.device,
         }
-        settings = parse(EvaluateSettings, content, self.name)
-        return Job(settings, self.evaluation_digest)
+        return Job(parse(EvaluateSettings, content, self.name), self.evaluation_digest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -313,17 +287,7 @@ class Grid:
     @cached_property
     def cells(self) -> dict[str, Cell]:
         """All cells that are sampled, by name: those that tables show first."""
-        measured: dict[tuple[str, str, int], dict[Measurement, None]] = {}
-        for number in self.file.numbers:
-            for key in self._keys(number):
-                metric = self.metrics[number.metric]
-                measurement = Measurement(metric=metric, samples=number.samples)
-                measured.setdefault(key, {})[measurement] = None
-        shown = (f"{model}/{self.file.gallery}" for model in self.file.models)
-        for name in chain(shown, self.file.pictures.values()):
-            measured.setdefault((*name.split("/"), self.file.seed), {})
-        cells = (self._cell(*key, tuple(each)) for key, each in measured.items())
-        return {cell.name: cell for cell in cells}
+        return {cell.name: cell for cell in self._cells_by_key.values()}
 
     @property
     def measured_cells(self) -> list[Cell]:
@@ -332,7 +296,7 @@ class Grid:
 
     def replicates(self, number: Number) -> list[Cell]:
         """Return the cells of a number: one for each seed of training and sampling."""
-        return [self.cells[self._cell_name(*key)] for key in self._keys(number)]
+        return [self._cells_by_key[key] for key in self._keys(number)]
 
     def cells_behind(self, numbers: Iterable[Number]) -> list[Cell]:
         """Return the cells of some numbers with all their seeds, each once."""
@@ -352,37 +316,35 @@ class Grid:
     @cached_property
     def digest(self) -> str:
         """The digest of everything that decides the grid's results."""
-        records = (*self.models.values(), *self.guides.values(), *self.cells.values())
-        digests = [record.digest for record in records]
-        digests += (cell.evaluation_digest for cell in self.cells.values())
+        digests = [(cell.digest, cell.evaluation_digest) for cell in self.cells.values()]
         return digest_of([self.file.model_dump(mode="json"), digests])
 
     def _keys(self, number: Number) -> list[tuple[str, str, int]]:
         """Return model, sampler with budget, and seed of each cell of a number."""
-        sampler = f"{number.sampler}-{number.budget}"
-        return [
-            (model, sampler, seed)
-            for model in self.file.replicates(number.model)
-            for seed in self.file.sampling_seeds
-        ]
+        sampler, models = f"{number.sampler}-{number.budget}", self.file.replicates(number.model)
+        return [(model, sampler, seed) for model in models for seed in self.file.sampling_seeds]
 
-    def _cell_name(self, model: str, sampler: str, seed: int) -> str:
-        return f"{model}/{seeded(sampler, seed, self.file.seed)}"
-
-    def _cell(
-        self, model: str, sampler: str, seed: int, measurements: tuple[Measurement, ...]
-    ) -> Cell:
-        guide, dataset = self.samplers[sampler].guide, self.models[model].dataset
-        names = dict.fromkeys(m.metric.features for m in measurements)
-        size = self.file.shard_size
-        return Cell(
-            grid=self.name,
-            model=self.models[model],
-            sampler=self.samplers[sampler],
-            guide=self.guides[guide] if guide else None,
-            seed=seed,
-            options=self.file,
-            shards=max((shards_needed(m.samples, size) for m in measurements), default=1),
-            measurements=measurements,
-            features={name: self.features[f"{dataset}/{name}"] for name in names},
-        )
+    @cached_property
+    def _cells_by_key(self) -> dict[tuple[str, str, int], Cell]:
+        measured: dict[tuple[str, str, int], dict[Measurement, None]] = {}
+        for number in self.file.numbers:
+            for key in self._keys(number):
+                measured.setdefault(key, {})[self.measurement(number)] = None
+        shown = (f"{model}/{self.file.gallery}" for model in self.file.models)
+        for name in (*shown, *self.file.pictures.values()):
+            measured.setdefault((*name.split("/"), self.file.seed), {})
+        cells = {}
+        for (model, sampler, seed), measurements in measured.items():
+            guide, dataset = self.samplers[sampler].guide, self.models[model].dataset
+            names = dict.fromkeys(m.metric.features for m in measurements)
+            cells[model, sampler, seed] = Cell(
+                grid=self.name,
+                model=self.models[model],
+                sampler=self.samplers[sampler],
+                guide=self.guides[guide] if guide else None,
+                seed=seed,
+                options=self.file,
+                measurements=tuple(measurements),
+                features={name: self.features[f"{dataset}/{name}"] for name in names},
+            )
+        return cells

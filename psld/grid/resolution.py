@@ -168,7 +168,6 @@ class _Resolver:
         return Sampler(
             family=family,
             budget=budget,
-            budget_key=entry.budget,
             settings=sampler,
             run=parse(SamplingRun, run, where),
             guide=entry.guide,
