@@ -14,10 +14,10 @@ from psld.metrics.settings import ClassifierSettings
 from psld.networks.ncsnpp import NCSNppGuide
 from psld.networks.settings import GuideSettings
 from psld.training.model import build_network
-from tests.cli.settings import KINDS
+from tests.cli.settings import COMPOSED
 from tests.diffusion.processes import phase_space
 
-ENTRIES = ("prepare", "train", "sample", "evaluate", "reference", "train_extractor", "figure")
+ENTRIES = ("prepare", "train", "sample", "evaluate", "reference", "train_extractor")
 
 
 def options(group: str) -> list[str]:
@@ -51,7 +51,6 @@ REQUIRED = {
     "sample": ("model=x", "output=x"),
     "evaluate": ("model=x", "shards=x", "reference=x", "output=x"),
     "train": ("name=x",),
-    "figure": ("figure=x",),
 }
 
 
@@ -72,7 +71,7 @@ def fitting(group: str, option: str) -> list[str]:
 def composed(entry: str, group: str, option: str) -> Settings:
     overrides = [f"{group}={option}", *fitting(group, option), *REQUIRED.get(entry, ())]
     content = compose_content(entry, overrides, where=f"{group}={option}")
-    return parse(KINDS[entry], content, where=f"{group}={option}")
+    return parse(COMPOSED[entry], content, where=f"{group}={option}")
 
 
 @pytest.mark.parametrize(("entry", "group", "option"), CHOICES)

@@ -9,7 +9,6 @@ import torch
 
 from psld.data.pixels import truncated
 from psld.data.store import ImageStore, write_store
-from psld.grid.composing import compose_metric
 from psld.metrics.classifier import read_extractor_manifest
 from psld.metrics.distances import frechet_distance
 from psld.metrics.extractor import batches_of, gather
@@ -20,11 +19,12 @@ from psld.metrics.reference_folder import (
     load_reference,
     noise_images,
 )
+from psld.metrics.settings import ReferenceSettings
 from psld.utils.errors import UserError
-from tests.commands import call, refused, succeeded
+from tests.commands import call, composed, refused, succeeded
 from tests.results import weights_digest
 
-METRIC = compose_metric("fd-classifier", "test")
+METRIC = composed(ReferenceSettings, "reference").metric
 
 
 @pytest.fixture(scope="module")

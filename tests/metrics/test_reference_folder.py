@@ -71,7 +71,7 @@ def test_features_come_back_and_serve_a_measure(tmp_path):
     for part, expected in zip(reference, (TRAIN, TEST, NOISE), strict=True):
         assert torch.equal(part.values, expected.values)
     assert torch.equal(reference.noise.logits, NOISE.logits)
-    assert [manifest.images_of(s) for s in ("train", "test", "all")] == [200, 60, 260]
+    assert [manifest.images_of(split) for split in ("train", "test")] == [200, 60]
     assert measure(METRIC, TRAIN, reference).value == 1
     assert measure(METRIC, TEST, reference).value == pytest.approx(0.1)
     assert scale(METRIC, reference) == {"floor": pytest.approx(0.1), "noise": 0}
@@ -85,12 +85,6 @@ def test_a_distance_is_to_the_images_of_its_split(split, images):
     assert measure(metric, images, reference).value == pytest.approx(0, abs=1e-9)
     floor, noise = scale(metric, reference).values()
     assert 0.01 < floor < noise
-    whole = metric.model_copy(update={"reference_split": "all"})
-    assert measure(whole, Features.joined([TRAIN, TEST]), reference).value == pytest.approx(
-        0, abs=1e-9
-    )
-    assert scale(whole, reference)["floor"] == pytest.approx(floor)
-    assert scale(whole, reference)["noise"] == pytest.approx(measure(whole, NOISE, reference).value)
 
 
 def test_without_a_test_split_there_is_no_floor(tmp_path):

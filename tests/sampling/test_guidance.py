@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from psld.grid.composing import compose_guide, compose_model, compose_sampler
-from psld.grid.results import CellResults
+from psld.diffusion.samplers import SamplerSettings
 from psld.metrics.classifier import load_classifier
-from psld.sampling.settings import check_fit
+from psld.metrics.results import CellResults
+from psld.sampling.settings import SampleSettings, check_fit
 from psld.sampling.shards import Shard
 from psld.training.manifest import GuideManifest, read_manifest
+from psld.training.settings import TrainGuideSettings, TrainSettings
 from psld.utils.errors import UserError
-from tests.commands import TINY, call, refused, succeeded
+from tests.commands import TINY, call, composed, refused, succeeded
 
 SIZE = 12
 FREE = ("guidance@sampler.guidance=classifier-free",)
@@ -139,8 +140,17 @@ def test_bad_settings_are_refused_in_one_line(model, guide, tmp_path, overrides,
     assert not (tmp_path / "x").exists()
 
 
-def model_settings(*overrides: str):
-    return compose_model(overrides, "test")
+def model_settings(*overrides: str) -> TrainSettings:
+    return composed(TrainSettings, "train", "name=x", *overrides)
+
+
+def guide_settings(*overrides: str) -> TrainGuideSettings:
+    return composed(TrainGuideSettings, "train_guide", "name=x", *overrides)
+
+
+def guided(*overrides: str) -> SamplerSettings:
+    given = ("model=x", "output=x", "guide=x", *BY_CLASSIFIER, *overrides)
+    return composed(SampleSettings, "sample", *given).sampler
 
 
 @pytest.mark.parametrize(
@@ -153,26 +163,20 @@ def model_settings(*overrides: str):
     ],
 )
 def test_a_guide_guides_models_of_its_own_dataset_and_process(trained, message):
-    sampler = compose_sampler(BY_CLASSIFIER, "test")
-    own = compose_guide([], "test")
-    check_fit(sampler, model_settings(), own)
+    check_fit(guided(), model_settings(), guide_settings())
     with pytest.raises(UserError, match=message):
-        check_fit(sampler, model_settings(), compose_guide(trained, "test"))
+        check_fit(guided(), model_settings(), guide_settings(*trained))
     with pytest.raises(UserError, match="guidance by a guide needs one"):
-        check_fit(sampler, model_settings(), None)
+        check_fit(guided(), model_settings(), None)
 
 
 def test_a_guide_of_the_logarithm_of_time_takes_no_official_time():
-    official = (*BY_CLASSIFIER, "sampler.guidance.official_time=true")
-    sampler = compose_sampler(official, "test")
-    fourier = compose_guide(["network.embedding=fourier"], "test")
-    positional = compose_guide(["network.embedding=positional"], "test")
-    check_fit(sampler, model_settings(), positional)
+    sampler = guided("sampler.guidance.official_time=true")
+    check_fit(sampler, model_settings(), guide_settings("network.embedding=positional"))
     with pytest.raises(UserError, match="official_time: this guide embeds the logarithm"):
-        check_fit(sampler, model_settings(), fourier)
+        check_fit(sampler, model_settings(), guide_settings("network.embedding=fourier"))
 
 
 def test_a_dataset_without_classes_cannot_be_guided():
-    sampler = compose_sampler(BY_CLASSIFIER, "test")
     with pytest.raises(UserError, match="guidance needs classes, and dataset celeba64 has none"):
-        check_fit(sampler, model_settings("dataset=celeba64"), None)
+        check_fit(guided(), model_settings("dataset=celeba64"), None)
