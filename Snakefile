@@ -13,15 +13,12 @@ import sys
 
 from snakemake.cli import get_argument_parser
 
-from psld.cluster.executor import repair_scheduler, repair_slurm_executor
-from psld.cluster.solo import hold_working_directory
+from psld.cluster.head import repair_snakemake
 
 # The jobs of a large grid are millions of objects that live to the end. Looking for garbage among
 # them as often as Python does takes a quarter of the time of a dry run.
 gc.set_threshold(100_000)
-repair_scheduler()
-repair_slurm_executor()
-hold_working_directory()
+repair_snakemake()
 
 
 report: "workflow/report/workflow.rst"

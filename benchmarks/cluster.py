@@ -2,7 +2,7 @@
 
     python -m benchmarks.cluster starts      # time to the first step, and cost of a preemption
     python -m benchmarks.cluster launchers   # cost of waiting launchers on a login node
-    python -m benchmarks.cluster shards      # 100 shards, with and without job arrays
+    python -m benchmarks.cluster shards      # 100 shards, a job each
     python -m benchmarks.cluster demo        # the demo, and its tables next to those of `make demo`
 
 The benchmarks run on the tests' cluster of four nodes on this machine (tests/slurm/install.sh). The
@@ -12,7 +12,6 @@ jobs share this machine's cores, and the scheduler is faster than a real one.
 import argparse
 import contextlib
 import csv
-import re
 import shutil
 import statistics
 import sys
@@ -30,7 +29,7 @@ from tests.slurm.training import RECIPE, Training
 from tests.workflow.project import GRID, REPOSITORY, Project
 
 SAVING_EACH_STEP = (*RECIPE, "training.checkpoint_every=1", "training.steps=20")
-ONE_NODE = ("nodes=1", "ranks_per_node=2")
+ONE_NODE = ("nodes=1", "tasks_per_node=2")
 LAUNCHERS = 50
 SHARDS = 100
 
@@ -76,14 +75,14 @@ def measure_launchers(cluster: Cluster, folder: Path, data: Path) -> None:
     """Measure launchers with held jobs: start-up, memory and processor time."""
     started = time.perf_counter()
     training = Training(cluster, new_folder(folder), data)
-    with training.launched("additional=hold"):
+    with training.launched("slurm_additional_parameters=hold"):
         training.says("submitted job")
         print(f"launcher: job submitted {time.perf_counter() - started:.1f} s after its start")
     with contextlib.ExitStack() as stack:
         waiting = [Training(cluster, new_folder(folder), data) for _ in range(LAUNCHERS)]
         processes = []
         for training in waiting:
-            launcher = stack.enter_context(training.launched("additional=hold"))
+            launcher = stack.enter_context(training.launched("slurm_additional_parameters=hold"))
             training.says("is pending")
             processes.append(psutil.Process(launcher.pid))
         time.sleep(60)  # their polling interval grows
@@ -101,21 +100,14 @@ def measure_launchers(cluster: Cluster, folder: Path, data: Path) -> None:
 def measure_shards(cluster: Cluster, folder: Path, _: Path) -> None:
     """Measure a cell of 100 shards of ten images, one per job; everything else exists before."""
     Project.create(folder / "made")
-    made = ClusterProject(folder / "made", cluster)
-    made.edit(GRID, "samples: 20", f"samples: {SHARDS * 10}")
-    made.edit(GRID, "shard_size: 5", "shard_size: 10")
-    made.edit(GRID, "shards_per_job: 2", "shards_per_job: 1")
-    model = "models/tiny/psld/manifest.json"
-    made.run(model)
-    records = [f"samples/tiny/psld/em-3/{i:05d}-{i:05d}.json" for i in range(SHARDS)]
-    for name, options in (("arrays", ()), ("jobs", ("--slurm-array-jobs", ""))):
-        made.copy(folder / name)
-        project = ClusterProject(folder / name, cluster)
-        started = time.perf_counter()
-        project.run(*options, *records)
-        taken = time.perf_counter() - started
-        calls = {re.sub("_.*", "", job["jobid"]) for job in project.jobs()}
-        print(f"{SHARDS} shards as {name}: {taken:.0f} s, {len(calls)} calls of sbatch")
+    project = ClusterProject(folder / "made", cluster)
+    project.edit(GRID, "samples: 20", f"samples: {SHARDS * 10}")
+    project.edit(GRID, "shard_size: 5", "shard_size: 10")
+    project.edit(GRID, "shards_per_job: 2", "shards_per_job: 1")
+    project.run("models/tiny/psld/manifest.json")
+    started = time.perf_counter()
+    project.run(*(f"samples/tiny/psld/em-3/{i:05d}-{i:05d}.json" for i in range(SHARDS)))
+    print(f"{SHARDS} shards: {time.perf_counter() - started:.0f} s")
 
 
 def measure_demo(cluster: Cluster, folder: Path, _: Path) -> None:

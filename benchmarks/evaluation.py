@@ -12,40 +12,36 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.timing import compare
-from psld.commands.evaluate import expand
-from psld.config.overrides import take
-from psld.grid import paths
-from psld.grid.cells import find_cell
+from psld.grid.cache import load_grid
 
-CELL = "demo/psld-0.02/em-quadratic-40"
+CELL = "psld-0.02/em-quadratic-40"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where the demo ran")
     with contextlib.chdir(parser.parse_args().folder), tempfile.TemporaryDirectory() as written:
-        grid, model, sampler = find_cell(CELL)
+        settings = load_grid("demo").cells[CELL].evaluate_job.settings
         output = f"output={written}/result.json"
-        _, alone = take("cell", expand([f"cell={CELL}"]))
+        alone = [
+            f"model={settings.model}",
+            f"shards={settings.shards}",
+            f"shard_size={settings.shard_size}",
+            f"sampler={settings.sampler.integrator}",
+            f"sampler.striding={settings.sampler.striding}",
+            f"sampler.steps={settings.sampler.steps}",
+            output,
+        ]
         single = []
-        for evaluation in grid.evaluations_by_cell[f"{model}/{sampler}"]:
-            metric = grid.metric(evaluation.metric)
-            place = (grid.models[model].dataset, metric.features)
-            trained = metric.extractor.kind == "classifier"
-            extractor = paths.extractor_folder(*place) if trained else "null"
-            single.append(
-                [
-                    *alone,
-                    output,
-                    f"samples={evaluation.samples}",
-                    f"metric={evaluation.metric}",
-                    f"reference={paths.reference_folder(*place)}",
-                    f"extractor={extractor}",
-                ]
-            )
+        for measurement in settings.measurements:
+            metric = measurement.metric
+            folders = settings.features[metric.features]
+            own = (f"metric={metric.name}", f"samples={measurement.samples}")
+            places = (f"reference={folders.reference}", f"extractor={folders.extractor or 'null'}")
+            single.append([*alone, *own, *places])
         compare(
             f"{CELL}: {len(single)} metrics in one pass against {len(single)} commands",
-            lambda: evaluate([f"cell={CELL}", output]),
+            lambda: evaluate([f"cell=demo/{CELL}", output]),
             lambda: [evaluate(words) for words in single],
         )
 

@@ -20,7 +20,7 @@ from psld.diffusion.loss import EpsilonLoss
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.samplers import EMSettings
 from psld.diffusion.score import NetworkScore
-from psld.grid.composing import compose_model
+from psld.grid.resolution import compose_model
 from psld.networks.forward import forward_pass
 from psld.sampling.sample import ShardNoise
 from psld.training.batches import Batches

@@ -3,9 +3,9 @@
     python -m benchmarks.long_run 1000
 
 A made-up workflow goes through the tests' cluster of four nodes (tests/slurm/install.sh) with the
-project's profile, executor and lock: ten jobs a cell, of which nine are submitted as arrays. The
-controller is stopped twice for a while. Only what a job runs is made up: in place of a Snakemake
-process, a short script that writes the job's output, because the head process is measured.
+project's profile, executor and lock: ten jobs a cell. The controller is stopped twice for a while.
+Only what a job runs is made up: in place of a Snakemake process, a short script that writes the
+job's output, because the head process is measured.
 """
 
 import argparse
@@ -26,15 +26,11 @@ DOWN_SECONDS = 90
 
 SNAKEFILE = """\
 import sys
-from psld.cluster.executor import repair_scheduler, repair_slurm_executor
-from psld.cluster.solo import hold_working_directory
+from psld.cluster.executor import Executor
+from psld.cluster.head import repair_snakemake
 
-repair_scheduler()
-repair_slurm_executor()
-hold_working_directory()
-sys.modules["snakemake_executor_plugin_slurm"].Executor.format_job_exec = (
-    lambda executor, job: f"{sys.executable} -IS job.py {job.output[0]}"
-)
+repair_snakemake()
+Executor.format_job_exec = lambda executor, job: f"{sys.executable} -IS job.py {job.output[0]}"
 
 rule all:
     input: expand("cells/{cell}", cell=range(int(config["cells"])))
@@ -71,7 +67,7 @@ class LongRun(ClusterProject):
         for cell in range(cells):
             (folder / f"shards/{cell}").mkdir(parents=True)
         profile = yaml.safe_load((REPOSITORY / "profiles/slurm/config.yaml").read_text())
-        pause = "slurm-init-seconds-before-status-checks"
+        pause = "psld-init-seconds-before-status-checks"
         lab = {**lab_profile(profile), pause: profile[pause]}
         lab["set-resources"] = {rule: lab["set-resources"][rule] for rule in ("sample", "evaluate")}
         (folder / "profiles/lab").mkdir(parents=True)

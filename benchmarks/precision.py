@@ -15,7 +15,7 @@ from torch import Tensor
 from psld.diffusion.loop import sample
 from psld.diffusion.samplers import EMSettings
 from psld.diffusion.score import NetworkScore
-from psld.grid.composing import compose_model
+from psld.grid.resolution import compose_model
 from psld.networks.forward import forward_pass
 from psld.training.model import build_network
 

@@ -9,7 +9,7 @@ from benchmarks.timing import compare
 from psld.diffusion.loop import sample
 from psld.diffusion.samplers import EMSettings, SSCSSettings
 from psld.diffusion.score import NetworkScore
-from psld.grid.composing import compose_model
+from psld.grid.resolution import compose_model
 from psld.training.model import build_network
 
 IMAGES, STEPS = 250, 10

@@ -8,12 +8,10 @@ both cells draw the same noise. The p-values are not corrected for the number of
 
 import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
-from psld.grid import paths
-from psld.grid.loading import load_grid
-from psld.grid.measured import Measured, read_measured
-from psld.grid.places import Evaluation
+from psld.grid.cache import load_grid
+from psld.grid.entries import SeedResults, read_results
+from psld.grid.records import Grid
 
 GRID = "small"
 BUDGETS = (10, 25, 50, 100, 250)
@@ -23,30 +21,30 @@ Pair = tuple[str, str]
 
 def main() -> None:
     grid = load_grid(GRID)
-    [(metric, samples)] = {(e.metric, e.samples) for e in grid.evaluations}
-    cells = Path(paths.cell_result(grid.name, "cell")).parent
-
-    def measured(cell: str) -> Measured:
-        model, _, sampler = cell.partition("/")
-        found = read_measured(grid, cells, Evaluation(model, sampler, metric, samples))
-        if not found.results:
-            print(f"error: {cells}/{cell}.json: no result; run make small first", file=sys.stderr)
-            sys.exit(2)
-        return found
-
     for question, pairs in questions(grid.samplers):
-        rows = [(one, other, measured(one), measured(other)) for one, other in pairs]
+        rows = [(one, other, results(grid, one), results(grid, other)) for one, other in pairs]
         print(f"\n{question}\n")
         print("| cells | value | minus | difference | p | paired |")
         print("|:--|--:|--:|--:|--:|:--|")
         for one, other, a, b in rows:
-            found = a.difference(b)
+            difference = a.difference(b)
             values = f"{a.interval().value:.2f} | {b.interval().value:.2f}"
-            paired = "yes" if found.paired else "no"
+            paired = "yes" if difference.paired else "no"
             print(
-                f"| {one} − {other} | {values} | {found.value:+.2f} | {found.p_value:.1g} "
-                f"| {paired} |"
+                f"| {one} − {other} | {values} | {difference.value:+.2f} | "
+                f"{difference.p_value:.1g} | {paired} |"
             )
+
+
+def results(grid: Grid, cell: str) -> SeedResults:
+    """Read the results of a cell, which has one number. End the program without them."""
+    [number] = [number for number in grid.file.numbers if number.cell == cell]
+    measured = read_results(grid, number)
+    if not measured.results:
+        path = grid.cells[cell].result
+        print(f"error: {path}: no result; run make small first", file=sys.stderr)
+        sys.exit(2)
+    return measured
 
 
 def questions(samplers: Iterable[str]) -> Iterator[tuple[str, list[Pair]]]:

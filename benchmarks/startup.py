@@ -29,12 +29,12 @@ entry.entry_point = lambda *how, **more: lambda main: checked(*how, **more)(lamb
 RUN = "from psld.commands.main import main; main()"
 
 COMMANDS = {
-    "prepare dataset=digits": UNTIL_WORK + RUN,
+    "prepare dataset=demo/digits": UNTIL_WORK + RUN,
     "train model=demo/cld data=x.h5": UNTIL_WORK + RUN,
     "train_guide guide=demo/psld-0.02 data=x.h5": UNTIL_WORK + RUN,
-    "train_extractor dataset=digits metric=fd-classifier data=x.h5": UNTIL_WORK + RUN,
+    "train_extractor features=demo/digits/fd-classifier data=x.h5": UNTIL_WORK + RUN,
     "import model=demo/cld data=x.h5 checkpoint=x": UNTIL_WORK + RUN,
-    "reference dataset=digits metric=fid data=x.h5": UNTIL_WORK + RUN,
+    "reference features=demo/digits/fd-classifier data=x.h5": UNTIL_WORK + RUN,
     "sample cell=demo/cld/em-uniform-40": UNTIL_WORK + RUN,
     "evaluate cell=demo/cld/em-uniform-40": UNTIL_WORK + RUN,
     "tabulate": RUN,

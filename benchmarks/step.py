@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.timing import compare
 from psld.diffusion.loss import EpsilonLoss
-from psld.grid.composing import compose_model
+from psld.grid.resolution import compose_model
 from psld.training.batches import Batches
 from psld.training.loop import optimize
 from psld.training.model import build_network

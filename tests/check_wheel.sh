@@ -19,7 +19,9 @@ set -euo pipefail
 cd "$1/empty"
 python - <<'PYTHON'
 import psld
+from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
 assert "site-packages" in psld.__file__, psld.__file__
+assert ExecutorPluginRegistry().is_installed("psld")
 PYTHON
 psld --help | grep -q sample
 psld prepare dataset=digits

@@ -8,13 +8,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
 from psld.commands.main import main
-from psld.config.compose import compose_content
-from psld.config.settings import Settings, parse
 
 TINY = (
     "network.base_channels=8",
@@ -32,14 +29,7 @@ TINY = (
 )
 """A training of milliseconds a step, whatever the demo's settings are."""
 
-S = TypeVar("S", bound=Settings)
-
 Finished = subprocess.CompletedProcess[str]
-
-
-def composed(kind: type[S], name: str, *overrides: str) -> S:
-    """The settings of a command."""
-    return parse(kind, compose_content(name, overrides, "test"), "test")
 
 
 def command(name: str, *overrides: str) -> list[str]:

@@ -279,7 +279,7 @@ def test_a_change_of_several_places():
     ("command", "runs"),
     [
         ("snakemake --profile profiles/default --cores all demo  # here", None),
-        ("psld launch ranks_per_node=2 -- psld.train", None),
+        ("psld launch tasks_per_node=2 -- psld.train", None),
         (
             "snakemake --profile profiles/default table5   # one table",
             "snakemake --profile profiles/default table5 --dry-run",

@@ -1,44 +1,53 @@
-"""A repair of snakemake-executor-plugin-slurm 2.8, which submits Snakemake's jobs.
+"""Snakemake's executor `psld`: the Slurm plugin's, with what it lacks for runs of weeks.
 
-Of the plugin there remain its settings and the options of sbatch. Submission, the states of jobs
-and Ctrl-C are here, because the plugin:
+This is the one file that depends on the inside of snakemake-executor-plugin-slurm 2.8. The plugin
+builds the options of sbatch and submits. Here are the states of jobs, Ctrl-C and the command of a
+job, because the plugin
 
-- loses jobs of arrays: it keeps a batch "to wait for more" jobs and never submits it. If the
-  commands of an array are longer than a command line, every task runs the first task's command;
-- lets a shell expand `$(…)` in the name of the working directory, and leaves Python's path without
-  quotes. Here paths are relative, and sbatch reads a script with all commands of an array from its
-  standard input;
 - forgets its jobs if the controller does not answer five questions in a row, and waits forever for
-  a job that the controller no longer knows. Here it asks again until Slurm answers
-  (`psld.cluster.slurm.Patience`), before it submits, too. A job that Slurm has forgotten is done if
-  its output is there and new, and else it has failed;
+  a job that the controller no longer knows. Here Slurm is asked until it answers, and a submission
+  is repeated until then. A job that Slurm has forgotten is done if its output is there and new,
+  else it has failed;
 - ends up to three minutes after Ctrl-C, and cancels only the jobs on its list. Jobs are missing
-  from this list while it asks Slurm for states or sbatch runs. Here all jobs of the run are
-  canceled by their name, and Snakemake ends at once. The name is recorded for a killed run.
+  from this list while it asks for states or sbatch runs. Here all jobs of the run are canceled by
+  their name, and Snakemake ends at once;
+- starts a second Snakemake in each job (the jobstep plugin), and quotes paths so that a shell
+  expands `$(…)` and `%` in the name of the working directory. Here a job is one Snakemake, its
+  paths are relative, and sbatch reads its command from the standard input.
 
-Snakemake itself starts a thread each second for every job that has ended, as long as others wait to
-be started, and it ignores `local-cores`. The repair has one such thread, and as many local jobs. On
-a cluster, Snakemake does not wait for local jobs before it closes their event loops, which is an
-error ("Cannot close a running event loop"). The repair waits.
+Snakemake itself ignores `local-cores` on a cluster, and closes its event loop while local jobs
+still use it ("Cannot close a running event loop"). Here there are as many local jobs as
+`local-cores`, and Snakemake waits for them.
 """
 
 import asyncio
-import itertools
-import operator
 import os
 import shlex
-import subprocess
 import sys
-import tempfile
-import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from psld.cluster.slurm import FINAL, GONE, Patience, Unreachable, cancel_jobs_named, states_named
-from psld.cluster.solo import record_slurm_name
+from snakemake_executor_plugin_slurm import Executor as SlurmExecutor
+from snakemake_executor_plugin_slurm import ExecutorSettings, common_settings
+from snakemake_interface_common.exceptions import WorkflowError
+
+from psld.cluster.head import record_slurm_name
+from psld.cluster.slurm import (
+    FINAL,
+    GONE,
+    NO_ANSWER,
+    Job,
+    Unreachable,
+    cancel_jobs_named,
+    jobs_named,
+    until_answered,
+)
+from psld.cluster.watch import RUN
 from psld.utils.errors import RunError
+
+__all__ = ["Executor", "ExecutorSettings", "common_settings"]
 
 FAILED = (FINAL - {"COMPLETED"}) | {"TIMEOUT", GONE}
 """States of a failed job. After the loss of a node or a preemption, Slurm queues a job again."""
@@ -48,213 +57,129 @@ CLOCKS_DIFFER = 60
 """Seconds by which the clock of a file server may be behind this machine's."""
 
 
-def repair_slurm_executor() -> None:
-    """Repair the plugin, if Snakemake has loaded it."""
-    plugin: Any = sys.modules.get("snakemake_executor_plugin_slurm")
-    if plugin is None or plugin.Executor.run_jobs is _run_jobs:
-        return
-    kind = plugin.Executor
-    begin, shutdown = kind.__post_init__, kind.shutdown
+class Executor(SlurmExecutor):
+    """Submits Snakemake's jobs to Slurm and waits for their ends."""
 
-    def begin_recorded(executor: Any, *arguments: Any, **options: Any) -> None:
-        begin(executor, *arguments, **options)
-        resources = executor.workflow.resource_settings
+    def __post_init__(self) -> None:
+        settings = self.workflow.executor_settings
+        settings.pass_command_as_script = True
+        settings.array_jobs = None
+        settings.status_command = None  # The plugin would warn of it; `squeue` is used.
+        super().__post_init__()
+        self.slurm_logdir = Path(os.path.relpath(self.slurm_logdir))
+        resources = self.workflow.resource_settings
         resources.cores = resources.local_cores  # Snakemake starts so many threads for local jobs.
-        record_slurm_name(Path(executor.workflow.persistence.path), executor.run_uuid)
+        self.run_folder = record_slurm_name(self.run_uuid)
 
-    def shutdown_after_local_jobs(executor: Any) -> None:
-        shutdown(executor)
-        executor.workflow.scheduler._local_executor.shutdown()
+    # The command of a job.
 
-    kind.__post_init__ = begin_recorded
-    kind.shutdown = shutdown_after_local_jobs
-    kind.run_jobs = _run_jobs
-    kind.check_active_jobs = _check_active_jobs
-    kind.sleep = _sleep
-    kind.cancel_jobs = _cancel_all
-    kind.tmpdir = property(_temporary_folder)
-    # The jobs of the plugin start a second Snakemake, with the other plugin.
-    for each in (kind, sys.modules["snakemake_executor_plugin_slurm_jobstep"].Executor):
-        each.get_python_executable = lambda executor: shlex.quote(sys.executable)
-        each.get_snakefile = lambda executor: os.path.relpath(executor.snakefile)
+    def additional_general_args(self) -> str:
+        return "--executor local"
 
+    def get_python_executable(self) -> str:
+        return shlex.quote(sys.executable)
 
-def repair_scheduler() -> None:
-    """Make Snakemake's scheduler, which looks for jobs each second, start one timer at a time."""
-    from snakemake.scheduling.job_scheduler import JobScheduler
+    def get_snakefile(self) -> str:
+        return os.path.relpath(self.snakefile)
 
-    def look_again_once(scheduler: Any, seconds: float) -> None:
-        def look_again() -> None:
-            scheduler.will_look_again = False
-            scheduler._open_jobs.release()
+    @property
+    def tmpdir(self) -> str:
+        return os.path.relpath(super().tmpdir)
 
-        if not getattr(scheduler, "will_look_again", False):
-            scheduler.will_look_again = True
-            threading.Timer(seconds, look_again).start()
+    def get_job_exec_prefix(self, job: Any) -> str:
+        """Return shell that comes before the job's command.
 
-    JobScheduler._schedule_reevalutation = look_again_once
+        A job of a killed run that reaches Slurm after the next run has begun must do nothing.
+        """
+        if self.run_folder is None:
+            return f"unset {RUN}"
+        return f"test -d {shlex.quote(os.path.relpath(self.run_folder))} && unset {RUN}"
 
+    # Submission, and the ends of jobs.
 
-def _run_jobs(executor: Any, jobs: list[Any]) -> None:
-    """Submit jobs that can start: those of a rule in `slurm-array-jobs` as arrays."""
-    name_of = operator.attrgetter("name")  # of a job's rule, or of its group
-    for name, group in itertools.groupby(sorted(jobs, key=name_of), key=name_of):
-        same = list(group)
-        as_array = {name, "all"} & executor.array_jobs and not same[0].is_group()
-        size = executor.max_array_size if as_array else 1
-        for start in range(0, len(same), size):
-            batch = same[start : start + size]
-            for job in batch:
-                executor.run_job_pre(job)
-            executor._job_submission_executor.submit(_submit, executor, batch)
+    def report_job_error(self, job_info: Any, msg: str = "", **options: Any) -> None:
+        """Report a failed job. If Slurm did not answer its submission, repeat that instead."""
+        if job_info.external_jobid is None:
+            if self._states() is None:
+                return
+            if any(sign in msg for sign in NO_ANSWER):
+                self._pause(5)
+                self._job_submission_executor.submit(self.run_job, job_info.job)
+                return
+        super().report_job_error(job_info, msg=msg, **options)
 
+    async def check_active_jobs(self, active_jobs: list[Any]) -> AsyncIterator[Any]:
+        """Report the jobs that have ended; yield the others."""
+        shortest = self.workflow.executor_settings.init_seconds_before_status_checks
+        longer = min(self.next_seconds_between_status_checks + 10, LONGEST_PAUSE)
+        self.next_seconds_between_status_checks = longer if active_jobs else shortest
+        for job in active_jobs:
+            job.aux.setdefault("first asked", time.time())
+        states = await asyncio.to_thread(self._states) if active_jobs else None
+        if states is None:
+            return
+        for job in active_jobs:
+            state = states.get(job.external_jobid, GONE)
+            log = job.aux["slurm_logfile"]
+            if state == "COMPLETED" or (state == GONE and _has_new_output(job)):
+                self.report_job_success(job)
+                log.unlink(missing_ok=True)
+            elif state in FAILED:
+                message = f"Slurm job {job.external_jobid} ended as {state}. "
+                self.report_job_error(job, msg=message, aux_logs=[str(log)])
+            else:
+                yield job
+                continue
+            self.next_seconds_between_status_checks = shortest
 
-def _temporary_folder(executor: Any) -> str:
-    if executor._tmpdir is None:
-        executor._tmpdir = tempfile.mkdtemp(dir=".snakemake", prefix="tmp.")
-    return os.path.relpath(executor._tmpdir)
+    def _states(self) -> dict[str, str] | None:
+        """Ask Slurm for the states of all jobs of this run until it answers.
 
+        Return None if Snakemake ends before that. It ends if Slurm does not answer for too long:
+        with exit code 1, and its jobs in Slurm go on.
+        """
 
-def _submit(executor: Any, jobs: list[Any]) -> None:
-    """Submit jobs of one rule together when the controller answers, and report the outcome.
+        def ask() -> dict[str, Job]:
+            if not self.wait:
+                raise RunError("Snakemake ends")
+            return jobs_named(self.run_uuid)
 
-    The jobs of a rule have the same resources.
-    """
-    from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
-
-    if _states(executor) is None:
-        return
-    try:
-        number = _call_sbatch(executor, jobs)
-    except Exception as error:  # Snakemake would wait forever for a job of which it hears nothing.
-        for job in jobs:
-            executor.report_job_error(SubmittedJobInfo(job), msg=f"not submitted: {error}. ")
-        return
-    for index, job in enumerate(jobs, 1):
-        name = f"{number}_{index}" if len(jobs) > 1 else number
-        aux = {"slurm_logfile": _logs(executor, job) / f"{name}.log"}
-        executor.report_job_submission(SubmittedJobInfo(job, external_jobid=name, aux=aux))
-    executor.logger.info(f"Slurm job {number}: {len(jobs)} job(s) of rule {jobs[0].name}.")
-
-
-def _call_sbatch(executor: Any, jobs: list[Any]) -> str:
-    """Return the number of the job or array. Raises RunError if sbatch refuses it."""
-    from snakemake_executor_plugin_slurm import submit_string, utils, validation
-
-    logs = _logs(executor, jobs[0])
-    logs.mkdir(parents=True, exist_ok=True)
-    array = len(jobs) > 1
-    validation.validate_slurm_extra(jobs[0])
-    parameters = {
-        "run_uuid": executor.run_uuid,
-        "slurm_logfile": logs / ("%A_%a.log" if array else "%j.log"),
-        "comment_str": jobs[0].name,
-        "account": next(executor.get_account_arg(jobs[0])),
-        "partition": executor.get_partition_arg(jobs[0]),
-        "workdir": executor.workflow.workdir_init,
-    }
-    settings = executor.workflow.executor_settings
-    call = submit_string.get_submit_command(jobs[0], parameters, settings=settings)
-    call += utils.set_gres_string(jobs[0]) + (f" --array=1-{len(jobs)}" if array else "")
-    script = _script([executor.format_job_exec(job) for job in jobs])
-    done = subprocess.run(call, shell=True, input=script, capture_output=True, text=True)
-    if done.returncode:
-        raise RunError(" ".join(done.stderr.split()))
-    return validation.validate_or_get_slurm_job_id(done.stdout.strip().split(";")[0], done.stdout)
-
-
-def _logs(executor: Any, job: Any) -> Path:
-    """The folder of a job's output. It is relative: sbatch would expand `%` in a path."""
-    return Path(os.path.relpath(executor.slurm_logdir), job.name)
-
-
-def _script(commands: list[str]) -> str:
-    """Return a shell script that runs the command of a job, or of its part of an array."""
-    if len(commands) == 1:
-        return f"#!/bin/sh\n{commands[0]}\n"
-    cases = "".join(f"{index})\n{command}\n;;\n" for index, command in enumerate(commands, 1))
-    return f'#!/bin/sh\ncase "$SLURM_ARRAY_TASK_ID" in\n{cases}esac\n'
-
-
-async def _check_active_jobs(executor: Any, jobs: list[Any]) -> AsyncIterator[Any]:
-    """Report the jobs that have ended; yield the others."""
-    shortest = executor.workflow.executor_settings.init_seconds_before_status_checks
-    executor.next_seconds_between_status_checks = min(
-        executor.next_seconds_between_status_checks + 10, LONGEST_PAUSE
-    )
-    if not jobs:
-        executor.next_seconds_between_status_checks = shortest
-        return
-    for job in jobs:
-        job.aux.setdefault("first asked", time.time())
-    states = await asyncio.to_thread(_states, executor)
-    if states is None:
-        return
-    for job in jobs:
-        state = states.get(job.external_jobid, GONE)
-        if state == "COMPLETED" or (state == GONE and _has_new_output(job)):
-            executor.report_job_success(job)
-            job.aux["slurm_logfile"].unlink(missing_ok=True)
-        elif state in FAILED:
-            message = f"Slurm job {job.external_jobid} ended as {state}. "
-            executor.report_job_error(job, msg=message, aux_logs=[str(job.aux["slurm_logfile"])])
-        else:
-            yield job
-            continue
-        executor.next_seconds_between_status_checks = shortest
-
-
-def _states(executor: Any) -> dict[str, str] | None:
-    """Ask Slurm for the states of all jobs of this run until it answers.
-
-    Return None if Snakemake ends before that. It ends if Slurm does not answer for too long.
-    """
-    patience = Patience()
-    while executor.wait:
         try:
-            return states_named(executor.run_uuid)
+            jobs = until_answered(ask, self.logger.warning, self._pause)
+        except RunError as error:
+            if self.wait:
+                self.wait = False
+                self.workflow.scheduler.executor_error_callback(WorkflowError(str(error)))
+            return None
+        return {number: job.state for number, job in jobs.items()}
+
+    # The end of Snakemake.
+
+    async def sleep(self) -> None:
+        await asyncio.to_thread(self._pause, self.next_seconds_between_status_checks)
+
+    def _pause(self, seconds: float) -> None:
+        """Wait until the time is over or Snakemake ends."""
+        end = time.monotonic() + seconds
+        while self.wait and time.monotonic() < end:
+            time.sleep(0.2)
+
+    def cancel_jobs(self, active_jobs: list[Any]) -> None:
+        """Cancel all jobs of this run, after the calls of sbatch that are under way."""
+        self.wait = False
+        self._job_submission_executor.shutdown(wait=True, cancel_futures=True)
+        try:
+            cancel_jobs_named(self.run_uuid)
         except Unreachable as error:
-            try:
-                is_new = patience.spend(error)
-            except RunError as final:
-                _give_up(executor, str(final))
-                return None
-            if is_new:
-                executor.logger.warning(f"{error}; asking again until it answers")
-        _pause(executor, 5)
-    return None
+            ends = f"scancel --me --name={self.run_uuid} ends them"
+            self.logger.error(f"{error}; the jobs go on: {ends}")
 
-
-def _give_up(executor: Any, message: str) -> None:
-    """End Snakemake with exit code 1; its jobs in Slurm go on."""
-    from snakemake_interface_common.exceptions import WorkflowError
-
-    executor.wait = False
-    executor.workflow.scheduler.executor_error_callback(WorkflowError(message))
+    def shutdown(self) -> None:
+        super().shutdown()
+        self.workflow.scheduler._local_executor.shutdown()
 
 
 def _has_new_output(job: Any) -> bool:
-    made = [Path(file) for file in job.job.output]
+    files = [Path(file) for file in job.job.output]
     since = job.aux["first asked"] - CLOCKS_DIFFER
-    return all(f.exists() and f.stat().st_mtime >= since for f in made)
-
-
-async def _sleep(executor: Any) -> None:
-    await asyncio.to_thread(_pause, executor, executor.next_seconds_between_status_checks)
-
-
-def _pause(executor: Any, seconds: float) -> None:
-    """Wait until the time is over or Snakemake ends."""
-    end = time.monotonic() + seconds
-    while executor.wait and time.monotonic() < end:
-        time.sleep(0.2)
-
-
-def _cancel_all(executor: Any, active_jobs: list[Any]) -> None:
-    executor.wait = False
-    executor._job_submission_executor.shutdown(wait=True, cancel_futures=True)
-    name = executor.run_uuid
-    try:
-        cancel_jobs_named(name)
-    except Unreachable as error:
-        executor.logger.error(f"{error}; the jobs go on: scancel --me --name={name} ends them")
+    return all(file.exists() and file.stat().st_mtime >= since for file in files)

@@ -4,47 +4,33 @@ The files of a launch are in RUNS/launches/NAME-DIGEST, one folder per output fo
 
     lock                  held by the waiting launcher, until its process ends in any way; so is
                           launcher.lock in the run directory, which two outputs may share
-    launch.json           the job that trains
+    launch.json           the run directory of the job that trains, until it is canceled
     JOB_submission.sh     sbatch's script; submitit's pickle is next to it
     JOB_RANK_log.out/err  a rank's output
-    JOB_RANK_outcome.json the exit code of a rank that ended by itself
 """
 
+import os
 import signal
+import sys
 import time
-import uuid
-from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import NoReturn
 
 from psld.cluster import slurm
-from psld.cluster.job import RankCommand, ensure_command, read_outcomes, submit
-from psld.cluster.requeue import FRUITLESS_LIVES, read_lives
+from psld.cluster.job import run_rank
 from psld.cluster.settings import LaunchSettings
-from psld.config.settings import Settings, read_record, write_record
 from psld.training.manifest import is_exported, publish
-from psld.utils.errors import RunError
-from psld.utils.files import LATE_SECONDS, digest_of, make_private
+from psld.utils.errors import RunError, UserError
+from psld.utils.files import LATE_SECONDS, digest_of, make_private, read_json, write_json
+from psld.utils.gpus import take_gpus, visible_gpus
 from psld.utils.locks import sole_holder
-
-T = TypeVar("T")
 
 SETTLED_SECONDS = 20
 """Seconds that a job must have ended, if Slurm may requeue it: after the loss of a node."""
-
-
-class Launch(Settings):
-    """A launch, as launch.json keeps it."""
-
-    name: str
-    """The name under which lives.json records its lives."""
-    run: str
-    """The run directory. It differs if the settings of the training have changed."""
-    job: str = ""
-    """The launch's latest job; empty until sbatch has answered."""
-    canceled: bool = False
-    """The user has canceled it; its job may take a while to end."""
+FRUITLESS_JOBS = 2
+"""Lost jobs in a row that may save no checkpoint. A job that fails must have saved one."""
 
 
 class Launcher:
@@ -57,12 +43,14 @@ class Launcher:
         self.output = output
         self.name = f"{output.name}-{digest_of(str(output.resolve()))[:12]}"
         """The name of this training's jobs, by which they are found."""
-        self.folder = Path(settings.runs).resolve() / "launches" / self.name
-        self.launch: Launch | None = None
-        self.lives = 0
-        """Lives of the launch that had begun when its last job was submitted."""
-        self.jobs_without_start = 0
-        """Jobs in a row that ended before training began."""
+        self.folder = run.parent.resolve() / "launches" / self.name
+        self.record = self.folder / "launch.json"
+        self.job = ""
+        """The number of the latest job; empty until sbatch has answered."""
+        self.step = 0
+        """The step of the newest checkpoint when that job was submitted or found."""
+        self.fruitless = 0
+        """Jobs in a row that have saved no checkpoint."""
         self.in_charge = False
         """False while another launcher waits for this training."""
 
@@ -81,137 +69,180 @@ class Launcher:
             self._attach()
             while not is_exported(self.run):
                 state = self._wait()
-                if not self._succeeded(state):
+                if not self._is_trained(state):
                     self._replace_job(state)
             publish(self.run, self.output)
             say(f"{self.output} is there")
 
     def cancel(self) -> None:
-        """Cancel the training's jobs. Raises Unreachable."""
+        """Cancel the training's jobs, which may take a while to end. Raises Unreachable."""
         slurm.cancel_jobs_named(self.name)
-        if self.launch:
-            self._update(canceled=True)
+        self.record.unlink(missing_ok=True)
 
     def _attach(self) -> None:
         """Return to the job of an earlier launcher, or submit one."""
-        path = self.folder / "launch.json"
-        wrong = f"{path}: not the record of a launch; delete it"
-        launch = read_record(Launch, path, wrong) if path.exists() else None
-        active = until_answered(lambda: slurm.active_jobs_named(self.name))
-        if active and launch and launch.run == str(self.run) and not launch.canceled:
-            # A launcher that was killed right after sbatch has not recorded the job.
-            self.launch = launch
-            self._update(job=active[0])
-            ensure_command(self._command(), active[0], self.folder)
-            say(f"back to job {active[0]}")
+        active = self._active_jobs()
+        if active and self.record.exists() and read_json(self.record, str) == str(self.run):
+            # A launcher that was killed right after sbatch has not written the job's command.
+            self._take(active[0])
+            say(f"back to job {self.job}")
             return
         if active:
-            # That job must not write to the same output.
-            why = "was canceled" if launch and launch.canceled else "trains with other settings"
-            say(f"waiting for the end of job {', '.join(active)}, which {why}")
-            until_answered(self.cancel)
-            while until_answered(lambda: slurm.active_jobs_named(self.name)):
+            say(f"waiting for the end of job {', '.join(active)}: canceled, or of other settings")
+            slurm.until_answered(self.cancel, say)
+            while self._active_jobs():  # They must not write to the same output.
                 time.sleep(1)
         if not is_exported(self.run):
-            self.launch = Launch(name=uuid.uuid4().hex, run=str(self.run))
+            write_json(self.record, str(self.run))
             self._submit()
 
-    def _submit(self) -> None:
-        """Submit a job of the launch."""
-        self._update(job="")
-        self.lives = len(read_lives(self.run, self.launch.name))
-        job = until_answered(self._submit_once)
-        ranks = self.settings.ranks_of_slurm_node
-        say(f"submitted job {job}: {self.settings.nodes} node(s) with {ranks} rank(s) each")
-        say(f"its logs: {self.folder}/{job}_*")
+    def _active_jobs(self) -> list[str]:
+        return slurm.until_answered(partial(slurm.active_jobs_named, self.name), say)
 
-    def _submit_once(self) -> str:
+    def _submit(self) -> None:
+        slurm.until_answered(self._submit_once, say)
+        nodes, ranks = self.settings.nodes, self.settings.ranks_of_slurm_node
+        say(f"submitted job {self.job}: {nodes} node(s) with {ranks} rank(s) each")
+        say(f"its logs: {self.folder}/{self.job}_*")
+
+    def _submit_once(self) -> None:
         """Submit, unless an earlier attempt has reached Slurm without an answer."""
-        command = self._command()
         # Delay signals until sbatch has answered: only its answer names the job to cancel.
         numbers = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
         before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
         try:
             active = slurm.active_jobs_named(self.name)
-            job = active[0] if active else submit(self.settings, command, self.name, self.folder)
-            ensure_command(command, job, self.folder)
-            self._update(job=job)
+            self._take(active[0] if active else submit(self.settings, self.name, self.folder))
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        return job
 
-    def _command(self) -> RankCommand:
-        return RankCommand(tuple(self.settings.command), self.folder, self.launch.name)
+    def _take(self, job: str) -> None:
+        """Make a job in Slurm the one that trains."""
+        ensure_command(self.settings.command, job, self.folder)
+        self.job = job
+        self.step = self._newest_step()
+
+    def _newest_step(self) -> int:
+        """Return the step of the newest checkpoint; 0 if there is none."""
+        files = self.run.glob("checkpoints/checkpoint-*.pt")
+        return max((int(file.stem.partition("-")[2]) for file in files), default=0)
 
     def _wait(self) -> str:
         """Print the first rank's output until the job has ended; return the job's state."""
-        job = self.launch.job
-        log = self.folder / f"{job}_0_log.out"
+        log = self.folder / f"{self.job}_0_log.out"
         position = log.stat().st_size if log.exists() else 0
-        last, said, since, pause = "", "", time.monotonic(), 1.0
+        last = slurm.Job("", "")
+        since, pause = time.monotonic(), 1.0
         while True:
-            state, reason = until_answered(lambda: slurm.state_of(job))
+            jobs = slurm.until_answered(partial(slurm.jobs_named, self.name), say)
+            job = jobs.get(self.job, slurm.Job(slurm.GONE, ""))
             position = print_added(log, position)
-            if state != last:
-                last, since, pause = state, time.monotonic(), 1.0
-            description = state.lower() + (reason and f" ({reason})")
-            if description != said:
-                hint = f"; scontrol release {job} lets it run" if reason in slurm.HELD else ""
-                say(f"job {job} is {description}{hint}")
-                said = description
-            settled = state in slurm.FINAL or time.monotonic() - since >= SETTLED_SECONDS
-            if state in slurm.ENDED and settled:
-                return state
+            if job.state != last.state:
+                since, pause = time.monotonic(), 1.0
+            if job != last:
+                is_held = job.reason in slurm.HELD
+                hint = f"; scontrol release {self.job} lets it run" if is_held else ""
+                say(f"job {self.job} is {job}{hint}")
+                last = job
+            settled = job.state in slurm.FINAL or time.monotonic() - since >= SETTLED_SECONDS
+            if job.state in slurm.ENDED and settled:
+                return job.state
             time.sleep(pause)
             pause = min(pause * 1.3, 15.0)
 
-    def _succeeded(self, state: str) -> bool:
-        """Check if the model is there, after the ranks' files had time to appear here."""
-        deadline = time.monotonic() + LATE_SECONDS
-        while not is_exported(self.run):
-            outcomes = read_outcomes(self.folder, self.launch.job)
-            expected = outcomes.get(0) == 0 if outcomes else state in ("COMPLETED", "FAILED")
-            if not expected or time.monotonic() > deadline:
-                return False
+    def _is_trained(self, state: str) -> bool:
+        """Check if the model is there, after it had time to appear here."""
+        deadline = time.monotonic() + (LATE_SECONDS if state == "COMPLETED" else 0)
+        while not (is_there := is_exported(self.run)) and time.monotonic() < deadline:
             time.sleep(1)
-        return True
+        return is_there
 
     def _replace_job(self, state: str) -> None:
-        """Submit the next job. Raises RunError if it would fail too, or if no job begins to train.
-
-        Jobs that begin to train check their own progress.
-        """
-        job = self.launch.job
+        """Submit the next job. Raises RunError if it would fail, too."""
+        job = self.job
         if state == "CANCELLED":
             raise RunError(f"job {job} was canceled; run the same command again to go on")
         if state == "OUT_OF_MEMORY":
-            raise RunError(f"job {job} ran out of memory; ask for more (memory_mb)")
-        outcomes = read_outcomes(self.folder, job)
-        failed = sorted(rank for rank, code in outcomes.items() if code != 0)
-        if failed:
-            self._show_errors(failed)
-            raise RunError(f"job {job} failed on rank {', '.join(map(str, failed))}; see above")
-        has_begun = len(read_lives(self.run, self.launch.name)) > self.lives
-        self.jobs_without_start = 0 if has_begun else self.jobs_without_start + 1
-        if self.jobs_without_start > FRUITLESS_LIVES:
-            self._show_errors([0])
+            raise RunError(f"job {job} ran out of memory; ask for more (mem_mb)")
+        has_progressed = self._newest_step() > self.step
+        self.fruitless = 0 if has_progressed else self.fruitless + 1
+        for log in sorted(self.folder.glob(f"{job}_*_log.err")):
+            if "rror" in (text := tail(log)):
+                print(f"--- {log}\n{text}\n---", flush=True)
+        if self.fruitless > (0 if state == "FAILED" else FRUITLESS_JOBS):
             raise RunError(
-                f"job {job} ended as {state}, and training has not begun in "
-                f"{self.jobs_without_start} jobs; see above and {self.folder}/{job}_*"
+                f"job {job} ended as {state} and has saved no checkpoint; see above and "
+                f"{self.folder}/{job}_*"
             )
-        if state == "FAILED":
-            self._show_errors([0])  # srun's message about the dead rank is there
         say(f"job {job} was lost ({state}); the next one goes on from the last checkpoint")
         self._submit()
 
-    def _show_errors(self, ranks: list[int]) -> None:
-        for rank in ranks:
-            path = self.folder / f"{self.launch.job}_{rank}_log.err"
-            print(f"--- {path}\n{tail(path)}\n---", flush=True)
 
-    def _update(self, **changes: Any) -> None:
-        self.launch = self.launch.model_copy(update=changes)
-        write_record(self.folder / "launch.json", self.launch)
+def submit(settings: LaunchSettings, name: str, folder: Path) -> str:
+    """Submit one job of all ranks and return its number. `folder` gets its script and logs.
+
+    Raises:
+        UserError: Slurm refuses the options, or the path of `folder`.
+        Unreachable: the controller does not answer; it may have taken the job.
+    """
+    # submitit is slow to import; a launch on this machine does without it.
+    from submitit import SlurmExecutor
+    from submitit.core.utils import FailedJobError
+
+    if set("%\\\n\r") & set(str(folder)):
+        raise UserError(
+            f"launch: {str(folder)!r}: Slurm writes no logs to a path with %, a backslash or a "
+            "line break; name another folder (runs=…)"
+        )
+    executor = SlurmExecutor(folder)
+    executor.update_parameters(job_name=name, **settings.options())
+    try:
+        with slurm.environment_without(slurm.INHERITED):
+            return executor.submit(run_rank, settings.command).job_id
+    except FailedJobError as error:
+        answer = " ".join(str(error).split())
+        if any(sign in answer for sign in slurm.NO_ANSWER):
+            raise slurm.Unreachable(answer) from None
+        asked = settings.model_dump(exclude={"command"}, exclude_none=True)
+        options = " ".join(f"{key}={value}" for key, value in asked.items())
+        raise UserError(f"launch: {answer}; the options were {options}") from None
+
+
+def ensure_command(words: list[str], job: str, folder: Path) -> None:
+    """Write the pickle that the job's ranks wait for, if submitit did not.
+
+    submitit writes it after sbatch has answered. If there was no answer, or the launcher was
+    killed before it, the file is missing.
+    """
+    from submitit.core.utils import DelayedSubmission, JobPaths
+
+    pickled = JobPaths(folder, job).submitted_pickle
+    if not pickled.exists():
+        DelayedSubmission(run_rank, words).dump(pickled)
+
+
+def run_here(settings: LaunchSettings) -> NoReturn:
+    """Replace this process by the training, or by torchrun with one process per rank.
+
+    It keeps the GPUs and the number of threads that this process was given. Several ranks wait for
+    GPUs that other trainings, or samplings, on this machine use.
+    """
+    if settings.nodes > 1:
+        raise UserError(
+            f"launch: nodes={settings.nodes} needs Slurm; on this machine use nodes=1 "
+            "with tasks_per_node"
+        )
+    gpus = visible_gpus()
+    ranks = settings.tasks_per_node or len(gpus) or 1
+    if 1 < ranks <= len(gpus):
+        # A single rank chooses a GPU itself.
+        taken = take_gpus(list(gpus.values()), ranks, past_exec=True)
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(list(gpus)[i] for i in taken)
+    torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"]
+    command = [*(torchrun if ranks > 1 else ()), "psld", *settings.command]
+    sys.stdout.flush()
+    with slurm.environment_without(slurm.SURROUNDING):
+        os.execv(sys.executable, [sys.executable, "-m", *command])
 
 
 def print_added(path: Path, position: int) -> int:
@@ -226,24 +257,10 @@ def print_added(path: Path, position: int) -> int:
     return position + len(added)
 
 
-def tail(path: Path, lines: int = 200) -> str:
-    """The last lines of a file, or `(not written)`."""
-    if not path.exists():
-        return "(not written)"
+def tail(path: Path, lines: int = 100) -> str:
+    """Return the last lines of a file."""
     return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
 
 
 def say(text: str) -> None:
     print(f"launch: {text}", flush=True)
-
-
-def until_answered(ask: Callable[[], T]) -> T:
-    """Ask Slurm, and repeat it while the controller does not answer. Raises RunError."""
-    patience = slurm.Patience()
-    while True:
-        try:
-            return ask()
-        except slurm.Unreachable as error:
-            if patience.spend(error):
-                say(f"{error}; asking again until it answers")
-            time.sleep(5)

@@ -1,72 +1,100 @@
-"""Settings of `psld launch`: where and how a training runs, but not what is trained."""
+"""Settings of `psld launch`: where and how a training runs, but not what is trained.
+
+They have the names of the resources in TRAINING_JOB (workflow/rules/common.smk), which sets them.
+"""
 
 import shlex
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from psld.config.settings import Settings
 
 
 class LaunchSettings(Settings):
-    """The resources of a training and where it runs; an empty string means none is given."""
+    """The resources of a training's job and the place where it runs."""
 
     command: list[str] = Field(min_length=1)
-    """The command that each rank runs, with its overrides."""
+    """The words after `--`: the command that each rank runs."""
     where: Literal["auto", "slurm", "here"] = "auto"
     """`auto`: as a Slurm job if there is sbatch, else in processes of this machine."""
-    runs: str = "runs"
-    """Folder of run directories; the files of launches are in its `launches`."""
     nodes: int = Field(1, ge=1)
-    ranks_per_node: int | None = Field(None, ge=1)
-    """Null: one per GPU, of the job or of this machine; one without GPUs."""
-    cpus_per_rank: int = Field(1, ge=1)
+    tasks_per_node: int | None = Field(None, ge=1)
+    """Ranks. None: one per GPU, of the job or of this machine; one without GPUs."""
+    cpus_per_task: int = Field(1, ge=1)
+    """Per rank."""
     gpus_per_node: int | None = Field(None, ge=1)
     gres: str | None = None
     """Generic resources per node, such as gpu:a100:4, for sites that count GPUs this way."""
-    memory_mb: int | None = Field(None, ge=1)
-    """Memory per node. Null: the partition's default."""
-    minutes: int = Field(60, ge=1)
-    """Time limit of one life; the training goes on in the next."""
+    mem_mb: int | None = Field(None, ge=1)
+    """Memory per node. None: the partition's default."""
+    runtime: int = Field(60, ge=1)
+    """Time limit, in minutes, of one life; the training goes on in the next."""
     warning_seconds: int = Field(120, ge=1)
     """Seconds from the warning, at which the job saves a checkpoint, to its time limit."""
-    partition: str | None = None
-    account: str | None = None
+    slurm_partition: str | None = None
+    slurm_account: str | None = None
     qos: str | None = None
     constraint: str | None = None
     exclude: str | None = None
-    additional: str | None = None
+    slurm_additional_parameters: str | None = None
     """Other options of sbatch: `reservation=maintenance exclusive`."""
     detach: bool = False
     """On Ctrl-C leave the job alone; the same command returns to it."""
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _empty_is_not_given(cls, value: Any) -> Any:
-        return None if value == "" else value
 
     @model_validator(mode="after")
     def _values_fit(self) -> "LaunchSettings":
         if any(not name or name.startswith("-") for name in self.additional_options):
             raise ValueError(
-                f"additional: options without dashes, `name=value` or `name`; got {self.additional}"
+                "slurm_additional_parameters: options without dashes, `name=value` or `name`; got "
+                f"{self.slurm_additional_parameters}"
             )
-        if self.warning_seconds >= 60 * self.minutes:
+        if self.warning_seconds >= 60 * self.runtime:
             raise ValueError(
                 f"warning_seconds: {self.warning_seconds} s before its end, a life of "
-                f"{self.minutes} minutes has not begun; increase minutes or reduce warning_seconds"
+                f"{self.runtime} minutes has not begun; increase runtime or reduce warning_seconds"
             )
         return self
 
     @property
     def additional_options(self) -> dict[str, str | bool]:
-        options = (option.partition("=") for option in shlex.split(self.additional or ""))
+        words = shlex.split(self.slurm_additional_parameters or "")
+        options = (option.partition("=") for option in words)
         return {name: value if equals else True for name, equals, value in options}
 
     @property
     def ranks_of_slurm_node(self) -> int:
         """Ranks per node of a Slurm job: as given, or one per GPU."""
-        return self.ranks_per_node or self.gpus_per_node or _gpus_in(self.gres) or 1
+        return self.tasks_per_node or self.gpus_per_node or _gpus_in(self.gres) or 1
+
+    def options(self) -> dict[str, Any]:
+        """Return what submitit asks sbatch for: six options of its own, and sbatch's."""
+        sbatch = {
+            "gpus-per-node": self.gpus_per_node,
+            "gres": self.gres,
+            "mem": self.mem_mb and f"{self.mem_mb}M",
+            "partition": self.slurm_partition,
+            "account": self.slurm_account,
+            "qos": self.qos,
+            "constraint": self.constraint,
+            "exclude": self.exclude,
+            "requeue": True,
+            **self.additional_options,
+        }
+        return {
+            "time": self.runtime,
+            "nodes": self.nodes,
+            "ntasks_per_node": self.ranks_of_slurm_node,
+            "cpus_per_task": self.cpus_per_task,
+            "signal_delay_s": self.warning_seconds,
+            "srun_args": [
+                "--kill-on-bad-exit=1",  # A dead rank ends the others; they would wait for it.
+                "--wait=0",  # No limit (WaitTime) for the first rank, which exports the model last.
+                # Since Slurm 22.05 srun does not take this from sbatch.
+                f"--cpus-per-task={self.cpus_per_task}",
+            ],
+            "additional_parameters": {key: value for key, value in sbatch.items() if value},
+        }
 
 
 def _gpus_in(gres: str | None) -> int:

@@ -1,16 +1,20 @@
-"""Slurm's commands, except for submission: the state of a job, its end, a clean environment."""
+"""Slurm's commands, except for submission: the states of jobs, their end, a clean environment."""
 
 import os
 import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from textwrap import shorten
+from typing import NamedTuple, TypeVar
 
+from psld.cluster.watch import RUN
 from psld.utils.errors import PSLDError, RunError
+
+T = TypeVar("T")
 
 GONE = "GONE"
 """Our name for the state of a job that the controller has forgotten, some minutes after its end."""
@@ -53,13 +57,21 @@ REFUSED_SECONDS = 120
 """Seconds to ask again after a refusal: restarts of munge and of the controller take seconds."""
 NO_ANSWER_SECONDS = 3 * 24 * 3600
 """Seconds to ask again without an answer: a cluster's maintenance may take a weekend."""
-INHERITED = (
-    *("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL"),
-    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS"),
-    *("VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMEXPR_MAX_THREADS"),
-    *("TMPDIR", "TMP", "TEMP", "TEMPDIR"),
-)
-"""Variables of a surrounding job, shell or Snakemake rule that sbatch would pass on to a job."""
+SURROUNDING = r"SLURM_(?!CONF$)|SLURMD_|SBATCH_|SRUN_|SUBMITIT_"
+"""The variables of a surrounding Slurm job, except for the place of Slurm's configuration."""
+INHERITED = rf"{SURROUNDING}|{RUN}$|\w+_DEVICES$|GPU_DEVICE|\w+_THREADS$|TE?MP(DIR)?$"
+"""These, and those of a surrounding shell or Snakemake rule that sbatch would pass on to a job."""
+
+
+class Job(NamedTuple):
+    """A job as the controller describes it."""
+
+    state: str
+    reason: str
+    """Why it waits; empty if it does not."""
+
+    def __str__(self) -> str:
+        return self.state.lower() + (self.reason and f" ({self.reason})")
 
 
 class Unreachable(PSLDError):
@@ -72,27 +84,32 @@ class Refused(Unreachable):
     """Slurm refuses to answer this user or this machine."""
 
 
-class Patience:
-    """Limits how long a question is repeated that Slurm does not answer."""
+def until_answered(
+    ask: Callable[[], T],
+    say: Callable[[str], None],
+    pause: Callable[[float], None] = time.sleep,
+) -> T:
+    """Return the answer of `ask`; repeat it while Slurm does not answer.
 
-    def __init__(self) -> None:
-        self.since: dict[type[Unreachable], float] = {}
-        self.last = ""
-
-    def spend(self, error: Unreachable) -> bool:
-        """Return True if the error is another than the last one; the question may be repeated.
-
-        Raises RunError if it was repeated for too long.
-        """
-        limit = REFUSED_SECONDS if isinstance(error, Refused) else NO_ANSWER_SECONDS
-        first = self.since.setdefault(type(error), time.monotonic())
-        if time.monotonic() - first >= limit:
-            raise RunError(
-                f"{error} (for {timedelta(seconds=limit)}); jobs in Slurm are left as they are; "
-                "the same command goes on when Slurm answers"
-            )
-        before, self.last = self.last, str(error)
-        return before != self.last
+    Each new reason is said once. Raises RunError if Slurm does not answer for too long.
+    """
+    first: dict[type[Unreachable], float] = {}
+    last = ""
+    while True:
+        try:
+            return ask()
+        except Unreachable as error:
+            limit = REFUSED_SECONDS if isinstance(error, Refused) else NO_ANSWER_SECONDS
+            since = first.setdefault(type(error), time.monotonic())
+            if time.monotonic() - since >= limit:
+                raise RunError(
+                    f"{error} (for {timedelta(seconds=limit)}); jobs in Slurm are left as they "
+                    "are; the same command goes on when Slurm answers"
+                ) from None
+            if str(error) != last:
+                say(f"{error}; asking again until it answers")
+            last = str(error)
+        pause(5)
 
 
 def available() -> bool:
@@ -103,46 +120,30 @@ def available() -> bool:
     return "configuration source" not in ping.stderr
 
 
-def state_of(job: str) -> tuple[str, str]:
-    """Return Slurm's state of a job, or GONE, and why it waits. Raises Unreachable.
+def jobs_named(name: str) -> dict[str, Job]:
+    """Return this user's jobs of that name, until the controller forgets them. Raises Unreachable.
 
     The controller answers this. Not every cluster has accounting, and it is minutes late.
     """
-    answer = _run("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T %r")
-    state, _, reason = answer.strip().partition(" ")
-    if state and not re.fullmatch("[A-Z_]+", state):
+    options = ("--noheader", "--me", "--states=all", f"--name={name}", "--format=%A %T %r")
+    answer = _run("squeue", *options)
+    lines = [line.strip() for line in answer.splitlines() if line.strip()]
+    jobs = [re.fullmatch(r"(\d+) +([A-Z_]+)(?: +(.*))?", line, re.ASCII) for line in lines]
+    if not all(jobs):
         raise Unreachable(f"squeue answered {shorten(answer, 80)!r}")
+    return {job[1]: Job(job[2], _why_waiting(job[2], job[3] or "")) for job in jobs}
+
+
+def _why_waiting(state: str, reason: str) -> str:
     waits = state == "PENDING" and reason != "None"
     # A list of missing nodes follows the comma; it changes all the time.
-    return state or GONE, reason.partition(",")[0] if waits else ""
+    return reason.partition(",")[0] if waits else ""
 
 
 def active_jobs_named(name: str) -> list[str]:
     """This user's jobs of that name that have not ended, the newest first. Raises Unreachable."""
-    found = _states(r"\d+", f"--name={name}", "--format=%A %T")
-    return sorted((job for job, state in found if state not in ENDED), key=int, reverse=True)
-
-
-def states_named(name: str) -> dict[str, str]:
-    """The states of this user's jobs of that name, also of ended ones. Raises Unreachable.
-
-    Each job of an array has an entry, also while it waits: ARRAY_INDEX.
-    """
-    every = ("--array", "--states=all", f"--name={name}", "--format=%i %T")
-    return dict(_states(r"\S+", *every))
-
-
-def _states(job: str, *options: str) -> list[tuple[str, str]]:
-    """Return this user's jobs, which match the pattern `job`, with their states.
-
-    Raises Unreachable if squeue answers something else.
-    """
-    answer = _run("squeue", "--noheader", "--me", *options)
-    lines = [line.strip() for line in answer.splitlines() if line.strip()]
-    found = [re.fullmatch(rf"({job}) +([A-Z_]+)", line, re.ASCII) for line in lines]
-    if not all(found):
-        raise Unreachable(f"squeue answered {shorten(answer, 80)!r}")
-    return [each.groups() for each in found]
+    active = [number for number, job in jobs_named(name).items() if job.state not in ENDED]
+    return sorted(active, key=int, reverse=True)
 
 
 def cancel_jobs_named(name: str) -> None:
@@ -151,7 +152,7 @@ def cancel_jobs_named(name: str) -> None:
 
 
 def _run(*command: str) -> str:
-    """Return the output of a Slurm command; it is empty for a job that does not exist."""
+    """Return the output of a Slurm command. Raises Unreachable."""
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=ANSWER_SECONDS
@@ -160,23 +161,23 @@ def _run(*command: str) -> str:
         raise Unreachable(f"{command[0]} did not answer in {ANSWER_SECONDS} seconds") from None
     except OSError as error:
         raise Refused(f"{command[0]}: {error.strerror}") from None
-    if done.returncode == 0 or "Invalid job id" in done.stderr:
+    if done.returncode == 0:
         return done.stdout
     kind = Refused if any(sign in done.stderr.lower() for sign in REFUSALS) else Unreachable
     raise kind(" ".join(done.stderr.split()) or f"{command[0]} failed")
 
 
 @contextmanager
-def clean_environment(*variables: str) -> Iterator[None]:
-    """Remove these variables and those of a surrounding Slurm job, except SLURM_CONF.
+def environment_without(variables: str) -> Iterator[None]:
+    """Remove the environment variables whose names begin with this pattern.
 
     A job that is submitted within a job must get what it asks for, not what its parent has.
     """
-    # submitit is slow to import, and every Snakemake process imports this module.
-    from submitit.helpers import clean_env
-
-    configuration = os.environ.get("SLURM_CONF")
-    with clean_env(variables):
-        if configuration:
-            os.environ["SLURM_CONF"] = configuration
+    before = dict(os.environ)
+    for name in before:
+        if re.match(variables, name):
+            del os.environ[name]
+    try:
         yield
+    finally:
+        os.environ.update(before)

@@ -112,6 +112,8 @@ def split_flags(words: list[str]) -> tuple[list[str], list[str]]:
     """
     parser = get_args_parser()
     parser.error = _refuse
+    # Hydra reads flags before overrides only.
+    words = sorted(words, key=lambda word: "=" in word and not word.startswith("-"))
     parsed = parser.parse_args(words)
     if parsed.experimental_rerun is not None:
         _refuse("--experimental-rerun is not supported; give the overrides again")

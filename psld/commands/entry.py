@@ -3,6 +3,7 @@
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from functools import wraps
 from typing import Any, TypeVar
 
 from psld.commands.frame import HELP, Frame, FromRecord
@@ -31,6 +32,7 @@ def entry_point(
     frame = Frame(name, kind, records or {}, bare, has_config)
 
     def decorate(main: Callable[[S], Any]) -> Callable[[], None]:
+        @wraps(main)
         def command() -> None:
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
             try:

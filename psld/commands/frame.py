@@ -123,6 +123,8 @@ class Frame:
         others = [word for word in words if word not in bare]
         if unreadable := [word for word in others if "=" not in word]:
             raise UserError(f"{unreadable[0]}: not a setting KEY=VALUE")
+        # A rule passes an empty text for a resource that is not set.
+        others = [word for word in others if not word.endswith("=")]
         return parse(self.kind, updated(self._of_bare(bare), others), self.where)
 
     def is_bare(self, word: str) -> bool:

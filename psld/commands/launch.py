@@ -1,7 +1,7 @@
 """Run a training on all its ranks: as one Slurm job, or on this machine if there is no Slurm.
 
     psld launch nodes=2 gpus_per_node=4 -- train model=paper/cifar10-psld-0.02
-    psld launch ranks_per_node=2 -- train model=demo/psld-0.02   # without Slurm
+    psld launch tasks_per_node=2 -- train model=demo/psld-0.02   # without Slurm
 
 On a cluster, it submits the job and waits until the model is written. If it is killed and started
 again, it returns to the job. Ctrl-C cancels the job, unless `detach=true`. It imports no torch,
@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from psld.cluster import slurm
-from psld.cluster.job import run_here
-from psld.cluster.launcher import Launcher, say
+from psld.cluster.launcher import Launcher, run_here, say
 from psld.cluster.settings import LaunchSettings
 from psld.commands.entry import entry_point, settings_of
 from psld.commands.frame import Frame, FromRecord
@@ -34,6 +33,9 @@ TRAININGS = {
     ),
 }
 """The commands that can be launched."""
+
+
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @entry_point("launch", LaunchSettings, bare="command", has_config=False)
@@ -55,7 +57,7 @@ def main(settings: LaunchSettings) -> None:
             "use where=here"
         )
     launcher = Launcher(settings, run, output)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in STOPS:
         # Keep ignoring a signal that Snakemake ignores under nohup (SIGHUP) or a shell's `&`
         # (SIGINT).
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -73,7 +75,7 @@ def settings_of_training(words: list[str]) -> RunSettings:
 
 def leave(launcher: Launcher, detach: bool, number: int) -> NoReturn:
     """Exit on a signal: cancel the job, or print that it goes on and how to return to it."""
-    for repeated in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for repeated in STOPS:
         signal.signal(repeated, signal.SIG_IGN)  # The first one is enough.
     name = signal.Signals(number).name
     # Keep the job if the terminal closes: it may take days.

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+from psld.cluster.watch import end_with_snakemake
 from psld.utils import VERSION
 from psld.utils.errors import UserError
 
@@ -55,6 +56,7 @@ def main() -> None:
             print(f'complete -W "{" ".join(COMMANDS)}" -o default psld')
         case _ if name in COMMANDS:
             sys.argv[:] = [f"psld {name}", *rest]
+            end_with_snakemake(name)
             try:
                 import_command(name).main()
                 sys.stdout.flush()

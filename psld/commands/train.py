@@ -10,7 +10,7 @@ Several ranks: torchrun --nproc-per-node=4 -m psld train ...
 
 from functools import partial
 
-from psld.cluster.requeue import requeued_when_stopped
+from psld.cluster.job import requeued_when_stopped
 from psld.commands.entry import entry_point
 from psld.commands.frame import FromRecord
 from psld.data.store import ImageStore

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from psld.cluster.requeue import requeued_when_stopped
+from psld.cluster.job import requeued_when_stopped
 from psld.commands.entry import entry_point
 from psld.commands.frame import FromRecord
 from psld.data.store import ImageStore

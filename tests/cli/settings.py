@@ -1,48 +1,18 @@
-"""The settings class of each command."""
+"""The settings class of each command: of those with a config, and of those about grids."""
 
-from psld.cluster.settings import LaunchSettings
-from psld.commands.certify import CertifySettings
-from psld.commands.design import DesignSettings
-from psld.commands.figure import FigureSettings
-from psld.commands.page import PageSettings
-from psld.commands.tabulate import TabulateSettings
-from psld.commands.trace import TraceSettings
-from psld.commands.verify import VerifySettings
-from psld.commands.wandb import WandbCommandSettings
-from psld.data.settings import PrepareSettings
-from psld.grid.plan import PlanSettings
-from psld.metrics.settings import (
-    EvaluateCommandSettings,
-    LikelihoodCommandSettings,
-    ReferenceSettings,
-    TrainExtractorSettings,
-)
-from psld.sampling.settings import SampleSettings
-from psld.training.settings import ImportModelSettings, TrainGuideSettings, TrainSettings
+from typing import get_args, get_type_hints
 
-COMPOSED = {
-    "prepare": PrepareSettings,
-    "design": DesignSettings,
-    "train": TrainSettings,
-    "train_guide": TrainGuideSettings,
-    "train_extractor": TrainExtractorSettings,
-    "import": ImportModelSettings,
-    "reference": ReferenceSettings,
-    "sample": SampleSettings,
-    "evaluate": EvaluateCommandSettings,
-    "likelihood": LikelihoodCommandSettings,
-    "trace": TraceSettings,
-    "wandb": WandbCommandSettings,
-}
-"""The commands with a config, configs/COMMAND.yaml."""
+from psld.commands.main import COMMANDS, import_command
+from psld.config.locations import CONFIGS
+from psld.config.settings import Settings
 
-OF_GRIDS = {
-    "tabulate": TabulateSettings,
-    "figure": FigureSettings,
-    "page": PageSettings,
-    "certify": CertifySettings,
-    "verify": VerifySettings,
-    "plan": PlanSettings,
-    "launch": LaunchSettings,
-}
-"""The commands without one."""
+
+def settings_class(name: str) -> type[Settings]:
+    module = import_command(name)
+    hint = get_type_hints(getattr(module, "import_model", module.main).__wrapped__)["settings"]
+    return get_args(hint)[-1] if get_args(hint) else hint
+
+
+KINDS = {name: settings_class(name) for name in COMMANDS}
+COMPOSED = [name for name in COMMANDS if (CONFIGS / f"{name}.yaml").exists()]
+OF_GRIDS = [name for name in COMMANDS if name not in COMPOSED]

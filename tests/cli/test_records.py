@@ -2,15 +2,13 @@
 
 import json
 import shutil
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from psld.grid.cache import CACHE, cached, load_grid
+from psld.grid.cache import CACHE, load_grid
 from tests.commands import TINY, call, refused, succeeded
 from tests.grid.mine import changed, load
 
@@ -68,16 +66,6 @@ def test_a_job_refuses_another_record_than_the_planned_one(configs, tmp_path):
     refused(call(tmp_path, "evaluate", *planned), 2, "cell=mine/psld/em-20: no such cell")
 
 
-def test_a_damaged_row_stops_no_other_job(configs, tmp_path):
-    record = load_grid("mine").datasets["digits"].job.digest
-    (configs / "grid" / "mine.yaml").unlink()
-    with closing(sqlite3.connect(FILE)) as database:
-        database.execute("UPDATE records SET content = 'damaged' WHERE kind != 'datasets'")
-        database.commit()
-    assert cached("mine", "models", "psld") is None
-    succeeded(call(tmp_path, "prepare", "dataset=mine/digits", f"record={record}"))
-
-
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
@@ -87,9 +75,12 @@ def test_a_damaged_row_stops_no_other_job(configs, tmp_path):
         ("train model=none/psld", "configs/grid/none.yaml: no such grid; there are: demo, "),
         ("train_guide guide=mine/psld", "no such guide in configs/grid/mine.yaml; there are: g"),
         ("sample cell=mine/psld/em-11", "no such cell; the nearest are: psld/em-10"),
+        ("sample cell=mine/psld/em-10 seeed=3", "no setting is called seeed (is seed meant?);"),
+        ("sample cell=mine/psld/em-10 seed=3", "seed=3: the grid decides this for cell=mine/psld"),
         ("sample cell=mine/psld/em-10 first=-1", "cell=mine/psld/em-10: first: Input should be"),
         ("evaluate cell=mine/psld/guided-10", "no table shows it, so the grid has no metric"),
         ("evaluate cell=mine/psld/em-10 --help", "the grid decides everything"),
+        ("evaluate cell=mine/psld/em-10 samples=3 output=x", "samples=3: the grid decides this"),
         ("prepare dataset=mine/digit", "no such dataset in configs/grid/mine.yaml; there are: d"),
         ("reference features=mine/digits/fid", "no such features in configs/grid/mine.yaml"),
         ("train_extractor features=fast/cifar10/fid", "features=fid: the extractor is published"),
@@ -121,6 +112,13 @@ def test_a_chosen_group_takes_the_place_of_the_record_s(configs, tmp_path):
     assert config["training"]["steps"] == 9, "the record's"
 
 
+def test_the_help_shows_the_values_of_a_record(configs, tmp_path):
+    shown = succeeded(call(tmp_path, "train", "model=mine/psld", "process=cld", "-h")).stdout
+    assert "process: cld (chosen), psld, recipe" in shown
+    assert "training: afhqv2-ablation" in shown
+    assert "    steps: 9\n" in shown
+
+
 def test_how_a_record_runs_is_kept(configs, tmp_path):
     load(configs, changed("models/psld", ["process=psld", "wandb.mode=disabled", "device=cpu"]))
     config = printed(tmp_path, "train", "model=mine/psld", "training.steps=3")
@@ -140,8 +138,8 @@ def test_another_sampler_keeps_the_guidance_of_a_cell(configs, tmp_path):
 
 
 def test_a_sweep_starts_from_a_model(configs, tmp_path, digits):
-    words = ("model=mine/psld", f"data={digits}", *TINY, "training.steps=2", "training.seed=1,2")
-    succeeded(call(tmp_path, "train", "--multirun", *words))
+    words = ("training.seed=1,2", "--multirun", "model=mine/psld", f"data={digits}", *TINY)
+    succeeded(call(tmp_path, "train", *words, "training.steps=2"))
     paths = sorted((tmp_path / "models/by-hand").glob("*/manifest.json"))
     manifests = [json.loads(path.read_text()) for path in paths]
     assert [m["name"] for m in manifests] == ["psld-seed-1", "psld-seed-2"]

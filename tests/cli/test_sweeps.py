@@ -13,6 +13,10 @@ from tests.commands import TINY, Finished, call, command, files_below, refused, 
 
 RECIPE = (*TINY, "training.steps=3", "data=digits.h5")
 
+pytestmark = pytest.mark.filterwarnings(
+    r"ignore:\s*'hydra/launcher/submitit_slurm' is validated against"
+)
+
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
@@ -26,26 +30,24 @@ def sweep(folder: Path, *overrides: str) -> Finished:
 
 def manifests(folder: Path) -> dict[str, dict]:
     """What was trained, by its folder."""
-    found = sorted(folder.glob("models/by-hand/*/manifest.json"))
-    return {path.parent.name: json.loads(path.read_text()) for path in found}
+    paths = sorted(folder.glob("models/by-hand/*/manifest.json"))
+    return {path.parent.name: json.loads(path.read_text()) for path in paths}
 
 
 def test_each_job_has_the_name_of_what_it_does(folder):
-    succeeded(sweep(folder, "process.gamma=0,0.01", "training.seed=1,2"))
-    trained = manifests(folder)
-    assert list(trained) == [
-        "psld-gamma-0-seed-1",
-        "psld-gamma-0-seed-2",
-        "psld-gamma-0.01-seed-1",
-        "psld-gamma-0.01-seed-2",
-    ]
-    for name, manifest in trained.items():
-        assert manifest["name"] == name
-        assert manifest["grid"] == "sweep-gamma-seed"
-        assert Path(manifest["run"]).name.startswith(f"{name}-")
-        gamma, seed = name.split("-")[2], name.split("-")[4]
-        assert manifest["settings"]["process"]["gamma"] == float(gamma)
-        assert manifest["settings"]["training"]["seed"] == int(seed)
+    succeeded(sweep(folder, "process.gamma=0,0.01", "training.seed=1,2", "runs=elsewhere"))
+    names = [f"psld-gamma-{gamma}-seed-{seed}" for gamma in ("0", "0.01") for seed in (1, 2)]
+    assert list(manifests(folder)) == names
+    for name, manifest in manifests(folder).items():
+        assert (manifest["name"], manifest["grid"]) == (name, "sweep-gamma-seed")
+        assert manifest["run"].startswith(f"elsewhere/{name}-")
+        settings = manifest["settings"]
+        values = settings["process"]["gamma"], settings["training"]["seed"]
+        assert [str(value).removesuffix(".0") for value in values] == name.split("-")[2::2]
+    (left,) = (folder / "elsewhere" / "sweeps").iterdir()
+    assert [path.name for path in left.iterdir()] == ["multirun.yaml"], "all that Hydra leaves"
+    (left / "multirun.yaml").unlink()
+    assert {path.name for path in folder.iterdir() if path.suffix == ""} == {"elsewhere", "models"}
 
 
 @pytest.mark.parametrize(
@@ -63,45 +65,18 @@ def test_each_job_has_the_name_of_what_it_does(folder):
     ],
 )
 def test_names(folder, overrides, names):
-    succeeded(sweep(folder, *overrides))
+    succeeded(sweep(folder, "grid_name=mine", *overrides))
     assert list(manifests(folder)) == names
-
-
-def test_a_sweep_that_starts_from_a_grids_model_is_no_part_of_the_grid(folder):
-    given = ("training.seed=1,2", "--multirun", "model=demo/cld", *RECIPE)
-    succeeded(call(folder, "train", *given))
-    assert list(manifests(folder)) == ["cld-seed-1", "cld-seed-2"]
-    assert {manifest["grid"] for manifest in manifests(folder).values()} == {"sweep-seed"}
-
-
-def test_a_group_that_is_given_is_kept(folder):
-    succeeded(sweep(folder, "training.seed=1,2", "grid_name=mine"))
     assert {manifest["grid"] for manifest in manifests(folder).values()} == {"mine"}
 
 
 def test_a_guide(folder):
-    given = ("network.channel_multipliers=[1,2]", "network.base_channels=8", "wandb.mode=disabled")
-    overrides = (*given, "training.steps=2", "training.batch_size=8", "data=digits.h5")
-    swept = "process=psld,vp-sde"
-    succeeded(call(folder, "train_guide", "--multirun", *overrides, swept))
-    found = sorted(path.name for path in (folder / "guides" / "by-hand").iterdir())
-    assert found == ["guide-process-psld", "guide-process-vp-sde"]
-
-
-def test_a_single_run_stays_as_it_is(folder):
-    succeeded(call(folder, "train", *RECIPE))
-    assert manifests(folder)["psld"]["grid"] == "by-hand"
-    assert not (folder / "runs" / "sweeps").exists()
-
-
-def test_what_hydra_leaves_lies_in_the_folder_of_runs(folder):
-    succeeded(sweep(folder, "training.seed=1,2", "runs=elsewhere"))
-    assert {path.name for path in folder.iterdir()} == {
-        *("digits.h5", "digits.json", "digits.digest"),
-        *("elsewhere", "models"),
-    }
-    (left,) = (folder / "elsewhere" / "sweeps").iterdir()
-    assert [path.name for path in left.iterdir()] == ["multirun.yaml"]
+    network = ("network.channel_multipliers=[1,2]", "network.base_channels=8")
+    training = ("training.steps=2", "training.batch_size=8", "data=digits.h5")
+    words = ("--multirun", *network, *training, "wandb.mode=disabled", "process=psld,vp-sde")
+    succeeded(call(folder, "train_guide", *words))
+    names = sorted(path.name for path in (folder / "guides" / "by-hand").iterdir())
+    assert names == ["guide-process-psld", "guide-process-vp-sde"]
 
 
 def test_a_sweep_that_is_given_again_trains_what_is_missing(folder):
@@ -116,20 +91,22 @@ def test_a_sweep_that_is_given_again_trains_what_is_missing(folder):
 # --- what is wrong --------------------------------------------------------------------------------
 
 
-def test_a_bad_value_is_refused_before_anything_is_trained(folder):
+def test_a_bad_value_is_refused_before_anything_is_trained(folder, monkeypatch):
     before = files_below(folder)
     finished = sweep(folder, "process.gamma=0,much")
     refused(finished, 2, "psld-gamma-much: ", "process.gamma", "no job of the sweep was started")
+    assert finished.stdout == ""
     refused(sweep(folder, "process=cld,absent"), 2, "absent")
     refused(sweep(folder, "speed=1,2"), 2, "speed")
-    assert finished.stdout == ""
+    finished = sweep(folder, "training.seed=1,2", "output=x")
+    refused(finished, 2, "psld-seed-2: output=x is also that of psld-seed-1")
     assert files_below(folder) == before
+    monkeypatch.setenv("PATH", "/nowhere")
+    without_slurm = sweep(folder, "hydra/launcher=submitit_slurm", "training.seed=1,2")
+    refused(without_slurm, 2, "no sbatch here")
 
 
-def test_jobs_do_not_write_to_one_place(folder):
-    refused(
-        sweep(folder, "training.seed=1,2", "output=x"), 2, "psld-seed-2: output=x", "psld-seed-1"
-    )
+def test_the_output_may_depend_on_what_is_swept(folder):
     succeeded(sweep(folder, "training.seed=1,2", "output=x/${training.seed}"))
     assert {path.name for path in (folder / "x").iterdir()} == {"1", "2"}
 
@@ -171,42 +148,26 @@ def test_a_signal_ends_the_whole_sweep(folder):
     assert list(manifests(folder)) == ["psld-seed-1", "psld-seed-2"]
 
 
-# --- side by side ---------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def local(folder):
-    """A sweep through submitit_local; the processes it starts are this machine's own."""
-
-    def sweep_side_by_side(*overrides: str) -> Finished:
-        given = ("--multirun", "hydra/launcher=submitit_local", *RECIPE, *overrides)
-        return run(folder, command("train", *given))
-
-    return sweep_side_by_side
+# --- next to each other ---------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_side_by_side(local, folder):
-    finished = succeeded(local("training.seed=1,2"))
-    assert finished.stderr == ""
-    assert list(manifests(folder)) == ["psld-seed-1", "psld-seed-2"]
-    before = files_below(folder / "runs")
-    succeeded(local("training.seed=1,2"))
-    after = files_below(folder / "runs")
-    assert {name: after[name] for name in before} == before
-
-
-@pytest.mark.slow
-def test_side_by_side_with_one_that_fails(local, folder):
-    finished = local("training.learning_rate=1e30,1e-3", "training.steps=20")
+def test_jobs_in_processes_of_their_own(folder):
+    """One of the first three fails; the same sweep again does the rest."""
+    words = ("--multirun", "hydra/launcher=submitit_local", *RECIPE, "training.steps=20")
+    finished = run(folder, command("train", *words, "training.learning_rate=1e30,1e-3,2e-3"))
     assert finished.returncode == 1
     last = finished.stderr.splitlines()[-1]
     assert last.startswith("error: a job of the sweep failed: psld-learning_rate-1e30: ")
     assert "Traceback" not in finished.stderr
-    assert list(manifests(folder)) == ["psld-learning_rate-0.001"]
+    names = ["psld-learning_rate-0.001", "psld-learning_rate-0.002"]
+    assert list(manifests(folder)) == names
+    before = files_below(folder / "models")
+    again = succeeded(run(folder, command("train", *words, "training.learning_rate=1e-3,2e-3")))
+    assert again.stderr == ""
+    assert files_below(folder / "models") == before
 
 
-@pytest.mark.filterwarnings(r"ignore:\s*'hydra/launcher/submitit_slurm' is validated against")
 @pytest.mark.parametrize("mode", [None, 0o770])
 def test_only_the_user_may_write_where_jobs_find_their_pickles(tmp_path, mode):
     sweep = tmp_path / "sweeps" / "mine"
@@ -218,10 +179,3 @@ def test_only_the_user_may_write_where_jobs_find_their_pickles(tmp_path, mode):
     with pytest.raises(UserError, match="chmod 700") if mode else contextlib.nullcontext():
         Announcement().on_multirun_start(config)
     assert sweep.stat().st_mode & 0o777 == (mode or 0o700)
-
-
-def test_without_slurm(folder, monkeypatch):
-    monkeypatch.setenv("PATH", "/nowhere")
-    refused(
-        sweep(folder, "hydra/launcher=submitit_slurm", "training.seed=1,2"), 2, "no sbatch here"
-    )

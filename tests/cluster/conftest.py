@@ -26,9 +26,8 @@ def slurm(commands) -> Commands:
     commands.answer("sbatch", "Submitted batch job 42\n")
     commands.answer("srun")
     commands.answer("scancel")
-    # What was submitted is known from then on, and is asked for by its name and by its id.
-    pending = f"[ -e {commands.folder}/sbatch.calls ] || exit 0\n"
-    pending += 'case "$*" in *--name=*) echo 42 PENDING ;; *) echo PENDING ;; esac'
+    # What was submitted is known from then on.
+    pending = f"[ ! -e {commands.folder}/sbatch.calls ] || echo 42 PENDING None"
     commands.answer("squeue", first=pending)
     return commands
 

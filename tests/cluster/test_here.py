@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from psld.cluster.job import run_here
+from psld.cluster.launcher import run_here
 from psld.utils import gpus
 from psld.utils.errors import UserError
 from tests.cluster.launching import launch_settings
@@ -48,46 +48,38 @@ def test_one_rank_is_the_training_itself(became):
 
 
 @pytest.mark.parametrize(
-    ("override", "visible", "ranks"),
-    [
-        ("ranks_per_node=3", None, 3),
-        ("ranks_per_node=null", "0,1", 2),
-        ("ranks_per_node=3", "0", 3),
-    ],
+    ("word", "visible", "ranks"),
+    [("tasks_per_node=3", None, 3), ("tasks_per_node=", "0,1", 2), ("tasks_per_node=3", "0", 3)],
 )
-def test_several_ranks_are_torchruns(became, monkeypatch, override, visible, ranks):
+def test_several_ranks_are_torchruns(became, monkeypatch, word, visible, ranks):
+    """A surrounding job is not theirs."""
+    for name, value in (("SLURM_JOB_ID", "1"), ("SLURM_PROCID", "0")):
+        monkeypatch.setenv(name, value)
     if visible:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    assert became(override)[0] == [*torchrun, "-m", "psld", *COMMAND]
-
-
-def test_a_surrounding_job_is_not_the_trainings(became, monkeypatch):
-    monkeypatch.setenv("SLURM_JOB_ID", "1")
-    monkeypatch.setenv("SLURM_PROCID", "0")
-    assert not [name for name in became()[1] if name.startswith("SLURM_")]
-
-
-@pytest.mark.parametrize("visible", ["", "1", "0,3"])
-def test_the_gpus_that_may_be_seen_stay_so(became, monkeypatch, visible):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert became("ranks_per_node=2")[1]["CUDA_VISIBLE_DEVICES"] == visible
+    arguments, environment = became(word)
+    assert arguments == [*torchrun, "-m", "psld", *COMMAND]
+    assert not [name for name in environment if name.startswith("SLURM_")]
 
 
 def test_more_nodes_need_slurm():
-    with pytest.raises(UserError, match=r"nodes=2 needs Slurm; .* ranks_per_node"):
+    with pytest.raises(UserError, match=r"nodes=2 needs Slurm; .* tasks_per_node"):
         run_here(launch_settings("nodes=2"))
 
 
-def test_several_ranks_hold_their_gpus(became, monkeypatch):
-    """Past the exec, so that other jobs take the others."""
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
-    assert became("ranks_per_node=2")[1]["CUDA_VISIBLE_DEVICES"] == "4,5"
-    assert sorted(gpus._held) == ["4", "5"]
+@pytest.mark.parametrize(
+    ("ranks", "visible", "left", "held"),
+    [
+        (2, "4,5,6", "4,5", ["4", "5"]),  # past the exec, so that other jobs take the others
+        (1, "4,5,6", "4,5,6", []),  # The training chooses one.
+        (2, "", "", []),
+        (2, "1", "1", []),
+        (2, "0,3", "0,3", ["0", "3"]),
+    ],
+)
+def test_gpus(became, monkeypatch, ranks, visible, left, held):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert became(f"tasks_per_node={ranks}")[1]["CUDA_VISIBLE_DEVICES"] == left
+    assert sorted(gpus._held) == held
     assert all(os.get_inheritable(descriptor) for descriptor in gpus._held.values())
-
-
-def test_a_single_rank_leaves_the_choice_to_the_training(became, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
-    assert became("ranks_per_node=1")[1]["CUDA_VISIBLE_DEVICES"] == "4,5,6"
-    assert not gpus._held

@@ -1,105 +1,210 @@
-"""The record of a rank's end: written if the rank ends by itself, and only then."""
+"""Inside a training's job: its ranks, the requeue of a warned job, and its lives."""
 
 import json
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
-from psld.cluster.job import RankCommand, outcome_file, read_outcomes
-from psld.cluster.requeue import LAUNCH
-from psld.utils.files import write_json
+from psld.cluster import job
+from psld.cluster.job import (
+    FRUITLESS_LIVES,
+    begin_life,
+    requeue_this_job,
+    requeued_when_stopped,
+    run_rank,
+)
+from psld.training.stop import Stopped
+from psld.utils.errors import RunError
+from psld.utils.files import read_json
+from tests.commands import started
 
-LOOK = """
-import json, os, signal, sys
-seen = {"argv": sys.argv[1:], "launch": os.environ["PSLD_LAUNCH"],
-        "threads": os.environ["OMP_NUM_THREADS"],
-        "warned": signal.getsignal(signal.SIGUSR2) is not signal.SIG_DFL,
-        "notes": [file for file in os.listdir() if "outcome" in file]}
-json.dump(seen, open("seen.json", "w"))
+THIS_LIFE = "JobId=42 StartTime=2026-01-02T10:00:00 PreemptTime=2026-01-02T11:00:00"
+EARLIER_LIFE = "JobId=42 PreemptTime=2026-01-02T09:00:00 StartTime=2026-01-02T10:00:00"
+NOT_PREEMPTED = "JobId=42 StartTime=2026-01-02T10:00:00 PreemptEligibleTime=2026-01-02T10:00:00"
+UNKNOWN_START = "JobId=42 StartTime=Unknown PreemptTime=None"
+
+CHILD = """
+import time
+from psld.cluster.job import requeue_when_warned
+requeue_when_warned()
+print("ready", flush=True)
+time.sleep(60)
 """
 
 
-@pytest.fixture
-def rank(tmp_path, monkeypatch, signals):
-    """Runs psld as rank 3 of job 42, which does what a text says; gives the outcomes known then."""
-    variables = {
-        "SUBMITIT_EXECUTOR": "slurm",
-        "SLURM_JOB_ID": "42",
-        "SLURM_PROCID": "3",
-        "SLURM_CPUS_PER_TASK": "5",
-        LAUNCH: "of another",
-    }
+@pytest.fixture(autouse=True)
+def _in_a_job(commands, monkeypatch, signals):
+    variables = {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "42", "SLURM_PROCID": "0"}
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["submitit"])
-    write_json(outcome_file(tmp_path, "42", 3), {"exit_code": 9})
+    monkeypatch.setattr(job, "END_SECONDS", 0)
 
-    def run(text: str, raises: type[BaseException] | None = None) -> dict[int, int]:
-        monkeypatch.setattr("psld.commands.main.main", lambda: exec(text, {}))
-        command = RankCommand(("train", "name=x", "a b"), tmp_path, "mine")
-        if raises is None:
-            command()
-        else:
-            with pytest.raises(raises):
-                command()
-        return read_outcomes(tmp_path, "42")
+
+@pytest.fixture
+def warned(commands):
+    """Runs the last minutes of a job: gives what scontrol was asked."""
+
+    def run(description=NOT_PREEMPTED, complaint="", exit_code=0):
+        show = f'case "$*" in *show*) echo "{description}"; exit 0 ;; esac'
+        commands.answer("scontrol", stderr=complaint, exit_code=exit_code, first=show)
+        with pytest.raises(SystemExit) as ended:
+            requeue_this_job()
+        assert ended.value.code == 128 + signal.SIGUSR2
+        return [call for call in commands.calls("scontrol") if "show" not in call]
 
     return run
 
 
 @pytest.mark.parametrize(
-    ("text", "raises", "outcomes"),
+    ("description", "asked"),
     [
-        ("", None, {3: 0}),
-        ("import sys; sys.exit()", SystemExit, {3: 0}),
-        ("import sys; sys.exit(0)", SystemExit, {3: 0}),
-        ("import sys; sys.exit(2)", SystemExit, {3: 2}),
-        ("import sys; sys.exit('a complaint')", SystemExit, {3: 1}),
-        ("1 / 0", ZeroDivisionError, {3: 1}),
-        # It was ended, and did not fail.
-        ("import sys; sys.exit(128 + 15)", SystemExit, {}),
-        ("import sys; sys.exit(128 + 12)", SystemExit, {}),
-        # Another rank was lost, which knows the reason.
-        ("from torch.distributed import DistNetworkError as E; raise E('x')", Exception, {}),
-        ("raise RuntimeError('[../gloo/transport.cc] Connection closed by peer')", Exception, {}),
-        # Its GPU failed, and another one may not.
-        ("raise RuntimeError('CUDA error: unspecified launch failure')", Exception, {}),
+        (NOT_PREEMPTED, ["requeue 42"]),
+        (EARLIER_LIFE, ["requeue 42"]),
+        (UNKNOWN_START, ["requeue 42"]),
+        ("", ["requeue 42"]),
+        (THIS_LIFE, []),  # Slurm queues a preempted job itself.
+    ],
+)
+def test_the_first_rank_asks_unless_slurm_preempts(warned, description, asked, capsys):
+    assert warned(description) == asked
+    assert capsys.readouterr().out == "job 42 goes on when it is scheduled again\n"
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, "Slurm ends this life"
+    assert signal.getsignal(signal.SIGUSR2) == signal.SIG_IGN, "one warning is enough"
+
+
+def test_no_other_rank_asks(warned, monkeypatch):
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    assert warned() == []
+
+
+def test_a_job_of_an_array_is_queued_again_alone(warned, monkeypatch):
+    """The array's last job has the array's number."""
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "42")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    assert warned() == ["requeue 42_3"]
+
+
+@pytest.mark.parametrize(
+    ("complaint", "said"),
+    [
+        ("Job is pending execution for job 42\n", "goes on"),
         (
-            "from torch import OutOfMemoryError as E; raise E('CUDA out of memory')",
-            Exception,
-            {3: 1},
+            "Requested operation is presently\ndisabled\n",
+            "could not be requeued: Requested operation is presently disabled",
         ),
     ],
 )
-def test_outcomes(rank, text, raises, outcomes):
-    """That of an earlier life, 9, is gone in any case."""
-    assert rank(text, raises) == outcomes
+def test_a_job_that_is_queued_already_has_not_failed_and_a_refusal_is_said(
+    warned, capsys, complaint, said
+):
+    warned(complaint=complaint, exit_code=1)
+    assert said in capsys.readouterr().out
 
 
-def test_what_a_rank_runs_with(rank, tmp_path, monkeypatch):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    rank(LOOK)
-
-    assert json.loads((tmp_path / "seen.json").read_text()) == {
-        "argv": ["train", "name=x", "a b"],
-        "launch": "mine",
-        "threads": "5",
-        "warned": True,
-        "notes": [],
-    }
-
-
-def test_threads_that_are_chosen_stay(rank, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    rank("import os; assert os.environ['OMP_NUM_THREADS'] == '2'")
-    assert signal.getsignal(signal.SIGUSR2) is not signal.SIG_DFL
-    assert os.environ[LAUNCH] == "mine"
+def test_a_process_that_is_warned(commands, tmp_path):
+    commands.answer("scontrol", first=f'case "$*" in *show*) echo "{NOT_PREEMPTED}" ;; esac')
+    with started(tmp_path, [sys.executable, "-c", CHILD]) as process:
+        assert process.stdout.readline() == "ready\n"
+        os.kill(process.pid, signal.SIGUSR2)
+        assert process.stdout.readline() == "job 42 goes on when it is scheduled again\n"
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=1)  # to leave would count as the job's end
+        process.terminate()
+        assert process.wait(timeout=120) == -signal.SIGTERM
+    assert "requeue 42" in commands.calls("scontrol")
 
 
-def test_outcomes_of_other_jobs_are_others(tmp_path):
-    for job, rank, code in (("1", 0, 0), ("1", 10, 2), ("11", 0, 3), ("21", 1, 4)):
-        write_json(outcome_file(tmp_path, job, rank), {"exit_code": code})
-    assert read_outcomes(tmp_path, "1") == {0: 0, 10: 2}
-    assert read_outcomes(tmp_path, "2") == {}
+# --- a training that Slurm stops ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "description", "code", "asked"),
+    [
+        (signal.SIGUSR2, NOT_PREEMPTED, 128 + signal.SIGUSR2, ["requeue 42"]),
+        (signal.SIGTERM, NOT_PREEMPTED, 128 + signal.SIGTERM, []),
+        (signal.SIGINT, NOT_PREEMPTED, 128 + signal.SIGINT, []),
+        # Preempted without a warning: Slurm queues it again. To leave before would be its end.
+        (signal.SIGTERM, THIS_LIFE, 128 + signal.SIGUSR2, []),
+    ],
+)
+def test_a_training_that_is_stopped(commands, number, description, code, asked):
+    commands.answer("scontrol", first=f'case "$*" in *show*) echo "{description}" ;; esac')
+    with pytest.raises((Stopped, SystemExit)) as ended, requeued_when_stopped():
+        raise Stopped(number, 5)
+    error = ended.value
+    assert code == (error.exit_code if isinstance(error, Stopped) else error.code)
+    assert [call for call in commands.calls("scontrol") if "requeue" in call] == asked
+
+
+def test_other_errors_of_a_training_pass(commands):
+    with pytest.raises(ZeroDivisionError), requeued_when_stopped():
+        raise ZeroDivisionError
+    assert commands.calls("scontrol") == []
+
+
+def test_a_warning_before_there_is_something_to_save_queues_the_job_again(commands):
+    commands.answer("scontrol")
+    with requeued_when_stopped(), pytest.raises(SystemExit) as ended:  # noqa: PT012
+        os.kill(os.getpid(), signal.SIGUSR2)
+        signal.sigtimedwait([], 1)
+    assert ended.value.code == 128 + signal.SIGUSR2
+
+
+@pytest.mark.parametrize("missing", ["SUBMITIT_EXECUTOR", "SLURM_JOB_ID"])
+def test_outside_of_a_job_nothing_is_asked_or_noted(commands, tmp_path, monkeypatch, missing):
+    monkeypatch.delenv(missing)
+    before = signal.getsignal(signal.SIGUSR2)
+    with pytest.raises(Stopped), requeued_when_stopped() as begins:  # noqa: PT012
+        begins(tmp_path / "run", 7)
+        assert signal.getsignal(signal.SIGUSR2) is before
+        raise Stopped(signal.SIGUSR2, 7)
+    assert not (tmp_path / "run").exists()
+    assert commands.calls("scontrol") == []
+
+
+# --- lives ----------------------------------------------------------------------------------------
+
+
+def test_a_life_is_noted_when_a_training_begins_in_a_job(tmp_path):
+    with requeued_when_stopped() as begins:
+        begins(tmp_path, 7)
+    assert read_json(tmp_path / "lives.json") == {"42": [7]}
+
+
+def test_a_job_that_gets_nowhere_gives_up_and_another_begins_from_nothing(tmp_path, monkeypatch):
+    """Somebody who has changed the time limit runs the same command again."""
+    begun = [0, 0, 50, *[90] * FRUITLESS_LIVES]
+    for step in begun:
+        begin_life(tmp_path, step)
+    with pytest.raises(RunError, match=r"began at step 90 .*checkpoint_every"):
+        begin_life(tmp_path, 90)
+    monkeypatch.setenv("SLURM_JOB_ID", "43")
+    begin_life(tmp_path, 90)
+    assert read_json(tmp_path / "lives.json") == {"42": begun, "43": [90]}
+
+
+# --- ranks ----------------------------------------------------------------------------------------
+
+LOOK = """
+import json, os, signal, sys
+seen = {"argv": sys.argv[1:], "threads": os.environ["OMP_NUM_THREADS"],
+        "warned": signal.getsignal(signal.SIGUSR2) is not signal.SIG_DFL}
+json.dump(seen, open("seen.json", "w"))
+"""
+
+
+@pytest.mark.parametrize(("chosen", "threads"), [(None, "5"), ("2", "2")])
+def test_what_a_rank_runs_with(tmp_path, monkeypatch, chosen, threads):
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "5")
+    monkeypatch.setenv("OMP_NUM_THREADS", chosen or "")
+    if chosen is None:
+        monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["submitit"])
+    monkeypatch.setattr("psld.commands.main.main", lambda: exec(LOOK, {}))
+    run_rank(["train", "name=x", "a b"])
+    seen = json.loads((tmp_path / "seen.json").read_text())
+    assert seen == {"argv": ["train", "name=x", "a b"], "threads": threads, "warned": True}

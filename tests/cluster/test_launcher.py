@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from psld.cluster import launcher as launching
-from psld.cluster.launcher import Launcher
+from psld.cluster.launcher import Launcher, print_added, tail
 from psld.training.manifest import FILES, export_folder
 from psld.utils.errors import RunError, UserError
-from psld.utils.files import read_json
 from tests.cluster.commands import Commands
 from tests.cluster.launching import launch_settings
 from tests.commands import TINY, command, started
@@ -23,7 +22,7 @@ TRAINING = ("--", "train", *TINY, "training.steps=3")
 def launcher(slurm, tmp_path, monkeypatch) -> Launcher:
     monkeypatch.setattr(launching, "LATE_SECONDS", 1)
     monkeypatch.setattr(launching, "SETTLED_SECONDS", 0)
-    settings = launch_settings(f"runs={tmp_path}/runs")
+    settings = launch_settings()
     run, output = tmp_path / "runs" / "model-1", tmp_path / "model"
     return Launcher(settings, run, output)
 
@@ -37,7 +36,8 @@ def ends(slurm: Commands, state: str, writes: dict[Path, str], late: bool) -> No
     written = "; ".join(commands)
     if late:
         written = f"(/bin/sleep 0.5; {written}) > /dev/null 2>&1 &"
-    slurm.answer("squeue", f"{state}\n", first=f'case "$*" in *--name=*) exit ;; esac\n{written}')
+    is_submitted = f"[ -e {slurm.folder}/sbatch.calls ] || exit 0"
+    slurm.answer("squeue", f"42 {state} None\n", first=f"{is_submitted}\n{written}")
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def ends(slurm: Commands, state: str, writes: dict[Path, str], late: bool) -> No
     [
         ("COMPLETED", False),
         ("COMPLETED", True),
-        ("FAILED", True),
+        ("FAILED", False),
         ("NODE_FAIL", False),
         ("CANCELLED", False),
     ],
@@ -59,27 +59,35 @@ def test_what_is_there_is_taken(slurm, launcher, monkeypatch, state, late):
     assert {path.name for path in launcher.output.iterdir()} == set(FILES)
 
 
-def test_a_failure_that_is_seen_late_is_not_tried_again(slurm, launcher, monkeypatch, capsys):
-    monkeypatch.setattr(launching, "LATE_SECONDS", 60)
-    written = {
-        launcher.folder / "42_1_log.err": "ValueError: nothing",
-        launcher.folder / "42_1_outcome.json": '{"exit_code": 1}',
-    }
-    ends(slurm, "FAILED", written, late=True)
-    with pytest.raises(RunError, match="job 42 failed on rank 1"):
-        launcher.train()
-    assert "ValueError: nothing" in capsys.readouterr().out
-    assert len(slurm.calls("sbatch")) == 1
+CHECKPOINT = "checkpoints/checkpoint-00000049.pt"
 
 
-def test_a_job_whose_ranks_were_killed_is_followed_by_another(slurm, launcher, capsys):
-    """And what srun said of them is shown."""
-    said = "srun: error: node1: task 1: Segmentation fault"
-    ends(slurm, "FAILED", {launcher.folder / "42_0_log.err": said}, late=False)
-    with pytest.raises(RunError, match="training has not begun in 3 jobs"):
+@pytest.mark.parametrize(
+    ("state", "progress", "jobs", "complaint"),
+    [
+        ("FAILED", False, 1, "job 42 ended as FAILED and has saved no checkpoint"),
+        ("FAILED", True, 2, "job 42 ended as FAILED and has saved no checkpoint"),
+        ("NODE_FAIL", False, 3, "job 42 ended as NODE_FAIL and has saved no checkpoint"),
+        ("NODE_FAIL", True, 4, "job 42 ended as NODE_FAIL and has saved no checkpoint"),
+        ("CANCELLED", False, 1, "job 42 was canceled"),
+        ("OUT_OF_MEMORY", True, 1, "job 42 ran out of memory"),
+    ],
+)
+def test_a_lost_job_is_followed_by_another_if_it_has_made_progress(
+    slurm, launcher, capsys, state, progress, jobs, complaint
+):
+    """And what its ranks said of errors is shown."""
+    texts = {"0": "fine", "1": "ValueError: nothing"}
+    written = {launcher.folder / f"42_{rank}_log.err": text for rank, text in texts.items()}
+    if progress:
+        written[launcher.run / CHECKPOINT] = "saved"
+    ends(slurm, state, written, late=False)
+    with pytest.raises(RunError, match=complaint):
         launcher.train()
-    assert len(slurm.calls("sbatch")) == 3
-    assert capsys.readouterr().out.count(said) == 3
+    assert len(slurm.calls("sbatch")) == jobs
+    shown = capsys.readouterr().out
+    assert shown.count("ValueError: nothing") == (jobs if "checkpoint" in complaint else 0)
+    assert "fine" not in shown
 
 
 @pytest.mark.parametrize(
@@ -96,9 +104,9 @@ def test_why_a_job_waits_is_said_and_what_lets_it_run(slurm, launcher, capsys, r
     asked = slurm.folder / "asked"
     slurm.answer(
         "squeue",
-        first=f'case "$*" in *--name=*) exit ;; esac\n'
-        f"if [ -e {asked} ]; then {made}; echo COMPLETED None; exit; fi\n"
-        f"echo > {asked}; echo PENDING {reason}",
+        first=f"[ -e {slurm.folder}/sbatch.calls ] || exit 0\n"
+        f"if [ -e {asked} ]; then {made}; echo 42 COMPLETED None; exit; fi\n"
+        f"echo > {asked}; echo 42 PENDING {reason}",
     )
     launcher.train()
     said = capsys.readouterr().out.splitlines()
@@ -119,16 +127,14 @@ def test_ctrl_c_before_sbatch_has_answered(slurm, tmp_path, digits):
     assert (process.returncode, err) == (128 + signal.SIGINT, "")
     assert "canceled the job" in out
     assert len(slurm.calls("scancel")) == 1
-    (launch_file,) = tmp_path.glob("runs/launches/*/launch.json")
-    assert read_json(launch_file)["job"] == "42"
-    assert read_json(launch_file)["canceled"]
+    assert list(tmp_path.glob("runs/launches/*/launch.json")) == []
 
 
 def test_a_job_of_an_sbatch_that_did_not_answer_has_its_command(slurm, launcher):
     """It reached the controller, which has it in the queue when the launcher asks again."""
     folder = launcher.folder
     slurm.answer("sbatch", stderr="sbatch: error: Socket timed out\n", exit_code=1)
-    slurm.answer("squeue", first=f'[ -e {slurm.folder}/sbatch.calls ] && echo "42 PENDING"')
+    slurm.answer("squeue", first=f"[ ! -e {slurm.folder}/sbatch.calls ] || echo 42 PENDING None")
 
     class Waits(Exception):
         pass
@@ -139,9 +145,8 @@ def test_a_job_of_an_sbatch_that_did_not_answer_has_its_command(slurm, launcher)
     launcher._wait = wait
     with pytest.raises(Waits):
         launcher.train()
-    assert launcher.launch.job == "42"
-    command = pickle.loads((folder / "42_submitted.pkl").read_bytes()).function
-    assert command.launch == launcher.launch.name
+    assert launcher.job == "42"
+    assert pickle.loads((folder / "42_submitted.pkl").read_bytes()).args == (["train"],)
 
 
 def test_a_second_output_of_a_run_waits_for_the_first(slurm, tmp_path, digits):
@@ -184,9 +189,20 @@ def test_a_folder_of_another_user_is_refused(slurm, launcher, monkeypatch):
 def test_a_refusal_ends_the_launcher_and_leaves_the_job(slurm, launcher, monkeypatch, afterwards):
     monkeypatch.setattr("psld.cluster.slurm.REFUSED_SECONDS", 0)
     refused = "echo slurm_load_jobs error: Protocol authentication error >&2; exit 1"
-    asked = 'case "$*" in *--name=*) exit 0 ;; esac\n' if afterwards else ""
+    asked = f"[ -e {slurm.folder}/sbatch.calls ] || exit 0\n" if afterwards else ""
     slurm.answer("squeue", first=asked + refused)
     with pytest.raises(RunError, match=r"Protocol authentication error.*left as they are"):
         launcher.train()
     assert len(slurm.calls("sbatch")) == afterwards
     assert slurm.calls("scancel") == []
+
+
+def test_only_what_is_added_to_a_log_is_passed_on(tmp_path, capsys):
+    path = tmp_path / "log"
+    position = print_added(path, 0)
+    for content in (b"of a rank\n", b"Z\xc3\xa4hler \xff", b"", b"\n"):
+        with path.open("ab") as log:
+            log.write(content)
+        position = print_added(path, position)
+        assert capsys.readouterr().out == content.decode(errors="replace")
+    assert tail(path, lines=1) == "Zähler �"

@@ -1,54 +1,53 @@
-"""The place of a training: empty settings, number of ranks, and errors."""
+"""The settings of a launch: empty ones, the number of ranks, the options of sbatch, errors."""
+
+import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from psld.cluster.settings import LaunchSettings
 from psld.utils.errors import UserError
 from tests.cluster.launching import launch_settings
 
-OPTIONAL = (
-    "ranks_per_node",
-    "gpus_per_node",
-    "gres",
-    "memory_mb",
-    "partition",
-    "account",
-    "qos",
-    "constraint",
-    "exclude",
-    "additional",
-)
+RULES = Path(__file__).parents[2] / "workflow/rules/common.smk"
 
 
-@pytest.mark.parametrize("name", OPTIONAL)
+def test_the_workflow_sets_every_setting():
+    listed = re.search(r"^TRAINING_JOB = \{(.*?)^\}", RULES.read_text(), re.M | re.S)[1]
+    names = re.findall(r'^    "(\w+)":', listed, re.MULTILINE)
+    assert ["command", *names] == list(LaunchSettings.model_fields)
+
+
+@pytest.mark.parametrize("name", LaunchSettings.model_fields.keys() - {"command"})
 def test_empty_is_not_given(name):
     """The rules of the workflow name every setting, given or not."""
-    for empty in (f"{name}=", f'{name}=""', f"{name}=null"):
-        assert getattr(launch_settings(empty), name) is None
+    assert launch_settings(f"{name}=") == launch_settings()
 
 
 @pytest.mark.parametrize(
-    ("given", "ranks"),
+    ("words", "ranks"),
     [
         ((), 1),
-        (("ranks_per_node=3",), 3),
+        (("tasks_per_node=3",), 3),
         (("gpus_per_node=4",), 4),
-        (("gpus_per_node=4", "ranks_per_node=2"), 2),
-        (("gres='gpu:4'",), 4),
-        (("gres='gpu:a100:8'",), 8),
-        (("gres='gpu'",), 1),
-        (("gres='gpu:a100'",), 1),
-        (("gres='shard:9,gpu:2'",), 2),
-        (("gres='shard:9'",), 1),
-        (("gres='gpu:a100:4,gpu:v100:2'",), 6),
-        (("gres='gpu:4'", "ranks_per_node=2"), 2),
+        (("gpus_per_node=4", "tasks_per_node=2"), 2),
+        (("gres=gpu:4",), 4),
+        (("gres=gpu:a100:8",), 8),
+        (("gres=gpu",), 1),
+        (("gres=gpu:a100",), 1),
+        (("gres=shard:9,gpu:2",), 2),
+        (("gres=shard:9",), 1),
+        (("gres=gpu:a100:4,gpu:v100:2",), 6),
+        (("gres=gpu:4", "tasks_per_node=2"), 2),
     ],
 )
-def test_ranks_of_a_node(given, ranks):
-    assert launch_settings(*given).ranks_of_slurm_node == ranks
+def test_ranks_of_a_node(words, ranks):
+    assert launch_settings(*words).ranks_of_slurm_node == ranks
 
 
 @pytest.mark.parametrize(
-    ("additional", "options"),
+    ("words", "options"),
     [
         ("", {}),
         ("exclusive", {"exclusive": True}),
@@ -56,54 +55,38 @@ def test_ranks_of_a_node(given, ranks):
         ('comment="two words" licenses=a=b', {"comment": "two words", "licenses": "a=b"}),
     ],
 )
-def test_additional_options(additional, options):
-    assert launch_settings(f"additional='{additional}'").additional_options == options
+def test_additional_options(words: str, options: dict[str, Any]):
+    settings = launch_settings(f"slurm_additional_parameters={words}")
+    assert settings.options()["additional_parameters"] == {"requeue": True, **options}
 
 
 @pytest.mark.parametrize(
-    ("override", "complaint"),
+    ("word", "complaint"),
     [
-        ("runs=null", "runs"),
         ("where=there", "where"),
         ("nodes=0", "nodes"),
-        ("nodes=", "nodes"),
-        ("ranks_per_node=0", "ranks_per_node"),
-        ("cpus_per_rank=0", "cpus_per_rank"),
+        ("nodes=two", "nodes"),
+        ("tasks_per_node=0", "tasks_per_node"),
+        ("cpus_per_task=0", "cpus_per_task"),
         ("gpus_per_node=0", "gpus_per_node"),
-        ("memory_mb=0", "memory_mb"),
-        ("minutes=0", "minutes"),
+        ("mem_mb=0", "mem_mb"),
+        ("runtime=0", "runtime"),
         ("warning_seconds=0", "warning_seconds"),
+        ("warning_seconds=3600", "warning_seconds: 3600 s before its end, a life of 60 minutes"),
         ("detach=perhaps", "detach"),
-        ("additional=--exclusive", "without dashes"),
-        ("additional='comment=\"open'", "No closing quotation"),
-        ("+node=2", "unknown key node"),
+        ("slurm_additional_parameters=--exclusive", "without dashes"),
+        ('slurm_additional_parameters=comment="open', "No closing quotation"),
+        ("node=2", "unknown key node"),
+        ("train", "'train' is not KEY=VALUE; the training comes after --"),
     ],
 )
-def test_refused(override, complaint):
+def test_refused(word, complaint):
     with pytest.raises(UserError, match=complaint):
-        launch_settings(override)
+        launch_settings(word)
 
 
-def test_the_warning_comes_in_a_life():
-    with pytest.raises(UserError, match="warning_seconds: 120 s before its end"):
-        launch_settings("minutes=2", "warning_seconds=120")
-
-
-def test_a_command_is_needed():
+def test_a_command_is_needed_and_comes_through_as_it_is():
     with pytest.raises(UserError, match="command"):
         launch_settings(command=())
-
-
-@pytest.mark.parametrize(
-    "argument",
-    ["name=x", "training.steps=3", "x=[1,2]", "x={a: b}", "x='two words'", 'x="a,b"', "x=", "~x"],
-)
-def test_a_command_comes_through_as_it_is(argument):
-    assert launch_settings(command=("train", argument)).command == ["train", argument]
-
-
-@pytest.mark.parametrize(
-    "word", ["output=models/${name}", r"name=a\,b", "name='a b'", "name=a\tb", "name=Γ", "x=100%25"]
-)
-def test_hydra_interprets_nothing_of_the_command(word):
-    assert launch_settings(command=["train", word]).command == ["train", word]
+    words = ["train", "output=models/${name}", r"name=a\,b", "name='a b'", "x={a: b}", "--", "x="]
+    assert launch_settings("nodes=2", command=words).command == words

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from psld.cluster import slurm
-from psld.cluster.slurm import Patience, Refused, Unreachable
+from psld.cluster.slurm import Job, Refused, Unreachable, until_answered
 from psld.utils.errors import RunError
 
 AWAY = "slurm_load_jobs error: Unable to contact slurm controller\n(connect failure)\n"
@@ -32,42 +32,28 @@ def test_sbatch_needs_a_cluster_that_it_knows(commands, complaint, available):
     assert commands.calls("scontrol") == ["ping"]
 
 
-@pytest.mark.parametrize(
-    ("answer", "state"),
-    [
-        ("PENDING None", ("PENDING", "")),
-        ("PENDING Resources", ("PENDING", "Resources")),
-        ("PENDING ReqNodeNotAvail, UnavailableNodes:n1", ("PENDING", "ReqNodeNotAvail")),
-        ("PENDING launch failed requeued held", ("PENDING", "launch failed requeued held")),
-        ("RUNNING None", ("RUNNING", "")),
-        ("FAILED NonZeroExitCode", ("FAILED", "")),
-        ("OUT_OF_MEMORY", ("OUT_OF_MEMORY", "")),
-    ],
-)
-def test_state(commands, answer, state):
-    commands.answer("squeue", f"{answer}\n")
-    assert slurm.state_of("42") == state
-    [call] = commands.calls("squeue")
-    assert "--jobs=42" in call
-    assert "--states=all" in call
-
-
-def test_a_job_that_the_controller_has_forgotten(commands):
-    commands.answer("squeue", stderr="slurm_load_jobs error: Invalid job id specified", exit_code=1)
-    assert slurm.state_of("42") == (slurm.GONE, "")
+def test_jobs_of_a_name(commands):
+    answers = {
+        "1 PENDING None": ("PENDING", ""),
+        "22 PENDING Resources": ("PENDING", "Resources"),
+        "3 PENDING ReqNodeNotAvail, UnavailableNodes:n1": ("PENDING", "ReqNodeNotAvail"),
+        "4 PENDING launch failed requeued held": ("PENDING", "launch failed requeued held"),
+        "5 RUNNING None": ("RUNNING", ""),
+        "6 FAILED NonZeroExitCode": ("FAILED", ""),
+        "7 OUT_OF_MEMORY": ("OUT_OF_MEMORY", ""),
+    }
+    commands.answer("squeue", "\n".join(answers) + "\n")
+    expected = {answer.split()[0]: Job(*job) for answer, job in answers.items()}
+    assert slurm.jobs_named("model-12") == expected
+    assert slurm.active_jobs_named("model-12") == ["22", "5", "4", "3", "1"], "the newest first"
+    assert set(commands.calls("squeue")) == {
+        "--noheader --me --states=all --name=model-12 --format=%A %T %r"
+    }
     commands.answer("squeue", "\n")
-    assert slurm.state_of("42") == (slurm.GONE, "")
-    assert slurm.GONE in slurm.ENDED - slurm.FINAL
-
-
-def test_states_of_all_jobs_of_a_name(commands):
-    commands.answer("squeue", first="printf '7_1 RUNNING\\n7_2 PENDING\\n8 COMPLETED\\n'")
-    assert slurm.states_named("run") == {"7_1": "RUNNING", "7_2": "PENDING", "8": "COMPLETED"}
-    [call] = commands.calls("squeue")
-    assert {"--array", "--states=all", "--me", "--name=run"} <= set(call.split())
-    commands.answer("squeue", "7_1 RUNNING and more\n")
-    with pytest.raises(Unreachable, match="squeue answered '7_1 RUNNING and more'"):
-        slurm.states_named("run")
+    assert slurm.jobs_named("model-12") == {}
+    commands.answer("squeue", "7_1 RUNNING\n")
+    with pytest.raises(Unreachable, match="squeue answered '7_1 RUNNING'"):
+        slurm.jobs_named("model-12")
 
 
 @pytest.mark.parametrize(
@@ -76,8 +62,7 @@ def test_states_of_all_jobs_of_a_name(commands):
 )
 def test_no_answer(commands, complaint):
     for name, ask in (
-        ("squeue", lambda: slurm.state_of("42")),
-        ("squeue", lambda: slurm.active_jobs_named("x")),
+        ("squeue", lambda: slurm.jobs_named("x")),
         ("scancel", lambda: slurm.cancel_jobs_named("x")),
     ):
         commands.answer(name, stderr=complaint, exit_code=1)
@@ -87,44 +72,42 @@ def test_no_answer(commands, complaint):
         assert str(refused.value) == (" ".join(complaint.split()) or f"{name} failed")
 
 
-@pytest.mark.parametrize(
-    "complaint",
-    [
-        "slurm_load_jobs error: Protocol authentication error",
-        "slurm_load_jobs error: Authentication credential expired",
-        'error: Munge encode failed: Failed to access "/run/munge/munge.socket.2"',
-        "squeue: error: No cluster 'x' known by database.",
-        "squeue: error: Invalid user: nobody",
-        "slurm_load_jobs error: Access/permission denied",
-        "slurm_load_jobs error: Incompatible versions of client and server code",
-        "squeue: fatal: Unable to process configuration file",
-        "squeue: unrecognized option '--me'",
-    ],
-)
-def test_a_refusal(commands, complaint):
-    commands.answer("squeue", first=f"/bin/cat <<'E' >&2\n{complaint}\nE", exit_code=1)
-    with pytest.raises(Refused) as refused:
-        slurm.state_of("42")
-    assert complaint in str(refused.value)
+@pytest.mark.parametrize("sign", slurm.REFUSALS)
+def test_a_refusal(commands, sign):
+    commands.answer("squeue", stderr=f"squeue: error: {sign.capitalize()}!\n", exit_code=1)
+    with pytest.raises(Refused, match=f"squeue: error: {sign.capitalize()}!"):
+        slurm.jobs_named("x")
 
 
 def test_a_command_that_is_gone(commands):
     with pytest.raises(Refused, match="squeue: No such file or directory"):
-        slurm.state_of("42")
+        slurm.jobs_named("x")
 
 
-def test_patience_is_long_without_an_answer_and_short_with_a_refusal(monkeypatch):
-    now = [0.0]
+@pytest.mark.parametrize(
+    ("kind", "seconds", "limit"),
+    [
+        (Refused, slurm.REFUSED_SECONDS, "0:02:00"),
+        (Unreachable, slurm.NO_ANSWER_SECONDS, "3 days, 0:00:00"),
+    ],
+)
+def test_slurm_is_asked_long_without_an_answer_and_briefly_with_a_refusal(
+    monkeypatch, kind, seconds, limit
+):
+    now, said = [0.0], []
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    patience = Patience()
-    for now[0] in (0, slurm.REFUSED_SECONDS, slurm.NO_ANSWER_SECONDS - 1):
-        patience.spend(Unreachable("connection refused"))
-    patience.spend(Refused("authentication"))  # The first one.
-    now[0] += slurm.REFUSED_SECONDS
-    with pytest.raises(RunError, match="the same command goes on"):
-        patience.spend(Refused("authentication"))
-    with pytest.raises(RunError, match=r"connection refused \(for 3 days, 0:00:00\)"):
-        patience.spend(Unreachable("connection refused"))
+
+    def ask() -> None:
+        raise kind("no" if now[0] < seconds / 2 else "no again")
+
+    def pause(_: float) -> None:
+        now[0] += seconds / 4
+
+    with pytest.raises(RunError, match=rf"no again \(for {limit}\).*the same command goes on"):
+        until_answered(ask, said.append, pause)
+    assert now[0] == seconds
+    assert said == [f"{text}; asking again until it answers" for text in ("no", "no again")]
+    assert until_answered(lambda: 3, said.append) == 3
 
 
 def test_no_answer_in_time(commands, monkeypatch):
@@ -132,17 +115,8 @@ def test_no_answer_in_time(commands, monkeypatch):
     commands.answer("squeue", first="exec /bin/sleep 20")
     begun = time.monotonic()
     with pytest.raises(Unreachable, match=r"squeue did not answer in 0\.2 seconds"):
-        slurm.state_of("42")
+        slurm.jobs_named("x")
     assert time.monotonic() - begun < 5
-
-
-def test_active_jobs_are_the_newest_first(commands):
-    listed = "9 RUNNING\\n100 PENDING\\n8 COMPLETED\\n10 OF_A_LATER_SLURM\\n7 CANCELLED\\n"
-    commands.answer("squeue", first=f"printf '{listed}'")
-    assert slurm.active_jobs_named("model-12") == ["100", "10", "9"]
-    assert commands.calls("squeue") == ["--noheader --me --name=model-12 --format=%A %T"]
-    commands.answer("squeue")
-    assert slurm.active_jobs_named("model-12") == []
 
 
 def test_only_own_jobs_are_cancelled(commands):
@@ -152,19 +126,21 @@ def test_only_own_jobs_are_cancelled(commands):
 
 
 def test_a_clean_environment_and_what_comes_back(monkeypatch):
-    surrounding = {
-        "SLURM_JOB_ID": "1",
-        "SLURM_MEM_PER_NODE": "8000",
-        "SBATCH_PARTITION": "cpu",
-        "CUDA_VISIBLE_DEVICES": "0",
-        "SLURM_CONF": "/etc/slurm.conf",
-        "HOME_OF_DATA": "/data",
-    }
-    for name, value in surrounding.items():
-        monkeypatch.setenv(name, value)
+    of_a_job = ("SLURM_JOB_ID", "SLURM_MEM_PER_NODE", "SBATCH_PARTITION", "SUBMITIT_EXECUTOR")
+    inherited = (
+        *("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "PSLD_RUN"),
+        *("OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMEXPR_MAX_THREADS"),
+        *("TMPDIR", "TMP", "TEMP", "TEMPDIR"),
+    )
+    kept = ("SLURM_CONF", "HOME_OF_DATA", "MY_TMPDIR", "PSLD_RUNNER")
+    for name in (*of_a_job, *inherited, *kept):
+        monkeypatch.setenv(name, "x")
     before = dict(os.environ)
-    for variables, kept in ((), {"CUDA_VISIBLE_DEVICES"}), (slurm.INHERITED, set()):
-        with slurm.clean_environment(*variables):
-            left = {name for name in surrounding if name in os.environ}
-            assert left == {"SLURM_CONF", "HOME_OF_DATA"} | kept
+    for variables, gone in (
+        (slurm.SURROUNDING, {*of_a_job}),
+        (slurm.INHERITED, {*of_a_job, *inherited}),
+    ):
+        with slurm.environment_without(variables):
+            left = {name for name in (*of_a_job, *inherited, *kept) if name in os.environ}
+        assert {*of_a_job, *inherited, *kept} - left == gone
     assert dict(os.environ) == before

@@ -1,6 +1,7 @@
 """The locations of configs: the user's folder comes before the shipped configs."""
 
 import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -10,6 +11,7 @@ from psld.config.locations import CONFIGS, config_file, config_folders, config_n
 from tests.commands import TINY, call, refused, succeeded
 
 SHIPPED_GRIDS = ["demo", "fast", "paper", "rehearsal", "small", "small-seeds"]
+MINE = "defaults: [psld, _self_]\ngamma: 0.125\n"
 
 
 @pytest.fixture
@@ -17,7 +19,7 @@ def own(tmp_path, monkeypatch):
     """Writes a config of the user's own below the working directory."""
     monkeypatch.chdir(tmp_path)
 
-    def write(name: str, text: str):
+    def write(name: str, text: str) -> Path:
         path = tmp_path / "configs" / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
@@ -26,38 +28,24 @@ def own(tmp_path, monkeypatch):
     return write
 
 
-def test_the_shipped_configs_are_those_of_the_package():
-    assert (CONFIGS / "train.yaml").is_file()
-    assert (CONFIGS / "grid" / "demo.yaml").is_file()
-
-
-def test_a_folder_without_configs_has_the_shipped_ones(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert config_folders() == [CONFIGS]
-    assert config_names("grid") == SHIPPED_GRIDS
-
-
-def test_the_shipped_folder_is_nobodys_own(monkeypatch):
+def test_shipped_configs(tmp_path, monkeypatch):
     """In a checkout, ./configs is the shipped folder itself."""
-    monkeypatch.chdir(CONFIGS.parent)
-    assert config_folders() == [CONFIGS]
+    for folder in (tmp_path, CONFIGS.parent):
+        monkeypatch.chdir(folder)
+        assert config_folders() == [CONFIGS]
+        assert config_names("grid") == SHIPPED_GRIDS
+        assert config_file("", "train") == CONFIGS / "train.yaml"
 
 
-def test_own_configs_come_first(own):
-    mine, demo = own("grid/mine", ""), own("grid/demo", "")
+def test_own_configs_come_first(own, tmp_path):
+    text = (CONFIGS / "grid" / "demo.yaml").read_text()
+    mine, demo = own("grid/mine", text.replace(" demo-", " mine-")), own("grid/demo", "")
     assert config_names("grid") == sorted([*SHIPPED_GRIDS, "mine"])
-    assert config_file("grid", "mine") == mine
-    assert config_file("grid", "demo") == demo
+    assert [config_file("grid", name) for name in ("mine", "demo", "none")] == [mine, demo, None]
     assert config_file("grid", "paper") == CONFIGS / "grid" / "paper.yaml"
-    assert config_file("grid", "none") is None
-
-
-def test_an_own_config_can_be_chosen_next_to_the_shipped_ones(own):
-    own("process/mine", "defaults: [psld, _self_]\ngamma: 0.125\n")
-    chosen = compose_content("train", ["process=mine"], "test")
-    assert chosen["process"]["gamma"] == 0.125
-    assert chosen["process"]["kappa"] == 0.04, "what it is built upon is shipped"
-    assert compose_content("train", ["process=cld"], "test")["process"]["gamma"] == 0
+    listed = succeeded(call(tmp_path, "plan", "grid_name=mine", "list=cells")).stdout.splitlines()
+    assert "mine/cld/em-quadratic-40" in listed
+    assert {cell.partition("/")[0] for cell in listed} == {"mine"}
 
 
 def test_an_own_config_takes_the_place_of_a_shipped_one(own):
@@ -68,12 +56,15 @@ def test_an_own_config_takes_the_place_of_a_shipped_one(own):
     assert compose_content("train", [], "test")["training"]["steps"] == 1200
 
 
-def test_commands_find_own_configs(own, tmp_path, digits):
-    own("process/mine", "defaults: [psld, _self_]\ngamma: 0.125\n")
-    recipe = ("process=mine", *TINY, "training.steps=1", f"data={digits}")
-    succeeded(call(tmp_path, "train", *recipe))
-    manifest = yaml.safe_load((tmp_path / "models/by-hand/mine/manifest.json").read_text())
-    assert manifest["settings"]["process"]["gamma"] == 0.125
+@pytest.mark.parametrize(("flags", "processes"), [((), "mine"), (("--multirun",), "mine,cld")])
+def test_commands_and_sweeps_find_own_configs(own, tmp_path, digits, flags, processes):
+    own("process/mine", MINE)
+    recipe = (f"process={processes}", *TINY, "training.steps=1", f"data={digits}")
+    succeeded(call(tmp_path, "train", *flags, *recipe))
+    models = tmp_path / "models" / "by-hand"
+    assert {path.name for path in models.iterdir()} == set(processes.split(","))
+    process = yaml.safe_load((models / "mine/manifest.json").read_text())["settings"]["process"]
+    assert (process["gamma"], process["kappa"]) == (0.125, 0.04), "built upon a shipped one"
     line = refused(call(tmp_path, "train", "process=other"), 2, "other")
     assert {"mine", "psld"} <= set(re.split(r"[\s,]+", line)), "both kinds are listed"
 
@@ -84,18 +75,3 @@ def test_an_own_config_that_is_no_yaml_is_one_line(own, tmp_path, flags):
     refused(call(tmp_path, "train", *flags), 2, "not valid YAML", f'"{path}", line 3')
     path.write_text("gamma: ${nothing\n")
     refused(call(tmp_path, "train", *flags), 2, "'${nothing'")
-
-
-def test_sweeps_find_own_configs(own, tmp_path, digits):
-    own("process/mine", "defaults: [psld, _self_]\ngamma: 0.125\n")
-    recipe = ("process=mine,cld", *TINY, "training.steps=1", f"data={digits}")
-    succeeded(call(tmp_path, "train", "--multirun", *recipe))
-    assert {path.name for path in (tmp_path / "models" / "by-hand").iterdir()} == {"mine", "cld"}
-
-
-def test_an_own_grid_is_a_grid(own, tmp_path):
-    text = (CONFIGS / "grid" / "demo.yaml").read_text()
-    own("grid/mine", text.replace(" demo-", " mine-"))
-    listed = succeeded(call(tmp_path, "plan", "grid_name=mine", "list=cells")).stdout.splitlines()
-    assert "mine/cld/em-quadratic-40" in listed
-    assert {cell.partition("/")[0] for cell in listed} == {"mine"}

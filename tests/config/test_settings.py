@@ -6,6 +6,7 @@ import pytest
 from pydantic import Field, model_validator
 
 from psld.config.settings import Settings, parse
+from psld.config.words import updated
 from psld.utils.errors import UserError
 
 
@@ -28,7 +29,7 @@ class Dog(Settings):
 class House(Settings):
     animal: Annotated[Cat | Dog, Field(discriminator="kind")]
     rooms: tuple[int, ...] = ()
-    door: Annotated[int, Field(ge=0)] | Literal["open"] = 0
+    door: Annotated[int, Field(ge=0)] | Literal["open"] | None = 0
 
     @model_validator(mode="after")
     def _dogs_need_room(self) -> "House":
@@ -37,51 +38,47 @@ class House(Settings):
         return self
 
 
+CAT = {"kind": "cat"}
+INTEGER = "Input should be a valid integer, unable to parse string as an integer"
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({}, "x: animal is missing"),
-        ({"animal": {"kind": "dog"}}, "x: animal.name is missing"),
-        ({"animal": {"kind": "cat", "lifes": 7}}, "x: unknown key animal.lifes"),
+        ({}, "animal is missing"),
+        ({"animal": {"kind": "dog"}}, "animal.name is missing"),
         (
-            {"animal": {"kind": "cat", "lives": 0}},
-            "x: animal.lives: Input should be greater than or equal to 1 (got 0)",
-        ),
-        ({"animal": {"kind": "dog", "name": "Rex"}}, "x: (settings): a dog needs a room"),
-        ({"animal": {"kind": "dog", "name": "Cat"}}, "x: animal: a dog is no cat"),
-        (
-            {"animal": {"kind": "cat"}, "door": "ajar"},
-            "x: door: Input should be a valid integer, unable to parse string as an integer "
-            "(got 'ajar'); door: Input should be 'open' (got 'ajar')",
+            {"animal": CAT | {"lifes": 7}, "garden": 1},
+            "unknown key animal.lifes; unknown key garden",
         ),
         (
-            {"animal": {"kind": "cat"}, "rooms": [1, "x"]},
-            "x: rooms.1: Input should be a valid integer, unable to parse string as an integer "
-            "(got 'x')",
+            {"animal": CAT | {"lives": 0}},
+            "animal.lives: Input should be greater than or equal to 1 (got 0)",
         ),
+        ({"animal": {"kind": "dog", "name": "Rex"}}, "(settings): a dog needs a room"),
+        ({"animal": {"kind": "dog", "name": "Cat"}}, "animal: a dog is no cat"),
         (
-            {"animal": {"kind": "cat", "tail": 1}, "garden": 1},
-            "x: unknown key animal.tail; unknown key garden",
+            {"animal": CAT, "door": "ajar"},
+            f"door: {INTEGER} (got 'ajar'); door: Input should be 'open' (got 'ajar')",
+        ),
+        ({"animal": CAT, "rooms": [1, "x"]}, f"rooms.1: {INTEGER} (got 'x')"),
+        (
+            {"animal": {"kind": "bird"}},
+            "animal: Input tag 'bird' found using 'kind' does not match any of the expected tags: "
+            "'cat', 'dog' (got {'kind': 'bird'})",
         ),
     ],
 )
 def test_complaints_name_the_key_that_the_user_wrote(content, message):
     with pytest.raises(UserError) as caught:
         parse(House, content, where="x")
-    assert str(caught.value) == message
+    assert str(caught.value) == f"x: {message}"
 
 
-def test_an_unknown_variant_lists_the_known_ones():
-    with pytest.raises(UserError, match=r"^x: animal: .*'bird'.*'cat', 'dog'"):
-        parse(House, {"animal": {"kind": "bird"}}, where="x")
-
-
-def test_a_wrong_entry_of_a_list_is_named():
-    with pytest.raises(UserError, match=r"^x: rooms\.1: .*integer.*'large'"):
-        parse(House, {"animal": {"kind": "cat"}, "rooms": [1, "large"]}, where="x")
-
-
-def test_settings_do_not_change():
-    house = parse(House, {"animal": {"kind": "cat"}}, where="x")
+def test_words_change_single_settings_and_settings_do_not_change():
+    house = parse(House, {"animal": CAT, "rooms": [1, 2]}, where="x")
+    words = ["animal.lives=3", "door=null"]
+    changed = parse(House, updated(house.model_dump(), words), where="x")
+    assert (changed.animal.lives, changed.rooms, changed.door) == (3, (1, 2), None)
     with pytest.raises(ValueError, match="frozen"):
         house.animal.lives = 3

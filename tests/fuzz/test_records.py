@@ -10,24 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psld.cluster import solo
-from psld.cluster.job import outcome_file, read_outcomes
-from psld.cluster.launcher import Launch
-from psld.cluster.requeue import Life, read_lives
-from psld.config.settings import read_record, write_record
+from psld.cluster import head
+from psld.cluster.job import begin_life
+from psld.config.settings import write_record
 from psld.data.description import Described
 from psld.grid import paths
-from psld.grid.results import CellResults, LikelihoodResult
-from psld.metrics.classifier import read_extractor_manifest as read_extractor
-from psld.metrics.likelihood import LikelihoodShard
 from psld.metrics.reference_folder import read_reference_manifest
+from psld.metrics.results import CellResults
 from psld.training.history import TrainingHistory, write_history
 from psld.training.manifest import read_manifest
 from psld.utils.files import read_json, write_json
 from tests.fuzz.inputs import answer, changed, damaged
 from tests.results import sealed
-
-LAUNCH = Launch(name="a" * 32, run="/runs/x", job="17")
 
 
 class Record(NamedTuple):
@@ -43,30 +37,18 @@ def model_of(file: Path) -> Any:
 RECORDS = {
     "model manifest": Record("models/mine/vp-sde/manifest.json", model_of),
     "reference manifest": Record(
-        f"{paths.reference_folder('digits', 'fd-classifier')}/manifest.json",
+        "features/digits/fd-classifier/reference/manifest.json",
         lambda file: read_reference_manifest(file.parent),
     ),
-    "extractor manifest": Record(
-        f"{paths.extractor_folder('digits', 'fd-classifier')}/manifest.json",
-        lambda file: read_extractor(file.parent),
-    ),
     "results of a cell": Record(paths.cell_result("mine", "vp-sde/em-10"), CellResults.read),
-    "likelihood": Record(paths.likelihood("mine", "vp-sde"), LikelihoodResult.read),
-    "likelihood shard": Record(
-        paths.likelihood("mine", "vp-sde").replace(".json", "/00000.json"), LikelihoodShard.load
-    ),
-    "launch.json": Record("launch.json", lambda file: read_record(Launch, file, f"{file}: x")),
-    "psld.run.json": Record("psld.run.json", lambda file: solo._latest_run(file.parent)),
+    "run.json": Record("run.json", lambda file: head.read_run(file.parent)),
     "history": Record("history.json", TrainingHistory.read),
 }
 """Records with a digest: what they say cannot change."""
 
 PLAIN = {
-    "lives.json": (
-        [Life(launch="a", step=3).model_dump(), Life(launch="b", step=4).model_dump()],
-        lambda file: read_lives(file.parent, "a"),
-    ),
-    "7_0_outcome.json": ({"exit_code": 3}, lambda file: read_outcomes(file.parent, "7")),
+    "lives.json": ({"7": [3], "8": [4]}, lambda file: begin_life(file.parent, 3) or True),
+    "launch.json": ("/runs/x", lambda file: read_json(file, str)),
     "dataset.json": ({"dataset": "x", "digest": "0"}, lambda file: read_json(file, Described)),
 }
 """Files without a digest: a changed value that fits is taken."""
@@ -83,13 +65,9 @@ def written(project, place) -> Callable[[str], Path]:
         match name:
             case "history":
                 write_history(file.parent, [{"step": 1, "time": 1e9, "loss": 2.5}])
-            case "launch.json":
-                write_record(file, LAUNCH)
-            case "psld.run.json":
-                folder = file.parent.stat().st_ino
-                host = platform.node()
-                run = {"name": "a" * 32, "folder": folder, "pid": 1, "host": host}
-                write_record(file, solo.Run(**run, slurm_job=""))
+            case "run.json":
+                inode = file.parent.stat().st_ino
+                write_record(file, head.Run(inode=inode, pid=1, host=platform.node()))
             case _:
                 file.write_bytes((project / record.file).read_bytes())
         return file
@@ -136,9 +114,10 @@ def test_changed_values(name, corrected, written):
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_files_without_a_digest(name, place):
+def test_files_without_a_digest(name, place, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
     content, read = PLAIN[name]
-    file = outcome_file(place, "7", 0) if "outcome" in name else place / name
+    file = place / name
     write_json(file, content)
     whole = file.read_bytes()
     assert read(file)

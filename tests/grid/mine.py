@@ -1,6 +1,5 @@
 """A small grid file, configs/grid/mine.yaml, and changes to it."""
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -9,59 +8,43 @@ import yaml
 from psld.grid.cache import load_grid
 from psld.grid.records import Grid
 
-CONTENT: dict[str, Any] = {
-    "defaults": ["dataset=digits", "network=demo", "training=demo", "training.steps=7"],
-    "metric": "fd-classifier",
-    "samples": 100,
-    "shard_size": 30,
-    "batch_size": 10,
-    "gallery": "em-10",
-    "models": {
-        "vp-sde": ["process=vp-sde"],
-        "psld": ["process=psld", "training.steps=9"],
-    },
-    "samplers": {
-        "em": {"overrides": ["sampler=em"], "budget": "sampler.steps"},
-        "em-quadratic": {
-            "overrides": ["sampler=em", "sampler.striding=quadratic"],
-            "budget": "sampler.steps",
-        },
-        "rk45": {"overrides": ["sampler=rk45"], "budget": "sampler.tolerance"},
-    },
-    "tables": {
-        "steps": {
-            "title": "Steps",
-            "headings": ["sampler", "model"],
-            "cell": {"sampler": "em", "budget": 10},
-            "columns": [{"label": "10"}, {"label": "20", "budget": 20}],
-            "rows": [
-                {"label": ["EM", "PSLD"], "model": "psld"},
-                {"label": ["EM-QS", "PSLD"], "model": "psld", "sampler": "em-quadratic"},
-                {"label": ["EM", "another paper's"], "literature": True, "paper": [3.0, 2.0]},
-            ],
-        },
-        "tolerance": {
-            "title": "Tolerance",
-            "headings": ["model"],
-            "columns": [
-                {"label": "few", "samples": 50},
-                {"label": "fid", "show": "value"},
-                {"label": "NFE", "show": "nfe"},
-            ],
-            "rows": [
-                {"label": ["VP-SDE"], "model": "vp-sde", "sampler": "rk45", "budget": "1e-2"},
-                {"label": ["PSLD"], "model": "psld", "sampler": "em", "budget": 10},
-            ],
-        },
-    },
-}
+TEXT = """
+defaults: [dataset=digits, network=demo, training=demo, training.steps=7]
+metric: fd-classifier
+samples: 100
+shard_size: 30
+batch_size: 10
+gallery: em-10
+models: {vp-sde: [process=vp-sde], psld: [process=psld, training.steps=9]}
+samplers:
+  em: {overrides: [sampler=em], budget: sampler.steps}
+  em-quadratic: {overrides: [sampler=em, sampler.striding=quadratic], budget: sampler.steps}
+  rk45: {overrides: [sampler=rk45], budget: sampler.tolerance}
+tables:
+  steps:
+    title: Steps
+    headings: [sampler, model]
+    cell: {sampler: em, budget: 10}
+    columns: [{label: "10"}, {label: "20", budget: 20}]
+    rows:
+      - {label: [EM, PSLD], model: psld}
+      - {label: [EM-QS, PSLD], model: psld, sampler: em-quadratic}
+      - {label: [EM, another paper's], literature: true, paper: [3.0, 2.0]}
+  tolerance:
+    title: Tolerance
+    headings: [model]
+    columns: [{label: few, samples: 50}, {label: fid, show: value}, {label: NFE, show: nfe}]
+    rows:
+      - {label: [VP-SDE], model: vp-sde, sampler: rk45, budget: "1e-2"}
+      - {label: [PSLD], model: psld, sampler: em, budget: 10}
+"""
+CONTENT: dict[str, Any] = yaml.safe_load(TEXT)
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
     """CONTENT with one value, named by its keys, replaced."""
-    content = copy.deepcopy(CONTENT)
+    content = place = yaml.safe_load(TEXT)
     *parents, last = path.split("/")
-    place = content
     for key in parents:
         place = place[int(key) if isinstance(place, list) else key]
     place[int(last) if isinstance(place, list) else last] = value

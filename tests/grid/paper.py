@@ -10,118 +10,97 @@ CIFAR, CELEBA, AFHQ = "cifar10", "celeba64", "afhqv2-128"
 VP = None
 
 
-def table1() -> list[Number]:
-    fid = {(0, 97): 2.41, (0.02, 39): 2.80, (0.01, 55): 2.34}
-    fid |= {(0.02, 55): 2.30, (0.01, 97): 2.23, (0.02, 97): 2.21}
-    return [
-        (CIFAR, gamma, size, "em-uniform", 1000, 50_000, *shown)
-        for (gamma, size), value in fid.items()
-        for shown in (("fid", value), ("nfe", 1000))
-    ]
+def both(cell: tuple, fid: float, nfe: int) -> list[Number]:
+    return [(*cell, "fid", fid), (*cell, "nfe", nfe)]
 
 
-def table2() -> list[Number]:
-    measured = [
-        (0, 97, 1e-5, 352, 2.80),
-        (0.01, 55, 1e-5, 243, 2.41),
-        (0.02, 55, 1e-5, 232, 2.40),
-        (0.01, 97, 1e-5, 246, 2.10),
-        (0.02, 97, 1e-5, 231, 2.31),
-        (0.01, 97, 1e-4, 159, 2.13),
-        (0.02, 97, 1e-4, 159, 2.34),
-    ]
-    return [
-        (CIFAR, gamma, size, "rk45", tolerance, 50_000, *shown)
-        for gamma, size, tolerance, nfe, fid in measured
-        for shown in (("fid", fid), ("nfe", nfe))
-    ]
+def flat(numbers: list[list[Number]]) -> list[Number]:
+    return [number for pair in numbers for number in pair]
 
 
-def table3() -> list[Number]:
-    measured = [("em-quadratic", 250, 250, 2.01), ("rk45", 1e-5, 244, 2.56)]
-    return [
-        (CELEBA, 0.005, 62, sampler, budget, 50_000, *shown)
-        for sampler, budget, nfe, fid in measured
-        for shown in (("fid", fid), ("nfe", nfe))
-    ]
+TABLE1 = {(0, 97): 2.41, (0.02, 39): 2.80, (0.01, 55): 2.34}
+TABLE1 |= {(0.02, 55): 2.30, (0.01, 97): 2.23, (0.02, 97): 2.21}
+TABLE2 = {
+    (0, 97, 1e-5): (2.80, 352),
+    (0.01, 55, 1e-5): (2.41, 243),
+    (0.02, 55, 1e-5): (2.40, 232),
+    (0.01, 97, 1e-5): (2.10, 246),
+    (0.02, 97, 1e-5): (2.31, 231),
+    (0.01, 97, 1e-4): (2.13, 159),
+    (0.02, 97, 1e-4): (2.34, 159),
+}
+TABLE3 = {("em-quadratic", 250): (2.01, 250), ("rk45", 1e-5): (2.56, 244)}
+FRICTIONS = (0, 0.005, 0.01, 0.02, 0.25)
+TABLE4 = {
+    (CIFAR, 39, "em-quadratic", 50_000): (3.64, 3.42, 3.15, 3.26, 4.99),
+    (CIFAR, 39, "em-uniform", 50_000): (3.60, 3.34, 2.94, 2.80, 9.48),
+    (CELEBA, 66, "em-quadratic", 10_000): (4.59, 4.17, 4.22, 4.43, 93.99),
+    (CELEBA, 66, "em-uniform", 10_000): (4.60, 4.37, 4.34, 4.52, 95.13),
+}
+TEXT4 = {0.04: 2.95, VP: 3.19}
+STEPS = (50, 100, 250, 500, 1000)
+TABLE5 = {
+    ("em-quadratic", 0): (25.01, 8.91, 5.97, 5.61, 5.7),
+    ("em-quadratic", VP): (17.72, 7.45, 5.59, 5.51, 5.51),
+    ("em-quadratic", 0.02): (19.94, 7.33, 5.26, 5.20, 5.28),
+    ("em-uniform", 0): (119.68, 45.60, 9.08, 5.71, 5.65),
+    ("em-uniform", VP): (84.54, 41.93, 12.61, 5.92, 5.19),
+    ("em-uniform", 0.02): (100.62, 39.96, 11.26, 5.45, 4.82),
+    ("sscs-quadratic", 0): (21.31, 8.37, 5.82, 5.75, 5.69),
+    ("sscs-quadratic", 0.02): (16.12, 7.16, 5.36, 5.35, 5.27),
+    ("sscs-uniform", 0): (75.45, 24.74, 6.09, 5.74, 5.78),
+    ("sscs-uniform", 0.02): (72.42, 20.46, 5.19, 4.92, 5.29),
+}
+TABLE6 = {
+    0: ((5.54, 280), (5.62, 196), (6.54, 147), (9.98, 86), (397.1, 27)),
+    0.02: ((4.79, 228), (4.84, 158), (5.09, 111), (16.11, 69), (418.77, 27)),
+    VP: ((5.91, 123),),
+}
+TABLE7 = {0: (1.01, 7.10), 0.01: (0.85, 6.93)}
+SPLITS = (
+    ("em-quadratic-inpainting-train", 250, 14_336, "fid-train"),
+    ("em-quadratic-inpainting-test", 250, 1_467, "fid-test"),
+)
 
-
-def table4() -> list[Number]:
-    gammas = (0, 0.005, 0.01, 0.02, 0.25)
-    columns = {
-        (CIFAR, 39, "em-quadratic", 50_000): (3.64, 3.42, 3.15, 3.26, 4.99),
-        (CIFAR, 39, "em-uniform", 50_000): (3.60, 3.34, 2.94, 2.80, 9.48),
-        (CELEBA, 66, "em-quadratic", 10_000): (4.59, 4.17, 4.22, 4.43, 93.99),
-        (CELEBA, 66, "em-uniform", 10_000): (4.60, 4.37, 4.34, 4.52, 95.13),
-    }
-    return [
+TRANSCRIBED: dict[str, list[Number]] = {
+    "table1": flat(
+        [
+            both((CIFAR, *cell, "em-uniform", 1000, 50_000), fid, 1000)
+            for cell, fid in TABLE1.items()
+        ]
+    ),
+    "table2": flat(
+        [
+            both((CIFAR, gamma, size, "rk45", tolerance, 50_000), *values)
+            for (gamma, size, tolerance), values in TABLE2.items()
+        ]
+    ),
+    "table3": flat(
+        [both((CELEBA, 0.005, 62, *cell, 50_000), *values) for cell, values in TABLE3.items()]
+    ),
+    "table4": [
         (dataset, gamma, size, sampler, 1000, samples, "fid", value)
-        for (dataset, size, sampler, samples), values in columns.items()
-        for gamma, value in zip(gammas, values, strict=True)
-    ]
-
-
-def table4_text() -> list[Number]:
-    common = (39, "em-uniform", 1000, 50_000, "fid")
-    return [(CIFAR, 0.04, *common, 2.95), (CIFAR, VP, *common, 3.19)]
-
-
-def table5() -> list[Number]:
-    rows = {
-        ("em-quadratic", 0): (25.01, 8.91, 5.97, 5.61, 5.7),
-        ("em-quadratic", VP): (17.72, 7.45, 5.59, 5.51, 5.51),
-        ("em-quadratic", 0.02): (19.94, 7.33, 5.26, 5.20, 5.28),
-        ("em-uniform", 0): (119.68, 45.60, 9.08, 5.71, 5.65),
-        ("em-uniform", VP): (84.54, 41.93, 12.61, 5.92, 5.19),
-        ("em-uniform", 0.02): (100.62, 39.96, 11.26, 5.45, 4.82),
-        ("sscs-quadratic", 0): (21.31, 8.37, 5.82, 5.75, 5.69),
-        ("sscs-quadratic", 0.02): (16.12, 7.16, 5.36, 5.35, 5.27),
-        ("sscs-uniform", 0): (75.45, 24.74, 6.09, 5.74, 5.78),
-        ("sscs-uniform", 0.02): (72.42, 20.46, 5.19, 4.92, 5.29),
-    }
-    return [
+        for (dataset, size, sampler, samples), values in TABLE4.items()
+        for gamma, value in zip(FRICTIONS, values, strict=True)
+    ],
+    "table4-text": [(CIFAR, g, 39, "em-uniform", 1000, 50_000, "fid", v) for g, v in TEXT4.items()],
+    "table5": [
         (CIFAR, gamma, 39, sampler, steps, 10_000, "fid", value)
-        for (sampler, gamma), values in rows.items()
-        for steps, value in zip((50, 100, 250, 500, 1000), values, strict=True)
-    ]
-
-
-def table6() -> list[Number]:
-    rows = {
-        0: ((5.54, 280), (5.62, 196), (6.54, 147), (9.98, 86), (397.1, 27)),
-        0.02: ((4.79, 228), (4.84, 158), (5.09, 111), (16.11, 69), (418.77, 27)),
-        VP: ((5.91, 123),),
-    }
-    return [
-        (CIFAR, gamma, 39, "rk45", 10.0**log, 10_000, *shown)
-        for gamma, pairs in rows.items()
-        for log, (fid, nfe) in zip((-5, -4, -3, -2, -1), pairs, strict=False)
-        for shown in (("fid", fid), ("nfe", nfe))
-    ]
-
-
-def table7() -> list[Number]:
-    rows = {(0, 128): (1.01, 7.10), (0.01, 128): (0.85, 6.93)}
-    columns = (
-        ("em-quadratic-inpainting-train", 14_336, "fid-train"),
-        ("em-quadratic-inpainting-test", 1_467, "fid-test"),
-    )
-    return [
-        (AFHQ, gamma, size, sampler, 250, samples, metric, value)
-        for (gamma, size), values in rows.items()
-        for (sampler, samples, metric), value in zip(columns, values, strict=True)
-    ]
-
-
-TRANSCRIBED = {
-    "table1": table1,
-    "table2": table2,
-    "table3": table3,
-    "table4": table4,
-    "table4-text": table4_text,
-    "table5": table5,
-    "table6": table6,
-    "table7": table7,
+        for (sampler, gamma), values in TABLE5.items()
+        for steps, value in zip(STEPS, values, strict=True)
+    ],
+    "table6": flat(
+        [
+            both((CIFAR, gamma, 39, "rk45", 10.0**log, 10_000), *values)
+            for gamma, pairs in TABLE6.items()
+            for log, values in zip((-5, -4, -3, -2, -1), pairs, strict=False)
+        ]
+    ),
+    "table7": [
+        (AFHQ, gamma, 128, *split, value)
+        for gamma, values in TABLE7.items()
+        for split, value in zip(SPLITS, values, strict=True)
+    ],
 }
 
 

@@ -36,6 +36,7 @@ def test_a_cell_has_a_model_a_sampler_a_seed_and_measurements(configs):
         *("vp-sde/rk45-1e-2", "vp-sde/em-10"),
     ], "in the order of the tables, each once; the last is only shown"
     cell = grid.cells["psld/em-quadratic-20"]
+    assert cell.records == ["samples/mine/psld/em-quadratic-20/00000-00003.json"]
     assert (cell.model, cell.seed) == (grid.models["psld"], 0)
     assert (cell.sampler.family, cell.sampler.budget) == ("em-quadratic", "20")
     assert (cell.sampler.settings.steps, cell.sampler.settings.striding) == (20, "quadratic")

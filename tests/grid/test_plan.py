@@ -3,7 +3,6 @@
 import re
 import shutil
 
-import pytest
 import torch
 from torch import nn
 
@@ -19,7 +18,7 @@ from psld.grid.plan import (
     work_by_network,
 )
 from psld.training.model import build_network
-from tests.commands import call, refused, succeeded
+from tests.commands import call, succeeded
 from tests.grid.variants import file_with
 from tests.results import write_model_manifest, write_result
 
@@ -146,16 +145,3 @@ def test_the_plan_lists_everything(folder, demo):
     assert hours(output) == ["?", "?"]
     assert "grid_name=demo throughput.NETWORK.train=…" in output
     assert "Sum" not in output
-
-
-@pytest.mark.parametrize(
-    ("override", "words"),
-    [
-        ("throughput.demo.train=0", ["throughput.demo.train", "greater than 0"]),
-        ("throughput.demo.trian=1", ["trian"]),
-        ("grid_name=none", ["none.yaml: no such grid", "demo"]),
-        ("list=models", ["list", "'cells' or 'figures'"]),
-    ],
-)
-def test_wrong_settings_are_refused(folder, override, words):
-    refused(call(folder, "plan", override), 2, *words)

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from psld.config.compose import compose_content
+from psld.config.settings import parse
 from psld.data.pixels import truncated
 from psld.data.store import ImageStore, write_store
 from psld.metrics.classifier import read_extractor_manifest
@@ -21,10 +23,10 @@ from psld.metrics.reference_folder import (
 )
 from psld.metrics.settings import ReferenceSettings
 from psld.utils.errors import UserError
-from tests.commands import call, composed, refused, succeeded
+from tests.commands import call, refused, succeeded
 from tests.results import weights_digest
 
-METRIC = composed(ReferenceSettings, "reference").metric
+METRIC = parse(ReferenceSettings, compose_content("reference", [], "test"), "test").metric
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from wandb_workspaces.reports import v2 as reports
 
 from psld.config.locations import CONFIGS
 from psld.grid.cache import load_grid
-from psld.grid.figures import figures_of
-from psld.grid.resolved import Grid
+from psld.grid.figures import all_figures
+from psld.grid.records import Grid
 from psld.report.dashboard import find_report, report_blocks
 from psld.report.result_runs import evaluation_id
 from psld.report.style import model_looks
@@ -84,9 +84,11 @@ def test_a_model_has_its_color_of_the_pictures(grid, panel_grids):
     looks, colors = model_looks(grid), {}
     for shown in panel_grids:
         colors |= shown["customRunColors"]
-    assert {evaluation_id(grid, e): looks[e.model].color for e in grid.evaluations} == {
-        name: color for name, color in colors.items() if name.startswith("evaluate-")
-    }
+    assert {
+        evaluation_id(cell, measurement): looks[cell.model.name].color
+        for cell in grid.measured_cells
+        for measurement in cell.measurements
+    } == {name: color for name, color in colors.items() if name.startswith("evaluate-")}
     of_trainings = {name: color for name, color in colors.items() if name.startswith("train-")}
     assert of_trainings == {"train-first-id": looks[next(iter(grid.models))].color}
 
@@ -109,7 +111,7 @@ def test_every_table_is_shown(grid, panel_grids):
 def test_every_figure_is_shown(grid, panel_grids):
     [shown] = [s for s in panel_grids if filters_of(s)["jobType"] == [["figure"]]]
     [media] = panels_of(shown, "Media Browser")
-    assert media["mediaKeys"] == list(figures_of(grid))
+    assert media["mediaKeys"] == list(all_figures(grid))
     samples = [f"samples/{model}" for model in grid.models]
     assert {"nfe", "gamma", "training", *samples, *grid.file.pictures} < set(media["mediaKeys"])
 

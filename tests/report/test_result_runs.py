@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from psld.grid.results import CellResults
+from psld.grid.records import Grid
+from psld.metrics.results import CellResults
 from psld.report.result_runs import SIDE, ResultRun, result_runs
-from psld.sampling.shards import Shard, ShardOrigin, shard_path
+from psld.sampling.shards import Shard, shard_path
 from tests.commands import call, refused, succeeded
 from tests.data.formats import random_images
-from tests.report.conftest import MEASURED, cells_of, result_path
+from tests.report.conftest import MEASURED, shard_of
 from tests.report.server import wandb_server
 from tests.results import estimate_of, write_result
 
@@ -25,26 +26,23 @@ def folder(folder, grid) -> Path:
     accuracy = estimate_of(0.75, samples=100)
     write_result(folder, grid, "low/em-10", value=7.5, class_accuracy=accuracy)
     images = random_images(70, 8, 8, 1).transpose(0, 3, 1, 2)
-    origin = ShardOrigin("w", "s", seed=0, index=0, size=70)
-    shard = Shard(images, origin, nfe=10, seconds=1.0, device="CPU")
-    shard.save(shard_path(folder / "samples/mine/cld/em-10", 0))
+    shard_of(images).save(shard_path(folder / "samples/mine/cld/em-10", 0))
     (folder / FIGURE).parent.mkdir(parents=True)
     Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save(folder / FIGURE)
     return folder
 
 
-def runs_of(folder: Path, grid) -> dict[tuple[str, str], ResultRun]:
+def runs_by_name(grid: Grid) -> dict[tuple[str, str], ResultRun]:
     """The runs by job type and name."""
-    places = (cells_of(folder), folder / "samples/mine", folder / "results/figures/mine")
-    found = list(result_runs(grid, *places))
-    named = {(run.options["job_type"], run.options["name"]): run for run in found}
-    assert len(named) == len({run.options["id"] for run in found}) == len(found)
+    every = list(result_runs(grid))
+    named = {(run.options["job_type"], run.options["name"]): run for run in every}
+    assert len(named) == len({run.options["id"] for run in every}) == len(every)
     return named
 
 
 @pytest.fixture
 def runs(folder, grid) -> dict[tuple[str, str], ResultRun]:
-    return runs_of(folder, grid)
+    return runs_by_name(grid)
 
 
 def test_every_result_is_a_run(runs):
@@ -53,8 +51,8 @@ def test_every_result_is_a_run(runs):
     assert runs["figure", "figures"].images.keys() == {"samples/cld"}
 
 
-def test_an_evaluation_has_its_metric_and_settings(folder, runs):
-    [result] = CellResults.read(result_path(folder, "cld/em-10")).results
+def test_an_evaluation_has_its_metric_and_settings(grid, runs):
+    [result] = CellResults.read(grid.cells["cld/em-10"].result).results
     run = runs["evaluate", "cld/em-10"]
     assert run.options["tags"] == ("digits", "fd-classifier")
     assert run.values == {
@@ -141,8 +139,9 @@ def json_of(content: object) -> object:
     return json.loads(json.dumps(content))
 
 
-def test_before_anything_ran_there_is_nothing(tmp_path, grid):
-    assert runs_of(tmp_path, grid) == {}
+def test_before_anything_ran_there_is_nothing(tmp_path, grid, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert runs_by_name(grid) == {}
 
 
 @pytest.mark.parametrize("words", [(), ("upload",), ("grid_name=mine", "sync")])

@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from psld.diffusion.samplers import SamplerSettings
+from psld.config.compose import compose_content
+from psld.config.settings import parse
+from psld.grid.resolution import compose_model, compose_sampler
 from psld.metrics.classifier import load_classifier
 from psld.metrics.results import CellResults
-from psld.sampling.settings import SampleSettings, check_fit
+from psld.sampling.settings import check_fit
 from psld.sampling.shards import Shard
 from psld.training.manifest import GuideManifest, read_manifest
-from psld.training.settings import TrainGuideSettings, TrainSettings
+from psld.training.settings import TrainGuideSettings
 from psld.utils.errors import UserError
-from tests.commands import TINY, call, composed, refused, succeeded
+from tests.commands import TINY, call, refused, succeeded
 
 SIZE = 12
 FREE = ("guidance@sampler.guidance=classifier-free",)
@@ -140,17 +142,12 @@ def test_bad_settings_are_refused_in_one_line(model, guide, tmp_path, overrides,
     assert not (tmp_path / "x").exists()
 
 
-def model_settings(*overrides: str) -> TrainSettings:
-    return composed(TrainSettings, "train", "name=x", *overrides)
+def guide_settings(overrides: list[str]) -> TrainGuideSettings:
+    return parse(TrainGuideSettings, compose_content("train_guide", overrides, "test"), "test")
 
 
-def guide_settings(*overrides: str) -> TrainGuideSettings:
-    return composed(TrainGuideSettings, "train_guide", "name=x", *overrides)
-
-
-def guided(*overrides: str) -> SamplerSettings:
-    given = ("model=x", "output=x", "guide=x", *BY_CLASSIFIER, *overrides)
-    return composed(SampleSettings, "sample", *given).sampler
+def model_settings(*overrides: str):
+    return compose_model(overrides, "test")
 
 
 @pytest.mark.parametrize(
@@ -163,20 +160,26 @@ def guided(*overrides: str) -> SamplerSettings:
     ],
 )
 def test_a_guide_guides_models_of_its_own_dataset_and_process(trained, message):
-    check_fit(guided(), model_settings(), guide_settings())
+    sampler = compose_sampler(BY_CLASSIFIER, "test")
+    own = guide_settings([])
+    check_fit(sampler, model_settings(), own)
     with pytest.raises(UserError, match=message):
-        check_fit(guided(), model_settings(), guide_settings(*trained))
+        check_fit(sampler, model_settings(), guide_settings(trained))
     with pytest.raises(UserError, match="guidance by a guide needs one"):
-        check_fit(guided(), model_settings(), None)
+        check_fit(sampler, model_settings(), None)
 
 
 def test_a_guide_of_the_logarithm_of_time_takes_no_official_time():
-    sampler = guided("sampler.guidance.official_time=true")
-    check_fit(sampler, model_settings(), guide_settings("network.embedding=positional"))
+    official = (*BY_CLASSIFIER, "sampler.guidance.official_time=true")
+    sampler = compose_sampler(official, "test")
+    fourier = guide_settings(["network.embedding=fourier"])
+    positional = guide_settings(["network.embedding=positional"])
+    check_fit(sampler, model_settings(), positional)
     with pytest.raises(UserError, match="official_time: this guide embeds the logarithm"):
-        check_fit(sampler, model_settings(), guide_settings("network.embedding=fourier"))
+        check_fit(sampler, model_settings(), fourier)
 
 
 def test_a_dataset_without_classes_cannot_be_guided():
+    sampler = compose_sampler(BY_CLASSIFIER, "test")
     with pytest.raises(UserError, match="guidance needs classes, and dataset celeba64 has none"):
-        check_fit(guided(), model_settings("dataset=celeba64"), None)
+        check_fit(sampler, model_settings("dataset=celeba64"), None)

@@ -1,13 +1,8 @@
 """A real Slurm cluster on this machine: a head and some nodes, each a separate machine.
 
-To try it, as root on Debian (tests/slurm/install.sh installs its dependencies):
+It needs root on Debian; tests/slurm/install.sh installs its dependencies.
 
-    python -m tests.slurm.cluster start            # prints what to export before calling sbatch
-    python -m tests.slurm.cluster status           # sinfo and squeue
-    python -m tests.slurm.cluster kill-node node2  # power loss; start-node brings it back
-    python -m tests.slurm.cluster stop
-
-Each cluster has a folder (`--folder`), its own ports and, on its machines only, its own /etc/slurm
+Each cluster has a folder, its own ports and, on its machines only, its own /etc/slurm
 and /etc/hosts. This machine is not changed, so several clusters can run next to each other. On this
 machine, commands find their cluster only by SLURM_CONF. `stop` keeps the folder for its logs.
 
@@ -18,13 +13,10 @@ In tests:
         cluster.kill_node("node1")
 """
 
-import argparse
 import os
 import shutil
 import signal
 import subprocess
-import sys
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -99,9 +91,6 @@ class Cluster:
         """Switch every machine off; no process of the cluster is left."""
         for name in machines_of(self.folder):
             self._machine(name).power_off()
-
-    def is_running(self) -> bool:
-        return self._machine(HEAD).is_on()
 
     def processes(self, name: str | None = None) -> list[int]:
         """Ids of all processes of the machine `name` ("head", "node1", …), or of all machines."""
@@ -223,36 +212,3 @@ class Cluster:
 
     def _wait_until_idle(self) -> None:
         wait_until(lambda: set(self.node_states().values()) == {"idle"}, 180, "all nodes are idle")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.slurm.cluster")
-    parser.add_argument("action", choices=("start", "stop", "status", "kill-node", "start-node"))
-    parser.add_argument("node", nargs="?", help="which one to kill or to start")
-    parser.add_argument("--folder", default=Path(tempfile.gettempdir()) / "psld-slurm")
-    arguments = parser.parse_args()
-    cluster = Cluster(arguments.folder)
-    running = cluster.is_running()
-    if arguments.action == "start":
-        if reason := missing():
-            sys.exit(reason)
-        if running:
-            sys.exit(f"the cluster in {cluster.folder} is running: stop it, or choose a --folder")
-        cluster.start()
-        print(*(f"export {name}={value}" for name, value in cluster.environment.items()))
-    elif not running:
-        sys.exit(f"no cluster is running in {cluster.folder}")
-    elif arguments.action == "stop":
-        cluster.stop()
-    elif arguments.action == "status":
-        print(cluster.run("sinfo"), cluster.run("squeue"), sep="\n", end="")
-    elif arguments.node not in cluster.nodes:
-        parser.error(f"{arguments.action} needs one of {', '.join(cluster.nodes)}")
-    elif arguments.action == "kill-node":
-        cluster.kill_node(arguments.node)
-    else:
-        cluster.start_node(arguments.node)
-
-
-if __name__ == "__main__":
-    main()

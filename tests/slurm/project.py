@@ -27,7 +27,7 @@ def lab_profile(profile: dict) -> dict:
         **profile,
         "default-resources": LAB,
         "set-resources": rules,
-        "slurm-init-seconds-before-status-checks": 1,
+        "psld-init-seconds-before-status-checks": 1,
     }
 
 

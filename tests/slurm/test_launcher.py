@@ -1,24 +1,16 @@
 """A launcher killed, interrupted, started twice, refused or nested; and its failure messages."""
 
-import json
 import os
 import shlex
 import signal
-from subprocess import Popen
 
 import pytest
 
-from tests.slurm.training import RECIPE, Training
+from tests.slurm.training import RECIPE
 
-HELD = "additional=hold"
+HELD = "slurm_additional_parameters=hold"
 """A job that is submitted and waits until it is released."""
 SHORT = (*RECIPE, "training.steps=60", "training.checkpoint_every=20")
-
-
-def said_at_the_end(training: Training, launcher: Popen[str], number: int) -> str:
-    """What the launcher says when a signal ends it."""
-    launcher.send_signal(number)
-    return training.finishes(launcher, code=128 + number)
 
 
 def test_killed_while_the_job_waits_and_again_while_it_runs(training):
@@ -39,16 +31,9 @@ def test_killed_while_the_job_waits_and_again_while_it_runs(training):
     assert len(training.jobs()) == 1
 
 
-def test_killed_before_it_could_note_the_job_and_the_job_finished_meanwhile(training):
+def test_killed_and_the_job_finished_meanwhile(training):
     with training.launched(HELD, recipe=SHORT) as launcher:
         training.says("is pending")
-        launcher.kill()
-    (note,) = training.folder.glob("runs/launches/*/launch.json")
-    content = json.loads(note.read_text()) | {"job": ""}
-    del content["record_sha256"]  # a record that was edited by hand needs none
-    note.write_text(json.dumps(content))
-    with training.launched(HELD, recipe=SHORT) as launcher:
-        training.says("back to job")
         launcher.kill()
     job = training.job
     training.cluster.run("scontrol", "release", job)
@@ -68,70 +53,58 @@ def test_killed_and_the_job_gone_when_it_comes_back(training):
         training.cluster.run("scancel", training.job)
         training.wait(lambda: not training.cluster.queue(), "end of the job")
     reached = training.step()
-    with training.launched("nodes=1", "ranks_per_node=1") as launcher:
+    with training.launched("nodes=1", "tasks_per_node=1") as launcher:
         training.finishes(launcher)
     first, second = training.begun()
     assert first == 0
     assert second >= reached > 0, "it went on from the checkpoint"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_cancels_the_job(training, number):
-    with training.launched(HELD) as launcher:
-        training.says("is pending (JobHeldUser)")
-        said = said_at_the_end(training, launcher, number)
-        assert "canceled the job; run the same command again to go on" in said
-        training.wait(lambda: not training.cluster.queue(), "empty queue")
-
-
 @pytest.mark.parametrize(
-    ("options", "number"), [(["detach=true"], signal.SIGINT), ([], signal.SIGHUP)]
+    ("options", "number", "cancels"),
+    [
+        ((), signal.SIGINT, True),
+        ((), signal.SIGTERM, True),
+        ((), signal.SIGHUP, False),
+        (("detach=true",), signal.SIGINT, False),
+    ],
 )
-def test_detached_it_leaves_the_job_and_says_how_to_come_back(training, options, number):
+def test_a_signal_cancels_the_job_or_leaves_it(training, options, number, cancels):
     with training.launched(HELD, *options) as launcher:
-        training.says("is pending")
-        said = said_at_the_end(training, launcher, number)
-        assert "the job goes on; run the same command again to come back to it" in said
-    assert [job["jobid"] for job in training.cluster.queue()] == [training.job]
+        training.says("is pending (JobHeldUser)")
+        launcher.send_signal(number)
+        said = training.finishes(launcher, code=128 + number)
+    assert ("canceled the job" if cancels else "the job goes on") in said
+    left = [] if cancels else [training.job]
+    training.wait(lambda: [job["jobid"] for job in training.cluster.queue()] == left, "end")
 
 
 def test_a_broken_rank_ends_the_job_with_its_traceback_in_the_log(training):
-    """Rank 3 raises at a signal of ours; the launcher does not try again."""
+    """Rank 3 raises at a signal of ours. Without a checkpoint, the launcher does not try again."""
     (training.folder / "sitecustomize.py").write_text(
         "import signal\n"
         "def fail(*_):\n"
         "    raise ArithmeticError('a rank is broken')\n"
         "signal.signal(signal.SIGALRM, fail)\n"
     )
-    with training.launched() as launcher:
-        training.reaches(50)
+    recipe = (*RECIPE, "training.steps=100000", "training.checkpoint_every=100000")
+    with training.launched(recipe=recipe) as launcher:
+        training.wait(lambda: list(training.folder.glob("runs/*/lives.json")), "begin of a life")
         os.kill(training.ranks_on(training.nodes()[1])[0], signal.SIGALRM)
         training.fails_within_a_minute()
         said = training.finishes(launcher, code=1)
     assert "Traceback (most recent call last)" in said
     assert "ArithmeticError: a rank is broken" in said
-    assert "failed on rank" in said.splitlines()[-1]
+    assert "ended as FAILED and has saved no checkpoint" in said.splitlines()[-1]
     assert [life["state"] for life in training.ended_lives()] == ["FAILED"]
-
-
-def test_a_training_that_gets_nowhere_gives_up(training):
-    """Every life is ended before its first checkpoint."""
-    recipe = (*RECIPE, "training.steps=100000", "training.checkpoint_every=100000")
-    with training.launched(recipe=recipe) as launcher:
-        for life in (1, 2):
-            training.wait(lambda life=life: len(training.begun()) == life, "begin of a life")
-            os.kill(training.ranks_on(training.nodes()[0])[0], signal.SIGKILL)
-        said = training.finishes(launcher, code=1)
-    assert "no progress in 2 lives, which began at step 0" in said
-    assert training.begun() == [0, 0], "the third has not begun"
 
 
 @pytest.mark.parametrize(
     ("option", "complaint"),
     [
-        ("partition=nowhere", "invalid partition specified: nowhere"),
-        ("memory_mb=999999", "Memory specification can not be satisfied"),
-        ("additional=frobnicate", "frobnicate"),
+        ("slurm_partition=nowhere", "invalid partition specified: nowhere"),
+        ("mem_mb=999999", "Memory specification can not be satisfied"),
+        ("slurm_additional_parameters=frobnicate", "frobnicate"),
     ],
 )
 def test_what_slurm_refuses_is_said_in_one_line(training, option, complaint):

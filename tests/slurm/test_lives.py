@@ -43,7 +43,7 @@ def test_preemption(training, undisturbed, partition, signal):
     Where Slurm sends no warning (PreemptParameters), it terminates every process of the job; ranks
     that heed SIGTERM have KillWait to save.
     """
-    where = (f"partition={partition}", f"additional='signal={signal}@60'")
+    where = (f"slurm_partition={partition}", f"slurm_additional_parameters=signal={signal}@60")
     with training.launched(*where) as launcher:
         training.reaches(3 * EVERY)
         asked = ("--partition=high", "--nodes=4", "--exclusive", "--output=/dev/null")

@@ -10,7 +10,7 @@ from tests.slurm.cluster import Cluster
 from tests.slurm.training import EVERY, RECIPE, Training
 
 WITHOUT_DROPOUT = (*RECIPE, "network.dropout=0", "training.steps=200")
-ONE_RANK = ("nodes=1", "ranks_per_node=1")
+ONE_RANK = ("nodes=1", "tasks_per_node=1")
 
 
 @pytest.fixture

@@ -25,7 +25,9 @@ class Sweep(Training):
         """The steps at which each training's lives began."""
         files = sorted(self.folder.glob("runs/psld-*/lives.json"))
         return {
-            file.parent.name.rpartition("-")[0]: [life["step"] for life in read_json(file)]
+            file.parent.name.rpartition("-")[0]: [
+                step for job in read_json(file).values() for step in job
+            ]
             for file in files
         }
 

@@ -1,7 +1,7 @@
 """A training that a test launches on the cluster, disturbs, and inspects after its end."""
 
 import contextlib
-import json
+import itertools
 import os
 import re
 import signal
@@ -13,13 +13,14 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor
 
+from psld.utils.files import read_json
 from tests.commands import TINY, command
 from tests.slurm.cluster import Cluster
 from tests.slurm.machine import read_of
 from tests.slurm.processes import process_group
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-RANKS = ("nodes=2", "ranks_per_node=2", "memory_mb=1500", "minutes=30", "warning_seconds=60")
+RANKS = ("nodes=2", "tasks_per_node=2", "mem_mb=1500", "runtime=30", "warning_seconds=60")
 """Where the trainings run if a test does not say otherwise."""
 
 STEPS = 500
@@ -82,8 +83,7 @@ class Training:
     @property
     def job(self) -> str:
         """The job that trains."""
-        (file,) = self.folder.glob("runs/launches/*/launch.json")
-        return json.loads(file.read_text())["job"]
+        return self.jobs()[-1]
 
     def lives(self) -> list[dict[str, str]]:
         """What accounting knows of all lives of all jobs of the training."""
@@ -97,8 +97,8 @@ class Training:
 
     def begun(self) -> list[int]:
         """The steps at which the training's lives began."""
-        files = self.folder.glob("runs/*/lives.json")
-        return [life["step"] for file in files for life in json.loads(file.read_text())]
+        jobs = [read_json(file).values() for file in self.folder.glob("runs/*/lives.json")]
+        return [step for job in itertools.chain(*jobs) for step in job]
 
     @property
     def run(self) -> Path:

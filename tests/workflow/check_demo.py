@@ -4,7 +4,6 @@ python -m pytest tests/workflow/check_demo.py
 """
 
 import base64
-import contextlib
 import csv
 import json
 import re
@@ -18,17 +17,16 @@ from PIL import Image
 
 from psld.config.locations import CONFIGS
 from psld.grid.cache import load_grid
-from psld.grid.entries import read_table
-from psld.grid.figures import evaluations_of_plot, figures_of, phase_space_models, plots_of
-from psld.grid.places import Evaluation
-from psld.grid.resolved import Grid
-from psld.grid.results import CellResult, read_result
-from psld.report.certificate import verify
+from psld.grid.entries import read_results, read_table
+from psld.grid.figures import all_figures, phase_space_models, plot_numbers, plots
+from psld.grid.records import Grid
+from psld.grid.tables import Number
+from psld.metrics.results import CellResult
 from psld.report.style import model_looks
+from tests.commands import call, succeeded
 
 ROOT = CONFIGS.parent
 RESULTS = ROOT / "results"
-CELLS = RESULTS / "cells" / "demo"
 TABLES = RESULTS / "tables" / "demo"
 FIGURES = RESULTS / "figures" / "demo"
 REPORT = RESULTS / "demo-report.html"
@@ -40,26 +38,26 @@ NOISE_OF_A_DISTANCE = 0.15
 """Of two distances from 1,000 samples, one may be larger than the other by this part by chance."""
 
 
-@pytest.fixture(scope="module")
-def grid() -> Grid:
-    with contextlib.chdir(ROOT):
-        return load_grid("demo")
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch) -> None:
+    monkeypatch.chdir(ROOT)
 
 
-@pytest.fixture(scope="module")
-def results(grid) -> dict[Evaluation, CellResult]:
-    """The metrics of every cell of the grid, in its own metric."""
-    found = {
-        e: read_result(grid, CELLS, e) for e in grid.evaluations if e.metric == grid.file.metric
-    }
-    assert found
-    assert [e.cell for e, result in found.items() if result is None] == []
-    return found
+@pytest.fixture
+def grid(at_the_root) -> Grid:
+    return load_grid("demo")
 
 
-def steps_of(grid: Grid, evaluation: Evaluation) -> int | None:
+@pytest.fixture
+def results(grid) -> dict[Number, CellResult]:
+    """The results of every cell of the grid, in its own metric."""
+    numbers = [number for number in grid.file.numbers if number.metric == grid.file.metric]
+    return {number: read_results(grid, number).results[0] for number in numbers}
+
+
+def steps_of(grid: Grid, number: Number) -> int | None:
     """The steps of a sampler of the SDE, None for one of the ODE."""
-    return grid.samplers[evaluation.sampler].settings.get("steps")
+    return getattr(grid.cell(number).sampler.settings, "steps", None)
 
 
 def test_every_table_is_whole_in_every_format(grid):
@@ -67,34 +65,33 @@ def test_every_table_is_whole_in_every_format(grid):
         text = {e: (TABLES / f"{name}.{e}").read_text() for e in ("md", "csv", "tex", "html")}
         assert table.title in text["md"]
         assert not any("have not been run" in content for content in text.values())
-        entries = [entry for row in read_table(grid, name, CELLS) for entry in row]
+        entries = [entry for row in read_table(grid, name) for entry in row]
         assert len(list(csv.DictReader(text["csv"].splitlines()))) == len(entries) > 0
         for entry in entries:
             assert all(f"{result.sampling_seconds:.1f}" in text["md"] for result in entry.results)
             shown = entry.paper if entry.row.literature else entry.value
             digits = 0 if entry.show == "nfe" else 2
             for ending in ("md", "tex", "html"):
-                assert f"{shown:.{digits}f}" in text[ending], f"{name}.{ending}: {entry.evaluation}"
+                assert f"{shown:.{digits}f}" in text[ending], f"{name}.{ending}: {entry.number}"
 
 
-def test_every_number_holds(grid, tmp_path):
-    """Of the certificate, from which each is recomputed."""
-    verified = verify(RESULTS / "certificates" / "demo.zip", tmp_path)
-    assert verified.wrong == []
-    for name, outcomes in verified.tables.items():
-        entries = [entry for row in read_table(grid, name, CELLS) for entry in row]
-        assert outcomes == {"hold": len(entries)}, name
+def test_every_number_holds(grid):
+    """Each is recomputed from the certificate."""
+    printed = succeeded(call(ROOT, "verify", "results/certificates/demo.zip")).stdout
+    for name in grid.file.tables:
+        entries = [entry for row in read_table(grid, name) for entry in row]
+        assert f"demo.zip: {name}: {len(entries)} hold\n" in printed
 
 
 def pictures_of(grid: Grid) -> list[Path]:
-    """Every figure that the demo promises, PNG."""
-    return [FIGURES / f"{name}.png" for name in figures_of(grid)]
+    """Every figure of the demo, PNG."""
+    return [FIGURES / f"{name}.png" for name in all_figures(grid)]
 
 
 def test_the_demo_has_a_figure_of_every_kind(grid):
-    assert plots_of(grid) == ["nfe", "gamma", "training"]
+    assert plots(grid) == ["nfe", "gamma", "training"]
     assert phase_space_models(grid) == [model for model in grid.models if model != "vp-sde"]
-    figures = figures_of(grid)
+    figures = all_figures(grid)
     assert {"models/digits", "samplers/psld-0.02", *grid.file.pictures} < figures.keys()
     kinds = {figure.kind for figure in figures.values()}
     assert kinds == {"plot", "samples", "comparison", "nearest", "phase-space"}
@@ -114,7 +111,7 @@ def test_a_model_has_the_same_color_in_every_plot(grid):
     looks = model_looks(grid)
     for plot in ("nfe", "training"):
         drawn = (FIGURES / f"{plot}.svg").read_text().lower()
-        shown = {e.model for e in evaluations_of_plot(grid, plot)} or set(grid.models)
+        shown = {number.model for number in plot_numbers(grid, plot)} or set(grid.models)
         assert [model for model in shown if looks[model].color.lower() not in drawn] == []
 
 
@@ -163,8 +160,8 @@ def test_the_classifier_is_accurate(results):
 
 
 def test_guided_samples_are_of_their_class(grid, results):
-    guided = {e: r for e, r in results.items() if r.class_accuracy is not None}
-    kinds = {grid.samplers[evaluation.sampler].guidance for evaluation in guided}
+    guided = {n: r for n, r in results.items() if r.class_accuracy is not None}
+    kinds = {grid.cell(number).sampler.guidance for number in guided}
     assert kinds == {"classifier", "classifier-free"}
     assert min(result.class_accuracy.value for result in guided.values()) >= 0.9
 
@@ -172,40 +169,38 @@ def test_guided_samples_are_of_their_class(grid, results):
 def test_the_evaluations_of_sde_samplers_are_their_budget(grid, results):
     """Classifier-free guidance evaluates the network twice a step."""
     counted = {}
-    for evaluation, result in results.items():
-        steps = steps_of(grid, evaluation)
-        twice = grid.samplers[evaluation.sampler].guidance == "classifier-free"
+    for number, result in results.items():
+        steps = steps_of(grid, number)
+        twice = grid.cell(number).sampler.guidance == "classifier-free"
         if steps:
-            counted[evaluation.cell] = (2 * steps if twice else steps, result.nfe)
+            counted[number.cell] = (2 * steps if twice else steps, result.nfe)
     assert counted
     assert {cell: pair for cell, pair in counted.items() if pair[0] != pair[1]} == {}
 
 
 def test_good_samplers_are_far_better_than_noise(grid, results):
-    most = max(filter(None, (steps_of(grid, e) for e in results)))
-    good = {e: r for e, r in results.items() if steps_of(grid, e) in (most, None)}
-    assert {e.model for e in good} == set(grid.models)
-    limits = {e.cell: (r.value, FAR_BELOW_NOISE * r.noise) for e, r in good.items()}
+    most = max(filter(None, (steps_of(grid, number) for number in results)))
+    good = {n: r for n, r in results.items() if steps_of(grid, n) in (most, None)}
+    assert {number.model for number in good} == set(grid.models)
+    limits = {n.cell: (r.value, FAR_BELOW_NOISE * r.noise) for n, r in good.items()}
     assert {cell: pair for cell, pair in limits.items() if pair[0] >= pair[1]} == {}
 
 
 def more_steps(
-    grid: Grid, results: dict[Evaluation, CellResult]
+    grid: Grid, results: dict[Number, CellResult]
 ) -> Iterator[tuple[CellResult, CellResult]]:
     """Pairs of results that differ in the steps alone: the fewer, then the more.
 
     Not of multistep: on networks that are hardly trained its distance rises again after ten
     evaluations (docs/samplers.md).
     """
-    for few, result in results.items():
-        if result.sampler["integrator"] == "multistep":
+    for few, worse in results.items():
+        if worse.sampler["integrator"] == "multistep" or not steps_of(grid, few):
             continue
         for many, better in results.items():
-            family, steps = grid.file.family_of(few.sampler), steps_of(grid, few)
-            if steps and many == few._replace(sampler=many.sampler):
-                same = grid.file.family_of(many.sampler) == family
-                if same and steps_of(grid, many) > steps:
-                    yield result, better
+            alike = many == few._replace(budget=many.budget)
+            if alike and steps_of(grid, many) > steps_of(grid, few):
+                yield worse, better
 
 
 def test_more_steps_are_not_worse(grid, results):

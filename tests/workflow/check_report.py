@@ -17,8 +17,17 @@ from typing import Any
 import pytest
 
 from psld.grid.entries import read_table
-from psld.report.table import text_of
-from tests.workflow.check_demo import CELLS, REPORT, RESULTS, ROOT, TABLES, grid, pictures_of
+from psld.report.table import table_text
+from tests.report.tables.conftest import body_of_html
+from tests.workflow.check_demo import (
+    REPORT,
+    RESULTS,
+    ROOT,
+    TABLES,
+    at_the_root,
+    grid,
+    pictures_of,
+)
 
 CHROMIUM = shutil.which("chromium")
 READER = Path(__file__).with_name("report_reader.js")
@@ -39,7 +48,7 @@ pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="needs chromium (apt-get install chromium)"
 )
 
-__all__ = ["grid"]  # a fixture
+__all__ = ["at_the_root", "grid"]  # fixtures
 
 
 def browse(page: Path, profile: Path) -> str:
@@ -71,9 +80,9 @@ def seen(tmp_path_factory) -> dict[str, Any]:
     content = REPORT.read_text()
     assert head in content
     page.write_text(content.replace(head, f"{head}<script>{reader}</script>", 1))
-    left = re.search(r'<pre id="seen">(.*?)</pre>', browse(page, folder / "profile"), re.DOTALL)
-    assert left, "the reader came to no end"
-    return json.loads(html.unescape(left[1]))
+    seen = re.search(r'<pre id="seen">(.*?)</pre>', browse(page, folder / "profile"), re.DOTALL)
+    assert seen, "the reader came to no end"
+    return json.loads(html.unescape(seen[1]))
 
 
 def test_no_script_fails(seen):
@@ -107,11 +116,11 @@ def test_the_page_is_shown_whole(grid, tmp_path, width):
         "<script>addEventListener('message', e => document.body.append(e.data))</script>"
     )
     seen = browse(frame, tmp_path / "profile")
-    found = json.loads(html.unescape(re.search(r"\{.*\}", seen)[0]))
-    assert found["broken"] == []
-    assert found["images"] == len(pictures_of(grid))
-    assert found["overflow"] <= 0
-    assert [address for address in found["fetched"] if not address.startswith("data:")] == []
+    page = json.loads(html.unescape(re.search(r"\{.*\}", seen)[0]))
+    assert page["broken"] == []
+    assert page["images"] == len(pictures_of(grid))
+    assert page["overflow"] <= 0
+    assert [address for address in page["fetched"] if not address.startswith("data:")] == []
 
 
 def test_the_page_is_small():
@@ -122,13 +131,6 @@ def test_a_table_shows_every_entry(grid, tmp_path):
     for name, table in grid.file.tables.items():
         page = browse(TABLES / f"{name}.html", tmp_path)
         main, _, every_entry = page.partition("<details>")
-        text = text_of(table, read_table(grid, name, CELLS))
-        assert body_of(main) == text.lines
-        assert body_of(every_entry) == text.details
-
-
-def body_of(page: str) -> list[list[str]]:
-    """The texts in the cells of a table's body, as the browser has understood them."""
-    _, *rows = re.findall(r"<tr[^>]*>(.*?)</tr>", page, re.DOTALL)
-    cells = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row, re.DOTALL) for row in rows]
-    return [[html.unescape(re.sub("</?(small|i)>", "", cell)) for cell in row] for row in cells]
+        text = table_text(table, read_table(grid, name))
+        assert body_of_html(main) == text.lines
+        assert body_of_html(every_entry) == text.details

@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from psld.grid import paths
 from psld.grid.cache import load_grid
-from psld.grid.places import Evaluation
-from psld.grid.resolved import Grid
-from psld.grid.results import read_result
-from psld.training.manifest import read_manifest
+from psld.grid.entries import read_results
+from psld.grid.records import Cell, Grid
+from psld.grid.tables import Number
+from psld.training.manifest import ModelManifest, read_manifest
 from tests.data.formats import (
     afhq_files,
     celeba_files,
@@ -28,7 +27,7 @@ from tests.data.formats import (
     write_zip,
 )
 from tests.metrics.random_inception import write_random_inception
-from tests.workflow.project import REPOSITORY, Project
+from tests.workflow.project import GRID, REPOSITORY, Project
 
 GRIDS = ("paper", "rehearsal")
 
@@ -54,11 +53,9 @@ def project(tmp_path_factory) -> Project:
     """The project with the paper's grid and its rehearsal, before anything is run."""
     project = Project.create(tmp_path_factory.mktemp("paper") / "project")
     grids = project.folder / "configs" / "grid"
-    for grid in grids.iterdir():
-        grid.unlink()
+    (project.folder / GRID).unlink()
     for name in GRIDS:
         shutil.copy(REPOSITORY / "configs" / "grid" / f"{name}.yaml", grids)
-    project.timeout = 1800
     write_sources(project.folder / "downloads")
     write_random_inception(project.folder / "inception.pth")
     for metric in (project.folder / "configs" / "metric").glob("fid*.yaml"):
@@ -67,46 +64,41 @@ def project(tmp_path_factory) -> Project:
     return project
 
 
-Kind = tuple[str, str, str | None, str, str | None]
+def kind(cell: Cell, metric: str = "") -> tuple[str, ...]:
+    """Dataset, integrator, striding, guidance and metric, which a cell that is only shown lacks."""
+    sampler = cell.sampler.settings
+    striding = getattr(sampler, "striding", "")
+    return cell.model.dataset, sampler.integrator, striding, cell.sampler.guidance, metric
 
 
-def kind(grid: Grid, cell: str, metric: str | None = None) -> Kind:
-    """Dataset, integrator, striding, guidance and metric, which a cell that is shown has not."""
-    model, name = cell.split("/")
-    sampler = grid.samplers[name]
-    integrator, striding = sampler.settings["integrator"], sampler.settings.get("striding")
-    return grid.models[model].dataset, integrator, striding, sampler.guidance, metric
+def one_of_each_kind(grid: Grid) -> list[Number]:
+    numbers = reversed(grid.file.numbers)
+    return list({kind(grid.cell(number), number.metric): number for number in numbers}.values())
 
 
-def one_of_each_kind(grid: Grid) -> list[Evaluation]:
-    kinds = {kind(grid, e.cell, e.metric): e for e in reversed(grid.evaluations)}
-    return list(kinds.values())
-
-
-def figures_of_other_kinds(grid: Grid, evaluations: list[Evaluation]) -> list[str]:
+def figures_of_other_kinds(grid: Grid, numbers: list[Number]) -> list[str]:
     """Figures of samples that stand in no table."""
-    evaluated = {kind(grid, e.cell) for e in evaluations}
-    return [f for f, cell in grid.file.pictures.items() if kind(grid, cell) not in evaluated]
+    kinds = {kind(grid.cell(number)) for number in numbers}
+    return [f for f, cell in grid.file.pictures.items() if kind(grid.cells[cell]) not in kinds]
 
 
 @pytest.mark.slow
 def test_every_model_and_a_cell_of_every_kind_run(project, monkeypatch):
     monkeypatch.chdir(project.folder)
     grid = load_grid("rehearsal")
-    evaluations = one_of_each_kind(grid)
-    figures = [*figures_of_other_kinds(grid, evaluations), "rehearsal-figure3-inpainting"]
+    numbers = one_of_each_kind(grid)
+    figures = [*figures_of_other_kinds(grid, numbers), "rehearsal-figure3-inpainting"]
     assert {"rehearsal-figure3-cifar10", "rehearsal-figure3-afhqv2"} < set(figures)
-    models = [f"{paths.model_folder('rehearsal', model)}/manifest.json" for model in grid.models]
-    results = {paths.cell_result("rehearsal", evaluation.cell) for evaluation in evaluations}
-    project.run(*models, *results, *figures, "rehearsal-table3")
-    for model, path in zip(grid.models, models, strict=True):
-        manifest = read_manifest((project.folder / path).parent)
+    manifests = [model.manifest for model in grid.models.values()]
+    results = {grid.cell(number).result for number in numbers}
+    project.run(*manifests, *results, *figures, "rehearsal-table3")
+    for model in grid.models.values():
+        manifest = read_manifest(model.folder, ModelManifest)
         assert manifest.step == 4
-        assert manifest.settings.dataset.name == grid.models[model].dataset
-    for evaluation in evaluations:
-        result = read_result(grid, project.folder / "results/cells/rehearsal", evaluation)
-        assert result, "made with what the grid says"
-        assert result.samples == evaluation.samples
+        assert manifest.settings.dataset.name == model.dataset
+    for number in numbers:
+        [result] = read_results(grid, number).results
+        assert result.samples == number.samples
         assert 0 < result.value < np.inf
     assert len(project.files("guides")) == 6, "weights, history and manifest of both"
     for figure in figures:

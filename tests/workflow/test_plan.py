@@ -2,9 +2,6 @@
 
 import pytest
 
-from psld.grid.loading import write_cache
-from psld.grid.resolved import Grid
-from tests.grid.variants import large_grid
 from tests.workflow.project import GRID, RULES, WHOLE_GRID, Project
 
 CELL = {
@@ -17,14 +14,17 @@ CELL = {
 }
 TABLE = {**CELL, "train": 2, "sample": 4, "evaluate": 2, "tabulate": 1}
 
-MODULES = """
+LISTS = """
 import sys
 Path("modules.txt").write_text("\\n".join(sys.modules))
-"""
-
-RULES_MADE = """
 Path("rules.txt").write_text("\\n".join(rule.name for rule in workflow.rules))
 """
+
+
+def listed(project: Project, what: str, *targets: str) -> set[str]:
+    """The modules or the rules of a dry run, once Snakemake has read the Snakefile."""
+    project.plan(*targets)
+    return set((project.folder / f"{what}.txt").read_text().splitlines())
 
 
 def test_a_dry_run_before_anything_exists_lists_every_stage(fresh):
@@ -33,74 +33,40 @@ def test_a_dry_run_before_anything_exists_lists_every_stage(fresh):
 
 
 def test_a_cell_alone_needs_its_own_chain_only(fresh):
+    """Only the cells on the command line become rules, because a grid may have ten thousand."""
+    with (fresh.folder / "Snakefile").open("a") as snakefile:
+        snakefile.write(LISTS)
     assert fresh.plan("tiny/psld/rk45-1e-1") == CELL
+    cell, tables = "tiny/psld/rk45-1e-1", {"tiny-steps", "tiny-tolerance"}
+    assert listed(fresh, "rules", cell) == {*RULES, "all", "tiny", *tables, cell}
+    unknown = fresh.snakemake("--dry-run", "tiny/psld/em-33")
+    assert unknown.returncode == 1
+    [line] = [line for line in unknown.stdout.splitlines() if "tiny/psld/em-33" in line]
+    assert line.startswith("tiny/psld/em-33: no such target; the nearest are: tiny/psld/em-3")
+    assert "MissingRule" not in unknown.stdout
 
 
-def test_a_table_alone_needs_its_cells_only(fresh):
+def test_shards_of_one_cell_are_sampled_in_ranges(fresh):
+    """How many shards a job makes is a matter of speed."""
     assert fresh.plan("tiny-steps") == TABLE
-
-
-def imported(project: Project) -> set[str]:
-    """The modules that a dry run imports into Snakemake's own process."""
-    project.plan("tiny/psld/em-3")
-    return set((project.folder / "modules.txt").read_text().splitlines())
+    fresh.edit(GRID, "shards_per_job: 2", "shards_per_job: 3")
+    assert fresh.plan("tiny-steps") == TABLE, "three and one"
+    fresh.edit(GRID, "shards_per_job: 3", "shards_per_job: 4")
+    assert fresh.plan("tiny-steps") == {**TABLE, "sample": 2}
 
 
 @pytest.mark.slow
 def test_a_second_parse_composes_nothing_until_a_config_changes(fresh):
     with (fresh.folder / "Snakefile").open("a") as snakefile:
-        snakefile.write(MODULES)
-    first, second = imported(fresh), imported(fresh)
+        snakefile.write(LISTS)
+    first, second = (listed(fresh, "modules", "tiny/psld/em-3") for _ in range(2))
     assert "psld.grid.workflow" in first
     assert "torch" not in first, "every job of a cluster parses the grids"
     assert "hydra" in first
     assert "hydra" not in second, "the cache answers"
     fresh.edit("configs/training/tiny.yaml", "warmup_steps: 2", "warmup_steps: 1")
-    assert "hydra" in imported(fresh)
+    assert "hydra" in listed(fresh, "modules", "tiny/psld/em-3")
     assert len(fresh.files(".cache/grids")) == 1, "old caches do not pile up"
-
-
-def rules_made(project: Project) -> set[str]:
-    """The rules that Snakemake had when it had read the Snakefile."""
-    return set((project.folder / "rules.txt").read_text().splitlines())
-
-
-def test_only_cells_of_the_command_line_become_rules(fresh):
-    """Of a grid of ten thousand cells, put in the place of the one that is in the cache."""
-    with (fresh.folder / "Snakefile").open("a") as snakefile:
-        snakefile.write(RULES_MADE)
-    names = {*RULES, "all", "tiny"}
-    fresh.plan("tiny-steps")
-    assert rules_made(fresh) == names | {"tiny-steps", "tiny-tolerance"}
-    [cached] = fresh.files(".cache/grids")
-    digest, tiny, *_ = cached.read_text().split("\n")
-    tiny = Grid.model_validate_json(tiny)
-    grid = large_grid(tiny, models=100, budgets=100)
-    write_cache(cached, digest, grid, {})
-    cell = f"tiny/{grid.cells[4242]}"
-    assert len(grid.cells) == 10_000
-    assert fresh.plan(cell, "data/digits.h5") == CELL
-    assert rules_made(fresh) == names | {"tiny-large", cell}
-    unknown = fresh.snakemake("--dry-run", "tiny/model-1/em-3000")
-    assert unknown.returncode == 1
-    [line] = [line for line in unknown.stdout.splitlines() if "tiny/model-1/em-3000" in line]
-    assert line.startswith("tiny/model-1/em-3000: no such target; the nearest are: tiny/model-1")
-    assert "MissingRule" not in unknown.stdout
-
-
-def test_a_users_own_grid_stands_next_to_the_others(fresh):
-    own = (fresh.folder / GRID).read_text().replace("tiny-", "mine-")
-    (fresh.folder / "configs/grid/mine.yaml").write_text(own)
-    planned = fresh.plan("mine/psld/em-3", "tiny/psld/em-3")
-    assert planned == {**CELL, "train": 2, "sample": 4, "evaluate": 2}
-
-
-def test_shards_of_one_cell_are_sampled_in_ranges(fresh):
-    """How many shards a job makes is a matter of speed."""
-    fresh.edit(GRID, "shards_per_job: 2", "shards_per_job: 3")
-    assert fresh.plan("tiny-steps") == TABLE, "three and one"
-    fresh.edit(GRID, "shards_per_job: 3", "shards_per_job: 4")
-    assert fresh.plan("tiny-steps") == {**TABLE, "sample": 2}
 
 
 @pytest.mark.parametrize(
@@ -111,11 +77,18 @@ def test_shards_of_one_cell_are_sampled_in_ranges(fresh):
     ],
     ids=["unknown key", "no momentum"],
 )
-def test_a_bad_grid_is_refused_in_one_line(fresh, old, new, complaint):
+def test_a_bad_grid_is_refused_in_one_line_and_others_go_on(fresh, old, new, complaint):
+    (fresh.folder / "configs/grid/mine.yaml").write_text(
+        (fresh.folder / GRID).read_text().replace("tiny-", "mine-")
+    )
     fresh.edit(GRID, old, new)
     done = fresh.snakemake("--dry-run", "tiny")
     assert done.returncode == 1
     assert "Traceback" not in done.stdout
     assert done.stdout.count("WorkflowError") == 1
-    [line] = [line for line in done.stdout.splitlines() if complaint in line]
+    [note, line] = [line for line in done.stdout.splitlines() if complaint in line]
+    assert note.startswith("grid tiny is left out: ")
     assert line.startswith(str(fresh.folder / GRID))
+    assert fresh.plan("mine/psld/em-3") == CELL
+    (fresh.folder / "configs/grid/mine.yaml").rename(fresh.folder / "configs/grid/zero.yaml")
+    assert "WorkflowError" in fresh.snakemake("--dry-run").stdout, "the default does not change"

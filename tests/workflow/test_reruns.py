@@ -1,18 +1,22 @@
 """The triggers of reruns: dry runs after one real run of the whole grid."""
 
+import contextlib
 import os
 import time
 
 import pytest
 
+from psld.grid.cache import load_grid
+from psld.grid.records import preparation
+from tests.commands import call, refused
 from tests.workflow.project import GRID, WHOLE_GRID
 
-EVALUATED_ANEW = {"evaluate": 4, "tabulate": 2, "page": 1, "certify": 1}
-SAMPLED_ANEW = {"sample": 8, **EVALUATED_ANEW, "figure": 5}
-RETRAINED = {"train": 2, **SAMPLED_ANEW, "figure": 7}
+RESULTS = {"evaluate": 4, "tabulate": 2, "page": 1, "certify": 1}
+SAMPLES = {"sample": 8, **RESULTS, "figure": 5}
+MODELS = {"train": 2, **SAMPLES, "figure": 7}
 
 LARGE = 20_000
-"""Bytes; a file of more is not compared by content in the test that says so."""
+"""Bytes; a file of more is not compared by content in the test of large files."""
 
 VP_SDE, PSLD = "  vp-sde: [process=vp-sde]", "  psld: [process=psld]"
 
@@ -21,12 +25,9 @@ COLUMN = '- {label: "3", budget: 3}'
 FIRST_ROW = f"{COLUMN}\n    rows:\n      - {{label: [VP-SDE], model: vp-sde}}"
 
 
-def test_what_is_done_is_not_done_twice(finished):
-    assert finished.plan("tiny") == {}
-
-
 def test_touched_files_rerun_nothing(finished):
     """Even where each input looks newer than what was made of it, and some are large."""
+    assert finished.plan("tiny") == {}
     finished.edit("profiles/default/config.yaml", "file-size: 100000000", f"file-size: {LARGE}")
     for path in ("data/digits.h5", "models/tiny/psld/weights.safetensors"):
         assert (finished.folder / path).stat().st_size > LARGE
@@ -39,14 +40,15 @@ def test_touched_files_rerun_nothing(finished):
 
 
 def test_what_decides_no_result_reruns_nothing(finished):
+    training = "configs/training/tiny.yaml"
     edits = (
         (GRID, "# The tests' own grid", "# A comment"),
-        ("configs/training/tiny.yaml", "checkpoint_every: 250", "checkpoint_every: 100"),
-        ("configs/training/tiny.yaml", "log_every: 50", "log_every: 10"),
-        ("configs/training/tiny.yaml", "preview_every: 500", "preview_every: null"),
+        (training, "checkpoint_every: 250", "checkpoint_every: 100"),
+        (training, "log_every: 50", "log_every: 10\nmicro_batch: 4\ncompile: true"),
+        (training, "preview_every: 500", "preview_every: null"),
+        ("configs/sample.yaml", "device: auto", "device: cpu"),
         ("configs/dataset/digits.yaml", "# A mirrored 2 is no digit.", "# Another comment."),
         ("psld/commands/train.py", '"""Train a model:', '"""Another docstring:'),
-        ("psld/commands/sample.py", '"""Sample a cell:', '"""Another docstring:'),
         ("psld/sampling/settings.py", '"""Settings of sampling:', '"""Another docstring:'),
     )
     for edit in edits:
@@ -54,6 +56,9 @@ def test_what_decides_no_result_reruns_nothing(finished):
     for caption in finished.files("workflow/report"):
         caption.write_text("Another caption.")
     assert finished.plan("tiny") == {}
+    # The certificate has the whole grid.
+    finished.edit(GRID, "batch_size: 10", "batch_size: 3")
+    assert finished.plan("tiny") == {"certify": 1}
 
 
 def test_preparing_identical_data_again_reruns_nothing(finished):
@@ -74,25 +79,18 @@ def test_preparing_identical_data_again_reruns_nothing(finished):
         ),
         pytest.param(
             *(GRID, "[process=psld]", "[process=psld, process.gamma=0.02]"),
-            {
-                "train": 1,
-                "sample": 4,
-                "evaluate": 2,
-                "tabulate": 2,
-                "figure": 5,
-                "page": 1,
-                "certify": 1,
-            },
+            {"train": 1, "sample": 4, "evaluate": 2, "tabulate": 2}
+            | {"figure": 5, "page": 1, "certify": 1},
             id="a model's setting: this model",
         ),
         pytest.param(
             *("configs/metric/fd-classifier-tiny.yaml", "steps: 5", "steps: 6"),
-            {"train_extractor": 1, "reference": 1, **EVALUATED_ANEW},
+            {"train_extractor": 1, "reference": 1, **RESULTS},
             id="the metric's extractor: no sampling",
         ),
         pytest.param(
             *("configs/dataset/digits.yaml", "flip: false", "flip: true"),
-            RETRAINED,
+            MODELS,
             id="what training does with the images: all models",
         ),
         pytest.param(
@@ -102,8 +100,13 @@ def test_preparing_identical_data_again_reruns_nothing(finished):
         ),
         pytest.param(
             *(GRID, "shard_size: 5", "shard_size: 2"),
-            {**SAMPLED_ANEW, "sample": 20, "figure": 6},
+            {**SAMPLES, "sample": 20, "figure": 6},
             id="the shards: all sampling",
+        ),
+        pytest.param(
+            *(GRID, "seed: 0", "seed: 1"),
+            {**SAMPLES, "figure": 6},
+            id="the seed: all sampling, and the path of a sample",
         ),
         pytest.param(
             *(GRID, 'title: "Tiny: steps"', "title: Steps"),
@@ -116,14 +119,14 @@ def test_preparing_identical_data_again_reruns_nothing(finished):
             id="the question: the page",
         ),
         pytest.param(
-            *(GRID, "batch_size: 10", "batch_size: 3"),
-            {"certify": 1},
-            id="the batches, which change no image: the certificate, which has the whole grid",
-        ),
-        pytest.param(
             *(GRID, FIRST_ROW, FIRST_ROW.replace("model:", "paper: [3.0], model:")),
             {"tabulate": 1, "page": 1, "certify": 1},
             id="a number of the paper's that no plot shows: its table",
+        ),
+        pytest.param(
+            *(GRID, COLUMN, COLUMN.replace("}", ", show: nfe}")),
+            {"tabulate": 1, "page": 1, "certify": 1},
+            id="another kind of number: its table",
         ),
         pytest.param(
             *(GRID, f"{VP_SDE}\n{PSLD}", f"{PSLD}\n{VP_SDE}"),
@@ -145,6 +148,38 @@ def test_preparing_identical_data_again_reruns_nothing(finished):
 def test_a_change_reruns_what_depends_on_it(finished, file, old, new, plan):
     finished.edit(file, old, new)
     assert finished.plan("tiny") == plan
+
+
+def test_a_job_of_an_earlier_plan_refuses_after_an_edit_of_the_grid(fresh):
+    """People edit grids while a run of weeks goes on. Changes of how a job runs are no reason."""
+
+    def planned() -> dict[tuple[str, str], str]:
+        with contextlib.chdir(fresh.folder):
+            grid = load_grid("tiny")
+        cell, features = grid.cells["psld/em-3"], grid.features["digits/fd-classifier-tiny"]
+        return {
+            ("prepare", "dataset=tiny/digits"): preparation(grid.datasets["digits"]).digest,
+            ("train_extractor", "features=tiny/digits/fd-classifier-tiny"): (
+                features.extractor_job.digest
+            ),
+            ("reference", "features=tiny/digits/fd-classifier-tiny"): features.reference_job.digest,
+            ("train", "model=tiny/psld"): grid.models["psld"].digest,
+            ("sample", "cell=tiny/psld/em-3"): cell.digest,
+            ("evaluate", "cell=tiny/psld/em-3"): cell.evaluation_digest,
+        }
+
+    before = planned()
+    fresh.edit(GRID, "batch_size: 10", "batch_size: 3")
+    assert planned() == before
+    fresh.edit(GRID, "[process=psld]", "[process=psld, process.gamma=0.02]")
+    fresh.edit("configs/dataset/digits.yaml", "image_size: 8", "image_size: 4")
+    fresh.edit("configs/metric/fd-classifier-tiny.yaml", "steps: 5", "steps: 6")
+    after = planned()
+    for (name, record), digest in before.items():
+        assert after[name, record] != digest
+        done = call(fresh.folder, name, record, f"record={digest}")
+        refused(done, 2, f"{record}: the grid has changed since this job was planned", digest)
+    assert fresh.files("data", "features", "models", "samples", "results") == []
 
 
 @pytest.mark.slow

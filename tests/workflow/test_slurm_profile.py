@@ -101,14 +101,9 @@ def test_the_launcher_of_a_training_understands_what_it_is_given(planned):
         where, _, command = launch.partition(" -- ")
         settings = launch_settings(*shlex.split(where), command=shlex.split(command))
         assert settings.command[0] in ("train", "train_guide")
-        assert settings.partition == asked["slurm_partition"]
-        assert settings.gres == asked["gres"]
+        assert settings.model_dump().items() >= asked.items()
         assert settings.ranks_of_slurm_node == int(asked["gres"].split(":")[-1])
-        assert settings.nodes == asked["nodes"]
-        assert settings.cpus_per_rank == asked["cpus_per_task"]
-        assert settings.memory_mb == asked["mem_mb"]
-        assert settings.minutes == asked["runtime"]
-        assert settings.account is None
+        assert settings.slurm_account is None
 
 
 def test_the_shell_command_of_every_rule_quotes_what_it_is_given():
@@ -118,15 +113,9 @@ def test_the_shell_command_of_every_rule_quotes_what_it_is_given():
         r"^    shell:\n((?: {8}.*\n)+)", "".join(f.read_text() for f in files), re.M
     )
     assert len(shells) == len(rules())
-    shells.append(read_launch())
     given = [name for shell in shells for name in re.findall(r"\{+([a-z][^{}]*)\}+", shell)]
     assert len(given) > 50
     assert [name for name in given if not name.endswith(":q")] == []
-
-
-def read_launch() -> str:
-    """The beginning of the commands of trainings, in common.smk."""
-    return (REPOSITORY / "workflow/rules/common.smk").read_text().partition("LAUNCH = ")[2]
 
 
 def test_a_checkpoint_may_have_any_name(planned):

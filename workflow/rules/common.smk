@@ -36,7 +36,8 @@ wildcard_constraints:
 
 
 # The resources of a training job. A site sets them in its profile (set-resources: train: nodes: 4);
-# an empty value is unset. Resources are not parameters: changing them retrains nothing.
+# an empty value is unset. Resources are not parameters: changing them retrains nothing. Each is a
+# setting of `psld launch` (psld/cluster/settings.py).
 TRAINING_JOB = {
     "where": "here",  # or slurm
     "nodes": 1,
@@ -55,13 +56,6 @@ TRAINING_JOB = {
     "slurm_additional_parameters": "",
     "detach": "false",
 }
-LAUNCH = (
-    "python -m psld launch where={resources.where:q} nodes={resources.nodes:q} "
-    "ranks_per_node={resources.tasks_per_node:q} cpus_per_rank={resources.cpus_per_task:q} "
-    "gpus_per_node={resources.gpus_per_node:q} gres={resources.gres:q} "
-    "memory_mb={resources.mem_mb:q} minutes={resources.runtime:q} "
-    "warning_seconds={resources.warning_seconds:q} partition={resources.slurm_partition:q} "
-    "account={resources.slurm_account:q} qos={resources.qos:q} "
-    "constraint={resources.constraint:q} exclude={resources.exclude:q} "
-    "additional={resources.slurm_additional_parameters:q} detach={resources.detach:q} --"
+LAUNCH = " ".join(
+    ["python -m psld launch", *(f"{key}={{resources.{key}:q}}" for key in TRAINING_JOB), "--"]
 )

@@ -20,7 +20,6 @@ rule train:
     wildcard_constraints:
         model=GRIDS.pattern("models", imported=False),
     priority: 100
-    retries: 0
     localrule: True
     conda:
         "../../envs/train.yaml"
@@ -46,7 +45,6 @@ rule train_guide:
     wildcard_constraints:
         guide=GRIDS.pattern("guides", imported=False),
     priority: 100
-    retries: 0
     localrule: True
     conda:
         "../../envs/train.yaml"

@@ -1,0 +1,49 @@
+"""The end of a local job whose Snakemake has ended.
+
+Snakemake names the folder of its run in the variable PSLD_RUN (`psld.cluster.head`). Two kernel
+locks are in it: `alive`, which Snakemake holds, and `jobs`, which all its local jobs share. Kernel
+locks end with their holders, even after kill -9. So a job sees that Snakemake has ended, and the
+next run sees when the last job has.
+"""
+
+import fcntl
+import os
+import signal
+import sys
+import threading
+import time
+
+RUN = "PSLD_RUN"
+"""The environment variable with the folder of the run that started this process."""
+GRACE_SECONDS = 60
+"""Time between SIGTERM, at which a training saves a checkpoint, and SIGKILL."""
+
+
+def end_with_snakemake(command: str) -> None:
+    """Make this process end when the Snakemake that has started it ends; return at once.
+
+    It ends as on SIGTERM, so a training saves a checkpoint. `psld launch` leaves its job in Slurm
+    if Snakemake was killed, and cancels it if Snakemake was interrupted.
+    """
+    run = os.environ.get(RUN)
+    if run is None:
+        return
+    try:
+        # Never closed: this process has its share until it ends.
+        fcntl.flock(os.open(f"{run}/jobs", os.O_RDONLY), fcntl.LOCK_SH)
+        alive = os.open(f"{run}/alive", os.O_RDONLY)
+    except FileNotFoundError:
+        sys.exit("error: the Snakemake that started this job has ended, and another one runs")
+    threading.Thread(target=_end, args=(run, alive, command == "launch"), daemon=True).start()
+
+
+def _end(run: str, alive: int, is_launcher: bool) -> None:
+    fcntl.flock(alive, fcntl.LOCK_SH)  # waits for the end of Snakemake
+    was_interrupted = os.path.exists(f"{run}/interrupted")  # noqa: PTH110
+    if is_launcher and not was_interrupted:
+        os._exit(1)
+    print("the Snakemake that started this job has ended; so this job ends", file=sys.stderr)
+    os.kill(os.getpid(), signal.SIGTERM)
+    if not was_interrupted:
+        time.sleep(GRACE_SECONDS)
+        os.kill(os.getpid(), signal.SIGKILL)
