@@ -217,9 +217,9 @@ def check_reference(
     model: ModelManifest,
 ) -> None:
     """Raise UserError if the reference is of another extractor or dataset than the model's."""
-    made_by = reference.extractor.identity()
-    made = made_by, reference.truncated_reference, reference.extractor_digest
-    if made != (metric.extractor.identity(), metric.truncated_reference, extractor_digest):
+    identity = reference.extractor.identity()
+    source = identity, reference.truncated_reference, reference.extractor_digest
+    if source != (metric.extractor.identity(), metric.truncated_reference, extractor_digest):
         raise UserError(f"{folder}: made with another extractor than {metric.name} has; {REMEDY}")
     dataset, digest = model.settings.dataset.name, model.dataset_digest
     # Of an imported model, only the name of its dataset is certain.

@@ -7,12 +7,11 @@ import yaml
 from psld.config.compose import compose_content
 from psld.config.locations import CONFIGS
 from psld.config.settings import Settings, parse
-from psld.diffusion.instances import build_process, phase_space
-from psld.diffusion.integrators import make_integrator
-from psld.metrics.feature_classifier import FeatureClassifier, ImageShape
-from psld.networks.guide import NCSNppGuide
+from psld.metrics.classifier import FeatureClassifier, ImageShape
+from psld.networks.ncsnpp import NCSNppGuide
 from psld.training.model import build_guide, build_network
 from tests.cli.settings import KINDS
+from tests.diffusion.processes import phase_space
 
 COMMANDS = ("prepare", "train", "train_guide", "sample", "evaluate", "reference", "train_extractor")
 REQUIRED = {
@@ -79,14 +78,14 @@ def test_every_option_of_every_group_composes_and_can_be_built(command, group, o
                 FeatureClassifier(metric.extractor, shape)
         case "sampler":
             assert settings.sampler.integrator == option
-            integrator = make_integrator(phase_space(0.01), settings.sampler, torch.device("cpu"))
+            integrator = settings.sampler.build(phase_space(0.01), torch.device("cpu"))
             assert len(integrator.times) >= 1
         case "process":
             t = torch.linspace(0.001, 1, 5, dtype=torch.float64)
-            assert torch.linalg.eigvalsh(build_process(settings.process).covariance(t)).min() > 0
+            assert torch.linalg.eigvalsh(settings.process.build().covariance(t)).min() > 0
         case "network":
             build = build_guide if command == "train_guide" else build_network
-            process = build_process(settings.process)
+            process = settings.process.build()
             with torch.device("meta"):
                 network = build(settings, process)
             assert sum(p.numel() for p in network.parameters()) > 1e4

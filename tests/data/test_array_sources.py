@@ -245,7 +245,7 @@ def test_a_missing_batch(tmp_path, packed):
         open_source(cifar(tmp_path))
 
 
-def test_what_to_get_where_there_is_nothing(tmp_path):
+def test_an_empty_folder_says_what_to_get(tmp_path):
     with pytest.raises(UserError, match=r"cifar-10-python\.tar\.gz.*kriz/cifar\.html into"):
         open_source(cifar(tmp_path))
 
@@ -288,9 +288,7 @@ def test_download_with_checksums(tmp_path, server, monkeypatch):
         open_source(fashion(tmp_path / "tampered"))
 
 
-def test_a_download_that_does_not_match_is_not_taken_for_the_users_own(
-    tmp_path, server, monkeypatch
-):
+def test_a_download_with_a_wrong_checksum_is_deleted(tmp_path, server, monkeypatch):
     from torchvision.datasets import CIFAR10
 
     write_cifar(tmp_path / "served", "python", packed=True)

@@ -61,7 +61,7 @@ def test_a_path_that_leads_out_of_an_archive_is_refused(tmp_path, name):
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["faces.zip"]
 
 
-def test_a_link_in_an_archive_is_no_picture(tmp_path):
+def test_a_link_in_an_archive_is_a_broken_picture(tmp_path):
     """Its content is the path of its target, and nothing follows it."""
     (tmp_path / "secret.png").write_bytes(GOOD["0.png"])
     root = write_zip(tmp_path / "faces.zip", GOOD)
@@ -143,7 +143,7 @@ def test_of_two_members_of_one_name_the_later_counts_once(tmp_path):
     ],
     ids=["huge", "large", "largest", "zero", "narrow", "empty", "nothing", "program", "cut off"],
 )
-def test_a_picture_of_an_absurd_size_or_none_is_one_line(tmp_path, data, reason):
+def test_a_picture_of_an_absurd_size_is_refused_in_one_line(tmp_path, data, reason):
     root = write_files(tmp_path / "faces", {**GOOD, "odd.png": data})
     refused(prepare(root), 2, f"{root}/odd.png: broken picture ({reason}")
 
@@ -182,7 +182,7 @@ def test_a_folder_that_is_linked_into_itself_is_refused(tmp_path):
     refused(prepare(root), 2, "faces/a/again: a link to a folder that it lies in")
 
 
-def test_links_that_lead_nowhere_and_files_that_are_none_are_named(tmp_path):
+def test_broken_links_and_special_files_are_named(tmp_path):
     root = write_files(tmp_path / "faces", GOOD)
     (root / "gone.png").symlink_to(tmp_path / "nothing.png")
     refused(prepare(root), 2, "faces/gone.png: cannot be read", "No such file")

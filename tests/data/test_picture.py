@@ -46,7 +46,7 @@ def test_another_size_needs_a_filter():
         to_pixels(Image.fromarray(random_images(4, 5)), 1, 8, None)
 
 
-def test_grey_and_rgb():
+def test_gray_and_rgb():
     grey = Image.fromarray(random_images(4, 4))
     np.testing.assert_array_equal(to_pixels(grey, 3, 4, None), np.tile(np.asarray(grey), (3, 1, 1)))
     green = Image.new("RGB", (1, 1), (0, 255, 0))
@@ -81,6 +81,6 @@ def test_a_picture_cut_short_is_broken(kind):
         decode(data[: len(data) // 2], "faces/1")
 
 
-def test_noise_is_not_a_picture():
+def test_text_is_refused_as_a_picture():
     with pytest.raises(BrokenPicture, match=r"\(not a picture\)"):
         decode(b"no picture at all", "x")

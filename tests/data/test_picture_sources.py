@@ -188,7 +188,7 @@ def test_test_fraction(tmp_path):
     assert len(test & later) >= 8
 
 
-def test_folders_that_are_no_source(tmp_path):
+def test_folders_without_pictures(tmp_path):
     with pytest.raises(UserError, match="no such folder or zip archive"):
         open_source(folder(tmp_path / "nothing"))
     with pytest.raises(UserError, match=r"no pictures in it; they end in \.bmp"):

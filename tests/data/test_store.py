@@ -119,7 +119,7 @@ def test_a_file_cut_short(path, kept):
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_of_another_kind(tmp_path):
+def test_a_file_of_another_kind_is_refused(tmp_path):
     (tmp_path / "x.csv").write_text("name,label\n" * 100)
     with pytest.raises(UserError, match="no dataset, nor any HDF5 file; give one") as refused:
         ImageStore.open(tmp_path / "x.csv")

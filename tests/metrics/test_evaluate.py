@@ -193,7 +193,7 @@ def test_shards_that_are_not_the_cells(cell, images, model, features):
     refused_with("cell/00001.safetensors", "no such file", "psld sample")
 
 
-def test_a_model_that_is_none(cell, features, tmp_path):
+def test_a_folder_without_a_model(cell, features, tmp_path):
     for content, words in ((None, "no such file"), ("{}", "not the manifest of a model")):
         if content is not None:
             (tmp_path / "foreign").mkdir()

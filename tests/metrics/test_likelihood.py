@@ -11,6 +11,7 @@ import pytest
 import torch
 from scipy import stats
 
+from psld.config.settings import load_record
 from psld.data.store import ImageStore
 from psld.diffusion.likelihood import dequantize
 from psld.diffusion.score import Batching
@@ -35,11 +36,15 @@ def bits_in(folder) -> list[float]:
     return [b for path in sorted((folder / "result").iterdir()) for b in read_json(path)["bits"]]
 
 
+def result_in(folder, name: str = "result") -> LikelihoodResult:
+    return load_record(LikelihoodResult, folder / f"{name}.json", "not a likelihood")
+
+
 @pytest.fixture(scope="module")
 def measured(model, digits, tmp_path_factory):
     """A folder with a result, its three shards, and what the command printed."""
     folder = tmp_path_factory.mktemp("likelihood")
-    (folder / "said").write_text("\n".join(measure(folder, model, digits)))
+    (folder / "printed").write_text("\n".join(measure(folder, model, digits)))
     return folder
 
 
@@ -49,23 +54,23 @@ def copy(measured, tmp_path):
 
 
 def test_the_result_is_the_mean_over_images_with_its_interval(measured, model, digits):
-    said = (measured / "said").read_text().splitlines()
-    assert [line.partition(":")[0] for line in said[:3]] == [
+    printed = (measured / "printed").read_text().splitlines()
+    assert [line.partition(":")[0] for line in printed[:3]] == [
         "images 0 to 3",
         "images 4 to 7",
         "images 8 to 9",
     ]
-    found = LikelihoodResult.read(measured / "result.json")
+    result = result_in(measured)
     bits = bits_in(measured)
-    assert found.measured == len(bits) == 10
-    assert found.bits_per_dimension == pytest.approx(np.mean(bits))
+    assert result.measured == len(bits) == 10
+    assert result.bits_per_dimension == pytest.approx(np.mean(bits))
     low, high = stats.t.interval(0.95, 9, loc=np.mean(bits), scale=stats.sem(bits))
-    assert (found.low, found.high) == pytest.approx((low, high))
-    assert found.likelihood.split == "test"
-    assert found.dataset_digest == ImageStore.open(digits).digest
-    assert found.model.name == "psld"
-    assert found.gradients == 2 * found.evaluations > 14
-    assert f"wrote result.json: {found.bits_per_dimension:.4f} ± " in said[3]
+    assert (result.low, result.high) == pytest.approx((low, high))
+    assert result.likelihood.split == "test"
+    assert result.dataset_digest == ImageStore.open(digits).digest
+    assert result.model.name == "psld"
+    assert result.gradients == 2 * result.evaluations > 14
+    assert f"wrote result.json: {result.bits_per_dimension:.4f} ± " in printed[3]
 
 
 @pytest.mark.parametrize("draws", [1, 3])
@@ -134,12 +139,12 @@ def test_a_killed_measurement_loses_the_shard_in_progress_alone(model, digits, t
     before = files_below(shards)
     assert 3 <= len(before) < 12, "it was killed on the way"
     assert not (tmp_path / "killed.json").exists(), "the result comes last"
-    said = succeeded(call(tmp_path, "likelihood", *given, "output=killed.json")).stdout
+    printed = succeeded(call(tmp_path, "likelihood", *given, "output=killed.json")).stdout
     whole = {name: text for name, text in before.items() if not name.endswith(".partial")}
-    assert said.count("kept") == len(whole)
+    assert printed.count("kept") == len(whole)
     assert whole.items() <= files_below(shards).items()
     succeeded(call(tmp_path, "likelihood", *given, "output=calm.json"))
-    calm, killed = (LikelihoodResult.read(tmp_path / f"{n}.json") for n in ("calm", "killed"))
+    calm, killed = (result_in(tmp_path, n) for n in ("calm", "killed"))
     assert killed.bits_per_dimension == calm.bits_per_dimension
 
 
@@ -152,16 +157,10 @@ def test_a_killed_measurement_loses_the_shard_in_progress_alone(model, digits, t
         ("precision=bf16", ("no setting is called precision",)),
     ],
 )
-def test_what_cannot_be_measured_is_refused(model, digits, tmp_path, given, words):
+def test_bad_settings_are_refused(model, digits, tmp_path, given, words):
     arguments = (*FAST, f"model={model}", f"data={digits}", given)
     refused(call(tmp_path, "likelihood", *arguments), 2, *words)
     assert not list(tmp_path.iterdir())
-
-
-def test_a_foreign_record_is_named(tmp_path):
-    (tmp_path / "x.json").write_text('{"value": 1}')
-    with pytest.raises(Exception, match="not the likelihood of a model"):
-        LikelihoodResult.read(tmp_path / "x.json")
 
 
 @pytest.mark.slow

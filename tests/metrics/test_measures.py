@@ -1,4 +1,4 @@
-"""Kernel distance, Inception Score, precision, recall: recomputed without each block."""
+"""Kernel distance, Inception Score, precision, recall, memorization: also without each block."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 
 from psld.metrics.distances import inception_score, kernel_distance
 from psld.metrics.features import block_index, mean_estimate
-from psld.metrics.neighbors import precision, recall
+from psld.metrics.neighbors import memorization, precision, recall
 from psld.utils.errors import UserError
 
 BLOCKS = 5
@@ -37,6 +37,8 @@ def test_kernel_distance_of_one_subset_of_all_is_the_definition():
     x, y = normal(30, mean=0.3), normal(30, seed=1)
     estimate = kernel_distance(x, y, subsets=1, subset_size=30, blocks=BLOCKS)
     assert estimate.value == pytest.approx(unbiased_mmd(x, y), rel=1e-5)
+    larger = kernel_distance(x, y, subsets=1, subset_size=1000, blocks=BLOCKS)
+    assert larger.value == pytest.approx(estimate.value, rel=1e-5), "a smaller set is used whole"
     for block, value in enumerate(estimate.without_block):
         assert value == pytest.approx(unbiased_mmd(without(x, block), y), rel=1e-4)
 
@@ -125,12 +127,31 @@ def test_too_few_samples_are_user_errors():
         inception_score(few, splits=8, blocks=2)
 
 
-def test_a_set_smaller_than_a_subset_is_used_whole():
-    x, y = normal(40), normal(30, seed=2)
-    assert kernel_distance(x, y, 1, 1000).value == pytest.approx(unbiased_mmd(x, y), rel=1e-5)
-
-
 def test_few_samples_fill_few_blocks():
     estimate = precision(normal(8), normal(30))
     assert estimate.block_samples == (1,) * 8
     assert estimate.without_block[0] in (estimate.value * 8 / 7, (estimate.value * 8 - 1) / 7)
+
+
+TRAIN, TEST, NEW = normal(500, 4), normal(1000, 4, seed=1), normal(400, 4, seed=2)
+
+
+def test_new_images_of_the_same_distribution_have_the_quantile():
+    result = memorization(NEW, TRAIN, TEST, quantile=0.2)
+    assert result.share.interval.low < 0.2 < result.share.interval.high
+    distances = (NEW[:, None] - TRAIN).double().norm(dim=2)
+    torch.testing.assert_close(result.distances, distances.min(dim=1).values)
+    assert torch.equal(result.nearest, distances.argmin(dim=1))
+    assert result.share.value == (result.distances < result.threshold).double().mean()
+
+
+def test_copies_are_counted_and_their_originals_named():
+    samples = NEW.clone()
+    samples[7], samples[300] = TRAIN[123], TRAIN[45] + 1e-3
+    samples[50:150] = TRAIN[:100] + 1e-2
+    before, after = (memorization(x, TRAIN, TEST) for x in (NEW, samples))
+    assert after.share.value == pytest.approx(before.share.value + 102 / 400, abs=0.03)
+    assert after.threshold == before.threshold
+    assert after.share.interval.low > 0.05
+    assert after.pairs(2) == [(7, 123), (300, 45)]
+    assert set(after.pairs(102)[2:]) == {(50 + i, i) for i in range(100)}

@@ -71,7 +71,7 @@ def test_features_come_back_and_serve_a_measure(tmp_path):
     for part, expected in zip(reference, (TRAIN, TEST, NOISE), strict=True):
         assert torch.equal(part.values, expected.values)
     assert torch.equal(reference.noise.logits, NOISE.logits)
-    assert [manifest.images_of(s) for s in ("train", "test")] == [200, 60]
+    assert [manifest.images_of(split) for split in ("train", "test")] == [200, 60]
     assert measure(METRIC, TRAIN, reference).value == 1
     assert measure(METRIC, TEST, reference).value == pytest.approx(0.1)
     assert scale(METRIC, reference) == {"floor": pytest.approx(0.1), "noise": 0}

@@ -92,7 +92,7 @@ def test_reference_checkpoint_by_hand(workplace, path, kind):
     }
 
 
-def test_the_manifest_says_what_a_trainings_does(workplace, model):
+def test_an_imported_manifest_has_the_keys_of_a_trained_one(workplace, model):
     checkpoint = torch.load(TINY, weights_only=True)
     torch.save({**checkpoint, "global_step": 7}, workplace / "seven.ckpt")
     succeeded(call(workplace, "import", "seven.ckpt", *overrides(VECTOR)))
@@ -128,7 +128,7 @@ def broken(state):
         (dict, ["dataset.num_classes=2"], ["noise.h5: has num_classes 0"]),
     ],
 )
-def test_what_does_not_fit_is_said_and_nothing_written(workplace, change, more, words):
+def test_a_checkpoint_that_does_not_fit_writes_nothing(workplace, change, more, words):
     checkpoint = torch.load(TINY, weights_only=True)
     torch.save({"state_dict": change(checkpoint["state_dict"])}, workplace / "changed.ckpt")
     arguments = ("changed.ckpt", *overrides(VECTOR), *more)

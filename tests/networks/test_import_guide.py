@@ -75,7 +75,7 @@ def test_reference_guide_by_hand(tmp_path, path):
     assert manifest["imported"]["weights"] == "online"
 
 
-def test_a_model_s_checkpoint_is_no_guide(tmp_path):
+def test_a_checkpoint_of_a_model_is_refused_as_a_guide(tmp_path):
     vector, model = load(VECTORS[0]), reference_files("checkpoint_*.ckpt")[0]
     prepare(tmp_path, vector)
     given = (str(model), "kind=guide", *overrides(vector), "output=guide")

@@ -63,7 +63,7 @@ def test_the_thread_ends_with_the_shard_also_after_a_failure():
     assert not threads()
 
 
-def test_who_takes_the_start_alone_has_no_other_drawn(monkeypatch):
+def test_a_sampler_without_noise_draws_only_the_start(monkeypatch):
     """As RK45 does."""
     drawn, draw = [], ShardNoise._draw
     monkeypatch.setattr(ShardNoise, "_draw", lambda self, i: drawn.append(i) or draw(self, i))

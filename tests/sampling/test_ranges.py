@@ -73,8 +73,8 @@ def test_whole_shards_are_kept_however_they_are_divided_among_processes(cell, mo
     before = files_below(cell)
     assert resample(cell, model, "shards=3").startswith("shard 0: kept\nshard 1: kept\n")
     assert files_below(cell) == before
-    said = resample(cell, model, "first=1", "shards=3").splitlines()
-    assert said[:3] == ["shard 1: kept", "shard 2: kept", "shard 3: 8 images, NFE 3"]
+    printed = resample(cell, model, "first=1", "shards=3").splitlines()
+    assert printed[:3] == ["shard 1: kept", "shard 2: kept", "shard 3: 8 images, NFE 3"]
     after = files_below(cell)
     assert before.items() <= after.items()
     assert after.keys() - before.keys() == {"00003.safetensors", "00001-00003.json"}
@@ -89,16 +89,16 @@ def test_what_is_missing_damaged_or_of_another_origin_is_made_again(cell, model)
     for damaged in (whole[:-100], whole.replace(images[1].tobytes(), images[0].tobytes()), b""):
         assert damaged != whole
         shard_path(cell, 1).write_bytes(damaged)
-        said = resample(cell, model, "shards=3").splitlines()
-        assert said[1].startswith("not kept: cell/00001.safetensors: damaged shard")
-        assert said[2] == "shard 1: 8 images, NFE 3"
-        assert said[3] == "shard 2: kept"
+        printed = resample(cell, model, "shards=3").splitlines()
+        assert printed[1].startswith("not kept: cell/00001.safetensors: damaged shard")
+        assert printed[2] == "shard 1: 8 images, NFE 3"
+        assert printed[3] == "shard 2: kept"
     assert shard_path(cell, 2).read_bytes() == kept
     for index in range(3):
         np.testing.assert_array_equal(Shard.load(shard_path(cell, index)).images, images[index])
-    said = resample(cell, model, "shards=3", "seed=1")
-    assert ": kept" not in said
-    assert said.count("made by another seed than the model and the sampler have now") == 3
+    printed = resample(cell, model, "shards=3", "seed=1")
+    assert ": kept" not in printed
+    assert printed.count("made by another seed than the model and the sampler have now") == 3
     assert not np.array_equal(Shard.load(shard_path(cell, 0)).images, images[0])
 
 
@@ -118,8 +118,8 @@ def test_a_killed_range_loses_the_shard_under_way_alone(model, tmp_path):
     for path in made:
         Shard.load(path)
     before = {path: path.read_bytes() for path in made}
-    said = succeeded(call(tmp_path, "sample", *slow, "output=cell")).stdout.splitlines()
-    assert [line for line in said if line.endswith("kept")] == [
+    printed = succeeded(call(tmp_path, "sample", *slow, "output=cell")).stdout.splitlines()
+    assert [line for line in printed if line.endswith("kept")] == [
         f"shard {index}: kept" for index in range(len(made))
     ]
     assert {path: path.read_bytes() for path in made} == before
@@ -151,8 +151,8 @@ def test_pictures_are_written_next_to_the_shards(model, tmp_path):
     """Each image as a file, also of shards that are there already, or all in one."""
     options = (*RANGE, f"model={model}")
     succeeded(call(tmp_path, "sample", *options))
-    said = succeeded(call(tmp_path, "sample", *options, "shards=2", "png=pictures")).stdout
-    assert "wrote pictures\n" in said
+    printed = succeeded(call(tmp_path, "sample", *options, "shards=2", "png=pictures")).stdout
+    assert "wrote pictures\n" in printed
     shards = [Shard.load(shard_path(tmp_path / "cell", index)) for index in range(2)]
     images = np.concatenate([shard.images for shard in shards])
     assert names_in(tmp_path / "pictures") == [f"{index:05d}.png" for index in range(2 * SIZE)]

@@ -84,7 +84,7 @@ def test_weights_of_another_network_do_not_load(copied, vp_sde_model, tmp_path):
     assert len(finished.stderr) < 500
 
 
-def test_nan_is_no_image(copied, tmp_path):
+def test_nan_is_refused(copied, tmp_path):
     weights = load_file(copied / "weights.safetensors")
     next(iter(weights.values())).fill_(float("nan"))
     write_weights(copied, weights)

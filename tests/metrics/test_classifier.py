@@ -41,7 +41,7 @@ def test_learns_the_digits(trained):
     assert accuracy(trained, images[1000:], labels[1000:], batch_size=256) >= 0.95
 
 
-def test_features_are_standardised_over_the_training_images(trained):
+def test_features_are_standardized_over_the_training_images(trained):
     """Then the trace of their covariance, which gives distances their scale, is near d."""
     images, _ = digits()
     training = images[:1000]
@@ -56,6 +56,7 @@ def test_logits_belong_to_the_features(trained):
     images = torch.from_numpy(digits()[0][:5])
     features, logits = trained(images)
     assert (features.shape, features.dtype) == ((5, trained.dimension), torch.float32)
+    torch.testing.assert_close(features, torch.cat([trained(image[None])[0] for image in images]))
     torch.testing.assert_close(logits, trained.network.classify(features))
 
 
@@ -64,22 +65,16 @@ def test_the_training_computes_as_its_device_is_set(tf32, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
     seen = []
 
-    def loss(*given):
+    def loss(*arguments):
         seen.append(torch.backends.cudnn.allow_tf32)
-        return cross_entropy(*given)
+        return cross_entropy(*arguments)
 
     monkeypatch.setattr(classifier, "cross_entropy", loss)
     train_classifier(QUICK, DIGITS, *(each[:50] for each in digits()))
     assert seen == [tf32] * QUICK.steps
 
 
-def test_features_do_not_depend_on_the_batch(trained):
-    images = torch.from_numpy(digits()[0][:7])
-    alone = torch.cat([trained(image[None])[0] for image in images])
-    torch.testing.assert_close(trained(images)[0], alone)
-
-
-def test_the_seed_decides_and_the_caller_s_generator_is_left_alone():
+def test_the_seed_decides_and_the_callers_generator_is_left_alone():
     images, labels = digits()
     torch.manual_seed(1)
     first = train_classifier(QUICK, DIGITS, images, labels)
@@ -116,15 +111,15 @@ def test_divergence_is_a_run_error():
 
 def test_shifts_move_whole_images_and_repeat_the_border():
     x = torch.arange(25.0).reshape(1, 1, 5, 5)
-    wanted = {
+    expected = {
         tuple(x[0, 0][rows][:, columns].flatten().tolist())
         for rows in (torch.tensor(r).clamp(0, 4) for r in _windows())
         for columns in (torch.tensor(c).clamp(0, 4) for c in _windows())
     }
     random = torch.Generator().manual_seed(0)
     batch = shifted(x.expand(300, 1, 5, 5), most=1, random=random)
-    assert {tuple(image.flatten().tolist()) for image in batch} == wanted
-    assert len(wanted) == 9
+    assert {tuple(image.flatten().tolist()) for image in batch} == expected
+    assert len(expected) == 9
     assert torch.equal(shifted(x, most=0, random=random), x)
 
 

