@@ -124,7 +124,7 @@ class Launcher:
 
     def _newest_step(self) -> int:
         """Return the step of the newest checkpoint; 0 if there is none."""
-        files = self.run.glob("checkpoints/checkpoint-*.pt")
+        files = self.run.glob("checkpoints/checkpoint-*.safetensors")
         return max((int(file.stem.partition("-")[2]) for file in files), default=0)
 
     def _wait(self) -> str:

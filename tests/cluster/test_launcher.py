@@ -59,7 +59,7 @@ def test_what_is_there_is_taken(slurm, launcher, monkeypatch, state, late):
     assert {path.name for path in launcher.output.iterdir()} == set(FILES)
 
 
-CHECKPOINT = "checkpoints/checkpoint-00000049.pt"
+CHECKPOINT = "checkpoints/checkpoint-00000049.safetensors"
 
 
 @pytest.mark.parametrize(
