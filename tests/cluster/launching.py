@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from psld.cluster.settings import LaunchSettings
-from psld.commands.launch import read_settings
+from psld.commands.frame import Frame
 
 
 def launch_settings(*words: str, command: Sequence[str] = ("train",)) -> LaunchSettings:
     """Raises UserError for what the command would refuse."""
-    return read_settings([*words, "--", *command])
+    frame = Frame("launch", LaunchSettings, bare="command", has_config=False)
+    return frame.settings([*words, "--", *command])

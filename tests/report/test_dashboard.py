@@ -28,8 +28,9 @@ def grid(request) -> Grid:
 
 
 @pytest.fixture
-def trained(grid, tmp_path) -> Path:
+def trained(grid, tmp_path, monkeypatch) -> Path:
     """The folder of models, of which the first has been trained, and the last was imported."""
+    monkeypatch.chdir(tmp_path)
     first, *_, last = grid.models
     write_training(tmp_path, [20], "train-first")
     for model, directory in ((first, str(tmp_path / "runs/train-first")), (last, None)):
@@ -40,7 +41,7 @@ def trained(grid, tmp_path) -> Path:
 @pytest.fixture
 def panel_grids(grid, trained) -> list[dict[str, Any]]:
     """What wandb receives of each group of panels: panels, and the runs that they show."""
-    blocks = [block._to_model() for block in report_blocks(grid, trained)]
+    blocks = [block._to_model() for block in report_blocks(grid)]
     sent = [block.model_dump(by_alias=True, mode="json") for block in blocks]
     return [block["metadata"] for block in sent if block["type"] == "panel-grid"]
 

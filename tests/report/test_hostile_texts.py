@@ -139,8 +139,8 @@ def test_csv_reads_back(grid, rows):
     assert first["column"] == evil("column")
 
 
-def test_the_dashboard_takes_such_texts(grid, tmp_path):
+def test_the_dashboard_takes_such_texts(grid):
     """wandb parses its filters; one that it cannot read raises ValueError."""
     from psld.report.dashboard import report_blocks
 
-    assert list(report_blocks(grid, tmp_path))
+    assert list(report_blocks(grid))

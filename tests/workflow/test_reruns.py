@@ -7,7 +7,6 @@ import time
 import pytest
 
 from psld.grid.cache import load_grid
-from psld.grid.records import preparation
 from tests.commands import call, refused
 from tests.workflow.project import GRID, WHOLE_GRID
 
@@ -158,7 +157,7 @@ def test_a_job_of_an_earlier_plan_refuses_after_an_edit_of_the_grid(fresh):
             grid = load_grid("tiny")
         cell, features = grid.cells["psld/em-3"], grid.features["digits/fd-classifier-tiny"]
         return {
-            ("prepare", "dataset=tiny/digits"): preparation(grid.datasets["digits"]).digest,
+            ("prepare", "dataset=tiny/digits"): grid.datasets["digits"].job.digest,
             ("train_extractor", "features=tiny/digits/fd-classifier-tiny"): (
                 features.extractor_job.digest
             ),
