@@ -30,8 +30,7 @@ for line in sys.argv[1:]:
 """Runs command lines one after the other; what one imports is still there after the next."""
 
 UNTIL_WORK = f"""
-import psld.commands.entry as entry, psld.commands.launch as launch
-launch.launch = lambda settings: None
+import psld.commands.entry as entry
 checked = entry.entry_point
 entry.entry_point = lambda *how, **more: lambda main: checked(*how, **more)(lambda settings: None)
 {RUN}"""

@@ -77,7 +77,6 @@ def test_additional_options(words: str, options: dict[str, Any]):
         ("slurm_additional_parameters=--exclusive", "without dashes"),
         ('slurm_additional_parameters=comment="open', "No closing quotation"),
         ("node=2", "unknown key node"),
-        ("train", "'train' is not KEY=VALUE; the training comes after --"),
     ],
 )
 def test_refused(word, complaint):

@@ -222,7 +222,7 @@ def test_a_reference_that_does_not_fit(cell, model, features, tmp_path):
         ("samples=2", ("samples", "greater than or equal to 3")),
         ("metric=inception", ("inception", "fid")),
         ("+images=x", ("unknown key images",)),
-        ("reference=null", ("reference: give the folder that psld reference wrote",)),
+        ("reference=null", ("reference", "valid string")),
         ("extractor=null", ("extractor", "psld train_extractor")),
     ],
 )

@@ -98,7 +98,7 @@ def test_a_guide_of_a_grid_is_imported_by_its_name_without_its_dataset(tmp_path)
     (tmp_path / "configs" / "dataset").mkdir()
     (tmp_path / "configs" / "dataset" / "noise.yaml").write_text(yaml.safe_dump(named | dataset))
     succeeded(call(tmp_path, "import", "epoch=9.ckpt", "guide=tiny/official"))
-    guide = tmp_path / "guides" / "by-hand" / "official"
+    guide = tmp_path / "guides" / "tiny" / "official"
     load_guide(guide, torch.device("cpu"))
     manifest = read_manifest(guide, GuideManifest)
     assert (manifest.grid, manifest.name, manifest.dataset_digest) == ("tiny", "official", None)

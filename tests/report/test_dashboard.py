@@ -67,7 +67,11 @@ def test_only_runs_of_the_grid_are_shown(grid, panel_grids):
 
 
 def test_evaluations_are_sorted_by_each_metric_and_stand_against_nfe(grid, panel_grids):
-    kinds = {(grid.models[e.model].dataset, e.metric) for e in grid.evaluations}
+    kinds = {
+        (cell.model.dataset, measurement.metric.name)
+        for cell in grid.measured_cells
+        for measurement in cell.measurements
+    }
     scatters = [shown for shown in panel_grids if panels_of(shown, "Scatter Plot")]
     assert len(scatters) == len(kinds)
     for shown in scatters:
