@@ -48,7 +48,7 @@ def test_what_decides_no_result_reruns_nothing(finished):
         ("configs/sample.yaml", "device: auto", "device: cpu"),
         ("configs/dataset/digits.yaml", "# A mirrored 2 is no digit.", "# Another comment."),
         ("psld/commands/train.py", '"""Train a model:', '"""Another docstring:'),
-        ("psld/sampling/settings.py", '"""Settings of sampling:', '"""Another docstring:'),
+        ("psld/sampling/settings.py", '"""Settings of sampling,', '"""Another docstring,'),
     )
     for edit in edits:
         finished.edit(*edit)
