@@ -19,7 +19,7 @@ def test_the_workflow_sets_every_setting():
     assert ["command", *names] == list(LaunchSettings.model_fields)
 
 
-@pytest.mark.parametrize("name", LaunchSettings.model_fields.keys() - {"command"})
+@pytest.mark.parametrize("name", list(LaunchSettings.model_fields)[1:])
 def test_empty_is_not_given(name):
     """The rules of the workflow name every setting, given or not."""
     assert launch_settings(f"{name}=") == launch_settings()
