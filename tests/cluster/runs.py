@@ -41,11 +41,6 @@ stubborn = "stubborn" in sys.argv
 watch.GRACE_SECONDS = 1 if stubborn else 60
 signal.signal(signal.SIGTERM, signal.SIG_IGN if stubborn else terminate)
 signal.signal(signal.SIGINT, signal.SIG_IGN)
-if Path("events").exists():
-    for line in Path("events").read_text().splitlines():
-        stat = Path("/proc", line.split()[1], "stat")
-        if stat.exists() and ") Z " not in stat.read_text():
-            note("met")
 note("began")
 watch.end_with_snakemake(sys.argv[1])
 while not (Path("go").exists() or "GO" in os.environ):

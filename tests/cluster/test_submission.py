@@ -30,49 +30,31 @@ def options_in(script: str) -> set[str]:
     return set(re.findall(r"^#SBATCH --(.*)$", script, re.MULTILINE))
 
 
+ASKED = {
+    "nodes=3": "nodes=3",
+    "tasks_per_node=2": "ntasks-per-node=2",
+    "cpus_per_task=5": "cpus-per-task=5",
+    "gpus_per_node=4": "gpus-per-node=4",
+    "gres=gpu:a100:4": "gres=gpu:a100:4",
+    "mem_mb=1500": "mem=1500M",
+    "runtime=90": "time=90",
+    "warning_seconds=77": "signal=USR2@77",
+    "slurm_partition=big": "partition=big",
+    "slurm_account=ours": "account=ours",
+    "qos=high": "qos=high",
+    "constraint=ib": "constraint=ib",
+    "exclude=n[1-2]": "exclude='n[1-2]'",
+    "slurm_additional_parameters=exclusive reservation=mine": "reservation=mine",
+}
+
+
 def test_everything_that_is_given_is_asked_for(submitted):
-    given = {
-        "nodes": 3,
-        "tasks_per_node": 2,
-        "cpus_per_task": 5,
-        "gpus_per_node": 4,
-        "gres": "gpu:a100:4",
-        "mem_mb": 1500,
-        "runtime": 90,
-        "warning_seconds": 77,
-        "slurm_partition": "big",
-        "slurm_account": "ours",
-        "qos": "high",
-        "constraint": "ib",
-        "exclude": "n[1-2]",
-        "slurm_additional_parameters": "reservation=mine exclusive",
-    }
-    job, script = submitted(*(f"{name}={value}" for name, value in given.items()))
+    job, script = submitted(*ASKED)
     assert job == "42"
-    assert options_in(script) >= {
-        "job-name=model-12",
-        "nodes=3",
-        "ntasks-per-node=2",
-        "cpus-per-task=5",
-        "gpus-per-node=4",
-        "gres=gpu:a100:4",
-        "mem=1500M",
-        "time=90",
-        "signal=USR2@77",
-        "partition=big",
-        "account=ours",
-        "qos=high",
-        "constraint=ib",
-        "exclude='n[1-2]'",
-        "reservation=mine",
-        "exclusive",
-        "requeue",
-        "open-mode=append",
-    }
+    always = {"exclusive", "job-name=model-12", "requeue", "open-mode=append"}
+    assert options_in(script) >= {*ASKED.values(), *always}
     [srun] = re.findall(r"^srun .*", script, re.MULTILINE)
-    assert "--kill-on-bad-exit=1" in srun
-    assert "--wait=0" in srun
-    assert "--cpus-per-task=5" in srun
+    assert {"--kill-on-bad-exit=1", "--wait=0", "--cpus-per-task=5"} <= set(srun.split())
 
 
 def test_nothing_else_is_asked_for(submitted):

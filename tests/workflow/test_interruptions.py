@@ -47,7 +47,8 @@ def shards_in(project: Project) -> list[Path]:
     return [path for path in project.files("samples") if path.suffix == ".safetensors"]
 
 
-def test_a_killed_run_goes_on_without_repeating_finished_shards(finished):
+@pytest.mark.parametrize("with_jobs", [True, False])
+def test_a_killed_run_goes_on_without_repeating_finished_shards(finished, with_jobs):
     """Those of a job that was not done among them. The same command again is all that it takes."""
     for made in ("samples", "results"):
         shutil.rmtree(finished.folder / made)
@@ -64,7 +65,10 @@ def test_a_killed_run_goes_on_without_repeating_finished_shards(finished):
         assert process.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
+    if with_jobs:
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
     process.wait()
     done = state(shards_in(finished))
     assert len(done) < 8
