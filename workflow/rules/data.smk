@@ -21,7 +21,7 @@ rule prepare:
         dataset=lambda w, output: GRIDS.dataset_name(w),
         record=lambda w: GRIDS.dataset(w).job.digest,
     shell:
-        "python -m psld prepare dataset={params.dataset:q} record={params.record} > {log:q} 2>&1"
+        "python -m psld prepare dataset={params.dataset:q} record={params.record:q} > {log:q} 2>&1"
 
 
 # Reads: data/DATASET.h5.  Makes: features/DATASET/FEATURES, the classifier whose features are compared.
@@ -40,7 +40,7 @@ rule train_extractor:
         features=lambda w, output: GRIDS.reference_name(w),
         record=lambda w: GRIDS.reference(w).extractor_job.digest,
     shell:
-        "python -m psld train_extractor features={params.features:q} record={params.record} > {log:q} 2>&1"
+        "python -m psld train_extractor features={params.features:q} record={params.record:q} > {log:q} 2>&1"
 
 
 # Reads: data/DATASET.h5 and the metric's extractor.  Makes: the features of its images and of noise.
@@ -60,4 +60,4 @@ rule reference:
         features=lambda w, output: GRIDS.reference_name(w),
         record=lambda w: GRIDS.reference(w).reference_job.digest,
     shell:
-        "python -m psld reference features={params.features:q} record={params.record} > {log:q} 2>&1"
+        "python -m psld reference features={params.features:q} record={params.record:q} > {log:q} 2>&1"

@@ -28,7 +28,7 @@ rule train:
     params:
         record=lambda w: GRIDS.model(w).digest,
     shell:
-        f"{LAUNCH} train model={{wildcards.model:q}} " "record={params.record} > {log:q} 2>&1"
+        f"{LAUNCH} train model={{wildcards.model:q}} record={{params.record:q}} > {{log:q}} 2>&1"
 
 
 # Reads: data/DATASET.h5.  Makes: a guide's weights, its history and its manifest.
@@ -53,7 +53,7 @@ rule train_guide:
     params:
         record=lambda w: GRIDS.guide(w).digest,
     shell:
-        f"{LAUNCH} train_guide guide={{wildcards.guide:q}} " "record={params.record} > {log:q} 2>&1"
+        f"{LAUNCH} train_guide guide={{wildcards.guide:q}} record={{params.record:q}} > {{log:q}} 2>&1"
 
 
 # Reads: a checkpoint of the official code, and data/DATASET.h5.  Makes: a model, without a history.
@@ -75,7 +75,7 @@ rule import_model:
         record=lambda w: GRIDS.model(w).digest,
     shell:
         "python -m psld import {input.checkpoint:q} model={wildcards.model:q} "
-        "record={params.record} > {log:q} 2>&1"
+        "record={params.record:q} > {log:q} 2>&1"
 
 
 # Reads: a checkpoint of the official code, and data/DATASET.h5.  Makes: a guide, without a history.
@@ -97,4 +97,4 @@ rule import_guide:
         record=lambda w: GRIDS.guide(w).digest,
     shell:
         "python -m psld import {input.checkpoint:q} guide={wildcards.guide:q} "
-        "record={params.record} > {log:q} 2>&1"
+        "record={params.record:q} > {log:q} 2>&1"

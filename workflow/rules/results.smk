@@ -18,7 +18,7 @@ rule evaluate:
         cell="{grid}/{model}/{sampler}",
         record=lambda w: GRIDS.cell(w).evaluation_digest,
     shell:
-        "python -m psld evaluate cell={params.cell:q} record={params.record} > {log:q} 2>&1"
+        "python -m psld evaluate cell={params.cell:q} record={params.record:q} > {log:q} 2>&1"
 
 
 # Reads: the results of cells.  Makes: a table as Markdown, CSV, LaTeX and HTML.

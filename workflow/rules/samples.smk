@@ -22,5 +22,5 @@ rule sample:
         first=lambda w: int(w.first),
         shards=lambda w: int(w.last) - int(w.first) + 1,
     shell:
-        "python -m psld sample cell={params.cell:q} record={params.record} first={params.first} "
-        "shards={params.shards} > {log:q} 2>&1"
+        "python -m psld sample cell={params.cell:q} record={params.record:q} first={params.first:q} "
+        "shards={params.shards:q} > {log:q} 2>&1"
