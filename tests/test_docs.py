@@ -71,8 +71,7 @@ INSTEAD = [
     Instead(r"s(batch|run|cancel|queue|info|acct)\b.*", "needs a cluster", ":"),
     Instead(r"tmux .*", "needs a cluster", ":"),
     Instead(r"wandb login\b.*", "needs an account", ":"),
-    Instead(r"make sync\b.*", "needs an account", ":"),
-    Instead(r"make dashboard\b.*", "needs an account", ":"),
+    Instead(r"(make|psld wandb) (sync|dashboard)\b.*", "needs an account", ":"),
     Instead(r"source .venv/bin/activate", "set up already", ":"),
 ]
 

@@ -1,6 +1,7 @@
 """Bring trainings and the results of a grid to wandb: sync, dashboard.
 
-    psld wandb sync grid_name=demo                         # upload what the server lacks
+    psld wandb sync                                        # upload the trainings
+    psld wandb sync grid_name=demo                         # upload the results of a grid too
     psld wandb dashboard grid_name=demo wandb.entity=me    # create or update the grid's report
 
 Both need a login (`wandb login`, or WANDB_API_KEY).
@@ -13,6 +14,7 @@ from psld.commands.entry import entry_point
 from psld.config.settings import Settings
 from psld.grid.cache import load_grid
 from psld.training.settings import WandbSettings
+from psld.utils.errors import UserError
 
 Verb = Literal["sync", "dashboard"]
 
@@ -22,8 +24,8 @@ class WandbCommandSettings(Settings):
 
     verb: Verb
     """The first word of the command line."""
-    grid_name: str
-    """Name of the grid, configs/grid/NAME.yaml."""
+    grid_name: str | None
+    """Name of the grid, configs/grid/NAME.yaml; sync needs none to upload trainings."""
     runs: Path
     """Folder of run directories; sync uploads the trainings of all grids."""
     wandb: WandbSettings
@@ -32,13 +34,14 @@ class WandbCommandSettings(Settings):
 @entry_point("wandb", WandbCommandSettings, bare="verb")
 def main(settings: WandbCommandSettings) -> None:
     # wandb takes a second to import, so each verb imports only what it needs.
-    grid = load_grid(settings.grid_name)
+    grid = load_grid(settings.grid_name) if settings.grid_name else None
     if settings.verb == "sync":
-        from psld.report.result_runs import result_runs
         from psld.report.sync import sync
 
-        sync(settings.runs, result_runs(grid), grid.name, settings.wandb)
+        sync(settings.runs, grid, settings.wandb)
     else:
         from psld.report.dashboard import update_dashboard
 
+        if grid is None:
+            raise UserError("psld wandb dashboard: which grid? add grid_name=NAME")
         print(update_dashboard(grid, settings.wandb))

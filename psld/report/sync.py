@@ -7,7 +7,7 @@ has, before an upload and after it. The next sync uploads what failed.
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from typing import Any
 import wandb
 from wandb.apis.public import Run
 
-from psld.report.result_runs import ResultRun
+from psld.grid.records import Grid
+from psld.report.result_runs import ResultRun, result_runs
 from psld.training.history import HISTORY, WANDB, TrainingHistory
 from psld.training.manifest import is_exported
 from psld.training.settings import WandbSettings
@@ -37,23 +38,25 @@ DIGEST = "digest"
 """The name of a result's digest in its run."""
 
 
-def sync(runs: Path, results: Iterable[ResultRun], grid_name: str, settings: WandbSettings) -> None:
-    """Upload the trainings in the run directories `runs`, and the results of a grid.
+def sync(runs: Path, grid: Grid | None, settings: WandbSettings) -> None:
+    """Upload the trainings in the run directories `runs`, and the results of `grid`.
 
     Raises UserError if nobody is logged in, and RunError if uploads failed; the others are made.
     """
     os.environ.setdefault("WANDB_FINISH_TIMEOUT", FINISH_SECONDS)
     check_login()
-    where = {"project": settings.project, "entity": settings.entity, "group": grid_name}
     with sole_holder(runs / "sync.lock", "waiting for another sync"):
         uploads = Uploads()
         for file in sorted(runs.glob(f"*/{WANDB}")):
             uploads.training(file.parent)
-        for result in results:
-            uploads.result(result, where)
+        if grid:
+            where = {"project": settings.project, "entity": settings.entity, "group": grid.name}
+            for result in result_runs(grid):
+                uploads.result(result, where)
     if uploads.failed:
         raise RunError(f"wandb: uploads that failed: {uploads.failed}, see above")
-    print(f"{uploads.made} runs uploaded; wandb has all of {runs} and of grid {grid_name}")
+    has = f"{runs} and of grid {grid.name}" if grid else runs
+    print(f"{uploads.made} runs uploaded; wandb has all of {has}")
 
 
 class Uploads:
