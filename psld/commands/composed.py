@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from psld.commands.frame import Frame
+from psld.commands.entry import Command
 from psld.commands.sweeps import FLAGS, begin_job, check_jobs, failure_of
 from psld.config.compose import compose_content, content_of, refusing, store_based
 from psld.config.locations import CONFIGS
@@ -21,27 +21,27 @@ from psld.config.settings import Settings, parse
 from psld.config.words import quoted, value_in, without
 from psld.utils.errors import UserError
 
-PLACES = {"data", "extractor", "output"}
+PLACES = {"data", "output"}
 """Settings that follow from names, such as data/NAME.h5: the words may change the names."""
 
 # configs/hydra/launcher overrides the launchers' own configs, which Hydra 1.3 merges in.
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/submitit_\w+' is validated against")
 
 
-def composed_settings(frame: Frame, words: list[str]) -> Settings:
+def composed_settings(command: Command, words: list[str]) -> Settings:
     """Return the settings that Hydra composes from words without flags."""
-    config, overrides = config_of(frame, words)
-    return parse(frame.kind, compose_content(config, overrides, frame.where), frame.where)
+    config, overrides = config_of(command, words)
+    return parse(command.kind, compose_content(config, overrides, command.where), command.where)
 
 
-def run_with_flags(frame: Frame, main: Callable[[Any], Any], words: list[str]) -> None:
+def run_with_flags(command: Command, main: Callable[[Any], Any], words: list[str]) -> None:
     """Run a command through `hydra.main`, which reads flags and settings of its own."""
     flags, overrides = split_flags(words)
     is_sweep = not FLAGS.isdisjoint(flags)
-    config, overrides = config_of(frame, overrides, is_sweep)
+    config, overrides = config_of(command, overrides, is_sweep)
 
     def settings_of(config: DictConfig) -> Settings:
-        return parse(frame.kind, content_of(config, frame.where), frame.where)
+        return parse(command.kind, content_of(config, command.where), command.where)
 
     failures: list[Exception] = []
     swept: list[str] = []
@@ -59,7 +59,7 @@ def run_with_flags(frame: Frame, main: Callable[[Any], Any], words: list[str]) -
     # Without this, Hydra prints a summary and exits with 1; its errors are user errors.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     sys.argv[1:] = [*flags, *overrides]
-    with refusing(frame.where):
+    with refusing(command.where):
         if is_sweep and FLAGS.issuperset(flags):
             swept[:] = check_jobs(config, overrides, settings_of)
         hydra_main()
@@ -69,29 +69,31 @@ def run_with_flags(frame: Frame, main: Callable[[Any], Any], words: list[str]) -
         raise failures[0]
 
 
-def config_of(frame: Frame, overrides: list[str], is_sweep: bool = False) -> tuple[str, list[str]]:
+def config_of(
+    command: Command, overrides: list[str], is_sweep: bool = False
+) -> tuple[str, list[str]]:
     """Return the name of the config to compose, and the overrides for it.
 
     The config has the values of the record that the words name, or the description of the dataset
     in `data=FILE`.
     """
-    bare = [word for word in overrides if frame.is_bare(word)]
-    named = [f"{frame.bare}={quoted(word)}" for word in bare]
+    bare = [word for word in overrides if command.is_bare(word)]
+    named = [f"{command.bare}={quoted(word)}" for word in bare]
     overrides = [*named, *(word for word in overrides if word not in bare)]
-    if record := frame.record_in(overrides):
+    if record := command.record_in(overrides):
         key, name = record
-        if frame.records[key].fixed:
+        if not command.records[key].changeable:
             raise UserError(f"{key}={name}: the grid decides everything; leave {key} out")
-        frame.changes(overrides)  # Refuses what only the grid decides.
-        content = frame.load_record(overrides).settings.model_dump(mode="json")
-        places = PLACES & set(frame.records[key].run)
-        base = {key: value for key, value in content.items() if key not in places or value is None}
+        content = command.load_record(key, name, overrides).settings.model_dump(mode="json")
+        base = {key: value for key, value in content.items() if key not in PLACES}
         if is_sweep:  # A sweep that starts from a grid's model is not part of the grid.
             base.pop("grid_name", None)
         overrides = without(overrides, key, "record")
     else:
-        base = described_by(overrides) if "dataset" in frame.kind.model_fields else {}
-    return store_based(frame.name, base, overrides, frame.where) if base else frame.name, overrides
+        base = described_by(overrides) if "dataset" in command.kind.model_fields else {}
+    if not base:
+        return command.name, overrides
+    return store_based(command.name, base, overrides, command.where), overrides
 
 
 def described_by(overrides: list[str]) -> dict[str, Any]:
@@ -117,10 +119,7 @@ def split_flags(words: list[str]) -> tuple[list[str], list[str]]:
     parsed = parser.parse_args(words)
     if parsed.experimental_rerun is not None:
         _refuse("--experimental-rerun is not supported; give the overrides again")
-    flags = list(words)
-    for override in parsed.overrides:
-        flags.remove(override)
-    return flags, parsed.overrides
+    return [word for word in words if word not in parsed.overrides], parsed.overrides
 
 
 def _refuse(message: str) -> NoReturn:

@@ -16,8 +16,7 @@ from typing import NoReturn
 from psld.cluster import slurm
 from psld.cluster.launcher import Launcher, run_here, say
 from psld.cluster.settings import LaunchSettings
-from psld.commands.entry import entry_point, settings_of
-from psld.commands.frame import Frame, FromRecord
+from psld.commands.entry import Command, FromRecord, entry_point
 from psld.training.settings import (
     TRAINING_RUN,
     RunSettings,
@@ -26,14 +25,12 @@ from psld.training.settings import (
 )
 from psld.utils.errors import UserError
 
+MODEL, GUIDE = (FromRecord(kind, TRAINING_RUN, changeable=True) for kind in ("models", "guides"))
 TRAININGS = {
-    "train": Frame("train", TrainSettings, {"model": FromRecord("models", TRAINING_RUN)}),
-    "train_guide": Frame(
-        "train_guide", TrainGuideSettings, {"guide": FromRecord("guides", TRAINING_RUN)}
-    ),
+    "train": Command("train", TrainSettings, {"model": MODEL}),
+    "train_guide": Command("train_guide", TrainGuideSettings, {"guide": GUIDE}),
 }
 """The commands that can be launched."""
-
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -70,7 +67,7 @@ def settings_of_training(words: list[str]) -> RunSettings:
     command, *words = words
     if command not in TRAININGS:
         raise UserError(f"launch: after -- comes train or train_guide, not {command}")
-    return settings_of(TRAININGS[command], words)
+    return TRAININGS[command].settings(words)
 
 
 def leave(launcher: Launcher, detach: bool, number: int) -> NoReturn:

@@ -63,11 +63,6 @@ def check_jobs(
         return swept
 
 
-def first_job(given: list[str]) -> list[str]:
-    """Return the overrides of a sweep's first job."""
-    return [_choices(override)[0] for override in OverridesParser.create().parse_overrides(given)]
-
-
 def name_job(config: DictConfig, overrides: Iterable[str], swept: list[str]) -> str:
     """Name a training after its swept values, group the trainings of the sweep, return the name.
 

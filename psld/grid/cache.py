@@ -1,31 +1,29 @@
 """The resolved grids on disk, .cache/grids/NAME.db: a job reads its own record there.
 
-Resolving a grid takes seconds to minutes. The file of a grid is a SQLite database: the digest of
-all configs and of the code, the records by kind and name, and the contents that Hydra composed. If
-nothing has changed, only the records are read. If a grid's file has changed, only new parts are
-composed. A file that is missing or damaged is made again.
+Resolving a grid takes seconds. Its file is a SQLite database with the records by kind and name, and
+a digest of these, of the configs and of the code. If nothing has changed, only the records are
+read. A file that is missing, damaged or out of date is made again.
 """
 
 import hashlib
-import json
 import sqlite3
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import closing
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from psld.config.locations import config_folders
+from psld.config.locations import config_file, config_folders, config_names
 from psld.config.settings import Settings
 from psld.grid.reading import grid_path, read_grid_file
 from psld.grid.records import Cell, Dataset, Features, Grid, Guide, Model, Sampler
 from psld.grid.schema import CellOptions, GridFile
 from psld.metrics.settings import Measurement, MetricSettings
 from psld.utils.errors import UserError
-from psld.utils.files import atomic_path
+from psld.utils.files import atomic_path, digest_of
 
 CACHE = Path(".cache/grids")
 
@@ -41,15 +39,6 @@ KINDS: dict[str, type[Settings]] = {
 
 UNREADABLE = (sqlite3.Error, OSError, ValueError, LookupError)
 """The errors of a file that is missing, damaged, or of another version of the code."""
-
-
-class Row(NamedTuple):
-    """A row of the table, without the SHA-256 that seals it."""
-
-    place: int
-    kind: str
-    name: str
-    content: str
 
 
 class _CellRow(Settings):
@@ -69,17 +58,13 @@ def load_grid(name: str) -> Grid:
     Raises UserError, with file and key, for anything that does not resolve.
     """
     path, file = grid_path(name), CACHE / f"{name}.db"
-    digest = _digest(_configs())
-    grid = _read(name, file, digest)
-    if grid is not None:
-        return grid
-    from psld.grid.resolution import Compositions, resolve
+    configs = _digest(_configs(name))
+    grid = _read(name, file, configs)
+    if grid is None:
+        from psld.grid.resolution import resolve
 
-    # Models, samplers and metrics do not depend on the files of grids.
-    others = (config for config in _configs() if config.parent.name != "grid")
-    compose = Compositions(_digest(others), _contents(file))
-    grid = resolve(name, read_grid_file(path), path, compose)
-    _write(file, digest, grid, compose.contents)
+        grid = resolve(name, read_grid_file(path), path)
+        _write(file, configs, grid)
     return grid
 
 
@@ -100,6 +85,8 @@ def grid_from_json(text: str) -> Grid:
 def cached(grid: str, kind: str, name: str) -> Any:
     """Return a record of the cache, whether its grid is up to date or not; None without it.
 
+    Damage shows in the record's digest only.
+
     Args:
         kind: `cells`, or one of KINDS.
     """
@@ -115,22 +102,11 @@ def _connect(file: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
 
 
-def _rows(database: sqlite3.Connection, where: str = "1", *values: str) -> Iterator[Row]:
-    """Yield the rows that fulfill a condition, by their places.
-
-    Raises ValueError for a damaged one: SQLite has no checksums.
-    """
-    query = f"SELECT * FROM records WHERE {where} ORDER BY place"
-    for *row, seal in database.execute(query, values):
-        if seal != _seal(*row):
-            raise ValueError("damaged")
-        yield Row(*row)
-
-
 def _content(database: sqlite3.Connection, kind: str, name: str = "") -> str:
     """Return the JSON of one row. Raises KeyError without it."""
-    for row in _rows(database, "kind = ? AND name = ?", kind, name):
-        return row.content
+    query = "SELECT content FROM records WHERE kind = ? AND name = ?"
+    for (content,) in database.execute(query, (kind, name)):
+        return content
     raise KeyError(name)
 
 
@@ -157,76 +133,64 @@ def _cell(database: sqlite3.Connection, grid: str, name: str) -> Cell:
     )
 
 
-def _read(name: str, file: Path, digest: str) -> Grid | None:
-    """Return the grid of a cache file with this digest, which is its last row."""
+def _read(name: str, file: Path, configs: str) -> Grid | None:
+    """Return the grid of a whole cache file of these configs; None if it is another one."""
     try:
         with closing(_connect(file)) as database:
-            rows = list(_rows(database))
-        is_whole = [row.place for row in rows] == list(range(len(rows)))
-        if not is_whole or rows[-1][1:] != ("digest", "", digest):
+            *rows, (*_, digest) = database.execute("SELECT * FROM records ORDER BY place")
+        if digest != digest_of([configs, rows]):
             return None
-        records = {
-            kind: {
-                row.name: model.model_validate_json(row.content) for row in rows if row.kind == kind
-            }
-            for kind, model in KINDS.items()
-        }
-        return Grid(name, GridFile.model_validate_json(rows[0].content), **records)
+        kinds: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
+        for _, kind, record, content in rows:
+            if kind in KINDS:
+                kinds[kind][record] = KINDS[kind].model_validate_json(content)
+        return Grid(name, GridFile.model_validate_json(rows[0][-1]), **kinds)
     except UNREADABLE:
         return None
 
 
-def _contents(file: Path) -> dict[str, dict[str, Any]]:
-    """Return the composed contents of a cache file, up to date or not."""
-    try:
-        with closing(_connect(file)) as database:
-            rows = _rows(database, "kind = 'contents'")
-            return {row.name: json.loads(row.content) for row in rows}
-    except UNREADABLE:
-        return {}
-
-
-def _write(file: Path, digest: str, grid: Grid, contents: dict[str, dict[str, Any]]) -> None:
-    """Write the cache file of a grid atomically."""
+def _write(file: Path, configs: str, grid: Grid) -> None:
+    """Write the cache file of a grid atomically; its last row is the digest of all."""
     options = grid.file.model_dump_json(include=set(CellOptions.model_fields))
-    rows = [("file", "", grid.file.model_dump_json()), ("options", "", options)]
+    records = [("file", "", grid.file.model_dump_json()), ("options", "", options)]
     for kind in KINDS:
-        records: dict[str, Settings] = getattr(grid, kind)
-        rows += [(kind, name, record.model_dump_json()) for name, record in records.items()]
-    rows += [("cells", name, _cell_row(cell)) for name, cell in grid.cells.items()]
-    rows += [("contents", key, json.dumps(content)) for key, content in contents.items()]
-    rows.append(("digest", "", digest))
+        named: dict[str, Settings] = getattr(grid, kind)
+        records += [(kind, name, record.model_dump_json()) for name, record in named.items()]
+    records += [("cells", name, _cell_row(cell)) for name, cell in grid.cells.items()]
+    rows = [(place, *record) for place, record in enumerate(records)]
+    rows.append((len(rows), "digest", "", digest_of([configs, rows])))
     with closing(sqlite3.connect(":memory:")) as database:
         database.execute(
-            "CREATE TABLE records (place INTEGER, kind TEXT, name TEXT, content TEXT, seal TEXT, "
+            "CREATE TABLE records (place INTEGER, kind TEXT, name TEXT, content TEXT, "
             "PRIMARY KEY (kind, name)) WITHOUT ROWID"
         )
-        sealed = ((place, *row, _seal(place, *row)) for place, row in enumerate(rows))
-        database.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?)", sealed)
+        database.executemany("INSERT INTO records VALUES (?, ?, ?, ?)", rows)
         database.commit()
         with atomic_path(file) as partial:
             partial.write_bytes(database.serialize())
 
 
-def _seal(*row: str | int) -> str:
-    return hashlib.sha256(repr(row).encode()).hexdigest()
-
-
 def _cell_row(cell: Cell) -> str:
-    dataset = cell.model.dataset
     return _CellRow(
         model=cell.model.name,
-        sampler=f"{cell.sampler.family}-{cell.sampler.budget}",
+        sampler=cell.sampler.name,
         guide=cell.guide and cell.guide.name,
         seed=cell.seed,
         measurements=tuple((m.metric.name, m.samples) for m in cell.measurements),
-        features={name: f"{dataset}/{name}" for name in cell.features},
+        features={name: f"{cell.model.dataset}/{name}" for name in cell.features},
     ).model_dump_json()
 
 
-def _configs() -> list[Path]:
-    """All config files."""
-    return sorted(file for folder in config_folders() for file in folder.rglob("*.yaml"))
+def _configs(name: str) -> list[Path]:
+    """All configs that a grid may depend on: of the other grids, those that its file may name."""
+    grids = {grid: config_file("grid", grid) for grid in config_names("grid")}
+    needed, new = set(), {name}
+    while new:
+        needed |= new
+        texts = [grids[grid].read_text(errors="replace") for grid in new]
+        new = {grid for grid in grids if any(grid in text for text in texts)} - needed
+    files = {file for folder in config_folders() for file in folder.rglob("*.yaml")}
+    return sorted(files - {file for grid, file in grids.items() if grid not in needed})
 
 
 def _digest(configs: Iterable[Path]) -> str:

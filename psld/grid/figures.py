@@ -134,7 +134,7 @@ def _figures(grid: Grid) -> Iterator[GridFigure]:
             name, category = f"nearest/{cell.name}", ("Samples", "Nearest training images")
             title = f"{cell.name}: the samples nearest to training images, above these"
             yield GridFigure(name, "nearest", title, cell.name, category, {"": cell})
-    for name, cell in grid.file.pictures.items():
+    for name, cell in grid.file.figures.items():
         category, cells = ("Samples", "Figures of the grid"), {"": grid.cells[cell]}
         yield GridFigure(name, "samples", cell, name, category, cells)
 

@@ -68,25 +68,24 @@ def _with_models_of_others(content: dict[str, Any], path: Path) -> dict[str, Any
     for name, entry in models.items():
         if isinstance(entry, dict) and entry.get("of"):
             other = grid_path(entry["of"])
-            if others := sorted(map(str, entry.keys() - {"of"})):
+            if len(entry) > 1:
                 raise UserError(
-                    f"{path}: models.{name}: {', '.join(others)}: the model of {other} is taken as "
-                    "it is; for another one, give all overrides and no `of`"
+                    f"{path}: models.{name}: the model of {other} is taken as it is; for another "
+                    "one, give all overrides and no `of`"
                 )
-            trained = parse(GridFile, _content(other), where=str(other))
-            if name not in trained.trainings or trained.trainings[name].of:
+            file = parse(GridFile, _content(other), where=str(other))
+            trained = file.trainings.get(name)
+            if trained is None or trained.of:
                 raise UserError(f"{path}: models.{name}: {other} trains no model of this name")
-            models[name] = entry | {
-                "overrides": trained.overrides(name),
-                "checkpoint": trained.trainings[name].checkpoint,
-            }
+            whole = {"overrides": file.overrides(name), "checkpoint": trained.checkpoint}
+            models[name] = entry | whole
     return content | {"models": models}
 
 
 def _content(path: Path) -> dict[str, Any]:
     try:
         content = yaml.load(path.read_text("utf-8"), _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a grid: settings by their names are needed")
@@ -94,31 +93,13 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that is there twice, and aliases that make the content endless or huge."""
+    """Refuses a key that is there twice."""
 
-    MAX_VALUES = 1_000_000
-
-    def get_single_node(self) -> yaml.Node | None:
-        node = super().get_single_node()
-        if node is not None:
-            self._size(node, {})
-        return node
-
-    def _size(self, node: yaml.Node, known: dict[int, int]) -> int:
-        """Return the number of values in a node whose aliases are written out."""
-        if id(node) in known:
-            return known[id(node)]
-        known[id(node)] = self.MAX_VALUES  # for a node that contains itself
-        parts = [] if isinstance(node, yaml.ScalarNode) else list(node.value)
-        if isinstance(node, yaml.MappingNode):
-            names = [key.value for key, _ in parts if isinstance(key, yaml.ScalarNode)]
-            if len(set(names)) < len(names):
-                raise yaml.MarkedYAMLError(problem="a key twice", problem_mark=node.start_mark)
-            parts = [each for pair in parts for each in pair]
-        known[id(node)] = size = 1 + sum(self._size(part, known) for part in parts)
-        if size > self.MAX_VALUES:
-            raise yaml.MarkedYAMLError(problem="too much", problem_mark=node.start_mark)
-        return size
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        content = super().construct_mapping(node, deep)
+        if len(content) < len(node.value):
+            raise yaml.MarkedYAMLError(problem="a key twice", problem_mark=node.start_mark)
+        return content
 
 
 def _rehearsal_content(name: str, rehearsal: Rehearsal, file: GridFile) -> dict[str, Any]:

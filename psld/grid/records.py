@@ -115,6 +115,10 @@ class Sampler(Settings):
     """Name of its guide in the grid."""
 
     @property
+    def name(self) -> str:
+        return f"{self.family}-{self.budget}"
+
+    @property
     def guidance(self) -> str:
         return self.settings.guidance.kind
 
@@ -172,8 +176,7 @@ class Cell:
     @cached_property
     def name(self) -> str:
         """MODEL/SAMPLER-BUDGET, with the seed if it is not the grid's."""
-        sampler = f"{self.sampler.family}-{self.sampler.budget}"
-        return f"{self.model.name}/{seeded(sampler, self.seed, self.options.seed)}"
+        return f"{self.model.name}/{seeded(self.sampler.name, self.seed, self.options.seed)}"
 
     @property
     def folder(self) -> str:
@@ -331,7 +334,7 @@ class Grid:
             for key in self._keys(number):
                 measured.setdefault(key, {})[self.measurement(number)] = None
         shown = (f"{model}/{self.file.gallery}" for model in self.file.models)
-        for name in (*shown, *self.file.pictures.values()):
+        for name in (*shown, *self.file.figures.values()):
             measured.setdefault((*name.split("/"), self.file.seed), {})
         cells = {}
         for (model, sampler, seed), measurements in measured.items():

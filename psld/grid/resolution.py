@@ -4,11 +4,12 @@ This is the only place where the overrides of a grid meet Hydra.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from psld.config.settings import Settings, parse
+from psld.config.words import updated
 from psld.data.settings import PrepareSettings
 from psld.diffusion.samplers import (
     ClassifierGuidance,
@@ -25,41 +26,11 @@ from psld.metrics.settings import MetricSettings, ReferenceSettings, TrainExtrac
 from psld.sampling.settings import SamplingRun, check_fit
 from psld.training.settings import TrainGuideSettings, TrainSettings
 from psld.utils.errors import UserError
-from psld.utils.files import digest_of
-
-
-class Compositions:
-    """A cache of composed contents, shared by processes: Hydra takes 0.1 s for each content."""
-
-    def __init__(self, configs: str, earlier: dict[str, dict[str, Any]]) -> None:
-        """Start with contents from earlier processes.
-
-        Args:
-            configs: digest of everything that a content may depend on besides its overrides.
-            earlier: the `contents` of an earlier process.
-        """
-        self.contents: dict[str, dict[str, Any]] = {}
-        """Those that this grid needs, by the digest of name and overrides."""
-        self._configs = configs
-        self._earlier = earlier
-
-    def __call__(self, name: str, overrides: Sequence[str], where: str) -> dict[str, Any]:
-        """Return the content of a command's config, like `compose_content`."""
-        key = digest_of([self._configs, name, *overrides])
-        if key not in self.contents:
-            known = self._earlier.get(key) or _composed.get(key)
-            if known is None:
-                known = _composed[key] = _compose(name, overrides, where)
-            self.contents[key] = known
-        return self.contents[key]
-
-
-_composed: dict[str, dict[str, Any]] = {}
-"""The contents composed in this process, by their key; several grids have the same models."""
 
 
 def _compose(name: str, overrides: Sequence[str], where: str) -> dict[str, Any]:
-    # Hydra is slow to import. A grid of which every part is known does without it.
+    """Return the content of a command's config, like `compose_content`."""
+    # Hydra is slow to import. A grid in the cache does without it.
     from psld.config.compose import compose_content
 
     return compose_content(name, overrides, where)
@@ -82,13 +53,13 @@ def compose_model(overrides: Sequence[str], where: str) -> TrainSettings:
     return parse(TrainSettings, _compose("train", [*overrides, "name=x"], where), where)
 
 
-def resolve(name: str, file: GridFile, path: Path, compose: Compositions) -> Grid:
+def resolve(name: str, file: GridFile, path: Path) -> Grid:
     """Resolve everything that a grid file names.
 
     Raises UserError, with file and key, if something does not compose, or if a table, a figure or
     the gallery pairs a sampler with a model that it cannot sample.
     """
-    resolver = _Resolver(name, file, path, compose)
+    resolver = _Resolver(name, file, path)
     models, guides = resolver.models(), resolver.guides()
     samplers = resolver.samplers()
     metrics = resolver.metrics()
@@ -118,7 +89,14 @@ class _Resolver:
     name: str
     file: GridFile
     path: Path
-    compose: Compositions
+    composed: dict[tuple[str, ...], dict[str, Any]] = field(default_factory=dict)
+    """Contents by the name of their config and overrides; Hydra takes 0.1 s for each."""
+
+    def compose(self, name: str, overrides: Sequence[str], where: str) -> dict[str, Any]:
+        key = (name, *overrides)
+        if key not in self.composed:
+            self.composed[key] = _compose(name, overrides, where)
+        return self.composed[key]
 
     def models(self) -> dict[str, Model]:
         models = {}
@@ -140,18 +118,20 @@ class _Resolver:
         return guides
 
     def samplers(self) -> dict[str, Sampler]:
-        """Return the samplers of all tables and figures by FAMILY-BUDGET."""
+        """Return the samplers of all tables and figures by FAMILY-BUDGET.
+
+        Hydra composes a family once; the budget is a value in its settings.
+        """
         parts = {f"{n.sampler}-{n.budget}": (n.sampler, n.budget) for n in self.file.numbers}
-        for cell in self.file.pictures.values():
+        for cell in self.file.figures.values():
             sampler = cell.partition("/")[2]
             parts.setdefault(sampler, self.file.split(sampler))
         return {name: self._sampler(name, *each) for name, each in parts.items()}
 
     def _sampler(self, name: str, family: str, budget: str) -> Sampler:
         where, entry = f"{self.path}: sampler {name}", self.file.samplers[family]
-        spends = f"{entry.budget}={entry.spends or budget}"
-        overrides = [*entry.overrides, spends, "model=x", "output=x"]
-        content = self.compose("sample", overrides, where)
+        content = self.compose("sample", [*entry.overrides, "model=x", "output=x"], where)
+        content = updated(content, [f"{entry.budget}={entry.spends or budget}"])
         sampler = parse(_Sampler, {"sampler": content["sampler"]}, where).sampler
         run = {key: content[key] for key in SamplingRun.model_fields}
         guided = isinstance(sampler.guidance, ClassifierGuidance)
@@ -267,10 +247,10 @@ class _Resolver:
                 f"{self.path}: gallery: no cell has the sampler {self.file.gallery!r}; "
                 f"there are: {', '.join(grid.samplers)}"
             )
-        for part in self.file.figure_parts:
-            if part.picture in PLOTS:
-                raise UserError(f"{self.path}: {part.key}: a plot of the grid has this name")
-            self._check_model(part.cell.partition("/")[0], part.key)
+        for figure, cell in self.file.figures.items():
+            if figure in PLOTS:
+                raise UserError(f"{self.path}: figures.{figure}: a plot of the grid has this name")
+            self._check_model(cell.partition("/")[0], f"figures.{figure}")
         self._check_cells(grid)
         self._check_tables(grid)
 

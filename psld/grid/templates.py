@@ -14,7 +14,6 @@ columns. A placeholder in a name takes all values of its list (several take all 
 has the same value in the rest of the entry. A row and a column pass their values on to their cell.
 """
 
-import math
 import re
 from collections.abc import Iterator
 from itertools import product
@@ -23,8 +22,6 @@ from typing import Any
 from psld.utils.errors import UserError
 
 NAMED = ("models", "guides", "samplers", "figures", "tables")
-
-MAX_ENTRIES = 10_000
 
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
@@ -101,7 +98,5 @@ def _combinations(name: str, lists: dict[str, list[str]], where: str) -> Iterato
         if placeholder not in lists:
             known = ", ".join(lists) or "none"
             raise UserError(f"{where}: {name}: no list {placeholder!r}; there are: {known}")
-    if math.prod(len(lists[placeholder]) for placeholder in placeholders) > MAX_ENTRIES:
-        raise UserError(f"{where}: {name}: stands for more than {MAX_ENTRIES} entries")
     for values in product(*(lists[placeholder] for placeholder in placeholders)):
         yield dict(zip(placeholders, values, strict=True))

@@ -176,8 +176,8 @@ class Workflow:
             targets[name] = self.files(name)
             for table in grid.file.tables:
                 targets[table] = table_files(grid, table)
-            for figure, pictures in grid.file.figure_targets.items():
-                targets[figure] = figure_files(grid, pictures)
+            for figure in grid.file.figures:
+                targets[figure] = figure_files(grid, [figure])
         return targets
 
     def cells_among(self, words: Sequence[str]) -> dict[str, str]:
@@ -226,7 +226,7 @@ class Workflow:
         """Raise UserError if a table or figure, which is a target, has a name that is taken."""
         seen = {*rules, *self.grids}
         for grid, loaded in self.grids.items():
-            for name in (*loaded.file.tables, *loaded.file.figure_targets):
+            for name in (*loaded.file.tables, *loaded.file.figures):
                 if name in seen:
                     raise UserError(
                         f"configs/grid/{grid}.yaml: {name}: the name is taken by another table, "
