@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from psld.commands.entry import Command
-from psld.commands.sweeps import FLAGS, begin_job, check_jobs, failure_of
+from psld.commands.sweeps import FLAGS, begin_job, failure_of, swept_keys
 from psld.config.compose import compose_content, content_of, refusing, store_based
 from psld.config.locations import CONFIGS
 from psld.config.settings import Settings, parse
@@ -40,9 +40,6 @@ def run_with_flags(command: Command, main: Callable[[Any], Any], words: list[str
     is_sweep = not FLAGS.isdisjoint(flags)
     config, overrides = config_of(command, overrides, is_sweep)
 
-    def settings_of(config: DictConfig) -> Settings:
-        return parse(command.kind, content_of(config, command.where), command.where)
-
     failures: list[Exception] = []
     swept: list[str] = []
 
@@ -52,7 +49,7 @@ def run_with_flags(command: Command, main: Callable[[Any], Any], words: list[str
         job = begin_job(config, swept) if sweeps else None
         # Collect errors: Hydra adds a line of its own to an error that passes through it.
         try:
-            main(settings_of(config))
+            main(parse(command.kind, content_of(config, command.where), command.where))
         except Exception as error:
             failures.append(failure_of(job, error) if sweeps else error)
 
@@ -60,8 +57,8 @@ def run_with_flags(command: Command, main: Callable[[Any], Any], words: list[str
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     sys.argv[1:] = [*flags, *overrides]
     with refusing(command.where):
-        if is_sweep and FLAGS.issuperset(flags):
-            swept[:] = check_jobs(config, overrides, settings_of)
+        if is_sweep:
+            swept[:] = swept_keys(overrides)
         hydra_main()
     if swept and failures:
         raise type(failures[0])(f"{len(failures)} of the sweep's jobs failed")

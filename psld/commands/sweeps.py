@@ -1,25 +1,18 @@
-"""Sweeps (`--multirun`): name the jobs, check all of them first, report how each ends.
-
-All jobs of a sweep are composed before the first one starts; each job composes itself again.
-"""
+"""Sweeps (`--multirun`): name the jobs, report how each ends."""
 
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable
-from itertools import product
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from hydra import compose
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from psld.config.compose import answering_resolvers, configs, without_hydra
 from psld.config.messages import explained, text_of
 from psld.utils.errors import PSLDError, RunError, UserError
 from psld.utils.files import make_private
@@ -27,40 +20,11 @@ from psld.utils.files import make_private
 FLAGS = {"--multirun", "-m"}
 
 
-def check_jobs(
-    config_name: str, overrides: list[str], check: Callable[[DictConfig], Any]
-) -> list[str]:
-    """Check all jobs of a sweep and return the keys that it sweeps over.
-
-    Args:
-        check: returns the settings of a job's config, and raises UserError if they are wrong.
-
-    Raises:
-        UserError: a job is wrong, or two jobs write to the same place; the error names them.
-    """
-    own = [word for word in overrides if not word.startswith("hydra")]
-    with configs():
-        parsed = OverridesParser.create(GlobalHydra.instance().config_loader())
-        parts = parsed.parse_overrides(own)
-        swept = [part.get_key_element() for part in parts if part.is_sweep_override()]
-        writers: dict[str, str] = {}
-        for job in product(*map(_choices, parts)):
-            whole = compose(config_name, list(job), return_hydra_config=True)
-            with answering_resolvers(whole):
-                config = without_hydra(whole)
-                name = name_job(config, job, swept)
-                try:
-                    output = getattr(check(config), "output", None)
-                except UserError as error:
-                    raise UserError(f"{name}: {error}; no job of the sweep was started") from None
-            if output in writers:
-                raise UserError(
-                    f"{name}: output={output} is also that of {writers[output]}; let it depend on "
-                    "what is swept"
-                )
-            if output is not None:
-                writers[output] = name
-        return swept
+def swept_keys(overrides: Iterable[str]) -> list[str]:
+    """Return the keys that a sweep sweeps over."""
+    words = [word for word in overrides if not word.startswith("hydra")]
+    parsed = OverridesParser.create().parse_overrides(words)
+    return [override.get_key_element() for override in parsed if override.is_sweep_override()]
 
 
 def name_job(config: DictConfig, overrides: Iterable[str], swept: list[str]) -> str:
@@ -118,17 +82,6 @@ class Announcement(Callback):
             on_slurm = launcher._target_.endswith("SlurmLauncher")
             stay = "; Ctrl-C leaves them in the queue" if on_slurm else ""
             print(f"the output of the sweep's jobs: {config.hydra.sweep.dir}{stay}", flush=True)
-
-
-def _choices(override: Any) -> list[str]:
-    """Return the override of each job that one override, swept or not, makes."""
-    if not override.is_sweep_override():
-        return [override.input_line]
-    key = override.get_key_element()
-    choices = [f"{key}={value}" for value in override.sweep_string_iterator()]
-    if not choices:
-        raise UserError(f"{override.input_line}: there is nothing to sweep over")
-    return choices
 
 
 def _leaf(key: str) -> str:

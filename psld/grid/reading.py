@@ -85,11 +85,11 @@ def _with_models_of_others(content: dict[str, Any], path: Path) -> dict[str, Any
 def _content(path: Path) -> dict[str, Any]:
     try:
         content = yaml.load(path.read_text("utf-8"), _Loader)
-    except (yaml.YAMLError, ValueError) as error:
+        if not isinstance(content, dict):
+            raise UserError(f"{path}: not a grid: settings by their names are needed")
+        return expand_templates(content, str(path))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: not a grid: settings by their names are needed")
-    return expand_templates(content, str(path))
 
 
 class _Loader(yaml.SafeLoader):
