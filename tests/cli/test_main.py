@@ -112,7 +112,6 @@ def test_settings_in_a_group_have_their_descriptions(tmp_path):
         ("sample guidance@sampler.guidance=inpainting", "mask@sampler.guidance.mask: "),
         ("prepare dataset=folder", "root: ??? The folder or zip archive."),
         ("train training.steps=7", "steps: 7 "),
-        ("train --multirun process=cld,psld training.steps=7,8", "process: cld (chosen)"),
         ("import kind=guide", "kind: guide"),
     ],
 )

@@ -91,16 +91,15 @@ def test_a_sweep_that_is_given_again_trains_what_is_missing(folder):
 # --- what is wrong --------------------------------------------------------------------------------
 
 
-def test_a_bad_value_is_refused_before_anything_is_trained(folder, monkeypatch):
-    before = files_below(folder)
-    finished = sweep(folder, "process.gamma=0,much")
-    refused(finished, 2, "psld-gamma-much: ", "process.gamma", "no job of the sweep was started")
-    assert finished.stdout == ""
-    refused(sweep(folder, "process=cld,absent"), 2, "absent")
+def test_a_wrong_job_is_one_line(folder, monkeypatch):
+    finished = sweep(folder, "process.gamma=much,0")
+    assert finished.returncode == 2
+    first, last = finished.stderr.splitlines()
+    assert first.startswith("error: psld-gamma-much: configs/train.yaml: process.gamma")
+    assert last == "error: 1 of the sweep's jobs failed"
+    assert list(manifests(folder)) == ["psld-gamma-0"], "the others go on"
+    refused(sweep(folder, "process=absent,cld"), 2, "absent")
     refused(sweep(folder, "speed=1,2"), 2, "speed")
-    finished = sweep(folder, "training.seed=1,2", "output=x")
-    refused(finished, 2, "psld-seed-2: output=x is also that of psld-seed-1")
-    assert files_below(folder) == before
     monkeypatch.setenv("PATH", "/nowhere")
     without_slurm = sweep(folder, "hydra/launcher=submitit_slurm", "training.seed=1,2")
     refused(without_slurm, 2, "no sbatch here")
