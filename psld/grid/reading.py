@@ -108,25 +108,20 @@ def _rehearsal_content(name: str, rehearsal: Rehearsal, file: GridFile) -> dict[
     Its tables and figures are named NAME-TABLE and NAME-FIGURE, because those of all grids are
     Snakemake targets. Nothing is imported, because no official checkpoint fits the small networks.
     """
-    content = file.model_dump(mode="json")
-    content["title"] = f"Rehearsal of: {file.title}"
-    content["question"] = "Do all steps work? The networks are tiny: the numbers mean nothing."
-    for size in ("samples", "shard_size", "batch_size"):
-        content[size] = getattr(rehearsal, size)
+    content = file.model_dump(mode="json") | {
+        "title": f"Rehearsal of: {file.title}",
+        "question": "Do all steps work? The networks are tiny: the numbers mean nothing.",
+        "samples": rehearsal.samples,
+        "shard_size": rehearsal.shard_size,
+        "batch_size": rehearsal.batch_size,
+    }
     for trained in (*content["models"].values(), *content["guides"].values()):
-        trained |= {
-            "overrides": [*trained["overrides"], *rehearsal.models],
-            "checkpoint": None,
-            "of": None,
-        }
+        trained |= {"overrides": [*trained["overrides"], *rehearsal.models]}
+        trained |= {"checkpoint": None, "of": None}
     for sampler in content["samplers"].values():
         sampler["spends"] = rehearsal.budgets.get(sampler["budget"])
     for table in content["tables"].values():
-        table |= {
-            "title": f"Rehearsal of: {table['title']}",
-            "caption": "Tiny networks, hardly trained: the numbers mean nothing.",
-            "band": None,
-        }
+        table |= {"title": f"Rehearsal of: {table['title']}", "band": None}
         for entry in (table["cell"], *table["rows"], *table["columns"]):
             entry["samples"] = None
     for kind in ("tables", "figures"):

@@ -14,7 +14,6 @@ from psld.data.settings import PrepareSettings
 from psld.diffusion.samplers import (
     ClassifierGuidance,
     DigitsMask,
-    InpaintingGuidance,
     SamplerSettings,
 )
 from psld.grid.figures import PLOTS
@@ -59,22 +58,7 @@ def resolve(name: str, file: GridFile, path: Path) -> Grid:
     Raises UserError, with file and key, if something does not compose, or if a table, a figure or
     the gallery pairs a sampler with a model that it cannot sample.
     """
-    resolver = _Resolver(name, file, path)
-    models, guides = resolver.models(), resolver.guides()
-    samplers = resolver.samplers()
-    metrics = resolver.metrics()
-    grid = Grid(
-        name=name,
-        file=file,
-        models=models,
-        guides=guides,
-        samplers=samplers,
-        metrics=metrics,
-        datasets=resolver.datasets(models, guides, samplers),
-        features=resolver.features(models, metrics),
-    )
-    resolver.check(grid)
-    return grid
+    return _Resolver(name, file, path).grid()
 
 
 def in_grid(folder: str, grid: str, name: str) -> dict[str, str]:
@@ -97,6 +81,22 @@ class _Resolver:
         if key not in self.composed:
             self.composed[key] = _compose(name, overrides, where)
         return self.composed[key]
+
+    def grid(self) -> Grid:
+        models, guides, samplers = self.models(), self.guides(), self.samplers()
+        metrics = self.metrics()
+        grid = Grid(
+            name=self.name,
+            file=self.file,
+            models=models,
+            guides=guides,
+            samplers=samplers,
+            metrics=metrics,
+            datasets=self.datasets(models, guides, samplers),
+            features=self.features(models, metrics),
+        )
+        self.check(grid)
+        return grid
 
     def models(self) -> dict[str, Model]:
         models = {}
@@ -122,11 +122,7 @@ class _Resolver:
 
         Hydra composes a family once; the budget is a value in its settings.
         """
-        parts = {f"{n.sampler}-{n.budget}": (n.sampler, n.budget) for n in self.file.numbers}
-        for cell in self.file.figures.values():
-            sampler = cell.partition("/")[2]
-            parts.setdefault(sampler, self.file.split(sampler))
-        return {name: self._sampler(name, *each) for name, each in parts.items()}
+        return {name: self._sampler(name, *each) for name, each in self.file.budgets.items()}
 
     def _sampler(self, name: str, family: str, budget: str) -> Sampler:
         where, entry = f"{self.path}: sampler {name}", self.file.samplers[family]
@@ -189,7 +185,6 @@ class _Resolver:
         pairs = dict.fromkeys(
             (models[model].dataset, metrics[number.metric].features)
             for number in self.file.numbers
-            if number.model in self.file.models
             for model in self.file.replicates(number.model)
         )
         features = {}
@@ -223,9 +218,8 @@ class _Resolver:
                         f"{where}: its dataset is not prepared as configs/dataset/{own.name}.yaml "
                         "says; make a config of its own for it"
                     )
-        guidances = [sampler.settings.guidance for sampler in samplers.values()]
-        inpaintings = [each for each in guidances if isinstance(each, InpaintingGuidance)]
-        if any(isinstance(each.mask, DigitsMask) for each in inpaintings):
+        masks = [getattr(each.settings.guidance, "mask", None) for each in samplers.values()]
+        if any(isinstance(mask, DigitsMask) for mask in masks):
             datasets["mnist"] = self._dataset("mnist", str(self.path))
         return datasets
 
@@ -239,27 +233,10 @@ class _Resolver:
 
     def check(self, grid: Grid) -> None:
         """Raise UserError if parts of the grid do not fit together."""
-        for number in self.file.numbers:
-            self._check_model(number.model)
-        gallery = self.file.split(self.file.gallery)
-        if gallery is None or self.file.gallery not in grid.samplers:
-            raise UserError(
-                f"{self.path}: gallery: no cell has the sampler {self.file.gallery!r}; "
-                f"there are: {', '.join(grid.samplers)}"
-            )
-        for figure, cell in self.file.figures.items():
-            if figure in PLOTS:
-                raise UserError(f"{self.path}: figures.{figure}: a plot of the grid has this name")
-            self._check_model(cell.partition("/")[0], f"figures.{figure}")
+        if taken := PLOTS.keys() & self.file.figures:
+            raise UserError(f"{self.path}: figures.{min(taken)}: a plot of the grid has this name")
         self._check_cells(grid)
         self._check_tables(grid)
-
-    def _check_model(self, model: str, where: str = "a table") -> None:
-        if model not in self.file.models:
-            raise UserError(
-                f"{self.path}: {where} names the model {model!r}; there are: "
-                f"{', '.join(self.file.models)}"
-            )
 
     def _check_cells(self, grid: Grid) -> None:
         for cell in grid.cells.values():

@@ -62,6 +62,11 @@ class Seeds(Settings):
         return seeds
 
 
+def _check_known(what: str, name: str, known: Iterable[str]) -> None:
+    if name not in known:
+        raise ValueError(f"{what} {name!r}; there are: {', '.join(known)}")
+
+
 def seeded(name: str, seed: int, first: int) -> str:
     """Return the name of a model or a sampler with a seed: the first one keeps the plain name."""
     return name if seed == first else f"{name}-seed{seed}"
@@ -110,27 +115,27 @@ class GridFile(CellOptions):
     def _entries_are_cells(self) -> "GridFile":
         for name, table in self.tables.items():
             for place in self.places_in(name):
-                if place.number and place.number.sampler not in self.samplers:
-                    raise ValueError(
-                        f"table {table.title!r}, row {place.row.label}: unknown sampler "
-                        f"{place.number.sampler!r}; there are: {', '.join(self.samplers)}"
-                    )
+                if place.number:
+                    where = f"table {table.title!r}, row {place.row.label}: "
+                    _check_known(f"{where}unknown model", place.number.model, self.models)
+                    _check_known(f"{where}unknown sampler", place.number.sampler, self.samplers)
         for figure, cell in self.figures.items():
             model, _, sampler = cell.partition("/")
-            if not model or self.split(sampler) is None:
+            if self.split(sampler) is None:
                 raise ValueError(
                     f"figures.{figure}: {cell!r} is not MODEL/SAMPLER-BUDGET; "
                     f"the samplers are: {', '.join(self.samplers)}"
                 )
+            _check_known(f"figures.{figure}: unknown model", model, self.models)
+        _check_known("gallery: no cell has the sampler", self.gallery, self.budgets)
         return self
 
     @model_validator(mode="after")
     def _names_are_plain(self) -> "GridFile":
-        cells = [*(number.cell for number in self.numbers), *self.figures.values()]
         named: dict[str, Iterable[str]] = {
             "model": self.models,
             "guide": self.guides,
-            "sampler": [*self.samplers, self.gallery, *(cell.partition("/")[2] for cell in cells)],
+            "sampler": [*self.samplers, *self.budgets],
             "table": self.tables,
             "figure": self.figures,
         }
@@ -198,6 +203,13 @@ class GridFile(CellOptions):
         """Return all overrides of a model; those of another grid's model are already complete."""
         entry = self.trainings[model]
         return entry.overrides if entry.of else (*self.defaults, *entry.overrides)
+
+    @cached_property
+    def budgets(self) -> dict[str, tuple[str, str]]:
+        """Family and budget of the samplers of all tables and figures, by FAMILY-BUDGET."""
+        shown = {n.cell.partition("/")[2]: (n.sampler, n.budget) for n in self.numbers}
+        pictured = (cell.partition("/")[2] for cell in self.figures.values())
+        return shown | {name: self.split(name) for name in pictured if name not in shown}
 
     def split(self, sampler: str) -> tuple[str, str] | None:
         """Return family and budget of SAMPLER-BUDGET; None if no family has this name."""

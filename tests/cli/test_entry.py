@@ -175,14 +175,6 @@ def test_a_bug_keeps_its_traceback(bug, monkeypatch):
     signal.signal(signal.SIGTERM, before)
 
 
-def test_an_error_is_not_raised_twice(tmp_path):
-    """A command that fails and is called again in the same process starts with a clean slate."""
-    refused(call(tmp_path, "sample", "model=absent", "output=x"), 2, "absent/manifest.json")
-    succeeded(call(tmp_path, "prepare", "output=x.h5"))
-    for name in ("absent.h5", "other.h5"):
-        refused(call(tmp_path, "train", f"data={name}"), 2, name)
-
-
 def test_a_terminated_command_cleans_up(tmp_path):
     """SIGTERM unwinds: no partial file is left, and the exit code is the shell's."""
     code = """if True:

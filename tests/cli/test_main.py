@@ -4,8 +4,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import yaml
@@ -50,12 +48,6 @@ def test_a_reader_may_stop_reading(tmp_path, words):
     assert process.returncode == 128 + signal.SIGPIPE
 
 
-def test_a_command_may_be_written_with_dashes(tmp_path):
-    """As the names of programs and their options are."""
-    shown = [succeeded(call(tmp_path, n, "--help")).stdout for n in ("train-guide", "train_guide")]
-    assert shown[0] == shown[1]
-
-
 def test_version_and_completion(tmp_path):
     assert succeeded(call(tmp_path, "--version")).stdout == f"psld {psld.__version__}\n"
     citation = yaml.safe_load((CONFIGS.parent / "CITATION.cff").read_text())
@@ -64,15 +56,6 @@ def test_version_and_completion(tmp_path):
 
 
 # --- the help of a command ------------------------------------------------------------------------
-
-
-def leaves(content: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Every key of a config that holds no other keys, and its value."""
-    for key, value in content.items():
-        if isinstance(value, dict):
-            yield from leaves(value)
-        else:
-            yield key, value
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -90,9 +73,6 @@ def test_the_help_of_a_command_lists_its_settings(tmp_path, name):
         return
     config = yaml.safe_load(succeeded(call(tmp_path, name, "--cfg", "job")).stdout)
     assert set(kind.model_fields) == set(config)
-    for key, value in leaves(config):
-        [*printed] = re.findall(rf"^ +{re.escape(key)}: (.*)$", shown, re.MULTILINE)
-        assert value in [text if text == value else yaml.safe_load(text) for text in printed], key
 
 
 def test_settings_in_a_group_have_their_descriptions(tmp_path):
@@ -132,15 +112,3 @@ def test_the_help_is_that_of_the_given_choices(tmp_path, words, shown):
 )
 def test_the_help_of_wrong_words_is_their_error(tmp_path, words, complaint):
     refused(call(tmp_path, *words.split(), "--help"), 2, complaint)
-
-
-def test_the_help_shows_the_defaults_of_the_users_own_configs(tmp_path):
-    shipped = (CONFIGS / "sampler" / "em.yaml").read_text()
-    assert "steps: 1000\n" in succeeded(call(tmp_path, "sample", "--help")).stdout
-    folder = tmp_path / "configs" / "sampler"
-    folder.mkdir(parents=True)
-    (folder / "em.yaml").write_text(shipped.replace("steps: 1000", "steps: 77"))
-    (folder / "coarse.yaml").write_text(shipped)
-    shown = succeeded(call(tmp_path, "sample", "--help")).stdout
-    assert "steps: 77\n" in shown
-    assert re.search(r"sampler: coarse, .*em \(chosen\),", shown)

@@ -70,15 +70,6 @@ def test_names(folder, overrides, names):
     assert {manifest["grid"] for manifest in manifests(folder).values()} == {"mine"}
 
 
-def test_a_guide(folder):
-    network = ("network.channel_multipliers=[1,2]", "network.base_channels=8")
-    training = ("training.steps=2", "training.batch_size=8", "data=digits.h5")
-    words = ("--multirun", *network, *training, "wandb.mode=disabled", "process=psld,vp-sde")
-    succeeded(call(folder, "train_guide", *words))
-    names = sorted(path.name for path in (folder / "guides" / "by-hand").iterdir())
-    assert names == ["guide-process-psld", "guide-process-vp-sde"]
-
-
 def test_a_sweep_that_is_given_again_trains_what_is_missing(folder):
     succeeded(sweep(folder, "training.seed=1,2"))
     before = files_below(folder / "models")
@@ -103,11 +94,6 @@ def test_a_wrong_job_is_one_line(folder, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     without_slurm = sweep(folder, "hydra/launcher=submitit_slurm", "training.seed=1,2")
     refused(without_slurm, 2, "no sbatch here")
-
-
-def test_the_output_may_depend_on_what_is_swept(folder):
-    succeeded(sweep(folder, "training.seed=1,2", "output=x/${training.seed}"))
-    assert {path.name for path in (folder / "x").iterdir()} == {"1", "2"}
 
 
 def test_the_jobs_after_one_that_fails_are_run(folder):

@@ -119,12 +119,6 @@ def test_no_answer_in_time(commands, monkeypatch):
     assert time.monotonic() - begun < 5
 
 
-def test_only_own_jobs_are_cancelled(commands):
-    commands.answer("scancel")
-    slurm.cancel_jobs_named("model-12")
-    assert commands.calls("scancel") == ["--me --name=model-12"]
-
-
 def test_a_clean_environment_and_what_comes_back(monkeypatch):
     of_a_job = ("SLURM_JOB_ID", "SLURM_MEM_PER_NODE", "SBATCH_PARTITION", "SUBMITIT_EXECUTOR")
     inherited = (

@@ -8,7 +8,6 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psld.commands.launch import settings_of_training
 from psld.config.compose import compose_content
 from psld.config.settings import parse
 from psld.grid import cache
@@ -112,10 +111,3 @@ def test_command_lines(place, words):
         return parse(TrainSettings, compose_content("train", words, "train"), "train")
 
     answer("command line", read, "train")
-
-
-@slow
-@given(st.lists(st.text(max_size=10), min_size=1, max_size=3))
-def test_commands_of_launches(place, words):
-    with contextlib.chdir(place):
-        answer("command line", lambda: settings_of_training(["train", *words]))

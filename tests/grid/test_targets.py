@@ -2,14 +2,13 @@
 
 import re
 import shutil
-import time
 
 import pytest
 
 from psld.config.locations import CONFIGS
 from psld.grid.workflow import Workflow
 from psld.utils.errors import UserError
-from tests.grid.variants import file_with, large_grid
+from tests.grid.variants import file_with
 
 CELL = "results/cells/demo/cld/em-uniform-40.json"
 
@@ -81,14 +80,3 @@ def test_a_grid_that_does_not_resolve_stops_only_those_who_ask_for_it(configs):
             workflow.check_targets([word], lambda _: False)
     (configs / "grid/demo.yaml").write_text("half: written")
     assert Workflow.load().default == "demo", "never another grid, which may take weeks"
-
-
-def test_ten_thousand_cells_make_no_target_each(demo):
-    grid = large_grid(demo, models=100, budgets=100)
-    assert len(grid.cells) == 10_000
-    started = time.process_time()
-    workflow = Workflow({"demo": grid})
-    assert set(workflow.targets()) == {"demo", "demo-large"}
-    name = list(grid.cells)[4242]
-    assert workflow.cells_among([f"demo/{name}"]) == {f"demo/{name}": grid.cells[name].result}
-    assert time.process_time() - started < 10

@@ -17,19 +17,6 @@ def wildcards(**values: str) -> SimpleNamespace:
     return SimpleNamespace(grid="demo", **values)
 
 
-def test_wildcards_name_records(workflow, demo):
-    assert workflow.model(wildcards(model="demo/cld")) is demo.models["cld"]
-    assert workflow.guide(wildcards(guide="demo/psld-0.02")) is demo.guides["psld-0.02"]
-    cell = workflow.cell(wildcards(model="cld", sampler="em-uniform-40"))
-    assert cell is demo.cells["cld/em-uniform-40"]
-    digits = wildcards(dataset="digits", features="fd-classifier")
-    assert workflow.dataset(digits) is demo.datasets["digits"]
-    assert workflow.reference(digits) is demo.features["digits/fd-classifier"]
-    assert workflow.dataset_name(digits) == "demo/digits"
-    assert workflow.reference_name(digits) == "demo/digits/fd-classifier"
-    assert list(demo.features) == ["digits/fd-classifier"], "five metrics share them"
-
-
 def test_what_is_imported_is_not_trained(demo):
     imported = demo.models["cld"].model_copy(update={"checkpoint": "official.ckpt"})
     workflow = Workflow({"demo": replace(demo, models=demo.models | {"cld": imported})})
@@ -116,26 +103,6 @@ def test_an_option_of_the_grid_redraws_what_it_decides(demo, changes, changed):
         t for t, kind in targets.items() if content(grid, **{kind: t}) != content(demo, **{kind: t})
     ]
     assert different == changed
-
-
-def test_a_plot_depends_on_the_order_of_models_and_on_the_papers_numbers(demo):
-    turned = replace(demo, models=dict(reversed(demo.models.items())))
-    table = demo.file.tables["demo-steps"]
-    first, *others = table.rows
-    printed = first.model_copy(update={"paper": (3.0, 2.0)})
-    tables = {"demo-steps": table.model_copy(update={"rows": (printed, *others)})}
-    with_paper = file_with(demo, tables=demo.file.tables | tables)
-    for figure, grids in {
-        "nfe": [],
-        "training": [with_paper],
-        "samples/cld": [turned, with_paper],
-    }.items():
-        same = [
-            g
-            for g in (turned, with_paper)
-            if content(g, figure=figure) == content(demo, figure=figure)
-        ]
-        assert same == grids, figure
 
 
 @pytest.mark.parametrize(
