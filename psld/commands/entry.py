@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from psld.config.messages import explained
 from psld.config.settings import Settings, parse
 from psld.config.words import is_plain, key_of, updated, value_in, without
-from psld.grid.jobs import find_job
+from psld.grid.cache import find_job
 from psld.grid.records import Job
 from psld.utils.errors import UserError
 

@@ -6,10 +6,9 @@ from typing import Any
 
 from psld.config.locations import config_names
 from psld.grid import paths
-from psld.grid.cache import load_grid
+from psld.grid.cache import load_grid, nearest
 from psld.grid.entries import paper_values
 from psld.grid.figures import GridFigure, all_figures, plot_numbers, plots, trained_models
-from psld.grid.jobs import nearest
 from psld.grid.records import Cell, Dataset, Features, Grid, Guide, Model
 from psld.grid.tables import Number
 from psld.utils.errors import UserError

@@ -12,7 +12,7 @@ from psld.grid.cache import CACHE, load_grid
 from tests.commands import TINY, call, refused, succeeded
 from tests.grid.mine import changed, load
 
-FILE = CACHE / "mine.db"
+FILE = CACHE / "mine.json"
 
 
 @pytest.fixture

@@ -139,12 +139,6 @@ def test_a_training_that_is_stopped(commands, number, description, code, asked):
     assert [call for call in commands.calls("scontrol") if "requeue" in call] == asked
 
 
-def test_other_errors_of_a_training_pass(commands):
-    with pytest.raises(ZeroDivisionError), requeued_when_stopped():
-        raise ZeroDivisionError
-    assert commands.calls("scontrol") == []
-
-
 def test_a_warning_before_there_is_something_to_save_queues_the_job_again(commands):
     commands.answer("scontrol")
     with requeued_when_stopped(), pytest.raises(SystemExit) as ended:  # noqa: PT012

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.commands import Commands
-from tests.commands import TINY, call, command, refused, started, succeeded
+from tests.commands import TINY, call, command, refused, started
 
 TRAINING = ("--", "train", *TINY, "training.steps=3", "output=model")
 """What stands at the end of a command line; `data=` is missing."""
@@ -52,11 +52,6 @@ def test_refused_before_anything_is_submitted(unwilling, tmp_path, given, words)
     refused(call(tmp_path, "launch", *given), 2, *words)
     assert unwilling.calls("sbatch") == unwilling.calls("squeue") == []
     assert not (tmp_path / "runs").exists()
-
-
-def test_help(tmp_path):
-    text = succeeded(call(tmp_path, "launch", "--help")).stdout
-    assert re.search(r"  cpus_per_task: 1\n +Per rank\.", text)
 
 
 @pytest.mark.parametrize(
@@ -132,17 +127,6 @@ def test_a_signal_cancels_the_job_or_leaves_it(slurm, tmp_path, digits, number, 
     assert ("canceled the job" if cancels else "the job goes on") in out
     name = next((tmp_path / "runs" / "launches").iterdir()).name
     assert slurm.calls("scancel") == ([f"--me --name={name}"] if cancels else [])
-
-
-def test_a_terminal_that_closes_during_a_cancellation_does_not_stop_it(slurm, tmp_path, digits):
-    slurm.answer("scancel", first="kill -HUP $PPID")
-    with started(tmp_path, command("launch", *TRAINING, f"data={digits}")) as process:
-        waits(process)
-        process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=120)
-    assert process.returncode == 128 + signal.SIGINT
-    assert "SIGHUP" not in out
-    assert "canceled the job" in out
 
 
 def test_a_launcher_under_nohup_stays_when_the_terminal_is_closed(slurm, tmp_path, digits):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from psld.cluster import launcher as launching
-from psld.cluster.launcher import Launcher, print_added, tail
+from psld.cluster.launcher import Launcher
 from psld.training.manifest import FILES, export_folder
 from psld.utils.errors import RunError, UserError
 from tests.cluster.commands import Commands
@@ -195,14 +195,3 @@ def test_a_refusal_ends_the_launcher_and_leaves_the_job(slurm, launcher, monkeyp
         launcher.train()
     assert len(slurm.calls("sbatch")) == afterwards
     assert slurm.calls("scancel") == []
-
-
-def test_only_what_is_added_to_a_log_is_passed_on(tmp_path, capsys):
-    path = tmp_path / "log"
-    position = print_added(path, 0)
-    for content in (b"of a rank\n", b"Z\xc3\xa4hler \xff", b"", b"\n"):
-        with path.open("ab") as log:
-            log.write(content)
-        position = print_added(path, position)
-        assert capsys.readouterr().out == content.decode(errors="replace")
-    assert tail(path, lines=1) == "Zähler �"
