@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from psld.commands.entry import Command
+from psld.commands.command import Command
 from psld.commands.sweeps import FLAGS, begin_job, failure_of, swept_keys
 from psld.config.compose import compose_content, content_of, refusing, store_based
 from psld.config.locations import CONFIGS

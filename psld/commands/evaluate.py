@@ -7,7 +7,8 @@
         output=result.json
 """
 
-from psld.commands.entry import FromRecord, entry_point
+from psld.commands.command import FromRecord
+from psld.commands.entry import entry_point
 from psld.metrics.evaluation import evaluate
 from psld.metrics.settings import EvaluateCommandSettings, EvaluateSettings
 

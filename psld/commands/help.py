@@ -11,7 +11,7 @@ from typing import Any, get_args
 import yaml
 from pydantic.fields import FieldInfo
 
-from psld.commands.entry import HELP, Command
+from psld.commands.command import Command
 from psld.config.locations import config_names
 from psld.config.settings import Settings
 from psld.utils.errors import UserError
@@ -38,7 +38,7 @@ def help_of(program: str, command: Command, description: str, words: list[str]) 
     from psld.commands.composed import config_of, split_flags
     from psld.config.compose import compose_whole, without_hydra
 
-    _, overrides = split_flags([word for word in words if word not in HELP])
+    _, overrides = split_flags(words)
     config, overrides = config_of(command, overrides)
     composed = compose_whole(config, overrides, command.where)
     content = OmegaConf.to_container(without_hydra(composed))

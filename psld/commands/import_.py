@@ -11,7 +11,8 @@ network, with the same shapes and no others. The dataset need not be prepared.
 
 import sys
 
-from psld.commands.entry import FromRecord, entry_point
+from psld.commands.command import FromRecord
+from psld.commands.entry import entry_point
 from psld.training import official
 from psld.training.settings import TRAINING_RUN, ImportGuideSettings, ImportModelSettings
 

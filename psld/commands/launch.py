@@ -16,7 +16,8 @@ from typing import NoReturn
 from psld.cluster import slurm
 from psld.cluster.launcher import Launcher, run_here, say
 from psld.cluster.settings import LaunchSettings
-from psld.commands.entry import Command, FromRecord, entry_point
+from psld.commands.command import Command, FromRecord
+from psld.commands.entry import entry_point, settings_of
 from psld.training.settings import (
     TRAINING_RUN,
     RunSettings,
@@ -67,7 +68,7 @@ def settings_of_training(words: list[str]) -> RunSettings:
     command, *words = words
     if command not in TRAININGS:
         raise UserError(f"launch: after -- comes train or train_guide, not {command}")
-    return TRAININGS[command].settings(words)
+    return settings_of(TRAININGS[command], words)
 
 
 def leave(launcher: Launcher, detach: bool, number: int) -> NoReturn:

@@ -8,7 +8,8 @@ Settings: configs/prepare.yaml.
 
 from pathlib import Path
 
-from psld.commands.entry import FromRecord, entry_point
+from psld.commands.command import FromRecord
+from psld.commands.entry import entry_point
 from psld.data.preparation import prepare_dataset
 from psld.data.settings import PrepareSettings
 

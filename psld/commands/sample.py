@@ -9,7 +9,8 @@
 Complete shards are kept. A killed run loses at most the shard in progress.
 """
 
-from psld.commands.entry import FromRecord, entry_point
+from psld.commands.command import FromRecord
+from psld.commands.entry import entry_point
 from psld.sampling.sample import sample_range
 from psld.sampling.settings import SampleSettings, SamplingRun
 

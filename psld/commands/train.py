@@ -11,7 +11,8 @@ Several ranks: torchrun --nproc-per-node=4 -m psld train ...
 from functools import partial
 
 from psld.cluster.job import requeued_when_stopped
-from psld.commands.entry import FromRecord, entry_point
+from psld.commands.command import FromRecord
+from psld.commands.entry import entry_point
 from psld.data.store import ImageStore
 from psld.diffusion.loss import EpsilonLoss
 from psld.training.batches import Labels

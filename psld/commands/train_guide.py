@@ -13,7 +13,8 @@ from typing import Any
 from torch import nn
 
 from psld.cluster.job import requeued_when_stopped
-from psld.commands.entry import FromRecord, entry_point
+from psld.commands.command import FromRecord
+from psld.commands.entry import entry_point
 from psld.data.store import ImageStore
 from psld.diffusion.loss import GuideLoss
 from psld.training.batches import Labels

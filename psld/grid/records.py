@@ -14,7 +14,7 @@ from psld.config.settings import Settings, parse
 from psld.data.settings import PrepareSettings
 from psld.diffusion.samplers import DigitsMask, InpaintingGuidance, SamplerSettings
 from psld.grid import paths
-from psld.grid.schema import CellOptions, GridFile, seeded
+from psld.grid.schema import GridFile, seeded
 from psld.grid.tables import Number
 from psld.metrics.settings import (
     EvaluateSettings,
@@ -168,7 +168,7 @@ class Cell:
     sampler: Sampler
     guide: Guide | None
     seed: int
-    options: CellOptions
+    options: GridFile
     measurements: tuple[Measurement, ...]
     features: dict[str, Features]
     """The features of its measurements, by the name that the metrics share."""

@@ -72,20 +72,7 @@ def seeded(name: str, seed: int, first: int) -> str:
     return name if seed == first else f"{name}-seed{seed}"
 
 
-class CellOptions(Settings):
-    """The options that all cells of a grid share."""
-
-    shard_size: int = Field(ge=1)
-    """Samples in a shard."""
-    shards_per_job: int = Field(10, ge=1)
-    """Shards that one job makes; changing it resamples nothing."""
-    batch_size: int = Field(ge=1)
-    """Images per network evaluation when sampling; changes speed and memory, never the images."""
-    seed: int = Field(0, ge=0)
-    """Seed of all samples: the same noise for every cell."""
-
-
-class GridFile(CellOptions):
+class GridFile(Settings):
     """The contents of configs/grid/NAME.yaml."""
 
     title: str = ""
@@ -98,6 +85,14 @@ class GridFile(CellOptions):
     """The metric of all entries that set no other, by its name in configs/metric."""
     samples: int = Field(ge=3)
     """Samples per cell, unless a table sets another number. Fewer than 3 have no interval."""
+    shard_size: int = Field(ge=1)
+    """Samples in a shard."""
+    shards_per_job: int = Field(10, ge=1)
+    """Shards that one job makes; changing it resamples nothing."""
+    batch_size: int = Field(ge=1)
+    """Images per network evaluation when sampling; changes speed and memory, never the images."""
+    seed: int = Field(0, ge=0)
+    """Seed of all samples: the same noise for every cell."""
     seeds: Seeds = Seeds()
     """More seeds than one: tables then show means and standard deviations."""
     gallery: str

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from psld.cluster.settings import LaunchSettings
-from psld.commands.entry import Command
+from psld.commands.command import Command
 
 
 def launch_settings(*words: str, command: Sequence[str] = ("train",)) -> LaunchSettings:
