@@ -118,8 +118,8 @@ def _configs(name: str) -> list[Path]:
         needed |= new
         texts = [grids[grid].read_text(errors="replace") for grid in new]
         new = {grid for grid in grids if any(grid in text for text in texts)} - needed
-    files = {file for folder in config_folders() for file in folder.rglob("*.yaml")}
-    return sorted(files - {file for grid, file in grids.items() if grid not in needed})
+    files = sorted(file for folder in config_folders() for file in folder.rglob("*.yaml"))
+    return [file for file in files if file.parent.name != "grid" or file.stem in needed]
 
 
 def _digest(configs: Iterable[Path]) -> str:

@@ -61,7 +61,7 @@ def test_a_change_of_the_grid_changes_its_rehearsal(demo_file):
     write(demo_file)
     load_grid("small")
     demo_file.write_text(demo_file.read_text().replace("  cld:\n", "  renamed:\n", 1))
-    with pytest.raises(UserError, match=r"small\.yaml: .*'cld'"):
+    with pytest.raises(UserError, match=r"demo\.yaml: .*'cld'"):
         load_grid("small")
 
 
