@@ -45,7 +45,6 @@ USAGE = "usage: psld COMMAND KEY=VALUE …        psld COMMAND --help shows a co
 def main() -> None:
     """Run the command named by the first word; the other words are its settings."""
     name, *rest = sys.argv[1:] or ["--help"]
-    name = name if name.startswith("-") else name.replace("-", "_")
     match name:
         case "--help" | "-h":
             print(overview())

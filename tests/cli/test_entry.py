@@ -53,7 +53,6 @@ def test_every_command_refuses_an_unknown_key(words, tmp_path):
         # A key that is like another one.
         ("train process.gama=1", "called process.gama (is process.gamma meant?); the command's"),
         ("train --cfg job process.gama=1", "process.gama (is process.gamma meant?);"),
-        ("train -m process.gama=0,1", "process.gama (is process.gamma meant?);"),
         ("train proces=cld", "proces (is process meant?);"),
         ("sample steps=5", "steps (is sampler.steps meant?);"),
         ("sample sampler=rk45 sampler.steps=5", "sampler.steps; the command's --help"),

@@ -90,7 +90,7 @@ def test_a_wrong_job_is_one_line(folder, monkeypatch):
     assert last == "error: 1 of the sweep's jobs failed"
     assert list(manifests(folder)) == ["psld-gamma-0"], "the others go on"
     refused(sweep(folder, "process=absent,cld"), 2, "absent")
-    refused(sweep(folder, "speed=1,2"), 2, "speed")
+    refused(sweep(folder, "process.gama=1,2"), 2, "process.gama (is process.gamma meant?);")
     monkeypatch.setenv("PATH", "/nowhere")
     without_slurm = sweep(folder, "hydra/launcher=submitit_slurm", "training.seed=1,2")
     refused(without_slurm, 2, "no sbatch here")

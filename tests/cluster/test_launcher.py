@@ -90,29 +90,6 @@ def test_a_lost_job_is_followed_by_another_if_it_has_made_progress(
     assert "fine" not in shown
 
 
-@pytest.mark.parametrize(
-    ("reason", "hint"),
-    [
-        ("launch failed requeued held", "; scontrol release 42 lets it run"),
-        ("job requeued in held state", "; scontrol release 42 lets it run"),
-        ("Resources", ""),
-    ],
-)
-def test_why_a_job_waits_is_said_and_what_lets_it_run(slurm, launcher, capsys, reason, hint):
-    model = export_folder(launcher.run)
-    made = "; ".join(f"/bin/mkdir -p {model}; echo > {model / name}" for name in FILES)
-    asked = slurm.folder / "asked"
-    slurm.answer(
-        "squeue",
-        first=f"[ -e {slurm.folder}/sbatch.calls ] || exit 0\n"
-        f"if [ -e {asked} ]; then {made}; echo 42 COMPLETED None; exit; fi\n"
-        f"echo > {asked}; echo 42 PENDING {reason}",
-    )
-    launcher.train()
-    said = capsys.readouterr().out.splitlines()
-    assert f"launch: job 42 is pending ({reason}){hint}" in said
-
-
 def test_ctrl_c_before_sbatch_has_answered(slurm, tmp_path, digits):
     """The job is cancelled when there is one, not before."""
     answered = slurm.folder / "answered"

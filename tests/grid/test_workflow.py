@@ -4,13 +4,10 @@ import re
 from dataclasses import replace
 from fnmatch import fnmatch
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
-from psld.grid.records import Grid
 from psld.grid.workflow import Workflow
-from tests.grid.variants import file_with
 
 
 def wildcards(**values: str) -> SimpleNamespace:
@@ -76,33 +73,6 @@ def test_a_table_reads_the_results_of_its_cells_each_once(workflow, demo):
     assert "results/cells/demo/cld/rk45-1e-2.json" in results
     tables = (workflow.table_results(wildcards(table=table)) for table in demo.file.tables)
     assert {file for table in tables for file in table} == {c.result for c in demo.measured_cells}
-
-
-def content(grid: Grid, **target: str) -> Any:
-    workflow = Workflow({"demo": grid})
-    if "table" in target:
-        return workflow.table_content(wildcards(**target))
-    return workflow.figure_content(wildcards(**target))
-
-
-@pytest.mark.parametrize(
-    ("changes", "changed"),
-    [
-        # Metric and samples complete the entries; a result may have both metrics already.
-        ({"metric": "kd-classifier"}, ["demo-steps", "nfe"]),
-        ({"samples": 500}, ["demo-steps", "nfe"]),
-        ({"seed": 1}, ["phase-space/cld"]),
-        ({"batch_size": 7}, []),
-    ],
-)
-def test_an_option_of_the_grid_redraws_what_it_decides(demo, changes, changed):
-    grid = file_with(demo, **changes)
-    targets = {"demo-steps": "table", "nfe": "figure", "phase-space/cld": "figure"}
-    targets["samples/cld"] = "figure"  # its record changes
-    different = [
-        t for t, kind in targets.items() if content(grid, **{kind: t}) != content(demo, **{kind: t})
-    ]
-    assert different == changed
 
 
 @pytest.mark.parametrize(

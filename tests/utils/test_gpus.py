@@ -11,7 +11,6 @@ from psld.utils import gpus
 from psld.utils.errors import UserError
 from psld.utils.gpus import take_gpus, visible_gpus
 from tests.cluster.conftest import commands  # noqa: F401
-from tests.commands import run, succeeded
 
 TWO = "GPU 0: A100 (UUID: GPU-a)\nGPU 1: A100 (UUID: GPU-b)\n"
 
@@ -90,12 +89,6 @@ def test_the_folder_of_the_locks_is_the_users_own(locks, monkeypatch):
     monkeypatch.setattr(os, "getuid", lambda: locks.stat().st_uid + 1)
     with pytest.raises(UserError, match="locks: belongs to another user"):
         take_gpus(["b"])
-
-
-def test_the_folder_of_the_locks_does_not_depend_on_the_job(tmp_path):
-    command = [sys.executable, "-c", "from psld.utils import gpus; print(gpus.LOCKS)"]
-    finished = run(tmp_path, ["env", f"TMPDIR={tmp_path}", *command])
-    assert succeeded(finished).stdout == f"/tmp/psld-gpus-{os.getuid()}\n"
 
 
 def test_gpus_that_a_process_may_use(commands, monkeypatch):  # noqa: F811
