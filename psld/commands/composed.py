@@ -1,25 +1,32 @@
 """Commands whose settings Hydra composes: overrides, flags, and sweeps (`--multirun`)."""
 
 import os
+import re
 import sys
+import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from psld.commands.command import Command
-from psld.commands.sweeps import FLAGS, begin_job, failure_of, swept_keys
 from psld.config.compose import compose_content, content_of, refusing, store_based
 from psld.config.locations import CONFIGS
+from psld.config.messages import explained, text_of
 from psld.config.settings import Settings, parse
 from psld.config.words import quoted, value_in, without
-from psld.utils.errors import UserError
+from psld.utils.errors import PSLDError, RunError, UserError
+from psld.utils.files import make_private
+
+FLAGS = {"--multirun", "-m"}
 
 PLACES = {"data", "output"}
 """Settings that follow from names, such as data/NAME.h5: the words may change the names."""
@@ -45,8 +52,10 @@ def run_with_flags(command: Command, main: Callable[[Any], Any], words: list[str
 
     @hydra.main(config_path=str(CONFIGS), config_name=config, version_base="1.3")
     def hydra_main(config: DictConfig) -> None:
-        sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
-        job = begin_job(config, swept) if sweeps else None
+        sweeps, job = HydraConfig.get().mode == RunMode.MULTIRUN, ""
+        if sweeps:
+            job = name_job(config, HydraConfig.get().overrides.task, swept)
+            print(f"{job}:", flush=True)
         # Collect errors: Hydra adds a line of its own to an error that passes through it.
         try:
             main(parse(command.kind, content_of(config, command.where), command.where))
@@ -121,3 +130,72 @@ def split_flags(words: list[str]) -> tuple[list[str], list[str]]:
 
 def _refuse(message: str) -> NoReturn:
     raise UserError(message)
+
+
+# -- sweeps ---------------------------------------------------------------------------------------
+
+
+def swept_keys(overrides: Iterable[str]) -> list[str]:
+    """Return the keys that a sweep sweeps over."""
+    words = [word for word in overrides if not word.startswith("hydra")]
+    parsed = OverridesParser.create().parse_overrides(words)
+    return [override.get_key_element() for override in parsed if override.is_sweep_override()]
+
+
+def name_job(config: DictConfig, overrides: Iterable[str], swept: list[str]) -> str:
+    """Name a training after its swept values, group the trainings of the sweep, return the name.
+
+    A swept value that equals the name (`process=psld`) is not repeated.
+    """
+    name = config.get("name") or ""
+    values = dict(override.partition("=")[::2] for override in overrides)
+    labels = [f"{_leaf(key)}-{_plain(values[key])}" for key in swept if values[key] != name]
+    name = "-".join([name, *labels] if name else labels)
+    if "name" in config:
+        config.name = name
+    if "grid_name" in config and "grid_name" not in values and swept:
+        config.grid_name = "-".join(["sweep", *map(_leaf, swept)])
+    return name or "job"
+
+
+def failure_of(name: str, error: Exception) -> PSLDError:
+    """Print why a job failed, and return an error for other processes, without a traceback.
+
+    A job in a process of its own raises this error, and Hydra passes it to the process that waits
+    for the sweep. The other jobs go on, unless a signal ended this one.
+    """
+    exit_code, line = explained(error) or (None, text_of(error))
+    if exit_code is None:
+        traceback.print_exception(error)
+    else:
+        print(f"error: {name}: {line}", file=sys.stderr, flush=True)
+        if exit_code >= 128:
+            # Do not return an error: Hydra and submitit would take it as the result of a job that
+            # Slurm has preempted and that goes on.
+            sys.exit(exit_code)
+    kind = UserError if exit_code == UserError.exit_code else RunError
+    failure = kind(f"a job of the sweep failed: {name}: {line}")
+    if "SUBMITIT_EXECUTOR" in os.environ:
+        raise failure from None
+    return failure
+
+
+class Announcement(Callback):
+    """A Hydra callback that makes and prints the folder of the jobs while a launcher waits."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        launcher = config.hydra.launcher
+        if "submitit_folder" in launcher:
+            make_private(Path(config.hydra.sweep.dir))  # Pickles in it are run.
+            on_slurm = launcher._target_.endswith("SlurmLauncher")
+            stay = "; Ctrl-C leaves them in the queue" if on_slurm else ""
+            print(f"the output of the sweep's jobs: {config.hydra.sweep.dir}{stay}", flush=True)
+
+
+def _leaf(key: str) -> str:
+    return re.split(r"[.@/]", key)[-1].lstrip("+")
+
+
+def _plain(value: str) -> str:
+    """Return a value as a part of a file name that Hydra accepts without quotes."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", value.replace("+", "")).strip("_")

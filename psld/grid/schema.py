@@ -1,6 +1,6 @@
 """The schema of configs/grid/NAME.yaml: models and samplers by overrides, tables of cells.
 
-Templates are written out before (`psld.grid.templates`).
+Templates are written out before (`psld.grid.reading`).
 """
 
 from collections import Counter

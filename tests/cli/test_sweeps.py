@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from psld.commands.sweeps import Announcement
+from psld.commands.composed import Announcement
 from psld.utils.errors import UserError
 from tests.commands import TINY, Finished, call, command, files_below, refused, run, succeeded
 

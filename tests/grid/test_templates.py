@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from psld.config.settings import parse
+from psld.grid.reading import expand_templates
 from psld.grid.schema import GridFile
-from psld.grid.templates import expand_templates
 from psld.utils.errors import UserError
 
 SWEEP = """
