@@ -50,8 +50,6 @@ def main() -> None:
             print(overview())
         case "--version":
             print(f"psld {VERSION}")
-        case "--completion":
-            print(f'complete -W "{" ".join(COMMANDS)}" -o default psld')
         case _ if name in COMMANDS:
             sys.argv[:] = [f"psld {name}", *rest]
             end_with_snakemake(name)

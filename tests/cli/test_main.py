@@ -12,7 +12,7 @@ import psld
 from psld.commands.help import descriptions
 from psld.commands.main import COMMANDS
 from psld.config.locations import CONFIGS
-from tests.cli.settings import KINDS, OF_GRIDS
+from tests.cli.settings import KINDS
 from tests.commands import call, command, refused, run, succeeded
 
 
@@ -48,11 +48,10 @@ def test_a_reader_may_stop_reading(tmp_path, words):
     assert process.returncode == 128 + signal.SIGPIPE
 
 
-def test_version_and_completion(tmp_path):
+def test_version(tmp_path):
     assert succeeded(call(tmp_path, "--version")).stdout == f"psld {psld.__version__}\n"
     citation = yaml.safe_load((CONFIGS.parent / "CITATION.cff").read_text())
     assert citation["version"] == psld.__version__
-    assert " ".join(COMMANDS) in succeeded(call(tmp_path, "--completion")).stdout
 
 
 # --- the help of a command ------------------------------------------------------------------------
@@ -69,10 +68,6 @@ def test_the_help_of_a_command_lists_its_settings(tmp_path, name):
     for key in kind.model_fields:
         assert re.search(rf"^  {key}:", shown, re.MULTILINE), key
         assert words_of(texts.get(key, "")) in words_of(shown), key
-    if name in OF_GRIDS:
-        return
-    config = yaml.safe_load(succeeded(call(tmp_path, name, "--cfg", "job")).stdout)
-    assert set(kind.model_fields) == set(config)
 
 
 def test_settings_in_a_group_have_their_descriptions(tmp_path):
