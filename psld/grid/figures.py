@@ -273,4 +273,5 @@ def friction(grid: Grid, model: str) -> float | None:
 
 def trained_models(grid: Grid) -> list[str]:
     """The models that the grid trains: all but imported ones and those of other grids."""
-    return [name for name in grid.file.models if grid.models[name].is_trained_here]
+    models = ((name, grid.models[name]) for name in grid.file.models)
+    return [name for name, model in models if not (model.checkpoint or model.of)]

@@ -93,10 +93,6 @@ class Model(_Trained):
     of: str | None = None
     """The grid that trains it, if it is another one."""
 
-    @property
-    def is_trained_here(self) -> bool:
-        return not (self.checkpoint or self.of)
-
 
 class Guide(_Trained):
     """A noise-conditional guide of a grid."""
