@@ -140,9 +140,7 @@ class Launcher:
             if job.state != last.state:
                 since, pause = time.monotonic(), 1.0
             if job != last:
-                is_held = job.reason in slurm.HELD
-                hint = f"; scontrol release {self.job} lets it run" if is_held else ""
-                say(f"job {self.job} is {job}{hint}")
+                say(f"job {self.job} is {job}")
                 last = job
             settled = job.state in slurm.FINAL or time.monotonic() - since >= SETTLED_SECONDS
             if job.state in slurm.ENDED and settled:

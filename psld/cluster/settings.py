@@ -34,11 +34,8 @@ class LaunchSettings(Settings):
     """Seconds from the warning, at which the job saves a checkpoint, to its time limit."""
     slurm_partition: str | None = None
     slurm_account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    exclude: str | None = None
     slurm_additional_parameters: str | None = None
-    """Other options of sbatch: `reservation=maintenance exclusive`."""
+    """Other options of sbatch: `qos=high exclude=node3 exclusive`."""
     detach: bool = False
     """On Ctrl-C leave the job alone; the same command returns to it."""
 
@@ -75,9 +72,6 @@ class LaunchSettings(Settings):
             "mem": self.mem_mb and f"{self.mem_mb}M",
             "partition": self.slurm_partition,
             "account": self.slurm_account,
-            "qos": self.qos,
-            "constraint": self.constraint,
-            "exclude": self.exclude,
             "requeue": True,
             **self.additional_options,
         }

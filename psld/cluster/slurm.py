@@ -22,8 +22,6 @@ FINAL = {"COMPLETED", "CANCELLED", "FAILED", "OUT_OF_MEMORY", "DEADLINE"}
 """States after which Slurm does not requeue a job by itself."""
 ENDED = FINAL | {"TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "LAUNCH_FAILED", "REVOKED", GONE}
 """A job in any other state, also one of a later Slurm, waits, runs, or will run again."""
-HELD = ("JobHeldUser", "launch failed requeued held", "job requeued in held state")
-"""Reasons for which a job waits until its user releases it."""
 ANSWER_SECONDS = 60
 """Time limit of a Slurm command: a busy controller is slow."""
 NO_ANSWER = (

@@ -1,67 +1,73 @@
 """Commands whose settings Hydra composes: overrides, flags, and sweeps (`--multirun`)."""
 
 import os
+import re
 import sys
+import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from psld.commands.frame import Frame
-from psld.commands.sweeps import FLAGS, begin_job, check_jobs, failure_of
+from psld.commands.command import Command
 from psld.config.compose import compose_content, content_of, refusing, store_based
 from psld.config.locations import CONFIGS
+from psld.config.messages import explained, text_of
 from psld.config.settings import Settings, parse
 from psld.config.words import quoted, value_in, without
-from psld.utils.errors import UserError
+from psld.utils.errors import PSLDError, RunError, UserError
+from psld.utils.files import make_private
 
-PLACES = {"data", "extractor", "output"}
+FLAGS = {"--multirun", "-m"}
+
+PLACES = {"data", "output"}
 """Settings that follow from names, such as data/NAME.h5: the words may change the names."""
 
 # configs/hydra/launcher overrides the launchers' own configs, which Hydra 1.3 merges in.
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/submitit_\w+' is validated against")
 
 
-def composed_settings(frame: Frame, words: list[str]) -> Settings:
+def composed_settings(command: Command, words: list[str]) -> Settings:
     """Return the settings that Hydra composes from words without flags."""
-    config, overrides = config_of(frame, words)
-    return parse(frame.kind, compose_content(config, overrides, frame.where), frame.where)
+    config, overrides = config_of(command, words)
+    return parse(command.kind, compose_content(config, overrides, command.where), command.where)
 
 
-def run_with_flags(frame: Frame, main: Callable[[Any], Any], words: list[str]) -> None:
+def run_with_flags(command: Command, main: Callable[[Any], Any], words: list[str]) -> None:
     """Run a command through `hydra.main`, which reads flags and settings of its own."""
     flags, overrides = split_flags(words)
     is_sweep = not FLAGS.isdisjoint(flags)
-    config, overrides = config_of(frame, overrides, is_sweep)
-
-    def settings_of(config: DictConfig) -> Settings:
-        return parse(frame.kind, content_of(config, frame.where), frame.where)
+    config, overrides = config_of(command, overrides, is_sweep)
 
     failures: list[Exception] = []
     swept: list[str] = []
 
     @hydra.main(config_path=str(CONFIGS), config_name=config, version_base="1.3")
     def hydra_main(config: DictConfig) -> None:
-        sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
-        job = begin_job(config, swept) if sweeps else None
+        sweeps, job = HydraConfig.get().mode == RunMode.MULTIRUN, ""
+        if sweeps:
+            job = name_job(config, HydraConfig.get().overrides.task, swept)
+            print(f"{job}:", flush=True)
         # Collect errors: Hydra adds a line of its own to an error that passes through it.
         try:
-            main(settings_of(config))
+            main(parse(command.kind, content_of(config, command.where), command.where))
         except Exception as error:
             failures.append(failure_of(job, error) if sweeps else error)
 
     # Without this, Hydra prints a summary and exits with 1; its errors are user errors.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     sys.argv[1:] = [*flags, *overrides]
-    with refusing(frame.where):
-        if is_sweep and FLAGS.issuperset(flags):
-            swept[:] = check_jobs(config, overrides, settings_of)
+    with refusing(command.where):
+        if is_sweep:
+            swept[:] = swept_keys(overrides)
         hydra_main()
     if swept and failures:
         raise type(failures[0])(f"{len(failures)} of the sweep's jobs failed")
@@ -69,29 +75,31 @@ def run_with_flags(frame: Frame, main: Callable[[Any], Any], words: list[str]) -
         raise failures[0]
 
 
-def config_of(frame: Frame, overrides: list[str], is_sweep: bool = False) -> tuple[str, list[str]]:
+def config_of(
+    command: Command, overrides: list[str], is_sweep: bool = False
+) -> tuple[str, list[str]]:
     """Return the name of the config to compose, and the overrides for it.
 
     The config has the values of the record that the words name, or the description of the dataset
     in `data=FILE`.
     """
-    bare = [word for word in overrides if frame.is_bare(word)]
-    named = [f"{frame.bare}={quoted(word)}" for word in bare]
+    bare = [word for word in overrides if command.is_bare(word)]
+    named = [f"{command.bare}={quoted(word)}" for word in bare]
     overrides = [*named, *(word for word in overrides if word not in bare)]
-    if record := frame.record_in(overrides):
+    if record := command.record_in(overrides):
         key, name = record
-        if frame.records[key].fixed:
+        if not command.records[key].changeable:
             raise UserError(f"{key}={name}: the grid decides everything; leave {key} out")
-        frame.changes(overrides)  # Refuses what only the grid decides.
-        content = frame.load_record(overrides).settings.model_dump(mode="json")
-        places = PLACES & set(frame.records[key].run)
-        base = {key: value for key, value in content.items() if key not in places or value is None}
+        content = command.load_record(key, name, overrides).settings.model_dump(mode="json")
+        base = {key: value for key, value in content.items() if key not in PLACES}
         if is_sweep:  # A sweep that starts from a grid's model is not part of the grid.
             base.pop("grid_name", None)
         overrides = without(overrides, key, "record")
     else:
-        base = described_by(overrides) if "dataset" in frame.kind.model_fields else {}
-    return store_based(frame.name, base, overrides, frame.where) if base else frame.name, overrides
+        base = described_by(overrides) if "dataset" in command.kind.model_fields else {}
+    if not base:
+        return command.name, overrides
+    return store_based(command.name, base, overrides, command.where), overrides
 
 
 def described_by(overrides: list[str]) -> dict[str, Any]:
@@ -117,11 +125,77 @@ def split_flags(words: list[str]) -> tuple[list[str], list[str]]:
     parsed = parser.parse_args(words)
     if parsed.experimental_rerun is not None:
         _refuse("--experimental-rerun is not supported; give the overrides again")
-    flags = list(words)
-    for override in parsed.overrides:
-        flags.remove(override)
-    return flags, parsed.overrides
+    return [word for word in words if word not in parsed.overrides], parsed.overrides
 
 
 def _refuse(message: str) -> NoReturn:
     raise UserError(message)
+
+
+# -- sweeps ---------------------------------------------------------------------------------------
+
+
+def swept_keys(overrides: Iterable[str]) -> list[str]:
+    """Return the keys that a sweep sweeps over."""
+    words = [word for word in overrides if not word.startswith("hydra")]
+    parsed = OverridesParser.create().parse_overrides(words)
+    return [override.get_key_element() for override in parsed if override.is_sweep_override()]
+
+
+def name_job(config: DictConfig, overrides: Iterable[str], swept: list[str]) -> str:
+    """Name a training after its swept values, group the trainings of the sweep, return the name.
+
+    A swept value that equals the name (`process=psld`) is not repeated.
+    """
+    name = config.get("name") or ""
+    values = dict(override.partition("=")[::2] for override in overrides)
+    labels = [f"{_leaf(key)}-{_plain(values[key])}" for key in swept if values[key] != name]
+    name = "-".join([name, *labels] if name else labels)
+    if "name" in config:
+        config.name = name
+    if "grid_name" in config and "grid_name" not in values and swept:
+        config.grid_name = "-".join(["sweep", *map(_leaf, swept)])
+    return name or "job"
+
+
+def failure_of(name: str, error: Exception) -> PSLDError:
+    """Print why a job failed, and return an error for other processes, without a traceback.
+
+    A job in a process of its own raises this error, and Hydra passes it to the process that waits
+    for the sweep. The other jobs go on, unless a signal ended this one.
+    """
+    exit_code, line = explained(error) or (None, text_of(error))
+    if exit_code is None:
+        traceback.print_exception(error)
+    else:
+        print(f"error: {name}: {line}", file=sys.stderr, flush=True)
+        if exit_code >= 128:
+            # Do not return an error: Hydra and submitit would take it as the result of a job that
+            # Slurm has preempted and that goes on.
+            sys.exit(exit_code)
+    kind = UserError if exit_code == UserError.exit_code else RunError
+    failure = kind(f"a job of the sweep failed: {name}: {line}")
+    if "SUBMITIT_EXECUTOR" in os.environ:
+        raise failure from None
+    return failure
+
+
+class Announcement(Callback):
+    """A Hydra callback that makes and prints the folder of the jobs while a launcher waits."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        launcher = config.hydra.launcher
+        if "submitit_folder" in launcher:
+            make_private(Path(config.hydra.sweep.dir))  # Pickles in it are run.
+            on_slurm = launcher._target_.endswith("SlurmLauncher")
+            stay = "; Ctrl-C leaves them in the queue" if on_slurm else ""
+            print(f"the output of the sweep's jobs: {config.hydra.sweep.dir}{stay}", flush=True)
+
+
+def _leaf(key: str) -> str:
+    return re.split(r"[.@/]", key)[-1].lstrip("+")
+
+
+def _plain(value: str) -> str:
+    """Return a value as a part of a file name that Hydra accepts without quotes."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", value.replace("+", "")).strip("_")

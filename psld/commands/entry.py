@@ -2,24 +2,21 @@
 
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
 
-from psld.commands.frame import HELP, Frame, FromRecord
+from psld.commands.command import Command
 from psld.config.messages import explained
 from psld.config.settings import Settings
 
 S = TypeVar("S", bound=Settings)
 
+HELP = {"--help", "-h"}
+
 
 def entry_point(
-    name: str,
-    kind: type[S],
-    *,
-    records: Mapping[str, FromRecord] | None = None,
-    bare: str | None = None,
-    has_config: bool = True,
+    name: str, kind: type[S], **options: Any
 ) -> Callable[[Callable[[S], Any]], Callable[[], None]]:
     """Make `main(settings)` the command `psld NAME`.
 
@@ -27,16 +24,18 @@ def entry_point(
         def main(settings: PrepareSettings) -> None: ...
 
     Bad input exits with code 2 and a failure at run time with 1; both print one line on stderr.
-    The arguments are those of `Frame`.
+
+    Args:
+        options: the other arguments of `Command`.
     """
-    frame = Frame(name, kind, records or {}, bare, has_config)
+    command = Command(name, kind, **options)
 
     def decorate(main: Callable[[S], Any]) -> Callable[[], None]:
         @wraps(main)
-        def command() -> None:
+        def program() -> None:
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
             try:
-                _run(frame, main, sys.argv[1:])
+                _run(command, main, sys.argv[1:])
             except Exception as error:
                 known = explained(error)
                 if known is None:
@@ -45,31 +44,31 @@ def entry_point(
                 print(f"error: {line}", file=sys.stderr)
                 sys.exit(exit_code)
 
-        return command
+        return program
 
     return decorate
 
 
-def _run(frame: Frame, main: Callable[[Any], Any], words: list[str]) -> None:
+def _run(command: Command, main: Callable[[Any], Any], words: list[str]) -> None:
     if not HELP.isdisjoint(words):
         from psld.commands.help import help_of
 
-        print(help_of(sys.argv[0], frame, sys.modules[main.__module__].__doc__, words))
-        return
-    if frame.has_config and any(word.startswith(("-", "hydra")) for word in words):
+        words = [word for word in words if word not in HELP]
+        print(help_of(sys.argv[0], command, sys.modules[main.__module__].__doc__, words))
+    elif command.has_config and any(word.startswith(("-", "hydra")) for word in words):
         from psld.commands.composed import run_with_flags
 
-        run_with_flags(frame, main, words)
-        return
-    main(settings_of(frame, words))
+        run_with_flags(command, main, words)
+    else:
+        main(settings_of(command, words))
 
 
-def settings_of(frame: Frame, words: list[str]) -> Settings:
-    """Return the settings that the words of a command without flags give."""
-    settings = frame.settings(words)
-    if settings is not None:
-        return settings
-    # Hydra takes a third of a second to import, and no job of the workflow needs it.
-    from psld.commands.composed import composed_settings
+def settings_of(command: Command, words: list[str]) -> Settings:
+    """Return the settings that words without flags give."""
+    settings = command.settings(words)
+    if settings is None:
+        # Hydra takes a third of a second to import, and no job of the workflow needs it.
+        from psld.commands.composed import composed_settings
 
-    return composed_settings(frame, words)
+        settings = composed_settings(command, words)
+    return settings

@@ -7,13 +7,13 @@
         output=result.json
 """
 
+from psld.commands.command import FromRecord
 from psld.commands.entry import entry_point
-from psld.commands.frame import FromRecord
 from psld.metrics.evaluation import evaluate
 from psld.metrics.settings import EvaluateCommandSettings, EvaluateSettings
 
 RUN = {"shards", "output", "keep", "device"}
-RECORDS = {"cell": FromRecord("cells", RUN, "evaluate_job", fixed=True)}
+RECORDS = {"cell": FromRecord("cells", RUN, "evaluate_job")}
 
 
 @entry_point("evaluate", EvaluateCommandSettings, records=RECORDS)

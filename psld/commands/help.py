@@ -11,7 +11,7 @@ from typing import Any, get_args
 import yaml
 from pydantic.fields import FieldInfo
 
-from psld.commands.frame import HELP, Frame
+from psld.commands.command import Command
 from psld.config.locations import config_names
 from psld.config.settings import Settings
 from psld.utils.errors import UserError
@@ -22,43 +22,34 @@ MISSING = "???"
 """Hydra's and our mark of a required value."""
 
 
-def help_of(program: str, frame: Frame, description: str, words: list[str]) -> str:
+def help_of(program: str, command: Command, description: str, words: list[str]) -> str:
     """Return the help of a program such as `psld train`, from its config and its settings.
 
     Raises UserError if the words do not compose.
     """
-    if not frame.has_config:
-        settings = _lines(frame.kind, {}, "")
-        bare = f" {frame.bare.upper()} …" if frame.bare else ""
+    if not command.has_config:
+        settings = _lines(command.kind, {}, "")
+        bare = f" {command.bare.upper()} …" if command.bare else ""
         usage = f"usage: {program} KEY=VALUE …{bare}"
         title = f"Settings and their defaults; {MISSING} has to be given:"
         return "\n\n".join([usage, description.strip(), title, "\n".join(settings)])
     from omegaconf import OmegaConf
 
     from psld.commands.composed import config_of, split_flags
-    from psld.commands.sweeps import FLAGS, first_job
     from psld.config.compose import compose_whole, without_hydra
 
-    flags, overrides = split_flags([word for word in words if word not in HELP])
-    config, overrides = config_of(frame, overrides)
-    if not FLAGS.isdisjoint(flags):
-        overrides = first_job(overrides)
-    composed = compose_whole(config, overrides, frame.where)
+    _, overrides = split_flags(words)
+    config, overrides = config_of(command, overrides)
+    composed = compose_whole(config, overrides, command.where)
     content = OmegaConf.to_container(without_hydra(composed))
-    chosen = composed.hydra.runtime.choices
-    if (
-        config != frame.name
-    ):  # A record has these groups in full, so none of their configs is chosen.
-        plain = compose_whole(frame.name, [], frame.where).hydra.runtime.choices
-        chosen = {**dict.fromkeys(plain), **chosen}
-    choices = [*_choices(chosen)]
+    choices = [*_choices(composed.hydra.runtime.choices)]
     about = f"Choices; {program} GROUP=CHOICE --help shows the settings of another:"
     parts = [
         f"usage: {program} KEY=VALUE …",
         description.strip(),
         *([about, "\n".join(choices)] if choices else []),
-        f"Settings and their values ({frame.where}); {MISSING} has to be given:",
-        "\n".join(_lines(frame.kind, content, f"{frame.where}: ")),
+        f"Settings and their values ({command.where}); {MISSING} has to be given:",
+        "\n".join(_lines(command.kind, content, f"{command.where}: ")),
         f"{program} --cfg job prints the settings for the overrides given with it.",
     ]
     return "\n\n".join(parts)

@@ -11,8 +11,8 @@ network, with the same shapes and no others. The dataset need not be prepared.
 
 import sys
 
+from psld.commands.command import FromRecord
 from psld.commands.entry import entry_point
-from psld.commands.frame import FromRecord
 from psld.training import official
 from psld.training.settings import TRAINING_RUN, ImportGuideSettings, ImportModelSettings
 
@@ -22,7 +22,7 @@ RUN = TRAINING_RUN | {"checkpoint", "weights", "kind"}
 @entry_point(
     "import",
     ImportModelSettings,
-    records={"model": FromRecord("models", RUN)},
+    records={"model": FromRecord("models", RUN, changeable=True)},
     bare="checkpoint",
 )
 def import_model(settings: ImportModelSettings) -> None:
@@ -32,7 +32,7 @@ def import_model(settings: ImportModelSettings) -> None:
 @entry_point(
     "import_guide",
     ImportGuideSettings,
-    records={"guide": FromRecord("guides", RUN)},
+    records={"guide": FromRecord("guides", RUN, changeable=True)},
     bare="checkpoint",
 )
 def import_guide(settings: ImportGuideSettings) -> None:

@@ -16,8 +16,8 @@ from typing import NoReturn
 from psld.cluster import slurm
 from psld.cluster.launcher import Launcher, run_here, say
 from psld.cluster.settings import LaunchSettings
+from psld.commands.command import Command, FromRecord
 from psld.commands.entry import entry_point, settings_of
-from psld.commands.frame import Frame, FromRecord
 from psld.training.settings import (
     TRAINING_RUN,
     RunSettings,
@@ -26,14 +26,12 @@ from psld.training.settings import (
 )
 from psld.utils.errors import UserError
 
+MODEL, GUIDE = (FromRecord(kind, TRAINING_RUN, changeable=True) for kind in ("models", "guides"))
 TRAININGS = {
-    "train": Frame("train", TrainSettings, {"model": FromRecord("models", TRAINING_RUN)}),
-    "train_guide": Frame(
-        "train_guide", TrainGuideSettings, {"guide": FromRecord("guides", TRAINING_RUN)}
-    ),
+    "train": Command("train", TrainSettings, {"model": MODEL}),
+    "train_guide": Command("train_guide", TrainGuideSettings, {"guide": GUIDE}),
 }
 """The commands that can be launched."""
-
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

@@ -30,7 +30,6 @@ COMMANDS = (
     "likelihood",
     "tabulate",
     "figure",
-    "trace",
     "page",
     "certify",
     "verify",
@@ -46,14 +45,11 @@ USAGE = "usage: psld COMMAND KEY=VALUE …        psld COMMAND --help shows a co
 def main() -> None:
     """Run the command named by the first word; the other words are its settings."""
     name, *rest = sys.argv[1:] or ["--help"]
-    name = name if name.startswith("-") else name.replace("-", "_")
     match name:
         case "--help" | "-h":
             print(overview())
         case "--version":
             print(f"psld {VERSION}")
-        case "--completion":
-            print(f'complete -W "{" ".join(COMMANDS)}" -o default psld')
         case _ if name in COMMANDS:
             sys.argv[:] = [f"psld {name}", *rest]
             end_with_snakemake(name)

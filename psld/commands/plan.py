@@ -1,10 +1,10 @@
 """Plan a grid: its models, cells, jobs and GPU hours.
 
     psld plan grid_name=paper
-    psld plan grid_name=paper throughput.cifar10-sota.train=900   # images/s of one GPU
-    psld plan grid_name=demo list=cells                           # each is a target of Snakemake
+    psld plan grid_name=paper sustained_tflops=100   # for networks that have not been run here
+    psld plan grid_name=demo list=cells              # each is a target of Snakemake
 
-GPU hours need throughputs: those given, or else those of what has been run here.
+GPU hours follow from the speed of what has been run here, or else from a GPU's TFLOP/s.
 """
 
 from psld.commands.entry import entry_point

@@ -8,8 +8,8 @@ Settings: configs/prepare.yaml.
 
 from pathlib import Path
 
+from psld.commands.command import FromRecord
 from psld.commands.entry import entry_point
-from psld.commands.frame import FromRecord
 from psld.data.preparation import prepare_dataset
 from psld.data.settings import PrepareSettings
 

@@ -7,8 +7,8 @@ Metrics with the same `features` share a reference. Writes OUTPUT/features.safet
 OUTPUT/manifest.json.
 """
 
+from psld.commands.command import FromRecord
 from psld.commands.entry import entry_point
-from psld.commands.frame import FromRecord
 from psld.metrics.reference_folder import make_reference
 from psld.metrics.settings import ReferenceSettings
 

@@ -9,13 +9,13 @@
 Complete shards are kept. A killed run loses at most the shard in progress.
 """
 
+from psld.commands.command import FromRecord
 from psld.commands.entry import entry_point
-from psld.commands.frame import FromRecord
 from psld.sampling.sample import sample_range
 from psld.sampling.settings import SampleSettings, SamplingRun
 
 RUN = {"first", "shards", "output", "png", *SamplingRun.model_fields}
-RECORDS = {"cell": FromRecord("cells", RUN, "sample_job", elsewhere=True)}
+RECORDS = {"cell": FromRecord("cells", RUN, "sample_job")}
 
 
 @entry_point("sample", SampleSettings, records=RECORDS)

@@ -11,8 +11,8 @@ Several ranks: torchrun --nproc-per-node=4 -m psld train ...
 from functools import partial
 
 from psld.cluster.job import requeued_when_stopped
+from psld.commands.command import FromRecord
 from psld.commands.entry import entry_point
-from psld.commands.frame import FromRecord
 from psld.data.store import ImageStore
 from psld.diffusion.loss import EpsilonLoss
 from psld.training.batches import Labels
@@ -22,7 +22,7 @@ from psld.training.preview import preview_samples
 from psld.training.run import Task, run_training
 from psld.training.settings import TRAINING_RUN, TrainSettings
 
-RECORDS = {"model": FromRecord("models", TRAINING_RUN)}
+RECORDS = {"model": FromRecord("models", TRAINING_RUN, changeable=True)}
 
 
 @entry_point("train", TrainSettings, records=RECORDS)

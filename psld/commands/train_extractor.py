@@ -5,8 +5,8 @@
 Writes OUTPUT/weights.safetensors and, last, OUTPUT/manifest.json.
 """
 
+from psld.commands.command import FromRecord
 from psld.commands.entry import entry_point
-from psld.commands.frame import FromRecord
 from psld.metrics.classifier import make_extractor
 from psld.metrics.settings import TrainExtractorSettings
 

@@ -13,8 +13,8 @@ from typing import Any
 from torch import nn
 
 from psld.cluster.job import requeued_when_stopped
+from psld.commands.command import FromRecord
 from psld.commands.entry import entry_point
-from psld.commands.frame import FromRecord
 from psld.data.store import ImageStore
 from psld.diffusion.loss import GuideLoss
 from psld.training.batches import Labels
@@ -24,7 +24,7 @@ from psld.training.preview import accuracy_by_time, as_logged
 from psld.training.run import Task, run_training
 from psld.training.settings import TRAINING_RUN, TrainGuideSettings
 
-RECORDS = {"guide": FromRecord("guides", TRAINING_RUN)}
+RECORDS = {"guide": FromRecord("guides", TRAINING_RUN, changeable=True)}
 
 
 @entry_point("train_guide", TrainGuideSettings, records=RECORDS)

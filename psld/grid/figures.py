@@ -134,7 +134,7 @@ def _figures(grid: Grid) -> Iterator[GridFigure]:
             name, category = f"nearest/{cell.name}", ("Samples", "Nearest training images")
             title = f"{cell.name}: the samples nearest to training images, above these"
             yield GridFigure(name, "nearest", title, cell.name, category, {"": cell})
-    for name, cell in grid.file.pictures.items():
+    for name, cell in grid.file.figures.items():
         category, cells = ("Samples", "Figures of the grid"), {"": grid.cells[cell]}
         yield GridFigure(name, "samples", cell, name, category, cells)
 
@@ -273,4 +273,5 @@ def friction(grid: Grid, model: str) -> float | None:
 
 def trained_models(grid: Grid) -> list[str]:
     """The models that the grid trains: all but imported ones and those of other grids."""
-    return [name for name in grid.file.models if grid.models[name].is_trained_here]
+    models = ((name, grid.models[name]) for name in grid.file.models)
+    return [name for name, model in models if not (model.checkpoint or model.of)]

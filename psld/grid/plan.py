@@ -2,8 +2,8 @@
 
     seconds = training images / (train images/s) + samples × NFE / (sample images/s)
 
-The sum runs over models and cells. Throughputs are given by the user, or else measured in earlier
-runs, or else derived from the network's FLOPs; none is guessed.
+The sum runs over models and cells. Throughputs were measured in earlier runs, or else follow from
+the network's FLOPs and the speed of a GPU; none is guessed.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,25 +22,15 @@ from psld.sampling.settings import shards_needed
 from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.training.settings import TRAIN_FACTOR
 
-SECONDS_PER_HOUR = 3600
-
-UNKNOWN = "?"
+ADAPTIVE_EVALUATIONS = 200
+"""Network evaluations of an adaptive sampler if no table gives the paper's number."""
 
 FORMULA = (
     "GPU hours = (training images / (train images/s) + samples × NFE / (sample images/s)) / 3600, "
-    "with images/s of one GPU through a training step and through one network evaluation: those "
-    "that are given, or else of what has been run here, on CPUs too. "
+    "with images/s of one GPU through a training step and through one network evaluation: those of "
+    "what has been run here, on CPUs too, or else FLOPs by sustained_tflops. "
     f"FLOPs: GFLOPs × ({TRAIN_FACTOR} × training images + samples × NFE)."
 )
-
-
-class Throughput(Settings):
-    """Images per second on one GPU; null if unknown."""
-
-    train: float | None = Field(None, gt=0)
-    """Through a training step."""
-    sample: float | None = Field(None, gt=0)
-    """Through one network evaluation."""
 
 
 class PlanSettings(Settings):
@@ -50,14 +40,9 @@ class PlanSettings(Settings):
     """Name of the grid, configs/grid/NAME.yaml."""
     list: Literal["cells", "figures"] | None = None
     """List the names of all cells, or of all figures, instead of the plan."""
-    throughput: dict[str, Throughput] = Field(default_factory=dict)
-    """Images per second on one GPU, by the network's name in configs/network:
-    throughput.demo.train=900 through a training step, throughput.demo.sample=9000 through one
-    network evaluation. Those of earlier runs of the network are the default."""
     sustained_tflops: float | None = Field(None, gt=0)
-    """TFLOP/s of a GPU on convolutions, to derive unknown throughputs; null leaves them unknown."""
-    adaptive_evaluations: int = Field(200, gt=0)
-    """Network evaluations of an adaptive sampler if no table gives the paper's number."""
+    """TFLOP/s of a GPU on convolutions, for networks that have not been run here; null leaves
+    their hours unknown."""
 
 
 Gigaflops = Callable[[Model | Guide], float]
@@ -83,7 +68,7 @@ def plan(grid: Grid, settings: PlanSettings, gigaflops: Gigaflops) -> str:
     )
     tables = _table(table_sizes(grid), ["table", "models", "cells", "shards"])
     jobs = _table(jobs_by_stage(grid).items(), ["stage", "jobs"])
-    return "\n\n".join([head, tables, jobs, cost(grid, settings, gigaflops)])
+    return "\n\n".join([head, tables, jobs, cost(grid, settings.sustained_tflops, gigaflops)])
 
 
 def _table(rows: Any, headers: list[str]) -> str:
@@ -95,7 +80,7 @@ def _table(rows: Any, headers: list[str]) -> str:
 def readable(number: float | None) -> str:
     """Format a number with one decimal, or with two significant digits below 1."""
     if number is None:
-        return UNKNOWN
+        return "?"
     return f"{number:,.1f}" if number >= 1 or number == 0 else f"{number:.2g}"
 
 
@@ -140,7 +125,7 @@ def network_name(grid: Grid, trained: Model | Guide) -> str:
     return chosen
 
 
-def work_by_network(grid: Grid, adaptive_evaluations: int) -> dict[str, Work]:
+def work_by_network(grid: Grid) -> dict[str, Work]:
     """Return the work of each network, by its name."""
     works: dict[str, Work] = {}
     for trained in (*grid.models.values(), *grid.guides.values()):
@@ -149,9 +134,10 @@ def work_by_network(grid: Grid, adaptive_evaluations: int) -> dict[str, Work]:
         if not (trained.checkpoint or getattr(trained, "of", None)):
             training = trained.settings.training
             work.training_images += training.steps * training.batch_size
-    nfe = printed_evaluations(grid)
+    printed = printed_evaluations(grid)
     for cell in grid.cells.values():
-        steps = getattr(cell.sampler.settings, "steps", nfe.get(cell, adaptive_evaluations))
+        adaptive = printed.get(cell, ADAPTIVE_EVALUATIONS)
+        steps = getattr(cell.sampler.settings, "steps", adaptive)
         evaluations = cell.shards * cell.options.shard_size * steps
         twice = 2 if cell.sampler.guidance == "classifier-free" else 1
         works[network_name(grid, cell.model)].evaluations += twice * evaluations
@@ -170,22 +156,22 @@ def printed_evaluations(grid: Grid) -> dict[Cell, float]:
     }
 
 
-def cost(grid: Grid, settings: PlanSettings, gigaflops_of: Gigaflops) -> str:
-    """Return, as text, the cost of each network's work, the total and the unknown throughputs."""
-    works = work_by_network(grid, settings.adaptive_evaluations)
+def cost(grid: Grid, sustained_tflops: float | None, gigaflops_of: Gigaflops) -> str:
+    """Return, as text, the cost of each network's work, and the total."""
+    works = work_by_network(grid)
     gigaflops = {network: gigaflops_of(work.trained[0]) for network, work in works.items()}
     flops = {
         n: gigaflops[n] * (TRAIN_FACTOR * work.training_images + work.evaluations)
         for n, work in works.items()
     }
     total = sum(flops.values())
-    rows, hours, unknown = [], [], []
+    rows, hours = [], []
     for network, work in works.items():
-        throughput = known_throughput(grid, settings, network, work, gigaflops[network])
-        training = _hours(work.training_images, throughput.train)
-        sampling = _hours(work.evaluations, throughput.sample)
+        train, sample = earlier_throughput(grid, work)
+        derived = sustained_tflops and 1e3 * sustained_tflops / gigaflops[network]
+        training = _hours(work.training_images, train or (derived and derived / TRAIN_FACTOR))
+        sampling = _hours(work.evaluations, sample or derived)
         hours += [training, sampling]
-        unknown += [network] if None in (training, sampling) else []
         row = {
             "network": network,
             "models": len(work.trained),
@@ -197,40 +183,22 @@ def cost(grid: Grid, settings: PlanSettings, gigaflops_of: Gigaflops) -> str:
             "sampling (GPU h)": readable(sampling),
         }
         rows.append(row)
-    notes = [FORMULA, f"All of it: {total * 1e9:.3g} FLOPs."]
-    if unknown:
-        notes.append(
-            f"GPU hours are unknown ({UNKNOWN}) where images/s are: give psld plan "
-            f"grid_name={grid.name} throughput.NETWORK.train=… and throughput.NETWORK.sample=… for "
-            f"{', '.join(unknown)}, or, for a rough guess, sustained_tflops=…"
-        )
+    if None in hours:
+        last = "GPU hours are unknown (?) where nothing has been run: add sustained_tflops=…"
     else:
-        notes.append(f"Sum: {readable(sum(hours))} GPU hours.")
-    return "\n\n".join([_table([row.values() for row in rows], list(rows[0])), *notes])
+        last = f"Sum: {readable(sum(hours))} GPU hours."
+    table = _table([row.values() for row in rows], list(rows[0]))
+    return "\n\n".join([table, FORMULA, f"All of it: {total * 1e9:.3g} FLOPs.", last])
 
 
 def _hours(images: float, per_second: float | None) -> float | None:
     if images == 0:
         return 0.0
-    return None if per_second is None else images / per_second / SECONDS_PER_HOUR
+    return None if per_second is None else images / per_second / 3600
 
 
-def known_throughput(
-    grid: Grid, settings: PlanSettings, network: str, work: Work, gigaflops: float
-) -> Throughput:
-    """Return the user's throughput, or else that of earlier runs, or else from the TFLOP/s."""
-    chosen = settings.throughput.get(network, Throughput())
-    earlier = earlier_throughput(grid, work)
-    tflops = settings.sustained_tflops
-    derived = tflops and 1e3 * tflops / gigaflops
-    return Throughput(
-        train=chosen.train or earlier.train or (derived and derived / TRAIN_FACTOR),
-        sample=chosen.sample or earlier.sample or derived,
-    )
-
-
-def earlier_throughput(grid: Grid, work: Work) -> Throughput:
-    """Return the throughput of a network's earlier runs, per GPU."""
+def earlier_throughput(grid: Grid, work: Work) -> tuple[float | None, float | None]:
+    """Return images/s of a network's earlier runs, per GPU: a training step, and an evaluation."""
     trained = train_seconds = sampled = sample_seconds = 0.0
     for record in work.trained:
         if Path(record.manifest).exists():
@@ -245,7 +213,7 @@ def earlier_throughput(grid: Grid, work: Work) -> Throughput:
                 size = cell.options.shard_size
                 sampled += shards_needed(result.samples, size) * size * result.nfe
                 sample_seconds += result.sampling_seconds
-    return Throughput(
-        train=trained / train_seconds if train_seconds else None,
-        sample=sampled / sample_seconds if sample_seconds else None,
+    return (
+        trained / train_seconds if train_seconds else None,
+        sampled / sample_seconds if sample_seconds else None,
     )

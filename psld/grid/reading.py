@@ -1,9 +1,26 @@
 """Read configs/grid/NAME.yaml: templates, models of other grids, and rehearsals written out.
 
+In a template, an entry with a {placeholder} in its name stands for many:
+
+    lists:  {gamma: [0, 0.02, 0.25], steps: [10, 40]}
+    models: {"psld-{gamma}": [process=psld, "process.gamma={gamma}"]}        # three models
+    tables:
+      friction:
+        headings: [Γ]
+        cell: {sampler: em, model: "psld-{gamma}"}
+        columns: [{label: "{steps}", budget: "{steps}"}]                     # two columns
+        rows: [{label: ["{gamma}"]}]                                         # three rows
+
+The names are the keys of models, guides, samplers, figures and tables, and the labels of rows and
+columns. A placeholder in a name takes all values of its list (several take all combinations), and
+has the same value in the rest of the entry. A row and a column pass their values on to their cell.
+
 A rehearsal of a grid has all its models and cells, so small that everything runs in minutes.
 Networks keep their kind (embedding, resampling, progressive input) but shrink.
 """
 
+from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +31,7 @@ from psld.config.locations import config_file, config_names
 from psld.config.settings import Settings, parse
 from psld.grid.paths import check_name
 from psld.grid.schema import GridFile
-from psld.grid.templates import expand_templates
+from psld.grid.tables import PLACEHOLDER, fill
 from psld.utils.errors import UserError
 
 
@@ -68,57 +85,38 @@ def _with_models_of_others(content: dict[str, Any], path: Path) -> dict[str, Any
     for name, entry in models.items():
         if isinstance(entry, dict) and entry.get("of"):
             other = grid_path(entry["of"])
-            if others := sorted(map(str, entry.keys() - {"of"})):
+            if len(entry) > 1:
                 raise UserError(
-                    f"{path}: models.{name}: {', '.join(others)}: the model of {other} is taken as "
-                    "it is; for another one, give all overrides and no `of`"
+                    f"{path}: models.{name}: the model of {other} is taken as it is; for another "
+                    "one, give all overrides and no `of`"
                 )
-            trained = parse(GridFile, _content(other), where=str(other))
-            if name not in trained.trainings or trained.trainings[name].of:
+            file = parse(GridFile, _content(other), where=str(other))
+            trained = file.trainings.get(name)
+            if trained is None or trained.of:
                 raise UserError(f"{path}: models.{name}: {other} trains no model of this name")
-            models[name] = entry | {
-                "overrides": trained.overrides(name),
-                "checkpoint": trained.trainings[name].checkpoint,
-            }
+            whole = {"overrides": file.overrides(name), "checkpoint": trained.checkpoint}
+            models[name] = entry | whole
     return content | {"models": models}
 
 
 def _content(path: Path) -> dict[str, Any]:
     try:
         content = yaml.load(path.read_text("utf-8"), _Loader)
+        if not isinstance(content, dict):
+            raise UserError(f"{path}: not a grid: settings by their names are needed")
+        return expand_templates(content, str(path))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: not a grid: settings by their names are needed")
-    return expand_templates(content, str(path))
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that is there twice, and aliases that make the content endless or huge."""
+    """Refuses a key that is there twice."""
 
-    MAX_VALUES = 1_000_000
-
-    def get_single_node(self) -> yaml.Node | None:
-        node = super().get_single_node()
-        if node is not None:
-            self._size(node, {})
-        return node
-
-    def _size(self, node: yaml.Node, known: dict[int, int]) -> int:
-        """Return the number of values in a node whose aliases are written out."""
-        if id(node) in known:
-            return known[id(node)]
-        known[id(node)] = self.MAX_VALUES  # for a node that contains itself
-        parts = [] if isinstance(node, yaml.ScalarNode) else list(node.value)
-        if isinstance(node, yaml.MappingNode):
-            names = [key.value for key, _ in parts if isinstance(key, yaml.ScalarNode)]
-            if len(set(names)) < len(names):
-                raise yaml.MarkedYAMLError(problem="a key twice", problem_mark=node.start_mark)
-            parts = [each for pair in parts for each in pair]
-        known[id(node)] = size = 1 + sum(self._size(part, known) for part in parts)
-        if size > self.MAX_VALUES:
-            raise yaml.MarkedYAMLError(problem="too much", problem_mark=node.start_mark)
-        return size
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        content = super().construct_mapping(node, deep)
+        if len(content) < len(node.value):
+            raise yaml.MarkedYAMLError(problem="a key twice", problem_mark=node.start_mark)
+        return content
 
 
 def _rehearsal_content(name: str, rehearsal: Rehearsal, file: GridFile) -> dict[str, Any]:
@@ -127,27 +125,91 @@ def _rehearsal_content(name: str, rehearsal: Rehearsal, file: GridFile) -> dict[
     Its tables and figures are named NAME-TABLE and NAME-FIGURE, because those of all grids are
     Snakemake targets. Nothing is imported, because no official checkpoint fits the small networks.
     """
-    content = file.model_dump(mode="json")
-    content["title"] = f"Rehearsal of: {file.title}"
-    content["question"] = "Do all steps work? The networks are tiny: the numbers mean nothing."
-    for size in ("samples", "shard_size", "batch_size"):
-        content[size] = getattr(rehearsal, size)
+    content = file.model_dump(mode="json") | {
+        "title": f"Rehearsal of: {file.title}",
+        "question": "Do all steps work? The networks are tiny: the numbers mean nothing.",
+        "samples": rehearsal.samples,
+        "shard_size": rehearsal.shard_size,
+        "batch_size": rehearsal.batch_size,
+    }
     for trained in (*content["models"].values(), *content["guides"].values()):
-        trained |= {
-            "overrides": [*trained["overrides"], *rehearsal.models],
-            "checkpoint": None,
-            "of": None,
-        }
+        trained |= {"overrides": [*trained["overrides"], *rehearsal.models]}
+        trained |= {"checkpoint": None, "of": None}
     for sampler in content["samplers"].values():
         sampler["spends"] = rehearsal.budgets.get(sampler["budget"])
     for table in content["tables"].values():
-        table |= {
-            "title": f"Rehearsal of: {table['title']}",
-            "caption": "Tiny networks, hardly trained: the numbers mean nothing.",
-            "band": None,
-        }
+        table |= {"title": f"Rehearsal of: {table['title']}", "band": None}
         for entry in (table["cell"], *table["rows"], *table["columns"]):
             entry["samples"] = None
     for kind in ("tables", "figures"):
         content[kind] = {f"{name}-{key}": entry for key, entry in content[kind].items()}
     return content
+
+
+# -- templates ------------------------------------------------------------------------------------
+
+NAMED = ("models", "guides", "samplers", "figures", "tables")
+
+
+def expand_templates(content: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return the content of a grid file without its lists and with every template written out.
+
+    Raises UserError if a name has a placeholder without a list, or if two entries get one name.
+    """
+    content = dict(content)
+    lists = _lists(content.pop("lists", {}), where)
+    for kind in NAMED:
+        if isinstance(content.get(kind), dict):
+            content[kind] = _expand_keys(content[kind], lists, f"{where}: {kind}")
+    tables = content.get("tables")
+    for name, table in tables.items() if isinstance(tables, dict) else ():
+        for kind in ("columns", "rows"):
+            if isinstance(table, dict) and isinstance(table.get(kind), list):
+                place = f"{where}: tables.{name}.{kind}"
+                table[kind] = [e for entry in table[kind] for e in _members(entry, lists, place)]
+    return content
+
+
+def _lists(lists: Any, where: str) -> dict[str, list[str]]:
+    """Check the lists. YAML reads numbers as numbers; here a value is the text of its name."""
+    if not isinstance(lists, dict):
+        raise UserError(f"{where}: lists: lists of values by their names are needed")
+    for name, values in lists.items():
+        plain = isinstance(values, list) and all(isinstance(v, str | int | float) for v in values)
+        if not plain or not values:
+            raise UserError(f"{where}: lists.{name}: a list of names or numbers is needed")
+    return {str(name): [str(value) for value in values] for name, values in lists.items()}
+
+
+def _expand_keys(entries: dict[str, Any], lists: dict[str, list[str]], where: str) -> dict:
+    expanded: dict[str, Any] = {}
+    for key, entry in entries.items():
+        for values in _combinations(str(key), lists, where):
+            name = fill(key, values)
+            if name in expanded:
+                raise UserError(f"{where}: two are called {name}")
+            expanded[name] = fill(entry, values)
+    return expanded
+
+
+def _members(entry: Any, lists: dict[str, list[str]], where: str) -> Iterator[Any]:
+    """Yield the rows or columns of a template; they carry their values as `fields`."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("fields", {}), dict):
+        yield entry  # the schema refuses it, and says why
+        return
+    fixed = {name: str(value) for name, value in entry.get("fields", {}).items()}
+    label = fill(entry.get("label"), fixed)
+    for values in _combinations(str(label), lists, where):
+        fields = fixed | values
+        yield fill(entry, fields) | ({"fields": fields} if fields else {})
+
+
+def _combinations(name: str, lists: dict[str, list[str]], where: str) -> Iterator[dict[str, str]]:
+    """Yield all combinations of values of a name's placeholders, the last changing fastest."""
+    placeholders = list(dict.fromkeys(PLACEHOLDER.findall(name)))
+    for placeholder in placeholders:
+        if placeholder not in lists:
+            known = ", ".join(lists) or "none"
+            raise UserError(f"{where}: {name}: no list {placeholder!r}; there are: {known}")
+    for values in product(*(lists[placeholder] for placeholder in placeholders)):
+        yield dict(zip(placeholders, values, strict=True))

@@ -14,7 +14,7 @@ from psld.config.settings import Settings, parse
 from psld.data.settings import PrepareSettings
 from psld.diffusion.samplers import DigitsMask, InpaintingGuidance, SamplerSettings
 from psld.grid import paths
-from psld.grid.schema import CellOptions, GridFile, seeded
+from psld.grid.schema import GridFile, seeded
 from psld.grid.tables import Number
 from psld.metrics.settings import (
     EvaluateSettings,
@@ -93,10 +93,6 @@ class Model(_Trained):
     of: str | None = None
     """The grid that trains it, if it is another one."""
 
-    @property
-    def is_trained_here(self) -> bool:
-        return not (self.checkpoint or self.of)
-
 
 class Guide(_Trained):
     """A noise-conditional guide of a grid."""
@@ -113,6 +109,10 @@ class Sampler(Settings):
     run: SamplingRun
     guide: str | None
     """Name of its guide in the grid."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.family}-{self.budget}"
 
     @property
     def guidance(self) -> str:
@@ -164,7 +164,7 @@ class Cell:
     sampler: Sampler
     guide: Guide | None
     seed: int
-    options: CellOptions
+    options: GridFile
     measurements: tuple[Measurement, ...]
     features: dict[str, Features]
     """The features of its measurements, by the name that the metrics share."""
@@ -172,8 +172,7 @@ class Cell:
     @cached_property
     def name(self) -> str:
         """MODEL/SAMPLER-BUDGET, with the seed if it is not the grid's."""
-        sampler = f"{self.sampler.family}-{self.sampler.budget}"
-        return f"{self.model.name}/{seeded(sampler, self.seed, self.options.seed)}"
+        return f"{self.model.name}/{seeded(self.sampler.name, self.seed, self.options.seed)}"
 
     @property
     def folder(self) -> str:
@@ -331,7 +330,7 @@ class Grid:
             for key in self._keys(number):
                 measured.setdefault(key, {})[self.measurement(number)] = None
         shown = (f"{model}/{self.file.gallery}" for model in self.file.models)
-        for name in (*shown, *self.file.pictures.values()):
+        for name in (*shown, *self.file.figures.values()):
             measured.setdefault((*name.split("/"), self.file.seed), {})
         cells = {}
         for (model, sampler, seed), measurements in measured.items():

@@ -4,16 +4,16 @@ This is the only place where the overrides of a grid meet Hydra.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from psld.config.settings import Settings, parse
+from psld.config.words import updated
 from psld.data.settings import PrepareSettings
 from psld.diffusion.samplers import (
     ClassifierGuidance,
     DigitsMask,
-    InpaintingGuidance,
     SamplerSettings,
 )
 from psld.grid.figures import PLOTS
@@ -25,41 +25,11 @@ from psld.metrics.settings import MetricSettings, ReferenceSettings, TrainExtrac
 from psld.sampling.settings import SamplingRun, check_fit
 from psld.training.settings import TrainGuideSettings, TrainSettings
 from psld.utils.errors import UserError
-from psld.utils.files import digest_of
-
-
-class Compositions:
-    """A cache of composed contents, shared by processes: Hydra takes 0.1 s for each content."""
-
-    def __init__(self, configs: str, earlier: dict[str, dict[str, Any]]) -> None:
-        """Start with contents from earlier processes.
-
-        Args:
-            configs: digest of everything that a content may depend on besides its overrides.
-            earlier: the `contents` of an earlier process.
-        """
-        self.contents: dict[str, dict[str, Any]] = {}
-        """Those that this grid needs, by the digest of name and overrides."""
-        self._configs = configs
-        self._earlier = earlier
-
-    def __call__(self, name: str, overrides: Sequence[str], where: str) -> dict[str, Any]:
-        """Return the content of a command's config, like `compose_content`."""
-        key = digest_of([self._configs, name, *overrides])
-        if key not in self.contents:
-            known = self._earlier.get(key) or _composed.get(key)
-            if known is None:
-                known = _composed[key] = _compose(name, overrides, where)
-            self.contents[key] = known
-        return self.contents[key]
-
-
-_composed: dict[str, dict[str, Any]] = {}
-"""The contents composed in this process, by their key; several grids have the same models."""
 
 
 def _compose(name: str, overrides: Sequence[str], where: str) -> dict[str, Any]:
-    # Hydra is slow to import. A grid of which every part is known does without it.
+    """Return the content of a command's config, like `compose_content`."""
+    # Hydra is slow to import. A grid in the cache does without it.
     from psld.config.compose import compose_content
 
     return compose_content(name, overrides, where)
@@ -82,28 +52,13 @@ def compose_model(overrides: Sequence[str], where: str) -> TrainSettings:
     return parse(TrainSettings, _compose("train", [*overrides, "name=x"], where), where)
 
 
-def resolve(name: str, file: GridFile, path: Path, compose: Compositions) -> Grid:
+def resolve(name: str, file: GridFile, path: Path) -> Grid:
     """Resolve everything that a grid file names.
 
     Raises UserError, with file and key, if something does not compose, or if a table, a figure or
     the gallery pairs a sampler with a model that it cannot sample.
     """
-    resolver = _Resolver(name, file, path, compose)
-    models, guides = resolver.models(), resolver.guides()
-    samplers = resolver.samplers()
-    metrics = resolver.metrics()
-    grid = Grid(
-        name=name,
-        file=file,
-        models=models,
-        guides=guides,
-        samplers=samplers,
-        metrics=metrics,
-        datasets=resolver.datasets(models, guides, samplers),
-        features=resolver.features(models, metrics),
-    )
-    resolver.check(grid)
-    return grid
+    return _Resolver(name, file, path).grid()
 
 
 def in_grid(folder: str, grid: str, name: str) -> dict[str, str]:
@@ -118,7 +73,30 @@ class _Resolver:
     name: str
     file: GridFile
     path: Path
-    compose: Compositions
+    composed: dict[tuple[str, ...], dict[str, Any]] = field(default_factory=dict)
+    """Contents by the name of their config and overrides; Hydra takes 0.1 s for each."""
+
+    def compose(self, name: str, overrides: Sequence[str], where: str) -> dict[str, Any]:
+        key = (name, *overrides)
+        if key not in self.composed:
+            self.composed[key] = _compose(name, overrides, where)
+        return self.composed[key]
+
+    def grid(self) -> Grid:
+        models, guides, samplers = self.models(), self.guides(), self.samplers()
+        metrics = self.metrics()
+        grid = Grid(
+            name=self.name,
+            file=self.file,
+            models=models,
+            guides=guides,
+            samplers=samplers,
+            metrics=metrics,
+            datasets=self.datasets(models, guides, samplers),
+            features=self.features(models, metrics),
+        )
+        self.check(grid)
+        return grid
 
     def models(self) -> dict[str, Model]:
         models = {}
@@ -140,18 +118,16 @@ class _Resolver:
         return guides
 
     def samplers(self) -> dict[str, Sampler]:
-        """Return the samplers of all tables and figures by FAMILY-BUDGET."""
-        parts = {f"{n.sampler}-{n.budget}": (n.sampler, n.budget) for n in self.file.numbers}
-        for cell in self.file.pictures.values():
-            sampler = cell.partition("/")[2]
-            parts.setdefault(sampler, self.file.split(sampler))
-        return {name: self._sampler(name, *each) for name, each in parts.items()}
+        """Return the samplers of all tables and figures by FAMILY-BUDGET.
+
+        Hydra composes a family once; the budget is a value in its settings.
+        """
+        return {name: self._sampler(name, *each) for name, each in self.file.budgets.items()}
 
     def _sampler(self, name: str, family: str, budget: str) -> Sampler:
         where, entry = f"{self.path}: sampler {name}", self.file.samplers[family]
-        spends = f"{entry.budget}={entry.spends or budget}"
-        overrides = [*entry.overrides, spends, "model=x", "output=x"]
-        content = self.compose("sample", overrides, where)
+        content = self.compose("sample", [*entry.overrides, "model=x", "output=x"], where)
+        content = updated(content, [f"{entry.budget}={entry.spends or budget}"])
         sampler = parse(_Sampler, {"sampler": content["sampler"]}, where).sampler
         run = {key: content[key] for key in SamplingRun.model_fields}
         guided = isinstance(sampler.guidance, ClassifierGuidance)
@@ -209,7 +185,6 @@ class _Resolver:
         pairs = dict.fromkeys(
             (models[model].dataset, metrics[number.metric].features)
             for number in self.file.numbers
-            if number.model in self.file.models
             for model in self.file.replicates(number.model)
         )
         features = {}
@@ -243,9 +218,8 @@ class _Resolver:
                         f"{where}: its dataset is not prepared as configs/dataset/{own.name}.yaml "
                         "says; make a config of its own for it"
                     )
-        guidances = [sampler.settings.guidance for sampler in samplers.values()]
-        inpaintings = [each for each in guidances if isinstance(each, InpaintingGuidance)]
-        if any(isinstance(each.mask, DigitsMask) for each in inpaintings):
+        masks = [getattr(each.settings.guidance, "mask", None) for each in samplers.values()]
+        if any(isinstance(mask, DigitsMask) for mask in masks):
             datasets["mnist"] = self._dataset("mnist", str(self.path))
         return datasets
 
@@ -259,27 +233,10 @@ class _Resolver:
 
     def check(self, grid: Grid) -> None:
         """Raise UserError if parts of the grid do not fit together."""
-        for number in self.file.numbers:
-            self._check_model(number.model)
-        gallery = self.file.split(self.file.gallery)
-        if gallery is None or self.file.gallery not in grid.samplers:
-            raise UserError(
-                f"{self.path}: gallery: no cell has the sampler {self.file.gallery!r}; "
-                f"there are: {', '.join(grid.samplers)}"
-            )
-        for part in self.file.figure_parts:
-            if part.picture in PLOTS:
-                raise UserError(f"{self.path}: {part.key}: a plot of the grid has this name")
-            self._check_model(part.cell.partition("/")[0], part.key)
+        if taken := PLOTS.keys() & self.file.figures:
+            raise UserError(f"{self.path}: figures.{min(taken)}: a plot of the grid has this name")
         self._check_cells(grid)
         self._check_tables(grid)
-
-    def _check_model(self, model: str, where: str = "a table") -> None:
-        if model not in self.file.models:
-            raise UserError(
-                f"{self.path}: {where} names the model {model!r}; there are: "
-                f"{', '.join(self.file.models)}"
-            )
 
     def _check_cells(self, grid: Grid) -> None:
         for cell in grid.cells.values():

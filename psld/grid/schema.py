@@ -1,13 +1,13 @@
 """The schema of configs/grid/NAME.yaml: models and samplers by overrides, tables of cells.
 
-Templates are written out before (`psld.grid.templates`).
+Templates are written out before (`psld.grid.reading`).
 """
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import chain
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
@@ -62,44 +62,17 @@ class Seeds(Settings):
         return seeds
 
 
+def _check_known(what: str, name: str, known: Iterable[str]) -> None:
+    if name not in known:
+        raise ValueError(f"{what} {name!r}; there are: {', '.join(known)}")
+
+
 def seeded(name: str, seed: int, first: int) -> str:
     """Return the name of a model or a sampler with a seed: the first one keeps the plain name."""
     return name if seed == first else f"{name}-seed{seed}"
 
 
-class CellOptions(Settings):
-    """The options that all cells of a grid share."""
-
-    shard_size: int = Field(ge=1)
-    """Samples in a shard."""
-    shards_per_job: int = Field(10, ge=1)
-    """Shards that one job makes; changing it resamples nothing."""
-    batch_size: int = Field(ge=1)
-    """Images per network evaluation when sampling; changes speed and memory, never the images."""
-    seed: int = Field(0, ge=0)
-    """Seed of all samples: the same noise for every cell."""
-
-
-class FigurePart(NamedTuple):
-    """One cell that a figure shows."""
-
-    figure: str
-    name: str
-    """Empty if the figure is a single cell."""
-    cell: str
-
-    @property
-    def key(self) -> str:
-        """Its key in the grid file."""
-        return ".".join(filter(None, ("figures", self.figure, self.name)))
-
-    @property
-    def picture(self) -> str:
-        """The name of its picture: FIGURE, or FIGURE-NAME."""
-        return "-".join(filter(None, (self.figure, self.name)))
-
-
-class GridFile(CellOptions):
+class GridFile(Settings):
     """The contents of configs/grid/NAME.yaml."""
 
     title: str = ""
@@ -112,6 +85,14 @@ class GridFile(CellOptions):
     """The metric of all entries that set no other, by its name in configs/metric."""
     samples: int = Field(ge=3)
     """Samples per cell, unless a table sets another number. Fewer than 3 have no interval."""
+    shard_size: int = Field(ge=1)
+    """Samples in a shard."""
+    shards_per_job: int = Field(10, ge=1)
+    """Shards that one job makes; changing it resamples nothing."""
+    batch_size: int = Field(ge=1)
+    """Images per network evaluation when sampling; changes speed and memory, never the images."""
+    seed: int = Field(0, ge=0)
+    """Seed of all samples: the same noise for every cell."""
     seeds: Seeds = Seeds()
     """More seeds than one: tables then show means and standard deviations."""
     gallery: str
@@ -120,58 +101,44 @@ class GridFile(CellOptions):
     guides: dict[str, TrainedEntry] = Field(default_factory=dict)
     """Noise-conditional guides for samplers; `defaults` do not apply to them."""
     samplers: dict[str, SamplerFamily]
-    figures: dict[str, Annotated[dict[str, str], Field(min_length=1)]] = Field(default_factory=dict)
-    """Pictures of cells, MODEL/SAMPLER, by name: guided samples, inpainted images. The cells need
-    not be in a table. A figure has parts; a single cell is a part without a name."""
+    figures: dict[str, str] = Field(default_factory=dict)
+    """Pictures of cells, MODEL/SAMPLER-BUDGET, by name: guided samples, inpainted images. The cells
+    need not be in a table."""
     tables: dict[str, Table]
-
-    @field_validator("guides")
-    @classmethod
-    def _are_of_this_grid(cls, guides: dict[str, TrainedEntry]) -> dict[str, TrainedEntry]:
-        for name, guide in guides.items():
-            if guide.of:
-                raise ValueError(f"{name}: `of` is for models; give the overrides of the guide")
-        return guides
-
-    @field_validator("figures", mode="before")
-    @classmethod
-    def _one_cell_is_a_part_without_name(cls, figures: Any) -> Any:
-        if not isinstance(figures, dict):
-            return figures
-        return {f: {"": cell} if isinstance(cell, str) else cell for f, cell in figures.items()}
 
     @model_validator(mode="after")
     def _entries_are_cells(self) -> "GridFile":
         for name, table in self.tables.items():
             for place in self.places_in(name):
-                if place.number and place.number.sampler not in self.samplers:
-                    raise ValueError(
-                        f"table {table.title!r}, row {place.row.label}: unknown sampler "
-                        f"{place.number.sampler!r}; there are: {', '.join(self.samplers)}"
-                    )
-        for part in self.figure_parts:
-            model, _, sampler = part.cell.partition("/")
-            if not model or self.split(sampler) is None:
+                if place.number:
+                    where = f"table {table.title!r}, row {place.row.label}: "
+                    _check_known(f"{where}unknown model", place.number.model, self.models)
+                    _check_known(f"{where}unknown sampler", place.number.sampler, self.samplers)
+        for figure, cell in self.figures.items():
+            model, _, sampler = cell.partition("/")
+            if self.split(sampler) is None:
                 raise ValueError(
-                    f"{part.key}: {part.cell!r} is not MODEL/SAMPLER-BUDGET; "
+                    f"figures.{figure}: {cell!r} is not MODEL/SAMPLER-BUDGET; "
                     f"the samplers are: {', '.join(self.samplers)}"
                 )
-            check_name("sampler", sampler)
+            _check_known(f"figures.{figure}: unknown model", model, self.models)
+        _check_known("gallery: no cell has the sampler", self.gallery, self.budgets)
         return self
 
     @model_validator(mode="after")
     def _names_are_plain(self) -> "GridFile":
-        budgets = [number.cell.partition("/")[2] for number in self.numbers]
         named: dict[str, Iterable[str]] = {
             "model": self.models,
             "guide": self.guides,
-            "sampler": [*self.samplers, self.gallery, *budgets],
+            "sampler": [*self.samplers, *self.budgets],
             "table": self.tables,
-            "figure": [*self.figures, *self.pictures],
+            "figure": self.figures,
         }
         for kind, names in named.items():
             for name in names:
                 check_name(kind, name)
+        if of_others := [name for name, guide in self.guides.items() if guide.of]:
+            raise ValueError(f"guides.{of_others[0]}: `of` is for models; give the overrides")
         return self
 
     @model_validator(mode="after")
@@ -182,32 +149,6 @@ class GridFile(CellOptions):
         if twice := [name for name, times in names.items() if times > 1]:
             raise ValueError(f"seeds.training: two models are called {twice[0]}")
         return self
-
-    @model_validator(mode="after")
-    def _pictures_have_different_names(self) -> "GridFile":
-        wholes = {part.figure for part in self.figure_parts if part.name}
-        names = Counter([*wholes, *(part.picture for part in self.figure_parts)])
-        if twice := [name for name, times in names.items() if times > 1]:
-            raise ValueError(f"figures: two of them, or of their parts, are called {twice[0]}")
-        return self
-
-    @property
-    def figure_parts(self) -> list[FigurePart]:
-        figures = self.figures.items()
-        return [FigurePart(f, name, cell) for f, parts in figures for name, cell in parts.items()]
-
-    @property
-    def pictures(self) -> dict[str, str]:
-        """The cell behind each picture of a figure."""
-        return {part.picture: part.cell for part in self.figure_parts}
-
-    @property
-    def figure_targets(self) -> dict[str, list[str]]:
-        """The pictures behind each target: all parts of a figure, and each picture alone."""
-        targets: dict[str, list[str]] = {}
-        for part in self.figure_parts:
-            targets.setdefault(part.figure, []).append(part.picture)
-        return targets | {picture: [picture] for picture in self.pictures}
 
     def replicates(self, model: str) -> dict[str, TrainedEntry]:
         """Return a model with each seed with which the grid trains it, by name."""
@@ -257,6 +198,13 @@ class GridFile(CellOptions):
         """Return all overrides of a model; those of another grid's model are already complete."""
         entry = self.trainings[model]
         return entry.overrides if entry.of else (*self.defaults, *entry.overrides)
+
+    @cached_property
+    def budgets(self) -> dict[str, tuple[str, str]]:
+        """Family and budget of the samplers of all tables and figures, by FAMILY-BUDGET."""
+        shown = {n.cell.partition("/")[2]: (n.sampler, n.budget) for n in self.numbers}
+        pictured = (cell.partition("/")[2] for cell in self.figures.values())
+        return shown | {name: self.split(name) for name in pictured if name not in shown}
 
     def split(self, sampler: str) -> tuple[str, str] | None:
         """Return family and budget of SAMPLER-BUDGET; None if no family has this name."""

@@ -1,14 +1,28 @@
 """The schema of a grid's tables: rows and columns that name cells, the paper's numbers, bands."""
 
+import re
 from dataclasses import dataclass
 from itertools import repeat
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import Field, model_validator
 
 from psld.config.settings import Settings
-from psld.grid.templates import PLACEHOLDER, fill
 from psld.metrics.results import NUMBER_KINDS, Show
+
+PLACEHOLDER = re.compile(r"\{(\w+)\}")
+
+
+def fill(content: Any, values: dict[str, str]) -> Any:
+    """Return the content with the placeholders that have a value replaced, in keys and texts."""
+    match content:
+        case str():
+            return PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), content)
+        case dict():
+            return {fill(key, values): fill(value, values) for key, value in content.items()}
+        case list():
+            return [fill(value, values) for value in content]
+    return content
 
 
 class Number(NamedTuple):

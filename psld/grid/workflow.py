@@ -6,10 +6,9 @@ from typing import Any
 
 from psld.config.locations import config_names
 from psld.grid import paths
-from psld.grid.cache import load_grid
+from psld.grid.cache import load_grid, nearest
 from psld.grid.entries import paper_values
 from psld.grid.figures import GridFigure, all_figures, plot_numbers, plots, trained_models
-from psld.grid.jobs import nearest
 from psld.grid.records import Cell, Dataset, Features, Grid, Guide, Model
 from psld.grid.tables import Number
 from psld.utils.errors import UserError
@@ -176,8 +175,8 @@ class Workflow:
             targets[name] = self.files(name)
             for table in grid.file.tables:
                 targets[table] = table_files(grid, table)
-            for figure, pictures in grid.file.figure_targets.items():
-                targets[figure] = figure_files(grid, pictures)
+            for figure in grid.file.figures:
+                targets[figure] = figure_files(grid, [figure])
         return targets
 
     def cells_among(self, words: Sequence[str]) -> dict[str, str]:
@@ -226,7 +225,7 @@ class Workflow:
         """Raise UserError if a table or figure, which is a target, has a name that is taken."""
         seen = {*rules, *self.grids}
         for grid, loaded in self.grids.items():
-            for name in (*loaded.file.tables, *loaded.file.figure_targets):
+            for name in (*loaded.file.tables, *loaded.file.figures):
                 if name in seen:
                     raise UserError(
                         f"configs/grid/{grid}.yaml: {name}: the name is taken by another table, "

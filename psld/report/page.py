@@ -170,7 +170,7 @@ def _pictured(grid: Grid, table: str, figure: GridFigure) -> bool:
     if figure.kind == "nearest":
         metrics = [grid.metrics[n.metric] for n in shown if n.cell == figure.cell.name]
         return any(metric.measure.kind == "memorization" for metric in metrics)
-    return grid.file.pictures.get(figure.name) in {number.cell for number in shown}
+    return grid.file.figures.get(figure.name) in {number.cell for number in shown}
 
 
 def _embedded(figure: GridFigure, folder: Path) -> tuple[str, int, int]:

@@ -34,17 +34,15 @@ def draw_path(
     device: str,
     shard_size: int,
     seed: int,
-    sample: int = 0,
 ) -> Figure:
-    """Sample an image of a cell again and draw its path through phase space.
+    """Sample the first image of a cell again and draw its path through phase space.
 
     Args:
         shard_size: images per shard of the cell, whose noise comes from `seed`.
-        sample: index of the image in the cell.
     """
     loaded = load_model(model, use_device(device, tf32=True))
     try:
-        times, states = trace_sample(loaded, sampler, sample, shard_size, seed)
+        times, states = trace_sample(loaded, sampler, 0, shard_size, seed)
     except UserError as error:
         raise UserError(f"{model}: {error}") from None
     return draw_trace(times, states, title)

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from psld.utils.errors import UserError
-from psld.utils.locks import sole_holder
 
 LOCKS = Path(f"/tmp/psld-gpus-{os.getuid()}")
 """Folder of the locks, the same for all jobs of a user on a machine, whatever their TMPDIR is. Each
@@ -42,38 +41,32 @@ def take_gpus(uuids: Sequence[str], count: int = 1, *, past_exec: bool = False) 
     """Hold `count` of these GPUs and return their positions. Waits while others hold them.
 
     The hold ends with this process. Unless `past_exec`, it ends at an exec too. GPUs that this
-    process holds already come first. One process after the other chooses, so two that need several
-    GPUs cannot wait for each other.
+    process holds already come first. While it waits, it holds no others, so two processes that need
+    several GPUs cannot wait for each other.
 
     Raises UserError if the folder of the locks belongs to another user.
     """
-    # Without the queue: a process in the queue may wait for these.
-    taken = [position for position, uuid in enumerate(uuids) if uuid in _held][:count]
-    if len(taken) < count:
-        _wait_for_the_rest(uuids, count, taken)
-    for position in taken:
-        os.set_inheritable(_held[uuids[position]], past_exec)
-    return sorted(taken)
-
-
-def _wait_for_the_rest(uuids: Sequence[str], count: int, taken: list[int]) -> None:
-    """Append positions of free GPUs until there are `count`."""
     LOCKS.mkdir(mode=0o700, exist_ok=True)
     if LOCKS.lstat().st_uid != os.getuid():
         raise UserError(f"{LOCKS}: belongs to another user; this folder is for your locks of GPUs")
-    waiting = "waiting for a free GPU"
-    if count == 1:  # ranks have no choice of a device
-        waiting += "; device=cuda:0 would share one"
-    with sole_holder(LOCKS / "queue", waiting):
-        for attempt in itertools.count():
-            for position, uuid in enumerate(uuids):
-                if len(taken) < count and position not in taken and _take(uuid):
-                    taken.append(position)
-            if len(taken) == count:
-                break
-            if attempt == 0:
-                print(waiting, flush=True)
-            time.sleep(1)
+    for attempt in itertools.count():
+        earlier = [uuid for uuid in uuids if uuid in _held][:count]
+        taken = list(earlier)
+        for uuid in uuids:
+            if len(taken) < count and uuid not in taken and _take(uuid):
+                taken.append(uuid)
+        if len(taken) == count:
+            break
+        for uuid in set(taken) - set(earlier):
+            os.close(_held.pop(uuid))
+        if attempt == 0:
+            # Ranks have no choice of a device.
+            share = "; device=cuda:0 would share one" if count == 1 else ""
+            print(f"waiting for a free GPU{share}", flush=True)
+        time.sleep(1)
+    for uuid in taken:
+        os.set_inheritable(_held[uuid], past_exec)
+    return sorted(map(list(uuids).index, taken))
 
 
 def _take(uuid: str) -> bool:

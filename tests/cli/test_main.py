@@ -4,8 +4,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import yaml
@@ -14,7 +12,7 @@ import psld
 from psld.commands.help import descriptions
 from psld.commands.main import COMMANDS
 from psld.config.locations import CONFIGS
-from tests.cli.settings import KINDS, OF_GRIDS
+from tests.cli.settings import KINDS
 from tests.commands import call, command, refused, run, succeeded
 
 
@@ -50,29 +48,13 @@ def test_a_reader_may_stop_reading(tmp_path, words):
     assert process.returncode == 128 + signal.SIGPIPE
 
 
-def test_a_command_may_be_written_with_dashes(tmp_path):
-    """As the names of programs and their options are."""
-    shown = [succeeded(call(tmp_path, n, "--help")).stdout for n in ("train-guide", "train_guide")]
-    assert shown[0] == shown[1]
-
-
-def test_version_and_completion(tmp_path):
+def test_version(tmp_path):
     assert succeeded(call(tmp_path, "--version")).stdout == f"psld {psld.__version__}\n"
     citation = yaml.safe_load((CONFIGS.parent / "CITATION.cff").read_text())
     assert citation["version"] == psld.__version__
-    assert " ".join(COMMANDS) in succeeded(call(tmp_path, "--completion")).stdout
 
 
 # --- the help of a command ------------------------------------------------------------------------
-
-
-def leaves(content: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Every key of a config that holds no other keys, and its value."""
-    for key, value in content.items():
-        if isinstance(value, dict):
-            yield from leaves(value)
-        else:
-            yield key, value
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -86,13 +68,6 @@ def test_the_help_of_a_command_lists_its_settings(tmp_path, name):
     for key in kind.model_fields:
         assert re.search(rf"^  {key}:", shown, re.MULTILINE), key
         assert words_of(texts.get(key, "")) in words_of(shown), key
-    if name in OF_GRIDS:
-        return
-    config = yaml.safe_load(succeeded(call(tmp_path, name, "--cfg", "job")).stdout)
-    assert set(kind.model_fields) == set(config)
-    for key, value in leaves(config):
-        [*printed] = re.findall(rf"^ +{re.escape(key)}: (.*)$", shown, re.MULTILINE)
-        assert value in [text if text == value else yaml.safe_load(text) for text in printed], key
 
 
 def test_settings_in_a_group_have_their_descriptions(tmp_path):
@@ -112,7 +87,6 @@ def test_settings_in_a_group_have_their_descriptions(tmp_path):
         ("sample guidance@sampler.guidance=inpainting", "mask@sampler.guidance.mask: "),
         ("prepare dataset=folder", "root: ??? The folder or zip archive."),
         ("train training.steps=7", "steps: 7 "),
-        ("train --multirun process=cld,psld training.steps=7,8", "process: cld (chosen)"),
         ("import kind=guide", "kind: guide"),
     ],
 )
@@ -133,15 +107,3 @@ def test_the_help_is_that_of_the_given_choices(tmp_path, words, shown):
 )
 def test_the_help_of_wrong_words_is_their_error(tmp_path, words, complaint):
     refused(call(tmp_path, *words.split(), "--help"), 2, complaint)
-
-
-def test_the_help_shows_the_defaults_of_the_users_own_configs(tmp_path):
-    shipped = (CONFIGS / "sampler" / "em.yaml").read_text()
-    assert "steps: 1000\n" in succeeded(call(tmp_path, "sample", "--help")).stdout
-    folder = tmp_path / "configs" / "sampler"
-    folder.mkdir(parents=True)
-    (folder / "em.yaml").write_text(shipped.replace("steps: 1000", "steps: 77"))
-    (folder / "coarse.yaml").write_text(shipped)
-    shown = succeeded(call(tmp_path, "sample", "--help")).stdout
-    assert "steps: 77\n" in shown
-    assert re.search(r"sampler: coarse, .*em \(chosen\),", shown)

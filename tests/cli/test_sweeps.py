@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from psld.commands.sweeps import Announcement
+from psld.commands.composed import Announcement
 from psld.utils.errors import UserError
 from tests.commands import TINY, Finished, call, command, files_below, refused, run, succeeded
 
@@ -70,15 +70,6 @@ def test_names(folder, overrides, names):
     assert {manifest["grid"] for manifest in manifests(folder).values()} == {"mine"}
 
 
-def test_a_guide(folder):
-    network = ("network.channel_multipliers=[1,2]", "network.base_channels=8")
-    training = ("training.steps=2", "training.batch_size=8", "data=digits.h5")
-    words = ("--multirun", *network, *training, "wandb.mode=disabled", "process=psld,vp-sde")
-    succeeded(call(folder, "train_guide", *words))
-    names = sorted(path.name for path in (folder / "guides" / "by-hand").iterdir())
-    assert names == ["guide-process-psld", "guide-process-vp-sde"]
-
-
 def test_a_sweep_that_is_given_again_trains_what_is_missing(folder):
     succeeded(sweep(folder, "training.seed=1,2"))
     before = files_below(folder / "models")
@@ -91,24 +82,18 @@ def test_a_sweep_that_is_given_again_trains_what_is_missing(folder):
 # --- what is wrong --------------------------------------------------------------------------------
 
 
-def test_a_bad_value_is_refused_before_anything_is_trained(folder, monkeypatch):
-    before = files_below(folder)
-    finished = sweep(folder, "process.gamma=0,much")
-    refused(finished, 2, "psld-gamma-much: ", "process.gamma", "no job of the sweep was started")
-    assert finished.stdout == ""
-    refused(sweep(folder, "process=cld,absent"), 2, "absent")
-    refused(sweep(folder, "speed=1,2"), 2, "speed")
-    finished = sweep(folder, "training.seed=1,2", "output=x")
-    refused(finished, 2, "psld-seed-2: output=x is also that of psld-seed-1")
-    assert files_below(folder) == before
+def test_a_wrong_job_is_one_line(folder, monkeypatch):
+    finished = sweep(folder, "process.gamma=much,0")
+    assert finished.returncode == 2
+    first, last = finished.stderr.splitlines()
+    assert first.startswith("error: psld-gamma-much: configs/train.yaml: process.gamma")
+    assert last == "error: 1 of the sweep's jobs failed"
+    assert list(manifests(folder)) == ["psld-gamma-0"], "the others go on"
+    refused(sweep(folder, "process=absent,cld"), 2, "absent")
+    refused(sweep(folder, "process.gama=1,2"), 2, "process.gama (is process.gamma meant?);")
     monkeypatch.setenv("PATH", "/nowhere")
     without_slurm = sweep(folder, "hydra/launcher=submitit_slurm", "training.seed=1,2")
     refused(without_slurm, 2, "no sbatch here")
-
-
-def test_the_output_may_depend_on_what_is_swept(folder):
-    succeeded(sweep(folder, "training.seed=1,2", "output=x/${training.seed}"))
-    assert {path.name for path in (folder / "x").iterdir()} == {"1", "2"}
 
 
 def test_the_jobs_after_one_that_fails_are_run(folder):

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from psld.cluster.settings import LaunchSettings
-from psld.commands.frame import Frame
+from psld.commands.command import Command
 
 
 def launch_settings(*words: str, command: Sequence[str] = ("train",)) -> LaunchSettings:
     """Raises UserError for what the command would refuse."""
-    frame = Frame("launch", LaunchSettings, bare="command", has_config=False)
-    return frame.settings([*words, "--", *command])
+    launch = Command("launch", LaunchSettings, bare="command", has_config=False)
+    return launch.settings([*words, "--", *command])

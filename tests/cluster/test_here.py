@@ -7,7 +7,6 @@ import pytest
 
 from psld.cluster.launcher import run_here
 from psld.utils import gpus
-from psld.utils.errors import UserError
 from tests.cluster.launching import launch_settings
 
 COMMAND = ("train", "name=x", "network.attention_resolutions=[8,16]")
@@ -61,11 +60,6 @@ def test_several_ranks_are_torchruns(became, monkeypatch, word, visible, ranks):
     arguments, environment = became(word)
     assert arguments == [*torchrun, "-m", "psld", *COMMAND]
     assert not [name for name in environment if name.startswith("SLURM_")]
-
-
-def test_more_nodes_need_slurm():
-    with pytest.raises(UserError, match=r"nodes=2 needs Slurm; .* tasks_per_node"):
-        run_here(launch_settings("nodes=2"))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.commands import Commands
-from tests.commands import TINY, call, command, refused, started, succeeded
+from tests.commands import TINY, call, command, refused, started
 
 TRAINING = ("--", "train", *TINY, "training.steps=3", "output=model")
 """What stands at the end of a command line; `data=` is missing."""
@@ -31,19 +31,13 @@ def unwilling(slurm, signals) -> Commands:
     ("given", "words"),
     [
         ((), ["command is missing"]),
-        (("nodes=2", "--"), ["command is missing"]),
         (("train", "model=demo/cld"), ["unknown key model"]),
         (("--", "sample"), ["train or train_guide, not sample"]),
         (("node=2", *TRAINING), ["unknown key node"]),
-        (("nodes=0", *TRAINING), ["nodes"]),
-        (("where=there", *TRAINING), ["where"]),
         ((*TRAINING, "training.steps=0"), ["configs/train.yaml: training.steps"]),
-        ((*TRAINING, "training.step=3"), ["train", "step"]),
-        ((*TRAINING, "process=of-mine"), ["train", "of-mine"]),
         ((*TRAINING, "network.channel_multipliers=[1,1,1,1,1]"), ["cannot be halved 4 times"]),
         (("--", "train", "model=demo/cdl"), ["no such model", "cld"]),
         (("--", "train", "model=demo/cld", "record=x"), ["grid has changed", "not x"]),
-        (("--", "train_guide", "guide=demo/cdl"), ["no such guide"]),
         (("--", "train_guide", "network.widht=3"), ["train_guide", "widht"]),
     ],
     ids=lambda value: " ".join(value[-1:]) if isinstance(value, tuple) else "",
@@ -52,11 +46,6 @@ def test_refused_before_anything_is_submitted(unwilling, tmp_path, given, words)
     refused(call(tmp_path, "launch", *given), 2, *words)
     assert unwilling.calls("sbatch") == unwilling.calls("squeue") == []
     assert not (tmp_path / "runs").exists()
-
-
-def test_help(tmp_path):
-    text = succeeded(call(tmp_path, "launch", "--help")).stdout
-    assert re.search(r"  cpus_per_task: 1\n +Per rank\.", text)
 
 
 @pytest.mark.parametrize(
@@ -132,17 +121,6 @@ def test_a_signal_cancels_the_job_or_leaves_it(slurm, tmp_path, digits, number, 
     assert ("canceled the job" if cancels else "the job goes on") in out
     name = next((tmp_path / "runs" / "launches").iterdir()).name
     assert slurm.calls("scancel") == ([f"--me --name={name}"] if cancels else [])
-
-
-def test_a_terminal_that_closes_during_a_cancellation_does_not_stop_it(slurm, tmp_path, digits):
-    slurm.answer("scancel", first="kill -HUP $PPID")
-    with started(tmp_path, command("launch", *TRAINING, f"data={digits}")) as process:
-        waits(process)
-        process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=120)
-    assert process.returncode == 128 + signal.SIGINT
-    assert "SIGHUP" not in out
-    assert "canceled the job" in out
 
 
 def test_a_launcher_under_nohup_stays_when_the_terminal_is_closed(slurm, tmp_path, digits):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from psld.cluster import launcher as launching
-from psld.cluster.launcher import Launcher, print_added, tail
+from psld.cluster.launcher import Launcher
 from psld.training.manifest import FILES, export_folder
 from psld.utils.errors import RunError, UserError
 from tests.cluster.commands import Commands
@@ -88,29 +88,6 @@ def test_a_lost_job_is_followed_by_another_if_it_has_made_progress(
     shown = capsys.readouterr().out
     assert shown.count("ValueError: nothing") == (jobs if "checkpoint" in complaint else 0)
     assert "fine" not in shown
-
-
-@pytest.mark.parametrize(
-    ("reason", "hint"),
-    [
-        ("launch failed requeued held", "; scontrol release 42 lets it run"),
-        ("job requeued in held state", "; scontrol release 42 lets it run"),
-        ("Resources", ""),
-    ],
-)
-def test_why_a_job_waits_is_said_and_what_lets_it_run(slurm, launcher, capsys, reason, hint):
-    model = export_folder(launcher.run)
-    made = "; ".join(f"/bin/mkdir -p {model}; echo > {model / name}" for name in FILES)
-    asked = slurm.folder / "asked"
-    slurm.answer(
-        "squeue",
-        first=f"[ -e {slurm.folder}/sbatch.calls ] || exit 0\n"
-        f"if [ -e {asked} ]; then {made}; echo 42 COMPLETED None; exit; fi\n"
-        f"echo > {asked}; echo 42 PENDING {reason}",
-    )
-    launcher.train()
-    said = capsys.readouterr().out.splitlines()
-    assert f"launch: job 42 is pending ({reason}){hint}" in said
 
 
 def test_ctrl_c_before_sbatch_has_answered(slurm, tmp_path, digits):
@@ -195,14 +172,3 @@ def test_a_refusal_ends_the_launcher_and_leaves_the_job(slurm, launcher, monkeyp
         launcher.train()
     assert len(slurm.calls("sbatch")) == afterwards
     assert slurm.calls("scancel") == []
-
-
-def test_only_what_is_added_to_a_log_is_passed_on(tmp_path, capsys):
-    path = tmp_path / "log"
-    position = print_added(path, 0)
-    for content in (b"of a rank\n", b"Z\xc3\xa4hler \xff", b"", b"\n"):
-        with path.open("ab") as log:
-            log.write(content)
-        position = print_added(path, position)
-        assert capsys.readouterr().out == content.decode(errors="replace")
-    assert tail(path, lines=1) == "Zähler �"

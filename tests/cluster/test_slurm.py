@@ -12,10 +12,6 @@ from psld.utils.errors import RunError
 AWAY = "slurm_load_jobs error: Unable to contact slurm controller\n(connect failure)\n"
 
 
-def test_no_sbatch_is_no_slurm(commands):
-    assert not slurm.available()
-
-
 @pytest.mark.parametrize(
     ("complaint", "available"),
     [
@@ -26,6 +22,7 @@ def test_no_sbatch_is_no_slurm(commands):
 )
 def test_sbatch_needs_a_cluster_that_it_knows(commands, complaint, available):
     """Debian's package alone knows of none; a controller that is down comes back."""
+    assert not slurm.available(), "no sbatch"
     commands.answer("sbatch")
     commands.answer("scontrol", stderr=complaint, exit_code=1 if complaint else 0)
     assert slurm.available() is available
@@ -74,13 +71,10 @@ def test_no_answer(commands, complaint):
 
 @pytest.mark.parametrize("sign", slurm.REFUSALS)
 def test_a_refusal(commands, sign):
+    with pytest.raises(Refused, match="squeue: No such file or directory"):
+        slurm.jobs_named("x")
     commands.answer("squeue", stderr=f"squeue: error: {sign.capitalize()}!\n", exit_code=1)
     with pytest.raises(Refused, match=f"squeue: error: {sign.capitalize()}!"):
-        slurm.jobs_named("x")
-
-
-def test_a_command_that_is_gone(commands):
-    with pytest.raises(Refused, match="squeue: No such file or directory"):
         slurm.jobs_named("x")
 
 
@@ -117,12 +111,6 @@ def test_no_answer_in_time(commands, monkeypatch):
     with pytest.raises(Unreachable, match=r"squeue did not answer in 0\.2 seconds"):
         slurm.jobs_named("x")
     assert time.monotonic() - begun < 5
-
-
-def test_only_own_jobs_are_cancelled(commands):
-    commands.answer("scancel")
-    slurm.cancel_jobs_named("model-12")
-    assert commands.calls("scancel") == ["--me --name=model-12"]
 
 
 def test_a_clean_environment_and_what_comes_back(monkeypatch):

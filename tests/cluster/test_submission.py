@@ -41,10 +41,7 @@ ASKED = {
     "warning_seconds=77": "signal=USR2@77",
     "slurm_partition=big": "partition=big",
     "slurm_account=ours": "account=ours",
-    "qos=high": "qos=high",
-    "constraint=ib": "constraint=ib",
-    "exclude=n[1-2]": "exclude='n[1-2]'",
-    "slurm_additional_parameters=exclusive reservation=mine": "reservation=mine",
+    "slurm_additional_parameters=exclusive exclude=n[1-2]": "exclude='n[1-2]'",
 }
 
 

@@ -58,14 +58,6 @@ def test_a_model_s_own_overrides_come_after_those_of_all(configs):
     assert [model.folder for model in models.values()] == ["models/mine/vp-sde", "models/mine/psld"]
 
 
-def test_a_figure_may_have_parts(configs):
-    figures = {"whole": {"a": "vp-sde/em-10", "b": "vp-sde/em-20"}, "alone": "vp-sde/em-10"}
-    file = load(configs, changed("figures", figures)).file
-    pictures = {"whole-a": "vp-sde/em-10", "whole-b": "vp-sde/em-20", "alone": "vp-sde/em-10"}
-    assert file.pictures == pictures
-    assert file.figure_targets == {"whole": ["whole-a", "whole-b"], **{p: [p] for p in pictures}}
-
-
 @pytest.mark.parametrize(
     ("shards_per_job", "ranges"),
     [(1, [(shard, shard) for shard in range(7)]), (3, [(0, 2), (3, 5), (6, 6)]), (100, [(0, 6)])],
@@ -81,5 +73,5 @@ def test_the_project_s_own_grids_load(name, folder):
     grid = load_grid(name)
     assert len(grid.measured_cells) > 5
     assert all(grid.file.numbers_in(table) for table in grid.file.tables)
-    assert all(grid.cells[cell] for cell in grid.file.pictures.values())
+    assert all(grid.cells[cell] for cell in grid.file.figures.values())
     assert all(grid.gallery(model) for model in grid.file.models)

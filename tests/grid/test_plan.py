@@ -1,13 +1,11 @@
 """The plan of a grid: the remaining work and its known cost."""
 
 import re
-import shutil
 
 import torch
 from torch import nn
 
 from psld.commands.plan import forward_gigaflops
-from psld.config.locations import CONFIGS
 from psld.grid.figures import all_figures
 from psld.grid.plan import (
     Work,
@@ -27,7 +25,7 @@ def test_work_is_images_times_evaluations(paper):
     """Of the 97M network: Table 1, Table 2 with the NFE that the paper prints, three galleries, and
     the shard that Figure 3 shows. Of the 66M network: ten cells of ten shards, each counted once,
     and five galleries."""
-    work = work_by_network(paper, adaptive_evaluations=1)
+    work = work_by_network(paper)
     large, shared, guide = work["cifar10-sota"], work["celeba64-ablation"], work["guide-cifar10"]
     assert len(large.trained) == 3
     assert large.training_images == (975_000 + 877_500 + 916_500) * 128
@@ -39,11 +37,13 @@ def test_work_is_images_times_evaluations(paper):
     assert guide.evaluations == 2 * 1000 * 1000, "with its gradient"
 
 
-def test_an_adaptive_sampler_takes_what_the_paper_prints_or_else_a_guess(paper):
+def test_an_adaptive_sampler_takes_what_the_paper_prints_or_else_a_guess(paper, monkeypatch):
     printed = printed_evaluations(paper)
     assert printed[paper.cells["cifar10-cld/rk45-1e-5"]] == 280
     assert paper.cells["cifar10-vp-sde/rk45-1e-1"] not in printed
-    few, many = (work_by_network(paper, n)["cifar10-ablation"].evaluations for n in (1, 101))
+    few = work_by_network(paper)["cifar10-ablation"].evaluations
+    monkeypatch.setattr("psld.grid.plan.ADAPTIVE_EVALUATIONS", 300)
+    many = work_by_network(paper)["cifar10-ablation"].evaluations
     assert many - few == 4 * 10_000 * 100, "VP-SDE at four tolerances"
 
 
@@ -79,10 +79,7 @@ def hours(output: str) -> list[str]:
 
 
 def test_hours_follow_the_formula(folder, demo):
-    work = work_by_network(demo, 200)["demo"]
-    rates = work.training_images / 7200, work.evaluations / 36000
-    words = [f"throughput.demo.train={rates[0]}", f"throughput.demo.sample={rates[1]}"]
-    assert hours(plan(folder, *words)) == ["2.0", "10.0"]
+    work = work_by_network(demo)["demo"]
     terahours = forward_gigaflops(demo.models["vp-sde"]) / 1e3 / 3600
     output = plan(folder, "sustained_tflops=1e-4")
     expected = (3 * work.training_images * terahours, work.evaluations * terahours)
@@ -90,24 +87,14 @@ def test_hours_follow_the_formula(folder, demo):
     assert re.search(r"^Sum: [0-9.,]+ GPU hours\.$", output, re.MULTILINE)
 
 
-def test_a_throughput_can_be_given_for_any_network(configs, tmp_path):
-    """The settings of the plan name no network: a grid may have the user's own."""
-    (configs / "network").mkdir()
-    shutil.copy(CONFIGS / "network/demo.yaml", configs / "network/mine.yaml")
-    grid = (CONFIGS / "grid/demo.yaml").read_text().replace("network=demo", "network=mine")
-    (configs / "grid/demo.yaml").write_text(grid)
-    output = plan(tmp_path, "throughput.mine.train=900", "throughput.mine.sample=9000")
-    assert "for guide-demo, or" in output
-
-
 def test_earlier_runs_are_measurements_per_gpu(folder, demo):
     write_model_manifest(folder, demo, "cld", images_seen=6000, seconds=10.0, ranks=2)
     cell = next(cell for cell in demo.measured_cells if cell.model.name == "cld")
     write_result(folder, demo, cell.name, value=1.0, nfe=40.0, sampling_seconds=20.0)
     earlier = earlier_throughput(demo, Work([demo.models["cld"], demo.models["vp-sde"]]))
-    assert (earlier.train, earlier.sample) == (6000 / 20, 1000 * 40 / 20)
+    assert earlier == (6000 / 20, 1000 * 40 / 20)
     write_model_manifest(folder, demo, "cld", seconds=None, ranks=None)  # imported
-    assert earlier_throughput(demo, Work([demo.models["cld"]])).train is None
+    assert earlier_throughput(demo, Work([demo.models["cld"]]))[0] is None
 
 
 def test_the_network_is_the_last_that_the_overrides_choose(paper, demo):
@@ -143,5 +130,5 @@ def test_the_plan_lists_everything(folder, demo):
     # Four shards of 250 samples for each of 30 cells.
     assert re.search(r"^\| demo-steps +\| +4 \| +30 \| +120 \|$", output, re.MULTILINE)
     assert hours(output) == ["?", "?"]
-    assert "grid_name=demo throughput.NETWORK.train=…" in output
+    assert "add sustained_tflops=…" in output
     assert "Sum" not in output

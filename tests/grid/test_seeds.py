@@ -2,7 +2,6 @@
 
 import pytest
 
-from benchmarks.small import main as compare_small
 from psld.grid.figures import all_figures, nfe_lines, trained_models
 from psld.grid.plan import jobs_by_stage
 from psld.grid.records import Grid
@@ -62,12 +61,3 @@ def test_figures_show_the_first_seed_and_all_seeds_look_the_same(grid):
     assert {name: len(line) for name, line in panel.lines.items()} == {"psld": 2, "official": 2}
     looks = model_looks(grid)
     assert looks["psld-seed2"] == looks["psld"] != looks["official"]
-
-
-def test_the_comparisons_of_a_grid_that_has_not_run_are_one_line(folder, capsys):
-    with pytest.raises(SystemExit, match=r"^2$"):
-        compare_small()
-    out, line = capsys.readouterr()
-    assert out == ""
-    assert line.startswith("error: results/cells/small/psld-0.02/")
-    assert line.endswith(".json: no result; run make small first\n")

@@ -4,30 +4,14 @@ import re
 from dataclasses import replace
 from fnmatch import fnmatch
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
-from psld.grid.records import Grid
 from psld.grid.workflow import Workflow
-from tests.grid.variants import file_with
 
 
 def wildcards(**values: str) -> SimpleNamespace:
     return SimpleNamespace(grid="demo", **values)
-
-
-def test_wildcards_name_records(workflow, demo):
-    assert workflow.model(wildcards(model="demo/cld")) is demo.models["cld"]
-    assert workflow.guide(wildcards(guide="demo/psld-0.02")) is demo.guides["psld-0.02"]
-    cell = workflow.cell(wildcards(model="cld", sampler="em-uniform-40"))
-    assert cell is demo.cells["cld/em-uniform-40"]
-    digits = wildcards(dataset="digits", features="fd-classifier")
-    assert workflow.dataset(digits) is demo.datasets["digits"]
-    assert workflow.reference(digits) is demo.features["digits/fd-classifier"]
-    assert workflow.dataset_name(digits) == "demo/digits"
-    assert workflow.reference_name(digits) == "demo/digits/fd-classifier"
-    assert list(demo.features) == ["digits/fd-classifier"], "five metrics share them"
 
 
 def test_what_is_imported_is_not_trained(demo):
@@ -89,53 +73,6 @@ def test_a_table_reads_the_results_of_its_cells_each_once(workflow, demo):
     assert "results/cells/demo/cld/rk45-1e-2.json" in results
     tables = (workflow.table_results(wildcards(table=table)) for table in demo.file.tables)
     assert {file for table in tables for file in table} == {c.result for c in demo.measured_cells}
-
-
-def content(grid: Grid, **target: str) -> Any:
-    workflow = Workflow({"demo": grid})
-    if "table" in target:
-        return workflow.table_content(wildcards(**target))
-    return workflow.figure_content(wildcards(**target))
-
-
-@pytest.mark.parametrize(
-    ("changes", "changed"),
-    [
-        # Metric and samples complete the entries; a result may have both metrics already.
-        ({"metric": "kd-classifier"}, ["demo-steps", "nfe"]),
-        ({"samples": 500}, ["demo-steps", "nfe"]),
-        ({"seed": 1}, ["phase-space/cld"]),
-        ({"batch_size": 7}, []),
-    ],
-)
-def test_an_option_of_the_grid_redraws_what_it_decides(demo, changes, changed):
-    grid = file_with(demo, **changes)
-    targets = {"demo-steps": "table", "nfe": "figure", "phase-space/cld": "figure"}
-    targets["samples/cld"] = "figure"  # its record changes
-    different = [
-        t for t, kind in targets.items() if content(grid, **{kind: t}) != content(demo, **{kind: t})
-    ]
-    assert different == changed
-
-
-def test_a_plot_depends_on_the_order_of_models_and_on_the_papers_numbers(demo):
-    turned = replace(demo, models=dict(reversed(demo.models.items())))
-    table = demo.file.tables["demo-steps"]
-    first, *others = table.rows
-    printed = first.model_copy(update={"paper": (3.0, 2.0)})
-    tables = {"demo-steps": table.model_copy(update={"rows": (printed, *others)})}
-    with_paper = file_with(demo, tables=demo.file.tables | tables)
-    for figure, grids in {
-        "nfe": [],
-        "training": [with_paper],
-        "samples/cld": [turned, with_paper],
-    }.items():
-        same = [
-            g
-            for g in (turned, with_paper)
-            if content(g, figure=figure) == content(demo, figure=figure)
-        ]
-        assert same == grids, figure
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_every_figure_is_shown(grid, panel_grids):
     [media] = panels_of(shown, "Media Browser")
     assert media["mediaKeys"] == list(all_figures(grid))
     samples = [f"samples/{model}" for model in grid.models]
-    assert {"nfe", "gamma", "training", *samples, *grid.file.pictures} < set(media["mediaKeys"])
+    assert {"nfe", "gamma", "training", *samples, *grid.file.figures} < set(media["mediaKeys"])
 
 
 def test_panels_do_not_lie_upon_each_other(panel_grids):

@@ -71,7 +71,7 @@ def test_models_with_momentum_are_traced(grid):
 
 
 def test_a_grid_has_plots_paths_samples_comparisons_and_the_figures_of_its_file(grid):
-    shown = {"mine": {"": "cld/free-10"}, "two": {"a": "cld/em-10", "b": "low/em-10"}}
+    shown = {"mine": "cld/free-10", "two-a": "cld/em-10", "two-b": "low/em-10"}
     file = grid.file.model_copy(update={"figures": shown})
     figures = all_figures(replace(grid, file=file))
     models = ["vp-sde", "cld", "low", "high", "longer"]

@@ -11,8 +11,9 @@ from PIL import Image
 from psld.data.picture import tiled
 from psld.data.store import ImageStore
 from psld.report.figures import before_and_after, draw_images, draw_shard, full_row
-from psld.report.style import HOLE_COLOR
+from psld.report.style import HOLE_COLOR, save
 from psld.sampling.shards import Shard, shard_path
+from psld.utils.errors import UserError
 from tests.commands import call, refused, succeeded
 from tests.report.conftest import plain, shard_of
 
@@ -96,13 +97,12 @@ def test_inpainted_images_stand_below_their_originals(inpainted, originals):
 
 
 @pytest.mark.parametrize("kind", ["plain", "guided", "inpainted"])
-def test_the_command_draws_every_kind_of_shard(inpainted, digits, tmp_path, kind):
+def test_every_kind_of_shard_is_drawn(inpainted, digits, tmp_path, kind):
     labels = np.arange(COUNT) % 3 if kind == "guided" else None
     masks = inpainted.masks if kind == "inpainted" else None
     path = saved(tmp_path, replace(inpainted, labels=labels, masks=masks), "$x_{$")
-    data = [f"data={digits}"] if kind == "inpainted" else []
-    finished = call(tmp_path, "figure", f"shard={path}", "output=x", *data)
-    assert succeeded(finished).stdout == "wrote x.png and x.svg\n"
+    data = str(digits) if kind == "inpainted" else None
+    save(draw_shard(tmp_path / path, path, data, "test"), str(tmp_path / "x"))
     assert f"<!-- {path} -->" in (tmp_path / "x.svg").read_text(), "a title is no formula"
     assert ElementTree.parse(tmp_path / "x.svg").getroot().tag.endswith("svg")
     pixels = pixels_of(tmp_path / "x.png")
@@ -112,26 +112,17 @@ def test_the_command_draws_every_kind_of_shard(inpainted, digits, tmp_path, kind
 
 
 def test_originals_must_be_those_of_the_shard(inpainted, store, digits, tmp_path):
-    def path(cell: str, **origin) -> str:
-        return saved(tmp_path, shard_of(inpainted.images, masks=inpainted.masks, **origin), cell)
+    def path(cell: str, **origin) -> Path:
+        shard = shard_of(inpainted.images, masks=inpainted.masks, **origin)
+        return tmp_path / saved(tmp_path, shard, cell)
 
     for shard, data, words in (
-        (path("shard", index=1, dataset=store.digest), [], "data: the originals of shard/"),
-        (path("other", index=1, dataset="0"), [f"data={digits}"], "not the images that other/"),
-        (path("late", index=40, dataset=store.digest), [f"data={digits}"], "not of the test split"),
+        (path("shard", index=1, dataset=store.digest), None, "data: the originals of "),
+        (path("other", index=1, dataset="0"), str(digits), "not the images that "),
+        (path("late", index=40, dataset=store.digest), str(digits), "not of the test split"),
     ):
-        refused(call(tmp_path, "figure", f"shard={shard}", "output=x", *data), 2, words)
-
-
-def test_a_figure_needs_a_shard(tmp_path):
-    damaged = tmp_path / saved(tmp_path, shard_of(plain(RED)))
-    damaged.write_bytes(b"no arrays")
-    for path, words in ((tmp_path / "missing", "no such"), (damaged, "damaged shard")):
-        refused(call(tmp_path, "figure", f"shard={path}", "output=x"), 2, path.name, words)
-    for words in ([], ["figure=nfe", "shard=x"]):
-        complaint = "give one of figure=NAME and shard=FILE"
-        refused(call(tmp_path, "figure", *words, "output=x"), 2, complaint)
-    assert not list(tmp_path.glob("x.*"))
+        with pytest.raises(UserError, match=words):
+            draw_shard(shard, "x", data, "test")
 
 
 # -- images in rows -------------------------------------------------------------------------------

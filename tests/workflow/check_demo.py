@@ -92,7 +92,7 @@ def test_the_demo_has_a_figure_of_every_kind(grid):
     assert plots(grid) == ["nfe", "gamma", "training"]
     assert phase_space_models(grid) == [model for model in grid.models if model != "vp-sde"]
     figures = all_figures(grid)
-    assert {"models/digits", "samplers/psld-0.02", *grid.file.pictures} < figures.keys()
+    assert {"models/digits", "samplers/psld-0.02", *grid.file.figures} < figures.keys()
     kinds = {figure.kind for figure in figures.values()}
     assert kinds == {"plot", "samples", "comparison", "nearest", "phase-space"}
 

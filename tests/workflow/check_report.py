@@ -1,18 +1,16 @@
-"""A check of the report and the page of `make demo` in this folder, in a real browser:
+"""A check of the page and the tables of `make demo` in this folder, in a real browser:
 
 python -m pytest tests/workflow/check_report.py
 
 The tests need Debian's package chromium and are skipped without it.
 """
 
-import base64
 import html
 import json
 import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,9 +18,7 @@ from psld.grid.entries import read_table
 from psld.report.table import table_text
 from tests.report.tables.conftest import body_of_html
 from tests.workflow.check_demo import (
-    REPORT,
     RESULTS,
-    ROOT,
     TABLES,
     at_the_root,
     grid,
@@ -30,7 +26,6 @@ from tests.workflow.check_demo import (
 )
 
 CHROMIUM = shutil.which("chromium")
-READER = Path(__file__).with_name("report_reader.js")
 PAGE = RESULTS / "demo.html"
 MEASURE = """addEventListener("load", () => {
   const images = [...document.images];
@@ -69,40 +64,6 @@ def browse(page: Path, profile: Path) -> str:
     command = [CHROMIUM, *switches, "--dump-dom", page.as_uri()]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     return finished.stdout
-
-
-@pytest.fixture(scope="module")
-def seen(tmp_path_factory) -> dict[str, Any]:
-    """What a reader of the report sees, who clicks everything."""
-    folder = tmp_path_factory.mktemp("report")
-    page = folder / "report.html"
-    head, reader = "<head>", READER.read_text()
-    content = REPORT.read_text()
-    assert head in content
-    page.write_text(content.replace(head, f"{head}<script>{reader}</script>", 1))
-    seen = re.search(r'<pre id="seen">(.*?)</pre>', browse(page, folder / "profile"), re.DOTALL)
-    assert seen, "the reader came to no end"
-    return json.loads(html.unescape(seen[1]))
-
-
-def test_no_script_fails(seen):
-    assert seen["errors"] == []
-
-
-def test_nothing_is_fetched_from_outside(seen):
-    assert [address for address in seen["fetched"] if not address.startswith("data:")] == []
-
-
-def test_every_table_and_picture_is_shown(grid, seen):
-    pictures = {str(path.relative_to(ROOT)) for path in pictures_of(grid)}
-    tables = {str((TABLES / f"{name}.html").relative_to(ROOT)) for name in grid.file.tables}
-    shown = {result["path"]: result for result in seen["results"]}
-    assert set(shown) == pictures | tables
-    for path, result in shown.items():
-        assert result["tag"] == ("IMG" if path in pictures else "IFRAME")
-        assert min(result["width"], result["height"]) > 100, f"{path} is shown too small to see"
-        content = base64.b64decode(result["src"].partition("base64,")[2])
-        assert content == (ROOT / path).read_bytes(), f"the report shows another {path}"
 
 
 @pytest.mark.parametrize("width", [390, 1440])

@@ -12,8 +12,6 @@ CELL = {
     "sample": 2,
     "evaluate": 1,
 }
-TABLE = {**CELL, "train": 2, "sample": 4, "evaluate": 2, "tabulate": 1}
-
 LISTS = """
 import sys
 Path("modules.txt").write_text("\\n".join(sys.modules))
@@ -44,15 +42,6 @@ def test_a_cell_alone_needs_its_own_chain_only(fresh):
     [line] = [line for line in unknown.stdout.splitlines() if "tiny/psld/em-33" in line]
     assert line.startswith("tiny/psld/em-33: no such target; the nearest are: tiny/psld/em-3")
     assert "MissingRule" not in unknown.stdout
-
-
-def test_shards_of_one_cell_are_sampled_in_ranges(fresh):
-    """How many shards a job makes is a matter of speed."""
-    assert fresh.plan("tiny-steps") == TABLE
-    fresh.edit(GRID, "shards_per_job: 2", "shards_per_job: 3")
-    assert fresh.plan("tiny-steps") == TABLE, "three and one"
-    fresh.edit(GRID, "shards_per_job: 3", "shards_per_job: 4")
-    assert fresh.plan("tiny-steps") == {**TABLE, "sample": 2}
 
 
 @pytest.mark.slow

@@ -1,13 +1,10 @@
 """The triggers of reruns: dry runs after one real run of the whole grid."""
 
-import contextlib
 import os
 import time
 
 import pytest
 
-from psld.grid.cache import load_grid
-from tests.commands import call, refused
 from tests.workflow.project import GRID, WHOLE_GRID
 
 RESULTS = {"evaluate": 4, "tabulate": 2, "page": 1, "certify": 1}
@@ -147,38 +144,6 @@ def test_preparing_identical_data_again_reruns_nothing(finished):
 def test_a_change_reruns_what_depends_on_it(finished, file, old, new, plan):
     finished.edit(file, old, new)
     assert finished.plan("tiny") == plan
-
-
-def test_a_job_of_an_earlier_plan_refuses_after_an_edit_of_the_grid(fresh):
-    """People edit grids while a run of weeks goes on. Changes of how a job runs are no reason."""
-
-    def planned() -> dict[tuple[str, str], str]:
-        with contextlib.chdir(fresh.folder):
-            grid = load_grid("tiny")
-        cell, features = grid.cells["psld/em-3"], grid.features["digits/fd-classifier-tiny"]
-        return {
-            ("prepare", "dataset=tiny/digits"): grid.datasets["digits"].job.digest,
-            ("train_extractor", "features=tiny/digits/fd-classifier-tiny"): (
-                features.extractor_job.digest
-            ),
-            ("reference", "features=tiny/digits/fd-classifier-tiny"): features.reference_job.digest,
-            ("train", "model=tiny/psld"): grid.models["psld"].digest,
-            ("sample", "cell=tiny/psld/em-3"): cell.digest,
-            ("evaluate", "cell=tiny/psld/em-3"): cell.evaluation_digest,
-        }
-
-    before = planned()
-    fresh.edit(GRID, "batch_size: 10", "batch_size: 3")
-    assert planned() == before
-    fresh.edit(GRID, "[process=psld]", "[process=psld, process.gamma=0.02]")
-    fresh.edit("configs/dataset/digits.yaml", "image_size: 8", "image_size: 4")
-    fresh.edit("configs/metric/fd-classifier-tiny.yaml", "steps: 5", "steps: 6")
-    after = planned()
-    for (name, record), digest in before.items():
-        assert after[name, record] != digest
-        done = call(fresh.folder, name, record, f"record={digest}")
-        refused(done, 2, f"{record}: the grid has changed since this job was planned", digest)
-    assert fresh.files("data", "features", "models", "samples", "results") == []
 
 
 @pytest.mark.slow

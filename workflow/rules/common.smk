@@ -50,9 +50,6 @@ TRAINING_JOB = {
     "warning_seconds": 300,  # seconds from the warning, at which the job saves, to the limit
     "slurm_partition": "",
     "slurm_account": "",
-    "qos": "",
-    "constraint": "",
-    "exclude": "",
     "slurm_additional_parameters": "",
     "detach": "false",
 }

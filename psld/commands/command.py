@@ -1,12 +1,12 @@
-"""The frame of a command: its name, its settings, and where they come from.
+"""A command: its name, its settings, and where they come from.
 
 The settings come from one of three places:
 
 - a record, named by KEY=GRID/NAME, if the other words set only how the job runs. So every job of
   the workflow starts, without Hydra;
 - the settings class, for commands about a whole grid, which have no config;
-- configs/COMMAND.yaml, composed by Hydra (`psld.commands.composed`). If a record is named, its
-  values are under the words.
+- configs/COMMAND.yaml, composed by Hydra (`psld.commands.composed`). If a training's record is
+  named, its values are under the words.
 """
 
 from collections.abc import Collection, Mapping
@@ -16,11 +16,9 @@ from typing import Any
 
 from psld.config.settings import Settings, parse
 from psld.config.words import is_plain, key_of, updated, value_in, without
-from psld.grid.jobs import find_job
+from psld.grid.cache import find_job
 from psld.grid.records import Job
 from psld.utils.errors import UserError
-
-HELP = {"--help", "-h"}
 
 
 @dataclass(frozen=True)
@@ -33,14 +31,12 @@ class FromRecord:
     """The settings of how the job runs; all others decide the result."""
     job: str = "job"
     """The command's job, an attribute of the record."""
-    elsewhere: bool = False
-    """True if another result needs an `output` of its own."""
-    fixed: bool = False
-    """True if nothing but `run` can be changed."""
+    changeable: bool = False
+    """True if other words may change the record: a training by hand starts from a grid's model."""
 
 
 @dataclass(frozen=True)
-class Frame:
+class Command:
     """A command's name and settings, and where they come from."""
 
     name: str
@@ -56,6 +52,19 @@ class Frame:
     def where(self) -> str:
         return f"configs/{self.name}.yaml" if self.has_config else f"psld {self.name}"
 
+    def settings(self, words: list[str]) -> Settings | None:
+        """Return the settings that words without flags give; None if Hydra has to compose them."""
+        if not self.has_config:
+            return self._of_the_class(words)
+        if (named := self.record_in(words)) and (job := self._planned_job(*named, words)):
+            bare = [word for word in words if self.is_bare(word)]
+            plain = [word for word in without(words, named[0], "record") if word not in bare]
+            kind = type(job.settings)
+            kind = self.kind if issubclass(self.kind, kind) else kind
+            content = updated(job.settings.model_dump() | self._of_bare(bare), plain)
+            return parse(kind, content, "=".join(named))
+        return None
+
     def record_in(self, words: list[str]) -> tuple[str, str] | None:
         """Return the key and the name of the record that the words name; None without one."""
         for key in self.records:
@@ -66,53 +75,31 @@ class Frame:
             raise UserError(f"record: give it with {' or '.join(self.records)}=GRID/NAME")
         return None
 
-    def settings(self, words: list[str]) -> Settings | None:
-        """Return the settings that need no Hydra; None if Hydra has to compose them."""
-        if not self.has_config:
-            return self._of_the_class(words)
-        named = self.record_in(words)
-        if named is None:
-            return None
-        key, name = named
-        bare = [word for word in words if self.is_bare(word)]
-        others = [word for word in without(words, key, "record") if word not in bare]
-        needs_hydra = self.changes(words) or not all(map(is_plain, others))
-        if needs_hydra and not self.records[key].fixed:
-            return None
-        settings = self.load_record(words).settings
-        kind = self.kind if issubclass(self.kind, type(settings)) else type(settings)
-        content = updated(settings.model_dump() | self._of_bare(bare), others)
-        return parse(kind, content, f"{key}={name}")
-
-    def changes(self, words: list[str]) -> list[str]:
-        """Return the words that change more of the record than how its job runs.
-
-        Raises UserError for a change that the command does not allow, or that would put another
-        result in the place of the grid's.
-        """
-        key, name = self.record_in(words)
-        record, changed = self.records[key], []
-        in_place = record.elsewhere and value_in(words, "output") is None
-        for word in without(words, key, "record"):
-            setting = key_of(word).partition(".")[0]
-            if setting in record.run or self.is_bare(word):
-                continue
-            if (record.fixed or in_place) and setting in self.kind.model_fields:
-                remedy = "" if record.fixed else ", or give an output=… of its own"
-                raise UserError(
-                    f"{word}: the grid decides this for {key}={name}; leave one of them out{remedy}"
-                )
-            changed.append(word)
-        return changed
-
-    def load_record(self, words: list[str]) -> Job:
-        """Return the job of the record that the words name.
+    def load_record(self, key: str, name: str, words: list[str]) -> Job:
+        """Return the job of a record.
 
         Raises UserError if there is none, or if it is not the one that `record=DIGEST` asks for.
         """
-        key, name = self.record_in(words)
         record = self.records[key]
         return find_job(key, name, value_in(words, "record"), record.kind, record.job)
+
+    def _planned_job(self, key: str, name: str, words: list[str]) -> Job | None:
+        """Return the job of a record; None if words change it, which takes Hydra.
+
+        Raises UserError if the record is not changeable.
+        """
+        record = self.records[key]
+        for word in without(words, key, "record"):
+            is_run = key_of(word).partition(".")[0] in record.run and is_plain(word)
+            if is_run or self.is_bare(word):
+                continue
+            if record.changeable:
+                return None
+            raise UserError(
+                f"{word}: the grid decides this for {key}={name}; only these can be given, without "
+                f"quotes: {', '.join(sorted(record.run))}"
+            )
+        return self.load_record(key, name, words)
 
     def _of_the_class(self, words: list[str]) -> Settings:
         after = words.index("--") if "--" in words else len(words)
