@@ -15,7 +15,7 @@ from psld.sampling.sample import sample_range
 from psld.sampling.settings import SampleSettings, SamplingRun
 
 RUN = {"first", "shards", "output", "png", *SamplingRun.model_fields}
-RECORDS = {"cell": FromRecord("cells", RUN, "sample_job")}
+RECORDS = {"cell": FromRecord("cells", RUN, "sample_job", changeable=True)}
 
 
 @entry_point("sample", SampleSettings, records=RECORDS)

@@ -80,10 +80,17 @@ def store_based(name: str, base: Mapping[str, Any], overrides: Sequence[str], wh
     an override chooses a config of this group: then that part of `base` is left out.
     """
     chosen = {word.partition("=")[0].lstrip("+~") for word in overrides}
-    values = {key: value for key, value in base.items() if key not in chosen}
+    values = dict(base)
     with refusing(where):
         listed, content = _written_out(name)
-    defaults = [each for each in listed if isinstance(each, str) or values.keys().isdisjoint(each)]
+    defaults = []
+    for entry in listed:
+        group = next(iter(entry)) if isinstance(entry, dict) else None
+        place = (group or "").rpartition("@")[2].split(".")
+        if group in chosen:
+            values = _dropped(values, place)
+        if group is None or group in chosen or not _holds(values, place):
+            defaults.append(entry)
     node = {"defaults": [*defaults, "_self_"], **content, **values}
     ConfigStore.instance().store(BASED, node)
     return BASED
@@ -101,6 +108,27 @@ def _written_out(name: str) -> tuple[list[Any], dict[str, Any]]:
             more, inherited = _written_out(entry)
             defaults += more
     return defaults, inherited | values
+
+
+def _holds(values: Mapping[str, Any], place: Sequence[str]) -> bool:
+    for key in place:
+        if not isinstance(values, Mapping) or key not in values:
+            return False
+        values = values[key]
+    return True
+
+
+def _dropped(values: Mapping[str, Any], place: Sequence[str]) -> dict[str, Any]:
+    """Return the values without those at a place; the guidance of a sampler is a place of its own.
+
+    Choosing `sampler` keeps `sampler.guidance`.
+    """
+    first, *rest = place
+    if first not in values:
+        return dict(values)
+    inner = values[first]
+    kept = _dropped(inner, rest) if rest else {k: inner[k] for k in inner.keys() & {"guidance"}}
+    return {**values, first: kept} if kept else {k: v for k, v in values.items() if k != first}
 
 
 def without_hydra(config: DictConfig) -> DictConfig:

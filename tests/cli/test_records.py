@@ -75,9 +75,10 @@ def test_a_job_refuses_another_record_than_the_planned_one(configs, tmp_path):
         ("train model=none/psld", "configs/grid/none.yaml: no such grid; there are: demo, "),
         ("train_guide guide=mine/psld", "no such guide in configs/grid/mine.yaml; there are: g"),
         ("sample cell=mine/psld/em-11", "no such cell; the nearest are: psld/em-10"),
-        ("sample cell=mine/psld/em-10 seeed=3", "seeed=3: the grid decides this"),
-        ("sample cell=mine/psld/em-10 seed=3", "seed=3: the grid decides this for cell=mine/psld"),
-        ("sample cell=mine/psld/em-10 'output=a b'", "only these can be given, without quotes: ba"),
+        ("sample cell=mine/psld/em-10 seeed=3", "no setting is called seeed (is seed meant?);"),
+        ("sample cell=mine/psld/em-10 seed=3", "missing: output=…"),
+        ("evaluate cell=mine/psld/em-10 seed=3", "seed=3: the grid decides this for cell=mine/psld"),
+        ("evaluate cell=mine/psld/em-10 'keep=a b'", "only these can be given, without quotes: de"),
         ("sample cell=mine/psld/em-10 first=-1", "cell=mine/psld/em-10: first: Input should be"),
         ("evaluate cell=mine/psld/guided-10", "no table shows it, so the grid has no metric"),
         ("evaluate cell=mine/psld/em-10 --help", "the grid decides everything"),
@@ -123,6 +124,18 @@ def test_how_a_record_runs_is_kept(configs, tmp_path):
     load(configs, changed("models/psld", ["process=psld", "wandb.mode=disabled", "device=cpu"]))
     config = printed(tmp_path, "train", "model=mine/psld", "training.steps=3")
     assert (config["wandb"]["mode"], config["device"]) == ("disabled", "cpu")
+
+
+def test_another_sampler_keeps_the_guidance_of_a_cell(configs, tmp_path):
+    cell = ("sample", "cell=mine/psld/guided-10", "output=other")
+    plain = printed(tmp_path, *cell)
+    assert plain["sampler"]["guidance"]["kind"] == "classifier"
+    sscs = printed(tmp_path, *cell, "sampler=sscs", "sampler.guidance.scale=3")
+    assert sscs["sampler"]["integrator"] == "sscs"
+    assert sscs["sampler"]["guidance"] == plain["sampler"]["guidance"] | {"scale": 3}
+    assert (sscs["guide"], sscs["model"]) == ("guides/mine/g", "models/mine/psld")
+    bare = printed(tmp_path, *cell, "guidance@sampler.guidance=none", "guide=null")
+    assert bare["sampler"] == plain["sampler"] | {"guidance": {"kind": "none"}}
 
 
 def test_a_sweep_starts_from_a_model(configs, tmp_path, digits):
