@@ -71,7 +71,7 @@ def test_every_command_refuses_an_unknown_key(words, tmp_path):
         ("sample", "configs/sample.yaml: missing: model=…, output=…"),
         ("sample model=x", "missing: output=…"),
         ("prepare dataset=folder", "dataset.name=…, dataset.source.root=…"),
-        ("figure", "give one of figure=NAME and shard=FILE"),
+        ("figure", "psld figure: figure is missing"),
         ("wandb", "missing: verb=…"),
         ("verify", "psld verify: files is missing"),
         # Flags.
@@ -95,7 +95,7 @@ def test_a_text_that_needs_quotes_is_shown_with_them(tmp_path, value):
     line = refused(call(tmp_path, *prepare, word), 2, word)
     assert "http" not in line
     advice = line.partition("e.g. '")[2].rstrip("\n'")
-    refused(call(tmp_path, *prepare, advice), 2, value.strip("'"), "no such")
+    refused(call(tmp_path, *prepare, advice), 2, value.strip("'"), "No such file")
 
 
 @pytest.mark.parametrize("flags", [["--multirun"], ["--cfg", "job"], ["-cn", "train"]])
