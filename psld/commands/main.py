@@ -30,7 +30,6 @@ COMMANDS = (
     "likelihood",
     "tabulate",
     "figure",
-    "trace",
     "page",
     "certify",
     "verify",

@@ -71,7 +71,7 @@ def imported(folder: Path, code: str, *lines: str) -> dict[str, set[str]]:
         ),
         (
             UNTIL_WORK,
-            ["wandb sync", "wandb dashboard", "design process=cld", "trace model=x output=x"],
+            ["wandb sync", "wandb dashboard", "design process=cld"],
             HYDRA,
         ),
         (
