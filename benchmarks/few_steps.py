@@ -81,10 +81,9 @@ class Reference:
 
 
 def _pixels(images: np.ndarray) -> FeatureStatistics:
-    statistics = FeatureStatistics(images[0].size)
-    for batch in batches_of(images, BATCH):
-        statistics.update(batch.flatten(1).double() / 255)
-    return statistics
+    batches = batches_of(images, BATCH)
+    first, *others = (FeatureStatistics.of(batch.flatten(1).double() / 255) for batch in batches)
+    return sum(others, start=first)
 
 
 class Measured:

@@ -47,8 +47,6 @@ def main() -> None:
         started = time.process_time()
         estimate = measure(metric, samples, reference)
         print(f"{name:24} {time.process_time() - started:7.1f} s  {estimate.value:.4g}")
-    kept = samples.block_statistics().tensors().values()
-    print(f"block statistics         {sum(t.nbytes for t in kept) / 1e6:7.1f} MB")
     print(f"features                 {samples.values.nbytes / 1e6:7.1f} MB")
 
 

@@ -11,37 +11,32 @@ AFHQV2_CLASSES = ("dog", "cat", "wild")
 """In the order of the official PSLD code, so that labels agree with its classifiers."""
 
 
-def open_folder(settings: FolderSource, num_classes: int = 0) -> Source:
+def open_folder(settings: FolderSource) -> Source:
     """Return the central squares of all pictures; the first level of subfolders are the classes.
 
-    If that is one folder of folders, and several classes are asked for, the next level are classes:
-    most tools pack a folder into a zip archive with its own name in front.
+    A single folder around all of them is left out: most tools pack one into a zip archive.
     """
     tree = FileTree(Path(settings.root))
-    names = tree.picture_names()
-    parts = [PurePosixPath(name).parts for name in names]
+    parts = {name: PurePosixPath(name).parts for name in tree.picture_names()}
+    while len({part[0] for part in parts.values()}) == 1 and min(map(len, parts.values())) > 2:
+        parts = {name: part[1:] for name, part in parts.items()}
     # Subfolders are classes if every picture lies in one.
-    in_classes = all(len(part) > 1 for part in parts)
-    is_outer = len({part[0] for part in parts}) == 1 and all(len(part) > 2 for part in parts)
-    level = 1 if is_outer and num_classes > 1 else 0
-    class_names = tuple(sorted({part[level] for part in parts})) if in_classes else ()
+    in_classes = all(len(part) > 1 for part in parts.values())
+    class_names = sorted({part[0] for part in parts.values()}) if in_classes else []
 
     def pictures(names: list[str]) -> list[Picture]:
-        if not class_names:
-            return [tree.picture(name) for name in names]
-        folders = [PurePosixPath(name).parts[level] for name in names]
         return [
-            tree.picture(name, class_names.index(folder))
-            for name, folder in zip(names, folders, strict=True)
+            tree.picture(name, class_names.index(parts[name][0]) if in_classes else 0)
+            for name in names
         ]
 
     # The names with the smallest hashes are held out. The choice does not depend on the order of
     # the names, and new pictures move few old ones.
-    by_hash = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
-    held_out = set(by_hash[: round(settings.test_fraction * len(names))])
-    train = pictures([name for name in names if name not in held_out])
+    by_hash = sorted(parts, key=lambda name: hashlib.sha256(name.encode()).digest())
+    held_out = set(by_hash[: round(settings.test_fraction * len(parts))])
+    train = pictures([name for name in parts if name not in held_out])
     test = pictures(sorted(held_out))
-    return Source(train, test, class_names, {str(tree.path): tree.checksum()})
+    return Source(train, test, tuple(class_names), {str(tree.path): tree.checksum()})
 
 
 def open_afhqv2(settings: AFHQv2Source) -> Source:

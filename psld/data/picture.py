@@ -1,25 +1,21 @@
 """Picture files: decode, frame, resize, convert; and write images as PNG."""
 
-import ctypes
 import io
 import math
 import warnings
-from contextlib import suppress
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from psld.data.settings import FilterName
 from psld.utils.errors import UserError, reraise_fault
 from psld.utils.files import atomic_path
 
-# Of damaged pictures, Pillow and libtiff print lines. One that cannot be decoded is an error.
+# Pillow warns of damaged pictures. One that cannot be decoded is an error.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-with suppress(AttributeError):  # a Pillow that contains libtiff, or that has none
-    ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
 
 FILTERS = {name: Image.Resampling[name.upper()] for name in get_args(FilterName)}
 
@@ -27,41 +23,28 @@ FILTERS = {name: Image.Resampling[name.upper()] for name in get_args(FilterName)
 # read some of the rest.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
-MAX_PIXELS = 1 << 26
-"""The largest number of pixels of a picture, 8192². It is checked before they are decoded."""
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-
 # Pillow clips deeper modes (16 or 32 bits, floats) to 0…255 instead of scaling them.
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
-
-
-class BrokenPicture(UserError):
-    """A picture, `name`, that cannot be decoded."""
-
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"{name}: broken picture ({reason}); remove or replace it")
 
 
 def decode(data: bytes, name: str) -> Image.Image:
     """Decode a picture of 8 bits a channel, upright as its EXIF says; the first of several frames.
 
-    Raises BrokenPicture.
+    Raises UserError, with `name`, if it is broken, or so large that Pillow refuses it.
     """
     try:
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
-        if not 0 < image.width * image.height <= MAX_PIXELS:
-            size = f"{image.width}×{image.height} pixels"
-            raise ValueError(f"{size}; at least one is needed, and at most {MAX_PIXELS:,}")
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
+        if image.mode not in _EIGHT_BIT_MODES:
+            raise ValueError(f"mode {image.mode}, not 8 bits of gray, RGB or CMYK")
     # A decoder can raise nearly any exception for a damaged file.
     except Exception as error:
         reraise_fault(error)
         # Pillow's message for unknown data contains the address of the stream.
-        reason = "not a picture" if "BytesIO" in str(error) else " ".join(str(error).split())
-        raise BrokenPicture(name, reason) from None
-    if image.mode not in _EIGHT_BIT_MODES:
-        raise BrokenPicture(name, f"mode {image.mode}, not 8 bits of gray, RGB or CMYK")
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "not a picture" if unknown else " ".join(str(error).split())
+        raise UserError(f"{name}: broken picture ({reason}); remove or replace it") from None
     return image
 
 

@@ -1,12 +1,9 @@
 """Make a dataset's HDF5 file from a source: decode in parallel, write in order, hold few blocks."""
 
-import json
-import math
 import os
 import platform
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,20 +28,18 @@ from psld.data.settings import (
 from psld.data.source import Picture, Source
 from psld.data.store import FORMAT_VERSION, write_store
 from psld.utils import VERSION
-from psld.utils.errors import RunError, UserError
-from psld.utils.files import DISK_ERRORS, atomic_path
+from psld.utils.errors import UserError
+from psld.utils.files import atomic_path, write_json, write_text
 
 BLOCK_BYTES = 1 << 22
-"""Bytes of a block, which is decoded, hashed and written at once; up to three a thread are held."""
+"""Bytes of a block, which is decoded, hashed and written at once; two a thread are held."""
 
 MAX_THREADS = 16
 """Decoding releases Python's lock, but one thread does all hashing and writing."""
 
 
-def open_source(settings: SourceSettings, num_classes: int = 0) -> Source:
+def open_source(settings: SourceSettings) -> Source:
     """Find the files of a source; download them if that is allowed.
-
-    `num_classes` is the number of classes of the dataset; 0 ignores them.
 
     Raises UserError that says what to get and its place if files are missing or damaged, RunError
     if a download fails.
@@ -61,18 +56,18 @@ def open_source(settings: SourceSettings, num_classes: int = 0) -> Source:
         case AFHQv2Source():
             return open_afhqv2(settings)
         case FolderSource():
-            return open_folder(settings, num_classes)
+            return open_folder(settings)
 
 
 def prepare_dataset(settings: DatasetSettings, output: Path) -> dict[str, Any]:
     """Make `output`, its digest (ending .digest) and, last, the record (ending .json).
 
     The digest depends on the content alone: the workflow compares it. The record, which is also
-    returned, has the origin of the content. Old files stay until the new ones are whole.
+    returned, has the origin of the content. An old file stays until the new one is whole.
 
-    Raises UserError for a wrong source, RunError if the files cannot be written.
+    Raises UserError for a wrong source.
     """
-    source = open_source(settings.source, settings.num_classes)
+    source = open_source(settings.source)
     pictures = [*source.train, *source.test]
     splits = {"train": len(source.train), "test": len(source.test)}
     if not source.train:
@@ -95,25 +90,12 @@ def prepare_dataset(settings: DatasetSettings, output: Path) -> dict[str, Any]:
     }
 
     labels = _labels(pictures, source.class_names, settings.num_classes)
-    try:
-        with (
-            atomic_path(output.with_suffix(".json")) as record_partial,
-            atomic_path(output.with_suffix(".digest")) as digest_partial,
-            atomic_path(output) as store_partial,
-        ):
-            blocks = _blocks(pictures, settings)
-            digest = write_store(store_partial, image, splits, labels, settings.num_classes, blocks)
-            record = {"dataset": settings.name, "digest": digest, **origin}
-            record_partial.write_text(json.dumps(with_digest(record), indent=2) + "\n")
-            digest_partial.write_text(f"{digest}\n")
-    except OSError as error:
-        if error.errno not in DISK_ERRORS:
-            raise
-        raise RunError(
-            f"{output}: cannot be written ({error.strerror or error}); it needs "
-            f"{len(pictures) * math.prod(image) / 1e6:,.1f} MB, and the old file, if any, is "
-            "unchanged"
-        ) from None
+    with atomic_path(output) as partial:
+        blocks = _blocks(pictures, settings)
+        digest = write_store(partial, image, splits, labels, settings.num_classes, blocks)
+    write_text(output.with_suffix(".digest"), f"{digest}\n")
+    record = {"dataset": settings.name, "digest": digest, **origin}
+    write_json(output.with_suffix(".json"), with_digest(record))
     return record
 
 
@@ -131,22 +113,16 @@ def _blocks(pictures: list[Picture], settings: DatasetSettings) -> Iterator[np.n
     channels, side = settings.channels, settings.image_size
     size = max(1, BLOCK_BYTES // (channels * side**2))
     threads = min(MAX_THREADS, len(os.sched_getaffinity(0)))
-    waiting: deque[Future] = deque()
+    blocks = [pictures[start : start + size] for start in range(0, len(pictures), size)]
 
-    def decoded(part: list[Picture]) -> np.ndarray:
-        return np.stack([to_pixels(x.read(), channels, side, settings.filter) for x in part])
+    def decoded(block: list[Picture]) -> np.ndarray:
+        return np.stack([to_pixels(x.read(), channels, side, settings.filter) for x in block])
 
     with (
         ThreadPoolExecutor(threads) as pool,
-        tqdm(
-            total=len(pictures), desc=f"preparing {settings.name}", unit=" images", disable=None
-        ) as progress,
+        tqdm(total=len(pictures), desc=f"preparing {settings.name}", disable=None) as progress,
     ):
-        for start in range(0, len(pictures), size):
-            part = pictures[start : start + size]
-            waiting.append(pool.submit(decoded, part))
-            if len(waiting) > 2 * threads:  # Bounds the memory.
-                yield waiting.popleft().result()
-            progress.update(len(part))
-        while waiting:
-            yield waiting.popleft().result()
+        for start in range(0, len(blocks), 2 * threads):  # Bounds the memory.
+            for pixels in pool.map(decoded, blocks[start : start + 2 * threads]):
+                yield pixels
+                progress.update(len(pixels))

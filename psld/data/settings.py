@@ -39,13 +39,13 @@ class FashionMNISTSource(MNISTSource):
 
 
 class CIFAR10Source(Settings):
-    """CIFAR-10: 50,000 + 10,000 photographs (32×32, 10 classes); Python or binary version."""
+    """CIFAR-10: 50,000 + 10,000 photographs (32×32, 10 classes), the Python version."""
 
     kind: Literal["cifar10"]
     root: str = "downloads/cifar10"
     """Folder that holds the archive or the unpacked folder."""
     download: bool = True
-    """Let torchvision download the archive if it is missing."""
+    """Let torchvision download the archive if it is missing, and unpack it."""
 
 
 class CelebASource(Settings):
@@ -67,7 +67,7 @@ class AFHQv2Source(Settings):
 class FolderSource(Settings):
     """Any folder or zip archive of pictures; the first level of subfolders, if any, are classes.
 
-    If that is a single folder of folders, and there are several classes, it is the next level.
+    A single folder around all of them is left out.
     """
 
     kind: Literal["folder"]

@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 2
 END_BYTES = 40
 """The bytes behind the images."""
-SIGNATURE = b"\x89HDF\r\n\x1a\n"
-"""The first bytes of every HDF5 file."""
 AGAIN = "prepare it again (psld prepare)"
 Split = Literal["train", "test", "all"]
 
@@ -84,13 +82,13 @@ class ImageStore:
                 f"dataset=folder dataset.name={path.stem} dataset.source.root=FOLDER"
             )
         with path.open("rb") as stream:  # Once: the path may be given to another file.
-            offset = _checked_offset(path, stream)
             try:
+                offset = _checked_offset(stream)
                 with h5py.File(stream, "r") as file:
                     return cls._read(path, stream, file, offset)
             except Exception as error:  # A file that something else wrote can raise nearly any.
                 reraise_fault(error)
-                raise UserError(f"{path}: not made by psld prepare ({error})") from None
+                raise UserError(f"{path}: not a whole dataset ({error}); {AGAIN}") from None
 
     @classmethod
     def open_for(cls, path: str | Path, dataset: DatasetSettings) -> "ImageStore":
@@ -100,8 +98,8 @@ class ImageStore:
             found, expected = getattr(store, key), getattr(dataset, key)
             if found != expected:
                 raise UserError(
-                    f"{path}: has {key} {found}, but dataset.{key} is {expected}; prepare it again "
-                    f"(psld prepare), or give dataset.{key}={found}"
+                    f"{path}: has {key} {found}, but dataset.{key} is {expected}; {AGAIN}, "
+                    f"or give dataset.{key}={found}"
                 )
         return store
 
@@ -109,25 +107,12 @@ class ImageStore:
     def _read(cls, path: Path, stream: IO[bytes], file: "h5py.File", offset: int) -> "ImageStore":
         version = int(file.attrs["format_version"])
         if version != FORMAT_VERSION:
-            raise UserError(
-                f"{path}: format version {version}, but this code reads version {FORMAT_VERSION}; "
-                f"delete it and {AGAIN}"
-            )
+            raise ValueError(f"format version {version}, not {FORMAT_VERSION}")
         splits = {name: int(file.attrs[f"{name}_size"]) for name in ("train", "test")}
-        count = sum(splits.values())
         labels, images = file["labels"][:], file["images"]
-        if labels.dtype != np.int64 or labels.shape != (count,):
-            raise UserError(
-                f"{path}: labels are {labels.dtype} {labels.shape}, not int64 ({count},)"
-            )
-        if images.dtype != np.uint8 or images.ndim != 4 or len(images) != count or count == 0:
-            raise UserError(
-                f"{path}: images are {images.dtype} {images.shape}, not uint8 ({count}, C, H, W)"
-            )
-        size = os.fstat(stream.fileno()).st_size
         needed = offset + images.nbytes + END_BYTES
-        if images.id.get_offset() != offset or size != needed:
-            raise UserError(f"{path}: has {size} bytes, not {needed}; delete it and {AGAIN}")
+        if images.id.get_offset() != offset or os.fstat(stream.fileno()).st_size != needed:
+            raise ValueError("cut short, or with something behind the images")
         mapped = np.memmap(stream, np.uint8, mode="r", offset=offset, shape=images.shape)
         digest, num_classes = str(file.attrs["digest"]), int(file.attrs["num_classes"])
         return cls(path, digest, splits, num_classes, mapped, labels)
@@ -147,9 +132,7 @@ class ImageStore:
         content does not match its digest.
         """
         if self._content_digest != self.digest:
-            raise UserError(
-                f"{self.path}: the content does not match its digest; delete it and {AGAIN}"
-            )
+            raise UserError(f"{self.path}: the content does not match its digest; {AGAIN}")
         return self._images[self._range(split)]
 
     def labels(self, split: Split) -> np.ndarray:
@@ -172,10 +155,8 @@ class ImageStore:
         return slice(start, stop)
 
 
-def _checked_offset(path: Path, file: IO[bytes]) -> int:
-    """Return the offset of the images, if the digest of all before them is right."""
-    if not SIGNATURE.startswith(file.read(len(SIGNATURE))):
-        raise UserError(f"{path}: no dataset, nor any HDF5 file; give one that psld prepare made")
+def _checked_offset(file: IO[bytes]) -> int:
+    """Return the offset of the images; ValueError if the digest of all before them is wrong."""
     size = os.fstat(file.fileno()).st_size
     file.seek(max(0, size - END_BYTES))
     end = file.read()
@@ -183,10 +164,7 @@ def _checked_offset(path: Path, file: IO[bytes]) -> int:
     file.seek(0)
     layout = file.read(offset) if offset < size else b""
     if hashlib.sha256(layout).digest() != end[8:]:
-        raise UserError(
-            f"{path}: damaged, cut short, of an older version, or not made by psld prepare; "
-            f"delete it and {AGAIN}"
-        )
+        raise ValueError("damaged, of an older version, or not made by psld prepare")
     return offset
 
 

@@ -122,9 +122,7 @@ def read_results(grid: Grid, number: Number, root: Path = Path()) -> SeedResults
     """
     measurement, by_cell = grid.measurement(number), {}
     for cell in grid.replicates(number):
-        path = root / cell.result
-        results = CellResults.read(path) if path.exists() else None
-        if results and (result := results.of(measurement.digest(cell.digest))):
+        if result := CellResults.find(root / cell.result, measurement.digest(cell.digest)):
             by_cell[cell] = result
     return SeedResults(by_cell)
 

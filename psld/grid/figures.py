@@ -27,9 +27,8 @@ LEAST_FRICTIONS = 3
 """The fewest values of Γ in a line: two points show little of a dependence."""
 
 _LEVELS = (
-    "Bars are 95 % intervals. Hollow markers are the paper's numbers, if it has any. The line "
-    "“noise” is the distance of pure noise, and “test split” that of held-out images; an arrow "
-    "marks a value beyond the axis."
+    "Bars are 95 % intervals. Hollow markers are the paper's numbers, if it has any. The lines "
+    "“noise” and “test split”, if on the axis, are the distances of pure noise and held-out images."
 )
 _SAME_START = "from the same noise in every model with as many blocks of variables"
 CAPTIONS = {
@@ -45,7 +44,7 @@ CAPTIONS = {
         "The path of sample 0 from noise (t = 1) to data (t = 0) in position and momentum. "
         "Above, gray is 0; the momentum is in units of its stationary deviation √M, and "
         "white and black are two of them. Below, the marked pixels (of a color image the "
-        "green channel) in the plane of position and momentum, and over time. At t = 0 the "
+        "green channel) in the plane of position and momentum. At t = 0 the "
         "momentum has the distribution with which the forward process starts, N(0, κM)."
     ),
     "nfe": (
@@ -100,8 +99,8 @@ class GridFigure:
         name = self.cell.name
         match self.cell.sampler.guidance:
             case "inpainting":
-                strips = "the originals, the same with the hole in blue, and the result"
-                return f"The first inpainted images of {name}, not chosen, in strips: {strips}."
+                pairs = "with the hole in blue, and below it filled in"
+                return f"The first inpainted images of {name}, not chosen: {pairs}."
             case "classifier" | "classifier-free":
                 return f"The first samples of {name}, not chosen: a row for each class asked for."
         return f"The first samples of {name}, not chosen. The same positions start {_SAME_START}."
@@ -195,15 +194,11 @@ def plots(grid: Grid) -> list[str]:
     return [plot for plot, content in zip(PLOTS, contents, strict=True) if content]
 
 
-def plot_lines(grid: Grid, plot: str) -> list[list[Number]]:
-    """The numbers that each line of a plot joins; none of the training curves."""
-    groups = {"nfe": nfe_lines, "gamma": gamma_lines}.get(plot, lambda _: [])(grid)
-    return [line for group in groups for line in group.lines.values()]
-
-
 def plot_numbers(grid: Grid, plot: str) -> list[Number]:
-    """The numbers that a plot shows, each once."""
-    return list(dict.fromkeys(number for line in plot_lines(grid, plot) for number in line))
+    """The numbers that a plot shows, each once; none for the training curves."""
+    groups = {"nfe": nfe_lines, "gamma": gamma_lines}.get(plot, lambda _: [])(grid)
+    lines = [line for group in groups for line in group.lines.values()]
+    return list(dict.fromkeys(number for line in lines for number in line))
 
 
 def nfe_lines(grid: Grid) -> list[LineGroup]:

@@ -124,12 +124,9 @@ class Workflow:
         return [cell.records[0] for cell in figure.cells.values()]
 
     def figure_images(self, wildcards: Any) -> list[str]:
-        """The prepared dataset whose images a figure shows: inpainted ones, or nearest ones."""
+        """The prepared dataset whose images a figure shows."""
         figure = self.figure(wildcards)
-        if figure.kind == "nearest":
-            return [figure.cell.model.settings.data]
-        inpainted = figure.cell.datasets.get("data") if figure.kind == "samples" else None
-        return [inpainted] if inpainted else []
+        return [figure.cell.model.settings.data] if figure.kind == "nearest" else []
 
     def figure_content(self, wildcards: Any) -> dict[str, Any]:
         """The contents of a figure besides its inputs: names, colors and the paper's numbers."""

@@ -22,7 +22,6 @@ from psld.metrics.extractor import batches_of, digest_of_weights
 from psld.metrics.settings import ClassifierSettings, TrainExtractorSettings
 from psld.utils.device import use_device
 from psld.utils.errors import RunError, UserError
-from psld.utils.files import retried_in_slurm
 from psld.utils.provenance import device_name, provenance
 from psld.utils.randomness import Stream, generator, stream_seed
 from psld.utils.tensors import read_tensors, save_tensors
@@ -99,7 +98,6 @@ class ClassifierExtractor:
         device: torch.device | str = "cpu",
     ) -> None:
         self.device = torch.device(device)
-        self.dimension = settings.features
         self.shape = shape
         self.network = network.to(self.device).eval().requires_grad_(False)
         architecture = {"width": settings.width, "features": settings.features}
@@ -109,17 +107,14 @@ class ClassifierExtractor:
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map uint8 N×C×H×W → features N×d and logits N×classes."""
-        features = self.network.features(self._input(images))
-        return features, self.network.classify(features)
-
-    def _input(self, images: Tensor) -> Tensor:
         expected = (self.shape.channels, self.shape.image_size, self.shape.image_size)
         if images.dtype != torch.uint8 or images.shape[1:] != expected:
             raise UserError(
                 f"the feature classifier takes uint8 images of {expected}, "
                 f"not {images.dtype} of {tuple(images.shape[1:])}"
             )
-        return from_uint8(images.to(self.device))
+        features = self.network.features(from_uint8(images.to(self.device)))
+        return features, self.network.classify(features)
 
 
 # -- training -----------------------------------------------------------------------------------
@@ -258,15 +253,10 @@ def save_classifier(folder: str | Path, extractor: ClassifierExtractor) -> str:
     return save_tensors(Path(folder) / WEIGHTS, "weights", tensors, origin)
 
 
-@retried_in_slurm
 def read_extractor_manifest(folder: str | Path) -> ExtractorManifest:
     """Read a folder's manifest. Raises UserError if it is missing, damaged or foreign."""
     path = Path(folder) / MANIFEST
-    if not path.is_file():
-        raise UserError(
-            f"{path}: no such file; a trained extractor is made by psld train_extractor"
-        )
-    wrong = f"{path}: not the manifest of an extractor; train it again"
+    wrong = f"{path}: not the manifest of an extractor; run psld train_extractor again"
     return read_record(ExtractorManifest, path, wrong)
 
 
@@ -275,12 +265,9 @@ def load_classifier(folder: str | Path, device: torch.device | str = "cpu") -> C
 
     Raises UserError if the folder is missing or damaged.
     """
-    manifest, path = read_extractor_manifest(folder), Path(folder) / WEIGHTS
+    manifest = read_extractor_manifest(folder)
     network = FeatureClassifier(manifest.extractor, manifest.shape)
-    remedy = "train the extractor again"
-    weights = read_tensors(path, "weights", remedy, manifest.digest)
-    try:
-        network.load_state_dict(weights.tensors())
-    except RuntimeError:  # names or shapes differ: the code has changed
-        raise UserError(f"{path}: of another version; train it again") from None
+    remedy = "run psld train_extractor again"
+    stored = read_tensors(Path(folder) / WEIGHTS, "weights", remedy, manifest.digest)
+    network.load_state_dict(stored.tensors())
     return ClassifierExtractor(network, manifest.extractor, manifest.shape, device)

@@ -11,7 +11,7 @@ from torch import Tensor
 from psld.config.settings import MadeRecord, write_record
 from psld.metrics.estimate import Estimate
 from psld.metrics.extractor import Extractor, batches_of, gather
-from psld.metrics.features import BlockStatistics, Features, FeatureSet, mean_estimate
+from psld.metrics.features import Features, mean_estimate
 from psld.metrics.measure import Reference, measure, measure_memorization, scale
 from psld.metrics.reference_folder import (
     ReferenceManifest,
@@ -51,7 +51,7 @@ class Cost(NamedTuple):
 class Gathered:
     """The features of a cell's samples and the facts of its shards, for all its results."""
 
-    samples: dict[tuple[str, int], FeatureSet]
+    samples: dict[tuple[str, int], Features]
     """The first images, by `metric.features` and their number."""
     labels: Tensor | None
     """int64, n: the class that each image was guided to; None without guidance to a class."""
@@ -79,7 +79,7 @@ class Gathered:
             **scale(metric, reference, device),
         }
 
-    def _accuracy(self, metric: MetricSettings, samples: FeatureSet) -> Estimate | None:
+    def _accuracy(self, metric: MetricSettings, samples: Features) -> Estimate | None:
         """Return the share of images whose class the dataset's classifier recognizes."""
         if self.labels is None or metric.extractor.kind != "classifier":
             return None
@@ -121,7 +121,7 @@ def evaluate(settings: EvaluateSettings) -> CellResults:
     origin = origin_of(settings, model.weights_sha256, guide and guide.weights_sha256)
     shards = read_shards(settings.shards, samples, origin)
     gathered = gather_shards(shards, extractors, settings.measurements)
-    kept = save_kept(_kept_file(settings), gathered, settings.measurements, settings.keep)
+    kept = save_kept(_kept_file(settings), gathered, settings.keep)
     results = []
     for measurement in settings.measurements:
         reference, manifest = references[measurement.metric.features]
@@ -208,7 +208,7 @@ def _facts(
         "sampling_seconds": round(sum(cost.seconds for cost in costs), 3),
         "sampling_device": ", ".join(sorted({cost.device for cost in costs})),
         "extractor_test_accuracy": reference.extractor_test_accuracy,
-        "reference_samples": reference.images_of(metric.reference_split),
+        "reference_samples": reference.images.get(metric.reference_split, 0),
         "reference_sha256": reference.features_sha256,
         "model": Weights(**model.identity()),
         "guide": guide and Weights(**guide.identity()),
@@ -243,30 +243,16 @@ def gather_shards(
     return Gathered(samples, torch.cat(labels) if labels else None, costs)
 
 
-def save_kept(
-    path: str | Path,
-    gathered: Gathered,
-    measurements: Iterable[Measurement],
-    largest: int,
-) -> str:
+def save_kept(path: str | Path, gathered: Gathered, largest: int) -> str:
     """Write a file from which a cell's results can be computed again, and return its SHA-256.
 
-    For an extractor of at most `largest` features, these are the block statistics of the samples
-    if all its metrics are Fréchet distances, and else the features. The costs of the shards and the
-    labels are always kept.
+    It has the features of extractors with at most `largest` of them, the costs of the shards, and
+    the labels.
     """
-    kinds: dict[tuple[str, int], set[str]] = {}
-    for each in measurements:
-        group = kinds.setdefault((each.metric.features, each.samples), set())
-        group.add(each.metric.measure.kind)
     tensors = {} if gathered.labels is None else {"labels": gathered.labels}
     for (name, n), features in gathered.samples.items():
-        if features.dimension <= largest:
-            # The share of recognized labels needs the logits of each sample.
-            are_enough = kinds[name, n] == {"frechet"} and gathered.labels is None
-            kept = features.block_statistics() if are_enough else features
-            prefix = f"{name}/{n}/"
-            tensors |= {prefix + key: tensor for key, tensor in kept.tensors().items()}
+        if features.values.shape[1] <= largest:
+            tensors |= {f"{name}/{n}/{key}": each for key, each in features.tensors().items()}
     return save_tensors(path, "evaluation", tensors, {"costs": gathered.costs})
 
 
@@ -282,8 +268,5 @@ def load_kept(path: str | Path, sha256: str) -> Gathered:
     for key, tensor in tensors.items():
         name, n, what = key.split("/")
         groups.setdefault((name, int(n)), {})[what] = tensor
-    samples = {
-        group: (Features if "values" in own else BlockStatistics).from_tensors(own)
-        for group, own in groups.items()
-    }
+    samples = {group: Features.from_tensors(own) for group, own in groups.items()}
     return Gathered(samples, labels, [Cost(*cost) for cost in stored.origin["costs"]])

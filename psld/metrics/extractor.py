@@ -3,21 +3,19 @@
 Published weights come from a path or a download, and are read without running code.
 """
 
-import hashlib
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.hub import download_url_to_file
+from torch import Tensor, nn
+from torch.hub import load_state_dict_from_url
 from tqdm import tqdm
 
 from psld.metrics.features import Features
 from psld.utils.errors import UserError
-from psld.utils.tensors import as_arrays, check_archive, digest_of_arrays
+from psld.utils.tensors import as_arrays, digest_of_arrays
 
 
 class Extractor(Protocol):
@@ -25,8 +23,6 @@ class Extractor(Protocol):
 
     digest: str
     """Digest of the architecture and its weights."""
-    dimension: int
-    """Number of features, d."""
     device: torch.device
     """The device on which the features are computed and returned."""
 
@@ -76,43 +72,31 @@ def digest_of_weights(architecture: str, weights: Mapping[str, Tensor]) -> str:
     return digest_of_arrays("weights", as_arrays(weights), {"architecture": architecture})
 
 
-def load_weights(network: str, weights: str | Path | None, url: str) -> dict[str, Tensor]:
-    """Load the tensors from the file `weights`, or if it is None, download and keep that at `url`.
+def load_network(
+    name: str,
+    weights: str | Path | None,
+    url: str,
+    build: Callable[[dict[str, Tensor]], nn.Module],
+) -> tuple[nn.Module, dict[str, Tensor]]:
+    """Build a network with weights from the file `weights`, or if it is None, from a download.
 
-    A download is checked, whenever it is read, if its name ends in a part of its SHA-256, as in
-    NAME-0123abcd.pth. Raises UserError that names the file to get and the place to put it.
+    torch keeps the download, and checks it if its name ends in a part of its SHA-256. Weights are
+    read without running code. Return the network and its weights.
+
+    Raises UserError that names the file to get and the place to put it, if there is no such file,
+    or if it is damaged or has the weights of another network.
     """
-    path, start = Path(weights or _place(url)), ""
     try:
         if weights is None:
-            named = re.search(r"-([0-9a-f]{8,})\.\w+$", url)
-            start = named[1] if named else ""
-            if not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                download_url_to_file(url, str(path), start)
-        with path.open("rb") as stream:
-            if not hashlib.file_digest(stream, "sha256").hexdigest().startswith(start):
-                raise ValueError(f"{path} is damaged; delete it")
-            check_archive(stream)
-            state = torch.load(stream, map_location="cpu", weights_only=True)
+            state = load_state_dict_from_url(url, None, "cpu", check_hash=True, weights_only=True)
+        else:
+            state = torch.load(weights, map_location="cpu", weights_only=True)
+        return build(state), state
     except Exception as error:  # a damaged file can raise any error
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise unusable_weights(network, weights, url, reason) from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise unusable_weights(network, weights, url, "not a state dict")
-    return state
-
-
-def unusable_weights(network: str, weights: str | Path | None, url: str, reason: str) -> UserError:
-    """Build the error that names the file to get and the place to put it."""
-    place = _place(url)
-    return UserError(
-        f"metric.extractor.weights: no {network} weights from {weights or url} ({reason}); "
-        f"get {url} and put it at {place} with weights null, "
-        "or anywhere and set weights to its path"
-    )
-
-
-def _place(url: str) -> Path:
-    """The path where torch keeps a download."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+        place = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+        raise UserError(
+            f"metric.extractor.weights: no {name} weights from {weights or url} ({reason}); "
+            f"get {url} and put it at {place} with weights null, "
+            "or anywhere and set weights to its path"
+        ) from error

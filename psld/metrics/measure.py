@@ -13,7 +13,7 @@ from psld.metrics.distances import (
     kernel_distance,
 )
 from psld.metrics.estimate import Estimate
-from psld.metrics.features import BLOCKS, BlockStatistics, Features, FeatureSet
+from psld.metrics.features import BLOCKS, Features
 from psld.metrics.neighbors import Memorization, memorization, precision, recall
 from psld.metrics.settings import (
     FrechetSettings,
@@ -21,8 +21,7 @@ from psld.metrics.settings import (
     KernelSettings,
     MemorizationSettings,
     MetricSettings,
-    PrecisionSettings,
-    RecallSettings,
+    NeighborSettings,
 )
 from psld.utils.errors import UserError
 
@@ -30,13 +29,13 @@ from psld.utils.errors import UserError
 class Reference(NamedTuple):
     """The images that samples are compared with, and those that give a metric its scale."""
 
-    train: FeatureSet
-    test: FeatureSet | None
+    train: Features
+    test: Features | None
     """None if the dataset has no test split."""
-    noise: FeatureSet
+    noise: Features
     """Standard normal noise, quantized as samples are."""
 
-    def split(self, name: str) -> FeatureSet:
+    def split(self, name: str) -> Features:
         """Return the images of `train` or `test`. Raises UserError if there are none."""
         images = self.train if name == "train" else self.test
         if images is None:
@@ -46,7 +45,7 @@ class Reference(NamedTuple):
 
 def measure(
     metric: MetricSettings,
-    samples: FeatureSet,
+    samples: Features,
     reference: Reference,
     device: torch.device | str = "cpu",
     blocks: int = BLOCKS,
@@ -60,17 +59,15 @@ def measure(
     the kernel distance half of that. Precision, recall and memorization grow with samples ×
     reference images (`python -m benchmarks.metrics`).
 
-    Raises UserError if there are statistics where the measure needs features, or if the samples are
-    too few, and RunError if features are NaN or infinite.
+    Raises UserError if the samples are too few, and RunError if features are NaN or infinite.
     """
     settings = metric.measure
     match settings:
         case FrechetSettings():
-            if isinstance(samples, Features):
-                samples = samples.block_statistics(blocks, device)
-            return frechet_estimate(samples, reference.split(metric.reference_split).total)
+            split = reference.split(metric.reference_split)
+            return frechet_estimate(_values(samples, device), split.total, blocks)
         case InceptionScoreSettings():
-            logits = _features(samples).logits
+            logits = samples.logits
             if logits is None:
                 raise UserError(f"{metric.name}: the extractor gives no logits")
             splits = min(settings.splits, max(1, len(logits) // 2))  # a rehearsal has few samples
@@ -83,15 +80,14 @@ def measure(
     match settings:
         case KernelSettings():
             return kernel_distance(x, y, settings.subsets, settings.subset_size, blocks)
-        case PrecisionSettings():
-            return precision(x, y, settings.neighbors, blocks)
-        case RecallSettings():
-            return recall(x, y, settings.neighbors, blocks)
+        case NeighborSettings(kind=kind):
+            share = precision if kind == "precision" else recall
+            return share(x, y, settings.neighbors, blocks)
 
 
 def measure_memorization(
     metric: MetricSettings,
-    samples: FeatureSet,
+    samples: Features,
     reference: Reference,
     device: torch.device | str = "cpu",
     blocks: int = BLOCKS,
@@ -110,7 +106,7 @@ def scale(
     The floor is None without a test split.
     """
 
-    def value(images: FeatureSet) -> float:
+    def value(images: Features) -> float:
         if metric.measure.kind == "frechet":
             return frechet_distance(images.total, reference.split(metric.reference_split).total)
         # The interval does not count, so the fewest blocks are enough.
@@ -121,11 +117,5 @@ def scale(
     return {"floor": floor, "noise": value(reference.noise)}
 
 
-def _features(images: FeatureSet) -> Features:
-    if isinstance(images, BlockStatistics):
-        raise UserError("only a Fréchet distance can be measured from statistics of features")
-    return images
-
-
-def _values(images: FeatureSet, device: torch.device | str) -> Tensor:
-    return finite(_features(images).values).to(device)
+def _values(images: Features, device: torch.device | str) -> Tensor:
+    return finite(images.values).to(device)

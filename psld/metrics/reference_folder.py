@@ -63,10 +63,6 @@ class ReferenceManifest(MadeRecord):
     device: str
     """The device of the computation."""
 
-    def images_of(self, split: str) -> int:
-        """Return the number of images of `train` or `test`."""
-        return self.images.get(split, 0)
-
 
 def make_reference(settings: ReferenceSettings) -> ReferenceManifest:
     """Extract the features of a dataset's images, and of noise, and write them with a manifest.
@@ -143,18 +139,13 @@ def extractor_for(
 def _check_classifier(settings: ClassifierSettings, folder: Path, dataset_digest: str) -> None:
     """Raise UserError if the classifier was trained with other settings or on other data."""
     manifest = read_extractor_manifest(folder)
-    trained = manifest.extractor.model_dump()
-    for key, value in settings.model_dump().items():
-        if trained[key] != value:
-            raise UserError(
-                f"{folder}: trained with metric.extractor.{key}={trained[key]}, but the metric "
-                f"asks for {value}; train it again"
-            )
-    if manifest.dataset_digest != dataset_digest:
+    if manifest.extractor != settings:
         raise UserError(
-            f"{folder}: trained on dataset {manifest.dataset} with digest "
-            f"{manifest.dataset_digest}, but the data here has {dataset_digest}; train it again"
+            f"{folder}: trained with metric.extractor={manifest.extractor!r}, but the metric asks "
+            f"for {settings!r}; train it again"
         )
+    if manifest.dataset_digest != dataset_digest:
+        raise UserError(f"{folder}: trained on other data of {manifest.dataset}; train it again")
 
 
 def features_of_splits(
@@ -202,11 +193,8 @@ def load_reference(folder: str | Path) -> tuple[Reference, ReferenceManifest]:
     manifest = read_reference_manifest(folder)
     path = Path(folder) / FEATURES
     stored = read_tensors(path, "features", REMEDY, manifest.features_sha256)
-    try:
-        parts = {p: Features.from_tensors(each) for p, each in grouped(stored.tensors()).items()}
-        return Reference(parts["train"], parts.get("test"), parts["noise"]), manifest
-    except KeyError as error:
-        raise UserError(f"{path}: has no {error}; {REMEDY}") from None
+    parts = {p: Features.from_tensors(each) for p, each in grouped(stored.tensors()).items()}
+    return Reference(parts["train"], parts.get("test"), parts["noise"]), manifest
 
 
 def check_reference(
@@ -221,12 +209,8 @@ def check_reference(
     source = identity, reference.truncated_reference, reference.extractor_digest
     if source != (metric.extractor.identity(), metric.truncated_reference, extractor_digest):
         raise UserError(f"{folder}: made with another extractor than {metric.name} has; {REMEDY}")
-    dataset, digest = model.settings.dataset.name, model.dataset_digest
     # Of an imported model, only the name of its dataset is certain.
-    if digest is None and dataset != reference.dataset:
-        raise UserError(f"{folder}: of dataset {reference.dataset}, but the model is of {dataset}")
-    if digest is not None and reference.dataset_digest != digest:
-        raise UserError(
-            f"{folder}: of dataset {reference.dataset} with digest "
-            f"{reference.dataset_digest[:12]}, but the model was trained on {digest[:12]}"
-        )
+    dataset, digest = model.settings.dataset.name, model.dataset_digest
+    fits = digest == reference.dataset_digest if digest else dataset == reference.dataset
+    if not fits:
+        raise UserError(f"{folder}: of dataset {reference.dataset}, but the model is of another")

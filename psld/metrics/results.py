@@ -123,6 +123,8 @@ class CellResults(Settings):
         """The records of the results."""
         return [result.record for result in self.results]
 
-    def of(self, record: str) -> CellResult | None:
-        """Return the result of a record; None if there is none."""
-        return next((result for result in self.results if result.record == record), None)
+    @classmethod
+    def find(cls, path: str | Path, record: str) -> CellResult | None:
+        """Read the result of a record; None if there is none yet."""
+        results = cls.read(path).results if Path(path).exists() else ()
+        return next((result for result in results if result.record == record), None)

@@ -95,18 +95,13 @@ class InceptionScoreSettings(Settings):
     """Parts of the samples whose scores are averaged."""
 
 
-class PrecisionSettings(Settings):
-    """Precision (Kynkäänniemi et al. 2019): the share of samples that are among the reference."""
+class NeighborSettings(Settings):
+    """Precision: the share of samples that are among the reference; recall: the reverse.
 
-    kind: Literal["precision"]
-    neighbors: int = Field(3, gt=0)
-    """k: the ball around an image reaches to its k-th nearest neighbor."""
+    Of Kynkäänniemi et al. (2019).
+    """
 
-
-class RecallSettings(Settings):
-    """Recall (Kynkäänniemi et al. 2019): the share of the reference that is among the samples."""
-
-    kind: Literal["recall"]
+    kind: Literal["precision", "recall"]
     neighbors: int = Field(3, gt=0)
     """k: the ball around an image reaches to its k-th nearest neighbor."""
 
@@ -123,8 +118,7 @@ MeasureSettings = Annotated[
     FrechetSettings
     | KernelSettings
     | InceptionScoreSettings
-    | PrecisionSettings
-    | RecallSettings
+    | NeighborSettings
     | MemorizationSettings,
     Field(discriminator="kind"),
 ]
@@ -182,8 +176,7 @@ class MetricSettings(Settings):
         """The better values; None for memorization: it is small for noise and large for copies."""
         if self.measure.kind == "memorization":
             return None
-        scores = ("inception-score", "precision", "recall")
-        return "larger" if self.measure.kind in scores else "smaller"
+        return "smaller" if self.measure.kind in ("frechet", "kernel") else "larger"
 
     @model_validator(mode="before")
     @classmethod

@@ -1,7 +1,6 @@
 """The dashboard of a grid: a report in wandb, which shows all results uploaded so far or later."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import wandb
@@ -10,10 +9,6 @@ from wandb_workspaces.reports.v2.interface import Block, Panel
 
 from psld.grid.figures import all_figures
 from psld.grid.records import Grid
-from psld.report.result_runs import evaluation_id
-from psld.report.style import model_looks
-from psld.training.history import WandbRun
-from psld.training.manifest import read_manifest
 from psld.training.settings import WandbSettings
 from psld.training.wandb_runs import check_login, errors_in_one_line
 
@@ -52,9 +47,7 @@ def report_blocks(grid: Grid) -> Iterator[Block]:
     yield reports.H1("Samples")
     yield _panels(grid, ["evaluate"], [_images("samples")])
     yield reports.H1("Trainings")
-    colors = _training_colors(grid)
-    shown = [*map(_curve, CURVES), _images("samples")]
-    yield _panels(grid, ["train", "train_guide"], shown, colors=colors)
+    yield _panels(grid, ["train", "train_guide"], [*map(_curve, CURVES), _images("samples")])
     yield reports.H1("Tables")
     for name, table in grid.file.tables.items():
         layout = reports.Layout(w=WIDTH, h=10)
@@ -66,14 +59,13 @@ def report_blocks(grid: Grid) -> Iterator[Block]:
 
 
 def _distances(grid: Grid) -> Iterator[Block]:
-    """List and plot the evaluations of each dataset and metric, in the colors of the figures."""
-    looks = model_looks(grid)
-    groups: dict[tuple[str, str], dict[str, str]] = {}
-    for cell in grid.measured_cells:
-        for measurement in cell.measurements:
-            colors = groups.setdefault((cell.model.dataset, measurement.metric.name), {})
-            colors[evaluation_id(cell, measurement)] = looks[cell.model.name].color
-    for (dataset, metric), colors in groups.items():
+    """List and plot the evaluations of each dataset and metric."""
+    kinds = {
+        (cell.model.dataset, measurement.metric.name): None
+        for cell in grid.measured_cells
+        for measurement in cell.measurements
+    }
+    for dataset, metric in kinds:
         distance = reports.SummaryMetric(metric)
         against_nfe = reports.ScatterPlot(
             title=f"{metric} against network evaluations",
@@ -90,22 +82,10 @@ def _distances(grid: Grid) -> Iterator[Block]:
             ["evaluate"],
             [against_nfe],
             condition=f"Tags() in {[dataset]} and Tags() in {[metric]}",
-            colors=colors,
             order=[reports.OrderBy(distance, ascending=True)],
             pinned_columns=["run:displayName", f"summary:{metric}"],
             visible_columns=COLUMNS,
         )
-
-
-def _training_colors(grid: Grid) -> dict[str, str]:
-    """Return the color of each existing model by the id of its training."""
-    colors = {}
-    for model, look in model_looks(grid).items():
-        record = grid.models[model]
-        run = read_manifest(record.folder).run if Path(record.manifest).exists() else None
-        if run and (known := WandbRun.read(Path(run))):
-            colors[known.id] = look.color
-    return colors
 
 
 def _panels(
@@ -114,7 +94,6 @@ def _panels(
     panels: list[Panel],
     *,
     condition: str = "",
-    colors: dict[str, str] | None = None,
     **runset: Any,
 ) -> reports.PanelGrid:
     """Return panels of the grid's runs of these job types, narrowed down by `condition`."""
@@ -122,7 +101,7 @@ def _panels(
     if condition:
         filters += f" and {condition}"
     runs = reports.Runset(name=f"{grid.name}: {job_types[0]}", filters=filters, **runset)
-    return reports.PanelGrid(runsets=[runs], panels=panels, custom_run_colors=colors or {})
+    return reports.PanelGrid(runsets=[runs], panels=panels)
 
 
 def _curve(name: str) -> reports.LinePlot:

@@ -6,14 +6,10 @@ from itertools import pairwise
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from tabulate import tabulate
 
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.time_grid import time_of_noise_level
 from psld.report.style import COLORS, LINE_WIDTH, PAGE_WIDTH
-
-SHOWN = (1e-4, 1e-3, 0.01, 0.1, 0.3, 0.5, 0.7, 1.0)
-"""The times of the printed table."""
 
 LEVELS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 """The noise levels σ_eff between which the shares of time are given."""
@@ -25,8 +21,7 @@ BLOCKS = ("image", "momentum")
 
 
 def description(title: str, process: LinearProcess) -> str:
-    """Return the properties of a process, its kernel at a few times and its shares of time."""
-    names = block_names(process)
+    """Return the matrices of a process, its modes, and what the network predicts."""
     last = float(process.noise_level(torch.tensor([process.T], dtype=torch.float64)))
     lines = [
         f"{title}: the recipe's conditions hold",
@@ -34,20 +29,8 @@ def description(title: str, process: LinearProcess) -> str:
         f"modes of the drift (D + Q) S⁻¹: {modes(process)}",
         f"the network predicts {process.predicted_blocks} of {process.blocks} blocks of ε",
         f"at t = 1 an image has noise of {last:.3g} times its own units",
-        "",
-        "Given the image: mean a, deviation of the noise, noise level σ_eff, λ, condition of Σ",
-        _table(kernel_rows(process), ["t", *(f"a {n}" for n in names), *(f"σ {n}" for n in names),
-                                    "σ_eff", "λ", "cond Σ"]),
-        "",
-        "Share of the time, and so of training, by noise level σ_eff",
-        _table([[f"{share:.1%}" for share in shares(process)]], level_names()),
-    ]  # fmt: skip
-    return "\n".join(lines) + "\n"
-
-
-def _table(rows: list[list[str]], heads: list[str]) -> str:
-    sides = ["left"] + ["right"] * (len(heads) - 1)
-    return tabulate(rows, heads, tablefmt="pipe", colalign=sides, disable_numparse=True)
+    ]
+    return "\n".join(lines)
 
 
 def block_names(process: LinearProcess) -> list[str]:
@@ -94,21 +77,6 @@ def modes(process: LinearProcess) -> str:
     return f"{', '.join(texts)} ({kind})"
 
 
-def kernel_rows(process: LinearProcess) -> list[list[str]]:
-    """Return a row of numbers for each of the SHOWN times."""
-    times = torch.tensor(SHOWN, dtype=torch.float64)
-    covariance = process.image_covariance(times)
-    columns = [
-        times,
-        *process.image_mean(times).mT,
-        *covariance.diagonal(dim1=1, dim2=2).sqrt().mT,
-        process.noise_level(times),
-        process.log_snr(times),
-        torch.linalg.cond(covariance),
-    ]
-    return [[f"{value:.3g}" for value in row] for row in torch.stack(columns, dim=1).tolist()]
-
-
 def level_names() -> list[str]:
     between = [f"{low:g} to {high:g}" for low, high in pairwise(LEVELS)]
     return [f"below {LEVELS[0]:g}", *between, f"above {LEVELS[-1]:g}"]
@@ -140,8 +108,13 @@ def draw_design(title: str, process: LinearProcess) -> Figure:
     noise = covariance.diagonal(dim1=1, dim2=2).sqrt() / scale
     _draw_blocks(deviations, process, times, noise)
     deviations.set(title="noise of each block", ylabel="deviation √Σ / √S", yscale="log")
-    _draw_levels(levels, times, process.noise_level(times))
-    _draw_shares(spent, shares(process))
+    levels.plot(times, process.noise_level(times), color=COLORS[0], linewidth=LINE_WIDTH)
+    levels.set(title="noise on the image", xscale="log", yscale="log")
+    levels.set(xlabel="time t", ylabel="σ_eff")
+    parts = shares(process)
+    spent.barh(range(len(parts)), parts, color=COLORS[0])
+    spent.set_yticks(range(len(parts)), level_names())
+    spent.set(title="share of the time by σ_eff", xlabel="share")
     condition.plot(times, torch.linalg.cond(covariance), color=COLORS[0], linewidth=LINE_WIDTH)
     condition.set(title="condition number of Σ", xscale="log", yscale="log", xlabel="time t")
     return figure
@@ -153,19 +126,3 @@ def _draw_blocks(
     for name, color, line in zip(block_names(process), COLORS, values.mT, strict=False):
         axes.plot(times, line, label=name, color=color, linewidth=LINE_WIDTH)
     axes.set(xlabel="time t", xscale="log")
-
-
-def _draw_levels(axes: Axes, times: torch.Tensor, noise_levels: torch.Tensor) -> None:
-    axes.plot(times, noise_levels, color=COLORS[0], linewidth=LINE_WIDTH)
-    axes.set(title="noise on the image", xlabel="time t", xscale="log", yscale="log")
-    axes.set_ylabel("σ_eff")
-    other = axes.twinx()
-    other.set_ylim(*(-math.log(level) for level in axes.get_ylim()))
-    other.set_ylabel("λ = −log σ_eff")
-    other.grid(visible=False)
-
-
-def _draw_shares(axes: Axes, parts: list[float]) -> None:
-    axes.barh(range(len(parts)), parts, color=COLORS[0])
-    axes.set_yticks(range(len(parts)), level_names())
-    axes.set(title="share of the time by σ_eff", xlabel="share")

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from psld.data.picture import tiled
-from psld.data.store import ImageStore, Split
+from psld.data.store import ImageStore
 from psld.grid.figures import GridFigure, all_figures
 from psld.grid.records import Grid
 from psld.metrics.results import CellResults
@@ -45,28 +45,20 @@ def draw_figure(grid: Grid, name: str, device: str) -> Figure:
             # Only this figure needs torch, which takes a second to import.
             from psld.report.phase_space import draw_path
 
-            cell = figure.cell
-            sampler, size = cell.sampler.settings, cell.options.shard_size
-            return draw_path(cell.model.folder, sampler, figure.title, device, size, cell.seed)
-    cell = figure.cell
-    split = getattr(cell.sampler.settings.guidance, "split", "test")
-    path = shard_path(cell.folder, 0)
-    return draw_shard(path, figure.title, cell.datasets.get("data"), split)
+            return draw_path(figure.cell, figure.title, device)
+    return draw_shard(shard_path(figure.cell.folder, 0), figure.title)
 
 
-def draw_shard(path: Path, title: str, data: str | None, split: Split) -> Figure:
+def draw_shard(path: Path, title: str) -> Figure:
     """Draw the first images of a shard.
 
-    Samples guided to several classes have one row per class. Inpainted images have three rows: the
-    originals, the originals with holes, and the samples.
-
-    Args:
-        data, split: the originals of inpainted images: the prepared dataset, and its part.
+    Samples guided to several classes have one row per class. Inpainted images have two rows: with
+    their holes, and as they are.
     """
     shard = read_shard(path)
     if shard.masks is not None:
-        lines = before_and_after(shard, _originals(shard, path, data, split), ROWS, COLUMNS)
-        names = ["original", "its hole", "filled in"] * (len(lines) // 3)
+        lines = before_and_after(shard, ROWS, COLUMNS)
+        names = ["the hole", "filled in"] * (len(lines) // 2)
     elif shard.labels is not None and len(np.unique(shard.labels)) > 1:
         classes = np.unique(shard.labels)[:ROWS]
         lines = [full_row(shard.images[shard.labels == label], COLUMNS) for label in classes]
@@ -76,32 +68,13 @@ def draw_shard(path: Path, title: str, data: str | None, split: Split) -> Figure
     return draw_images(np.concatenate(lines), COLUMNS, title, names)
 
 
-def before_and_after(
-    shard: Shard, originals: np.ndarray, rows: int, columns: int
-) -> list[np.ndarray]:
-    """Return triples of RGB rows: originals, originals with holes, samples."""
+def before_and_after(shard: Shard, rows: int, columns: int) -> list[np.ndarray]:
+    """Return pairs of RGB rows: the images with their holes, and the samples."""
     known = shard.masks[:, None] == 1
-    masked = np.where(known, originals, np.array(HOLE_COLOR, np.uint8)[:, None, None])
-    parts = [np.broadcast_to(part, masked.shape) for part in (originals, masked, shard.images)]
-    starts = range(0, len(masked), columns)[: max(1, rows // 3)]
-    return [full_row(part[i : i + columns], columns) for i in starts for part in parts]
-
-
-def _originals(shard: Shard, path: Path, data: str | None, split: Split) -> np.ndarray:
-    """Return the images whose holes a shard fills.
-
-    Raises UserError if `data` is missing or not the dataset of the shard.
-    """
-    if data is None:
-        raise UserError(f"data: the originals of {path} are in the dataset; it is null")
-    store = ImageStore.open(data)
-    if store.digest != shard.origin.dataset_digest:
-        raise UserError(f"{data}: not the images that {path} was made from")
-    first = shard.origin.index * shard.origin.size
-    images = store.images(split)[first : first + len(shard.images)]
-    if len(images) < len(shard.images):
-        raise UserError(f"split: {path} is not of the {split} split")
-    return np.array(images)
+    masked = np.where(known, shard.images, np.array(HOLE_COLOR, np.uint8)[:, None, None])
+    filled = np.broadcast_to(shard.images, masked.shape)
+    starts = range(0, len(masked), columns)[: rows // 2]
+    return [full_row(part[i : i + columns], columns) for i in starts for part in (masked, filled)]
 
 
 def _draw_comparison(figure: GridFigure) -> Figure:
@@ -123,11 +96,9 @@ def _draw_nearest(figure: GridFigure) -> Figure:
     """Draw samples above their nearest training images."""
     cell = figure.cell
     measurement = next(m for m in cell.measurements if m.metric.measure.kind == "memorization")
-    path = Path(cell.result)
-    results = CellResults.read(path) if path.exists() else None
-    result = results and results.of(measurement.digest(cell.digest))
+    result = CellResults.find(cell.result, measurement.digest(cell.digest))
     if result is None:
-        raise UserError(f"{path}: not evaluated yet")
+        raise UserError(f"{cell.result}: not evaluated yet")
     train = ImageStore.open(cell.model.settings.data).images("train")
     places = [divmod(sample, cell.options.shard_size) for sample, _ in result.nearest]
     shards = {index: read_shard(shard_path(cell.folder, index)) for index in dict(places)}

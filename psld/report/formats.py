@@ -11,7 +11,7 @@ from tabulate import tabulate
 from psld.grid.entries import TableEntry, read_table
 from psld.grid.records import Grid
 from psld.grid.tables import RECORDED, Table
-from psld.report.table import EVERY_ENTRY, TableText, summary, table_text
+from psld.report.table import TableText, summary, table_text
 from psld.utils.files import write_text
 
 TEMPLATES = Environment(
@@ -22,7 +22,6 @@ TEMPLATES = Environment(
     undefined=StrictUndefined,
 )
 """The templates of HTML pages, which have no script, fetch nothing, and escape all texts."""
-TEMPLATES.globals["every_entry"] = EVERY_ENTRY
 
 
 def write_table(grid: Grid, name: str, output: str) -> None:
@@ -40,7 +39,7 @@ def print_tables(grid: Grid, root: Path) -> None:
     tables = {name: read_table(grid, name, root) for name in grid.file.tables}
     texts = [table_text(grid.file.tables[name], rows) for name, rows in tables.items()]
     for text in [*texts, summary(grid, tables)]:
-        print(markdown(text, details=False))
+        print(markdown(text))
 
 
 def html(text: TableText) -> str:
@@ -80,19 +79,13 @@ def csv_line(grid: Grid, table: Table, entry: TableEntry) -> dict[str, object]:
     return labels | {c: known[c] if c in known else getattr(entry, c) for c in RECORDED}
 
 
-def markdown(text: TableText, details: bool = True) -> str:
-    """Return Markdown, with a list of every entry if `details`."""
+def markdown(text: TableText) -> str:
     title, caption, *notes = map(_plain, [text.title, text.caption, *text.notes])
-    parts = [f"### {title}", caption, _pipes(text, text.columns, text.lines), *notes]
-    if details and text.details:
-        parts += [f"#### {EVERY_ENTRY}", _pipes(text, text.detail_columns, text.details)]
-    return "\n\n".join(filter(None, parts)) + "\n"
-
-
-def _pipes(text: TableText, columns: list[str], lines: list[list[str]]) -> str:
-    sides = ["left"] * text.headings + ["right"] * (len(columns) - text.headings)
-    rows = [[_plain(cell).replace("|", r"\|") for cell in line] for line in (columns, *lines)]
-    return tabulate(rows[1:], rows[0], tablefmt="pipe", colalign=sides, disable_numparse=True)
+    sides = ["left"] * text.headings + ["right"] * (len(text.columns) - text.headings)
+    lines = [text.columns, *text.lines]
+    head, *rows = [[_plain(cell).replace("|", r"\|") for cell in line] for line in lines]
+    table = tabulate(rows, head, tablefmt="pipe", colalign=sides, disable_numparse=True)
+    return "\n\n".join(filter(None, [f"### {title}", caption, table, *notes])) + "\n"
 
 
 def _plain(text: str) -> str:
@@ -101,38 +94,22 @@ def _plain(text: str) -> str:
 
 
 def latex(text: TableText) -> str:
-    """Return a booktabs table, with the notes in its caption, and a long table of every entry."""
+    """Return a booktabs table, with the notes in its caption."""
     caption = " ".join(filter(None, [f"{text.title}.", text.caption, *text.notes]))
+    sides = "l" * text.headings + "r" * (len(text.columns) - text.headings)
+    lines = [text.columns, *text.lines]
+    head, *body = (f"{' & '.join(map(_escape, line))} \\\\" for line in lines)
     lines = [
-        r"% Needs \usepackage{amssymb, booktabs, longtable}",
+        r"% Needs \usepackage{amssymb, booktabs}",
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{_escape(caption)}}}",
-        rf"\begin{{tabular}}{{{_sides(text, text.columns)}}}",
-        *_rules(text.columns, text.lines),
+        rf"\begin{{tabular}}{{{sides}}}",
+        *[r"\toprule", head, r"\midrule", *body, r"\bottomrule"],
         r"\end{tabular}",
         r"\end{table}",
-        "",
     ]
-    if text.details:
-        lines += [
-            r"{\scriptsize",
-            rf"\begin{{longtable}}{{{_sides(text, text.detail_columns)}}}",
-            rf"\caption{{{_escape(f'{text.title}. {EVERY_ENTRY}.')}}} \\",
-            *_rules(text.detail_columns, text.details),
-            r"\end{longtable}}",
-            "",
-        ]
-    return "\n".join(lines)
-
-
-def _sides(text: TableText, columns: list[str]) -> str:
-    return "l" * text.headings + "r" * (len(columns) - text.headings)
-
-
-def _rules(columns: list[str], lines: list[list[str]]) -> list[str]:
-    head, *body = (f"{' & '.join(map(_escape, line))} \\\\" for line in (columns, *lines))
-    return [r"\toprule", head, r"\midrule", *body, r"\bottomrule"]
+    return "\n".join(lines) + "\n"
 
 
 SYMBOLS = {

@@ -10,46 +10,30 @@ from matplotlib.patches import Circle
 from torch import Tensor
 
 from psld.data.pixels import to_uint8
-from psld.diffusion.samplers import SamplerSettings
+from psld.grid.records import Cell
 from psld.report.style import LINE_WIDTH, MARKER_SIZE, PAGE_WIDTH, SCALE_COLOR, Look, ramp
 from psld.sampling.sample import trace_sample
 from psld.training.model import load_model
 from psld.utils.device import use_device
-from psld.utils.errors import UserError
 
 TIMES = 10
 """States that are shown as images, evenly spread over the steps from noise to data."""
 PIXELS = 3
 """Pixels that are followed, from the darkest to the brightest of the image."""
 BLOCKS = ("position\nx", "momentum\nm", "auxiliary")  # all after the second are auxiliary
-AXES = ("position x", "momentum m / √M")
 CONTRAST = 2.0  # deviations from the mean that are black and white, except in the position
 PLANE_HEIGHT = 4.2  # inches
 
 
-def draw_path(
-    model: str,
-    sampler: SamplerSettings,
-    title: str,
-    device: str,
-    shard_size: int,
-    seed: int,
-) -> Figure:
-    """Sample the first image of a cell again and draw its path through phase space.
-
-    Args:
-        shard_size: images per shard of the cell, whose noise comes from `seed`.
-    """
-    loaded = load_model(model, use_device(device, tf32=True))
-    try:
-        times, states = trace_sample(loaded, sampler, 0, shard_size, seed)
-    except UserError as error:
-        raise UserError(f"{model}: {error}") from None
-    return draw_trace(times, states, title)
+def draw_path(cell: Cell, title: str, device: str) -> Figure:
+    """Sample the first image of a cell again and draw its path through phase space."""
+    model = load_model(cell.model.folder, use_device(device, tf32=True))
+    size = cell.options.shard_size
+    return draw_trace(*trace_sample(model, cell.sampler.settings, 0, size, cell.seed), title)
 
 
 def draw_trace(times: Sequence[float], states: Tensor, title: str) -> Figure:
-    """Draw the blocks as images at some times; below, a few pixels in phase space and over time.
+    """Draw the blocks as images at some times; below, a few pixels in phase space.
 
     Args:
         times: forward times, descending.
@@ -69,10 +53,8 @@ def draw_trace(times: Sequence[float], states: Tensor, title: str) -> Figure:
     for (row, column), look in zip(places, looks, strict=True):
         for axes in panels[:, -1]:
             axes.plot(column, row, look.marker, **_filled(look))
-    left, right = below.subfigures(1, 2, width_ratios=[1, 1.25])
     paths = [followed[:, :, row, column].numpy() for row, column in places]
-    _draw_plane(left.subplots(), paths, looks)
-    _draw_over_time(right.subplots(2, 1, sharex=True), times, paths, looks)
+    _draw_plane(below.subplots(), paths, looks)
     return figure
 
 
@@ -115,19 +97,6 @@ def _draw_plane(axes: Axes, paths: list[np.ndarray], looks: list[Look]) -> None:
         axes.plot(*path[-1], look.marker, zorder=4, **_filled(look))
     reach = max(2.6, 1.05 * np.abs(paths).max())
     axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
-    axes.set(xlabel=AXES[0], ylabel=AXES[1])
+    axes.set(xlabel="position x", ylabel="momentum m / √M")
     title = "from noise (hollow) to data (filled)\ndotted: 1σ and 2σ of the noise"
     axes.set_title(title, fontsize=10)
-
-
-def _draw_over_time(
-    panels: np.ndarray, times: Sequence[float], paths: list[np.ndarray], looks: list[Look]
-) -> None:
-    """Draw the same paths over time, from noise on the left to data on the right."""
-    for block, axes in enumerate(panels):
-        for path, look in zip(paths, looks, strict=True):
-            axes.plot(times, path[:, block], color=look.color, linewidth=0.7 * LINE_WIDTH)
-            axes.plot(times[-1], path[-1, block], look.marker, clip_on=False, **_filled(look))
-        axes.set_ylabel(AXES[block])
-    panels[0].invert_xaxis()
-    panels[1].set_xlabel("forward time t, from noise to data")

@@ -47,7 +47,6 @@ class Curve:
     look: Look
     ours: Points
     paper: Points = field(default_factory=list)
-    mark_every: int = 1  # mark every n-th of our points
     bars: Sequence[tuple[float, float, float]] = ()  # x and both ends of each error bar
 
 
@@ -145,7 +144,7 @@ def _plot_training(grid: Grid) -> Figure:
         path = Path(grid.models[name].folder, HISTORY)
         entries = TrainingHistory.read(path).entries if path.exists() else []
         if points := thinned([(entry.step, entry.loss) for entry in entries]):
-            curve = Curve(name, looks[name], points, mark_every=max(1, len(points) // 8))
+            curve = Curve(name, looks[name], points)
             curves.setdefault(grid.models[name].dataset, []).append(curve)
     panels = [Panel(dataset, "all", "training loss", lines) for dataset, lines in curves.items()]
     if not panels:
@@ -211,7 +210,8 @@ def _draw_curve(axes: Axes, curve: Curve) -> None:
         axes.plot(*zip(*curve.paper, strict=True), label="_paper", **curve.look.paper())
     if curve.ours:
         x, y = zip(*curve.ours, strict=True)
-        axes.plot(x, y, label=curve.name, markevery=curve.mark_every, **curve.look.ours())
+        every = max(1, len(x) // 8)
+        axes.plot(x, y, label=curve.name, markevery=every, **curve.look.ours())
     if curve.bars:
         # The axis is logarithmic: a bar that reaches below 0 goes on to the end of the axis.
         x, low, high = zip(*curve.bars, strict=True)
@@ -225,44 +225,17 @@ def _share_y_axis(pairs: list[tuple[Panel, Axes]]) -> None:
     values = [y for curve in curves for _, y in curve.ours + curve.paper]
     room = max(1.15, (max(values) / min(values)) ** 0.12)
     low, high = min(values) / room, max(values) * room
-    labeled = (1.0,)  # times powers of ten
-    if high / low < 12:
-        labeled = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
-    elif high / low < 300:
-        labeled = (1.0, 2.0, 5.0)
+    labeled = (1.0, 2.0, 5.0) if high / low < 300 else (1.0,)  # times powers of ten
     for panel, axes in pairs:
         axes.set_ylim(low, high)
         axes.yaxis.set_major_locator(LogLocator(subs=labeled, numticks=15))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_locator(NullLocator())
         for name, value in panel.levels.items():
-            _draw_level(axes, name, value)
-
-
-def _draw_level(axes: Axes, name: str, value: float) -> None:
-    """Draw a dotted line at a level, or its name and an arrow if it is beyond the axis."""
-    low, high = axes.get_ylim()
-    height = math.log(value / low) / math.log(high / low)
-    if 0 < height < 1:
-        axes.axhline(value, color=SCALE_COLOR, linewidth=1, linestyle=":")
-        # Most curves lie between the levels, so the labels are outside.
-        text, side, y, above = name, "left", value, not 0.08 < height < 0.5
-    elif height <= 0:
-        text, side, y, above = f"↓ {name}: {value:.2g}", "left", low, True
-    else:
-        text, side, y, above = f"↑ {name}: {value:.3g}", "right", high, False
-    axes.annotate(
-        text,
-        (0.02 if side == "left" else 0.98, y),
-        xycoords=("axes fraction", "data"),
-        xytext=(0, 2 if above else -2),
-        textcoords="offset points",
-        ha=side,
-        va="bottom" if above else "top",
-        color=SCALE_COLOR,
-        fontsize=9,
-        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
-    )
+            if low < value < high:
+                axes.axhline(value, color=SCALE_COLOR, linewidth=1, linestyle=":")
+                place, coordinates = (0.02, value), axes.get_yaxis_transform()
+                axes.text(*place, name, transform=coordinates, color=SCALE_COLOR, fontsize=9)
 
 
 def label_x_axis(axes: Axes, values: list[float], labels: str) -> None:

@@ -51,10 +51,6 @@ def run_id(grid: str, job_type: str, *identity: str | int) -> str:
     return f"{job_type}-{digest_of([grid, *identity])[:12]}"
 
 
-def evaluation_id(cell: Cell, measurement: Measurement) -> str:
-    return run_id(cell.grid, "evaluate", cell.name, measurement.metric.name, measurement.samples)
-
-
 def result_runs(grid: Grid) -> Iterator[ResultRun]:
     """Yield the runs of all results so far, in the order of the grid's tables."""
     papers = {
@@ -66,9 +62,8 @@ def result_runs(grid: Grid) -> Iterator[ResultRun]:
         images = {}
         if (shard := shard_path(cell.folder, 0)).exists():
             images["samples"] = tiled(Shard.load(shard).images[: SIDE * SIDE], SIDE)
-        results = CellResults.read(cell.result) if Path(cell.result).exists() else None
-        for measurement in cell.measurements if results else ():
-            if result := results.of(measurement.digest(cell.digest)):
+        for measurement in cell.measurements:
+            if result := CellResults.find(cell.result, measurement.digest(cell.digest)):
                 paper = papers.get((cell, measurement))
                 yield _evaluation_run(cell, measurement, result, paper, images)
     for name in grid.file.tables:
@@ -99,7 +94,7 @@ def _evaluation_run(
         "versions": result.versions,
     }
     options = {
-        "id": evaluation_id(cell, measurement),
+        "id": run_id(cell.grid, "evaluate", cell.name, metric.name, measurement.samples),
         "job_type": "evaluate",
         "name": cell.name,
         "config": config,

@@ -4,7 +4,6 @@ The colors are those of Okabe and Ito, which color-blind readers can tell apart.
 styles keep lines apart in a gray print. Figures stay readable at half their size.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -79,29 +78,11 @@ class Look:
 
 
 def model_looks(grid: Grid) -> dict[str, Look]:
-    """Return the look of each model, the same in all figures of the grid.
-
-    Models of one process share a color; their markers and dashes differ. If the whole grid has
-    only one process, each model has its own color. All seeds of a model look the same.
-    """
-    models = {name: grid.models[name] for name in grid.file.models}
-    processes = [model.settings.process for model in models.values()]
-    several = any(process != processes[0] for process in processes)
-    kinds: list[Any] = []
-    variants: Counter[tuple[int, str]] = Counter()
+    """Return the look of each model, the same in all figures of the grid; one for all its seeds."""
     looks = {}
-    for name, model in models.items():
-        kind = model.settings.process if several else name
-        if kind not in kinds:
-            kinds.append(kind)
-        index = kinds.index(kind)
-        variant = variants[index, model.dataset]
-        variants[index, model.dataset] += 1
-        look = Look(
-            COLORS[index % len(COLORS)],
-            MARKERS[(index + variant) % len(MARKERS)],
-            DASHES[variant % len(DASHES)],
-        )
+    for index, name in enumerate(grid.file.models):
+        color, marker = COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
+        look = Look(color, marker, DASHES[index // len(COLORS) % len(DASHES)])
         looks |= dict.fromkeys(grid.file.replicates(name), look)
     return looks
 

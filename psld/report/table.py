@@ -15,13 +15,6 @@ LITERATURE = "†"
 MARKS = {"reproduced": " ✓", "off": " ✗", "undecided": " ?"}
 RANKS = {"best": " ★", "not worse": " ≈"}
 
-EVERY_ENTRY = "Every entry; sampling time in seconds, summed over shards"
-DETAILS = (
-    *("entry", "ours", "95 % interval", "n → ∞", "p against ★", "paper", "difference", "mark"),
-    *("more samples", "samples", "NFE", "sampling (s)", "device"),
-)
-"""Columns of the list of all entries, after the table's headings."""
-
 
 @dataclass(frozen=True)
 class TableText:
@@ -37,9 +30,6 @@ class TableText:
     marks: list[list[Status]] = field(default_factory=list)
     """Of each entry, row by row."""
     notes: list[str] = field(default_factory=list)
-    detail_columns: list[str] = field(default_factory=list)
-    details: list[list[str]] = field(default_factory=list)
-    """Of entries that are not literature."""
 
 
 def table_text(table: Table, rows: list[list[TableEntry]]) -> TableText:
@@ -47,19 +37,17 @@ def table_text(table: Table, rows: list[list[TableEntry]]) -> TableText:
     has_seeds = any(entry.seeds > 1 for entry in entries)
     headings = [*table.headings, *(["seeds"] if has_seeds else [])]
 
-    def labels(row: list[TableEntry]) -> list[str]:
-        return [*row[0].row.label, *([_seeds(row)] if has_seeds else [])]
-
     return TableText(
         title=table.title,
         caption=table.caption,
         headings=len(headings),
         columns=[*headings, *(column.label for column in table.columns)],
-        lines=[[*labels(row), *map(_short, row)] for row in rows],
+        lines=[
+            [*row[0].row.label, *([_seeds(row)] if has_seeds else []), *map(_short, row)]
+            for row in rows
+        ],
         marks=[[entry.status for entry in row] for row in rows],
         notes=list(_notes(table, entries)),
-        detail_columns=[*headings, *DETAILS],
-        details=[[*labels([e]), *_details(e)] for e in entries if e.status != "literature"],
     )
 
 
@@ -119,31 +107,6 @@ def _digits(entry: TableEntry) -> int:
 
 def _number(number: float | None, digits: int, sign: str = "") -> str:
     return MISSING if number is None else f"{number:{sign}.{digits}f}"
-
-
-def _details(entry: TableEntry) -> list[str]:
-    digits, interval = _digits(entry), entry.interval
-    p_value = entry.rank and entry.rank.p_value
-    ends = interval and f"{interval.low:.{digits}f} to {interval.high:.{digits}f}"
-    more = MISSING
-    if entry.needs is not None:
-        more = f"{entry.more_samples:,}" if entry.more_samples else "more"
-        more += "" if entry.needs == "samples" else f" {entry.needs}"
-    return [
-        entry.column,
-        _number(entry.value, digits),
-        ends or MISSING,
-        _number(entry.extrapolated, digits),
-        MISSING if p_value is None else f"{p_value:.2g}",
-        _number(entry.paper, digits),
-        _number(entry.difference, digits, "+"),
-        entry.status,
-        more,
-        str(entry.samples),
-        _number(entry.nfe, 0),
-        _number(entry.sampling_seconds, 1),
-        entry.sampling_device or MISSING,
-    ]
 
 
 # -- notes ----------------------------------------------------------------------------------------
@@ -208,26 +171,18 @@ def _error_notes(entries: list[TableEntry]) -> Iterable[str]:
         covers = "training again" if several else "other samples of the same weights"
         yield (
             "Several seeds: mean ± standard deviation over seeds, and the minimum. The 95 % "
-            f"interval of the mean covers {covers}: see the list of every entry."
+            f"interval of the mean, which the CSV has, covers {covers}."
         )
 
 
 def _rank_notes(entries: list[TableEntry]) -> Iterable[str]:
     """Yield what the ranks mean in this table."""
-    pairings = {entry.rank.paired for entry in entries if entry.rank} - {None}
-    if not pairings:
-        return
-    kinds = {frozenset([True]): "paired by samples", frozenset([False]): "unpaired"}
-    both = (
-        "paired by samples if both draw the same noise (sampler, sampling seeds, and number of "
-        "blocks of variables), else unpaired"
-    )
-    measures = {entry.results[0].metric["measure"]["kind"] for entry in entries if entry.results}
-    none = " (of memorization, none is)" if "memorization" in measures else ""
-    yield (
-        f"★ the best of its column{none}; ≈ not significantly worse at 5 %, with Bonferroni's "
-        f"correction for the column; {kinds.get(frozenset(pairings), both)}."
-    )
+    if any(entry.rank and entry.rank.p_value is not None for entry in entries):
+        yield (
+            "★ the best of its column; ≈ not significantly worse at 5 %, with Bonferroni's "
+            "correction for the column; paired by samples if both draw the same noise (sampler, "
+            "sampling seeds, and number of blocks of variables), else unpaired."
+        )
 
 
 def _undecided_notes(entries: list[TableEntry]) -> Iterable[str]:
@@ -235,25 +190,18 @@ def _undecided_notes(entries: list[TableEntry]) -> Iterable[str]:
     undecided = [entry for entry in entries if entry.status == "undecided"]
     if not undecided:
         return
-    parts = [f"{len(undecided)} of {len(entries)} entries are undecided."]
-    samples = [entry.more_samples for entry in undecided if entry.needs == "samples"]
-    finite = [number for number in samples if number is not None]
-    if finite:
-        parts.append(
-            f"Up to {max(finite):,} more samples, as further seeds, would decide "
-            f"{_count(len(finite))} if the value stays: see the list of every entry."
+    note = f"{len(undecided)} of {len(entries)} entries are undecided."
+    if samples := [entry.more_samples for entry in undecided if entry.more_samples]:
+        note += (
+            f" Up to {max(samples):,} more samples, as further seeds, would decide "
+            f"{_count(len(samples))} if the value stays: see the CSV."
         )
-    if endless := len(samples) - len(finite):
-        parts.append(
-            f"The value of {_count(endless)} is on an end of the band: if it stays, no number of "
-            "samples decides."
-        )
-    if trainings := len(undecided) - len(samples):
-        parts.append(
-            f"{_count(trainings)} can be decided by more trainings only: the spread "
+    if trainings := sum(entry.needs == "trainings" for entry in undecided):
+        note += (
+            f" {_count(trainings)} can be decided by more trainings only: the spread "
             "over trainings is wider than the error of sampling."
         )
-    yield " ".join(parts)
+    yield note
 
 
 def _count(entries: int) -> str:

@@ -93,7 +93,7 @@ def test_a_text_that_needs_quotes_is_shown_with_them(tmp_path, value):
     line = refused(call(tmp_path, *prepare, word), 2, word)
     assert "http" not in line
     advice = line.partition("e.g. '")[2].rstrip("\n'")
-    refused(call(tmp_path, *prepare, advice), 2, value.strip("'"), "no such")
+    refused(call(tmp_path, *prepare, advice), 2, value.strip("'"), "No such file")
 
 
 @pytest.mark.parametrize("flags", [["--multirun"], ["--cfg", "job"], ["-cn", "train"]])

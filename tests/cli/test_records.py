@@ -77,7 +77,7 @@ def test_a_job_refuses_another_record_than_the_planned_one(configs, tmp_path):
         ("sample cell=mine/psld/em-11", "no such cell; the nearest are: psld/em-10"),
         ("sample cell=mine/psld/em-10 seeed=3", "no setting is called seeed (is seed meant?);"),
         ("sample cell=mine/psld/em-10 seed=3", "missing: output=…"),
-        ("evaluate cell=mine/psld/em-10 seed=3", "seed=3: the grid decides this for cell=mine/psld"),
+        ("evaluate cell=mine/psld/em-10 seed=3", "seed=3: the grid decides this for cell=mine/"),
         ("evaluate cell=mine/psld/em-10 'keep=a b'", "only these can be given, without quotes: de"),
         ("sample cell=mine/psld/em-10 first=-1", "cell=mine/psld/em-10: first: Input should be"),
         ("evaluate cell=mine/psld/guided-10", "no table shows it, so the grid has no metric"),

@@ -74,40 +74,6 @@ def idx_files(
     }
 
 
-def cifar_binary_batch(pixels: np.ndarray, labels: np.ndarray) -> bytes:
-    """Records of a class and 3072 pixels; `pixels` is (n, 3072)."""
-    return np.concatenate([labels[:, None].astype(np.uint8), pixels], axis=1).tobytes()
-
-
-def cifar_pickled_batch(pixels: np.ndarray, labels: np.ndarray) -> bytes:
-    """A batch as Python 2's pickle wrote it (protocol 2), opcode by opcode."""
-    array = (
-        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
-        + (b"(K\x01" + _number(pixels.shape[0]) + _number(pixels.shape[1]) + b"\x86")
-        + b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R"
-        + b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
-        + (b"\x89" + _string(pixels.tobytes()) + b"tb")
-    )
-    return (
-        b"\x80\x02}("
-        + (_string(b"batch_label") + _string(b"training batch 1 of 5"))
-        + (_string(b"labels") + b"](" + b"".join(_number(int(i)) for i in labels) + b"e")
-        + (_string(b"data") + array)
-        + (_string(b"filenames") + b"](" + _string(b"leptodactylus_s_000004.png") * len(labels))
-        + b"eu."
-    )
-
-
-def _string(text: bytes) -> bytes:
-    if len(text) < 256:
-        return b"U" + bytes([len(text)]) + text
-    return b"T" + struct.pack("<i", len(text)) + text
-
-
-def _number(value: int) -> bytes:
-    return b"K" + bytes([value]) if value < 256 else b"M" + struct.pack("<H", value)
-
-
 def celeba_files(count: int, seed: int = 0) -> dict[str, bytes]:
     """000001.jpg and so on, 178×218."""
     images = random_images(count, 8, 8, 3, seed=seed)

@@ -1,6 +1,8 @@
 """Decoding, framing and resizing of single pictures."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -8,7 +10,6 @@ from PIL import Image
 
 from psld.data.picture import (
     FILTERS,
-    BrokenPicture,
     central_square,
     decode,
     to_channels,
@@ -74,13 +75,49 @@ def test_pictures_are_turned_upright():
     assert decode(stream.getvalue(), "x").size == (4, 8)
 
 
-@pytest.mark.parametrize("kind", ["png", "jpeg"])
-def test_a_picture_cut_short_is_broken(kind):
-    data = encode(random_images(64, 64, 3), kind)
-    with pytest.raises(BrokenPicture, match=r"faces/1: broken picture"):
-        decode(data[: len(data) // 2], "faces/1")
+def png(width: int, height: int) -> bytes:
+    """A PNG whose header says this size, with next to no pixels."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(name + content))
+        return struct.pack(">I", len(content)) + name + content + checksum
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    end = chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + end
 
 
-def test_text_is_refused_as_a_picture():
-    with pytest.raises(BrokenPicture, match=r"\(not a picture\)"):
-        decode(b"no picture at all", "x")
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (png(100_000, 100_000), "Image size .10000000000 pixels. exceeds"),
+        (png(2**31 - 1, 2**31 - 1), ""),
+        (png(0, 8), ""),
+        (png(100, 100), "image file is truncated"),
+        (b"", "not a picture"),
+        (b"no picture at all", "not a picture"),
+        (encode(random_images(64, 64, 3), "jpeg")[:2000], ""),
+        (encode(random_images(64, 64, 3), "png")[:2000], ""),
+    ],
+)
+def test_a_picture_that_cannot_be_decoded_is_broken(data, reason):
+    with pytest.raises(UserError, match=rf"^faces/1: broken picture \({reason}"):
+        decode(data, "faces/1")
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("I;16", "png"), ("F", "tiff"), ("LAB", "tiff")])
+def test_a_mode_that_would_be_clipped_is_refused(mode, kind):
+    stream = io.BytesIO()
+    Image.new(mode, (8, 8)).save(stream, kind)
+    with pytest.raises(UserError, match=f"x: broken picture .mode {mode}, not 8 bits"):
+        decode(stream.getvalue(), "x")
+
+
+@pytest.mark.parametrize("kind", ["png", "gif", "webp", "tiff"])
+def test_an_animation_is_its_first_frame(kind):
+    frames = [Image.new("RGB", (8, 8), color) for color in ((255, 0, 0), (0, 255, 0))]
+    stream = io.BytesIO()
+    options = {"lossless": True} if kind == "webp" else {}
+    frames[0].save(stream, kind, save_all=True, append_images=frames[1:], **options)
+    shown = to_channels(decode(stream.getvalue(), "x"), 3)
+    assert (np.asarray(shown) == [255, 0, 0]).all()

@@ -1,11 +1,12 @@
 """Sources of picture files: CelebA, AFHQv2, any folder; in folders and in zip archives."""
 
-import numpy as np
+import zipfile
+
 import pytest
 
-from psld.data.picture import BrokenPicture
 from psld.data.preparation import open_source
 from psld.data.settings import AFHQv2Source, CelebASource, FolderSource
+from psld.data.source import FileTree
 from psld.utils.errors import UserError
 from tests.data.formats import (
     afhq_files,
@@ -58,23 +59,8 @@ def test_celeba_trains_on_everything(tmp_path, packed):
     assert list(source.checksums) == [f"img_align_celeba{'.zip' if packed else ''}"]
 
 
-def test_celeba_zip_and_folder_hold_the_same(tmp_path):
-    packed = open_source(celeba(write_celeba(tmp_path / "zip", packed=True)))
-    unpacked = open_source(celeba(write_celeba(tmp_path / "folder", packed=False)))
-    for one, other in zip(pictures_of(packed), pictures_of(unpacked), strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
 def test_celeba_missing_files(tmp_path):
     with pytest.raises(UserError, match=r"img_align_celeba\.zip of the CelebA project page"):
-        open_source(celeba(tmp_path))
-
-
-@pytest.mark.parametrize("kept", [0, 1000, -10])
-def test_a_zip_cut_short(tmp_path, kept):
-    path = write_celeba(tmp_path, packed=True) / "img_align_celeba.zip"
-    path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(UserError, match=r"img_align_celeba\.zip: not a whole zip archive"):
         open_source(celeba(tmp_path))
 
 
@@ -86,7 +72,7 @@ def test_a_damaged_file_in_a_zip_is_a_broken_picture(tmp_path):
     path.write_bytes(data)
     source = open_source(celeba(tmp_path))
     source.train[1].read()
-    with pytest.raises(BrokenPicture, match=r"img_align_celeba/000001\.jpg: broken picture"):
+    with pytest.raises(UserError, match=r"img_align_celeba/000001\.jpg: "):
         source.train[0].read()
 
 
@@ -151,16 +137,14 @@ def test_a_folder_with_classes(tmp_path):
 
 @pytest.mark.parametrize("packed", [True, False], ids=["zip", "folder"])
 def test_a_folder_around_the_classes_is_left_out(tmp_path, packed):
-    """Most tools pack it into the archive. With fewer classes, all is as without such a rule."""
+    """Most tools pack it into the archive."""
     names = ("imgs/tulip/1.png", "imgs/rose/x/2.png", "imgs/rose/1.png")
     (write_zip if packed else write_files)(tmp_path / "all.zip", pngs(*names))
     settings = folder(tmp_path / "all.zip", test_fraction=0.34)
-    source = open_source(settings, num_classes=2)
+    source = open_source(settings)
     assert source.class_names == ("rose", "tulip")
     assert (len(source.train), len(source.test)) == (2, 1)
     assert sorted(labels_of(source)) == [0, 0, 1]
-    for fewer in (0, 1):
-        assert open_source(settings, num_classes=fewer).class_names == ("imgs",)
 
 
 def test_linked_folders_are_followed(tmp_path):
@@ -189,12 +173,12 @@ def test_test_fraction(tmp_path):
 
 
 def test_folders_without_pictures(tmp_path):
-    with pytest.raises(UserError, match="no such folder or zip archive"):
+    with pytest.raises(UserError, match=r"nothing: neither .* \(\[Errno 2\] No such file"):
         open_source(folder(tmp_path / "nothing"))
     with pytest.raises(UserError, match=r"no pictures in it; they end in \.bmp"):
         open_source(folder(tmp_path))
     write_files(tmp_path, pngs("a.png"))
-    with pytest.raises(UserError, match=r"a\.png: neither a folder nor a zip archive$"):
+    with pytest.raises(UserError, match=r"a\.png: neither a folder nor a whole zip archive"):
         open_source(folder(tmp_path / "a.png"))
 
 
@@ -207,3 +191,13 @@ def test_the_checksum_of_a_folder_is_that_of_names_and_bytes(tmp_path):
     assert checksum() == before
     (tmp_path / "a.png").rename(tmp_path / "c.png")
     assert checksum() != before
+
+
+def test_of_two_members_of_one_name_the_later_counts_once(tmp_path):
+    files = pngs("0.png")
+    root = write_zip(tmp_path / "faces.zip", {"0.png": b"older"})
+    with zipfile.ZipFile(root, "a") as packed, pytest.warns(UserWarning, match="Duplicate"):
+        packed.writestr("0.png", files["0.png"])
+    tree = FileTree(root)
+    assert tree.names == ["0.png"]
+    assert tree.read("0.png") == files["0.png"]

@@ -15,7 +15,7 @@ from psld.data.settings import DatasetSettings
 from psld.data.store import ImageStore
 from psld.utils.errors import UserError
 from psld.utils.files import digest_of
-from tests.commands import call, command, disk_full_after, refused, run, succeeded
+from tests.commands import call, command, refused, run, succeeded
 from tests.data.formats import afhq_files, celeba_files, encode, random_images, write_files
 
 
@@ -169,19 +169,6 @@ def test_the_command_makes_three_files_and_prints_one_line(tmp_path):
 def test_bad_input(tmp_path, overrides, word):
     refused(call(tmp_path, "prepare", *overrides), 2, word)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
-
-
-@pytest.mark.parametrize("file_limit", [1000, 40_000])
-def test_a_full_disk(tmp_path, file_limit):
-    """The limit is met in the layout of the file or in its pixels."""
-    prepare_dataset(
-        dataset({"kind": "digits"}, channels=1, filter=None), tmp_path / "data" / "digits.h5"
-    )
-    before = {path: path.read_bytes() for path in (tmp_path / "data").iterdir()}
-    with disk_full_after(file_limit):
-        result = call(tmp_path, "prepare", "dataset.image_size=16", "dataset.filter=box")
-    refused(result, 1, "data/digits.h5", "File too large", "0.5 MB")
-    assert {path: path.read_bytes() for path in (tmp_path / "data").iterdir()} == before
 
 
 def test_nothing_imports_torch(tmp_path):

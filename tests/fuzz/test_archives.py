@@ -1,10 +1,8 @@
-"""Archives from elsewhere: pictures, certificates, batches of CIFAR-10, IDX files."""
+"""Archives from elsewhere: pictures, certificates, IDX files."""
 
 import gzip
-import io
 import shutil
 import struct
-import tarfile
 import zipfile
 from pathlib import Path
 
@@ -13,14 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psld.data.arrays import _read_pickled_batch, open_cifar10, read_idx
+from psld.data.arrays import read_idx
 from psld.data.folders import open_folder
 from psld.data.picture import decode
-from psld.data.settings import CIFAR10Source, FolderSource
-from psld.data.source import FileTree
+from psld.data.settings import FolderSource
 from psld.report.certificate import INDEX, verify
-from psld.utils.errors import UserError
-from tests.data.formats import cifar_pickled_batch, encode, random_images, write_zip
+from tests.data.formats import encode, random_images, write_zip
 from tests.fuzz.inputs import answer, damaged, slow
 from tests.report.certified import entries_of, forged, zipped
 
@@ -59,14 +55,6 @@ def test_names_in_zips(place, names):
     answer("zip of pictures", lambda: pixels(path), str(path))
 
 
-def test_a_bomb_is_not_unpacked(place):
-    path = write_zip(place / "bomb.zip", {"a.png": b"x" * 1000})
-    whole = path.read_bytes()
-    path.write_bytes(whole.replace(struct.pack("<I", 1000), struct.pack("<I", 2**32 - 2)))
-    with pytest.raises(UserError, match="at most"):
-        FileTree(path).read("a.png")
-
-
 @given(st.data())
 def test_pictures(data):
     kind = data.draw(st.sampled_from(sorted(ENCODED)))
@@ -74,10 +62,6 @@ def test_pictures(data):
     answer("picture", lambda: decode(content, "x/y.png"), "x/y.png")
 
 
-MEMO = b"\x80\x02}r\xff\xff\xff\xff."
-"""A pickle that stores a value under the number 4,294,967,295."""
-
-BATCH = cifar_pickled_batch(random_images(1, 3072), np.array([3]))
 ENCODED = {kind: encode(random_images(6, 6, 3), kind) for kind in ("png", "jpeg", "bmp", "tiff")}
 
 
@@ -95,51 +79,6 @@ def test_certificates(project, place, data):
     shutil.rmtree(folder, ignore_errors=True)
     verified = answer("certificate", lambda: verify(path, folder), str(path))
     assert name or verified is None or verified.wrong == []
-
-
-def cifar10(place: Path, batch: bytes) -> Path:
-    root = place / "cifar"
-    root.mkdir(exist_ok=True)
-    names = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
-    with tarfile.open(root / "cifar-10-python.tar.gz", "w:gz", compresslevel=1) as archive:
-        for name in names:
-            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
-            member.size = len(batch)
-            archive.addfile(member, io.BytesIO(batch))
-    return root
-
-
-def test_pickles_of_cifar10(place):
-
-    def read(content: bytes) -> object:
-        try:
-            return _read_pickled_batch(content)
-        except ValueError as error:
-            raise UserError(f"batch: {' '.join(str(error).split())}") from None
-
-    assert read(BATCH)
-
-    @given(st.one_of(st.just(MEMO), damaged(BATCH)))
-    def check(content):
-        answer("CIFAR-10 pickle", lambda: read(content), "batch")
-
-    check()
-
-
-def test_archives_of_cifar10(place):
-    root = cifar10(place, BATCH)
-    path = root / "cifar-10-python.tar.gz"
-    settings = CIFAR10Source(kind="cifar10", root=str(root), download=False)
-
-    whole = path.read_bytes()
-
-    @given(damaged(whole))
-    def check(content):
-        path.write_bytes(content)
-        found = answer("CIFAR-10 archive", lambda: open_cifar10(settings), str(root))
-        assert found or content != whole
-
-    check()
 
 
 @pytest.mark.parametrize("name", ["x.gz", "x"])

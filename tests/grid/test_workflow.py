@@ -92,8 +92,3 @@ def test_a_figure_reads_small_files(workflow, figure, pattern, count):
     assert all(fnmatch(file, pattern) for file in inputs), inputs
     assert len(inputs) == len(set(inputs)) == count
     assert workflow.figure_images(wildcards(figure=figure)) == []
-
-
-def test_a_figure_of_inpainted_images_shows_the_originals(workflow):
-    images = workflow.figure_images(wildcards(figure="demo-inpainting-images"))
-    assert images == ["data/digits.h5"]

@@ -11,7 +11,7 @@ from psld.config.settings import parse
 from psld.metrics.extractor import batches_of, gather
 from psld.metrics.measure import Reference, measure
 from psld.metrics.settings import MetricSettings
-from psld.utils.errors import RunError, UserError
+from psld.utils.errors import RunError
 from tests.metrics.images import AsDataset, images
 
 SAMPLES, REFERENCE = images(200, 256, seed=1), images(150, 240, seed=2)
@@ -20,7 +20,6 @@ SAMPLES, REFERENCE = images(200, 256, seed=1), images(150, 240, seed=2)
 class SmallNetwork(FeatureExtractorBase):
     """Seeded random weights behind both interfaces: torch-fidelity's and ours."""
 
-    dimension = 16
     digest = "small"
     device = torch.device("cpu")
 
@@ -108,21 +107,3 @@ def test_broken_features_are_a_run_error(name):
     samples.values[7, 2] = samples.logits[7, 2] = float("nan")
     with pytest.raises(RunError, match="NaN or infinity"):
         measure(setting(name), samples, Reference(samples, None, samples))
-
-
-def test_only_a_frechet_distance_is_measured_from_statistics():
-    samples = gather(SmallNetwork(), batches_of(SAMPLES, 70), "images", len(SAMPLES))
-    sums = samples.block_statistics()
-    reference = Reference(samples.first(150), samples.first(150), samples)
-    of_sums = Reference(*(part.block_statistics() for part in reference))
-    for split in ("train", "test"):
-        fid = setting("fid").model_copy(update={"reference_split": split})
-        expected = measure(fid, samples, reference)
-        found = measure(fid, sums, of_sums)
-        assert found.value == pytest.approx(expected.value, abs=1e-9)
-        assert found.without_block == pytest.approx(expected.without_block, abs=1e-9)
-    for name in ("kid", "precision-inception", "recall-inception"):
-        with pytest.raises(UserError, match="only a Fréchet distance"):
-            measure(setting(name), sums, reference)
-        with pytest.raises(UserError, match="only a Fréchet distance"):
-            measure(setting(name), samples, of_sums)

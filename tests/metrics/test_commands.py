@@ -22,7 +22,6 @@ from psld.metrics.reference_folder import (
     noise_images,
 )
 from psld.metrics.settings import ReferenceSettings
-from psld.utils.errors import UserError
 from tests.commands import call, refused, succeeded
 from tests.results import weights_digest
 
@@ -147,7 +146,7 @@ def test_a_reference_may_be_truncated_as_samples_are(made):
         ("reference", "metric=fid", ["set extractor=null"]),
         ("reference", "extractor=null", ["psld train_extractor"]),
         ("reference", "extractor=missing", ["missing/manifest.json: no such file"]),
-        ("reference", "metric.extractor.seed=1", ["trained with", "seed=0, but", "asks for 1;"]),
+        ("reference", "metric.extractor.seed=1", ["trained with", "seed=0", "asks for", "seed=1"]),
     ],
 )
 def test_bad_settings_are_refused(made, command, override, words):
@@ -156,32 +155,10 @@ def test_bad_settings_are_refused(made, command, override, words):
 
 def test_foreign_datasets_are_refused(made, tmp_path):
     other = store_of(tmp_path / "other.h5", train=20, test=10)
-    words = ("trained on dataset digits with digest", ImageStore.open(other).digest)
     given = (f"data={other}", "extractor=features/digits/fd-classifier")
-    refused(call(made, "reference", *given), 2, *words)
+    refused(call(made, "reference", *given), 2, "trained on other data of digits")
     finished = call(made, "train_extractor", f"data={other}", "dataset.num_classes=9")
     refused(finished, 2, "has num_classes 10, but dataset.num_classes is 9")
     unlabeled = store_of(tmp_path / "unlabeled.h5", train=20, test=10, num_classes=0)
     finished = call(made, "train_extractor", f"data={unlabeled}", "dataset.num_classes=0")
     refused(finished, 2, "no labels")
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("weights.safetensors", b"cut"),
-        ("manifest.json", b"{"),
-        ("manifest.json", b"[]"),
-        ("manifest.json", b'{"extractor": 1}'),
-    ],
-)
-def test_a_damaged_extractor_is_a_user_error(made, tmp_path, name, content):
-    folder = tmp_path / "extractor"
-    folder.mkdir()
-    for file in ("weights.safetensors", "manifest.json"):
-        (folder / file).write_bytes((made / "features/digits/fd-classifier" / file).read_bytes())
-    digest = read_extractor_manifest(folder).dataset_digest
-    assert extractor_for(METRIC, folder, digest).digest == read_extractor_manifest(folder).digest
-    (folder / name).write_bytes(content)
-    with pytest.raises(UserError, match=str(folder / name)):
-        extractor_for(METRIC, folder, digest)

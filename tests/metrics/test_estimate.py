@@ -19,7 +19,7 @@ from psld.metrics.estimate import (
     spread,
     unpaired_difference,
 )
-from psld.metrics.features import BlockStatistics, FeatureStatistics
+from psld.metrics.features import FeatureStatistics
 from psld.utils.errors import UserError
 from tests.metrics.test_frechet import gather, gaussian
 
@@ -36,9 +36,7 @@ def draw(seed: int, n: int) -> torch.Tensor:
 
 
 def estimate(x: torch.Tensor, reference: FeatureStatistics = REFERENCE) -> Estimate:
-    statistics = BlockStatistics(x.shape[1])
-    statistics.update(x, first=0)
-    return frechet_estimate(statistics, reference)
+    return frechet_estimate(x, reference)
 
 
 def coverage(intervals: list[Interval], truth: float) -> float:

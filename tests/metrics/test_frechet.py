@@ -16,17 +16,11 @@ def gaussian(mean, covariance, count: int = 1000) -> FeatureStatistics:
     """Statistics that have exactly this mean and covariance."""
     mean = torch.as_tensor(mean, dtype=torch.float64)
     covariance = torch.as_tensor(covariance, dtype=torch.float64)
-    statistics = FeatureStatistics(len(mean))
-    statistics.count = count
-    statistics.sum = count * mean
-    statistics.outer = (count - 1) * covariance + count * torch.outer(mean, mean)
-    return statistics
+    outer = (count - 1) * covariance + count * torch.outer(mean, mean)
+    return FeatureStatistics(count, count * mean, outer)
 
 
-def gather(x: torch.Tensor) -> FeatureStatistics:
-    statistics = FeatureStatistics(x.shape[1])
-    statistics.update(x)
-    return statistics
+gather = FeatureStatistics.of
 
 
 def random_features(n: int, d: int, seed: int) -> torch.Tensor:

@@ -71,7 +71,7 @@ def test_features_come_back_and_serve_a_measure(tmp_path):
     for part, expected in zip(reference, (TRAIN, TEST, NOISE), strict=True):
         assert torch.equal(part.values, expected.values)
     assert torch.equal(reference.noise.logits, NOISE.logits)
-    assert [manifest.images_of(split) for split in ("train", "test")] == [200, 60]
+    assert manifest.images == {"train": 200, "test": 60, "noise": 50}
     assert measure(METRIC, TRAIN, reference).value == 1
     assert measure(METRIC, TEST, reference).value == pytest.approx(0.1)
     assert scale(METRIC, reference) == {"floor": pytest.approx(0.1), "noise": 0}
@@ -94,12 +94,3 @@ def test_without_a_test_split_there_is_no_floor(tmp_path):
     assert scale(fd, reference)["floor"] is None
     with pytest.raises(UserError, match="no test images"):
         measure(METRIC, TRAIN, reference)
-
-
-def test_damaged_features_are_named(tmp_path):
-    write(tmp_path, train=TRAIN, noise=NOISE)
-    path = tmp_path / "features.safetensors"
-    path.write_bytes(path.read_bytes()[:-20])
-    words = r"features\.safetensors: damaged features file.*; run psld reference again"
-    with pytest.raises(UserError, match=words):
-        load_reference(tmp_path)

@@ -178,7 +178,7 @@ def test_a_model_without_its_dataset_is_sampled_and_evaluated(tmp_path):
     manifest = tmp_path / "model" / "manifest.json"
     text = manifest.read_text().replace('"name": "noise"', '"name": "other"')
     manifest.write_text(sealed(json.loads(text)))
-    words = (f"{folder}/reference", "of dataset noise, but the model is of other")
+    words = (f"{folder}/reference", "of dataset noise, but the model is of another")
     refused(call(tmp_path, "evaluate", *evaluation), 2, *words)
 
 

@@ -108,10 +108,10 @@ def evaluate(grid: Grid, name: str, seed: int, largest: int = 512) -> None:
         labels=labels if "free" in name else None,
         costs=[Cost(30, steps, 1.25, "CPU"), Cost(30, steps, 2.5, "CPU")],
     )
-    kept = save_kept(paths.kept(cell.result), gathered, cell.measurements, 512)
+    kept = save_kept(paths.kept(cell.result), gathered, 512)
     stubs = (cell_result(grid, name, value=0.0, kept_sha256=kept),) * len(cell.measurements)
     computed, _ = recompute(cell.evaluate_job.settings, CellResults(results=stubs), {})
-    kept = save_kept(paths.kept(cell.result), gathered, cell.measurements, largest)
+    kept = save_kept(paths.kept(cell.result), gathered, largest)
     results = (result.model_copy(update={"kept_sha256": kept}) for result in computed.results)
     write_record(cell.result, CellResults(results=tuple(results)))
     shards = tuple(SampledShard(index=i, digest=f"{seed}{i}" * 32, images=30) for i in range(2))
@@ -123,11 +123,11 @@ def entries_of(certificate: bytes) -> dict[str, bytes]:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-def zipped(entries: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+def zipped(entries: dict[str, bytes]) -> bytes:
     memory = io.BytesIO()
-    with zipfile.ZipFile(memory, "w", compression) as archive:
+    with zipfile.ZipFile(memory, "w") as archive:
         for name, content in entries.items():
-            archive.writestr(zipfile.ZipInfo(name), content, compression)
+            archive.writestr(zipfile.ZipInfo(name), content)
     return memory.getvalue()
 
 

@@ -180,8 +180,7 @@ def test_names_in_the_grid_do_not_lead_out_of_the_folder(certificate, tmp_path):
 
 
 def test_what_is_no_certificate_is_refused(tmp_path):
-    bomb = zipped({INDEX: b"{}", "a": bytes(10**6)}, zipfile.ZIP_DEFLATED)
-    for content in (b"x" * 1000, zipped({INDEX: b"[1]"}), zipped({"a": b"x", "a/b": b""}), bomb):
+    for content in (b"x" * 1000, zipped({INDEX: b"[1]"}), zipped({"a": b"x", "a/b": b""})):
         refused(verify(tmp_path, content), 2, "0.zip: ")
     refused(call(tmp_path, "verify", "none.zip"), 2, "none.zip: no such file")
 
@@ -252,33 +251,9 @@ def test_features_that_results_were_not_computed_from_are_found(project):
     assert not any("em-10" in line or "guided" in line for line in wrong)
 
 
-def test_the_results_of_two_clusters_are_one_table(project, certificate):
-    parts = []
-    for missing in (project / RESULT, project / RESULT.replace("em-20", "em-10")):
-        content = missing.read_bytes()
-        missing.unlink()
-        parts.append(certify(project))
-        missing.write_bytes(content)
-    finished = succeeded(verify(project, *parts))
-    whole = succeeded(verify(project, certificate))
-    assert finished.stdout.partition("0.zip")[0] == whole.stdout.partition("0.zip")[0]
-    assert "1.zip: mine: 4 hold, 8 not run" in finished.stdout
-
-
-def test_certificates_that_contradict_each_other_are_refused(project, certificate):
-    evaluate_again(project, "vp-sde/em-20", seed=17)
-    other = certify(project)
-    succeeded(verify(project, other))
-    refused(verify(project, certificate, other), 2, f"1.zip: {RESULT}", "other results")
-    path = project / "configs/grid/mine.yaml"
-    path.write_text(path.read_text().replace("absolute: 0.1", "absolute: 0.2"))
-    refused(verify(project, certificate, certify(project)), 2, "1.zip: not of the same grid")
-
-
 def test_no_share_of_memorization_is_the_best(made):
     """Noise has the smallest share, and copies have the largest."""
     printed = succeeded(call(made, "tabulate", "grid_name=mine")).stdout
-    assert "★ the best of its column (of memorization, none is);" in printed
     rows = [line.split("|") for line in printed.splitlines() if line.startswith("| VP-SDE")]
     *_, recall, memorization, _ = zip(*rows[:2], strict=True)
     assert any("★" in text for text in recall)

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,11 +13,7 @@ from psld.grid.cache import load_grid
 from psld.grid.figures import all_figures
 from psld.grid.records import Grid
 from psld.report.dashboard import find_report, report_blocks
-from psld.report.result_runs import evaluation_id
-from psld.report.style import model_looks
 from tests.commands import command, refused, run
-from tests.report.trainings import write_training
-from tests.results import write_model_manifest
 
 
 @pytest.fixture(scope="module", params=["demo", "paper"])
@@ -28,18 +23,7 @@ def grid(request) -> Grid:
 
 
 @pytest.fixture
-def trained(grid, tmp_path, monkeypatch) -> Path:
-    """The folder of models, of which the first has been trained, and the last was imported."""
-    monkeypatch.chdir(tmp_path)
-    first, *_, last = grid.models
-    write_training(tmp_path, [20], "train-first")
-    for model, directory in ((first, str(tmp_path / "runs/train-first")), (last, None)):
-        folder = write_model_manifest(tmp_path, grid, model, run=directory)
-    return folder.parent
-
-
-@pytest.fixture
-def panel_grids(grid, trained) -> list[dict[str, Any]]:
+def panel_grids(grid) -> list[dict[str, Any]]:
     """What wandb receives of each group of panels: panels, and the runs that they show."""
     blocks = [block._to_model() for block in report_blocks(grid)]
     sent = [block.model_dump(by_alias=True, mode="json") for block in blocks]
@@ -85,19 +69,6 @@ def test_evaluations_are_sorted_by_each_metric_and_stand_against_nfe(grid, panel
         assert (plot["xAxis"], plot["yAxis"]) == ("summary:nfe", f"summary:{metric}")
 
 
-def test_a_model_has_its_color_of_the_pictures(grid, panel_grids):
-    looks, colors = model_looks(grid), {}
-    for shown in panel_grids:
-        colors |= shown["customRunColors"]
-    assert {
-        evaluation_id(cell, measurement): looks[cell.model.name].color
-        for cell in grid.measured_cells
-        for measurement in cell.measurements
-    } == {name: color for name, color in colors.items() if name.startswith("evaluate-")}
-    of_trainings = {name: color for name, color in colors.items() if name.startswith("train-")}
-    assert of_trainings == {"train-first-id": looks[next(iter(grid.models))].color}
-
-
 def test_trainings_have_curves_and_samples(panel_grids):
     [shown] = [s for s in panel_grids if panels_of(s, "Run History Line Plot")]
     assert filters_of(shown)["jobType"] == [["train", "train_guide"]]
@@ -121,18 +92,6 @@ def test_every_figure_is_shown(grid, panel_grids):
     assert {"nfe", "gamma", "training", *samples, *grid.file.figures} < set(media["mediaKeys"])
 
 
-def test_panels_do_not_lie_upon_each_other(panel_grids):
-    for shown in panel_grids:
-        places = [panel["layout"] for panel in shown["panelBankSectionConfig"]["panels"]]
-        covered = [
-            (x, y)
-            for place in places
-            for x in range(place["x"], place["x"] + place["w"])
-            for y in range(place["y"], place["y"] + place["h"])
-        ]
-        assert len(set(covered)) == len(covered)
-
-
 @pytest.mark.parametrize("known", [[], ["PSLD: other"], ["PSLD: other", "PSLD: demo"]])
 def test_a_report_that_exists_is_updated(known, monkeypatch):
     listed = [SimpleNamespace(display_name=title, url=f"at {title}") for title in known]
@@ -151,5 +110,6 @@ def test_a_report_that_exists_is_updated(known, monkeypatch):
 def test_nobody_logged_in_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    dashboard = command("wandb", "dashboard", "grid_name=demo")
-    refused(run(tmp_path, dashboard), 2, "wandb: ", "wandb login")
+    refused(
+        run(tmp_path, command("wandb", "dashboard", "grid_name=demo")), 2, "wandb: ", "wandb login"
+    )

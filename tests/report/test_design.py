@@ -1,7 +1,5 @@
 """`psld design`: a process judged before training."""
 
-import re
-
 import pytest
 import torch
 
@@ -15,22 +13,11 @@ def design(folder, *overrides: str) -> str:
     return succeeded(call(folder, "design", *overrides)).stdout
 
 
-def row_of(text: str, name: str) -> list[str]:
-    """The numbers of a printed row."""
-    [line] = re.findall(rf"^\| {re.escape(name)} +\|(.*)\|$", text, re.MULTILINE)
-    return [cell.strip() for cell in line.split("|")]
-
-
 def test_a_process_is_described_and_drawn(tmp_path):
     printed = design(tmp_path, "process=cld", "output=figures/cld")
     assert "cld: the recipe's conditions hold" in printed
     assert "modes of the drift (D + Q) S⁻¹: 1, 1 (critically damped)" in printed
     assert "the network predicts 1 of 2 blocks of ε" in printed
-    mean, _, spread, _, level, _, _ = map(float, row_of(printed, "0.1"))
-    process, t = phase_space(0.0), torch.tensor([0.1], dtype=torch.float64)
-    assert mean == pytest.approx(float(process.image_mean(t)[0, 0]), rel=1e-2)
-    assert spread == pytest.approx(float(process.image_covariance(t)[0, 0, 0]) ** 0.5, rel=1e-2)
-    assert level == pytest.approx(float(process.noise_level(t)), rel=1e-2)
     assert printed.endswith("wrote figures/cld.png and figures/cld.svg\n")
     assert (tmp_path / "figures/cld.png").read_bytes().startswith(b"\x89PNG")
     assert "what is left of the image" in (tmp_path / "figures/cld.svg").read_text()

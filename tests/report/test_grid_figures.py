@@ -1,8 +1,6 @@
 """The figures of a grid, determined from its cells without any result."""
 
 import contextlib
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -106,9 +104,3 @@ def test_the_papers_plots_are_its_tables_5_and_6_and_4(paper):
     # Table 4, and Γ = 0.04 from the text.
     assert len(gamma["cifar10", "em-uniform"]) == 6
     assert len(gamma["celeba64", "em-quadratic"]) == 5
-
-
-def test_snakemake_asks_without_torch_or_matplotlib():
-    code = "import sys, psld.grid.figures; print({'torch', 'matplotlib'} & sys.modules.keys())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "set()\n"

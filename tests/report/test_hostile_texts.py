@@ -3,7 +3,6 @@
 import csv
 import io
 from copy import deepcopy
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 
 from psld.grid.entries import read_table
 from psld.grid.records import Grid
-from psld.report.formats import as_csv, html, latex, markdown
+from psld.report.formats import as_csv, latex, markdown
 from psld.report.page import results_page
 from psld.report.table import TableText, table_text
 from tests.report.conftest import GRID
@@ -75,46 +74,27 @@ class Elements(HTMLParser):
         self.text += data
 
 
-def check_page(hostile: str, harmless: str, *places: str) -> None:
-    page, plain = Elements(hostile), Elements(harmless)
-    assert page.names == plain.names, "an element or an attribute came from a text"
-    assert page.comments == 0
-    for place in places:
-        assert evil(place) in page.text
-
-
 def test_no_element_of_the_page_comes_from_a_text(folder, grid, tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
-    hostile = results_page(grid)
+    page = Elements(results_page(grid))
     content = deepcopy(GRID) | {"title": "a", "question": "b"}
     content["tables"]["mine"] |= {"caption": "c"}
     harmless = write_grid(tmp_path, content)
     write_result(tmp_path, harmless, "low/em-20", value=3.0)
     monkeypatch.chdir(tmp_path)
+    plain = Elements(results_page(harmless))
+    assert page.names == plain.names, "an element or an attribute came from a text"
+    assert page.comments == 0
     places = ("title", "question", "table", "caption", "heading", "note", "row", "column", "device")
-    check_page(hostile, results_page(harmless), *places)
-
-
-def test_no_element_of_a_table_comes_from_a_text(text):
-    harmless = replace(
-        text,
-        title="a",
-        caption="b",
-        columns=["c"] * len(text.columns),
-        lines=[["d (e)"] * len(line) for line in text.lines],
-        notes=["e"],
-        detail_columns=["f"] * len(text.detail_columns),
-        details=[["g"] * len(line) for line in text.details],
-    )
-    places = ("table", "caption", "heading", "note", "row", "column", "device")
-    check_page(html(text), html(harmless), *places)
+    for place in places:
+        assert evil(place) in page.text
 
 
 def test_markdown_keeps_its_columns_and_has_no_elements(text):
     lines = markdown(text).splitlines()
     for line in (line for line in lines if line.startswith("|")):
         bars = line.replace(r"\|", "").count("|")
-        assert bars - 1 in (len(text.columns), len(text.detail_columns))
+        assert bars - 1 == len(text.columns)
     assert not any("<script" in line.replace(r"\<", "") for line in lines)
     assert not any("<img" in line.replace(r"\<", "") for line in lines)
     assert "two paragraphs" in lines
@@ -137,10 +117,3 @@ def test_csv_reads_back(grid, rows):
     [first, *_] = csv.DictReader(io.StringIO(as_csv(grid, grid.file.tables["mine"], rows)))
     assert first[evil("heading")] == evil("row")
     assert first["column"] == evil("column")
-
-
-def test_the_dashboard_takes_such_texts(grid):
-    """wandb parses its filters; one that it cannot read raises ValueError."""
-    from psld.report.dashboard import report_blocks
-
-    assert list(report_blocks(grid))

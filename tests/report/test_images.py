@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -10,10 +9,9 @@ from PIL import Image
 
 from psld.data.picture import tiled
 from psld.data.store import ImageStore
-from psld.report.figures import before_and_after, draw_images, draw_shard, full_row
-from psld.report.style import HOLE_COLOR, save
+from psld.report.figures import before_and_after, draw_images, draw_shard
+from psld.report.style import HOLE_COLOR
 from psld.sampling.shards import Shard, shard_path
-from psld.utils.errors import UserError
 from tests.commands import call, refused, succeeded
 from tests.report.conftest import plain, shard_of
 
@@ -22,24 +20,13 @@ RED, GREEN, BLUE, GRAY = (200, 0, 0), (0, 200, 0), (0, 0, 200), (90, 90, 90)
 
 
 @pytest.fixture
-def store(digits):
-    return ImageStore.open(digits)
-
-
-@pytest.fixture
-def originals(store) -> np.ndarray:
-    """Images 10 to 19 of the test split."""
-    return store.images("test")[COUNT : 2 * COUNT]
-
-
-@pytest.fixture
-def inpainted(store, originals) -> Shard:
-    """The same, with a white lower half."""
-    images = originals.copy()
+def inpainted(digits) -> Shard:
+    """Images of the test split with a white lower half."""
+    images = ImageStore.open(digits).images("test")[:COUNT].copy()
     images[:, :, 4:] = 255
     masks = np.ones((COUNT, 8, 8), np.uint8)
     masks[:, 4:] = 0
-    return shard_of(images, index=1, dataset=store.digest, masks=masks)
+    return shard_of(images, masks=masks)
 
 
 def saved(folder: Path, shard: Shard, cell: str = "shard") -> str:
@@ -69,7 +56,7 @@ def test_each_class_has_a_row(inpainted, tmp_path):
     labels = np.array([2, 0, 2, 2, 1, 2, 2, 2, 0, 2])
     shard = replace(inpainted, labels=labels, masks=None)
     path = tmp_path / saved(tmp_path, shard)
-    [axes] = draw_shard(path, "x", None, "test").axes
+    [axes] = draw_shard(path, "x").axes
     names = [label.get_text() for label in axes.get_yticklabels()]
     assert names == ["class 0", "class 1", "class 2"]
     pixels = axes.images[0].get_array()
@@ -80,49 +67,19 @@ def test_each_class_has_a_row(inpainted, tmp_path):
             np.testing.assert_array_equal(pixels[top : top + 8, left : left + 8, 0], image)
 
 
-def test_inpainted_images_stand_below_their_originals(inpainted, originals):
+def test_inpainted_images_stand_below_their_holes(inpainted):
     """A last row is filled up with blank images."""
-    rows = before_and_after(inpainted, originals, rows=12, columns=4)
-    assert [row.shape for row in rows] == 9 * [(4, 3, 8, 8)]
-    for strip in range(2):
-        shown = slice(4 * strip, 4 * strip + 4)
-        before, masked, after = rows[3 * strip : 3 * strip + 3]
+    rows = before_and_after(inpainted, rows=12, columns=4)
+    assert [row.shape for row in rows] == 6 * [(4, 3, 8, 8)]
+    for pair in range(2):
+        images = inpainted.images[4 * pair : 4 * pair + 4, 0]
+        masked, after = rows[2 * pair : 2 * pair + 2]
         for channel in range(3):
-            np.testing.assert_array_equal(before[:, channel], originals[shown, 0])
-            np.testing.assert_array_equal(masked[:, channel, :4], originals[shown, 0, :4])
+            np.testing.assert_array_equal(masked[:, channel, :4], images[:, :4])
             assert (masked[:, channel, 4:] == HOLE_COLOR[channel]).all()
-            np.testing.assert_array_equal(after[:, channel], inpainted.images[shown, 0])
+            np.testing.assert_array_equal(after[:, channel], images)
     assert (rows[-1][-2:] == 255).all()
-    assert len(before_and_after(inpainted, originals, rows=6, columns=4)) == 6
-
-
-@pytest.mark.parametrize("kind", ["plain", "guided", "inpainted"])
-def test_every_kind_of_shard_is_drawn(inpainted, digits, tmp_path, kind):
-    labels = np.arange(COUNT) % 3 if kind == "guided" else None
-    masks = inpainted.masks if kind == "inpainted" else None
-    path = saved(tmp_path, replace(inpainted, labels=labels, masks=masks), "$x_{$")
-    data = str(digits) if kind == "inpainted" else None
-    save(draw_shard(tmp_path / path, path, data, "test"), str(tmp_path / "x"))
-    assert f"<!-- {path} -->" in (tmp_path / "x.svg").read_text(), "a title is no formula"
-    assert ElementTree.parse(tmp_path / "x.svg").getroot().tag.endswith("svg")
-    pixels = pixels_of(tmp_path / "x.png")
-    assert (pixels == HOLE_COLOR).all(axis=-1).any() == (kind == "inpainted")
-    # A page of 9.9 inches at 150 dots an inch.
-    assert pixels.shape[1] == pytest.approx(9.9 * 150, rel=0.05)
-
-
-def test_originals_must_be_those_of_the_shard(inpainted, store, digits, tmp_path):
-    def path(cell: str, **origin) -> Path:
-        shard = shard_of(inpainted.images, masks=inpainted.masks, **origin)
-        return tmp_path / saved(tmp_path, shard, cell)
-
-    for shard, data, words in (
-        (path("shard", index=1, dataset=store.digest), None, "data: the originals of "),
-        (path("other", index=1, dataset="0"), str(digits), "not the images that "),
-        (path("late", index=40, dataset=store.digest), str(digits), "not of the test split"),
-    ):
-        with pytest.raises(UserError, match=words):
-            draw_shard(shard, "x", data, "test")
+    assert len(before_and_after(inpainted, rows=4, columns=4)) == 4
 
 
 # -- images in rows -------------------------------------------------------------------------------
@@ -135,11 +92,6 @@ def test_names_stand_next_to_their_rows():
     # With a pixel between images, the middles of the rows.
     assert list(axes.get_yticks()) == [4.5, 13.5, 22.5]
     assert axes.get_title() == "A title"
-
-
-def test_a_row_is_filled_up_with_blank_images():
-    row = full_row(np.zeros((2, 1, 4, 4), np.uint8), 3)
-    assert [int(image.max()) for image in row] == [0, 0, 255]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -170,10 +122,7 @@ def test_a_figure_of_samples_shows_a_cells_first_shard_row_by_row(folder):
     assert red[1] < green[1] < gray[1]
 
 
-def test_a_figure_of_inpainted_samples_has_their_originals(folder, digits, inpainted):
-    (folder / "data").mkdir()
-    for file in digits.parent.iterdir():
-        (folder / "data" / file.name).symlink_to(file)
+def test_a_figure_of_inpainted_samples_shows_their_holes(folder, inpainted):
     saved(folder, inpainted, "samples/mine/cld/free-10")
     assert (pixels_of(draw(folder, "filled")) == HOLE_COLOR).all(axis=-1).any()
 

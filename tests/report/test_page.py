@@ -13,12 +13,9 @@ from PIL import Image
 
 from psld.grid.entries import STATUSES, read_table
 from psld.grid.figures import all_figures
-from psld.report.formats import TEMPLATES
 from psld.report.page import MEANINGS, MOST_PIXELS, results_page
 from psld.report.table import table_text
 from tests.commands import call, succeeded
-
-VECTOR = '<svg width="720pt" height="360pt" viewBox="0 0 720 360" xmlns="x"></svg>'
 
 
 class Page(HTMLParser):
@@ -58,7 +55,6 @@ def draw(folder: Path, name: str, pixels: np.ndarray | None = None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.zeros((60, 80), np.uint8) if pixels is None else pixels
     Image.fromarray(pixels).save(f"{path}.png")
-    Path(f"{path}.svg").write_text(VECTOR)
 
 
 @pytest.fixture
@@ -79,7 +75,6 @@ def test_the_tables_are_those_of_the_other_formats(content, folder, grid):
     for name, table in grid.file.tables.items():
         text = table_text(table, read_table(grid, name))
         assert [text.columns, *text.lines] in tables
-        assert [text.detail_columns, *text.details] in tables
         for part in (text.title, text.caption, *text.notes):
             assert part in html.unescape(content)
 
@@ -106,6 +101,7 @@ def test_every_figure_is_shown_once_and_described(content, grid):
     page, figures = Page(content), all_figures(grid)
     assert len(page.all("img")) == len(page.all("figure")) == len(figures)
     assert all(figure.title in content for figure in figures.values())
+    assert "Not drawn yet" not in content
     for figure in figures.values():
         assert figure.caption in html.unescape(content)
     for image in page.all("img"):
@@ -114,31 +110,12 @@ def test_every_figure_is_shown_once_and_described(content, grid):
         assert int(image["height"]) >= 60
 
 
-def test_figures_stand_with_the_table_whose_cells_they_show(content):
-    def section(name: str) -> str:
-        return content.partition(f'<section id="{name}"')[2].partition("</section>")[0]
-
-    assert "Distance against network evaluations." in section("table-mine")
-    assert "Distance against friction Γ." in section("table-mine")
-    assert "Distance against network" not in section("table-ode")
-    assert 'See also\n<a href="#figure-1">Figure 1</a>' in section("table-ode")
-    assert "The first inpainted images of cld/free-10" in section("table-holes")
-    assert "<figure" not in section("table-few")
-
-
-def test_a_reader_without_a_mouse_or_a_screen_finds_everything(content):
+def test_every_link_leads_to_a_place_of_the_page(content):
     page = Page(content)
     names = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(names) == len(set(names))
     assert {link["href"][1:] for link in page.all("a")} <= set(names)
-    for landmark in ("header", "nav", "main", "h1"):
-        assert len(page.all(landmark)) == 1
     assert all(cell["scope"] in ("col", "row") for cell in page.all("th"))
-    scrolled = [part for part in page.all("div") if part.get("role") == "group"]
-    assert len(scrolled) >= len(page.tables)
-    assert all(part["aria-label"] and part["tabindex"] == "0" for part in scrolled)
-    assert page.all("html")[0]["lang"] == "en"
-    assert "width=device-width" in page.all("meta")[1]["content"]
 
 
 def test_before_anything_was_run_the_page_lists_what_is_missing(tmp_path, monkeypatch, grid):
@@ -148,10 +125,6 @@ def test_before_anything_was_run_the_page_lists_what_is_missing(tmp_path, monkey
     assert f"<b>{number}</b> <strong>not run</strong>" in content
     assert f"Not drawn yet: {', '.join(all_figures(grid))}." in content
     assert not re.search(r"\b(nan|None)\b", content)
-
-
-def test_a_finished_page_lacks_nothing(content):
-    assert "Not drawn yet" not in content
 
 
 def embedded(content: str, number: int) -> tuple[Image.Image, int]:
@@ -174,29 +147,3 @@ def test_gray_pictures_keep_every_pixel_and_photographs_are_made_small(folder, g
     shown, size = embedded(page_in(folder), 1)
     assert shown.size == (MOST_PIXELS, MOST_PIXELS * 4 // 5)
     assert size < 500_000
-
-
-def luminance(color: str) -> float:
-    """The relative luminance of WCAG 2."""
-    digits = color.removeprefix("#")
-    digits = digits if len(digits) == 6 else "".join(2 * digit for digit in digits)
-    parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
-    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
-    return sum(weight * p for weight, p in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
-
-
-@pytest.mark.parametrize("dark", [False, True])
-def test_all_text_has_the_contrast_that_wcag_asks_for(dark):
-    style, _, _ = TEMPLATES.loader.get_source(TEMPLATES, "style.css")
-    light_colors, dark_colors = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
-    colors = dict(re.findall(r"--([\w-]+): (#\w+)", dark_colors if dark else light_colors))
-    pairs = [(text, "paper") for text in ("ink", "soft", "link", "good", "bad", "open", "plain")]
-    pairs += [
-        (text, f"{mark}-tint")
-        for mark in ("good", "bad", "open", "plain")
-        for text in (mark, "ink", "soft")
-    ]
-    pairs += [("soft", "tint"), ("ink", "tint")]
-    for text, background in pairs:
-        low, high = sorted((luminance(colors[text]), luminance(colors[background])))
-        assert (high + 0.05) / (low + 0.05) >= 4.5, (text, background)

@@ -19,11 +19,10 @@ from psld.training.manifest import ModelManifest, read_manifest
 from tests.data.formats import (
     afhq_files,
     celeba_files,
-    cifar_pickled_batch,
+    encode,
     idx_files,
     random_images,
     write_files,
-    write_tar,
     write_zip,
 )
 from tests.metrics.random_inception import write_random_inception
@@ -33,15 +32,9 @@ GRIDS = ("paper", "rehearsal")
 
 
 def write_sources(downloads: Path) -> None:
-    """Small archives as their publishers name and pack them."""
-    batches = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
-    cifar = {
-        f"cifar-10-batches-py/{name}": cifar_pickled_batch(
-            random_images(10, 3072, seed=i), np.arange(10)
-        )
-        for i, name in enumerate(batches)
-    }
-    write_tar(downloads / "cifar10" / "cifar-10-python.tar.gz", cifar)
+    """Small archives as their publishers name and pack them; of CIFAR-10, any pictures."""
+    cifar = {f"class {i % 10}/{i}.png": encode(random_images(32, 32, 3, seed=i)) for i in range(60)}
+    write_zip(downloads / "cifar10.zip", cifar)
     write_zip(downloads / "celeba" / "img_align_celeba.zip", celeba_files(20))
     write_files(downloads / "afhqv2", afhq_files(train=4, test=4))
     digits = random_images(20, 28, 28), np.arange(20, dtype=np.uint8) % 10
@@ -57,6 +50,9 @@ def project(tmp_path_factory) -> Project:
     for name in GRIDS:
         shutil.copy(REPOSITORY / "configs" / "grid" / f"{name}.yaml", grids)
     write_sources(project.folder / "downloads")
+    dataset = project.folder / "configs/dataset/cifar10.yaml"
+    source = "{kind: folder, root: downloads/cifar10.zip, test_fraction: 0.2}"
+    dataset.write_text(dataset.read_text().partition("source:")[0] + f"source: {source}\n")
     write_random_inception(project.folder / "inception.pth")
     for metric in (project.folder / "configs" / "metric").glob("fid*.yaml"):
         text = metric.read_text()

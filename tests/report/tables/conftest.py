@@ -99,7 +99,6 @@ def records(folder: Path) -> list[dict[str, str]]:
 
 
 def body_of_markdown(text: str) -> list[list[str]]:
-    """The rows of the main table, or of every entry after its heading."""
     lines = [line for line in text.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
