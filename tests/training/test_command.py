@@ -170,9 +170,9 @@ def test_a_missing_a_truncated_and_a_foreign_dataset(digits, tmp_path):
     (tmp_path / "text.h5").write_text("no HDF5")
     for name, words in (
         ("absent.h5", ("no such file", "psld prepare dataset=absent")),
-        ("cut.h5", ("damaged, cut short", "prepare it again")),
-        ("head.h5", ("damaged, cut short", "prepare it again")),
-        ("text.h5", ("no dataset", "psld prepare")),
+        ("cut.h5", ("not a whole dataset", "prepare it again")),
+        ("head.h5", ("not a whole dataset", "prepare it again")),
+        ("text.h5", ("not a whole dataset", "psld prepare")),
     ):
         before = files_below(tmp_path)
         refused(call(tmp_path, "train", *SETTINGS, f"data={name}"), 2, name, *words)
