@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--metric", default="fd-classifier", help="whose classifier is used")
     parser.add_argument("--sampler", action="append", help='"NAME KEY=VALUE …"; may be repeated')
     parser.add_argument("--steps", type=int, nargs="+", default=[5, 6, 8, 10, 15, 20, 40])
-    parser.add_argument("--models", nargs="+", default=["psld-0.02", "psld-0.25", "cld", "vp-sde"])
+    parser.add_argument("--models", nargs="+", default=["psld-0.02", "cld", "vp-sde"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13])
     parser.add_argument("--against", type=int, nargs="*", default=[40, 100], help="steps of EM")
     parser.add_argument("--cells", type=Path, help="file of measured cells; in FOLDER by default")

@@ -16,7 +16,7 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 from psld.diffusion.loop import sample
-from psld.diffusion.loss import EpsilonLoss
+from psld.diffusion.loss import EpsilonLoss, NoisyStates
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.samplers import EMSettings
 from psld.diffusion.score import NetworkScore
@@ -104,7 +104,7 @@ def training(
     shape = (2048, dataset.channels, dataset.image_size, dataset.image_size)
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     ranks, loss_of = Ranks(0, 1, device), EpsilonLoss(process)
-    batches, meter = Batches(images, True, process, settings, ranks), Meter(ranks)
+    batches, meter = Batches(images, True, NoisyStates(process), settings, ranks), Meter(ranks)
     fixed = batches.draw(0)
 
     def step(draws: bool) -> None:

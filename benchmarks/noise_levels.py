@@ -46,7 +46,7 @@ class Errors(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where the demo ran")
-    parser.add_argument("models", nargs="*", default=["psld-0.02", "psld-0.25", "cld"])
+    parser.add_argument("models", nargs="*", default=["psld-0.02", "cld"])
     parser.add_argument("--figure", help="path of a figure without ending")
     given = parser.parse_args()
     store = ImageStore.open(given.folder / "data" / "digits.h5")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from benchmarks.timing import compare
-from psld.diffusion.loss import EpsilonLoss
+from psld.diffusion.loss import EpsilonLoss, NoisyStates
 from psld.grid.resolution import compose_model
 from psld.training.batches import Batches
 from psld.training.loop import optimize
@@ -37,7 +37,8 @@ def measure(name: str, overrides: list[str], repeats: int) -> None:
     dataset, size = model.dataset, model.training.batch_size
     shape = (1437, dataset.channels, dataset.image_size, dataset.image_size)
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    batches = Batches(images, False, process, model.training, Ranks(0, 1, torch.device("cpu")))
+    ranks = Ranks(0, 1, torch.device("cpu"))
+    batches = Batches(images, False, NoisyStates(process), model.training, ranks)
     loss_of = EpsilonLoss(process)
     z, t = torch.randn(size, *network.in_shape), torch.rand(size)
 

@@ -8,6 +8,7 @@ The guide fits models of the same dataset and process. Several ranks: as for psl
 """
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -17,9 +18,9 @@ from psld.commands.command import FromRecord
 from psld.commands.entry import entry_point
 from psld.data.store import ImageStore
 from psld.diffusion.loss import GuideLoss
-from psld.training.batches import Labels
+from psld.training.batches import Labels, noising
 from psld.training.manifest import GuideManifest
-from psld.training.model import build_guide
+from psld.training.model import build_guide, build_process
 from psld.training.preview import accuracy_by_time, as_logged
 from psld.training.run import Task, run_training
 from psld.training.settings import TRAINING_RUN, TrainGuideSettings
@@ -30,10 +31,10 @@ RECORDS = {"guide": FromRecord("guides", TRAINING_RUN, changeable=True)}
 @entry_point("train_guide", TrainGuideSettings, records=RECORDS)
 def main(settings: TrainGuideSettings) -> None:
     store = ImageStore.open_for(settings.data, settings.dataset)
-    process = settings.process.build()
+    process = build_process(settings)
     accuracies = partial(accuracy_by_time, settings, process, store)
 
-    def describe(network: nn.Module) -> dict[str, Any]:
+    def finish(network: nn.Module, folder: Path, weights_sha256: str) -> dict[str, Any]:
         by_time = accuracies(network)
         print(f"accuracy from little to much noise: {', '.join(f'{a:.2f}' for a in by_time)}")
         return {"accuracy_by_time": by_time}
@@ -41,12 +42,11 @@ def main(settings: TrainGuideSettings) -> None:
     task = Task(
         stage="train_guide",
         manifest=GuideManifest,
-        process=process,
         build=partial(build_guide, settings, process),
-        loss_of=GuideLoss(process),
+        loss_of=GuideLoss(noising(settings, process)),
         labels=Labels(store.labels("train"), store.num_classes),
         preview=lambda network, _: as_logged(accuracies(network)),
-        describe=describe,
+        finish=finish,
     )
     with requeued_when_stopped() as on_start:
         run_training(settings, store, task, on_start)

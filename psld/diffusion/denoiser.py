@@ -1,5 +1,10 @@
-"""A network as the denoiser of the image: x̂₀ = E[x₀ | z_t] from ε, and E[x₀ | x₀ + σ n]."""
+"""Networks of states z_t and denoisers of the image: each from the other.
 
+x̂₀ = E[x₀ | z_t] from ε, D(y; σ) = E[x₀ | y = x₀ + σ n] from ε, and ε of every process from D.
+"""
+
+from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -91,6 +96,89 @@ class DataPrediction:
         """Return x̂₀, N×C×H×W, from z, N×kC×H×W, at time `index` of the grid."""
         from_eps = score(z, self.times[index], self.eps[index], self.score[index])
         return mix(self.state[index], z) + from_eps
+
+
+class SeesImages:
+    """A network of images with noise, f(y, σ), as a network of the states of a process, f(z, t).
+
+    A state depends on its image only through y = aᵀ Σ⁻¹ z / ρ, which is x₀ + σ n with σ = ρ^(−½).
+    So a denoiser gives the ε of every process in the recipe, in all of its blocks:
+
+        ε = L⁻¹ (z − a D(y; σ))
+
+    The process is as `every_block` returns it. A guide gives its logits.
+    """
+
+    def __init__(self, process: LinearProcess, network: Network, *, gives_image: bool) -> None:
+        """`gives_image`: the network predicts x₀, and this one returns ε."""
+        self.process, self.network, self.gives_image = process, network, gives_image
+        self._tables: dict[float, tuple[Tensor, ...]] = {}
+
+    def __call__(self, z: Tensor, t: Tensor, *label: Tensor | None) -> Tensor:
+        """Evaluate at N times. A t on a GPU is copied to the CPU; `at` needs no copy."""
+        times, index = t.double().cpu().unique(return_inverse=True)
+        tables = [each[index.expand(len(z))] for each in self._coefficients(times)]
+        return self._evaluate(z, *tables, label)
+
+    def at(self, t: float) -> Callable[..., Tensor]:
+        """Return the function of states, N×kC×H×W, at one time, for any number of calls."""
+        if t not in self._tables:
+            self._tables[t] = self._coefficients(torch.tensor([t], dtype=torch.float64))
+        tables = self._tables[t]
+
+        def network(z: Tensor, *label: Tensor | None) -> Tensor:
+            return self._evaluate(z, *tables, label)
+
+        return network
+
+    def _coefficients(self, t: Tensor) -> tuple[Tensor, ...]:
+        """Return aᵀ Σ⁻¹ / ρ, σ, L⁻¹ and L⁻¹ a, each for N times, float64."""
+        inverse = torch.linalg.inv(self.process.image_factor(t))
+        c = inverse @ self.process.image_mean(t)[:, :, None]
+        precision = c.square().sum(dim=1)
+        return c.mT @ inverse / precision[:, :, None], precision[:, 0].rsqrt(), inverse, c
+
+    def _evaluate(
+        self, z: Tensor, row: Tensor, sigma: Tensor, inverse: Tensor, c: Tensor, label: tuple
+    ) -> Tensor:
+        levels = sigma.to(z.device, torch.float32, non_blocking=True).expand(len(z))
+        predicted = self.network(mix(row, z), levels, *label)
+        if not self.gives_image:
+            return predicted
+        image = (len(z), z.shape[1] // self.process.blocks, *z.shape[2:])
+        if predicted.shape != image:
+            raise UserError(f"denoiser: predicts {tuple(predicted.shape)} for images of {image}")
+        return mix(inverse, z) - mix(c, predicted.to(z.dtype))
+
+
+def every_block(process: LinearProcess) -> LinearProcess:
+    """Return the process with ε = L⁻¹ (z − a x̂₀) in all blocks, whatever its networks predict."""
+    process = copy(process)
+    process.matching, process.predicted = "hsm", slice(0, process.blocks)
+    return process
+
+
+def check_levels(
+    process: LinearProcess,
+    final_time: float,
+    start_level: float,
+    low: float,
+    high: float,
+    last_level: float | None = None,
+) -> None:
+    """Raise UserError if a sampler of the process asks for other noise levels than [low, high].
+
+    It goes from T, or from `start_level` if that is lower, to `final_time` or to `last_level`.
+    """
+    ends = torch.tensor([final_time, process.T], dtype=torch.float64)
+    first, last = process.noise_level(ends).tolist()
+    first, last = last_level or first, min(last, start_level)
+    if first < low or last > high:
+        raise UserError(
+            f"process: its noise levels are {first:.3g} to {last:.3g}, and the denoiser was "
+            f"trained for {low:.3g} to {high:.3g}; change sampler.final_time or the process, or "
+            "train one with another training.noise_law"
+        )
 
 
 class StraightDenoiser:

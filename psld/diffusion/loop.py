@@ -63,7 +63,6 @@ class Replacement:
 class Sampler(Protocol):
     """The settings of a sampler, as the loop uses them."""
 
-    final_time: float
     denoise: bool
 
     def build(
@@ -81,7 +80,7 @@ def sample(
     noise: Noise,
     inpainting: Inpainting | None = None,
 ) -> Tensor:
-    """Integrate the reverse process from z at T = 1 to the data.
+    """Integrate the reverse process from z, at the sampler's first time, to the data.
 
         >>> noise = lambda z: torch.randn(z.shape, generator=generator)
         >>> z = process.prior(torch.randn(n, k * c, h, w, generator=generator))
@@ -90,7 +89,7 @@ def sample(
     Args:
         sampler: the settings of a sampler (`psld.diffusion.samplers`); the score has its guidance.
         score: its evaluations are counted in `score.evaluations`.
-        z: a draw from the prior, N×kC×H×W.
+        z: a draw from the prior, or from `psld.diffusion.gaussian.GaussianStart`, N×kC×H×W.
         noise: called with the state, once per linear update that adds noise.
         inpainting: the known pixels.
 
@@ -117,10 +116,11 @@ def path(
     """Yield forward time and state at the start and after each step; arguments as in `sample`."""
     integrator = sampler.build(process, z.device, inpainting)
     replaced = integrator.replacement_times or []
+    final_time = next(t for t in reversed(integrator.ends) if t > 0)
     if inpainting:
-        replacement = Replacement(inpainting, [process.T, *replaced, sampler.final_time])
+        replacement = Replacement(inpainting, [process.T, *replaced, final_time])
         z = replacement.noisy(0, z, noise)
-    yield process.T, z
+    yield integrator.times[0], z
     steps = tqdm(integrator.ends, desc="sampling", unit="step", disable=None, leave=False)
     for index, end in enumerate(steps):
         z = integrator.step(index, z, score, noise)
@@ -128,7 +128,7 @@ def path(
             z = replacement.noisy(index + 1, z, noise)
         yield end, z
     if sampler.denoise and integrator.ends[-1] > 0:
-        last = torch.tensor([sampler.final_time, 0.0], dtype=torch.float64)
+        last = torch.tensor([final_time, 0.0], dtype=torch.float64)
         ode = isinstance(integrator, ProbabilityFlow)
         z = EulerMaruyama(process, last, z.device, probability_flow=ode).mean(0, z, score)
         if inpainting:

@@ -1,22 +1,25 @@
-"""The training losses: a model's error in the noise, and a guide's cross-entropy."""
+"""The training losses, and what a network sees: a process's states, or images with noise."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from psld.diffusion.matrices import mix
 from psld.diffusion.process import LinearProcess
+from psld.diffusion.time_grid import time_of_noise_level
 
 
 @dataclass(frozen=True)
 class Batch:
     """One rank's part of a batch, on its device; only the times stay on the CPU.
 
-    N images `x0`, N×C×H×W in [−1, 1], and their times `t`, float64; standard normal `eps`,
-    N×kC×H×W, and, under DSM, `auxiliary_eps`, N×(k−1)C×H×W; `labels`, int64, if classes are used.
+    N images `x0`, N×C×H×W in [−1, 1], and their times `t` (`Noising.levels`), float64; standard
+    normal `eps`, N×kC×H×W, and, under DSM, `auxiliary_eps`, N×(k−1)C×H×W; `labels`, int64, if
+    classes are used.
     """
 
     x0: Tensor
@@ -33,8 +36,85 @@ class Batch:
             yield replace(self, **cut)
 
 
+class Noising(Protocol):
+    """What a network sees of an image."""
+
+    blocks: int
+    """k: standard normal numbers for each value of an image."""
+    auxiliary: int
+    """k − 1 more under DSM, else 0."""
+
+    def levels(self, uniform: Tensor) -> Tensor:
+        """Return the noise levels of N uniform numbers: forward times, or σ; float64."""
+        ...
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the input and its levels in the input's type, both on the batch's device."""
+        ...
+
+
+class NoisyStates:
+    """States z_t, N×kC×H×W, of a process at forward times t.
+
+    Without a law t is uniform on [time_eps, 1], as in the paper. With one, t is the time at which
+    the noise level σ_eff(t) has that law, so trainings of several processes see the same noise.
+    """
+
+    def __init__(
+        self, process: LinearProcess, time_eps: float = 1e-5, law: "LevelLaw | None" = None
+    ) -> None:
+        self.process, self.time_eps, self.law = process, time_eps, law
+        self.blocks = process.blocks
+        self.auxiliary = process.blocks - 1 if process.needs_auxiliary_noise else 0
+
+    def levels(self, uniform: Tensor) -> Tensor:
+        if self.law is None:
+            return self.time_eps + (LinearProcess.T - self.time_eps) * uniform
+        return time_of_noise_level(self.process, self.law(uniform), self.time_eps)
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        z = self.process.perturb(batch.x0, batch.t, batch.eps, batch.auxiliary_eps)
+        return z, batch.t.to(z.device, z.dtype, non_blocking=True)
+
+
+class NoisyImages:
+    """Images with noise, y = x₀ + σ n, N×C×H×W: what every process knows of its image."""
+
+    blocks, auxiliary = 1, 0
+
+    def __init__(self, law: "LevelLaw") -> None:
+        self.law = law
+
+    def levels(self, uniform: Tensor) -> Tensor:
+        return self.law(uniform)
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        sigma = batch.t.to(batch.x0.device, batch.x0.dtype, non_blocking=True)
+        return batch.x0 + sigma[:, None, None, None] * batch.eps, sigma
+
+
+@dataclass(frozen=True)
+class LevelLaw:
+    """The quantiles of the law ln σ ~ N(center, width²), clipped to [low, high].
+
+    The arguments are those of `psld.training.settings.NoiseLaw`.
+    """
+
+    center: float
+    width: float
+    low: float
+    high: float
+
+    def __call__(self, uniform: Tensor) -> Tensor:
+        """Return σ, N, for N numbers on [0, 1), float64."""
+        logarithm = self.center + self.width * torch.special.ndtri(uniform)
+        return logarithm.exp().clamp(self.low, self.high)
+
+
 class Objective(Protocol):
     """A loss that a training minimizes."""
+
+    noising: Noising
 
     def __call__(self, network: nn.Module, batch: Batch) -> Tensor:
         """Return the mean loss of a batch, a scalar."""
@@ -52,12 +132,18 @@ class EpsilonLoss:
     the likelihood.
     """
 
-    def __init__(self, process: LinearProcess, weighting: Literal["fid", "nll"] = "fid") -> None:
-        self.process = process
-        self.weighting = weighting
+    def __init__(
+        self,
+        process: LinearProcess,
+        weighting: Literal["fid", "nll"] = "fid",
+        noising: NoisyStates | None = None,
+    ) -> None:
+        """`noising`: the paper's by default, with uniform times."""
+        self.process, self.weighting = process, weighting
+        self.noising = noising or NoisyStates(process)
 
     def __call__(self, network: nn.Module, batch: Batch) -> Tensor:
-        z, time = noised(self.process, batch)
+        z, time = self.noising(batch)
         channels = batch.x0.shape[1]
         predicted = self.process.predicted
         target = batch.eps[:, predicted.start * channels : predicted.stop * channels]
@@ -69,17 +155,29 @@ class EpsilonLoss:
         return self.process.blocks * mix(weight, error).square().mean()
 
 
-class GuideLoss:
-    """The mean of −log p(y | z_t, t) over images: cross-entropy at the process's noise levels."""
+class DenoiserLoss:
+    """The loss λ(σ) ‖D(y; σ) − x₀‖², λ = (σ² + s²) / (σ s)², as a mean of elements.
 
-    def __init__(self, process: LinearProcess) -> None:
-        self.process = process
+    The weight (Karras et al., 2022, Table 1) makes every level cost about 1 at the start.
+    """
+
+    def __init__(self, noising: NoisyImages, deviation: float) -> None:
+        """`deviation`: s, as in the network's preconditioning (`psld.networks.denoiser`)."""
+        self.noising, self.variance = noising, deviation**2
 
     def __call__(self, network: nn.Module, batch: Batch) -> Tensor:
-        return cross_entropy(network(*noised(self.process, batch)).float(), batch.labels)
+        y, sigma = self.noising(batch)
+        label = () if batch.labels is None else (batch.labels,)
+        weight = (sigma.square() + self.variance) / (sigma.square() * self.variance)
+        error = network(y, sigma, *label) - batch.x0
+        return (weight[:, None, None, None] * error.square()).mean()
 
 
-def noised(process: LinearProcess, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return z_t, N×kC×H×W, and the times in the type of z_t, both on the batch's device."""
-    z = process.perturb(batch.x0, batch.t, batch.eps, batch.auxiliary_eps)
-    return z, batch.t.to(z.device, z.dtype, non_blocking=True)
+class GuideLoss:
+    """The mean of −log p(class | z_t, t), or of −log p(class | y, σ), over images."""
+
+    def __init__(self, noising: Noising) -> None:
+        self.noising = noising
+
+    def __call__(self, network: nn.Module, batch: Batch) -> Tensor:
+        return cross_entropy(network(*self.noising(batch)).float(), batch.labels)

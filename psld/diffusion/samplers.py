@@ -3,6 +3,7 @@
 A sampler is a class: its options, and `build`, which makes its integrator and needs torch.
 """
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -117,13 +118,50 @@ class TimeGridSampler(AnySampler):
     steps: int = Field(ge=2)
     """N: evaluations of the score per image, including the final one. Each evaluates the network
     once, or twice under classifier-free guidance."""
+    start: Literal["prior", "gaussian"] = "prior"
+    """Where the sampler begins: the prior at T, or the Gaussian with the mean and covariance of the
+    training images at the noise level `start_level`."""
+    start_level: float | None = Field(None, gt=0)
+    """σ₀ of the Gaussian start. Null: the level that the model's folder gives for `steps`."""
+    levels: tuple[float, ...] | None = None
+    """The noise levels of the evaluations, falling, in place of `striding`; `steps` is their
+    number. The first is the start's."""
 
     def time_grid(self, process: "LinearProcess") -> "torch.Tensor":
-        """Return the descending forward times at which the integrator's steps start and end."""
-        from psld.diffusion.time_grid import time_grid
+        """Return the descending forward times at which the integrator's steps start and end.
 
+        Raises UserError if the process does not have the noise levels.
+        """
+        from psld.diffusion.time_grid import given_levels, time_grid
+
+        if self.levels:
+            return given_levels(process, self.levels, self.final_time, self.start == "prior")
         steps = self.steps - 1 if self.denoise else self.steps
-        return time_grid(process, self.striding, steps, self.final_time, self.power)
+        start = None if self.start == "prior" else self.start_level
+        if self.start == "gaussian" and start is None:
+            raise UserError("sampler.start_level: start=gaussian needs it where no model gives it")
+        return time_grid(process, self.striding, steps, self.final_time, self.power, start)
+
+    @model_validator(mode="after")
+    def _start_fits(self) -> "TimeGridSampler":
+        if self.start == "gaussian" and isinstance(self.guidance, InpaintingGuidance):
+            raise ValueError(
+                "start=gaussian draws images that know nothing of the known pixels; use "
+                "start=prior for inpainting"
+            )
+        if self.start == "prior" and self.start_level is not None:
+            raise ValueError("start_level is for start=gaussian; set it to null")
+        if self.levels is not None:
+            if not all(a > b for a, b in pairwise((*self.levels, 0))):
+                raise ValueError(f"levels must fall and be above 0, got {list(self.levels)}")
+            if len(self.levels) != self.steps + (not self.denoise):
+                raise ValueError(
+                    f"levels has {len(self.levels)} noise levels for {self.steps} steps; set "
+                    f"steps={len(self.levels) - (not self.denoise)}"
+                )
+            if self.start_level not in (None, self.levels[0]):
+                raise ValueError("levels begin at the start: leave out start_level")
+        return self
 
 
 class EMSettings(TimeGridSampler):

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -18,6 +19,17 @@ ClassNetwork = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 Guide = Callable[[Tensor, Tensor], Tensor]
 """Logits(z, t): N×kC×H×W states and N times → N×classes."""
+
+
+def at_time(network: Network | ClassNetwork, t: float) -> Callable[..., Tensor]:
+    """Return the network as a function of states, N×kC×H×W, and labels, at one forward time.
+
+    A network that has coefficients of its own tabulates them (`psld.diffusion.denoiser`).
+    """
+    tabulated = getattr(network, "at", None)
+    if tabulated:
+        return tabulated(t)
+    return lambda z, *label: network(z, times_like(z, t), *label)
 
 
 class Score(Protocol):
@@ -94,8 +106,7 @@ class NetworkScore:
         self, z: Tensor, t: float, matrix: Tensor, projection: Tensor | None = None
     ) -> Tensor:
         self.evaluations += 1
-        eps = self.batched(lambda z: self.network(z, times_like(z, t)), z)
-        return mix(matrix, eps.to(z.dtype))
+        return mix(matrix, self.batched(at_time(self.network, t), z).to(z.dtype))
 
 
 class ClassifierFreeScore:
@@ -123,10 +134,10 @@ class ClassifierFreeScore:
         self, z: Tensor, t: float, matrix: Tensor, projection: Tensor | None = None
     ) -> Tensor:
         self.evaluations += 2
+        network = at_time(self.network, t)
 
         def eps(z: Tensor, labels: Tensor) -> Tensor:
-            time = times_like(z, t)
-            plain, conditional = self.network(z, time, None), self.network(z, time, labels)
+            plain, conditional = network(z, None), network(z, labels)
             return torch.lerp(plain.to(z.dtype), conditional.to(z.dtype), self.scale)
 
         return mix(matrix, self.batched(eps, z, self.labels))
@@ -167,16 +178,17 @@ class ClassifierGuidedScore:
     def __call__(
         self, z: Tensor, t: float, matrix: Tensor, projection: Tensor | None = None
     ) -> Tensor:
-        gradient = self.batched(lambda z, labels: self._gradient(z, labels, t), z, self.labels)
+        logits = at_time(self.guide, 1 - t if self.official_time else t)
+        gradient = self.batched(partial(self._gradient, logits), z, self.labels)
         if projection is not None:
             gradient = mix(projection, gradient)
         return self.score(z, t, matrix, projection) + self.scale * gradient
 
+    @staticmethod
     @torch.enable_grad()
-    def _gradient(self, z: Tensor, labels: Tensor, t: float) -> Tensor:
+    def _gradient(logits: Callable[[Tensor], Tensor], z: Tensor, labels: Tensor) -> Tensor:
         z = z.detach().requires_grad_()
-        logits = self.guide(z, times_like(z, 1 - t if self.official_time else t))
-        chosen = logits.log_softmax(dim=-1).gather(1, labels[:, None])
+        chosen = logits(z).log_softmax(dim=-1).gather(1, labels[:, None])
         return torch.autograd.grad(chosen.sum(), z)[0]
 
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from psld.diffusion.process import LinearProcess
+from psld.utils.errors import UserError
 
 TABLE = 256
 """Number of times, evenly spaced in log t, of the table that starts the search for a time."""
@@ -13,28 +14,44 @@ ITERATIONS = 6
 
 
 def time_grid(
-    process: LinearProcess, striding: str, steps: int, final_time: float, power: float
+    process: LinearProcess,
+    striding: str,
+    steps: int,
+    final_time: float,
+    power: float,
+    start_level: float | None = None,
 ) -> Tensor:
     """Return K + 1 descending forward times, float64, for K integrator steps.
 
-    With ε the final time, p the power, T = 1, r_i = (K − i)/K and [x]_i = x(ε) + (x(T) − x(ε)) r_i:
+    With ε the final time, p the power, T = 1 or the time at which σ_eff is `start_level`,
+    r_i = (K − i)/K and [x]_i = x(ε) + (x(T) − x(ε)) r_i:
 
         uniform    t_i = [t]_i
-        quadratic  t_i = ε + (1 − ε) r_i²
+        quadratic  t_i = ε + (T − ε) r_i²
         power      t_i^(1/p) = [t^(1/p)]_i; p = 2 is gDDIM's grid
         lambda     λ(t_i) = [λ]_i, with λ = −log σ_eff
         edm        σ_eff(t_i)^(1/p) = [σ_eff^(1/p)]_i (Karras et al., 2022, Eq. 5)
     """
     remaining = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-    final, p = final_time, power
+    final, p, first = final_time, power, process.T
+    if start_level is not None:
+        ends = torch.tensor([final, process.T], dtype=torch.float64)
+        low, high = process.noise_level(ends).tolist()
+        if not low < start_level <= high:
+            raise UserError(
+                f"sampler.start_level: {start_level:g}; the noise levels of the process are "
+                f"{low:.3g} to {high:.4g}"
+            )
+        level = torch.tensor([start_level], dtype=torch.float64)
+        first = float(time_of_noise_level(process, level, final))
     match striding:
         case "uniform":
-            return final + (1 - final) * remaining
+            return final + (first - final) * remaining
         case "quadratic":
-            return final + (1 - final) * remaining**2
+            return final + (first - final) * remaining**2
         case "power":
-            return (final ** (1 / p) + (1 - final ** (1 / p)) * remaining) ** p
-    ends = torch.tensor([final, process.T], dtype=torch.float64)
+            return (final ** (1 / p) + (first ** (1 / p) - final ** (1 / p)) * remaining) ** p
+    ends = torch.tensor([final, first], dtype=torch.float64)
     low, high = process.noise_level(ends).tolist()
     match striding:
         case "lambda":
@@ -42,7 +59,32 @@ def time_grid(
         case "edm":
             levels = (low ** (1 / p) + (high ** (1 / p) - low ** (1 / p)) * remaining) ** p
     times = time_of_noise_level(process, levels, final)
-    times[0], times[-1] = process.T, final
+    times[0], times[-1] = first, final
+    return times
+
+
+def given_levels(
+    process: LinearProcess, levels: tuple[float, ...], final_time: float, from_prior: bool
+) -> Tensor:
+    """Return the times of a list of noise levels, falling; `from_prior`: the first time is T.
+
+    Raises UserError if the process has other levels between `final_time` and T.
+    """
+    ends = torch.tensor([final_time, process.T], dtype=torch.float64)
+    low, high = process.noise_level(ends).tolist()
+    if levels[-1] < low / 1.01 or levels[0] > high * 1.01:
+        raise UserError(
+            f"sampler.levels: {levels[0]:g} to {levels[-1]:g}; the noise levels of the process are "
+            f"{high:.4g} to {low:.4g} (sampler.final_time)"
+        )
+    if from_prior and levels[0] < high / 1.01:
+        raise UserError(
+            f"sampler.levels: start=prior begins at {high:.4g}, so the first level must be it; "
+            "for a later start use start=gaussian"
+        )
+    times = time_of_noise_level(process, torch.tensor(levels, dtype=torch.float64), final_time)
+    if from_prior:
+        times[0] = process.T
     return times
 
 

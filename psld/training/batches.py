@@ -7,16 +7,25 @@ import torch
 from torch import Tensor
 
 from psld.data.pixels import from_uint8
-from psld.diffusion.loss import Batch
+from psld.diffusion.loss import Batch, LevelLaw, Noising, NoisyImages, NoisyStates
 from psld.diffusion.process import LinearProcess
 from psld.training.ranks import Ranks
-from psld.training.settings import LoopSettings
+from psld.training.settings import LoopSettings, TrainedSettings
 from psld.utils.device import pinned
 from psld.utils.errors import UserError
 from psld.utils.randomness import Prefetch, Stream, generator, standard_normal, stream_seed
 
 RESIDENT_BYTES = 4 << 30
 """A training split up to this size is moved to the training device as a whole."""
+
+
+def noising(settings: TrainedSettings, process: LinearProcess) -> NoisyStates | NoisyImages:
+    """Return what the network of a training sees."""
+    law = settings.training.noise_law
+    levels = law and LevelLaw(**law.model_dump())
+    if settings.serves_every_process:
+        return NoisyImages(levels)
+    return NoisyStates(process, settings.training.time_eps, levels)
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,7 @@ class Batches:
         self,
         images: np.ndarray,
         flip: bool,
-        process: LinearProcess,
+        noising: Noising,
         settings: LoopSettings,
         ranks: Ranks,
         labels: Labels | None = None,
@@ -52,7 +61,7 @@ class Batches:
                 f"training.batch_size: {settings.batch_size} images cannot be shared equally by "
                 f"{ranks.world} ranks"
             )
-        self.settings, self.process, self.flip = settings, process, flip
+        self.settings, self.noising, self.flip = settings, noising, flip
         self.images, self.labels, self.device = images, labels, ranks.device
         size = settings.batch_size // ranks.world
         self.part = slice(ranks.rank * size, (ranks.rank + 1) * size)
@@ -70,8 +79,8 @@ class Batches:
         x0 = from_uint8(images if self.resident is None else self.resident[images])
         if self.flip:
             x0 = torch.where(flipped[:, None, None, None], x0.flip(-1), x0)
-        channels = self.process.blocks * x0.shape[1]
-        auxiliary = noise[:, channels:] if self.process.needs_auxiliary_noise else None
+        channels = self.noising.blocks * x0.shape[1]
+        auxiliary = noise[:, channels:] if self.noising.auxiliary else None
         return Batch(x0=x0, t=t, eps=noise[:, :channels], auxiliary_eps=auxiliary, labels=labels)
 
     def _draw_on_host(self, step: int) -> tuple[Tensor | None, ...]:
@@ -89,11 +98,9 @@ class Batches:
         images = indices
         if self.resident is None:
             images = torch.from_numpy(self.images[indices.numpy()])
-        # Noise for k blocks, and for k − 1 more under DSM.
-        blocks, channels = self.process.blocks, self.images.shape[1]
-        drawn = (2 * blocks - 1 if self.process.needs_auxiliary_noise else blocks) * channels
+        drawn = (self.noising.blocks + self.noising.auxiliary) * self.images.shape[1]
         key = stream_seed(settings.seed, Stream.NOISE)
         noise = standard_normal(key, step, (size, drawn, *self.images.shape[2:]))[self.part]
-        t = settings.time_eps + (LinearProcess.T - settings.time_eps) * uniform
+        t = self.noising.levels(uniform)
         copied = (images, flipped, noise, labels)
         return t, *(None if part is None else pinned(part, self.device) for part in copied)

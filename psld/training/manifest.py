@@ -16,8 +16,8 @@ from psld.utils.errors import UserError
 from psld.utils.files import atomic_path, read_json
 
 MANIFEST = "manifest.json"
-FILES = ("weights.safetensors", "history.json", MANIFEST)
-"""The manifest is written last: if it exists, so do the others."""
+FILES = ("weights.safetensors", "start.safetensors", "history.json", MANIFEST)
+"""Guides have no start. The manifest is written last: if it exists, so do the others."""
 
 
 class Imported(Settings):
@@ -100,14 +100,15 @@ def publish(run: Path, output: Path) -> None:
     Print a line if they replace those of another training.
     """
     results = export_folder(run)
-    equal, _, _ = cmpfiles(results, output, FILES, shallow=False)
-    if len(equal) == len(FILES):
+    files = [name for name in FILES if (results / name).exists()]
+    equal, _, _ = cmpfiles(results, output, files, shallow=False)
+    if len(equal) == len(files):
         return
     with suppress(UserError):  # nothing is there, or it is damaged
         earlier = Path(str(read_json(output / MANIFEST, dict).get("run")))
         if earlier != run:
             other = f"stay in {export_folder(earlier)}" if is_exported(earlier) else "are lost"
             print(f"{output}: replaces the weights of another training, which {other}", flush=True)
-    for name in FILES:
+    for name in files:
         with atomic_path(output / name) as partial:
             shutil.copyfile(results / name, partial)

@@ -1,17 +1,23 @@
 """A trained model or guide: its network, and the weights of that network on disk."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from psld.diffusion.denoiser import SeesImages, every_block
 from psld.diffusion.process import LinearProcess
+from psld.diffusion.score import Network
+from psld.diffusion.settings import ProcessSettings
+from psld.networks.denoiser import Denoiser
 from psld.networks.ncsnpp import NCSNpp, NCSNppGuide
 from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
-from psld.training.settings import GuideModelSettings, ModelSettings
+from psld.training.settings import GuideModelSettings, ModelSettings, TrainedSettings
+from psld.training.start import SamplerStart, load_start
 from psld.utils.device import device_of
 from psld.utils.errors import UserError
 from psld.utils.tensors import read_tensors, save_tensors
@@ -19,26 +25,56 @@ from psld.utils.tensors import read_tensors, save_tensors
 WEIGHTS = "weights.safetensors"
 
 
-def build_network(settings: ModelSettings, process: LinearProcess) -> NCSNpp:
-    """The ε-network: k·C channels in, C channels per predicted block out."""
-    channels = settings.dataset.channels
-    return NCSNpp(
+def build_process(settings: TrainedSettings) -> LinearProcess:
+    """Build the process; that of a denoiser has ε in all of its blocks."""
+    process = settings.process.build()
+    return every_block(process) if settings.serves_every_process else process
+
+
+def build_network(
+    settings: ModelSettings, process: LinearProcess, deviation: float = 1.0
+) -> NCSNpp | Denoiser:
+    """The ε-network of a process: k·C channels in, C per predicted block out. Or a denoiser.
+
+    `deviation`: s of a new denoiser; weights on disk have their own.
+    """
+    channels, every = settings.dataset.channels, settings.serves_every_process
+    network = NCSNpp(
         settings.network,
         image_size=settings.dataset.image_size,
-        in_channels=process.blocks * channels,
-        out_channels=process.predicted_blocks * channels,
+        in_channels=channels if every else process.blocks * channels,
+        out_channels=channels if every else process.predicted_blocks * channels,
         num_classes=settings.num_classes,
     )
+    if not every:
+        return network
+    law = settings.training.noise_law
+    return Denoiser(network, deviation, law.low, law.high)
 
 
 def build_guide(settings: GuideModelSettings, process: LinearProcess) -> NCSNppGuide:
-    """The noise-conditional guide: k·C channels in, one logit per class out."""
+    """The guide of noisy states, k·C channels, or of noisy images; one logit per class out."""
+    blocks = 1 if settings.serves_every_process else process.blocks
     return NCSNppGuide(
         settings.network,
         image_size=settings.dataset.image_size,
-        in_channels=process.blocks * settings.dataset.channels,
+        in_channels=blocks * settings.dataset.channels,
         num_classes=settings.dataset.num_classes,
     )
+
+
+def eps_network(settings: ModelSettings, process: LinearProcess, network: Network) -> Network:
+    """Return ε(z, t) of a process from the network of a model of these settings."""
+    if settings.serves_every_process:
+        return SeesImages(process, network, gives_image=True)
+    return network
+
+
+def guide_logits(settings: GuideModelSettings, process: LinearProcess, network: Network) -> Network:
+    """Return the logits of states of a process from the network of a guide of these settings."""
+    if settings.serves_every_process:
+        return SeesImages(process, network, gives_image=False)
+    return network
 
 
 @dataclass(frozen=True)
@@ -46,10 +82,23 @@ class Model:
     """A trained model, ready to sample."""
 
     settings: ModelSettings
+    """Those of the training; `process` may be another one if the network serves every process."""
     process: LinearProcess
     network: nn.Module
-    """ε(z, t), or ε(z, t, label)."""
+    """ε(z, t), or ε(z, t, label); a denoiser is D(y, σ), or D(y, σ, label)."""
     weights_sha256: str
+    folder: Path | None = None
+
+    def eps(self, network: nn.Module | None = None) -> Network:
+        """Return ε(z, t) of the model's process; `network` is its network as it is called."""
+        return eps_network(self.settings, self.process, network or self.network)
+
+    def start(self) -> SamplerStart:
+        """Read the start of samplers from the model's folder.
+
+        Raises UserError if it is missing, damaged, or belongs to other weights.
+        """
+        return load_start(self.folder, self.weights_sha256)
 
 
 @dataclass(frozen=True)
@@ -60,23 +109,32 @@ class Guide:
     network: NCSNppGuide
     weights_sha256: str
 
+    def logits(self, process: LinearProcess) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return the logits of states and times of a process."""
+        return guide_logits(self.settings, process, self.network)
 
-def load_model(folder: str | Path, device: torch.device) -> Model:
-    """Read a model. Raises UserError if a file is missing, damaged or foreign.
+
+def load_model(
+    folder: str | Path, device: torch.device, process: ProcessSettings | None = None
+) -> Model:
+    """Read a model, as a network of another process than its training's if one is given.
 
     Its parameters are frozen; `network.requires_grad_(True)` trains it on.
+
+    Raises UserError if a file is missing, damaged or foreign, or if the network is of one process.
     """
     manifest = read_manifest(folder, ModelManifest)
-    process = manifest.settings.process.build()
-    network = build_network(manifest.settings, process).to(device)
+    settings = manifest.settings.with_process(process)
+    built = build_process(settings)
+    network = build_network(settings, built).to(device)
     _load_weights(network, Path(folder), manifest)
-    return Model(manifest.settings, process, network, manifest.weights_sha256)
+    return Model(settings, built, network, manifest.weights_sha256, Path(folder))
 
 
 def load_guide(folder: str | Path, device: torch.device) -> Guide:
     """Read a guide. Raises UserError if a file is missing, damaged or foreign."""
     manifest = read_manifest(folder, GuideManifest)
-    network = build_guide(manifest.settings, manifest.settings.process.build()).to(device)
+    network = build_guide(manifest.settings, build_process(manifest.settings)).to(device)
     _load_weights(network, Path(folder), manifest)
     return Guide(manifest.settings, network, manifest.weights_sha256)
 

@@ -11,8 +11,10 @@ from psld.data.store import ImageStore
 from psld.diffusion.process import LinearProcess
 from psld.networks.official import LISTED, from_official, read_checkpoint
 from psld.training.manifest import GuideManifest, Imported, ModelManifest, write_manifest
-from psld.training.model import build_guide, build_network, save_weights
+from psld.training.model import build_guide, build_network, build_process, save_weights
 from psld.training.settings import ImportGuideSettings, ImportModelSettings
+from psld.training.start import denoiser_of_states, save_start
+from psld.utils.device import use_device
 from psld.utils.errors import UserError
 from psld.utils.provenance import provenance
 
@@ -45,20 +47,29 @@ def _import(
     broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]
     if broken:
         raise UserError(f"{path}: NaN or infinity in {', '.join(broken[:LISTED])}")
-    network = build(settings, settings.process.build())
+    process = build_process(settings)
+    network = build(settings, process)
+    store = None
+    if Path(settings.data).exists():
+        store = ImageStore.open_for(settings.data, settings.dataset)
     try:
         network.load_state_dict(from_official(weights, network))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    digest, step = None, checkpoint.step
-    if Path(settings.data).exists():
-        digest = ImageStore.open_for(settings.data, settings.dataset).digest
+    step = checkpoint.step
     imported = Imported(file=Path(path).name, sha256=checkpoint.sha256, weights=chosen)
+    source = imported.model_dump(exclude={"file"})
+    weights_sha256 = save_weights(settings.output, network, source)
+    if store and kind is ModelManifest:
+        device = use_device(settings.device)
+        denoise = denoiser_of_states(process, network.to(device).eval())
+        print("measuring where samplers can start", flush=True)
+        save_start(Path(settings.output), store, denoise, weights_sha256, device)
     manifest = kind(
         name=settings.name,
         grid=settings.grid_name,
         settings=settings.model(),
-        dataset_digest=digest,
+        dataset_digest=store and store.digest,
         step=step,
         images_seen=step and step * settings.training.batch_size,
         parameters=sum(p.numel() for p in network.parameters()),
@@ -67,9 +78,7 @@ def _import(
         ranks=None,
         run=None,
         imported=imported,
-        weights_sha256=save_weights(
-            settings.output, network, imported.model_dump(exclude={"file"})
-        ),
+        weights_sha256=weights_sha256,
         **provenance(),
     )
     write_manifest(settings.output, manifest)

@@ -15,6 +15,7 @@ from psld.diffusion.loop import sample
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.samplers import EMSettings
 from psld.diffusion.score import NetworkScore
+from psld.training.model import eps_network, guide_logits
 from psld.training.settings import GuideModelSettings, ModelSettings
 from psld.utils.device import device_of
 from psld.utils.randomness import Stream, generator
@@ -47,7 +48,8 @@ def preview_samples(
         return torch.randn(z.shape, generator=stream, device=device)
 
     start = process.prior(noise(torch.empty(SAMPLES, *shape)))
-    z = sample(process, SAMPLER, NetworkScore(network, batch_size=SAMPLES), start, noise)
+    score = NetworkScore(eps_network(settings, process, network), batch_size=SAMPLES)
+    z = sample(process, SAMPLER, score, start, noise)
     images = to_uint8(z[:, : dataset.channels])
     save_images(images.cpu().numpy(), picture)
     return {}
@@ -67,7 +69,7 @@ def accuracy_by_time(
     device = device_of(network)
     x0 = from_uint8(torch.from_numpy(store.images(split)[chosen])).to(device)
     labels = torch.from_numpy(store.labels(split)[chosen]).to(device)
-    accuracies = []
+    logits, accuracies = guide_logits(settings, process, network), []
     for index in range(BINS):
         stream = generator("cpu", settings.training.seed, Stream.PREVIEW, index)
         t = (index + torch.rand(len(x0), dtype=torch.float64, generator=stream)) / BINS
@@ -77,7 +79,7 @@ def accuracy_by_time(
             shape = (len(x), process.blocks * x.shape[1], *x.shape[2:])
             eps, auxiliary = torch.randn((2, *shape), generator=stream).to(x)
             z = process.perturb(x, time, eps, auxiliary[:, x.shape[1] :])
-            answers.append(network(z, time.to(z)).argmax(dim=1))
+            answers.append(logits(z, time.to(z)).argmax(dim=1))
         accuracies.append((torch.cat(answers) == labels).double().mean().item())
     return accuracies
 

@@ -11,7 +11,6 @@ from torch import nn
 
 from psld.data.store import ImageStore
 from psld.diffusion.loss import Objective
-from psld.diffusion.process import LinearProcess
 from psld.training.batches import Batches, Labels
 from psld.training.history import WandbRun, write_history
 from psld.training.loop import Log, train
@@ -41,7 +40,6 @@ class Task:
     stage: str
     """Name of the command."""
     manifest: type[ModelManifest] | type[GuideManifest]
-    process: LinearProcess
     build: Callable[[], nn.Module]
     """Returns the network; its initial weights come from torch's global generator."""
     loss_of: Objective
@@ -49,8 +47,9 @@ class Task:
     preview: Callable[[nn.Module, Path], dict[str, float]]
     """Previews the averaged network every `preview_every` steps: returns numbers for the history,
     and may write a picture to the path."""
-    describe: Callable[[nn.Module], dict[str, Any]]
-    """Returns more entries for the manifest of the final network."""
+    finish: Callable[[nn.Module, Path, str], dict[str, Any]]
+    """Gets the final network, the folder of its weights and their digest: may write more files, and
+    returns more entries for the manifest."""
 
 
 def run_training(
@@ -84,7 +83,8 @@ def run_training(
         if state.step < settings.training.steps:
             stop = stack.enter_context(StopRequest())
             images, flip = store.images("train"), settings.dataset.flip
-            batches = Batches(images, flip, task.process, settings.training, ranks, task.labels)
+            noising = task.loss_of.noising
+            batches = Batches(images, flip, noising, settings.training, ranks, task.labels)
             log = Log(run, task.preview)
             if ranks.leads:
                 if state.step:
@@ -98,7 +98,8 @@ def run_training(
                     log.live = stack.enter_context(LiveRun(run)).update
             train(state, batches, task.loss_of, settings.training, ranks, checkpoints, log, stop)
         if ranks.leads:
-            folder = export_folder(run)
+            folder, network = export_folder(run), state.ema.network
+            weights_sha256 = save_weights(folder, network, settings.origin(store.digest))
             manifest = task.manifest(
                 name=settings.name,
                 grid=settings.grid_name,
@@ -111,10 +112,8 @@ def run_training(
                 device=device_name(ranks.device),
                 ranks=ranks.world,
                 run=str(run),
-                weights_sha256=save_weights(
-                    folder, state.ema.network, settings.origin(store.digest)
-                ),
-                **task.describe(state.ema.network),
+                weights_sha256=weights_sha256,
+                **task.finish(network, folder, weights_sha256),
                 **provenance(),
             )
             for place in (run, folder):  # A kill may have come after the last checkpoint.

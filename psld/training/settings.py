@@ -8,14 +8,41 @@ from psld.config.settings import Name, Settings
 from psld.data.settings import DatasetSettings
 from psld.diffusion.settings import ProcessSettings
 from psld.networks.settings import EncoderSettings, GuideSettings, NetworkSettings
+from psld.utils.errors import UserError
 from psld.utils.files import digest_of
 
 TRAIN_FACTOR = 3
 """FLOPs of a training step over those of its forward pass; the backward pass takes two thirds."""
 
 
+class NoiseLaw(Settings):
+    """The law of the noise levels σ that a training sees: log-normal (Karras et al., 2022, §5)."""
+
+    center: float = -1.2
+    """Mean of ln σ."""
+    width: float = Field(1.2, gt=0)
+    """Standard deviation of ln σ."""
+    low: float = Field(2e-5, gt=0)
+    """The smallest σ: draws are clipped to it."""
+    high: float = Field(1000.0, gt=0)
+    """The largest σ. A denoiser is asked for no level outside."""
+
+    @model_validator(mode="after")
+    def _is_ordered(self) -> "NoiseLaw":
+        if self.low >= self.high:
+            raise ValueError(f"low must be below high, got {self.low:g} and {self.high:g}")
+        return self
+
+
 class LoopSettings(Settings):
     """The training recipe that models and guides share. The defaults are the paper's."""
+
+    objective: Literal["epsilon", "denoiser"] = "epsilon"
+    """`epsilon`: a network of noisy states of one process. `denoiser`: a network of images with
+    noise, y = x₀ + σ n, which serves every process: a model D(y; σ), or a guide of y."""
+    noise_law: NoiseLaw | None = None
+    """The law of the noise levels. Null: for `epsilon` the forward time is uniform, for a denoiser
+    the law has its defaults."""
 
     steps: int = Field(ge=1)
     """Optimizer steps."""
@@ -33,7 +60,7 @@ class LoopSettings(Settings):
     ema_decay: float = Field(0.9999, ge=0, lt=1)
     """Decay of the weights' moving average per step; 0 keeps the last weights."""
     time_eps: float = Field(1e-5, gt=0, lt=1)
-    """Training times are uniform on [time_eps, 1]."""
+    """Training times are on [time_eps, 1], uniform without a `noise_law`."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the network's forward pass; weights and optimizer stay in fp32. On GPUs since
     Ampere, its products in fp32 use TF32 (ten bits)."""
@@ -50,6 +77,13 @@ class LoopSettings(Settings):
     In a log file, lines are printed at checkpoints only."""
     preview_every: int | None = Field(None, ge=1)
     """Steps between previews: a picture of a model's samples, a guide's accuracy by noise level."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _denoisers_have_a_law(cls, content: Any) -> Any:
+        if isinstance(content, dict) and content.get("objective") == "denoiser":
+            content = content | {"noise_law": content.get("noise_law") or {}}
+        return content
 
     @model_validator(mode="after")
     def _numbers_divide(self) -> "LoopSettings":
@@ -70,6 +104,12 @@ class TrainingSettings(LoopSettings):
     label_dropout: float | None = Field(None, gt=0, lt=1)
     """Makes the model class-conditional, for classifier-free guidance: with this probability an
     image has no class in training. Null: unconditional."""
+
+    @model_validator(mode="after")
+    def _weighting_is_used(self) -> "TrainingSettings":
+        if self.objective == "denoiser" and self.weighting != "fid":
+            raise ValueError("weighting is for objective=epsilon; a denoiser has EDM's")
+        return self
 
 
 class TrainedSettings(Settings):
@@ -93,15 +133,27 @@ class TrainedSettings(Settings):
     def identity(self) -> dict[str, Any]:
         """The settings that, with the dataset's digest, decide the weights.
 
-        Settings of speed and memory alone are left out (`compile`, `micro_batch`), and options that
-        are null, so that a new option changes no identity.
+        Settings of speed and memory alone are left out (`compile`, `micro_batch`), the process of a
+        network that serves every process, and options that are null or the paper's, so that a new
+        option changes no identity.
         """
         content = self.model_dump(mode="json", exclude_none=True)
         del content["dataset"]["source"]
-        reports = ("checkpoint_every", "milestone_every", "log_every", "preview_every")
-        for key in (*reports, "compile", "micro_batch"):
+        unused = ["checkpoint_every", "milestone_every", "log_every", "preview_every"]
+        unused += ["compile", "micro_batch"]
+        if self.serves_every_process:
+            del content["process"]
+            unused += ["time_eps", "weighting"]
+        else:
+            unused.append("objective")
+        for key in unused:
             content["training"].pop(key, None)
         return content
+
+    @property
+    def serves_every_process(self) -> bool:
+        """True if the network sees images with noise, and `process` is only the default."""
+        return self.training.objective == "denoiser"
 
 
 class ModelSettings(TrainedSettings):
@@ -118,6 +170,20 @@ class ModelSettings(TrainedSettings):
                 f"{self.dataset.name} has no classes (dataset.num_classes is 0); set it to null"
             )
         return self
+
+    def with_process(self, process: ProcessSettings | None) -> "ModelSettings":
+        """Return the settings as a model of another process; None changes nothing.
+
+        Raises UserError if the network is of one process alone.
+        """
+        if process is None or process == self.process:
+            return self
+        if not self.serves_every_process:
+            raise UserError(
+                "process: the model's network is of the process that it was trained for; leave out "
+                "process, or train a denoiser (training.objective=denoiser), which serves all"
+            )
+        return self.model_copy(update={"process": process})
 
     @property
     def num_classes(self) -> int:

@@ -26,6 +26,7 @@ class Stream(IntEnum):
     SHARD = 4
     PREVIEW = 5
     LIKELIHOOD = 7
+    START = 8
 
 
 def stream_seed(seed: int, stream: Stream, *index: int) -> int:

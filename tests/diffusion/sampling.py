@@ -47,10 +47,10 @@ def gaussian(deviation: float, mean: float = 0.0) -> Mixture:
     return Mixture(weights=(1.0,), means=(mean,), deviations=(deviation,))
 
 
-def end(process, settings, network=None, count: int = 64, noise=None, inpainting=None):
+def end(process, settings, network=None, count: int = 64, noise=None, inpainting=None, start=None):
     """Where the sampler ends from `count` fixed starts, on the mixture unless told otherwise."""
-    z = process.prior(normal(count, process.blocks, 1, 1))
-    score = NetworkScore(network or MIXTURE.network(process), batch_size=count)
+    z = process.prior(normal(count, process.blocks, 1, 1)) if start is None else start
+    score = NetworkScore(network or MIXTURE.network(process), batch_size=len(z))
     return sample(process, settings, score, z, noise, inpainting)
 
 

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from psld.diffusion.loop import sample
-from psld.diffusion.loss import EpsilonLoss
+from psld.diffusion.loss import EpsilonLoss, NoisyStates
 from psld.diffusion.samplers import (
     ConjugateSettings,
     EMSettings,
@@ -69,7 +69,9 @@ def inputs(device) -> tuple[Tensor, Tensor]:
 
 def batches_on(device: torch.device, **changes) -> Batches:
     images = random_images(channels=3).repeat(2, axis=2).repeat(2, axis=3)
-    return Batches(images, True, PROCESS, recipe(batch_size=16, **changes), Ranks(0, 1, device))
+    return Batches(
+        images, True, NoisyStates(PROCESS), recipe(batch_size=16, **changes), Ranks(0, 1, device)
+    )
 
 
 @pytest.mark.parametrize("resident", [True, False])

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from psld.diffusion.loss import NoisyStates
 from psld.diffusion.process import LinearProcess
 from psld.networks.ncsnpp import NCSNpp
 from psld.networks.settings import NetworkSettings
@@ -51,7 +52,9 @@ def batches_of(
     flip: bool = False,
     images: np.ndarray | None = None,
 ) -> Batches:
-    return Batches(random_images() if images is None else images, flip, process, settings, ranks)
+    images = random_images() if images is None else images
+    noising = NoisyStates(process, settings.time_eps)
+    return Batches(images, flip, noising, settings, ranks)
 
 
 class Recorder:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from psld.config.settings import parse
-from psld.diffusion.loss import EpsilonLoss
+from psld.diffusion.loss import EpsilonLoss, NoisyStates
 from psld.networks.ncsnpp import NCSNpp
 from psld.training.batches import Batches, Labels
 from psld.training.model import load_model
@@ -33,7 +33,7 @@ def numbered() -> tuple[np.ndarray, np.ndarray]:
 def labelled(dropout: float = 0.0, ranks: Ranks = ONE_RANK, **changes) -> Batches:
     images, labels = numbered()
     own = Labels(labels, CLASSES, dropout)
-    return Batches(images, True, PROCESS, recipe(**changes), ranks, own)
+    return Batches(images, True, NoisyStates(PROCESS), recipe(**changes), ranks, own)
 
 
 def numbers_of(batch) -> torch.Tensor:

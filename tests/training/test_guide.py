@@ -9,7 +9,7 @@ from torch import nn
 
 from psld.data.pixels import from_uint8
 from psld.data.store import ImageStore, write_store
-from psld.diffusion.loss import GuideLoss
+from psld.diffusion.loss import GuideLoss, NoisyStates
 from psld.networks.ncsnpp import NCSNppGuide
 from psld.networks.settings import GuideSettings
 from psld.training.batches import Batch, Batches, Labels
@@ -64,7 +64,7 @@ def test_the_loss_is_the_mean_negative_log_probability(process):
     batch = Batch(x0, t, eps, auxiliary, torch.from_numpy(labels))
     probabilities = Oracle()(process.perturb(x0, t, eps, auxiliary), t).softmax(dim=1)
     expected = -torch.log(probabilities[torch.arange(6), torch.from_numpy(labels)]).mean()
-    torch.testing.assert_close(GuideLoss(process)(Oracle(), batch), expected)
+    torch.testing.assert_close(GuideLoss(NoisyStates(process))(Oracle(), batch), expected)
 
 
 def test_it_learns_to_tell_classes_apart_in_noise(process, tmp_path):
@@ -75,8 +75,8 @@ def test_it_learns_to_tell_classes_apart_in_noise(process, tmp_path):
         base_channels=8, channel_multipliers=(1, 2), blocks_per_level=1, block="ddpm", init_scale=1
     )
     state = TrainingState(NCSNppGuide(small, 8, process.blocks, num_classes=2), settings)
-    batches = Batches(images, False, process, settings, ONE_RANK, Labels(labels, 2))
-    log, loss_of = Recorder(), GuideLoss(process)
+    batches = Batches(images, False, NoisyStates(process), settings, ONE_RANK, Labels(labels, 2))
+    log, loss_of = Recorder(), GuideLoss(NoisyStates(process))
     checkpoints = Checkpoints(tmp_path)
     train(state, batches, loss_of, settings, ONE_RANK, checkpoints, log, StopRequest())
     little = torch.full((64,), 0.05, dtype=torch.float64)

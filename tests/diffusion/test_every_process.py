@@ -1,0 +1,101 @@
+"""One denoiser as the network of every process: its ε, score, samplers and refusals."""
+
+import pytest
+import torch
+
+from psld.diffusion.denoiser import SeesImages, check_levels, every_block
+from psld.diffusion.matrices import mix
+from psld.diffusion.score import NetworkScore, at_time
+from psld.utils.errors import UserError
+from tests.diffusion.processes import EVERY_KIND, normal, phase_space, recipe, times, vp_sde
+from tests.diffusion.sampling import MIXTURE, end, multistep, rms, sde
+
+
+def denoise(y, sigma):
+    """The perfect denoiser of the mixture, in the words of a network."""
+    return MIXTURE.denoise(y, sigma.to(y).view(-1, 1, 1, 1))
+
+
+def network(process) -> SeesImages:
+    return SeesImages(every_block(process), denoise, gives_image=True)
+
+
+@pytest.mark.parametrize("name", EVERY_KIND)
+def test_its_score_is_that_of_a_perfect_training_of_the_process(name):
+    process, whole = EVERY_KIND[name], every_block(EVERY_KIND[name])
+    z = process.prior(normal(64, process.blocks, 1, 1))
+    for t in (0.02, 0.3, 1.0):
+        own, every = (
+            NetworkScore(net, 64)(z, t, each.score_matrix(times(t))[0])
+            for net, each in ((MIXTURE.network(process), process), (network(process), whole))
+        )
+        # Scores of blocks without noise are 0 in a training of the process: no step uses them.
+        noisy = torch.diagonal(process.D) > 0
+        torch.testing.assert_close(every[:, noisy], own[:, noisy], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["vp-sde", "psld-dsm-lower", "cld-hsm-lower", "third-hsm-upper"])
+def test_samplers_take_it_as_it_is(name):
+    process = EVERY_KIND[name]
+    for settings in (
+        multistep(6),
+        multistep(6, root="flow"),
+        sde("em", steps=8, striding="uniform"),
+    ):
+        noise = lambda z: torch.zeros_like(z)  # noqa: E731
+        own = end(process, settings, noise=noise)
+        every = end(every_block(process), settings, network(process), noise=noise)
+        assert rms(every[:, :1] - own[:, :1]) < 1e-4
+
+
+def test_a_process_whose_own_network_cannot_predict_the_image_is_sampled():
+    process = recipe("recipe")
+    whole = every_block(process)
+    with pytest.raises(UserError, match="does not depend on the image"):
+        end(process, multistep(6))
+    images = end(whole, multistep(8), network(process), count=512)[:, 0]
+    assert abs(float(images.mean()) - 0.06) < 0.05
+
+
+def test_one_time_and_a_time_for_each_state_agree():
+    eps = network(phase_space(0.02))
+    z, t = normal(5, 2, 1, 1).float(), 0.37
+    together = at_time(eps, t)(z)
+    torch.testing.assert_close(eps(z, torch.full((5,), t)), together, rtol=1e-4, atol=1e-5)
+    assert at_time(eps, t)(z).equal(together), "from the table"
+
+
+def test_the_network_gets_labels_and_the_levels_of_the_states():
+    process, seen = vp_sde(), {}
+
+    def guide(y, sigma, label):
+        seen.update(y=y, sigma=sigma, label=label)
+        return y.new_zeros(len(y), 10)
+
+    z = normal(3, 1, 4, 4)
+    logits = SeesImages(process, guide, gives_image=False).at(0.5)(z, "classes")
+    assert logits.shape == (3, 10)
+    assert seen["label"] == "classes"
+    torch.testing.assert_close(
+        seen["sigma"].double(), process.noise_level(times(0.5)).expand(3), rtol=1e-6, atol=0
+    )
+    torch.testing.assert_close(seen["y"], z / process.image_mean(times(0.5))[0, 0])
+
+
+def test_levels_that_the_network_has_not_seen_are_refused_in_one_line():
+    check_levels(vp_sde(), 1e-3, float("inf"), 1e-3, 1000)
+    with pytest.raises(UserError, match=r"levels are 0\.0\d+ to 1\d\d, .* for 0\.02 to 80;"):
+        check_levels(vp_sde(), 1e-3, float("inf"), 2e-2, 80)
+    check_levels(vp_sde(), 1e-2, 3.0, 2e-2, 80)  # from a start below
+
+
+def test_every_block_changes_nothing_else():
+    process = phase_space(0.0, matching="dsm")
+    whole = every_block(process)
+    assert (process.matching, process.predicted_blocks) == ("dsm", 1)
+    assert (whole.matching, whole.predicted_blocks) == ("hsm", 2)
+    t, z = times(0.2), normal(1, 2, 1, 1)
+    assert whole.image_covariance(t).equal(process.image_covariance(t))
+    score = mix(whole.score_matrix(t), z)
+    expected = -torch.linalg.inv(whole.image_factor(t)).mT[0] @ z.flatten()
+    torch.testing.assert_close(score.flatten(), expected)

@@ -1,0 +1,163 @@
+"""The Gaussian of the data: its moments, its Wiener filter, and the start of samplers from it."""
+
+import pytest
+import torch
+
+from psld.diffusion import gaussian
+from psld.diffusion.gaussian import GaussianData, GaussianStart
+from psld.utils.errors import UserError
+from tests.diffusion.processes import EVERY_KIND, normal, times
+from tests.diffusion.sampling import end, multistep
+from tests.diffusion.sampling import gaussian as gaussian_mixture
+
+SHAPE = (2, 3, 4)
+D = 24
+COUNT = 20_000
+
+
+def drawn(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images of two classes with means and covariances of their own, and their labels."""
+    labels = torch.arange(COUNT) % 2
+    roots = normal(2, D, D, seed=seed + 1) / D**0.5
+    means = 0.5 * normal(2, D, seed=seed + 2)
+    noise = normal(COUNT, D, seed=seed + 3)
+    x = means[labels] + (roots[labels] @ noise[:, :, None])[:, :, 0]
+    return x.float().view(-1, *SHAPE), labels
+
+
+def in_parts(x, labels, size: int = 6_000):
+    return lambda: zip(x.split(size), labels.split(size), strict=True)
+
+
+def dense(data: GaussianData, group: int) -> torch.Tensor:
+    """The whole covariance of a group."""
+    U = data.basis
+    outside = torch.eye(len(U)) - U @ U.T
+    return U @ data.covariances[group] @ U.T + data.rests[group] * outside
+
+
+def covariance(x) -> torch.Tensor:
+    return torch.cov(x.flatten(1).T, correction=0)
+
+
+def test_moments_of_all_images_and_of_each_class():
+    x, labels = drawn()
+    data = GaussianData.measure(in_parts(x, labels), 2)
+    for group, part in enumerate((x, x[labels == 0], x[labels == 1])):
+        torch.testing.assert_close(data.means[group], part.flatten(1).mean(0), atol=1e-4, rtol=0)
+        # A direction below the smallest variance is part of the rest.
+        torch.testing.assert_close(dense(data, group), covariance(part), atol=0.02, rtol=0)
+
+
+def test_a_basis_that_is_searched_for_is_that_of_the_leading_eigenvectors(monkeypatch):
+    monkeypatch.setattr(gaussian, "LARGEST_RANK", 6)
+    scale = torch.cat([torch.tensor([3.0, 2.5, 2.0, 1.5, 1.2, 1.0]), torch.full((18,), 0.2)])
+    turn = torch.linalg.qr(normal(D, D))[0].float()
+    x = (normal(COUNT, D).float() * scale @ turn.T).view(-1, *SHAPE)
+    data = GaussianData.measure(in_parts(x, torch.zeros(COUNT, dtype=torch.long)), 0)
+    assert data.basis.shape == (D, 6)
+    overlap = (data.basis.T @ turn[:, :6]).square().sum()
+    assert float(overlap) == pytest.approx(6, abs=0.02)
+    assert float(data.rests[0]) == pytest.approx(0.04, rel=0.05)
+    assert float(dense(data, 0).trace()) == pytest.approx(float(covariance(x).trace()), rel=1e-3)
+
+
+def test_draws_and_the_filter_have_the_closed_forms():
+    x, labels = drawn()
+    data = GaussianData.measure(in_parts(x, labels), 2)
+    sigma, group = 1.7, torch.tensor([1] * D)
+    unit = torch.eye(D).view(D, *SHAPE)
+    for chosen, index in ((None, 0), (group, 2)):
+        root = data.draw(unit, sigma, chosen).flatten(1) - data.means[index]
+        total = dense(data, index) + sigma**2 * torch.eye(D)
+        torch.testing.assert_close(root @ root.T, total, atol=1e-3, rtol=0)
+        y = normal(D, *SHAPE).float()
+        filtered = data.posterior_mean(y, sigma, chosen).flatten(1)
+        gain = torch.linalg.solve(total, dense(data, index))
+        expected = data.means[index] + (y.flatten(1) - data.means[index]) @ gain
+        torch.testing.assert_close(filtered, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_it_is_the_same_after_a_file():
+    data = GaussianData.measure(in_parts(*drawn()), 2)
+    again = GaussianData.from_arrays(data.arrays())
+    y = normal(5, *SHAPE).float()
+    torch.testing.assert_close(again.draw(y, 2.0), data.draw(y, 2.0), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", EVERY_KIND)
+@pytest.mark.parametrize("sigma", [0.7, 3.0])
+def test_the_start_has_mean_and_covariance_of_the_process(name, sigma):
+    process = EVERY_KIND[name]
+    sigma = min(sigma, 0.8 * float(process.noise_level(times(1.0))))
+    x, labels = drawn()
+    data = GaussianData.measure(in_parts(x, labels), 0)
+    start = GaussianStart(process, data, sigma, 1e-3)
+    k, n = process.blocks, process.blocks * D
+    assert float(process.noise_level(times(start.time))) == pytest.approx(sigma, rel=1e-6)
+    origin = start(torch.zeros(1, k * 2, 3, 4))
+    response = (start(torch.eye(n).view(n, k * 2, 3, 4)) - origin).flatten(1)
+    a, kernel = (f(times(start.time))[0] for f in (process.image_mean, process.image_covariance))
+    torch.testing.assert_close(
+        origin.view(k, D), torch.outer(a.float(), data.means[0]), atol=1e-4, rtol=1e-4
+    )
+    expected = torch.kron(kernel, torch.eye(D, dtype=torch.float64))
+    expected += torch.kron(torch.outer(a, a), dense(data, 0).double())
+    torch.testing.assert_close((response.T @ response).double(), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_few_evaluations_from_the_start_give_gaussian_data():
+    """On Gaussian data, all that is left to a sampler is to keep the moments."""
+    process, deviation = EVERY_KIND["psld-hsm-lower"], 0.4
+    x = (0.3 + deviation * normal(COUNT, 1, 1, 1)).float()
+    data = GaussianData.measure(in_parts(x, torch.zeros(COUNT, dtype=torch.long)), 0)
+    settings = multistep(4, striding="edm", power=2, start="gaussian", start_level=2.0)
+    start = GaussianStart(process, data, 2.0, settings.final_time)
+    z = start(normal(4_000, 2, 1, 1).float())
+    images = end(process, settings, gaussian_mixture(deviation, 0.3).network(process), start=z)[
+        :, 0
+    ]
+    assert float(images.mean()) == pytest.approx(0.3, abs=0.02)
+    assert float(images.std()) == pytest.approx(deviation, rel=0.1)
+
+
+def test_levels_take_the_place_of_a_time_grid():
+    process = EVERY_KIND["psld-hsm-lower"]
+    chosen = multistep(4, levels=(3.0, 1.0, 0.3, 0.05), start="gaussian")
+    levels = process.noise_level(chosen.time_grid(process))
+    torch.testing.assert_close(levels, times(3.0, 1.0, 0.3, 0.05), rtol=1e-6, atol=0)
+    top = float(process.noise_level(times(1.0)))
+    grid = multistep(3, levels=(top, 1.0, 0.05)).time_grid(process)
+    assert float(grid[0]) == 1
+    with pytest.raises(UserError, match=r"start=prior begins at .*, so the first level must be it"):
+        multistep(3, levels=(3.0, 1.0, 0.05)).time_grid(process)
+    with pytest.raises(UserError, match=r"sampler.levels: 3 to 1e-06; the noise levels of the"):
+        multistep(3, levels=(3.0, 1.0, 1e-6), start="gaussian").time_grid(process)
+
+
+@pytest.mark.parametrize("level", [1e-3, 1e5])
+def test_a_start_outside_the_levels_of_the_process_is_refused(level):
+    settings = multistep(4, start="gaussian", start_level=level)
+    with pytest.raises(
+        UserError, match=r"sampler\.start_level: .*; the noise levels of the process"
+    ):
+        settings.time_grid(EVERY_KIND["psld-hsm-lower"])
+    with pytest.raises(UserError, match="start=gaussian needs it where no model gives it"):
+        multistep(4, start="gaussian").time_grid(EVERY_KIND["psld-hsm-lower"])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"levels": (1.0, 2.0, 3.0, 4.0)}, "levels must fall"),
+        ({"levels": (2.0, 1.0)}, "levels has 2 noise levels for 4 steps; set steps=2"),
+        ({"start_level": 2.0}, "start_level is for start=gaussian"),
+        (
+            {"start": "gaussian", "start_level": 2.0, "levels": (4, 3, 2, 1)},
+            "leave out start_level",
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(wrong, said):
+    with pytest.raises(ValueError, match=said):
+        multistep(4, **wrong)

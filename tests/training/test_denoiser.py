@@ -1,0 +1,240 @@
+"""Training a denoiser, and sampling it as every process, with every kind of guidance."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import psld
+from psld.data.store import ImageStore
+from psld.diffusion.loss import Batch, DenoiserLoss, LevelLaw, NoisyImages, NoisyStates
+from psld.networks.denoiser import Denoiser
+from psld.sampling.shards import Shard
+from psld.training.batches import Batches
+from psld.training.start import START, SamplerStart, deviation
+from psld.utils.errors import UserError
+from tests.commands import TINY, call, refused, run_directory, succeeded
+from tests.diffusion.processes import normal, phase_space, vp_sde
+from tests.training.small import ONE_RANK, random_images, recipe, tiny_network
+
+LAW = LevelLaw(center=-1.2, width=1.2, low=2e-5, high=1000)
+DENOISER = (*TINY, "training.objective=denoiser", "process=psld", "training.steps=30")
+
+
+@pytest.fixture(scope="module")
+def folder(digits, tmp_path_factory):
+    """A folder with a small class-conditional denoiser."""
+    folder = tmp_path_factory.mktemp("denoiser")
+    given = (f"data={digits}", "training.label_dropout=0.2", "output=model")
+    succeeded(call(folder, "train", *DENOISER, *given))
+    return folder
+
+
+# --- the objective ----------------------------------------------------------------------------
+
+
+def test_the_law_of_levels_is_log_normal_and_clipped():
+    uniform = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
+    logarithm = LAW(uniform).log()
+    assert float(logarithm.mean()) == pytest.approx(-1.2, abs=1e-3)
+    assert float(logarithm.std()) == pytest.approx(1.2, abs=1e-2)
+    narrow = LevelLaw(center=0, width=10, low=0.1, high=2)
+    assert [float(each) for each in narrow(uniform)[[0, -1]]] == pytest.approx([0.1, 2])
+    assert float(LAW(torch.zeros(1, dtype=torch.float64))) == 2e-5, "0 is a uniform number, too"
+
+
+@pytest.mark.parametrize("process", [vp_sde(), phase_space(0.02)])
+def test_an_epsilon_training_can_see_the_same_law(process):
+    uniform = (torch.arange(200, dtype=torch.float64) + 0.5) / 200
+    t = NoisyStates(process, 1e-5, LAW).levels(uniform)
+    inside = (t > 1e-5) & (t < 1)
+    torch.testing.assert_close(process.noise_level(t)[inside], LAW(uniform)[inside])
+
+
+def test_the_loss_is_that_of_a_preconditioned_network_with_unit_weight():
+    """λ(σ) ‖D − x₀‖² = ‖F − (x₀ − c_skip y) / c_out‖² (Karras et al., 2022, Eq. 8)."""
+    s, network = 0.5, tiny_network(vp_sde()).double()
+    batch = Batch(
+        x0=normal(6, 1, 8, 8).clamp(-1, 1),
+        t=torch.tensor([1e-3, 0.02, 0.3, 1.0, 8.0, 200.0], dtype=torch.float64),
+        eps=normal(6, 1, 8, 8, seed=1),
+        auxiliary_eps=None,
+    )
+    loss = DenoiserLoss(NoisyImages(LAW), s)(Denoiser(network, s, 0, 1000).double(), batch)
+    sigma = batch.t[:, None, None, None]
+    y, total = batch.x0 + sigma * batch.eps, sigma**2 + s**2
+    target = (batch.x0 - s**2 / total * y) * total.sqrt() / (sigma * s)
+    inner = network(y / total.sqrt(), batch.t.log() / 4)
+    torch.testing.assert_close(loss, (inner - target).square().mean(), rtol=1e-6, atol=0)
+
+
+def test_the_deviation_is_around_the_mean_of_each_pixel(digits):
+    store = ImageStore.open(digits)
+    x = torch.from_numpy(store.images("train").copy()).double() / 127.5 - 1
+    assert deviation(store) == pytest.approx(float(x.var(0, correction=0).mean().sqrt()))
+
+
+def test_batches_draw_noise_for_the_image_alone():
+    batches = Batches(random_images(), False, NoisyImages(LAW), recipe(batch_size=4), ONE_RANK)
+    batch = batches.draw(0)
+    assert batch.eps.shape == batch.x0.shape
+    assert batch.auxiliary_eps is None
+
+
+# --- a trained denoiser -----------------------------------------------------------------------
+
+
+def test_it_samples_as_every_process_with_every_sampler(folder):
+    model = psld.load(folder / "model")
+    third = {"third-order": {}}
+    for process in (None, "cld", "vp-sde", third, {"psld": {"gamma": 0.25}}):
+        options = {"sampler": "few", "steps": 3, "process": process, "raw": True}
+        assert model.sample(3, **options).isfinite().all()
+    gammas = (model.sample(3, process={"psld": {"gamma": g}}, raw=True) for g in (0.1, 0.2))
+    assert not torch.equal(*gammas)
+    for sampler in ("em", "sscs", "gddim", "conjugate"):
+        assert model.sample(3, sampler=sampler, process="cld", steps=4).shape == (3, 1, 8, 8)
+    guided = model.sample(3, label="cycle", scale=2.0, process="vp-sde", sampler="few", steps=3)
+    assert not guided.equal(model.sample(3, process="vp-sde", sampler="few", steps=3))
+
+
+def test_the_command_makes_the_same_images_and_records_the_process(folder, model):
+    process = ("process=psld", "process.gamma=0.25")
+    few = ("sampler=few", "sampler.steps=3", "shard_size=4", "output=few")
+    succeeded(call(folder, "sample", "model=model", *process, *few))
+    shard = Shard.load(folder / "few/00000.safetensors")
+    images = psld.load(folder / "model").sample(
+        4, process={"psld": {"gamma": 0.25}}, sampler="few", steps=3
+    )
+    assert np.abs(shard.images.astype(int) - images.numpy()).max() <= 1
+    assert shard.origin.process_digest
+    kept = call(folder, "sample", "model=model", *process, *few)
+    assert "kept" in succeeded(kept).stdout
+    other = call(folder, "sample", "model=model", "process=cld", *few)
+    assert "made by another process_digest" in succeeded(other).stdout
+    plain = call(folder, "sample", f"model={model}", "process=cld", *few)
+    refused(plain, 2, "process: ", "training.objective=denoiser")
+
+
+def test_its_weights_do_not_depend_on_the_process_that_it_was_trained_with(folder, digits):
+    given = (f"data={digits}", "training.label_dropout=0.2", "output=again", "name=psld")
+    printed = succeeded(call(folder, "train", *DENOISER, "process=vp-sde", *given)).stdout
+    assert "step 30/30" not in printed, "the run directory is the same"
+    assert psld.load(folder / "again").weights_sha256 == psld.load(folder / "model").weights_sha256
+    assert psld.load(folder / "again").process.blocks == 1
+
+
+def test_it_goes_on_from_a_checkpoint_to_the_bit(digits, tmp_path):
+    given = (*DENOISER, f"data={digits}", "training.checkpoint_every=10", "output=model")
+    succeeded(call(tmp_path, "train", *given))
+    run, whole = run_directory(tmp_path), (tmp_path / "model/weights.safetensors").read_bytes()
+    shutil.rmtree(run / "model")
+    (run / "checkpoints/checkpoint-00000030.safetensors").unlink()
+    printed = succeeded(call(tmp_path, "train", *given)).stdout
+    assert "going on from step 20" in printed
+    assert (tmp_path / "model/weights.safetensors").read_bytes() == whole
+
+
+def test_states_in_float64_are_for_samplers_of_others(folder):
+    denoise = psld.denoiser(psld.load(folder / "model"))
+    y = normal(2, 1, 8, 8)
+    assert denoise(y, 0.5).dtype == torch.float64
+    torch.testing.assert_close(denoise(y, 0.5).float(), denoise(y.float(), 0.5))
+
+
+def test_levels_outside_the_training_are_refused(folder):
+    wrong = ("process=psld", "process.gamma=1", "sampler=em", "sampler.steps=4")
+    finished = call(folder, "sample", "model=model", *wrong, "output=x")
+    refused(finished, 2, "process: its noise levels are", "trained for 2e-05 to 1e+03")
+
+
+def test_a_guide_of_images_guides_every_process(folder, digits, model):
+    given = (*TINY, "training.objective=denoiser", "training.steps=20", f"data={digits}")
+    succeeded(call(folder, "train_guide", *given, "output=guide"))
+    loaded, few = psld.load(folder / "model"), {"sampler": "few", "steps": 3}
+    for process in ("vp-sde", "cld"):
+        guided = loaded.sample(4, process=process, guide=folder / "guide", label=3, scale=5, **few)
+        assert not guided.equal(loaded.sample(4, process=process, **few))
+    psld.load(model).sample(4, guide=folder / "guide", label=3, sampler="multistep", steps=4)
+
+
+def test_foreign_samplers_run_on_the_network_itself(folder):
+    model = psld.load(folder / "model")
+    denoise = psld.denoiser(model)
+    assert denoise is model.network
+    assert (denoise.sigma_min, denoise.sigma_max) == (2e-5, 1000)
+    y = normal(2, 1, 8, 8).float()
+    levels = denoise(y, torch.tensor([0.5, 2.0]))
+    torch.testing.assert_close(levels[1], denoise(y, denoise.round_sigma(2.0))[1])
+
+
+def test_somebody_elses_denoiser_is_sampled_as_every_process(folder):
+    ours = psld.load(folder / "model")
+    theirs = psld.from_denoiser(ours.network, (1, 8, 8), sigma_min=0, sigma_max=1e4)
+    for process in ("cld", {"psld": {"gamma": 0.02}}):
+        options = {"sampler": "multistep", "steps": 4, "process": process}
+        assert theirs.sample(4, **options).equal(ours.sample(4, **options))
+    with pytest.raises(UserError, match=r"sample\(\): start: .* use start=prior"):
+        theirs.sample(4, sampler="few", steps=4)
+    edm = psld.from_denoiser(ours.network, (1, 8, 8), sigma_min=0.002, sigma_max=80)
+    with pytest.raises(UserError, match=r"noise levels are .* 0\.002 to 80"):
+        edm.sample(4, process="cld")
+
+
+def test_the_likelihood_takes_it(folder, digits):
+    given = (f"data={digits}", "images=4", "shard_size=4", "tolerance=1e-1", "output=bits.json")
+    succeeded(call(folder, "likelihood", "model=model", *given))
+    assert np.isfinite(json.loads((folder / "bits.json").read_text())["bits_per_dimension"])
+
+
+# --- the start --------------------------------------------------------------------------------
+
+
+def test_a_training_leaves_the_start_of_samplers(model, digits):
+    start = psld.load(model).start()
+    x = torch.from_numpy(ImageStore.open(digits).images("train").copy()).float() / 127.5 - 1
+    torch.testing.assert_close(start.data.means[0], x.flatten(1).mean(0), atol=1e-5, rtol=0)
+    assert len(start.data.means) == 11
+    assert (start.nats.diff() <= 0).all()
+    assert psld.load(model).sample(4, sampler="few", steps=4).shape == (4, 1, 8, 8)
+
+
+def test_the_level_of_the_start_rises_with_the_evaluations():
+    start = SamplerStart(None, torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 0.1, 0.0]))
+    assert start.level(1.0) == 1
+    assert start.level(0.1) == 2
+    assert 1 < start.level(0.5) < 2
+    unknown = SamplerStart(None, start.levels, torch.full((3,), torch.nan))
+    assert unknown.level(1.0) == 4
+
+
+def test_a_label_starts_from_the_gaussian_of_its_class(folder):
+    model = psld.load(folder / "model")
+    options = {"sampler": "few", "steps": 2, "start_level": 2.0, "raw": True, "scale": 1.0}
+    zeros, ones = (model.sample(400, label=label, **options).mean(0) for label in (0, 1))
+    means = model.start().data.means
+    difference = (means[1] - means[2]).view(1, 8, 8)
+    ours = (zeros - ones).flatten()
+    assert float(torch.corrcoef(torch.stack([ours, difference.flatten()]))[0, 1]) > 0.9
+
+
+def test_a_start_that_is_missing_damaged_or_foreign_is_one_line(folder, tmp_path, digits):
+    few = ("sampler=few", f"model={tmp_path}", "output=x")
+    for name in ("weights.safetensors", "manifest.json"):
+        (tmp_path / name).write_bytes((folder / "model" / name).read_bytes())
+    refused(call(tmp_path, "sample", *few), 2, START, "no such file", "train the model again")
+    succeeded(call(tmp_path, "sample", few[1], "shard_size=1", "sampler.steps=2", "output=usual"))
+    (tmp_path / START).write_bytes((folder / "model" / START).read_bytes()[:-1])
+    refused(call(tmp_path, "sample", *few), 2, START, "train the model again")
+    given = (f"data={digits}", "output=other", "training.seed=1")
+    succeeded(call(tmp_path, "train", *DENOISER, *given))
+    (tmp_path / START).write_bytes((tmp_path / "other" / START).read_bytes())
+    refused(call(tmp_path, "sample", *few), 2, START, "belongs to other weights")
+
+
+def test_inpainting_from_the_gaussian_is_refused(folder, digits):
+    inpaint = ("guidance@sampler.guidance=inpainting", "mask@sampler.guidance.mask=halves")
+    given = ("sampler=few", *inpaint, "model=model", f"data={digits}", "output=x")
+    refused(call(folder, "sample", *given), 2, "start=prior for inpainting")
