@@ -19,6 +19,7 @@ LIBRARY = (
     "LoadedModel",
     "denoiser",
     "distance",
+    "from_denoiser",
     "load",
     "load_extractor",
     "sample",

@@ -1,10 +1,11 @@
 """The library: the work of the commands, as functions on tensors."""
 
 import json
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,23 +13,36 @@ from torch import Tensor, nn
 
 from psld.data.picture import save_images
 from psld.data.pixels import to_uint8
-from psld.diffusion.denoiser import StraightDenoiser
+from psld.diffusion.denoiser import SeesImages, StraightDenoiser, check_levels, every_block
 from psld.diffusion.loop import Inpainting
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.samplers import SamplerSettings
 from psld.diffusion.score import Batching, NetworkScore
-from psld.grid.resolution import compose_sampler
+from psld.diffusion.settings import ProcessSettings
+from psld.grid.resolution import compose_process, compose_sampler
 from psld.metrics.classifier import load_classifier
 from psld.metrics.distances import frechet_distance
 from psld.metrics.extractor import Extractor, batches_of, gather
 from psld.networks.forward import forward_pass
 from psld.sampling.sample import ShardNoise, draw_images, sample_images
 from psld.sampling.settings import check_fit
-from psld.training.model import Model, load_guide, load_model
+from psld.training.model import Model, build_process, load_guide, load_model
 from psld.utils.device import choose_device, device_of
 from psld.utils.errors import UserError
 
-__all__ = ["LoadedModel", "denoiser", "distance", "load", "load_extractor", "sample", "save_images"]
+__all__ = [
+    "LoadedModel",
+    "denoiser",
+    "distance",
+    "from_denoiser",
+    "load",
+    "load_extractor",
+    "sample",
+    "save_images",
+]
+
+Process = str | Mapping[str, Mapping[str, object]] | None
+"""A process by the name of its config, with settings or without: {"psld": {"gamma": 0.25}}."""
 
 BATCH = 250
 """The default number of images per network evaluation."""
@@ -68,6 +82,7 @@ class LoadedModel(Model):
         label: int | str | None = None,
         guide: str | Path | None = None,
         scale: float | None = None,
+        process: Process = None,
         batch_size: int = BATCH,
         raw: bool = False,
         **options: object,
@@ -76,6 +91,7 @@ class LoadedModel(Model):
 
             images = model.sample(16, sampler="sscs", steps=40, striding="quadratic")
             threes = model.sample(16, label=3, guide="guides/demo/psld-0.02")
+            images = denoiser.sample(16, process={"psld": {"gamma": 0.25}}, sampler="few", steps=4)
 
         Args:
             sampler: name of a config in configs/sampler, shipped or your own.
@@ -88,6 +104,8 @@ class LoadedModel(Model):
                 class-conditional model.
             guide: folder of a guide.
             scale: strength of the guidance by label or guide; None uses the default.
+            process: the process to sample a denoiser as: the name of a config in configs/process,
+                or {name: settings}. None: that of its training.
             batch_size: images per network evaluation; changes only speed and memory.
             raw: return float32 instead of bytes: images on [−1, 1], not clipped.
             options: other settings of the sampler, such as striding or tolerance, with the values
@@ -114,10 +132,72 @@ class LoadedModel(Model):
         chosen = _sampler_of(sampler, steps, options, overrides)
         loaded = None if guide is None else load_guide(guide, self.device)
         with _in_words_of_the_call():
-            check_fit(chosen, self.settings, loaded and loaded.settings)
-        model = replace(self, network=forward_pass(self.network, chosen.precision))
-        images, *_ = sample_images(model, loaded, chosen, range(n), (seed, 0), Batching(batch_size))
+            settings = self.settings.with_process(_process_of(process))
+            check_fit(chosen, settings, loaded and loaded.settings)
+            model = replace(
+                self,
+                settings=settings,
+                process=self.process if settings is self.settings else build_process(settings),
+                network=forward_pass(self.network, chosen.precision),
+            )
+            batching = Batching(batch_size)
+            images, *_ = sample_images(model, loaded, chosen, range(n), (seed, 0), batching)
         return images.cpu() if raw else to_uint8(images).cpu()
+
+
+@dataclass(frozen=True)
+class ForeignDenoiser:
+    """Somebody's network D(y, σ) as the network of every process; see `from_denoiser`."""
+
+    network: nn.Module
+    shape: tuple[int, int, int]
+    sigma_min: float
+    sigma_max: float
+
+    def sample(
+        self,
+        n: int,
+        *,
+        process: Process = "psld",
+        sampler: str = "multistep",
+        steps: int | None = None,
+        seed: int = 0,
+        batch_size: int = BATCH,
+        raw: bool = False,
+        **options: object,
+    ) -> Tensor:
+        """Sample n images; arguments, result and errors are those of `LoadedModel.sample`."""
+        _check(1, n=n, batch_size=batch_size)
+        _check(0, seed=seed)
+        built = every_block(_process_of(process).build())
+        chosen = _sampler_of(sampler, steps, options)
+        network = SeesImages(built, forward_pass(self.network, chosen.precision), gives_image=True)
+        score, device = NetworkScore(network, batch_size), device_of(self.network)
+        with _in_words_of_the_call():
+            check_levels(built, chosen.final_time, math.inf, self.sigma_min, self.sigma_max)
+            shape = (n, *self.shape)
+            images = draw_images(built, chosen, score, shape, (seed, 0), device)
+        return images.cpu() if raw else to_uint8(images).cpu()
+
+
+def from_denoiser(
+    network: nn.Module, shape: Sequence[int], sigma_min: float, sigma_max: float
+) -> ForeignDenoiser:
+    """Return a network of somebody else as the network of every process.
+
+        model = psld.from_denoiser(edm, (3, 32, 32), sigma_min=0, sigma_max=float("inf"))
+        images = model.sample(16, process="cld", sampler="sscs", steps=50)
+
+    Args:
+        network: D(y, σ): images with noise, N×C×H×W, and noise levels, N, float32 → the images that
+            it predicts, on [−1, 1].
+        shape: of an image, C×H×W.
+        sigma_min: the smallest noise level that it takes; processes with smaller ones are refused.
+        sigma_max: the largest one.
+    """
+    if len(shape) != 3:
+        raise UserError(f"from_denoiser(): shape is {tuple(shape)}; C×H×W is needed")
+    return ForeignDenoiser(network, tuple(shape), sigma_min, sigma_max)
 
 
 def sample(
@@ -179,6 +259,16 @@ def _sampler_of(
             raise
 
 
+def _process_of(process: Process) -> ProcessSettings | None:
+    """Return the settings of a process. Raises UserError for unknown names and settings."""
+    if process is None:
+        return None
+    name, settings = (process, {}) if isinstance(process, str) else next(iter(process.items()))
+    given = [f"process.{key}={json.dumps(value)}" for key, value in settings.items()]
+    with _in_words_of_the_call():
+        return compose_process([f"process={name}", *given], "sample()")
+
+
 def _check(least: int, **given: int) -> None:
     for name, value in given.items():
         if value < least:
@@ -197,7 +287,7 @@ def _in_words_of_the_call() -> Iterator[None]:
         raise UserError(f"sample(): {text}") from None
 
 
-def denoiser(model: Model, n: int, seed: int = 0) -> StraightDenoiser:
+def denoiser(model: Model, n: int | None = None, seed: int = 0) -> StraightDenoiser | nn.Module:
     """Return a trained model as the denoiser D(y; σ) = E[x₀ | y = x₀ + σ noise].
 
     Use it with samplers that are written for denoisers:
@@ -205,15 +295,20 @@ def denoiser(model: Model, n: int, seed: int = 0) -> StraightDenoiser:
         D = psld.denoiser(model, n=16)
         y = D.sigma_max * torch.randn(16, 1, 8, 8)       # then any sampler of dy/dσ = (y − D)/σ
 
-    The momentum is drawn once, from the seed, and kept: see psld.diffusion.denoiser.
+    The momentum is drawn once, from the seed, and kept: see psld.diffusion.denoiser. A model that
+    was trained as a denoiser is its network itself, which needs no momentum.
 
     Args:
-        n: images per call.
+        n: images per call; without a momentum to keep, any number.
 
     Raises:
-        UserError: the model's ε does not determine the image at every time.
+        UserError: the model's ε does not determine the image at every time, or `n` is missing.
     """
     network, dataset = model.network, model.settings.dataset
+    if model.settings.serves_every_process:
+        return network
+    if n is None:
+        raise UserError("denoiser(): this model has momentum to draw: give n, the images per call")
     device = device_of(network)
     size = dataset.image_size
     shape = (n, (model.process.blocks - 1) * dataset.channels, size, size)

@@ -118,7 +118,9 @@ def evaluate(settings: EvaluateSettings) -> CellResults:
             )
             check_reference(metric, folders.reference, manifest, extractors[name].digest, model)
     samples = max(measurement.samples for measurement in settings.measurements)
-    origin = origin_of(settings, model.weights_sha256, guide and guide.weights_sha256)
+    origin = origin_of(
+        settings, model.settings, model.weights_sha256, guide and guide.weights_sha256
+    )
     shards = read_shards(settings.shards, samples, origin)
     gathered = gather_shards(shards, extractors, settings.measurements)
     kept = save_kept(_kept_file(settings), gathered, settings.keep)
@@ -194,12 +196,17 @@ def _facts(
 ) -> dict[str, Any]:
     """Return the fields of a result that are not computed from features."""
     metric, costs = measurement.metric, gathered.costs_of(measurement.samples)
+    weights, process = model.identity(), None
+    if model.settings.serves_every_process:
+        process = settings.process or model.settings.process
+        weights["settings"]["process"] = process.model_dump(mode="json")
     images = images_digest(
         digest_of(model.settings.identity()),
         guide and digest_of(guide.settings.identity()),
         settings.sampler,
         settings.seed,
         settings.shard_size,
+        process,
     )
     return {
         "record": measurement.digest(images),
@@ -210,7 +217,7 @@ def _facts(
         "extractor_test_accuracy": reference.extractor_test_accuracy,
         "reference_samples": reference.images.get(metric.reference_split, 0),
         "reference_sha256": reference.features_sha256,
-        "model": Weights(**model.identity()),
+        "model": Weights(**weights),
         "guide": guide and Weights(**guide.identity()),
         "sampler": settings.sampler.model_dump(mode="json", exclude_none=True),
         "seed": settings.seed,

@@ -1,5 +1,6 @@
 """The bits per dimension of a split by the probability flow, made in shards by one process."""
 
+import math
 import statistics
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 
 from psld.config.settings import MadeRecord, Settings, load_record, write_record
 from psld.data.store import ImageStore
+from psld.diffusion.denoiser import check_levels
 from psld.diffusion.likelihood import bits_per_dimension, dequantize, log_likelihood
 from psld.diffusion.score import Batching
 from psld.metrics.estimate import Interval, t_quantile
@@ -67,11 +69,13 @@ def measure_likelihood(settings: LikelihoodCommandSettings) -> LikelihoodResult:
     Each shard is written when it is done, so a killed process loses at most one. Its name has the
     digest of all that decides it.
 
-    Raises UserError if the flow starts before the network's first time, or images are missing.
+    Raises UserError if the flow starts before the network's first time or below the noise levels of
+    a denoiser, or if images are missing.
     """
     manifest = read_manifest(settings.model, ModelManifest)
     dataset, first_time = manifest.settings.dataset, manifest.settings.training.time_eps
-    if settings.start_time < first_time:
+    every = manifest.settings.serves_every_process
+    if settings.start_time < first_time and not every:
         raise UserError(
             f"start_time: {settings.start_time:g} is before the first time that the network was "
             f"trained for (training.time_eps); use {first_time:g} or more"
@@ -85,8 +89,13 @@ def measure_likelihood(settings: LikelihoodCommandSettings) -> LikelihoodResult:
         )
     images = images[: settings.images]
     device = use_device(settings.device)
-    model = load_model(settings.model, device)
-    decides = settings.model_dump(include=set(LikelihoodSettings.model_fields) - {"images"})
+    model = load_model(settings.model, device, settings.process)
+    keys = set(LikelihoodSettings.model_fields) - {"images", "process"}
+    decides = settings.model_dump(include=keys)
+    if every:
+        law = model.settings.training.noise_law
+        check_levels(model.process, settings.start_time, math.inf, law.low, law.high)
+        decides["process"] = model.settings.process.model_dump(mode="json")
     shards = []
     for first in range(0, len(images), settings.shard_size):
         part = images[first : first + settings.shard_size]
@@ -141,7 +150,7 @@ def measure_shard(
     uniform = torch.from_numpy(random.random(images.shape, dtype=np.float32))
     measured = log_likelihood(
         model.process,
-        model.network,
+        model.eps(),
         dequantize(torch.from_numpy(images.copy()), uniform).to(device),
         lambda z: torch.from_numpy(random.standard_normal(z.shape, dtype=np.float32)).to(z),
         probes=settings.probes,

@@ -6,6 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from psld.config.settings import Settings
 from psld.data.settings import DatasetSettings
+from psld.diffusion.settings import ProcessSettings
 from psld.sampling.settings import CellSettings
 from psld.utils.files import digest_of
 
@@ -310,6 +311,8 @@ class LikelihoodSettings(Settings):
 
     split: Literal["train", "test"]
     """The images whose likelihood is measured."""
+    process: ProcessSettings | None = None
+    """The process to take a denoiser as, in place of the one in its training."""
     images: int | None = Field(ge=2)
     """Number of images, from the first of the split; null: all."""
     probes: int = Field(ge=1)

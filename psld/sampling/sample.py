@@ -3,9 +3,11 @@
 The noise of a shard is the same bytes on every machine, and a thread draws it ahead of time.
 """
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,8 @@ from torch import Tensor
 
 from psld.data.pixels import to_uint8
 from psld.data.store import ImageStore
+from psld.diffusion.denoiser import check_levels
+from psld.diffusion.gaussian import GaussianStart
 from psld.diffusion.loop import Inpainting, Sampler, path, sample
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.samplers import (
@@ -21,6 +25,7 @@ from psld.diffusion.samplers import (
     ClassifierGuidance,
     InpaintingGuidance,
     NoGuidance,
+    RK45Settings,
     SamplerSettings,
 )
 from psld.diffusion.score import (
@@ -33,9 +38,11 @@ from psld.diffusion.score import (
 from psld.networks.forward import forward_pass
 from psld.sampling.inpainting import known_pixels, masks_digest
 from psld.sampling.records import SampledShard, ShardRecord
-from psld.sampling.settings import CellSettings, SampleSettings, check_fit
+from psld.sampling.settings import CellSettings, SampleSettings, check_fit, sampler_content
 from psld.sampling.shards import Shard, ShardOrigin, load_made_by, shard_path
 from psld.training.model import Guide, Model, load_guide, load_model
+from psld.training.settings import ModelSettings
+from psld.training.start import load_start, start_budget
 from psld.utils.device import device_of, pinned, use_device
 from psld.utils.errors import RunError, UserError
 from psld.utils.files import digest_of
@@ -43,13 +50,21 @@ from psld.utils.provenance import device_name
 from psld.utils.randomness import Prefetch, Stream, standard_normal, stream_seed
 
 
-def origin_of(cell: CellSettings, weights_sha256: str, guide_sha256: str | None) -> ShardOrigin:
+def origin_of(
+    cell: CellSettings, model: ModelSettings, weights_sha256: str, guide_sha256: str | None
+) -> ShardOrigin:
     """Return the origin of a cell's shard 0; those of other shards differ in the index alone."""
-    guidance = cell.sampler.guidance
+    guidance, process, start = cell.sampler.guidance, None, None
+    if model.serves_every_process:
+        process = (cell.process or model.process).model_dump(mode="json")
+    if getattr(cell.sampler, "start", "prior") == "gaussian":
+        start = load_start(Path(cell.model), weights_sha256).sha256
     inpaints = isinstance(guidance, InpaintingGuidance)
     return ShardOrigin(
         weights_sha256=weights_sha256,
-        sampler_digest=digest_of(cell.sampler.model_dump(mode="json", exclude_none=True)),
+        sampler_digest=digest_of(sampler_content(cell.sampler)),
+        process_digest=process and digest_of(process),
+        start_sha256=start,
         seed=cell.seed,
         index=0,
         size=cell.shard_size,
@@ -89,7 +104,7 @@ def sample_shards(settings: SampleSettings) -> Iterator[tuple[Shard, bool]]:
     replaced, the reason is printed.
     """
     device = use_device(settings.device, tf32=True)
-    model = load_model(settings.model, device)
+    model = load_model(settings.model, device, settings.process)
     network = forward_pass(
         model.network,
         settings.sampler.precision,
@@ -99,7 +114,8 @@ def sample_shards(settings: SampleSettings) -> Iterator[tuple[Shard, bool]]:
     model = replace(model, network=network)
     guide = load_guide(settings.guide, device) if settings.guide else None
     check_fit(settings.sampler, model.settings, guide and guide.settings)
-    expected = origin_of(settings, model.weights_sha256, guide and guide.weights_sha256)
+    shas = model.weights_sha256, guide and guide.weights_sha256
+    expected = origin_of(settings, model.settings, *shas)
     batching = Batching(settings.batch_size)
     for index in range(settings.first, settings.first + settings.shards):
         path, origin = shard_path(settings.output, index), expected.at(index)
@@ -174,17 +190,51 @@ def sample_images(
         labels = torch.tensor(indices, device=device)
         cycles = guidance.label == "cycle"
         labels = labels % dataset.num_classes if cycles else labels.fill_(guidance.label)
-    score: Score = NetworkScore(model.network, batching)
+    sampler, begin = starting(sampler, model, labels)
+    network = model.eps()
+    score: Score = NetworkScore(network, batching)
     match guidance:
         case ClassifierGuidance(scale=scale, official_time=official_time):
-            score = ClassifierGuidedScore(
-                score, guide.network, labels, scale, batching, official_time
-            )
+            logits = guide.logits(model.process)
+            score = ClassifierGuidedScore(score, logits, labels, scale, batching, official_time)
         case ClassifierFreeGuidance(scale=scale):
-            score = ClassifierFreeScore(model.network, labels, scale, batching)
+            score = ClassifierFreeScore(network, labels, scale, batching)
     shape = (len(indices), dataset.channels, dataset.image_size, dataset.image_size)
-    x = draw_images(model.process, sampler, score, shape, key, device, inpainting)
+    x = draw_images(model.process, sampler, score, shape, key, device, inpainting, begin)
     return x, labels, score.evaluations
+
+
+Begin = Callable[[Tensor], Tensor]
+"""From standard normal noise to states at the sampler's first time."""
+
+
+def starting(
+    sampler: SamplerSettings, model: Model, labels: Tensor | None = None
+) -> tuple[SamplerSettings, Begin]:
+    """Return the sampler with the level of its start, and the start itself.
+
+    `labels`: the class of each image, if the samples have classes.
+
+    Raises UserError if the model has no start in its folder, or if its denoiser was not trained for
+    the noise levels.
+    """
+    process, begin, highest = model.process, model.process.prior, math.inf
+    if not isinstance(sampler, RK45Settings) and sampler.start == "gaussian":
+        start = model.start()
+        given = sampler.levels[0] if sampler.levels else sampler.start_level
+        top = float(process.noise_level(torch.ones(1, dtype=torch.float64)))
+        highest = given or min(start.level(start_budget(sampler.steps)), top)
+        if not sampler.levels:
+            sampler = sampler.model_copy(update={"start_level": highest})
+        data = start.data.to(device_of(model.network))
+        gaussian = GaussianStart(process, data, highest, sampler.final_time)
+        begin = partial(gaussian, labels=labels if model.settings.dataset.num_classes else None)
+    if model.settings.serves_every_process:
+        law = model.settings.training.noise_law
+        levels = getattr(sampler, "levels", None)
+        lowest = levels[-1] if levels else None
+        check_levels(process, sampler.final_time, highest, law.low, law.high, lowest)
+    return sampler, begin
 
 
 class ShardNoise:
@@ -232,14 +282,23 @@ def draw_images(
     key: tuple[int, int],
     device: torch.device,
     inpainting: Inpainting | None = None,
+    begin: Begin | None = None,
 ) -> Tensor:
     """Sample images of this shape, N×C×H×W, from the noise of a seed and a shard (`key`).
 
+    They begin as draws from the prior, unless `begin` says otherwise.
+
     Raises RunError if an image is not finite.
     """
+    if begin is None and getattr(sampler, "start", "prior") == "gaussian":
+        raise UserError(
+            "sampler.start: the mean and covariance of the images are known for models in a folder "
+            "(psld.load) alone; use start=prior, such as sampler=multistep"
+        )
     n, channels, *size = shape
     with ShardNoise(*key, (n, process.blocks * channels, *size), device) as noise:
-        z = sample(process, sampler, score, process.prior(noise()), noise, inpainting)
+        z = (begin or process.prior)(noise())
+        z = sample(process, sampler, score, z, noise, inpainting)
     if not torch.isfinite(z).all():
         raise RunError(f"shard {key[1]}: the sampler produced NaN or infinity")
     return z[:, :channels]
@@ -276,9 +335,10 @@ def trace_sample(
     # The shard's noise begins with that of its first images.
     shape = (index + 1, process.blocks * dataset.channels, dataset.image_size, dataset.image_size)
     network = forward_pass(model.network, sampler.precision)
-    score = NetworkScore(network, batch_size=1)
+    score = NetworkScore(model.eps(network), batch_size=1)
+    sampler, begin = starting(sampler, model)
     with ShardNoise(seed, shard, shape, device) as noise:
-        start = process.prior(noise()[index:])
+        start = begin(noise()[index:])
         steps = path(process, sampler, score, start, lambda _: noise()[index:])
         times, states = zip(*((t, z[0].cpu()) for t, z in steps), strict=True)
     blocks = torch.stack(states).unflatten(1, (process.blocks, dataset.channels))

@@ -1,5 +1,7 @@
 """Settings of sampling, and the checks that sampler, model and guide fit together. No torch."""
 
+from typing import Any
+
 from pydantic import Field, model_validator
 
 from psld.config.settings import Settings
@@ -12,6 +14,7 @@ from psld.diffusion.samplers import (
     Label,
     SamplerSettings,
 )
+from psld.diffusion.settings import ProcessSettings
 from psld.training.settings import GuideModelSettings, ModelSettings
 from psld.utils.errors import UserError
 from psld.utils.files import digest_of
@@ -35,6 +38,8 @@ class CellSettings(Settings):
 
     model: str
     """Folder of a trained model."""
+    process: ProcessSettings | None = None
+    """The process to sample a denoiser as, in place of the one in its training."""
     sampler: SamplerSettings
     guide: str | None
     """Folder of the noise-conditional guide, for guidance by one."""
@@ -81,11 +86,28 @@ class SampleSettings(SamplingRun, CellSettings):
 
 
 def images_digest(
-    model: str, guide: str | None, sampler: SamplerSettings, seed: int, shard_size: int
+    model: str,
+    guide: str | None,
+    sampler: SamplerSettings,
+    seed: int,
+    shard_size: int,
+    process: ProcessSettings | None,
 ) -> str:
-    """Return the digest of what decides a cell's images, from those of model and guide."""
-    settings = sampler.model_dump(mode="json", exclude_none=True)
-    return digest_of([model, guide, settings, seed, shard_size])
+    """Return the digest of what decides a cell's images, from those of model and guide.
+
+    `process` is that of a denoiser, whose own digest is the same for all.
+    """
+    decides = [model, guide, sampler_content(sampler), seed, shard_size]
+    return digest_of([*decides, *([process.model_dump(mode="json")] if process else [])])
+
+
+def sampler_content(sampler: SamplerSettings) -> dict[str, Any]:
+    """Return the settings of a sampler that decide its images: an option of its own, if not null.
+
+    The usual start is left out, too, so that it changes no digest.
+    """
+    content = sampler.model_dump(mode="json", exclude_none=True)
+    return {key: value for key, value in content.items() if (key, value) != ("start", "prior")}
 
 
 def shards_needed(samples: int, shard_size: int) -> int:
@@ -134,11 +156,13 @@ def _check_guide(
                 f"the guide was trained with dataset.{key} {theirs}, the model with {ours}; train "
                 "a guide on the model's dataset"
             )
-    if guide.process != model.process:
+    if not guide.serves_every_process and guide.process != model.process:
         raise UserError(
             "the guide was trained on images noised by another process than the model's; "
             "train one with the model's process"
         )
+    if official_time and guide.serves_every_process:
+        raise UserError("sampler.guidance.official_time: this guide takes noise levels, not times")
     if official_time and guide.network.embedding == "fourier":
         raise UserError(
             "sampler.guidance.official_time: this guide embeds the logarithm of the time, and "

@@ -77,8 +77,11 @@ def test_every_option_of_every_group_composes_and_can_be_built(command, group, o
                 shape = ImageShape(channels=1, image_size=8, num_classes=10)
                 FeatureClassifier(metric.extractor, shape)
         case "sampler":
-            assert settings.sampler.integrator == option
-            integrator = settings.sampler.build(phase_space(0.01), torch.device("cpu"))
+            assert settings.sampler.integrator == {"few": "multistep"}.get(option, option)
+            sampler = settings.sampler
+            if option == "few":  # Its level comes from the model.
+                sampler = sampler.model_copy(update={"start_level": 2.0})
+            integrator = sampler.build(phase_space(0.01), torch.device("cpu"))
             assert len(integrator.times) >= 1
         case "process":
             t = torch.linspace(0.001, 1, 5, dtype=torch.float64)

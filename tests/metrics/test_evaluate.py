@@ -14,6 +14,7 @@ from psld.metrics.evaluation import load_kept
 from psld.metrics.extractor import gather
 from psld.metrics.reference_folder import load_reference
 from psld.metrics.results import CellResult, CellResults
+from psld.sampling.settings import sampler_content
 from psld.sampling.shards import Shard, ShardOrigin, shard_path
 from psld.training.manifest import ModelManifest, read_manifest, write_manifest
 from psld.utils.files import digest_of
@@ -30,7 +31,7 @@ def write_cell(folder, images, size, model, **origin):
     for index in range(len(images) // size):
         values = {
             "weights_sha256": read_manifest(model, ModelManifest).weights_sha256,
-            "sampler_digest": digest_of(sampler.model_dump(mode="json")),
+            "sampler_digest": digest_of(sampler_content(sampler)),
             "seed": 0,
             "index": index,
             "size": size,

@@ -35,7 +35,7 @@ def sample(model, *overrides: str, loaded: Model | None = None) -> Shard:
     """The first shard of the settings' range."""
     given = settings(model, *overrides)
     loaded = loaded or load_model(model, CPU)
-    origin = origin_of(given, loaded.weights_sha256, None).at(given.first)
+    origin = origin_of(given, loaded.settings, loaded.weights_sha256, None).at(given.first)
     return sample_shard(given, loaded, None, origin, Batching(given.batch_size))
 
 
