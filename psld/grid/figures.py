@@ -23,6 +23,9 @@ PLOTS = {
 
 Kind = Literal["plot", "samples", "comparison", "nearest", "phase-space"]
 
+FIRST = ("Samples", "Compared by the grid")
+"""The category of the figures that a page begins with."""
+
 LEAST_FRICTIONS = 3
 """The fewest values of Γ in a line: two points show little of a dependence."""
 
@@ -114,6 +117,10 @@ def all_figures(grid: Grid) -> dict[str, GridFigure]:
 
 def _figures(grid: Grid) -> Iterator[GridFigure]:
     gallery = grid.file.gallery
+    for name, cells in grid.file.figures.items():
+        if len(cells) > 1:
+            rows = {cell: grid.cells[cell] for cell in cells}
+            yield GridFigure(name, "comparison", name, name, FIRST, rows)
     for plot in plots(grid):
         yield GridFigure(plot, "plot", PLOTS[plot], PLOTS[plot], ("Plots", "Other"))
     for model in phase_space_models(grid):
@@ -133,9 +140,10 @@ def _figures(grid: Grid) -> Iterator[GridFigure]:
             name, category = f"nearest/{cell.name}", ("Samples", "Nearest training images")
             title = f"{cell.name}: the samples nearest to training images, above these"
             yield GridFigure(name, "nearest", title, cell.name, category, {"": cell})
-    for name, cell in grid.file.figures.items():
-        category, cells = ("Samples", "Figures of the grid"), {"": grid.cells[cell]}
-        yield GridFigure(name, "samples", cell, name, category, cells)
+    for name, cells in grid.file.figures.items():
+        category = ("Samples", "Figures of the grid")
+        if len(cells) == 1:
+            yield GridFigure(name, "samples", *cells, name, category, {"": grid.cells[cells[0]]})
 
 
 def _comparisons(grid: Grid) -> Iterator[tuple[str, str, dict[str, Cell]]]:
@@ -255,7 +263,8 @@ def _cost(cell: Cell) -> float:
 def _alike_but_for_gamma(grid: Grid) -> list[set[str]]:
     alike: dict[str, set[str]] = {}
     for name in grid.file.models:
-        settings = grid.models[name].settings.model().identity()
+        model = grid.models[name].settings.model()
+        settings = model.identity() | {"process": model.process.model_dump(mode="json")}
         if settings["process"].pop("gamma", None) is not None:
             alike.setdefault(digest_of(settings), set()).add(name)
     return [models for models in alike.values() if len(models) >= LEAST_FRICTIONS]
@@ -269,4 +278,4 @@ def friction(grid: Grid, model: str) -> float | None:
 def trained_models(grid: Grid) -> list[str]:
     """The models that the grid trains: all but imported ones and those of other grids."""
     models = ((name, grid.models[name]) for name in grid.file.models)
-    return [name for name, model in models if not (model.checkpoint or model.of)]
+    return [name for name, model in models if not (model.checkpoint or model.is_trained_elsewhere)]

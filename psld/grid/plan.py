@@ -94,7 +94,8 @@ def table_sizes(grid: Grid) -> Iterator[tuple[str, int, int, int]]:
 
 def jobs_by_stage(grid: Grid) -> dict[str, int]:
     """Count the jobs of each stage, if nothing has been made yet."""
-    guides, models = grid.guides.values(), [m for m in grid.models.values() if not m.of]
+    guides, models = grid.guides.values(), grid.models.values()
+    models = [model for model in models if not model.is_trained_elsewhere]
     features = grid.features.values()
     jobs = {
         "prepare": len(grid.datasets),
@@ -131,7 +132,7 @@ def work_by_network(grid: Grid) -> dict[str, Work]:
     for trained in (*grid.models.values(), *grid.guides.values()):
         work = works.setdefault(network_name(grid, trained), Work())
         work.trained.append(trained)
-        if not (trained.checkpoint or getattr(trained, "of", None)):
+        if not (trained.checkpoint or trained.is_trained_elsewhere):
             training = trained.settings.training
             work.training_images += training.steps * training.batch_size
     printed = printed_evaluations(grid)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from psld.config.settings import Settings, parse
 from psld.data.settings import PrepareSettings
 from psld.diffusion.samplers import DigitsMask, InpaintingGuidance, SamplerSettings
+from psld.diffusion.settings import ProcessSettings
 from psld.grid import paths
 from psld.grid.schema import GridFile, seeded
 from psld.grid.tables import Number
@@ -45,7 +46,6 @@ class Dataset(Settings):
 
     @property
     def job(self) -> Job:
-        """The preparation."""
         return Job(self.settings, digest_of(self.settings.dataset.preparation()))
 
 
@@ -54,6 +54,10 @@ class _Trained(Settings):
 
     settings: TrainSettings | TrainGuideSettings
     checkpoint: str | None = None
+    of: str | None = None
+    """The grid that trains it, if it is another one."""
+    weights: str | None = None
+    """The denoiser whose training it shares; its own settings have another process."""
 
     @property
     def name(self) -> str:
@@ -82,6 +86,10 @@ class _Trained(Settings):
         return digest_of(self.settings.model().identity())
 
     @property
+    def is_trained_elsewhere(self) -> bool:
+        return bool(self.of or self.weights)
+
+    @property
     def job(self) -> Job:
         return Job(self.settings, self.digest)
 
@@ -90,8 +98,11 @@ class Model(_Trained):
     """A model of a grid."""
 
     settings: TrainSettings
-    of: str | None = None
-    """The grid that trains it, if it is another one."""
+
+    @property
+    def sampled_as(self) -> ProcessSettings | None:
+        """The process that a denoiser is sampled as; None for a network of one process."""
+        return self.settings.process if self.settings.serves_every_process else None
 
 
 class Guide(_Trained):
@@ -109,10 +120,6 @@ class Sampler(Settings):
     run: SamplingRun
     guide: str | None
     """Name of its guide in the grid."""
-
-    @property
-    def name(self) -> str:
-        return f"{self.family}-{self.budget}"
 
     @property
     def guidance(self) -> str:
@@ -172,24 +179,23 @@ class Cell:
     @cached_property
     def name(self) -> str:
         """MODEL/SAMPLER-BUDGET, with the seed if it is not the grid's."""
-        return f"{self.model.name}/{seeded(self.sampler.name, self.seed, self.options.seed)}"
+        sampler = f"{self.sampler.family}-{self.sampler.budget}"
+        return f"{self.model.name}/{seeded(sampler, self.seed, self.options.seed)}"
 
     @property
     def folder(self) -> str:
-        """The folder of its shards."""
         return f"samples/{self.grid}/{self.name}"
 
     @property
     def result(self) -> str:
-        """The file of its results."""
         return paths.cell_result(self.grid, self.name)
 
     @cached_property
     def digest(self) -> str:
         """The digest of what decides its images."""
-        guide = self.guide and self.guide.digest
-        size = self.options.shard_size
-        return images_digest(self.model.digest, guide, self.sampler.settings, self.seed, size)
+        guide, process = self.guide and self.guide.digest, self.model.sampled_as
+        images = self.sampler.settings, self.seed, self.options.shard_size
+        return images_digest(self.model.digest, guide, *images, process)
 
     @cached_property
     def evaluation_digest(self) -> str:
@@ -237,6 +243,7 @@ class Cell:
     def _images(self) -> dict[str, Any]:
         return {
             "model": self.model.folder,
+            "process": self.model.sampled_as,
             "sampler": self.sampler.settings,
             "guide": self.guide and self.guide.folder,
             **{"data": None, "mnist": None, **self.datasets},
@@ -290,12 +297,11 @@ class Grid:
 
     @property
     def measured_cells(self) -> list[Cell]:
-        """The cells that tables show."""
         return [cell for cell in self.cells.values() if cell.measurements]
 
     def replicates(self, number: Number) -> list[Cell]:
         """Return the cells of a number: one for each seed of training and sampling."""
-        return [self._cells_by_key[key] for key in self._keys(number)]
+        return [self._cells_by_key[key] for key in self.file.cells_of(number)]
 
     def cells_behind(self, numbers: Iterable[Number]) -> list[Cell]:
         """Return the cells of some numbers with all their seeds, each once."""
@@ -318,19 +324,14 @@ class Grid:
         digests = [(cell.digest, cell.evaluation_digest) for cell in self.cells.values()]
         return digest_of([self.file.model_dump(mode="json"), digests])
 
-    def _keys(self, number: Number) -> list[tuple[str, str, int]]:
-        """Return model, sampler with budget, and seed of each cell of a number."""
-        sampler, models = f"{number.sampler}-{number.budget}", self.file.replicates(number.model)
-        return [(model, sampler, seed) for model in models for seed in self.file.sampling_seeds]
-
     @cached_property
     def _cells_by_key(self) -> dict[tuple[str, str, int], Cell]:
         measured: dict[tuple[str, str, int], dict[Measurement, None]] = {}
         for number in self.file.numbers:
-            for key in self._keys(number):
+            for key in self.file.cells_of(number):
                 measured.setdefault(key, {})[self.measurement(number)] = None
         shown = (f"{model}/{self.file.gallery}" for model in self.file.models)
-        for name in (*shown, *self.file.figures.values()):
+        for name in (*shown, *(cell for _, cell in self.file.figure_cells)):
             measured.setdefault((*name.split("/"), self.file.seed), {})
         cells = {}
         for (model, sampler, seed), measurements in measured.items():

@@ -16,6 +16,7 @@ from psld.diffusion.samplers import (
     DigitsMask,
     SamplerSettings,
 )
+from psld.diffusion.settings import ProcessSettings
 from psld.grid.figures import PLOTS
 from psld.grid.paths import check_name
 from psld.grid.records import Dataset, Features, Grid, Guide, Model, Sampler
@@ -45,6 +46,18 @@ def compose_sampler(overrides: Sequence[str], where: str) -> SamplerSettings:
     """Compose a sampler's settings from overrides of psld sample."""
     content = _compose("sample", [*overrides, "model=x", "output=x"], where)
     return parse(_Sampler, {"sampler": content["sampler"]}, where).sampler
+
+
+class _Process(Settings):
+    """The process part of a command's settings."""
+
+    process: ProcessSettings
+
+
+def compose_process(overrides: Sequence[str], where: str) -> ProcessSettings:
+    """Compose a process's settings from overrides of psld sample."""
+    content = _compose("sample", [*overrides, "model=x", "output=x"], where)
+    return parse(_Process, {"process": content["process"]}, where).process
 
 
 def compose_model(overrides: Sequence[str], where: str) -> TrainSettings:
@@ -104,8 +117,30 @@ class _Resolver:
             where, grid = f"{self.path}: models.{name}", entry.of or self.name
             content = self.compose("train", self.file.overrides(name), where)
             settings = parse(TrainSettings, content | in_grid("models", grid, name), where)
-            models[name] = Model(settings=settings, checkpoint=entry.checkpoint, of=entry.of)
-        return models
+            options = {"checkpoint": entry.checkpoint, "of": entry.of, "weights": entry.weights}
+            models[name] = Model(settings=settings, **options)
+        return {name: self._with_shared_weights(model, models) for name, model in models.items()}
+
+    def _with_shared_weights(self, model: Model, models: dict[str, Model]) -> Model:
+        """Return a model with the folder of the weights that it shares.
+
+        Raises UserError if they are not those of a denoiser, or if another training is needed.
+        """
+        if model.weights is None:
+            return model
+        where, trained = f"{self.path}: models.{model.name}.weights", models[model.weights]
+        if not trained.settings.serves_every_process:
+            raise UserError(
+                f"{where}: {trained.name} is a network of one process; only a denoiser "
+                "(training.objective=denoiser) can be shared"
+            )
+        if model.digest != trained.digest:
+            raise UserError(
+                f"{where}: the overrides change more than the process, which needs a training of "
+                "its own; leave out weights"
+            )
+        settings = model.settings.model_copy(update={"output": trained.folder})
+        return model.model_copy(update={"settings": settings})
 
     def guides(self) -> dict[str, Guide]:
         guides = {}

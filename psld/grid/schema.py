@@ -36,6 +36,8 @@ class TrainedEntry(Settings):
     """An official checkpoint to import instead of training."""
     of: str | None = None
     """The grid that trains it, under the same name; its overrides are taken from there."""
+    weights: str | None = None
+    """The denoiser of this grid whose training it shares; the overrides are its process."""
 
     @model_validator(mode="before")
     @classmethod
@@ -101,10 +103,24 @@ class GridFile(Settings):
     guides: dict[str, TrainedEntry] = Field(default_factory=dict)
     """Noise-conditional guides for samplers; `defaults` do not apply to them."""
     samplers: dict[str, SamplerFamily]
-    figures: dict[str, str] = Field(default_factory=dict)
-    """Pictures of cells, MODEL/SAMPLER-BUDGET, by name: guided samples, inpainted images. The cells
-    need not be in a table."""
+    figures: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Pictures of cells, MODEL/SAMPLER-BUDGET, by name: one cell, such as inpainted images, or a
+    list of cells that are compared, a row each. The cells need not be in a table."""
     tables: dict[str, Table]
+
+    @field_validator("figures", mode="before")
+    @classmethod
+    def _one_cell_is_a_list(cls, figures: Any) -> Any:
+        if not isinstance(figures, dict):
+            return figures
+        return {
+            key: (cells,) if isinstance(cells, str) else cells for key, cells in figures.items()
+        }
+
+    @property
+    def figure_cells(self) -> list[tuple[str, str]]:
+        """The figures and their cells, one by one."""
+        return [(figure, cell) for figure, cells in self.figures.items() for cell in cells]
 
     @model_validator(mode="after")
     def _entries_are_cells(self) -> "GridFile":
@@ -114,7 +130,7 @@ class GridFile(Settings):
                     where = f"table {table.title!r}, row {place.row.label}: "
                     _check_known(f"{where}unknown model", place.number.model, self.models)
                     _check_known(f"{where}unknown sampler", place.number.sampler, self.samplers)
-        for figure, cell in self.figures.items():
+        for figure, cell in self.figure_cells:
             model, _, sampler = cell.partition("/")
             if self.split(sampler) is None:
                 raise ValueError(
@@ -137,8 +153,17 @@ class GridFile(Settings):
         for kind, names in named.items():
             for name in names:
                 check_name(kind, name)
-        if of_others := [name for name, guide in self.guides.items() if guide.of]:
-            raise ValueError(f"guides.{of_others[0]}: `of` is for models; give the overrides")
+        others = [name for name, guide in self.guides.items() if guide.of or guide.weights]
+        if others:
+            raise ValueError(
+                f"guides.{others[0]}: `of` and `weights` are for models; give the overrides"
+            )
+        for name, entry in self.models.items():
+            if entry.weights and entry.checkpoint:
+                raise ValueError(f"models.{name}: weights and checkpoint: give one of them")
+            if entry.weights:
+                trained = [each for each in self.models if not self.models[each].weights]
+                _check_known(f"models.{name}.weights: unknown model", entry.weights, trained)
         return self
 
     @model_validator(mode="after")
@@ -153,11 +178,13 @@ class GridFile(Settings):
     def replicates(self, model: str) -> dict[str, TrainedEntry]:
         """Return a model with each seed with which the grid trains it, by name."""
         entry, seeds = self.models[model], self.seeds.training
-        if entry.checkpoint or entry.of or not seeds:
+        trained = self.models[entry.weights] if entry.weights else entry
+        if trained.checkpoint or trained.of or not seeds:
             return {model: entry}
         return {
             seeded(model, seed, seeds[0]): TrainedEntry(
-                overrides=(*entry.overrides, f"training.seed={seed}")
+                weights=entry.weights and seeded(entry.weights, seed, seeds[0]),
+                overrides=(*entry.overrides, *([] if entry.weights else [f"training.seed={seed}"])),
             )
             for seed in seeds
         }
@@ -166,6 +193,11 @@ class GridFile(Settings):
     def sampling_seeds(self) -> tuple[int, ...]:
         """The seeds of the samples; the first is that of the plain names."""
         return self.seeds.sampling or (self.seed,)
+
+    def cells_of(self, number: Number) -> list[tuple[str, str, int]]:
+        """Return model, sampler with budget, and seed of each cell of a number."""
+        sampler, models = f"{number.sampler}-{number.budget}", self.replicates(number.model)
+        return [(model, sampler, seed) for model in models for seed in self.sampling_seeds]
 
     @cached_property
     def trainings(self) -> dict[str, TrainedEntry]:
@@ -197,13 +229,17 @@ class GridFile(Settings):
     def overrides(self, model: str) -> tuple[str, ...]:
         """Return all overrides of a model; those of another grid's model are already complete."""
         entry = self.trainings[model]
+        if entry.weights:
+            shared = self.overrides(entry.weights)
+            kept = (word for word in shared if not word.startswith(("process=", "process.")))
+            return (*kept, *entry.overrides)
         return entry.overrides if entry.of else (*self.defaults, *entry.overrides)
 
     @cached_property
     def budgets(self) -> dict[str, tuple[str, str]]:
         """Family and budget of the samplers of all tables and figures, by FAMILY-BUDGET."""
         shown = {n.cell.partition("/")[2]: (n.sampler, n.budget) for n in self.numbers}
-        pictured = (cell.partition("/")[2] for cell in self.figures.values())
+        pictured = (cell.partition("/")[2] for _, cell in self.figure_cells)
         return shown | {name: self.split(name) for name in pictured if name not in shown}
 
     def split(self, sampler: str) -> tuple[str, str] | None:

@@ -90,7 +90,7 @@ class Workflow:
             re.escape(f"{grid}/{name}")
             for grid in self.grids
             for name, trained in getattr(self.grids[grid], kind).items()
-            if bool(trained.checkpoint) == imported and not getattr(trained, "of", None)
+            if bool(trained.checkpoint) == imported and not trained.is_trained_elsewhere
         ]
         return "|".join(names) or "(?!)"
 

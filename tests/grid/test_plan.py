@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from psld.commands.plan import forward_gigaflops
-from psld.grid.figures import all_figures
+from psld.grid.figures import all_figures, trained_models
 from psld.grid.plan import (
     Work,
     earlier_throughput,
@@ -110,7 +110,7 @@ def test_the_network_is_the_last_that_the_overrides_choose(paper, demo):
 def test_jobs_are_counted(demo, paper):
     assert jobs_by_stage(demo) == {
         **{"prepare": 1, "train_extractor": 1, "reference": 1, "train_guide": 1},
-        **{"train": len(demo.models), "evaluate": len(demo.measured_cells)},
+        **{"train": len(trained_models(demo)), "evaluate": len(demo.measured_cells)},
         "sample": len(demo.cells),  # A job makes four shards, and no cell has more.
         **{"tabulate": len(demo.file.tables), "figure": len(all_figures(demo))},
         **{"page": 1, "certify": 1},
@@ -127,8 +127,8 @@ def test_the_plan_lists_everything(folder, demo):
     output = plan(folder)
     assert f"Grid demo: {len(demo.models)} models, " in output
     assert re.search(rf"^\| tabulate +\| +{len(demo.file.tables)} \|$", output, re.MULTILINE)
-    # Four shards of 250 samples for each of 30 cells.
-    assert re.search(r"^\| demo-steps +\| +4 \| +30 \| +120 \|$", output, re.MULTILINE)
+    # Four shards of 250 samples for each of 16 cells.
+    assert re.search(r"^\| demo-steps +\| +3 \| +16 \| +64 \|$", output, re.MULTILINE)
     assert hours(output) == ["?", "?"]
     assert "add sustained_tflops=…" in output
     assert "Sum" not in output

@@ -1,0 +1,70 @@
+"""Several models with the weights of one denoiser: one training, and cells of their own."""
+
+import pytest
+
+from psld.grid.workflow import Workflow
+from psld.metrics.settings import EvaluateSettings
+from psld.sampling.settings import SampleSettings
+from psld.utils.errors import UserError
+from tests.grid.mine import changed, load
+
+MODELS = {
+    "psld": ["process=psld"],
+    "one": ["process=psld", "process.gamma=0.02", "training.objective=denoiser"],
+    "one-cld": {"weights": "one", "overrides": ["process=cld"]},
+    "one-vp": {"weights": "one", "overrides": ["process=vp-sde"]},
+}
+ROWS = [{"label": ["EM", name], "model": name} for name in MODELS]
+
+
+def content(**more) -> dict:
+    """Every model at two budgets."""
+    table = changed("samples", 100)["tables"]["steps"] | {"rows": ROWS}
+    return changed("models", MODELS | more) | {"tables": {"steps": table}}
+
+
+def test_one_training_serves_all(configs):
+    grid = load(configs, content())
+    one, cld = grid.models["one"], grid.models["one-cld"]
+    assert (cld.name, cld.folder, cld.digest) == ("one-cld", one.folder, one.digest)
+    assert cld.settings.process.gamma == 0
+    workflow = Workflow({"mine": grid})
+    assert workflow.pattern("models", imported=False) == r"mine/psld|mine/one"
+    sampled = {name: grid.cells[f"{name}/em-10"] for name in MODELS}
+    assert sampled["one-vp"].model.manifest == "models/mine/one/manifest.json"
+    assert len({cell.digest for cell in sampled.values()}) == len(MODELS)
+    assert len({cell.folder for cell in sampled.values()}) == len(MODELS)
+    for job in (sampled["one-cld"].sample_job, sampled["one-cld"].evaluate_job):
+        assert isinstance(job.settings, SampleSettings | EvaluateSettings)
+        assert job.settings.process == cld.settings.process
+    assert sampled["psld"].sample_job.settings.process is None
+
+
+def test_another_process_changes_its_own_cells_alone(configs):
+    before = load(configs, content())
+    other = {"weights": "one", "overrides": ["process=psld", "process.gamma=0.3"]}
+    after = load(configs, content(**{"one-cld": other}))
+    for name, cell in before.cells.items():
+        assert (cell.digest == after.cells[name].digest) == (cell.model.name != "one-cld")
+    digests = [{m.name: m.digest for m in grid.models.values()} for grid in (before, after)]
+    assert digests[0] == digests[1], "nothing is trained again"
+
+
+def test_seeds_of_a_training_are_shared_one_by_one(configs):
+    models = load(configs, content() | {"seeds": {"training": [0, 7]}}).models
+    assert models["one-cld-seed7"].folder == models["one-seed7"].folder
+    assert models["one-cld-seed7"].digest == models["one-seed7"].digest != models["one"].digest
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"weights": "psld", "overrides": ["process=cld"]}, "psld is a network of one process"),
+        ({"weights": "other", "overrides": []}, "unknown model 'other'; there are: psld, one"),
+        ({"weights": "one-cld", "overrides": []}, "unknown model 'one-cld'"),
+        ({"weights": "one", "overrides": ["training.seed=3"]}, "more than the process"),
+    ],
+)
+def test_weights_that_cannot_be_shared_are_refused(configs, entry, said):
+    with pytest.raises(UserError, match=rf"mine\.yaml: .*models\.one-vp\.weights: .*{said}"):
+        load(configs, content(**{"one-vp": entry}))
