@@ -6,13 +6,13 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image
 
 from psld.grid import paths
 from psld.grid.entries import STATUSES, Status, read_table
-from psld.grid.figures import GridFigure, all_figures
+from psld.grid.figures import FIRST, GridFigure, all_figures
 from psld.grid.records import Grid
 from psld.metrics.results import CellResult, Weights
 from psld.report.formats import TEMPLATES
@@ -53,6 +53,7 @@ def results_page(grid: Grid) -> str:
     counts = Counter(entry.status for entry in entries)
     files = {name: Path(f"{paths.figure(grid.name, name)}.png") for name in all_figures(grid)}
     drawn = {name: file for name, file in files.items() if file.exists()}
+    pictures = _pictures(grid, drawn)
     return TEMPLATES.get_template("page.html").render(
         grid=grid,
         counts=[(status, counts[status], MEANINGS[status]) for status in STATUSES],
@@ -61,7 +62,8 @@ def results_page(grid: Grid) -> str:
         summary=summary(grid, tables),
         facts=_facts(grid),
         tables={name: table_text(grid.file.tables[name], rows) for name, rows in tables.items()},
-        pictures=_pictures(grid, drawn),
+        first=pictures.pop(FIRST, []),
+        pictures=pictures,
         missing=[name for name in files if name not in drawn],
         origins=list(_origins(results)) if results else [],
     )
@@ -85,16 +87,17 @@ def _facts(grid: Grid) -> dict[str, list[str]]:
     return {name: items for name, items in facts.items() if items}
 
 
-def _pictures(grid: Grid, drawn: dict[str, Path]) -> dict[str, list[Picture]]:
-    """Return the drawn figures by category; equal captions are printed once."""
-    pictures: dict[str, list[Picture]] = {}
+def _pictures(grid: Grid, drawn: dict[str, Path]) -> dict[Any, list[Picture]]:
+    """Return the drawn figures by category, the first ones by FIRST; equal captions once."""
+    pictures: dict[Any, list[Picture]] = {}
     captions: dict[str, int] = {}
     for number, (name, path) in enumerate(drawn.items(), 1):
         figure = all_figures(grid)[name]
         first = captions.setdefault(figure.caption, number)
         caption = figure.caption if first == number else f"As in Figure {first}."
         picture = Picture(number, figure, caption, *_embedded(path))
-        pictures.setdefault(figure.category[0], []).append(picture)
+        place = figure.category if figure.category == FIRST else figure.category[0]
+        pictures.setdefault(place, []).append(picture)
     return pictures
 
 

@@ -27,7 +27,7 @@ PLANE_HEIGHT = 4.2  # inches
 
 def draw_path(cell: Cell, title: str, device: str) -> Figure:
     """Sample the first image of a cell again and draw its path through phase space."""
-    model = load_model(cell.model.folder, use_device(device, tf32=True))
+    model = load_model(cell.model.folder, use_device(device, tf32=True), cell.model.sampled_as)
     size = cell.options.shard_size
     return draw_trace(*trace_sample(model, cell.sampler.settings, 0, size, cell.seed), title)
 

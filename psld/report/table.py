@@ -120,6 +120,9 @@ def _notes(table: Table, entries: list[TableEntry]) -> Iterable[str]:
     missing = sum(entry.status == "not run" for entry in entries)
     if missing:
         yield f"{missing} of {len(entries)} entries have not been run ({MISSING})."
+    starts = {e.number.sampler: e.results[0].sampler.get("start") for e in entries if e.results}
+    if names := sorted(name for name, start in starts.items() if start == "gaussian"):
+        yield f"Starts from the mean and covariance of the training images: {', '.join(names)}."
     yield from _error_notes(entries)
     yield from _rank_notes(entries)
     if any(entry.paper is not None and entry.status != "literature" for entry in entries):

@@ -69,7 +69,7 @@ def test_models_with_momentum_are_traced(grid):
 
 
 def test_a_grid_has_plots_paths_samples_comparisons_and_the_figures_of_its_file(grid):
-    shown = {"mine": "cld/free-10", "two-a": "cld/em-10", "two-b": "low/em-10"}
+    shown = {"mine": ("cld/free-10",), "one": ("low/em-10",), "two": ("cld/em-10", "low/em-10")}
     file = grid.file.model_copy(update={"figures": shown})
     figures = all_figures(replace(grid, file=file))
     models = ["vp-sde", "cld", "low", "high", "longer"]
@@ -78,13 +78,16 @@ def test_a_grid_has_plots_paths_samples_comparisons_and_the_figures_of_its_file(
         **{f"phase-space/{model}": "phase-space" for model in models[1:]},
         **{f"samples/{model}": "samples" for model in models},
         **dict.fromkeys(["models/digits", *(f"samplers/{m}" for m in models[:4])], "comparison"),
-        **dict.fromkeys(["mine", "two-a", "two-b"], "samples"),
+        **dict.fromkeys(["mine", "one"], "samples"),
+        "two": "comparison",
     }
+    assert next(iter(figures)) == "two", "a page begins with it"
     assert all(figure.name == name for name, figure in figures.items())
     cells = {
         "samples/low": {"": "low/em-10"},
         "phase-space/low": {"": "low/em-10"},
-        "two-b": {"": "low/em-10"},
+        "one": {"": "low/em-10"},
+        "two": {"cld/em-10": "cld/em-10", "low/em-10": "low/em-10"},
         "models/digits": {model: f"{model}/em-10" for model in models},
         # Of unguided samplers, in the order of the file and of their costs.
         "samplers/cld": {n: f"cld/{n}" for n in ("em-10", "em-20", "rk45-1e-2", "rk45-1e-3")},

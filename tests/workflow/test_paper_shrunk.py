@@ -75,7 +75,7 @@ def one_of_each_kind(grid: Grid) -> list[Number]:
 def figures_of_other_kinds(grid: Grid, numbers: list[Number]) -> list[str]:
     """Figures of samples that stand in no table."""
     kinds = {kind(grid.cell(number)) for number in numbers}
-    return [f for f, cell in grid.file.figures.items() if kind(grid.cells[cell]) not in kinds]
+    return [f for f, cell in grid.file.figure_cells if kind(grid.cells[cell]) not in kinds]
 
 
 @pytest.mark.slow
