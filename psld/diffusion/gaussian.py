@@ -20,7 +20,7 @@ LARGEST_BASIS = 20_000_000
 LARGEST_RANK = 512
 SMALLEST_VARIANCE = 0.01
 """Directions with less variance are no part of a basis: next to σ₀² ≥ 1 only their sum matters."""
-PASSES = 3
+PASSES = 2
 """Passes over the images of the randomized search for a basis (Halko et al., 2011)."""
 
 
@@ -71,33 +71,38 @@ class GaussianData:
         means = sums / counts.clamp(min=1)[:, None]
         means[counts == 0] = means[0].clone()
 
-        rank = min(d, LARGEST_RANK, LARGEST_BASIS // d)
-        basis = torch.eye(d, device=device)
-        if rank < d:
+        rank = min(d, LARGEST_RANK, LARGEST_BASIS // d, int(counts[0]))
+        if rank == d:
+            basis = torch.eye(d, device=device)
+        else:
             generator = torch.Generator().manual_seed(0)
             basis = torch.randn(d, rank, generator=generator).to(device)
             for _ in range(PASSES):
-                basis = sum((x - means[0]).T @ ((x - means[0]) @ basis) for x, _ in chunks())
-                basis = torch.linalg.qr(basis)[0]
+                image = torch.zeros_like(basis)
+                for x, _ in chunks():
+                    image += (x - means[0]).T @ ((x - means[0]) @ basis)
+                basis = torch.linalg.qr(image)[0]
 
-        def covariances(basis: Tensor) -> tuple[Tensor, Tensor]:
-            """Return K, groups×r×r, and the traces of C, groups."""
+        def covariances(basis: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+            """Return K, groups×r×r, and the traces of C, groups, of the first groups."""
             inner = torch.zeros(groups, basis.shape[1], basis.shape[1], device=device)
             traces = torch.zeros(groups, device=device)
             for x, group in chunks():
                 for g in range(groups):
                     part = (x if g == 0 else x[group == g]) - means[g]
-                    inner[g] += (part @ basis).T @ (part @ basis)
+                    coordinates = part @ basis
+                    inner[g] += coordinates.T @ coordinates
                     traces[g] += part.square().sum()
             # A class of few images says nothing in most directions: it keeps a unit of all images.
             inner, traces = inner + inner[:1] / counts[0], traces + traces[0] / counts[0]
-            return inner / (counts + 1)[:, None, None], traces / (counts + 1)
+            more = counts[:groups] + 1
+            return inner / more[:, None, None], traces / more
 
-        values, vectors = torch.linalg.eigh(covariances(basis)[0][0])
+        values, vectors = torch.linalg.eigh(covariances(basis, 1)[0][0])
         kept = max(1, int((values > SMALLEST_VARIANCE).sum()))
         # Half precision, as in a model's folder.
         basis = _orthonormal((basis @ vectors[:, -kept:]).half().float())
-        inner, traces = covariances(basis)
+        inner, traces = covariances(basis, groups)
         inside = inner.diagonal(dim1=1, dim2=2).sum(dim=1)
         rests = (traces - inside).clamp(min=0) / max(1, d - kept)
         return cls(shape, means.cpu(), basis.cpu(), inner.cpu(), rests.cpu())
@@ -161,9 +166,8 @@ class GaussianData:
 
 def _orthonormal(basis: Tensor) -> Tensor:
     """Return the orthonormal matrix that is nearest to one rounded to half precision."""
-    exact = basis.double()
-    values, vectors = torch.linalg.eigh(exact.T @ exact)
-    return (exact @ (vectors * values.rsqrt()) @ vectors.T).to(basis.dtype)
+    values, vectors = torch.linalg.eigh((basis.T @ basis).double())
+    return basis @ ((vectors * values.rsqrt()) @ vectors.T).to(basis.dtype)
 
 
 class GaussianStart:
