@@ -74,7 +74,7 @@ def test_every_table_is_whole_in_every_format(grid):
         entries = [entry for row in read_table(grid, name) for entry in row]
         assert len(list(csv.DictReader(text["csv"].splitlines()))) == len(entries) > 0
         for entry in entries:
-            assert all(f"{result.sampling_seconds:.1f}" in text["csv"] for result in entry.results)
+            assert all(f"{result.sampling_seconds}" in text["csv"] for result in entry.results)
             shown = entry.paper if entry.row.literature else entry.value
             digits = 0 if entry.show == "nfe" else 2
             for ending in ("md", "tex", "html"):
@@ -107,7 +107,7 @@ def test_every_picture_can_be_looked_at(grid):
     for path in pictures_of(grid):
         with Image.open(path) as image:
             image.load()
-            assert min(image.size) > 300, path
+            assert min(image.size) > 200, path
             shades = image.convert("L").getextrema()
             assert shades == (0, 255), f"{path}: neither empty nor of one color"
         assert ElementTree.parse(path.with_suffix(".svg")).getroot().tag.endswith("svg")
