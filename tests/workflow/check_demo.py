@@ -76,9 +76,12 @@ def test_every_table_is_whole_in_every_format(grid):
         for entry in entries:
             assert all(f"{result.sampling_seconds}" in text["csv"] for result in entry.results)
             shown = entry.paper if entry.row.literature else entry.value
-            digits = 0 if entry.show == "nfe" else 2
+            printed = [
+                f"{shown:.{digits}f}" for digits in ((0,) if entry.show == "nfe" else (2, 3))
+            ]
             for ending in ("md", "tex", "html"):
-                assert f"{shown:.{digits}f}" in text[ending], f"{name}.{ending}: {entry.number}"
+                found = any(number in text[ending] for number in printed)
+                assert found, f"{name}.{ending}: {entry.number}"
 
 
 def test_every_number_holds(grid):
