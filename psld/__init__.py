@@ -2,8 +2,8 @@
 
     import psld
 
-    model = psld.load("models/demo/psld-0.02")
-    images = model.sample(16, sampler="multistep", steps=10, seed=0)     # uint8, 16×C×H×W
+    model = psld.load("models/demo/denoiser-psld")
+    images = model.sample(16, sampler="few", steps=4, seed=0)     # uint8, 16×C×H×W
     psld.save_images(images, "sixteen.png")
 
 Reference: K. Pandey and S. Mandt, "A Complete Recipe for Diffusion Generative Models", ICCV 2023.

@@ -193,7 +193,7 @@ def from_denoiser(
             it predicts, on [−1, 1].
         shape: of an image, C×H×W.
         sigma_min: the smallest noise level that it takes; processes with smaller ones are refused.
-        sigma_max: the largest one.
+        sigma_max: the largest one. The processes reach 150 to 700; EDM's networks take any.
     """
     if len(shape) != 3:
         raise UserError(f"from_denoiser(): shape is {tuple(shape)}; C×H×W is needed")
@@ -263,7 +263,12 @@ def _process_of(process: Process) -> ProcessSettings | None:
     """Return the settings of a process. Raises UserError for unknown names and settings."""
     if process is None:
         return None
-    name, settings = (process, {}) if isinstance(process, str) else next(iter(process.items()))
+    process = {process: {}} if isinstance(process, str) else process
+    if not isinstance(process, Mapping) or len(process) != 1:
+        raise UserError(
+            'sample(): process is a name or {name: settings}, {"psld": {"gamma": 0.25}}'
+        )
+    [(name, settings)] = process.items()
     given = [f"process.{key}={json.dumps(value)}" for key, value in settings.items()]
     with _in_words_of_the_call():
         return compose_process([f"process={name}", *given], "sample()")

@@ -178,6 +178,9 @@ def test_somebody_elses_denoiser_is_sampled_as_every_process(folder):
         assert theirs.sample(4, **options).equal(ours.sample(4, **options))
     with pytest.raises(UserError, match=r"sample\(\): start: .* use start=prior"):
         theirs.sample(4, sampler="few", steps=4)
+    for wrong in ({"psld": {}, "cld": {}}, {}, ours.process):
+        with pytest.raises(UserError, match=r"sample\(\): process is a name or"):
+            theirs.sample(4, process=wrong)
     edm = psld.from_denoiser(ours.network, (1, 8, 8), sigma_min=0.002, sigma_max=80)
     with pytest.raises(UserError, match=r"noise levels are .* 0\.002 to 80"):
         edm.sample(4, process="cld")
