@@ -113,10 +113,11 @@ class _Loader(yaml.SafeLoader):
     """Refuses a key that is there twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        content = super().construct_mapping(node, deep)
-        if len(content) < len(node.value):
+        # Before the keys of `<<` are added, which the mapping's own keys replace.
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if len(set(keys)) < len(keys):
             raise yaml.MarkedYAMLError(problem="a key twice", problem_mark=node.start_mark)
-        return content
+        return super().construct_mapping(node, deep)
 
 
 def _rehearsal_content(name: str, rehearsal: Rehearsal, file: GridFile) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from psld.config.locations import CONFIGS
 from psld.config.settings import parse
 from psld.grid.cache import load_grid
 from psld.grid.schema import GridFile
-from tests.grid.mine import changed, load
+from tests.grid.mine import TEXT, changed, load
 
 GRIDS = sorted(path.stem for path in (CONFIGS / "grid").glob("*.yaml"))
 
@@ -66,6 +66,15 @@ def test_jobs_make_ranges_of_shards(configs, shards_per_job, ranges):
     """200 samples are seven shards of 30."""
     content = changed("samples", 200) | {"shards_per_job": shards_per_job}
     assert load(configs, content).cells["psld/em-10"].ranges == ranges
+
+
+def test_a_key_replaces_that_of_a_merged_mapping(configs):
+    """`<<` of YAML is no repetition of a key."""
+    extra = "  low: &low {overrides: [sampler=em], budget: sampler.steps}\n"
+    extra += "  high: {<<: *low, budget: sampler.final_time}\n"
+    text = TEXT.replace("samplers:\n", f"samplers:\n{extra}")
+    (configs / "grid" / "mine.yaml").write_text(text)
+    assert load_grid("mine").file.samplers["high"].budget == "sampler.final_time"
 
 
 @pytest.mark.parametrize("name", GRIDS)
