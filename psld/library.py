@@ -1,7 +1,6 @@
 """The library: the work of the commands, as functions on tensors."""
 
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -174,7 +173,7 @@ class ForeignDenoiser:
         network = SeesImages(built, forward_pass(self.network, chosen.precision), gives_image=True)
         score, device = NetworkScore(network, batch_size), device_of(self.network)
         with _in_words_of_the_call():
-            check_levels(built, chosen.final_time, math.inf, self.sigma_min, self.sigma_max)
+            check_levels(built, chosen.final_time, self.sigma_min, self.sigma_max)
             shape = (n, *self.shape)
             images = draw_images(built, chosen, score, shape, (seed, 0), device)
         return images.cpu() if raw else to_uint8(images).cpu()

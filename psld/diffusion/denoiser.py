@@ -14,7 +14,7 @@ from psld.diffusion.matrices import mix, table
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.roots import WhiteningRoot
 from psld.diffusion.score import Network, Score
-from psld.diffusion.time_grid import time_of_noise_level
+from psld.diffusion.time_grid import level_range, time_of_noise_level
 from psld.utils.errors import UserError
 
 CHECKED_TIMES = 512
@@ -106,12 +106,13 @@ class SeesImages:
 
         ε = L⁻¹ (z − a D(y; σ))
 
-    The process is as `every_block` returns it. A guide gives its logits.
+    A guide gives its logits.
     """
 
     def __init__(self, process: LinearProcess, network: Network, *, gives_image: bool) -> None:
         """`gives_image`: the network predicts x₀, and this one returns ε."""
-        self.process, self.network, self.gives_image = process, network, gives_image
+        self.process = every_block(process)
+        self.network, self.gives_image = network, gives_image
         self._tables: dict[float, tuple[Tensor, ...]] = {}
 
     def __call__(self, z: Tensor, t: Tensor, *label: Tensor | None) -> Tensor:
@@ -133,10 +134,8 @@ class SeesImages:
 
     def _coefficients(self, t: Tensor) -> tuple[Tensor, ...]:
         """Return aᵀ Σ⁻¹ / ρ, σ, L⁻¹ and L⁻¹ a, each for N times, float64."""
-        inverse = torch.linalg.inv(self.process.image_factor(t))
-        c = inverse @ self.process.image_mean(t)[:, :, None]
-        precision = c.square().sum(dim=1)
-        return c.mT @ inverse / precision[:, :, None], precision[:, 0].rsqrt(), inverse, c
+        row = prediction_coefficients(self.process, t).state
+        return row, self.process.noise_level(t), *consistent_eps(self.process, t)
 
     def _evaluate(
         self, z: Tensor, row: Tensor, sigma: Tensor, inverse: Tensor, c: Tensor, label: tuple
@@ -161,21 +160,20 @@ def every_block(process: LinearProcess) -> LinearProcess:
 def check_levels(
     process: LinearProcess,
     final_time: float,
-    start_level: float,
     low: float,
     high: float,
+    start_level: float | None = None,
     last_level: float | None = None,
 ) -> None:
     """Raise UserError if a sampler of the process asks for other noise levels than [low, high].
 
-    It goes from T, or from `start_level` if that is lower, to `final_time` or to `last_level`.
+    It goes from T, or from `start_level`, to `final_time`, or to `last_level`.
     """
-    ends = torch.tensor([final_time, process.T], dtype=torch.float64)
-    first, last = process.noise_level(ends).tolist()
-    first, last = last_level or first, min(last, start_level)
-    if first < low or last > high:
+    smallest, largest = level_range(process, final_time)
+    smallest, largest = last_level or smallest, start_level or largest
+    if smallest < low or largest > high:
         raise UserError(
-            f"process: its noise levels are {first:.3g} to {last:.3g}, and the denoiser was "
+            f"process: its noise levels are {smallest:.3g} to {largest:.3g}, and the denoiser was "
             f"trained for {low:.3g} to {high:.3g}; change sampler.final_time or the process, or "
             "train one with another training.noise_law"
         )
@@ -220,8 +218,7 @@ class StraightDenoiser:
         self.frozen = frozen
         self.final_time = final_time
         self.root = WhiteningRoot(process, "straight", final_time)
-        ends = torch.tensor([final_time, process.T], dtype=torch.float64)
-        self.sigma_min, self.sigma_max = process.noise_level(ends).tolist()
+        self.sigma_min, self.sigma_max = level_range(process, final_time)
 
     def round_sigma(self, sigma: float | Tensor) -> Tensor:
         """Return σ as it is: the network takes any."""

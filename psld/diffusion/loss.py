@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from psld.diffusion.matrices import mix
 from psld.diffusion.process import LinearProcess
+from psld.diffusion.settings import NoiseLaw
 from psld.diffusion.time_grid import time_of_noise_level
 
 
@@ -61,7 +62,7 @@ class NoisyStates:
     """
 
     def __init__(
-        self, process: LinearProcess, time_eps: float = 1e-5, law: "LevelLaw | None" = None
+        self, process: LinearProcess, time_eps: float = 1e-5, law: NoiseLaw | None = None
     ) -> None:
         self.process, self.time_eps, self.law = process, time_eps, law
         self.blocks = process.blocks
@@ -70,7 +71,7 @@ class NoisyStates:
     def levels(self, uniform: Tensor) -> Tensor:
         if self.law is None:
             return self.time_eps + (LinearProcess.T - self.time_eps) * uniform
-        return time_of_noise_level(self.process, self.law(uniform), self.time_eps)
+        return time_of_noise_level(self.process, noise_levels(self.law, uniform), self.time_eps)
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
         z = self.process.perturb(batch.x0, batch.t, batch.eps, batch.auxiliary_eps)
@@ -82,33 +83,21 @@ class NoisyImages:
 
     blocks, auxiliary = 1, 0
 
-    def __init__(self, law: "LevelLaw") -> None:
+    def __init__(self, law: NoiseLaw) -> None:
         self.law = law
 
     def levels(self, uniform: Tensor) -> Tensor:
-        return self.law(uniform)
+        return noise_levels(self.law, uniform)
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
         sigma = batch.t.to(batch.x0.device, batch.x0.dtype, non_blocking=True)
         return batch.x0 + sigma[:, None, None, None] * batch.eps, sigma
 
 
-@dataclass(frozen=True)
-class LevelLaw:
-    """The quantiles of the law ln σ ~ N(center, width²), clipped to [low, high].
-
-    The arguments are those of `psld.training.settings.NoiseLaw`.
-    """
-
-    center: float
-    width: float
-    low: float
-    high: float
-
-    def __call__(self, uniform: Tensor) -> Tensor:
-        """Return σ, N, for N numbers on [0, 1), float64."""
-        logarithm = self.center + self.width * torch.special.ndtri(uniform)
-        return logarithm.exp().clamp(self.low, self.high)
+def noise_levels(law: NoiseLaw, uniform: Tensor) -> Tensor:
+    """Return the quantiles of a law, σ, N, float64, for N numbers on [0, 1), float64."""
+    logarithm = law.center + law.width * torch.special.ndtri(uniform)
+    return logarithm.exp().clamp(law.low, law.high)
 
 
 class Objective(Protocol):

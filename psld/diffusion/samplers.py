@@ -94,6 +94,11 @@ class AnySampler(Settings):
     guidance: GuidanceSettings = NoGuidance()
     """The guidance of the samples, if any."""
 
+    @property
+    def starts_from_data(self) -> bool:
+        """True if the sampler begins at the Gaussian of the training images."""
+        return False
+
     def check_process(self, process: "ProcessSettings | LinearProcess") -> None:
         """Raise UserError if the sampler cannot sample this kind of process."""
 
@@ -127,6 +132,10 @@ class TimeGridSampler(AnySampler):
     """The noise levels of the evaluations, falling, in place of `striding`; `steps` is their
     number. The first is the start's."""
 
+    @property
+    def starts_from_data(self):
+        return self.start == "gaussian"
+
     def time_grid(self, process: "LinearProcess") -> "torch.Tensor":
         """Return the descending forward times at which the integrator's steps start and end.
 
@@ -135,21 +144,22 @@ class TimeGridSampler(AnySampler):
         from psld.diffusion.time_grid import given_levels, time_grid
 
         if self.levels:
-            return given_levels(process, self.levels, self.final_time, self.start == "prior")
-        steps = self.steps - 1 if self.denoise else self.steps
-        start = None if self.start == "prior" else self.start_level
-        if self.start == "gaussian" and start is None:
+            from_prior = not self.starts_from_data
+            return given_levels(process, self.levels, self.final_time, from_prior)
+        if self.starts_from_data and self.start_level is None:
             raise UserError("sampler.start_level: start=gaussian needs it where no model gives it")
-        return time_grid(process, self.striding, steps, self.final_time, self.power, start)
+        steps = self.steps - 1 if self.denoise else self.steps
+        grid = self.final_time, self.power, self.start_level
+        return time_grid(process, self.striding, steps, *grid)
 
     @model_validator(mode="after")
     def _start_fits(self) -> "TimeGridSampler":
-        if self.start == "gaussian" and isinstance(self.guidance, InpaintingGuidance):
+        if self.starts_from_data and isinstance(self.guidance, InpaintingGuidance):
             raise ValueError(
                 "start=gaussian draws images that know nothing of the known pixels; use "
                 "start=prior for inpainting"
             )
-        if self.start == "prior" and self.start_level is not None:
+        if not self.starts_from_data and self.start_level is not None:
             raise ValueError("start_level is for start=gaussian; set it to null")
         if self.levels is not None:
             if not all(a > b for a, b in pairwise((*self.levels, 0))):

@@ -1,4 +1,7 @@
-"""Settings of processes, checked without torch; `build` makes the process and needs torch."""
+"""Settings of processes and of noise in training, checked without torch.
+
+`build` makes a process and needs torch.
+"""
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -111,3 +114,22 @@ class RecipeSettings(PhaseSpaceSettings):
 ProcessSettings = Annotated[
     VPSDESettings | PSLDSettings | RecipeSettings, Field(discriminator="kind")
 ]
+
+
+class NoiseLaw(Settings):
+    """The law of the noise levels σ that a training sees: log-normal (Karras et al., 2022, §5)."""
+
+    center: float = -1.2
+    """Mean of ln σ."""
+    width: float = Field(1.2, gt=0)
+    """Standard deviation of ln σ."""
+    low: float = Field(2e-5, gt=0)
+    """The smallest σ: draws are clipped to it."""
+    high: float = Field(1000.0, gt=0)
+    """The largest σ. A denoiser is asked for no level outside."""
+
+    @model_validator(mode="after")
+    def _is_ordered(self) -> "NoiseLaw":
+        if self.low >= self.high:
+            raise ValueError(f"low must be below high, got {self.low:g} and {self.high:g}")
+        return self

@@ -35,8 +35,7 @@ def time_grid(
     remaining = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
     final, p, first = final_time, power, process.T
     if start_level is not None:
-        ends = torch.tensor([final, process.T], dtype=torch.float64)
-        low, high = process.noise_level(ends).tolist()
+        low, high = level_range(process, final)
         if not low < start_level <= high:
             raise UserError(
                 f"sampler.start_level: {start_level:g}; the noise levels of the process are "
@@ -51,8 +50,7 @@ def time_grid(
             return final + (first - final) * remaining**2
         case "power":
             return (final ** (1 / p) + (first ** (1 / p) - final ** (1 / p)) * remaining) ** p
-    ends = torch.tensor([final, first], dtype=torch.float64)
-    low, high = process.noise_level(ends).tolist()
+    low, high = level_range(process, final, first)
     match striding:
         case "lambda":
             levels = low * (high / low) ** remaining
@@ -70,8 +68,7 @@ def given_levels(
 
     Raises UserError if the process has other levels between `final_time` and T.
     """
-    ends = torch.tensor([final_time, process.T], dtype=torch.float64)
-    low, high = process.noise_level(ends).tolist()
+    low, high = level_range(process, final_time)
     if levels[-1] < low / 1.01 or levels[0] > high * 1.01:
         raise UserError(
             f"sampler.levels: {levels[0]:g} to {levels[-1]:g}; the noise levels of the process are "
@@ -86,6 +83,14 @@ def given_levels(
     if from_prior:
         times[0] = process.T
     return times
+
+
+def level_range(
+    process: LinearProcess, final_time: float, start_time: float = LinearProcess.T
+) -> tuple[float, float]:
+    """Return the noise levels σ_eff at two times: the smallest and the largest in between."""
+    low, high = process.noise_level(torch.tensor([final_time, start_time], dtype=torch.float64))
+    return float(low), float(high)
 
 
 def time_of_noise_level(process: LinearProcess, levels: Tensor, final_time: float) -> Tensor:

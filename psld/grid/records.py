@@ -301,7 +301,7 @@ class Grid:
 
     def replicates(self, number: Number) -> list[Cell]:
         """Return the cells of a number: one for each seed of training and sampling."""
-        return [self._cells_by_key[key] for key in self.file.cells_of(number)]
+        return [self._cells_by_key[key] for key in self.file.cell_keys(number)]
 
     def cells_behind(self, numbers: Iterable[Number]) -> list[Cell]:
         """Return the cells of some numbers with all their seeds, each once."""
@@ -328,7 +328,7 @@ class Grid:
     def _cells_by_key(self) -> dict[tuple[str, str, int], Cell]:
         measured: dict[tuple[str, str, int], dict[Measurement, None]] = {}
         for number in self.file.numbers:
-            for key in self.file.cells_of(number):
+            for key in self.file.cell_keys(number):
                 measured.setdefault(key, {})[self.measurement(number)] = None
         shown = (f"{model}/{self.file.gallery}" for model in self.file.models)
         for name in (*shown, *(cell for _, cell in self.file.figure_cells)):

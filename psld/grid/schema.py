@@ -194,7 +194,7 @@ class GridFile(Settings):
         """The seeds of the samples; the first is that of the plain names."""
         return self.seeds.sampling or (self.seed,)
 
-    def cells_of(self, number: Number) -> list[tuple[str, str, int]]:
+    def cell_keys(self, number: Number) -> list[tuple[str, str, int]]:
         """Return model, sampler with budget, and seed of each cell of a number."""
         sampler, models = f"{number.sampler}-{number.budget}", self.replicates(number.model)
         return [(model, sampler, seed) for model in models for seed in self.sampling_seeds]

@@ -1,6 +1,5 @@
 """The bits per dimension of a split by the probability flow, made in shards by one process."""
 
-import math
 import statistics
 import time
 from pathlib import Path
@@ -94,7 +93,7 @@ def measure_likelihood(settings: LikelihoodCommandSettings) -> LikelihoodResult:
     decides = settings.model_dump(include=keys)
     if every:
         law = model.settings.training.noise_law
-        check_levels(model.process, settings.start_time, math.inf, law.low, law.high)
+        check_levels(model.process, settings.start_time, law.low, law.high)
         decides["process"] = model.settings.process.model_dump(mode="json")
     shards = []
     for first in range(0, len(images), settings.shard_size):

@@ -3,7 +3,6 @@
 The noise of a shard is the same bytes on every machine, and a thread draws it ahead of time.
 """
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,14 +17,13 @@ from psld.data.pixels import to_uint8
 from psld.data.store import ImageStore
 from psld.diffusion.denoiser import check_levels
 from psld.diffusion.gaussian import GaussianStart
-from psld.diffusion.loop import Inpainting, Sampler, path, sample
+from psld.diffusion.loop import Inpainting, path, sample
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.samplers import (
     ClassifierFreeGuidance,
     ClassifierGuidance,
     InpaintingGuidance,
     NoGuidance,
-    RK45Settings,
     SamplerSettings,
 )
 from psld.diffusion.score import (
@@ -35,6 +33,7 @@ from psld.diffusion.score import (
     NetworkScore,
     Score,
 )
+from psld.diffusion.time_grid import level_range
 from psld.networks.forward import forward_pass
 from psld.sampling.inpainting import known_pixels, masks_digest
 from psld.sampling.records import SampledShard, ShardRecord
@@ -57,7 +56,7 @@ def origin_of(
     guidance, process, start = cell.sampler.guidance, None, None
     if model.serves_every_process:
         process = (cell.process or model.process).model_dump(mode="json")
-    if getattr(cell.sampler, "start", "prior") == "gaussian":
+    if cell.sampler.starts_from_data:
         start = load_start(Path(cell.model), weights_sha256).sha256
     inpaints = isinstance(guidance, InpaintingGuidance)
     return ShardOrigin(
@@ -190,7 +189,7 @@ def sample_images(
         labels = torch.tensor(indices, device=device)
         cycles = guidance.label == "cycle"
         labels = labels % dataset.num_classes if cycles else labels.fill_(guidance.label)
-    sampler, begin = starting(sampler, model, labels)
+    sampler, start = resolve_start(sampler, model, labels)
     network = model.eps()
     score: Score = NetworkScore(network, batching)
     match guidance:
@@ -200,17 +199,17 @@ def sample_images(
         case ClassifierFreeGuidance(scale=scale):
             score = ClassifierFreeScore(network, labels, scale, batching)
     shape = (len(indices), dataset.channels, dataset.image_size, dataset.image_size)
-    x = draw_images(model.process, sampler, score, shape, key, device, inpainting, begin)
+    x = draw_images(model.process, sampler, score, shape, key, device, inpainting, start)
     return x, labels, score.evaluations
 
 
-Begin = Callable[[Tensor], Tensor]
+Start = Callable[[Tensor], Tensor]
 """From standard normal noise to states at the sampler's first time."""
 
 
-def starting(
+def resolve_start(
     sampler: SamplerSettings, model: Model, labels: Tensor | None = None
-) -> tuple[SamplerSettings, Begin]:
+) -> tuple[SamplerSettings, Start]:
     """Return the sampler with the level of its start, and the start itself.
 
     `labels`: the class of each image, if the samples have classes.
@@ -218,23 +217,22 @@ def starting(
     Raises UserError if the model has no start in its folder, or if its denoiser was not trained for
     the noise levels.
     """
-    process, begin, highest = model.process, model.process.prior, math.inf
-    if not isinstance(sampler, RK45Settings) and sampler.start == "gaussian":
-        start = model.start()
-        given = sampler.levels[0] if sampler.levels else sampler.start_level
-        top = float(process.noise_level(torch.ones(1, dtype=torch.float64)))
-        highest = given or min(start.level(start_budget(sampler.steps)), top)
-        if not sampler.levels:
-            sampler = sampler.model_copy(update={"start_level": highest})
-        data = start.data.to(device_of(model.network))
-        gaussian = GaussianStart(process, data, highest, sampler.final_time)
-        begin = partial(gaussian, labels=labels if model.settings.dataset.num_classes else None)
+    process, start, level = model.process, model.process.prior, None
+    levels = getattr(sampler, "levels", None)
+    if sampler.starts_from_data:
+        level = levels[0] if levels else sampler.start_level
+        if level is None:
+            _, highest = level_range(process, sampler.final_time)
+            level = min(model.start.level(start_budget(sampler.steps)), highest)
+        if not levels:
+            sampler = sampler.model_copy(update={"start_level": level})
+        data = model.start.data.to(device_of(model.network))
+        gaussian = GaussianStart(process, data, level, sampler.final_time)
+        start = partial(gaussian, labels=labels)
     if model.settings.serves_every_process:
-        law = model.settings.training.noise_law
-        levels = getattr(sampler, "levels", None)
-        lowest = levels[-1] if levels else None
-        check_levels(process, sampler.final_time, highest, law.low, law.high, lowest)
-    return sampler, begin
+        law, last = model.settings.training.noise_law, levels[-1] if levels else None
+        check_levels(process, sampler.final_time, law.low, law.high, level, last)
+    return sampler, start
 
 
 class ShardNoise:
@@ -276,28 +274,28 @@ class ShardNoise:
 
 def draw_images(
     process: LinearProcess,
-    sampler: Sampler,
+    sampler: SamplerSettings,
     score: Score,
     shape: tuple[int, int, int, int],
     key: tuple[int, int],
     device: torch.device,
     inpainting: Inpainting | None = None,
-    begin: Begin | None = None,
+    start: Start | None = None,
 ) -> Tensor:
     """Sample images of this shape, N×C×H×W, from the noise of a seed and a shard (`key`).
 
-    They begin as draws from the prior, unless `begin` says otherwise.
+    They start as draws from the prior, unless `start` is given.
 
     Raises RunError if an image is not finite.
     """
-    if begin is None and getattr(sampler, "start", "prior") == "gaussian":
+    if start is None and sampler.starts_from_data:
         raise UserError(
             "sampler.start: the mean and covariance of the images are known for models in a folder "
             "(psld.load) alone; use start=prior, such as sampler=multistep"
         )
     n, channels, *size = shape
     with ShardNoise(*key, (n, process.blocks * channels, *size), device) as noise:
-        z = (begin or process.prior)(noise())
+        z = (start or process.prior)(noise())
         z = sample(process, sampler, score, z, noise, inpainting)
     if not torch.isfinite(z).all():
         raise RunError(f"shard {key[1]}: the sampler produced NaN or infinity")
@@ -336,10 +334,10 @@ def trace_sample(
     shape = (index + 1, process.blocks * dataset.channels, dataset.image_size, dataset.image_size)
     network = forward_pass(model.network, sampler.precision)
     score = NetworkScore(model.eps(network), batch_size=1)
-    sampler, begin = starting(sampler, model)
+    sampler, start = resolve_start(sampler, model)
     with ShardNoise(seed, shard, shape, device) as noise:
-        start = begin(noise()[index:])
-        steps = path(process, sampler, score, start, lambda _: noise()[index:])
+        z = start(noise()[index:])
+        steps = path(process, sampler, score, z, lambda _: noise()[index:])
         times, states = zip(*((t, z[0].cpu()) for t, z in steps), strict=True)
     blocks = torch.stack(states).unflatten(1, (process.blocks, dataset.channels))
     deviations = torch.diagonal(process.S).sqrt().to(blocks)

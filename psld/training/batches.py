@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from psld.data.pixels import from_uint8
-from psld.diffusion.loss import Batch, LevelLaw, Noising, NoisyImages, NoisyStates
+from psld.diffusion.loss import Batch, Noising, NoisyImages, NoisyStates
 from psld.diffusion.process import LinearProcess
 from psld.training.ranks import Ranks
 from psld.training.settings import LoopSettings, TrainedSettings
@@ -21,11 +21,10 @@ RESIDENT_BYTES = 4 << 30
 
 def noising(settings: TrainedSettings, process: LinearProcess) -> NoisyStates | NoisyImages:
     """Return what the network of a training sees."""
-    law = settings.training.noise_law
-    levels = law and LevelLaw(**law.model_dump())
+    training = settings.training
     if settings.serves_every_process:
-        return NoisyImages(levels)
-    return NoisyStates(process, settings.training.time_eps, levels)
+        return NoisyImages(training.noise_law)
+    return NoisyStates(process, training.time_eps, training.noise_law)
 
 
 @dataclass(frozen=True)

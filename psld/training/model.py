@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -87,14 +88,15 @@ class Model:
     network: nn.Module
     """ε(z, t), or ε(z, t, label); a denoiser is D(y, σ), or D(y, σ, label)."""
     weights_sha256: str
-    folder: Path | None = None
+    folder: Path
 
     def eps(self, network: nn.Module | None = None) -> Network:
         """Return ε(z, t) of the model's process; `network` is its network as it is called."""
         return eps_network(self.settings, self.process, network or self.network)
 
+    @cached_property
     def start(self) -> SamplerStart:
-        """Read the start of samplers from the model's folder.
+        """The start of samplers, read from the model's folder.
 
         Raises UserError if it is missing, damaged, or belongs to other weights.
         """

@@ -6,32 +6,13 @@ from pydantic import Field, model_validator
 
 from psld.config.settings import Name, Settings
 from psld.data.settings import DatasetSettings
-from psld.diffusion.settings import ProcessSettings
+from psld.diffusion.settings import NoiseLaw, ProcessSettings
 from psld.networks.settings import EncoderSettings, GuideSettings, NetworkSettings
 from psld.utils.errors import UserError
 from psld.utils.files import digest_of
 
 TRAIN_FACTOR = 3
 """FLOPs of a training step over those of its forward pass; the backward pass takes two thirds."""
-
-
-class NoiseLaw(Settings):
-    """The law of the noise levels σ that a training sees: log-normal (Karras et al., 2022, §5)."""
-
-    center: float = -1.2
-    """Mean of ln σ."""
-    width: float = Field(1.2, gt=0)
-    """Standard deviation of ln σ."""
-    low: float = Field(2e-5, gt=0)
-    """The smallest σ: draws are clipped to it."""
-    high: float = Field(1000.0, gt=0)
-    """The largest σ. A denoiser is asked for no level outside."""
-
-    @model_validator(mode="after")
-    def _is_ordered(self) -> "NoiseLaw":
-        if self.low >= self.high:
-            raise ValueError(f"low must be below high, got {self.low:g} and {self.high:g}")
-        return self
 
 
 class LoopSettings(Settings):
@@ -43,7 +24,6 @@ class LoopSettings(Settings):
     noise_law: NoiseLaw | None = None
     """The law of the noise levels. Null: for `epsilon` the forward time is uniform, for a denoiser
     the law has its defaults."""
-
     steps: int = Field(ge=1)
     """Optimizer steps."""
     batch_size: int = Field(ge=1)

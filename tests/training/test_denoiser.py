@@ -9,7 +9,8 @@ import torch
 
 import psld
 from psld.data.store import ImageStore
-from psld.diffusion.loss import Batch, DenoiserLoss, LevelLaw, NoisyImages, NoisyStates
+from psld.diffusion.loss import Batch, DenoiserLoss, NoisyImages, NoisyStates, noise_levels
+from psld.diffusion.settings import NoiseLaw
 from psld.networks.denoiser import Denoiser
 from psld.sampling.shards import Shard
 from psld.training.batches import Batches
@@ -19,7 +20,7 @@ from tests.commands import TINY, call, refused, run_directory, succeeded
 from tests.diffusion.processes import normal, phase_space, vp_sde
 from tests.training.small import ONE_RANK, random_images, recipe, tiny_network
 
-LAW = LevelLaw(center=-1.2, width=1.2, low=2e-5, high=1000)
+LAW = NoiseLaw(center=-1.2, width=1.2, low=2e-5, high=1000)
 DENOISER = (*TINY, "training.objective=denoiser", "process=psld", "training.steps=30")
 
 
@@ -37,12 +38,16 @@ def folder(digits, tmp_path_factory):
 
 def test_the_law_of_levels_is_log_normal_and_clipped():
     uniform = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
-    logarithm = LAW(uniform).log()
+    logarithm = noise_levels(LAW, uniform).log()
     assert float(logarithm.mean()) == pytest.approx(-1.2, abs=1e-3)
     assert float(logarithm.std()) == pytest.approx(1.2, abs=1e-2)
-    narrow = LevelLaw(center=0, width=10, low=0.1, high=2)
-    assert [float(each) for each in narrow(uniform)[[0, -1]]] == pytest.approx([0.1, 2])
-    assert float(LAW(torch.zeros(1, dtype=torch.float64))) == 2e-5, "0 is a uniform number, too"
+    narrow = NoiseLaw(center=0, width=10, low=0.1, high=2)
+    assert [float(each) for each in noise_levels(narrow, uniform)[[0, -1]]] == pytest.approx(
+        [0.1, 2]
+    )
+    assert float(noise_levels(LAW, torch.zeros(1, dtype=torch.float64))) == 2e-5, (
+        "0 is a uniform number, too"
+    )
 
 
 @pytest.mark.parametrize("process", [vp_sde(), phase_space(0.02)])
@@ -50,7 +55,7 @@ def test_an_epsilon_training_can_see_the_same_law(process):
     uniform = (torch.arange(200, dtype=torch.float64) + 0.5) / 200
     t = NoisyStates(process, 1e-5, LAW).levels(uniform)
     inside = (t > 1e-5) & (t < 1)
-    torch.testing.assert_close(process.noise_level(t)[inside], LAW(uniform)[inside])
+    torch.testing.assert_close(process.noise_level(t)[inside], noise_levels(LAW, uniform)[inside])
 
 
 def test_the_loss_is_that_of_a_preconditioned_network_with_unit_weight():
@@ -196,7 +201,7 @@ def test_the_likelihood_takes_it(folder, digits):
 
 
 def test_a_training_leaves_the_start_of_samplers(model, digits):
-    start = psld.load(model).start()
+    start = psld.load(model).start
     x = torch.from_numpy(ImageStore.open(digits).images("train").copy()).float() / 127.5 - 1
     torch.testing.assert_close(start.data.means[0], x.flatten(1).mean(0), atol=1e-5, rtol=0)
     assert len(start.data.means) == 11
@@ -217,7 +222,7 @@ def test_a_label_starts_from_the_gaussian_of_its_class(folder):
     model = psld.load(folder / "model")
     options = {"sampler": "few", "steps": 2, "start_level": 2.0, "raw": True, "scale": 1.0}
     zeros, ones = (model.sample(400, label=label, **options).mean(0) for label in (0, 1))
-    means = model.start().data.means
+    means = model.start.data.means
     difference = (means[1] - means[2]).view(1, 8, 8)
     ours = (zeros - ones).flatten()
     assert float(torch.corrcoef(torch.stack([ours, difference.flatten()]))[0, 1]) > 0.9
