@@ -40,7 +40,7 @@ __all__ = [
     "save_images",
 ]
 
-Process = str | Mapping[str, Mapping[str, object]] | None
+Process = str | Mapping[str, Mapping[str, object]]
 """A process by the name of its config, with settings or without: {"psld": {"gamma": 0.25}}."""
 
 BATCH = 250
@@ -81,7 +81,7 @@ class LoadedModel(Model):
         label: int | str | None = None,
         guide: str | Path | None = None,
         scale: float | None = None,
-        process: Process = None,
+        process: Process | None = None,
         batch_size: int = BATCH,
         raw: bool = False,
         **options: object,
@@ -131,7 +131,8 @@ class LoadedModel(Model):
         chosen = _sampler_of(sampler, steps, options, overrides)
         loaded = None if guide is None else load_guide(guide, self.device)
         with _in_words_of_the_call():
-            settings = self.settings.with_process(_process_of(process))
+            chosen_process = None if process is None else _process_of(process)
+            settings = self.settings.with_process(chosen_process)
             check_fit(chosen, settings, loaded and loaded.settings)
             model = replace(
                 self,
@@ -196,7 +197,8 @@ def from_denoiser(
     """
     if len(shape) != 3:
         raise UserError(f"from_denoiser(): shape is {tuple(shape)}; C×H×W is needed")
-    return ForeignDenoiser(network, tuple(shape), sigma_min, sigma_max)
+    channels, height, width = shape
+    return ForeignDenoiser(network, (channels, height, width), sigma_min, sigma_max)
 
 
 def sample(
@@ -258,10 +260,8 @@ def _sampler_of(
             raise
 
 
-def _process_of(process: Process) -> ProcessSettings | None:
+def _process_of(process: Process) -> ProcessSettings:
     """Return the settings of a process. Raises UserError for unknown names and settings."""
-    if process is None:
-        return None
     process = {process: {}} if isinstance(process, str) else process
     if not isinstance(process, Mapping) or len(process) != 1:
         raise UserError(
