@@ -7,7 +7,8 @@ FOLDER is where the grid ran, with models/GRID, data/DATASET.h5 and features/DAT
 The benchmark measures two Fréchet distances of 1,000 samples: in the features of the metric's
 classifier, to the training split, and in pixels on the scale 0 to 1, to all images. After ± stands
 half of the 95 % interval of the mean over the seeds, which covers other samples of the same weights
-and not another training. Measured cells are kept in a file, so a second run measures only new cells.
+and not another training. Measured cells are kept in a file, so a second run measures only new
+cells.
 """
 
 import argparse
