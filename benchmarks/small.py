@@ -43,8 +43,9 @@ def main() -> None:
 
 
 def results(grid: Grid, cell: str) -> SeedResults:
-    """Read the results of a cell, which has one number. End the program without them."""
-    [number] = [number for number in grid.file.numbers if number.cell == cell]
+    """Read the results of a cell in the grid's metric. End the program without them."""
+    metric = grid.file.metric
+    [number] = [n for n in grid.file.numbers if (n.cell, n.metric) == (cell, metric)]
     measured = read_results(grid, number)
     if not measured.results:
         path = grid.cells[cell].result
