@@ -70,11 +70,13 @@ def diffusers(name: str, **options: object) -> Sampler:
         scheduler.timesteps = torch.arange(len(levels) - 1, 0, -1)
         scheduler.set_begin_index(0)
         x = y / (1 + levels[0] ** 2).sqrt().float()
-        for step, level in zip(scheduler.timesteps, levels[:-1], strict=True):
-            scale = (1 + level**2).sqrt().float()
-            image = denoise(x * scale, level.float().expand(len(x)))
-            x = scheduler.step(image, step, x).prev_sample
-        return x
+
+        def image(x: Tensor, level: Tensor) -> Tensor:
+            return denoise(x * (1 + level**2).sqrt().float(), level.float().expand(len(x)))
+
+        for step, level in zip(scheduler.timesteps[:-1], levels[:-2], strict=True):
+            x = scheduler.step(image(x, level), step, x).prev_sample
+        return image(x, levels[-2])  # DEIS has no step to σ = 0, and UniPC's gives the same
 
     return run
 
@@ -90,14 +92,12 @@ ADAMS_BASHFORTH = (
 def ipndm(denoise: Denoise, y: Tensor, levels: Tensor) -> Tensor:
     """iPNDM of fourth order (Zhang and Chen, 2023), with weights by index."""
     slopes: list[Tensor] = []
-    for now, following in pairwise(levels):
-        image = denoise(y, now.float().expand(len(y)))
-        slopes = [(y - image) / now.float(), *slopes][:4]
+    for now, following in pairwise(levels[:-1]):
+        slope = (y - denoise(y, now.float().expand(len(y)))) / now.float()
+        slopes = [slope, *slopes][:4]
         weights = ADAMS_BASHFORTH[len(slopes) - 1]
-        if following == 0:  # as for all samplers here: the last evaluation is the result
-            return image
         y = y + (following - now).float() * sum(w * d for w, d in zip(weights, slopes, strict=True))
-    return y
+    return denoise(y, levels[-2].float().expand(len(y)))
 
 
 SAMPLERS: dict[str, Sampler] = {
@@ -172,7 +172,7 @@ class Subject:
 
     def levels(self, steps: int) -> tuple[float, float]:
         """The lowest and the highest noise level of `few`."""
-        sampler = compose_sampler(["sampler=few", f"sampler.steps={steps}"])
+        sampler = compose_sampler(["sampler=few", f"sampler.steps={steps}"], "peers")
         sampler, _ = resolve_start(sampler, self.model)
         low, _ = level_range(self.model.process, sampler.final_time)
         return low, sampler.start_level
