@@ -52,6 +52,20 @@ def from_official(state: Mapping[str, Tensor], network: Encoder) -> dict[str, Te
     }
 
 
+def official_shapes(network: Encoder) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the official parameters; empty if the official code has no such network.
+
+    The network may be on the device `meta`.
+    """
+    officials, ours = official_parameters(network), network.state_dict()
+    if officials.keys() != ours.keys():
+        return {}
+    return {
+        official.name: tuple(official.swapped(ours[name]).shape)
+        for name, official in officials.items()
+    }
+
+
 class OfficialParameter(NamedTuple):
     """The official name of one of our parameters, and the conversion between the two layouts.
 
