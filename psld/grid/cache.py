@@ -12,20 +12,18 @@ from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from psld.config.locations import config_file, config_folders, config_names
 from psld.grid.reading import grid_path, read_grid_file
-from psld.grid.records import Grid, Guide, Job, Model
+from psld.grid.records import Grid, Job
 from psld.training.manifest import noted_checkpoint
 from psld.utils.errors import UserError
 from psld.utils.files import write_text
 
 CACHE = Path(".cache/grids")
-
-T = TypeVar("T", Model, Guide)
 
 
 def load_grid(name: str) -> Grid:
@@ -44,12 +42,13 @@ def load_grid(name: str) -> Grid:
     return replace(grid, models=_with_notes(grid.models), guides=_with_notes(grid.guides))
 
 
-def _with_notes(records: dict[str, T]) -> dict[str, T]:
+def _with_notes(records: dict[str, Any]) -> dict[str, Any]:
     """Return models or guides with the checkpoints that `psld import` has noted for them."""
-    notes = {name: noted_checkpoint(record.folder) for name, record in records.items()}
+    checkpoints = {
+        n: each.checkpoint or noted_checkpoint(each.folder) for n, each in records.items()
+    }
     return {
-        name: record.model_copy(update={"checkpoint": record.checkpoint or notes[name]})
-        for name, record in records.items()
+        n: records[n].model_copy(update={"checkpoint": file}) for n, file in checkpoints.items()
     }
 
 

@@ -116,9 +116,6 @@ def publish(run: Path, output: Path) -> None:
             shutil.copyfile(results / name, partial)
 
 
-# -- imported weights ------------------------------------------------------------------------------
-
-
 def note_checkpoint(folder: str | Path, checkpoint: str | Path | None) -> None:
     """Note the checkpoint of the model in this folder: the workflow imports it. None removes it."""
     if checkpoint is None:

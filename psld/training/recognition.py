@@ -10,7 +10,6 @@ scripts write `gamma=0.02` into it.
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from math import prod
 from pathlib import Path
 
 import torch
@@ -26,7 +25,6 @@ GAMMA = re.compile(r"gamma=(\d+(?:\.\d+)?)")
 
 Trained = TrainSettings | TrainGuideSettings
 Shapes = dict[str, tuple[int, ...]]
-"""The shapes of all parameters by their official names."""
 
 
 @dataclass
@@ -47,45 +45,43 @@ class Recognized:
 
 
 def import_files(settings: ImportFilesSettings, known: Sequence[Trained]) -> None:
-    """Note, for the workflow, the checkpoints of models and guides that it then does not train.
-
-    Print a line for each file: what it is, or why it is not taken.
+    """Note checkpoints of these models and guides, for the workflow, and print a line for each.
 
     Raises UserError if a file is damaged or ambiguous, or would replace weights of another origin;
     the others are taken nevertheless. Also if nothing is taken.
     """
     paths = checkpoints_in(settings.files)
+    print(f"reading {len(paths)} checkpoints", flush=True)
     layouts = [(shapes_of(each), each) for each in known]
     files = [recognize(path, layouts) for path in paths]
     choose_by_step(files)
     for file in files:
-        if not file.remark:
-            note(file, settings.replace)
-        if len(files) > 1 or not file.remark:
-            print(f"{file.path}: {file.remark or _taken(file)}", flush=True)
-    taken = sum(not file.remark for file in files)
-    if taken:
-        print(f"The workflow imports {taken} of {len(files)} in place of training.", flush=True)
-    elif len(files) == 1:
+        note(file, settings.replace)
+    taken = [file for file in files if not file.remark]
+    if not taken and len(files) == 1:
         raise UserError(f"{files[0].path}: {files[0].remark}")
+    for file in files:
+        steps = file.fits and f"step {file.step} of {file.fits[0].training.steps}"
+        print(f"{file.path}: {file.remark or f'{word_for(file.fits[0])}, {steps}'}")
+    if taken:
+        print(f"The workflow imports {len(taken)} of {len(files)} in place of training.")
     if not taken or any(file.is_wrong for file in files):
-        raise UserError(f"{len(files) - taken} of {len(files)} checkpoints are not taken")
+        raise UserError(f"{len(files) - len(taken)} of {len(files)} checkpoints are not taken")
 
 
-def checkpoints_in(paths: Iterable[str]) -> list[Path]:
+def checkpoints_in(paths: Sequence[str]) -> list[Path]:
     """Return the files, and all checkpoints below the folders. Raises UserError without any."""
-    files: dict[Path, None] = {}
+    files: list[Path] = []
     for path in map(Path, paths):
-        below = sorted(path.rglob(PATTERN)) if path.is_dir() else [path]
-        if not below:
-            raise UserError(f"{path}: no {PATTERN} in this folder or below it")
-        files |= dict.fromkeys(below)
-    return list(files)
+        files += sorted(path.rglob(PATTERN)) if path.is_dir() else [path]
+    if not files:
+        raise UserError(f"{', '.join(paths)}: no {PATTERN} in this folder or below it")
+    return files
 
 
 def shapes_of(settings: Trained) -> Shapes:
-    """Return the shapes of the official network of a model or guide; empty if it has none."""
-    if settings.serves_every_process:
+    """Return the shapes of a model's or guide's official parameters; empty if there are none."""
+    if settings.serves_every_process or getattr(settings, "num_classes", 0):
         return {}
     process = build_process(settings)
     build = build_network if isinstance(settings, TrainSettings) else build_guide
@@ -106,10 +102,11 @@ def recognize(path: Path, layouts: Sequence[tuple[Shapes, Trained]]) -> Recogniz
     shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
     alike = [settings for layout, settings in layouts if layout == shapes]
     in_path = [float(gamma) for gamma in GAMMA.findall(str(path))][-1:]
-    file.fits = [each for each in alike if not in_path or _gamma(each) in (None, *in_path)]
+    for each in alike:
+        if not in_path or getattr(each.process, "gamma", None) in (None, *in_path):
+            file.fits.append(each)
     if not alike:
-        millions = sum(map(prod, shapes.values())) / 1e6
-        file.remark = f"its {millions:.2f}M parameters fit no model and no guide of the grid"
+        file.remark = "its layers fit no model and no guide of the grid"
     elif not file.fits:
         file.remark = f"its layers fit {_words(alike)}, but its path has gamma={in_path[0]:g}"
     elif len(file.fits) > 1:
@@ -121,33 +118,30 @@ def recognize(path: Path, layouts: Sequence[tuple[Shapes, Trained]]) -> Recogniz
 
 
 def choose_by_step(files: Iterable[Recognized]) -> None:
-    """Of several files of one model, keep the one with the training steps of the grid."""
+    """Of several files of one model, keep the one nearest to the training steps of the grid."""
     by_folder: dict[str, list[Recognized]] = {}
     for file in files:
         if not file.remark:
             by_folder.setdefault(file.fits[0].output, []).append(file)
     for alike in by_folder.values():
-        exact = [file for file in alike if file.step == file.fits[0].training.steps]
-        for file in alike if len(alike) > 1 else ():
-            word = word_for(file.fits[0])
-            if len(exact) != 1:
-                file.refuse(
-                    f"one of {len(alike)} files of {word}; name one: psld import FILE {word}"
-                )
-            elif file is not exact[0]:
-                file.remark = f"{word} at step {file.step}; the grid has that of {exact[0].path}"
+        steps = alike[0].fits[0].training.steps
+        nearest = min(alike, key=lambda file: abs((file.step or 0) - steps))
+        for file in alike:
+            if file is not nearest:
+                word = word_for(file.fits[0])
+                file.remark = f"{word}, but {nearest.path} is nearer to its {steps} steps"
 
 
 def note(file: Recognized, replace: bool) -> None:
-    """Note a file as the checkpoint of its model, unless weights of another origin are there."""
-    settings = file.fits[0]
-    kind = ModelManifest if isinstance(settings, TrainSettings) else GuideManifest
+    """Note a file that is to be taken, or refuse it, if weights of another origin are there."""
+    if file.remark:
+        return
+    folder, is_model = file.fits[0].output, isinstance(file.fits[0], TrainSettings)
     try:
-        make_way(settings.output, kind, file.sha256, replace)
+        make_way(folder, ModelManifest if is_model else GuideManifest, file.sha256, replace)
+        note_checkpoint(folder, file.path)
     except UserError as error:
         file.refuse(error)
-    else:
-        note_checkpoint(settings.output, file.path)
 
 
 def word_for(settings: Trained) -> str:
@@ -156,16 +150,5 @@ def word_for(settings: Trained) -> str:
     return f"{key}={settings.grid_name}/{settings.name}"
 
 
-def _taken(file: Recognized) -> str:
-    (settings,) = file.fits
-    steps = settings.training.steps
-    other = "" if file.step == steps else f", step {file.step}; the grid trains to {steps}"
-    return f"{word_for(settings)}{other}"
-
-
 def _words(fits: Iterable[Trained]) -> str:
     return ", ".join(map(word_for, fits))
-
-
-def _gamma(settings: Trained) -> float | None:
-    return getattr(settings.process, "gamma", None)

@@ -84,10 +84,10 @@ def checkpoints(grid: Grid) -> dict[str, str]:
 def test_recognized_models_are_imported_in_place_of_training(project):
     folder = project.folder
     count = write_in_official_folders(grid_in(folder), folder / "downloads")
-    *lines, last = recognize(folder)
+    _, *lines, last = recognize(folder)
     assert last == f"The workflow imports {count} of {count} in place of training."
     for i, (name, line) in enumerate(zip(MODELS, lines, strict=True)):
-        assert re.fullmatch(rf"downloads/{i:02}/\S+\.ckpt: model=tiny/{name}", line)
+        assert re.fullmatch(rf"downloads/{i:02}/\S+\.ckpt: model=tiny/{name}, step 3 of 3", line)
     jobs = project.plan("tiny")
     assert jobs["import_model"] == count
     assert "train" not in jobs
@@ -112,7 +112,7 @@ def test_a_file_that_is_named_is_not_trained_over(place):
 def test_what_is_ambiguous_or_fits_nothing_is_told_and_the_others_are_taken(place):
     folder, grid = place
     first, second, third, _ = (model.settings for model in grid.models.values())
-    write_official(folder / "downloads/first.ckpt", first)
+    write_official(folder / "downloads/first.ckpt", first, global_step=7)
     write_official(folder / "downloads/a/early.ckpt", second, global_step=7)
     write_official(folder / "downloads/a/last.ckpt", second)
     write_official(folder / "downloads/b/third.ckpt", third)
@@ -125,14 +125,15 @@ def test_what_is_ambiguous_or_fits_nothing_is_told_and_the_others_are_taken(plac
     assert done.stderr == "error: 5 of 7 checkpoints are not taken\n"
     lines = dict(line.split(": ", 1) for line in done.stdout.splitlines() if ": " in line)
     lines = {path.removeprefix("downloads/"): line for path, line in lines.items()}
-    assert lines["first.ckpt"] == "model=tiny/first"
-    assert lines["a/last.ckpt"] == "model=tiny/second"
-    assert "model=tiny/second at step 7; the grid has that of " in lines["a/early.ckpt"]
+    assert lines["first.ckpt"] == "model=tiny/first, step 7 of 3"
+    assert lines["a/last.ckpt"] == "model=tiny/second, step 3 of 3"
+    nearer = "model=tiny/second, but downloads/a/last.ckpt is nearer to its 3 steps"
+    assert lines["a/early.ckpt"] == nearer
     assert (
         "fits model=tiny/third, model=tiny/fourth: Γ is not in the weights" in lines["b/third.ckpt"]
     )
     assert lines["c_gamma=0.3_nu=4.3/x.ckpt"].endswith("but its path has gamma=0.3")
-    assert "M parameters fit no model" in lines["d/x.ckpt"]
+    assert lines["d/x.ckpt"] == "its layers fit no model and no guide of the grid"
     assert "damaged" in lines["d/cut.ckpt"]
     assert checkpoints(grid_in(folder)) == {
         "first": "downloads/first.ckpt",
@@ -148,8 +149,8 @@ def wider(settings: TrainSettings) -> object:
 def test_one_line_says_why_nothing_is_taken(place):
     folder, grid = place
     write_official(folder / "two/x.ckpt", grid.models["third"].settings)
-    for name in "ab":
-        write_official(folder / f"same/{name}.ckpt", grid.models["first"].settings)
+    shutil.copytree(folder / "two", folder / "same/a")
+    shutil.copytree(folder / "two", folder / "same/b")
     (folder / "cut.ckpt").write_bytes((folder / "two/x.ckpt").read_bytes()[:-100])
     (folder / "empty").mkdir()
     fits = "fits model=tiny/third, model=tiny/fourth: Γ is not in the weights"
@@ -190,12 +191,9 @@ def test_every_model_of_the_paper_is_recognized_and_no_table_trains(tmp_path):
     grid = grid_in(project.folder, "paper")
     count = write_in_official_folders(grid, project.folder / "downloads")
     done = succeeded(call(project.folder, "import", "downloads"))
-    words = re.findall(r"(\w+)=paper/(\S+)$", done.stdout, re.MULTILINE)
+    words = re.findall(r"(\w+)=paper/(\S+), step", done.stdout, re.MULTILINE)
     assert words == [*(("model", n) for n in grid.models), *(("guide", n) for n in grid.guides)]
     assert len(words) == count
-    table = project.plan("table1")
-    assert table["import_model"] == 6
-    assert not {"train", "train_guide"} & table.keys()
     whole = project.plan("paper")
     assert (whole["import_model"], whole["import_guide"]) == (len(grid.models), len(grid.guides))
     assert not {"train", "train_guide"} & whole.keys()
