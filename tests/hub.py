@@ -32,7 +32,6 @@ class Hub(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.repositories: defaultdict[str, dict[str, Commit]] = defaultdict(dict)
         """The commits of each, from the first to the last, by their hashes."""
-        self.private: dict[str, bool | None] = {}
         self.status = 200
         """Answer this to all requests, if it is another one; 0 answers nothing."""
         self.answers_with: str | None = None
@@ -60,11 +59,8 @@ class _Requests(BaseHTTPRequestHandler):
             self.answer({"error": "not allowed"}, self.server.status)
         elif path == "/api/repos/create":
             name = f"{lines[0]['organization']}/{lines[0]['name']}"
-            is_new = name not in self.server.private
+            is_new = name not in self.server.repositories
             if is_new:
-                visibility = lines[0].get("visibility")
-                private = lines[0].get("private", visibility and visibility == "private")
-                self.server.private[name] = private
                 self.server.commit(name, {".gitattributes": b""})
             self.answer({"url": f"{self.server.url}/{name}"}, 200 if is_new else 409)
         elif path == "/api/validate-yaml":
@@ -147,7 +143,6 @@ def empty_hub(cache: Path) -> Iterator[Hub]:
     from huggingface_hub import constants
 
     server.repositories.clear()
-    server.private.clear()
     server.status, server.answers_with = 200, None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(constants, "HF_HUB_CACHE", str(cache))

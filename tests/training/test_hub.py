@@ -46,7 +46,6 @@ def test_a_pushed_model_is_loaded_and_sampled_like_the_local_one(hub, folder, vp
     address = push(folder)
     images = psld.load(address).sample(4, **FEW, seed=1)
     assert torch.equal(images, local.sample(4, **FEW, seed=1)), "its start travels, too"
-    assert hub.private == {"me/digits": None}
     assert "license: unknown" in card_of(hub), "none is made up"
 
     sample = ("sampler=multistep", "sampler.steps=2", "shard_size=2", "shards=1", "device=cpu")
@@ -55,9 +54,8 @@ def test_a_pushed_model_is_loaded_and_sampled_like_the_local_one(hub, folder, vp
     assert shard.origin.weights_sha256 == local.weights_sha256
 
     shutil.copytree(vp_sde_model, folder / "models/mine/psld", dirs_exist_ok=True)
-    assert push(folder, "license=cc-by-4.0", "private=true") != address
+    assert push(folder, "license=cc-by-4.0") != address
     assert "license: cc-by-4.0" in card_of(hub)
-    assert hub.private == {"me/digits": None}, "as it was made"
     assert psld.load("hf://me/digits").process.blocks == 1, "the newest"
     assert psld.load(address).weights_sha256 == local.weights_sha256
     hub.status = 500
@@ -80,7 +78,7 @@ def test_damage_is_noticed_on_both_ways(hub, folder, name):
     broken = whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:]
     path.write_bytes(broken)
     refused(call(folder, "push", "models/mine/psld", "me/digits"), 2, name)
-    assert not hub.private, "nothing is uploaded"
+    assert not hub.repositories, "nothing is uploaded"
     path.write_bytes(whole)
     push(folder)
     hub.commit("me/digits", {name: broken})
