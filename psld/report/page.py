@@ -20,10 +20,12 @@ from psld.report.table import TableText, summary, table_text
 from psld.utils.errors import UserError
 
 MEANINGS: dict[Status, str] = {
-    "reproduced": "with its whole interval within the band around the paper's number",
-    "off": "with its whole interval outside the band",
+    "reproduced": "the whole interval is within the band around the paper's number",
+    "off": "the whole interval is outside the band",
+    "agrees for these weights": "within the band, but from fewer than three trainings",
+    "differs for these weights": "outside the band, but from fewer than three trainings",
     "undecided": "the interval overlaps the band in part",
-    "measured": "the paper has no number, or the table no band",
+    "measured": "nothing to judge: no number of the paper, no band, or a count of fixed steps",
     "not run": "no result yet",
     "literature": "printed in other papers, not run here",
 }
