@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from psld.grid.claims import ANSWERS, AnsweredComparison
 from psld.grid.entries import STATUSES, Status, TableEntry
 from psld.grid.records import Grid
 from psld.grid.tables import Table
@@ -73,6 +74,67 @@ def summary(grid: Grid, tables: dict[str, list[list[TableEntry]]]) -> TableText:
     )
 
 
+def limit_text(table: Table, rows: list[list[TableEntry]]) -> TableText | None:
+    """Return the distances of infinitely many samples with their intervals; None without any."""
+
+    def line(row: list[TableEntry]) -> list[str]:
+        pairs = [(entry.extrapolated, _digits(entry)) for entry in row]
+        return [
+            MISSING if end is None else f"{end.value:.{n}f} ({end.low:.{n}f} to {end.high:.{n}f})"
+            for end, n in pairs
+        ]
+
+    if not any(entry.extrapolated for row in rows for entry in row):
+        return None
+    return TableText(
+        title=f"{table.title}: n → ∞",
+        caption="Fréchet distances of infinitely many samples, with their 95 % intervals.",
+        headings=len(table.headings),
+        columns=[*table.headings, *(column.label for column in table.columns)],
+        lines=[[*row[0].row.label, *line(row)] for row in rows],
+    )
+
+
+def claims_text(answered: Iterable[AnsweredComparison]) -> TableText:
+    """Answer the comparisons of the paper."""
+    comparisons = list(answered)
+    counts = Counter(each.answer for each in comparisons)
+    return TableText(
+        title="The paper's comparisons",
+        caption=(
+            "In each, the paper calls one number the smaller one. The difference is this number "
+            "minus the other."
+        ),
+        columns=["claim", "where", "difference", "paper's", "p", "samples", "trainings", "answer"],
+        headings=2,
+        lines=[_claim_line(each) for each in comparisons],
+        notes=[
+            f"{len(comparisons)} comparisons: "
+            f"{', '.join(f'{counts[answer]} {answer}' for answer in ANSWERS if counts[answer])}.",
+            "± half of the 95 % interval of the difference, paired where both draw the same noise: "
+            "a difference within it cannot be told from none. Agrees, contradicts: p < 0.05, with "
+            "Bonferroni's correction for the comparisons of the claim.",
+            "For these weights: with fewer than three trainings of one side, other samples of the "
+            "same weights give this answer again, but another training may not.",
+        ],
+    )
+
+
+def _claim_line(answered: AnsweredComparison) -> list[str]:
+    """Return a comparison with our difference, the paper's, and the answer."""
+    compared, difference, answer = answered.compared, answered.difference, answered.answer
+    shown = [MISSING, _number(answered.paper, 2, "+"), MISSING]
+    if difference is not None:
+        error = difference.interval.half_width
+        digits = _decimals(2, error)
+        ours = f"{_number(difference.value, digits, '+')} ± {_number(error, digits)}"
+        shown = [ours, _number(answered.paper, digits, "+"), f"{answered.p_value:.2g}"]
+        if answer != "cannot tell" and not answered.covers_training:
+            answer += " for these weights"
+    samples, trainings = f"{compared.smaller.samples:,}", str(answered.trainings or MISSING)
+    return [answered.claim, compared.label or MISSING, *shown, samples, trainings, answer]
+
+
 def _seeds(entries: list[TableEntry]) -> str:
     """Return the number of seeds that have been run, and of those that are asked for if more."""
     counts = {(len(entry.results), entry.seeds) for entry in entries if entry.number}
@@ -108,7 +170,12 @@ def _digits(entry: TableEntry) -> int:
     kind, error = NUMBER_KINDS[entry.show], entry.interval and entry.interval.half_width
     if not kind.from_features or not error or error < 1e-6 * abs(entry.value):
         return kind.decimals
-    return max(kind.decimals, -math.floor(math.log10(error)))
+    return _decimals(kind.decimals, error)
+
+
+def _decimals(fewest: int, error: float) -> int:
+    """Return as many decimals as an error needs that is not printed as 0."""
+    return max(fewest, -math.floor(math.log10(error))) if error else fewest
 
 
 def _number(number: float | None, digits: int, sign: str = "") -> str:
