@@ -102,8 +102,8 @@ def claims_text(answered: Iterable[AnsweredComparison]) -> TableText:
     return TableText(
         title="The paper's comparisons",
         caption=(
-            "In each, the paper calls one number the smaller one. The difference is this number "
-            "minus the other."
+            "The paper says of each pair which number is smaller. The difference is this one minus "
+            "the other."
         ),
         columns=["claim", "where", "difference", "paper's", "p", "samples", "trainings", "answer"],
         headings=2,
@@ -114,8 +114,8 @@ def claims_text(answered: Iterable[AnsweredComparison]) -> TableText:
             "± half of the 95 % interval of the difference, paired where both draw the same noise: "
             "a difference within it cannot be told from none. Agrees, contradicts: p < 0.05, with "
             "Bonferroni's correction for the comparisons of the claim.",
-            "For these weights: with fewer than three trainings of one side, other samples of the "
-            "same weights give this answer again, but another training may not.",
+            "For these weights: with fewer than three trainings of one side, the answer covers "
+            "other samples of the same weights, but not training again.",
         ],
     )
 
