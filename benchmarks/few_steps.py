@@ -5,12 +5,15 @@ python -m benchmarks.few_steps FOLDER --grid small --metric fd-classifier-small 
 
 FOLDER is where the grid ran, with models/GRID, data/DATASET.h5 and features/DATASET/METRIC.
 The benchmark measures two Fréchet distances of 1,000 samples: in the features of the metric's
-classifier, to the training split, and in pixels on the scale 0 to 1, to all images. Measured cells
-are kept in a file, so a second run measures only new cells.
+classifier, to the training split, and in pixels on the scale 0 to 1, to all images. After ± stands
+half of the 95 % interval of the mean over the seeds, which covers other samples of the same weights
+and not another training. Measured cells are kept in a file, so a second run measures only new
+cells.
 """
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,6 +25,7 @@ from torch import Tensor
 import psld
 from psld.data.store import ImageStore
 from psld.metrics.distances import frechet_distance
+from psld.metrics.estimate import spread
 from psld.metrics.extractor import batches_of, gather
 from psld.metrics.features import FeatureStatistics
 from psld.training.manifest import ModelManifest, read_manifest
@@ -105,9 +109,19 @@ class Measured:
                 print(json.dumps(record), file=file)
         return self.cells[cell]
 
-    def mean(self, model: str, sampler: str, steps: int, seeds: Iterable[int]) -> Distances:
-        each = [self[Cell(model, sampler, steps, seed)] for seed in seeds]
-        return Distances(*(sum(values) / len(each) for values in zip(*each, strict=True)))
+    def each(self, model: str, sampler: str, steps: int, seeds: Iterable[int]) -> list[Distances]:
+        return [self[Cell(model, sampler, steps, seed)] for seed in seeds]
+
+
+def mean(each: list[Distances]) -> Distances:
+    return Distances(*(sum(values) / len(each) for values in zip(*each, strict=True)))
+
+
+def half_widths(each: list[Distances]) -> Distances:
+    """Half of the 95 % interval of each mean; infinite for one seed."""
+    if len(each) == 1:
+        return Distances(math.inf, math.inf)
+    return Distances(*(spread(values).interval.half_width for values in zip(*each, strict=True)))
 
 
 def main() -> None:
@@ -128,17 +142,18 @@ def main() -> None:
     measured = Measured(models, reference, given.cells or given.folder / "few_steps.jsonl")
     samplers = given.sampler or ["multistep"]
     ratios = "".join(f"{f'/ EM at {steps}':>15}" for steps in given.against)
-    print(f"{'model':10} {'steps':>5}  {'features, pixels':>16}{ratios}  sampler; each seed")
+    header = f"{'model':10} {'steps':>5}  {'features, pixels':>16} {'±':>12}"
+    print(f"{header}{ratios}  sampler; each seed")
     for model in given.models:
-        baselines = [measured.mean(model, EM, steps, given.seeds) for steps in given.against]
+        baselines = [mean(measured.each(model, EM, n, given.seeds)) for n in given.against]
         rows = [(EM, steps) for steps in given.against]
         rows += [(sampler, steps) for sampler in samplers for steps in given.steps]
         for sampler, steps in rows:
-            mean = measured.mean(model, sampler, steps, given.seeds)
-            each = (measured[Cell(model, sampler, steps, seed)] for seed in given.seeds)
-            compared = "".join(f"{mean / baseline!s:>15}" for baseline in baselines)
+            each = measured.each(model, sampler, steps, given.seeds)
+            values = f"{mean(each)!s:>16} {half_widths(each)!s:>12}"
+            compared = "".join(f"{mean(each) / baseline!s:>15}" for baseline in baselines)
             seeds = ", ".join(map(str, each))
-            print(f"{model:10} {steps:5}  {mean!s:>16}{compared}  {sampler}; {seeds}")
+            print(f"{model:10} {steps:5}  {values}{compared}  {sampler}; {seeds}")
             sys.stdout.flush()
 
 

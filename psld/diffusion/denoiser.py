@@ -113,7 +113,7 @@ class SeesImages:
         """`gives_image`: the network predicts x₀, and this one returns ε."""
         self.process = every_block(process)
         self.network, self.gives_image = network, gives_image
-        self._tables: dict[float, tuple[Tensor, ...]] = {}
+        self._tables: dict[tuple[float, torch.device, torch.dtype], tuple[Tensor, ...]] = {}
 
     def __call__(self, z: Tensor, t: Tensor, *label: Tensor | None) -> Tensor:
         """Evaluate at N times. A t on a GPU is copied to the CPU; `at` needs no copy."""
@@ -123,12 +123,13 @@ class SeesImages:
 
     def at(self, t: float) -> Callable[..., Tensor]:
         """Return the function of states, N×kC×H×W, at one time, for any number of calls."""
-        if t not in self._tables:
-            self._tables[t] = self._coefficients(torch.tensor([t], dtype=torch.float64))
-        tables = self._tables[t]
 
         def network(z: Tensor, *label: Tensor | None) -> Tensor:
-            return self._evaluate(z, *tables, label)
+            key = t, z.device, z.dtype
+            if key not in self._tables:  # once for all batches: on a GPU, each copy waits for it
+                tables = self._coefficients(torch.tensor([t], dtype=torch.float64))
+                self._tables[key] = tuple(each.to(z.device, z.dtype) for each in tables)
+            return self._evaluate(z, *self._tables[key], label)
 
         return network
 
@@ -164,6 +165,7 @@ def check_levels(
     high: float,
     start_level: float | None = None,
     last_level: float | None = None,
+    network: str = "denoiser",
 ) -> None:
     """Raise UserError if a sampler of the process asks for other noise levels than [low, high].
 
@@ -173,7 +175,7 @@ def check_levels(
     smallest, largest = last_level or smallest, start_level or largest
     if smallest < low or largest > high:
         raise UserError(
-            f"process: its noise levels are {smallest:.3g} to {largest:.3g}, and the denoiser was "
+            f"process: its noise levels are {smallest:.3g} to {largest:.3g}, and the {network} was "
             f"trained for {low:.3g} to {high:.3g}; change sampler.final_time or the process, or "
             "train one with another training.noise_law"
         )

@@ -189,7 +189,7 @@ def sample_images(
         labels = torch.tensor(indices, device=device)
         cycles = guidance.label == "cycle"
         labels = labels % dataset.num_classes if cycles else labels.fill_(guidance.label)
-    sampler, start = resolve_start(sampler, model, labels)
+    sampler, start = resolve_start(sampler, model, labels, guide)
     network = model.eps()
     score: Score = NetworkScore(network, batching)
     match guidance:
@@ -208,14 +208,17 @@ Start = Callable[[Tensor], Tensor]
 
 
 def resolve_start(
-    sampler: SamplerSettings, model: Model, labels: Tensor | None = None
+    sampler: SamplerSettings,
+    model: Model,
+    labels: Tensor | None = None,
+    guide: Guide | None = None,
 ) -> tuple[SamplerSettings, Start]:
     """Return the sampler with the level of its start, and the start itself.
 
     `labels`: the class of each image, if the samples have classes.
 
-    Raises UserError if the model has no start in its folder, or if its denoiser was not trained for
-    the noise levels.
+    Raises UserError if the model has no start in its folder, or if its denoiser or the guide was
+    not trained for the noise levels.
     """
     process, start, level = model.process, model.process.prior, None
     levels = getattr(sampler, "levels", None)
@@ -229,9 +232,10 @@ def resolve_start(
         data = model.start.data.to(device_of(model.network))
         gaussian = GaussianStart(process, data, level, sampler.final_time)
         start = partial(gaussian, labels=labels)
-    if model.settings.serves_every_process:
-        law, last = model.settings.training.noise_law, levels[-1] if levels else None
-        check_levels(process, sampler.final_time, law.low, law.high, level, last)
+    for name, trained in ("denoiser", model), ("guide", guide):
+        if trained and trained.settings.serves_every_process:
+            law, last = trained.settings.training.noise_law, levels[-1] if levels else None
+            check_levels(process, sampler.final_time, law.low, law.high, level, last, name)
     return sampler, start
 
 

@@ -157,12 +157,17 @@ def test_levels_outside_the_training_are_refused(folder):
 
 def test_a_guide_of_images_guides_every_process(folder, digits, model):
     given = (*TINY, "training.objective=denoiser", "training.steps=20", f"data={digits}")
-    succeeded(call(folder, "train_guide", *given, "output=guide"))
+    law = "training.noise_law={high: 300}"
+    succeeded(call(folder, "train_guide", *given, law, "output=guide"))
     loaded, few = psld.load(folder / "model"), {"sampler": "few", "steps": 3}
     for process in ("vp-sde", "cld"):
         guided = loaded.sample(4, process=process, guide=folder / "guide", label=3, scale=5, **few)
         assert not guided.equal(loaded.sample(4, process=process, **few))
-    psld.load(model).sample(4, guide=folder / "guide", label=3, sampler="multistep", steps=4)
+    multistep = {"sampler": "multistep", "steps": 4}
+    psld.load(model).sample(4, guide=folder / "guide", label=3, **multistep)
+    gamma = {"psld": {"gamma": 0.25}}
+    with pytest.raises(UserError, match=r"noise levels are .*, and the guide was trained for"):
+        loaded.sample(4, process=gamma, guide=folder / "guide", label=3, **multistep)
 
 
 def test_foreign_samplers_run_on_the_network_itself(folder):

@@ -20,7 +20,11 @@ from tests.workflow.project import REPOSITORY
 ENVS = sorted((REPOSITORY / "envs").glob("*.yaml"))
 RULES = sorted((REPOSITORY / "workflow" / "rules").glob("*.smk"))
 
-PYPI_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
+PYPI_NAMES = {
+    "pytorch": "torch",
+    "matplotlib-base": "matplotlib",
+    "huggingface_hub": "huggingface-hub",
+}
 """Packages that conda-forge calls by another name than PyPI."""
 
 DISTRIBUTIONS = packages_distributions()
@@ -33,22 +37,22 @@ COMES_WITH = {
 """Packages that the code imports and another package brings along."""
 
 
-OPTIONAL = EXTRAS["efficientnet"]
-"""Packages that the code imports only for the metric that needs them."""
+OPTIONAL = EXTRAS["efficientnet"] | EXTRAS["hub"]
+"""Packages that the code imports only where a user names what needs them."""
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 
 
 def split(requirement: str) -> tuple[str, frozenset[str]]:
     """The name and the bounds of a requirement: `torch>=2.6,<3`."""
-    name, bounds = re.fullmatch(r"([a-z0-9-]+)((?:[<>=!].*)?)", requirement).groups()
+    name, bounds = re.fullmatch(r"([a-z0-9_-]+)((?:[<>=!].*)?)", requirement).groups()
     return PYPI_NAMES.get(name, name), frozenset(bounds.split(",")) - {""}
 
 
 def pyproject() -> dict[str, frozenset[str]]:
     """Bounds of what `make setup` installs, and of Python, by name."""
     python = {"python": frozenset({PROJECT["requires-python"]})}
-    return python | requirements() | requirements("workflow", "wandb", "dev")
+    return python | requirements() | requirements("workflow", "wandb", "hub", "dev")
 
 
 def requirements(*extras: str) -> dict[str, frozenset[str]]:
