@@ -96,14 +96,14 @@ def limit_text(table: Table, rows: list[list[TableEntry]]) -> TableText | None:
 
 
 def claims_text(answered: Iterable[AnsweredComparison]) -> TableText:
-    """Answer the comparisons of the paper."""
+    """Answer the claims of a grid, comparison by comparison."""
     comparisons = list(answered)
     counts = Counter(each.answer for each in comparisons)
     return TableText(
-        title="The paper's comparisons",
+        title="Claims",
         caption=(
-            "The paper says of each pair which number is smaller. The difference is this one minus "
-            "the other."
+            "A claim says of each pair which number is smaller. The difference is this one minus "
+            "the other; the paper's stands next to it."
         ),
         columns=["claim", "where", "difference", "paper's", "p", "samples", "trainings", "answer"],
         headings=2,
