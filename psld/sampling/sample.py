@@ -39,6 +39,7 @@ from psld.sampling.inpainting import known_pixels, masks_digest
 from psld.sampling.records import SampledShard, ShardRecord
 from psld.sampling.settings import CellSettings, SampleSettings, check_fit, sampler_content
 from psld.sampling.shards import Shard, ShardOrigin, load_made_by, shard_path
+from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.training.model import Guide, Model, load_guide, load_model
 from psld.training.settings import ModelSettings
 from psld.training.start import load_start, start_budget
@@ -82,7 +83,11 @@ def sample_range(settings: SampleSettings) -> Path:
         # Only pictures need Pillow.
         from psld.data.picture import is_single_picture, save_images
 
-        is_single_picture(settings.png)  # Refuses a wrong path before the work.
+        model = read_manifest(settings.model, ModelManifest)
+        guide = settings.guide and read_manifest(settings.guide, GuideManifest).weights_sha256
+        origin = origin_of(settings, model.settings, model.weights_sha256, guide)
+        source = digest_of(origin.model_dump())
+        is_single_picture(settings.png, source)  # Refuses a wrong path before the work.
     records, images = [], []
     for shard, made in sample_shards(settings):
         index, count = shard.origin.index, len(shard.images)
@@ -91,7 +96,8 @@ def sample_range(settings: SampleSettings) -> Path:
         done = f"{count} images, NFE {shard.nfe}" if made else "kept"
         print(f"shard {index}: {done}", flush=True)
     if settings.png:
-        save_images(np.concatenate(images), settings.png)
+        first = settings.first * settings.shard_size
+        save_images(np.concatenate(images), settings.png, first, source)
         print(f"wrote {settings.png}")
     return ShardRecord(shards=tuple(records)).write(settings.output)
 
