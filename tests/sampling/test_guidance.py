@@ -118,8 +118,8 @@ def test_shards_of_another_guide_are_refused(model, guide, digits, features, tmp
     [
         ((*BY_CLASSIFIER,), ["guide: sampler.guidance needs it"]),
         (("guide=GUIDE",), ["guide: sampler.guidance has no use for"]),
-        ((*BY_CLASSIFIER, "guide=MODEL"), ["not the manifest of a guide"]),
-        (("model=GUIDE",), ["not the manifest of a model"]),
+        ((*BY_CLASSIFIER, "guide=MODEL"), ["not the manifest of a guide, but of a model; give the folder of a guide"]),
+        (("model=GUIDE",), ["not the manifest of a model, but of a guide; give the folder of a model"]),
         ((*BY_CLASSIFIER, "guide=absent"), ["absent/manifest.json: no such file"]),
         (
             (*BY_CLASSIFIER, "guide=GUIDE", "sampler.guidance.label=10"),
