@@ -92,7 +92,9 @@ def prepare_dataset(settings: DatasetSettings, output: Path) -> dict[str, Any]:
     labels = _labels(pictures, source.class_names, settings.num_classes)
     with atomic_path(output) as partial:
         blocks = _blocks(pictures, settings)
-        digest = write_store(partial, image, splits, labels, settings.num_classes, blocks)
+        names = source.class_names if settings.num_classes else ()
+        classes = labels, settings.num_classes
+        digest = write_store(partial, image, splits, *classes, blocks, names)
     write_text(output.with_suffix(".digest"), f"{digest}\n")
     record = {"dataset": settings.name, "digest": digest, **origin}
     write_json(output.with_suffix(".json"), with_digest(record))

@@ -37,6 +37,8 @@ class TrainedManifest(MadeRecord):
     settings: TrainedSettings
     dataset_digest: str | None
     """Digest of the training data; null for imported weights whose dataset was not prepared."""
+    class_names: tuple[str, ...] = ()
+    """Of the training data; empty if it has none, or if its dataset was not prepared."""
     step: int | None
     images_seen: int | None
     parameters: int

@@ -105,6 +105,7 @@ def run_training(
                 grid=settings.grid_name,
                 settings=settings.model(),
                 dataset_digest=store.digest,
+                class_names=store.class_names,
                 step=state.step,
                 images_seen=state.step * settings.training.batch_size,
                 parameters=sum(p.numel() for p in state.network.parameters()),
