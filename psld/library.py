@@ -20,7 +20,7 @@ from psld.grid.resolution import compose_process, compose_sampler
 from psld.metrics.classifier import load_classifier
 from psld.metrics.distances import frechet_distance
 from psld.metrics.extractor import Extractor, batches_of, gather
-from psld.networks.forward import forward_pass
+from psld.networks.forward import enough_threads, forward_pass
 from psld.sampling.sample import ShardNoise, draw_images, sample_images
 from psld.sampling.settings import check_fit
 from psld.training.model import Model, build_process, load_guide, load_model
@@ -180,7 +180,8 @@ class ForeignDenoiser:
         chosen = _sampler_of(sampler, steps, options)
         network = SeesImages(built, forward_pass(self.network, chosen.precision), gives_image=True)
         score, device = NetworkScore(network, batch_size), device_of(self.network)
-        with in_words_of_the_call(CALL):
+        threads = enough_threads(self.network, min(n, batch_size), self.shape[1] * self.shape[2])
+        with in_words_of_the_call(CALL), threads:
             check_levels(built, chosen.final_time, self.sigma_min, self.sigma_max)
             shape = (n, *self.shape)
             images = draw_images(built, chosen, score, shape, (seed, 0), device)
@@ -243,7 +244,8 @@ def sample(
     called = forward_pass(network, chosen.precision)
     score = NetworkScore(lambda z, t: process.checked(called(z, t), z), batch_size)
     device = device_of(network)
-    with in_words_of_the_call(CALL):
+    threads = enough_threads(network, min(shape[0], batch_size), shape[2] * shape[3])
+    with in_words_of_the_call(CALL), threads:
         images = draw_images(process, chosen, score, shape, (seed, 0), device, inpainting)
     return images.cpu() if raw else to_uint8(images).cpu()
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import psld
+import psld.networks.forward as forward
 from psld.diffusion.denoiser import StraightDenoiser
 from psld.diffusion.likelihood import log_likelihood
 from psld.diffusion.loop import Inpainting
@@ -123,6 +124,22 @@ def test_arrays_are_values_and_no_seed_is_a_random_one_that_is_printed(model, ca
     assert not torch.equal(*images)
     first, _ = re.findall(r"^sample\(\): seed=(\d+)$", capsys.readouterr().out, re.MULTILINE)
     assert torch.equal(images[0], loaded.sample(2, **FEW, seed=int(first)))
+
+
+def test_a_small_network_computes_in_one_thread(model, monkeypatch):
+    """And in more for many images; torch's setting is as before afterwards."""
+    loaded, before, threads = psld.load(model), torch.get_num_threads(), []
+    loaded.network.register_forward_hook(lambda *_: threads.append(torch.get_num_threads()))
+    torch.set_num_threads(3)
+    try:
+        loaded.sample(2, **FEW)
+        monkeypatch.setattr(forward, "WORK_OF_A_THREAD", 1e4)
+        loaded.sample(2, **FEW)
+        psld.sample(loaded.process, loaded.network, (2, 1, 8, 8), **FEW)
+        assert threads == [1] * 4 + [3] * 8
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_strength_without_guidance_is_refused(model):

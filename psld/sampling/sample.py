@@ -33,7 +33,7 @@ from psld.diffusion.score import (
     Score,
 )
 from psld.diffusion.time_grid import level_range
-from psld.networks.forward import forward_pass
+from psld.networks.forward import enough_threads, forward_pass
 from psld.sampling.inpainting import known_pixels, masks_digest
 from psld.sampling.records import SampledShard, ShardRecord
 from psld.sampling.settings import (
@@ -209,7 +209,8 @@ def sample_images(
         case ClassifierFreeGuidance(scale=scale):
             score = ClassifierFreeScore(network, labels, scale, batching)
     shape = (len(indices), dataset.channels, dataset.image_size, dataset.image_size)
-    x = draw_images(model.process, sampler, score, shape, key, device, inpainting, start)
+    with enough_threads(model.network, min(len(indices), batching.size), dataset.image_size**2):
+        x = draw_images(model.process, sampler, score, shape, key, device, inpainting, start)
     return x, labels, score.evaluations
 
 
