@@ -84,7 +84,8 @@ class SampleSettings(SamplingRun, CellSettings):
     output: str
     """Folder that receives the shards 00000.safetensors, … and the record of their range."""
     png: str | None
-    """A folder that receives each image as a PNG, or a file NAME.png for all in one; null: none."""
+    """A folder that receives each image as a PNG, numbered by sample; it takes the images of one
+    cell alone. Or a file NAME.png for all in one; null: none."""
 
 
 def images_digest(

@@ -121,4 +121,4 @@ def run_training(
                 write_history(place, state.history)
             write_manifest(folder, manifest)
             publish(run, Path(settings.output))
-            print(f"wrote {settings.output}")
+            print(f"wrote {settings.output}; its run directory is {run}")
