@@ -282,9 +282,7 @@ def _process_of(process: Process) -> ProcessSettings | None:
         return compose_process([f"process={name}", *given], "sample()")
 
 
-def denoiser(
-    model: Model, n: int | None = None, seed: int | None = 0
-) -> StraightDenoiser | nn.Module:
+def denoiser(model: Model, n: int | None = None, seed: int = 0) -> StraightDenoiser | nn.Module:
     """Return a trained model as the denoiser D(y; σ) = E[x₀ | y = x₀ + σ noise].
 
     Use it with samplers that are written for denoisers:
@@ -307,7 +305,7 @@ def denoiser(
     if n is None:
         raise UserError("denoiser(): this model has momentum to draw: give n, the images per call")
     check_numbers("denoiser()", 1, n=n)
-    seed = checked_seed("denoiser()", seed)
+    check_numbers("denoiser()", 0, seed=seed)
     device = device_of(network)
     size = dataset.image_size
     shape = (n, (model.process.blocks - 1) * dataset.channels, size, size)

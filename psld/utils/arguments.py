@@ -41,22 +41,12 @@ def as_words(key: str, settings: dict[str, object]) -> list[str]:
     words = []
     for name, value in settings.items():
         try:
-            text = value if isinstance(value, str) else _dumped(value)
-        except (TypeError, ValueError):
-            raise UserError(
-                f"{key}.{name}: {value!r} is no number, boolean, text or list"
-            ) from None
-        words.append(f"{key}.{name}={text}")
+            text = json.dumps(value, default=lambda array: array.tolist(), ensure_ascii=False)
+        except (TypeError, ValueError, AttributeError):
+            wrong = f"{key}.{name}: {value!r} is no number, boolean, text or list"
+            raise UserError(wrong) from None
+        words.append(f"{key}.{name}={value if isinstance(value, str) else text}")
     return words
-
-
-def _dumped(value: object) -> str:
-    def listed(array: object) -> object:
-        if hasattr(array, "tolist"):
-            return array.tolist()
-        raise TypeError
-
-    return json.dumps(value, default=listed, ensure_ascii=False)
 
 
 @contextmanager
