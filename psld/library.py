@@ -1,15 +1,13 @@
 """The library: the work of the commands, as functions on tensors."""
 
-import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from psld.config.words import quoted
 from psld.data.picture import save_images
 from psld.data.pixels import to_uint8
 from psld.diffusion.denoiser import SeesImages, StraightDenoiser, check_levels, every_block
@@ -22,11 +20,18 @@ from psld.grid.resolution import compose_process, compose_sampler
 from psld.metrics.classifier import load_classifier
 from psld.metrics.distances import frechet_distance
 from psld.metrics.extractor import Extractor, batches_of, gather
-from psld.networks.forward import forward_pass
+from psld.networks.forward import enough_threads, forward_pass
 from psld.sampling.sample import ShardNoise, draw_images, sample_images
 from psld.sampling.settings import check_fit
 from psld.training.hub import fetched
 from psld.training.model import Model, build_process, load_guide, load_model
+from psld.utils.arguments import (
+    as_words,
+    check_numbers,
+    checked_seed,
+    checked_shape,
+    in_words_of_the_call,
+)
 from psld.utils.device import choose_device, device_of
 from psld.utils.errors import UserError
 
@@ -44,6 +49,7 @@ __all__ = [
 Process = str | Mapping[str, Mapping[str, object]]
 """A process by the name of its config, with settings or without: {"psld": {"gamma": 0.25}}."""
 
+CALL = "sample()"
 BATCH = 250
 """The default number of images per network evaluation."""
 
@@ -80,8 +86,8 @@ class LoadedModel(Model):
         *,
         sampler: str = "multistep",
         steps: int | None = None,
-        seed: int = 0,
-        label: int | str | None = None,
+        seed: int | None = 0,
+        label: int | str | Sequence[int | str] | None = None,
         guide: str | Path | None = None,
         scale: float | None = None,
         process: Process | None = None,
@@ -99,11 +105,12 @@ class LoadedModel(Model):
             sampler: name of a config in configs/sampler, shipped or your own.
             steps: evaluations of the score per image; None uses the sampler's default. Each
                 evaluates the network once, or twice under classifier-free guidance.
-            seed: equal seeds give equal images, up to rounding, on any device. Image i depends on n
-                under rk45 alone, whose steps all images share. Up to the command's shard_size it
-                is the image i that psld sample makes from this seed.
-            label: a class, or `cycle` for class i mod the number of classes; needs a guide or a
-                class-conditional model.
+            seed: equal seeds give equal images, up to rounding, on any device; None is a random
+                one, which is printed. Image i depends on n under rk45 alone, whose steps all images
+                share. Up to the command's shard_size it is the image i that psld sample makes from
+                this seed.
+            label: a class by number or name, a list of which image i gets entry i mod its length,
+                or `cycle`, the list of all classes; needs a guide or a class-conditional model.
             guide: folder of a guide.
             scale: strength of the guidance by label or guide; None uses the default.
             process: the process to sample a denoiser as: the name of a config in configs/process,
@@ -121,22 +128,23 @@ class LoadedModel(Model):
             UserError: the sampler or a setting is unknown, or the guidance does not fit the model.
             RunError: an image is not finite.
         """
-        _check(1, n=n, batch_size=batch_size)
-        _check(0, seed=seed)
+        check_numbers(CALL, 1, n=n, batch_size=batch_size)
+        seed = checked_seed(CALL, seed)
         overrides = []
         if guide is not None or label is not None:
             kind = "classifier-free" if guide is None else "classifier"
             overrides.append(f"guidance@sampler.guidance={kind}")
+            label = quoted(label) if isinstance(label, str) else label
             guidance = {"guidance.label": label, "guidance.scale": scale}
             options = {key: v for key, v in guidance.items() if v is not None} | options
         elif scale is not None:
             raise UserError("sample(): scale is the strength of guidance; give a label or a guide")
         chosen = _sampler_of(sampler, steps, options, overrides)
         loaded = None if guide is None else load_guide(guide, self.device)
-        with _in_words_of_the_call():
+        with in_words_of_the_call(CALL):
             chosen_process = None if process is None else _process_of(process)
             settings = self.settings.with_process(chosen_process)
-            check_fit(chosen, settings, loaded and loaded.settings)
+            check_fit(chosen, settings, loaded and loaded.settings, self.class_names)
             model = replace(
                 self,
                 settings=settings,
@@ -164,19 +172,20 @@ class ForeignDenoiser:
         process: Process = "psld",
         sampler: str = "multistep",
         steps: int | None = None,
-        seed: int = 0,
+        seed: int | None = 0,
         batch_size: int = BATCH,
         raw: bool = False,
         **options: object,
     ) -> Tensor:
         """Sample n images; arguments, result and errors are those of `LoadedModel.sample`."""
-        _check(1, n=n, batch_size=batch_size)
-        _check(0, seed=seed)
-        built = every_block(_process_of(process).build())
+        check_numbers(CALL, 1, n=n, batch_size=batch_size)
+        seed = checked_seed(CALL, seed)
+        built = every_block(_process_of(process or "psld").build())
         chosen = _sampler_of(sampler, steps, options)
         network = SeesImages(built, forward_pass(self.network, chosen.precision), gives_image=True)
         score, device = NetworkScore(network, batch_size), device_of(self.network)
-        with _in_words_of_the_call():
+        threads = enough_threads(self.network, min(n, batch_size), self.shape[1] * self.shape[2])
+        with in_words_of_the_call(CALL), threads:
             check_levels(built, chosen.final_time, self.sigma_min, self.sigma_max)
             shape = (n, *self.shape)
             images = draw_images(built, chosen, score, shape, (seed, 0), device)
@@ -198,9 +207,7 @@ def from_denoiser(
         sigma_min: the smallest noise level that it takes; processes with smaller ones are refused.
         sigma_max: the largest one. The processes reach 150 to 700; EDM's networks take any.
     """
-    if len(shape) != 3:
-        raise UserError(f"from_denoiser(): shape is {tuple(shape)}; C×H×W is needed")
-    channels, height, width = shape
+    channels, height, width = checked_shape("from_denoiser()", shape, "C×H×W")
     return ForeignDenoiser(network, (channels, height, width), sigma_min, sigma_max)
 
 
@@ -211,7 +218,7 @@ def sample(
     *,
     sampler: str = "multistep",
     steps: int | None = None,
-    seed: int = 0,
+    seed: int | None = 0,
     inpainting: Inpainting | None = None,
     batch_size: int = BATCH,
     raw: bool = False,
@@ -229,18 +236,21 @@ def sample(
 
     Other arguments, result and errors are those of `LoadedModel.sample`.
     """
-    if len(shape) != 4:
-        raise UserError(f"sample(): shape is {tuple(shape)}; n×C×H×W is needed")
-    _check(1, **{"the smallest of shape": min(shape)}, batch_size=batch_size)
-    _check(0, seed=seed)
-    known = tuple(inpainting.images.shape) if inpainting else tuple(shape)
-    if known != tuple(shape):
-        raise UserError(f"sample(): inpainting has images of {known}, not {tuple(shape)}")
+    if not isinstance(process, LinearProcess):
+        raise UserError(f"sample(): process is {process!r}; a LinearProcess is needed")
+    n, channels, height, width = checked_shape(CALL, shape, "n×C×H×W")
+    shape = (n, channels, height, width)
+    check_numbers(CALL, 1, batch_size=batch_size)
+    seed = checked_seed(CALL, seed)
+    known = tuple(inpainting.images.shape) if inpainting else shape
+    if known != shape:
+        raise UserError(f"sample(): inpainting has images of {known}, not {shape}")
     chosen = _sampler_of(sampler, steps, options)
     called = forward_pass(network, chosen.precision)
     score = NetworkScore(lambda z, t: process.checked(called(z, t), z), batch_size)
     device = device_of(network)
-    with _in_words_of_the_call():
+    threads = enough_threads(network, min(shape[0], batch_size), shape[2] * shape[3])
+    with in_words_of_the_call(CALL), threads:
         images = draw_images(process, chosen, score, shape, (seed, 0), device, inpainting)
     return images.cpu() if raw else to_uint8(images).cpu()
 
@@ -250,9 +260,8 @@ def _sampler_of(
 ) -> SamplerSettings:
     """Compose a sampler's settings. Raises UserError for unknown names and impossible values."""
     options = options if steps is None else {"steps": steps, **options}
-    values = {key: v if isinstance(v, str) else json.dumps(v) for key, v in options.items()}
-    given = [f"sampler.{key}={value}" for key, value in values.items()]
-    with _in_words_of_the_call():
+    with in_words_of_the_call(CALL):
+        given = as_words("sampler", options)
         try:
             return compose_sampler([f"sampler={name}", *overrides, *given], "sample()")
         except UserError:
@@ -271,27 +280,9 @@ def _process_of(process: Process) -> ProcessSettings:
             'sample(): process is a name or {name: settings}, {"psld": {"gamma": 0.25}}'
         )
     [(name, settings)] = process.items()
-    given = [f"process.{key}={json.dumps(value)}" for key, value in settings.items()]
-    with _in_words_of_the_call():
+    with in_words_of_the_call(CALL):
+        given = as_words("process", settings)
         return compose_process([f"process={name}", *given], "sample()")
-
-
-def _check(least: int, **given: int) -> None:
-    for name, value in given.items():
-        if value < least:
-            raise UserError(f"sample(): {name} is {value}; at least {least} is needed")
-
-
-@contextmanager
-def _in_words_of_the_call() -> Iterator[None]:
-    """Let errors name arguments, such as `steps`, in place of settings, such as `sampler.steps`."""
-    try:
-        yield
-    except UserError as error:
-        text = str(error).removeprefix("sample(): ").replace("sampler.integrator", "sampler")
-        text = re.sub(r"\bsampler\.(guidance\.)?(?=\w)", "", text)
-        text = text.replace("the command's --help", "psld sample --help")
-        raise UserError(f"sample(): {text}") from None
 
 
 def denoiser(model: Model, n: int | None = None, seed: int = 0) -> StraightDenoiser | nn.Module:
@@ -316,6 +307,8 @@ def denoiser(model: Model, n: int | None = None, seed: int = 0) -> StraightDenoi
         return network
     if n is None:
         raise UserError("denoiser(): this model has momentum to draw: give n, the images per call")
+    check_numbers("denoiser()", 1, n=n)
+    check_numbers("denoiser()", 0, seed=seed)
     device = device_of(network)
     size = dataset.image_size
     shape = (n, (model.process.blocks - 1) * dataset.channels, size, size)
@@ -347,6 +340,6 @@ def distance(images: Tensor, reference: Tensor, extractor: Extractor) -> float:
     """
     first, second = (
         gather(extractor, batches_of(each.cpu().numpy(), BATCH), "features", len(each)).total
-        for each in (images, reference)
+        for each in map(torch.as_tensor, (images, reference))
     )
     return frechet_distance(first, second)

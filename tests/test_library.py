@@ -5,11 +5,13 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import psld
+import psld.networks.forward as forward
 from psld.diffusion.denoiser import StraightDenoiser
 from psld.diffusion.likelihood import log_likelihood
 from psld.diffusion.loop import Inpainting
@@ -88,7 +90,10 @@ def test_settings_of_a_sampler_are_values_of_python(model):
         ({"batch_size": 0}, "batch_size is 0; at least 1 is needed"),
         ({"n": 0}, "n is 0; at least 1 is needed"),
         ({"seed": -1}, "seed is -1; at least 0 is needed"),
-        ({"label": "cat"}, "label: "),
+        ({"seed": "a"}, "seed is 'a'; a whole number is needed"),
+        ({"n": "3"}, "n is '3'; a whole number is needed"),
+        ({"label": True}, "label: a class is a number or a name, and several are a list; got True"),
+        ({"eta": object()}, "eta: <object .* is no number, boolean, text or list"),
         (
             {"label": 3},
             "classifier-free guidance needs a class-conditional model; .* or give a guide",
@@ -111,6 +116,35 @@ def test_shapes_that_do_not_fit_are_refused(model):
     known = Inpainting(loaded.process, torch.zeros(2, 1, 8, 8), torch.ones(2, 1, 8, 8))
     with pytest.raises(UserError, match=r"inpainting has images of \(2, 1, 8, 8\), not \(4,"):
         psld.sample(loaded.process, loaded.network, (4, 1, 8, 8), **FEW, inpainting=known)
+
+
+def test_arrays_are_values_and_no_seed_is_a_random_one_that_is_printed(model, capsys):
+    loaded = psld.load(model)
+    one, other = (
+        loaded.sample(np.int64(2), sampler="multistep", steps=4, eta_interval=interval)
+        for interval in (np.array([0.1, 0.5]), [0.1, 0.5])
+    )
+    assert torch.equal(one, other)
+    images = [loaded.sample(2, **FEW, seed=None) for _ in range(2)]
+    assert not torch.equal(*images)
+    first, _ = re.findall(r"^sample\(\): seed=(\d+)$", capsys.readouterr().out, re.MULTILINE)
+    assert torch.equal(images[0], loaded.sample(2, **FEW, seed=int(first)))
+
+
+def test_a_small_network_computes_in_one_thread(model, monkeypatch):
+    """And in more for many images; torch's setting is as before afterwards."""
+    loaded, before, threads = psld.load(model), torch.get_num_threads(), []
+    loaded.network.register_forward_hook(lambda *_: threads.append(torch.get_num_threads()))
+    torch.set_num_threads(3)
+    try:
+        loaded.sample(2, **FEW)
+        monkeypatch.setattr(forward, "WORK_OF_A_THREAD", 1e4)
+        loaded.sample(2, **FEW)
+        psld.sample(loaded.process, loaded.network, (2, 1, 8, 8), **FEW)
+        assert threads == [1] * 4 + [3] * 8
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_strength_without_guidance_is_refused(model):

@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 
 from psld.commands.command import Command
 from psld.config.compose import compose_content, content_of, refusing, store_based
-from psld.config.locations import CONFIGS
+from psld.config.locations import CONFIGS, config_file
 from psld.config.messages import explained, text_of
 from psld.config.settings import Settings, parse
 from psld.config.words import quoted, value_in, without
@@ -49,7 +49,16 @@ warnings.filterwarnings("ignore", r"\s*'hydra/launcher/submitit_\w+' is validate
 def composed_settings(command: Command, words: list[str]) -> Settings:
     """Return the settings that Hydra composes from words without flags."""
     config, overrides = config_of(command, words)
-    return parse(command.kind, compose_content(config, overrides, command.where), command.where)
+    content = compose_content(config, overrides, command.where)
+    try:
+        return parse(command.kind, content, command.where)
+    except UserError as error:  # The chosen config has the unknown key, unless a word adds it.
+        for group, _, name in (word.partition("=") for word in overrides):
+            folder, _, place = group.rpartition("@")
+            is_its_key = f"unknown key {place}." in str(error) and "+" not in "".join(overrides)
+            if is_its_key and config_file(folder or place, name):
+                raise UserError(f"configs/{folder or place}/{name}.yaml: {error}") from None
+        raise
 
 
 def run_with_flags(command: Command, main: Callable[[Any], Any], words: list[str]) -> None:

@@ -6,10 +6,13 @@
 `psld plan grid_name=demo list=figures` lists a grid's figures. Writes OUTPUT.png and OUTPUT.svg.
 """
 
+from pathlib import Path
+
 from psld.commands.entry import entry_point
 from psld.config.settings import Settings
 from psld.grid import paths
 from psld.grid.cache import load_grid
+from psld.utils.errors import UserError
 
 
 class FigureSettings(Settings):
@@ -27,6 +30,8 @@ class FigureSettings(Settings):
 
 @entry_point("figure", FigureSettings, has_config=False)
 def main(settings: FigureSettings) -> None:
+    if settings.output and (settings.output.endswith("/") or Path(settings.output).is_dir()):
+        raise UserError(f"output: {settings.output} is a folder; give a path without extension")
     # matplotlib takes a second to import, so the settings are checked first.
     from psld.report.figures import draw_figure
     from psld.report.style import save

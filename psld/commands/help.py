@@ -6,14 +6,13 @@ import math
 import textwrap
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any, get_args
+from typing import Any
 
 import yaml
-from pydantic.fields import FieldInfo
 
 from psld.commands.command import Command
 from psld.config.locations import config_names
-from psld.config.settings import Settings
+from psld.config.settings import Settings, group_of
 from psld.utils.errors import UserError
 
 WIDTH = 100
@@ -74,7 +73,7 @@ def _lines(
         default = MISSING if field.is_required() else field.get_default(call_default_factory=True)
         value = values.get(key, default)
         value = value.model_dump(mode="json") if isinstance(value, Settings) else value
-        group = _group(field, value)
+        group = group_of(field, value)
         yield f"{' ' * indent}{key}:{f' {_text(value)}' if group is None else ''}"
         if key in texts:
             yield _filled(texts[key], indent + 6, indent + 6)
@@ -100,17 +99,6 @@ def descriptions(kind: type[Settings]) -> dict[str, str]:
                 case ast.AnnAssign(target=ast.Name(key)), ast.Expr(ast.Constant(str(words))):
                     found[key] = " ".join(words.split())
     return found
-
-
-def _group(field: FieldInfo, content: Any) -> type[Settings] | None:
-    """Return the settings class of a nested group; of several, that of the content's kind."""
-    if not isinstance(content, dict):
-        return None
-    if tag := field.discriminator:
-        kinds = {kind.model_fields[tag].annotation: kind for kind in get_args(field.annotation)}
-        return next((kinds[tags] for tags in kinds if content.get(tag) in get_args(tags)), None)
-    is_class = isinstance(field.annotation, type) and issubclass(field.annotation, Settings)
-    return field.annotation if is_class else None
 
 
 def _text(value: Any) -> str:

@@ -7,6 +7,7 @@ Settings: configs/prepare.yaml.
 """
 
 from pathlib import Path
+from textwrap import shorten
 
 from psld.commands.command import FromRecord
 from psld.commands.entry import entry_point
@@ -25,3 +26,6 @@ def main(settings: PrepareSettings) -> None:
         f"({record['splits']['train']:,} train, {record['splits']['test']:,} test), "
         f"digest {record['digest'][:12]}"
     )
+    if settings.dataset.num_classes:
+        classes = ", ".join(f"{i} {name}" for i, name in enumerate(record["class_names"]))
+        print(f"classes: {shorten(classes, 1000, placeholder=' …')}")

@@ -21,7 +21,7 @@ from psld.diffusion.loss import GuideLoss
 from psld.training.batches import Labels, noising
 from psld.training.manifest import GuideManifest
 from psld.training.model import build_guide, build_process
-from psld.training.preview import accuracy_by_time, as_logged
+from psld.training.preview import accuracy_by_time, as_logged, split_of_accuracy
 from psld.training.run import Task, run_training
 from psld.training.settings import TRAINING_RUN, TrainGuideSettings
 
@@ -36,7 +36,9 @@ def main(settings: TrainGuideSettings) -> None:
 
     def finish(network: nn.Module, folder: Path, weights_sha256: str) -> dict[str, Any]:
         by_time = accuracies(network)
-        print(f"accuracy from little to much noise: {', '.join(f'{a:.2f}' for a in by_time)}")
+        shown = ", ".join(f"{a:.2f}" for a in by_time)
+        split = split_of_accuracy(store)
+        print(f"accuracy on the {split} split, from little to much noise: {shown}")
         return {"accuracy_by_time": by_time}
 
     task = Task(

@@ -5,10 +5,12 @@ modules imports torch, because every Snakemake process reads them and must start
 """
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from psld.utils.errors import UserError
 from psld.utils.files import digest_of, read_json, retried_in_slurm, write_json
@@ -49,7 +51,9 @@ def parse(kind: type[S], content: Mapping[str, Any], where: str) -> S:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        raise UserError(f"{where}: " + "; ".join(_complaints(error, content)[:SHOWN])) from None
+        raise UserError(
+            f"{where}: " + "; ".join(_complaints(error, kind, content)[:SHOWN])
+        ) from None
     except UnicodeEncodeError as error:
         raise UserError(f"{where}: {error}") from None
 
@@ -78,13 +82,15 @@ read_record = retried_in_slurm(load_record)
 """`load_record` of a file that must be there: a Slurm job waits for another node's file."""
 
 
-def _complaints(error: ValidationError, content: Mapping[str, Any]) -> list[str]:
+def _complaints(
+    error: ValidationError, kind: type[Settings], content: Mapping[str, Any]
+) -> list[str]:
     complaints = []
     for detail in error.errors(include_url=False):
         key = _key(detail["loc"], content, detail["type"] == "missing") or "(settings)"
         match detail["type"]:
             case "extra_forbidden":
-                complaints.append(f"unknown key {key}")
+                complaints.append(f"unknown key {key}{_meant(kind, content, key)}")
             case "missing":
                 complaints.append(f"{key} is missing")
             case "value_error":
@@ -92,6 +98,29 @@ def _complaints(error: ValidationError, content: Mapping[str, Any]) -> list[str]
             case _:
                 complaints.append(f"{key}: {detail['msg']} (got {detail['input']!r})")
     return complaints
+
+
+def group_of(field: FieldInfo, content: Any) -> type[Settings] | None:
+    """Return the settings class of a nested group; of several, that of the content's kind."""
+    if not isinstance(content, Mapping):
+        return None
+    if tag := field.discriminator:
+        kinds = {kind.model_fields[tag].annotation: kind for kind in get_args(field.annotation)}
+        return next((kinds[tags] for tags in kinds if content.get(tag) in get_args(tags)), None)
+    is_class = isinstance(field.annotation, type) and issubclass(field.annotation, Settings)
+    return field.annotation if is_class else None
+
+
+def _meant(kind: type[Settings], content: Mapping[str, Any], key: str) -> str:
+    """Return a question about the setting whose name is most like that of an unknown key."""
+    *groups, last = key.split(".")
+    for group in groups:
+        field = kind.model_fields.get(group)
+        if field is None or (kind := group_of(field, content[group])) is None:
+            return ""
+        content = content[group]
+    like = get_close_matches(last, kind.model_fields, n=1, cutoff=0.7)
+    return f" (is {'.'.join([*groups, *like])} meant?)" if like else ""
 
 
 def _key(location: tuple[int | str, ...], content: Any, is_missing: bool) -> str:

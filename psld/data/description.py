@@ -6,12 +6,13 @@ from typing import Any
 from psld.config.locations import config_file
 from psld.config.settings import Settings, read_record
 from psld.config.words import quoted
+from psld.data.settings import DatasetSettings
 
 
 class Described(Settings, extra="ignore"):
     """The part of a dataset's record that commands use."""
 
-    dataset: str
+    settings: DatasetSettings
     digest: str
 
 
@@ -22,18 +23,18 @@ def read_description(path: Path) -> Described:
 
 
 def described_dataset(path: Path) -> dict[str, Any]:
-    """Return the dataset settings of a prepared file.
+    """Return the dataset settings of a prepared file: those of its preparation.
 
-    A dataset that has a config of its own gets that config. Raises UserError if the file is not a
-    prepared dataset.
+    Without its record, they are a config's of the file's name, or what the file itself says. Raises
+    UserError if the file is not a prepared dataset.
     """
     # Hydra and h5py are slow to import; most commands are given a dataset or a model.
     from psld.config.compose import compose_content
     from psld.data.store import ImageStore
 
-    store = ImageStore.open(path)
-    record = path.with_suffix(".json")
-    name = read_description(record).dataset if record.exists() else path.stem
+    store, name, record = ImageStore.open(path), path.stem, path.with_suffix(".json")
+    if record.exists():
+        return read_description(record).settings.model_dump(mode="json")
     overrides = [f"dataset={name}"]
     if config_file("dataset", name) is None:
         overrides = [

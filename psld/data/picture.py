@@ -9,10 +9,12 @@ from typing import get_args
 import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
 from psld.data.settings import FilterName
 from psld.utils.errors import UserError, reraise_fault
 from psld.utils.files import atomic_path
+from psld.utils.tensors import digest_of_arrays
 
 # Pillow warns of damaged pictures. One that cannot be decoded is an error.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
@@ -25,6 +27,10 @@ _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 # Pillow clips deeper modes (16 or 32 bits, floats) to 0…255 instead of scaling them.
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
+
+
+SOURCE = "source"
+"""The key of a picture's text with the digest of what made it."""
 
 
 def decode(data: bytes, name: str) -> Image.Image:
@@ -85,27 +91,43 @@ def to_pixels(
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 
-def save_images(images: ArrayLike, path: str | Path) -> None:
-    """Write uint8 images N×C×H×W into one picture PATH.png, or into a folder as 00000.png, …"""
-    images, path = np.asarray(images), Path(path)
+def save_images(
+    images: ArrayLike, path: str | Path, first: int = 0, source: str | None = None
+) -> None:
+    """Write uint8 images N×C×H×W into one picture PATH.png, or into a folder as 00000.png, …
+
+    Args:
+        first: the number of the first file of a folder.
+        source: a digest of what made the images; None: that of the images themselves. Pictures
+            carry it, and a folder takes those of one source alone.
+
+    Raises:
+        UserError: the images are no bytes, or the folder holds other pictures.
+    """
+    images = np.asarray(images)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
         raise UserError(
             f"{path}: uint8 images N×1×H×W or N×3×H×W are needed, not {images.dtype} {images.shape}"
         )
-    if is_single_picture(path):
-        pictures = {path: tiled(images, math.ceil(math.sqrt(len(images))))}
+    source = source or digest_of_arrays("images", {"images": images}, {})
+    info = PngInfo()
+    info.add_text(SOURCE, source)
+    if is_single_picture(path, source):
+        pictures = {Path(path): tiled(images, math.ceil(math.sqrt(len(images))))}
     else:
-        pictures = {path / f"{i:05d}.png": x.transpose(1, 2, 0) for i, x in enumerate(images)}
+        names = (Path(path) / f"{first + i:05d}.png" for i in range(len(images)))
+        pictures = dict(zip(names, images.transpose(0, 2, 3, 1), strict=True))
     for file, pixels in pictures.items():
         with atomic_path(file) as partial:
             gray = pixels.shape[2] == 1
-            Image.fromarray(pixels[:, :, 0] if gray else pixels).save(partial, format="PNG")
+            picture = Image.fromarray(pixels[:, :, 0] if gray else pixels)
+            picture.save(partial, format="PNG", pnginfo=info)
 
 
-def is_single_picture(path: str | Path) -> bool:
+def is_single_picture(path: str | Path, source: str) -> bool:
     """Return True if `save_images` writes one picture PATH, False if it writes into a folder.
 
-    Raises UserError if it can do neither.
+    Raises UserError if it can do neither, or if the folder holds pictures of another source.
     """
     path = Path(path)
     single = path.suffix.lower() == ".png"
@@ -115,6 +137,9 @@ def is_single_picture(path: str | Path) -> bool:
         wrong = not single and path.suffix.lower() in Image.registered_extensions()
     if wrong:
         raise UserError(f"{path}: images go into a folder, or into a file that ends in .png")
+    other = None if single else next(path.glob("*.png"), None)  # All there are of one source.
+    if other and decode(other.read_bytes(), f"{other}").info.get(SOURCE) != source:
+        raise UserError(f"{path}: holds other pictures, such as {other.name}; name another folder")
     return single
 
 

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from psld.config.settings import with_digest
 from psld.data.arrays import open_cifar10, open_digits, open_idx
+from psld.data.description import read_description
 from psld.data.folders import open_afhqv2, open_celeba, open_folder
 from psld.data.picture import to_pixels
 from psld.data.settings import (
@@ -65,8 +66,9 @@ def prepare_dataset(settings: DatasetSettings, output: Path) -> dict[str, Any]:
     The digest depends on the content alone: the workflow compares it. The record, which is also
     returned, has the origin of the content. An old file stays until the new one is whole.
 
-    Raises UserError for a wrong source.
+    Raises UserError for a wrong source, or if `output` is a dataset of other settings.
     """
+    _check_is_no_other(settings, output)
     source = open_source(settings.source)
     pictures = [*source.train, *source.test]
     splits = {"train": len(source.train), "test": len(source.test)}
@@ -77,10 +79,7 @@ def prepare_dataset(settings: DatasetSettings, output: Path) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "shape": [len(pictures), *image],
         "splits": splits,
-        "num_classes": settings.num_classes,
         "class_names": list(source.class_names),
-        "filter": settings.filter,
-        "source": settings.source.model_dump(mode="json"),
         "source_checksums": dict(source.checksums),
         "versions": {
             "python": platform.python_version(),
@@ -92,11 +91,29 @@ def prepare_dataset(settings: DatasetSettings, output: Path) -> dict[str, Any]:
     labels = _labels(pictures, source.class_names, settings.num_classes)
     with atomic_path(output) as partial:
         blocks = _blocks(pictures, settings)
-        digest = write_store(partial, image, splits, labels, settings.num_classes, blocks)
+        names = source.class_names if settings.num_classes else ()
+        classes = labels, settings.num_classes
+        digest = write_store(partial, image, splits, *classes, blocks, names)
     write_text(output.with_suffix(".digest"), f"{digest}\n")
-    record = {"dataset": settings.name, "digest": digest, **origin}
+    record = {"settings": settings.model_dump(mode="json"), "digest": digest, **origin}
     write_json(output.with_suffix(".json"), with_digest(record))
     return record
+
+
+def _check_is_no_other(settings: DatasetSettings, output: Path) -> None:
+    """Raise UserError if a dataset that was prepared with other settings is there."""
+    if not output.exists():
+        return
+    try:
+        earlier = read_description(output.with_suffix(".json")).settings.preparation()
+    except UserError:  # A dataset without a whole record is made again.
+        return
+    now = settings.preparation()
+    if other := [key for key in now if earlier[key] != now[key]]:
+        raise UserError(
+            f"{output}: prepared with another dataset.{' and another dataset.'.join(other)}; give "
+            f"another dataset.name, or delete {output} to replace it"
+        )
 
 
 def _labels(pictures: list[Picture], class_names: Sequence[str], num_classes: int) -> np.ndarray:

@@ -9,6 +9,7 @@ Layout, version 2:
     images   uint8  (N, C, H, W), contiguous; after them come only 40 bytes that HDF5 ignores: the
              offset of the images, a little-endian 64-bit integer, and the SHA-256 of all before it
     labels   int64  (N,), all 0 if the dataset has no classes
+    class_names     a list in JSON, as bytes
     attributes of the file: format_version, train_size, test_size (N = train_size + test_size, train
     first), num_classes, digest
 
@@ -20,7 +21,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -62,6 +63,7 @@ class ImageStore:
     """Number of images in `train` and `test`."""
     num_classes: int
     """0 if the dataset has no classes."""
+    class_names: tuple[str, ...]
     _images: np.memmap = field(repr=False)
     _labels: np.ndarray = field(repr=False)
 
@@ -115,7 +117,8 @@ class ImageStore:
             raise ValueError("cut short, or with something behind the images")
         mapped = np.memmap(stream, np.uint8, mode="r", offset=offset, shape=images.shape)
         digest, num_classes = str(file.attrs["digest"]), int(file.attrs["num_classes"])
-        return cls(path, digest, splits, num_classes, mapped, labels)
+        names = tuple(json.loads(bytes(file["class_names"][:]))) if "class_names" in file else ()
+        return cls(path, digest, splits, num_classes, names, mapped, labels)
 
     @property
     def channels(self) -> int:
@@ -175,6 +178,7 @@ def write_store(
     labels: np.ndarray,
     num_classes: int,
     blocks: Iterable[np.ndarray],
+    class_names: Sequence[str] = (),
 ) -> str:
     """Write a dataset of N images, the training images first; return the content's digest.
 
@@ -187,6 +191,7 @@ def write_store(
         labels: int64 (N,).
         num_classes: 0 if the dataset has no classes.
         blocks: uint8 (n, C, H, W) each, and N images in all.
+        class_names: in the order of the labels, if they are known.
     """
     pixels = hashlib.sha256()
     count = 0
@@ -194,7 +199,7 @@ def write_store(
     attributes = {"format_version": FORMAT_VERSION, **sizes, "num_classes": num_classes}
     shape = (len(labels), *image)
     with path.open("wb") as file:
-        file.write(_layout(shape, labels, {**attributes, "digest": "0" * 64}))
+        file.write(_layout(shape, labels, class_names, {**attributes, "digest": "0" * 64}))
         for block in blocks:
             contiguous = np.ascontiguousarray(block)
             pixels.update(contiguous)
@@ -203,14 +208,19 @@ def write_store(
         if count != len(labels):
             raise ValueError(f"{count} images for {len(labels)} labels")
         digest = content_digest(pixels, labels, image, splits)
-        layout = _layout(shape, labels, {**attributes, "digest": digest})
+        layout = _layout(shape, labels, class_names, {**attributes, "digest": digest})
         file.write(len(layout).to_bytes(8, "little") + hashlib.sha256(layout).digest())
         file.seek(0)
         file.write(layout)
     return digest
 
 
-def _layout(shape: tuple[int, ...], labels: np.ndarray, attributes: Mapping[str, Any]) -> bytes:
+def _layout(
+    shape: tuple[int, ...],
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    attributes: Mapping[str, Any],
+) -> bytes:
     """Return the bytes of the file up to the first pixel."""
     import h5py
 
@@ -218,6 +228,8 @@ def _layout(shape: tuple[int, ...], labels: np.ndarray, attributes: Mapping[str,
     with h5py.File(memory, "w") as file:
         file.attrs.update(attributes)
         file.create_dataset("labels", data=labels.astype("<i8"))
+        names = json.dumps(list(class_names)).encode()  # An attribute holds no more than 64 KB.
+        file.create_dataset("class_names", data=np.frombuffer(names, np.uint8))
         # Early allocation gives the images an offset now. Without filling, the file ends there: the
         # pixels are everything from the offset to the end of the file.
         creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)

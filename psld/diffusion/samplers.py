@@ -6,7 +6,7 @@ A sampler is a class: its options, and `build`, which makes its integrator and n
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from psld.config.settings import Settings
 from psld.diffusion.settings import ProcessSettings
@@ -19,8 +19,17 @@ if TYPE_CHECKING:
     from psld.diffusion.loop import Inpainting
     from psld.diffusion.process import LinearProcess
 
-Label = Annotated[int, Field(ge=0)] | Literal["cycle"]
-"""A class for all samples, or `cycle`: sample i gets class i mod the number of classes."""
+
+def _check_classes(label: object) -> object:
+    classes = label if isinstance(label, list | tuple) else [label]
+    if not classes or any(isinstance(c, bool) or not isinstance(c, int | str) for c in classes):
+        raise ValueError(f"a class is a number or a name, and several are a list; got {label!r}")
+    return label
+
+
+Label = Annotated[int | str | tuple[int | str, ...], BeforeValidator(_check_classes)]
+"""A class for all samples, by number or name; a list, of which sample i gets entry i mod its
+length; or `cycle`, the list of all classes."""
 
 
 class NoGuidance(Settings):
@@ -36,7 +45,7 @@ class ClassifierGuidance(Settings):
     scale: float = Field(gt=0)
     """Factor of ∇ log p(y | z_t): 1 is Bayes' rule; more gives purer classes and less variety."""
     label: Label
-    """The class of the samples, or `cycle`."""
+    """The class of the samples by number or name, a list of classes, or `cycle`."""
     official_time: bool = False
     """Give the guide the reverse time 1 − t, as the official code does when sampling."""
 
@@ -48,7 +57,7 @@ class ClassifierFreeGuidance(Settings):
     scale: float = Field(gt=0)
     """ε = ε(∅) + scale · (ε(y) − ε(∅)): 1 is the model's own conditional distribution."""
     label: Label
-    """The class of the samples, or `cycle`."""
+    """The class of the samples by number or name, a list of classes, or `cycle`."""
 
 
 class HalvesMask(Settings):

@@ -69,7 +69,7 @@ def measure_likelihood(settings: LikelihoodCommandSettings) -> LikelihoodResult:
     digest of all that decides it.
 
     Raises UserError if the flow starts before the network's first time or below the noise levels of
-    a denoiser, or if images are missing.
+    a denoiser, if images are missing, or if the dataset is not that of the training.
     """
     manifest = read_manifest(settings.model, ModelManifest)
     dataset, first_time = manifest.settings.dataset, manifest.settings.training.time_eps
@@ -80,6 +80,11 @@ def measure_likelihood(settings: LikelihoodCommandSettings) -> LikelihoodResult:
             f"trained for (training.time_eps); use {first_time:g} or more"
         )
     store = ImageStore.open_for(settings.data or f"data/{dataset.name}.h5", dataset)
+    if manifest.dataset_digest not in (None, store.digest):
+        raise UserError(
+            f"{store.path}: not the images of the training, or split in another way: the model may "
+            "have seen them; prepare the dataset as before, or train the model again"
+        )
     images = store.images(settings.split)
     if len(images) < (settings.images or 2):
         raise UserError(

@@ -1,12 +1,18 @@
-"""A network in use: its forward pass (plain, in bfloat16, compiled), and the EMA of its weights."""
+"""A network in use: its forward pass and its threads, and the EMA of its weights."""
 
 import copy
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 Precision = Literal["fp32", "bf16"]
+
+WORK_OF_A_THREAD = 1e9
+"""Parameters × pixels × images of a network evaluation for which a CPU thread is worth starting."""
 
 
 def forward_pass(
@@ -23,6 +29,22 @@ def forward_pass(
     if precision == "bf16":
         network = InBfloat16(network)
     return torch.compile(network) if compile else network
+
+
+@contextmanager
+def enough_threads(network: nn.Module, images: int, pixels: int) -> Iterator[None]:
+    """Let torch use as many CPU threads as an evaluation of the network has work for.
+
+    Threads wait for each other at each layer: for a small network on a busy machine, far longer
+    than they compute. `pixels`: of an image.
+    """
+    before = torch.get_num_threads()
+    work = sum(parameter.numel() for parameter in network.parameters()) * pixels * images
+    torch.set_num_threads(max(1, min(before, math.ceil(work / WORK_OF_A_THREAD))))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class InBfloat16(nn.Module):

@@ -17,13 +17,12 @@ from psld.data.pixels import to_uint8
 from psld.data.store import ImageStore
 from psld.diffusion.denoiser import check_levels
 from psld.diffusion.gaussian import GaussianStart
-from psld.diffusion.loop import Inpainting, path, sample
+from psld.diffusion.loop import Inpainting, sample
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.samplers import (
     ClassifierFreeGuidance,
     ClassifierGuidance,
     InpaintingGuidance,
-    NoGuidance,
     SamplerSettings,
 )
 from psld.diffusion.score import (
@@ -34,11 +33,18 @@ from psld.diffusion.score import (
     Score,
 )
 from psld.diffusion.time_grid import level_range
-from psld.networks.forward import forward_pass
+from psld.networks.forward import enough_threads, forward_pass
 from psld.sampling.inpainting import known_pixels, masks_digest
 from psld.sampling.records import SampledShard, ShardRecord
-from psld.sampling.settings import CellSettings, SampleSettings, check_fit, sampler_content
+from psld.sampling.settings import (
+    CellSettings,
+    SampleSettings,
+    check_fit,
+    classes_in_turn,
+    sampler_content,
+)
 from psld.sampling.shards import Shard, ShardOrigin, load_made_by, shard_path
+from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.training.model import Guide, Model, load_guide, load_model
 from psld.training.settings import ModelSettings
 from psld.training.start import load_start, start_budget
@@ -82,7 +88,11 @@ def sample_range(settings: SampleSettings) -> Path:
         # Only pictures need Pillow.
         from psld.data.picture import is_single_picture, save_images
 
-        is_single_picture(settings.png)  # Refuses a wrong path before the work.
+        model = read_manifest(settings.model, ModelManifest)
+        guide = settings.guide and read_manifest(settings.guide, GuideManifest).weights_sha256
+        origin = origin_of(settings, model.settings, model.weights_sha256, guide)
+        source = digest_of(origin.model_dump())
+        is_single_picture(settings.png, source)  # Refuses a wrong path before the work.
     records, images = [], []
     for shard, made in sample_shards(settings):
         index, count = shard.origin.index, len(shard.images)
@@ -91,7 +101,8 @@ def sample_range(settings: SampleSettings) -> Path:
         done = f"{count} images, NFE {shard.nfe}" if made else "kept"
         print(f"shard {index}: {done}", flush=True)
     if settings.png:
-        save_images(np.concatenate(images), settings.png)
+        first = settings.first * settings.shard_size
+        save_images(np.concatenate(images), settings.png, first, source)
         print(f"wrote {settings.png}")
     return ShardRecord(shards=tuple(records)).write(settings.output)
 
@@ -112,7 +123,7 @@ def sample_shards(settings: SampleSettings) -> Iterator[tuple[Shard, bool]]:
     )
     model = replace(model, network=network)
     guide = load_guide(settings.guide, device) if settings.guide else None
-    check_fit(settings.sampler, model.settings, guide and guide.settings)
+    check_fit(settings.sampler, model.settings, guide and guide.settings, model.class_names)
     shas = model.weights_sha256, guide and guide.weights_sha256
     expected = origin_of(settings, model.settings, *shas)
     batching = Batching(settings.batch_size)
@@ -186,9 +197,8 @@ def sample_images(
     device, dataset = device_of(model.network), model.settings.dataset
     guidance, labels = sampler.guidance, None
     if isinstance(guidance, ClassifierGuidance | ClassifierFreeGuidance):
-        labels = torch.tensor(indices, device=device)
-        cycles = guidance.label == "cycle"
-        labels = labels % dataset.num_classes if cycles else labels.fill_(guidance.label)
+        classes = classes_in_turn(guidance.label, dataset, model.class_names)
+        labels = torch.tensor([classes[i % len(classes)] for i in indices], device=device)
     sampler, start = resolve_start(sampler, model, labels, guide)
     network = model.eps()
     score: Score = NetworkScore(network, batching)
@@ -199,7 +209,8 @@ def sample_images(
         case ClassifierFreeGuidance(scale=scale):
             score = ClassifierFreeScore(network, labels, scale, batching)
     shape = (len(indices), dataset.channels, dataset.image_size, dataset.image_size)
-    x = draw_images(model.process, sampler, score, shape, key, device, inpainting, start)
+    with enough_threads(model.network, min(len(indices), batching.size), dataset.image_size**2):
+        x = draw_images(model.process, sampler, score, shape, key, device, inpainting, start)
     return x, labels, score.evaluations
 
 
@@ -304,45 +315,3 @@ def draw_images(
     if not torch.isfinite(z).all():
         raise RunError(f"shard {key[1]}: the sampler produced NaN or infinity")
     return z[:, :channels]
-
-
-def trace_sample(
-    model: Model, sampler: SamplerSettings, sample: int, shard_size: int, seed: int
-) -> tuple[list[float], Tensor]:
-    """Sample one image of a cell and keep its state after each step.
-
-    `sample` is its index in the cell; `shard_size` and `seed` are those of the cell. It gets the
-    same noise as in its shard, so the result is the same image.
-
-    Return the forward times, descending from 1, and the blocks at these times, each in units of
-    its stationary deviation: times×k×C×H×W.
-
-    Raises UserError if the model has no momentum, or the sampler no steps that all images share.
-    """
-    process, dataset = model.process, model.settings.dataset
-    if process.blocks == 1:
-        raise UserError(
-            f"the model has no momentum ({model.settings.process.kind}); its phase space is the "
-            "image alone. Choose a model of psld, cld or recipe"
-        )
-    if sampler.integrator == "rk45":
-        raise UserError(
-            "sampler.integrator: rk45 has no steps that all images share; use another sampler"
-        )
-    if not isinstance(sampler.guidance, NoGuidance):
-        raise UserError("sampler.guidance: a path is of the model alone; use none")
-    check_fit(sampler, model.settings, None)
-    device = device_of(model.network)
-    shard, index = divmod(sample, shard_size)
-    # The shard's noise begins with that of its first images.
-    shape = (index + 1, process.blocks * dataset.channels, dataset.image_size, dataset.image_size)
-    network = forward_pass(model.network, sampler.precision)
-    score = NetworkScore(model.eps(network), batch_size=1)
-    sampler, start = resolve_start(sampler, model)
-    with ShardNoise(seed, shard, shape, device) as noise:
-        z = start(noise()[index:])
-        steps = path(process, sampler, score, z, lambda _: noise()[index:])
-        times, states = zip(*((t, z[0].cpu()) for t, z in steps), strict=True)
-    blocks = torch.stack(states).unflatten(1, (process.blocks, dataset.channels))
-    deviations = torch.diagonal(process.S).sqrt().to(blocks)
-    return list(times), blocks / deviations[:, None, None, None]

@@ -1,5 +1,7 @@
 """Settings of sampling, and the checks that sampler, model and guide fit together. No torch."""
 
+from collections.abc import Sequence
+from textwrap import shorten
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -82,7 +84,8 @@ class SampleSettings(SamplingRun, CellSettings):
     output: str
     """Folder that receives the shards 00000.safetensors, … and the record of their range."""
     png: str | None
-    """A folder that receives each image as a PNG, or a file NAME.png for all in one; null: none."""
+    """A folder that receives each image as a PNG, numbered by sample; it takes the images of one
+    cell alone. Or a file NAME.png for all in one; null: none."""
 
 
 def images_digest(
@@ -116,13 +119,22 @@ def shards_needed(samples: int, shard_size: int) -> int:
 
 
 def check_fit(
-    sampler: SamplerSettings, model: ModelSettings, guide: GuideModelSettings | None
+    sampler: SamplerSettings,
+    model: ModelSettings,
+    guide: GuideModelSettings | None,
+    class_names: Sequence[str] = (),
 ) -> None:
     """Raise UserError if the sampler cannot sample the model, or the guide cannot guide it."""
     sampler.check_process(model.process)
+    first = model.training.time_eps
+    if sampler.final_time < first and not model.serves_every_process:
+        raise UserError(
+            f"sampler.final_time: {sampler.final_time:g} is before the first time that the network "
+            f"was trained for (training.time_eps); use {first:g} or more"
+        )
     match sampler.guidance:
         case ClassifierGuidance(label=label):
-            _check_label(label, model.dataset)
+            classes_in_turn(label, model.dataset, class_names)
             _check_guide(guide, model, sampler.guidance.official_time)
         case ClassifierFreeGuidance(label=label):
             if not model.num_classes:
@@ -130,17 +142,28 @@ def check_fit(
                     "classifier-free guidance needs a class-conditional model; train one with "
                     "training.label_dropout=0.1, or give a guide"
                 )
-            _check_label(label, model.dataset)
+            classes_in_turn(label, model.dataset, class_names)
 
 
-def _check_label(label: Label, dataset: DatasetSettings) -> None:
+def classes_in_turn(
+    label: Label, dataset: DatasetSettings, class_names: Sequence[str]
+) -> list[int]:
+    """Return the classes that the samples get in turn. Raises UserError for an unknown one."""
     if not dataset.num_classes:
         raise UserError(f"guidance needs classes, and dataset {dataset.name} has none")
-    if label != "cycle" and label >= dataset.num_classes:
-        raise UserError(
-            f"sampler.guidance.label: dataset {dataset.name} has no class {label}; there are 0 to "
-            f"{dataset.num_classes - 1}, and cycle"
-        )
+    if label == "cycle":
+        return list(range(dataset.num_classes))
+    classes = []
+    for each in label if isinstance(label, tuple) else (label,):
+        number = class_names.index(each) if each in class_names else each
+        if number not in range(dataset.num_classes):
+            names = shorten(", ".join(class_names), 200, placeholder=" …")
+            raise UserError(
+                f"sampler.guidance.label: dataset {dataset.name} has no class {each}; there are 0 "
+                f"to {dataset.num_classes - 1}, and cycle{f' ({names})' if names else ''}"
+            )
+        classes.append(number)
+    return classes
 
 
 def _check_guide(

@@ -100,10 +100,12 @@ def load_made_by(path: Path, origin: ShardOrigin) -> Shard:
     """Read a shard. Raises UserError if it is missing, damaged or of another origin."""
     shard = Shard.load(path)
     pairs = zip(shard.origin, origin, strict=True)
-    if differing := [key for (key, made), (_, expected) in pairs if made != expected]:
+    differing = {key: made for (key, made), (_, expected) in pairs if made != expected}
+    if differing:
+        remedy = f"give shard_size={differing['size']}, or " if "size" in differing else ""
         raise UserError(
             f"{path}: made by another {' and '.join(differing)} than the model and the sampler "
-            "have now; sample it again"
+            f"have now; {remedy}sample it again"
         )
     return shard
 

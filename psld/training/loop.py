@@ -216,8 +216,8 @@ class Meter:
         loss, norm = (self.ranks.mean(self.sums) / self.steps).tolist()
         if self.broken >= 0:
             raise RunError(
-                f"NaN or infinity in the loss at step {int(self.broken)}; the last checkpoint "
-                "before it is kept. Lower training.learning_rate or training.grad_clip, or check "
+                f"NaN or infinity in the loss at step {int(self.broken)}; checkpoints before it, "
+                "if any, are kept. Lower training.learning_rate or training.grad_clip, or check "
                 "the data"
             )
         speed = images_per_step * self.steps / (time.monotonic() - self.since)

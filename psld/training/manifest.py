@@ -39,6 +39,8 @@ class TrainedManifest(MadeRecord):
     settings: TrainedSettings
     dataset_digest: str | None
     """Digest of the training data; null for imported weights whose dataset was not prepared."""
+    class_names: tuple[str, ...] = ()
+    """Of the training data; empty if it has none, or if its dataset was not prepared."""
     step: int | None
     images_seen: int | None
     parameters: int
@@ -79,7 +81,13 @@ M = TypeVar("M", bound=TrainedManifest)
 def read_manifest(folder: str | Path, kind: type[M] = ModelManifest) -> M:
     """Read a manifest of this kind. Raises UserError if it is missing, damaged or foreign."""
     path, what = Path(folder) / MANIFEST, kind.model_fields["kind"].default
-    return read_record(kind, path, f"{path}: not the manifest of a {what}; train the {what} again")
+    other = what
+    with suppress(UserError):  # read_record says what is wrong
+        other = read_json(path, dict).get("kind", what)
+    wrong = f"{path}: not the manifest of a {what}"
+    if other != what:
+        raise UserError(f"{wrong}, but of a {other}; give the folder of a {what}")
+    return read_record(kind, path, f"{wrong}; train the {what} again")
 
 
 def write_manifest(folder: str | Path, manifest: TrainedManifest) -> None:

@@ -89,6 +89,7 @@ class Model:
     """ε(z, t), or ε(z, t, label); a denoiser is D(y, σ), or D(y, σ, label)."""
     weights_sha256: str
     folder: Path
+    class_names: tuple[str, ...] = ()
 
     def eps(self, network: nn.Module | None = None) -> Network:
         """Return ε(z, t) of the model's process; `network` is its network as it is called."""
@@ -130,7 +131,8 @@ def load_model(
     built = build_process(settings)
     network = build_network(settings, built).to(device)
     _load_weights(network, Path(folder), manifest)
-    return Model(settings, built, network, manifest.weights_sha256, Path(folder))
+    sha256, names = manifest.weights_sha256, manifest.class_names
+    return Model(settings, built, network, sha256, Path(folder), names)
 
 
 def load_guide(folder: str | Path, device: torch.device) -> Guide:

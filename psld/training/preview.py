@@ -4,6 +4,7 @@ The noise of a preview is the same every time.
 """
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -56,6 +57,11 @@ def preview_samples(
 
 
 @torch.no_grad()
+def split_of_accuracy(store: ImageStore) -> Literal["test", "train"]:
+    """Return the split on which a guide's accuracy is measured."""
+    return "test" if store.splits["test"] else "train"
+
+
 def accuracy_by_time(
     settings: GuideModelSettings, process: LinearProcess, store: ImageStore, network: nn.Module
 ) -> list[float]:
@@ -63,7 +69,7 @@ def accuracy_by_time(
 
     The images come from the test split, or from the training split if there is no other.
     """
-    split = "test" if store.splits["test"] else "train"
+    split = split_of_accuracy(store)
     count = store.splits[split]
     chosen = np.linspace(0, count - 1, min(TEST_IMAGES, count)).astype(int)
     device = device_of(network)

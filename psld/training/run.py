@@ -105,6 +105,7 @@ def run_training(
                 grid=settings.grid_name,
                 settings=settings.model(),
                 dataset_digest=store.digest,
+                class_names=store.class_names,
                 step=state.step,
                 images_seen=state.step * settings.training.batch_size,
                 parameters=sum(p.numel() for p in state.network.parameters()),
@@ -120,4 +121,4 @@ def run_training(
                 write_history(place, state.history)
             write_manifest(folder, manifest)
             publish(run, Path(settings.output))
-            print(f"wrote {settings.output}")
+            print(f"wrote {settings.output}; its run directory is {run}")

@@ -64,6 +64,7 @@ def test_every_command_refuses_an_unknown_key(words, tmp_path):
         ("plan speed=1", "psld plan: unknown key speed"),
         ("plan grid", "grid: not a setting KEY=VALUE"),
         ("wandb upload", "verb: Input should be "),
+        ("figure figure=nfe output=/tmp", "output: /tmp is a folder; give a path without"),
         ("tabulate output=x/", "psld tabulate: output: "),
         ("train hydra.run.dir=/proc/x", "/proc/x"),
         # Missing ones.

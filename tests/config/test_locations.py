@@ -57,6 +57,13 @@ def test_an_own_config_takes_the_place_of_a_shipped_one(own):
     assert compose_content("train", [], "test")["training"]["steps"] == 1200
 
 
+def test_a_wrong_key_of_an_own_config_is_named_with_its_file(own, model, tmp_path):
+    own("sampler/mine", "defaults: [em, _self_]\nstridin: uniform\n")
+    words = ("sample", f"model={model}", "output=x", "sampler=mine")
+    said = "configs/sampler/mine.yaml: configs/sample.yaml: unknown key sampler.stridin"
+    refused(call(tmp_path, *words), 2, f"{said} (is sampler.striding meant?)")
+
+
 @pytest.mark.parametrize(("flags", "processes"), [((), "mine"), (("--multirun",), "mine,cld")])
 def test_commands_and_sweeps_find_own_configs(own, tmp_path, digits, flags, processes):
     own("process/mine", MINE)

@@ -49,7 +49,7 @@ INTEGER = "Input should be a valid integer, unable to parse string as an integer
         ({"animal": {"kind": "dog"}}, "animal.name is missing"),
         (
             {"animal": CAT | {"lifes": 7}, "garden": 1},
-            "unknown key animal.lifes; unknown key garden",
+            "unknown key animal.lifes (is animal.lives meant?); unknown key garden",
         ),
         (
             {"animal": CAT | {"lives": 0}},

@@ -59,7 +59,7 @@ def test_pixels_are_the_resized_pictures(pictures, tmp_path):
     assert record["digest"] == store.digest
     assert record["shape"] == [40, 3, 8, 8]
     assert record["class_names"] == ["a", "b"]
-    assert record["filter"] == "box"
+    assert record["settings"] == settings.model_dump(mode="json")
     assert list(record["source_checksums"]) == [str(pictures)]
 
 
@@ -72,6 +72,20 @@ def test_preparing_again_gives_the_same_bytes(pictures, tmp_path, monkeypatch):
     second = prepare_dataset(settings, tmp_path / "2.h5")
     assert first["digest"] == second["digest"]
     assert (tmp_path / "1.h5").read_bytes() == (tmp_path / "2.h5").read_bytes()
+
+
+def test_a_dataset_of_other_settings_is_not_replaced(pictures, tmp_path):
+    path = tmp_path / "mine.h5"
+    prepare_dataset(dataset(folder(pictures)), path)
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=r"mine\.h5: prepared with another dataset\.image_size"):
+        prepare_dataset(dataset(folder(pictures), image_size=4), path)
+    with pytest.raises(UserError, match=r"prepared with another dataset\.source; give another"):
+        prepare_dataset(dataset(folder(pictures, test_fraction=0.5)), path)
+    assert path.read_bytes() == before
+    prepare_dataset(dataset(folder(pictures), flip=False), path)
+    path.unlink()
+    prepare_dataset(dataset(folder(pictures), image_size=4), path)
 
 
 def test_labels_are_zero_where_they_are_not_used(pictures, tmp_path):
@@ -142,10 +156,10 @@ def test_memory_does_not_grow_with_the_dataset(tmp_path):
 # --- the command --------------------------------------------------------------------------------
 
 
-def test_the_command_makes_three_files_and_prints_one_line(tmp_path):
+def test_the_command_makes_three_files_and_prints_what_is_in_them(tmp_path):
     result = succeeded(run(tmp_path, command("prepare")))
     assert result.stderr == ""
-    assert result.stdout.count("\n") == 1
+    assert result.stdout.endswith("\nclasses: 0 0, 1 1, 2 2, 3 3, 4 4, 5 5, 6 6, 7 7, 8 8, 9 9\n")
     assert "1,797 images of 1×8×8 (1,437 train, 360 test)" in result.stdout
     assert sorted(path.name for path in tmp_path.rglob("*")) == [
         "data",

@@ -46,10 +46,14 @@ RECORDS = {
 }
 """Records with a digest: what they say cannot change."""
 
+DIGITS = {
+    **{"name": "x", "channels": 1, "image_size": 8, "num_classes": 10, "flip": False},
+    **{"filter": None, "source": {"kind": "digits"}},
+}
 PLAIN = {
     "lives.json": ({"7": [3], "8": [4]}, lambda file: begin_life(file.parent, 3) or True),
     "launch.json": ("/runs/x", lambda file: read_json(file, str)),
-    "dataset.json": ({"dataset": "x", "digest": "0"}, lambda file: read_json(file, Described)),
+    "dataset.json": ({"settings": DIGITS, "digest": "0"}, lambda file: read_json(file, Described)),
 }
 """Files without a digest: a changed value that fits is taken."""
 

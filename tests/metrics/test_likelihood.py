@@ -12,7 +12,7 @@ import torch
 from scipy import stats
 
 from psld.config.settings import load_record
-from psld.data.store import ImageStore
+from psld.data.store import ImageStore, write_store
 from psld.diffusion.likelihood import dequantize
 from psld.metrics.likelihood import LikelihoodResult, measure_shard
 from psld.metrics.settings import LikelihoodCommandSettings
@@ -164,6 +164,15 @@ def test_bad_settings_are_refused(model, digits, tmp_path, given, words):
     arguments = (*FAST, f"model={model}", f"data={digits}", given)
     refused(call(tmp_path, "likelihood", *arguments), 2, *words)
     assert not list(tmp_path.iterdir())
+
+
+def test_another_dataset_than_the_trainings_is_refused(model, digits, tmp_path):
+    """Prepared again with another split, its test images may be those that the model has seen."""
+    store = ImageStore.open(digits)
+    splits, everything = {"train": 360, "test": 1437}, (store.labels("all"), store.num_classes)
+    write_store(tmp_path / "again.h5", (1, 8, 8), splits, *everything, [store.images("all")])
+    given = (*FAST, f"model={model}", "data=again.h5")
+    refused(call(tmp_path, "likelihood", *given), 2, "again.h5: not the images of the training")
 
 
 @pytest.mark.slow

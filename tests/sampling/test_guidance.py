@@ -1,11 +1,13 @@
 """Guidance in the commands: labels of shards, their evaluation, and compatible settings."""
 
+import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
 
+import psld
 from psld.config.compose import compose_content
 from psld.config.settings import parse
 from psld.grid.resolution import compose_model, compose_sampler
@@ -17,6 +19,7 @@ from psld.training.manifest import GuideManifest, read_manifest
 from psld.training.settings import TrainGuideSettings
 from psld.utils.errors import UserError
 from tests.commands import TINY, call, refused, succeeded
+from tests.results import sealed
 
 SIZE = 12
 FREE = ("guidance@sampler.guidance=classifier-free",)
@@ -92,6 +95,24 @@ def test_a_class_conditional_model_samples_without_a_class_too(conditional_model
     assert shard.nfe == 6
 
 
+def test_classes_are_asked_for_by_name_image_by_image(conditional_model, tmp_path):
+    model = shutil.copytree(conditional_model, tmp_path / "model")
+    manifest = json.loads((model / "manifest.json").read_text())
+    assert manifest["class_names"] == list("0123456789")
+    names = ["T-shirt/top", "trouser", *"cdefghi", "ankle boot"]
+    (model / "manifest.json").write_text(sealed(manifest | {"class_names": names}))
+    cell = (*QUICK["em"], *FREE, f"model={model}", "shard_size=5", "output=cell")
+    label = "sampler.guidance.label=[trouser,ankle boot,T-shirt/top,3]"
+    succeeded(call(tmp_path, "sample", *cell, label))
+    shard = Shard.load(tmp_path / "cell" / "00000.safetensors")
+    assert shard.labels.tolist() == [1, 9, 0, 3, 1]
+    loaded, few = psld.load(model), {"sampler": "em", "steps": 6}
+    images = loaded.sample(5, **few, label=["trouser", "ankle boot", "T-shirt/top", 3])
+    np.testing.assert_array_equal(images, shard.images)
+    boots = loaded.sample(2, **few, label="ankle boot")
+    assert torch.equal(boots, loaded.sample(2, **few, label=np.int64(9)))
+
+
 def test_shards_of_another_guide_are_refused(model, guide, digits, features, tmp_path):
     """A guide that was trained again makes other images, although it lies in the same place."""
     cell = (*QUICK["em"], *BY_CLASSIFIER, "guide=guide", f"model={model}", "shard_size=4")
@@ -118,16 +139,28 @@ def test_shards_of_another_guide_are_refused(model, guide, digits, features, tmp
     [
         ((*BY_CLASSIFIER,), ["guide: sampler.guidance needs it"]),
         (("guide=GUIDE",), ["guide: sampler.guidance has no use for"]),
-        ((*BY_CLASSIFIER, "guide=MODEL"), ["not the manifest of a guide"]),
-        (("model=GUIDE",), ["not the manifest of a model"]),
+        (
+            (*BY_CLASSIFIER, "guide=MODEL"),
+            ["not the manifest of a guide, but of a model"],
+        ),
+        (
+            ("model=GUIDE",),
+            ["not the manifest of a model, but of a guide"],
+        ),
         ((*BY_CLASSIFIER, "guide=absent"), ["absent/manifest.json: no such file"]),
         (
             (*BY_CLASSIFIER, "guide=GUIDE", "sampler.guidance.label=10"),
             ["sampler.guidance.label: dataset digits has no class 10; there are 0 to 9"],
         ),
+        (
+            (*BY_CLASSIFIER, "guide=GUIDE", "sampler.guidance.label=[3,three]"),
+            ["no class three; there are 0 to 9, and cycle (0, 1, 2,"],
+        ),
+        ((*BY_CLASSIFIER, "guide=GUIDE", "sampler.guidance.label=-1"), ["has no class -1"]),
+        (("sampler.final_time=1e-6",), ["sampler.final_time: 1e-06 is before", "1e-05 or more"]),
         ((*FREE,), ["needs a class-conditional model", "training.label_dropout"]),
         ((*FREE, "sampler.guidance.scale=0"), ["sampler.guidance.scale", "greater than 0"]),
-        ((*FREE, "sampler.guidance.label=-1"), ["sampler.guidance.label"]),
+        ((*FREE, "sampler.guidance.label=true"), ["sampler.guidance.label: a class is a number"]),
         ((*FREE, "+sampler.guidance.speed=1"), ["unknown key sampler.guidance.speed"]),
     ],
 )

@@ -81,6 +81,7 @@ def test_a_shard_of_another_origin_is_named(cell, origin):
     with pytest.raises(UserError, match=f"made by another {key} than the model") as caught:
         list(read(cell, 30))
     assert str(caught.value).startswith(str(path))
+    assert ("give shard_size=20, or" in str(caught.value)) == (key == "size")
 
 
 def test_a_shard_under_another_index_is_named(cell):

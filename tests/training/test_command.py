@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 import psld.training.loop as loop
 import psld.training.run as training_run
 from psld.data.store import ImageStore
+from psld.training.manifest import ModelManifest, read_manifest
 from psld.training.model import load_model
 from psld.utils.errors import RunError
 from psld.utils.locks import held_if_free
@@ -182,9 +183,17 @@ def test_a_missing_a_truncated_and_a_foreign_dataset(digits, tmp_path):
 def test_a_dataset_of_other_images_than_the_settings_say(tmp_path):
     larger = ("dataset.image_size=16", "dataset.filter=box", "output=larger.h5")
     succeeded(call(tmp_path, "prepare", *larger))
-    finished = call(tmp_path, "train", *SETTINGS, "data=larger.h5")
+    finished = call(tmp_path, "train", *SETTINGS, "dataset=digits", "data=larger.h5")
     refused(finished, 2, "larger.h5", "has image_size 16", "or give dataset.image_size=16")
-    succeeded(call(tmp_path, "train", *SETTINGS, "data=larger.h5", *larger[:2], "output=model"))
+
+
+def test_a_training_takes_the_settings_of_the_preparation(tmp_path):
+    larger = ("dataset.image_size=16", "dataset.filter=box", "output=larger.h5")
+    succeeded(call(tmp_path, "prepare", *larger, "dataset.name=larger", "dataset.flip=true"))
+    succeeded(call(tmp_path, "train", *SETTINGS, "data=larger.h5", "output=model"))
+    dataset = read_manifest(tmp_path / "model", ModelManifest).settings.dataset
+    assert (dataset.name, dataset.image_size) == ("larger", 16)
+    assert (dataset.flip, dataset.filter) == (True, "box")
 
 
 def test_a_damaged_checkpoint_is_for_the_user_to_delete(trained, digits):

@@ -3,19 +3,18 @@
 import sys
 from contextlib import contextmanager
 
-from snakemake.exceptions import WorkflowError
-
 from psld.grid.workflow import Workflow
 from psld.utils.errors import UserError
 
 
 @contextmanager
 def one_line():
-    """Report a wrong grid, name or target in one line."""
+    """Report a wrong grid, name or target in one line, without the frames of an exception."""
     try:
         yield
     except UserError as error:
-        raise WorkflowError(str(error))
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
 
 
 GRIDS = Workflow.load()
