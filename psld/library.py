@@ -87,6 +87,7 @@ class LoadedModel(Model):
         process: Process = None,
         batch_size: int = BATCH,
         raw: bool = False,
+        progress: bool = False,
         **options: object,
     ) -> Tensor:
         """Sample n images.
@@ -110,6 +111,7 @@ class LoadedModel(Model):
                 or {name: settings}. None: that of its training.
             batch_size: images per network evaluation; changes only speed and memory.
             raw: return float32 instead of bytes: images on [−1, 1], not clipped.
+            progress: show a progress bar, in notebooks as a widget.
             options: other settings of the sampler, such as striding or tolerance, with the values
                 of YAML: numbers, booleans, tuples or lists, None. A string is read as on the
                 command line.
@@ -143,7 +145,9 @@ class LoadedModel(Model):
                 network=forward_pass(self.network, chosen.precision),
             )
             batching = Batching(batch_size)
-            images, *_ = sample_images(model, loaded, chosen, range(n), (seed, 0), batching)
+            images, *_ = sample_images(
+                model, loaded, chosen, range(n), (seed, 0), batching, silent=not progress
+            )
         return images.cpu() if raw else to_uint8(images).cpu()
 
 
@@ -166,6 +170,7 @@ class ForeignDenoiser:
         seed: int = 0,
         batch_size: int = BATCH,
         raw: bool = False,
+        progress: bool = False,
         **options: object,
     ) -> Tensor:
         """Sample n images; arguments, result and errors are those of `LoadedModel.sample`."""
@@ -178,7 +183,9 @@ class ForeignDenoiser:
         with _in_words_of_the_call():
             check_levels(built, chosen.final_time, self.sigma_min, self.sigma_max)
             shape = (n, *self.shape)
-            images = draw_images(built, chosen, score, shape, (seed, 0), device)
+            images = draw_images(
+                built, chosen, score, shape, (seed, 0), device, silent=not progress
+            )
         return images.cpu() if raw else to_uint8(images).cpu()
 
 
@@ -213,6 +220,7 @@ def sample(
     inpainting: Inpainting | None = None,
     batch_size: int = BATCH,
     raw: bool = False,
+    progress: bool = False,
     **options: object,
 ) -> Tensor:
     """Sample images from a network of your own; for a trained model see `LoadedModel.sample`.
@@ -239,7 +247,16 @@ def sample(
     score = NetworkScore(lambda z, t: process.checked(called(z, t), z), batch_size)
     device = device_of(network)
     with _in_words_of_the_call():
-        images = draw_images(process, chosen, score, shape, (seed, 0), device, inpainting)
+        images = draw_images(
+            process,
+            chosen,
+            score,
+            shape,
+            (seed, 0),
+            device,
+            inpainting,
+            silent=not progress,
+        )
     return images.cpu() if raw else to_uint8(images).cpu()
 
 
@@ -332,7 +349,9 @@ def load_extractor(folder: str | Path, device: str = "auto") -> Extractor:
     return load_classifier(folder, choose_device(device))
 
 
-def distance(images: Tensor, reference: Tensor, extractor: Extractor) -> float:
+def distance(
+    images: Tensor, reference: Tensor, extractor: Extractor, progress: bool = False
+) -> float:
     """Return the Fréchet distance between two sets of images in an extractor's features.
 
     Args:
@@ -340,13 +359,16 @@ def distance(images: Tensor, reference: Tensor, extractor: Extractor) -> float:
         reference: uint8 M×C×H×W.
         extractor: from `load_extractor`, or any object with the attributes of
             psld.metrics.extractor.Extractor.
+        progress: show progress bars, in notebooks as widgets.
 
     Raises:
         UserError: the images do not suit the extractor, or a set has fewer than two.
         RunError: a feature is not finite.
     """
     first, second = (
-        gather(extractor, batches_of(each.cpu().numpy(), BATCH), "features", len(each)).total
+        gather(
+            extractor, batches_of(each.cpu().numpy(), BATCH), "features", len(each), not progress
+        ).total
         for each in (images, reference)
     )
     return frechet_distance(first, second)

@@ -1,6 +1,7 @@
 """The library on a model that is hardly trained; docs/library.md as it is written."""
 
 import contextlib
+import io
 import re
 import shutil
 from pathlib import Path
@@ -145,6 +146,21 @@ def test_a_loaded_model_is_frozen_and_can_be_trained_on(model):
     loaded.network.requires_grad_(True)
     loaded.network(z, t).sum().backward()
     assert all(parameter.grad is not None for parameter in loaded.network.parameters())
+
+
+def test_progress_is_shown_if_it_is_asked_for(model, features, monkeypatch):
+    """Even on a terminal, where the commands show it."""
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr("sys.stderr", terminal)
+    loaded, extractor = psld.load(model), psld.load_extractor(features)
+    for progress in ({}, {"progress": True}):
+        assert terminal.getvalue() == ""
+        images = loaded.sample(8, **FEW, **progress)
+        psld.sample(loaded.process, loaded.network, (8, 1, 8, 8), **FEW, **progress)
+        psld.distance(images, images, extractor, **progress)
+    assert len(re.findall(r"sampling: +0%", terminal.getvalue())) == 2
+    assert "features: 100%" in terminal.getvalue()
 
 
 def test_an_image_that_is_no_number_is_an_error(model):
