@@ -41,7 +41,7 @@ __all__ = [
     "save_images",
 ]
 
-Process = str | Mapping[str, Mapping[str, object]] | None
+Process = str | Mapping[str, Mapping[str, object]]
 """A process by the name of its config, with settings or without: {"psld": {"gamma": 0.25}}."""
 
 BATCH = 250
@@ -84,7 +84,7 @@ class LoadedModel(Model):
         label: int | str | None = None,
         guide: str | Path | None = None,
         scale: float | None = None,
-        process: Process = None,
+        process: Process | None = None,
         batch_size: int = BATCH,
         raw: bool = False,
         progress: bool = False,
@@ -136,7 +136,8 @@ class LoadedModel(Model):
         chosen = _sampler_of(sampler, steps, options, overrides)
         loaded = None if guide is None else load_guide(guide, self.device)
         with _in_words_of_the_call():
-            settings = self.settings.with_process(_process_of(process))
+            chosen_process = None if process is None else _process_of(process)
+            settings = self.settings.with_process(chosen_process)
             check_fit(chosen, settings, loaded and loaded.settings)
             model = replace(
                 self,
@@ -206,7 +207,8 @@ def from_denoiser(
     """
     if len(shape) != 3:
         raise UserError(f"from_denoiser(): shape is {tuple(shape)}; C×H×W is needed")
-    return ForeignDenoiser(network, tuple(shape), sigma_min, sigma_max)
+    channels, height, width = shape
+    return ForeignDenoiser(network, (channels, height, width), sigma_min, sigma_max)
 
 
 def sample(
@@ -278,10 +280,8 @@ def _sampler_of(
             raise
 
 
-def _process_of(process: Process) -> ProcessSettings | None:
+def _process_of(process: Process) -> ProcessSettings:
     """Return the settings of a process. Raises UserError for unknown names and settings."""
-    if process is None:
-        return None
     process = {process: {}} if isinstance(process, str) else process
     if not isinstance(process, Mapping) or len(process) != 1:
         raise UserError(
