@@ -51,6 +51,8 @@ BATCH = 250
 def load(folder: str | Path, device: str = "auto") -> "LoadedModel":
     """Load a trained model.
 
+        model = psld.load("models/demo/psld-0.02")
+
     Args:
         folder: written by psld train; holds weights.safetensors and manifest.json. Or an address
             on the Hugging Face Hub, hf://USER/NAME@COMMIT; without @COMMIT it is the newest.
@@ -65,6 +67,9 @@ def load(folder: str | Path, device: str = "auto") -> "LoadedModel":
 
 class LoadedModel(Model):
     """A trained model on its device, ready to sample.
+
+        model = psld.load("models/demo/psld-0.02", device="cpu")
+        model.device, model.process, model.network, model.settings.training
 
     `settings` are dataset, process, network and training recipe; `process` is the forward process;
     `network` is ε(z, t): states N×kC×H×W and forward times N → predicted noise.
@@ -195,8 +200,12 @@ def from_denoiser(
 ) -> ForeignDenoiser:
     """Return a network of somebody else as the network of every process.
 
-        model = psld.from_denoiser(edm, (3, 32, 32), sigma_min=0, sigma_max=float("inf"))
-        images = model.sample(16, process="cld", sampler="sscs", steps=50)
+        class Gray(torch.nn.Module):                 # a network of yours
+            def forward(self, y, sigma):
+                return torch.zeros_like(y)
+
+        model = psld.from_denoiser(Gray(), (3, 32, 32), sigma_min=0, sigma_max=float("inf"))
+        images = model.sample(4, process="cld", sampler="sscs", steps=10)
 
     Args:
         network: D(y, σ): images with noise, N×C×H×W, and noise levels, N, float32 → the images that
@@ -227,7 +236,8 @@ def sample(
 ) -> Tensor:
     """Sample images from a network of your own; for a trained model see `LoadedModel.sample`.
 
-        images = psld.sample(process, ema.network, (16, 1, 8, 8), sampler="multistep", steps=10)
+        model = psld.load("models/demo/psld-0.02")   # or a process and a network of yours
+        images = psld.sample(model.process, model.network, (16, 1, 8, 8), steps=10)
 
     Args:
         process: that of the training.
@@ -316,7 +326,7 @@ def denoiser(model: Model, n: int | None = None, seed: int = 0) -> StraightDenoi
 
     Use it with samplers that are written for denoisers:
 
-        D = psld.denoiser(model, n=16)
+        D = psld.denoiser(psld.load("models/demo/psld-0.02"), n=16)
         y = D.sigma_max * torch.randn(16, 1, 8, 8)       # then any sampler of dy/dσ = (y − D)/σ
 
     The momentum is drawn once, from the seed, and kept: see psld.diffusion.denoiser. A model that
@@ -344,6 +354,8 @@ def denoiser(model: Model, n: int | None = None, seed: int = 0) -> StraightDenoi
 def load_extractor(folder: str | Path, device: str = "auto") -> Extractor:
     """Load a feature extractor that psld train_extractor trained.
 
+        extractor = psld.load_extractor("features/digits/fd-classifier")
+
     Raises UserError if a file is missing or damaged, or the device does not exist.
     """
     return load_classifier(folder, choose_device(device))
@@ -353,6 +365,10 @@ def distance(
     images: Tensor, reference: Tensor, extractor: Extractor, progress: bool = False
 ) -> float:
     """Return the Fréchet distance between two sets of images in an extractor's features.
+
+        extractor = psld.load_extractor("features/digits/fd-classifier")
+        first, second = torch.randint(256, (2, 100, 1, 8, 8), dtype=torch.uint8)
+        psld.distance(first, second, extractor)
 
     Args:
         images: uint8 N×C×H×W.

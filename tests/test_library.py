@@ -1,9 +1,11 @@
 """The library on a model that is hardly trained; docs/library.md as it is written."""
 
 import contextlib
+import inspect
 import io
 import re
 import shutil
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from psld.diffusion.likelihood import log_likelihood
 from psld.diffusion.loop import Inpainting
 from psld.diffusion.loss import Batch, EpsilonLoss
 from psld.utils.errors import RunError, UserError
-from tests.commands import call, succeeded
+from tests.commands import call, run, succeeded
 from tests.diffusion.processes import phase_space
 from tests.hub import empty_hub
 from tests.workflow.project import REPOSITORY
@@ -56,6 +58,24 @@ def test_a_section_runs(section, folder, tmp_path):
     assert "images" not in names or names["images"].isfinite().all()
     if section in MADE:
         assert (folder / MADE[section]).stat().st_size > 100
+
+
+@pytest.mark.parametrize("name", [name for name in psld.__all__ if name != "__version__"])
+def test_the_example_of_a_public_name_runs(name, folder):
+    """It is the indented block in the docstring, which stands in the API pages of `make docs`."""
+    text = inspect.getdoc(getattr(psld, name))
+    example = re.search(r"\n\n((?:(?: {4}.*)?\n)+)", text + "\n\n")
+    assert example, text
+    with contextlib.chdir(folder):
+        exec(textwrap.dedent(example[1]), {"psld": psld, "torch": torch})
+
+
+@pytest.mark.slow
+def test_the_api_pages_have_the_public_names(tmp_path):
+    succeeded(run(REPOSITORY, ["make", "docs", "INSTALLED=", f"API={tmp_path}"]))
+    page = (tmp_path / "psld" / "library.html").read_text()
+    assert all(f'id="{name}"' in page for name in psld.__all__ if name != "__version__")
+    assert (tmp_path / "psld" / "diffusion" / "process.html").exists()
 
 
 FEW = {"sampler": "multistep", "steps": 4}

@@ -86,7 +86,12 @@ def to_pixels(
 
 
 def save_images(images: ArrayLike, path: str | Path) -> None:
-    """Write uint8 images N×C×H×W into one picture PATH.png, or into a folder as 00000.png, …"""
+    """Write uint8 images N×C×H×W, gray or RGB.
+
+        psld.save_images(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), "four.png")
+
+    A path PATH.png is one picture of all images, any other a folder of 00000.png, …
+    """
     images, path = np.asarray(images), Path(path)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
         raise UserError(
