@@ -259,16 +259,8 @@ def sample(
     score = NetworkScore(lambda z, t: process.checked(called(z, t), z), batch_size)
     device = device_of(network)
     with _in_words_of_the_call():
-        images = draw_images(
-            process,
-            chosen,
-            score,
-            shape,
-            (seed, 0),
-            device,
-            inpainting,
-            silent=not progress,
-        )
+        key, silent = (seed, 0), not progress
+        images = draw_images(process, chosen, score, shape, key, device, inpainting, silent=silent)
     return images.cpu() if raw else to_uint8(images).cpu()
 
 
