@@ -9,11 +9,12 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTHON ?= python3
 PROFILE ?= profiles/default
 GRID ?= demo
+API ?= docs/api
 INSTALLED := .venv/installed
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
 SNAKEMAKE := $(RUN) snakemake --profile $(PROFILE)
 
-.PHONY: help setup demo small test test-slow test-slurm test-gpu test-wheel faults fuzz lint lock cells plan results report sync dashboard bench
+.PHONY: help setup demo small test test-slow test-slurm test-gpu test-wheel faults fuzz lint lock docs cells plan results report sync dashboard bench
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -95,6 +96,9 @@ lint: $(INSTALLED) ## Check style, imports and types: ruff, snakefmt, snakemake 
 	.venv/bin/lint-imports
 	.venv/bin/basedpyright
 	$(SNAKEMAKE) --lint
+
+docs: $(INSTALLED) ## Make the API pages of the library from its docstrings: docs/api/psld/library.html
+	$(RUN) python -m pdoc --docformat google --output-directory $(API) psld.library psld.diffusion psld.networks
 
 lock: $(INSTALLED) ## Write requirements.lock again, after a change of pyproject.toml
 	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes \

@@ -57,6 +57,8 @@ BATCH = 250
 def load(folder: str | Path, device: str = "auto") -> "LoadedModel":
     """Load a trained model.
 
+        model = psld.load("models/demo/psld-0.02")
+
     Args:
         folder: written by psld train; holds weights.safetensors and manifest.json. Or an address
             on the Hugging Face Hub, hf://USER/NAME@COMMIT; without @COMMIT it is the newest.
@@ -71,6 +73,9 @@ def load(folder: str | Path, device: str = "auto") -> "LoadedModel":
 
 class LoadedModel(Model):
     """A trained model on its device, ready to sample.
+
+        model = psld.load("models/demo/psld-0.02", device="cpu")
+        model.device, model.process, model.network, model.settings.training
 
     `settings` are dataset, process, network and training recipe; `process` is the forward process;
     `network` is ε(z, t): states N×kC×H×W and forward times N → predicted noise.
@@ -93,6 +98,7 @@ class LoadedModel(Model):
         process: Process | None = None,
         batch_size: int = BATCH,
         raw: bool = False,
+        progress: bool = False,
         **options: object,
     ) -> Tensor:
         """Sample n images.
@@ -117,6 +123,7 @@ class LoadedModel(Model):
                 or {name: settings}. None: that of its training.
             batch_size: images per network evaluation; changes only speed and memory.
             raw: return float32 instead of bytes: images on [−1, 1], not clipped.
+            progress: show a progress bar, in notebooks as a widget.
             options: other settings of the sampler, such as striding or tolerance, with the values
                 of YAML: numbers, booleans, tuples or lists, None. A string is read as on the
                 command line.
@@ -152,7 +159,9 @@ class LoadedModel(Model):
                 network=forward_pass(self.network, chosen.precision),
             )
             batching = Batching(batch_size)
-            images, *_ = sample_images(model, loaded, chosen, range(n), (seed, 0), batching)
+            images, *_ = sample_images(
+                model, loaded, chosen, range(n), (seed, 0), batching, silent=not progress
+            )
         return images.cpu() if raw else to_uint8(images).cpu()
 
 
@@ -175,6 +184,7 @@ class ForeignDenoiser:
         seed: int | None = 0,
         batch_size: int = BATCH,
         raw: bool = False,
+        progress: bool = False,
         **options: object,
     ) -> Tensor:
         """Sample n images; arguments, result and errors are those of `LoadedModel.sample`."""
@@ -188,7 +198,9 @@ class ForeignDenoiser:
         with in_words_of_the_call(CALL), threads:
             check_levels(built, chosen.final_time, self.sigma_min, self.sigma_max)
             shape = (n, *self.shape)
-            images = draw_images(built, chosen, score, shape, (seed, 0), device)
+            images = draw_images(
+                built, chosen, score, shape, (seed, 0), device, silent=not progress
+            )
         return images.cpu() if raw else to_uint8(images).cpu()
 
 
@@ -197,8 +209,12 @@ def from_denoiser(
 ) -> ForeignDenoiser:
     """Return a network of somebody else as the network of every process.
 
-        model = psld.from_denoiser(edm, (3, 32, 32), sigma_min=0, sigma_max=float("inf"))
-        images = model.sample(16, process="cld", sampler="sscs", steps=50)
+        class Gray(torch.nn.Module):                 # a network of yours
+            def forward(self, y, sigma):
+                return torch.zeros_like(y)
+
+        model = psld.from_denoiser(Gray(), (3, 32, 32), sigma_min=0, sigma_max=float("inf"))
+        images = model.sample(4, process="cld", sampler="sscs", steps=10)
 
     Args:
         network: D(y, σ): images with noise, N×C×H×W, and noise levels, N, float32 → the images that
@@ -222,11 +238,13 @@ def sample(
     inpainting: Inpainting | None = None,
     batch_size: int = BATCH,
     raw: bool = False,
+    progress: bool = False,
     **options: object,
 ) -> Tensor:
     """Sample images from a network of your own; for a trained model see `LoadedModel.sample`.
 
-        images = psld.sample(process, ema.network, (16, 1, 8, 8), sampler="multistep", steps=10)
+        model = psld.load("models/demo/psld-0.02")   # or a process and a network of yours
+        images = psld.sample(model.process, model.network, (16, 1, 8, 8), steps=10)
 
     Args:
         process: that of the training.
@@ -251,7 +269,8 @@ def sample(
     device = device_of(network)
     threads = enough_threads(network, min(shape[0], batch_size), shape[2] * shape[3])
     with in_words_of_the_call(CALL), threads:
-        images = draw_images(process, chosen, score, shape, (seed, 0), device, inpainting)
+        key, silent = (seed, 0), not progress
+        images = draw_images(process, chosen, score, shape, key, device, inpainting, silent=silent)
     return images.cpu() if raw else to_uint8(images).cpu()
 
 
@@ -290,7 +309,7 @@ def denoiser(model: Model, n: int | None = None, seed: int = 0) -> StraightDenoi
 
     Use it with samplers that are written for denoisers:
 
-        D = psld.denoiser(model, n=16)
+        D = psld.denoiser(psld.load("models/demo/psld-0.02"), n=16)
         y = D.sigma_max * torch.randn(16, 1, 8, 8)       # then any sampler of dy/dσ = (y − D)/σ
 
     The momentum is drawn once, from the seed, and kept: see psld.diffusion.denoiser. A model that
@@ -320,26 +339,37 @@ def denoiser(model: Model, n: int | None = None, seed: int = 0) -> StraightDenoi
 def load_extractor(folder: str | Path, device: str = "auto") -> Extractor:
     """Load a feature extractor that psld train_extractor trained.
 
+        extractor = psld.load_extractor("features/digits/fd-classifier")
+
     Raises UserError if a file is missing or damaged, or the device does not exist.
     """
     return load_classifier(folder, choose_device(device))
 
 
-def distance(images: Tensor, reference: Tensor, extractor: Extractor) -> float:
+def distance(
+    images: Tensor, reference: Tensor, extractor: Extractor, progress: bool = False
+) -> float:
     """Return the Fréchet distance between two sets of images in an extractor's features.
+
+        extractor = psld.load_extractor("features/digits/fd-classifier")
+        first, second = torch.randint(256, (2, 100, 1, 8, 8), dtype=torch.uint8)
+        psld.distance(first, second, extractor)
 
     Args:
         images: uint8 N×C×H×W.
         reference: uint8 M×C×H×W.
         extractor: from `load_extractor`, or any object with the attributes of
             psld.metrics.extractor.Extractor.
+        progress: show progress bars, in notebooks as widgets.
 
     Raises:
         UserError: the images do not suit the extractor, or a set has fewer than two.
         RunError: a feature is not finite.
     """
     first, second = (
-        gather(extractor, batches_of(each.cpu().numpy(), BATCH), "features", len(each)).total
+        gather(
+            extractor, batches_of(each.cpu().numpy(), BATCH), "features", len(each), not progress
+        ).total
         for each in map(torch.as_tensor, (images, reference))
     )
     return frechet_distance(first, second)

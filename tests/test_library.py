@@ -1,8 +1,11 @@
 """The library on a model that is hardly trained; docs/library.md as it is written."""
 
 import contextlib
+import inspect
+import io
 import re
 import shutil
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +20,7 @@ from psld.diffusion.likelihood import log_likelihood
 from psld.diffusion.loop import Inpainting
 from psld.diffusion.loss import Batch, EpsilonLoss
 from psld.utils.errors import RunError, UserError
-from tests.commands import call, succeeded
+from tests.commands import call, run, succeeded
 from tests.diffusion.processes import phase_space
 from tests.hub import empty_hub
 from tests.workflow.project import REPOSITORY
@@ -57,6 +60,24 @@ def test_a_section_runs(section, folder, tmp_path):
     assert "images" not in names or names["images"].isfinite().all()
     if section in MADE:
         assert (folder / MADE[section]).stat().st_size > 100
+
+
+@pytest.mark.parametrize("name", [name for name in psld.__all__ if name != "__version__"])
+def test_the_example_of_a_public_name_runs(name, folder):
+    """It is the indented block in the docstring, which stands in the API pages of `make docs`."""
+    text = inspect.getdoc(getattr(psld, name))
+    example = re.search(r"\n\n((?:(?: {4}.*)?\n)+)", text + "\n\n")
+    assert example, text
+    with contextlib.chdir(folder):
+        exec(textwrap.dedent(example[1]), {"psld": psld, "torch": torch})
+
+
+@pytest.mark.slow
+def test_the_api_pages_have_the_public_names(tmp_path):
+    succeeded(run(REPOSITORY, ["make", "docs", "INSTALLED=", f"API={tmp_path}"]))
+    page = (tmp_path / "psld" / "library.html").read_text()
+    assert all(f'id="{name}"' in page for name in psld.__all__ if name != "__version__")
+    assert (tmp_path / "psld" / "diffusion" / "process.html").exists()
 
 
 FEW = {"sampler": "multistep", "steps": 4}
@@ -179,6 +200,21 @@ def test_a_loaded_model_is_frozen_and_can_be_trained_on(model):
     loaded.network.requires_grad_(True)
     loaded.network(z, t).sum().backward()
     assert all(parameter.grad is not None for parameter in loaded.network.parameters())
+
+
+def test_progress_is_shown_if_it_is_asked_for(model, features, monkeypatch):
+    """Even on a terminal, where the commands show it."""
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr("sys.stderr", terminal)
+    loaded, extractor = psld.load(model), psld.load_extractor(features)
+    for progress in ({}, {"progress": True}):
+        assert terminal.getvalue() == ""
+        images = loaded.sample(8, **FEW, **progress)
+        psld.sample(loaded.process, loaded.network, (8, 1, 8, 8), **FEW, **progress)
+        psld.distance(images, images, extractor, **progress)
+    assert len(re.findall(r"sampling: +0%", terminal.getvalue())) == 2
+    assert "features: 100%" in terminal.getvalue()
 
 
 def test_an_image_that_is_no_number_is_an_error(model):

@@ -51,6 +51,8 @@ def main() -> None:
             print(overview())
         case "--version":
             print(f"psld {VERSION}")
+        case "-sc":
+            import_command("completion").complete(rest)
         case _ if name in COMMANDS:
             sys.argv[:] = [f"psld {name}", *rest]
             end_with_snakemake(name)

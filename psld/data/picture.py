@@ -96,6 +96,8 @@ def save_images(
 ) -> None:
     """Write uint8 images N×C×H×W into one picture PATH.png, or into a folder as 00000.png, …
 
+        psld.save_images(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), "four.png")
+
     Args:
         first: the number of the first file of a folder.
         source: a digest of what made the images; None: that of the images themselves. Pictures

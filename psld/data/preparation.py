@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from psld.config.settings import with_digest
 from psld.data.arrays import open_cifar10, open_digits, open_idx

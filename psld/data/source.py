@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from psld.data.picture import central_square, decode
 from psld.utils.errors import UserError, reraise_fault

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from psld.diffusion.integrators import EulerMaruyama, Integrator, Noise, ProbabilityFlow
 from psld.diffusion.matrices import mix, table
@@ -79,6 +79,7 @@ def sample(
     z: Tensor,
     noise: Noise,
     inpainting: Inpainting | None = None,
+    silent: bool | None = None,
 ) -> Tensor:
     """Integrate the reverse process from z, at the sampler's first time, to the data.
 
@@ -92,6 +93,7 @@ def sample(
         z: a draw from the prior, or from `psld.diffusion.gaussian.GaussianStart`, N×kC×H×W.
         noise: called with the state, once per linear update that adds noise.
         inpainting: the known pixels.
+        silent: show no progress bar; None shows it on a terminal.
 
     Returns:
         The state at time 0 (without the denoising step: at the final time), N×kC×H×W.
@@ -99,7 +101,7 @@ def sample(
     Raises:
         UserError: the sampler does not suit the process, or cannot inpaint.
     """
-    for _, state in path(process, sampler, score, z, noise, inpainting):
+    for _, state in path(process, sampler, score, z, noise, inpainting, silent):
         end = state
     return end
 
@@ -112,6 +114,7 @@ def path(
     z: Tensor,
     noise: Noise,
     inpainting: Inpainting | None = None,
+    silent: bool | None = None,
 ) -> Iterator[tuple[float, Tensor]]:
     """Yield forward time and state at the start and after each step; arguments as in `sample`."""
     integrator = sampler.build(process, z.device, inpainting)
@@ -121,7 +124,7 @@ def path(
         replacement = Replacement(inpainting, [process.T, *replaced, final_time])
         z = replacement.noisy(0, z, noise)
     yield integrator.times[0], z
-    steps = tqdm(integrator.ends, desc="sampling", unit="step", disable=None, leave=False)
+    steps = tqdm(integrator.ends, desc="sampling", unit="step", disable=silent, leave=False)
     for index, end in enumerate(steps):
         z = integrator.step(index, z, score, noise)
         if inpainting and replaced:

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad, silu
-from tqdm import trange
+from tqdm.auto import trange
 
 from psld.config.settings import MadeRecord, Settings, read_record, write_record
 from psld.data.pixels import from_uint8

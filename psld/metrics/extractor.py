@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.hub import load_state_dict_from_url
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from psld.metrics.features import Features
 from psld.utils.errors import UserError
@@ -41,14 +41,18 @@ def batches_of(images: np.ndarray, batch_size: int) -> Iterator[Tensor]:
 
 
 def gather(
-    extractor: Extractor, batches: Iterable[Tensor], description: str, total: int
+    extractor: Extractor,
+    batches: Iterable[Tensor],
+    description: str,
+    total: int,
+    silent: bool | None = None,
 ) -> Features:
     """Gather the features, and logits if any, of uint8 images, with a progress bar up to `total`.
 
     A GPU is waited for at the end only: the next batch is read while this one is computed.
     """
     parts = []
-    with tqdm(total=total, desc=description, unit="img", disable=None) as progress:
+    with tqdm(total=total, desc=description, unit="img", disable=silent) as progress:
         for batch in batches:
             if extractor.device.type == "cuda":
                 batch = batch.pin_memory().to(extractor.device, non_blocking=True)

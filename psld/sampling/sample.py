@@ -181,11 +181,13 @@ def sample_images(
     key: tuple[int, int],
     batching: Batching,
     inpainting: Inpainting | None = None,
+    silent: bool | None = None,
 ) -> tuple[Tensor, Tensor | None, int]:
     """Sample the images with these indices in a cell.
 
     Args:
         key: seed and shard of their noise.
+        silent: show no progress bar; None shows it on a terminal.
 
     Returns:
         The images, N×C×H×W in about [−1, 1]; the class that each was guided to, if any; and the
@@ -210,7 +212,9 @@ def sample_images(
             score = ClassifierFreeScore(network, labels, scale, batching)
     shape = (len(indices), dataset.channels, dataset.image_size, dataset.image_size)
     with enough_threads(model.network, min(len(indices), batching.size), dataset.image_size**2):
-        x = draw_images(model.process, sampler, score, shape, key, device, inpainting, start)
+        x = draw_images(
+            model.process, sampler, score, shape, key, device, inpainting, start, silent
+        )
     return x, labels, score.evaluations
 
 
@@ -296,6 +300,7 @@ def draw_images(
     device: torch.device,
     inpainting: Inpainting | None = None,
     start: Start | None = None,
+    silent: bool | None = None,
 ) -> Tensor:
     """Sample images of this shape, N×C×H×W, from the noise of a seed and a shard (`key`).
 
@@ -311,7 +316,7 @@ def draw_images(
     n, channels, *size = shape
     with ShardNoise(*key, (n, process.blocks * channels, *size), device) as noise:
         z = (start or process.prior)(noise())
-        z = sample(process, sampler, score, z, noise, inpainting)
+        z = sample(process, sampler, score, z, noise, inpainting, silent)
     if not torch.isfinite(z).all():
         raise RunError(f"shard {key[1]}: the sampler produced NaN or infinity")
     return z[:, :channels]

@@ -124,3 +124,9 @@ def test_no_job_of_a_grid_imports_hydra(tmp_path, monkeypatch):
     results = "results/cells/tiny/psld/em-3.json", "results/tables/tiny/tiny-steps.tex"
     assert all((tmp_path / path).exists() for path in (*results, "results/tiny.html"))
     assert " ± " in (tmp_path / "results/tables/tiny/tiny-steps.md").read_text()
+
+
+def test_a_completion_imports_hydra_alone(folder, monkeypatch):
+    monkeypatch.setenv("COMP_LINE", "psld train network=")
+    line = "-sc query=bash"
+    assert imported(folder, RUN, line)[line] <= HYDRA
