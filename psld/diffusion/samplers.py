@@ -23,6 +23,11 @@ Label = Annotated[int, Field(ge=0)] | Literal["cycle"]
 """A class for all samples, or `cycle`: sample i gets class i mod the number of classes."""
 
 
+def class_of(label: Label, index: int, classes: int) -> int:
+    """Return the class of the sample with this index, of a number of classes."""
+    return index % classes if label == "cycle" else label
+
+
 class NoGuidance(Settings):
     """Plain samples of the model; a class-conditional model samples without a class."""
 
@@ -99,6 +104,11 @@ class AnySampler(Settings):
         """True if the sampler begins at the Gaussian of the training images."""
         return False
 
+    @property
+    def evaluations(self) -> int | None:
+        """Network evaluations per image; None for a sampler that chooses its steps."""
+        return None
+
     def check_process(self, process: "ProcessSettings | LinearProcess") -> None:
         """Raise UserError if the sampler cannot sample this kind of process."""
 
@@ -135,6 +145,10 @@ class TimeGridSampler(AnySampler):
     @property
     def starts_from_data(self):
         return self.start == "gaussian"
+
+    @property
+    def evaluations(self):
+        return self.steps * (2 if self.guidance.kind == "classifier-free" else 1)
 
     def time_grid(self, process: "LinearProcess") -> "torch.Tensor":
         """Return the descending forward times at which the integrator's steps start and end.

@@ -34,11 +34,11 @@ def write_table(grid: Grid, name: str, output: str) -> None:
     write_text(f"{output}.html", html(text))
 
 
-def print_tables(grid: Grid, root: Path) -> None:
+def print_tables(grid: Grid, root: Path = Path(), with_summary: bool = True) -> None:
     """Print every table of a grid with results below `root`, and a summary of their entries."""
     tables = {name: read_table(grid, name, root) for name in grid.file.tables}
     texts = [table_text(grid.file.tables[name], rows) for name, rows in tables.items()]
-    for text in [*texts, summary(grid, tables)]:
+    for text in [*texts, *([summary(grid, tables)] if with_summary else [])]:
         print(markdown(text))
 
 

@@ -25,6 +25,7 @@ from psld.diffusion.samplers import (
     InpaintingGuidance,
     NoGuidance,
     SamplerSettings,
+    class_of,
 )
 from psld.diffusion.score import (
     Batching,
@@ -186,9 +187,8 @@ def sample_images(
     device, dataset = device_of(model.network), model.settings.dataset
     guidance, labels = sampler.guidance, None
     if isinstance(guidance, ClassifierGuidance | ClassifierFreeGuidance):
-        labels = torch.tensor(indices, device=device)
-        cycles = guidance.label == "cycle"
-        labels = labels % dataset.num_classes if cycles else labels.fill_(guidance.label)
+        classes = [class_of(guidance.label, i, dataset.num_classes) for i in indices]
+        labels = torch.tensor(classes, device=device)
     sampler, start = resolve_start(sampler, model, labels)
     network = model.eps()
     score: Score = NetworkScore(network, batching)
