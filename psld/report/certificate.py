@@ -34,7 +34,6 @@ from psld.report.comparisons import (
     LoadedReference,
     differences,
     equal_features,
-    label_of,
     parts_of,
     reference_differences,
     references_in,
@@ -86,17 +85,12 @@ def certify(grid: Grid, path: Path) -> int:
             wrong = _verify(Path(temporary) / "results", [], measure=False).wrong
         if wrong:
             raise UserError(f"{wrong[0]}; sample and evaluate the cell again")
-        pack(folder, partial)
+        names = sorted(files_in(folder))
+        write_json(folder / INDEX, {name: sha256_of_file(folder / name) for name in names})
+        with zipfile.ZipFile(partial, "w") as archive:  # equal files make equal certificates
+            for name in [INDEX, *names]:
+                archive.writestr(zipfile.ZipInfo(name), (folder / name).read_bytes())
     return cells
-
-
-def pack(folder: Path, path: Path) -> None:
-    """Write the index of a folder's files into it, and all as a zip: equal ones for equal files."""
-    names = sorted(files_in(folder))
-    write_json(folder / INDEX, {name: sha256_of_file(folder / name) for name in names})
-    with zipfile.ZipFile(path, "w") as archive:
-        for name in [INDEX, *names]:
-            archive.writestr(zipfile.ZipInfo(name), (folder / name).read_bytes())
 
 
 class Verified(NamedTuple):
@@ -138,19 +132,17 @@ def verify(
     except Exception as error:  # Computing with what is damaged can raise nearly any.
         reraise_fault(error)
         raise UserError(f"{path}: damaged, or not a certificate ({error!r})") from None
-    name = verified.grid.name
+    name, what = verified.grid.name, f"{GRID}: the paper's values, bands and settings"
     if not grid_name and name not in config_names("grid"):
-        note = f"{GRID}: values, bands and settings not compared: no grid {name} here (grid=NAME)"
-        return verified._replace(notes=[note, *verified.notes])
+        verified.notes.append(f"{what}: not compared with yours, there is no grid {name} here")
+        return verified
     grid = load_grid(grid_name or name)
     pair = parts_of(grid), parts_of(verified.grid)
     found = [f"{GRID}: {each}" for each in differences(*pair, word="in your grid")]
-    note = f"{GRID}: {len(found)} differences from {config_file('grid', grid.name)}"
-    return verified._replace(
-        grid=replace(grid, name=name),  # with the paths of the certificate's results
-        wrong=[*verified.wrong, *found],
-        notes=[note, *verified.notes],
-    )
+    verified.wrong.extend(found)
+    file = config_file("grid", grid.name)
+    verified.notes.append(f"{what}: {len(found)} differences from yours, {file}")
+    return verified._replace(grid=replace(grid, name=name))  # its results have these paths
 
 
 def _verify(root: Path, references: list[LoadedReference], measure: bool = True) -> Verified:
@@ -180,7 +172,7 @@ def _verify(root: Path, references: list[LoadedReference], measure: bool = True)
             found = list(differences(*pair))
             if fixed and any(result.nfe != fixed for result in entry.results):
                 found.append(f"nfe is {entry.nfe:g}, by the sampler's settings {fixed}")
-            wrong += (f"{path}: {label_of(entry)}: {each}" for each in found)
+            wrong += (f"{path}: {entry.label}: {each}" for each in found)
             if not entry.row.literature:
                 tables[name]["different" if found else _basis(entry, fixed, taken)] += 1
     notes, real = [], {}
@@ -189,7 +181,7 @@ def _verify(root: Path, references: list[LoadedReference], measure: bool = True)
         found = [d for yours in alike for d in reference_differences(yours, features, manifest)]
         wrong += (f"{folder}: {each}" for each in found)
         outcome = f"{len(found)} differences from yours" if alike else "not compared with yours"
-        notes.append(f"{folder}: {outcome}{'' if features else ', and no features here'}")
+        notes.append(f"{folder}{'' if features else ' without its features'}: {outcome}")
         for name in ("train", "test"):
             if features and (images := getattr(features, name)):
                 real[f"{name} images ({folder})"] = rows_of(images.values)
@@ -199,11 +191,9 @@ def _verify(root: Path, references: list[LoadedReference], measure: bool = True)
 
 def _has_its_classes(cell: Cell, labels: Tensor | None) -> bool:
     """Check that the samples were guided to the classes that the sampler names, if any."""
-    label, classes = getattr(cell.sampler.settings.guidance, "label", None), None
-    if label is not None and labels is not None:
-        count = cell.model.settings.dataset.num_classes
-        classes = [class_of(label, index, count) for index in range(len(labels))]
-    return classes == (None if labels is None else labels.tolist())
+    label = getattr(cell.sampler.settings.guidance, "label", None)
+    dataset, stated = cell.model.settings.dataset, [] if labels is None else labels.tolist()
+    return stated == [class_of(label, i, dataset.num_classes) for i in range(len(stated))]
 
 
 def _basis(entry: TableEntry, fixed: int | None, taken: set[str]) -> str:

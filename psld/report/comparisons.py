@@ -9,7 +9,6 @@ from typing import Any
 from torch import Tensor
 
 from psld.grid.records import Grid
-from psld.grid.tables import Place
 from psld.metrics.measure import Reference
 from psld.metrics.reference_folder import FEATURES, ReferenceManifest, load_reference
 from psld.sampling.settings import sampler_content
@@ -22,13 +21,13 @@ FEATURE_ROUNDING = 1e-4
 """The largest distance of two references, relative to the spread of their features. Other batch
 sizes and threads make 4e-7, bfloat16 makes 7e-3 (docs/results.md)."""
 
-ABOUT_READING = {"title", "question", "gallery", "figures", "batch_size", "shards_per_job"}
-TEXTS = {"title", "caption", "footnotes"}
-"""Keys of a grid and of a table that decide no number."""
+UNCOMPARED = {"title", "question", "gallery", "figures", "batch_size", "shards_per_job"}
+UNCOMPARED |= {"caption", "footnotes"}
+"""Keys of a grid, and of its tables, that decide no number."""
 
 RESOLVED = {"defaults", "metric", "samples", "models", "guides", "samplers", "tables"}
-ENTRIES = {"cell", "rows", "columns"}
-"""Keys of both that are compared by what they resolve to."""
+RESOLVED |= {"cell", "rows", "columns"}
+"""Those that are compared by what they resolve to."""
 
 
 def differences(right: Any, stated: Any, key: str = "", word: str = "recomputed") -> Iterator[str]:
@@ -45,20 +44,14 @@ def differences(right: Any, stated: Any, key: str = "", word: str = "recomputed"
     except (TypeError, ValueError):
         holds = right == stated
     if not holds:
-        values = ("absent" if value is None else value for value in (stated, right))
-        texts = [" ".join(str(value).split())[:60] for value in values]
+        texts = [" ".join(str("absent" if x is None else x).split())[:60] for x in (stated, right)]
         yield f"{key} is {texts[0]}, {word} {texts[1]}"
-
-
-def label_of(place: Place) -> str:
-    """Return the row and the column of an entry of a table."""
-    return f"{' '.join(place.row.label)}, {place.column}"
 
 
 def parts_of(grid: Grid) -> dict[str, Any]:
     """Return everything that decides a grid's numbers and verdicts, by the names of its parts."""
     file = grid.file
-    parts = {"grid": file.model_dump(mode="json", exclude=ABOUT_READING | RESOLVED)}
+    parts = {"grid": file.model_dump(mode="json", exclude=UNCOMPARED | RESOLVED)}
     for kind, records in (("models", grid.models), ("guides", grid.guides)):
         for name, record in records.items():
             process = record.settings.process.model_dump(mode="json")
@@ -71,9 +64,9 @@ def parts_of(grid: Grid) -> dict[str, Any]:
     for name, dataset in grid.datasets.items():
         parts[f"datasets.{name}"] = dataset.settings.dataset.preparation()
     for name, table in file.tables.items():
-        parts[f"tables.{name}"] = table.model_dump(mode="json", exclude=TEXTS | ENTRIES)
+        parts[f"tables.{name}"] = table.model_dump(mode="json", exclude=UNCOMPARED | RESOLVED)
         for place in file.places_in(name):
-            key = f"tables.{name}: {label_of(place)}"
+            key = f"tables.{name}: {place.label}"
             while key in parts:  # rows may have equal labels
                 key += " (again)"
             row = place.row.model_dump(include={"source", "literature"})
@@ -110,10 +103,8 @@ def reference_differences(
     for name in {**right, **stated}:
         distance = _distance(right.get(name), stated.get(name))
         if not distance <= FEATURE_ROUNDING:  # NaN differs, too
-            yield (
-                f"{name}: the distance from yours is {distance:.1e} of the spread, which is more "
-                f"than rounding ({FEATURE_ROUNDING:.0e})"
-            )
+            limit = f"{FEATURE_ROUNDING:.0e} is allowed"
+            yield f"{name}: the distance from yours is {distance:.1e} of the spread, {limit}"
 
 
 def _arrays(reference: Reference) -> dict[str, Tensor]:

@@ -91,7 +91,7 @@ def test_every_number_holds(grid):
     for name in grid.file.tables:
         [counts] = [line for line in printed.splitlines() if f"demo.zip: {name}: " in line]
         assert "not r" not in counts
-    assert "demo.zip: grid.json: 0 differences from " in printed
+    assert "bands and settings: 0 differences from yours, " in printed
     assert "fd-classifier/reference: 0 differences from yours" in printed
 
 
