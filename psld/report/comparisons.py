@@ -44,8 +44,12 @@ def differences(right: Any, stated: Any, key: str = "", word: str = "recomputed"
     except (TypeError, ValueError):
         holds = right == stated
     if not holds:
-        texts = [" ".join(str("absent" if x is None else x).split())[:60] for x in (stated, right)]
-        yield f"{key} is {texts[0]}, {word} {texts[1]}"
+        yield f"{key} is {_text(stated)}, {word} {_text(right)}"
+
+
+def _text(value: Any) -> str:
+    whole = {type(None): "absent", dict: "present"}.get(type(value)) or str(value)
+    return " ".join(whole.split())[:60]
 
 
 def parts_of(grid: Grid) -> dict[str, Any]:
@@ -101,7 +105,7 @@ def reference_differences(
         return
     right, stated = (_arrays(each) for each in (yours[0], features))
     for name in {**right, **stated}:
-        distance = _distance(right.get(name), stated.get(name))
+        distance = relative_distance(right.get(name), stated.get(name))
         if not distance <= FEATURE_ROUNDING:  # NaN differs, too
             limit = f"{FEATURE_ROUNDING:.0e} is allowed"
             yield f"{name}: the distance from yours is {distance:.1e} of the spread, {limit}"
@@ -112,8 +116,8 @@ def _arrays(reference: Reference) -> dict[str, Tensor]:
     return {f"{part}.{name}": x for part in parts for name, x in parts[part].tensors().items()}
 
 
-def _distance(yours: Tensor | None, stated: Tensor | None) -> float:
-    """Return the root mean square of the differences, relative to that of the spread."""
+def relative_distance(yours: Tensor | None, stated: Tensor | None) -> float:
+    """Return ‖yours − stated‖ / ‖yours − mean‖ of features, n×d; infinity for other shapes."""
     if yours is None or stated is None or yours.shape != stated.shape:
         return math.inf
     yours, stated = yours.double(), stated.double()

@@ -363,9 +363,10 @@ def test_left_out_rows_and_another_name_of_the_grid_are_differences(reader, cert
     write_text(reader / "configs/grid/other.yaml", text)
     finished = compared(reader, certificate, "grid=other")
     refused(finished, 1, "differences")
+    row = "differs: theirs.zip: grid.json: tables.mine: VP-SDE,"
     for column in ("distance", "NFE", "recall", "memorization"):
-        assert f"grid.json: tables.mine: VP-SDE, 31, {column} is absent, in" in finished.stdout
-        assert f"tables.mine: VP-SDE, 30, {column} is " in finished.stdout
+        assert f"{row} 31, {column} is absent, in your grid present\n" in finished.stdout
+        assert f"{row} 30, {column} is present, in your grid absent\n" in finished.stdout
     refused(compared(reader, certificate, "grid=none"), 2, "configs/grid/none.yaml: no such grid")
 
 
