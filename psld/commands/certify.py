@@ -2,7 +2,7 @@
 
     psld certify grid_name=demo
 
-It holds the grid, results, kept features, manifests, tables and plots; no images and no weights.
+It holds the grid, results, kept features, manifests and tables; no images and no weights.
 """
 
 from pathlib import Path

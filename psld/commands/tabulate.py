@@ -6,8 +6,6 @@
 Cells that have not been run are shown as –.
 """
 
-from pathlib import Path
-
 from pydantic import Field
 
 from psld.commands.entry import entry_point
@@ -33,7 +31,7 @@ class TabulateSettings(Settings):
 def main(settings: TabulateSettings) -> None:
     grid = load_grid(settings.grid_name)
     if settings.table is None:
-        print_tables(grid, Path())
+        print_tables(grid)
         return
     if settings.table not in grid.file.tables:
         raise UserError(

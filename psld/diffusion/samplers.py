@@ -108,6 +108,11 @@ class AnySampler(Settings):
         """True if the sampler begins at the Gaussian of the training images."""
         return False
 
+    @property
+    def evaluations(self) -> int | None:
+        """Network evaluations per image; None for a sampler that chooses its steps."""
+        return None
+
     def check_process(self, process: "ProcessSettings | LinearProcess") -> None:
         """Raise UserError if the sampler cannot sample this kind of process."""
 
@@ -144,6 +149,10 @@ class TimeGridSampler(AnySampler):
     @property
     def starts_from_data(self):
         return self.start == "gaussian"
+
+    @property
+    def evaluations(self):
+        return self.steps * (2 if self.guidance.kind == "classifier-free" else 1)
 
     def time_grid(self, process: "LinearProcess") -> "torch.Tensor":
         """Return the descending forward times at which the integrator's steps start and end.

@@ -138,10 +138,9 @@ def work_by_network(grid: Grid) -> dict[str, Work]:
     printed = printed_evaluations(grid)
     for cell in grid.cells.values():
         adaptive = printed.get(cell, ADAPTIVE_EVALUATIONS)
-        steps = getattr(cell.sampler.settings, "steps", adaptive)
-        evaluations = cell.shards * cell.options.shard_size * steps
-        twice = 2 if cell.sampler.guidance == "classifier-free" else 1
-        works[network_name(grid, cell.model)].evaluations += twice * evaluations
+        per_image = cell.sampler.settings.evaluations or adaptive
+        evaluations = cell.shards * cell.options.shard_size * per_image
+        works[network_name(grid, cell.model)].evaluations += evaluations
         if cell.guide:
             works[network_name(grid, cell.guide)].evaluations += 2 * evaluations
     return works

@@ -129,6 +129,11 @@ class Place:
     number: Number | None
     """The number it shows; None in a literature row."""
 
+    @property
+    def label(self) -> str:
+        """The labels of its row and its column."""
+        return f"{' '.join(self.row.label)}, {self.column}"
+
 
 RECORDED = (
     *("seeds", "column", "cell", "metric", "shows", "ours", "low", "high", "deviation", "minimum"),

@@ -8,7 +8,7 @@ from psld.config.locations import config_names
 from psld.grid import paths
 from psld.grid.cache import load_grid, nearest
 from psld.grid.entries import paper_values
-from psld.grid.figures import GridFigure, all_figures, plot_numbers, plots, trained_models
+from psld.grid.figures import GridFigure, all_figures, plot_numbers, trained_models
 from psld.grid.records import Cell, Dataset, Features, Grid, Guide, Model
 from psld.grid.tables import Number
 from psld.utils.errors import UserError
@@ -150,10 +150,8 @@ class Workflow:
         return [*pages, *results, *figure_files(grid, all_figures(grid))]
 
     def certificate_inputs(self, wildcards: Any) -> list[str]:
-        """The results of all cells, and the plots of them."""
-        grid = self.grid(wildcards)
-        results = sorted(cell.result for cell in grid.measured_cells)
-        return [*results, *figure_files(grid, plots(grid))]
+        """The results of all cells."""
+        return sorted(cell.result for cell in self.grid(wildcards).measured_cells)
 
     # -- targets ----------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from psld.sampling.settings import images_digest
 from psld.sampling.shards import Shard, read_shards
 from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.utils.device import use_device
+from psld.utils.errors import UserError
 from psld.utils.files import digest_of
 from psld.utils.provenance import provenance
 from psld.utils.tensors import read_tensors, save_tensors
@@ -139,13 +140,22 @@ Loaded = dict[tuple[str, bool], tuple[Reference | None, ReferenceManifest]]
 """References by their folder, with their features (True) or without."""
 
 
+class Recomputed(NamedTuple):
+    """The results of a cell, computed again."""
+
+    results: CellResults
+    gathered: Gathered
+    """What they were computed from."""
+    taken: set[str]
+    """The records of those whose numbers were taken over."""
+
+
 def recompute(
     settings: EvaluateSettings, stated: CellResults, loaded: Loaded, measure: bool = True
-) -> tuple[CellResults, set[str]]:
+) -> Recomputed:
     """Compute the results of a cell again from what `evaluate` kept: no shards, no extractor.
 
     Of the stated results, take over the software, and the numbers whose features were not kept.
-    Return the records of these as well.
 
     Args:
         loaded: the references of other cells; those of this cell are added.
@@ -174,7 +184,7 @@ def recompute(
         software = result.model_dump(include=set(MadeRecord.model_fields))
         facts = _facts(settings, measurement, model, guide, gathered, manifest)
         results.append(CellResult(**facts, **numbers, kept_sha256=kept, **software))
-    return CellResults(results=tuple(results)), taken
+    return Recomputed(CellResults(results=tuple(results)), gathered, taken)
 
 
 def _manifests(settings: EvaluateSettings) -> tuple[ModelManifest, GuideManifest | None]:
@@ -266,7 +276,7 @@ def save_kept(path: str | Path, gathered: Gathered, largest: int) -> str:
 def load_kept(path: str | Path, sha256: str) -> Gathered:
     """Read what `save_kept` wrote, by the SHA-256 that it returned.
 
-    Raises UserError if the file is missing or damaged.
+    Raises UserError if the file is missing or damaged, or has another number of features.
     """
     stored = read_tensors(path, "evaluation", "evaluate the cell again", sha256)
     tensors = stored.tensors()
@@ -276,4 +286,7 @@ def load_kept(path: str | Path, sha256: str) -> Gathered:
         name, n, what = key.split("/")
         groups.setdefault((name, int(n)), {})[what] = tensor
     samples = {group: Features.from_tensors(own) for group, own in groups.items()}
+    for (name, n), features in samples.items():
+        if any(len(tensor) != n for tensor in features.tensors().values()):
+            raise UserError(f"{path}: {name}: features of {len(features)} samples, not of {n}")
     return Gathered(samples, labels, [Cost(*cost) for cost in stored.origin["costs"]])

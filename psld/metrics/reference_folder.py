@@ -7,6 +7,7 @@ one, and of noise.
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,6 +63,11 @@ class ReferenceManifest(MadeRecord):
     """A classifier's test accuracy; null for other extractors and without a test split."""
     device: str
     """The device of the computation."""
+
+    @property
+    def kind(self) -> tuple[str, dict[str, Any], bool]:
+        """The dataset, and the settings that decide the features."""
+        return self.dataset, self.extractor.identity(), self.truncated_reference
 
 
 def make_reference(settings: ReferenceSettings) -> ReferenceManifest:
@@ -205,8 +211,7 @@ def check_reference(
     model: ModelManifest,
 ) -> None:
     """Raise UserError if the reference is of another extractor or dataset than the model's."""
-    identity = reference.extractor.identity()
-    source = identity, reference.truncated_reference, reference.extractor_digest
+    source = *reference.kind[1:], reference.extractor_digest
     if source != (metric.extractor.identity(), metric.truncated_reference, extractor_digest):
         raise UserError(f"{folder}: made with another extractor than {metric.name} has; {REMEDY}")
     # Of an imported model, only the name of its dataset is certain.

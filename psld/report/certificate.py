@@ -2,33 +2,45 @@
 
 A certificate is a folder with the files of a project under their usual paths, the resolved grid,
 and the SHA-256 of each file; or a zip of it. To verify it is to compute its results and tables
-again, with the code that evaluates and tabulates, and to compare them.
+again, with the code that evaluates and tabulates, to compare them, and to compare grid and
+reference with those of the reader (`psld.report.comparisons`).
 """
 
 import csv
-import math
 import os
 import shutil
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import chdir
+from dataclasses import replace
 from itertools import chain, zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from torch import Tensor
+
+from psld.config.locations import config_file, config_names
 from psld.config.settings import write_record
 from psld.grid import paths
-from psld.grid.cache import grid_as_json, grid_from_json
-from psld.grid.entries import read_table
-from psld.grid.figures import plots
-from psld.grid.records import Grid
+from psld.grid.cache import grid_as_json, grid_from_json, load_grid
+from psld.grid.entries import TableEntry, read_table
+from psld.grid.records import Cell, Grid
 from psld.metrics.evaluation import recompute
 from psld.metrics.reference_folder import FEATURES
 from psld.metrics.results import CellResults
+from psld.report.comparisons import (
+    LoadedReference,
+    differences,
+    equal_features,
+    parts_of,
+    reference_differences,
+    references_in,
+    rows_of,
+)
 from psld.report.formats import as_csv
 from psld.sampling.records import ShardRecord
+from psld.sampling.settings import classes_in_turn
 from psld.utils.errors import PSLDError, UserError, reraise_fault
 from psld.utils.files import atomic_path, read_json, sha256_of_file, write_json, write_text
 
@@ -38,9 +50,6 @@ GRID = "grid.json"
 INDEX = "certificate.json"
 """The file with the SHA-256 of every other one."""
 
-TOLERANCE = 1e-6
-"""The largest relative difference of a recomputed number: other machines round differently."""
-
 
 def certify(grid: Grid, path: Path) -> int:
     """Write the certificate of a grid's evaluated cells, and return the number of these cells.
@@ -48,8 +57,7 @@ def certify(grid: Grid, path: Path) -> int:
     The working directory is the project. Raises UserError if files are missing or do not belong
     together, or if there are no results with the grid's settings.
     """
-    cells, loaded = 0, {}
-    files = [f"{paths.figure(grid.name, plot)}.png" for plot in plots(grid)]
+    cells, loaded, files = 0, {}, []
     for cell in filter(lambda cell: Path(cell.result).exists(), grid.measured_cells):
         stated = CellResults.read(cell.result)
         if stated.records == [measurement.digest(cell.digest) for measurement in cell.measurements]:
@@ -74,45 +82,49 @@ def certify(grid: Grid, path: Path) -> int:
             text = as_csv(grid, table, read_table(grid, name, folder))
             write_text(folder / f"{paths.table(grid.name, name)}.csv", text)
         with chdir(folder):  # Check the copies: files may have been replaced meanwhile.
-            wrong = _verify(Path(temporary) / "results", measure=False).wrong
+            wrong = _verify(Path(temporary) / "results", [], measure=False).wrong
         if wrong:
             raise UserError(f"{wrong[0]}; sample and evaluate the cell again")
-        pack(folder, partial)
+        names = sorted(files_in(folder))
+        write_json(folder / INDEX, {name: sha256_of_file(folder / name) for name in names})
+        with zipfile.ZipFile(partial, "w") as archive:  # equal files make equal certificates
+            for name in [INDEX, *names]:
+                archive.writestr(zipfile.ZipInfo(name), (folder / name).read_bytes())
     return cells
-
-
-def pack(folder: Path, path: Path) -> None:
-    """Write the index of a folder's files into it, and all as a zip: equal ones for equal files."""
-    names = sorted(files_in(folder))
-    write_json(folder / INDEX, {name: sha256_of_file(folder / name) for name in names})
-    with zipfile.ZipFile(path, "w") as archive:
-        for name in [INDEX, *names]:
-            archive.writestr(zipfile.ZipInfo(name), (folder / name).read_bytes())
 
 
 class Verified(NamedTuple):
     """The outcome of a verification."""
 
     grid: Grid
+    """The reader's grid if there is one, else the certificate's: the values and bands to print."""
     results: Path
     """The root of the computed results."""
     wrong: list[str]
-    """Everything that does not hold, each with the name of its file."""
+    """Everything that differs, each with the name of its file."""
     tables: dict[str, Counter[str]]
-    """The number of entries of each table: hold, wrong, not recomputed, not run."""
+    """The number of entries of each table by what they were computed from."""
+    notes: list[str]
+    """What was compared, and what was not."""
 
 
-def verify(path: Path, folder: Path) -> Verified:
+def verify(
+    path: Path, folder: Path, grid_name: str | None = None, reference: Path | None = None
+) -> Verified:
     """Verify a certificate, a zip or a folder. Raises UserError if it is damaged or malformed.
 
-    `folder` is an empty one for the files of the zip and the computed results.
+    Args:
+        folder: an empty one for the files of the zip and the computed results.
+        grid_name: the reader's grid; None takes the one with the certificate's name, if any.
+        reference: a folder with the reader's references, there or below.
     """
+    references = references_in(reference) if reference else []
     try:
         if path.is_file():
             zipfile.ZipFile(path).extractall(folder / "files")  # leaves out each `..` of a name
         with chdir(path if path.is_dir() else folder / "files"):
             check_files()
-            return _verify(folder / "results")
+            verified = _verify(folder / "results", references)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file: {error.filename}") from None
     except PSLDError as error:  # also of NaN among features
@@ -120,36 +132,81 @@ def verify(path: Path, folder: Path) -> Verified:
     except Exception as error:  # Computing with what is damaged can raise nearly any.
         reraise_fault(error)
         raise UserError(f"{path}: damaged, or not a certificate ({error!r})") from None
+    name, what = verified.grid.name, f"{GRID}: the paper's values, bands and settings"
+    if not grid_name and name not in config_names("grid"):
+        verified.notes.append(f"{what}: not compared with yours, there is no grid {name} here")
+        return verified
+    grid = load_grid(grid_name or name)
+    pair = parts_of(grid), parts_of(verified.grid)
+    found = [f"{GRID}: {each}" for each in differences(*pair, word="in your grid")]
+    verified.wrong.extend(found)
+    file = config_file("grid", grid.name)
+    verified.notes.append(f"{what}: {len(found)} differences from yours, {file}")
+    return verified._replace(grid=replace(grid, name=name))  # its results have these paths
 
 
-def _verify(root: Path, measure: bool = True) -> Verified:
+def _verify(root: Path, references: list[LoadedReference], measure: bool = True) -> Verified:
     """Verify the files in the working directory, and write their computed results below `root`."""
     grid = grid_from_json(Path(GRID).read_text())
-    wrong, tables, loaded, taken = [], {}, {}, set()
+    wrong, tables, loaded, taken, rows = [], {}, {}, set(), {}
     files = files_in(Path())
     for cell in grid.measured_cells:
         if cell.result in files:  # so it is no path that leads out of the folder
-            stated = CellResults.read(cell.result)
-            computed, others = recompute(cell.evaluate_job.settings, stated, loaded, measure)
+            stated, settings = CellResults.read(cell.result), cell.evaluate_job.settings
+            computed, gathered, others = recompute(settings, stated, loaded, measure)
             taken |= others
             write_record(root / cell.result, computed)
             pair = (each.model_dump(mode="json")["results"] for each in (computed, stated))
             wrong += (f"{cell.result}: {each}" for each in differences(*pair))
+            if not _has_its_classes(cell, gathered.labels):
+                wrong.append(f"{paths.kept(cell.result)}: labels: not the sampler's classes")
+            for (name, _), features in sorted(gathered.samples.items()):
+                rows[f"{cell.name} ({name})"] = rows_of(features.values)  # of the most samples
     for name, table in grid.file.tables.items():
-        path, rows = f"{paths.table(grid.name, name)}.csv", read_table(grid, name, root)
-        texts = as_csv(grid, table, rows), Path(path).read_text()
+        path, entries = f"{paths.table(grid.name, name)}.csv", read_table(grid, name, root)
+        texts = as_csv(grid, table, entries), Path(path).read_text()
         pairs = zip_longest(*(csv.DictReader(text.splitlines()) for text in texts))
         tables[name] = Counter()
-        for entry, pair in zip(chain.from_iterable(rows), pairs, strict=True):
-            label = f"{' '.join(entry.row.label)}, {entry.column}"
-            found = [f"{path}: {label}: {each}" for each in differences(*pair)]
-            wrong += found
-            is_taken = any(result.record in taken for result in entry.results)
-            outcome = "not recomputed" if is_taken and entry.show != "nfe" else "hold"
-            outcome = "not run" if entry.value is None else outcome
+        for entry, pair in zip(chain.from_iterable(entries), pairs, strict=True):
+            fixed = entry.number and grid.cell(entry.number).sampler.settings.evaluations
+            found = list(differences(*pair))
+            if fixed and any(result.nfe != fixed for result in entry.results):
+                found.append(f"nfe is {entry.nfe:g}, by the sampler's settings {fixed}")
+            wrong += (f"{path}: {entry.label}: {each}" for each in found)
             if not entry.row.literature:
-                tables[name]["wrong" if found else outcome] += 1
-    return Verified(grid, root, wrong, tables)
+                tables[name]["different" if found else _basis(entry, fixed, taken)] += 1
+    notes, real = [], {}
+    for (folder, _), (features, manifest) in loaded.items():
+        alike = [each for each in references if each[1].kind == manifest.kind]
+        found = [d for yours in alike for d in reference_differences(yours, features, manifest)]
+        wrong += (f"{folder}: {each}" for each in found)
+        outcome = f"{len(found)} differences from yours" if alike else "not compared with yours"
+        notes.append(f"{folder}{'' if features else ' without its features'}: {outcome}")
+        for name in ("train", "test"):
+            if features and (images := getattr(features, name)):
+                real[f"{name} images ({folder})"] = rows_of(images.values)
+    notes += (f"equal features: {each}" for each in equal_features(real | rows))
+    return Verified(grid, root, wrong, tables, notes)
+
+
+def _has_its_classes(cell: Cell, labels: Tensor | None) -> bool:
+    """Check that the samples were guided to the classes that the sampler names, if any."""
+    label = getattr(cell.sampler.settings.guidance, "label", None)
+    stated = [] if labels is None else labels.tolist()
+    if label is None:
+        return not stated
+    classes = classes_in_turn(label, cell.model.settings.dataset, ())
+    return stated == [classes[i % len(classes)] for i in range(len(stated))]
+
+
+def _basis(entry: TableEntry, fixed: int | None, taken: set[str]) -> str:
+    """Return what the number of an entry was computed from."""
+    if entry.value is None:
+        return "not run"
+    if entry.show == "nfe":
+        return "given by the sampler's settings" if fixed else "counted by the certificate's maker"
+    is_taken = any(result.record in taken for result in entry.results)
+    return "not recomputed" if is_taken else "recomputed from features"
 
 
 def check_files() -> None:
@@ -165,21 +222,3 @@ def check_files() -> None:
 def files_in(folder: Path) -> set[str]:
     """Return the names of all files below a folder."""
     return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
-
-
-def differences(computed: Any, stated: Any, key: str = "") -> Iterator[str]:
-    """Yield where two contents differ by more than rounding: `KEY is X, recomputed Y`."""
-    if isinstance(computed, list) and isinstance(stated, list) and len(computed) == len(stated):
-        computed, stated = dict(enumerate(computed)), dict(enumerate(stated))
-    if isinstance(computed, dict) and isinstance(stated, dict):
-        for name in {**computed, **stated}:
-            where = f"{key}.{name}".removeprefix(".")
-            yield from differences(computed.get(name), stated.get(name), where)
-    else:
-        try:
-            holds = math.isclose(float(computed), float(stated), rel_tol=TOLERANCE, abs_tol=1e-9)
-        except (TypeError, ValueError):
-            holds = computed == stated
-        if not holds:
-            right, wrong = (" ".join(str(value).split())[:60] for value in (computed, stated))
-            yield f"{key} is {wrong}, recomputed {right}"

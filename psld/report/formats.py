@@ -35,12 +35,13 @@ def write_table(grid: Grid, name: str, output: str) -> None:
     write_text(f"{output}.html", html(text))
 
 
-def print_tables(grid: Grid, root: Path) -> None:
+def print_tables(grid: Grid, root: Path = Path(), with_summary: bool = True) -> None:
     """Print every table of a grid with results below `root`, its claims, and a summary."""
     tables = {name: read_table(grid, name, root) for name in grid.file.tables}
     texts = [table_text(grid.file.tables[name], rows) for name, rows in tables.items()]
-    claims = [claims_text(read_claims(grid, root))] if grid.file.claims else []
-    for text in [*texts, *claims, summary(grid, tables)]:
+    texts += [claims_text(read_claims(grid, root))] if grid.file.claims else []
+    texts += [summary(grid, tables)] if with_summary else []
+    for text in texts:
         print(markdown(text))
 
 

@@ -99,7 +99,7 @@ def test_baselines_run_on_every_kind_and_count_their_steps(name, settings):
     score = NetworkScore(MIXTURE.network(process), batch_size=8)
     z = process.prior(normal(8, process.blocks, 1, 1))
     assert sample(process, settings, score, z, None).isfinite().all()
-    assert score.evaluations == 9
+    assert score.evaluations == settings.evaluations == 9
 
 
 @pytest.mark.parametrize("settings", [gddim(60), conjugate(100, strength=0)])

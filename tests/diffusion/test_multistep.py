@@ -154,7 +154,7 @@ def test_evaluations_are_the_steps(order, corrector):
         z = process.prior(normal(4, 2, 1, 1))
         states = list(path(process, settings, score, z, lambda z, c=calls: c.append(0) or 0 * z))
         grid = settings.time_grid(process).tolist()
-        assert score.evaluations == steps
+        assert score.evaluations == settings.evaluations == steps
         assert [t for t, _ in states] == ([*grid, 0.0] if denoise else grid)
         assert len(calls) == len(grid) - 1, "noise once a step, none at the end"
 

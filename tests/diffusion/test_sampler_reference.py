@@ -59,7 +59,7 @@ def test_sampler_reference(path):
         # Rounding may accept or reject a step of six evaluations that the official run did not.
         assert score.evaluations == pytest.approx(int(v["nfe"]), abs=12)
     else:
-        assert score.evaluations == settings.steps
+        assert score.evaluations == settings.evaluations == settings.steps
 
 
 def em_settings(v) -> EMSettings:

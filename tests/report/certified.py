@@ -6,6 +6,7 @@ import io
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -61,6 +62,7 @@ CELLS = ("vp-sde/em-10", "vp-sde/em-20", "classes/free-10")
 """The evaluated cells; vp-sde/em-30 has not been run."""
 
 CLASSES, DIGEST = 3, "d" * 64
+REFERENCE_IMAGES = {"train": 80, "test": 40, "noise": 80}
 
 
 def random_features(seed: int, n: int) -> Features:
@@ -74,35 +76,42 @@ def make_project(folder: Path) -> Grid:
     for model in grid.models:
         write_model_manifest(folder, grid, model, dataset_digest=DIGEST)
     with contextlib.chdir(folder):
-        write_reference(grid)
+        write_reference(grid, reference_features())
         for seed, name in enumerate(CELLS):
             evaluate(grid, name, seed)
     return grid
 
 
-def write_reference(grid: Grid) -> None:
-    images = {"train": 80, "test": 40, "noise": 80}
-    parts = {name: random_features(number, number) for name, number in images.items()}
+def reference_features() -> dict[str, Features]:
+    return {name: random_features(n, n) for name, n in REFERENCE_IMAGES.items()}
+
+
+def write_reference(grid: Grid, parts: dict[str, Features], **fields: Any) -> None:
     folder = grid.features["digits/fd-classifier"].reference.output
     manifest = ReferenceManifest(
         extractor=grid.metrics["fd-classifier"].extractor,
         truncated_reference=False,
         dataset="digits",
         dataset_digest=DIGEST,
-        images=images,
+        images=REFERENCE_IMAGES,
         features_sha256=save_features(folder, parts, {}),
-        extractor_digest="e" * 64,
         extractor_test_accuracy=0.5,
         device="CPU",
-        **SOFTWARE,
+        **{"extractor_digest": "e" * 64, **SOFTWARE, **fields},
     )
     write_record(Path(folder) / "manifest.json", manifest)
 
 
-def evaluate(grid: Grid, name: str, seed: int, largest: int = 512) -> None:
-    """Do what `psld evaluate` does, with random features of the samples."""
+def evaluate(
+    grid: Grid, name: str, seed: int, largest: int = 512, share: float = 1, classes: int = 10
+) -> None:
+    """Do what `psld evaluate` does, with random features of the samples.
+
+    Two forgeries: `share` of the network evaluations, and another number of `classes`.
+    """
     cell = grid.cells[name]
-    steps, labels = int(cell.sampler.budget), torch.arange(60) % CLASSES
+    twice = 2 if "free" in name else 1
+    steps, labels = int(share * twice * int(cell.sampler.budget)), torch.arange(60) % classes
     gathered = Gathered(
         samples={("fd-classifier", 60): random_features(seed, 60)},
         labels=labels if "free" in name else None,
@@ -110,7 +119,7 @@ def evaluate(grid: Grid, name: str, seed: int, largest: int = 512) -> None:
     )
     kept = save_kept(paths.kept(cell.result), gathered, 512)
     stubs = (cell_result(grid, name, value=0.0, kept_sha256=kept),) * len(cell.measurements)
-    computed, _ = recompute(cell.evaluate_job.settings, CellResults(results=stubs), {})
+    computed = recompute(cell.evaluate_job.settings, CellResults(results=stubs), {}).results
     kept = save_kept(paths.kept(cell.result), gathered, largest)
     results = (result.model_copy(update={"kept_sha256": kept}) for result in computed.results)
     write_record(cell.result, CellResults(results=tuple(results)))

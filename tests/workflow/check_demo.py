@@ -85,11 +85,14 @@ def test_every_table_is_whole_in_every_format(grid):
 
 
 def test_every_number_holds(grid):
-    """Each is recomputed from the certificate."""
-    printed = succeeded(call(ROOT, "verify", "results/certificates/demo.zip")).stdout
+    """Each is recomputed from the certificate, and settings and reference are the project's."""
+    words = ("results/certificates/demo.zip", "reference=features/digits")
+    printed = succeeded(call(ROOT, "verify", *words)).stdout
     for name in grid.file.tables:
-        entries = [entry for row in read_table(grid, name) for entry in row]
-        assert f"demo.zip: {name}: {len(entries)} hold\n" in printed
+        [counts] = [line for line in printed.splitlines() if f"demo.zip: {name}: " in line]
+        assert "not r" not in counts
+    assert "bands and settings: 0 differences from yours, " in printed
+    assert "fd-classifier/reference: 0 differences from yours" in printed
 
 
 def pictures_of(grid: Grid) -> list[Path]:

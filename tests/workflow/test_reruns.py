@@ -126,7 +126,7 @@ def test_preparing_identical_data_again_reruns_nothing(finished):
         ),
         pytest.param(
             *(GRID, f"{VP_SDE}\n{PSLD}", f"{PSLD}\n{VP_SDE}"),
-            {"figure": 2, "page": 1, "certify": 1},
+            {"figure": 2, "page": 1},
             id="the order of the models: pictures that show both",
         ),
         pytest.param(

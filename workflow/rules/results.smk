@@ -84,7 +84,7 @@ rule page:
         "python -m psld page grid_name={wildcards.grid:q} > {log:q} 2>&1"
 
 
-# Reads: results, with what they were computed from, and plots.  Makes: the grid's certificate, a zip.
+# Reads: results, with what they were computed from.  Makes: the grid's certificate, a zip.
 rule certify:
     input:
         lambda w: GRIDS.certificate_inputs(w),
