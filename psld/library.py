@@ -25,6 +25,7 @@ from psld.metrics.extractor import Extractor, batches_of, gather
 from psld.networks.forward import forward_pass
 from psld.sampling.sample import ShardNoise, draw_images, sample_images
 from psld.sampling.settings import check_fit
+from psld.training.hub import fetched
 from psld.training.model import Model, build_process, load_guide, load_model
 from psld.utils.device import choose_device, device_of
 from psld.utils.errors import UserError
@@ -51,13 +52,15 @@ def load(folder: str | Path, device: str = "auto") -> "LoadedModel":
     """Load a trained model.
 
     Args:
-        folder: written by psld train; holds weights.safetensors and manifest.json.
+        folder: written by psld train; holds weights.safetensors and manifest.json. Or an address
+            on the Hugging Face Hub, hf://USER/NAME@COMMIT; without @COMMIT it is the newest.
         device: `auto`, or a torch device such as `cpu` or `cuda`.
 
     Raises:
         UserError: a file is missing, damaged or not a model's, or the device does not exist.
+        RunError: the Hub cannot be reached.
     """
-    return LoadedModel(**vars(load_model(folder, choose_device(device))))
+    return LoadedModel(**vars(load_model(fetched(folder), choose_device(device))))
 
 
 class LoadedModel(Model):

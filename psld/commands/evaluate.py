@@ -11,6 +11,7 @@ from psld.commands.command import FromRecord
 from psld.commands.entry import entry_point
 from psld.metrics.evaluation import evaluate
 from psld.metrics.settings import EvaluateCommandSettings, EvaluateSettings
+from psld.training.hub import with_fetched_model
 
 RUN = {"shards", "output", "keep", "device"}
 RECORDS = {"cell": FromRecord("cells", RUN, "evaluate_job")}
@@ -20,5 +21,5 @@ RECORDS = {"cell": FromRecord("cells", RUN, "evaluate_job")}
 def main(settings: EvaluateSettings | EvaluateCommandSettings) -> None:
     if isinstance(settings, EvaluateCommandSettings):
         settings = settings.evaluation()
-    for result in evaluate(settings).results:
+    for result in evaluate(with_fetched_model(settings)).results:
         print(f"{result.metric['name']} of {result.samples} images: {result.value:.4g}")

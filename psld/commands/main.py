@@ -34,6 +34,7 @@ COMMANDS = (
     "page",
     "certify",
     "verify",
+    "push",
     "plan",
     "launch",
     "wandb",

@@ -4,35 +4,44 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 from psld.grid.records import Cell, Grid
 from psld.grid.tables import Band, Number, Place
+from psld.metrics.comparison import (
+    Difference,
+    paired_difference,
+    place_in_band,
+    samples_to_decide,
+    unpaired_difference,
+)
 from psld.metrics.estimate import (
     CONFIDENCE,
-    Difference,
     Estimate,
     Interval,
     averaged,
-    paired_difference,
-    place_in_band,
+    combined,
     pooled,
-    samples_to_decide,
     spread,
-    unpaired_difference,
 )
-from psld.metrics.results import CellResult, CellResults, Show
+from psld.metrics.results import NUMBER_KINDS, CellResult, CellResults, Show
 
-Status = Literal["reproduced", "off", "undecided", "measured", "not run", "literature"]
+Status = Literal[
+    *("reproduced", "off", "agrees for these weights", "differs for these weights"),
+    *("undecided", "measured", "not run", "literature"),
+]
 
 STATUSES: tuple[Status, ...] = get_args(Status)
+
+LEAST_TRAININGS = 3
+"""The fewest trainings for a verdict that is not of these weights alone."""
 
 
 class Rank(NamedTuple):
     """The place of an entry among the comparable entries of its column."""
 
-    name: Literal["best", "not worse", "worse"]
-    """`not worse`: the difference from the best is not significant."""
+    name: Literal["best", "perhaps best", "not best"]
+    """The first two mark a set that contains the best with 95 %."""
     p_value: float | None = None
     """Of the difference from the best, after Bonferroni's correction."""
     paired: bool | None = None
@@ -56,60 +65,96 @@ class SeedResults:
         """The mean of a number, with the error of drawing samples from these weights.
 
         None without results, and for a number without error. Trainings share their noise if they
-        have the same sampling seed.
+        have the same sampling seed; all inpainted cells share their images.
         """
-        by_seed: dict[int, list[Estimate]] = {}
+        by_noise: dict[int, list[Estimate]] = {}
         for result in self.results:
             number = result.number(show)
             if isinstance(number, Estimate):
-                by_seed.setdefault(result.seed, []).append(number)
-        if not by_seed:
+                noise = -1 if self._inpainted else result.seed
+                by_noise.setdefault(noise, []).append(number)
+        if not by_noise:
             return None
-        return pooled([averaged(by_seed[seed]) for seed in sorted(by_seed)])
+        return pooled([averaged(by_noise[noise]) for noise in sorted(by_noise)])
+
+    def by_training(self, show: Show = "value") -> dict[str, float]:
+        """Return a number of each training, by the model's name: the mean over sampling seeds."""
+        trainings: dict[str, list[float]] = {}
+        for cell, result in self.by_cell.items():
+            trainings.setdefault(cell.model.name, []).append(float(result.number(show)))
+        return {name: fmean(values) for name, values in trainings.items()}
+
+    @property
+    def covers_training(self) -> bool:
+        """True if a verdict is not of these weights alone.
+
+        That takes three trainings, or the weights of the paper's authors.
+        """
+        imported = all(cell.model.checkpoint for cell in self.by_cell)
+        return imported or len(self.by_training()) >= LEAST_TRAININGS
 
     def trained(self, show: Show = "value") -> Estimate | None:
         """The mean of a number with the error of training again; None for a single training."""
-        trainings: dict[str, list[float]] = {}
-        for result in self.results:
-            trainings.setdefault(result.model.name, []).append(float(result.number(show)))
-        return spread(list(map(fmean, trainings.values()))) if len(trainings) > 1 else None
+        values = list(self.by_training(show).values())
+        return spread(values) if len(values) > 1 else None
 
     def interval(self, show: Show = "value") -> Interval | None:
         """Return the mean over the seeds with its 95 % interval; None without an error estimate.
 
         With one training it covers another draw of samples from the same weights. With several it
-        is the wider of that and of the spread over trainings, and covers training again.
+        covers training again too (`combined`).
         """
-        estimates = filter(None, (self.drawn(show), self.trained(show)))
-        width = max((each.interval.half_width for each in estimates), default=None)
-        if width is None:
+        errors = [each.interval for each in (self.drawn(show), self.trained(show)) if each]
+        return combined(fmean(self.values(show)), errors) if errors else None
+
+    @property
+    def extrapolated(self) -> Interval | None:
+        """The mean of the metric at n → ∞ with its interval, of the same errors as `interval`.
+
+        None if a cell has too few samples, and for other metrics than Fréchet distances. None for
+        inpainted cells, because there are no more images than the split has.
+        """
+        drawn = None if self._inpainted else self.drawn()
+        if drawn is None or drawn.extrapolated is None:
             return None
-        mean = fmean(self.values(show))
-        return Interval(mean, mean - width, mean + width)
+        again = self.trained()  # the bias of 1/n is the same for all trainings
+        errors = [drawn.extrapolated, *([again.interval] if again else [])]
+        return combined(drawn.extrapolated.value, errors)
 
     def difference(self, other: "SeedResults") -> Difference:
         """Return the difference of the metric to that of another cell.
 
-        It is paired by samples if both draw the same noise: the same sampler, sampling seeds,
-        blocks of samples and number of blocks of variables. With several trainings, return the
-        larger of two p-values: over samples, and over trainings.
+        It is paired by samples if both draw the same noise, whatever the sampler: the same sampling
+        seeds, samples and number of blocks of variables. With several trainings, the error of
+        training again is added; it is paired too if both cells are of the same models.
         """
         a, b = self.drawn(), other.drawn()
         paired = self._noise == other._noise and a.block_samples == b.block_samples
         drawn = paired_difference(a, b) if paired else unpaired_difference(a, b)
-        trained, other_trained = self.trained(), other.trained()
-        if not (trained or other_trained):
-            return drawn
-        again = unpaired_difference(trained or a, other_trained or b)
-        return max(drawn, again, key=lambda difference: difference.p_value)
+        one, two = self.by_training(), other.by_training()
+        if one.keys() == two.keys():
+            again = [spread([one[name] - two[name] for name in one])] if len(one) > 1 else []
+        else:
+            again = [each for each in (self.trained(), other.trained()) if each]
+        return drawn.retrained(again)
 
     @property
-    def _noise(self) -> dict[int, tuple[Any, int]]:
-        """The sampler and the blocks behind the noise of each sampling seed."""
+    def _noise(self) -> set[tuple[int, int, int]]:
+        """What decides the noise of sample i: seed, shard size and number of blocks of variables.
+
+        The noise of a shard is one array of normal numbers for each draw, images × variables, and
+        every sampler starts with the first. So with these three the same numbers belong to sample i
+        in both cells, and no others. Without the same number of variables they belong to other
+        samples, and the cells are taken as independent.
+        """
         return {
-            cell.seed: (cell.sampler.settings, cell.model.settings.process.blocks)
+            (cell.seed, cell.options.shard_size, cell.model.settings.process.blocks)
             for cell in self.by_cell
         }
+
+    @property
+    def _inpainted(self) -> bool:
+        return any(cell.sampler.settings.guidance.kind == "inpainting" for cell in self.by_cell)
 
 
 def read_results(grid: Grid, number: Number, root: Path = Path()) -> SeedResults:
@@ -153,9 +198,14 @@ class TableEntry(Place):
         return fmean(self.measured.values(self.show)) if self.results else None
 
     @property
+    def trainings(self) -> int | None:
+        """The number of trainings behind our number."""
+        return len(self.measured.by_training(self.show)) or None
+
+    @property
     def deviation(self) -> float | None:
-        """The standard deviation over seeds."""
-        values = self.measured.values(self.show)
+        """The standard deviation over trainings."""
+        values = self.measured.by_training(self.show).values()
         return stdev(values) if len(values) > 1 else None
 
     @property
@@ -169,12 +219,9 @@ class TableEntry(Place):
         return self.measured.interval(self.show)
 
     @property
-    def extrapolated(self) -> float | None:
-        """The Fréchet distance of infinitely many samples; other metrics have no bias of 1/n."""
-        if not self.results or self.show != "value":
-            return None
-        frechet = self.results[0].metric["measure"]["kind"] == "frechet"
-        return self.measured.drawn().extrapolated.value if frechet else None
+    def extrapolated(self) -> Interval | None:
+        """The Fréchet distance of infinitely many samples, if there are enough to say."""
+        return self.measured.extrapolated if self.show == "value" else None
 
     @property
     def nfe(self) -> float | None:
@@ -197,8 +244,14 @@ class TableEntry(Place):
 
     @property
     def width(self) -> float | None:
-        """The largest difference that counts as reproduced."""
+        """The largest difference that counts as reproduced.
+
+        None for the evaluations of a sampler with fixed steps: they are a setting, not a result.
+        """
         if self.band is None or self.paper is None:
+            return None
+        cost = not NUMBER_KINDS[self.show].from_features
+        if cost and self.results and "steps" in self.results[0].sampler:
             return None
         return self.band.width(self.paper, self.show)
 
@@ -214,7 +267,8 @@ class TableEntry(Place):
     def status(self) -> Status:
         """The verdict: reproduced if the whole interval is in the band, off if none of it is.
 
-        `measured` if there is nothing to compare with.
+        With fewer than three trainings it is one of these weights alone. `measured` if there is
+        nothing to compare with.
         """
         if self.row.literature:
             return "literature"
@@ -222,17 +276,26 @@ class TableEntry(Place):
             return "not run"
         if self._judged is None:
             return "measured"
-        verdicts: dict[str, Status] = {"inside": "reproduced", "outside": "off"}
-        return verdicts.get(place_in_band(*self._judged), "undecided")
+        verdicts: dict[tuple[str, bool], Status] = {
+            ("inside", True): "reproduced",
+            ("outside", True): "off",
+            ("inside", False): "agrees for these weights",
+            ("outside", False): "differs for these weights",
+        }
+        place = place_in_band(*self._judged)
+        return verdicts.get((place, self.measured.covers_training), "undecided")
 
     @property
     def needs(self) -> Literal["samples", "trainings"] | None:
         """The remedy that would narrow the interval of an undecided entry; None if it is decided.
 
-        More samples do not narrow the spread over trainings, if that is what the interval shows.
+        Below three trainings it is trainings: more samples would decide for these weights alone.
+        From there on, more samples do not narrow the spread over trainings, if that is wider.
         """
         if self.status != "undecided":
             return None
+        if not self.measured.covers_training:
+            return "trainings"
         drawn, trained = self.measured.drawn(self.show), self.measured.trained(self.show)
         widths = [each.interval.half_width if each else 0.0 for each in (drawn, trained)]
         return "trainings" if widths[1] > widths[0] else "samples"
@@ -247,7 +310,9 @@ class TableEntry(Place):
         if self._judged is None or self.needs == "trainings":
             return None
         interval, low, high = self._judged
-        return samples_to_decide(interval, self.samples * len(self.results), low, high)
+        trained = self.measured.trained(self.show)
+        fixed = trained.interval.half_width if trained else 0.0
+        return samples_to_decide(interval, self.samples * len(self.results), low, high, fixed)
 
 
 def read_table(grid: Grid, name: str, root: Path = Path()) -> list[list[TableEntry]]:
@@ -292,7 +357,7 @@ def _rank(entry: TableEntry, best: TableEntry, comparisons: int) -> Rank:
         return Rank("best")
     difference = entry.measured.difference(best.measured)
     p_value = min(1.0, comparisons * difference.p_value)
-    name = "worse" if p_value < 1 - CONFIDENCE else "not worse"
+    name = "not best" if p_value < 1 - CONFIDENCE else "perhaps best"
     return Rank(name, p_value, difference.paired)
 
 
