@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from psld.diffusion.integrators import Noise
 from psld.diffusion.matrices import mix

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from psld.diffusion.integrators import EulerMaruyama, Integrator, Noise, ProbabilityFlow
 from psld.diffusion.matrices import mix, table

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.hub import load_state_dict_from_url
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from psld.metrics.features import Features
 from psld.utils.errors import UserError
