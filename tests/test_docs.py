@@ -68,6 +68,7 @@ INSTEAD = [
     Instead(r"(snakemake .*profiles/slurm.*)", "needs a cluster", r"\1 --dry-run"),
     Instead(r"(snakemake .*(?<!cores) (all|rehearsal|table\d)\b.*)", "takes GPUs", r"\1 --dry-run"),
     Instead(r"(psld .*) --multirun (hydra/launcher=site) .*", "a cluster", r"\1 \2 --cfg hydra"),
+    Instead(r"psld .* hydra/sweeper=optuna .*", "needs another package", ":"),
     Instead(r"s(batch|run|cancel|queue|info|acct)\b.*", "needs a cluster", ":"),
     Instead(r"tmux .*", "needs a cluster", ":"),
     Instead(r"wandb login\b.*", "needs an account", ":"),

@@ -71,16 +71,20 @@ def run_with_flags(command: Command, main: Callable[[Any], Any], words: list[str
     swept: list[str] = []
 
     @hydra.main(config_path=str(CONFIGS), config_name=config, version_base="1.3")
-    def hydra_main(config: DictConfig) -> None:
+    def hydra_main(config: DictConfig) -> float | None:
         sweeps, job = HydraConfig.get().mode == RunMode.MULTIRUN, ""
         if sweeps:
-            job = name_job(config, HydraConfig.get().overrides.task, swept)
+            chosen = HydraConfig.get()
+            searched = dict.fromkeys([*(chosen.sweeper.get("params") or {}), *swept])
+            job = name_job(config, chosen.overrides.task, list(searched))
             print(f"{job}:", flush=True)
         # Collect errors: Hydra adds a line of its own to an error that passes through it.
         try:
-            main(parse(command.kind, content_of(config, command.where), command.where))
+            # A sweeper that optimizes takes what main returns: a loss, a metric.
+            return main(parse(command.kind, content_of(config, command.where), command.where))
         except Exception as error:
             failures.append(failure_of(job, error) if sweeps else error)
+        return None
 
     # Without this, Hydra prints a summary and exits with 1; its errors are user errors.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")

@@ -18,8 +18,10 @@ RECORDS = {"cell": FromRecord("cells", RUN, "evaluate_job")}
 
 
 @entry_point("evaluate", EvaluateCommandSettings, records=RECORDS)
-def main(settings: EvaluateSettings | EvaluateCommandSettings) -> None:
+def main(settings: EvaluateSettings | EvaluateCommandSettings) -> float:
     if isinstance(settings, EvaluateCommandSettings):
         settings = settings.evaluation()
-    for result in evaluate(with_fetched_model(settings)).results:
+    results = evaluate(with_fetched_model(settings)).results
+    for result in results:
         print(f"{result.metric['name']} of {result.samples} images: {result.value:.4g}")
+    return results[0].value

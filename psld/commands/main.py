@@ -18,6 +18,7 @@ from psld.utils import VERSION
 from psld.utils.errors import UserError
 
 COMMANDS = (
+    "init",
     "prepare",
     "design",
     "train",

@@ -32,7 +32,7 @@ RECORDS = {"model": FromRecord("models", TRAINING_RUN, changeable=True)}
 
 
 @entry_point("train", TrainSettings, records=RECORDS)
-def main(settings: TrainSettings) -> None:
+def main(settings: TrainSettings) -> float:
     store = ImageStore.open_for(settings.data, settings.dataset)
     process = build_process(settings)
     labels, spread = None, 1.0
@@ -62,4 +62,4 @@ def main(settings: TrainSettings) -> None:
         finish=finish,
     )
     with requeued_when_stopped() as on_start:
-        run_training(settings, store, task, on_start)
+        return run_training(settings, store, task, on_start)

@@ -29,7 +29,7 @@ RECORDS = {"guide": FromRecord("guides", TRAINING_RUN, changeable=True)}
 
 
 @entry_point("train_guide", TrainGuideSettings, records=RECORDS)
-def main(settings: TrainGuideSettings) -> None:
+def main(settings: TrainGuideSettings) -> float:
     store = ImageStore.open_for(settings.data, settings.dataset)
     process = build_process(settings)
     accuracies = partial(accuracy_by_time, settings, process, store)
@@ -51,4 +51,4 @@ def main(settings: TrainGuideSettings) -> None:
         finish=finish,
     )
     with requeued_when_stopped() as on_start:
-        run_training(settings, store, task, on_start)
+        return run_training(settings, store, task, on_start)

@@ -5,6 +5,9 @@ from pathlib import Path
 CONFIGS = (Path(__file__).parents[1] / "configs").resolve()
 """The shipped configs. In a checkout, a link leads to its top-level folder."""
 
+SHIPPED = CONFIGS.parent
+"""The folder of workflow/, profiles/ and envs/: the checkout, or the package in a wheel."""
+
 
 def config_folders() -> list[Path]:
     """Return the folders of configs, by precedence: ./configs, if there is one, and the shipped."""

@@ -57,11 +57,14 @@ def run_training(
     store: ImageStore,
     task: Task,
     on_start: Callable[[Path, int], None],
-) -> None:
+) -> float:
     """Train, or resume from the last checkpoint, and write weights and manifest.
 
     All pixels are checked first: that takes seconds, and damage would cost days. The leading rank
     calls `on_start` with the run directory and the first step.
+
+    Returns:
+        the last loss of the history.
     """
     store.images("train")
     choose_device(settings.device)  # Refuse a wrong one before anything is written.
@@ -122,3 +125,4 @@ def run_training(
             write_manifest(folder, manifest)
             publish(run, Path(settings.output))
             print(f"wrote {settings.output}; its run directory is {run}")
+        return state.history[-1]["loss"]

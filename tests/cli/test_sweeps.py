@@ -2,9 +2,14 @@
 
 import contextlib
 import json
+import sys
 from pathlib import Path
+from typing import ClassVar
 
+import hydra_plugins
 import pytest
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
 from omegaconf import OmegaConf
 
 from psld.commands.composed import Announcement
@@ -77,6 +82,42 @@ def test_a_sweep_that_is_given_again_trains_what_is_missing(folder):
     assert again.stdout.count("step 3/3") == 1
     after = files_below(folder / "models")
     assert {name: after[name] for name in before} == before
+
+
+class Climbing(Sweeper):
+    """Halves the learning rate after each job, as sweepers that optimize choose by results."""
+
+    __module__ = "hydra_plugins.climbing"  # Hydra takes plugins from there alone.
+    losses: ClassVar[list[float]] = []
+
+    def __init__(self, params):
+        [(self.key, self.value)] = params.items()
+
+    def setup(self, **setup):
+        self.launcher = Plugins.instance().instantiate_launcher(**setup)
+
+    def sweep(self, arguments):
+        for number in range(2):
+            word = f"{self.key}={float(self.value) / 2**number}"
+            [job] = self.launcher.launch([[*arguments, word]], initial_job_idx=number)
+            self.losses.append(job.return_value)
+
+
+def test_a_sweeper_that_optimizes_gets_the_last_loss_of_each_job(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "hydra_plugins.climbing", sys.modules[__name__])
+    monkeypatch.setattr(hydra_plugins, "climbing", sys.modules[__name__], raising=False)
+    Plugins.instance().register(Climbing)
+    config = folder / "configs/hydra/sweeper/climbing.yaml"
+    config.parent.mkdir(parents=True)
+    config.write_text(
+        "_target_: hydra_plugins.climbing.Climbing\nparams: {training.learning_rate: 2e-3}\n"
+    )
+    succeeded(sweep(folder, "hydra/sweeper=climbing"))
+    names = ["psld-learning_rate-0.001", "psld-learning_rate-0.002"]
+    assert list(manifests(folder)) == names
+    paths = (folder / "models/by-hand" / name / "history.json" for name in reversed(names))
+    histories = [json.loads(path.read_text())["entries"] for path in paths]
+    assert Climbing.losses == [history[-1]["loss"] for history in histories]
 
 
 # --- what is wrong --------------------------------------------------------------------------------

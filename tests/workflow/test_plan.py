@@ -36,7 +36,7 @@ def test_a_cell_alone_needs_its_own_chain_only(fresh):
         snakefile.write(LISTS)
     assert fresh.plan("tiny/psld/rk45-1e-1") == CELL
     cell, tables = "tiny/psld/rk45-1e-1", {"tiny-steps", "tiny-tolerance"}
-    assert listed(fresh, "rules", cell) == {*RULES, "all", "tiny", *tables, cell}
+    assert listed(fresh, "rules", cell) == {*RULES, "all", "default", "tiny", *tables, cell}
     unknown = fresh.snakemake("--dry-run", "tiny/psld/em-33")
     assert unknown.returncode == 2
     [line] = [line for line in unknown.stdout.splitlines() if "tiny/psld/em-33" in line]

@@ -1,0 +1,69 @@
+"""The workflow outside of a checkout: `psld init`, and the rules as a module."""
+
+import os
+import re
+
+import pytest
+
+from psld.config.locations import config_names
+from tests.commands import call, refused, succeeded
+from tests.workflow.project import Project
+
+CELL = {
+    "prepare": 1,
+    "reference": 1,
+    "train": 1,
+    "sample": 1,
+    "evaluate": 1,
+}
+OWN_RULE = """
+rule summary:
+    input:
+        "results/tables/mine/mine-steps.csv",
+    output:
+        "summary.csv",
+    shell:
+        "cp {input} {output}"
+"""
+MODULE = """
+from psld.config.locations import SHIPPED
+module psld:
+    snakefile: SHIPPED / "workflow/psld.smk"
+use rule * from psld
+"""
+
+
+class Outside(Project):
+    """A project that uses the installed package."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**super().environment, "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+
+
+@pytest.fixture
+def mine(tmp_path) -> Outside:
+    succeeded(call(tmp_path, "init", "mine"))
+    for name in config_names("grid"):  # The paper takes seconds to resolve.
+        (tmp_path / f"mine/configs/grid/{name}.yaml").write_text("left: out")
+    return Outside(tmp_path / "mine")
+
+
+def test_init_makes_a_project_for_own_pictures_and_own_rules(mine):
+    mine.edit("Snakefile", "# Rules of your own go here.", OWN_RULE)
+    planned = mine.run("--dry-run", "mine/psld/em-quadratic-10", "summary")
+    jobs = dict(re.findall(r"^(train|sample|summary) +(\d)$", planned, re.MULTILINE))
+    assert jobs == {"train": "2", "sample": "4", "summary": "1"}
+
+
+def test_the_rules_are_a_module_of_another_workflow(mine):
+    (mine.folder / "other.smk").write_text(MODULE)
+    result = "results/cells/mine/psld/em-quadratic-10.json"
+    assert mine.plan("--snakefile", "other.smk", result) == CELL
+
+
+def test_init_refuses_a_folder_with_files(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/note").write_text("keep")
+    refused(call(tmp_path, "init", "mine"), 2, "mine: exists and is not an empty folder")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["note"]
