@@ -19,9 +19,11 @@ LIBRARY = (
     "LoadedModel",
     "denoiser",
     "distance",
+    "evaluate",
     "from_denoiser",
     "load",
     "load_extractor",
+    "load_images",
     "sample",
     "save_images",
 )

@@ -83,6 +83,8 @@ class SampleSettings(SamplingRun, CellSettings):
     """Folder that receives the shards 00000.safetensors, … and the record of their range."""
     png: str | None
     """A folder that receives each image as a PNG, or a file NAME.png for all in one; null: none."""
+    npz: str | None = Field(None, pattern=r"\.npz$")
+    """A file for the images as others' evaluators read them: `arr_0`, uint8 N×H×W×C; null: none."""
 
 
 def images_digest(
