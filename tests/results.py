@@ -57,7 +57,7 @@ def made_with(grid: Grid, name: str) -> dict[str, Any]:
 
 
 def estimate_of(value: float, samples: int, error: float = 0.0) -> Estimate:
-    """Return an estimate of at most twenty blocks with this standard error."""
+    """Return a Fréchet distance of at most twenty blocks with this standard error."""
     blocks = min(20, samples)
     per_block, rest = divmod(samples, blocks)
     shift = error / (blocks - 1) ** 0.5
@@ -66,6 +66,7 @@ def estimate_of(value: float, samples: int, error: float = 0.0) -> Estimate:
         samples=samples,
         block_samples=tuple(per_block + (i < rest) for i in range(blocks)),
         without_block=tuple(value + (-1) ** i * shift for i in range(blocks)),
+        features=samples // 4,
     )
 
 

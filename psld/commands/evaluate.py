@@ -11,12 +11,12 @@
 psld evaluate images=PATH --help shows the settings for images.
 """
 
-import math
 import sys
 
 from psld.commands.command import FromRecord
 from psld.commands.entry import entry_point
 from psld.config.words import value_in
+from psld.metrics.estimate import combined
 from psld.metrics.evaluation import evaluate
 from psld.metrics.results import CellResult
 from psld.metrics.settings import (
@@ -55,8 +55,8 @@ def _lines(result: CellResult) -> list[str]:
     if limit := result.extrapolated:
         lines.append(f"  of infinitely many: {limit.value:.4g} ± {limit.half_width:.2g}")
     if other := result.reference_estimate:
-        both = math.hypot(half, other.interval.half_width)
-        lines.append(f"  with other images of the reference, too: ± {both:.2g}")
+        both = combined(result.value, [result.interval, other.interval])
+        lines.append(f"  with other images of the reference, too: ± {both.half_width:.2g}")
     elif result.reference_samples is None:
         lines.append("  with other images of the reference, too: not known from statistics alone")
     return lines

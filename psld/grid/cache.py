@@ -8,15 +8,18 @@ was planned before takes its record from the cache as it is.
 import hashlib
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from psld.config.locations import config_file, config_folders, config_names
 from psld.grid.reading import grid_path, read_grid_file
 from psld.grid.records import Grid, Job
+from psld.training.manifest import noted_checkpoint
 from psld.utils.errors import UserError
 from psld.utils.files import write_text
 
@@ -36,7 +39,17 @@ def load_grid(name: str) -> Grid:
         grid = resolve(name, read_grid_file(path), path)
         text = grid_as_json(grid)
         write_text(CACHE / f"{name}.json", f"{configs} {_sha256(text)}\n{text}")
-    return grid
+    return replace(grid, models=_with_notes(grid.models), guides=_with_notes(grid.guides))
+
+
+def _with_notes(records: dict[str, Any]) -> dict[str, Any]:
+    """Return models or guides with the checkpoints that `psld import` has noted for them."""
+    checkpoints = {
+        n: each.checkpoint or noted_checkpoint(each.folder) for n, each in records.items()
+    }
+    return {
+        n: records[n].model_copy(update={"checkpoint": file}) for n, file in checkpoints.items()
+    }
 
 
 def find_job(key: str, name: str, planned: str | None, kind: str, job: str) -> Job:

@@ -4,22 +4,25 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 from psld.grid.records import Cell, Grid
 from psld.grid.tables import Band, Number, Place
+from psld.metrics.comparison import (
+    Difference,
+    paired_difference,
+    place_in_band,
+    samples_to_decide,
+    unpaired_difference,
+)
 from psld.metrics.estimate import (
     CONFIDENCE,
-    Difference,
     Estimate,
     Interval,
     averaged,
-    paired_difference,
-    place_in_band,
+    combined,
     pooled,
-    samples_to_decide,
     spread,
-    unpaired_difference,
 )
 from psld.metrics.results import CellResult, CellResults, Show
 
@@ -56,60 +59,87 @@ class SeedResults:
         """The mean of a number, with the error of drawing samples from these weights.
 
         None without results, and for a number without error. Trainings share their noise if they
-        have the same sampling seed.
+        have the same sampling seed; all inpainted cells share their images.
         """
-        by_seed: dict[int, list[Estimate]] = {}
+        by_noise: dict[int, list[Estimate]] = {}
         for result in self.results:
             number = result.number(show)
             if isinstance(number, Estimate):
-                by_seed.setdefault(result.seed, []).append(number)
-        if not by_seed:
+                noise = -1 if self._inpainted else result.seed
+                by_noise.setdefault(noise, []).append(number)
+        if not by_noise:
             return None
-        return pooled([averaged(by_seed[seed]) for seed in sorted(by_seed)])
+        return pooled([averaged(by_noise[noise]) for noise in sorted(by_noise)])
+
+    def by_training(self, show: Show = "value") -> dict[str, float]:
+        """Return a number of each training, by the model's name: the mean over sampling seeds."""
+        trainings: dict[str, list[float]] = {}
+        for cell, result in self.by_cell.items():
+            trainings.setdefault(cell.model.name, []).append(float(result.number(show)))
+        return {name: fmean(values) for name, values in trainings.items()}
 
     def trained(self, show: Show = "value") -> Estimate | None:
         """The mean of a number with the error of training again; None for a single training."""
-        trainings: dict[str, list[float]] = {}
-        for result in self.results:
-            trainings.setdefault(result.model.name, []).append(float(result.number(show)))
-        return spread(list(map(fmean, trainings.values()))) if len(trainings) > 1 else None
+        values = list(self.by_training(show).values())
+        return spread(values) if len(values) > 1 else None
 
     def interval(self, show: Show = "value") -> Interval | None:
         """Return the mean over the seeds with its 95 % interval; None without an error estimate.
 
         With one training it covers another draw of samples from the same weights. With several it
-        is the wider of that and of the spread over trainings, and covers training again.
+        covers training again too (`combined`).
         """
-        estimates = filter(None, (self.drawn(show), self.trained(show)))
-        width = max((each.interval.half_width for each in estimates), default=None)
-        if width is None:
+        errors = [each.interval for each in (self.drawn(show), self.trained(show)) if each]
+        return combined(fmean(self.values(show)), errors) if errors else None
+
+    @property
+    def extrapolated(self) -> Interval | None:
+        """The mean of the metric at n → ∞ with its interval, of the same errors as `interval`.
+
+        None if a cell has too few samples, and for other metrics than Fréchet distances. None for
+        inpainted cells, because there are no more images than the split has.
+        """
+        drawn = None if self._inpainted else self.drawn()
+        if drawn is None or drawn.extrapolated is None:
             return None
-        mean = fmean(self.values(show))
-        return Interval(mean, mean - width, mean + width)
+        again = self.trained()  # the bias of 1/n is the same for all trainings
+        errors = [drawn.extrapolated, *([again.interval] if again else [])]
+        return combined(drawn.extrapolated.value, errors)
 
     def difference(self, other: "SeedResults") -> Difference:
         """Return the difference of the metric to that of another cell.
 
-        It is paired by samples if both draw the same noise: the same sampler, sampling seeds,
-        blocks of samples and number of blocks of variables. With several trainings, return the
-        larger of two p-values: over samples, and over trainings.
+        It is paired by samples if both draw the same noise, whatever the sampler: the same sampling
+        seeds, samples and number of blocks of variables. With several trainings, the error of
+        training again is added; it is paired too if both cells are of the same models.
         """
         a, b = self.drawn(), other.drawn()
         paired = self._noise == other._noise and a.block_samples == b.block_samples
         drawn = paired_difference(a, b) if paired else unpaired_difference(a, b)
-        trained, other_trained = self.trained(), other.trained()
-        if not (trained or other_trained):
-            return drawn
-        again = unpaired_difference(trained or a, other_trained or b)
-        return max(drawn, again, key=lambda difference: difference.p_value)
+        one, two = self.by_training(), other.by_training()
+        if one.keys() == two.keys():
+            again = [spread([one[name] - two[name] for name in one])] if len(one) > 1 else []
+        else:
+            again = [each for each in (self.trained(), other.trained()) if each]
+        return drawn.retrained(again)
 
     @property
-    def _noise(self) -> dict[int, tuple[Any, int]]:
-        """The sampler and the blocks behind the noise of each sampling seed."""
+    def _noise(self) -> set[tuple[int, int, int]]:
+        """What decides the noise of sample i: seed, shard size and number of blocks of variables.
+
+        The noise of a shard is one array of normal numbers for each draw, images × variables, and
+        every sampler starts with the first. So with these three the same numbers belong to sample i
+        in both cells, and no others. Without the same number of variables they belong to other
+        samples, and the cells are taken as independent.
+        """
         return {
-            cell.seed: (cell.sampler.settings, cell.model.settings.process.blocks)
+            (cell.seed, cell.options.shard_size, cell.model.settings.process.blocks)
             for cell in self.by_cell
         }
+
+    @property
+    def _inpainted(self) -> bool:
+        return any(cell.sampler.settings.guidance.kind == "inpainting" for cell in self.by_cell)
 
 
 def read_results(grid: Grid, number: Number, root: Path = Path()) -> SeedResults:
@@ -169,12 +199,9 @@ class TableEntry(Place):
         return self.measured.interval(self.show)
 
     @property
-    def extrapolated(self) -> float | None:
-        """The Fréchet distance of infinitely many samples; other metrics have no bias of 1/n."""
-        if not self.results or self.show != "value":
-            return None
-        frechet = self.results[0].metric["measure"]["kind"] == "frechet"
-        return self.measured.drawn().extrapolated.value if frechet else None
+    def extrapolated(self) -> Interval | None:
+        """The Fréchet distance of infinitely many samples, if there are enough to say."""
+        return self.measured.extrapolated if self.show == "value" else None
 
     @property
     def nfe(self) -> float | None:
@@ -247,7 +274,9 @@ class TableEntry(Place):
         if self._judged is None or self.needs == "trainings":
             return None
         interval, low, high = self._judged
-        return samples_to_decide(interval, self.samples * len(self.results), low, high)
+        trained = self.measured.trained(self.show)
+        fixed = trained.interval.half_width if trained else 0.0
+        return samples_to_decide(interval, self.samples * len(self.results), low, high, fixed)
 
 
 def read_table(grid: Grid, name: str, root: Path = Path()) -> list[list[TableEntry]]:

@@ -49,7 +49,7 @@ def frechet_estimate(
     parts = [FeatureStatistics.of(samples[block.to(samples.device) == j]) for j in range(blocks)]
     total, fixed = sum(parts[1:], start=parts[0]), _Gaussian(reference)
     values = [_distance(_Gaussian(each), fixed) for each in (total, *(total - p for p in parts))]
-    return jackknife(torch.tensor(values, dtype=torch.float64), block)
+    return jackknife(torch.tensor(values, dtype=torch.float64), block, features=samples.shape[1])
 
 
 class _Gaussian:
@@ -115,8 +115,9 @@ def kernel_distance(
 
     The value is that of `torch_fidelity.calculate_metrics`. It is unbiased, so it may be negative.
     A value without a block leaves the block's samples out of every subset. The reference's subsets
-    are the same for all cells of equal n and are taken as fixed: they shift all cells equally, and
-    the interval does not include this shift. Raises UserError if a subset is too small.
+    are the same for all cells of equal n and are taken as fixed, so the interval does not include
+    their error. It shifts cells of the same distribution equally, but not other cells: its term
+    −2 mean k(x, y) depends on x. Raises UserError if a subset is too small.
     """
     random = np.random.RandomState(SEED)
     block, blocks = assign_blocks(len(samples), blocks)

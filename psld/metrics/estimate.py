@@ -8,14 +8,15 @@ import math
 from collections.abc import Sequence
 from functools import cached_property
 from statistics import fmean
-from typing import Literal, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
 from psld.config.settings import Settings
-from psld.utils.errors import UserError
 
 CONFIDENCE = 0.95
+EXTRAPOLATED_FROM = 4
+"""The fewest samples for each feature that are extrapolated to infinitely many."""
 
 
 class Interval(NamedTuple):
@@ -42,6 +43,14 @@ class Estimate(Settings):
 
     and the interval is ± t_{B−1} s. It covers the change with another n samples of the same model;
     the reference images are taken as fixed.
+
+    A *share* p̂ has Wilson's interval (1927), which stays between 0 and 1 and has a width for p̂ = 0
+    and 1. Two things differ from the textbook: t_{B−1} is in place of z, and the effective number
+    of samples n' = p̂ (1 − p̂) / s² (Korn and Graubard 1998) in place of n, because the samples of a
+    mean over trainings share their noise. Without any spread, n' = n. If the share lies below a
+    quantile of N other images, 1/n' is larger by 1/N: the share of new images of the same
+    distribution below their k-th smallest number is beta-distributed, Beta(k, N + 1 − k), with the
+    variance q (1 − q) / (N + 2), q = k / (N + 1), whatever the distribution.
     """
 
     value: float
@@ -52,6 +61,12 @@ class Estimate(Settings):
     """m_j: samples in each block; their sum is n."""
     without_block: tuple[float, ...] = Field(min_length=2)
     """θ_(−j): the metric without the samples of block j."""
+    features: int | None = None
+    """d, if the metric has a bias of about c / n, as a Fréchet distance of d features has."""
+    share: bool = False
+    """True for a share of samples or images."""
+    threshold_images: int | None = None
+    """N, if a quantile of N other images decides which samples the share counts."""
 
     @model_validator(mode="after")
     def _blocks_add_up(self) -> Self:
@@ -94,19 +109,26 @@ class Estimate(Settings):
         Papers and bands use this: a distance of n samples, with the upward bias of n samples.
         Compare it only with values of the same number of samples.
         """
-        return self._around(self.value)
+        return self._wilson() if self.share else self._around(self.value)
 
     @cached_property
-    def extrapolated(self) -> Interval:
+    def extrapolated(self) -> Interval | None:
         """The metric at n → ∞, with its interval, for metrics with a bias of about c / n.
+
+        None for other metrics, and with fewer than 4 d samples for d features: there terms of
+        higher order in 1/n are as large as the interval, which then covers too rarely.
 
         FID∞ (Chong and Forsyth 2020) is the intercept of a line in 1/n through distances of
         several n. Here the line goes through n and n (1 − 1/B), the latter averaged over all
         blocks. This extrapolates least and needs no additional distances. The interval is for the
         distance from the model's distribution to the reference. A bias of higher order remains if
-        that distance is 0, or if n is not large compared to the number of features.
+        that distance is 0.
         """
-        return self._around(self._limit)
+        return self._around(self._limit) if self._extrapolates else None
+
+    @property
+    def _extrapolates(self) -> bool:
+        return self.features is not None and self.samples >= EXTRAPOLATED_FROM * self.features
 
     @property
     def _limit(self) -> float:
@@ -117,13 +139,25 @@ class Estimate(Settings):
         margin = t_quantile(self.blocks - 1) * self.standard_error
         return Interval(value, value - margin, value + margin)
 
+    def _wilson(self) -> Interval:
+        p, n = self.value, float(self.samples)
+        variance = max(p * (1 - p), 0.0)
+        if variance > 0 and self.standard_error > 1e-9:  # else no spread, up to rounding
+            n = variance / self.standard_error**2
+        if self.threshold_images:
+            n = 1 / (1 / n + 1 / self.threshold_images)
+        square = t_quantile(self.blocks - 1) ** 2 / n
+        center, margin = p + square / 2, (square * (variance + square / 4)) ** 0.5
+        low, high = ((center + sign * margin) / (1 + square) for sign in (-1, 1))
+        return Interval(p, min(low, p), max(high, p))  # ends at p = 0 and 1, up to rounding
 
-def t_quantile(freedom: float) -> float:
-    """Return the t with P(|T| < t) = 95 % for Student's T with `freedom` degrees."""
+
+def t_quantile(freedom: float, p: float = 1 - CONFIDENCE) -> float:
+    """Return the t with P(|T| > t) = p for Student's T with `freedom` degrees; p = 5 %."""
     # Importing SciPy takes a quarter of a second, and reading results does not need it.
     from scipy.special import stdtrit
 
-    return float(stdtrit(freedom, (1 + CONFIDENCE) / 2))
+    return -float(stdtrit(freedom, p / 2))
 
 
 # -- means over seeds, of sampling and of training ----------------------------------------------
@@ -140,6 +174,7 @@ def averaged(estimates: Sequence[Estimate]) -> Estimate:
         samples=first.samples,
         block_samples=first.block_samples,
         without_block=tuple(map(fmean, zip(*(e.without_block for e in estimates), strict=True))),
+        **_kind(estimates),
     )
 
 
@@ -160,14 +195,21 @@ def pooled(estimates: Sequence[Estimate]) -> Estimate:
             (samples * value - m * pseudo) / (samples - m)
             for m, pseudo in zip(blocks, pseudo_values, strict=True)
         ),
+        **_kind(estimates),
     )
+
+
+def _kind(estimates: Sequence[Estimate]) -> dict[str, Any]:
+    """Return the kind of a metric, for a mean of cells; each must have samples to extrapolate."""
+    kind = estimates[0].model_dump(include={"features", "share", "threshold_images"})
+    return kind if all(e._extrapolates for e in estimates) else kind | {"features": None}
 
 
 def spread(values: Sequence[float]) -> Estimate:
     """Return the mean of T ≥ 2 independent values: one for each training.
 
-    Each value is a block of its own, so the error is the standard deviation over √T, and the
-    interval has T − 1 degrees of freedom.
+    Each value is a block, so the error is the standard deviation over √T, and the interval has
+    T − 1 degrees of freedom.
     """
     total, count = sum(values), len(values)
     return Estimate(
@@ -178,86 +220,18 @@ def spread(values: Sequence[float]) -> Estimate:
     )
 
 
-# -- comparisons --------------------------------------------------------------------------------
+def combined(value: float, intervals: Sequence[Interval]) -> Interval:
+    """Return the interval of a number with several independent errors, whose squares add.
 
+    For a mean over T trainings these are other samples of the same weights, with the half-width
+    a = t_{B−1} s, and training again, with b = t_{T−1} s. The half-width √(a² + b²) covers both at
+    once, with at least 95 % whatever their ratio (Banerjee 1960). One quantile for both, with the
+    degrees of freedom of Welch and Satterthwaite, covers less when trainings are few, because their
+    spread can be small by chance (docs/results.md has both). Noise that the trainings do not share
+    is in a and in b, which makes the interval wider than it must be.
 
-class Difference(NamedTuple):
-    """The difference a − b of one metric of two cells, with its significance."""
-
-    value: float
-    p_value: float
-    """The probability of a difference at least as large if both cells had the same metric."""
-    paired: bool
-    """True if the cells share their noise and were compared block by block."""
-
-
-def paired_difference(a: Estimate, b: Estimate) -> Difference:
-    """Return a − b for cells with the same noise for each sample i: same seed, same sampler.
-
-    The common effect of the noise cancels: the jackknife is of the difference itself, with its
-    values without block j, a_(−j) − b_(−j). Raises UserError if the cells have different blocks.
+    Half-widths to the two sides add separately (Zou and Donner 2008).
     """
-    if a.block_samples != b.block_samples:
-        raise UserError(
-            f"cells of {a.samples} samples in {a.blocks} blocks and of {b.samples} in {b.blocks} "
-            "cannot be paired: compare as many samples in as many blocks"
-        )
-    difference = Estimate(
-        value=a.value - b.value,
-        samples=a.samples,
-        block_samples=a.block_samples,
-        without_block=tuple(x - y for x, y in zip(a.without_block, b.without_block, strict=True)),
-    )
-    return _difference(difference.value, difference.standard_error, a.blocks - 1, paired=True)
-
-
-def unpaired_difference(a: Estimate, b: Estimate) -> Difference:
-    """Return a − b for independent cells, with s² = s_a² + s_b².
-
-    The degrees of freedom are those of Welch and Satterthwaite. The biases of cells with different
-    numbers of samples also differ, so compare cells of equal n.
-    """
-    u, v = a.standard_error**2, b.standard_error**2
-    weights = u**2 / (a.blocks - 1) + v**2 / (b.blocks - 1)
-    freedom = (u + v) ** 2 / weights if weights else a.blocks + b.blocks - 2
-    return _difference(a.value - b.value, (u + v) ** 0.5, freedom, paired=False)
-
-
-def _difference(value: float, error: float, freedom: float, paired: bool) -> Difference:
-    # Importing SciPy takes a quarter of a second, and reading results does not need it.
-    from scipy.special import stdtr
-
-    if error:
-        return Difference(value, 2 * float(stdtr(freedom, -abs(value) / error)), paired)
-    return Difference(value, 0.0 if value else 1.0, paired)
-
-
-def place_in_band(
-    interval: Interval, low: float, high: float
-) -> Literal["inside", "outside", "overlap"]:
-    """Compare an interval, or a number as an interval of width 0, with the band [low, high].
-
-    Only a whole interval is `inside` or `outside`.
-    """
-    if low <= interval.low and interval.high <= high:
-        return "inside"
-    return "outside" if interval.high < low or interval.low > high else "overlap"
-
-
-def samples_to_decide(interval: Interval, samples: int, low: float, high: float) -> int | None:
-    """Return the number of *additional* samples that decide if a value is in the band [low, high].
-
-    The interval is that of sampling. If it overlaps the band only in part, it is undecided;
-    otherwise the result is 0. The half-width w shrinks as 1/√n. If the value does not change, the
-    interval clears the nearer end of the band, at distance δ, with n (w / δ)² samples in total. The
-    result is None if the value is exactly on an end: then no number is enough.
-
-    Get the samples as further seeds of the same cell, and average their values. A larger n in one
-    cell would also change the bias that the value shares with the band.
-    """
-    if place_in_band(interval, low, high) != "overlap":
-        return 0
-    distance = min(abs(interval.value - end) for end in (low, high))
-    if distance == 0:
-        return None
-    return max(1, math.ceil(samples * (interval.half_width / distance) ** 2) - samples)
+    low = math.hypot(*(each.value - each.low for each in intervals))
+    high = math.hypot(*(each.high - each.value for each in intervals))
+    return Interval(value, value - low, value + high)

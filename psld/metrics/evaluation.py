@@ -11,7 +11,7 @@ from torch import Tensor
 from psld.config.settings import MadeRecord, write_record
 from psld.metrics.estimate import Estimate
 from psld.metrics.extractor import Extractor, batches_of, gather
-from psld.metrics.features import Features, mean_estimate
+from psld.metrics.features import Features, share_estimate
 from psld.metrics.measure import Reference, measure, measure_memorization, scale
 from psld.metrics.reference_folder import (
     ReferenceManifest,
@@ -84,7 +84,7 @@ class Gathered:
         if self.labels is None or metric.extractor.kind != "classifier":
             return None
         answers = samples.logits.argmax(dim=1)
-        return mean_estimate(answers == self.labels[: len(samples)])
+        return share_estimate(answers == self.labels[: len(samples)])
 
     def costs_of(self, samples: int) -> list[Cost]:
         """Return the costs of the shards with the first `samples` images."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -144,12 +144,13 @@ def assign_blocks(n: int, blocks: int = BLOCKS) -> tuple[Tensor, int]:
     return block, int(block.max()) + 1
 
 
-def jackknife(values: Tensor, block: Tensor) -> Estimate:
+def jackknife(values: Tensor, block: Tensor, **kind: Any) -> Estimate:
     """Return the estimate of a metric from its values: over all samples, then without each block.
 
     Args:
         values: B + 1 numbers.
         block: the block of each sample, n.
+        kind: what `Estimate` has to know about the metric, such as share=True.
     """
     value, *without_block = values.tolist()
     return Estimate(
@@ -157,12 +158,19 @@ def jackknife(values: Tensor, block: Tensor) -> Estimate:
         samples=len(block),
         block_samples=tuple(block.bincount().tolist()),
         without_block=tuple(without_block),
+        **kind,
     )
 
 
-def mean_estimate(values: Tensor, blocks: int = BLOCKS) -> Estimate:
-    """Estimate the mean of n numbers, one per sample, such as the share with a property."""
-    block, _ = assign_blocks(len(values), blocks)
-    counts, sums = block.bincount(), block.bincount(values.double().cpu())
-    rests = (sums.sum() - sums) / (len(values) - counts)
-    return jackknife(torch.cat([sums.sum()[None] / len(values), rests]), block)
+def share_estimate(
+    counted: Tensor, blocks: int = BLOCKS, threshold_images: int | None = None
+) -> Estimate:
+    """Estimate the share of n samples with a property, from a boolean for each sample.
+
+    `threshold_images`: the number of other images whose quantile decides it.
+    """
+    block, _ = assign_blocks(len(counted), blocks)
+    counts, sums = block.bincount(), block.bincount(counted.double().cpu())
+    rests = (sums.sum() - sums) / (len(counted) - counts)
+    values = torch.cat([sums.sum()[None] / len(counted), rests])
+    return jackknife(values, block, share=True, threshold_images=threshold_images)

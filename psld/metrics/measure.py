@@ -127,7 +127,8 @@ def scale(
 ) -> dict[str, float | None]:
     """Return the metric of real images that are not in the reference (`floor`), and of `noise`.
 
-    Each is None without such images.
+    Each is None without such images. The floor is of all images of the split, which may be more or
+    fewer than a cell's samples: a Fréchet distance or recall compares only with cells of as many.
     """
 
     def value(images: Features | None) -> float | None:

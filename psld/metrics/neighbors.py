@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from psld.metrics.estimate import Estimate
-from psld.metrics.features import BLOCKS, assign_blocks, jackknife, mean_estimate
+from psld.metrics.features import BLOCKS, assign_blocks, jackknife, share_estimate
 from psld.utils.errors import UserError
 
 ROWS = 500
@@ -26,7 +27,7 @@ def precision(
     _check_neighbors(len(reference), neighbors)
     radii = torch.cat([_kth(d, neighbors) for d in _distances(reference, reference)])
     covered = torch.cat([(d <= radii).any(dim=1) for d in _distances(samples, reference)])
-    return mean_estimate(covered, blocks)
+    return share_estimate(covered, blocks)
 
 
 def recall(
@@ -36,7 +37,7 @@ def recall(
 
     Recall grows with the number of samples, so compare only equal n. Without a block, each sample's
     ball reaches to its k-th neighbor outside that block. Indicators of nearest neighbors are not
-    smooth, which makes these intervals a fifth to a half too wide.
+    smooth, which makes these intervals a third to two thirds too wide (docs/results.md).
     """
     block, blocks = assign_blocks(len(samples), blocks)
     block = block.to(samples.device)
@@ -46,7 +47,7 @@ def recall(
         torch.stack([(d <= radius).any(dim=1).sum() for radius in radii])
         for d in _distances(reference, samples)
     )
-    return jackknife(covered.double() / len(reference), block)
+    return jackknife(covered.double() / len(reference), block, share=True)
 
 
 def _check_neighbors(images: int, neighbors: int) -> None:
@@ -112,18 +113,21 @@ def memorization(
 ) -> Memorization:
     """Measure the share of samples that are nearer to a training image than most test images are.
 
-    The threshold is the `quantile` of the distances from test images to their nearest training
-    images, so new images of the same distribution have about that share. A larger share is a sign
-    of memorization; a smaller one is a sign of samples far from the data.
+    The threshold is the `quantile` of the distances from N test images to their nearest training
+    images: their number (N + 1) · quantile in order, so that new images of the same distribution
+    have this share on average. A larger share is a sign of memorization; a smaller one is a sign of
+    samples far from the data. The interval includes the error of the threshold, as it is for new
+    images of the same distribution.
 
     Args:
         samples, train, test: features of one extractor, n×d with a separate n each.
     """
-    threshold = torch.quantile(nearest(test, train)[0].double(), quantile)
+    of_test = nearest(test, train)[0].double().cpu().numpy()
+    threshold = float(np.quantile(of_test, quantile, method="weibull"))
     distances, index = nearest(samples, train)
     return Memorization(
-        share=mean_estimate(distances < threshold, blocks),
-        threshold=threshold.item(),
+        share=share_estimate(distances < threshold, blocks, threshold_images=len(test)),
+        threshold=threshold,
         distances=distances,
         nearest=index,
     )

@@ -85,8 +85,8 @@ class CellResult(MadeRecord):
 
     @property
     def extrapolated(self) -> Interval | None:
-        """A Fréchet distance of infinitely many images; None for other metrics."""
-        return self.estimate.extrapolated if self.metric["measure"]["kind"] == "frechet" else None
+        """A Fréchet distance of infinitely many images, if there are enough to say."""
+        return self.estimate.extrapolated
 
     def number(self, show: Show) -> Estimate | float:
         """Return a number that a table shows; an Estimate has an interval."""

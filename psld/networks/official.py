@@ -34,14 +34,13 @@ def from_official(state: Mapping[str, Tensor], network: Encoder) -> dict[str, Te
 
     Raises UserError that lists the parameters that are missing, unexpected, or of a wrong shape.
     """
-    officials = official_parameters(network)
+    officials, shapes = official_parameters(network), official_shapes(network)
     ours = network.state_dict()
-    official_names = {official.name for official in officials.values()}
     problems = {
-        "missing": official_names - state.keys(),
-        "unexpected": state.keys() - official_names,
+        "missing": shapes.keys() - state.keys(),
+        "unexpected": state.keys() - shapes.keys(),
         "not in official networks": ours.keys() - officials.keys(),
-        "wrong shape": list(_wrong_shapes(state, officials, ours)),
+        "wrong shape": list(_wrong_shapes(state, shapes)),
     }
     complaints = [f"{problem}: {_listed(items)}" for problem, items in problems.items() if items]
     if complaints:
@@ -50,6 +49,12 @@ def from_official(state: Mapping[str, Tensor], network: Encoder) -> dict[str, Te
         name: official.swapped(state[official.name]).reshape(ours[name].shape).contiguous()
         for name, official in officials.items()
     }
+
+
+def official_shapes(network: Encoder) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all official parameters; the network may be on the device `meta`."""
+    officials, ours = official_parameters(network), network.state_dict()
+    return {each.name: tuple(each.swapped(ours[key]).shape) for key, each in officials.items()}
 
 
 class OfficialParameter(NamedTuple):
@@ -162,14 +167,11 @@ def _nin(official: str, ours: str) -> Iterator[Parameter]:
 
 
 def _wrong_shapes(
-    state: Mapping[str, Tensor],
-    officials: Mapping[str, OfficialParameter],
-    ours: Mapping[str, Tensor],
+    state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]
 ) -> Iterator[str]:
-    for name, official in officials.items():
-        expected = tuple(official.swapped(ours[name]).shape)
-        if official.name in state and (shape := tuple(state[official.name].shape)) != expected:
-            yield f"{official.name} is {shape}, should be {expected}"
+    for name, expected in shapes.items():
+        if name in state and (shape := tuple(state[name].shape)) != expected:
+            yield f"{name} is {shape}, should be {expected}"
 
 
 def _listed(items: Iterable[str]) -> str:

@@ -59,7 +59,7 @@ def as_csv(grid: Grid, table: Table, rows: list[list[TableEntry]]) -> str:
 
 def csv_line(grid: Grid, table: Table, entry: TableEntry) -> dict[str, object]:
     """Return all that is known about an entry; None for what is not."""
-    number, interval, rank = entry.number, entry.interval, entry.rank
+    number, interval, rank, limit = entry.number, entry.interval, entry.rank, entry.extrapolated
     known = {
         "seeds": number and len(entry.results),
         "cell": number and f"{grid.name}/{number.cell}",
@@ -68,6 +68,9 @@ def csv_line(grid: Grid, table: Table, entry: TableEntry) -> dict[str, object]:
         "ours": entry.value,
         "low": interval and interval.low,
         "high": interval and interval.high,
+        "extrapolated": limit and limit.value,
+        "extrapolated_low": limit and limit.low,
+        "extrapolated_high": limit and limit.high,
         "source": entry.row.source,
         "band": entry.width,
         "rank": rank and rank.name,

@@ -13,11 +13,13 @@ from typing import Any, Literal, TypeVar
 from psld.config.settings import MadeRecord, Settings, read_record, write_record
 from psld.training.settings import GuideModelSettings, ModelSettings, TrainedSettings
 from psld.utils.errors import UserError
-from psld.utils.files import atomic_path, read_json
+from psld.utils.files import atomic_path, read_json, write_text
 
 MANIFEST = "manifest.json"
 FILES = ("weights.safetensors", "start.safetensors", "history.json", MANIFEST)
 """Guides have no start. The manifest is written last: if it exists, so do the others."""
+NOTE = "checkpoint.txt"
+"""In the folder of a grid's model: the path of the checkpoint that is imported for it."""
 
 
 class Imported(Settings):
@@ -112,3 +114,39 @@ def publish(run: Path, output: Path) -> None:
     for name in files:
         with atomic_path(output / name) as partial:
             shutil.copyfile(results / name, partial)
+
+
+def note_checkpoint(folder: str | Path, checkpoint: str | Path | None) -> None:
+    """Note the checkpoint of the model in this folder: the workflow imports it. None removes it."""
+    if checkpoint is None:
+        (Path(folder) / NOTE).unlink(missing_ok=True)
+    else:
+        write_text(Path(folder) / NOTE, f"{checkpoint}\n")
+
+
+def noted_checkpoint(folder: str | Path) -> str | None:
+    """Return the path of the checkpoint that was noted for a model; None without one."""
+    with suppress(FileNotFoundError):
+        return (Path(folder) / NOTE).read_text().strip()
+    return None
+
+
+def make_way(folder: str | Path, kind: type[TrainedManifest], sha256: str, replace: bool) -> None:
+    """Remove weights that do not come from a checkpoint with this SHA-256, if there are any.
+
+    Raises UserError if there are and `replace` is false.
+    """
+    if not (Path(folder) / MANIFEST).exists():
+        return
+    origin = "an unknown origin (its manifest is damaged, or of another version)"
+    with suppress(UserError):
+        there = read_manifest(folder, kind)
+        origin = f"a training here ({there.run})"
+        if there.imported:
+            if there.imported.sha256 == sha256:
+                return
+            origin = f"the checkpoint {there.imported.file}"
+    if not replace:
+        raise UserError(f"{folder}: has weights from {origin}; replace=true replaces them")
+    for name in FILES:
+        (Path(folder) / name).unlink(missing_ok=True)

@@ -10,7 +10,13 @@ from torch import nn
 from psld.data.store import ImageStore
 from psld.diffusion.process import LinearProcess
 from psld.networks.official import LISTED, from_official, read_checkpoint
-from psld.training.manifest import GuideManifest, Imported, ModelManifest, write_manifest
+from psld.training.manifest import (
+    GuideManifest,
+    Imported,
+    ModelManifest,
+    make_way,
+    write_manifest,
+)
 from psld.training.model import build_guide, build_network, build_process, save_weights
 from psld.training.settings import ImportGuideSettings, ImportModelSettings
 from psld.training.start import denoiser_of_states, save_start
@@ -56,6 +62,7 @@ def _import(
         network.load_state_dict(from_official(weights, network))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+    make_way(settings.output, kind, checkpoint.sha256, settings.replace)
     step = checkpoint.step
     imported = Imported(file=Path(path).name, sha256=checkpoint.sha256, weights=chosen)
     source = imported.model_dump(exclude={"file"})

@@ -245,6 +245,8 @@ class ImportSettings(RunSettings):
 
     checkpoint: str
     """Path of the file that PyTorch Lightning wrote."""
+    replace: bool = False
+    """Replace weights of another origin in `output`, such as trained ones."""
 
 
 class ImportModelSettings(TrainSettings, ImportSettings):
@@ -259,3 +261,14 @@ class ImportGuideSettings(TrainGuideSettings, ImportSettings):
     """Settings of `psld import` for a guide."""
 
     kind: Literal["guide"] = "guide"
+
+
+class ImportFilesSettings(Settings):
+    """Settings of `psld import` for checkpoints whose models are recognized."""
+
+    files: list[str] = Field(min_length=1)
+    """Checkpoints, or folders with checkpoints below them."""
+    grid_name: str = "paper"
+    """Name of the grid, configs/grid/NAME.yaml."""
+    replace: bool = False
+    """Replace weights of another origin, such as trained ones."""

@@ -7,18 +7,14 @@ import pytest
 import torch
 from scipy.stats import t
 
-from psld.metrics.distances import frechet_distance, frechet_estimate
-from psld.metrics.estimate import (
-    Estimate,
-    Interval,
-    averaged,
+from psld.metrics.comparison import (
     paired_difference,
     place_in_band,
-    pooled,
     samples_to_decide,
-    spread,
     unpaired_difference,
 )
+from psld.metrics.distances import frechet_distance, frechet_estimate
+from psld.metrics.estimate import Estimate, Interval, averaged, combined, pooled, spread
 from psld.metrics.features import FeatureStatistics
 from psld.utils.errors import UserError
 from tests.metrics.test_frechet import gather, gaussian
@@ -66,6 +62,14 @@ def test_extrapolation_removes_the_bias(estimates):
         assert values.mean() - TRUTH > 5 * noise
 
 
+def test_fewer_than_four_samples_for_each_feature_are_not_extrapolated():
+    sixteen, fifteen = (estimate(draw(0, n)) for n in (16, 15))
+    assert sixteen.extrapolated
+    assert fifteen.extrapolated is None
+    assert averaged([sixteen, sixteen]).extrapolated == sixteen.extrapolated
+    assert pooled([fifteen, fifteen]).extrapolated is None  # 30 samples, but with the bias of 15
+
+
 def test_extrapolation_is_the_intercept_in_1_over_n():
     """FID∞ as Chong and Forsyth compute it: a line through distances of 15 numbers of samples."""
     random = torch.Generator().manual_seed(0)
@@ -93,7 +97,7 @@ def test_values_of_a_mean_have_its_textbook_error():
         without_block=tuple(np.delete(x, j, axis=0).mean() for j in range(10)),
     )
     assert total.standard_error == pytest.approx(x.mean(axis=1).std(ddof=1) / 10**0.5)
-    assert total.extrapolated.value == pytest.approx(total.value)
+    assert total.extrapolated is None
     assert total.interval.half_width == pytest.approx(2.2622 * total.standard_error, rel=1e-4)
 
 
@@ -111,6 +115,7 @@ def test_a_paired_difference_finds_what_an_unpaired_one_cannot():
     paired, unpaired = paired_difference(a, b), unpaired_difference(a, b)
     assert paired.value == pytest.approx(a.value - b.value)
     assert paired.p_value < 1e-6
+    assert paired.interval.low < paired.value < paired.interval.high < 2 * paired.value
     assert unpaired.p_value > 0.05
 
 
@@ -136,21 +141,32 @@ def test_an_interval_is_inside_or_outside_a_band_as_a_whole():
 
 
 def test_samples_to_decide():
-    # The nearer end is 0.1 away and the half-width 0.2: four times the samples in all.
-    assert samples_to_decide(Interval(2.4, 2.2, 2.6), 1000, 2.0, 2.5) == pytest.approx(3000, abs=1)
-    assert samples_to_decide(Interval(2.6, 2.4, 2.8), 1000, 2.0, 2.5) == pytest.approx(3000, abs=1)
+    # Outside, the nearer end is 0.1 away and the half-width 0.2: 4 · (1 + 0.84 / 1.96)² = 8.17
+    # times the samples in all. Inside, each end is to be cleared with 90 %: 4 · 1.654² = 10.94.
+    assert samples_to_decide(Interval(2.6, 2.4, 2.8), 1000, 2.0, 2.5) == pytest.approx(7172, abs=5)
+    assert samples_to_decide(Interval(2.4, 2.2, 2.6), 1000, 2.0, 2.5) == pytest.approx(9941, abs=5)
     assert samples_to_decide(Interval(2.4, 2.35, 2.45), 1000, 2.0, 2.5) == 0
     assert samples_to_decide(Interval(2.7, 2.6, 2.8), 1000, 2.0, 2.5) == 0
     assert samples_to_decide(Interval(2.5, 2.4, 2.6), 1000, 2.0, 2.5) is None
 
 
-def test_the_number_of_samples_that_decides_does_decide():
-    """With so many samples more the interval just fits the band."""
-    record = estimate(draw(0, 500)).interval
-    low, high = record.value - record.half_width / 2, record.value + 10
-    more = samples_to_decide(record, 500, low, high)
-    width = record.half_width * (500 / (500 + more)) ** 0.5
-    assert low == pytest.approx(record.value - width, rel=1e-3)
+@pytest.mark.parametrize(("value", "low", "high"), [(2.6, 2.0, 2.5), (2.25, 2.0, 2.5)])
+@pytest.mark.parametrize("fixed", [0.0, 0.03])
+def test_that_number_of_samples_decides_in_80_percent_of_runs(value, low, high, fixed):
+    """Each run draws the mean of all samples, and of the trainings, around the true value."""
+    width = 0.4
+    margin = (width**2 + fixed**2) ** 0.5
+    first = Interval(value, value - margin, value + margin)
+    more = samples_to_decide(first, 500, low, high, fixed)
+    margin = (width**2 * 500 / (500 + more) + fixed**2) ** 0.5
+    means = np.random.default_rng(0).normal(value, margin / 1.96, 10_000)
+    verdicts = [place_in_band(Interval(m, m - margin, m + margin), low, high) for m in means]
+    right = "inside" if low <= value <= high else "outside"
+    assert np.mean([verdict == right for verdict in verdicts]) == pytest.approx(0.8, abs=0.015)
+
+
+def test_no_number_of_samples_outweighs_the_trainings():
+    assert samples_to_decide(Interval(2.6, 2.4, 2.8), 1000, 2.0, 2.5, fixed=0.1) is None
 
 
 # -- several seeds, against closed forms ---------------------------------------------------------
@@ -194,7 +210,9 @@ def test_a_common_effect_of_the_noise_stays_in_the_error_of_an_average():
 
 def test_the_extrapolation_of_pooled_cells_is_the_mean_of_theirs():
     cells = [
-        Estimate(value=v, samples=10, block_samples=(5, 5), without_block=(v + 1, v + 2))
+        Estimate(
+            value=v, samples=10, block_samples=(5, 5), without_block=(v + 1, v + 2), features=2
+        )
         for v in (1.0, 3.0)
     ]
     limits = [cell.extrapolated.value for cell in cells]
@@ -208,3 +226,22 @@ def test_the_spread_of_trainings_is_a_t_interval():
     assert estimate.interval == pytest.approx(
         (fmean(values), fmean(values) - margin, fmean(values) + margin)
     )
+
+
+def test_errors_of_samples_and_of_trainings_add():
+    drawn, trained = Interval(0.9, 0.86, 0.92), Interval(0.9, 0.87, 0.93)
+    assert combined(0.9, [drawn, trained]) == pytest.approx((0.9, 0.85, 0.9 + 0.0013**0.5))
+    a, b = (estimate_of_mean(np.random.default_rng(seed).normal(size=100), 20) for seed in (0, 1))
+    difference = unpaired_difference(a, b).retrained([spread([1.0, 1.3]), spread([2.0, 2.1])])
+    (error, _), (again, freedom) = difference.errors
+    assert again == pytest.approx((0.15**2 + 0.05**2) ** 0.5)
+    assert 1 <= freedom <= 2
+    widths = [t.ppf(0.975, f) * s for s, f in difference.errors]
+    assert difference.interval.half_width == pytest.approx(np.hypot(*widths))
+    # The p-value is 5 % where the interval ends at 0.
+    edge = difference._replace(value=difference.interval.half_width)
+    assert edge.p_value == pytest.approx(0.05)
+    assert unpaired_difference(a, b)._replace(value=error).p_value == pytest.approx(
+        2 * t.sf(1, unpaired_difference(a, b).errors[0][1])
+    )
+    assert difference._replace(value=1e300).p_value == 0

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from psld.metrics.distances import inception_score, kernel_distance
-from psld.metrics.features import block_index, mean_estimate
+from psld.metrics.estimate import Estimate, t_quantile
+from psld.metrics.features import block_index, share_estimate
 from psld.metrics.neighbors import memorization, precision, recall
 from psld.utils.errors import UserError
 
@@ -109,12 +110,28 @@ def test_intervals_of_precision_cover():
     assert 0.88 <= covered <= 1
 
 
-def test_a_mean_without_a_block_is_recomputed():
-    values = normal(50, 1)[:, 0]
-    estimate = mean_estimate(values, BLOCKS)
-    assert estimate.value == pytest.approx(values.mean().item(), rel=1e-6)
+def test_a_share_without_a_block_is_recomputed():
+    counted = normal(50, 1)[:, 0] > 1
+    estimate = share_estimate(counted, BLOCKS)
+    assert estimate.value == pytest.approx(counted.double().mean().item())
     for block, value in enumerate(estimate.without_block):
-        assert value == pytest.approx(without(values, block).mean().item(), rel=1e-5)
+        assert value == pytest.approx(without(counted, block).double().mean().item())
+
+
+def test_a_share_has_the_interval_of_wilson():
+    """An end p is t standard errors of p away, (p (1 − p) / n')^½. So at 1 it has a width."""
+    rests = (0.92, 0.88, 0.91, 0.89, 0.9)
+    estimate = Estimate(
+        value=0.9, samples=50, block_samples=(10,) * 5, without_block=rests, share=True
+    )
+    inverse = estimate.standard_error**2 / 0.09
+    for end in estimate.interval[1:]:
+        assert abs(0.9 - end) == pytest.approx(t_quantile(4) * (end * (1 - end) * inverse) ** 0.5)
+    every = share_estimate(torch.ones(1000, dtype=torch.bool))
+    low, high = every.interval[1:]
+    assert high == 1
+    assert low == pytest.approx(1 / (1 + t_quantile(19) ** 2 / 1000))
+    assert (every.value, share_estimate(torch.zeros(1000)).interval.low) == (1, 0)
 
 
 def test_too_few_samples_are_user_errors():

@@ -32,7 +32,12 @@ models:
   psld: [process=psld]
   vp-sde: [process=vp-sde]
   official: {overrides: [process=psld], checkpoint: official.ckpt}
-samplers: {em: {overrides: [sampler=em], budget: sampler.steps}}
+samplers:
+  em: {overrides: [sampler=em], budget: sampler.steps}
+  sscs: {overrides: [sampler=sscs], budget: sampler.steps}
+  inpainted:
+    overrides: [sampler=em, guidance@sampler.guidance=inpainting, mask@sampler.guidance.mask=halves]
+    budget: sampler.steps
 tables:
   mine-all:
     title: Mine
@@ -40,6 +45,12 @@ tables:
     cell: {sampler: em}
     columns: [{label: "10", budget: 10}, {label: "20", budget: 20}]
     rows: [{label: [PSLD], model: psld}, {label: [official], model: official}]
+  mine-samplers:
+    title: Samplers
+    headings: [sampler]
+    cell: {model: psld, budget: 10}
+    columns: [{label: "10"}]
+    rows: [{label: [SSCS], sampler: sscs}, {label: [Inpainted], sampler: inpainted}]
 """)
 
 VALUES = {
@@ -88,14 +99,15 @@ def test_a_table_shows_mean_deviation_minimum_and_the_number_of_seeds(grid, rows
     assert [line[1] for line in missing.lines] == ["0 of 6", "0 of 2"]
 
 
-def test_the_interval_of_several_trainings_is_that_of_their_spread_if_wider(grid, rows):
+def test_the_interval_of_several_trainings_adds_their_spread_to_the_error_of_samples(grid, rows):
     table = grid.file.tables["mine-all"]
     lines = list(csv.DictReader(as_csv(grid, table, rows).splitlines()))
     assert [line["seeds"] for line in lines] == ["6", "1", "2", "0"]
     trainings = [2.05, 2.55, 2.25]  # means over sampling seeds
-    margin = t.ppf(0.975, 2) * stdev(trainings) / 3**0.5
+    drawn = t.ppf(0.975, 39) * 0.05 / 2**0.5  # the blocks of two sampling seeds
+    margin = np.hypot(t.ppf(0.975, 2) * stdev(trainings) / 3**0.5, drawn)
     ends = [float(lines[0][end]) for end in ("low", "high")]
-    assert ends == pytest.approx([fmean(trainings) - margin, fmean(trainings) + margin])
+    assert ends == pytest.approx([fmean(trainings) - margin, fmean(trainings) + margin], rel=1e-3)
     # One training: the blocks of both sampling seeds together.
     [_, _], [official, _] = rows
     assert official.interval.half_width < 2.1 * 0.05
@@ -127,13 +139,45 @@ def test_an_entry_that_is_undecided_by_its_trainings_needs_more_of_them(grid, ro
     assert (zero.width, zero.status) == (0.5, "off")
 
 
-def test_blocks_of_variables_decide_if_a_difference_is_paired(grid):
-    psld, official, vp_sde = (
-        SeedResults({grid.cells[name]: cell_result(grid, name, value=2.0, error=0.1)})
-        for name in ("psld/em-10", "official/em-10", "vp-sde/em-10")
+def test_seeds_and_blocks_of_variables_decide_if_a_difference_is_paired(grid):
+    """Not the sampler: all of them start with the same noise."""
+
+    def results(name: str) -> SeedResults:
+        return SeedResults({grid.cells[name]: cell_result(grid, name, value=2.0, error=0.1)})
+
+    psld = results("psld/em-10")
+    assert psld.difference(results("official/em-10")).paired
+    assert psld.difference(results("psld/sscs-10")).paired
+    assert not psld.difference(results("vp-sde/em-10")).paired
+    assert not psld.difference(results("psld/em-10-seed7")).paired
+
+
+def test_trainings_are_paired_if_both_samplers_use_the_same(grid):
+    """The spread over trainings is large, but that of the differences is small."""
+    models = ("psld", "psld-seed1", "psld-seed2")
+
+    def results(sampler: str, shift: float) -> SeedResults:
+        names = [f"{model}/{sampler}-10" for model in models]
+        values = [2.0 + shift, 3.0 + shift, 4.0 + 1.1 * shift]
+        by_name = dict(zip(names, values, strict=True))
+        return SeedResults(
+            {grid.cells[n]: cell_result(grid, n, value=v, error=0.01) for n, v in by_name.items()}
+        )
+
+    sscs, em = results("sscs", 0.0), results("em", 0.5)
+    assert em.difference(sscs).p_value < 0.01
+    assert em.interval().half_width > 1
+
+
+def test_seeds_of_an_inpainted_cell_share_its_images(grid):
+    """Twice as many samples of the same images do not halve the variance, nor extrapolate."""
+    names = ("psld/inpainted-10", "psld/inpainted-10-seed7")
+    one, two = (
+        SeedResults({grid.cells[n]: cell_result(grid, n, value=2.0, error=0.1) for n in names[:k]})
+        for k in (1, 2)
     )
-    assert psld.difference(official).paired
-    assert not psld.difference(vp_sde).paired
+    assert two.interval().half_width == pytest.approx(one.interval().half_width)
+    assert two.extrapolated is None
 
 
 def test_the_page_counts_seeds_and_lists_the_budget_of_a_figure(grid):

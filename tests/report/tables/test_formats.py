@@ -65,7 +65,7 @@ def test_csv_holds_what_is_known_of_each_entry(folder):
     assert (first["samples"], first["nfe"], first["source"]) == ("100", "10.0", "V")
     ranks = {place: line["rank"] for place, line in enumerate(lines) if line["rank"]}
     assert ranks == {0: "best", 2: "best", 3: "worse", 8: "worse"}
-    assert (lines[3]["paired"], lines[8]["paired"]) == ("True", "False")
+    assert (lines[3]["paired"], lines[8]["paired"]) == ("True", "True")
     assert max(float(lines[place]["p_value"]) for place in (3, 8)) < 1e-6
 
 

@@ -1,0 +1,199 @@
+"""The import of a folder of official checkpoints whose models are recognized."""
+
+import contextlib
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from psld.grid.cache import load_grid
+from psld.grid.records import Grid
+from psld.training.recognition import Trained, shapes_of
+from psld.training.settings import TrainSettings
+from psld.utils.files import read_json
+from tests.commands import call, refused, succeeded
+from tests.workflow.project import GRID, REPOSITORY, Project
+
+MODELS = {
+    "first": ["process=vp-sde"],
+    "second": ["process=cld"],
+    "third": ["process=psld", "process.gamma=0.01"],
+    "fourth": ["process=psld", "process.gamma=0.02"],
+}
+
+
+def write_official(path: Path, settings: Trained, **more: object) -> Path:
+    """A file as Lightning writes it, with all shapes of this model but one number per tensor."""
+    zero, shapes = torch.zeros(1), shapes_of(settings)
+    prefixes = ("score_fn", "ema_score_fn") if isinstance(settings, TrainSettings) else ("clf_fn",)
+    state = {f"{p}.{name}": zero.expand(shape) for p in prefixes for name, shape in shapes.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(
+        {"state_dict": state, "epoch": 9, "global_step": settings.training.steps} | more, path
+    )
+    return path
+
+
+def write_in_official_folders(grid: Grid, folder: Path) -> int:
+    """Write each model and guide, under paths of the form of the authors', without its name."""
+    records = [*grid.models.values(), *grid.guides.values()]
+    for i, record in enumerate(records):
+        gamma = getattr(record.settings.process, "gamma", None)
+        process = "vpsde" if gamma is None else f"psld_hsm_gamma={gamma:g}_nu={4 + gamma:g}"
+        write_official(
+            folder / f"{i:02}/{process}_sfn=ncsnpp/epoch=9-loss=0.02.ckpt", record.settings
+        )
+    return len(records)
+
+
+@pytest.fixture
+def project(tmp_path) -> Project:
+    """The tests' grid with four models: one of each process, and two that differ in Γ alone."""
+    project = Project.create(tmp_path / "project")
+    path = project.folder / GRID
+    grid = yaml.safe_load(path.read_text()) | {"models": MODELS}
+    for table in grid["tables"].values():
+        table["rows"] = [{"label": [name], "model": name} for name in MODELS]
+    path.write_text(yaml.safe_dump(grid, sort_keys=False))
+    return project
+
+
+@pytest.fixture
+def place(project) -> tuple[Path, Grid]:
+    return project.folder, grid_in(project.folder)
+
+
+def grid_in(folder: Path, name: str = "tiny") -> Grid:
+    with contextlib.chdir(folder):
+        return load_grid(name)
+
+
+def recognize(folder: Path, *words: str) -> list[str]:
+    """Import what is recognized; return the lines."""
+    done = succeeded(call(folder, "import", "downloads", "grid_name=tiny", *words))
+    return done.stdout.splitlines()
+
+
+def checkpoints(grid: Grid) -> dict[str, str]:
+    return {name: model.checkpoint for name, model in grid.models.items() if model.checkpoint}
+
+
+def test_recognized_models_are_imported_in_place_of_training(project):
+    folder = project.folder
+    count = write_in_official_folders(grid_in(folder), folder / "downloads")
+    _, *lines, last = recognize(folder)
+    assert last == f"The workflow imports {count} of {count} in place of training."
+    for i, (name, line) in enumerate(zip(MODELS, lines, strict=True)):
+        assert re.fullmatch(rf"downloads/{i:02}/\S+\.ckpt: model=tiny/{name}, step 3 of 3", line)
+    jobs = project.plan("tiny")
+    assert jobs["import_model"] == count
+    assert "train" not in jobs
+    shutil.rmtree(folder / "models/tiny/second")
+    assert "second" not in checkpoints(grid_in(folder)), "it is trained again"
+
+
+def test_a_file_that_is_named_is_not_trained_over(place):
+    folder, grid = place
+    file = write_official(folder / "x.ckpt", grid.models["third"].settings)
+    named = ("import", "x.ckpt", "model=tiny/fourth")
+    succeeded(call(folder, *named))
+    assert checkpoints(grid_in(folder)) == {"fourth": file.name}
+    succeeded(call(folder, *named, "weights=online", "replace=true"))
+    assert checkpoints(grid_in(folder)) == {}, "the workflow imports the moving average"
+    succeeded(call(folder, *named, "replace=true"))
+    record = f"record={grid.models['third'].digest}"
+    succeeded(call(folder, "import", "x.ckpt", "model=tiny/third", record))
+    assert list(checkpoints(grid_in(folder))) == ["fourth"], "of the rule, the grid says it"
+
+
+def test_what_is_ambiguous_or_fits_nothing_is_told_and_the_others_are_taken(place):
+    folder, grid = place
+    first, second, third, _ = (model.settings for model in grid.models.values())
+    write_official(folder / "downloads/first.ckpt", first, global_step=7)
+    write_official(folder / "downloads/a/early.ckpt", second, global_step=7)
+    write_official(folder / "downloads/a/last.ckpt", second)
+    write_official(folder / "downloads/b/third.ckpt", third)
+    write_official(folder / "downloads/c_gamma=0.3_nu=4.3/x.ckpt", third)
+    other = third.model_copy(update={"network": wider(third)})
+    write_official(folder / "downloads/d/x.ckpt", other)
+    (folder / "downloads/d/cut.ckpt").write_bytes(b"PK\3\4")
+    done = call(folder, "import", "downloads", "grid_name=tiny")
+    assert done.returncode == 2
+    assert done.stderr == "error: 5 of 7 checkpoints are not taken\n"
+    lines = dict(line.split(": ", 1) for line in done.stdout.splitlines() if ": " in line)
+    lines = {path.removeprefix("downloads/"): line for path, line in lines.items()}
+    assert lines["first.ckpt"] == "model=tiny/first, step 7 of 3"
+    assert lines["a/last.ckpt"] == "model=tiny/second, step 3 of 3"
+    nearer = "model=tiny/second, but downloads/a/last.ckpt is nearer to its 3 steps"
+    assert lines["a/early.ckpt"] == nearer
+    assert (
+        "fits model=tiny/third, model=tiny/fourth: Γ is not in the weights" in lines["b/third.ckpt"]
+    )
+    assert lines["c_gamma=0.3_nu=4.3/x.ckpt"].endswith("but its path has gamma=0.3")
+    assert lines["d/x.ckpt"] == "its layers fit no model and no guide of the grid"
+    assert "damaged" in lines["d/cut.ckpt"]
+    assert checkpoints(grid_in(folder)) == {
+        "first": "downloads/first.ckpt",
+        "second": "downloads/a/last.ckpt",
+    }
+
+
+def wider(settings: TrainSettings) -> object:
+    """A network that no model of the grid has."""
+    return settings.network.model_copy(update={"base_channels": 2 * settings.network.base_channels})
+
+
+def test_one_line_says_why_nothing_is_taken(place):
+    folder, grid = place
+    write_official(folder / "two/x.ckpt", grid.models["third"].settings)
+    shutil.copytree(folder / "two", folder / "same/a")
+    shutil.copytree(folder / "two", folder / "same/b")
+    (folder / "cut.ckpt").write_bytes((folder / "two/x.ckpt").read_bytes()[:-100])
+    (folder / "empty").mkdir()
+    fits = "fits model=tiny/third, model=tiny/fourth: Γ is not in the weights"
+    for file, *words in (
+        ("two/x.ckpt", "two/x.ckpt", fits, "psld import FILE model=GRID/MODEL"),
+        ("cut.ckpt", "cut.ckpt: not a readable checkpoint"),
+        ("none.ckpt", "none.ckpt: no such file"),
+        ("empty", "empty: no *.ckpt in this folder"),
+        ("same", "2 of 2 checkpoints are not taken"),
+    ):
+        refused(call(folder, "import", file, "grid_name=tiny"), 2, *words)
+    assert not (folder / "models").exists()
+
+
+def test_weights_of_another_origin_stay_unless_they_may_be_replaced(place):
+    folder, grid = place
+    settings = grid.models["first"].settings
+    write_official(folder / "earlier.ckpt", settings, epoch=3)
+    succeeded(call(folder, "import", "earlier.ckpt", "model=tiny/first"))
+    before = (folder / "models/tiny/first/manifest.json").read_bytes()
+    file = write_official(folder / "downloads/x.ckpt", settings)
+    for words in (("downloads", "grid_name=tiny"), ("downloads/x.ckpt", "model=tiny/first")):
+        complaint = "models/tiny/first: has weights from the checkpoint earlier.ckpt; replace=true"
+        refused(call(folder, "import", *words), 2, complaint)
+        assert (folder / "models/tiny/first/manifest.json").read_bytes() == before
+    recognize(folder, "replace=true")
+    assert checkpoints(grid_in(folder)) == {"first": "downloads/x.ckpt"}
+    assert [path.name for path in (folder / "models/tiny/first").iterdir()] == ["checkpoint.txt"]
+    succeeded(call(folder, "import", str(file), "model=tiny/first"))
+    recognize(folder)
+    assert read_json(folder / "models/tiny/first/manifest.json")["imported"]["file"] == "x.ckpt"
+
+
+@pytest.mark.slow
+def test_every_model_of_the_paper_is_recognized_and_no_table_trains(tmp_path):
+    project = Project.create(tmp_path / "project")
+    shutil.copy(REPOSITORY / "configs/grid/paper.yaml", project.folder / "configs/grid")
+    grid = grid_in(project.folder, "paper")
+    count = write_in_official_folders(grid, project.folder / "downloads")
+    done = succeeded(call(project.folder, "import", "downloads"))
+    words = re.findall(r"(\w+)=paper/(\S+), step", done.stdout, re.MULTILINE)
+    assert words == [*(("model", n) for n in grid.models), *(("guide", n) for n in grid.guides)]
+    assert len(words) == count
+    whole = project.plan("paper")
+    assert (whole["import_model"], whole["import_guide"]) == (len(grid.models), len(grid.guides))
+    assert not {"train", "train_guide"} & whole.keys()
