@@ -1,7 +1,7 @@
 """Measure a cell, or any images, with 95 % intervals, from one pass for all metrics.
 
-    psld evaluate images=downloads/edm.npz dataset=cifar10 metric=[fid,kid]    # no model needed
-    psld evaluate images=mine/pictures reference=downloads/statistics.npz      # mu and sigma
+    psld evaluate images=downloads/edm.npz dataset=cifar10 'metric=[fid,kid]'  # no model needed
+    psld evaluate images=mine/pictures reference=downloads/statistics.npz     # mu and sigma
     psld evaluate cell=demo/cld/em-quadratic-40      # all metrics of the cell in the grid
     psld evaluate model=models/demo/cld sampler=em sampler.steps=50 \\
         shards=samples/demo/cld/em-uniform-50 samples=1000 metric=fd-classifier \\
@@ -11,12 +11,13 @@
 psld evaluate images=PATH --help shows the settings for images.
 """
 
+import math
 import sys
 
 from psld.commands.command import FromRecord
 from psld.commands.entry import entry_point
 from psld.config.words import value_in
-from psld.metrics.estimate import combined
+from psld.metrics.estimate import Interval, combined
 from psld.metrics.evaluation import evaluate
 from psld.metrics.results import CellResult
 from psld.metrics.settings import (
@@ -50,13 +51,19 @@ def evaluate_images(settings: EvaluateImagesSettings) -> None:
 
 
 def _lines(result: CellResult) -> list[str]:
-    name, half = result.metric["name"], result.interval.half_width
-    lines = [f"{name} of {result.samples:,} images: {result.value:.4g} ± {half:.2g}"]
+    """Return a value with half of its 95 % interval, and what else is known about it."""
+    half = result.interval.half_width
+    digits = max(2, 1 - math.floor(math.log10(half))) if half else 4  # two digits of the error
+
+    def text(interval: Interval) -> str:
+        return f"{interval.value:.{digits}f} ± {interval.half_width:.{digits}f}"
+
+    lines = [f"{result.metric['name']} of {result.samples:,} images: {text(result.interval)}"]
     if limit := result.extrapolated:
-        lines.append(f"  of infinitely many: {limit.value:.4g} ± {limit.half_width:.2g}")
+        lines.append(f"  of infinitely many: {text(limit)}")
     if other := result.reference_estimate:
         both = combined(result.value, [result.interval, other.interval])
-        lines.append(f"  with other images of the reference, too: ± {both.half_width:.2g}")
+        lines.append(f"  with other images of the reference, too: {text(both)}")
     elif result.reference_samples is None:
         lines.append("  with other images of the reference, too: not known from statistics alone")
     return lines

@@ -71,10 +71,11 @@ def test_what_is_printed(folder):
         result = psld.evaluate(images, "digits", "fd-classifier")
     limit, half = result.extrapolated, result.interval.half_width
     both = np.hypot(half, result.reference_estimate.interval.half_width)
+    assert 0.1 < half < 1, "so two decimals are printed"
     assert said == [
-        f"fd-classifier of 200 images: {result.value:.4g} ± {half:.2g}",
-        f"  of infinitely many: {limit.value:.4g} ± {limit.half_width:.2g}",
-        f"  with other images of the reference, too: ± {both:.2g}",
+        f"fd-classifier of 200 images: {result.value:.2f} ± {half:.2f}",
+        f"  of infinitely many: {limit.value:.2f} ± {limit.half_width:.2f}",
+        f"  with other images of the reference, too: {result.value:.2f} ± {both:.2f}",
     ]
 
 
