@@ -33,11 +33,15 @@ class Number(NamedTuple):
     budget: str
     metric: str
     samples: int
+    images: str | None = None
+    """The path of images without a model of ours; then there is no cell."""
+    dataset: str | None = None
+    """The dataset that these are compared with; None: the only one of the grid."""
 
     @property
     def cell(self) -> str:
-        """The name of the cell with the first seeds, MODEL/SAMPLER-BUDGET."""
-        return f"{self.model}/{self.sampler}-{self.budget}"
+        """The name of the cell with the first seeds, MODEL/SAMPLER-BUDGET; images: path."""
+        return self.images or f"{self.model}/{self.sampler}-{self.budget}"
 
 
 class Entry(Settings):
@@ -69,6 +73,10 @@ class Row(Entry):
     """The certainty of the paper's numbers, for the CSV; docs/results.md explains the words."""
     literature: bool = False
     """A result of another paper: printed, never run."""
+    images: str | None = None
+    """Images to measure in place of a cell's, as `psld evaluate images=` takes them."""
+    dataset: str | None = None
+    """The dataset that `images` are compared with; null: the only one of the grid's models."""
 
 
 class Band(Settings):
@@ -143,13 +151,17 @@ class Table(Settings):
         ]
 
     def _place(self, defaults: Entry, row: Row, column: Column, paper: float | None) -> Place:
-        keys = (*Number._fields, "show")
+        keys = [key for key in Entry.model_fields if key != "fields"]
         merged = dict.fromkeys(keys)
         for part in (defaults, self.cell, row, column):
             values = {key: getattr(part, key) for key in keys}
             merged |= {key: value for key, value in values.items() if value is not None}
         show = merged.pop("show")
-        if row.literature:
+        if row.images and show == "value":
+            values = {key: merged[key] for key in ("metric", "samples")}
+            number = Number("", "", "", **values, images=row.images, dataset=row.dataset)
+            return Place(row, column.label, show, paper, number)
+        if row.literature or row.images:
             return Place(row, column.label, show, paper, number=None)
         fields, where = row.fields | column.fields, f"table {self.title!r}, row {row.label}"
         merged = fill(merged, fields)

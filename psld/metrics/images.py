@@ -21,10 +21,9 @@ from psld.metrics.features import Features, FeatureStatistics
 from psld.metrics.measure import Reference, measure_reference
 from psld.metrics.reference_folder import FEATURES, check_reference, extractor_for, load_reference
 from psld.metrics.results import CellResult, CellResults
-from psld.metrics.settings import Measurement, MetricSettings
+from psld.metrics.settings import Measurement, MetricSettings, foreign_digest
 from psld.utils.device import use_device
 from psld.utils.errors import UserError
-from psld.utils.files import digest_of
 from psld.utils.provenance import provenance
 from psld.utils.tensors import digest_of_arrays
 
@@ -89,7 +88,7 @@ def evaluate_images(
     def result(measurement: Measurement) -> CellResult:
         metric, features = measurement.metric, gathered[measurement.metric.features, count]
         basis = bases[metric.features]
-        decides = images_digest(path or sha256, dataset or basis.facts["reference_sha256"])
+        decides = foreign_digest(path or sha256, dataset or basis.facts["reference_sha256"])
         return CellResult(
             record=measurement.digest(decides),
             metric=metric.identity(),
@@ -106,16 +105,6 @@ def evaluate_images(
     if output:
         write_record(output, record)
     return record
-
-
-def images_digest(images: str, reference: str) -> str:
-    """Return the digest of what decides a result, but for the metric and the number of images.
-
-    Args:
-        images: their path, or the SHA-256 of a tensor.
-        reference: the dataset's name, or the SHA-256 of another reference.
-    """
-    return digest_of(["images", images, reference])
 
 
 def compose_metric(name: str) -> MetricSettings:

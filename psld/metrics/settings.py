@@ -218,6 +218,16 @@ class Measurement(Settings):
         return digest_of([images, self.metric.identity(), self.samples])
 
 
+def foreign_digest(images: str, reference: str) -> str:
+    """Return the digest of what decides a result, but for the metric and the number of images.
+
+    Args:
+        images: their path, or the SHA-256 of a tensor.
+        reference: the dataset's name, or the SHA-256 of another reference.
+    """
+    return digest_of(["images", images, reference])
+
+
 class FeatureFolders(Settings):
     """The folders of the features that metrics share."""
 

@@ -71,11 +71,11 @@ def test_what_is_printed(folder):
         result = psld.evaluate(images, "digits", "fd-classifier")
     limit, half = result.extrapolated, result.interval.half_width
     both = np.hypot(half, result.reference_estimate.interval.half_width)
-    assert 0.1 < half < 1, "so two decimals are printed"
+    assert 0.01 < half < 0.1, "so three decimals are printed"
     assert said == [
-        f"fd-classifier of 200 images: {result.value:.2f} ± {half:.2f}",
-        f"  of infinitely many: {limit.value:.2f} ± {limit.half_width:.2f}",
-        f"  with other images of the reference, too: {result.value:.2f} ± {both:.2f}",
+        f"fd-classifier of 200 images: {result.value:.3f} ± {half:.3f}",
+        f"  of infinitely many: {limit.value:.3f} ± {limit.half_width:.3f}",
+        f"  with other images of the reference, too: {result.value:.3f} ± {both:.3f}",
     ]
 
 
