@@ -13,7 +13,7 @@ INSTALLED := .venv/installed
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
 SNAKEMAKE := $(RUN) snakemake --profile $(PROFILE)
 
-.PHONY: help setup demo small test test-slow test-slurm test-gpu test-wheel faults fuzz lint cells plan results report sync dashboard bench
+.PHONY: help setup demo small test test-slow test-slurm test-gpu test-wheel faults fuzz lint lock cells plan results report sync dashboard bench
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -88,12 +88,17 @@ fuzz: $(INSTALLED) ## Give every reader of files many damaged inputs; print thei
 test-wheel: $(INSTALLED) ## Build the wheel and use it in a fresh environment, outside the checkout
 	$(RUN) tests/check_wheel.sh
 
-lint: $(INSTALLED) ## Check style and imports: ruff, snakefmt, snakemake --lint, import contracts
+lint: $(INSTALLED) ## Check style, imports and types: ruff, snakefmt, snakemake --lint, basedpyright
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/snakefmt --check Snakefile workflow
 	.venv/bin/lint-imports
+	.venv/bin/basedpyright
 	$(SNAKEMAKE) --lint
+
+lock: $(INSTALLED) ## Write requirements.lock again, after a change of pyproject.toml
+	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes \
+		--custom-compile-command 'make lock' --output-file requirements.lock pyproject.toml
 
 bench: $(INSTALLED) ## Run the benchmarks of training, sampling and the store
 	@$(RUN) OMP_NUM_THREADS=1 python -m benchmarks.step

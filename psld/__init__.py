@@ -9,14 +9,15 @@
 Reference: K. Pandey and S. Mandt, "A Complete Recipe for Diffusion Generative Models", ICCV 2023.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from psld.utils import VERSION
 
 __version__ = VERSION
 
-LIBRARY = (
+__all__ = [
     "LoadedModel",
+    "__version__",
     "denoiser",
     "distance",
     "evaluate",
@@ -26,15 +27,20 @@ LIBRARY = (
     "load_images",
     "sample",
     "save_images",
-)
+]
 
-__all__ = ["__version__", *LIBRARY]
+if TYPE_CHECKING:
+    from psld.library import *
+else:
+
+    def __getattr__(name: str) -> object:
+        """Import the library on first use: it needs torch, and Snakemake's processes do not."""
+        if name in __all__:
+            from psld import library
+
+            return getattr(library, name)
+        raise AttributeError(f"module 'psld' has no attribute {name!r}")
 
 
-def __getattr__(name: str) -> Any:
-    """Import the library on first use: it needs torch, and Snakemake's processes do not."""
-    if name in LIBRARY:
-        from psld import library
-
-        return getattr(library, name)
-    raise AttributeError(f"module 'psld' has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return __all__

@@ -30,6 +30,7 @@ from psld.metrics.settings import DINOv2Settings, EfficientNetSettings, Inceptio
 from psld.networks.forward import forward_pass
 from psld.sampling.sample import ShardNoise, draw_images, sample_images
 from psld.sampling.settings import check_fit
+from psld.training.hub import fetched
 from psld.training.model import Model, build_process, load_guide, load_model
 from psld.utils.device import choose_device, device_of
 from psld.utils.errors import UserError
@@ -47,7 +48,7 @@ __all__ = [
     "save_images",
 ]
 
-Process = str | Mapping[str, Mapping[str, object]] | None
+Process = str | Mapping[str, Mapping[str, object]]
 """A process by the name of its config, with settings or without: {"psld": {"gamma": 0.25}}."""
 
 BATCH = 250
@@ -58,13 +59,15 @@ def load(folder: str | Path, device: str = "auto") -> "LoadedModel":
     """Load a trained model.
 
     Args:
-        folder: written by psld train; holds weights.safetensors and manifest.json.
+        folder: written by psld train; holds weights.safetensors and manifest.json. Or an address
+            on the Hugging Face Hub, hf://USER/NAME@COMMIT; without @COMMIT it is the newest.
         device: `auto`, or a torch device such as `cpu` or `cuda`.
 
     Raises:
         UserError: a file is missing, damaged or not a model's, or the device does not exist.
+        RunError: the Hub cannot be reached.
     """
-    return LoadedModel(**vars(load_model(folder, choose_device(device))))
+    return LoadedModel(**vars(load_model(fetched(folder), choose_device(device))))
 
 
 class LoadedModel(Model):
@@ -88,7 +91,7 @@ class LoadedModel(Model):
         label: int | str | None = None,
         guide: str | Path | None = None,
         scale: float | None = None,
-        process: Process = None,
+        process: Process | None = None,
         batch_size: int = BATCH,
         raw: bool = False,
         **options: object,
@@ -138,7 +141,8 @@ class LoadedModel(Model):
         chosen = _sampler_of(sampler, steps, options, overrides)
         loaded = None if guide is None else load_guide(guide, self.device)
         with _in_words_of_the_call():
-            settings = self.settings.with_process(_process_of(process))
+            chosen_process = None if process is None else _process_of(process)
+            settings = self.settings.with_process(chosen_process)
             check_fit(chosen, settings, loaded and loaded.settings)
             model = replace(
                 self,
@@ -203,7 +207,8 @@ def from_denoiser(
     """
     if len(shape) != 3:
         raise UserError(f"from_denoiser(): shape is {tuple(shape)}; C×H×W is needed")
-    return ForeignDenoiser(network, tuple(shape), sigma_min, sigma_max)
+    channels, height, width = shape
+    return ForeignDenoiser(network, (channels, height, width), sigma_min, sigma_max)
 
 
 def sample(
@@ -265,10 +270,8 @@ def _sampler_of(
             raise
 
 
-def _process_of(process: Process) -> ProcessSettings | None:
+def _process_of(process: Process) -> ProcessSettings:
     """Return the settings of a process. Raises UserError for unknown names and settings."""
-    if process is None:
-        return None
     process = {process: {}} if isinstance(process, str) else process
     if not isinstance(process, Mapping) or len(process) != 1:
         raise UserError(
@@ -390,14 +393,17 @@ def evaluate(
 
     Raises UserError if files are missing or damaged, or the images do not fit the reference.
     """
-    sources = [
+    first, second = (
         each if isinstance(each, str | Path) else torch.as_tensor(each).cpu().numpy()
         for each in (images, reference)
-    ]
-    is_name = isinstance(reference, str) and not Path(reference).exists() and "/" not in reference
-    compared = {"dataset" if is_name else "reference": sources[1]}
-    options = {"extractor": extractor, "device": device}
-    return evaluate_images(sources[0], [metric], **compared, **options).results[0]
+    )
+    dataset = None
+    if isinstance(second, str) and "/" not in second and not Path(second).exists():
+        dataset, second = second, None
+    results = evaluate_images(
+        first, [metric], second, dataset=dataset, extractor=extractor, device=device
+    )
+    return results.results[0]
 
 
 def distance(images: Tensor, reference: Tensor, extractor: Extractor) -> float:

@@ -190,7 +190,13 @@ def test_a_page_does_what_it_says(page, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", *sorted(f"docs/{page.name}" for page in REPOSITORY.glob("docs/*.md"))]
+    "page",
+    [
+        "README.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        *sorted(f"docs/{page.name}" for page in REPOSITORY.glob("docs/*.md")),
+    ],
 )
 def test_links_lead_to_files_and_headings(page):
     path = REPOSITORY / page

@@ -15,7 +15,9 @@ from psld.diffusion.likelihood import log_likelihood
 from psld.diffusion.loop import Inpainting
 from psld.diffusion.loss import Batch, EpsilonLoss
 from psld.utils.errors import RunError, UserError
+from tests.commands import call, succeeded
 from tests.diffusion.processes import phase_space
+from tests.hub import empty_hub
 from tests.workflow.project import REPOSITORY
 
 PAGE = (REPOSITORY / "docs" / "library.md").read_text()
@@ -43,9 +45,12 @@ def test_every_section_has_code():
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-def test_a_section_runs(section, folder):
+def test_a_section_runs(section, folder, tmp_path):
     names = {}  # of this section alone
-    with contextlib.chdir(folder):
+    with contextlib.chdir(folder), contextlib.ExitStack() as stack:
+        if section == "Models that travel":
+            stack.enter_context(empty_hub(tmp_path))
+            succeeded(call(folder, *re.search(r"^psld (push [^#]*)", PAGE, re.M)[1].split()))
         exec(SECTIONS[section], names)
     assert "images" not in names or names["images"].isfinite().all()
     if section in MADE:

@@ -5,6 +5,7 @@ import re
 import sys
 import traceback
 import warnings
+from argparse import Action, ArgumentParser
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,10 +29,20 @@ from psld.utils.files import make_private
 
 FLAGS = {"--multirun", "-m"}
 
+# Python 3.14 checks the help of each flag when it is added, and refuses Hydra 1.3's
+# --shell-completion, whose help is no string until it is printed.
+if check_help := getattr(ArgumentParser, "_check_help", None):
+
+    def _check_strings(parser: ArgumentParser, action: Action) -> None:
+        if isinstance(action.help, str):
+            check_help(parser, action)
+
+    ArgumentParser._check_help = _check_strings
+
 PLACES = {"data", "output"}
 """Settings that follow from names, such as data/NAME.h5: the words may change the names."""
 
-# configs/hydra/launcher overrides the launchers' own configs, which Hydra 1.3 merges in.
+# Hydra 1.3 merges the launchers' own configs, of the same names, into configs/hydra/launcher.
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/submitit_\w+' is validated against")
 
 

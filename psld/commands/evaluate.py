@@ -25,6 +25,7 @@ from psld.metrics.settings import (
     EvaluateImagesSettings,
     EvaluateSettings,
 )
+from psld.training.hub import with_fetched_model
 
 RUN = {"shards", "output", "keep", "device"}
 RECORDS = {"cell": FromRecord("cells", RUN, "evaluate_job")}
@@ -34,7 +35,7 @@ RECORDS = {"cell": FromRecord("cells", RUN, "evaluate_job")}
 def evaluate_cell(settings: EvaluateSettings | EvaluateCommandSettings) -> None:
     if isinstance(settings, EvaluateCommandSettings):
         settings = settings.evaluation()
-    for result in evaluate(settings).results:
+    for result in evaluate(with_fetched_model(settings)).results:
         print(f"{result.metric['name']} of {result.samples} images: {result.value:.4g}")
 
 

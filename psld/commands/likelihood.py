@@ -11,10 +11,11 @@ computes in fp32. Complete shards are kept: a killed run loses at most the shard
 from psld.commands.entry import entry_point
 from psld.metrics.likelihood import measure_likelihood
 from psld.metrics.settings import LikelihoodCommandSettings
+from psld.training.hub import with_fetched_model
 
 
 @entry_point("likelihood", LikelihoodCommandSettings)
 def main(settings: LikelihoodCommandSettings) -> None:
-    result = measure_likelihood(settings)
+    result = measure_likelihood(with_fetched_model(settings))
     mean, margin = result.bits_per_dimension, result.interval.half_width
     print(f"wrote {settings.output}: {mean:.4f} ± {margin:.4f} bits per dimension")

@@ -33,6 +33,7 @@ COMMANDS = (
     "page",
     "certify",
     "verify",
+    "push",
     "plan",
     "launch",
     "wandb",

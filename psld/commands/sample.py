@@ -14,6 +14,7 @@ from psld.commands.command import FromRecord
 from psld.commands.entry import entry_point
 from psld.sampling.sample import sample_range
 from psld.sampling.settings import SampleSettings, SamplingRun
+from psld.training.hub import with_fetched_model
 
 RUN = {"first", "shards", "output", "png", "npz", *SamplingRun.model_fields}
 RECORDS = {"cell": FromRecord("cells", RUN, "sample_job", changeable=True)}
@@ -21,4 +22,4 @@ RECORDS = {"cell": FromRecord("cells", RUN, "sample_job", changeable=True)}
 
 @entry_point("sample", SampleSettings, records=RECORDS)
 def main(settings: SampleSettings) -> None:
-    print(f"wrote {sample_range(settings)}")
+    print(f"wrote {sample_range(with_fetched_model(settings))}")

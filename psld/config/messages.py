@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Any
 
-from psld.utils.errors import MACHINE_ERRORS, PSLDError, is_out_of_memory
+from psld.utils.errors import MACHINE_ERRORS, PSLDError, is_out_of_memory, missing_extra
 from psld.utils.files import DISK_ERRORS
 
 WRONG_PATHS = PermissionError | NotADirectoryError | IsADirectoryError | FileNotFoundError
@@ -20,6 +20,8 @@ def explained(error: Exception) -> tuple[int, str] | None:
     text = text_of(error)
     if isinstance(error, PSLDError):
         return error.exit_code, text
+    if line := missing_extra(error):
+        return 2, line
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if isinstance(error, WRONG_PATHS) or kinds & {"HydraException", "OmegaConfBaseException"}:
         return 2, text
@@ -49,6 +51,8 @@ def explained(error: Exception) -> tuple[int, str] | None:
 
 def text_of(error: Exception) -> str:
     """Return an error as one line, without Hydra's advice that does not apply here."""
+    if line := missing_extra(error):
+        return line
     text = " ".join((str(error) or str(error.__cause__ or "")).split())
     if type(error).__name__ == "OverrideParseException":
         word = " ".join(error.override.split())

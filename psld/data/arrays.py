@@ -27,7 +27,9 @@ def open_digits() -> Source:
     # Importing scikit-learn itself takes a second.
     sklearn = find_spec("sklearn")
     if sklearn is None:
-        raise UserError("dataset=digits: the images are part of scikit-learn; install it")
+        raise UserError(
+            "dataset=digits: the images are part of scikit-learn; pip install 'psld[workflow]'"
+        )
     path = Path(sklearn.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
     # Each line has the 64 values of an image, then its class.
     lines = np.loadtxt(path, delimiter=",")

@@ -1,13 +1,13 @@
 """The Dormand–Prince 5(4) integrator with SciPy's step control, on the device of the state."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from psld.utils.errors import RunError
+from psld.utils.tf32 import all_bits
 
 Velocity = Callable[[float, Tensor], Tensor]
 """Function (t, y) → dy/dt, of the shape and type of y."""
@@ -28,20 +28,6 @@ E = (-71 / 57600, 0, 71 / 16695, -71 / 1920, 17253 / 339200, -22 / 525, 1 / 40)
 
 # Values of SciPy's RK45.
 SAFETY, MIN_FACTOR, MAX_FACTOR, EXPONENT = 0.9, 0.2, 10.0, -1 / 5
-
-
-@contextmanager
-def all_bits() -> Iterator[None]:
-    """Let fp32 networks multiply with all bits of fp32 in this context, not with TF32's ten."""
-    backends = (torch.backends.cudnn, torch.backends.cuda.matmul)
-    before = [backend.allow_tf32 for backend in backends]
-    try:
-        for backend in backends:
-            backend.allow_tf32 = False
-        yield
-    finally:
-        for backend, allowed in zip(backends, before, strict=True):
-            backend.allow_tf32 = allowed
 
 
 @all_bits()  # the step control would follow the rounding of TF32

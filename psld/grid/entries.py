@@ -24,18 +24,24 @@ from psld.metrics.estimate import (
     pooled,
     spread,
 )
-from psld.metrics.results import CellResult, CellResults, Show
+from psld.metrics.results import NUMBER_KINDS, CellResult, CellResults, Show
 
-Status = Literal["reproduced", "off", "undecided", "measured", "not run", "literature"]
+Status = Literal[
+    *("reproduced", "off", "agrees for these weights", "differs for these weights"),
+    *("undecided", "measured", "not run", "literature"),
+]
 
 STATUSES: tuple[Status, ...] = get_args(Status)
+
+LEAST_TRAININGS = 3
+"""The fewest trainings for a verdict that is not of these weights alone."""
 
 
 class Rank(NamedTuple):
     """The place of an entry among the comparable entries of its column."""
 
-    name: Literal["best", "not worse", "worse"]
-    """`not worse`: the difference from the best is not significant."""
+    name: Literal["best", "perhaps best", "not best"]
+    """The first two mark a set that contains the best with 95 %."""
     p_value: float | None = None
     """Of the difference from the best, after Bonferroni's correction."""
     paired: bool | None = None
@@ -77,6 +83,15 @@ class SeedResults:
         for cell, result in self.by_cell.items():
             trainings.setdefault(cell.model.name, []).append(float(result.number(show)))
         return {name: fmean(values) for name, values in trainings.items()}
+
+    @property
+    def covers_training(self) -> bool:
+        """True if a verdict is not of these weights alone.
+
+        That takes three trainings, or the weights of the paper's authors.
+        """
+        imported = all(cell.model.checkpoint for cell in self.by_cell)
+        return imported or len(self.by_training()) >= LEAST_TRAININGS
 
     def trained(self, show: Show = "value") -> Estimate | None:
         """The mean of a number with the error of training again; None for a single training."""
@@ -153,7 +168,7 @@ class ImagesResults(SeedResults):
         return (self.result,) if self.result else ()
 
     def by_training(self, show: Show = "value") -> dict[str, float]:
-        return {str(result.images): result.value for result in self.results}
+        return {}
 
     @property
     def _noise(self) -> set[tuple[int, int, int] | str]:
@@ -205,9 +220,14 @@ class TableEntry(Place):
         return fmean(self.measured.values(self.show)) if self.results else None
 
     @property
+    def trainings(self) -> int | None:
+        """The number of trainings behind our number."""
+        return len(self.measured.by_training(self.show)) or None
+
+    @property
     def deviation(self) -> float | None:
-        """The standard deviation over seeds."""
-        values = self.measured.values(self.show)
+        """The standard deviation over trainings."""
+        values = self.measured.by_training(self.show).values()
         return stdev(values) if len(values) > 1 else None
 
     @property
@@ -251,8 +271,14 @@ class TableEntry(Place):
 
     @property
     def width(self) -> float | None:
-        """The largest difference that counts as reproduced."""
+        """The largest difference that counts as reproduced.
+
+        None for the evaluations of a sampler with fixed steps: they are a setting, not a result.
+        """
         if self.band is None or self.paper is None:
+            return None
+        cost = not NUMBER_KINDS[self.show].from_features
+        if cost and self.results and "steps" in self.results[0].sampler:
             return None
         return self.band.width(self.paper, self.show)
 
@@ -268,7 +294,8 @@ class TableEntry(Place):
     def status(self) -> Status:
         """The verdict: reproduced if the whole interval is in the band, off if none of it is.
 
-        `measured` if there is nothing to compare with.
+        With fewer than three trainings it is one of these weights alone. `measured` if there is
+        nothing to compare with.
         """
         if self.row.literature or (self.row.images and self.number is None):
             return "literature"
@@ -276,17 +303,26 @@ class TableEntry(Place):
             return "not run"
         if self._judged is None:
             return "measured"
-        verdicts: dict[str, Status] = {"inside": "reproduced", "outside": "off"}
-        return verdicts.get(place_in_band(*self._judged), "undecided")
+        verdicts: dict[tuple[str, bool], Status] = {
+            ("inside", True): "reproduced",
+            ("outside", True): "off",
+            ("inside", False): "agrees for these weights",
+            ("outside", False): "differs for these weights",
+        }
+        place = place_in_band(*self._judged)
+        return verdicts.get((place, self.measured.covers_training), "undecided")
 
     @property
     def needs(self) -> Literal["samples", "trainings"] | None:
         """The remedy that would narrow the interval of an undecided entry; None if it is decided.
 
-        More samples do not narrow the spread over trainings, if that is what the interval shows.
+        Below three trainings it is trainings: more samples would decide for these weights alone.
+        From there on, more samples do not narrow the spread over trainings, if that is wider.
         """
         if self.status != "undecided":
             return None
+        if not self.measured.covers_training:
+            return "trainings"
         drawn, trained = self.measured.drawn(self.show), self.measured.trained(self.show)
         widths = [each.interval.half_width if each else 0.0 for each in (drawn, trained)]
         return "trainings" if widths[1] > widths[0] else "samples"
@@ -349,7 +385,7 @@ def _rank(entry: TableEntry, best: TableEntry, comparisons: int) -> Rank:
         return Rank("best")
     difference = entry.measured.difference(best.measured)
     p_value = min(1.0, comparisons * difference.p_value)
-    name = "worse" if p_value < 1 - CONFIDENCE else "not worse"
+    name = "not best" if p_value < 1 - CONFIDENCE else "perhaps best"
     return Rank(name, p_value, difference.paired)
 
 

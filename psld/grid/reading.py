@@ -132,6 +132,7 @@ def _rehearsal_content(name: str, rehearsal: Rehearsal, file: GridFile) -> dict[
         "samples": rehearsal.samples,
         "shard_size": rehearsal.shard_size,
         "batch_size": rehearsal.batch_size,
+        "claims": [],
     }
     for trained in (*content["models"].values(), *content["guides"].values()):
         trained |= {"overrides": [*trained["overrides"], *rehearsal.models]}

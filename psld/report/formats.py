@@ -8,10 +8,11 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from tabulate import tabulate
 
+from psld.grid.claims import read_claims
 from psld.grid.entries import TableEntry, read_table
 from psld.grid.records import Grid
 from psld.grid.tables import RECORDED, Table
-from psld.report.table import TableText, summary, table_text
+from psld.report.table import TableText, claims_text, summary, table_text
 from psld.utils.files import write_text
 
 TEMPLATES = Environment(
@@ -35,10 +36,11 @@ def write_table(grid: Grid, name: str, output: str) -> None:
 
 
 def print_tables(grid: Grid, root: Path) -> None:
-    """Print every table of a grid with results below `root`, and a summary of their entries."""
+    """Print every table of a grid with results below `root`, its claims, and a summary."""
     tables = {name: read_table(grid, name, root) for name in grid.file.tables}
     texts = [table_text(grid.file.tables[name], rows) for name, rows in tables.items()]
-    for text in [*texts, summary(grid, tables)]:
+    claims = [claims_text(read_claims(grid, root))] if grid.file.claims else []
+    for text in [*texts, *claims, summary(grid, tables)]:
         print(markdown(text))
 
 

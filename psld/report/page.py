@@ -11,19 +11,22 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from psld.grid import paths
+from psld.grid.claims import read_claims
 from psld.grid.entries import STATUSES, Status, read_table
 from psld.grid.figures import FIRST, GridFigure, all_figures
 from psld.grid.records import Grid
 from psld.metrics.results import CellResult, Weights
 from psld.report.formats import TEMPLATES
-from psld.report.table import TableText, summary, table_text
+from psld.report.table import TableText, claims_text, limit_text, summary, table_text
 from psld.utils.errors import UserError
 
 MEANINGS: dict[Status, str] = {
-    "reproduced": "with its whole interval within the band around the paper's number",
-    "off": "with its whole interval outside the band",
+    "reproduced": "the whole interval is within the band around the paper's number",
+    "off": "the whole interval is outside the band",
+    "agrees for these weights": "within the band, but from fewer than three trainings",
+    "differs for these weights": "outside the band, but from fewer than three trainings",
     "undecided": "the interval overlaps the band in part",
-    "measured": "the paper has no number, or the table no band",
+    "measured": "nothing to judge: no number of the paper, no band, or a count of fixed steps",
     "not run": "no result yet",
     "literature": "printed in other papers, not run here",
 }
@@ -60,8 +63,10 @@ def results_page(grid: Grid) -> str:
         total=len(entries),
         compared=sum(e.paper is not None and e.status != "literature" for e in entries),
         summary=summary(grid, tables),
+        claims=claims_text(read_claims(grid)),
         facts=_facts(grid),
         tables={name: table_text(grid.file.tables[name], rows) for name, rows in tables.items()},
+        limits={name: limit_text(grid.file.tables[name], rows) for name, rows in tables.items()},
         first=pictures.pop(FIRST, []),
         pictures=pictures,
         missing=[name for name in files if name not in drawn],

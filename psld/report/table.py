@@ -4,16 +4,25 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
+from psld.grid.claims import ANSWERS, AnsweredComparison
 from psld.grid.entries import STATUSES, Status, TableEntry
 from psld.grid.records import Grid
 from psld.grid.tables import Table
+from psld.metrics.estimate import CONFIDENCE
 from psld.metrics.results import NUMBER_KINDS, CellResult
 
 MISSING = "–"
 LITERATURE = "†"
-MARKS = {"reproduced": " ✓", "off": " ✗", "undecided": " ?"}
-RANKS = {"best": " ★", "not worse": " ≈"}
+MARKS: dict[Status, str] = {
+    "reproduced": " ✓",
+    "off": " ✗",
+    "agrees for these weights": " ✓¹",
+    "differs for these weights": " ✗¹",
+    "undecided": " ?",
+}
+RANKS = {"best": " ★", "perhaps best": " ≈"}
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,7 @@ def table_text(table: Table, rows: list[list[TableEntry]]) -> TableText:
             for row in rows
         ],
         marks=[[entry.status for entry in row] for row in rows],
-        notes=list(_notes(table, entries)),
+        notes=list(_notes(table, rows)),
     )
 
 
@@ -58,8 +67,72 @@ def summary(grid: Grid, tables: dict[str, list[list[TableEntry]]]) -> TableText:
         title=f"Grid {grid.name}: entries by table",
         columns=["table", *STATUSES],
         lines=[[n, *(str(count[status]) for status in STATUSES)] for n, count in counts.items()],
-        notes=["Measured: the paper has no number, or the table no band, to compare with."],
+        notes=[
+            "For these weights: from fewer than three trainings. Measured: the paper has no "
+            "number, the table no band, or the number is a count of fixed steps."
+        ],
     )
+
+
+def limit_text(table: Table, rows: list[list[TableEntry]]) -> TableText | None:
+    """Return the distances of infinitely many samples with their intervals; None without any."""
+
+    def line(row: list[TableEntry]) -> list[str]:
+        pairs = [(entry.extrapolated, _digits(entry)) for entry in row]
+        return [
+            MISSING if end is None else f"{end.value:.{n}f} ({end.low:.{n}f} to {end.high:.{n}f})"
+            for end, n in pairs
+        ]
+
+    if not any(entry.extrapolated for row in rows for entry in row):
+        return None
+    return TableText(
+        title=f"{table.title}: n → ∞",
+        caption="Fréchet distances of infinitely many samples, with their 95 % intervals.",
+        headings=len(table.headings),
+        columns=[*table.headings, *(column.label for column in table.columns)],
+        lines=[[*row[0].row.label, *line(row)] for row in rows],
+    )
+
+
+def claims_text(answered: Iterable[AnsweredComparison]) -> TableText:
+    """Answer the comparisons of the paper."""
+    comparisons = list(answered)
+    counts = Counter(each.answer for each in comparisons)
+    return TableText(
+        title="The paper's comparisons",
+        caption=(
+            "The paper says of each pair which number is smaller. The difference is this one minus "
+            "the other."
+        ),
+        columns=["claim", "where", "difference", "paper's", "p", "samples", "trainings", "answer"],
+        headings=2,
+        lines=[_claim_line(each) for each in comparisons],
+        notes=[
+            f"{len(comparisons)} comparisons: "
+            f"{', '.join(f'{counts[answer]} {answer}' for answer in ANSWERS if counts[answer])}.",
+            "± half of the 95 % interval of the difference, paired where both draw the same noise: "
+            "a difference within it cannot be told from none. Agrees, contradicts: p < 0.05, with "
+            "Bonferroni's correction for the comparisons of the claim.",
+            "For these weights: with fewer than three trainings of one side, the answer covers "
+            "other samples of the same weights, but not training again.",
+        ],
+    )
+
+
+def _claim_line(answered: AnsweredComparison) -> list[str]:
+    """Return a comparison with our difference, the paper's, and the answer."""
+    compared, difference, answer = answered.compared, answered.difference, answered.answer
+    shown = [MISSING, _number(answered.paper, 2, "+"), MISSING]
+    if difference is not None:
+        error = difference.interval.half_width
+        digits = _decimals(2, error)
+        ours = f"{_number(difference.value, digits, '+')} ± {_number(error, digits)}"
+        shown = [ours, _number(answered.paper, digits, "+"), f"{answered.p_value:.2g}"]
+        if answer != "cannot tell" and not answered.covers_training:
+            answer += " for these weights"
+    samples, trainings = f"{compared.smaller.samples:,}", str(answered.trainings or MISSING)
+    return [answered.claim, compared.label or MISSING, *shown, samples, trainings, answer]
 
 
 def _seeds(entries: list[TableEntry]) -> str:
@@ -70,15 +143,17 @@ def _seeds(entries: list[TableEntry]) -> str:
 
 
 def _short(entry: TableEntry) -> str:
-    """Return our value, its error, its rank and (paper's value, difference and verdict)."""
+    """Return our value, its interval, its rank and (paper's value, difference and verdict)."""
     digits = _digits(entry)
     paper = _number(entry.paper, digits)
     if entry.status == "literature":
         return paper if entry.paper is None else f"{paper}{LITERATURE}"
     ours = _number(entry.value, digits)
-    if error := _error(entry):
-        ours += f" ± {_number(error, digits)}"
+    if entry.interval and entry.interval.half_width:
+        ours += f" ± {_number(entry.interval.half_width, digits)}"
     if entry.deviation:
+        ours += f", SD {_number(entry.deviation, digits)}"
+    if entry.minimum is not None:
         ours += f", min {_number(entry.minimum, digits)}"
     if entry.rank:
         ours += RANKS.get(entry.rank.name, "")
@@ -90,19 +165,17 @@ def _short(entry: TableEntry) -> str:
     return f"{ours} ({paper}, {difference}{MARKS.get(entry.status, '')})"
 
 
-def _error(entry: TableEntry) -> float | None:
-    """Return the standard deviation over seeds, or of a single seed half of the interval."""
-    if entry.deviation is not None:
-        return entry.deviation
-    return entry.interval and entry.interval.half_width
-
-
 def _digits(entry: TableEntry) -> int:
     """Return the number of decimals: so many that an error is not printed as 0."""
-    kind, error = NUMBER_KINDS[entry.show], _error(entry)
+    kind, error = NUMBER_KINDS[entry.show], entry.interval and entry.interval.half_width
     if not kind.from_features or not error or error < 1e-6 * abs(entry.value):
         return kind.decimals
-    return max(kind.decimals, -math.floor(math.log10(error)))
+    return _decimals(kind.decimals, error)
+
+
+def _decimals(fewest: int, error: float) -> int:
+    """Return as many decimals as an error needs that is not printed as 0."""
+    return max(fewest, -math.floor(math.log10(error))) if error else fewest
 
 
 def _number(number: float | None, digits: int, sign: str = "") -> str:
@@ -112,8 +185,9 @@ def _number(number: float | None, digits: int, sign: str = "") -> str:
 # -- notes ----------------------------------------------------------------------------------------
 
 
-def _notes(table: Table, entries: list[TableEntry]) -> Iterable[str]:
+def _notes(table: Table, rows: list[list[TableEntry]]) -> Iterable[str]:
     """Yield the table's footnotes, the scales of its metrics, and the meaning of its marks."""
+    entries = [entry for row in rows for entry in row]
     yield from table.footnotes
     for name, result in scales(entries).items():
         yield _scale_note(name, result)
@@ -127,13 +201,7 @@ def _notes(table: Table, entries: list[TableEntry]) -> Iterable[str]:
     yield from _error_notes(entries)
     yield from _rank_notes(entries)
     if any(entry.paper is not None and entry.status != "literature" for entry in entries):
-        yield "In brackets: the paper's value and the difference (ours minus the paper's)."
-        if band := table.band:
-            yield (
-                f"✓ within {band.absolute:g} or {band.relative:.0%} of the paper's value, "
-                f"whichever is wider (network evaluations: {band.relative:.0%}), with the whole "
-                f"95 % interval; ✗ the whole interval outside; ? undecided. {band.reason}"
-            )
+        yield from _verdict_notes(table, rows)
     yield from _undecided_notes(entries)
     if any(entry.status == "literature" for entry in entries):
         yield f"{LITERATURE} From other papers, as printed in this one; not run here."
@@ -163,30 +231,56 @@ def _significant(number: float) -> str:
 
 
 def _error_notes(entries: list[TableEntry]) -> Iterable[str]:
-    """Yield what ± means in this table."""
-    run = [entry for entry in entries if entry.results]
-    if any(entry.interval and entry.deviation is None for entry in run):
+    """Yield what ±, SD and min mean in this table."""
+    if any(entry.interval for entry in entries):
         yield (
-            "± half of the 95 % interval, which covers other samples of the same weights; not "
-            "training again, nor other images of the reference."
+            "± half of the 95 % interval, which covers other samples of the same weights, but "
+            "neither training again nor other images of the reference."
         )
-    if any(entry.deviation is not None for entry in run):
-        several = any(entry.measured.trained() for entry in run)
-        covers = "training again" if several else "other samples of the same weights"
-        yield (
-            "Several seeds: mean ± standard deviation over seeds, and the minimum. The 95 % "
-            f"interval of the mean, which the CSV has, covers {covers}."
-        )
+    if any(entry.deviation for entry in entries):
+        yield "SD: the standard deviation over trainings; where it stands, ± covers training again."
+    if any(entry.minimum is not None for entry in entries):
+        yield "min: the smallest value of all seeds."
 
 
 def _rank_notes(entries: list[TableEntry]) -> Iterable[str]:
     """Yield what the ranks mean in this table."""
     if any(entry.rank and entry.rank.p_value is not None for entry in entries):
         yield (
-            "★ the best of its column; ≈ not significantly worse at 5 %, with Bonferroni's "
-            "correction for the column; paired by samples if both draw the same noise (sampler, "
-            "sampling seeds, and number of blocks of variables), else unpaired."
+            "★ the best of its column as measured. ★ and ≈ mark a set that contains the best with "
+            "95 % (Bonferroni's correction for the column), as far as ± covers. Compared at equal "
+            "numbers of samples, paired where both draw the same noise."
         )
+
+
+def _verdict_notes(table: Table, rows: list[list[TableEntry]]) -> Iterable[str]:
+    """Yield what the verdicts mean in this table, and where they do not tell two rows apart."""
+    entries = [entry for row in rows for entry in row]
+    yield "In brackets: the paper's value and the difference (ours minus the paper's)."
+    if band := table.band:
+        yield (
+            f"✓ within {band.absolute:g} or {band.relative:.0%} of the paper's value, "
+            f"whichever is wider (network evaluations: {band.relative:.0%}), with the whole "
+            f"95 % interval; ✗ the whole interval outside; ? undecided. {band.reason}"
+        )
+    if any("for these weights" in entry.status for entry in entries):
+        yield (
+            "¹ For these weights: fewer than three trainings do not show how much another one "
+            "changes, and the paper's number is of another one."
+        )
+    if alike := [pair for column in zip(*rows, strict=True) for pair in _alike(column)]:
+        yield f"✓ for both, bands that overlap, and no difference left: {'; '.join(alike)}."
+
+
+def _alike(column: Iterable[TableEntry]) -> Iterable[str]:
+    """Yield pairs with neighboring numbers of the paper that their verdicts do not tell apart."""
+    agreeing = [e for e in column if MARKS.get(e.status, "").startswith(" ✓") and e.show == "value"]
+    for a, b in pairwise(sorted(agreeing, key=lambda entry: entry.paper)):
+        if 0 < b.paper - a.paper <= a.width + b.width and a.number[3:] == b.number[3:]:
+            p_value = a.measured.difference(b.measured).p_value
+            if p_value >= 1 - CONFIDENCE:
+                names = " and ".join(" ".join(entry.row.label) for entry in (a, b))
+                yield f"{names} in {a.column} (p = {p_value:.1g})"
 
 
 def _undecided_notes(entries: list[TableEntry]) -> Iterable[str]:
@@ -202,10 +296,13 @@ def _undecided_notes(entries: list[TableEntry]) -> Iterable[str]:
         )
     if trainings := sum(entry.needs == "trainings" for entry in undecided):
         note += (
-            f" {_count(trainings)} can be decided by more trainings only: the spread "
-            "over trainings is wider than the error of sampling."
+            f" {_count(trainings)} can be decided by more trainings only: there are fewer than "
+            "three, or their spread is wider than the error of sampling."
         )
-    yield note
+    yield (
+        f"{note} Decide before how often to look: a value at the end of its band gets a wrong ✓ in "
+        "2.5 % of single looks, but in 10 % of ten looks while samples are added."
+    )
 
 
 def _count(entries: int) -> str:

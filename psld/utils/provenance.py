@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from psld.utils import VERSION
+from psld.utils.tf32 import tf32_in_use
 
 CHECKOUT = Path(__file__).parents[2]
 """The top folder of a checkout. For an installed package it is no such folder."""
@@ -16,7 +17,7 @@ CHECKOUT = Path(__file__).parents[2]
 
 def provenance() -> dict[str, Any]:
     """Return versions, precision flags and git revision, for every file that holds a result."""
-    cudnn = torch.backends.cudnn.version()
+    cudnn, tf32 = torch.backends.cudnn.version(), tf32_in_use()
     return {
         "versions": {
             "psld": VERSION,
@@ -26,8 +27,8 @@ def provenance() -> dict[str, Any]:
             "cudnn": cudnn and str(cudnn),
         },
         "precision": {
-            "float32_matmul": torch.get_float32_matmul_precision(),
-            "tf32_convolutions": torch.backends.cudnn.allow_tf32,
+            "tf32_matmul": tf32.matmul,
+            "tf32_convolutions": tf32.convolutions,
             "cudnn_benchmark": torch.backends.cudnn.benchmark,
         },
         "git_revision": _git_revision(),

@@ -64,7 +64,7 @@ def imported(folder: Path, code: str, *lines: str) -> dict[str, set[str]]:
         (
             UNTIL_WORK,
             [
-                *("figure figure=nfe", "certify", "verify x.zip", "plan"),
+                *("figure figure=nfe", "certify", "verify x.zip", "push x me/x", "plan"),
                 "launch -- train model=demo/cld data=x.h5",
             ],
             set(),

@@ -10,8 +10,8 @@ from psld.config.compose import compose_content
 from psld.config.locations import CONFIGS, config_file, config_folders, config_names
 from tests.commands import TINY, call, refused, succeeded
 
-SHIPPED_GRIDS = ["demo", "digits-denoiser", "extended", "fast", "paper", "rehearsal"]
-SHIPPED_GRIDS += ["small", "small-denoiser", "small-seeds"]
+SHIPPED_GRIDS = ["demo", "digits-denoiser", "extended", "fast", "paper", "paper-seeds"]
+SHIPPED_GRIDS += ["rehearsal", "small", "small-denoiser", "small-seeds"]
 MINE = "defaults: [psld, _self_]\ngamma: 0.125\n"
 
 

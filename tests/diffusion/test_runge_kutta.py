@@ -71,19 +71,3 @@ def test_a_pole_ends_with_a_message():
     """dy/dt = y² from 1 has its pole at t = 1."""
     with pytest.raises(RunError, match=r"mine: at time \d.* no step is small enough"):
         integrate(lambda _, y: y * y, 0.0, 2.0, torch.ones(1, dtype=torch.float64), 1e-3, "mine")
-
-
-def test_networks_use_all_bits_under_step_control():
-    """And TF32 again afterwards, where it was allowed."""
-    backends = (torch.backends.cudnn, torch.backends.cuda.matmul)
-    before = [backend.allow_tf32 for backend in backends]
-    seen = []
-
-    def velocity(t, y):
-        seen.append([backend.allow_tf32 for backend in backends])
-        return -y
-
-    integrate(velocity, 0.0, 1.0, torch.ones(1, dtype=torch.float64), 1e-2, "mine")
-    assert before[0], "the default of torch"
-    assert seen == [[False, False]] * len(seen)
-    assert [backend.allow_tf32 for backend in backends] == before

@@ -44,7 +44,7 @@ def refusal(configs: Path, content: dict[str, Any] | str, complaint: str) -> Non
         ("models/psld", ["network.channel_multipliers=[1,1,1,1,1]"], "models.psld: .*image_size"),
         ("samplers/em/budget", "sampler.stepps", "sampler em-10: unknown key sampler.stepps"),
         ("samplers/em/overrides", ["sampler=emm"], "sampler em-10: sampler=emm: no such sampler"),
-        ("tables/steps/cell", {"sampler": "em"}, r"row \('EM', 'PSLD'\): no budget for 10"),
+        ("tables/steps/cell", {"sampler": "em"}, r"row \('EM', 'PSLD'\), column 10: no budget"),
         ("tables/steps/rows/0/model", "pdls", "unknown model 'pdls'; there are: vp-sde, psld"),
         ("tables/steps/rows/0/model", "{name}", "placeholder that is not among the fields"),
         ("tables/steps/cell/sampler", "ems", "unknown sampler 'ems'; there are: em, em-quadratic"),

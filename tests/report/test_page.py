@@ -79,6 +79,13 @@ def test_the_tables_are_those_of_the_other_formats(content, folder, grid):
             assert part in html.unescape(content)
 
 
+def test_distances_of_infinitely_many_samples_have_their_intervals(content, grid):
+    first, *_ = read_table(grid, "mine")[0]
+    low, high = first.extrapolated.low, first.extrapolated.high
+    shown = f"{first.extrapolated.value:.2f} ({low:.2f} to {high:.2f})"
+    assert any(shown in line for table in Page(content).tables for line in table)
+
+
 def test_all_entries_are_counted_by_status(content, folder, grid):
     assert set(MEANINGS) == set(STATUSES)
     tables = (read_table(grid, name) for name in grid.file.tables)

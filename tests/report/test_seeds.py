@@ -84,17 +84,19 @@ def rows(grid, folder):
     return read_table(grid, "mine-all", folder)
 
 
-def test_a_table_shows_mean_deviation_minimum_and_the_number_of_seeds(grid, rows, tmp_path):
+def test_a_table_shows_mean_interval_deviation_and_the_number_of_seeds(grid, rows, tmp_path):
+    """± is half of the 95 % interval, with one seed and with several."""
     text = table_text(grid.file.tables["mine-all"], rows)
     assert text.columns == ["model", "seeds", "10", "20"]
-    values = [value for cell, value in VALUES.items() if "psld" in cell and "em-10" in cell]
-    psld = f"{fmean(values):.2f} ± {stdev(values):.2f}, min 2.00 ★"
+    [first, _], [official, _] = rows
+    deviation = stdev([2.05, 2.55, 2.25])  # of the trainings' means over sampling seeds
+    psld = f"2.28 ± {first.interval.half_width:.2f}, SD {deviation:.2f}, min 2.00 ★"
     assert text.lines == [
         ["PSLD", "1 of 6, 6", psld, "1.00 ± 0.10"],
-        ["official", "0 of 2, 2", "2.50 ± 0.14, min 2.40 ≈", "–"],
+        ["official", "0 of 2, 2", f"2.50 ± {official.interval.half_width:.2f}, min 2.40 ≈", "–"],
     ]
-    assert any("mean ± standard deviation over seeds" in note for note in text.notes)
-    assert any("covers training again" in note for note in text.notes)
+    assert any("SD: the standard deviation over trainings" in note for note in text.notes)
+    assert any("± covers training again" in note for note in text.notes)
     missing = table_text(grid.file.tables["mine-all"], read_table(grid, "mine-all", tmp_path))
     assert [line[1] for line in missing.lines] == ["0 of 6", "0 of 2"]
 
@@ -126,7 +128,7 @@ def test_a_plot_has_the_mean_with_its_interval(grid, folder, rows, monkeypatch):
 
 
 def test_an_entry_that_is_undecided_by_its_trainings_needs_more_of_them(grid, rows):
-    """More samples do not narrow the spread over trainings."""
+    """More samples do not narrow the spread over trainings. Imported weights have none."""
     band = Band(absolute=0.5, relative=0.0, reason="A test.")
     [[first, _], [official, _]] = [
         [replace(entry, paper=2.0, band=band) for entry in row] for row in rows
@@ -137,6 +139,31 @@ def test_an_entry_that_is_undecided_by_its_trainings_needs_more_of_them(grid, ro
     assert any("1 entry can be decided by more trainings only" in note for note in notes)
     zero = replace(first, paper=0.0, band=band)
     assert (zero.width, zero.status) == (0.5, "off")
+
+
+def test_fewer_than_three_trainings_give_a_verdict_of_these_weights_alone(grid, rows):
+    """Three do, and so do the weights of the paper's authors."""
+    band = Band(absolute=1.0, relative=0.0, reason="A test.")
+    (three, one), (official, _) = rows
+    two = SeedResults(dict(list(three.measured.by_cell.items())[:4]))
+    entries = [
+        replace(three, paper=2.2, band=band),
+        replace(
+            three, paper=2.2, band=Band(absolute=9.0, relative=0.0, reason="A test."), measured=two
+        ),
+        replace(one, paper=1.1, band=band),
+        replace(one, paper=9.0, band=band),
+        replace(official, paper=2.4, band=band),
+    ]
+    assert [entry.status for entry in entries] == [
+        *("reproduced", "agrees for these weights", "agrees for these weights"),
+        *("differs for these weights", "reproduced"),
+    ]
+    undecided = replace(one, paper=2.0, band=band)
+    assert (undecided.status, undecided.needs, undecided.more_samples) == (
+        *("undecided", "trainings"),
+        None,
+    )
 
 
 def test_seeds_and_blocks_of_variables_decide_if_a_difference_is_paired(grid):

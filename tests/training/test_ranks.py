@@ -17,6 +17,7 @@ from psld.utils.device import choose_device, peak_flops, use_device
 from psld.utils.errors import UserError
 from psld.utils.provenance import provenance
 from psld.utils.tensors import grouped
+from psld.utils.tf32 import tf32_in_use, use_tf32
 from tests.commands import TINY, call, command, run, run_directory, succeeded
 
 SETTINGS = (
@@ -95,18 +96,14 @@ def gpus(monkeypatch, tmp_path) -> Iterator[list[torch.device]]:
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     monkeypatch.setattr(sharing, "LOCKS", tmp_path)
     monkeypatch.setattr(sharing, "_held", {})
-    for backend, flag in (
-        (torch.backends.cudnn, "benchmark"),
-        (torch.backends.cudnn, "allow_tf32"),
-    ):
-        monkeypatch.setattr(backend, flag, getattr(backend, flag))
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: Mock(uuid=f"0-{index}"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    before = torch.get_float32_matmul_precision()
+    before = tf32_in_use()
     yield chosen
-    torch.set_float32_matmul_precision(before)
+    use_tf32(*before)
 
 
 def test_a_rank_takes_the_gpu_of_its_number(gpus):
@@ -140,7 +137,7 @@ def test_a_task_of_slurm_that_sees_its_own_gpu_alone_takes_that(gpus, monkeypatc
 def test_how_a_gpu_computes_is_set_and_recorded(gpus, tf32):
     use_device("auto", tf32=tf32)
     assert provenance()["precision"] == {
-        "float32_matmul": "high" if tf32 else "highest",
+        "tf32_matmul": tf32,
         "tf32_convolutions": tf32,
         "cudnn_benchmark": True,
     }

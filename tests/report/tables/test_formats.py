@@ -34,8 +34,10 @@ def test_all_formats_hold_the_same_entries(folder):
 
 def test_the_page_marks_entries_by_more_than_color(folder):
     page = tabulate(folder)["html"]
-    assert '<td class="reproduced">2.06 ± 0.02<i> ★</i> <small>(2.00, +0.06 ✓)</small></td>' in page
-    assert '<td class="off">7.25 ± 0.21 <small>(9.00, -1.75 ✗)</small></td>' in page
+    agrees = "agrees-for-these-weights", "2.06 ± 0.02<i> ★</i> <small>(2.00, +0.06 ✓¹)</small>"
+    differs = "differs-for-these-weights", "7.25 ± 0.21 <small>(9.00, -1.75 ✗¹)</small>"
+    for status, text in (agrees, differs):
+        assert f'<td class="{status}">{text}</td>' in page
     assert '<td class="not-run">– <small>(3.00)</small></td>' in page
     assert '<td class="literature">3.17†</td>' in page
 
@@ -52,8 +54,8 @@ def test_csv_holds_what_is_known_of_each_entry(folder):
         if line["status"] in ("literature", "not run"):
             assert line["ours"] == ""
     assert [line["status"] for line in lines] == [
-        *("reproduced", "reproduced", "measured"),
-        *("off", "reproduced", "not run"),
+        *("agrees for these weights", "measured", "measured"),
+        *("differs for these weights", "measured", "not run"),
         *("not run", "not run", "measured"),
         *("literature", "literature", "literature"),
     ]
@@ -61,10 +63,11 @@ def test_csv_holds_what_is_known_of_each_entry(folder):
     assert float(first["difference"]) == pytest.approx(0.0625)
     ends = [float(first[end]) for end in ("low", "high")]
     assert ends == pytest.approx([2.0625 - 2.093 * 0.01, 2.0625 + 2.093 * 0.01], abs=1e-5)
-    assert float(first["extrapolated"]) == pytest.approx(2.0625)
+    names = ("extrapolated", "extrapolated_low", "extrapolated_high")
+    assert [float(first[name]) for name in names] == pytest.approx([2.0625, *ends])
     assert (first["samples"], first["nfe"], first["source"]) == ("100", "10.0", "V")
     ranks = {place: line["rank"] for place, line in enumerate(lines) if line["rank"]}
-    assert ranks == {0: "best", 2: "best", 3: "worse", 8: "worse"}
+    assert ranks == {0: "best", 2: "best", 3: "not best", 8: "not best"}
     assert (lines[3]["paired"], lines[8]["paired"]) == ("True", "True")
     assert max(float(lines[place]["p_value"]) for place in (3, 8)) < 1e-6
 
@@ -81,8 +84,9 @@ def test_title_caption_and_notes_are_printed(folder, ending):
         "test accuracy is 0.987",
         "3 of 12 entries have not been run (–).",
         "✓ within 0.1 or 5% of the paper's value",
-        "± half of the 95 % interval, which covers other samples of the same weights",
-        "paired by samples if both draw the same noise (sampler, sampling seeds, and number of ",
+        "± half of the 95 % interval, which covers other samples of the same weights, but neither ",
+        "★ and ≈ mark a set that contains the best with 95 %",
+        "¹ For these weights: fewer than three trainings",
         "Chosen for this test.",
     ):
         assert part in decode[ending](text)

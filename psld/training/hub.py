@@ -1,0 +1,94 @@
+"""Models on the Hugging Face Hub: upload and download. huggingface_hub is the extra `hub`."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from textwrap import shorten
+from typing import TYPE_CHECKING, TypeVar
+
+from psld.config.settings import Settings
+from psld.training.manifest import FILES, MANIFEST
+from psld.utils import VERSION
+from psld.utils.errors import PSLDError, RunError, UserError
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+REPOSITORY = r"[\w.-]+/[\w.-]+"
+ADDRESS = re.compile(rf"hf://({REPOSITORY})(?:@([\w./-]+))?", re.ASCII)
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+S = TypeVar("S", bound=Settings)
+
+
+def fetched(model: str | Path) -> Path:
+    """Return the folder of a model; download one with an address hf://USER/NAME@COMMIT.
+
+    Without a commit it is the newest. What is in huggingface_hub's cache is not downloaded again.
+
+    Raises:
+        UserError: the address is wrong, leads to no model, or names a branch or a tag, which can
+            move; or the extra is missing.
+        RunError: the Hub cannot be reached, or fails.
+    """
+    if not str(model).startswith("hf://"):
+        return Path(model)
+    address = ADDRESS.fullmatch(str(model))
+    if address is None:
+        raise UserError(f"{model}: not an address hf://USER/NAME@COMMIT")
+    repository, revision = address.groups()
+    with _hub(str(model)) as hub:
+        if revision and not COMMIT.fullmatch(revision):
+            commit = hub.model_info(repository, revision=revision).sha
+            raise UserError(
+                f"{model}: a branch or a tag can move to other weights; name a commit, it is now "
+                f"hf://{repository}@{commit}"
+            )
+        files = list(FILES)
+        folder = Path(hub.snapshot_download(repository, revision=revision, allow_patterns=files))
+    if revision not in (None, folder.name):
+        raise UserError(f"{model}: the server answers with another commit, {folder.name}")
+    if not (folder / MANIFEST).exists():
+        raise UserError(f"{model}: no model of psld push; the server has no {MANIFEST} there")
+    return folder
+
+
+def with_fetched_model(settings: S) -> S:
+    """Return settings whose `model` is a folder on this machine."""
+    return settings.model_copy(update={"model": str(fetched(settings.model))})
+
+
+def push(folder: Path, repository: str, card: str) -> str:
+    """Upload a model and its card as one commit, and return its hash. Raises as `fetched` does."""
+    if not re.fullmatch(REPOSITORY, repository, re.ASCII):
+        raise UserError(f"{repository}: not the name of a repository, USER/NAME")
+    with _hub(repository) as hub:
+        from huggingface_hub import CommitOperationAdd as Add
+
+        hub.create_repo(repository, exist_ok=True)
+        files = [Add(name, folder / name) for name in FILES if (folder / name).exists()]
+        files.append(Add("README.md", card.encode()))
+        return hub.create_commit(repository, files, commit_message="psld push").oid
+
+
+@contextmanager
+def _hub(what: str) -> Iterator["HfApi"]:
+    """Yield the Hub. Its errors become one line about `what`."""
+    try:
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    except ImportError:
+        raise UserError(f"{what}: needs huggingface_hub: pip install 'psld[hub]'") from None
+    try:
+        yield HfApi(library_name="psld", library_version=VERSION)
+    except Exception as error:  # Which HTTP client raises it depends on huggingface_hub's version.
+        if isinstance(error, PSLDError) or getattr(error, "errno", None):  # ours, or the disk's
+            raise
+        if isinstance(error, LocalEntryNotFoundError):  # not in the cache, and not reachable
+            error = error.__cause__ or error
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        text = shorten(str(error) or type(error).__name__, 240, placeholder=" …")
+        text += "; log in (hf auth login), or set HF_TOKEN" if status in (401, 403) else ""
+        refused = isinstance(error, HFValidationError) or status in (400, 401, 403, 404)
+        raise (UserError if refused else RunError)(f"{what}: {text}") from None

@@ -1,0 +1,118 @@
+"""An installation: Python 3.14, extras, the lock, launchers, and what an editor shows."""
+
+import pydoc
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+from packaging.requirements import Requirement
+
+import psld
+from psld import library
+from psld.config.compose import compose_whole
+from tests.commands import call, refused
+from tests.workflow.project import REPOSITORY
+
+OF_PYTHON_3_14 = """
+import argparse, sys
+
+def check_help(parser, action):
+    if action.help and "%" in action.help:
+        parser._get_formatter()._expand_help(action)
+
+def add_argument(container, *args, before=argparse._ActionsContainer.add_argument, **kwargs):
+    action = before(container, *args, **kwargs)
+    if isinstance(container, argparse.ArgumentParser):
+        container._check_help(action)
+    return action
+
+argparse.ArgumentParser._check_help = check_help
+argparse._ActionsContainer.add_argument = add_argument
+"""
+"""The check that argparse makes since Python 3.14, when a flag is added."""
+
+
+def test_flags_work_where_argparse_checks_their_help():
+    run = "from psld.commands.main import main; sys.argv[1:] = ['prepare', '--cfg', 'job']; main()"
+    finished = python(OF_PYTHON_3_14 + run)
+    assert finished.returncode == 0, finished.stderr
+    assert "digits" in finished.stdout
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="the real check is there")
+def test_the_imitated_check_refuses_hydra():
+    """When Hydra passes it, nothing has to be changed in argparse any more."""
+    finished = python(f"{OF_PYTHON_3_14}from hydra._internal.utils import *\nget_args_parser()")
+    assert "LazyCompletionHelp" in finished.stderr
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("launcher", ["submitit_local", "submitit_slurm"])
+def test_a_launcher_is_the_same_without_hydras_deprecated_merging(launcher, monkeypatch):
+    """A later Hydra no longer merges the launcher's own config of the same name into ours."""
+    with pytest.warns(UserWarning, match="is validated against ConfigStore schema"):
+        merged = composed(launcher)
+    launchers = ConfigStore.instance().repo["hydra"]["launcher"]
+    monkeypatch.delitem(launchers, f"{launcher}.yaml")
+    assert composed(launcher) == merged
+
+
+def composed(launcher: str) -> dict:
+    whole = compose_whole("prepare", [f"hydra/launcher={launcher}"], "test")
+    return OmegaConf.to_container(whole.hydra.launcher)
+
+
+@pytest.mark.parametrize(
+    ("package", "extra", "words"),
+    [
+        ("matplotlib", "workflow", "design process=psld"),
+        ("wandb", "wandb", "wandb sync"),
+        ("hydra_plugins", "workflow", "prepare --multirun hydra/launcher=submitit_local"),
+    ],
+)
+@pytest.mark.filterwarnings(r"ignore:\s*'hydra/launcher/submitit_local' is validated")
+def test_a_command_says_which_extra_is_missing(package, extra, words, tmp_path, monkeypatch):
+    for name in list(sys.modules):  # what has imported it before
+        if f"{name}.".startswith((f"{package}.", "psld.report.")):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    said = refused(call(tmp_path, *words.split()), 2)
+    assert said == f"error: {package} is not installed; pip install 'psld[{extra}]'\n"
+
+
+def test_dir_and_help_show_the_public_names():
+    assert set(dir(psld)) == set(psld.__all__) == {"__version__", *library.__all__}
+    page = pydoc.plain(pydoc.render_doc(psld))
+    assert re.search(r"^    load\(folder: .*\n +Load a trained model\.$", page, re.MULTILINE)
+
+
+# -- requirements.lock
+
+LOCK = (REPOSITORY / "requirements.lock").read_text()
+PIN = r"^([a-z0-9-]+)==([^\s;]+).*\n((?:    --hash=sha256:\w{64}.*\n)+)((?:    #.*\n)+)"
+PINNED = {name: (version, why) for name, version, _, why in re.findall(PIN, LOCK, re.MULTILINE)}
+
+
+def test_the_lock_is_that_of_pyproject():
+    """`make lock` after a change of the requirements."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    lists = [project["dependencies"], *project["optional-dependencies"].values()]
+    needed = [Requirement(word) for each in lists for word in each]
+    needed = [requirement for requirement in needed if requirement.name != "psld"]
+    ours = {name for name, (_, why) in PINNED.items() if "psld (pyproject.toml)" in why}
+    assert ours == {requirement.name for requirement in needed}
+    for requirement in needed:
+        assert requirement.specifier.contains(PINNED[requirement.name][0]), requirement
+
+
+def test_the_lock_has_hashes_and_no_address():
+    assert len(PINNED) == len(re.findall(r"^[^\s#]", LOCK, re.MULTILINE)), "a pin without a hash"
+    assert "://" not in LOCK
+    assert not re.search(r"^--", LOCK, re.MULTILINE), "an option, such as the address of an index"
