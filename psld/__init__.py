@@ -20,9 +20,11 @@ __all__ = [
     "__version__",
     "denoiser",
     "distance",
+    "evaluate",
     "from_denoiser",
     "load",
     "load_extractor",
+    "load_images",
     "sample",
     "save_images",
 ]

@@ -121,6 +121,11 @@ class ImageStore:
         return cls(path, digest, splits, num_classes, names, mapped, labels)
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """That of an image, C×H×W."""
+        return self._images.shape[1:]
+
+    @property
     def channels(self) -> int:
         return self._images.shape[1]
 

@@ -157,6 +157,24 @@ class SeedResults:
         return any(cell.sampler.settings.guidance.kind == "inpainting" for cell in self.by_cell)
 
 
+@dataclass(frozen=True)
+class ImagesResults(SeedResults):
+    """The result of images without a model of ours, which share their noise with no others."""
+
+    result: CellResult | None = None
+
+    @property
+    def results(self) -> tuple[CellResult, ...]:
+        return (self.result,) if self.result else ()
+
+    def by_training(self, show: Show = "value") -> dict[str, float]:
+        return {}
+
+    @property
+    def _noise(self) -> set[tuple[int, int, int] | str]:
+        return {str(result.images_sha256) for result in self.results}
+
+
 def read_results(grid: Grid, number: Number, root: Path = Path()) -> SeedResults:
     """Read the results of a number for all of its seeds, as far as they have been run.
 
@@ -166,6 +184,10 @@ def read_results(grid: Grid, number: Number, root: Path = Path()) -> SeedResults
         root: the folder of the project.
     """
     measurement, by_cell = grid.measurement(number), {}
+    if number.images:
+        images = grid.images()[number]
+        path, record = root / images.result, measurement.digest(images.digest)
+        return ImagesResults(result=CellResults.find(path, record))
     for cell in grid.replicates(number):
         if result := CellResults.find(root / cell.result, measurement.digest(cell.digest)):
             by_cell[cell] = result
@@ -226,16 +248,21 @@ class TableEntry(Place):
     @property
     def nfe(self) -> float | None:
         """Network evaluations per image, the mean over seeds."""
-        return fmean(result.nfe for result in self.results) if self.results else None
+        return fmean(result.nfe for result in self._sampled) if self._sampled else None
 
     @property
     def sampling_seconds(self) -> float | None:
         """The seconds of all shards of all seeds."""
-        return sum(r.sampling_seconds for r in self.results) if self.results else None
+        return sum(r.sampling_seconds for r in self._sampled) if self._sampled else None
 
     @property
     def sampling_device(self) -> str | None:
-        return ", ".join(dict.fromkeys(r.sampling_device for r in self.results)) or None
+        return ", ".join(dict.fromkeys(r.sampling_device for r in self._sampled)) or None
+
+    @property
+    def _sampled(self) -> tuple[CellResult, ...]:
+        """The results of images that a model of ours made."""
+        return tuple(result for result in self.results if result.model)
 
     @property
     def difference(self) -> float | None:
@@ -270,7 +297,7 @@ class TableEntry(Place):
         With fewer than three trainings it is one of these weights alone. `measured` if there is
         nothing to compare with.
         """
-        if self.row.literature:
+        if self.row.literature or (self.row.images and self.number is None):
             return "literature"
         if self.value is None:
             return "not run"
@@ -324,7 +351,8 @@ def read_table(grid: Grid, name: str, root: Path = Path()) -> list[list[TableEnt
     band = grid.file.tables[name].band
 
     def entry(place: Place) -> TableEntry:
-        seeds = len(grid.replicates(place.number)) if place.number else 0
+        cells = place.number and not place.number.images and grid.replicates(place.number)
+        seeds = len(cells) if cells else int(place.number is not None)
         measured = read_results(grid, place.number, root) if place.number else SeedResults()
         return TableEntry(**vars(place), band=band, seeds=seeds, measured=measured)
 
@@ -339,7 +367,7 @@ def _ranked(grid: Grid, column: Iterable[TableEntry]) -> list[TableEntry]:
     for index, entry in enumerate(entries):
         if entry.results and entry.show == "value":
             number = entry.number
-            key = (number.metric, grid.cell(number).model.dataset, number.samples)
+            key = (number.metric, grid.dataset_of(number), number.samples)
             groups.setdefault(key, []).append(index)
     for (metric, *_), group in groups.items():
         better = grid.metrics[metric].better

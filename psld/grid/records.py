@@ -5,9 +5,10 @@ device, batch size). The rules pass the digest, so changing the first part rerun
 changing the second part reruns nothing. A job looks its record up and has its settings.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from psld.config.settings import Settings, parse
@@ -24,6 +25,7 @@ from psld.metrics.settings import (
     MetricSettings,
     ReferenceSettings,
     TrainExtractorSettings,
+    foreign_digest,
 )
 from psld.sampling.records import record_path
 from psld.sampling.settings import SampleSettings, SamplingRun, images_digest, shards_needed
@@ -275,6 +277,41 @@ class Cell:
         return Job(parse(EvaluateSettings, content, self.name), self.evaluation_digest)
 
 
+@dataclass(frozen=True)
+class Images:
+    """Images without a model of ours in a grid's tables, and how they are measured."""
+
+    grid: str
+    path: str
+    dataset: str
+    measurements: tuple[Measurement, ...]
+    """All of one number of images."""
+
+    @property
+    def name(self) -> str:
+        """The name of the file, and a digest of what tells it from others of this name."""
+        decides = [self.path, self.dataset, self.measurements[0].samples]
+        return f"{PurePath(self.path).stem}-{digest_of(decides)[:8]}"
+
+    @property
+    def result(self) -> str:
+        return paths.images_result(self.grid, self.name)
+
+    @property
+    def digest(self) -> str:
+        """The digest of what decides the results, but for metrics and number."""
+        return foreign_digest(self.path, self.dataset)
+
+    @property
+    def words(self) -> dict[str, str]:
+        """The settings of psld evaluate for these images."""
+        return {
+            "dataset": self.dataset,
+            "metric": f"[{','.join(m.metric.name for m in self.measurements)}]",
+            "samples": str(self.measurements[0].samples),
+        }
+
+
 @dataclass(frozen=True, eq=False)
 class Grid:
     """A grid with everything resolved."""
@@ -314,6 +351,31 @@ class Grid:
         """Return the cell of a number with the first seeds."""
         return self.cells[number.cell]
 
+    def images(self, *tables: str) -> dict[Number, Images]:
+        """Return the images without a model of ours in these tables, or in all, by number.
+
+        Raises UserError if a row has to say which dataset they are compared with.
+        """
+        alike: dict[tuple[str, str, int], dict[Number, Measurement]] = {}
+        for number in self.file.numbers_in(images=True):
+            key = number.images, images_dataset(number, self.models), number.samples
+            alike.setdefault(key, {})[number] = self.measurement(number)
+        shown = self.file.numbers_in(*tables, images=True)
+        return {
+            number: Images(self.name, path, dataset, tuple(dict.fromkeys(measurements.values())))
+            for (path, dataset, _), measurements in alike.items()
+            for number in measurements
+            if number in shown
+        }
+
+    def dataset_of(self, number: Number) -> str:
+        """Return the name of the dataset that a number compares with."""
+        return (
+            self.cell(number).model.dataset
+            if not number.images
+            else images_dataset(number, self.models)
+        )
+
     def gallery(self, model: str) -> Cell:
         """Return the cell whose images are shown for a model."""
         return self.cells[f"{model}/{self.file.gallery}"]
@@ -348,3 +410,14 @@ class Grid:
                 features={name: self.features[f"{dataset}/{name}"] for name in names},
             )
         return cells
+
+
+def images_dataset(number: Number, models: Mapping[str, Model]) -> str:
+    """Return the dataset that images are compared with: the row's, or the only one of the grid.
+
+    Raises UserError if there is no such one.
+    """
+    names = sorted({model.dataset for model in models.values()})
+    if number.dataset in names or (number.dataset is None and len(names) == 1):
+        return number.dataset or names[0]
+    raise UserError(f"images {number.images}: give the row a dataset, one of {', '.join(names)}")

@@ -9,7 +9,7 @@ from psld.grid import paths
 from psld.grid.cache import load_grid, nearest
 from psld.grid.entries import paper_values
 from psld.grid.figures import GridFigure, all_figures, plot_numbers, trained_models
-from psld.grid.records import Cell, Dataset, Features, Grid, Guide, Model
+from psld.grid.records import Cell, Dataset, Features, Grid, Guide, Images, Model
 from psld.grid.tables import Number
 from psld.utils.errors import UserError
 
@@ -64,6 +64,17 @@ class Workflow:
     def cell(self, wildcards: Any) -> Cell:
         return self.grids[wildcards.grid].cells[f"{wildcards.model}/{wildcards.sampler}"]
 
+    def images(self, wildcards: Any) -> Images:
+        """The images of the wildcards `grid` and `images`."""
+        known = {each.name: each for each in self.grids[wildcards.grid].images().values()}
+        return known[wildcards.images]
+
+    def images_features(self, wildcards: Any) -> list[str]:
+        """The manifests of the references that images are compared with."""
+        grid, images = self.grid(wildcards), self.images(wildcards)
+        names = dict.fromkeys(m.metric.features for m in images.measurements)
+        return [grid.features[f"{images.dataset}/{name}"].manifest for name in names]
+
     def figure(self, wildcards: Any) -> GridFigure:
         return all_figures(self.grids[wildcards.grid])[wildcards.figure]
 
@@ -98,7 +109,9 @@ class Workflow:
 
     def table_results(self, wildcards: Any) -> list[str]:
         grid = self.grid(wildcards)
-        return sorted(result_files(grid, grid.file.numbers_in(wildcards.table)))
+        images = grid.images(wildcards.table).values()
+        cells = result_files(grid, grid.file.numbers_in(wildcards.table))
+        return sorted({*cells, *(each.result for each in images)})
 
     def table_content(self, wildcards: Any) -> dict[str, Any]:
         """The contents of a table besides its inputs: its texts, and what each entry shows."""
@@ -146,7 +159,8 @@ class Workflow:
         """The files that a page shows: tables, the results in them, and figures."""
         grid = self.grid(wildcards)
         pages = [f"{paths.table(grid.name, table)}.html" for table in grid.file.tables]
-        results = sorted(cell.result for cell in grid.measured_cells)
+        measured = (*grid.measured_cells, *grid.images().values())
+        results = sorted({each.result for each in measured})
         return [*pages, *results, *figure_files(grid, all_figures(grid))]
 
     def certificate_inputs(self, wildcards: Any) -> list[str]:

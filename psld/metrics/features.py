@@ -38,6 +38,15 @@ class FeatureStatistics:
         x = features.double()
         return cls(len(x), x.sum(dim=0), x.T @ x)
 
+    @classmethod
+    def of_moments(cls, mean: Tensor, covariance: Tensor) -> Self:
+        """Return statistics with this mean, d, and covariance, d×d, of unknown samples.
+
+        Any number of samples gives both. It is two, the fewest that have a covariance.
+        """
+        mean, covariance = mean.double(), covariance.double()
+        return cls(2, 2 * mean, covariance + 2 * torch.outer(mean, mean))
+
     def __add__(self, other: Self) -> Self:
         return self._combined(other, 1)
 
@@ -48,6 +57,11 @@ class FeatureStatistics:
     def _combined(self, other: Self, sign: int) -> Self:
         count, outer = self.count + sign * other.count, self.outer + sign * other.outer
         return type(self)(count, self.sum + sign * other.sum, outer)
+
+    @property
+    def total(self) -> Self:
+        """The statistics themselves: of a reference whose images are not known."""
+        return self
 
     @property
     def mean(self) -> Tensor:

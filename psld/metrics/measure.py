@@ -13,7 +13,7 @@ from psld.metrics.distances import (
     kernel_distance,
 )
 from psld.metrics.estimate import Estimate
-from psld.metrics.features import BLOCKS, Features
+from psld.metrics.features import BLOCKS, Features, FeatureStatistics
 from psld.metrics.neighbors import Memorization, memorization, precision, recall
 from psld.metrics.settings import (
     FrechetSettings,
@@ -29,13 +29,14 @@ from psld.utils.errors import UserError
 class Reference(NamedTuple):
     """The images that samples are compared with, and those that give a metric its scale."""
 
-    train: Features
+    train: Features | FeatureStatistics
+    """Of the training split, or of other images; statistics if the images are not known."""
     test: Features | None
     """None if the dataset has no test split."""
-    noise: Features
-    """Standard normal noise, quantized as samples are."""
+    noise: Features | None
+    """Standard normal noise, quantized as samples are; None for a reference of other images."""
 
-    def split(self, name: str) -> Features:
+    def split(self, name: str) -> Features | FeatureStatistics:
         """Return the images of `train` or `test`. Raises UserError if there are none."""
         images = self.train if name == "train" else self.test
         if images is None:
@@ -85,6 +86,29 @@ def measure(
             return share(x, y, settings.neighbors, blocks)
 
 
+def measure_reference(
+    metric: MetricSettings,
+    samples: Features,
+    reference: Reference,
+    device: torch.device | str = "cpu",
+    blocks: int = BLOCKS,
+) -> Estimate | None:
+    """Compute a metric with the interval for other images of the reference, of the same samples.
+
+    It is `measure` with the two sets exchanged, which changes no distance, and makes precision
+    recall. None for statistics, for metrics without a reference, and for memorization. Raises as
+    `measure` does.
+    """
+    exchanged = {"precision": "recall", "recall": "precision", "frechet": None, "kernel": None}
+    settings, images = metric.measure, reference.split(metric.reference_split)
+    if settings.kind not in exchanged or isinstance(images, FeatureStatistics):
+        return None
+    if kind := exchanged[settings.kind]:
+        settings = settings.model_copy(update={"kind": kind})
+    metric = metric.model_copy(update={"measure": settings, "reference_split": "train"})
+    return measure(metric, images, Reference(samples, None, None), device, blocks)
+
+
 def measure_memorization(
     metric: MetricSettings,
     samples: Features,
@@ -103,20 +127,26 @@ def scale(
 ) -> dict[str, float | None]:
     """Return the metric of real images that are not in the reference (`floor`), and of `noise`.
 
-    The floor is None without a test split. It is of all images of the split, which may be more or
+    Each is None without such images. The floor is of all images of the split, which may be more or
     fewer than a cell's samples: a Fréchet distance or recall compares only with cells of as many.
     """
 
-    def value(images: Features) -> float:
+    def value(images: Features | None) -> float | None:
+        if images is None:
+            return None
         if metric.measure.kind == "frechet":
             return frechet_distance(images.total, reference.split(metric.reference_split).total)
         # The interval does not count, so the fewest blocks are enough.
         return measure(metric, images, reference, device, blocks=2).value
 
     held_out = reference.train if metric.reference_split == "test" else reference.test
-    floor = None if held_out is None else value(held_out)
-    return {"floor": floor, "noise": value(reference.noise)}
+    return {"floor": value(held_out), "noise": value(reference.noise)}
 
 
-def _values(images: Features, device: torch.device | str) -> Tensor:
+def _values(images: Features | FeatureStatistics, device: torch.device | str) -> Tensor:
+    if isinstance(images, FeatureStatistics):
+        raise UserError(
+            "the reference has statistics (mu, sigma), enough for Fréchet distances alone; give "
+            "its images"
+        )
     return finite(images.values).to(device)

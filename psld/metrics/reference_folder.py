@@ -69,6 +69,14 @@ class ReferenceManifest(MadeRecord):
         """The dataset, and the settings that decide the features."""
         return self.dataset, self.extractor.identity(), self.truncated_reference
 
+    def facts(self, split: str) -> dict[str, Any]:
+        """Return the fields of a result about its reference."""
+        return {
+            "extractor_test_accuracy": self.extractor_test_accuracy,
+            "reference_samples": self.images.get(split, 0),
+            "reference_sha256": self.features_sha256,
+        }
+
 
 def make_reference(settings: ReferenceSettings) -> ReferenceManifest:
     """Extract the features of a dataset's images, and of noise, and write them with a manifest.
@@ -130,6 +138,13 @@ def extractor_for(
         return load_classifier(folder, device)
     if folder is not None:
         raise UserError(f"extractor={folder}: metric {metric.name} needs none; set extractor=null")
+    return published_extractor(settings, device)
+
+
+def published_extractor(
+    settings: ExtractorSettings, device: torch.device | str = "cpu"
+) -> Extractor:
+    """Load a published network. Raises UserError if its weights cannot be loaded."""
     # Importing torch-fidelity takes seconds, and classifiers do not need it.
     from psld.metrics import published
 
@@ -208,12 +223,17 @@ def check_reference(
     folder: str | Path,
     reference: ReferenceManifest,
     extractor_digest: str,
-    model: ModelManifest,
+    model: ModelManifest | None,
 ) -> None:
-    """Raise UserError if the reference is of another extractor or dataset than the model's."""
+    """Raise UserError if the reference is of another extractor or dataset than the model's.
+
+    Without a model, any dataset fits.
+    """
     source = *reference.kind[1:], reference.extractor_digest
     if source != (metric.extractor.identity(), metric.truncated_reference, extractor_digest):
         raise UserError(f"{folder}: made with another extractor than {metric.name} has; {REMEDY}")
+    if model is None:
+        return
     # Of an imported model, only the name of its dataset is certain.
     dataset, digest = model.settings.dataset.name, model.dataset_digest
     fits = digest == reference.dataset_digest if digest else dataset == reference.dataset

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from psld.config.settings import MadeRecord, Settings, read_record
 from psld.diffusion.samplers import SamplerSettings
-from psld.metrics.estimate import Estimate
+from psld.metrics.estimate import Estimate, Interval
 from psld.metrics.settings import MetricSettings
 
 Show = Literal["value", "nfe", "class_accuracy"]
@@ -28,7 +28,10 @@ class Weights(Settings):
 
 
 class CellResult(MadeRecord):
-    """One metric of the first `samples` images of a cell."""
+    """One metric of the first `samples` images of a cell, or of images without a model of ours.
+
+    Without a model, what concerns its sampling is null.
+    """
 
     record: str
     """The digest of what decides the result: a table shows the results of its own records."""
@@ -38,27 +41,33 @@ class CellResult(MadeRecord):
     """The value, with what its interval needs."""
     class_accuracy: Estimate | None
     """Share of guided samples whose class the metric's classifier recognizes."""
-    nfe: float
+    nfe: float | None = None
     """Network evaluations per image, counted."""
-    sampling_seconds: float
-    sampling_device: str
+    sampling_seconds: float | None = None
+    sampling_device: str | None = None
     floor: float | None
     """The metric of real images that are not in the reference; null without a test split."""
-    noise: float
-    """The metric of pure noise."""
+    noise: float | None
+    """The metric of pure noise; null if the reference is no dataset of ours."""
     nearest: tuple[tuple[int, int], ...] | None
     """For memorization: the nearest pairs of sample and training image; null for other metrics."""
     extractor_test_accuracy: float | None
-    reference_samples: int
+    reference_samples: int | None
+    """Null for statistics: others publish them without this number."""
     reference_sha256: str
-    """SHA-256 of the reference's features."""
-    kept_sha256: str
+    """SHA-256 of the reference's features; if it is no dataset of ours, of images or statistics."""
+    kept_sha256: str | None
     """SHA-256 of the file next to the results: what they were computed from."""
-    model: Weights
-    guide: Weights | None
-    sampler: dict[str, Any]
+    model: Weights | None = None
+    guide: Weights | None = None
+    sampler: dict[str, Any] | None = None
     """Settings of the sampler."""
-    seed: int
+    seed: int | None = None
+    images: str | None = None
+    """Path of images without a model of ours; null for a model's, and for a tensor."""
+    images_sha256: str | None = None
+    reference_estimate: Estimate | None = None
+    """The value with the interval for other images of the reference, and these images."""
 
     @property
     def value(self) -> float:
@@ -68,6 +77,16 @@ class CellResult(MadeRecord):
     @property
     def samples(self) -> int:
         return self.estimate.samples
+
+    @property
+    def interval(self) -> Interval:
+        """The value with the 95 % interval for other images of the same number."""
+        return self.estimate.interval
+
+    @property
+    def extrapolated(self) -> Interval | None:
+        """A Fréchet distance of infinitely many images, if there are enough to say."""
+        return self.estimate.extrapolated
 
     def number(self, show: Show) -> Estimate | float:
         """Return a number that a table shows; an Estimate has an interval."""

@@ -218,6 +218,16 @@ class Measurement(Settings):
         return digest_of([images, self.metric.identity(), self.samples])
 
 
+def foreign_digest(images: str, reference: str) -> str:
+    """Return the digest of what decides a result, but for the metric and the number of images.
+
+    Args:
+        images: their path, or the SHA-256 of a tensor.
+        reference: the dataset's name, or the SHA-256 of another reference.
+    """
+    return digest_of(["images", images, reference])
+
+
 class FeatureFolders(Settings):
     """The folders of the features that metrics share."""
 
@@ -268,6 +278,42 @@ class EvaluateCommandSettings(_EvaluationSettings):
                 )
             },
         )
+
+
+class EvaluateImagesSettings(Settings):
+    """Settings of `psld evaluate images=…`, which needs no model."""
+
+    images: str
+    """A folder or zip archive of pictures of one size, an .npz with uint8 N×H×W×C, a folder of
+    shards, or a prepared dataset, .h5."""
+    metric: tuple[str, ...] = Field(("fid",), min_length=1)
+    """Configs in configs/metric: fid, or several, [fid,kid]."""
+    dataset: str | None = None
+    """The prepared dataset to compare with, data/NAME.h5; psld reference keeps its features."""
+    reference: str | None = None
+    """In place of a dataset: images like those above, an .npz of statistics (mu, sigma), or a
+    folder that psld reference wrote."""
+    extractor: str | None = None
+    """Folder that psld train_extractor wrote; null: that of the dataset, or a published one."""
+    samples: int | None = Field(None, ge=3)
+    """The number of images to measure, from the first; null: all."""
+    output: str | None = Field(None, pattern=r"\.json$")
+    """Path of the results, JSON, in the form of a cell's; null: none."""
+    keep: int = Field(512, ge=1)
+    """Keep the features of extractors that have at most this number of them, next to the output."""
+    device: str = "auto"
+    """`auto`, or a torch device such as `cpu` or `cuda`."""
+
+    @field_validator("metric", mode="before")
+    @classmethod
+    def _listed(cls, metric: Any) -> Any:
+        return metric.strip("[]").split(",") if isinstance(metric, str) else metric
+
+    @model_validator(mode="after")
+    def _one_reference(self) -> Self:
+        if (self.dataset is None) == (self.reference is None):
+            raise ValueError("give dataset=NAME or reference=PATH, one of them")
+        return self
 
 
 class _CommandSettings(Settings):

@@ -150,4 +150,4 @@ def _software(result: CellResult) -> tuple[str, ...]:
         f"{name} {version}" for name, version in result.versions.items() if version
     )
     precision = ", ".join(f"{name}: {value}" for name, value in result.precision.items())
-    return versions, result.git_revision or "", precision, result.sampling_device
+    return versions, result.git_revision or "", precision, result.sampling_device or ""

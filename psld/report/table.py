@@ -194,7 +194,8 @@ def _notes(table: Table, rows: list[list[TableEntry]]) -> Iterable[str]:
     missing = sum(entry.status == "not run" for entry in entries)
     if missing:
         yield f"{missing} of {len(entries)} entries have not been run ({MISSING})."
-    starts = {e.number.sampler: e.results[0].sampler.get("start") for e in entries if e.results}
+    samplers = {e.number.sampler: e.results[0].sampler or {} for e in entries if e.results}
+    starts = {name: sampler.get("start") for name, sampler in samplers.items()}
     if names := sorted(name for name, start in starts.items() if start == "gaussian"):
         yield f"Starts from the mean and covariance of the training images: {', '.join(names)}."
     yield from _error_notes(entries)
@@ -208,7 +209,7 @@ def _notes(table: Table, rows: list[list[TableEntry]]) -> Iterable[str]:
 
 def scales(entries: list[TableEntry]) -> dict[str, CellResult]:
     """Return a result for each metric, and each dataset if there are several, by name."""
-    results = [entry.results[0] for entry in entries if entry.results]
+    results = [entry.results[0] for entry in entries if entry.results and entry.results[0].model]
     kinds = [(r.metric["name"], r.model.settings["dataset"]["name"]) for r in results]
     several = len({dataset for _, dataset in kinds}) > 1
     names = [f"{metric} on {dataset}" if several else metric for metric, dataset in kinds]

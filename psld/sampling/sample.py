@@ -80,7 +80,7 @@ def origin_of(
 
 
 def sample_range(settings: SampleSettings) -> Path:
-    """Make the shards of a range, the images as PNG if asked for, and last the range's record.
+    """Make the shards of a range, PNGs or an .npz if asked for, and last the range's record.
 
     Print a line for each shard. Return the path of the record.
     """
@@ -97,13 +97,18 @@ def sample_range(settings: SampleSettings) -> Path:
     for shard, made in sample_shards(settings):
         index, count = shard.origin.index, len(shard.images)
         records.append(SampledShard(index=index, digest=shard.digest(), images=count))
-        images += [shard.images] if settings.png else []
+        images += [shard.images] if settings.png or settings.npz else []
         done = f"{count} images, NFE {shard.nfe}" if made else "kept"
         print(f"shard {index}: {done}", flush=True)
     if settings.png:
         first = settings.first * settings.shard_size
         save_images(np.concatenate(images), settings.png, first, source)
         print(f"wrote {settings.png}")
+    if settings.npz:
+        from psld.data.images import write_npz
+
+        write_npz(settings.npz, np.concatenate(images))
+        print(f"wrote {settings.npz}")
     return ShardRecord(shards=tuple(records)).write(settings.output)
 
 

@@ -86,6 +86,8 @@ class SampleSettings(SamplingRun, CellSettings):
     png: str | None
     """A folder that receives each image as a PNG, numbered by sample; it takes the images of one
     cell alone. Or a file NAME.png for all in one; null: none."""
+    npz: str | None = Field(None, pattern=r"\.npz$")
+    """A file for the images as others' evaluators read them: `arr_0`, uint8 N×H×W×C; null: none."""
 
 
 def images_digest(

@@ -9,7 +9,8 @@ from psld.config.settings import Settings
 
 def settings_class(name: str) -> type[Settings]:
     module = import_command(name)
-    hint = get_type_hints(getattr(module, "import_model", module.main).__wrapped__)["settings"]
+    programs = (getattr(module, name, None) for name in ("import_model", "evaluate_cell", "main"))
+    hint = get_type_hints(next(filter(None, programs)).__wrapped__)["settings"]
     return get_args(hint)[-1] if get_args(hint) else hint
 
 

@@ -1,0 +1,129 @@
+"""Images as one array of bytes, whoever wrote them: pictures, an .npz, shards, a dataset."""
+
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from psld.data.picture import to_channels
+from psld.data.source import FileTree
+from psld.data.store import ImageStore
+from psld.utils.errors import UserError, reraise_fault
+from psld.utils.files import atomic_path
+from psld.utils.tensors import load_tensors
+
+IMAGES = "arr_0"
+"""The name of the images in an .npz of guided-diffusion and EDM: that of an array without one."""
+
+
+def read_images(path: str | Path) -> np.ndarray:
+    """Read all images, uint8 N×C×H×W, gray or RGB, in the order of the names or of the array.
+
+    Args:
+        path: a folder or zip archive of pictures of one size; an .npz with uint8 N×H×W×C; a folder
+            of shards of psld sample; a prepared dataset, .h5, or its name: its training images.
+
+    Raises:
+        UserError: there are none, a file is damaged, or the images differ in size.
+    """
+    path, data = Path(path), Path(f"data/{path}.h5")
+    if not path.exists():
+        if not data.exists():
+            raise UserError(f"{path}: no such file or folder, and no prepared dataset {data}")
+        path = data
+    if path.suffix == ".h5":
+        return np.array(ImageStore.open(path).images("train"))
+    if path.suffix == ".npz":
+        arrays = read_npz(path, [IMAGES])
+        if arrays is None:
+            raise UserError(f"{path}: no {IMAGES} in it; images are needed under this name")
+        check_images(arrays[0], "N×H×W×C", f"{path}: {IMAGES}")
+        return np.ascontiguousarray(arrays[0].transpose(0, 3, 1, 2))
+    if path.is_dir() and (shards := sorted(path.glob("[0-9]*.safetensors"))):
+        loaded = (
+            load_tensors(file, "shard", "sample it again").arrays["images"] for file in shards
+        )
+        return _one_size(path, zip(map(str, shards), loaded, strict=True), len(shards))
+    return _read_pictures(path)
+
+
+def check_images(images: np.ndarray, form: str, where: str) -> None:
+    """Raise UserError, with `where`, unless images are bytes of the form N×C×H×W or N×H×W×C."""
+    channels = images.shape[form.split("×").index("C")] if images.ndim == 4 else 0
+    if images.dtype != np.uint8 or channels not in (1, 3):
+        raise UserError(
+            f"{where}: {images.dtype} of {_text(images.shape)}; uint8 {form} with 1 or 3 channels "
+            "is needed"
+        )
+
+
+def _read_pictures(path: Path) -> np.ndarray:
+    tree = FileTree(path)
+    names = tree.picture_names()
+
+    def pixels(name: str) -> np.ndarray:
+        image = tree.picture(name, frame=lambda whole: whole).read()
+        array = np.asarray(to_channels(image, 1 if image.mode in ("1", "L", "LA") else 3))
+        return array[None, None] if array.ndim == 2 else array.transpose(2, 0, 1)[None]
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        decoded = zip(names, pool.map(pixels, names), strict=True)
+        bar = tqdm(decoded, f"reading {path}", len(names), disable=None, unit="img")
+        return _one_size(path, bar, len(names))
+
+
+def _one_size(path: Path, parts: Iterable[tuple[str, np.ndarray]], count: int) -> np.ndarray:
+    """Join named parts, n×C×H×W; gray ones become RGB if others are. Raises UserError."""
+    arrays: list[np.ndarray] = []
+    for name, array in parts:
+        if arrays and array.shape[2:] != arrays[0].shape[2:]:
+            sizes = _text(array.shape[2:]), _text(arrays[0].shape[2:])
+            raise UserError(f"{path}: {name} has {sizes[0]} pixels, the first one {sizes[1]}")
+        arrays.append(array)
+    if len({array.shape[1] for array in arrays}) > 1:
+        arrays = [array.repeat(3 // array.shape[1], axis=1) for array in arrays]
+    return np.concatenate(arrays)
+
+
+def read_npz(path: str | Path, names: Sequence[str]) -> list[np.ndarray] | None:
+    """Read arrays of an .npz by name, and never unpickle; None if it lacks one of them.
+
+    Raises UserError if the file is missing, damaged or of pickled objects.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return [stored[name] for name in names] if {*names} <= {*stored.files} else None
+    except Exception as error:  # What something else wrote can raise nearly any.
+        reraise_fault(error)
+        reason = "it has pickled objects, which can run code" if "pickle" in str(error) else error
+        raise UserError(f"{path}: not a whole .npz of arrays ({reason})") from None
+
+
+def read_statistics(path: str | Path) -> tuple[np.ndarray, np.ndarray] | None:
+    """Read the mean, d, and covariance, d×d, of features, as others publish them: `mu`, `sigma`.
+
+    None if the file is no .npz with these. Raises UserError if they are no numbers of these shapes.
+    """
+    arrays = read_npz(path, ["mu", "sigma"]) if Path(path).suffix == ".npz" else None
+    if arrays is None:
+        return None
+    mean, covariance = arrays
+    if mean.ndim != 1 or covariance.shape != 2 * mean.shape:
+        shapes = _text(mean.shape), _text(covariance.shape)
+        raise UserError(f"{path}: mu is {shapes[0]} and sigma {shapes[1]}; d and d×d are needed")
+    if not all(each.dtype.kind == "f" and np.isfinite(each).all() for each in arrays):
+        raise UserError(f"{path}: mu and sigma are not finite floating-point numbers")
+    return mean, covariance
+
+
+def write_npz(path: str | Path, images: np.ndarray) -> None:
+    """Write uint8 images N×C×H×W as others' evaluators read them: `arr_0`, N×H×W×C."""
+    with atomic_path(path) as partial, partial.open("wb") as file:
+        np.savez(file, **{IMAGES: images.transpose(0, 2, 3, 1)})
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape)) or "a number"

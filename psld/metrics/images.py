@@ -1,0 +1,175 @@
+"""The evaluation of images without a model of ours: a folder, a zip, an .npz or a tensor.
+
+They are compared with a dataset of ours, with other images, or with statistics that others publish.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from psld.config.settings import parse, write_record
+from psld.data.images import check_images, read_images, read_statistics
+from psld.data.pixels import truncated
+from psld.data.store import ImageStore
+from psld.metrics.classifier import read_extractor_manifest
+from psld.metrics.evaluation import Gathered, save_kept
+from psld.metrics.extractor import Extractor, batches_of, gather
+from psld.metrics.features import Features, FeatureStatistics
+from psld.metrics.measure import Reference, measure_reference
+from psld.metrics.reference_folder import FEATURES, check_reference, extractor_for, load_reference
+from psld.metrics.results import CellResult, CellResults
+from psld.metrics.settings import Measurement, MetricSettings, foreign_digest
+from psld.utils.device import use_device
+from psld.utils.errors import UserError
+from psld.utils.provenance import provenance
+from psld.utils.tensors import digest_of_arrays
+
+Images = str | Path | np.ndarray
+"""A path that `read_images` reads, or uint8 N×C×H×W."""
+
+
+class Basis(NamedTuple):
+    """What images are compared with, in the features of one extractor."""
+
+    extractor: Extractor
+    reference: Reference
+    facts: dict[str, Any]
+    """The fields of a result about the reference."""
+    shape: tuple[int, ...] | None = None
+    """C×H×W of the reference's images, if they are known."""
+
+
+def evaluate_images(
+    images: Images,
+    metrics: Sequence[str],
+    reference: Images | None = None,
+    *,
+    dataset: str | None = None,
+    extractor: str | Path | None = None,
+    samples: int | None = None,
+    output: str | None = None,
+    keep: int = 512,
+    device: str = "auto",
+) -> CellResults:
+    """Measure images by some metrics, and write the results if `output` is a path.
+
+    The arguments are those of `EvaluateImagesSettings`. Metrics with equal features share a pass.
+
+    Raises UserError if files are missing or damaged, if there are too few images, or if they have
+    another size than those of the reference.
+    """
+    path, images = _read(images)
+    where, chosen = path or "images", use_device(device)
+    if len(images) < (least := samples or 3):
+        raise UserError(f"{where}: {len(images)} of them; at least {least} are needed")
+    images = images[:samples]
+    count, sha256, shape = len(images), _digest(images), images.shape[1:]
+    measured, bases, gathered = [], {}, {}
+    for metric in map(compose_metric, metrics):
+        folder = extractor
+        if metric.extractor.kind == "classifier":
+            folder = folder or (dataset and f"features/{dataset}/{metric.features}")
+            if folder:  # Its manifest has the settings that it was trained with.
+                trained = read_extractor_manifest(folder).extractor
+                metric = metric.model_copy(update={"extractor": trained})
+        measured.append(Measurement(metric=metric, samples=count))
+        if (name := metric.features) not in bases:
+            basis = bases[name] = _basis(metric, reference, dataset, folder, chosen)
+            if basis.shape not in (None, shape):
+                sizes = ["×".join(map(str, each)) for each in (shape, basis.shape)]
+                raise UserError(f"{where}: images of {sizes[0]}; the reference has {sizes[1]}")
+            gathered[name, count] = _features(basis.extractor, metric, images, name)
+    whole = Gathered(gathered, labels=None, costs=[])
+    kept = save_kept(Path(output).with_suffix(".safetensors"), whole, keep) if output else None
+
+    def result(measurement: Measurement) -> CellResult:
+        metric, features = measurement.metric, gathered[measurement.metric.features, count]
+        basis = bases[metric.features]
+        decides = foreign_digest(path or sha256, dataset or basis.facts["reference_sha256"])
+        return CellResult(
+            record=measurement.digest(decides),
+            metric=metric.identity(),
+            reference_estimate=measure_reference(metric, features, basis.reference, chosen),
+            kept_sha256=kept,
+            images=path,
+            images_sha256=sha256,
+            **whole.numbers(measurement, basis.reference, chosen),
+            **basis.facts,
+            **provenance(),
+        )
+
+    record = CellResults(results=tuple(map(result, measured)))
+    if output:
+        write_record(output, record)
+    return record
+
+
+def compose_metric(name: str) -> MetricSettings:
+    """Return the metric of configs/metric/NAME.yaml. Raises UserError if there is none."""
+    # Hydra takes a third of a second to import, and no job of a model's cell needs it.
+    from psld.config.compose import compose_content
+
+    content = compose_content("reference", [f"metric={name}"], f"metric={name}")
+    return parse(MetricSettings, content["metric"], f"metric={name}")
+
+
+def _basis(
+    metric: MetricSettings,
+    reference: Images | None,
+    dataset: str | None,
+    extractor: str | Path | None,
+    device: torch.device,
+) -> Basis:
+    """Load the extractor and the reference. Without kept features, read a dataset's images."""
+    if dataset is not None:
+        folder = f"features/{dataset}/{metric.features}/reference"
+        reference = folder if (Path(folder) / FEATURES).exists() else f"data/{dataset}.h5"
+    path = None if isinstance(reference, np.ndarray) else Path(reference)
+    if path and (path / FEATURES).exists():
+        known, manifest = load_reference(path)
+        network = extractor_for(metric, extractor, manifest.dataset_digest, device)
+        check_reference(metric, path, manifest, network.digest, None)
+        data = Path(f"data/{manifest.dataset}.h5")
+        shape = ImageStore.open(data).shape if data.exists() else None
+        return Basis(network, known, manifest.facts(metric.reference_split), shape)
+    trained = read_extractor_manifest(extractor) if extractor else None
+    network = extractor_for(metric, extractor, trained.dataset_digest if trained else "", device)
+    facts = {"extractor_test_accuracy": trained and trained.test_accuracy}
+    moments = read_statistics(path) if path else None
+    if moments is not None:
+        sha256 = digest_of_arrays(
+            "statistics", dict(zip(("mu", "sigma"), moments, strict=True)), {}
+        )
+        facts |= {"reference_samples": None, "reference_sha256": sha256}
+        statistics = FeatureStatistics.of_moments(*map(torch.from_numpy, moments))
+        return Basis(network, Reference(statistics, None, None), facts)
+    _, images = _read(reference)
+    features = _features(network, metric, images, "reference", metric.truncated_reference)
+    facts |= {"reference_samples": len(images), "reference_sha256": _digest(images)}
+    return Basis(network, Reference(features, None, None), facts, images.shape[1:])
+
+
+def _features(
+    extractor: Extractor,
+    metric: MetricSettings,
+    images: np.ndarray,
+    name: str,
+    truncate: bool = False,
+) -> Features:
+    batches = batches_of(images, metric.batch_size)
+    return gather(extractor, map(truncated, batches) if truncate else batches, name, len(images))
+
+
+def _read(images: Images) -> tuple[str | None, np.ndarray]:
+    """Return the path, None for an array, and the images."""
+    if isinstance(images, np.ndarray):
+        check_images(images, "N×C×H×W", "images")
+        return None, images
+    return str(images), read_images(images)
+
+
+def _digest(images: np.ndarray) -> str:
+    return digest_of_arrays("images", {"images": images}, {})

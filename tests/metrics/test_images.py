@@ -1,0 +1,244 @@
+"""`psld evaluate images=…` and `psld.evaluate`: metrics of images that no model of ours made."""
+
+import pickle
+import shutil
+import zipfile
+from contextlib import chdir
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import psld
+from psld.data.store import ImageStore
+from psld.metrics.distances import frechet_estimate
+from psld.metrics.evaluation import load_kept
+from psld.metrics.extractor import gather
+from psld.metrics.reference_folder import load_reference
+from psld.metrics.results import CellResults
+from psld.utils.errors import UserError
+from tests.commands import call, refused, succeeded
+from tests.metrics.random_inception import write_random_inception
+
+FD = ("metric=fd-classifier", "dataset=digits")
+
+
+@pytest.fixture(scope="module")
+def folder(digits, features, tmp_path_factory) -> Path:
+    """A project with the digits, their features, and 300 noisy digits as others write images."""
+    folder = tmp_path_factory.mktemp("images")
+    (folder / "data").mkdir()
+    shutil.copy(digits, folder / "data")
+    shutil.copytree(features, folder / "features/digits/fd-classifier")
+    random = np.random.default_rng(0)
+    real = ImageStore.open(digits).images("test")[:300]
+    noise = random.integers(0, 256, real.shape, dtype=np.uint8)
+    images = np.where(random.random(real.shape) < 0.2, noise, real)
+    np.savez(folder / "noisy.npz", arr_0=images.transpose(0, 2, 3, 1), arr_1=np.zeros(300))
+    psld.save_images(images, folder / "pictures")
+    with zipfile.ZipFile(folder / "packed.zip", "w") as archive:
+        for file in sorted((folder / "pictures").iterdir()):
+            archive.write(file, f"inside/{file.name}")
+    return folder
+
+
+def evaluate(folder: Path, images: str, *words: str):
+    return call(folder, "evaluate", f"images={images}", *words)
+
+
+def test_every_form_of_the_images_gives_the_value_of_their_features(folder):
+    results = []
+    for images in ("pictures", "packed.zip", "noisy.npz"):
+        succeeded(evaluate(folder, images, *FD, "output=result.json"))
+        [result] = CellResults.read(folder / "result.json").results
+        assert (result.images, result.model, result.samples) == (images, None, 300)
+        results.append(result)
+    values = load_kept(folder / "result.safetensors", result.kept_sha256).samples
+    reference, _ = load_reference(folder / "features/digits/fd-classifier/reference")
+    expected = frechet_estimate(values["fd-classifier", 300].values, reference.train.total)
+    for result in results:
+        assert result.estimate == expected
+        assert result.images_sha256 == results[0].images_sha256
+        assert 0 < result.floor < result.value < result.noise
+
+
+def test_what_is_printed(folder):
+    said = succeeded(evaluate(folder, "noisy.npz", *FD, "samples=200")).stdout.splitlines()
+    with chdir(folder):
+        images = psld.load_images("noisy.npz")[:200]
+        result = psld.evaluate(images, "digits", "fd-classifier")
+    limit, half = result.extrapolated, result.interval.half_width
+    both = np.hypot(half, result.reference_estimate.interval.half_width)
+    assert 0.01 < half < 0.1, "so three decimals are printed"
+    assert said == [
+        f"fd-classifier of 200 images: {result.value:.3f} ± {half:.3f}",
+        f"  of infinitely many: {limit.value:.3f} ± {limit.half_width:.3f}",
+        f"  with other images of the reference, too: {result.value:.3f} ± {both:.3f}",
+    ]
+
+
+def test_several_metrics_share_one_pass_and_one_file(folder):
+    names = "fd-classifier,kd-classifier,precision-classifier,recall-classifier"
+    words = (f"metric=[{names}]", "dataset=digits", "output=several.json")
+    assert "kd-classifier of 300 images" in succeeded(evaluate(folder, "noisy.npz", *words)).stdout
+    results = CellResults.read(folder / "several.json").results
+    assert [result.metric["name"] for result in results] == names.split(",")
+    for result in results:  # exchanging the sets changes no value (other subsets that of KID)
+        close = 0.1 if result.metric["name"] == "kd-classifier" else 1e-6
+        assert result.reference_estimate.value == pytest.approx(result.value, rel=close)
+        assert result.reference_estimate.samples == 1437
+    assert results[0].extrapolated
+    assert results[1].extrapolated is None
+
+
+def test_other_images_and_statistics_are_references(folder):
+    with chdir(folder):
+        extractor = psld.load_extractor("features/digits/fd-classifier")
+        real = psld.load_images("digits")
+        moments = gather(extractor, [real], "real", len(real)).total
+        np.savez("statistics.npz", mu=moments.mean, sigma=moments.covariance)
+        options = {"metric": "fd-classifier", "extractor": "features/digits/fd-classifier"}
+        dataset, images, statistics = (
+            psld.evaluate("noisy.npz", reference, **options)
+            for reference in ("digits", real, "statistics.npz")
+        )
+    assert images.value == pytest.approx(dataset.value, rel=1e-6)
+    assert statistics.estimate.without_block == pytest.approx(dataset.estimate.without_block, 1e-6)
+    assert (statistics.reference_samples, statistics.reference_estimate) == (None, None)
+    assert images.reference_estimate.interval.half_width > 0
+    words = ("reference=statistics.npz", "extractor=features/digits/fd-classifier")
+    said = succeeded(evaluate(folder, "noisy.npz", "metric=fd-classifier", *words)).stdout
+    assert "with other images of the reference, too: not known from statistics alone" in said
+    finished = evaluate(folder, "noisy.npz", "metric=kd-classifier", *words)
+    refused(finished, 2, "statistics (mu, sigma), enough for Fréchet distances alone")
+
+
+@pytest.mark.slow
+def test_inception_by_name(folder, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    write_random_inception(tmp_path / "checkpoints/weights-inception-2015-12-05-6726825d.pth")
+    images = psld.load_images(folder / "pictures")
+    features, logits = psld.load_extractor("inception")(images[:2])
+    assert (features.shape, logits.shape) == ((2, 2048), (2, 1008))
+    result = psld.evaluate(images[:12], images[12:20], "fid", device="cpu")
+    assert result.metric["name"] == "fid"
+    assert result.value > 0
+
+
+def test_samples_are_written_as_others_read_them(model, tmp_path):
+    words = (f"model={model}", "sampler.steps=3", "shard_size=5", "shards=2", "output=cell")
+    succeeded(call(tmp_path, "sample", *words, "npz=mine.npz"))
+    written = np.load(tmp_path / "mine.npz")["arr_0"]
+    assert (written.dtype, written.shape) == (np.uint8, (10, 8, 8, 1))
+    images = psld.load_images(tmp_path / "mine.npz")
+    assert torch.equal(images, psld.load_images(tmp_path / "cell"))
+
+
+def test_gray_pictures_among_colored_ones(tmp_path):
+    color = np.arange(2 * 3 * 16, dtype=np.uint8).reshape(2, 3, 4, 4)
+    psld.save_images(color, tmp_path / "mixed")
+    Image.fromarray(color[0, 0]).save(tmp_path / "mixed/gray.png")
+    images = psld.load_images(tmp_path / "mixed")
+    assert torch.equal(images[:2], torch.from_numpy(color))
+    assert torch.equal(images[2], torch.from_numpy(color[0, 0]).expand(3, 4, 4))
+
+
+# --- bad input ----------------------------------------------------------------------------------
+
+
+class Bomb:
+    """Ends the test run if it is unpickled."""
+
+    def __reduce__(self):
+        return exit, ("unpickled",)
+
+
+def pickled(path: Path) -> None:
+    with path.open("wb") as file:
+        pickle.dump(Bomb(), file)
+
+
+def damaged(path: Path) -> None:
+    np.savez(path, arr_0=np.zeros((4, 8, 8, 1), np.uint8))
+    content = bytearray(path.read_bytes())
+    content[300] ^= 1
+    path.write_bytes(content)
+
+
+def saved(**arrays):
+    return lambda path: np.savez(path, **arrays)
+
+
+def one_pixel_more(path: Path) -> None:
+    psld.save_images(np.zeros((3, 1, 8, 8), np.uint8), path)
+    Image.new("L", (9, 8)).save(path / "wide.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "words"),
+    [
+        ("missing", lambda path: None, ["no such file or folder"]),
+        ("empty", Path.mkdir, ["empty: no pictures in it"]),
+        ("cut.zip", lambda path: path.write_bytes(b"PK"), ["neither a folder nor a whole zip"]),
+        ("mixed", one_pixel_more, ["mixed: wide.png has 8×9 pixels, the first one 8×8"]),
+        (
+            "one.npz",
+            saved(arr_0=np.zeros((1, 8, 8, 1), np.uint8)),
+            ["one.npz: 1 of them; at least 3"],
+        ),
+        ("wide.npz", saved(arr_0=np.zeros((4, 9, 8, 1), np.uint8)), ["images of 1×9×8", "1×8×8"]),
+        (
+            "float.npz",
+            saved(arr_0=np.zeros((4, 8, 8, 1))),
+            ["arr_0: float64 of 4×8×8×1; uint8 N×H"],
+        ),
+        ("first.npz", saved(arr_0=np.zeros((4, 1, 8, 8), np.uint8)), ["4×1×8×8; uint8 N×H×W×C"]),
+        ("other.npz", saved(images=np.zeros(3)), ["other.npz: no arr_0 in it"]),
+        ("damaged.npz", damaged, ["damaged.npz: not a whole .npz of arrays (", "CRC"]),
+        ("pickle.npz", pickled, ["pickled objects, which can run code"]),
+        ("objects.npz", saved(arr_0=np.array([Bomb()])), ["pickled objects, which can run code"]),
+    ],
+)
+def test_bad_images_are_refused(folder, name, write, words):
+    write(folder / name)
+    refused(evaluate(folder, name, *FD), 2, *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "give dataset=NAME or reference=PATH, one of them"),
+        ((*FD, "reference=noisy.npz"), "give dataset=NAME or reference=PATH, one of them"),
+        ((*FD, "samples=301"), "noisy.npz: 300 of them; at least 301 are needed"),
+        (("metric=fd", "dataset=digits"), "metric=fd: no such metric"),
+        (
+            ("metric=fd-classifier", "dataset=mnist"),
+            "features/mnist/fd-classifier/manifest.json: no",
+        ),
+        (
+            ("metric=fd-classifier", "reference=noisy.npz"),
+            "needs the folder of a trained extractor",
+        ),
+        (("metric=memorization-classifier", "dataset=digits", "size=3"), "unknown key size"),
+        ((*FD, "output=x.txt"), "output: "),
+    ],
+)
+def test_bad_settings_are_refused(folder, words, said):
+    refused(evaluate(folder, "noisy.npz", *words), 2, said)
+
+
+def test_bad_statistics_are_refused(folder):
+    options = {"metric": "fd-classifier", "extractor": folder / "features/digits/fd-classifier"}
+    for arrays, said in (
+        ({"mu": np.zeros(3), "sigma": np.zeros((3, 2))}, "mu is 3 and sigma 3×2; d and d×d"),
+        ({"mu": np.full(3, np.nan), "sigma": np.zeros((3, 3))}, "not finite"),
+        ({"mu": np.zeros(3), "sigma": np.eye(3)}, "of 32 and of 3 features cannot be compared"),
+    ):
+        np.savez(folder / "wrong.npz", **arrays)
+        with pytest.raises(UserError, match=said):
+            psld.evaluate(folder / "noisy.npz", folder / "wrong.npz", **options)
+    with pytest.raises(UserError, match="images: float32 of 4×1×8×8; uint8 N×C×H×W"):
+        psld.evaluate(torch.zeros(4, 1, 8, 8), folder / "wrong.npz", **options)
