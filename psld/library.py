@@ -369,8 +369,8 @@ def load_extractor(name: str | Path, device: str = "auto") -> Extractor:
 def load_images(path: str | Path) -> Tensor:
     """Read all images of a folder or dataset, uint8 N×C×H×W.
 
-        images = psld.load_images("downloads/edm.npz")
-        images = psld.load_images("cifar10")            # the training images of data/cifar10.h5
+        psld.save_images(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), "black")
+        images = psld.load_images("black")       # "cifar10": the training images of data/cifar10.h5
 
     Args:
         path: a folder or zip archive of pictures of one size; an .npz with uint8 N×H×W×C (`arr_0`);
@@ -391,7 +391,9 @@ def evaluate(
 ) -> CellResult:
     """Measure images against a reference, with 95 % intervals.
 
-        result = psld.evaluate("downloads/edm.npz", "cifar10", "fid")
+        images, reference = torch.randint(256, (2, 100, 1, 8, 8), dtype=torch.uint8)
+        extractor = "features/digits/fd-classifier"
+        result = psld.evaluate(images, reference, "fd-classifier", extractor=extractor)
         print(result.value, result.interval, result.extrapolated)
 
     Args:
