@@ -14,8 +14,8 @@ from collections.abc import Collection, Iterator
 from scipy.stats import t as student
 
 from psld.grid.cache import load_grid
-from psld.grid.entries import SeedResults, read_results
-from psld.grid.records import Grid
+from psld.grid.cells import Grid
+from psld.grid.seeds import SeedResults, read_results
 from psld.metrics.estimate import Estimate
 
 TRAININGS = "small-seeds"

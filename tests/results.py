@@ -9,7 +9,7 @@ import yaml
 
 from psld.config.settings import DIGEST, parse, write_record
 from psld.grid.cache import load_grid
-from psld.grid.records import Grid
+from psld.grid.cells import Grid
 from psld.metrics.estimate import Estimate
 from psld.metrics.results import CellResult, CellResults
 from psld.metrics.settings import Measurement

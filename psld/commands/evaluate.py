@@ -17,14 +17,14 @@ import sys
 from psld.commands.command import FromRecord
 from psld.commands.entry import entry_point
 from psld.config.words import value_in
-from psld.metrics.estimate import Interval, combined
-from psld.metrics.evaluation import evaluate
-from psld.metrics.results import CellResult
-from psld.metrics.settings import (
+from psld.metrics.command_settings import (
     EvaluateCommandSettings,
     EvaluateImagesSettings,
     EvaluateSettings,
 )
+from psld.metrics.estimate import Interval, combined
+from psld.metrics.evaluation import evaluate
+from psld.metrics.results import CellResult
 from psld.training.hub import with_fetched_model
 
 RUN = {"shards", "output", "keep", "device"}

@@ -9,8 +9,8 @@ computes in fp32. Complete shards are kept: a killed run loses at most the shard
 """
 
 from psld.commands.entry import entry_point
+from psld.metrics.command_settings import LikelihoodCommandSettings
 from psld.metrics.likelihood import measure_likelihood
-from psld.metrics.settings import LikelihoodCommandSettings
 from psld.training.hub import with_fetched_model
 
 

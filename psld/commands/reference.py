@@ -9,8 +9,8 @@ OUTPUT/manifest.json.
 
 from psld.commands.command import FromRecord
 from psld.commands.entry import entry_point
+from psld.metrics.command_settings import ReferenceSettings
 from psld.metrics.reference_folder import make_reference
-from psld.metrics.settings import ReferenceSettings
 
 RUN = {"data", "extractor", "output", "device"}
 RECORDS = {"features": FromRecord("features", RUN, "reference_job")}

@@ -8,7 +8,7 @@ Writes OUTPUT/weights.safetensors and, last, OUTPUT/manifest.json.
 from psld.commands.command import FromRecord
 from psld.commands.entry import entry_point
 from psld.metrics.classifier import make_extractor
-from psld.metrics.settings import TrainExtractorSettings
+from psld.metrics.command_settings import TrainExtractorSettings
 
 RECORDS = {"features": FromRecord("features", {"data", "output", "device"}, "extractor_job")}
 

@@ -17,8 +17,9 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from psld.config.locations import config_file, config_folders, config_names
+from psld.grid.cells import Grid
 from psld.grid.reading import grid_path, read_grid_file
-from psld.grid.records import Grid, Job
+from psld.grid.records import Job
 from psld.training.manifest import noted_checkpoint
 from psld.utils.errors import UserError
 from psld.utils.files import write_text

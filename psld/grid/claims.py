@@ -6,8 +6,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
-from psld.grid.entries import SeedResults, paper_values, read_results
-from psld.grid.records import Grid
+from psld.grid.cells import Grid
+from psld.grid.entries import paper_values
+from psld.grid.seeds import SeedResults, read_results
 from psld.grid.tables import Comparison
 from psld.metrics.comparison import Difference
 from psld.metrics.estimate import CONFIDENCE

@@ -1,30 +1,23 @@
 """The entries of a table: our numbers with their intervals, the paper's, and verdicts."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Literal, NamedTuple, get_args
 
-from psld.grid.records import Cell, Grid
+from psld.grid.cells import Grid
+from psld.grid.seeds import SeedResults, read_results
 from psld.grid.tables import Band, Number, Place
 from psld.metrics.comparison import (
-    Difference,
-    paired_difference,
     place_in_band,
     samples_to_decide,
-    unpaired_difference,
 )
 from psld.metrics.estimate import (
     CONFIDENCE,
-    Estimate,
     Interval,
-    averaged,
-    combined,
-    pooled,
-    spread,
 )
-from psld.metrics.results import NUMBER_KINDS, CellResult, CellResults, Show
+from psld.metrics.results import NUMBER_KINDS, CellResult, Show
 
 Status = Literal[
     *("reproduced", "off", "agrees for these weights", "differs for these weights"),
@@ -32,9 +25,6 @@ Status = Literal[
 ]
 
 STATUSES: tuple[Status, ...] = get_args(Status)
-
-LEAST_TRAININGS = 3
-"""The fewest trainings for a verdict that is not of these weights alone."""
 
 
 class Rank(NamedTuple):
@@ -46,152 +36,6 @@ class Rank(NamedTuple):
     """Of the difference from the best, after Bonferroni's correction."""
     paired: bool | None = None
     """True if the difference is paired by samples."""
-
-
-@dataclass(frozen=True)
-class SeedResults:
-    """The results of one number, for all of its seeds that have been run."""
-
-    by_cell: dict[Cell, CellResult] = field(default_factory=dict)
-
-    @property
-    def results(self) -> tuple[CellResult, ...]:
-        return tuple(self.by_cell.values())
-
-    def values(self, show: Show = "value") -> list[float]:
-        return [float(result.number(show)) for result in self.results]
-
-    def drawn(self, show: Show = "value") -> Estimate | None:
-        """The mean of a number, with the error of drawing samples from these weights.
-
-        None without results, and for a number without error. Trainings share their noise if they
-        have the same sampling seed; all inpainted cells share their images.
-        """
-        by_noise: dict[int, list[Estimate]] = {}
-        for result in self.results:
-            number = result.number(show)
-            if isinstance(number, Estimate):
-                noise = -1 if self._inpainted else result.seed
-                by_noise.setdefault(noise, []).append(number)
-        if not by_noise:
-            return None
-        return pooled([averaged(by_noise[noise]) for noise in sorted(by_noise)])
-
-    def by_training(self, show: Show = "value") -> dict[str, float]:
-        """Return a number of each training, by the model's name: the mean over sampling seeds."""
-        trainings: dict[str, list[float]] = {}
-        for cell, result in self.by_cell.items():
-            trainings.setdefault(cell.model.name, []).append(float(result.number(show)))
-        return {name: fmean(values) for name, values in trainings.items()}
-
-    @property
-    def covers_training(self) -> bool:
-        """True if a verdict is not of these weights alone.
-
-        That takes three trainings, or the weights of the paper's authors.
-        """
-        imported = all(cell.model.checkpoint for cell in self.by_cell)
-        return imported or len(self.by_training()) >= LEAST_TRAININGS
-
-    def trained(self, show: Show = "value") -> Estimate | None:
-        """The mean of a number with the error of training again; None for a single training."""
-        values = list(self.by_training(show).values())
-        return spread(values) if len(values) > 1 else None
-
-    def interval(self, show: Show = "value") -> Interval | None:
-        """Return the mean over the seeds with its 95 % interval; None without an error estimate.
-
-        With one training it covers another draw of samples from the same weights. With several it
-        covers training again too (`combined`).
-        """
-        errors = [each.interval for each in (self.drawn(show), self.trained(show)) if each]
-        return combined(fmean(self.values(show)), errors) if errors else None
-
-    @property
-    def extrapolated(self) -> Interval | None:
-        """The mean of the metric at n → ∞ with its interval, of the same errors as `interval`.
-
-        None if a cell has too few samples, and for other metrics than Fréchet distances. None for
-        inpainted cells, because there are no more images than the split has.
-        """
-        drawn = None if self._inpainted else self.drawn()
-        if drawn is None or drawn.extrapolated is None:
-            return None
-        again = self.trained()  # the bias of 1/n is the same for all trainings
-        errors = [drawn.extrapolated, *([again.interval] if again else [])]
-        return combined(drawn.extrapolated.value, errors)
-
-    def difference(self, other: "SeedResults") -> Difference:
-        """Return the difference of the metric to that of another cell.
-
-        It is paired by samples if both draw the same noise, whatever the sampler: the same sampling
-        seeds, samples and number of blocks of variables. With several trainings, the error of
-        training again is added; it is paired too if both cells are of the same models.
-        """
-        a, b = self.drawn(), other.drawn()
-        paired = self._noise == other._noise and a.block_samples == b.block_samples
-        drawn = paired_difference(a, b) if paired else unpaired_difference(a, b)
-        one, two = self.by_training(), other.by_training()
-        if one.keys() == two.keys():
-            again = [spread([one[name] - two[name] for name in one])] if len(one) > 1 else []
-        else:
-            again = [each for each in (self.trained(), other.trained()) if each]
-        return drawn.retrained(again)
-
-    @property
-    def _noise(self) -> set[tuple[int, int, int]]:
-        """What decides the noise of sample i: seed, shard size and number of blocks of variables.
-
-        The noise of a shard is one array of normal numbers for each draw, images × variables, and
-        every sampler starts with the first. So with these three the same numbers belong to sample i
-        in both cells, and no others. Without the same number of variables they belong to other
-        samples, and the cells are taken as independent.
-        """
-        return {
-            (cell.seed, cell.options.shard_size, cell.model.settings.process.blocks)
-            for cell in self.by_cell
-        }
-
-    @property
-    def _inpainted(self) -> bool:
-        return any(cell.sampler.settings.guidance.kind == "inpainting" for cell in self.by_cell)
-
-
-@dataclass(frozen=True)
-class ImagesResults(SeedResults):
-    """The result of images without a model of ours, which share their noise with no others."""
-
-    result: CellResult | None = None
-
-    @property
-    def results(self) -> tuple[CellResult, ...]:
-        return (self.result,) if self.result else ()
-
-    def by_training(self, show: Show = "value") -> dict[str, float]:
-        return {}
-
-    @property
-    def _noise(self) -> set[tuple[int, int, int] | str]:
-        return {str(result.images_sha256) for result in self.results}
-
-
-def read_results(grid: Grid, number: Number, root: Path = Path()) -> SeedResults:
-    """Read the results of a number for all of its seeds, as far as they have been run.
-
-    Results of other records are left out: the grid has changed since.
-
-    Args:
-        root: the folder of the project.
-    """
-    measurement, by_cell = grid.measurement(number), {}
-    if number.images:
-        images = grid.images()[number]
-        path, record = root / images.result, measurement.digest(images.digest)
-        return ImagesResults(result=CellResults.find(path, record))
-    for cell in grid.replicates(number):
-        if result := CellResults.find(root / cell.result, measurement.digest(cell.digest)):
-            by_cell[cell] = result
-    return SeedResults(by_cell)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal
 
-from psld.grid.records import Cell, Grid
+from psld.grid.cells import Cell, Grid
 from psld.grid.tables import Number
 from psld.utils.files import digest_of
 

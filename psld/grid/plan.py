@@ -15,9 +15,11 @@ from pydantic import Field
 from tabulate import tabulate
 
 from psld.config.settings import Settings
-from psld.grid.entries import paper_values, read_results
+from psld.grid.cells import Cell, Grid
+from psld.grid.entries import paper_values
 from psld.grid.figures import all_figures
-from psld.grid.records import Cell, Grid, Guide, Model
+from psld.grid.records import Guide, Model
+from psld.grid.seeds import read_results
 from psld.sampling.settings import shards_needed
 from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.training.settings import TRAIN_FACTOR

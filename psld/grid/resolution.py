@@ -17,12 +17,14 @@ from psld.diffusion.samplers import (
     SamplerSettings,
 )
 from psld.diffusion.settings import ProcessSettings
+from psld.grid.cells import Grid, images_dataset
 from psld.grid.figures import PLOTS
 from psld.grid.paths import check_name
-from psld.grid.records import Dataset, Features, Grid, Guide, Model, Sampler, images_dataset
+from psld.grid.records import Dataset, Features, Guide, Model, Sampler
 from psld.grid.schema import GridFile
+from psld.metrics.command_settings import ReferenceSettings, TrainExtractorSettings
 from psld.metrics.results import NUMBER_KINDS
-from psld.metrics.settings import MetricSettings, ReferenceSettings, TrainExtractorSettings
+from psld.metrics.settings import MetricSettings
 from psld.sampling.settings import SamplingRun, check_fit
 from psld.training.settings import TrainGuideSettings, TrainSettings
 from psld.utils.errors import UserError

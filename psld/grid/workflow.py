@@ -7,9 +7,10 @@ from typing import Any
 from psld.config.locations import config_names
 from psld.grid import paths
 from psld.grid.cache import load_grid, nearest
+from psld.grid.cells import Cell, Grid, Images
 from psld.grid.entries import paper_values
 from psld.grid.figures import GridFigure, all_figures, plot_numbers, trained_models
-from psld.grid.records import Cell, Dataset, Features, Grid, Guide, Images, Model
+from psld.grid.records import Dataset, Features, Guide, Model
 from psld.grid.tables import Number
 from psld.utils.errors import UserError
 

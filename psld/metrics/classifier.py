@@ -19,8 +19,9 @@ from tqdm.auto import trange
 from psld.config.settings import MadeRecord, Settings, read_record, write_record
 from psld.data.pixels import from_uint8
 from psld.data.store import ImageStore
+from psld.metrics.command_settings import TrainExtractorSettings
 from psld.metrics.extractor import batches_of, digest_of_weights
-from psld.metrics.settings import ClassifierSettings, TrainExtractorSettings
+from psld.metrics.settings import ClassifierSettings
 from psld.utils.device import use_device
 from psld.utils.errors import RunError, UserError
 from psld.utils.provenance import device_name, provenance

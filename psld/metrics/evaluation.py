@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from psld.config.settings import MadeRecord, write_record
+from psld.metrics.command_settings import EvaluateSettings
 from psld.metrics.estimate import Estimate
 from psld.metrics.extractor import Extractor, batches_of, gather
 from psld.metrics.features import Features, share_estimate
@@ -21,7 +22,7 @@ from psld.metrics.reference_folder import (
     read_reference_manifest,
 )
 from psld.metrics.results import CellResult, CellResults, Weights
-from psld.metrics.settings import EvaluateSettings, Measurement, MetricSettings
+from psld.metrics.settings import Measurement, MetricSettings
 from psld.sampling.sample import origin_of
 from psld.sampling.settings import images_digest
 from psld.sampling.shards import Shard, read_shards

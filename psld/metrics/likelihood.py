@@ -12,9 +12,9 @@ from psld.data.store import ImageStore
 from psld.diffusion.denoiser import check_levels
 from psld.diffusion.likelihood import bits_per_dimension, dequantize, log_likelihood
 from psld.diffusion.score import Batching
+from psld.metrics.command_settings import LikelihoodCommandSettings, LikelihoodSettings
 from psld.metrics.estimate import Interval, t_quantile
 from psld.metrics.results import Weights
-from psld.metrics.settings import LikelihoodCommandSettings, LikelihoodSettings
 from psld.training.manifest import ModelManifest, read_manifest
 from psld.training.model import Model, load_model
 from psld.utils.device import use_device

@@ -17,6 +17,7 @@ from psld.config.settings import MadeRecord, read_record, write_record
 from psld.data.pixels import to_uint8, truncated
 from psld.data.store import ImageStore
 from psld.metrics.classifier import load_classifier, read_extractor_manifest
+from psld.metrics.command_settings import ReferenceSettings
 from psld.metrics.extractor import Extractor, batches_of, gather
 from psld.metrics.features import Features
 from psld.metrics.measure import Reference
@@ -27,7 +28,6 @@ from psld.metrics.settings import (
     ExtractorSettings,
     InceptionSettings,
     MetricSettings,
-    ReferenceSettings,
 )
 from psld.training.manifest import ModelManifest
 from psld.utils.device import use_device

@@ -24,8 +24,8 @@ from psld.config.locations import config_file, config_names
 from psld.config.settings import write_record
 from psld.grid import paths
 from psld.grid.cache import grid_as_json, grid_from_json, load_grid
+from psld.grid.cells import Cell, Grid
 from psld.grid.entries import TableEntry, read_table
-from psld.grid.records import Cell, Grid
 from psld.metrics.evaluation import recompute
 from psld.metrics.reference_folder import FEATURES
 from psld.metrics.results import CellResults

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from psld.grid.records import Grid
+from psld.grid.cells import Grid
 from psld.metrics.measure import Reference
 from psld.metrics.reference_folder import FEATURES, ReferenceManifest, load_reference
 from psld.sampling.settings import sampler_content

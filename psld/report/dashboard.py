@@ -7,8 +7,8 @@ import wandb
 import wandb_workspaces.reports.v2 as reports
 from wandb_workspaces.reports.v2.interface import Block, Panel
 
+from psld.grid.cells import Grid
 from psld.grid.figures import all_figures
-from psld.grid.records import Grid
 from psld.training.settings import WandbSettings
 from psld.training.wandb_runs import check_login, errors_in_one_line
 

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from psld.data.picture import tiled
 from psld.data.store import ImageStore
+from psld.grid.cells import Grid
 from psld.grid.figures import GridFigure, all_figures
-from psld.grid.records import Grid
 from psld.metrics.results import CellResults
 from psld.report.plots import draw_plot
 from psld.report.style import HOLE_COLOR, PAGE_WIDTH

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from psld.grid import paths
+from psld.grid.cells import Grid
 from psld.grid.claims import read_claims
 from psld.grid.entries import STATUSES, Status, read_table
 from psld.grid.figures import FIRST, GridFigure, all_figures
-from psld.grid.records import Grid
 from psld.metrics.results import CellResult, Weights
 from psld.report.formats import TEMPLATES
 from psld.report.table import TableText, claims_text, limit_text, summary, table_text

@@ -10,7 +10,7 @@ from matplotlib.patches import Circle
 from torch import Tensor
 
 from psld.data.pixels import to_uint8
-from psld.grid.records import Cell
+from psld.grid.cells import Cell
 from psld.report.style import LINE_WIDTH, MARKER_SIZE, PAGE_WIDTH, SCALE_COLOR, Look, ramp
 from psld.sampling.trace import trace_sample
 from psld.training.model import load_model

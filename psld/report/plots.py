@@ -17,9 +17,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator
 
-from psld.grid.entries import paper_values, read_results
+from psld.grid.cells import Grid
+from psld.grid.entries import paper_values
 from psld.grid.figures import LineGroup, friction, gamma_lines, nfe_lines, trained_models
-from psld.grid.records import Grid
+from psld.grid.seeds import read_results
 from psld.grid.tables import Number
 from psld.report.style import (
     PANEL,

@@ -11,9 +11,9 @@ import numpy as np
 
 from psld.data.picture import tiled
 from psld.grid import paths
+from psld.grid.cells import Cell, Grid
 from psld.grid.entries import paper_values, read_table
 from psld.grid.figures import all_figures
-from psld.grid.records import Cell, Grid
 from psld.metrics.results import CellResult, CellResults
 from psld.metrics.settings import Measurement
 from psld.report.formats import csv_line

@@ -14,7 +14,7 @@ from matplotlib import colormaps, rc
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from psld.grid.records import Grid
+from psld.grid.cells import Grid
 from psld.utils.files import atomic_path
 
 rc("font", size=11)

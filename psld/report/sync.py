@@ -15,7 +15,7 @@ from typing import Any
 import wandb
 from wandb.apis.public import Run
 
-from psld.grid.records import Grid
+from psld.grid.cells import Grid
 from psld.report.result_runs import ResultRun, result_runs
 from psld.training.history import HISTORY, WANDB, TrainingHistory
 from psld.training.manifest import is_exported

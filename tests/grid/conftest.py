@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from psld.grid.cache import CACHE, load_grid
-from psld.grid.records import Grid
+from psld.grid.cells import Grid
 from psld.grid.workflow import Workflow
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from psld.grid.cache import load_grid
-from psld.grid.records import Grid
+from psld.grid.cells import Grid
 
 TEXT = """
 defaults: [dataset=digits, network=demo, training=demo, training.steps=7]

@@ -8,7 +8,7 @@ import pytest
 from psld.config import compose
 from psld.config.locations import CONFIGS
 from psld.grid.cache import CACHE, grid_as_json
-from psld.grid.records import Grid
+from psld.grid.cells import Grid
 from tests.grid.mine import changed, load
 
 FILE = CACHE / "mine.json"

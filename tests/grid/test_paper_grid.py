@@ -6,9 +6,10 @@ import shutil
 import pytest
 import torch
 
+from psld.grid.cells import Grid
 from psld.grid.plan import jobs_by_stage, network_name
 from psld.grid.reading import grid_path, read_grid_file
-from psld.grid.records import Grid, Guide, Model
+from psld.grid.records import Guide, Model
 from psld.grid.schema import GridFile
 from psld.grid.tables import Number as GridNumber
 from psld.training.model import build_network

@@ -2,9 +2,9 @@
 
 import pytest
 
+from psld.grid.cells import Grid
 from psld.grid.figures import all_figures, nfe_lines, trained_models
 from psld.grid.plan import jobs_by_stage
-from psld.grid.records import Grid
 from psld.report.style import model_looks
 from tests.grid.mine import changed, load
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from psld.grid.records import Grid
+from psld.grid.cells import Grid
 from psld.grid.schema import GridFile
 
 

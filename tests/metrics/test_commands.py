@@ -12,6 +12,7 @@ from psld.config.settings import parse
 from psld.data.pixels import truncated
 from psld.data.store import ImageStore, write_store
 from psld.metrics.classifier import read_extractor_manifest
+from psld.metrics.command_settings import ReferenceSettings
 from psld.metrics.distances import frechet_distance
 from psld.metrics.extractor import batches_of, gather
 from psld.metrics.measure import scale
@@ -21,7 +22,6 @@ from psld.metrics.reference_folder import (
     load_reference,
     noise_images,
 )
-from psld.metrics.settings import ReferenceSettings
 from tests.commands import call, refused, succeeded
 from tests.results import weights_digest
 

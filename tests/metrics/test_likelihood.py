@@ -14,8 +14,8 @@ from scipy import stats
 from psld.config.settings import load_record
 from psld.data.store import ImageStore, write_store
 from psld.diffusion.likelihood import dequantize
+from psld.metrics.command_settings import LikelihoodCommandSettings
 from psld.metrics.likelihood import LikelihoodResult, measure_shard
-from psld.metrics.settings import LikelihoodCommandSettings
 from psld.training.model import load_model
 from psld.utils.files import read_json
 from psld.utils.randomness import Stream, stream_seed

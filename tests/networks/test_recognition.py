@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from psld.grid.cache import load_grid
-from psld.grid.records import Grid
+from psld.grid.cells import Grid
 from psld.training.recognition import Trained, shapes_of
 from psld.training.settings import TrainSettings
 from psld.utils.files import read_json

@@ -13,7 +13,7 @@ import yaml
 
 from psld.config.settings import write_record
 from psld.grid import paths
-from psld.grid.records import Grid
+from psld.grid.cells import Grid
 from psld.metrics.evaluation import Cost, Gathered, recompute, save_kept
 from psld.metrics.features import Features
 from psld.metrics.reference_folder import ReferenceManifest, save_features

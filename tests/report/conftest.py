@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from psld.grid.records import Grid
+from psld.grid.cells import Grid
 from psld.sampling.shards import Shard, ShardOrigin
 from tests.results import link_grid, write_grid, write_result
 

@@ -5,8 +5,8 @@ import html
 import pytest
 import yaml
 
+from psld.grid.cells import Grid
 from psld.grid.claims import read_claims
-from psld.grid.records import Grid
 from psld.report.page import results_page
 from psld.utils.errors import UserError
 from tests.commands import call, succeeded

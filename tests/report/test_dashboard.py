@@ -10,8 +10,8 @@ from wandb_workspaces.reports import v2 as reports
 
 from psld.config.locations import CONFIGS
 from psld.grid.cache import load_grid
+from psld.grid.cells import Grid
 from psld.grid.figures import all_figures
-from psld.grid.records import Grid
 from psld.report.dashboard import find_report, report_blocks
 from tests.commands import command, refused, run
 

@@ -7,6 +7,7 @@ import pytest
 
 from psld.config.locations import CONFIGS
 from psld.grid.cache import load_grid
+from psld.grid.cells import Grid
 from psld.grid.figures import (
     all_figures,
     gamma_lines,
@@ -15,7 +16,6 @@ from psld.grid.figures import (
     plot_numbers,
     plots,
 )
-from psld.grid.records import Grid
 
 
 @pytest.fixture(scope="module")

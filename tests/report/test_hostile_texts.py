@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from psld.grid.cells import Grid
 from psld.grid.entries import read_table
-from psld.grid.records import Grid
 from psld.report.formats import as_csv, latex, markdown
 from psld.report.page import results_page
 from psld.report.table import TableText, table_text

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from psld.grid.records import Grid
+from psld.grid.cells import Grid
 from psld.metrics.results import CellResults
 from psld.report.result_runs import SIDE, ResultRun, result_runs
 from psld.sampling.shards import Shard, shard_path

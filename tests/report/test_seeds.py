@@ -10,8 +10,9 @@ import pytest
 import yaml
 from scipy.stats import t
 
-from psld.grid.entries import SeedResults, read_table
-from psld.grid.records import Grid
+from psld.grid.cells import Grid
+from psld.grid.entries import read_table
+from psld.grid.seeds import SeedResults
 from psld.grid.tables import Band
 from psld.report.formats import as_csv
 from psld.report.page import results_page

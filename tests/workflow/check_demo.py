@@ -17,7 +17,8 @@ from PIL import Image
 
 from psld.config.locations import CONFIGS
 from psld.grid.cache import load_grid
-from psld.grid.entries import read_results, read_table
+from psld.grid.cells import Grid
+from psld.grid.entries import read_table
 from psld.grid.figures import (
     all_figures,
     phase_space_models,
@@ -25,7 +26,7 @@ from psld.grid.figures import (
     plots,
     trained_models,
 )
-from psld.grid.records import Grid
+from psld.grid.seeds import read_results
 from psld.grid.tables import Number
 from psld.metrics.results import CellResult
 from psld.report.style import model_looks

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from psld.grid.cache import load_grid
-from psld.grid.entries import read_results
-from psld.grid.records import Cell, Grid
+from psld.grid.cells import Cell, Grid
+from psld.grid.seeds import read_results
 from psld.grid.tables import Number
 from psld.training.manifest import ModelManifest, read_manifest
 from tests.data.formats import (

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from psld.grid.records import Grid
+from psld.grid.cells import Grid
 from psld.report.formats import SYMBOLS
 from tests.commands import call, succeeded
 from tests.results import link_grid, write_grid, write_result

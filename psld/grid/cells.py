@@ -1,0 +1,281 @@
+"""The cells of a grid, the images of others among its rows, and the grid itself."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import PurePath
+from typing import Any
+
+from psld.config.settings import parse
+from psld.diffusion.samplers import DigitsMask, InpaintingGuidance
+from psld.grid import paths
+from psld.grid.records import Dataset, Features, Guide, Job, Model, Sampler
+from psld.grid.schema import GridFile, seeded
+from psld.grid.tables import Number
+from psld.metrics.command_settings import (
+    EvaluateSettings,
+)
+from psld.metrics.settings import Measurement, MetricSettings, foreign_digest
+from psld.sampling.records import record_path
+from psld.sampling.settings import SampleSettings, images_digest, shards_needed
+from psld.utils.errors import UserError
+from psld.utils.files import digest_of
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """A cell of a grid: a model, a sampler with its budget, a seed, and what is measured."""
+
+    grid: str
+    model: Model
+    sampler: Sampler
+    guide: Guide | None
+    seed: int
+    options: GridFile
+    measurements: tuple[Measurement, ...]
+    features: dict[str, Features]
+    """The features of its measurements, by the name that the metrics share."""
+
+    @cached_property
+    def name(self) -> str:
+        """MODEL/SAMPLER-BUDGET, with the seed if it is not the grid's."""
+        sampler = f"{self.sampler.family}-{self.sampler.budget}"
+        return f"{self.model.name}/{seeded(sampler, self.seed, self.options.seed)}"
+
+    @property
+    def folder(self) -> str:
+        return f"samples/{self.grid}/{self.name}"
+
+    @property
+    def result(self) -> str:
+        return paths.cell_result(self.grid, self.name)
+
+    @cached_property
+    def digest(self) -> str:
+        """The digest of what decides its images."""
+        guide, process = self.guide and self.guide.digest, self.model.sampled_as
+        images = self.sampler.settings, self.seed, self.options.shard_size
+        return images_digest(self.model.digest, guide, *images, process)
+
+    @cached_property
+    def evaluation_digest(self) -> str:
+        """The digest of what decides its results."""
+        return digest_of([m.digest(self.digest) for m in self.measurements])
+
+    @property
+    def shards(self) -> int:
+        """The number of shards that its measurements need; one if it is only shown."""
+        size = self.options.shard_size
+        return max((shards_needed(m.samples, size) for m in self.measurements), default=1)
+
+    @property
+    def ranges(self) -> list[tuple[int, int]]:
+        """The first and the last shard of each job that samples it."""
+        size, shards = self.options.shards_per_job, self.shards
+        return [(first, min(first + size, shards) - 1) for first in range(0, shards, size)]
+
+    @property
+    def records(self) -> list[str]:
+        """The records of its shards, one for each job."""
+        return [str(record_path(self.folder, *shards)) for shards in self.ranges]
+
+    @property
+    def datasets(self) -> dict[str, str]:
+        """The prepared datasets that its sampler reads: `data` to inpaint, `mnist` for masks."""
+        guidance = self.sampler.settings.guidance
+        if not isinstance(guidance, InpaintingGuidance):
+            return {}
+        masks = {"mnist": paths.dataset("mnist")} if isinstance(guidance.mask, DigitsMask) else {}
+        return {"data": self.model.settings.data} | masks
+
+    @property
+    def inputs(self) -> list[str]:
+        """The small files that decide its images besides the model: guide and digests."""
+        guide = [self.guide.manifest] if self.guide else []
+        return [*guide, *(paths.digest(data) for data in self.datasets.values())]
+
+    @property
+    def references(self) -> list[str]:
+        """The manifests of the references that it is compared with."""
+        return [features.manifest for features in self.features.values()]
+
+    @property
+    def _images(self) -> dict[str, Any]:
+        return {
+            "model": self.model.folder,
+            "process": self.model.sampled_as,
+            "sampler": self.sampler.settings,
+            "guide": self.guide and self.guide.folder,
+            **{"data": None, "mnist": None, **self.datasets},
+            "shard_size": self.options.shard_size,
+            "seed": self.seed,
+        }
+
+    @property
+    def sample_job(self) -> Job:
+        run = self.sampler.run.model_dump() | {"batch_size": self.options.batch_size}
+        place = {"first": 0, "shards": 1, "output": self.folder, "png": None}
+        return Job(parse(SampleSettings, self._images | run | place, self.name), self.digest)
+
+    @property
+    def evaluate_job(self) -> Job:
+        """The evaluation. Raises UserError for a cell that is only shown."""
+        if not self.measurements:
+            raise UserError(
+                f"cell={self.grid}/{self.name}: no table shows it, so the grid has no metric for "
+                f"it; psld plan grid_name={self.grid} list=cells lists those with metrics"
+            )
+        content = self._images | {
+            "measurements": self.measurements,
+            "features": {name: features.folders for name, features in self.features.items()},
+            "shards": self.folder,
+            "output": self.result,
+            "device": self.sampler.run.device,
+        }
+        return Job(parse(EvaluateSettings, content, self.name), self.evaluation_digest)
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images without a model of ours in a grid's tables, and how they are measured."""
+
+    grid: str
+    path: str
+    dataset: str
+    measurements: tuple[Measurement, ...]
+    """All of one number of images."""
+
+    @property
+    def name(self) -> str:
+        """The name of the file, and a digest of what tells it from others of this name."""
+        decides = [self.path, self.dataset, self.measurements[0].samples]
+        return f"{PurePath(self.path).stem}-{digest_of(decides)[:8]}"
+
+    @property
+    def result(self) -> str:
+        return paths.images_result(self.grid, self.name)
+
+    @property
+    def digest(self) -> str:
+        """The digest of what decides the results, but for metrics and number."""
+        return foreign_digest(self.path, self.dataset)
+
+    @property
+    def words(self) -> dict[str, str]:
+        """The settings of psld evaluate for these images."""
+        return {
+            "dataset": self.dataset,
+            "metric": f"[{','.join(m.metric.name for m in self.measurements)}]",
+            "samples": str(self.measurements[0].samples),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """A grid with everything resolved."""
+
+    name: str
+    file: GridFile
+    models: dict[str, Model]
+    guides: dict[str, Guide]
+    samplers: dict[str, Sampler]
+    """By FAMILY-BUDGET."""
+    metrics: dict[str, MetricSettings]
+    datasets: dict[str, Dataset]
+    features: dict[str, Features]
+    """By DATASET/FEATURES."""
+
+    @cached_property
+    def cells(self) -> dict[str, Cell]:
+        """All cells that are sampled, by name: those that tables show first."""
+        return {cell.name: cell for cell in self._cells_by_key.values()}
+
+    @property
+    def measured_cells(self) -> list[Cell]:
+        return [cell for cell in self.cells.values() if cell.measurements]
+
+    def replicates(self, number: Number) -> list[Cell]:
+        """Return the cells of a number: one for each seed of training and sampling."""
+        return [self._cells_by_key[key] for key in self.file.cell_keys(number)]
+
+    def cells_behind(self, numbers: Iterable[Number]) -> list[Cell]:
+        """Return the cells of some numbers with all their seeds, each once."""
+        return list(dict.fromkeys(cell for n in numbers for cell in self.replicates(n)))
+
+    def measurement(self, number: Number) -> Measurement:
+        return Measurement(metric=self.metrics[number.metric], samples=number.samples)
+
+    def cell(self, number: Number) -> Cell:
+        """Return the cell of a number with the first seeds."""
+        return self.cells[number.cell]
+
+    def images(self, *tables: str) -> dict[Number, Images]:
+        """Return the images without a model of ours in these tables, or in all, by number.
+
+        Raises UserError if a row has to say which dataset they are compared with.
+        """
+        alike: dict[tuple[str, str, int], dict[Number, Measurement]] = {}
+        for number in self.file.numbers_in(images=True):
+            key = number.images, images_dataset(number, self.models), number.samples
+            alike.setdefault(key, {})[number] = self.measurement(number)
+        shown = self.file.numbers_in(*tables, images=True)
+        return {
+            number: Images(self.name, path, dataset, tuple(dict.fromkeys(measurements.values())))
+            for (path, dataset, _), measurements in alike.items()
+            for number in measurements
+            if number in shown
+        }
+
+    def dataset_of(self, number: Number) -> str:
+        """Return the name of the dataset that a number compares with."""
+        return (
+            self.cell(number).model.dataset
+            if not number.images
+            else images_dataset(number, self.models)
+        )
+
+    def gallery(self, model: str) -> Cell:
+        """Return the cell whose images are shown for a model."""
+        return self.cells[f"{model}/{self.file.gallery}"]
+
+    @cached_property
+    def digest(self) -> str:
+        """The digest of everything that decides the grid's results."""
+        digests = [(cell.digest, cell.evaluation_digest) for cell in self.cells.values()]
+        return digest_of([self.file.model_dump(mode="json"), digests])
+
+    @cached_property
+    def _cells_by_key(self) -> dict[tuple[str, str, int], Cell]:
+        measured: dict[tuple[str, str, int], dict[Measurement, None]] = {}
+        for number in self.file.numbers:
+            for key in self.file.cell_keys(number):
+                measured.setdefault(key, {})[self.measurement(number)] = None
+        shown = (f"{model}/{self.file.gallery}" for model in self.file.models)
+        for name in (*shown, *(cell for _, cell in self.file.figure_cells)):
+            measured.setdefault((*name.split("/"), self.file.seed), {})
+        cells = {}
+        for (model, sampler, seed), measurements in measured.items():
+            guide, dataset = self.samplers[sampler].guide, self.models[model].dataset
+            names = dict.fromkeys(m.metric.features for m in measurements)
+            cells[model, sampler, seed] = Cell(
+                grid=self.name,
+                model=self.models[model],
+                sampler=self.samplers[sampler],
+                guide=self.guides[guide] if guide else None,
+                seed=seed,
+                options=self.file,
+                measurements=tuple(measurements),
+                features={name: self.features[f"{dataset}/{name}"] for name in names},
+            )
+        return cells
+
+
+def images_dataset(number: Number, models: Mapping[str, Model]) -> str:
+    """Return the dataset that images are compared with: the row's, or the only one of the grid.
+
+    Raises UserError if there is no such one.
+    """
+    names = sorted({model.dataset for model in models.values()})
+    if number.dataset in names or (number.dataset is None and len(names) == 1):
+        return number.dataset or names[0]
+    raise UserError(f"images {number.images}: give the row a dataset, one of {', '.join(names)}")
