@@ -42,7 +42,7 @@ KARRAS = (0.002, 80.0, 7.0)
 """σ_min, σ_max and ρ of Karras et al. (2022)."""
 CHURN = {"s_churn": 1.0, "s_tmin": 0.05, "s_tmax": 50.0, "s_noise": 1.003}
 """Options of Karras et al. (2022) for ImageNet, with less churn: they are for 256 levels."""
-TEACHER_LEVELS = 61
+TEACHER_LEVELS, TEACHER_IMAGES = 61, 100
 
 
 # -- samplers ----------------------------------------------------------------------------------
@@ -177,10 +177,10 @@ class Subject:
         low, _ = level_range(self.model.process, sampler.final_time)
         return low, sampler.start_level
 
-    def denoise(self, seed: int) -> Denoise:
-        """D(y; σ); the momentum of a network of states is drawn from the seed."""
+    def denoise(self, n: int, seed: int) -> Denoise:
+        """D(y; σ) of n images; the momentum of a network of states is drawn from the seed."""
         if not self.model.settings.serves_every_process:
-            return psld.denoiser(self.model, SAMPLES, seed)
+            return psld.denoiser(self.model, n, seed)
         network = psld.denoiser(self.model)
         return lambda y, sigma: torch.cat(
             [network(*part) for part in zip(y.split(BATCH), sigma.split(BATCH), strict=True)]
@@ -190,7 +190,7 @@ class Subject:
         if sampler in OURS:
             return self.model.sample(SAMPLES, sampler=sampler, steps=steps, seed=seed)
         noise = torch.randn(SAMPLES, *self.shape, generator=torch.Generator().manual_seed(seed))
-        denoise = self.denoise(seed)
+        denoise = self.denoise(SAMPLES, seed)
         count = (steps + 1) // 2 if sampler in HEUN else steps
         if setting == "as it comes":
             levels = karras(count)
@@ -201,8 +201,8 @@ class Subject:
             y, levels = draw(noise, high), between(low, high, count)
             if setting == "GITS":
                 others = torch.Generator().manual_seed(seed + 1000)
-                drawn = draw(torch.randn(len(noise), *self.shape, generator=others), high)
-                levels = gits(denoise, drawn, low, high, count)
+                drawn = draw(torch.randn(TEACHER_IMAGES, *self.shape, generator=others), high)
+                levels = gits(self.denoise(TEACHER_IMAGES, seed), drawn, low, high, count)
         torch.manual_seed(seed)
         run = (SAMPLERS | HEUN)[sampler]
         return to_uint8(run(denoise, y, torch.cat([levels, torch.zeros(1)])))
