@@ -352,8 +352,6 @@ def load_extractor(name: str | Path, device: str = "auto") -> Extractor:
         name: a folder that psld train_extractor wrote; or a published network: `inception` (of
             FID), `dinov2`, `efficientnet-lite0`.
 
-        extractor = psld.load_extractor("features/digits/fd-classifier")
-
     Raises UserError if a file is missing or damaged, or the device does not exist.
     """
     published = {
@@ -366,7 +364,7 @@ def load_extractor(name: str | Path, device: str = "auto") -> Extractor:
     return load_classifier(name, choose_device(device))
 
 
-def load_images(path: str | Path) -> Tensor:
+def load_images(path: str | Path, progress: bool = False) -> Tensor:
     """Read all images of a folder or dataset, uint8 N×C×H×W.
 
         psld.save_images(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), "black")
@@ -378,7 +376,7 @@ def load_images(path: str | Path) -> Tensor:
 
     Raises UserError if there are none, a file is damaged, or the images differ in size.
     """
-    return torch.from_numpy(read_images(path))
+    return torch.from_numpy(read_images(path, not progress))
 
 
 def evaluate(
@@ -388,6 +386,7 @@ def evaluate(
     *,
     extractor: str | Path | None = None,
     device: str = "auto",
+    progress: bool = False,
 ) -> CellResult:
     """Measure images against a reference, with 95 % intervals.
 
@@ -416,10 +415,17 @@ def evaluate(
         for each in (images, reference)
     )
     dataset = None
-    if isinstance(second, str) and "/" not in second and not Path(second).exists():
+    prepared = Path(f"data/{second}.h5"), Path(f"features/{second}")
+    if isinstance(second, str) and not Path(second).exists() and any(p.exists() for p in prepared):
         dataset, second = second, None
     results = evaluate_images(
-        first, [metric], second, dataset=dataset, extractor=extractor, device=device
+        first,
+        [metric],
+        second,
+        dataset=dataset,
+        extractor=extractor,
+        device=device,
+        silent=not progress,
     )
     return results.results[0]
 

@@ -93,7 +93,7 @@ def run_with_flags(command: Command, main: Callable[[Any], Any], words: list[str
         if is_sweep:
             swept[:] = swept_keys(overrides)
         hydra_main()
-    if swept and failures:
+    if is_sweep and failures:
         raise type(failures[0])(f"{len(failures)} of the sweep's jobs failed")
     if failures:
         raise failures[0]

@@ -58,7 +58,8 @@ def evaluate_images(settings: EvaluateImagesSettings) -> float:
 def _lines(result: CellResult) -> list[str]:
     """Return a value with half of its 95 % interval, and what else is known about it."""
     half = result.interval.half_width
-    digits = max(2, 1 - math.floor(math.log10(half))) if half else 4  # two digits of the error
+    has_error = half > 1e-6 * abs(result.value)  # not one of rounding
+    digits = max(2, 1 - math.floor(math.log10(half))) if has_error else 4  # two of the error
 
     def text(interval: Interval) -> str:
         return f"{interval.value:.{digits}f} ± {interval.half_width:.{digits}f}"

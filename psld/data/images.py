@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from psld.data.picture import to_channels
 from psld.data.source import FileTree
@@ -19,12 +19,13 @@ IMAGES = "arr_0"
 """The name of the images in an .npz of guided-diffusion and EDM: that of an array without one."""
 
 
-def read_images(path: str | Path) -> np.ndarray:
+def read_images(path: str | Path, silent: bool | None = None) -> np.ndarray:
     """Read all images, uint8 N×C×H×W, gray or RGB, in the order of the names or of the array.
 
     Args:
         path: a folder or zip archive of pictures of one size; an .npz with uint8 N×H×W×C; a folder
             of shards of psld sample; a prepared dataset, .h5, or its name: its training images.
+        silent: no progress bar; None shows one on a terminal.
 
     Raises:
         UserError: there are none, a file is damaged, or the images differ in size.
@@ -47,7 +48,7 @@ def read_images(path: str | Path) -> np.ndarray:
             load_tensors(file, "shard", "sample it again").arrays["images"] for file in shards
         )
         return _one_size(path, zip(map(str, shards), loaded, strict=True), len(shards))
-    return _read_pictures(path)
+    return _read_pictures(path, silent)
 
 
 def check_images(images: np.ndarray, form: str, where: str) -> None:
@@ -60,7 +61,7 @@ def check_images(images: np.ndarray, form: str, where: str) -> None:
         )
 
 
-def _read_pictures(path: Path) -> np.ndarray:
+def _read_pictures(path: Path, silent: bool | None) -> np.ndarray:
     tree = FileTree(path)
     names = tree.picture_names()
 
@@ -71,7 +72,7 @@ def _read_pictures(path: Path) -> np.ndarray:
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         decoded = zip(names, pool.map(pixels, names), strict=True)
-        bar = tqdm(decoded, f"reading {path}", len(names), disable=None, unit="img")
+        bar = tqdm(decoded, f"reading {path}", len(names), disable=silent, unit="img")
         return _one_size(path, bar, len(names))
 
 

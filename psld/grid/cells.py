@@ -161,6 +161,11 @@ class Images:
         return foreign_digest(self.path, self.dataset)
 
     @property
+    def evaluation_digest(self) -> str:
+        """The digest of everything that decides the results."""
+        return digest_of([measurement.digest(self.digest) for measurement in self.measurements])
+
+    @property
     def words(self) -> dict[str, str]:
         """The settings of psld evaluate for these images."""
         return {
@@ -228,11 +233,9 @@ class Grid:
 
     def dataset_of(self, number: Number) -> str:
         """Return the name of the dataset that a number compares with."""
-        return (
-            self.cell(number).model.dataset
-            if not number.images
-            else images_dataset(number, self.models)
-        )
+        if number.images:
+            return images_dataset(number, self.models)
+        return self.cell(number).model.dataset
 
     def gallery(self, model: str) -> Cell:
         """Return the cell whose images are shown for a model."""

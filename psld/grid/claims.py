@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from psld.grid.cells import Grid
 from psld.grid.entries import paper_values
-from psld.grid.seeds import SeedResults, read_results
+from psld.grid.seeds import LEAST_TRAININGS, SeedResults, read_results
 from psld.grid.tables import Comparison
 from psld.metrics.comparison import Difference
 from psld.metrics.estimate import CONFIDENCE
@@ -49,8 +49,8 @@ class AnsweredComparison:
 
     @property
     def covers_training(self) -> bool:
-        """True if the answer is not of these weights alone."""
-        return self.smaller.covers_training and self.larger.covers_training
+        """True if the answer is not of these weights alone: a claim is of methods."""
+        return self.trainings >= LEAST_TRAININGS
 
     @property
     def answer(self) -> Answer:

@@ -163,8 +163,8 @@ class TableEntry(Place):
         Below three trainings it is trainings: more samples would decide for these weights alone.
         From there on, more samples do not narrow the spread over trainings, if that is wider.
         """
-        if self.status != "undecided":
-            return None
+        if self.status != "undecided" or self.row.images:
+            return None  # a file cannot have more samples
         if not self.measured.covers_training:
             return "trainings"
         drawn, trained = self.measured.drawn(self.show), self.measured.trained(self.show)
@@ -178,7 +178,7 @@ class TableEntry(Place):
         0 if it is decided. None if nothing is compared, if no number is enough, or if it needs
         more trainings.
         """
-        if self._judged is None or self.needs == "trainings":
+        if self._judged is None or self.row.images or self.needs == "trainings":
             return None
         interval, low, high = self._judged
         trained = self.measured.trained(self.show)

@@ -154,7 +154,7 @@ def printed_evaluations(grid: Grid) -> dict[Cell, float]:
     return {
         cell: printed["nfe"]
         for number, printed in paper_values(grid).items()
-        if "nfe" in printed
+        if "nfe" in printed and not number.images
         for cell in grid.replicates(number)
     }
 

@@ -55,11 +55,14 @@ class SeedResults:
         return pooled([averaged(by_noise[noise]) for noise in sorted(by_noise)])
 
     def by_training(self, show: Show = "value") -> dict[str, float]:
-        """Return a number of each training, by the model's name: the mean over sampling seeds."""
+        """Return a number of each training, by its folder: the mean over sampling seeds.
+
+        Models that share weights, a denoiser as several processes, have the same trainings.
+        """
         trainings: dict[str, list[float]] = {}
         for cell, result in self.by_cell.items():
-            trainings.setdefault(cell.model.name, []).append(float(result.number(show)))
-        return {name: fmean(values) for name, values in trainings.items()}
+            trainings.setdefault(cell.model.folder, []).append(float(result.number(show)))
+        return {folder: fmean(values) for folder, values in trainings.items()}
 
     @property
     def covers_training(self) -> bool:
@@ -103,14 +106,15 @@ class SeedResults:
 
         It is paired by samples if both draw the same noise, whatever the sampler: the same sampling
         seeds, samples and number of blocks of variables. With several trainings, the error of
-        training again is added; it is paired too if both cells are of the same models.
+        training again is added; it is paired too if both cells are of the same trainings.
         """
         a, b = self.drawn(), other.drawn()
         paired = self._noise == other._noise and a.block_samples == b.block_samples
         drawn = paired_difference(a, b) if paired else unpaired_difference(a, b)
         one, two = self.by_training(), other.by_training()
         if one.keys() == two.keys():
-            again = [spread([one[name] - two[name] for name in one])] if len(one) > 1 else []
+            pairs = [one[training] - two[training] for training in one]
+            again = [spread(pairs)] if len(pairs) > 1 else []
         else:
             again = [each for each in (self.trained(), other.trained()) if each]
         return drawn.retrained(again)
@@ -146,6 +150,11 @@ class ImagesResults(SeedResults):
 
     def by_training(self, show: Show = "value") -> dict[str, float]:
         return {}
+
+    @property
+    def covers_training(self) -> bool:
+        """True: a verdict is of the file, which nobody trains again."""
+        return True
 
     @property
     def _noise(self) -> set[tuple[int, int, int] | str]:

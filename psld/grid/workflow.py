@@ -230,6 +230,7 @@ class Workflow:
             for cell in grid.cells.values():
                 yield f"{name}/{cell.name}"
                 yield from cell.records
+            yield from (images.result for images in grid.images().values())
 
     def check_names(self, rules: Iterable[str]) -> None:
         """Raise UserError if a table or figure, which is a target, has a name that is taken."""

@@ -90,7 +90,9 @@ class EvaluateImagesSettings(Settings):
     @field_validator("metric", mode="before")
     @classmethod
     def _listed(cls, metric: Any) -> Any:
-        return metric.strip("[]").split(",") if isinstance(metric, str) else metric
+        if isinstance(metric, str):
+            return [name.strip() for name in metric.strip("[] ").split(",")]
+        return metric
 
     @model_validator(mode="after")
     def _one_reference(self) -> Self:

@@ -3,7 +3,7 @@
 They are compared with a dataset of ours, with other images, or with statistics that others publish.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,13 @@ from psld.metrics.evaluation import Gathered, save_kept
 from psld.metrics.extractor import Extractor, batches_of, gather
 from psld.metrics.features import Features, FeatureStatistics
 from psld.metrics.measure import Reference, measure_reference
-from psld.metrics.reference_folder import FEATURES, check_reference, extractor_for, load_reference
+from psld.metrics.reference_folder import (
+    FEATURES,
+    REMEDY,
+    check_reference,
+    extractor_for,
+    load_reference,
+)
 from psld.metrics.results import CellResult, CellResults
 from psld.metrics.settings import Measurement, MetricSettings, foreign_digest
 from psld.utils.device import use_device
@@ -36,8 +42,8 @@ class Basis(NamedTuple):
 
     extractor: Extractor
     reference: Reference
-    facts: dict[str, Any]
-    """The fields of a result about the reference."""
+    facts: Callable[[str], dict[str, Any]]
+    """The fields of a result about the reference, by split."""
     shape: tuple[int, ...] | None = None
     """C×H×W of the reference's images, if they are known."""
 
@@ -53,42 +59,46 @@ def evaluate_images(
     output: str | None = None,
     keep: int = 512,
     device: str = "auto",
+    silent: bool | None = None,
 ) -> CellResults:
     """Measure images by some metrics, and write the results if `output` is a path.
 
     The arguments are those of `EvaluateImagesSettings`. Metrics with equal features share a pass.
+    `silent`: no progress bars; None shows them on a terminal.
 
     Raises UserError if files are missing or damaged, if there are too few images, or if they have
     another size than those of the reference.
     """
-    path, images = _read(images)
+    composed = [compose_metric(name) for name in metrics]  # refuses a wrong name before the work
+    path, images = _read(images, silent)
     where, chosen = path or "images", use_device(device)
     if len(images) < (least := samples or 3):
         raise UserError(f"{where}: {len(images)} of them; at least {least} are needed")
     images = images[:samples]
     count, sha256, shape = len(images), _digest(images), images.shape[1:]
     measured, bases, gathered = [], {}, {}
-    for metric in map(compose_metric, metrics):
-        folder = extractor
+    for metric in composed:
+        folder = extractor if len(composed) == 1 else None
         if metric.extractor.kind == "classifier":
-            folder = folder or (dataset and f"features/{dataset}/{metric.features}")
+            folder = extractor or (dataset and f"features/{dataset}/{metric.features}")
             if folder:  # Its manifest has the settings that it was trained with.
                 trained = read_extractor_manifest(folder).extractor
                 metric = metric.model_copy(update={"extractor": trained})
         measured.append(Measurement(metric=metric, samples=count))
         if (name := metric.features) not in bases:
-            basis = bases[name] = _basis(metric, reference, dataset, folder, chosen)
+            basis = bases[name] = _basis(metric, reference, dataset, folder, chosen, silent)
             if basis.shape not in (None, shape):
                 sizes = ["×".join(map(str, each)) for each in (shape, basis.shape)]
                 raise UserError(f"{where}: images of {sizes[0]}; the reference has {sizes[1]}")
-            gathered[name, count] = _features(basis.extractor, metric, images, name)
+            gathered[name, count] = _features(basis.extractor, metric, images, name, silent=silent)
     whole = Gathered(gathered, labels=None, costs=[])
     kept = save_kept(Path(output).with_suffix(".safetensors"), whole, keep) if output else None
 
     def result(measurement: Measurement) -> CellResult:
         metric, features = measurement.metric, gathered[measurement.metric.features, count]
         basis = bases[metric.features]
-        decides = foreign_digest(path or sha256, dataset or basis.facts["reference_sha256"])
+        facts = basis.facts(metric.reference_split)
+        decides = foreign_digest(path or sha256, dataset or facts["reference_sha256"])
         return CellResult(
             record=measurement.digest(decides),
             metric=metric.identity(),
@@ -97,7 +107,7 @@ def evaluate_images(
             images=path,
             images_sha256=sha256,
             **whole.numbers(measurement, basis.reference, chosen),
-            **basis.facts,
+            **facts,
             **provenance(),
         )
 
@@ -122,11 +132,19 @@ def _basis(
     dataset: str | None,
     extractor: str | Path | None,
     device: torch.device,
+    silent: bool | None,
 ) -> Basis:
     """Load the extractor and the reference. Without kept features, read a dataset's images."""
     if dataset is not None:
-        folder = f"features/{dataset}/{metric.features}/reference"
-        reference = folder if (Path(folder) / FEATURES).exists() else f"data/{dataset}.h5"
+        folder, data = f"features/{dataset}/{metric.features}/reference", f"data/{dataset}.h5"
+        has_features, has_data = (Path(folder) / FEATURES).exists(), Path(data).exists()
+        if not has_features and not has_data:
+            raise UserError(f"dataset={dataset}: no {data}; run psld prepare dataset={dataset}")
+        if has_features and has_data:
+            known = load_reference(folder)[1].dataset_digest
+            if known != ImageStore.open(data).digest:
+                raise UserError(f"{folder}: of other images than {data}; {REMEDY}")
+        reference = folder if has_features else data
     path = None if isinstance(reference, np.ndarray) else Path(reference)
     if path and (path / FEATURES).exists():
         known, manifest = load_reference(path)
@@ -134,7 +152,7 @@ def _basis(
         check_reference(metric, path, manifest, network.digest, None)
         data = Path(f"data/{manifest.dataset}.h5")
         shape = ImageStore.open(data).shape if data.exists() else None
-        return Basis(network, known, manifest.facts(metric.reference_split), shape)
+        return Basis(network, known, manifest.facts, shape)
     trained = read_extractor_manifest(extractor) if extractor else None
     network = extractor_for(metric, extractor, trained.dataset_digest if trained else "", device)
     facts = {"extractor_test_accuracy": trained and trained.test_accuracy}
@@ -145,11 +163,11 @@ def _basis(
         )
         facts |= {"reference_samples": None, "reference_sha256": sha256}
         statistics = FeatureStatistics.of_moments(*map(torch.from_numpy, moments))
-        return Basis(network, Reference(statistics, None, None), facts)
-    _, images = _read(reference)
-    features = _features(network, metric, images, "reference", metric.truncated_reference)
+        return Basis(network, Reference(statistics, None, None), lambda _: facts)
+    _, images = _read(reference, silent)
+    features = _features(network, metric, images, "reference", metric.truncated_reference, silent)
     facts |= {"reference_samples": len(images), "reference_sha256": _digest(images)}
-    return Basis(network, Reference(features, None, None), facts, images.shape[1:])
+    return Basis(network, Reference(features, None, None), lambda _: facts, images.shape[1:])
 
 
 def _features(
@@ -158,17 +176,19 @@ def _features(
     images: np.ndarray,
     name: str,
     truncate: bool = False,
+    silent: bool | None = None,
 ) -> Features:
     batches = batches_of(images, metric.batch_size)
-    return gather(extractor, map(truncated, batches) if truncate else batches, name, len(images))
+    batches = map(truncated, batches) if truncate else batches
+    return gather(extractor, batches, name, len(images), silent)
 
 
-def _read(images: Images) -> tuple[str | None, np.ndarray]:
+def _read(images: Images, silent: bool | None) -> tuple[str | None, np.ndarray]:
     """Return the path, None for an array, and the images."""
     if isinstance(images, np.ndarray):
         check_images(images, "N×C×H×W", "images")
         return None, images
-    return str(images), read_images(images)
+    return str(images), read_images(images, silent)
 
 
 def _digest(images: np.ndarray) -> str:

@@ -119,6 +119,8 @@ def verify(
         reference: a folder with the reader's references, there or below.
     """
     references = references_in(reference) if reference else []
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder")
     try:
         if path.is_file():
             zipfile.ZipFile(path).extractall(folder / "files")  # leaves out each `..` of a name
@@ -168,7 +170,8 @@ def _verify(root: Path, references: list[LoadedReference], measure: bool = True)
         pairs = zip_longest(*(csv.DictReader(text.splitlines()) for text in texts))
         tables[name] = Counter()
         for entry, pair in zip(chain.from_iterable(entries), pairs, strict=True):
-            fixed = entry.number and grid.cell(entry.number).sampler.settings.evaluations
+            is_cell = entry.number and not entry.number.images
+            fixed = is_cell and grid.cell(entry.number).sampler.settings.evaluations
             found = list(differences(*pair))
             if fixed and any(result.nfe != fixed for result in entry.results):
                 found.append(f"nfe is {entry.nfe:g}, by the sampler's settings {fixed}")

@@ -59,8 +59,8 @@ def parts_of(grid: Grid) -> dict[str, Any]:
     for kind, records in (("models", grid.models), ("guides", grid.guides)):
         for name, record in records.items():
             process = record.settings.process.model_dump(mode="json")
-            more = {"process": process, "imported": bool(record.checkpoint)}
-            parts[f"{kind}.{name}"] = record.settings.model().identity() | more
+            identity = record.settings.model().identity()
+            parts[f"{kind}.{name}"] = identity | {"process": process}
     for name, sampler in grid.samplers.items():
         parts[f"samplers.{name}"] = sampler_content(sampler.settings) | {"guide": sampler.guide}
     for name, metric in grid.metrics.items():

@@ -56,12 +56,12 @@ def preview_samples(
     return {}
 
 
-@torch.no_grad()
 def split_of_accuracy(store: ImageStore) -> Literal["test", "train"]:
     """Return the split on which a guide's accuracy is measured."""
     return "test" if store.splits["test"] else "train"
 
 
+@torch.no_grad()
 def accuracy_by_time(
     settings: GuideModelSettings, process: LinearProcess, store: ImageStore, network: nn.Module
 ) -> list[float]:

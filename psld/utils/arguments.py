@@ -21,10 +21,14 @@ def check_numbers(call: str, least: int, **given: object) -> None:
 def checked_shape(call: str, shape: Sequence[int], form: str) -> tuple[int, ...]:
     """Return a shape of this form, such as C×H×W. Raises UserError if it is not."""
     names = form.split("×")
-    if not isinstance(shape, Sequence) or len(shape) != len(names):
+    try:
+        sizes = tuple(shape)
+    except TypeError:
+        sizes = ()
+    if len(sizes) != len(names):
         raise UserError(f"{call}: shape is {shape!r}; {form} is needed")
-    check_numbers(call, 1, **dict(zip(names, shape, strict=True)))
-    return tuple(shape)
+    check_numbers(call, 1, **dict(zip(names, sizes, strict=True)))
+    return tuple(map(int, sizes))
 
 
 def checked_seed(call: str, seed: int | None) -> int:

@@ -33,7 +33,7 @@ rule evaluate_images:
     conda:
         "../../envs/evaluate.yaml"
     params:
-        record=lambda w: GRIDS.images(w).digest,
+        record=lambda w: GRIDS.images(w).evaluation_digest,
         words=lambda w: GRIDS.images(w).words,
     shell:
         "python -m psld evaluate images={input.images:q} dataset={params.words[dataset]:q} "
