@@ -197,7 +197,7 @@ class ForeignDenoiser:
         """Sample n images; arguments, result and errors are those of `LoadedModel.sample`."""
         check_numbers(CALL, 1, n=n, batch_size=batch_size)
         seed = checked_seed(CALL, seed)
-        built = every_block(_process_of(process or "psld").build())
+        built = every_block(_process_of("psld" if process is None else process).build())
         chosen = _sampler_of(sampler, steps, options)
         network = SeesImages(built, forward_pass(self.network, chosen.precision), gives_image=True)
         score, device = NetworkScore(network, batch_size), device_of(self.network)

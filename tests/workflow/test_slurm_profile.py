@@ -14,6 +14,7 @@ TARGETS = ("demo", "table3", "figure3-cifar10")
 
 ON_GPUS = {
     "evaluate",
+    "evaluate_images",
     "reference",
     "sample",
     "train",
@@ -25,6 +26,8 @@ ON_GPUS = {
 OFFICIAL = "official's $(touch expanded); `touch expanded` ü.pth"
 """The path of a checkpoint, as a user may call it."""
 
+IMAGES = "theirs.npz"
+
 EVERYWHERE = {"slurm_partition", "runtime", "mem_mb", "cpus_per_task"}
 """What every rule asks for."""
 
@@ -34,8 +37,9 @@ def read(file: str) -> dict:
 
 
 def demo_with_imports() -> dict:
-    """The demo's grid with an imported model and guide."""
+    """The demo's grid with an imported model and guide, and a row of images of others."""
     grid = read("configs/grid/demo.yaml")
+    grid["tables"]["demo-few"]["rows"].append({"label": ["EDM", ""], "images": IMAGES})
     for entries, name in ((grid["models"], "cld"), (grid["guides"], "psld-0.02")):
         entries[name] = {"overrides": entries[name], "checkpoint": OFFICIAL}
     return grid
@@ -46,6 +50,7 @@ def planned(tmp_path_factory) -> list[str]:
     """What the dry run prints of each job."""
     project = Project.create(tmp_path_factory.mktemp("slurm") / "project")
     (project.folder / OFFICIAL).touch()
+    (project.folder / IMAGES).touch()
     grids = {"demo": demo_with_imports(), "paper": read("configs/grid/paper.yaml")}
     for name, grid in grids.items():
         (project.folder / f"configs/grid/{name}.yaml").write_text(yaml.safe_dump(grid))
