@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from psld.config.words import quoted
-from psld.data.images import read_images
 from psld.data.picture import save_images
 from psld.data.pixels import to_uint8
 from psld.diffusion.denoiser import SeesImages, StraightDenoiser, check_levels, every_block
@@ -18,13 +17,7 @@ from psld.diffusion.samplers import SamplerSettings
 from psld.diffusion.score import Batching, NetworkScore
 from psld.diffusion.settings import ProcessSettings
 from psld.grid.resolution import compose_process, compose_sampler
-from psld.metrics.classifier import load_classifier
-from psld.metrics.distances import frechet_distance
-from psld.metrics.extractor import Extractor, batches_of, gather
-from psld.metrics.images import evaluate_images
-from psld.metrics.reference_folder import published_extractor
-from psld.metrics.results import CellResult
-from psld.metrics.settings import DINOv2Settings, EfficientNetSettings, InceptionSettings
+from psld.metrics.library import distance, evaluate, load_extractor, load_images
 from psld.networks.forward import enough_threads, forward_pass
 from psld.sampling.sample import ShardNoise, draw_images, sample_images
 from psld.sampling.settings import check_fit
@@ -341,119 +334,3 @@ def denoiser(model: Model, n: int | None = None, seed: int = 0) -> StraightDenoi
     with ShardNoise(seed, 0, shape, device) as noise:
         frozen = noise()
     return StraightDenoiser(model.process, network, frozen)
-
-
-def load_extractor(name: str | Path, device: str = "auto") -> Extractor:
-    """Load a feature extractor.
-
-        extractor = psld.load_extractor("features/digits/fd-classifier")
-
-    Args:
-        name: a folder that psld train_extractor wrote; or a published network: `inception` (of
-            FID), `dinov2`, `efficientnet-lite0`.
-
-    Raises UserError if a file is missing or damaged, or the device does not exist.
-    """
-    published = {
-        "inception": InceptionSettings(kind="inception"),
-        "dinov2": DINOv2Settings(kind="dinov2"),
-        "efficientnet-lite0": EfficientNetSettings(kind="efficientnet-lite0"),
-    }
-    if settings := published.get(str(name)):
-        return published_extractor(settings, choose_device(device))
-    return load_classifier(name, choose_device(device))
-
-
-def load_images(path: str | Path, progress: bool = False) -> Tensor:
-    """Read all images of a folder or dataset, uint8 N×C×H×W.
-
-        psld.save_images(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), "black")
-        images = psld.load_images("black")       # "cifar10": the training images of data/cifar10.h5
-
-    Args:
-        path: a folder or zip archive of pictures of one size; an .npz with uint8 N×H×W×C (`arr_0`);
-            a folder of shards of psld sample; or a prepared dataset, by its name or its .h5 file.
-
-    Raises UserError if there are none, a file is damaged, or the images differ in size.
-    """
-    return torch.from_numpy(read_images(path, not progress))
-
-
-def evaluate(
-    images: Tensor | str | Path,
-    reference: Tensor | str | Path,
-    metric: str = "fid",
-    *,
-    extractor: str | Path | None = None,
-    device: str = "auto",
-    progress: bool = False,
-) -> CellResult:
-    """Measure images against a reference, with 95 % intervals.
-
-        images, reference = torch.randint(256, (2, 100, 1, 8, 8), dtype=torch.uint8)
-        extractor = "features/digits/fd-classifier"
-        result = psld.evaluate(images, reference, "fd-classifier", extractor=extractor)
-        print(result.value, result.interval, result.extrapolated)
-
-    Args:
-        images: uint8 N×C×H×W, or a path that `load_images` reads.
-        reference: the same; the name of a prepared dataset, whose features are kept; an .npz of
-            statistics (mu, sigma); or a folder that psld reference wrote.
-        metric: a config in configs/metric, such as fid, kid or fd-classifier.
-        extractor: a folder that psld train_extractor wrote, for metrics with a classifier; None:
-            that of the dataset.
-
-    Returns:
-        `value` and `interval` for this number of images; `extrapolated` for infinitely many, if the
-        metric is a Fréchet distance; `reference_estimate.interval` for other images of the
-        reference; and what `psld evaluate` writes.
-
-    Raises UserError if files are missing or damaged, or the images do not fit the reference.
-    """
-    first, second = (
-        each if isinstance(each, str | Path) else torch.as_tensor(each).cpu().numpy()
-        for each in (images, reference)
-    )
-    dataset = None
-    prepared = Path(f"data/{second}.h5"), Path(f"features/{second}")
-    if isinstance(second, str) and not Path(second).exists() and any(p.exists() for p in prepared):
-        dataset, second = second, None
-    results = evaluate_images(
-        first,
-        [metric],
-        second,
-        dataset=dataset,
-        extractor=extractor,
-        device=device,
-        silent=not progress,
-    )
-    return results.results[0]
-
-
-def distance(
-    images: Tensor, reference: Tensor, extractor: Extractor, progress: bool = False
-) -> float:
-    """Return the Fréchet distance between two sets of images in an extractor's features.
-
-        extractor = psld.load_extractor("features/digits/fd-classifier")
-        first, second = torch.randint(256, (2, 100, 1, 8, 8), dtype=torch.uint8)
-        psld.distance(first, second, extractor)
-
-    Args:
-        images: uint8 N×C×H×W.
-        reference: uint8 M×C×H×W.
-        extractor: from `load_extractor`, or any object with the attributes of
-            psld.metrics.extractor.Extractor.
-        progress: show progress bars, in notebooks as widgets.
-
-    Raises:
-        UserError: the images do not suit the extractor, or a set has fewer than two.
-        RunError: a feature is not finite.
-    """
-    first, second = (
-        gather(
-            extractor, batches_of(each.cpu().numpy(), BATCH), "features", len(each), not progress
-        ).total
-        for each in map(torch.as_tensor, (images, reference))
-    )
-    return frechet_distance(first, second)
