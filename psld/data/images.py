@@ -1,7 +1,7 @@
 """Images as one array of bytes, whoever wrote them: pictures, an .npz, shards, a dataset."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -44,11 +44,21 @@ def read_images(path: str | Path, silent: bool | None = None) -> np.ndarray:
         check_images(arrays[0], "N×H×W×C", f"{path}: {IMAGES}")
         return np.ascontiguousarray(arrays[0].transpose(0, 3, 1, 2))
     if path.is_dir() and (shards := sorted(path.glob("[0-9]*.safetensors"))):
-        loaded = (
-            load_tensors(file, "shard", "sample it again").arrays["images"] for file in shards
-        )
-        return _one_size(path, zip(map(str, shards), loaded, strict=True), len(shards))
+        return _one_size(path, _read_shards(shards), len(shards))
     return _read_pictures(path, silent)
+
+
+def _read_shards(files: Sequence[Path]) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield name and images of shards. Raises UserError if they are not of one cell."""
+    first: dict | None = None
+    for file in files:
+        stored = load_tensors(file, "shard", "sample it again")
+        origin = stored.origin["origin"] | {"index": None}
+        first = first or origin
+        if origin != first:
+            keys = ", ".join(key for key in origin if origin[key] != first.get(key))
+            raise UserError(f"{file}: made by another {keys} than {files[0]}; take them apart")
+        yield str(file), stored.arrays["images"]
 
 
 def check_images(images: np.ndarray, form: str, where: str) -> None:

@@ -70,10 +70,15 @@ def evaluate_images(
     another size than those of the reference.
     """
     composed = [compose_metric(name) for name in metrics]  # refuses a wrong name before the work
+    places = Path(f"data/{dataset}.h5"), Path(f"features/{dataset}")
+    if dataset and not any(place.exists() for place in places):
+        raise UserError(
+            f"dataset={dataset}: no data/{dataset}.h5; run psld prepare dataset={dataset}"
+        )
     path, images = _read(images, silent)
     where, chosen = path or "images", use_device(device)
     if len(images) < (least := samples or 3):
-        raise UserError(f"{where}: {len(images)} of them; at least {least} are needed")
+        raise UserError(f"{where}: {len(images)} images; at least {least} are needed")
     images = images[:samples]
     count, sha256, shape = len(images), _digest(images), images.shape[1:]
     measured, bases, gathered = [], {}, {}
@@ -138,8 +143,6 @@ def _basis(
     if dataset is not None:
         folder, data = f"features/{dataset}/{metric.features}/reference", f"data/{dataset}.h5"
         has_features, has_data = (Path(folder) / FEATURES).exists(), Path(data).exists()
-        if not has_features and not has_data:
-            raise UserError(f"dataset={dataset}: no {data}; run psld prepare dataset={dataset}")
         if has_features and has_data:
             known = load_reference(folder)[1].dataset_digest
             if known != ImageStore.open(data).digest:

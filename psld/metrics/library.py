@@ -14,6 +14,7 @@ from psld.metrics.reference_folder import published_extractor
 from psld.metrics.results import CellResult
 from psld.metrics.settings import DINOv2Settings, EfficientNetSettings, InceptionSettings
 from psld.utils.device import choose_device
+from psld.utils.errors import UserError
 
 BATCH = 250
 """Images per evaluation of an extractor."""
@@ -86,6 +87,10 @@ def evaluate(
 
     Raises UserError if files are missing or damaged, or the images do not fit the reference.
     """
+    if not isinstance(metric, str):
+        raise UserError(f"evaluate(): metric is {metric!r}; the name of one metric is needed")
+    if extractor is not None and not isinstance(extractor, str | Path):
+        raise UserError("evaluate(): extractor is the folder of an extractor, not the loaded one")
     first, second = (
         each if isinstance(each, str | Path) else torch.as_tensor(each).cpu().numpy()
         for each in (images, reference)
@@ -107,7 +112,7 @@ def evaluate(
 
 
 def distance(
-    images: Tensor, reference: Tensor, extractor: Extractor, progress: bool = False
+    images: Tensor, reference: Tensor, extractor: Extractor | str | Path, progress: bool = False
 ) -> float:
     """Return the Fréchet distance between two sets of images in an extractor's features.
 
@@ -118,7 +123,7 @@ def distance(
     Args:
         images: uint8 N×C×H×W.
         reference: uint8 M×C×H×W.
-        extractor: from `load_extractor`, or any object with the attributes of
+        extractor: from `load_extractor`, or what it takes, or any object with the attributes of
             psld.metrics.extractor.Extractor.
         progress: show progress bars, in notebooks as widgets.
 
@@ -126,6 +131,8 @@ def distance(
         UserError: the images do not suit the extractor, or a set has fewer than two.
         RunError: a feature is not finite.
     """
+    if isinstance(extractor, str | Path):
+        extractor = load_extractor(extractor)
     first, second = (
         gather(
             extractor, batches_of(each.cpu().numpy(), BATCH), "features", len(each), not progress

@@ -159,6 +159,11 @@ def classes_in_turn(
     for each in label if isinstance(label, tuple) else (label,):
         number = class_names.index(each) if each in class_names else each
         if number not in range(dataset.num_classes):
+            if isinstance(each, str) and not class_names:
+                raise UserError(
+                    f"sampler.guidance.label: {each}: the names of the classes are not known here; "
+                    f"give a number, 0 to {dataset.num_classes - 1}, or cycle"
+                )
             names = shorten(", ".join(class_names), 200, placeholder=" …")
             raise UserError(
                 f"sampler.guidance.label: dataset {dataset.name} has no class {each}; there are 0 "

@@ -19,6 +19,7 @@ from psld.metrics.extractor import gather
 from psld.metrics.reference_folder import load_reference
 from psld.metrics.results import CellResults
 from psld.utils.errors import UserError
+from psld.utils.tensors import save_tensors
 from tests.commands import call, refused, succeeded
 from tests.metrics.random_inception import write_random_inception
 
@@ -187,7 +188,7 @@ def one_pixel_more(path: Path) -> None:
         (
             "one.npz",
             saved(arr_0=np.zeros((1, 8, 8, 1), np.uint8)),
-            ["one.npz: 1 of them; at least 3"],
+            ["one.npz: 1 images; at least 3"],
         ),
         ("wide.npz", saved(arr_0=np.zeros((4, 9, 8, 1), np.uint8)), ["images of 1×9×8", "1×8×8"]),
         (
@@ -212,11 +213,11 @@ def test_bad_images_are_refused(folder, name, write, words):
     [
         ((), "give dataset=NAME or reference=PATH, one of them"),
         ((*FD, "reference=noisy.npz"), "give dataset=NAME or reference=PATH, one of them"),
-        ((*FD, "samples=301"), "noisy.npz: 300 of them; at least 301 are needed"),
+        ((*FD, "samples=301"), "noisy.npz: 300 images; at least 301 are needed"),
         (("metric=fd", "dataset=digits"), "metric=fd: no such metric"),
         (
             ("metric=fd-classifier", "dataset=mnist"),
-            "features/mnist/fd-classifier/manifest.json: no",
+            "dataset=mnist: no data/mnist.h5; run psld prepare",
         ),
         (
             ("metric=fd-classifier", "reference=noisy.npz"),
@@ -242,3 +243,12 @@ def test_bad_statistics_are_refused(folder):
             psld.evaluate(folder / "noisy.npz", folder / "wrong.npz", **options)
     with pytest.raises(UserError, match="images: float32 of 4×1×8×8; uint8 N×C×H×W"):
         psld.evaluate(torch.zeros(4, 1, 8, 8), folder / "wrong.npz", **options)
+
+
+def test_shards_of_two_cells_are_not_mixed(tmp_path):
+    for index, seed in enumerate((0, 1)):
+        origin = {"weights_sha256": "w", "seed": seed, "index": index, "size": 4}
+        arrays = {"images": np.zeros((4, 1, 8, 8), np.uint8)}
+        save_tensors(tmp_path / f"{index:05}.safetensors", "shard", arrays, {"origin": origin})
+    with pytest.raises(UserError, match=r"00001\.safetensors: made by another seed than .*00000"):
+        psld.load_images(tmp_path)
