@@ -22,9 +22,10 @@ class Workflow:
         """Take all grids, and the errors of those that do not resolve."""
         self.grids = grids
         self.broken = broken or {}
-        self.datasets = {name: grid for grid in grids.values() for name in grid.datasets}
+        # Reversed: a job is named by the first grid that has it.
+        self.datasets = {name: grid for grid in reversed(grids.values()) for name in grid.datasets}
         """A grid with each dataset: all grids prepare it in the same way."""
-        self.features = {name: grid for grid in grids.values() for name in grid.features}
+        self.features = {name: grid for grid in reversed(grids.values()) for name in grid.features}
         """A grid with each DATASET/FEATURES."""
 
     @classmethod
