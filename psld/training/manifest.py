@@ -144,17 +144,17 @@ def make_way(folder: str | Path, kind: type[TrainedManifest], sha256: str, repla
 
     Raises UserError if there are and `replace` is false.
     """
-    if not (Path(folder) / MANIFEST).exists():
-        return
-    origin = "an unknown origin (its manifest is damaged, or of another version)"
-    with suppress(UserError):
+    try:
         there = read_manifest(folder, kind)
-        origin = f"a training here ({there.run})"
-        if there.imported:
-            if there.imported.sha256 == sha256:
-                return
-            origin = f"the checkpoint {there.imported.file}"
-    if not replace:
-        raise UserError(f"{folder}: has weights from {origin}; replace=true replaces them")
+    except UserError:
+        pass  # there is none, or a damaged one: nothing can load these weights
+    else:
+        if there.imported and there.imported.sha256 == sha256:
+            return
+        if not replace:
+            origin = f"a training here ({there.run})"
+            if there.imported:
+                origin = f"the checkpoint {there.imported.file}"
+            raise UserError(f"{folder}: has weights from {origin}; replace=true replaces them")
     for name in FILES:
         (Path(folder) / name).unlink(missing_ok=True)
