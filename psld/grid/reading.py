@@ -44,6 +44,8 @@ class Rehearsal(Settings):
     """Overrides that follow those of each model and guide."""
     budgets: dict[str, str | int]
     """The value for each kind of budget, in place of the one in the sampler's name."""
+    metrics: dict[str, str] = Field(default_factory=dict)
+    """The metric for each one that needs more samples."""
     samples: int = Field(ge=3)
     """Samples per cell."""
     shard_size: int = Field(ge=1)
@@ -143,6 +145,7 @@ def _rehearsal_content(name: str, rehearsal: Rehearsal, file: GridFile) -> dict[
         table |= {"title": f"Rehearsal of: {table['title']}", "band": None}
         for entry in (table["cell"], *table["rows"], *table["columns"]):
             entry["samples"] = None
+            entry["metric"] = rehearsal.metrics.get(entry["metric"], entry["metric"])
     for kind in ("tables", "figures"):
         content[kind] = {f"{name}-{key}": entry for key, entry in content[kind].items()}
     return content

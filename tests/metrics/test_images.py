@@ -21,7 +21,7 @@ from psld.metrics.results import CellResults
 from psld.utils.errors import UserError
 from psld.utils.tensors import save_tensors
 from tests.commands import call, refused, succeeded
-from tests.metrics.random_inception import write_random_inception
+from tests.metrics.random_networks import write_random_inception
 
 FD = ("metric=fd-classifier", "dataset=digits")
 

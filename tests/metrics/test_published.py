@@ -1,6 +1,5 @@
 """Published networks: torch-fidelity's distances, gray images, and weights read without code."""
 
-import math
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +25,7 @@ from psld.metrics.settings import DINOv2Settings, MetricSettings
 from psld.utils.errors import UserError
 from psld.utils.files import sha256_of_file
 from tests.metrics.images import AsDataset, images
-from tests.metrics.random_inception import write_random_inception
+from tests.metrics.random_networks import random_dinov2, write_random_inception
 
 EFFICIENTNET = parse(
     MetricSettings,
@@ -38,35 +37,6 @@ EFFICIENTNET = parse(
 @pytest.fixture(scope="module")
 def inception_weights(tmp_path_factory) -> Path:
     return write_random_inception(tmp_path_factory.mktemp("inception") / "random.pth")
-
-
-def random_weights(width: int, depth: int) -> dict[str, torch.Tensor]:
-    """Weights of a DINOv2 network, under Meta's names."""
-    shapes = {
-        "cls_token": (1, 1, width),
-        "pos_embed": (1, 1 + 37**2, width),
-        "mask_token": (1, width),
-        "patch_embed.proj.weight": (width, 3, 14, 14),
-        "patch_embed.proj.bias": (width,),
-        "norm.weight": (width,),
-        "norm.bias": (width,),
-    }
-    layers = {"attn.qkv": (3, 1), "attn.proj": (1, 1), "mlp.fc1": (4, 1), "mlp.fc2": (1, 4)}
-    for block in (f"blocks.{i}." for i in range(depth)):
-        for name, (outputs, inputs) in layers.items():
-            shapes[f"{block}{name}.weight"] = (outputs * width, inputs * width)
-            shapes[f"{block}{name}.bias"] = (outputs * width,)
-        for name in ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias"):
-            shapes[f"{block}{name}"] = (width,)
-        shapes |= {f"{block}ls{i}.gamma": (width,) for i in (1, 2)}
-    random = torch.Generator().manual_seed(0)
-    weights = {}
-    for name, shape in shapes.items():
-        scale = 1 / math.sqrt(math.prod(shape[1:])) if len(shape) > 1 else 0.5
-        weights[name] = scale * torch.randn(shape, generator=random)
-        if name.endswith(("gamma", "norm.weight", "norm1.weight", "norm2.weight")):
-            weights[name] += 1
-    return weights
 
 
 def small_dinov2(path: Path) -> DINOv2Extractor:
@@ -81,7 +51,7 @@ def inception(inception_weights) -> InceptionExtractor:
 @pytest.fixture(scope="module")
 def dinov2(tmp_path_factory) -> DINOv2Extractor:
     path = tmp_path_factory.mktemp("dinov2") / "dinov2_vits14_pretrain.pth"
-    torch.save(random_weights(384, 12), path)
+    torch.save(random_dinov2(384, 12), path)
     return small_dinov2(path)
 
 
@@ -141,7 +111,7 @@ def test_dinov2s_distance_is_torch_fidelitys(dinov2, monkeypatch):
 
 def test_dinov2_is_a_vision_transformer_with_a_factor_behind_each_layer():
     """Written out as in the paper, for an image of the size of the training images."""
-    weights, norm = random_weights(24, 2), functional.layer_norm
+    weights, norm = random_dinov2(24, 2), functional.layer_norm
     network = VisionTransformer(24, 2, 3).eval()
     network.load_state_dict(under_pytorch_names(weights))
     images = torch.randn(2, 3, 518, 518, generator=torch.Generator().manual_seed(1))

@@ -1,7 +1,7 @@
 """The paper's grid, rehearsed through the workflow: each model, and a cell of each kind.
 
 A kind is dataset × integrator × striding × guidance × metric. Images have the formats of the
-published sources, and Inception has random weights.
+published sources. Inception has random weights, and so has DINOv2, which is the small one.
 """
 
 import shutil
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from psld.grid.cache import load_grid
@@ -25,7 +26,7 @@ from tests.data.formats import (
     write_files,
     write_zip,
 )
-from tests.metrics.random_inception import write_random_inception
+from tests.metrics.random_networks import random_dinov2, write_random_inception
 from tests.workflow.project import GRID, REPOSITORY, Project
 
 GRIDS = ("paper", "rehearsal")
@@ -57,6 +58,15 @@ def project(tmp_path_factory) -> Project:
     for metric in (project.folder / "configs" / "metric").glob("fid*.yaml"):
         text = metric.read_text()
         metric.write_text(text.replace("weights: null", "weights: inception.pth"))
+    # Meta's large network has a gigabyte of weights.
+    rehearsal = grids / "rehearsal.yaml"
+    metrics = "metrics: {fd-dinov2: fd-dinov2-small, "
+    rehearsal.write_text(rehearsal.read_text().replace("metrics: {", metrics))
+    torch.save(random_dinov2(384, 12), project.folder / "dinov2.pth")
+    small = "{size: small, weights: dinov2.pth}"
+    (project.folder / "configs/metric/fd-dinov2-small.yaml").write_text(
+        f"defaults: [fd-dinov2, _self_]\nname: fd-dinov2-small\nextractor: {small}\n"
+    )
     return project
 
 

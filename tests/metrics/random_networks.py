@@ -1,0 +1,64 @@
+"""Published networks with random weights, if the real ones are unavailable."""
+
+import io
+import math
+from pathlib import Path
+
+import torch
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+
+class BlankInception(FeatureExtractorInceptionV3):
+    """torch-fidelity's Inception as its constructors of layers leave it."""
+
+    def __init__(self) -> None:
+        nothing = io.BytesIO()
+        torch.save({}, nothing)
+        nothing.seek(0)
+        super().__init__("blank", ["2048"], feature_extractor_weights_path=nothing)
+
+    def load_state_dict(self, *_: object) -> None:
+        """Keep the layers as they are."""
+
+
+def write_random_inception(path: Path) -> Path:
+    """Seeded random weights, scaled so that the features stay of order one."""
+    random = torch.Generator().manual_seed(0)
+    state = BlankInception().state_dict()
+    for name, value in state.items():
+        if name.endswith("conv.weight"):
+            gain = (2 / value[0].numel()) ** 0.5
+            state[name] = gain * torch.randn(value.shape, generator=random)
+        elif name == "fc.weight":
+            state[name] = 0.5 * torch.randn(value.shape, generator=random)
+    torch.save(state, path)
+    return path
+
+
+def random_dinov2(width: int, depth: int) -> dict[str, torch.Tensor]:
+    """Weights of a DINOv2 network, under Meta's names."""
+    shapes = {
+        "cls_token": (1, 1, width),
+        "pos_embed": (1, 1 + 37**2, width),
+        "mask_token": (1, width),
+        "patch_embed.proj.weight": (width, 3, 14, 14),
+        "patch_embed.proj.bias": (width,),
+        "norm.weight": (width,),
+        "norm.bias": (width,),
+    }
+    layers = {"attn.qkv": (3, 1), "attn.proj": (1, 1), "mlp.fc1": (4, 1), "mlp.fc2": (1, 4)}
+    for block in (f"blocks.{i}." for i in range(depth)):
+        for name, (outputs, inputs) in layers.items():
+            shapes[f"{block}{name}.weight"] = (outputs * width, inputs * width)
+            shapes[f"{block}{name}.bias"] = (outputs * width,)
+        for name in ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias"):
+            shapes[f"{block}{name}"] = (width,)
+        shapes |= {f"{block}ls{i}.gamma": (width,) for i in (1, 2)}
+    random = torch.Generator().manual_seed(0)
+    weights = {}
+    for name, shape in shapes.items():
+        scale = 1 / math.sqrt(math.prod(shape[1:])) if len(shape) > 1 else 0.5
+        weights[name] = scale * torch.randn(shape, generator=random)
+        if name.endswith(("gamma", "norm.weight", "norm1.weight", "norm2.weight")):
+            weights[name] += 1
+    return weights
