@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from psld.config.settings import with_digest
+from psld.config.settings import load_record, with_digest
 from psld.data.arrays import open_cifar10, open_digits, open_idx
-from psld.data.description import read_description
+from psld.data.description import Described
 from psld.data.folders import open_afhqv2, open_celeba, open_folder
 from psld.data.picture import to_pixels
 from psld.data.settings import (
@@ -105,7 +105,7 @@ def _check_is_no_other(settings: DatasetSettings, output: Path) -> None:
     if not output.exists():
         return
     try:
-        earlier = read_description(output.with_suffix(".json")).settings.preparation()
+        earlier = load_record(Described, output.with_suffix(".json"), "").settings.preparation()
     except UserError:  # A dataset without a whole record is made again.
         return
     now = settings.preparation()

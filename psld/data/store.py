@@ -4,7 +4,7 @@ HDF5 sees nothing but the layout of a file: the library may hang when it reads a
 it crashes the interpreter if a full disk keeps it from flushing. So plain reads and writes, which
 raise plain errors, serve the pixels and the digests.
 
-Layout, version 2:
+Layout, version 3:
 
     images   uint8  (N, C, H, W), contiguous; after them come only 40 bytes that HDF5 ignores: the
              offset of the images, a little-endian 64-bit integer, and the SHA-256 of all before it
@@ -36,7 +36,7 @@ from psld.utils.files import retried_in_slurm
 if TYPE_CHECKING:
     import h5py
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 END_BYTES = 40
 """The bytes behind the images."""
 AGAIN = "prepare it again (psld prepare)"
@@ -117,7 +117,7 @@ class ImageStore:
             raise ValueError("cut short, or with something behind the images")
         mapped = np.memmap(stream, np.uint8, mode="r", offset=offset, shape=images.shape)
         digest, num_classes = str(file.attrs["digest"]), int(file.attrs["num_classes"])
-        names = tuple(json.loads(bytes(file["class_names"][:]))) if "class_names" in file else ()
+        names = tuple(json.loads(bytes(file["class_names"][:])))
         return cls(path, digest, splits, num_classes, names, mapped, labels)
 
     @property
