@@ -10,7 +10,7 @@ from filecmp import cmpfiles
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from psld.config.settings import MadeRecord, Settings, read_record, write_record
+from psld.config.settings import MadeRecord, Settings, load_record, read_record, write_record
 from psld.training.settings import GuideModelSettings, ModelSettings, TrainedSettings
 from psld.utils.errors import UserError
 from psld.utils.files import atomic_path, read_json, write_text
@@ -139,22 +139,20 @@ def noted_checkpoint(folder: str | Path) -> str | None:
     return None
 
 
-def make_way(folder: str | Path, kind: type[TrainedManifest], sha256: str, replace: bool) -> None:
+def make_way(folder: str | Path, sha256: str, replace: bool) -> None:
     """Remove weights that do not come from a checkpoint with this SHA-256, if there are any.
 
-    Raises UserError if there are and `replace` is false.
+    Raises UserError if there are and `replace` is false. Without a whole manifest nothing can load
+    the weights, so they are removed.
     """
-    try:
-        there = read_manifest(folder, kind)
-    except UserError:
-        pass  # there is none, or a damaged one: nothing can load these weights
-    else:
-        if there.imported and there.imported.sha256 == sha256:
-            return
-        if not replace:
-            origin = f"a training here ({there.run})"
-            if there.imported:
-                origin = f"the checkpoint {there.imported.file}"
-            raise UserError(f"{folder}: has weights from {origin}; replace=true replaces them")
+    there: TrainedManifest | None = None
+    for kind in (ModelManifest, GuideManifest):
+        with suppress(UserError):
+            there = load_record(kind, Path(folder) / MANIFEST, "")
+    if there and there.imported and there.imported.sha256 == sha256:
+        return
+    if there and not replace:
+        origin = f"the checkpoint {there.imported.file}" if there.imported else "a training here"
+        raise UserError(f"{folder}: has weights from {origin}; replace=true replaces them")
     for name in FILES:
         (Path(folder) / name).unlink(missing_ok=True)

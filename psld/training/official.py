@@ -10,7 +10,6 @@ from torch import nn
 from psld.data.store import ImageStore
 from psld.diffusion.process import LinearProcess
 from psld.networks.official import LISTED, from_official, read_checkpoint
-from psld.training.history import HISTORY
 from psld.training.manifest import (
     GuideManifest,
     Imported,
@@ -63,12 +62,10 @@ def _import(
         network.load_state_dict(from_official(weights, network))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    make_way(settings.output, kind, checkpoint.sha256, settings.replace)
+    make_way(settings.output, checkpoint.sha256, settings.replace)
     step = checkpoint.step
     imported = Imported(file=Path(path).name, sha256=checkpoint.sha256, weights=chosen)
     source = imported.model_dump(exclude={"file"})
-    # The history of a training that was here before is not that of these weights.
-    (Path(settings.output) / HISTORY).unlink(missing_ok=True)
     weights_sha256 = save_weights(settings.output, network, source)
     if store and kind is ModelManifest:
         device = use_device(settings.device)

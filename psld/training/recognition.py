@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from psld.networks.official import official_shapes, read_checkpoint
-from psld.training.manifest import GuideManifest, ModelManifest, make_way, note_checkpoint
+from psld.training.manifest import make_way, note_checkpoint
 from psld.training.model import build_guide, build_network, build_process
 from psld.training.settings import ImportFilesSettings, TrainGuideSettings, TrainSettings
 from psld.utils.errors import UserError
@@ -136,9 +136,9 @@ def note(file: Recognized, replace: bool) -> None:
     """Note a file that is to be taken, or refuse it, if weights of another origin are there."""
     if file.remark:
         return
-    folder, is_model = file.fits[0].output, isinstance(file.fits[0], TrainSettings)
+    folder = file.fits[0].output
     try:
-        make_way(folder, ModelManifest if is_model else GuideManifest, file.sha256, replace)
+        make_way(folder, file.sha256, replace)
         note_checkpoint(folder, file.path)
     except UserError as error:
         file.refuse(error)
