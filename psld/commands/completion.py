@@ -33,7 +33,7 @@ class _Completion(CompletionPlugin):
         key, equals, value = word.partition("=")
         matches = []
         if command in COMMANDS:
-            with suppress(UserError):  # This is no place for complaints; the command has one.
+            with suppress(UserError):  # The command itself reports errors.
                 composed = config_file("", command) is not None
                 matches = (_composed if composed else _without_config)(command, words, word)
                 if equals and not matches:

@@ -25,6 +25,8 @@ def entry_point(
 
     Bad input exits with code 2 and a failure at run time with 1; both print one line on stderr.
 
+    The program has the command as its attribute `command`.
+
     Args:
         options: the other arguments of `Command`.
     """
@@ -44,6 +46,7 @@ def entry_point(
                 print(f"error: {line}", file=sys.stderr)
                 sys.exit(exit_code)
 
+        program.command = command
         return program
 
     return decorate

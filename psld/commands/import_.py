@@ -18,7 +18,7 @@ have it trained, delete the model's folder.
 
 import sys
 
-from psld.commands.command import Command, FromRecord
+from psld.commands.command import FromRecord
 from psld.commands.entry import entry_point
 from psld.grid.cache import load_grid
 from psld.training import official
@@ -32,7 +32,6 @@ from psld.training.settings import (
 )
 
 RUN = TRAINING_RUN | {"checkpoint", "weights", "kind", "replace"}
-FILES = Command("import", ImportFilesSettings, bare="files", has_config=False)
 
 
 @entry_point(
@@ -75,7 +74,7 @@ def _note(folder: str, checkpoint: str | None) -> None:
 def main() -> None:
     """Recognize what files are, unless other words say it or set anything else."""
     words = sys.argv[1:]
-    keys = {word.partition("=")[0] for word in words if not FILES.is_bare(word)}
+    keys = {word.partition("=")[0] for word in words if not import_recognized.command.is_bare(word)}
     flags = any(word.startswith(("-", "hydra")) for word in words)
     if words and not flags and keys <= {"grid_name", "replace"}:
         import_recognized()

@@ -12,9 +12,7 @@ from psld.grid import paths
 from psld.grid.records import Dataset, Features, Guide, Job, Model, Sampler
 from psld.grid.schema import GridFile, seeded
 from psld.grid.tables import Number
-from psld.metrics.command_settings import (
-    EvaluateSettings,
-)
+from psld.metrics.command_settings import EvaluateSettings
 from psld.metrics.settings import Measurement, MetricSettings, foreign_digest
 from psld.sampling.records import record_path
 from psld.sampling.settings import SampleSettings, images_digest, shards_needed
@@ -219,16 +217,18 @@ class Grid:
 
         Raises UserError if a row has to say which dataset they are compared with.
         """
+        return {n: self._all_images[n] for n in self.file.numbers_in(*tables, images=True)}
+
+    @cached_property
+    def _all_images(self) -> dict[Number, Images]:
         alike: dict[tuple[str, str, int], dict[Number, Measurement]] = {}
         for number in self.file.numbers_in(images=True):
             key = number.images, images_dataset(number, self.models), number.samples
             alike.setdefault(key, {})[number] = self.measurement(number)
-        shown = self.file.numbers_in(*tables, images=True)
         return {
             number: Images(self.name, path, dataset, tuple(dict.fromkeys(measurements.values())))
             for (path, dataset, _), measurements in alike.items()
             for number in measurements
-            if number in shown
         }
 
     def dataset_of(self, number: Number) -> str:

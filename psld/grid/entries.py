@@ -9,14 +9,8 @@ from typing import Literal, NamedTuple, get_args
 from psld.grid.cells import Grid
 from psld.grid.seeds import SeedResults, read_results
 from psld.grid.tables import Band, Number, Place
-from psld.metrics.comparison import (
-    place_in_band,
-    samples_to_decide,
-)
-from psld.metrics.estimate import (
-    CONFIDENCE,
-    Interval,
-)
+from psld.metrics.comparison import place_in_band, samples_to_decide
+from psld.metrics.estimate import CONFIDENCE, Interval
 from psld.metrics.results import NUMBER_KINDS, CellResult, Show
 
 Status = Literal[

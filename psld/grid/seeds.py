@@ -6,19 +6,8 @@ from statistics import fmean
 
 from psld.grid.cells import Cell, Grid
 from psld.grid.tables import Number
-from psld.metrics.comparison import (
-    Difference,
-    paired_difference,
-    unpaired_difference,
-)
-from psld.metrics.estimate import (
-    Estimate,
-    Interval,
-    averaged,
-    combined,
-    pooled,
-    spread,
-)
+from psld.metrics.comparison import Difference, paired_difference, unpaired_difference
+from psld.metrics.estimate import Estimate, Interval, averaged, combined, pooled, spread
 from psld.metrics.results import CellResult, CellResults, Show
 
 LEAST_TRAININGS = 3

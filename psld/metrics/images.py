@@ -70,8 +70,7 @@ def evaluate_images(
     another size than those of the reference.
     """
     composed = [compose_metric(name) for name in metrics]  # refuses a wrong name before the work
-    places = Path(f"data/{dataset}.h5"), Path(f"features/{dataset}")
-    if dataset and not any(place.exists() for place in places):
+    if dataset and not is_dataset(dataset):
         raise UserError(
             f"dataset={dataset}: no data/{dataset}.h5; run psld prepare dataset={dataset}"
         )
@@ -120,6 +119,11 @@ def evaluate_images(
     if output:
         write_record(output, record)
     return record
+
+
+def is_dataset(name: str) -> bool:
+    """Check if a dataset of this name was prepared here, or has features."""
+    return Path(f"data/{name}.h5").exists() or Path(f"features/{name}").exists()
 
 
 def compose_metric(name: str) -> MetricSettings:

@@ -9,7 +9,7 @@ from psld.data.images import read_images
 from psld.metrics.classifier import load_classifier
 from psld.metrics.distances import frechet_distance
 from psld.metrics.extractor import Extractor, batches_of, gather
-from psld.metrics.images import evaluate_images
+from psld.metrics.images import evaluate_images, is_dataset
 from psld.metrics.reference_folder import published_extractor
 from psld.metrics.results import CellResult
 from psld.metrics.settings import DINOv2Settings, EfficientNetSettings, InceptionSettings
@@ -96,8 +96,7 @@ def evaluate(
         for each in (images, reference)
     )
     dataset = None
-    prepared = Path(f"data/{second}.h5"), Path(f"features/{second}")
-    if isinstance(second, str) and not Path(second).exists() and any(p.exists() for p in prepared):
+    if isinstance(second, str) and not Path(second).exists() and is_dataset(second):
         dataset, second = second, None
     results = evaluate_images(
         first,
