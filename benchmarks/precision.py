@@ -19,7 +19,12 @@ from psld.grid.resolution import compose_model
 from psld.networks.forward import forward_pass
 from psld.training.model import build_network
 
-IMAGES, STEPS = 16, 3
+STEPS = 3
+NETWORKS = {
+    "39 million parameters": (["dataset=cifar10", "network=cifar10-ablation"], 16, 32, 3),
+    "the demo's, 0.6 million": (["dataset=digits", "network=demo"], 250, 8, 1),
+}
+"""Overrides, images in a batch, and the size and channels of an image."""
 WAYS = {
     "fp32": {"precision": "fp32"},
     "fp32, channels-last": {"precision": "fp32", "channels_last": True},
@@ -29,17 +34,24 @@ WAYS = {
 
 
 def main(repeats: int) -> None:
-    """Measure the 39M network of CIFAR-10, with random nonzero weights."""
+    """Measure two networks, with random nonzero weights, on one thread."""
+    torch.set_num_threads(1)
+    for name, network in NETWORKS.items():
+        print(f"{name}:")
+        compare(*network, repeats)
+
+
+def compare(overrides: list[str], images: int, size: int, channels: int, repeats: int) -> None:
+    """Measure a network in all ways."""
     torch.manual_seed(0)
-    overrides = ["dataset=cifar10", "process=psld", "network=cifar10-ablation"]
-    model = compose_model(overrides, "benchmarks.precision")
+    model = compose_model([*overrides, "process=psld"], "benchmarks.precision")
     process = model.process.build()
     plain = build_network(model, process).eval()
     for parameter in plain.parameters():
         if parameter.dim() > 1:  # the last layers start near 0; this would hide the error
             parameter.data = torch.randn_like(parameter) / parameter[0].numel() ** 0.5
     networks = {name: forward_pass(copy.deepcopy(plain), **way) for name, way in WAYS.items()}
-    z, t = torch.randn(IMAGES, 6, 32, 32), torch.rand(IMAGES)
+    z, t = torch.randn(images, 2 * channels, size, size), torch.rand(images)
     noise = torch.randn(STEPS, *z.shape)
     settings = EMSettings(integrator="em", striding="quadratic", steps=STEPS)
 
@@ -48,18 +60,19 @@ def main(repeats: int) -> None:
 
     def loop(name: str) -> Tensor:
         draws = iter(noise)
-        score = NetworkScore(networks[name], IMAGES)
-        return sample(process, settings, score, process.prior(z), lambda _: next(draws))[:, :3]
+        score = NetworkScore(networks[name], images)
+        states = sample(process, settings, score, process.prior(z), lambda _: next(draws))
+        return states[:, :channels]
 
     def gradient(name: str) -> Tensor:
         networks[name].zero_grad()
         networks[name](z, t).float().square().mean().backward()
         return torch.cat([p.grad.flatten() for p in networks[name].parameters()])
 
-    report(f"forward and backward pass, {IMAGES} images", gradient, repeats)
+    report(f"forward and backward pass, {images} images", gradient, repeats)
     with torch.no_grad():
-        report(f"the network, {IMAGES} images", evaluate, repeats)
-        report(f"EM with {STEPS} steps, {IMAGES} images", loop, repeats)
+        report(f"the network, {images} images", evaluate, repeats)
+        report(f"EM with {STEPS} steps, {images} images", loop, repeats)
 
 
 def report(what: str, run: Callable[[str], Tensor], repeats: int) -> None:

@@ -83,7 +83,7 @@ class GridFile(Settings):
     """The question that the grid answers, in a few sentences for readers of the page."""
     defaults: tuple[str, ...] = ()
     """Overrides that all models share."""
-    metric: str
+    metric: str = Field(min_length=1)
     """The metric of all entries that set no other, by its name in configs/metric."""
     samples: int = Field(ge=3)
     """Samples per cell, unless a table sets another number. Fewer than 3 have no interval."""
