@@ -1,11 +1,6 @@
-"""Run a training on all its ranks: as one Slurm job, or on this machine if there is no Slurm.
+"""The launcher of a training, psld launch.
 
-    psld launch nodes=2 gpus_per_node=4 -- train model=paper/cifar10-psld-0.02
-    psld launch tasks_per_node=2 -- train model=demo/psld-0.02   # without Slurm
-
-On a cluster, it submits the job and waits until the model is written. If it is killed and started
-again, it returns to the job. Ctrl-C cancels the job, unless `detach=true`. It imports no torch,
-because fifty launchers may wait on a login node for days.
+It imports no torch, because fifty launchers may wait on a login node for days.
 """
 
 import signal
@@ -37,7 +32,15 @@ STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @entry_point("launch", LaunchSettings, bare="command", has_config=False)
-def main(settings: LaunchSettings) -> None:
+def launch(settings: LaunchSettings) -> None:
+    """Run a training on all its ranks: as one Slurm job, or on this machine if there is no Slurm.
+
+        psld launch nodes=2 gpus_per_node=4 -- train model=paper/cifar10-psld-0.02
+        psld launch tasks_per_node=2 -- train model=demo/psld-0.02   # without Slurm
+
+    On a cluster, it submits the job and waits until the model is written. If it is killed and
+    started again, it returns to the job. Ctrl-C cancels the job, unless `detach=true`.
+    """
     # Check the training before submitting: report a mistake now, not when the job starts.
     training = settings_of_training(settings.command)
     digest = Path(training.data).with_suffix(".digest")
