@@ -17,11 +17,8 @@ from hydra.plugins.completion_plugin import CompletionPlugin
 from psld.commands.main import COMMANDS, program
 from psld.config.compose import compose_whole, refusing, without_hydra
 from psld.config.locations import config_file, config_names
-from psld.grid.cache import load_grid
+from psld.grid.cache import RECORDS, load_grid
 from psld.utils.errors import UserError
-
-RECORDS = {"cell": "cells", "model": "models", "guide": "guides", "features": "features"}
-"""The keys that name a record, and where a grid has these records."""
 
 
 class _Completion(CompletionPlugin):

@@ -3,7 +3,6 @@
 import math
 import sys
 
-from psld.commands.command import FromRecord
 from psld.commands.entry import entry_point
 from psld.config.words import value_in
 from psld.metrics import evaluation
@@ -20,10 +19,14 @@ from psld.metrics.reference_folder import make_reference
 from psld.metrics.results import CellResult
 from psld.training.hub import with_fetched_model
 
-EXTRACTOR = {"features": FromRecord("features", {"data", "output", "device"}, "extractor_job")}
 
-
-@entry_point("train_extractor", TrainExtractorSettings, records=EXTRACTOR)
+@entry_point(
+    "train_extractor",
+    TrainExtractorSettings,
+    record="features",
+    job="extractor_job",
+    run={"data", "output", "device"},
+)
 def train_extractor(settings: TrainExtractorSettings) -> None:
     """Train the feature classifier of a dataset.
 
@@ -37,11 +40,13 @@ def train_extractor(settings: TrainExtractorSettings) -> None:
     print(f"wrote {settings.output}: accuracy {manifest.train_accuracy:.1%} on train{on_test}")
 
 
-RUN = {"data", "extractor", "output", "device"}
-REFERENCE = {"features": FromRecord("features", RUN, "reference_job")}
-
-
-@entry_point("reference", ReferenceSettings, records=REFERENCE)
+@entry_point(
+    "reference",
+    ReferenceSettings,
+    record="features",
+    job="reference_job",
+    run={"data", "extractor", "output", "device"},
+)
 def reference(settings: ReferenceSettings) -> None:
     """Compute the reference of a dataset: the features of its images, and of noise for the scale.
 
@@ -56,10 +61,13 @@ def reference(settings: ReferenceSettings) -> None:
     print(f"wrote {settings.output}: features of images: {counts}")
 
 
-CELL = {"cell": FromRecord("cells", {"shards", "output", "keep", "device"}, "evaluate_job")}
-
-
-@entry_point("evaluate", EvaluateCommandSettings, records=CELL)
+@entry_point(
+    "evaluate",
+    EvaluateCommandSettings,
+    record="cell",
+    job="evaluate_job",
+    run={"shards", "output", "keep", "device"},
+)
 def evaluate_cell(settings: EvaluateSettings | EvaluateCommandSettings) -> float:
     """Measure a cell, or any images, with 95 % intervals, from one pass for all metrics.
 

@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 from textwrap import shorten
 
-from psld.commands.command import FromRecord
 from psld.commands.entry import entry_point
 from psld.config.locations import SHIPPED
 from psld.config.settings import Settings
@@ -38,10 +37,7 @@ def init(settings: InitSettings) -> None:
     print(f"{folder}/README.md says how to go on")
 
 
-DATASET = {"dataset": FromRecord("datasets", {"output"})}
-
-
-@entry_point("prepare", PrepareSettings, records=DATASET)
+@entry_point("prepare", PrepareSettings, record="dataset", run={"output"})
 def prepare(settings: PrepareSettings) -> None:
     """Prepare a dataset: find or download its source, decode, resize, and write one HDF5 file.
 

@@ -1,6 +1,5 @@
 """Commands of a trained model: its samples, and its likelihood."""
 
-from psld.commands.command import FromRecord
 from psld.commands.entry import entry_point
 from psld.metrics.command_settings import LikelihoodCommandSettings
 from psld.sampling.sample import sample_range
@@ -8,10 +7,9 @@ from psld.sampling.settings import SampleSettings, SamplingRun
 from psld.training.hub import with_fetched_model
 
 RUN = {"first", "shards", "output", "png", "npz", *SamplingRun.model_fields}
-CELL = {"cell": FromRecord("cells", RUN, "sample_job", changeable=True)}
 
 
-@entry_point("sample", SampleSettings, records=CELL)
+@entry_point("sample", SampleSettings, record="cell", job="sample_job", run=RUN, changeable=True)
 def sample(settings: SampleSettings) -> None:
     """Sample a cell: a range of its shards, in one process.
 

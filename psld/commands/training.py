@@ -8,7 +8,6 @@ from typing import Any
 from torch import nn
 
 from psld.cluster.job import requeued_when_stopped
-from psld.commands.command import FromRecord
 from psld.commands.entry import entry_point
 from psld.data.store import ImageStore
 from psld.diffusion.loss import DenoiserLoss, EpsilonLoss, GuideLoss
@@ -36,11 +35,8 @@ from psld.training.settings import (
 from psld.training.start import denoiser_of_states, deviation, save_start
 from psld.utils.device import device_of
 
-MODEL = {"model": FromRecord("models", TRAINING_RUN, changeable=True)}
-GUIDE = {"guide": FromRecord("guides", TRAINING_RUN, changeable=True)}
 
-
-@entry_point("train", TrainSettings, records=MODEL)
+@entry_point("train", TrainSettings, record="model", run=TRAINING_RUN, changeable=True)
 def train(settings: TrainSettings) -> float:
     """Train a model: EMA weights and a manifest from a prepared dataset.
 
@@ -83,7 +79,7 @@ def train(settings: TrainSettings) -> float:
         return run_training(settings, store, task, on_start)
 
 
-@entry_point("train_guide", TrainGuideSettings, records=GUIDE)
+@entry_point("train_guide", TrainGuideSettings, record="guide", run=TRAINING_RUN, changeable=True)
 def train_guide(settings: TrainGuideSettings) -> float:
     """Train a guide: the noise-conditional classifier p(y | z_t, t) that steers a sampler.
 
@@ -123,7 +119,9 @@ IMPORT_RUN = TRAINING_RUN | {"checkpoint", "weights", "kind", "replace"}
 @entry_point(
     "import",
     ImportModelSettings,
-    records={"model": FromRecord("models", IMPORT_RUN, changeable=True)},
+    record="model",
+    run=IMPORT_RUN,
+    changeable=True,
     bare="checkpoint",
 )
 def import_model(settings: ImportModelSettings) -> None:
@@ -152,7 +150,9 @@ def import_model(settings: ImportModelSettings) -> None:
 @entry_point(
     "import_guide",
     ImportGuideSettings,
-    records={"guide": FromRecord("guides", IMPORT_RUN, changeable=True)},
+    record="guide",
+    run=IMPORT_RUN,
+    changeable=True,
     bare="checkpoint",
 )
 def import_guide(settings: ImportGuideSettings) -> None:
