@@ -94,7 +94,7 @@ def jobs_by_stage(grid: Grid) -> dict[str, int]:
         "train_guide": sum(not guide.checkpoint for guide in guides),
         "sample": sum(len(cell.ranges) for cell in grid.cells.values()),
         "evaluate": len(grid.measured_cells),
-        "evaluate_images": len({each.name for each in grid.images().values()}),
+        "evaluate_images": len({each.name for each in grid.images.values()}),
         "tabulate": len(grid.file.tables),
         "figure": len(all_figures(grid)),
         "page": 1,

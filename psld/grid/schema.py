@@ -198,15 +198,11 @@ class GridFile(Settings):
             for seed in seeds
         }
 
-    @property
-    def sampling_seeds(self) -> tuple[int, ...]:
-        """The seeds of the samples; the first is that of the plain names."""
-        return self.seeds.sampling or (self.seed,)
-
     def cell_keys(self, number: Number) -> list[tuple[str, str, int]]:
         """Return model, sampler with budget, and seed of each cell of a number."""
         sampler, models = f"{number.sampler}-{number.budget}", self.replicates(number.model)
-        return [(model, sampler, seed) for model in models for seed in self.sampling_seeds]
+        seeds = self.seeds.sampling or (self.seed,)
+        return [(model, sampler, seed) for model in models for seed in seeds]
 
     @cached_property
     def trainings(self) -> dict[str, TrainedEntry]:
