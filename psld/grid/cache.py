@@ -62,13 +62,13 @@ def _with_notes(records: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def find_job(key: str, name: str, planned: str | None, job: str) -> Job:
+def find_job(key: str, name: str, planned: str | None, kind: str) -> Job:
     """Return the job of a record, GRID/NAME.
 
     Args:
         key: the word for the record, such as `cell`.
         planned: the digest that the job had when it was planned; None if it was not.
-        job: the attribute of the record, such as `sample_job`.
+        kind: the attribute of the record, such as `sample_job`.
 
     Raises:
         UserError: there is no such record, or it has another digest than the planned one, because
@@ -77,9 +77,9 @@ def find_job(key: str, name: str, planned: str | None, job: str) -> Job:
     grid_name, _, record_name = name.partition("/")
     grid = _read(grid_name)[1] if planned else None
     if grid and (record := getattr(grid, RECORDS[key]).get(record_name)):
-        settings, digest = getattr(record, job)
-        if digest == planned:
-            return Job(settings, digest)
+        job = getattr(record, kind)
+        if job.digest == planned:
+            return job
     records = getattr(load_grid(grid_name), RECORDS[key])
     if record_name not in records:
         known = f" in configs/grid/{grid_name}.yaml; there are: {', '.join(records)}"
@@ -87,13 +87,13 @@ def find_job(key: str, name: str, planned: str | None, job: str) -> Job:
             plan = f"psld plan grid_name={grid_name} list=cells lists them"
             known = f"{nearest(record_name, records)}; {plan}"
         raise UserError(f"{key}={name}: no such {key}{known}")
-    settings, digest = getattr(records[record_name], job)
-    if planned not in (None, digest):
+    job = getattr(records[record_name], kind)
+    if planned not in (None, job.digest):
         raise UserError(
             f"{key}={name}: the grid has changed since this job was planned (its record is "
-            f"{digest}, not {planned}); run Snakemake again"
+            f"{job.digest}, not {planned}); run Snakemake again"
         )
-    return Job(settings, digest)
+    return job
 
 
 def nearest(word: str, names: Iterable[str]) -> str:
