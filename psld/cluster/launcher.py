@@ -165,7 +165,8 @@ class Launcher:
         has_progressed = self._newest_step() > self.step
         self.fruitless = 0 if has_progressed else self.fruitless + 1
         for log in sorted(self.folder.glob(f"{job}_*_log.err")):
-            if "rror" in (text := tail(log)):
+            text = "\n".join(log.read_text(errors="replace").splitlines()[-100:])
+            if "rror" in text:
                 print(f"--- {log}\n{text}\n---", flush=True)
         if self.fruitless > (0 if state == "FAILED" else FRUITLESS_JOBS):
             raise RunError(
@@ -253,11 +254,6 @@ def print_added(path: Path, position: int) -> int:
     if added:
         print(added.decode(errors="replace"), end="", flush=True)
     return position + len(added)
-
-
-def tail(path: Path, lines: int = 100) -> str:
-    """Return the last lines of a file."""
-    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
 
 
 def say(text: str) -> None:

@@ -9,8 +9,8 @@ The settings come from one of three places:
   named, its values are under the words.
 """
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,27 +22,19 @@ from psld.utils.errors import UserError
 
 
 @dataclass(frozen=True)
-class FromRecord:
-    """How a command takes its settings from a record."""
-
-    kind: str
-    """The kind of the record, an attribute of `Grid`: `cells`."""
-    run: Collection[str]
-    """The settings of how the job runs; all others decide the result."""
-    job: str = "job"
-    """The command's job, an attribute of the record."""
-    changeable: bool = False
-    """True if other words may change the record: a training by hand starts from a grid's model."""
-
-
-@dataclass(frozen=True)
 class Command:
     """A command's name and settings, and where they come from."""
 
     name: str
     kind: type[Settings]
-    records: Mapping[str, FromRecord] = field(default_factory=dict)
-    """The keys that name a record."""
+    record: str | None = None
+    """The key that names a record, of `psld.grid.cache.RECORDS`."""
+    job: str = "job"
+    """The command's job, an attribute of the record."""
+    run: Collection[str] = ()
+    """The settings of how this job runs; all others decide the result."""
+    changeable: bool = False
+    """True if other words may change the record: a training by hand starts from a grid's model."""
     bare: str | None = None
     """The setting that words without `=`, and those after `--`, give: a list for a command without
     a config."""
@@ -56,50 +48,49 @@ class Command:
         """Return the settings that words without flags give; None if Hydra has to compose them."""
         if not self.has_config:
             return self._of_the_class(words)
-        if (named := self.record_in(words)) and (job := self._planned_job(*named, words)):
-            bare = [word for word in words if self.is_bare(word)]
-            plain = [word for word in without(words, named[0], "record") if word not in bare]
-            kind = type(job.settings)
-            kind = self.kind if issubclass(self.kind, kind) else kind
-            content = updated(job.settings.model_dump() | self._of_bare(bare), plain)
-            return parse(kind, content, "=".join(named))
+        name = self.record_in(words)
+        if name is None or self._is_changed(name, words):
+            return None
+        job = self.load_record(name, words)
+        bare = [word for word in words if self.is_bare(word)]
+        plain = [word for word in without(words, self.record, "record") if word not in bare]
+        kind = type(job.settings)
+        kind = self.kind if issubclass(self.kind, kind) else kind
+        content = updated(job.settings.model_dump() | self._of_bare(bare), plain)
+        return parse(kind, content, f"{self.record}={name}")
+
+    def record_in(self, words: list[str]) -> str | None:
+        """Return the name of the record that the words name; None without one."""
+        name = value_in(words, self.record) if self.record else None
+        if name is not None and ("/" in name or self.record in ("cell", "model", "guide")):
+            return name
+        if self.record and value_in(words, "record") is not None:
+            raise UserError(f"record: give it with {self.record}=GRID/NAME")
         return None
 
-    def record_in(self, words: list[str]) -> tuple[str, str] | None:
-        """Return the key and the name of the record that the words name; None without one."""
-        for key in self.records:
-            name = value_in(words, key)
-            if name is not None and ("/" in name or key in ("cell", "model", "guide")):
-                return key, name
-        if value_in(words, "record") is not None:
-            raise UserError(f"record: give it with {' or '.join(self.records)}=GRID/NAME")
-        return None
-
-    def load_record(self, key: str, name: str, words: list[str]) -> Job:
+    def load_record(self, name: str, words: list[str]) -> Job:
         """Return the job of a record.
 
         Raises UserError if there is none, or if it is not the one that `record=DIGEST` asks for.
         """
-        record = self.records[key]
-        return find_job(key, name, value_in(words, "record"), record.kind, record.job)
+        return find_job(self.record, name, value_in(words, "record"), self.job)
 
-    def _planned_job(self, key: str, name: str, words: list[str]) -> Job | None:
-        """Return the job of a record; None if words change it, which takes Hydra.
+    def _is_changed(self, name: str, words: list[str]) -> bool:
+        """Check if words change the record, which takes Hydra.
 
         Raises UserError if the record is not changeable.
         """
-        record = self.records[key]
-        for word in without(words, key, "record"):
-            is_run = key_of(word).partition(".")[0] in record.run and is_plain(word)
+        for word in without(words, self.record, "record"):
+            is_run = key_of(word).partition(".")[0] in self.run and is_plain(word)
             if is_run or self.is_bare(word):
                 continue
-            if record.changeable:
-                return None
+            if self.changeable:
+                return True
             raise UserError(
-                f"{word}: the grid decides this for {key}={name}; only these can be given, without "
-                f"quotes: {', '.join(sorted(record.run))}"
+                f"{word}: the grid decides this for {self.record}={name}; only these can be given, "
+                f"without quotes: {', '.join(sorted(self.run))}"
             )
-        return self.load_record(key, name, words)
+        return False
 
     def _of_the_class(self, words: list[str]) -> Settings:
         after = words.index("--") if "--" in words else len(words)

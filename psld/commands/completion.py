@@ -8,21 +8,17 @@ The shell then asks `psld -sc query=bash`, with the line up to the cursor in COM
 
 import sys
 from contextlib import suppress
-from inspect import signature
 from typing import get_args
 
 from hydra._internal.core_plugins.bash_completion import BashCompletion
 from hydra._internal.core_plugins.fish_completion import FishCompletion
 from hydra.plugins.completion_plugin import CompletionPlugin
 
-from psld.commands.main import COMMANDS, import_command
+from psld.commands.main import COMMANDS, program
 from psld.config.compose import compose_whole, refusing, without_hydra
 from psld.config.locations import config_file, config_names
-from psld.grid.cache import load_grid
+from psld.grid.cache import RECORDS, load_grid
 from psld.utils.errors import UserError
-
-RECORDS = {"cell": "cells", "model": "models", "guide": "guides", "features": "features"}
-"""The keys that name a record, and where a grid has these records."""
 
 
 class _Completion(CompletionPlugin):
@@ -88,7 +84,7 @@ def _choice(word: str) -> str | None:
 
 def _without_config(command: str, _: list[str], word: str) -> list[str]:
     """Return the settings of a command, or the values of the word's setting."""
-    fields = signature(import_command(command).main).parameters["settings"].annotation.model_fields
+    fields = program(command).command.kind.model_fields
     key, equals, _ = word.partition("=")
     if not equals or key not in fields:
         return [f"{key}=" for key in fields]

@@ -110,11 +110,11 @@ def config_of(
     bare = [word for word in overrides if command.is_bare(word)]
     named = [f"{command.bare}={quoted(word)}" for word in bare]
     overrides = [*named, *(word for word in overrides if word not in bare)]
-    if record := command.record_in(overrides):
-        key, name = record
-        if not command.records[key].changeable:
+    if name := command.record_in(overrides):
+        key = command.record
+        if not command.changeable:
             raise UserError(f"{key}={name}: the grid decides everything; leave {key} out")
-        content = command.load_record(key, name, overrides).settings.model_dump(mode="json")
+        content = command.load_record(name, overrides).settings.model_dump(mode="json")
         base = {key: value for key, value in content.items() if key not in PLACES}
         if is_sweep:  # A sweep that starts from a grid's model is not part of the grid.
             base.pop("grid_name", None)

@@ -1,5 +1,6 @@
 """The entry point of every command: settings from the words, errors in one line, exit codes."""
 
+import inspect
 import signal
 import sys
 from collections.abc import Callable
@@ -18,13 +19,12 @@ HELP = {"--help", "-h"}
 def entry_point(
     name: str, kind: type[S], **options: Any
 ) -> Callable[[Callable[[S], Any]], Callable[[], None]]:
-    """Make `main(settings)` the command `psld NAME`.
+    """Make a function of settings the command `psld NAME`; its docstring is the command's help.
 
         @entry_point("prepare", PrepareSettings)
-        def main(settings: PrepareSettings) -> None: ...
+        def prepare(settings: PrepareSettings) -> None: ...
 
     Bad input exits with code 2 and a failure at run time with 1; both print one line on stderr.
-
     The program has the command as its attribute `command`.
 
     Args:
@@ -57,7 +57,7 @@ def _run(command: Command, main: Callable[[Any], Any], words: list[str]) -> None
         from psld.commands.help import help_of
 
         words = [word for word in words if word not in HELP]
-        print(help_of(sys.argv[0], command, sys.modules[main.__module__].__doc__, words))
+        print(help_of(sys.argv[0], command, inspect.getdoc(main), words))
     elif command.has_config and any(word.startswith(("-", "hydra")) for word in words):
         from psld.commands.composed import run_with_flags
 

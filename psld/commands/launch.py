@@ -1,11 +1,6 @@
-"""Run a training on all its ranks: as one Slurm job, or on this machine if there is no Slurm.
+"""The launcher of a training, psld launch.
 
-    psld launch nodes=2 gpus_per_node=4 -- train model=paper/cifar10-psld-0.02
-    psld launch tasks_per_node=2 -- train model=demo/psld-0.02   # without Slurm
-
-On a cluster, it submits the job and waits until the model is written. If it is killed and started
-again, it returns to the job. Ctrl-C cancels the job, unless `detach=true`. It imports no torch,
-because fifty launchers may wait on a login node for days.
+It imports no torch, because fifty launchers may wait on a login node for days.
 """
 
 import signal
@@ -16,20 +11,15 @@ from typing import NoReturn
 from psld.cluster import slurm
 from psld.cluster.launcher import Launcher, run_here, say
 from psld.cluster.settings import LaunchSettings
-from psld.commands.command import Command, FromRecord
+from psld.commands.command import Command
 from psld.commands.entry import entry_point, settings_of
-from psld.training.settings import (
-    TRAINING_RUN,
-    RunSettings,
-    TrainGuideSettings,
-    TrainSettings,
-)
+from psld.training.settings import TRAINING_RUN, TrainGuideSettings, TrainSettings
 from psld.utils.errors import UserError
 
-MODEL, GUIDE = (FromRecord(kind, TRAINING_RUN, changeable=True) for kind in ("models", "guides"))
+RECORD = {"run": TRAINING_RUN, "changeable": True}
 TRAININGS = {
-    "train": Command("train", TrainSettings, {"model": MODEL}),
-    "train_guide": Command("train_guide", TrainGuideSettings, {"guide": GUIDE}),
+    "train": Command("train", TrainSettings, record="model", **RECORD),
+    "train_guide": Command("train_guide", TrainGuideSettings, record="guide", **RECORD),
 }
 """The commands that can be launched."""
 
@@ -37,9 +27,20 @@ STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @entry_point("launch", LaunchSettings, bare="command", has_config=False)
-def main(settings: LaunchSettings) -> None:
+def launch(settings: LaunchSettings) -> None:
+    """Run a training on all its ranks: as one Slurm job, or on this machine if there is no Slurm.
+
+        psld launch nodes=2 gpus_per_node=4 -- train model=paper/cifar10-psld-0.02
+        psld launch tasks_per_node=2 -- train model=demo/psld-0.02   # without Slurm
+
+    On a cluster, it submits the job and waits until the model is written. If it is killed and
+    started again, it returns to the job. Ctrl-C cancels the job, unless `detach=true`.
+    """
     # Check the training before submitting: report a mistake now, not when the job starts.
-    training = settings_of_training(settings.command)
+    command, *words = settings.command
+    if command not in TRAININGS:
+        raise UserError(f"launch: after -- comes train or train_guide, not {command}")
+    training = settings_of(TRAININGS[command], words)
     digest = Path(training.data).with_suffix(".digest")
     if not (digest.exists() and Path(training.data).exists()):
         raise UserError(
@@ -61,14 +62,6 @@ def main(settings: LaunchSettings) -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda number, _: leave(launcher, settings.detach, number))
     launcher.train()
-
-
-def settings_of_training(words: list[str]) -> RunSettings:
-    """Return the settings of a command's training. Raises the UserErrors of the command."""
-    command, *words = words
-    if command not in TRAININGS:
-        raise UserError(f"launch: after -- comes train or train_guide, not {command}")
-    return settings_of(TRAININGS[command], words)
 
 
 def leave(launcher: Launcher, detach: bool, number: int) -> NoReturn:

@@ -6,10 +6,10 @@ psld COMMAND KEY=VALUE …
 import ast
 import gc
 import importlib
-import keyword
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -17,29 +17,29 @@ from psld.cluster.watch import end_with_snakemake
 from psld.utils import VERSION
 from psld.utils.errors import UserError
 
-COMMANDS = (
-    "init",
-    "prepare",
-    "design",
-    "train",
-    "train_guide",
-    "train_extractor",
-    "import",
-    "reference",
-    "sample",
-    "evaluate",
-    "likelihood",
-    "tabulate",
-    "figure",
-    "page",
-    "certify",
-    "verify",
-    "push",
-    "plan",
-    "launch",
-    "wandb",
-)
-"""All commands, in the order of their first use."""
+COMMANDS = {
+    "init": "project",
+    "prepare": "project",
+    "design": "report",
+    "train": "training",
+    "train_guide": "training",
+    "train_extractor": "metrics",
+    "import": "training",
+    "reference": "metrics",
+    "sample": "sampling",
+    "evaluate": "metrics",
+    "likelihood": "sampling",
+    "tabulate": "report",
+    "figure": "report",
+    "page": "report",
+    "certify": "report",
+    "verify": "report",
+    "push": "uploads",
+    "plan": "report",
+    "launch": "launch",
+    "wandb": "uploads",
+}
+"""The module of each command, whose function has the command's name; in the order of first use."""
 
 USAGE = "usage: psld COMMAND KEY=VALUE …        psld COMMAND --help shows a command's settings"
 
@@ -53,12 +53,12 @@ def main() -> None:
         case "--version":
             print(f"psld {VERSION}")
         case "-sc":
-            import_command("completion").complete(rest)
+            _imported("completion").complete(rest)
         case _ if name in COMMANDS:
             sys.argv[:] = [f"psld {name}", *rest]
             end_with_snakemake(name)
             try:
-                import_command(name).main()
+                program(name)()
                 sys.stdout.flush()
             except KeyboardInterrupt:
                 print("error: interrupted", file=sys.stderr)
@@ -71,26 +71,31 @@ def main() -> None:
             sys.exit(UserError.exit_code)
 
 
-def import_command(command: str) -> ModuleType:
-    """Import a command's module, without the search for garbage, which imports do not leave."""
+def program(command: str) -> Callable[[], None]:
+    """Import the program of a command."""
+    return getattr(_imported(COMMANDS[command]), _function(command))
+
+
+def _imported(module: str) -> ModuleType:
+    """Import a module of commands without the search for garbage, which imports do not leave."""
     gc.disable()
     try:
-        return importlib.import_module(f"psld.commands.{module_of(command)}")
+        return importlib.import_module(f"psld.commands.{module}")
     finally:
         if not gc.get_freeze_count():  # tests call several commands in one process
             gc.freeze()
         gc.enable()
 
 
-def module_of(command: str) -> str:
-    """Return the name of a command's module: the command, with `_` if Python reserves it."""
-    return f"{command}_" if keyword.iskeyword(command) else command
+def _function(command: str) -> str:
+    return "import_" if command == "import" else command  # Python reserves the word.
 
 
 def overview() -> str:
-    """List all commands with the first line of their modules, which are not imported."""
+    """List all commands with the first line of their docstrings; nothing is imported."""
     lines = [USAGE, ""]
-    for command in COMMANDS:
-        source = Path(__file__).with_name(f"{module_of(command)}.py").read_text()
-        lines.append(f"  {command:<16} {ast.get_docstring(ast.parse(source)).splitlines()[0]}")
+    for command, module in COMMANDS.items():
+        body = ast.parse(Path(__file__).with_name(f"{module}.py").read_text()).body
+        [function] = [node for node in body if getattr(node, "name", "") == _function(command)]
+        lines.append(f"  {command:<16} {ast.get_docstring(function).splitlines()[0]}")
     return "\n".join(lines)

@@ -36,14 +36,6 @@ Plugins.instance().register(OwnConfigs)
 
 
 @contextmanager
-def configs() -> Iterator[None]:
-    """Let Hydra compose from the user's configs and the shipped ones within this context."""
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        yield
-
-
-@contextmanager
 def refusing(where: str) -> Iterator[None]:
     """Turn what Hydra raises for wrong words or configs into a UserError, prefixed by `where`."""
     try:
@@ -58,11 +50,12 @@ def refusing(where: str) -> Iterator[None]:
 
 
 def compose_whole(name: str, overrides: Sequence[str], where: str) -> DictConfig:
-    """Return configs/NAME.yaml with these overrides and with Hydra's own part.
+    """Return a user's or a shipped NAME.yaml with these overrides and with Hydra's own part.
 
     Raises UserError, prefixed by `where`, if it does not compose.
     """
-    with refusing(where), configs():
+    GlobalHydra.instance().clear()
+    with refusing(where), initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return compose(name, overrides=list(overrides), return_hydra_config=True)
 
 

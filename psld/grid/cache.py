@@ -26,6 +26,15 @@ from psld.utils.files import write_text
 
 CACHE = Path(".cache/grids")
 
+RECORDS = {
+    "dataset": "datasets",
+    "features": "features",
+    "model": "models",
+    "guide": "guides",
+    "cell": "cells",
+}
+"""The words for records on a command line, and the attributes of `Grid` that have them."""
+
 
 def load_grid(name: str) -> Grid:
     """Load configs/grid/NAME.yaml from the cache, or resolve it if a config has changed.
@@ -53,13 +62,13 @@ def _with_notes(records: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def find_job(key: str, name: str, planned: str | None, kind: str, job: str) -> Job:
+def find_job(key: str, name: str, planned: str | None, kind: str) -> Job:
     """Return the job of a record, GRID/NAME.
 
     Args:
-        key: the word for the record on a command line, such as `cell`.
+        key: the word for the record, such as `cell`.
         planned: the digest that the job had when it was planned; None if it was not.
-        kind, job: attributes of `Grid` and of the record, such as `cells` and `sample_job`.
+        kind: the attribute of the record, such as `sample_job`.
 
     Raises:
         UserError: there is no such record, or it has another digest than the planned one, because
@@ -67,24 +76,24 @@ def find_job(key: str, name: str, planned: str | None, kind: str, job: str) -> J
     """
     grid_name, _, record_name = name.partition("/")
     grid = _read(grid_name)[1] if planned else None
-    if grid and (record := getattr(grid, kind).get(record_name)):
-        settings, digest = getattr(record, job)
-        if digest == planned:
-            return Job(settings, digest)
-    records = getattr(load_grid(grid_name), kind)
+    if grid and (record := getattr(grid, RECORDS[key]).get(record_name)):
+        job = getattr(record, kind)
+        if job.digest == planned:
+            return job
+    records = getattr(load_grid(grid_name), RECORDS[key])
     if record_name not in records:
         known = f" in configs/grid/{grid_name}.yaml; there are: {', '.join(records)}"
-        if kind == "cells":
+        if key == "cell":
             plan = f"psld plan grid_name={grid_name} list=cells lists them"
             known = f"{nearest(record_name, records)}; {plan}"
         raise UserError(f"{key}={name}: no such {key}{known}")
-    settings, digest = getattr(records[record_name], job)
-    if planned not in (None, digest):
+    job = getattr(records[record_name], kind)
+    if planned not in (None, job.digest):
         raise UserError(
             f"{key}={name}: the grid has changed since this job was planned (its record is "
-            f"{digest}, not {planned}); run Snakemake again"
+            f"{job.digest}, not {planned}); run Snakemake again"
         )
-    return Job(settings, digest)
+    return job
 
 
 def nearest(word: str, names: Iterable[str]) -> str:

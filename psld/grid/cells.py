@@ -212,15 +212,9 @@ class Grid:
         """Return the cell of a number with the first seeds."""
         return self.cells[number.cell]
 
-    def images(self, *tables: str) -> dict[Number, Images]:
-        """Return the images without a model of ours in these tables, or in all, by number.
-
-        Raises UserError if a row has to say which dataset they are compared with.
-        """
-        return {n: self._all_images[n] for n in self.file.numbers_in(*tables, images=True)}
-
     @cached_property
-    def _all_images(self) -> dict[Number, Images]:
+    def images(self) -> dict[Number, Images]:
+        """The images without a model of ours in all tables, by number."""
         alike: dict[tuple[str, str, int], dict[Number, Measurement]] = {}
         for number in self.file.numbers_in(images=True):
             key = number.images, images_dataset(number, self.models), number.samples
@@ -233,9 +227,7 @@ class Grid:
 
     def dataset_of(self, number: Number) -> str:
         """Return the name of the dataset that a number compares with."""
-        if number.images:
-            return images_dataset(number, self.models)
-        return self.cell(number).model.dataset
+        return self.images[number].dataset if number.images else self.cell(number).model.dataset
 
     def gallery(self, model: str) -> Cell:
         """Return the cell whose images are shown for a model."""

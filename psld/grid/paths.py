@@ -24,11 +24,6 @@ def digest(data: str) -> str:
     return f"{data.removesuffix('.h5')}.digest"
 
 
-def description(data: str) -> str:
-    """The path of the record of a prepared dataset."""
-    return f"{data.removesuffix('.h5')}.json"
-
-
 def cell_result(grid: str, cell: str) -> str:
     return f"results/cells/{grid}/{cell}.json"
 

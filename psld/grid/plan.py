@@ -9,12 +9,10 @@ the network's FLOPs and the speed of a GPU; none is guessed.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field
 from tabulate import tabulate
 
-from psld.config.settings import Settings
 from psld.grid.cells import Cell, Grid
 from psld.grid.entries import paper_values
 from psld.grid.figures import all_figures
@@ -35,18 +33,6 @@ FORMULA = (
 )
 
 
-class PlanSettings(Settings):
-    """Settings of `psld plan`."""
-
-    grid_name: str = "demo"
-    """Name of the grid, configs/grid/NAME.yaml."""
-    list: Literal["cells", "figures"] | None = None
-    """List the names of all cells, or of all figures, instead of the plan."""
-    sustained_tflops: float | None = Field(None, gt=0)
-    """TFLOP/s of a GPU on convolutions, for networks that have not been run here; null leaves
-    their hours unknown."""
-
-
 Gigaflops = Callable[[Model | Guide], float]
 """A function that returns the GFLOPs of one image through a network."""
 
@@ -62,7 +48,7 @@ class Work:
     """Images × network evaluations, over all samples; a guide and its gradient count as two."""
 
 
-def plan(grid: Grid, settings: PlanSettings, gigaflops: Gigaflops) -> str:
+def description(grid: Grid, sustained_tflops: float | None, gigaflops: Gigaflops) -> str:
     """Return the plan of a grid as text."""
     head = (
         f"Grid {grid.name}: {len(grid.models)} models, {len(grid.guides)} guides, "
@@ -70,7 +56,7 @@ def plan(grid: Grid, settings: PlanSettings, gigaflops: Gigaflops) -> str:
     )
     tables = _table(table_sizes(grid), ["table", "models", "cells", "shards"])
     jobs = _table(jobs_by_stage(grid).items(), ["stage", "jobs"])
-    return "\n\n".join([head, tables, jobs, cost(grid, settings.sustained_tflops, gigaflops)])
+    return "\n\n".join([head, tables, jobs, cost(grid, sustained_tflops, gigaflops)])
 
 
 def _table(rows: Any, headers: list[str]) -> str:
@@ -108,7 +94,7 @@ def jobs_by_stage(grid: Grid) -> dict[str, int]:
         "train_guide": sum(not guide.checkpoint for guide in guides),
         "sample": sum(len(cell.ranges) for cell in grid.cells.values()),
         "evaluate": len(grid.measured_cells),
-        "evaluate_images": len({each.name for each in grid.images().values()}),
+        "evaluate_images": len({each.name for each in grid.images.values()}),
         "tabulate": len(grid.file.tables),
         "figure": len(all_figures(grid)),
         "page": 1,

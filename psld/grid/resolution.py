@@ -11,11 +11,7 @@ from typing import Any
 from psld.config.settings import Settings, parse
 from psld.config.words import updated
 from psld.data.settings import PrepareSettings
-from psld.diffusion.samplers import (
-    ClassifierGuidance,
-    DigitsMask,
-    SamplerSettings,
-)
+from psld.diffusion.samplers import ClassifierGuidance, DigitsMask, SamplerSettings
 from psld.diffusion.settings import ProcessSettings
 from psld.grid.cells import Grid, images_dataset
 from psld.grid.figures import PLOTS
@@ -39,21 +35,17 @@ def _compose(name: str, overrides: Sequence[str], where: str) -> dict[str, Any]:
 
 
 class _Sampler(Settings):
-    """The sampler part of a command's settings."""
-
     sampler: SamplerSettings
+
+
+class _Process(Settings):
+    process: ProcessSettings
 
 
 def compose_sampler(overrides: Sequence[str], where: str) -> SamplerSettings:
     """Compose a sampler's settings from overrides of psld sample."""
     content = _compose("sample", [*overrides, "model=x", "output=x"], where)
     return parse(_Sampler, {"sampler": content["sampler"]}, where).sampler
-
-
-class _Process(Settings):
-    """The process part of a command's settings."""
-
-    process: ProcessSettings
 
 
 def compose_process(overrides: Sequence[str], where: str) -> ProcessSettings:

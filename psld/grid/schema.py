@@ -9,11 +9,14 @@ from functools import cached_property
 from itertools import chain
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from psld.config.settings import Settings
 from psld.grid.paths import check_name
 from psld.grid.tables import Claim, Comparison, Number, Place, Table
+
+Cells = Annotated[tuple[str, ...], BeforeValidator(lambda c: (c,) if isinstance(c, str) else c)]
+"""Names of cells; one needs no list."""
 
 
 class SamplerFamily(Settings):
@@ -103,21 +106,12 @@ class GridFile(Settings):
     guides: dict[str, TrainedEntry] = Field(default_factory=dict)
     """Noise-conditional guides for samplers; `defaults` do not apply to them."""
     samplers: dict[str, SamplerFamily]
-    figures: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    figures: dict[str, Cells] = Field(default_factory=dict)
     """Pictures of cells, MODEL/SAMPLER-BUDGET, by name: one cell, such as inpainted images, or a
     list of cells that are compared, a row each. The cells need not be in a table."""
     tables: dict[str, Table]
     claims: tuple[Claim, ...] = ()
     """The comparisons of the paper; their numbers are in the tables."""
-
-    @field_validator("figures", mode="before")
-    @classmethod
-    def _one_cell_is_a_list(cls, figures: Any) -> Any:
-        if not isinstance(figures, dict):
-            return figures
-        return {
-            key: (cells,) if isinstance(cells, str) else cells for key, cells in figures.items()
-        }
 
     @property
     def figure_cells(self) -> list[tuple[str, str]]:
@@ -198,15 +192,11 @@ class GridFile(Settings):
             for seed in seeds
         }
 
-    @property
-    def sampling_seeds(self) -> tuple[int, ...]:
-        """The seeds of the samples; the first is that of the plain names."""
-        return self.seeds.sampling or (self.seed,)
-
     def cell_keys(self, number: Number) -> list[tuple[str, str, int]]:
         """Return model, sampler with budget, and seed of each cell of a number."""
         sampler, models = f"{number.sampler}-{number.budget}", self.replicates(number.model)
-        return [(model, sampler, seed) for model in models for seed in self.sampling_seeds]
+        seeds = self.seeds.sampling or (self.seed,)
+        return [(model, sampler, seed) for model in models for seed in seeds]
 
     @cached_property
     def trainings(self) -> dict[str, TrainedEntry]:

@@ -160,7 +160,7 @@ def read_results(grid: Grid, number: Number, root: Path = Path()) -> SeedResults
     """
     measurement, by_cell = grid.measurement(number), {}
     if number.images:
-        images = grid.images()[number]
+        images = grid.images[number]
         path, record = root / images.result, measurement.digest(images.digest)
         return ImagesResults(result=CellResults.find(path, record))
     for cell in grid.replicates(number):

@@ -18,6 +18,9 @@ from psld.utils.errors import UserError
 class Workflow:
     """All grids. Methods that take a rule's wildcards return records."""
 
+    default = "demo"
+    """The grid that is made without a target: not the paper, which takes weeks of GPU time."""
+
     def __init__(self, grids: dict[str, Grid], broken: dict[str, UserError] | None = None) -> None:
         """Take all grids, and the errors of those that do not resolve."""
         self.grids = grids
@@ -44,12 +47,6 @@ class Workflow:
         """A line for each grid that does not resolve."""
         return [f"grid {name} is left out: {error}" for name, error in self.broken.items()]
 
-    @property
-    def default(self) -> str:
-        """The grid that is made without a target: not the paper, which takes weeks of GPU time."""
-        names = self.grids.keys() | self.broken.keys()
-        return "demo" if "demo" in names else min(names)
-
     def grid(self, wildcards: Any) -> Grid:
         return self.grids[wildcards.grid]
 
@@ -68,7 +65,7 @@ class Workflow:
 
     def images(self, wildcards: Any) -> Images:
         """The images of the wildcards `grid` and `images`."""
-        known = {each.name: each for each in self.grids[wildcards.grid].images().values()}
+        known = {each.name: each for each in self.grids[wildcards.grid].images.values()}
         return known[wildcards.images]
 
     def images_features(self, wildcards: Any) -> list[str]:
@@ -111,9 +108,9 @@ class Workflow:
 
     def table_results(self, wildcards: Any) -> list[str]:
         grid = self.grid(wildcards)
-        images = grid.images(wildcards.table).values()
+        images = grid.file.numbers_in(wildcards.table, images=True)
         cells = result_files(grid, grid.file.numbers_in(wildcards.table))
-        return sorted({*cells, *(each.result for each in images)})
+        return sorted({*cells, *(grid.images[number].result for number in images)})
 
     def table_content(self, wildcards: Any) -> dict[str, Any]:
         """The contents of a table besides its inputs: its texts, and what each entry shows."""
@@ -161,7 +158,7 @@ class Workflow:
         """The files that a page shows: tables, the results in them, and figures."""
         grid = self.grid(wildcards)
         pages = [f"{paths.table(grid.name, table)}.html" for table in grid.file.tables]
-        measured = (*grid.measured_cells, *grid.images().values())
+        measured = (*grid.measured_cells, *grid.images.values())
         results = sorted({each.result for each in measured})
         return [*pages, *results, *figure_files(grid, all_figures(grid))]
 
@@ -231,7 +228,7 @@ class Workflow:
             for cell in grid.cells.values():
                 yield f"{name}/{cell.name}"
                 yield from cell.records
-            yield from (images.result for images in grid.images().values())
+            yield from (images.result for images in grid.images.values())
 
     def check_names(self, rules: Iterable[str]) -> None:
         """Raise UserError if a table or figure, which is a target, has a name that is taken."""

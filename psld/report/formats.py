@@ -9,8 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from tabulate import tabulate
 
 from psld.grid.cells import Grid
-from psld.grid.claims import read_claims
-from psld.grid.entries import TableEntry, read_table
+from psld.grid.entries import TableEntry, read_claims, read_table
 from psld.grid.tables import RECORDED, Table
 from psld.report.table import TableText, claims_text, summary, table_text
 from psld.utils.files import write_text

@@ -12,8 +12,7 @@ from PIL import Image
 
 from psld.grid import paths
 from psld.grid.cells import Grid
-from psld.grid.claims import read_claims
-from psld.grid.entries import STATUSES, Status, read_table
+from psld.grid.entries import STATUSES, Status, read_claims, read_table
 from psld.grid.figures import FIRST, GridFigure, all_figures
 from psld.metrics.results import CellResult, Weights
 from psld.report.formats import TEMPLATES

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from psld.grid.cells import Grid
-from psld.grid.claims import ANSWERS, AnsweredComparison
-from psld.grid.entries import STATUSES, Status, TableEntry
+from psld.grid.entries import ANSWERS, STATUSES, AnsweredComparison, Status, TableEntry
 from psld.grid.tables import Table
 from psld.metrics.estimate import CONFIDENCE
 from psld.metrics.results import NUMBER_KINDS, CellResult

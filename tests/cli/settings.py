@@ -1,17 +1,18 @@
 """The settings class of each command: of those with a config, and of those about grids."""
 
-from typing import get_args, get_type_hints
+from importlib import import_module
 
-from psld.commands.main import COMMANDS, import_command
+from psld.commands.main import COMMANDS
 from psld.config.locations import CONFIGS
 from psld.config.settings import Settings
 
+WITH_CONFIG = {"import": "import_model", "evaluate": "evaluate_cell"}
+"""Commands of several programs, and their program that has a config."""
+
 
 def settings_class(name: str) -> type[Settings]:
-    module = import_command(name)
-    programs = (getattr(module, name, None) for name in ("import_model", "evaluate_cell", "main"))
-    hint = get_type_hints(next(filter(None, programs)).__wrapped__)["settings"]
-    return get_args(hint)[-1] if get_args(hint) else hint
+    module = import_module(f"psld.commands.{COMMANDS[name]}")
+    return getattr(module, WITH_CONFIG.get(name, name)).command.kind
 
 
 KINDS = {name: settings_class(name) for name in COMMANDS}

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from psld.commands.entry import entry_point
-from psld.commands.page import PageSettings
+from psld.commands.report import PageSettings
 from psld.config.messages import explained
 from psld.utils.errors import RunError, UserError
 from tests.cli.settings import COMPOSED, OF_GRIDS
@@ -180,7 +180,7 @@ def test_a_terminated_command_cleans_up(tmp_path):
     code = """if True:
         import sys, time
         from psld.commands.entry import entry_point
-        from psld.commands.page import PageSettings
+        from psld.commands.report import PageSettings
         from psld.utils.files import atomic_path
 
         @entry_point("page", PageSettings, has_config=False)

@@ -152,7 +152,7 @@ def test_a_signal_ends_the_whole_sweep(folder):
     code = """if True:
         import os, signal, sys
         from psld.training import loop
-        from psld.commands.train import main
+        from psld.commands.training import train
 
         class Interrupting(loop.Log):
             def save(self, history):
@@ -162,7 +162,7 @@ def test_a_signal_ends_the_whole_sweep(folder):
 
         import psld.training.run
         psld.training.run.Log = Interrupting
-        main()
+        train()
     """
     recipe = ("--multirun", *RECIPE, "training.seed=1,2", "training.checkpoint_every=1")
     interrupted = run(folder, [*command("train")[:1], "-c", code, *recipe])

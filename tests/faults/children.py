@@ -14,7 +14,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
-from psld.commands.main import COMMANDS, main, module_of
+from psld.commands.main import COMMANDS, main
 from tests.commands import Finished
 from tests.faults.stages import Stage
 
@@ -22,7 +22,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
         __name__,
-        *(f"psld.commands.{module_of(name)}" for name in COMMANDS),
+        *(f"psld.commands.{name}" for name in {*COMMANDS.values()}),
         *(f"psld.report.{name}" for name in ("page", "certificate", "drawing")),
     ]
 )

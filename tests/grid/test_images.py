@@ -28,11 +28,12 @@ def test_images_are_measured_by_the_workflow_and_ranked_in_the_table(configs, di
     metric = (CONFIGS / "metric/fd-classifier.yaml").read_text().replace("steps: 300", "steps: 20")
     (configs / "metric/fd-classifier.yaml").write_text(metric)
     grid = load(configs, content)
-    [images] = set(grid.images("steps").values())
-    assert grid.images("tolerance") == {}
+    [images] = set(grid.images.values())
     workflow = Workflow({"mine": grid})
     w = type("Wildcards", (), {"grid": "mine", "table": "steps", "images": images.name})
     assert images.result in workflow.table_results(w)
+    other = type("Wildcards", (), {"grid": "mine", "table": "tolerance"})
+    assert images.result not in workflow.table_results(other)
     assert workflow.images(w) == images
     assert workflow.images_features(w) == ["features/digits/fd-classifier/reference/manifest.json"]
 
@@ -68,5 +69,5 @@ def test_the_dataset_is_the_grids_only_one_or_the_rows(configs):
         load(configs, content)
     content["tables"]["steps"]["rows"] = [*ROWS[:-1], EDM | {"dataset": "mnist"}]
     grid = load(configs, content)
-    assert {each.dataset for each in grid.images().values()} == {"mnist"}
+    assert {each.dataset for each in grid.images.values()} == {"mnist"}
     assert "mnist/fd-classifier" in grid.features

@@ -5,7 +5,7 @@ import re
 import torch
 from torch import nn
 
-from psld.commands.plan import forward_gigaflops
+from psld.commands.report import forward_gigaflops
 from psld.grid.figures import all_figures, trained_models
 from psld.grid.plan import (
     Work,

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from psld.grid.cells import Grid
-from psld.grid.claims import read_claims
+from psld.grid.entries import read_claims
 from psld.report.page import results_page
 from psld.utils.errors import UserError
 from tests.commands import call, succeeded

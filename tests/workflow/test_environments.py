@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from psld.commands.main import module_of
+from psld.commands.main import COMMANDS
 from psld.utils.errors import EXTRAS
 from tests.workflow.project import REPOSITORY
 
@@ -145,7 +145,7 @@ def commands_by_environment() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("command", "environment"), commands_by_environment())
 def test_an_environment_has_what_its_commands_import(command, environment):
-    needed = needed_by(f"psld.commands.{module_of(command)}") | needed_by("psld.commands.main")
+    needed = needed_by(f"psld.commands.{COMMANDS[command]}") | needed_by("psld.commands.main")
     assert needed <= set(conda(REPOSITORY / "envs" / f"{environment}.yaml"))
 
 

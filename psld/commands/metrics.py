@@ -1,0 +1,136 @@
+"""Commands that measure images: extractors of features, references, and evaluations."""
+
+import math
+import sys
+
+from psld.commands.entry import entry_point
+from psld.config.words import value_in
+from psld.metrics import evaluation
+from psld.metrics.classifier import make_extractor
+from psld.metrics.command_settings import (
+    EvaluateCommandSettings,
+    EvaluateImagesSettings,
+    EvaluateSettings,
+    ReferenceSettings,
+    TrainExtractorSettings,
+)
+from psld.metrics.estimate import Interval, combined
+from psld.metrics.reference_folder import make_reference
+from psld.metrics.results import CellResult
+from psld.training.hub import with_fetched_model
+
+
+@entry_point(
+    "train_extractor",
+    TrainExtractorSettings,
+    record="features",
+    job="extractor_job",
+    run={"data", "output", "device"},
+)
+def train_extractor(settings: TrainExtractorSettings) -> None:
+    """Train the feature classifier of a dataset.
+
+        psld train_extractor dataset=digits metric=fd-classifier
+
+    Writes OUTPUT/weights.safetensors and, last, OUTPUT/manifest.json.
+    """
+    manifest = make_extractor(settings)
+    test = manifest.test_accuracy
+    on_test = "" if test is None else f", {test:.1%} on test"
+    print(f"wrote {settings.output}: accuracy {manifest.train_accuracy:.1%} on train{on_test}")
+
+
+@entry_point(
+    "reference",
+    ReferenceSettings,
+    record="features",
+    job="reference_job",
+    run={"data", "extractor", "output", "device"},
+)
+def reference(settings: ReferenceSettings) -> None:
+    """Compute the reference of a dataset: the features of its images, and of noise for the scale.
+
+        psld reference dataset=digits metric=fd-classifier
+        psld reference dataset=cifar10 metric=fid extractor=null
+
+    Metrics with the same `features` share a reference. Writes OUTPUT/features.safetensors and,
+    last, OUTPUT/manifest.json.
+    """
+    images = make_reference(settings).images
+    counts = ", ".join(f"{count} of {name}" for name, count in images.items())
+    print(f"wrote {settings.output}: features of images: {counts}")
+
+
+@entry_point(
+    "evaluate",
+    EvaluateCommandSettings,
+    record="cell",
+    job="evaluate_job",
+    run={"shards", "output", "keep", "device"},
+)
+def evaluate_cell(settings: EvaluateSettings | EvaluateCommandSettings) -> float:
+    """Measure a cell, or any images, with 95 % intervals, from one pass for all metrics.
+
+        psld evaluate images=downloads/edm.npz dataset=cifar10 'metric=[fid,kid]'  # no model needed
+        psld evaluate cell=demo/cld/em-quadratic-40      # all metrics of the cell in the grid
+        psld evaluate model=models/demo/cld sampler=em sampler.steps=50 \\
+            shards=samples/demo/cld/em-uniform-50 samples=1000 metric=fd-classifier \\
+            reference=features/digits/fd-classifier/reference \\
+            extractor=features/digits/fd-classifier output=result.json
+
+    psld evaluate images=PATH --help shows the settings for images.
+    """
+    if isinstance(settings, EvaluateCommandSettings):
+        settings = settings.evaluation()
+    results = evaluation.evaluate(with_fetched_model(settings)).results
+    for result in results:
+        print(f"{result.metric['name']} of {result.samples} images: {result.value:.4g}")
+    return results[0].value
+
+
+@entry_point("evaluate", EvaluateImagesSettings, has_config=False)
+def evaluate_images(settings: EvaluateImagesSettings) -> float:
+    """Measure any images with 95 % intervals, from one pass for all metrics.
+
+    psld evaluate images=downloads/edm.npz dataset=cifar10 'metric=[fid,kid]'  # no model needed
+    psld evaluate images=mine/pictures reference=downloads/statistics.npz     # mu and sigma
+    """
+    # Pictures need Pillow, and cells do not.
+    from psld.metrics import images
+
+    content = settings.model_dump()
+    results = images.evaluate_images(metrics=content.pop("metric"), **content).results
+    for result in results:
+        print("\n".join(_lines(result)))
+    if settings.output:
+        print(f"wrote {settings.output}")
+    return results[0].value
+
+
+def _lines(result: CellResult) -> list[str]:
+    """Return a value with half of its 95 % interval, and what else is known about it."""
+    half = result.interval.half_width
+    has_error = half > 1e-6 * abs(result.value)  # not one of rounding
+    digits = max(2, 1 - math.floor(math.log10(half))) if has_error else 4  # two of the error
+
+    def text(interval: Interval) -> str:
+        return f"{interval.value:.{digits}f} ± {interval.half_width:.{digits}f}"
+
+    lines = [f"{result.metric['name']} of {result.samples:,} images: {text(result.interval)}"]
+    if limit := result.extrapolated:
+        lines.append(f"  of infinitely many: {text(limit)}")
+    if other := result.reference_estimate:
+        both = combined(result.value, [result.interval, other.interval])
+        lines.append(f"  with other images of the reference, too: {text(both)}")
+    elif result.reference_samples is None:
+        lines.append("  with other images of the reference, too: not known from statistics alone")
+    return lines
+
+
+def evaluate() -> None:
+    """Measure a cell, or any images, with 95 % intervals, from one pass for all metrics.
+
+    Images if the command line has `images=`, else a cell.
+    """
+    has_images = value_in(sys.argv[1:], "images") is not None
+    (evaluate_images if has_images else evaluate_cell)()

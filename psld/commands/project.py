@@ -1,0 +1,58 @@
+"""Commands before everything else: a folder for a project, and its datasets."""
+
+import shutil
+from pathlib import Path
+from textwrap import shorten
+
+from psld.commands.entry import entry_point
+from psld.config.locations import SHIPPED
+from psld.config.settings import Settings
+from psld.data.preparation import prepare_dataset
+from psld.data.settings import PrepareSettings
+from psld.utils.errors import UserError
+
+
+class InitSettings(Settings):
+    """Settings of `psld init`."""
+
+    folder: tuple[Path, ...]
+    """Path of the new folder."""
+
+
+@entry_point("init", InitSettings, bare="folder", has_config=False)
+def init(settings: InitSettings) -> None:
+    """Make a folder for a project of your own: Snakefile, profiles, an example grid, a README.
+
+        psld init mine
+
+    The folder must be new or empty. The rules and all other configs stay in the package.
+    """
+    if len(settings.folder) != 1:
+        raise UserError("folder: give one folder")
+    [folder] = settings.folder
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(f"{folder}: exists and is not an empty folder; give a new one")
+    shutil.copytree(SHIPPED / "workflow/project", folder, dirs_exist_ok=True)
+    shutil.copytree(SHIPPED / "profiles", folder / "profiles")
+    print(f"{folder}/README.md says how to go on")
+
+
+@entry_point("prepare", PrepareSettings, record="dataset", run={"output"})
+def prepare(settings: PrepareSettings) -> None:
+    """Prepare a dataset: find or download its source, decode, resize, and write one HDF5 file.
+
+        psld prepare dataset=digits
+        psld prepare dataset=celeba64 dataset.source.root=/data/celeba
+
+    Settings: configs/prepare.yaml.
+    """
+    record = prepare_dataset(settings.dataset, Path(settings.output))
+    count, channels, height, width = record["shape"]
+    print(
+        f"{settings.output}: {count:,} images of {channels}×{height}×{width} "
+        f"({record['splits']['train']:,} train, {record['splits']['test']:,} test), "
+        f"digest {record['digest'][:12]}"
+    )
+    if settings.dataset.num_classes:
+        classes = ", ".join(f"{i} {name}" for i, name in enumerate(record["class_names"]))
+        print(f"classes: {shorten(classes, 1000, placeholder=' …')}")

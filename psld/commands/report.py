@@ -1,0 +1,263 @@
+"""Commands about a whole grid, which have no config: its plan, tables, figures, page, certificate.
+
+And the look at a process before any training. torch and matplotlib take seconds to import, so the
+settings are checked first.
+"""
+
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+from pydantic import Field
+
+from psld.commands.entry import entry_point
+from psld.config.settings import Settings
+from psld.diffusion.settings import ProcessSettings
+from psld.grid import paths
+from psld.grid.cache import load_grid
+from psld.grid.figures import all_figures
+from psld.grid.records import Guide, Model
+from psld.utils.errors import RunError, UserError
+from psld.utils.files import sha256_of_file, write_text
+
+
+class GridSettings(Settings):
+    """Settings of all commands about a grid."""
+
+    grid_name: str = "demo"
+    """Name of the grid, configs/grid/NAME.yaml."""
+
+
+class PlanSettings(GridSettings):
+    """Settings of `psld plan`."""
+
+    list: Literal["cells", "figures"] | None = None
+    """List the names of all cells, or of all figures, instead of the plan."""
+    sustained_tflops: float | None = Field(None, gt=0)
+    """TFLOP/s of a GPU on convolutions, for networks that have not been run here; null leaves
+    their hours unknown."""
+
+
+@entry_point("plan", PlanSettings, has_config=False)
+def plan(settings: PlanSettings) -> None:
+    """Plan a grid: its models, cells, jobs and GPU hours.
+
+        psld plan grid_name=paper
+        psld plan grid_name=paper sustained_tflops=100   # for networks that have not been run here
+        psld plan grid_name=demo list=cells              # each is a target of Snakemake
+
+    GPU hours follow from the speed of what has been run here, or else from a GPU's TFLOP/s.
+    """
+    from psld.grid.plan import description
+
+    grid = load_grid(settings.grid_name)
+    match settings.list:
+        case "cells":
+            print("\n".join(f"{grid.name}/{cell.name}" for cell in grid.measured_cells))
+        case "figures":
+            print("\n".join(all_figures(grid)))
+        case None:
+            print(description(grid, settings.sustained_tflops, forward_gigaflops))
+
+
+def forward_gigaflops(trained: Model | Guide) -> float:
+    """Return the GFLOPs of one image through a network; a multiply-add counts as two."""
+    import torch
+
+    from psld.training.model import build_guide, build_network, forward_flops
+
+    build = build_network if isinstance(trained, Model) else build_guide
+    process = trained.settings.process.build()
+    with torch.device("meta"):
+        return forward_flops(build(trained.settings, process).eval()) / 1e9
+
+
+class TabulateSettings(GridSettings):
+    """Settings of `psld tabulate`."""
+
+    table: str | None = None
+    """Name of the table to write; null: print all tables."""
+    output: str | None = Field(None, pattern=r"[^/]$")
+    """Path of the table without extension; null: results/tables/GRID/TABLE."""
+
+
+@entry_point("tabulate", TabulateSettings, has_config=False)
+def tabulate(settings: TabulateSettings) -> None:
+    """Tabulate a grid: one table as Markdown, CSV, LaTeX and HTML, or all tables on the terminal.
+
+        psld tabulate grid_name=demo                    # print all tables
+        psld tabulate grid_name=demo table=demo-steps   # write one
+
+    Cells that have not been run are shown as –.
+    """
+    from psld.report.formats import print_tables, write_table
+
+    grid = load_grid(settings.grid_name)
+    if settings.table is None:
+        print_tables(grid)
+        return
+    if settings.table not in grid.file.tables:
+        raise UserError(
+            f"table: {settings.table!r} is not in grid {settings.grid_name}; "
+            f"there are: {', '.join(grid.file.tables)}"
+        )
+    output = settings.output or paths.table(grid.name, settings.table)
+    write_table(grid, settings.table, output)
+    print(f"wrote {output}.csv, {output}.md, {output}.tex and {output}.html")
+
+
+class FigureSettings(GridSettings):
+    """Settings of `psld figure`."""
+
+    figure: str
+    """Name of a figure of the grid."""
+    output: str | None = None
+    """Path without extension; null: results/figures/GRID/FIGURE."""
+    device: str = "auto"
+    """`auto`, or a torch device such as `cpu` or `cuda`: for a path through phase space."""
+
+
+@entry_point("figure", FigureSettings, has_config=False)
+def figure(settings: FigureSettings) -> None:
+    """Draw a figure of a grid.
+
+        psld figure grid_name=demo figure=nfe              # distance against network evaluations
+        psld figure grid_name=demo figure=samplers/cld     # the samplers of one model, side by side
+
+    `psld plan grid_name=demo list=figures` lists a grid's figures. Writes OUTPUT.png and
+    OUTPUT.svg.
+    """
+    if settings.output and (settings.output.endswith("/") or Path(settings.output).is_dir()):
+        raise UserError(f"output: {settings.output} is a folder; give a path without extension")
+    from psld.report.figures import draw_figure
+    from psld.report.style import save
+
+    drawn = draw_figure(load_grid(settings.grid_name), settings.figure, settings.device)
+    save(drawn, settings.output or paths.figure(settings.grid_name, settings.figure))
+
+
+class PageSettings(GridSettings):
+    """Settings of `psld page`."""
+
+    output: str | None = None
+    """Path of the page; null: results/GRID.html."""
+
+
+@entry_point("page", PageSettings, has_config=False)
+def page(settings: PageSettings) -> None:
+    """Write the page of a grid's results, one HTML file for reading.
+
+        psld page grid_name=demo        # results/demo.html
+
+    It lists what has not been run, too.
+    """
+    from psld.report.page import results_page
+
+    grid = load_grid(settings.grid_name)
+    output = settings.output or paths.page(grid.name)
+    write_text(output, results_page(grid))
+    print(f"Page: {output}")
+
+
+class CertifySettings(GridSettings):
+    """Settings of `psld certify`."""
+
+    output: Path | None = None
+    """Path of the certificate; null: results/certificates/GRID.zip."""
+
+
+@entry_point("certify", CertifySettings, has_config=False)
+def certify(settings: CertifySettings) -> None:
+    """Certify a grid: pack what its tables are computed from into one file for `psld verify`.
+
+        psld certify grid_name=demo
+
+    It holds the grid, results, kept features, manifests and tables; no images and no weights.
+    """
+    from psld.report import certificate
+
+    grid = load_grid(settings.grid_name)
+    output = settings.output or Path(paths.certificate(grid.name))
+    cells, size = certificate.certify(grid, output), output.stat().st_size / 1e6
+    print(f"wrote {output}: {cells} of {len(grid.measured_cells)} cells, {size:.1f} MB")
+    print(f"SHA-256 {sha256_of_file(output)}")
+
+
+class VerifySettings(Settings):
+    """Settings of `psld verify`."""
+
+    files: tuple[Path, ...]
+    """Path of the certificate."""
+    grid: str | None = None
+    """Name of your grid to compare with; null: the one with the certificate's name, if any."""
+    reference: Path | None = None
+    """Folder that has references of your own, there or below, such as features/digits."""
+
+
+@entry_point("verify", VerifySettings, bare="files", has_config=False)
+def verify(settings: VerifySettings) -> None:
+    """Verify a certificate: compute its tables again, compare them, and list every difference.
+
+        psld verify demo.zip                              # or the folder of its files
+        psld verify demo.zip grid=demo                    # values, bands, settings, with your grid
+        psld verify demo.zip reference=features/digits    # and the reference, with your own
+
+    Exits with 0 if nothing differs, with 1 if something differs or cannot be recomputed, and with 2
+    for a file that is damaged or not a certificate. docs/results.md says what that proves.
+    """
+    import torch
+
+    from psld.report import certificate
+    from psld.report.formats import print_tables
+
+    if len(settings.files) != 1:
+        raise UserError("files: give one certificate")
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)  # On a busy machine, two threads took ten times as long.
+    [path] = settings.files
+    with TemporaryDirectory(prefix="psld-") as temporary:
+        verified = certificate.verify(path, Path(temporary), settings.grid, settings.reference)
+        print_tables(verified.grid, verified.results, with_summary=False)
+    for line in verified.wrong:
+        print(f"differs: {path}: {line}")
+    for table, checked in verified.tables.items():
+        counts = ", ".join(f"{n} {what}" for what, n in sorted(checked.items()))
+        print(f"{path}: {table}: {counts}")
+    for line in verified.notes:
+        print(f"{path}: {line}")
+    print(f"{path}: not proven: that the features are of samples of the models that are named")
+    if path.is_file():
+        print(f"{path}: SHA-256 {sha256_of_file(path)}")
+    if verified.wrong:
+        raise RunError(f"{path}: {len(verified.wrong)} differences, listed above")
+    if unknown := sum(checked["not recomputed"] for checked in verified.tables.values()):
+        raise RunError(f"{unknown} numbers cannot be recomputed: evaluate with keep=2048")
+
+
+class DesignSettings(Settings):
+    """Settings of `psld design`."""
+
+    process: ProcessSettings
+    name: str
+    """Name of the process, in the title of the figure."""
+    output: str = Field(pattern=r"[^/]$")
+    """Path of the figure without extension."""
+
+
+@entry_point("design", DesignSettings)
+def design(settings: DesignSettings) -> None:
+    """Judge a process before training: its matrices, its kernel and its noise levels.
+
+        psld design process=psld process.gamma=0.02
+        psld design process=recipe process.D='[[0,0],[0,0.25]]' process.Q='[[0,-0.5],[0.5,0]]' \\
+            process.S=[1,0.25] process.initial_variance=[0,0.01]
+
+    Prints what it draws: OUTPUT.png and OUTPUT.svg.
+    """
+    from psld.report.design import description, draw_design
+    from psld.report.style import save
+
+    process = settings.process.build()
+    print(description(settings.name, process))
+    save(draw_design(settings.name, process), settings.output)

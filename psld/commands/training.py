@@ -1,0 +1,191 @@
+"""Commands that make models and guides: by training, or from official checkpoints."""
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from psld.cluster.job import requeued_when_stopped
+from psld.commands.entry import entry_point
+from psld.data.store import ImageStore
+from psld.diffusion.loss import DenoiserLoss, EpsilonLoss, GuideLoss
+from psld.grid.cache import load_grid
+from psld.training import official
+from psld.training.batches import Labels, noising
+from psld.training.manifest import GuideManifest, ModelManifest, note_checkpoint
+from psld.training.model import build_guide, build_network, build_process
+from psld.training.preview import (
+    accuracy_by_time,
+    as_logged,
+    preview_samples,
+    split_of_accuracy,
+)
+from psld.training.recognition import import_files
+from psld.training.run import Task, run_training
+from psld.training.settings import (
+    TRAINING_RUN,
+    ImportFilesSettings,
+    ImportGuideSettings,
+    ImportModelSettings,
+    TrainGuideSettings,
+    TrainSettings,
+)
+from psld.training.start import denoiser_of_states, deviation, save_start
+from psld.utils.device import device_of
+
+
+@entry_point("train", TrainSettings, record="model", run=TRAINING_RUN, changeable=True)
+def train(settings: TrainSettings) -> float:
+    """Train a model: EMA weights and a manifest from a prepared dataset.
+
+        psld train model=demo/psld-0.02 training.steps=100       # a model of a grid
+        psld train dataset=digits process=psld process.gamma=0.02 network=demo training=demo
+        psld train training.label_dropout=0.1                    # a class-conditional model
+        psld train data=data/mine.h5 name=mine                   # size and classes of the file
+
+    Several ranks: torchrun --nproc-per-node=4 -m psld train ...
+    """
+    store = ImageStore.open_for(settings.data, settings.dataset)
+    process = build_process(settings)
+    labels, spread = None, 1.0
+    if settings.num_classes:  # the model is class-conditional
+        dropout = settings.training.label_dropout
+        labels = Labels(store.labels("train"), settings.num_classes, dropout)
+    if settings.serves_every_process:
+        spread = deviation(store)
+        loss = DenoiserLoss(noising(settings, process), spread)
+    else:
+        weighting = settings.training.weighting
+        loss = EpsilonLoss(process, weighting, noising(settings, process))
+
+    def finish(network: nn.Module, folder: Path, weights_sha256: str) -> dict[str, Any]:
+        every = settings.serves_every_process
+        denoise = network if every else denoiser_of_states(process, network)
+        save_start(folder, store, denoise, weights_sha256, device_of(network))
+        return {}
+
+    task = Task(
+        stage="train",
+        manifest=ModelManifest,
+        build=partial(build_network, settings, process, spread),
+        loss_of=loss,
+        labels=labels,
+        preview=partial(preview_samples, settings, process),
+        finish=finish,
+    )
+    with requeued_when_stopped() as on_start:
+        return run_training(settings, store, task, on_start)
+
+
+@entry_point("train_guide", TrainGuideSettings, record="guide", run=TRAINING_RUN, changeable=True)
+def train_guide(settings: TrainGuideSettings) -> float:
+    """Train a guide: the noise-conditional classifier p(y | z_t, t) that steers a sampler.
+
+        psld train_guide guide=demo/psld-0.02          # a guide of a grid
+        psld train_guide dataset=cifar10 process=psld network=guide-cifar10 \\
+            training=guide-demo training.steps=100000
+
+    The guide fits models of the same dataset and process. Several ranks: as for psld train.
+    """
+    store = ImageStore.open_for(settings.data, settings.dataset)
+    process = build_process(settings)
+    accuracies = partial(accuracy_by_time, settings, process, store)
+
+    def finish(network: nn.Module, folder: Path, weights_sha256: str) -> dict[str, Any]:
+        by_time = accuracies(network)
+        shown = ", ".join(f"{a:.2f}" for a in by_time)
+        split = split_of_accuracy(store)
+        print(f"accuracy on the {split} split, from little to much noise: {shown}")
+        return {"accuracy_by_time": by_time}
+
+    task = Task(
+        stage="train_guide",
+        manifest=GuideManifest,
+        build=partial(build_guide, settings, process),
+        loss_of=GuideLoss(noising(settings, process)),
+        labels=Labels(store.labels("train"), store.num_classes),
+        preview=lambda network, _: as_logged(accuracies(network)),
+        finish=finish,
+    )
+    with requeued_when_stopped() as on_start:
+        return run_training(settings, store, task, on_start)
+
+
+IMPORT_RUN = TRAINING_RUN | {"checkpoint", "weights", "kind", "replace"}
+
+
+@entry_point(
+    "import",
+    ImportModelSettings,
+    record="model",
+    run=IMPORT_RUN,
+    changeable=True,
+    bare="checkpoint",
+)
+def import_model(settings: ImportModelSettings) -> None:
+    """Import checkpoints of the official code (mandt-lab/PSLD) as models or guides.
+
+        psld import downloads/psld
+        psld import FILE model=paper/cifar10-cld
+        psld import FILE guide=paper/cifar10-psld-0.01
+        psld import FILE dataset=cifar10 process=cld network=cifar10-ablation
+        psld import FILE kind=guide dataset=cifar10 network=guide-cifar10 training=guide-cifar10
+
+    With files and folders alone (and `grid_name=NAME`, by default `paper`, or `replace=true`), each
+    file's model in the grid is recognized by the shapes of its layers, and Γ by `gamma=Γ` in its
+    path. From then on the workflow imports these models and guides in place of training them.
+
+    Otherwise the weights are written at once. Only tensors and plain containers are read from a
+    file. Its parameters must be those of the network, with the same shapes and no others. The
+    dataset need not be prepared. The workflow does not train a grid's model that is imported by its
+    name either. To have it trained, delete the model's folder.
+    """
+    official.import_model(settings)
+    # The workflow imports what the paper samples.
+    _note(settings.output, settings.checkpoint if settings.weights == "ema" else None)
+
+
+@entry_point(
+    "import_guide",
+    ImportGuideSettings,
+    record="guide",
+    run=IMPORT_RUN,
+    changeable=True,
+    bare="checkpoint",
+)
+def import_guide(settings: ImportGuideSettings) -> None:
+    """Import a checkpoint of the official code as a guide; psld import --help says more."""
+    official.import_guide(settings)
+    _note(settings.output, settings.checkpoint)
+
+
+@entry_point("import", ImportFilesSettings, bare="files", has_config=False)
+def import_recognized(settings: ImportFilesSettings) -> None:
+    grid = load_grid(settings.grid_name)
+    records = (*grid.models.values(), *grid.guides.values())
+    import_files(settings, [each.settings for each in records if not each.is_trained_elsewhere])
+
+
+def _note(folder: str, checkpoint: str | None) -> None:
+    """Note the checkpoint of a grid's model for the workflow, unless the workflow runs this."""
+    keys = {word.partition("=")[0] for word in sys.argv[1:]}
+    if keys & {"model", "guide"} and "record" not in keys:
+        note_checkpoint(folder, checkpoint)
+
+
+def import_() -> None:
+    """Import checkpoints of the official code (mandt-lab/PSLD) as models or guides.
+
+    What files are is recognized, unless other words say it or set anything else.
+    """
+    words = sys.argv[1:]
+    keys = {word.partition("=")[0] for word in words if not import_recognized.command.is_bare(word)}
+    flags = any(word.startswith(("-", "hydra")) for word in words)
+    if words and not flags and keys <= {"grid_name", "replace"}:
+        import_recognized()
+    elif "guide" in keys or "kind=guide" in words:
+        import_guide()
+    else:
+        import_model()
