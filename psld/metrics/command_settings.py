@@ -52,15 +52,10 @@ class EvaluateCommandSettings(_EvaluationSettings):
 
     def evaluation(self) -> EvaluateSettings:
         content = {key: getattr(self, key) for key in _EvaluationSettings.model_fields}
-        return EvaluateSettings(
-            **content,
-            measurements=(Measurement(metric=self.metric, samples=self.samples),),
-            features={
-                self.metric.features: FeatureFolders(
-                    reference=self.reference, extractor=self.extractor
-                )
-            },
-        )
+        measurement = Measurement(metric=self.metric, samples=self.samples)
+        folders = FeatureFolders(reference=self.reference, extractor=self.extractor)
+        features = {self.metric.features: folders}
+        return EvaluateSettings(**content, measurements=(measurement,), features=features)
 
 
 class EvaluateImagesSettings(Settings):

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from psld.config.settings import MadeRecord, write_record
 from psld.metrics.command_settings import EvaluateSettings
-from psld.metrics.extractor import Extractor, batches_of, gather
-from psld.metrics.features import Features, share_estimate
+from psld.metrics.features import Extractor, Features, batches_of, gather, share_estimate
 from psld.metrics.measure import Reference, measure, measure_memorization, scale
 from psld.metrics.reference_folder import (
     ReferenceManifest,

@@ -16,8 +16,7 @@ from psld.data.pixels import truncated
 from psld.data.store import ImageStore
 from psld.metrics.classifier import read_extractor_manifest
 from psld.metrics.evaluation import Gathered, save_kept
-from psld.metrics.extractor import Extractor, batches_of, gather
-from psld.metrics.features import Features, FeatureStatistics
+from psld.metrics.features import Extractor, Features, FeatureStatistics, batches_of, gather
 from psld.metrics.measure import Reference, measure_reference
 from psld.metrics.reference_folder import (
     FEATURES,

@@ -18,8 +18,7 @@ from psld.data.pixels import to_uint8, truncated
 from psld.data.store import ImageStore
 from psld.metrics.classifier import load_classifier, read_extractor_manifest
 from psld.metrics.command_settings import ReferenceSettings
-from psld.metrics.extractor import Extractor, batches_of, gather
-from psld.metrics.features import Features
+from psld.metrics.features import Extractor, Features, batches_of, gather
 from psld.metrics.measure import Reference
 from psld.metrics.settings import (
     ClassifierSettings,
@@ -50,19 +49,14 @@ class ReferenceManifest(MadeRecord):
     truncated_reference: bool
     """True if the real images were truncated as samples are."""
     dataset: str
-    """Name of the dataset."""
     dataset_digest: str
-    """Digest of the dataset's pixels and labels."""
     images: dict[str, int]
     """Number of images of each part: train, test if the dataset has it, noise."""
     features_sha256: str
-    """SHA-256 of `features.safetensors`."""
     extractor_digest: str
-    """Digest of the extractor's architecture and weights."""
     extractor_test_accuracy: float | None
-    """A classifier's test accuracy; null for other extractors and without a test split."""
+    """Of a classifier; null for other extractors and without a test split."""
     device: str
-    """The device of the computation."""
 
     @property
     def kind(self) -> tuple[str, dict[str, Any], bool]:
