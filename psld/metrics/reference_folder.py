@@ -115,8 +115,8 @@ def extractor_for(
 ) -> Extractor:
     """Load the extractor of a metric.
 
-    `folder` has the trained classifier of a classifier metric; published networks need none.
-    `dataset_digest` is that of the current data, on which a classifier must have been trained.
+    `folder` has the trained classifier of a classifier metric; published networks need none. It
+    must have been trained on the current data, whose digest is `dataset_digest`.
 
     Raises UserError if the folder is missing, damaged, or for other settings or another dataset,
     and if published weights cannot be loaded.
@@ -128,7 +128,14 @@ def extractor_for(
                 f"extractor: metric {metric.name} needs the folder of a trained extractor, "
                 "made by psld train_extractor"
             )
-        _check_classifier(settings, Path(folder), dataset_digest)
+        trained = read_extractor_manifest(folder)
+        if trained.extractor != settings:
+            raise UserError(
+                f"{folder}: trained with metric.extractor={trained.extractor!r}, but the metric "
+                f"asks for {settings!r}; train it again"
+            )
+        if trained.dataset_digest != dataset_digest:
+            raise UserError(f"{folder}: trained on other data of {trained.dataset}; train it again")
         return load_classifier(folder, device)
     if folder is not None:
         raise UserError(f"extractor={folder}: metric {metric.name} needs none; set extractor=null")
@@ -149,18 +156,6 @@ def published_extractor(
             return published.DINOv2Extractor(settings, device)
         case EfficientNetSettings():
             return published.EfficientNetExtractor(device)
-
-
-def _check_classifier(settings: ClassifierSettings, folder: Path, dataset_digest: str) -> None:
-    """Raise UserError if the classifier was trained with other settings or on other data."""
-    manifest = read_extractor_manifest(folder)
-    if manifest.extractor != settings:
-        raise UserError(
-            f"{folder}: trained with metric.extractor={manifest.extractor!r}, but the metric asks "
-            f"for {settings!r}; train it again"
-        )
-    if manifest.dataset_digest != dataset_digest:
-        raise UserError(f"{folder}: trained on other data of {manifest.dataset}; train it again")
 
 
 def features_of_splits(
