@@ -21,8 +21,6 @@ class FeatureFolders(Settings):
 
 
 class _EvaluationSettings(CellSettings):
-    """The common settings of all evaluations of a cell."""
-
     shards: str
     """Folder of the cell's shards."""
     output: str
@@ -97,8 +95,6 @@ class EvaluateImagesSettings(Settings):
 
 
 class _CommandSettings(Settings):
-    """The common settings of both commands."""
-
     dataset: DatasetSettings
     metric: MetricSettings
     data: str

@@ -46,8 +46,8 @@ def _load_network(
 ) -> tuple[nn.Module, dict[str, Tensor]]:
     """Build a network with weights from the file `weights`, or if it is None, from a download.
 
-    torch keeps the download, and checks it if its name ends in a part of its SHA-256. Weights are
-    read without running code. Return the network and its weights.
+    torch keeps the download, and checks it if its name ends in a part of its SHA-256. Return the
+    network and its weights.
 
     Raises UserError that names the file to get and the place to put it, if there is no such file,
     or if it is damaged or has the weights of another network.

@@ -86,9 +86,8 @@ def make_reference(settings: ReferenceSettings) -> ReferenceManifest:
     extractor = extractor_for(metric, folder, store.digest, use_device(settings.device))
     parts = features_of_splits(extractor, store, metric)
     parts["train"] = Features(parts["train"].values)  # no metric needs its logits
-    shape = (store.channels, store.image_size, store.image_size)
     count = min(store.splits["train"], NOISE_SAMPLES)
-    noise = noise_images(count, shape, metric.batch_size)
+    noise = noise_images(count, store.shape, metric.batch_size)
     parts["noise"] = gather(extractor, noise, "noise", count)
     origin = {"extractor": extractor.digest, "dataset": store.digest}
     manifest = ReferenceManifest(
@@ -172,7 +171,7 @@ def features_of_splits(
     return features
 
 
-def noise_images(count: int, shape: tuple[int, int, int], batch_size: int) -> Iterator[Tensor]:
+def noise_images(count: int, shape: tuple[int, ...], batch_size: int) -> Iterator[Tensor]:
     """Yield batches of pure noise as images, the same images for any batch size."""
     random = np.random.default_rng(0)
     for start in range(0, count, batch_size):

@@ -37,8 +37,6 @@ FEW_COLORS = 1024
 
 
 class Picture(NamedTuple):
-    """A figure that has been drawn, as the page shows it."""
-
     number: int
     figure: GridFigure
     caption: str
@@ -75,7 +73,6 @@ def results_page(grid: Grid) -> str:
 
 
 def _facts(grid: Grid) -> dict[str, list[str]]:
-    """Return the parts of the grid: datasets, models, samplers with their budgets, metrics."""
     budgets: dict[str, set[str]] = {}
     for sampler in grid.samplers.values():
         budgets.setdefault(sampler.family, set()).add(sampler.budget)

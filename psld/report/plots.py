@@ -132,7 +132,6 @@ def _logarithmic_gamma(axes: Axes, gammas: list[float]) -> None:
 
 
 def _plot_training(grid: Grid) -> Figure:
-    """Plot the training loss against steps: a panel per dataset, a line per model."""
     looks = model_looks(grid)
     curves: dict[str, list[Curve]] = {}
     for name in trained_models(grid):

@@ -183,7 +183,7 @@ class Uploads:
 
 
 def run_id(grid: str, job_type: str, *identity: str | int) -> str:
-    """Return the id of a result's run. A changed result keeps it."""
+    """Return the id of a result's run, which a changed result keeps."""
     return f"{job_type}-{digest_of([grid, *identity])[:12]}"
 
 
