@@ -26,8 +26,7 @@ import psld
 from psld.data.store import ImageStore
 from psld.metrics.distances import frechet_distance
 from psld.metrics.estimate import spread
-from psld.metrics.extractor import batches_of, gather
-from psld.metrics.features import FeatureStatistics
+from psld.metrics.features import FeatureStatistics, batches_of, gather
 from psld.training.manifest import ModelManifest, read_manifest
 
 SAMPLES = 1000

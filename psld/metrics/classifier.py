@@ -20,7 +20,7 @@ from psld.config.settings import MadeRecord, Settings, read_record, write_record
 from psld.data.pixels import from_uint8
 from psld.data.store import ImageStore
 from psld.metrics.command_settings import TrainExtractorSettings
-from psld.metrics.extractor import batches_of, digest_of_weights
+from psld.metrics.features import batches_of, digest_of_weights
 from psld.metrics.settings import ClassifierSettings
 from psld.utils.device import use_device
 from psld.utils.errors import RunError, UserError
@@ -30,6 +30,7 @@ from psld.utils.tensors import read_tensors, save_tensors
 
 WEIGHTS = "weights.safetensors"
 MANIFEST = "manifest.json"
+REMEDY = "run psld train_extractor again"
 
 COARSEST = 4  # images are halved until both sides are at most this long
 
@@ -38,11 +39,8 @@ class ImageShape(Settings):
     """The images and labels of a classifier."""
 
     channels: int
-    """1 or 3."""
     image_size: int
-    """Pixels along a side."""
     num_classes: int
-    """Number of labels."""
 
 
 class FeatureClassifier(nn.Module):
@@ -142,19 +140,19 @@ def make_extractor(settings: TrainExtractorSettings) -> "ExtractorManifest":
         settings.metric.extractor, shape, store.images("train"), store.labels("train"), device
     )
     seconds = time.monotonic() - started
+    size = settings.metric.batch_size
     accuracies = {
-        split: accuracy(
-            extractor, store.images(split), store.labels(split), settings.metric.batch_size
-        )
-        for split, size in store.splits.items()
-        if size > 0
+        split: accuracy(extractor, store.images(split), store.labels(split), size)
+        for split, count in store.splits.items()
+        if count
     }
+    tensors, origin = extractor.network.state_dict(), {"architecture": extractor.architecture}
     manifest = ExtractorManifest(
         extractor=settings.metric.extractor,
         shape=shape,
         dataset=settings.dataset.name,
         dataset_digest=store.digest,
-        digest=save_classifier(settings.output, extractor),
+        digest=save_tensors(Path(settings.output) / WEIGHTS, "weights", tensors, origin),
         train_accuracy=accuracies["train"],
         test_accuracy=accuracies.get("test"),
         seconds=round(seconds, 3),
@@ -204,7 +202,7 @@ def train_classifier(
 
 @contextmanager
 def deterministic() -> Iterator[None]:
-    """Let cuDNN use algorithms in this context that give the same bits each time."""
+    """Let cuDNN use only algorithms that give the same bits each time."""
     cudnn = torch.backends.cudnn  # its own context manager `flags` also changes the use of TF32
     before = cudnn.deterministic, cudnn.benchmark
     cudnn.deterministic, cudnn.benchmark = True, False
@@ -241,36 +239,25 @@ class ExtractorManifest(MadeRecord):
     """The record of a trained classifier: its settings, its data and its accuracy."""
 
     extractor: ClassifierSettings
-    """The settings it was trained with."""
     shape: ImageShape
-    """The shape of its images."""
     dataset: str
-    """Name of the dataset."""
     dataset_digest: str
-    """Digest of the dataset's pixels and labels."""
     digest: str
     """The SHA-256 of architecture and weights: the extractor's, and that of its file."""
     train_accuracy: float = Field(ge=0, le=1)
     """Accuracy on the training split, without augmentation."""
     test_accuracy: float | None = Field(ge=0, le=1)
-    """Accuracy on the test split; null without a test split."""
+    """Null without a test split."""
     seconds: float
-    """Wall-clock time of the training."""
     device: str
-    """The device of the training."""
-
-
-def save_classifier(folder: str | Path, extractor: ClassifierExtractor) -> str:
-    """Write the weights and return the extractor's digest."""
-    tensors, origin = extractor.network.state_dict(), {"architecture": extractor.architecture}
-    return save_tensors(Path(folder) / WEIGHTS, "weights", tensors, origin)
 
 
 def read_extractor_manifest(folder: str | Path) -> ExtractorManifest:
     """Read a folder's manifest. Raises UserError if it is missing, damaged or foreign."""
     path = Path(folder) / MANIFEST
-    wrong = f"{path}: not the manifest of an extractor; run psld train_extractor again"
-    return read_record(ExtractorManifest, path, wrong)
+    return read_record(
+        ExtractorManifest, path, f"{path}: not the manifest of an extractor; {REMEDY}"
+    )
 
 
 def load_classifier(folder: str | Path, device: torch.device | str = "cpu") -> ClassifierExtractor:
@@ -280,7 +267,6 @@ def load_classifier(folder: str | Path, device: torch.device | str = "cpu") -> C
     """
     manifest = read_extractor_manifest(folder)
     network = FeatureClassifier(manifest.extractor, manifest.shape)
-    remedy = "run psld train_extractor again"
-    stored = read_tensors(Path(folder) / WEIGHTS, "weights", remedy, manifest.digest)
+    stored = read_tensors(Path(folder) / WEIGHTS, "weights", REMEDY, manifest.digest)
     network.load_state_dict(stored.tensors())
     return ClassifierExtractor(network, manifest.extractor, manifest.shape, device)

@@ -21,8 +21,6 @@ class FeatureFolders(Settings):
 
 
 class _EvaluationSettings(CellSettings):
-    """The common settings of all evaluations of a cell."""
-
     shards: str
     """Folder of the cell's shards."""
     output: str
@@ -52,15 +50,10 @@ class EvaluateCommandSettings(_EvaluationSettings):
 
     def evaluation(self) -> EvaluateSettings:
         content = {key: getattr(self, key) for key in _EvaluationSettings.model_fields}
-        return EvaluateSettings(
-            **content,
-            measurements=(Measurement(metric=self.metric, samples=self.samples),),
-            features={
-                self.metric.features: FeatureFolders(
-                    reference=self.reference, extractor=self.extractor
-                )
-            },
-        )
+        measurement = Measurement(metric=self.metric, samples=self.samples)
+        folders = FeatureFolders(reference=self.reference, extractor=self.extractor)
+        features = {self.metric.features: folders}
+        return EvaluateSettings(**content, measurements=(measurement,), features=features)
 
 
 class EvaluateImagesSettings(Settings):
@@ -102,8 +95,6 @@ class EvaluateImagesSettings(Settings):
 
 
 class _CommandSettings(Settings):
-    """The common settings of both commands."""
-
     dataset: DatasetSettings
     metric: MetricSettings
     data: str

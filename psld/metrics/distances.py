@@ -8,12 +8,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from psld.metrics.estimate import Estimate
-from psld.metrics.features import (
-    BLOCKS,
-    FeatureStatistics,
-    assign_blocks,
-    jackknife,
-)
+from psld.metrics.features import BLOCKS, FeatureStatistics, assign_blocks, jackknife
 from psld.utils.errors import RunError, UserError
 
 SEED = 2020

@@ -1,7 +1,8 @@
 """The evaluation of a cell: one pass over its shards for all its metrics."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,9 +11,7 @@ from torch import Tensor
 
 from psld.config.settings import MadeRecord, write_record
 from psld.metrics.command_settings import EvaluateSettings
-from psld.metrics.estimate import Estimate
-from psld.metrics.extractor import Extractor, batches_of, gather
-from psld.metrics.features import Features, share_estimate
+from psld.metrics.features import Extractor, Features, batches_of, gather, share_estimate
 from psld.metrics.measure import Reference, measure, measure_memorization, scale
 from psld.metrics.reference_folder import (
     ReferenceManifest,
@@ -22,7 +21,7 @@ from psld.metrics.reference_folder import (
     read_reference_manifest,
 )
 from psld.metrics.results import CellResult, CellResults, Weights
-from psld.metrics.settings import Measurement, MetricSettings
+from psld.metrics.settings import Measurement
 from psld.sampling.sample import origin_of
 from psld.sampling.settings import images_digest
 from psld.sampling.shards import Shard, read_shards
@@ -68,34 +67,16 @@ class Gathered:
         """Return the fields of a result that are computed from features."""
         metric = measurement.metric
         samples = self.samples[metric.features, measurement.samples]
-        nearest = None
+        numbers = scale(metric, reference, device) | {"nearest": None, "class_accuracy": None}
         if metric.measure.kind == "memorization":
             memorized = measure_memorization(metric, samples, reference, device)
-            estimate, nearest = memorized.share, memorized.pairs(NEAREST_PAIRS)
+            numbers |= {"estimate": memorized.share, "nearest": memorized.pairs(NEAREST_PAIRS)}
         else:
-            estimate = measure(metric, samples, reference, device)
-        return {
-            "estimate": estimate,
-            "nearest": nearest,
-            "class_accuracy": self._accuracy(metric, samples),
-            **scale(metric, reference, device),
-        }
-
-    def _accuracy(self, metric: MetricSettings, samples: Features) -> Estimate | None:
-        """Return the share of images whose class the dataset's classifier recognizes."""
-        if self.labels is None or metric.extractor.kind != "classifier":
-            return None
-        answers = samples.logits.argmax(dim=1)
-        return share_estimate(answers == self.labels[: len(samples)])
-
-    def costs_of(self, samples: int) -> list[Cost]:
-        """Return the costs of the shards with the first `samples` images."""
-        costs, images = [], 0
-        for cost in self.costs:
-            if images < samples:
-                costs.append(cost)
-                images += cost.images
-        return costs
+            numbers["estimate"] = measure(metric, samples, reference, device)
+        if self.labels is not None and metric.extractor.kind == "classifier":
+            answers = samples.logits.argmax(dim=1)
+            numbers["class_accuracy"] = share_estimate(answers == self.labels[: len(samples)])
+        return numbers
 
 
 def evaluate(settings: EvaluateSettings) -> CellResults:
@@ -124,7 +105,7 @@ def evaluate(settings: EvaluateSettings) -> CellResults:
         settings, model.settings, model.weights_sha256, guide and guide.weights_sha256
     )
     shards = read_shards(settings.shards, samples, origin)
-    gathered = gather_shards(shards, extractors, settings.measurements)
+    gathered = _gather_shards(shards, extractors, settings)
     kept = save_kept(_kept_file(settings), gathered, settings.keep)
     results = []
     for measurement in settings.measurements:
@@ -177,13 +158,13 @@ def recompute(
             loaded[key] = load_reference(folder) if has_features else (None, manifest)
         reference, manifest = loaded[key]
         check_reference(metric, folder, manifest, manifest.extractor_digest, model)
+        facts = _facts(settings, measurement, model, guide, gathered, manifest)
+        software = result.model_dump(include=set(MadeRecord.model_fields))
         if reference and measure:
             numbers = gathered.numbers(measurement, reference)
         else:
             numbers = result.model_dump(include=NUMBERS)
             taken.add(result.record)
-        software = result.model_dump(include=set(MadeRecord.model_fields))
-        facts = _facts(settings, measurement, model, guide, gathered, manifest)
         results.append(CellResult(**facts, **numbers, kept_sha256=kept, **software))
     return Recomputed(CellResults(results=tuple(results)), gathered, taken)
 
@@ -206,8 +187,10 @@ def _facts(
     reference: ReferenceManifest,
 ) -> dict[str, Any]:
     """Return the fields of a result that are not computed from features."""
-    metric, costs = measurement.metric, gathered.costs_of(measurement.samples)
-    weights, process = model.identity(), None
+    metric, weights, process = measurement.metric, model.identity(), None
+    firsts = accumulate((cost.images for cost in gathered.costs), initial=0)
+    pairs = zip(gathered.costs, firsts, strict=False)
+    costs = [cost for cost, first in pairs if first < measurement.samples]
     if model.settings.serves_every_process:
         process = settings.process or model.settings.process
         weights["settings"]["process"] = process.model_dump(mode="json")
@@ -233,17 +216,15 @@ def _facts(
     }
 
 
-def gather_shards(
-    shards: Iterable[Shard],
-    extractors: Mapping[str, Extractor],
-    measurements: Sequence[Measurement],
+def _gather_shards(
+    shards: Iterable[Shard], extractors: Mapping[str, Extractor], settings: EvaluateSettings
 ) -> Gathered:
     """Read each shard once and extract the features of its images with each extractor.
 
     Memory for 50,000 samples with Inception's features and logits is 0.6 GB.
     """
     parts: dict[str, list[Features]] = {name: [] for name in extractors}
-    batch_sizes = {m.metric.features: m.metric.batch_size for m in measurements}
+    batch_sizes = {m.metric.features: m.metric.batch_size for m in settings.measurements}
     labels, costs = [], []
     for shard in shards:
         count = len(shard.images)
@@ -253,8 +234,8 @@ def gather_shards(
         if shard.labels is not None:
             labels.append(torch.from_numpy(shard.labels))
         costs.append(Cost(count, shard.nfe, shard.seconds, shard.device))
-    features = {name: Features.joined(own) for name, own in parts.items()}
-    groups = dict.fromkeys((m.metric.features, m.samples) for m in measurements)
+    features = {name: Features.joined(each) for name, each in parts.items()}
+    groups = [(m.metric.features, m.samples) for m in settings.measurements]
     samples = {(name, n): features[name].first(n) for name, n in groups}
     return Gathered(samples, torch.cat(labels) if labels else None, costs)
 
@@ -284,7 +265,7 @@ def load_kept(path: str | Path, sha256: str) -> Gathered:
     for key, tensor in tensors.items():
         name, n, what = key.split("/")
         groups.setdefault((name, int(n)), {})[what] = tensor
-    samples = {group: Features.from_tensors(own) for group, own in groups.items()}
+    samples = {group: Features.from_tensors(each) for group, each in groups.items()}
     for (name, n), features in samples.items():
         if any(len(tensor) != n for tensor in features.tensors().values()):
             raise UserError(f"{path}: {name}: features of {len(features)} samples, not of {n}")

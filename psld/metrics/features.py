@@ -1,16 +1,18 @@
-"""The features of a set of images, their statistics, and blocks of images for intervals."""
+"""The features of a set of images: their extraction, statistics, and blocks for intervals."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from psld.metrics.estimate import Estimate
 from psld.utils.errors import UserError
+from psld.utils.tensors import as_arrays, digest_of_arrays
 
 BLOCKS = 20
 """Blocks of a cell. With 20, the t quantile is 2.09 instead of 1.96, and s has an error of 16 %."""
@@ -73,30 +75,14 @@ class FeatureStatistics:
     def covariance(self) -> Tensor:
         """The unbiased sample covariance, d×d. Raises UserError with fewer than two samples."""
         self._check_count(2)
-        return self.scatter / (self.count - 1)
-
-    @property
-    def scatter(self) -> Tensor:
-        """Σ(x − x̄)(x − x̄)ᵀ, d×d. Raises UserError without samples."""
-        mean = self.mean
-        return self.outer - self.count * torch.outer(mean, mean)
+        scatter = self.outer - self.count * torch.outer(self.mean, self.mean)
+        return scatter / (self.count - 1)
 
     def _check_count(self, needed: int) -> None:
         if self.count < needed:
             raise UserError(
                 f"feature statistics of {self.count} images: at least {needed} are needed"
             )
-
-
-def block_index(index: np.ndarray, blocks: int = BLOCKS) -> np.ndarray:
-    """Return the block of each sample index i, ⌊B · frac(i / golden ratio)⌋, in integers.
-
-    The block depends only on the index, so the cut into shards and batches is free, and a cell's
-    first n samples keep their blocks if more samples follow. Block sizes differ by a few samples.
-    Unlike i mod B, each block has its share of every class if labels cycle through the samples.
-    """
-    position = (np.asarray(index, dtype=np.uint64) * _GOLDEN) >> np.uint64(32)
-    return ((position * np.uint64(blocks)) >> np.uint64(32)).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -136,6 +122,68 @@ class Features:
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
         """Return the features that `tensors` was called on."""
         return cls(tensors["values"], tensors.get("logits"))
+
+
+class Extractor(Protocol):
+    """A map from images to features. Equal digests mean equal features, up to rounding."""
+
+    digest: str
+    """Digest of the architecture and its weights."""
+    device: torch.device
+    """The device on which the features are computed and returned."""
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Map uint8 images N×C×H×W on any device → float32 features N×d and logits N×classes.
+
+        Both are on `device`. The logits are None if the network is not a classifier.
+        """
+        ...
+
+
+def batches_of(images: np.ndarray, batch_size: int) -> Iterator[Tensor]:
+    """Cut a uint8 array or memory map N×C×H×W into batches, each read when needed."""
+    for start in range(0, len(images), batch_size):
+        yield torch.from_numpy(np.array(images[start : start + batch_size]))
+
+
+def gather(
+    extractor: Extractor,
+    batches: Iterable[Tensor],
+    description: str,
+    total: int,
+    silent: bool | None = None,
+) -> Features:
+    """Gather the features, and logits if any, of uint8 images, with a progress bar up to `total`.
+
+    A GPU is waited for at the end only: the next batch is read while this one is computed.
+    """
+    parts = []
+    with tqdm(total=total, desc=description, unit="img", disable=silent) as progress:
+        for batch in batches:
+            if extractor.device.type == "cuda":
+                batch = batch.pin_memory().to(extractor.device, non_blocking=True)
+            parts.append(Features(*extractor(batch)))
+            progress.update(len(batch))
+    return Features.joined(parts)
+
+
+def digest_of_weights(architecture: str, weights: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of an architecture's description and its weights' names and values."""
+    return digest_of_arrays("weights", as_arrays(weights), {"architecture": architecture})
+
+
+# -- blocks -------------------------------------------------------------------------------------
+
+
+def block_index(index: np.ndarray, blocks: int = BLOCKS) -> np.ndarray:
+    """Return the block of each sample index i, ⌊B · frac(i / golden ratio)⌋, in integers.
+
+    The block depends only on the index, so the cut into shards and batches is free, and a cell's
+    first n samples keep their blocks if more samples follow. Block sizes differ by a few samples.
+    Unlike i mod B, each block has its share of every class if labels cycle through the samples.
+    """
+    position = (np.asarray(index, dtype=np.uint64) * _GOLDEN) >> np.uint64(32)
+    return ((position * np.uint64(blocks)) >> np.uint64(32)).astype(np.int64)
 
 
 def assign_blocks(n: int, blocks: int = BLOCKS) -> tuple[Tensor, int]:

@@ -16,8 +16,7 @@ from psld.data.pixels import truncated
 from psld.data.store import ImageStore
 from psld.metrics.classifier import read_extractor_manifest
 from psld.metrics.evaluation import Gathered, save_kept
-from psld.metrics.extractor import Extractor, batches_of, gather
-from psld.metrics.features import Features, FeatureStatistics
+from psld.metrics.features import Extractor, Features, FeatureStatistics, batches_of, gather
 from psld.metrics.measure import Reference, measure_reference
 from psld.metrics.reference_folder import (
     FEATURES,
@@ -145,29 +144,25 @@ def _basis(
 ) -> Basis:
     """Load the extractor and the reference. Without kept features, read a dataset's images."""
     if dataset is not None:
-        folder, data = f"features/{dataset}/{metric.features}/reference", f"data/{dataset}.h5"
-        has_features, has_data = (Path(folder) / FEATURES).exists(), Path(data).exists()
-        if has_features and has_data:
-            known = load_reference(folder)[1].dataset_digest
-            if known != ImageStore.open(data).digest:
-                raise UserError(f"{folder}: of other images than {data}; {REMEDY}")
-        reference = folder if has_features else data
+        folder = Path(f"features/{dataset}/{metric.features}/reference")
+        reference = folder if (folder / FEATURES).exists() else f"data/{dataset}.h5"
     path = None if isinstance(reference, np.ndarray) else Path(reference)
     if path and (path / FEATURES).exists():
         known, manifest = load_reference(path)
+        data = Path(f"data/{dataset or manifest.dataset}.h5")
+        store = ImageStore.open(data) if data.exists() else None
+        if dataset and store and store.digest != manifest.dataset_digest:
+            raise UserError(f"{path}: of other images than {data}; {REMEDY}")
         network = extractor_for(metric, extractor, manifest.dataset_digest, device)
         check_reference(metric, path, manifest, network.digest, None)
-        data = Path(f"data/{manifest.dataset}.h5")
-        shape = ImageStore.open(data).shape if data.exists() else None
-        return Basis(network, known, manifest.facts, shape)
+        return Basis(network, known, manifest.facts, store and store.shape)
     trained = read_extractor_manifest(extractor) if extractor else None
     network = extractor_for(metric, extractor, trained.dataset_digest if trained else "", device)
     facts = {"extractor_test_accuracy": trained and trained.test_accuracy}
     moments = read_statistics(path) if path else None
     if moments is not None:
-        sha256 = digest_of_arrays(
-            "statistics", dict(zip(("mu", "sigma"), moments, strict=True)), {}
-        )
+        mu, sigma = moments
+        sha256 = digest_of_arrays("statistics", {"mu": mu, "sigma": sigma}, {})
         facts |= {"reference_samples": None, "reference_sha256": sha256}
         statistics = FeatureStatistics.of_moments(*map(torch.from_numpy, moments))
         return Basis(network, Reference(statistics, None, None), lambda _: facts)

@@ -8,7 +8,7 @@ from torch import Tensor
 from psld.data.images import read_images
 from psld.metrics.classifier import load_classifier
 from psld.metrics.distances import frechet_distance
-from psld.metrics.extractor import Extractor, batches_of, gather
+from psld.metrics.features import Extractor, batches_of, gather
 from psld.metrics.images import evaluate_images, is_dataset
 from psld.metrics.reference_folder import published_extractor
 from psld.metrics.results import CellResult
@@ -123,7 +123,7 @@ def distance(
         images: uint8 N×C×H×W.
         reference: uint8 M×C×H×W.
         extractor: from `load_extractor`, or what it takes, or any object with the attributes of
-            psld.metrics.extractor.Extractor.
+            psld.metrics.features.Extractor.
         progress: show progress bars, in notebooks as widgets.
 
     Raises:

@@ -48,9 +48,8 @@ class LikelihoodResult(MadeRecord):
     """Number of images."""
     likelihood: LikelihoodSettings
     evaluations: float
-    """Network evaluations per image and draw, counted."""
     gradients: float
-    """Vector-Jacobian products per image and draw."""
+    """Both per image and draw, as in a shard."""
     seconds: float
     device: str
     dataset_digest: str

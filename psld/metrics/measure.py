@@ -56,10 +56,6 @@ def measure(
         samples = gather(extractor, batches, "samples", total)
         estimates = {m.name: measure(m, samples, reference) for m in metrics}
 
-    With Inception the Fréchet distance takes a minute of one core for any number of samples, and
-    the kernel distance half of that. Precision, recall and memorization grow with samples ×
-    reference images (`python -m benchmarks.metrics`).
-
     Raises UserError if the samples are too few, and RunError if features are NaN or infinite.
     """
     settings = metric.measure

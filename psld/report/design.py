@@ -17,8 +17,6 @@ LEVELS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 FIRST_TIME = 1e-4
 """The earliest time of the figure."""
 
-BLOCKS = ("image", "momentum")
-
 
 def description(title: str, process: LinearProcess) -> str:
     """Return the matrices of a process, its modes, and what the network predicts."""
@@ -33,11 +31,6 @@ def description(title: str, process: LinearProcess) -> str:
     return "\n".join(lines)
 
 
-def block_names(process: LinearProcess) -> list[str]:
-    """Name the blocks: image, momentum, and auxiliary blocks by number."""
-    return [*BLOCKS, *(f"block {n}" for n in range(2, process.blocks))][: process.blocks]
-
-
 def matrices(process: LinearProcess) -> list[str]:
     """Return the matrices of the SDE dz = F z dt + G dw and of its recipe, one a line."""
     one = torch.ones(1, dtype=torch.float64)
@@ -50,13 +43,11 @@ def matrices(process: LinearProcess) -> list[str]:
         "G/√β = √(2D)": process.diffusion(one)[0] / process.beta(one).sqrt(),
         "Φ(1) = exp(∫₀¹ F dt)": process.transition(one)[0],
     }
-    rows = {
-        name: [[f"{v + 0:.4g}" for v in row] for row in m.tolist()] for name, m in named.items()
-    }
-    return [
-        f"{name} = [{', '.join('[' + ', '.join(row) + ']' for row in matrix)}]"
-        for name, matrix in rows.items()
-    ]
+    lines = []
+    for name, matrix in named.items():
+        rows = (f"[{', '.join(f'{v + 0:.4g}' for v in row)}]" for row in matrix.tolist())
+        lines.append(f"{name} = [{', '.join(rows)}]")
+    return lines
 
 
 def modes(process: LinearProcess) -> str:
@@ -123,6 +114,7 @@ def draw_design(title: str, process: LinearProcess) -> Figure:
 def _draw_blocks(
     axes: Axes, process: LinearProcess, times: torch.Tensor, values: torch.Tensor
 ) -> None:
-    for name, color, line in zip(block_names(process), COLORS, values.mT, strict=False):
+    names = ["image", "momentum", *(f"block {n}" for n in range(2, process.blocks))]
+    for name, color, line in zip(names, COLORS, values.mT, strict=False):
         axes.plot(times, line, label=name, color=color, linewidth=LINE_WIDTH)
     axes.set(xlabel="time t", xscale="log")

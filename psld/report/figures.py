@@ -78,7 +78,6 @@ def before_and_after(shard: Shard, rows: int, columns: int) -> list[np.ndarray]:
 
 
 def _draw_comparison(figure: GridFigure) -> Figure:
-    """Draw the same samples of several cells, one row per cell."""
     shards: dict[str, Shard] = {}
     for label, cell in figure.cells.items():
         path = shard_path(cell.folder, 0)
@@ -93,7 +92,6 @@ def _draw_comparison(figure: GridFigure) -> Figure:
 
 
 def _draw_nearest(figure: GridFigure) -> Figure:
-    """Draw samples above their nearest training images."""
     cell = figure.cell
     measurement = next(m for m in cell.measurements if m.metric.measure.kind == "memorization")
     result = CellResults.find(cell.result, measurement.digest(cell.digest))

@@ -37,7 +37,6 @@ def model_card(manifest: ModelManifest, repository: str, license: str) -> str:
 
 
 def _facts(manifest: ModelManifest) -> Iterator[tuple[str, str | None]]:
-    """Yield what a reader asks first, as far as it is known."""
     settings, data, imported = manifest.settings, manifest.settings.dataset, manifest.imported
     training = [
         manifest.step is not None and f"{manifest.step:,} steps",

@@ -14,7 +14,7 @@ from psld.grid import paths
 from psld.grid.cells import Grid
 from psld.grid.entries import STATUSES, Status, read_claims, read_table
 from psld.grid.figures import FIRST, GridFigure, all_figures
-from psld.metrics.results import CellResult, Weights
+from psld.metrics.results import CellResult
 from psld.report.formats import TEMPLATES
 from psld.report.table import TableText, claims_text, limit_text, summary, table_text
 from psld.utils.errors import UserError
@@ -36,8 +36,6 @@ FEW_COLORS = 1024
 
 
 class Picture(NamedTuple):
-    """A figure that has been drawn, as the page shows it."""
-
     number: int
     figure: GridFigure
     caption: str
@@ -74,7 +72,6 @@ def results_page(grid: Grid) -> str:
 
 
 def _facts(grid: Grid) -> dict[str, list[str]]:
-    """Return the parts of the grid: datasets, models, samplers with their budgets, metrics."""
     budgets: dict[str, set[str]] = {}
     for sampler in grid.samplers.values():
         budgets.setdefault(sampler.family, set()).add(sampler.budget)
@@ -128,25 +125,19 @@ def _embedded(path: Path) -> tuple[str, int, int]:
 def _origins(results: list[CellResult]) -> Iterator[TableText]:
     """Yield tables of the results' weights and of the software."""
     weights = [each for result in results for each in (result.model, result.guide) if each]
+    lines = {}
+    for each in weights:
+        steps = "" if each.step is None else str(each.step)
+        facts = [each.settings["dataset"]["name"], steps, each.weights_sha256]
+        lines[each.name] = [each.name, *facts, json.dumps(each.settings)]
     columns = ["name", "dataset", "steps", "SHA-256", "settings"]
-    yield TableText(
-        "Weights", columns, list(map(_line, {each.name: each for each in weights}.values()))
-    )
+    yield TableText("Weights", columns, list(lines.values()))
     columns = ["evaluated with", "revision", "precision", "sampled on", "results"]
     software = Counter(map(_software, results)).items()
     yield TableText("Software and devices", columns, [[*words, str(n)] for words, n in software])
 
 
-def _line(weights: Weights) -> list[str]:
-    dataset, step = weights.settings["dataset"]["name"], weights.step
-    steps = "" if step is None else str(step)
-    return [weights.name, dataset, steps, weights.weights_sha256, json.dumps(weights.settings)]
-
-
 def _software(result: CellResult) -> tuple[str, ...]:
-    """Return versions, revision and precision of the evaluation, and the device of sampling."""
-    versions = ", ".join(
-        f"{name} {version}" for name, version in result.versions.items() if version
-    )
+    versions = ", ".join(f"{name} {v}" for name, v in result.versions.items() if v)
     precision = ", ".join(f"{name}: {value}" for name, value in result.precision.items())
     return versions, result.git_revision or "", precision, result.sampling_device or ""

@@ -64,21 +64,15 @@ class Panel:
 
 def draw_plot(grid: Grid, name: str) -> Figure:
     """Draw one of the PLOTS of a grid. Raises UserError if there is nothing to plot yet."""
-    return {"nfe": _plot_nfe, "gamma": _plot_gamma, "training": _plot_training}[name](grid)
-
-
-def _plot_nfe(grid: Grid) -> Figure:
-    """Plot distance against network evaluations: a panel per sampler family, a line per model."""
-    panels = _panels(grid, nfe_lines(grid), model_looks(grid), lambda _, nfe: nfe)
-    return draw_panels(panels, "network evaluations (NFE)", _logarithmic_nfe)
-
-
-def _plot_gamma(grid: Grid) -> Figure:
-    """Plot distance against Γ: a panel per sampler family, a line per budget."""
-    groups = gamma_lines(grid)
-    looks = ramp(list(dict.fromkeys(line for group in groups for line in group.lines)))
-    panels = _panels(grid, groups, looks, lambda number, _: friction(grid, number.model))
-    return draw_panels(panels, "friction Γ on the position", _logarithmic_gamma)
+    if name == "nfe":  # a line for each model
+        panels = _panels(grid, nfe_lines(grid), model_looks(grid), lambda _, nfe: nfe)
+        return draw_panels(panels, "network evaluations (NFE)", _logarithmic_nfe)
+    if name == "gamma":  # a line for each budget
+        groups = gamma_lines(grid)
+        looks = ramp(list(dict.fromkeys(line for group in groups for line in group.lines)))
+        panels = _panels(grid, groups, looks, lambda number, _: friction(grid, number.model))
+        return draw_panels(panels, "friction Γ on the position", _logarithmic_gamma)
+    return _plot_training(grid)
 
 
 def _panels(
@@ -138,7 +132,6 @@ def _logarithmic_gamma(axes: Axes, gammas: list[float]) -> None:
 
 
 def _plot_training(grid: Grid) -> Figure:
-    """Plot the training loss against steps: a panel per dataset, a line per model."""
     looks = model_looks(grid)
     curves: dict[str, list[Curve]] = {}
     for name in trained_models(grid):

@@ -53,7 +53,7 @@ class Look:
     dash: Any = "solid"
 
     def ours(self) -> dict[str, Any]:
-        """Return the matplotlib properties of our numbers."""
+        """Return the properties of our numbers, for matplotlib."""
         return {
             "color": self.color,
             "marker": self.marker,

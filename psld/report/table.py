@@ -44,7 +44,6 @@ def table_text(table: Table, rows: list[list[TableEntry]]) -> TableText:
     entries = [entry for row in rows for entry in row]
     has_seeds = any(entry.seeds > 1 for entry in entries)
     headings = [*table.headings, *(["seeds"] if has_seeds else [])]
-
     return TableText(
         title=table.title,
         caption=table.caption,
@@ -76,12 +75,11 @@ def summary(grid: Grid, tables: dict[str, list[list[TableEntry]]]) -> TableText:
 def limit_text(table: Table, rows: list[list[TableEntry]]) -> TableText | None:
     """Return the distances of infinitely many samples with their intervals; None without any."""
 
-    def line(row: list[TableEntry]) -> list[str]:
-        pairs = [(entry.extrapolated, _digits(entry)) for entry in row]
-        return [
-            MISSING if end is None else f"{end.value:.{n}f} ({end.low:.{n}f} to {end.high:.{n}f})"
-            for end, n in pairs
-        ]
+    def text(entry: TableEntry) -> str:
+        if (limit := entry.extrapolated) is None:
+            return MISSING
+        value, low, high = (_number(number, _digits(entry)) for number in limit)
+        return f"{value} ({low} to {high})"
 
     if not any(entry.extrapolated for row in rows for entry in row):
         return None
@@ -90,7 +88,7 @@ def limit_text(table: Table, rows: list[list[TableEntry]]) -> TableText | None:
         caption="Fréchet distances of infinitely many samples, with their 95 % intervals.",
         headings=len(table.headings),
         columns=[*table.headings, *(column.label for column in table.columns)],
-        lines=[[*row[0].row.label, *line(row)] for row in rows],
+        lines=[[*row[0].row.label, *map(text, row)] for row in rows],
     )
 
 
@@ -120,7 +118,6 @@ def claims_text(answered: Iterable[AnsweredComparison]) -> TableText:
 
 
 def _claim_line(answered: AnsweredComparison) -> list[str]:
-    """Return a comparison with our difference, the paper's, and the answer."""
     compared, difference, answer = answered.compared, answered.difference, answered.answer
     shown = [MISSING, _number(answered.paper, 2, "+"), MISSING]
     if difference is not None:
@@ -197,8 +194,7 @@ def _notes(table: Table, rows: list[list[TableEntry]]) -> Iterable[str]:
     starts = {name: sampler.get("start") for name, sampler in samplers.items()}
     if names := sorted(name for name, start in starts.items() if start == "gaussian"):
         yield f"Starts from the mean and covariance of the training images: {', '.join(names)}."
-    yield from _error_notes(entries)
-    yield from _rank_notes(entries)
+    yield from _mark_notes(entries)
     if any(entry.paper is not None and entry.status != "literature" for entry in entries):
         yield from _verdict_notes(table, rows)
     yield from _undecided_notes(entries)
@@ -229,8 +225,8 @@ def _significant(number: float) -> str:
     return f"{float(f'{number:.3g}'):,}".removesuffix(".0")
 
 
-def _error_notes(entries: list[TableEntry]) -> Iterable[str]:
-    """Yield what ±, SD and min mean in this table."""
+def _mark_notes(entries: list[TableEntry]) -> Iterable[str]:
+    """Yield what ±, SD, min and the ranks mean in this table."""
     if any(entry.interval for entry in entries):
         yield (
             "± half of the 95 % interval, which covers other samples of the same weights, but "
@@ -240,10 +236,6 @@ def _error_notes(entries: list[TableEntry]) -> Iterable[str]:
         yield "SD: the standard deviation over trainings; where it stands, ± covers training again."
     if any(entry.minimum is not None for entry in entries):
         yield "min: the smallest value of all seeds."
-
-
-def _rank_notes(entries: list[TableEntry]) -> Iterable[str]:
-    """Yield what the ranks mean in this table."""
     if any(entry.rank and entry.rank.p_value is not None for entry in entries):
         yield (
             "★ the best of its column as measured. ★ and ≈ mark a set that contains the best with "

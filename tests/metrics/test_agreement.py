@@ -8,7 +8,7 @@ from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
 from psld.config.settings import parse
-from psld.metrics.extractor import batches_of, gather
+from psld.metrics.features import batches_of, gather
 from psld.metrics.measure import Reference, measure
 from psld.metrics.settings import MetricSettings
 from psld.utils.errors import RunError

@@ -12,7 +12,7 @@ from psld.metrics.classifier import (
     shifted,
     train_classifier,
 )
-from psld.metrics.extractor import batches_of, gather
+from psld.metrics.features import batches_of, gather
 from psld.metrics.settings import ClassifierSettings
 from psld.utils.errors import RunError, UserError
 

@@ -14,7 +14,7 @@ from psld.data.store import ImageStore, write_store
 from psld.metrics.classifier import read_extractor_manifest
 from psld.metrics.command_settings import ReferenceSettings
 from psld.metrics.distances import frechet_distance
-from psld.metrics.extractor import batches_of, gather
+from psld.metrics.features import batches_of, gather
 from psld.metrics.measure import scale
 from psld.metrics.reference_folder import (
     extractor_for,

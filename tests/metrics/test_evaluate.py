@@ -11,7 +11,7 @@ from psld.grid.resolution import compose_sampler
 from psld.metrics.classifier import load_classifier
 from psld.metrics.distances import frechet_distance
 from psld.metrics.evaluation import load_kept
-from psld.metrics.extractor import gather
+from psld.metrics.features import gather
 from psld.metrics.reference_folder import load_reference
 from psld.metrics.results import CellResult, CellResults
 from psld.sampling.settings import sampler_content

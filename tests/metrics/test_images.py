@@ -15,7 +15,7 @@ import psld
 from psld.data.store import ImageStore
 from psld.metrics.distances import frechet_estimate
 from psld.metrics.evaluation import load_kept
-from psld.metrics.extractor import gather
+from psld.metrics.features import gather
 from psld.metrics.reference_folder import load_reference
 from psld.metrics.results import CellResults
 from psld.utils.errors import UserError

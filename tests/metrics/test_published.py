@@ -13,7 +13,7 @@ from torch.nn import functional
 from psld.config.settings import parse
 from psld.metrics import published
 from psld.metrics.distances import frechet_distance, inception_score
-from psld.metrics.extractor import batches_of, gather
+from psld.metrics.features import batches_of, gather
 from psld.metrics.published import (
     DINOv2Extractor,
     InceptionExtractor,

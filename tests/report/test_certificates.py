@@ -17,8 +17,7 @@ from psld.grid.cache import load_grid
 from psld.metrics.evaluation import Gathered, load_kept, save_kept
 from psld.metrics.features import Features
 from psld.metrics.results import CellResults
-from psld.report.certificate import INDEX
-from psld.report.comparisons import differences, equal_features, rows_of
+from psld.report.certificate import INDEX, differences, equal_features, rows_of
 from psld.utils.errors import UserError
 from psld.utils.files import write_text
 from psld.utils.tensors import load_tensors, save_tensors

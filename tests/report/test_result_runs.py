@@ -9,7 +9,7 @@ from PIL import Image
 
 from psld.grid.cells import Grid
 from psld.metrics.results import CellResults
-from psld.report.result_runs import SIDE, ResultRun, result_runs
+from psld.report.sync import SIDE, ResultRun, result_runs
 from psld.sampling.shards import Shard, shard_path
 from tests.commands import call, refused, succeeded
 from tests.data.formats import random_images
