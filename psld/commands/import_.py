@@ -23,7 +23,7 @@ from psld.commands.entry import entry_point
 from psld.grid.cache import load_grid
 from psld.training import official
 from psld.training.manifest import note_checkpoint
-from psld.training.recognition import import_files
+from psld.training.official import import_files
 from psld.training.settings import (
     TRAINING_RUN,
     ImportFilesSettings,

@@ -9,12 +9,10 @@ from typing import get_args
 import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo
 
 from psld.data.settings import FilterName
 from psld.utils.errors import UserError, reraise_fault
 from psld.utils.files import atomic_path
-from psld.utils.tensors import digest_of_arrays
 
 # Pillow warns of damaged pictures. One that cannot be decoded is an error.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
@@ -27,10 +25,6 @@ _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 # Pillow clips deeper modes (16 or 32 bits, floats) to 0…255 instead of scaling them.
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
-
-
-SOURCE = "source"
-"""The key of a picture's text with the digest of what made it."""
 
 
 def decode(data: bytes, name: str) -> Image.Image:
@@ -91,30 +85,35 @@ def to_pixels(
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 
-def save_images(
-    images: ArrayLike, path: str | Path, first: int = 0, source: str | None = None
-) -> None:
+def check_images(images: np.ndarray, form: str, where: str) -> None:
+    """Raise UserError, with `where`, unless images are bytes of the form N×C×H×W or N×H×W×C."""
+    channels = images.shape[form.split("×").index("C")] if images.ndim == 4 else 0
+    if images.dtype != np.uint8 or channels not in (1, 3):
+        raise UserError(
+            f"{where}: {images.dtype} of {size_text(images.shape)}; uint8 {form} with 1 or 3 "
+            "channels is needed"
+        )
+
+
+def size_text(shape: tuple[int, ...]) -> str:
+    """Return a shape such as 8×8."""
+    return "×".join(map(str, shape)) or "a number"
+
+
+def save_images(images: ArrayLike, path: str | Path, first: int = 0) -> None:
     """Write uint8 images N×C×H×W into one picture PATH.png, or into a folder as 00000.png, …
 
         psld.save_images(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), "four.png")
 
     Args:
         first: the number of the first file of a folder.
-        source: a digest of what made the images; None: that of the images themselves. Pictures
-            carry it, and a folder takes those of one source alone.
 
     Raises:
-        UserError: the images are no bytes, or the folder holds other pictures.
+        UserError: the images are no bytes, or the path is neither a folder nor ends in .png.
     """
     images = np.asarray(images)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise UserError(
-            f"{path}: uint8 images N×1×H×W or N×3×H×W are needed, not {images.dtype} {images.shape}"
-        )
-    source = source or digest_of_arrays("images", {"images": images}, {})
-    info = PngInfo()
-    info.add_text(SOURCE, source)
-    if is_single_picture(path, source):
+    check_images(images, "N×C×H×W", f"{path}")
+    if is_single_picture(path):
         pictures = {Path(path): tiled(images, math.ceil(math.sqrt(len(images))))}
     else:
         names = (Path(path) / f"{first + i:05d}.png" for i in range(len(images)))
@@ -122,14 +121,13 @@ def save_images(
     for file, pixels in pictures.items():
         with atomic_path(file) as partial:
             gray = pixels.shape[2] == 1
-            picture = Image.fromarray(pixels[:, :, 0] if gray else pixels)
-            picture.save(partial, format="PNG", pnginfo=info)
+            Image.fromarray(pixels[:, :, 0] if gray else pixels).save(partial, format="PNG")
 
 
-def is_single_picture(path: str | Path, source: str) -> bool:
+def is_single_picture(path: str | Path) -> bool:
     """Return True if `save_images` writes one picture PATH, False if it writes into a folder.
 
-    Raises UserError if it can do neither, or if the folder holds pictures of another source.
+    Raises UserError if it can do neither.
     """
     path = Path(path)
     single = path.suffix.lower() == ".png"
@@ -139,9 +137,6 @@ def is_single_picture(path: str | Path, source: str) -> bool:
         wrong = not single and path.suffix.lower() in Image.registered_extensions()
     if wrong:
         raise UserError(f"{path}: images go into a folder, or into a file that ends in .png")
-    other = None if single else next(path.glob("*.png"), None)  # All there are of one source.
-    if other and decode(other.read_bytes(), f"{other}").info.get(SOURCE) != source:
-        raise UserError(f"{path}: holds other pictures, such as {other.name}; name another folder")
     return single
 
 

@@ -29,6 +29,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from psld.config.settings import Settings, read_record
 from psld.data.settings import DatasetSettings
 from psld.utils.errors import UserError, reraise_fault
 from psld.utils.files import retried_in_slurm
@@ -243,3 +244,21 @@ def _layout(
         offset = images.id.get_offset()
     assert memory.getbuffer().nbytes == offset, "HDF5 put something behind the images"
     return memory.getvalue()
+
+
+class Described(Settings, extra="ignore"):
+    """The part of a dataset's record that commands use."""
+
+    settings: DatasetSettings
+    digest: str
+
+
+def described_dataset(path: Path) -> dict[str, Any]:
+    """Return the dataset settings of a prepared file, for commands with `data=FILE` alone.
+
+    Raises UserError if the file is not a prepared dataset, or has no whole record.
+    """
+    ImageStore.open(path)
+    record = path.with_suffix(".json")
+    wrong = f"{record}: not the record of a dataset; {AGAIN}"
+    return read_record(Described, record, wrong).settings.model_dump(mode="json")

@@ -99,17 +99,6 @@ class RecipeSettings(PhaseSpaceSettings):
 
         return LinearProcess(**self.arguments())
 
-    @model_validator(mode="after")
-    def _shapes_agree(self) -> "RecipeSettings":
-        k = self.blocks
-        for name in ("D", "Q"):
-            rows = getattr(self, name)
-            if len(rows) != k or any(len(row) != k for row in rows):
-                raise ValueError(f"{name} must be {k}×{k}, because S has {k} entries")
-        if len(self.initial_variance) != k:
-            raise ValueError(f"initial_variance must have {k} entries, because S has {k}")
-        return self
-
 
 ProcessSettings = Annotated[
     VPSDESettings | PSLDSettings | RecipeSettings, Field(discriminator="kind")

@@ -39,8 +39,7 @@ from psld.report.comparisons import (
     rows_of,
 )
 from psld.report.formats import as_csv
-from psld.sampling.records import ShardRecord
-from psld.sampling.settings import classes_in_turn
+from psld.sampling.settings import ShardRecord, classes_in_turn
 from psld.utils.errors import PSLDError, UserError, reraise_fault
 from psld.utils.files import atomic_path, read_json, sha256_of_file, write_json, write_text
 

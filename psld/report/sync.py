@@ -17,8 +17,7 @@ from wandb.apis.public import Run
 
 from psld.grid.cells import Grid
 from psld.report.result_runs import ResultRun, result_runs
-from psld.training.history import HISTORY, WANDB, TrainingHistory
-from psld.training.manifest import is_exported
+from psld.training.manifest import HISTORY, WANDB, TrainingHistory, is_exported
 from psld.training.settings import WandbSettings
 from psld.training.wandb_runs import (
     check_login,

@@ -1,12 +1,14 @@
-"""Settings of sampling, and the checks that sampler, model and guide fit together. No torch."""
+"""Settings of sampling, records of shards, and checks of sampler, model and guide. No torch."""
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
 from pydantic import Field, model_validator
 
-from psld.config.settings import Settings
+from psld.config.settings import Settings, read_record, write_record
 from psld.data.settings import DatasetSettings
 from psld.diffusion.samplers import (
     ClassifierFreeGuidance,
@@ -84,8 +86,8 @@ class SampleSettings(SamplingRun, CellSettings):
     output: str
     """Folder that receives the shards 00000.safetensors, … and the record of their range."""
     png: str | None
-    """A folder that receives each image as a PNG, numbered by sample; it takes the images of one
-    cell alone. Or a file NAME.png for all in one; null: none."""
+    """A folder that receives each image as a PNG, numbered by sample, or a file NAME.png for all in
+    one; null: none."""
     npz: str | None = Field(None, pattern=r"\.npz$")
     """A file for the images as others' evaluators read them: `arr_0`, uint8 N×H×W×C; null: none."""
 
@@ -198,3 +200,50 @@ def _check_guide(
             "sampler.guidance.official_time: this guide embeds the logarithm of the time, and "
             "the reverse time begins at 0; use a guide with network.embedding=positional"
         )
+
+
+class SampledShard(Settings):
+    """One shard of a range."""
+
+    index: int
+    digest: str
+    """Of its arrays and of what made them."""
+    images: int
+
+
+class ShardRecord(Settings):
+    """A range of whole shards. It is written last, after the shards."""
+
+    shards: tuple[SampledShard, ...]
+
+    @classmethod
+    def read(cls, path: str | Path) -> "ShardRecord":
+        """Read a record. Raises UserError if it is damaged."""
+        return read_record(cls, path, f"{path}: not the record of shards; sample again")
+
+    def write(self, folder: str | Path) -> Path:
+        """Write the record next to its shards and return its path."""
+        path = record_path(folder, self.shards[0].index, self.shards[-1].index)
+        write_record(path, self)
+        return path
+
+
+def record_path(folder: str | Path, first: int, last: int) -> Path:
+    """Return the path of the record of the shards `first` to `last`, both included."""
+    return Path(folder) / f"{first:05d}-{last:05d}.json"
+
+
+def records_of(folder: str | Path, index: int) -> list[Path]:
+    """Return the records of all ranges that hold this shard."""
+    found = []
+    for file in Path(folder).glob("*.json"):
+        name = re.fullmatch(r"(\d{5})-(\d{5})\.json", file.name)
+        if name and int(name[1]) <= index <= int(name[2]):
+            found.append(file)
+    return found
+
+
+def remove_records(folder: str | Path, index: int) -> None:
+    """Remove the records of all ranges that hold this shard."""
+    for file in records_of(folder, index):
+        file.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from psld.diffusion.loss import Objective
 from psld.networks.forward import forward_pass
 from psld.training.batches import Batch, Batches
-from psld.training.history import preview_path, write_history
+from psld.training.manifest import preview_path, write_history
 from psld.training.model import forward_flops
 from psld.training.ranks import Ranks
 from psld.training.settings import TRAIN_FACTOR, LoopSettings

@@ -180,8 +180,8 @@ def test_settings_give_the_paper_s_process():
 
 def test_matrices_of_the_wrong_shape_are_refused():
     content = THIRD_ORDER.model_dump() | {"S": [1.0, 0.25]}
-    with pytest.raises(UserError, match="D must be 2×2"):
-        parse(RecipeSettings, content, "configs/process/recipe.yaml")
+    with pytest.raises(UserError, match="D and Q must be k×k"):
+        parse(RecipeSettings, content, "configs/process/recipe.yaml").build()
 
 
 def test_lists_and_tensors_make_the_same_process():

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from psld.data.arrays import read_idx
-from psld.data.folders import open_folder
 from psld.data.picture import decode
 from psld.data.settings import FolderSource
+from psld.data.source import open_folder
 from psld.report.certificate import INDEX, verify
 from tests.data.formats import encode, random_images, write_zip
 from tests.fuzz.inputs import answer, damaged, slow

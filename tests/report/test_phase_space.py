@@ -11,8 +11,8 @@ from PIL import Image
 from psld.data.pixels import to_uint8
 from psld.grid.resolution import compose_sampler
 from psld.report.phase_space import PIXELS, TIMES, draw_trace, spread_pixels
+from psld.sampling.sample import trace_sample
 from psld.sampling.shards import read_shard, shard_path
-from psld.sampling.trace import trace_sample
 from psld.training.model import load_model
 from psld.utils.errors import UserError
 from tests.commands import call, succeeded

@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import psld
 import psld.sampling.sample as sampling
 from psld.sampling.shards import Shard, shard_path
-from psld.utils.errors import UserError
 from psld.utils.files import read_json
 from tests.commands import call, command, files_below, refused, started, succeeded
 from tests.sampling.cells import SIZE, names_in, sample
@@ -167,19 +165,9 @@ def test_pictures_are_written_next_to_the_shards(model, tmp_path):
         np.testing.assert_array_equal(np.asarray(picture)[1:9, 10:18], images[1, 0])
 
 
-def test_pictures_are_numbered_by_sample_and_of_one_source_alone(model, vp_sde_model, tmp_path):
+def test_pictures_are_numbered_by_sample(model, tmp_path):
     options = (*RANGE, "png=pictures", f"model={model}")
     succeeded(call(tmp_path, "sample", *options, "first=1"))
     assert names_in(tmp_path / "pictures") == [f"{SIZE + i:05d}.png" for i in range(SIZE)]
     succeeded(call(tmp_path, "sample", *options))
-    before = files_below(tmp_path / "pictures")
-    assert len(before) == 2 * SIZE
-    options = (*RANGE, "png=pictures", "output=other")
-    for other in ((f"model={vp_sde_model}",), (f"model={model}", "seed=1")):
-        refused(call(tmp_path, "sample", *options, *other), 2, "pictures: holds other pictures")
-    with pytest.raises(UserError, match="holds other pictures, such as 000"):
-        psld.save_images(np.zeros((2, 1, 8, 8), np.uint8), tmp_path / "pictures")
-    assert files_below(tmp_path / "pictures") == before
-    assert not (tmp_path / "other").exists()
-    for _ in range(2):  # The same images again are no other pictures.
-        psld.save_images(np.zeros((2, 1, 8, 8), np.uint8), tmp_path / "zeros")
+    assert len(names_in(tmp_path / "pictures")) == 2 * SIZE

@@ -33,7 +33,7 @@ PROCESS = phase_space(0.02)
 def run(folder, settings, dropout=0.1, stop=None, state=None):
     """Train from where `folder` stands; gives the state, the checkpoints and what was logged."""
     state = state or tiny_state(PROCESS, settings, dropout)
-    checkpoints = Checkpoints(folder, settings.milestone_every)
+    checkpoints = Checkpoints(folder)
     checkpoints.restore(state, checkpoints.newest())
     log = Recorder()
     batches = batches_of(PROCESS, settings)
@@ -130,12 +130,10 @@ def test_bf16_is_the_arithmetic_of_the_forward_pass():
 
 
 def test_what_is_logged_and_saved_when(tmp_path):
-    settings = recipe(
-        steps=25, checkpoint_every=10, milestone_every=10, log_every=4, preview_every=9
-    )
+    settings = recipe(steps=25, checkpoint_every=10, log_every=4, preview_every=9)
     state, checkpoints, log = run(tmp_path, settings)
     assert state.step == 25
-    assert checkpoints.steps() == [10, 20, 25]
+    assert checkpoints.steps() == [20, 25]
     assert sorted(log.logged) == [4, 8, 9, 10, 12, 16, 18, 20, 24, 25]
     assert log.previews == [9, 18]
     names = {"step", "time", "loss", "grad_norm", "learning_rate", "images_per_second"}
