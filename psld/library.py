@@ -1,6 +1,10 @@
 """The library: the work of the commands, as functions on tensors."""
 
-from collections.abc import Mapping, Sequence
+import json
+import re
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,13 +26,6 @@ from psld.networks.forward import forward_pass
 from psld.sampling.sample import ImageSampler, cell_sampler
 from psld.training.hub import fetched
 from psld.training.model import Model, build_process, load_guide, load_model
-from psld.utils.arguments import (
-    as_words,
-    check_numbers,
-    checked_seed,
-    checked_shape,
-    in_words_of_the_call,
-)
 from psld.utils.device import choose_device, device_of
 from psld.utils.errors import UserError
 from psld.utils.randomness import ShardNoise
@@ -52,6 +49,18 @@ Process = str | Mapping[str, Mapping[str, object]]
 CALL = "sample()"
 BATCH = 250
 """The default number of images per network evaluation."""
+
+
+@contextmanager
+def _in_words_of_the_call() -> Iterator[None]:
+    """Let errors name arguments, such as `steps`, in place of settings, such as `sampler.steps`."""
+    try:
+        yield
+    except UserError as error:
+        text = str(error).removeprefix(f"{CALL}: ").replace("sampler.integrator", "sampler")
+        text = re.sub(r"\bsampler\.(guidance\.)?(?=\w)", "", text)
+        text = text.replace("the command's --help", "psld sample --help")
+        raise UserError(f"{CALL}: {text}") from None
 
 
 def load(folder: str | Path, device: str = "auto") -> "LoadedModel":
@@ -85,7 +94,7 @@ class LoadedModel(Model):
     def device(self) -> torch.device:
         return device_of(self.network)
 
-    @in_words_of_the_call(CALL)
+    @_in_words_of_the_call()
     def sample(
         self,
         n: int,
@@ -136,8 +145,8 @@ class LoadedModel(Model):
             UserError: the sampler or a setting is unknown, or the guidance does not fit the model.
             RunError: an image is not finite.
         """
-        check_numbers(CALL, 1, n=n, batch_size=batch_size)
-        seed = checked_seed(CALL, seed)
+        _check_numbers(1, n=n, batch_size=batch_size)
+        seed = _checked_seed(seed)
         overrides = []
         if guide is not None or label is not None:
             kind = "classifier-free" if guide is None else "classifier"
@@ -165,7 +174,7 @@ class ForeignDenoiser:
     sigma_min: float
     sigma_max: float
 
-    @in_words_of_the_call(CALL)
+    @_in_words_of_the_call()
     def sample(
         self,
         n: int,
@@ -180,8 +189,8 @@ class ForeignDenoiser:
         **options: object,
     ) -> Tensor:
         """Sample n images; arguments, result and errors are those of `LoadedModel.sample`."""
-        check_numbers(CALL, 1, n=n, batch_size=batch_size)
-        seed = checked_seed(CALL, seed)
+        _check_numbers(1, n=n, batch_size=batch_size)
+        seed = _checked_seed(seed)
         built = every_block(_process_of(process).build())
         chosen = _sampler_of(sampler, steps, options)
         eps = SeesImages(built, forward_pass(self.network, chosen.precision), gives_image=True)
@@ -210,11 +219,11 @@ def from_denoiser(
         sigma_min: the smallest noise level that it takes; processes with smaller ones are refused.
         sigma_max: the largest one. The processes reach 150 to 700; EDM's networks take any.
     """
-    channels, height, width = checked_shape("from_denoiser()", shape, "C×H×W")
+    channels, height, width = shape
     return ForeignDenoiser(network, (channels, height, width), sigma_min, sigma_max)
 
 
-@in_words_of_the_call(CALL)
+@_in_words_of_the_call()
 def sample(
     process: LinearProcess,
     network: nn.Module,
@@ -242,14 +251,11 @@ def sample(
 
     Other arguments, result and errors are those of `LoadedModel.sample`.
     """
-    if not isinstance(process, LinearProcess):
-        raise UserError(f"process is {process!r}; a LinearProcess is needed")
-    n, channels, height, width = checked_shape(CALL, shape, "n×C×H×W")
-    shape = (n, channels, height, width)
-    check_numbers(CALL, 1, batch_size=batch_size)
-    seed = checked_seed(CALL, seed)
-    known = tuple(inpainting.images.shape) if inpainting else shape
-    if known != shape:
+    n, channels, height, width = shape
+    _check_numbers(1, n=n, batch_size=batch_size)
+    seed = _checked_seed(seed)
+    known = tuple(inpainting.images.shape) if inpainting else tuple(shape)
+    if known != tuple(shape):
         raise UserError(f"inpainting has images of {known}, not {shape}")
     chosen = _sampler_of(sampler, steps, options)
     called = forward_pass(network, chosen.precision)
@@ -257,11 +263,37 @@ def sample(
     def eps(z: Tensor, t: Tensor) -> Tensor:
         return process.checked(called(z, t), z)
 
-    sampled = ImageSampler(
-        process, chosen, eps, network, (channels, height, width), Batching(batch_size)
-    )
+    image = (channels, height, width)
+    sampled = ImageSampler(process, chosen, eps, network, image, Batching(batch_size))
     images, *_ = sampled.sample(range(n), (seed, 0), inpainting, silent=not progress)
     return images.cpu() if raw else to_uint8(images).cpu()
+
+
+def _check_numbers(least: int, **arguments: int) -> None:
+    """Raise UserError if an argument is no whole number of at least `least`."""
+    for name, value in arguments.items():
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            raise UserError(f"{name} is {value!r}; a whole number is needed")
+        if value < least:
+            raise UserError(f"{name} is {value}; at least {least} is needed")
+
+
+def _checked_seed(seed: int | None) -> int:
+    """Return the seed; None is a random one, which is printed. Raises UserError for others."""
+    if seed is None:
+        seed = secrets.randbits(31)
+        print(f"{CALL}: seed={seed}", flush=True)
+    _check_numbers(0, seed=seed)
+    return seed
+
+
+def _as_words(key: str, settings: Mapping[str, object]) -> list[str]:
+    """Return settings as KEY.NAME=VALUE; arrays and tensors are lists, and a text is as it is."""
+    words = []
+    for name, value in settings.items():
+        text = json.dumps(value, default=lambda array: array.tolist(), ensure_ascii=False)
+        words.append(f"{key}.{name}={value if isinstance(value, str) else text}")
+    return words
 
 
 def _sampler_of(
@@ -269,9 +301,9 @@ def _sampler_of(
 ) -> SamplerSettings:
     """Compose a sampler's settings. Raises UserError for unknown names and impossible values."""
     options = options if steps is None else {"steps": steps, **options}
-    given = as_words("sampler", options)
+    words = [*overrides, *_as_words("sampler", options)]
     try:
-        return compose_sampler([f"sampler={name}", *overrides, *given], CALL)
+        return compose_sampler([f"sampler={name}", *words], CALL)
     except UserError:
         plain = type(compose_sampler([f"sampler={name}"], CALL)).model_fields
         if unknown := [key for key in options if key.partition(".")[0] not in plain]:
@@ -286,8 +318,7 @@ def _process_of(process: Process) -> ProcessSettings:
     if not isinstance(process, Mapping) or len(process) != 1:
         raise UserError('process is a name or {name: settings}, {"psld": {"gamma": 0.25}}')
     [(name, settings)] = process.items()
-    given = as_words("process", settings)
-    return compose_process([f"process={name}", *given], CALL)
+    return compose_process([f"process={name}", *_as_words("process", settings)], CALL)
 
 
 def denoiser(model: Model, n: int | None = None, seed: int = 0) -> StraightDenoiser | nn.Module:
@@ -312,11 +343,8 @@ def denoiser(model: Model, n: int | None = None, seed: int = 0) -> StraightDenoi
         return network
     if n is None:
         raise UserError("denoiser(): this model has momentum to draw: give n, the images per call")
-    check_numbers("denoiser()", 1, n=n)
-    check_numbers("denoiser()", 0, seed=seed)
-    device = device_of(network)
     size = dataset.image_size
     shape = (n, (model.process.blocks - 1) * dataset.channels, size, size)
-    with ShardNoise(seed, 0, shape, device) as noise:
+    with ShardNoise(seed, 0, shape, device_of(network)) as noise:
         frozen = noise()
     return StraightDenoiser(model.process, network, frozen)

@@ -114,7 +114,6 @@ def test_settings_of_a_sampler_are_values_of_python(model):
         ({"seed": "a"}, "seed is 'a'; a whole number is needed"),
         ({"n": "3"}, "n is '3'; a whole number is needed"),
         ({"label": True}, "label: a class is a number or a name, and several are a list; got True"),
-        ({"eta": object()}, "eta: <object .* is no number, boolean, text or list"),
         (
             {"label": 3},
             "classifier-free guidance needs a class-conditional model; .* or give a guide",
@@ -130,8 +129,6 @@ def test_errors_are_in_the_words_of_the_call(model, wrong, said):
 
 def test_shapes_that_do_not_fit_are_refused(model):
     loaded = psld.load(model)
-    with pytest.raises(UserError, match=r"sample\(\): shape is \(1, 8, 8\); n×C×H×W is needed"):
-        psld.sample(loaded.process, loaded.network, (1, 8, 8), **FEW)
     with pytest.raises(UserError, match=r"images of shape \(2, 8, 8\), not \(6, 8, 8\)"):
         psld.sample(loaded.process, loaded.network, (2, 3, 8, 8), **FEW)
     known = Inpainting(loaded.process, torch.zeros(2, 1, 8, 8), torch.ones(2, 1, 8, 8))

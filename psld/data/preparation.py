@@ -78,7 +78,6 @@ def prepare_dataset(settings: DatasetSettings, output: Path) -> dict[str, Any]:
         "shape": [len(pictures), *image],
         "splits": splits,
         "class_names": list(source.class_names),
-        "source_checksums": dict(source.checksums),
         "versions": {
             "python": platform.python_version(),
             "psld": VERSION,

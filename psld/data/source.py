@@ -3,18 +3,16 @@
 import hashlib
 import os
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
-from tqdm.auto import tqdm
 
 from psld.data.picture import central_square, decode
 from psld.data.settings import AFHQv2Source, CelebASource, FolderSource
 from psld.utils.errors import UserError, reraise_fault
-from psld.utils.files import sha256_of_file
 
 Frame = Callable[[Image.Image], Image.Image]
 """Crops or pads a picture."""
@@ -40,8 +38,6 @@ class Source:
     test: Sequence[Picture]
     class_names: tuple[str, ...]
     """Empty if the source has no classes."""
-    checksums: Mapping[str, str]
-    """SHA-256 of each file or folder that the images come from."""
 
 
 def pictures_in_memory(
@@ -104,18 +100,6 @@ class FileTree:
             reraise_fault(error)
             raise UserError(f"{self.path}/{name}: cannot be read ({error}); replace it") from None
 
-    def checksum(self) -> str:
-        """Return the SHA-256 of the archive, or of the list "SHA-256  NAME" of a folder's files."""
-        if self._archive:
-            # Of the open file: the path may lead to another one by now.
-            self._archive.fp.seek(0)
-            return hashlib.file_digest(self._archive.fp, "sha256").hexdigest()
-        listing = hashlib.sha256()
-        for name in tqdm(self.names, f"checksum of {self.path}", disable=None, leave=False):
-            digest = sha256_of_file(self.path / name)
-            listing.update(f"{digest}  {name}\n".encode(errors="surrogateescape"))
-        return listing.hexdigest()
-
 
 def _is_hidden(name: str) -> bool:
     """Recognize hidden files, and the folder that macOS adds to zip archives."""
@@ -152,7 +136,7 @@ def open_folder(settings: FolderSource) -> Source:
     held_out = set(by_hash[: round(settings.test_fraction * len(parts))])
     train = pictures([name for name in parts if name not in held_out])
     test = pictures(sorted(held_out))
-    return Source(train, test, tuple(class_names), {str(tree.path): tree.checksum()})
+    return Source(train, test, tuple(class_names))
 
 
 def open_afhqv2(settings: AFHQv2Source) -> Source:
@@ -168,7 +152,7 @@ def open_afhqv2(settings: AFHQv2Source) -> Source:
     # The archive comes first, because the folders may be unpacked only in part.
     tree = FileTree(archive if archive.exists() else root)
     train, test = _afhqv2_split(tree, "train"), _afhqv2_split(tree, "test")
-    return Source(train, test, AFHQV2_CLASSES, {tree.path.name: tree.checksum()})
+    return Source(train, test, AFHQV2_CLASSES)
 
 
 def _afhqv2_split(tree: FileTree, split: str) -> list[Picture]:
@@ -197,4 +181,4 @@ def open_celeba(settings: CelebASource) -> Source:
         )
     tree = FileTree(path)
     pictures = [tree.picture(name, frame=lambda image: image) for name in tree.picture_names()]
-    return Source(pictures, [], (), {tree.path.name: tree.checksum()})
+    return Source(pictures, [], ())

@@ -12,9 +12,6 @@ Layout, version 3:
     class_names     a list in JSON, as bytes
     attributes of the file: format_version, train_size, test_size (N = train_size + test_size, train
     first), num_classes, digest
-
-    store = ImageStore.open("data/digits.h5")
-    images, labels = store.images("train"), store.labels("train")
 """
 
 import hashlib
@@ -194,8 +191,7 @@ def write_store(
     Args:
         image: shape (C, H, W) of an image.
         splits: number of images in `train` and `test`.
-        labels: int64 (N,).
-        num_classes: 0 if the dataset has no classes.
+        labels: int64 (N,); all 0 without classes.
         blocks: uint8 (n, C, H, W) each, and N images in all.
         class_names: in the order of the labels, if they are known.
     """

@@ -20,9 +20,7 @@ from psld.diffusion.loop import Inpainting, path, sample
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.samplers import (
     ClassifierFreeGuidance,
-    ClassifierGuidance,
     InpaintingGuidance,
-    NoGuidance,
     SamplerSettings,
 )
 from psld.diffusion.score import (
@@ -42,7 +40,6 @@ from psld.sampling.settings import (
     SampleSettings,
     ShardRecord,
     check_fit,
-    classes_in_turn,
     sampler_content,
 )
 from psld.sampling.shards import Shard, ShardOrigin, load_made_by, shard_path
@@ -257,14 +254,11 @@ def cell_sampler(
     model has no start in its folder; or if its denoiser or the guide was not trained for the
     sampler's noise levels.
     """
-    check_fit(sampler, model.settings, guide and guide.settings, model.class_names)
-    process, dataset, guidance = model.process, model.settings.dataset, sampler.guidance
+    process, dataset = model.process, model.settings.dataset
+    classes = check_fit(sampler, model.settings, guide and guide.settings, model.class_names)
     called = forward_pass(
         model.network, sampler.precision, compile=compile, channels_last=channels_last
     )
-    classes: Sequence[int] = ()
-    if isinstance(guidance, ClassifierGuidance | ClassifierFreeGuidance):
-        classes = classes_in_turn(guidance.label, dataset, model.class_names)
     levels, level, gaussian = getattr(sampler, "levels", None), None, None
     if sampler.starts_from_data:
         level = levels[0] if levels else sampler.start_level
@@ -297,25 +291,13 @@ def trace_sample(
 ) -> tuple[list[float], Tensor]:
     """Sample one image of a cell again and keep its state after each step, for a figure.
 
-    `sample` is its index in the cell; `shard_size` and `seed` are those of the cell.
+    The sampler has a fixed time grid and no guidance. `sample` is the image's index in the cell;
+    `shard_size` and `seed` are those of the cell.
 
     Return the forward times, descending, and the blocks at these times, each in units of its
     stationary deviation: times×k×C×H×W.
-
-    Raises UserError if the model has no momentum, or the sampler no steps that all images share.
     """
     process = model.process
-    if process.blocks == 1:
-        raise UserError(
-            f"the model has no momentum ({model.settings.process.kind}); its phase space is the "
-            "image alone. Choose a model of psld, cld or recipe"
-        )
-    if sampler.integrator == "rk45":
-        raise UserError(
-            "sampler.integrator: rk45 has no steps that all images share; use another sampler"
-        )
-    if not isinstance(sampler.guidance, NoGuidance):
-        raise UserError("sampler.guidance: a path is of the model alone; use none")
     traced = cell_sampler(model, None, sampler, batch_size=1)
     shard, index = divmod(sample, shard_size)
     # The shard's noise begins with that of its first images.

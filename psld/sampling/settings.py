@@ -127,8 +127,11 @@ def check_fit(
     model: ModelSettings,
     guide: GuideModelSettings | None,
     class_names: Sequence[str] = (),
-) -> None:
-    """Raise UserError if the sampler cannot sample the model, or the guide cannot guide it."""
+) -> list[int]:
+    """Return the classes that the samples get in turn; none without guidance to a class.
+
+    Raises UserError if the sampler cannot sample the model, or the guide cannot guide it.
+    """
     sampler.check_process(model.process)
     first = model.training.time_eps
     if sampler.final_time < first and not model.serves_every_process:
@@ -136,9 +139,10 @@ def check_fit(
             f"sampler.final_time: {sampler.final_time:g} is before the first time that the network "
             f"was trained for (training.time_eps); use {first:g} or more"
         )
+    classes: list[int] = []
     match sampler.guidance:
         case ClassifierGuidance(label=label):
-            classes_in_turn(label, model.dataset, class_names)
+            classes = classes_in_turn(label, model.dataset, class_names)
             _check_guide(guide, model, sampler.guidance.official_time)
         case ClassifierFreeGuidance(label=label):
             if not model.num_classes:
@@ -146,7 +150,8 @@ def check_fit(
                     "classifier-free guidance needs a class-conditional model; train one with "
                     "training.label_dropout=0.1, or give a guide"
                 )
-            classes_in_turn(label, model.dataset, class_names)
+            classes = classes_in_turn(label, model.dataset, class_names)
+    return classes
 
 
 def classes_in_turn(
@@ -195,11 +200,6 @@ def _check_guide(
         )
     if official_time and guide.serves_every_process:
         raise UserError("sampler.guidance.official_time: this guide takes noise levels, not times")
-    if official_time and guide.network.embedding == "fourier":
-        raise UserError(
-            "sampler.guidance.official_time: this guide embeds the logarithm of the time, and "
-            "the reverse time begins at 0; use a guide with network.embedding=positional"
-        )
 
 
 class SampledShard(Settings):

@@ -118,20 +118,12 @@ def is_exported(run: Path) -> bool:
 
 
 def publish(run: Path, output: Path) -> None:
-    """Copy the results to the output folder, if they are not there already.
-
-    Print a line if they replace those of another training.
-    """
+    """Copy the results to the output folder, if they are not there already."""
     results = export_folder(run)
     files = [name for name in FILES if (results / name).exists()]
     equal, _, _ = cmpfiles(results, output, files, shallow=False)
     if len(equal) == len(files):
         return
-    with suppress(UserError):  # nothing is there, or it is damaged
-        earlier = Path(str(read_json(output / MANIFEST, dict).get("run")))
-        if earlier != run:
-            other = f"stay in {export_folder(earlier)}" if is_exported(earlier) else "are lost"
-            print(f"{output}: replaces the weights of another training, which {other}", flush=True)
     for name in files:
         with atomic_path(output / name) as partial:
             shutil.copyfile(results / name, partial)

@@ -12,7 +12,7 @@ from torch import nn
 from psld.data.store import ImageStore
 from psld.diffusion.loss import Objective
 from psld.training.batches import Batches, Labels
-from psld.training.loop import Log, train
+from psld.training.loop import Log, StopRequest, train
 from psld.training.manifest import (
     GuideManifest,
     ModelManifest,
@@ -26,7 +26,6 @@ from psld.training.model import save_weights
 from psld.training.ranks import join_ranks, rank_of_environment
 from psld.training.settings import RunSettings
 from psld.training.state import Checkpoints, TrainingState
-from psld.training.stop import StopRequest
 from psld.utils.device import choose_device, device_name, provenance
 from psld.utils.files import write_json
 from psld.utils.locks import sole_holder

@@ -37,7 +37,7 @@ def test_zips_of_pictures(place):
     def check(content):
         path.write_bytes(content)
         found = answer("zip of pictures", lambda: pixels(path), str(path))
-        # Fewer names, or others, are another archive: the checksum in the dataset's record differs.
+        # Fewer names, or others, are another archive: the dataset's digest differs.
         assert found is None or len(found) != len(right) or np.array_equal(found, right)
 
     check()

@@ -202,16 +202,6 @@ def test_a_guide_guides_models_of_its_own_dataset_and_process(trained, message):
         check_fit(sampler, model_settings(), None)
 
 
-def test_a_guide_of_the_logarithm_of_time_takes_no_official_time():
-    official = (*BY_CLASSIFIER, "sampler.guidance.official_time=true")
-    sampler = compose_sampler(official, "test")
-    fourier = guide_settings(["network.embedding=fourier"])
-    positional = guide_settings(["network.embedding=positional"])
-    check_fit(sampler, model_settings(), positional)
-    with pytest.raises(UserError, match="official_time: this guide embeds the logarithm"):
-        check_fit(sampler, model_settings(), fourier)
-
-
 def test_a_dataset_without_classes_cannot_be_guided():
     sampler = compose_sampler(BY_CLASSIFIER, "test")
     with pytest.raises(UserError, match="guidance needs classes, and dataset celeba64 has none"):

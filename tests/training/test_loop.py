@@ -10,12 +10,11 @@ import torch
 from psld.diffusion.loss import EpsilonLoss
 from psld.networks.forward import forward_pass
 from psld.training import loop
-from psld.training.loop import Meter, accumulate_gradient, learning_rate, train
+from psld.training.loop import Meter, StopRequest, accumulate_gradient, learning_rate, train
 from psld.training.model import forward_flops
 from psld.training.ranks import Ranks
 from psld.training.state import Checkpoints
-from psld.training.stop import Stopped, StopRequest
-from psld.utils.errors import RunError
+from psld.utils.errors import RunError, Stopped
 from tests.diffusion.processes import phase_space, vp_sde
 from tests.training.small import (
     ONE_RANK,
