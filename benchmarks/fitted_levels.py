@@ -21,7 +21,7 @@ import psld
 from benchmarks.few_steps import SAMPLES, Reference
 from psld.diffusion.time_grid import level_range
 from psld.grid.resolution import compose_sampler
-from psld.sampling.sample import resolve_start
+from psld.sampling.sample import cell_sampler
 
 FINE = 40
 NOISES = 100
@@ -33,7 +33,7 @@ TRIALS = 200
 def fitted(model: psld.LoadedModel, steps: int) -> tuple[list[float], str]:
     """Return falling noise levels, and the error of both halves before and after."""
     sampler = compose_sampler(["sampler=few", f"sampler.steps={steps}"], "fitted_levels")
-    high = resolve_start(sampler, model)[0].start_level
+    high = cell_sampler(model, None, sampler, NOISES).settings.start_level
     low, _ = level_range(model.process, sampler.final_time)
 
     def run(steps: int, **options: object) -> Tensor:

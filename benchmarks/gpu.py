@@ -22,15 +22,14 @@ from psld.diffusion.samplers import EMSettings
 from psld.diffusion.score import NetworkScore
 from psld.grid.resolution import compose_model
 from psld.networks.forward import forward_pass
-from psld.sampling.sample import ShardNoise
 from psld.training.batches import Batches
 from psld.training.loop import Meter, optimize
 from psld.training.model import build_network, forward_flops
 from psld.training.ranks import Ranks
 from psld.training.settings import TRAIN_FACTOR, ModelSettings
 from psld.training.state import TrainingState
-from psld.utils.device import peak_flops, use_device
-from psld.utils.provenance import device_name
+from psld.utils.device import device_name, peak_flops, use_device
+from psld.utils.randomness import ShardNoise
 
 NETWORKS = {
     "39M": ("cifar10", "cifar10-ablation", "cifar10-ablation", 128, 512),

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.timing import compare
-from psld.sampling.sample import ShardNoise
+from psld.utils.randomness import ShardNoise
 
 CPU = torch.device("cpu")
 SHAPE, STEPS = (250, 6, 32, 32), 10

@@ -28,7 +28,7 @@ from benchmarks.few_steps import BATCH, SAMPLES, Distances, Reference
 from psld.data.pixels import to_uint8
 from psld.diffusion.time_grid import level_range
 from psld.grid.resolution import compose_sampler
-from psld.sampling.sample import resolve_start
+from psld.sampling.sample import cell_sampler
 from psld.training.manifest import ModelManifest, read_manifest
 from psld.training.model import Model
 
@@ -173,7 +173,7 @@ class Subject:
     def levels(self, steps: int) -> tuple[float, float]:
         """The lowest and the highest noise level of `few`."""
         sampler = compose_sampler(["sampler=few", f"sampler.steps={steps}"], "peers")
-        sampler, _ = resolve_start(sampler, self.model)
+        sampler = cell_sampler(self.model, None, sampler, BATCH).settings
         low, _ = level_range(self.model.process, sampler.final_time)
         return low, sampler.start_level
 

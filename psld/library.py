@@ -14,13 +14,12 @@ from psld.diffusion.denoiser import SeesImages, StraightDenoiser, check_levels, 
 from psld.diffusion.loop import Inpainting
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.samplers import SamplerSettings
-from psld.diffusion.score import Batching, NetworkScore
+from psld.diffusion.score import Batching
 from psld.diffusion.settings import ProcessSettings
 from psld.grid.resolution import compose_process, compose_sampler
 from psld.metrics.library import distance, evaluate, load_extractor, load_images
-from psld.networks.forward import enough_threads, forward_pass
-from psld.sampling.sample import ShardNoise, draw_images, sample_images
-from psld.sampling.settings import check_fit
+from psld.networks.forward import forward_pass
+from psld.sampling.sample import ImageSampler, cell_sampler
 from psld.training.hub import fetched
 from psld.training.model import Model, build_process, load_guide, load_model
 from psld.utils.arguments import (
@@ -32,6 +31,7 @@ from psld.utils.arguments import (
 )
 from psld.utils.device import choose_device, device_of
 from psld.utils.errors import UserError
+from psld.utils.randomness import ShardNoise
 
 __all__ = [
     "LoadedModel",
@@ -85,6 +85,7 @@ class LoadedModel(Model):
     def device(self) -> torch.device:
         return device_of(self.network)
 
+    @in_words_of_the_call(CALL)
     def sample(
         self,
         n: int,
@@ -145,23 +146,13 @@ class LoadedModel(Model):
             guidance = {"guidance.label": label, "guidance.scale": scale}
             options = {key: v for key, v in guidance.items() if v is not None} | options
         elif scale is not None:
-            raise UserError("sample(): scale is the strength of guidance; give a label or a guide")
+            raise UserError("scale is the strength of guidance; give a label or a guide")
         chosen = _sampler_of(sampler, steps, options, overrides)
         loaded = None if guide is None else load_guide(guide, self.device)
-        with in_words_of_the_call(CALL):
-            chosen_process = None if process is None else _process_of(process)
-            settings = self.settings.with_process(chosen_process)
-            check_fit(chosen, settings, loaded and loaded.settings, self.class_names)
-            model = replace(
-                self,
-                settings=settings,
-                process=self.process if settings is self.settings else build_process(settings),
-                network=forward_pass(self.network, chosen.precision),
-            )
-            batching = Batching(batch_size)
-            images, *_ = sample_images(
-                model, loaded, chosen, range(n), (seed, 0), batching, silent=not progress
-            )
+        settings = self.settings.with_process(None if process is None else _process_of(process))
+        model = replace(self, settings=settings, process=build_process(settings))
+        sampled = cell_sampler(model, loaded, chosen, batch_size)
+        images, *_ = sampled.sample(range(n), (seed, 0), silent=not progress)
         return images.cpu() if raw else to_uint8(images).cpu()
 
 
@@ -174,6 +165,7 @@ class ForeignDenoiser:
     sigma_min: float
     sigma_max: float
 
+    @in_words_of_the_call(CALL)
     def sample(
         self,
         n: int,
@@ -190,17 +182,12 @@ class ForeignDenoiser:
         """Sample n images; arguments, result and errors are those of `LoadedModel.sample`."""
         check_numbers(CALL, 1, n=n, batch_size=batch_size)
         seed = checked_seed(CALL, seed)
-        built = every_block(_process_of("psld" if process is None else process).build())
+        built = every_block(_process_of(process).build())
         chosen = _sampler_of(sampler, steps, options)
-        network = SeesImages(built, forward_pass(self.network, chosen.precision), gives_image=True)
-        score, device = NetworkScore(network, batch_size), device_of(self.network)
-        threads = enough_threads(self.network, min(n, batch_size), self.shape[1] * self.shape[2])
-        with in_words_of_the_call(CALL), threads:
-            check_levels(built, chosen.final_time, self.sigma_min, self.sigma_max)
-            shape = (n, *self.shape)
-            images = draw_images(
-                built, chosen, score, shape, (seed, 0), device, silent=not progress
-            )
+        eps = SeesImages(built, forward_pass(self.network, chosen.precision), gives_image=True)
+        check_levels(built, chosen.final_time, self.sigma_min, self.sigma_max)
+        sampled = ImageSampler(built, chosen, eps, self.network, self.shape, Batching(batch_size))
+        images, *_ = sampled.sample(range(n), (seed, 0), silent=not progress)
         return images.cpu() if raw else to_uint8(images).cpu()
 
 
@@ -227,6 +214,7 @@ def from_denoiser(
     return ForeignDenoiser(network, (channels, height, width), sigma_min, sigma_max)
 
 
+@in_words_of_the_call(CALL)
 def sample(
     process: LinearProcess,
     network: nn.Module,
@@ -255,22 +243,22 @@ def sample(
     Other arguments, result and errors are those of `LoadedModel.sample`.
     """
     if not isinstance(process, LinearProcess):
-        raise UserError(f"sample(): process is {process!r}; a LinearProcess is needed")
+        raise UserError(f"process is {process!r}; a LinearProcess is needed")
     n, channels, height, width = checked_shape(CALL, shape, "n×C×H×W")
-    shape = (n, channels, height, width)
     check_numbers(CALL, 1, batch_size=batch_size)
     seed = checked_seed(CALL, seed)
-    known = tuple(inpainting.images.shape) if inpainting else shape
-    if known != shape:
-        raise UserError(f"sample(): inpainting has images of {known}, not {shape}")
+    known = tuple(inpainting.images.shape) if inpainting else tuple(shape)
+    if known != tuple(shape):
+        raise UserError(f"inpainting has images of {known}, not {shape}")
     chosen = _sampler_of(sampler, steps, options)
     called = forward_pass(network, chosen.precision)
-    score = NetworkScore(lambda z, t: process.checked(called(z, t), z), batch_size)
-    device = device_of(network)
-    threads = enough_threads(network, min(shape[0], batch_size), shape[2] * shape[3])
-    with in_words_of_the_call(CALL), threads:
-        key, silent = (seed, 0), not progress
-        images = draw_images(process, chosen, score, shape, key, device, inpainting, silent=silent)
+
+    def eps(z: Tensor, t: Tensor) -> Tensor:
+        return process.checked(called(z, t), z)
+
+    image = (channels, height, width)
+    sampled = ImageSampler(process, chosen, eps, network, image, Batching(batch_size))
+    images, *_ = sampled.sample(range(n), (seed, 0), inpainting, silent=not progress)
     return images.cpu() if raw else to_uint8(images).cpu()
 
 
@@ -279,29 +267,24 @@ def _sampler_of(
 ) -> SamplerSettings:
     """Compose a sampler's settings. Raises UserError for unknown names and impossible values."""
     options = options if steps is None else {"steps": steps, **options}
-    with in_words_of_the_call(CALL):
-        given = as_words("sampler", options)
-        try:
-            return compose_sampler([f"sampler={name}", *overrides, *given], "sample()")
-        except UserError:
-            plain = type(compose_sampler([f"sampler={name}"], "sample()")).model_fields
-            if unknown := [key for key in options if key.partition(".")[0] not in plain]:
-                taken = ", ".join(key for key in plain if key not in ("integrator", "guidance"))
-                raise UserError(f"{name} takes no {unknown[0]}; it takes {taken}") from None
-            raise
+    words = [*overrides, *as_words("sampler", options)]
+    try:
+        return compose_sampler([f"sampler={name}", *words], CALL)
+    except UserError:
+        plain = type(compose_sampler([f"sampler={name}"], CALL)).model_fields
+        if unknown := [key for key in options if key.partition(".")[0] not in plain]:
+            taken = ", ".join(key for key in plain if key not in ("integrator", "guidance"))
+            raise UserError(f"{name} takes no {unknown[0]}; it takes {taken}") from None
+        raise
 
 
 def _process_of(process: Process) -> ProcessSettings:
     """Return the settings of a process. Raises UserError for unknown names and settings."""
     process = {process: {}} if isinstance(process, str) else process
     if not isinstance(process, Mapping) or len(process) != 1:
-        raise UserError(
-            'sample(): process is a name or {name: settings}, {"psld": {"gamma": 0.25}}'
-        )
+        raise UserError('process is a name or {name: settings}, {"psld": {"gamma": 0.25}}')
     [(name, settings)] = process.items()
-    with in_words_of_the_call(CALL):
-        given = as_words("process", settings)
-        return compose_process([f"process={name}", *given], "sample()")
+    return compose_process([f"process={name}", *as_words("process", settings)], CALL)
 
 
 def denoiser(model: Model, n: int | None = None, seed: int = 0) -> StraightDenoiser | nn.Module:
@@ -328,9 +311,8 @@ def denoiser(model: Model, n: int | None = None, seed: int = 0) -> StraightDenoi
         raise UserError("denoiser(): this model has momentum to draw: give n, the images per call")
     check_numbers("denoiser()", 1, n=n)
     check_numbers("denoiser()", 0, seed=seed)
-    device = device_of(network)
     size = dataset.image_size
     shape = (n, (model.process.blocks - 1) * dataset.channels, size, size)
-    with ShardNoise(seed, 0, shape, device) as noise:
+    with ShardNoise(seed, 0, shape, device_of(network)) as noise:
         frozen = noise()
     return StraightDenoiser(model.process, network, frozen)

@@ -17,8 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from psld.training.stop import Stopped
-from psld.utils.errors import RunError
+from psld.utils.errors import RunError, Stopped
 from psld.utils.files import read_json, write_json
 
 FRUITLESS_LIVES = 2

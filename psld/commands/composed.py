@@ -132,7 +132,7 @@ def described_by(overrides: list[str]) -> dict[str, Any]:
     if data is None or value_in(overrides, "dataset") is not None:
         return {}
     # h5py takes a tenth of a second to import; most commands are given a dataset.
-    from psld.data.description import described_dataset
+    from psld.data.store import described_dataset
 
     return {"dataset": described_dataset(Path(data.strip("'\"")))}
 

@@ -34,7 +34,7 @@ class Settings(BaseModel):
 
 
 class MadeRecord(Settings):
-    """A record with the software that made it, which `psld.utils.provenance` returns."""
+    """A record with the software that made it, which `psld.utils.device.provenance` returns."""
 
     versions: dict[str, str | None]
     precision: dict[str, Any]

@@ -16,7 +16,6 @@ from psld.data.picture import central_square
 from psld.data.settings import CIFAR10Source, FashionMNISTSource, MNISTSource
 from psld.data.source import Picture, Source, pictures_in_memory
 from psld.utils.errors import RunError, UserError
-from psld.utils.files import sha256_of_file
 
 
 def open_digits() -> Source:
@@ -41,7 +40,6 @@ def open_digits() -> Source:
         train=pictures_in_memory(images[~in_test], labels[~in_test]),
         test=pictures_in_memory(images[in_test], labels[in_test]),
         class_names=tuple("0123456789"),
-        checksums={path.name: sha256_of_file(path)},
     )
 
 
@@ -90,9 +88,8 @@ def open_idx(settings: MNISTSource | FashionMNISTSource) -> Source:
     if None in paths:
         missing = files[paths.index(None)]
         raise UserError(f"{root}: no {missing}; {advice}, or allow dataset.source.download=true")
-    checksums = {path.name: sha256_of_file(path) for path in paths}
     train, test = (_idx_split(*pair, settings.pad) for pair in (paths[:2], paths[2:]))
-    return Source(train, test, class_names, checksums)
+    return Source(train, test, class_names)
 
 
 def _find_idx(root: Path, loader: str, name: str) -> Path | None:
@@ -145,12 +142,10 @@ def open_cifar10(settings: CIFAR10Source) -> Source:
     with torchvision_datasets(advice) as datasets:
         train = datasets.CIFAR10(root, train=True, download=settings.download)
         test = datasets.CIFAR10(root, train=False)
-    paths = [root / train.base_folder / name for name, _ in train.train_list + train.test_list]
     return Source(
         train=pictures_in_memory(train.data, train.targets),
         test=pictures_in_memory(test.data, test.targets),
         class_names=tuple(train.classes),
-        checksums={path.name: sha256_of_file(path) for path in paths},
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from psld.data.picture import to_channels
+from psld.data.picture import check_images, size_text, to_channels
 from psld.data.source import FileTree
 from psld.data.store import ImageStore
 from psld.utils.errors import UserError, reraise_fault
@@ -61,16 +61,6 @@ def _read_shards(files: Sequence[Path]) -> Iterator[tuple[str, np.ndarray]]:
         yield str(file), stored.arrays["images"]
 
 
-def check_images(images: np.ndarray, form: str, where: str) -> None:
-    """Raise UserError, with `where`, unless images are bytes of the form N×C×H×W or N×H×W×C."""
-    channels = images.shape[form.split("×").index("C")] if images.ndim == 4 else 0
-    if images.dtype != np.uint8 or channels not in (1, 3):
-        raise UserError(
-            f"{where}: {images.dtype} of {_text(images.shape)}; uint8 {form} with 1 or 3 channels "
-            "is needed"
-        )
-
-
 def _read_pictures(path: Path, silent: bool | None) -> np.ndarray:
     tree = FileTree(path)
     names = tree.picture_names()
@@ -91,7 +81,7 @@ def _one_size(path: Path, parts: Iterable[tuple[str, np.ndarray]], count: int) -
     arrays: list[np.ndarray] = []
     for name, array in parts:
         if arrays and array.shape[2:] != arrays[0].shape[2:]:
-            sizes = _text(array.shape[2:]), _text(arrays[0].shape[2:])
+            sizes = size_text(array.shape[2:]), size_text(arrays[0].shape[2:])
             raise UserError(f"{path}: {name} has {sizes[0]} pixels, the first one {sizes[1]}")
         arrays.append(array)
     if len({array.shape[1] for array in arrays}) > 1:
@@ -123,7 +113,7 @@ def read_statistics(path: str | Path) -> tuple[np.ndarray, np.ndarray] | None:
         return None
     mean, covariance = arrays
     if mean.ndim != 1 or covariance.shape != 2 * mean.shape:
-        shapes = _text(mean.shape), _text(covariance.shape)
+        shapes = size_text(mean.shape), size_text(covariance.shape)
         raise UserError(f"{path}: mu is {shapes[0]} and sigma {shapes[1]}; d and d×d are needed")
     if not all(each.dtype.kind == "f" and np.isfinite(each).all() for each in arrays):
         raise UserError(f"{path}: mu and sigma are not finite floating-point numbers")
@@ -134,7 +124,3 @@ def write_npz(path: str | Path, images: np.ndarray) -> None:
     """Write uint8 images N×C×H×W as others' evaluators read them: `arr_0`, N×H×W×C."""
     with atomic_path(path) as partial, partial.open("wb") as file:
         np.savez(file, **{IMAGES: images.transpose(0, 2, 3, 1)})
-
-
-def _text(shape: tuple[int, ...]) -> str:
-    return "×".join(map(str, shape)) or "a number"

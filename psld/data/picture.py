@@ -91,6 +91,21 @@ def to_pixels(
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 
+def check_images(images: np.ndarray, form: str, where: str) -> None:
+    """Raise UserError, with `where`, unless images are bytes of the form N×C×H×W or N×H×W×C."""
+    channels = images.shape[form.split("×").index("C")] if images.ndim == 4 else 0
+    if images.dtype != np.uint8 or channels not in (1, 3):
+        raise UserError(
+            f"{where}: {images.dtype} of {size_text(images.shape)}; uint8 {form} with 1 or 3 "
+            "channels is needed"
+        )
+
+
+def size_text(shape: tuple[int, ...]) -> str:
+    """Return a shape such as 8×8."""
+    return "×".join(map(str, shape)) or "a number"
+
+
 def save_images(
     images: ArrayLike, path: str | Path, first: int = 0, source: str | None = None
 ) -> None:
@@ -107,10 +122,7 @@ def save_images(
         UserError: the images are no bytes, or the folder holds other pictures.
     """
     images = np.asarray(images)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise UserError(
-            f"{path}: uint8 images N×1×H×W or N×3×H×W are needed, not {images.dtype} {images.shape}"
-        )
+    check_images(images, "N×C×H×W", f"{path}")
     source = source or digest_of_arrays("images", {"images": images}, {})
     info = PngInfo()
     info.add_text(SOURCE, source)

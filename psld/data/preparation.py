@@ -13,8 +13,6 @@ from tqdm.auto import tqdm
 
 from psld.config.settings import load_record, with_digest
 from psld.data.arrays import open_cifar10, open_digits, open_idx
-from psld.data.description import Described
-from psld.data.folders import open_afhqv2, open_celeba, open_folder
 from psld.data.picture import to_pixels
 from psld.data.settings import (
     AFHQv2Source,
@@ -26,8 +24,8 @@ from psld.data.settings import (
     MNISTSource,
     SourceSettings,
 )
-from psld.data.source import Picture, Source
-from psld.data.store import FORMAT_VERSION, write_store
+from psld.data.source import Picture, Source, open_afhqv2, open_celeba, open_folder
+from psld.data.store import FORMAT_VERSION, Described, write_store
 from psld.utils import VERSION
 from psld.utils.errors import UserError
 from psld.utils.files import atomic_path, write_json, write_text
@@ -80,7 +78,6 @@ def prepare_dataset(settings: DatasetSettings, output: Path) -> dict[str, Any]:
         "shape": [len(pictures), *image],
         "splits": splits,
         "class_names": list(source.class_names),
-        "source_checksums": dict(source.checksums),
         "versions": {
             "python": platform.python_version(),
             "psld": VERSION,

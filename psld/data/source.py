@@ -1,19 +1,18 @@
-"""The images of a source: in memory, or in the files of a folder or a packed zip archive."""
+"""Sources of picture files: the files of a folder or a zip archive; AFHQv2, CelebA, any folder."""
 
 import hashlib
 import os
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
-from tqdm.auto import tqdm
 
 from psld.data.picture import central_square, decode
+from psld.data.settings import AFHQv2Source, CelebASource, FolderSource
 from psld.utils.errors import UserError, reraise_fault
-from psld.utils.files import sha256_of_file
 
 Frame = Callable[[Image.Image], Image.Image]
 """Crops or pads a picture."""
@@ -39,8 +38,6 @@ class Source:
     test: Sequence[Picture]
     class_names: tuple[str, ...]
     """Empty if the source has no classes."""
-    checksums: Mapping[str, str]
-    """SHA-256 of each file or folder that the images come from."""
 
 
 def pictures_in_memory(
@@ -103,20 +100,85 @@ class FileTree:
             reraise_fault(error)
             raise UserError(f"{self.path}/{name}: cannot be read ({error}); replace it") from None
 
-    def checksum(self) -> str:
-        """Return the SHA-256 of the archive, or of the list "SHA-256  NAME" of a folder's files."""
-        if self._archive:
-            # Of the open file: the path may lead to another one by now.
-            self._archive.fp.seek(0)
-            return hashlib.file_digest(self._archive.fp, "sha256").hexdigest()
-        listing = hashlib.sha256()
-        for name in tqdm(self.names, f"checksum of {self.path}", disable=None, leave=False):
-            digest = sha256_of_file(self.path / name)
-            listing.update(f"{digest}  {name}\n".encode(errors="surrogateescape"))
-        return listing.hexdigest()
-
 
 def _is_hidden(name: str) -> bool:
     """Recognize hidden files, and the folder that macOS adds to zip archives."""
     parts = PurePosixPath(name).parts
     return parts[:1] == ("__MACOSX",) or any(part.startswith(".") for part in parts)
+
+
+AFHQV2_CLASSES = ("dog", "cat", "wild")
+"""In the order of the official PSLD code, so that labels agree with its classifiers."""
+
+
+def open_folder(settings: FolderSource) -> Source:
+    """Return the central squares of all pictures; the first level of subfolders are the classes.
+
+    A single folder around all of them is left out: most tools pack one into a zip archive.
+    """
+    tree = FileTree(Path(settings.root))
+    parts = {name: PurePosixPath(name).parts for name in tree.picture_names()}
+    while len({part[0] for part in parts.values()}) == 1 and min(map(len, parts.values())) > 2:
+        parts = {name: part[1:] for name, part in parts.items()}
+    # Subfolders are classes if every picture lies in one.
+    in_classes = all(len(part) > 1 for part in parts.values())
+    class_names = sorted({part[0] for part in parts.values()}) if in_classes else []
+
+    def pictures(names: list[str]) -> list[Picture]:
+        return [
+            tree.picture(name, class_names.index(parts[name][0]) if in_classes else 0)
+            for name in names
+        ]
+
+    # The names with the smallest hashes are held out. The choice does not depend on the order of
+    # the names, and new pictures move few old ones.
+    by_hash = sorted(parts, key=lambda name: hashlib.sha256(name.encode()).digest())
+    held_out = set(by_hash[: round(settings.test_fraction * len(parts))])
+    train = pictures([name for name in parts if name not in held_out])
+    test = pictures(sorted(held_out))
+    return Source(train, test, tuple(class_names))
+
+
+def open_afhqv2(settings: AFHQv2Source) -> Source:
+    """Return the animal faces of StarGAN v2: PNGs of 512×512 in train/CLASS/ and test/CLASS/."""
+    root = Path(settings.root)
+    archive = root / "afhq_v2.zip"
+    if not archive.exists() and not (root / "train").is_dir():
+        raise UserError(
+            f"{root}: neither {archive.name} nor a folder train in it; get the archive with "
+            "`bash download.sh afhq-v2-dataset` of github.com/clovaai/stargan-v2 and put it, or "
+            f"the unpacked folders train and test, into {root}, or set dataset.source.root"
+        )
+    # The archive comes first, because the folders may be unpacked only in part.
+    tree = FileTree(archive if archive.exists() else root)
+    train, test = _afhqv2_split(tree, "train"), _afhqv2_split(tree, "test")
+    return Source(train, test, AFHQV2_CLASSES)
+
+
+def _afhqv2_split(tree: FileTree, split: str) -> list[Picture]:
+    pictures = []
+    names = tree.picture_names()
+    for label, folder in enumerate(AFHQV2_CLASSES):
+        # The archive may hold the two folders inside another one.
+        inside = [name for name in names if PurePosixPath(name).parts[-3:-1] == (split, folder)]
+        if not inside:
+            raise UserError(f"{tree.path}: no pictures in {split}/{folder}; unpack or get it again")
+        pictures += [tree.picture(name, label) for name in inside]
+    return pictures
+
+
+def open_celeba(settings: CelebASource) -> Source:
+    """Return all 202,599 aligned pictures of CelebA, 178×218, in the order of their names."""
+    root = Path(settings.root)
+    # The archive comes first, because the folder may be unpacked only in part.
+    archive, folder = root / "img_align_celeba.zip", root / "img_align_celeba"
+    path = archive if archive.exists() else folder
+    if not path.exists():
+        raise UserError(
+            f"{root}: neither {archive.name} nor {folder.name} in it; put {archive.name} of the "
+            "CelebA project page (mmlab.ie.cuhk.edu.hk/projects/CelebA.html, Align&Cropped "
+            f"Images) into {root}, or set dataset.source.root"
+        )
+    tree = FileTree(path)
+    pictures = [tree.picture(name, frame=lambda image: image) for name in tree.picture_names()]
+    return Source(pictures, [], ())

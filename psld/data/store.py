@@ -12,9 +12,6 @@ Layout, version 3:
     class_names     a list in JSON, as bytes
     attributes of the file: format_version, train_size, test_size (N = train_size + test_size, train
     first), num_classes, digest
-
-    store = ImageStore.open("data/digits.h5")
-    images, labels = store.images("train"), store.labels("train")
 """
 
 import hashlib
@@ -29,6 +26,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from psld.config.settings import Settings, read_record
 from psld.data.settings import DatasetSettings
 from psld.utils.errors import UserError, reraise_fault
 from psld.utils.files import retried_in_slurm
@@ -193,8 +191,7 @@ def write_store(
     Args:
         image: shape (C, H, W) of an image.
         splits: number of images in `train` and `test`.
-        labels: int64 (N,).
-        num_classes: 0 if the dataset has no classes.
+        labels: int64 (N,); all 0 without classes.
         blocks: uint8 (n, C, H, W) each, and N images in all.
         class_names: in the order of the labels, if they are known.
     """
@@ -243,3 +240,21 @@ def _layout(
         offset = images.id.get_offset()
     assert memory.getbuffer().nbytes == offset, "HDF5 put something behind the images"
     return memory.getvalue()
+
+
+class Described(Settings, extra="ignore"):
+    """The part of a dataset's record that commands use."""
+
+    settings: DatasetSettings
+    digest: str
+
+
+def described_dataset(path: Path) -> dict[str, Any]:
+    """Return the dataset settings of a prepared file, for commands with `data=FILE` alone.
+
+    Raises UserError if the file is not a prepared dataset, or has no whole record.
+    """
+    ImageStore.open(path)
+    record = path.with_suffix(".json")
+    wrong = f"{record}: not the record of a dataset; {AGAIN}"
+    return read_record(Described, record, wrong).settings.model_dump(mode="json")

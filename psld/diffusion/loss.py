@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from psld.diffusion.time_grid import time_of_noise_level
 class Batch:
     """One rank's part of a batch, on its device; only the times stay on the CPU.
 
-    N images `x0`, N×C×H×W in [−1, 1], and their times `t` (`Noising.levels`), float64; standard
+    N images `x0`, N×C×H×W in [−1, 1], and their times `t` (`NoisyStates.levels`), float64; standard
     normal `eps`, N×kC×H×W, and, under DSM, `auxiliary_eps`, N×(k−1)C×H×W; `labels`, int64, if
     classes are used.
     """
@@ -37,28 +37,14 @@ class Batch:
             yield replace(self, **cut)
 
 
-class Noising(Protocol):
-    """What a network sees of an image."""
-
-    blocks: int
-    """k: standard normal numbers for each value of an image."""
-    auxiliary: int
-    """k − 1 more under DSM, else 0."""
-
-    def levels(self, uniform: Tensor) -> Tensor:
-        """Return the noise levels of N uniform numbers: forward times, or σ; float64."""
-        ...
-
-    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the input and its levels in the input's type, both on the batch's device."""
-        ...
-
-
 class NoisyStates:
     """States z_t, N×kC×H×W, of a process at forward times t.
 
     Without a law t is uniform on [time_eps, 1], as in the paper. With one, t is the time at which
     the noise level σ_eff(t) has that law, so trainings of several processes see the same noise.
+
+    `blocks`, k, is how many standard normal numbers each value of an image gets; `auxiliary` is how
+    many more, k − 1 under DSM, else 0.
     """
 
     def __init__(
@@ -69,11 +55,13 @@ class NoisyStates:
         self.auxiliary = process.blocks - 1 if process.needs_auxiliary_noise else 0
 
     def levels(self, uniform: Tensor) -> Tensor:
+        """Return the times of N uniform numbers, float64."""
         if self.law is None:
             return self.time_eps + (LinearProcess.T - self.time_eps) * uniform
         return time_of_noise_level(self.process, noise_levels(self.law, uniform), self.time_eps)
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the states and their times in the states' type, both on the batch's device."""
         z = self.process.perturb(batch.x0, batch.t, batch.eps, batch.auxiliary_eps)
         return z, batch.t.to(z.device, z.dtype, non_blocking=True)
 
@@ -100,14 +88,8 @@ def noise_levels(law: NoiseLaw, uniform: Tensor) -> Tensor:
     return logarithm.exp().clamp(law.low, law.high)
 
 
-class Objective(Protocol):
-    """A loss that a training minimizes."""
-
-    noising: Noising
-
-    def __call__(self, network: nn.Module, batch: Batch) -> Tensor:
-        """Return the mean loss of a batch, a scalar."""
-        ...
+Noising = NoisyStates | NoisyImages
+"""What a network sees of an image."""
 
 
 class EpsilonLoss:
@@ -151,7 +133,7 @@ class DenoiserLoss:
     """
 
     def __init__(self, noising: NoisyImages, deviation: float) -> None:
-        """`deviation`: s, as in the network's preconditioning (`psld.networks.denoiser`)."""
+        """`deviation`: s, as in `psld.networks.forward.Denoiser`."""
         self.noising, self.variance = noising, deviation**2
 
     def __call__(self, network: nn.Module, batch: Batch) -> Tensor:
@@ -170,3 +152,7 @@ class GuideLoss:
 
     def __call__(self, network: nn.Module, batch: Batch) -> Tensor:
         return cross_entropy(network(*self.noising(batch)).float(), batch.labels)
+
+
+Objective = EpsilonLoss | DenoiserLoss | GuideLoss
+"""A loss that a training minimizes: from a network and a batch to a scalar."""

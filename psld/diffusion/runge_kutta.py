@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from psld.utils.device import all_bits
 from psld.utils.errors import RunError
-from psld.utils.tf32 import all_bits
 
 Velocity = Callable[[float, Tensor], Tensor]
 """Function (t, y) → dy/dt, of the shape and type of y."""

@@ -14,8 +14,7 @@ from psld.grid.schema import GridFile, seeded
 from psld.grid.tables import Number
 from psld.metrics.command_settings import EvaluateSettings
 from psld.metrics.settings import Measurement, MetricSettings, foreign_digest
-from psld.sampling.records import record_path
-from psld.sampling.settings import SampleSettings, images_digest, shards_needed
+from psld.sampling.settings import SampleSettings, images_digest, record_path, shards_needed
 from psld.utils.errors import UserError
 from psld.utils.files import digest_of
 

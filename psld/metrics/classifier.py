@@ -22,9 +22,8 @@ from psld.data.store import ImageStore
 from psld.metrics.command_settings import TrainExtractorSettings
 from psld.metrics.features import batches_of, digest_of_weights
 from psld.metrics.settings import ClassifierSettings
-from psld.utils.device import use_device
+from psld.utils.device import device_name, provenance, use_device
 from psld.utils.errors import RunError, UserError
-from psld.utils.provenance import device_name, provenance
 from psld.utils.randomness import Stream, generator, stream_seed
 from psld.utils.tensors import read_tensors, save_tensors
 

@@ -26,10 +26,9 @@ from psld.sampling.sample import origin_of
 from psld.sampling.settings import images_digest
 from psld.sampling.shards import Shard, read_shards
 from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
-from psld.utils.device import use_device
+from psld.utils.device import provenance, use_device
 from psld.utils.errors import UserError
 from psld.utils.files import digest_of
-from psld.utils.provenance import provenance
 from psld.utils.tensors import read_tensors, save_tensors
 
 NEAREST_PAIRS = 8

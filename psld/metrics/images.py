@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from psld.config.settings import parse, write_record
-from psld.data.images import check_images, read_images, read_statistics
+from psld.data.images import read_images, read_statistics
+from psld.data.picture import check_images
 from psld.data.pixels import truncated
 from psld.data.store import ImageStore
 from psld.metrics.classifier import read_extractor_manifest
@@ -27,9 +28,8 @@ from psld.metrics.reference_folder import (
 )
 from psld.metrics.results import CellResult, CellResults
 from psld.metrics.settings import Measurement, MetricSettings, foreign_digest
-from psld.utils.device import use_device
+from psld.utils.device import provenance, use_device
 from psld.utils.errors import UserError
-from psld.utils.provenance import provenance
 from psld.utils.tensors import digest_of_arrays
 
 Images = str | Path | np.ndarray

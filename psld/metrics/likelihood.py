@@ -17,10 +17,9 @@ from psld.metrics.estimate import Interval, t_quantile
 from psld.metrics.results import Weights
 from psld.training.manifest import ModelManifest, read_manifest
 from psld.training.model import Model, load_model
-from psld.utils.device import use_device
+from psld.utils.device import device_name, provenance, use_device
 from psld.utils.errors import UserError
 from psld.utils.files import digest_of
-from psld.utils.provenance import device_name, provenance
 from psld.utils.randomness import Stream, stream_seed
 
 

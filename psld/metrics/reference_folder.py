@@ -29,9 +29,8 @@ from psld.metrics.settings import (
     MetricSettings,
 )
 from psld.training.manifest import ModelManifest
-from psld.utils.device import use_device
+from psld.utils.device import device_name, provenance, use_device
 from psld.utils.errors import UserError
-from psld.utils.provenance import device_name, provenance
 from psld.utils.tensors import grouped, read_tensors, save_tensors
 
 FEATURES = "features.safetensors"

@@ -33,8 +33,7 @@ from psld.metrics.measure import Reference
 from psld.metrics.reference_folder import FEATURES, ReferenceManifest, load_reference
 from psld.metrics.results import CellResults
 from psld.report.formats import as_csv
-from psld.sampling.records import ShardRecord
-from psld.sampling.settings import classes_in_turn, sampler_content
+from psld.sampling.settings import ShardRecord, classes_in_turn, sampler_content
 from psld.utils.errors import PSLDError, UserError, reraise_fault
 from psld.utils.files import atomic_path, read_json, sha256_of_file, write_json, write_text
 

@@ -14,7 +14,7 @@ from psld.grid.figures import GridFigure, all_figures
 from psld.metrics.results import CellResults
 from psld.report.plots import draw_plot
 from psld.report.style import HOLE_COLOR, PAGE_WIDTH
-from psld.sampling.records import records_of
+from psld.sampling.settings import records_of
 from psld.sampling.shards import Shard, read_shard, shard_path
 from psld.utils.errors import UserError
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from psld.data.pixels import to_uint8
 from psld.grid.cells import Cell
 from psld.report.style import LINE_WIDTH, MARKER_SIZE, PAGE_WIDTH, SCALE_COLOR, Look, ramp
-from psld.sampling.trace import trace_sample
+from psld.sampling.sample import trace_sample
 from psld.training.model import load_model
 from psld.utils.device import use_device
 

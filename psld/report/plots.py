@@ -31,7 +31,7 @@ from psld.report.style import (
     model_looks,
     ramp,
 )
-from psld.training.history import HISTORY, TrainingHistory
+from psld.training.manifest import HISTORY, TrainingHistory
 from psld.utils.errors import UserError
 
 MAX_POINTS = 60  # of a training curve

@@ -29,8 +29,7 @@ from psld.metrics.settings import Measurement
 from psld.report.formats import csv_line
 from psld.report.table import table_text
 from psld.sampling.shards import Shard, shard_path
-from psld.training.history import HISTORY, WANDB, TrainingHistory
-from psld.training.manifest import is_exported
+from psld.training.manifest import HISTORY, WANDB, TrainingHistory, is_exported
 from psld.training.settings import WandbSettings
 from psld.training.wandb_runs import (
     check_login,

@@ -1,27 +1,25 @@
-"""Sampling the shards of a cell: one process makes many shards and loads the model once.
+"""Sampling the shards of a cell: one process makes many shards and resolves the cell once.
 
 The noise of a shard is the same bytes on every machine, and a thread draws it ahead of time.
 """
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from psld.data.pixels import to_uint8
 from psld.data.store import ImageStore
 from psld.diffusion.denoiser import check_levels
 from psld.diffusion.gaussian import GaussianStart
-from psld.diffusion.loop import Inpainting, sample
+from psld.diffusion.loop import Inpainting, path, sample
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.samplers import (
     ClassifierFreeGuidance,
-    ClassifierGuidance,
     InpaintingGuidance,
     SamplerSettings,
 )
@@ -29,18 +27,19 @@ from psld.diffusion.score import (
     Batching,
     ClassifierFreeScore,
     ClassifierGuidedScore,
+    Network,
     NetworkScore,
     Score,
 )
 from psld.diffusion.time_grid import level_range
 from psld.networks.forward import enough_threads, forward_pass
 from psld.sampling.inpainting import known_pixels, masks_digest
-from psld.sampling.records import SampledShard, ShardRecord
 from psld.sampling.settings import (
     CellSettings,
+    SampledShard,
     SampleSettings,
+    ShardRecord,
     check_fit,
-    classes_in_turn,
     sampler_content,
 )
 from psld.sampling.shards import Shard, ShardOrigin, load_made_by, shard_path
@@ -48,11 +47,10 @@ from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.training.model import Guide, Model, load_guide, load_model
 from psld.training.settings import ModelSettings
 from psld.training.start import load_start, start_budget
-from psld.utils.device import device_of, pinned, use_device
+from psld.utils.device import device_name, device_of, use_device
 from psld.utils.errors import RunError, UserError
 from psld.utils.files import digest_of
-from psld.utils.provenance import device_name
-from psld.utils.randomness import Prefetch, Stream, standard_normal, stream_seed
+from psld.utils.randomness import ShardNoise
 
 
 def origin_of(
@@ -85,8 +83,7 @@ def sample_range(settings: SampleSettings) -> Path:
     Print a line for each shard. Return the path of the record.
     """
     if settings.png:
-        # Only pictures need Pillow.
-        from psld.data.picture import is_single_picture, save_images
+        from psld.data.picture import is_single_picture, save_images  # Only pictures need Pillow.
 
         model = read_manifest(settings.model, ModelManifest)
         guide = settings.guide and read_manifest(settings.guide, GuideManifest).weights_sha256
@@ -120,128 +117,155 @@ def sample_shards(settings: SampleSettings) -> Iterator[tuple[Shard, bool]]:
     """
     device = use_device(settings.device, tf32=True)
     model = load_model(settings.model, device, settings.process)
-    network = forward_pass(
-        model.network,
-        settings.sampler.precision,
-        compile=settings.compile,
-        channels_last=settings.channels_last,
-    )
-    model = replace(model, network=network)
     guide = load_guide(settings.guide, device) if settings.guide else None
-    check_fit(settings.sampler, model.settings, guide and guide.settings, model.class_names)
+    layout = {"compile": settings.compile, "channels_last": settings.channels_last}
+    sampler = cell_sampler(model, guide, settings.sampler, settings.batch_size, **layout)
     shas = model.weights_sha256, guide and guide.weights_sha256
     expected = origin_of(settings, model.settings, *shas)
-    batching = Batching(settings.batch_size)
     for index in range(settings.first, settings.first + settings.shards):
-        path, origin = shard_path(settings.output, index), expected.at(index)
+        file, origin = shard_path(settings.output, index), expected.at(index)
         try:
-            yield load_made_by(path, origin), False
+            yield load_made_by(file, origin), False
         except UserError as error:
-            if path.exists():
+            if file.exists():
                 print(f"not kept: {error}", flush=True)
-            shard = sample_shard(settings, model, guide, origin, batching)
-            shard.save(path)
+            shard = sample_shard(settings, model, sampler, origin)
+            shard.save(file)
             yield shard, True
 
 
 def sample_shard(
-    settings: SampleSettings,
-    model: Model,
-    guide: Guide | None,
-    origin: ShardOrigin,
-    batching: Batching,
+    cell: CellSettings, model: Model, sampler: "ImageSampler", origin: ShardOrigin
 ) -> Shard:
-    """Sample all images of one shard. `model` has its network as it is called (`forward_pass`).
-
-    The noise comes from (seed, shard) and is drawn for the whole shard at each step, so an image
-    depends neither on the batch size nor on the worker, nor, up to rounding, on the device.
-    """
+    """Sample all images of one shard."""
     started = time.monotonic()
-    device = device_of(model.network)
     indices = range(origin.index * origin.size, (origin.index + 1) * origin.size)
     inpainting = None
-    if isinstance(settings.sampler.guidance, InpaintingGuidance):
-        inpainting = known_pixels(settings, model, origin, indices, device)
+    if isinstance(cell.sampler.guidance, InpaintingGuidance):
+        inpainting = known_pixels(cell, model, indices, sampler.device)
         indices = indices[: len(inpainting.images)]  # fewer at the end of the split
-    key = (settings.seed, origin.index)
-    x, labels, nfe = sample_images(
-        model, guide, settings.sampler, indices, key, batching, inpainting
-    )
+    x, labels, nfe = sampler.sample(indices, (cell.seed, origin.index), inpainting)
     return Shard(
         images=to_uint8(x).cpu().numpy(),
         origin=origin,
         nfe=nfe,
         seconds=time.monotonic() - started,
-        device=device_name(device),
+        device=device_name(sampler.device),
         labels=None if labels is None else labels.cpu().numpy(),
         masks=None if inpainting is None else inpainting.mask[:, 0].byte().cpu().numpy(),
     )
 
 
-def sample_images(
+@dataclass(frozen=True)
+class ImageSampler:
+    """All that decides how images are sampled but their noise, resolved once."""
+
+    process: LinearProcess
+    settings: SamplerSettings
+    """With the level of its start."""
+    eps: Network
+    """The process's ε(z, t)."""
+    network: nn.Module
+    """That ε evaluates."""
+    shape: tuple[int, int, int]
+    """C×H×W of an image."""
+    batching: Batching
+    classes: Sequence[int] = ()
+    """The classes that the images get in turn; none without guidance."""
+    logits: Network | None = None
+    """Those of the guide, for states of the process."""
+    gaussian: GaussianStart | None = None
+    """The start, unless it is the prior."""
+
+    @property
+    def device(self) -> torch.device:
+        return device_of(self.network)
+
+    def start(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return states at the sampler's first time from standard normal noise, N×kC×H×W."""
+        if self.gaussian:
+            return self.gaussian(noise, labels)
+        if self.settings.starts_from_data:
+            raise UserError(
+                "sampler.start: the mean and covariance of the images are known for models in a "
+                "folder (psld.load) alone; use start=prior, such as sampler=multistep"
+            )
+        return self.process.prior(noise)
+
+    def score(self, labels: Tensor | None = None) -> Score:
+        """Return the score of images of these classes, N, which counts its evaluations."""
+        plain = NetworkScore(self.eps, self.batching)
+        if labels is None:
+            return plain
+        guidance = self.settings.guidance
+        if isinstance(guidance, ClassifierFreeGuidance):
+            return ClassifierFreeScore(self.eps, labels, guidance.scale, self.batching)
+        options = guidance.scale, self.batching, guidance.official_time
+        return ClassifierGuidedScore(plain, self.logits, labels, *options)
+
+    def noise(self, count: int, key: tuple[int, int]) -> ShardNoise:
+        """Return the noise of the states of `count` images; `key` is its seed and shard."""
+        channels, *size = self.shape
+        return ShardNoise(*key, (count, self.process.blocks * channels, *size), self.device)
+
+    def sample(
+        self,
+        indices: range,
+        key: tuple[int, int],
+        inpainting: Inpainting | None = None,
+        silent: bool | None = None,
+    ) -> tuple[Tensor, Tensor | None, int]:
+        """Sample the images with these indices in a cell.
+
+        The noise is drawn for all of them at each step, so an image depends neither on the batch
+        size nor on the worker, nor, up to rounding, on the device.
+
+        Args:
+            key: seed and shard of their noise.
+            silent: show no progress bar; None shows it on a terminal.
+
+        Returns:
+            The images, N×C×H×W in about [−1, 1]; the class that each was guided to, if any; and the
+            number of network evaluations per image.
+
+        Raises:
+            RunError: an image is not finite.
+        """
+        labels, count, (channels, height, width) = None, len(indices), self.shape
+        if self.classes:
+            turns = [self.classes[i % len(self.classes)] for i in indices]
+            labels = torch.tensor(turns, device=self.device)
+        score = self.score(labels)
+        threads = enough_threads(self.network, min(count, self.batching.size), height * width)
+        with threads, self.noise(count, key) as noise:
+            z = self.start(noise(), labels)
+            z = sample(self.process, self.settings, score, z, noise, inpainting, silent)
+        if not torch.isfinite(z).all():
+            raise RunError(f"shard {key[1]}: the sampler produced NaN or infinity")
+        return z[:, :channels], labels, score.evaluations
+
+
+def cell_sampler(
     model: Model,
     guide: Guide | None,
     sampler: SamplerSettings,
-    indices: range,
-    key: tuple[int, int],
-    batching: Batching,
-    inpainting: Inpainting | None = None,
-    silent: bool | None = None,
-) -> tuple[Tensor, Tensor | None, int]:
-    """Sample the images with these indices in a cell.
+    batch_size: int,
+    *,
+    compile: bool = False,
+    channels_last: bool = False,
+) -> ImageSampler:
+    """Resolve how a cell is sampled; options as in `forward_pass`.
 
-    Args:
-        key: seed and shard of their noise.
-        silent: show no progress bar; None shows it on a terminal.
-
-    Returns:
-        The images, N×C×H×W in about [−1, 1]; the class that each was guided to, if any; and the
-        number of network evaluations per image.
-
-    Raises:
-        RunError: an image is not finite.
+    Raises UserError if the sampler cannot sample the model, or the guide cannot guide it; if the
+    model has no start in its folder; or if its denoiser or the guide was not trained for the
+    sampler's noise levels.
     """
-    device, dataset = device_of(model.network), model.settings.dataset
-    guidance, labels = sampler.guidance, None
-    if isinstance(guidance, ClassifierGuidance | ClassifierFreeGuidance):
-        classes = classes_in_turn(guidance.label, dataset, model.class_names)
-        labels = torch.tensor([classes[i % len(classes)] for i in indices], device=device)
-    sampler, start = resolve_start(sampler, model, labels, guide)
-    network = model.eps()
-    score: Score = NetworkScore(network, batching)
-    match guidance:
-        case ClassifierGuidance(scale=scale, official_time=official_time):
-            logits = guide.logits(model.process)
-            score = ClassifierGuidedScore(score, logits, labels, scale, batching, official_time)
-        case ClassifierFreeGuidance(scale=scale):
-            score = ClassifierFreeScore(network, labels, scale, batching)
-    shape = (len(indices), dataset.channels, dataset.image_size, dataset.image_size)
-    with enough_threads(model.network, min(len(indices), batching.size), dataset.image_size**2):
-        x = draw_images(
-            model.process, sampler, score, shape, key, device, inpainting, start, silent
-        )
-    return x, labels, score.evaluations
-
-
-Start = Callable[[Tensor], Tensor]
-"""From standard normal noise to states at the sampler's first time."""
-
-
-def resolve_start(
-    sampler: SamplerSettings,
-    model: Model,
-    labels: Tensor | None = None,
-    guide: Guide | None = None,
-) -> tuple[SamplerSettings, Start]:
-    """Return the sampler with the level of its start, and the start itself.
-
-    `labels`: the class of each image, if the samples have classes.
-
-    Raises UserError if the model has no start in its folder, or if its denoiser or the guide was
-    not trained for the noise levels.
-    """
-    process, start, level = model.process, model.process.prior, None
-    levels = getattr(sampler, "levels", None)
+    process, dataset = model.process, model.settings.dataset
+    classes = check_fit(sampler, model.settings, guide and guide.settings, model.class_names)
+    called = forward_pass(
+        model.network, sampler.precision, compile=compile, channels_last=channels_last
+    )
+    levels, level, gaussian = getattr(sampler, "levels", None), None, None
     if sampler.starts_from_data:
         level = levels[0] if levels else sampler.start_level
         if level is None:
@@ -249,79 +273,44 @@ def resolve_start(
             level = min(model.start.level(start_budget(sampler.steps)), highest)
         if not levels:
             sampler = sampler.model_copy(update={"start_level": level})
-        data = model.start.data.to(device_of(model.network))
+        data = model.start.data.to(device_of(called))
         gaussian = GaussianStart(process, data, level, sampler.final_time)
-        start = partial(gaussian, labels=labels)
     for name, trained in ("denoiser", model), ("guide", guide):
         if trained and trained.settings.serves_every_process:
             law, last = trained.settings.training.noise_law, levels[-1] if levels else None
             check_levels(process, sampler.final_time, law.low, law.high, level, last, name)
-    return sampler, start
+    return ImageSampler(
+        process=process,
+        settings=sampler,
+        eps=model.eps(called),
+        network=called,
+        shape=(dataset.channels, dataset.image_size, dataset.image_size),
+        batching=Batching(batch_size),
+        classes=classes,
+        logits=guide and guide.logits(process),
+        gaussian=gaussian,
+    )
 
 
-class ShardNoise:
-    """Standard normal noise for the states of one shard, one draw after the other.
+def trace_sample(
+    model: Model, sampler: SamplerSettings, sample: int, shard_size: int, seed: int
+) -> tuple[list[float], Tensor]:
+    """Sample one image of a cell again and keep its state after each step, for a figure.
 
-        with ShardNoise(seed, shard, (1000, 6, 32, 32), device) as noise:
-            start = process.prior(noise())
+    The sampler has a fixed time grid and no guidance. `sample` is the image's index in the cell;
+    `shard_size` and `seed` are those of the cell.
 
-    The noise of shard j comes from (seed, j). It does not depend on the device, and the draws of a
-    smaller shard are the first images of a larger one's.
-
-    From the second draw on, a thread draws the next one while the network computes. A sampler that
-    adds no noise takes the first alone, and no other is drawn.
+    Return the forward times, descending, and the blocks at these times, each in units of its
+    stationary deviation: times×k×C×H×W.
     """
-
-    def __init__(self, seed: int, shard: int, shape: tuple[int, ...], device: torch.device) -> None:
-        """`shape`: that of all states of the shard, N×kC×H×W."""
-        self.key = stream_seed(seed, Stream.SHARD, shard)
-        self.shape = shape
-        self.device = device
-        self.draws = 0
-        self._drawn = Prefetch(self._draw)
-
-    def __call__(self, z: Tensor | None = None) -> Tensor:
-        """Return the next draw, on the device. `z` is ignored: a shard's states have one shape."""
-        drawn = self._drawn(self.draws, prefetch_next=self.draws > 0)
-        self.draws += 1
-        return drawn.to(self.device, non_blocking=True)
-
-    def _draw(self, index: int) -> Tensor:
-        return pinned(standard_normal(self.key, index, self.shape), self.device)
-
-    def __enter__(self) -> "ShardNoise":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._drawn.close()
-
-
-def draw_images(
-    process: LinearProcess,
-    sampler: SamplerSettings,
-    score: Score,
-    shape: tuple[int, int, int, int],
-    key: tuple[int, int],
-    device: torch.device,
-    inpainting: Inpainting | None = None,
-    start: Start | None = None,
-    silent: bool | None = None,
-) -> Tensor:
-    """Sample images of this shape, N×C×H×W, from the noise of a seed and a shard (`key`).
-
-    They start as draws from the prior, unless `start` is given.
-
-    Raises RunError if an image is not finite.
-    """
-    if start is None and sampler.starts_from_data:
-        raise UserError(
-            "sampler.start: the mean and covariance of the images are known for models in a folder "
-            "(psld.load) alone; use start=prior, such as sampler=multistep"
-        )
-    n, channels, *size = shape
-    with ShardNoise(*key, (n, process.blocks * channels, *size), device) as noise:
-        z = (start or process.prior)(noise())
-        z = sample(process, sampler, score, z, noise, inpainting, silent)
-    if not torch.isfinite(z).all():
-        raise RunError(f"shard {key[1]}: the sampler produced NaN or infinity")
-    return z[:, :channels]
+    process = model.process
+    traced = cell_sampler(model, None, sampler, batch_size=1)
+    shard, index = divmod(sample, shard_size)
+    # The shard's noise begins with that of its first images.
+    with traced.noise(index + 1, (seed, shard)) as noise:
+        z, score = traced.start(noise()[index:]), traced.score()
+        steps = path(process, traced.settings, score, z, lambda _: noise()[index:])
+        times, states = zip(*((t, z[0].cpu()) for t, z in steps), strict=True)
+    blocks = torch.stack(states).unflatten(1, (process.blocks, traced.shape[0]))
+    deviations = torch.diagonal(process.S).sqrt().to(blocks)
+    return list(times), blocks / deviations[:, None, None, None]

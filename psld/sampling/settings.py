@@ -1,12 +1,14 @@
-"""Settings of sampling, and the checks that sampler, model and guide fit together. No torch."""
+"""Settings of sampling, records of shards, and checks of sampler, model and guide. No torch."""
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
 from pydantic import Field, model_validator
 
-from psld.config.settings import Settings
+from psld.config.settings import Settings, read_record, write_record
 from psld.data.settings import DatasetSettings
 from psld.diffusion.samplers import (
     ClassifierFreeGuidance,
@@ -125,8 +127,11 @@ def check_fit(
     model: ModelSettings,
     guide: GuideModelSettings | None,
     class_names: Sequence[str] = (),
-) -> None:
-    """Raise UserError if the sampler cannot sample the model, or the guide cannot guide it."""
+) -> list[int]:
+    """Return the classes that the samples get in turn; none without guidance to a class.
+
+    Raises UserError if the sampler cannot sample the model, or the guide cannot guide it.
+    """
     sampler.check_process(model.process)
     first = model.training.time_eps
     if sampler.final_time < first and not model.serves_every_process:
@@ -134,9 +139,10 @@ def check_fit(
             f"sampler.final_time: {sampler.final_time:g} is before the first time that the network "
             f"was trained for (training.time_eps); use {first:g} or more"
         )
+    classes: list[int] = []
     match sampler.guidance:
         case ClassifierGuidance(label=label):
-            classes_in_turn(label, model.dataset, class_names)
+            classes = classes_in_turn(label, model.dataset, class_names)
             _check_guide(guide, model, sampler.guidance.official_time)
         case ClassifierFreeGuidance(label=label):
             if not model.num_classes:
@@ -144,7 +150,8 @@ def check_fit(
                     "classifier-free guidance needs a class-conditional model; train one with "
                     "training.label_dropout=0.1, or give a guide"
                 )
-            classes_in_turn(label, model.dataset, class_names)
+            classes = classes_in_turn(label, model.dataset, class_names)
+    return classes
 
 
 def classes_in_turn(
@@ -198,3 +205,50 @@ def _check_guide(
             "sampler.guidance.official_time: this guide embeds the logarithm of the time, and "
             "the reverse time begins at 0; use a guide with network.embedding=positional"
         )
+
+
+class SampledShard(Settings):
+    """One shard of a range."""
+
+    index: int
+    digest: str
+    """Of its arrays and of what made them."""
+    images: int
+
+
+class ShardRecord(Settings):
+    """A range of whole shards. It is written last, after the shards."""
+
+    shards: tuple[SampledShard, ...]
+
+    @classmethod
+    def read(cls, path: str | Path) -> "ShardRecord":
+        """Read a record. Raises UserError if it is damaged."""
+        return read_record(cls, path, f"{path}: not the record of shards; sample again")
+
+    def write(self, folder: str | Path) -> Path:
+        """Write the record next to its shards and return its path."""
+        path = record_path(folder, self.shards[0].index, self.shards[-1].index)
+        write_record(path, self)
+        return path
+
+
+def record_path(folder: str | Path, first: int, last: int) -> Path:
+    """Return the path of the record of the shards `first` to `last`, both included."""
+    return Path(folder) / f"{first:05d}-{last:05d}.json"
+
+
+def records_of(folder: str | Path, index: int) -> list[Path]:
+    """Return the records of all ranges that hold this shard."""
+    found = []
+    for file in Path(folder).glob("*.json"):
+        name = re.fullmatch(r"(\d{5})-(\d{5})\.json", file.name)
+        if name and int(name[1]) <= index <= int(name[2]):
+            found.append(file)
+    return found
+
+
+def remove_records(folder: str | Path, index: int) -> None:
+    """Remove the records of all ranges that hold this shard."""
+    for file in records_of(folder, index):
+        file.unlink(missing_ok=True)

@@ -9,8 +9,7 @@ from pydantic import ConfigDict, ValidationError
 from pydantic.dataclasses import dataclass
 
 from psld.config.settings import Settings
-from psld.sampling.records import remove_records
-from psld.sampling.settings import shards_needed
+from psld.sampling.settings import remove_records, shards_needed
 from psld.utils.errors import UserError
 from psld.utils.files import retried_in_slurm
 from psld.utils.tensors import digest_of_arrays, load_tensors, save_tensors

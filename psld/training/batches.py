@@ -19,7 +19,7 @@ RESIDENT_BYTES = 4 << 30
 """A training split up to this size is moved to the training device as a whole."""
 
 
-def noising(settings: TrainedSettings, process: LinearProcess) -> NoisyStates | NoisyImages:
+def noising(settings: TrainedSettings, process: LinearProcess) -> Noising:
     """Return what the network of a training sees."""
     training = settings.training
     if settings.serves_every_process:

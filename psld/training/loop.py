@@ -1,9 +1,12 @@
 """The training loop. It waits for the device only when it logs or saves."""
 
+import signal
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,18 +16,20 @@ from tqdm.auto import tqdm
 from psld.diffusion.loss import Objective
 from psld.networks.forward import forward_pass
 from psld.training.batches import Batch, Batches
-from psld.training.history import preview_path, write_history
+from psld.training.manifest import preview_path, write_history
 from psld.training.model import forward_flops
 from psld.training.ranks import Ranks
 from psld.training.settings import TRAIN_FACTOR, LoopSettings
 from psld.training.state import Checkpoints, History, TrainingState
-from psld.training.stop import Stopped, StopRequest
 from psld.utils.device import peak_flops
-from psld.utils.errors import RunError
+from psld.utils.errors import RunError, Stopped
 from psld.utils.randomness import Stream, stream_seed
 
 STOP_EVERY = 10
 """Several ranks stop only at multiples of this number of steps: asking them all takes time."""
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+"""From a scheduler, from the keyboard, and from Slurm before a time limit or a preemption."""
 
 SHOWN = {
     "loss": "loss {:.4f}",
@@ -70,7 +75,7 @@ def train(
     ranks: Ranks,
     checkpoints: Checkpoints,
     log: Log,
-    stop: StopRequest,
+    stop: "StopRequest",
 ) -> None:
     """Train `state` from its step up to `settings.steps`, and save checkpoints.
 
@@ -229,3 +234,31 @@ class Meter:
         if self.mfu_of_one:
             values["mfu"] = speed * self.mfu_of_one
         return values
+
+
+class StopRequest:
+    """The stop signals as a number that the loop reads, within a `with` block.
+
+    A second Ctrl-C has its usual effect. Slurm repeats its signals (SIGTERM before and after a
+    grace period, then SIGKILL), so other repeats are ignored.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        """The number of the signal; 0 before there is one."""
+        self.previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        self.previous = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._remember)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def _remember(self, number: int, _frame: FrameType | None) -> None:
+        self.number = number
+        if number == signal.SIGINT:
+            signal.signal(number, self.previous[number])

@@ -1,6 +1,5 @@
 """A trained model or guide: its network, and the weights of that network on disk."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,13 +7,13 @@ from textwrap import shorten
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from psld.diffusion.denoiser import SeesImages, every_block
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.score import Network
 from psld.diffusion.settings import ProcessSettings
-from psld.networks.denoiser import Denoiser
+from psld.networks.forward import Denoiser
 from psld.networks.ncsnpp import NCSNpp, NCSNppGuide
 from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.training.settings import GuideModelSettings, ModelSettings, TrainedSettings
@@ -64,17 +63,10 @@ def build_guide(settings: GuideModelSettings, process: LinearProcess) -> NCSNppG
     )
 
 
-def eps_network(settings: ModelSettings, process: LinearProcess, network: Network) -> Network:
-    """Return ε(z, t) of a process from the network of a model of these settings."""
+def on_states(settings: TrainedSettings, process: LinearProcess, network: Network) -> Network:
+    """Return ε(z, t), or a guide's logits, of a process from the network of these settings."""
     if settings.serves_every_process:
-        return SeesImages(process, network, gives_image=True)
-    return network
-
-
-def guide_logits(settings: GuideModelSettings, process: LinearProcess, network: Network) -> Network:
-    """Return the logits of states of a process from the network of a guide of these settings."""
-    if settings.serves_every_process:
-        return SeesImages(process, network, gives_image=False)
+        return SeesImages(process, network, gives_image=isinstance(settings, ModelSettings))
     return network
 
 
@@ -93,7 +85,7 @@ class Model:
 
     def eps(self, network: nn.Module | None = None) -> Network:
         """Return ε(z, t) of the model's process; `network` is its network as it is called."""
-        return eps_network(self.settings, self.process, network or self.network)
+        return on_states(self.settings, self.process, network or self.network)
 
     @cached_property
     def start(self) -> SamplerStart:
@@ -112,9 +104,9 @@ class Guide:
     network: NCSNppGuide
     weights_sha256: str
 
-    def logits(self, process: LinearProcess) -> Callable[[Tensor, Tensor], Tensor]:
+    def logits(self, process: LinearProcess) -> Network:
         """Return the logits of states and times of a process."""
-        return guide_logits(self.settings, process, self.network)
+        return on_states(self.settings, process, self.network)
 
 
 def load_model(

@@ -16,7 +16,7 @@ from psld.diffusion.loop import sample
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.samplers import EMSettings
 from psld.diffusion.score import NetworkScore
-from psld.training.model import eps_network, guide_logits
+from psld.training.model import on_states
 from psld.training.settings import GuideModelSettings, ModelSettings
 from psld.utils.device import device_of
 from psld.utils.randomness import Stream, generator
@@ -49,7 +49,7 @@ def preview_samples(
         return torch.randn(z.shape, generator=stream, device=device)
 
     start = process.prior(noise(torch.empty(SAMPLES, *shape)))
-    score = NetworkScore(eps_network(settings, process, network), batch_size=SAMPLES)
+    score = NetworkScore(on_states(settings, process, network), batch_size=SAMPLES)
     z = sample(process, SAMPLER, score, start, noise)
     images = to_uint8(z[:, : dataset.channels])
     save_images(images.cpu().numpy(), picture)
@@ -75,7 +75,7 @@ def accuracy_by_time(
     device = device_of(network)
     x0 = from_uint8(torch.from_numpy(store.images(split)[chosen])).to(device)
     labels = torch.from_numpy(store.labels(split)[chosen]).to(device)
-    logits, accuracies = guide_logits(settings, process, network), []
+    logits, accuracies = on_states(settings, process, network), []
     for index in range(BINS):
         stream = generator("cpu", settings.training.seed, Stream.PREVIEW, index)
         t = (index + torch.rand(len(x0), dtype=torch.float64, generator=stream)) / BINS

@@ -12,24 +12,23 @@ from torch import nn
 from psld.data.store import ImageStore
 from psld.diffusion.loss import Objective
 from psld.training.batches import Batches, Labels
-from psld.training.history import WandbRun, write_history
-from psld.training.loop import Log, train
+from psld.training.loop import Log, StopRequest, train
 from psld.training.manifest import (
     GuideManifest,
     ModelManifest,
+    WandbRun,
     export_folder,
     publish,
+    write_history,
     write_manifest,
 )
 from psld.training.model import save_weights
 from psld.training.ranks import join_ranks, rank_of_environment
 from psld.training.settings import RunSettings
 from psld.training.state import Checkpoints, TrainingState
-from psld.training.stop import StopRequest
-from psld.utils.device import choose_device
+from psld.utils.device import choose_device, device_name, provenance
 from psld.utils.files import write_json
 from psld.utils.locks import sole_holder
-from psld.utils.provenance import device_name, provenance
 from psld.utils.randomness import Stream, stream_seed
 
 
@@ -77,7 +76,7 @@ def run_training(
         ranks = stack.enter_context(join_ranks(settings.device))
         torch.manual_seed(stream_seed(settings.training.seed, Stream.INITIAL_WEIGHTS))
         state = TrainingState(task.build().to(ranks.device), settings.training)
-        checkpoints = Checkpoints(run / "checkpoints", settings.training.milestone_every)
+        checkpoints = Checkpoints(run / "checkpoints")
         # All ranks load the checkpoint that the leading one sees.
         newest = ranks.largest(checkpoints.newest() if ranks.leads else 0)
         checkpoints.restore(state, newest)
@@ -96,9 +95,9 @@ def run_training(
                 if settings.wandb.mode != "disabled":
                     WandbRun.write(run, settings, task.stage)
                 if settings.wandb.mode == "online":
-                    from psld.training.wandb_runs import LiveRun  # takes a second to import
+                    from psld.training.wandb_runs import live_run  # takes a second to import
 
-                    log.live = stack.enter_context(LiveRun(run)).update
+                    log.live = stack.enter_context(live_run(run))
             train(state, batches, task.loss_of, settings.training, ranks, checkpoints, log, stop)
         if ranks.leads:
             folder, network = export_folder(run), state.ema.network

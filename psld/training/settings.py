@@ -50,8 +50,6 @@ class LoopSettings(Settings):
     """Seed of the initial weights, the batches and dropout."""
     checkpoint_every: int = Field(5000, ge=1)
     """Steps between checkpoints; the last two are kept."""
-    milestone_every: int | None = Field(None, ge=1)
-    """Steps between checkpoints that are kept for good."""
     log_every: int = Field(100, ge=1)
     """Steps between entries of history.json, which also gets the steps of checkpoints and previews.
     In a log file, lines are printed at checkpoints only."""
@@ -66,13 +64,11 @@ class LoopSettings(Settings):
         return content
 
     @model_validator(mode="after")
-    def _numbers_divide(self) -> "LoopSettings":
+    def _parts_are_equal(self) -> "LoopSettings":
         if self.micro_batch and self.batch_size % self.micro_batch:
             raise ValueError(
                 f"micro_batch {self.micro_batch} does not divide batch_size {self.batch_size}"
             )
-        if self.milestone_every and self.milestone_every % self.checkpoint_every:
-            raise ValueError("milestone_every must be a multiple of checkpoint_every")
         return self
 
 
@@ -119,8 +115,7 @@ class TrainedSettings(Settings):
         """
         content = self.model_dump(mode="json", exclude_none=True)
         del content["dataset"]["source"]
-        unused = ["checkpoint_every", "milestone_every", "log_every", "preview_every"]
-        unused += ["compile", "micro_batch"]
+        unused = ["checkpoint_every", "log_every", "preview_every", "compile", "micro_batch"]
         if self.serves_every_process:
             del content["process"]
             unused += ["time_eps", "weighting"]

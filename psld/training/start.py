@@ -15,10 +15,10 @@ from psld.diffusion.denoiser import StraightDenoiser
 from psld.diffusion.gaussian import GaussianData
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.score import Network
+from psld.utils.device import all_bits
 from psld.utils.errors import UserError
 from psld.utils.randomness import Stream, generator
 from psld.utils.tensors import load_tensors, save_tensors
-from psld.utils.tf32 import all_bits
 
 START = "start.safetensors"
 CHUNK = 1 << 24

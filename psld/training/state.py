@@ -15,7 +15,7 @@ from psld.utils.files import retried_in_slurm
 from psld.utils.tensors import grouped, load_tensors, save_tensors
 
 KEPT = 2
-"""The number of newest checkpoints that are kept, besides milestones."""
+"""The number of newest checkpoints that are kept."""
 History = list[dict[str, float]]
 """What was logged, step by step: step, time (Unix, in seconds), loss, grad_norm, images_per_second,
 learning_rate; on GPUs also peak_memory_gib and mfu (model FLOPs utilization); of a guide's preview
@@ -58,9 +58,8 @@ class TrainingState:
 class Checkpoints:
     """The checkpoints of one run directory: checkpoint-00005000.safetensors and so on."""
 
-    def __init__(self, folder: Path, milestone_every: int | None = None) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.milestone_every = milestone_every
 
     def path(self, step: int) -> Path:
         return self.folder / f"checkpoint-{step:08d}.safetensors"
@@ -76,7 +75,7 @@ class Checkpoints:
         return max(self.steps(), default=0)
 
     def save(self, state: TrainingState) -> None:
-        """Write a checkpoint, then remove those that are neither recent nor milestones."""
+        """Write a checkpoint, then remove those that are not among the newest."""
         # The history is an array, because a header of safetensors has at most 100 MB.
         history = np.frombuffer(json.dumps(state.history).encode(), np.uint8)
         save_tensors(
@@ -86,8 +85,7 @@ class Checkpoints:
             {"step": state.step, "seconds": state.seconds},
         )
         for step in self.steps()[:-KEPT]:
-            if not (self.milestone_every and step % self.milestone_every == 0):
-                self.path(step).unlink(missing_ok=True)
+            self.path(step).unlink(missing_ok=True)
 
     @retried_in_slurm
     def restore(self, state: TrainingState, step: int) -> None:

@@ -4,7 +4,7 @@ wandb takes a second to import, so this module is imported where it is used.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
@@ -16,7 +16,7 @@ import wandb
 from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 from wandb.sdk.mailbox import MailboxClosedError
 
-from psld.training.history import HISTORY, TrainingHistory, WandbRun, preview_path
+from psld.training.manifest import HISTORY, TrainingHistory, WandbRun, preview_path
 from psld.utils.errors import RunError, UserError
 from psld.utils.files import read_json
 
@@ -91,39 +91,33 @@ def log_new_steps(online: wandb.Run, run: Path) -> None:
             online.log({**values, "_timestamp": entry.time}, step=entry.step, commit=True)
 
 
-class LiveRun:
-    """The run of a training while it trains.
+@contextmanager
+def live_run(run: Path) -> Iterator[Callable[[], None]]:
+    """Yield a function that logs what is new in the history of a training, while it trains.
 
     A thread makes all calls to wandb, so the training waits for it only at its end. If wandb fails,
     the thread prints one line and ends; `psld wandb sync` uploads what is missing.
+
+    Raises UserError if nobody is logged in.
     """
+    check_login()
+    queue: SimpleQueue[int | None] = SimpleQueue()  # None for each checkpoint, last the exit code
 
-    def __init__(self, run: Path) -> None:
-        """Raises UserError if nobody is logged in."""
-        check_login()
-        self.run = run
-        self.queue: SimpleQueue[int | None] = SimpleQueue()
-        """None for each checkpoint, and last the exit code."""
-        self.thread = Thread(target=self._upload, name="wandb", daemon=True)
-
-    def __enter__(self) -> "LiveRun":
-        self.thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.queue.put(0 if kind is None else 1)
-        self.thread.join()
-
-    def update(self) -> None:
-        """Log what is new in the history, later."""
-        self.queue.put(None)
-
-    def _upload(self) -> None:
+    def upload() -> None:
         try:
-            with online_run(live=True, **training_options(self.run)) as online:
-                while (exit_code := self.queue.get()) is None:
-                    log_new_steps(online, self.run)
+            with online_run(live=True, **training_options(run)) as online:
+                while (exit_code := queue.get()) is None:
+                    log_new_steps(online, run)
                 online.finish(exit_code)
         except Exception as error:  # wandb passes on the errors of its libraries
             reason = " ".join(str(error).split()).removeprefix("wandb: ") or type(error).__name__
             print(f"wandb: {reason}; `psld wandb sync` uploads what is missing", flush=True)
+
+    thread, exit_code = Thread(target=upload, name="wandb", daemon=True), 1
+    thread.start()
+    try:
+        yield lambda: queue.put(None)
+        exit_code = 0
+    finally:
+        queue.put(exit_code)
+        thread.join()

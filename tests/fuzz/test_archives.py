@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from psld.data.arrays import read_idx
-from psld.data.folders import open_folder
 from psld.data.picture import decode
 from psld.data.settings import FolderSource
+from psld.data.source import open_folder
 from psld.report.certificate import INDEX, verify
 from tests.data.formats import encode, random_images, write_zip
 from tests.fuzz.inputs import answer, damaged, slow
@@ -37,7 +37,7 @@ def test_zips_of_pictures(place):
     def check(content):
         path.write_bytes(content)
         found = answer("zip of pictures", lambda: pixels(path), str(path))
-        # Fewer names, or others, are another archive: the checksum in the dataset's record differs.
+        # Fewer names, or others, are another archive: the dataset's digest differs.
         assert found is None or len(found) != len(right) or np.array_equal(found, right)
 
     check()

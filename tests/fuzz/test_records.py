@@ -13,12 +13,11 @@ from hypothesis import strategies as st
 from psld.cluster import head
 from psld.cluster.job import begin_life
 from psld.config.settings import write_record
-from psld.data.description import Described
+from psld.data.store import Described
 from psld.grid import paths
 from psld.metrics.reference_folder import read_reference_manifest
 from psld.metrics.results import CellResults
-from psld.training.history import TrainingHistory, write_history
-from psld.training.manifest import read_manifest
+from psld.training.manifest import TrainingHistory, read_manifest, write_history
 from psld.utils.files import read_json, write_json
 from tests.fuzz.inputs import answer, changed, damaged
 from tests.results import sealed

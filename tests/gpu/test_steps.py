@@ -24,12 +24,12 @@ from psld.diffusion.score import NetworkScore
 from psld.networks.forward import forward_pass
 from psld.networks.ncsnpp import NCSNpp
 from psld.networks.settings import NetworkSettings
-from psld.sampling.sample import ShardNoise
 from psld.training import batches as batches_module
 from psld.training.batches import Batches
 from psld.training.loop import Meter, accumulate_gradient, optimize
 from psld.training.ranks import WAIT_TIMEOUT, Ranks
 from psld.training.state import TrainingState
+from psld.utils.randomness import ShardNoise
 from tests.diffusion.processes import phase_space
 from tests.gpu.conftest import without_waiting
 from tests.training.small import random_images, recipe

@@ -33,7 +33,7 @@ def another(key: str, value: Any) -> Any:
             return 2 * value or 1
         case tuple():
             return (*value, 1)
-    return {"micro_batch": 1, "milestone_every": 1000}.get(key, "another")
+    return {"micro_batch": 1}.get(key, "another")
 
 
 def undecided(settings: BaseModel, digest: Callable[[Any], str]) -> set[str]:
@@ -42,7 +42,7 @@ def undecided(settings: BaseModel, digest: Callable[[Any], str]) -> set[str]:
     return {name for name, edited in edits(settings) if digest(edited) == before}
 
 
-REPORTS = ("checkpoint_every", "milestone_every", "log_every", "preview_every")
+REPORTS = ("checkpoint_every", "log_every", "preview_every")
 
 
 @pytest.mark.parametrize("kind", ["models", "guides"])

@@ -11,7 +11,7 @@ import yaml
 
 from psld.grid.cache import load_grid
 from psld.grid.cells import Grid
-from psld.training.recognition import Trained, shapes_of
+from psld.training.official import Trained, shapes_of
 from psld.training.settings import TrainSettings
 from psld.utils.files import read_json
 from tests.commands import call, refused, succeeded

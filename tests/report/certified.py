@@ -19,7 +19,7 @@ from psld.metrics.features import Features
 from psld.metrics.reference_folder import ReferenceManifest, save_features
 from psld.metrics.results import CellResults
 from psld.report.certificate import INDEX
-from psld.sampling.records import SampledShard, ShardRecord
+from psld.sampling.settings import SampledShard, ShardRecord
 from tests.results import SOFTWARE, cell_result, write_grid, write_model_manifest
 
 GRID = yaml.safe_load("""

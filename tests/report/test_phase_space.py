@@ -9,12 +9,10 @@ import torch
 from PIL import Image
 
 from psld.data.pixels import to_uint8
-from psld.grid.resolution import compose_sampler
 from psld.report.phase_space import PIXELS, TIMES, draw_trace, spread_pixels
+from psld.sampling.sample import trace_sample
 from psld.sampling.shards import read_shard, shard_path
-from psld.sampling.trace import trace_sample
 from psld.training.model import load_model
-from psld.utils.errors import UserError
 from tests.commands import call, succeeded
 from tests.diffusion.sampling import sde
 
@@ -92,16 +90,3 @@ def test_the_figure_of_a_grid_is_the_path_of_its_first_sample(model, folder):
     with Image.open(figure.with_suffix(".png")) as image:
         assert min(image.size) > 600
     assert ElementTree.parse(figure.with_suffix(".svg")).getroot().tag.endswith("svg")
-
-
-def test_what_has_no_path_through_phase_space_is_refused(model, vp_sde_model):
-    for folder, sampler, words in (
-        (
-            vp_sde_model,
-            compose_sampler(["sampler=em"], "test"),
-            r"has no momentum \(vp-sde\).*psld, cld or recipe",
-        ),
-        (model, compose_sampler(["sampler=rk45"], "test"), "rk45 has no steps that all images"),
-    ):
-        with pytest.raises(UserError, match=words):
-            trace_sample(load_model(folder, CPU), sampler, 0, shard_size=SIZE, seed=3)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from psld.report.plots import MAX_POINTS, draw_plot, thinned
 from psld.report.style import model_looks
-from psld.training.history import write_history
+from psld.training.manifest import write_history
 from tests.commands import call, refused, succeeded
 
 pytestmark = pytest.mark.usefixtures("folder")

@@ -6,7 +6,7 @@ import pytest
 import wandb
 
 from psld.report import sync as sync_module
-from psld.training.history import HISTORY, preview_path
+from psld.training.manifest import HISTORY, preview_path
 from psld.utils.locks import sole_holder
 from tests.commands import call, command, refused, run, succeeded
 from tests.report.server import WandbServer, wandb_server

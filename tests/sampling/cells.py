@@ -7,8 +7,7 @@ import torch
 
 from psld.config.compose import compose_content
 from psld.config.settings import parse
-from psld.diffusion.score import Batching
-from psld.sampling.sample import origin_of, sample_shard
+from psld.sampling.sample import cell_sampler, origin_of, sample_shard
 from psld.sampling.settings import SampleSettings
 from psld.sampling.shards import Shard
 from psld.training.model import Model, load_model
@@ -36,7 +35,8 @@ def sample(model, *overrides: str, loaded: Model | None = None) -> Shard:
     given = settings(model, *overrides)
     loaded = loaded or load_model(model, CPU)
     origin = origin_of(given, loaded.settings, loaded.weights_sha256, None).at(given.first)
-    return sample_shard(given, loaded, None, origin, Batching(given.batch_size))
+    sampler = cell_sampler(loaded, None, given.sampler, given.batch_size)
+    return sample_shard(given, loaded, sampler, origin)
 
 
 def check_same_images(one: Shard, other: Shard) -> None:

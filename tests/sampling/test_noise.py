@@ -6,7 +6,7 @@ import threading
 import pytest
 import torch
 
-from psld.sampling.sample import ShardNoise
+from psld.utils.randomness import ShardNoise
 
 CPU = torch.device("cpu")
 SHAPE = (50, 2, 8, 8)

@@ -5,8 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from psld.sampling.records import SampledShard, ShardRecord
-from psld.sampling.settings import shards_needed
+from psld.sampling.settings import SampledShard, ShardRecord, shards_needed
 from psld.sampling.shards import Shard, ShardOrigin, read_shards, shard_path
 from psld.utils.errors import UserError
 from psld.utils.tensors import save_tensors

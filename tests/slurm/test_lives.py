@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from psld.training.history import HISTORY, TrainingHistory
+from psld.training.manifest import HISTORY, TrainingHistory
 from tests.slurm.training import EVERY, STEPS, Training
 
 

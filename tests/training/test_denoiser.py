@@ -11,7 +11,7 @@ import psld
 from psld.data.store import ImageStore
 from psld.diffusion.loss import Batch, DenoiserLoss, NoisyImages, NoisyStates, noise_levels
 from psld.diffusion.settings import NoiseLaw
-from psld.networks.denoiser import Denoiser
+from psld.networks.forward import Denoiser
 from psld.sampling.shards import Shard
 from psld.training.batches import Batches
 from psld.training.start import START, SamplerStart, deviation

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from psld.data.store import ImageStore
-from psld.training.history import HISTORY, TrainingHistory, WandbRun
+from psld.training.manifest import HISTORY, TrainingHistory, WandbRun
 from psld.training.model import load_guide
 from tests.commands import TINY, call, files_below, refused, run_directory, succeeded
 from tests.results import weights_digest

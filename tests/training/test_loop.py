@@ -10,12 +10,11 @@ import torch
 from psld.diffusion.loss import EpsilonLoss
 from psld.networks.forward import forward_pass
 from psld.training import loop
-from psld.training.loop import Meter, accumulate_gradient, learning_rate, train
+from psld.training.loop import Meter, StopRequest, accumulate_gradient, learning_rate, train
 from psld.training.model import forward_flops
 from psld.training.ranks import Ranks
 from psld.training.state import Checkpoints
-from psld.training.stop import Stopped, StopRequest
-from psld.utils.errors import RunError
+from psld.utils.errors import RunError, Stopped
 from tests.diffusion.processes import phase_space, vp_sde
 from tests.training.small import (
     ONE_RANK,
@@ -33,7 +32,7 @@ PROCESS = phase_space(0.02)
 def run(folder, settings, dropout=0.1, stop=None, state=None):
     """Train from where `folder` stands; gives the state, the checkpoints and what was logged."""
     state = state or tiny_state(PROCESS, settings, dropout)
-    checkpoints = Checkpoints(folder, settings.milestone_every)
+    checkpoints = Checkpoints(folder)
     checkpoints.restore(state, checkpoints.newest())
     log = Recorder()
     batches = batches_of(PROCESS, settings)
@@ -130,12 +129,10 @@ def test_bf16_is_the_arithmetic_of_the_forward_pass():
 
 
 def test_what_is_logged_and_saved_when(tmp_path):
-    settings = recipe(
-        steps=25, checkpoint_every=10, milestone_every=10, log_every=4, preview_every=9
-    )
+    settings = recipe(steps=25, checkpoint_every=10, log_every=4, preview_every=9)
     state, checkpoints, log = run(tmp_path, settings)
     assert state.step == 25
-    assert checkpoints.steps() == [10, 20, 25]
+    assert checkpoints.steps() == [20, 25]
     assert sorted(log.logged) == [4, 8, 9, 10, 12, 16, 18, 20, 24, 25]
     assert log.previews == [9, 18]
     names = {"step", "time", "loss", "grad_norm", "learning_rate", "images_per_second"}

@@ -12,12 +12,17 @@ from safetensors.torch import load_file
 
 from psld.training import ranks as ranks_module
 from psld.training.ranks import Ranks, join_ranks, meeting_port
-from psld.utils import gpus as sharing
-from psld.utils.device import choose_device, peak_flops, use_device
+from psld.utils import locks as sharing
+from psld.utils.device import (
+    choose_device,
+    peak_flops,
+    provenance,
+    tf32_in_use,
+    use_device,
+    use_tf32,
+)
 from psld.utils.errors import UserError
-from psld.utils.provenance import provenance
 from psld.utils.tensors import grouped
-from psld.utils.tf32 import tf32_in_use, use_tf32
 from tests.commands import TINY, call, command, run, run_directory, succeeded
 
 SETTINGS = (

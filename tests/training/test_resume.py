@@ -11,9 +11,9 @@ import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
-from psld.training.history import HISTORY, TrainingHistory
+from psld.training.loop import STOP_SIGNALS
+from psld.training.manifest import HISTORY, TrainingHistory
 from psld.training.state import Checkpoints
-from psld.training.stop import STOP_SIGNALS
 from tests.commands import (
     TINY,
     command,

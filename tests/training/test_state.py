@@ -53,13 +53,10 @@ def test_without_a_checkpoint_the_state_stays_at_its_start(tmp_path):
     assert state.step == 0
 
 
-def test_the_last_two_are_kept_and_the_milestones(tmp_path, state):
-    checkpoints = Checkpoints(tmp_path, milestone_every=40)
+def test_the_last_two_are_kept(tmp_path, state):
+    checkpoints = Checkpoints(tmp_path)
     save_at(checkpoints, state, *range(10, 140, 10))
-    assert checkpoints.steps() == [40, 80, 120, 130]
-    without = Checkpoints(tmp_path / "without")
-    save_at(without, state, *range(10, 140, 10))
-    assert without.steps() == [120, 130]
+    assert checkpoints.steps() == [120, 130]
 
 
 def test_other_files_are_no_checkpoints(tmp_path, state):

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from psld.training.stop import STOP_SIGNALS, StopRequest
+from psld.training.loop import STOP_SIGNALS, StopRequest
 
 
 def test_a_signal_is_remembered_and_the_handlers_come_back():

@@ -16,12 +16,12 @@ from psld.diffusion.samplers import (
     SSCSSettings,
 )
 from psld.diffusion.score import NetworkScore
-from psld.sampling.sample import ShardNoise
 from psld.training import batches as batches_module
 from psld.training.batches import Labels
 from psld.training.loop import Meter, optimize
 from psld.training.ranks import Ranks
 from psld.training.state import TrainingState
+from psld.utils.randomness import ShardNoise
 from tests.diffusion.processes import phase_space, vp_sde
 from tests.training.small import batches_of, recipe, tiny_network
 

@@ -11,9 +11,9 @@ import pytest
 import wandb
 from PIL import Image
 
-from psld.training.history import HISTORY, TrainingHistory, WandbRun, preview_path
+from psld.training.manifest import HISTORY, TrainingHistory, WandbRun, preview_path
 from psld.training.state import Checkpoints
-from psld.training.wandb_runs import LiveRun
+from psld.training.wandb_runs import live_run
 from tests.commands import TINY, call, command, refused, run, run_directory, started, succeeded
 from tests.report.server import WandbServer, wandb_server
 from tests.report.trainings import write_training
@@ -135,14 +135,14 @@ def test_nobody_logged_in_is_one_line(digits, tmp_path, monkeypatch):
 def log_live(folder: Path, server: WandbServer, **later: object) -> None:
     """Log three checkpoints; the server changes once the run has begun."""
     training = write_training(folder, [20])
-    with LiveRun(training) as log:
+    with live_run(training) as log:
         deadline = time.monotonic() + 60
         while later and not server.runs and time.monotonic() < deadline:
             time.sleep(0.01)
         vars(server).update(later)
         for last in (20, 40, 60):
             write_training(folder, range(20, last + 1, 20))
-            log.update()
+            log()
 
 
 REFUSED_AT_ONCE = [{"refuses": "/", "status": status} for status in (500, 429, 401)]

@@ -2,7 +2,7 @@
 
 import subprocess
 
-from psld.utils import provenance
+from psld.utils import device as provenance
 
 
 def test_the_revision_is_that_of_a_checkout_alone(tmp_path, monkeypatch):

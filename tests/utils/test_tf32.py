@@ -8,8 +8,7 @@ from torch.backends import cuda, cudnn
 
 from psld.diffusion.runge_kutta import integrate
 from psld.metrics.classifier import deterministic
-from psld.utils.provenance import provenance
-from psld.utils.tf32 import HAS_NEW_SWITCHES, TF32, tf32_in_use, use_tf32
+from psld.utils.device import HAS_NEW_SWITCHES, TF32, provenance, tf32_in_use, use_tf32
 
 
 def old() -> None:
@@ -66,6 +65,6 @@ def test_results_are_recorded_and_classifiers_train_after_a_new_switch():
 
 
 def test_without_new_switches_the_old_ones_are_used(monkeypatch):
-    monkeypatch.setattr("psld.utils.tf32.HAS_NEW_SWITCHES", False)
+    monkeypatch.setattr("psld.utils.device.HAS_NEW_SWITCHES", False)
     use_tf32(convolutions=False, matmul=True)
     assert tf32_in_use() == TF32(cudnn.allow_tf32, cuda.matmul.allow_tf32) == TF32(False, True)
