@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 # These tests compare bits, which depend on the device. `pytest tests/gpu` sees the GPUs.
@@ -29,6 +30,15 @@ def pytest_collection_finish() -> None:
     """What is imported stays to the end: exempt it from later searches."""
     gc.freeze()
     gc.enable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _coarse_starts() -> Iterator[None]:
+    """The start of samplers costs a second of each training; here fewer images and levels do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("psld.training.start.HELD_OUT", 32)
+        patch.setattr("psld.training.start.LEVELS", 7)
+        yield
 
 
 @pytest.fixture(scope="session")
