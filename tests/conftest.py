@@ -93,14 +93,27 @@ def features(digits, once) -> Path:
 
 @pytest.fixture(scope="session")
 def resolved(once) -> Path:
-    """A folder whose cache has the grids of the project: the paper's takes seconds."""
+    """A folder whose cache has the demo's grid and the paper's."""
 
     def fill(folder: Path) -> None:
         with contextlib.chdir(folder):
-            for name in config_names("grid"):
+            for name in ("demo", "paper"):
                 load_grid(name)
 
     return once("grids", fill)
+
+
+@pytest.fixture(scope="session")
+def all_resolved(resolved, once) -> Path:
+    """The same with all grids of the project, which each run of Snakemake reads."""
+
+    def fill(_: Path) -> None:
+        with contextlib.chdir(resolved):
+            for name in config_names("grid"):
+                load_grid(name)
+
+    once("all-grids", fill)
+    return resolved
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from psld.config.settings import write_record
 from psld.grid import paths
@@ -22,15 +21,11 @@ from psld.metrics.results import CellResults
 from psld.report.certificate import INDEX
 from psld.sampling.records import SampledShard, ShardRecord
 from tests.commands import call, succeeded
-from tests.results import SOFTWARE, cell_result, write_grid, write_model_manifest
+from tests.results import SOFTWARE, cell_result, grid_content, write_grid, write_model_manifest
 
-GRID = yaml.safe_load("""
-defaults: [dataset=digits, network=demo, training=demo]
-metric: fd-classifier
+GRID = grid_content("""
 samples: 60
 shard_size: 30
-batch_size: 30
-gallery: em-10
 models:
   vp-sde: [process=vp-sde]
   classes: [process=psld, training.label_dropout=0.1]

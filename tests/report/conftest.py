@@ -10,20 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
 from psld.grid.cells import Grid
 from psld.sampling.shards import Shard, ShardOrigin
 from tests.report.certified import CERTIFICATE, certify, make_project
-from tests.results import link_grid, write_grid, write_result
+from tests.results import grid_content, link_grid, write_grid, write_result
 
-GRID = yaml.safe_load("""
-defaults: [dataset=digits, network=demo, training=demo]
-metric: fd-classifier
-samples: 100
-shard_size: 50
-batch_size: 50
-gallery: em-10
+GRID = grid_content("""
 figures: {filled: cld/free-10}
 models:
   vp-sde: [process=vp-sde]

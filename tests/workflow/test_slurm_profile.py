@@ -47,9 +47,9 @@ def demo_with_imports() -> dict:
 
 
 @pytest.fixture(scope="module")
-def planned(tmp_path_factory, resolved) -> list[str]:
+def planned(tmp_path_factory, all_resolved) -> list[str]:
     """What the dry run prints of each job."""
-    project = Project.link(tmp_path_factory.mktemp("slurm") / "project", resolved)
+    project = Project.link(tmp_path_factory.mktemp("slurm") / "project", all_resolved)
     (project.folder / OFFICIAL).touch()
     (project.folder / IMAGES).touch()
     grids = project.folder / "configs/grid"
