@@ -1,9 +1,12 @@
 """Shared inputs of tests, made once: the prepared digits, a model, an extractor."""
 
+import contextlib
 import gc
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 # These tests compare bits, which depend on the device. `pytest tests/gpu` sees the GPUs.
@@ -12,7 +15,11 @@ if not any(word.startswith("tests/gpu") for word in sys.argv):
 
 import pytest
 
+from psld.config.locations import config_names
+from psld.grid.cache import load_grid
+from psld.grid.cells import Grid
 from tests.commands import TINY, call, succeeded
+from tests.shared import Once, once_for_all_workers
 
 # A shell starts what stands before `&` with Ctrl-C ignored, and so would all that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -31,37 +38,85 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _coarse_starts() -> Iterator[None]:
+    """The start of samplers costs a second of each training; here fewer images and levels do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("psld.training.start.HELD_OUT", 32)
+        patch.setattr("psld.training.start.LEVELS", 7)
+        yield
+
+
 @pytest.fixture(scope="session")
-def digits(tmp_path_factory) -> Path:
+def once(tmp_path_factory) -> Once:
+    return once_for_all_workers(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def digits(once) -> Path:
     """The prepared digits: 1,797 images of 1×8×8."""
-    folder = tmp_path_factory.mktemp("digits")
-    succeeded(call(folder, "prepare", "output=digits.h5"))
-    return folder / "digits.h5"
+
+    def fill(folder: Path) -> None:
+        succeeded(call(folder, "prepare", "output=digits.h5"))
+
+    return once("digits", fill) / "digits.h5"
 
 
 @pytest.fixture(scope="session")
-def model(digits, tmp_path_factory) -> Path:
+def model(digits, once) -> Path:
     """The folder of a small PSLD model, hardly trained."""
-    return _train(digits, tmp_path_factory.mktemp("psld"), "process=psld")
+    return once("psld", partial(_train, digits, "process=psld")) / "model"
 
 
 @pytest.fixture(scope="session")
-def vp_sde_model(digits, tmp_path_factory) -> Path:
+def vp_sde_model(digits, once) -> Path:
     """The same without momentum."""
-    return _train(digits, tmp_path_factory.mktemp("vp-sde"), "process=vp-sde")
+    return once("vp-sde", partial(_train, digits, "process=vp-sde")) / "model"
 
 
-def _train(digits: Path, folder: Path, process: str) -> Path:
+def _train(digits: Path, process: str, folder: Path) -> None:
     settings = (*TINY, process, f"data={digits}", "training.steps=30", "output=model")
     succeeded(call(folder, "train", *settings))
-    return folder / "model"
 
 
 @pytest.fixture(scope="session")
-def features(digits, tmp_path_factory) -> Path:
+def features(digits, once) -> Path:
     """The folder of a feature classifier and, in `reference`, of what samples are compared with."""
-    folder = tmp_path_factory.mktemp("features")
-    data = (f"data={digits}", "metric.extractor.steps=20")
-    succeeded(call(folder, "train_extractor", *data, "output=."))
-    succeeded(call(folder, "reference", *data, "extractor=.", "output=reference"))
-    return folder
+
+    def fill(folder: Path) -> None:
+        data = (f"data={digits}", "metric.extractor.steps=20")
+        succeeded(call(folder, "train_extractor", *data, "output=."))
+        succeeded(call(folder, "reference", *data, "extractor=.", "output=reference"))
+
+    return once("features", fill)
+
+
+@pytest.fixture(scope="session")
+def resolved(once) -> Path:
+    """A folder whose cache has the demo's grid and the paper's."""
+
+    def fill(folder: Path) -> None:
+        with contextlib.chdir(folder):
+            for name in ("demo", "paper"):
+                load_grid(name)
+
+    return once("grids", fill)
+
+
+@pytest.fixture(scope="session")
+def all_resolved(resolved, once) -> Path:
+    """The same with all grids of the project, which each run of Snakemake reads."""
+
+    def fill(_: Path) -> None:
+        with contextlib.chdir(resolved):
+            for name in config_names("grid"):
+                load_grid(name)
+
+    once("all-grids", fill)
+    return resolved
+
+
+@pytest.fixture(scope="session")
+def grids(resolved) -> dict[str, Grid]:
+    with contextlib.chdir(resolved):
+        return {name: load_grid(name) for name in ("demo", "paper")}

@@ -28,6 +28,19 @@ def sealed(content: dict[str, Any]) -> str:
     return json.dumps({DIGEST: digest_of(content), **content})
 
 
+def grid_content(text: str) -> dict[str, Any]:
+    """Return the content of a grid of the digits with the entries of a YAML text."""
+    return {
+        "defaults": ["dataset=digits", "network=demo", "training=demo"],
+        "metric": "fd-classifier",
+        "samples": 100,
+        "shard_size": 50,
+        "batch_size": 50,
+        "gallery": "em-10",
+        **yaml.safe_load(text),
+    }
+
+
 def write_grid(folder: Path, content: dict[str, Any]) -> Grid:
     """Make `mine` the grid of the folder's own configs, and load it."""
     write_text(folder / "configs/grid/mine.yaml", yaml.safe_dump(content, sort_keys=False))

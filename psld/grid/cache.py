@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from psld.config.locations import config_file, config_folders, config_names
+from psld.config.locations import CONFIGS, config_file, config_folders, config_names
 from psld.grid.cells import Grid
 from psld.grid.reading import grid_path, read_grid_file
 from psld.grid.records import Job
@@ -146,10 +146,15 @@ def _configs(name: str) -> list[Path]:
 
 
 def _digest(configs: Iterable[Path]) -> str:
-    """Return a digest of the configs' names and contents, of the code and of Python's version."""
+    """Return a digest of the configs' names and contents, of the code and of Python's version.
+
+    A copy of the working directory has the same.
+    """
     digest = hashlib.sha256(_code_digest().encode())
     for file in configs:
-        digest.update(str(file).encode() + b"\0" + file.read_bytes() + b"\0")
+        folder = next(folder for folder in config_folders() if file.is_relative_to(folder))
+        place = f"{folder == CONFIGS}/{file.relative_to(folder)}"
+        digest.update(place.encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()
 
 

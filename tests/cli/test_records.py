@@ -1,5 +1,6 @@
 """Jobs that take their settings from a record of a grid: alone, with `record=`, with overrides."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -15,11 +16,10 @@ from tests.grid.mine import changed, load
 FILE = CACHE / "mine.json"
 
 
-@pytest.fixture
-def configs(tmp_path, monkeypatch) -> Path:
-    """The user's configs with a grid, `mine`, which is in the cache."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "configs" / "grid").mkdir(parents=True)
+def write_mine(folder: Path) -> Path:
+    """Write configs with a grid, `mine`, resolve it, and return their folder."""
+    configs = folder / "configs"
+    (configs / "grid").mkdir(parents=True)
     guided = {
         "overrides": ["sampler=em", "guidance@sampler.guidance=classifier"],
         "budget": "sampler.steps",
@@ -29,8 +29,28 @@ def configs(tmp_path, monkeypatch) -> Path:
         "guides": {"g": ["dataset=digits", "process=psld"]},
         "figures": {"picture": "psld/guided-10"},
     }
-    load(tmp_path / "configs", content)
-    return tmp_path / "configs"
+    with contextlib.chdir(folder):
+        load(configs, content)
+    return configs
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
+    return write_mine(tmp_path_factory.mktemp("mine"))
+
+
+@pytest.fixture
+def folder(written, monkeypatch) -> Path:
+    """A working directory with `mine` in its cache, which is not to be changed."""
+    monkeypatch.chdir(written.parent)
+    return written.parent
+
+
+@pytest.fixture
+def configs(tmp_path, monkeypatch) -> Path:
+    """The user's configs, to be changed at will."""
+    monkeypatch.chdir(tmp_path)
+    return write_mine(tmp_path)
 
 
 def printed(folder: Path, *words: str) -> dict[str, Any]:
@@ -88,34 +108,34 @@ def test_a_job_refuses_another_record_than_the_planned_one(configs, tmp_path):
         ("train_extractor features=fast/cifar10/fid", "features=fid: the extractor is published"),
     ],
 )  # fmt: skip
-def test_what_names_no_record_is_refused(configs, tmp_path, words, complaint):
-    refused(call(tmp_path, *words.split()), 2, complaint)
+def test_what_names_no_record_is_refused(folder, words, complaint):
+    refused(call(folder, *words.split()), 2, complaint)
 
 
 # --- overrides on top of a record -----------------------------------------------------------------
 
 
-def test_overrides_lie_on_top_of_a_model(configs, tmp_path):
+def test_overrides_lie_on_top_of_a_model(folder):
     plain = load_grid("mine").models["psld"].settings.model_dump(mode="json")
     places = {"output": "models/by-hand/psld"}
-    assert printed(tmp_path, "train", "model=mine/psld") == plain | places
-    steps = printed(tmp_path, "train", "model=mine/psld", "training.steps=500", "name=short")
+    assert printed(folder, "train", "model=mine/psld") == plain | places
+    steps = printed(folder, "train", "model=mine/psld", "training.steps=500", "name=short")
     assert steps["training"] == plain["training"] | {"steps": 500}
     assert (steps["name"], steps["output"]) == ("short", "models/by-hand/short")
-    levels = printed(tmp_path, "train", "model=mine/psld", "network.channel_multipliers=[1,2]")
+    levels = printed(folder, "train", "model=mine/psld", "network.channel_multipliers=[1,2]")
     assert levels["network"] == plain["network"] | {"channel_multipliers": [1, 2]}
 
 
-def test_a_chosen_group_takes_the_place_of_the_record_s(configs, tmp_path):
+def test_a_chosen_group_takes_the_place_of_the_record_s(folder):
     words = ("train", "model=mine/psld", "process=vp-sde", "dataset=fashion-mnist")
-    config = printed(tmp_path, *words, "network=small")
-    assert config["process"] == printed(tmp_path, "train", "process=vp-sde")["process"]
+    config = printed(folder, *words, "network=small")
+    assert config["process"] == printed(folder, "train", "process=vp-sde")["process"]
     assert config["data"] == "data/fashion-mnist.h5"
     assert config["training"]["steps"] == 9, "the record's"
 
 
-def test_the_help_shows_the_values_of_a_record(configs, tmp_path):
-    shown = succeeded(call(tmp_path, "train", "model=mine/psld", "process=cld", "-h")).stdout
+def test_the_help_shows_the_values_of_a_record(folder):
+    shown = succeeded(call(folder, "train", "model=mine/psld", "process=cld", "-h")).stdout
     assert "process: cld (chosen), psld, recipe" in shown
     assert "    steps: 9\n" in shown
 
@@ -126,22 +146,22 @@ def test_how_a_record_runs_is_kept(configs, tmp_path):
     assert (config["wandb"]["mode"], config["device"]) == ("disabled", "cpu")
 
 
-def test_another_sampler_keeps_the_guidance_of_a_cell(configs, tmp_path):
+def test_another_sampler_keeps_the_guidance_of_a_cell(folder):
     cell = ("sample", "cell=mine/psld/guided-10", "output=other")
-    plain = printed(tmp_path, *cell)
+    plain = printed(folder, *cell)
     assert plain["sampler"]["guidance"]["kind"] == "classifier"
-    sscs = printed(tmp_path, *cell, "sampler=sscs", "sampler.guidance.scale=3")
+    sscs = printed(folder, *cell, "sampler=sscs", "sampler.guidance.scale=3")
     assert sscs["sampler"]["integrator"] == "sscs"
     assert sscs["sampler"]["guidance"] == plain["sampler"]["guidance"] | {"scale": 3}
     assert (sscs["guide"], sscs["model"]) == ("guides/mine/g", "models/mine/psld")
-    bare = printed(tmp_path, *cell, "guidance@sampler.guidance=none", "guide=null")
+    bare = printed(folder, *cell, "guidance@sampler.guidance=none", "guide=null")
     assert bare["sampler"] == plain["sampler"] | {"guidance": {"kind": "none"}}
 
 
-def test_a_sweep_starts_from_a_model(configs, tmp_path, digits):
+def test_a_sweep_starts_from_a_model(folder, digits):
     words = ("training.seed=1,2", "--multirun", "model=mine/psld", f"data={digits}", *TINY)
-    succeeded(call(tmp_path, "train", *words, "training.steps=2"))
-    paths = sorted((tmp_path / "models/by-hand").glob("*/manifest.json"))
+    succeeded(call(folder, "train", *words, "training.steps=2"))
+    paths = sorted((folder / "models/by-hand").glob("*/manifest.json"))
     manifests = [json.loads(path.read_text()) for path in paths]
     assert [m["name"] for m in manifests] == ["psld-seed-1", "psld-seed-2"]
     assert {m["grid"] for m in manifests} == {"sweep-seed"}, "it is no part of the grid"

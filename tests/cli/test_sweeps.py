@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import ClassVar
@@ -13,6 +15,7 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import OmegaConf
 
 from psld.commands.composed import Announcement
+from psld.training.loop import Log
 from psld.utils.errors import UserError
 from tests.commands import TINY, Finished, call, command, files_below, refused, run, succeeded
 
@@ -24,8 +27,9 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 @pytest.fixture
-def folder(tmp_path) -> Path:
-    succeeded(call(tmp_path, "prepare", "output=digits.h5"))
+def folder(tmp_path, digits) -> Path:
+    for path in digits.parent.glob("digits.*"):
+        (tmp_path / path.name).symlink_to(path)
     return tmp_path
 
 
@@ -149,23 +153,16 @@ def test_the_jobs_after_one_that_fails_are_run(folder):
 
 def test_a_signal_ends_the_whole_sweep(folder):
     """And the jobs go on when it is given again."""
-    code = """if True:
-        import os, signal, sys
-        from psld.training import loop
-        from psld.commands.training import train
 
-        class Interrupting(loop.Log):
-            def save(self, history):
-                super().save(history)
-                if signal.getsignal(signal.SIGINT) != signal.default_int_handler:
-                    os.kill(os.getpid(), signal.SIGINT)
+    class Interrupting(Log):
+        def save(self, history):
+            super().save(history)
+            if signal.getsignal(signal.SIGINT) != signal.default_int_handler:  # not a second time
+                os.kill(os.getpid(), signal.SIGINT)
 
-        import psld.training.run
-        psld.training.run.Log = Interrupting
-        train()
-    """
-    recipe = ("--multirun", *RECIPE, "training.seed=1,2", "training.checkpoint_every=1")
-    interrupted = run(folder, [*command("train")[:1], "-c", code, *recipe])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("psld.training.run.Log", Interrupting)
+        interrupted = sweep(folder, "training.seed=1,2", "training.checkpoint_every=1")
     assert interrupted.returncode == 130
     assert interrupted.stderr.startswith("error: psld-seed-1: stopped by SIGINT")
     assert interrupted.stderr.count("\n") == 1

@@ -19,8 +19,9 @@ MEMORY_MB = 100
 
 
 @pytest.fixture
-def unwilling(slurm, signals) -> Commands:
+def unwilling(slurm, signals, resolved, tmp_path) -> Commands:
     """A cluster that refuses every job."""
+    (tmp_path / ".cache").symlink_to(resolved / ".cache")
     complaint = "sbatch: error: invalid partition specified: x\n"
     slurm.answer("sbatch", stderr=complaint, exit_code=1)
     slurm.answer("squeue")
@@ -48,21 +49,18 @@ def test_refused_before_anything_is_submitted(unwilling, tmp_path, given, words)
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize(
-    ("made", "complaint"),
-    [
-        ((), "digits.h5: no such file; make it with psld prepare"),
-        (("digits.digest",), "digits.h5: no such file; make it with psld prepare"),
-        (("digits.h5",), "digits.h5: no such file with its .digest; make it with psld prepare"),
-    ],
-)
-def test_the_data_must_be_there_with_its_digest(unwilling, tmp_path, digits, made, complaint):
-    for name in made:
-        shutil.copy(digits.with_name(name), tmp_path)
-    refused(call(tmp_path, "launch", *TRAINING, "data=digits.h5"), 2, complaint)
+def test_the_data_must_be_there_with_its_digest(unwilling, tmp_path, digits):
+    launch = ("launch", *TRAINING, "data=digits.h5")
+    no_file = "digits.h5: no such file"
+    refused(call(tmp_path, *launch), 2, f"{no_file}; make it with psld prepare")
+    shutil.copy(digits.with_name("digits.digest"), tmp_path)
+    refused(call(tmp_path, *launch), 2, f"{no_file}; make it with psld prepare")
+    (tmp_path / "digits.digest").unlink()
+    shutil.copy(digits, tmp_path)
+    refused(call(tmp_path, *launch), 2, f"{no_file} with its .digest; make it with psld prepare")
     # The workflow names the model, whose grid says what the dataset is.
     of_grid = ("--", "train", "model=demo/cld", "data=digits.h5")
-    refused(call(tmp_path, "launch", *of_grid), 2, "digits.h5: no such file with its .digest")
+    refused(call(tmp_path, "launch", *of_grid), 2, f"{no_file} with its .digest")
     assert unwilling.calls("sbatch") == []
 
 

@@ -1,6 +1,7 @@
 """Data of known score: a one-dimensional mixture of Gaussians."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -35,11 +36,19 @@ class Mixture:
 
         def eps(z: Tensor, t: Tensor) -> Tensor:
             times, sample = t.double().cpu().unique(return_inverse=True)
-            state, data = consistent_eps(process, times)
-            a = process.image_mean(times)[:, :, None]
-            row = torch.linalg.solve(process.image_covariance(times), a).mT
-            y = mix((row / (row @ a))[sample], z)
-            sigma = process.noise_level(times)[sample].to(y).view(-1, 1, 1, 1)
+            state, data, row, levels = _coefficients(process, tuple(times.tolist()))
+            y = mix(row[sample], z)
+            sigma = levels[sample].to(y).view(-1, 1, 1, 1)
             return mix(state[sample], z) - mix(data[sample], self.denoise(y, sigma))
 
         return eps
+
+
+@lru_cache(maxsize=10_000)  # Samplers of one time grid meet the same times.
+def _coefficients(process: LinearProcess, at: tuple[float, ...]) -> tuple[Tensor, ...]:
+    """What the network needs of its process at these times: rows of ε and of y, and σ."""
+    times = torch.tensor(at, dtype=torch.float64)
+    state, data = consistent_eps(process, times)
+    a = process.image_mean(times)[:, :, None]
+    row = torch.linalg.solve(process.image_covariance(times), a).mT
+    return state, data, row / (row @ a), process.noise_level(times)

@@ -1,28 +1,12 @@
-"""The project's grids, resolved once for all tests, and an empty folder of the user's configs."""
+"""The project's grids, and an empty folder of the user's configs."""
 
-import contextlib
 from pathlib import Path
 
 import pytest
 
-from psld.grid.cache import CACHE, load_grid
+from psld.grid.cache import CACHE
 from psld.grid.cells import Grid
 from psld.grid.workflow import Workflow
-
-
-@pytest.fixture(scope="session")
-def resolved(tmp_path_factory) -> Path:
-    """A folder whose cache has the grids of the project."""
-    folder = tmp_path_factory.mktemp("grids")
-    with contextlib.chdir(folder):
-        load_grid("paper")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def grids(resolved) -> dict[str, Grid]:
-    with contextlib.chdir(resolved):
-        return {name: load_grid(name) for name in ("demo", "paper")}
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """The paper's grid against the paper: its numbers, its settings and its amount of work."""
 
 import resource
-import shutil
 
 import pytest
 import torch
@@ -25,7 +24,7 @@ from tests.grid.paper import (
     TRANSCRIBED,
     Number,
 )
-from tests.workflow.project import REPOSITORY, Project
+from tests.workflow.project import Project
 
 
 @pytest.fixture(scope="module")
@@ -193,13 +192,9 @@ def test_samplers_end_as_the_official_ones(paper):
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory) -> Project:
+def project(tmp_path_factory, all_resolved) -> Project:
     """The project with its own grids, before anything exists."""
-    project = Project.create(tmp_path_factory.mktemp("project") / "project")
-    grids = project.folder / "configs" / "grid"
-    shutil.rmtree(grids)
-    shutil.copytree(REPOSITORY / "configs" / "grid", grids)
-    return project
+    return Project.link(tmp_path_factory.mktemp("project") / "project", all_resolved)
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterable
 from typing import Any
 
+import pytest
 import torch
 
 from psld.networks.ncsnpp import Encoder
@@ -48,15 +49,22 @@ def _merged(choices: Iterable[dict[str, Any]]) -> dict[str, Any]:
     return {key: value for choice in choices for key, value in choice.items()}
 
 
+def name_of(options: dict[str, Any]) -> str:
+    return "-".join(str(value) for value in options.values())
+
+
 OPTIONS = [
     _merged((*choices, OTHERS[i % 2]))
     for i, choices in enumerate(itertools.product(BLOCKS, RESAMPLINGS, INPUTS, OUTPUTS))
 ]
 """Every combination of the options that change the structure; the others take turns."""
 
-
-def name_of(options: dict[str, Any]) -> str:
-    return "-".join(str(value) for value in options.values())
+EVERY_OPTION = pytest.mark.parametrize(
+    "options",
+    [pytest.param(o, marks=[pytest.mark.slow] if i % 5 else []) for i, o in enumerate(OPTIONS)],
+    ids=[name_of(options) for options in OPTIONS],
+)
+"""The fifth of them that is fast has every pair of two options."""
 
 
 def small(**options: Any) -> NetworkSettings:

@@ -218,6 +218,7 @@ def write_yaml(path: Path, content: object) -> None:
     path.write_text(yaml.safe_dump(content))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda path: path.stem)
 def test_reference_checkpoint_through_the_workflow(tmp_path, path):
     project = project_with(path, tmp_path / "project")
@@ -231,11 +232,6 @@ def test_reference_checkpoint_through_the_workflow(tmp_path, path):
     for index in range(2):
         assert Shard.load(shard_path(shards, index)).images.shape == (5, 3, size, size)
     assert project.plan(record) == {}, "nothing is imported twice"
-
-
-def test_only_the_model_that_names_a_checkpoint_is_imported(project):
-    jobs = project.plan("tiny")
-    assert (jobs["import_model"], jobs["train"]) == (1, 1)
 
 
 def test_a_model_whose_checkpoint_is_missing_is_not_trained(project):

@@ -16,7 +16,6 @@ from tests.commands import call, refused, succeeded
 from tests.data.formats import encode, random_images, write_files
 from tests.networks.official_options import settings_from_spec
 from tests.reference import load, reference_files
-from tests.workflow.project import Project
 
 CONFIGS = Path(__file__).parents[1] / "workflow" / "configs"
 VECTORS = reference_files("net_classifier*.npz")
@@ -102,20 +101,3 @@ def test_a_guide_of_a_grid_is_imported_by_its_name_without_its_dataset(tmp_path)
     load_guide(guide, torch.device("cpu"))
     manifest = read_manifest(guide, GuideManifest)
     assert (manifest.grid, manifest.name, manifest.dataset_digest) == ("tiny", "official", None)
-
-
-def test_a_guide_that_names_a_checkpoint_is_imported_and_not_trained(tmp_path):
-    project = Project.create(tmp_path / "project")
-    path = project.folder / "configs" / "grid" / "tiny.yaml"
-    grid = yaml.safe_load(path.read_text())
-    own = ["dataset=digits", "process=psld"]
-    grid["guides"] = {
-        "trained": own,
-        "imported": {"overrides": own, "checkpoint": "files/epoch=9.ckpt"},
-    }
-    path.write_text(yaml.safe_dump(grid))
-    (project.folder / "files").mkdir()
-    (project.folder / "files" / "epoch=9.ckpt").touch()
-    manifests = [f"guides/tiny/{name}/manifest.json" for name in grid["guides"]]
-    jobs = {"prepare": 1, "train_guide": 1, "import_guide": 1}
-    assert project.plan(*manifests) == jobs

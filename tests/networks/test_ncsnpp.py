@@ -3,10 +3,10 @@ import torch
 
 from psld.networks.ncsnpp import NCSNpp
 from psld.utils.errors import UserError
-from tests.networks.networks import OPTIONS, SIZE, images_and_times, name_of, small, unsettled
+from tests.networks.networks import EVERY_OPTION, SIZE, images_and_times, small, unsettled
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=name_of)
+@EVERY_OPTION
 def test_every_option_trains_every_parameter(options):
     network = unsettled(NCSNpp(small(**options), SIZE, in_channels=2, out_channels=1)).train()
     x, t = images_and_times()

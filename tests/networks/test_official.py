@@ -10,10 +10,10 @@ from psld.networks.official import from_official, official_parameters
 from psld.networks.settings import NetworkSettings
 from psld.utils.errors import UserError
 from tests.networks.networks import (
+    EVERY_OPTION,
     OPTIONS,
     SIZE,
     images_and_times,
-    name_of,
     small,
     small_guide,
     unsettled,
@@ -22,19 +22,14 @@ from tests.networks.official_options import settings_from_spec
 from tests.networks.plain_ncsnpp import plain_ncsnpp
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=name_of)
-def test_plain_network_from_official_names_agrees(options):
+@EVERY_OPTION
+def test_plain_network_from_official_names_agrees_and_the_mapping_is_a_bijection(options):
     settings = small(**options)
     network = unsettled(NCSNpp(settings, SIZE, 2, 2))
     x, t = images_and_times()
     with torch.no_grad():
         expected = plain_ncsnpp(spec_of(settings), official(network), x, t)
         torch.testing.assert_close(network(x, t), expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("options", OPTIONS, ids=name_of)
-def test_mapping_is_a_bijection(options):
-    network = unsettled(NCSNpp(small(**options), SIZE, 2, 2))
     mapped = from_official(official(network), network)
     assert len({source.name for source in official_parameters(network).values()}) == len(mapped)
     ours = network.state_dict()

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from psld.config.settings import write_record
 from psld.grid import paths
+from psld.grid.cache import load_grid
 from psld.grid.cells import Grid
 from psld.metrics.evaluation import Cost, Gathered, recompute, save_kept
 from psld.metrics.features import Features
@@ -20,15 +20,12 @@ from psld.metrics.reference_folder import ReferenceManifest, save_features
 from psld.metrics.results import CellResults
 from psld.report.certificate import INDEX
 from psld.sampling.settings import SampledShard, ShardRecord
-from tests.results import SOFTWARE, cell_result, write_grid, write_model_manifest
+from tests.commands import call, succeeded
+from tests.results import SOFTWARE, cell_result, grid_content, write_grid, write_model_manifest
 
-GRID = yaml.safe_load("""
-defaults: [dataset=digits, network=demo, training=demo]
-metric: fd-classifier
+GRID = grid_content("""
 samples: 60
 shard_size: 30
-batch_size: 30
-gallery: em-10
 models:
   vp-sde: [process=vp-sde]
   classes: [process=psld, training.label_dropout=0.1]
@@ -60,6 +57,16 @@ tables:
 
 CELLS = ("vp-sde/em-10", "vp-sde/em-20", "classes/free-10")
 """The evaluated cells; vp-sde/em-30 has not been run."""
+
+CERTIFICATE = "results/certificates/mine.zip"
+RESULT = "results/cells/mine/vp-sde/em-20.json"
+KEPT = "results/cells/mine/vp-sde/em-20.safetensors"
+REFERENCE = "features/digits/fd-classifier/reference/features.safetensors"
+MODEL = "models/mine/vp-sde/manifest.json"
+TABLE = "results/tables/mine/mine.csv"
+RECORD = "samples/mine/vp-sde/em-20/00000-00001.json"
+ROW = f"{TABLE}: VP-SDE, 20, distance"
+MINE = "mine: 2 given by the sampler's settings, 4 not run, 6 recomputed from features"
 
 CLASSES, DIGEST = 3, "d" * 64
 REFERENCE_IMAGES = {"train": 80, "test": 40, "noise": 80}
@@ -125,6 +132,16 @@ def evaluate(
     write_record(cell.result, CellResults(results=tuple(results)))
     shards = tuple(SampledShard(index=i, digest=f"{seed}{i}" * 32, images=30) for i in range(2))
     ShardRecord(shards=shards).write(cell.folder)
+
+
+def certify(folder: Path) -> bytes:
+    succeeded(call(folder, "certify", "grid_name=mine"))
+    return (folder / CERTIFICATE).read_bytes()
+
+
+def evaluate_again(folder: Path, cell: str, **options: int) -> None:
+    with contextlib.chdir(folder):
+        evaluate(load_grid("mine"), cell, **options)
 
 
 def entries_of(certificate: bytes) -> dict[str, bytes]:

@@ -4,24 +4,19 @@ Its three models differ only in Γ. The paper has numbers for some cells. Some c
 others are missing.
 """
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
 from psld.grid.cells import Grid
 from psld.sampling.shards import Shard, ShardOrigin
-from tests.results import link_grid, write_grid, write_result
+from tests.report.certified import CERTIFICATE, certify, make_project
+from tests.results import grid_content, link_grid, write_grid, write_result
 
-GRID = yaml.safe_load("""
-defaults: [dataset=digits, network=demo, training=demo]
-metric: fd-classifier
-samples: 100
-shard_size: 50
-batch_size: 50
-gallery: em-10
+GRID = grid_content("""
 figures: {filled: cld/free-10}
 models:
   vp-sde: [process=vp-sde]
@@ -122,3 +117,25 @@ def shard_of(images: np.ndarray, index: int = 0, dataset: str | None = None, **m
 def plain(*colors: tuple[int, int, int]) -> np.ndarray:
     """4×4 images of one color each."""
     return np.broadcast_to(np.array(colors, np.uint8)[:, :, None, None], (len(colors), 3, 4, 4))
+
+
+@pytest.fixture(scope="session")
+def made(once) -> Path:
+    """A project whose results have a certificate."""
+
+    def fill(folder: Path) -> None:
+        make_project(folder)
+        certify(folder)
+
+    return once("certified", fill)
+
+
+@pytest.fixture
+def copied(made, tmp_path) -> Path:
+    """A copy of the project to change."""
+    return shutil.copytree(made, tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def certificate(made) -> bytes:
+    return (made / CERTIFICATE).read_bytes()

@@ -1,6 +1,5 @@
 """Certificates: what they hold, what is recomputed, and how a change to them is found."""
 
-import contextlib
 import json
 import shutil
 import zipfile
@@ -9,68 +8,30 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-import torch
 
 from psld.config.settings import write_record
-from psld.diffusion.samplers import TimeGridSampler
-from psld.grid.cache import load_grid
-from psld.metrics.evaluation import Gathered, load_kept, save_kept
-from psld.metrics.features import Features
 from psld.metrics.results import CellResults
-from psld.report.certificate import INDEX, differences, equal_features, rows_of
-from psld.utils.errors import UserError
-from psld.utils.files import write_text
+from psld.report.certificate import INDEX, differences
 from psld.utils.tensors import load_tensors, save_tensors
 from tests.commands import Finished, call, refused, succeeded
 from tests.report.certified import (
     CELLS,
+    CERTIFICATE,
+    KEPT,
+    MINE,
+    MODEL,
+    RECORD,
+    REFERENCE,
+    RESULT,
+    ROW,
+    TABLE,
+    certify,
     entries_of,
-    evaluate,
+    evaluate_again,
     forged,
-    make_project,
-    random_features,
-    reference_features,
-    write_reference,
     zipped,
 )
-from tests.results import link_grid, sealed
-
-CERTIFICATE = "results/certificates/mine.zip"
-RESULT = "results/cells/mine/vp-sde/em-20.json"
-KEPT = "results/cells/mine/vp-sde/em-20.safetensors"
-REFERENCE = "features/digits/fd-classifier/reference/features.safetensors"
-MODEL = "models/mine/vp-sde/manifest.json"
-TABLE = "results/tables/mine/mine.csv"
-RECORD = "samples/mine/vp-sde/em-20/00000-00001.json"
-
-
-@pytest.fixture(scope="session")
-def made(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("certified")
-    make_project(folder)
-    certify(folder)
-    return folder
-
-
-@pytest.fixture
-def project(made, tmp_path) -> Path:
-    """A copy of the project to change."""
-    return shutil.copytree(made, tmp_path / "project")
-
-
-@pytest.fixture(scope="session")
-def certificate(made) -> bytes:
-    return (made / CERTIFICATE).read_bytes()
-
-
-def certify(folder: Path) -> bytes:
-    succeeded(call(folder, "certify", "grid_name=mine"))
-    return (folder / CERTIFICATE).read_bytes()
-
-
-def evaluate_again(folder: Path, cell: str, **options: int) -> None:
-    with contextlib.chdir(folder):
-        evaluate(load_grid("mine"), cell, **options)
+from tests.results import sealed
 
 
 def verify(folder: Path, *certificates: bytes) -> Finished:
@@ -88,37 +49,34 @@ def verify(folder: Path, *certificates: bytes) -> Finished:
     return finished
 
 
-def test_a_certificate_has_no_images_and_no_weights(project, certificate):
+def test_a_certificate_has_no_images_and_no_weights(copied, certificate):
     entries = entries_of(certificate)
     assert {INDEX, "grid.json", RESULT, KEPT, REFERENCE, MODEL, TABLE, RECORD} < entries.keys()
     assert {Path(name).suffix for name in entries} <= {".json", ".safetensors", ".csv"}
     assert len([name for name in entries if name.endswith(".safetensors")]) == len(CELLS) + 1
-    assert certify(project) == certificate, "equal contents are equal files"
+    assert certify(copied) == certificate, "equal contents are equal files"
 
 
 @pytest.mark.parametrize("file", [RESULT, KEPT, REFERENCE, MODEL, RECORD])
-def test_a_project_with_a_damaged_or_missing_file_is_not_certified(project, file):
-    path = project / file
+def test_a_project_with_a_damaged_or_missing_file_is_not_certified(copied, file):
+    path = copied / file
     path.write_bytes(path.read_bytes()[:-20] + b"x" * 20)
-    (project / CERTIFICATE).unlink()
-    refused(call(project, "certify", "grid_name=mine"), 2, file)
-    assert not (project / CERTIFICATE).exists()
+    (copied / CERTIFICATE).unlink()
+    refused(call(copied, "certify", "grid_name=mine"), 2, file)
+    assert not (copied / CERTIFICATE).exists()
     path.unlink()
     if file not in (RESULT, RECORD):  # A cell may not have been run, or its samples be deleted.
-        refused(call(project, "certify", "grid_name=mine"), 2, file, "no such file")
+        refused(call(copied, "certify", "grid_name=mine"), 2, file, "no such file")
 
 
-def test_results_of_other_settings_are_left_out_and_a_grid_without_any_is_refused(project):
-    results = CellResults.read(project / RESULT).results
-    write_record(project / RESULT, CellResults(results=results[:1]))
+def test_results_of_other_settings_are_left_out_and_a_grid_without_any_is_refused(copied):
+    results = CellResults.read(copied / RESULT).results
+    write_record(copied / RESULT, CellResults(results=results[:1]))
     counts = "mine: 1 given by the sampler's settings, 8 not run, 3 recomputed from features"
-    assert counts in succeeded(verify(project, certify(project))).stdout
-    path = project / "configs/grid/mine.yaml"
+    assert counts in succeeded(verify(copied, certify(copied))).stdout
+    path = copied / "configs/grid/mine.yaml"
     path.write_text(path.read_text().replace("samples: 60", "samples: 50"))
-    refused(call(project, "certify", "grid_name=mine"), 2, "results/cells/mine: no results")
-
-
-MINE = "mine: 2 given by the sampler's settings, 4 not run, 6 recomputed from features"
+    refused(call(copied, "certify", "grid_name=mine"), 2, "results/cells/mine: no results")
 
 
 def test_every_number_of_every_table_is_recomputed(made, certificate, tmp_path):
@@ -142,12 +100,12 @@ def test_a_folder_of_files_is_a_certificate_too(made, tmp_path):
     refused(call(tmp_path, "verify", "files"), 2, "files: added.txt: added")
 
 
-def test_numbers_whose_features_are_not_kept_are_not_said_to_hold(project):
+def test_numbers_whose_features_are_not_kept_are_not_said_to_hold(copied):
     """The network evaluations are still recomputed."""
     for seed, cell in enumerate(CELLS):
-        evaluate_again(project, cell, seed=seed, largest=3)
-    certificate = certify(project)
-    finished = verify(project, certificate)
+        evaluate_again(copied, cell, seed=seed, largest=3)
+    certificate = certify(copied)
+    finished = verify(copied, certificate)
     refused(finished, 1, "8 numbers cannot be recomputed", "keep=")
     counts = "mine: 2 given by the sampler's settings, 6 not recomputed, 4 not run"
     assert f"0.zip: {counts}" in finished.stdout
@@ -228,9 +186,6 @@ def in_features(name: str, kind: str, key: str) -> Change:
     return change
 
 
-ROW = f"{TABLE}: VP-SDE, 20, distance"
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -254,14 +209,14 @@ def test_a_forgery_is_found_and_its_file_named(certificate, tmp_path, change, wo
     assert words in finished.stdout + finished.stderr
 
 
-def test_features_that_results_were_not_computed_from_are_found(project):
+def test_features_that_results_were_not_computed_from_are_found(copied):
     """Even if the results have the digest of the features."""
-    results = CellResults.read(project / RESULT).results
-    evaluate_again(project, "vp-sde/em-20", seed=17)
-    kept = {"kept_sha256": CellResults.read(project / RESULT).results[0].kept_sha256}
+    results = CellResults.read(copied / RESULT).results
+    evaluate_again(copied, "vp-sde/em-20", seed=17)
+    kept = {"kept_sha256": CellResults.read(copied / RESULT).results[0].kept_sha256}
     results = tuple(result.model_copy(update=kept) for result in results)
-    write_record(project / RESULT, CellResults(results=results))
-    finished = verify(project, certify(project))
+    write_record(copied / RESULT, CellResults(results=results))
+    finished = verify(copied, certify(copied))
     refused(finished, 1, "0.zip: ", " differences, listed above")
     wrong = [line for line in finished.stdout.splitlines() if line.startswith("differs: 0.zip: ")]
     assert any(f"{RESULT}: 0.estimate.value is " in line for line in wrong)
@@ -276,135 +231,3 @@ def test_no_share_of_memorization_is_the_best(made):
     *_, recall, memorization, _ = zip(*rows[:2], strict=True)
     assert any("★" in text for text in recall)
     assert not any(mark in text for text in memorization for mark in "★≈")
-
-
-# -- what only a comparison with the reader's own grid and reference finds ------------------------
-
-
-@pytest.fixture
-def reader(made, tmp_path) -> Path:
-    """A folder with the grid of the project, and a reference of its own."""
-    link_grid(made, tmp_path)
-    shutil.copytree(made / "features", tmp_path / "features")
-    return tmp_path
-
-
-def compared(reader: Path, certificate: bytes, *words: str) -> Finished:
-    (reader / "theirs.zip").write_bytes(certificate)
-    return call(reader, "verify", "theirs.zip", "reference=features", *words)
-
-
-def write_other_reference(folder: Path, parts: dict[str, Features], **fields: str) -> None:
-    with contextlib.chdir(folder):
-        write_reference(load_grid("mine"), parts, **fields)
-
-
-def test_a_certificate_of_the_readers_own_grid_and_reference_has_no_differences(
-    reader, certificate
-):
-    """Also if other tables, of cells that have not been run, are missing."""
-    for word in ("grid=mine", "reference=features/digits/fd-classifier/reference"):
-        printed = succeeded(compared(reader, certificate, word)).stdout
-        assert "and settings: 0 differences from yours, " in printed
-        assert f"{Path(REFERENCE).parent}: 0 differences from yours" in printed
-        assert f"theirs.zip: {MINE}\n" in printed
-        assert "equal features" not in printed
-
-
-def test_a_certificate_forged_with_the_projects_own_commands_is_refused_entry_by_entry(
-    project, reader, monkeypatch
-):
-    """Its reference is the samples; values, band, a setting and evaluations are made up."""
-    path, samples = project / "configs/grid/mine.yaml", random_features(0, 60).values
-    text = path.read_text()
-    for old, new in {
-        "- 2.0\n": "- 0.02\n",
-        "absolute: 0.1": "absolute: 9.0",
-        "guidance=classifier-free": "guidance=classifier-free\n    - sampler.guidance.scale=9",
-    }.items():
-        assert old in text
-        text = text.replace(old, new, 1)
-    path.write_text(text)
-    train = Features(torch.cat([samples, samples[:20]]))
-    write_other_reference(project, reference_features() | {"train": train})
-    for seed, cell in enumerate(CELLS):
-        evaluate_again(project, cell, seed=seed, share=0.5)
-    refused(call(project, "certify", "grid_name=mine"), 2, "nfe is 5, by the sampler's settings 10")
-    with monkeypatch.context() as patch:  # It takes no more than a change of the code.
-        patch.setattr(TimeGridSampler, "evaluations", None)
-        forged = certify(project)
-    finished = compared(reader, forged)
-    refused(finished, 1, "theirs.zip: ", "differences")
-    for line in (
-        "grid.json: tables.mine.band.absolute is 9.0, in your grid 0.1",
-        "grid.json: tables.mine: VP-SDE, distance.paper is 0.02, in your grid 2.0",
-        "grid.json: samplers.free-10.guidance.scale is 9.0, in your grid 2.0",
-        f"{TABLE}: VP-SDE, distance: nfe is 5, by the sampler's settings 10",
-        f"{TABLE}: VP-SDE, NFE: nfe is 5, by the sampler's settings 10",
-        f"{ROW}: nfe is 10, by the sampler's settings 20",
-        "guided.csv: PSLD, distance: nfe is 10, by the sampler's settings 20",
-        f"{Path(REFERENCE).parent}: train.values: the distance from yours is ",
-    ):
-        assert line in finished.stdout
-    assert "theirs.zip: mine: 8 different, 4 not run\n" in finished.stdout
-    same = (
-        "equal features: vp-sde/em-10 (fd-classifier): 60 of 60 are exactly those of train images"
-    )
-    assert same in finished.stdout
-    [psld] = [line for line in finished.stdout.splitlines() if line.startswith("| PSLD ")]
-    assert psld.count("–") == 2, "the reader's grid has other settings"
-    assert "(2.00, " in finished.stdout, "values and bands are the reader's"
-
-
-def test_left_out_rows_and_another_name_of_the_grid_are_differences(reader, certificate):
-    text = (reader / "configs/grid/mine.yaml").read_text().replace("VP-SDE, 30", "VP-SDE, 31")
-    (reader / "configs").unlink()
-    write_text(reader / "configs/grid/other.yaml", text)
-    finished = compared(reader, certificate, "grid=other")
-    refused(finished, 1, "differences")
-    row = "differs: theirs.zip: grid.json: tables.mine: VP-SDE,"
-    for column in ("distance", "NFE", "recall", "memorization"):
-        assert f"{row} 31, {column} is absent, in your grid present\n" in finished.stdout
-        assert f"{row} 30, {column} is present, in your grid absent\n" in finished.stdout
-    refused(compared(reader, certificate, "grid=none"), 2, "configs/grid/none.yaml: no such grid")
-
-
-def test_a_reference_may_differ_by_rounding_only(reader, certificate):
-    parts = reference_features()
-    rounded = {name: Features(x.values * (1 + 1e-6), x.logits) for name, x in parts.items()}
-    write_other_reference(reader, rounded)
-    succeeded(compared(reader, certificate))
-    write_other_reference(reader, parts | {"test": Features(parts["test"].values * 1.001)})
-    printed = compared(reader, certificate).stdout
-    assert (
-        "test.values: the distance from yours is 1.0e-03 of the spread, 1e-04 is allowed" in printed
-    )
-    assert "test.logits: the distance from yours is inf" in printed
-    assert "train.values: " not in printed
-    write_other_reference(reader, parts, extractor_digest="f" * 64)
-    finished = compared(reader, certificate)
-    refused(finished, 1)
-    assert "reference: extractor_digest is eeee" in finished.stdout
-    shutil.rmtree(reader / "features")
-    refused(compared(reader, certificate), 2, "reference=features: no features.safetensors there")
-
-
-def test_classes_and_numbers_of_samples_are_those_of_the_settings(project, tmp_path):
-    """A class accuracy of other classes, and a distance of more samples, look better."""
-    evaluate_again(project, "classes/free-10", seed=2, classes=9)
-    line = "free-10.safetensors: labels: not the sampler's classes"
-    refused(call(project, "certify", "grid_name=mine"), 2, line)
-    more = Gathered({("fd-classifier", 60): random_features(0, 600)}, None, [])
-    kept = save_kept(tmp_path / "kept", more, 512)
-    with pytest.raises(UserError, match="features of 600 samples, not of 60"):
-        load_kept(tmp_path / "kept", kept)
-
-
-def test_equal_features_are_counted():
-    x, y = random_features(1, 10).values, random_features(2, 10).values
-    rows = {"a": x, "b": torch.cat([y[:4], x[4:]]), "c": y[[0, 1, 2, 3, 4, 4]]}
-    assert list(equal_features({name: rows_of(features) for name, features in rows.items()})) == [
-        "b: 6 of 10 are exactly those of a",
-        "c: 1 of 6 repeat another",
-        "c: 4 of 6 are exactly those of b",
-    ]

@@ -3,22 +3,16 @@
 import html
 
 import pytest
-import yaml
 
 from psld.grid.cells import Grid
 from psld.grid.entries import read_claims
 from psld.report.page import results_page
 from psld.utils.errors import UserError
 from tests.commands import call, succeeded
-from tests.results import write_grid, write_result
+from tests.results import grid_content, write_grid, write_result
 
-GRID = yaml.safe_load("""
-defaults: [dataset=digits, network=demo, training=demo]
-metric: fd-classifier
-samples: 100
+GRID = grid_content("""
 shard_size: 100
-batch_size: 100
-gallery: em-10
 seeds: {training: [0, 1, 2]}
 models:
   cld: [process=cld]

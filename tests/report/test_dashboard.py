@@ -1,6 +1,5 @@
 """`psld wandb dashboard`: the content of a grid's report in wandb, without a server."""
 
-import contextlib
 import json
 from types import SimpleNamespace
 from typing import Any
@@ -8,8 +7,6 @@ from typing import Any
 import pytest
 from wandb_workspaces.reports import v2 as reports
 
-from psld.config.locations import CONFIGS
-from psld.grid.cache import load_grid
 from psld.grid.cells import Grid
 from psld.grid.figures import all_figures
 from psld.report.dashboard import find_report, report_blocks
@@ -17,9 +14,8 @@ from tests.commands import command, refused, run
 
 
 @pytest.fixture(scope="module", params=["demo", "paper"])
-def grid(request) -> Grid:
-    with contextlib.chdir(CONFIGS.parent):
-        return load_grid(request.param)
+def grid(request, grids) -> Grid:
+    return grids[request.param]
 
 
 @pytest.fixture

@@ -1,12 +1,9 @@
 """The figures of a grid, determined from its cells without any result."""
 
-import contextlib
 from dataclasses import replace
 
 import pytest
 
-from psld.config.locations import CONFIGS
-from psld.grid.cache import load_grid
 from psld.grid.cells import Grid
 from psld.grid.figures import (
     all_figures,
@@ -19,9 +16,8 @@ from psld.grid.figures import (
 
 
 @pytest.fixture(scope="module")
-def paper() -> Grid:
-    with contextlib.chdir(CONFIGS.parent):
-        return load_grid("paper")
+def paper(grids) -> Grid:
+    return grids["paper"]
 
 
 def cells_by_line(groups):

@@ -7,7 +7,6 @@ from statistics import fmean, stdev
 
 import numpy as np
 import pytest
-import yaml
 from scipy.stats import t
 
 from psld.grid.cells import Grid
@@ -18,15 +17,10 @@ from psld.report.formats import as_csv
 from psld.report.page import results_page
 from psld.report.plots import draw_plot
 from psld.report.table import table_text
-from tests.results import cell_result, write_grid, write_result
+from tests.results import cell_result, grid_content, write_grid, write_result
 
-GRID = yaml.safe_load("""
-defaults: [dataset=digits, network=demo, training=demo]
-metric: fd-classifier
-samples: 100
+GRID = grid_content("""
 shard_size: 100
-batch_size: 100
-gallery: em-10
 seeds: {training: [0, 1, 2], sampling: [0, 7]}
 figures: {mine-thirty: psld/em-30}
 models:

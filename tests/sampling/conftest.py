@@ -8,18 +8,22 @@ from tests.commands import TINY, call, succeeded
 
 
 @pytest.fixture(scope="session")
-def conditional_model(digits, tmp_path_factory) -> Path:
+def conditional_model(digits, once) -> Path:
     """The folder of a small class-conditional PSLD model."""
-    folder = tmp_path_factory.mktemp("conditional")
-    settings = (*TINY, "process=psld", "training.label_dropout=0.2", "training.steps=30")
-    succeeded(call(folder, "train", *settings, f"data={digits}", "output=model"))
-    return folder / "model"
+
+    def fill(folder: Path) -> None:
+        settings = (*TINY, "process=psld", "training.label_dropout=0.2", "training.steps=30")
+        succeeded(call(folder, "train", *settings, f"data={digits}", "output=model"))
+
+    return once("conditional", fill) / "model"
 
 
 @pytest.fixture(scope="session")
-def guide(digits, tmp_path_factory) -> Path:
+def guide(digits, once) -> Path:
     """The folder of a small noise-conditional guide for PSLD."""
-    folder = tmp_path_factory.mktemp("guide")
-    settings = (*TINY, "training.steps=30", f"data={digits}", "output=guide")
-    succeeded(call(folder, "train_guide", *settings))
-    return folder / "guide"
+
+    def fill(folder: Path) -> None:
+        settings = (*TINY, "training.steps=30", f"data={digits}", "output=guide")
+        succeeded(call(folder, "train_guide", *settings))
+
+    return once("guide", fill) / "guide"

@@ -26,6 +26,7 @@ SETTINGS = (
     f"training.log_every={EVERY}",
     "training.preview_every=80",
 )
+SHORT = (*SETTINGS, "training.steps=60", "training.preview_every=30")
 
 
 @pytest.fixture
@@ -38,15 +39,15 @@ def test_a_training_that_is_not_online_imports_no_wandb(digits, tmp_path, monkey
     monkeypatch.setitem(sys.modules, "wandb", None)
     monkeypatch.delitem(sys.modules, "psld.training.wandb_runs", raising=False)
     before = time.time()
-    succeeded(call(tmp_path, "train", *SETTINGS, f"data={digits}", "wandb.mode=offline"))
+    succeeded(call(tmp_path, "train", *SHORT, f"data={digits}", "wandb.mode=offline"))
     folder = run_directory(tmp_path)
     entries = TrainingHistory.read(folder / HISTORY).entries
-    assert [entry.step for entry in entries] == list(range(EVERY, STEPS + 1, EVERY))
+    assert [entry.step for entry in entries] == [20, 30, 40, 60]
     times = [before, *(entry.time for entry in entries), time.time()]
     assert times == sorted(times)
     assert WandbRun.read(folder).id.startswith(folder.name)
-    assert {path.name for path in folder.glob("previews/*")} == {"80.png", "160.png"}
-    assert Image.open(preview_path(folder, 80)).width == 8 * 9 + 1, "8 samples in a row"
+    assert {path.name for path in folder.glob("previews/*")} == {"30.png", "60.png"}
+    assert Image.open(preview_path(folder, 30)).width == 8 * 9 + 1, "8 samples in a row"
 
 
 def last_step(folder: Path) -> int:
@@ -114,7 +115,7 @@ def test_the_loop_never_waits_for_wandb(digits, tmp_path, monkeypatch):
 
         def log(self, values: dict, step: int, commit: bool) -> None:
             if step == EVERY:
-                while last_step(tmp_path) < STEPS:
+                while last_step(tmp_path) < 60:
                     time.sleep(0.01)
 
         def finish(self, exit_code: int | None = None) -> None:
@@ -122,14 +123,15 @@ def test_the_loop_never_waits_for_wandb(digits, tmp_path, monkeypatch):
 
     monkeypatch.setattr("wandb.init", lambda **_: StuckRun())
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    succeeded(call(tmp_path, "train", *SETTINGS, f"data={digits}", "wandb.mode=online"))
+    succeeded(call(tmp_path, "train", *SHORT, f"data={digits}", "wandb.mode=online"))
 
 
 def test_nobody_logged_in_is_one_line(digits, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    online = command("train", *SETTINGS, f"data={digits}", "wandb.mode=online")
-    refused(run(tmp_path, online), 2, "wandb: ", "wandb login")
+    wandb.teardown()
+    online = (*SETTINGS, f"data={digits}", "wandb.mode=online")
+    refused(call(tmp_path, "train", *online), 2, "wandb: ", "wandb login")
 
 
 def log_live(folder: Path, server: WandbServer, **later: object) -> None:
@@ -145,7 +147,12 @@ def log_live(folder: Path, server: WandbServer, **later: object) -> None:
             log()
 
 
-REFUSED_AT_ONCE = [{"refuses": "/", "status": status} for status in (500, 429, 401)]
+REFUSED_AT_ONCE = [
+    {"delay": 1e6},
+    *({"refuses": "/", "status": status} for status in (500, 401)),
+    pytest.param({"refuses": "/", "status": 429}, marks=pytest.mark.slow),
+    pytest.param({"delay": 0.7}, marks=pytest.mark.slow),
+]
 REFUSED_LATER = [
     *({"refuses": "file_stream", "status": status} for status in (500, 401)),
     {"refuses": "PUT /file", "status": 500},
@@ -153,7 +160,7 @@ REFUSED_LATER = [
 ]
 
 
-@pytest.mark.parametrize("first", [{"delay": 0.7}, {"delay": 1e6}, *REFUSED_AT_ONCE], ids=str)
+@pytest.mark.parametrize("first", REFUSED_AT_ONCE, ids=str)
 def test_a_server_that_refuses_the_run_is_one_line(tmp_path, server, capsys, first):
     vars(server).update(first)
     log_live(tmp_path, server)

@@ -1,10 +1,8 @@
 """Projects for Snakemake: one without any run, one with a complete run."""
 
-import os
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from tests.workflow.project import Project
 
@@ -16,17 +14,14 @@ def fresh(tmp_path) -> Project:
 
 
 @pytest.fixture(scope="session")
-def finished_once(tmp_path_factory) -> Project:
-    """The project after one real run of its grid; one run serves all workers of pytest-xdist."""
-    shared: Path = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
-    folder, done = shared / "finished", shared / "finished.done"
-    with FileLock(shared / "finished.lock"):
-        if not done.exists():
-            Project.create(folder).run("tiny")
-            done.touch()
-    return Project(folder)
+def finished_once(once) -> Project:
+    """The project after one real run of its grid."""
+
+    def fill(folder: Path) -> None:
+        folder.rmdir()
+        Project.create(folder).run("tiny")
+
+    return Project(once("finished", fill))
 
 
 @pytest.fixture

@@ -72,6 +72,16 @@ class Project:
         shutil.copytree(own, folder / "configs", dirs_exist_ok=True)
         return cls(folder)
 
+    @classmethod
+    def link(cls, folder: Path, resolved: Path) -> "Project":
+        """The repository's code, and its grids as they are in the cache of a folder."""
+        folder.mkdir()
+        for name in (*COPIED, ".cache"):
+            source = resolved if name == ".cache" else REPOSITORY
+            if name != "configs":
+                (folder / name).symlink_to(source / name)
+        return cls(folder)
+
     def copy(self, folder: Path) -> "Project":
         """A copy with all results, modification times included."""
         shutil.copytree(self.folder, folder, symlinks=True)

@@ -103,6 +103,7 @@ def test_preparing_identical_data_again_reruns_nothing(finished):
             *(GRID, "seed: 0", "seed: 1"),
             {**SAMPLES, "figure": 6},
             id="the seed: all sampling, and the path of a sample",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             *(GRID, 'title: "Tiny: steps"', "title: Steps"),
@@ -113,6 +114,7 @@ def test_preparing_identical_data_again_reruns_nothing(finished):
             *(GRID, "defaults:", "question: Which one?\ndefaults:"),
             {"page": 1, "certify": 1},
             id="the question: the page",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             *(GRID, FIRST_ROW, FIRST_ROW.replace("model:", "paper: [3.0], model:")),
@@ -123,11 +125,13 @@ def test_preparing_identical_data_again_reruns_nothing(finished):
             *(GRID, COLUMN, COLUMN.replace("}", ", show: nfe}")),
             {"tabulate": 1, "page": 1, "certify": 1},
             id="another kind of number: its table",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             *(GRID, f"{VP_SDE}\n{PSLD}", f"{PSLD}\n{VP_SDE}"),
             {"figure": 2, "page": 1},
             id="the order of the models: pictures that show both",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             *(GRID, COLUMN, f"{COLUMN}\n      - {{label: few, budget: 3, samples: 5}}"),

@@ -9,8 +9,8 @@ import yaml
 from tests.cluster.launching import launch_settings
 from tests.workflow.project import REPOSITORY, Project
 
-TARGETS = ("demo", "table3", "figure3-cifar10")
-"""A table and a figure of the paper, and the demo, which has the stages that these have not."""
+TARGETS = ("imports", "table3", "figure3-cifar10")
+"""A table and a figure of the paper, and the demo with imports, for the other stages."""
 
 ON_GPUS = {
     "evaluate",
@@ -38,22 +38,23 @@ def read(file: str) -> dict:
 
 def demo_with_imports() -> dict:
     """The demo's grid with an imported model and guide, and a row of images of others."""
-    grid = read("configs/grid/demo.yaml")
-    grid["tables"]["demo-few"]["rows"].append({"label": ["EDM", ""], "images": IMAGES})
+    text = (REPOSITORY / "configs/grid/demo.yaml").read_text()
+    grid = yaml.safe_load(text.replace(" demo-", " imports-"))
+    grid["tables"]["imports-few"]["rows"].append({"label": ["EDM", ""], "images": IMAGES})
     for entries, name in ((grid["models"], "cld"), (grid["guides"], "psld-0.02")):
         entries[name] = {"overrides": entries[name], "checkpoint": OFFICIAL}
     return grid
 
 
 @pytest.fixture(scope="module")
-def planned(tmp_path_factory) -> list[str]:
+def planned(tmp_path_factory, all_resolved) -> list[str]:
     """What the dry run prints of each job."""
-    project = Project.create(tmp_path_factory.mktemp("slurm") / "project")
+    project = Project.link(tmp_path_factory.mktemp("slurm") / "project", all_resolved)
     (project.folder / OFFICIAL).touch()
     (project.folder / IMAGES).touch()
-    grids = {"demo": demo_with_imports(), "paper": read("configs/grid/paper.yaml")}
-    for name, grid in grids.items():
-        (project.folder / f"configs/grid/{name}.yaml").write_text(yaml.safe_dump(grid))
+    grids = project.folder / "configs/grid"
+    grids.mkdir(parents=True)
+    (grids / "imports.yaml").write_text(yaml.safe_dump(demo_with_imports()))
     profile = ("--profile", "profiles/slurm")
     return project.run("--dry-run", "--printshellcmds", *profile, *TARGETS).split("\n[")[1:]
 

@@ -6,20 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
 
 from psld.grid.cells import Grid
 from psld.report.formats import SYMBOLS
 from tests.commands import call, succeeded
-from tests.results import link_grid, write_grid, write_result
+from tests.results import grid_content, link_grid, write_grid, write_result
 
-GRID = yaml.safe_load("""
-defaults: [dataset=digits, network=demo, training=demo]
-metric: fd-classifier
-samples: 100
-shard_size: 50
-batch_size: 50
-gallery: em-10
+GRID = grid_content("""
 models:
   cld: [process=cld]
   psld: [process=psld]

@@ -1,13 +1,10 @@
 """The formats of a table hold the same entries, and all of its texts."""
 
-import contextlib
 import html
 import re
 
 import pytest
 
-from psld.config.locations import CONFIGS
-from psld.grid.cache import load_grid
 from psld.grid.entries import read_table
 from psld.grid.tables import RECORDED
 from psld.report import formats
@@ -98,10 +95,9 @@ def test_html_fetches_nothing(folder):
 
 
 @pytest.mark.parametrize("name", ["demo", "paper"])
-def test_latex_knows_every_symbol_of_a_grid(name, tmp_path):
+def test_latex_knows_every_symbol_of_a_grid(name, grids, tmp_path):
     """Only letters that LaTeX's usual fonts have: ASCII, Latin-1 and the dash."""
-    with contextlib.chdir(CONFIGS.parent):
-        real = load_grid(name)
+    real = grids[name]
     for table_name, table in real.file.tables.items():
         text = table_text(table, read_table(real, table_name, tmp_path))
         unknown = {c for c in formats.latex(text) if ord(c) > 255} - set("–—…’")

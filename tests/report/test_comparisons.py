@@ -1,0 +1,159 @@
+"""Certificates against the reader's own grid and reference: what a forger cannot hide from both."""
+
+import contextlib
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from psld.diffusion.samplers import TimeGridSampler
+from psld.grid.cache import load_grid
+from psld.metrics.evaluation import Gathered, load_kept, save_kept
+from psld.metrics.features import Features
+from psld.report.certificate import equal_features, rows_of
+from psld.utils.errors import UserError
+from psld.utils.files import write_text
+from tests.commands import Finished, call, refused, succeeded
+from tests.report.certified import (
+    CELLS,
+    MINE,
+    REFERENCE,
+    ROW,
+    TABLE,
+    certify,
+    evaluate_again,
+    random_features,
+    reference_features,
+    write_reference,
+)
+from tests.results import link_grid
+
+
+@pytest.fixture
+def reader(made, tmp_path) -> Path:
+    """A folder with the grid of the project, and a reference of its own."""
+    link_grid(made, tmp_path)
+    shutil.copytree(made / "features", tmp_path / "features")
+    return tmp_path
+
+
+def compared(reader: Path, certificate: bytes, *words: str) -> Finished:
+    (reader / "theirs.zip").write_bytes(certificate)
+    return call(reader, "verify", "theirs.zip", "reference=features", *words)
+
+
+def write_other_reference(folder: Path, parts: dict[str, Features], **fields: str) -> None:
+    with contextlib.chdir(folder):
+        write_reference(load_grid("mine"), parts, **fields)
+
+
+def test_a_certificate_of_the_readers_own_grid_and_reference_has_no_differences(
+    reader, certificate
+):
+    """Also if other tables, of cells that have not been run, are missing."""
+    for word in ("grid=mine", "reference=features/digits/fd-classifier/reference"):
+        printed = succeeded(compared(reader, certificate, word)).stdout
+        assert "and settings: 0 differences from yours, " in printed
+        assert f"{Path(REFERENCE).parent}: 0 differences from yours" in printed
+        assert f"theirs.zip: {MINE}\n" in printed
+        assert "equal features" not in printed
+
+
+def test_a_certificate_forged_with_the_projects_own_commands_is_refused_entry_by_entry(
+    copied, reader, monkeypatch
+):
+    """Its reference is the samples; values, band, a setting and evaluations are made up."""
+    path, samples = copied / "configs/grid/mine.yaml", random_features(0, 60).values
+    text = path.read_text()
+    for old, new in {
+        "- 2.0\n": "- 0.02\n",
+        "absolute: 0.1": "absolute: 9.0",
+        "guidance=classifier-free": "guidance=classifier-free\n    - sampler.guidance.scale=9",
+    }.items():
+        assert old in text
+        text = text.replace(old, new, 1)
+    path.write_text(text)
+    train = Features(torch.cat([samples, samples[:20]]))
+    write_other_reference(copied, reference_features() | {"train": train})
+    for seed, cell in enumerate(CELLS):
+        evaluate_again(copied, cell, seed=seed, share=0.5)
+    refused(call(copied, "certify", "grid_name=mine"), 2, "nfe is 5, by the sampler's settings 10")
+    with monkeypatch.context() as patch:  # It takes no more than a change of the code.
+        patch.setattr(TimeGridSampler, "evaluations", None)
+        forged = certify(copied)
+    finished = compared(reader, forged)
+    refused(finished, 1, "theirs.zip: ", "differences")
+    for line in (
+        "grid.json: tables.mine.band.absolute is 9.0, in your grid 0.1",
+        "grid.json: tables.mine: VP-SDE, distance.paper is 0.02, in your grid 2.0",
+        "grid.json: samplers.free-10.guidance.scale is 9.0, in your grid 2.0",
+        f"{TABLE}: VP-SDE, distance: nfe is 5, by the sampler's settings 10",
+        f"{TABLE}: VP-SDE, NFE: nfe is 5, by the sampler's settings 10",
+        f"{ROW}: nfe is 10, by the sampler's settings 20",
+        "guided.csv: PSLD, distance: nfe is 10, by the sampler's settings 20",
+        f"{Path(REFERENCE).parent}: train.values: the distance from yours is ",
+    ):
+        assert line in finished.stdout
+    assert "theirs.zip: mine: 8 different, 4 not run\n" in finished.stdout
+    same = (
+        "equal features: vp-sde/em-10 (fd-classifier): 60 of 60 are exactly those of train images"
+    )
+    assert same in finished.stdout
+    [psld] = [line for line in finished.stdout.splitlines() if line.startswith("| PSLD ")]
+    assert psld.count("–") == 2, "the reader's grid has other settings"
+    assert "(2.00, " in finished.stdout, "values and bands are the reader's"
+
+
+def test_left_out_rows_and_another_name_of_the_grid_are_differences(reader, certificate):
+    text = (reader / "configs/grid/mine.yaml").read_text().replace("VP-SDE, 30", "VP-SDE, 31")
+    (reader / "configs").unlink()
+    write_text(reader / "configs/grid/other.yaml", text)
+    finished = compared(reader, certificate, "grid=other")
+    refused(finished, 1, "differences")
+    row = "differs: theirs.zip: grid.json: tables.mine: VP-SDE,"
+    for column in ("distance", "NFE", "recall", "memorization"):
+        assert f"{row} 31, {column} is absent, in your grid present\n" in finished.stdout
+        assert f"{row} 30, {column} is present, in your grid absent\n" in finished.stdout
+    refused(compared(reader, certificate, "grid=none"), 2, "configs/grid/none.yaml: no such grid")
+
+
+def test_a_reference_may_differ_by_rounding_only(reader, certificate):
+    parts = reference_features()
+    rounded = {name: Features(x.values * (1 + 1e-6), x.logits) for name, x in parts.items()}
+    write_other_reference(reader, rounded)
+    succeeded(compared(reader, certificate))
+    write_other_reference(reader, parts | {"test": Features(parts["test"].values * 1.001)})
+    printed = compared(reader, certificate).stdout
+    assert (
+        "test.values: the distance from yours is 1.0e-03 of the spread, 1e-04 is allowed" in printed
+    )
+    assert "test.logits: the distance from yours is inf" in printed
+    assert "train.values: " not in printed
+    write_other_reference(reader, parts, extractor_digest="f" * 64)
+    finished = compared(reader, certificate)
+    refused(finished, 1)
+    assert "reference: extractor_digest is eeee" in finished.stdout
+    shutil.rmtree(reader / "features")
+    refused(compared(reader, certificate), 2, "reference=features: no features.safetensors there")
+
+
+def test_classes_and_numbers_of_samples_are_those_of_the_settings(copied, tmp_path):
+    """A class accuracy of other classes, and a distance of more samples, look better."""
+    evaluate_again(copied, "classes/free-10", seed=2, classes=9)
+    line = "free-10.safetensors: labels: not the sampler's classes"
+    refused(call(copied, "certify", "grid_name=mine"), 2, line)
+    more = Gathered({("fd-classifier", 60): random_features(0, 600)}, None, [])
+    kept = save_kept(tmp_path / "kept", more, 512)
+    with pytest.raises(UserError, match="features of 600 samples, not of 60"):
+        load_kept(tmp_path / "kept", kept)
+
+
+def test_equal_features_are_counted():
+    x, y = random_features(1, 10).values, random_features(2, 10).values
+    rows = {"a": x, "b": torch.cat([y[:4], x[4:]]), "c": y[[0, 1, 2, 3, 4, 4]]}
+    assert list(equal_features({name: rows_of(features) for name, features in rows.items()})) == [
+        "b: 6 of 10 are exactly those of a",
+        "c: 1 of 6 repeat another",
+        "c: 4 of 6 are exactly those of b",
+    ]
