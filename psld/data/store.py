@@ -256,5 +256,7 @@ def described_dataset(path: Path) -> dict[str, Any]:
     """
     ImageStore.open(path)
     record = path.with_suffix(".json")
+    if not record.exists():
+        raise UserError(f"{record}: no such file, which says what is in {path.name}; {AGAIN}")
     wrong = f"{record}: not the record of a dataset; {AGAIN}"
     return read_record(Described, record, wrong).settings.model_dump(mode="json")

@@ -18,9 +18,6 @@ from psld.utils.errors import UserError
 class Workflow:
     """All grids. Methods that take a rule's wildcards return records."""
 
-    default = "demo"
-    """The grid that is made without a target: not the paper, which takes weeks of GPU time."""
-
     def __init__(self, grids: dict[str, Grid], broken: dict[str, UserError] | None = None) -> None:
         """Take all grids, and the errors of those that do not resolve."""
         self.grids = grids
@@ -46,6 +43,12 @@ class Workflow:
     def left_out(self) -> list[str]:
         """A line for each grid that does not resolve."""
         return [f"grid {name} is left out: {error}" for name, error in self.broken.items()]
+
+    @property
+    def default(self) -> str:
+        """The grid that is made without a target: not the paper, which takes weeks of GPU time."""
+        names = self.grids.keys() | self.broken.keys()
+        return "demo" if "demo" in names else min(names)
 
     def grid(self, wildcards: Any) -> Grid:
         return self.grids[wildcards.grid]

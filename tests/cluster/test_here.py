@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from psld.cluster.launcher import run_here
-from psld.utils import locks as gpus
+from psld.utils import gpus
 from tests.cluster.launching import launch_settings
 
 COMMAND = ("train", "name=x", "network.attention_resolutions=[8,16]")

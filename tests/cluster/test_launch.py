@@ -57,6 +57,8 @@ def test_the_data_must_be_there_with_its_digest(unwilling, tmp_path, digits):
     refused(call(tmp_path, *launch), 2, f"{no_file}; make it with psld prepare")
     (tmp_path / "digits.digest").unlink()
     shutil.copy(digits, tmp_path)
+    refused(call(tmp_path, *launch), 2, "digits.json: no such file", "psld prepare")
+    shutil.copy(digits.with_name("digits.json"), tmp_path)
     refused(call(tmp_path, *launch), 2, f"{no_file} with its .digest; make it with psld prepare")
     # The workflow names the model, whose grid says what the dataset is.
     of_grid = ("--", "train", "model=demo/cld", "data=digits.h5")

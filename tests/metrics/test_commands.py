@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from psld.config.compose import compose_content
-from psld.config.settings import parse
+from psld.config.settings import parse, write_record
 from psld.data.pixels import truncated
-from psld.data.store import ImageStore, write_store
+from psld.data.store import Described, ImageStore, write_store
 from psld.metrics.classifier import read_extractor_manifest
 from psld.metrics.command_settings import ReferenceSettings
 from psld.metrics.distances import frechet_distance
@@ -50,6 +50,9 @@ def store_of(path: Path, train: int, test: int, num_classes: int = 10) -> str:
         num_classes=num_classes,
         blocks=[images],
     )
+    settings = compose_content("prepare", [f"dataset.num_classes={num_classes}"], "test")
+    described = Described(settings=settings["dataset"], digest=ImageStore.open(path).digest)
+    write_record(path.with_suffix(".json"), described)
     return str(path)
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from psld.training import ranks as ranks_module
 from psld.training.ranks import Ranks, join_ranks, meeting_port
-from psld.utils import locks as sharing
+from psld.utils import gpus as sharing
 from psld.utils.device import (
     choose_device,
     peak_flops,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from psld.utils import locks as gpus
+from psld.utils import gpus
 from psld.utils.errors import UserError
-from psld.utils.locks import take_gpus, visible_gpus
+from psld.utils.gpus import take_gpus, visible_gpus
 from tests.cluster.conftest import commands  # noqa: F401
 
 TWO = "GPU 0: A100 (UUID: GPU-a)\nGPU 1: A100 (UUID: GPU-b)\n"
@@ -17,7 +17,7 @@ TWO = "GPU 0: A100 (UUID: GPU-a)\nGPU 1: A100 (UUID: GPU-b)\n"
 TAKE = """
 import sys
 from pathlib import Path
-from psld.utils import locks as gpus
+from psld.utils import gpus
 gpus.LOCKS = Path(sys.argv[1])
 print(*gpus.take_gpus(sys.argv[3:], int(sys.argv[2])), flush=True)
 sys.stdin.read()

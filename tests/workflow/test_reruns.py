@@ -44,7 +44,7 @@ def test_what_decides_no_result_reruns_nothing(finished):
         (training, "preview_every: 500", "preview_every: null"),
         ("configs/sample.yaml", "device: auto", "device: cpu"),
         ("configs/dataset/digits.yaml", "# A mirrored 2 is no digit.", "# Another comment."),
-        ("psld/commands/train.py", '"""Train a model:', '"""Another docstring:'),
+        ("psld/commands/training.py", '"""Commands that make', '"""Programs that make'),
         ("psld/sampling/settings.py", '"""Settings of sampling,', '"""Another docstring,'),
     )
     for edit in edits:
