@@ -3,6 +3,7 @@
 The noise of a shard is the same bytes on every machine, and a thread draws it ahead of time.
 """
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -261,6 +262,7 @@ def cell_sampler(
     sampler's noise levels.
     """
     process, dataset = model.process, model.settings.dataset
+    shape = (dataset.channels, dataset.image_size, dataset.image_size)
     classes = check_fit(sampler, model.settings, guide and guide.settings, model.class_names)
     called = forward_pass(
         model.network, sampler.precision, compile=compile, channels_last=channels_last
@@ -270,7 +272,8 @@ def cell_sampler(
         level = levels[0] if levels else sampler.start_level
         if level is None:
             _, highest = level_range(process, sampler.final_time)
-            level = min(model.start.level(start_budget(sampler.steps)), highest)
+            budget = start_budget(sampler.steps, math.prod(shape))
+            level = min(model.start.level(budget), highest)
         if not levels:
             sampler = sampler.model_copy(update={"start_level": level})
         data = model.start.data.to(device_of(called))
@@ -284,7 +287,7 @@ def cell_sampler(
         settings=sampler,
         eps=model.eps(called),
         network=called,
-        shape=(dataset.channels, dataset.image_size, dataset.image_size),
+        shape=shape,
         batching=Batching(batch_size),
         classes=classes,
         logits=guide and guide.logits(process),

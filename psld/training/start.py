@@ -59,9 +59,12 @@ class SamplerStart:
         return float((pair[0] + share * (pair[1] - pair[0])).exp())
 
 
-def start_budget(steps: int) -> float:
-    """Return the cost in nats that a start may have before `steps` evaluations."""
-    return 0.16 / steps**2
+def start_budget(steps: int, values: int) -> float:
+    """Return the cost in nats that a start may have before `steps` evaluations.
+
+    `values`: the numbers of an image, C·H·W. The cost is a sum over them.
+    """
+    return 0.0025 * values / steps**2
 
 
 def images_on(

@@ -14,7 +14,7 @@ from psld.diffusion.settings import NoiseLaw
 from psld.networks.forward import Denoiser
 from psld.sampling.shards import Shard
 from psld.training.batches import Batches
-from psld.training.start import START, SamplerStart, deviation
+from psld.training.start import START, SamplerStart, deviation, start_budget
 from psld.utils.errors import UserError
 from tests.commands import TINY, call, refused, run_directory, succeeded
 from tests.diffusion.processes import normal, phase_space, vp_sde
@@ -219,6 +219,8 @@ def test_the_level_of_the_start_rises_with_the_evaluations():
     assert start.level(1.0) == 1
     assert start.level(0.1) == 2
     assert 1 < start.level(0.5) < 2
+    assert start.level(start_budget(2, values=160)) == 2  # 0.1 nats
+    assert start.level(start_budget(4, values=640)) == 2
     unknown = SamplerStart(None, start.levels, torch.full((3,), torch.nan))
     assert unknown.level(1.0) == 4
 
