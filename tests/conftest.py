@@ -19,7 +19,7 @@ from psld.config.locations import config_names
 from psld.grid.cache import load_grid
 from psld.grid.cells import Grid
 from tests.commands import TINY, call, succeeded
-from tests.shared import Once, once_for_all_workers
+from tests.shared import COARSE_START, Once, once_for_all_workers
 
 # A shell starts what stands before `&` with Ctrl-C ignored, and so would all that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -40,10 +40,9 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _coarse_starts() -> Iterator[None]:
-    """The start of samplers costs a second of each training; here fewer images and levels do."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("psld.training.start.HELD_OUT", 32)
-        patch.setattr("psld.training.start.LEVELS", 7)
+        for name, value in COARSE_START.items():
+            patch.setattr(f"psld.training.start.{name}", value)
         yield
 
 

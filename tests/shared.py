@@ -7,6 +7,10 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+COARSE_START = {"HELD_OUT": 32, "LEVELS": 7}
+"""For psld.training.start: measuring the start of samplers costs a second of each training; fewer
+images and levels cost less."""
+
 Once = Callable[[str, Callable[[Path], object]], Path]
 """Returns the folder of a name, which a function fills if no worker has done it before."""
 
