@@ -113,17 +113,14 @@ def train_guide(settings: TrainGuideSettings) -> float:
         return run_training(settings, store, task, on_start)
 
 
-IMPORT_RUN = TRAINING_RUN | {"checkpoint", "weights", "kind", "replace"}
+IMPORT = {
+    "run": TRAINING_RUN | {"checkpoint", "weights", "kind", "replace"},
+    "changeable": True,
+    "bare": "checkpoint",
+}
 
 
-@entry_point(
-    "import",
-    ImportModelSettings,
-    record="model",
-    run=IMPORT_RUN,
-    changeable=True,
-    bare="checkpoint",
-)
+@entry_point("import", ImportModelSettings, record="model", **IMPORT)
 def import_model(settings: ImportModelSettings) -> None:
     """Import checkpoints of the official code (mandt-lab/PSLD) as models or guides.
 
@@ -147,14 +144,7 @@ def import_model(settings: ImportModelSettings) -> None:
     _note(settings.output, settings.checkpoint if settings.weights == "ema" else None)
 
 
-@entry_point(
-    "import_guide",
-    ImportGuideSettings,
-    record="guide",
-    run=IMPORT_RUN,
-    changeable=True,
-    bare="checkpoint",
-)
+@entry_point("import_guide", ImportGuideSettings, record="guide", **IMPORT)
 def import_guide(settings: ImportGuideSettings) -> None:
     """Import a checkpoint of the official code as a guide; psld import --help says more."""
     official.import_guide(settings)
@@ -163,6 +153,7 @@ def import_guide(settings: ImportGuideSettings) -> None:
 
 @entry_point("import", ImportFilesSettings, bare="files", has_config=False)
 def import_recognized(settings: ImportFilesSettings) -> None:
+    """Have the workflow import the models and guides of a grid that are recognized in files."""
     grid = load_grid(settings.grid_name)
     records = (*grid.models.values(), *grid.guides.values())
     import_files(settings, [each.settings for each in records if not each.is_trained_elsewhere])

@@ -150,9 +150,9 @@ def _digest(configs: Iterable[Path]) -> str:
 
     A copy of the working directory has the same.
     """
-    digest = hashlib.sha256(_code_digest().encode())
+    digest, folders = hashlib.sha256(_code_digest().encode()), config_folders()
     for file in configs:
-        folder = next(folder for folder in config_folders() if file.is_relative_to(folder))
+        folder = next(folder for folder in folders if file.is_relative_to(folder))
         place = f"{folder == CONFIGS}/{file.relative_to(folder)}"
         digest.update(place.encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()

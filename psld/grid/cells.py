@@ -134,7 +134,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Images:
-    """Images without a model of ours in a grid's tables, and how they are measured."""
+    """Images of others in a grid's tables, and how they are measured."""
 
     grid: str
     path: str
@@ -213,7 +213,7 @@ class Grid:
 
     @cached_property
     def images(self) -> dict[Number, Images]:
-        """The images without a model of ours in all tables, by number."""
+        """The images of others in all tables, by number."""
         alike: dict[tuple[str, str, int], dict[Number, Measurement]] = {}
         for number in self.file.numbers_in(images=True):
             key = number.images, images_dataset(number, self.models), number.samples

@@ -229,7 +229,7 @@ class GridFile(Settings):
     def numbers_in(self, *tables: str, images: bool = False) -> list[Number]:
         """Return the numbers of cells in these tables, or in all, each once.
 
-        `images`: those of images without a model of ours instead.
+        `images`: those of images of others instead.
         """
         numbers = (p.number for p in self.places_in(*tables) if p.number)
         return list(dict.fromkeys(n for n in numbers if bool(n.images) == images))

@@ -129,7 +129,7 @@ class SeedResults:
 
 @dataclass(frozen=True)
 class ImagesResults(SeedResults):
-    """The result of images without a model of ours, which share their noise with no others."""
+    """The result of images of others, whose noise is not known."""
 
     result: CellResult | None = None
 

@@ -38,7 +38,7 @@ class Number(NamedTuple):
     metric: str
     samples: int
     images: str | None = None
-    """The path of images without a model of ours; then there is no cell."""
+    """The path of images of others; then there is no cell."""
     dataset: str | None = None
     """The dataset that these are compared with; None: the only one of the grid."""
 

@@ -1,4 +1,4 @@
-"""The evaluation of images without a model of ours: a folder, a zip, an .npz or a tensor.
+"""The evaluation of images of others: a folder, a zip, an .npz or a tensor.
 
 They are compared with a dataset of ours, with other images, or with statistics that others publish.
 """

@@ -28,7 +28,7 @@ class Weights(Settings):
 
 
 class CellResult(MadeRecord):
-    """One metric of the first `samples` images of a cell, or of images without a model of ours.
+    """One metric of the first `samples` images of a cell, or of images of others.
 
     Without a model, what concerns its sampling is null.
     """
@@ -64,7 +64,7 @@ class CellResult(MadeRecord):
     """Settings of the sampler."""
     seed: int | None = None
     images: str | None = None
-    """Path of images without a model of ours; null for a model's, and for a tensor."""
+    """Path of images of others; null for a model's, and for a tensor."""
     images_sha256: str | None = None
     reference_estimate: Estimate | None = None
     """The value with the interval for other images of the reference, and these images."""

@@ -8,6 +8,7 @@ from psld.data.store import ImageStore
 from psld.diffusion.loop import Inpainting
 from psld.diffusion.samplers import DigitsMask, HalvesMask
 from psld.sampling.settings import CellSettings
+from psld.sampling.shards import ShardOrigin
 from psld.training.model import Model
 from psld.utils.errors import UserError
 
@@ -35,11 +36,11 @@ def masks_digest(settings: HalvesMask | DigitsMask, mnist: str | None) -> str | 
 
 
 def known_pixels(
-    cell: CellSettings, model: Model, indices: range, device: torch.device
+    cell: CellSettings, model: Model, origin: ShardOrigin, indices: range, device: torch.device
 ) -> Inpainting:
     """Return the images of the split at these indices, as far as they exist, and their masks.
 
-    Raises UserError if none exists.
+    Raises UserError if none exists, or if they are not those of the origin.
     """
     guidance, dataset = cell.sampler.guidance, model.settings.dataset
     store = ImageStore.open_for(cell.data, dataset)
@@ -52,6 +53,9 @@ def known_pixels(
         )
     indices = indices[: len(images) - indices.start]
     mask = torch.from_numpy(draw_masks(guidance.mask, indices, dataset.image_size, cell.mnist))
+    read = (store.digest, masks_digest(guidance.mask, cell.mnist))
+    if read != (origin.dataset_digest, origin.masks_digest):
+        raise UserError(f"{cell.data}, or the masks: replaced while they were read; sample again")
     known = torch.from_numpy(images[indices.start : indices.stop].copy()).to(device)
     return Inpainting(model.process, from_uint8(known), mask[:, None].to(device))
 

@@ -143,7 +143,7 @@ def sample_shard(
     indices = range(origin.index * origin.size, (origin.index + 1) * origin.size)
     inpainting = None
     if isinstance(cell.sampler.guidance, InpaintingGuidance):
-        inpainting = known_pixels(cell, model, indices, sampler.device)
+        inpainting = known_pixels(cell, model, origin, indices, sampler.device)
         indices = indices[: len(inpainting.images)]  # fewer at the end of the split
     x, labels, nfe = sampler.sample(indices, (cell.seed, origin.index), inpainting)
     return Shard(

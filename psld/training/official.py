@@ -185,15 +185,15 @@ def recognize(path: Path, layouts: Sequence[tuple[Shapes, Trained]]) -> Recogniz
     file.sha256, file.step = checkpoint.sha256, checkpoint.step
     weights = checkpoint.ema or checkpoint.online
     shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
-    alike = [settings for layout, settings in layouts if layout == shapes]
+    matching = [settings for layout, settings in layouts if layout == shapes]
     in_path = [float(gamma) for gamma in GAMMA.findall(str(path))][-1:]
-    for each in alike:
+    for each in matching:
         if not in_path or getattr(each.process, "gamma", None) in (None, *in_path):
             file.fits.append(each)
-    if not alike:
+    if not matching:
         file.remark = "its layers fit no model and no guide of the grid"
     elif not file.fits:
-        file.remark = f"its layers fit {_words(alike)}, but its path has gamma={in_path[0]:g}"
+        file.remark = f"its layers fit {_words(matching)}, but its path has gamma={in_path[0]:g}"
     elif len(file.fits) > 1:
         file.refuse(
             f"fits {_words(file.fits)}: Γ is not in the weights; move it into a folder gamma=Γ, "
@@ -208,10 +208,10 @@ def choose_by_step(files: Iterable[Recognized]) -> None:
     for file in files:
         if not file.remark:
             by_folder.setdefault(file.fits[0].output, []).append(file)
-    for alike in by_folder.values():
-        steps = alike[0].fits[0].training.steps
-        nearest = min(alike, key=lambda file: abs((file.step or 0) - steps))
-        for file in alike:
+    for of_one_model in by_folder.values():
+        steps = of_one_model[0].fits[0].training.steps
+        nearest = min(of_one_model, key=lambda file: abs((file.step or 0) - steps))
+        for file in of_one_model:
             if file is not nearest:
                 word = word_for(file.fits[0])
                 file.remark = f"{word}, but {nearest.path} is nearer to its {steps} steps"

@@ -97,6 +97,8 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
 
 
 HAS_NEW_SWITCHES = hasattr(backends, "fp32_precision")
+"""Since torch 2.9 there are two kinds of switches, and reading an old one (`allow_tf32`) raises
+after anything in the process, such as a notebook's first cell, wrote a new one."""
 
 
 class TF32(NamedTuple):

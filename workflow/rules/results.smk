@@ -21,7 +21,7 @@ rule evaluate:
         "python -m psld evaluate cell={params.cell:q} record={params.record:q} > {log:q} 2>&1"
 
 
-# Reads: images without a model of ours, and the references.  Makes: all metrics of them, JSON.
+# Reads: images of others, and the references.  Makes: all metrics of them, JSON.
 rule evaluate_images:
     input:
         images=lambda w: GRIDS.images(w).path,
