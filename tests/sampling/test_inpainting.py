@@ -5,9 +5,13 @@ import pytest
 
 from psld.data.store import ImageStore
 from psld.diffusion.samplers import HalvesMask
-from psld.sampling.inpainting import draw_masks
+from psld.sampling.inpainting import draw_masks, known_pixels
+from psld.sampling.sample import origin_of
 from psld.sampling.shards import Shard, read_shards
+from psld.training.model import load_model
+from psld.utils.errors import UserError
 from tests.commands import call, refused, succeeded
+from tests.sampling.cells import CPU, settings
 
 HALVES = HalvesMask(kind="halves", missing="cycle")
 
@@ -50,6 +54,16 @@ def test_sample_i_fills_in_image_i(cell, digits):
         assert part.nfe == 8
         assert part.origin.dataset_digest == store.digest
         assert part.origin.masks_digest is None
+
+
+def test_a_dataset_that_is_replaced_while_it_is_read_is_refused(model, digits):
+    """Its images would be in shards that state the digest of the earlier one."""
+    given, loaded = settings(model, *CELL, f"data={digits}"), load_model(model, CPU)
+    origin = origin_of(given, loaded.settings, loaded.weights_sha256, None)
+    assert len(known_pixels(given, loaded, origin, range(2), CPU).images) == 2
+    earlier = origin.model_copy(update={"dataset_digest": "0" * 64})
+    with pytest.raises(UserError, match="replaced while they were read"):
+        known_pixels(given, loaded, earlier, range(2), CPU)
 
 
 def test_the_first_samples_are_cut_with_their_masks(cell):

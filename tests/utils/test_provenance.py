@@ -2,7 +2,7 @@
 
 import subprocess
 
-from psld.utils import device as provenance
+from psld.utils import device
 
 
 def test_the_revision_is_that_of_a_checkout_alone(tmp_path, monkeypatch):
@@ -17,10 +17,10 @@ def test_the_revision_is_that_of_a_checkout_alone(tmp_path, monkeypatch):
     git("commit", "-q", "--allow-empty", "-m", "first")
     revision = git("rev-parse", "HEAD")[:12]
     (tmp_path / "site-packages").mkdir()
-    monkeypatch.setattr(provenance, "CHECKOUT", tmp_path / "site-packages")
-    assert provenance.provenance()["git_revision"] is None
-    monkeypatch.setattr(provenance, "CHECKOUT", tmp_path)
-    assert provenance.provenance()["git_revision"] == revision
+    monkeypatch.setattr(device, "CHECKOUT", tmp_path / "site-packages")
+    assert device.provenance()["git_revision"] is None
+    monkeypatch.setattr(device, "CHECKOUT", tmp_path)
+    assert device.provenance()["git_revision"] == revision
     (tmp_path / "file").write_text("changed")
     git("add", "file")
-    assert provenance.provenance()["git_revision"] == f"{revision}+"
+    assert device.provenance()["git_revision"] == f"{revision}+"
