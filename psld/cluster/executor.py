@@ -44,7 +44,7 @@ from psld.cluster.slurm import (
     jobs_named,
     until_answered,
 )
-from psld.cluster.watch import RUN
+from psld.cluster.watch import RECORDS, RUN
 from psld.utils.errors import RunError
 
 __all__ = ["Executor", "ExecutorSettings", "common_settings"]
@@ -89,11 +89,15 @@ class Executor(SlurmExecutor):
     def get_job_exec_prefix(self, job: Any) -> str:
         """Return shell that comes before the job's command.
 
-        A job of a killed run that reaches Slurm after the next run has begun must do nothing.
+        A job of a killed run that reaches Slurm after the next run has begun must do nothing. The
+        job's own Snakemake reads the grids again; they may have changed while it waited.
         """
+        jobs = job.jobs if job.is_group() else [job]
+        records = ",".join(str(each.params.get("record", "")) for each in jobs)
+        prefix = f"unset {RUN} && export {RECORDS}={shlex.quote(records)}"
         if self.run_folder is None:
-            return f"unset {RUN}"
-        return f"test -d {shlex.quote(os.path.relpath(self.run_folder))} && unset {RUN}"
+            return prefix
+        return f"test -d {shlex.quote(os.path.relpath(self.run_folder))} && {prefix}"
 
     # Submission, and the ends of jobs.
 

@@ -9,11 +9,13 @@ The settings come from one of three places:
   named, its values are under the words.
 """
 
+import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from psld.cluster.watch import RECORDS
 from psld.config.settings import Settings, parse
 from psld.config.words import is_plain, key_of, updated, value_in, without
 from psld.grid.cache import find_job
@@ -71,9 +73,16 @@ class Command:
     def load_record(self, name: str, words: list[str]) -> Job:
         """Return the job of a record.
 
-        Raises UserError if there is none, or if it is not the one that `record=DIGEST` asks for.
+        Raises UserError if there is none, or if it is not the one that `record=DIGEST` asks for,
+        or not the one that Snakemake has planned before it submitted this job.
         """
-        return find_job(self.record, name, value_in(words, "record"), self.job)
+        planned = value_in(words, "record")
+        if planned and planned not in os.environ.get(RECORDS, planned):
+            raise UserError(
+                f"{self.record}={name}: the grid has changed since this job was submitted; run "
+                "Snakemake again"
+            )
+        return find_job(self.record, name, planned, self.job)
 
     def _is_changed(self, name: str, words: list[str]) -> bool:
         """Check if words change the record, which takes Hydra.

@@ -75,9 +75,12 @@ def test_a_planned_job_goes_on_while_the_grid_is_edited_elsewhere(configs, tmp_p
     succeeded(call(tmp_path, *prepare))
 
 
-def test_a_job_refuses_another_record_than_the_planned_one(configs, tmp_path):
+def test_a_job_refuses_another_record_than_the_planned_one(configs, tmp_path, monkeypatch):
     cell = load_grid("mine").cells["psld/em-20"]
     planned = f"cell=mine/psld/em-20 record={cell.evaluation_digest}".split()
+    monkeypatch.setenv("PSLD_RECORDS", cell.digest)  # of the Snakemake that has submitted the job
+    refused(call(tmp_path, "evaluate", *planned), 2, "changed since this job was submitted; run")
+    monkeypatch.setenv("PSLD_RECORDS", f"{cell.digest},{cell.evaluation_digest}")
     refused(call(tmp_path, "evaluate", *planned), 2, "models/mine/psld/manifest.json: no such")
     load(configs, changed("models/psld", ["process=psld", "training.steps=8"]))
     line = refused(call(tmp_path, "evaluate", *planned), 2, "cell=mine/psld/em-20: the grid has")

@@ -65,8 +65,12 @@ def keeping(slurm, tmp_path) -> Commands:
 
 def test_jobs_run_in_a_folder_of_any_name(slurm, folder, tmp_path):
     folder.path = folder.path.rename(tmp_path / AWKWARD)
-    folder.job = 'pwd > made; [ -z "${{PSLD_RUN-}}" ]'
-    (folder.path / "Snakefile").write_text(SNAKEFILE.replace('config["job"]', repr(folder.job)))
+    # The grid changes before the job's Snakemake reads it.
+    record = "'planned' if workflow.is_main_process else 'edited'"
+    folder.job = 'pwd > made; [ "${{PSLD_RUN-}},{params.record},$PSLD_RECORDS" = ,edited,planned ]'
+    snakefile = SNAKEFILE.replace('config["job"]', repr(folder.job))
+    params = f"rule made:\n    params: record={record}"
+    (folder.path / "Snakefile").write_text(snakefile.replace("rule made:", params))
     done = folder.run()
     assert done.returncode == 0, done.stderr
     assert (folder.path / "made").read_text() == f"{folder.path}\n"
