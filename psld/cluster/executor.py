@@ -101,6 +101,10 @@ class Executor(SlurmExecutor):
 
     # Submission, and the ends of jobs.
 
+    def report_job_submission(self, job_info: Any, register_job: bool = True) -> None:
+        job_info.aux["submitted"] = time.time()
+        super().report_job_submission(job_info, register_job)
+
     def report_job_error(self, job_info: Any, msg: str = "", **options: Any) -> None:
         """Report a failed job. If Slurm did not answer its submission, repeat that instead."""
         if job_info.external_jobid is None:
@@ -117,8 +121,6 @@ class Executor(SlurmExecutor):
         shortest = self.workflow.executor_settings.init_seconds_before_status_checks
         longer = min(self.next_seconds_between_status_checks + 10, LONGEST_PAUSE)
         self.next_seconds_between_status_checks = longer if active_jobs else shortest
-        for job in active_jobs:
-            job.aux.setdefault("first asked", time.time())
         states = await asyncio.to_thread(self._states) if active_jobs else None
         if states is None:
             return
@@ -185,5 +187,5 @@ class Executor(SlurmExecutor):
 
 def _has_new_output(job: Any) -> bool:
     files = [Path(file) for file in job.job.output]
-    since = job.aux["first asked"] - CLOCKS_DIFFER
+    since = job.aux["submitted"] - CLOCKS_DIFFER
     return all(file.exists() and file.stat().st_mtime >= since for file in files)

@@ -229,15 +229,20 @@ def test_what_becomes_of_jobs(commands: Commands, tmp_path):
     assert not log.exists(), "that of a successful job"
 
 
-def test_a_job_that_slurm_has_forgotten_is_done_if_its_output_is_new(commands: Commands, tmp_path):
-    """Its end was forgotten while the controller did not answer."""
+def test_a_job_that_slurm_has_forgotten_is_done_if_its_output_is_new(
+    commands: Commands, tmp_path, monkeypatch
+):
+    """Its end was forgotten before the first question: the controller did not answer."""
     jobs = [submitted_job(tmp_path, number) for number in ("1", "2", "3")]
-    commands.answer("squeue", first="printf '1 RUNNING\\n2 RUNNING\\n3 RUNNING\\n'")
-    asking = Asking()
-    (tmp_path / "output-2").touch()
-    os.utime(tmp_path / "output-2", (0, 0))
-    assert asking.check(*jobs) == ["1", "2", "3"]
-    (tmp_path / "output-1").touch()
+    monkeypatch.setattr(plugin.Executor, "report_job_submission", lambda *arguments: None)
+    asking, now = Asking(), time.time()
+    with monkeypatch.context() as earlier:
+        earlier.setattr(time, "time", lambda: now - 1000)
+        for job in jobs:
+            asking.report_job_submission(job)
+    for job, made in zip(jobs, (now - 900, now - 1100), strict=False):
+        Path(job.job.output[0]).touch()
+        os.utime(job.job.output[0], (made, made))
     commands.answer("squeue")
     assert asking.check(*jobs) == []
     assert asking.reports == {"success": ["1"], "failure": ["GONE.", "GONE."]}
@@ -311,7 +316,12 @@ def test_the_plugin_has_what_the_executor_uses():
         assert name in begins, f"{changed}__post_init__ does not set {name}"
     assert "self.slurm_logdir = " in begins, f"{changed}where are the logs?"
     submits = inspect.getsource(plugin.Executor.run_job)
-    for text in ("pass_command_as_script", "params.run_uuid", "SubmittedJobInfo(job)"):
+    for text in (
+        "pass_command_as_script",
+        "params.run_uuid",
+        "SubmittedJobInfo(job)",
+        "_report_job_submission_",
+    ):
         source = submits + inspect.getsource(plugin.get_submit_command)
         assert text in source, f"{changed}run_job has no {text}"
     for name in ("get_job_exec_prefix", "get_snakefile", "get_python_executable", "tmpdir"):
