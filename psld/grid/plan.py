@@ -13,6 +13,8 @@ from typing import Any
 
 from tabulate import tabulate
 
+from psld.config.settings import Settings
+from psld.config.words import value_in
 from psld.grid.cells import Cell, Grid
 from psld.grid.entries import paper_values
 from psld.grid.figures import all_figures
@@ -103,23 +105,25 @@ def jobs_by_stage(grid: Grid) -> dict[str, int]:
     return {stage: number for stage, number in jobs.items() if number}
 
 
-def network_name(grid: Grid, trained: Model | Guide) -> str:
-    """Return the network's name in configs/network, from the last override that chooses one."""
-    if isinstance(trained, Model):
-        overrides, chosen = grid.file.overrides(trained.name), "demo"
-    else:
-        overrides, chosen = grid.file.guides[trained.name].overrides, "guide-demo"
-    for override in overrides:
-        if override.startswith("network="):
-            chosen = override.removeprefix("network=")
-    return chosen
+def _network(trained: Model | Guide) -> tuple[Settings, int, int]:
+    """Return what decides the FLOPs of a network."""
+    settings = trained.settings
+    return settings.network, settings.dataset.image_size, settings.dataset.channels
 
 
 def work_by_network(grid: Grid) -> dict[str, Work]:
-    """Return the work of each network, by its name."""
+    """Return the work of each network, by its name in configs/network.
+
+    If several networks have the same name, the later ones also have that of their first model.
+    """
+    names: dict[tuple[Settings, int, int], str] = {}
     works: dict[str, Work] = {}
-    for trained in (*grid.models.values(), *grid.guides.values()):
-        work = works.setdefault(network_name(grid, trained), Work())
+    guides = ((guide, grid.file.guides[name].overrides) for name, guide in grid.guides.items())
+    models = ((model, grid.file.overrides(name)) for name, model in grid.models.items())
+    for trained, overrides in (*models, *guides):
+        name = value_in(overrides, "network") or "default"
+        name = f"{name} ({trained.name})" if name in works else name
+        work = works.setdefault(names.setdefault(_network(trained), name), Work())
         work.trained.append(trained)
         if not (trained.checkpoint or trained.is_trained_elsewhere):
             training = trained.settings.training
@@ -129,9 +133,9 @@ def work_by_network(grid: Grid) -> dict[str, Work]:
         adaptive = printed.get(cell, ADAPTIVE_EVALUATIONS)
         per_image = cell.sampler.settings.evaluations or adaptive
         evaluations = cell.shards * cell.options.shard_size * per_image
-        works[network_name(grid, cell.model)].evaluations += evaluations
+        works[names[_network(cell.model)]].evaluations += evaluations
         if cell.guide:
-            works[network_name(grid, cell.guide)].evaluations += 2 * evaluations
+            works[names[_network(cell.guide)]].evaluations += 2 * evaluations
     return works
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from psld.grid.cells import Grid
-from psld.grid.plan import jobs_by_stage, network_name
+from psld.grid.plan import jobs_by_stage, work_by_network
 from psld.grid.reading import grid_path, read_grid_file
 from psld.grid.records import Guide, Model
 from psld.grid.schema import GridFile
@@ -132,9 +132,10 @@ def test_the_reference_of_table_7_is_truncated_as_the_official_code_s_is(paper):
 
 def test_networks_have_the_paper_s_sizes(paper, parameters):
     sizes: dict[str, set[float]] = {}
-    for model, count in parameters.items():
-        network = network_name(paper, paper.models[model])
-        sizes.setdefault(network, set()).add(round(count / 1e6, 2))
+    for network, work in work_by_network(paper).items():
+        for model in work.trained:
+            if isinstance(model, Model):
+                sizes.setdefault(network, set()).add(round(parameters[model.name] / 1e6, 2))
     assert sizes == SIZES
 
 

@@ -1,7 +1,9 @@
 """The plan of a grid: the remaining work and its known cost."""
 
 import re
+from dataclasses import replace
 
+import pytest
 import torch
 from torch import nn
 
@@ -11,7 +13,6 @@ from psld.grid.plan import (
     Work,
     earlier_throughput,
     jobs_by_stage,
-    network_name,
     printed_evaluations,
     work_by_network,
 )
@@ -97,14 +98,23 @@ def test_earlier_runs_are_measurements_per_gpu(folder, demo):
     assert earlier_throughput(demo, Work([demo.models["cld"]]))[0] is None
 
 
-def test_the_network_is_the_last_that_the_overrides_choose(paper, demo):
-    assert network_name(paper, paper.models["cifar10-cld"]) == "cifar10-ablation"
-    assert network_name(paper, paper.guides["cifar10-psld-0.01"]) == "guide-cifar10"
-    models = {"cld": demo.file.models["cld"].model_copy(update={"overrides": ("network=small",)})}
-    last = file_with(demo, models=demo.file.models | models)
-    assert network_name(last, demo.models["cld"]) == "small"
-    bare = file_with(demo, defaults=())
-    assert network_name(bare, demo.models["cld"]) == "demo", "the command's default"
+@pytest.mark.parametrize(
+    "changes", [{"network": {"base_channels": 128}}, {"dataset": {"image_size": 32}}]
+)
+def test_models_of_another_size_are_not_the_same_network(demo, changes):
+    """Whatever their order: the name in configs/network alone does not say what they cost."""
+    cld, [(group, change)] = demo.models["cld"], changes.items()
+    settings = getattr(cld.settings, group).model_copy(update=change)
+    large = cld.model_copy(update={"settings": cld.settings.model_copy(update={group: settings})})
+    models = demo.models | {"cld": large}
+    plain = replace(demo, models=models)
+    works = work_by_network(plain)
+    assert [model.name for model in works["demo (cld)"].trained] == ["cld"]
+    assert set(works) == {"demo", "demo (cld)", "guide-demo"}
+    mirrored = work_by_network(replace(demo, models=dict(reversed(models.items()))))
+    assert {work.evaluations for work in works.values()} == {
+        work.evaluations for work in mirrored.values()
+    }
 
 
 def test_jobs_are_counted(demo, paper):
