@@ -96,6 +96,11 @@ def _with_models_of_others(content: dict[str, Any], path: Path) -> dict[str, Any
             trained = file.trainings.get(name)
             if trained is None or trained.of:
                 raise UserError(f"{path}: models.{name}: {other} trains no model of this name")
+            if trained.weights:
+                raise UserError(
+                    f"{path}: models.{name}: {other} trains it as {trained.weights}; take that "
+                    f"one, and give {name} its weights (weights: {trained.weights}) and a process"
+                )
             whole = {"overrides": file.overrides(name), "checkpoint": trained.checkpoint}
             models[name] = entry | whole
     return content | {"models": models}
