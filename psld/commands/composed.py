@@ -40,7 +40,8 @@ if check_help := getattr(ArgumentParser, "_check_help", None):
     ArgumentParser._check_help = _check_strings
 
 PLACES = {"data", "output"}
-"""Settings that follow from names, such as data/NAME.h5: the words may change the names."""
+"""Settings that follow from names, such as data/NAME.h5: the words may change the names. Where no
+word chooses a dataset, as for samples, `data` is the record's."""
 
 # Hydra 1.3 merges the launchers' own configs, of the same names, into configs/hydra/launcher.
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/submitit_\w+' is validated against")
@@ -115,7 +116,8 @@ def config_of(
         if not command.changeable:
             raise UserError(f"{key}={name}: the grid decides everything; leave {key} out")
         content = command.load_record(name, overrides).settings.model_dump(mode="json")
-        base = {key: value for key, value in content.items() if key not in PLACES}
+        places = PLACES if "dataset" in content else {"output"}
+        base = {key: value for key, value in content.items() if key not in places}
         if is_sweep:  # A sweep that starts from a grid's model is not part of the grid.
             base.pop("grid_name", None)
         overrides = without(overrides, key, "record")

@@ -25,10 +25,13 @@ def write_mine(folder: Path) -> Path:
         "budget": "sampler.steps",
         "guide": "g",
     }
+    halves = ["guidance@sampler.guidance=inpainting", "mask@sampler.guidance.mask=halves"]
+    inpainting = {"overrides": ["sampler=em", *halves], "budget": "sampler.steps"}
     content = changed("samplers/guided", guided) | {
         "guides": {"g": ["dataset=digits", "process=psld"]},
-        "figures": {"picture": "psld/guided-10"},
+        "figures": {"pictures": ["psld/guided-10", "psld/inpainting-10"]},
     }
+    content["samplers"]["inpainting"] = inpainting
     with contextlib.chdir(folder):
         load(configs, content)
     return configs
@@ -159,6 +162,8 @@ def test_another_sampler_keeps_the_guidance_of_a_cell(folder):
     assert (sscs["guide"], sscs["model"]) == ("guides/mine/g", "models/mine/psld")
     bare = printed(folder, *cell, "guidance@sampler.guidance=none", "guide=null")
     assert bare["sampler"] == plain["sampler"] | {"guidance": {"kind": "none"}}
+    inpainted = printed(folder, "sample", "cell=mine/psld/inpainting-10", "output=other", "seed=3")
+    assert (inpainted["data"], inpainted["seed"]) == ("data/digits.h5", 3)
 
 
 def test_a_sweep_starts_from_a_model(folder, digits):
