@@ -41,6 +41,8 @@ class Command:
     """The setting that words without `=`, and those after `--`, give: a list for a command without
     a config."""
     has_config: bool = True
+    drops_empty: bool = False
+    """True if a setting with an empty text keeps its default."""
 
     @property
     def where(self) -> str:
@@ -110,8 +112,10 @@ class Command:
         others = [word for word in words if word not in bare]
         if unreadable := [word for word in others if "=" not in word]:
             raise UserError(f"{unreadable[0]}: not a setting KEY=VALUE")
-        # A rule passes an empty text for a resource that is not set.
-        others = [word for word in others if not word.endswith("=")]
+        if empty := [word for word in others if not word.partition("=")[2]]:
+            if not self.drops_empty:
+                raise UserError(f"{empty[0]} has no value; leave it out for its default")
+            others = [word for word in others if word not in empty]
         return parse(self.kind, updated(self._of_bare(bare), others), self.where)
 
     def is_bare(self, word: str) -> bool:

@@ -63,6 +63,7 @@ def test_every_command_refuses_an_unknown_key(words, tmp_path):
         ("train training..steps=3", "configs/train.yaml: "),
         ("plan speed=1", "psld plan: unknown key speed"),
         ("plan grid", "grid: not a setting KEY=VALUE"),
+        ("page grid_name=", "grid_name= has no value; leave it out for its default"),
         ("wandb upload", "verb: Input should be "),
         ("figure figure=nfe output=/tmp", "output: /tmp is a folder; give a path without"),
         ("tabulate output=x/", "psld tabulate: output: "),
