@@ -37,9 +37,9 @@ class Command:
     """The settings of how this job runs; all others decide the result."""
     changeable: bool = False
     """True if other words may change the record: a training by hand starts from a grid's model."""
-    bare: str | None = None
-    """The setting that words without `=`, and those after `--`, give: a list for a command without
-    a config."""
+    bare: str = ""
+    """The settings that words without `=`, and those after `--`, give, in this order: one each, or
+    a list of all if `…` follows the name."""
     has_config: bool = True
     drops_empty: bool = False
     """True if a setting with an empty text keeps its default."""
@@ -55,12 +55,13 @@ class Command:
         name = self.record_in(words)
         if name is None or self._is_changed(name, words):
             return None
-        job = self.load_record(name, words)
         bare = [word for word in words if self.is_bare(word)]
+        given = self.of_bare(bare)
+        job = self.load_record(name, words)
         plain = [word for word in without(words, self.record, "record") if word not in bare]
         kind = type(job.settings)
         kind = self.kind if issubclass(self.kind, kind) else kind
-        content = updated(job.settings.model_dump() | self._of_bare(bare), plain)
+        content = updated(job.settings.model_dump() | given, plain)
         return parse(kind, content, f"{self.record}={name}")
 
     def record_in(self, words: list[str]) -> str | None:
@@ -116,17 +117,22 @@ class Command:
             if not self.drops_empty:
                 raise UserError(f"{empty[0]} has no value; leave it out for its default")
             others = [word for word in others if word not in empty]
-        return parse(self.kind, updated(self._of_bare(bare), others), self.where)
+        return parse(self.kind, updated(self.of_bare(bare), others), self.where)
 
     def is_bare(self, word: str) -> bool:
         """Check that a word is no setting: official checkpoints have `=` in their names."""
-        if self.bare is None or word.startswith("-"):
+        if not self.bare or word.startswith("-"):
             return False
         key, equals, _ = word.partition("=")
         is_path = "/" in key and not key.lstrip("+~").startswith("hydra/")
         return not equals or is_path or Path(word).is_file()
 
-    def _of_bare(self, bare: list[str]) -> dict[str, Any]:
-        if not bare:
-            return {}
-        return {self.bare: bare[-1] if self.has_config else bare}
+    def of_bare(self, words: list[str]) -> dict[str, Any]:
+        """Return the settings that words without `=` give. Raises UserError for one too many."""
+        keys = self.bare.split()
+        if keys[1:] == ["…"]:
+            return {keys[0]: words} if words else {}
+        if len(words) > len(keys):
+            usage = f"KEY=VALUE … {self.bare.upper()}"
+            raise UserError(f"{words[len(keys)]}: one word too many; usage: {usage}")
+        return dict(zip(keys, words, strict=False))

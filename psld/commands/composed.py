@@ -109,7 +109,7 @@ def config_of(
     in `data=FILE`.
     """
     bare = [word for word in overrides if command.is_bare(word)]
-    named = [f"{command.bare}={quoted(word)}" for word in bare]
+    named = [f"{key}={quoted(word)}" for key, word in command.of_bare(bare).items()]
     overrides = [*named, *(word for word in overrides if word not in bare)]
     if name := command.record_in(overrides):
         key = command.record

@@ -28,7 +28,7 @@ def help_of(program: str, command: Command, description: str, words: list[str]) 
     """
     if not command.has_config:
         settings = _lines(command.kind, {}, "")
-        bare = f" {command.bare.upper()} …" if command.bare else ""
+        bare = f" {command.bare.upper()}".rstrip()
         usage = f"usage: {program} KEY=VALUE …{bare}"
         title = f"Settings and their defaults; {MISSING} has to be given:"
         return "\n\n".join([usage, description.strip(), title, "\n".join(settings)])

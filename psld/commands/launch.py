@@ -27,7 +27,7 @@ STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 # A rule passes an empty text for a resource that is not set.
-@entry_point("launch", LaunchSettings, bare="command", has_config=False, drops_empty=True)
+@entry_point("launch", LaunchSettings, bare="command …", has_config=False, drops_empty=True)
 def launch(settings: LaunchSettings) -> None:
     """Run a training on all its ranks: as one Slurm job, or on this machine if there is no Slurm.
 

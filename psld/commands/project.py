@@ -15,7 +15,7 @@ from psld.utils.errors import UserError
 class InitSettings(Settings):
     """Settings of `psld init`."""
 
-    folder: tuple[Path, ...]
+    folder: Path
     """Path of the new folder."""
 
 
@@ -27,9 +27,7 @@ def init(settings: InitSettings) -> None:
 
     The folder must be new or empty. The rules and all other configs stay in the package.
     """
-    if len(settings.folder) != 1:
-        raise UserError("folder: give one folder")
-    [folder] = settings.folder
+    folder = settings.folder
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder}: exists and is not an empty folder; give a new one")
     shutil.copytree(SHIPPED / "workflow/project", folder, dirs_exist_ok=True)

@@ -187,20 +187,20 @@ def certify(settings: CertifySettings) -> None:
 class VerifySettings(Settings):
     """Settings of `psld verify`."""
 
-    files: tuple[Path, ...]
-    """Path of the certificate."""
-    grid: str | None = None
+    certificate: Path
+    """Path of the certificate, or of a folder of its files."""
+    grid_name: str | None = None
     """Name of your grid to compare with; null: the one with the certificate's name, if any."""
     reference: Path | None = None
     """Folder that has references of your own, there or below, such as features/digits."""
 
 
-@entry_point("verify", VerifySettings, bare="files", has_config=False)
+@entry_point("verify", VerifySettings, bare="certificate", has_config=False)
 def verify(settings: VerifySettings) -> None:
     """Verify a certificate: compute its tables again, compare them, and list every difference.
 
         psld verify demo.zip                              # or the folder of its files
-        psld verify demo.zip grid=demo                    # values, bands, settings, with your grid
+        psld verify demo.zip grid_name=demo               # values, bands, settings, with your grid
         psld verify demo.zip reference=features/digits    # and the reference, with your own
 
     Exits with 0 if nothing differs, with 1 if something differs or cannot be recomputed, and with 2
@@ -211,13 +211,11 @@ def verify(settings: VerifySettings) -> None:
     from psld.report import certificate
     from psld.report.formats import print_tables
 
-    if len(settings.files) != 1:
-        raise UserError("files: give one certificate")
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)  # On a busy machine, two threads took ten times as long.
-    [path] = settings.files
+    path = settings.certificate
     with TemporaryDirectory(prefix="psld-") as temporary:
-        verified = certificate.verify(path, Path(temporary), settings.grid, settings.reference)
+        verified = certificate.verify(path, Path(temporary), settings.grid_name, settings.reference)
         print_tables(verified.grid, verified.results, with_summary=False)
     for line in verified.wrong:
         print(f"differs: {path}: {line}")

@@ -151,7 +151,7 @@ def import_guide(settings: ImportGuideSettings) -> None:
     _note(settings.output, settings.checkpoint)
 
 
-@entry_point("import", ImportFilesSettings, bare="files", has_config=False)
+@entry_point("import", ImportFilesSettings, bare="files …", has_config=False)
 def import_recognized(settings: ImportFilesSettings) -> None:
     """Have the workflow import the models and guides of a grid that are recognized in files."""
     grid = load_grid(settings.grid_name)

@@ -13,13 +13,15 @@ from psld.utils.errors import UserError
 class PushSettings(Settings):
     """Settings of `psld push`."""
 
-    places: tuple[str, ...]
-    """Folder of a trained model, and USER/NAME of the repository."""
+    folder: Path
+    """Folder of a trained model."""
+    repository: str
+    """USER/NAME."""
     license: str = "unknown"
     """License of the weights, in the words of the Hub, such as mit. The dataset may limit it."""
 
 
-@entry_point("push", PushSettings, bare="places", has_config=False)
+@entry_point("push", PushSettings, bare="folder repository", has_config=False)
 def push(settings: PushSettings) -> None:
     """Push a model to the Hugging Face Hub, with a card of its settings and results.
 
@@ -34,9 +36,7 @@ def push(settings: PushSettings) -> None:
     from psld.training.manifest import read_manifest
     from psld.training.start import START, load_start
 
-    if len(settings.places) != 2:
-        raise UserError("places: give the folder of a model and USER/NAME")
-    folder, repository = Path(settings.places[0]), settings.places[1]
+    folder, repository = settings.folder, settings.repository
     model = load(folder, "cpu")
     if (folder / START).exists():  # An imported model may have none.
         load_start(folder, model.weights_sha256)

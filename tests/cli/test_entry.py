@@ -63,6 +63,9 @@ def test_every_command_refuses_an_unknown_key(words, tmp_path):
         ("train training..steps=3", "configs/train.yaml: "),
         ("plan speed=1", "psld plan: unknown key speed"),
         ("plan grid", "grid: not a setting KEY=VALUE"),
+        ("wandb sync dashboard", "dashboard: one word too many; usage: KEY=VALUE … VERB"),
+        ("import a b guide=demo/psld-0.02", "b: one word too many; usage: KEY=VALUE … CHECKPOINT"),
+        ("init a b", "b: one word too many; usage: KEY=VALUE … FOLDER"),
         ("page grid_name=", "grid_name= has no value; leave it out for its default"),
         ("wandb upload", "verb: Input should be "),
         ("figure figure=nfe output=/tmp", "output: /tmp is a folder; give a path without"),
@@ -74,7 +77,7 @@ def test_every_command_refuses_an_unknown_key(words, tmp_path):
         ("prepare dataset=folder", "dataset.name=…, dataset.source.root=…"),
         ("figure", "psld figure: figure is missing"),
         ("wandb", "missing: verb=…"),
-        ("verify", "psld verify: files is missing"),
+        ("verify", "psld verify: certificate is missing"),
         # Flags.
         ("train --speed", "unrecognized arguments: --speed"),
         ("tabulate --cfg job", "unrecognized arguments: --cfg"),

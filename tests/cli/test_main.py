@@ -62,7 +62,7 @@ def test_the_help_of_a_command_lists_its_settings(tmp_path, name):
     kind, finished = KINDS[name], succeeded(call(tmp_path, name, "--help"))
     assert (finished.stderr, list(tmp_path.iterdir())) == ("", [])
     shown = finished.stdout
-    assert re.match(rf"usage: psld {name} KEY=VALUE …( [A-Z]+ …)?\n", shown)
+    assert re.match(rf"usage: psld {name} KEY=VALUE …( [A-Z …]+)?\n", shown)
     texts = descriptions(kind)
     assert texts, "read from the source of the settings"
     for key in kind.model_fields:

@@ -52,7 +52,7 @@ def test_a_certificate_of_the_readers_own_grid_and_reference_has_no_differences(
     reader, certificate
 ):
     """Also if other tables, of cells that have not been run, are missing."""
-    for word in ("grid=mine", "reference=features/digits/fd-classifier/reference"):
+    for word in ("grid_name=mine", "reference=features/digits/fd-classifier/reference"):
         printed = succeeded(compared(reader, certificate, word)).stdout
         assert "and settings: 0 differences from yours, " in printed
         assert f"{Path(REFERENCE).parent}: 0 differences from yours" in printed
@@ -109,13 +109,15 @@ def test_left_out_rows_and_another_name_of_the_grid_are_differences(reader, cert
     text = (reader / "configs/grid/mine.yaml").read_text().replace("VP-SDE, 30", "VP-SDE, 31")
     (reader / "configs").unlink()
     write_text(reader / "configs/grid/other.yaml", text)
-    finished = compared(reader, certificate, "grid=other")
+    finished = compared(reader, certificate, "grid_name=other")
     refused(finished, 1, "differences")
     row = "differs: theirs.zip: grid.json: tables.mine: VP-SDE,"
     for column in ("distance", "NFE", "recall", "memorization"):
         assert f"{row} 31, {column} is absent, in your grid present\n" in finished.stdout
         assert f"{row} 30, {column} is present, in your grid absent\n" in finished.stdout
-    refused(compared(reader, certificate, "grid=none"), 2, "configs/grid/none.yaml: no such grid")
+    refused(
+        compared(reader, certificate, "grid_name=none"), 2, "configs/grid/none.yaml: no such grid"
+    )
 
 
 def test_a_reference_may_differ_by_rounding_only(reader, certificate):

@@ -108,7 +108,7 @@ def test_what_cannot_be_loaded_is_one_line(hub, model, status, kind, words):
 
 def test_what_cannot_be_pushed_is_one_line(hub, folder, monkeypatch):
     words = ("push", "models/mine/psld")
-    refused(call(folder, *words), 2, "places: give the folder of a model and USER/NAME")
+    refused(call(folder, *words), 2, "psld push: repository is missing")
     refused(call(folder, *words, "digits"), 2, "digits: not the name of a repository, USER/NAME")
     hub.status = 403
     refused(call(folder, *words, "me/digits"), 2, "me/digits: ", "403", "HF_TOKEN")
