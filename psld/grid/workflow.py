@@ -1,7 +1,7 @@
 """All grids for the rules of the workflow: the records behind wildcards, and the targets."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from psld.config.locations import config_names
@@ -200,21 +200,33 @@ class Workflow:
                 results[word] = cell.result
         return results
 
-    def check_targets(self, words: Iterable[str], makes: Callable[[str], bool]) -> None:
+    def check_targets(
+        self, words: Iterable[str], makes: Callable[[str], bool], rules: Collection[str] = ()
+    ) -> None:
         """Raise UserError, with the nearest names, for a word that is no target.
 
         Args:
             makes: checks if a rule makes a file. It does not check the names of cells in the file.
+            rules: the names of all rules; `all` makes the paper.
         """
         known: dict[str, None] = {}
-        for word in words:
+        for asked in words:
+            word = "paper" if asked == "all" and asked in rules else asked
+            if word in rules:
+                continue
             for name, error in self.broken.items():
-                if re.search(rf"(^|/){re.escape(name)}(/|\.|$)", word):
+                place = re.escape(name)
+                below = rf"((models|guides|samples|results/\w+)/)?{place}(/.*|\.zip)?"
+                if re.fullmatch(rf"{below}|results/{place}\.html", word):
                     raise error
             if not word.startswith(("results/", "samples/")) and makes(word):
                 continue
             known = known or dict.fromkeys(self._names_and_files())
             if word not in known:
+                name, _, cell = word.partition("/")
+                if name in self.grids and (shown := self.grids[name].cells.get(cell)):
+                    records = " ".join(shown.records)
+                    raise UserError(f"{word}: in no table, so it has no result; images: {records}")
                 alike = (name for name in known if name.count("/") == word.count("/"))
                 grid = next((name for name in self.grids if f"{name}/" in word), "NAME")
                 raise UserError(
@@ -228,8 +240,8 @@ class Workflow:
             yield from (target, *files)
         for name, grid in self.grids.items():
             yield from (model.manifest for model in grid.models.values())
+            yield from (f"{name}/{cell.name}" for cell in grid.measured_cells)
             for cell in grid.cells.values():
-                yield f"{name}/{cell.name}"
                 yield from cell.records
             yield from (images.result for images in grid.images.values())
 

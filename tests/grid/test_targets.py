@@ -41,6 +41,7 @@ def test_a_cell_is_a_target_if_the_command_line_names_it(workflow):
         ("demo/cld/em-uniform-41", "the nearest are: demo/cld/em-uniform-40"),
         ("demo-step", "the nearest are: demo-steps"),
         ("results/cells/demo/none/em-uniform-40.json", CELL),
+        ("all", "no such target"),
         ("nothing.txt", "no such target; psld plan grid_name=NAME list=cells"),
     ],
 )
@@ -51,6 +52,17 @@ def test_a_wrong_target_is_named_with_the_nearest_ones(workflow, word, complaint
     with pytest.raises(UserError, match=f"^{re.escape(word)}: no such target.*") as refused:
         workflow.check_targets([*right, word], makes)
     assert complaint in str(refused.value)
+
+
+def test_a_cell_that_is_only_shown_has_images_and_no_result(workflow, demo):
+    shown = [cell for cell in demo.cells.values() if not cell.measurements]
+    known = list(workflow._names_and_files())
+    for cell in shown:
+        assert f"demo/{cell.name}" not in known, "no nearest name"
+        with pytest.raises(UserError, match=rf"in no table, so .* images: {cell.records[0]}"):
+            workflow.check_targets([f"demo/{cell.name}"], lambda _: False)
+        workflow.check_targets(cell.records, lambda _: False)
+    assert shown
 
 
 @pytest.mark.parametrize(
@@ -76,7 +88,14 @@ def test_a_grid_that_does_not_resolve_stops_only_those_who_ask_for_it(configs):
     assert list(workflow.grids) == ["demo"]
     assert workflow.default == "demo"
     workflow.check_targets(["demo", "demo-steps", "demo/cld/em-uniform-40"], lambda _: False)
-    for word in ("draft", "draft/mine/em-10", "results/draft.html", "results/tables/draft/t.md"):
+    # A model, or a dataset, of another grid may have its name.
+    workflow.broken |= dict.fromkeys(("cld", "digits", "cells"), workflow.broken["draft"])
+    others = ["demo/cld/em-uniform-40", CELL, "models/demo/cld/manifest.json", "data/digits.h5"]
+    workflow.check_targets(others, {*others}.__contains__)
+    with pytest.raises(UserError, match=r"paper\.yaml: "):
+        workflow.check_targets(["all"], lambda _: False, ["all"])
+    below = ("models/draft/mine/manifest.json", "results/tables/draft/t.md")
+    for word in ("draft", "draft/mine/em-10", "results/draft.html", *below):
         with pytest.raises(UserError, match=r"draft\.yaml: not valid YAML"):
             workflow.check_targets([word], lambda _: False)
     (configs / "grid/demo.yaml").write_text("half: written")
