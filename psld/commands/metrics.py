@@ -2,6 +2,8 @@
 
 import math
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 from psld.commands.entry import entry_point
 from psld.config.words import value_in
@@ -82,10 +84,7 @@ def evaluate_cell(settings: EvaluateSettings | EvaluateCommandSettings) -> float
     """
     if isinstance(settings, EvaluateCommandSettings):
         settings = settings.evaluation()
-    results = evaluation.evaluate(with_fetched_model(settings)).results
-    for result in results:
-        print(f"{result.metric['name']} of {result.samples} images: {result.value:.4g}")
-    return results[0].value
+    return _shown(evaluation.evaluate(with_fetched_model(settings)).results, settings.output)
 
 
 @entry_point("evaluate", EvaluateImagesSettings, has_config=False)
@@ -100,10 +99,15 @@ def evaluate_images(settings: EvaluateImagesSettings) -> float:
 
     content = settings.model_dump()
     results = images.evaluate_images(metrics=content.pop("metric"), **content).results
+    return _shown(results, settings.output)
+
+
+def _shown(results: Sequence[CellResult], output: str | Path | None) -> float:
+    """Print the results and where they are written; return the first value."""
     for result in results:
         print("\n".join(_lines(result)))
-    if settings.output:
-        print(f"wrote {settings.output}")
+    if output:
+        print(f"wrote {output}")
     return results[0].value
 
 

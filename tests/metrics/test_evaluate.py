@@ -1,5 +1,6 @@
 """`psld evaluate`: the distance of a cell's images, for any cut into shards."""
 
+import re
 import shutil
 
 import numpy as np
@@ -90,9 +91,13 @@ def distance(images, features) -> float:
 def test_the_value_is_the_distance_of_the_first_samples(cell, images, model, features, samples):
     """Also where the last shard is cut."""
     finished = succeeded(evaluate(cell.parent, model, features, f"samples={samples}"))
-    value = result(cell.parent).value
+    value, half = result(cell.parent).value, result(cell.parent).interval.half_width
     assert value == pytest.approx(distance(images[:samples], features), rel=1e-6)
-    assert finished.stdout == f"fd-classifier of {samples} images: {value:.4g}\n"
+    printed = r"fd-classifier of (\d+) images: (\S+) ± (\S+)\n(?:  .*\n)*wrote (\S+)\n"
+    found = re.fullmatch(printed, finished.stdout).groups()
+    assert found[::3] == (str(samples), "result.json")
+    shown = [float(number) for number in found[1:3]]
+    assert shown == pytest.approx([value, half], abs=half / 10)
     assert value != pytest.approx(distance(images[: samples + 1], features), rel=1e-4)
 
 
