@@ -18,7 +18,7 @@ def sample(settings: SampleSettings) -> None:
         psld sample model=models/demo/psld-0.02 guidance@sampler.guidance=classifier \\
             guide=guides/demo/psld-0.02 sampler.guidance.label=3 output=threes
         psld sample model=models/demo/cld shards=50 output=samples/mine npz=mine.npz
-        psld sample cell=demo/cld/em-quadratic-40 first=0 shards=4      # a grid's cell
+        psld sample cell=demo/cld/em-quadratic-40      # a grid's cell: all its shards
 
     Complete shards are kept. A killed run loses at most the shard in progress.
     """

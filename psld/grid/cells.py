@@ -111,7 +111,7 @@ class Cell:
     @property
     def sample_job(self) -> Job:
         run = self.sampler.run.model_dump() | {"batch_size": self.options.batch_size}
-        place = {"first": 0, "shards": 1, "output": self.folder, "png": None}
+        place = {"first": 0, "shards": self.shards, "output": self.folder, "png": None}
         return Job(parse(SampleSettings, self._images | run | place, self.name), self.digest)
 
     @property

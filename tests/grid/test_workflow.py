@@ -61,6 +61,7 @@ def test_a_cell_is_measured_by_all_its_metrics_at_once(paper):
     measured = [(m.metric.name, m.samples) for m in settings.measurements]
     assert measured == [("fid", 50_000), ("fid", 10_000)]
     assert cell.shards == 50, "the many samples hold the few"
+    assert cell.sample_job.settings.shards == 50, "by hand, all of them"
     assert settings.features["fid"].extractor is None, "only a classifier is trained"
 
 
