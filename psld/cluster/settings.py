@@ -10,6 +10,9 @@ from pydantic import Field, model_validator
 
 from psld.config.settings import Settings
 
+SET_BY_LAUNCH = {"array", "error", "job-name", "nodes", "ntasks-per-node", "output"}
+"""Options of sbatch that a launch sets itself: it finds the job by its name, the logs by theirs."""
+
 
 class LaunchSettings(Settings):
     """The resources of a training's job and the place where it runs."""
@@ -46,6 +49,9 @@ class LaunchSettings(Settings):
                 "slurm_additional_parameters: options without dashes, `name=value` or `name`; got "
                 f"{self.slurm_additional_parameters}"
             )
+        names = {name.replace("_", "-") for name in self.additional_options}
+        if taken := ", ".join(sorted(names & SET_BY_LAUNCH)):
+            raise ValueError(f"slurm_additional_parameters: leave out what a launch sets: {taken}")
         if self.warning_seconds >= 60 * self.runtime:
             raise ValueError(
                 f"warning_seconds: {self.warning_seconds} s before its end, a life of "

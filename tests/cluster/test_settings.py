@@ -68,6 +68,7 @@ def test_additional_options(words: str, options: dict[str, Any]):
         ("warning_seconds=3600", "warning_seconds: 3600 s before its end, a life of 60 minutes"),
         ("detach=perhaps", "detach"),
         ("slurm_additional_parameters=--exclusive", "without dashes"),
+        ("slurm_additional_parameters=qos=a job_name=b", "leave out what a launch sets: job-name"),
         ('slurm_additional_parameters=comment="open', "No closing quotation"),
         ("node=2", "unknown key node"),
     ],
