@@ -42,7 +42,7 @@ class Rehearsal(Settings):
     """Name of the grid to rehearse."""
     models: tuple[str, ...]
     """Overrides that follow those of each model and guide."""
-    budgets: dict[str, str | int]
+    budgets: dict[str, str | int | float]
     """The value for each kind of budget, in place of the one in the sampler's name."""
     metrics: dict[str, str] = Field(default_factory=dict)
     """The metric for each one that needs more samples."""

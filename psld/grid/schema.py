@@ -25,7 +25,7 @@ class SamplerFamily(Settings):
     overrides: tuple[str, ...]
     budget: str
     """The setting that is the budget: sampler.steps or sampler.tolerance."""
-    spends: str | int | None = None
+    spends: str | int | float | None = None
     """For a rehearsal: the budget to spend in place of the one in the sampler's name."""
     guide: str | None = None
     """Name of its guide, for guidance@sampler.guidance=classifier."""

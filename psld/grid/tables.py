@@ -54,7 +54,7 @@ class Entry(Settings):
     model: str | None = None
     sampler: str | None = None
     """A sampler family; `budget` completes it."""
-    budget: str | int | None = None
+    budget: str | int | float | None = None
     """Steps or tolerance: the value of the family's budget key."""
     samples: int | None = Field(None, ge=3)
     metric: str | None = None

@@ -27,6 +27,8 @@ def test_table_row_and_column_make_an_entry_and_the_last_prevails():
         "tolerance": [[few, all_of_them, all_of_them]],
     }
     assert [place.number for place in file.places["steps"][-1]] == [None, None], "literature"
+    plain = parse(GridFile, changed("tables/tolerance/rows/0/budget", 0.001), where="mine")
+    assert plain.places["tolerance"][0][0].number.cell == "vp-sde/rk45-0.001"
 
 
 def test_a_cell_has_a_model_a_sampler_a_seed_and_measurements(configs):
