@@ -1,5 +1,7 @@
 """Shared parts of sampler tests: networks of known data, and responses of samplers to noise."""
 
+from typing import get_args
+
 import torch
 
 from psld.diffusion.loop import sample
@@ -9,12 +11,16 @@ from psld.diffusion.samplers import (
     GDDIMSettings,
     MultistepSettings,
     RK45Settings,
+    SamplerSettings,
     SSCSSettings,
 )
 from psld.diffusion.score import NetworkScore
 from tests.diffusion.mixture import Mixture
 from tests.diffusion.processes import normal, times
 
+UNION, _ = get_args(SamplerSettings)
+KINDS = {get_args(k.model_fields["integrator"].annotation)[0]: k for k in get_args(UNION)}
+"""The settings of all samplers, by integrator."""
 MIXTURE = Mixture(weights=(0.4, 0.6), means=(-0.6, 0.5), deviations=(0.3, 0.2))
 
 

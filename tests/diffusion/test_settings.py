@@ -7,7 +7,7 @@ from psld.diffusion.settings import RecipeSettings, VPSDESettings
 from psld.grid.resolution import compose_model, compose_sampler
 from psld.utils.errors import UserError
 from tests.diffusion.processes import vp_sde
-from tests.diffusion.sampling import sde
+from tests.diffusion.sampling import KINDS, sde
 
 
 def check_defaults(settings):
@@ -16,7 +16,7 @@ def check_defaults(settings):
             assert getattr(settings, key) == field.default, key
 
 
-@pytest.mark.parametrize("name", ["conjugate", "em", "gddim", "multistep", "rk45", "sscs"])
+@pytest.mark.parametrize("name", KINDS)
 def test_defaults_of_a_sampler_are_those_of_its_config(name):
     check_defaults(compose_sampler([f"sampler={name}"], "test"))
 

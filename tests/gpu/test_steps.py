@@ -31,6 +31,7 @@ from psld.training.ranks import WAIT_TIMEOUT, Ranks
 from psld.training.state import TrainingState
 from psld.utils.randomness import ShardNoise
 from tests.diffusion.processes import phase_space
+from tests.diffusion.sampling import KINDS
 from tests.gpu.conftest import without_waiting
 from tests.training.small import random_images, recipe
 
@@ -43,6 +44,7 @@ SAMPLERS = {
     "gddim": GDDIMSettings(integrator="gddim", striding="power", steps=4),
     "conjugate": ConjugateSettings(integrator="conjugate", striding="power", steps=4),
 }
+assert {*SAMPLERS, "rk45"} == {*KINDS}, "a sampler is missing"
 
 
 @pytest.fixture

@@ -11,16 +11,14 @@ from psld.sampling.sample import cell_sampler, origin_of, sample_shard
 from psld.sampling.settings import SampleSettings
 from psld.sampling.shards import Shard
 from psld.training.model import Model, load_model
+from tests.diffusion.sampling import KINDS
 
 CPU = torch.device("cpu")
 SIZE = 8
-SAMPLERS = {
+SAMPLERS = {name: (f"sampler={name}", "sampler.steps=6") for name in KINDS} | {
     "em": ("sampler=em", "sampler.steps=6", "sampler.striding=quadratic"),
-    "sscs": ("sampler=sscs", "sampler.steps=6"),
     "rk45": ("sampler=rk45", "sampler.tolerance=3e-2"),
     "multistep": ("sampler=multistep", "sampler.steps=6", "sampler.eta=1"),
-    "gddim": ("sampler=gddim", "sampler.steps=6"),
-    "conjugate": ("sampler=conjugate", "sampler.steps=6"),
 }
 
 

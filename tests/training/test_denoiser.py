@@ -18,6 +18,7 @@ from psld.training.start import START, SamplerStart, deviation, start_budget
 from psld.utils.errors import UserError
 from tests.commands import TINY, call, refused, run_directory, succeeded
 from tests.diffusion.processes import normal, phase_space, vp_sde
+from tests.diffusion.sampling import KINDS
 from tests.training.small import ONE_RANK, random_images, recipe, tiny_network
 
 LAW = NoiseLaw(center=-1.2, width=1.2, low=2e-5, high=1000)
@@ -99,7 +100,7 @@ def test_it_samples_as_every_process_with_every_sampler(folder):
         assert model.sample(3, **options).isfinite().all()
     gammas = (model.sample(3, process={"psld": {"gamma": g}}, raw=True) for g in (0.1, 0.2))
     assert not torch.equal(*gammas)
-    for sampler in ("em", "sscs", "gddim", "conjugate"):
+    for sampler in KINDS.keys() - {"rk45"}:  # its steps are adaptive
         assert model.sample(3, sampler=sampler, process="cld", steps=4).shape == (3, 1, 8, 8)
     guided = model.sample(3, label="cycle", scale=2.0, process="vp-sde", sampler="few", steps=3)
     assert not guided.equal(model.sample(3, process="vp-sde", sampler="few", steps=3))
