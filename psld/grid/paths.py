@@ -1,4 +1,4 @@
-"""The paths of datasets, models, samples and results: the only place that makes them from names."""
+"""The names in a grid, and the paths of datasets and results that are made from them."""
 
 import re
 
