@@ -91,6 +91,8 @@ def tabulate(settings: TabulateSettings) -> None:
 
     Cells that have not been run are shown as –.
     """
+    if settings.output and settings.table is None:
+        raise UserError("output: is for one table; add table=NAME")
     from psld.report.formats import print_tables, write_table
 
     grid = load_grid(settings.grid_name)

@@ -69,6 +69,7 @@ def test_every_command_refuses_an_unknown_key(words, tmp_path):
         ("page grid_name=", "grid_name= has no value; leave it out for its default"),
         ("wandb upload", "verb: Input should be "),
         ("figure figure=nfe output=/tmp", "output: /tmp is a folder; give a path without"),
+        ("tabulate output=x", "output: is for one table; add table=NAME"),
         ("tabulate output=x/", "psld tabulate: output: "),
         ("train hydra.run.dir=/proc/x", "/proc/x"),
         # Missing ones.
