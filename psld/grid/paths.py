@@ -1,6 +1,7 @@
 """The names in a grid, and the paths of datasets and results that are made from them."""
 
 import re
+from pathlib import PurePath
 
 NAME = re.compile(r"(?!(null|true|false|nan|inf)$)[a-z][a-z0-9._-]*", re.ASCII | re.IGNORECASE)
 """Names in paths and command lines, where Hydra must not read them as a number or as nothing."""
@@ -21,7 +22,7 @@ def dataset(name: str) -> str:
 
 def digest(data: str) -> str:
     """The path of the digest of a prepared dataset."""
-    return f"{data.removesuffix('.h5')}.digest"
+    return str(PurePath(data).with_suffix(".digest"))
 
 
 def cell_result(grid: str, cell: str) -> str:

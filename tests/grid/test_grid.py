@@ -52,9 +52,11 @@ def test_a_cell_has_a_model_a_sampler_a_seed_and_measurements(configs):
 
 
 def test_a_model_s_own_overrides_come_after_those_of_all(configs):
-    official = {"overrides": ["process=psld", "training.steps=9"], "checkpoint": "official.ckpt"}
+    own = ["process=psld", "training.steps=9", "data=data/own.hdf5"]
+    official = {"overrides": own, "checkpoint": "official.ckpt"}
     models = load(configs, changed("models/psld", official)).models
     assert [model.settings.training.steps for model in models.values()] == [7, 9]
+    assert models["psld"].dataset_digest == "data/own.digest", "as psld prepare names it"
     assert [model.settings.process.kind for model in models.values()] == ["vp-sde", "psld"]
     assert [model.checkpoint for model in models.values()] == [None, "official.ckpt"]
     assert [model.folder for model in models.values()] == ["models/mine/vp-sde", "models/mine/psld"]
