@@ -12,7 +12,7 @@ from psld.diffusion.integrators import Noise
 from psld.diffusion.matrices import mix
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.runge_kutta import integrate
-from psld.diffusion.score import Batching, Network, batching, times_like
+from psld.diffusion.score import Batching, Network, at_time, batching
 from psld.utils.errors import UserError
 
 DEQUANTIZED_BITS = 7.0
@@ -154,7 +154,7 @@ class _Flow:
     ) -> Tensor:
         """Return F z − ½ G Gᵀ s and, in the last column, its divergence; float64, N×(kCHW + 1)."""
         z = z.detach().requires_grad_()
-        eps = self.network(z, times_like(z, t))
+        eps = at_time(self.network, t)(z)
         if eps.dtype in (torch.bfloat16, torch.float16):
             raise UserError(
                 "likelihood: the network computes in half precision, whose error is above the "

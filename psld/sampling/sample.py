@@ -3,7 +3,6 @@
 The noise of a shard is the same bytes on every machine, and a thread draws it ahead of time.
 """
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -47,7 +46,7 @@ from psld.sampling.shards import Shard, ShardOrigin, load_made_by, shard_path
 from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.training.model import Guide, Model, load_guide, load_model
 from psld.training.settings import ModelSettings
-from psld.training.start import load_start, start_budget
+from psld.training.start import SamplerStart, load_start
 from psld.utils.device import device_name, device_of, use_device
 from psld.utils.errors import RunError, UserError
 from psld.utils.files import digest_of
@@ -121,6 +120,9 @@ def sample_shards(settings: SampleSettings) -> Iterator[tuple[Shard, bool]]:
     guide = load_guide(settings.guide, device) if settings.guide else None
     layout = {"compile": settings.compile, "channels_last": settings.channels_last}
     sampler = cell_sampler(model, guide, settings.sampler, settings.batch_size, **layout)
+    if sampler.gaussian:
+        level = sampler.gaussian.sigma
+        print(f"starts from the Gaussian of the data at σ₀ = {level:.3g}", flush=True)
     shas = model.weights_sha256, guide and guide.weights_sha256
     expected = origin_of(settings, model.settings, *shas)
     for index in range(settings.first, settings.first + settings.shards):
@@ -184,14 +186,7 @@ class ImageSampler:
 
     def start(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return states at the sampler's first time from standard normal noise, N×kC×H×W."""
-        if self.gaussian:
-            return self.gaussian(noise, labels)
-        if self.settings.starts_from_data:
-            raise UserError(
-                "sampler.start: the mean and covariance of the images are known for models in a "
-                "folder (psld.load) alone; use start=prior, such as sampler=multistep"
-            )
-        return self.process.prior(noise)
+        return self.gaussian(noise, labels) if self.gaussian else self.process.prior(noise)
 
     def score(self, labels: Tensor | None = None) -> Score:
         """Return the score of images of these classes, N, which counts its evaluations."""
@@ -246,6 +241,34 @@ class ImageSampler:
         return z[:, :channels], labels, score.evaluations
 
 
+def with_start(
+    sampler: SamplerSettings,
+    process: LinearProcess,
+    start: SamplerStart | None,
+    device: torch.device,
+) -> tuple[SamplerSettings, GaussianStart | None]:
+    """Return a sampler with the level of its start, and the start; None is the prior.
+
+    Raises UserError if the sampler needs a start and there is none.
+    """
+    if not sampler.starts_from_data:
+        return sampler, None
+    if start is None:
+        raise UserError(
+            "sampler.start: the mean and covariance of the images are known for models in a folder "
+            "(psld.load), and for psld.from_denoiser(…, images=…), alone; use start=prior, such as "
+            "sampler=multistep"
+        )
+    level = sampler.levels[0] if sampler.levels else sampler.start_level
+    if level is None:
+        _, highest = level_range(process, sampler.final_time)
+        level = min(start.level(sampler.steps), highest)
+    if not sampler.levels:
+        sampler = sampler.model_copy(update={"start_level": level})
+    data = start.data.to(device)
+    return sampler, GaussianStart(process, data, level, sampler.final_time)
+
+
 def cell_sampler(
     model: Model,
     guide: Guide | None,
@@ -267,21 +290,12 @@ def cell_sampler(
     called = forward_pass(
         model.network, sampler.precision, compile=compile, channels_last=channels_last
     )
-    levels, level, gaussian = getattr(sampler, "levels", None), None, None
-    if sampler.starts_from_data:
-        level = levels[0] if levels else sampler.start_level
-        if level is None:
-            _, highest = level_range(process, sampler.final_time)
-            budget = start_budget(sampler.steps, math.prod(shape))
-            level = min(model.start.level(budget), highest)
-        if not levels:
-            sampler = sampler.model_copy(update={"start_level": level})
-        data = model.start.data.to(device_of(called))
-        gaussian = GaussianStart(process, data, level, sampler.final_time)
+    start = model.start if sampler.starts_from_data else None
+    sampler, gaussian = with_start(sampler, process, start, device_of(called))
     for name, trained in ("denoiser", model), ("guide", guide):
         if trained and trained.settings.serves_every_process:
-            law, last = trained.settings.training.noise_law, levels[-1] if levels else None
-            check_levels(process, sampler.final_time, law.low, law.high, level, last, name)
+            law = trained.settings.training.noise_law
+            check_levels(sampler.noise_levels(process), law.low, law.high, name)
     return ImageSampler(
         process=process,
         settings=sampler,

@@ -5,6 +5,7 @@ import torch
 
 from psld.diffusion.denoiser import SeesImages, check_levels, every_block
 from psld.diffusion.matrices import mix
+from psld.diffusion.samplers import MultistepSettings
 from psld.diffusion.score import NetworkScore, at_time
 from psld.utils.errors import UserError
 from tests.diffusion.processes import EVERY_KIND, normal, phase_space, recipe, times, vp_sde
@@ -65,7 +66,7 @@ def test_one_time_and_a_time_for_each_state_agree():
     assert at_time(eps, t)(z).equal(together), "from the table"
 
 
-def test_the_network_gets_labels_and_the_levels_of_the_states():
+def test_a_guide_gets_labels_and_scaled_images_and_levels():
     process, seen = vp_sde(), {}
 
     def guide(y, sigma, label):
@@ -76,17 +77,23 @@ def test_the_network_gets_labels_and_the_levels_of_the_states():
     logits = SeesImages(process, guide, gives_image=False).at(0.5)(z, "classes")
     assert logits.shape == (3, 10)
     assert seen["label"] == "classes"
-    torch.testing.assert_close(
-        seen["sigma"].double(), process.noise_level(times(0.5)).expand(3), rtol=1e-6, atol=0
-    )
-    torch.testing.assert_close(seen["y"], z / process.image_mean(times(0.5))[0, 0])
+    sigma = process.noise_level(times(0.5)).expand(3)
+    torch.testing.assert_close(seen["sigma"].double(), sigma**0.25, rtol=1e-6, atol=0)
+    y = z / process.image_mean(times(0.5))[0, 0]
+    expected = y / (1 + sigma[:, None, None, None] ** 2).sqrt()
+    torch.testing.assert_close(seen["y"].double(), expected.double(), rtol=1e-6, atol=0)
 
 
 def test_levels_that_the_network_has_not_seen_are_refused_in_one_line():
-    check_levels(vp_sde(), 1e-3, 1e-3, 1000)
-    with pytest.raises(UserError, match=r"levels are 0\.0\d+ to 1\d\d, .* for 0\.02 to 80;"):
-        check_levels(vp_sde(), 1e-3, 2e-2, 80)
-    check_levels(vp_sde(), 1e-2, 2e-2, 80, start_level=3.0)  # from a start below
+    few = {"integrator": "multistep", "striding": "edm", "steps": 4}
+    levels = MultistepSettings(**few).noise_levels(vp_sde())
+    check_levels(levels, 1e-3, 1000)
+    with pytest.raises(UserError, match=r"levels are 0\.0\d+ to 1\d\d, .* takes 0\.02 to 80;"):
+        check_levels(levels, 2e-2, 80)
+    below = {"start": "gaussian", "start_level": 3.0, "final_time": 0.02}
+    check_levels(MultistepSettings(**few | below).noise_levels(vp_sde()), 2e-2, 3)
+    given = {"start": "gaussian", "levels": (80, 3, 0.5, 0.02)}
+    check_levels(MultistepSettings(**few | given).noise_levels(vp_sde()), 2e-2, 80)
 
 
 def test_every_block_changes_nothing_else():
