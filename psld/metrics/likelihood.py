@@ -41,7 +41,8 @@ class LikelihoodResult(MadeRecord):
     """The bits per dimension of a model: the mean over images, with its 95 % t-interval."""
 
     bits_per_dimension: float
-    """Without momentum an estimate of the likelihood, with momentum an upper bound on it."""
+    """An upper bound, on average, on those of the bytes: by dequantization and, with momentum, by the
+    draws of it."""
     low: float
     high: float
     measured: int
