@@ -17,7 +17,7 @@ from psld.data.pixels import to_uint8
 from psld.data.store import ImageStore
 from psld.diffusion.denoiser import check_levels
 from psld.diffusion.gaussian import GaussianStart
-from psld.diffusion.loop import Inpainting, path, sample
+from psld.diffusion.loop import Inpainting, sample
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.samplers import (
     ClassifierFreeGuidance,
@@ -293,27 +293,3 @@ def cell_sampler(
         logits=guide and guide.logits(process),
         gaussian=gaussian,
     )
-
-
-def trace_sample(
-    model: Model, sampler: SamplerSettings, sample: int, shard_size: int, seed: int
-) -> tuple[list[float], Tensor]:
-    """Sample one image of a cell again and keep its state after each step, for a figure.
-
-    The sampler has a fixed time grid and no guidance. `sample` is the image's index in the cell;
-    `shard_size` and `seed` are those of the cell.
-
-    Return the forward times, descending, and the blocks at these times, each in units of its
-    stationary deviation: times×k×C×H×W.
-    """
-    process = model.process
-    traced = cell_sampler(model, None, sampler, batch_size=1)
-    shard, index = divmod(sample, shard_size)
-    # The shard's noise begins with that of its first images.
-    with traced.noise(index + 1, (seed, shard)) as noise:
-        z, score = traced.start(noise()[index:]), traced.score()
-        steps = path(process, traced.settings, score, z, lambda _: noise()[index:])
-        times, states = zip(*((t, z[0].cpu()) for t, z in steps), strict=True)
-    blocks = torch.stack(states).unflatten(1, (process.blocks, traced.shape[0]))
-    deviations = torch.diagonal(process.S).sqrt().to(blocks)
-    return list(times), blocks / deviations[:, None, None, None]

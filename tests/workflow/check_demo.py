@@ -21,7 +21,6 @@ from psld.grid.cells import Grid
 from psld.grid.entries import read_table
 from psld.grid.figures import (
     all_figures,
-    phase_space_models,
     plot_numbers,
     plots,
     trained_models,
@@ -103,11 +102,10 @@ def pictures_of(grid: Grid) -> list[Path]:
 
 def test_the_demo_has_a_figure_of_every_kind(grid):
     assert plots(grid) == ["nfe", "gamma", "training"]
-    assert phase_space_models(grid) == [m for m in grid.models if "vp-sde" not in m]
     figures = all_figures(grid)
     assert {"models/digits", "samplers/psld-0.02", *grid.file.figures} < figures.keys()
     kinds = {figure.kind for figure in figures.values()}
-    assert kinds == {"plot", "samples", "comparison", "nearest", "phase-space"}
+    assert kinds == {"plot", "samples", "comparison", "nearest"}
 
 
 def test_every_picture_can_be_looked_at(grid):
