@@ -25,7 +25,7 @@ from torch import Tensor
 
 import psld
 from benchmarks.few_steps import BATCH, SAMPLES, Distances, Reference
-from psld.data.pixels import to_uint8
+from psld.data.store import to_uint8
 from psld.diffusion.time_grid import level_range
 from psld.grid.resolution import compose_sampler
 from psld.sampling.sample import cell_sampler

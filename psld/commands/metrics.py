@@ -4,7 +4,7 @@ import math
 import sys
 
 from psld.commands.entry import entry_point
-from psld.config.words import value_in
+from psld.config.settings import value_in
 from psld.metrics import evaluation
 from psld.metrics.classifier import make_extractor
 from psld.metrics.command_settings import (

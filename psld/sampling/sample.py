@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from psld.data.pixels import to_uint8
-from psld.data.store import ImageStore
+from psld.data.store import ImageStore, to_uint8
 from psld.diffusion.denoiser import check_levels
 from psld.diffusion.gaussian import GaussianStart
 from psld.diffusion.loop import Inpainting, sample
