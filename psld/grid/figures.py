@@ -108,7 +108,6 @@ def all_figures(grid: Grid) -> dict[str, GridFigure]:
 
 
 def _figures(grid: Grid) -> Iterator[GridFigure]:
-    gallery = grid.file.gallery
     for name, cells in grid.file.figures.items():
         if len(cells) > 1:
             rows = {cell: grid.cells[cell] for cell in cells}
@@ -117,8 +116,8 @@ def _figures(grid: Grid) -> Iterator[GridFigure]:
         yield GridFigure(plot, "plot", PLOTS[plot], PLOTS[plot], ("Plots", "Other"))
     for model in grid.file.models:
         name, category = f"samples/{model}", ("Samples", "By model")
-        cells = {"": grid.gallery(model)}
-        yield GridFigure(name, "samples", f"{model} by {gallery}", model, category, cells)
+        title, cells = f"{model} by {grid.file.gallery}", {"": grid.gallery(model)}
+        yield GridFigure(name, "samples", title, model, category, cells)
     for name, title, cells in _comparisons(grid):
         if len(cells) > 1:
             category = ("Samples", "Side by side")

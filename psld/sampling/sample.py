@@ -181,7 +181,7 @@ class ImageSampler:
     def device(self) -> torch.device:
         return device_of(self.network)
 
-    def start(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
+    def _start(self, noise: Tensor, labels: Tensor | None) -> Tensor:
         """Return states at the sampler's first time from standard normal noise, N×kC×H×W."""
         if self.gaussian:
             return self.gaussian(noise, labels)
@@ -192,7 +192,7 @@ class ImageSampler:
             )
         return self.process.prior(noise)
 
-    def score(self, labels: Tensor | None = None) -> Score:
+    def _score(self, labels: Tensor | None) -> Score:
         """Return the score of images of these classes, N, which counts its evaluations."""
         plain = NetworkScore(self.eps, self.batching)
         if labels is None:
@@ -202,11 +202,6 @@ class ImageSampler:
             return ClassifierFreeScore(self.eps, labels, guidance.scale, self.batching)
         options = guidance.scale, self.batching, guidance.official_time
         return ClassifierGuidedScore(plain, self.logits, labels, *options)
-
-    def noise(self, count: int, key: tuple[int, int]) -> ShardNoise:
-        """Return the noise of the states of `count` images; `key` is its seed and shard."""
-        channels, *size = self.shape
-        return ShardNoise(*key, (count, self.process.blocks * channels, *size), self.device)
 
     def sample(
         self,
@@ -235,10 +230,11 @@ class ImageSampler:
         if self.classes:
             turns = [self.classes[i % len(self.classes)] for i in indices]
             labels = torch.tensor(turns, device=self.device)
-        score = self.score(labels)
+        score = self._score(labels)
         threads = enough_threads(self.network, min(count, self.batching.size), height * width)
-        with threads, self.noise(count, key) as noise:
-            z = self.start(noise(), labels)
+        states = (count, self.process.blocks * channels, height, width)
+        with threads, ShardNoise(*key, states, self.device) as noise:
+            z = self._start(noise(), labels)
             z = sample(self.process, self.settings, score, z, noise, inpainting, silent)
         if not torch.isfinite(z).all():
             raise RunError(f"shard {key[1]}: the sampler produced NaN or infinity")
