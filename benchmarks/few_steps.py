@@ -31,8 +31,7 @@ from scipy.stats import ttest_ind, ttest_rel
 from torch import Tensor
 
 import psld
-from psld.data.pixels import to_uint8
-from psld.data.store import ImageStore
+from psld.data.store import ImageStore, to_uint8
 from psld.metrics.distances import frechet_distance
 from psld.metrics.estimate import spread
 from psld.metrics.features import FeatureStatistics, batches_of, gather

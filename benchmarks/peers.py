@@ -26,7 +26,7 @@ from torch import Tensor
 
 import psld
 from benchmarks.few_steps import BATCH, SAMPLES, Distances, Reference
-from psld.data.pixels import to_uint8
+from psld.data.store import to_uint8
 from psld.grid.resolution import named_sampler
 from psld.sampling.sample import cell_sampler
 from psld.training.manifest import ModelManifest, read_manifest

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from psld.config.words import quoted
+from psld.config.settings import quoted
 from psld.data.picture import save_images
-from psld.data.pixels import to_uint8
+from psld.data.store import to_uint8
 from psld.diffusion.denoiser import SeesImages, StraightDenoiser, check_levels, every_block
 from psld.diffusion.loop import Inpainting
 from psld.diffusion.process import LinearProcess

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from psld.config.settings import Settings, parse
-from psld.config.words import updated
+from psld.config.settings import Settings, parse, updated
 from psld.data.settings import PrepareSettings
 from psld.diffusion.samplers import ClassifierGuidance, DigitsMask, SamplerSettings
 from psld.diffusion.settings import ProcessSettings

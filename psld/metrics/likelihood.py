@@ -41,8 +41,8 @@ class LikelihoodResult(MadeRecord):
     """The bits per dimension of a model: the mean over images, with its 95 % t-interval."""
 
     bits_per_dimension: float
-    """An upper bound, on average, on those of the bytes: by dequantization and, with momentum, by the
-    draws of it."""
+    """On average an upper bound on those of the bytes: by dequantization and, with momentum, by its
+    draws."""
     low: float
     high: float
     measured: int

@@ -12,11 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from psld.data.pixels import to_uint8
-from psld.data.store import ImageStore
+from psld.data.store import ImageStore, to_uint8
 from psld.diffusion.denoiser import check_levels
 from psld.diffusion.gaussian import GaussianStart
-from psld.diffusion.loop import Inpainting, path, sample
+from psld.diffusion.loop import Inpainting, sample
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.samplers import (
     ClassifierFreeGuidance,
@@ -184,11 +183,11 @@ class ImageSampler:
     def device(self) -> torch.device:
         return device_of(self.network)
 
-    def start(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
+    def _start(self, noise: Tensor, labels: Tensor | None) -> Tensor:
         """Return states at the sampler's first time from standard normal noise, N×kC×H×W."""
         return self.gaussian(noise, labels) if self.gaussian else self.process.prior(noise)
 
-    def score(self, labels: Tensor | None = None) -> Score:
+    def _score(self, labels: Tensor | None) -> Score:
         """Return the score of images of these classes, N, which counts its evaluations."""
         plain = NetworkScore(self.eps, self.batching)
         if labels is None:
@@ -198,11 +197,6 @@ class ImageSampler:
             return ClassifierFreeScore(self.eps, labels, guidance.scale, self.batching)
         options = guidance.scale, self.batching, guidance.official_time
         return ClassifierGuidedScore(plain, self.logits, labels, *options)
-
-    def noise(self, count: int, key: tuple[int, int]) -> ShardNoise:
-        """Return the noise of the states of `count` images; `key` is its seed and shard."""
-        channels, *size = self.shape
-        return ShardNoise(*key, (count, self.process.blocks * channels, *size), self.device)
 
     def sample(
         self,
@@ -231,10 +225,11 @@ class ImageSampler:
         if self.classes:
             turns = [self.classes[i % len(self.classes)] for i in indices]
             labels = torch.tensor(turns, device=self.device)
-        score = self.score(labels)
+        score = self._score(labels)
         threads = enough_threads(self.network, min(count, self.batching.size), height * width)
-        with threads, self.noise(count, key) as noise:
-            z = self.start(noise(), labels)
+        states = (count, self.process.blocks * channels, height, width)
+        with threads, ShardNoise(*key, states, self.device) as noise:
+            z = self._start(noise(), labels)
             z = sample(self.process, self.settings, score, z, noise, inpainting, silent)
         if not torch.isfinite(z).all():
             raise RunError(f"shard {key[1]}: the sampler produced NaN or infinity")
@@ -307,27 +302,3 @@ def cell_sampler(
         logits=guide and guide.logits(process),
         gaussian=gaussian,
     )
-
-
-def trace_sample(
-    model: Model, sampler: SamplerSettings, sample: int, shard_size: int, seed: int
-) -> tuple[list[float], Tensor]:
-    """Sample one image of a cell again and keep its state after each step, for a figure.
-
-    The sampler has a fixed time grid and no guidance. `sample` is the image's index in the cell;
-    `shard_size` and `seed` are those of the cell.
-
-    Return the forward times, descending, and the blocks at these times, each in units of its
-    stationary deviation: times×k×C×H×W.
-    """
-    process = model.process
-    traced = cell_sampler(model, None, sampler, batch_size=1)
-    shard, index = divmod(sample, shard_size)
-    # The shard's noise begins with that of its first images.
-    with traced.noise(index + 1, (seed, shard)) as noise:
-        z, score = traced.start(noise()[index:]), traced.score()
-        steps = path(process, traced.settings, score, z, lambda _: noise()[index:])
-        times, states = zip(*((t, z[0].cpu()) for t, z in steps), strict=True)
-    blocks = torch.stack(states).unflatten(1, (process.blocks, traced.shape[0]))
-    deviations = torch.diagonal(process.S).sqrt().to(blocks)
-    return list(times), blocks / deviations[:, None, None, None]

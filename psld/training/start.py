@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from psld.data.pixels import from_uint8
-from psld.data.store import ImageStore
+from psld.data.store import ImageStore, from_uint8
 from psld.diffusion.denoiser import StraightDenoiser
 from psld.diffusion.gaussian import GaussianData
 from psld.diffusion.process import LinearProcess
