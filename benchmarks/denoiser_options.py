@@ -1,13 +1,14 @@
 """Two options of EDM2 for the training of a denoiser: uncertainty weighting, and post-hoc EMA.
 
     python -m benchmarks.denoiser_options FOLDER --grid digits-denoiser --model denoiser-psld-0.02
-    python -m benchmarks.few_steps FOLDER --grid denoiser-options --models MODEL … --sampler few
+    python -m benchmarks.few_steps FOLDER --grid denoiser-options --trainings 3 --against \\
+        --models plain uncertain plain-0.1 --sampler few --steps 4 10
 
 FOLDER is where the grid ran. Each training repeats that of the model, once as it is and once with a
 learned weight of each noise level (Karras et al., 2024, 2312.02696, Eq. 14 to 15), and averages its
 weights in several ways along the way: with the model's own decay, and with the power functions that
 post-hoc EMA chooses from (Eq. 123 to 127), by their relative length. All go to
-FOLDER/models/denoiser-options, as `plain-SEED`, `plain-0.05-SEED`, `uncertain-SEED` and so on.
+FOLDER/models/denoiser-options, as `plain`, `plain-seed1`, `plain-0.05`, `uncertain` and so on.
 """
 
 import argparse
@@ -101,9 +102,10 @@ def trained(
                 loss.step()
             for average in averages:
                 average.update(state.network, step + 1)
-    yield f"{name}-{seed}", state.ema.network
+    end = f"-seed{seed}" if seed else ""
+    yield name + end, state.ema.network
     for average in averages:
-        yield f"{name}-{average.length:g}-{seed}", average.network
+        yield f"{name}-{average.length:g}{end}", average.network
 
 
 def main() -> None:

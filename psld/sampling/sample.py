@@ -42,7 +42,6 @@ from psld.sampling.settings import (
     sampler_content,
 )
 from psld.sampling.shards import Shard, ShardOrigin, load_made_by, shard_path
-from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.training.model import Guide, Model, load_guide, load_model
 from psld.training.settings import ModelSettings
 from psld.training.start import SamplerStart, load_start
@@ -81,16 +80,17 @@ def sample_range(settings: SampleSettings) -> Path:
 
     Print a line for each shard. Return the path of the record.
     """
+    model, sampler, origin = load_cell(settings)
     if settings.png:
         from psld.data.picture import is_single_picture, save_images  # Only pictures need Pillow.
 
-        model = read_manifest(settings.model, ModelManifest)
-        guide = settings.guide and read_manifest(settings.guide, GuideManifest).weights_sha256
-        origin = origin_of(settings, model.settings, model.weights_sha256, guide)
         source = digest_of(origin.model_dump())
         is_single_picture(settings.png, source)  # Refuses a wrong path before the work.
+    if sampler.gaussian:
+        level = sampler.gaussian.sigma
+        print(f"starts from the Gaussian of the data at σ₀ = {level:.3g}", flush=True)
     records, images = [], []
-    for shard, made in sample_shards(settings):
+    for shard, made in sample_shards(settings, model, sampler, origin):
         index, count = shard.origin.index, len(shard.images)
         records.append(SampledShard(index=index, digest=shard.digest(), images=count))
         images += [shard.images] if settings.png or settings.npz else []
@@ -108,22 +108,25 @@ def sample_range(settings: SampleSettings) -> Path:
     return ShardRecord(shards=tuple(records)).write(settings.output)
 
 
-def sample_shards(settings: SampleSettings) -> Iterator[tuple[Shard, bool]]:
-    """Yield each shard of the range, and True if it was made now, not found whole.
-
-    Each shard is written when it is done, so a killed process loses at most one. Before a file is
-    replaced, the reason is printed.
-    """
+def load_cell(settings: SampleSettings) -> tuple[Model, "ImageSampler", ShardOrigin]:
+    """Load what samples a cell, once for all of its shards, and the origin of shard 0."""
     device = use_device(settings.device, tf32=True)
     model = load_model(settings.model, device, settings.process)
     guide = load_guide(settings.guide, device) if settings.guide else None
     layout = {"compile": settings.compile, "channels_last": settings.channels_last}
     sampler = cell_sampler(model, guide, settings.sampler, settings.batch_size, **layout)
-    if sampler.gaussian:
-        level = sampler.gaussian.sigma
-        print(f"starts from the Gaussian of the data at σ₀ = {level:.3g}", flush=True)
     shas = model.weights_sha256, guide and guide.weights_sha256
-    expected = origin_of(settings, model.settings, *shas)
+    return model, sampler, origin_of(settings, model.settings, *shas)
+
+
+def sample_shards(
+    settings: SampleSettings, model: Model, sampler: "ImageSampler", expected: ShardOrigin
+) -> Iterator[tuple[Shard, bool]]:
+    """Yield each shard of the range, and True if it was made now, not found whole.
+
+    Each shard is written when it is done, so a killed process loses at most one. Before a file is
+    replaced, the reason is printed.
+    """
     for index in range(settings.first, settings.first + settings.shards):
         file, origin = shard_path(settings.output, index), expected.at(index)
         try:
