@@ -22,8 +22,7 @@ import torch
 from torch import Tensor
 
 import psld
-from psld.data.pixels import from_uint8
-from psld.data.store import ImageStore
+from psld.data.store import ImageStore, from_uint8
 from psld.diffusion.denoiser import consistent_eps, prediction_coefficients
 from psld.diffusion.matrices import mix
 from psld.diffusion.time_grid import time_of_noise_level

@@ -1,29 +1,28 @@
 """The library: the work of the commands, as functions on tensors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from psld.config.words import quoted
+from psld.config.settings import quoted
 from psld.data.picture import save_images
-from psld.data.pixels import to_uint8
+from psld.data.store import to_uint8
 from psld.diffusion.denoiser import SeesImages, StraightDenoiser, check_levels, every_block
 from psld.diffusion.loop import Inpainting
 from psld.diffusion.process import LinearProcess
-from psld.diffusion.samplers import SamplerSettings
 from psld.diffusion.score import Batching
-from psld.diffusion.settings import ProcessSettings
-from psld.grid.resolution import compose_process, compose_sampler
+from psld.grid.resolution import NamedProcess, named_process, named_sampler
 from psld.metrics.library import distance, evaluate, load_extractor, load_images
 from psld.networks.forward import forward_pass
-from psld.sampling.sample import ImageSampler, cell_sampler
+from psld.sampling.sample import ImageSampler, cell_sampler, with_start
 from psld.training.hub import fetched
 from psld.training.model import Model, build_process, load_guide, load_model
+from psld.training.start import SamplerStart, measure_start, passes_over
 from psld.utils.arguments import (
-    as_words,
     check_numbers,
     checked_seed,
     checked_shape,
@@ -46,8 +45,8 @@ __all__ = [
     "save_images",
 ]
 
-Process = str | Mapping[str, Mapping[str, object]]
-"""A process by the name of its config, with settings or without: {"psld": {"gamma": 0.25}}."""
+KnownPixels = tuple[Tensor, Tensor]
+"""Images and a mask, 1 for a known pixel."""
 
 CALL = "sample()"
 BATCH = 250
@@ -78,7 +77,9 @@ class LoadedModel(Model):
         model.device, model.process, model.network, model.settings.training
 
     `settings` are dataset, process, network and training recipe; `process` is the forward process;
-    `network` is ε(z, t): states N×kC×H×W and forward times N → predicted noise.
+    `network` is ε(z, t): states N×kC×H×W and forward times N → predicted noise. That of a denoiser
+    is D(y, σ). `eps()` is ε(z, t) of both. `start` has the Gaussian of the training images:
+    `sampler="few"` begins at σ₀ = `start.level(steps)`; `start.data.draw(noise, σ₀)` draws there.
     """
 
     @property
@@ -96,7 +97,8 @@ class LoadedModel(Model):
         label: int | str | Sequence[int | str] | None = None,
         guide: str | Path | None = None,
         scale: float | None = None,
-        process: Process | None = None,
+        process: NamedProcess | None = None,
+        inpainting: KnownPixels | None = None,
         batch_size: int = BATCH,
         raw: bool = False,
         progress: bool = False,
@@ -121,7 +123,9 @@ class LoadedModel(Model):
             guide: folder of a guide.
             scale: strength of the guidance by label or guide; None uses the default.
             process: the process to sample a denoiser as: the name of a config in configs/process,
-                or {name: settings}. None: that of its training.
+                or {name: settings}, also {"recipe": {"D": …}}. None: that of its training.
+            inpainting: the known pixels: images, float n×C×H×W in [−1, 1], and a mask, n×1×H×W,
+                1 for a known pixel, else 0; not for rk45 and not from the Gaussian start.
             batch_size: images per network evaluation; changes only speed and memory.
             raw: return float32 instead of bytes: images on [−1, 1], not clipped.
             progress: show a progress bar, in notebooks as a widget.
@@ -147,13 +151,14 @@ class LoadedModel(Model):
             options = {key: v for key, v in guidance.items() if v is not None} | options
         elif scale is not None:
             raise UserError("scale is the strength of guidance; give a label or a guide")
-        chosen = _sampler_of(sampler, steps, options, overrides)
+        chosen = named_sampler(CALL, sampler, steps, options, overrides)
         loaded = None if guide is None else load_guide(guide, self.device)
-        settings = self.settings.with_process(None if process is None else _process_of(process))
+        settings = self.settings.with_process(
+            None if process is None else named_process(CALL, process)
+        )
         model = replace(self, settings=settings, process=build_process(settings))
         sampled = cell_sampler(model, loaded, chosen, batch_size)
-        images, *_ = sampled.sample(range(n), (seed, 0), silent=not progress)
-        return images.cpu() if raw else to_uint8(images).cpu()
+        return _images(sampled, n, seed, inpainting, raw, progress)
 
 
 @dataclass(frozen=True)
@@ -164,35 +169,45 @@ class ForeignDenoiser:
     shape: tuple[int, int, int]
     sigma_min: float
     sigma_max: float
+    start: SamplerStart | None
+    """The Gaussian of the images, if they were given."""
 
     @in_words_of_the_call(CALL)
     def sample(
         self,
         n: int,
         *,
-        process: Process = "psld",
+        process: NamedProcess = "psld",
         sampler: str = "multistep",
         steps: int | None = None,
         seed: int | None = 0,
+        inpainting: KnownPixels | None = None,
         batch_size: int = BATCH,
         raw: bool = False,
         progress: bool = False,
         **options: object,
     ) -> Tensor:
-        """Sample n images; arguments, result and errors are those of `LoadedModel.sample`."""
+        """Sample n images; arguments, result and errors are those of `LoadedModel.sample`.
+
+        There are no labels and guides: bind a class to the network.
+        """
         check_numbers(CALL, 1, n=n, batch_size=batch_size)
         seed = checked_seed(CALL, seed)
-        built = every_block(_process_of(process).build())
-        chosen = _sampler_of(sampler, steps, options)
+        built = every_block(named_process(CALL, process).build())
+        chosen = named_sampler(CALL, sampler, steps, options)
+        chosen, gaussian = with_start(chosen, built, self.start, device_of(self.network))
+        check_levels(chosen.noise_levels(built), self.sigma_min, self.sigma_max, "network")
         eps = SeesImages(built, forward_pass(self.network, chosen.precision), gives_image=True)
-        check_levels(built, chosen.final_time, self.sigma_min, self.sigma_max)
-        sampled = ImageSampler(built, chosen, eps, self.network, self.shape, Batching(batch_size))
-        images, *_ = sampled.sample(range(n), (seed, 0), silent=not progress)
-        return images.cpu() if raw else to_uint8(images).cpu()
+        given = built, chosen, eps, self.network, self.shape, Batching(batch_size)
+        return _images(ImageSampler(*given, gaussian=gaussian), n, seed, inpainting, raw, progress)
 
 
 def from_denoiser(
-    network: nn.Module, shape: Sequence[int], sigma_min: float, sigma_max: float
+    network: nn.Module,
+    shape: Sequence[int],
+    sigma_min: float,
+    sigma_max: float,
+    images: Tensor | None = None,
 ) -> ForeignDenoiser:
     """Return a network of somebody else as the network of every process.
 
@@ -203,15 +218,31 @@ def from_denoiser(
         model = psld.from_denoiser(Gray(), (3, 32, 32), sigma_min=0, sigma_max=float("inf"))
         images = model.sample(4, process="cld", sampler="sscs", steps=10)
 
+    With images of its training, four evaluations suffice:
+
+        seen = torch.randint(0, 256, (100, 3, 32, 32), dtype=torch.uint8)   # psld.load_images(…)
+        model = psld.from_denoiser(Gray(), (3, 32, 32), sigma_min=0.002, sigma_max=80, images=seen)
+        images = model.sample(4, process="vp-sde", sampler="few", steps=4, start_level=3.0)
+
     Args:
         network: D(y, σ): images with noise, N×C×H×W, and noise levels, N, float32 → the images that
             it predicts, on [−1, 1].
         shape: of an image, C×H×W.
         sigma_min: the smallest noise level that it takes; processes with smaller ones are refused.
-        sigma_max: the largest one. The processes reach 150 to 700; EDM's networks take any.
+        sigma_max: the largest one. From the prior, processes reach 150 to 700.
+        images: of the training, uint8 N×C×H×W. Samplers can then start from their mean and
+            covariance (`sampler="few"`), at a level that the network's errors on 256 of them
+            decide: they count what it has memorized as gain, so `start_level` may be better.
     """
     channels, height, width = checked_shape("from_denoiser()", shape, "C×H×W")
-    return ForeignDenoiser(network, (channels, height, width), sigma_min, sigma_max)
+    start = None
+    if images is not None:
+        if images.dtype != torch.uint8 or images.shape[1:] != (channels, height, width):
+            raise UserError(f"from_denoiser(): images is not uint8 N×{channels}×{height}×{width}")
+        seen, device = images.cpu().numpy(), device_of(network)
+        passes = passes_over(seen, np.zeros(len(seen), np.int64), device)
+        start = measure_start(passes, 0, seen, network, device)
+    return ForeignDenoiser(network, (channels, height, width), sigma_min, sigma_max, start)
 
 
 @in_words_of_the_call(CALL)
@@ -223,7 +254,7 @@ def sample(
     sampler: str = "multistep",
     steps: int | None = None,
     seed: int | None = 0,
-    inpainting: Inpainting | None = None,
+    inpainting: KnownPixels | None = None,
     batch_size: int = BATCH,
     raw: bool = False,
     progress: bool = False,
@@ -238,7 +269,6 @@ def sample(
         process: that of the training.
         network: ε(z, t): states N×kC×H×W and forward times N → predicted noise.
         shape: of the images, n×C×H×W.
-        inpainting: the known pixels of each image, on the network's device; not for rk45.
 
     Other arguments, result and errors are those of `LoadedModel.sample`.
     """
@@ -247,44 +277,39 @@ def sample(
     n, channels, height, width = checked_shape(CALL, shape, "n×C×H×W")
     check_numbers(CALL, 1, batch_size=batch_size)
     seed = checked_seed(CALL, seed)
-    known = tuple(inpainting.images.shape) if inpainting else tuple(shape)
-    if known != tuple(shape):
-        raise UserError(f"inpainting has images of {known}, not {shape}")
-    chosen = _sampler_of(sampler, steps, options)
+    chosen = named_sampler(CALL, sampler, steps, options)
     called = forward_pass(network, chosen.precision)
 
     def eps(z: Tensor, t: Tensor) -> Tensor:
         return process.checked(called(z, t), z)
 
     image = (channels, height, width)
+    chosen, _ = with_start(chosen, process, None, device_of(network))
     sampled = ImageSampler(process, chosen, eps, network, image, Batching(batch_size))
-    images, *_ = sampled.sample(range(n), (seed, 0), inpainting, silent=not progress)
-    return images.cpu() if raw else to_uint8(images).cpu()
+    return _images(sampled, n, seed, inpainting, raw, progress)
 
 
-def _sampler_of(
-    name: str, steps: int | None, options: dict[str, object], overrides: Sequence[str] = ()
-) -> SamplerSettings:
-    """Compose a sampler's settings. Raises UserError for unknown names and impossible values."""
-    options = options if steps is None else {"steps": steps, **options}
-    words = [*overrides, *as_words("sampler", options)]
-    try:
-        return compose_sampler([f"sampler={name}", *words], CALL)
-    except UserError:
-        plain = type(compose_sampler([f"sampler={name}"], CALL)).model_fields
-        if unknown := [key for key in options if key.partition(".")[0] not in plain]:
-            taken = ", ".join(key for key in plain if key not in ("integrator", "guidance"))
-            raise UserError(f"{name} takes no {unknown[0]}; it takes {taken}") from None
-        raise
-
-
-def _process_of(process: Process) -> ProcessSettings:
-    """Return the settings of a process. Raises UserError for unknown names and settings."""
-    process = {process: {}} if isinstance(process, str) else process
-    if not isinstance(process, Mapping) or len(process) != 1:
-        raise UserError('process is a name or {name: settings}, {"psld": {"gamma": 0.25}}')
-    [(name, settings)] = process.items()
-    return compose_process([f"process={name}", *as_words("process", settings)], CALL)
+def _images(
+    sampler: ImageSampler,
+    n: int,
+    seed: int,
+    known: KnownPixels | None,
+    raw: bool,
+    progress: bool,
+) -> Tensor:
+    """Sample n images, with the known pixels if there are any."""
+    inpainting = None
+    if known is not None:
+        images, mask = (each.to(sampler.device) for each in known)
+        if images.shape != (n, *sampler.shape):
+            raise UserError(
+                f"inpainting has images of {tuple(images.shape)}, not {(n, *sampler.shape)}"
+            )
+        if sampler.gaussian:
+            raise UserError("inpainting starts from the prior; use another sampler than few")
+        inpainting = Inpainting(sampler.process, images, mask)
+    x, *_ = sampler.sample(range(n), (seed, 0), inpainting, silent=not progress)
+    return x.cpu() if raw else to_uint8(x).cpu()
 
 
 def denoiser(model: Model, n: int | None = None, seed: int = 0) -> StraightDenoiser | nn.Module:
@@ -299,7 +324,7 @@ def denoiser(model: Model, n: int | None = None, seed: int = 0) -> StraightDenoi
     was trained as a denoiser is its network itself, which needs no momentum.
 
     Args:
-        n: images per call; without a momentum to keep, any number.
+        n: images per call; without momentum (VP-SDE, a denoiser), any number.
 
     Raises:
         UserError: the model's ε does not determine the image at every time, or `n` is missing.
@@ -307,8 +332,9 @@ def denoiser(model: Model, n: int | None = None, seed: int = 0) -> StraightDenoi
     network, dataset = model.network, model.settings.dataset
     if model.settings.serves_every_process:
         return network
-    if n is None:
+    if n is None and model.process.blocks > 1:
         raise UserError("denoiser(): this model has momentum to draw: give n, the images per call")
+    n = 1 if n is None else n
     check_numbers("denoiser()", 1, n=n)
     check_numbers("denoiser()", 0, seed=seed)
     size = dataset.image_size

@@ -17,7 +17,6 @@ import psld
 import psld.networks.forward as forward
 from psld.diffusion.denoiser import StraightDenoiser
 from psld.diffusion.likelihood import log_likelihood
-from psld.diffusion.loop import Inpainting
 from psld.diffusion.loss import Batch, EpsilonLoss
 from psld.utils.errors import RunError, UserError
 from tests.commands import call, run, succeeded
@@ -134,7 +133,7 @@ def test_shapes_that_do_not_fit_are_refused(model):
         psld.sample(loaded.process, loaded.network, (1, 8, 8), **FEW)
     with pytest.raises(UserError, match=r"images of shape \(2, 8, 8\), not \(6, 8, 8\)"):
         psld.sample(loaded.process, loaded.network, (2, 3, 8, 8), **FEW)
-    known = Inpainting(loaded.process, torch.zeros(2, 1, 8, 8), torch.ones(2, 1, 8, 8))
+    known = torch.zeros(2, 1, 8, 8), torch.ones(2, 1, 8, 8)
     with pytest.raises(UserError, match=r"inpainting has images of \(2, 1, 8, 8\), not \(4,"):
         psld.sample(loaded.process, loaded.network, (4, 1, 8, 8), **FEW, inpainting=known)
 
@@ -183,10 +182,11 @@ def test_known_pixels_are_kept(model):
     loaded = psld.load(model)
     images, mask = torch.rand(4, 1, 8, 8) * 2 - 1, torch.ones(4, 1, 8, 8)
     mask[..., 4:] = 0
-    known = Inpainting(loaded.process, images, mask)
-    filled = psld.sample(
-        loaded.process, loaded.network, (4, 1, 8, 8), **FEW, inpainting=known, raw=True
-    )
+    options = {**FEW, "inpainting": (images, mask), "raw": True}
+    filled = psld.sample(loaded.process, loaded.network, (4, 1, 8, 8), **options)
+    assert filled.equal(loaded.sample(4, **options))
+    with pytest.raises(UserError, match=r"inpainting starts from the prior"):
+        loaded.sample(4, **options | {"sampler": "few"})
     torch.testing.assert_close(filled[..., :4], images[..., :4])
     assert (filled[..., 4:] - images[..., 4:]).abs().mean() > 0.1
 

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from psld.cluster.watch import RECORDS
-from psld.config.settings import Settings, parse
-from psld.config.words import is_plain, key_of, updated, value_in, without
+from psld.config.settings import Settings, is_plain, key_of, parse, updated, value_in, without
 from psld.grid.cache import find_job
 from psld.grid.records import Job
 from psld.utils.errors import UserError

@@ -22,8 +22,7 @@ from psld.commands.command import Command
 from psld.config.compose import compose_content, content_of, refusing, store_based
 from psld.config.locations import CONFIGS, config_file
 from psld.config.messages import explained, text_of
-from psld.config.settings import Settings, parse
-from psld.config.words import quoted, value_in, without
+from psld.config.settings import Settings, parse, quoted, value_in, without
 from psld.utils.errors import PSLDError, RunError, UserError
 from psld.utils.files import make_private
 

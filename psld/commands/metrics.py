@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from psld.commands.entry import entry_point
-from psld.config.words import value_in
+from psld.config.settings import value_in
 from psld.metrics import evaluation
 from psld.metrics.classifier import make_extractor
 from psld.metrics.command_settings import (
@@ -76,7 +76,7 @@ def evaluate_cell(settings: EvaluateSettings | EvaluateCommandSettings) -> float
         psld evaluate images=downloads/edm.npz dataset=cifar10 'metric=[fid,kid]'  # no model needed
         psld evaluate cell=demo/cld/em-quadratic-40      # all metrics of the cell in the grid
         psld evaluate model=models/demo/cld sampler=em sampler.steps=50 \\
-            shards=samples/demo/cld/em-uniform-50 samples=1000 metric=fd-classifier \\
+            shards=samples/em-50 samples=1000 metric=fd-classifier \\
             reference=features/digits/fd-classifier/reference \\
             extractor=features/digits/fd-classifier output=result.json
 

@@ -116,8 +116,6 @@ class FigureSettings(GridSettings):
     """Name of a figure of the grid."""
     output: str | None = None
     """Path without extension; null: results/figures/GRID/FIGURE."""
-    device: str = "auto"
-    """`auto`, or a torch device such as `cpu` or `cuda`: for a path through phase space."""
 
 
 @entry_point("figure", FigureSettings, has_config=False)
@@ -135,7 +133,7 @@ def figure(settings: FigureSettings) -> None:
     from psld.report.figures import draw_figure
     from psld.report.style import save
 
-    drawn = draw_figure(load_grid(settings.grid_name), settings.figure, settings.device)
+    drawn = draw_figure(load_grid(settings.grid_name), settings.figure)
     save(drawn, settings.output or paths.figure(settings.grid_name, settings.figure))
 
 

@@ -33,6 +33,7 @@ from psld.utils.files import retried_in_slurm
 
 if TYPE_CHECKING:
     import h5py
+    from torch import Tensor
 
 FORMAT_VERSION = 3
 END_BYTES = 40
@@ -260,3 +261,29 @@ def described_dataset(path: Path) -> dict[str, Any]:
         raise UserError(f"{record}: no such file, which says what is in {path.name}; {AGAIN}")
     wrong = f"{record}: not the record of a dataset; {AGAIN}"
     return read_record(Described, record, wrong).settings.model_dump(mode="json")
+
+
+# -- pixels: bytes in files, numbers in [−1, 1] in networks; images are quantized only here -------
+
+
+def from_uint8(images: "Tensor") -> "Tensor":
+    """uint8 → float32 in [−1, 1]: x = u / 127.5 − 1."""
+    return images.float() / 127.5 - 1
+
+
+def truncated(images: "Tensor") -> "Tensor":
+    """uint8 → uint8: a dataset's images as the official code writes them, computed in float64.
+
+    95 of the 256 levels become one lower.
+    """
+    return to_uint8((images.double() / 127.5 - 1).float())
+
+
+def to_uint8(x: "Tensor") -> "Tensor":
+    """Numbers → uint8: u = (x/2 + 1/2) · 255, clipped to [0, 255] and truncated.
+
+    The official code truncates instead of rounding, which makes images half a level darker on
+    average and changes the FID. In float32 `to_uint8(from_uint8(u))` is u or, if u/127.5 is
+    rounded down, u − 1.
+    """
+    return ((x * 0.5 + 0.5) * 255).clamp(0, 255).byte()

@@ -8,7 +8,7 @@ from torch import Tensor
 from psld.diffusion.denoiser import check_prediction, prediction_coefficients
 from psld.diffusion.integrators import Noise
 from psld.diffusion.matrices import mix, table
-from psld.diffusion.polynomials import gauss_log_times, polynomial_integrals, step_weights
+from psld.diffusion.multistep import gauss_log_times, polynomial_integrals, step_weights
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.roots import GAUSS_3, WhiteningRoot, magnus
 from psld.diffusion.score import Score

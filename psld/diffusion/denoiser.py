@@ -8,7 +8,7 @@ from copy import copy
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from psld.diffusion.matrices import mix, table
 from psld.diffusion.process import LinearProcess
@@ -98,7 +98,7 @@ class DataPrediction:
         return mix(self.state[index], z) + from_eps
 
 
-class SeesImages:
+class SeesImages(nn.Module):
     """A network of images with noise, f(y, σ), as a network of the states of a process, f(z, t).
 
     A state depends on its image only through y = aᵀ Σ⁻¹ z / ρ, which is x₀ + σ n with σ = ρ^(−½).
@@ -111,11 +111,12 @@ class SeesImages:
 
     def __init__(self, process: LinearProcess, network: Network, *, gives_image: bool) -> None:
         """`gives_image`: the network predicts x₀, and this one returns ε."""
+        super().__init__()
         self.process = every_block(process)
         self.network, self.gives_image = network, gives_image
         self._tables: dict[tuple[float, torch.device, torch.dtype], tuple[Tensor, ...]] = {}
 
-    def __call__(self, z: Tensor, t: Tensor, *label: Tensor | None) -> Tensor:
+    def forward(self, z: Tensor, t: Tensor, *label: Tensor | None) -> Tensor:
         """Evaluate at N times. A t on a GPU is copied to the CPU; `at` needs no copy."""
         times, index = t.double().cpu().unique(return_inverse=True)
         tables = [each[index.expand(len(z))] for each in self._coefficients(times)]
@@ -142,9 +143,10 @@ class SeesImages:
         self, z: Tensor, row: Tensor, sigma: Tensor, inverse: Tensor, c: Tensor, label: tuple
     ) -> Tensor:
         levels = sigma.to(z.device, torch.float32, non_blocking=True).expand(len(z))
-        predicted = self.network(mix(row, z), levels, *label)
+        y = mix(row, z)
         if not self.gives_image:
-            return predicted
+            return self.network(*guide_input(y, levels), *label)
+        predicted = self.network(y, levels, *label)
         image = (len(z), z.shape[1] // self.process.blocks, *z.shape[2:])
         if predicted.shape != image:
             raise UserError(f"denoiser: predicts {tuple(predicted.shape)} for images of {image}")
@@ -159,26 +161,28 @@ def every_block(process: LinearProcess) -> LinearProcess:
 
 
 def check_levels(
-    process: LinearProcess,
-    final_time: float,
-    low: float,
-    high: float,
-    start_level: float | None = None,
-    last_level: float | None = None,
-    network: str = "denoiser",
+    asked: tuple[float, float], low: float, high: float, network: str = "denoiser"
 ) -> None:
-    """Raise UserError if a sampler of the process asks for other noise levels than [low, high].
+    """Raise UserError if a network for levels in [low, high] is asked for others, up to 1 %.
 
-    It goes from T, or from `start_level`, to `final_time`, or to `last_level`.
+    `asked`: the smallest and the largest.
     """
-    smallest, largest = level_range(process, final_time)
-    smallest, largest = last_level or smallest, start_level or largest
-    if smallest < low or largest > high:
+    smallest, largest = asked
+    if smallest < low / 1.01 or largest > high * 1.01:
         raise UserError(
-            f"process: its noise levels are {smallest:.3g} to {largest:.3g}, and the {network} was "
-            f"trained for {low:.3g} to {high:.3g}; change sampler.final_time or the process, or "
-            "train one with another training.noise_law"
+            f"process: its noise levels are {smallest:.3g} to {largest:.3g}, and the {network} "
+            f"takes {low:.3g} to {high:.3g}; change sampler.final_time, sampler.levels or the "
+            "process, or train one with another training.noise_law"
         )
+
+
+def guide_input(y: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what a guide of images with noise sees: y with a variance of about 1, and σ^(1/4).
+
+    The latter is exp(ln σ/4), because a network takes the logarithm of its time, or a number of
+    about 1.
+    """
+    return y * (1 + sigma.square()).rsqrt().view(-1, 1, 1, 1), sigma**0.25
 
 
 class StraightDenoiser:
@@ -211,7 +215,7 @@ class StraightDenoiser:
         """Raise UserError if the network of `process` cannot predict x₀ at every time.
 
         Args:
-            frozen: u, N×(k−1)C×H×W standard normal; N×0×H×W for k = 1.
+            frozen: u, N×(k−1)C×H×W standard normal; for k = 1 any number × 0×H×W.
             final_time: the earliest time at which the network is evaluated.
         """
         check_prediction(process, final_time)
@@ -233,14 +237,16 @@ class StraightDenoiser:
                 "denoiser: class_labels must be None; give it a network with the class bound"
             )
         n, auxiliary, *size = self.frozen.shape
-        expected = (n, auxiliary // (self.process.blocks - 1) if auxiliary else y.shape[1], *size)
+        channels = auxiliary // (self.process.blocks - 1) if auxiliary else y.shape[1]
+        expected = (n if auxiliary else len(y), channels, *size)
         if y.shape != expected:
             raise UserError(f"denoiser: y is {tuple(y.shape)}, but this one is for {expected}")
         levels, image = torch.as_tensor(sigma).double().cpu().unique(return_inverse=True)
         image = image.expand(len(y))
         t = time_of_noise_level(self.process, levels, self.final_time)
         scale = self.process.precision(t).sqrt()[image].to(y).view(-1, 1, 1, 1)
-        z = mix(self.root(t)[image], torch.cat([scale * y, self.frozen.to(y)], dim=1))
+        frozen = [self.frozen.to(y)] if auxiliary else []
+        z = mix(self.root(t)[image], torch.cat([scale * y, *frozen], dim=1))
         rows = prediction_coefficients(self.process, t)
         eps = self.network(z.float(), t[image].to(y.device, torch.float32))
         return mix(rows.state[image], z) + mix(rows.eps[image], self.process.checked(eps, z))

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from psld.diffusion.integrators import Noise
+from psld.diffusion.integrators import Noise, integrate
 from psld.diffusion.matrices import mix
 from psld.diffusion.process import LinearProcess
-from psld.diffusion.runge_kutta import integrate
-from psld.diffusion.score import Batching, Network, batching, times_like
+from psld.diffusion.score import Batching, Network, at_time, batching
 from psld.utils.errors import UserError
 
 DEQUANTIZED_BITS = 7.0
@@ -66,7 +65,7 @@ def log_likelihood(
         draws: K.
         start_time: ε. The drift has moved the data for a time ε, so the estimate of one image has
             an error of about ε β x·m/(κM), which averages to 0.
-        tolerance: relative and absolute, of the step control (`runge_kutta.integrate`).
+        tolerance: relative and absolute, of the step control (`integrators.integrate`).
         batch_size: most states (images × draws) per network evaluation; changes only memory.
 
     Raises:
@@ -154,7 +153,7 @@ class _Flow:
     ) -> Tensor:
         """Return F z − ½ G Gᵀ s and, in the last column, its divergence; float64, N×(kCHW + 1)."""
         z = z.detach().requires_grad_()
-        eps = self.network(z, times_like(z, t))
+        eps = at_time(self.network, t)(z)
         if eps.dtype in (torch.bfloat16, torch.float16):
             raise UserError(
                 "likelihood: the network computes in half precision, whose error is above the "

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from psld.diffusion.denoiser import guide_input
 from psld.diffusion.matrices import mix
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.settings import NoiseLaw
@@ -129,7 +130,8 @@ class EpsilonLoss:
 class DenoiserLoss:
     """The loss λ(σ) ‖D(y; σ) − x₀‖², λ = (σ² + s²) / (σ s)², as a mean of elements.
 
-    The weight (Karras et al., 2022, Table 1) makes every level cost about 1 at the start.
+    The weight (Karras et al., 2022, Table 1) makes every level of images with mean 0 cost 1 before
+    the first step. Those of other images cost up to 1 + |mean|²/s² per value at high levels.
     """
 
     def __init__(self, noising: NoisyImages, deviation: float) -> None:
@@ -151,7 +153,10 @@ class GuideLoss:
         self.noising = noising
 
     def __call__(self, network: nn.Module, batch: Batch) -> Tensor:
-        return cross_entropy(network(*self.noising(batch)).float(), batch.labels)
+        x, time = self.noising(batch)
+        if isinstance(self.noising, NoisyImages):
+            x, time = guide_input(x, time)
+        return cross_entropy(network(x, time).float(), batch.labels)
 
 
 Objective = EpsilonLoss | DenoiserLoss | GuideLoss

@@ -116,6 +116,12 @@ class AnySampler(Settings):
     def check_process(self, process: "ProcessSettings | LinearProcess") -> None:
         """Raise UserError if the sampler cannot sample this kind of process."""
 
+    def noise_levels(self, process: "LinearProcess") -> tuple[float, float]:
+        """Return the smallest and the largest noise level that the network is asked for."""
+        from psld.diffusion.time_grid import level_range
+
+        return level_range(process, self.final_time)
+
     def build(
         self,
         process: "LinearProcess",
@@ -169,6 +175,10 @@ class TimeGridSampler(AnySampler):
         steps = self.steps - 1 if self.denoise else self.steps
         grid = self.final_time, self.power, self.start_level
         return time_grid(process, self.striding, steps, *grid)
+
+    def noise_levels(self, process):
+        low, high = process.noise_level(self.time_grid(process)[[-1, 0]])
+        return float(low), float(high)
 
     @model_validator(mode="after")
     def _start_fits(self) -> "TimeGridSampler":

@@ -21,7 +21,7 @@ PLOTS = {
 }
 """The plots of numbers that a grid may have: name → contents."""
 
-Kind = Literal["plot", "samples", "comparison", "nearest", "phase-space"]
+Kind = Literal["plot", "samples", "comparison", "nearest"]
 
 FIRST = ("Samples", "Compared by the grid")
 """The category of the figures that a page begins with."""
@@ -42,13 +42,6 @@ CAPTIONS = {
     "nearest": (
         "Of the measured samples, those nearest to a training image in the metric's "
         "features, and below each this image. Copies of training images would stand here."
-    ),
-    "phase-space": (
-        "The path of sample 0 from noise (t = 1) to data (t = 0) in position and momentum. "
-        "Above, gray is 0; the momentum is in units of its stationary deviation √M, and "
-        "white and black are two of them. Below, the marked pixels (of a color image the "
-        "green channel) in the plane of position and momentum. At t = 0 the "
-        "momentum has the distribution with which the forward process starts, N(0, κM)."
     ),
     "nfe": (
         "Distance from the reference against counted network evaluations per image, for "
@@ -78,8 +71,7 @@ class GridFigure:
     name: str
     kind: Kind
     """`samples` shows the images of one cell; `comparison` shows one cell in each row; `nearest`
-    shows the samples of one cell that are nearest to training images, above these images;
-    `phase-space` shows the path of a cell's first sample."""
+    shows the samples of one cell that are nearest to training images, above these images."""
     title: str
     label: str
     """Its name in a report."""
@@ -116,21 +108,16 @@ def all_figures(grid: Grid) -> dict[str, GridFigure]:
 
 
 def _figures(grid: Grid) -> Iterator[GridFigure]:
-    gallery = grid.file.gallery
     for name, cells in grid.file.figures.items():
         if len(cells) > 1:
             rows = {cell: grid.cells[cell] for cell in cells}
             yield GridFigure(name, "comparison", name, name, FIRST, rows)
     for plot in plots(grid):
         yield GridFigure(plot, "plot", PLOTS[plot], PLOTS[plot], ("Plots", "Other"))
-    for model in phase_space_models(grid):
-        name, category = f"phase-space/{model}", ("Phase space", "Other")
-        cells = {"": grid.gallery(model)}
-        yield GridFigure(name, "phase-space", f"{model} by {gallery}", model, category, cells)
     for model in grid.file.models:
         name, category = f"samples/{model}", ("Samples", "By model")
-        cells = {"": grid.gallery(model)}
-        yield GridFigure(name, "samples", f"{model} by {gallery}", model, category, cells)
+        title, cells = f"{model} by {grid.file.gallery}", {"": grid.gallery(model)}
+        yield GridFigure(name, "samples", title, model, category, cells)
     for name, title, cells in _comparisons(grid):
         if len(cells) > 1:
             category = ("Samples", "Side by side")
@@ -163,17 +150,6 @@ def _comparisons(grid: Grid) -> Iterator[tuple[str, str, dict[str, Cell]]]:
         unguided.sort(key=lambda cell: (families.index(cell.sampler.family), _cost(cell)))
         cells = {cell.name.partition("/")[2]: cell for cell in unguided}
         yield f"samplers/{model}", f"{model}, by sampler", cells
-
-
-def phase_space_models(grid: Grid) -> list[str]:
-    """The models whose path from noise to data is shown in phase space: those with momentum.
-
-    The path is that of the gallery's sampler, which must have a fixed time grid and no guidance.
-    """
-    gallery = grid.samplers[grid.file.gallery]
-    if not hasattr(gallery.settings, "steps") or gallery.guidance != "none":
-        return []
-    return [name for name in grid.file.models if grid.models[name].settings.process.blocks > 1]
 
 
 # -- plots ----------------------------------------------------------------------------------------

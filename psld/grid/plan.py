@@ -13,8 +13,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from psld.config.settings import Settings
-from psld.config.words import value_in
+from psld.config.settings import Settings, value_in
 from psld.grid.cells import Cell, Grid
 from psld.grid.entries import paper_values
 from psld.grid.figures import all_figures

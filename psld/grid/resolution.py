@@ -3,13 +3,12 @@
 This is the only place where the overrides of a grid meet Hydra.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from psld.config.settings import Settings, parse
-from psld.config.words import updated
+from psld.config.settings import Settings, parse, updated
 from psld.data.settings import PrepareSettings
 from psld.diffusion.samplers import ClassifierGuidance, DigitsMask, SamplerSettings
 from psld.diffusion.settings import ProcessSettings
@@ -23,6 +22,7 @@ from psld.metrics.results import NUMBER_KINDS
 from psld.metrics.settings import MetricSettings
 from psld.sampling.settings import SamplingRun, check_fit
 from psld.training.settings import TrainGuideSettings, TrainSettings
+from psld.utils.arguments import as_words
 from psld.utils.errors import UserError
 
 
@@ -48,10 +48,45 @@ def compose_sampler(overrides: Sequence[str], where: str) -> SamplerSettings:
     return parse(_Sampler, {"sampler": content["sampler"]}, where).sampler
 
 
-def compose_process(overrides: Sequence[str], where: str) -> ProcessSettings:
-    """Compose a process's settings from overrides of psld sample."""
-    content = _compose("sample", [*overrides, "model=x", "output=x"], where)
-    return parse(_Process, {"process": content["process"]}, where).process
+NamedProcess = str | Mapping[str, Mapping[str, object]]
+"""A process by the name of its config, with settings or without: {"psld": {"gamma": 0.25}}."""
+
+
+def named_process(call: str, process: NamedProcess) -> ProcessSettings:
+    """Return the settings of a process that a call names.
+
+    Raises UserError for unknown names and settings.
+    """
+    process = {process: {}} if isinstance(process, str) else process
+    if not isinstance(process, Mapping) or len(process) != 1:
+        raise UserError('process is a name or {name: settings}, {"psld": {"gamma": 0.25}}')
+    [(name, settings)] = process.items()
+    words = [f"process={name}", *as_words("process", settings), "model=x", "output=x"]
+    content = _compose("sample", words, call)
+    return parse(_Process, {"process": content["process"]}, call).process
+
+
+def named_sampler(
+    call: str,
+    name: str,
+    steps: int | None,
+    options: Mapping[str, object],
+    overrides: Sequence[str] = (),
+) -> SamplerSettings:
+    """Return the settings of a sampler that a call names, with options.
+
+    Raises UserError for unknown names and impossible values.
+    """
+    options = options if steps is None else {"steps": steps, **options}
+    words = [*overrides, *as_words("sampler", options)]
+    try:
+        return compose_sampler([f"sampler={name}", *words], call)
+    except UserError:
+        plain = type(compose_sampler([f"sampler={name}"], call)).model_fields
+        if unknown := [key for key in options if key.partition(".")[0] not in plain]:
+            taken = ", ".join(key for key in plain if key not in ("integrator", "guidance"))
+            raise UserError(f"{name} takes no {unknown[0]}; it takes {taken}") from None
+        raise
 
 
 def compose_model(overrides: Sequence[str], where: str) -> TrainSettings:

@@ -134,8 +134,6 @@ class Workflow:
                 return result_files(grid, plot_numbers(grid, figure.name))
             case "nearest":
                 return [cell.result for cell in figure.cells.values()]
-            case "phase-space":
-                return [figure.cell.model.manifest]
         return [cell.records[0] for cell in figure.cells.values()]
 
     def figure_images(self, wildcards: Any) -> list[str]:
@@ -153,8 +151,6 @@ class Workflow:
             papers, numbers = paper_values(grid), plot_numbers(grid, figure.name)
             content["entries"] = [list(number) for number in numbers]
             content["paper"] = [papers.get(number) for number in numbers]
-        if figure.kind == "phase-space":
-            content["record"] = figure.cell.digest
         return content
 
     def page_parts(self, wildcards: Any) -> list[str]:

@@ -17,8 +17,7 @@ from torch.nn.functional import cross_entropy, pad, silu
 from tqdm.auto import trange
 
 from psld.config.settings import MadeRecord, Settings, read_record, write_record
-from psld.data.pixels import from_uint8
-from psld.data.store import ImageStore
+from psld.data.store import ImageStore, from_uint8
 from psld.metrics.command_settings import TrainExtractorSettings
 from psld.metrics.features import batches_of, digest_of_weights
 from psld.metrics.settings import ClassifierSettings

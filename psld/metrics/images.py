@@ -13,8 +13,7 @@ import torch
 from psld.config.settings import parse, write_record
 from psld.data.images import read_images, read_statistics
 from psld.data.picture import check_images
-from psld.data.pixels import truncated
-from psld.data.store import ImageStore
+from psld.data.store import ImageStore, truncated
 from psld.metrics.classifier import read_extractor_manifest
 from psld.metrics.evaluation import Gathered, save_kept
 from psld.metrics.features import Extractor, Features, FeatureStatistics, batches_of, gather

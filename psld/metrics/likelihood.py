@@ -12,6 +12,7 @@ from psld.data.store import ImageStore
 from psld.diffusion.denoiser import check_levels
 from psld.diffusion.likelihood import bits_per_dimension, dequantize, log_likelihood
 from psld.diffusion.score import Batching
+from psld.diffusion.time_grid import level_range
 from psld.metrics.command_settings import LikelihoodCommandSettings, LikelihoodSettings
 from psld.metrics.estimate import Interval, t_quantile
 from psld.metrics.results import Weights
@@ -40,7 +41,8 @@ class LikelihoodResult(MadeRecord):
     """The bits per dimension of a model: the mean over images, with its 95 % t-interval."""
 
     bits_per_dimension: float
-    """Without momentum an estimate of the likelihood, with momentum an upper bound on it."""
+    """On average an upper bound on those of the bytes: by dequantization and, with momentum, by its
+    draws."""
     low: float
     high: float
     measured: int
@@ -96,7 +98,7 @@ def measure_likelihood(settings: LikelihoodCommandSettings) -> LikelihoodResult:
     decides = settings.model_dump(include=keys)
     if every:
         law = model.settings.training.noise_law
-        check_levels(model.process, settings.start_time, law.low, law.high)
+        check_levels(level_range(model.process, settings.start_time), law.low, law.high)
         decides["process"] = model.settings.process.model_dump(mode="json")
     shards = []
     for first in range(0, len(images), settings.shard_size):

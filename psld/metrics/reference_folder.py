@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from psld.config.settings import MadeRecord, read_record, write_record
-from psld.data.pixels import to_uint8, truncated
-from psld.data.store import ImageStore
+from psld.data.store import ImageStore, to_uint8, truncated
 from psld.metrics.classifier import load_classifier, read_extractor_manifest
 from psld.metrics.command_settings import ReferenceSettings
 from psld.metrics.features import Extractor, Features, batches_of, gather

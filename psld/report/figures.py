@@ -24,7 +24,7 @@ TITLE_HEIGHT = 0.4  # inches
 LETTER_WIDTH = 0.085  # inches, in the name of a row
 
 
-def draw_figure(grid: Grid, name: str, device: str) -> Figure:
+def draw_figure(grid: Grid, name: str) -> Figure:
     """Draw a figure of a grid.
 
     Raises UserError if the grid has no such figure, or nothing to show in it yet.
@@ -41,11 +41,6 @@ def draw_figure(grid: Grid, name: str, device: str) -> Figure:
             return _draw_comparison(figure)
         case "nearest":
             return _draw_nearest(figure)
-        case "phase-space":
-            # Only this figure needs torch, which takes a second to import.
-            from psld.report.phase_space import draw_path
-
-            return draw_path(figure.cell, figure.title, device)
     return draw_shard(shard_path(figure.cell.folder, 0), figure.title)
 
 

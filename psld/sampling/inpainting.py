@@ -3,8 +3,7 @@
 import numpy as np
 import torch
 
-from psld.data.pixels import from_uint8
-from psld.data.store import ImageStore
+from psld.data.store import ImageStore, from_uint8
 from psld.diffusion.loop import Inpainting
 from psld.diffusion.samplers import DigitsMask, HalvesMask
 from psld.sampling.settings import CellSettings

@@ -3,7 +3,6 @@
 The noise of a shard is the same bytes on every machine, and a thread draws it ahead of time.
 """
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,11 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from psld.data.pixels import to_uint8
-from psld.data.store import ImageStore
+from psld.data.store import ImageStore, to_uint8
 from psld.diffusion.denoiser import check_levels
 from psld.diffusion.gaussian import GaussianStart
-from psld.diffusion.loop import Inpainting, path, sample
+from psld.diffusion.loop import Inpainting, sample
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.samplers import (
     ClassifierFreeGuidance,
@@ -44,10 +42,9 @@ from psld.sampling.settings import (
     sampler_content,
 )
 from psld.sampling.shards import Shard, ShardOrigin, load_made_by, shard_path
-from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.training.model import Guide, Model, load_guide, load_model
 from psld.training.settings import ModelSettings
-from psld.training.start import load_start, start_budget
+from psld.training.start import SamplerStart, load_start
 from psld.utils.device import device_name, device_of, use_device
 from psld.utils.errors import RunError, UserError
 from psld.utils.files import digest_of
@@ -83,16 +80,17 @@ def sample_range(settings: SampleSettings) -> Path:
 
     Print a line for each shard. Return the path of the record.
     """
+    model, sampler, origin = load_cell(settings)
     if settings.png:
         from psld.data.picture import is_single_picture, save_images  # Only pictures need Pillow.
 
-        model = read_manifest(settings.model, ModelManifest)
-        guide = settings.guide and read_manifest(settings.guide, GuideManifest).weights_sha256
-        origin = origin_of(settings, model.settings, model.weights_sha256, guide)
         source = digest_of(origin.model_dump())
         is_single_picture(settings.png, source)  # Refuses a wrong path before the work.
+    if sampler.gaussian:
+        level = sampler.gaussian.sigma
+        print(f"starts from the Gaussian of the data at σ₀ = {level:.3g}", flush=True)
     records, images = [], []
-    for shard, made in sample_shards(settings):
+    for shard, made in sample_shards(settings, model, sampler, origin):
         index, count = shard.origin.index, len(shard.images)
         records.append(SampledShard(index=index, digest=shard.digest(), images=count))
         images += [shard.images] if settings.png or settings.npz else []
@@ -110,19 +108,25 @@ def sample_range(settings: SampleSettings) -> Path:
     return ShardRecord(shards=tuple(records)).write(settings.output)
 
 
-def sample_shards(settings: SampleSettings) -> Iterator[tuple[Shard, bool]]:
-    """Yield each shard of the range, and True if it was made now, not found whole.
-
-    Each shard is written when it is done, so a killed process loses at most one. Before a file is
-    replaced, the reason is printed.
-    """
+def load_cell(settings: SampleSettings) -> tuple[Model, "ImageSampler", ShardOrigin]:
+    """Load what samples a cell, once for all of its shards, and the origin of shard 0."""
     device = use_device(settings.device, tf32=True)
     model = load_model(settings.model, device, settings.process)
     guide = load_guide(settings.guide, device) if settings.guide else None
     layout = {"compile": settings.compile, "channels_last": settings.channels_last}
     sampler = cell_sampler(model, guide, settings.sampler, settings.batch_size, **layout)
     shas = model.weights_sha256, guide and guide.weights_sha256
-    expected = origin_of(settings, model.settings, *shas)
+    return model, sampler, origin_of(settings, model.settings, *shas)
+
+
+def sample_shards(
+    settings: SampleSettings, model: Model, sampler: "ImageSampler", expected: ShardOrigin
+) -> Iterator[tuple[Shard, bool]]:
+    """Yield each shard of the range, and True if it was made now, not found whole.
+
+    Each shard is written when it is done, so a killed process loses at most one. Before a file is
+    replaced, the reason is printed.
+    """
     for index in range(settings.first, settings.first + settings.shards):
         file, origin = shard_path(settings.output, index), expected.at(index)
         try:
@@ -182,18 +186,11 @@ class ImageSampler:
     def device(self) -> torch.device:
         return device_of(self.network)
 
-    def start(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
+    def _start(self, noise: Tensor, labels: Tensor | None) -> Tensor:
         """Return states at the sampler's first time from standard normal noise, N×kC×H×W."""
-        if self.gaussian:
-            return self.gaussian(noise, labels)
-        if self.settings.starts_from_data:
-            raise UserError(
-                "sampler.start: the mean and covariance of the images are known for models in a "
-                "folder (psld.load) alone; use start=prior, such as sampler=multistep"
-            )
-        return self.process.prior(noise)
+        return self.gaussian(noise, labels) if self.gaussian else self.process.prior(noise)
 
-    def score(self, labels: Tensor | None = None) -> Score:
+    def _score(self, labels: Tensor | None) -> Score:
         """Return the score of images of these classes, N, which counts its evaluations."""
         plain = NetworkScore(self.eps, self.batching)
         if labels is None:
@@ -203,11 +200,6 @@ class ImageSampler:
             return ClassifierFreeScore(self.eps, labels, guidance.scale, self.batching)
         options = guidance.scale, self.batching, guidance.official_time
         return ClassifierGuidedScore(plain, self.logits, labels, *options)
-
-    def noise(self, count: int, key: tuple[int, int]) -> ShardNoise:
-        """Return the noise of the states of `count` images; `key` is its seed and shard."""
-        channels, *size = self.shape
-        return ShardNoise(*key, (count, self.process.blocks * channels, *size), self.device)
 
     def sample(
         self,
@@ -236,14 +228,43 @@ class ImageSampler:
         if self.classes:
             turns = [self.classes[i % len(self.classes)] for i in indices]
             labels = torch.tensor(turns, device=self.device)
-        score = self.score(labels)
+        score = self._score(labels)
         threads = enough_threads(self.network, min(count, self.batching.size), height * width)
-        with threads, self.noise(count, key) as noise:
-            z = self.start(noise(), labels)
+        states = (count, self.process.blocks * channels, height, width)
+        with threads, ShardNoise(*key, states, self.device) as noise:
+            z = self._start(noise(), labels)
             z = sample(self.process, self.settings, score, z, noise, inpainting, silent)
         if not torch.isfinite(z).all():
             raise RunError(f"shard {key[1]}: the sampler produced NaN or infinity")
         return z[:, :channels], labels, score.evaluations
+
+
+def with_start(
+    sampler: SamplerSettings,
+    process: LinearProcess,
+    start: SamplerStart | None,
+    device: torch.device,
+) -> tuple[SamplerSettings, GaussianStart | None]:
+    """Return a sampler with the level of its start, and the start; None is the prior.
+
+    Raises UserError if the sampler needs a start and there is none.
+    """
+    if not sampler.starts_from_data:
+        return sampler, None
+    if start is None:
+        raise UserError(
+            "sampler.start: the mean and covariance of the images are known for models in a folder "
+            "(psld.load), and for psld.from_denoiser(…, images=…), alone; use start=prior, such as "
+            "sampler=multistep"
+        )
+    level = sampler.levels[0] if sampler.levels else sampler.start_level
+    if level is None:
+        _, highest = level_range(process, sampler.final_time)
+        level = min(start.level(sampler.steps), highest)
+    if not sampler.levels:
+        sampler = sampler.model_copy(update={"start_level": level})
+    data = start.data.to(device)
+    return sampler, GaussianStart(process, data, level, sampler.final_time)
 
 
 def cell_sampler(
@@ -267,21 +288,12 @@ def cell_sampler(
     called = forward_pass(
         model.network, sampler.precision, compile=compile, channels_last=channels_last
     )
-    levels, level, gaussian = getattr(sampler, "levels", None), None, None
-    if sampler.starts_from_data:
-        level = levels[0] if levels else sampler.start_level
-        if level is None:
-            _, highest = level_range(process, sampler.final_time)
-            budget = start_budget(sampler.steps, math.prod(shape))
-            level = min(model.start.level(budget), highest)
-        if not levels:
-            sampler = sampler.model_copy(update={"start_level": level})
-        data = model.start.data.to(device_of(called))
-        gaussian = GaussianStart(process, data, level, sampler.final_time)
+    start = model.start if sampler.starts_from_data else None
+    sampler, gaussian = with_start(sampler, process, start, device_of(called))
     for name, trained in ("denoiser", model), ("guide", guide):
         if trained and trained.settings.serves_every_process:
-            law, last = trained.settings.training.noise_law, levels[-1] if levels else None
-            check_levels(process, sampler.final_time, law.low, law.high, level, last, name)
+            law = trained.settings.training.noise_law
+            check_levels(sampler.noise_levels(process), law.low, law.high, name)
     return ImageSampler(
         process=process,
         settings=sampler,
@@ -293,27 +305,3 @@ def cell_sampler(
         logits=guide and guide.logits(process),
         gaussian=gaussian,
     )
-
-
-def trace_sample(
-    model: Model, sampler: SamplerSettings, sample: int, shard_size: int, seed: int
-) -> tuple[list[float], Tensor]:
-    """Sample one image of a cell again and keep its state after each step, for a figure.
-
-    The sampler has a fixed time grid and no guidance. `sample` is the image's index in the cell;
-    `shard_size` and `seed` are those of the cell.
-
-    Return the forward times, descending, and the blocks at these times, each in units of its
-    stationary deviation: times×k×C×H×W.
-    """
-    process = model.process
-    traced = cell_sampler(model, None, sampler, batch_size=1)
-    shard, index = divmod(sample, shard_size)
-    # The shard's noise begins with that of its first images.
-    with traced.noise(index + 1, (seed, shard)) as noise:
-        z, score = traced.start(noise()[index:]), traced.score()
-        steps = path(process, traced.settings, score, z, lambda _: noise()[index:])
-        times, states = zip(*((t, z[0].cpu()) for t, z in steps), strict=True)
-    blocks = torch.stack(states).unflatten(1, (process.blocks, traced.shape[0]))
-    deviations = torch.diagonal(process.S).sqrt().to(blocks)
-    return list(times), blocks / deviations[:, None, None, None]

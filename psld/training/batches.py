@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from psld.data.pixels import from_uint8
+from psld.data.store import from_uint8
 from psld.diffusion.loss import Batch, Noising, NoisyImages, NoisyStates
 from psld.diffusion.process import LinearProcess
 from psld.training.ranks import Ranks

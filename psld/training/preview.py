@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from psld.data.pixels import from_uint8, to_uint8
-from psld.data.store import ImageStore
+from psld.data.store import ImageStore, from_uint8, to_uint8
 from psld.diffusion.loop import sample
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.samplers import EMSettings

@@ -85,6 +85,8 @@ class TrainingSettings(LoopSettings):
     def _weighting_is_used(self) -> "TrainingSettings":
         if self.objective == "denoiser" and self.weighting != "fid":
             raise ValueError("weighting is for objective=epsilon; a denoiser has EDM's")
+        if self.noise_law and self.weighting == "nll":
+            raise ValueError("weighting=nll is a mean over uniform times; set noise_law to null")
         return self
 
 

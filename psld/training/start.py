@@ -1,5 +1,6 @@
 """The start of samplers in a model's folder: the Gaussian of its training images, and its cost."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -9,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from psld.data.pixels import from_uint8
-from psld.data.store import ImageStore
+from psld.data.store import ImageStore, from_uint8
 from psld.diffusion.denoiser import StraightDenoiser
 from psld.diffusion.gaussian import GaussianData
 from psld.diffusion.process import LinearProcess
@@ -30,6 +30,9 @@ HELD_OUT = 256
 """The largest number of images for it, spread evenly over the split."""
 BATCH = 64
 
+NATS = 0.0025
+"""What a start may cost per value of an image, times the square of the number of evaluations."""
+
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """D(y, σ): images y, N×C×H×W, and noise levels, N → the predicted images."""
 
@@ -46,10 +49,13 @@ class SamplerStart:
     sha256: str = ""
     """The digest of its file."""
 
-    def level(self, budget: float) -> float:
-        """Return the lowest level at which the start costs at most `budget` nats."""
+    def level(self, steps: int) -> float:
+        """Return σ₀ for so many evaluations: the lowest level that costs at most 0.0025/N² nats
+        per value of an image, or the highest if no level's cost is known or above 0.
+        """
+        budget = NATS * math.prod(self.data.shape) / steps**2
         cheap = (self.nats <= budget).nonzero()
-        if not len(cheap):
+        if not len(cheap) or not self.nats[0]:
             return float(self.levels[-1])
         last = int(cheap[0])
         if last == 0:
@@ -59,25 +65,17 @@ class SamplerStart:
         return float((pair[0] + share * (pair[1] - pair[0])).exp())
 
 
-def start_budget(steps: int, values: int) -> float:
-    """Return the cost in nats that a start may have before `steps` evaluations.
-
-    `values`: the numbers of an image, C·H·W. The cost is a sum over them.
-    """
-    return 0.0025 * values / steps**2
-
-
-def images_on(
-    store: ImageStore, split: str, device: torch.device
+def passes_over(
+    images: np.ndarray, labels: np.ndarray, device: torch.device
 ) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
-    """Return a function that yields a split in parts: float images and labels on the device."""
+    """Return a function that yields images in parts: float images and labels on the device."""
 
     def passes() -> Iterator[tuple[Tensor, Tensor]]:
-        images, labels = store.images(split), torch.from_numpy(store.labels(split))
         size = max(1, CHUNK // images[0].size)
         for first in range(0, len(images), size):
-            part = torch.from_numpy(np.array(images[first : first + size]))
-            yield from_uint8(part.to(device)), labels[first : first + size].to(device)
+            chosen = slice(first, first + size)
+            x = from_uint8(torch.from_numpy(np.array(images[chosen])).to(device))
+            yield x, torch.from_numpy(labels[chosen]).to(device)
 
     return passes
 
@@ -85,7 +83,8 @@ def images_on(
 def deviation(store: ImageStore) -> float:
     """Return the deviation of the training images around their mean, pixel by pixel."""
     total, squares, count = 0.0, 0.0, 0
-    for x, _ in images_on(store, "train", torch.device("cpu"))():
+    passes = passes_over(store.images("train"), store.labels("train"), torch.device("cpu"))
+    for x, _ in passes():
         x = x.double()
         total, squares, count = total + x.sum(0), squares + x.square().sum(0), count + len(x)
     variance = float((squares / count - (total / count).square()).mean())
@@ -94,29 +93,39 @@ def deviation(store: ImageStore) -> float:
 
 @all_bits()  # the last variances are differences of large sums
 @torch.no_grad()
-def measure_start(store: ImageStore, denoise: Denoise | None, device: torch.device) -> SamplerStart:
+def measure_start(
+    passes: Callable[[], Iterator[tuple[Tensor, Tensor]]],
+    num_classes: int,
+    held_out: np.ndarray,
+    denoise: Denoise | None,
+    device: torch.device,
+) -> SamplerStart:
     """Measure the Gaussian of the training images, and the cost of a start at each level.
 
     Without a denoiser the costs are not known (NaN).
 
-    With images y = x₀ + σ n of the test split, or of the training split if there is no other, W the
-    Wiener filter of the Gaussian and D the network, the divergence of the law of y from the
-    Gaussian is, because its derivative is the gain of D over W (Guo, Shamai and Verdú, 2005),
+    With held-out images y = x₀ + σ n, W the Wiener filter of the Gaussian and D the best denoiser,
+    the divergence of the law of y from the Gaussian is, because its derivative is the gain of D
+    over W (Guo, Shamai and Verdú, 2005),
 
         KL(σ₀) = ∫_{σ₀}^∞ (E‖x₀ − W(y)‖² − E‖x₀ − D(y)‖²) σ⁻³ dσ.
 
-    Where the network is worse than the filter, the integrand is 0.
+    With a trained network for D it is a lower bound, up to the sampling error of the images. Where
+    the network is worse than the filter, the integrand is 0. The images have no label and are not
+    flipped.
+
+    Args:
+        passes, num_classes: the training images, as in `GaussianData.measure`.
+        held_out: uint8 N×C×H×W; 256 of them are taken, evenly.
     """
-    data = GaussianData.measure(images_on(store, "train", device), store.num_classes)
+    data = GaussianData.measure(passes, num_classes)
     # Well above the largest deviation in any direction, the noise hides what is not Gaussian.
     largest = float(torch.linalg.eigvalsh(data.covariances[0]).max()) ** 0.5
     levels = np.geomspace(LOWEST_LEVEL, max(8.0, 3 * largest), LEVELS)
     if denoise is None:
         return SamplerStart(data, torch.from_numpy(levels), torch.full((LEVELS,), torch.nan))
-    split = "test" if store.splits["test"] else "train"
-    images = store.images(split)
-    chosen = np.linspace(0, len(images) - 1, min(HELD_OUT, len(images))).astype(int)
-    x0 = from_uint8(torch.from_numpy(images[chosen]))
+    chosen = np.linspace(0, len(held_out) - 1, min(HELD_OUT, len(held_out))).astype(int)
+    x0 = from_uint8(torch.from_numpy(held_out[chosen]))
     stream = generator("cpu", 0, Stream.START)
     noise = torch.randn(x0.shape, generator=stream).to(device)
     x0, on_device = x0.to(device), data.to(device)
@@ -162,7 +171,10 @@ def save_start(
     with suppress(UserError):
         load_start(folder, weights_sha256)
         return
-    start = measure_start(store, denoise, device)
+    train = passes_over(store.images("train"), store.labels("train"), device)
+    # Without a test split, what the network has memorized counts as gain.
+    held_out = store.images("test" if store.splits["test"] else "train")
+    start = measure_start(train, store.num_classes, held_out, denoise, device)
     arrays = start.data.arrays() | {"levels": start.levels, "nats": start.nats}
     save_tensors(folder / START, "start", arrays, {"weights_sha256": weights_sha256})
 

@@ -5,8 +5,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, model_validator
 
-from psld.config.settings import Settings, parse
-from psld.config.words import updated
+from psld.config.settings import Settings, parse, updated
 from psld.utils.errors import UserError
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from psld.data.pixels import from_uint8, to_uint8, truncated
+from psld.data.store import from_uint8, to_uint8, truncated
 
 
 def test_from_uint8_spans_minus_one_to_one():

@@ -4,8 +4,12 @@ import pytest
 import torch
 
 from psld.diffusion.denoiser import SeesImages, check_levels, every_block
+from psld.diffusion.loop import sample
 from psld.diffusion.matrices import mix
+from psld.diffusion.roots import WhiteningRoot
+from psld.diffusion.samplers import MultistepSettings
 from psld.diffusion.score import NetworkScore, at_time
+from psld.diffusion.time_grid import time_of_noise_level
 from psld.utils.errors import UserError
 from tests.diffusion.processes import EVERY_KIND, normal, phase_space, recipe, times, vp_sde
 from tests.diffusion.sampling import MIXTURE, end, multistep, rms, sde
@@ -57,6 +61,20 @@ def test_a_process_whose_own_network_cannot_predict_the_image_is_sampled():
     assert abs(float(images.mean()) - 0.06) < 0.05
 
 
+def test_with_equal_levels_every_process_makes_the_same_images():
+    few = {"integrator": "multistep", "striding": "edm", "steps": 4, "eta": 0.0}
+    few |= {"start": "gaussian", "levels": (2, 0.7, 0.2, 0.05), "interpolation": "lambda"}
+    y, images = 2 * normal(64, 1, 1, 1), []
+    for process in map(every_block, (vp_sde(), phase_space(0.0), phase_space(0.25))):
+        t = time_of_noise_level(process, torch.tensor([2.0]), 1e-3)
+        straight = torch.cat([y / 2, normal(64, process.blocks - 1, 1, 1, seed=1)], dim=1)
+        z = mix(WhiteningRoot(process, "straight", 1e-3)(t)[0], straight)
+        score = NetworkScore(network(process), 64)
+        images.append(sample(process, MultistepSettings(**few), score, z, None)[:, :1])
+    for other in images[1:]:
+        torch.testing.assert_close(other, images[0], rtol=0, atol=1e-4)
+
+
 def test_one_time_and_a_time_for_each_state_agree():
     eps = network(phase_space(0.02))
     z, t = normal(5, 2, 1, 1).float(), 0.37
@@ -65,7 +83,7 @@ def test_one_time_and_a_time_for_each_state_agree():
     assert at_time(eps, t)(z).equal(together), "from the table"
 
 
-def test_the_network_gets_labels_and_the_levels_of_the_states():
+def test_a_guide_gets_labels_and_scaled_images_and_levels():
     process, seen = vp_sde(), {}
 
     def guide(y, sigma, label):
@@ -76,17 +94,23 @@ def test_the_network_gets_labels_and_the_levels_of_the_states():
     logits = SeesImages(process, guide, gives_image=False).at(0.5)(z, "classes")
     assert logits.shape == (3, 10)
     assert seen["label"] == "classes"
-    torch.testing.assert_close(
-        seen["sigma"].double(), process.noise_level(times(0.5)).expand(3), rtol=1e-6, atol=0
-    )
-    torch.testing.assert_close(seen["y"], z / process.image_mean(times(0.5))[0, 0])
+    sigma = process.noise_level(times(0.5)).expand(3)
+    torch.testing.assert_close(seen["sigma"].double(), sigma**0.25, rtol=1e-6, atol=0)
+    y = z / process.image_mean(times(0.5))[0, 0]
+    expected = y / (1 + sigma[:, None, None, None] ** 2).sqrt()
+    torch.testing.assert_close(seen["y"].double(), expected.double(), rtol=1e-6, atol=0)
 
 
 def test_levels_that_the_network_has_not_seen_are_refused_in_one_line():
-    check_levels(vp_sde(), 1e-3, 1e-3, 1000)
-    with pytest.raises(UserError, match=r"levels are 0\.0\d+ to 1\d\d, .* for 0\.02 to 80;"):
-        check_levels(vp_sde(), 1e-3, 2e-2, 80)
-    check_levels(vp_sde(), 1e-2, 2e-2, 80, start_level=3.0)  # from a start below
+    few = {"integrator": "multistep", "striding": "edm", "steps": 4}
+    levels = MultistepSettings(**few).noise_levels(vp_sde())
+    check_levels(levels, 1e-3, 1000)
+    with pytest.raises(UserError, match=r"levels are 0\.0\d+ to 1\d\d, .* takes 0\.02 to 80;"):
+        check_levels(levels, 2e-2, 80)
+    below = {"start": "gaussian", "start_level": 3.0, "final_time": 0.02}
+    check_levels(MultistepSettings(**few | below).noise_levels(vp_sde()), 2e-2, 3)
+    given = {"start": "gaussian", "levels": (80, 3, 0.5, 0.02)}
+    check_levels(MultistepSettings(**few | given).noise_levels(vp_sde()), 2e-2, 80)
 
 
 def test_every_block_changes_nothing_else():

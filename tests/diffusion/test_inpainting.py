@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from psld.data.pixels import from_uint8, to_uint8
+from psld.data.store import from_uint8, to_uint8
 from psld.diffusion.loop import Inpainting, Replacement, sample
 from psld.diffusion.matrices import mix
 from psld.diffusion.process import LinearProcess

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
-from psld.diffusion.runge_kutta import integrate
+from psld.diffusion.integrators import integrate
 from psld.utils.errors import RunError
 
 

@@ -10,7 +10,7 @@ from psld.grid.workflow import Workflow
 from psld.utils.errors import UserError
 from tests.grid.variants import file_with
 
-CELL = "results/cells/demo/cld/em-uniform-40.json"
+CELL = "results/cells/demo/cld/em-quadratic-40.json"
 
 
 def test_grids_tables_and_figures_are_targets(workflow, demo):
@@ -30,24 +30,24 @@ def test_grids_tables_and_figures_are_targets(workflow, demo):
 def test_a_cell_is_a_target_if_the_command_line_names_it(workflow):
     words = ["snakemake", "all", "demo", "demo-steps", "demo/cld/none", "x/cld/rk45-1e-2"]
     assert workflow.cells_among(words) == {}
-    assert workflow.cells_among([*words, "demo/cld/em-uniform-40"]) == {
-        "demo/cld/em-uniform-40": CELL
+    assert workflow.cells_among([*words, "demo/cld/em-quadratic-40"]) == {
+        "demo/cld/em-quadratic-40": CELL
     }
 
 
 @pytest.mark.parametrize(
     ("word", "complaint"),
     [
-        ("demo/cld/em-uniform-41", "the nearest are: demo/cld/em-uniform-40"),
+        ("demo/cld/em-quadratic-41", "the nearest are: demo/cld/em-quadratic-40"),
         ("demo-step", "the nearest are: demo-steps"),
-        ("results/cells/demo/none/em-uniform-40.json", CELL),
+        ("results/cells/demo/none/em-quadratic-40.json", CELL),
         ("all", "no such target"),
         ("nothing.txt", "no such target; psld plan grid_name=NAME list=cells"),
     ],
 )
 def test_a_wrong_target_is_named_with_the_nearest_ones(workflow, word, complaint):
     right = [CELL, "models/demo/cld/manifest.json"]
-    makes = {*right, "results/cells/demo/none/em-uniform-40.json"}.__contains__
+    makes = {*right, "results/cells/demo/none/em-quadratic-40.json"}.__contains__
     workflow.check_targets(right, makes)
     with pytest.raises(UserError, match=f"^{re.escape(word)}: no such target.*") as refused:
         workflow.check_targets([*right, word], makes)
@@ -87,10 +87,10 @@ def test_a_grid_that_does_not_resolve_stops_only_those_who_ask_for_it(configs):
     assert len(workflow.left_out) == len(others) + 1
     assert list(workflow.grids) == ["demo"]
     assert workflow.default == "demo"
-    workflow.check_targets(["demo", "demo-steps", "demo/cld/em-uniform-40"], lambda _: False)
+    workflow.check_targets(["demo", "demo-steps", "demo/cld/em-quadratic-40"], lambda _: False)
     # A model, or a dataset, of another grid may have its name.
     workflow.broken |= dict.fromkeys(("cld", "digits", "cells"), workflow.broken["draft"])
-    others = ["demo/cld/em-uniform-40", CELL, "models/demo/cld/manifest.json", "data/digits.h5"]
+    others = ["demo/cld/em-quadratic-40", CELL, "models/demo/cld/manifest.json", "data/digits.h5"]
     workflow.check_targets(others, {*others}.__contains__)
     with pytest.raises(UserError, match=r"paper\.yaml: "):
         workflow.check_targets(["all"], lambda _: False, ["all"])

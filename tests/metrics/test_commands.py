@@ -9,8 +9,7 @@ import torch
 
 from psld.config.compose import compose_content
 from psld.config.settings import parse, write_record
-from psld.data.pixels import truncated
-from psld.data.store import Described, ImageStore, write_store
+from psld.data.store import Described, ImageStore, truncated, write_store
 from psld.metrics.classifier import read_extractor_manifest
 from psld.metrics.command_settings import ReferenceSettings
 from psld.metrics.distances import frechet_distance

@@ -24,7 +24,7 @@ from psld.metrics.estimate import (
     t_quantile,
 )
 from psld.metrics.features import share_estimate
-from psld.metrics.neighbors import memorization, recall
+from psld.metrics.measure import memorization, recall
 from tests.metrics.test_frechet import gaussian
 
 pytestmark = pytest.mark.slow

@@ -9,7 +9,6 @@ from psld.grid.figures import (
     all_figures,
     gamma_lines,
     nfe_lines,
-    phase_space_models,
     plot_numbers,
     plots,
 )
@@ -58,20 +57,13 @@ def test_imported_models_have_no_training_curve(grid):
     assert plots(replace(grid, models=models)) == ["nfe", "gamma"]
 
 
-def test_models_with_momentum_are_traced(grid):
-    assert phase_space_models(grid) == ["cld", "low", "high", "longer"]
-    ode = grid.file.model_copy(update={"gallery": "rk45-1e-2"})
-    assert phase_space_models(replace(grid, file=ode)) == []
-
-
-def test_a_grid_has_plots_paths_samples_comparisons_and_the_figures_of_its_file(grid):
+def test_a_grid_has_plots_samples_comparisons_and_the_figures_of_its_file(grid):
     shown = {"mine": ("cld/free-10",), "one": ("low/em-10",), "two": ("cld/em-10", "low/em-10")}
     file = grid.file.model_copy(update={"figures": shown})
     figures = all_figures(replace(grid, file=file))
     models = ["vp-sde", "cld", "low", "high", "longer"]
     assert {name: figure.kind for name, figure in figures.items()} == {
         **dict.fromkeys(["nfe", "gamma", "training"], "plot"),
-        **{f"phase-space/{model}": "phase-space" for model in models[1:]},
         **{f"samples/{model}": "samples" for model in models},
         **dict.fromkeys(["models/digits", *(f"samplers/{m}" for m in models[:4])], "comparison"),
         **dict.fromkeys(["mine", "one"], "samples"),
@@ -81,7 +73,6 @@ def test_a_grid_has_plots_paths_samples_comparisons_and_the_figures_of_its_file(
     assert all(figure.name == name for name, figure in figures.items())
     cells = {
         "samples/low": {"": "low/em-10"},
-        "phase-space/low": {"": "low/em-10"},
         "one": {"": "low/em-10"},
         "two": {"cld/em-10": "cld/em-10", "low/em-10": "low/em-10"},
         "models/digits": {model: f"{model}/em-10" for model in models},

@@ -93,7 +93,8 @@ def test_batch_size_and_device_are_no_part_of_the_origin(model):
 
 def in_process(model, *overrides: str) -> Shard:
     """The first shard, as the command makes it."""
-    [(shard, _)] = sampling.sample_shards(settings(model, "device=cpu", *overrides))
+    given = settings(model, "device=cpu", *overrides)
+    [(shard, _)] = sampling.sample_shards(given, *sampling.load_cell(given))
     return shard
 
 
@@ -145,7 +146,7 @@ def test_out_of_memory_is_found_out_once_for_all_shards(model, tmp_path, monkeyp
 
     monkeypatch.setattr(sampling, "load_model", small_device)
     given = settings(model, *SAMPLERS["em"], "shards=2", "device=cpu", f"output={tmp_path}/cell")
-    shards = [shard for shard, _ in sampling.sample_shards(given)]
+    shards = [shard for shard, _ in sampling.sample_shards(given, *sampling.load_cell(given))]
     assert failed == [SIZE, SIZE // 2]
     assert capsys.readouterr().err.count("out of GPU memory") == 2
     monkeypatch.undo()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from psld.data.pixels import from_uint8
+from psld.data.store import from_uint8
 from psld.training.ranks import Ranks
 from psld.utils.errors import UserError
 from tests.diffusion.processes import phase_space, vp_sde

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from psld.diffusion.settings import NoiseLaw
 from psld.networks.forward import Denoiser
 from psld.sampling.shards import Shard
 from psld.training.batches import Batches
-from psld.training.start import START, SamplerStart, deviation, start_budget
+from psld.training.start import START, SamplerStart, deviation
 from psld.utils.errors import UserError
 from tests.commands import TINY, call, refused, run_directory, succeeded
 from tests.diffusion.processes import normal, phase_space, vp_sde
@@ -153,7 +154,7 @@ def test_states_in_float64_are_for_samplers_of_others(folder):
 def test_levels_outside_the_training_are_refused(folder):
     wrong = ("process=psld", "process.gamma=1", "sampler=em", "sampler.steps=4")
     finished = call(folder, "sample", "model=model", *wrong, "output=x")
-    refused(finished, 2, "process: its noise levels are", "trained for 2e-05 to 1e+03")
+    refused(finished, 2, "process: its noise levels are", "takes 2e-05 to 1e+03")
 
 
 def test_a_guide_of_images_guides_every_process(folder, digits, model):
@@ -167,7 +168,7 @@ def test_a_guide_of_images_guides_every_process(folder, digits, model):
     multistep = {"sampler": "multistep", "steps": 4}
     psld.load(model).sample(4, guide=folder / "guide", label=3, **multistep)
     gamma = {"psld": {"gamma": 0.25}}
-    with pytest.raises(UserError, match=r"noise levels are .*, and the guide was trained for"):
+    with pytest.raises(UserError, match=r"noise levels are .*, and the guide takes"):
         loaded.sample(4, process=gamma, guide=folder / "guide", label=3, **multistep)
 
 
@@ -192,9 +193,27 @@ def test_somebody_elses_denoiser_is_sampled_as_every_process(folder):
     for wrong in ({"psld": {}, "cld": {}}, {}, ours.process):
         with pytest.raises(UserError, match=r"sample\(\): process is a name or"):
             theirs.sample(4, process=wrong)
-    edm = psld.from_denoiser(ours.network, (1, 8, 8), sigma_min=0.002, sigma_max=80)
-    with pytest.raises(UserError, match=r"noise levels are .* 0\.002 to 80"):
+
+
+def test_four_evaluations_start_from_the_moments_of_given_images(folder, digits):
+    ours, few = psld.load(folder / "model"), {"sampler": "few", "steps": 4, "process": "vp-sde"}
+    seen = torch.from_numpy(ImageStore.open(digits).images("train").copy())
+    edm = psld.from_denoiser(ours.network, (1, 8, 8), sigma_min=0.002, sigma_max=80, images=seen)
+    with pytest.raises(UserError, match=r"noise levels are .* takes 0\.002 to 80"):
         edm.sample(4, process="cld")
+    options = {**few, "start_level": 2.0}
+    theirs, mine = (model.sample(4, **options).int() for model in (edm, ours))
+    assert (theirs - mine).abs().max() <= 1
+    assert edm.sample(4, **few).shape == (4, 1, 8, 8)
+    with pytest.raises(UserError, match=r"images is not uint8 N×1×8×8"):
+        psld.from_denoiser(ours.network, (1, 8, 8), 0.002, 80, images=seen.float())
+
+
+def test_a_denoiser_is_a_network_of_states_for_functions_of_states(folder):
+    model = psld.load(folder / "model")
+    images = psld.sample(model.process, model.eps(), (4, 1, 8, 8), sampler="em", steps=4)
+    theirs = model.sample(4, sampler="em", steps=4)
+    assert (images.int() - theirs.int()).abs().max() <= 1
 
 
 def test_the_likelihood_takes_it(folder, digits):
@@ -216,14 +235,18 @@ def test_a_training_leaves_the_start_of_samplers(model, digits):
 
 
 def test_the_level_of_the_start_rises_with_the_evaluations():
-    start = SamplerStart(None, torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 0.1, 0.0]))
-    assert start.level(1.0) == 1
-    assert start.level(0.1) == 2
-    assert 1 < start.level(0.5) < 2
-    assert start.level(start_budget(2, values=160)) == 2  # 0.1 nats
-    assert start.level(start_budget(4, values=640)) == 2
-    unknown = SamplerStart(None, start.levels, torch.full((3,), torch.nan))
-    assert unknown.level(1.0) == 4
+    def start(values: int, *nats: float) -> SamplerStart:
+        data = SimpleNamespace(shape=(1, 1, values))
+        return SamplerStart(data, torch.tensor([1.0, 2.0, 4.0]), torch.tensor(nats))
+
+    costs = (1.0, 0.1, 0.0)
+    assert start(160, *costs).level(2) == 2  # 0.1 nats
+    assert start(640, *costs).level(4) == 2
+    assert start(1600, *costs).level(2) == 1
+    assert 1 < start(160, *costs).level(1) < 2 < start(160, *costs).level(3) < 4
+    nan = float("nan")
+    assert start(160, nan, nan, nan).level(2) == 4
+    assert start(160, 0, 0, 0).level(2) == 4, "a network that has learned nothing"
 
 
 def test_a_label_starts_from_the_gaussian_of_its_class(folder):

@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from psld.data.pixels import from_uint8
-from psld.data.store import ImageStore, write_store
+from psld.data.store import ImageStore, from_uint8, write_store
 from psld.diffusion.loss import GuideLoss, NoisyStates
 from psld.networks.ncsnpp import NCSNppGuide
 from psld.networks.settings import GuideSettings

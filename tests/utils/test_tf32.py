@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.backends import cuda, cudnn
 
-from psld.diffusion.runge_kutta import integrate
+from psld.diffusion.integrators import integrate
 from psld.metrics.classifier import deterministic
 from psld.utils.device import HAS_NEW_SWITCHES, TF32, provenance, tf32_in_use, use_tf32
 

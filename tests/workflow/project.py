@@ -36,14 +36,14 @@ WHOLE_GRID = {
     "sample": 8,
     "evaluate": 4,
     "tabulate": 2,
-    "figure": 7,
+    "figure": 6,
     "page": 1,
     "certify": 1,
 }
 """How many jobs of each stage make the grid of tiny.yaml from nothing.
 
 Two jobs sample two shards each of each of four cells. The figures are a plot, one gallery for each
-model, a path through phase space, and three comparisons.
+model, and three comparisons.
 """
 
 

@@ -80,12 +80,12 @@ WHOLE = {
     "sample": 5,
     "evaluate": 4,
     "tabulate": 2,
-    "figure": 8,
+    "figure": 6,
     "page": 1,
     "certify": 1,
 }
 """The jobs of the whole grid: one samples both shards of each of four cells, and one what is only
-shown. The figures are the grid's own two, a plot, two galleries, a comparison, and two paths."""
+shown. The figures are the grid's own two, a plot, two galleries, and a comparison."""
 
 
 def set_up(project: Project) -> Project:

@@ -63,7 +63,7 @@ rule tabulate:
         "python -m psld tabulate grid_name={wildcards.grid:q} table={wildcards.table:q} > {log:q} 2>&1"
 
 
-# Reads: results, histories of trainings, shards, or a model.  Makes: a figure, PNG and SVG.
+# Reads: results, histories of trainings, or shards.  Makes: a figure, PNG and SVG.
 rule figure:
     input:
         shown=lambda w: GRIDS.figure_inputs(w),
