@@ -1,6 +1,7 @@
 """A grid's cell from its shards to its results: `psld sample cell=…`, `psld evaluate cell=…`."""
 
 import contextlib
+import re
 import shutil
 from pathlib import Path
 
@@ -113,9 +114,10 @@ def test_all_metrics_of_a_cell_come_from_one_pass_over_its_shards(project, monke
     assert sum(extracted) == 25 * len(SOURCES), "each image once by each extractor"
     together = results(project)
     assert together.keys() == METRICS.keys()
-    assert [line.split(":")[0] for line in said.splitlines()] == [
+    assert re.findall(r"^(\S+ of \d+ images): \S+ ± ", said, re.MULTILINE) == [
         f"{name} of {15 if name == 'fd-classifier-test' else 25} images" for name in METRICS
     ]
+    assert said.endswith(f"wrote {RESULT}\n")
     for name, result in together.items():
         source = f"features/digits/{METRICS[name].get('features', name)}"
         alone = (f"metric={name}", f"extractor={source}", f"reference={source}/reference")
