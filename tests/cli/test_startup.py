@@ -2,16 +2,13 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from psld.grid.cache import load_grid
 from tests.commands import succeeded
-from tests.workflow.project import REPOSITORY
 
 HYDRA = {"hydra", "omegaconf"}
 SLOW = {
@@ -108,31 +105,6 @@ def test_a_command_imports_what_it_needs(folder, code, needed):
         assert libraries <= needed[line], line
     every = set().union(*needed.values())
     assert every & {"torch", "hydra"} <= set.union(*seen.values()), "an import is noticed"
-
-
-def test_no_job_of_a_grid_imports_hydra(tmp_path, monkeypatch):
-    """All stages of a tiny grid, from its first to its last file."""
-    shutil.copytree(REPOSITORY / "tests/workflow/configs", tmp_path / "configs")
-    monkeypatch.chdir(tmp_path)
-    grid = load_grid("tiny")
-    cell, features = grid.cells["psld/em-3"], grid.features["digits/fd-classifier-tiny"]
-    name = "features=tiny/digits/fd-classifier-tiny"
-    lines = [
-        f"prepare dataset=tiny/digits record={grid.datasets['digits'].job.digest}",
-        f"train_extractor {name} record={features.extractor_job.digest}",
-        f"reference {name} record={features.reference_job.digest}",
-        f"train model=tiny/psld record={cell.model.digest} device=cpu",
-        f"sample cell=tiny/psld/em-3 record={cell.digest} first=0 shards=4",
-        f"evaluate cell=tiny/psld/em-3 record={cell.evaluation_digest} keep=100",
-        "tabulate grid_name=tiny table=tiny-steps",
-        "figure grid_name=tiny figure=samples/psld",
-        "page grid_name=tiny",
-    ]
-    for line, libraries in imported(tmp_path, RUN, *lines).items():
-        assert not libraries & {*HYDRA, "submitit"}, line
-    results = "results/cells/tiny/psld/em-3.json", "results/tables/tiny/tiny-steps.tex"
-    assert all((tmp_path / path).exists() for path in (*results, "results/tiny.html"))
-    assert " ± " in (tmp_path / "results/tables/tiny/tiny-steps.md").read_text()
 
 
 def test_a_completion_imports_hydra_alone(folder, monkeypatch):

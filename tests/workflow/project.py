@@ -29,13 +29,14 @@ RULES = (
 """The rules that make something."""
 
 IN_TURN = """
-import shlex, sys
+import pathlib, shlex, sys
 from psld.commands.main import main
 for line in sys.argv[1:]:
     sys.argv = shlex.split(line)
     main()
+pathlib.Path("modules.txt").write_text(" ".join(sys.modules))
 """
-"""Runs command lines one after the other, with the imports of one process."""
+"""Runs command lines one after the other, with the imports of one process; writes these down."""
 
 WHOLE_GRID = {
     "prepare": 1,

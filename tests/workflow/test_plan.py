@@ -40,6 +40,14 @@ def test_a_cell_alone_needs_its_own_chain_only(fresh):
     assert set(rules) == {*RULES, "all", "default", "tiny", *tables, cell}
 
 
+def test_no_job_of_a_grid_imports_hydra(finished_once):
+    """One process has run all stages, from the first to the last file."""
+    imported = set((finished_once.folder / "modules.txt").read_text().split())
+    assert {"torch", "matplotlib", "h5py"} < imported
+    assert not {"hydra", "omegaconf", "submitit"} & imported
+    assert " ± " in (finished_once.folder / "results/tables/tiny/tiny-steps.md").read_text()
+
+
 @pytest.mark.slow
 def test_a_second_parse_composes_nothing_until_a_config_changes(fresh):
     with (fresh.folder / "Snakefile").open("a") as snakefile:
