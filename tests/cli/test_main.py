@@ -39,10 +39,10 @@ def test_an_unknown_command_is_refused_with_those_there_are(tmp_path, name):
 
 
 @pytest.mark.parametrize("words", [["plan", "--help"], ["plan", "list=cells"]])
-def test_a_reader_may_stop_reading(tmp_path, words):
+def test_a_reader_may_stop_reading(resolved, words):
     """As in `psld plan list=cells | head -1`."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command(*words), cwd=tmp_path, text=True, **pipes) as process:
+    with subprocess.Popen(command(*words), cwd=resolved, text=True, **pipes) as process:
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 128 + signal.SIGPIPE

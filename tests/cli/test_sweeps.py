@@ -73,10 +73,14 @@ def test_each_job_has_the_name_of_what_it_does(folder):
         ),
     ],
 )
-def test_names(folder, overrides, names):
+def test_names(folder, monkeypatch, overrides, names):
+    jobs = []
+    skip = lambda settings, *_: jobs.append(settings) or 0.0  # noqa: E731
+    monkeypatch.setattr("psld.commands.training.run_training", skip)
     succeeded(sweep(folder, "grid_name=mine", *overrides))
-    assert list(manifests(folder)) == names
-    assert {manifest["grid"] for manifest in manifests(folder).values()} == {"mine"}
+    assert sorted(job.output for job in jobs) == [f"models/by-hand/{name}" for name in names]
+    assert sorted(job.name for job in jobs) == names
+    assert {job.grid_name for job in jobs} == {"mine"}
 
 
 def test_a_sweep_that_is_given_again_trains_what_is_missing(folder):

@@ -9,6 +9,7 @@ import yaml
 from psld.config.compose import compose_content
 from psld.config.locations import CONFIGS, config_file, config_folders, config_names
 from tests.commands import TINY, call, refused, succeeded
+from tests.grid.mine import TEXT
 
 SHIPPED_GRIDS = ["demo", "digits-denoiser", "extended", "fast", "paper", "paper-seeds"]
 SHIPPED_GRIDS += ["rehearsal", "small", "small-denoiser", "small-seeds"]
@@ -39,13 +40,12 @@ def test_shipped_configs(tmp_path, monkeypatch):
 
 
 def test_own_configs_come_first(own, tmp_path):
-    text = (CONFIGS / "grid" / "demo.yaml").read_text()
-    mine, demo = own("grid/mine", text.replace(" demo-", " mine-")), own("grid/demo", "")
+    mine, demo = own("grid/mine", TEXT), own("grid/demo", "")
     assert config_names("grid") == sorted([*SHIPPED_GRIDS, "mine"])
     assert [config_file("grid", name) for name in ("mine", "demo", "none")] == [mine, demo, None]
     assert config_file("grid", "paper") == CONFIGS / "grid" / "paper.yaml"
     listed = succeeded(call(tmp_path, "plan", "grid_name=mine", "list=cells")).stdout.splitlines()
-    assert "mine/cld/em-quadratic-40" in listed
+    assert "mine/psld/em-quadratic-10" in listed
     assert {cell.partition("/")[0] for cell in listed} == {"mine"}
 
 

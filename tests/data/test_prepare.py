@@ -182,11 +182,3 @@ def test_the_command_makes_three_files_and_prints_what_is_in_them(tmp_path):
 def test_bad_input(tmp_path, overrides, word):
     refused(call(tmp_path, "prepare", *overrides), 2, word)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
-
-
-def test_nothing_imports_torch(tmp_path):
-    code = (
-        "import sys; sys.argv = ['psld', 'prepare']; from psld.commands.main import main; main(); "
-        "assert 'torch' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)

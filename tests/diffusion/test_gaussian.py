@@ -1,5 +1,7 @@
 """The Gaussian of the data: its moments, its Wiener filter, and the start of samplers from it."""
 
+from functools import cache
+
 import pytest
 import torch
 
@@ -15,6 +17,7 @@ D = 24
 COUNT = 20_000
 
 
+@cache
 def drawn(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """Images of two classes with means and covariances of their own, and their labels."""
     labels = torch.arange(COUNT) % 2
@@ -27,6 +30,11 @@ def drawn(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 def in_parts(x, labels, size: int = 6_000):
     return lambda: zip(x.split(size), labels.split(size), strict=True)
+
+
+@cache
+def measured(num_classes: int) -> GaussianData:
+    return GaussianData.measure(in_parts(*drawn()), num_classes)
 
 
 def dense(data: GaussianData, group: int) -> torch.Tensor:
@@ -42,7 +50,7 @@ def covariance(x) -> torch.Tensor:
 
 def test_moments_of_all_images_and_of_each_class():
     x, labels = drawn()
-    data = GaussianData.measure(in_parts(x, labels), 2)
+    data = measured(2)
     for group, part in enumerate((x, x[labels == 0], x[labels == 1])):
         torch.testing.assert_close(data.means[group], part.flatten(1).mean(0), atol=1e-4, rtol=0)
         # A direction below the smallest variance is part of the rest.
@@ -63,8 +71,7 @@ def test_a_basis_that_is_searched_for_is_that_of_the_leading_eigenvectors(monkey
 
 
 def test_draws_and_the_filter_have_the_closed_forms():
-    x, labels = drawn()
-    data = GaussianData.measure(in_parts(x, labels), 2)
+    data = measured(2)
     sigma, group = 1.7, torch.tensor([1] * D)
     unit = torch.eye(D).view(D, *SHAPE)
     for chosen, index in ((None, 0), (group, 2)):
@@ -79,7 +86,7 @@ def test_draws_and_the_filter_have_the_closed_forms():
 
 
 def test_it_is_the_same_after_a_file():
-    data = GaussianData.measure(in_parts(*drawn()), 2)
+    data = measured(2)
     again = GaussianData.from_arrays(data.arrays())
     y = normal(5, *SHAPE).float()
     torch.testing.assert_close(again.draw(y, 2.0), data.draw(y, 2.0), atol=1e-3, rtol=1e-3)
@@ -90,8 +97,7 @@ def test_it_is_the_same_after_a_file():
 def test_the_start_has_mean_and_covariance_of_the_process(name, sigma):
     process = EVERY_KIND[name]
     sigma = min(sigma, 0.8 * float(process.noise_level(times(1.0))))
-    x, labels = drawn()
-    data = GaussianData.measure(in_parts(x, labels), 0)
+    data = measured(0)
     start = GaussianStart(process, data, sigma, 1e-3)
     k, n = process.blocks, process.blocks * D
     assert float(process.noise_level(times(start.time))) == pytest.approx(sigma, rel=1e-6)

@@ -18,8 +18,8 @@ from tests.diffusion.processes import phase_space, vp_sde
 MEAN, VARIANCE = 0.8, 0.05
 PROCESSES = {"psld": phase_space(0.25), "cld": phase_space(0.0), "vp-sde": vp_sde()}
 SAMPLERS = {
-    "em": EMSettings(integrator="em", striding="quadratic", steps=200),
-    "sscs": SSCSSettings(integrator="sscs", striding="quadratic", steps=200),
+    "em": EMSettings(integrator="em", striding="quadratic", steps=120),
+    "sscs": SSCSSettings(integrator="sscs", striding="quadratic", steps=120),
     "rk45": RK45Settings(integrator="rk45", tolerance=1e-4),
 }
 
@@ -85,7 +85,7 @@ def test_the_score_of_all_and_the_exact_guide_make_the_score_of_a_class(process)
 def test_guided_samples_have_the_distribution_of_their_class(process, sampler):
     process, count = PROCESSES[process], 3000
     mixture, labels = Mixture(process), torch.arange(count) % 2
-    score = ClassifierGuidedScore(mixture, mixture.logits, labels, scale=1, batch_size=1000)
+    score = ClassifierGuidedScore(mixture, mixture.logits, labels, scale=1, batch_size=count)
     random = torch.Generator().manual_seed(1)
     noise = lambda z: torch.randn(z.shape, generator=random)  # noqa: E731
     x = sample(process, SAMPLERS[sampler], score, states(process, count), noise)[:, 0].flatten()

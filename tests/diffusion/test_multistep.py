@@ -159,10 +159,6 @@ def test_evaluations_are_the_steps(order, corrector):
         assert len(calls) == len(grid) - 1, "noise once a step, none at the end"
 
 
-def test_a_sampler_without_noise_asks_for_none():
-    assert end(phase_space(0.02), multistep(5), noise=None).isfinite().all()
-
-
 def test_the_end_is_the_predicted_image():
     process, settings = vp_sde(), multistep(12)
     states = [z for _, z in path(process, settings, *_start(process))]

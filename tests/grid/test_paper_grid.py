@@ -206,17 +206,11 @@ def test_a_dry_run_lists_the_whole_paper_in_seconds(paper, project):
     assert after.ru_utime - before.ru_utime < 30
 
 
-@pytest.mark.parametrize(
-    ("target", "jobs"),
-    [
-        # A job samples ten shards of 1,000 images, or what is left of an inpainted split.
-        ("table4", {"train": 10, "sample": 60, "tabulate": 1}),
-        ("table7", {"train": 2, "sample": 6, "tabulate": 1}),
-        ("figure3-cifar10", {"train": 1, "train_guide": 1, "sample": 1, "figure": 1}),
-    ],
-)
-def test_each_table_and_figure_is_a_target(project, target, jobs):
-    assert project.plan("--quiet", "rules", "--", target).items() >= jobs.items()
+def test_each_table_and_figure_is_a_target(project):
+    """A job samples ten shards of 1,000 images, or what is left of an inpainted split."""
+    targets = ("table4", "table7", "figure3-cifar10")
+    jobs = {"train": 13, "train_guide": 1, "sample": 67, "tabulate": 2, "figure": 1}
+    assert project.plan("--quiet", "rules", "--", *targets).items() >= jobs.items()
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 import yaml
 
-from psld.config.locations import CONFIGS
 from psld.grid.cache import load_grid
 from psld.grid.plan import jobs_by_stage
 from psld.grid.workflow import Workflow
 from psld.utils.errors import UserError
+from tests.grid.mine import changed
 
 REHEARSAL: dict[str, Any] = {
-    "rehearses": "demo",
+    "rehearses": "mine",
     "models": ["network.base_channels=8", "training.steps=2", "wandb.mode=disabled"],
     "budgets": {"sampler.steps": 3, "sampler.tolerance": "1e-1"},
     "samples": 6,
@@ -23,22 +23,24 @@ REHEARSAL: dict[str, Any] = {
 
 
 @pytest.fixture
-def demo_file(configs) -> Path:
-    """The user's own copy of the demo, with an imported model."""
-    path = configs / "grid" / "demo.yaml"
-    content = yaml.safe_load((CONFIGS / "grid/demo.yaml").read_text())
-    content["models"]["cld"] = {"overrides": ["process=cld"], "checkpoint": "official.ckpt"}
+def mine_file(configs) -> Path:
+    """A grid with an imported model, a guide, a figure and a band."""
+    path = configs / "grid" / "mine.yaml"
+    content = changed("models/cld", {"overrides": ["process=cld"], "checkpoint": "official.ckpt"})
+    content["guides"] = {"guide": ["dataset=digits", "process=psld", "wandb.mode=disabled"]}
+    content["figures"] = {"picture": "cld/em-10"}
+    content["tables"]["steps"]["band"] = {"absolute": 0.1, "relative": 0.1, "reason": "A test."}
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     return path
 
 
-def write(demo_file: Path, **changes: Any) -> None:
-    demo_file.with_name("small.yaml").write_text(yaml.safe_dump(REHEARSAL | changes))
+def write(mine_file: Path, **changes: Any) -> None:
+    mine_file.with_name("small.yaml").write_text(yaml.safe_dump(REHEARSAL | changes))
 
 
-def test_a_rehearsal_has_every_model_and_cell_and_is_small(demo_file):
-    write(demo_file)
-    small, whole = load_grid("small"), load_grid("demo")
+def test_a_rehearsal_has_every_model_and_cell_and_is_small(mine_file):
+    write(mine_file)
+    small, whole = load_grid("small"), load_grid("mine")
     assert list(small.cells) == list(whole.cells)
     assert {m.samples for cell in small.cells.values() for m in cell.measurements} == {6}
     assert {cell.shards for cell in small.measured_cells} == {2}
@@ -57,11 +59,11 @@ def test_a_rehearsal_has_every_model_and_cell_and_is_small(demo_file):
         assert table.band is None, "nothing counts as reproduced"
 
 
-def test_a_change_of_the_grid_changes_its_rehearsal(demo_file):
-    write(demo_file)
+def test_a_change_of_the_grid_changes_its_rehearsal(mine_file):
+    write(mine_file)
     load_grid("small")
-    demo_file.write_text(demo_file.read_text().replace("  cld:\n", "  renamed:\n", 1))
-    with pytest.raises(UserError, match=r"demo\.yaml: .*'cld'"):
+    mine_file.write_text(mine_file.read_text().replace("  cld:\n", "  renamed:\n", 1))
+    with pytest.raises(UserError, match=r"mine\.yaml: .*'cld'"):
         load_grid("small")
 
 
@@ -76,8 +78,8 @@ def test_a_change_of_the_grid_changes_its_rehearsal(demo_file):
         ({"tables": {}}, "unknown key tables"),
     ],
 )
-def test_a_wrong_rehearsal_is_refused_in_one_line(demo_file, changes, complaint):
-    write(demo_file, **changes)
+def test_a_wrong_rehearsal_is_refused_in_one_line(mine_file, changes, complaint):
+    write(mine_file, **changes)
     with pytest.raises(UserError, match=complaint) as refused:
         load_grid("small")
     assert "\n" not in str(refused.value)

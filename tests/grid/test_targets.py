@@ -1,13 +1,13 @@
 """The targets of the workflow: their names, their files, and words that are none."""
 
 import re
-import shutil
 
 import pytest
 
-from psld.config.locations import CONFIGS, config_names
+from psld.config.locations import config_names
 from psld.grid.workflow import Workflow
 from psld.utils.errors import UserError
+from tests.grid.mine import TEXT
 from tests.grid.variants import file_with
 
 CELL = "results/cells/demo/cld/em-quadratic-40.json"
@@ -79,7 +79,7 @@ def test_a_grid_that_does_not_resolve_stops_only_those_who_ask_for_it(configs):
     others = set(config_names("grid")) - {"demo"}
     for name in others:
         (configs / f"grid/{name}.yaml").write_text("half: written")
-    shutil.copy(CONFIGS / "grid/demo.yaml", configs / "grid")
+    (configs / "grid/demo.yaml").write_text(TEXT)
     (configs / "grid/draft.yaml").write_text("models: {mine: [process=")
     workflow = Workflow.load()
     [line] = [line for line in workflow.left_out if "draft" in line]
@@ -87,10 +87,11 @@ def test_a_grid_that_does_not_resolve_stops_only_those_who_ask_for_it(configs):
     assert len(workflow.left_out) == len(others) + 1
     assert list(workflow.grids) == ["demo"]
     assert workflow.default == "demo"
-    workflow.check_targets(["demo", "demo-steps", "demo/cld/em-quadratic-40"], lambda _: False)
+    workflow.check_targets(["demo", "steps", "demo/psld/em-10"], lambda _: False)
     # A model, or a dataset, of another grid may have its name.
-    workflow.broken |= dict.fromkeys(("cld", "digits", "cells"), workflow.broken["draft"])
-    others = ["demo/cld/em-quadratic-40", CELL, "models/demo/cld/manifest.json", "data/digits.h5"]
+    workflow.broken |= dict.fromkeys(("psld", "digits", "cells"), workflow.broken["draft"])
+    others = ["demo/psld/em-10", "results/cells/demo/psld/em-10.json"]
+    others += ["models/demo/psld/manifest.json", "data/digits.h5"]
     workflow.check_targets(others, {*others}.__contains__)
     with pytest.raises(UserError, match=r"paper\.yaml: "):
         workflow.check_targets(["all"], lambda _: False, ["all"])

@@ -131,16 +131,6 @@ def test_the_result_says_what_was_evaluated(cell, model, features):
     assert found.versions["torch"] == torch.__version__
 
 
-def test_sampled_shards_are_evaluated(model, features, tmp_path):
-    """From the sampler's command to the evaluation's, nothing between them."""
-    options = (*SAMPLER, f"model={model}", "shard_size=40")
-    succeeded(call(tmp_path, "sample", *options, "shards=2", "output=cell"))
-    succeeded(evaluate(tmp_path, model, features, "samples=80"))
-    found = result(tmp_path)
-    assert found.nfe == 20
-    assert found.value > found.floor
-
-
 def test_efficientnet_measures_from_reference_to_result(images, model, tmp_path):
     """Without a classifier of the dataset, and gray images are fine."""
     pytest.importorskip("efficientnet_lite_pytorch")

@@ -116,7 +116,7 @@ def test_only_what_is_missing_damaged_or_of_another_origin_is_measured_again(cop
     _, second, third = sorted(shards.iterdir())
     whole = second.read_text()
     third.unlink()
-    for damaged in (whole[:-100], whole.replace('"bits": [\n    ', '"bits": [\n    1'), "[]", ""):
+    for damaged in (whole[:-100], whole.replace('"bits": [\n    ', '"bits": [\n    1'), "[]"):
         assert damaged != whole
         second.write_text(damaged)
         last = third.exists()
@@ -125,7 +125,7 @@ def test_only_what_is_missing_damaged_or_of_another_origin_is_measured_again(cop
         assert bits_in(copy) == before
     more = measure(copy, model, digits, "images=12")
     assert [line.endswith("kept") for line in more[:3]] == [True, True, False]
-    other = measure(copy, model, digits, "seed=1")
+    other = measure(copy, model, digits, "seed=1", "images=4")
     assert not any(line.endswith("kept") for line in other)
 
 

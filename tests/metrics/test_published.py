@@ -101,7 +101,7 @@ def test_dinov2s_distance_is_torch_fidelitys(dinov2, monkeypatch):
     """torch-fidelity asks torch.hub for the network, which here hands it ours."""
     hub = SimpleNamespace(load=lambda *_: dinov2._network)
     monkeypatch.setattr("torch_fidelity.feature_extractor_dinov2.torch.hub", hub)
-    samples, reference = images(6, 256, seed=1), images(5, 160, seed=2)
+    samples, reference = images(4, 256, seed=1), images(3, 160, seed=2)
     theirs = torch_fidelitys(samples, reference, feature_extractor="dinov2-vit-s-14")
     a, b = (gather(dinov2, batches_of(x, 6), "x", len(x)).total for x in (samples, reference))
     expected = theirs["frechet_inception_distance"]

@@ -2,8 +2,6 @@
 
 import pytest
 
-from psld.config.compose import compose_content
-from psld.config.locations import CONFIGS
 from psld.config.settings import parse
 from psld.metrics.settings import MetricSettings
 from psld.utils.errors import UserError
@@ -82,10 +80,3 @@ def test_what_changes_speed_only_or_is_a_place_is_no_part_of_the_identity():
     training = {"kind": "classifier", "batch_size": 7}
     other = parse(MetricSettings, {"name": "fd-classifier", "extractor": training}, "metric")
     assert other.identity() != metric("fd-classifier", "classifier").identity()
-
-
-@pytest.mark.parametrize("path", sorted((CONFIGS / "metric").glob("*.yaml")), ids=lambda p: p.stem)
-def test_every_metric_config_is_valid_and_named_after_its_file(path):
-    content = compose_content("reference", [f"metric={path.stem}"], where=str(path))
-    settings = parse(MetricSettings, content["metric"], where=str(path))
-    assert settings.name == path.stem

@@ -1,7 +1,5 @@
 """The networks of configs/network: their settings, their sizes, and errors for bad settings."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -30,23 +28,12 @@ NETWORK_SIZES = [
     ("afhqv2-sota", 128, 6, 3, 128_449_443),
 ]
 
-PAPER_SIZES = {  # in millions, as printed or as counted from the official code
-    "cifar10-ablation": 39,
-    "cifar10-55m": 55,
-    "cifar10-sota": 97,
-    "celeba64-ablation": 66,
-    "celeba64-sota": 62,
-    "afhqv2-ablation": 65,
-    "afhqv2-sota": 128,
-}
-
 
 @pytest.mark.parametrize(("name", "size", "channels_in", "channels_out", "count"), NETWORK_SIZES)
 def test_network_has_the_size_of_the_paper(name, size, channels_in, channels_out, count):
     with torch.device("meta"):
         network = NCSNpp(read(name, NetworkSettings), size, channels_in, channels_out)
     assert parameters_of(network) == count
-    assert count // 1_000_000 == PAPER_SIZES[name]
 
 
 @pytest.mark.parametrize(
@@ -110,11 +97,6 @@ def test_guide_has_no_progressive_output():
     content = OmegaConf.to_container(OmegaConf.load(CONFIGS / "demo.yaml"))
     with pytest.raises(UserError, match="unknown key progressive_output"):
         parse(GuideSettings, content, "guide")
-
-
-def test_settings_need_no_torch():
-    code = "import sys, psld.networks.settings; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def kind_of(name: str) -> type[EncoderSettings]:

@@ -103,9 +103,8 @@ def test_a_report_that_exists_is_updated(known, monkeypatch):
         )
 
 
-def test_nobody_logged_in_is_one_line(tmp_path, monkeypatch):
+def test_nobody_logged_in_is_one_line(resolved, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    refused(
-        run(tmp_path, command("wandb", "dashboard", "grid_name=demo")), 2, "wandb: ", "wandb login"
-    )
+    dashboard = command("wandb", "dashboard", "grid_name=demo")
+    refused(run(resolved, dashboard), 2, "wandb: ", "wandb login")

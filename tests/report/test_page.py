@@ -148,8 +148,8 @@ def test_gray_pictures_keep_every_pixel_and_photographs_are_made_small(folder, g
     shown, _ = embedded(page_in(folder), 1)
     assert (np.array(shown.convert("L")) == gray).all()
 
-    smooth = np.linspace(0, 255, 2400 * 3000).reshape(2400, 3000, 1)
-    noise = generator.integers(-8, 9, (2400, 3000, 3))
+    smooth = np.linspace(0, 255, 1600 * 2000).reshape(1600, 2000, 1)
+    noise = generator.integers(-8, 9, (1600, 2000, 3))
     draw(folder, "filled", np.clip(smooth + noise, 0, 255).astype(np.uint8))
     shown, size = embedded(page_in(folder), 1)
     assert shown.size == (MOST_PIXELS, MOST_PIXELS * 4 // 5)

@@ -39,11 +39,6 @@ def test_images_do_not_depend_on_what_was_sampled_before(model, sampler):
     assert len(distinct) == 3 * SIZE, "every sample of a cell has noise of its own"
 
 
-def test_another_seed_gives_other_images(model):
-    one, other = (sample(model, *SAMPLERS["em"], f"seed={seed}") for seed in (0, 1))
-    assert not np.array_equal(one.images, other.images)
-
-
 def test_the_counted_evaluations_are_those_of_the_network(model, sampler):
     loaded = load_model(model, CPU)
     batches = []
@@ -55,15 +50,6 @@ def test_the_counted_evaluations_are_those_of_the_network(model, sampler):
         assert shard.nfe == 6
     else:
         assert shard.nfe % 6 in (0, 1, 2, 3), "six a step, some to start, one to denoise"
-
-
-def test_a_tolerance_is_met_by_the_whole_shard(model):
-    """The adaptive steps are decided by shard, so a tighter tolerance costs more."""
-    costs = [
-        sample(model, "sampler=rk45", f"sampler.tolerance={tolerance}").nfe
-        for tolerance in ("1e-1", "1e-2", "1e-3")
-    ]
-    assert costs == sorted(set(costs))
 
 
 def test_the_command_writes_the_shard_and_its_origin(model, tmp_path):

@@ -12,7 +12,7 @@ from psld.networks.ncsnpp import NCSNpp
 from psld.training.batches import Batches, Labels
 from psld.training.model import load_model
 from psld.training.ranks import Ranks
-from psld.training.settings import ModelSettings, TrainingSettings
+from psld.training.settings import ModelSettings
 from psld.utils.errors import UserError
 from tests.commands import TINY, call, refused, succeeded
 from tests.diffusion.processes import phase_space
@@ -147,7 +147,3 @@ def test_training_conditional_models(digits, tmp_path):
 def test_a_dataset_without_classes_has_nothing_to_tell(tmp_path):
     given = (*TINY, "dataset.num_classes=0", "training.label_dropout=0.1")
     refused(call(tmp_path, "train", *given), 2, "training.label_dropout", "digits has no classes")
-
-
-def test_the_default_is_unconditional():
-    assert TrainingSettings(steps=1, batch_size=1).label_dropout is None

@@ -133,34 +133,19 @@ def test_other_intervals_resume_the_same_training(trained, digits):
         ("+speed=high", ("unknown key speed",)),
         ("process=ornstein", ("process", "ornstein", "vp-sde")),
         ("training.steps=0", ("training.steps", "greater than or equal to 1")),
-        ("training.steps=many", ("training.steps", "many")),
-        ("process.gamma=-1", ("process.gamma", "greater than or equal to 0")),
         ("network.channel_multipliers=[1,2,4,8,16]", ("dataset.image_size 8", "halved 4 times")),
-        ("training.micro_batch=5", ("micro_batch 5 does not divide batch_size 16",)),
-        ("training.precision=fp8", ("training.precision", "'fp32'", "'bf16'")),
         ("wandb.mode=maybe", ("wandb.mode", "'offline'", "'disabled'")),
         ("device=gpu", ("device", "'gpu'")),
         ("dataset.channels=3", ("digits.h5", "has channels 1", "dataset.channels is 3")),
         ("training.steps", ("training.steps",)),
+        ("process=recipe process.Q=[[0,1,0],[0,0,0],[0,0,0]]", ("process: ",)),
+        ("process=recipe process.D=[[0,0,0],[0,0,0],[0,0,-1]]", ("process: ",)),
+        ("process=recipe process.D=[[0,0,0],[0,0,0],[0,0,0]]", ("process: ",)),
     ],
 )
 def test_bad_settings_are_refused_before_anything_is_written(digits, tmp_path, override, words):
-    finished = call(tmp_path, "train", *SETTINGS, f"data={digits}", override)
+    finished = call(tmp_path, "train", *SETTINGS, f"data={digits}", *override.split())
     refused(finished, 2, *words)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    "process",
-    [
-        "process.Q=[[0,1,0],[0,0,0],[0,0,0]]",
-        "process.D=[[0,0,0],[0,0,0],[0,0,-1]]",
-        "process.D=[[0,0,0],[0,0,0],[0,0,0]]",
-    ],
-)
-def test_an_impossible_process_is_refused_before_anything_is_written(digits, tmp_path, process):
-    finished = call(tmp_path, "train", *SETTINGS, f"data={digits}", "process=recipe", process)
-    refused(finished, 2, "process: ")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -27,9 +27,9 @@ from tests.commands import TINY, call, command, run, run_directory, succeeded
 
 SETTINGS = (
     *TINY,
-    "training.steps=20",
-    "training.checkpoint_every=10",
-    "training.log_every=10",
+    "training.steps=8",
+    "training.checkpoint_every=4",
+    "training.log_every=4",
     "training.micro_batch=4",
 )
 
@@ -44,11 +44,11 @@ def test_two_ranks_train_what_one_trains(digits, tmp_path):
     succeeded(call(one, "train", *settings))
     train = command("train", *settings)[1:]
     finished = succeeded(run(two, [*launcher, *train]))
-    assert finished.stdout.count("step 20/20") == 1, "the leading rank alone reports"
+    assert finished.stdout.count("step 8/8") == 1, "the leading rank alone reports"
     assert finished.stdout.count("wrote") == 1
 
     weights = [load_file(folder / "model" / "weights.safetensors") for folder in (one, two)]
-    last = "checkpoints/checkpoint-00000020.safetensors"
+    last = "checkpoints/checkpoint-00000008.safetensors"
     trained = [grouped(load_file(run_directory(folder) / last))["network"] for folder in (one, two)]
     for first, second in (weights, trained):
         assert first.keys() == second.keys()

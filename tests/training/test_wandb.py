@@ -90,9 +90,11 @@ def test_a_run_of_three_lives_has_each_step_once(digits, tmp_path, server):
     assert online.logged_file("samples") == preview_path(run_directory(tmp_path), 160).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_training_outlives_its_wandb(digits, tmp_path, server):
     """As where Slurm signals every process of a job, or the memory is short."""
-    training = command("train", *SETTINGS, f"data={digits}", "wandb.mode=online")
+    without_previews = (*SETTINGS, "training.preview_every=null", f"data={digits}")
+    training = command("train", *without_previews, "wandb.mode=online")
     with started(tmp_path, training) as process:
         while not server.runs:
             assert process.poll() is None, process.communicate()
@@ -149,7 +151,8 @@ def log_live(folder: Path, server: WandbServer, **later: object) -> None:
 
 REFUSED_AT_ONCE = [
     {"delay": 1e6},
-    *({"refuses": "/", "status": status} for status in (500, 401)),
+    {"refuses": "/", "status": 401},
+    pytest.param({"refuses": "/", "status": 500}, marks=pytest.mark.slow),
     pytest.param({"refuses": "/", "status": 429}, marks=pytest.mark.slow),
     pytest.param({"delay": 0.7}, marks=pytest.mark.slow),
 ]

@@ -15,11 +15,11 @@ def fresh(tmp_path) -> Project:
 
 @pytest.fixture(scope="session")
 def finished_once(once) -> Project:
-    """The project after one real run of its grid."""
+    """The project after a run of its grid."""
 
     def fill(folder: Path) -> None:
         folder.rmdir()
-        Project.create(folder).run("tiny")
+        Project.create(folder).run_in_one_process("tiny")
 
     return Project(once("finished", fill))
 
