@@ -5,10 +5,11 @@
         --models plain uncertain plain-0.1 --sampler few --steps 4 10
 
 FOLDER is where the grid ran. Each training repeats that of the model, once as it is and once with a
-learned weight of each noise level (Karras et al., 2024, 2312.02696, Eq. 14 to 15), and averages its
-weights in several ways along the way: with the model's own decay, and with the power functions that
-post-hoc EMA chooses from (Eq. 123 to 127), by their relative length. All go to
-FOLDER/models/denoiser-options, as `plain`, `plain-seed1`, `plain-0.05`, `uncertain` and so on.
+learned weight of each noise level (Karras et al., 2024, 2312.02696, Eq. 14 to 15; its rate has no
+warm-up). It averages its weights in several ways along the way: with the model's own decay, and
+with the power functions that post-hoc EMA chooses from (Eq. 123 to 127), by their relative length.
+All go to FOLDER/models/denoiser-options, as `plain`, `plain-seed1`, `plain-0.05`, `uncertain` and
+so on.
 """
 
 import argparse

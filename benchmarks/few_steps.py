@@ -10,11 +10,13 @@ classifier, to the training split, and in pixels on the scale 0 to 1, to all ima
 `few` knows exactly the two moments that the distance of pixels compares, so a first row, with 0
 evaluations, has images of that Gaussian alone.
 
-With several trainings, a training counts as one result, the mean of its seeds; with one, a seed.
-After ± stands half of the 95 % interval of the mean over them. p compares with EM at the most
-steps: a t-test of the logarithms, paired if both are of the same trainings, else Welch's. It is not
-corrected for the number of rows. Measured cells are kept in a file, so a second run measures only
-new cells.
+With several trainings, a training counts as one result, the mean of its seeds; with one, a seed,
+and nothing is said of other trainings. After ± stands half of the 95 % interval of the mean over
+them. Ratios are of means. p compares with EM at the most steps: a t-test of the logarithms, paired
+if both are of the same trainings, else Welch's. It is not corrected for the number of rows. With
+`--baseline MODEL` and an empty `--against`, a row is compared with the same row of that model,
+paired by training, and the ratio of features has its 95 % interval. Measured cells are kept in a
+file, so a second run measures only new cells.
 """
 
 import argparse
@@ -36,6 +38,7 @@ from psld.metrics.distances import frechet_distance
 from psld.metrics.estimate import spread
 from psld.metrics.features import FeatureStatistics, batches_of, gather
 from psld.training.manifest import ModelManifest, read_manifest
+from psld.training.start import load_start
 
 SAMPLES = 1000
 BATCH = 500
@@ -51,6 +54,8 @@ class Cell(NamedTuple):
 
     metric: str
     weights_sha256: str
+    start: str
+    """The digest of the model's start, which decides σ₀; empty for samplers from the prior."""
     sampler: str
     """A config of configs/sampler, and KEY=VALUE settings for it; or `GAUSSIAN`."""
     steps: int
@@ -117,7 +122,9 @@ class Measured:
     def one(self, model: str, sampler: str, steps: int, seed: int) -> Distances:
         folder = self.models / model
         sha256 = read_manifest(folder, ModelManifest).weights_sha256
-        cell = Cell(self.metric, sha256, sampler, steps, seed)
+        starts = sampler == GAUSSIAN or sampler.startswith("few")
+        start = load_start(folder, sha256).sha256 if starts else ""
+        cell = Cell(self.metric, sha256, start, sampler, steps, seed)
         if cell not in self.cells:
             self.cells[cell] = self.reference.distances(cell.images(folder))
             record = {"cell": cell, "distances": self.cells[cell]}
@@ -174,15 +181,15 @@ def main() -> None:
     file = given.cells or given.folder / "few_steps.jsonl"
     measured = Measured(models, reference, given.metric, file)
     samplers = given.sampler or ["multistep"]
-    ratios = "".join(f"{f'/ EM at {steps}':>15}" for steps in given.against)
+    ratios = "".join(f"{f'/ EM at {steps}':>15}" for steps in sorted(given.against))
     header = f"{'model':18} {'steps':>5}  {'features, pixels':>16} {'±':>12}"
     print(f"{header}{ratios}  p; sampler; each result")
     for model in given.models:
         trainings = [model, *(f"{model}-seed{i}" for i in range(1, given.trainings))]
         compared = given.baseline or model
         theirs = [compared, *(f"{compared}-seed{i}" for i in range(1, given.trainings))]
-        baselines = [measured.each(theirs, EM, n, given.seeds) for n in given.against]
-        rows = [(EM, steps) for steps in given.against]
+        baselines = [measured.each(theirs, EM, n, given.seeds) for n in sorted(given.against)]
+        rows = [(EM, steps) for steps in sorted(given.against)]
         rows += [(GAUSSIAN, 0)] * any(each.startswith("few") for each in samplers)
         rows += [(sampler, steps) for sampler in samplers for steps in given.steps]
         for sampler, steps in rows:
@@ -190,6 +197,12 @@ def main() -> None:
             values = f"{mean(each)!s:>16} {half_widths(each)!s:>12}"
             values += "".join(f"{mean(each) / mean(baseline)!s:>15}" for baseline in baselines)
             p = ""
+            if given.baseline and not baselines:
+                same = measured.each(theirs, sampler, steps, given.seeds)
+                logs = [math.log(a.features / b.features) for a, b in zip(each, same, strict=True)]
+                half = spread(logs).interval.half_width
+                low, high = (math.exp(sum(logs) / len(logs) + side) for side in (-half, half))
+                p = f"/ {given.baseline}: {mean(each) / mean(same)} [{low:.2f}, {high:.2f}]"
             if baselines and len(each) > 1 and (compared != model or sampler != EM):
                 both = p_values(each, baselines[-1], paired=compared == model)
                 p = "p = " + ", ".join(f"{value:.2g}" for value in both)

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +21,7 @@ from psld.networks.forward import forward_pass
 from psld.sampling.sample import ImageSampler, cell_sampler, with_start
 from psld.training.hub import fetched
 from psld.training.model import Model, build_process, load_guide, load_model
-from psld.training.start import SamplerStart, measure_start, passes_over
+from psld.training.start import SamplerStart, start_of
 from psld.utils.arguments import (
     check_numbers,
     checked_seed,
@@ -169,8 +169,14 @@ class ForeignDenoiser:
     shape: tuple[int, int, int]
     sigma_min: float
     sigma_max: float
-    start: SamplerStart | None
-    """The Gaussian of the images, if they were given."""
+    images: Tensor | None
+
+    @cached_property
+    def start(self) -> SamplerStart | None:
+        """The start of samplers; None without images. Evaluates the network 19 times on 256."""
+        if self.images is None:
+            return None
+        return start_of(self.images, self.network, device_of(self.network), self.sigma_max)
 
     @in_words_of_the_call(CALL)
     def sample(
@@ -195,7 +201,8 @@ class ForeignDenoiser:
         seed = checked_seed(CALL, seed)
         built = every_block(named_process(CALL, process).build())
         chosen = named_sampler(CALL, sampler, steps, options)
-        chosen, gaussian = with_start(chosen, built, self.start, device_of(self.network))
+        start = self.start if chosen.starts_from_data else None
+        chosen, gaussian = with_start(chosen, built, start, device_of(self.network))
         check_levels(chosen.noise_levels(built), self.sigma_min, self.sigma_max, "network")
         eps = SeesImages(built, forward_pass(self.network, chosen.precision), gives_image=True)
         given = built, chosen, eps, self.network, self.shape, Batching(batch_size)
@@ -218,7 +225,7 @@ def from_denoiser(
         model = psld.from_denoiser(Gray(), (3, 32, 32), sigma_min=0, sigma_max=float("inf"))
         images = model.sample(4, process="cld", sampler="sscs", steps=10)
 
-    With images of its training, four evaluations suffice:
+    With images of its training, samplers can start from their mean and covariance:
 
         seen = torch.randint(0, 256, (100, 3, 32, 32), dtype=torch.uint8)   # psld.load_images(…)
         model = psld.from_denoiser(Gray(), (3, 32, 32), sigma_min=0.002, sigma_max=80, images=seen)
@@ -231,18 +238,18 @@ def from_denoiser(
         sigma_min: the smallest noise level that it takes; processes with smaller ones are refused.
         sigma_max: the largest one. From the prior, processes reach 150 to 700.
         images: of the training, uint8 N×C×H×W. Samplers can then start from their mean and
-            covariance (`sampler="few"`), at a level that the network's errors on 256 of them
-            decide: they count what it has memorized as gain, so `start_level` may be better.
+            covariance (`sampler="few"`), at a level up to `sigma_max` that the network's errors on
+            256 of them decide at the first use: they count what it has memorized as gain, so
+            `start_level` may be better. Call `network.eval()` before.
     """
     channels, height, width = checked_shape("from_denoiser()", shape, "C×H×W")
-    start = None
+    image = (channels, height, width)
     if images is not None:
-        if images.dtype != torch.uint8 or images.shape[1:] != (channels, height, width):
-            raise UserError(f"from_denoiser(): images is not uint8 N×{channels}×{height}×{width}")
-        seen, device = images.cpu().numpy(), device_of(network)
-        passes = passes_over(seen, np.zeros(len(seen), np.int64), device)
-        start = measure_start(passes, 0, seen, network, device)
-    return ForeignDenoiser(network, (channels, height, width), sigma_min, sigma_max, start)
+        images = torch.as_tensor(images)
+        if images.dtype != torch.uint8 or images.shape[1:] != image or len(images) < 2:
+            wrong = f"{images.dtype} {tuple(images.shape)}"
+            raise UserError(f"from_denoiser(): images is {wrong}, not uint8 {('N', *image)}")
+    return ForeignDenoiser(network, image, sigma_min, sigma_max, images)
 
 
 @in_words_of_the_call(CALL)
@@ -290,21 +297,20 @@ def sample(
 
 
 def _images(
-    sampler: ImageSampler,
-    n: int,
-    seed: int,
-    known: KnownPixels | None,
-    raw: bool,
-    progress: bool,
+    sampler: ImageSampler, n: int, seed: int, known: KnownPixels | None, raw: bool, progress: bool
 ) -> Tensor:
     """Sample n images, with the known pixels if there are any."""
     inpainting = None
     if known is not None:
+        if not isinstance(known, tuple) or not all(isinstance(each, Tensor) for each in known):
+            raise UserError("inpainting is two tensors: (images, mask)")
         images, mask = (each.to(sampler.device) for each in known)
-        if images.shape != (n, *sampler.shape):
-            raise UserError(
-                f"inpainting has images of {tuple(images.shape)}, not {(n, *sampler.shape)}"
-            )
+        shape = (n, *sampler.shape)
+        if images.shape != shape or mask.shape not in (shape, (n, 1, *shape[2:])):
+            wrong = f"images of {tuple(images.shape)} and a mask of {tuple(mask.shape)}"
+            raise UserError(f"inpainting has {wrong}, not {shape} and {(n, 1, *shape[2:])}")
+        if not images.is_floating_point():
+            raise UserError("inpainting has bytes; its images are floats in [−1, 1]: x / 127.5 - 1")
         if sampler.gaussian:
             raise UserError("inpainting starts from the prior; use another sampler than few")
         inpainting = Inpainting(sampler.process, images, mask)

@@ -10,7 +10,10 @@ from pydantic import Field, model_validator
 
 from psld.config.settings import Settings
 
-SET_BY_LAUNCH = {"array", "error", "job-name", "nodes", "ntasks-per-node", "output"}
+SET_BY_LAUNCH = {
+    *("array", "cpus-per-task", "error", "job-name", "mem", "no-requeue", "nodes", "ntasks"),
+    *("ntasks-per-node", "open-mode", "output", "time"),
+}
 """Options of sbatch that a launch sets itself: it finds the job by its name, the logs by theirs."""
 
 

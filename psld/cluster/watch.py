@@ -16,7 +16,8 @@ import time
 RUN = "PSLD_RUN"
 """The environment variable with the folder of the run that started this process."""
 RECORDS = "PSLD_RECORDS"
-"""That with the digests of the records for which Snakemake has planned a job in Slurm."""
+"""The environment variable with the digests of the records that Snakemake planned for a job in
+Slurm."""
 GRACE_SECONDS = 60
 """Time between SIGTERM, at which a training saves a checkpoint, and SIGKILL."""
 

@@ -37,8 +37,8 @@ class Command:
     changeable: bool = False
     """True if other words may change the record: a training by hand starts from a grid's model."""
     bare: str = ""
-    """The settings that words without `=`, and those after `--`, give, in this order: one each, or
-    a list of all if `…` follows the name."""
+    """Names of the settings that words without `=` and, last, those after `--` give, one word
+    each; `NAME …` takes all of them as a list."""
     has_config: bool = True
     drops_empty: bool = False
     """True if a setting with an empty text keeps its default."""
@@ -79,7 +79,7 @@ class Command:
         or not the one that Snakemake has planned before it submitted this job.
         """
         planned = value_in(words, "record")
-        if planned and planned not in os.environ.get(RECORDS, planned):
+        if planned and planned not in os.environ.get(RECORDS, planned).split(","):
             raise UserError(
                 f"{self.record}={name}: the grid has changed since this job was submitted; run "
                 "Snakemake again"
@@ -105,18 +105,22 @@ class Command:
 
     def _of_the_class(self, words: list[str]) -> Settings:
         after = words.index("--") if "--" in words else len(words)
-        words, bare = words[:after], words[after + 1 :]
+        words, last = words[:after], words[after + 1 :]
         if flags := [word for word in words if word.startswith("-")]:
             raise UserError(f"unrecognized arguments: {flags[0]}")
-        bare += [word for word in words if self.is_bare(word)]
+        bare = [word for word in words if self.is_bare(word)]
         others = [word for word in words if word not in bare]
+        given = self.of_bare([*bare, *last])
+        keys = {word.partition("=")[0] for word in others}
+        if twice := [key for key in given if key in keys]:
+            raise UserError(f"{twice[0]}: given twice, as {given[twice[0]]} and with {twice[0]}=")
         if unreadable := [word for word in others if "=" not in word]:
             raise UserError(f"{unreadable[0]}: not a setting KEY=VALUE")
         if empty := [word for word in others if not word.partition("=")[2]]:
             if not self.drops_empty:
                 raise UserError(f"{empty[0]} has no value; leave it out for its default")
             others = [word for word in others if word not in empty]
-        return parse(self.kind, updated(self.of_bare(bare), others), self.where)
+        return parse(self.kind, updated(given, others), self.where)
 
     def is_bare(self, word: str) -> bool:
         """Check that a word is no setting: official checkpoints have `=` in their names."""

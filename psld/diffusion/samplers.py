@@ -177,7 +177,8 @@ class TimeGridSampler(AnySampler):
         return time_grid(process, self.striding, steps, *grid)
 
     def noise_levels(self, process):
-        low, high = process.noise_level(self.time_grid(process)[[-1, 0]])
+        # Without `denoise` the end of the last step is not evaluated.
+        low, high = process.noise_level(self.time_grid(process)[[-1 - (not self.denoise), 0]])
         return float(low), float(high)
 
     @model_validator(mode="after")

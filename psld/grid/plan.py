@@ -113,7 +113,7 @@ def _network(trained: Model | Guide) -> tuple[Settings, int, int]:
 def work_by_network(grid: Grid) -> dict[str, Work]:
     """Return the work of each network, by its name in configs/network.
 
-    If several networks have the same name, the later ones also have that of their first model.
+    Later networks of the same name have that of their first model or guide in parentheses.
     """
     names: dict[tuple[Settings, int, int], str] = {}
     works: dict[str, Work] = {}
@@ -121,7 +121,9 @@ def work_by_network(grid: Grid) -> dict[str, Work]:
     models = ((model, grid.file.overrides(name)) for name, model in grid.models.items())
     for trained, overrides in (*models, *guides):
         name = value_in(overrides, "network") or "default"
-        name = f"{name} ({trained.name})" if name in works else name
+        if name in works:
+            kind = "guide " if isinstance(trained, Guide) else ""
+            name = f"{name} ({kind}{trained.name})"
         work = works.setdefault(names.setdefault(_network(trained), name), Work())
         work.trained.append(trained)
         if not (trained.checkpoint or trained.is_trained_elsewhere):

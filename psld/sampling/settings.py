@@ -82,7 +82,7 @@ class SampleSettings(SamplingRun, CellSettings):
     first: int = Field(ge=0)
     """Index of the first shard. Shard j begins with sample j · shard_size."""
     shards: int = Field(ge=1)
-    """Number of shards to make."""
+    """Number of shards to make, from `first` on; of a grid's cell, as many as it has."""
     output: str
     """Folder that receives the shards 00000.safetensors, … and the record of their range."""
     png: str | None

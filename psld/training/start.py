@@ -99,6 +99,7 @@ def measure_start(
     held_out: np.ndarray,
     denoise: Denoise | None,
     device: torch.device,
+    highest: float = math.inf,
 ) -> SamplerStart:
     """Measure the Gaussian of the training images, and the cost of a start at each level.
 
@@ -117,11 +118,16 @@ def measure_start(
     Args:
         passes, num_classes: the training images, as in `GaussianData.measure`.
         held_out: uint8 N×C×H×W; 256 of them are taken, evenly.
+        highest: the highest level that the network takes.
+
+    Raises UserError if the network predicts NaN, or takes no level of a start.
     """
+    if highest <= LOWEST_LEVEL:
+        raise UserError(f"start: from {LOWEST_LEVEL:g} on; the network takes {highest:g} at most")
     data = GaussianData.measure(passes, num_classes)
     # Well above the largest deviation in any direction, the noise hides what is not Gaussian.
     largest = float(torch.linalg.eigvalsh(data.covariances[0]).max()) ** 0.5
-    levels = np.geomspace(LOWEST_LEVEL, max(8.0, 3 * largest), LEVELS)
+    levels = np.geomspace(LOWEST_LEVEL, min(highest, max(8.0, 3 * largest)), LEVELS)
     if denoise is None:
         return SamplerStart(data, torch.from_numpy(levels), torch.full((LEVELS,), torch.nan))
     chosen = np.linspace(0, len(held_out) - 1, min(HELD_OUT, len(held_out))).astype(int)
@@ -135,10 +141,21 @@ def measure_start(
         filtered = on_device.posterior_mean(y, sigma)
         predicted = torch.cat([denoise(part, sigmas[: len(part)]) for part in y.split(BATCH)])
         errors = [(each - x0).square().sum() / len(x0) for each in (filtered, predicted)]
+        if not errors[1].isfinite():
+            raise UserError(f"start: the network's prediction at σ = {sigma:.3g} is not finite")
         gains.append(max(0.0, float(errors[0] - errors[1])) / sigma**2)
     steps = np.diff(np.log(levels)) * (np.array(gains)[1:] + np.array(gains)[:-1]) / 2
     nats = np.append(np.cumsum(steps[::-1])[::-1], 0.0)
     return SamplerStart(data, torch.from_numpy(levels), torch.from_numpy(nats))
+
+
+def start_of(
+    images: Tensor, denoise: Denoise, device: torch.device, highest: float
+) -> SamplerStart:
+    """Measure the start of images, uint8 N×C×H×W, which are held-out images as well."""
+    seen = images.cpu().numpy()
+    passes = passes_over(seen, np.zeros(len(seen), np.int64), device)
+    return measure_start(passes, 0, seen, denoise, device, highest)
 
 
 def denoiser_of_states(process: LinearProcess, network: Network) -> Denoise | None:

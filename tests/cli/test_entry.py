@@ -65,6 +65,7 @@ def test_every_command_refuses_an_unknown_key(words, tmp_path):
         ("plan grid", "grid: not a setting KEY=VALUE"),
         ("wandb sync dashboard", "dashboard: one word too many; usage: KEY=VALUE … VERB"),
         ("import a b guide=demo/psld-0.02", "b: one word too many; usage: KEY=VALUE … CHECKPOINT"),
+        ("init a folder=b", "folder: given twice, as a and with folder="),
         ("init a b", "b: one word too many; usage: KEY=VALUE … FOLDER"),
         ("page grid_name=", "grid_name= has no value; leave it out for its default"),
         ("wandb upload", "verb: Input should be "),

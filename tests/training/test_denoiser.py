@@ -26,6 +26,13 @@ LAW = NoiseLaw(center=-1.2, width=1.2, low=2e-5, high=1000)
 DENOISER = (*TINY, "training.objective=denoiser", "process=psld", "training.steps=30")
 
 
+class NaN(torch.nn.Module):
+    """A network that is broken."""
+
+    def forward(self, y, sigma):
+        return y * float("nan")
+
+
 @pytest.fixture(scope="module")
 def folder(digits, tmp_path_factory):
     """A folder with a small class-conditional denoiser."""
@@ -204,9 +211,36 @@ def test_four_evaluations_start_from_the_moments_of_given_images(folder, digits)
     options = {**few, "start_level": 2.0}
     theirs, mine = (model.sample(4, **options).int() for model in (edm, ours))
     assert (theirs - mine).abs().max() <= 1
-    assert edm.sample(4, **few).shape == (4, 1, 8, 8)
-    with pytest.raises(UserError, match=r"images is not uint8 N×1×8×8"):
-        psld.from_denoiser(ours.network, (1, 8, 8), 0.002, 80, images=seen.float())
+    level = edm.start.level(4)
+    assert edm.sample(4, **few).equal(edm.sample(4, **few, start_level=level))
+    low = psld.from_denoiser(ours.network, (1, 8, 8), 0.002, 1.5, images=seen)
+    assert low.sample(4, **few).shape == (4, 1, 8, 8), "no level above 1.5 is asked for"
+    for wrong in (seen.float(), seen[:1], seen[:, :, :4]):
+        with pytest.raises(UserError, match=r"images is .*, not uint8 \('N', 1, 8, 8\)"):
+            psld.from_denoiser(ours.network, (1, 8, 8), 0.002, 80, images=wrong)
+    broken = psld.from_denoiser(NaN(), (1, 8, 8), 0.002, 80, images=seen)
+    with pytest.raises(UserError, match=r"prediction at σ = 0\.7 is not finite"):
+        broken.sample(4, **few)
+
+
+@pytest.mark.parametrize("options", [{"process": "cld", "sampler": "sscs"}, {"process": "vp-sde"}])
+def test_known_pixels_are_kept_as_every_process(folder, options):
+    ours = psld.load(folder / "model")
+    theirs = psld.from_denoiser(ours.network, (1, 8, 8), sigma_min=0, sigma_max=1e4)
+    images, mask = torch.rand(4, 1, 8, 8) * 2 - 1, torch.ones(4, 1, 8, 8)
+    mask[..., 4:] = 0
+    options = {"steps": 4, "raw": True, "inpainting": (images, mask), **options}
+    for model in (ours, theirs):
+        filled = model.sample(4, **options)
+        torch.testing.assert_close(filled[..., :4], images[..., :4])
+        assert (filled[..., 4:] - images[..., 4:]).abs().mean() > 0.1
+    for wrong, said in (
+        ((mask.byte(), mask), "bytes"),
+        ((images, mask[:, 0]), "a mask of"),
+        (images, "two tensors"),
+    ):
+        with pytest.raises(UserError, match=said):
+            ours.sample(4, **options | {"inpainting": wrong})
 
 
 def test_a_denoiser_is_a_network_of_states_for_functions_of_states(folder):

@@ -38,6 +38,11 @@ def test_a_cell_alone_needs_its_own_chain_only(fresh):
     assert fresh.plan(cell) == CELL
     rules = (fresh.folder / "rules.txt").read_text().splitlines()
     assert set(rules) == {*RULES, "all", "default", "tiny", *tables, cell}
+    unknown = fresh.snakemake("--dry-run", "tiny/psld/em-33")
+    assert unknown.returncode == 2
+    [line] = [line for line in unknown.stdout.splitlines() if "tiny/psld/em-33" in line]
+    assert line.startswith("error: tiny/psld/em-33: no such target; the nearest are: tiny/psld/em")
+    assert "MissingRule" not in unknown.stdout
 
 
 def test_no_job_of_a_grid_imports_hydra(finished_once):
