@@ -232,7 +232,7 @@ def test_known_pixels_are_kept_as_every_process(folder, options):
     options = {"steps": 4, "raw": True, "inpainting": (images, mask), **options}
     for model in (ours, theirs):
         filled = model.sample(4, **options)
-        torch.testing.assert_close(filled[..., :4], images[..., :4])
+        torch.testing.assert_close(filled[..., :4], images[..., :4], rtol=0, atol=1e-3)
         assert (filled[..., 4:] - images[..., 4:]).abs().mean() > 0.1
     for wrong, said in (
         ((mask.byte(), mask), "bytes"),
