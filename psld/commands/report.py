@@ -222,6 +222,8 @@ def verify(settings: VerifySettings) -> None:
     for table, checked in verified.tables.items():
         counts = ", ".join(f"{n} {what}" for what, n in sorted(checked.items()))
         print(f"{path}: {table}: {counts}")
+    total = sum(sum(checked.values()) for checked in verified.tables.values())
+    print(f"{path}: {total} numbers in all, {len(verified.wrong)} differences")
     for line in verified.notes:
         print(f"{path}: {line}")
     print(f"{path}: not proven: that the features are of samples of the models that are named")

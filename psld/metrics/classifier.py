@@ -21,6 +21,7 @@ from psld.data.store import ImageStore, from_uint8
 from psld.metrics.command_settings import TrainExtractorSettings
 from psld.metrics.features import batches_of, digest_of_weights
 from psld.metrics.settings import ClassifierSettings
+from psld.networks.forward import enough_threads
 from psld.utils.device import device_name, provenance, use_device
 from psld.utils.errors import RunError, UserError
 from psld.utils.randomness import Stream, generator, stream_seed
@@ -183,7 +184,9 @@ def train_classifier(
         optimizer, settings.learning_rate, total_steps=settings.steps
     )
     random = generator("cpu", settings.seed, Stream.BATCH)
-    with deterministic():
+    # By hand with as many threads as in the workflow, so with the same bits.
+    threads = enough_threads(network, settings.batch_size, images[0].size)
+    with deterministic(), threads:
         for _ in trange(settings.steps, desc="classifier", unit="step", disable=None):
             index = torch.randint(len(all_images), (settings.batch_size,), generator=random)
             index = index.to(device, non_blocking=True)

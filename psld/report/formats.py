@@ -20,8 +20,10 @@ TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
     undefined=StrictUndefined,
+    finalize=lambda value: value.replace("`", "") if type(value) is str else value,
 )
-"""The templates of HTML pages, which have no script, fetch nothing, and escape all texts."""
+"""The templates of HTML pages, which have no script, fetch nothing, and escape all texts; captions
+are written for Markdown, too, so their backticks go."""
 
 
 def write_table(grid: Grid, name: str, output: str) -> None:

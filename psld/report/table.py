@@ -61,10 +61,11 @@ def table_text(table: Table, rows: list[list[TableEntry]]) -> TableText:
 def summary(grid: Grid, tables: dict[str, list[list[TableEntry]]]) -> TableText:
     """Count the entries of each table by status."""
     counts = {n: Counter(e.status for row in rows for e in row) for n, rows in tables.items()}
+    found = [status for status in STATUSES if any(count[status] for count in counts.values())]
     return TableText(
         title=f"Grid {grid.name}: entries by table",
-        columns=["table", *STATUSES],
-        lines=[[n, *(str(count[status]) for status in STATUSES)] for n, count in counts.items()],
+        columns=["table", *found],
+        lines=[[n, *(str(count[status]) for status in found)] for n, count in counts.items()],
         notes=[
             "For these weights: from fewer than three trainings. Measured: the paper has no "
             "number, the table no band, or the number is a count of fixed steps."
