@@ -13,7 +13,6 @@ so on.
 """
 
 import argparse
-import copy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from tqdm import tqdm
 
 from psld.data.store import ImageStore
 from psld.diffusion.loss import Batch, DenoiserLoss, NoisyImages
-from psld.networks.forward import Denoiser, enough_threads
+from psld.networks.forward import EMA, Denoiser, enough_threads
 from psld.training.batches import Batches
 from psld.training.loop import optimize
 from psld.training.manifest import ModelManifest, read_manifest, write_manifest
@@ -63,21 +62,21 @@ class UncertainLoss(nn.Module):
         self.optimizer.zero_grad()
 
 
-class PowerEMA:
+class PowerEMA(EMA):
     """The average of all weights so far, those of step τ with a weight that grows as τ^γ."""
 
     def __init__(self, network: nn.Module, length: float) -> None:
         """`length`: the deviation of the average's profile over the training, which decides γ."""
-        self.length, self.network = length, copy.deepcopy(network).eval().requires_grad_(False)
+        super().__init__(network, decay=0.0)
+        self.length = length
         # Eq. 126: length² = (γ + 1) / ((γ + 2)² (γ + 3))
         roots = np.roots([1, 7, 16 - length**-2, 12 - length**-2])
         self.gamma = roots.real[np.abs(roots.imag) < 1e-9].max()
 
-    @torch.no_grad()
-    def update(self, network: nn.Module, step: int) -> None:
-        share = 1 - (1 - 1 / step) ** (self.gamma + 1)
-        averaged = list(self.network.parameters())
-        torch._foreach_lerp_(averaged, list(network.parameters()), share)
+    def advance(self, network: nn.Module, step: int) -> None:
+        """Take the weights after a step, counted from 1."""
+        self.decay = (1 - 1 / step) ** (self.gamma + 1)
+        self.update(network)
 
 
 def trained(
@@ -102,7 +101,7 @@ def trained(
             if uncertain:
                 loss.step()
             for average in averages:
-                average.update(state.network, step + 1)
+                average.advance(state.network, step + 1)
     end = f"-seed{seed}" if seed else ""
     yield name + end, state.ema.network
     for average in averages:

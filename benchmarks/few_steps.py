@@ -185,9 +185,11 @@ def main() -> None:
     header = f"{'model':18} {'steps':>5}  {'features, pixels':>16} {'±':>12}"
     print(f"{header}{ratios}  p; sampler; each result")
     for model in given.models:
-        trainings = [model, *(f"{model}-seed{i}" for i in range(1, given.trainings))]
         compared = given.baseline or model
-        theirs = [compared, *(f"{compared}-seed{i}" for i in range(1, given.trainings))]
+        trainings, theirs = (
+            [name, *(f"{name}-seed{i}" for i in range(1, given.trainings))]
+            for name in (model, compared)
+        )
         baselines = [measured.each(theirs, EM, n, given.seeds) for n in sorted(given.against)]
         rows = [(EM, steps) for steps in sorted(given.against)]
         rows += [(GAUSSIAN, 0)] * any(each.startswith("few") for each in samplers)
@@ -203,7 +205,8 @@ def main() -> None:
                 half = spread(logs).interval.half_width
                 low, high = (math.exp(sum(logs) / len(logs) + side) for side in (-half, half))
                 p = f"/ {given.baseline}: {mean(each) / mean(same)} [{low:.2f}, {high:.2f}]"
-            if baselines and len(each) > 1 and (compared != model or sampler != EM):
+            measurable = len(each) > 1 and sampler != GAUSSIAN  # its images are those of all models
+            if baselines and measurable and (compared != model or sampler != EM):
                 both = p_values(each, baselines[-1], paired=compared == model)
                 p = "p = " + ", ".join(f"{value:.2g}" for value in both)
             print(f"{model:18} {steps:5}  {values}  {p}; {sampler}; {', '.join(map(str, each))}")

@@ -21,6 +21,10 @@ CHECKED_TIMES = 512
 """Number of times, evenly spaced in log t, at which `check_prediction` tests a process."""
 
 
+ROUNDING = 1e-6
+"""The relative error of a noise level that was found from its time, with room."""
+
+
 @dataclass(frozen=True)
 class PredictionCoefficients:
     """The float64 rows of x̂₀ = state · z + eps · ε at N times; `score` is for guides.
@@ -163,12 +167,12 @@ def every_block(process: LinearProcess) -> LinearProcess:
 def check_levels(
     asked: tuple[float, float], low: float, high: float, network: str = "denoiser"
 ) -> None:
-    """Raise UserError if a network for levels in [low, high] is asked for others, up to 1 %.
+    """Raise UserError if a network for levels in [low, high] is asked for others, up to rounding.
 
     `asked`: the smallest and the largest.
     """
     smallest, largest = asked
-    if smallest < low / 1.01 or largest > high * 1.01:
+    if smallest < low * (1 - ROUNDING) or largest > high * (1 + ROUNDING):
         raise UserError(
             f"process: its noise levels are {smallest:.3g} to {largest:.3g}, and the {network} "
             f"takes {low:.3g} to {high:.3g}; change sampler.final_time, sampler.levels or the "

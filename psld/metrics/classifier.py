@@ -184,7 +184,7 @@ def train_classifier(
         optimizer, settings.learning_rate, total_steps=settings.steps
     )
     random = generator("cpu", settings.seed, Stream.BATCH)
-    # By hand with as many threads as in the workflow, so with the same bits.
+    # A small network has one thread here as in the workflow's jobs, so the same bits by hand.
     threads = enough_threads(network, settings.batch_size, images[0].size)
     with deterministic(), threads:
         for _ in trange(settings.steps, desc="classifier", unit="step", disable=None):

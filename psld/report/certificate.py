@@ -196,8 +196,8 @@ def _verify(root: Path, references: list[LoadedReference], measure: bool = True)
         alike = [each for each in references if each[1].kind == manifest.kind]
         found = [d for yours in alike for d in reference_differences(yours, features, manifest)]
         wrong += (f"{folder}: {each}" for each in found)
-        outcome = f"{len(found)} differences from yours"
-        outcome = outcome if alike else "not compared with yours (give reference=FOLDER)"
+        unlike = "not compared with yours; reference=FOLDER compares it"
+        outcome = f"{len(found)} differences from yours" if alike else unlike
         notes.append(f"{folder}{'' if features else ' without its features'}: {outcome}")
         for name in ("train", "test"):
             if features and (images := getattr(features, name)):

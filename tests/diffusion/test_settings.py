@@ -8,6 +8,7 @@ from psld.grid.resolution import compose_model, compose_sampler
 from psld.utils.errors import UserError
 from tests.diffusion.processes import vp_sde
 from tests.diffusion.sampling import KINDS, sde
+from tests.gpu.test_steps import SAMPLERS
 
 
 def check_defaults(settings):
@@ -36,3 +37,8 @@ def test_splitting_needs_momentum():
     with pytest.raises(UserError, match="sscs needs a process with momentum"):
         sscs.build(vp_sde(), torch.device("cpu"))
     sde("em", striding="uniform", steps=5).check_process(alone)
+
+
+def test_the_tests_on_a_gpu_have_every_sampler():
+    """Here, because those are left out without a GPU."""
+    assert {*SAMPLERS, "rk45"} == {*KINDS}

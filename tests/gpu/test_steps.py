@@ -31,7 +31,6 @@ from psld.training.ranks import WAIT_TIMEOUT, Ranks
 from psld.training.state import TrainingState
 from psld.utils.randomness import ShardNoise
 from tests.diffusion.processes import phase_space
-from tests.diffusion.sampling import KINDS
 from tests.gpu.conftest import without_waiting
 from tests.training.small import random_images, recipe
 
@@ -44,10 +43,6 @@ SAMPLERS = {
     "gddim": GDDIMSettings(integrator="gddim", striding="power", steps=4),
     "conjugate": ConjugateSettings(integrator="conjugate", striding="power", steps=4),
 }
-
-
-def test_no_sampler_is_missing():
-    assert {*SAMPLERS, "rk45"} == {*KINDS}
 
 
 @pytest.fixture
