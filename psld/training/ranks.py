@@ -37,6 +37,12 @@ class Ranks:
     rank: int
     world: int
     device: torch.device
+    control: dist.ProcessGroup | None = None
+    """The group that exchanges these numbers; its threads end with it, before Python does.
+
+    DistributedDataParallel never frees the group of the gradients. If a thread of gloo drops the
+    last reference to a Python tensor while Python ends, it aborts a process that has done its work.
+    """
 
     @property
     def leads(self) -> bool:
@@ -56,14 +62,14 @@ class Ranks:
         """Return the mean over the ranks, on the CPU. Waits for the device."""
         values = values.cpu()
         if self.world > 1:
-            dist.all_reduce(values)
+            dist.all_reduce(values, group=self.control)
         return values / self.world
 
     def largest(self, number: int) -> int:
         """Return the ranks' largest number. Waits for all ranks, but not for their devices."""
         numbers = torch.tensor(number)
         if self.world > 1:
-            dist.all_reduce(numbers, dist.ReduceOp.MAX)
+            dist.all_reduce(numbers, dist.ReduceOp.MAX, self.control)
         return int(numbers)
 
     def barrier(self) -> None:
@@ -107,6 +113,7 @@ def join_ranks(device: str) -> Iterator[Ranks]:
     rank, world = rank_of_environment(), int(os.environ.get("WORLD_SIZE", 1))
     local_rank = int(os.environ["LOCAL_RANK"]) if world > 1 else None
     chosen = use_device(device, rank=local_rank, tf32=True)
+    control = None
     if world > 1:
         on_gpu = chosen.type == "cuda"
         dist.init_process_group(
@@ -114,7 +121,8 @@ def join_ranks(device: str) -> Iterator[Ranks]:
             timeout=WAIT_TIMEOUT,
             device_id=chosen if on_gpu else None,
         )
-    yield Ranks(rank, world, chosen)
+        control = dist.new_group(backend="gloo", timeout=WAIT_TIMEOUT)
+    yield Ranks(rank, world, chosen, control)
     if world > 1:
         dist.destroy_process_group()
 

@@ -171,7 +171,7 @@ def alone_in_a_group(device) -> Iterator[Ranks]:
         world_size=1,
         store=dist.HashStore(),
     )
-    yield Ranks(0, 2, device)
+    yield Ranks(0, 2, device, dist.new_group(backend="gloo", timeout=WAIT_TIMEOUT))
     dist.destroy_process_group()
 
 

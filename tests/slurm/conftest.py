@@ -31,11 +31,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, Any]:
-    """Show what the launcher of a failed test has said: such a failure may take days to return."""
+    """Show what the launcher and the ranks have said: such a failure may take days to return."""
     report = yield
     training = getattr(item, "funcargs", {}).get("training")
     if report.failed and training and training.log.exists():
-        report.sections.append(("launcher.log", training.log.read_text()))
+        for log in (training.log, *sorted(training.folder.glob("runs/launches/*/*.err"))):
+            report.sections.append((log.name, log.read_text()))
     return report
 
 
