@@ -85,14 +85,15 @@ def trained(
     """Yield the averages of one training by name."""
     given = manifest.settings
     settings = given.training.model_copy(update={"seed": seed})
-    noising, spread = NoisyImages(settings.noise_law), deviation(store)
+    flip = given.dataset.flip
+    noising, spread = NoisyImages(settings.noise_law), deviation(store, flip)
     torch.manual_seed(stream_seed(seed, Stream.INITIAL_WEIGHTS))
     state = TrainingState(build_network(given, build_process(given), spread), settings)
     averages = [PowerEMA(state.network, length) for length in lengths]
     loss = DenoiserLoss(noising, spread)
     if uncertain:
         loss = UncertainLoss(noising, spread, settings.learning_rate)
-    images, flip = store.images("train"), given.dataset.flip
+    images = store.images("train")
     name = "uncertain" if uncertain else "plain"
     with join_ranks("cpu") as ranks, enough_threads(state.network, 1, images[0].size):
         batches = Batches(images, flip, noising, settings, ranks)
@@ -125,7 +126,8 @@ def main() -> None:
             for name, network in trained(manifest, store, seed, given.lengths, uncertain):
                 folder = given.folder / "models" / "denoiser-options" / name
                 sha256 = save_weights(folder, network, {"variant": name})
-                save_start(folder, store, network, sha256, torch.device("cpu"))
+                flip = manifest.settings.dataset.flip
+                save_start(folder, store, flip, network, sha256, torch.device("cpu"))
                 update = {"name": name, "weights_sha256": sha256}
                 write_manifest(folder, manifest.model_copy(update=update))
 

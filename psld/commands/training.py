@@ -54,7 +54,7 @@ def train(settings: TrainSettings) -> float:
         dropout = settings.training.label_dropout
         labels = Labels(store.labels("train"), settings.num_classes, dropout)
     if settings.serves_every_process:
-        spread = deviation(store)
+        spread = deviation(store, settings.dataset.flip)
         loss = DenoiserLoss(noising(settings, process), spread)
     else:
         weighting = settings.training.weighting
@@ -63,7 +63,8 @@ def train(settings: TrainSettings) -> float:
     def finish(network: nn.Module, folder: Path, weights_sha256: str) -> dict[str, Any]:
         every = settings.serves_every_process
         denoise = network if every else denoiser_of_states(process, network)
-        save_start(folder, store, denoise, weights_sha256, device_of(network))
+        flip, device = settings.dataset.flip, device_of(network)
+        save_start(folder, store, flip, denoise, weights_sha256, device)
         return {}
 
     task = Task(

@@ -84,7 +84,8 @@ def _import(
         device = use_device(settings.device)
         denoise = denoiser_of_states(process, network.to(device).eval())
         print("measuring where samplers can start", flush=True)
-        save_start(Path(settings.output), store, denoise, weights_sha256, device)
+        folder, flip = Path(settings.output), settings.dataset.flip
+        save_start(folder, store, flip, denoise, weights_sha256, device)
     manifest = kind(
         name=settings.name,
         grid=settings.grid_name,

@@ -66,25 +66,31 @@ class SamplerStart:
 
 
 def passes_over(
-    images: np.ndarray, labels: np.ndarray, device: torch.device
+    images: np.ndarray, labels: np.ndarray, flip: bool, device: torch.device
 ) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
-    """Return a function that yields images in parts: float images and labels on the device."""
+    """Return a function that yields images in parts: float images and labels on the device.
+
+    With `flip`, each image comes with its mirror image, because a network sees both.
+    """
 
     def passes() -> Iterator[tuple[Tensor, Tensor]]:
         size = max(1, CHUNK // images[0].size)
         for first in range(0, len(images), size):
             chosen = slice(first, first + size)
             x = from_uint8(torch.from_numpy(np.array(images[chosen])).to(device))
-            yield x, torch.from_numpy(labels[chosen]).to(device)
+            classes = torch.from_numpy(labels[chosen]).to(device)
+            yield x, classes
+            if flip:
+                yield x.flip(-1), classes
 
     return passes
 
 
-def deviation(store: ImageStore) -> float:
+def deviation(store: ImageStore, flip: bool) -> float:
     """Return the deviation of the training images around their mean, pixel by pixel."""
     total, squares, count = 0.0, 0.0, 0
-    passes = passes_over(store.images("train"), store.labels("train"), torch.device("cpu"))
-    for x, _ in passes():
+    images, labels = store.images("train"), store.labels("train")
+    for x, _ in passes_over(images, labels, flip, torch.device("cpu"))():
         x = x.double()
         total, squares, count = total + x.sum(0), squares + x.square().sum(0), count + len(x)
     variance = float((squares / count - (total / count).square()).mean())
@@ -112,8 +118,8 @@ def measure_start(
         KL(σ₀) = ∫_{σ₀}^∞ (E‖x₀ − W(y)‖² − E‖x₀ − D(y)‖²) σ⁻³ dσ.
 
     With a trained network for D it is a lower bound, up to the sampling error of the images. Where
-    the network is worse than the filter, the integrand is 0. The images have no label and are not
-    flipped.
+    the network is worse than the filter, the integrand is 0. The held-out images have no label and
+    are not flipped.
 
     Args:
         passes, num_classes: the training images, as in `GaussianData.measure`.
@@ -154,7 +160,7 @@ def start_of(
 ) -> SamplerStart:
     """Measure the start of images, uint8 N×C×H×W, which are held-out images as well."""
     seen = images.cpu().numpy()
-    passes = passes_over(seen, np.zeros(len(seen), np.int64), device)
+    passes = passes_over(seen, np.zeros(len(seen), np.int64), False, device)
     return measure_start(passes, 0, seen, denoise, device, highest)
 
 
@@ -180,6 +186,7 @@ def denoiser_of_states(process: LinearProcess, network: Network) -> Denoise | No
 def save_start(
     folder: Path,
     store: ImageStore,
+    flip: bool,
     denoise: Denoise | None,
     weights_sha256: str,
     device: torch.device,
@@ -188,7 +195,7 @@ def save_start(
     with suppress(UserError):
         load_start(folder, weights_sha256)
         return
-    train = passes_over(store.images("train"), store.labels("train"), device)
+    train = passes_over(store.images("train"), store.labels("train"), flip, device)
     # Without a test split, what the network has memorized counts as gain.
     held_out = store.images("test" if store.splits["test"] else "train")
     start = measure_start(train, store.num_classes, held_out, denoise, device)

@@ -15,7 +15,7 @@ from psld.diffusion.settings import NoiseLaw
 from psld.networks.forward import Denoiser
 from psld.sampling.shards import Shard
 from psld.training.batches import Batches
-from psld.training.start import START, SamplerStart, deviation
+from psld.training.start import START, SamplerStart, deviation, load_start, save_start
 from psld.utils.errors import UserError
 from tests.commands import TINY, call, refused, run_directory, succeeded
 from tests.diffusion.processes import normal, phase_space, vp_sde
@@ -84,10 +84,22 @@ def test_the_loss_is_that_of_a_preconditioned_network_with_unit_weight():
     torch.testing.assert_close(loss, (inner - target).square().mean(), rtol=1e-6, atol=0)
 
 
-def test_the_deviation_is_around_the_mean_of_each_pixel(digits):
+@pytest.mark.parametrize("flip", [False, True])
+def test_deviation_and_start_are_those_of_what_the_training_sees(flip, digits, tmp_path):
+    """The deviation is around the mean of each pixel."""
     store = ImageStore.open(digits)
     x = torch.from_numpy(store.images("train").copy()).double() / 127.5 - 1
-    assert deviation(store) == pytest.approx(float(x.var(0, correction=0).mean().sqrt()))
+    if flip:
+        x = torch.cat([x, x.flip(-1)])
+    assert deviation(store, flip) == pytest.approx(float(x.var(0, correction=0).mean().sqrt()))
+    save_start(tmp_path, store, flip, None, "digest", torch.device("cpu"))
+    data = load_start(tmp_path, "digest").data
+    mean, covariance = x.flatten(1).mean(0), x.flatten(1).T.cov(correction=0)
+    torch.testing.assert_close(data.means[0].double(), mean, atol=1e-5, rtol=0)
+    y = torch.randn(5, 1, 8, 8, dtype=torch.float64)
+    linear = (y.flatten(1) - mean) @ torch.linalg.inv(covariance + 4 * torch.eye(64)) @ covariance
+    filtered = data.posterior_mean(y.float(), 2.0).flatten(1).double()
+    torch.testing.assert_close(filtered, mean + linear, atol=3e-3, rtol=0)  # its basis has fp16
 
 
 def test_batches_draw_noise_for_the_image_alone():
