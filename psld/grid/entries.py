@@ -159,15 +159,16 @@ class TableEntry(Place):
         """The remedy that would narrow the interval of an undecided entry; None if it is decided.
 
         Below three trainings it is trainings: more samples would decide for these weights alone.
-        From there on, more samples do not narrow the spread over trainings, if that is wider.
+        From there on it is samples, unless no number of them is enough. A file has no more of
+        them, nor has an inpainted cell, whose images are those of a split.
         """
         if self.status != "undecided" or self.row.images:
-            return None  # a file cannot have more samples
+            return None
         if not self.measured.covers_training:
             return "trainings"
-        drawn, trained = self.measured.drawn(self.show), self.measured.trained(self.show)
-        widths = [each.interval.half_width if each else 0.0 for each in (drawn, trained)]
-        return "trainings" if widths[1] > widths[0] else "samples"
+        if not self.measured.inpainted and self._samples_to_decide:
+            return "samples"
+        return "trainings" if self.measured.trained(self.show) else None
 
     @property
     def more_samples(self) -> int | None:
@@ -176,8 +177,14 @@ class TableEntry(Place):
         0 if it is decided. None if nothing is compared, if no number is enough, or if it needs
         more trainings.
         """
-        if self._judged is None or self.row.images or self.needs == "trainings":
+        if self._judged is None:
             return None
+        if self.status != "undecided":
+            return 0
+        return self._samples_to_decide if self.needs == "samples" else None
+
+    @property
+    def _samples_to_decide(self) -> int | None:
         interval, low, high = self._judged
         trained = self.measured.trained(self.show)
         fixed = trained.interval.half_width if trained else 0.0

@@ -37,7 +37,7 @@ class SeedResults:
         for result in self.results:
             number = result.number(show)
             if isinstance(number, Estimate):
-                noise = -1 if self._inpainted else result.seed
+                noise = -1 if self.inpainted else result.seed
                 by_noise.setdefault(noise, []).append(number)
         if not by_noise:
             return None
@@ -83,7 +83,7 @@ class SeedResults:
         None if a cell has too few samples, and for other metrics than Fréchet distances. None for
         inpainted cells, because there are no more images than the split has.
         """
-        drawn = None if self._inpainted else self.drawn()
+        drawn = None if self.inpainted else self.drawn()
         if drawn is None or drawn.extrapolated is None:
             return None
         again = self.trained()  # the bias of 1/n is the same for all trainings
@@ -100,13 +100,7 @@ class SeedResults:
         a, b = self.drawn(), other.drawn()
         paired = self._noise == other._noise and a.block_samples == b.block_samples
         drawn = paired_difference(a, b) if paired else unpaired_difference(a, b)
-        one, two = self.by_training(), other.by_training()
-        if one.keys() == two.keys():
-            pairs = [one[training] - two[training] for training in one]
-            again = [spread(pairs)] if len(pairs) > 1 else []
-        else:
-            again = [each for each in (self.trained(), other.trained()) if each]
-        return drawn.retrained(again)
+        return drawn.retrained(self.by_training(), other.by_training())
 
     @property
     def _noise(self) -> set[tuple[int, int, int]]:
@@ -123,7 +117,7 @@ class SeedResults:
         }
 
     @property
-    def _inpainted(self) -> bool:
+    def inpainted(self) -> bool:
         return any(cell.sampler.settings.guidance.kind == "inpainting" for cell in self.by_cell)
 
 
@@ -166,4 +160,22 @@ def read_results(grid: Grid, number: Number, root: Path = Path()) -> SeedResults
     for cell in grid.replicates(number):
         if result := CellResults.find(root / cell.result, measurement.digest(cell.digest)):
             by_cell[cell] = result
-    return SeedResults(by_cell)
+    return SeedResults(_complete(by_cell))
+
+
+def _complete(by_cell: dict[Cell, CellResult]) -> dict[Cell, CellResult]:
+    """Return the results for the sampling seeds that all trainings have; if none, of the first.
+
+    So value, errors and differences give all trainings the same weight, while a grid runs too.
+    """
+    seeds: dict[str, set[int]] = {}
+    for cell in by_cell:
+        seeds.setdefault(cell.model.folder, set()).add(cell.seed)
+    if not seeds:
+        return by_cell
+    common, first = set.intersection(*seeds.values()), next(iter(seeds))
+    return {
+        cell: result
+        for cell, result in by_cell.items()
+        if (cell.seed in common if common else cell.model.folder == first)
+    }

@@ -1,11 +1,11 @@
 """Comparisons of two cells, and of a number with a band. This module does not import torch."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 from typing import Literal, NamedTuple, Self
 
-from psld.metrics.estimate import CONFIDENCE, Estimate, Interval, t_quantile
+from psld.metrics.estimate import CONFIDENCE, Estimate, Interval, spread, t_quantile
 from psld.utils.errors import UserError
 
 POWER = 0.8
@@ -20,9 +20,28 @@ class Difference(NamedTuple):
     paired: bool
     """True if the cells share their noise and were compared block by block."""
 
-    def retrained(self, trainings: Sequence[Estimate]) -> Self:
-        """Add the error of training again: one spread of paired trainings, or that of each cell."""
-        return self._replace(errors=(*self.errors, _welch(trainings))) if trainings else self
+    def retrained(self, one: Mapping[str, float], two: Mapping[str, float]) -> Self:
+        """Add the error of training again, from both cells' numbers of their trainings by name.
+
+        The same trainings are paired. With as many others, the spreads add as Welch's; with
+        another number of them, as in `combined`: Welch's degrees of freedom then find up to six
+        times as many differences as they should at the levels of Bonferroni's correction. A single
+        training is taken to vary as much as those of the other cell. Two single ones add nothing:
+        the difference is of these weights.
+        """
+        if one.keys() == two.keys():
+            spreads = [[one[name] - two[name] for name in one]]
+        else:
+            spreads = [list(side.values()) for side in (one, two)]
+        known = [spread(values) for values in spreads if len(values) > 1]
+        if len(known) == 2 and len(one) == len(two):
+            errors = [_welch(known)]
+        else:
+            errors = [_welch([each]) for each in known]
+        if len(known) == 1 and [len(values) for values in spreads].count(1) == 1:
+            [(error, freedom)] = errors
+            errors = [(error * (1 + known[0].samples) ** 0.5, freedom)]
+        return self._replace(errors=(*self.errors, *errors))
 
     @property
     def interval(self) -> Interval:

@@ -17,6 +17,9 @@ from psld.config.settings import Settings
 CONFIDENCE = 0.95
 EXTRAPOLATED_FROM = 4
 """The fewest samples for each feature that are extrapolated to infinitely many."""
+SECOND_ORDER = 0.2
+"""The bias of order 1/n² as a share of that of order 1/n, for one sample per feature. Measured with
+independent features of equal size; with others, such as real ones, it is smaller."""
 
 
 class Interval(NamedTuple):
@@ -115,8 +118,9 @@ class Estimate(Settings):
     def extrapolated(self) -> Interval | None:
         """The metric at n → ∞, with its interval, for metrics with a bias of about c / n.
 
-        None for other metrics, and with fewer than 4 d samples for d features: there terms of
-        higher order in 1/n are as large as the interval, which then covers too rarely.
+        None for other metrics, and where terms of higher order in 1/n may be too large for the
+        interval, which then covers too rarely: with fewer than 4 d samples for d features, or if
+        0.2 d/n of what the extrapolation takes away is more than half of the half-width.
 
         FID∞ (Chong and Forsyth 2020) is the intercept of a line in 1/n through distances of
         several n. Here the line goes through n and n (1 − 1/B), the latter averaged over all
@@ -128,7 +132,11 @@ class Estimate(Settings):
 
     @property
     def _extrapolates(self) -> bool:
-        return self.features is not None and self.samples >= EXTRAPOLATED_FROM * self.features
+        if self.features is None or self.samples < EXTRAPOLATED_FROM * self.features:
+            return False
+        limit = self._around(self._limit)
+        rest = SECOND_ORDER * self.features / self.samples * abs(self.value - limit.value)
+        return rest <= limit.half_width / 2
 
     @property
     def _limit(self) -> float:

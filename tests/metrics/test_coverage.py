@@ -85,6 +85,22 @@ def test_frechet_distance(law, n):
         assert limit >= 0.9 or n < 4 * D
 
 
+@pytest.mark.parametrize(("d", "n"), [(128, 512), (128, 1024), (256, 1024)])
+def test_frechet_distance_of_many_features(d, n):
+    """Their interval is narrow, so the bias of second order decides if n → ∞ can be given."""
+    scales, reference = torch.linspace(0.7, 1.3, d).double(), gaussian(torch.zeros(d), torch.eye(d))
+    truth = (d * MEAN**2 + (scales - 1).square().sum()).item()
+    estimates = [frechet_estimate(MEAN + scales * normal(n, d), reference) for _ in range(40)]
+    covered = coverage((e.interval for e in estimates), np.mean([e.value for e in estimates]))
+    forced = [Estimate(**{**each.model_dump(), "features": 1}) for each in estimates]
+    limit = coverage((each.extrapolated for each in forced), truth)
+    given = np.mean([each.extrapolated is not None for each in estimates])
+    shown = limit if given > 0.5 else f"({limit:.3f})"
+    line(f"Fréchet distance, Gaussian, {d} features", n, covered, shown)
+    assert limit >= 0.9 if n == 1024 and d == 128 else limit < 0.9
+    assert round(given) == (limit >= 0.9)
+
+
 def test_shares():
     for share in (0.99, 0.999):
         estimates = [share_estimate(torch.rand(1000) < share) for _ in range(2000)]

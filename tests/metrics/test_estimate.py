@@ -1,5 +1,6 @@
 """Estimates: coverage on Gaussians with a known Fréchet distance, comparisons, several seeds."""
 
+import math
 from statistics import fmean, stdev
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from scipy.stats import t
 
 from psld.metrics.comparison import (
+    Difference,
     paired_difference,
     place_in_band,
     samples_to_decide,
@@ -232,7 +234,8 @@ def test_errors_of_samples_and_of_trainings_add():
     drawn, trained = Interval(0.9, 0.86, 0.92), Interval(0.9, 0.87, 0.93)
     assert combined(0.9, [drawn, trained]) == pytest.approx((0.9, 0.85, 0.9 + 0.0013**0.5))
     a, b = (estimate_of_mean(np.random.default_rng(seed).normal(size=100), 20) for seed in (0, 1))
-    difference = unpaired_difference(a, b).retrained([spread([1.0, 1.3]), spread([2.0, 2.1])])
+    drawn = unpaired_difference(a, b)
+    difference = drawn.retrained({"a0": 1.0, "a1": 1.3}, {"b0": 2.0, "b1": 2.1})
     (error, _), (again, freedom) = difference.errors
     assert again == pytest.approx((0.15**2 + 0.05**2) ** 0.5)
     assert 1 <= freedom <= 2
@@ -245,3 +248,29 @@ def test_errors_of_samples_and_of_trainings_add():
         2 * t.sf(1, unpaired_difference(a, b).errors[0][1])
     )
     assert difference._replace(value=1e300).p_value == 0
+
+
+def test_the_error_of_training_again_of_a_difference():
+    """The same trainings are paired; a single training varies as much as those of the other."""
+    drawn = Difference(1.0, ((0.1, 19.0),), paired=False)
+
+    def added(one: list[float], two: list[float], names: str = "xyz") -> list[tuple[float, float]]:
+        sides = dict(zip("abc", one, strict=False)), dict(zip(names, two, strict=False))
+        [first, *errors] = drawn.retrained(*sides).errors
+        assert first == (0.1, 19.0)
+        return errors
+
+    three, other = [1.0, 2.0, 4.0], [1.1, 2.2, 4.0]
+    [(paired, freedom)] = added(three, other, names="abc")
+    assert (paired, freedom) == (pytest.approx(stdev([0.1, 0.2, 0.0]) / 3**0.5), 2)
+    [(welch, freedom)] = added(three, other)
+    assert welch == pytest.approx(math.hypot(stdev(three), stdev(other)) / 3**0.5)
+    assert 2 < freedom <= 4
+    assert added(three, [1.0, 3.0]) == [
+        (pytest.approx(stdev(three) / 3**0.5), pytest.approx(2)),
+        (pytest.approx(1.0), pytest.approx(1)),
+    ]
+    for sides in ((three, [5.0]), ([5.0], three)):
+        assert added(*sides) == [(pytest.approx(stdev(three) * (4 / 3) ** 0.5), pytest.approx(2))]
+    assert added(three, []) == [(pytest.approx(stdev(three) / 3**0.5), pytest.approx(2))]
+    assert added([1.0], [2.0]) == [] == added([1.0], [2.0], names="abc")

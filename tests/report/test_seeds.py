@@ -125,11 +125,14 @@ def test_a_plot_has_the_mean_with_its_interval(grid, folder, rows, monkeypatch):
 def test_an_entry_that_is_undecided_by_its_trainings_needs_more_of_them(grid, rows):
     """More samples do not narrow the spread over trainings. Imported weights have none."""
     band = Band(absolute=0.5, relative=0.0, reason="A test.")
-    [[first, _], [official, _]] = [
-        [replace(entry, paper=2.0, band=band) for entry in row] for row in rows
-    ]
+    first, official = (replace(row[0], paper=2.05, band=band) for row in rows)
     assert (first.status, first.needs, first.more_samples) == ("undecided", "trainings", None)
     assert (official.status, official.needs) == ("undecided", "samples")
+    at_the_end = replace(official, paper=2.0)
+    assert (at_the_end.status, at_the_end.needs, at_the_end.more_samples) == (
+        *("undecided", None),
+        None,
+    )
     notes = table_text(grid.file.tables["mine-all"], [[first], [official]]).notes
     assert any("1 entry can be decided by more trainings only" in note for note in notes)
     zero = replace(first, paper=0.0, band=band)
@@ -200,6 +203,39 @@ def test_seeds_of_an_inpainted_cell_share_its_images(grid):
     )
     assert two.interval().half_width == pytest.approx(one.interval().half_width)
     assert two.extrapolated is None
+
+
+def test_more_samples_of_an_inpainted_cell_decide_nothing(grid, rows):
+    """Whatever the seed, the images are those of the split."""
+    _, [official, _] = rows
+    names = [f"{model}/inpainted-10" for model in ("psld", "psld-seed1", "psld-seed2")]
+    results = {grid.cells[n]: cell_result(grid, n, value=2.5, error=0.05) for n in names}
+    band = Band(absolute=0.5, relative=0.0, reason="A test.")
+    entry = replace(official, paper=2.05, band=band, measured=SeedResults(results))
+    assert (entry.status, entry.needs, entry.more_samples) == ("undecided", "trainings", None)
+
+
+def test_all_trainings_weigh_the_same_while_some_seeds_are_missing(grid, tmp_path):
+    """Else two samplers that are equal in each training would differ by what has been run."""
+    values = {"psld": 2.0, "psld-seed1": 2.5}
+    runs = {
+        "em": ("psld/em-10", "psld/em-10-seed7", "psld-seed1/em-10"),
+        "sscs": ("psld/sscs-10", "psld-seed1/sscs-10", "psld-seed1/sscs-10-seed7"),
+    }
+    for name in (name for names in runs.values() for name in names):
+        write_result(tmp_path, grid, name, value=values[name.split("/")[0]], error=0.01)
+
+    def measured(table: str) -> SeedResults:
+        return read_table(grid, table, tmp_path)[0][0].measured
+
+    em, sscs = measured("mine-all"), measured("mine-samplers")
+    assert em.values() == sscs.values() == [2.0, 2.5]
+    assert em.difference(sscs).value == 0
+    (tmp_path / grid.cells["psld-seed1/em-10"].result).unlink()
+    write_result(tmp_path, grid, "psld-seed1/em-10-seed7", value=2.5, error=0.01)
+    write_result(tmp_path, grid, "psld/em-10", value=2.0, error=0.01)
+    (tmp_path / grid.cells["psld/em-10-seed7"].result).unlink()
+    assert measured("mine-all").values() == [2.0], "of the first training: no seed is common"
 
 
 def test_the_page_counts_seeds_and_lists_the_budget_of_a_figure(grid):
