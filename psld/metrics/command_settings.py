@@ -136,7 +136,7 @@ class LikelihoodSettings(Settings):
     process: ProcessSettings | None = None
     """The process to take a denoiser as, in place of the one in its training."""
     images: int | None = Field(ge=2)
-    """Number of images, from the first of the split; null: all."""
+    """Number of images, drawn from the split once and for all; null: all."""
     probes: int = Field(ge=1)
     """Random vectors of Hutchinson's estimate of the trace; each costs one gradient. With momentum
     take an even number, because pairs cancel most of the error."""

@@ -204,7 +204,7 @@ def _facts(
     return {
         "record": measurement.digest(images),
         "metric": metric.identity(),
-        "nfe": sum(cost.nfe for cost in costs) / len(costs),
+        "nfe": sum(cost.nfe * cost.images for cost in costs) / sum(cost.images for cost in costs),
         "sampling_seconds": round(sum(cost.seconds for cost in costs), 3),
         "sampling_device": ", ".join(sorted({cost.device for cost in costs})),
         **reference.facts(metric.reference_split),

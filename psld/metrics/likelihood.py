@@ -91,7 +91,8 @@ def measure_likelihood(settings: LikelihoodCommandSettings) -> LikelihoodResult:
             f"images: the {settings.split} split of {store.path} has {len(images)}, not "
             f"{settings.images or 'two or more'}"
         )
-    images = images[: settings.images]
+    # In a random order, because a split may be sorted by class.
+    chosen = np.random.default_rng(0).permutation(len(images))[: settings.images]
     device = use_device(settings.device)
     model = load_model(settings.model, device, settings.process)
     keys = set(LikelihoodSettings.model_fields) - {"images", "process"}
@@ -101,9 +102,10 @@ def measure_likelihood(settings: LikelihoodCommandSettings) -> LikelihoodResult:
         check_levels(level_range(model.process, settings.start_time), law.low, law.high)
         decides["process"] = model.settings.process.model_dump(mode="json")
     shards = []
-    for first in range(0, len(images), settings.shard_size):
-        part = images[first : first + settings.shard_size]
-        key = digest_of([manifest.weights_sha256, store.digest, decides, first, len(part)])
+    for first in range(0, len(chosen), settings.shard_size):
+        indices = chosen[first : first + settings.shard_size]
+        part = images[indices]
+        key = digest_of([manifest.weights_sha256, store.digest, decides, first, indices.tolist()])
         path = Path(settings.output).with_suffix("") / f"{first:06d}-{key[:16]}.json"
         cost = "kept"
         try:
