@@ -75,8 +75,8 @@ test-slurm: $(INSTALLED) ## Start a real Slurm cluster of four nodes here and ru
 	@tests/slurm/install.sh
 	$(RUN) python -m pytest tests/slurm -rs
 
-test-gpu: $(INSTALLED) ## Run the tests on this machine's GPU, in ten minutes at most
-	$(RUN) timeout 600 python -m pytest tests/gpu -rs
+test-gpu: $(INSTALLED) ## Run the tests on this machine's GPU, the whole demo last, in 20 minutes at most
+	$(RUN) timeout 1200 python -m pytest tests/gpu -rs
 
 faults: $(INSTALLED) ## Run the fault matrix and print it: every stage under every fault
 	@$(RUN) python -m tests.faults

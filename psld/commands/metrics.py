@@ -96,10 +96,11 @@ def evaluate_images(settings: EvaluateImagesSettings) -> float:
     """
     # Pictures need Pillow, and cells do not.
     from psld.metrics import images
+    from psld.utils.device import use_device
 
     content = settings.model_dump()
-    results = images.evaluate_images(metrics=content.pop("metric"), **content).results
-    return _shown(results, settings.output)
+    chosen = {"metrics": content.pop("metric"), "device": use_device(content.pop("device"))}
+    return _shown(images.evaluate_images(**content, **chosen).results, settings.output)
 
 
 def _shown(results: Sequence[CellResult], output: str | Path | None) -> float:

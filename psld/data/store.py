@@ -267,8 +267,10 @@ def described_dataset(path: Path) -> dict[str, Any]:
 
 
 def from_uint8(images: "Tensor") -> "Tensor":
-    """uint8 → float32 in [−1, 1]: x = u / 127.5 − 1."""
-    return images.float() / 127.5 - 1
+    """uint8 → float32 in [−1, 1]: x = u / 127.5 − 1, the same bits on every device."""
+    # CUDA multiplies by the inverse of a divisor that is a number, and loses a bit.
+    levels = images.float()
+    return levels / levels.new_full((), 127.5) - 1
 
 
 def truncated(images: "Tensor") -> "Tensor":

@@ -133,7 +133,9 @@ class SeesImages(nn.Module):
             key = t, z.device, z.dtype
             if key not in self._tables:  # once for all batches: on a GPU, each copy waits for it
                 tables = self._coefficients(torch.tensor([t], dtype=torch.float64))
-                self._tables[key] = tuple(each.to(z.device, z.dtype) for each in tables)
+                self._tables[key] = tuple(
+                    each.to(z.device, z.dtype, non_blocking=True) for each in tables
+                )
             return self._evaluate(z, *self._tables[key], label)
 
         return network

@@ -216,7 +216,8 @@ def deterministic() -> Iterator[None]:
 def shifted(x: Tensor, most: int, random: torch.Generator) -> Tensor:
     """Shift each image by up to `most` pixels each way; new pixels repeat the border."""
     n, _, height, width = x.shape
-    top, left = torch.randint(2 * most + 1, (2, n, 1), generator=random).to(x.device)
+    shift = torch.randint(2 * most + 1, (2, n, 1), generator=random)
+    top, left = shift.to(x.device, non_blocking=True)
     padded = pad(x, (most, most, most, most), mode="replicate")
     rows = top + torch.arange(height, device=x.device)
     columns = left + torch.arange(width, device=x.device)

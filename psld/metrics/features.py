@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from psld.metrics.estimate import Estimate
+from psld.utils.device import all_bits
 from psld.utils.errors import UserError
 from psld.utils.tensors import as_arrays, digest_of_arrays
 
@@ -155,10 +156,11 @@ def gather(
 ) -> Features:
     """Gather the features, and logits if any, of uint8 images, with a progress bar up to `total`.
 
-    A GPU is waited for at the end only: the next batch is read while this one is computed.
+    A GPU is waited for at the end only: the next batch is read while this one is computed. It
+    multiplies with all bits of fp32, whoever calls.
     """
     parts = []
-    with tqdm(total=total, desc=description, unit="img", disable=silent) as progress:
+    with all_bits(), tqdm(total=total, desc=description, unit="img", disable=silent) as progress:
         for batch in batches:
             if extractor.device.type == "cuda":
                 batch = batch.pin_memory().to(extractor.device, non_blocking=True)

@@ -13,7 +13,7 @@ from psld.metrics.images import evaluate_images, is_dataset
 from psld.metrics.reference_folder import published_extractor
 from psld.metrics.results import CellResult
 from psld.metrics.settings import DINOv2Settings, EfficientNetSettings, InceptionSettings
-from psld.utils.device import choose_device
+from psld.utils.device import all_bits, choose_device
 from psld.utils.errors import UserError
 
 BATCH = 250
@@ -98,15 +98,16 @@ def evaluate(
     dataset = None
     if isinstance(second, str) and not Path(second).exists() and is_dataset(second):
         dataset, second = second, None
-    results = evaluate_images(
-        first,
-        [metric],
-        second,
-        dataset=dataset,
-        extractor=extractor,
-        device=device,
-        silent=not progress,
-    )
+    with all_bits():
+        results = evaluate_images(
+            first,
+            [metric],
+            second,
+            dataset=dataset,
+            extractor=extractor,
+            device=choose_device(device),
+            silent=not progress,
+        )
     return results.results[0]
 
 

@@ -88,6 +88,7 @@ def train(
         Stopped: a signal asked any rank to stop; a checkpoint is written first.
     """
     called = forward_pass(state.network, settings.precision, compile=settings.compile)
+    ranks.limit_exchanges()
     network = ranks.parallel(called)
     peak = peak_flops(ranks.device, settings.precision)
     flops = peak and TRAIN_FACTOR * forward_flops(state.ema.network)
@@ -104,7 +105,6 @@ def train(
         # have the same order, so a resumed training equals an uninterrupted one to the bit.
         accumulate_gradient(network, loss_of, batches.draw(state.step), settings.micro_batch)
         state.optimizer.zero_grad(set_to_none=True)
-    ranks.limit_exchanges()
     while state.step < settings.steps:
         step = state.step
         torch.manual_seed(stream_seed(settings.seed, Stream.DROPOUT, step, ranks.rank))

@@ -23,8 +23,8 @@ PORTS = range(20_000, 32_000)
 WAIT_TIMEOUT = timedelta(days=7)
 """The longest wait of a rank for others that prepare the first step, preview or save. The leading
 rank may wait for another training to end before it joins."""
-EXCHANGE_TIMEOUT = timedelta(minutes=10)
-"""The longest exchange of gradients over nccl once all ranks have begun to train."""
+EXCHANGE_TIMEOUT = timedelta(minutes=30)
+"""The longest exchange over nccl. In the first one, ranks wait for others that still compile."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Ranks:
         self.largest(0)
 
     def limit_exchanges(self) -> None:
-        """Wait for all ranks. From then on, `EXCHANGE_TIMEOUT` ends ranks that wait for gradients.
+        """Wait for all ranks. From then on, `EXCHANGE_TIMEOUT` ends ranks that wait over nccl.
 
         For other exchanges, `WAIT_TIMEOUT` stays. If a rank dies, gloo reports it at once.
         """
@@ -108,7 +108,7 @@ def join_ranks(device: str) -> Iterator[Ranks]:
 
     Several ranks exchange gradients through nccl on GPUs, and everything else through gloo. A rank
     that fails does not leave the process group: other ranks may wait for it in an exchange, and
-    nccl would then block this rank before it reports its error.
+    nccl would then block this rank before it reports its error. All others leave it together.
     """
     rank, world = rank_of_environment(), int(os.environ.get("WORLD_SIZE", 1))
     local_rank = int(os.environ["LOCAL_RANK"]) if world > 1 else None
@@ -122,8 +122,10 @@ def join_ranks(device: str) -> Iterator[Ranks]:
             device_id=chosen if on_gpu else None,
         )
         control = dist.new_group(backend="gloo", timeout=WAIT_TIMEOUT)
-    yield Ranks(rank, world, chosen, control)
+    ranks = Ranks(rank, world, chosen, control)
+    yield ranks
     if world > 1:
+        ranks.barrier()
         dist.destroy_process_group()
 
 

@@ -206,14 +206,15 @@ def test_gpus_exchange_gradients_by_nccl_and_numbers_by_gloo(gpus, group):
     group.destroy_process_group.assert_called_once()
 
 
-def test_gradients_have_minutes_once_all_ranks_have_begun(gpus, group):
+def test_gradients_have_minutes_once_all_ranks_are_there(gpus, group):
     with join_ranks("auto") as ranks:
         backend = group.group.WORLD._get_backend
         backend.side_effect = lambda device: Mock(_set_default_timeout=limits.append)
         limits: list[timedelta] = []
         ranks.limit_exchanges()
-    assert group.all_reduce.call_count == 1, "first a barrier"
-    assert limits == [timedelta(minutes=10)]
+        assert group.all_reduce.call_count == 1, "first a barrier"
+    assert group.all_reduce.call_count == 2, "all leave together"
+    assert limits == [timedelta(minutes=30)]
     backend.assert_called_once_with(torch.device("cuda:1"))
 
 
