@@ -23,7 +23,8 @@ class LoopSettings(Settings):
     noise, y = x₀ + σ n, which serves every process: a model D(y; σ), or a guide of y."""
     noise_law: NoiseLaw | None = None
     """The law of the noise levels. Null: for `epsilon` the forward time is uniform, for a denoiser
-    the law has its defaults."""
+    the law has its defaults. An `epsilon` network with a law hardly sees the noise of the prior:
+    sample it with sampler=few."""
     steps: int = Field(ge=1)
     """Optimizer steps."""
     batch_size: int = Field(ge=1)
