@@ -156,7 +156,7 @@ class TableEntry(Place):
 
     @property
     def needs(self) -> Literal["samples", "trainings"] | None:
-        """The remedy that would narrow the interval of an undecided entry; None if it is decided.
+        """The remedy for an undecided entry; None if it is decided, or if there is none.
 
         Below three trainings it is trainings: more samples would decide for these weights alone.
         From there on it is samples, unless no number of them is enough. A file has no more of

@@ -1,5 +1,6 @@
 """The results of a number of a grid: for all of its seeds, or of images of others."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -164,7 +165,7 @@ def read_results(grid: Grid, number: Number, root: Path = Path()) -> SeedResults
 
 
 def _complete(by_cell: dict[Cell, CellResult]) -> dict[Cell, CellResult]:
-    """Return the results for the sampling seeds that all trainings have; if none, of the first.
+    """Return the results for the sampling seeds that all trainings have; if none, for one of them.
 
     So value, errors and differences give all trainings the same weight, while a grid runs too.
     """
@@ -173,9 +174,6 @@ def _complete(by_cell: dict[Cell, CellResult]) -> dict[Cell, CellResult]:
         seeds.setdefault(cell.model.folder, set()).add(cell.seed)
     if not seeds:
         return by_cell
-    common, first = set.intersection(*seeds.values()), next(iter(seeds))
-    return {
-        cell: result
-        for cell, result in by_cell.items()
-        if (cell.seed in common if common else cell.model.folder == first)
-    }
+    counts = Counter(cell.seed for cell in by_cell)  # of trainings
+    common = set.intersection(*seeds.values()) or {max(counts, key=lambda seed: counts[seed])}
+    return {cell: result for cell, result in by_cell.items() if cell.seed in common}

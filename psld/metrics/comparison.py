@@ -24,8 +24,8 @@ class Difference(NamedTuple):
         """Add the error of training again, from both cells' numbers of their trainings by name.
 
         The same trainings are paired. With as many others, the spreads add as Welch's; with
-        another number of them, as in `combined`: Welch's degrees of freedom then find up to six
-        times as many differences as they should at the levels of Bonferroni's correction. A single
+        another number of them, as in `combined`: at the levels of Bonferroni's correction, Welch's
+        degrees of freedom then find several times as many differences as they should. A single
         training is taken to vary as much as those of the other cell. Two single ones add nothing:
         the difference is of these weights.
         """

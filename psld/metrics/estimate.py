@@ -134,9 +134,13 @@ class Estimate(Settings):
     def _extrapolates(self) -> bool:
         if self.features is None or self.samples < EXTRAPOLATED_FROM * self.features:
             return False
-        limit = self._around(self._limit)
-        rest = SECOND_ORDER * self.features / self.samples * abs(self.value - limit.value)
-        return rest <= limit.half_width / 2
+        return self._rest <= self._around(self._limit).half_width / 2
+
+    @property
+    def _rest(self) -> float:
+        """The bias of second order that the extrapolation may leave."""
+        share = SECOND_ORDER * (self.features or 0) / self.samples
+        return share * abs(self.value - self._limit)
 
     @property
     def _limit(self) -> float:
@@ -195,7 +199,7 @@ def pooled(estimates: Sequence[Estimate]) -> Estimate:
     samples = sum(estimate.samples for estimate in estimates)
     blocks = [m for estimate in estimates for m in estimate.block_samples]
     pseudo_values = [pseudo for estimate in estimates for pseudo in estimate.pseudo_values]
-    return Estimate(
+    mean = Estimate(
         value=value,
         samples=samples,
         block_samples=tuple(blocks),
@@ -205,6 +209,10 @@ def pooled(estimates: Sequence[Estimate]) -> Estimate:
         ),
         **_kind(estimates),
     )
+    # The error of the mean shrinks with more cells, and the bias of each cell does not.
+    rest = fmean(estimate._rest for estimate in estimates)
+    too_large = rest > mean._around(mean._limit).half_width / 2
+    return mean.model_copy(update={"features": None}) if too_large else mean
 
 
 def _kind(estimates: Sequence[Estimate]) -> dict[str, Any]:

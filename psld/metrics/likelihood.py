@@ -25,7 +25,7 @@ from psld.utils.randomness import Stream, stream_seed
 
 
 class LikelihoodShard(Settings):
-    """The bits per dimension of a range of images, and the cost of measuring them."""
+    """The bits per dimension of a part of the drawn images, and the cost of measuring them."""
 
     bits: tuple[float, ...]
     """Bits per dimension of each image."""
@@ -146,7 +146,7 @@ def measure_shard(
     first: int,
     device: torch.device,
 ) -> LikelihoodShard:
-    """Measure the images of one shard, uint8 N×C×H×W, the first of which has this index.
+    """Measure the images of one shard, uint8 N×C×H×W, the first of which has this place.
 
     All random numbers are drawn on the CPU, for the whole shard, from its seed and first image.
     """

@@ -289,7 +289,7 @@ def _undecided_notes(entries: list[TableEntry]) -> Iterable[str]:
     if trainings := sum(entry.needs == "trainings" for entry in undecided):
         note += (
             f" {_count(trainings)} can be decided by more trainings only: there are fewer than "
-            "three, or their spread is wider than the error of sampling."
+            "three, or no number of samples is enough."
         )
     yield (
         f"{note} Decide before how often to look: a value at the end of its band gets a wrong ✓ in "

@@ -221,6 +221,17 @@ def test_the_extrapolation_of_pooled_cells_is_the_mean_of_theirs():
     assert pooled(cells).extrapolated.value == pytest.approx(fmean(limits))
 
 
+def test_more_cells_do_not_shrink_the_bias_of_second_order():
+    """One cell may be extrapolated; the mean of many has a smaller error, and the same bias."""
+    without = tuple(5.0 + 0.01 * (-1) ** block for block in range(20))
+    cell = Estimate(
+        value=4.95, samples=400, block_samples=(20,) * 20, without_block=without, features=45
+    )
+    assert cell.extrapolated
+    assert pooled([cell, cell]).extrapolated
+    assert pooled([cell] * 16).extrapolated is None
+
+
 def test_the_spread_of_trainings_is_a_t_interval():
     values = [2.0, 2.5, 2.2]
     estimate = spread(values)
