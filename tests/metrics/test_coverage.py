@@ -79,7 +79,8 @@ def test_frechet_distance(law, n):
     limit = coverage((each.extrapolated for each in forced), TRUTH)
     name = "Gaussian" if law is normal else law.__name__
     line(f"Fréchet distance, {name}", f"{n}", covered, limit if n >= 4 * D else f"({limit:.3f})")
-    assert (estimates[0].extrapolated is None) == (n < 4 * D)
+    given = np.mean([each.extrapolated is not None for each in estimates])
+    assert given > 0.5 if n >= 4 * D else given == 0
     if law is not outliers:
         assert covered >= 0.9
         assert limit >= 0.9 or n < 4 * D
