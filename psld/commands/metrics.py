@@ -96,11 +96,10 @@ def evaluate_images(settings: EvaluateImagesSettings) -> float:
     """
     # Pictures need Pillow, and cells do not.
     from psld.metrics import images
-    from psld.utils.device import use_device
 
     content = settings.model_dump()
-    chosen = {"metrics": content.pop("metric"), "device": use_device(content.pop("device"))}
-    return _shown(images.evaluate_images(**content, **chosen).results, settings.output)
+    results = images.evaluate_images(metrics=content.pop("metric"), **content).results
+    return _shown(results, settings.output)
 
 
 def _shown(results: Sequence[CellResult], output: str | Path | None) -> float:

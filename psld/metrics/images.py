@@ -27,7 +27,7 @@ from psld.metrics.reference_folder import (
 )
 from psld.metrics.results import CellResult, CellResults
 from psld.metrics.settings import Measurement, MetricSettings, foreign_digest
-from psld.utils.device import provenance
+from psld.utils.device import provenance, use_device
 from psld.utils.errors import UserError
 from psld.utils.tensors import digest_of_arrays
 
@@ -56,13 +56,15 @@ def evaluate_images(
     samples: int | None = None,
     output: str | None = None,
     keep: int = 512,
-    device: torch.device,
+    device: str = "auto",
+    choose: Callable[[str], torch.device] = use_device,
     silent: bool | None = None,
 ) -> CellResults:
     """Measure images by some metrics, and write the results if `output` is a path.
 
     The arguments are those of `EvaluateImagesSettings`. Metrics with equal features share a pass.
-    `silent`: no progress bars; None shows them on a terminal.
+    `choose` returns the device; a command takes it for itself. `silent`: no progress bars; None
+    shows them on a terminal.
 
     Raises UserError if files are missing or damaged, if there are too few images, or if they have
     another size than those of the reference.
@@ -73,7 +75,7 @@ def evaluate_images(
             f"dataset={dataset}: no data/{dataset}.h5; run psld prepare dataset={dataset}"
         )
     path, images = _read(images, silent)
-    where = path or "images"
+    where, chosen = path or "images", choose(device)
     if len(images) < (least := samples or 3):
         raise UserError(f"{where}: {len(images)} images; at least {least} are needed")
     images = images[:samples]
@@ -88,7 +90,7 @@ def evaluate_images(
                 metric = metric.model_copy(update={"extractor": trained})
         measured.append(Measurement(metric=metric, samples=count))
         if (name := metric.features) not in bases:
-            basis = bases[name] = _basis(metric, reference, dataset, folder, device, silent)
+            basis = bases[name] = _basis(metric, reference, dataset, folder, chosen, silent)
             if basis.shape not in (None, shape):
                 sizes = ["×".join(map(str, each)) for each in (shape, basis.shape)]
                 raise UserError(f"{where}: images of {sizes[0]}; the reference has {sizes[1]}")
@@ -104,11 +106,11 @@ def evaluate_images(
         return CellResult(
             record=measurement.digest(decides),
             metric=metric.identity(),
-            reference_estimate=measure_reference(metric, features, basis.reference, device),
+            reference_estimate=measure_reference(metric, features, basis.reference, chosen),
             kept_sha256=kept,
             images=path,
             images_sha256=sha256,
-            **whole.numbers(measurement, basis.reference, device),
+            **whole.numbers(measurement, basis.reference, chosen),
             **facts,
             **provenance(),
         )

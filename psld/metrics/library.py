@@ -105,7 +105,8 @@ def evaluate(
             second,
             dataset=dataset,
             extractor=extractor,
-            device=choose_device(device),
+            device=device,
+            choose=choose_device,
             silent=not progress,
         )
     return results.results[0]
