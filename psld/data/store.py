@@ -267,8 +267,8 @@ def described_dataset(path: Path) -> dict[str, Any]:
 
 
 def from_uint8(images: "Tensor") -> "Tensor":
-    """uint8 → float32 in [−1, 1]: x = u / 127.5 − 1, the same bits on every device."""
-    # CUDA multiplies by the inverse of a divisor that is a number, and loses a bit.
+    """uint8 → float32 in [−1, 1]: x = u / 127.5 − 1."""
+    # A tensor, because CUDA multiplies by the inverse of a number, which loses a bit.
     levels = images.float()
     return levels / levels.new_full((), 127.5) - 1
 

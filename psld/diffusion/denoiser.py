@@ -131,7 +131,7 @@ class SeesImages(nn.Module):
 
         def network(z: Tensor, *label: Tensor | None) -> Tensor:
             key = t, z.device, z.dtype
-            if key not in self._tables:  # once for all batches: on a GPU, each copy waits for it
+            if key not in self._tables:  # once for all batches
                 tables = self._coefficients(torch.tensor([t], dtype=torch.float64))
                 self._tables[key] = tuple(
                     each.to(z.device, z.dtype, non_blocking=True) for each in tables

@@ -165,15 +165,12 @@ def read_results(grid: Grid, number: Number, root: Path = Path()) -> SeedResults
 
 
 def _complete(by_cell: dict[Cell, CellResult]) -> dict[Cell, CellResult]:
-    """Return the results for the sampling seeds that all trainings have; if none, for one of them.
+    """Return the results for the sampling seeds that all trainings have, else for the commonest.
 
     So value, errors and differences give all trainings the same weight, while a grid runs too.
     """
-    seeds: dict[str, set[int]] = {}
-    for cell in by_cell:
-        seeds.setdefault(cell.model.folder, set()).add(cell.seed)
-    if not seeds:
-        return by_cell
-    counts = Counter(cell.seed for cell in by_cell)  # of trainings
-    common = set.intersection(*seeds.values()) or {max(counts, key=lambda seed: counts[seed])}
-    return {cell: result for cell, result in by_cell.items() if cell.seed in common}
+    trainings = len({cell.model.folder for cell in by_cell})
+    counts = Counter(cell.seed for cell in by_cell)
+    kept = {seed for seed, count in counts.items() if count == trainings}
+    kept = kept or dict(counts.most_common(1))
+    return {cell: result for cell, result in by_cell.items() if cell.seed in kept}

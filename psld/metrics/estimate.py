@@ -18,8 +18,8 @@ CONFIDENCE = 0.95
 EXTRAPOLATED_FROM = 4
 """The fewest samples for each feature that are extrapolated to infinitely many."""
 SECOND_ORDER = 0.2
-"""The bias of order 1/n² as a share of that of order 1/n, for one sample per feature. Measured with
-independent features of equal size; with others, such as real ones, it is smaller."""
+"""The bias of order 1/n² as a share of that of order 1/n, for one sample per feature. Chosen so
+that the intervals of independent features of equal size cover wherever they are given."""
 
 
 class Interval(NamedTuple):
@@ -211,8 +211,9 @@ def pooled(estimates: Sequence[Estimate]) -> Estimate:
     )
     # The error of the mean shrinks with more cells, and the bias of each cell does not.
     rest = fmean(estimate._rest for estimate in estimates)
-    too_large = rest > mean._around(mean._limit).half_width / 2
-    return mean.model_copy(update={"features": None}) if too_large else mean
+    if mean.features is not None and rest > mean._around(mean._limit).half_width / 2:
+        return mean.model_copy(update={"features": None})
+    return mean
 
 
 def _kind(estimates: Sequence[Estimate]) -> dict[str, Any]:

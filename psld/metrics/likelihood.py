@@ -105,7 +105,7 @@ def measure_likelihood(settings: LikelihoodCommandSettings) -> LikelihoodResult:
     for first in range(0, len(chosen), settings.shard_size):
         indices = chosen[first : first + settings.shard_size]
         part = images[indices]
-        key = digest_of([manifest.weights_sha256, store.digest, decides, first, indices.tolist()])
+        key = digest_of([manifest.weights_sha256, store.digest, decides, indices.tolist()])
         path = Path(settings.output).with_suffix("") / f"{first:06d}-{key[:16]}.json"
         cost = "kept"
         try:
@@ -146,7 +146,7 @@ def measure_shard(
     first: int,
     device: torch.device,
 ) -> LikelihoodShard:
-    """Measure the images of one shard, uint8 N×C×H×W, the first of which has this place.
+    """Measure the images of one shard, uint8 N×C×H×W; `first` is the place of its first image.
 
     All random numbers are drawn on the CPU, for the whole shard, from its seed and first image.
     """

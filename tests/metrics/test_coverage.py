@@ -80,7 +80,7 @@ def test_frechet_distance(law, n):
     name = "Gaussian" if law is normal else law.__name__
     line(f"Fréchet distance, {name}", f"{n}", covered, limit if n >= 4 * D else f"({limit:.3f})")
     given = np.mean([each.extrapolated is not None for each in estimates])
-    assert given > 0.5 if n >= 4 * D else given == 0
+    assert 0.5 < given <= 1 if n == 4 * D else given == (n > 4 * D)
     if law is not outliers:
         assert covered >= 0.9
         assert limit >= 0.9 or n < 4 * D
