@@ -115,7 +115,7 @@ def config_of(
         if not command.changeable:
             raise UserError(f"{key}={name}: the grid decides everything; leave {key} out")
         content = command.load_record(name, overrides).settings.model_dump(mode="json")
-        places = PLACES if "dataset" in content else {"output"}
+        places = PLACES if "dataset" in content else {"output", "folder"}
         base = {key: value for key, value in content.items() if key not in places}
         if is_sweep:  # A sweep that starts from a grid's model is not part of the grid.
             base.pop("grid_name", None)
