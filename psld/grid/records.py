@@ -28,12 +28,11 @@ from psld.utils.files import digest_of, retried_in_slurm
 
 
 class Job(NamedTuple):
-    """The settings of one job, and the digest of what decides its result."""
+    """The settings of one job, the digest of what decides its result, and the networks it uses."""
 
     settings: Settings
     digest: str
     networks: "tuple[_Trained, ...]" = ()
-    """The trained networks that it uses."""
 
     def check(self) -> None:
         """Check that the networks that are there are those of the records.

@@ -171,8 +171,8 @@ def checkpoints_in(paths: Sequence[str]) -> list[Path]:
         files += sorted(path.rglob(PATTERN)) if path.is_dir() else [path]
     if not files:
         raise UserError(f"{', '.join(paths)}: no {PATTERN} in this folder or below it")
-    if unreadable := [path for path in files if not str(path).isprintable()]:
-        raise UserError(f"{unreadable[0]!a}: rename it: this name cannot be printed or noted")
+    if unreadable := [str(path) for path in files if not str(path).isprintable()]:
+        raise UserError(f"{unreadable[0]!a}: rename it: not all of its characters are printable")
     return files
 
 

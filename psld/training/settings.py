@@ -269,4 +269,4 @@ class ImportFilesSettings(Settings):
     grid_name: str = "paper"
     """Name of the grid, configs/grid/NAME.yaml."""
     replace: bool = False
-    """Replace weights of another origin, such as trained ones."""
+    """Replace weights of another origin, such as trained ones, and what an earlier import noted."""

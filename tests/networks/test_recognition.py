@@ -227,13 +227,16 @@ def test_one_line_says_why_nothing_is_taken(place):
     shutil.copytree(folder / "two", folder / "same/a")
     shutil.copytree(folder / "two", folder / "same/b")
     (folder / "cut.ckpt").write_bytes((folder / "two/x.ckpt").read_bytes()[:-100])
-    (folder / "empty").mkdir()
+    for name in ("empty", "latin"):
+        (folder / name).mkdir()
+    (folder / "latin/\udce4.ckpt").touch()  # a byte that is not UTF-8
     fits = "fits model=tiny/third, model=tiny/fourth: Γ is not in the weights"
     for file, *words in (
         ("two/x.ckpt", "two/x.ckpt", fits, "psld import FILE model=GRID/MODEL"),
         ("cut.ckpt", "cut.ckpt: not a readable checkpoint"),
         ("none.ckpt", "none.ckpt: no such file"),
         ("empty", "empty: no *.ckpt in this folder"),
+        ("latin", r"'latin/\udce4.ckpt': rename it"),
         ("same", "2 of 2 checkpoints are not taken"),
     ):
         refused(call(folder, "import", file, "grid_name=tiny"), 2, *words)
