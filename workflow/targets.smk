@@ -5,6 +5,7 @@ A Snakefile includes this after its rules, because the check has to know all of 
 
 import gc
 import sys
+from pathlib import Path
 
 from snakemake.cli import get_argument_parser
 
@@ -19,7 +20,8 @@ repair_snakemake()
 report: "report/workflow.rst"
 
 
-with one_line():
+with in_one_line():
+    Path(".snakemake").absolute().mkdir(exist_ok=True)
     GRIDS.check_names(rule.name for rule in workflow.rules)
 
 
@@ -58,7 +60,7 @@ for target, file in GRIDS.cells_among(ASKED).items():
 
 
 # Snakemake would report a wrong target as an error of the rules. `all` is the paper.
-with one_line():
+with in_one_line():
     GRIDS.check_targets(
         ASKED,
         makes=lambda file: any(rule.is_producer(file) for rule in workflow.rules),

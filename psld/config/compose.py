@@ -15,6 +15,7 @@ from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
 
 from psld.config.locations import CONFIGS, config_file, config_folders
 from psld.config.messages import entries_of, text_of
@@ -122,6 +123,20 @@ def _dropped(values: Mapping[str, Any], place: Sequence[str]) -> dict[str, Any]:
     inner = values[first]
     kept = _dropped(inner, rest) if rest else {k: inner[k] for k in inner.keys() & {"guidance"}}
     return {**values, first: kept} if kept else {k: v for k, v in values.items() if k != first}
+
+
+@contextmanager
+def without_environment() -> Iterator[None]:
+    """Refuse to read environment variables: the settings of a grid are published with results."""
+
+    def refuse(name: str, *_: Any) -> None:
+        raise ValueError(f"${{oc.env:{name}}} reads the environment; in a grid, write the value")
+
+    OmegaConf.register_new_resolver("oc.env", refuse, replace=True)
+    try:
+        yield
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
 
 
 def without_hydra(config: DictConfig) -> DictConfig:

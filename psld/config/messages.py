@@ -5,14 +5,37 @@ Errors of Hydra, OmegaConf and submitit are recognized by name: jobs do not impo
 
 import errno
 import re
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
-from psld.utils.errors import MACHINE_ERRORS, PSLDError, is_out_of_memory, missing_extra
+from psld.utils.errors import (
+    MACHINE_ERRORS,
+    PSLDError,
+    is_out_of_memory,
+    missing_extra,
+    printable,
+)
 from psld.utils.files import DISK_ERRORS
 
 WRONG_PATHS = PermissionError | NotADirectoryError | IsADirectoryError | FileNotFoundError
+WRONG_PLACES = {errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP}
+
+
+@contextmanager
+def in_one_line() -> Iterator[None]:
+    """Print an error that needs no traceback, and exit with its code."""
+    try:
+        yield
+    except Exception as error:
+        known = explained(error)
+        if known is None:
+            raise
+        exit_code, line = known
+        print(f"error: {line}", file=sys.stderr)
+        sys.exit(exit_code)
 
 
 def explained(error: Exception) -> tuple[int, str] | None:
@@ -27,11 +50,14 @@ def explained(error: Exception) -> tuple[int, str] | None:
         return 2, text
     if isinstance(error, FileExistsError):
         return 2, f"{error.filename}: is a file; output and runs are folders"
-    if isinstance(error, OSError) and error.errno in {errno.EROFS, errno.ENAMETOOLONG}:
+    if isinstance(error, OSError) and error.errno in WRONG_PLACES:
         return 2, text
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         place = error.filename or "the disk"
         return 1, f"{place}: cannot be written ({error.strerror}); free some space and try again"
+    if isinstance(error, UnicodeEncodeError):
+        near = error.object[max(error.start - 40, 0) : error.end + 40]
+        return 2, f"{printable(near)!r}: a name or text that is not Unicode; rename the file"
     # submitit's error without sbatch
     if isinstance(error, RuntimeError) and "on a slurm cluster" in text:
         return 2, "hydra/launcher: there is no sbatch here; use hydra/launcher=submitit_local"
@@ -53,12 +79,12 @@ def text_of(error: Exception) -> str:
     """Return an error as one line, without Hydra's advice that does not apply here."""
     if line := missing_extra(error):
         return line
-    text = " ".join((str(error) or str(error.__cause__ or "")).split())
+    text = printable(" ".join((str(error) or str(error.__cause__ or "")).split()))
     if type(error).__name__ == "OverrideParseException":
-        word = " ".join(error.override.split())
+        word = printable(" ".join(error.override.split()))
         key, _, value = word.partition("=")
         bare = value.strip("'\"")
-        if not re.search(r"[^\w.-]", value):
+        if not re.search(r"[^\w.-]", value, re.ASCII):
             return f"{word}: not a setting KEY=VALUE"
         return f"{word}: cannot be read; put a text in quotes, e.g. '{key}=\"{bare}\"'"
     if choice := re.search(r"Could not find '(\S+)/(\S+)' Available options in '\S+': (.*)", text):

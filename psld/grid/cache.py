@@ -5,6 +5,7 @@ grid of its record. If a config or the code has changed, the grid is resolved ag
 was planned before takes its record from the cache as it is.
 """
 
+import errno
 import hashlib
 import sys
 from collections.abc import Iterable
@@ -48,7 +49,11 @@ def load_grid(name: str) -> Grid:
 
         grid = resolve(name, read_grid_file(path), path)
         text = grid_as_json(grid)
-        write_text(CACHE / f"{name}.json", f"{configs} {_sha256(text)}\n{text}")
+        try:
+            write_text(CACHE / f"{name}.json", f"{configs} {_sha256(text)}\n{text}")
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise  # Who only reads needs no cache.
     return replace(grid, models=_with_notes(grid.models), guides=_with_notes(grid.guides))
 
 

@@ -100,7 +100,10 @@ def resolve(name: str, file: GridFile, path: Path) -> Grid:
     Raises UserError, with file and key, if something does not compose, or if a table, a figure or
     the gallery pairs a sampler with a model that it cannot sample.
     """
-    return _Resolver(name, file, path).grid()
+    from psld.config.compose import without_environment
+
+    with without_environment():
+        return _Resolver(name, file, path).grid()
 
 
 def in_grid(folder: str, grid: str, name: str) -> dict[str, str]:

@@ -251,7 +251,7 @@ def _load(path: Path) -> tuple[Any, str]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except Exception as error:  # A damaged file can raise any exception.
-        reraise_fault(error)
+        reraise_fault(error, path)
         objects = f", or holds objects that cannot be left out ({', '.join(foreign)})"
         raise UserError(
             f"{path}: not a readable checkpoint: it is damaged, or not of the official code"

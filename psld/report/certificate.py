@@ -145,7 +145,7 @@ def verify(
     except PSLDError as error:  # also of NaN among features
         raise UserError(f"{path}: {error}") from None
     except Exception as error:  # Computing with what is damaged can raise nearly any.
-        reraise_fault(error)
+        reraise_fault(error, path)
         raise UserError(f"{path}: damaged, or not a certificate ({error!r})") from None
     name, what = verified.grid.name, f"{GRID}: the paper's values, bands and settings"
     if not grid_name and name not in config_names("grid"):
@@ -162,7 +162,7 @@ def verify(
 
 def _verify(root: Path, references: list[LoadedReference], measure: bool = True) -> Verified:
     """Verify the files in the working directory, and write their computed results below `root`."""
-    grid = grid_from_json(Path(GRID).read_text())
+    grid = grid_from_json(Path(GRID).read_text("utf-8"))
     wrong, tables, loaded, taken, rows = [], {}, {}, set(), {}
     files = files_in(Path())
     for cell in grid.measured_cells:
@@ -179,7 +179,7 @@ def _verify(root: Path, references: list[LoadedReference], measure: bool = True)
                 rows[f"{cell.name} ({name})"] = rows_of(features.values)  # of the most samples
     for name, table in grid.file.tables.items():
         path, entries = f"{paths.table(grid.name, name)}.csv", read_table(grid, name, root)
-        texts = as_csv(grid, table, entries), Path(path).read_text()
+        texts = as_csv(grid, table, entries), Path(path).read_text("utf-8")
         pairs = zip_longest(*(csv.DictReader(text.splitlines()) for text in texts))
         tables[name] = Counter()
         for entry, pair in zip(chain.from_iterable(entries), pairs, strict=True):

@@ -86,8 +86,8 @@ def test_a_process_keeps_its_gpu():
 def test_the_folder_of_the_locks_is_the_users_own(locks, monkeypatch):
     take_gpus(["a"])
     assert locks.stat().st_mode & 0o777 == 0o700
-    monkeypatch.setattr(os, "getuid", lambda: locks.stat().st_uid + 1)
-    with pytest.raises(UserError, match="locks: belongs to another user"):
+    monkeypatch.setattr(os, "geteuid", lambda: locks.stat().st_uid + 1)
+    with pytest.raises(UserError, match=r"locks: belongs to another user.*PSLD_GPU_LOCKS"):
         take_gpus(["b"])
 
 
