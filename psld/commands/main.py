@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 from psld.cluster.watch import end_with_snakemake
+from psld.config.messages import in_one_line
 from psld.utils import VERSION
 from psld.utils.errors import UserError, printable
 
@@ -49,8 +50,9 @@ def main() -> None:
     """Run the command named by the first word; the other words are its settings."""
     _prepare_output()
     try:
-        _run(*(sys.argv[1:] or ["--help"]))
-        sys.stdout.flush()
+        with in_one_line():
+            _run(*(sys.argv[1:] or ["--help"]))
+            sys.stdout.flush()
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

@@ -60,6 +60,7 @@ def test_every_command_refuses_an_unknown_key(words, tmp_path):
         ("train =", "configs/train.yaml"),
         ("train training.steps=[1", "configs/train.yaml: "),
         ("train ~absent", "absent"),
+        ("train name=größe", "name=größe: cannot be read; put a text in quotes, e.g. 'name="),
         ("train training..steps=3", "configs/train.yaml: "),
         ("plan speed=1", "psld plan: unknown key speed"),
         ("plan grid", "grid: not a setting KEY=VALUE"),
@@ -138,6 +139,8 @@ MEMORY = (
 )
 ALLOCATOR = "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory"
 
+NO_UNICODE = UnicodeEncodeError("utf-8", "p/\udce4.png", 2, 3, "surrogates not allowed")
+
 
 def failed(number: int) -> OSError:
     return OSError(number, os.strerror(number), "data/x.h5")
@@ -155,6 +158,9 @@ def failed(number: int) -> OSError:
         (failed(errno.EROFS), 2, "[Errno 30] Read-only file system: 'data/x.h5'"),
         (failed(errno.EIO), 1, "[Errno 5] Input/output error: 'data/x.h5'; this machine or "),
         (failed(errno.ESTALE), 1, "[Errno 116] Stale file handle: 'data/x.h5'; this machine or "),
+        (failed(errno.ELOOP), 2, "[Errno 40] Too many levels of symbolic links: 'data/x.h5'"),
+        (UserError("a\x1b[31m\x07.png: broken"), 2, r"a\x1b[31m\x07.png: broken"),
+        (NO_UNICODE, 2, r"'p/\udce4.png': a name or text that is not Unicode; rename the file"),
         (MemoryError(), 1, MEMORY),
         (MemoryError("Unable to allocate 8.00 PiB for an array"), 1, MEMORY),
         (RuntimeError(ALLOCATOR), 1, MEMORY),

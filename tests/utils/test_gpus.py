@@ -91,6 +91,14 @@ def test_the_folder_of_the_locks_is_the_users_own(locks, monkeypatch):
         take_gpus(["b"])
 
 
+def test_the_folder_of_the_locks_can_be_another_one(tmp_path):
+    """For a machine on which somebody else has taken the name of the usual one."""
+    code = "from psld.utils import gpus; print(gpus.take_gpus(['a']))"
+    environment = {**os.environ, "PSLD_GPU_LOCKS": str(tmp_path / "mine")}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["a.lock"]
+
+
 def test_gpus_that_a_process_may_use(commands, monkeypatch):  # noqa: F811
     assert visible_gpus() == {}, "no driver"
     commands.answer("nvidia-smi", TWO)
