@@ -71,7 +71,7 @@ class Output(io.TextIOWrapper):
 def _prepare_output() -> None:
     if sys.stdout is None:  # closed, by `>&-`
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
-    elif isinstance(sys.stdout, io.TextIOWrapper):  # and not a test's
+    elif type(sys.stdout) is io.TextIOWrapper:  # and not of an earlier call, or a test's
         lines = sys.stdout.line_buffering
         sys.stdout = Output(
             sys.stdout.buffer, sys.stdout.encoding, "backslashreplace", line_buffering=lines
