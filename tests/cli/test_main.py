@@ -54,7 +54,7 @@ def test_a_reader_may_stop_reading(resolved, words):
     [(">&-", 0, ""), ("> /dev/full", 1, "error: the disk: cannot be written (No space left")],
 )
 def test_an_output_that_takes_nothing(tmp_path, redirect, exit_code, says):
-    finished = run(tmp_path, ["sh", "-c", f"{sys.executable} -m psld --version {redirect}"])
+    finished = run(tmp_path, ["sh", "-c", f"{sys.executable} -m psld init --help {redirect}"])
     assert (finished.returncode, finished.stderr[: len(says) or None]) == (exit_code, says)
 
 
