@@ -9,12 +9,15 @@ from pathlib import Path
 
 from snakemake.cli import get_argument_parser
 
-from psld.cluster.head import repair_snakemake
+from psld.cluster.head import begin_run
 
 # The jobs of a large grid are millions of objects that live to the end. Looking for garbage among
 # them as often as Python does takes a quarter of the time of a dry run.
 gc.set_threshold(100_000)
-repair_snakemake()
+
+
+onstart:
+    begin_run()
 
 
 report: "report/workflow.rst"
