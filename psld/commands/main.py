@@ -25,9 +25,12 @@ COMMANDS = {
     "train_guide": "training",
     "train_extractor": "metrics",
     "import": "training",
+    "import_model": "training",
+    "import_guide": "training",
     "reference": "metrics",
     "sample": "sampling",
     "evaluate": "metrics",
+    "evaluate_cell": "metrics",
     "likelihood": "sampling",
     "tabulate": "report",
     "figure": "report",
@@ -52,8 +55,6 @@ def main() -> None:
             print(overview())
         case "--version":
             print(f"psld {VERSION}")
-        case "-sc":
-            _imported("completion").complete(rest)
         case _ if name in COMMANDS:
             sys.argv[:] = [f"psld {name}", *rest]
             end_with_snakemake(name)
