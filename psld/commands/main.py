@@ -27,9 +27,12 @@ COMMANDS = {
     "train_guide": "training",
     "train_extractor": "metrics",
     "import": "training",
+    "import_model": "training",
+    "import_guide": "training",
     "reference": "metrics",
     "sample": "sampling",
     "evaluate": "metrics",
+    "evaluate_cell": "metrics",
     "likelihood": "sampling",
     "tabulate": "report",
     "figure": "report",
@@ -84,8 +87,6 @@ def _run(name: str, *rest: str) -> None:
             print(overview())
         case "--version":
             print(f"psld {VERSION}")
-        case "-sc":
-            _imported("completion").complete(rest)
         case _ if name in COMMANDS:
             sys.argv[:] = [f"psld {name}", *rest]
             end_with_snakemake(name)

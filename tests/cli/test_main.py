@@ -116,7 +116,6 @@ def test_settings_in_a_group_have_their_descriptions(tmp_path):
         ("sample guidance@sampler.guidance=inpainting", "mask@sampler.guidance.mask: "),
         ("prepare dataset=folder", "root: ??? The folder or zip archive."),
         ("train training.steps=7", "steps: 7 "),
-        ("import kind=guide", "kind: guide"),
     ],
 )
 def test_the_help_is_that_of_the_given_choices(tmp_path, words, shown):

@@ -60,7 +60,7 @@ def cell(images, model, tmp_path):
 def evaluate(folder, model, features, *overrides):
     return call(
         folder,
-        "evaluate",
+        "evaluate_cell",
         *SAMPLER,
         *METRIC,
         f"model={model}",
@@ -146,7 +146,7 @@ def test_efficientnet_measures_from_reference_to_result(images, model, tmp_path)
     write_manifest(other, manifest.model_copy(update={"dataset_digest": digest}))
     write_cell(tmp_path / "cell", images[:8], 8, other)
     given = (*settings, f"model={other}", "reference=reference", "shards=cell", "shard_size=8")
-    command = ("evaluate", *SAMPLER, *given, "samples=8", "output=result.json")
+    command = ("evaluate_cell", *SAMPLER, *given, "samples=8", "output=result.json")
     succeeded(call(tmp_path, *command))
     found = result(tmp_path)
     kept = load_kept(tmp_path / "result.safetensors", found.kept_sha256)
