@@ -30,7 +30,8 @@ LEAST_FRICTIONS = 3
 """The fewest values of Γ in a line: two points show little of a dependence."""
 
 _LEVELS = (
-    "Bars are 95 % intervals. Hollow markers are the paper's numbers, if it has any. The lines "
+    "Bars are 95 % intervals. Lines of a panel are moved apart by a few points, so that their bars "
+    "do not cover each other. Hollow markers are the paper's numbers, if it has any. The lines "
     "“noise” and “test split”, if on the axis, are the distances of pure noise and held-out images."
 )
 _SAME_START = "from the same noise in every model with as many blocks of variables"
@@ -57,8 +58,9 @@ CAPTIONS = {
     ),
     "training": (
         "Mean loss of each model over its training steps; both axes are logarithmic, and long "
-        "curves are averaged over steps. Losses of different processes measure different noise: a "
-        "lower one does not mean a better model."
+        "curves are averaged over steps. Networks of one process predict noise, and denoisers the "
+        "image. Losses of different processes measure different noise: a lower one does not mean a "
+        "better model."
     ),
 }
 """The captions of plots, and of all figures of a kind."""
