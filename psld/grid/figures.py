@@ -96,8 +96,8 @@ class GridFigure:
         name = self.cell.name
         match self.cell.sampler.guidance:
             case "inpainting":
-                pairs = "with the hole in blue, and below it filled in"
-                return f"The first inpainted images of {name}, not chosen: {pairs}."
+                rows = "with the hole in blue, below it filled in, and below this the original"
+                return f"The first inpainted images of {name}, not chosen: {rows}."
             case "classifier" | "classifier-free":
                 return f"The first samples of {name}, not chosen: a row for each class asked for."
         return f"The first samples of {name}, not chosen. The same positions start {_SAME_START}."
