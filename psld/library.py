@@ -198,7 +198,7 @@ class ForeignDenoiser(ForeignNetwork):
         few = self.images is not None and inpainting is None
         name = sampler or ("few" if few else "multistep")
         chosen = named_sampler(CALL, name, steps, options)
-        if (sampler, inpainting) == (None, None) and ENDS.isdisjoint(options):
+        if sampler is None and inpainting is None and ENDS.isdisjoint(options):
             chosen = self.fitted(chosen, built)
         sampled = self.sampler(built, chosen, batch_size)
         return _images(sampled, n, seed, inpainting, raw, progress)
