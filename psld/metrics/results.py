@@ -3,7 +3,7 @@
 `Show` and `NUMBER_KINDS` list the kinds of numbers that a table can show.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -68,6 +68,12 @@ class CellResult(MadeRecord):
     images_sha256: str | None = None
     reference_estimate: Estimate | None = None
     """The value with the interval for other images of the reference, and these images."""
+
+    def __repr_args__(self) -> Iterator[tuple[str, Any]]:
+        """Show the numbers alone; `model_dump()` has the rest."""
+        yield "metric", self.metric["name"]
+        for name in ("value", "samples", "interval", "extrapolated"):
+            yield name, getattr(self, name)
 
     @property
     def value(self) -> float:

@@ -73,6 +73,27 @@ def summary(grid: Grid, tables: dict[str, list[list[TableEntry]]]) -> TableText:
     )
 
 
+def best_text(grid: Grid, tables: dict[str, list[list[TableEntry]]]) -> TableText:
+    """Name the best entries of each column, and those that cannot be told from them."""
+    lines = []
+    for name, rows in tables.items():
+        for column in zip(*rows, strict=True):
+            alike: dict[tuple[str, str, int], list[TableEntry]] = {}
+            for entry in column:
+                if entry.rank and entry.rank.name in RANKS:
+                    number = entry.number
+                    key = number.metric, grid.dataset_of(number), number.samples
+                    alike.setdefault(key, []).append(entry)
+            for entries in alike.values():
+                best = next(entry for entry in entries if entry.rank.name == "best")
+                others = [", ".join(e.row.label) for e in entries if e.number != best.number]
+                title, value = grid.file.tables[name].title, _short(best).partition(" (")[0]
+                place = [title, best.column, ", ".join(best.row.label)]
+                lines.append([*place, value.removesuffix(RANKS["best"]), "; ".join(others) or "–"])
+    columns = ["table", "column", "best as measured", "value", "cannot be told from it"]
+    return TableText("The best of each column", columns, lines, headings=2)
+
+
 def limit_text(table: Table, rows: list[list[TableEntry]]) -> TableText | None:
     """Return the distances of infinitely many samples with their intervals; None without any."""
 
@@ -183,11 +204,9 @@ def _number(number: float | None, digits: int, sign: str = "") -> str:
 
 
 def _notes(table: Table, rows: list[list[TableEntry]]) -> Iterable[str]:
-    """Yield the table's footnotes, the scales of its metrics, and the meaning of its marks."""
+    """Yield the table's footnotes, what is special in it, and its legend."""
     entries = [entry for row in rows for entry in row]
     yield from table.footnotes
-    for name, result in scales(entries).items():
-        yield _scale_note(name, result)
     missing = sum(entry.status == "not run" for entry in entries)
     if missing:
         yield f"{missing} of {len(entries)} entries have not been run ({MISSING})."
@@ -195,7 +214,7 @@ def _notes(table: Table, rows: list[list[TableEntry]]) -> Iterable[str]:
     starts = {name: sampler.get("start") for name, sampler in samplers.items()}
     if names := sorted(name for name, start in starts.items() if start == "gaussian"):
         yield f"Starts from the mean and covariance of the training images: {', '.join(names)}."
-    yield from _mark_notes(entries)
+    yield from legend(entries)
     if any(entry.paper is not None and entry.status != "literature" for entry in entries):
         yield from _verdict_notes(table, rows)
     yield from _undecided_notes(entries)
@@ -226,8 +245,10 @@ def _significant(number: float) -> str:
     return f"{float(f'{number:.3g}'):,}".removesuffix(".0")
 
 
-def _mark_notes(entries: list[TableEntry]) -> Iterable[str]:
-    """Yield what ±, SD, min and the ranks mean in this table."""
+def legend(entries: list[TableEntry]) -> Iterable[str]:
+    """Yield the scales of the metrics, and what ±, SD, min and the ranks mean."""
+    for name, result in scales(entries).items():
+        yield _scale_note(name, result)
     if any(entry.interval for entry in entries):
         yield (
             "± half of the 95 % interval, which covers other samples of the same weights, but "
