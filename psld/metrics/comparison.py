@@ -61,7 +61,7 @@ class Difference(NamedTuple):
         def excess(log_p: float) -> float:
             return self._half_width(math.exp(log_p)) - abs(self.value)
 
-        least = -600.0  # 10⁻²⁶⁰: smaller ones are 0
+        least = -200.0  # 10⁻⁸⁷: smaller ones are 0, and far below it SciPy's quantile is NaN
         if self.value == 0:
             return 1.0
         return 0.0 if excess(least) <= 0 else math.exp(brentq(excess, least, 0.0))
