@@ -217,7 +217,9 @@ def scales(entries: list[TableEntry]) -> dict[str, CellResult]:
 def _scale_note(name: str, result: CellResult) -> str:
     note = f"Scale of {name}: standard normal noise has {_significant(result.noise)}"
     if result.floor is not None:
-        note += f", the test split {_significant(result.floor)}"
+        split = "training" if result.metric["reference_split"] == "test" else "test"
+        count = f" ({result.floor_samples:,} images)" if result.floor_samples else ""
+        note += f", the {split} split{count} {_significant(result.floor)}"
     if result.extractor_test_accuracy is not None:
         note += f"; the classifier's test accuracy is {result.extractor_test_accuracy:.3f}"
     return f"{note}."
