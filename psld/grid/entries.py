@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, get_args
 from psld.grid.cells import Grid
 from psld.grid.seeds import LEAST_TRAININGS, SeedResults, read_results
 from psld.grid.tables import Band, Comparison, Number, Place
-from psld.metrics.comparison import Difference, place_in_band, samples_to_decide
+from psld.metrics.comparison import Difference, holm, place_in_band, samples_to_decide
 from psld.metrics.estimate import CONFIDENCE, Interval
 from psld.metrics.results import NUMBER_KINDS, CellResult, Show
 
@@ -262,21 +262,16 @@ class AnsweredComparison:
     compared: Comparison
     smaller: SeedResults
     larger: SeedResults
-    comparisons: int
-    """The number of comparisons of the claim, for Bonferroni's correction."""
     paper: float | None
     """The paper's difference, if it has both numbers."""
+    p_value: float = 1.0
+    """Of the difference, after Holm's correction for the comparisons of the claim."""
 
     @cached_property
     def difference(self) -> Difference | None:
         """The side that the paper calls smaller minus the other; None if one has not been run."""
         has_both = self.smaller.results and self.larger.results
-        return self.smaller.difference(self.larger) if has_both else None
-
-    @property
-    def p_value(self) -> float | None:
-        """The p-value of the difference, after Bonferroni's correction."""
-        return self.difference and min(1.0, self.comparisons * self.difference.p_value)
+        return self.smaller.difference(self.larger, self.compared.show) if has_both else None
 
     @property
     def trainings(self) -> int:
@@ -305,13 +300,14 @@ def read_claims(grid: Grid, root: Path = Path()) -> Iterator[AnsweredComparison]
     """
     papers = paper_values(grid)
     for claim, comparisons in zip(grid.file.claims, grid.file.comparisons, strict=True):
+        answered = []
         for compared in comparisons:
             numbers = compared.smaller, compared.larger
-            printed = [papers.get(number, {}).get("value") for number in numbers]
-            yield AnsweredComparison(
-                claim.claim,
-                compared,
-                *(read_results(grid, number, root) for number in numbers),
-                comparisons=len(comparisons),
-                paper=None if None in printed else printed[0] - printed[1],
-            )
+            printed = [papers.get(number, {}).get(compared.show) for number in numbers]
+            sides = (read_results(grid, number, root) for number in numbers)
+            paper = None if None in printed else printed[0] - printed[1]
+            answered.append(AnsweredComparison(claim.claim, compared, *sides, paper))
+        # What was not run counts as a comparison that finds nothing.
+        p_values = holm([each.difference.p_value if each.difference else 1.0 for each in answered])
+        for each, p_value in zip(answered, p_values, strict=True):
+            yield replace(each, p_value=p_value)

@@ -91,17 +91,22 @@ class SeedResults:
         errors = [drawn.extrapolated, *([again.interval] if again else [])]
         return combined(drawn.extrapolated.value, errors)
 
-    def difference(self, other: "SeedResults") -> Difference:
-        """Return the difference of the metric to that of another cell.
+    def difference(self, other: "SeedResults", show: Show = "value") -> Difference:
+        """Return the difference of a number to that of another cell.
 
         It is paired by samples if both draw the same noise, whatever the sampler: the same sampling
         seeds, samples and number of blocks of variables. With several trainings, the error of
-        training again is added; it is paired too if both cells are of the same trainings.
+        training again is added; it is paired too if both cells are of the same trainings. A count
+        has this error alone.
         """
-        a, b = self.drawn(), other.drawn()
-        paired = self._noise == other._noise and a.block_samples == b.block_samples
-        drawn = paired_difference(a, b) if paired else unpaired_difference(a, b)
-        return drawn.retrained(self.by_training(), other.by_training())
+        a, b = self.drawn(show), other.drawn(show)
+        if a is None or b is None:
+            value = fmean(self.values(show)) - fmean(other.values(show))
+            drawn = Difference(value, (), paired=False)
+        else:
+            paired = self._noise == other._noise and a.block_samples == b.block_samples
+            drawn = paired_difference(a, b) if paired else unpaired_difference(a, b)
+        return drawn.retrained(self.by_training(show), other.by_training(show))
 
     @property
     def _noise(self) -> set[tuple[int, int, int]]:

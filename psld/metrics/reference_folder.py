@@ -66,6 +66,7 @@ class ReferenceManifest(MadeRecord):
         return {
             "extractor_test_accuracy": self.extractor_test_accuracy,
             "reference_samples": self.images.get(split, 0),
+            "floor_samples": self.images.get("train" if split == "test" else "test"),
             "reference_sha256": self.features_sha256,
         }
 

@@ -47,6 +47,8 @@ class CellResult(MadeRecord):
     sampling_device: str | None = None
     floor: float | None
     """The metric of real images that are not in the reference; null without a test split."""
+    floor_samples: int | None = None
+    """Their number; null in results of earlier versions, too."""
     noise: float | None
     """The metric of pure noise; null if the reference is no dataset of ours."""
     nearest: tuple[tuple[int, int], ...] | None

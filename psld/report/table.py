@@ -132,7 +132,7 @@ def claims_text(answered: Iterable[AnsweredComparison]) -> TableText:
             f"{', '.join(f'{counts[answer]} {answer}' for answer in ANSWERS if counts[answer])}.",
             "± half of the 95 % interval of the difference, paired where both draw the same noise: "
             "a difference within it cannot be told from none. Agrees, contradicts: p < 0.05, with "
-            "Bonferroni's correction for the comparisons of the claim.",
+            "Holm's correction for the comparisons of the claim. Without ±: counts, as they are.",
             "For these weights: with fewer than three trainings of one side, the answer covers "
             "other samples of the same weights, but not training again.",
         ],
@@ -141,12 +141,14 @@ def claims_text(answered: Iterable[AnsweredComparison]) -> TableText:
 
 def _claim_line(answered: AnsweredComparison) -> list[str]:
     compared, difference, answer = answered.compared, answered.difference, answered.answer
-    shown = [MISSING, _number(answered.paper, 2, "+"), MISSING]
+    error = difference.interval.half_width if difference else 0.0
+    digits = _decimals(NUMBER_KINDS[compared.show].decimals, error)
+    shown = [MISSING, _number(answered.paper, digits, "+"), MISSING]
     if difference is not None:
-        error = difference.interval.half_width
-        digits = _decimals(2, error)
-        ours = f"{_number(difference.value, digits, '+')} ± {_number(error, digits)}"
-        shown = [ours, _number(answered.paper, digits, "+"), f"{answered.p_value:.2g}"]
+        shown[0] = _number(difference.value, digits, "+")
+        if difference.errors:
+            shown[0] += f" ± {_number(error, digits)}"
+            shown[2] = f"{answered.p_value:.2g}"
         if answer != "cannot tell" and not answered.covers_training:
             answer += " for these weights"
     samples, trainings = f"{compared.smaller.samples:,}", str(answered.trainings or MISSING)
@@ -234,7 +236,9 @@ def scales(entries: list[TableEntry]) -> dict[str, CellResult]:
 def _scale_note(name: str, result: CellResult) -> str:
     note = f"Scale of {name}: standard normal noise has {_significant(result.noise)}"
     if result.floor is not None:
-        note += f", the test split {_significant(result.floor)}"
+        split = "training" if result.metric["reference_split"] == "test" else "test"
+        count = f" ({result.floor_samples:,} images)" if result.floor_samples else ""
+        note += f", the {split} split{count} {_significant(result.floor)}"
     if result.extractor_test_accuracy is not None:
         note += f"; the classifier's test accuracy is {result.extractor_test_accuracy:.3f}"
     return f"{note}."
