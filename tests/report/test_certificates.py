@@ -11,7 +11,8 @@ import pytest
 
 from psld.config.settings import write_record
 from psld.metrics.results import CellResults
-from psld.report.certificate import INDEX, differences
+from psld.report.certificate import INDEX
+from psld.report.differences import differences
 from psld.utils.tensors import load_tensors, save_tensors
 from tests.commands import Finished, call, refused, succeeded
 from tests.report.certified import (
