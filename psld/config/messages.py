@@ -9,8 +9,13 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Any
 
-from psld.utils.errors import MACHINE_ERRORS, PSLDError, is_out_of_memory, missing_extra
-from psld.utils.files import DISK_ERRORS
+from psld.utils.errors import (
+    DISK_ERRORS,
+    MACHINE_ERRORS,
+    PSLDError,
+    is_out_of_memory,
+    missing_extra,
+)
 
 WRONG_PATHS = PermissionError | NotADirectoryError | IsADirectoryError | FileNotFoundError
 
@@ -49,11 +54,16 @@ def explained(error: Exception) -> tuple[int, str] | None:
     return None
 
 
+def printable(text: str) -> str:
+    """Return a text in one line. Control characters are escaped: they could hide what follows."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
+
+
 def text_of(error: Exception) -> str:
     """Return an error as one line, without Hydra's advice that does not apply here."""
     if line := missing_extra(error):
         return line
-    text = " ".join((str(error) or str(error.__cause__ or "")).split())
+    text = printable(str(error) or str(error.__cause__ or ""))
     if type(error).__name__ == "OverrideParseException":
         word = " ".join(error.override.split())
         key, _, value = word.partition("=")

@@ -11,6 +11,7 @@ import os
 import shutil
 import zipfile
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import chdir
 from dataclasses import replace
 from itertools import chain, zip_longest
@@ -28,7 +29,7 @@ from psld.grid.cells import Cell, Grid
 from psld.grid.entries import TableEntry, read_table
 from psld.metrics.evaluation import recompute
 from psld.metrics.reference_folder import FEATURES, load_reference
-from psld.metrics.results import CellResults
+from psld.metrics.results import NUMBER_KINDS, CellResults
 from psld.report.differences import (
     LoadedReference,
     differences,
@@ -48,6 +49,12 @@ GRID = "grid.json"
 INDEX = "certificate.json"
 """The file with the SHA-256 of every other one."""
 
+LARGEST = 2 << 30
+"""The most bytes that a zip may unpack to if it is smaller itself. Ours are not compressed."""
+
+UNKNOWN = "not recomputed"
+"""The basis of a number whose features are not in the certificate."""
+
 
 def certify(grid: Grid, path: Path) -> int:
     """Write the certificate of a grid's evaluated cells, and return the number of these cells.
@@ -63,9 +70,7 @@ def certify(grid: Grid, path: Path) -> int:
             recompute(cell.evaluate_job.settings, stated, loaded, measure=False)
             for record in filter(os.path.exists, cell.records):
                 ShardRecord.read(record)
-            guide = [cell.guide.manifest] if cell.guide else []
-            files += [cell.result, paths.kept(cell.result), cell.model.manifest, *guide]
-            files += [*cell.references, *cell.records]
+            files += _files_of(cell)
             cells += 1
     files += [f"{folder}/{FEATURES}" for folder, has_features in loaded if has_features]
     if grid.measured_cells and not cells:
@@ -91,6 +96,13 @@ def certify(grid: Grid, path: Path) -> int:
     return cells
 
 
+def _files_of(cell: Cell) -> list[str]:
+    """Return the files of a cell in a certificate, but for the features of its references."""
+    guide = [cell.guide.manifest] if cell.guide else []
+    facts = [cell.model.manifest, *guide, *cell.references, *cell.records]
+    return [cell.result, paths.kept(cell.result), *facts]
+
+
 class Verified(NamedTuple):
     """The outcome of a verification."""
 
@@ -104,6 +116,8 @@ class Verified(NamedTuple):
     """The number of entries of each table by what they were computed from."""
     notes: list[str]
     """What was compared, and what was not."""
+    missing: list[str]
+    """What should have been compared and could not be."""
 
 
 def verify(
@@ -124,7 +138,7 @@ def verify(
         raise UserError(f"{path}: no such file or folder")
     try:
         if path.is_file():
-            zipfile.ZipFile(path).extractall(folder / "files")  # leaves out each `..` of a name
+            _unpack(path, folder / "files")
         with chdir(path if path.is_dir() else folder / "files"):
             _check_files()
             verified = _verify(folder / "results", references)
@@ -133,6 +147,8 @@ def verify(
     except PSLDError as error:  # also of NaN among features
         raise UserError(f"{path}: {error}") from None
     except Exception as error:  # Computing with what is damaged can raise nearly any.
+        if isinstance(error, OSError):  # that of a full disk has no name
+            error.filename = error.filename or str(folder)
         reraise_fault(error)
         raise UserError(f"{path}: damaged, or not a certificate ({error!r})") from None
     name, what = verified.grid.name, f"{GRID}: the paper's values, bands and settings"
@@ -152,7 +168,12 @@ def _verify(root: Path, references: list[LoadedReference], measure: bool = True)
     """Verify the files in the working directory, and write their computed results below `root`."""
     grid = grid_from_json(Path(GRID).read_text())
     wrong, tables, loaded, taken, rows = [], {}, {}, set(), {}
-    files = files_in(Path())
+    files, named = files_in(Path()), {GRID, INDEX}
+    named |= {f"{paths.table(grid.name, name)}.csv" for name in grid.file.tables}
+    for cell in grid.measured_cells:
+        named |= {*_files_of(cell), *(str(Path(m).with_name(FEATURES)) for m in cell.references)}
+    if foreign := files - named:
+        raise UserError(f"{min(foreign)}: no file of grid {grid.name}")
     for cell in grid.measured_cells:
         if cell.result in files:  # so it is no path that leads out of the folder
             stated, settings = CellResults.read(cell.result), cell.evaluate_job.settings
@@ -180,18 +201,26 @@ def _verify(root: Path, references: list[LoadedReference], measure: bool = True)
             if not entry.row.literature:
                 tables[name]["different" if found else _basis(entry, fixed, taken)] += 1
     notes, real = [], {}
+    unknown = sum(checked[UNKNOWN] for checked in tables.values())
+    missing = (
+        [f"{unknown} numbers cannot be recomputed: evaluate with keep=2048"] if unknown else []
+    )
     for (folder, _), (features, manifest) in loaded.items():
         alike = [each for each in references if each[1].kind == manifest.kind]
         found = [d for yours in alike for d in reference_differences(yours, features, manifest)]
+        if references and not alike:
+            found.append(f"no reference of yours is of {manifest.dataset} with this extractor")
         wrong += (f"{folder}: {each}" for each in found)
         unlike = "not compared with yours; reference=FOLDER compares it"
-        outcome = f"{len(found)} differences from yours" if alike else unlike
+        outcome = f"{len(found)} differences from yours" if references else unlike
         notes.append(f"{folder}{'' if features else ' without its features'}: {outcome}")
+        if references and not features:
+            missing.append(f"{folder}: has no features to compare with yours")
         for name in ("train", "test"):
             if features and (images := getattr(features, name)):
                 real[f"{name} images ({folder})"] = rows_of(images.values)
     notes += (f"equal features: {each}" for each in equal_features(real | rows))
-    return Verified(grid, root, wrong, tables, notes)
+    return Verified(grid, root, wrong, tables, notes, missing)
 
 
 def _has_its_classes(cell: Cell, labels: Tensor | None) -> bool:
@@ -208,20 +237,44 @@ def _basis(entry: TableEntry, fixed: int | None, taken: set[str]) -> str:
     """Return what the number of an entry was computed from."""
     if entry.value is None:
         return "not run"
-    if entry.show == "nfe":
-        return "given by the sampler's settings" if fixed else "counted by the certificate's maker"
-    is_taken = any(result.record in taken for result in entry.results)
-    return "not recomputed" if is_taken else "recomputed from features"
+    if not NUMBER_KINDS[entry.show].from_features:
+        given = fixed and entry.show == "nfe"
+        basis = "given by the sampler's settings" if given else "counted by the certificate's maker"
+    elif any(result.record in taken for result in entry.results):
+        return UNKNOWN
+    else:
+        basis = "recomputed from features"
+    return f"{basis}, seeds missing" if entry.missing_seeds else basis
 
 
 def _check_files() -> None:
     """Raise UserError if a file in the working directory is not as the index has it."""
-    index, names = read_json(INDEX, dict[str, str]), files_in(Path())
-    for name in sorted({*index, *names} - {INDEX}):
-        if name not in index or name not in names:
-            raise UserError(f"{name}: {'added' if name in names else 'missing'}")
-        if sha256_of_file(name) != index[name]:
+    for name, sha256 in _index(Path(), files_in(Path())).items():
+        if sha256_of_file(name) != sha256:
             raise UserError(f"{name}: changed: its SHA-256 is not that in {INDEX}")
+
+
+def _index(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Read the index in a folder. Raises UserError if it is not of the files of these names."""
+    index = read_json(folder / INDEX, dict[str, str])
+    if different := sorted(({*names} ^ index.keys()) - {INDEX}):
+        raise UserError(f"{different[0]}: {'missing' if different[0] in index else 'added'}")
+    return index
+
+
+def _unpack(path: Path, folder: Path) -> None:
+    """Unpack a zip. Raises UserError, before it does, if its index does not fit or it is a bomb."""
+    with zipfile.ZipFile(path) as archive:
+        entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+        size, names = sum(e.file_size for e in entries), Counter(e.filename for e in entries)
+        if size > max(LARGEST, path.stat().st_size):
+            raise UserError(f"has {size:,} bytes when unpacked; unpack it and verify the folder")
+        for name, count in names.items():
+            if count > 1:
+                raise UserError(f"{name}: {count} entries of this name")
+        archive.extract(INDEX, folder)
+        _index(folder, names)
+        archive.extractall(folder)  # leaves out each `..` of a name
 
 
 def files_in(folder: Path) -> set[str]:

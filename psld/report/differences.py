@@ -6,6 +6,7 @@ And among its own features, of which none should be there twice.
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from pathlib import PurePath
 from typing import Any
 
 from torch import Tensor
@@ -63,7 +64,8 @@ def parts_of(grid: Grid) -> dict[str, Any]:
         for name, record in records.items():
             process = record.settings.process.model_dump(mode="json")
             identity = record.settings.model().identity()
-            parts[f"{kind}.{name}"] = identity | {"process": process}
+            checkpoint = record.checkpoint and PurePath(record.checkpoint).name
+            parts[f"{kind}.{name}"] = identity | {"process": process, "checkpoint": checkpoint}
     for name, sampler in grid.samplers.items():
         parts[f"samplers.{name}"] = sampler_content(sampler.settings) | {"guide": sampler.guide}
     for name, metric in grid.metrics.items():

@@ -8,6 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from tabulate import tabulate
 
+from psld.config.messages import printable
 from psld.grid.cells import Grid
 from psld.grid.entries import TableEntry, read_claims, read_table
 from psld.grid.tables import RECORDED, Table
@@ -97,7 +98,7 @@ def markdown(text: TableText) -> str:
 
 def _plain(text: str) -> str:
     """Return a text in one line of Markdown that holds no HTML element."""
-    return re.sub(r"<(?=[A-Za-z/!?])", r"\\<", " ".join(text.split()))
+    return re.sub(r"<(?=[A-Za-z/!?])", r"\\<", printable(text))
 
 
 def latex(text: TableText) -> str:

@@ -9,6 +9,8 @@ import signal
 MACHINE_ERRORS = {errno.ENOMEM, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE}
 """The error numbers of a machine or a file system that fails."""
 
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""The error numbers of a write for which there is no room."""
 
 EXTRAS = {
     "workflow": {
@@ -42,6 +44,12 @@ class RunError(PSLDError):
     """The input is right but the run failed: NaN in the loss, a full disk, a lost rank."""
 
     exit_code = 1
+
+
+class NotComparedError(PSLDError):
+    """Nothing is wrong, but something that was asked for could not be compared."""
+
+    exit_code = 3
 
 
 class Stopped(RunError):
@@ -86,6 +94,6 @@ def reraise_fault(error: Exception) -> None:
     if (
         is_out_of_memory(error)
         or isinstance(error, PermissionError | PSLDError)
-        or getattr(error, "errno", None) in MACHINE_ERRORS
+        or getattr(error, "errno", None) in MACHINE_ERRORS | DISK_ERRORS
     ):
         raise error
