@@ -1,5 +1,6 @@
 """Certificates: what they hold, what is recomputed, and how a change to them is found."""
 
+import contextlib
 import io
 import json
 import shutil
@@ -11,6 +12,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from psld.config.settings import write_record
+from psld.grid.cache import load_grid
 from psld.metrics.results import NUMBER_KINDS, CellResults
 from psld.report import certificate as certificates
 from psld.report.certificate import INDEX
@@ -20,6 +22,7 @@ from tests.commands import Finished, call, disk_full_after, refused, succeeded
 from tests.report.certified import (
     CELLS,
     CERTIFICATE,
+    DIGEST,
     KEPT,
     MINE,
     MODEL,
@@ -35,7 +38,7 @@ from tests.report.certified import (
     forged,
     zipped,
 )
-from tests.results import sealed
+from tests.results import IMPORTED, sealed, write_model_manifest
 
 
 def verify(folder: Path, *certificates: bytes) -> Finished:
@@ -192,6 +195,17 @@ def test_missing_seeds_are_said_with_each_number(copied, tmp_path):
     printed = succeeded(verify(tmp_path, certify(copied))).stdout
     assert "0.zip: guided: 2 recomputed from features, seeds missing\n" in printed
     assert "✓¹, 1 of 2 seeds)" in printed or "✗¹, 1 of 2 seeds)" in printed
+
+
+def test_imported_weights_are_named_with_their_file(copied, tmp_path):
+    """The manifest's note goes through results into tables."""
+    with contextlib.chdir(copied):
+        grid = load_grid("mine")
+    write_model_manifest(copied, grid, "vp-sde", dataset_digest=DIGEST, imported=IMPORTED)
+    for seed, cell in enumerate(CELLS):
+        evaluate_again(copied, cell, seed=seed)
+    printed = succeeded(verify(tmp_path, certify(copied))).stdout
+    assert f"not trained here: official.ckpt (SHA-256 {IMPORTED.sha256})" in printed
 
 
 def test_costs_of_sampling_are_the_makers(certificate, tmp_path, monkeypatch):
