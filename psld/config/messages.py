@@ -13,13 +13,14 @@ from typing import Any
 
 from psld.config.locations import config_file, config_names
 from psld.utils.errors import (
+    DISK_ERRORS,
     MACHINE_ERRORS,
     PSLDError,
     is_out_of_memory,
     missing_extra,
+    one_line,
     printable,
 )
-from psld.utils.files import DISK_ERRORS
 
 WRONG_PATHS = PermissionError | NotADirectoryError | IsADirectoryError | FileNotFoundError
 WRONG_PLACES = {errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP}
@@ -80,9 +81,9 @@ def text_of(error: Exception) -> str:
     """Return an error as one line, without Hydra's advice that does not apply here."""
     if line := missing_extra(error):
         return line
-    text = printable(" ".join((str(error) or str(error.__cause__ or "")).split()))
+    text = one_line(str(error) or str(error.__cause__ or ""))
     if type(error).__name__ == "OverrideParseException":
-        word = printable(" ".join(error.override.split()))
+        word = one_line(error.override)
         key, _, value = word.partition("=")
         bare = value.strip("'\"")
         if not re.search(r"[^\w.-]", value, re.ASCII):

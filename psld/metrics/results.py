@@ -11,6 +11,7 @@ from psld.config.settings import MadeRecord, Settings, read_record
 from psld.diffusion.samplers import SamplerSettings
 from psld.metrics.estimate import Estimate, Interval
 from psld.metrics.settings import MetricSettings
+from psld.training.manifest import Imported
 
 Show = Literal["value", "nfe", "class_accuracy"]
 """What an entry of a table shows; NUMBER_KINDS describes each."""
@@ -23,6 +24,8 @@ class Weights(Settings):
     weights_sha256: str
     dataset_digest: str | None
     step: int | None
+    imported: Imported | None = None
+    """The checkpoint that they come from; null for a training."""
     settings: dict[str, Any]
     """The settings that decide the weights."""
 

@@ -12,6 +12,7 @@ from psld.grid.cells import Grid
 from psld.grid.entries import TableEntry, read_claims, read_table
 from psld.grid.tables import RECORDED, Table
 from psld.report.table import TableText, claims_text, summary, table_text
+from psld.utils.errors import one_line
 from psld.utils.files import write_text
 
 TEMPLATES = Environment(
@@ -101,7 +102,7 @@ def markdown(text: TableText) -> str:
 
 def _plain(text: str) -> str:
     """Return a text in one line of Markdown that holds no HTML element and no link."""
-    return re.sub(r"\\*(<(?=[A-Za-z/!?])|](?=[(\[:]))", r"\\\1", " ".join(text.split()))
+    return re.sub(r"\\*(<(?=[A-Za-z/!?])|](?=[(\[:]))", r"\\\1", one_line(text))
 
 
 def latex(text: TableText) -> str:

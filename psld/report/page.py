@@ -33,6 +33,8 @@ MEANINGS: dict[Status, str] = {
     "off": "the whole interval is outside the band",
     "agrees for these weights": "within the band, but from fewer than three trainings",
     "differs for these weights": "outside the band, but from fewer than three trainings",
+    "agrees for imported weights": "within the band, but the weights were not trained here",
+    "differs for imported weights": "outside the band, but the weights were not trained here",
     "undecided": "the interval overlaps the band in part",
     "measured": "compared with each other only: no number of the paper, no band, or a count of "
     "fixed steps",

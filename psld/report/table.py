@@ -19,6 +19,8 @@ MARKS: dict[Status, str] = {
     "off": " ✗",
     "agrees for these weights": " ✓¹",
     "differs for these weights": " ✗¹",
+    "agrees for imported weights": " ✓²",
+    "differs for imported weights": " ✗²",
     "undecided": " ?",
 }
 RANKS = {"best": " ★", "perhaps best": " ≈"}
@@ -67,8 +69,9 @@ def summary(grid: Grid, tables: dict[str, list[list[TableEntry]]]) -> TableText:
         columns=["table", *found],
         lines=[[n, *(str(count[status]) for status in found)] for n, count in counts.items()],
         notes=[
-            "For these weights: from fewer than three trainings. Measured: the paper has no "
-            "number, the table no band, or the number is a count of fixed steps."
+            "For these weights: from fewer than three trainings. For imported weights: training "
+            "was not repeated. Measured: the paper has no number, the table no band, or the number "
+            "is a count of fixed steps."
         ],
     )
 
@@ -181,8 +184,10 @@ def _short(entry: TableEntry) -> str:
         return ours
     if entry.difference is None:
         return f"{ours} ({paper})"
-    difference = _number(entry.difference, digits, "+")
-    return f"{ours} ({paper}, {difference}{MARKS.get(entry.status, '')})"
+    verdict = MARKS.get(entry.status, "")
+    if verdict and entry.missing_seeds:
+        verdict += f", {len(entry.results)} of {entry.seeds} seeds"
+    return f"{ours} ({paper}, {_number(entry.difference, digits, '+')}{verdict})"
 
 
 def _digits(entry: TableEntry) -> int:
@@ -285,6 +290,9 @@ def _verdict_notes(table: Table, rows: list[list[TableEntry]]) -> Iterable[str]:
             "¹ For these weights: fewer than three trainings do not show how much another one "
             "changes, and the paper's number is of another one."
         )
+    weights = [r.model.imported for entry in entries for r in entry.results if r.model]
+    if files := {w.sha256: f"{w.file} (SHA-256 {w.sha256})" for w in weights if w}:
+        yield f"² For imported weights, which were not trained here: {'; '.join(files.values())}."
     if alike := [pair for column in zip(*rows, strict=True) for pair in _alike(column)]:
         yield f"✓ for both, bands that overlap, and no difference left: {'; '.join(alike)}."
 

@@ -17,10 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from psld.utils.errors import UserError
-
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-"""The error numbers of a write for which there is no room."""
+from psld.utils.errors import DISK_ERRORS, UserError
 
 LATE_SECONDS = 60
 """The longest time for another node's write to appear here, on a shared file system."""
