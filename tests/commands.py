@@ -1,6 +1,7 @@
 """Functions that run the entry points, in a separate process or (faster) in the tests' process."""
 
 import contextlib
+import ctypes
 import io
 import resource
 import signal
@@ -106,6 +107,46 @@ def disk_full_after(nbytes: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextlib.contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Take the right to write into a folder away, even from root."""
+    mode = folder.stat().st_mode
+    folder.chmod(0o555)
+    try:
+        with without_rights_of_root():
+            yield
+    finally:
+        folder.chmod(mode)
+
+
+CAP_DAC_OVERRIDE, PR_SET_SECUREBITS, SECBIT_NOROOT = 1, 28, 1  # linux/capability.h, prctl.h
+
+
+class _Header(ctypes.Structure):
+    _fields_ = [("version", ctypes.c_uint32), ("pid", ctypes.c_int)]
+
+
+@contextlib.contextmanager
+def without_rights_of_root() -> Iterator[None]:
+    """Take the right of root to write anywhere from this thread, and from what it starts.
+
+    See capset(2) and prctl(2).
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = _Header(0x20080522, 0)
+    kept = (ctypes.c_uint32 * 6)()  # effective, permitted and inheritable, twice
+    assert libc.capget(ctypes.byref(header), kept) == 0
+    fewer = (ctypes.c_uint32 * 6)(*kept)
+    fewer[0] &= ~(1 << CAP_DAC_OVERRIDE)
+    libc.prctl(PR_SET_SECUREBITS, SECBIT_NOROOT, 0, 0, 0)  # Others than root may not, nor need to.
+    assert libc.capset(ctypes.byref(header), fewer) == 0
+    try:
+        yield
+    finally:
+        assert libc.capset(ctypes.byref(header), kept) == 0
+        libc.prctl(PR_SET_SECUREBITS, 0, 0, 0, 0)
 
 
 def run_directory(folder: Path) -> Path:

@@ -261,6 +261,24 @@ def test_a_denoiser_is_for_its_number_of_images(model):
         denoise(torch.zeros(5, 1, 8, 8), 1.0)
 
 
+def test_a_model_is_found_by_its_name_and_a_wrong_name_lists_the_others(folder):
+    with contextlib.chdir(folder):
+        assert psld.load("demo/psld-0.02").folder == Path("models/demo/psld-0.02")
+        for wrong in ("models/demo/psld-0.03", "demo/psld-0.03", "psld"):
+            said = f"^{wrong}: no such model; there are: models/demo/psld-0.02"
+            with pytest.raises(UserError, match=said):
+                psld.load(wrong)
+
+
+def test_what_is_printed_is_short(model, features):
+    facts = r"psld Γ = 0\.\d+ on digits, 1×8×8, [\d,]+ parameters, cpu"
+    assert re.fullmatch(f"<LoadedModel {model}: {facts}>", str(psld.load(model)))
+    images = torch.randint(256, (2, 60, 1, 8, 8), dtype=torch.uint8)
+    result = psld.evaluate(*images, "fd-classifier", extractor=features)
+    assert str(result).startswith(f"metric='fd-classifier' value={result.value} samples=60 ")
+    assert len(str(result)) < 300
+
+
 def test_a_file_is_no_model(model):
     with pytest.raises(UserError, match=r"weights\.safetensors: not a folder; the one that has"):
         psld.load(model / "weights.safetensors")

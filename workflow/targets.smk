@@ -5,21 +5,26 @@ A Snakefile includes this after its rules, because the check has to know all of 
 
 import gc
 import sys
+from pathlib import Path
 
 from snakemake.cli import get_argument_parser
 
-from psld.cluster.head import repair_snakemake
+from psld.cluster.head import begin_run
 
 # The jobs of a large grid are millions of objects that live to the end. Looking for garbage among
 # them as often as Python does takes a quarter of the time of a dry run.
 gc.set_threshold(100_000)
-repair_snakemake()
+
+
+onstart:
+    begin_run()
 
 
 report: "report/workflow.rst"
 
 
-with one_line():
+with in_one_line():
+    Path(".snakemake").absolute().mkdir(exist_ok=True)
     GRIDS.check_names(rule.name for rule in workflow.rules)
 
 
@@ -58,7 +63,7 @@ for target, file in GRIDS.cells_among(ASKED).items():
 
 
 # Snakemake would report a wrong target as an error of the rules. `all` is the paper.
-with one_line():
+with in_one_line():
     GRIDS.check_targets(
         ASKED,
         makes=lambda file: any(rule.is_producer(file) for rule in workflow.rules),

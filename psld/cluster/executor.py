@@ -26,6 +26,7 @@ import shlex
 import sys
 import time
 from collections.abc import AsyncIterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,11 @@ class Executor(SlurmExecutor):
         self.slurm_logdir = Path(os.path.relpath(self.slurm_logdir))
         resources = self.workflow.resource_settings
         resources.cores = resources.local_cores  # Snakemake starts so many threads for local jobs.
-        self.run_folder = record_slurm_name(self.run_uuid)
+
+    @cached_property
+    def run_folder(self) -> Path | None:
+        """The folder of this run; the run's jobs are in Slurm under its name from now on."""
+        return record_slurm_name(self.run_uuid)
 
     # The command of a job.
 

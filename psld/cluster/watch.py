@@ -1,9 +1,7 @@
 """The end of a local job whose Snakemake has ended.
 
-Snakemake names the folder of its run in the variable PSLD_RUN (`psld.cluster.head`). Two kernel
-locks are in it: `alive`, which Snakemake holds, and `jobs`, which all its local jobs share. Kernel
-locks end with their holders, even after kill -9. So a job sees that Snakemake has ended, and the
-next run sees when the last job has.
+Snakemake names the folder of its run in the variable PSLD_RUN (`psld.cluster.head`), and holds the
+kernel lock `alive` in it. Kernel locks end with their holders, even after kill -9.
 """
 
 import fcntl
@@ -12,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 RUN = "PSLD_RUN"
 """The environment variable with the folder of the run that started this process."""
@@ -32,8 +31,6 @@ def end_with_snakemake(command: str) -> None:
     if run is None:
         return
     try:
-        # Never closed: this process has its share until it ends.
-        fcntl.flock(os.open(f"{run}/jobs", os.O_RDONLY), fcntl.LOCK_SH)
         alive = os.open(f"{run}/alive", os.O_RDONLY)
     except FileNotFoundError:
         sys.exit("error: the Snakemake that started this job has ended, and another one runs")
@@ -42,7 +39,10 @@ def end_with_snakemake(command: str) -> None:
 
 def _end(run: str, alive: int, is_launcher: bool) -> None:
     fcntl.flock(alive, fcntl.LOCK_SH)  # waits for the end of Snakemake
-    was_interrupted = os.path.exists(f"{run}/interrupted")  # noqa: PTH110
+    try:
+        was_interrupted = b'"interrupted"' in Path(run, "run.json").read_bytes()
+    except FileNotFoundError:  # The next run has cleared it away, after a kill.
+        was_interrupted = False
     if is_launcher and not was_interrupted:
         os._exit(1)
     print("the Snakemake that started this job has ended; so this job ends", file=sys.stderr)

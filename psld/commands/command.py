@@ -5,8 +5,8 @@ The settings come from one of three places:
 - a record, named by KEY=GRID/NAME, if the other words set only how the job runs. So every job of
   the workflow starts, without Hydra;
 - the settings class, for commands about a whole grid, which have no config;
-- configs/COMMAND.yaml, composed by Hydra (`psld.commands.composed`). If a training's record is
-  named, its values are under the words.
+- configs/COMMAND.yaml, composed by Hydra (`psld.commands.composed`). If a record is named, the
+  words of its grid come first.
 """
 
 import os
@@ -18,7 +18,6 @@ from typing import Any
 from psld.cluster.watch import RECORDS
 from psld.config.settings import Settings, is_plain, key_of, parse, updated, value_in, without
 from psld.grid.cache import find_job
-from psld.grid.records import Job
 from psld.utils.errors import UserError
 
 
@@ -56,7 +55,7 @@ class Command:
             return None
         bare = [word for word in words if self.is_bare(word)]
         given = self.of_bare(bare)
-        job = self.load_record(name, words)
+        job = find_job(self.record, name, self._planned(name, words), self.job)
         plain = [word for word in without(words, self.record, "record") if word not in bare]
         kind = type(job.settings)
         kind = self.kind if issubclass(self.kind, kind) else kind
@@ -74,11 +73,10 @@ class Command:
             raise UserError(f"record: give it with {self.record}=GRID/NAME")
         return None
 
-    def load_record(self, name: str, words: list[str]) -> Job:
-        """Return the job of a record.
+    def _planned(self, name: str, words: list[str]) -> str | None:
+        """Return the digest in `record=`; None without one.
 
-        Raises UserError if there is none, or if it is not the one that `record=DIGEST` asks for,
-        or not the one that Snakemake has planned before it submitted this job.
+        Raises UserError if Snakemake has planned another one before it submitted this job.
         """
         planned = value_in(words, "record")
         if planned and planned not in os.environ.get(RECORDS, planned).split(","):
@@ -86,7 +84,7 @@ class Command:
                 f"{self.record}={name}: the grid has changed since this job was submitted; run "
                 "Snakemake again"
             )
-        return find_job(self.record, name, planned, self.job)
+        return planned
 
     def _is_changed(self, name: str, words: list[str]) -> bool:
         """Check if words change the record, which takes Hydra.

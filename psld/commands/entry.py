@@ -8,7 +8,7 @@ from functools import wraps
 from typing import Any, TypeVar
 
 from psld.commands.command import Command
-from psld.config.messages import explained
+from psld.config.messages import in_one_line
 from psld.config.settings import Settings
 
 S = TypeVar("S", bound=Settings)
@@ -36,15 +36,8 @@ def entry_point(
         @wraps(main)
         def program() -> None:
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-            try:
+            with in_one_line():
                 _run(command, main, sys.argv[1:])
-            except Exception as error:
-                known = explained(error)
-                if known is None:
-                    raise
-                exit_code, line = known
-                print(f"error: {line}", file=sys.stderr)
-                sys.exit(exit_code)
 
         program.command = command
         return program

@@ -34,13 +34,13 @@ def help_of(program: str, command: Command, description: str, words: list[str]) 
         return "\n\n".join([usage, description.strip(), title, "\n".join(settings)])
     from omegaconf import OmegaConf
 
-    from psld.commands.composed import config_of, split_flags
-    from psld.config.compose import compose_whole, without_hydra
+    from psld.commands.composed import overrides_of, split_flags
+    from psld.config.compose import compose_whole
 
-    _, overrides = split_flags(words)
-    config, overrides = config_of(command, overrides)
-    composed = compose_whole(config, overrides, command.where)
-    content = OmegaConf.to_container(without_hydra(composed))
+    overrides = overrides_of(command, split_flags(words)[1])
+    composed = compose_whole(command.name, overrides, command.where)
+    content = OmegaConf.to_container(composed)
+    del content["hydra"]
     choices = [*_choices(composed.hydra.runtime.choices)]
     about = f"Choices; {program} GROUP=CHOICE --help shows the settings of another:"
     parts = [

@@ -1,12 +1,10 @@
 """Commands that measure images: extractors of features, references, and evaluations."""
 
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from psld.commands.entry import entry_point
-from psld.config.settings import value_in
 from psld.metrics import evaluation
 from psld.metrics.classifier import make_extractor
 from psld.metrics.command_settings import (
@@ -64,23 +62,20 @@ def reference(settings: ReferenceSettings) -> None:
 
 
 @entry_point(
-    "evaluate",
+    "evaluate_cell",
     EvaluateCommandSettings,
     record="cell",
     job="evaluate_job",
     run={"shards", "output", "keep", "device"},
 )
 def evaluate_cell(settings: EvaluateSettings | EvaluateCommandSettings) -> float:
-    """Measure a cell, or any images, with 95 % intervals, from one pass for all metrics.
+    """Measure the samples of a model with 95 % intervals, from one pass for all metrics.
 
-        psld evaluate images=downloads/edm.npz dataset=cifar10 'metric=[fid,kid]'  # no model needed
-        psld evaluate cell=demo/cld/em-quadratic-40      # all metrics of the cell in the grid
-        psld evaluate model=models/demo/cld sampler=em sampler.steps=50 \\
+        psld evaluate_cell cell=demo/cld/em-quadratic-40      # all metrics of the cell in the grid
+        psld evaluate_cell model=models/demo/cld sampler=em sampler.steps=50 \\
             shards=samples/em-50 samples=1000 metric=fd-classifier \\
             reference=features/digits/fd-classifier/reference \\
             extractor=features/digits/fd-classifier output=result.json
-
-    psld evaluate images=PATH --help shows the settings for images.
     """
     if isinstance(settings, EvaluateCommandSettings):
         settings = settings.evaluation()
@@ -88,7 +83,7 @@ def evaluate_cell(settings: EvaluateSettings | EvaluateCommandSettings) -> float
 
 
 @entry_point("evaluate", EvaluateImagesSettings, has_config=False)
-def evaluate_images(settings: EvaluateImagesSettings) -> float:
+def evaluate(settings: EvaluateImagesSettings) -> float:
     """Measure any images with 95 % intervals, from one pass for all metrics.
 
     psld evaluate images=downloads/edm.npz dataset=cifar10 'metric=[fid,kid]'  # no model needed
@@ -129,12 +124,3 @@ def _lines(result: CellResult) -> list[str]:
     elif result.reference_samples is None:
         lines.append("  with other images of the reference, too: not known from statistics alone")
     return lines
-
-
-def evaluate() -> None:
-    """Measure a cell, or any images, with 95 % intervals, from one pass for all metrics.
-
-    Images if the command line has `images=`, else a cell.
-    """
-    has_images = value_in(sys.argv[1:], "images") is not None
-    (evaluate_images if has_images else evaluate_cell)()

@@ -13,7 +13,7 @@ RUN = {"first", "shards", "output", "png", "npz", *SamplingRun.model_fields}
 def sample(settings: SampleSettings) -> None:
     """Sample a cell: a range of its shards, in one process.
 
-        psld sample model=models/demo/cld sampler=em sampler.steps=50 output=samples/mine
+        psld sample model=demo/cld sampler=em sampler.steps=50 output=samples/mine
         psld sample model=models/demo/cld shard_size=16 output=sixteen png=pictures
         psld sample model=models/demo/psld-0.02 guidance@sampler.guidance=classifier \\
             guide=guides/demo/psld-0.02 sampler.guidance.label=3 output=threes

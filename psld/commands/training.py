@@ -1,6 +1,5 @@
 """Commands that make models and guides: by training, or from official checkpoints."""
 
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -114,70 +113,55 @@ def train_guide(settings: TrainGuideSettings) -> float:
         return run_training(settings, store, task, on_start)
 
 
-IMPORT = {
-    "run": TRAINING_RUN | {"checkpoint", "weights", "kind", "replace"},
-    "changeable": True,
-    "bare": "checkpoint",
-}
-
-
-@entry_point("import", ImportModelSettings, record="model", **IMPORT)
-def import_model(settings: ImportModelSettings) -> None:
-    """Import checkpoints of the official code (mandt-lab/PSLD) as models or guides.
+@entry_point("import", ImportFilesSettings, bare="files …", has_config=False)
+def import_(settings: ImportFilesSettings) -> None:
+    """Have the workflow import official checkpoints (mandt-lab/PSLD) in place of training.
 
         psld import downloads/psld
-        psld import FILE model=paper/cifar10-cld
-        psld import FILE guide=paper/cifar10-psld-0.01
-        psld import FILE dataset=cifar10 process=cld network=cifar10-ablation
-        psld import FILE kind=guide dataset=cifar10 network=guide-cifar10 training=guide-cifar10
 
-    With files and folders alone (and `grid_name=NAME`, by default `paper`, or `replace=true`), each
-    file's model in the grid is recognized by the shapes of its layers, and Γ by `gamma=Γ` in its
-    path. From then on the workflow imports these models and guides in place of training them.
-
-    Otherwise the weights are written at once. Only tensors and plain containers are read from a
-    file. Its parameters must be those of the network, with the same shapes and no others. The
-    dataset need not be prepared. The workflow does not train a grid's model that is imported by its
-    name either. To have it trained, delete the model's folder.
+    Each file's model in the grid is recognized by the shapes of its layers, and Γ by `gamma=Γ` in
+    its path. Only tensors and plain containers are read from a file. To have a model trained
+    again, delete its folder. psld import_model and import_guide import one file at once.
     """
-    official.import_model(settings)
-    # The workflow imports what the paper samples.
-    _note(settings.output, settings.checkpoint if settings.weights == "ema" else None)
-
-
-@entry_point("import_guide", ImportGuideSettings, record="guide", **IMPORT)
-def import_guide(settings: ImportGuideSettings) -> None:
-    """Import a checkpoint of the official code as a guide; psld import --help says more."""
-    official.import_guide(settings)
-    _note(settings.output, settings.checkpoint)
-
-
-@entry_point("import", ImportFilesSettings, bare="files …", has_config=False)
-def import_recognized(settings: ImportFilesSettings) -> None:
-    """Have the workflow import the models and guides of a grid that are recognized in files."""
     grid = load_grid(settings.grid_name)
     records = (*grid.models.values(), *grid.guides.values())
     import_files(settings, [each.settings for each in records if not each.is_trained_elsewhere])
 
 
-def _note(folder: str, checkpoint: str | None) -> None:
-    """Note the checkpoint of a grid's model for the workflow, unless the workflow runs this."""
-    keys = {word.partition("=")[0] for word in sys.argv[1:]}
-    if keys & {"model", "guide"} and "record" not in keys:
-        note_checkpoint(folder, checkpoint)
+IMPORT = {
+    "run": TRAINING_RUN | {"checkpoint", "weights", "replace"},
+    "changeable": True,
+    "bare": "checkpoint",
+}
 
 
-def import_() -> None:
-    """Import checkpoints of the official code (mandt-lab/PSLD) as models or guides.
+@entry_point("import_model", ImportModelSettings, record="model", **IMPORT)
+def import_model(settings: ImportModelSettings) -> None:
+    """Import one checkpoint of the official code (mandt-lab/PSLD) as a model.
 
-    What files are is recognized, unless other words say it or set anything else.
+        psld import_model FILE model=paper/cifar10-cld
+        psld import_model FILE dataset=cifar10 process=cld network=cifar10-ablation
+
+    The file's parameters must be those of the network, with the same shapes and no others. The
+    dataset need not be prepared. The workflow does not train a grid's model that is imported.
     """
-    words = sys.argv[1:]
-    keys = {word.partition("=")[0] for word in words if not import_recognized.command.is_bare(word)}
-    flags = any(word.startswith(("-", "hydra")) for word in words)
-    if words and not flags and keys <= {"grid_name", "replace"}:
-        import_recognized()
-    elif "guide" in keys or "kind=guide" in words:
-        import_guide()
-    else:
-        import_model()
+    official.import_model(settings)
+    # The workflow imports what the paper samples.
+    _note(settings, settings.checkpoint if settings.weights == "ema" else None)
+
+
+@entry_point("import_guide", ImportGuideSettings, record="guide", **IMPORT)
+def import_guide(settings: ImportGuideSettings) -> None:
+    """Import one checkpoint of the official code (mandt-lab/PSLD) as a guide.
+
+    psld import_guide FILE guide=paper/cifar10-psld-0.01
+    psld import_guide FILE dataset=cifar10 network=guide-cifar10 training=guide-cifar10
+    """
+    official.import_guide(settings)
+    _note(settings, settings.checkpoint)
+
+
+def _note(settings: ImportModelSettings | ImportGuideSettings, checkpoint: str | None) -> None:
+    """Note the checkpoint of a grid's model for the workflow."""
+    if settings.output.endswith(f"/{settings.grid_name}/{settings.name}"):
+        note_checkpoint(settings.output, checkpoint)

@@ -1,6 +1,6 @@
 """Compose settings with Hydra, from the folders of configs, as a command does."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,13 +15,12 @@ from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
 
-from psld.config.locations import CONFIGS, config_file, config_folders
+from psld.config.locations import CONFIGS, config_folders
 from psld.config.messages import entries_of, text_of
+from psld.config.settings import key_of
 from psld.utils.errors import UserError
-
-BASED = "record"
-"""The name in Hydra's ConfigStore of a command's config with the values of a record."""
 
 
 class OwnConfigs(SearchPathPlugin):
@@ -41,7 +40,7 @@ def refusing(where: str) -> Iterator[None]:
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(f"{where}: {text_of(error)}") from None
+        raise UserError(f"{where}: {text_of(error).removeprefix(f'{where}: ')}") from None
     except yaml.YAMLError as error:  # It names the file and the line.
         raise UserError(f"{where}: not valid YAML ({text_of(error)})") from None
     # process=inf, process=[1], 5,000 digits, lists in lists in …; hydra.run.dir=/proc/x
@@ -56,96 +55,70 @@ def compose_whole(name: str, overrides: Sequence[str], where: str) -> DictConfig
     """
     GlobalHydra.instance().clear()
     with refusing(where), initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose(name, overrides=list(overrides), return_hydra_config=True)
+        config = compose(name, overrides=list(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(config)  # `${hydra:…}` is of this config.
+    return config
 
 
 def compose_content(name: str, overrides: Sequence[str], where: str) -> dict[str, Any]:
     """Return the resolved content of configs/NAME.yaml with these overrides, like the above."""
-    config = compose_whole(name, overrides, where)
-    with refusing(where), answering_resolvers(config):
-        return content_of(without_hydra(config), where)
-
-
-def store_based(name: str, base: Mapping[str, Any], overrides: Sequence[str], where: str) -> str:
-    """Store configs/NAME.yaml with the values of `base`, and return the name to compose.
-
-    The overrides then apply on top. A group that `base` holds is left out of the defaults, unless
-    an override chooses a config of this group: then that part of `base` is left out.
-    """
-    chosen = {word.partition("=")[0].lstrip("+~") for word in overrides}
-    values = dict(base)
     with refusing(where):
-        listed, content = _written_out(name)
-    defaults = []
-    for entry in listed:
-        group = next(iter(entry)) if isinstance(entry, dict) else None
-        place = (group or "").rpartition("@")[2].split(".")
-        if group in chosen:
-            values = _dropped(values, place)
-        if group is None or group in chosen or not _holds(values, place):
-            defaults.append(entry)
-    node = {"defaults": [*defaults, "_self_"], **content, **values}
-    ConfigStore.instance().store(BASED, node)
-    return BASED
+        return content_of(compose_whole(name, overrides, where), where)
 
 
-def _written_out(name: str) -> tuple[list[Any], dict[str, Any]]:
-    """Return defaults and values of configs/NAME.yaml, with those of a config that it extends."""
-    values = yaml.safe_load(config_file("", name).read_text("utf-8"))
-    defaults: list[Any] = []
-    inherited: dict[str, Any] = {}
-    for entry in values.pop("defaults"):
-        if isinstance(entry, dict) or entry == "command_line":
-            defaults.append(entry)
-        elif entry != "_self_":
-            more, inherited = _written_out(entry)
-            defaults += more
-    return defaults, inherited | values
+def over(words: Iterable[str], typed: Sequence[str]) -> list[str]:
+    """Return the words of a grid with those that somebody types on top of them.
 
-
-def _holds(values: Mapping[str, Any], place: Sequence[str]) -> bool:
-    for key in place:
-        if not isinstance(values, Mapping) or key not in values:
-            return False
-        values = values[key]
-    return True
-
-
-def _dropped(values: Mapping[str, Any], place: Sequence[str]) -> dict[str, Any]:
-    """Return the values without those at a place; the guidance of a sampler is a place of its own.
-
-    Choosing `sampler` keeps `sampler.guidance`.
+    A typed word takes the place of what the grid says about its setting or group. A group goes
+    with all that the grid sets in it, but for groups inside it: `sampler=em` keeps the words of
+    `guidance@sampler.guidance`.
     """
-    first, *rest = place
-    if first not in values:
-        return dict(values)
-    inner = values[first]
-    kept = _dropped(inner, rest) if rest else {k: inner[k] for k in inner.keys() & {"guidance"}}
-    return {**values, first: kept} if kept else {k: v for k, v in values.items() if k != first}
+    words, changed = list(words), {key_of(word) for word in typed}
+    groups = {key_of(word) for word in words if "." not in word.partition("=")[0].partition("@")[0]}
+
+    def place(word: str) -> str:
+        """Return the innermost group that a word sets something in."""
+        key = key_of(word)
+        return max((g for g in groups if f"{key}.".startswith(f"{g}.")), key=len, default=key)
+
+    return [*(word for word in words if place(word) not in changed), *typed]
 
 
-def without_hydra(config: DictConfig) -> DictConfig:
-    """Return the command's own part of a composed config."""
-    return OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+def name_dataset(described: Mapping[str, Any]) -> str:
+    """Return the word that chooses a dataset with these settings, of no file in configs/dataset."""
+    ConfigStore.instance().store("described", dict(described), group="dataset")
+    return "dataset=described"
 
 
 @contextmanager
-def answering_resolvers(config: DictConfig) -> Iterator[None]:
-    """Resolve `${hydra:…}` with this config in the context, not with the running command's."""
-    current = HydraConfig.instance()
-    before, current.cfg = current.cfg, config
+def without_environment() -> Iterator[None]:
+    """Refuse to read environment variables: the settings of a grid are published with results."""
+
+    def refuse(name: str, *_: Any) -> None:
+        raise ValueError(f"${{oc.env:{name}}} reads the environment; in a grid, write the value")
+
+    OmegaConf.register_new_resolver("oc.env", refuse, replace=True)
     try:
         yield
     finally:
-        current.cfg = before
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
 
 
 def content_of(config: DictConfig, where: str) -> dict[str, Any]:
-    """Return the resolved content of a config.
+    """Return the resolved content of a config without Hydra's own part.
 
     Raises UserError, prefixed by `where`, if required values (`???`) are missing.
     """
-    entries = entries_of(OmegaConf.to_container(config))
+    entries = entries_of(OmegaConf.to_container(_own(config)))
     if missing := [f"{key}=…" for key, value in entries if value == MISSING]:
         raise UserError(f"{where}: missing: {', '.join(missing)}")
-    return OmegaConf.to_container(config, resolve=True)
+    return own_part(config)
+
+
+def own_part(config: DictConfig) -> dict[str, Any]:
+    """Return the resolved content of a config without Hydra's part; what is missing is `???`."""
+    return OmegaConf.to_container(_own(config), resolve=True)
+
+
+def _own(config: DictConfig) -> DictConfig:
+    return OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])

@@ -5,14 +5,39 @@ Errors of Hydra, OmegaConf and submitit are recognized by name: jobs do not impo
 
 import errno
 import re
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
-from psld.utils.errors import MACHINE_ERRORS, PSLDError, is_out_of_memory, missing_extra
-from psld.utils.files import DISK_ERRORS
+from psld.config.locations import config_file, config_names
+from psld.utils.errors import (
+    DISK_ERRORS,
+    MACHINE_ERRORS,
+    PSLDError,
+    is_out_of_memory,
+    missing_extra,
+    one_line,
+    printable,
+)
 
 WRONG_PATHS = PermissionError | NotADirectoryError | IsADirectoryError | FileNotFoundError
+WRONG_PLACES = {errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP}
+
+
+@contextmanager
+def in_one_line() -> Iterator[None]:
+    """Print an error that needs no traceback, and exit with its code."""
+    try:
+        yield
+    except Exception as error:
+        known = explained(error)
+        if known is None:
+            raise
+        exit_code, line = known
+        print(f"error: {line}", file=sys.stderr)
+        sys.exit(exit_code)
 
 
 def explained(error: Exception) -> tuple[int, str] | None:
@@ -27,11 +52,14 @@ def explained(error: Exception) -> tuple[int, str] | None:
         return 2, text
     if isinstance(error, FileExistsError):
         return 2, f"{error.filename}: is a file; output and runs are folders"
-    if isinstance(error, OSError) and error.errno in {errno.EROFS, errno.ENAMETOOLONG}:
+    if isinstance(error, OSError) and error.errno in WRONG_PLACES:
         return 2, text
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         place = error.filename or "the disk"
         return 1, f"{place}: cannot be written ({error.strerror}); free some space and try again"
+    if isinstance(error, UnicodeEncodeError):
+        near = error.object[max(error.start - 40, 0) : error.end + 40]
+        return 2, f"{printable(near)!r}: a name or text that is not Unicode; rename the file"
     # submitit's error without sbatch
     if isinstance(error, RuntimeError) and "on a slurm cluster" in text:
         return 2, "hydra/launcher: there is no sbatch here; use hydra/launcher=submitit_local"
@@ -53,12 +81,12 @@ def text_of(error: Exception) -> str:
     """Return an error as one line, without Hydra's advice that does not apply here."""
     if line := missing_extra(error):
         return line
-    text = " ".join((str(error) or str(error.__cause__ or "")).split())
+    text = one_line(str(error) or str(error.__cause__ or ""))
     if type(error).__name__ == "OverrideParseException":
-        word = " ".join(error.override.split())
+        word = one_line(error.override)
         key, _, value = word.partition("=")
         bare = value.strip("'\"")
-        if not re.search(r"[^\w.-]", value):
+        if not re.search(r"[^\w.-]", value, re.ASCII):
             return f"{word}: not a setting KEY=VALUE"
         return f"{word}: cannot be read; put a text in quotes, e.g. '{key}=\"{bare}\"'"
     if choice := re.search(r"Could not find '(\S+)/(\S+)' Available options in '\S+': (.*)", text):
@@ -81,8 +109,22 @@ def _meant(key: str, error: Exception) -> str:
     config = error.__cause__.parent_node._get_root()
     names = [name for name, _ in entries_of(OmegaConf.to_container(config))]
     same = [name for name in names if name.endswith(f".{key}")]
+    if not same and (elsewhere := _with_another_config(key.rpartition(".")[2], names)):
+        return elsewhere
     found = same or get_close_matches(key, names, cutoff=0.8)
     return f" (is {found[0]} meant?)" if found else ""
+
+
+def _with_another_config(name: str, names: list[str]) -> str:
+    """Say which guidance or sampler of the command has a setting, if another one is chosen."""
+    line = re.compile(rf"^{re.escape(name)}:", re.MULTILINE)
+    for group, place in {"guidance": "sampler.guidance", "sampler": "sampler"}.items():
+        files = {each: config_file(group, each).read_text("utf-8") for each in config_names(group)}
+        found = [each for each, text in files.items() if place in names and line.search(text)]
+        if found:
+            word = group if group == place else f"{group}@{place}"
+            return f"; {place}.{name} is one with {word}={' or '.join(found)}"
+    return ""
 
 
 def entries_of(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

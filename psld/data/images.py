@@ -98,7 +98,7 @@ def read_npz(path: str | Path, names: Sequence[str]) -> list[np.ndarray] | None:
         with np.load(path, allow_pickle=False) as stored:
             return [stored[name] for name in names] if {*names} <= {*stored.files} else None
     except Exception as error:  # What something else wrote can raise nearly any.
-        reraise_fault(error)
+        reraise_fault(error, path)
         reason = "it has pickled objects, which can run code" if "pickle" in str(error) else error
         raise UserError(f"{path}: not a whole .npz of arrays ({reason})") from None
 

@@ -46,7 +46,7 @@ def decode(data: bytes, name: str) -> Image.Image:
             raise ValueError(f"mode {image.mode}, not 8 bits of gray, RGB or CMYK")
     # A decoder can raise nearly any exception for a damaged file.
     except Exception as error:
-        reraise_fault(error)
+        reraise_fault(error, name)
         # Pillow's message for unknown data contains the address of the stream.
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "not a picture" if unknown else " ".join(str(error).split())

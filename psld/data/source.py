@@ -71,7 +71,7 @@ class FileTree:
             try:
                 self._archive = zipfile.ZipFile(path)
             except Exception as error:  # Damage in the archive's list can raise nearly any.
-                reraise_fault(error)
+                reraise_fault(error, path)
                 raise UserError(
                     f"{path}: neither a folder nor a whole zip archive ({error})"
                 ) from None
@@ -97,7 +97,7 @@ class FileTree:
         try:
             return self._archive.read(name) if self._archive else (self.path / name).read_bytes()
         except Exception as error:  # As above: BadZipFile, EOFError, zlib.error, ValueError, …
-            reraise_fault(error)
+            reraise_fault(error, f"{self.path}/{name}")
             raise UserError(f"{self.path}/{name}: cannot be read ({error}); replace it") from None
 
 

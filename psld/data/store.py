@@ -88,7 +88,7 @@ class ImageStore:
                 with h5py.File(stream, "r") as file:
                     return cls._read(path, stream, file, offset)
             except Exception as error:  # A file that something else wrote can raise nearly any.
-                reraise_fault(error)
+                reraise_fault(error, path)
                 raise UserError(f"{path}: not a whole dataset ({error}); {AGAIN}") from None
 
     @classmethod

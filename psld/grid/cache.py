@@ -5,6 +5,7 @@ grid of its record. If a config or the code has changed, the grid is resolved ag
 was planned before takes its record from the cache as it is.
 """
 
+import errno
 import hashlib
 import sys
 from collections.abc import Iterable
@@ -48,7 +49,11 @@ def load_grid(name: str) -> Grid:
 
         grid = resolve(name, read_grid_file(path), path)
         text = grid_as_json(grid)
-        write_text(CACHE / f"{name}.json", f"{configs} {_sha256(text)}\n{text}")
+        try:
+            write_text(CACHE / f"{name}.json", f"{configs} {_sha256(text)}\n{text}")
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise  # Who only reads needs no cache.
     return replace(grid, models=_with_notes(grid.models), guides=_with_notes(grid.guides))
 
 
@@ -80,20 +85,35 @@ def find_job(key: str, name: str, planned: str | None, kind: str) -> Job:
         job = getattr(record, kind)
         if job.digest == planned:
             return job
-    records = getattr(load_grid(grid_name), RECORDS[key])
-    if record_name not in records:
-        known = f" in configs/grid/{grid_name}.yaml; there are: {', '.join(records)}"
-        if key == "cell":
-            plan = f"psld plan grid_name={grid_name} list=cells lists them"
-            known = f"{nearest(record_name, records)}; {plan}"
-        raise UserError(f"{key}={name}: no such {key}{known}")
-    job = getattr(records[record_name], kind)
+    job = getattr(_found(load_grid(grid_name), key, record_name), kind)
     if planned not in (None, job.digest):
         raise UserError(
             f"{key}={name}: the grid has changed since this job was planned (its record is "
             f"{job.digest}, not {planned}); run Snakemake again"
         )
     return job
+
+
+def words_of(key: str, name: str) -> list[str]:
+    """Return the words that a grid has for the record GRID/NAME: those of a model, guide or cell.
+
+    Raises UserError if there is no such record.
+    """
+    grid_name, _, record_name = name.partition("/")
+    grid = load_grid(grid_name)
+    _found(grid, key, record_name)
+    return grid.words(key, record_name)
+
+
+def _found(grid: Grid, key: str, name: str) -> Any:
+    records = getattr(grid, RECORDS[key])
+    if name in records:
+        return records[name]
+    known = f" in configs/grid/{grid.name}.yaml; there are: {', '.join(records)}"
+    if key == "cell":
+        plan = f"psld plan grid_name={grid.name} list=cells lists them"
+        known = f"{nearest(name, records)}; {plan}"
+    raise UserError(f"{key}={grid.name}/{name}: no such {key}{known}")
 
 
 def nearest(word: str, names: Iterable[str]) -> str:

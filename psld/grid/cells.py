@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Literal
 
-from psld.config.settings import parse
+from psld.config.settings import parse, quoted
 from psld.diffusion.samplers import DigitsMask, InpaintingGuidance
 from psld.grid import paths
 from psld.grid.records import Dataset, Features, Guide, Job, Model, Sampler
@@ -15,6 +15,7 @@ from psld.grid.tables import Number
 from psld.metrics.command_settings import EvaluateSettings
 from psld.metrics.settings import Measurement, MetricSettings, foreign_digest
 from psld.sampling.settings import SampleSettings, images_digest, record_path, shards_needed
+from psld.utils.arguments import as_words
 from psld.utils.errors import UserError
 from psld.utils.files import digest_of
 
@@ -112,6 +113,20 @@ class Cell:
             "shard_size": self.options.shard_size,
             "seed": self.seed,
         }
+
+    @property
+    def words(self) -> list[str]:
+        """The words from which psld sample composes its images; `output` is the user's."""
+        family, process = self.options.samplers[self.sampler.family], self.model.sampled_as
+        words = [*family.overrides, f"{family.budget}={family.spends or self.sampler.budget}"]
+        if process:
+            settings = process.model_dump(mode="json", exclude={"kind"})
+            words += [f"process={process.kind}", *as_words("process", settings)]
+        places = {"model": self.model.folder, "guide": self.guide and self.guide.folder}
+        words += [f"{key}={quoted(path)}" for key, path in (places | self.datasets).items() if path]
+        numbers = ("shard_size", "batch_size")
+        words += [f"{key}={getattr(self.options, key)}" for key in numbers]
+        return [*words, f"shards={self.shards}", f"seed={self.seed}"]
 
     @property
     def sample_job(self) -> Job:
@@ -231,6 +246,16 @@ class Grid:
             for (path, dataset, _), measurements in alike.items()
             for number in measurements
         }
+
+    def words(self, key: Literal["model", "guide", "cell"], name: str) -> list[str]:
+        """Return the words from which a command composes the settings of a record."""
+        if key == "cell":
+            return self.cells[name].words
+        if key == "model":
+            overrides, settings = self.file.overrides(name), self.models[name].settings
+        else:
+            overrides, settings = self.file.guides[name].overrides, self.guides[name].settings
+        return [*overrides, f"name={name}", f"grid_name={settings.grid_name}"]
 
     def dataset_of(self, number: Number) -> str:
         """Return the name of the dataset that a number compares with."""

@@ -50,10 +50,9 @@ class Work:
 
 def description(grid: Grid, sustained_tflops: float | None, gigaflops: Gigaflops) -> str:
     """Return the plan of a grid as text."""
-    head = (
-        f"Grid {grid.name}: {len(grid.models)} models, {len(grid.guides)} guides, "
-        f"{len(grid.measured_cells)} cells."
-    )
+    kinds = {"model": grid.models, "guide": grid.guides, "cell": grid.measured_cells}
+    counts = (f"{len(each)} {kind}{'s' * (len(each) != 1)}" for kind, each in kinds.items())
+    head = f"Grid {grid.name}: {', '.join(counts)}."
     tables = _table(table_sizes(grid), ["table", "models", "cells", "shards"])
     jobs = _table(jobs_by_stage(grid).items(), ["stage", "jobs"])
     return "\n\n".join([head, tables, jobs, cost(grid, sustained_tflops, gigaflops)])

@@ -112,6 +112,10 @@ def _content(path: Path) -> dict[str, Any]:
         if not isinstance(content, dict):
             raise UserError(f"{path}: not a grid: settings by their names are needed")
         return expand_templates(content, str(path))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}"
+        raise UserError(f"{path}: not valid YAML ({place}: {error.problem})") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
 
@@ -121,9 +125,12 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         # Before the keys of `<<` are added, which the mapping's own keys replace.
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if len(set(keys)) < len(keys):
-            raise yaml.MarkedYAMLError(problem="a key twice", problem_mark=node.start_mark)
+        lines: dict[str, int] = {}
+        for key in [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]:
+            if key.value in lines:
+                problem = f"{key.value} is also a key in line {lines[key.value]}"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            lines[key.value] = key.start_mark.line + 1
         return super().construct_mapping(node, deep)
 
 

@@ -59,7 +59,10 @@ def named_process(call: str, process: NamedProcess) -> ProcessSettings:
     """
     process = {process: {}} if isinstance(process, str) else process
     if not isinstance(process, Mapping) or len(process) != 1:
-        raise UserError('process is a name or {name: settings}, {"psld": {"gamma": 0.25}}')
+        raise UserError(
+            'process is a name or {name: settings}: {"psld": {"gamma": 0.25}}, or with matrices of '
+            'your own {"recipe": {"D": …, "Q": …, "S": …}}'
+        )
     [(name, settings)] = process.items()
     words = [f"process={name}", *as_words("process", settings), "model=x", "output=x"]
     content = _compose("sample", words, call)
@@ -100,7 +103,10 @@ def resolve(name: str, file: GridFile, path: Path) -> Grid:
     Raises UserError, with file and key, if something does not compose, or if a table, a figure or
     the gallery pairs a sampler with a model that it cannot sample.
     """
-    return _Resolver(name, file, path).grid()
+    from psld.config.compose import without_environment
+
+    with without_environment():
+        return _Resolver(name, file, path).grid()
 
 
 def in_grid(folder: str, grid: str, name: str) -> dict[str, str]:

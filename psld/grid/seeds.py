@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
+from typing import Literal
 
 from psld.grid.cells import Cell, Grid
 from psld.grid.tables import Number
@@ -13,6 +14,9 @@ from psld.metrics.results import CellResult, CellResults, Show
 
 LEAST_TRAININGS = 3
 """The fewest trainings for a verdict that is not of these weights alone."""
+
+Scope = Literal["training", "imported weights", "these weights"]
+"""What a verdict is of: trainings of this kind, a checkpoint of others, or less than either."""
 
 
 @dataclass(frozen=True)
@@ -47,23 +51,22 @@ class SeedResults:
         return pooled([averaged(by_noise[noise]) for noise in sorted(by_noise)])
 
     def by_training(self, show: Show = "value") -> dict[str, float]:
-        """Return a number of each training, by its folder: the mean over sampling seeds.
+        """Return a number of each training, by its weights: the mean over sampling seeds.
 
-        Models that share weights, a denoiser as several processes, have the same trainings.
+        Models that share weights, a denoiser as several processes, have the same trainings. Copies
+        of a training under other names are one.
         """
         trainings: dict[str, list[float]] = {}
-        for cell, result in self.by_cell.items():
-            trainings.setdefault(cell.model.folder, []).append(float(result.number(show)))
-        return {folder: fmean(values) for folder, values in trainings.items()}
+        for result in self.results:
+            trainings.setdefault(result.model.weights_sha256, []).append(float(result.number(show)))
+        return {weights: fmean(values) for weights, values in trainings.items()}
 
     @property
-    def covers_training(self) -> bool:
-        """True if a verdict is not of these weights alone.
-
-        That takes three trainings, or the weights of the paper's authors.
-        """
-        imported = all(cell.model.checkpoint for cell in self.by_cell)
-        return imported or len(self.by_training()) >= LEAST_TRAININGS
+    def scope(self) -> Scope:
+        """What a verdict is of: with fewer than three trainings, of these weights alone."""
+        if all(result.model.imported for result in self.results):
+            return "imported weights"
+        return "training" if len(self.by_training()) >= LEAST_TRAININGS else "these weights"
 
     def trained(self, show: Show = "value") -> Estimate | None:
         """The mean of a number with the error of training again; None for a single training."""
@@ -93,17 +96,22 @@ class SeedResults:
         errors = [drawn.extrapolated, *([again.interval] if again else [])]
         return combined(drawn.extrapolated.value, errors)
 
-    def difference(self, other: "SeedResults") -> Difference:
-        """Return the difference of the metric to that of another cell.
+    def difference(self, other: "SeedResults", show: Show = "value") -> Difference:
+        """Return the difference of a number to that of another cell.
 
         It is paired by samples if both draw the same noise, whatever the sampler: the same sampling
         seeds, samples and number of blocks of variables. With several trainings, the error of
-        training again is added; it is paired too if both cells are of the same trainings.
+        training again is added; it is paired too if both cells are of the same trainings. A count
+        has this error alone.
         """
-        a, b = self.drawn(), other.drawn()
-        paired = self._noise == other._noise and a.block_samples == b.block_samples
-        drawn = paired_difference(a, b) if paired else unpaired_difference(a, b)
-        return drawn.retrained(self.by_training(), other.by_training())
+        a, b = self.drawn(show), other.drawn(show)
+        if a is None or b is None:
+            value = fmean(self.values(show)) - fmean(other.values(show))
+            drawn = Difference(value, (), paired=False)
+        else:
+            paired = self._noise == other._noise and a.block_samples == b.block_samples
+            drawn = paired_difference(a, b) if paired else unpaired_difference(a, b)
+        return drawn.retrained(self.by_training(show), other.by_training(show))
 
     @property
     def _noise(self) -> set[tuple[int, int, int]]:
@@ -138,9 +146,9 @@ class ImagesResults(SeedResults):
         return {}
 
     @property
-    def covers_training(self) -> bool:
-        """True: a verdict is of the file, which nobody trains again."""
-        return True
+    def scope(self) -> Scope:
+        """A verdict is of the file, which nobody trains again."""
+        return "training"
 
     @property
     def _noise(self) -> set[tuple[int, int, int] | str]:

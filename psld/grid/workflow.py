@@ -137,9 +137,10 @@ class Workflow:
         return [cell.records[0] for cell in figure.cells.values()]
 
     def figure_images(self, wildcards: Any) -> list[str]:
-        """The prepared dataset whose images a figure shows."""
+        """The prepared dataset whose images a figure shows: training images, or originals."""
         figure = self.figure(wildcards)
-        return [figure.cell.model.settings.data] if figure.kind == "nearest" else []
+        shows = figure.kind == "nearest" or (figure.kind == "samples" and figure.cell.datasets)
+        return [figure.cell.model.settings.data] if shows else []
 
     def figure_content(self, wildcards: Any) -> dict[str, Any]:
         """The contents of a figure besides its inputs: names, colors and the paper's numbers."""

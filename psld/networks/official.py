@@ -279,7 +279,7 @@ def _load(path: Path) -> tuple[Any, str]:
             with torch.serialization.safe_globals([(_Unread, name) for name in foreign]):
                 return torch.load(stream, map_location="cpu", weights_only=True), sha256
     except Exception as error:  # A damaged file can raise any exception.
-        reraise_fault(error)
+        reraise_fault(error, path)
         raise UserError(f"{path}: {_reason(path, foreign)}") from None
 
 

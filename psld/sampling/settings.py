@@ -41,7 +41,7 @@ class CellSettings(Settings):
     """Everything that decides the images of a cell: shared by sampling and evaluation."""
 
     model: str
-    """Folder of a trained model, or its address on the Hub, hf://USER/NAME@COMMIT."""
+    """A trained model: its folder, GRID/MODEL for models/GRID/MODEL, or hf://USER/NAME@COMMIT."""
     process: ProcessSettings | None = None
     """The process to sample a denoiser as, in place of the one in its training."""
     sampler: SamplerSettings

@@ -67,7 +67,7 @@ class TrainedManifest(MadeRecord):
 
     def identity(self) -> dict[str, Any]:
         """The part that is copied into the results of these weights."""
-        kept = {"name", "weights_sha256", "dataset_digest", "step"}
+        kept = {"name", "weights_sha256", "dataset_digest", "step", "imported"}
         return {**self.model_dump(include=kept), "settings": self.settings.identity()}
 
 

@@ -83,6 +83,16 @@ class Model:
     folder: Path
     class_names: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        data, own = self.settings.dataset, self.settings.process
+        friction = f" Γ = {own.gamma:g}" if hasattr(own, "gamma") else ""
+        every = self.settings.serves_every_process
+        process = "every process" if every else f"{own.kind}{friction}"
+        size = f"{data.channels}×{data.image_size}×{data.image_size}"
+        count = sum(parameter.numel() for parameter in self.network.parameters())
+        facts = f"{process} on {data.name}, {size}, {count:,} parameters, {device_of(self.network)}"
+        return f"<{type(self).__name__} {self.folder}: {facts}>"
+
     def eps(self, network: nn.Module | None = None) -> Network:
         """Return ε(z, t) of the model's process; `network` is its network as it is called."""
         return on_states(self.settings, self.process, network or self.network)

@@ -209,7 +209,7 @@ def recognize(path: Path, layouts: Sequence[tuple[Shapes, Trained]]) -> Recogniz
     elif len(file.fits) > 1:
         file.refuse(
             f"fits {_words(file.fits)}: Γ is not in the weights; move it into a folder gamma=Γ, "
-            "or name one (psld import FILE model=GRID/MODEL)"
+            "or name one (psld import_model FILE model=GRID/MODEL)"
         )
     else:
         try:  # as the import will
@@ -272,7 +272,7 @@ def described(file: Recognized) -> str:
     if (settings.dataset.name, file.gamma) == (dataset, gamma):
         text += (
             f"; warning: the official {script} trains Γ = 0.25 under this name: if the file is "
-            "from it, name its model (psld import FILE model=GRID/MODEL)"
+            "from it, name its model (psld import_model FILE model=GRID/MODEL)"
         )
     return text
 

@@ -248,17 +248,14 @@ class ImportSettings(RunSettings):
 
 
 class ImportModelSettings(TrainSettings, ImportSettings):
-    """Settings of `psld import`."""
+    """Settings of `psld import_model`."""
 
-    kind: Literal["model"] = "model"
     weights: Literal["ema", "online"] = "ema"
     """The moving average, used in the paper's samples, or the network as trained."""
 
 
 class ImportGuideSettings(TrainGuideSettings, ImportSettings):
-    """Settings of `psld import` for a guide."""
-
-    kind: Literal["guide"] = "guide"
+    """Settings of `psld import_guide`."""
 
 
 class ImportFilesSettings(Settings):

@@ -109,7 +109,7 @@ class Checkpoints:
                 raise ValueError(f"it is of step {stored.origin['step']}")
             state.step, state.seconds, state.history = step, stored.origin["seconds"], history
         except Exception as error:  # Another program can write nearly anything.
-            reraise_fault(error)
+            reraise_fault(error, path)
             raise UserError(
                 f"{path}: not a checkpoint of this training ({type(error).__name__}); {remedy}"
             ) from None

@@ -4,11 +4,15 @@ A message is one line: what is wrong, the file and key, and what would be right.
 """
 
 import errno
+import re
 import signal
+from typing import Any
 
 MACHINE_ERRORS = {errno.ENOMEM, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE}
 """The error numbers of a machine or a file system that fails."""
 
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""The error numbers of a write for which there is no room."""
 
 EXTRAS = {
     "workflow": {
@@ -42,6 +46,12 @@ class RunError(PSLDError):
     """The input is right but the run failed: NaN in the loss, a full disk, a lost rank."""
 
     exit_code = 1
+
+
+class NotComparedError(PSLDError):
+    """Nothing is wrong, but something that was asked for could not be compared."""
+
+    exit_code = 3
 
 
 class Stopped(RunError):
@@ -78,14 +88,28 @@ def missing_extra(error: BaseException | None) -> str | None:
     return None
 
 
-def reraise_fault(error: Exception) -> None:
-    """Raise a reader's error again if it does not show a damaged file.
+def reraise_fault(error: Exception, path: Any) -> None:
+    """Raise the error of a reader of `path` again if it does not show a damaged file.
 
-    The machine failed, or the error is a PSLDError, which already says what is wrong.
+    The machine failed, or the error is a PSLDError, which already says what is wrong. If memory
+    ran out, the RunError names the file.
     """
+    if is_out_of_memory(error):
+        reason = f" ({error})" if str(error) else ""
+        raise RunError(f"{path}: takes more memory to read than there is{reason}") from None
     if (
-        is_out_of_memory(error)
-        or isinstance(error, PermissionError | PSLDError)
-        or getattr(error, "errno", None) in MACHINE_ERRORS
+        isinstance(error, PermissionError | PSLDError)
+        or getattr(error, "errno", None) in MACHINE_ERRORS | DISK_ERRORS
     ):
         raise error
+
+
+def printable(text: str) -> str:
+    """Escape control characters: those in a file's name could change what a terminal shows."""
+    control = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
+    return re.sub(control, lambda found: ascii(found[0])[1:-1], text)
+
+
+def one_line(text: str) -> str:
+    """Return a text in one line, in which nothing is invisible or can hide what follows."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))

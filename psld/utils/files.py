@@ -17,10 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from psld.utils.errors import UserError
-
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-"""The error numbers of a write for which there is no room."""
+from psld.utils.errors import DISK_ERRORS, UserError
 
 LATE_SECONDS = 60
 """The longest time for another node's write to appear here, on a shared file system."""
@@ -29,21 +26,21 @@ _HOST = platform.node()
 P, T = ParamSpec("P"), TypeVar("T")
 
 
-def make_private(folder: Path) -> None:
-    """Make a folder that only this user may enter, for files that are run.
+def make_private(folder: Path, remedy: str = "move it away") -> None:
+    """Make a folder that only this user may enter.
 
-    Raises UserError if the folder is there, and other users may change it.
+    Raises UserError if the folder is there and belongs to another user, which ends with the remedy,
+    or if other users may write to it.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if {folder.lstat().st_uid, folder.stat().st_uid} != {os.geteuid()}:
-        raise UserError(
-            f"{folder}: belongs to another user, and jobs run files from it; move it away"
-        )
+        raise UserError(f"{folder}: belongs to another user, and must be yours; {remedy}")
     if folder.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise UserError(
-            f"{folder}: other users may write to it, and jobs run files from it; check what is "
-            "in it and chmod 700 it, or delete it"
+            f"{folder}: other users may write to it, and only you may; check what is in it and "
+            "chmod 700 it, or delete it"
         )
+    folder.chmod(0o700)
 
 
 @contextmanager
@@ -52,7 +49,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     On an exception, remove the temporary file and leave `path` as it was. The temporary name
     contains host and process, so two writers of one path do not collide. The next writer on the
-    same host removes the files of killed writers.
+    same host removes the files of killed writers. A link at the temporary name, which another user
+    could guess, is not followed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +60,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             leftover.unlink(missing_ok=True)
     partial = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.partial")
     try:
+        partial.unlink(missing_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        os.close(os.open(partial, flags, 0o666))
         yield partial
+        if not partial.stat().st_size:
+            raise FileNotFoundError(errno.ENOENT, "Nothing was written", str(path))
         _flush_to_disk(partial)
         partial.replace(path)
     except BaseException as error:
@@ -85,7 +88,7 @@ def _flush_to_disk(path: Path) -> None:
 
 def write_text(path: str | Path, text: str) -> None:
     with atomic_path(path) as partial:
-        partial.write_text(text)
+        partial.write_text(text, "utf-8")
 
 
 def write_json(path: str | Path, content: Any) -> None:

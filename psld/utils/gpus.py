@@ -13,9 +13,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from psld.utils.errors import UserError
+from psld.utils.files import make_private
 
-LOCKS = Path(f"/tmp/psld-gpus-{os.getuid()}")
+LOCKS = Path(os.environ.get("PSLD_GPU_LOCKS") or f"/tmp/psld-gpus-{os.getuid()}")
 """Folder of the locks, the same for all jobs of a user on a machine, whatever their TMPDIR is. Each
 lock is named by a GPU's UUID."""
 
@@ -46,9 +46,7 @@ def take_gpus(uuids: Sequence[str], count: int = 1, *, past_exec: bool = False) 
 
     Raises UserError if the folder of the locks belongs to another user.
     """
-    LOCKS.mkdir(mode=0o700, exist_ok=True)
-    if LOCKS.lstat().st_uid != os.getuid():
-        raise UserError(f"{LOCKS}: belongs to another user; this folder is for your locks of GPUs")
+    make_private(LOCKS, "set PSLD_GPU_LOCKS to a folder of yours, the same for all your jobs here")
     for attempt in itertools.count():
         earlier = [uuid for uuid in uuids if uuid in _held][:count]
         taken = list(earlier)

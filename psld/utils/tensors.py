@@ -88,16 +88,15 @@ def load_tensors(path: str | Path, kind: str, remedy: str, sha256: str | None = 
     """
     try:
         content = Path(path).read_bytes()  # Once: the file may be replaced at any moment.
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; {remedy}") from None
-    try:
         arrays = load(content)
         size = int.from_bytes(content[:8], "little")
         header = json.loads(json.loads(content[8 : 8 + size])["__metadata__"][KEY])
         stored = Stored(arrays, header["origin"], header["sha256"])
         is_whole = digest_of_arrays(header["kind"], arrays, stored.origin) == stored.sha256
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; {remedy}") from None
     except Exception as error:  # A file that something else wrote can raise nearly any.
-        reraise_fault(error)
+        reraise_fault(error, path)
         reason = str(error) or type(error).__name__
         raise UserError(
             f"{path}: damaged {kind} file, or none of ours ({reason}); {remedy}"

@@ -13,7 +13,7 @@ from psld.commands.help import descriptions
 from psld.commands.main import COMMANDS
 from psld.config.locations import CONFIGS
 from tests.cli.settings import KINDS
-from tests.commands import call, command, refused, run, succeeded
+from tests.commands import call, refused, run, succeeded
 
 
 def words_of(text: str) -> str:
@@ -38,14 +38,43 @@ def test_an_unknown_command_is_refused_with_those_there_are(tmp_path, name):
     refused(call(tmp_path, name), 2, f"no command {name!r}", *COMMANDS)
 
 
-@pytest.mark.parametrize("words", [["plan", "--help"], ["plan", "list=cells"]])
+@pytest.mark.parametrize("words", [[], ["plan", "--help"], ["plan", "list=cells"]])
 def test_a_reader_may_stop_reading(resolved, words):
     """As in `psld plan list=cells | head -1`."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command(*words), cwd=resolved, text=True, **pipes) as process:
+    arguments = [sys.executable, "-m", "psld", *words]
+    with subprocess.Popen(arguments, cwd=resolved, text=True, **pipes) as process:
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 128 + signal.SIGPIPE
+
+
+@pytest.mark.parametrize(
+    ("redirect", "exit_code", "says"),
+    [(">&-", 0, ""), ("> /dev/full", 1, "error: the disk: cannot be written (No space left")],
+)
+def test_an_output_that_takes_nothing(tmp_path, redirect, exit_code, says):
+    finished = run(tmp_path, ["sh", "-c", f"{sys.executable} -m psld init --help {redirect}"])
+    assert (finished.returncode, finished.stderr[: len(says) or None]) == (exit_code, says)
+
+
+def test_a_terminal_is_shown_no_control_character_and_only_what_its_locale_has(tmp_path):
+    """Nor does a locale change what is in a file."""
+    code = r"""if True:
+        import sys
+        from psld.commands import main
+        from psld.utils.files import write_text
+
+        write_text("x.md", "0.06 \u00b1 0.01")
+        main.overview = lambda: "named \x1b]0;x\x07\n0.06 \u00b1 0.01"
+        sys.argv = ["psld"]
+        main.main()
+    """
+    old = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    names = [f"{name}={value}" for name, value in old.items()]
+    shown = succeeded(run(tmp_path, ["env", *names, sys.executable, "-c", code])).stdout
+    assert shown.splitlines() == [r"named \x1b]0;x\x07", r"0.06 \xb1 0.01"]
+    assert (tmp_path / "x.md").read_bytes() == "0.06 ± 0.01".encode()
 
 
 def test_version(tmp_path):
@@ -87,7 +116,6 @@ def test_settings_in_a_group_have_their_descriptions(tmp_path):
         ("sample guidance@sampler.guidance=inpainting", "mask@sampler.guidance.mask: "),
         ("prepare dataset=folder", "root: ??? The folder or zip archive."),
         ("train training.steps=7", "steps: 7 "),
-        ("import kind=guide", "kind: guide"),
     ],
 )
 def test_the_help_is_that_of_the_given_choices(tmp_path, words, shown):
@@ -101,6 +129,8 @@ def test_the_help_is_that_of_the_given_choices(tmp_path, words, shown):
     [
         ("sample sampler=none", "sampler=none: no such sampler"),
         ("sample sampler=rk45 sampler.steps=5", "no setting is called sampler.steps"),
+        ("sample label=3", "sampler.guidance.label is one with guidance@sampler.guidance=class"),
+        ("train eta=1", "no setting is called eta; the command's --help lists them"),
         ("train_guide network=demo", "train_guide.yaml: network: unknown key progressive_out"),
         ("train --halp", "--halp"),
     ],

@@ -58,7 +58,7 @@ def configs(tmp_path, monkeypatch) -> Path:
 
 def printed(folder: Path, *words: str) -> dict[str, Any]:
     """The settings of a command with these words."""
-    return yaml.safe_load(succeeded(call(folder, *words, "--cfg", "job", "--resolve")).stdout)
+    return yaml.safe_load(succeeded(call(folder, *words, "--cfg", "job")).stdout)
 
 
 # --- record=DIGEST --------------------------------------------------------------------------------
@@ -82,14 +82,18 @@ def test_a_job_refuses_another_record_than_the_planned_one(configs, tmp_path, mo
     cell = load_grid("mine").cells["psld/em-20"]
     planned = f"cell=mine/psld/em-20 record={cell.evaluation_digest}".split()
     monkeypatch.setenv("PSLD_RECORDS", cell.digest)  # of the Snakemake that has submitted the job
-    refused(call(tmp_path, "evaluate", *planned), 2, "changed since this job was submitted; run")
+    refused(
+        call(tmp_path, "evaluate_cell", *planned), 2, "changed since this job was submitted; run"
+    )
     monkeypatch.setenv("PSLD_RECORDS", f"{cell.digest},{cell.evaluation_digest}")
-    refused(call(tmp_path, "evaluate", *planned), 2, "models/mine/psld/manifest.json: no such")
+    refused(call(tmp_path, "evaluate_cell", *planned), 2, "models/mine/psld/manifest.json: no such")
     load(configs, changed("models/psld", ["process=psld", "training.steps=8"]))
-    line = refused(call(tmp_path, "evaluate", *planned), 2, "cell=mine/psld/em-20: the grid has")
+    line = refused(
+        call(tmp_path, "evaluate_cell", *planned), 2, "cell=mine/psld/em-20: the grid has"
+    )
     assert line.endswith(f"not {cell.evaluation_digest}); run Snakemake again\n")
     load(configs, changed("tables/steps/columns/1", {"label": "30", "budget": 30}))
-    refused(call(tmp_path, "evaluate", *planned), 2, "cell=mine/psld/em-20: no such cell")
+    refused(call(tmp_path, "evaluate_cell", *planned), 2, "cell=mine/psld/em-20: no such cell")
 
 
 @pytest.mark.parametrize(
@@ -103,12 +107,12 @@ def test_a_job_refuses_another_record_than_the_planned_one(configs, tmp_path, mo
         ("sample cell=mine/psld/em-11", "no such cell; the nearest are: psld/em-10"),
         ("sample cell=mine/psld/em-10 seeed=3", "no setting is called seeed (is seed meant?);"),
         ("sample cell=mine/psld/em-10 seed=3", "missing: output=…"),
-        ("evaluate cell=mine/psld/em-10 seed=3", "seed=3: the grid decides this for cell=mine/"),
-        ("evaluate cell=mine/psld/em-10 'keep=a b'", "only these can be given, without quotes: de"),
+        ("evaluate_cell cell=mine/psld/em-10 seed=3", "seed=3: the grid decides this for cell"),
+        ("evaluate_cell cell=mine/psld/em-10 'keep=a b'", "only these can be given, without quot"),
         ("sample cell=mine/psld/em-10 first=-1", "cell=mine/psld/em-10: first: Input should be"),
-        ("evaluate cell=mine/psld/guided-10", "no table shows it, so the grid has no metric"),
-        ("evaluate cell=mine/psld/em-10 --help", "the grid decides everything"),
-        ("evaluate cell=mine/psld/em-10 samples=3 output=x", "samples=3: the grid decides this"),
+        ("evaluate_cell cell=mine/psld/guided-10", "no table shows it, so the grid has no metric"),
+        ("evaluate_cell cell=mine/psld/em-10 --help", "the grid decides everything"),
+        ("evaluate_cell cell=mine/psld/em-10 samples=3 output=x", "samples=3: the grid decides"),
         ("prepare dataset=mine/digit", "no such dataset in configs/grid/mine.yaml; there are: d"),
         ("reference features=mine/digits/fid", "no such features in configs/grid/mine.yaml"),
         ("train_extractor features=fast/cifar10/fid", "features=fid: the extractor is published"),

@@ -90,10 +90,10 @@ NUMBERS = {"torch", "numpy"}
                 "train model=demo/cld data=x.h5": NUMBERS,
                 "train_guide guide=demo/psld-0.02 data=x.h5": NUMBERS,
                 "train_extractor features=demo/digits/fd-classifier data=x.h5": NUMBERS,
-                "import model=demo/cld data=x.h5 checkpoint=x": NUMBERS,
+                "import_model model=demo/cld data=x.h5 checkpoint=x": NUMBERS,
                 "reference features=demo/digits/fd-classifier data=x.h5": NUMBERS,
                 "sample cell=demo/cld/em-quadratic-40": NUMBERS,
-                "evaluate cell=demo/cld/em-quadratic-40": NUMBERS,
+                "evaluate_cell cell=demo/cld/em-quadratic-40": NUMBERS,
             },
         ),
     ],
@@ -105,9 +105,3 @@ def test_a_command_imports_what_it_needs(folder, code, needed):
         assert libraries <= needed[line], line
     every = set().union(*needed.values())
     assert every & {"torch", "hydra"} <= set.union(*seen.values()), "an import is noticed"
-
-
-def test_a_completion_imports_hydra_alone(folder, monkeypatch):
-    monkeypatch.setenv("COMP_LINE", "psld train network=")
-    line = "-sc query=bash"
-    assert imported(folder, RUN, line)[line] <= HYDRA

@@ -11,10 +11,12 @@ from pathlib import Path
 
 SNAKEFILE = """
 from psld.cluster import slurm
-from psld.cluster.head import repair_snakemake
+from psld.cluster.head import begin_run
 
 slurm.REFUSED_SECONDS = 0
-repair_snakemake()
+
+onstart:
+    begin_run()
 
 rule made:
     output: "made"
@@ -70,7 +72,7 @@ class Folder:
     @property
     def command(self) -> list[str]:
         snakemake = [sys.executable, "-m", "snakemake", "--cores", "1", *self.options]
-        snakemake += ["--workflow-profile", "none", "--rerun-incomplete"]
+        snakemake += ["--workflow-profile", "none", "--rerun-incomplete", "--nolock"]
         return [*snakemake, "--config", f"job={self.job}"]
 
     @contextlib.contextmanager
@@ -120,12 +122,19 @@ class Folder:
         return [line.split()[0] for line in self.events()]
 
 
-def wait(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
+def until(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + 30
     while not condition():
-        assert process.poll() is None, "it ended too early"
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def wait(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    def met() -> object:
+        assert process.poll() is None, "it ended too early"
+        return condition()
+
+    until(met)
 
 
 def is_running(pid: int) -> bool:

@@ -13,10 +13,18 @@ from psld.training.model import build_guide, build_network
 from tests.cli.settings import KINDS
 from tests.diffusion.processes import phase_space
 
-COMMANDS = ("prepare", "train", "train_guide", "sample", "evaluate", "reference", "train_extractor")
+COMMANDS = (
+    "prepare",
+    "train",
+    "train_guide",
+    "sample",
+    "evaluate_cell",
+    "reference",
+    "train_extractor",
+)
 REQUIRED = {
     "sample": ("model=x", "output=x"),
-    "evaluate": ("model=x", "shards=x", "reference=x", "output=x"),
+    "evaluate_cell": ("model=x", "shards=x", "reference=x", "output=x"),
 }
 FITTING = {
     "folder": ("dataset.name=x", "dataset.source.root=x"),

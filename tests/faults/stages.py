@@ -195,7 +195,7 @@ STAGES = (
     ),
     Stage(
         "evaluate",
-        ("evaluate", "cell=mine/small/guided-2"),
+        ("evaluate_cell", "cell=mine/small/guided-2"),
         SHARDS | REFERENCE | EXTRACTOR | MANIFESTS,
         ("results/cells/mine/small/*",),
     ),

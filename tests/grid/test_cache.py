@@ -7,9 +7,10 @@ import pytest
 
 from psld.config import compose
 from psld.config.locations import CONFIGS
-from psld.grid.cache import CACHE, grid_as_json
+from psld.grid.cache import CACHE, grid_as_json, load_grid
 from psld.grid.cells import Grid
-from tests.grid.mine import changed, load
+from tests.commands import read_only
+from tests.grid.mine import TEXT, changed, load
 
 FILE = CACHE / "mine.json"
 
@@ -39,6 +40,13 @@ def test_the_cache_answers_until_a_config_changes(configs, monkeypatch):
     assert load(configs, of_another).models["vp-sde"].settings.training.seed == 5
     edited(configs, "grid/demo.yaml", "[process=vp-sde]", "[process=vp-sde, training.seed=6]")
     assert load(configs, of_another).models["vp-sde"].settings.training.seed == 6
+
+
+def test_a_grid_is_read_in_a_folder_that_cannot_be_written(configs, tmp_path):
+    (configs / "grid" / "mine.yaml").write_text(TEXT)
+    with read_only(tmp_path):
+        assert set(load_grid("mine").models) == {"vp-sde", "psld"}
+    assert not CACHE.exists()
 
 
 def test_a_damaged_cache_is_made_again(configs):

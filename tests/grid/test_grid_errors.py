@@ -34,6 +34,7 @@ def refusal(configs: Path, content: dict[str, Any] | str, complaint: str) -> Non
         ("gallery", "em-11", "gallery: no cell has the sampler 'em-11'; there are: em-10"),
         ("models/psld", ["process=psld", "process.gama=1"], "psld: .*is process.gamma meant"),
         ("models/psld", ["process=psld", "process.gamma=-1"], "models.psld: process.gamma"),
+        ("models/psld", ["wandb.project=${oc.env:HOME}"], "models.psld: .*reads the environment"),
         ("models/psld", ["process"], "models.psld: process: not a setting KEY=VALUE"),
         ("models/psld", {"of": "demo", "overrides": ["process=cld"]}, "models.psld: .* no `of`"),
         ("models/none", {"of": "paper"}, "models.none: .*paper.yaml trains no model of this name"),
@@ -73,6 +74,10 @@ def test_a_wrong_value_is_refused_by_its_key(configs, path, value, complaint):
 @pytest.mark.parametrize("text", ["", "- a\n- b\n", "models:\n  a: [\n", "a: 1\n b"])
 def test_what_is_no_grid_is_refused(configs, text):
     refusal(configs, text, "mine.yaml: ")
+
+
+def test_a_key_that_is_there_twice_is_named_with_its_lines(configs):
+    refusal(configs, "seed: 1\nmodels:\n  a: []\nseed: 2\n", "line 4.*: seed is also .* line 1")
 
 
 AWKWARD = (

@@ -60,7 +60,7 @@ def cell(images, model, tmp_path):
 def evaluate(folder, model, features, *overrides):
     return call(
         folder,
-        "evaluate",
+        "evaluate_cell",
         *SAMPLER,
         *METRIC,
         f"model={model}",
@@ -123,7 +123,7 @@ def test_the_result_says_what_was_evaluated(cell, model, features):
     assert found.sampling_seconds == 4.5
     assert found.sampling_device == "CPU"
     assert found.sampler["steps"] == 20
-    assert found.reference_samples == 1437
+    assert (found.reference_samples, found.floor_samples) == (1437, 360)
     assert 0 < found.floor < found.value < found.noise
     assert found.extractor_test_accuracy > 0.5
     assert found.guide is None
@@ -146,7 +146,7 @@ def test_efficientnet_measures_from_reference_to_result(images, model, tmp_path)
     write_manifest(other, manifest.model_copy(update={"dataset_digest": digest}))
     write_cell(tmp_path / "cell", images[:8], 8, other)
     given = (*settings, f"model={other}", "reference=reference", "shards=cell", "shard_size=8")
-    command = ("evaluate", *SAMPLER, *given, "samples=8", "output=result.json")
+    command = ("evaluate_cell", *SAMPLER, *given, "samples=8", "output=result.json")
     succeeded(call(tmp_path, *command))
     found = result(tmp_path)
     kept = load_kept(tmp_path / "result.safetensors", found.kept_sha256)

@@ -109,7 +109,7 @@ def test_all_metrics_of_a_cell_come_from_one_pass_over_its_shards(project, monke
     with monkeypatch.context() as patch:
         patch.setattr(Shard, "load", classmethod(count))
         patch.setattr(ClassifierExtractor, "__call__", count_images)
-        said = succeeded(call(project, "evaluate", CELL)).stdout
+        said = succeeded(call(project, "evaluate_cell", CELL)).stdout
     assert read == ["00000.safetensors", "00001.safetensors", "00002.safetensors"]
     assert sum(extracted) == 25 * len(SOURCES), "each image once by each extractor"
     together = results(project)
@@ -123,7 +123,7 @@ def test_all_metrics_of_a_cell_come_from_one_pass_over_its_shards(project, monke
         alone = (f"metric={name}", f"extractor={source}", f"reference={source}/reference")
         cell = ("model=models/mine/psld", "sampler=em", "sampler.steps=3", "shard_size=10")
         given = (*cell, *alone, f"samples={result.samples}", "shards=samples/mine/psld/em-3")
-        succeeded(call(project, "evaluate", *given, "output=alone.json"))
+        succeeded(call(project, "evaluate_cell", *given, "output=alone.json"))
         (found,) = results(project, "alone.json").values()
         assert found == result.model_copy(update={"kept_sha256": found.kept_sha256})
     assert len({result.value for result in together.values()}) >= 5
@@ -131,7 +131,7 @@ def test_all_metrics_of_a_cell_come_from_one_pass_over_its_shards(project, monke
 
 def test_a_cell_keeps_what_its_metrics_were_computed_from(project):
     """Every number can be computed again, without images and networks."""
-    succeeded(call(project, "evaluate", CELL))
+    succeeded(call(project, "evaluate_cell", CELL))
     kept_file = project / "results/cells/mine/psld/em-3.safetensors"
     (digest,) = {result.kept_sha256 for result in results(project).values()}
     kept = load_kept(kept_file, digest)
@@ -149,7 +149,7 @@ def test_a_cell_keeps_what_its_metrics_were_computed_from(project):
         assert again.without_block == pytest.approx(result.estimate.without_block, rel=1e-9)
         wanted = {"floor": result.floor, "noise": result.noise}
         assert scale(metric, reference) == pytest.approx(wanted, rel=1e-9)
-    succeeded(call(project, "evaluate", CELL, "keep=31"))
+    succeeded(call(project, "evaluate_cell", CELL, "keep=31"))
     without = load_kept(kept_file, results(project)["fd-classifier-train"].kept_sha256)
     assert without.samples == {}, "the classifiers have 32 features"
     assert without.costs == kept.costs
@@ -159,7 +159,7 @@ def test_a_cell_keeps_what_its_metrics_were_computed_from(project):
 
 
 def test_memorization_names_its_nearest_pairs(project):
-    succeeded(call(project, "evaluate", CELL))
+    succeeded(call(project, "evaluate_cell", CELL))
     found = results(project)
     assert found["fd-classifier-train"].nearest is None
     pairs = found["memorization-classifier-train"].nearest
@@ -184,7 +184,7 @@ def test_what_a_cell_needs_is_sampled_and_no_more(made):
 @pytest.mark.parametrize("how", ["flipped", "deleted"])
 def test_a_shard_that_does_not_serve_is_noticed_and_made_again_alone(project, how):
     """Evaluation removes the record of its range; the command of that range makes what lacks."""
-    succeeded(call(project, "evaluate", CELL))
+    succeeded(call(project, "evaluate_cell", CELL))
     value = results(project)["fd-classifier-train"].value
     (project / RESULT).unlink()
     folder = project / "samples/mine/psld/em-3"
@@ -199,7 +199,10 @@ def test_a_shard_that_does_not_serve_is_noticed_and_made_again_alone(project, ho
         (folder / "00001.safetensors").unlink()
         complaint = "no such file; sample it again"
     refused(
-        call(project, "evaluate", CELL), 2, "samples/mine/psld/em-3/00001.safetensors", complaint
+        call(project, "evaluate_cell", CELL),
+        2,
+        "samples/mine/psld/em-3/00001.safetensors",
+        complaint,
     )
     assert not (project / RESULT).exists()
     assert whole.keys() - files_below(folder).keys() - {"00001.safetensors"} == {"00000-00001.json"}
@@ -213,7 +216,7 @@ def test_a_shard_that_does_not_serve_is_noticed_and_made_again_alone(project, ho
     for name in ("00000.safetensors", "00002.safetensors", "00002-00002.json"):
         assert after[name] == whole[name], name
     np.testing.assert_array_equal(Shard.load(folder / "00001.safetensors").images, images)
-    succeeded(call(project, "evaluate", CELL))
+    succeeded(call(project, "evaluate_cell", CELL))
     assert results(project)["fd-classifier-train"].value == value
 
 
@@ -222,7 +225,7 @@ def test_another_model_in_a_model_s_folder_is_neither_sampled_nor_measured(proje
     folder, before = project / "models/mine/psld", files_below(project / "samples")
     whole = folder.rename(project / "own")
     folder.symlink_to(vp_sde_model)
-    for command in ("sample", "evaluate"):
+    for command in ("sample", "evaluate_cell"):
         words = "models/mine/psld/manifest.json: of another network, by its process; put"
         refused(call(project, command, CELL), 2, words)
     folder.unlink()
@@ -238,7 +241,7 @@ def test_another_model_in_a_model_s_folder_is_neither_sampled_nor_measured(proje
 
 def test_results_of_other_records_are_named(project):
     """Two result files that were swapped, and those of the grid before it was changed."""
-    succeeded(call(project, "evaluate", CELL))
+    succeeded(call(project, "evaluate_cell", CELL))
     own = succeeded(call(project, "tabulate", "grid_name=mine")).stdout
     assert "Of other records" not in own
     write_yaml(project / "configs/grid/mine.yaml", GRID | {"seed": 1})
@@ -247,7 +250,7 @@ def test_results_of_other_records_are_named(project):
 
 
 def test_an_unknown_cell_is_refused(made):
-    for command in ("sample", "evaluate"):
+    for command in ("sample", "evaluate_cell"):
         for cell in ("mine/psld/em-4", "mine/cld/em-3", "mine/psld"):
             finished = call(made, command, f"cell={cell}")
             refused(finished, 2, f"cell={cell}: no such cell", "psld plan grid_name=mine")
@@ -256,7 +259,7 @@ def test_an_unknown_cell_is_refused(made):
 
 @pytest.mark.parametrize("word", ["metric=fid", "metric.batch_size=3", "samples=3", "seed=1"])
 def test_what_the_grid_decides_is_not_ignored(made, word):
-    finished = call(made, "evaluate", CELL, word, "output=other.json")
+    finished = call(made, "evaluate_cell", CELL, word, "output=other.json")
     refused(finished, 2, f"{word}: the grid decides this for {CELL}")
 
 
@@ -278,5 +281,5 @@ def test_a_cell_without_a_metric_is_refused(tmp_path):
     grid = GRID | {"metric": "fd-classifier", "figures": {"shown": "psld/em-2"}}
     grid["tables"] = {"mine": GRID["tables"]["mine"] | {"columns": [{"label": "train"}]}}
     write_yaml(tmp_path / "configs/grid/mine.yaml", grid)
-    finished = call(tmp_path, "evaluate", "cell=mine/psld/em-2")
+    finished = call(tmp_path, "evaluate_cell", "cell=mine/psld/em-2")
     refused(finished, 2, "cell=mine/psld/em-2: no table shows it", "list=cells")

@@ -214,7 +214,7 @@ def test_bad_images_are_refused(folder, name, write, words):
         ((), "give dataset=NAME or reference=PATH, one of them"),
         ((*FD, "reference=noisy.npz"), "give dataset=NAME or reference=PATH, one of them"),
         ((*FD, "samples=301"), "noisy.npz: 300 images; at least 301 are needed"),
-        (("metric=fd", "dataset=digits"), "metric=fd: no such metric"),
+        (("metric=fd", "dataset=digits"), "error: metric=fd: no such metric"),
         (
             ("metric=fd-classifier", "dataset=mnist"),
             "dataset=mnist: no data/mnist.h5; run psld prepare",

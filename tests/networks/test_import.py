@@ -170,7 +170,7 @@ def test_a_model_without_its_dataset_is_sampled_and_evaluated(tmp_path):
     folder = "features/noise/fd-classifier"
     places = (f"extractor={folder}", f"reference={folder}/reference", "output=result.json")
     evaluation = (*cell, *metric, *places, "shards=cell", "samples=8")
-    succeeded(call(tmp_path, "evaluate", *evaluation))
+    succeeded(call(tmp_path, "evaluate_cell", *evaluation))
     (result,) = CellResults.read(tmp_path / "result.json").results
     assert result.value > 0
     assert result.model.dataset_digest is None
@@ -179,7 +179,7 @@ def test_a_model_without_its_dataset_is_sampled_and_evaluated(tmp_path):
     text = manifest.read_text().replace('"name": "noise"', '"name": "other"')
     manifest.write_text(sealed(json.loads(text)))
     words = (f"{folder}/reference", "of dataset noise, but the model is of another")
-    refused(call(tmp_path, "evaluate", *evaluation), 2, *words)
+    refused(call(tmp_path, "evaluate_cell", *evaluation), 2, *words)
 
 
 # --- through the workflow --------------------------------------------------------------------

@@ -99,14 +99,14 @@ def test_recognized_models_are_imported_in_place_of_training(project):
 def test_a_file_that_is_named_is_not_trained_over(place):
     folder, grid = place
     file = write_official(folder / "x.ckpt", grid.models["third"].settings)
-    named = ("import", "x.ckpt", "model=tiny/fourth")
+    named = ("import_model", "x.ckpt", "model=tiny/fourth")
     succeeded(call(folder, *named))
     assert checkpoints(grid_in(folder)) == {"fourth": file.name}
     succeeded(call(folder, *named, "weights=online", "replace=true"))
     assert checkpoints(grid_in(folder)) == {}, "the workflow imports the moving average"
     succeeded(call(folder, *named, "replace=true"))
     record = f"record={grid.models['third'].digest}"
-    succeeded(call(folder, "import", "x.ckpt", "model=tiny/third", record))
+    succeeded(call(folder, "import_model", "x.ckpt", "model=tiny/third", record))
     assert list(checkpoints(grid_in(folder))) == ["fourth"], "of the rule, the grid says it"
 
 
@@ -232,7 +232,7 @@ def test_one_line_says_why_nothing_is_taken(place):
     (folder / "latin/\udce4.ckpt").touch()  # a byte that is not UTF-8
     fits = "fits model=tiny/third, model=tiny/fourth: Γ is not in the weights"
     for file, *words in (
-        ("two/x.ckpt", "two/x.ckpt", fits, "psld import FILE model=GRID/MODEL"),
+        ("two/x.ckpt", "two/x.ckpt", fits, "psld import_model FILE model=GRID/MODEL"),
         ("cut.ckpt", "cut.ckpt: not a readable checkpoint"),
         ("none.ckpt", "none.ckpt: no such file"),
         ("empty", "empty: no *.ckpt in this folder"),
@@ -247,17 +247,20 @@ def test_weights_of_another_origin_stay_unless_they_may_be_replaced(place):
     folder, grid = place
     settings = grid.models["first"].settings
     write_official(folder / "earlier.ckpt", settings, epoch=3)
-    succeeded(call(folder, "import", "earlier.ckpt", "model=tiny/first"))
+    succeeded(call(folder, "import_model", "earlier.ckpt", "model=tiny/first"))
     before = (folder / "models/tiny/first/manifest.json").read_bytes()
     file = write_official(folder / "downloads/x.ckpt", settings)
-    for words in (("downloads", "grid_name=tiny"), ("downloads/x.ckpt", "model=tiny/first")):
+    for words in (
+        ("import", "downloads", "grid_name=tiny"),
+        ("import_model", "downloads/x.ckpt", "model=tiny/first"),
+    ):
         complaint = "models/tiny/first: has weights from the checkpoint earlier.ckpt; replace=true"
-        refused(call(folder, "import", *words), 2, complaint)
+        refused(call(folder, *words), 2, complaint)
         assert (folder / "models/tiny/first/manifest.json").read_bytes() == before
     recognize(folder, "replace=true")
     assert checkpoints(grid_in(folder)) == {"first": "downloads/x.ckpt"}
     assert [path.name for path in (folder / "models/tiny/first").iterdir()] == ["checkpoint.txt"]
-    succeeded(call(folder, "import", str(file), "model=tiny/first"))
+    succeeded(call(folder, "import_model", str(file), "model=tiny/first"))
     recognize(folder)
     assert read_json(folder / "models/tiny/first/manifest.json")["imported"]["file"] == "x.ckpt"
 

@@ -78,7 +78,7 @@ def test_classifier_free_samples_and_their_recognized_share(conditional_model, f
         f"reference={features}/reference",
     )
     evaluation = (*cell, *metric, "shards=cell", f"samples={samples}", "output=result.json")
-    succeeded(call(tmp_path, "evaluate", *evaluation))
+    succeeded(call(tmp_path, "evaluate_cell", *evaluation))
     extractor = load_classifier(features)
     images = torch.from_numpy(np.concatenate([shard.images for shard in shards])[:samples])
     answers = extractor(images)[1].argmax(dim=1).numpy()
@@ -124,11 +124,11 @@ def test_shards_of_another_guide_are_refused(model, guide, digits, features, tmp
         f"reference={features}/reference",
     )
     evaluation = (*cell, *metric, "shards=cell", "samples=4", "output=result.json")
-    succeeded(call(tmp_path, "evaluate", *evaluation))
+    succeeded(call(tmp_path, "evaluate_cell", *evaluation))
     retrain = (*TINY, "training.steps=2", f"data={digits}", "output=guide")
     succeeded(call(tmp_path, "train_guide", *retrain))
     refused(
-        call(tmp_path, "evaluate", *evaluation),
+        call(tmp_path, "evaluate_cell", *evaluation),
         2,
         "00000.safetensors: made by another guide_sha256",
     )

@@ -88,7 +88,7 @@ def evaluate(folder, model, digits, features, *overrides):
     metric = ("metric.extractor.steps=20", f"extractor={features}")
     given = (f"model={model}", f"data={digits}", f"reference={features / 'reference'}")
     return call(
-        folder, "evaluate", *given, *metric, "shards=cell", "output=result.json", *overrides
+        folder, "evaluate_cell", *given, *metric, "shards=cell", "output=result.json", *overrides
     )
 
 

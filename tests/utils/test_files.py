@@ -49,6 +49,18 @@ def test_what_a_killed_writer_left_is_overwritten(tmp_path):
     assert files_below(tmp_path) == {"file.txt": b"new"}
 
 
+@pytest.mark.parametrize("target", ["victim.txt", "absent.txt"])
+def test_a_link_at_the_temporary_name_is_not_followed(tmp_path, target):
+    """In a folder that a group may write to, others can guess the name."""
+    write_text(tmp_path / "victim.txt", "of somebody")
+    with atomic_path(tmp_path / "file.txt") as partial:
+        partial.write_text("old")
+    partial.symlink_to(target)
+    write_text(tmp_path / "file.txt", "new")
+    assert files_below(tmp_path) == {"file.txt": b"new", "victim.txt": b"of somebody"}
+    assert not (tmp_path / "file.txt").is_symlink()
+
+
 def test_a_writer_that_writes_nothing_is_noticed(tmp_path):
     write_text(tmp_path / "file.txt", "old")
     with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "file.txt"):

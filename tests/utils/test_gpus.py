@@ -86,9 +86,17 @@ def test_a_process_keeps_its_gpu():
 def test_the_folder_of_the_locks_is_the_users_own(locks, monkeypatch):
     take_gpus(["a"])
     assert locks.stat().st_mode & 0o777 == 0o700
-    monkeypatch.setattr(os, "getuid", lambda: locks.stat().st_uid + 1)
-    with pytest.raises(UserError, match="locks: belongs to another user"):
+    monkeypatch.setattr(os, "geteuid", lambda: locks.stat().st_uid + 1)
+    with pytest.raises(UserError, match=r"locks: belongs to another user.*PSLD_GPU_LOCKS"):
         take_gpus(["b"])
+
+
+def test_the_folder_of_the_locks_can_be_another_one(tmp_path):
+    """For a machine on which somebody else has taken the name of the usual one."""
+    code = "from psld.utils import gpus; print(gpus.take_gpus(['a']))"
+    environment = {**os.environ, "PSLD_GPU_LOCKS": str(tmp_path / "mine")}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["a.lock"]
 
 
 def test_gpus_that_a_process_may_use(commands, monkeypatch):  # noqa: F811

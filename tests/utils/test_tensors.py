@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.numpy import save
 
-from psld.utils.errors import UserError
+from psld.utils.errors import RunError, UserError
 from psld.utils.tensors import (
     KEY,
     digest_of_arrays,
@@ -101,6 +101,10 @@ def test_other_files_are_refused(tmp_path):
     for header in ({}, {KEY: "{"}, {KEY: "[]"}, {KEY: json.dumps({"kind": "shard"})}):
         path.write_bytes(save(ARRAYS, header))
         refused(path, "damaged shard file, or none of ours")
+    path.unlink()
+    path.symlink_to(path)
+    refused(path, "damaged shard file.*Too many levels of symbolic links")
+    path.unlink()
     sha256 = write(path)
     refused(path, "a shard file, not a weights file", kind="weights")
     other = f"{int(sha256[0] == '0')}{sha256[1:]}"
@@ -114,6 +118,17 @@ def test_a_header_of_more_than_the_file_allocates_nothing(tmp_path):
     refused(tmp_path / "x", "damaged shard file")
     (tmp_path / "x").write_bytes((10**15).to_bytes(8, "little") + header)
     refused(tmp_path / "x", "damaged shard file")
+
+
+def test_a_file_that_does_not_fit_into_memory_is_named(tmp_path, monkeypatch):
+    def load(content: bytes) -> None:
+        raise MemoryError("Unable to allocate 9 TiB")
+
+    write(tmp_path / "x")
+    monkeypatch.setattr("psld.utils.tensors.load", load)
+    complaint = r"x: takes more memory to read than there is \(Unable to allocate 9 TiB\)"
+    with pytest.raises(RunError, match=complaint):
+        load_tensors(tmp_path / "x", "shard", "make it again")
 
 
 def test_a_full_disk_leaves_what_was_there(tmp_path):

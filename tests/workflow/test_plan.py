@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.commands import read_only
 from tests.workflow.project import GRID, RULES, WHOLE_GRID, Project
 
 CELL = {
@@ -51,6 +52,14 @@ def test_no_job_of_a_grid_imports_hydra(finished_once):
     assert {"torch", "matplotlib", "h5py"} < imported
     assert not {"hydra", "omegaconf", "submitit"} & imported
     assert " ± " in (finished_once.folder / "results/tables/tiny/tiny-steps.md").read_text()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(fresh):
+    with read_only(fresh.folder):
+        ended = fresh.snakemake("--dry-run")
+    assert ended.returncode == 2
+    assert f"error: [Errno 13] Permission denied: '{fresh.folder}/.snakemake'\n" in ended.stdout
+    assert "Traceback" not in ended.stdout
 
 
 @pytest.mark.slow

@@ -1,23 +1,12 @@
 """The grids and wildcard patterns; psld/grid/workflow.py lists what each job reads and makes."""
 
 import sys
-from contextlib import contextmanager
 
+from psld.config.messages import in_one_line
 from psld.grid.workflow import Workflow
-from psld.utils.errors import UserError
 
-
-@contextmanager
-def one_line():
-    """Report a wrong grid, name or target in one line, without the frames of an exception."""
-    try:
-        yield
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-
-
-GRIDS = Workflow.load()
+with in_one_line():
+    GRIDS = Workflow.load()
 if workflow.is_main_process:
     for line in GRIDS.left_out:
         print(line, file=sys.stderr)

@@ -76,7 +76,7 @@ rule import_model:
     params:
         record=lambda w: GRIDS.model(w).digest,
     shell:
-        "python -m psld import {input.checkpoint:q} model={wildcards.model:q} "
+        "python -m psld import_model {input.checkpoint:q} model={wildcards.model:q} "
         "record={params.record:q} > {log:q} 2>&1"
 
 
@@ -98,5 +98,5 @@ rule import_guide:
     params:
         record=lambda w: GRIDS.guide(w).digest,
     shell:
-        "python -m psld import {input.checkpoint:q} guide={wildcards.guide:q} "
+        "python -m psld import_guide {input.checkpoint:q} guide={wildcards.guide:q} "
         "record={params.record:q} > {log:q} 2>&1"

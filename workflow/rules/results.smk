@@ -18,7 +18,7 @@ rule evaluate:
         cell="{grid}/{model}/{sampler}",
         record=lambda w: GRIDS.cell(w).evaluation_digest,
     shell:
-        "python -m psld evaluate cell={params.cell:q} record={params.record:q} > {log:q} 2>&1"
+        "python -m psld evaluate_cell cell={params.cell:q} record={params.record:q} > {log:q} 2>&1"
 
 
 # Reads: images of others, and the references.  Makes: all metrics of them, JSON.
