@@ -169,7 +169,10 @@ def without(words: Iterable[str], *keys: str) -> list[str]:
 
 
 def updated(content: Mapping[str, Any], words: Iterable[str]) -> dict[str, Any]:
-    """Return a settings' content with the values of the words; a dotted key leads into groups."""
+    """Return a settings' content with the values of the words; a dotted key leads into groups.
+
+    Quotes around a value are left out, as Hydra does.
+    """
     result = dict(content)
     for word in words:
         key, _, value = word.partition("=")
@@ -178,7 +181,7 @@ def updated(content: Mapping[str, Any], words: Iterable[str]) -> dict[str, Any]:
             inner = result.get(first)
             result[first] = updated(inner if isinstance(inner, dict) else {}, [f"{rest}={value}"])
         else:
-            result[first] = None if value == "null" else value
+            result[first] = None if value == "null" else re.sub(r"^(['\"])(.*)\1$", r"\2", value)
     return result
 
 
