@@ -65,5 +65,6 @@ def test_the_rules_are_a_module_of_another_workflow(mine):
 def test_init_refuses_a_folder_with_files(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/note").write_text("keep")
-    refused(call(tmp_path, "init", "mine"), 2, "mine: exists and is not an empty folder")
-    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["note"]
+    for name in ("mine", "new/x/../../mine"):
+        refused(call(tmp_path, "init", name), 2, "mine: exists and is not an empty folder")
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine", "note"]

@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import contextmanager
+from itertools import chain
 
 from psld.grid.workflow import Workflow
 from psld.utils.errors import UserError
@@ -19,7 +20,10 @@ def one_line():
 
 GRIDS = Workflow.load()
 if workflow.is_main_process:
-    for line in GRIDS.left_out:
+    # Here, because jobs need none of what this imports.
+    from psld.data.preparation import notes_on_prepared
+
+    for line in chain(GRIDS.left_out, *map(notes_on_prepared, GRIDS.preparations)):
         print(line, file=sys.stderr)
 
 
