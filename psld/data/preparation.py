@@ -39,6 +39,10 @@ MAX_THREADS = 16
 """Decoding releases Python's lock, but one thread does all hashing and writing."""
 
 
+REPLACE = "give another dataset.name, or replace=true"
+"""The remedies if another dataset is there."""
+
+
 def open_source(settings: SourceSettings) -> Source:
     """Find the files of a source; download them if that is allowed.
 
@@ -100,15 +104,12 @@ def prepare_dataset(
         classes = labels, settings.num_classes
         digest = write_store(partial, image, splits, *classes, blocks, names)
         if earlier and earlier.digest != digest:
-            raise UserError(f"{output}: holds other images; {_ANOTHER}")
+            raise UserError(f"{output}: holds other images; {REPLACE}")
     write_text(output.with_suffix(".digest"), f"{digest}\n")
     record = {"settings": settings.model_dump(mode="json"), "digest": digest, **origin}
     record["converted"] = dict(converted)
     write_json(output.with_suffix(".json"), with_digest(record))
     return record
-
-
-_ANOTHER = "give another dataset.name, or replace=true"
 
 
 def _earlier(output: Path) -> Described | None:
@@ -128,15 +129,18 @@ def _check_settings(settings: DatasetSettings, output: Path, earlier: Described 
     if other := [key for key in now if before[key] != now[key]]:
         raise UserError(
             f"{output}: prepared with another dataset.{' and another dataset.'.join(other)}; "
-            f"{_ANOTHER}"
+            f"{REPLACE}"
         )
 
 
-def notes_on_prepared(settings: PrepareSettings) -> Iterator[str]:
+def notes_on_prepared(name: str, settings: PrepareSettings) -> Iterator[str]:
     """Compare a dataset with its digest file, which is repaired, and its pictures; yield lines.
 
     A folder or archive of pictures is compared by names and sizes. Nothing is prepared again,
     because everything after it would be made again.
+
+    Args:
+        name: GRID/DATASET, for the advice.
     """
     output = Path(settings.output)
     file, record = output.with_suffix(".digest"), _earlier(output)
@@ -159,8 +163,8 @@ def notes_on_prepared(settings: PrepareSettings) -> Iterator[str]:
             before, count = f"{record.listing['pictures']:,}", f"{now['pictures']:,}"
             yield (
                 f"{output}: {source.root} had {before} pictures and has {count}, with other names "
-                f"or sizes; the old ones are used, until psld prepare "
-                f"dataset={settings.dataset.name} replace=true takes the new ones"
+                f"or sizes; the old ones are used, until psld prepare dataset={name} replace=true "
+                "takes the new ones"
             )
 
 
@@ -178,7 +182,7 @@ def _blocks(
 ) -> Iterator[np.ndarray]:
     """Yield the pixels of all pictures, some at a time, in order. Threads decode them.
 
-    `converted` counts the pictures that lose something, or from which something is made up.
+    `converted` counts what `conversions` says of them.
     """
     channels, side = settings.channels, settings.image_size
     size = max(1, BLOCK_BYTES // (channels * side**2))

@@ -86,6 +86,7 @@ class FileTree:
             sizes = {file.filename: file.file_size for file in members if not file.is_dir()}
         self.sizes = {name: sizes[name] for name in sorted(sizes) if not _is_hidden(name)}
         """In bytes, by name, with / between folders."""
+        self._pictures = [name for name in self.sizes if name.lower().endswith(PICTURE_SUFFIXES)]
 
     def picture_names(self) -> list[str]:
         """Return the names that end like a picture's, sorted, and print how many others there are.
@@ -110,10 +111,6 @@ class FileTree:
         lines = "".join(f"{self.sizes[name]} {name}\0" for name in self._pictures)
         sha256 = hashlib.sha256(_bytes_of(lines)).hexdigest()
         return {"pictures": len(self._pictures), "sha256": sha256}
-
-    @property
-    def _pictures(self) -> list[str]:
-        return [name for name in self.sizes if name.lower().endswith(PICTURE_SUFFIXES)]
 
     def picture(self, name: str, label: int = 0, frame: Frame = central_square) -> Picture:
         """Return a picture that is read from its own file."""

@@ -89,9 +89,10 @@ class Workflow:
         return f"{self.datasets[wildcards.dataset].name}/{wildcards.dataset}"
 
     @property
-    def preparations(self) -> list[PrepareSettings]:
-        """The settings of each dataset's preparation."""
-        return [grid.datasets[name].settings for name, grid in self.datasets.items()]
+    def preparations(self) -> dict[str, PrepareSettings]:
+        """The settings of each dataset's preparation, by GRID/DATASET."""
+        known = self.datasets.items()
+        return {f"{grid.name}/{name}": grid.datasets[name].settings for name, grid in known}
 
     def reference(self, wildcards: Any) -> Features:
         """The features of the wildcards `dataset` and `features`."""

@@ -94,39 +94,39 @@ def test_a_dataset_of_other_settings_or_images_is_replaced_on_request(pictures, 
 
 
 def prepared(pictures, tmp_path):
-    """The settings of a dataset, after its preparation."""
+    """The record of a dataset in a grid, after its preparation."""
     source = dataset(folder(pictures), num_classes=2)
     settings = PrepareSettings(dataset=source, output=str(tmp_path / "mine.h5"))
     prepare_dataset(source, tmp_path / "mine.h5")
-    assert list(notes_on_prepared(settings)) == []
-    return settings
+    assert list(notes_on_prepared("grid/mine", settings)) == []
+    return "grid/mine", settings
 
 
 def test_a_run_hears_of_other_names_and_sizes_of_pictures(pictures, tmp_path):
-    settings = prepared(pictures, tmp_path)
+    record = prepared(pictures, tmp_path)
     one = pictures / "a/000.png"
     one.touch()
     (pictures / "notes.txt").touch()
-    assert list(notes_on_prepared(settings)) == []
+    assert list(notes_on_prepared(*record)) == []
     one.write_bytes(one.read_bytes() + b"0")
-    [line] = notes_on_prepared(settings)
+    [line] = notes_on_prepared(*record)
     assert "had 40 pictures and has 40, with other names or sizes" in line
     one.unlink()
-    [line] = notes_on_prepared(settings)
+    [line] = notes_on_prepared(*record)
     assert "has 39" in line
-    assert "psld prepare dataset=mine replace=true" in line
+    assert "psld prepare dataset=grid/mine replace=true" in line
     shutil.rmtree(pictures)
-    assert list(notes_on_prepared(settings)) == []
+    assert list(notes_on_prepared(*record)) == []
 
 
 def test_a_damaged_digest_file_is_written_again(pictures, tmp_path):
-    settings, digest = prepared(pictures, tmp_path), tmp_path / "mine.digest"
+    record, digest = prepared(pictures, tmp_path), tmp_path / "mine.digest"
     whole = digest.read_bytes()
     digest.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
-    [line] = notes_on_prepared(settings)
+    [line] = notes_on_prepared(*record)
     assert line == f"{digest}: not the digest of mine.h5; written again"
     assert digest.read_bytes() == whole
-    assert list(notes_on_prepared(settings)) == []
+    assert list(notes_on_prepared(*record)) == []
 
 
 def test_labels_are_zero_where_they_are_not_used(pictures, tmp_path):

@@ -67,7 +67,7 @@ def test_a_run_names_a_dataset_whose_pictures_have_changed(mine):
     output = mine.run("--dry-run", "data/mine.h5")
     assert "had 20 pictures and has 21" in output
     assert "Nothing to be done" in output
-    succeeded(call(mine.folder, "prepare", "dataset=mine", "replace=true"))
+    succeeded(call(mine.folder, "prepare", "dataset=mine/mine", "replace=true"))
     assert "had 20 pictures" not in mine.run("--dry-run", "data/mine.h5")
 
 

@@ -2,7 +2,7 @@
 
 import sys
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, starmap
 
 from psld.grid.workflow import Workflow
 from psld.utils.errors import UserError
@@ -23,7 +23,7 @@ if workflow.is_main_process:
     # Here, because jobs need none of what this imports.
     from psld.data.preparation import notes_on_prepared
 
-    for line in chain(GRIDS.left_out, *map(notes_on_prepared, GRIDS.preparations)):
+    for line in chain(GRIDS.left_out, *starmap(notes_on_prepared, GRIDS.preparations.items())):
         print(line, file=sys.stderr)
 
 
