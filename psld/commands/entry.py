@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any, TypeVar
 
 from psld.commands.command import Command
@@ -37,12 +38,18 @@ def entry_point(
         def program() -> None:
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
             with in_one_line():
-                _run(command, main, sys.argv[1:])
+                _run(command, main, [_with_home(word) for word in sys.argv[1:]])
 
         program.command = command
         return program
 
     return decorate
+
+
+def _with_home(word: str) -> str:
+    """Expand ~ in a word such as KEY=~/pictures: bash leaves it, and Hydra would refuse it."""
+    key, _, value = word.partition("=")
+    return f"{key}={Path(value).expanduser()}" if value.startswith("~/") else word
 
 
 def _run(command: Command, main: Callable[[Any], Any], words: list[str]) -> None:

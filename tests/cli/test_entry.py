@@ -97,13 +97,21 @@ def test_wrong_words_are_one_line(tmp_path, words, complaint):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("value", ["~/nope", "/path (1)", "'/path (1)", "a: {b"])
+@pytest.mark.parametrize("value", ["~absent/nope", "/path (1)", "'/path (1)", "a: {b"])
 def test_a_text_that_needs_quotes_is_shown_with_them(tmp_path, value):
     prepare, word = ("prepare", "dataset=folder", "dataset.name=x"), f"dataset.source.root={value}"
     line = refused(call(tmp_path, *prepare, word), 2, word)
     assert "http" not in line
     advice = line.partition("e.g. '")[2].rstrip("\n'")
     refused(call(tmp_path, *prepare, advice), 2, value.strip("'"), "No such file")
+
+
+@pytest.mark.parametrize("word", ["dataset.source.root=~/nope", "dataset.source.root='~/nope'"])
+def test_a_path_may_begin_with_the_home(tmp_path, monkeypatch, word):
+    """Bash expands ~ in neither."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    prepare = call(tmp_path, "prepare", "dataset=folder", "dataset.name=x", word)
+    refused(prepare, 2, f"{tmp_path}/nope: neither a folder")
 
 
 @pytest.mark.parametrize("flags", [["--multirun"], ["--cfg", "job"]])
