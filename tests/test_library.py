@@ -186,6 +186,13 @@ def test_known_pixels_are_kept(model):
     options = {**FEW, "inpainting": (images, mask), "raw": True}
     filled = psld.sample(loaded.process, loaded.network, (4, 1, 8, 8), **options)
     assert filled.equal(loaded.sample(4, **options))
+    for wrong, said in (
+        ((images * 127.5 + 127.5, mask), r"the images must be in \[−1, 1\]; of bytes, x / 127.5"),
+        ((images, mask * 255), r"the mask must be 1 for a known pixel, else 0; of bytes, x > 127"),
+        ((images, mask / 2), "the mask must be 1 for a known pixel"),
+    ):
+        with pytest.raises(UserError, match=rf"^sample\(\): inpainting: {said}"):
+            loaded.sample(4, **options | {"inpainting": wrong})
     with pytest.raises(UserError, match=r"inpainting starts from the prior"):
         loaded.sample(4, **options | {"sampler": "few"})
     torch.testing.assert_close(filled[..., :4], images[..., :4])

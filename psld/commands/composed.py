@@ -141,7 +141,8 @@ def described_by(overrides: list[str]) -> dict[str, Any]:
 def split_flags(words: list[str]) -> tuple[list[str], list[str]]:
     """Return flags and overrides; refuse wrong flags in one line, for which Hydra prints its usage.
 
-    `--experimental-rerun` is refused, too: it reads a pickle.
+    Refused, too, are `--experimental-rerun`, which reads a pickle, and `--package` without `--cfg`,
+    for which Hydra takes the setting after it in silence.
     """
     parser = get_args_parser()
     parser.error = _refuse
@@ -150,6 +151,8 @@ def split_flags(words: list[str]) -> tuple[list[str], list[str]]:
     parsed = parser.parse_args(words)
     if parsed.experimental_rerun is not None:
         _refuse("--experimental-rerun is not supported; give the overrides again")
+    if parsed.package is not None and parsed.cfg is None:
+        _refuse(f"--package (-p) is for --cfg; a setting has no flag: {parsed.package}")
     return [word for word in words if word not in parsed.overrides], parsed.overrides
 
 

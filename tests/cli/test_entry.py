@@ -86,6 +86,7 @@ def test_every_command_refuses_an_unknown_key(words, tmp_path):
         ("train --info training.steps=3", "invalid choice: 'training.steps=3'"),
         ("train -cn", "expected one argument"),
         ("train --resolve", "--resolve"),
+        ("train -p process=vp-sde training.steps=2", "a setting has no flag: process=vp-sde"),
         ("train --experimental-rerun config.pickle", "--experimental-rerun is not supported"),
     ],
 )
