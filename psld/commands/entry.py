@@ -5,11 +5,13 @@ import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, TypeVar
+from types import FrameType
+from typing import Any, NoReturn, TypeVar
 
 from psld.commands.command import Command
 from psld.config.messages import explained
 from psld.config.settings import Settings
+from psld.utils.errors import ignored
 
 S = TypeVar("S", bound=Settings)
 
@@ -35,7 +37,7 @@ def entry_point(
     def decorate(main: Callable[[S], Any]) -> Callable[[], None]:
         @wraps(main)
         def program() -> None:
-            signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+            signal.signal(signal.SIGTERM, _exit)
             try:
                 _run(command, main, sys.argv[1:])
             except Exception as error:
@@ -45,11 +47,19 @@ def entry_point(
                 exit_code, line = known
                 print(f"error: {line}", file=sys.stderr)
                 sys.exit(exit_code)
+            finally:
+                # A repeated signal would print a traceback while Python ends.
+                signal.signal(signal.SIGTERM, ignored)
 
         program.command = command
         return program
 
     return decorate
+
+
+def _exit(number: int, _frame: FrameType | None) -> NoReturn:
+    signal.signal(number, ignored)
+    sys.exit(128 + number)
 
 
 def _run(command: Command, main: Callable[[Any], Any], words: list[str]) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 
 from psld.data.store import ImageStore
 from psld.diffusion.loss import Objective
+from psld.networks.forward import enough_threads
 from psld.training.batches import Batches, Labels
 from psld.training.loop import Log, StopRequest, train
 from psld.training.manifest import (
@@ -82,6 +83,10 @@ def run_training(
         checkpoints.restore(state, newest)
         if ranks.leads:
             on_start(run, state.step)
+        part = settings.training.batch_size // ranks.world
+        images = min(settings.training.micro_batch or part, part)
+        pixels = settings.dataset.image_size**2
+        stack.enter_context(enough_threads(state.network, images, pixels))
         if state.step < settings.training.steps:
             stop = stack.enter_context(StopRequest())
             images, flip = store.images("train"), settings.dataset.flip
@@ -89,6 +94,8 @@ def run_training(
             batches = Batches(images, flip, noising, settings.training, ranks, task.labels)
             log = Log(run, task.preview)
             if ranks.leads:
+                what = f"{settings.output} for {settings.training.steps} steps"
+                print(f"training {what} on {device_name(ranks.device)}, in {run}", flush=True)
                 if state.step:
                     print(f"going on from step {state.step}: {checkpoints.folder}", flush=True)
                 write_json(run / "settings.json", settings.model().model_dump(mode="json"))

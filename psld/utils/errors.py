@@ -5,6 +5,7 @@ A message is one line: what is wrong, the file and key, and what would be right.
 
 import errno
 import signal
+from types import FrameType
 
 MACHINE_ERRORS = {errno.ENOMEM, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE}
 """The error numbers of a machine or a file system that fails."""
@@ -42,6 +43,10 @@ class RunError(PSLDError):
     """The input is right but the run failed: NaN in the loss, a full disk, a lost rank."""
 
     exit_code = 1
+
+
+def ignored(_number: int, _frame: FrameType | None) -> None:
+    """Ignore a signal. Unlike SIG_IGN, processes that this one starts do not inherit it."""
 
 
 class Stopped(RunError):
