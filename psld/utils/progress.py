@@ -50,8 +50,9 @@ class Progress:
         self._bar.close()
 
     def _line(self, rate: float) -> str:
-        known = self.total is not None
-        place = f"{self.unit} {self.done}" + (f" of {self.total}" if known else "")
-        left = tqdm.format_interval((self.total - self.done) / rate) + " left" if known else ""
+        place, left = f"{self.unit} {self.done}", ""
+        if self.total:
+            place += f" of {self.total}"
+            left = tqdm.format_interval((self.total - self.done) / rate) + " left"
         parts = (place, f"{rate:.3g} {self.unit}s/s", left, self.note)
         return f"{self.name}: {', '.join(filter(None, parts))}"
