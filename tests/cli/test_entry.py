@@ -200,13 +200,15 @@ def test_a_bug_keeps_its_traceback(bug, monkeypatch):
 def test_a_terminated_command_cleans_up(tmp_path):
     """SIGTERM unwinds: no partial file is left, and the exit code is the shell's."""
     code = """if True:
-        import sys, time
+        import atexit, os, signal, sys, time
         from psld.commands.entry import entry_point
         from psld.commands.report import PageSettings
         from psld.utils.files import atomic_path
 
         @entry_point("page", PageSettings, has_config=False)
         def main(settings):
+            # The second one of `timeout` and of Slurm, which comes while Python ends.
+            atexit.register(os.kill, os.getpid(), signal.SIGTERM)
             with atomic_path("file.txt") as partial:
                 partial.write_text("half")
                 time.sleep(60)
@@ -219,5 +221,6 @@ def test_a_terminated_command_cleans_up(tmp_path):
             assert process.poll() is None, process.communicate()
             time.sleep(0.01)
         process.terminate()
-        assert process.wait(timeout=30) == 128 + signal.SIGTERM
+        assert process.communicate(timeout=30) == ("", "")
+        assert process.returncode == 128 + signal.SIGTERM
     assert list(tmp_path.iterdir()) == []
