@@ -105,9 +105,7 @@ def test_a_file_that_is_named_is_not_trained_over(place):
     succeeded(call(folder, *named, "weights=online", "replace=true"))
     assert checkpoints(grid_in(folder)) == {}, "the workflow imports the moving average"
     succeeded(call(folder, *named, "replace=true"))
-    record = f"record={grid.models['third'].digest}"
-    succeeded(call(folder, "import_model", "x.ckpt", "model=tiny/third", record))
-    assert list(checkpoints(grid_in(folder))) == ["fourth"], "of the rule, the grid says it"
+    assert list(checkpoints(grid_in(folder))) == ["fourth"]
 
 
 def test_what_is_ambiguous_or_fits_nothing_is_told_and_the_others_are_taken(place):
