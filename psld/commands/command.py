@@ -48,9 +48,11 @@ class Command:
 
     def settings(self, words: list[str]) -> Settings | None:
         """Return the settings that words without flags give; None if Hydra has to compose them."""
-        if not self.has_config:
-            return self._of_the_class(words)
         name = self.record_in(words)
+        if name is None and not self.has_config:
+            if self.record:
+                raise UserError(f"{self.where}: give {self.record}=GRID/NAME")
+            return self._of_the_class(words)
         if name is None or self._is_changed(name, words):
             return None
         bare = [word for word in words if self.is_bare(word)]

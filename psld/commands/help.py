@@ -26,6 +26,12 @@ def help_of(program: str, command: Command, description: str, words: list[str]) 
 
     Raises UserError if the words do not compose.
     """
+    if command.record and not command.has_config:
+        usage = f"usage: {program} {command.record}=GRID/NAME KEY=VALUE …"
+        texts = descriptions(command.kind)
+        settings = [f"  {key}:\n{_filled(texts[key], 8, 8)}" for key in texts if key in command.run]
+        title = "The grid has all settings; these can be given instead:"
+        return "\n\n".join([usage, description.strip(), title, "\n".join(settings)])
     if not command.has_config:
         settings = _lines(command.kind, {}, "")
         bare = f" {command.bare.upper()}".rstrip()

@@ -1,14 +1,11 @@
 """Commands that measure images: extractors of features, references, and evaluations."""
 
 import math
-from collections.abc import Sequence
-from pathlib import Path
 
 from psld.commands.entry import entry_point
-from psld.metrics import evaluation
+from psld.metrics import cells
 from psld.metrics.classifier import make_extractor
 from psld.metrics.command_settings import (
-    EvaluateCommandSettings,
     EvaluateImagesSettings,
     EvaluateSettings,
     ReferenceSettings,
@@ -16,8 +13,8 @@ from psld.metrics.command_settings import (
 )
 from psld.metrics.estimate import EXTRAPOLATED_FROM, Interval, combined
 from psld.metrics.reference_folder import make_reference
-from psld.metrics.results import CellResult
-from psld.training.hub import with_fetched_model
+from psld.metrics.results import CellResult, CellResults
+from psld.utils.device import use_device
 
 
 @entry_point(
@@ -63,27 +60,23 @@ def reference(settings: ReferenceSettings) -> None:
 
 @entry_point(
     "evaluate_cell",
-    EvaluateCommandSettings,
+    EvaluateSettings,
     record="cell",
     job="evaluate_job",
     run={"shards", "output", "keep", "device"},
+    has_config=False,
 )
-def evaluate_cell(settings: EvaluateSettings | EvaluateCommandSettings) -> float:
-    """Measure the samples of a model with 95 % intervals, from one pass for all metrics.
+def evaluate_cell(settings: EvaluateSettings) -> None:
+    """Measure the samples of a grid's cell with 95 % intervals, from one pass for all metrics.
 
-        psld evaluate_cell cell=demo/cld/em-quadratic-40      # all metrics of the cell in the grid
-        psld evaluate_cell model=models/demo/cld sampler=em sampler.steps=50 \\
-            shards=samples/em-50 samples=1000 metric=fd-classifier \\
-            reference=features/digits/fd-classifier/reference \\
-            extractor=features/digits/fd-classifier output=result.json
+    psld evaluate_cell cell=demo/cld/em-quadratic-40
+    psld evaluate images=samples/demo/cld/em-quadratic-40 dataset=digits metric=kd-classifier
     """
-    if isinstance(settings, EvaluateCommandSettings):
-        settings = settings.evaluation()
-    return _shown(evaluation.evaluate(with_fetched_model(settings)).results, settings.output)
+    _print(cells.evaluate_cell(settings), settings.output)
 
 
 @entry_point("evaluate", EvaluateImagesSettings, has_config=False)
-def evaluate(settings: EvaluateImagesSettings) -> float:
+def evaluate(settings: EvaluateImagesSettings) -> None:
     """Measure any images with 95 % intervals, from one pass for all metrics.
 
     psld evaluate images=downloads/edm.npz dataset=cifar10 'metric=[fid,kid]'  # no model needed
@@ -92,18 +85,17 @@ def evaluate(settings: EvaluateImagesSettings) -> float:
     # Pictures need Pillow, and cells do not.
     from psld.metrics import images
 
-    content = settings.model_dump()
-    results = images.evaluate_images(metrics=content.pop("metric"), **content).results
-    return _shown(results, settings.output)
+    content = settings.model_dump() | {"device": use_device(settings.device)}
+    content["reference"] = settings.reference or f"data/{settings.dataset}.h5"
+    metrics = content.pop("metric")
+    _print(images.evaluate_images(metrics=metrics, **content), settings.output)
 
 
-def _shown(results: Sequence[CellResult], output: str | Path | None) -> float:
-    """Print the results and where they are written; return the first value."""
-    for result in results:
+def _print(results: CellResults, output: str | None) -> None:
+    for result in results.results:
         print("\n".join(_lines(result)))
     if output:
         print(f"wrote {output}")
-    return results[0].value
 
 
 def _lines(result: CellResult) -> list[str]:

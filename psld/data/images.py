@@ -1,7 +1,7 @@
 """Images as one array of bytes, whoever wrote them: pictures, an .npz, shards, a dataset."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -14,7 +14,7 @@ from psld.data.source import FileTree
 from psld.data.store import ImageStore
 from psld.utils.errors import UserError, reraise_fault
 from psld.utils.files import atomic_path, regular_file
-from psld.utils.tensors import load_tensors
+from psld.utils.tensors import Stored, load_tensors
 
 IMAGES = "arr_0"
 """The name of the images in an .npz of guided-diffusion and EDM: that of an array without one."""
@@ -60,22 +60,25 @@ def read_images(path: str | Path, silent: bool | None = None) -> np.ndarray:
             f"{path}: not a form of images that is read; write them as uint8 N×H×W×C with "
             f"np.savez('images.npz', {IMAGES}=…)"
         )
-    if path.is_dir() and (shards := sorted(path.glob("[0-9]*.safetensors"))):
-        return _one_size(path, _read_shards(shards), len(shards))
+    if shards := shards_in(path):
+        return _one_size(path, ((name, each.arrays["images"]) for name, each in shards.items()))
     return _read_pictures(path, silent)
 
 
-def _read_shards(files: Sequence[Path]) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield name and images of shards. Raises UserError if they are not of one cell."""
-    first: dict | None = None
-    for file in files:
-        stored = load_tensors(file, "shard", "sample it again")
-        origin = stored.origin["origin"] | {"index": None}
-        first = first or origin
+def shards_in(path: Path) -> dict[str, Stored]:
+    """Read the shards of a folder of psld sample, by name; none if there are none in it.
+
+    Raises UserError if they are not of one cell.
+    """
+    files = sorted(path.glob("[0-9]*.safetensors"))  # none below a file
+    shards = {str(file): load_tensors(file, "shard", "sample it again") for file in files}
+    origins = {name: each.origin["origin"] | {"index": None} for name, each in shards.items()}
+    for name, origin in origins.items():
+        first = origins[str(files[0])]
         if origin != first:
             keys = ", ".join(key for key in origin if origin[key] != first.get(key))
-            raise UserError(f"{file}: made by another {keys} than {files[0]}; take them apart")
-        yield str(file), stored.arrays["images"]
+            raise UserError(f"{name}: made by another {keys} than {files[0]}; take them apart")
+    return shards
 
 
 def _read_pictures(path: Path, silent: bool | None) -> np.ndarray:
@@ -94,10 +97,10 @@ def _read_pictures(path: Path, silent: bool | None) -> np.ndarray:
     ):
         decoded = zip(names, arrays, strict=True)
         bar = tqdm(decoded, f"reading {path}", len(names), disable=silent, unit="img")
-        return _one_size(path, bar, len(names))
+        return _one_size(path, bar)
 
 
-def _one_size(path: Path, parts: Iterable[tuple[str, np.ndarray]], count: int) -> np.ndarray:
+def _one_size(path: Path, parts: Iterable[tuple[str, np.ndarray]]) -> np.ndarray:
     """Join named parts, n×C×H×W; gray ones become RGB if others are. Raises UserError."""
     arrays: list[np.ndarray] = []
     for name, array in parts:

@@ -20,40 +20,18 @@ class FeatureFolders(Settings):
     """Written by psld train_extractor; null for a published extractor."""
 
 
-class _EvaluationSettings(CellSettings):
+class EvaluateSettings(CellSettings):
+    """Settings of the evaluation of a grid's cell."""
+
+    measurements: tuple[Measurement, ...] = Field(min_length=1)
+    features: dict[str, FeatureFolders]
+    """The folders of each `metric.features`."""
     shards: str
     """Folder of the cell's shards."""
     output: str
     """Path of the results, JSON."""
     keep: int = Field(512, ge=1)
     """Keep the features of extractors that have at most this number of them; Inception has 2048."""
-
-
-class EvaluateSettings(_EvaluationSettings):
-    """Settings of an evaluation by several metrics, as a cell of a grid has them."""
-
-    measurements: tuple[Measurement, ...] = Field(min_length=1)
-    features: dict[str, FeatureFolders]
-    """The folders of each `metric.features`."""
-
-
-class EvaluateCommandSettings(_EvaluationSettings):
-    """Settings of `psld evaluate` without a cell of a grid: one metric."""
-
-    metric: MetricSettings
-    samples: int = Field(ge=3)
-    """Number of images to measure, from the first."""
-    reference: str
-    """Folder that psld reference wrote."""
-    extractor: str | None
-    """Folder that psld train_extractor wrote; null for a published extractor."""
-
-    def evaluation(self) -> EvaluateSettings:
-        content = {key: getattr(self, key) for key in _EvaluationSettings.model_fields}
-        measurement = Measurement(metric=self.metric, samples=self.samples)
-        folders = FeatureFolders(reference=self.reference, extractor=self.extractor)
-        features = {self.metric.features: folders}
-        return EvaluateSettings(**content, measurements=(measurement,), features=features)
 
 
 class EvaluateImagesSettings(Settings):

@@ -1,41 +1,42 @@
-"""The evaluation of a cell: one pass over its shards for all its metrics."""
+"""The evaluation of images by several metrics, from one pass over them.
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from itertools import accumulate
+`evaluate` serves the job of a cell, `psld evaluate images=`, `psld verify` and the library. They
+differ in their source: a cell's shards, or what was kept of them (`psld.metrics.cells`), or images
+of others (`psld.metrics.images`).
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from psld.config.settings import MadeRecord, write_record
-from psld.metrics.command_settings import EvaluateSettings
 from psld.metrics.features import Extractor, Features, batches_of, gather, share_estimate
-from psld.metrics.measure import Reference, measure, measure_memorization, scale
-from psld.metrics.reference_folder import (
-    ReferenceManifest,
-    check_reference,
-    extractor_for,
-    load_reference,
-    read_reference_manifest,
+from psld.metrics.measure import (
+    Reference,
+    measure,
+    measure_memorization,
+    measure_reference,
+    scale,
 )
-from psld.metrics.results import CellResult, CellResults, Weights
+from psld.metrics.reference_folder import Basis
+from psld.metrics.results import CellResult, CellResults
 from psld.metrics.settings import Measurement
-from psld.sampling.sample import origin_of
-from psld.sampling.settings import images_digest
-from psld.sampling.shards import Shard, read_shards
-from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
-from psld.utils.device import provenance, use_device
+from psld.sampling.shards import Shard
+from psld.utils.device import provenance
 from psld.utils.errors import UserError
-from psld.utils.files import digest_of
 from psld.utils.tensors import read_tensors, save_tensors
 
 NEAREST_PAIRS = 8
 """The number of nearest pairs of sample and training image in a result."""
 
 NUMBERS = {"estimate", "nearest", "class_accuracy", "floor", "noise"}
-"""The fields of a result that are computed from features."""
+"""The fields of a cell's result that are computed from features."""
 
 
 class Cost(NamedTuple):
@@ -47,9 +48,43 @@ class Cost(NamedTuple):
     device: str
 
 
+class Part(NamedTuple):
+    """Some of the images of a source, in their order."""
+
+    images: np.ndarray
+    """uint8, n×C×H×W."""
+    labels: np.ndarray | None = None
+    """int64, n: the class that each was guided to; None without guidance, and if it is unknown."""
+    costs: Sequence[Cost] = ()
+    """Those of the shards that hold them; none if they are unknown."""
+
+    @classmethod
+    def of(cls, shard: Shard) -> "Part":
+        cost = Cost(len(shard.images), shard.nfe, shard.seconds, shard.device)
+        return cls(shard.images, shard.labels, [cost])
+
+    @classmethod
+    def joined(cls, parts: Sequence["Part"]) -> "Part":
+        """Return the images of several shards of one cell."""
+        labels = [part.labels for part in parts if part.labels is not None]
+        return cls(
+            np.concatenate([part.images for part in parts]),
+            np.concatenate(labels) if labels else None,
+            [cost for part in parts for cost in part.costs],
+        )
+
+    def first(self, n: int) -> "Part":
+        """Return the first n images."""
+        firsts = accumulate((cost.images for cost in self.costs), initial=0)
+        pairs = [(c, n - first) for c, first in zip(self.costs, firsts, strict=False) if first < n]
+        costs = [cost._replace(images=min(cost.images, left)) for cost, left in pairs]
+        labels = None if self.labels is None else self.labels[:n]
+        return Part(self.images[:n], labels, costs)
+
+
 @dataclass(frozen=True)
 class Gathered:
-    """The features of a cell's samples and the facts of its shards, for all its results."""
+    """The features of images and the facts of their shards, for all results."""
 
     samples: dict[tuple[str, int], Features]
     """The first images, by `metric.features` and their number."""
@@ -72,173 +107,127 @@ class Gathered:
             numbers |= {"estimate": memorized.share, "nearest": memorized.pairs(NEAREST_PAIRS)}
         else:
             numbers["estimate"] = measure(metric, samples, reference, device)
+        if samples.numbers is not None:  # images of others
+            numbers["reference_estimate"] = measure_reference(metric, samples, reference, device)
         if self.labels is not None and metric.extractor.kind == "classifier":
             answers = samples.logits.argmax(dim=1)
             numbers["class_accuracy"] = share_estimate(answers == self.labels[: len(samples)])
         return numbers
 
+    def spent(self, samples: int) -> dict[str, Any]:
+        """Return the fields of a result that say what its images cost; none if it is unknown."""
+        firsts = accumulate((cost.images for cost in self.costs), initial=0)
+        pairs = zip(self.costs, firsts, strict=False)
+        costs = [cost for cost, first in pairs if first < samples]
+        if not costs:
+            return {}
+        images = sum(cost.images for cost in costs)
+        return {
+            "nfe": sum(cost.nfe * cost.images for cost in costs) / images,
+            "sampling_seconds": round(sum(cost.seconds for cost in costs), 3),
+            "sampling_device": ", ".join(sorted({cost.device for cost in costs})),
+        }
 
-def evaluate(settings: EvaluateSettings) -> CellResults:
-    """Measure the first images of a cell, and write the results and what they come from.
 
-    Metrics with the same features share their extractor and reference, which are loaded once.
+@dataclass(frozen=True)
+class Source:
+    """What is measured: images, or what an evaluation has kept of them."""
 
-    Raises UserError if a file is missing, damaged, or does not belong to the cell.
+    facts: dict[str, Any]
+    """The fields of each result about the images."""
+    digest: Callable[[str], str]
+    """Returns the digest of what decides a result but for the metric, from its reference's."""
+    parts: Iterable[Part] = ()
+    numbers: Tensor | None = None
+    """`distinct_numbers` of images of others; None for a cell's."""
+    silent: bool | None = None
+    """Show no progress bars; None shows them on a terminal."""
+    kept: Gathered | None = None
+    """What was kept in place of the images."""
+    stated: Sequence[CellResult] = ()
+    """The results that were kept with it: a new one takes over what says how it was computed, and
+    the numbers if the features of the reference are missing."""
+
+    def gather(
+        self, extractors: Mapping[str, Extractor], measurements: Sequence[Measurement]
+    ) -> Gathered:
+        """Read each image once, and extract its features with each extractor.
+
+        Memory for 50,000 samples with Inception's features and logits is 0.6 GB.
+        """
+        found: dict[str, list[Features]] = {name: [] for name in extractors}
+        batch_sizes = {m.metric.features: m.metric.batch_size for m in measurements}
+        labels, costs = [], []
+        for part in self.parts:
+            for name, extractor in extractors.items():
+                batches = batches_of(part.images, batch_sizes[name])
+                found[name].append(gather(extractor, batches, name, len(part.images), self.silent))
+            if part.labels is not None:
+                labels.append(torch.from_numpy(part.labels))
+            costs += part.costs
+        features = {name: Features.joined(each) for name, each in found.items()}
+        groups = [(m.metric.features, m.samples) for m in measurements]
+        samples = {
+            (name, n): replace(features[name].first(n), numbers=self.numbers) for name, n in groups
+        }
+        return Gathered(samples, torch.cat(labels) if labels else None, costs)
+
+
+def evaluate(
+    source: Source,
+    measurements: Sequence[Measurement],
+    bases: Mapping[str, Basis],
+    device: torch.device | str = "cpu",
+    output: str | Path | None = None,
+    keep: int = 512,
+) -> CellResults:
+    """Measure images, and write the results and what they come from if `output` is a path.
+
+    Args:
+        bases: what the images are compared with, by `metric.features`.
+        keep: the most features of an extractor for which they are kept.
+
+    Raises UserError if images are missing or damaged, or too few for a metric.
     """
-    model, guide = _manifests(settings)
-    device = use_device(settings.device)
-    references: dict[str, tuple[Reference, ReferenceManifest]] = {}
-    extractors: dict[str, Extractor] = {}
-    for measurement in settings.measurements:
+    gathered = source.kept
+    if gathered is None:
+        extractors = {name: basis.extractor for name, basis in bases.items()}
+        gathered = source.gather(extractors, measurements)
+    kept = save_kept(kept_file(output), gathered, keep) if output else None
+    made, results = {"kept_sha256": kept, **provenance()}, []
+    for measurement, stated in zip(measurements, source.stated or repeat(None), strict=False):
         metric = measurement.metric
-        if (name := metric.features) not in references:
-            folders = settings.features[name]
-            references[name] = load_reference(folders.reference)
-            _, manifest = references[name]
-            extractors[name] = extractor_for(
-                metric, folders.extractor, manifest.dataset_digest, device
-            )
-            check_reference(metric, folders.reference, manifest, extractors[name].digest, model)
-    samples = max(measurement.samples for measurement in settings.measurements)
-    origin = origin_of(
-        settings, model.settings, model.weights_sha256, guide and guide.weights_sha256
-    )
-    shards = read_shards(settings.shards, samples, origin)
-    gathered = _gather_shards(shards, extractors, settings)
-    kept = save_kept(_kept_file(settings), gathered, settings.keep)
-    results = []
-    for measurement in settings.measurements:
-        reference, manifest = references[measurement.metric.features]
-        numbers = gathered.numbers(measurement, reference, device)
-        facts = _facts(settings, measurement, model, guide, gathered, manifest)
-        results.append(CellResult(**facts, **numbers, kept_sha256=kept, **provenance()))
+        basis = bases[metric.features]
+        facts = basis.facts(metric.reference_split) | gathered.spent(measurement.samples)
+        if stated:
+            made = stated.model_dump(include={"kept_sha256", *MadeRecord.model_fields})
+            if stated.floor_samples is None:  # Earlier versions did not write it.
+                facts["floor_samples"] = None
+        if basis.reference:
+            numbers = gathered.numbers(measurement, basis.reference, device)
+        else:
+            numbers = stated.model_dump(include=NUMBERS)
+        result = CellResult(
+            record=measurement.digest(source.digest(facts["reference_sha256"])),
+            metric=metric.identity(),
+            **source.facts,
+            **facts,
+            **numbers,
+            **made,
+        )
+        results.append(result)
     record = CellResults(results=tuple(results))
-    write_record(settings.output, record)
+    if output:
+        write_record(output, record)
     return record
 
 
-Loaded = dict[tuple[str, bool], tuple[Reference | None, ReferenceManifest]]
-"""References by their folder, with their features (True) or without."""
+# -- what is kept ---------------------------------------------------------------------------------
 
 
-class Recomputed(NamedTuple):
-    """The results of a cell, computed again."""
-
-    results: CellResults
-    gathered: Gathered
-    """What they were computed from."""
-    taken: set[str]
-    """The records of those whose numbers were taken over."""
-
-
-def recompute(
-    settings: EvaluateSettings, stated: CellResults, loaded: Loaded, measure: bool = True
-) -> Recomputed:
-    """Compute the results of a cell again from what `evaluate` kept: no shards, no extractor.
-
-    Of the stated results, take over the software, and the numbers whose features were not kept.
-
-    Args:
-        loaded: the references of other cells; those of this cell are added.
-        measure: False takes over all numbers: to compute them takes long.
-
-    Raises UserError if a file is missing, damaged, or does not belong to the cell.
-    """
-    model, guide = _manifests(settings)
-    kept = stated.results[0].kept_sha256
-    gathered = load_kept(_kept_file(settings), kept)
-    results, taken = [], set()
-    for measurement, result in zip(settings.measurements, stated.results, strict=True):
-        metric = measurement.metric
-        folder = settings.features[metric.features].reference
-        has_features = (metric.features, measurement.samples) in gathered.samples
-        if (key := (folder, has_features)) not in loaded:
-            manifest = None if has_features else read_reference_manifest(folder)
-            loaded[key] = load_reference(folder) if has_features else (None, manifest)
-        reference, manifest = loaded[key]
-        check_reference(metric, folder, manifest, manifest.extractor_digest, model)
-        facts = _facts(settings, measurement, model, guide, gathered, manifest)
-        if result.floor_samples is None:  # Earlier versions did not write it.
-            facts["floor_samples"] = None
-        software = result.model_dump(include=set(MadeRecord.model_fields))
-        if reference and measure:
-            numbers = gathered.numbers(measurement, reference)
-        else:
-            numbers = result.model_dump(include=NUMBERS)
-            taken.add(result.record)
-        results.append(CellResult(**facts, **numbers, kept_sha256=kept, **software))
-    return Recomputed(CellResults(results=tuple(results)), gathered, taken)
-
-
-def _manifests(settings: EvaluateSettings) -> tuple[ModelManifest, GuideManifest | None]:
-    model = read_manifest(settings.model, ModelManifest)
-    return model, settings.guide and read_manifest(settings.guide, GuideManifest)
-
-
-def _kept_file(settings: EvaluateSettings) -> Path:
-    return Path(settings.output).with_suffix(".safetensors")
-
-
-def _facts(
-    settings: EvaluateSettings,
-    measurement: Measurement,
-    model: ModelManifest,
-    guide: GuideManifest | None,
-    gathered: Gathered,
-    reference: ReferenceManifest,
-) -> dict[str, Any]:
-    """Return the fields of a result that are not computed from features."""
-    metric, weights, process = measurement.metric, model.identity(), None
-    firsts = accumulate((cost.images for cost in gathered.costs), initial=0)
-    pairs = zip(gathered.costs, firsts, strict=False)
-    costs = [cost for cost, first in pairs if first < measurement.samples]
-    if model.settings.serves_every_process:
-        process = settings.process or model.settings.process
-        weights["settings"]["process"] = process.model_dump(mode="json")
-    images = images_digest(
-        digest_of(model.settings.identity()),
-        guide and digest_of(guide.settings.identity()),
-        settings.sampler,
-        settings.seed,
-        settings.shard_size,
-        process,
-    )
-    return {
-        "record": measurement.digest(images),
-        "metric": metric.identity(),
-        "nfe": sum(cost.nfe * cost.images for cost in costs) / sum(cost.images for cost in costs),
-        "sampling_seconds": round(sum(cost.seconds for cost in costs), 3),
-        "sampling_device": ", ".join(sorted({cost.device for cost in costs})),
-        **reference.facts(metric.reference_split),
-        "model": Weights(**weights),
-        "guide": guide and Weights(**guide.identity()),
-        "sampler": settings.sampler.model_dump(mode="json", exclude_none=True),
-        "seed": settings.seed,
-    }
-
-
-def _gather_shards(
-    shards: Iterable[Shard], extractors: Mapping[str, Extractor], settings: EvaluateSettings
-) -> Gathered:
-    """Read each shard once and extract the features of its images with each extractor.
-
-    Memory for 50,000 samples with Inception's features and logits is 0.6 GB.
-    """
-    parts: dict[str, list[Features]] = {name: [] for name in extractors}
-    batch_sizes = {m.metric.features: m.metric.batch_size for m in settings.measurements}
-    labels, costs = [], []
-    for shard in shards:
-        count = len(shard.images)
-        for name, extractor in extractors.items():
-            batches = batches_of(shard.images, batch_sizes[name])
-            parts[name].append(gather(extractor, batches, name, count))
-        if shard.labels is not None:
-            labels.append(torch.from_numpy(shard.labels))
-        costs.append(Cost(count, shard.nfe, shard.seconds, shard.device))
-    features = {name: Features.joined(each) for name, each in parts.items()}
-    groups = [(m.metric.features, m.samples) for m in settings.measurements]
-    samples = {(name, n): features[name].first(n) for name, n in groups}
-    return Gathered(samples, torch.cat(labels) if labels else None, costs)
+def kept_file(output: str | Path) -> Path:
+    """Return the path of what is kept, next to the results."""
+    return Path(output).with_suffix(".safetensors")
 
 
 def save_kept(path: str | Path, gathered: Gathered, largest: int) -> str:

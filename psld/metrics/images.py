@@ -1,78 +1,201 @@
-"""The evaluation of images of others: a folder, a zip, an .npz or a tensor.
+"""Images of others, measured: `psld.evaluate`, `psld.distance`, and `psld evaluate images=`.
 
-They are compared with a dataset of ours, with other images, or with statistics that others publish.
+They are a folder, a zip, an .npz, shards or a tensor, and are compared with a dataset of ours, with
+other images, or with statistics that others publish.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from psld.config.settings import parse, write_record
-from psld.data.images import located, read_images, read_statistics
-from psld.data.picture import check_images
-from psld.data.store import ImageStore, truncated
-from psld.metrics.classifier import read_extractor_manifest
-from psld.metrics.evaluation import Gathered, save_kept
+from psld.config.settings import parse
+from psld.data.images import located, read_images, read_statistics, shards_in
+from psld.data.picture import check_images, size_text
+from psld.data.store import truncated
+from psld.metrics import evaluation
+from psld.metrics.classifier import load_classifier, read_extractor_manifest
+from psld.metrics.distances import frechet_distance
+from psld.metrics.evaluation import Part, Source
 from psld.metrics.features import (
     Extractor,
-    Features,
     FeatureStatistics,
     batches_of,
     distinct_numbers,
     gather,
 )
-from psld.metrics.measure import Reference, measure_reference
+from psld.metrics.measure import Reference
 from psld.metrics.reference_folder import (
     FEATURES,
-    REMEDY,
-    check_reference,
+    Basis,
     extractor_for,
-    load_reference,
+    folder_basis,
+    prepared_shape,
+    published_extractor,
 )
 from psld.metrics.results import CellResult, CellResults
-from psld.metrics.settings import Measurement, MetricSettings, foreign_digest
-from psld.utils.device import provenance, use_device
+from psld.metrics.settings import (
+    DINOv2Settings,
+    EfficientNetSettings,
+    InceptionSettings,
+    Measurement,
+    MetricSettings,
+)
+from psld.sampling.shards import Shard
+from psld.utils.device import all_bits, choose_device
 from psld.utils.errors import UserError
+from psld.utils.files import digest_of
 from psld.utils.tensors import digest_of_arrays
+
+BATCH = 250
+"""Images per evaluation of an extractor."""
 
 Images = str | Path | np.ndarray
 """A path that `read_images` reads, or uint8 N×C×H×W."""
 
 
-class Basis(NamedTuple):
-    """What images are compared with, in the features of one extractor."""
+def load_extractor(name: str | Path, device: str = "auto") -> Extractor:
+    """Load a feature extractor.
 
-    extractor: Extractor
-    reference: Reference
-    facts: Callable[[str], dict[str, Any]]
-    """The fields of a result about the reference, by split."""
-    shape: tuple[int, ...] | None = None
-    """C×H×W of the reference's images, if they are known."""
+        extractor = psld.load_extractor("features/digits/fd-classifier")
+
+    Args:
+        name: a folder that psld train_extractor wrote; or a published network: `inception` (of
+            FID), `dinov2`, `efficientnet-lite0`.
+
+    Raises UserError if a file is missing or damaged, or the device does not exist.
+    """
+    published = {
+        "inception": InceptionSettings(kind="inception"),
+        "dinov2": DINOv2Settings(kind="dinov2"),
+        "efficientnet-lite0": EfficientNetSettings(kind="efficientnet-lite0"),
+    }
+    if settings := published.get(str(name)):
+        return published_extractor(settings, choose_device(device))
+    return load_classifier(name, choose_device(device))
+
+
+def load_images(path: str | Path, progress: bool = False) -> Tensor:
+    """Read all images of a folder or dataset, uint8 N×C×H×W.
+
+        psld.save_images(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), "black")
+        images = psld.load_images("black")       # "cifar10": the training images of data/cifar10.h5
+
+    Args:
+        path: a folder or zip archive of pictures of one size; an .npz with uint8 N×H×W×C (`arr_0`);
+            a folder of shards of psld sample; or a prepared dataset, by its name or its .h5 file.
+
+    Raises UserError if there are none, a file is damaged, or the images differ in size.
+    """
+    return torch.from_numpy(read_images(path, not progress))
+
+
+def evaluate(
+    images: Tensor | str | Path,
+    reference: Tensor | str | Path,
+    metric: str = "fid",
+    *,
+    extractor: str | Path | None = None,
+    device: str = "auto",
+    progress: bool = False,
+) -> CellResult:
+    """Measure images against a reference, with 95 % intervals.
+
+        images, reference = torch.randint(256, (2, 100, 1, 8, 8), dtype=torch.uint8)
+        extractor = "features/digits/fd-classifier"
+        result = psld.evaluate(images, reference, "fd-classifier", extractor=extractor)
+        print(result.value, result.interval, result.extrapolated)
+
+    Args:
+        images: uint8 N×C×H×W, or a path that `load_images` reads.
+        reference: the same; the name of a prepared dataset, whose features are kept; an .npz of
+            statistics (mu, sigma); or a folder that psld reference wrote.
+        metric: a config in configs/metric, such as fid, kid or fd-classifier.
+        extractor: a folder that psld train_extractor wrote, for metrics with a classifier; None:
+            that of the dataset.
+
+    Returns:
+        `value` and `interval` for this number of images; `extrapolated` for infinitely many, if the
+        metric is a Fréchet distance; `reference_estimate.interval` for other images of the
+        reference; `estimate.copies`, the images that equal an earlier one and narrow no interval;
+        and what `psld evaluate` writes.
+
+    Raises UserError if files are missing or damaged, or the images do not fit the reference.
+    """
+    if not isinstance(metric, str):
+        raise UserError(f"evaluate(): metric is {metric!r}; the name of one metric is needed")
+    if extractor is not None and not isinstance(extractor, str | Path):
+        raise UserError("evaluate(): extractor is the folder of an extractor, not the loaded one")
+    first, second = (
+        each if isinstance(each, str | Path) else torch.as_tensor(each).cpu().numpy()
+        for each in (images, reference)
+    )
+    dataset = None
+    if isinstance(second, str) and not Path(second).exists() and is_dataset(second):
+        dataset, second = second, f"data/{second}.h5"
+    chosen, options = choose_device(device), {"dataset": dataset, "extractor": extractor}
+    with all_bits():
+        results = evaluate_images(
+            first, [metric], second, device=chosen, silent=not progress, **options
+        )
+    return results.results[0]
+
+
+def distance(
+    images: Tensor, reference: Tensor, extractor: Extractor | str | Path, progress: bool = False
+) -> float:
+    """Return the Fréchet distance between two sets of images in an extractor's features.
+
+        extractor = psld.load_extractor("features/digits/fd-classifier")
+        first, second = torch.randint(256, (2, 100, 1, 8, 8), dtype=torch.uint8)
+        psld.distance(first, second, extractor)
+
+    Args:
+        images: uint8 N×C×H×W.
+        reference: uint8 M×C×H×W.
+        extractor: from `load_extractor`, or what it takes, or any object with the attributes of
+            psld.metrics.features.Extractor.
+        progress: show progress bars, in notebooks as widgets.
+
+    Raises:
+        UserError: the images do not suit the extractor, or a set has fewer than two.
+        RunError: a feature is not finite.
+    """
+    if isinstance(extractor, str | Path):
+        extractor = load_extractor(extractor)
+    first, second = (
+        gather(
+            extractor, batches_of(each.cpu().numpy(), BATCH), "features", len(each), not progress
+        ).total
+        for each in map(torch.as_tensor, (images, reference))
+    )
+    return frechet_distance(first, second)
+
+
+# -- the work behind them -------------------------------------------------------------------------
 
 
 def evaluate_images(
     images: Images,
     metrics: Sequence[str],
-    reference: Images | None = None,
+    reference: Images,
     *,
     dataset: str | None = None,
     extractor: str | Path | None = None,
     samples: int | None = None,
     output: str | None = None,
     keep: int = 512,
-    device: str = "auto",
-    choose: Callable[[str], torch.device] = use_device,
+    device: torch.device,
     silent: bool | None = None,
 ) -> CellResults:
     """Measure images by some metrics, and write the results if `output` is a path.
 
-    The arguments are those of `EvaluateImagesSettings`. Metrics with equal features share a pass.
-    `choose` returns the device; a command takes it for itself. `silent`: no progress bars; None
-    shows them on a terminal.
+    The arguments are those of `EvaluateImagesSettings`; with `dataset`, `reference` is its file.
+    Metrics with equal features share a pass. `silent`: no progress bars; None shows them on a
+    terminal.
 
     Raises UserError if files are missing or damaged, if there are too few images, or if they have
     another size than those of the reference.
@@ -82,14 +205,20 @@ def evaluate_images(
         raise UserError(
             f"dataset={dataset}: no data/{dataset}.h5; run psld prepare dataset={dataset}"
         )
-    path, images = _read(images, silent)
-    where, chosen = path or "images", choose(device)
-    if len(images) < (least := samples or 3):
-        raise UserError(f"{where}: {len(images)} images; at least {least} are needed")
-    images = images[:samples]
-    numbers = _numbers(where, images)
-    count, sha256, shape = len(images), _digest(images), images.shape[1:]
-    measured, bases, gathered = [], {}, {}
+    path, part = _read(images, silent)
+    where = path or "images"
+    if len(part.images) < (least := samples or 3):
+        raise UserError(f"{where}: {len(part.images)} images; at least {least} are needed")
+    part = part.first(samples or len(part.images))
+    sha256, shape = _digest(part.images), part.images.shape[1:]
+    source = Source(
+        facts={"images": path, "images_sha256": sha256},
+        digest=lambda compared: digest_of(["images", path or sha256, dataset or compared]),
+        parts=[part],
+        numbers=_numbers(where, part.images),
+        silent=silent,
+    )
+    measurements, bases = [], {}
     for metric in composed:
         folder = extractor if len(composed) == 1 else None
         if metric.extractor.kind == "classifier":
@@ -97,38 +226,13 @@ def evaluate_images(
             if folder:  # Its manifest has the settings that it was trained with.
                 trained = read_extractor_manifest(folder).extractor
                 metric = metric.model_copy(update={"extractor": trained})
-        measured.append(Measurement(metric=metric, samples=count))
+        measurements.append(Measurement(metric=metric, samples=len(part.images)))
         if (name := metric.features) not in bases:
-            basis = bases[name] = _basis(metric, reference, dataset, folder, chosen, silent)
+            basis = bases[name] = _basis(metric, reference, dataset, folder, device, silent)
             if basis.shape not in (None, shape):
-                sizes = ["×".join(map(str, each)) for each in (shape, basis.shape)]
+                sizes = size_text(shape), size_text(basis.shape)
                 raise UserError(f"{where}: images of {sizes[0]}; the reference has {sizes[1]}")
-            features = _features(basis.extractor, metric, images, name, silent=silent)
-            gathered[name, count] = replace(features, numbers=numbers)
-    whole = Gathered(gathered, labels=None, costs=[])
-    kept = save_kept(Path(output).with_suffix(".safetensors"), whole, keep) if output else None
-
-    def result(measurement: Measurement) -> CellResult:
-        metric, features = measurement.metric, gathered[measurement.metric.features, count]
-        basis = bases[metric.features]
-        facts = basis.facts(metric.reference_split)
-        decides = foreign_digest(path or sha256, dataset or facts["reference_sha256"])
-        return CellResult(
-            record=measurement.digest(decides),
-            metric=metric.identity(),
-            reference_estimate=measure_reference(metric, features, basis.reference, chosen),
-            kept_sha256=kept,
-            images=path,
-            images_sha256=sha256,
-            **whole.numbers(measurement, basis.reference, chosen),
-            **facts,
-            **provenance(),
-        )
-
-    record = CellResults(results=tuple(map(result, measured)))
-    if output:
-        write_record(output, record)
-    return record
+    return evaluation.evaluate(source, measurements, bases, device, output, keep)
 
 
 def is_dataset(name: str) -> bool:
@@ -147,26 +251,20 @@ def compose_metric(name: str) -> MetricSettings:
 
 def _basis(
     metric: MetricSettings,
-    reference: Images | None,
+    reference: Images,
     dataset: str | None,
     extractor: str | Path | None,
     device: torch.device,
     silent: bool | None,
 ) -> Basis:
-    """Load the extractor and the reference. Without kept features, read a dataset's images."""
-    if dataset is not None:
-        folder = Path(f"features/{dataset}/{metric.features}/reference")
-        reference = folder if (folder / FEATURES).exists() else f"data/{dataset}.h5"
+    """Load the extractor and the reference, of a dataset the features that are kept, if any are."""
+    kept = Path(f"features/{dataset}/{metric.features}/reference")
+    if dataset and (kept / FEATURES).exists():
+        reference = kept
     path = None if isinstance(reference, np.ndarray) else located(reference)
     if path and (path / FEATURES).exists():
-        known, manifest = load_reference(path)
-        data = Path(f"data/{dataset or manifest.dataset}.h5")
-        store = ImageStore.open(data) if data.exists() else None
-        if dataset and store and store.digest != manifest.dataset_digest:
-            raise UserError(f"{path}: of other images than {data}; {REMEDY}")
-        network = extractor_for(metric, extractor, manifest.dataset_digest, device)
-        check_reference(metric, path, manifest, network.digest, None)
-        return Basis(network, known, manifest.facts, store and store.shape)
+        shape = prepared_shape(path, dataset)
+        return folder_basis(metric, path, extractor, device)._replace(shape=shape)
     trained = read_extractor_manifest(extractor) if extractor else None
     network = extractor_for(metric, extractor, trained.dataset_digest if trained else "", device)
     facts = {"extractor_test_accuracy": trained and trained.test_accuracy}
@@ -176,33 +274,24 @@ def _basis(
         sha256 = digest_of_arrays("statistics", {"mu": mu, "sigma": sigma}, {})
         facts |= {"reference_samples": None, "reference_sha256": sha256}
         statistics = FeatureStatistics.of_moments(*map(torch.from_numpy, moments))
-        return Basis(network, Reference(statistics, None, None), lambda _: facts)
-    _, images = _read(reference, silent)
-    features = _features(network, metric, images, "reference", metric.truncated_reference, silent)
+        return Basis(Reference(statistics, None, None), lambda _: facts, network)
+    images = _read(reference, silent)[1].images
+    batches = batches_of(images, metric.batch_size)
+    batches = map(truncated, batches) if metric.truncated_reference else batches
+    features = gather(network, batches, "reference", len(images), silent)
     features = replace(features, numbers=_numbers(path or "reference", images))
     facts |= {"reference_samples": len(images), "reference_sha256": _digest(images)}
-    return Basis(network, Reference(features, None, None), lambda _: facts, images.shape[1:])
+    return Basis(Reference(features, None, None), lambda _: facts, network, images.shape[1:])
 
 
-def _features(
-    extractor: Extractor,
-    metric: MetricSettings,
-    images: np.ndarray,
-    name: str,
-    truncate: bool = False,
-    silent: bool | None = None,
-) -> Features:
-    batches = batches_of(images, metric.batch_size)
-    batches = map(truncated, batches) if truncate else batches
-    return gather(extractor, batches, name, len(images), silent)
-
-
-def _read(images: Images, silent: bool | None) -> tuple[str | None, np.ndarray]:
+def _read(images: Images, silent: bool | None) -> tuple[str | None, Part]:
     """Return the path, None for an array, and the images."""
     if isinstance(images, np.ndarray):
         check_images(images, "N×C×H×W", "images")
-        return None, images
-    return str(images), read_images(images, silent)
+        return None, Part(images)
+    if shards := shards_in(located(images)):
+        return str(images), Part.joined([Part.of(Shard.of(*each)) for each in shards.items()])
+    return str(images), Part(read_images(images, silent))
 
 
 def _numbers(where: Path | str, images: np.ndarray) -> torch.Tensor:

@@ -5,9 +5,9 @@ extractor share it: its features are those of the training split, of the test sp
 one, and of noise.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -225,3 +225,43 @@ def check_reference(
     dataset, digest = model.settings.dataset.name, model.dataset_digest
     if dataset != reference.dataset or digest not in (None, reference.dataset_digest):
         raise UserError(f"{folder}: of dataset {reference.dataset}, but the model is of another")
+
+
+def prepared_shape(folder: str | Path, dataset: str | None = None) -> tuple[int, ...] | None:
+    """Return C×H×W of a reference's images if they are in data/; None if they are not.
+
+    Raises UserError if those of `dataset` there are others.
+    """
+    manifest = read_reference_manifest(folder)
+    data = Path(f"data/{dataset or manifest.dataset}.h5")
+    store = ImageStore.open(data) if data.exists() else None
+    if dataset and store and store.digest != manifest.dataset_digest:
+        raise UserError(f"{folder}: of other images than {data}; {REMEDY}")
+    return store and store.shape
+
+
+class Basis(NamedTuple):
+    """What images are compared with, in the features of one extractor."""
+
+    reference: Reference | None
+    """None if its features are missing."""
+    facts: Callable[[str], dict[str, Any]]
+    """The fields of a result about the reference, by split."""
+    extractor: Extractor | None = None
+    """None if the features of the images are known."""
+    shape: tuple[int, ...] | None = None
+    """C×H×W of the reference's images, if they are known."""
+
+
+def folder_basis(
+    metric: MetricSettings,
+    folder: str | Path,
+    extractor: str | Path | None,
+    device: torch.device,
+    model: ModelManifest | None = None,
+) -> Basis:
+    """Load a reference and its extractor. Raises as the functions above do."""
+    reference, manifest = load_reference(folder)
+    network = extractor_for(metric, extractor, manifest.dataset_digest, device)
+    check_reference(metric, folder, manifest, network.digest, model)
+    return Basis(reference, manifest.facts, network)

@@ -27,7 +27,7 @@ from psld.grid import paths
 from psld.grid.cache import grid_as_json, grid_from_json, load_grid
 from psld.grid.cells import Cell, Grid
 from psld.grid.entries import TableEntry, read_table
-from psld.metrics.evaluation import recompute
+from psld.metrics.cells import recompute
 from psld.metrics.reference_folder import FEATURES, load_reference
 from psld.metrics.results import NUMBER_KINDS, CellResults
 from psld.report.differences import (

@@ -6,4 +6,4 @@ from psld.config.settings import Settings
 
 KINDS: dict[str, type[Settings]] = {name: program(name).command.kind for name in COMMANDS}
 COMPOSED = [name for name in COMMANDS if (CONFIGS / f"{name}.yaml").exists()]
-OF_GRIDS = [name for name in COMMANDS if name not in COMPOSED]
+OF_GRIDS = [name for name in COMMANDS if name not in [*COMPOSED, "evaluate_cell"]]

@@ -111,7 +111,7 @@ def test_a_job_refuses_another_record_than_the_planned_one(configs, tmp_path, mo
         ("evaluate_cell cell=mine/psld/em-10 'keep=a b'", "only these can be given, without quot"),
         ("sample cell=mine/psld/em-10 first=-1", "cell=mine/psld/em-10: first: Input should be"),
         ("evaluate_cell cell=mine/psld/guided-10", "no table shows it, so the grid has no metric"),
-        ("evaluate_cell cell=mine/psld/em-10 --help", "the grid decides everything"),
+        ("evaluate_cell samples=3", "psld evaluate_cell: give cell=GRID/NAME"),
         ("evaluate_cell cell=mine/psld/em-10 samples=3 output=x", "samples=3: the grid decides"),
         ("prepare dataset=mine/digit", "no such dataset in configs/grid/mine.yaml; there are: d"),
         ("reference features=mine/digits/fid", "no such features in configs/grid/mine.yaml"),

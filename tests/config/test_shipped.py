@@ -18,13 +18,11 @@ COMMANDS = (
     "train",
     "train_guide",
     "sample",
-    "evaluate_cell",
     "reference",
     "train_extractor",
 )
 REQUIRED = {
     "sample": ("model=x", "output=x"),
-    "evaluate_cell": ("model=x", "shards=x", "reference=x", "output=x"),
 }
 FITTING = {
     "folder": ("dataset.name=x", "dataset.source.root=x"),

@@ -1,4 +1,4 @@
-"""A grid's cell from its shards to its results: `psld sample cell=…`, `psld evaluate cell=…`."""
+"""A grid's cell from its shards to its results: `psld sample cell=…`, `psld evaluate_cell`."""
 
 import json
 import re
@@ -119,13 +119,14 @@ def test_all_metrics_of_a_cell_come_from_one_pass_over_its_shards(project, monke
     ]
     assert said.endswith(f"wrote {RESULT}\n")
     for name, result in together.items():
-        source = f"features/digits/{METRICS[name].get('features', name)}"
-        alone = (f"metric={name}", f"extractor={source}", f"reference={source}/reference")
-        cell = ("model=models/mine/psld", "sampler=em", "sampler.steps=3", "shard_size=10")
-        given = (*cell, *alone, f"samples={result.samples}", "shards=samples/mine/psld/em-3")
-        succeeded(call(project, "evaluate_cell", *given, "output=alone.json"))
+        words = (f"metric={name}", "dataset=digits", f"samples={result.samples}")
+        succeeded(
+            call(project, "evaluate", "images=samples/mine/psld/em-3", *words, "output=alone.json")
+        )
         (found,) = results(project, "alone.json").values()
-        assert found == result.model_copy(update={"kept_sha256": found.kept_sha256})
+        assert found.estimate.without_block == pytest.approx(result.estimate.without_block, 1e-5)
+        for key in ("floor", "noise", "reference_sha256", "nfe", "sampling_device"):
+            assert getattr(found, key) == getattr(result, key), key
     assert len({result.value for result in together.values()}) >= 5
 
 
@@ -237,6 +238,29 @@ def test_another_model_in_a_model_s_folder_is_neither_sampled_nor_measured(proje
     (folder / "manifest.json").write_text(sealed(manifest | imported))
     succeeded(call(project, "sample", CELL))
     assert files_below(project / "samples").items() >= before.items()
+
+
+def test_shards_and_references_that_do_not_belong_to_the_cell(project):
+    other = ("model=models/mine/psld", "sampler=em", "sampler.steps=3", "shard_size=10", "shards=3")
+    succeeded(call(project, "sample", *other, "seed=1", "output=other"))
+    refused(call(project, "evaluate_cell", CELL, "shards=other"), 2, "other/00000", "another seed")
+    manifest = project / "models/mine/psld/manifest.json"
+    content = json.loads(manifest.read_text())
+    manifest.write_text(sealed(content | {"dataset_digest": "f" * 64}))
+    reference = "features/digits/fd-classifier-train/reference"
+    words = f"{reference}: of dataset digits, but the model is of another"
+    refused(call(project, "evaluate_cell", CELL), 2, words)
+    manifest.write_text(sealed(content))
+    truncated = TRAIN | {"truncated_reference": True, "name": "fd-classifier-train"}
+    config = project / "configs/metric/fd-classifier-train.yaml"
+    write_yaml(config, {"defaults": ["fd-classifier", "_self_"]} | truncated)
+    grid = json.loads(json.dumps(GRID))
+    del grid["tables"]["mine"]["columns"][1:]
+    write_yaml(project / "configs/grid/mine.yaml", grid)
+    refused(call(project, "evaluate_cell", CELL), 2, reference, "another extractor", "psld refer")
+    (project / reference / "manifest.json").unlink()
+    refused(call(project, "evaluate_cell", CELL), 2, f"{reference}/manifest.json: no such file")
+    assert not (project / RESULT).exists()
 
 
 def test_results_of_other_records_are_named(project):

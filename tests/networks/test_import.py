@@ -9,9 +9,13 @@ import pytest
 import torch
 import yaml
 
-from psld.metrics.results import CellResults
+from psld.metrics.classifier import read_extractor_manifest
+from psld.metrics.images import compose_metric
+from psld.metrics.reference_folder import folder_basis
 from psld.sampling.shards import Shard, shard_path
+from psld.training.manifest import ModelManifest, read_manifest
 from psld.training.model import load_model
+from psld.utils.errors import UserError
 from psld.utils.files import read_json, sha256_of_file
 from tests.commands import call, files_below, refused, succeeded
 from tests.data.formats import encode, random_images, write_files
@@ -146,10 +150,10 @@ def test_a_failed_import_leaves_the_model_before_it(workplace):
     assert files_below(workplace / "model") == before
 
 
-def test_a_model_without_its_dataset_is_sampled_and_evaluated(tmp_path):
+def test_a_model_without_its_dataset_is_sampled_and_has_a_reference(tmp_path):
     """The digest of the data is not known; evaluation then goes by the dataset's name."""
     given = (*overrides(VECTOR), "dataset.num_classes=2")
-    succeeded(call(tmp_path, "import", str(TINY), *given))
+    succeeded(call(tmp_path, "import_model", str(TINY), *given))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
     check_weights(tmp_path / "model", VECTOR, "ema")
     assert read_json(tmp_path / "model" / "manifest.json")["dataset_digest"] is None
@@ -167,19 +171,17 @@ def test_a_model_without_its_dataset_is_sampled_and_evaluated(tmp_path):
     metric = ("metric.extractor.steps=2",)
     for command in ("train_extractor", "reference"):
         succeeded(call(tmp_path, command, *dataset, *metric))
-    folder = "features/noise/fd-classifier"
-    places = (f"extractor={folder}", f"reference={folder}/reference", "output=result.json")
-    evaluation = (*cell, *metric, *places, "shards=cell", "samples=8")
-    succeeded(call(tmp_path, "evaluate_cell", *evaluation))
-    (result,) = CellResults.read(tmp_path / "result.json").results
-    assert result.value > 0
-    assert result.model.dataset_digest is None
+    metric, folder = compose_metric("fd-classifier"), tmp_path / "features/noise/fd-classifier"
+    metric = metric.model_copy(update={"extractor": read_extractor_manifest(folder).extractor})
+    model = read_manifest(tmp_path / "model", ModelManifest)
+    folder_basis(metric, folder / "reference", folder, CPU, model)
 
     manifest = tmp_path / "model" / "manifest.json"
     text = manifest.read_text().replace('"name": "noise"', '"name": "other"')
     manifest.write_text(sealed(json.loads(text)))
-    words = (f"{folder}/reference", "of dataset noise, but the model is of another")
-    refused(call(tmp_path, "evaluate_cell", *evaluation), 2, *words)
+    other = read_manifest(tmp_path / "model", ModelManifest)
+    with pytest.raises(UserError, match="of dataset noise, but the model is of another"):
+        folder_basis(metric, folder / "reference", folder, CPU, other)
 
 
 # --- through the workflow --------------------------------------------------------------------

@@ -72,19 +72,16 @@ def test_classifier_free_samples_and_their_recognized_share(conditional_model, f
     shards = [Shard.load(tmp_path / "cell" / f"{index:05d}.safetensors") for index in range(2)]
     assert [shard.nfe for shard in shards] == [12, 12]
     samples = 2 * SIZE - 3
-    metric = (
-        "metric.extractor.steps=20",
-        f"extractor={features}",
-        f"reference={features}/reference",
-    )
-    evaluation = (*cell, *metric, "shards=cell", f"samples={samples}", "output=result.json")
-    succeeded(call(tmp_path, "evaluate_cell", *evaluation))
+    metric = ("metric=fd-classifier", f"extractor={features}", f"reference={features}/reference")
+    evaluation = ("images=cell", *metric, f"samples={samples}", "output=result.json")
+    succeeded(call(tmp_path, "evaluate", *evaluation))
     extractor = load_classifier(features)
     images = torch.from_numpy(np.concatenate([shard.images for shard in shards])[:samples])
     answers = extractor(images)[1].argmax(dim=1).numpy()
     labels = np.arange(samples) % 10
     (result,) = CellResults.read(tmp_path / "result.json").results
     assert result.class_accuracy.value == pytest.approx((answers == labels).mean())
+    assert (result.nfe, result.sampling_device) == (12, shards[0].device)
 
 
 def test_a_class_conditional_model_samples_without_a_class_too(conditional_model, tmp_path):
@@ -113,25 +110,15 @@ def test_classes_are_asked_for_by_name_image_by_image(conditional_model, tmp_pat
     assert torch.equal(boots, loaded.sample(2, **few, label=np.int64(9)))
 
 
-def test_shards_of_another_guide_are_refused(model, guide, digits, features, tmp_path):
+def test_shards_of_another_guide_are_refused(model, guide, digits, tmp_path):
     """A guide that was trained again makes other images, although it lies in the same place."""
     cell = (*QUICK["em"], *BY_CLASSIFIER, "guide=guide", f"model={model}", "shard_size=4")
     shutil.copytree(guide, tmp_path / "guide")
     succeeded(call(tmp_path, "sample", *cell, "output=cell"))
-    metric = (
-        "metric.extractor.steps=20",
-        f"extractor={features}",
-        f"reference={features}/reference",
-    )
-    evaluation = (*cell, *metric, "shards=cell", "samples=4", "output=result.json")
-    succeeded(call(tmp_path, "evaluate_cell", *evaluation))
     retrain = (*TINY, "training.steps=2", f"data={digits}", "output=guide")
     succeeded(call(tmp_path, "train_guide", *retrain))
-    refused(
-        call(tmp_path, "evaluate_cell", *evaluation),
-        2,
-        "00000.safetensors: made by another guide_sha256",
-    )
+    words = "00000.safetensors: made by another guide_sha256"
+    refused(call(tmp_path, "sample", *cell, "output=cell"), 2, words)
 
 
 @pytest.mark.parametrize(

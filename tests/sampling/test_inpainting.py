@@ -72,6 +72,8 @@ def test_the_first_samples_are_cut_with_their_masks(cell):
     assert [(len(part.images), len(part.masks)) for part in found] == [(SIZE, SIZE)] * 3 + [
         (30, 30)
     ]
+    with pytest.raises(UserError, match="ends with sample 359, but 361"):
+        list(read_shards(cell / "cell", 361, origin))
 
 
 def test_another_size_of_shards_has_the_same_masks_and_known_pixels(cell, model, digits):
@@ -82,24 +84,6 @@ def test_another_size_of_shards_has_the_same_masks_and_known_pixels(cell, model,
     known = np.broadcast_to(whole.masks[:, None] == 1, whole.images.shape)
     np.testing.assert_array_equal(other.images[known], whole.images[known])
     assert not np.array_equal(other.images, whole.images), "its noise is another shard's"
-
-
-def evaluate(folder, model, digits, features, *overrides):
-    metric = ("metric.extractor.steps=20", f"extractor={features}")
-    given = (f"model={model}", f"data={digits}", f"reference={features / 'reference'}")
-    return call(
-        folder, "evaluate_cell", *given, *metric, "shards=cell", "output=result.json", *overrides
-    )
-
-
-def test_evaluation_takes_the_split_and_no_more(cell, model, digits, features):
-    made = (model, digits, features, *CELL)
-    succeeded(evaluate(cell, *made, "samples=360"))
-    (cell / "result.json").unlink()
-    refused(evaluate(cell, *made, "samples=361"), 2, "ends with sample 359, but 361")
-    train = evaluate(cell, *made, "samples=360", "sampler.guidance.split=train")
-    refused(train, 2, "00000.safetensors: made by another sampler_digest")
-    assert not (cell / "result.json").exists()
 
 
 @pytest.mark.parametrize(
