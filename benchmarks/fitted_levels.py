@@ -20,7 +20,7 @@ from torch import Tensor
 import psld
 from benchmarks.few_steps import SAMPLES, Reference, Row
 from psld.diffusion.time_grid import level_range
-from psld.grid.resolution import compose_sampler
+from psld.sampling.named import compose_sampler
 from psld.sampling.sample import cell_sampler
 
 FINE = 40

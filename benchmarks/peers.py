@@ -25,7 +25,7 @@ from torch import Tensor
 import psld
 from benchmarks.few_steps import BATCH, SAMPLES, Reference, Row, distances_of, record_of
 from psld.data.store import to_uint8
-from psld.grid.resolution import named_sampler
+from psld.sampling.named import named_sampler
 from psld.sampling.sample import cell_sampler
 from psld.training.manifest import ModelManifest, read_manifest
 from psld.training.model import Model

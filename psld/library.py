@@ -14,10 +14,10 @@ from psld.diffusion.denoiser import SeesImages, StraightDenoiser
 from psld.diffusion.loop import Inpainting
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.score import Batching
-from psld.grid.resolution import NamedProcess, named_process, named_sampler
 from psld.metrics.images import distance, evaluate, load_extractor, load_images
 from psld.networks.forward import forward_pass
 from psld.sampling.foreign import ForeignNetwork
+from psld.sampling.named import NamedProcess, named_process, named_sampler
 from psld.sampling.sample import ImageSampler, cell_sampler, with_start
 from psld.training.hub import fetched
 from psld.training.model import Model, build_process, load_guide, load_model

@@ -5,6 +5,8 @@ import inspect
 import io
 import re
 import shutil
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
@@ -290,3 +292,10 @@ def test_what_is_printed_is_short(model, features):
 def test_a_file_is_no_model(model):
     with pytest.raises(UserError, match=r"weights\.safetensors: not a folder; the one that has"):
         psld.load(model / "weights.safetensors")
+
+
+def test_the_users_warning_filters_stay():
+    """The warnings of the user's own pictures are theirs to see."""
+    others = "import warnings, torch, tqdm.auto, PIL.Image, h5py, pydantic; b = [*warnings.filters]"
+    program = f"{others}; import psld.library; assert warnings.filters == b, warnings.filters"
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -10,6 +10,7 @@ import io
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -52,6 +53,8 @@ USAGE = "usage: psld COMMAND KEY=VALUE …        psld COMMAND --help shows a co
 def main() -> None:
     """Run the command named by the first word; the other words are its settings."""
     _prepare_output()
+    # Pillow warns of damaged pictures. One that cannot be decoded is an error.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     try:
         with in_one_line():
             _run(*(sys.argv[1:] or ["--help"]))

@@ -3,7 +3,7 @@
 import math
 
 from psld.commands.entry import entry_point
-from psld.metrics import cells
+from psld.metrics import evaluation
 from psld.metrics.classifier import make_extractor
 from psld.metrics.command_settings import (
     EvaluateImagesSettings,
@@ -72,7 +72,7 @@ def evaluate_cell(settings: EvaluateSettings) -> None:
     psld evaluate_cell cell=demo/cld/em-quadratic-40
     psld evaluate images=samples/demo/cld/em-quadratic-40 dataset=digits metric=kd-classifier
     """
-    _print(cells.evaluate_cell(settings), settings.output)
+    _print(evaluation.evaluate_cell(settings), settings.output)
 
 
 @entry_point("evaluate", EvaluateImagesSettings, has_config=False)

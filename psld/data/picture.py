@@ -2,7 +2,6 @@
 
 import io
 import math
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
@@ -16,9 +15,6 @@ from psld.data.settings import FilterName
 from psld.utils.errors import UserError, reraise_fault
 from psld.utils.files import atomic_path
 from psld.utils.tensors import digest_of_arrays
-
-# Pillow warns of damaged pictures. One that cannot be decoded is an error.
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 FILTERS = {name: Image.Resampling[name.upper()] for name in get_args(FilterName)}
 

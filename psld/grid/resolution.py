@@ -3,15 +3,15 @@
 This is the only place where the overrides of a grid meet Hydra.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from psld.config.settings import Settings, parse, updated
+from psld.config.compose import compose_content, without_environment
+from psld.config.settings import parse, updated
 from psld.data.settings import PrepareSettings
-from psld.diffusion.samplers import ClassifierGuidance, DigitsMask, SamplerSettings
-from psld.diffusion.settings import ProcessSettings
+from psld.diffusion.samplers import ClassifierGuidance, DigitsMask
 from psld.grid.cells import Grid, images_dataset
 from psld.grid.figures import PLOTS
 from psld.grid.paths import check_name
@@ -20,81 +20,15 @@ from psld.grid.schema import GridFile
 from psld.metrics.command_settings import ReferenceSettings, TrainExtractorSettings
 from psld.metrics.results import NUMBER_KINDS
 from psld.metrics.settings import MetricSettings
+from psld.sampling.named import sampler_in
 from psld.sampling.settings import SamplingRun, check_fit
 from psld.training.settings import TrainGuideSettings, TrainSettings
-from psld.utils.arguments import as_words
 from psld.utils.errors import UserError
-
-
-def _compose(name: str, overrides: Sequence[str], where: str) -> dict[str, Any]:
-    """Return the content of a command's config, like `compose_content`."""
-    # Hydra is slow to import. A grid in the cache does without it.
-    from psld.config.compose import compose_content
-
-    return compose_content(name, overrides, where)
-
-
-class _Sampler(Settings):
-    sampler: SamplerSettings
-
-
-class _Process(Settings):
-    process: ProcessSettings
-
-
-def compose_sampler(overrides: Sequence[str], where: str) -> SamplerSettings:
-    """Compose a sampler's settings from overrides of psld sample."""
-    content = _compose("sample", [*overrides, "model=x", "output=x"], where)
-    return parse(_Sampler, {"sampler": content["sampler"]}, where).sampler
-
-
-NamedProcess = str | Mapping[str, Mapping[str, object]]
-"""A process by the name of its config, with settings or without: {"psld": {"gamma": 0.25}}."""
-
-
-def named_process(call: str, process: NamedProcess) -> ProcessSettings:
-    """Return the settings of a process that a call names.
-
-    Raises UserError for unknown names and settings.
-    """
-    process = {process: {}} if isinstance(process, str) else process
-    if not isinstance(process, Mapping) or len(process) != 1:
-        raise UserError(
-            'process is a name or {name: settings}: {"psld": {"gamma": 0.25}}, or with matrices of '
-            'your own {"recipe": {"D": …, "Q": …, "S": …}}'
-        )
-    [(name, settings)] = process.items()
-    words = [f"process={name}", *as_words("process", settings), "model=x", "output=x"]
-    content = _compose("sample", words, call)
-    return parse(_Process, {"process": content["process"]}, call).process
-
-
-def named_sampler(
-    call: str,
-    name: str,
-    steps: int | None,
-    options: Mapping[str, object],
-    overrides: Sequence[str] = (),
-) -> SamplerSettings:
-    """Return the settings of a sampler that a call names, with options.
-
-    Raises UserError for unknown names and impossible values.
-    """
-    options = options if steps is None else {"steps": steps, **options}
-    words = [*overrides, *as_words("sampler", options)]
-    try:
-        return compose_sampler([f"sampler={name}", *words], call)
-    except UserError:
-        plain = type(compose_sampler([f"sampler={name}"], call)).model_fields
-        if unknown := [key for key in options if key.partition(".")[0] not in plain]:
-            taken = ", ".join(key for key in plain if key not in ("integrator", "guidance"))
-            raise UserError(f"{name} takes no {unknown[0]}; it takes {taken}") from None
-        raise
 
 
 def compose_model(overrides: Sequence[str], where: str) -> TrainSettings:
     """Compose a training's settings from overrides of psld train."""
-    return parse(TrainSettings, _compose("train", [*overrides, "name=x"], where), where)
+    return parse(TrainSettings, compose_content("train", [*overrides, "name=x"], where), where)
 
 
 def resolve(name: str, file: GridFile, path: Path) -> Grid:
@@ -103,8 +37,6 @@ def resolve(name: str, file: GridFile, path: Path) -> Grid:
     Raises UserError, with file and key, if something does not compose, or if a table, a figure or
     the gallery pairs a sampler with a model that it cannot sample.
     """
-    from psld.config.compose import without_environment
-
     with without_environment():
         return _Resolver(name, file, path).grid()
 
@@ -127,7 +59,7 @@ class _Resolver:
     def compose(self, name: str, overrides: Sequence[str], where: str) -> dict[str, Any]:
         key = (name, *overrides)
         if key not in self.composed:
-            self.composed[key] = _compose(name, overrides, where)
+            self.composed[key] = compose_content(name, overrides, where)
         return self.composed[key]
 
     def grid(self) -> Grid:
@@ -198,7 +130,7 @@ class _Resolver:
         where, entry = f"{self.path}: sampler {name}", self.file.samplers[family]
         content = self.compose("sample", [*entry.overrides, "model=x", "output=x"], where)
         content = updated(content, [f"{entry.budget}={entry.spends or budget}"])
-        sampler = parse(_Sampler, {"sampler": content["sampler"]}, where).sampler
+        sampler = sampler_in(content, where)
         run = {key: content[key] for key in SamplingRun.model_fields}
         guided = isinstance(sampler.guidance, ClassifierGuidance)
         if guided and entry.guide not in self.file.guides:

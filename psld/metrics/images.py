@@ -19,7 +19,7 @@ from psld.data.store import truncated
 from psld.metrics import evaluation
 from psld.metrics.classifier import load_classifier, read_extractor_manifest
 from psld.metrics.distances import frechet_distance
-from psld.metrics.evaluation import Part, Source
+from psld.metrics.evaluation import Source
 from psld.metrics.features import (
     Extractor,
     FeatureStatistics,
@@ -205,17 +205,17 @@ def evaluate_images(
         raise UserError(
             f"dataset={dataset}: no data/{dataset}.h5; run psld prepare dataset={dataset}"
         )
-    path, part = _read(images, silent)
+    path, whole, shards = _read(images, silent)
     where = path or "images"
-    if len(part.images) < (least := samples or 3):
-        raise UserError(f"{where}: {len(part.images)} images; at least {least} are needed")
-    part = part.first(samples or len(part.images))
-    sha256, shape = _digest(part.images), part.images.shape[1:]
+    if len(whole) < (least := samples or 3):
+        raise UserError(f"{where}: {len(whole)} images; at least {least} are needed")
+    whole = whole[:samples]
+    sha256, shape = _digest(whole), whole.shape[1:]
     source = Source(
         facts={"images": path, "images_sha256": sha256},
         digest=lambda compared: digest_of(["images", path or sha256, dataset or compared]),
-        parts=[part],
-        numbers=_numbers(where, part.images),
+        parts=shards or [whole],
+        numbers=_numbers(where, whole),
         silent=silent,
     )
     measurements, bases = [], {}
@@ -226,13 +226,13 @@ def evaluate_images(
             if folder:  # Its manifest has the settings that it was trained with.
                 trained = read_extractor_manifest(folder).extractor
                 metric = metric.model_copy(update={"extractor": trained})
-        measurements.append(Measurement(metric=metric, samples=len(part.images)))
+        measurements.append(Measurement(metric=metric, samples=len(whole)))
         if (name := metric.features) not in bases:
             basis = bases[name] = _basis(metric, reference, dataset, folder, device, silent)
             if basis.shape not in (None, shape):
                 sizes = size_text(shape), size_text(basis.shape)
                 raise UserError(f"{where}: images of {sizes[0]}; the reference has {sizes[1]}")
-    return evaluation.evaluate(source, measurements, bases, device, output, keep)
+    return evaluation.evaluate(source, bases, measurements, device, output, keep)
 
 
 def is_dataset(name: str) -> bool:
@@ -275,7 +275,7 @@ def _basis(
         facts |= {"reference_samples": None, "reference_sha256": sha256}
         statistics = FeatureStatistics.of_moments(*map(torch.from_numpy, moments))
         return Basis(Reference(statistics, None, None), lambda _: facts, network)
-    images = _read(reference, silent)[1].images
+    images = _read(reference, silent)[1]
     batches = batches_of(images, metric.batch_size)
     batches = map(truncated, batches) if metric.truncated_reference else batches
     features = gather(network, batches, "reference", len(images), silent)
@@ -284,14 +284,14 @@ def _basis(
     return Basis(Reference(features, None, None), lambda _: facts, network, images.shape[1:])
 
 
-def _read(images: Images, silent: bool | None) -> tuple[str | None, Part]:
-    """Return the path, None for an array, and the images."""
+def _read(images: Images, silent: bool | None) -> tuple[str | None, np.ndarray, list[Shard]]:
+    """Return the path, None for an array; the images; and the shards that hold them, if any do."""
     if isinstance(images, np.ndarray):
         check_images(images, "N×C×H×W", "images")
-        return None, Part(images)
-    if shards := shards_in(located(images)):
-        return str(images), Part.joined([Part.of(Shard.of(*each)) for each in shards.items()])
-    return str(images), Part(read_images(images, silent))
+        return None, images, []
+    shards = [Shard.of(*each) for each in shards_in(located(images)).items()]
+    whole = [shard.images for shard in shards] or [read_images(images, silent)]
+    return str(images), np.concatenate(whole) if shards else whole[0], shards
 
 
 def _numbers(where: Path | str, images: np.ndarray) -> torch.Tensor:

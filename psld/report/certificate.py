@@ -27,7 +27,7 @@ from psld.grid import paths
 from psld.grid.cache import grid_as_json, grid_from_json, load_grid
 from psld.grid.cells import Cell, Grid
 from psld.grid.entries import TableEntry, read_table
-from psld.metrics.cells import recompute
+from psld.metrics.evaluation import Gathered, Loaded, load_kept, recompute
 from psld.metrics.reference_folder import FEATURES, load_reference
 from psld.metrics.results import NUMBER_KINDS, CellResults
 from psld.report.differences import (
@@ -67,7 +67,7 @@ def certify(grid: Grid, path: Path) -> int:
         stated = CellResults.read(cell.result)
         if stated.records == [measurement.digest(cell.digest) for measurement in cell.measurements]:
             # Name files that are damaged, and wait for those that other machines have just written.
-            recompute(cell.evaluate_job.settings, stated, loaded, measure=False)
+            _recomputed(cell, stated, loaded, measure=False)
             for record in filter(os.path.exists, cell.records):
                 ShardRecord.read(record)
             files += _files_of(cell)
@@ -176,9 +176,10 @@ def _verify(root: Path, references: list[LoadedReference], measure: bool = True)
         raise UserError(f"{min(foreign)}: no file of grid {grid.name}")
     for cell in grid.measured_cells:
         if cell.result in files:  # so it is no path that leads out of the folder
-            stated, settings = CellResults.read(cell.result), cell.evaluate_job.settings
-            computed, gathered, others = recompute(settings, stated, loaded, measure)
-            taken |= others
+            stated = CellResults.read(cell.result)
+            gathered, computed = _recomputed(cell, stated, loaded, measure)
+            pairs = zip(cell.measurements, stated.results, strict=True)
+            taken |= {result.record for each, result in pairs if not gathered.has(each)}
             write_record(root / cell.result, computed)
             pair = (each.model_dump(mode="json")["results"] for each in (computed, stated))
             wrong += (f"{cell.result}: {each}" for each in differences(*pair))
@@ -221,6 +222,15 @@ def _verify(root: Path, references: list[LoadedReference], measure: bool = True)
                 real[f"{name} images ({folder})"] = rows_of(images.values)
     notes += (f"equal features: {each}" for each in equal_features(real | rows))
     return Verified(grid, root, wrong, tables, notes, missing)
+
+
+def _recomputed(
+    cell: Cell, stated: CellResults, loaded: Loaded, measure: bool
+) -> tuple[Gathered, CellResults]:
+    """Return what was kept of a cell, and its results, computed again."""
+    gathered = load_kept(paths.kept(cell.result), stated.results[0].kept_sha256)
+    settings = cell.evaluate_job.settings
+    return gathered, recompute(settings, stated, gathered, loaded, measure)
 
 
 def _has_its_classes(cell: Cell, labels: Tensor | None) -> bool:

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from psld.diffusion.settings import RecipeSettings, VPSDESettings
-from psld.grid.resolution import compose_model, compose_sampler
+from psld.grid.resolution import compose_model
+from psld.sampling.named import compose_sampler
 from psld.utils.errors import UserError
 from tests.diffusion.processes import vp_sde
 from tests.diffusion.sampling import KINDS, sde

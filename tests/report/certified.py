@@ -126,7 +126,8 @@ def evaluate(
     )
     kept = save_kept(paths.kept(cell.result), gathered, 512)
     stubs = (cell_result(grid, name, value=0.0, kept_sha256=kept),) * len(cell.measurements)
-    computed = recompute(cell.evaluate_job.settings, CellResults(results=stubs), {}).results
+    stated, settings = CellResults(results=stubs), cell.evaluate_job.settings
+    computed = recompute(settings, stated, gathered, {})
     kept = save_kept(paths.kept(cell.result), gathered, largest)
     results = (result.model_copy(update={"kept_sha256": kept}) for result in computed.results)
     write_record(cell.result, CellResults(results=tuple(results)))

@@ -10,9 +10,10 @@ import torch
 import psld
 from psld.config.compose import compose_content
 from psld.config.settings import parse
-from psld.grid.resolution import compose_model, compose_sampler
+from psld.grid.resolution import compose_model
 from psld.metrics.classifier import load_classifier
 from psld.metrics.results import CellResults
+from psld.sampling.named import compose_sampler
 from psld.sampling.settings import check_fit
 from psld.sampling.shards import Shard
 from psld.training.manifest import GuideManifest, read_manifest
