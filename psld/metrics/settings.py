@@ -211,13 +211,3 @@ class Measurement(Settings):
     def digest(self, images: str) -> str:
         """Return the digest of what decides the result, from that of the images."""
         return digest_of([images, self.metric.identity(), self.samples])
-
-
-def foreign_digest(images: str, reference: str) -> str:
-    """Return the digest of what decides a result, but for the metric and the number of images.
-
-    Args:
-        images: their path, or the SHA-256 of a tensor.
-        reference: the dataset's name, or the SHA-256 of another reference.
-    """
-    return digest_of(["images", images, reference])

@@ -298,7 +298,7 @@ def _verdict_notes(table: Table, rows: list[list[TableEntry]]) -> Iterable[str]:
             "¹ For these weights: fewer than three trainings do not show how much another one "
             "changes, and the paper's number is of another one."
         )
-    weights = [r.model.imported for entry in entries for r in entry.results if r.model]
+    weights = [r.model.imported for entry in entries for r in entry.results]
     if files := {w.sha256: f"{w.file} (SHA-256 {w.sha256})" for w in weights if w}:
         yield f"² For imported weights, which were not trained here: {'; '.join(files.values())}."
     if alike := [pair for column in zip(*rows, strict=True) for pair in _alike(column)]:
