@@ -10,32 +10,34 @@ classifier, to the training split, and in pixels on the scale 0 to 1, to all ima
 `few` knows exactly the two moments that the distance of pixels compares, so a first row, with 0
 evaluations, has images of that Gaussian alone.
 
-With several trainings, a training counts as one result, the mean of its seeds; with one, a seed,
-and nothing is said of other trainings. After ± stands half of the 95 % interval of the mean over
-them. Ratios are of means. p compares with EM at the most steps: a t-test of the logarithms, paired
-if both are of the same trainings, else Welch's. It is not corrected for the number of rows. With
-`--baseline MODEL` and an empty `--against`, a row is compared with the same row of that model,
-paired by training, and the ratio of features has its 95 % interval. Measured cells are kept in a
-file, so a second run measures only new cells.
+Errors and tests are those of the tables (psld/grid/seeds.py): after ± stands half of the 95 %
+interval of the mean over trainings and sampling seeds. It covers other samples and, with several
+trainings, training again. Ratios are of means. p is of the difference from EM at the most steps, in
+features and in pixels: block by block of samples if both draw the same noise, with the error of
+training again if there are several trainings. With one, it is of these weights. It is not corrected
+for the number of rows. With `--baseline MODEL` and an empty `--against`, a row is compared with the
+same row of that model. Measured cells are kept in a file, so a second run measures only new cells.
 """
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.stats import ttest_ind, ttest_rel
 from torch import Tensor
 
 import psld
 from psld.data.store import ImageStore, to_uint8
-from psld.metrics.distances import frechet_distance
-from psld.metrics.estimate import spread
+from psld.grid.resolution import named_process
+from psld.metrics.comparison import Difference, paired_difference, unpaired_difference
+from psld.metrics.distances import frechet_estimate
+from psld.metrics.estimate import Estimate, Interval, averaged, combined, pooled, spread
 from psld.metrics.features import FeatureStatistics, batches_of, gather
 from psld.training.manifest import ModelManifest, read_manifest
 from psld.training.start import load_start
@@ -67,22 +69,20 @@ class Cell(NamedTuple):
             noise = torch.Generator().manual_seed(self.seed)
             normal = torch.randn(SAMPLES, *model.start.data.shape, generator=noise)
             return to_uint8(model.start.data.draw(normal, 0.0))
-        name, *words = self.sampler.split()
-        options = dict(word.split("=", 1) for word in words)
+        name, options = words(self.sampler)
         return model.sample(SAMPLES, sampler=name, steps=self.steps, seed=self.seed, **options)
+
+
+def words(sampler: str) -> tuple[str, dict[str, str]]:
+    name, *options = sampler.split()
+    return name, dict(word.split("=", 1) for word in options)
 
 
 class Distances(NamedTuple):
     """The two distances of a set of images to those of the dataset."""
 
-    features: float
-    pixels: float
-
-    def __truediv__(self, other: "Distances") -> "Distances":
-        return Distances(*(a / b for a, b in zip(self, other, strict=True)))
-
-    def __str__(self) -> str:
-        return f"{self.features:5.2f} {self.pixels:6.3f}"
+    features: Estimate
+    pixels: Estimate
 
 
 class Reference:
@@ -91,23 +91,83 @@ class Reference:
     def __init__(self, folder: Path, dataset: str, metric: str) -> None:
         store = ImageStore.open(folder / "data" / f"{dataset}.h5")
         self.extractor = psld.load_extractor(folder / "features" / dataset / metric)
-        self.features = self._features(store.images("train"))
-        self.pixels = _pixels(store.images("train")) + _pixels(store.images("test"))
+        self.features = FeatureStatistics.of(self._features(store.images("train")))
+        pixels = [_pixels(store.images(split)) for split in ("train", "test")]
+        self.pixels = FeatureStatistics.of(torch.cat(pixels))
 
     def distances(self, images: Tensor) -> Distances:
         return Distances(
-            frechet_distance(self._features(images.numpy()), self.features),
-            frechet_distance(_pixels(images.numpy()), self.pixels),
+            frechet_estimate(self._features(images.numpy()), self.features),
+            frechet_estimate(_pixels(images.numpy()), self.pixels),
         )
 
-    def _features(self, images: np.ndarray) -> FeatureStatistics:
-        return gather(self.extractor, batches_of(images, BATCH), "features", len(images)).total
+    def _features(self, images: np.ndarray) -> Tensor:
+        return gather(self.extractor, batches_of(images, BATCH), "features", len(images)).values
 
 
-def _pixels(images: np.ndarray) -> FeatureStatistics:
-    batches = batches_of(images, BATCH)
-    first, *others = (FeatureStatistics.of(batch.flatten(1).double() / 255) for batch in batches)
-    return sum(others, start=first)
+def _pixels(images: np.ndarray) -> Tensor:
+    """The pixels on the scale 0 to 1, N×d, in float64."""
+    return torch.from_numpy(np.array(images)).flatten(1).double() / 255
+
+
+@dataclass(frozen=True)
+class Results:
+    """One distance in a row: of each training, by its name, an estimate for each sampling seed."""
+
+    estimates: dict[str, list[Estimate]]
+    blocks: int | None = None
+    """The number of blocks of variables. Only with as many is the noise of a sample the same."""
+
+    @property
+    def drawn(self) -> Estimate:
+        return pooled([averaged(seed) for seed in zip(*self.estimates.values(), strict=True)])
+
+    @property
+    def by_training(self) -> dict[str, float]:
+        return {name: fmean(map(float, seeds)) for name, seeds in self.estimates.items()}
+
+    @property
+    def interval(self) -> Interval:
+        values = list(self.by_training.values())
+        errors = [self.drawn, *([spread(values)] if len(values) > 1 else [])]
+        return combined(self.drawn.value, [each.interval for each in errors])
+
+    def difference(self, other: "Results") -> Difference:
+        """Return the difference, with the errors of samples and of training again."""
+        paired = self.blocks is not None and self.blocks == other.blocks
+        drawn = (paired_difference if paired else unpaired_difference)(self.drawn, other.drawn)
+        return drawn.retrained(self.by_training, other.by_training)
+
+
+class Row(NamedTuple):
+    """Both distances of one sampler with its budget."""
+
+    features: Results
+    pixels: Results
+
+    @classmethod
+    def of(cls, cells: dict[str, list[Distances]], blocks: int | None = None) -> "Row":
+        distances = ({n: [c[i] for c in row] for n, row in cells.items()} for i in (0, 1))
+        return cls(*(Results(each, blocks) for each in distances))
+
+    def __str__(self) -> str:
+        return pair(*(each.drawn.value for each in self))
+
+    def half_widths(self) -> str:
+        return pair(*(each.interval.half_width for each in self))
+
+    def over(self, other: "Row") -> str:
+        """Return the ratios of the means."""
+        values = zip(self, other, strict=True)
+        return pair(*(mine.drawn.value / theirs.drawn.value for mine, theirs in values))
+
+    def p_values(self, other: "Row") -> str:
+        differences = (mine.difference(theirs) for mine, theirs in zip(self, other, strict=True))
+        return "p = " + ", ".join(f"{each.p_value:.2g}" for each in differences)
+
+
+def pair(features: float, pixels: float) -> str:
+    return f"{features:5.2f} {pixels:6.3f}"
 
 
 class Measured:
@@ -117,7 +177,7 @@ class Measured:
         self.models, self.reference, self.metric, self.file = models, reference, metric, file
         lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
         records = map(json.loads, lines)
-        self.cells = {Cell(*r["cell"]): Distances(*r["distances"]) for r in records}
+        self.cells = {Cell(*r["cell"]): distances_of(r) for r in records}
 
     def one(self, model: str, sampler: str, steps: int, seed: int) -> Distances:
         folder = self.models / model
@@ -127,36 +187,24 @@ class Measured:
         cell = Cell(self.metric, sha256, start, sampler, steps, seed)
         if cell not in self.cells:
             self.cells[cell] = self.reference.distances(cell.images(folder))
-            record = {"cell": cell, "distances": self.cells[cell]}
             with self.file.open("a", encoding="utf-8") as file:
-                print(json.dumps(record), file=file)
+                print(json.dumps(record_of(cell, self.cells[cell])), file=file)
         return self.cells[cell]
 
-    def each(
-        self, trainings: Sequence[str], sampler: str, steps: int, seeds: Iterable[int]
-    ) -> list[Distances]:
-        """The results of a row: one for each training, or for each seed of a single training."""
-        measured = [[self.one(name, sampler, steps, s) for s in seeds] for name in trainings]
-        return measured[0] if len(trainings) == 1 else list(map(mean, measured))
+    def row(self, trainings: Sequence[str], sampler: str, steps: int, seeds: Iterable[int]) -> Row:
+        cells = {name: [self.one(name, sampler, steps, s) for s in seeds] for name in trainings}
+        settings = read_manifest(self.models / trainings[0], ModelManifest).settings
+        name = words(sampler)[1].get("process") if sampler != GAUSSIAN else None
+        process = named_process("few_steps", name) if name else settings.process
+        return Row.of(cells, process.blocks)
 
 
-def mean(each: Sequence[Distances]) -> Distances:
-    return Distances(*(sum(values) / len(each) for values in zip(*each, strict=True)))
+def record_of(cell: Sequence[object], distances: Distances) -> dict[str, object]:
+    return {"cell": cell, "distances": [each.model_dump(mode="json") for each in distances]}
 
 
-def half_widths(each: Sequence[Distances]) -> Distances:
-    """Half of the 95 % interval of each mean; infinite for one result."""
-    if len(each) == 1:
-        return Distances(math.inf, math.inf)
-    return Distances(*(spread(values).interval.half_width for values in zip(*each, strict=True)))
-
-
-def p_values(each: Sequence[Distances], others: Sequence[Distances], paired: bool) -> list[float]:
-    """The p-values of the ratios in features and in pixels."""
-    logs = [np.log(np.array(side)) for side in (each, others)]
-    if paired:
-        return list(ttest_rel(*logs).pvalue)
-    return list(ttest_ind(*logs, equal_var=False).pvalue)
+def distances_of(record: dict[str, list]) -> Distances:
+    return Distances(*map(Estimate.model_validate, record["distances"]))
 
 
 def main() -> None:
@@ -183,33 +231,31 @@ def main() -> None:
     samplers = given.sampler or ["multistep"]
     ratios = "".join(f"{f'/ EM at {steps}':>15}" for steps in sorted(given.against))
     header = f"{'model':18} {'steps':>5}  {'features, pixels':>16} {'±':>12}"
-    print(f"{header}{ratios}  p; sampler; each result")
+    print(f"{header}{ratios}  p; sampler; each training")
     for model in given.models:
         compared = given.baseline or model
         trainings, theirs = (
             [name, *(f"{name}-seed{i}" for i in range(1, given.trainings))]
             for name in (model, compared)
         )
-        baselines = [measured.each(theirs, EM, n, given.seeds) for n in sorted(given.against)]
+        baselines = [measured.row(theirs, EM, n, given.seeds) for n in sorted(given.against)]
         rows = [(EM, steps) for steps in sorted(given.against)]
         rows += [(GAUSSIAN, 0)] * any(each.startswith("few") for each in samplers)
         rows += [(sampler, steps) for sampler in samplers for steps in given.steps]
         for sampler, steps in rows:
-            each = measured.each(trainings, sampler, steps, given.seeds)
-            values = f"{mean(each)!s:>16} {half_widths(each)!s:>12}"
-            values += "".join(f"{mean(each) / mean(baseline)!s:>15}" for baseline in baselines)
+            row = measured.row(trainings, sampler, steps, given.seeds)
+            values = f"{row!s:>16} {row.half_widths():>12}"
+            values += "".join(f"{row.over(baseline):>15}" for baseline in baselines)
             p = ""
             if given.baseline and not baselines:
-                same = measured.each(theirs, sampler, steps, given.seeds)
-                logs = [math.log(a.features / b.features) for a, b in zip(each, same, strict=True)]
-                half = spread(logs).interval.half_width
-                low, high = (math.exp(sum(logs) / len(logs) + side) for side in (-half, half))
-                p = f"/ {given.baseline}: {mean(each) / mean(same)} [{low:.2f}, {high:.2f}]"
-            measurable = len(each) > 1 and sampler != GAUSSIAN  # its images are those of all models
-            if baselines and measurable and (compared != model or sampler != EM):
-                both = p_values(each, baselines[-1], paired=compared == model)
-                p = "p = " + ", ".join(f"{value:.2g}" for value in both)
-            print(f"{model:18} {steps:5}  {values}  {p}; {sampler}; {', '.join(map(str, each))}")
+                same = measured.row(theirs, sampler, steps, given.seeds)
+                p = f"/ {given.baseline}: {row.over(same)}, {row.p_values(same)}"
+            elif baselines and sampler != GAUSSIAN and (compared != model or sampler != EM):
+                p = row.p_values(baselines[-1])
+            each = (
+                pair(*both) for both in zip(*(d.by_training.values() for d in row), strict=True)
+            )
+            print(f"{model:18} {steps:5}  {values}  {p}; {sampler}; {', '.join(each)}")
             sys.stdout.flush()
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 import psld
-from benchmarks.few_steps import SAMPLES, Reference
+from benchmarks.few_steps import SAMPLES, Reference, Row
 from psld.diffusion.time_grid import level_range
 from psld.grid.resolution import compose_sampler
 from psld.sampling.sample import cell_sampler
@@ -88,9 +88,10 @@ def main() -> None:
         print(f"  error of the images without noise, fitted; other half: {errors}")
         for seed in given.seeds:
             options = {"sampler": "few", "steps": steps, "seed": seed}
-            ours = reference.distances(model.sample(SAMPLES, **options))
-            other = reference.distances(model.sample(SAMPLES, levels=levels, **options))
-            print(f"  seed {seed}: few {ours}; fitted {other}; ratio {other / ours}", flush=True)
+            images = [model.sample(SAMPLES, **options | o) for o in ({}, {"levels": levels})]
+            ours, other = (Row.of({"": [reference.distances(each)]}) for each in images)
+            ratio = other.over(ours)
+            print(f"  seed {seed}: few {ours}; fitted {other}; ratio {ratio}", flush=True)
 
 
 if __name__ == "__main__":

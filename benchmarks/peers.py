@@ -6,26 +6,24 @@
 FOLDER is where the grid ran. Every sampler runs three times over: as it comes (noise at σ = 80 and
 Karras's levels), from our start at our levels, and from our start at levels that GITS finds.
 All samplers see the denoiser D(y; σ) of the model. The table has two Fréchet distances of 1,000
-samples, features / pixels, the ratio to `few`, and the p-value of that ratio over trainings and
-seeds: a t-test of its logarithm, by training and seed, although `few` draws other noise. It is not
-corrected for the number of rows: of twenty, one is below 0.05 by chance. Measured cells are kept in
-FOLDER/peers.jsonl.
+samples, features / pixels, the ratio to `few`, and the p-value of the difference, as in
+few_steps. It is not corrected for the number of rows: of twenty, one is below 0.05 by chance.
+Measured cells are kept in FOLDER/peers.jsonl.
 """
 
 import argparse
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import pairwise, product
 from pathlib import Path
 
 import torch
-from scipy.stats import ttest_1samp
 from torch import Tensor
 
 import psld
-from benchmarks.few_steps import BATCH, SAMPLES, Distances, Reference
+from benchmarks.few_steps import BATCH, SAMPLES, Reference, Row, distances_of, record_of
 from psld.data.store import to_uint8
 from psld.grid.resolution import named_sampler
 from psld.sampling.sample import cell_sampler
@@ -225,10 +223,10 @@ def main() -> None:
     subjects = {name: Subject(models / name) for name in given.models}
     file = given.folder / "peers.jsonl"
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    measured = {tuple(r["cell"]): Distances(*r["distances"]) for r in map(json.loads, lines)}
+    measured = {tuple(r["cell"]): distances_of(r) for r in map(json.loads, lines)}
 
-    def cells(sampler: str, setting: str, steps: int) -> Sequence[Distances]:
-        chosen = []
+    def row(sampler: str, setting: str, steps: int) -> Row:
+        chosen = {model: [] for model in given.models}
         for model in given.models:
             for seed in given.seeds:
                 key = (given.grid, model, sampler, setting, steps, seed)
@@ -236,27 +234,21 @@ def main() -> None:
                     images = subjects[model].images(sampler, setting, steps, seed)
                     measured[key] = reference.distances(images)
                     with file.open("a", encoding="utf-8") as lines:
-                        print(json.dumps({"cell": key, "distances": measured[key]}), file=lines)
-                chosen.append(measured[key])
-        return chosen
+                        print(json.dumps(record_of(key, measured[key])), file=lines)
+                chosen[model].append(measured[key])
+        return Row.of(chosen)
 
     print(f"{'steps':>5}  {'features, pixels':>16}  {'/ few':>13}  p (features; pixels)  sampler")
     for steps in given.steps:
-        ours = cells("few", "", steps)
+        ours = row("few", "", steps)
         names = [*SAMPLERS, *(HEUN if steps % 2 else ())]
         rows = [(name, "") for name in OURS] + list(product(names, SETTINGS))
         for sampler, setting in rows:
-            theirs = cells(sampler, setting, steps)
-            mean = Distances(*(sum(each) / len(each) for each in zip(*theirs, strict=True)))
-            base = Distances(*(sum(each) / len(each) for each in zip(*ours, strict=True)))
-            p = [
-                ttest_1samp(
-                    [math.log(a[i] / b[i]) for a, b in zip(theirs, ours, strict=True)], 0
-                ).pvalue
-                for i in range(2)
-            ]
-            text = "" if sampler == "few" else f"{p[0]:8.2g}; {p[1]:.2g}"
-            print(f"{steps:5}  {mean!s:>16}  {mean / base!s:>13}  {text:20}  {sampler}, {setting}")
+            theirs = row(sampler, setting, steps)
+            p = "" if sampler == "few" else theirs.p_values(ours)
+            print(
+                f"{steps:5}  {theirs!s:>16}  {theirs.over(ours):>13}  {p:20}  {sampler}, {setting}"
+            )
             sys.stdout.flush()
 
 

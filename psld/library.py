@@ -1,8 +1,7 @@
 """The library: the work of the commands, as functions on tensors."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,17 +10,17 @@ from torch import Tensor, nn
 from psld.config.settings import quoted
 from psld.data.picture import save_images
 from psld.data.store import to_uint8
-from psld.diffusion.denoiser import SeesImages, StraightDenoiser, check_levels, every_block
+from psld.diffusion.denoiser import SeesImages, StraightDenoiser
 from psld.diffusion.loop import Inpainting
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.score import Batching
 from psld.grid.resolution import NamedProcess, named_process, named_sampler
 from psld.metrics.library import distance, evaluate, load_extractor, load_images
 from psld.networks.forward import forward_pass
+from psld.sampling.foreign import ForeignNetwork
 from psld.sampling.sample import ImageSampler, cell_sampler, with_start
 from psld.training.hub import fetched
 from psld.training.model import Model, build_process, load_guide, load_model
-from psld.training.start import SamplerStart, start_of
 from psld.utils.arguments import (
     check_numbers,
     checked_seed,
@@ -49,6 +48,8 @@ KnownPixels = tuple[Tensor, Tensor]
 """Images and a mask, 1 for a known pixel."""
 
 CALL = "sample()"
+ENDS = {"levels", "final_time"}
+"""The options that decide a sampler's smallest noise level."""
 BATCH = 250
 """The default number of images per network evaluation."""
 
@@ -59,8 +60,9 @@ def load(folder: str | Path, device: str = "auto") -> "LoadedModel":
         model = psld.load("models/demo/psld-0.02")
 
     Args:
-        folder: written by psld train; holds weights.safetensors and manifest.json. Or an address
-            on the Hugging Face Hub, hf://USER/NAME@COMMIT; without @COMMIT it is the newest.
+        folder: written by psld train; holds weights.safetensors and manifest.json. Or GRID/MODEL,
+            for models/GRID/MODEL; or an address on the Hugging Face Hub, hf://USER/NAME@COMMIT;
+            without @COMMIT it is the newest.
         device: `auto`, or a torch device such as `cpu` or `cuda`.
 
     Raises:
@@ -161,22 +163,14 @@ class LoadedModel(Model):
         return _images(sampled, n, seed, inpainting, raw, progress)
 
 
-@dataclass(frozen=True)
-class ForeignDenoiser:
+class ForeignDenoiser(ForeignNetwork):
     """Somebody's network D(y, σ) as the network of every process; see `from_denoiser`."""
 
-    network: nn.Module
-    shape: tuple[int, int, int]
-    sigma_min: float
-    sigma_max: float
-    images: Tensor | None
-
-    @cached_property
-    def start(self) -> SamplerStart | None:
-        """The start of samplers; None without images. Evaluates the network 19 times on 256."""
-        if self.images is None:
-            return None
-        return start_of(self.images, self.network, device_of(self.network), self.sigma_max)
+    @in_words_of_the_call("eps()")
+    def eps(self, process: NamedProcess = "psld") -> SeesImages:
+        """Return ε(z, t) of a process, for `log_likelihood`; its `process` is that process."""
+        built = named_process("eps()", process).build()
+        return SeesImages(built, self.network, gives_image=True)
 
     @in_words_of_the_call(CALL)
     def sample(
@@ -184,7 +178,7 @@ class ForeignDenoiser:
         n: int,
         *,
         process: NamedProcess = "psld",
-        sampler: str = "multistep",
+        sampler: str | None = None,
         steps: int | None = None,
         seed: int | None = 0,
         inpainting: KnownPixels | None = None,
@@ -195,18 +189,19 @@ class ForeignDenoiser:
     ) -> Tensor:
         """Sample n images; arguments, result and errors are those of `LoadedModel.sample`.
 
-        There are no labels and guides: bind a class to the network.
+        There are no labels and guides: bind a class to the network. `sampler=None` is few if there
+        are images of the training, else multistep, at the noise levels that the network takes.
         """
         check_numbers(CALL, 1, n=n, batch_size=batch_size)
         seed = checked_seed(CALL, seed)
-        built = every_block(named_process(CALL, process).build())
-        chosen = named_sampler(CALL, sampler, steps, options)
-        start = self.start if chosen.starts_from_data else None
-        chosen, gaussian = with_start(chosen, built, start, device_of(self.network))
-        check_levels(chosen.noise_levels(built), self.sigma_min, self.sigma_max, "network")
-        eps = SeesImages(built, forward_pass(self.network, chosen.precision), gives_image=True)
-        given = built, chosen, eps, self.network, self.shape, Batching(batch_size)
-        return _images(ImageSampler(*given, gaussian=gaussian), n, seed, inpainting, raw, progress)
+        built = named_process(CALL, process).build()
+        few = self.images is not None and inpainting is None
+        name = sampler or ("few" if few else "multistep")
+        chosen = named_sampler(CALL, name, steps, options)
+        if sampler is None and inpainting is None and ENDS.isdisjoint(options):
+            chosen = self.fitted(chosen, built)
+        sampled = self.sampler(built, chosen, batch_size)
+        return _images(sampled, n, seed, inpainting, raw, progress)
 
 
 def from_denoiser(
@@ -222,25 +217,26 @@ def from_denoiser(
             def forward(self, y, sigma):
                 return torch.zeros_like(y)
 
-        model = psld.from_denoiser(Gray(), (3, 32, 32), sigma_min=0, sigma_max=float("inf"))
-        images = model.sample(4, process="cld", sampler="sscs", steps=10)
+        model = psld.from_denoiser(Gray(), (3, 32, 32), sigma_min=0.002, sigma_max=80)
+        images = model.sample(4)
 
     With images of its training, samplers can start from their mean and covariance:
 
         seen = torch.randint(0, 256, (100, 3, 32, 32), dtype=torch.uint8)   # psld.load_images(…)
         model = psld.from_denoiser(Gray(), (3, 32, 32), sigma_min=0.002, sigma_max=80, images=seen)
-        images = model.sample(4, process="vp-sde", sampler="few", steps=4, start_level=3.0)
+        images = model.sample(4, process="vp-sde", steps=4, start_level=3.0)
 
     Args:
         network: D(y, σ): images with noise, N×C×H×W, and noise levels, N, float32 → the images that
             it predicts, on [−1, 1].
         shape: of an image, C×H×W.
-        sigma_min: the smallest noise level that it takes; processes with smaller ones are refused.
-        sigma_max: the largest one. From the prior, processes reach 150 to 700.
-        images: of the training, uint8 N×C×H×W. Samplers can then start from their mean and
-            covariance (`sampler="few"`), at a level up to `sigma_max` that the network's errors on
-            256 of them decide at the first use: they count what it has memorized as gain, so
-            `start_level` may be better. Call `network.eval()` before.
+        sigma_min: the smallest noise level that it takes; samplers that ask for smaller ones are
+            refused. 0 if it takes any.
+        sigma_max: the largest one; inf if it takes any. From the prior, processes reach 150 to 700.
+        images: of the training, uint8 N×C×H×W. Samplers then start from their mean and covariance
+            (`sampler="few"`, the default with images), at a level up to `sigma_max` that the
+            network's errors on 256 of them decide at the first use: they count what it has
+            memorized as gain, so `start_level` may be better. Call `network.eval()` before.
     """
     channels, height, width = checked_shape("from_denoiser()", shape, "C×H×W")
     image = (channels, height, width)
@@ -342,7 +338,7 @@ def denoiser(model: Model, n: int | None = None, seed: int = 0) -> StraightDenoi
         raise UserError("denoiser(): this model has momentum to draw: give n, the images per call")
     n = 1 if n is None else n
     check_numbers("denoiser()", 1, n=n)
-    check_numbers("denoiser()", 0, seed=seed)
+    seed = checked_seed("denoiser()", seed)
     size = dataset.image_size
     shape = (n, (model.process.blocks - 1) * dataset.channels, size, size)
     with ShardNoise(seed, 0, shape, device_of(network)) as noise:

@@ -13,13 +13,14 @@ from psld.grid.cells import Grid
 from psld.metrics.estimate import Estimate
 from psld.metrics.results import CellResult, CellResults
 from psld.metrics.settings import Measurement
-from psld.training.manifest import ModelManifest, write_manifest
+from psld.training.manifest import Imported, ModelManifest, write_manifest
 from psld.utils.files import digest_of, write_text
 from psld.utils.tensors import load_tensors
 
 SOFTWARE: dict[str, Any] = {"versions": {}, "precision": {}, "git_revision": None}
 
-WEIGHTS: dict[str, Any] = {"weights_sha256": "0" * 64, "dataset_digest": None, "step": None}
+IMPORTED = Imported(file="official.ckpt", sha256="c" * 64, weights="ema")
+"""The checkpoint of a grid's models that have one."""
 
 
 def sealed(content: dict[str, Any]) -> str:
@@ -60,7 +61,14 @@ def made_with(grid: Grid, name: str) -> dict[str, Any]:
     trained = {"model": cell.model, "guide": cell.guide}
     weights = {
         key: record
-        and {"name": record.name, "settings": record.settings.model().identity(), **WEIGHTS}
+        and {
+            "name": record.name,
+            "settings": record.settings.model().identity(),
+            "weights_sha256": digest_of(record.folder),
+            "dataset_digest": None,
+            "step": None,
+            "imported": IMPORTED if record.checkpoint else None,
+        }
         for key, record in trained.items()
     }
     return weights | {

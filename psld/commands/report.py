@@ -18,7 +18,7 @@ from psld.grid import paths
 from psld.grid.cache import load_grid
 from psld.grid.figures import all_figures
 from psld.grid.records import Guide, Model
-from psld.utils.errors import RunError, UserError
+from psld.utils.errors import NotComparedError, RunError, UserError, one_line
 from psld.utils.files import sha256_of_file, write_text
 
 
@@ -203,8 +203,9 @@ def verify(settings: VerifySettings) -> None:
         psld verify demo.zip grid_name=demo               # values, bands, settings, with your grid
         psld verify demo.zip reference=features/digits    # and the reference, with your own
 
-    Exits with 0 if nothing differs, with 1 if something differs or cannot be recomputed, and with 2
-    for a file that is damaged or not a certificate. docs/results.md says what that proves.
+    Exits with 0 if nothing differs, with 1 if something differs, with 2 for a file that is damaged
+    or not a certificate, and with 3 if nothing differs but something could not be compared: numbers
+    or a reference whose features are not in the file. docs/results.md says what that proves.
     """
     import torch
 
@@ -218,21 +219,21 @@ def verify(settings: VerifySettings) -> None:
         verified = certificate.verify(path, Path(temporary), settings.grid_name, settings.reference)
         print_tables(verified.grid, verified.results, with_summary=False)
     for line in verified.wrong:
-        print(f"differs: {path}: {line}")
+        print(one_line(f"differs: {path}: {line}"))
     for table, checked in verified.tables.items():
         counts = ", ".join(f"{n} {what}" for what, n in sorted(checked.items()))
-        print(f"{path}: {table}: {counts}")
+        print(one_line(f"{path}: {table}: {counts}"))
     total = sum(sum(checked.values()) for checked in verified.tables.values())
     print(f"{path}: {total} numbers in all, {len(verified.wrong)} differences")
     for line in verified.notes:
-        print(f"{path}: {line}")
+        print(one_line(f"{path}: {line}"))
     print(f"{path}: not proven: that the features are of samples of the models that are named")
     if path.is_file():
         print(f"{path}: SHA-256 {sha256_of_file(path)}")
     if verified.wrong:
         raise RunError(f"{path}: {len(verified.wrong)} differences, listed above")
-    if unknown := sum(checked["not recomputed"] for checked in verified.tables.values()):
-        raise RunError(f"{unknown} numbers cannot be recomputed: evaluate with keep=2048")
+    if verified.missing:
+        raise NotComparedError("; ".join(verified.missing))
 
 
 class DesignSettings(Settings):

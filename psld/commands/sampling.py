@@ -13,14 +13,15 @@ RUN = {"first", "shards", "output", "png", "npz", *SamplingRun.model_fields}
 def sample(settings: SampleSettings) -> None:
     """Sample a cell: a range of its shards, in one process.
 
-        psld sample model=models/demo/cld sampler=em sampler.steps=50 output=samples/mine
+        psld sample model=demo/cld sampler=em sampler.steps=50 output=samples/mine
         psld sample model=models/demo/cld shard_size=16 output=sixteen png=pictures
         psld sample model=models/demo/psld-0.02 guidance@sampler.guidance=classifier \\
             guide=guides/demo/psld-0.02 sampler.guidance.label=3 output=threes
         psld sample model=models/demo/cld shards=50 output=samples/mine npz=mine.npz
         psld sample cell=demo/cld/em-quadratic-40      # a grid's cell: all its shards
 
-    Complete shards are kept. A killed run loses at most the shard in progress.
+    Complete shards are kept. A killed run loses at most the shard in progress. An output with
+    samples of another model or sampler is refused.
     """
     print(f"wrote {sample_range(with_fetched_model(settings))}")
 

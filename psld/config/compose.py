@@ -40,7 +40,7 @@ def refusing(where: str) -> Iterator[None]:
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(f"{where}: {text_of(error)}") from None
+        raise UserError(f"{where}: {text_of(error).removeprefix(f'{where}: ')}") from None
     except yaml.YAMLError as error:  # It names the file and the line.
         raise UserError(f"{where}: not valid YAML ({text_of(error)})") from None
     # process=inf, process=[1], 5,000 digits, lists in lists in …; hydra.run.dir=/proc/x

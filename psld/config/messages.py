@@ -11,14 +11,16 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
+from psld.config.locations import config_file, config_names
 from psld.utils.errors import (
+    DISK_ERRORS,
     MACHINE_ERRORS,
     PSLDError,
     is_out_of_memory,
     missing_extra,
+    one_line,
     printable,
 )
-from psld.utils.files import DISK_ERRORS
 
 WRONG_PATHS = PermissionError | NotADirectoryError | IsADirectoryError | FileNotFoundError
 WRONG_PLACES = {errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP}
@@ -79,9 +81,9 @@ def text_of(error: Exception) -> str:
     """Return an error as one line, without Hydra's advice that does not apply here."""
     if line := missing_extra(error):
         return line
-    text = printable(" ".join((str(error) or str(error.__cause__ or "")).split()))
+    text = one_line(str(error) or str(error.__cause__ or ""))
     if type(error).__name__ == "OverrideParseException":
-        word = printable(" ".join(error.override.split()))
+        word = one_line(error.override)
         key, _, value = word.partition("=")
         bare = value.strip("'\"")
         if not re.search(r"[^\w.-]", value, re.ASCII):
@@ -107,8 +109,22 @@ def _meant(key: str, error: Exception) -> str:
     config = error.__cause__.parent_node._get_root()
     names = [name for name, _ in entries_of(OmegaConf.to_container(config))]
     same = [name for name in names if name.endswith(f".{key}")]
+    if not same and (elsewhere := _with_another_config(key.rpartition(".")[2], names)):
+        return elsewhere
     found = same or get_close_matches(key, names, cutoff=0.8)
     return f" (is {found[0]} meant?)" if found else ""
+
+
+def _with_another_config(name: str, names: list[str]) -> str:
+    """Say which guidance or sampler of the command has a setting, if another one is chosen."""
+    line = re.compile(rf"^{re.escape(name)}:", re.MULTILINE)
+    for group, place in {"guidance": "sampler.guidance", "sampler": "sampler"}.items():
+        files = {each: config_file(group, each).read_text("utf-8") for each in config_names(group)}
+        found = [each for each, text in files.items() if place in names and line.search(text)]
+        if found:
+            word = group if group == place else f"{group}@{place}"
+            return f"; {place}.{name} is one with {word}={' or '.join(found)}"
+    return ""
 
 
 def entries_of(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

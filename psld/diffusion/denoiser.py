@@ -167,18 +167,22 @@ def every_block(process: LinearProcess) -> LinearProcess:
 
 
 def check_levels(
-    asked: tuple[float, float], low: float, high: float, network: str = "denoiser"
+    asked: tuple[float, float],
+    low: float,
+    high: float,
+    network: str = "denoiser",
+    other: str = "train one with another training.noise_law",
 ) -> None:
     """Raise UserError if a network for levels in [low, high] is asked for others, up to rounding.
 
-    `asked`: the smallest and the largest.
+    `asked`: the smallest and the largest. `other`: what else to do about it.
     """
     smallest, largest = asked
     if smallest < low * (1 - ROUNDING) or largest > high * (1 + ROUNDING):
         raise UserError(
             f"process: its noise levels are {smallest:.3g} to {largest:.3g}, and the {network} "
             f"takes {low:.3g} to {high:.3g}; change sampler.final_time, sampler.levels or the "
-            "process, or train one with another training.noise_law"
+            f"process, or {other}"
         )
 
 

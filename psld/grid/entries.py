@@ -11,18 +11,26 @@ from statistics import fmean, stdev
 from typing import Literal, NamedTuple, get_args
 
 from psld.grid.cells import Grid
-from psld.grid.seeds import LEAST_TRAININGS, SeedResults, read_results
+from psld.grid.seeds import LEAST_TRAININGS, Scope, SeedResults, read_results
 from psld.grid.tables import Band, Comparison, Number, Place
-from psld.metrics.comparison import Difference, place_in_band, samples_to_decide
+from psld.metrics.comparison import Difference, holm, place_in_band, samples_to_decide
 from psld.metrics.estimate import CONFIDENCE, Interval
 from psld.metrics.results import NUMBER_KINDS, CellResult, Show
 
 Status = Literal[
     *("reproduced", "off", "agrees for these weights", "differs for these weights"),
+    *("agrees for imported weights", "differs for imported weights"),
     *("undecided", "measured", "not run", "literature"),
 ]
 
 STATUSES: tuple[Status, ...] = get_args(Status)
+
+VERDICTS: dict[Scope, tuple[Status, Status]] = {
+    "training": ("reproduced", "off"),
+    "imported weights": ("agrees for imported weights", "differs for imported weights"),
+    "these weights": ("agrees for these weights", "differs for these weights"),
+}
+"""If the whole interval is inside the band, and if it is outside."""
 
 
 class Rank(NamedTuple):
@@ -50,6 +58,11 @@ class TableEntry(Place):
     def results(self) -> tuple[CellResult, ...]:
         """The results so far: none for a literature row or a cell that has not been run."""
         return self.measured.results
+
+    @property
+    def missing_seeds(self) -> int:
+        """The results that the grid asks for and that are not in our number."""
+        return self.seeds - len(self.results)
 
     @property
     def samples(self) -> int | None:
@@ -136,8 +149,8 @@ class TableEntry(Place):
     def status(self) -> Status:
         """The verdict: reproduced if the whole interval is in the band, off if none of it is.
 
-        With fewer than three trainings it is one of these weights alone. `measured` if there is
-        nothing to compare with.
+        With fewer than three trainings, and with imported ones, it is of the weights alone.
+        `measured` if there is nothing to compare with.
         """
         if self.row.literature or (self.row.images and self.number is None):
             return "literature"
@@ -145,14 +158,8 @@ class TableEntry(Place):
             return "not run"
         if self._judged is None:
             return "measured"
-        verdicts: dict[tuple[str, bool], Status] = {
-            ("inside", True): "reproduced",
-            ("outside", True): "off",
-            ("inside", False): "agrees for these weights",
-            ("outside", False): "differs for these weights",
-        }
-        place = place_in_band(*self._judged)
-        return verdicts.get((place, self.measured.covers_training), "undecided")
+        inside, outside = VERDICTS[self.measured.scope]
+        return {"inside": inside, "outside": outside}.get(place_in_band(*self._judged), "undecided")
 
     @property
     def needs(self) -> Literal["samples", "trainings"] | None:
@@ -164,7 +171,7 @@ class TableEntry(Place):
         """
         if self.status != "undecided" or self.row.images:
             return None
-        if not self.measured.covers_training:
+        if self.measured.scope == "these weights":
             return "trainings"
         if not self.measured.inpainted and self._samples_to_decide:
             return "samples"
@@ -262,21 +269,16 @@ class AnsweredComparison:
     compared: Comparison
     smaller: SeedResults
     larger: SeedResults
-    comparisons: int
-    """The number of comparisons of the claim, for Bonferroni's correction."""
     paper: float | None
     """The paper's difference, if it has both numbers."""
+    p_value: float = 1.0
+    """Of the difference, after Holm's correction for the comparisons of the claim."""
 
     @cached_property
     def difference(self) -> Difference | None:
         """The side that the paper calls smaller minus the other; None if one has not been run."""
         has_both = self.smaller.results and self.larger.results
-        return self.smaller.difference(self.larger) if has_both else None
-
-    @property
-    def p_value(self) -> float | None:
-        """The p-value of the difference, after Bonferroni's correction."""
-        return self.difference and min(1.0, self.comparisons * self.difference.p_value)
+        return self.smaller.difference(self.larger, self.compared.show) if has_both else None
 
     @property
     def trainings(self) -> int:
@@ -305,13 +307,14 @@ def read_claims(grid: Grid, root: Path = Path()) -> Iterator[AnsweredComparison]
     """
     papers = paper_values(grid)
     for claim, comparisons in zip(grid.file.claims, grid.file.comparisons, strict=True):
+        answered = []
         for compared in comparisons:
             numbers = compared.smaller, compared.larger
-            printed = [papers.get(number, {}).get("value") for number in numbers]
-            yield AnsweredComparison(
-                claim.claim,
-                compared,
-                *(read_results(grid, number, root) for number in numbers),
-                comparisons=len(comparisons),
-                paper=None if None in printed else printed[0] - printed[1],
-            )
+            printed = [papers.get(number, {}).get(compared.show) for number in numbers]
+            sides = (read_results(grid, number, root) for number in numbers)
+            paper = None if None in printed else printed[0] - printed[1]
+            answered.append(AnsweredComparison(claim.claim, compared, *sides, paper))
+        # What was not run counts as a comparison that finds nothing.
+        p_values = holm([each.difference.p_value if each.difference else 1.0 for each in answered])
+        for each, p_value in zip(answered, p_values, strict=True):
+            yield replace(each, p_value=p_value)

@@ -30,7 +30,8 @@ LEAST_FRICTIONS = 3
 """The fewest values of Γ in a line: two points show little of a dependence."""
 
 _LEVELS = (
-    "Bars are 95 % intervals. Hollow markers are the paper's numbers, if it has any. The lines "
+    "Bars are 95 % intervals. Lines of a panel are moved apart by a few points, so that their bars "
+    "do not cover each other. Hollow markers are the paper's numbers, if it has any. The lines "
     "“noise” and “test split”, if on the axis, are the distances of pure noise and held-out images."
 )
 _SAME_START = "from the same noise in every model with as many blocks of variables"
@@ -57,8 +58,9 @@ CAPTIONS = {
     ),
     "training": (
         "Mean loss of each model over its training steps; both axes are logarithmic, and long "
-        "curves are averaged over steps. Losses of different processes measure different noise: a "
-        "lower one does not mean a better model."
+        "curves are averaged over steps. Networks of one process predict noise, and denoisers the "
+        "image. Losses of different processes measure different noise: a lower one does not mean a "
+        "better model."
     ),
 }
 """The captions of plots, and of all figures of a kind."""
@@ -94,8 +96,8 @@ class GridFigure:
         name = self.cell.name
         match self.cell.sampler.guidance:
             case "inpainting":
-                pairs = "with the hole in blue, and below it filled in"
-                return f"The first inpainted images of {name}, not chosen: {pairs}."
+                rows = "with the hole in blue, below it filled in, and below this the original"
+                return f"The first inpainted images of {name}, not chosen: {rows}."
             case "classifier" | "classifier-free":
                 return f"The first samples of {name}, not chosen: a row for each class asked for."
         return f"The first samples of {name}, not chosen. The same positions start {_SAME_START}."

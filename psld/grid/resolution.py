@@ -59,7 +59,10 @@ def named_process(call: str, process: NamedProcess) -> ProcessSettings:
     """
     process = {process: {}} if isinstance(process, str) else process
     if not isinstance(process, Mapping) or len(process) != 1:
-        raise UserError('process is a name or {name: settings}, {"psld": {"gamma": 0.25}}')
+        raise UserError(
+            'process is a name or {name: settings}: {"psld": {"gamma": 0.25}}, or with matrices of '
+            'your own {"recipe": {"D": …, "Q": …, "S": …}}'
+        )
     [(name, settings)] = process.items()
     words = [f"process={name}", *as_words("process", settings), "model=x", "output=x"]
     content = _compose("sample", words, call)

@@ -126,12 +126,13 @@ class GridFile(Settings):
                     where = f"table {table.title!r}, row {place.row.label}: "
                     _check_known(f"{where}unknown model", place.number.model, self.models)
                     _check_known(f"{where}unknown sampler", place.number.sampler, self.samplers)
+        shown = {(place.number, place.show) for place in self.places_in()}
         for claim, comparisons in zip(self.claims, self.comparisons, strict=True):
-            for number in (n for each in comparisons for n in (each.smaller, each.larger)):
-                if number not in self.numbers:
+            for number, show in ((n, c.show) for c in comparisons for n in (c.smaller, c.larger)):
+                if (number, show) not in shown:
                     raise ValueError(
-                        f"claim {claim.claim!r}: {number.cell} by {number.metric} of "
-                        f"{number.samples} samples is in no table"
+                        f"claim {claim.claim!r}: no table has the {show} of {number.cell} by "
+                        f"{number.metric} of {number.samples} samples"
                     )
         for figure, cell in self.figure_cells:
             model, _, sampler = cell.partition("/")

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
+from typing import Literal
 
 from psld.grid.cells import Cell, Grid
 from psld.grid.tables import Number
@@ -14,12 +15,17 @@ from psld.metrics.results import CellResult, CellResults, Show
 LEAST_TRAININGS = 3
 """The fewest trainings for a verdict that is not of these weights alone."""
 
+Scope = Literal["training", "imported weights", "these weights"]
+"""What a verdict is of: trainings of this kind, a checkpoint of others, or less than either."""
+
 
 @dataclass(frozen=True)
 class SeedResults:
     """The results of one number, for all of its seeds that have been run."""
 
     by_cell: dict[Cell, CellResult] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
+    """The files that are there, but hold no result of these records."""
 
     @property
     def results(self) -> tuple[CellResult, ...]:
@@ -45,23 +51,22 @@ class SeedResults:
         return pooled([averaged(by_noise[noise]) for noise in sorted(by_noise)])
 
     def by_training(self, show: Show = "value") -> dict[str, float]:
-        """Return a number of each training, by its folder: the mean over sampling seeds.
+        """Return a number of each training, by its weights: the mean over sampling seeds.
 
-        Models that share weights, a denoiser as several processes, have the same trainings.
+        Models that share weights, a denoiser as several processes, have the same trainings. Copies
+        of a training under other names are one.
         """
         trainings: dict[str, list[float]] = {}
-        for cell, result in self.by_cell.items():
-            trainings.setdefault(cell.model.folder, []).append(float(result.number(show)))
-        return {folder: fmean(values) for folder, values in trainings.items()}
+        for result in self.results:
+            trainings.setdefault(result.model.weights_sha256, []).append(float(result.number(show)))
+        return {weights: fmean(values) for weights, values in trainings.items()}
 
     @property
-    def covers_training(self) -> bool:
-        """True if a verdict is not of these weights alone.
-
-        That takes three trainings, or the weights of the paper's authors.
-        """
-        imported = all(cell.model.checkpoint for cell in self.by_cell)
-        return imported or len(self.by_training()) >= LEAST_TRAININGS
+    def scope(self) -> Scope:
+        """What a verdict is of: with fewer than three trainings, of these weights alone."""
+        if all(result.model.imported for result in self.results):
+            return "imported weights"
+        return "training" if len(self.by_training()) >= LEAST_TRAININGS else "these weights"
 
     def trained(self, show: Show = "value") -> Estimate | None:
         """The mean of a number with the error of training again; None for a single training."""
@@ -91,17 +96,22 @@ class SeedResults:
         errors = [drawn.extrapolated, *([again.interval] if again else [])]
         return combined(drawn.extrapolated.value, errors)
 
-    def difference(self, other: "SeedResults") -> Difference:
-        """Return the difference of the metric to that of another cell.
+    def difference(self, other: "SeedResults", show: Show = "value") -> Difference:
+        """Return the difference of a number to that of another cell.
 
         It is paired by samples if both draw the same noise, whatever the sampler: the same sampling
         seeds, samples and number of blocks of variables. With several trainings, the error of
-        training again is added; it is paired too if both cells are of the same trainings.
+        training again is added; it is paired too if both cells are of the same trainings. A count
+        has this error alone.
         """
-        a, b = self.drawn(), other.drawn()
-        paired = self._noise == other._noise and a.block_samples == b.block_samples
-        drawn = paired_difference(a, b) if paired else unpaired_difference(a, b)
-        return drawn.retrained(self.by_training(), other.by_training())
+        a, b = self.drawn(show), other.drawn(show)
+        if a is None or b is None:
+            value = fmean(self.values(show)) - fmean(other.values(show))
+            drawn = Difference(value, (), paired=False)
+        else:
+            paired = self._noise == other._noise and a.block_samples == b.block_samples
+            drawn = paired_difference(a, b) if paired else unpaired_difference(a, b)
+        return drawn.retrained(self.by_training(show), other.by_training(show))
 
     @property
     def _noise(self) -> set[tuple[int, int, int]]:
@@ -136,9 +146,9 @@ class ImagesResults(SeedResults):
         return {}
 
     @property
-    def covers_training(self) -> bool:
-        """True: a verdict is of the file, which nobody trains again."""
-        return True
+    def scope(self) -> Scope:
+        """A verdict is of the file, which nobody trains again."""
+        return "training"
 
     @property
     def _noise(self) -> set[tuple[int, int, int] | str]:
@@ -148,20 +158,22 @@ class ImagesResults(SeedResults):
 def read_results(grid: Grid, number: Number, root: Path = Path()) -> SeedResults:
     """Read the results of a number for all of its seeds, as far as they have been run.
 
-    Results of other records are left out: the grid has changed since.
+    Results of other records are left out: the grid has changed since, or their files were moved.
 
     Args:
         root: the folder of the project.
     """
-    measurement, by_cell = grid.measurement(number), {}
+    measurement = grid.measurement(number)
+    made = [grid.images[number]] if number.images else grid.replicates(number)
+    found, others = {}, []
+    for each in made:
+        if result := CellResults.find(root / each.result, measurement.digest(each.digest)):
+            found[each] = result
+        elif (root / each.result).exists():
+            others.append(each.result)
     if number.images:
-        images = grid.images[number]
-        path, record = root / images.result, measurement.digest(images.digest)
-        return ImagesResults(result=CellResults.find(path, record))
-    for cell in grid.replicates(number):
-        if result := CellResults.find(root / cell.result, measurement.digest(cell.digest)):
-            by_cell[cell] = result
-    return SeedResults(_complete(by_cell))
+        return ImagesResults(others=tuple(others), result=found.get(grid.images[number]))
+    return SeedResults(_complete(found), tuple(others))
 
 
 def _complete(by_cell: dict[Cell, CellResult]) -> dict[Cell, CellResult]:

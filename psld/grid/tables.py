@@ -217,16 +217,17 @@ class Table(Settings):
 
 
 class Comparison(NamedTuple):
-    """Two numbers of a claim."""
+    """Two numbers of a claim, of one kind."""
 
     label: str
     """The values of the claim's lists that tell it from the others."""
     smaller: Number
     larger: Number
+    show: Show
 
 
 class Claim(Settings):
-    """A comparison of the paper: metrics in the grid's tables are smaller than others.
+    """A comparison of the paper: numbers in the grid's tables are smaller than others.
 
     A placeholder takes every value of its list under `over`; several take all combinations.
     """
@@ -253,7 +254,7 @@ class Claim(Settings):
                 merged((defaults, self.cell, side), fields, where)
                 for side in (self.smaller, self.larger)
             )
-            if smaller[3:] != larger[3:] or {show, other} != {"value"}:
+            if smaller[3:] != larger[3:] or show != other:
                 raise ValueError(f"{where}: compare one metric of equal numbers of samples")
-            compared.append(Comparison(", ".join(fields.values()), smaller, larger))
+            compared.append(Comparison(", ".join(fields.values()), smaller, larger, show))
         return compared

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from psld.config.locations import config_names
+from psld.data.settings import PrepareSettings
 from psld.grid import paths
 from psld.grid.cache import load_grid, nearest
 from psld.grid.cells import Cell, Grid, Images
@@ -87,6 +88,12 @@ class Workflow:
         """The name of a dataset's record, GRID/DATASET."""
         return f"{self.datasets[wildcards.dataset].name}/{wildcards.dataset}"
 
+    @property
+    def preparations(self) -> dict[str, PrepareSettings]:
+        """The settings of each dataset's preparation, by GRID/DATASET."""
+        known = self.datasets.items()
+        return {f"{grid.name}/{name}": grid.datasets[name].settings for name, grid in known}
+
     def reference(self, wildcards: Any) -> Features:
         """The features of the wildcards `dataset` and `features`."""
         name = f"{wildcards.dataset}/{wildcards.features}"
@@ -137,9 +144,10 @@ class Workflow:
         return [cell.records[0] for cell in figure.cells.values()]
 
     def figure_images(self, wildcards: Any) -> list[str]:
-        """The prepared dataset whose images a figure shows."""
+        """The prepared dataset whose images a figure shows: training images, or originals."""
         figure = self.figure(wildcards)
-        return [figure.cell.model.settings.data] if figure.kind == "nearest" else []
+        shows = figure.kind == "nearest" or (figure.kind == "samples" and figure.cell.datasets)
+        return [figure.cell.model.settings.data] if shows else []
 
     def figure_content(self, wildcards: Any) -> dict[str, Any]:
         """The contents of a figure besides its inputs: names, colors and the paper's numbers."""

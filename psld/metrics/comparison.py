@@ -16,7 +16,8 @@ class Difference(NamedTuple):
 
     value: float
     errors: tuple[tuple[float, float], ...]
-    """Independent errors that add: each a standard error with its degrees of freedom."""
+    """Independent errors that add: each a standard error with its degrees of freedom. None for
+    counts of single trainings, which are compared as they are."""
     paired: bool
     """True if the cells share their noise and were compared block by block."""
 
@@ -61,7 +62,7 @@ class Difference(NamedTuple):
         def excess(log_p: float) -> float:
             return self._half_width(math.exp(log_p)) - abs(self.value)
 
-        least = -600.0  # 10⁻²⁶⁰: smaller ones are 0
+        least = -200.0  # 10⁻⁸⁷: smaller ones are 0, and far below it SciPy's quantile is NaN
         if self.value == 0:
             return 1.0
         return 0.0 if excess(least) <= 0 else math.exp(brentq(excess, least, 0.0))
@@ -112,6 +113,20 @@ def _welch(estimates: Sequence[Estimate]) -> tuple[float, float]:
     weights = sum(v**2 / f for v, f in zip(variances, freedoms, strict=True))
     freedom = sum(variances) ** 2 / weights if weights else float(sum(freedoms))
     return sum(variances) ** 0.5, freedom
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return the p-values of several comparisons after Holm's correction (1979).
+
+    The smallest of m is multiplied by m, the next one by m − 1, and so on; none is made smaller
+    than the one before. Then any wrong finding at all has a probability of at most 5 %, however
+    the comparisons depend on each other. Bonferroni's correction, m for each, finds less.
+    """
+    corrected, before = [0.0] * len(p_values), 0.0
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    for factor, index in zip(range(len(order), 0, -1), order, strict=True):
+        before = corrected[index] = min(1.0, max(before, factor * p_values[index]))
+    return corrected
 
 
 def place_in_band(

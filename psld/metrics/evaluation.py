@@ -158,6 +158,8 @@ def recompute(
         reference, manifest = loaded[key]
         check_reference(metric, folder, manifest, manifest.extractor_digest, model)
         facts = _facts(settings, measurement, model, guide, gathered, manifest)
+        if result.floor_samples is None:  # Earlier versions did not write it.
+            facts["floor_samples"] = None
         software = result.model_dump(include=set(MadeRecord.model_fields))
         if reference and measure:
             numbers = gathered.numbers(measurement, reference)

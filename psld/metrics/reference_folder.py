@@ -66,6 +66,7 @@ class ReferenceManifest(MadeRecord):
         return {
             "extractor_test_accuracy": self.extractor_test_accuracy,
             "reference_samples": self.images.get(split, 0),
+            "floor_samples": self.images.get("train" if split == "test" else "test"),
             "reference_sha256": self.features_sha256,
         }
 
@@ -222,6 +223,5 @@ def check_reference(
         return
     # Of an imported model, only the name of its dataset is certain.
     dataset, digest = model.settings.dataset.name, model.dataset_digest
-    fits = digest == reference.dataset_digest if digest else dataset == reference.dataset
-    if not fits:
+    if dataset != reference.dataset or digest not in (None, reference.dataset_digest):
         raise UserError(f"{folder}: of dataset {reference.dataset}, but the model is of another")

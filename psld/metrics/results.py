@@ -3,7 +3,7 @@
 `Show` and `NUMBER_KINDS` list the kinds of numbers that a table can show.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -11,6 +11,7 @@ from psld.config.settings import MadeRecord, Settings, read_record
 from psld.diffusion.samplers import SamplerSettings
 from psld.metrics.estimate import Estimate, Interval
 from psld.metrics.settings import MetricSettings
+from psld.training.manifest import Imported
 
 Show = Literal["value", "nfe", "class_accuracy"]
 """What an entry of a table shows; NUMBER_KINDS describes each."""
@@ -23,6 +24,8 @@ class Weights(Settings):
     weights_sha256: str
     dataset_digest: str | None
     step: int | None
+    imported: Imported | None = None
+    """The checkpoint that they come from; null for a training."""
     settings: dict[str, Any]
     """The settings that decide the weights."""
 
@@ -47,6 +50,8 @@ class CellResult(MadeRecord):
     sampling_device: str | None = None
     floor: float | None
     """The metric of real images that are not in the reference; null without a test split."""
+    floor_samples: int | None = None
+    """Their number; null in results of earlier versions, too."""
     noise: float | None
     """The metric of pure noise; null if the reference is no dataset of ours."""
     nearest: tuple[tuple[int, int], ...] | None
@@ -68,6 +73,12 @@ class CellResult(MadeRecord):
     images_sha256: str | None = None
     reference_estimate: Estimate | None = None
     """The value with the interval for other images of the reference, and these images."""
+
+    def __repr_args__(self) -> Iterator[tuple[str, Any]]:
+        """Show the numbers alone; `model_dump()` has the rest."""
+        yield "metric", self.metric["name"]
+        for name in ("value", "samples", "interval", "extrapolated"):
+            yield name, getattr(self, name)
 
     @property
     def value(self) -> float:

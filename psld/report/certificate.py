@@ -7,18 +7,17 @@ reference with those of the reader.
 """
 
 import csv
-import math
 import os
 import shutil
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable
 from contextlib import chdir
 from dataclasses import replace
 from itertools import chain, zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -29,11 +28,18 @@ from psld.grid.cache import grid_as_json, grid_from_json, load_grid
 from psld.grid.cells import Cell, Grid
 from psld.grid.entries import TableEntry, read_table
 from psld.metrics.evaluation import recompute
-from psld.metrics.measure import Reference
-from psld.metrics.reference_folder import FEATURES, ReferenceManifest, load_reference
-from psld.metrics.results import CellResults
+from psld.metrics.reference_folder import FEATURES, load_reference
+from psld.metrics.results import NUMBER_KINDS, CellResults
+from psld.report.differences import (
+    LoadedReference,
+    differences,
+    equal_features,
+    parts_of,
+    reference_differences,
+    rows_of,
+)
 from psld.report.formats import as_csv
-from psld.sampling.settings import ShardRecord, classes_in_turn, sampler_content
+from psld.sampling.settings import ShardRecord, classes_in_turn
 from psld.utils.errors import PSLDError, UserError, reraise_fault
 from psld.utils.files import atomic_path, read_json, sha256_of_file, write_json, write_text
 
@@ -43,22 +49,11 @@ GRID = "grid.json"
 INDEX = "certificate.json"
 """The file with the SHA-256 of every other one."""
 
-ROUNDING = 1e-6
-"""The largest relative difference of a recomputed number: other machines round differently."""
+LARGEST = 2 << 30
+"""The most bytes that a zip may unpack to if it is smaller itself. Ours are not compressed."""
 
-FEATURE_ROUNDING = 1e-4
-"""The largest distance of two references, relative to the spread of their features. Other batch
-sizes and threads make 4e-7, bfloat16 makes 7e-3 (docs/results.md)."""
-
-UNCOMPARED = {"title", "question", "gallery", "figures", "batch_size", "shards_per_job"}
-UNCOMPARED |= {"caption", "footnotes"}
-"""Keys of a grid, and of its tables, that decide no number."""
-
-RESOLVED = {"defaults", "metric", "samples", "models", "guides", "samplers", "tables"}
-RESOLVED |= {"cell", "rows", "columns"}
-"""Those that are compared by what they resolve to."""
-
-LoadedReference = tuple[Reference, ReferenceManifest]
+UNKNOWN = "not recomputed"
+"""The basis of a number whose features are not in the certificate."""
 
 
 def certify(grid: Grid, path: Path) -> int:
@@ -75,9 +70,7 @@ def certify(grid: Grid, path: Path) -> int:
             recompute(cell.evaluate_job.settings, stated, loaded, measure=False)
             for record in filter(os.path.exists, cell.records):
                 ShardRecord.read(record)
-            guide = [cell.guide.manifest] if cell.guide else []
-            files += [cell.result, paths.kept(cell.result), cell.model.manifest, *guide]
-            files += [*cell.references, *cell.records]
+            files += _files_of(cell)
             cells += 1
     files += [f"{folder}/{FEATURES}" for folder, has_features in loaded if has_features]
     if grid.measured_cells and not cells:
@@ -103,6 +96,13 @@ def certify(grid: Grid, path: Path) -> int:
     return cells
 
 
+def _files_of(cell: Cell) -> list[str]:
+    """Return the files of a cell in a certificate, but for the features of its references."""
+    guide = [cell.guide.manifest] if cell.guide else []
+    facts = [cell.model.manifest, *guide, *cell.references, *cell.records]
+    return [cell.result, paths.kept(cell.result), *facts]
+
+
 class Verified(NamedTuple):
     """The outcome of a verification."""
 
@@ -116,6 +116,8 @@ class Verified(NamedTuple):
     """The number of entries of each table by what they were computed from."""
     notes: list[str]
     """What was compared, and what was not."""
+    missing: list[str]
+    """What should have been compared and could not be."""
 
 
 def verify(
@@ -136,7 +138,7 @@ def verify(
         raise UserError(f"{path}: no such file or folder")
     try:
         if path.is_file():
-            zipfile.ZipFile(path).extractall(folder / "files")  # leaves out each `..` of a name
+            _unpack(path, folder / "files")
         with chdir(path if path.is_dir() else folder / "files"):
             _check_files()
             verified = _verify(folder / "results", references)
@@ -145,6 +147,8 @@ def verify(
     except PSLDError as error:  # also of NaN among features
         raise UserError(f"{path}: {error}") from None
     except Exception as error:  # Computing with what is damaged can raise nearly any.
+        if isinstance(error, OSError):  # that of a full disk has no name
+            error.filename = error.filename or str(folder)
         reraise_fault(error, path)
         raise UserError(f"{path}: damaged, or not a certificate ({error!r})") from None
     name, what = verified.grid.name, f"{GRID}: the paper's values, bands and settings"
@@ -164,7 +168,12 @@ def _verify(root: Path, references: list[LoadedReference], measure: bool = True)
     """Verify the files in the working directory, and write their computed results below `root`."""
     grid = grid_from_json(Path(GRID).read_text("utf-8"))
     wrong, tables, loaded, taken, rows = [], {}, {}, set(), {}
-    files = files_in(Path())
+    files, named = files_in(Path()), {GRID, INDEX}
+    named |= {f"{paths.table(grid.name, name)}.csv" for name in grid.file.tables}
+    for cell in grid.measured_cells:
+        named |= {*_files_of(cell), *(str(Path(m).with_name(FEATURES)) for m in cell.references)}
+    if foreign := files - named:
+        raise UserError(f"{min(foreign)}: no file of grid {grid.name}")
     for cell in grid.measured_cells:
         if cell.result in files:  # so it is no path that leads out of the folder
             stated, settings = CellResults.read(cell.result), cell.evaluate_job.settings
@@ -192,18 +201,26 @@ def _verify(root: Path, references: list[LoadedReference], measure: bool = True)
             if not entry.row.literature:
                 tables[name]["different" if found else _basis(entry, fixed, taken)] += 1
     notes, real = [], {}
+    unknown = sum(checked[UNKNOWN] for checked in tables.values())
+    missing = (
+        [f"{unknown} numbers cannot be recomputed: evaluate with keep=2048"] if unknown else []
+    )
     for (folder, _), (features, manifest) in loaded.items():
         alike = [each for each in references if each[1].kind == manifest.kind]
         found = [d for yours in alike for d in reference_differences(yours, features, manifest)]
+        if references and not alike:
+            found.append(f"no reference of yours is of {manifest.dataset} with this extractor")
         wrong += (f"{folder}: {each}" for each in found)
         unlike = "not compared with yours; reference=FOLDER compares it"
-        outcome = f"{len(found)} differences from yours" if alike else unlike
+        outcome = f"{len(found)} differences from yours" if references else unlike
         notes.append(f"{folder}{'' if features else ' without its features'}: {outcome}")
+        if references and not features:
+            missing.append(f"{folder}: has no features to compare with yours")
         for name in ("train", "test"):
             if features and (images := getattr(features, name)):
                 real[f"{name} images ({folder})"] = rows_of(images.values)
     notes += (f"equal features: {each}" for each in equal_features(real | rows))
-    return Verified(grid, root, wrong, tables, notes)
+    return Verified(grid, root, wrong, tables, notes, missing)
 
 
 def _has_its_classes(cell: Cell, labels: Tensor | None) -> bool:
@@ -220,130 +237,46 @@ def _basis(entry: TableEntry, fixed: int | None, taken: set[str]) -> str:
     """Return what the number of an entry was computed from."""
     if entry.value is None:
         return "not run"
-    if entry.show == "nfe":
-        return "given by the sampler's settings" if fixed else "counted by the certificate's maker"
-    is_taken = any(result.record in taken for result in entry.results)
-    return "not recomputed" if is_taken else "recomputed from features"
+    if not NUMBER_KINDS[entry.show].from_features:
+        given = fixed and entry.show == "nfe"
+        basis = "given by the sampler's settings" if given else "counted by the certificate's maker"
+    elif any(result.record in taken for result in entry.results):
+        return UNKNOWN
+    else:
+        basis = "recomputed from features"
+    return f"{basis}, seeds missing" if entry.missing_seeds else basis
 
 
 def _check_files() -> None:
     """Raise UserError if a file in the working directory is not as the index has it."""
-    index, names = read_json(INDEX, dict[str, str]), files_in(Path())
-    for name in sorted({*index, *names} - {INDEX}):
-        if name not in index or name not in names:
-            raise UserError(f"{name}: {'added' if name in names else 'missing'}")
-        if sha256_of_file(name) != index[name]:
+    for name, sha256 in _index(Path(), files_in(Path())).items():
+        if sha256_of_file(name) != sha256:
             raise UserError(f"{name}: changed: its SHA-256 is not that in {INDEX}")
+
+
+def _index(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Read the index in a folder. Raises UserError if it is not of the files of these names."""
+    index = read_json(folder / INDEX, dict[str, str])
+    if different := sorted(({*names} ^ index.keys()) - {INDEX}):
+        raise UserError(f"{different[0]}: {'missing' if different[0] in index else 'added'}")
+    return index
+
+
+def _unpack(path: Path, folder: Path) -> None:
+    """Unpack a zip. Raises UserError, before it does, if its index does not fit or it is a bomb."""
+    with zipfile.ZipFile(path) as archive:
+        entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+        size, names = sum(e.file_size for e in entries), Counter(e.filename for e in entries)
+        if size > max(LARGEST, path.stat().st_size):
+            raise UserError(f"has {size:,} bytes when unpacked; unpack it and verify the folder")
+        for name, count in names.items():
+            if count > 1:
+                raise UserError(f"{name}: {count} entries of this name")
+        archive.extract(INDEX, folder)
+        _index(folder, names)
+        archive.extractall(folder)  # leaves out each `..` of a name
 
 
 def files_in(folder: Path) -> set[str]:
     """Return the names of all files below a folder."""
     return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
-
-
-# -- comparisons --------------------------------------------------------------------------------
-
-
-def differences(right: Any, stated: Any, key: str = "", word: str = "recomputed") -> Iterator[str]:
-    """Yield where two contents differ by more than rounding: `KEY is X, recomputed Y`."""
-    if isinstance(right, list) and isinstance(stated, list) and len(right) == len(stated):
-        right, stated = dict(enumerate(right)), dict(enumerate(stated))
-    if isinstance(right, dict) and isinstance(stated, dict):
-        for name in {**right, **stated}:
-            where = f"{key}.{name}".removeprefix(".")
-            yield from differences(right.get(name), stated.get(name), where, word)
-        return
-    try:
-        holds = math.isclose(float(right), float(stated), rel_tol=ROUNDING, abs_tol=1e-9)
-    except (TypeError, ValueError):
-        holds = right == stated
-    if not holds:
-        yield f"{key} is {_text(stated)}, {word} {_text(right)}"
-
-
-def _text(value: Any) -> str:
-    whole = {type(None): "absent", dict: "present"}.get(type(value)) or str(value)
-    return " ".join(whole.split())[:60]
-
-
-def parts_of(grid: Grid) -> dict[str, Any]:
-    """Return everything that decides a grid's numbers and verdicts, by the names of its parts."""
-    file = grid.file
-    parts = {"grid": file.model_dump(mode="json", exclude=UNCOMPARED | RESOLVED)}
-    for kind, records in (("models", grid.models), ("guides", grid.guides)):
-        for name, record in records.items():
-            process = record.settings.process.model_dump(mode="json")
-            identity = record.settings.model().identity()
-            parts[f"{kind}.{name}"] = identity | {"process": process}
-    for name, sampler in grid.samplers.items():
-        parts[f"samplers.{name}"] = sampler_content(sampler.settings) | {"guide": sampler.guide}
-    for name, metric in grid.metrics.items():
-        parts[f"metrics.{name}"] = metric.identity()
-    for name, dataset in grid.datasets.items():
-        parts[f"datasets.{name}"] = dataset.settings.dataset.preparation()
-    for name, table in file.tables.items():
-        parts[f"tables.{name}"] = table.model_dump(mode="json", exclude=UNCOMPARED | RESOLVED)
-        for place in file.places_in(name):
-            key = f"tables.{name}: {place.label}"
-            while key in parts:  # rows may have equal labels
-                key += " (again)"
-            row = place.row.model_dump(include={"source", "literature"})
-            number = place.number and place.number._asdict()
-            parts[key] = {"paper": place.paper, "show": place.show, "number": number, **row}
-    return parts
-
-
-def reference_differences(
-    yours: LoadedReference, features: Reference | None, manifest: ReferenceManifest
-) -> Iterator[str]:
-    """Yield where a certificate's reference differs from the reader's by more than rounding.
-
-    `features` is None if the certificate has only the manifest.
-    """
-    facts = {"dataset_digest", "images", "extractor_digest", "extractor_test_accuracy"}
-    pair = (each.model_dump(include=facts) for each in (yours[1], manifest))
-    found = list(differences(*pair, word="in yours"))
-    yield from found
-    if features is None or found:  # Features of another network cannot be compared.
-        return
-    right, stated = (_arrays(each) for each in (yours[0], features))
-    for name in {**right, **stated}:
-        distance = relative_distance(right.get(name), stated.get(name))
-        if not distance <= FEATURE_ROUNDING:  # NaN differs, too
-            limit = f"{FEATURE_ROUNDING:.0e} is allowed"
-            yield f"{name}: the distance from yours is {distance:.1e} of the spread, {limit}"
-
-
-def _arrays(reference: Reference) -> dict[str, Tensor]:
-    parts = {part: features for part, features in reference._asdict().items() if features}
-    return {f"{part}.{name}": x for part in parts for name, x in parts[part].tensors().items()}
-
-
-def relative_distance(yours: Tensor | None, stated: Tensor | None) -> float:
-    """Return ‖yours − stated‖ / ‖yours − mean‖ of features, n×d; infinity for other shapes."""
-    if yours is None or stated is None or yours.shape != stated.shape:
-        return math.inf
-    yours, stated = yours.double(), stated.double()
-    spread = (yours - yours.mean(dim=0)).norm().clamp(min=1e-30)
-    return ((yours - stated).norm() / spread).item()
-
-
-def rows_of(features: Tensor) -> list[int]:
-    """Return a hash of the features of each image, n×d."""
-    return [hash(row.tobytes()) for row in features.contiguous().numpy()]
-
-
-def equal_features(rows: Mapping[str, list[int]]) -> Iterator[str]:
-    """Yield which sets of images share features exactly, and which repeat their own.
-
-    Images of other settings have other features, up to a few. `rows` has `rows_of` of each set.
-    """
-    owners: dict[int, str] = {}
-    for name, hashes in rows.items():
-        different = set(hashes)
-        if len(different) < len(hashes):
-            yield f"{name}: {len(hashes) - len(different)} of {len(hashes)} repeat another"
-        shared = Counter(owners[row] for row in hashes if row in owners)
-        for other, count in shared.items():
-            yield f"{name}: {count} of {len(hashes)} are exactly those of {other}"
-        owners |= dict.fromkeys(different - owners.keys(), name)

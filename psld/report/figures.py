@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from psld.data.picture import tiled
 from psld.data.store import ImageStore
-from psld.grid.cells import Grid
+from psld.grid.cells import Cell, Grid
 from psld.grid.figures import GridFigure, all_figures
 from psld.metrics.results import CellResults
 from psld.report.plots import draw_plot
@@ -41,19 +40,30 @@ def draw_figure(grid: Grid, name: str) -> Figure:
             return _draw_comparison(figure)
         case "nearest":
             return _draw_nearest(figure)
-    return draw_shard(shard_path(figure.cell.folder, 0), figure.title)
+    shard = read_shard(shard_path(figure.cell.folder, 0))
+    return draw_shard(shard, figure.title, _originals(figure.cell, shard))
 
 
-def draw_shard(path: Path, title: str) -> Figure:
+def _originals(cell: Cell, shard: Shard) -> np.ndarray | None:
+    """Return the images whose holes the first shard of a cell fills in; None without inpainting."""
+    data = cell.datasets.get("data")
+    if data is None:
+        return None
+    store = ImageStore.open(data)
+    if store.digest != shard.origin.dataset_digest:
+        raise UserError(f"{cell.folder}: fills in images of another {data}; sample it again")
+    return store.images(cell.sampler.settings.guidance.split)[: len(shard.images)]
+
+
+def draw_shard(shard: Shard, title: str, originals: np.ndarray | None = None) -> Figure:
     """Draw the first images of a shard.
 
-    Samples guided to several classes have one row per class. Inpainted images have two rows: with
-    their holes, and as they are.
+    Samples guided to several classes have one row per class. Inpainted images have three rows: with
+    their holes, filled in, and the originals.
     """
-    shard = read_shard(path)
-    if shard.masks is not None:
-        lines = before_and_after(shard, ROWS, COLUMNS)
-        names = ["the hole", "filled in"] * (len(lines) // 2)
+    if originals is not None:
+        lines = before_and_after(shard, originals, ROWS, COLUMNS)
+        names = ["the hole", "filled in", "original"] * (len(lines) // 3)
     elif shard.labels is not None and len(np.unique(shard.labels)) > 1:
         classes = np.unique(shard.labels)[:ROWS]
         lines = [full_row(shard.images[shard.labels == label], COLUMNS) for label in classes]
@@ -63,13 +73,16 @@ def draw_shard(path: Path, title: str) -> Figure:
     return draw_images(np.concatenate(lines), COLUMNS, title, names)
 
 
-def before_and_after(shard: Shard, rows: int, columns: int) -> list[np.ndarray]:
-    """Return pairs of RGB rows: the images with their holes, and the samples."""
+def before_and_after(
+    shard: Shard, originals: np.ndarray, rows: int, columns: int
+) -> list[np.ndarray]:
+    """Return triples of RGB rows: the images with their holes, the samples, and the originals."""
     known = shard.masks[:, None] == 1
     masked = np.where(known, shard.images, np.array(HOLE_COLOR, np.uint8)[:, None, None])
-    filled = np.broadcast_to(shard.images, masked.shape)
-    starts = range(0, len(masked), columns)[: rows // 2]
-    return [full_row(part[i : i + columns], columns) for i in starts for part in (masked, filled)]
+    filled, before = (np.broadcast_to(each, masked.shape) for each in (shard.images, originals))
+    starts = range(0, len(masked), columns)[: rows // 3]
+    parts = masked, filled, before
+    return [full_row(part[i : i + columns], columns) for i in starts for part in parts]
 
 
 def _draw_comparison(figure: GridFigure) -> Figure:

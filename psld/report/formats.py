@@ -12,6 +12,7 @@ from psld.grid.cells import Grid
 from psld.grid.entries import TableEntry, read_claims, read_table
 from psld.grid.tables import RECORDED, Table
 from psld.report.table import TableText, claims_text, summary, table_text
+from psld.utils.errors import one_line
 from psld.utils.files import write_text
 
 TEMPLATES = Environment(
@@ -55,10 +56,14 @@ def as_csv(grid: Grid, table: Table, rows: list[list[TableEntry]]) -> str:
     """Return the table for programs: one line per entry, with all that is known about it."""
     stream = io.StringIO()
     entries = [csv_line(grid, table, entry) for row in rows for entry in row]
-    writer = csv.DictWriter(stream, entries[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(entries)
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerows(map(_no_formula, line) for line in (entries[0], *map(dict.values, entries)))
     return stream.getvalue()
+
+
+def _no_formula(value: object) -> object:
+    """Return a value of a CSV; a text that spreadsheets would run gets an apostrophe in front."""
+    return f"'{value}" if isinstance(value, str) and re.match(r"[=+\-@\t\r]", value) else value
 
 
 def csv_line(grid: Grid, table: Table, entry: TableEntry) -> dict[str, object]:
@@ -96,8 +101,8 @@ def markdown(text: TableText) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return a text in one line of Markdown that holds no HTML element."""
-    return re.sub(r"<(?=[A-Za-z/!?])", r"\\<", " ".join(text.split()))
+    """Return a text in one line of Markdown that holds no HTML element and no link."""
+    return re.sub(r"\\*(<(?=[A-Za-z/!?])|](?=[(\[:]))", r"\\\1", one_line(text))
 
 
 def latex(text: TableText) -> str:

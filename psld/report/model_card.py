@@ -22,10 +22,11 @@ def model_card(manifest: ModelManifest, repository: str, license: str) -> str:
     facts = [[key, value] for key, value in _facts(manifest) if value]
     parts = [
         f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n\n# {manifest.name}",
-        "A diffusion model of images, for the Python package psld (Phase Space Langevin Diffusion, "
-        "K. Pandey and S. Mandt, ICCV 2023).",
+        "A diffusion model of images, for a reference implementation of Phase Space Langevin "
+        "Diffusion (K. Pandey and S. Mandt, ICCV 2023).",
         markdown(TableText("Model", ["", ""], [*facts, ["license of the weights", license]], 2)),
-        f"### How to load\n\n```python\nimport psld  # pip install 'psld[hub]'\n\n"
+        # The package is on no index, and its name there may be somebody else's one day.
+        f"### How to load\n\n```python\nimport psld  # in its checkout: pip install '.[hub]'\n\n"
         f'model = psld.load("hf://{repository}")\nimages = model.sample(16, seed=0)\n```',
         f"This loads the newest commit. `hf://{repository}@COMMIT`, with the hash of a commit, "
         "always loads the same weights. Digests are checked when a file is read.",

@@ -5,6 +5,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,11 +13,19 @@ from PIL import Image
 
 from psld.grid import paths
 from psld.grid.cells import Grid
-from psld.grid.entries import STATUSES, Status, read_claims, read_table
+from psld.grid.entries import STATUSES, Status, TableEntry, read_claims, read_table
 from psld.grid.figures import FIRST, GridFigure, all_figures
 from psld.metrics.results import CellResult
 from psld.report.formats import TEMPLATES
-from psld.report.table import TableText, claims_text, limit_text, summary, table_text
+from psld.report.table import (
+    TableText,
+    best_text,
+    claims_text,
+    legend,
+    limit_text,
+    summary,
+    table_text,
+)
 from psld.utils.errors import UserError
 
 MEANINGS: dict[Status, str] = {
@@ -24,8 +33,11 @@ MEANINGS: dict[Status, str] = {
     "off": "the whole interval is outside the band",
     "agrees for these weights": "within the band, but from fewer than three trainings",
     "differs for these weights": "outside the band, but from fewer than three trainings",
+    "agrees for imported weights": "within the band, but the weights were not trained here",
+    "differs for imported weights": "outside the band, but the weights were not trained here",
     "undecided": "the interval overlaps the band in part",
-    "measured": "nothing to judge: no number of the paper, no band, or a count of fixed steps",
+    "measured": "compared with each other only: no number of the paper, no band, or a count of "
+    "fixed steps",
     "not run": "no result yet",
     "literature": "printed in other papers, not run here",
 }
@@ -50,6 +62,10 @@ def results_page(grid: Grid) -> str:
     tables = {name: read_table(grid, name) for name in grid.file.tables}
     entries = [entry for rows in tables.values() for row in rows for entry in row]
     results = [result for entry in entries for result in entry.results]
+    texts = {
+        name: _without_legend(table_text(grid.file.tables[name], rows), rows)
+        for name, rows in tables.items()
+    }
     counts = Counter(entry.status for entry in entries)
     files = {name: Path(f"{paths.figure(grid.name, name)}.png") for name in all_figures(grid)}
     drawn = {name: file for name, file in files.items() if file.exists()}
@@ -62,13 +78,21 @@ def results_page(grid: Grid) -> str:
         summary=summary(grid, tables),
         claims=claims_text(read_claims(grid)),
         facts=_facts(grid),
-        tables={name: table_text(grid.file.tables[name], rows) for name, rows in tables.items()},
+        best=best_text(grid, tables),
+        legend=list(legend(entries)),
+        tables=texts,
         limits={name: limit_text(grid.file.tables[name], rows) for name, rows in tables.items()},
         first=pictures.pop(FIRST, []),
         pictures=pictures,
         missing=[name for name in files if name not in drawn],
         origins=list(_origins(results)) if results else [],
     )
+
+
+def _without_legend(text: TableText, rows: list[list[TableEntry]]) -> TableText:
+    """Return a table without the notes that the page has once, for all tables."""
+    shared = set(legend([entry for row in rows for entry in row]))
+    return replace(text, notes=[note for note in text.notes if note not in shared])
 
 
 def _facts(grid: Grid) -> dict[str, list[str]]:

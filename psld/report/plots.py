@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator
+from matplotlib.transforms import ScaledTranslation
 
 from psld.grid.cells import Grid
 from psld.grid.entries import paper_values
@@ -36,6 +37,9 @@ from psld.utils.errors import UserError
 
 MAX_POINTS = 60  # of a training curve
 LEGEND_LINE = 0.25  # inches
+APART, SPREAD = 4.0, 20.0  # points between the bars of two curves, and of all
+LONGEST_BAR = 10
+"""An axis shows a bar's lower end down to this fraction of the smallest value."""
 
 Points = list[tuple[float, float]]
 
@@ -133,14 +137,17 @@ def _logarithmic_gamma(axes: Axes, gammas: list[float]) -> None:
 
 def _plot_training(grid: Grid) -> Figure:
     looks = model_looks(grid)
-    curves: dict[str, list[Curve]] = {}
+    curves: dict[tuple[str, str], list[Curve]] = {}
     for name in trained_models(grid):
         path = Path(grid.models[name].folder, HISTORY)
         entries = TrainingHistory.read(path).entries if path.exists() else []
         if points := thinned([(entry.step, entry.loss) for entry in entries]):
+            settings = grid.models[name].settings
+            loss = "loss of the image" if settings.serves_every_process else "loss of the noise"
             curve = Curve(name, looks[name], points)
-            curves.setdefault(grid.models[name].dataset, []).append(curve)
-    panels = [Panel(dataset, "all", "training loss", lines) for dataset, lines in curves.items()]
+            curves.setdefault((loss, grid.models[name].dataset), []).append(curve)
+    by_loss = sorted(curves.items(), key=lambda each: each[0][0], reverse=True)
+    panels = [Panel(dataset, loss, loss, lines) for (loss, dataset), lines in by_loss]
     if not panels:
         raise UserError(f"models/{grid.name}: nothing of grid {grid.name} to plot yet")
     return draw_panels(panels, "training step", lambda axes, _: axes.set_xscale("log"))
@@ -186,8 +193,9 @@ def draw_panels(
     pairs = list(zip(panels, subplots.flat, strict=False))
     for index, (panel, axes) in enumerate(pairs):
         axes.set(title=panel.title, xlabel=x_label, yscale="log")
-        for curve in panel.curves:
-            _draw_curve(axes, curve)
+        middle = (len(panel.curves) - 1) / 2
+        for place, curve in enumerate(panel.curves):
+            _draw_curve(axes, curve, (place - middle) * min(APART, SPREAD / len(panel.curves)))
         set_x_axis(axes, sorted({x for c in panel.curves for x, _ in c.ours + c.paper}))
         if index % columns == 0 or panel.axis != panels[index - 1].axis:
             axes.set_ylabel(panel.y_label)
@@ -199,24 +207,31 @@ def draw_panels(
     return figure
 
 
-def _draw_curve(axes: Axes, curve: Curve) -> None:
+def _draw_curve(axes: Axes, curve: Curve, shift: float) -> None:
+    """Draw a curve; shift it by so many points if it has bars, away from those of others."""
+    drawn = []
     if curve.paper:
-        axes.plot(*zip(*curve.paper, strict=True), label="_paper", **curve.look.paper())
+        drawn += axes.plot(*zip(*curve.paper, strict=True), label="_paper", **curve.look.paper())
     if curve.ours:
         x, y = zip(*curve.ours, strict=True)
         every = max(1, len(x) // 8)
-        axes.plot(x, y, label=curve.name, markevery=every, **curve.look.ours())
+        drawn += axes.plot(x, y, label=curve.name, markevery=every, **curve.look.ours())
     if curve.bars:
         # The axis is logarithmic: a bar that reaches below 0 goes on to the end of the axis.
         x, low, high = zip(*curve.bars, strict=True)
         low = np.maximum(low, np.finfo(float).tiny)
-        axes.vlines(x, low, high, color=curve.look.color, linewidth=1, zorder=2.8)
+        bars = axes.vlines(x, low, high, color=curve.look.color, linewidth=1, zorder=2.8)
+        move = ScaledTranslation(shift / 72, 0, axes.figure.dpi_scale_trans)
+        for artist in (*drawn, bars):  # The limits of the axes are already those of the data.
+            artist.set_transform(axes.transData + move)
 
 
 def _share_y_axis(pairs: list[tuple[Panel, Axes]]) -> None:
-    """Give panels the same y axis, which fits all curves, and draw their levels."""
+    """Give panels the same y axis, which fits all curves and bars, and draw their levels."""
     curves = [curve for panel, _ in pairs for curve in panel.curves]
     values = [y for curve in curves for _, y in curve.ours + curve.paper]
+    ends = [end for curve in curves for _, *both in curve.bars for end in both]
+    values += [end for end in ends if end > min(values) / LONGEST_BAR]
     room = max(1.15, (max(values) / min(values)) ** 0.12)
     low, high = min(values) / room, max(values) * room
     labeled = (1.0, 2.0, 5.0) if high / low < 300 else (1.0,)  # times powers of ten
@@ -228,8 +243,20 @@ def _share_y_axis(pairs: list[tuple[Panel, Axes]]) -> None:
         for name, value in panel.levels.items():
             if low < value < high:
                 axes.axhline(value, color=SCALE_COLOR, linewidth=1, linestyle=":")
-                place, coordinates = (0.02, value), axes.get_yaxis_transform()
-                axes.text(*place, name, transform=coordinates, color=SCALE_COLOR, fontsize=9)
+                # Inside the axes, where curves that fall leave room.
+                upper = value**2 > low * high
+                axes.annotate(
+                    name,
+                    xy=(0.98 if upper else 0.02, value),
+                    xycoords=axes.get_yaxis_transform(),
+                    xytext=(0, -4 if upper else 4),
+                    textcoords="offset points",
+                    horizontalalignment="right" if upper else "left",
+                    verticalalignment="top" if upper else "bottom",
+                    bbox={"color": "white", "pad": 1},
+                    color=SCALE_COLOR,
+                    fontsize=9,
+                )
 
 
 def label_x_axis(axes: Axes, values: list[float], labels: str) -> None:

@@ -14,11 +14,15 @@ from psld.metrics.results import NUMBER_KINDS, CellResult
 
 MISSING = "–"
 LITERATURE = "†"
+LISTED = 5
+"""The maximum number of files that a note lists."""
 MARKS: dict[Status, str] = {
     "reproduced": " ✓",
     "off": " ✗",
     "agrees for these weights": " ✓¹",
     "differs for these weights": " ✗¹",
+    "agrees for imported weights": " ✓²",
+    "differs for imported weights": " ✗²",
     "undecided": " ?",
 }
 RANKS = {"best": " ★", "perhaps best": " ≈"}
@@ -67,10 +71,32 @@ def summary(grid: Grid, tables: dict[str, list[list[TableEntry]]]) -> TableText:
         columns=["table", *found],
         lines=[[n, *(str(count[status]) for status in found)] for n, count in counts.items()],
         notes=[
-            "For these weights: from fewer than three trainings. Measured: the paper has no "
-            "number, the table no band, or the number is a count of fixed steps."
+            "For these weights: from fewer than three trainings. For imported weights: training "
+            "was not repeated. Measured: the paper has no number, the table no band, or the number "
+            "is a count of fixed steps."
         ],
     )
+
+
+def best_text(grid: Grid, tables: dict[str, list[list[TableEntry]]]) -> TableText:
+    """Name the best entries of each column, and those that cannot be told from them."""
+    lines = []
+    for name, rows in tables.items():
+        for column in zip(*rows, strict=True):
+            alike: dict[tuple[str, str, int], list[TableEntry]] = {}
+            for entry in column:
+                if entry.rank and entry.rank.name in RANKS:
+                    number = entry.number
+                    key = number.metric, grid.dataset_of(number), number.samples
+                    alike.setdefault(key, []).append(entry)
+            for entries in alike.values():
+                best = next(entry for entry in entries if entry.rank.name == "best")
+                others = [", ".join(e.row.label) for e in entries if e.number != best.number]
+                title, value = grid.file.tables[name].title, _short(best).partition(" (")[0]
+                place = [title, best.column, ", ".join(best.row.label)]
+                lines.append([*place, value.removesuffix(RANKS["best"]), "; ".join(others) or "–"])
+    columns = ["table", "column", "best as measured", "value", "cannot be told from it"]
+    return TableText("The best of each column", columns, lines, headings=2)
 
 
 def limit_text(table: Table, rows: list[list[TableEntry]]) -> TableText | None:
@@ -111,7 +137,7 @@ def claims_text(answered: Iterable[AnsweredComparison]) -> TableText:
             f"{', '.join(f'{counts[answer]} {answer}' for answer in ANSWERS if counts[answer])}.",
             "± half of the 95 % interval of the difference, paired where both draw the same noise: "
             "a difference within it cannot be told from none. Agrees, contradicts: p < 0.05, with "
-            "Bonferroni's correction for the comparisons of the claim.",
+            "Holm's correction for the comparisons of the claim. Without ±: counts, as they are.",
             "For these weights: with fewer than three trainings of one side, the answer covers "
             "other samples of the same weights, but not training again.",
         ],
@@ -120,12 +146,14 @@ def claims_text(answered: Iterable[AnsweredComparison]) -> TableText:
 
 def _claim_line(answered: AnsweredComparison) -> list[str]:
     compared, difference, answer = answered.compared, answered.difference, answered.answer
-    shown = [MISSING, _number(answered.paper, 2, "+"), MISSING]
+    error = difference.interval.half_width if difference else 0.0
+    digits = _decimals(NUMBER_KINDS[compared.show].decimals, error)
+    shown = [MISSING, _number(answered.paper, digits, "+"), MISSING]
     if difference is not None:
-        error = difference.interval.half_width
-        digits = _decimals(2, error)
-        ours = f"{_number(difference.value, digits, '+')} ± {_number(error, digits)}"
-        shown = [ours, _number(answered.paper, digits, "+"), f"{answered.p_value:.2g}"]
+        shown[0] = _number(difference.value, digits, "+")
+        if difference.errors:
+            shown[0] += f" ± {_number(error, digits)}"
+            shown[2] = f"{answered.p_value:.2g}"
         if answer != "cannot tell" and not answered.covers_training:
             answer += " for these weights"
     samples, trainings = f"{compared.smaller.samples:,}", str(answered.trainings or MISSING)
@@ -158,8 +186,10 @@ def _short(entry: TableEntry) -> str:
         return ours
     if entry.difference is None:
         return f"{ours} ({paper})"
-    difference = _number(entry.difference, digits, "+")
-    return f"{ours} ({paper}, {difference}{MARKS.get(entry.status, '')})"
+    verdict = MARKS.get(entry.status, "")
+    if verdict and entry.missing_seeds:
+        verdict += f", {len(entry.results)} of {entry.seeds} seeds"
+    return f"{ours} ({paper}, {_number(entry.difference, digits, '+')}{verdict})"
 
 
 def _digits(entry: TableEntry) -> int:
@@ -183,19 +213,23 @@ def _number(number: float | None, digits: int, sign: str = "") -> str:
 
 
 def _notes(table: Table, rows: list[list[TableEntry]]) -> Iterable[str]:
-    """Yield the table's footnotes, the scales of its metrics, and the meaning of its marks."""
+    """Yield the table's footnotes, what is special in it, and its legend."""
     entries = [entry for row in rows for entry in row]
     yield from table.footnotes
-    for name, result in scales(entries).items():
-        yield _scale_note(name, result)
     missing = sum(entry.status == "not run" for entry in entries)
     if missing:
         yield f"{missing} of {len(entries)} entries have not been run ({MISSING})."
+    if others := list(dict.fromkeys(path for e in entries for path in e.measured.others)):
+        more = f" and {len(others) - LISTED} more" if len(others) > LISTED else ""
+        yield (
+            f"Of other records, so not shown: {', '.join(others[:LISTED])}{more}. Delete them, and "
+            "the workflow makes them again."
+        )
     samplers = {e.number.sampler: e.results[0].sampler or {} for e in entries if e.results}
     starts = {name: sampler.get("start") for name, sampler in samplers.items()}
     if names := sorted(name for name, start in starts.items() if start == "gaussian"):
         yield f"Starts from the mean and covariance of the training images: {', '.join(names)}."
-    yield from _mark_notes(entries)
+    yield from legend(entries)
     if any(entry.paper is not None and entry.status != "literature" for entry in entries):
         yield from _verdict_notes(table, rows)
     yield from _undecided_notes(entries)
@@ -215,7 +249,9 @@ def scales(entries: list[TableEntry]) -> dict[str, CellResult]:
 def _scale_note(name: str, result: CellResult) -> str:
     note = f"Scale of {name}: standard normal noise has {_significant(result.noise)}"
     if result.floor is not None:
-        note += f", the test split {_significant(result.floor)}"
+        split = "training" if result.metric["reference_split"] == "test" else "test"
+        count = f" ({result.floor_samples:,} images)" if result.floor_samples else ""
+        note += f", the {split} split{count} {_significant(result.floor)}"
     if result.extractor_test_accuracy is not None:
         note += f"; the classifier's test accuracy is {result.extractor_test_accuracy:.3f}"
     return f"{note}."
@@ -226,8 +262,10 @@ def _significant(number: float) -> str:
     return f"{float(f'{number:.3g}'):,}".removesuffix(".0")
 
 
-def _mark_notes(entries: list[TableEntry]) -> Iterable[str]:
-    """Yield what ±, SD, min and the ranks mean in this table."""
+def legend(entries: list[TableEntry]) -> Iterable[str]:
+    """Yield the scales of the metrics, and what ±, SD, min and the ranks mean."""
+    for name, result in scales(entries).items():
+        yield _scale_note(name, result)
     if any(entry.interval for entry in entries):
         yield (
             "± half of the 95 % interval, which covers other samples of the same weights, but "
@@ -260,6 +298,9 @@ def _verdict_notes(table: Table, rows: list[list[TableEntry]]) -> Iterable[str]:
             "¹ For these weights: fewer than three trainings do not show how much another one "
             "changes, and the paper's number is of another one."
         )
+    weights = [r.model.imported for entry in entries for r in entry.results if r.model]
+    if files := {w.sha256: f"{w.file} (SHA-256 {w.sha256})" for w in weights if w}:
+        yield f"² For imported weights, which were not trained here: {'; '.join(files.values())}."
     if alike := [pair for column in zip(*rows, strict=True) for pair in _alike(column)]:
         yield f"✓ for both, bands that overlap, and no difference left: {'; '.join(alike)}."
 

@@ -41,7 +41,7 @@ class CellSettings(Settings):
     """Everything that decides the images of a cell: shared by sampling and evaluation."""
 
     model: str
-    """Folder of a trained model, or its address on the Hub, hf://USER/NAME@COMMIT."""
+    """A trained model: its folder, GRID/MODEL for models/GRID/MODEL, or hf://USER/NAME@COMMIT."""
     process: ProcessSettings | None = None
     """The process to sample a denoiser as, in place of the one in its training."""
     sampler: SamplerSettings
@@ -85,6 +85,9 @@ class SampleSettings(SamplingRun, CellSettings):
     """Number of shards to make, from `first` on; of a grid's cell, as many as it has."""
     output: str
     """Folder that receives the shards 00000.safetensors, … and the record of their range."""
+    folder: str | None = None
+    """The folder of a grid's cell: in it, and in no other, samples of another origin are made
+    again."""
     png: str | None
     """A folder that receives each image as a PNG, numbered by sample; it takes the images of one
     cell alone. Or a file NAME.png for all in one; null: none."""

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, TypeVar
@@ -15,6 +16,7 @@ from psld.utils.errors import PSLDError, RunError, UserError
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
+MODELS = Path("models")
 REPOSITORY = r"[\w.-]+/[\w.-]+"
 ADDRESS = re.compile(rf"hf://({REPOSITORY})(?:@([\w./-]+))?", re.ASCII)
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -26,14 +28,15 @@ def fetched(model: str | Path) -> Path:
     """Return the folder of a model; download one with an address hf://USER/NAME@COMMIT.
 
     Without a commit it is the newest. What is in huggingface_hub's cache is not downloaded again.
+    GRID/MODEL is the folder models/GRID/MODEL.
 
     Raises:
-        UserError: the address is wrong, leads to no model, or names a branch or a tag, which can
-            move; or the extra is missing.
+        UserError: there are other models, but not this one; the address is wrong, leads to no
+            model, or names a branch or a tag, which can move; or the extra is missing.
         RunError: the Hub cannot be reached, or fails.
     """
     if not str(model).startswith("hf://"):
-        return Path(model)
+        return _folder(Path(model))
     address = ADDRESS.fullmatch(str(model))
     if address is None:
         raise UserError(f"{model}: not an address hf://USER/NAME@COMMIT")
@@ -52,6 +55,19 @@ def fetched(model: str | Path) -> Path:
     if not (folder / MANIFEST).exists():
         raise UserError(f"{model}: no model of psld push; the server has no {MANIFEST} there")
     return folder
+
+
+def _folder(model: Path) -> Path:
+    """Return the folder of a model by its path or its name GRID/MODEL."""
+    if not (model / MANIFEST).exists():
+        if (MODELS / model / MANIFEST).exists():
+            return MODELS / model
+        found = [*model.parent.glob(f"*/{MANIFEST}"), *MODELS.glob(f"*/*/{MANIFEST}")]
+        others = dict.fromkeys(str(path.parent) for path in sorted(found))
+        if others and not model.exists():
+            near = get_close_matches(str(model), others, n=8, cutoff=0)
+            raise UserError(f"{model}: no such model; there are: {', '.join(near)}")
+    return model
 
 
 def with_fetched_model(settings: S) -> S:

@@ -6,11 +6,14 @@ A message is one line: what is wrong, the file and key, and what would be right.
 import errno
 import re
 import signal
+from types import FrameType
 from typing import Any
 
 MACHINE_ERRORS = {errno.ENOMEM, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE}
 """The error numbers of a machine or a file system that fails."""
 
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""The error numbers of a write for which there is no room."""
 
 EXTRAS = {
     "workflow": {
@@ -44,6 +47,16 @@ class RunError(PSLDError):
     """The input is right but the run failed: NaN in the loss, a full disk, a lost rank."""
 
     exit_code = 1
+
+
+class NotComparedError(PSLDError):
+    """Nothing is wrong, but something that was asked for could not be compared."""
+
+    exit_code = 3
+
+
+def ignored(_number: int, _frame: FrameType | None) -> None:
+    """Ignore a signal. Unlike SIG_IGN, processes that this one starts do not inherit it."""
 
 
 class Stopped(RunError):
@@ -91,7 +104,7 @@ def reraise_fault(error: Exception, path: Any) -> None:
         raise RunError(f"{path}: takes more memory to read than there is{reason}") from None
     if (
         isinstance(error, PermissionError | PSLDError)
-        or getattr(error, "errno", None) in MACHINE_ERRORS
+        or getattr(error, "errno", None) in MACHINE_ERRORS | DISK_ERRORS
     ):
         raise error
 
@@ -100,3 +113,8 @@ def printable(text: str) -> str:
     """Escape control characters: those in a file's name could change what a terminal shows."""
     control = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
     return re.sub(control, lambda found: ascii(found[0])[1:-1], text)
+
+
+def one_line(text: str) -> str:
+    """Return a text in one line, in which nothing is invisible or can hide what follows."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))

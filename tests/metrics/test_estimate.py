@@ -261,6 +261,17 @@ def test_errors_of_samples_and_of_trainings_add():
     assert difference._replace(value=1e300).p_value == 0
 
 
+def test_every_difference_has_a_p_value():
+    """Welch's degrees of freedom of three trainings against three others are any from 2 to 4."""
+    random = np.random.default_rng(0)
+    freedoms = random.uniform(1, 8, 3000)
+    for size, freedom in zip(random.lognormal(sigma=2.0, size=3000), freedoms, strict=True):
+        difference = Difference(size, ((1.0, 19.0), (random.lognormal(), freedom)), paired=True)
+        p_value = difference.p_value
+        assert 0 <= p_value <= 1
+        assert (p_value < 0.05) == (difference.interval.low > 0)
+
+
 def test_the_error_of_training_again_of_a_difference():
     """The same trainings are paired; a single training varies as much as those of the other."""
     drawn = Difference(1.0, ((0.1, 19.0),), paired=False)

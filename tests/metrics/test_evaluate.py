@@ -123,7 +123,7 @@ def test_the_result_says_what_was_evaluated(cell, model, features):
     assert found.sampling_seconds == 4.5
     assert found.sampling_device == "CPU"
     assert found.sampler["steps"] == 20
-    assert found.reference_samples == 1437
+    assert (found.reference_samples, found.floor_samples) == (1437, 360)
     assert 0 < found.floor < found.value < found.noise
     assert found.extractor_test_accuracy > 0.5
     assert found.guide is None

@@ -59,7 +59,7 @@ def test_the_place_of_the_weights_is_no_other_extractor(tmp_path):
     write(tmp_path, train=TRAIN, noise=NOISE)
     _, manifest = load_reference(tmp_path)
     made = manifest.model_copy(update={"extractor": metric(None).extractor})
-    model = Mock(dataset_digest="0")
+    model = Mock(dataset_digest="0", **{"settings.dataset.name": "digits"})
     check_reference(metric("a.pth"), tmp_path, made, "1", model)
     with pytest.raises(UserError, match="made with another extractor than fid has"):
         check_reference(metric("a.pth"), tmp_path, made, "2", model)

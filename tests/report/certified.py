@@ -62,6 +62,7 @@ CERTIFICATE = "results/certificates/mine.zip"
 RESULT = "results/cells/mine/vp-sde/em-20.json"
 KEPT = "results/cells/mine/vp-sde/em-20.safetensors"
 REFERENCE = "features/digits/fd-classifier/reference/features.safetensors"
+REFERENCE_MANIFEST = "features/digits/fd-classifier/reference/manifest.json"
 MODEL = "models/mine/vp-sde/manifest.json"
 TABLE = "results/tables/mine/mine.csv"
 RECORD = "samples/mine/vp-sde/em-20/00000-00001.json"
@@ -98,13 +99,12 @@ def write_reference(grid: Grid, parts: dict[str, Features], **fields: Any) -> No
     manifest = ReferenceManifest(
         extractor=grid.metrics["fd-classifier"].extractor,
         truncated_reference=False,
-        dataset="digits",
         dataset_digest=DIGEST,
         images=REFERENCE_IMAGES,
         features_sha256=save_features(folder, parts, {}),
         extractor_test_accuracy=0.5,
         device="CPU",
-        **{"extractor_digest": "e" * 64, **SOFTWARE, **fields},
+        **{"dataset": "digits", "extractor_digest": "e" * 64, **SOFTWARE, **fields},
     )
     write_record(Path(folder) / "manifest.json", manifest)
 

@@ -1,5 +1,7 @@
 """Certificates: what they hold, what is recomputed, and how a change to them is found."""
 
+import contextlib
+import io
 import json
 import shutil
 import zipfile
@@ -10,18 +12,23 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from psld.config.settings import write_record
-from psld.metrics.results import CellResults
-from psld.report.certificate import INDEX, differences
+from psld.grid.cache import load_grid
+from psld.metrics.results import NUMBER_KINDS, CellResults
+from psld.report import certificate as certificates
+from psld.report.certificate import INDEX
+from psld.report.differences import differences
 from psld.utils.tensors import load_tensors, save_tensors
-from tests.commands import Finished, call, refused, succeeded
+from tests.commands import Finished, call, disk_full_after, refused, succeeded
 from tests.report.certified import (
     CELLS,
     CERTIFICATE,
+    DIGEST,
     KEPT,
     MINE,
     MODEL,
     RECORD,
     REFERENCE,
+    REFERENCE_MANIFEST,
     RESULT,
     ROW,
     TABLE,
@@ -31,7 +38,7 @@ from tests.report.certified import (
     forged,
     zipped,
 )
-from tests.results import sealed
+from tests.results import IMPORTED, sealed, write_model_manifest
 
 
 def verify(folder: Path, *certificates: bytes) -> Finished:
@@ -106,7 +113,7 @@ def test_numbers_whose_features_are_not_kept_are_not_said_to_hold(copied):
         evaluate_again(copied, cell, seed=seed, largest=3)
     certificate = certify(copied)
     finished = verify(copied, certificate)
-    refused(finished, 1, "8 numbers cannot be recomputed", "keep=")
+    refused(finished, 3, "8 numbers cannot be recomputed", "keep=")
     counts = "mine: 2 given by the sampler's settings, 6 not recomputed, 4 not run"
     assert f"0.zip: {counts}" in finished.stdout
     assert REFERENCE not in entries_of(certificate)
@@ -141,10 +148,72 @@ def test_a_missing_file_is_named(certificate, tmp_path, name):
 
 @pytest.mark.parametrize("name", ["added", "../outside", "/outside", "a/../../outside"])
 def test_an_added_file_is_named_and_none_is_written_outside(certificate, tmp_path, name):
+    """Also if the index has it."""
     entries = entries_of(certificate) | {name: b"x"}
-    refused(verify(tmp_path, zipped(entries)), 2, "0.zip: ", Path(name).name)
-    if name != "added":
-        refused(verify(tmp_path, forged(entries)), 2, "0.zip: ", name)
+    refused(verify(tmp_path, zipped(entries)), 2, f"0.zip: {name}: added")
+    refused(verify(tmp_path, forged(entries)), 2, "0.zip: ", name)
+
+
+def test_a_zip_is_not_unpacked_if_it_is_a_bomb_or_has_two_entries_of_a_name(
+    certificate, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(certificates, "LARGEST", 1000)
+    monkeypatch.setattr(zipfile.ZipFile, "extractall", lambda *_: pytest.fail("unpacked"))
+    bomb = io.BytesIO(certificate)
+    with zipfile.ZipFile(bomb, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zeros", bytes(10_000_000))
+    refused(verify(tmp_path, bomb.getvalue()), 2, "0.zip: has 10,", "bytes when unpacked")
+    twice = io.BytesIO(certificate)
+    with zipfile.ZipFile(twice, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("grid.json", b"{}")
+    refused(verify(tmp_path, twice.getvalue()), 2, "0.zip: grid.json: 2 entries of this name")
+
+
+def test_a_large_certificate_is_no_bomb(certificate, tmp_path, monkeypatch):
+    monkeypatch.setattr(certificates, "LARGEST", 1000)
+    succeeded(verify(tmp_path, certificate))
+
+
+def test_a_full_temporary_folder_is_no_damage(certificate, tmp_path):
+    (tmp_path / "mine.zip").write_bytes(certificate)
+    with disk_full_after(1000):
+        refused(call(tmp_path, "verify", "mine.zip"), 1, "/psld-", "cannot be written", "free some")
+
+
+def test_texts_of_a_certificate_do_not_control_the_terminal(certificate, tmp_path):
+    """A line that is hidden could say what differs."""
+    entries = entries_of(certificate)
+    in_text("grid.json", '"title": "Mine"', r'"title": "\u001b[8mMine"')(entries)
+    assert "### \\x1b[8mMine\n" in succeeded(verify(tmp_path, forged(entries))).stdout
+    line = refused(verify(tmp_path, zipped(entries | {"\x1b[8m": b""})), 2, "\\x1b[8m: added")
+    assert "\x1b" not in line
+
+
+def test_missing_seeds_are_said_with_each_number(copied, tmp_path):
+    path = copied / "configs/grid/mine.yaml"
+    path.write_text(f"seeds: {{sampling: [0, 1]}}\n{path.read_text()}")
+    printed = succeeded(verify(tmp_path, certify(copied))).stdout
+    assert "0.zip: guided: 2 recomputed from features, seeds missing\n" in printed
+    assert "✓¹, 1 of 2 seeds)" in printed or "✗¹, 1 of 2 seeds)" in printed
+
+
+def test_imported_weights_are_named_with_their_file(copied, tmp_path):
+    """The manifest's note goes through results into tables."""
+    with contextlib.chdir(copied):
+        grid = load_grid("mine")
+    write_model_manifest(copied, grid, "vp-sde", dataset_digest=DIGEST, imported=IMPORTED)
+    for seed, cell in enumerate(CELLS):
+        evaluate_again(copied, cell, seed=seed)
+    printed = succeeded(verify(tmp_path, certify(copied))).stdout
+    assert f"not trained here: official.ckpt (SHA-256 {IMPORTED.sha256})" in printed
+
+
+def test_costs_of_sampling_are_the_makers(certificate, tmp_path, monkeypatch):
+    """Whatever kinds of numbers there are."""
+    cost = NUMBER_KINDS["class_accuracy"]._replace(from_features=False)
+    monkeypatch.setitem(NUMBER_KINDS, "class_accuracy", cost)
+    printed = succeeded(verify(tmp_path, certificate)).stdout
+    assert "guided: 1 counted by the certificate's maker, 1 recomputed from features" in printed
 
 
 def test_names_in_the_grid_do_not_lead_out_of_the_folder(certificate, tmp_path):
@@ -197,6 +266,10 @@ def in_features(name: str, kind: str, key: str) -> Change:
         (in_text("grid.json", '"absolute": 0.1', '"absolute": 9'), "band is 0.1, recomputed 9.0"),
         (in_text(MODEL, "0" * 64, "1" * 64), f"{RESULT}: 0.model.weights_sha256 is 000"),
         (in_text(MODEL, "d" * 64, "1" * 64), f"{Path(REFERENCE).parent}: of dataset digits"),
+        (
+            in_text(REFERENCE_MANIFEST, '"digits"', '"digits-8"'),
+            f"{Path(REFERENCE).parent}: of dataset digits-8",
+        ),
         (in_features(KEPT, "evaluation", "fd-classifier/60/values"), KEPT),
         (in_features(REFERENCE, "features", "train.values"), REFERENCE),
     ],

@@ -24,10 +24,14 @@ tables:
   mine-all:
     title: Mine
     headings: [sampler, model]
-    columns: [{label: "10", budget: 10}, {label: "20", budget: 20}]
+    columns:
+      - {label: "10", budget: 10}
+      - {label: "20", budget: 20}
+      - {label: "NFE, 10", budget: 10, show: nfe}
+      - {label: "NFE, 20", budget: 20, show: nfe}
     rows:
-      - {label: [EM, CLD], sampler: em, model: cld, paper: [5.0, 4.0]}
-      - {label: [EM, PSLD], sampler: em, model: psld, paper: [4.5, 4.25]}
+      - {label: [EM, CLD], sampler: em, model: cld, paper: [5.0, 4.0, 14, null]}
+      - {label: [EM, PSLD], sampler: em, model: psld, paper: [4.5, 4.25, 11, null]}
       - {label: [SSCS, PSLD], sampler: sscs, model: psld}
 claims:
   - claim: PSLD is better than <CLD>
@@ -39,6 +43,11 @@ claims:
     cell: {model: psld, budget: "{steps}"}
     smaller: {sampler: sscs}
     larger: {sampler: em}
+    over: {steps: [10, 20]}
+  - claim: PSLD needs fewer evaluations
+    cell: {sampler: em, budget: "{steps}", show: nfe}
+    smaller: {model: psld}
+    larger: {model: cld}
     over: {steps: [10, 20]}
 """)
 
@@ -54,27 +63,38 @@ def grid(folder) -> Grid:
     grid = write_grid(folder, GRID)
     trainings = zip(("", "-seed1", "-seed2"), (0.0, 0.1, -0.1), strict=True)
     for seed, shift in trainings:
-        write_result(folder, grid, f"cld{seed}/em-10", value=5.0 + shift, error=0.02)
-        write_result(folder, grid, f"psld{seed}/em-10", value=4.0 + shift, error=0.01)
+        write_result(folder, grid, f"cld{seed}/em-10", value=5.0 + shift, error=0.02, nfe=13)
+        count = 10 + 10 * shift
+        write_result(folder, grid, f"psld{seed}/em-10", value=4.0 + shift, error=0.01, nfe=count)
         write_result(folder, grid, f"psld{seed}/sscs-10", value=4.0 + 2 * shift, error=0.01)
-    write_result(folder, grid, "cld/em-20", value=3.0, error=0.02)
+    write_result(folder, grid, "cld/em-20", value=3.0, error=0.02, nfe=23)
     write_result(folder, grid, "psld/em-20", value=3.5, error=0.01)
     return grid
 
 
 def test_a_claim_is_answered_by_the_difference_and_says_what_it_covers(grid, folder):
     answered = list(read_claims(grid, folder))
-    assert [(each.answer, each.covers_training) for each in answered] == [
+    assert [(each.answer, each.covers_training) for each in answered[:4]] == [
         ("agrees", True),  # three trainings
         ("contradicts", False),
         ("cannot tell", True),  # SSCS differs from EM by less than trainings do
         ("not run", False),
     ]
-    assert [each.trainings for each in answered] == [3, 1, 3, 0]
+    assert [each.trainings for each in answered] == [3, 1, 3, 0, 3, 1]
     assert answered[0].difference.value == pytest.approx(-1.0)
-    assert [each.paper for each in answered] == pytest.approx([-0.5, 0.25, None, None])
-    first = answered[0]
-    assert first.p_value == pytest.approx(2 * first.difference.p_value), "Bonferroni's correction"
+    papers = pytest.approx([-0.5, 0.25, None, None, -3.0, None])
+    assert [each.paper for each in answered] == papers
+    smaller, larger = answered[1], answered[0]
+    assert smaller.p_value == pytest.approx(2 * smaller.difference.p_value), "Holm's correction"
+    assert larger.p_value == pytest.approx(larger.difference.p_value)
+
+
+def test_counts_have_the_error_of_training_again_alone(grid, folder):
+    three, one = list(read_claims(grid, folder))[4:]
+    assert three.difference.errors == ((pytest.approx(1 / 3**0.5), pytest.approx(2.0)),)
+    assert (three.answer, one.answer) == ("agrees", "agrees")
+    assert (three.covers_training, one.covers_training) == (True, False)
+    assert one.difference.interval == (-3.0, -3.0, -3.0)
 
 
 def test_claims_are_printed_and_stand_on_the_page(grid, folder, monkeypatch):
@@ -83,12 +103,15 @@ def test_claims_are_printed_and_stand_on_the_page(grid, folder, monkeypatch):
     for text in texts:
         plain = html.unescape(text).replace("\\<", "<")
         assert "PSLD is better than <CLD>" in plain
-        assert "1 agrees, 1 contradicts, 1 cannot tell, 1 not run" in plain
+        assert "3 agrees, 1 contradicts, 1 cannot tell, 1 not run" in plain
         assert "contradicts for these weights" in plain
     lines = ([c.strip() for c in line.strip("|").split("|")] for line in texts[0].splitlines())
-    [cells] = [cells for cells in lines if cells[-1] == "agrees"]
+    cells, counted, alone = [cells for cells in lines if cells[-1].startswith("agrees")]
     assert cells[2].startswith("-1.00 ± ")
-    assert [cells[1], cells[3], *cells[5:7]] == ["10", "-0.50", "100", "3"]
+    assert [cells[1], cells[3], *cells[5:]] == ["10", "-0.50", "100", "3", "agrees"]
+    assert counted[2].startswith("-3 ± 2")
+    assert alone[2:5] == ["-3", "–", "–"]
+    assert alone[-1] == "agrees for these weights"
 
 
 @pytest.mark.parametrize(
@@ -96,7 +119,7 @@ def test_claims_are_printed_and_stand_on_the_page(grid, folder, monkeypatch):
     [
         (
             {"over": {"steps": [10, 30]}},
-            "psld/em-30 by fd-classifier of 100 samples is in no table",
+            "no table has the value of psld/em-30 by fd-classifier of 100 samples",
         ),
         ({"over": {}}, "budget '{steps}' has a placeholder that is not among the fields: there"),
         ({"larger": {"model": "cld", "samples": 50}}, "compare one metric of equal numbers"),
@@ -105,8 +128,8 @@ def test_claims_are_printed_and_stand_on_the_page(grid, folder, monkeypatch):
     ],
 )
 def test_a_claim_without_two_comparable_numbers_is_refused(tmp_path, change, complaint):
-    first, other = GRID["claims"]
+    first, *others = GRID["claims"]
     with pytest.raises(UserError, match=r"mine\.yaml: .*claim") as refused:
-        write_grid(tmp_path, GRID | {"claims": [first | change, other]})
+        write_grid(tmp_path, GRID | {"claims": [first | change, *others]})
     assert complaint in str(refused.value)
     assert "\n" not in str(refused.value)

@@ -11,7 +11,8 @@ from psld.diffusion.samplers import TimeGridSampler
 from psld.grid.cache import load_grid
 from psld.metrics.evaluation import Gathered, load_kept, save_kept
 from psld.metrics.features import Features
-from psld.report.certificate import equal_features, rows_of
+from psld.report.differences import equal_features, rows_of
+from psld.training.manifest import note_checkpoint
 from psld.utils.errors import UserError
 from psld.utils.files import write_text
 from tests.commands import Finished, call, refused, succeeded
@@ -136,8 +137,27 @@ def test_a_reference_may_differ_by_rounding_only(reader, certificate):
     finished = compared(reader, certificate)
     refused(finished, 1)
     assert "reference: extractor_digest is eeee" in finished.stdout
+    write_other_reference(reader, parts, dataset="digits-8")
+    finished = compared(reader, certificate)
+    refused(finished, 1)
+    assert "reference: no reference of yours is of digits with this extractor\n" in finished.stdout
     shutil.rmtree(reader / "features")
     refused(compared(reader, certificate), 2, "reference=features: no features.safetensors there")
+
+
+def test_an_import_that_is_not_in_the_readers_grid_is_a_difference(copied, reader):
+    note_checkpoint(copied / "models/mine/vp-sde", "/downloads/official.ckpt")
+    finished = compared(reader, certify(copied))
+    refused(finished, 1)
+    line = "grid.json: models.vp-sde.checkpoint is official.ckpt, in your grid absent\n"
+    assert line in finished.stdout
+
+
+def test_a_reference_without_features_is_not_said_to_be_compared(copied, reader):
+    for seed, cell in enumerate(CELLS):
+        evaluate_again(copied, cell, seed=seed, largest=3)
+    words = f"{Path(REFERENCE).parent}: has no features to compare with yours"
+    refused(compared(reader, certify(copied)), 3, "8 numbers cannot be recomputed", words)
 
 
 def test_classes_and_numbers_of_samples_are_those_of_the_settings(copied, tmp_path):

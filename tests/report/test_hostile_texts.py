@@ -3,6 +3,7 @@
 import csv
 import io
 from copy import deepcopy
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -100,6 +101,13 @@ def test_markdown_keeps_its_columns_and_has_no_elements(text):
     assert "two paragraphs" in lines
 
 
+@pytest.mark.parametrize("before", ["", "\\", "\\\\"])
+@pytest.mark.parametrize("link", ["[x](javascript:alert(1))", "[x][y]", "[x]: javascript:a"])
+def test_markdown_has_no_links(link, before):
+    shown = markdown(TableText(link.replace("]", f"{before}]", 1), ["a"], [["b"]]))
+    assert shown.startswith("### [x\\]"), "an escaped bracket ends no link"
+
+
 def test_latex_escapes_its_special_characters(text):
     """Each row ends at the end of the table's row; no special character stands alone."""
     content = latex(text)
@@ -117,3 +125,11 @@ def test_csv_reads_back(grid, rows):
     [first, *_] = csv.DictReader(io.StringIO(as_csv(grid, grid.file.tables["mine"], rows)))
     assert first[evil("heading")] == evil("row")
     assert first["column"] == evil("column")
+
+
+@pytest.mark.parametrize("label", ["=1+1", "+1", "-1+1", "@SUM(1)", "\t=1"])
+def test_a_spreadsheet_runs_no_text_of_a_csv(grid, rows, label):
+    row = rows[0][0].row.model_copy(update={"label": (label,)})
+    table = grid.file.tables["mine"]
+    [first] = csv.reader(as_csv(grid, table, [[replace(rows[0][0], row=row)]]).splitlines()[1:])
+    assert first[0] == f"'{label}"

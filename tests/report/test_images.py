@@ -22,11 +22,12 @@ RED, GREEN, BLUE, GRAY = (200, 0, 0), (0, 200, 0), (0, 0, 200), (90, 90, 90)
 @pytest.fixture
 def inpainted(digits) -> Shard:
     """Images of the test split with a white lower half."""
-    images = ImageStore.open(digits).images("test")[:COUNT].copy()
+    store = ImageStore.open(digits)
+    images = store.images("test")[:COUNT].copy()
     images[:, :, 4:] = 255
     masks = np.ones((COUNT, 8, 8), np.uint8)
     masks[:, 4:] = 0
-    return shard_of(images, masks=masks)
+    return shard_of(images, dataset=store.digest, masks=masks)
 
 
 def saved(folder: Path, shard: Shard, cell: str = "shard") -> str:
@@ -52,11 +53,10 @@ def center(pixels: np.ndarray, color: tuple[int, int, int]) -> tuple[float, floa
 # -- one shard ------------------------------------------------------------------------------------
 
 
-def test_each_class_has_a_row(inpainted, tmp_path):
+def test_each_class_has_a_row(inpainted):
     labels = np.array([2, 0, 2, 2, 1, 2, 2, 2, 0, 2])
     shard = replace(inpainted, labels=labels, masks=None)
-    path = tmp_path / saved(tmp_path, shard)
-    [axes] = draw_shard(path, "x").axes
+    [axes] = draw_shard(shard, "x").axes
     names = [label.get_text() for label in axes.get_yticklabels()]
     assert names == ["class 0", "class 1", "class 2"]
     pixels = axes.images[0].get_array()
@@ -67,19 +67,22 @@ def test_each_class_has_a_row(inpainted, tmp_path):
             np.testing.assert_array_equal(pixels[top : top + 8, left : left + 8, 0], image)
 
 
-def test_inpainted_images_stand_below_their_holes(inpainted):
+def test_inpainted_images_stand_between_their_holes_and_the_originals(inpainted, digits):
     """A last row is filled up with blank images."""
-    rows = before_and_after(inpainted, rows=12, columns=4)
-    assert [row.shape for row in rows] == 6 * [(4, 3, 8, 8)]
-    for pair in range(2):
-        images = inpainted.images[4 * pair : 4 * pair + 4, 0]
-        masked, after = rows[2 * pair : 2 * pair + 2]
+    originals = ImageStore.open(digits).images("test")[:COUNT]
+    rows = before_and_after(inpainted, originals, rows=12, columns=4)
+    assert [row.shape for row in rows] == 9 * [(4, 3, 8, 8)]
+    for three in range(2):
+        part = slice(4 * three, 4 * three + 4)
+        images = inpainted.images[part, 0]
+        masked, after, before = rows[3 * three : 3 * three + 3]
+        np.testing.assert_array_equal(before[:, 0], originals[part, 0])
         for channel in range(3):
             np.testing.assert_array_equal(masked[:, channel, :4], images[:, :4])
             assert (masked[:, channel, 4:] == HOLE_COLOR[channel]).all()
             np.testing.assert_array_equal(after[:, channel], images)
     assert (rows[-1][-2:] == 255).all()
-    assert len(before_and_after(inpainted, rows=4, columns=4)) == 4
+    assert len(before_and_after(inpainted, originals, rows=5, columns=4)) == 3
 
 
 # -- images in rows -------------------------------------------------------------------------------
@@ -122,9 +125,14 @@ def test_a_figure_of_samples_shows_a_cells_first_shard_row_by_row(folder):
     assert red[1] < green[1] < gray[1]
 
 
-def test_a_figure_of_inpainted_samples_shows_their_holes(folder, inpainted):
+def test_a_figure_of_inpainted_samples_shows_their_holes(folder, inpainted, digits):
+    (folder / "data").mkdir()
+    (folder / "data/digits.h5").symlink_to(digits)
     saved(folder, inpainted, "samples/mine/cld/free-10")
     assert (pixels_of(draw(folder, "filled")) == HOLE_COLOR).all(axis=-1).any()
+    saved(folder, shard_of(inpainted.images, masks=inpainted.masks), "samples/mine/cld/free-10")
+    said = "samples/mine/cld/free-10: fills in images of another data/digits.h5; sample it again"
+    refused(call(folder, "figure", "grid_name=mine", "figure=filled"), 2, said)
 
 
 def test_a_comparison_has_a_row_for_each_cell_and_a_column_for_each_sample(folder):

@@ -24,6 +24,7 @@ def test_a_card_has_what_the_model_is_and_its_measured_distances(folder, grid):
     header = yaml.safe_load(card.split("---")[1])
     assert (header["license"], header["library_name"]) == ("cc-by-4.0", "psld")
     assert 'psld.load("hf://me/digits")' in card
+    assert not re.search("install '?psld", card), "the package is on no index"
     for fact in (
         "digits: 1×8×8, 10 classes",
         "100 steps, 1,600 images, 0.00278 h, 1 × CPU",

@@ -16,6 +16,7 @@ from psld.grid.figures import all_figures
 from psld.report.page import MEANINGS, MOST_PIXELS, results_page
 from psld.report.table import table_text
 from tests.commands import call, succeeded
+from tests.results import write_result
 
 
 class Page(HTMLParser):
@@ -77,6 +78,25 @@ def test_the_tables_are_those_of_the_other_formats(content, folder, grid):
         assert [text.columns, *text.lines] in tables
         for part in (text.title, text.caption, *text.notes):
             assert part in html.unescape(content)
+
+
+def test_notes_that_tables_share_stand_once(content, grid):
+    notes = [
+        note
+        for name, table in grid.file.tables.items()
+        for note in table_text(table, read_table(grid, name)).notes
+        if note.startswith(("Scale of", "±", "★"))
+    ]
+    assert len(notes) > len(set(notes)), "tables share some"
+    assert all(html.unescape(content).count(note) == 1 for note in notes)
+
+
+def test_the_best_of_each_column_is_named_with_those_that_cannot_be_told_from_it(folder, grid):
+    for cell, value, error in ("cld/em-10", 8.5, 3), ("low/em-10", 7.5, 0.5), ("high/em-10", 99, 1):
+        write_result(folder, grid, cell, value=value, error=error)
+    best = next(t for t in Page(page_in(folder)).tables if "best as measured" in t[0])
+    assert ["Mine", "20", "VP-SDE", "2.50", "–"] in best
+    assert ["Mine", "10", "low", "7.50 ± 1.05", "CLD"] in best
 
 
 def test_distances_of_infinitely_many_samples_have_their_intervals(content, grid):

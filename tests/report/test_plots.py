@@ -1,6 +1,7 @@
 """Plots of a grid: the positions of measured points and of the paper's."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,6 +14,7 @@ from psld.report.plots import MAX_POINTS, draw_plot, thinned
 from psld.report.style import model_looks
 from psld.training.manifest import write_history
 from tests.commands import call, refused, succeeded
+from tests.results import write_result
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -70,6 +72,19 @@ def test_panels_of_one_metric_share_their_axis(grid):
     assert low < 2.5 < 9.5 < high
 
 
+@pytest.mark.parametrize("name", ["nfe", "gamma"])
+def test_error_bars_end_inside_the_axes_and_cover_no_other(folder, grid, name):
+    for cell, value in ("cld/em-10", 8.5), ("low/em-10", 7.5), ("high/em-10", 9.5):
+        write_result(folder, grid, cell, value=value, error=value / 4)
+    axes = draw_plot(grid, name).axes[0]
+    low, high = axes.get_ylim()
+    bars = [bar for each in axes.collections for bar in each.get_segments()]
+    assert low < min(bar[0, 1] for bar in bars) < 4
+    assert 13 < max(bar[1, 1] for bar in bars) < high
+    shifts = [tuple(each.get_transform().transform((10, 8))) for each in axes.collections]
+    assert len(set(shifts)) == len(shifts)
+
+
 def test_models_have_looks_of_their_own(grid):
     looks = [model_looks(grid)[name] for name in grid.file.models]
     assert len({(look.color, look.dash) for look in looks}) == len(looks)
@@ -111,6 +126,18 @@ def test_training_curves_of_the_models_that_have_been_trained(folder, grid):
             "low": [(10, 0.1), (20, 0.05)],
         }
     }
+
+
+def test_losses_of_noise_and_of_images_have_panels_of_their_own(folder, grid):
+    trained = grid.models["low"]
+    recipe = trained.settings.training.model_copy(update={"objective": "denoiser"})
+    settings = trained.settings.model_copy(update={"training": recipe})
+    models = grid.models | {"low": trained.model_copy(update={"settings": settings})}
+    for name in ("low", "high"):
+        write_training(folder, name, steps=20)
+    first, second = draw_plot(replace(grid, models=models), "training").axes
+    assert (first.get_ylabel(), second.get_ylabel()) == ("loss of the noise", "loss of the image")
+    assert [axes.get_lines()[0].get_label() for axes in (first, second)] == ["high", "low"]
 
 
 def test_long_curves_are_averaged_over_steps():

@@ -4,20 +4,21 @@ import csv
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy.stats import t
 
 from psld.grid.cells import Grid
-from psld.grid.entries import read_table
+from psld.grid.entries import TableEntry, read_table
 from psld.grid.seeds import SeedResults
 from psld.grid.tables import Band
 from psld.report.formats import as_csv
 from psld.report.page import results_page
 from psld.report.plots import draw_plot
 from psld.report.table import table_text
-from tests.results import cell_result, grid_content, write_grid, write_result
+from tests.results import IMPORTED, cell_result, grid_content, write_grid, write_result
 
 GRID = grid_content("""
 shard_size: 100
@@ -140,9 +141,9 @@ def test_an_entry_that_is_undecided_by_its_trainings_needs_more_of_them(grid, ro
 
 
 def test_fewer_than_three_trainings_give_a_verdict_of_these_weights_alone(grid, rows):
-    """Three do, and so do the weights of the paper's authors."""
+    """Three do not, unless they have different weights."""
     band = Band(absolute=1.0, relative=0.0, reason="A test.")
-    (three, one), (official, _) = rows
+    three, one = rows[0]
     two = SeedResults(dict(list(three.measured.by_cell.items())[:4]))
     entries = [
         replace(three, paper=2.2, band=band),
@@ -151,16 +152,53 @@ def test_fewer_than_three_trainings_give_a_verdict_of_these_weights_alone(grid, 
         ),
         replace(one, paper=1.1, band=band),
         replace(one, paper=9.0, band=band),
-        replace(official, paper=2.4, band=band),
+        replace(three, paper=2.2, band=band, measured=with_weights(three, weights_sha256="0" * 64)),
     ]
     assert [entry.status for entry in entries] == [
         *("reproduced", "agrees for these weights", "agrees for these weights"),
-        *("differs for these weights", "reproduced"),
+        *("differs for these weights", "agrees for these weights"),
     ]
     undecided = replace(one, paper=2.0, band=band)
     assert (undecided.status, undecided.needs, undecided.more_samples) == (
         *("undecided", "trainings"),
         None,
+    )
+
+
+def test_imported_weights_have_a_mark_of_their_own_and_no_training_has_it(grid, rows):
+    """The manifest says what was imported, not the grid, which may name any file."""
+    band = Band(absolute=1.0, relative=0.0, reason="A test.")
+    official = rows[1][0]
+    trained = with_weights(official, imported=None)
+    entries = [
+        replace(official, paper=2.4, band=band),
+        replace(official, paper=9.0, band=band),
+        replace(official, paper=2.4, band=band, measured=trained),
+    ]
+    text = table_text(grid.file.tables["mine-all"], [[entry] for entry in entries])
+    marks = [line[2].rpartition(" ")[2] for line in text.lines]
+    assert marks == ["✓²)", "✗²)", "✓¹)"]
+    assert f"not trained here: official.ckpt (SHA-256 {IMPORTED.sha256})" in " ".join(text.notes)
+    assert text.marks[0] == ["agrees for imported weights"]
+
+
+def test_a_verdict_says_that_seeds_are_missing(grid, rows):
+    """Else somebody could leave out the training that does not fit."""
+    three = replace(rows[0][0], paper=2.2, band=Band(absolute=9.0, relative=0.0, reason="A test."))
+    most = SeedResults(dict(list(three.measured.by_cell.items())[:5]))
+    entries = [three, replace(three, measured=most)]
+    text = table_text(grid.file.tables["mine-all"], [[entry] for entry in entries])
+    assert [line[2].rpartition("+")[2] for line in text.lines] == [
+        "0.08 ✓)",
+        "0.08 ✓, 5 of 6 seeds)",
+    ]
+
+
+def with_weights(entry: TableEntry, **fields: Any) -> SeedResults:
+    """The results of an entry, of other weights."""
+    results = entry.measured.by_cell.items()
+    return SeedResults(
+        {c: r.model_copy(update={"model": r.model.model_copy(update=fields)}) for c, r in results}
     )
 
 

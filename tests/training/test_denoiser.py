@@ -210,8 +210,46 @@ def test_somebody_elses_denoiser_is_sampled_as_every_process(folder):
     with pytest.raises(UserError, match=r"sample\(\): start: .* use start=prior"):
         theirs.sample(4, sampler="few", steps=4)
     for wrong in ({"psld": {}, "cld": {}}, {}, ours.process):
-        with pytest.raises(UserError, match=r"sample\(\): process is a name or"):
+        with pytest.raises(UserError, match=r"sample\(\): process is a name or .*\{\"recipe\": \{"):
             theirs.sample(4, process=wrong)
+
+
+@pytest.mark.parametrize("process", ["psld", "cld", "vp-sde"])
+def test_the_default_asks_a_denoiser_for_levels_that_it_takes(folder, digits, process):
+    """It begins at 80 in place of 150 to 258, where images are as good as noise."""
+    network, asked = psld.load(folder / "model").network, []
+    network.register_forward_hook(lambda _, given, out: asked.append(float(given[1][0])))
+    edm = psld.from_denoiser(network, (1, 8, 8), sigma_min=0.002, sigma_max=80)
+    images = edm.sample(8, process=process, raw=True)
+    assert len(asked) == 10
+    assert 0.002 <= min(asked) < 0.02
+    assert max(asked) == pytest.approx(80)
+    whole = psld.from_denoiser(network, (1, 8, 8), sigma_min=0, sigma_max=float("inf"))
+    same, other = (whole.sample(8, process=process, raw=True, seed=seed) for seed in (0, 1))
+    assert (images - same).abs().mean() < (images - other).abs().mean() / 2
+    said = r"takes 0\.002 to 80; change final_time, levels or the process, or give images="
+    with pytest.raises(UserError, match=said) as refusal:
+        edm.sample(4, process=process, sampler="em")
+    assert "train" not in str(refusal.value)
+    seen = torch.from_numpy(ImageStore.open(digits).images("train").copy())
+    few = psld.from_denoiser(network, (1, 8, 8), sigma_min=0.002, sigma_max=80, images=seen)
+    few.start.level(4)  # measures the start
+    asked.clear()
+    few.sample(4, process=process)
+    assert len(asked) == 4
+
+
+def test_the_noise_that_a_denoiser_of_somebody_else_predicts(folder):
+    ours = psld.load(folder / "model")
+    theirs = psld.from_denoiser(ours.network, (1, 8, 8), sigma_min=0, sigma_max=1e4)
+    eps = theirs.eps({"psld": {"gamma": ours.settings.process.gamma}})
+    z, t = normal(2, 2, 8, 8).float(), torch.tensor([0.2, 0.9])
+    assert eps(z, t).equal(ours.eps()(z, t))
+    times = t.double()
+    assert eps.process.covariance(times).equal(ours.process.covariance(times))
+    with pytest.raises(UserError, match=r"^eps\(\): process=none: no such process; there are: cld"):
+        theirs.eps("none")
+    assert repr(theirs).startswith("<ForeignDenoiser Denoiser: every process, 1×8×8, noise levels")
 
 
 def test_four_evaluations_start_from_the_moments_of_given_images(folder, digits):
@@ -219,7 +257,7 @@ def test_four_evaluations_start_from_the_moments_of_given_images(folder, digits)
     seen = torch.from_numpy(ImageStore.open(digits).images("train").copy())
     edm = psld.from_denoiser(ours.network, (1, 8, 8), sigma_min=0.002, sigma_max=80, images=seen)
     with pytest.raises(UserError, match=r"noise levels are .* takes 0\.002 to 80"):
-        edm.sample(4, process="cld")
+        edm.sample(4, process="cld", sampler="multistep")
     options = {**few, "start_level": 2.0}
     theirs, mine = (model.sample(4, **options).int() for model in (edm, ours))
     assert (theirs - mine).abs().max() <= 1

@@ -94,8 +94,9 @@ def test_a_table_says_where_both_rows_agree_and_no_difference_is_left(folder, gr
 
 def test_a_small_scale_is_not_printed_as_0(grid, folder):
     for cell in MEASURED:
-        write_result(folder, grid, cell, value=0.002, floor=0.00031, noise=12345.6)
-    scale = "standard normal noise has 12,300, the test split 0.00031"
+        scale = {"floor": 0.00031, "floor_samples": 1234, "noise": 12345.6}
+        write_result(folder, grid, cell, value=0.002, **scale)
+    scale = "standard normal noise has 12,300, the test split (1,234 images) 0.00031"
     assert scale in tabulate(folder)["md"]
 
 
