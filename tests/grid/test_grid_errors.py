@@ -34,7 +34,11 @@ def refusal(configs: Path, content: dict[str, Any] | str, complaint: str) -> Non
         ("gallery", "em-11", "gallery: no cell has the sampler 'em-11'; there are: em-10"),
         ("models/psld", ["process=psld", "process.gama=1"], "psld: .*is process.gamma meant"),
         ("models/psld", ["process=psld", "process.gamma=-1"], "models.psld: process.gamma"),
-        ("models/psld", ["wandb.project=${oc.env:HOME}"], "models.psld: .*reads the environment"),
+        (
+            "models/psld",
+            ["wandb.project=${oc.env:HOME}"],
+            r"models.psld: \$.* reads the environment; .*\(wandb.project\)$",
+        ),
         ("models/psld", ["process"], "models.psld: process: not a setting KEY=VALUE"),
         ("models/psld", {"of": "demo", "overrides": ["process=cld"]}, "models.psld: .* no `of`"),
         ("models/none", {"of": "paper"}, "models.none: .*paper.yaml trains no model of this name"),
