@@ -80,6 +80,11 @@ def test_what_is_no_grid_is_refused(configs, text):
     refusal(configs, text, "mine.yaml: ")
 
 
+def test_a_key_that_is_there_twice_is_named_with_its_two_lines(configs):
+    text = "seed: 1\ntitle: Mine\nseed: 2\n"
+    refusal(configs, text, "line 3, column 1: seed is also a key in line 1")
+
+
 def test_a_key_that_is_there_twice_is_named_with_its_lines(configs):
     refusal(configs, "seed: 1\nmodels:\n  a: []\nseed: 2\n", "line 4.*: seed is also .* line 1")
 
