@@ -68,7 +68,11 @@ class Instead:
 INSTEAD = [
     Instead(r"(snakemake .*profiles/slurm.*)", "needs a cluster", r"\1 --dry-run"),
     Instead(r"(snakemake .*(?<!cores) (all|rehearsal|table\d)\b.*)", "takes GPUs", r"\1 --dry-run"),
-    Instead(r"(psld .*) --multirun (hydra/launcher=site) .*", "a cluster", r"\1 \2 --cfg hydra"),
+    Instead(
+        r"psld (\w+) --multirun (hydra/launcher=site) .*",
+        "needs a cluster",
+        r"""python -c "from psld.config.compose import compose_whole as c; c('\1', ['\2'], '')" """,
+    ),
     Instead(r"psld .* hydra/sweeper=optuna .*", "needs another package", ":"),
     Instead(r"cp -r ~/photos pictures", "the reader's", "cp -r ../downloads/flowers pictures"),
     Instead(r"(snakemake .* mine)", "downloads Inception", r"\1 --dry-run"),
