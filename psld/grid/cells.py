@@ -1,9 +1,8 @@
-"""The cells of a grid, the images of others among its rows, and the grid itself."""
+"""The cells of a grid, and the grid itself."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import PurePath
 from typing import Any, Literal
 
 from psld.config.settings import parse, quoted
@@ -13,7 +12,7 @@ from psld.grid.records import Dataset, Features, Guide, Job, Model, Sampler
 from psld.grid.schema import GridFile, seeded
 from psld.grid.tables import Number
 from psld.metrics.command_settings import EvaluateSettings
-from psld.metrics.settings import Measurement, MetricSettings, foreign_digest
+from psld.metrics.settings import Measurement, MetricSettings
 from psld.sampling.settings import SampleSettings, images_digest, record_path, shards_needed
 from psld.utils.arguments import as_words
 from psld.utils.errors import UserError
@@ -147,46 +146,6 @@ class Cell:
         return Job(parse(EvaluateSettings, content, self.name), self.evaluation_digest)
 
 
-@dataclass(frozen=True)
-class Images:
-    """Images of others in a grid's tables, and how they are measured."""
-
-    grid: str
-    path: str
-    dataset: str
-    measurements: tuple[Measurement, ...]
-    """All of one number of images."""
-
-    @property
-    def name(self) -> str:
-        """The name of the file, and a digest of what tells it from others of this name."""
-        decides = [self.path, self.dataset, self.measurements[0].samples]
-        return f"{PurePath(self.path).stem}-{digest_of(decides)[:8]}"
-
-    @property
-    def result(self) -> str:
-        return paths.images_result(self.grid, self.name)
-
-    @property
-    def digest(self) -> str:
-        """The digest of what decides the results, but for metrics and number."""
-        return foreign_digest(self.path, self.dataset)
-
-    @property
-    def evaluation_digest(self) -> str:
-        """The digest of everything that decides the results."""
-        return digest_of([measurement.digest(self.digest) for measurement in self.measurements])
-
-    @property
-    def words(self) -> dict[str, str]:
-        """The settings of psld evaluate for these images."""
-        return {
-            "dataset": self.dataset,
-            "metric": f"[{','.join(m.metric.name for m in self.measurements)}]",
-            "samples": str(self.measurements[0].samples),
-        }
-
-
 @dataclass(frozen=True, eq=False)
 class Grid:
     """A grid with everything resolved."""
@@ -226,19 +185,6 @@ class Grid:
         """Return the cell of a number with the first seeds."""
         return self.cells[number.cell]
 
-    @cached_property
-    def images(self) -> dict[Number, Images]:
-        """The images of others in all tables, by number."""
-        alike: dict[tuple[str, str, int], dict[Number, Measurement]] = {}
-        for number in self.file.numbers_in(images=True):
-            key = number.images, images_dataset(number, self.models), number.samples
-            alike.setdefault(key, {})[number] = self.measurement(number)
-        return {
-            number: Images(self.name, path, dataset, tuple(dict.fromkeys(measurements.values())))
-            for (path, dataset, _), measurements in alike.items()
-            for number in measurements
-        }
-
     def words(self, key: Literal["model", "guide", "cell"], name: str) -> list[str]:
         """Return the words from which a command composes the settings of a record."""
         if key == "cell":
@@ -251,7 +197,7 @@ class Grid:
 
     def dataset_of(self, number: Number) -> str:
         """Return the name of the dataset that a number compares with."""
-        return self.images[number].dataset if number.images else self.cell(number).model.dataset
+        return self.cell(number).model.dataset
 
     def gallery(self, model: str) -> Cell:
         """Return the cell whose images are shown for a model."""
@@ -287,14 +233,3 @@ class Grid:
                 features={name: self.features[f"{dataset}/{name}"] for name in names},
             )
         return cells
-
-
-def images_dataset(number: Number, models: Mapping[str, Model]) -> str:
-    """Return the dataset that images are compared with: the row's, or the only one of the grid.
-
-    Raises UserError if there is no such one.
-    """
-    names = sorted({model.dataset for model in models.values()})
-    if number.dataset in names or (number.dataset is None and len(names) == 1):
-        return number.dataset or names[0]
-    raise UserError(f"images {number.images}: give the row a dataset, one of {', '.join(names)}")

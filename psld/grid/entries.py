@@ -103,21 +103,16 @@ class TableEntry(Place):
     @property
     def nfe(self) -> float | None:
         """Network evaluations per image, the mean over seeds."""
-        return fmean(result.nfe for result in self._sampled) if self._sampled else None
+        return fmean(result.nfe for result in self.results) if self.results else None
 
     @property
     def sampling_seconds(self) -> float | None:
         """The seconds of all shards of all seeds."""
-        return sum(r.sampling_seconds for r in self._sampled) if self._sampled else None
+        return sum(r.sampling_seconds for r in self.results) if self.results else None
 
     @property
     def sampling_device(self) -> str | None:
-        return ", ".join(dict.fromkeys(r.sampling_device for r in self._sampled)) or None
-
-    @property
-    def _sampled(self) -> tuple[CellResult, ...]:
-        """The results of images that a model of ours made."""
-        return tuple(result for result in self.results if result.model)
+        return ", ".join(dict.fromkeys(r.sampling_device for r in self.results)) or None
 
     @property
     def difference(self) -> float | None:
@@ -152,7 +147,7 @@ class TableEntry(Place):
         With fewer than three trainings, and with imported ones, it is of the weights alone.
         `measured` if there is nothing to compare with.
         """
-        if self.row.literature or (self.row.images and self.number is None):
+        if self.row.literature:
             return "literature"
         if self.value is None:
             return "not run"
@@ -166,10 +161,10 @@ class TableEntry(Place):
         """The remedy for an undecided entry; None if it is decided, or if there is none.
 
         Below three trainings it is trainings: more samples would decide for these weights alone.
-        From there on it is samples, unless no number of them is enough. A file has no more of
-        them, nor has an inpainted cell, whose images are those of a split.
+        From there on it is samples, unless no number of them is enough. An inpainted cell has no
+        more of them: its images are those of a split.
         """
-        if self.status != "undecided" or self.row.images:
+        if self.status != "undecided":
             return None
         if self.measured.scope == "these weights":
             return "trainings"
@@ -207,8 +202,7 @@ def read_table(grid: Grid, name: str, root: Path = Path()) -> list[list[TableEnt
     band = grid.file.tables[name].band
 
     def entry(place: Place) -> TableEntry:
-        cells = place.number and not place.number.images and grid.replicates(place.number)
-        seeds = len(cells) if cells else int(place.number is not None)
+        seeds = len(grid.replicates(place.number)) if place.number else 0
         measured = read_results(grid, place.number, root) if place.number else SeedResults()
         return TableEntry(**vars(place), band=band, seeds=seeds, measured=measured)
 

@@ -94,7 +94,6 @@ def jobs_by_stage(grid: Grid) -> dict[str, int]:
         "train_guide": sum(not guide.checkpoint for guide in guides),
         "sample": sum(len(cell.ranges) for cell in grid.cells.values()),
         "evaluate": len(grid.measured_cells),
-        "evaluate_images": len({each.name for each in grid.images.values()}),
         "tabulate": len(grid.file.tables),
         "figure": len(all_figures(grid)),
         "page": 1,
@@ -144,7 +143,7 @@ def printed_evaluations(grid: Grid) -> dict[Cell, float]:
     return {
         cell: printed["nfe"]
         for number, printed in paper_values(grid).items()
-        if "nfe" in printed and not number.images
+        if "nfe" in printed
         for cell in grid.replicates(number)
     }
 

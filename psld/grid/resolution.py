@@ -12,7 +12,7 @@ from psld.config.settings import Settings, parse, updated
 from psld.data.settings import PrepareSettings
 from psld.diffusion.samplers import ClassifierGuidance, DigitsMask, SamplerSettings
 from psld.diffusion.settings import ProcessSettings
-from psld.grid.cells import Grid, images_dataset
+from psld.grid.cells import Grid
 from psld.grid.figures import PLOTS
 from psld.grid.paths import check_name
 from psld.grid.records import Dataset, Features, Guide, Model, Sampler
@@ -220,8 +220,7 @@ class _Resolver:
         )
 
     def metrics(self) -> dict[str, MetricSettings]:
-        numbers = (*self.file.numbers, *self.file.numbers_in(images=True))
-        names = dict.fromkeys(number.metric for number in numbers)
+        names = dict.fromkeys(number.metric for number in self.file.numbers)
         return {name: self._metric(name) for name in names}
 
     def _metric(self, name: str) -> MetricSettings:
@@ -258,12 +257,6 @@ class _Resolver:
             for number in self.file.numbers
             for model in self.file.replicates(number.model)
         )
-        for number in self.file.numbers_in(images=True):
-            try:
-                dataset = images_dataset(number, models)
-            except UserError as error:
-                raise UserError(f"{self.path}: {error}") from None
-            pairs[dataset, metrics[number.metric].features] = None
         features = {}
         for dataset, name in pairs:
             trains = self._reference("digits", name).metric.extractor.kind == "classifier"
@@ -335,7 +328,7 @@ class _Resolver:
         """Raise UserError if the results of an entry's cell lack the number that it shows."""
         for name in self.file.tables:
             for place in self.file.places_in(name):
-                if place.number is None or place.number.images:
+                if place.number is None:
                     continue
                 kind, metric = NUMBER_KINDS[place.show], grid.metrics[place.number.metric]
                 if not kind.fits(grid.cell(place.number).sampler.settings, metric):

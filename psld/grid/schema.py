@@ -122,7 +122,7 @@ class GridFile(Settings):
     def _entries_are_cells(self) -> "GridFile":
         for name, table in self.tables.items():
             for place in self.places_in(name):
-                if place.number and not place.number.images:
+                if place.number:
                     where = f"table {table.title!r}, row {place.row.label}: "
                     _check_known(f"{where}unknown model", place.number.model, self.models)
                     _check_known(f"{where}unknown sampler", place.number.sampler, self.samplers)
@@ -227,13 +227,9 @@ class GridFile(Settings):
         """The numbers of all tables, each once."""
         return self.numbers_in()
 
-    def numbers_in(self, *tables: str, images: bool = False) -> list[Number]:
-        """Return the numbers of cells in these tables, or in all, each once.
-
-        `images`: those of images of others instead.
-        """
-        numbers = (p.number for p in self.places_in(*tables) if p.number)
-        return list(dict.fromkeys(n for n in numbers if bool(n.images) == images))
+    def numbers_in(self, *tables: str) -> list[Number]:
+        """Return the numbers in these tables, or in all, each once."""
+        return list(dict.fromkeys(p.number for p in self.places_in(*tables) if p.number))
 
     def overrides(self, model: str) -> tuple[str, ...]:
         """Return all overrides of a model; those of another grid's model are already complete."""

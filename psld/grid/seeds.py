@@ -1,4 +1,4 @@
-"""The results of a number of a grid: for all of its seeds, or of images of others."""
+"""The results of a number of a grid for all of its seeds."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -130,29 +130,6 @@ class SeedResults:
         return any(cell.sampler.settings.guidance.kind == "inpainting" for cell in self.by_cell)
 
 
-@dataclass(frozen=True)
-class ImagesResults(SeedResults):
-    """The result of images of others, whose noise is not known."""
-
-    result: CellResult | None = None
-
-    @property
-    def results(self) -> tuple[CellResult, ...]:
-        return (self.result,) if self.result else ()
-
-    def by_training(self, show: Show = "value") -> dict[str, float]:
-        return {}
-
-    @property
-    def scope(self) -> Scope:
-        """A verdict is of the file, which nobody trains again."""
-        return "training"
-
-    @property
-    def _noise(self) -> set[tuple[int, int, int] | str]:
-        return {str(result.images_sha256) for result in self.results}
-
-
 def read_results(grid: Grid, number: Number, root: Path = Path()) -> SeedResults:
     """Read the results of a number for all of its seeds, as far as they have been run.
 
@@ -162,10 +139,6 @@ def read_results(grid: Grid, number: Number, root: Path = Path()) -> SeedResults
         root: the folder of the project.
     """
     measurement, by_cell = grid.measurement(number), {}
-    if number.images:
-        images = grid.images[number]
-        path, record = root / images.result, measurement.digest(images.digest)
-        return ImagesResults(result=CellResults.find(path, record))
     for cell in grid.replicates(number):
         if result := CellResults.find(root / cell.result, measurement.digest(cell.digest)):
             by_cell[cell] = result

@@ -37,15 +37,11 @@ class Number(NamedTuple):
     budget: str
     metric: str
     samples: int
-    images: str | None = None
-    """The path of images of others; then there is no cell."""
-    dataset: str | None = None
-    """The dataset that these are compared with; None: the only one of the grid."""
 
     @property
     def cell(self) -> str:
-        """The name of the cell with the first seeds, MODEL/SAMPLER-BUDGET; images: path."""
-        return self.images or f"{self.model}/{self.sampler}-{self.budget}"
+        """The name of the cell with the first seeds, MODEL/SAMPLER-BUDGET."""
+        return f"{self.model}/{self.sampler}-{self.budget}"
 
 
 class Entry(Settings):
@@ -64,10 +60,6 @@ class Entry(Settings):
     """Values for {placeholders} in the other texts of the cell."""
 
 
-NO_CELL = ("metric", "samples", "show")
-"""The part of an entry that needs no cell."""
-
-
 class Column(Entry):
     label: str
 
@@ -81,10 +73,6 @@ class Row(Entry):
     """The certainty of the paper's numbers, for the CSV; docs/results.md explains the words."""
     literature: bool = False
     """A result of another paper: printed, never run."""
-    images: str | None = None
-    """Images to measure in place of a cell's, as `psld evaluate images=` takes them."""
-    dataset: str | None = None
-    """The dataset that `images` are compared with; null: the only one of the grid's models."""
 
 
 def merged(parts: Iterable[Entry], fields: dict[str, str], where: str) -> tuple[Number, Show]:
@@ -188,12 +176,9 @@ class Table(Settings):
 
     def _place(self, defaults: Entry, row: Row, column: Column, paper: float | None) -> Place:
         parts = (defaults, self.cell, row, column)
-        if row.literature or row.images:
-            last = {key: [v for part in parts if (v := getattr(part, key))][-1] for key in NO_CELL}
-            show, number = last.pop("show"), None
-            if row.images and show == "value":
-                number = Number("", "", "", **last, images=row.images, dataset=row.dataset)
-            return Place(row, column.label, show, paper, number)
+        if row.literature:
+            show = [part.show for part in parts if part.show][-1]
+            return Place(row, column.label, show, paper, None)
         where = f"table {self.title!r}, row {row.label}, column {column.label}"
         number, show = merged(parts, row.fields | column.fields, where)
         return Place(row, column.label, show, paper, number)

@@ -7,7 +7,7 @@ from typing import Any
 from psld.config.locations import config_names
 from psld.grid import paths
 from psld.grid.cache import load_grid, nearest
-from psld.grid.cells import Cell, Grid, Images
+from psld.grid.cells import Cell, Grid
 from psld.grid.entries import paper_values
 from psld.grid.figures import GridFigure, all_figures, plot_numbers, trained_models
 from psld.grid.records import Dataset, Features, Guide, Model
@@ -66,17 +66,6 @@ class Workflow:
     def cell(self, wildcards: Any) -> Cell:
         return self.grids[wildcards.grid].cells[f"{wildcards.model}/{wildcards.sampler}"]
 
-    def images(self, wildcards: Any) -> Images:
-        """The images of the wildcards `grid` and `images`."""
-        known = {each.name: each for each in self.grids[wildcards.grid].images.values()}
-        return known[wildcards.images]
-
-    def images_features(self, wildcards: Any) -> list[str]:
-        """The manifests of the references that images are compared with."""
-        grid, images = self.grid(wildcards), self.images(wildcards)
-        names = dict.fromkeys(m.metric.features for m in images.measurements)
-        return [grid.features[f"{images.dataset}/{name}"].manifest for name in names]
-
     def figure(self, wildcards: Any) -> GridFigure:
         return all_figures(self.grids[wildcards.grid])[wildcards.figure]
 
@@ -111,9 +100,7 @@ class Workflow:
 
     def table_results(self, wildcards: Any) -> list[str]:
         grid = self.grid(wildcards)
-        images = grid.file.numbers_in(wildcards.table, images=True)
-        cells = result_files(grid, grid.file.numbers_in(wildcards.table))
-        return sorted({*cells, *(grid.images[number].result for number in images)})
+        return sorted(result_files(grid, grid.file.numbers_in(wildcards.table)))
 
     def table_content(self, wildcards: Any) -> dict[str, Any]:
         """The contents of a table besides its inputs: its texts, and what each entry shows."""
@@ -158,8 +145,7 @@ class Workflow:
         """The files that a page shows: tables, the results in them, and figures."""
         grid = self.grid(wildcards)
         pages = [f"{paths.table(grid.name, table)}.html" for table in grid.file.tables]
-        measured = (*grid.measured_cells, *grid.images.values())
-        results = sorted({each.result for each in measured})
+        results = sorted(cell.result for cell in grid.measured_cells)
         return [*pages, *results, *figure_files(grid, all_figures(grid))]
 
     def certificate_inputs(self, wildcards: Any) -> list[str]:
@@ -240,7 +226,6 @@ class Workflow:
             yield from (f"{name}/{cell.name}" for cell in grid.measured_cells)
             for cell in grid.cells.values():
                 yield from cell.records
-            yield from (images.result for images in grid.images.values())
 
     def check_names(self, rules: Iterable[str]) -> None:
         """Raise UserError if a table or figure, which is a target, has a name that is taken."""

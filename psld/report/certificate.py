@@ -192,8 +192,7 @@ def _verify(root: Path, references: list[LoadedReference], measure: bool = True)
         pairs = zip_longest(*(csv.DictReader(text.splitlines()) for text in texts))
         tables[name] = Counter()
         for entry, pair in zip(chain.from_iterable(entries), pairs, strict=True):
-            is_cell = entry.number and not entry.number.images
-            fixed = is_cell and grid.cell(entry.number).sampler.settings.evaluations
+            fixed = entry.number and grid.cell(entry.number).sampler.settings.evaluations
             found = list(differences(*pair))
             if fixed and any(result.nfe != fixed for result in entry.results):
                 found.append(f"nfe is {entry.nfe:g}, by the sampler's settings {fixed}")

@@ -164,4 +164,4 @@ def _origins(results: list[CellResult]) -> Iterator[TableText]:
 def _software(result: CellResult) -> tuple[str, ...]:
     versions = ", ".join(f"{name} {v}" for name, v in result.versions.items() if v)
     precision = ", ".join(f"{name}: {value}" for name, value in result.precision.items())
-    return versions, result.git_revision or "", precision, result.sampling_device or ""
+    return versions, result.git_revision or "", precision, result.sampling_device

@@ -191,7 +191,6 @@ def result_runs(grid: Grid) -> Iterator[ResultRun]:
     papers = {
         (cell, grid.measurement(number)): printed.get("value")
         for number, printed in paper_values(grid).items()
-        if not number.images
         for cell in grid.replicates(number)
     }
     for cell in grid.measured_cells:

@@ -217,7 +217,7 @@ def _notes(table: Table, rows: list[list[TableEntry]]) -> Iterable[str]:
     missing = sum(entry.status == "not run" for entry in entries)
     if missing:
         yield f"{missing} of {len(entries)} entries have not been run ({MISSING})."
-    samplers = {e.number.sampler: e.results[0].sampler or {} for e in entries if e.results}
+    samplers = {e.number.sampler: e.results[0].sampler for e in entries if e.results}
     starts = {name: sampler.get("start") for name, sampler in samplers.items()}
     if names := sorted(name for name, start in starts.items() if start == "gaussian"):
         yield f"Starts from the mean and covariance of the training images: {', '.join(names)}."
@@ -231,7 +231,7 @@ def _notes(table: Table, rows: list[list[TableEntry]]) -> Iterable[str]:
 
 def scales(entries: list[TableEntry]) -> dict[str, CellResult]:
     """Return a result for each metric, and each dataset if there are several, by name."""
-    results = [entry.results[0] for entry in entries if entry.results and entry.results[0].model]
+    results = [entry.results[0] for entry in entries if entry.results]
     kinds = [(r.metric["name"], r.model.settings["dataset"]["name"]) for r in results]
     several = len({dataset for _, dataset in kinds}) > 1
     names = [f"{metric} on {dataset}" if several else metric for metric, dataset in kinds]
@@ -290,7 +290,7 @@ def _verdict_notes(table: Table, rows: list[list[TableEntry]]) -> Iterable[str]:
             "¹ For these weights: fewer than three trainings do not show how much another one "
             "changes, and the paper's number is of another one."
         )
-    weights = [r.model.imported for entry in entries for r in entry.results if r.model]
+    weights = [r.model.imported for entry in entries for r in entry.results]
     if files := {w.sha256: f"{w.file} (SHA-256 {w.sha256})" for w in weights if w}:
         yield f"² For imported weights, which were not trained here: {'; '.join(files.values())}."
     if alike := [pair for column in zip(*rows, strict=True) for pair in _alike(column)]:

@@ -21,26 +21,6 @@ rule evaluate:
         "python -m psld evaluate_cell cell={params.cell:q} record={params.record:q} > {log:q} 2>&1"
 
 
-# Reads: images of others, and the references.  Makes: all metrics of them, JSON.
-rule evaluate_images:
-    input:
-        images=lambda w: GRIDS.images(w).path,
-        references=lambda w: GRIDS.images_features(w),
-    output:
-        "results/images/{grid}/{images}.json",
-    log:
-        "logs/evaluate_images/{grid}/{images}.log",
-    conda:
-        "../../envs/evaluate.yaml"
-    params:
-        record=lambda w: GRIDS.images(w).evaluation_digest,
-        words=lambda w: GRIDS.images(w).words,
-    shell:
-        "python -m psld evaluate images={input.images:q} dataset={params.words[dataset]:q} "
-        "metric={params.words[metric]:q} samples={params.words[samples]:q} output={output:q} "
-        "> {log:q} 2>&1"
-
-
 # Reads: the results of cells.  Makes: a table as Markdown, CSV, LaTeX and HTML.
 rule tabulate:
     input:
