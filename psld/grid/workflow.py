@@ -8,10 +8,9 @@ from psld.config.locations import config_names
 from psld.grid import paths
 from psld.grid.cache import load_grid, nearest
 from psld.grid.cells import Cell, Grid
-from psld.grid.entries import paper_values
-from psld.grid.figures import GridFigure, all_figures, plot_numbers, trained_models
+from psld.grid.figures import GridFigure, all_figures, plot_entries, trained_models
 from psld.grid.records import Dataset, Features, Guide, Model
-from psld.grid.tables import Number
+from psld.grid.rows import cells_behind, entries_in, paper_values
 from psld.utils.errors import UserError
 
 
@@ -100,15 +99,13 @@ class Workflow:
 
     def table_results(self, wildcards: Any) -> list[str]:
         grid = self.grid(wildcards)
-        return sorted(result_files(grid, grid.file.numbers_in(wildcards.table)))
+        return sorted(cell.result for cell in cells_behind(entries_in(grid, wildcards.table)))
 
     def table_content(self, wildcards: Any) -> dict[str, Any]:
         """The contents of a table besides its inputs: its texts, and what each entry shows."""
-        file = self.grid(wildcards).file
-        places = file.places[wildcards.table]
-        table = file.tables[wildcards.table].model_dump()
-        entries = [[place.number and list(place.number) for place in row] for row in places]
-        return {"table": table, "entries": entries}
+        file, name = self.grid(wildcards).file, wildcards.table
+        entries = [[shown.model_dump() for shown in row] for row in file.shown[name]]
+        return {"table": file.tables[name].model_dump(), "entries": entries}
 
     def figure_inputs(self, wildcards: Any) -> list[str]:
         """The small files that decide a figure."""
@@ -118,7 +115,7 @@ class Workflow:
                 models = (grid.models[model] for model in trained_models(grid))
                 return [f"{model.folder}/history.json" for model in models]
             case "plot":
-                return result_files(grid, plot_numbers(grid, figure.name))
+                return [cell.result for cell in cells_behind(plot_entries(grid, figure.name))]
             case "nearest":
                 return [cell.result for cell in figure.cells.values()]
         return [cell.records[0] for cell in figure.cells.values()]
@@ -136,9 +133,9 @@ class Workflow:
         content: dict[str, Any] = {"title": figure.title, "cells": cells}
         if figure.kind == "plot":
             content["models"] = list(grid.models)  # their order sets their colors
-            papers, numbers = paper_values(grid), plot_numbers(grid, figure.name)
-            content["entries"] = [list(number) for number in numbers]
-            content["paper"] = [papers.get(number) for number in numbers]
+            papers, entries = paper_values(grid), plot_entries(grid, figure.name)
+            content["entries"] = [entry.shown.model_dump() for entry in entries]
+            content["paper"] = [papers.get(entry.number) for entry in entries]
         return content
 
     def page_parts(self, wildcards: Any) -> list[str]:
@@ -238,11 +235,6 @@ class Workflow:
                         f"figure, grid or rule; call it {grid}-{name}"
                     )
                 seen.add(name)
-
-
-def result_files(grid: Grid, numbers: Iterable[Number]) -> list[str]:
-    """Return the results behind some numbers with all their seeds, each file once."""
-    return [cell.result for cell in grid.cells_behind(numbers)]
 
 
 def table_files(grid: Grid, table: str) -> list[str]:

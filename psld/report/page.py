@@ -13,8 +13,9 @@ from PIL import Image
 
 from psld.grid import paths
 from psld.grid.cells import Grid
-from psld.grid.entries import STATUSES, Status, TableEntry, read_claims, read_table
+from psld.grid.entries import STATUSES, Entry, Status
 from psld.grid.figures import FIRST, GridFigure, all_figures
+from psld.grid.rows import read_claims, read_table
 from psld.metrics.results import CellResult
 from psld.report.formats import TEMPLATES
 from psld.report.table import (
@@ -89,7 +90,7 @@ def results_page(grid: Grid) -> str:
     )
 
 
-def _without_legend(text: TableText, rows: list[list[TableEntry]]) -> TableText:
+def _without_legend(text: TableText, rows: list[list[Entry]]) -> TableText:
     """Return a table without the notes that the page has once, for all tables."""
     shared = set(legend([entry for row in rows for entry in row]))
     return replace(text, notes=[note for note in text.notes if note not in shared])
@@ -99,7 +100,7 @@ def _facts(grid: Grid) -> dict[str, list[str]]:
     budgets: dict[str, set[str]] = {}
     for sampler in grid.samplers.values():
         budgets.setdefault(sampler.family, set()).add(sampler.budget)
-    samples = sorted({number.samples for number in grid.file.numbers})
+    samples = sorted({shown.samples for shown in grid.file.cells_shown})
     seeds = {"training": grid.file.seeds.training, "sampling": grid.file.seeds.sampling}
     facts = {
         "Datasets": list(grid.datasets),

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from psld.grid.cells import Grid
-from psld.grid.entries import ANSWERS, STATUSES, AnsweredComparison, Status, TableEntry
+from psld.grid.entries import STATUSES, Entry, Status
+from psld.grid.rows import ANSWERS, Comparison
 from psld.grid.tables import Table
 from psld.metrics.estimate import CONFIDENCE
 from psld.metrics.results import NUMBER_KINDS, CellResult
+from psld.metrics.settings import Measurement
 
 MISSING = "–"
 LITERATURE = "†"
@@ -42,9 +44,9 @@ class TableText:
     notes: list[str] = field(default_factory=list)
 
 
-def table_text(table: Table, rows: list[list[TableEntry]]) -> TableText:
+def table_text(table: Table, rows: list[list[Entry]]) -> TableText:
     entries = [entry for row in rows for entry in row]
-    has_seeds = any(entry.seeds > 1 for entry in entries)
+    has_seeds = any(len(entry.cells) > 1 for entry in entries)
     headings = [*table.headings, *(["seeds"] if has_seeds else [])]
     return TableText(
         title=table.title,
@@ -60,7 +62,7 @@ def table_text(table: Table, rows: list[list[TableEntry]]) -> TableText:
     )
 
 
-def summary(grid: Grid, tables: dict[str, list[list[TableEntry]]]) -> TableText:
+def summary(grid: Grid, tables: dict[str, list[list[Entry]]]) -> TableText:
     """Count the entries of each table by status."""
     counts = {n: Counter(e.status for row in rows for e in row) for n, rows in tables.items()}
     found = [status for status in STATUSES if any(count[status] for count in counts.values())]
@@ -76,17 +78,15 @@ def summary(grid: Grid, tables: dict[str, list[list[TableEntry]]]) -> TableText:
     )
 
 
-def best_text(grid: Grid, tables: dict[str, list[list[TableEntry]]]) -> TableText:
+def best_text(grid: Grid, tables: dict[str, list[list[Entry]]]) -> TableText:
     """Name the best entries of each column, and those that cannot be told from them."""
     lines = []
     for name, rows in tables.items():
         for column in zip(*rows, strict=True):
-            alike: dict[tuple[str, str, int], list[TableEntry]] = {}
+            alike: dict[tuple[str, Measurement], list[Entry]] = {}
             for entry in column:
                 if entry.rank and entry.rank.name in RANKS:
-                    number = entry.number
-                    key = number.metric, grid.dataset_of(number), number.samples
-                    alike.setdefault(key, []).append(entry)
+                    alike.setdefault(entry.axis, []).append(entry)
             for entries in alike.values():
                 best = next(entry for entry in entries if entry.rank.name == "best")
                 others = [", ".join(e.row.label) for e in entries if e.number != best.number]
@@ -97,10 +97,10 @@ def best_text(grid: Grid, tables: dict[str, list[list[TableEntry]]]) -> TableTex
     return TableText("The best of each column", columns, lines, headings=2)
 
 
-def limit_text(table: Table, rows: list[list[TableEntry]]) -> TableText | None:
+def limit_text(table: Table, rows: list[list[Entry]]) -> TableText | None:
     """Return the distances of infinitely many samples with their intervals; None without any."""
 
-    def text(entry: TableEntry) -> str:
+    def text(entry: Entry) -> str:
         if (limit := entry.extrapolated) is None:
             return MISSING
         value, low, high = (_number(number, _digits(entry)) for number in limit)
@@ -117,7 +117,7 @@ def limit_text(table: Table, rows: list[list[TableEntry]]) -> TableText | None:
     )
 
 
-def claims_text(answered: Iterable[AnsweredComparison]) -> TableText:
+def claims_text(answered: Iterable[Comparison]) -> TableText:
     """Answer the claims of a grid, comparison by comparison."""
     comparisons = list(answered)
     counts = Counter(each.answer for each in comparisons)
@@ -142,10 +142,10 @@ def claims_text(answered: Iterable[AnsweredComparison]) -> TableText:
     )
 
 
-def _claim_line(answered: AnsweredComparison) -> list[str]:
-    compared, difference, answer = answered.compared, answered.difference, answered.answer
+def _claim_line(answered: Comparison) -> list[str]:
+    smaller, difference, answer = answered.smaller, answered.difference, answered.answer
     error = difference.interval.half_width if difference else 0.0
-    digits = _decimals(NUMBER_KINDS[compared.show].decimals, error)
+    digits = _decimals(NUMBER_KINDS[smaller.show].decimals, error)
     shown = [MISSING, _number(answered.paper, digits, "+"), MISSING]
     if difference is not None:
         shown[0] = _number(difference.value, digits, "+")
@@ -154,18 +154,18 @@ def _claim_line(answered: AnsweredComparison) -> list[str]:
             shown[2] = f"{answered.p_value:.2g}"
         if answer != "cannot tell" and not answered.covers_training:
             answer += " for these weights"
-    samples, trainings = f"{compared.smaller.samples:,}", str(answered.trainings or MISSING)
-    return [answered.claim, compared.label or MISSING, *shown, samples, trainings, answer]
+    samples, trainings = f"{smaller.samples:,}", str(answered.trainings or MISSING)
+    return [answered.claim, answered.label or MISSING, *shown, samples, trainings, answer]
 
 
-def _seeds(entries: list[TableEntry]) -> str:
+def _seeds(entries: list[Entry]) -> str:
     """Return the number of seeds that have been run, and of those that are asked for if more."""
-    counts = {(len(entry.results), entry.seeds) for entry in entries if entry.number}
+    counts = {(len(entry.results), len(entry.cells)) for entry in entries if entry.cells}
     texts = [f"{n}" if n == asked else f"{n} of {asked}" for n, asked in sorted(counts)]
     return ", ".join(texts) or MISSING
 
 
-def _short(entry: TableEntry) -> str:
+def _short(entry: Entry) -> str:
     """Return our value, its interval, its rank and (paper's value, difference and verdict)."""
     digits = _digits(entry)
     paper = _number(entry.paper, digits)
@@ -186,11 +186,11 @@ def _short(entry: TableEntry) -> str:
         return f"{ours} ({paper})"
     verdict = MARKS.get(entry.status, "")
     if verdict and entry.missing_seeds:
-        verdict += f", {len(entry.results)} of {entry.seeds} seeds"
+        verdict += f", {len(entry.results)} of {len(entry.cells)} seeds"
     return f"{ours} ({paper}, {_number(entry.difference, digits, '+')}{verdict})"
 
 
-def _digits(entry: TableEntry) -> int:
+def _digits(entry: Entry) -> int:
     """Return the number of decimals: so many that an error is not printed as 0."""
     kind, error = NUMBER_KINDS[entry.show], entry.interval and entry.interval.half_width
     if not kind.from_features or not error or error < 1e-6 * abs(entry.value):
@@ -210,14 +210,14 @@ def _number(number: float | None, digits: int, sign: str = "") -> str:
 # -- notes ----------------------------------------------------------------------------------------
 
 
-def _notes(table: Table, rows: list[list[TableEntry]]) -> Iterable[str]:
+def _notes(table: Table, rows: list[list[Entry]]) -> Iterable[str]:
     """Yield the table's footnotes, what is special in it, and its legend."""
     entries = [entry for row in rows for entry in row]
     yield from table.footnotes
     missing = sum(entry.status == "not run" for entry in entries)
     if missing:
         yield f"{missing} of {len(entries)} entries have not been run ({MISSING})."
-    samplers = {e.number.sampler: e.results[0].sampler for e in entries if e.results}
+    samplers = {e.shown.sampler: e.results[0].sampler for e in entries if e.results}
     starts = {name: sampler.get("start") for name, sampler in samplers.items()}
     if names := sorted(name for name, start in starts.items() if start == "gaussian"):
         yield f"Starts from the mean and covariance of the training images: {', '.join(names)}."
@@ -229,7 +229,7 @@ def _notes(table: Table, rows: list[list[TableEntry]]) -> Iterable[str]:
         yield f"{LITERATURE} From other papers, as printed in this one; not run here."
 
 
-def scales(entries: list[TableEntry]) -> dict[str, CellResult]:
+def scales(entries: list[Entry]) -> dict[str, CellResult]:
     """Return a result for each metric, and each dataset if there are several, by name."""
     results = [entry.results[0] for entry in entries if entry.results]
     kinds = [(r.metric["name"], r.model.settings["dataset"]["name"]) for r in results]
@@ -254,7 +254,7 @@ def _significant(number: float) -> str:
     return f"{float(f'{number:.3g}'):,}".removesuffix(".0")
 
 
-def legend(entries: list[TableEntry]) -> Iterable[str]:
+def legend(entries: list[Entry]) -> Iterable[str]:
     """Yield the scales of the metrics, and what ±, SD, min and the ranks mean."""
     for name, result in scales(entries).items():
         yield _scale_note(name, result)
@@ -275,7 +275,7 @@ def legend(entries: list[TableEntry]) -> Iterable[str]:
         )
 
 
-def _verdict_notes(table: Table, rows: list[list[TableEntry]]) -> Iterable[str]:
+def _verdict_notes(table: Table, rows: list[list[Entry]]) -> Iterable[str]:
     """Yield what the verdicts mean in this table, and where they do not tell two rows apart."""
     entries = [entry for row in rows for entry in row]
     yield "In brackets: the paper's value and the difference (ours minus the paper's)."
@@ -297,18 +297,18 @@ def _verdict_notes(table: Table, rows: list[list[TableEntry]]) -> Iterable[str]:
         yield f"✓ for both, bands that overlap, and no difference left: {'; '.join(alike)}."
 
 
-def _alike(column: Iterable[TableEntry]) -> Iterable[str]:
+def _alike(column: Iterable[Entry]) -> Iterable[str]:
     """Yield pairs with neighboring numbers of the paper that their verdicts do not tell apart."""
     agreeing = [e for e in column if MARKS.get(e.status, "").startswith(" ✓") and e.show == "value"]
     for a, b in pairwise(sorted(agreeing, key=lambda entry: entry.paper)):
-        if 0 < b.paper - a.paper <= a.width + b.width and a.number[3:] == b.number[3:]:
-            p_value = a.measured.difference(b.measured).p_value
+        if 0 < b.paper - a.paper <= a.width + b.width and a.measurement == b.measurement:
+            p_value = a.minus(b).p_value
             if p_value >= 1 - CONFIDENCE:
                 names = " and ".join(" ".join(entry.row.label) for entry in (a, b))
                 yield f"{names} in {a.column} (p = {p_value:.1g})"
 
 
-def _undecided_notes(entries: list[TableEntry]) -> Iterable[str]:
+def _undecided_notes(entries: list[Entry]) -> Iterable[str]:
     """Yield what would decide the undecided entries, by what each of them needs."""
     undecided = [entry for entry in entries if entry.status == "undecided"]
     if not undecided:

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from psld.grid.entries import STATUSES, read_table
+from psld.grid.entries import STATUSES
 from psld.grid.figures import all_figures
+from psld.grid.rows import read_table
 from psld.report.page import MEANINGS, MOST_PIXELS, results_page
 from psld.report.table import table_text
 from tests.commands import call, succeeded

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from psld.config.settings import write_record
-from psld.grid.entries import read_table
+from psld.grid.rows import read_table
 from psld.metrics.results import NUMBER_KINDS, CellResult, CellResults, NumberKind
 from psld.report.table import scales, table_text
 from tests.commands import call, refused, succeeded

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from psld.grid.entries import read_table
+from psld.grid.rows import read_table
 from psld.grid.tables import RECORDED
 from psld.report import formats
 from psld.report.table import table_text
