@@ -95,7 +95,7 @@ def csv_line(table: Table, entry: Entry) -> dict[str, object]:
 
 
 def markdown(text: TableText) -> str:
-    title, caption, *notes = map(_plain, [text.title, text.caption, *text.notes])
+    title, caption, *notes = map(_plain, [text.title, text.caption, *text.notes, *text.alone])
     sides = ["left"] * text.headings + ["right"] * (len(text.columns) - text.headings)
     lines = [text.columns, *text.lines]
     head, *rows = [[_plain(cell).replace("|", r"\|") for cell in line] for line in lines]
@@ -110,7 +110,7 @@ def _plain(text: str) -> str:
 
 def latex(text: TableText) -> str:
     """Return a booktabs table, with the notes in its caption."""
-    caption = " ".join(filter(None, [f"{text.title}.", text.caption, *text.notes]))
+    caption = " ".join(filter(None, [f"{text.title}.", text.caption, *text.notes, *text.alone]))
     sides = "l" * text.headings + "r" * (len(text.columns) - text.headings)
     lines = [text.columns, *text.lines]
     head, *body = (f"{' & '.join(map(_escape, line))} \\\\" for line in lines)

@@ -257,7 +257,7 @@ def _table_runs(grid: Grid, name: str) -> Iterator[ResultRun]:
         "id": run_id(grid.name, "tabulate", name),
         "job_type": "tabulate",
         "name": name,
-        "config": {"title": text.title, "caption": text.caption, "notes": text.notes},
+        "config": {"title": text.title, "caption": text.caption, "notes": text.notes + text.alone},
     }
     tables = {
         "table": (text.columns, text.lines),
