@@ -64,18 +64,23 @@ class Entry:
     measurement: Measurement | None = None
     by_cell: Mapping[Cell, CellResult] = field(default_factory=dict)
     """The results so far."""
+    others: tuple[str, ...] = ()
+    """The files that are there, but hold no result of these records."""
     rank: Rank | None = None
 
     def read(self, root: Path = Path()) -> "Entry":
         """Return the entry with the results that are below `root`, the folder of the project.
 
-        Results of other records are left out: the grid has changed since.
+        Results of other records are left out: the grid has changed since, or files were moved.
         """
-        found = {}
+        found, others = {}, []
         for cell in self.cells:
-            if result := CellResults.find(root / cell.result, self.measurement.digest(cell.digest)):
+            path, record = root / cell.result, self.measurement.digest(cell.digest)
+            if result := CellResults.find(path, record):
                 found[cell] = result
-        return replace(self, by_cell=_complete(found))
+            elif path.exists():
+                others.append(cell.result)
+        return replace(self, by_cell=_complete(found), others=tuple(others))
 
     @property
     def label(self) -> str:

@@ -16,6 +16,8 @@ from psld.metrics.settings import Measurement
 
 MISSING = "–"
 LITERATURE = "†"
+LISTED = 5
+"""The maximum number of files that a note lists."""
 MARKS: dict[Status, str] = {
     "reproduced": " ✓",
     "off": " ✗",
@@ -216,6 +218,12 @@ def _notes(table: Table, rows: list[list[Entry]]) -> Iterable[str]:
     counts = Counter(entry.status for entry in entries)
     if counts["not run"]:
         yield f"{counts['not run']} of {len(entries)} entries have not been run ({MISSING})."
+    if others := list(dict.fromkeys(path for entry in entries for path in entry.others)):
+        more = f" and {len(others) - LISTED} more" if len(others) > LISTED else ""
+        yield (
+            f"Of other records, so not shown: {', '.join(others[:LISTED])}{more}. Delete them, and "
+            "the workflow makes them again."
+        )
     samplers = {e.shown.sampler: e.results[0].sampler for e in entries if e.results}
     starts = {name: sampler.get("start") for name, sampler in samplers.items()}
     if names := sorted(name for name, start in starts.items() if start == "gaussian"):

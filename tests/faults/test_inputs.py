@@ -18,6 +18,7 @@ from tests.faults.matrix import fault
 from tests.faults.stages import (
     DESCRIPTION,
     GUIDE,
+    MODEL,
     STAGES,
     Stage,
     make_project,
@@ -30,6 +31,9 @@ FLIPS = 3
 
 CHECKSUMS = {"sha256"}
 """The checksum of a user's files, in which not every byte counts."""
+
+DIGEST = "data/tiny.digest"
+"""Models and guides of a cell must be of these pictures."""
 
 MAKERS = {stage.command[0]: stage for stage in STAGES}
 """The stages by their commands."""
@@ -180,6 +184,7 @@ def test_input_replaced_while_it_is_read(other, project, finished, stage: Stage)
             results.append(stage.result(project))
             shutil.copy(finished / name, project / name)
     if stage.name == "sample":
+        (project / DIGEST).unlink()  # With it, a guide of other pictures is refused.
         for name in GUIDE:
             shutil.copy(other / name, project / name)
         succeeded(stage.run(project))
@@ -215,7 +220,7 @@ def replaced(project: Path, other: Path, stage: Stage, position: int) -> Iterato
         if path not in names and not (opened.count and path.is_relative_to(project)):
             return
         if opened.count == position:
-            for name in stage.inputs:
+            for name in [*stage.inputs, *([DIGEST] if MODEL.keys() & stage.inputs.keys() else [])]:
                 copy = project / "replacement"
                 shutil.copy(other / name, copy)
                 copy.replace(project / name)
