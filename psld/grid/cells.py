@@ -177,6 +177,11 @@ class Grid:
     def measured_cells(self) -> list[Cell]:
         return [cell for cell in self.cells.values() if cell.measurements]
 
+    @property
+    def results(self) -> list[str]:
+        """The results of all cells."""
+        return sorted(cell.result for cell in self.measured_cells)
+
     def replicates(self, shown: Shown) -> tuple[Cell, ...]:
         """Return the cells of an entry, one for each seed of training and sampling."""
         return tuple(self._cells_by_key[key] for key in self.file.cell_keys(shown))

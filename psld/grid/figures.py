@@ -8,11 +8,11 @@ no guidance.
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 from psld.grid.cells import Cell, Grid
 from psld.grid.entries import Entry
-from psld.grid.rows import distances, entries_in
+from psld.grid.rows import cells_behind, distances, entries_in, paper_values
 from psld.utils.files import digest_of
 
 PLOTS = {
@@ -82,6 +82,30 @@ class GridFigure:
     """Category and subcategory in a report."""
     cells: dict[str, Cell] = field(default_factory=dict)
     """The cells whose images it shows, by the names next to the images."""
+    plotted: dict[str, Any] = field(default_factory=dict)
+    """What decides a plot besides its inputs: colors by models, entries, the paper's numbers."""
+    plotted_from: tuple[str, ...] = ()
+    """The results or histories of trainings that a plot shows."""
+
+    @property
+    def inputs(self) -> list[str]:
+        """The small files that decide it: of images, the records of the shards."""
+        if self.kind == "plot":
+            return list(self.plotted_from)
+        cells = self.cells.values()
+        return [cell.result if self.kind == "nearest" else cell.records[0] for cell in cells]
+
+    @property
+    def datasets(self) -> list[str]:
+        """The prepared dataset whose images it shows, too: training images, or originals."""
+        shows = self.kind == "nearest" or (self.kind == "samples" and self.cell.datasets)
+        return [self.cell.model.settings.data] if shows else []
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What decides it besides its inputs."""
+        cells = {label: cell.name for label, cell in self.cells.items()}
+        return {"title": self.title, "cells": cells, **self.plotted}
 
     @property
     def cell(self) -> Cell:
@@ -115,8 +139,18 @@ def _figures(grid: Grid) -> Iterator[GridFigure]:
         if len(cells) > 1:
             rows = {cell: grid.cells[cell] for cell in cells}
             yield GridFigure(name, "comparison", name, name, FIRST, rows)
+    papers = paper_values(grid)
     for plot in plots(grid):
-        yield GridFigure(plot, "plot", PLOTS[plot], PLOTS[plot], ("Plots", "Other"))
+        place, entries = (PLOTS[plot], PLOTS[plot], ("Plots", "Other")), plot_entries(grid, plot)
+        content = {
+            "models": list(grid.models),  # their order sets their colors
+            "entries": [entry.shown.model_dump() for entry in entries],
+            "paper": [papers.get(entry.number) for entry in entries],
+        }
+        files = [cell.result for cell in cells_behind(entries)] or [
+            f"{grid.models[name].folder}/history.json" for name in trained_models(grid)
+        ]
+        yield GridFigure(plot, "plot", *place, plotted=content, plotted_from=tuple(files))
     for model in grid.file.models:
         name, category = f"samples/{model}", ("Samples", "By model")
         title, cells = f"{model} by {grid.file.gallery}", {"": grid.gallery(model)}
