@@ -1,6 +1,6 @@
 """The rows of a grid's tables: their entries, ranked, and the claims that compare them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import chain, repeat
@@ -62,22 +62,20 @@ def read_table(grid: Grid, name: str, root: Path = Path()) -> list[list[Entry]]:
     return [list(row) for row in zip(*columns, strict=True)]
 
 
-def _ranked(column: Iterable[Entry]) -> list[Entry]:
+def _ranked(column: Sequence[Entry]) -> list[Entry]:
     """Compare entries of the same metric, dataset and number of samples with the best of them."""
-    entries = list(column)
-    groups: dict[tuple[str, Measurement], list[int]] = {}
-    for index, entry in enumerate(entries):
+    groups: dict[tuple[str, Measurement], list[Entry]] = {}
+    for entry in column:
         if entry.by_cell and entry.show == "value":
-            groups.setdefault(entry.axis, []).append(index)
-    for (_, measurement), group in groups.items():
+            groups.setdefault(entry.axis, []).append(entry)
+    ranks = {}
+    for (_, measurement), alike in groups.items():
         better = measurement.metric.better
-        if better and len(group) > 1:
+        if better and len(alike) > 1:
             extreme = max if better == "larger" else min
-            best = extreme((entries[index] for index in group), key=lambda entry: entry.value)
-            for index in group:
-                rank = _rank(entries[index], best, comparisons=len(group) - 1)
-                entries[index] = replace(entries[index], rank=rank)
-    return entries
+            best = extreme(alike, key=lambda entry: entry.value)
+            ranks |= {entry: _rank(entry, best, len(alike) - 1) for entry in alike}
+    return [replace(entry, rank=ranks.get(entry)) for entry in column]
 
 
 def _rank(entry: Entry, best: Entry, comparisons: int) -> Rank:

@@ -135,12 +135,11 @@ class Table(Settings):
         Args:
             metric, samples: those of the grid, for entries that set no others.
         """
-        defaults = Shown(metric=metric, samples=samples, show="value")
-        rows, columns = self.rows, self.columns
-        return [[self._shown(defaults, row, column) for column in columns] for row in rows]
+        shared = Shown(metric=metric, samples=samples, show="value"), self.cell
+        return [[self._shown(shared, row, each) for each in self.columns] for row in self.rows]
 
-    def _shown(self, defaults: Shown, row: Row, column: Column) -> Shown:
-        parts = (defaults, self.cell, row, column)
+    def _shown(self, shared: tuple[Shown, ...], row: Row, column: Column) -> Shown:
+        parts = (*shared, row, column)
         if row.literature:
             return Shown(show=[part.show for part in parts if part.show][-1])
         where = f"table {self.title!r}, row {row.label}, column {column.label}"
