@@ -72,7 +72,7 @@ def composed(launcher: str) -> dict:
 @pytest.mark.parametrize(
     ("package", "extra", "words"),
     [
-        ("matplotlib", "workflow", "design process=psld"),
+        ("matplotlib", "workflow", "figure figure=nfe"),
         ("wandb", "wandb", "wandb sync"),
         ("hydra_plugins", "workflow", "prepare --multirun hydra/launcher=submitit_local"),
     ],

@@ -80,7 +80,6 @@ NUMBERS = {"torch", "numpy"}
                 "launch -- train model=demo/cld data=x.h5": NOTHING,
                 "wandb sync": HYDRA,
                 "wandb dashboard": HYDRA,
-                "design process=cld": HYDRA,
                 "likelihood model=x output=x.json": NUMBERS | HYDRA,
             },
         ),
