@@ -31,8 +31,6 @@ class SamplingRun(Settings):
     """Most images per network evaluation; it is halved if GPU memory runs out."""
     compile: bool
     """Compile the network with torch.compile."""
-    channels_last: bool
-    """Lay out the network with the channels innermost."""
     device: str
     """`auto`, or a torch device such as `cpu` or `cuda`."""
 

@@ -86,7 +86,7 @@ def test_an_extractor_and_its_reference(demo, job, decided):
 def test_a_cell(demo):
     cell = demo.cells["psld-0.02/guide-40"]
     kept = {"family", "budget", "guide"}  # names
-    kept |= {f"run.{key}" for key in ("batch_size", "compile", "channels_last", "device")}
+    kept |= {f"run.{key}" for key in ("batch_size", "compile", "device")}
     assert undecided(cell.sampler, lambda own: replace(cell, sampler=own).digest) == kept
     [measurement] = cell.measurements
     kept = {"metric.batch_size"}
