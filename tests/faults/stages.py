@@ -219,7 +219,7 @@ STAGES = (
     ),
     Stage(
         "import",
-        ("import", "official.ckpt", *overrides(VECTOR), "output=models/imported"),
+        ("import_model", "official.ckpt", *overrides(VECTOR), "output=models/imported"),
         {"official.ckpt": ""},
         ("models/imported/*",),
     ),

@@ -2,7 +2,7 @@
 
 python -m pytest tests/metrics/test_coverage.py -s
 
-prints the table of docs/results.md.
+prints the table of docs/notes/intervals.md.
 """
 
 from collections.abc import Iterable
