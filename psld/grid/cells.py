@@ -1,9 +1,7 @@
-"""The cells of a grid, the images of others among its rows, and the grid itself."""
+"""The cells of a grid, and the grid itself."""
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import PurePath
 from typing import Any, Literal
 
 from psld.config.settings import parse, quoted
@@ -11,9 +9,9 @@ from psld.diffusion.samplers import DigitsMask, InpaintingGuidance
 from psld.grid import paths
 from psld.grid.records import Dataset, Features, Guide, Job, Model, Sampler
 from psld.grid.schema import GridFile, seeded
-from psld.grid.tables import Number
+from psld.grid.tables import Shown
 from psld.metrics.command_settings import EvaluateSettings
-from psld.metrics.settings import Measurement, MetricSettings, foreign_digest
+from psld.metrics.settings import Measurement, MetricSettings
 from psld.sampling.settings import SampleSettings, images_digest, record_path, shards_needed
 from psld.utils.arguments import as_words
 from psld.utils.errors import UserError
@@ -155,46 +153,6 @@ class Cell:
         return Job(settings, self.evaluation_digest, self.networks)
 
 
-@dataclass(frozen=True)
-class Images:
-    """Images of others in a grid's tables, and how they are measured."""
-
-    grid: str
-    path: str
-    dataset: str
-    measurements: tuple[Measurement, ...]
-    """All of one number of images."""
-
-    @property
-    def name(self) -> str:
-        """The name of the file, and a digest of what tells it from others of this name."""
-        decides = [self.path, self.dataset, self.measurements[0].samples]
-        return f"{PurePath(self.path).stem}-{digest_of(decides)[:8]}"
-
-    @property
-    def result(self) -> str:
-        return paths.images_result(self.grid, self.name)
-
-    @property
-    def digest(self) -> str:
-        """The digest of what decides the results, but for metrics and number."""
-        return foreign_digest(self.path, self.dataset)
-
-    @property
-    def evaluation_digest(self) -> str:
-        """The digest of everything that decides the results."""
-        return digest_of([measurement.digest(self.digest) for measurement in self.measurements])
-
-    @property
-    def words(self) -> dict[str, str]:
-        """The settings of psld evaluate for these images."""
-        return {
-            "dataset": self.dataset,
-            "metric": f"[{','.join(m.metric.name for m in self.measurements)}]",
-            "samples": str(self.measurements[0].samples),
-        }
-
-
 @dataclass(frozen=True, eq=False)
 class Grid:
     """A grid with everything resolved."""
@@ -219,33 +177,17 @@ class Grid:
     def measured_cells(self) -> list[Cell]:
         return [cell for cell in self.cells.values() if cell.measurements]
 
-    def replicates(self, number: Number) -> list[Cell]:
-        """Return the cells of a number: one for each seed of training and sampling."""
-        return [self._cells_by_key[key] for key in self.file.cell_keys(number)]
+    @property
+    def results(self) -> list[str]:
+        """The results of all cells."""
+        return sorted(cell.result for cell in self.measured_cells)
 
-    def cells_behind(self, numbers: Iterable[Number]) -> list[Cell]:
-        """Return the cells of some numbers with all their seeds, each once."""
-        return list(dict.fromkeys(cell for n in numbers for cell in self.replicates(n)))
+    def replicates(self, shown: Shown) -> tuple[Cell, ...]:
+        """Return the cells of an entry, one for each seed of training and sampling."""
+        return tuple(self._cells_by_key[key] for key in self.file.cell_keys(shown))
 
-    def measurement(self, number: Number) -> Measurement:
-        return Measurement(metric=self.metrics[number.metric], samples=number.samples)
-
-    def cell(self, number: Number) -> Cell:
-        """Return the cell of a number with the first seeds."""
-        return self.cells[number.cell]
-
-    @cached_property
-    def images(self) -> dict[Number, Images]:
-        """The images of others in all tables, by number."""
-        alike: dict[tuple[str, str, int], dict[Number, Measurement]] = {}
-        for number in self.file.numbers_in(images=True):
-            key = number.images, images_dataset(number, self.models), number.samples
-            alike.setdefault(key, {})[number] = self.measurement(number)
-        return {
-            number: Images(self.name, path, dataset, tuple(dict.fromkeys(measurements.values())))
-            for (path, dataset, _), measurements in alike.items()
-            for number in measurements
-        }
+    def measurement(self, shown: Shown) -> Measurement:
+        return Measurement(metric=self.metrics[shown.metric], samples=shown.samples)
 
     def words(self, key: Literal["model", "guide", "cell"], name: str) -> list[str]:
         """Return the words from which a command composes the settings of a record."""
@@ -256,10 +198,6 @@ class Grid:
         else:
             overrides, settings = self.file.guides[name].overrides, self.guides[name].settings
         return [*overrides, f"name={name}", f"grid_name={settings.grid_name}"]
-
-    def dataset_of(self, number: Number) -> str:
-        """Return the name of the dataset that a number compares with."""
-        return self.images[number].dataset if number.images else self.cell(number).model.dataset
 
     def gallery(self, model: str) -> Cell:
         """Return the cell whose images are shown for a model."""
@@ -274,11 +212,11 @@ class Grid:
     @cached_property
     def _cells_by_key(self) -> dict[tuple[str, str, int], Cell]:
         measured: dict[tuple[str, str, int], dict[Measurement, None]] = {}
-        for number in self.file.numbers:
-            for key in self.file.cell_keys(number):
-                measured.setdefault(key, {})[self.measurement(number)] = None
-        shown = (f"{model}/{self.file.gallery}" for model in self.file.models)
-        for name in (*shown, *(cell for _, cell in self.file.figure_cells)):
+        for entry in self.file.cells_shown:
+            for key in self.file.cell_keys(entry):
+                measured.setdefault(key, {})[self.measurement(entry)] = None
+        galleries = (f"{model}/{self.file.gallery}" for model in self.file.models)
+        for name in (*galleries, *(cell for _, cell in self.file.figure_cells)):
             measured.setdefault((*name.split("/"), self.file.seed), {})
         cells = {}
         for (model, sampler, seed), measurements in measured.items():
@@ -295,14 +233,3 @@ class Grid:
                 features={name: self.features[f"{dataset}/{name}"] for name in names},
             )
         return cells
-
-
-def images_dataset(number: Number, models: Mapping[str, Model]) -> str:
-    """Return the dataset that images are compared with: the row's, or the only one of the grid.
-
-    Raises UserError if there is no such one.
-    """
-    names = sorted({model.dataset for model in models.values()})
-    if number.dataset in names or (number.dataset is None and len(names) == 1):
-        return number.dataset or names[0]
-    raise UserError(f"images {number.images}: give the row a dataset, one of {', '.join(names)}")

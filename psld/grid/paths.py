@@ -29,10 +29,6 @@ def cell_result(grid: str, cell: str) -> str:
     return f"results/cells/{grid}/{cell}.json"
 
 
-def images_result(grid: str, images: str) -> str:
-    return f"results/images/{grid}/{images}.json"
-
-
 def kept(result: str) -> str:
     """The path of the features, or sums of them, that a cell's results are computed from."""
     return f"{result.removesuffix('.json')}.safetensors"

@@ -19,7 +19,6 @@ RULES = (
         "import_guide",
         "sample",
         "evaluate",
-        "evaluate_images",
         "tabulate",
         "figure",
         "page",

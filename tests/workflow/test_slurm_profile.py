@@ -14,7 +14,6 @@ TARGETS = ("imports", "figure3-cifar10")
 
 ON_GPUS = {
     "evaluate",
-    "evaluate_images",
     "reference",
     "sample",
     "train",

@@ -23,7 +23,6 @@ wildcard_constraints:
     model=r"[^/]+",
     guide=r"[^/]+",
     sampler=r"[^/]+-[^/]+",  # FAMILY-BUDGET
-    images=r"[^/]+",
     first=r"\d{5}",
     last=r"\d{5}",
 

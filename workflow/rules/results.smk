@@ -21,26 +21,6 @@ rule evaluate:
         "python -m psld evaluate_cell cell={params.cell:q} record={params.record:q} > {log:q} 2>&1"
 
 
-# Reads: images of others, and the references.  Makes: all metrics of them, JSON.
-rule evaluate_images:
-    input:
-        images=lambda w: GRIDS.images(w).path,
-        references=lambda w: GRIDS.images_features(w),
-    output:
-        "results/images/{grid}/{images}.json",
-    log:
-        "logs/evaluate_images/{grid}/{images}.log",
-    conda:
-        "../../envs/evaluate.yaml"
-    params:
-        record=lambda w: GRIDS.images(w).evaluation_digest,
-        words=lambda w: GRIDS.images(w).words,
-    shell:
-        "python -m psld evaluate images={input.images:q} dataset={params.words[dataset]:q} "
-        "metric={params.words[metric]:q} samples={params.words[samples]:q} output={output:q} "
-        "> {log:q} 2>&1"
-
-
 # Reads: the results of cells.  Makes: a table as Markdown, CSV, LaTeX and HTML.
 rule tabulate:
     input:
@@ -66,8 +46,8 @@ rule tabulate:
 # Reads: results, histories of trainings, or shards.  Makes: a figure, PNG and SVG.
 rule figure:
     input:
-        shown=lambda w: GRIDS.figure_inputs(w),
-        images=lambda w: [ancient(file) for file in GRIDS.figure_images(w)],
+        shown=lambda w: GRIDS.figure(w).inputs,
+        images=lambda w: [ancient(file) for file in GRIDS.figure(w).datasets],
     output:
         vector="results/figures/{grid}/{figure}.svg",
         picture=report(
@@ -82,7 +62,7 @@ rule figure:
     conda:
         "../../envs/figure.yaml"
     params:
-        content=lambda w: GRIDS.figure_content(w),
+        content=lambda w: GRIDS.figure(w).content,
         caption=lambda w: GRIDS.figure(w).caption,
     shell:
         "python -m psld figure grid_name={wildcards.grid:q} figure={wildcards.figure:q} > {log:q} 2>&1"
@@ -107,7 +87,7 @@ rule page:
 # Reads: results, with what they were computed from.  Makes: the grid's certificate, a zip.
 rule certify:
     input:
-        lambda w: GRIDS.certificate_inputs(w),
+        lambda w: GRIDS.grid(w).results,
     output:
         "results/certificates/{grid}.zip",
     log:
