@@ -10,7 +10,7 @@ classifier, to the training split, and in pixels on the scale 0 to 1, to all ima
 `few` knows exactly the two moments that the distance of pixels compares, so a first row, with 0
 evaluations, has images of that Gaussian alone.
 
-Errors and tests are those of the tables (psld/grid/seeds.py): after ± stands half of the 95 %
+Errors and tests are those of the tables (psld/grid/entries.py): after ± stands half of the 95 %
 interval of the mean over trainings and sampling seeds. It covers other samples and, with several
 trainings, training again. Ratios are of means. p is of the difference from EM at the most steps, in
 features and in pixels: block by block of samples if both draw the same noise, with the error of

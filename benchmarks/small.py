@@ -16,7 +16,8 @@ from scipy.stats import t as student
 
 from psld.grid.cache import load_grid
 from psld.grid.cells import Grid
-from psld.grid.seeds import SeedResults, read_results
+from psld.grid.entries import Entry
+from psld.grid.rows import distances
 from psld.metrics.comparison import paired_difference
 
 TRAININGS = "small-seeds"
@@ -37,8 +38,8 @@ def main() -> None:
         print("|:--|--:|--:|--:|--:|:--|--:|")
         for one, other in pairs:
             a, b = results(grids[name], one), results(grids[name], other)
-            difference = a.difference(b)
-            values = f"{a.interval().value:.2f} | {b.interval().value:.2f}"
+            difference = a.minus(b)
+            values = f"{a.value:.2f} | {b.value:.2f}"
             paired = "yes" if difference.paired else "no"
             print(
                 f"| {one} − {other} | {values} | {difference.value:+.2f} | "
@@ -46,11 +47,11 @@ def main() -> None:
             )
 
 
-def results(grid: Grid, cell: str) -> SeedResults:
+def results(grid: Grid, cell: str) -> Entry:
     """Read the results of a cell in the grid's metric. End the program without them."""
     metric = grid.file.metric
-    [number] = [n for n in grid.file.numbers if (n.cell, n.metric) == (cell, metric)]
-    measured = read_results(grid, number)
+    [shown] = [e for e in distances(grid) if (e.cell.name, e.shown.metric) == (cell, metric)]
+    measured = shown.read()
     if not measured.results:
         path = grid.cells[cell].result
         print(f"error: {path}: no result; run make small first", file=sys.stderr)
@@ -58,16 +59,16 @@ def results(grid: Grid, cell: str) -> SeedResults:
     return measured
 
 
-def detectable(a: SeedResults, b: SeedResults, paired: bool) -> float:
+def detectable(a: Entry, b: Entry, paired: bool) -> float:
     """Return the difference that a test at 5 % finds with 80 % power.
 
     With three trainings of both cells, the error is that of training again.
     """
-    x, y = a.trained(), b.trained()
+    x, y = a.trained, b.trained
     if x and y:
         deviations = (3**0.5 * each.standard_error for each in (x, y))
         return FOUND_BY_THREE * math.hypot(*deviations) / 2**0.5
-    x, y = a.drawn(), b.drawn()
+    x, y = a.drawn, b.drawn
     if paired:
         [(error, freedom)] = paired_difference(x, y).errors
         return power_factor(freedom) * error

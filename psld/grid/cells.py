@@ -1,6 +1,5 @@
 """The cells of a grid, and the grid itself."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -10,7 +9,7 @@ from psld.diffusion.samplers import DigitsMask, InpaintingGuidance
 from psld.grid import paths
 from psld.grid.records import Dataset, Features, Guide, Job, Model, Sampler
 from psld.grid.schema import GridFile, seeded
-from psld.grid.tables import Number
+from psld.grid.tables import Shown
 from psld.metrics.command_settings import EvaluateSettings
 from psld.metrics.settings import Measurement, MetricSettings
 from psld.sampling.settings import SampleSettings, images_digest, record_path, shards_needed
@@ -178,20 +177,17 @@ class Grid:
     def measured_cells(self) -> list[Cell]:
         return [cell for cell in self.cells.values() if cell.measurements]
 
-    def replicates(self, number: Number) -> list[Cell]:
-        """Return the cells of a number: one for each seed of training and sampling."""
-        return [self._cells_by_key[key] for key in self.file.cell_keys(number)]
+    @property
+    def results(self) -> list[str]:
+        """The results of all cells."""
+        return sorted(cell.result for cell in self.measured_cells)
 
-    def cells_behind(self, numbers: Iterable[Number]) -> list[Cell]:
-        """Return the cells of some numbers with all their seeds, each once."""
-        return list(dict.fromkeys(cell for n in numbers for cell in self.replicates(n)))
+    def replicates(self, shown: Shown) -> tuple[Cell, ...]:
+        """Return the cells of an entry, one for each seed of training and sampling."""
+        return tuple(self._cells_by_key[key] for key in self.file.cell_keys(shown))
 
-    def measurement(self, number: Number) -> Measurement:
-        return Measurement(metric=self.metrics[number.metric], samples=number.samples)
-
-    def cell(self, number: Number) -> Cell:
-        """Return the cell of a number with the first seeds."""
-        return self.cells[number.cell]
+    def measurement(self, shown: Shown) -> Measurement:
+        return Measurement(metric=self.metrics[shown.metric], samples=shown.samples)
 
     def words(self, key: Literal["model", "guide", "cell"], name: str) -> list[str]:
         """Return the words from which a command composes the settings of a record."""
@@ -202,10 +198,6 @@ class Grid:
         else:
             overrides, settings = self.file.guides[name].overrides, self.guides[name].settings
         return [*overrides, f"name={name}", f"grid_name={settings.grid_name}"]
-
-    def dataset_of(self, number: Number) -> str:
-        """Return the name of the dataset that a number compares with."""
-        return self.cell(number).model.dataset
 
     def gallery(self, model: str) -> Cell:
         """Return the cell whose images are shown for a model."""
@@ -220,11 +212,11 @@ class Grid:
     @cached_property
     def _cells_by_key(self) -> dict[tuple[str, str, int], Cell]:
         measured: dict[tuple[str, str, int], dict[Measurement, None]] = {}
-        for number in self.file.numbers:
-            for key in self.file.cell_keys(number):
-                measured.setdefault(key, {})[self.measurement(number)] = None
-        shown = (f"{model}/{self.file.gallery}" for model in self.file.models)
-        for name in (*shown, *(cell for _, cell in self.file.figure_cells)):
+        for entry in self.file.cells_shown:
+            for key in self.file.cell_keys(entry):
+                measured.setdefault(key, {})[self.measurement(entry)] = None
+        galleries = (f"{model}/{self.file.gallery}" for model in self.file.models)
+        for name in (*galleries, *(cell for _, cell in self.file.figure_cells)):
             measured.setdefault((*name.split("/"), self.file.seed), {})
         cells = {}
         for (model, sampler, seed), measurements in measured.items():

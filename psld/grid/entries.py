@@ -1,21 +1,25 @@
-"""The entries of a table: our numbers with their intervals, the paper's, and verdicts.
+"""The entries of a table: where they stand, our numbers with their intervals, and verdicts."""
 
-And the claims of a grid: comparisons that the paper makes, answered by our numbers.
-"""
-
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Literal, NamedTuple, get_args
 
-from psld.grid.cells import Grid
-from psld.grid.seeds import LEAST_TRAININGS, Scope, SeedResults, read_results
-from psld.grid.tables import Band, Comparison, Number, Place
-from psld.metrics.comparison import Difference, holm, place_in_band, samples_to_decide
-from psld.metrics.estimate import CONFIDENCE, Interval
-from psld.metrics.results import NUMBER_KINDS, CellResult, Show
+from psld.grid.cells import Cell
+from psld.grid.tables import Band, Row, Shown
+from psld.metrics import comparison
+from psld.metrics.comparison import Difference
+from psld.metrics.estimate import Estimate, Interval, averaged, combined, pooled, spread
+from psld.metrics.results import NUMBER_KINDS, CellResult, CellResults, Show
+from psld.metrics.settings import Measurement
+
+LEAST_TRAININGS = 3
+"""The fewest trainings for a verdict that is not of these weights alone."""
+
+Scope = Literal["training", "imported weights", "these weights"]
+"""What a verdict is of: trainings of this kind, a checkpoint of others, or less than either."""
 
 Status = Literal[
     *("reproduced", "off", "agrees for these weights", "differs for these weights"),
@@ -44,75 +48,214 @@ class Rank(NamedTuple):
     """True if the difference is paired by samples."""
 
 
-@dataclass(frozen=True)
-class TableEntry(Place):
-    """One entry of a table: the measured value and the paper's value, if they exist."""
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One entry of a table: its place, the cells behind it, their results so far, its verdict."""
 
+    row: Row
+    column: str
+    """The column's label."""
+    shown: Shown
+    paper: float | None
+    """The paper's number, if it has one."""
     band: Band | None
-    seeds: int
-    """The number of results that the grid asks for."""
-    measured: SeedResults
+    cells: tuple[Cell, ...] = ()
+    """One for each seed of training and sampling; none in a literature row."""
+    measurement: Measurement | None = None
+    by_cell: Mapping[Cell, CellResult] = field(default_factory=dict)
+    """The results so far."""
+    others: tuple[str, ...] = ()
+    """The files that are there, but hold no result of these records."""
     rank: Rank | None = None
 
-    @property
-    def results(self) -> tuple[CellResult, ...]:
-        """The results so far: none for a literature row or a cell that has not been run."""
-        return self.measured.results
+    def read(self, root: Path = Path()) -> "Entry":
+        """Return the entry with the results that are below `root`, the folder of the project.
+
+        Results of other records are left out: the grid has changed since, or files were moved.
+        """
+        found, others = {}, []
+        for cell in self.cells:
+            path, record = root / cell.result, self.measurement.digest(cell.digest)
+            if result := CellResults.find(path, record):
+                found[cell] = result
+            elif path.exists():
+                others.append(cell.result)
+        return replace(self, by_cell=_complete(found), others=tuple(others))
 
     @property
-    def missing_seeds(self) -> int:
-        """The results that the grid asks for and that are not in our number."""
-        return self.seeds - len(self.results)
+    def label(self) -> str:
+        """The labels of its row and its column."""
+        return f"{' '.join(self.row.label)}, {self.column}"
+
+    @property
+    def show(self) -> Show:
+        """The kind of number that it shows."""
+        return self.shown.show
 
     @property
     def samples(self) -> int | None:
         """The samples of each seed."""
-        return self.number and self.number.samples
+        return self.shown.samples
+
+    @property
+    def cell(self) -> Cell:
+        """The cell with the first seeds."""
+        return self.cells[0]
+
+    @property
+    def number(self) -> tuple[Cell, Measurement] | None:
+        """What it measures: equal in entries that show other kinds of numbers of one result."""
+        return (self.cell, self.measurement) if self.cells else None
+
+    @property
+    def axis(self) -> tuple[str, Measurement]:
+        """Dataset and measurement: entries with the same ones have values that can be compared."""
+        return self.cell.model.dataset, self.measurement
+
+    # -- our number ---------------------------------------------------------------------------
+
+    @property
+    def results(self) -> tuple[CellResult, ...]:
+        return tuple(self.by_cell.values())
+
+    @property
+    def missing_seeds(self) -> int:
+        """The results that the grid asks for and that are not in our number."""
+        return len(self.cells) - len(self.by_cell)
+
+    @property
+    def values(self) -> list[float]:
+        """The number of each result."""
+        return [float(result.number(self.show)) for result in self.results]
 
     @property
     def value(self) -> float | None:
         """Our number, the mean over seeds."""
-        return fmean(self.measured.values(self.show)) if self.results else None
-
-    @property
-    def trainings(self) -> int | None:
-        """The number of trainings behind our number."""
-        return len(self.measured.by_training(self.show)) or None
-
-    @property
-    def deviation(self) -> float | None:
-        """The standard deviation over trainings."""
-        values = self.measured.by_training(self.show).values()
-        return stdev(values) if len(values) > 1 else None
+        return fmean(self.values) if self.by_cell else None
 
     @property
     def minimum(self) -> float | None:
         """The smallest number of several seeds."""
-        values = self.measured.values(self.show)
-        return min(values) if len(values) > 1 else None
+        return min(self.values) if len(self.by_cell) > 1 else None
+
+    @property
+    def by_training(self) -> dict[str, float]:
+        """The number of each training, by its weights: the mean over sampling seeds.
+
+        Models that share weights, a denoiser as several processes, have the same trainings. Copies
+        of a training under other names are one.
+        """
+        trainings: dict[str, list[float]] = {}
+        for result, value in zip(self.results, self.values, strict=True):
+            trainings.setdefault(result.model.weights_sha256, []).append(value)
+        return {weights: fmean(values) for weights, values in trainings.items()}
+
+    @property
+    def trainings(self) -> int | None:
+        """The number of trainings behind our number."""
+        return len(self.by_training) or None
+
+    @property
+    def deviation(self) -> float | None:
+        """The standard deviation over trainings."""
+        values = self.by_training.values()
+        return stdev(values) if len(values) > 1 else None
+
+    @property
+    def scope(self) -> Scope:
+        """What a verdict is of: with fewer than three trainings, of these weights alone."""
+        if all(result.model.imported for result in self.results):
+            return "imported weights"
+        return "training" if len(self.by_training) >= LEAST_TRAININGS else "these weights"
+
+    @property
+    def drawn(self) -> Estimate | None:
+        """Our number with the error of drawing samples from these weights.
+
+        None without results, and for a number without error. Trainings share their noise if they
+        have the same sampling seed; all inpainted cells share their images.
+        """
+        by_noise: dict[int, list[Estimate]] = {}
+        for result in self.results:
+            number = result.number(self.show)
+            if isinstance(number, Estimate):
+                noise = -1 if self.is_inpainted else result.seed
+                by_noise.setdefault(noise, []).append(number)
+        if not by_noise:
+            return None
+        return pooled([averaged(by_noise[noise]) for noise in sorted(by_noise)])
+
+    @property
+    def trained(self) -> Estimate | None:
+        """Our number with the error of training again; None for a single training."""
+        values = list(self.by_training.values())
+        return spread(values) if len(values) > 1 else None
 
     @property
     def interval(self) -> Interval | None:
-        return self.measured.interval(self.show)
+        """Our number with its 95 % interval; None without an error estimate.
+
+        With one training it covers another draw of samples from the same weights. With several it
+        covers training again too (`combined`).
+        """
+        errors = [each.interval for each in (self.drawn, self.trained) if each]
+        return combined(self.value, errors) if errors else None
 
     @property
     def extrapolated(self) -> Interval | None:
-        """The Fréchet distance of infinitely many samples, if there are enough to say."""
-        return self.measured.extrapolated if self.show == "value" else None
+        """The Fréchet distance of infinitely many samples, with the same errors as `interval`.
+
+        None if a cell has too few samples, and for other numbers. None for inpainted cells,
+        because there are no more images than the split has.
+        """
+        drawn = None if self.is_inpainted or self.show != "value" else self.drawn
+        if drawn is None or drawn.extrapolated is None:
+            return None
+        again = self.trained  # the bias of 1/n is the same for all trainings
+        errors = [drawn.extrapolated, *([again.interval] if again else [])]
+        return combined(drawn.extrapolated.value, errors)
+
+    def minus(self, other: "Entry") -> Difference:
+        """Return the difference of our number to that of another entry.
+
+        It is paired by samples if both draw the same noise, whatever the sampler: the same sampling
+        seeds, samples and number of blocks of variables. With several trainings, the error of
+        training again is added; it is paired too if both cells are of the same trainings. A count
+        has this error alone.
+        """
+        a, b = self.drawn, other.drawn
+        if a is None or b is None:
+            drawn = Difference(self.value - other.value, (), paired=False)
+        else:
+            paired = self._noise == other._noise and a.block_samples == b.block_samples
+            compared = comparison.paired_difference if paired else comparison.unpaired_difference
+            drawn = compared(a, b)
+        return drawn.retrained(self.by_training, other.by_training)
+
+    @property
+    def _noise(self) -> set[tuple[int, int, int]]:
+        """What decides the noise of sample i: seed, shard size and number of blocks of variables.
+
+        The noise of a shard is one array of normal numbers for each draw, images × variables, and
+        every sampler starts with the first. So with these three the same numbers belong to sample i
+        in both cells, and no others. Without the same number of variables they belong to other
+        samples, and the cells are taken as independent.
+        """
+        return {
+            (cell.seed, cell.options.shard_size, cell.model.settings.process.blocks)
+            for cell in self.by_cell
+        }
+
+    @property
+    def is_inpainted(self) -> bool:
+        return any(cell.sampler.settings.guidance.kind == "inpainting" for cell in self.by_cell)
 
     @property
     def nfe(self) -> float | None:
         """Network evaluations per image, the mean over seeds."""
-        return fmean(result.nfe for result in self.results) if self.results else None
+        return fmean(result.nfe for result in self.results) if self.by_cell else None
 
-    @property
-    def sampling_seconds(self) -> float | None:
-        """The seconds of all shards of all seeds."""
-        return sum(r.sampling_seconds for r in self.results) if self.results else None
-
-    @property
-    def sampling_device(self) -> str | None:
-        return ", ".join(dict.fromkeys(r.sampling_device for r in self.results)) or None
+    # -- the comparison with the paper --------------------------------------------------------
 
     @property
     def difference(self) -> float | None:
@@ -153,8 +296,9 @@ class TableEntry(Place):
             return "not run"
         if self._judged is None:
             return "measured"
-        inside, outside = VERDICTS[self.measured.scope]
-        return {"inside": inside, "outside": outside}.get(place_in_band(*self._judged), "undecided")
+        inside, outside = VERDICTS[self.scope]
+        place = comparison.place_in_band(*self._judged)
+        return {"inside": inside, "outside": outside}.get(place, "undecided")
 
     @property
     def needs(self) -> Literal["samples", "trainings"] | None:
@@ -166,11 +310,11 @@ class TableEntry(Place):
         """
         if self.status != "undecided":
             return None
-        if self.measured.scope == "these weights":
+        if self.scope == "these weights":
             return "trainings"
-        if not self.measured.inpainted and self._samples_to_decide:
+        if not self.is_inpainted and self._samples_to_decide:
             return "samples"
-        return "trainings" if self.measured.trained(self.show) else None
+        return "trainings" if self.trained else None
 
     @property
     def more_samples(self) -> int | None:
@@ -188,127 +332,18 @@ class TableEntry(Place):
     @property
     def _samples_to_decide(self) -> int | None:
         interval, low, high = self._judged
-        trained = self.measured.trained(self.show)
-        fixed = trained.interval.half_width if trained else 0.0
-        return samples_to_decide(interval, self.samples * len(self.results), low, high, fixed)
+        fixed = self.trained.interval.half_width if self.trained else 0.0
+        samples = self.samples * len(self.results)
+        return comparison.samples_to_decide(interval, samples, low, high, fixed)
 
 
-def read_table(grid: Grid, name: str, root: Path = Path()) -> list[list[TableEntry]]:
-    """Return all entries of a table, row by row.
+def _complete(by_cell: dict[Cell, CellResult]) -> dict[Cell, CellResult]:
+    """Return the results for the sampling seeds that all trainings have, else for the commonest.
 
-    Args:
-        root: the folder of the project.
+    So value, errors and differences give all trainings the same weight, while a grid runs too.
     """
-    band = grid.file.tables[name].band
-
-    def entry(place: Place) -> TableEntry:
-        seeds = len(grid.replicates(place.number)) if place.number else 0
-        measured = read_results(grid, place.number, root) if place.number else SeedResults()
-        return TableEntry(**vars(place), band=band, seeds=seeds, measured=measured)
-
-    columns = zip(*(map(entry, row) for row in grid.file.places[name]), strict=True)
-    return [list(row) for row in zip(*(_ranked(grid, column) for column in columns), strict=True)]
-
-
-def _ranked(grid: Grid, column: Iterable[TableEntry]) -> list[TableEntry]:
-    """Compare entries of the same metric, dataset and number of samples with the best of them."""
-    entries = list(column)
-    groups: dict[tuple[str, str, int], list[int]] = {}
-    for index, entry in enumerate(entries):
-        if entry.results and entry.show == "value":
-            number = entry.number
-            key = (number.metric, grid.dataset_of(number), number.samples)
-            groups.setdefault(key, []).append(index)
-    for (metric, *_), group in groups.items():
-        better = grid.metrics[metric].better
-        if better and len(group) > 1:
-            extreme = max if better == "larger" else min
-            best = extreme((entries[index] for index in group), key=lambda entry: entry.value)
-            for index in group:
-                rank = _rank(entries[index], best, comparisons=len(group) - 1)
-                entries[index] = replace(entries[index], rank=rank)
-    return entries
-
-
-def _rank(entry: TableEntry, best: TableEntry, comparisons: int) -> Rank:
-    if entry.number == best.number:
-        return Rank("best")
-    difference = entry.measured.difference(best.measured)
-    p_value = min(1.0, comparisons * difference.p_value)
-    name = "not best" if p_value < 1 - CONFIDENCE else "perhaps best"
-    return Rank(name, p_value, difference.paired)
-
-
-def paper_values(grid: Grid) -> dict[Number, dict[Show, float]]:
-    """Return the paper's numbers by kind: distance, network evaluations."""
-    printed: dict[Number, dict[Show, float]] = {}
-    for place in grid.file.places_in():
-        if place.number and place.paper is not None:
-            printed.setdefault(place.number, {})[place.show] = place.paper
-    return printed
-
-
-# -- claims ---------------------------------------------------------------------------------------
-
-Answer = Literal["agrees", "contradicts", "cannot tell", "not run"]
-
-ANSWERS: tuple[Answer, ...] = get_args(Answer)
-
-
-@dataclass(frozen=True)
-class AnsweredComparison:
-    """One comparison of a claim, and our two numbers."""
-
-    claim: str
-    compared: Comparison
-    smaller: SeedResults
-    larger: SeedResults
-    paper: float | None
-    """The paper's difference, if it has both numbers."""
-    p_value: float = 1.0
-    """Of the difference, after Holm's correction for the comparisons of the claim."""
-
-    @cached_property
-    def difference(self) -> Difference | None:
-        """The side that the paper calls smaller minus the other; None if one has not been run."""
-        has_both = self.smaller.results and self.larger.results
-        return self.smaller.difference(self.larger, self.compared.show) if has_both else None
-
-    @property
-    def trainings(self) -> int:
-        """The number of trainings of the side with fewer."""
-        return min(len(side.by_training()) for side in (self.smaller, self.larger))
-
-    @property
-    def covers_training(self) -> bool:
-        """True if the answer is not of these weights alone: a claim is of methods."""
-        return self.trainings >= LEAST_TRAININGS
-
-    @property
-    def answer(self) -> Answer:
-        if self.difference is None:
-            return "not run"
-        if self.p_value >= 1 - CONFIDENCE:
-            return "cannot tell"
-        return "agrees" if self.difference.value < 0 else "contradicts"
-
-
-def read_claims(grid: Grid, root: Path = Path()) -> Iterator[AnsweredComparison]:
-    """Yield all comparisons of a grid's claims.
-
-    Args:
-        root: the folder of the project.
-    """
-    papers = paper_values(grid)
-    for claim, comparisons in zip(grid.file.claims, grid.file.comparisons, strict=True):
-        answered = []
-        for compared in comparisons:
-            numbers = compared.smaller, compared.larger
-            printed = [papers.get(number, {}).get(compared.show) for number in numbers]
-            sides = (read_results(grid, number, root) for number in numbers)
-            paper = None if None in printed else printed[0] - printed[1]
-            answered.append(AnsweredComparison(claim.claim, compared, *sides, paper))
-        # What was not run counts as a comparison that finds nothing.
-        p_values = holm([each.difference.p_value if each.difference else 1.0 for each in answered])
-        for each, p_value in zip(answered, p_values, strict=True):
-            yield replace(each, p_value=p_value)
+    trainings = len({cell.model.folder for cell in by_cell})
+    counts = Counter(cell.seed for cell in by_cell)
+    kept = {seed for seed, count in counts.items() if count == trainings}
+    kept = kept or dict(counts.most_common(1))
+    return {cell: result for cell, result in by_cell.items() if cell.seed in kept}

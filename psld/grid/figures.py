@@ -8,10 +8,11 @@ no guidance.
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 from psld.grid.cells import Cell, Grid
-from psld.grid.tables import Number
+from psld.grid.entries import Entry
+from psld.grid.rows import cells_behind, distances, entries_in, paper_values
 from psld.utils.files import digest_of
 
 PLOTS = {
@@ -81,6 +82,30 @@ class GridFigure:
     """Category and subcategory in a report."""
     cells: dict[str, Cell] = field(default_factory=dict)
     """The cells whose images it shows, by the names next to the images."""
+    plotted: dict[str, Any] = field(default_factory=dict)
+    """What decides a plot besides its inputs: colors by models, entries, the paper's numbers."""
+    plotted_from: tuple[str, ...] = ()
+    """The results or histories of trainings that a plot shows."""
+
+    @property
+    def inputs(self) -> list[str]:
+        """The small files that decide it: of images, the records of the shards."""
+        if self.kind == "plot":
+            return list(self.plotted_from)
+        cells = self.cells.values()
+        return [cell.result if self.kind == "nearest" else cell.records[0] for cell in cells]
+
+    @property
+    def datasets(self) -> list[str]:
+        """The prepared dataset whose images it shows, too: training images, or originals."""
+        shows = self.kind == "nearest" or (self.kind == "samples" and self.cell.datasets)
+        return [self.cell.model.settings.data] if shows else []
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What decides it besides its inputs."""
+        cells = {label: cell.name for label, cell in self.cells.items()}
+        return {"title": self.title, "cells": cells, **self.plotted}
 
     @property
     def cell(self) -> Cell:
@@ -114,8 +139,18 @@ def _figures(grid: Grid) -> Iterator[GridFigure]:
         if len(cells) > 1:
             rows = {cell: grid.cells[cell] for cell in cells}
             yield GridFigure(name, "comparison", name, name, FIRST, rows)
+    papers = paper_values(grid)
     for plot in plots(grid):
-        yield GridFigure(plot, "plot", PLOTS[plot], PLOTS[plot], ("Plots", "Other"))
+        place, entries = (PLOTS[plot], PLOTS[plot], ("Plots", "Other")), plot_entries(grid, plot)
+        content = {
+            "models": list(grid.models),  # their order sets their colors
+            "entries": [entry.shown.model_dump() for entry in entries],
+            "paper": [papers.get(entry.number) for entry in entries],
+        }
+        files = [cell.result for cell in cells_behind(entries)] or [
+            f"{grid.models[name].folder}/history.json" for name in trained_models(grid)
+        ]
+        yield GridFigure(plot, "plot", *place, plotted=content, plotted_from=tuple(files))
     for model in grid.file.models:
         name, category = f"samples/{model}", ("Samples", "By model")
         title, cells = f"{model} by {grid.file.gallery}", {"": grid.gallery(model)}
@@ -124,7 +159,7 @@ def _figures(grid: Grid) -> Iterator[GridFigure]:
         if len(cells) > 1:
             category = ("Samples", "Side by side")
             yield GridFigure(name, "comparison", title, name, category, cells)
-    for cell in dict.fromkeys(map(grid.cell, grid.file.numbers)):
+    for cell in _first_cells(grid):
         if any(m.metric.measure.kind == "memorization" for m in cell.measurements):
             name, category = f"nearest/{cell.name}", ("Samples", "Nearest training images")
             title = f"{cell.name}: the samples nearest to training images, above these"
@@ -133,6 +168,11 @@ def _figures(grid: Grid) -> Iterator[GridFigure]:
         category = ("Samples", "Figures of the grid")
         if len(cells) == 1:
             yield GridFigure(name, "samples", *cells, name, category, {"": grid.cells[cells[0]]})
+
+
+def _first_cells(grid: Grid) -> dict[Cell, None]:
+    """The cells of all tables with their first seeds, each once."""
+    return dict.fromkeys(entry.cell for entry in entries_in(grid) if entry.cells)
 
 
 def _comparisons(grid: Grid) -> Iterator[tuple[str, str, dict[str, Cell]]]:
@@ -147,7 +187,7 @@ def _comparisons(grid: Grid) -> Iterator[tuple[str, str, dict[str, Cell]]]:
         cells = {name: grid.gallery(name) for name in alike}
         yield f"models/{dataset}", f"{dataset} by {grid.file.gallery}", cells
     for model in models:
-        shown = [grid.cell(number) for number in grid.file.numbers if number.model == model]
+        shown = [cell for cell in _first_cells(grid) if cell.model.name == model]
         unguided = [cell for cell in shown if cell.sampler.guidance == "none"]
         unguided.sort(key=lambda cell: (families.index(cell.sampler.family), _cost(cell)))
         cells = {cell.name.partition("/")[2]: cell for cell in unguided}
@@ -159,14 +199,14 @@ def _comparisons(grid: Grid) -> Iterator[tuple[str, str, dict[str, Cell]]]:
 
 @dataclass
 class LineGroup:
-    """Lines of numbers that can be compared: the contents of one panel of a plot."""
+    """Lines of entries that can be compared: the contents of one panel of a plot."""
 
     dataset: str
     metric: str
     samples: int
     sampler: str
-    lines: dict[str, list[Number]] = field(default_factory=dict)
-    """The numbers that each line joins, by the line's name."""
+    lines: dict[str, list[Entry]] = field(default_factory=dict)
+    """The entries that each line joins, by the line's name."""
 
     @property
     def axis(self) -> tuple[str, str, int]:
@@ -180,11 +220,11 @@ def plots(grid: Grid) -> list[str]:
     return [plot for plot, content in zip(PLOTS, contents, strict=True) if content]
 
 
-def plot_numbers(grid: Grid, plot: str) -> list[Number]:
-    """The numbers that a plot shows, each once; none for the training curves."""
+def plot_entries(grid: Grid, plot: str) -> list[Entry]:
+    """The entries that a plot shows, each once; none for the training curves."""
     groups = {"nfe": nfe_lines, "gamma": gamma_lines}.get(plot, lambda _: [])(grid)
     lines = [line for group in groups for line in group.lines.values()]
-    return list(dict.fromkeys(number for line in lines for number in line))
+    return list(dict.fromkeys(entry for line in lines for entry in line))
 
 
 def nfe_lines(grid: Grid) -> list[LineGroup]:
@@ -193,8 +233,8 @@ def nfe_lines(grid: Grid) -> list[LineGroup]:
     Leave out a group if no line has two cells, because it shows no dependence.
     """
     order = list(grid.file.models).index
-    numbers = sorted(grid.file.numbers, key=lambda number: order(number.model))
-    groups = _line_groups(grid, numbers, lambda number: number.model)
+    entries = sorted(distances(grid), key=lambda entry: order(entry.cell.model.name))
+    groups = _line_groups(entries, lambda cell: cell.model.name)
     return [group for group in groups if max(map(len, group.lines.values())) > 1]
 
 
@@ -202,25 +242,23 @@ def gamma_lines(grid: Grid) -> list[LineGroup]:
     """Return lines of cells of models that differ only in Γ, one line for each budget."""
     groups = []
     for alike in _alike_but_for_gamma(grid):
-        numbers = [number for number in grid.file.numbers if number.model in alike]
-        numbers.sort(key=lambda number: _cost(grid.cell(number)))
-        for group in _line_groups(grid, numbers, lambda number: _budget(grid.cell(number))):
+        entries = [entry for entry in distances(grid) if entry.cell.model.name in alike]
+        entries.sort(key=lambda entry: _cost(entry.cell))
+        for group in _line_groups(entries, _budget):
             lines = group.lines.items()
             group.lines = {n: line for n, line in lines if len(line) >= LEAST_FRICTIONS}
             groups += [group] if group.lines else []
     return groups
 
 
-def _line_groups(
-    grid: Grid, numbers: Iterable[Number], line: Callable[[Number], str]
-) -> list[LineGroup]:
+def _line_groups(entries: Iterable[Entry], line: Callable[[Cell], str]) -> list[LineGroup]:
     groups: dict[tuple[str, str, int, str], LineGroup] = {}
-    for number in numbers:
-        cell = grid.cell(number)
+    for entry in entries:
+        cell = entry.cell
         if cell.sampler.guidance == "none":
-            key = (cell.model.dataset, number.metric, number.samples, number.sampler)
+            key = (cell.model.dataset, entry.shown.metric, entry.samples, cell.sampler.family)
             group = groups.setdefault(key, LineGroup(*key))
-            group.lines.setdefault(line(number), []).append(number)
+            group.lines.setdefault(line(cell), []).append(entry)
     # Groups with the same axis stand next to each other, all in the tables' order.
     axes = [group.axis for group in groups.values()]
     return sorted(groups.values(), key=lambda group: axes.index(group.axis))
@@ -246,11 +284,6 @@ def _alike_but_for_gamma(grid: Grid) -> list[set[str]]:
         if settings["process"].pop("gamma", None) is not None:
             alike.setdefault(digest_of(settings), set()).add(name)
     return [models for models in alike.values() if len(models) >= LEAST_FRICTIONS]
-
-
-def friction(grid: Grid, model: str) -> float | None:
-    """Return Γ of a model; None if its process has no such setting."""
-    return getattr(grid.models[model].settings.process, "gamma", None)
 
 
 def trained_models(grid: Grid) -> list[str]:

@@ -15,10 +15,9 @@ from tabulate import tabulate
 
 from psld.config.settings import Settings, value_in
 from psld.grid.cells import Cell, Grid
-from psld.grid.entries import paper_values
 from psld.grid.figures import all_figures
 from psld.grid.records import Guide, Model
-from psld.grid.seeds import read_results
+from psld.grid.rows import cells_behind, distances, entries_in, paper_values
 from psld.sampling.settings import shards_needed
 from psld.training.settings import TRAIN_FACTOR
 
@@ -74,7 +73,7 @@ def readable(number: float | None) -> str:
 def table_sizes(grid: Grid) -> Iterator[tuple[str, int, int, int]]:
     """Yield each table's name and numbers of models, cells and shards; tables may share them."""
     for name in grid.file.tables:
-        cells = grid.cells_behind(grid.file.numbers_in(name))
+        cells = cells_behind(entries_in(grid, name))
         models = {cell.model.name for cell in cells}
         yield name, len(models), len(cells), sum(cell.shards for cell in cells)
 
@@ -139,12 +138,8 @@ def work_by_network(grid: Grid) -> dict[str, Work]:
 
 def printed_evaluations(grid: Grid) -> dict[Cell, float]:
     """The network evaluations that the paper prints, by cell."""
-    return {
-        cell: printed["nfe"]
-        for number, printed in paper_values(grid).items()
-        if "nfe" in printed
-        for cell in grid.replicates(number)
-    }
+    papers = paper_values(grid).items()
+    return {cell: printed["nfe"] for (cell, _), printed in papers if "nfe" in printed}
 
 
 def cost(grid: Grid, sustained_tflops: float | None, gigaflops_of: Gigaflops) -> str:
@@ -197,8 +192,8 @@ def earlier_throughput(grid: Grid, work: Work) -> tuple[float | None, float | No
             if manifest.seconds:
                 trained += manifest.images_seen
                 train_seconds += manifest.seconds * manifest.ranks
-    for number in grid.file.numbers:
-        for cell, result in read_results(grid, number).by_cell.items():
+    for entry in distances(grid):
+        for cell, result in entry.read().by_cell.items():
             if cell.model in work.trained and cell.sampler.guidance == "none":
                 size = cell.options.shard_size
                 sampled += shards_needed(result.samples, size) * size * result.nfe

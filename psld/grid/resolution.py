@@ -16,6 +16,7 @@ from psld.grid.cells import Grid
 from psld.grid.figures import PLOTS
 from psld.grid.paths import check_name
 from psld.grid.records import Dataset, Features, Guide, Model, Sampler
+from psld.grid.rows import entries_in
 from psld.grid.schema import GridFile
 from psld.metrics.command_settings import ReferenceSettings, TrainExtractorSettings
 from psld.metrics.results import NUMBER_KINDS
@@ -152,7 +153,7 @@ class _Resolver:
         )
 
     def metrics(self) -> dict[str, MetricSettings]:
-        names = dict.fromkeys(number.metric for number in self.file.numbers)
+        names = dict.fromkeys(shown.metric for shown in self.file.cells_shown)
         return {name: self._metric(name) for name in names}
 
     def _metric(self, name: str) -> MetricSettings:
@@ -185,9 +186,9 @@ class _Resolver:
     ) -> dict[str, Features]:
         """Return the features that cells are compared in, by DATASET/FEATURES."""
         pairs = dict.fromkeys(
-            (models[model].dataset, metrics[number.metric].features)
-            for number in self.file.numbers
-            for model in self.file.replicates(number.model)
+            (models[model].dataset, metrics[shown.metric].features)
+            for shown in self.file.cells_shown
+            for model in self.file.replicates(shown.model)
         )
         features = {}
         for dataset, name in pairs:
@@ -259,12 +260,10 @@ class _Resolver:
     def _check_tables(self, grid: Grid) -> None:
         """Raise UserError if the results of an entry's cell lack the number that it shows."""
         for name in self.file.tables:
-            for place in self.file.places_in(name):
-                if place.number is None:
-                    continue
-                kind, metric = NUMBER_KINDS[place.show], grid.metrics[place.number.metric]
-                if not kind.fits(grid.cell(place.number).sampler.settings, metric):
+            for entry in filter(lambda entry: entry.cells, entries_in(grid, name)):
+                kind, metric = NUMBER_KINDS[entry.show], entry.measurement.metric
+                if not kind.fits(entry.cell.sampler.settings, metric):
                     raise UserError(
-                        f"{self.path}: tables.{name}, row {place.row.label}: {place.show} needs "
-                        f"{kind.needs}, not {place.number.cell} by {metric.name}"
+                        f"{self.path}: tables.{name}, row {entry.row.label}: {entry.show} needs "
+                        f"{kind.needs}, not {entry.cell.name} by {metric.name}"
                     )

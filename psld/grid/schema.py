@@ -4,7 +4,7 @@ Templates are written out before (`psld.grid.reading`).
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cached_property
 from itertools import chain
 from typing import Annotated, Any
@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from psld.config.settings import Settings
 from psld.grid.paths import check_name
-from psld.grid.tables import Claim, Comparison, Number, Place, Table
+from psld.grid.tables import Claim, Shown, Table
 
 Cells = Annotated[tuple[str, ...], BeforeValidator(lambda c: (c,) if isinstance(c, str) else c)]
 """Names of cells; one needs no list."""
@@ -121,18 +121,17 @@ class GridFile(Settings):
     @model_validator(mode="after")
     def _entries_are_cells(self) -> "GridFile":
         for name, table in self.tables.items():
-            for place in self.places_in(name):
-                if place.number:
-                    where = f"table {table.title!r}, row {place.row.label}: "
-                    _check_known(f"{where}unknown model", place.number.model, self.models)
-                    _check_known(f"{where}unknown sampler", place.number.sampler, self.samplers)
-        shown = {(place.number, place.show) for place in self.places_in()}
-        for claim, comparisons in zip(self.claims, self.comparisons, strict=True):
-            for number, show in ((n, c.show) for c in comparisons for n in (c.smaller, c.larger)):
-                if (number, show) not in shown:
+            for row, entries in zip(table.rows, self.shown[name], strict=True):
+                for entry in entries if not row.literature else ():
+                    where = f"table {table.title!r}, row {row.label}: "
+                    _check_known(f"{where}unknown model", entry.model, self.models)
+                    _check_known(f"{where}unknown sampler", entry.sampler, self.samplers)
+        for claim, pairs in zip(self.claims, self.pairs, strict=True):
+            for side in (side for _, *sides in pairs for side in sides):
+                if side not in self.cells_shown:
                     raise ValueError(
-                        f"claim {claim.claim!r}: no table has the {show} of {number.cell} by "
-                        f"{number.metric} of {number.samples} samples"
+                        f"claim {claim.claim!r}: no table has the {side.show} of {side.cell} by "
+                        f"{side.metric} of {side.samples} samples"
                     )
         for figure, cell in self.figure_cells:
             model, _, sampler = cell.partition("/")
@@ -193,9 +192,9 @@ class GridFile(Settings):
             for seed in seeds
         }
 
-    def cell_keys(self, number: Number) -> list[tuple[str, str, int]]:
-        """Return model, sampler with budget, and seed of each cell of a number."""
-        sampler, models = f"{number.sampler}-{number.budget}", self.replicates(number.model)
+    def cell_keys(self, shown: Shown) -> list[tuple[str, str, int]]:
+        """Return model, sampler with budget, and seed of each cell of an entry."""
+        sampler, models = f"{shown.sampler}-{shown.budget}", self.replicates(shown.model)
         seeds = self.seeds.sampling or (self.seed,)
         return [(model, sampler, seed) for model in models for seed in seeds]
 
@@ -207,29 +206,21 @@ class GridFile(Settings):
         }
 
     @cached_property
-    def places(self) -> dict[str, list[list[Place]]]:
-        """The entries of each table, row by row. Raises ValueError if one names no cell."""
+    def shown(self) -> dict[str, list[list[Shown]]]:
+        """What the entries of each table show, row by row. Raises ValueError if one has no cell."""
         tables = self.tables.items()
-        return {name: table.places(self.metric, self.samples) for name, table in tables}
+        return {name: table.shown(self.metric, self.samples) for name, table in tables}
 
     @cached_property
-    def comparisons(self) -> list[list[Comparison]]:
-        """The pairs of numbers of each claim."""
-        return [claim.comparisons(self.metric, self.samples) for claim in self.claims]
-
-    def places_in(self, *tables: str) -> Iterator[Place]:
-        """Yield the entries of these tables, or of all tables if none is named."""
-        for name in tables or self.tables:
-            yield from chain.from_iterable(self.places[name])
+    def cells_shown(self) -> dict[Shown, None]:
+        """What the entries of all tables show, each once, but for literature."""
+        rows = chain.from_iterable(self.shown.values())
+        return dict.fromkeys(shown for row in rows for shown in row if shown.model)
 
     @cached_property
-    def numbers(self) -> list[Number]:
-        """The numbers of all tables, each once."""
-        return self.numbers_in()
-
-    def numbers_in(self, *tables: str) -> list[Number]:
-        """Return the numbers in these tables, or in all, each once."""
-        return list(dict.fromkeys(p.number for p in self.places_in(*tables) if p.number))
+    def pairs(self) -> list[list[tuple[str, Shown, Shown]]]:
+        """The comparisons of each claim."""
+        return [claim.pairs(self.metric, self.samples) for claim in self.claims]
 
     def overrides(self, model: str) -> tuple[str, ...]:
         """Return all overrides of a model; those of another grid's model are already complete."""
@@ -243,7 +234,7 @@ class GridFile(Settings):
     @cached_property
     def budgets(self) -> dict[str, tuple[str, str]]:
         """Family and budget of the samplers of all tables and figures, by FAMILY-BUDGET."""
-        shown = {n.cell.partition("/")[2]: (n.sampler, n.budget) for n in self.numbers}
+        shown = {f"{s.sampler}-{s.budget}": (s.sampler, s.budget) for s in self.cells_shown}
         pictured = (cell.partition("/")[2] for _, cell in self.figure_cells)
         return shown | {name: self.split(name) for name in pictured if name not in shown}
 

@@ -5,9 +5,8 @@ And of its claims, which compare two numbers.
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from itertools import product, repeat
-from typing import Any, NamedTuple
+from itertools import product
+from typing import Any
 
 from pydantic import Field, model_validator
 
@@ -29,23 +28,8 @@ def fill(content: Any, values: dict[str, str]) -> Any:
     return content
 
 
-class Number(NamedTuple):
-    """One number of a grid: a metric of the first `samples` images of a cell, for all its seeds."""
-
-    model: str
-    sampler: str
-    budget: str
-    metric: str
-    samples: int
-
-    @property
-    def cell(self) -> str:
-        """The name of the cell with the first seeds, MODEL/SAMPLER-BUDGET."""
-        return f"{self.model}/{self.sampler}-{self.budget}"
-
-
-class Entry(Settings):
-    """The cell of a table entry; rows and columns each give a part of it."""
+class Shown(Settings):
+    """What an entry shows, or the part of it that its table, its row or its column gives."""
 
     model: str | None = None
     sampler: str | None = None
@@ -53,20 +37,28 @@ class Entry(Settings):
     budget: str | int | float | None = None
     """Steps or tolerance: the value of the family's budget key."""
     samples: int | None = Field(None, ge=3)
+    """The number of images that are measured, the first ones of each seed."""
     metric: str | None = None
     show: Show | None = None
     """The kind of number; the metric's value by default."""
-    fields: dict[str, str] = Field(default_factory=dict)
-    """Values for {placeholders} in the other texts of the cell."""
+
+    @property
+    def cell(self) -> str:
+        """The name of the cell with the first seeds, MODEL/SAMPLER-BUDGET."""
+        return f"{self.model}/{self.sampler}-{self.budget}"
 
 
-class Column(Entry):
+class Column(Shown):
     label: str
+    fields: dict[str, str] = Field(default_factory=dict)
+    """Values for {placeholders} in the other texts of its entries."""
 
 
-class Row(Entry):
+class Row(Shown):
     label: tuple[str, ...]
     """One text for each of the table's row headings."""
+    fields: dict[str, str] = Field(default_factory=dict)
+    """Values for {placeholders} in the other texts of its entries."""
     paper: tuple[float | None, ...] | None = None
     """The paper's number in each column."""
     source: str | None = None
@@ -74,36 +66,24 @@ class Row(Entry):
     literature: bool = False
     """A result of another paper: printed, never run."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _without_old_keys(cls, content: Any) -> Any:
-        """Leave out the keys of rows of images, which certificates of earlier versions have."""
-        if not isinstance(content, dict):
-            return content
-        gone = {key for key in ("images", "dataset") if content.get(key, key) is None}
-        return {key: value for key, value in content.items() if key not in gone}
 
+def merged(parts: Iterable[Shown], fields: dict[str, str], where: str) -> Shown:
+    """Return what some parts show together; the last one counts.
 
-def merged(parts: Iterable[Entry], fields: dict[str, str], where: str) -> tuple[Number, Show]:
-    """Return the number that some entries give together; the last one counts.
-
-    Raises ValueError, with `where`, if it has no cell or a placeholder that is not a field.
+    Raises ValueError, with `where`, if a part is missing or has a placeholder that is not a field.
     """
-    keys = [key for key in Entry.model_fields if key != "fields"]
-    values = dict.fromkeys(keys)
-    for part in parts:
-        values |= {key: getattr(part, key) for key in keys if getattr(part, key) is not None}
-    show = values.pop("show")
+    keys = list(Shown.model_fields)
+    values = {key: v for part in parts for key in keys if (v := getattr(part, key)) is not None}
     values = fill(values, fields)
-    for key, value in values.items():
-        if value is None:
+    for key in keys:
+        if key not in values:
             raise ValueError(f"{where}: no {key}")
-        if PLACEHOLDER.search(str(value)):
+        if PLACEHOLDER.search(str(values[key])):
             raise ValueError(
-                f"{where}: {key} {value!r} has a placeholder that is not among the fields: "
+                f"{where}: {key} {values[key]!r} has a placeholder that is not among the fields: "
                 f"{', '.join(fields) or 'there are none'}"
             )
-    return Number(**values | {"budget": str(values["budget"])}), show
+    return Shown(**values | {"budget": str(values["budget"])})
 
 
 class Band(Settings):
@@ -125,25 +105,6 @@ class Band(Settings):
         return max(absolute, self.relative * abs(paper))
 
 
-@dataclass(frozen=True)
-class Place:
-    """One entry of a table before any result."""
-
-    row: Row
-    column: str
-    """The column's label."""
-    show: Show
-    paper: float | None
-    """The paper's number, if it has one."""
-    number: Number | None
-    """The number it shows; None in a literature row."""
-
-    @property
-    def label(self) -> str:
-        """The labels of its row and its column."""
-        return f"{' '.join(self.row.label)}, {self.column}"
-
-
 RECORDED = (
     *("seeds", "column", "cell", "metric", "shows", "ours", "low", "high", "deviation", "minimum"),
     *("extrapolated", "extrapolated_low", "extrapolated_high", "paper", "source", "difference"),
@@ -163,34 +124,26 @@ class Table(Settings):
     footnotes: tuple[str, ...] = ()
     band: Band | None = None
     """The allowed difference from the paper's values."""
-    cell: Entry = Entry()
+    cell: Shown = Shown()
     """The part that all entries share."""
     rows: tuple[Row, ...] = Field(min_length=1)
     columns: tuple[Column, ...] = Field(min_length=1)
 
-    def places(self, metric: str, samples: int) -> list[list[Place]]:
-        """Return the entries, row by row. Raises ValueError if one names no cell.
+    def shown(self, metric: str, samples: int) -> list[list[Shown]]:
+        """Return what the entries show, row by row. Raises ValueError if one names no cell.
 
         Args:
             metric, samples: those of the grid, for entries that set no others.
         """
-        defaults = Entry(metric=metric, samples=samples, show="value")
-        return [
-            [
-                self._place(defaults, row, column, paper)
-                for column, paper in zip(self.columns, row.paper or repeat(None), strict=False)
-            ]
-            for row in self.rows
-        ]
+        shared = Shown(metric=metric, samples=samples, show="value"), self.cell
+        return [[self._shown(shared, row, each) for each in self.columns] for row in self.rows]
 
-    def _place(self, defaults: Entry, row: Row, column: Column, paper: float | None) -> Place:
-        parts = (defaults, self.cell, row, column)
+    def _shown(self, shared: tuple[Shown, ...], row: Row, column: Column) -> Shown:
+        parts = (*shared, row, column)
         if row.literature:
-            show = [part.show for part in parts if part.show][-1]
-            return Place(row, column.label, show, paper, number=None)
+            return Shown(show=[part.show for part in parts if part.show][-1])
         where = f"table {self.title!r}, row {row.label}, column {column.label}"
-        number, show = merged(parts, row.fields | column.fields, where)
-        return Place(row, column.label, show, paper, number)
+        return merged(parts, row.fields | column.fields, where)
 
     @model_validator(mode="after")
     def _rows_fit(self) -> "Table":
@@ -210,16 +163,6 @@ class Table(Settings):
         return self
 
 
-class Comparison(NamedTuple):
-    """Two numbers of a claim, of one kind."""
-
-    label: str
-    """The values of the claim's lists that tell it from the others."""
-    smaller: Number
-    larger: Number
-    show: Show
-
-
 class Claim(Settings):
     """A comparison of the paper: numbers in the grid's tables are smaller than others.
 
@@ -228,27 +171,30 @@ class Claim(Settings):
 
     claim: str
     """The comparison in words."""
-    smaller: Entry
-    larger: Entry
-    cell: Entry = Entry()
+    smaller: Shown
+    larger: Shown
+    cell: Shown = Shown()
     """The part that both share."""
     over: dict[str, tuple[str | int | float, ...]] = Field(default_factory=dict)
 
-    def comparisons(self, metric: str, samples: int) -> list[Comparison]:
-        """Return the pairs of numbers. Raises ValueError if they cannot be compared.
+    def pairs(self, metric: str, samples: int) -> list[tuple[str, Shown, Shown]]:
+        """Return the values of each comparison's lists, and both sides, the smaller one first.
+
+        Raises ValueError if they cannot be compared.
 
         Args:
-            metric, samples: those of the grid, for entries that set no others.
+            metric, samples: those of the grid, for sides that set no others.
         """
-        defaults = Entry(metric=metric, samples=samples, show="value")
-        where, compared = f"claim {self.claim!r}", []
+        defaults = Shown(metric=metric, samples=samples, show="value")
+        where, pairs = f"claim {self.claim!r}", []
         for values in product(*self.over.values()):
             fields = dict(zip(self.over, map(str, values), strict=True))
-            (smaller, show), (larger, other) = (
+            smaller, larger = (
                 merged((defaults, self.cell, side), fields, where)
                 for side in (self.smaller, self.larger)
             )
-            if smaller[3:] != larger[3:] or show != other:
+            kinds = {(side.metric, side.samples, side.show) for side in (smaller, larger)}
+            if len(kinds) > 1:
                 raise ValueError(f"{where}: compare one metric of equal numbers of samples")
-            compared.append(Comparison(", ".join(fields.values()), smaller, larger, show))
-        return compared
+            pairs.append((", ".join(fields.values()), smaller, larger))
+        return pairs

@@ -9,10 +9,9 @@ from psld.data.settings import PrepareSettings
 from psld.grid import paths
 from psld.grid.cache import load_grid, nearest
 from psld.grid.cells import Cell, Grid
-from psld.grid.entries import paper_values
-from psld.grid.figures import GridFigure, all_figures, plot_numbers, trained_models
+from psld.grid.figures import GridFigure, all_figures
 from psld.grid.records import Dataset, Features, Guide, Model
-from psld.grid.tables import Number
+from psld.grid.rows import cells_behind, entries_in
 from psld.utils.errors import UserError
 
 
@@ -107,57 +106,19 @@ class Workflow:
 
     def table_results(self, wildcards: Any) -> list[str]:
         grid = self.grid(wildcards)
-        return sorted(result_files(grid, grid.file.numbers_in(wildcards.table)))
+        return sorted(cell.result for cell in cells_behind(entries_in(grid, wildcards.table)))
 
     def table_content(self, wildcards: Any) -> dict[str, Any]:
         """The contents of a table besides its inputs: its texts, and what each entry shows."""
-        file = self.grid(wildcards).file
-        places = file.places[wildcards.table]
-        table = file.tables[wildcards.table].model_dump()
-        entries = [[place.number and list(place.number) for place in row] for row in places]
-        return {"table": table, "entries": entries}
-
-    def figure_inputs(self, wildcards: Any) -> list[str]:
-        """The small files that decide a figure."""
-        figure, grid = self.figure(wildcards), self.grid(wildcards)
-        match figure.kind:
-            case "plot" if figure.name == "training":
-                models = (grid.models[model] for model in trained_models(grid))
-                return [f"{model.folder}/history.json" for model in models]
-            case "plot":
-                return result_files(grid, plot_numbers(grid, figure.name))
-            case "nearest":
-                return [cell.result for cell in figure.cells.values()]
-        return [cell.records[0] for cell in figure.cells.values()]
-
-    def figure_images(self, wildcards: Any) -> list[str]:
-        """The prepared dataset whose images a figure shows: training images, or originals."""
-        figure = self.figure(wildcards)
-        shows = figure.kind == "nearest" or (figure.kind == "samples" and figure.cell.datasets)
-        return [figure.cell.model.settings.data] if shows else []
-
-    def figure_content(self, wildcards: Any) -> dict[str, Any]:
-        """The contents of a figure besides its inputs: names, colors and the paper's numbers."""
-        figure, grid = self.figure(wildcards), self.grid(wildcards)
-        cells = {label: cell.name for label, cell in figure.cells.items()}
-        content: dict[str, Any] = {"title": figure.title, "cells": cells}
-        if figure.kind == "plot":
-            content["models"] = list(grid.models)  # their order sets their colors
-            papers, numbers = paper_values(grid), plot_numbers(grid, figure.name)
-            content["entries"] = [list(number) for number in numbers]
-            content["paper"] = [papers.get(number) for number in numbers]
-        return content
+        file, name = self.grid(wildcards).file, wildcards.table
+        entries = [[shown.model_dump() for shown in row] for row in file.shown[name]]
+        return {"table": file.tables[name].model_dump(), "entries": entries}
 
     def page_parts(self, wildcards: Any) -> list[str]:
         """The files that a page shows: tables, the results in them, and figures."""
         grid = self.grid(wildcards)
         pages = [f"{paths.table(grid.name, table)}.html" for table in grid.file.tables]
-        results = sorted({cell.result for cell in grid.measured_cells})
-        return [*pages, *results, *figure_files(grid, all_figures(grid))]
-
-    def certificate_inputs(self, wildcards: Any) -> list[str]:
-        """The results of all cells."""
-        return sorted(cell.result for cell in self.grid(wildcards).measured_cells)
+        return [*pages, *grid.results, *figure_files(grid, all_figures(grid))]
 
     # -- targets ----------------------------------------------------------------------------------
 
@@ -165,9 +126,8 @@ class Workflow:
         """The final files of a grid: page, tables, figures, the results of cells, certificate."""
         grid = self.grids[name]
         tables = [file for table in grid.file.tables for file in table_files(grid, table)]
-        cells = [cell.result for cell in grid.measured_cells]
         figures = figure_files(grid, all_figures(grid))
-        return [paths.page(name), *tables, *figures, *cells, paths.certificate(name)]
+        return [paths.page(name), *tables, *figures, *grid.results, paths.certificate(name)]
 
     def targets(self) -> dict[str, list[str]]:
         """The files behind the name of each grid, table and figure."""
@@ -245,11 +205,6 @@ class Workflow:
                         f"figure, grid or rule; call it {grid}-{name}"
                     )
                 seen.add(name)
-
-
-def result_files(grid: Grid, numbers: Iterable[Number]) -> list[str]:
-    """Return the results behind some numbers with all their seeds, each file once."""
-    return [cell.result for cell in grid.cells_behind(numbers)]
 
 
 def table_files(grid: Grid, table: str) -> list[str]:

@@ -26,7 +26,8 @@ from psld.config.settings import write_record
 from psld.grid import paths
 from psld.grid.cache import grid_as_json, grid_from_json, load_grid
 from psld.grid.cells import Cell, Grid
-from psld.grid.entries import TableEntry, read_table
+from psld.grid.entries import Entry
+from psld.grid.rows import read_table
 from psld.metrics.evaluation import Gathered, Loaded, load_kept, recompute
 from psld.metrics.reference_folder import FEATURES, load_reference
 from psld.metrics.results import NUMBER_KINDS, CellResults
@@ -82,7 +83,7 @@ def certify(grid: Grid, path: Path) -> int:
             shutil.copyfile(name, folder / name)
         write_text(folder / GRID, grid_as_json(grid))
         for name, table in grid.file.tables.items():
-            text = as_csv(grid, table, read_table(grid, name, folder))
+            text = as_csv(table, read_table(grid, name, folder))
             write_text(folder / f"{paths.table(grid.name, name)}.csv", text)
         with chdir(folder):  # Check the copies: files may have been replaced meanwhile.
             wrong = _verify(Path(temporary) / "results", [], measure=False).wrong
@@ -189,11 +190,11 @@ def _verify(root: Path, references: list[LoadedReference], measure: bool = True)
                 rows[f"{cell.name} ({name})"] = rows_of(features.values)  # of the most samples
     for name, table in grid.file.tables.items():
         path, entries = f"{paths.table(grid.name, name)}.csv", read_table(grid, name, root)
-        texts = as_csv(grid, table, entries), Path(path).read_text("utf-8")
+        texts = as_csv(table, entries), Path(path).read_text("utf-8")
         pairs = zip_longest(*(csv.DictReader(text.splitlines()) for text in texts))
         tables[name] = Counter()
         for entry, pair in zip(chain.from_iterable(entries), pairs, strict=True):
-            fixed = entry.number and grid.cell(entry.number).sampler.settings.evaluations
+            fixed = entry.cell.sampler.settings.evaluations if entry.cells else None
             found = list(differences(*pair))
             if fixed and any(result.nfe != fixed for result in entry.results):
                 found.append(f"nfe is {entry.nfe:g}, by the sampler's settings {fixed}")
@@ -242,7 +243,7 @@ def _has_its_classes(cell: Cell, labels: Tensor | None) -> bool:
     return stated == [classes[i % len(classes)] for i in range(len(stated))]
 
 
-def _basis(entry: TableEntry, fixed: int | None, taken: set[str]) -> str:
+def _basis(entry: Entry, fixed: int | None, taken: set[str]) -> str:
     """Return what the number of an entry was computed from."""
     if entry.value is None:
         return "not run"

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from psld.grid.cells import Grid
+from psld.grid.rows import entries_in
 from psld.metrics.measure import Reference
 from psld.metrics.reference_folder import ReferenceManifest
 from psld.sampling.settings import sampler_content
@@ -74,13 +75,12 @@ def parts_of(grid: Grid) -> dict[str, Any]:
         parts[f"datasets.{name}"] = dataset.settings.dataset.preparation()
     for name, table in file.tables.items():
         parts[f"tables.{name}"] = table.model_dump(mode="json", exclude=UNCOMPARED | RESOLVED)
-        for place in file.places_in(name):
-            key = f"tables.{name}: {place.label}"
+        for entry in entries_in(grid, name):
+            key = f"tables.{name}: {entry.label}"
             while key in parts:  # rows may have equal labels
                 key += " (again)"
-            row = place.row.model_dump(include={"source", "literature"})
-            number = place.number and place.number._asdict()
-            parts[key] = {"paper": place.paper, "show": place.show, "number": number, **row}
+            row = entry.row.model_dump(include={"source", "literature"})
+            parts[key] = {"paper": entry.paper, **entry.shown.model_dump(), **row}
     return parts
 
 

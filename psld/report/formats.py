@@ -9,7 +9,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from tabulate import tabulate
 
 from psld.grid.cells import Grid
-from psld.grid.entries import TableEntry, read_claims, read_table
+from psld.grid.entries import Entry
+from psld.grid.rows import read_claims, read_table
 from psld.grid.tables import RECORDED, Table
 from psld.report.table import TableText, claims_text, summary, table_text
 from psld.utils.errors import one_line
@@ -31,7 +32,7 @@ def write_table(grid: Grid, name: str, output: str) -> None:
     """Write a table of a grid as OUTPUT.csv, OUTPUT.md, OUTPUT.tex and OUTPUT.html."""
     table, rows = grid.file.tables[name], read_table(grid, name)
     text = table_text(table, rows)
-    write_text(f"{output}.csv", as_csv(grid, table, rows))
+    write_text(f"{output}.csv", as_csv(table, rows))
     write_text(f"{output}.md", markdown(text))
     write_text(f"{output}.tex", latex(text))
     write_text(f"{output}.html", html(text))
@@ -52,10 +53,10 @@ def html(text: TableText) -> str:
     return TEMPLATES.get_template("table.html").render(text=text)
 
 
-def as_csv(grid: Grid, table: Table, rows: list[list[TableEntry]]) -> str:
+def as_csv(table: Table, rows: list[list[Entry]]) -> str:
     """Return the table for programs: one line per entry, with all that is known about it."""
     stream = io.StringIO()
-    entries = [csv_line(grid, table, entry) for row in rows for entry in row]
+    entries = [csv_line(table, entry) for row in rows for entry in row]
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerows(map(_no_formula, line) for line in (entries[0], *map(dict.values, entries)))
     return stream.getvalue()
@@ -66,13 +67,13 @@ def _no_formula(value: object) -> object:
     return f"'{value}" if isinstance(value, str) and re.match(r"[=+\-@\t\r]", value) else value
 
 
-def csv_line(grid: Grid, table: Table, entry: TableEntry) -> dict[str, object]:
+def csv_line(table: Table, entry: Entry) -> dict[str, object]:
     """Return all that is known about an entry; None for what is not."""
-    number, interval, rank, limit = entry.number, entry.interval, entry.rank, entry.extrapolated
+    interval, rank, limit, results = entry.interval, entry.rank, entry.extrapolated, entry.results
     known = {
-        "seeds": number and len(entry.results),
-        "cell": number and f"{grid.name}/{number.cell}",
-        "metric": number and number.metric,
+        "seeds": len(results) if entry.cells else None,
+        "cell": f"{entry.cell.grid}/{entry.cell.name}" if entry.cells else None,
+        "metric": entry.shown.metric,
         "shows": entry.show,
         "ours": entry.value,
         "low": interval and interval.low,
@@ -85,6 +86,8 @@ def csv_line(grid: Grid, table: Table, entry: TableEntry) -> dict[str, object]:
         "rank": rank and rank.name,
         "p_value": rank and rank.p_value,
         "paired": rank and rank.paired,
+        "sampling_seconds": sum(r.sampling_seconds for r in results) if results else None,
+        "sampling_device": ", ".join(dict.fromkeys(r.sampling_device for r in results)) or None,
     }
     labels = dict(zip(table.headings, entry.row.label, strict=True))
     # The other columns are attributes of the entry with the same name.
@@ -92,7 +95,7 @@ def csv_line(grid: Grid, table: Table, entry: TableEntry) -> dict[str, object]:
 
 
 def markdown(text: TableText) -> str:
-    title, caption, *notes = map(_plain, [text.title, text.caption, *text.notes])
+    title, caption, *notes = map(_plain, [text.title, text.caption, *text.notes, *text.alone])
     sides = ["left"] * text.headings + ["right"] * (len(text.columns) - text.headings)
     lines = [text.columns, *text.lines]
     head, *rows = [[_plain(cell).replace("|", r"\|") for cell in line] for line in lines]
@@ -107,7 +110,7 @@ def _plain(text: str) -> str:
 
 def latex(text: TableText) -> str:
     """Return a booktabs table, with the notes in its caption."""
-    caption = " ".join(filter(None, [f"{text.title}.", text.caption, *text.notes]))
+    caption = " ".join(filter(None, [f"{text.title}.", text.caption, *text.notes, *text.alone]))
     sides = "l" * text.headings + "r" * (len(text.columns) - text.headings)
     lines = [text.columns, *text.lines]
     head, *body = (f"{' & '.join(map(_escape, line))} \\\\" for line in lines)

@@ -5,7 +5,6 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,16 +12,17 @@ from PIL import Image
 
 from psld.grid import paths
 from psld.grid.cells import Grid
-from psld.grid.entries import STATUSES, Status, TableEntry, read_claims, read_table
+from psld.grid.entries import STATUSES, Status
 from psld.grid.figures import FIRST, GridFigure, all_figures
+from psld.grid.rows import read_claims, read_table
 from psld.metrics.results import CellResult
 from psld.report.formats import TEMPLATES
 from psld.report.table import (
     TableText,
     best_text,
     claims_text,
-    legend,
     limit_text,
+    scales,
     summary,
     table_text,
 )
@@ -41,6 +41,23 @@ MEANINGS: dict[Status, str] = {
     "not run": "no result yet",
     "literature": "printed in other papers, not run here",
 }
+
+LEGEND = (
+    "± half of the 95 % interval. It covers other samples of the same weights, and training again "
+    "where SD stands next to it, but not other images of the reference. SD: the standard deviation "
+    "over trainings. min: the smallest value of all seeds.",
+    "★ the best of its column as measured. ★ and ≈ mark a set that contains the best with 95 % "
+    "(Bonferroni's correction for the column), as far as ± covers. Compared at equal numbers of "
+    "samples, paired where both draw the same noise.",
+    "In brackets: the paper's value and the difference (ours minus the paper's). ✓ the whole 95 % "
+    "interval is within the band of the table; ✗ all of it is outside; ? undecided. ¹ For these "
+    "weights: fewer than three trainings do not show how much another one changes. ² For imported "
+    "weights, which were not trained here.",
+    "Decide before how often to look: a value at the end of its band gets a wrong ✓ in 2.5 % of "
+    "single looks, but in 10 % of ten looks while samples are added.",
+    "– not run, or no such number. † From other papers, as printed in this one; not run here.",
+)
+"""What the marks in the tables mean; docs/results.md has more."""
 
 MOST_PIXELS = 1600
 FEW_COLORS = 1024
@@ -62,10 +79,7 @@ def results_page(grid: Grid) -> str:
     tables = {name: read_table(grid, name) for name in grid.file.tables}
     entries = [entry for rows in tables.values() for row in rows for entry in row]
     results = [result for entry in entries for result in entry.results]
-    texts = {
-        name: _without_legend(table_text(grid.file.tables[name], rows), rows)
-        for name, rows in tables.items()
-    }
+    texts = {name: table_text(grid.file.tables[name], rows) for name, rows in tables.items()}
     counts = Counter(entry.status for entry in entries)
     files = {name: Path(f"{paths.figure(grid.name, name)}.png") for name in all_figures(grid)}
     drawn = {name: file for name, file in files.items() if file.exists()}
@@ -79,7 +93,7 @@ def results_page(grid: Grid) -> str:
         claims=claims_text(read_claims(grid)),
         facts=_facts(grid),
         best=best_text(grid, tables),
-        legend=list(legend(entries)),
+        legend=[*LEGEND, *scales(entries)],
         tables=texts,
         limits={name: limit_text(grid.file.tables[name], rows) for name, rows in tables.items()},
         first=pictures.pop(FIRST, []),
@@ -89,17 +103,11 @@ def results_page(grid: Grid) -> str:
     )
 
 
-def _without_legend(text: TableText, rows: list[list[TableEntry]]) -> TableText:
-    """Return a table without the notes that the page has once, for all tables."""
-    shared = set(legend([entry for row in rows for entry in row]))
-    return replace(text, notes=[note for note in text.notes if note not in shared])
-
-
 def _facts(grid: Grid) -> dict[str, list[str]]:
     budgets: dict[str, set[str]] = {}
     for sampler in grid.samplers.values():
         budgets.setdefault(sampler.family, set()).add(sampler.budget)
-    samples = sorted({number.samples for number in grid.file.numbers})
+    samples = sorted({shown.samples for shown in grid.file.cells_shown})
     seeds = {"training": grid.file.seeds.training, "sampling": grid.file.seeds.sampling}
     facts = {
         "Datasets": list(grid.datasets),
@@ -164,4 +172,4 @@ def _origins(results: list[CellResult]) -> Iterator[TableText]:
 def _software(result: CellResult) -> tuple[str, ...]:
     versions = ", ".join(f"{name} {v}" for name, v in result.versions.items() if v)
     precision = ", ".join(f"{name}: {value}" for name, value in result.precision.items())
-    return versions, result.git_revision or "", precision, result.sampling_device or ""
+    return versions, result.git_revision or "", precision, result.sampling_device

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from statistics import fmean
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,11 +17,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
-from psld.grid.cells import Grid
-from psld.grid.entries import paper_values
-from psld.grid.figures import LineGroup, friction, gamma_lines, nfe_lines, trained_models
-from psld.grid.seeds import read_results
-from psld.grid.tables import Number
+from psld.grid.cells import Cell, Grid
+from psld.grid.figures import LineGroup, gamma_lines, nfe_lines, trained_models
+from psld.grid.rows import paper_values
 from psld.report.style import (
     PANEL,
     PANELS_PER_ROW,
@@ -74,7 +71,7 @@ def draw_plot(grid: Grid, name: str) -> Figure:
     if name == "gamma":  # a line for each budget
         groups = gamma_lines(grid)
         looks = ramp(list(dict.fromkeys(line for group in groups for line in group.lines)))
-        panels = _panels(grid, groups, looks, lambda number, _: friction(grid, number.model))
+        panels = _panels(grid, groups, looks, lambda cell, _: cell.model.settings.process.gamma)
         return draw_panels(panels, "friction Γ on the position", _logarithmic_gamma)
     return _plot_training(grid)
 
@@ -83,31 +80,30 @@ def _panels(
     grid: Grid,
     groups: list[LineGroup],
     looks: dict[str, Look],
-    x_value: Callable[[Number, float | None], float | None],
+    x_value: Callable[[Cell, float | None], float | None],
 ) -> list[Panel]:
     """Return the panels that have points. Raises UserError if no cell is measured yet.
 
-    `x_value` maps a number and its network evaluations to a place on the x axis.
+    `x_value` maps a cell and its network evaluations to a place on the x axis.
     """
     papers = paper_values(grid)
     several_datasets = len({group.dataset for group in groups}) > 1
     panels = []
     for group in groups:
         curves, levels = [], {}
-        for name, numbers in group.lines.items():
+        for name, entries in group.lines.items():
             ours, paper, bars = [], [], []
-            for number in numbers:
-                measured = read_results(grid, number)
-                interval = measured.interval()
+            for entry in (entry.read() for entry in entries):
+                interval = entry.interval
                 if interval and interval.value > 0:  # the axis is logarithmic
-                    x = x_value(number, fmean(measured.values("nfe")))
+                    x = x_value(entry.cell, entry.nfe)
                     ours.append((x, interval.value))
                     bars.append((x, interval.low, interval.high))
-                    first = measured.results[0]
+                    first = entry.results[0]
                     levels = {"noise": first.noise, "test split": first.floor}
-                printed = papers.get(number, {})
-                steps = getattr(grid.cell(number).sampler.settings, "steps", None)
-                x = x_value(number, printed.get("nfe") or steps)
+                printed = papers.get(entry.number, {})
+                steps = getattr(entry.cell.sampler.settings, "steps", None)
+                x = x_value(entry.cell, printed.get("nfe") or steps)
                 if x is not None and "value" in printed:
                     paper.append((x, printed["value"]))
             if ours or paper:

@@ -21,8 +21,8 @@ from wandb.apis.public import Run
 from psld.data.picture import tiled
 from psld.grid import paths
 from psld.grid.cells import Cell, Grid
-from psld.grid.entries import paper_values, read_table
 from psld.grid.figures import all_figures
+from psld.grid.rows import paper_values, read_table
 from psld.metrics.results import CellResult, CellResults
 from psld.metrics.settings import Measurement
 from psld.report.formats import csv_line
@@ -161,18 +161,14 @@ def run_id(grid: str, job_type: str, *identity: str | int) -> str:
 
 def result_runs(grid: Grid) -> Iterator[ResultRun]:
     """Yield the runs of all results so far, in the order of the grid's tables."""
-    papers = {
-        (cell, grid.measurement(number)): printed.get("value")
-        for number, printed in paper_values(grid).items()
-        for cell in grid.replicates(number)
-    }
+    papers = paper_values(grid)
     for cell in grid.measured_cells:
         images = {}
         if (shard := shard_path(cell.folder, 0)).exists():
             images["samples"] = tiled(Shard.load(shard).images[: SIDE * SIDE], SIDE)
         for measurement in cell.measurements:
             if result := CellResults.find(cell.result, measurement.digest(cell.digest)):
-                paper = papers.get((cell, measurement))
+                paper = papers.get((cell, measurement), {}).get("value")
                 yield _evaluation_run(cell, measurement, result, paper, images)
     for name in grid.file.tables:
         yield from _table_runs(grid, name)
@@ -229,12 +225,12 @@ def _table_runs(grid: Grid, name: str) -> Iterator[ResultRun]:
     if not any(entry.results for entry in entries):
         return
     text = table_text(table, rows)
-    records = [csv_line(grid, table, entry) for entry in entries]
+    records = [csv_line(table, entry) for entry in entries]
     options = {
         "id": run_id(grid.name, "tabulate", name),
         "job_type": "tabulate",
         "name": name,
-        "config": {"title": text.title, "caption": text.caption, "notes": text.notes},
+        "config": {"title": text.title, "caption": text.caption, "notes": text.notes + text.alone},
     }
     tables = {
         "table": (text.columns, text.lines),

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from psld.grid.cells import Grid
-from psld.grid.entries import ANSWERS, STATUSES, AnsweredComparison, Status, TableEntry
+from psld.grid.entries import STATUSES, Entry, Status
+from psld.grid.rows import ANSWERS, Comparison
 from psld.grid.tables import Table
 from psld.metrics.estimate import CONFIDENCE
-from psld.metrics.results import NUMBER_KINDS, CellResult
+from psld.metrics.results import NUMBER_KINDS
+from psld.metrics.settings import Measurement
 
 MISSING = "–"
 LITERATURE = "†"
@@ -42,11 +44,14 @@ class TableText:
     marks: list[list[Status]] = field(default_factory=list)
     """Of each entry, row by row."""
     notes: list[str] = field(default_factory=list)
+    """What is special in it."""
+    alone: list[str] = field(default_factory=list)
+    """Notes for a table that stands alone. The page has them once, for all tables."""
 
 
-def table_text(table: Table, rows: list[list[TableEntry]]) -> TableText:
+def table_text(table: Table, rows: list[list[Entry]]) -> TableText:
     entries = [entry for row in rows for entry in row]
-    has_seeds = any(entry.seeds > 1 for entry in entries)
+    has_seeds = any(len(entry.cells) > 1 for entry in entries)
     headings = [*table.headings, *(["seeds"] if has_seeds else [])]
     return TableText(
         title=table.title,
@@ -59,10 +64,11 @@ def table_text(table: Table, rows: list[list[TableEntry]]) -> TableText:
         ],
         marks=[[entry.status for entry in row] for row in rows],
         notes=list(_notes(table, rows)),
+        alone=[*scales(entries), "Marks: docs/results.md, or the page of the grid's results."],
     )
 
 
-def summary(grid: Grid, tables: dict[str, list[list[TableEntry]]]) -> TableText:
+def summary(grid: Grid, tables: dict[str, list[list[Entry]]]) -> TableText:
     """Count the entries of each table by status."""
     counts = {n: Counter(e.status for row in rows for e in row) for n, rows in tables.items()}
     found = [status for status in STATUSES if any(count[status] for count in counts.values())]
@@ -70,25 +76,18 @@ def summary(grid: Grid, tables: dict[str, list[list[TableEntry]]]) -> TableText:
         title=f"Grid {grid.name}: entries by table",
         columns=["table", *found],
         lines=[[n, *(str(count[status]) for status in found)] for n, count in counts.items()],
-        notes=[
-            "For these weights: from fewer than three trainings. For imported weights: training "
-            "was not repeated. Measured: the paper has no number, the table no band, or the number "
-            "is a count of fixed steps."
-        ],
     )
 
 
-def best_text(grid: Grid, tables: dict[str, list[list[TableEntry]]]) -> TableText:
+def best_text(grid: Grid, tables: dict[str, list[list[Entry]]]) -> TableText:
     """Name the best entries of each column, and those that cannot be told from them."""
     lines = []
     for name, rows in tables.items():
         for column in zip(*rows, strict=True):
-            alike: dict[tuple[str, str, int], list[TableEntry]] = {}
+            alike: dict[tuple[str, Measurement], list[Entry]] = {}
             for entry in column:
                 if entry.rank and entry.rank.name in RANKS:
-                    number = entry.number
-                    key = number.metric, grid.dataset_of(number), number.samples
-                    alike.setdefault(key, []).append(entry)
+                    alike.setdefault(entry.axis, []).append(entry)
             for entries in alike.values():
                 best = next(entry for entry in entries if entry.rank.name == "best")
                 others = [", ".join(e.row.label) for e in entries if e.number != best.number]
@@ -99,10 +98,10 @@ def best_text(grid: Grid, tables: dict[str, list[list[TableEntry]]]) -> TableTex
     return TableText("The best of each column", columns, lines, headings=2)
 
 
-def limit_text(table: Table, rows: list[list[TableEntry]]) -> TableText | None:
+def limit_text(table: Table, rows: list[list[Entry]]) -> TableText | None:
     """Return the distances of infinitely many samples with their intervals; None without any."""
 
-    def text(entry: TableEntry) -> str:
+    def text(entry: Entry) -> str:
         if (limit := entry.extrapolated) is None:
             return MISSING
         value, low, high = (_number(number, _digits(entry)) for number in limit)
@@ -119,7 +118,7 @@ def limit_text(table: Table, rows: list[list[TableEntry]]) -> TableText | None:
     )
 
 
-def claims_text(answered: Iterable[AnsweredComparison]) -> TableText:
+def claims_text(answered: Iterable[Comparison]) -> TableText:
     """Answer the claims of a grid, comparison by comparison."""
     comparisons = list(answered)
     counts = Counter(each.answer for each in comparisons)
@@ -144,10 +143,10 @@ def claims_text(answered: Iterable[AnsweredComparison]) -> TableText:
     )
 
 
-def _claim_line(answered: AnsweredComparison) -> list[str]:
-    compared, difference, answer = answered.compared, answered.difference, answered.answer
+def _claim_line(answered: Comparison) -> list[str]:
+    smaller, difference, answer = answered.smaller, answered.difference, answered.answer
     error = difference.interval.half_width if difference else 0.0
-    digits = _decimals(NUMBER_KINDS[compared.show].decimals, error)
+    digits = _decimals(NUMBER_KINDS[smaller.show].decimals, error)
     shown = [MISSING, _number(answered.paper, digits, "+"), MISSING]
     if difference is not None:
         shown[0] = _number(difference.value, digits, "+")
@@ -156,18 +155,18 @@ def _claim_line(answered: AnsweredComparison) -> list[str]:
             shown[2] = f"{answered.p_value:.2g}"
         if answer != "cannot tell" and not answered.covers_training:
             answer += " for these weights"
-    samples, trainings = f"{compared.smaller.samples:,}", str(answered.trainings or MISSING)
-    return [answered.claim, compared.label or MISSING, *shown, samples, trainings, answer]
+    samples, trainings = f"{smaller.samples:,}", str(answered.trainings or MISSING)
+    return [answered.claim, answered.label or MISSING, *shown, samples, trainings, answer]
 
 
-def _seeds(entries: list[TableEntry]) -> str:
+def _seeds(entries: list[Entry]) -> str:
     """Return the number of seeds that have been run, and of those that are asked for if more."""
-    counts = {(len(entry.results), entry.seeds) for entry in entries if entry.number}
+    counts = {(len(entry.results), len(entry.cells)) for entry in entries if entry.cells}
     texts = [f"{n}" if n == asked else f"{n} of {asked}" for n, asked in sorted(counts)]
     return ", ".join(texts) or MISSING
 
 
-def _short(entry: TableEntry) -> str:
+def _short(entry: Entry) -> str:
     """Return our value, its interval, its rank and (paper's value, difference and verdict)."""
     digits = _digits(entry)
     paper = _number(entry.paper, digits)
@@ -188,11 +187,11 @@ def _short(entry: TableEntry) -> str:
         return f"{ours} ({paper})"
     verdict = MARKS.get(entry.status, "")
     if verdict and entry.missing_seeds:
-        verdict += f", {len(entry.results)} of {entry.seeds} seeds"
+        verdict += f", {len(entry.results)} of {len(entry.cells)} seeds"
     return f"{ours} ({paper}, {_number(entry.difference, digits, '+')}{verdict})"
 
 
-def _digits(entry: TableEntry) -> int:
+def _digits(entry: Entry) -> int:
     """Return the number of decimals: so many that an error is not printed as 0."""
     kind, error = NUMBER_KINDS[entry.show], entry.interval and entry.interval.half_width
     if not kind.from_features or not error or error < 1e-6 * abs(entry.value):
@@ -212,49 +211,59 @@ def _number(number: float | None, digits: int, sign: str = "") -> str:
 # -- notes ----------------------------------------------------------------------------------------
 
 
-def _notes(table: Table, rows: list[list[TableEntry]]) -> Iterable[str]:
-    """Yield the table's footnotes, what is special in it, and its legend."""
+def _notes(table: Table, rows: list[list[Entry]]) -> Iterable[str]:
+    """Yield the table's footnotes, and what is special in it."""
     entries = [entry for row in rows for entry in row]
     yield from table.footnotes
-    missing = sum(entry.status == "not run" for entry in entries)
-    if missing:
-        yield f"{missing} of {len(entries)} entries have not been run ({MISSING})."
-    if others := list(dict.fromkeys(path for e in entries for path in e.measured.others)):
+    counts = Counter(entry.status for entry in entries)
+    if counts["not run"]:
+        yield f"{counts['not run']} of {len(entries)} entries have not been run ({MISSING})."
+    if others := list(dict.fromkeys(path for entry in entries for path in entry.others)):
         more = f" and {len(others) - LISTED} more" if len(others) > LISTED else ""
         yield (
             f"Of other records, so not shown: {', '.join(others[:LISTED])}{more}. Delete them, and "
             "the workflow makes them again."
         )
-    samplers = {e.number.sampler: e.results[0].sampler or {} for e in entries if e.results}
+    samplers = {e.shown.sampler: e.results[0].sampler for e in entries if e.results}
     starts = {name: sampler.get("start") for name, sampler in samplers.items()}
     if names := sorted(name for name, start in starts.items() if start == "gaussian"):
         yield f"Starts from the mean and covariance of the training images: {', '.join(names)}."
-    yield from legend(entries)
-    if any(entry.paper is not None and entry.status != "literature" for entry in entries):
-        yield from _verdict_notes(table, rows)
-    yield from _undecided_notes(entries)
-    if any(entry.status == "literature" for entry in entries):
-        yield f"{LITERATURE} From other papers, as printed in this one; not run here."
+    if band := table.band:
+        yield (
+            f"Band (✓ ✗): {band.absolute:g} or {band.relative:.0%} of the paper's value, whichever "
+            f"is wider (network evaluations: {band.relative:.0%}). {band.reason}"
+        )
+    weights = [r.model.imported for entry in entries for r in entry.results]
+    if files := {w.sha256: f"{w.file} (SHA-256 {w.sha256})" for w in weights if w}:
+        yield f"² Imported weights, not trained here: {'; '.join(files.values())}."
+    if alike := [pair for column in zip(*rows, strict=True) for pair in _alike(column)]:
+        yield f"✓ for both, bands that overlap, and no difference left: {'; '.join(alike)}."
+    if counts["undecided"]:
+        note = f"{counts['undecided']} of {len(entries)} entries are undecided (?)"
+        needs = Counter(entry.needs for entry in entries)
+        if most := max(entry.more_samples or 0 for entry in entries):
+            samples = f"{most:,} more samples (further seeds)"
+            note += f"; up to {samples} can decide {needs['samples']}"
+        if needs["trainings"]:
+            note += f"; only more trainings can decide {needs['trainings']}"
+        yield f"{note}."
 
 
-def scales(entries: list[TableEntry]) -> dict[str, CellResult]:
-    """Return a result for each metric, and each dataset if there are several, by name."""
-    results = [entry.results[0] for entry in entries if entry.results and entry.results[0].model]
+def scales(entries: list[Entry]) -> Iterable[str]:
+    """Yield the scale of each metric, and of each dataset if there are several."""
+    results = [entry.results[0] for entry in entries if entry.results]
     kinds = [(r.metric["name"], r.model.settings["dataset"]["name"]) for r in results]
     several = len({dataset for _, dataset in kinds}) > 1
-    names = [f"{metric} on {dataset}" if several else metric for metric, dataset in kinds]
-    return dict(zip(names, results, strict=True))
-
-
-def _scale_note(name: str, result: CellResult) -> str:
-    note = f"Scale of {name}: standard normal noise has {_significant(result.noise)}"
-    if result.floor is not None:
-        split = "training" if result.metric["reference_split"] == "test" else "test"
-        count = f" ({result.floor_samples:,} images)" if result.floor_samples else ""
-        note += f", the {split} split{count} {_significant(result.floor)}"
-    if result.extractor_test_accuracy is not None:
-        note += f"; the classifier's test accuracy is {result.extractor_test_accuracy:.3f}"
-    return f"{note}."
+    for (metric, dataset), result in dict(zip(kinds, results, strict=True)).items():
+        name = f"{metric} on {dataset}" if several else metric
+        note = f"Scale of {name}: standard normal noise has {_significant(result.noise)}"
+        if result.floor is not None:
+            split = "training" if result.metric["reference_split"] == "test" else "test"
+            count = f" ({result.floor_samples:,} images)" if result.floor_samples else ""
+            note += f", the {split} split{count} {_significant(result.floor)}"
+        if result.extractor_test_accuracy is not None:
+            note += f"; the classifier's test accuracy is {result.extractor_test_accuracy:.3f}"
+        yield f"{note}."
 
 
 def _significant(number: float) -> str:
@@ -262,81 +271,12 @@ def _significant(number: float) -> str:
     return f"{float(f'{number:.3g}'):,}".removesuffix(".0")
 
 
-def legend(entries: list[TableEntry]) -> Iterable[str]:
-    """Yield the scales of the metrics, and what ±, SD, min and the ranks mean."""
-    for name, result in scales(entries).items():
-        yield _scale_note(name, result)
-    if any(entry.interval for entry in entries):
-        yield (
-            "± half of the 95 % interval, which covers other samples of the same weights, but "
-            "neither training again nor other images of the reference."
-        )
-    if any(entry.deviation for entry in entries):
-        yield "SD: the standard deviation over trainings; where it stands, ± covers training again."
-    if any(entry.minimum is not None for entry in entries):
-        yield "min: the smallest value of all seeds."
-    if any(entry.rank and entry.rank.p_value is not None for entry in entries):
-        yield (
-            "★ the best of its column as measured. ★ and ≈ mark a set that contains the best with "
-            "95 % (Bonferroni's correction for the column), as far as ± covers. Compared at equal "
-            "numbers of samples, paired where both draw the same noise."
-        )
-
-
-def _verdict_notes(table: Table, rows: list[list[TableEntry]]) -> Iterable[str]:
-    """Yield what the verdicts mean in this table, and where they do not tell two rows apart."""
-    entries = [entry for row in rows for entry in row]
-    yield "In brackets: the paper's value and the difference (ours minus the paper's)."
-    if band := table.band:
-        yield (
-            f"✓ within {band.absolute:g} or {band.relative:.0%} of the paper's value, "
-            f"whichever is wider (network evaluations: {band.relative:.0%}), with the whole "
-            f"95 % interval; ✗ the whole interval outside; ? undecided. {band.reason}"
-        )
-    if any("for these weights" in entry.status for entry in entries):
-        yield (
-            "¹ For these weights: fewer than three trainings do not show how much another one "
-            "changes, and the paper's number is of another one."
-        )
-    weights = [r.model.imported for entry in entries for r in entry.results]
-    if files := {w.sha256: f"{w.file} (SHA-256 {w.sha256})" for w in weights if w}:
-        yield f"² For imported weights, which were not trained here: {'; '.join(files.values())}."
-    if alike := [pair for column in zip(*rows, strict=True) for pair in _alike(column)]:
-        yield f"✓ for both, bands that overlap, and no difference left: {'; '.join(alike)}."
-
-
-def _alike(column: Iterable[TableEntry]) -> Iterable[str]:
+def _alike(column: Iterable[Entry]) -> Iterable[str]:
     """Yield pairs with neighboring numbers of the paper that their verdicts do not tell apart."""
     agreeing = [e for e in column if MARKS.get(e.status, "").startswith(" ✓") and e.show == "value"]
     for a, b in pairwise(sorted(agreeing, key=lambda entry: entry.paper)):
-        if 0 < b.paper - a.paper <= a.width + b.width and a.number[3:] == b.number[3:]:
-            p_value = a.measured.difference(b.measured).p_value
+        if 0 < b.paper - a.paper <= a.width + b.width and a.measurement == b.measurement:
+            p_value = a.minus(b).p_value
             if p_value >= 1 - CONFIDENCE:
                 names = " and ".join(" ".join(entry.row.label) for entry in (a, b))
                 yield f"{names} in {a.column} (p = {p_value:.1g})"
-
-
-def _undecided_notes(entries: list[TableEntry]) -> Iterable[str]:
-    """Yield what would decide the undecided entries, by what each of them needs."""
-    undecided = [entry for entry in entries if entry.status == "undecided"]
-    if not undecided:
-        return
-    note = f"{len(undecided)} of {len(entries)} entries are undecided."
-    if samples := [entry.more_samples for entry in undecided if entry.more_samples]:
-        note += (
-            f" Up to {max(samples):,} more samples, as further seeds, would decide "
-            f"{_count(len(samples))} if the value stays: see the CSV."
-        )
-    if trainings := sum(entry.needs == "trainings" for entry in undecided):
-        note += (
-            f" {_count(trainings)} can be decided by more trainings only: there are fewer than "
-            "three, or no number of samples is enough."
-        )
-    yield (
-        f"{note} Decide before how often to look: a value at the end of its band gets a wrong ✓ in "
-        "2.5 % of single looks, but in 10 % of ten looks while samples are added."
-    )
-
-
-def _count(entries: int) -> str:
-    return "1 entry" if entries == 1 else f"{entries} entries"

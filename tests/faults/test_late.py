@@ -22,11 +22,11 @@ def declared(workflow: Workflow, stage: Stage) -> list[str]:
         case "tabulate":
             return workflow.table_results(wildcards)
         case "figures":
-            return workflow.figure_inputs(wildcards)
+            return workflow.figure(wildcards).inputs
         case "report":
             return workflow.page_parts(wildcards)
         case "certify":
-            return workflow.certificate_inputs(wildcards)
+            return workflow.grid(wildcards).results
         case "evaluate":
             return workflow.cell(wildcards).records
     return []

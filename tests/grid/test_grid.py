@@ -5,6 +5,7 @@ import pytest
 from psld.config.locations import CONFIGS
 from psld.config.settings import parse
 from psld.grid.cache import load_grid
+from psld.grid.rows import cells_behind, entries_in
 from psld.grid.schema import GridFile
 from tests.grid.mine import TEXT, changed, load
 
@@ -16,19 +17,18 @@ def test_table_row_and_column_make_an_entry_and_the_last_prevails():
     content["tables"]["steps"]["rows"][0]["fields"] = {"kind": "-quadratic"}  # completes names
     content["tables"]["steps"]["rows"].pop(1)
     file = parse(GridFile, content, where="mine")
-    numbers = {
-        name: [[place.number and (place.number.cell, place.number.samples) for place in row]]
-        for name, rows in file.places.items()
-        for row in rows[:1]
+    shown = {
+        name: [(entry.cell, entry.samples) for entry in rows[0]]
+        for name, rows in file.shown.items()
     }
     few, all_of_them = ("vp-sde/rk45-1e-2", 50), ("vp-sde/rk45-1e-2", 100)
-    assert numbers == {
-        "steps": [[("psld/em-10", 100), ("psld/em-quadratic-10", 100)]],
-        "tolerance": [[few, all_of_them, all_of_them]],
+    assert shown == {
+        "steps": [("psld/em-10", 100), ("psld/em-quadratic-10", 100)],
+        "tolerance": [few, all_of_them, all_of_them],
     }
-    assert [place.number for place in file.places["steps"][-1]] == [None, None], "literature"
+    assert [entry.model for entry in file.shown["steps"][-1]] == [None, None], "literature"
     plain = parse(GridFile, changed("tables/tolerance/rows/0/budget", 0.001), where="mine")
-    assert plain.places["tolerance"][0][0].number.cell == "vp-sde/rk45-0.001"
+    assert plain.shown["tolerance"][0][0].cell == "vp-sde/rk45-0.001"
 
 
 def test_a_cell_has_a_model_a_sampler_a_seed_and_measurements(configs):
@@ -85,6 +85,6 @@ def test_a_key_replaces_that_of_a_merged_mapping(configs):
 def test_the_project_s_own_grids_load(name, folder):
     grid = load_grid(name)
     assert len(grid.measured_cells) > 3
-    assert all(grid.file.numbers_in(table) for table in grid.file.tables)
+    assert all(cells_behind(entries_in(grid, table)) for table in grid.file.tables)
     assert all(grid.cells[cell] for _, cell in grid.file.figure_cells)
     assert all(grid.gallery(model) for model in grid.file.models)

@@ -5,12 +5,13 @@ import resource
 import pytest
 import torch
 
-from psld.grid.cells import Grid
+from psld.grid.entries import Entry
 from psld.grid.plan import jobs_by_stage, work_by_network
 from psld.grid.reading import grid_path, read_grid_file
 from psld.grid.records import Guide, Model
+from psld.grid.rows import all_entries, entries_in
 from psld.grid.schema import GridFile
-from psld.grid.tables import Number as GridNumber
+from psld.grid.tables import Shown
 from psld.training.model import build_network
 from psld.training.settings import LoopSettings
 from tests.grid.paper import (
@@ -42,26 +43,25 @@ def parameters(paper) -> dict[str, int]:
 # --- the numbers ------------------------------------------------------------------------------
 
 
-def computed(grid: Grid, size: int, number: GridNumber, show: str, paper: float) -> Number:
+def computed(entry: Entry, size: int) -> Number:
     """What the grid really computes for a number of the paper."""
-    cell = grid.cell(number)
+    cell = entry.cell
     sampler, process = cell.sampler.settings, cell.model.settings.process
     kind = [sampler.integrator, getattr(sampler, "striding", None)]
     if sampler.guidance.kind != "none":
         kind += [sampler.guidance.kind, sampler.guidance.split]
     budget = getattr(sampler, "steps", None) or sampler.tolerance
-    shown = "nfe" if show == "nfe" else number.metric
+    shown = "nfe" if entry.show == "nfe" else entry.shown.metric
     name, gamma = "-".join(filter(None, kind)), getattr(process, "gamma", None)
-    return cell.model.dataset, gamma, size, name, budget, number.samples, shown, paper
+    return cell.model.dataset, gamma, size, name, budget, entry.samples, shown, entry.paper
 
 
 @pytest.mark.parametrize("name", TRANSCRIBED)
 def test_the_numbers_of_a_table_are_its_cells(paper, parameters, name):
     numbers = []
-    for place in paper.file.places_in(name):
-        if place.number and place.paper is not None:
-            size = parameters[place.number.model] // 1_000_000
-            numbers.append(computed(paper, size, place.number, place.show, place.paper))
+    for entry in entries_in(paper, name):
+        if entry.cells and entry.paper is not None:
+            numbers.append(computed(entry, parameters[entry.cell.model.name] // 1_000_000))
     assert sorted(numbers, key=str) == sorted(TRANSCRIBED[name], key=str)
 
 
@@ -71,8 +71,8 @@ def test_where_numbers_come_from(paper):
         assert {row.source for row in table.rows if row.paper} == known.get(name, {"V"})
         rows = [row for row in table.rows if row.literature]
         assert tuple(row.paper[:2][-1] for row in rows) == LITERATURE.get(name, ())
-        for row, places in zip(table.rows, paper.file.places[name], strict=True):
-            assert row.literature == ({place.number for place in places} == {None}), "never run"
+        for entries in all_entries(paper)[name]:
+            assert {entry.cells == () for entry in entries} == {entries[0].row.literature}
     tables = paper.file.tables.items()
     alone = [(name, row.label) for name, t in tables for row in t.rows if row.paper is None]
     assert alone == [("table6", ("VP-SDE", f"−{log}")) for log in (4, 3, 2, 1)]
@@ -89,10 +89,14 @@ def test_the_bands_are_stated_and_narrower_than_what_the_tables_show(paper):
     assert bands["table6"].width(280, "nfe") == 28
 
 
-def printed(file: GridFile) -> dict[tuple[GridNumber, str], float]:
+def printed(file: GridFile) -> dict[Shown, float]:
     """The metrics and network evaluations that the paper prints."""
-    places = file.places_in()
-    return {(p.number, p.show): p.paper for p in places if p.number and p.paper is not None}
+    numbers = {}
+    for name, table in file.tables.items():
+        for row, shown in zip(table.rows, file.shown[name], strict=True):
+            if row.paper and not row.literature:
+                numbers |= dict(zip(shown, row.paper, strict=True))
+    return {shown: paper for shown, paper in numbers.items() if paper is not None}
 
 
 @pytest.mark.parametrize(("name", "against"), [("paper", CONTRADICTED), ("paper-seeds", AGAIN)])
@@ -100,10 +104,10 @@ def test_the_paper_s_own_numbers_support_all_claims_but_those(name, against):
     """docs/notes/paper.md says where the paper contradicts itself."""
     file = read_grid_file(grid_path(name))
     numbers, contradicted = printed(file), []
-    for claim, comparisons in zip(file.claims, file.comparisons, strict=True):
-        for each in comparisons:
-            if numbers[each.smaller, each.show] >= numbers[each.larger, each.show]:
-                contradicted.append((claim.claim.rpartition(" (")[0], each.label))
+    for claim, pairs in zip(file.claims, file.pairs, strict=True):
+        for label, smaller, larger in pairs:
+            if numbers[smaller] >= numbers[larger]:
+                contradicted.append((claim.claim.rpartition(" (")[0], label))
     assert contradicted == list(against)
 
 

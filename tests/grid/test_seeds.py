@@ -5,6 +5,7 @@ import pytest
 from psld.grid.cells import Grid
 from psld.grid.figures import all_figures, nfe_lines, trained_models
 from psld.grid.plan import jobs_by_stage
+from psld.grid.rows import entries_in
 from psld.report.style import model_looks
 from tests.grid.mine import changed, load
 
@@ -32,8 +33,7 @@ def test_models_are_trained_once_for_each_seed(grid):
 
 def test_cells_are_multiplied_by_both_seeds(grid):
     assert len(grid.measured_cells) == 2 * (3 * 2 + 2)
-    number = grid.file.numbers[0]
-    cells = grid.replicates(number)
+    cells = next(entries_in(grid)).cells
     assert [cell.name for cell in cells] == [
         *("psld/em-10", "psld/em-10-seed7", "psld-seed1/em-10", "psld-seed1/em-10-seed7"),
         *("psld-seed2/em-10", "psld-seed2/em-10-seed7"),

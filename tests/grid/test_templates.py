@@ -56,7 +56,7 @@ def test_rows_and_columns_pass_their_values_on_to_their_cells():
     assert [column.label for column in table.columns] == ["10 steps", "40 steps", "NFE"]
     labels = [row.label[0] for row in table.rows]
     assert labels == ["Γ = 0", "Γ = 0.01", "Γ = 1e-3", "CLD"]
-    cells = [[place.number.cell for place in row] for row in file.places["sweep"]]
+    cells = [[entry.cell for entry in row] for row in file.shown["sweep"]]
     assert cells[1] == ["psld-0.01/em-10", "psld-0.01/em-40", "psld-0.01/em-10"]
     assert cells[3] == ["cld/em-10", "cld/em-40", "cld/em-10"]
 

@@ -88,7 +88,8 @@ def test_a_table_reads_the_results_of_its_cells_each_once(workflow, demo):
     ],
 )
 def test_a_figure_reads_small_files(workflow, figure, pattern, count):
-    inputs = workflow.figure_inputs(wildcards(figure=figure))
+    record = workflow.figure(wildcards(figure=figure))
+    inputs = record.inputs
     assert all(fnmatch(file, pattern) for file in inputs), inputs
     assert len(inputs) == len(set(inputs)) == count
-    assert workflow.figure_images(wildcards(figure=figure)) == []
+    assert record.datasets == []

@@ -5,7 +5,7 @@ import html
 import pytest
 
 from psld.grid.cells import Grid
-from psld.grid.entries import read_claims
+from psld.grid.rows import read_claims
 from psld.report.page import results_page
 from psld.utils.errors import UserError
 from tests.commands import call, succeeded

@@ -9,7 +9,7 @@ from psld.grid.figures import (
     all_figures,
     gamma_lines,
     nfe_lines,
-    plot_numbers,
+    plot_entries,
     plots,
 )
 
@@ -22,7 +22,7 @@ def paper(grids) -> Grid:
 def cells_by_line(groups):
     return {
         (group.sampler, group.samples): {
-            name: [number.cell for number in line] for name, line in group.lines.items()
+            name: [entry.cell.name for entry in line] for name, line in group.lines.items()
         }
         for group in groups
     }
@@ -47,7 +47,7 @@ def test_lines_over_gamma_join_models_that_differ_in_gamma_alone(grid):
 
 def test_a_plot_needs_the_results_of_its_cells_once(grid):
     for plot, count in (("nfe", 10), ("gamma", 6), ("training", 0)):
-        numbers = plot_numbers(grid, plot)
+        numbers = [entry.number for entry in plot_entries(grid, plot)]
         assert len(numbers) == len(set(numbers)) == count
     assert plots(grid) == ["nfe", "gamma", "training"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from psld.grid.cells import Grid
-from psld.grid.entries import read_table
+from psld.grid.rows import read_table
 from psld.report.formats import as_csv, latex, markdown
 from psld.report.page import results_page
 from psld.report.table import TableText, table_text
@@ -122,7 +122,7 @@ def test_latex_escapes_its_special_characters(text):
 
 
 def test_csv_reads_back(grid, rows):
-    [first, *_] = csv.DictReader(io.StringIO(as_csv(grid, grid.file.tables["mine"], rows)))
+    [first, *_] = csv.DictReader(io.StringIO(as_csv(grid.file.tables["mine"], rows)))
     assert first[evil("heading")] == evil("row")
     assert first["column"] == evil("column")
 
@@ -131,5 +131,5 @@ def test_csv_reads_back(grid, rows):
 def test_a_spreadsheet_runs_no_text_of_a_csv(grid, rows, label):
     row = rows[0][0].row.model_copy(update={"label": (label,)})
     table = grid.file.tables["mine"]
-    [first] = csv.reader(as_csv(grid, table, [[replace(rows[0][0], row=row)]]).splitlines()[1:])
+    [first] = csv.reader(as_csv(table, [[replace(rows[0][0], row=row)]]).splitlines()[1:])
     assert first[0] == f"'{label}"

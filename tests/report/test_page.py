@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from psld.grid.entries import STATUSES, read_table
+from psld.grid.entries import STATUSES
 from psld.grid.figures import all_figures
-from psld.report.page import MEANINGS, MOST_PIXELS, results_page
+from psld.grid.rows import read_table
+from psld.report.page import LEGEND, MEANINGS, MOST_PIXELS, results_page
 from psld.report.table import table_text
 from tests.commands import call, succeeded
 from tests.results import write_result
@@ -80,15 +81,10 @@ def test_the_tables_are_those_of_the_other_formats(content, folder, grid):
             assert part in html.unescape(content)
 
 
-def test_notes_that_tables_share_stand_once(content, grid):
-    notes = [
-        note
-        for name, table in grid.file.tables.items()
-        for note in table_text(table, read_table(grid, name)).notes
-        if note.startswith(("Scale of", "±", "★"))
-    ]
-    assert len(notes) > len(set(notes)), "tables share some"
-    assert all(html.unescape(content).count(note) == 1 for note in notes)
+def test_notes_that_tables_share_stand_once(content):
+    for note in (*LEGEND, "Scale of fd-classifier"):
+        assert html.unescape(content).count(note) == 1
+    assert "Marks: " not in content
 
 
 def test_the_best_of_each_column_is_named_with_those_that_cannot_be_told_from_it(folder, grid):

@@ -18,15 +18,14 @@ from PIL import Image
 from psld.config.locations import CONFIGS
 from psld.grid.cache import load_grid
 from psld.grid.cells import Grid
-from psld.grid.entries import read_table
+from psld.grid.entries import Entry
 from psld.grid.figures import (
     all_figures,
-    plot_numbers,
+    plot_entries,
     plots,
     trained_models,
 )
-from psld.grid.seeds import read_results
-from psld.grid.tables import Number
+from psld.grid.rows import distances, read_table
 from psld.metrics.results import CellResult
 from psld.report.style import model_looks
 from tests.commands import call, succeeded
@@ -55,15 +54,15 @@ def grid(at_the_root) -> Grid:
 
 
 @pytest.fixture
-def results(grid) -> dict[Number, CellResult]:
+def results(grid) -> dict[Entry, CellResult]:
     """The results of every cell of the grid, in its own metric."""
-    numbers = [number for number in grid.file.numbers if number.metric == grid.file.metric]
-    return {number: read_results(grid, number).results[0] for number in numbers}
+    entries = [e.read() for e in distances(grid) if e.shown.metric == grid.file.metric]
+    return {entry: entry.results[0] for entry in entries}
 
 
-def steps_of(grid: Grid, number: Number) -> int | None:
+def steps_of(entry: Entry) -> int | None:
     """The steps of a sampler of the SDE, None for one of the ODE."""
-    return getattr(grid.cell(number).sampler.settings, "steps", None)
+    return getattr(entry.cell.sampler.settings, "steps", None)
 
 
 def test_every_table_is_whole_in_every_format(grid):
@@ -81,7 +80,7 @@ def test_every_table_is_whole_in_every_format(grid):
             ]
             for ending in ("md", "tex", "html"):
                 found = any(number in text[ending] for number in printed)
-                assert found, f"{name}.{ending}: {entry.number}"
+                assert found, f"{name}.{ending}: {entry.label}"
 
 
 def test_every_number_holds(grid):
@@ -124,7 +123,7 @@ def test_a_model_has_the_same_color_in_every_plot(grid):
     looks = model_looks(grid)
     for plot in ("nfe", "training"):
         drawn = (FIGURES / f"{plot}.svg").read_text().lower()
-        shown = {number.model for number in plot_numbers(grid, plot)} or trained_models(grid)
+        shown = {e.cell.model.name for e in plot_entries(grid, plot)} or trained_models(grid)
         assert [model for model in shown if looks[model].color.lower() not in drawn] == []
 
 
@@ -172,52 +171,50 @@ def test_the_classifier_is_accurate(results):
     assert min(accuracies) >= 0.95
 
 
-def test_guided_samples_are_of_their_class(grid, results):
-    guided = {n: r for n, r in results.items() if r.class_accuracy is not None}
-    kinds = {grid.cell(number).sampler.guidance for number in guided}
+def test_guided_samples_are_of_their_class(results):
+    guided = {entry: r for entry, r in results.items() if r.class_accuracy is not None}
+    kinds = {entry.cell.sampler.guidance for entry in guided}
     assert kinds == {"classifier", "classifier-free"}
     assert min(result.class_accuracy.value for result in guided.values()) >= 0.9
 
 
-def test_the_evaluations_of_sde_samplers_are_their_budget(grid, results):
+def test_the_evaluations_of_sde_samplers_are_their_budget(results):
     """Classifier-free guidance evaluates the network twice a step."""
     counted = {}
-    for number, result in results.items():
-        steps = steps_of(grid, number)
-        twice = grid.cell(number).sampler.guidance == "classifier-free"
+    for entry, result in results.items():
+        steps = steps_of(entry)
+        twice = entry.cell.sampler.guidance == "classifier-free"
         if steps:
-            counted[number.cell] = (2 * steps if twice else steps, result.nfe)
+            counted[entry.cell.name] = (2 * steps if twice else steps, result.nfe)
     assert counted
     assert {cell: pair for cell, pair in counted.items() if pair[0] != pair[1]} == {}
 
 
 def test_good_samplers_are_far_better_than_noise(grid, results):
-    most = max(filter(None, (steps_of(grid, number) for number in results)))
-    good = {n: r for n, r in results.items() if steps_of(grid, n) in (most, None)}
-    assert {number.model for number in good} == set(grid.models)
-    limits = {n.cell: (r.value, FAR_BELOW_NOISE * r.noise) for n, r in good.items()}
+    most = max(filter(None, map(steps_of, results)))
+    good = {entry: r for entry, r in results.items() if steps_of(entry) in (most, None)}
+    assert {entry.cell.model.name for entry in good} == set(grid.models)
+    limits = {entry.cell.name: (r.value, FAR_BELOW_NOISE * r.noise) for entry, r in good.items()}
     assert {cell: pair for cell, pair in limits.items() if pair[0] >= pair[1]} == {}
 
 
-def more_steps(
-    grid: Grid, results: dict[Number, CellResult]
-) -> Iterator[tuple[CellResult, CellResult]]:
+def more_steps(results: dict[Entry, CellResult]) -> Iterator[tuple[CellResult, CellResult]]:
     """Pairs of results that differ in the steps alone: the fewer, then the more.
 
     Not of `few`, which is multistep: on networks that are hardly trained its distance rises again
     after ten evaluations (docs/samplers.md).
     """
     for few, worse in results.items():
-        if worse.sampler["integrator"] == "multistep" or not steps_of(grid, few):
+        if worse.sampler["integrator"] == "multistep" or not steps_of(few):
             continue
         for many, better in results.items():
-            alike = many == few._replace(budget=many.budget)
-            if alike and steps_of(grid, many) > steps_of(grid, few):
+            alike = few.shown.model_copy(update={"budget": many.shown.budget}) == many.shown
+            if alike and steps_of(many) > steps_of(few):
                 yield worse, better
 
 
 def test_more_steps_are_not_worse(grid, results):
-    pairs = list(more_steps(grid, results))
+    pairs = list(more_steps(results))
     assert len(pairs) == len(grid.file.tables["demo-steps"].rows)
     for few, many in pairs:
         limit = (1 + NOISE_OF_A_DISTANCE) * few.value + few.floor

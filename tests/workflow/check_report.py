@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from psld.grid.entries import read_table
+from psld.grid.rows import read_table
 from psld.report.table import table_text
 from tests.report.tables.conftest import body_of_html
 from tests.workflow.check_demo import (

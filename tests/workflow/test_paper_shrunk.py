@@ -14,8 +14,8 @@ from PIL import Image
 
 from psld.grid.cache import load_grid
 from psld.grid.cells import Cell, Grid
-from psld.grid.seeds import read_results
-from psld.grid.tables import Number
+from psld.grid.entries import Entry
+from psld.grid.rows import entries_in
 from psld.training.manifest import ModelManifest, read_manifest
 from tests.data.formats import (
     afhq_files,
@@ -77,14 +77,14 @@ def kind(cell: Cell, metric: str = "") -> tuple[str, ...]:
     return cell.model.dataset, sampler.integrator, striding, cell.sampler.guidance, metric
 
 
-def one_of_each_kind(grid: Grid) -> list[Number]:
-    numbers = reversed(grid.file.numbers)
-    return list({kind(grid.cell(number), number.metric): number for number in numbers}.values())
+def one_of_each_kind(grid: Grid) -> list[Entry]:
+    entries = reversed(list(entries_in(grid)))
+    return list({kind(e.cell, e.shown.metric): e for e in entries if e.cells}.values())
 
 
-def figures_of_other_kinds(grid: Grid, numbers: list[Number]) -> list[str]:
+def figures_of_other_kinds(grid: Grid, entries: list[Entry]) -> list[str]:
     """Figures of samples that stand in no table."""
-    kinds = {kind(grid.cell(number)) for number in numbers}
+    kinds = {kind(entry.cell) for entry in entries}
     return [f for f, cell in grid.file.figure_cells if kind(grid.cells[cell]) not in kinds]
 
 
@@ -92,19 +92,19 @@ def figures_of_other_kinds(grid: Grid, numbers: list[Number]) -> list[str]:
 def test_every_model_and_a_cell_of_every_kind_run(project, monkeypatch):
     monkeypatch.chdir(project.folder)
     grid = load_grid("rehearsal")
-    numbers = one_of_each_kind(grid)
-    figures = [*figures_of_other_kinds(grid, numbers), "rehearsal-figure3-inpainting"]
+    entries = one_of_each_kind(grid)
+    figures = [*figures_of_other_kinds(grid, entries), "rehearsal-figure3-inpainting"]
     assert {"rehearsal-figure3-cifar10", "rehearsal-figure3-afhqv2"} < set(figures)
     manifests = [model.manifest for model in grid.models.values()]
-    results = {grid.cell(number).result for number in numbers}
+    results = {entry.cell.result for entry in entries}
     project.run(*manifests, *results, *figures, "rehearsal-table3")
     for model in grid.models.values():
         manifest = read_manifest(model.folder, ModelManifest)
         assert manifest.step == 4
         assert manifest.settings.dataset.name == model.dataset
-    for number in numbers:
-        [result] = read_results(grid, number).results
-        assert result.samples == number.samples
+    for entry in entries:
+        [result] = entry.read().results
+        assert result.samples == entry.samples
         assert 0 < result.value < np.inf
     assert len(project.files("guides")) == 6, "weights, history and manifest of both"
     for figure in figures:

@@ -12,11 +12,20 @@ from tests.workflow.project import REPOSITORY, Project
 TARGETS = ("imports", "figure3-cifar10")
 """A figure of the paper, and the demo with imports, for the other stages."""
 
-ON_GPUS = {"evaluate", "reference", "sample", "train", "train_guide", "train_extractor"}
+ON_GPUS = {
+    "evaluate",
+    "reference",
+    "sample",
+    "train",
+    "train_guide",
+    "train_extractor",
+}
 """Rules that evaluate networks."""
 
 OFFICIAL = "official's $(touch expanded); `touch expanded` ü.pth"
 """The path of a checkpoint, as a user may call it."""
+
+IMAGES = "theirs.npz"
 
 EVERYWHERE = {"slurm_partition", "runtime", "mem_mb", "cpus_per_task"}
 """What every rule asks for."""
@@ -27,9 +36,10 @@ def read(file: str) -> dict:
 
 
 def demo_with_imports() -> dict:
-    """The demo's grid with an imported model and guide."""
+    """The demo's grid with an imported model and guide, and a row of images of others."""
     text = (REPOSITORY / "configs/grid/demo.yaml").read_text()
     grid = yaml.safe_load(text.replace(" demo-", " imports-"))
+    grid["tables"]["imports-few"]["rows"].append({"label": ["EDM", ""], "images": IMAGES})
     for entries, name in ((grid["models"], "cld"), (grid["guides"], "psld-0.02")):
         entries[name] = {"overrides": entries[name], "checkpoint": OFFICIAL}
     return grid
@@ -40,6 +50,7 @@ def planned(tmp_path_factory, all_resolved) -> list[str]:
     """What the dry run prints of each job."""
     project = Project.link(tmp_path_factory.mktemp("slurm") / "project", all_resolved)
     (project.folder / OFFICIAL).touch()
+    (project.folder / IMAGES).touch()
     grids = project.folder / "configs/grid"
     grids.mkdir(parents=True)
     (grids / "imports.yaml").write_text(yaml.safe_dump(demo_with_imports()))

@@ -46,8 +46,8 @@ rule tabulate:
 # Reads: results, histories of trainings, or shards.  Makes: a figure, PNG and SVG.
 rule figure:
     input:
-        shown=lambda w: GRIDS.figure_inputs(w),
-        images=lambda w: [ancient(file) for file in GRIDS.figure_images(w)],
+        shown=lambda w: GRIDS.figure(w).inputs,
+        images=lambda w: [ancient(file) for file in GRIDS.figure(w).datasets],
     output:
         vector="results/figures/{grid}/{figure}.svg",
         picture=report(
@@ -62,7 +62,7 @@ rule figure:
     conda:
         "../../envs/figure.yaml"
     params:
-        content=lambda w: GRIDS.figure_content(w),
+        content=lambda w: GRIDS.figure(w).content,
         caption=lambda w: GRIDS.figure(w).caption,
     shell:
         "python -m psld figure grid_name={wildcards.grid:q} figure={wildcards.figure:q} > {log:q} 2>&1"
@@ -87,7 +87,7 @@ rule page:
 # Reads: results, with what they were computed from.  Makes: the grid's certificate, a zip.
 rule certify:
     input:
-        lambda w: GRIDS.certificate_inputs(w),
+        lambda w: GRIDS.grid(w).results,
     output:
         "results/certificates/{grid}.zip",
     log:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from psld.config.settings import write_record
-from psld.grid.entries import read_table
+from psld.grid.rows import read_table
 from psld.metrics.results import NUMBER_KINDS, CellResult, CellResults, NumberKind
 from psld.report.table import scales, table_text
 from tests.commands import call, refused, succeeded
@@ -33,14 +33,15 @@ def test_a_scale_belongs_to_a_metric_and_a_dataset(grid):
     def result(dataset: str, metric: str) -> CellResult:
         settings = base.model.settings | {"dataset": {"name": dataset}}
         model = base.model.model_copy(update={"settings": settings})
-        return base.model_copy(update={"metric": {"name": metric}, "model": model})
+        return base.model_copy(update={"metric": base.metric | {"name": metric}, "model": model})
 
     def names(*kinds: tuple[str, str]) -> list[str]:
-        return list(scales([SimpleNamespace(results=(result(*kind),)) for kind in kinds]))
+        notes = scales([SimpleNamespace(results=(result(*kind),)) for kind in kinds])
+        return [note.partition(":")[0] for note in notes]
 
-    assert names(("digits", "fid"), ("digits", "fid-test")) == ["fid", "fid-test"]
+    assert names(("digits", "fid"), ("digits", "fid-test")) == ["Scale of fid", "Scale of fid-test"]
     two = (("digits", "fid"), ("faces", "fid"), ("faces", "fid"))
-    assert names(*two) == ["fid on digits", "fid on faces"]
+    assert names(*two) == ["Scale of fid on digits", "Scale of fid on faces"]
 
 
 def test_an_interval_that_overlaps_the_band_in_part_is_undecided(folder, grid):
@@ -48,7 +49,7 @@ def test_an_interval_that_overlaps_the_band_in_part_is_undecided(folder, grid):
     write_result(folder, grid, "cld/em-10", value=2.0625, error=0.05)
     text = tabulate(folder)
     assert body_of_markdown(text["md"])[0][2] == "2.06 ± 0.10 ★ (2.00, +0.06 ?)"
-    assert "1 of 12 entries are undecided. 1 entry can be decided by more trainings" in text["md"]
+    assert "1 of 12 entries are undecided (?); only more trainings can decide 1." in text["md"]
     first = records(folder)[0]
     assert [first[key] for key in ("status", "needs", "more_samples")] == [
         "undecided",

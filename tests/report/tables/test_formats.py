@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from psld.grid.entries import read_table
+from psld.grid.rows import read_table
 from psld.grid.tables import RECORDED
 from psld.report import formats
 from psld.report.table import table_text
@@ -80,11 +80,9 @@ def test_title_caption_and_notes_are_printed(folder, ending):
         "standard normal noise has 98.8, the test split 0.32",
         "test accuracy is 0.987",
         "3 of 12 entries have not been run (–).",
-        "✓ within 0.1 or 5% of the paper's value",
-        "± half of the 95 % interval, which covers other samples of the same weights, but neither ",
-        "★ and ≈ mark a set that contains the best with 95 %",
-        "¹ For these weights: fewer than three trainings",
+        "Band (✓ ✗): 0.1 or 5% of the paper's value",
         "Chosen for this test.",
+        "Marks: docs/results.md",
     ):
         assert part in decode[ending](text)
 
