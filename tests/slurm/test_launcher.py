@@ -1,10 +1,8 @@
-"""A launcher killed, interrupted, started twice, refused or nested; and its failure messages."""
+"""A launcher killed, started twice or nested; and its failure messages."""
 
 import os
 import shlex
 import signal
-
-import pytest
 
 from tests.slurm.training import RECIPE
 
@@ -60,25 +58,6 @@ def test_killed_and_the_job_gone_when_it_comes_back(training):
     assert second >= reached > 0, "it went on from the checkpoint"
 
 
-@pytest.mark.parametrize(
-    ("options", "number", "cancels"),
-    [
-        ((), signal.SIGINT, True),
-        ((), signal.SIGTERM, True),
-        ((), signal.SIGHUP, False),
-        (("detach=true",), signal.SIGINT, False),
-    ],
-)
-def test_a_signal_cancels_the_job_or_leaves_it(training, options, number, cancels):
-    with training.launched(HELD, *options) as launcher:
-        training.says("is pending (JobHeldUser)")
-        launcher.send_signal(number)
-        said = training.finishes(launcher, code=128 + number)
-    assert ("canceled the job" if cancels else "the job goes on") in said
-    left = [] if cancels else [training.job]
-    training.wait(lambda: [job["jobid"] for job in training.cluster.queue()] == left, "end")
-
-
 def test_a_broken_rank_ends_the_job_with_its_traceback_in_the_log(training):
     """Rank 3 raises at a signal of ours. Without a checkpoint, the launcher does not try again."""
     (training.folder / "sitecustomize.py").write_text(
@@ -97,23 +76,6 @@ def test_a_broken_rank_ends_the_job_with_its_traceback_in_the_log(training):
     assert "ArithmeticError: a rank is broken" in said
     assert "ended as FAILED and has saved no checkpoint" in said.splitlines()[-1]
     assert [life["state"] for life in training.ended_lives()] == ["FAILED"]
-
-
-@pytest.mark.parametrize(
-    ("option", "complaint"),
-    [
-        ("slurm_partition=nowhere", "invalid partition specified: nowhere"),
-        ("mem_mb=999999", "Memory specification can not be satisfied"),
-        ("slurm_additional_parameters=frobnicate", "frobnicate"),
-    ],
-)
-def test_what_slurm_refuses_is_said_in_one_line(training, option, complaint):
-    with training.launched(option) as launcher:
-        said = training.finishes(launcher, code=2)
-    assert "Traceback" not in said
-    line = said.splitlines()[-1]
-    assert line.startswith("error: launch: sbatch: ")
-    assert complaint in line
 
 
 def test_inside_a_job_it_asks_for_its_own_resources(training):
