@@ -20,6 +20,7 @@ from psld.training.settings import GuideModelSettings, ModelSettings, TrainedSet
 from psld.training.start import SamplerStart, load_start
 from psld.utils.device import device_of
 from psld.utils.errors import UserError
+from psld.utils.files import retried_in_slurm
 from psld.utils.tensors import read_tensors, save_tensors
 
 WEIGHTS = "weights.safetensors"
@@ -103,7 +104,7 @@ class Model:
 
         Raises UserError if it is missing, damaged, or belongs to other weights.
         """
-        return load_start(self.folder, self.weights_sha256)
+        return retried_in_slurm(load_start)(self.folder, self.weights_sha256)
 
 
 @dataclass(frozen=True)
