@@ -338,7 +338,7 @@ def denoiser(model: Model, n: int | None = None, seed: int = 0) -> StraightDenoi
         raise UserError("denoiser(): this model has momentum to draw: give n, the images per call")
     n = 1 if n is None else n
     check_numbers("denoiser()", 1, n=n)
-    check_numbers("denoiser()", 0, seed=seed)
+    seed = checked_seed("denoiser()", seed)
     size = dataset.image_size
     shape = (n, (model.process.blocks - 1) * dataset.channels, size, size)
     with ShardNoise(seed, 0, shape, device_of(network)) as noise:

@@ -48,6 +48,7 @@ class Page:
 PAGES = [
     Page("docs/cluster.md", grids=("demo", "paper")),
     Page("docs/extending.md", flowers),
+    Page("docs/pictures.md", flowers, grids=()),
     Page("docs/results.md", results, grids=()),
     Page("docs/sweeps.md", grids=()),
 ]
@@ -69,6 +70,9 @@ INSTEAD = [
     Instead(r"(snakemake .*(?<!cores) (all|rehearsal|table\d)\b.*)", "takes GPUs", r"\1 --dry-run"),
     Instead(r"(psld .*) --multirun (hydra/launcher=site) .*", "a cluster", r"\1 \2 --cfg hydra"),
     Instead(r"psld .* hydra/sweeper=optuna .*", "needs another package", ":"),
+    Instead(r"cp -r ~/photos pictures", "the reader's", "cp -r ../downloads/flowers pictures"),
+    Instead(r"(snakemake .* mine)", "downloads Inception", r"\1 --dry-run"),
+    Instead(r"psld sample model=models/mine/.*", "its model is not trained", ":"),
     Instead(r"s(batch|run|cancel|queue|info|acct)\b.*", "needs a cluster", ":"),
     Instead(r"tmux .*", "needs a cluster", ":"),
     Instead(r"wandb login\b.*", "needs an account", ":"),
@@ -143,7 +147,7 @@ class Reader:
 
     def __init__(self, folder: Path, grids: tuple[str, ...] = ()) -> None:
         self.project = Project.create(folder)
-        self.folder = folder
+        self.folder = self.place = folder
         shutil.copy(REPOSITORY / "Makefile", folder)
         for grid in grids:
             shutil.copy(REPOSITORY / f"configs/grid/{grid}.yaml", folder / "configs" / "grid")
@@ -152,7 +156,7 @@ class Reader:
             OmegaConf.save(OmegaConf.merge(OmegaConf.load(path), smaller), path)
 
     def follow(self, fence: Fence) -> None:
-        path = self.folder / fence.path if fence.path else None
+        path = self.place / fence.path if fence.path else None
         if fence.language == "sh":
             self.run(fence.script)
         elif path and fence.language == "diff":
@@ -162,10 +166,10 @@ class Reader:
             path.write_text(fence.text)
 
     def run(self, script: str) -> str:
-        """Run the commands one after the other; each must succeed."""
+        """Run the commands one after the other, where the last ones ended; each must succeed."""
         done = subprocess.run(
-            ["bash", "-eux", "-o", "pipefail", "-c", script],
-            cwd=self.folder,
+            ["bash", "-eux", "-o", "pipefail", "-c", f"{script}\npwd >{self.folder}/place"],
+            cwd=self.place,
             env={**self.project.environment, "MAKEFLAGS": "INSTALLED="},  # set up already
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -173,6 +177,7 @@ class Reader:
             timeout=1800,
         )
         assert done.returncode == 0, done.stdout
+        self.place = Path((self.folder / "place").read_text().strip())
         return done.stdout
 
 

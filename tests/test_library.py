@@ -111,6 +111,7 @@ def test_settings_of_a_sampler_are_values_of_python(model):
         ({"n": 0}, "n is 0; at least 1 is needed"),
         ({"seed": -1}, "seed is -1; at least 0 is needed"),
         ({"seed": "a"}, "seed is 'a'; a whole number is needed"),
+        ({"seed": torch.tensor(0.5)}, r"seed is tensor\(0.5000\); a whole number is needed"),
         ({"n": "3"}, "n is '3'; a whole number is needed"),
         ({"label": True}, "label: a class is a number or a name, and several are a list; got True"),
         ({"eta": object()}, "eta: <object .* is no number, boolean, text or list"),
@@ -148,7 +149,7 @@ def test_arrays_are_values_and_no_seed_is_a_random_one_that_is_printed(model, ca
     images = [loaded.sample(2, **FEW, seed=None) for _ in range(2)]
     assert not torch.equal(*images)
     first, _ = re.findall(r"^sample\(\): seed=(\d+)$", capsys.readouterr().out, re.MULTILINE)
-    assert torch.equal(images[0], loaded.sample(2, **FEW, seed=int(first)))
+    assert torch.equal(images[0], loaded.sample(2, **FEW, seed=torch.tensor(int(first))))
 
 
 def test_a_small_network_computes_in_one_thread(model, monkeypatch):
@@ -185,6 +186,13 @@ def test_known_pixels_are_kept(model):
     options = {**FEW, "inpainting": (images, mask), "raw": True}
     filled = psld.sample(loaded.process, loaded.network, (4, 1, 8, 8), **options)
     assert filled.equal(loaded.sample(4, **options))
+    for wrong, said in (
+        ((images * 127.5 + 127.5, mask), r"the images must be in \[−1, 1\]; of bytes, x / 127.5"),
+        ((images, mask * 255), r"the mask must be 1 for a known pixel, else 0; of bytes, x > 127"),
+        ((images, mask / 2), "the mask must be 1 for a known pixel"),
+    ):
+        with pytest.raises(UserError, match=rf"^sample\(\): inpainting: {said}"):
+            loaded.sample(4, **options | {"inpainting": wrong})
     with pytest.raises(UserError, match=r"inpainting starts from the prior"):
         loaded.sample(4, **options | {"sampler": "few"})
     torch.testing.assert_close(filled[..., :4], images[..., :4])

@@ -60,7 +60,9 @@ class Command:
         kind = type(job.settings)
         kind = self.kind if issubclass(self.kind, kind) else kind
         content = updated(job.settings.model_dump() | given, plain)
-        return parse(kind, content, f"{self.record}={name}")
+        settings = parse(kind, content, f"{self.record}={name}")
+        job.check()
+        return settings
 
     def record_in(self, words: list[str]) -> str | None:
         """Return the name of the record that the words name; None without one."""

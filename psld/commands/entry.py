@@ -5,11 +5,14 @@ import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, TypeVar
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn, TypeVar
 
 from psld.commands.command import Command
 from psld.config.messages import in_one_line
 from psld.config.settings import Settings
+from psld.utils.errors import ignored
 
 S = TypeVar("S", bound=Settings)
 
@@ -35,14 +38,29 @@ def entry_point(
     def decorate(main: Callable[[S], Any]) -> Callable[[], None]:
         @wraps(main)
         def program() -> None:
-            signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-            with in_one_line():
-                _run(command, main, sys.argv[1:])
+            signal.signal(signal.SIGTERM, _exit)
+            try:
+                with in_one_line():
+                    _run(command, main, [_with_home(word) for word in sys.argv[1:]])
+            finally:
+                # A repeated signal would print a traceback while Python ends.
+                signal.signal(signal.SIGTERM, ignored)
 
         program.command = command
         return program
 
     return decorate
+
+
+def _with_home(word: str) -> str:
+    """Expand ~ in a word such as KEY=~/pictures: bash leaves it, and Hydra would refuse it."""
+    key, _, value = word.partition("=")
+    return f"{key}={Path(value).expanduser()}" if value.startswith("~/") else word
+
+
+def _exit(number: int, _frame: FrameType | None) -> NoReturn:
+    signal.signal(number, ignored)
+    sys.exit(128 + number)
 
 
 def _run(command: Command, main: Callable[[Any], Any], words: list[str]) -> None:

@@ -14,7 +14,7 @@ from psld.metrics.command_settings import (
     ReferenceSettings,
     TrainExtractorSettings,
 )
-from psld.metrics.estimate import Interval, combined
+from psld.metrics.estimate import EXTRAPOLATED_FROM, Interval, combined
 from psld.metrics.reference_folder import make_reference
 from psld.metrics.results import CellResult
 from psld.training.hub import with_fetched_model
@@ -115,9 +115,17 @@ def _lines(result: CellResult) -> list[str]:
     def text(interval: Interval) -> str:
         return f"{interval.value:.{digits}f} ± {interval.half_width:.{digits}f}"
 
-    lines = [f"{result.metric['name']} of {result.samples:,} images: {text(result.interval)}"]
+    estimate, features = result.estimate, result.estimate.features
+    copies = f" ({estimate.distinct:,} different)" if estimate.copies else ""
+    of = f"{result.metric['name']} of {result.samples:,} images{copies}"
+    lines = [f"{of}: {text(result.interval)}"]
     if limit := result.extrapolated:
         lines.append(f"  of infinitely many: {text(limit)}")
+    elif features and estimate.distinct < (least := EXTRAPOLATED_FROM * features):
+        lines.append(
+            f"  of infinitely many: lower, and not known from fewer than {least:,} different "
+            f"images, {EXTRAPOLATED_FROM} for each of {features:,} features"
+        )
     if other := result.reference_estimate:
         both = combined(result.value, [result.interval, other.interval])
         lines.append(f"  with other images of the reference, too: {text(both)}")

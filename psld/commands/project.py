@@ -27,30 +27,35 @@ def init(settings: InitSettings) -> None:
 
     The folder must be new or empty. The rules and all other configs stay in the package.
     """
-    folder = settings.folder
+    folder = settings.folder.resolve()  # new/x/../.. is this one, also without new
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder}: exists and is not an empty folder; give a new one")
     shutil.copytree(SHIPPED / "workflow/project", folder, dirs_exist_ok=True)
     shutil.copytree(SHIPPED / "profiles", folder / "profiles")
-    print(f"{folder}/README.md says how to go on")
+    print(f"{settings.folder}/README.md says how to go on")
 
 
-@entry_point("prepare", PrepareSettings, record="dataset", run={"output"})
+@entry_point("prepare", PrepareSettings, record="dataset", run={"output", "replace"})
 def prepare(settings: PrepareSettings) -> None:
     """Prepare a dataset: find or download its source, decode, resize, and write one HDF5 file.
 
         psld prepare dataset=digits
-        psld prepare dataset=celeba64 dataset.source.root=/data/celeba
+        psld prepare dataset=celeba64 dataset.source.root=~/celeba
+        psld prepare dataset=mine replace=true   # with the pictures that have come in since then
 
     Settings: configs/prepare.yaml.
     """
-    record = prepare_dataset(settings.dataset, Path(settings.output))
+    record = prepare_dataset(settings.dataset, Path(settings.output), settings.replace)
     count, channels, height, width = record["shape"]
     print(
         f"{settings.output}: {count:,} images of {channels}×{height}×{width} "
         f"({record['splits']['train']:,} train, {record['splits']['test']:,} test), "
         f"digest {record['digest'][:12]}"
     )
+    if converted := record["converted"]:
+        print("; ".join(f"{count:,} × {what}" for what, count in converted.items()))
     if settings.dataset.num_classes:
         classes = ", ".join(f"{i} {name}" for i, name in enumerate(record["class_names"]))
         print(f"classes: {shorten(classes, 1000, placeholder=' …')}")
+    elif found := len(record["class_names"]):
+        print(f"its {found} classes are not used; dataset.num_classes={found} uses them")

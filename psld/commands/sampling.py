@@ -20,7 +20,8 @@ def sample(settings: SampleSettings) -> None:
         psld sample model=models/demo/cld shards=50 output=samples/mine npz=mine.npz
         psld sample cell=demo/cld/em-quadratic-40      # a grid's cell: all its shards
 
-    Complete shards are kept. A killed run loses at most the shard in progress.
+    Complete shards are kept. A killed run loses at most the shard in progress. An output with
+    samples of another model or sampler is refused.
     """
     print(f"wrote {sample_range(with_fetched_model(settings))}")
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from psld.cluster.job import requeued_when_stopped
 from psld.commands.entry import entry_point
+from psld.config.locations import config_names
 from psld.data.store import ImageStore
 from psld.diffusion.loss import DenoiserLoss, EpsilonLoss, GuideLoss
 from psld.grid.cache import load_grid
@@ -162,6 +163,9 @@ def import_guide(settings: ImportGuideSettings) -> None:
 
 
 def _note(settings: ImportModelSettings | ImportGuideSettings, checkpoint: str | None) -> None:
-    """Note the checkpoint of a grid's model for the workflow."""
-    if settings.output.endswith(f"/{settings.grid_name}/{settings.name}"):
-        note_checkpoint(settings.output, checkpoint)
+    """Note the checkpoint of a grid's model for the workflow, unless the grid names one."""
+    if settings.grid_name in config_names("grid"):
+        file = load_grid(settings.grid_name).file
+        entries = file.trainings if isinstance(settings, ImportModelSettings) else file.guides
+        if settings.name in entries and not entries[settings.name].checkpoint:
+            note_checkpoint(settings.output, checkpoint)

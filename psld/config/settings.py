@@ -8,10 +8,18 @@ import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from psld.utils.errors import UserError
 from psld.utils.files import digest_of, read_json, retried_in_slurm, write_json
@@ -31,7 +39,33 @@ DIGEST = "record_sha256"
 class Settings(BaseModel):
     """A frozen group of settings; an unknown key or an impossible value is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _numbers_are_no_booleans(cls, content: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
+        # pydantic would take `yes` as 1.
+        settings = check(content)
+        if isinstance(content, Mapping):
+            wrong = [
+                InitErrorDetails(type=NO_NUMBER, loc=(name,), input=value)
+                for name, value in content.items()
+                if _became_number(value, getattr(settings, name, value))
+            ]
+            if wrong:
+                raise ValidationError.from_exception_data(cls.__name__, wrong)
+        return settings
+
+
+NO_NUMBER = PydanticCustomError("boolean", "A boolean is no number")
+
+
+def _became_number(given: Any, checked: Any) -> bool:
+    """Check if a boolean, also one in a list, has become a number."""
+    if isinstance(given, bool):
+        return not isinstance(checked, bool)
+    both = given, checked
+    return all(isinstance(x, list | tuple) for x in both) and any(map(_became_number, *both))
 
 
 class MadeRecord(Settings):
@@ -169,7 +203,10 @@ def without(words: Iterable[str], *keys: str) -> list[str]:
 
 
 def updated(content: Mapping[str, Any], words: Iterable[str]) -> dict[str, Any]:
-    """Return a settings' content with the values of the words; a dotted key leads into groups."""
+    """Return a settings' content with the values of the words; a dotted key leads into groups.
+
+    Quotes around a value are left out, as Hydra does.
+    """
     result = dict(content)
     for word in words:
         key, _, value = word.partition("=")
@@ -178,7 +215,7 @@ def updated(content: Mapping[str, Any], words: Iterable[str]) -> dict[str, Any]:
             inner = result.get(first)
             result[first] = updated(inner if isinstance(inner, dict) else {}, [f"{rest}={value}"])
         else:
-            result[first] = None if value == "null" else value
+            result[first] = None if value == "null" else re.sub(r"^(['\"])(.*)\1$", r"\2", value)
     return result
 
 

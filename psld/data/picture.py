@@ -3,6 +3,7 @@
 import io
 import math
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
@@ -89,6 +90,19 @@ def to_pixels(
         image = image.resize((image_size, image_size), FILTERS[filter_name])
     pixels = np.asarray(image)
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def conversions(image: Image.Image, channels: int, image_size: int) -> Iterator[str]:
+    """Say what `to_pixels` changes in a picture besides shrinking it."""
+    gray = image.mode in ("1", "L", "LA")
+    if min(image.size) < image_size:
+        yield f"smaller than {image_size}×{image_size}, enlarged"
+    if image.has_transparency_data:
+        yield "transparent, put on white"
+    if gray != (channels == 1):
+        yield f"{'gray' if gray else 'colored'}, made {'RGB' if gray else 'gray'}"
+    elif image.mode == "CMYK":
+        yield "CMYK, made RGB"
 
 
 def check_images(images: np.ndarray, form: str, where: str) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
@@ -13,7 +14,7 @@ from tqdm.auto import tqdm
 
 from psld.config.settings import load_record, with_digest
 from psld.data.arrays import open_cifar10, open_digits, open_idx
-from psld.data.picture import to_pixels
+from psld.data.picture import conversions, to_pixels
 from psld.data.settings import (
     AFHQv2Source,
     CelebASource,
@@ -22,10 +23,11 @@ from psld.data.settings import (
     DigitsSource,
     FolderSource,
     MNISTSource,
+    PrepareSettings,
     SourceSettings,
 )
-from psld.data.source import Picture, Source, open_afhqv2, open_celeba, open_folder
-from psld.data.store import FORMAT_VERSION, Described, write_store
+from psld.data.source import FileTree, Picture, Source, open_afhqv2, open_celeba, open_folder
+from psld.data.store import FORMAT_VERSION, Described, ImageStore, write_store
 from psld.utils import VERSION
 from psld.utils.errors import UserError
 from psld.utils.files import atomic_path, write_json, write_text
@@ -35,6 +37,10 @@ BLOCK_BYTES = 1 << 22
 
 MAX_THREADS = 16
 """Decoding releases Python's lock, but one thread does all hashing and writing."""
+
+
+REPLACE = "give another dataset.name, or replace=true"
+"""The remedies if another dataset is there."""
 
 
 def open_source(settings: SourceSettings) -> Source:
@@ -58,15 +64,19 @@ def open_source(settings: SourceSettings) -> Source:
             return open_folder(settings)
 
 
-def prepare_dataset(settings: DatasetSettings, output: Path) -> dict[str, Any]:
+def prepare_dataset(
+    settings: DatasetSettings, output: Path, replace: bool = False
+) -> dict[str, Any]:
     """Make `output`, its digest (ending .digest) and, last, the record (ending .json).
 
     The digest depends on the content alone: the workflow compares it. The record, which is also
     returned, has the origin of the content. An old file stays until the new one is whole.
 
-    Raises UserError for a wrong source, or if `output` is a dataset of other settings.
+    Raises UserError for a wrong source, or if `output` is a dataset of other settings or other
+    images and `replace` is false.
     """
-    _check_is_no_other(settings, output)
+    earlier = None if replace else _earlier(output)
+    _check_settings(settings, output, earlier)
     source = open_source(settings.source)
     pictures = [*source.train, *source.test]
     splits = {"train": len(source.train), "test": len(source.test)}
@@ -78,6 +88,7 @@ def prepare_dataset(settings: DatasetSettings, output: Path) -> dict[str, Any]:
         "shape": [len(pictures), *image],
         "splits": splits,
         "class_names": list(source.class_names),
+        "listing": source.listing,
         "versions": {
             "python": platform.python_version(),
             "psld": VERSION,
@@ -86,31 +97,75 @@ def prepare_dataset(settings: DatasetSettings, output: Path) -> dict[str, Any]:
     }
 
     labels = _labels(pictures, source.class_names, settings.num_classes)
+    converted: Counter[str] = Counter()
     with atomic_path(output) as partial:
-        blocks = _blocks(pictures, settings)
+        blocks = _blocks(pictures, settings, converted)
         names = source.class_names if settings.num_classes else ()
         classes = labels, settings.num_classes
         digest = write_store(partial, image, splits, *classes, blocks, names)
+        if earlier and earlier.digest != digest:
+            raise UserError(f"{output}: holds other images; {REPLACE}")
     write_text(output.with_suffix(".digest"), f"{digest}\n")
     record = {"settings": settings.model_dump(mode="json"), "digest": digest, **origin}
+    record["converted"] = dict(converted)
     write_json(output.with_suffix(".json"), with_digest(record))
     return record
 
 
-def _check_is_no_other(settings: DatasetSettings, output: Path) -> None:
-    """Raise UserError if a dataset that was prepared with other settings is there."""
+def _earlier(output: Path) -> Described | None:
+    """Return the record of a dataset; None if there is no dataset with a whole record."""
     if not output.exists():
+        return None
+    try:
+        return load_record(Described, output.with_suffix(".json"), "")
+    except UserError:
+        return None
+
+
+def _check_settings(settings: DatasetSettings, output: Path, earlier: Described | None) -> None:
+    """Raise UserError if the dataset that is there was prepared with other settings."""
+    now = settings.preparation()
+    before = earlier.settings.preparation() if earlier else now
+    if other := [key for key in now if before[key] != now[key]]:
+        raise UserError(
+            f"{output}: prepared with another dataset.{' and another dataset.'.join(other)}; "
+            f"{REPLACE}"
+        )
+
+
+def notes_on_prepared(name: str, settings: PrepareSettings) -> Iterator[str]:
+    """Compare a dataset with its digest file, which is repaired, and its pictures; yield lines.
+
+    A folder or archive of pictures is compared by names and sizes. Nothing is prepared again,
+    because everything after it would be made again.
+
+    Args:
+        name: GRID/DATASET, for the advice.
+    """
+    output = Path(settings.output)
+    file, record = output.with_suffix(".digest"), _earlier(output)
+    if record is None:
         return
     try:
-        earlier = load_record(Described, output.with_suffix(".json"), "").settings.preparation()
-    except UserError:  # A dataset without a whole record is made again.
-        return
-    now = settings.preparation()
-    if other := [key for key in now if earlier[key] != now[key]]:
-        raise UserError(
-            f"{output}: prepared with another dataset.{' and another dataset.'.join(other)}; give "
-            f"another dataset.name, or delete {output} to replace it"
-        )
+        if file.exists() and file.read_bytes() != f"{record.digest}\n".encode():
+            write_text(file, f"{ImageStore.open(output).digest}\n")
+            yield f"{file}: not the digest of {output.name}; written again"
+    except (UserError, OSError) as error:
+        yield f"{file}: not the digest of {output.name} ({error})"
+    source = settings.dataset.source
+    is_same = record.settings.preparation() == settings.dataset.preparation()
+    if record.listing and is_same and isinstance(source, FolderSource):
+        try:
+            now = FileTree(Path(source.root)).listing()
+        except (UserError, OSError):  # The dataset serves without its pictures.
+            return
+        if now != record.listing:
+            before, count = f"{record.listing['pictures']:,}", f"{now['pictures']:,}"
+            yield (
+                f"{output}: {source.root} had {before} pictures and has {count}, with other names "
+                f"or sizes; the old ones are used, until psld prepare dataset={name} replace=true "
+                "takes the new ones"
+            )
 
 
 def _labels(pictures: list[Picture], class_names: Sequence[str], num_classes: int) -> np.ndarray:
@@ -122,21 +177,29 @@ def _labels(pictures: list[Picture], class_names: Sequence[str], num_classes: in
     return np.array([picture.label if num_classes else 0 for picture in pictures], np.int64)
 
 
-def _blocks(pictures: list[Picture], settings: DatasetSettings) -> Iterator[np.ndarray]:
-    """Yield the pixels of all pictures, some at a time, in order. Threads decode them."""
+def _blocks(
+    pictures: list[Picture], settings: DatasetSettings, converted: Counter[str]
+) -> Iterator[np.ndarray]:
+    """Yield the pixels of all pictures, some at a time, in order. Threads decode them.
+
+    `converted` counts what `conversions` says of them.
+    """
     channels, side = settings.channels, settings.image_size
     size = max(1, BLOCK_BYTES // (channels * side**2))
     threads = min(MAX_THREADS, len(os.sched_getaffinity(0)))
     blocks = [pictures[start : start + size] for start in range(0, len(pictures), size)]
 
-    def decoded(block: list[Picture]) -> np.ndarray:
-        return np.stack([to_pixels(x.read(), channels, side, settings.filter) for x in block])
+    def decoded(block: list[Picture]) -> tuple[np.ndarray, list[str]]:
+        images = [picture.read() for picture in block]
+        pixels = np.stack([to_pixels(image, channels, side, settings.filter) for image in images])
+        return pixels, [what for image in images for what in conversions(image, channels, side)]
 
     with (
         ThreadPoolExecutor(threads) as pool,
         tqdm(total=len(pictures), desc=f"preparing {settings.name}", disable=None) as progress,
     ):
         for start in range(0, len(blocks), 2 * threads):  # Bounds the memory.
-            for pixels in pool.map(decoded, blocks[start : start + 2 * threads]):
+            for pixels, found in pool.map(decoded, blocks[start : start + 2 * threads]):
+                converted.update(found)
                 yield pixels
                 progress.update(len(pixels))

@@ -1,10 +1,14 @@
 """Settings of a dataset and of its preparation, checked without torch or any image library."""
 
+import os
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from psld.config.settings import Name, Settings
+
+Root = Annotated[str, AfterValidator(os.path.expanduser)]
+"""A path; ~ is the user's home."""
 
 FilterName = Literal["lanczos", "bicubic", "bilinear", "box"]
 
@@ -19,7 +23,7 @@ class MNISTSource(Settings):
     """MNIST: 60,000 + 10,000 handwritten digits (28×28, 10 classes), IDX files."""
 
     kind: Literal["mnist"]
-    root: str = "downloads/mnist"
+    root: Root = "downloads/mnist"
     """Folder of the four IDX files, gzipped or not."""
     download: bool = True
     """Let torchvision download missing files."""
@@ -31,7 +35,7 @@ class FashionMNISTSource(MNISTSource):
     """Fashion-MNIST: 60,000 + 10,000 pictures of clothes (28×28, 10 classes), IDX files."""
 
     kind: Literal["fashion-mnist"]
-    root: str | None = None
+    root: Root | None = None
     """Folder of the four IDX files, gzipped or not. Null: the folder of Debian's package
     dataset-fashion-mnist if it is installed, else downloads/fashion-mnist."""
     pad: int | None = Field(32, ge=28)
@@ -42,7 +46,7 @@ class CIFAR10Source(Settings):
     """CIFAR-10: 50,000 + 10,000 photographs (32×32, 10 classes), the Python version."""
 
     kind: Literal["cifar10"]
-    root: str = "downloads/cifar10"
+    root: Root = "downloads/cifar10"
     """Folder that holds the archive or the unpacked folder."""
     download: bool = True
     """Let torchvision download the archive if it is missing, and unpack it."""
@@ -52,7 +56,7 @@ class CelebASource(Settings):
     """CelebA, aligned: 202,599 faces (178×218) as JPEG, all for training, squeezed to a square."""
 
     kind: Literal["celeba"]
-    root: str = "downloads/celeba"
+    root: Root = "downloads/celeba"
     """Folder that holds img_align_celeba.zip or the unpacked folder img_align_celeba."""
 
 
@@ -60,7 +64,7 @@ class AFHQv2Source(Settings):
     """AFHQv2: animal faces (512×512) as PNG, in train/ and test/, in three classes."""
 
     kind: Literal["afhqv2"]
-    root: str = "downloads/afhqv2"
+    root: Root = "downloads/afhqv2"
     """Folder that holds afhq_v2.zip or the unpacked folders train and test."""
 
 
@@ -71,7 +75,7 @@ class FolderSource(Settings):
     """
 
     kind: Literal["folder"]
-    root: str
+    root: Root
     """The folder or zip archive."""
     test_fraction: float = Field(0.0, ge=0, lt=1)
     """The part of the pictures that is held out for the test split, chosen by the files' names."""
@@ -125,3 +129,5 @@ class PrepareSettings(Settings):
     dataset: DatasetSettings
     output: str = Field(pattern=r"\.h5$")
     """The HDF5 file to make. A record of its making, ending .json, is written next to it."""
+    replace: bool = False
+    """Replace a dataset that is there by one of other settings or of other images."""

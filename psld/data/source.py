@@ -2,8 +2,11 @@
 
 import hashlib
 import os
+import stat
+import sys
 import zipfile
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -38,6 +41,8 @@ class Source:
     test: Sequence[Picture]
     class_names: tuple[str, ...]
     """Empty if the source has no classes."""
+    listing: dict[str, int | str] | None = None
+    """`FileTree.listing` of pictures that people may add to; None for a published dataset."""
 
 
 def pictures_in_memory(
@@ -52,10 +57,10 @@ def pictures_in_memory(
 
 
 class FileTree:
-    """The files of a folder and its subfolders, links followed, or of a zip archive.
+    """The regular files of a folder and its subfolders, links followed, or of a zip archive.
 
-    Hidden files are left out. All reading threads share one open archive, as zipfile allows.
-    Nothing is unpacked to disk.
+    Hidden files are left out, and so is a link that leads back to a folder above it. All reading
+    threads share one open archive, as zipfile allows. Nothing is unpacked to disk.
 
     Raises UserError if `path` is neither a folder nor a whole archive.
     """
@@ -63,30 +68,49 @@ class FileTree:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._archive: zipfile.ZipFile | None = None
+        self._left_out: Counter[str] = Counter()
         if path.is_dir():
-            folders = os.walk(path, followlinks=True)
-            files = (Path(folder, name) for folder, _, names in folders for name in names)
-            names = {file.relative_to(path).as_posix() for file in files}
+            sizes = dict(_files_below(path, self._left_out))
         else:
             try:
+                if path.exists() and not path.is_file():
+                    raise ValueError("not a regular file")
                 self._archive = zipfile.ZipFile(path)
             except Exception as error:  # Damage in the archive's list can raise nearly any.
                 reraise_fault(error, path)
                 raise UserError(
                     f"{path}: neither a folder nor a whole zip archive ({error})"
                 ) from None
-            names = set(self._archive.namelist())  # Of two files of one name, the later one counts.
-        self.names = sorted(name for name in names if not _is_hidden(name))
-        """With / between folders."""
+            # Of two files of one name, the later one counts.
+            members = self._archive.infolist()
+            sizes = {file.filename: file.file_size for file in members if not file.is_dir()}
+        self.sizes = {name: sizes[name] for name in sorted(sizes) if not _is_hidden(name)}
+        """In bytes, by name, with / between folders."""
+        self._pictures = [name for name in self.sizes if name.lower().endswith(PICTURE_SUFFIXES)]
 
     def picture_names(self) -> list[str]:
-        """Return the names that end like a picture's. Raises UserError if there are none."""
-        names = [name for name in self.names if name.lower().endswith(PICTURE_SUFFIXES)]
+        """Return the names that end like a picture's, sorted, and print how many others there are.
+
+        Raises UserError if there are none.
+        """
+        names = self._pictures
+        others = Counter(map(_ending, sorted(self.sizes.keys() - set(names)))) + self._left_out
+        counts = ", ".join(f"{count} × {kind}" for kind, count in others.most_common(5))
+        left_out = f"left out: {counts}{', …' if len(others) > 5 else ''}" if others else ""
         if not names:
             raise UserError(
                 f"{self.path}: no pictures in it; they end in {', '.join(PICTURE_SUFFIXES)}"
+                f"{left_out and f' ({left_out})'}"
             )
+        if left_out:
+            print(f"{self.path}: {left_out}", file=sys.stderr)
         return names
+
+    def listing(self) -> dict[str, int | str]:
+        """Return the number of pictures, and the SHA-256 of their names and sizes."""
+        lines = "".join(f"{self.sizes[name]} {name}\0" for name in self._pictures)
+        sha256 = hashlib.sha256(_bytes_of(lines)).hexdigest()
+        return {"pictures": len(self._pictures), "sha256": sha256}
 
     def picture(self, name: str, label: int = 0, frame: Frame = central_square) -> Picture:
         """Return a picture that is read from its own file."""
@@ -99,6 +123,46 @@ class FileTree:
         except Exception as error:  # As above: BadZipFile, EOFError, zlib.error, ValueError, …
             reraise_fault(error, f"{self.path}/{name}")
             raise UserError(f"{self.path}/{name}: cannot be read ({error}); replace it") from None
+
+
+def _files_below(folder: Path, left_out: Counter[str]) -> Iterator[tuple[str, int]]:
+    """Yield name and size of each regular file below a folder; count what else is there."""
+    root = folder.stat()
+    pending = [("", frozenset({(root.st_dev, root.st_ino)}))]
+    while pending:
+        prefix, above = pending.pop()
+        with os.scandir(f"{folder}/{prefix}") as scanned:
+            entries = list(scanned)
+        for entry in entries:
+            name = f"{prefix}{entry.name}"
+            if _is_hidden(name):
+                continue
+            try:
+                status = entry.stat()
+            except OSError as error:  # a link to nothing, or to itself
+                reraise_fault(error)
+                left_out["link to nothing"] += 1
+                continue
+            place = status.st_dev, status.st_ino
+            if stat.S_ISREG(status.st_mode):
+                yield name, status.st_size
+            elif not stat.S_ISDIR(status.st_mode):
+                left_out["pipe, socket or device"] += 1
+            elif place in above:
+                left_out["link that leads back"] += 1
+            else:
+                pending.append((f"{name}/", above | {place}))
+
+
+def _bytes_of(name: str) -> bytes:
+    """Return a name as bytes; in old archives and folders, it may be no UTF-8."""
+    return name.encode(errors="surrogateescape")
+
+
+def _ending(name: str) -> str:
+    """Return a file's ending, such as .gif."""
+    suffix = PurePosixPath(name).suffix.lower()
+    return suffix if suffix and suffix.isprintable() else "file without an ending"
 
 
 def _is_hidden(name: str) -> bool:
@@ -122,21 +186,21 @@ def open_folder(settings: FolderSource) -> Source:
         parts = {name: part[1:] for name, part in parts.items()}
     # Subfolders are classes if every picture lies in one.
     in_classes = all(len(part) > 1 for part in parts.values())
-    class_names = sorted({part[0] for part in parts.values()}) if in_classes else []
+    classes = sorted({part[0] for part in parts.values()}) if in_classes else []
 
     def pictures(names: list[str]) -> list[Picture]:
         return [
-            tree.picture(name, class_names.index(parts[name][0]) if in_classes else 0)
-            for name in names
+            tree.picture(name, classes.index(parts[name][0]) if in_classes else 0) for name in names
         ]
 
     # The names with the smallest hashes are held out. The choice does not depend on the order of
     # the names, and new pictures move few old ones.
-    by_hash = sorted(parts, key=lambda name: hashlib.sha256(name.encode()).digest())
+    by_hash = sorted(parts, key=lambda name: hashlib.sha256(_bytes_of(name)).digest())
     held_out = set(by_hash[: round(settings.test_fraction * len(parts))])
     train = pictures([name for name in parts if name not in held_out])
     test = pictures(sorted(held_out))
-    return Source(train, test, tuple(class_names))
+    class_names = tuple(_bytes_of(name).decode(errors="replace") for name in classes)
+    return Source(train, test, class_names, tree.listing())
 
 
 def open_afhqv2(settings: AFHQv2Source) -> Source:
@@ -151,13 +215,13 @@ def open_afhqv2(settings: AFHQv2Source) -> Source:
         )
     # The archive comes first, because the folders may be unpacked only in part.
     tree = FileTree(archive if archive.exists() else root)
-    train, test = _afhqv2_split(tree, "train"), _afhqv2_split(tree, "test")
+    names = tree.picture_names()
+    train, test = _afhqv2_split(tree, names, "train"), _afhqv2_split(tree, names, "test")
     return Source(train, test, AFHQV2_CLASSES)
 
 
-def _afhqv2_split(tree: FileTree, split: str) -> list[Picture]:
+def _afhqv2_split(tree: FileTree, names: list[str], split: str) -> list[Picture]:
     pictures = []
-    names = tree.picture_names()
     for label, folder in enumerate(AFHQV2_CLASSES):
         # The archive may hold the two folders inside another one.
         inside = [name for name in names if PurePosixPath(name).parts[-3:-1] == (split, folder)]

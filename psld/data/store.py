@@ -248,6 +248,8 @@ class Described(Settings, extra="ignore"):
 
     settings: DatasetSettings
     digest: str
+    listing: dict[str, int | str] | None = None
+    """`FileTree.listing` of a folder's pictures."""
 
 
 def described_dataset(path: Path) -> dict[str, Any]:

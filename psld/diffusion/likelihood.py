@@ -1,18 +1,19 @@
 """The likelihood of images under the probability flow, in bits per dimension."""
 
 import math
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from psld.diffusion.integrators import Noise, integrate
 from psld.diffusion.matrices import mix
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.score import Batching, Network, at_time, batching
 from psld.utils.errors import UserError
+from psld.utils.progress import Progress
 
 DEQUANTIZED_BITS = 7.0
 """log₂ of the levels per unit after `dequantize`: 256 levels on an interval of length 2."""
@@ -130,12 +131,12 @@ class _Flow:
 
     def integrate(self, z: Tensor, start_time: float, tolerance: float) -> tuple[Tensor, Tensor]:
         """Return the state at T, and ∫ divergence dt of each sample, float64 on the CPU."""
-        progress = tqdm(desc="likelihood", unit=" evaluations", disable=None, leave=False)
+        progress = Progress("likelihood", "evaluation")
 
         def slope(t: float, y: Tensor) -> Tensor:
             self.evaluations += 1
+            progress.note = f"t = {t:.3g}"
             progress.update()
-            progress.set_postfix_str(f"t = {t:.3g}", refresh=False)
             time = torch.tensor([t], dtype=torch.float64)
             drift = self.process.drift(time)[0]
             push = -0.5 * self.process.diffusion_squared(time) @ self.process.score_matrix(time)
@@ -143,7 +144,7 @@ class _Flow:
             return self.batched(partial(self._velocity, t, drift, push[0]), state, *self.probes)
 
         start = torch.cat([z.flatten(1), z.new_zeros(len(z), 1)], dim=1).double()
-        with progress:
+        with closing(progress):
             end = integrate(slope, start_time, self.process.T, start, tolerance, "likelihood")
         return end[:, :-1].reshape(z.shape).to(z.dtype), end[:, -1].cpu()
 

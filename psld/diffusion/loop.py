@@ -11,6 +11,7 @@ from psld.diffusion.integrators import EulerMaruyama, Integrator, Noise, Probabi
 from psld.diffusion.matrices import mix, table
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.score import Score
+from psld.utils.errors import UserError
 
 
 class Inpainting:
@@ -30,7 +31,15 @@ class Inpainting:
         Args:
             images: N×C×H×W in [−1, 1]; pixels with mask 0 are ignored.
             mask: N×1×H×W, 1 for a known pixel, else 0.
+
+        Raises UserError for other values.
         """
+        if not (images.abs() <= 1).all():
+            raise UserError("inpainting: the images must be in [−1, 1]; of bytes, x / 127.5 - 1")
+        if not ((mask == 0) | (mask == 1)).all():
+            raise UserError(
+                "inpainting: the mask must be 1 for a known pixel, else 0; of bytes, x > 127"
+            )
         self.process = process
         self.images = images
         self.mask = mask.to(images)

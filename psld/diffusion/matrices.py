@@ -11,6 +11,9 @@ from psld.utils.errors import UserError
 Vector = Tensor | Sequence[float]
 Matrix = Tensor | Sequence[Sequence[float]]
 
+LARGEST = 1e9
+"""The largest coefficient of a process: of larger ones, differences near 1 have too few digits."""
+
 TERMS = 24
 """Terms of a series in τ with 2‖A‖τ ≤ 1; the omitted terms are below 1e-23."""
 
@@ -120,9 +123,14 @@ def as_float64(**arrays: Matrix | Vector) -> list[Tensor]:
             "process: D and Q must be k×k matrices, S and initial_variance k variances, for k "
             f"blocks; got the shapes {', '.join(shapes)}"
         )
-    if not all(x.isfinite().all() for x in tensors):
-        raise UserError(f"process: {names} must be finite")
+    if not all((x.abs() <= LARGEST).all() for x in tensors):
+        raise UserError(f"process: {names} must be finite, and at most {LARGEST:g}")
     return tensors
+
+
+def as_times(t: Tensor | float) -> Tensor:
+    """Return times as the coefficients need them: N float64, on the CPU."""
+    return torch.atleast_1d(torch.as_tensor(t, dtype=torch.float64, device="cpu"))
 
 
 def check_recipe(D: Tensor, Q: Tensor, S: Tensor, initial_variance: Tensor) -> None:
@@ -142,11 +150,27 @@ def check_recipe(D: Tensor, Q: Tensor, S: Tensor, initial_variance: Tensor) -> N
         )
 
 
-def check_convergence(rate: Tensor) -> None:
-    """Raise UserError unless every mode of the drift decays.
+def check_schedule(beta: object) -> None:
+    """Raise UserError unless β is a schedule that is nowhere negative on [0, 1]."""
+    if not callable(beta) or not hasattr(beta, "integral"):
+        raise UserError(f"process: beta is {beta!r}; a schedule is needed: LinearBeta(8.0, 8.0)")
+    if not (beta(torch.linspace(0, 1, 101, dtype=torch.float64)) >= 0).all():
+        raise UserError(f"process: β(t) must not be negative on [0, 1], got {beta}")
+
+
+def check_convergence(rate: Tensor, elapsed: float) -> None:
+    """Raise UserError unless every mode of the drift decays, in numbers that can be computed.
 
     D ⪰ 0 is not enough: D = 0 is a pure rotation.
+
+    Args:
+        elapsed: ∫β over the whole time.
     """
+    if not float(rate.norm()) * elapsed <= LARGEST:
+        raise UserError(
+            f"process: (D + Q) S⁻¹ ∫β has the norm {float(rate.norm()) * elapsed:.3g}; at most "
+            f"{LARGEST:g} can be computed: lower β (beta_min, beta_max), D or Q, or raise S"
+        )
     slowest = torch.linalg.eigvals(rate).real.min()
     if slowest <= 1e-12:
         raise UserError(

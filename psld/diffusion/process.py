@@ -17,8 +17,10 @@ from psld.diffusion.matrices import (
     Matrix,
     Vector,
     as_float64,
+    as_times,
     check_convergence,
     check_recipe,
+    check_schedule,
     mix,
     semidefinite_root,
 )
@@ -26,6 +28,10 @@ from psld.utils.errors import UserError
 
 Factor = Literal["lower", "upper"]
 Matching = Literal["hsm", "dsm"]
+Times = Tensor | float
+
+MOST_LEFT = 0.1
+"""The most of an image that a process may leave at its final time; the paper's leave under 0.01."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +41,12 @@ class LinearBeta:
     beta_min: float
     beta_max: float
 
-    def __call__(self, t: Tensor) -> Tensor:
-        return self.beta_min + t * (self.beta_max - self.beta_min)
+    def __call__(self, t: Times) -> Tensor:
+        return self.beta_min + as_times(t) * (self.beta_max - self.beta_min)
 
-    def integral(self, t: Tensor) -> Tensor:
+    def integral(self, t: Times) -> Tensor:
         """Return B(t) = ∫₀ᵗ β(s) ds."""
+        t = as_times(t)
         return self.beta_min * t + 0.5 * t**2 * (self.beta_max - self.beta_min)
 
 
@@ -61,7 +68,8 @@ class LinearProcess:
         >>> z = process.perturb(x0, t, eps)            # t: N times in (0, 1], float64
         >>> score = mix(process.score_matrix(t), network(z, t.float()))
 
-    Times are float64 tensors of shape (N,) and matrices float64 of shape (N, k, k), on the CPU.
+    Times are tensors of shape (N,), or one number, of any type. Matrices are float64 of shape
+    (N, k, k), on the CPU.
     """
 
     T = 1.0
@@ -97,13 +105,20 @@ class LinearProcess:
         self.numerical_eps = numerical_eps
         self.blocks = len(S)
         check_recipe(self.D, self.Q, S, initial_variance)
+        check_schedule(beta)
         inverse = torch.linalg.inv(self.S)
         self.rate = (self.D + self.Q) @ inverse
         """(D + Q) S⁻¹: the drift is −β(t) · rate · z."""
-        check_convergence(self.rate)
+        check_convergence(self.rate, float(beta.integral(self.T)))
         self._forward = LinearKernel(self.rate, self.D)
         self._reversed = LinearKernel((self.D - self.Q) @ inverse, self.D)
         self.predicted = self._predicted_blocks()
+        left = float(self.image_mean(self.T).norm())
+        if not left <= MOST_LEFT:
+            raise UserError(
+                f"process: it leaves {left:.2g} of the image at its final time, and samplers start "
+                f"from N(0, S); raise β (beta_min, beta_max): at most {MOST_LEFT} may be left"
+            )
 
     def _predicted_blocks(self) -> slice:
         """Return the blocks of ε that the network predicts: those that scores of noisy blocks need.
@@ -129,32 +144,32 @@ class LinearProcess:
 
     # -- perturbation kernel --------------------------------------------------------------------
 
-    def transition(self, t: Tensor) -> Tensor:
+    def transition(self, t: Times) -> Tensor:
         """Return Φ(t), N×k×k, the transition of the drift from time 0."""
         return self._forward.transition(self.beta.integral(t))
 
-    def transition_between(self, start: Tensor, end: Tensor) -> Tensor:
+    def transition_between(self, start: Times, end: Tensor) -> Tensor:
         """Return the drift's transition, N×k×k, between N times, forward or backward."""
         return self._forward.transition(self.beta.integral(end) - self.beta.integral(start))
 
-    def covariance(self, t: Tensor) -> Tensor:
+    def covariance(self, t: Times) -> Tensor:
         """Return Σ(t), N×k×k, of p(z_t | x₀) under HSM or of p(z_t | z₀) under DSM."""
         if self.matching == "hsm":
             return self.image_covariance(t)
         return self._regularized(self._forward.moments(self.beta.integral(t))[1])
 
-    def covariance_factor(self, t: Tensor) -> Tensor:
+    def covariance_factor(self, t: Times) -> Tensor:
         """Return the triangular factor of Σ(t), N×k×k: L with Σ = L Lᵀ, or U with Σ = U Uᵀ."""
         return self._factorize(self.covariance(t))
 
     def perturb(
-        self, x0: Tensor, t: Tensor, eps: Tensor, auxiliary_eps: Tensor | None = None
+        self, x0: Tensor, t: Times, eps: Tensor, auxiliary_eps: Tensor | None = None
     ) -> Tensor:
         """Draw z_t given the image: z_t = mean(t) + L(t) ε.
 
         Args:
             x0: N×C×H×W images in [−1, 1].
-            t: N times, float64 on the CPU.
+            t: N times.
             eps: N×kC×H×W standard normal.
             auxiliary_eps: N×(k−1)C×H×W standard normal for the auxiliary blocks of z₀; required
                 under DSM, unused under HSM.
@@ -164,7 +179,7 @@ class LinearProcess:
         """
         return self.mean(x0, t, auxiliary_eps) + mix(self.covariance_factor(t), eps)
 
-    def mean(self, x0: Tensor, t: Tensor, auxiliary_eps: Tensor | None = None) -> Tensor:
+    def mean(self, x0: Tensor, t: Times, auxiliary_eps: Tensor | None = None) -> Tensor:
         """Return the mean of z_t, N×kC×H×W; arguments as in `perturb`.
 
         Raises ValueError without `auxiliary_eps` under DSM.
@@ -177,13 +192,13 @@ class LinearProcess:
         auxiliary = mix(self.initial_covariance[1:, 1:].sqrt(), auxiliary_eps)
         return mix(phi, torch.cat([x0, auxiliary], dim=1))
 
-    def score_matrix(self, t: Tensor) -> Tensor:
+    def score_matrix(self, t: Times) -> Tensor:
         """Return −L⁻ᵀ, N×k×p: from the p predicted blocks of ε to the score (paper, Eq. 9).
 
         Rows of blocks that are not predicted are 0: no step uses their score.
         """
         inverse = torch.linalg.inv(self.covariance_factor(t)).mT
-        matrix = torch.zeros(len(t), self.blocks, self.predicted_blocks, dtype=torch.float64)
+        matrix = torch.zeros(len(inverse), self.blocks, self.predicted_blocks, dtype=torch.float64)
         matrix[:, self.predicted] = -inverse[:, self.predicted, self.predicted]
         return matrix
 
@@ -208,11 +223,11 @@ class LinearProcess:
 
     # -- the process as noise on the image, for both matchings ------------------------------------
 
-    def image_mean(self, t: Tensor) -> Tensor:
+    def image_mean(self, t: Times) -> Tensor:
         """Return a(t) = Φ(t) e_x, N×k: E[z_t | x₀] = a x₀."""
         return self.transition(t)[:, :, 0]
 
-    def image_covariance(self, t: Tensor) -> Tensor:
+    def image_covariance(self, t: Times) -> Tensor:
         """Return Σ(t) = Φ Σ₀ Φᵀ + C, N×k×k, of p(z_t | x₀), with C the covariance of the noise.
 
         This is the kernel of HSM; under DSM it is the kernel with z₀'s auxiliary blocks
@@ -221,34 +236,34 @@ class LinearProcess:
         phi, noise = self._forward.moments(self.beta.integral(t))
         return self._regularized(phi @ self.initial_covariance @ phi.mT + noise)
 
-    def image_factor(self, t: Tensor) -> Tensor:
+    def image_factor(self, t: Times) -> Tensor:
         """Return the triangular L(t), N×k×k, with L Lᵀ = `image_covariance`."""
         return self._factorize(self.image_covariance(t))
 
-    def whitened_mean(self, t: Tensor) -> Tensor:
+    def whitened_mean(self, t: Times) -> Tensor:
         """Return c(t) = L⁻¹ a, N×k: given x₀, L⁻¹ z_t ~ N(c x₀, I)."""
         a = self.image_mean(t)[:, :, None]
         return torch.linalg.solve(self.image_factor(t), a)[:, :, 0]
 
-    def precision(self, t: Tensor) -> Tensor:
+    def precision(self, t: Times) -> Tensor:
         """Return ρ(t) = aᵀ Σ⁻¹ a, N.
 
         The sufficient statistic of z_t for x₀ is y = aᵀ Σ⁻¹ z_t / ρ = x₀ + N(0, 1/ρ).
         """
         return self.whitened_mean(t).square().sum(dim=1)
 
-    def noise_level(self, t: Tensor) -> Tensor:
+    def noise_level(self, t: Times) -> Tensor:
         """Return σ_eff(t) = ρ^(−½), N: the noise on the image, in units of the image."""
         return self.precision(t).rsqrt()
 
-    def log_snr(self, t: Tensor) -> Tensor:
+    def log_snr(self, t: Times) -> Tensor:
         """Return λ(t) = ½ log ρ = −log σ_eff, N: half the log signal-to-noise ratio.
 
         λ decreases with t.
         """
         return 0.5 * self.precision(t).log()
 
-    def image_diffusion_squared(self, t: Tensor) -> Tensor:
+    def image_diffusion_squared(self, t: Times) -> Tensor:
         """Return Σ̇ − F Σ − Σ Fᵀ, N×k×k, with F the drift and Σ the `image_covariance`.
 
         This is G Gᵀ except for `numerical_eps` e: the regularized Σ moves as if the diffusion were
@@ -257,7 +272,7 @@ class LinearProcess:
         drift = self.drift(t)
         return self.diffusion_squared(t) - self.numerical_eps * (drift + drift.mT)
 
-    def log_snr_rate(self, t: Tensor) -> Tensor:
+    def log_snr_rate(self, t: Times) -> Tensor:
         """Return dλ/dt = −½ bᵀ (Σ̇ − F Σ − Σ Fᵀ) b / ρ with b = Σ⁻¹ a, N."""
         inverse = torch.linalg.inv(self.image_factor(t))
         b = inverse.mT @ (inverse @ self.image_mean(t)[:, :, None])
@@ -266,11 +281,11 @@ class LinearProcess:
 
     # -- drift and diffusion, forward and reverse -----------------------------------------------
 
-    def drift(self, t: Tensor) -> Tensor:
+    def drift(self, t: Times) -> Tensor:
         """Return −β(t) (D + Q) S⁻¹, N×k×k."""
         return -self.beta(t)[:, None, None] * self.rate
 
-    def diffusion_squared(self, t: Tensor) -> Tensor:
+    def diffusion_squared(self, t: Times) -> Tensor:
         """Return G Gᵀ = 2 β(t) D, N×k×k.
 
         In reverse time, the drift of the reverse SDE (paper, Eq. 11) is −drift·z + G Gᵀ·score and
@@ -278,11 +293,11 @@ class LinearProcess:
         """
         return 2 * self.beta(t)[:, None, None] * self.D
 
-    def diffusion(self, t: Tensor) -> Tensor:
+    def diffusion(self, t: Times) -> Tensor:
         """Return G(t), N×k×k, the symmetric root of 2 β(t) D."""
         return (2 * self.beta(t))[:, None, None].sqrt() * semidefinite_root(self.D)
 
-    def reverse_linear_step(self, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
+    def reverse_linear_step(self, start: Times, end: Tensor) -> tuple[Tensor, Tensor]:
         """Solve the linear part of SSCS exactly from forward time `start` down to `end` < `start`.
 
         The symmetric splitting CLD sampler (SSCS; paper, Eq. 12) leaves, in reverse time s,

@@ -89,6 +89,12 @@ GuidanceSettings = Annotated[
 ]
 
 
+Level = Annotated[float, Field(le=1e6)]
+"""A noise level; a process reaches less than 1,000 from images on [−1, 1]."""
+
+Power = Annotated[float, Field(ge=0.1, le=100)]
+
+
 class AnySampler(Settings):
     """The settings of every sampler."""
 
@@ -138,7 +144,7 @@ class TimeGridSampler(AnySampler):
     striding: Literal["uniform", "quadratic", "power", "lambda", "edm"]
     """The time grid: `uniform` or `quadratic` in time, evenly spaced in t^(1/p) (`power`), in λ
     (`lambda`), or in σ_eff^(1/p) (`edm`). All but `uniform` put more steps near the data."""
-    power: float = Field(7.0, gt=0)
+    power: Power = 7.0
     """p of the strides `power` and `edm` (EDM's ρ: 7); the others ignore it."""
     steps: int = Field(ge=2)
     """N: evaluations of the score per image, including the final one. Each evaluates the network
@@ -146,9 +152,9 @@ class TimeGridSampler(AnySampler):
     start: Literal["prior", "gaussian"] = "prior"
     """Where the sampler begins: the prior at T, or the Gaussian with the mean and covariance of the
     training images at the noise level `start_level`."""
-    start_level: float | None = Field(None, gt=0)
+    start_level: Level | None = Field(None, gt=0)
     """σ₀ of the Gaussian start. Null: the level that the model's folder gives for `steps`."""
-    levels: tuple[float, ...] | None = None
+    levels: tuple[Level, ...] | None = None
     """The noise levels of the evaluations, falling, in place of `striding`; `steps` is their
     number. The first is the start's."""
 
@@ -272,7 +278,7 @@ class MultistepSettings(TimeGridSampler):
     of the probability-flow ODE."""
     order: int = Field(2, ge=1, le=3)
     """Predictions that a step uses; the first steps use fewer."""
-    eta: float = Field(1.0, ge=0)
+    eta: float = Field(1.0, ge=0, le=100)
     """η: noise. 0 is deterministic; for k = 1, 1 is the noise of the reverse SDE."""
     eta_interval: tuple[float, float] | None = (0.02, 0.5)
     """The noise levels (σ_eff, low and high) between which η acts; null means all levels."""
@@ -302,7 +308,7 @@ class GDDIMSettings(TimeGridSampler):
     """ε in the coordinates of the flow root, extrapolated in t; the drift is exact."""
     order: int = Field(2, ge=1, le=4)
     """Evaluations that a step uses; the first steps use fewer."""
-    power: float = Field(2.0, gt=0)
+    power: Power = 2.0
     """p of the strides `power` (2 is gDDIM's grid) and `edm`; the others ignore it."""
 
     def build(self, process, device, inpainting=None):
@@ -318,7 +324,7 @@ class ConjugateSettings(TimeGridSampler):
     """Euler steps in coordinates A z with Ȧ = A (B − F)."""
     conjugation: Literal["identity", "ones"] = "identity"
     """B: strength·I (λ-DDIM-I) or strength·(all ones) (λ-DDIM-II)."""
-    strength: float = 0.0
+    strength: float = Field(0.0, ge=-100, le=100)
     """λ of the paper, which searches for it at each number of evaluations; 0 is the exponential
     integrator."""
 

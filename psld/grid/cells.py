@@ -87,6 +87,11 @@ class Cell:
         return {"data": self.model.settings.data} | masks
 
     @property
+    def networks(self) -> tuple[Model | Guide, ...]:
+        """The trained networks that sample it."""
+        return (self.model, self.guide) if self.guide else (self.model,)
+
+    @property
     def inputs(self) -> list[str]:
         """The small files that decide its images besides the model: guide and digests."""
         guide = [self.guide.manifest] if self.guide else []
@@ -126,8 +131,10 @@ class Cell:
     @property
     def sample_job(self) -> Job:
         run = self.sampler.run.model_dump() | {"batch_size": self.options.batch_size}
-        place = {"first": 0, "shards": self.shards, "output": self.folder, "png": None}
-        return Job(parse(SampleSettings, self._images | run | place, self.name), self.digest)
+        place = {"first": 0, "shards": self.shards, "png": None}
+        place |= dict.fromkeys(("output", "folder"), self.folder)
+        settings = parse(SampleSettings, self._images | run | place, self.name)
+        return Job(settings, self.digest, self.networks)
 
     @property
     def evaluate_job(self) -> Job:
@@ -144,7 +151,8 @@ class Cell:
             "output": self.result,
             "device": self.sampler.run.device,
         }
-        return Job(parse(EvaluateSettings, content, self.name), self.evaluation_digest)
+        settings = parse(EvaluateSettings, content, self.name)
+        return Job(settings, self.evaluation_digest, self.networks)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from psld.grid.figures import all_figures
 from psld.grid.records import Guide, Model
 from psld.grid.seeds import read_results
 from psld.sampling.settings import shards_needed
-from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.training.settings import TRAIN_FACTOR
 
 ADAPTIVE_EVALUATIONS = 200
@@ -195,8 +194,7 @@ def earlier_throughput(grid: Grid, work: Work) -> tuple[float | None, float | No
     trained = train_seconds = sampled = sample_seconds = 0.0
     for record in work.trained:
         if Path(record.manifest).exists():
-            kind = ModelManifest if isinstance(record, Model) else GuideManifest
-            manifest = read_manifest(record.folder, kind)
+            manifest = record.read_manifest()
             if manifest.seconds:
                 trained += manifest.images_seen
                 train_seconds += manifest.seconds * manifest.ranks

@@ -6,7 +6,8 @@ changing the second part reruns nothing. A job looks its record up and has its s
 """
 
 from functools import cached_property
-from typing import NamedTuple
+from pathlib import Path
+from typing import ClassVar, NamedTuple
 
 from psld.config.settings import Settings
 from psld.data.settings import PrepareSettings
@@ -15,16 +16,31 @@ from psld.diffusion.settings import ProcessSettings
 from psld.grid import paths
 from psld.metrics.command_settings import FeatureFolders, ReferenceSettings, TrainExtractorSettings
 from psld.sampling.settings import SamplingRun
+from psld.training.manifest import (
+    GuideManifest,
+    ModelManifest,
+    TrainedManifest,
+    read_manifest,
+)
 from psld.training.settings import TrainGuideSettings, TrainSettings
 from psld.utils.errors import UserError
-from psld.utils.files import digest_of
+from psld.utils.files import digest_of, retried_in_slurm
 
 
 class Job(NamedTuple):
-    """The settings of one job, and the digest of what decides its result."""
+    """The settings of one job, the digest of what decides its result, and the networks it uses."""
 
     settings: Settings
     digest: str
+    networks: "tuple[_Trained, ...]" = ()
+
+    def check(self) -> None:
+        """Check that the networks that are there are those of the records.
+
+        Raises UserError, too, if a manifest is missing or damaged.
+        """
+        for each in self.networks:
+            each.check()
 
 
 class Dataset(Settings):
@@ -40,6 +56,7 @@ class Dataset(Settings):
 class _Trained(Settings):
     """A network of a grid: trained, or imported from an official checkpoint."""
 
+    kind: ClassVar[type[TrainedManifest]]
     settings: TrainSettings | TrainGuideSettings
     checkpoint: str | None = None
     of: str | None = None
@@ -81,10 +98,33 @@ class _Trained(Settings):
     def job(self) -> Job:
         return Job(self.settings, self.digest)
 
+    def read_manifest(self) -> TrainedManifest:
+        """Read the manifest in its folder. Raises UserError if it is missing or damaged."""
+        return read_manifest(self.folder, self.kind)
+
+    @retried_in_slurm
+    def check(self) -> None:
+        """Check that what is in its folder has its settings and its dataset, at any step.
+
+        Of an imported network, the dataset may not be known. Raises UserError.
+        """
+        found, data = self.read_manifest(), Path(self.dataset_digest)
+        images = data.read_text("utf-8", "replace").strip() if data.exists() else None
+        stated, mine = found.settings.identity(), self.settings.model().identity()
+        wrong = [key for key in mine | stated if mine.get(key) != stated.get(key)]
+        if None not in (images, found.dataset_digest) and images != found.dataset_digest:
+            wrong.append(f"images ({data})")
+        if wrong:
+            raise UserError(
+                f"{self.manifest}: of another network, by its {', '.join(wrong)}; put the grid's "
+                f"own there, or delete {self.folder} to have it made again"
+            )
+
 
 class Model(_Trained):
     """A model of a grid."""
 
+    kind = ModelManifest
     settings: TrainSettings
 
     @property
@@ -96,6 +136,7 @@ class Model(_Trained):
 class Guide(_Trained):
     """A noise-conditional guide of a grid."""
 
+    kind = GuideManifest
     settings: TrainGuideSettings
 
 

@@ -24,6 +24,8 @@ class SeedResults:
     """The results of one number, for all of its seeds that have been run."""
 
     by_cell: dict[Cell, CellResult] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
+    """The files that are there, but hold no result of these records."""
 
     @property
     def results(self) -> tuple[CellResult, ...]:
@@ -156,20 +158,22 @@ class ImagesResults(SeedResults):
 def read_results(grid: Grid, number: Number, root: Path = Path()) -> SeedResults:
     """Read the results of a number for all of its seeds, as far as they have been run.
 
-    Results of other records are left out: the grid has changed since.
+    Results of other records are left out: the grid has changed since, or their files were moved.
 
     Args:
         root: the folder of the project.
     """
-    measurement, by_cell = grid.measurement(number), {}
+    measurement = grid.measurement(number)
+    made = [grid.images[number]] if number.images else grid.replicates(number)
+    found, others = {}, []
+    for each in made:
+        if result := CellResults.find(root / each.result, measurement.digest(each.digest)):
+            found[each] = result
+        elif (root / each.result).exists():
+            others.append(each.result)
     if number.images:
-        images = grid.images[number]
-        path, record = root / images.result, measurement.digest(images.digest)
-        return ImagesResults(result=CellResults.find(path, record))
-    for cell in grid.replicates(number):
-        if result := CellResults.find(root / cell.result, measurement.digest(cell.digest)):
-            by_cell[cell] = result
-    return SeedResults(_complete(by_cell))
+        return ImagesResults(others=tuple(others), result=found.get(grid.images[number]))
+    return SeedResults(_complete(found), tuple(others))
 
 
 def _complete(by_cell: dict[Cell, CellResult]) -> dict[Cell, CellResult]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from psld.config.locations import config_names
+from psld.data.settings import PrepareSettings
 from psld.grid import paths
 from psld.grid.cache import load_grid, nearest
 from psld.grid.cells import Cell, Grid, Images
@@ -86,6 +87,12 @@ class Workflow:
     def dataset_name(self, wildcards: Any) -> str:
         """The name of a dataset's record, GRID/DATASET."""
         return f"{self.datasets[wildcards.dataset].name}/{wildcards.dataset}"
+
+    @property
+    def preparations(self) -> dict[str, PrepareSettings]:
+        """The settings of each dataset's preparation, by GRID/DATASET."""
+        known = self.datasets.items()
+        return {f"{grid.name}/{name}": grid.datasets[name].settings for name, grid in known}
 
     def reference(self, wildcards: Any) -> Features:
         """The features of the wildcards `dataset` and `features`."""

@@ -14,7 +14,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad, silu
-from tqdm.auto import trange
 
 from psld.config.settings import MadeRecord, Settings, read_record, write_record
 from psld.data.store import ImageStore, from_uint8
@@ -24,6 +23,7 @@ from psld.metrics.settings import ClassifierSettings
 from psld.networks.forward import enough_threads
 from psld.utils.device import device_name, provenance, use_device
 from psld.utils.errors import RunError, UserError
+from psld.utils.progress import Progress
 from psld.utils.randomness import Stream, generator, stream_seed
 from psld.utils.tensors import read_tensors, save_tensors
 
@@ -134,6 +134,8 @@ def make_extractor(settings: TrainExtractorSettings) -> "ExtractorManifest":
         channels=store.channels, image_size=store.image_size, num_classes=store.num_classes
     )
     device = use_device(settings.device)
+    what = f"{settings.output} for {settings.metric.extractor.steps} steps"
+    print(f"training {what} on {device_name(device)}", flush=True)
     started = time.monotonic()
     extractor = train_classifier(
         settings.metric.extractor, shape, store.images("train"), store.labels("train"), device
@@ -186,8 +188,9 @@ def train_classifier(
     random = generator("cpu", settings.seed, Stream.BATCH)
     # A small network has one thread here as in the workflow's jobs, so the same bits by hand.
     threads = enough_threads(network, settings.batch_size, images[0].size)
+    progress = Progress("classifier", "step", settings.steps)
     with deterministic(), threads:
-        for _ in trange(settings.steps, desc="classifier", unit="step", disable=None):
+        for _ in range(settings.steps):
             index = torch.randint(len(all_images), (settings.batch_size,), generator=random)
             index = index.to(device, non_blocking=True)
             x = shifted(from_uint8(all_images[index]), settings.shift, random)
@@ -196,6 +199,8 @@ def train_classifier(
             loss.backward()
             optimizer.step()
             schedule.step()
+            progress.update()
+    progress.close()
     if not loss.isfinite():  # checked only once: a check at every step would make the device wait
         raise RunError("the feature classifier diverged: lower metric.extractor.learning_rate")
     return ClassifierExtractor(network, settings, shape, device)

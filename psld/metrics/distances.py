@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from psld.metrics.estimate import Estimate
-from psld.metrics.features import BLOCKS, FeatureStatistics, assign_blocks, jackknife
+from psld.metrics.features import BLOCKS, Blocks, FeatureStatistics, assign_blocks, jackknife
 from psld.utils.errors import RunError, UserError
 
 SEED = 2020
@@ -29,7 +29,7 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
 
 
 def frechet_estimate(
-    samples: Tensor, reference: FeatureStatistics, blocks: int = BLOCKS
+    samples: Tensor, reference: FeatureStatistics, blocks: int | Blocks = BLOCKS
 ) -> Estimate:
     """Return the Fréchet distance of features, n×d, with its interval; the reference is fixed.
 
@@ -40,11 +40,12 @@ def frechet_estimate(
 
     Raises as `frechet_distance` does, and UserError with fewer than three samples.
     """
-    block, blocks = assign_blocks(len(samples), blocks)
-    parts = [FeatureStatistics.of(samples[block.to(samples.device) == j]) for j in range(blocks)]
+    blocks = assign_blocks(len(samples), blocks)
+    block = blocks.block.to(samples.device)
+    parts = [FeatureStatistics.of(samples[block == j]) for j in range(blocks.count)]
     total, fixed = sum(parts[1:], start=parts[0]), _Gaussian(reference)
     values = [_distance(_Gaussian(each), fixed) for each in (total, *(total - p for p in parts))]
-    return jackknife(torch.tensor(values, dtype=torch.float64), block, features=samples.shape[1])
+    return jackknife(torch.tensor(values, dtype=torch.float64), blocks, features=samples.shape[1])
 
 
 class _Gaussian:
@@ -95,7 +96,7 @@ def kernel_distance(
     reference: Tensor,
     subsets: int = 100,
     subset_size: int = 1000,
-    blocks: int = BLOCKS,
+    blocks: int | Blocks = BLOCKS,
 ) -> Estimate:
     """Return the mean over random subsets of the unbiased MMD² (Bińkowski et al. 2018, eq. 4).
 
@@ -115,16 +116,16 @@ def kernel_distance(
     −2 mean k(x, y) depends on x. Raises UserError if a subset is too small.
     """
     random = np.random.RandomState(SEED)
-    block, blocks = assign_blocks(len(samples), blocks)
-    values = torch.zeros(blocks + 1, dtype=torch.float64)
+    blocks = assign_blocks(len(samples), blocks)
+    values = torch.zeros(blocks.count + 1, dtype=torch.float64)
     for _ in range(subsets):
         of_samples, of_reference = (
             random.choice(len(each), min(subset_size, len(each)), replace=False)
             for each in (samples, reference)
         )
         x, y = samples[of_samples].double(), reference[of_reference].double()
-        values += _mmd(x, y, one_hot(block[of_samples], blocks).to(x)).cpu()
-    return jackknife(values / subsets, block)
+        values += _mmd(x, y, one_hot(blocks.block[of_samples], blocks.count).to(x)).cpu()
+    return jackknife(values / subsets, blocks)
 
 
 def _mmd(x: Tensor, y: Tensor, membership: Tensor) -> Tensor:
@@ -151,7 +152,7 @@ def _kernel(x: Tensor, y: Tensor) -> Tensor:
     return (x @ y.T / x.shape[1] + 1) ** 3
 
 
-def inception_score(logits: Tensor, splits: int = 10, blocks: int = BLOCKS) -> Estimate:
+def inception_score(logits: Tensor, splits: int = 10, blocks: int | Blocks = BLOCKS) -> Estimate:
     """Return exp(mean_i KL(p(y|x_i) ‖ p(y))), averaged over random splits (Salimans et al. 2016).
 
     Args:
@@ -163,15 +164,15 @@ def inception_score(logits: Tensor, splits: int = 10, blocks: int = BLOCKS) -> E
     low, so compare only equal n and splits. Raises UserError with too few samples for the splits.
     """
     n = len(logits)
-    block, blocks = assign_blocks(n, blocks)
+    blocks = assign_blocks(n, blocks)
     order = np.random.RandomState(SEED).permutation(n)
-    log_p, block = logits[order].double().log_softmax(dim=1), block[order]
+    log_p, block = logits[order].double().log_softmax(dim=1), blocks.block[order]
     cuts = [i * n // splits for i in range(splits + 1)]
     scores = [
-        _split_scores(log_p[start:end], one_hot(block[start:end], blocks).to(log_p))
+        _split_scores(log_p[start:end], one_hot(block[start:end], blocks.count).to(log_p))
         for start, end in pairwise(cuts)
     ]
-    return jackknife(torch.stack(scores).mean(dim=0), block)
+    return jackknife(torch.stack(scores).mean(dim=0), blocks)
 
 
 def _split_scores(log_p: Tensor, membership: Tensor) -> Tensor:

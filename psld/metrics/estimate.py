@@ -60,6 +60,8 @@ class Estimate(Settings):
     """θ̂: the metric over all samples."""
     samples: int = Field(ge=2)
     """n."""
+    copies: int = Field(0, ge=0)
+    """Samples that equal an earlier one, of images of others. A block has all copies of one."""
     block_samples: tuple[int, ...] = Field(min_length=2)
     """m_j: samples in each block; their sum is n."""
     without_block: tuple[float, ...] = Field(min_length=2)
@@ -85,6 +87,11 @@ class Estimate(Settings):
     @property
     def blocks(self) -> int:
         return len(self.block_samples)
+
+    @property
+    def distinct(self) -> int:
+        """The number of different samples."""
+        return self.samples - self.copies
 
     @cached_property
     def standard_error(self) -> float:
@@ -120,7 +127,8 @@ class Estimate(Settings):
 
         None for other metrics, and where terms of higher order in 1/n may be too large for the
         interval, which then covers too rarely: with fewer than 4 d samples for d features, or if
-        0.2 d/n of what the extrapolation takes away is more than half of the half-width.
+        0.2 d/n of what the extrapolation takes away is more than half of the half-width. None for
+        the images of the reference themselves, too, whose distance is 0 up to rounding.
 
         FID∞ (Chong and Forsyth 2020) is the intercept of a line in 1/n through distances of
         several n. Here the line goes through n and n (1 − 1/B), the latter averaged over all
@@ -132,14 +140,15 @@ class Estimate(Settings):
 
     @property
     def _extrapolates(self) -> bool:
-        if self.features is None or self.samples < EXTRAPOLATED_FROM * self.features:
+        if self.features is None or self.distinct < EXTRAPOLATED_FROM * self.features:
             return False
-        return self._rest <= self._around(self._limit).half_width / 2
+        is_reference = self.value < 1e-6 * abs(self._limit)
+        return not is_reference and self._rest <= self._around(self._limit).half_width / 2
 
     @property
     def _rest(self) -> float:
         """The bias of second order that the extrapolation may leave."""
-        share = SECOND_ORDER * (self.features or 0) / self.samples
+        share = SECOND_ORDER * (self.features or 0) / self.distinct
         return share * abs(self.value - self._limit)
 
     @property
@@ -152,7 +161,7 @@ class Estimate(Settings):
         return Interval(value, value - margin, value + margin)
 
     def _wilson(self) -> Interval:
-        p, n = self.value, float(self.samples)
+        p, n = self.value, float(self.distinct)
         variance = max(p * (1 - p), 0.0)
         if variance > 0 and self.standard_error > 1e-9:  # else no spread, up to rounding
             n = variance / self.standard_error**2
@@ -218,7 +227,7 @@ def pooled(estimates: Sequence[Estimate]) -> Estimate:
 
 def _kind(estimates: Sequence[Estimate]) -> dict[str, Any]:
     """Return the kind of a metric, for a mean of cells; each must have samples to extrapolate."""
-    kind = estimates[0].model_dump(include={"features", "share", "threshold_images"})
+    kind = estimates[0].model_dump(include={"copies", "features", "share", "threshold_images"})
     return kind if all(e._extrapolates for e in estimates) else kind | {"features": None}
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -94,6 +95,8 @@ class Features:
     """float32, n×d."""
     logits: Tensor | None = None
     """float32, n×classes; None if the extractor is not a classifier."""
+    numbers: Tensor | None = None
+    """int64, n: `distinct_numbers` of images of others; None for a cell, whose blocks pair it."""
 
     def __len__(self) -> int:
         return len(self.values)
@@ -108,6 +111,10 @@ class Features:
         logits = [part.logits for part in parts if part.logits is not None]
         values = torch.cat([part.values for part in parts]).cpu()
         return cls(values, torch.cat(logits).cpu() if logits else None)
+
+    def blocks(self, blocks: int) -> "Blocks":
+        """Return the blocks of a jackknife, each image in that of its copies."""
+        return blocks_of(torch.arange(len(self)) if self.numbers is None else self.numbers, blocks)
 
     @cached_property
     def total(self) -> FeatureStatistics:
@@ -188,39 +195,65 @@ def block_index(index: np.ndarray, blocks: int = BLOCKS) -> np.ndarray:
     return ((position * np.uint64(blocks)) >> np.uint64(32)).astype(np.int64)
 
 
-def assign_blocks(n: int, blocks: int = BLOCKS) -> tuple[Tensor, int]:
-    """Return the block of each of n samples, and the number of blocks (fewer for few samples)."""
-    _, block = torch.from_numpy(block_index(np.arange(n), blocks)).unique(return_inverse=True)
-    return block, int(block.max()) + 1
+@dataclass(frozen=True)
+class Blocks:
+    """The blocks of n samples, which a jackknife leaves out in turn."""
+
+    block: Tensor
+    """int64, n: the block of each sample."""
+    count: int
+    """B, at most the number asked for: few samples have fewer."""
+    copies: int
+    """The samples that equal an earlier one."""
 
 
-def jackknife(values: Tensor, block: Tensor, **kind: Any) -> Estimate:
+def blocks_of(numbers: Tensor, blocks: int = BLOCKS) -> Blocks:
+    """Return the blocks of samples with these numbers, n; equal numbers are copies."""
+    index = torch.from_numpy(block_index(numbers.numpy(), blocks))
+    _, block = index.unique(return_inverse=True)
+    return Blocks(block, int(block.max()) + 1, len(numbers) - int(numbers.max()) - 1)
+
+
+def assign_blocks(n: int, blocks: int | Blocks = BLOCKS) -> Blocks:
+    """Return the blocks, or if their number is given, that many blocks of n different samples."""
+    return blocks_of(torch.arange(n), blocks) if isinstance(blocks, int) else blocks
+
+
+def distinct_numbers(rows: np.ndarray) -> Tensor:
+    """Number images or features 0, 1, … as they first appear; equal ones share a number."""
+    numbers: dict[bytes, int] = {}
+    digests = (sha256(np.ascontiguousarray(row)).digest() for row in rows)
+    return torch.tensor([numbers.setdefault(digest, len(numbers)) for digest in digests])
+
+
+def jackknife(values: Tensor, blocks: Blocks, **kind: Any) -> Estimate:
     """Return the estimate of a metric from its values: over all samples, then without each block.
 
     Args:
         values: B + 1 numbers.
-        block: the block of each sample, n.
         kind: what `Estimate` has to know about the metric, such as share=True.
     """
     value, *without_block = values.tolist()
     return Estimate(
         value=value,
-        samples=len(block),
-        block_samples=tuple(block.bincount().tolist()),
+        samples=len(blocks.block),
+        copies=blocks.copies,
+        block_samples=tuple(blocks.block.bincount().tolist()),
         without_block=tuple(without_block),
         **kind,
     )
 
 
 def share_estimate(
-    counted: Tensor, blocks: int = BLOCKS, threshold_images: int | None = None
+    counted: Tensor, blocks: int | Blocks = BLOCKS, threshold_images: int | None = None
 ) -> Estimate:
     """Estimate the share of n samples with a property, from a boolean for each sample.
 
     `threshold_images`: the number of other images whose quantile decides it.
     """
-    block, _ = assign_blocks(len(counted), blocks)
+    blocks = assign_blocks(len(counted), blocks)
+    block = blocks.block
     counts, sums = block.bincount(), block.bincount(counted.double().cpu())
     rests = (sums.sum() - sums) / (len(counted) - counts)
     values = torch.cat([sums.sum()[None] / len(counted), rests])
-    return jackknife(values, block, share=True, threshold_images=threshold_images)
+    return jackknife(values, blocks, share=True, threshold_images=threshold_images)

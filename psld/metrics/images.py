@@ -4,6 +4,7 @@ They are compared with a dataset of ours, with other images, or with statistics 
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,12 +12,19 @@ import numpy as np
 import torch
 
 from psld.config.settings import parse, write_record
-from psld.data.images import read_images, read_statistics
+from psld.data.images import located, read_images, read_statistics
 from psld.data.picture import check_images
 from psld.data.store import ImageStore, truncated
 from psld.metrics.classifier import read_extractor_manifest
 from psld.metrics.evaluation import Gathered, save_kept
-from psld.metrics.features import Extractor, Features, FeatureStatistics, batches_of, gather
+from psld.metrics.features import (
+    Extractor,
+    Features,
+    FeatureStatistics,
+    batches_of,
+    distinct_numbers,
+    gather,
+)
 from psld.metrics.measure import Reference, measure_reference
 from psld.metrics.reference_folder import (
     FEATURES,
@@ -79,6 +87,7 @@ def evaluate_images(
     if len(images) < (least := samples or 3):
         raise UserError(f"{where}: {len(images)} images; at least {least} are needed")
     images = images[:samples]
+    numbers = _numbers(where, images)
     count, sha256, shape = len(images), _digest(images), images.shape[1:]
     measured, bases, gathered = [], {}, {}
     for metric in composed:
@@ -94,7 +103,8 @@ def evaluate_images(
             if basis.shape not in (None, shape):
                 sizes = ["×".join(map(str, each)) for each in (shape, basis.shape)]
                 raise UserError(f"{where}: images of {sizes[0]}; the reference has {sizes[1]}")
-            gathered[name, count] = _features(basis.extractor, metric, images, name, silent=silent)
+            features = _features(basis.extractor, metric, images, name, silent=silent)
+            gathered[name, count] = replace(features, numbers=numbers)
     whole = Gathered(gathered, labels=None, costs=[])
     kept = save_kept(Path(output).with_suffix(".safetensors"), whole, keep) if output else None
 
@@ -147,7 +157,7 @@ def _basis(
     if dataset is not None:
         folder = Path(f"features/{dataset}/{metric.features}/reference")
         reference = folder if (folder / FEATURES).exists() else f"data/{dataset}.h5"
-    path = None if isinstance(reference, np.ndarray) else Path(reference)
+    path = None if isinstance(reference, np.ndarray) else located(reference)
     if path and (path / FEATURES).exists():
         known, manifest = load_reference(path)
         data = Path(f"data/{dataset or manifest.dataset}.h5")
@@ -169,6 +179,7 @@ def _basis(
         return Basis(network, Reference(statistics, None, None), lambda _: facts)
     _, images = _read(reference, silent)
     features = _features(network, metric, images, "reference", metric.truncated_reference, silent)
+    features = replace(features, numbers=_numbers(path or "reference", images))
     facts |= {"reference_samples": len(images), "reference_sha256": _digest(images)}
     return Basis(network, Reference(features, None, None), lambda _: facts, images.shape[1:])
 
@@ -192,6 +203,14 @@ def _read(images: Images, silent: bool | None) -> tuple[str | None, np.ndarray]:
         check_images(images, "N×C×H×W", "images")
         return None, images
     return str(images), read_images(images, silent)
+
+
+def _numbers(where: Path | str, images: np.ndarray) -> torch.Tensor:
+    """Number the images; copies share a number. Raises UserError unless 3 differ, in 3 blocks."""
+    numbers = distinct_numbers(images)
+    if (different := int(numbers.max()) + 1) < 3:
+        raise UserError(f"{where}: {different} different images; at least 3 are needed")
+    return numbers
 
 
 def _digest(images: np.ndarray) -> str:

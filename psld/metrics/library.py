@@ -83,7 +83,8 @@ def evaluate(
     Returns:
         `value` and `interval` for this number of images; `extrapolated` for infinitely many, if the
         metric is a Fréchet distance; `reference_estimate.interval` for other images of the
-        reference; and what `psld evaluate` writes.
+        reference; `estimate.copies`, the images that equal an earlier one and narrow no interval;
+        and what `psld evaluate` writes.
 
     Raises UserError if files are missing or damaged, or the images do not fit the reference.
     """

@@ -5,6 +5,7 @@ Those of nearest neighbors (precision, recall and memorization) are here, the ot
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -21,9 +22,11 @@ from psld.metrics.distances import (
 from psld.metrics.estimate import Estimate
 from psld.metrics.features import (
     BLOCKS,
+    Blocks,
     Features,
     FeatureStatistics,
     assign_blocks,
+    distinct_numbers,
     jackknife,
     share_estimate,
 )
@@ -91,17 +94,17 @@ def measure(
 
     Raises UserError if the samples are too few, and RunError if features are NaN or infinite.
     """
-    settings = metric.measure
+    settings, cut = metric.measure, samples.blocks(blocks)
     match settings:
         case FrechetSettings():
             split = reference.split(metric.reference_split)
-            return frechet_estimate(_values(samples, device), split.total, blocks)
+            return frechet_estimate(_values(samples, device), split.total, cut)
         case InceptionScoreSettings():
             logits = samples.logits
             if logits is None:
                 raise UserError(f"{metric.name}: the extractor gives no logits")
             splits = min(settings.splits, max(1, len(logits) // 2))  # a rehearsal has few samples
-            return inception_score(finite(logits), splits, blocks)
+            return inception_score(finite(logits), splits, cut)
         case MemorizationSettings():
             return measure_memorization(metric, samples, reference, device, blocks).share
     x, y = (
@@ -109,10 +112,10 @@ def measure(
     )
     match settings:
         case KernelSettings():
-            return kernel_distance(x, y, settings.subsets, settings.subset_size, blocks)
+            return kernel_distance(x, y, settings.subsets, settings.subset_size, cut)
         case NeighborSettings(kind=kind):
             share = precision if kind == "precision" else recall
-            return share(x, y, settings.neighbors, blocks)
+            return share(x, y, settings.neighbors, cut)
 
 
 def measure_reference(
@@ -132,6 +135,8 @@ def measure_reference(
     settings, images = metric.measure, reference.split(metric.reference_split)
     if settings.kind not in exchanged or isinstance(images, FeatureStatistics):
         return None
+    if images.numbers is None:  # a dataset's, of which only the features were kept
+        images = replace(images, numbers=distinct_numbers(images.values.numpy()))
     if kind := exchanged[settings.kind]:
         settings = settings.model_copy(update={"kind": kind})
     metric = metric.model_copy(update={"measure": settings, "reference_split": "train"})
@@ -148,7 +153,7 @@ def measure_memorization(
     """Compute memorization with the distances behind it. Raises as `measure` does."""
     images = (samples, reference.train, reference.split("test"))
     x, train, test = (_values(each, device) for each in images)
-    return memorization(x, train, test, metric.measure.quantile, blocks)
+    return memorization(x, train, test, metric.measure.quantile, samples.blocks(blocks))
 
 
 def scale(
@@ -185,7 +190,7 @@ def _values(images: Features | FeatureStatistics, device: torch.device | str) ->
 
 
 def precision(
-    samples: Tensor, reference: Tensor, neighbors: int = 3, blocks: int = BLOCKS
+    samples: Tensor, reference: Tensor, neighbors: int = 3, blocks: int | Blocks = BLOCKS
 ) -> Estimate:
     """Return the share of samples that are among the reference (Kynkäänniemi et al. 2019).
 
@@ -200,7 +205,7 @@ def precision(
 
 
 def recall(
-    samples: Tensor, reference: Tensor, neighbors: int = 3, blocks: int = BLOCKS
+    samples: Tensor, reference: Tensor, neighbors: int = 3, blocks: int | Blocks = BLOCKS
 ) -> Estimate:
     """Return the share of the reference that is among the samples: `precision` with roles swapped.
 
@@ -208,15 +213,15 @@ def recall(
     ball reaches to its k-th neighbor outside that block. Indicators of nearest neighbors are not
     smooth, which makes these intervals a third to two thirds too wide (docs/results.md).
     """
-    block, blocks = assign_blocks(len(samples), blocks)
-    block = block.to(samples.device)
+    blocks = assign_blocks(len(samples), blocks)
+    block = blocks.block.to(samples.device)
     _check_neighbors(len(samples) - int(block.bincount().max()), neighbors)
-    radii = _radii_without(samples, block, neighbors, blocks)
+    radii = _radii_without(samples, block, neighbors, blocks.count)
     covered = sum(
         torch.stack([(d <= radius).any(dim=1).sum() for radius in radii])
         for d in _distances(reference, samples)
     )
-    return jackknife(covered.double() / len(reference), block, share=True)
+    return jackknife(covered.double() / len(reference), blocks, share=True)
 
 
 def _check_neighbors(images: int, neighbors: int) -> None:
@@ -260,7 +265,11 @@ def _distances(a: Tensor, b: Tensor) -> Iterator[Tensor]:
 
 
 def memorization(
-    samples: Tensor, train: Tensor, test: Tensor, quantile: float = 0.05, blocks: int = BLOCKS
+    samples: Tensor,
+    train: Tensor,
+    test: Tensor,
+    quantile: float = 0.05,
+    blocks: int | Blocks = BLOCKS,
 ) -> Memorization:
     """Measure the share of samples that are nearer to a training image than most test images are.
 

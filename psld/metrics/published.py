@@ -23,6 +23,7 @@ from torch_fidelity.interpolate_compat_tensorflow import (
 from psld.metrics.features import digest_of_weights
 from psld.metrics.settings import DINOv2Settings
 from psld.utils.errors import UserError
+from psld.utils.files import regular_file
 
 SIDE = 224
 """Pixels along a side of the resized images of DINOv2 and EfficientNet."""
@@ -56,7 +57,7 @@ def _load_network(
         if weights is None:
             state = load_state_dict_from_url(url, None, "cpu", check_hash=True, weights_only=True)
         else:
-            state = torch.load(weights, map_location="cpu", weights_only=True)
+            state = torch.load(regular_file(weights), map_location="cpu", weights_only=True)
         return build(state), state
     except Exception as error:  # a damaged file can raise any error
         reason = f"{type(error).__name__}: {error}".splitlines()[0]

@@ -34,15 +34,17 @@ def forward_pass(
 
 
 @contextmanager
-def enough_threads(network: nn.Module, images: int, pixels: int) -> Iterator[None]:
+def enough_threads(
+    network: nn.Module, images: int, pixels: int, least: float | None = None
+) -> Iterator[None]:
     """Let torch use as many CPU threads as an evaluation of the network has work for.
 
     Threads wait for each other at each layer: for a small network on a busy machine, far longer
-    than they compute. `pixels`: of an image.
+    than they compute. `pixels`: of an image. `least`: the work of one thread.
     """
     before = torch.get_num_threads()
     work = sum(parameter.numel() for parameter in network.parameters()) * pixels * images
-    torch.set_num_threads(max(1, min(before, math.ceil(work / WORK_OF_A_THREAD))))
+    torch.set_num_threads(max(1, min(before, math.ceil(work / (least or WORK_OF_A_THREAD)))))
     try:
         yield
     finally:

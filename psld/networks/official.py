@@ -7,8 +7,10 @@ Layers without parameters count too.
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+from zipfile import is_zipfile
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +34,8 @@ LISTED = 8
 def from_official(state: Mapping[str, Tensor], network: Encoder) -> dict[str, Tensor]:
     """Return the official `state` (names `all_modules.N…`) as a state dict of `network`.
 
-    Raises UserError that lists the parameters that are missing, unexpected, or of a wrong shape.
+    Raises UserError that lists the parameters that are missing, unexpected, of a wrong shape or not
+    finite.
     """
     officials, shapes = official_parameters(network), official_shapes(network)
     ours = network.state_dict()
@@ -45,10 +48,17 @@ def from_official(state: Mapping[str, Tensor], network: Encoder) -> dict[str, Te
     complaints = [f"{problem}: {_listed(items)}" for problem, items in problems.items() if items]
     if complaints:
         raise UserError(f"official parameters do not fit the network: {'; '.join(complaints)}")
+    check_finite(state)
     return {
         name: official.swapped(state[official.name]).reshape(ours[name].shape).contiguous()
         for name, official in officials.items()
     }
+
+
+def check_finite(state: Mapping[str, Tensor]) -> None:
+    """Raise UserError that lists the parameters with NaN or infinity."""
+    if broken := [name for name, weight in state.items() if not weight.isfinite().all()]:
+        raise UserError(f"NaN or infinity in {_listed(broken)}")
 
 
 def official_shapes(network: Encoder) -> dict[str, tuple[int, ...]]:
@@ -184,6 +194,9 @@ def _listed(items: Iterable[str]) -> str:
 
 NETWORK_PREFIXES = ("score_fn.", "clf_fn.")
 EMA_PREFIX = "ema_score_fn."
+FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+KEPT = ("state_dict", "global_step")
+"""All that is read from a checkpoint."""
 
 
 class OfficialCheckpoint(NamedTuple):
@@ -198,6 +211,16 @@ class OfficialCheckpoint(NamedTuple):
     sha256: str
     """The SHA-256 of the file."""
 
+    def weights(self, chosen: Literal["ema", "online"]) -> dict[str, Tensor]:
+        """Return one of both. Raises UserError if the file does not have it."""
+        weights = self.ema if chosen == "ema" else self.online
+        if weights is None:
+            line = (
+                "holds no moving average; name its model and add weights=online for the last ones"
+            )
+            raise UserError(line)
+        return weights
+
 
 def read_checkpoint(path: str | Path) -> OfficialCheckpoint:
     """Read a Lightning checkpoint of a score network or a guide of the official code.
@@ -205,7 +228,7 @@ def read_checkpoint(path: str | Path) -> OfficialCheckpoint:
     Raises UserError if the file is missing, damaged, or something else.
     """
     content, sha256 = _load(Path(path))
-    state = content.get("state_dict") if isinstance(content, Mapping) else None
+    state, step = (content.get(k) if isinstance(content, Mapping) else None for k in KEPT)
     if not isinstance(state, Mapping) or not all(isinstance(w, Tensor) for w in state.values()):
         raise UserError(f"{path}: not a Lightning checkpoint: it has no state_dict of tensors")
     score, guide, ema = (
@@ -217,8 +240,12 @@ def read_checkpoint(path: str | Path) -> OfficialCheckpoint:
             f"{path}: not a checkpoint of the official code: "
             f"no parameter in state_dict begins with {' or '.join(NETWORK_PREFIXES)}"
         )
-    step = content.get("global_step")
-    step = step if isinstance(step, int) else None
+    for name, weight in chain(score.items(), guide.items(), ema.items()):
+        if weight.is_meta or weight.layout != torch.strided or weight.dtype not in FLOATS:
+            kind = "no values" if weight.is_meta else f"{weight.dtype}, {weight.layout}"
+            raise UserError(f"{path}: {name} is no dense tensor of floats ({kind})")
+    if step is not None and (type(step) is not int or not 0 <= step < 1 << 63):
+        raise UserError(f"{path}: its global_step is not a number of training steps")
     return OfficialCheckpoint(score or guide, ema or None, step, sha256)
 
 
@@ -240,6 +267,9 @@ def _load(path: Path) -> tuple[Any, str]:
     of dict; a file with such an object is refused, and the object is named.
     """
     foreign: list[str] = []
+    if not path.is_file():  # To open a named pipe would wait for ever.
+        kind = "a folder" if path.is_dir() else "not a regular file"
+        raise UserError(f"{path}: {kind if path.exists() else 'no such file'}")
     try:
         with path.open("rb") as stream:  # Once: the file may be replaced at any moment.
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -248,12 +278,22 @@ def _load(path: Path) -> tuple[Any, str]:
             stream.seek(0)
             with torch.serialization.safe_globals([(_Unread, name) for name in foreign]):
                 return torch.load(stream, map_location="cpu", weights_only=True), sha256
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
     except Exception as error:  # A damaged file can raise any exception.
         reraise_fault(error, path)
-        objects = f", or holds objects that cannot be left out ({', '.join(foreign)})"
-        raise UserError(
-            f"{path}: not a readable checkpoint: it is damaged, or not of the official code"
-            f"{objects if foreign else ''}"
-        ) from None
+        raise UserError(f"{path}: {_reason(path, foreign)}") from None
+
+
+def _reason(path: Path, foreign: list[str]) -> str:
+    """Return why a file cannot be read; `foreign`: the objects of other packages in it."""
+    with path.open("rb") as stream:
+        start, is_archive = stream.read(64).lstrip().lower(), is_zipfile(stream)
+    if not start:
+        return "an empty file"
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "a web page, not a checkpoint: the link may have expired; download it again"
+    if foreign and is_archive:  # whose checksums are right
+        return (
+            f"holds objects that cannot be left out ({', '.join(foreign)}); if you trust it, load "
+            f"it where their packages are installed, and torch.save its {' and '.join(KEPT)} alone"
+        )
+    return "not a readable checkpoint: it is damaged, or not of the official code"

@@ -14,6 +14,8 @@ from psld.metrics.results import NUMBER_KINDS, CellResult
 
 MISSING = "–"
 LITERATURE = "†"
+LISTED = 5
+"""The maximum number of files that a note lists."""
 MARKS: dict[Status, str] = {
     "reproduced": " ✓",
     "off": " ✗",
@@ -217,6 +219,12 @@ def _notes(table: Table, rows: list[list[TableEntry]]) -> Iterable[str]:
     missing = sum(entry.status == "not run" for entry in entries)
     if missing:
         yield f"{missing} of {len(entries)} entries have not been run ({MISSING})."
+    if others := list(dict.fromkeys(path for e in entries for path in e.measured.others)):
+        more = f" and {len(others) - LISTED} more" if len(others) > LISTED else ""
+        yield (
+            f"Of other records, so not shown: {', '.join(others[:LISTED])}{more}. Delete them, and "
+            "the workflow makes them again."
+        )
     samplers = {e.number.sampler: e.results[0].sampler or {} for e in entries if e.results}
     starts = {name: sampler.get("start") for name, sampler in samplers.items()}
     if names := sorted(name for name, start in starts.items() if start == "gaussian"):

@@ -41,7 +41,7 @@ from psld.sampling.settings import (
     check_fit,
     sampler_content,
 )
-from psld.sampling.shards import Shard, ShardOrigin, load_made_by, shard_path
+from psld.sampling.shards import OtherOriginError, Shard, ShardOrigin, load_made_by, shard_path
 from psld.training.model import Guide, Model, load_guide, load_model
 from psld.training.settings import ModelSettings
 from psld.training.start import SamplerStart, load_start
@@ -126,12 +126,17 @@ def sample_shards(
 
     Each shard is written when it is done, so a killed process loses at most one. Before a file is
     replaced, the reason is printed.
+
+    Raises UserError for a shard of another origin, unless this is the folder of the grid's cell.
     """
     for index in range(settings.first, settings.first + settings.shards):
         file, origin = shard_path(settings.output, index), expected.at(index)
         try:
             yield load_made_by(file, origin), False
         except UserError as error:
+            if isinstance(error, OtherOriginError) and settings.output != settings.folder:
+                other = "into another output, or delete this folder"
+                raise UserError(f"{error}, {other}") from None
             if file.exists():
                 print(f"not kept: {error}", flush=True)
             shard = sample_shard(settings, model, sampler, origin)

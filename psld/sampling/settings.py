@@ -85,6 +85,9 @@ class SampleSettings(SamplingRun, CellSettings):
     """Number of shards to make, from `first` on; of a grid's cell, as many as it has."""
     output: str
     """Folder that receives the shards 00000.safetensors, … and the record of their range."""
+    folder: str | None = None
+    """The folder of a grid's cell: in it, and in no other, samples of another origin are made
+    again."""
     png: str | None
     """A folder that receives each image as a PNG, numbered by sample; it takes the images of one
     cell alone. Or a file NAME.png for all in one; null: none."""

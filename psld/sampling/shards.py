@@ -18,6 +18,10 @@ KIND = "shard"
 REMEDY = "sample it again (psld sample)"
 
 
+class OtherOriginError(UserError):
+    """A shard is whole, but of another model, sampler or seed."""
+
+
 class ShardOrigin(Settings):
     """Everything that decides a shard's images, on one kind of device."""
 
@@ -96,13 +100,17 @@ read_shard = retried_in_slurm(Shard.load)
 
 
 def load_made_by(path: Path, origin: ShardOrigin) -> Shard:
-    """Read a shard. Raises UserError if it is missing, damaged or of another origin."""
+    """Read a shard.
+
+    Raises UserError if it is missing or damaged, and OtherOriginError if it is of another origin.
+    """
     shard = Shard.load(path)
     pairs = zip(shard.origin, origin, strict=True)
-    differing = {key: made for (key, made), (_, expected) in pairs if made != expected}
+    differing = [key for (key, made), (_, expected) in pairs if made != expected]
     if differing:
-        remedy = f"give shard_size={differing['size']}, or " if "size" in differing else ""
-        raise UserError(
+        is_size = differing == ["size"]
+        remedy = f"give shard_size={shard.origin.size}, or " if is_size else ""
+        raise OtherOriginError(
             f"{path}: made by another {' and '.join(differing)} than the model and the sampler "
             f"have now; {remedy}sample it again"
         )

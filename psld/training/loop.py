@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from tqdm.auto import tqdm
 
 from psld.diffusion.loss import Objective
 from psld.networks.forward import forward_pass
@@ -22,7 +21,8 @@ from psld.training.ranks import Ranks
 from psld.training.settings import TRAIN_FACTOR, LoopSettings
 from psld.training.state import Checkpoints, History, TrainingState
 from psld.utils.device import peak_flops
-from psld.utils.errors import RunError, Stopped
+from psld.utils.errors import RunError, Stopped, ignored
+from psld.utils.progress import Progress
 from psld.utils.randomness import Stream, stream_seed
 
 STOP_EVERY = 10
@@ -93,10 +93,7 @@ def train(
     peak = peak_flops(ranks.device, settings.precision)
     flops = peak and TRAIN_FACTOR * forward_flops(state.ema.network)
     meter = Meter(ranks, flops and flops / (peak * ranks.world))
-    silent = None if ranks.leads else True  # None: silent if the output is a file
-    progress = tqdm(
-        total=settings.steps, initial=state.step, desc="training", unit="step", disable=silent
-    )
+    progress = Progress("training", "step", settings.steps, state.step, silent=not ranks.leads)
     state.network.train()
     earlier_seconds, started = state.seconds, time.monotonic()
     if ranks.world > 1:
@@ -120,8 +117,8 @@ def train(
         stopping = ranks.largest(stop.number) if asking and not last else 0
         if logging or stopping:
             values = meter.read(images_per_step=settings.batch_size)
-            progress.set_postfix(loss=f"{values['loss']:.4f}")
-            if saving and ranks.leads and progress.disable:
+            progress.note = f"loss {values['loss']:.4f}"
+            if saving and progress.in_lines:
                 shown = [text.format(values[key]) for key, text in SHOWN.items() if key in values]
                 print(f"step {state.step}/{settings.steps}: {', '.join(shown)}", flush=True)
             rate = learning_rate(settings, step)
@@ -240,7 +237,8 @@ class StopRequest:
     """The stop signals as a number that the loop reads, within a `with` block.
 
     A second Ctrl-C has its usual effect. Slurm repeats its signals (SIGTERM before and after a
-    grace period, then SIGKILL), so other repeats are ignored.
+    grace period, then SIGKILL), so other repeats are ignored, SIGTERM also after the block: a
+    stopped training is about to say so and to end.
     """
 
     def __init__(self) -> None:
@@ -256,7 +254,8 @@ class StopRequest:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self.previous.items():
-            signal.signal(number, handler)
+            is_repeat = self.number and number == signal.SIGTERM
+            signal.signal(number, ignored if is_repeat else handler)
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
         self.number = number

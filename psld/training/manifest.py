@@ -138,18 +138,32 @@ def publish(run: Path, output: Path) -> None:
 
 
 def note_checkpoint(folder: str | Path, checkpoint: str | Path | None) -> None:
-    """Note the checkpoint of the model in this folder: the workflow imports it. None removes it."""
+    """Note the checkpoint of the model in this folder: the workflow imports it. None removes it.
+
+    Print a line if it takes the place of another one.
+    """
     if checkpoint is None:
         (Path(folder) / NOTE).unlink(missing_ok=True)
-    else:
-        write_text(Path(folder) / NOTE, f"{checkpoint}\n")
+        return
+    if (earlier := noted_checkpoint(folder)) not in (None, str(checkpoint)):
+        print(f"{folder}: {checkpoint} takes the place of {earlier}, which was noted", flush=True)
+    write_text(Path(folder) / NOTE, f"{checkpoint}\n")
 
 
 def noted_checkpoint(folder: str | Path) -> str | None:
-    """Return the path of the checkpoint that was noted for a model; None without one."""
-    with suppress(FileNotFoundError):
-        return (Path(folder) / NOTE).read_text().strip()
-    return None
+    """Return the path of the checkpoint that was noted for a model; None without one.
+
+    Raises UserError if the note is not UTF-8.
+    """
+    path = Path(folder) / NOTE
+    try:
+        return path.read_text("utf-8").strip()
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError:
+        raise UserError(
+            f"{path}: not the path of a checkpoint; delete it and import again"
+        ) from None
 
 
 def make_way(folder: str | Path, sha256: str, replace: bool) -> None:

@@ -17,7 +17,7 @@ from psld.networks.forward import Denoiser
 from psld.networks.ncsnpp import NCSNpp, NCSNppGuide
 from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.training.settings import GuideModelSettings, ModelSettings, TrainedSettings
-from psld.training.start import SamplerStart, load_start
+from psld.training.start import START, SamplerStart, load_start
 from psld.utils.device import device_of
 from psld.utils.errors import UserError
 from psld.utils.files import retried_in_slurm
@@ -102,9 +102,16 @@ class Model:
     def start(self) -> SamplerStart:
         """The start of samplers, read from the model's folder.
 
-        Raises UserError if it is missing, damaged, or belongs to other weights.
+        Raises UserError if it is missing, damaged, or belongs to other weights or images.
         """
-        return retried_in_slurm(load_start)(self.folder, self.weights_sha256)
+        start = retried_in_slurm(load_start)(self.folder, self.weights_sha256)
+        dataset = self.settings.dataset
+        shape = (dataset.channels, dataset.image_size, dataset.image_size)
+        if start.data.shape != shape:
+            raise UserError(
+                f"{self.folder / START}: of images {start.data.shape}, but the model's are {shape}"
+            )
+        return start
 
 
 @dataclass(frozen=True)
@@ -163,9 +170,12 @@ def _load_weights(
     """Load weights into a network that will not be trained."""
     command = "psld train" if manifest.kind == "model" else "psld train_guide"
     path, remedy = folder / WEIGHTS, f"train the {manifest.kind} ({command}), or import it"
-    weights = read_tensors(path, "weights", remedy, manifest.weights_sha256).tensors()
+    stored = read_tensors(path, "weights", remedy, manifest.weights_sha256)
+    settings = manifest.settings.identity()
+    if stored.origin.get("model", settings) != settings:  # an import does not state it
+        raise UserError(f"{path}: trained with other settings than its manifest says; {remedy}")
     try:
-        network.load_state_dict(weights)
+        network.load_state_dict(stored.tensors())
     except RuntimeError as error:
         start = shorten(str(error), 200, placeholder=" …")  # it lists every name
         raise UserError(f"{path}: does not fit the network of its manifest ({start})") from None

@@ -16,13 +16,20 @@ from torch import nn
 
 from psld.data.store import ImageStore
 from psld.diffusion.process import LinearProcess
-from psld.networks.official import LISTED, from_official, official_shapes, read_checkpoint
+from psld.networks.official import (
+    check_finite,
+    from_official,
+    official_shapes,
+    read_checkpoint,
+)
 from psld.training.manifest import (
+    MANIFEST,
     GuideManifest,
     Imported,
     ModelManifest,
     make_way,
     note_checkpoint,
+    noted_checkpoint,
     write_manifest,
 )
 from psld.training.model import build_guide, build_network, build_process, save_weights
@@ -60,19 +67,13 @@ def _import(
 ) -> None:
     path = settings.checkpoint
     checkpoint = read_checkpoint(path)
-    weights = checkpoint.ema if chosen == "ema" else checkpoint.online
-    if weights is None:
-        raise UserError(f"{path}: holds no moving average; use weights=online")
-    broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]
-    if broken:
-        raise UserError(f"{path}: NaN or infinity in {', '.join(broken[:LISTED])}")
     process = build_process(settings)
     network = build(settings, process)
     store = None
     if Path(settings.data).exists():
         store = ImageStore.open_for(settings.data, settings.dataset)
     try:
-        network.load_state_dict(from_official(weights, network))
+        network.load_state_dict(from_official(checkpoint.weights(chosen), network))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     make_way(settings.output, checkpoint.sha256, settings.replace)
@@ -108,6 +109,8 @@ def _import(
 
 PATTERN = "*.ckpt"
 GAMMA = re.compile(r"gamma=(\d+(?:\.\d+)?)")
+MISNAMED = "celeba64", 0.01, "scripts_psld/ablations/uncond/celeba64/train_uncond_psld.sh"
+"""Dataset, Γ in the path, and the official script that trains Γ = 0.25 under this name."""
 
 Trained = TrainSettings | TrainGuideSettings
 Shapes = dict[str, tuple[int, ...]]
@@ -120,6 +123,8 @@ class Recognized:
     path: Path
     sha256: str = ""
     step: int | None = None
+    gamma: float | None = None
+    """Γ in its path."""
     fits: list[Trained] = field(default_factory=list)
     remark: str = ""
     """The reason why it is not taken; empty if it is."""
@@ -131,28 +136,32 @@ class Recognized:
 
 
 def import_files(settings: ImportFilesSettings, known: Sequence[Trained]) -> None:
-    """Note checkpoints of these models and guides, for the workflow, and print a line for each.
+    """Note checkpoints of these models and guides for the workflow.
+
+    Of several files of one model, the one nearest to the training steps of the grid is noted. Print
+    a line for each file as soon as it is read.
 
     Raises UserError if a file is damaged or ambiguous, or would replace weights of another origin;
     the others are taken nevertheless. Also if nothing is taken.
     """
     paths = checkpoints_in(settings.files)
-    print(f"reading {len(paths)} checkpoints", flush=True)
+    print(f"reading checkpoints: {len(paths)}", flush=True)
     layouts = [(shapes_of(each), each) for each in known]
-    files = [recognize(path, layouts) for path in paths]
-    choose_by_step(files)
-    for file in files:
-        note(file, settings.replace)
-    taken = [file for file in files if not file.remark]
-    if not taken and len(files) == 1:
-        raise UserError(f"{files[0].path}: {files[0].remark}")
-    for file in files:
-        steps = file.fits and f"step {file.step} of {file.fits[0].training.steps}"
-        print(f"{file.path}: {file.remark or f'{word_for(file.fits[0])}, {steps}'}")
+    taken: dict[str, Recognized] = {}
+    is_wrong = False
+    for path in paths:
+        file = recognize(path, layouts)
+        if not file.remark:
+            take(file, taken, settings.replace)
+        is_wrong |= file.is_wrong
+        line = f"{path}: {file.remark or described(file)}"
+        if file.remark and len(paths) == 1:
+            raise UserError(line)
+        print(line, flush=True)
     if taken:
-        print(f"The workflow imports {len(taken)} of {len(files)} in place of training.")
-    if not taken or any(file.is_wrong for file in files):
-        raise UserError(f"{len(files) - len(taken)} of {len(files)} checkpoints are not taken")
+        print(f"The workflow imports {len(taken)} of {len(paths)} in place of training.")
+    if not taken or is_wrong:
+        raise UserError(f"{len(paths) - len(taken)} of {len(paths)} checkpoints are not taken")
 
 
 def checkpoints_in(paths: Sequence[str]) -> list[Path]:
@@ -162,6 +171,8 @@ def checkpoints_in(paths: Sequence[str]) -> list[Path]:
         files += sorted(path.rglob(PATTERN)) if path.is_dir() else [path]
     if not files:
         raise UserError(f"{', '.join(paths)}: no {PATTERN} in this folder or below it")
+    if unreadable := [str(path) for path in files if not str(path).isprintable()]:
+        raise UserError(f"{unreadable[0]!a}: rename it: not all of its characters are printable")
     return files
 
 
@@ -184,50 +195,86 @@ def recognize(path: Path, layouts: Sequence[tuple[Shapes, Trained]]) -> Recogniz
         file.refuse(error)
         return file
     file.sha256, file.step = checkpoint.sha256, checkpoint.step
+    file.gamma = next(iter(map(float, reversed(GAMMA.findall(str(path))))), None)
     weights = checkpoint.ema or checkpoint.online
     shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
     matching = [settings for layout, settings in layouts if layout == shapes]
-    in_path = [float(gamma) for gamma in GAMMA.findall(str(path))][-1:]
     for each in matching:
-        if not in_path or getattr(each.process, "gamma", None) in (None, *in_path):
+        if file.gamma is None or getattr(each.process, "gamma", None) in (None, file.gamma):
             file.fits.append(each)
     if not matching:
         file.remark = "its layers fit no model and no guide of the grid"
     elif not file.fits:
-        file.remark = f"its layers fit {_words(matching)}, but its path has gamma={in_path[0]:g}"
+        file.remark = f"its layers fit {_words(matching)}, but its path has gamma={file.gamma:g}"
     elif len(file.fits) > 1:
         file.refuse(
             f"fits {_words(file.fits)}: Γ is not in the weights; move it into a folder gamma=Γ, "
-            "or name one (psld import FILE model=GRID/MODEL)"
+            "or name one (psld import_model FILE model=GRID/MODEL)"
         )
+    else:
+        try:  # as the import will
+            is_model = isinstance(file.fits[0], TrainSettings)
+            check_finite(checkpoint.weights("ema" if is_model else "online"))
+        except UserError as error:
+            file.refuse(error)
     return file
 
 
-def choose_by_step(files: Iterable[Recognized]) -> None:
-    """Of several files of one model, keep the one nearest to the training steps of the grid."""
-    by_folder: dict[str, list[Recognized]] = {}
-    for file in files:
-        if not file.remark:
-            by_folder.setdefault(file.fits[0].output, []).append(file)
-    for of_one_model in by_folder.values():
-        steps = of_one_model[0].fits[0].training.steps
-        nearest = min(of_one_model, key=lambda file: abs((file.step or 0) - steps))
-        for file in of_one_model:
-            if file is not nearest:
-                word = word_for(file.fits[0])
-                file.remark = f"{word}, but {nearest.path} is nearer to its {steps} steps"
+def take(file: Recognized, taken: dict[str, Recognized], replace: bool) -> None:
+    """Note a file, unless another one is nearer to the training steps of the grid.
 
+    Refuse it if weights of another origin are there.
 
-def note(file: Recognized, replace: bool) -> None:
-    """Note a file that is to be taken, or refuse it, if weights of another origin are there."""
-    if file.remark:
-        return
-    folder = file.fits[0].output
+    Args:
+        taken: the files of this import, by the folder of their model; this one is added.
+        replace: neither weights of another origin nor files that wait for their import count.
+    """
+    settings = file.fits[0]
+    folder, steps = settings.output, settings.training.steps
+    other, remedy = taken.get(folder), ""
     try:
+        if other is None and not replace:
+            other, remedy = noted_earlier(file, folder), "; replace=true replaces it"
+        if other and other.sha256 != file.sha256:
+            theirs, ours = (abs((each.step or 0) - steps) for each in (other, file))
+            if theirs <= ours:
+                near = "nearer" if theirs < ours else "as near"
+                where = f"{other.path} is {near} to its {steps} steps{remedy}"
+                file.remark = f"{word_for(settings)}, but {where}"
+                return
         make_way(folder, file.sha256, replace)
         note_checkpoint(folder, file.path)
     except UserError as error:
         file.refuse(error)
+        return
+    taken[folder] = file
+
+
+def noted_earlier(file: Recognized, folder: str) -> Recognized | None:
+    """Return another checkpoint that waits to be imported as a model, if it can be read."""
+    path = noted_checkpoint(folder)
+    if path in (None, str(file.path)) or (Path(folder) / MANIFEST).exists():
+        return None
+    try:
+        checkpoint = read_checkpoint(path)
+    except UserError:
+        return None
+    return Recognized(Path(path), checkpoint.sha256, checkpoint.step)
+
+
+def described(file: Recognized) -> str:
+    """Return what a file is taken for, and warnings where that may be wrong."""
+    settings = file.fits[0]
+    text = f"{word_for(settings)}, step {file.step} of {settings.training.steps}"
+    if file.step is not None and file.step < settings.training.steps / 2:
+        text += "; warning: less than half of the training"
+    dataset, gamma, script = MISNAMED
+    if (settings.dataset.name, file.gamma) == (dataset, gamma):
+        text += (
+            f"; warning: the official {script} trains Γ = 0.25 under this name: if the file is "
+            "from it, name its model (psld import_model FILE model=GRID/MODEL)"
+        )
+    return text
 
 
 def word_for(settings: Trained) -> str:

@@ -53,7 +53,7 @@ class LoopSettings(Settings):
     """Steps between checkpoints; the last two are kept."""
     log_every: int = Field(100, ge=1)
     """Steps between entries of history.json, which also gets the steps of checkpoints and previews.
-    In a log file, lines are printed at checkpoints only."""
+    In a log file, there is a line at each checkpoint, and every 30 seconds."""
     preview_every: int | None = Field(None, ge=1)
     """Steps between previews: a picture of a model's samples, a guide's accuracy by noise level."""
 
@@ -266,4 +266,4 @@ class ImportFilesSettings(Settings):
     grid_name: str = "paper"
     """Name of the grid, configs/grid/NAME.yaml."""
     replace: bool = False
-    """Replace weights of another origin, such as trained ones."""
+    """Replace weights of another origin, such as trained ones, and what an earlier import noted."""

@@ -5,6 +5,7 @@ import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import index
 
 from psld.utils.errors import UserError
 
@@ -12,9 +13,13 @@ from psld.utils.errors import UserError
 def check_numbers(call: str, least: int, **given: object) -> None:
     """Raise UserError if an argument is no whole number of at least `least`."""
     for name, value in given.items():
-        if isinstance(value, bool) or not hasattr(value, "__index__"):
+        try:
+            number = index(value)
+        except TypeError:
+            number = None
+        if number is None or isinstance(value, bool):
             raise UserError(f"{call}: {name} is {value!r}; a whole number is needed")
-        if value < least:
+        if number < least:
             raise UserError(f"{call}: {name} is {value}; at least {least} is needed")
 
 
@@ -37,7 +42,7 @@ def checked_seed(call: str, seed: int | None) -> int:
         seed = secrets.randbits(31)
         print(f"{call}: seed={seed}", flush=True)
     check_numbers(call, 0, seed=seed)
-    return seed
+    return index(seed)
 
 
 def as_words(key: str, settings: Mapping[str, object]) -> list[str]:

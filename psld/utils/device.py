@@ -44,8 +44,10 @@ def choose_device(name: str, index: int = 0) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"device: no such device {name!r}; use auto, cpu or cuda") from None
-    if device.type != "cuda":
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UserError(f"device: no such device {name!r}; use auto, cpu or cuda")
+    if device.type == "cpu":
         return device
     if not torch.cuda.is_available():
         raise UserError(f"device: {name} was requested, but torch sees no GPU here; use auto")

@@ -6,6 +6,7 @@ A message is one line: what is wrong, the file and key, and what would be right.
 import errno
 import re
 import signal
+from types import FrameType
 from typing import Any
 
 MACHINE_ERRORS = {errno.ENOMEM, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE}
@@ -52,6 +53,10 @@ class NotComparedError(PSLDError):
     """Nothing is wrong, but something that was asked for could not be compared."""
 
     exit_code = 3
+
+
+def ignored(_number: int, _frame: FrameType | None) -> None:
+    """Ignore a signal. Unlike SIG_IGN, processes that this one starts do not inherit it."""
 
 
 class Stopped(RunError):

@@ -86,6 +86,18 @@ def _flush_to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
+def regular_file(path: str | Path) -> Path:
+    """Return the path of a file or folder, unless its reader could wait without end.
+
+    Raises UserError for a pipe or a device, and OSError if there is nothing.
+    """
+    path = Path(path)
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise UserError(f"{path}: a pipe or a device; a regular file is needed")
+    return path
+
+
 def write_text(path: str | Path, text: str) -> None:
     with atomic_path(path) as partial:
         partial.write_text(text, "utf-8")
@@ -99,7 +111,7 @@ def write_json(path: str | Path, content: Any) -> None:
 def read_json(path: str | Path, kind: Any = Any) -> Any:
     """Read a JSON file of this type. Raises UserError if it is missing, damaged or of another."""
     try:
-        text = Path(path).read_text("utf-8")
+        text = regular_file(path).read_text("utf-8")
         content = json.loads(text, parse_constant=_finite, parse_float=_finite)
         return TypeAdapter(kind).validate_python(content, strict=True)
     except FileNotFoundError:

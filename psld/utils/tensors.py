@@ -16,7 +16,7 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from psld.utils.errors import UserError, reraise_fault
-from psld.utils.files import atomic_path, digest_of, retried_in_slurm
+from psld.utils.files import atomic_path, digest_of, regular_file, retried_in_slurm
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -87,7 +87,7 @@ def load_tensors(path: str | Path, kind: str, remedy: str, sha256: str | None = 
     or if its digest is not `sha256`.
     """
     try:
-        content = Path(path).read_bytes()  # Once: the file may be replaced at any moment.
+        content = regular_file(path).read_bytes()  # Once: the file may be replaced at any moment.
         arrays = load(content)
         size = int.from_bytes(content[:8], "little")
         header = json.loads(json.loads(content[8 : 8 + size])["__metadata__"][KEY])

@@ -97,13 +97,21 @@ def test_wrong_words_are_one_line(tmp_path, words, complaint):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("value", ["~/nope", "/path (1)", "'/path (1)", "a: {b"])
+@pytest.mark.parametrize("value", ["~absent/nope", "/path (1)", "'/path (1)", "a: {b"])
 def test_a_text_that_needs_quotes_is_shown_with_them(tmp_path, value):
     prepare, word = ("prepare", "dataset=folder", "dataset.name=x"), f"dataset.source.root={value}"
     line = refused(call(tmp_path, *prepare, word), 2, word)
     assert "http" not in line
     advice = line.partition("e.g. '")[2].rstrip("\n'")
     refused(call(tmp_path, *prepare, advice), 2, value.strip("'"), "No such file")
+
+
+@pytest.mark.parametrize("word", ["dataset.source.root=~/nope", "dataset.source.root='~/nope'"])
+def test_a_path_may_begin_with_the_home(tmp_path, monkeypatch, word):
+    """Bash expands ~ in neither."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    prepare = call(tmp_path, "prepare", "dataset=folder", "dataset.name=x", word)
+    refused(prepare, 2, f"{tmp_path}/nope: neither a folder")
 
 
 @pytest.mark.parametrize("flags", [["--multirun"], ["--cfg", "job"]])
@@ -192,13 +200,15 @@ def test_a_bug_keeps_its_traceback(bug, monkeypatch):
 def test_a_terminated_command_cleans_up(tmp_path):
     """SIGTERM unwinds: no partial file is left, and the exit code is the shell's."""
     code = """if True:
-        import sys, time
+        import atexit, os, signal, sys, time
         from psld.commands.entry import entry_point
         from psld.commands.report import PageSettings
         from psld.utils.files import atomic_path
 
         @entry_point("page", PageSettings, has_config=False)
         def main(settings):
+            # The second one of `timeout` and of Slurm, which comes while Python ends.
+            atexit.register(os.kill, os.getpid(), signal.SIGTERM)
             with atomic_path("file.txt") as partial:
                 partial.write_text("half")
                 time.sleep(60)
@@ -211,5 +221,6 @@ def test_a_terminated_command_cleans_up(tmp_path):
             assert process.poll() is None, process.communicate()
             time.sleep(0.01)
         process.terminate()
-        assert process.wait(timeout=30) == 128 + signal.SIGTERM
+        assert process.communicate(timeout=30) == ("", "")
+        assert process.returncode == 128 + signal.SIGTERM
     assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,6 @@
 """Settings: strict, frozen, and with one-line errors."""
 
+from math import inf
 from typing import Annotated, Literal
 
 import pytest
@@ -29,6 +30,8 @@ class House(Settings):
     animal: Annotated[Cat | Dog, Field(discriminator="kind")]
     rooms: tuple[int, ...] = ()
     door: Annotated[int, Field(ge=0)] | Literal["open"] | None = 0
+    height: float = 2.5
+    has_roof: bool = True
 
     @model_validator(mode="after")
     def _dogs_need_room(self) -> "House":
@@ -61,6 +64,13 @@ INTEGER = "Input should be a valid integer, unable to parse string as an integer
             f"door: {INTEGER} (got 'ajar'); door: Input should be 'open' (got 'ajar')",
         ),
         ({"animal": CAT, "rooms": [1, "x"]}, f"rooms.1: {INTEGER} (got 'x')"),
+        ({"animal": CAT, "height": inf}, "height: Input should be a finite number (got inf)"),
+        ({"animal": CAT | {"lives": True}}, "animal.lives: A boolean is no number (got True)"),
+        (
+            {"animal": CAT, "rooms": [1, True], "door": False, "has_roof": False},
+            "rooms: A boolean is no number (got [1, True]); "
+            "door: A boolean is no number (got False)",
+        ),
         (
             {"animal": {"kind": "bird"}},
             "animal: Input tag 'bird' found using 'kind' does not match any of the expected tags: "

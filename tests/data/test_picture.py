@@ -2,16 +2,19 @@
 
 import io
 import struct
+import time
 import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from psld.data import images as reading
 from psld.data.picture import (
     FILTERS,
     central_square,
     decode,
+    save_images,
     to_channels,
     to_pixels,
 )
@@ -121,3 +124,20 @@ def test_an_animation_is_its_first_frame(kind):
     frames[0].save(stream, kind, save_all=True, append_images=frames[1:], **options)
     shown = to_channels(decode(stream.getvalue(), "x"), 3)
     assert (np.asarray(shown) == [255, 0, 0]).all()
+
+
+def test_a_picture_of_another_size_ends_the_reading(tmp_path, monkeypatch):
+    """It waits for the pictures that are being read, and for no others."""
+    save_images(np.zeros((300, 1, 8, 8), np.uint8), tmp_path / "pictures")
+    Image.new("L", (9, 8)).save(tmp_path / "pictures/00001.png")
+    read = []
+
+    def to_channels(image, channels):
+        read.append(image)
+        time.sleep(0.01)
+        return image
+
+    monkeypatch.setattr(reading, "to_channels", to_channels)
+    with pytest.raises(UserError, match=r"00001\.png has 8×9 pixels"):
+        reading.read_images(tmp_path / "pictures")
+    assert len(read) < 100

@@ -1,5 +1,6 @@
 """Sources of picture files: CelebA, AFHQv2, any folder; in folders and in zip archives."""
 
+import os
 import zipfile
 
 import pytest
@@ -153,6 +154,42 @@ def test_linked_folders_are_followed(tmp_path):
     assert open_source(folder(tmp_path / "root")).class_names == ("rose",)
 
 
+def test_links_that_lead_back_are_not_followed(tmp_path):
+    """Two of them would double the pictures at each level, without an end."""
+    write_files(tmp_path, pngs("x/1.png", "y/2.png"))
+    for link, to in (
+        ("x/up", ".."),
+        ("a", "."),
+        ("b", "."),
+        ("x/to_y", "../y"),
+        ("y/to_x", "../x"),
+    ):
+        (tmp_path / link).symlink_to(to)
+    names = ["x/1.png", "x/to_y/2.png", "y/2.png", "y/to_x/1.png"]
+    assert FileTree(tmp_path).picture_names() == names
+
+
+def test_only_regular_files_are_read_and_the_others_are_counted(tmp_path, capsys):
+    write_files(tmp_path, pngs("1.png", "2.gif", "3.GIF", "sub/4.txt", ".git/5.gif"))
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "device.png").symlink_to("/dev/zero")
+    (tmp_path / "itself.png").symlink_to("itself.png")
+    assert len(open_source(folder(tmp_path)).train) == 1
+    counts = "2 × pipe, socket or device, 2 × .gif, 1 × .txt, 1 × link to nothing"
+    assert sorted(capsys.readouterr().err.strip().split(": ")[-1]) == sorted(counts)
+    with pytest.raises(UserError, match=r"pipe\.png: neither a folder .*\(not a regular file\)"):
+        open_source(folder(tmp_path / "pipe.png"))
+
+
+def test_names_that_are_no_utf_8(tmp_path):
+    """Archives of old systems have them."""
+    kind, file = os.fsdecode(b"\xe4pfel"), os.fsdecode(b"\xe4.png")
+    write_files(tmp_path, pngs(f"{kind}/{file}", "birnen/b.png", f"birnen/{file}"))
+    source = open_source(folder(tmp_path, test_fraction=0.34))
+    assert source.class_names == ("birnen", "\ufffdpfel")
+    assert (len(source.train), len(source.test)) == (2, 1)
+
+
 def split_of(root, fraction):
     source = open_source(folder(root, test_fraction=fraction))
     images = [image.tobytes() for image in pictures_of(source)]
@@ -187,5 +224,5 @@ def test_of_two_members_of_one_name_the_later_counts_once(tmp_path):
     with zipfile.ZipFile(root, "a") as packed, pytest.warns(UserWarning, match="Duplicate"):
         packed.writestr("0.png", files["0.png"])
     tree = FileTree(root)
-    assert tree.names == ["0.png"]
+    assert list(tree.sizes) == ["0.png"]
     assert tree.read("0.png") == files["0.png"]

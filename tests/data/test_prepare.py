@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -10,8 +11,8 @@ import pytest
 from PIL import Image
 
 from psld.config.settings import DIGEST, parse
-from psld.data.preparation import prepare_dataset
-from psld.data.settings import DatasetSettings
+from psld.data.preparation import notes_on_prepared, prepare_dataset
+from psld.data.settings import DatasetSettings, PrepareSettings
 from psld.data.store import ImageStore
 from psld.utils.errors import UserError
 from psld.utils.files import digest_of
@@ -73,7 +74,7 @@ def test_preparing_again_gives_the_same_bytes(pictures, tmp_path, monkeypatch):
     assert (tmp_path / "1.h5").read_bytes() == (tmp_path / "2.h5").read_bytes()
 
 
-def test_a_dataset_of_other_settings_is_not_replaced(pictures, tmp_path):
+def test_a_dataset_of_other_settings_or_images_is_replaced_on_request(pictures, tmp_path):
     path = tmp_path / "mine.h5"
     prepare_dataset(dataset(folder(pictures)), path)
     before = path.read_bytes()
@@ -81,10 +82,51 @@ def test_a_dataset_of_other_settings_is_not_replaced(pictures, tmp_path):
         prepare_dataset(dataset(folder(pictures), image_size=4), path)
     with pytest.raises(UserError, match=r"prepared with another dataset\.source; give another"):
         prepare_dataset(dataset(folder(pictures, test_fraction=0.5)), path)
-    assert path.read_bytes() == before
     prepare_dataset(dataset(folder(pictures), flip=False), path)
+    write_files(pictures, {"a/new.png": encode(random_images(16, 16, 3))})
+    with pytest.raises(UserError, match=r"mine\.h5: holds other images; .* replace=true"):
+        prepare_dataset(dataset(folder(pictures)), path)
+    assert path.read_bytes() == before
+    assert prepare_dataset(dataset(folder(pictures)), path, replace=True)["shape"][0] == 41
+    prepare_dataset(dataset(folder(pictures), image_size=4), path, replace=True)
     path.unlink()
-    prepare_dataset(dataset(folder(pictures), image_size=4), path)
+    prepare_dataset(dataset(folder(pictures)), path)
+
+
+def prepared(pictures, tmp_path):
+    """The record of a dataset in a grid, after its preparation."""
+    source = dataset(folder(pictures), num_classes=2)
+    settings = PrepareSettings(dataset=source, output=str(tmp_path / "mine.h5"))
+    prepare_dataset(source, tmp_path / "mine.h5")
+    assert list(notes_on_prepared("grid/mine", settings)) == []
+    return "grid/mine", settings
+
+
+def test_a_run_hears_of_other_names_and_sizes_of_pictures(pictures, tmp_path):
+    record = prepared(pictures, tmp_path)
+    one = pictures / "a/000.png"
+    one.touch()
+    (pictures / "notes.txt").touch()
+    assert list(notes_on_prepared(*record)) == []
+    one.write_bytes(one.read_bytes() + b"0")
+    [line] = notes_on_prepared(*record)
+    assert "had 40 pictures and has 40, with other names or sizes" in line
+    one.unlink()
+    [line] = notes_on_prepared(*record)
+    assert "has 39" in line
+    assert "psld prepare dataset=grid/mine replace=true" in line
+    shutil.rmtree(pictures)
+    assert list(notes_on_prepared(*record)) == []
+
+
+def test_a_damaged_digest_file_is_written_again(pictures, tmp_path):
+    record, digest = prepared(pictures, tmp_path), tmp_path / "mine.digest"
+    whole = digest.read_bytes()
+    digest.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    [line] = notes_on_prepared(*record)
+    assert line == f"{digest}: not the digest of mine.h5; written again"
+    assert digest.read_bytes() == whole
+    assert list(notes_on_prepared(*record)) == []
 
 
 def test_labels_are_zero_where_they_are_not_used(pictures, tmp_path):
@@ -168,6 +210,23 @@ def test_the_command_makes_three_files_and_prints_what_is_in_them(tmp_path):
     ]
     store = ImageStore.open(tmp_path / "data" / "digits.h5")
     assert store.digest == json.loads((tmp_path / "data" / "digits.json").read_text())["digest"]
+
+
+def test_the_command_counts_what_it_converts_and_the_classes_that_it_leaves_out(tmp_path):
+    modes = {"tiny": "L", "cmyk": "CMYK", "clear": "RGBA", "plain": "RGB"}
+    for number, (name, mode) in enumerate(modes.items()):
+        path = tmp_path / "p" / f"{number % 2}" / f"{name}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new(mode, (3000, 6) if name == "tiny" else (8, 8)).save(path)
+    words = ["dataset=folder", "dataset.name=p", "dataset.image_size=8", "dataset.source.root=p"]
+    *_, converted, classes = succeeded(call(tmp_path, "prepare", *words)).stdout.splitlines()
+    assert sorted(converted.split("; ")) == [
+        "1 × CMYK, made RGB",
+        "1 × gray, made RGB",
+        "1 × smaller than 8×8, enlarged",
+        "1 × transparent, put on white",
+    ]
+    assert classes == "its 2 classes are not used; dataset.num_classes=2 uses them"
 
 
 @pytest.mark.parametrize(

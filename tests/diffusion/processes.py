@@ -43,7 +43,7 @@ def _every_kind() -> dict[str, LinearProcess]:
     full_third = {"D": [[0.05, 0, 0], [0, 0.05, 0], [0, 0, 0.375]]}
     two_noisy = {
         "lower": {"D": [[0, 0, 0], [0, 0.2, 0], [0, 0, 0.375]]},
-        "upper": {"D": [[0.1, 0, 0], [0, 0.2, 0], [0, 0, 0]]},
+        "upper": {"D": [[0.5, 0, 0], [0, 0.375, 0], [0, 0, 0]]},
     }
     for matching, factor in product(("hsm", "dsm"), ("lower", "upper")):
         given = {"matching": matching, "factor": factor}

@@ -157,6 +157,13 @@ def test_mix_never_rounds_a_state(columns):
         ({"initial_variance": [0.0, 1, 2]}, r"k variances, .*initial_variance \(3,\)"),
         ({"Q": [[0.0, -1], [1]]}, "must be numbers"),
         ({"S": [1.0, float("nan")]}, "must be finite"),
+        ({"S": [1.0, 1e300]}, "at most 1e\\+09"),
+        ({"S": [1.0, 1e-300]}, "can be computed"),
+        ({"beta": LinearBeta(8.0, 1e300)}, "can be computed"),
+        ({"beta": LinearBeta(-8.0, 8.0)}, "must not be negative"),
+        ({"beta": LinearBeta(8.0, float("nan"))}, "must not be negative"),
+        ({"beta": 8.0}, r"beta is 8\.0; a schedule is needed: LinearBeta"),
+        ({"beta": LinearBeta(0.1, 0.1)}, r"leaves 0\.98 of the image at its final time"),
     ],
 )
 def test_conditions_of_the_recipe_are_checked(change, complaint):
@@ -165,9 +172,16 @@ def test_conditions_of_the_recipe_are_checked(change, complaint):
         "Q": [[0.0, -1], [1, 0]],
         "S": [1.0, 0.25],
         "initial_variance": [0.0, 0.01],
+        "beta": LinearBeta(8, 8),
     } | change
     with pytest.raises(UserError, match=complaint):
-        LinearProcess(**parts, beta=LinearBeta(1, 1))
+        LinearProcess(**parts)
+
+
+@pytest.mark.parametrize("time", [0.5, torch.tensor(0.5), torch.tensor([0.5])])
+def test_times_are_numbers_or_tensors_of_any_type(process, time):
+    for function in (process.transition, process.score_matrix, process.noise_level, process.drift):
+        assert torch.equal(function(time), function(times(0.5)))
 
 
 def test_settings_give_the_paper_s_process():

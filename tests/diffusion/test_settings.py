@@ -27,6 +27,22 @@ def test_defaults_of_a_process_are_those_of_its_config(name):
     check_defaults(compose_model([f"process={name}"], "test").process)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "multistep sampler.eta=1e300",
+        "multistep sampler.power=1e-300",
+        "conjugate sampler.strength=1e9",
+    ]
+    + [f"few sampler.{key}" for key in ("start_level=1e300", "levels=[1e300,1] sampler.steps=2")],
+)
+def test_numbers_that_overflow_are_refused(words):
+    with pytest.raises(
+        UserError, match=r"sampler\.\w+(\.0)?: Input should be (less|greater) than or"
+    ):
+        compose_sampler(f"sampler={words}".split(), "test")
+
+
 def test_splitting_needs_momentum():
     """The settings say so before anything is built."""
     alone = RecipeSettings(kind="recipe", D=((1,),), Q=((0,),), S=(1,), initial_variance=(0,))

@@ -14,7 +14,7 @@ import torch
 from psld.utils.tensors import save_tensors
 from tests.commands import call, files_below, succeeded
 from tests.faults.checks import begin_again, check_again, check_nothing_lost, refused
-from tests.faults.stages import COMMANDS, STAGES, Stage, make_project, without
+from tests.faults.stages import COMMANDS, MODEL, STAGES, Stage, make_project, without
 from tests.results import sealed
 
 pytestmark = pytest.mark.slow
@@ -24,6 +24,10 @@ FLIPS = 3
 
 CHECKSUMS = {"sha256"}
 """The checksum of a user's files, in which not every byte counts."""
+
+
+DIGEST = "data/tiny.digest"
+"""The model of a cell must be of these pictures."""
 
 
 def check_damaged(
@@ -178,7 +182,7 @@ def replaced(project: Path, other: Path, stage: Stage, position: int) -> Iterato
         if path not in names and not (opened.count and path.is_relative_to(project)):
             return
         if opened.count == position:
-            for name in stage.inputs:
+            for name in [*stage.inputs, *([DIGEST] if MODEL.keys() & stage.inputs.keys() else [])]:
                 copy = project / "replacement"
                 shutil.copy(other / name, copy)
                 copy.replace(project / name)

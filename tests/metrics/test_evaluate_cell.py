@@ -1,6 +1,6 @@
 """A grid's cell from its shards to its results: `psld sample cell=…`, `psld evaluate cell=…`."""
 
-import contextlib
+import json
 import re
 import shutil
 from pathlib import Path
@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from psld.config.settings import parse, write_record
-from psld.grid.cache import load_grid
+from psld.config.settings import parse
 from psld.metrics.classifier import ClassifierExtractor
 from psld.metrics.evaluation import load_kept
 from psld.metrics.measure import measure, scale
@@ -19,7 +18,8 @@ from psld.metrics.results import CellResult, CellResults
 from psld.metrics.settings import MetricSettings
 from psld.sampling.shards import Shard
 from psld.utils.errors import UserError
-from tests.commands import call, files_below, refused, succeeded
+from tests.commands import TINY, call, files_below, refused, succeeded
+from tests.results import sealed
 
 TRAIN = {"extractor": {"steps": 20}, "features": "fd-classifier-train"}
 METRICS = {
@@ -33,7 +33,7 @@ METRICS = {
 }
 SOURCES = ("fd-classifier-train", "fd-classifier-other")
 GRID = {
-    "defaults": ["dataset=digits"],
+    "defaults": ["dataset=digits", *TINY, "training.steps=30"],
     "metric": "fd-classifier-train",
     "samples": 25,
     "shard_size": 10,
@@ -165,11 +165,6 @@ def test_memorization_names_its_nearest_pairs(project):
     pairs = found["memorization-classifier-train"].nearest
     assert len(pairs) == len({sample for sample, _ in pairs}) == 8
     assert all(sample < 25 and image < 1437 for sample, image in pairs)
-    with contextlib.chdir(project):  # the figure is drawn for the grid's own model only
-        cell = load_grid("mine").cells["psld/em-3"]
-    records = {m.metric.name: m.digest(cell.digest) for m in cell.measurements}
-    results_of_grid = [r.model_copy(update={"record": records[n]}) for n, r in found.items()]
-    write_record(project / RESULT, CellResults(results=results_of_grid))
     succeeded(call(project, "figure", "grid_name=mine", "figure=nearest/psld/em-3"))
     assert (project / "results/figures/mine/nearest/psld/em-3.png").stat().st_size > 1000
 
@@ -223,6 +218,35 @@ def test_a_shard_that_does_not_serve_is_noticed_and_made_again_alone(project, ho
     np.testing.assert_array_equal(Shard.load(folder / "00001.safetensors").images, images)
     succeeded(call(project, "evaluate_cell", CELL))
     assert results(project)["fd-classifier-train"].value == value
+
+
+def test_another_model_in_a_model_s_folder_is_neither_sampled_nor_measured(project, vp_sde_model):
+    """A wrong link, or a restored backup."""
+    folder, before = project / "models/mine/psld", files_below(project / "samples")
+    whole = folder.rename(project / "own")
+    folder.symlink_to(vp_sde_model)
+    for command in ("sample", "evaluate_cell"):
+        words = "models/mine/psld/manifest.json: of another network, by its process; put"
+        refused(call(project, command, CELL), 2, words)
+    folder.unlink()
+    manifest = json.loads((whole.rename(folder) / "manifest.json").read_text())
+    (project / "data/digits.digest").write_text("0" * 64)
+    words = "models/mine/psld/manifest.json: of another network, by its images (data/digits.digest)"
+    refused(call(project, "sample", CELL), 2, words)
+    imported = {"dataset_digest": None, "step": 7}  # as an import may state it
+    (folder / "manifest.json").write_text(sealed(manifest | imported))
+    succeeded(call(project, "sample", CELL))
+    assert files_below(project / "samples").items() >= before.items()
+
+
+def test_results_of_other_records_are_named(project):
+    """Two result files that were swapped, and those of the grid before it was changed."""
+    succeeded(call(project, "evaluate_cell", CELL))
+    own = succeeded(call(project, "tabulate", "grid_name=mine")).stdout
+    assert "Of other records" not in own
+    write_yaml(project / "configs/grid/mine.yaml", GRID | {"seed": 1})
+    other = succeeded(call(project, "tabulate", "grid_name=mine")).stdout
+    assert f"Of other records, so not shown: {RESULT}. Delete them" in other
 
 
 def test_an_unknown_cell_is_refused(made):

@@ -1,6 +1,9 @@
 """`psld evaluate images=…` and `psld.evaluate`: metrics of images that no model of ours made."""
 
+import io
+import os
 import pickle
+import re
 import shutil
 import zipfile
 from contextlib import chdir
@@ -116,6 +119,42 @@ def test_other_images_and_statistics_are_references(folder):
     refused(finished, 2, "statistics (mu, sigma), enough for Fréchet distances alone")
 
 
+COPIES = {"one after the other": np.tile(np.arange(40), 10), "next to it": np.arange(40).repeat(10)}
+
+
+@pytest.mark.parametrize("order", COPIES.values(), ids=COPIES)
+def test_copies_narrow_no_interval(folder, order):
+    few = np.load(folder / "noisy.npz")["arr_0"][:40]
+    np.savez(folder / "few.npz", arr_0=few)
+    np.savez(folder / "copies.npz", arr_0=few[order])
+    names = ["fd-classifier", "precision-classifier"]
+    with chdir(folder):
+        for metric in names:
+            few, copies = (psld.evaluate(f"{n}.npz", "digits", metric) for n in ("few", "copies"))
+            halves = [result.interval.half_width for result in (few, copies)]
+            assert halves[1] == pytest.approx(halves[0], rel=0.05)
+            assert copies.extrapolated is None
+        options = {"metric": names[0], "extractor": f"features/digits/{names[0]}"}
+        back = [psld.evaluate("noisy.npz", f"{n}.npz", **options) for n in ("few", "copies")]
+    halves = [result.reference_estimate.interval.half_width for result in back]
+    assert halves[1] == pytest.approx(halves[0], rel=0.05)
+    said = succeeded(evaluate(folder, "copies.npz", *FD)).stdout
+    assert "fd-classifier of 400 images (40 different): " in said
+    assert "infinitely many: lower, and not known from fewer than 128 different images, 4 f" in said
+
+
+def test_the_reference_itself_has_no_distance_of_infinitely_many_images(folder):
+    with chdir(folder):
+        result = psld.evaluate("digits", "digits", "fd-classifier")
+    assert result.value == pytest.approx(0, abs=1e-6)
+    assert result.extrapolated is None
+
+
+def test_quotes_around_a_path_are_left_out(folder):
+    shutil.copy(folder / "noisy.npz", folder / "a (1).npz")
+    succeeded(evaluate(folder, "'a (1).npz'", *FD))
+
+
 @pytest.mark.slow
 def test_inception_by_name(folder, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
@@ -169,6 +208,15 @@ def damaged(path: Path) -> None:
     path.write_bytes(content)
 
 
+def too_large(path: Path) -> None:
+    """Write an .npz of 244 bytes that says that it has 10¹⁸."""
+    header = io.BytesIO()
+    form = {"descr": "|u1", "fortran_order": False, "shape": (10**12, 1000, 1000, 1)}
+    np.lib.format.write_array_header_1_0(header, form)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("arr_0.npy", header.getvalue())
+
+
 def saved(**arrays):
     return lambda path: np.savez(path, **arrays)
 
@@ -190,7 +238,11 @@ def one_pixel_more(path: Path) -> None:
             saved(arr_0=np.zeros((1, 8, 8, 1), np.uint8)),
             ["one.npz: 1 images; at least 3"],
         ),
-        ("wide.npz", saved(arr_0=np.zeros((4, 9, 8, 1), np.uint8)), ["images of 1×9×8", "1×8×8"]),
+        (
+            "wide.npz",
+            saved(arr_0=np.arange(288, dtype=np.uint16).astype(np.uint8).reshape(4, 9, 8, 1)),
+            ["images of 1×9×8", "1×8×8"],
+        ),
         (
             "float.npz",
             saved(arr_0=np.zeros((4, 8, 8, 1))),
@@ -201,11 +253,28 @@ def one_pixel_more(path: Path) -> None:
         ("damaged.npz", damaged, ["damaged.npz: not a whole .npz of arrays (", "CRC"]),
         ("pickle.npz", pickled, ["pickled objects, which can run code"]),
         ("objects.npz", saved(arr_0=np.array([Bomb()])), ["pickled objects, which can run code"]),
+        (
+            "same.npz",
+            saved(arr_0=np.zeros((9, 8, 8, 1), np.uint8)),
+            ["same.npz: 1 different images; at least 3"],
+        ),
+        ("pipe", os.mkfifo, ["pipe: a pipe or a device"]),
+        (
+            "plain.npy",
+            lambda path: np.save(path, np.zeros(3)),
+            ["plain.npy: not a form", "np.savez"],
+        ),
+        ("plain.pt", lambda path: torch.save(torch.zeros(3), path), ["plain.pt: not a form"]),
     ],
 )
 def test_bad_images_are_refused(folder, name, write, words):
     write(folder / name)
     refused(evaluate(folder, name, *FD), 2, *words)
+
+
+def test_a_file_that_says_it_is_larger_than_the_memory_is_named(folder):
+    too_large(folder / "large.npz")
+    refused(evaluate(folder, "large.npz", *FD), 1, "large.npz: ", "Unable to allocate")
 
 
 @pytest.mark.parametrize(
@@ -218,6 +287,10 @@ def test_bad_images_are_refused(folder, name, write, words):
         (
             ("metric=fd-classifier", "dataset=mnist"),
             "dataset=mnist: no data/mnist.h5; run psld prepare",
+        ),
+        (
+            ("metric=fd-classifier", "reference=cifar10"),
+            "cifar10: no such file or folder, and no prepared dataset data/cifar10.h5",
         ),
         (
             ("metric=fd-classifier", "reference=noisy.npz"),
@@ -235,12 +308,20 @@ def test_bad_statistics_are_refused(folder):
     options = {"metric": "fd-classifier", "extractor": folder / "features/digits/fd-classifier"}
     for arrays, said in (
         ({"mu": np.zeros(3), "sigma": np.zeros((3, 2))}, "mu is 3 and sigma 3×2; d and d×d"),
+        ({"mu": np.zeros(0), "sigma": np.zeros((0, 0))}, "mu is 0 and sigma 0×0; d and d×d"),
         ({"mu": np.full(3, np.nan), "sigma": np.zeros((3, 3))}, "not finite"),
+        ({"mu": np.zeros(3), "sigma": 1e300 * np.eye(3)}, "not finite numbers of float32's range"),
+        ({"mu": np.zeros(3, int), "sigma": np.eye(3)}, "mu is int64 and sigma float64; float32 o"),
+        ({"mu": np.zeros(3), "sigma": np.tri(3)}, "sigma is not symmetric"),
+        ({"mu": np.zeros(3), "sigma": np.diag([1, 1, -1.0])}, "sigma has the eigenvalue -1,"),
         ({"mu": np.zeros(3), "sigma": np.eye(3)}, "of 32 and of 3 features cannot be compared"),
     ):
         np.savez(folder / "wrong.npz", **arrays)
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=re.escape(said)):
             psld.evaluate(folder / "noisy.npz", folder / "wrong.npz", **options)
+    same = torch.ones(9, 1, 8, 8, dtype=torch.uint8)
+    with pytest.raises(UserError, match="reference: 1 different images; at least 3 are needed"):
+        psld.evaluate(folder / "noisy.npz", same, **options)
     with pytest.raises(UserError, match="images: float32 of 4×1×8×8; uint8 N×C×H×W"):
         psld.evaluate(torch.zeros(4, 1, 8, 8), folder / "wrong.npz", **options)
 

@@ -1,5 +1,6 @@
 """Published networks: torch-fidelity's distances, gray images, and weights read without code."""
 
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -216,6 +217,12 @@ def test_nothing_in_the_weights_is_executed(tmp_path):
     with pytest.raises(UserError, match="UnpicklingError"):
         InceptionExtractor(tmp_path / "evil.pth")
     assert not (tmp_path / "executed").exists()
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pth")
+    with pytest.raises(UserError, match=r"pipe\.pth: a pipe or a device"):
+        InceptionExtractor(tmp_path / "pipe.pth")
 
 
 def test_without_network_the_error_says_which_file_goes_where(monkeypatch, tmp_path):

@@ -1,3 +1,4 @@
+import os
 import pathlib
 import shutil
 from collections import defaultdict
@@ -61,16 +62,60 @@ def test_an_object_that_nothing_can_stand_in_for_is_named(tmp_path):
     """torch takes no stand-in for a kind of dictionary."""
     state = {"score_fn.all_modules.0.b": torch.ones(1)}
     path = save(tmp_path / "a.ckpt", state, config=defaultdict(int, steps=3))
-    with pytest.raises(UserError, match=r"that cannot be left out \(.*collections\.defaultdict"):
+    advice = r"a\.ckpt: holds objects .*\(.*collections\.defaultdict.*save its state_dict and glob"
+    with pytest.raises(UserError, match=advice):
         read_checkpoint(path)
 
 
-def test_missing_file(tmp_path):
-    with pytest.raises(UserError, match=r"none\.ckpt: no such file"):
-        read_checkpoint(tmp_path / "none.ckpt")
+def link_to_itself(path: pathlib.Path) -> None:
+    path.symlink_to(path.name)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.999])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda _: None, "no such file"),
+        (link_to_itself, "no such file"),
+        (pathlib.Path.mkdir, "a folder"),
+        (os.mkfifo, "not a regular file"),
+        (pathlib.Path.touch, "an empty file"),
+        (lambda path: path.write_text("\n<!DOCTYPE html><p>expired"), "a web page, not a"),
+    ],
+)
+def test_what_is_no_checkpoint_at_all_is_said(tmp_path, make, message):
+    """And nobody waits for what another process may write into a named pipe."""
+    make(tmp_path / "x.ckpt")
+    with pytest.raises(UserError, match=rf"x\.ckpt: {message}"):
+        read_checkpoint(tmp_path / "x.ckpt")
+
+
+@pytest.mark.parametrize("step", [-5, True, 10**400, "7"])
+def test_a_step_that_is_no_number_of_steps_is_refused(tmp_path, step):
+    state = {"score_fn.all_modules.0.b": torch.ones(1)}
+    with pytest.raises(UserError, match=r"a\.ckpt: its global_step is not a number of training"):
+        read_checkpoint(save(tmp_path / "a.ckpt", state, global_step=step))
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [
+        torch.ones(2, dtype=torch.int8),
+        torch.ones(2, dtype=torch.complex64),
+        torch.ones(2, device="meta"),
+        torch.ones(2).to_sparse(),
+    ],
+    ids=["int8", "complex", "meta", "sparse"],
+)
+@pytest.mark.parametrize("prefix", ["score_fn", "ema_score_fn"])
+def test_weights_that_are_no_floats_are_refused(tmp_path, weight, prefix):
+    """torch would cut them short, or drop their imaginary part."""
+    names = ["score_fn.all_modules.0.b", "ema_score_fn.all_modules.0.b"]
+    state = dict.fromkeys(names, torch.ones(2)) | {f"{prefix}.all_modules.0.b": weight}
+    with pytest.raises(UserError, match=r"all_modules\.0\.b is no dense tensor of floats"):
+        read_checkpoint(save(tmp_path / "a.ckpt", state))
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.999])
 def test_file_cut_short(tmp_path, share):
     whole = CHECKPOINT.read_bytes()
     path = tmp_path / "cut.ckpt"

@@ -11,7 +11,8 @@ import yaml
 
 from psld.grid.cache import load_grid
 from psld.grid.cells import Grid
-from psld.training.official import Trained, shapes_of
+from psld.training.official import Trained, described, shapes_of
+from psld.training.official import recognize as recognized
 from psld.training.settings import TrainSettings
 from psld.utils.files import read_json
 from tests.commands import call, refused, succeeded
@@ -98,15 +99,13 @@ def test_recognized_models_are_imported_in_place_of_training(project):
 def test_a_file_that_is_named_is_not_trained_over(place):
     folder, grid = place
     file = write_official(folder / "x.ckpt", grid.models["third"].settings)
-    named = ("import", "x.ckpt", "model=tiny/fourth")
+    named = ("import_model", "x.ckpt", "model=tiny/fourth")
     succeeded(call(folder, *named))
     assert checkpoints(grid_in(folder)) == {"fourth": file.name}
     succeeded(call(folder, *named, "weights=online", "replace=true"))
     assert checkpoints(grid_in(folder)) == {}, "the workflow imports the moving average"
     succeeded(call(folder, *named, "replace=true"))
-    record = f"record={grid.models['third'].digest}"
-    succeeded(call(folder, "import", "x.ckpt", "model=tiny/third", record))
-    assert list(checkpoints(grid_in(folder))) == ["fourth"], "of the rule, the grid says it"
+    assert list(checkpoints(grid_in(folder))) == ["fourth"]
 
 
 def test_what_is_ambiguous_or_fits_nothing_is_told_and_the_others_are_taken(place):
@@ -127,8 +126,9 @@ def test_what_is_ambiguous_or_fits_nothing_is_told_and_the_others_are_taken(plac
     lines = {path.removeprefix("downloads/"): line for path, line in lines.items()}
     assert lines["first.ckpt"] == "model=tiny/first, step 7 of 3"
     assert lines["a/last.ckpt"] == "model=tiny/second, step 3 of 3"
-    nearer = "model=tiny/second, but downloads/a/last.ckpt is nearer to its 3 steps"
-    assert lines["a/early.ckpt"] == nearer
+    assert lines["a/early.ckpt"] == "model=tiny/second, step 7 of 3"
+    other = "downloads/a/last.ckpt takes the place of downloads/a/early.ckpt, which was noted"
+    assert lines["models/tiny/second"] == other
     assert (
         "fits model=tiny/third, model=tiny/fourth: Γ is not in the weights" in lines["b/third.ckpt"]
     )
@@ -139,6 +139,79 @@ def test_what_is_ambiguous_or_fits_nothing_is_told_and_the_others_are_taken(plac
         "first": "downloads/first.ckpt",
         "second": "downloads/a/last.ckpt",
     }
+
+
+def test_a_later_import_takes_the_place_of_a_noted_checkpoint_only_if_it_is_nearer(place):
+    folder, grid = place
+    settings = grid.models["second"].settings
+    for name, step in (("noted", 2), ("far", 1), ("same", 2), ("near", 3)):
+        write_official(folder / f"{name}.ckpt", settings, global_step=step, epoch=step + len(name))
+    succeeded(call(folder, "import", "noted.ckpt", "grid_name=tiny"))
+    for name, near in (("far", "nearer"), ("same", "as near")):
+        words = f"but noted.ckpt is {near} to its 3 steps; replace=true replaces it"
+        refused(call(folder, "import", f"{name}.ckpt", "grid_name=tiny"), 2, words)
+        assert checkpoints(grid_in(folder)) == {"second": "noted.ckpt"}
+    for name, *more in (("near",), ("far", "replace=true")):
+        done = succeeded(call(folder, "import", f"{name}.ckpt", "grid_name=tiny", *more))
+        assert "models/tiny/second: " in done.stdout
+        assert f"{name}.ckpt takes the place of n" in done.stdout
+        assert checkpoints(grid_in(folder)) == {"second": f"{name}.ckpt"}
+
+
+@pytest.mark.parametrize("prefix", ["score_fn", "ema_score_fn"])
+def test_what_the_import_would_refuse_is_not_taken(place, prefix):
+    """NaN in the moving average, or none at all; NaN in the last weights does not matter."""
+    folder, grid = place
+    path = write_official(folder / "x.ckpt", grid.models["second"].settings)
+    content = torch.load(path)
+    state = content["state_dict"]
+    name = next(name for name in state if name.startswith(prefix))
+    broken = {**state, name: torch.full_like(state[name], torch.nan)}
+    torch.save(content | {"state_dict": broken}, path)
+    if prefix == "score_fn":
+        succeeded(call(folder, "import", "x.ckpt", "grid_name=tiny"))
+        kept = {name: weight for name, weight in state.items() if name.startswith(prefix)}
+        torch.save(content | {"state_dict": kept}, path)
+        refused(call(folder, "import", "x.ckpt", "grid_name=tiny"), 2, "holds no moving average")
+    else:
+        words = "x.ckpt: NaN or infinity in all_modules."
+        refused(call(folder, "import", "x.ckpt", "grid_name=tiny"), 2, words)
+        assert checkpoints(grid_in(folder)) == {}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "step", "warnings"),
+    [
+        ("digits", 50, []),
+        ("digits", 49, ["less than half of the training"]),
+        ("celeba64", 100, ["celeba64/train_uncond_psld.sh trains Γ = 0.25 under this name"]),
+    ],
+)
+def test_what_may_be_taken_for_a_wrong_model_is_warned_of(place, dataset, step, warnings):
+    """A file of an early step, and one that an official script has named after another Γ."""
+    folder, grid = place
+    settings = grid.models["third"].settings  # Γ = 0.01
+    settings = settings.model_copy(
+        update={
+            "dataset": settings.dataset.model_copy(update={"name": dataset}),
+            "training": settings.training.model_copy(update={"steps": 100}),
+        }
+    )
+    path = write_official(folder / "gamma=0.01/x.ckpt", settings, global_step=step)
+    file = recognized(path, [(shapes_of(settings), settings)])
+    text, *found = described(file).split("; warning: ")
+    assert text == f"model=tiny/third, step {step} of 100"
+    assert len(found) == len(warnings)
+    assert all(words in line for words, line in zip(warnings, found, strict=True))
+
+
+def test_a_note_that_is_no_text_is_named(place):
+    folder, _ = place
+    note = folder / "models/tiny/first/checkpoint.txt"
+    note.parent.mkdir(parents=True)
+    note.write_bytes(b"\344")
+    line = "models/tiny/first/checkpoint.txt: not the path of a checkpoint; delete it"
+    refused(call(folder, "plan", "grid_name=tiny"), 2, line)
 
 
 def wider(settings: TrainSettings) -> object:
@@ -152,13 +225,16 @@ def test_one_line_says_why_nothing_is_taken(place):
     shutil.copytree(folder / "two", folder / "same/a")
     shutil.copytree(folder / "two", folder / "same/b")
     (folder / "cut.ckpt").write_bytes((folder / "two/x.ckpt").read_bytes()[:-100])
-    (folder / "empty").mkdir()
+    for name in ("empty", "latin"):
+        (folder / name).mkdir()
+    (folder / "latin/\udce4.ckpt").touch()  # a byte that is not UTF-8
     fits = "fits model=tiny/third, model=tiny/fourth: Γ is not in the weights"
     for file, *words in (
-        ("two/x.ckpt", "two/x.ckpt", fits, "psld import FILE model=GRID/MODEL"),
+        ("two/x.ckpt", "two/x.ckpt", fits, "psld import_model FILE model=GRID/MODEL"),
         ("cut.ckpt", "cut.ckpt: not a readable checkpoint"),
         ("none.ckpt", "none.ckpt: no such file"),
         ("empty", "empty: no *.ckpt in this folder"),
+        ("latin", r"'latin/\udce4.ckpt': rename it"),
         ("same", "2 of 2 checkpoints are not taken"),
     ):
         refused(call(folder, "import", file, "grid_name=tiny"), 2, *words)
@@ -169,17 +245,20 @@ def test_weights_of_another_origin_stay_unless_they_may_be_replaced(place):
     folder, grid = place
     settings = grid.models["first"].settings
     write_official(folder / "earlier.ckpt", settings, epoch=3)
-    succeeded(call(folder, "import", "earlier.ckpt", "model=tiny/first"))
+    succeeded(call(folder, "import_model", "earlier.ckpt", "model=tiny/first"))
     before = (folder / "models/tiny/first/manifest.json").read_bytes()
     file = write_official(folder / "downloads/x.ckpt", settings)
-    for words in (("downloads", "grid_name=tiny"), ("downloads/x.ckpt", "model=tiny/first")):
+    for words in (
+        ("import", "downloads", "grid_name=tiny"),
+        ("import_model", "downloads/x.ckpt", "model=tiny/first"),
+    ):
         complaint = "models/tiny/first: has weights from the checkpoint earlier.ckpt; replace=true"
-        refused(call(folder, "import", *words), 2, complaint)
+        refused(call(folder, *words), 2, complaint)
         assert (folder / "models/tiny/first/manifest.json").read_bytes() == before
     recognize(folder, "replace=true")
     assert checkpoints(grid_in(folder)) == {"first": "downloads/x.ckpt"}
     assert [path.name for path in (folder / "models/tiny/first").iterdir()] == ["checkpoint.txt"]
-    succeeded(call(folder, "import", str(file), "model=tiny/first"))
+    succeeded(call(folder, "import_model", str(file), "model=tiny/first"))
     recognize(folder)
     assert read_json(folder / "models/tiny/first/manifest.json")["imported"]["file"] == "x.ckpt"
 

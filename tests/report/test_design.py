@@ -51,7 +51,7 @@ def test_damping_is_named():
         D=torch.tensor([[0.0, 0.0], [0.0, 1.0]]),
         Q=torch.tensor([[0.0, -0.5], [0.5, 0.0]]),
         S=torch.tensor([1.0, 0.25]),
-        beta=LinearBeta(8.0, 8.0),
+        beta=LinearBeta(10.0, 10.0),
         initial_variance=torch.tensor([0.0, 0.01]),
     )
     assert modes(slow) == "0.268, 3.73 (overdamped)"

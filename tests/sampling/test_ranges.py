@@ -98,10 +98,28 @@ def test_what_is_missing_damaged_or_of_another_origin_is_made_again(cell, model)
     assert shard_path(cell, 2).read_bytes() == kept
     for index in range(3):
         np.testing.assert_array_equal(Shard.load(shard_path(cell, index)).images, images[index])
-    printed = resample(cell, model, "shards=3", "seed=1")
+    printed = resample(cell, model, "shards=3", "seed=1", "+folder=cell")
     assert ": kept" not in printed
     assert printed.count("made by another seed than the model and the sampler have now") == 3
     assert not np.array_equal(Shard.load(shard_path(cell, 0)).images, images[0])
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        ("model={other}", "another weights_sha256 than the model and the sampler have now; sample"),
+        ("sampler.steps=4", "another sampler_digest than"),
+        ("seed=1", "another seed than"),
+        ("shard_size=4", "another size than the model and the sampler have now; give shard_size=8"),
+    ],
+)
+def test_samples_of_another_model_or_sampler_are_not_replaced(
+    cell, model, vp_sde_model, word, reason
+):
+    before = files_below(cell)
+    words = (*RANGE, f"model={model}", word.format(other=vp_sde_model))
+    refused(call(cell.parent, "sample", *words), 2, reason, "another output, or delete this folder")
+    assert files_below(cell) == before
 
 
 @pytest.mark.slow

@@ -4,11 +4,12 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from psld.utils.tensors import save_tensors
+from psld.utils.tensors import load_tensors, save_tensors
 from tests.commands import call, disk_full_after, files_below, refused, succeeded
 from tests.results import sealed
 from tests.sampling.cells import SAMPLERS
@@ -84,6 +85,23 @@ def test_weights_of_another_network_do_not_load(copied, vp_sde_model, tmp_path):
     assert len(finished.stderr) < 500
 
 
+def test_a_manifest_of_other_settings_than_its_weights_is_refused(copied, tmp_path):
+    """The layers of a network fit images of any size."""
+    manifest = json.loads((copied / "manifest.json").read_text())
+    manifest["settings"]["dataset"]["image_size"] = 16
+    (copied / "manifest.json").write_text(sealed(manifest))
+    finished = call(tmp_path, "sample", f"model={copied}", "output=cell", "sampler.steps=2")
+    refused(finished, 2, "weights.safetensors: trained with other settings than its manifest says")
+
+
+def test_a_start_of_other_images_is_refused(copied, tmp_path):
+    stored = load_tensors(copied / "start.safetensors", "start", "")
+    larger = {"means": np.zeros((11, 1, 16, 16)), "basis": np.zeros((256, 1), np.float16)}
+    save_tensors(copied / "start.safetensors", "start", stored.arrays | larger, stored.origin)
+    words = "start.safetensors: of images (1, 16, 16), but the model's are (1, 8, 8)"
+    refused(call(tmp_path, "sample", f"model={copied}", "output=x", "sampler=few"), 2, words)
+
+
 def test_nan_is_refused(copied, tmp_path):
     weights = load_file(copied / "weights.safetensors")
     next(iter(weights.values())).fill_(float("nan"))
@@ -98,6 +116,6 @@ def test_a_full_disk_keeps_the_older_shard(model, tmp_path):
     succeeded(call(tmp_path, "sample", *options))
     before = files_below(tmp_path)
     with disk_full_after(1000):
-        finished = call(tmp_path, "sample", *options, "seed=1")
+        finished = call(tmp_path, "sample", *options, "seed=1", "+folder=cell")
     refused(finished, 1, "00000.safetensors", "cannot be written (File too large)")
     assert files_below(tmp_path) == before

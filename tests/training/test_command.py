@@ -1,12 +1,15 @@
 """`psld train`: its outputs, its errors, and the files after a failure."""
 
 import json
+import os
+import re
 import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import psld.training.batches as batches
 import psld.training.loop as loop
 import psld.training.run as training_run
 from psld.data.store import ImageStore
@@ -227,3 +230,40 @@ def test_a_full_disk_while_the_weights_are_written(trained, digits):
         finished = call(trained, "train", *SETTINGS, f"data={digits}")
     refused(finished, 1, "model/weights.safetensors", "cannot be written (File too large)")
     assert files_below(trained) == files
+
+
+def test_a_small_network_trains_in_one_thread_and_says_where(digits, tmp_path, monkeypatch):
+    """So a busy machine does not stop it, and the weights are those of the workflow's jobs."""
+    before = torch.get_num_threads()
+    settings = (*SETTINGS, f"data={digits}", "training.steps=1", "runs=runs")
+    torch.set_num_threads(3)
+    try:
+        printed = succeeded(call(tmp_path, "train", *settings)).stdout
+        assert torch.get_num_threads() == 3
+        monkeypatch.setattr(training_run, "WORK_OF_A_THREAD", 1e4)
+        more = succeeded(call(tmp_path, "train", *settings, "runs=more")).stdout
+    finally:
+        torch.set_num_threads(before)
+    where = r"^training model for 1 steps on CPU \(\w+, {} threads of \d+\), in {}/\S+$"
+    assert re.search(where.format(1, "runs"), printed, re.MULTILINE)
+    assert re.search(where.format(3, "more"), more, re.MULTILINE)
+
+
+def test_a_large_dataset_that_is_overwritten_during_its_training_is_noticed(
+    digits, tmp_path, monkeypatch
+):
+    """Larger ones than `RESIDENT_BYTES` stay on disk, and `cp` writes into the same file."""
+    data = shutil.copy(digits, tmp_path / "large.h5")
+    shutil.copy(digits.with_suffix(".json"), tmp_path / "large.json")
+
+    def train_and_overwrite(*arguments):
+        loop.train(*arguments)
+        with data.open("r+b") as file:
+            file.seek(-100, os.SEEK_END)
+            file.write(b"other pixels")
+
+    monkeypatch.setattr(batches, "RESIDENT_BYTES", 0)
+    monkeypatch.setattr(training_run, "train", train_and_overwrite)
+    finished = call(tmp_path, "train", *SETTINGS, f"data={data}", "training.steps=1")
+    refused(finished, 2, "large.h5: overwritten during the training", "delete runs/")
+    assert not (tmp_path / "model").exists()

@@ -105,8 +105,14 @@ def test_the_first_rank_leads():
 def test_devices():
     assert use_device("cpu") == torch.device("cpu")
     assert choose_device("cpu") == torch.device("cpu")
-    with pytest.raises(UserError, match="no such device 'gpu'; use auto, cpu or cuda"):
-        choose_device("gpu")
+    for name in (
+        "gpu",
+        "mps",
+        "xpu",
+        "meta",
+    ):  # torch has some of them, but nothing here is for it.
+        with pytest.raises(UserError, match=f"no such device '{name}'; use auto, cpu or cuda"):
+            choose_device(name)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import errno
 import math
+import os
 
 import pytest
 
@@ -10,10 +11,12 @@ from psld.utils.files import (
     atomic_path,
     digest_of,
     read_json,
+    regular_file,
     sha256_of_file,
     write_json,
     write_text,
 )
+from psld.utils.tensors import load_tensors
 from tests.commands import disk_full_after, files_below
 
 
@@ -102,3 +105,13 @@ def test_digests(tmp_path):
     assert digest_of({"a": 1, "b": [2]}) == digest_of({"b": [2], "a": 1})
     assert digest_of({"a": 1}) != digest_of({"a": 2})
     assert digest_of({"a": 1}) != digest_of({"a": "1"})
+
+
+def test_a_reader_does_not_wait_at_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    for name in ("pipe", "link", "device"):
+        for read in (regular_file, read_json, lambda path: load_tensors(path, "shard", "")):
+            with pytest.raises(UserError, match=f"{name}: a pipe or a device; a regular file is"):
+                read(tmp_path / name)

@@ -7,6 +7,7 @@ import pytest
 
 from psld.config.locations import config_names
 from tests.commands import call, refused, succeeded
+from tests.data.formats import encode, random_images, write_files
 from tests.workflow.project import Project
 
 CELL = {
@@ -16,6 +17,7 @@ CELL = {
     "sample": 1,
     "evaluate": 1,
 }
+PICTURE = random_images(20, 24, 3)
 OWN_RULE = """
 rule summary:
     input:
@@ -56,6 +58,19 @@ def test_init_makes_a_project_for_own_pictures_and_own_rules(mine):
     assert jobs == {"train": "2", "sample": "4", "summary": "1"}
 
 
+def test_a_run_names_a_dataset_whose_pictures_have_changed(mine):
+    """It plans nothing: everything would be made again."""
+    write_files(mine.folder / "pictures", {f"{i}.png": encode(PICTURE) for i in range(20)})
+    mine.run("data/mine.h5")
+    assert "had 20 pictures" not in mine.run("--dry-run", "data/mine.h5")
+    write_files(mine.folder / "pictures", {"new.png": encode(PICTURE)})
+    output = mine.run("--dry-run", "data/mine.h5")
+    assert "had 20 pictures and has 21" in output
+    assert "Nothing to be done" in output
+    succeeded(call(mine.folder, "prepare", "dataset=mine/mine", "replace=true"))
+    assert "had 20 pictures" not in mine.run("--dry-run", "data/mine.h5")
+
+
 def test_the_rules_are_a_module_of_another_workflow(mine):
     (mine.folder / "other.smk").write_text(MODULE)
     result = "results/cells/mine/psld/em-quadratic-10.json"
@@ -65,5 +80,6 @@ def test_the_rules_are_a_module_of_another_workflow(mine):
 def test_init_refuses_a_folder_with_files(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/note").write_text("keep")
-    refused(call(tmp_path, "init", "mine"), 2, "mine: exists and is not an empty folder")
-    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["note"]
+    for name in ("mine", "new/x/../../mine"):
+        refused(call(tmp_path, "init", name), 2, "mine: exists and is not an empty folder")
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine", "note"]

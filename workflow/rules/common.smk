@@ -1,6 +1,7 @@
 """The grids and wildcard patterns; psld/grid/workflow.py lists what each job reads and makes."""
 
 import sys
+from itertools import chain, starmap
 
 from psld.config.messages import in_one_line
 from psld.grid.workflow import Workflow
@@ -8,7 +9,10 @@ from psld.grid.workflow import Workflow
 with in_one_line():
     GRIDS = Workflow.load()
 if workflow.is_main_process:
-    for line in GRIDS.left_out:
+    # Here, because jobs need none of what this imports.
+    from psld.data.preparation import notes_on_prepared
+
+    for line in chain(GRIDS.left_out, *starmap(notes_on_prepared, GRIDS.preparations.items())):
         print(line, file=sys.stderr)
 
 

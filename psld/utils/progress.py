@@ -1,0 +1,58 @@
+"""The progress of long work: a bar on a terminal, and else a line now and then."""
+
+import time
+
+from tqdm.auto import tqdm
+
+LINE_SECONDS = 30
+"""The least seconds between two lines."""
+
+
+class Progress:
+    """The progress of a loop: a bar on a terminal, else a line on stdout every 30 seconds.
+
+    progress = Progress("training", "step", total=1000)
+    for _ in range(1000):
+        progress.update()
+    progress.close()
+    """
+
+    def __init__(
+        self, name: str, unit: str, total: int | None = None, done: int = 0, silent: bool = False
+    ) -> None:
+        """
+        Args:
+            total: None if it is not known.
+            done: units that were done before.
+            silent: show nothing.
+        """
+        self.name, self.unit, self.total, self.done = name, unit, total, done
+        self.note = ""
+        """What a bar or a line also says."""
+        shown = True if silent else None  # None: no bar if the output is a file
+        self._bar = tqdm(total=total, initial=done, desc=name, unit=unit, disable=shown)
+        self.in_lines = self._bar.disable and not silent
+        """True if the output is no terminal, so that lines are printed."""
+        self._last = time.monotonic(), done
+
+    def update(self) -> None:
+        """Count one unit."""
+        self.done += 1
+        self._bar.set_postfix_str(self.note, refresh=False)
+        self._bar.update()
+        now, (since, before) = time.monotonic(), self._last
+        if self.in_lines and now - since >= LINE_SECONDS:
+            self._last = now, self.done
+            print(self._line((self.done - before) / (now - since)), flush=True)
+
+    def close(self) -> None:
+        """End the bar, if there is one."""
+        self._bar.close()
+
+    def _line(self, rate: float) -> str:
+        place, left = f"{self.unit} {self.done}", ""
+        if self.total:
+            place += f" of {self.total}"
+            left = tqdm.format_interval((self.total - self.done) / rate) + " left"
+        parts = (place, f"{rate:.3g} {self.unit}s/s", left, self.note)
+        return f"{self.name}: {', '.join(filter(None, parts))}"
