@@ -14,7 +14,7 @@ INSTALLED := .venv/installed
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
 SNAKEMAKE := $(RUN) snakemake --profile $(PROFILE)
 
-.PHONY: help setup demo small test test-slow test-slurm test-gpu test-wheel fuzz lint lock docs cells plan results report sync dashboard bench
+.PHONY: help setup demo check-demo small test test-slow test-slurm test-gpu test-wheel fuzz lint lock docs cells plan results report sync dashboard bench
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,9 @@ $(INSTALLED): pyproject.toml
 demo: $(INSTALLED) ## Run the demo grid: train, sample, evaluate; tables, figures, page, report
 	@$(SNAKEMAKE) demo --logger rich
 	@$(MAKE) --no-print-directory report results GRID=demo
+
+check-demo: $(INSTALLED) ## Check what the demo has made; its page and tables in a browser, if chromium is there
+	$(RUN) python -m pytest tests/workflow/check_demo.py
 
 small: $(INSTALLED) ## Run the paper in small, on Fashion-MNIST at 16×16: docs/small.md
 	@$(SNAKEMAKE) small --logger rich
