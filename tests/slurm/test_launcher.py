@@ -1,7 +1,6 @@
 """A launcher killed, started twice or nested; and its failure messages."""
 
 import os
-import shlex
 import signal
 
 from tests.slurm.training import RECIPE
@@ -27,20 +26,6 @@ def test_killed_while_the_job_waits_and_again_while_it_runs(training):
     assert training.log.read_text().count(f"back to job {training.job}") == 2
     assert [life["state"] for life in training.ended_lives()] == ["COMPLETED"]
     assert len(training.jobs()) == 1
-
-
-def test_killed_and_the_job_finished_meanwhile(training):
-    with training.launched(HELD, recipe=SHORT) as launcher:
-        training.says("is pending")
-        launcher.kill()
-    job = training.job
-    training.cluster.run("scontrol", "release", job)
-    training.wait(lambda: training.lives()[0]["state"] == "COMPLETED", "end")
-    with training.launched(HELD, recipe=SHORT) as launcher:
-        training.finishes(launcher)
-    assert training.weights()
-    assert training.jobs() == [job]
-    assert len(training.lives()) == 1
 
 
 def test_killed_and_the_job_gone_when_it_comes_back(training):
@@ -76,24 +61,3 @@ def test_a_broken_rank_ends_the_job_with_its_traceback_in_the_log(training):
     assert "ArithmeticError: a rank is broken" in said
     assert "ended as FAILED and has saved no checkpoint" in said.splitlines()[-1]
     assert [life["state"] for life in training.ended_lives()] == ["FAILED"]
-
-
-def test_inside_a_job_it_asks_for_its_own_resources(training):
-    """The workflow itself may run as a job; its trainings get what they ask for, not its share."""
-    command = shlex.join(training.command(recipe=SHORT))
-    outer = training.cluster.run(
-        "sbatch",
-        "--parsable",
-        "--cpus-per-task=1",
-        "--mem=700M",
-        "--time=10",
-        f"--chdir={training.folder}",
-        f"--output={training.log}",
-        f"--export=PATH={os.environ['PATH']},PYTHONPATH={training.environment['PYTHONPATH']}",
-        f"--wrap={command}",
-    ).strip()
-    training.wait(lambda: (training.folder / "model" / "manifest.json").exists(), "model")
-    (life,) = training.lives()
-    assert life["jobid"] != outer
-    asked = dict(resource.split("=") for resource in life["alloctres"].split(","))
-    assert (asked["node"], asked["cpu"], asked["mem"]) == ("2", "4", "3000M")
