@@ -1,4 +1,4 @@
-"""A launcher killed, started twice or nested; and its failure messages."""
+"""A launcher that is killed or started twice; and its failure messages."""
 
 import os
 import signal
@@ -7,7 +7,6 @@ from tests.slurm.training import RECIPE
 
 HELD = "slurm_additional_parameters=hold"
 """A job that is submitted and waits until it is released."""
-SHORT = (*RECIPE, "training.steps=60", "training.checkpoint_every=20")
 
 
 def test_killed_while_the_job_waits_and_again_while_it_runs(training):
