@@ -130,7 +130,7 @@ def sampling(
     """Measure a sampler's steps against those without noise, and against bare evaluations."""
     process = model.process.build()
     network = build_network(model, process).to(device).eval().requires_grad_(False)
-    called = forward_pass(network, precision, compile=compile, channels_last=precision == "bf16")
+    called = forward_pass(network, precision, compile=compile)
     settings = EMSettings(integrator="em", striding="quadratic", steps=STEPS)
     shape = (size, *network.in_shape)
     z, t = torch.randn(shape, device=device), torch.rand(size, device=device)

@@ -52,7 +52,7 @@ import psld
 images = psld.load("models/by-hand/small").sample(4, sampler="few", steps=2, seed=1)
 assert images.shape == (4, 3, 8, 8), images.shape
 PYTHON
-if psld design process=psld 2>error; then echo "design needs matplotlib"; exit 1; fi
+if psld figure figure=nfe 2>error; then echo "figure needs matplotlib"; exit 1; fi
 test "$(cat error)" = "error: matplotlib is not installed; pip install 'psld[workflow]'"
 if psld wandb sync 2>error; then echo "sync needs wandb"; exit 1; fi
 test "$(cat error)" = "error: wandb is not installed; pip install 'psld[wandb]'"

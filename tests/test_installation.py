@@ -47,7 +47,7 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("package", "extra", "words"),
     [
-        ("matplotlib", "workflow", "design process=psld"),
+        ("matplotlib", "workflow", "figure figure=nfe"),
         ("wandb", "wandb", "wandb sync"),
         ("hydra_plugins", "workflow", "prepare --multirun hydra/launcher=submitit_local"),
     ],

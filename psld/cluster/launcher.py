@@ -24,8 +24,7 @@ from psld.cluster.settings import LaunchSettings
 from psld.training.manifest import is_exported, publish
 from psld.utils.errors import RunError, UserError
 from psld.utils.files import LATE_SECONDS, digest_of, make_private, read_json, write_json
-from psld.utils.gpus import take_gpus, visible_gpus
-from psld.utils.locks import sole_holder
+from psld.utils.locks import sole_holder, take_gpus, visible_gpus
 
 SETTLED_SECONDS = 20
 """Seconds that a job must have ended, if Slurm may requeue it: after the loss of a node."""

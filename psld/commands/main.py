@@ -22,7 +22,6 @@ from psld.utils.errors import UserError, printable
 COMMANDS = {
     "init": "project",
     "prepare": "project",
-    "design": "report",
     "train": "training",
     "train_guide": "training",
     "train_extractor": "metrics",

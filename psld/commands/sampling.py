@@ -35,8 +35,7 @@ def likelihood(settings: LikelihoodCommandSettings) -> None:
 
     The probability flow carries each image, with uniform noise within its gray levels, to the
     prior. Momentum is drawn K times (`draws`), and the number is then an upper bound on the bits.
-    The network computes in fp32. Complete shards are kept: a killed run loses at most the shard in
-    progress.
+    The network computes in fp32.
     """
     from psld.metrics.likelihood import measure_likelihood  # Jobs that sample do without it.
 

@@ -6,6 +6,7 @@ modules imports torch, because every Snakemake process reads them and must start
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar, get_args
@@ -34,6 +35,16 @@ SHOWN = 10
 
 DIGEST = "record_sha256"
 """The key with the SHA-256 of a record's other keys. It is the first, so no cut hides it."""
+
+
+@dataclass(frozen=True)
+class Neutral:
+    """The value with which an option that was added later changes no result, and so no digest.
+
+    It annotates the option: `Annotated[float, Neutral(0.0)]`.
+    """
+
+    value: Any
 
 
 class Settings(BaseModel):

@@ -1,13 +1,12 @@
 """Sources of arrays: scikit-learn's digits, MNIST, Fashion-MNIST and CIFAR-10."""
 
 import gzip
-import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from types import ModuleType
 
 import numpy as np
@@ -15,7 +14,7 @@ import numpy as np
 from psld.data.picture import central_square
 from psld.data.settings import CIFAR10Source, FashionMNISTSource, MNISTSource
 from psld.data.source import Picture, Source, pictures_in_memory
-from psld.utils.errors import RunError, UserError
+from psld.utils.errors import RunError, UserError, reraise_fault
 
 
 def open_digits() -> Source:
@@ -99,7 +98,7 @@ def _find_idx(root: Path, loader: str, name: str) -> Path | None:
 
 
 def _idx_split(images_path: Path, labels_path: Path, pad: int | None) -> list[Picture]:
-    images, labels = read_idx(images_path, ndim=3), read_idx(labels_path, ndim=1)
+    images, labels = read_idx(images_path), read_idx(labels_path)
     if len(images) != len(labels):
         raise UserError(
             f"{labels_path}: {len(labels)} labels, but {len(images)} images in {images_path.name}"
@@ -109,21 +108,21 @@ def _idx_split(images_path: Path, labels_path: Path, pad: int | None) -> list[Pi
     return pictures_in_memory(images, labels, partial(central_square, side=pad))
 
 
-def read_idx(path: Path, ndim: int) -> np.ndarray:
-    """Read the uint8 array of an IDX file. Raises UserError if it is damaged or of another kind.
+def read_idx(path: Path) -> np.ndarray:
+    """Read the images or the labels of an IDX file. Raises UserError if it is damaged."""
+    from torchvision.datasets.mnist import read_image_file, read_label_file
 
-    IDX: two zero bytes, the type (8: uint8), the number of dimensions, each dimension as a
-    big-endian 32-bit integer, the data.
-    """
-    start = 4 + 4 * ndim
+    read = read_image_file if "images" in path.name else read_label_file
+    opened = gzip.open if path.suffix == ".gz" else open
     try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        if data[:4] != bytes([0, 0, 8, ndim]):
-            raise ValueError(f"not uint8 in {ndim} dimensions")
-        shape = struct.unpack(f">{ndim}I", data[4:start])
-        return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
-    except (OSError, EOFError, zlib.error, struct.error, ValueError) as error:
-        raise UserError(f"{path}: not a whole IDX file ({error}); get it again") from None
+        with opened(path, "rb") as packed, NamedTemporaryFile() as unpacked:
+            unpacked.write(packed.read())
+            unpacked.flush()
+            return read(unpacked.name).numpy()
+    except Exception as error:  # torchvision's assertions say nothing.
+        reraise_fault(error, path)
+        reason = str(error) or "of another kind"
+        raise UserError(f"{path}: not a whole IDX file ({reason}); get it again") from None
 
 
 # -- CIFAR-10

@@ -140,7 +140,7 @@ def _files_below(folder: Path, left_out: Counter[str]) -> Iterator[tuple[str, in
             try:
                 status = entry.stat()
             except OSError as error:  # a link to nothing, or to itself
-                reraise_fault(error)
+                reraise_fault(error, f"{folder}/{name}")
                 left_out["link to nothing"] += 1
                 continue
             place = status.st_dev, status.st_ino

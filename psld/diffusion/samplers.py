@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from psld.config.settings import Settings
+from psld.config.settings import Neutral, Settings
 from psld.diffusion.settings import ProcessSettings
 from psld.utils.errors import UserError
 
@@ -149,7 +149,7 @@ class TimeGridSampler(AnySampler):
     steps: int = Field(ge=2)
     """N: evaluations of the score per image, including the final one. Each evaluates the network
     once, or twice under classifier-free guidance."""
-    start: Literal["prior", "gaussian"] = "prior"
+    start: Annotated[Literal["prior", "gaussian"], Neutral("prior")] = "prior"
     """Where the sampler begins: the prior at T, or the Gaussian with the mean and covariance of the
     training images at the noise level `start_level`."""
     start_level: Level | None = Field(None, gt=0)

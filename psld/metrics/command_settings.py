@@ -149,8 +149,6 @@ class LikelihoodSettings(Settings):
     """Relative and absolute error tolerance of the adaptive steps."""
     seed: int = Field(ge=0)
     """Seed of the dequantization, the momenta and the probes."""
-    shard_size: int = Field(ge=1)
-    """Images of a shard; they take their steps together."""
 
 
 class LikelihoodCommandSettings(LikelihoodSettings):
@@ -161,7 +159,7 @@ class LikelihoodCommandSettings(LikelihoodSettings):
     data: str | None
     """The prepared dataset, HDF5; null: the file in data/ with the name of the model's dataset."""
     output: str = Field(pattern=r"\.json$")
-    """Path of the result. Its shards are in the folder of the same name without the ending."""
+    """Path of the result."""
     batch_size: int = Field(ge=1)
     """Most images, times draws, per network evaluation; changes speed and memory only."""
     device: str

@@ -1,16 +1,20 @@
-"""The bits per dimension of a split by the probability flow, made in shards by one process."""
+"""The bits per dimension of a split by the probability flow."""
 
 import statistics
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from psld.config.settings import MadeRecord, Settings, load_record, write_record
+from psld.config.settings import MadeRecord, write_record
 from psld.data.store import ImageStore
 from psld.diffusion.denoiser import check_levels
-from psld.diffusion.likelihood import bits_per_dimension, dequantize, log_likelihood
+from psld.diffusion.likelihood import (
+    Likelihood,
+    bits_per_dimension,
+    dequantize,
+    log_likelihood,
+)
 from psld.diffusion.score import Batching
 from psld.diffusion.time_grid import level_range
 from psld.metrics.command_settings import LikelihoodCommandSettings, LikelihoodSettings
@@ -20,21 +24,10 @@ from psld.training.manifest import ModelManifest, read_manifest
 from psld.training.model import Model, load_model
 from psld.utils.device import device_name, provenance, use_device
 from psld.utils.errors import UserError
-from psld.utils.files import digest_of
 from psld.utils.randomness import Stream, stream_seed
 
-
-class LikelihoodShard(Settings):
-    """The bits per dimension of a part of the drawn images, and the cost of measuring them."""
-
-    bits: tuple[float, ...]
-    """Bits per dimension of each image."""
-    evaluations: int
-    """Network evaluations per image and draw, counted."""
-    gradients: int
-    """Vector-Jacobian products per image and draw."""
-    seconds: float
-    device: str
+TOGETHER = 250
+"""Images that take their steps together, and whose noise is one stream."""
 
 
 class LikelihoodResult(MadeRecord):
@@ -49,8 +42,9 @@ class LikelihoodResult(MadeRecord):
     """Number of images."""
     likelihood: LikelihoodSettings
     evaluations: float
+    """Network evaluations per image and draw, counted."""
     gradients: float
-    """Both per image and draw, as in a shard."""
+    """Vector-Jacobian products per image and draw."""
     seconds: float
     device: str
     dataset_digest: str
@@ -63,10 +57,7 @@ class LikelihoodResult(MadeRecord):
 
 
 def measure_likelihood(settings: LikelihoodCommandSettings) -> LikelihoodResult:
-    """Measure a split under a model and write the result. Print a line for each shard.
-
-    Each shard is written when it is done, so a killed process loses at most one. Its name has the
-    digest of all that decides it.
+    """Measure a split under a model and write the result. Print a line for each part.
 
     Raises UserError if the flow starts before the network's first time or below the noise levels of
     a denoiser, if images are missing, or if the dataset is not that of the training.
@@ -95,42 +86,30 @@ def measure_likelihood(settings: LikelihoodCommandSettings) -> LikelihoodResult:
     chosen = np.random.default_rng(0).permutation(len(images))[: settings.images]
     device = use_device(settings.device)
     model = load_model(settings.model, device, settings.process)
-    keys = set(LikelihoodSettings.model_fields) - {"images", "process"}
-    decides = settings.model_dump(include=keys)
     if every:
         law = model.settings.training.noise_law
         check_levels(level_range(model.process, settings.start_time), law.low, law.high)
-        decides["process"] = model.settings.process.model_dump(mode="json")
-    shards = []
-    for first in range(0, len(chosen), settings.shard_size):
-        indices = chosen[first : first + settings.shard_size]
-        part = images[indices]
-        key = digest_of([manifest.weights_sha256, store.digest, decides, indices.tolist()])
-        path = Path(settings.output).with_suffix("") / f"{first:06d}-{key[:16]}.json"
-        cost = "kept"
-        try:
-            shard = load_record(LikelihoodShard, path, f"{path}: not a whole shard")
-        except UserError:
-            shard = measure_shard(model, part, settings, first, device)
-            write_record(path, shard)
-            cost = f"{shard.evaluations} evaluations"
-        bits = f"{statistics.fmean(shard.bits):.4f} bits/dim"
-        print(f"images {first} to {first + len(part) - 1}: {bits}, {cost}", flush=True)
-        shards.append(shard)
-    bits = [value for shard in shards for value in shard.bits]
+    started, bits, evaluations = time.monotonic(), [], 0
+    for first in range(0, len(chosen), TOGETHER):
+        part = images[chosen[first : first + TOGETHER]]
+        measured = measure_part(model, part, settings, first, device)
+        found = bits_per_dimension(measured.log_likelihood, part[0].size).tolist()
+        bits += found
+        evaluations += measured.evaluations * len(part)
+        cost = f"{statistics.fmean(found):.4f} bits/dim, {measured.evaluations} evaluations"
+        print(f"images {first} to {len(bits) - 1}: {cost}", flush=True)
     mean = statistics.fmean(bits)
     margin = t_quantile(len(bits) - 1) * statistics.stdev(bits) / len(bits) ** 0.5
-    weight = [len(shard.bits) for shard in shards]
     result = LikelihoodResult(
         bits_per_dimension=mean,
         low=mean - margin,
         high=mean + margin,
         measured=len(bits),
         likelihood=settings.model_dump(include=set(LikelihoodSettings.model_fields)),
-        evaluations=statistics.fmean((shard.evaluations for shard in shards), weight),
-        gradients=statistics.fmean((shard.gradients for shard in shards), weight),
-        seconds=sum(shard.seconds for shard in shards),
-        device=shards[0].device,
+        evaluations=evaluations / len(bits),
+        gradients=evaluations / len(bits) * settings.probes,
+        seconds=time.monotonic() - started,
+        device=device_name(device),
         dataset_digest=store.digest,
         model=Weights(**manifest.identity()),
         **provenance(),
@@ -139,37 +118,28 @@ def measure_likelihood(settings: LikelihoodCommandSettings) -> LikelihoodResult:
     return result
 
 
-def measure_shard(
+def measure_part(
     model: Model,
     images: np.ndarray,
     settings: LikelihoodCommandSettings,
     first: int,
     device: torch.device,
-) -> LikelihoodShard:
-    """Measure the images of one shard, uint8 N×C×H×W; `first` is the place of its first image.
+) -> Likelihood:
+    """Measure some images, uint8 N×C×H×W; `first` is the place of the first among those measured.
 
-    All random numbers are drawn on the CPU, for the whole shard, from its seed and first image.
+    All random numbers are drawn on the CPU, for all images at once, from the seed and `first`.
     """
-    started = time.monotonic()
     key = stream_seed(settings.seed, Stream.LIKELIHOOD, first)
     random = np.random.Generator(np.random.Philox(key=key))
     uniform = torch.from_numpy(random.random(images.shape, dtype=np.float32))
-    measured = log_likelihood(
+    return log_likelihood(
         model.process,
         model.eps(),
-        dequantize(torch.from_numpy(images.copy()), uniform).to(device),
+        dequantize(torch.from_numpy(images), uniform).to(device),
         lambda z: torch.from_numpy(random.standard_normal(z.shape, dtype=np.float32)).to(z),
         probes=settings.probes,
         draws=settings.draws,
         start_time=settings.start_time,
         tolerance=settings.tolerance,
         batch_size=Batching(settings.batch_size),
-    )
-    bits = bits_per_dimension(measured.log_likelihood, images[0].size)
-    return LikelihoodShard(
-        bits=tuple(bits.tolist()),
-        evaluations=measured.evaluations,
-        gradients=measured.gradients,
-        seconds=time.monotonic() - started,
-        device=device_name(device),
     )

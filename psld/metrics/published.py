@@ -19,6 +19,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import (
 from torch_fidelity.interpolate_compat_tensorflow import (
     interpolate_bilinear_2d_like_tensorflow1x,
 )
+from torchvision.models import VisionTransformer
 
 from psld.metrics.features import digest_of_weights
 from psld.metrics.settings import DINOv2Settings
@@ -131,7 +132,7 @@ class DINOv2Extractor:
     """The class token of DINOv2, for images resized and normalized as in torch-fidelity.
 
     torch-fidelity 0.4 loads the network by torch.hub, which downloads and runs code, and it accepts
-    no path. So the network is implemented here, and its weights are read as tensors.
+    no path. So the network is torchvision's, and its weights are read as tensors.
     """
 
     def __init__(self, settings: DINOv2Settings, device: torch.device | str = "cpu") -> None:
@@ -142,9 +143,7 @@ class DINOv2Extractor:
         file, *size = DINOV2_SIZES[settings.size]
 
         def build(state: dict[str, Tensor]) -> VisionTransformer:
-            network = VisionTransformer(*size)
-            network.load_state_dict(under_pytorch_names(state))
-            return network
+            return vision_transformer(state, *size)
 
         url = DINOV2_URL.format(file)
         network, state = _load_network("DINOv2", settings.weights, url, build)
@@ -171,71 +170,58 @@ PATCH = 14
 TRAINED_GRID = 37
 """Patches along a side of the training images of the positions, which have 518 pixels a side."""
 
-
-class VisionTransformer(nn.Module):
-    """The map from images N×3×H×W to the class token after the last norm, N×width.
-
-    H and W are multiples of 14.
-    """
-
-    def __init__(self, width: int, depth: int, heads: int) -> None:
-        super().__init__()
-        self.patch_embed = nn.Conv2d(3, width, kernel_size=PATCH, stride=PATCH)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + TRAINED_GRID**2, width))
-        options = {"activation": "gelu", "layer_norm_eps": 1e-6, "dropout": 0.0}
-        options |= {"batch_first": True, "norm_first": True}
-        layers = (
-            nn.TransformerEncoderLayer(width, heads, 4 * width, **options) for _ in range(depth)
-        )
-        self.blocks = nn.Sequential(*layers)
-        self.norm = nn.LayerNorm(width, eps=1e-6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        patches = self.patch_embed(x)
-        positions = self._positions(*patches.shape[2:])
-        token = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)
-        tokens = torch.cat([token, patches.flatten(2).mT + positions], dim=1)
-        return self.norm(self.blocks(tokens))[:, 0]
-
-    def _positions(self, rows: int, columns: int) -> Tensor:
-        """Return the positions of a grid of patches, 1×(rows·columns)×width.
-
-        The 0.1 is part of the published network: it shifts the points of the bicubic filter.
-        """
-        trained = self.pos_embed[:, 1:]
-        if rows == columns == TRAINED_GRID:
-            return trained
-        grid = trained.unflatten(1, (TRAINED_GRID, TRAINED_GRID)).permute(0, 3, 1, 2)
-        scale = ((rows + 0.1) / TRAINED_GRID, (columns + 0.1) / TRAINED_GRID)
-        return interpolate(grid, scale_factor=scale, mode="bicubic").flatten(2).mT
-
-
-PYTORCH_NAMES = {
-    "patch_embed.proj.": "patch_embed.",
-    "attn.qkv.": "self_attn.in_proj_",
-    "attn.proj.": "self_attn.out_proj.",
-    "mlp.fc1.": "linear1.",
-    "mlp.fc2.": "linear2.",
+TORCHVISION_NAMES = {
+    "cls_token": "class_token",
+    "pos_embed": "encoder.pos_embedding",
+    "patch_embed.proj": "conv_proj",
+    "blocks.": "encoder.layers.encoder_layer_",
+    "norm1": "ln_1",
+    "attn.qkv.": "self_attention.in_proj_",
+    "attn.proj": "self_attention.out_proj",
+    "norm2": "ln_2",
+    "mlp.fc1": "mlp.0",
+    "mlp.fc2": "mlp.3",
+    "norm.": "encoder.ln.",
 }
-FACTORS = {"attn.proj.": "ls1.gamma", "mlp.fc2.": "ls2.gamma"}
+FACTORS = {"attn.proj": "ls1.gamma", "mlp.fc2": "ls2.gamma"}
 """The factors per channel that follow a layer."""
 
 
-def under_pytorch_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return Meta's tensors under PyTorch's names; each factor becomes part of its layer."""
+def vision_transformer(
+    state: Mapping[str, Tensor], width: int, depth: int, heads: int
+) -> VisionTransformer:
+    """Build torchvision's network with Meta's weights; each factor becomes part of its layer.
+
+    It maps images N×3×H×W, H = W = SIDE, to the class token after the last norm, N×width.
+    """
+    network = VisionTransformer(SIDE, PATCH, depth, heads, width, 4 * width)
+    network.heads = nn.Sequential()
     renamed = {}
     for name, value in state.items():
         if name.endswith((".gamma", "mask_token")):  # masks are only for training
             continue
-        for theirs, ours in PYTORCH_NAMES.items():
-            if theirs in name:
-                if theirs in FACTORS:
-                    factor = state[name.partition(theirs)[0] + FACTORS[theirs]]
-                    value = factor[:, None] * value if value.ndim > 1 else factor * value
-                name = name.replace(theirs, ours)
+        if name == "pos_embed":
+            value = positions(value)
+        for layer, factor in FACTORS.items():
+            if layer in name:
+                gamma = state[name.partition(layer)[0] + factor]
+                value = torch.einsum("o,o...->o...", gamma, value)
+        for theirs, ours in TORCHVISION_NAMES.items():
+            name = name.replace(theirs, ours)
         renamed[name] = value
-    return renamed
+    network.load_state_dict(renamed)
+    return network
+
+
+def positions(trained: Tensor) -> Tensor:
+    """Return the positions of the class token and of the patches of SIDE pixels, 1×257×width.
+
+    The 0.1 is part of the published network: it shifts the points of the bicubic filter.
+    """
+    grid = trained[:, 1:].unflatten(1, (TRAINED_GRID, TRAINED_GRID)).permute(0, 3, 1, 2)
+    scale = (SIDE / PATCH + 0.1) / TRAINED_GRID
+    patches = interpolate(grid, scale_factor=(scale, scale), mode="bicubic")
+    return torch.cat([trained[:, :1], patches.flatten(2).mT], dim=1)
 
 
 # -- EfficientNet --------------------------------------------------------------------------------

@@ -17,17 +17,8 @@ WORK_OF_A_THREAD = 1e9
 """Parameters × pixels × images of a network evaluation for which a CPU thread is worth starting."""
 
 
-def forward_pass(
-    network: nn.Module, precision: Precision, *, compile: bool = False, channels_last: bool = False
-) -> nn.Module:
-    """Return the module to call; it shares its weights with `network`.
-
-    Args:
-        channels_last: lay out weights and activations with the channels innermost, which changes
-            `network` itself in place.
-    """
-    if channels_last:
-        network = network.to(memory_format=torch.channels_last)
+def forward_pass(network: nn.Module, precision: Precision, *, compile: bool = False) -> nn.Module:
+    """Return the module to call; it shares its weights with `network`."""
     if precision == "bf16":
         network = InBfloat16(network)
     return torch.compile(network) if compile else network

@@ -1,1 +1,1 @@
-"""Samplers: time grid x integrator x guidance, in one loop; shards of images."""
+"""Sampling of cells: their shards of images, guided or inpainted, and denoisers of others."""

@@ -113,8 +113,8 @@ def load_cell(settings: SampleSettings) -> tuple[Model, "ImageSampler", ShardOri
     device = use_device(settings.device, tf32=True)
     model = load_model(settings.model, device, settings.process)
     guide = load_guide(settings.guide, device) if settings.guide else None
-    layout = {"compile": settings.compile, "channels_last": settings.channels_last}
-    sampler = cell_sampler(model, guide, settings.sampler, settings.batch_size, **layout)
+    how = settings.sampler, settings.batch_size
+    sampler = cell_sampler(model, guide, *how, compile=settings.compile)
     shas = model.weights_sha256, guide and guide.weights_sha256
     return model, sampler, origin_of(settings, model.settings, *shas)
 
@@ -279,9 +279,8 @@ def cell_sampler(
     batch_size: int,
     *,
     compile: bool = False,
-    channels_last: bool = False,
 ) -> ImageSampler:
-    """Resolve how a cell is sampled; options as in `forward_pass`.
+    """Resolve how a cell is sampled; `compile` as in `forward_pass`.
 
     Raises UserError if the sampler cannot sample the model, or the guide cannot guide it; if the
     model has no start in its folder; or if its denoiser or the guide was not trained for the
@@ -290,9 +289,7 @@ def cell_sampler(
     process, dataset = model.process, model.settings.dataset
     shape = (dataset.channels, dataset.image_size, dataset.image_size)
     classes = check_fit(sampler, model.settings, guide and guide.settings, model.class_names)
-    called = forward_pass(
-        model.network, sampler.precision, compile=compile, channels_last=channels_last
-    )
+    called = forward_pass(model.network, sampler.precision, compile=compile)
     start = model.start if sampler.starts_from_data else None
     sampler, gaussian = with_start(sampler, process, start, device_of(called))
     for name, trained in ("denoiser", model), ("guide", guide):

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from psld.config.settings import Settings, read_record, write_record
+from psld.config.settings import Neutral, Settings, read_record, write_record
 from psld.data.settings import DatasetSettings
 from psld.diffusion.samplers import (
     ClassifierFreeGuidance,
@@ -31,8 +31,6 @@ class SamplingRun(Settings):
     """Most images per network evaluation; it is halved if GPU memory runs out."""
     compile: bool
     """Compile the network with torch.compile."""
-    channels_last: bool
-    """Lay out the network with the channels innermost."""
     device: str
     """`auto`, or a torch device such as `cpu` or `cuda`."""
 
@@ -112,12 +110,10 @@ def images_digest(
 
 
 def sampler_content(sampler: SamplerSettings) -> dict[str, Any]:
-    """Return the settings of a sampler that decide its images: an option of its own, if not null.
-
-    The usual start is left out, too, so that it changes no digest.
-    """
-    content = sampler.model_dump(mode="json", exclude_none=True)
-    return {key: value for key, value in content.items() if (key, value) != ("start", "prior")}
+    """Return the settings of a sampler that decide its images: neither null nor neutral."""
+    fields = type(sampler).model_fields.items()
+    neutral = {key for key, field in fields if Neutral(getattr(sampler, key)) in field.metadata}
+    return sampler.model_dump(mode="json", exclude_none=True, exclude=neutral)
 
 
 def shards_needed(samples: int, shard_size: int) -> int:

@@ -1,1 +1,1 @@
-"""Training: the losses, the loop, checkpoints, and what the ranks agree on."""
+"""Training of models and guides: losses, loop, checkpoints, ranks; saved and imported models."""

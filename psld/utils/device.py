@@ -13,7 +13,7 @@ from torch import Tensor, backends, nn
 
 from psld.utils import VERSION
 from psld.utils.errors import UserError
-from psld.utils.gpus import take_gpus
+from psld.utils.locks import take_gpus
 
 PEAK_TFLOPS = {
     "A100": (312, 156),

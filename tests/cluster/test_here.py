@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from psld.cluster.launcher import run_here
-from psld.utils import gpus
+from psld.utils import locks
 from tests.cluster.launching import launch_settings
 
 COMMAND = ("train", "name=x", "network.attention_resolutions=[8,16]")
@@ -24,8 +24,8 @@ def stays(commands, monkeypatch, tmp_path):
         raise Became(program, arguments, dict(os.environ))
 
     monkeypatch.setattr(os, "execv", execv)
-    monkeypatch.setattr(gpus, "LOCKS", tmp_path)
-    monkeypatch.setattr(gpus, "_held", {})
+    monkeypatch.setattr(locks, "GPU_LOCKS", tmp_path)
+    monkeypatch.setattr(locks, "_held", {})
 
 
 @pytest.fixture
@@ -75,5 +75,5 @@ def test_several_ranks_are_torchruns(became, monkeypatch, word, visible, ranks):
 def test_gpus(became, monkeypatch, ranks, visible, left, held):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert became(f"tasks_per_node={ranks}")[1]["CUDA_VISIBLE_DEVICES"] == left
-    assert sorted(gpus._held) == held
-    assert all(os.get_inheritable(descriptor) for descriptor in gpus._held.values())
+    assert sorted(locks._held) == held
+    assert all(os.get_inheritable(descriptor) for descriptor in locks._held.values())

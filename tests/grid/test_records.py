@@ -1,13 +1,18 @@
 """The digests of records: every setting that decides a result changes them, and no other does."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from pydantic import BaseModel
 
+from psld.config.settings import Neutral
+from psld.diffusion.samplers import EMSettings
+from psld.grid.cache import load_grid
 from psld.grid.records import Dataset
+from psld.utils.files import digest_of
 from tests.grid.variants import file_with
 
 pytestmark = pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
@@ -57,7 +62,7 @@ def test_a_training(demo, kind):
 
 def test_a_dataset(paper):
     settings = paper.datasets["cifar10"].settings
-    kept = {"output", "dataset.name", "dataset.flip"}
+    kept = {"output", "replace", "dataset.name", "dataset.flip"}
     kept |= {"dataset.source.root", "dataset.source.download"}
     assert undecided(settings, lambda own: Dataset.model_construct(settings=own).job.digest) == kept
 
@@ -81,7 +86,7 @@ def test_an_extractor_and_its_reference(demo, job, decided):
 def test_a_cell(demo):
     cell = demo.cells["psld-0.02/guide-40"]
     kept = {"family", "budget", "guide"}  # names
-    kept |= {f"run.{key}" for key in ("batch_size", "compile", "channels_last", "device")}
+    kept |= {f"run.{key}" for key in ("batch_size", "compile", "device")}
     assert undecided(cell.sampler, lambda own: replace(cell, sampler=own).digest) == kept
     [measurement] = cell.measurements
     kept = {"metric.batch_size"}
@@ -113,3 +118,39 @@ def test_options_of_a_grid(demo, changes, digests):
     names = ("digest", "evaluation_digest")
     assert [name for name in names if getattr(before, name) != getattr(after, name)] == digests
     assert edited.digest != demo.digest
+
+
+class Hurried(EMSettings):
+    haste: Annotated[float, Neutral(0.0)] = 0.5
+
+
+def test_an_option_added_to_a_sampler_changes_no_cell_that_does_not_use_it(demo):
+    cell = demo.cells["cld/em-quadratic-40"]
+
+    def digest(haste: float) -> str:
+        settings = Hurried(**cell.sampler.settings.model_dump(), haste=haste)
+        return replace(cell, sampler=cell.sampler.model_copy(update={"settings": settings})).digest
+
+    assert digest(0.0) == cell.digest
+    assert digest(0.5) != cell.digest
+
+
+@pytest.mark.parametrize(
+    ("name", "trained", "images", "results"),
+    [
+        ("demo", "c814a2b702a14c07", "b9e454880f89c7c6", "bdb0c7320eb2410c"),
+        ("small", "e3f7569430a92fd9", "c9057ba12070a07c", "88aa96d41b27ca17"),
+        ("paper", "a859facce7331fc6", "562deca736ff6e14", "a8705448e919efca"),
+    ],
+)
+def test_what_was_made_still_serves(all_resolved, name, trained, images, results):
+    """Another digest would train, sample or evaluate again: of the paper, weeks on GPUs."""
+    with contextlib.chdir(all_resolved):
+        grid = load_grid(name)
+    networks = [
+        {name: each.digest for name, each in kind.items()} for kind in (grid.models, grid.guides)
+    ]
+    cells = {name: cell.digest for name, cell in grid.cells.items()}
+    measured = {name: cell.evaluation_digest for name, cell in grid.cells.items()}
+    digests = [digest_of(each)[:16] for each in (networks, cells, measured)]
+    assert digests == [trained, images, results]

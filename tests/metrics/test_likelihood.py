@@ -1,10 +1,8 @@
-"""`psld likelihood`: shards that survive a kill, and a record with the mean and its interval."""
+"""`psld likelihood`: the bits of images, and a record with their mean and its interval."""
 
 import math
-import shutil
-import signal
-import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,55 +11,63 @@ from scipy import stats
 
 from psld.config.settings import load_record
 from psld.data.store import ImageStore, write_store
-from psld.diffusion.likelihood import dequantize
+from psld.diffusion.likelihood import bits_per_dimension, dequantize
+from psld.metrics import likelihood
 from psld.metrics.command_settings import LikelihoodCommandSettings
-from psld.metrics.likelihood import LikelihoodResult, measure_shard
-from psld.training.model import load_model
-from psld.utils.files import read_json
+from psld.metrics.likelihood import LikelihoodResult, measure_part
+from psld.training.model import Model, load_model
 from psld.utils.randomness import Stream, stream_seed
-from tests.commands import TINY, call, command, files_below, refused, started, succeeded
+from tests.commands import TINY, call, refused, succeeded
 from tests.diffusion.sampling import gaussian
 
 CPU = torch.device("cpu")
-FAST = ("shard_size=4", "images=10", "tolerance=1e-1", "output=result.json")
+FAST = ("images=10", "tolerance=1e-1", "output=result.json")
+DEFAULTS = {
+    "model": "",
+    "data": None,
+    "output": "x.json",
+    "batch_size": 250,
+    "device": "cpu",
+    "split": "test",
+    "images": None,
+    "probes": 2,
+    "draws": 1,
+    "start_time": 1e-5,
+    "tolerance": 1e-1,
+    "seed": 0,
+}
 
 
-def measure(folder, model, digits, *overrides: str) -> list[str]:
-    """The lines that the command prints."""
-    given = (*FAST, f"model={model}", f"data={digits}", *overrides)
-    return succeeded(call(folder, "likelihood", *given)).stdout.splitlines()
+def bits_of(model: Model, images: np.ndarray, first: int, **given: object) -> np.ndarray:
+    """The bits per dimension of some images, which begin at the place `first`."""
+    settings = LikelihoodCommandSettings(**(DEFAULTS | given))
+    part = measure_part(model, np.array(images), settings, first, CPU)
+    assert part.gradients == 2 * part.evaluations
+    return bits_per_dimension(part.log_likelihood, images[0].size).numpy()
 
 
-def bits_in(folder) -> list[float]:
-    return [b for path in sorted((folder / "result").iterdir()) for b in read_json(path)["bits"]]
-
-
-def result_in(folder, name: str = "result") -> LikelihoodResult:
-    return load_record(LikelihoodResult, folder / f"{name}.json", "not a likelihood")
+def drawn(digits: Path, count: int) -> np.ndarray:
+    """The images that a measurement draws."""
+    images = ImageStore.open(digits).images("test")
+    return images[np.random.default_rng(0).permutation(len(images))[:count]]
 
 
 @pytest.fixture(scope="module")
-def measured(model, digits, tmp_path_factory):
-    """A folder with a result, its three shards, and what the command printed."""
-    folder = tmp_path_factory.mktemp("likelihood")
-    (folder / "printed").write_text("\n".join(measure(folder, model, digits)))
-    return folder
+def tens(digits) -> np.ndarray:
+    return drawn(digits, 10)
 
 
-@pytest.fixture
-def copy(measured, tmp_path):
-    return shutil.copytree(measured, tmp_path / "copy")
-
-
-def test_the_result_is_the_mean_over_images_with_its_interval(measured, model, digits):
-    printed = (measured / "printed").read_text().splitlines()
-    assert [line.partition(":")[0] for line in printed[:3]] == [
-        "images 0 to 3",
-        "images 4 to 7",
-        "images 8 to 9",
-    ]
-    result = result_in(measured)
-    bits = bits_in(measured)
+def test_the_result_is_the_mean_over_images_with_its_interval(
+    model, digits, tens, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(likelihood, "TOGETHER", 4)
+    finished = call(tmp_path, "likelihood", *FAST, f"model={model}", f"data={digits}")
+    printed = succeeded(finished).stdout.splitlines()
+    places = ["images 0 to 3", "images 4 to 7", "images 8 to 9"]
+    assert [line.partition(":")[0] for line in printed[:3]] == places
+    result = load_record(LikelihoodResult, tmp_path / "result.json", "not a likelihood")
+    loaded = load_model(model, CPU)
+    bits = np.concatenate([bits_of(loaded, tens[i : i + 4], i) for i in (0, 4, 8)])
     assert result.measured == len(bits) == 10
     assert result.bits_per_dimension == pytest.approx(np.mean(bits))
     low, high = stats.t.interval(0.95, 9, loc=np.mean(bits), scale=stats.sem(bits))
@@ -74,82 +80,25 @@ def test_the_result_is_the_mean_over_images_with_its_interval(measured, model, d
 
 
 @pytest.mark.parametrize("draws", [1, 3])
-def test_a_shard_holds_the_bits_of_its_images(model, digits, draws):
+def test_images_have_the_bits_of_their_density(model, digits, draws):
     """A network of Gaussian data has a density that is known, also at dequantized images."""
     loaded = load_model(model, CPU)
     data = gaussian(0.5, mean=-0.4)
     perfect = replace(loaded, network=data.network(loaded.process))
     images = ImageStore.open(digits).images("test")[5:8]
-    settings = LikelihoodCommandSettings(
-        model="",
-        data=None,
-        output="x.json",
-        batch_size=2,
-        device="cpu",
-        split="test",
-        images=None,
-        probes=2,
-        draws=draws,
-        start_time=1e-5,
-        tolerance=1e-4,
-        seed=7,
-        shard_size=3,
-    )
-    shard = measure_shard(perfect, images, settings, 5, CPU)
+    given = {"batch_size": 2, "draws": draws, "tolerance": 1e-4, "seed": 7}
+    bits = bits_of(perfect, images, 5, **given)
     random = np.random.Generator(np.random.Philox(key=stream_seed(7, Stream.LIKELIHOOD, 5))).random(
         images.shape, dtype=np.float32
     )
     x = dequantize(torch.tensor(images), torch.from_numpy(random)).numpy()
     log_p = stats.norm.logpdf(x, loc=-0.4, scale=0.5).sum(axis=(1, 2, 3))
-    assert shard.bits == pytest.approx(-log_p / (64 * math.log(2)) + 7, abs=0.02)
-    assert shard.gradients == 2 * shard.evaluations
+    assert bits == pytest.approx(-log_p / (64 * math.log(2)) + 7, abs=0.02)
 
 
-def test_numbers_do_not_depend_on_the_batch_size(measured, model, digits, tmp_path):
-    measure(tmp_path, model, digits, "batch_size=3")
-    assert bits_in(tmp_path) == pytest.approx(bits_in(measured), rel=1e-3)
-
-
-def test_only_what_is_missing_damaged_or_of_another_origin_is_measured_again(copy, model, digits):
-    before, shards = bits_in(copy), copy / "result"
-    assert [line.endswith("kept") for line in measure(copy, model, digits)[:3]] == [True] * 3
-    _, second, third = sorted(shards.iterdir())
-    whole = second.read_text()
-    third.unlink()
-    for damaged in (whole[:-100], whole.replace('"bits": [\n    ', '"bits": [\n    1'), "[]"):
-        assert damaged != whole
-        second.write_text(damaged)
-        last = third.exists()
-        kept = [line.endswith("kept") for line in measure(copy, model, digits)[:3]]
-        assert kept == [True, False, last]
-        assert bits_in(copy) == before
-    more = measure(copy, model, digits, "images=12")
-    assert [line.endswith("kept") for line in more[:3]] == [True, True, False]
-    other = measure(copy, model, digits, "seed=1", "images=4")
-    assert not any(line.endswith("kept") for line in other)
-
-
-@pytest.mark.slow
-def test_a_killed_measurement_loses_the_shard_in_progress_alone(model, digits, tmp_path):
-    """Really killed; the same command ends with the numbers of a run without interruption."""
-    given = ("shard_size=2", "images=24", "tolerance=1e-1", f"model={model}", f"data={digits}")
-    shards = tmp_path / "killed"
-    with started(tmp_path, command("likelihood", *given, "output=killed.json")) as process:
-        while not list(shards.glob("000004-*.json")):
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.005)
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
-    before = files_below(shards)
-    assert 3 <= len(before) < 12, "it was killed on the way"
-    assert not (tmp_path / "killed.json").exists(), "the result comes last"
-    printed = succeeded(call(tmp_path, "likelihood", *given, "output=killed.json")).stdout
-    whole = {name: text for name, text in before.items() if not name.endswith(".partial")}
-    assert printed.count("kept") == len(whole)
-    assert whole.items() <= files_below(shards).items()
-    succeeded(call(tmp_path, "likelihood", *given, "output=calm.json"))
-    calm, killed = (result_in(tmp_path, n) for n in ("calm", "killed"))
-    assert killed.bits_per_dimension == calm.bits_per_dimension
+def test_numbers_do_not_depend_on_the_batch_size(model, tens):
+    loaded = load_model(model, CPU)
+    assert bits_of(loaded, tens, 0, batch_size=3) == pytest.approx(bits_of(loaded, tens, 0), 1e-3)
 
 
 @pytest.mark.parametrize(
@@ -179,17 +128,14 @@ def test_another_dataset_than_the_trainings_is_refused(model, digits, tmp_path):
 @pytest.mark.slow
 def test_the_weighting_of_likelihood_gives_fewer_bits(digits, tmp_path):
     """nll against fid on the digits, the same short training otherwise, image by image."""
-    bits = {}
+    images, bits = drawn(digits, 200), {}
     for weighting in ("fid", "nll"):
-        folder = tmp_path / weighting
-        folder.mkdir()
         training = (*TINY, "process=psld", f"data={digits}", f"training.weighting={weighting}")
         longer = ("training.steps=1500", "training.batch_size=64", "training.ema_decay=0.99")
-        rate = ("training.learning_rate=2e-3", "output=model")
-        succeeded(call(folder, "train", *training, *longer, *rate))
-        given = ("model=model", f"data={digits}", "images=200", "tolerance=1e-3")
-        succeeded(call(folder, "likelihood", *given, "output=result.json"))
-        bits[weighting] = np.array(bits_in(folder))
+        rate = ("training.learning_rate=2e-3", f"output={weighting}")
+        succeeded(call(tmp_path, "train", *training, *longer, *rate))
+        trained = load_model(tmp_path / weighting, CPU)
+        bits[weighting] = bits_of(trained, images, 0, tolerance=1e-3)
     fewer = bits["fid"] - bits["nll"]
     assert fewer.mean() > 3 * stats.sem(fewer)
     assert bits["nll"].mean() < 8

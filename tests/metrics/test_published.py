@@ -18,8 +18,8 @@ from psld.metrics.features import batches_of, gather
 from psld.metrics.published import (
     DINOv2Extractor,
     InceptionExtractor,
-    VisionTransformer,
-    under_pytorch_names,
+    positions,
+    vision_transformer,
 )
 from psld.metrics.reference_folder import extractor_for
 from psld.metrics.settings import DINOv2Settings, MetricSettings
@@ -111,17 +111,17 @@ def test_dinov2s_distance_is_torch_fidelitys(dinov2, monkeypatch):
 
 
 def test_dinov2_is_a_vision_transformer_with_a_factor_behind_each_layer():
-    """Written out as in the paper, for an image of the size of the training images."""
+    """Written out as in the paper."""
     weights, norm = random_dinov2(24, 2), functional.layer_norm
-    network = VisionTransformer(24, 2, 3).eval()
-    network.load_state_dict(under_pytorch_names(weights))
-    images = torch.randn(2, 3, 518, 518, generator=torch.Generator().manual_seed(1))
+    network = vision_transformer(weights, 24, 2, 3).eval()
+    images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
 
     def parameters(name: str) -> tuple[torch.Tensor, torch.Tensor]:
         return weights[f"{name}.weight"], weights[f"{name}.bias"]
 
     patches = functional.conv2d(images, *parameters("patch_embed.proj"), stride=14).flatten(2).mT
-    x = torch.cat([weights["cls_token"].expand(2, -1, -1), patches], dim=1) + weights["pos_embed"]
+    x = torch.cat([weights["cls_token"].expand(2, -1, -1), patches], dim=1)
+    x = x + positions(weights["pos_embed"])
     for block in ("blocks.0.", "blocks.1."):
         y = norm(x, (24,), *parameters(f"{block}norm1"), 1e-6)
         y = functional.linear(y, *parameters(f"{block}attn.qkv"))
@@ -141,10 +141,11 @@ def test_dinov2_is_a_vision_transformer_with_a_factor_behind_each_layer():
 
 def test_positions_follow_the_size_of_the_image():
     """A ramp stays one: patch i of 16 looks at the point (i + ½) 37 / 16.1 − ½ of the 37."""
-    network = VisionTransformer(2, 0, 1)
     ramp = torch.arange(37.0)[:, None].expand(37, 37)
-    network.pos_embed.data[0, 1:] = torch.stack([ramp, ramp.T], dim=2).flatten(0, 1)
-    down, right = network._positions(16, 16).unflatten(1, (16, 16))[0].unbind(2)
+    trained = torch.stack([ramp, ramp.T], dim=2).flatten(0, 1)
+    placed = positions(torch.cat([torch.ones(1, 2), trained])[None])[0]
+    assert placed[0].tolist() == [1, 1], "the class token's is kept"
+    down, right = placed[1:].unflatten(0, (16, 16)).unbind(2)
     expected = (torch.arange(16) + 0.5) * 37 / 16.1 - 0.5
     torch.testing.assert_close(down[:, 3], expected, rtol=0, atol=0.1)
     torch.testing.assert_close(down, down[:, :1].expand(16, 16))

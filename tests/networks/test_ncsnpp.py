@@ -49,15 +49,6 @@ def test_dropout_only_in_training():
     assert not torch.equal(network(x, t), network(x, t))
 
 
-def test_channels_last_gives_the_same():
-    network = unsettled(NCSNpp(small(resampling="fir"), SIZE, 2, 2))
-    x, t = images_and_times()
-    expected = network(x, t)
-    network.to(memory_format=torch.channels_last)
-    y = network(x.to(memory_format=torch.channels_last), t)
-    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
-
-
 def test_traces_whole():
     """No graph break and nothing that depends on data: torch.compile takes the whole network."""
     network = unsettled(NCSNpp(small(resampling="fir", embedding="fourier"), SIZE, 2, 2))

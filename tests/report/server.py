@@ -62,8 +62,6 @@ class WandbServer(ThreadingHTTPServer):
         self.status = 500
         self.delay = 0.0
         """Seconds before each answer."""
-        self.hides = False
-        """Do not show runs by the public API."""
         self.closed = threading.Event()
 
     def answer(self, operation: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -92,7 +90,7 @@ class WandbServer(ThreadingHTTPServer):
                 sequence = {"id": "1", "latestArtifact": {"id": "1", "versionIndex": 0}}
                 artifact = {"id": "1", "state": "COMMITTED", "artifactSequence": sequence}
                 return {"createArtifact": {"artifact": artifact}}
-            case "Run" if name in self.runs and not self.hides:
+            case "Run" if name in self.runs:
                 return {"project": {"run": self._shown(name)}}
         return {"project": None}
 

@@ -95,19 +95,15 @@ def test_bf16_is_another_sampler_with_nearly_the_same_images(model, tmp_path):
     assert difference.mean() < 4
 
 
-def test_layout_and_compilation_change_no_image_and_no_origin(model, tmp_path, monkeypatch):
+def test_compilation_changes_no_image_and_no_origin(model, tmp_path, monkeypatch):
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda network: compiled.append(network) or network)
     plain = in_process(model, *SAMPLERS["em"], f"output={tmp_path}/plain")
     assert not compiled
-    fast = in_process(
-        model, *SAMPLERS["em"], "compile=true", "channels_last=true", f"output={tmp_path}/fast"
-    )
+    fast = in_process(model, *SAMPLERS["em"], "compile=true", f"output={tmp_path}/fast")
     check_same_images(fast, plain)
     assert fast.origin == plain.origin
-    [network] = compiled
-    kernels = [weight for weight in network.parameters() if weight.dim() == 4]
-    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in kernels)
+    assert len(compiled) == 1
 
 
 def test_adaptive_steps_refuse_bf16(model, tmp_path):

@@ -301,7 +301,7 @@ def test_a_denoiser_is_a_network_of_states_for_functions_of_states(folder):
 
 
 def test_the_likelihood_takes_it(folder, digits):
-    given = (f"data={digits}", "images=4", "shard_size=4", "tolerance=1e-1", "output=bits.json")
+    given = (f"data={digits}", "images=4", "tolerance=1e-1", "output=bits.json")
     succeeded(call(folder, "likelihood", "model=model", *given))
     assert np.isfinite(json.loads((folder / "bits.json").read_text())["bits_per_dimension"])
 

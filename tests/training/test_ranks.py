@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from psld.training import ranks as ranks_module
 from psld.training.ranks import Ranks, join_ranks, meeting_port
-from psld.utils import gpus as sharing
+from psld.utils import locks
 from psld.utils.device import (
     choose_device,
     peak_flops,
@@ -105,8 +105,8 @@ def gpus(monkeypatch, tmp_path) -> Iterator[list[torch.device]]:
     """Two GPUs, as torch tells of them; the list is of those that were chosen."""
     chosen: list[torch.device] = []
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    monkeypatch.setattr(sharing, "LOCKS", tmp_path)
-    monkeypatch.setattr(sharing, "_held", {})
+    monkeypatch.setattr(locks, "GPU_LOCKS", tmp_path)
+    monkeypatch.setattr(locks, "_held", {})
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: Mock(uuid=f"0-{index}"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -123,12 +123,12 @@ def test_a_rank_takes_the_gpu_of_its_number(gpus):
     with pytest.raises(UserError, match="no cuda:2; torch sees 2 GPUs here"):
         use_device("auto", rank=2)
     assert [device.index for device in gpus] == [0, 1, 1]
-    assert not sharing._held
+    assert not locks._held
 
 
 def test_a_job_alone_takes_a_gpu_that_no_other_job_has(gpus, monkeypatch):
     assert use_device("auto") == use_device("cuda") == torch.device("cuda:0")
-    monkeypatch.setattr(sharing, "_held", {})  # as another process
+    monkeypatch.setattr(locks, "_held", {})  # as another process
     assert use_device("auto") == torch.device("cuda:1")
     assert use_device("cuda:1") == torch.device("cuda:1"), "asked for by its number"
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from psld.utils import gpus
+from psld.utils import locks
 from psld.utils.errors import UserError
-from psld.utils.gpus import take_gpus, visible_gpus
+from psld.utils.locks import take_gpus, visible_gpus
 from tests.cluster.conftest import commands  # noqa: F401
 
 TWO = "GPU 0: A100 (UUID: GPU-a)\nGPU 1: A100 (UUID: GPU-b)\n"
@@ -17,27 +17,27 @@ TWO = "GPU 0: A100 (UUID: GPU-a)\nGPU 1: A100 (UUID: GPU-b)\n"
 TAKE = """
 import sys
 from pathlib import Path
-from psld.utils import gpus
-gpus.LOCKS = Path(sys.argv[1])
-print(*gpus.take_gpus(sys.argv[3:], int(sys.argv[2])), flush=True)
+from psld.utils import locks
+locks.GPU_LOCKS = Path(sys.argv[1])
+print(*locks.take_gpus(sys.argv[3:], int(sys.argv[2])), flush=True)
 sys.stdin.read()
 """
 
 
 @pytest.fixture(autouse=True)
-def locks(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr(gpus, "LOCKS", tmp_path / "locks")
-    monkeypatch.setattr(gpus, "_held", {})
-    return gpus.LOCKS
+def folder(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr(locks, "GPU_LOCKS", tmp_path / "locks")
+    monkeypatch.setattr(locks, "_held", {})
+    return locks.GPU_LOCKS
 
 
 @pytest.fixture
-def job(locks):
+def job(folder):
     """Starts a process that takes GPUs and keeps them until it is killed."""
     processes = []
 
     def start(count: int, among: str = "abc") -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", TAKE, str(locks), str(count), *among]
+        command = [sys.executable, "-c", TAKE, str(folder), str(count), *among]
         pipe = subprocess.PIPE
         processes.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True))
         return processes[-1]
@@ -80,20 +80,20 @@ def test_a_process_keeps_its_gpu():
     """Each model of a sweep is trained on the same."""
     assert take_gpus(["a", "b"]) == take_gpus(["a", "b"]) == [0]
     assert take_gpus(["b", "a"]) == [1], "and no second one"
-    assert list(gpus._held) == ["a"]
+    assert list(locks._held) == ["a"]
 
 
-def test_the_folder_of_the_locks_is_the_users_own(locks, monkeypatch):
+def test_the_folder_of_the_locks_is_the_users_own(folder, monkeypatch):
     take_gpus(["a"])
-    assert locks.stat().st_mode & 0o777 == 0o700
-    monkeypatch.setattr(os, "geteuid", lambda: locks.stat().st_uid + 1)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    monkeypatch.setattr(os, "geteuid", lambda: folder.stat().st_uid + 1)
     with pytest.raises(UserError, match=r"locks: belongs to another user.*PSLD_GPU_LOCKS"):
         take_gpus(["b"])
 
 
 def test_the_folder_of_the_locks_can_be_another_one(tmp_path):
     """For a machine on which somebody else has taken the name of the usual one."""
-    code = "from psld.utils import gpus; print(gpus.take_gpus(['a']))"
+    code = "from psld.utils import locks; print(locks.take_gpus(['a']))"
     environment = {**os.environ, "PSLD_GPU_LOCKS": str(tmp_path / "mine")}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["a.lock"]
