@@ -2,7 +2,7 @@
 
 python -m benchmarks.coverage
 
-The tables are in docs/results.md.
+prints the tables of docs/notes/intervals.md.
 """
 
 from collections.abc import Callable, Iterable

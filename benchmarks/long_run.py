@@ -27,10 +27,12 @@ DOWN_SECONDS = 90
 SNAKEFILE = """\
 import sys
 from psld.cluster.executor import Executor
-from psld.cluster.head import repair_snakemake
+from psld.cluster.head import begin_run
 
-repair_snakemake()
 Executor.format_job_exec = lambda executor, job: f"{sys.executable} -IS job.py {job.output[0]}"
+
+onstart:
+    begin_run()
 
 rule all:
     input: expand("cells/{cell}", cell=range(int(config["cells"])))

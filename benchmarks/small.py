@@ -1,4 +1,4 @@
-"""The comparisons of docs/small.md: differences of two cells of `make small`, with p-values.
+"""The comparisons of docs/notes/small.md: differences of two cells of `make small`, with p-values.
 
 python -m benchmarks.small
 

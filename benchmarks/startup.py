@@ -22,7 +22,9 @@ UNTIL_WORK = """
 import gc
 gc.disable()  # as psld does while it imports
 import psld.commands.entry as entry
+from psld.grid.records import Job
 gc.enable()
+Job.check = lambda job: None  # No model is there.
 checked = entry.entry_point
 entry.entry_point = lambda *how, **more: lambda main: checked(*how, **more)(lambda settings: None)
 """
@@ -33,10 +35,10 @@ COMMANDS = {
     "train model=demo/cld data=x.h5": UNTIL_WORK + RUN,
     "train_guide guide=demo/psld-0.02 data=x.h5": UNTIL_WORK + RUN,
     "train_extractor features=demo/digits/fd-classifier data=x.h5": UNTIL_WORK + RUN,
-    "import model=demo/cld data=x.h5 checkpoint=x": UNTIL_WORK + RUN,
+    "import_model model=demo/cld data=x.h5 checkpoint=x": UNTIL_WORK + RUN,
     "reference features=demo/digits/fd-classifier data=x.h5": UNTIL_WORK + RUN,
     "sample cell=demo/cld/em-quadratic-40": UNTIL_WORK + RUN,
-    "evaluate cell=demo/cld/em-quadratic-40": UNTIL_WORK + RUN,
+    "evaluate_cell cell=demo/cld/em-quadratic-40": UNTIL_WORK + RUN,
     "tabulate": RUN,
     "figure figure=nfe": UNTIL_WORK + RUN,
     "plan list=cells": RUN,
@@ -47,10 +49,10 @@ WITH_TORCH = (
     "train",
     "train_guide",
     "train_extractor",
-    "import",
+    "import_model",
     "reference",
     "sample",
-    "evaluate",
+    "evaluate_cell",
 )
 """The commands that import torch before their work begins."""
 

@@ -68,7 +68,11 @@ class Instead:
 INSTEAD = [
     Instead(r"(snakemake .*profiles/slurm.*)", "needs a cluster", r"\1 --dry-run"),
     Instead(r"(snakemake .*(?<!cores) (all|rehearsal|table\d)\b.*)", "takes GPUs", r"\1 --dry-run"),
-    Instead(r"(psld .*) --multirun (hydra/launcher=site) .*", "a cluster", r"\1 \2 --cfg hydra"),
+    Instead(
+        r"psld (\w+) --multirun (hydra/launcher=site) .*",
+        "needs a cluster",
+        r"""python -c "from psld.config.compose import compose_whole as c; c('\1', ['\2'], '')" """,
+    ),
     Instead(r"psld .* hydra/sweeper=optuna .*", "needs another package", ":"),
     Instead(r"cp -r ~/photos pictures", "the reader's", "cp -r ../downloads/flowers pictures"),
     Instead(r"(snakemake .* mine)", "downloads Inception", r"\1 --dry-run"),
@@ -201,7 +205,7 @@ def test_a_page_does_what_it_says(page, tmp_path):
         "README.md",
         "CHANGELOG.md",
         "CONTRIBUTING.md",
-        *sorted(f"docs/{page.name}" for page in REPOSITORY.glob("docs/*.md")),
+        *sorted(str(page.relative_to(REPOSITORY)) for page in REPOSITORY.glob("docs/**/*.md")),
     ],
 )
 def test_links_lead_to_files_and_headings(page):

@@ -19,7 +19,6 @@ from psld.utils.errors import (
     is_out_of_memory,
     missing_extra,
     one_line,
-    printable,
 )
 
 WRONG_PATHS = PermissionError | NotADirectoryError | IsADirectoryError | FileNotFoundError
@@ -59,7 +58,7 @@ def explained(error: Exception) -> tuple[int, str] | None:
         return 1, f"{place}: cannot be written ({error.strerror}); free some space and try again"
     if isinstance(error, UnicodeEncodeError):
         near = error.object[max(error.start - 40, 0) : error.end + 40]
-        return 2, f"{printable(near)!r}: a name or text that is not Unicode; rename the file"
+        return 2, f"{near!r}: a name or text that is not Unicode; rename the file"
     # submitit's error without sbatch
     if isinstance(error, RuntimeError) and "on a slurm cluster" in text:
         return 2, "hydra/launcher: there is no sbatch here; use hydra/launcher=submitit_local"
@@ -95,7 +94,9 @@ def text_of(error: Exception) -> str:
         return f"{group}={name}: no such {group}; there are: {known}"
     unknown = re.search(r"Could not override '(\S+)'\. (?:No match.*\. )?To append .*", text)
     if unknown is None:
-        return text.partition(" To append to your default list ")[0]
+        text = text.partition(" To append to your default list ")[0]
+        text = text.removeprefix("ValueError raised while resolving interpolation: ")
+        return re.sub(r" full_key: (\S+) object_type=\w+$", r" (\1)", text)
     known = f"no setting is called {unknown[1]}{_meant(unknown[1], error)}"
     return f"{text[: unknown.start()]}{known}; the command's --help lists them"
 

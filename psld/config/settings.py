@@ -27,7 +27,8 @@ from psld.utils.files import digest_of, read_json, retried_in_slurm, write_json
 
 S = TypeVar("S", bound="Settings")
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+Name = Annotated[str, Field(pattern=NAME)]
 """A name of files and folders: letters, digits, dots, dashes and underscores."""
 
 SHOWN = 10
@@ -141,6 +142,9 @@ def _complaints(
                 complaints.append(f"{key} is missing")
             case "value_error":
                 complaints.append(f"{key}: {detail['ctx']['error']}")
+            case "string_pattern_mismatch" if detail["ctx"]["pattern"] == NAME:
+                wrong = f"{key}: {detail['input']!r} is no name"
+                complaints.append(f"{wrong}: letters a to z, digits, dots, dashes, underscores")
             case _:
                 complaints.append(f"{key}: {detail['msg']} (got {detail['input']!r})")
     return complaints

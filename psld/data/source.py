@@ -16,6 +16,7 @@ from PIL import Image
 from psld.data.picture import central_square, decode
 from psld.data.settings import AFHQv2Source, CelebASource, FolderSource
 from psld.utils.errors import UserError, reraise_fault
+from psld.utils.files import regular_file
 
 Frame = Callable[[Image.Image], Image.Image]
 """Crops or pads a picture."""
@@ -73,9 +74,7 @@ class FileTree:
             sizes = dict(_files_below(path, self._left_out))
         else:
             try:
-                if path.exists() and not path.is_file():
-                    raise ValueError("not a regular file")
-                self._archive = zipfile.ZipFile(path)
+                self._archive = zipfile.ZipFile(regular_file(path))
             except Exception as error:  # Damage in the archive's list can raise nearly any.
                 reraise_fault(error, path)
                 raise UserError(

@@ -133,7 +133,8 @@ def grid_from_json(text: str) -> Grid:
         return TypeAdapter(Grid).validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise UserError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        where = ".".join(map(str, ("grid", *first["loc"])))
+        raise UserError(f"{where}: {first['msg']}") from None
 
 
 def _read(name: str) -> tuple[str, Grid | None]:

@@ -253,8 +253,8 @@ def combined(value: float, intervals: Sequence[Interval]) -> Interval:
     a = t_{B−1} s, and training again, with b = t_{T−1} s. The half-width √(a² + b²) covers both at
     once, with at least 95 % whatever their ratio (Banerjee 1960). One quantile for both, with the
     degrees of freedom of Welch and Satterthwaite, covers less when trainings are few, because their
-    spread can be small by chance (docs/results.md has both). Noise that the trainings do not share
-    is in a and in b, which makes the interval wider than it must be.
+    spread can be small by chance (docs/notes/intervals.md has both). Noise that the trainings do
+    not share is in a and in b, which makes the interval wider than it must be.
 
     Half-widths to the two sides add separately (Zou and Donner 2008).
     """

@@ -211,7 +211,7 @@ def recall(
 
     Recall grows with the number of samples, so compare only equal n. Without a block, each sample's
     ball reaches to its k-th neighbor outside that block. Indicators of nearest neighbors are not
-    smooth, which makes these intervals a third to two thirds too wide (docs/results.md).
+    smooth, which makes these intervals a third to two thirds too wide (docs/notes/intervals.md).
     """
     blocks = assign_blocks(len(samples), blocks)
     block = blocks.block.to(samples.device)

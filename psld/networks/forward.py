@@ -26,7 +26,7 @@ def forward_pass(network: nn.Module, precision: Precision, *, compile: bool = Fa
 
 @contextmanager
 def enough_threads(
-    network: nn.Module, images: int, pixels: int, least: float | None = None
+    network: nn.Module, images: int, pixels: int, least: float = WORK_OF_A_THREAD
 ) -> Iterator[None]:
     """Let torch use as many CPU threads as an evaluation of the network has work for.
 
@@ -35,7 +35,7 @@ def enough_threads(
     """
     before = torch.get_num_threads()
     work = sum(parameter.numel() for parameter in network.parameters()) * pixels * images
-    torch.set_num_threads(max(1, min(before, math.ceil(work / (least or WORK_OF_A_THREAD)))))
+    torch.set_num_threads(max(1, min(before, math.ceil(work / least))))
     try:
         yield
     finally:

@@ -215,10 +215,7 @@ class OfficialCheckpoint(NamedTuple):
         """Return one of both. Raises UserError if the file does not have it."""
         weights = self.ema if chosen == "ema" else self.online
         if weights is None:
-            line = (
-                "holds no moving average; name its model and add weights=online for the last ones"
-            )
-            raise UserError(line)
+            raise UserError("holds no moving average; name its model and give weights=online")
         return weights
 
 

@@ -134,7 +134,7 @@ def verify(
     if reference and not files:
         raise UserError(f"reference={reference}: no {FEATURES} there or below; run psld reference")
     references = [load_reference(file.parent) for file in files]
-    if not path.exists():
+    if not (path.is_file() or path.is_dir()):
         raise UserError(f"{path}: no such file or folder")
     try:
         if path.is_file():

@@ -21,7 +21,7 @@ ROUNDING = 1e-6
 
 FEATURE_ROUNDING = 1e-4
 """The largest distance of two references, relative to the spread of their features. Other batch
-sizes and threads make 4e-7, bfloat16 makes 7e-3 (docs/results.md)."""
+sizes and threads make 4e-7, bfloat16 makes 7e-3 (docs/notes/intervals.md)."""
 
 UNCOMPARED = {"title", "question", "gallery", "figures", "batch_size", "shards_per_job"}
 UNCOMPARED |= {"caption", "footnotes"}

@@ -195,7 +195,8 @@ def recognize(path: Path, layouts: Sequence[tuple[Shapes, Trained]]) -> Recogniz
         file.refuse(error)
         return file
     file.sha256, file.step = checkpoint.sha256, checkpoint.step
-    file.gamma = next(iter(map(float, reversed(GAMMA.findall(str(path))))), None)
+    if in_path := GAMMA.findall(str(path)):
+        file.gamma = float(in_path[-1])
     weights = checkpoint.ema or checkpoint.online
     shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
     matching = [settings for layout, settings in layouts if layout == shapes]

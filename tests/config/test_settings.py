@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, model_validator
 
-from psld.config.settings import Settings, parse, updated
+from psld.config.settings import Name, Settings, parse, updated
 from psld.utils.errors import UserError
 
 
@@ -17,7 +17,7 @@ class Cat(Settings):
 
 class Dog(Settings):
     kind: Literal["dog"]
-    name: str
+    name: Name
 
     @model_validator(mode="after")
     def _is_no_cat(self) -> "Dog":
@@ -58,6 +58,10 @@ INTEGER = "Input should be a valid integer, unable to parse string as an integer
             "animal.lives: Input should be greater than or equal to 1 (got 0)",
         ),
         ({"animal": {"kind": "dog", "name": "Rex"}}, "(settings): a dog needs a room"),
+        (
+            {"animal": {"kind": "dog", "name": "größe"}},
+            "animal.name: 'größe' is no name: letters a to z, digits, dots, dashes, underscores",
+        ),
         ({"animal": {"kind": "dog", "name": "Cat"}}, "animal: a dog is no cat"),
         (
             {"animal": CAT, "door": "ajar"},

@@ -34,7 +34,11 @@ def refusal(configs: Path, content: dict[str, Any] | str, complaint: str) -> Non
         ("gallery", "em-11", "gallery: no cell has the sampler 'em-11'; there are: em-10"),
         ("models/psld", ["process=psld", "process.gama=1"], "psld: .*is process.gamma meant"),
         ("models/psld", ["process=psld", "process.gamma=-1"], "models.psld: process.gamma"),
-        ("models/psld", ["wandb.project=${oc.env:HOME}"], "models.psld: .*reads the environment"),
+        (
+            "models/psld",
+            ["wandb.project=${oc.env:HOME}"],
+            r"models.psld: \$.* reads the environment; .*\(wandb.project\)$",
+        ),
         ("models/psld", ["process"], "models.psld: process: not a setting KEY=VALUE"),
         ("models/psld", {"of": "demo", "overrides": ["process=cld"]}, "models.psld: .* no `of`"),
         ("models/none", {"of": "paper"}, "models.none: .*paper.yaml trains no model of this name"),
@@ -74,6 +78,11 @@ def test_a_wrong_value_is_refused_by_its_key(configs, path, value, complaint):
 @pytest.mark.parametrize("text", ["", "- a\n- b\n", "models:\n  a: [\n", "a: 1\n b"])
 def test_what_is_no_grid_is_refused(configs, text):
     refusal(configs, text, "mine.yaml: ")
+
+
+def test_a_key_that_is_there_twice_is_named_with_its_two_lines(configs):
+    text = "seed: 1\ntitle: Mine\nseed: 2\n"
+    refusal(configs, text, "line 3, column 1: seed is also a key in line 1")
 
 
 def test_a_key_that_is_there_twice_is_named_with_its_lines(configs):

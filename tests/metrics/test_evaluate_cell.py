@@ -1,4 +1,4 @@
-"""A grid's cell from its shards to its results: `psld sample cell=…`, `psld evaluate cell=…`."""
+"""A grid's cell from its shards to its results: `psld sample` and `psld evaluate_cell`."""
 
 import json
 import re

@@ -82,7 +82,7 @@ def test_reference_checkpoint_by_hand(workplace, path, kind):
     prepare(workplace, vector)
     file = shutil.copy(path, workplace / OFFICIAL_NAME)
     chosen = [] if kind == "ema" else ["weights=online"]
-    succeeded(call(workplace, "import", str(file), *overrides(vector), *chosen))
+    succeeded(call(workplace, "import_model", str(file), *overrides(vector), *chosen))
     check_weights(workplace / "model", vector, kind)
     manifest = read_json(workplace / "model" / "manifest.json")
     assert manifest["imported"] == {
@@ -95,7 +95,7 @@ def test_reference_checkpoint_by_hand(workplace, path, kind):
 def test_an_imported_manifest_has_the_keys_of_a_trained_one(workplace, model):
     checkpoint = torch.load(TINY, weights_only=True)
     torch.save({**checkpoint, "global_step": 7}, workplace / "seven.ckpt")
-    succeeded(call(workplace, "import", "seven.ckpt", *overrides(VECTOR)))
+    succeeded(call(workplace, "import_model", "seven.ckpt", *overrides(VECTOR)))
     imported = read_json(workplace / "model" / "manifest.json")
     trained = read_json(model / "manifest.json")
     assert imported.keys() == trained.keys()
@@ -132,24 +132,24 @@ def test_a_checkpoint_that_does_not_fit_writes_nothing(workplace, change, more, 
     checkpoint = torch.load(TINY, weights_only=True)
     torch.save({"state_dict": change(checkpoint["state_dict"])}, workplace / "changed.ckpt")
     arguments = ("changed.ckpt", *overrides(VECTOR), *more)
-    refused(call(workplace, "import", *arguments), 2, *words)
+    refused(call(workplace, "import_model", *arguments), 2, *words)
     assert not (workplace / "model").exists()
 
 
 def test_a_failed_import_leaves_the_model_before_it(workplace):
-    succeeded(call(workplace, "import", str(TINY), *overrides(VECTOR)))
+    succeeded(call(workplace, "import_model", str(TINY), *overrides(VECTOR)))
     before = files_below(workplace / "model")
     for name, content in (("cut.ckpt", TINY.read_bytes()[:-100]), ("none.ckpt", None)):
         if content is not None:
             (workplace / name).write_bytes(content)
-        refused(call(workplace, "import", name, *overrides(VECTOR)), 2, name)
+        refused(call(workplace, "import_model", name, *overrides(VECTOR)), 2, name)
     assert files_below(workplace / "model") == before
 
 
 def test_a_model_without_its_dataset_is_sampled_and_evaluated(tmp_path):
     """The digest of the data is not known; evaluation then goes by the dataset's name."""
     given = (*overrides(VECTOR), "dataset.num_classes=2")
-    succeeded(call(tmp_path, "import", str(TINY), *given))
+    succeeded(call(tmp_path, "import_model", str(TINY), *given))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
     check_weights(tmp_path / "model", VECTOR, "ema")
     assert read_json(tmp_path / "model" / "manifest.json")["dataset_digest"] is None

@@ -64,8 +64,8 @@ def prepare(folder: Path, vector: dict[str, np.ndarray]) -> None:
 def test_reference_guide_by_hand(tmp_path, path):
     vector = load(path)
     prepare(tmp_path, vector)
-    given = ("kind=guide", *overrides(vector), "output=guide")
-    succeeded(call(tmp_path, "import", "epoch=9.ckpt", *given))
+    given = (*overrides(vector), "output=guide")
+    succeeded(call(tmp_path, "import_guide", "epoch=9.ckpt", *given))
     network = load_guide(tmp_path / "guide", torch.device("cpu")).network
     y = network(torch.from_numpy(vector["x"]), torch.from_numpy(vector["t"])).numpy()
     np.testing.assert_allclose(y, vector["y"], rtol=1e-4, atol=1e-5)
@@ -77,8 +77,8 @@ def test_reference_guide_by_hand(tmp_path, path):
 def test_a_checkpoint_of_a_model_is_refused_as_a_guide(tmp_path):
     vector, model = load(VECTORS[0]), reference_files("checkpoint_*.ckpt")[0]
     prepare(tmp_path, vector)
-    given = (str(model), "kind=guide", *overrides(vector), "output=guide")
-    refused(call(tmp_path, "import", *given), 2, model.name, "all_modules.")
+    given = (str(model), *overrides(vector), "output=guide")
+    refused(call(tmp_path, "import_guide", *given), 2, model.name, "all_modules.")
     assert not (tmp_path / "guide").exists()
 
 
@@ -96,7 +96,7 @@ def test_a_guide_of_a_grid_is_imported_by_its_name_without_its_dataset(tmp_path)
     named = {"defaults": ["folder", "_self_"], "name": "noise", "source": {"root": "pictures"}}
     (tmp_path / "configs" / "dataset").mkdir()
     (tmp_path / "configs" / "dataset" / "noise.yaml").write_text(yaml.safe_dump(named | dataset))
-    succeeded(call(tmp_path, "import", "epoch=9.ckpt", "guide=tiny/official"))
+    succeeded(call(tmp_path, "import_guide", "epoch=9.ckpt", "guide=tiny/official"))
     guide = tmp_path / "guides" / "tiny" / "official"
     load_guide(guide, torch.device("cpu"))
     manifest = read_manifest(guide, GuideManifest)

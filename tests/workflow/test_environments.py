@@ -31,14 +31,15 @@ DISTRIBUTIONS = packages_distributions()
 
 COMES_WITH = {
     "omegaconf": "hydra-core",
+    "pydantic-core": "pydantic",
     "snakemake-interface-common": "snakemake",
     "snakemake-interface-executor-plugins": "snakemake",
 }
 """Packages that the code imports and another package brings along."""
 
 
-OPTIONAL = EXTRAS["efficientnet"] | EXTRAS["hub"]
-"""Packages that the code imports only where a user names what needs them."""
+OPTIONAL = EXTRAS["efficientnet"] | EXTRAS["hub"] | {"submitit"}
+"""Packages that the code imports only where a user names what needs them: submitit, for sweeps."""
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 
