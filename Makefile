@@ -14,7 +14,7 @@ INSTALLED := .venv/installed
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
 SNAKEMAKE := $(RUN) snakemake --profile $(PROFILE)
 
-.PHONY: help setup demo small test test-slow test-slurm test-gpu test-wheel faults fuzz lint lock docs cells plan results report sync dashboard bench
+.PHONY: help setup demo check-demo small test test-slow test-slurm test-gpu test-wheel fuzz lint lock docs cells plan results report sync dashboard bench
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,9 @@ $(INSTALLED): pyproject.toml
 demo: $(INSTALLED) ## Run the demo grid: train, sample, evaluate; tables, figures, page, report
 	@$(SNAKEMAKE) demo --logger rich
 	@$(MAKE) --no-print-directory report results GRID=demo
+
+check-demo: $(INSTALLED) ## Check what the demo has made; its page and tables in a browser, if chromium is there
+	$(RUN) python -m pytest tests/workflow/check_demo.py
 
 small: $(INSTALLED) ## Run the paper in small, on Fashion-MNIST at 16×16: docs/small.md
 	@$(SNAKEMAKE) small --logger rich
@@ -78,12 +81,7 @@ test-slurm: $(INSTALLED) ## Start a real Slurm cluster of four nodes here and ru
 test-gpu: $(INSTALLED) ## Run the tests on this machine's GPU, the whole demo last, in 20 minutes at most
 	$(RUN) timeout 1200 python -m pytest tests/gpu -rs
 
-faults: $(INSTALLED) ## Run the fault matrix and print it: every stage under every fault
-	@$(RUN) python -m tests.faults
-
-fuzz: $(INSTALLED) ## Give every reader of files many damaged inputs; print their number and the coverage
-	$(RUN) coverage run -m pytest tests/fuzz
-	$(RUN) coverage report
+fuzz: $(INSTALLED) ## Give the readers of files many damaged inputs, and print their number
 	$(RUN) python -m pytest tests/fuzz --hypothesis-profile=fuzz
 
 test-wheel: $(INSTALLED) ## Build the wheel and use it in a fresh environment, outside the checkout

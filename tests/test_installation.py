@@ -7,13 +7,10 @@ import sys
 import tomllib
 
 import pytest
-from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf
 from packaging.requirements import Requirement
 
 import psld
 from psld import library
-from psld.config.compose import compose_whole
 from tests.commands import call, refused
 from tests.workflow.project import REPOSITORY
 
@@ -43,30 +40,8 @@ def test_flags_work_where_argparse_checks_their_help():
     assert "digits" in finished.stdout
 
 
-@pytest.mark.skipif(sys.version_info >= (3, 14), reason="the real check is there")
-def test_the_imitated_check_refuses_hydra():
-    """When Hydra passes it, nothing has to be changed in argparse any more."""
-    finished = python(f"{OF_PYTHON_3_14}from hydra._internal.utils import *\nget_args_parser()")
-    assert "LazyCompletionHelp" in finished.stderr
-
-
 def python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-
-
-@pytest.mark.parametrize("launcher", ["submitit_local", "submitit_slurm"])
-def test_a_launcher_is_the_same_without_hydras_deprecated_merging(launcher, monkeypatch):
-    """A later Hydra no longer merges the launcher's own config of the same name into ours."""
-    with pytest.warns(UserWarning, match="is validated against ConfigStore schema"):
-        merged = composed(launcher)
-    launchers = ConfigStore.instance().repo["hydra"]["launcher"]
-    monkeypatch.delitem(launchers, f"{launcher}.yaml")
-    assert composed(launcher) == merged
-
-
-def composed(launcher: str) -> dict:
-    whole = compose_whole("prepare", [f"hydra/launcher={launcher}"], "test")
-    return OmegaConf.to_container(whole.hydra.launcher)
 
 
 @pytest.mark.parametrize(

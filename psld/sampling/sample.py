@@ -47,7 +47,7 @@ from psld.training.settings import ModelSettings
 from psld.training.start import SamplerStart, load_start
 from psld.utils.device import device_name, device_of, use_device
 from psld.utils.errors import RunError, UserError
-from psld.utils.files import digest_of
+from psld.utils.files import digest_of, retried_in_slurm
 from psld.utils.randomness import ShardNoise
 
 
@@ -59,7 +59,7 @@ def origin_of(
     if model.serves_every_process:
         process = (cell.process or model.process).model_dump(mode="json")
     if cell.sampler.starts_from_data:
-        start = load_start(Path(cell.model), weights_sha256).sha256
+        start = retried_in_slurm(load_start)(Path(cell.model), weights_sha256).sha256
     inpaints = isinstance(guidance, InpaintingGuidance)
     return ShardOrigin(
         weights_sha256=weights_sha256,

@@ -20,6 +20,7 @@ from psld.training.settings import GuideModelSettings, ModelSettings, TrainedSet
 from psld.training.start import START, SamplerStart, load_start
 from psld.utils.device import device_of
 from psld.utils.errors import UserError
+from psld.utils.files import retried_in_slurm
 from psld.utils.tensors import read_tensors, save_tensors
 
 WEIGHTS = "weights.safetensors"
@@ -103,7 +104,8 @@ class Model:
 
         Raises UserError if it is missing, damaged, or belongs to other weights or images.
         """
-        start, dataset = load_start(self.folder, self.weights_sha256), self.settings.dataset
+        start = retried_in_slurm(load_start)(self.folder, self.weights_sha256)
+        dataset = self.settings.dataset
         shape = (dataset.channels, dataset.image_size, dataset.image_size)
         if start.data.shape != shape:
             raise UserError(

@@ -1,24 +1,14 @@
 """Snakemake's executor `psld`: with stand-ins for Slurm's commands, whose sbatch runs the job."""
 
-import asyncio
-import inspect
 import os
 import shlex
 import signal
 import subprocess
 import time
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-import snakemake_executor_plugin_slurm as plugin
-from snakemake.scheduling.job_scheduler import JobScheduler
-from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
-from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
 
 from psld.cluster import head
-from psld.cluster.executor import Executor
 from psld.utils.errors import RunError
 from tests.cluster.commands import Commands
 from tests.cluster.runs import SNAKEFILE, wait
@@ -111,15 +101,20 @@ def test_an_interrupt_of_snakemake_alone_ends_its_local_jobs(slurm, folder):
     assert "Traceback" not in (folder.path / "first.log").read_text(), "it waits for local jobs"
 
 
-def test_an_interrupt_cancels_jobs_in_slurm_and_does_not_wait(keeping, folder):
-    """The plugin alone would end when it asks for their states next."""
+@pytest.mark.parametrize("answers", [True, False])
+def test_an_interrupt_cancels_jobs_in_slurm_and_does_not_wait(keeping, folder, answers):
+    """The plugin alone would end when it asks for their states next. sbatch may be under way."""
     folder.options += ["--psld-init-seconds-before-status-checks", "40"]
+    if not answers:
+        keeping.answer("scancel", stderr="Socket timed out", exit_code=1)
     with folder.started() as process:
-        wait(lambda: "SLURM jobid 0" in (folder.path / "first.log").read_text(), process)
+        wait(lambda: keeping.calls("sbatch"), process)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=20) == 1
     [scancel] = keeping.calls("scancel")
     assert f"--job-name {scancel.removeprefix('--me --name=')} " in keeping.calls("sbatch")[0]
+    complaint = f"Socket timed out; the jobs go on: scancel {scancel} ends them"
+    assert (complaint in (folder.path / "first.log").read_text()) != answers
 
 
 def test_a_refusal_of_slurm_ends_snakemake_and_leaves_the_jobs(keeping, folder, tmp_path):
@@ -158,173 +153,33 @@ def test_jobs_of_a_killed_run_have_left_slurm_before_the_next_writes(
     assert (done.returncode, done.stderr) == (1, b""), "a job that starts only now does nothing"
 
 
-# --- the states of jobs ---------------------------------------------------------------------------
-
-
-class Asking(Executor):
-    """An executor that has submitted jobs, and notes what it reports of them."""
-
-    next_seconds_between_status_checks = 20
-    tmpdir = ""
-
-    def __init__(self) -> None:
-        self.run_uuid = "run-1"
-        self.wait = True
-        self.reports: dict[str, list[str]] = {}
-        settings = SimpleNamespace(init_seconds_before_status_checks=20)
-        ends = SimpleNamespace(executor_error_callback=lambda error: self.note("end", str(error)))
-        self.workflow = SimpleNamespace(executor_settings=settings, scheduler=ends)
-        self.logger = SimpleNamespace(
-            warning=lambda text: self.note("warning", text),
-            error=lambda text: self.note("error", text),
-        )
-        self._job_submission_executor = ThreadPoolExecutor(1)
-
-    def note(self, kind: str, text: str) -> None:
-        self.reports.setdefault(kind, []).append(text)
-
-    def report_job_success(self, job_info: SimpleNamespace) -> None:
-        self.note("success", job_info.external_jobid)
-
-    def print_job_error(self, job_info: SimpleNamespace, msg: str, **_: object) -> None:
-        self.note("failure", msg.split()[-1])
-        self.workflow.scheduler.error_callback = lambda job: None
-
-    def check(self, *jobs: SimpleNamespace) -> list[str]:
-        """The jobs that go on."""
-
-        async def collect() -> list[str]:
-            return [job.external_jobid async for job in self.check_active_jobs(list(jobs))]
-
-        return asyncio.run(collect())
-
-    def _pause(self, seconds: float) -> None:
-        self.note("pause", "")
-
-
-def submitted_job(folder: Path, number: str) -> SimpleNamespace:
-    log = folder / f"{number}.log"
-    job = SimpleNamespace(output=[str(folder / f"output-{number}")])
-    return SimpleNamespace(external_jobid=number, job=job, aux={"slurm_logfile": log})
-
-
-def test_what_becomes_of_jobs(commands: Commands, tmp_path):
-    states = {
-        "1": "COMPLETED",
-        "2": "NODE_FAIL",
-        "3": "PREEMPTED",
-        "4": "TIMEOUT",
-        "5": "CANCELLED",
-        "6": "A_STATE_OF_A_LATER_SLURM",
-        "7": "PENDING",
-    }
-    listed = "".join(f"{job} {state} None\\n" for job, state in states.items())
-    commands.answer("squeue", first=f"printf '{listed}'")
-    log = tmp_path / "1.log"
-    log.touch()
-    asking = Asking()
-    left = asking.check(*(submitted_job(tmp_path, number) for number in states))
-    assert left == ["2", "3", "6", "7"]
-    assert asking.reports == {"success": ["1"], "failure": ["TIMEOUT.", "CANCELLED."]}
-    assert not log.exists(), "that of a successful job"
-
-
-def test_a_job_that_slurm_has_forgotten_is_done_if_its_output_is_new(
-    commands: Commands, tmp_path, monkeypatch
-):
-    """Its end was forgotten before the first question: the controller did not answer."""
-    jobs = [submitted_job(tmp_path, number) for number in ("1", "2", "3")]
-    monkeypatch.setattr(plugin.Executor, "report_job_submission", lambda *arguments: None)
-    asking, now = Asking(), time.time()
-    with monkeypatch.context() as earlier:
-        earlier.setattr(time, "time", lambda: now - 1000)
-        for job in jobs:
-            asking.report_job_submission(job)
-    for job, made in zip(jobs, (now - 900, now - 1100), strict=False):
-        Path(job.job.output[0]).touch()
-        os.utime(job.job.output[0], (made, made))
-    commands.answer("squeue")
-    assert asking.check(*jobs) == []
-    assert asking.reports == {"success": ["1"], "failure": ["GONE.", "GONE."]}
-
-
 AWAY = "Unable to contact slurm controller (connect failure)"
 
 
-def answers_at_the_eighth_time(commands: Commands, folder: Path) -> None:
-    away = f"echo >> {folder}/asked; [ $(/usr/bin/wc -l < {folder}/asked) -gt 7 ] && "
-    commands.answer("squeue", stderr=AWAY, exit_code=1, first=f"{away} {{ echo 1 RUNNING; exit; }}")
-
-
-def test_no_job_is_forgotten_while_the_controller_is_away(commands: Commands, tmp_path):
-    answers_at_the_eighth_time(commands, tmp_path)
-    asking = Asking()
-    assert asking.check(submitted_job(tmp_path, "1")) == ["1"]
-    assert asking.reports["warning"] == [f"{AWAY}; asking again until it answers"]
-    assert len(commands.calls("squeue")) == 8
-
-
-def test_a_submission_without_an_answer_is_repeated(commands: Commands, tmp_path, monkeypatch):
-    """The job has not failed; it is submitted when the controller answers."""
-    submissions = []
-
-    def submit(asking: Asking, job: object) -> None:
-        submissions.append(len(commands.calls("squeue")))
-        if len(submissions) == 1:
-            error = SimpleNamespace(job=job, external_jobid=None)
-            asking.report_job_error(error, msg=f"sbatch: error: {AWAY}")
-
-    monkeypatch.setattr(plugin.Executor, "run_job", submit)
-    answers_at_the_eighth_time(commands, tmp_path)
-    asking = Asking()
-    asking.run_job("job")
-    asking._job_submission_executor.shutdown(wait=True)
-    assert submissions == [0, 8], "the number of questions before each"
-    assert "failure" not in asking.reports
-
-
-@pytest.mark.parametrize("answers", [True, False])
-def test_ctrl_c_cancels_what_is_not_on_the_list_of_active_jobs(commands: Commands, answers):
-    """The list is empty while states are asked for; sbatch may be under way."""
-    commands.answer("sbatch")
-    commands.answer(
-        "scancel", stderr="" if answers else "Socket timed out", exit_code=int(not answers)
+def test_a_controller_that_is_away_loses_no_job(slurm, folder, tmp_path):
+    """It answers no submission and seven questions; later, it loses a node, and forgets the job."""
+    quick = "Executor._pause = lambda self, seconds: time.sleep(min(seconds, 0.2))"
+    imports = "import time\nfrom psld.cluster.executor import Executor"
+    (folder.path / "Snakefile").write_text(f"{imports}\n{quick}\n{SNAKEFILE}")
+    folder.job, asked = "touch made", tmp_path / "asked"
+    sbatch = (slurm.folder / "sbatch").read_text()
+    away = f"{{ echo '{AWAY}' >&2; exit 1; }}"
+    (slurm.folder / "sbatch").write_text(f"{sbatch[:10]}[ -e {asked} ] || {away}\n{sbatch[10:]}")
+    slurm.answer(
+        "squeue",
+        first=f"echo >> {asked}; n=$(wc -l < {asked}); [ $n -gt 7 ] || {away}\n"
+        f"[ $n -gt 9 ] || [ ! -e {tmp_path}/jobs/0.state ] || echo 0 NODE_FAIL None",
     )
-    asking = Asking()
-    asking._job_submission_executor.submit(
-        subprocess.run, f"/bin/sleep 0.5; {commands.folder}/sbatch", shell=True
-    )
-    asking.cancel_jobs([])
-    assert len(commands.calls("sbatch")) == 1
-    assert commands.calls("scancel") == ["--me --name=run-1"]
-    complaint = "Socket timed out; the jobs go on: scancel --me --name=run-1 ends them"
-    assert asking.reports.get("error", []) == ([] if answers else [complaint])
+    done = folder.run()
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count(f"{AWAY}; asking again until it answers") == 1
+    assert len(slurm.calls("sbatch")) == 1, "of those that were answered"
 
 
-# --- the inside of other libraries ----------------------------------------------------------------
-
-
-def test_snakemake_finds_the_executor():
-    assert ExecutorPluginRegistry().get_plugin("psld").executor is Executor
-
-
-def test_the_plugin_has_what_the_executor_uses():
-    """A failure says: the plugin has changed, see psld/cluster/executor.py."""
-    changed = "snakemake-executor-plugin-slurm has changed; see psld/cluster/executor.py: "
-    begins = inspect.getsource(plugin.Executor.__post_init__)
-    for name in ("self.run_uuid = ", "self._job_submission_executor = ThreadPoolExecutor("):
-        assert name in begins, f"{changed}__post_init__ does not set {name}"
-    assert "self.slurm_logdir = " in begins, f"{changed}where are the logs?"
-    submits = inspect.getsource(plugin.Executor.run_job)
-    for text in (
-        "pass_command_as_script",
-        "params.run_uuid",
-        "SubmittedJobInfo(job)",
-        "_report_job_submission_",
-    ):
-        source = submits + inspect.getsource(plugin.get_submit_command)
-        assert text in source, f"{changed}run_job has no {text}"
-    for name in ("get_job_exec_prefix", "get_snakefile", "get_python_executable", "tmpdir"):
-        assert hasattr(RemoteExecutor, name), f"{changed}a job's command has no {name}"
-    schedules = inspect.getsource(JobScheduler.__init__)
-    assert "self._local_executor = None" in schedules, f"{changed}what runs local jobs?"
+@pytest.mark.parametrize(("listed", "state"), [("0 TIMEOUT None", "TIMEOUT"), ("", "GONE")])
+def test_a_job_that_has_ended_without_its_output_has_failed(keeping, folder, listed, state):
+    """A job is GONE if Slurm has forgotten it, and its output is not there or older."""
+    keeping.answer("squeue", listed)
+    ended = folder.run()
+    assert ended.returncode == 1
+    assert f"Slurm job 0 ended as {state}" in ended.stderr

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
 
@@ -18,20 +16,11 @@ from psld.cluster.job import (
 )
 from psld.utils.errors import RunError, Stopped
 from psld.utils.files import read_json
-from tests.commands import started
 
 THIS_LIFE = "JobId=42 StartTime=2026-01-02T10:00:00 PreemptTime=2026-01-02T11:00:00"
 EARLIER_LIFE = "JobId=42 PreemptTime=2026-01-02T09:00:00 StartTime=2026-01-02T10:00:00"
 NOT_PREEMPTED = "JobId=42 StartTime=2026-01-02T10:00:00 PreemptEligibleTime=2026-01-02T10:00:00"
 UNKNOWN_START = "JobId=42 StartTime=Unknown PreemptTime=None"
-
-CHILD = """
-import time
-from psld.cluster.job import requeue_when_warned
-requeue_when_warned()
-print("ready", flush=True)
-time.sleep(60)
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -96,19 +85,6 @@ def test_a_job_that_is_queued_already_has_not_failed_and_a_refusal_is_said(
 ):
     warned(complaint=complaint, exit_code=1)
     assert said in capsys.readouterr().out
-
-
-def test_a_process_that_is_warned(commands, tmp_path):
-    commands.answer("scontrol", first=f'case "$*" in *show*) echo "{NOT_PREEMPTED}" ;; esac')
-    with started(tmp_path, [sys.executable, "-c", CHILD]) as process:
-        assert process.stdout.readline() == "ready\n"
-        os.kill(process.pid, signal.SIGUSR2)
-        assert process.stdout.readline() == "job 42 goes on when it is scheduled again\n"
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(timeout=1)  # to leave would count as the job's end
-        process.terminate()
-        assert process.wait(timeout=120) == -signal.SIGTERM
-    assert "requeue 42" in commands.calls("scontrol")
 
 
 # --- a training that Slurm stops ------------------------------------------------------------------

@@ -72,10 +72,10 @@ def start(stage: Stage, project: Path, name: str = "child", moment: Moment | Non
     """Start a stage in a process; its output goes to a file of this name next to the project."""
     output = project.parent / f"{name}.out"
     output.write_text("")  # not what an earlier process of this name said
-    given = (project, stage.command, output, dict(os.environ), moment)
+    given = (project, stage.words, output, dict(os.environ), moment)
     process = CONTEXT.Process(target=_run, args=given)
     process.start()
-    return Child(process, stage.command, output)
+    return Child(process, stage.words, output)
 
 
 @contextlib.contextmanager

@@ -1,11 +1,16 @@
-"""A project in which every stage has run, and a copy of it for each test."""
+"""A project in which every stage has run, and a copy of it for each test and stage."""
 
 import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.faults.stages import make_project
+from tests.faults.stages import STAGES, Stage, make_project
+
+
+@pytest.fixture(params=STAGES, ids=lambda stage: stage.name)
+def stage(request) -> Stage:
+    return request.param
 
 
 @pytest.fixture(scope="session")

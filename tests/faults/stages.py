@@ -1,4 +1,8 @@
-"""The stages of a tiny project: their commands, and the files that they read and make."""
+"""The stages of a tiny project, one for each kind of file: what they read and what they make.
+
+The kinds are datasets (HDF5), checkpoints and weights, shards, results and features, pictures, and
+archives.
+"""
 
 import json
 from dataclasses import dataclass
@@ -9,7 +13,6 @@ from typing import Any
 from zipfile import ZipFile
 
 import numpy as np
-import torch
 import yaml
 from safetensors.torch import load_file
 
@@ -20,8 +23,6 @@ from psld.sampling.shards import Shard
 from psld.utils.files import write_text
 from tests.commands import TINY, Finished, call, files_below, succeeded
 from tests.data.formats import encode, random_images, write_zip
-from tests.networks.test_import import TINY as OFFICIAL
-from tests.networks.test_import import VECTOR, overrides
 
 WITHOUT_PREVIEWS = [*TINY, "training.checkpoint_every=2", "training.steps=4"]
 
@@ -48,22 +49,16 @@ samples: 6
 shard_size: 3
 shards_per_job: 2
 batch_size: 3
-gallery: em-2
-figures: {shown: small/guided-2}
+gallery: few-8
+figures: {shown: small/few-8}
 models: {small: [process=psld]}
-guides: {steer: [dataset=tiny, process=psld, network=guide-demo, training=guide-demo]}
-samplers:
-  em: {overrides: [sampler=em], budget: sampler.steps}
-  guided:
-    overrides: [sampler=em, guidance@sampler.guidance=classifier]
-    guide: steer
-    budget: sampler.steps
+samplers: {few: {overrides: [sampler=few], budget: sampler.steps}}
 tables:
   mine:
     title: Mine
     headings: [model]
-    cell: {budget: 2}
-    columns: [{label: guided, sampler: guided}, {label: EM, sampler: em}]
+    cell: {sampler: few, budget: 8}
+    columns: [{label: few}]
     rows: [{label: [small], model: small}]
 """)
 
@@ -73,9 +68,7 @@ class Stage:
     """A command with its files, which lie in one project for all stages."""
 
     name: str
-    """The row of the matrix."""
-    command: tuple[str, ...]
-    """The words after `psld`."""
+    """Its command, one of COMMANDS."""
     inputs: dict[str, str]
     """The files that it reads, and for each the command that makes it; `` for a user's own."""
     outputs: tuple[str, ...]
@@ -83,9 +76,14 @@ class Stage:
     work: tuple[str, ...] = ()
     """Patterns of the files that it goes on from after an interruption."""
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words after `psld`."""
+        return (self.name, *COMMANDS[self.name])
+
     def run(self, project: Path) -> Finished:
         """Run the command in this process."""
-        return call(project, *self.command)
+        return call(project, *self.words)
 
     def made(self, project: Path) -> dict[str, bytes]:
         """The outputs that are there, by their paths."""
@@ -125,7 +123,7 @@ def without_durations(path: Path) -> Any:
         case ".h5", _:
             store = ImageStore.open(path)
             return store.images("all").tobytes(), store.labels("all").tobytes()
-        case ".safetensors", "guided-2":
+        case ".safetensors", "few-8":
             return Shard.load(path).digest()
         case ".safetensors", "small" if "cells" in path.parts:
             return {name: tensor.numpy().tobytes() for name, tensor in load_file(path).items()}
@@ -144,101 +142,56 @@ def without(content: Any, keys: set[str]) -> Any:
     return [without(part, keys) for part in content] if isinstance(content, list) else content
 
 
+COMMANDS = {
+    "prepare": ("dataset=tiny",),
+    "train": ("model=mine/small", "output=models/mine/small"),
+    "train_extractor": ("dataset=tiny", "metric=fd-classifier-tiny"),
+    "reference": ("dataset=tiny", "metric=fd-classifier-tiny"),
+    "sample": ("cell=mine/small/few-8", "shards=2"),
+    "evaluate_cell": ("cell=mine/small/few-8",),
+    "figure": ("grid_name=mine", "figure=shown"),
+    "certify": ("grid_name=mine",),
+}
+"""What makes the project, in this order, with the words after each command."""
+
 DATA = {"data/tiny.h5": "prepare"}
-DESCRIPTION = {f"data/tiny.{ending}": "prepare" for ending in ("json", "digest")}
-MODEL = {f"models/mine/small/{n}": "train" for n in ("manifest.json", "weights.safetensors")}
-GUIDE = {f"guides/mine/steer/{n}": "train_guide" for n in ("manifest.json", "weights.safetensors")}
+MODEL = {
+    f"models/mine/small/{name}": "train"
+    for name in ("manifest.json", "weights.safetensors", "start.safetensors")
+}
 EXTRACTOR = {
     f"features/tiny/fd-classifier-tiny/{name}": "train_extractor"
     for name in ("manifest.json", "weights.safetensors")
 }
-WEIGHTS = MODEL | GUIDE | EXTRACTOR
-MANIFESTS = {name: maker for name, maker in WEIGHTS.items() if name.endswith(".json")}
-USED = {name: maker for name, maker in MANIFESTS.items() if name not in EXTRACTOR}
-"""The manifests of the weights behind a cell's images."""
+USED = {name: maker for name, maker in MODEL.items() if "weights" not in name}
+"""What says which weights are behind a cell's images."""
 REFERENCE = {
     f"features/tiny/fd-classifier-tiny/reference/{name}": "reference"
     for name in ("manifest.json", "features.safetensors")
 }
-SHARDS = {f"samples/mine/small/guided-2/0000{i}.safetensors": "sample" for i in range(2)}
-RECORD = {"samples/mine/small/guided-2/00000-00001.json": "sample"}
-RESULT = {"results/cells/mine/small/guided-2.json": "evaluate"}
-KEPT = {"results/cells/mine/small/guided-2.safetensors": "evaluate"}
+SHARDS = {f"samples/mine/small/few-8/0000{i}.safetensors": "sample" for i in range(2)}
+RECORD = {"samples/mine/small/few-8/00000-00001.json": "sample"}
+RESULT = {"results/cells/mine/small/few-8.json": "evaluate_cell"}
+KEPT = {"results/cells/mine/small/few-8.safetensors": "evaluate_cell"}
 
 STAGES = (
-    Stage("prepare", ("prepare", "dataset=tiny"), {"pictures.zip": ""}, ("data/*",)),
-    Stage(
-        "train",
-        ("train", "model=mine/small", "output=models/mine/small"),
-        DATA,
-        ("models/mine/small/*",),
-        ("runs/small-*/*",),
-    ),
-    Stage(
-        "train_guide",
-        ("train_guide", "guide=mine/steer", "output=guides/mine/steer"),
-        DATA,
-        ("guides/mine/steer/*",),
-        ("runs/steer-*/*",),
-    ),
-    Stage(
-        "train_extractor",
-        ("train_extractor", "dataset=tiny", "metric=fd-classifier-tiny"),
-        DATA,
-        tuple(EXTRACTOR),
-    ),
-    Stage(
-        "sample",
-        ("sample", "cell=mine/small/guided-2", "shards=2"),
-        MODEL | GUIDE,
-        ("samples/mine/small/guided-2/*",),
-    ),
-    Stage(
-        "evaluate",
-        ("evaluate_cell", "cell=mine/small/guided-2"),
-        SHARDS | REFERENCE | EXTRACTOR | MANIFESTS,
-        ("results/cells/mine/small/*",),
-    ),
-    Stage(
-        "tabulate",
-        ("tabulate", "grid_name=mine", "table=mine"),
-        RESULT,
-        ("results/tables/mine/*",),
-    ),
-    Stage(
-        "figures",
-        ("figure", "grid_name=mine", "figure=shown"),
-        {next(iter(SHARDS)): "sample"},
-        ("results/figures/mine/*",),
-    ),
-    Stage(
-        "report",
-        ("page", "grid_name=mine"),
-        RESULT | {"results/figures/mine/shown.png": "figure"},
-        ("results/mine.html",),
-    ),
-    Stage(
-        "import",
-        ("import_model", "official.ckpt", *overrides(VECTOR), "output=models/imported"),
-        {"official.ckpt": ""},
-        ("models/imported/*",),
-    ),
+    Stage("prepare", {"pictures.zip": ""}, ("data/*",)),
+    Stage("train", DATA, ("models/mine/small/*",), ("runs/small-*/*",)),
+    Stage("sample", MODEL, ("samples/mine/small/few-8/*",)),
+    Stage("evaluate_cell", SHARDS | REFERENCE | EXTRACTOR | USED, ("results/cells/mine/small/*",)),
+    Stage("figure", {next(iter(SHARDS)): "sample"}, ("results/figures/mine/*",)),
     Stage(
         "certify",
-        ("certify", "grid_name=mine"),
-        RESULT | KEPT | REFERENCE | RECORD | USED,
+        RESULT | KEPT | REFERENCE | RECORD | {next(iter(MODEL)): "train"},
         ("results/certificates/mine.zip",),
     ),
 )
-"""The rows of the matrix, in the order in which they run. Each reads what earlier ones made."""
+"""Each reads what earlier ones made."""
 
 
 def make_project(folder: Path, seed: int = 0) -> None:
-    """Write the inputs, which the seed decides, and run every stage."""
-    trained = {
-        "models": {"small": [*GRID["models"]["small"], *WITHOUT_PREVIEWS]},
-        "guides": {"steer": [*GRID["guides"]["steer"], *WITHOUT_PREVIEWS]},
-    }
+    """Write the inputs, which the seed decides, and run every command."""
+    trained = {"models": {"small": [*GRID["models"]["small"], *WITHOUT_PREVIEWS]}}
     for name, content in {
         "dataset/tiny": DATASET,
         "metric/fd-classifier-tiny": METRIC,
@@ -246,13 +199,8 @@ def make_project(folder: Path, seed: int = 0) -> None:
     }.items():
         write_text(folder / f"configs/{name}.yaml", yaml.safe_dump(content, sort_keys=False))
     write_zip(folder / "pictures.zip", pictures(seed))
-    official = torch.load(OFFICIAL, weights_only=True)
-    weights = {name: weight + seed for name, weight in official["state_dict"].items()}
-    torch.save({**official, "state_dict": weights}, folder / "official.ckpt")
-    for stage in STAGES:
-        succeeded(stage.run(folder))
-        if stage.name == "train_extractor":
-            succeeded(call(folder, "reference", *stage.command[1:]))
+    for name, words in COMMANDS.items():
+        succeeded(call(folder, name, *words))
 
 
 def pictures(seed: int) -> dict[str, bytes]:

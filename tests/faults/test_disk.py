@@ -4,13 +4,15 @@ import errno
 import os
 from pathlib import Path
 
+import pytest
+
 from tests.commands import disk_full_after, files_below, read_only
 from tests.faults.checks import begin_again, check_again, check_nothing_lost, refused
-from tests.faults.matrix import fault
 from tests.faults.stages import Stage
 
+pytestmark = pytest.mark.slow
 
-@fault("full disk")
+
 def test_full_disk(project, finished, stage: Stage):
     """The first file that is not empty fails, then the largest one."""
     sizes = [len(content) for content in stage.made(finished).values()]
@@ -23,9 +25,16 @@ def test_full_disk(project, finished, stage: Stage):
     check_again(project, stage, before, finished)
 
 
-@fault("full quota at rename")
-def test_full_quota_at_rename(project, finished, stage: Stage, monkeypatch):
-    """Every rename of the command fails once."""
+FAILURES = {
+    "quota": OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),
+    "memory": MemoryError("Unable to allocate 1.00 TiB"),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_every_rename_fails_once(project, finished, stage: Stage, failure, monkeypatch):
+    """The quota is full, or the memory ends, at each moment at which a file is written."""
+    said = ["out of memory"] if failure == "memory" else [*files_below(finished), "psld-"]
     before = begin_again(project, stage)
     replace = Path.replace
     for position in range(20):
@@ -35,7 +44,7 @@ def test_full_quota_at_rename(project, finished, stage: Stage, monkeypatch):
             nonlocal renamed
             renamed += 1
             if renamed > position:
-                raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), str(path))
+                raise FAILURES[failure]
             return replace(path, target)
 
         with monkeypatch.context() as patch:
@@ -43,13 +52,12 @@ def test_full_quota_at_rename(project, finished, stage: Stage, monkeypatch):
             ended = stage.run(project)
         if renamed <= position:
             break
-        refused(ended, 1, *files_below(finished), "psld-")
+        refused(ended, 1, *said)
         check_nothing_lost(project, stage, before, finished)
     assert 0 < position < 20
     check_again(project, stage, before, finished)
 
 
-@fault("read-only folder")
 def test_read_only_folder(project, finished, stage: Stage):
     """Each folder that the command writes to, one after the other."""
     names = {str(Path(name).parent) for name in files_below(finished) if stage.owns(name)}

@@ -3,17 +3,21 @@
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.commands import Finished
 from tests.faults.checks import begin_again, check_again, check_nothing_lost
 from tests.faults.children import Moment, start, without_partials
-from tests.faults.matrix import fault
 from tests.faults.stages import Stage
+
+pytestmark = pytest.mark.slow
 
 MOST = 30
 """A command renames fewer files."""
 
 
-def interrupt_everywhere(number: int, project: Path, finished: Path, stage: Stage) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_interrupted_everywhere(number: int, project: Path, finished: Path, stage: Stage):
     """Send the signal at the first moment; run again, send it at the second; and so on."""
     before = begin_again(project, stage)
     for position in range(MOST):
@@ -40,18 +44,3 @@ def check_end(ended: Finished, number: int) -> None:
     if ended.stderr != expected:
         assert ended.stderr.startswith(f"error: stopped by {signal.Signals(number).name} at step ")
         assert ended.stderr.count("\n") == 1
-
-
-@fault("kill -9")
-def test_killed(project, finished, stage: Stage):
-    interrupt_everywhere(signal.SIGKILL, project, finished, stage)
-
-
-@fault("SIGTERM")
-def test_terminated(project, finished, stage: Stage):
-    interrupt_everywhere(signal.SIGTERM, project, finished, stage)
-
-
-@fault("Ctrl-C")
-def test_interrupted(project, finished, stage: Stage):
-    interrupt_everywhere(signal.SIGINT, project, finished, stage)

@@ -9,30 +9,24 @@ import pytest
 from psld.grid.workflow import Workflow
 from tests.commands import succeeded
 from tests.faults.checks import begin_again, check_again, check_nothing_lost
-from tests.faults.matrix import fault
 from tests.faults.stages import RECORD, Stage
+
+pytestmark = pytest.mark.slow
 
 
 def declared(workflow: Workflow, stage: Stage) -> list[str]:
     """The inputs of the stage's rule that Snakemake waits for (`latency-wait`)."""
-    wildcards = SimpleNamespace(
-        grid="mine", table="mine", figure="shown", model="small", sampler="guided-2"
-    )
+    wildcards = SimpleNamespace(grid="mine", figure="shown", model="small", sampler="few-8")
     match stage.name:
-        case "tabulate":
-            return workflow.table_results(wildcards)
-        case "figures":
+        case "figure":
             return workflow.figure(wildcards).inputs
-        case "report":
-            return workflow.page_parts(wildcards)
         case "certify":
             return workflow.grid(wildcards).results
-        case "evaluate":
+        case "evaluate_cell":
             return workflow.cell(wildcards).records
     return []
 
 
-@fault("slow shared file system")
 @pytest.mark.parametrize("state", ["absent", "empty"])
 def test_files_that_show_late(project, finished, stage: Stage, state: str, monkeypatch):
     """In a Slurm job, a command waits for each file that it is sure of.

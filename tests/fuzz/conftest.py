@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.commands import call, succeeded
 from tests.fuzz.inputs import COUNTS
 from tests.report.certified import make_project
 
@@ -32,10 +31,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="package")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny grid with results, references, manifests and a certificate."""
+    """A tiny grid with results, references and manifests."""
     folder = tmp_path_factory.mktemp("project")
     make_project(folder)
-    succeeded(call(folder, "certify", "grid_name=mine"))
     return folder
 
 

@@ -4,9 +4,8 @@ import json
 import signal
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
-from hypothesis import settings
 from hypothesis import strategies as st
 
 from psld.config.messages import explained, text_of
@@ -17,14 +16,6 @@ COUNTS: dict[str, Counter[str]] = defaultdict(Counter)
 
 CPU_SECONDS = 5
 """More than this for a small input is a hang."""
-
-Test = TypeVar("Test")
-
-
-def slow(test: Test) -> Test:
-    """Give a test whose reader takes a tenth of a second fewer inputs."""
-    return settings(max_examples=max(5, settings().max_examples // 20))(test)
-
 
 Place = tuple[str | int, ...]
 """The keys and indices that lead to a value."""

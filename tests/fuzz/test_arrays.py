@@ -8,15 +8,10 @@ import json
 import struct
 
 import numpy as np
-import torch
 from hypothesis import given
-from torch import nn
 
 from psld.data.store import ImageStore, write_store
-from psld.networks.official import read_checkpoint
 from psld.sampling.shards import Shard, ShardOrigin
-from psld.training.settings import LoopSettings
-from psld.training.state import Checkpoints, TrainingState
 from psld.utils.tensors import digest_of_arrays, load_tensors, save_tensors
 from tests.fuzz.inputs import answer, changed, damaged
 
@@ -25,7 +20,6 @@ IMAGES = RANDOM.integers(0, 256, (8, 1, 4, 4), dtype=np.uint8)
 ORIGIN = ShardOrigin(weights_sha256="a" * 64, sampler_digest="b" * 64, seed=0, index=0, size=8)
 HEADER = {"origin": ORIGIN.model_dump(), "nfe": 10, "seconds": 1.5, "device": "CPU"}
 ARRAYS = {"images": IMAGES, "labels": np.arange(8)}
-LOOP = LoopSettings.model_construct(ema_decay=0.9, learning_rate=1e-3)
 
 
 def test_arrays(place):
@@ -80,28 +74,6 @@ def test_shards_with_a_right_digest(place):
     check()
 
 
-def test_checkpoints_with_a_right_digest(place):
-    torch.manual_seed(0)
-    state = TrainingState(nn.Linear(2, 2), LOOP)
-    state.network(torch.ones(1, 2)).sum().backward()
-    state.optimizer.step()
-    checkpoints, tensors = Checkpoints(place), state.state_dict()
-    content = {"step": 7, "seconds": 1.5, "names": list(tensors)}
-
-    @given(changed(content))
-    def check(text):
-        origin = from_json(text)
-        names = origin.get("names")
-        names = names if isinstance(names, list) else ()
-        names = [str(name).encode("ascii", "replace").decode() for name in names]
-        arrays = dict(zip(names, tensors.values(), strict=False))
-        arrays["history"] = np.frombuffer(text.encode(), np.uint8)
-        save_tensors(checkpoints.path(7), "checkpoint", arrays, origin)
-        answer("checkpoint", lambda: checkpoints.restore(state, 7), str(checkpoints.path(7)))
-
-    check()
-
-
 def test_datasets(place):
     path = place / "x.h5"
     splits = {"train": 5, "test": 3}
@@ -120,21 +92,5 @@ def test_datasets(place):
         store = ImageStore.open(path)
         assert (store.digest, store.splits, store.num_classes) == (digest, splits, 2)
         return store.images("all")
-
-    check()
-
-
-def test_official_checkpoints(place):
-    path = place / "official.ckpt"
-    weights = {"score_fn.all_modules.0.weight": torch.ones(2)}
-    torch.save({"state_dict": weights, "global_step": 5}, path)
-
-    whole = path.read_bytes()
-
-    @given(damaged(whole))
-    def check(content):
-        path.write_bytes(content)
-        found = answer("official checkpoint", lambda: read_checkpoint(path), str(path))
-        assert found or content != whole
 
     check()

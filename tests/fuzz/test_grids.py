@@ -1,4 +1,4 @@
-"""Grid files, the cache of grids, command lines: another text is another grid, or one line."""
+"""Grid files, the cache of grids: another text is another grid, or one line."""
 
 import contextlib
 from pathlib import Path
@@ -6,15 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 from hypothesis import given
-from hypothesis import strategies as st
 
-from psld.config.compose import compose_content
-from psld.config.settings import parse
 from psld.grid import cache
 from psld.grid.reading import read_grid_file
-from psld.training.settings import TrainSettings
 from psld.utils.errors import UserError
-from tests.fuzz.inputs import answer, changed, damaged, slow
+from tests.fuzz.inputs import answer, changed, damaged
 from tests.grid.mine import CONTENT, load
 
 TEXTS = {
@@ -77,36 +73,3 @@ def test_damaged_caches(place):
             assert grid is None or cache.grid_as_json(grid) == right
 
         check()
-
-
-GIVEN = (
-    *("process=psld", "process.gamma=0.02", "training.steps=10", "network.dropout=0.1"),
-    *("name=x", "dataset=digits", "training.seed=3", "data='a b.h5'", "+training.ema_decay=0.9"),
-)
-WORDS = st.one_of(
-    st.sampled_from(GIVEN),
-    st.sampled_from(GIVEN).flatmap(
-        lambda word: damaged(word.encode()).map(lambda part: part.decode("utf-8", "replace"))
-    ),
-    st.builds(
-        lambda word, value: f"{word.partition('=')[0]}={value}",
-        st.sampled_from(GIVEN),
-        st.sampled_from(
-            (
-                *("", "null", "nan", "inf", "-1", "1e999", "9" * 5000, "[", "{a:", "${name}"),
-                *("${oc.env:HOME}", "${nothing:1}", "???", "'", '"', "$(x)", "a,b", "range(3)"),
-                *("[" * 500 + "]" * 500, "../../x", "true", "\\", "glob(*)", "é", "\0", "{a:{}}"),
-            )
-        ),
-    ),
-    st.text(max_size=10),
-)
-
-
-@slow
-@given(st.lists(WORDS, min_size=1, max_size=3))
-def test_command_lines(place, words):
-    def read():
-        return parse(TrainSettings, compose_content("train", words, "train"), "train")
-
-    answer("command line", read, "train")

@@ -1,8 +1,6 @@
 """`psld sample` of a range of shards: what is kept, what is made again, and pictures."""
 
 import shutil
-import signal
-import time
 
 import numpy as np
 import pytest
@@ -13,8 +11,8 @@ import psld.sampling.sample as sampling
 from psld.sampling.shards import Shard, shard_path
 from psld.utils.errors import UserError
 from psld.utils.files import read_json
-from tests.commands import call, command, files_below, refused, started, succeeded
-from tests.sampling.cells import SIZE, names_in, sample
+from tests.commands import call, files_below, refused, succeeded
+from tests.sampling.cells import SIZE, names_in
 
 RANGE = ("sampler=em", "sampler.steps=3", f"shard_size={SIZE}", "output=cell")
 
@@ -53,14 +51,6 @@ def test_one_process_makes_what_one_for_each_shard_makes(three, model, tmp_path)
         alone = Shard.load(shard_path(tmp_path / "cell", index))
         np.testing.assert_array_equal(alone.images, whole.images)
         assert alone.origin == whole.origin
-
-
-def test_the_model_is_loaded_once_for_a_range(model, tmp_path, monkeypatch):
-    loaded = []
-    load = sampling.load_model
-    monkeypatch.setattr(sampling, "load_model", lambda *args: loaded.append(1) or load(*args))
-    succeeded(call(tmp_path, "sample", *RANGE, f"model={model}", "shards=3"))
-    assert len(loaded) == 1
 
 
 def test_the_record_says_which_shards_there_are(three):
@@ -120,34 +110,6 @@ def test_samples_of_another_model_or_sampler_are_not_replaced(
     words = (*RANGE, f"model={model}", word.format(other=vp_sde_model))
     refused(call(cell.parent, "sample", *words), 2, reason, "another output, or delete this folder")
     assert files_below(cell) == before
-
-
-@pytest.mark.slow
-def test_a_killed_range_loses_the_shard_under_way_alone(model, tmp_path):
-    """Really killed; the same command makes the others, and the shards are those of a calm run."""
-    slow = (f"model={model}", "sampler=em", "sampler.steps=80", f"shard_size={SIZE}", "shards=7")
-    cell = tmp_path / "cell"
-    with started(tmp_path, command("sample", *slow, "output=cell")) as process:
-        while not shard_path(cell, 2).exists():
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.005)
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
-    made = sorted(cell.glob("*.safetensors"))
-    assert 3 <= len(made) < 7, "it was killed on the way"
-    assert not list(cell.glob("*.json")), "the record comes last"
-    for path in made:
-        Shard.load(path)
-    before = {path: path.read_bytes() for path in made}
-    printed = succeeded(call(tmp_path, "sample", *slow, "output=cell")).stdout.splitlines()
-    assert [line for line in printed if line.endswith("kept")] == [
-        f"shard {index}: kept" for index in range(len(made))
-    ]
-    assert {path: path.read_bytes() for path in made} == before
-    assert names_in(cell) == ["00000-00006.json", *names_of(range(7))]
-    last = len(made)
-    same = sample(model, *slow, f"first={last}")
-    np.testing.assert_array_equal(Shard.load(shard_path(cell, last)).images, same.images)
 
 
 def test_a_failed_range_keeps_the_shards_before_the_failure(model, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from psld.utils.tensors import load_tensors, save_tensors
-from tests.commands import call, disk_full_after, files_below, refused, succeeded
+from tests.commands import call, refused
 from tests.results import sealed
 from tests.sampling.cells import SAMPLERS
 
@@ -109,13 +109,3 @@ def test_nan_is_refused(copied, tmp_path):
     options = (f"model={copied}", "output=cell", "sampler.steps=2", "shard_size=2", "first=4")
     refused(call(tmp_path, "sample", *options), 1, "shard 4", "NaN")
     assert not (tmp_path / "cell").exists()
-
-
-def test_a_full_disk_keeps_the_older_shard(model, tmp_path):
-    options = (f"model={model}", "output=cell", "sampler.steps=2", "shard_size=8")
-    succeeded(call(tmp_path, "sample", *options))
-    before = files_below(tmp_path)
-    with disk_full_after(1000):
-        finished = call(tmp_path, "sample", *options, "seed=1", "+folder=cell")
-    refused(finished, 1, "00000.safetensors", "cannot be written (File too large)")
-    assert files_below(tmp_path) == before

@@ -1,16 +1,12 @@
-"""A launcher killed, interrupted, started twice, refused or nested; and its failure messages."""
+"""A launcher that is killed or started twice; and its failure messages."""
 
 import os
-import shlex
 import signal
-
-import pytest
 
 from tests.slurm.training import RECIPE
 
 HELD = "slurm_additional_parameters=hold"
 """A job that is submitted and waits until it is released."""
-SHORT = (*RECIPE, "training.steps=60", "training.checkpoint_every=20")
 
 
 def test_killed_while_the_job_waits_and_again_while_it_runs(training):
@@ -31,20 +27,6 @@ def test_killed_while_the_job_waits_and_again_while_it_runs(training):
     assert len(training.jobs()) == 1
 
 
-def test_killed_and_the_job_finished_meanwhile(training):
-    with training.launched(HELD, recipe=SHORT) as launcher:
-        training.says("is pending")
-        launcher.kill()
-    job = training.job
-    training.cluster.run("scontrol", "release", job)
-    training.wait(lambda: training.lives()[0]["state"] == "COMPLETED", "end")
-    with training.launched(HELD, recipe=SHORT) as launcher:
-        training.finishes(launcher)
-    assert training.weights()
-    assert training.jobs() == [job]
-    assert len(training.lives()) == 1
-
-
 def test_killed_and_the_job_gone_when_it_comes_back(training):
     with training.launched() as launcher:
         training.reaches(100)
@@ -58,25 +40,6 @@ def test_killed_and_the_job_gone_when_it_comes_back(training):
     first, second = training.begun()
     assert first == 0
     assert second >= reached > 0, "it went on from the checkpoint"
-
-
-@pytest.mark.parametrize(
-    ("options", "number", "cancels"),
-    [
-        ((), signal.SIGINT, True),
-        ((), signal.SIGTERM, True),
-        ((), signal.SIGHUP, False),
-        (("detach=true",), signal.SIGINT, False),
-    ],
-)
-def test_a_signal_cancels_the_job_or_leaves_it(training, options, number, cancels):
-    with training.launched(HELD, *options) as launcher:
-        training.says("is pending (JobHeldUser)")
-        launcher.send_signal(number)
-        said = training.finishes(launcher, code=128 + number)
-    assert ("canceled the job" if cancels else "the job goes on") in said
-    left = [] if cancels else [training.job]
-    training.wait(lambda: [job["jobid"] for job in training.cluster.queue()] == left, "end")
 
 
 def test_a_broken_rank_ends_the_job_with_its_traceback_in_the_log(training):
@@ -97,41 +60,3 @@ def test_a_broken_rank_ends_the_job_with_its_traceback_in_the_log(training):
     assert "ArithmeticError: a rank is broken" in said
     assert "ended as FAILED and has saved no checkpoint" in said.splitlines()[-1]
     assert [life["state"] for life in training.ended_lives()] == ["FAILED"]
-
-
-@pytest.mark.parametrize(
-    ("option", "complaint"),
-    [
-        ("slurm_partition=nowhere", "invalid partition specified: nowhere"),
-        ("mem_mb=999999", "Memory specification can not be satisfied"),
-        ("slurm_additional_parameters=frobnicate", "frobnicate"),
-    ],
-)
-def test_what_slurm_refuses_is_said_in_one_line(training, option, complaint):
-    with training.launched(option) as launcher:
-        said = training.finishes(launcher, code=2)
-    assert "Traceback" not in said
-    line = said.splitlines()[-1]
-    assert line.startswith("error: launch: sbatch: ")
-    assert complaint in line
-
-
-def test_inside_a_job_it_asks_for_its_own_resources(training):
-    """The workflow itself may run as a job; its trainings get what they ask for, not its share."""
-    command = shlex.join(training.command(recipe=SHORT))
-    outer = training.cluster.run(
-        "sbatch",
-        "--parsable",
-        "--cpus-per-task=1",
-        "--mem=700M",
-        "--time=10",
-        f"--chdir={training.folder}",
-        f"--output={training.log}",
-        f"--export=PATH={os.environ['PATH']},PYTHONPATH={training.environment['PYTHONPATH']}",
-        f"--wrap={command}",
-    ).strip()
-    training.wait(lambda: (training.folder / "model" / "manifest.json").exists(), "model")
-    (life,) = training.lives()
-    assert life["jobid"] != outer
-    asked = dict(resource.split("=") for resource in life["alloctres"].split(","))
-    assert (asked["node"], asked["cpu"], asked["mem"]) == ("2", "4", "3000M")

@@ -21,7 +21,6 @@ from psld.utils.tensors import grouped
 from tests.commands import (
     TINY,
     call,
-    disk_full_after,
     files_below,
     refused,
     run_directory,
@@ -208,28 +207,6 @@ def test_a_diverging_training_ends_with_one_line(digits, tmp_path):
     refused(finished, 1, "at step 1;", "Lower training.learning_rate")
     assert not (tmp_path / "model").exists()
     assert not list(tmp_path.glob("runs/*/checkpoints/*"))
-
-
-def test_a_full_disk_while_a_checkpoint_is_written(trained, digits):
-    before, settings = weights(trained), (*SETTINGS, f"data={digits}")
-    newest = checkpoint(trained, 12)
-    size = newest.stat().st_size
-    newest.unlink()
-    files = files_below(trained)
-    with disk_full_after(size // 2):
-        finished = call(trained, "train", *settings)
-    refused(finished, 1, newest.name, "cannot be written (File too large)")
-    assert files_below(trained) == files
-    succeeded(call(trained, "train", *settings))
-    assert weights(trained) == before
-
-
-def test_a_full_disk_while_the_weights_are_written(trained, digits):
-    files = files_below(trained)
-    with disk_full_after(len(weights(trained)) - 1):
-        finished = call(trained, "train", *SETTINGS, f"data={digits}")
-    refused(finished, 1, "model/weights.safetensors", "cannot be written (File too large)")
-    assert files_below(trained) == files
 
 
 def test_a_small_network_trains_in_one_thread_and_says_where(digits, tmp_path, monkeypatch):

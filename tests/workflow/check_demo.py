@@ -1,15 +1,18 @@
-"""A check of the outputs of `make demo` in this folder, for manual use:
+"""A check of the outputs of `make demo` in this folder: `make check-demo`.
 
-python -m pytest tests/workflow/check_demo.py
+The page and the tables are looked at in a real browser, Debian's package chromium.
 """
 
 import base64
 import csv
+import html
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -19,16 +22,12 @@ from psld.config.locations import CONFIGS
 from psld.grid.cache import load_grid
 from psld.grid.cells import Grid
 from psld.grid.entries import Entry
-from psld.grid.figures import (
-    all_figures,
-    plot_entries,
-    plots,
-    trained_models,
-)
+from psld.grid.figures import all_figures, plots
 from psld.grid.rows import distances, read_table
 from psld.metrics.results import CellResult
-from psld.report.style import model_looks
+from psld.report.table import table_text
 from tests.commands import call, succeeded
+from tests.report.tables.conftest import body_of_html
 
 ROOT = CONFIGS.parent
 RESULTS = ROOT / "results"
@@ -119,41 +118,6 @@ def test_every_picture_can_be_looked_at(grid):
         assert ElementTree.parse(path.with_suffix(".svg")).getroot().tag.endswith("svg")
 
 
-def test_a_model_has_the_same_color_in_every_plot(grid):
-    looks = model_looks(grid)
-    for plot in ("nfe", "training"):
-        drawn = (FIGURES / f"{plot}.svg").read_text().lower()
-        shown = {e.cell.model.name for e in plot_entries(grid, plot)} or trained_models(grid)
-        assert [model for model in shown if looks[model].color.lower() not in drawn] == []
-
-
-class Fetched(HTMLParser):
-    """Collects what a browser fetches to show a page: links to follow are not among it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.addresses: list[str] = []
-        self.in_style = False
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.in_style = tag == "style"
-        fetching = {"src", "srcset", "poster", "data", "style", "href"}
-        if tag == "a":
-            fetching.remove("href")
-        self.addresses += [value for name, value in attrs if name in fetching and value]
-
-    def handle_data(self, data: str) -> None:
-        if self.in_style:
-            self.addresses += re.findall(r"@import[^;]*|url\([^)]*\)", data)
-
-
-def test_the_report_fetches_nothing():
-    page = Fetched()
-    page.feed(REPORT.read_text())
-    outside = [address for address in page.addresses if re.search(r"(https?:)?//", address)]
-    assert [address for address in outside if not re.match(r"url\([\"']?data:", address)] == []
-
-
 def test_the_report_shows_every_table_and_picture_as_it_is_now(grid):
     content = re.search(r"var results = (\{.*?\});?\s*</script>", REPORT.read_text(), re.DOTALL)
     shown = json.loads(content[1])
@@ -219,3 +183,80 @@ def test_more_steps_are_not_worse(grid, results):
     for few, many in pairs:
         limit = (1 + NOISE_OF_A_DISTANCE) * few.value + few.floor
         assert many.value <= limit, (many.model.name, many.sampler)
+
+
+# --- in a browser ---------------------------------------------------------------------------------
+
+CHROMIUM = shutil.which("chromium")
+PAGE = RESULTS / "demo.html"
+MEASURE = """addEventListener("load", () => {
+  const images = [...document.images];
+  const root = document.documentElement;
+  parent.postMessage(JSON.stringify({
+    images: images.length,
+    broken: images.filter((i) => !i.naturalWidth || i.clientHeight < 50).map((i) => i.alt),
+    overflow: root.scrollWidth - root.clientWidth,
+    fetched: performance.getEntriesByType("resource").map((entry) => entry.name),
+  }), "*");
+});"""
+"""A script that reports how the page is shown to the page around it."""
+
+in_a_browser = pytest.mark.skipif(
+    CHROMIUM is None, reason="needs chromium (apt-get install chromium)"
+)
+
+
+def browse(page: Path, profile: Path) -> str:
+    """The page as it is once all its scripts have run, in a browser that has no network."""
+    switches = (
+        "--headless",
+        "--no-sandbox",  # its own page, and a container's root cannot have one
+        "--disable-gpu",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+        "--window-size=1600,1000",
+        "--virtual-time-budget=120000",  # milliseconds, of which none is waited for
+        f"--user-data-dir={profile}",
+    )
+    command = [CHROMIUM, *switches, "--dump-dom", page.as_uri()]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    return finished.stdout
+
+
+def shown(page: Path, width: int, folder: Path) -> dict[str, Any]:
+    """What MEASURE reports of a page in a window of that width."""
+    (folder / "page.html").write_text(f"{page.read_text()}<script>{MEASURE}</script>")
+    frame = folder / "frame.html"  # a window of the browser cannot be as narrow as a phone
+    frame.write_text(
+        f"<iframe src=page.html style='width:{width}px;height:900px'></iframe>"
+        "<script>addEventListener('message', e => document.body.append(e.data))</script>"
+    )
+    seen = browse(frame, folder / "profile")
+    return json.loads(html.unescape(re.search(r"\{.*\}", seen)[0]))
+
+
+@in_a_browser
+@pytest.mark.parametrize("width", [390, 1440])
+def test_the_page_is_shown_whole(grid, tmp_path, width):
+    """On a phone and on a desk: no picture is broken, and only tables and plots are scrolled."""
+    page = shown(PAGE, width, tmp_path)
+    assert page["broken"] == []
+    assert page["images"] == len(pictures_of(grid))
+    assert page["overflow"] <= 0
+
+
+@in_a_browser
+@pytest.mark.parametrize("page", [PAGE, REPORT], ids=["page", "report"])
+def test_a_page_fetches_nothing(tmp_path, page):
+    fetched = shown(page, 1440, tmp_path)["fetched"]
+    assert [address for address in fetched if not address.startswith("data:")] == []
+
+
+@in_a_browser
+def test_a_table_shows_every_entry(grid, tmp_path):
+    for name, table in grid.file.tables.items():
+        page = browse(TABLES / f"{name}.html", tmp_path)
+        assert body_of_html(page) == table_text(table, read_table(grid, name)).lines
