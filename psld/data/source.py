@@ -81,7 +81,7 @@ class FileTree:
                     f"{path}: neither a folder nor a whole zip archive ({error})"
                 ) from None
             # Of two files of one name, the later one counts.
-            members = self._archive.infolist()
+            members = [each for each in self._archive.infolist() if each.filename]
             sizes = {file.filename: file.file_size for file in members if not file.is_dir()}
         self.sizes = {name: sizes[name] for name in sorted(sizes) if not _is_hidden(name)}
         """In bytes, by name, with / between folders."""

@@ -135,6 +135,11 @@ def test_a_folder_with_classes(tmp_path):
     assert labels_of(source) == [0, 0, 1]
 
 
+def test_a_member_of_a_zip_without_a_name_is_left_out(tmp_path):
+    write_zip(tmp_path / "all.zip", {"": b"nothing", **pngs("a.png", "b.png")})
+    assert len(open_source(folder(tmp_path / "all.zip")).train) == 2
+
+
 @pytest.mark.parametrize("packed", [True, False], ids=["zip", "folder"])
 def test_a_folder_around_the_classes_is_left_out(tmp_path, packed):
     """Most tools pack it into the archive."""
