@@ -55,7 +55,7 @@ def test_every_command_refuses_an_unknown_key(words, tmp_path):
         ("train --cfg job process.gama=1", "process.gama (is process.gamma meant?);"),
         ("train proces=cld", "proces (is process meant?);"),
         ("sample steps=5", "steps (is sampler.steps meant?);"),
-        ("sample sampler=rk45 sampler.steps=5", "sampler.steps is one with sampler=conjugate or em"),
+        ("sample sampler=rk45 sampler.steps=5", "steps is one with sampler=conjugate or em or"),
         # No settings.
         ("train =", "configs/train.yaml"),
         ("train training.steps=[1", "configs/train.yaml: "),
