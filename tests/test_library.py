@@ -161,7 +161,7 @@ def test_a_small_network_computes_in_one_thread(model, monkeypatch):
     torch.set_num_threads(3)
     try:
         loaded.sample(2, **FEW)
-        monkeypatch.setattr(forward, "WORK_OF_A_THREAD", 1e4)
+        monkeypatch.setattr(forward.enough_threads.__wrapped__, "__defaults__", (1e4,))
         loaded.sample(2, **FEW)
         psld.sample(loaded.process, loaded.network, (2, 1, 8, 8), **FEW)
         assert threads == [1] * 4 + [3] * 8

@@ -136,7 +136,11 @@ def test_a_folder_with_classes(tmp_path):
 
 
 def test_a_member_of_a_zip_without_a_name_is_left_out(tmp_path):
-    write_zip(tmp_path / "all.zip", {"": b"nothing", **pngs("a.png", "b.png")})
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        for name, data in pngs("a.png", "b.png", "c.png").items():
+            member = zipfile.ZipInfo(name)
+            archive.writestr(member, data)
+        member.filename = ""
     assert len(open_source(folder(tmp_path / "all.zip")).train) == 2
 
 

@@ -25,8 +25,6 @@ ON_GPUS = {
 OFFICIAL = "official's $(touch expanded); `touch expanded` ü.pth"
 """The path of a checkpoint, as a user may call it."""
 
-IMAGES = "theirs.npz"
-
 EVERYWHERE = {"slurm_partition", "runtime", "mem_mb", "cpus_per_task"}
 """What every rule asks for."""
 
@@ -36,10 +34,9 @@ def read(file: str) -> dict:
 
 
 def demo_with_imports() -> dict:
-    """The demo's grid with an imported model and guide, and a row of images of others."""
+    """The demo's grid with an imported model and guide."""
     text = (REPOSITORY / "configs/grid/demo.yaml").read_text()
     grid = yaml.safe_load(text.replace(" demo-", " imports-"))
-    grid["tables"]["imports-few"]["rows"].append({"label": ["EDM", ""], "images": IMAGES})
     for entries, name in ((grid["models"], "cld"), (grid["guides"], "psld-0.02")):
         entries[name] = {"overrides": entries[name], "checkpoint": OFFICIAL}
     return grid
@@ -50,7 +47,6 @@ def planned(tmp_path_factory, all_resolved) -> list[str]:
     """What the dry run prints of each job."""
     project = Project.link(tmp_path_factory.mktemp("slurm") / "project", all_resolved)
     (project.folder / OFFICIAL).touch()
-    (project.folder / IMAGES).touch()
     grids = project.folder / "configs/grid"
     grids.mkdir(parents=True)
     (grids / "imports.yaml").write_text(yaml.safe_dump(demo_with_imports()))
