@@ -163,8 +163,8 @@ class Entry:
 
     @property
     def scope(self) -> Scope:
-        """What a verdict is of: with fewer than three trainings, of these weights alone."""
-        if all(result.model.imported for result in self.results):
+        """What a verdict is of: not of the training below three trainings, or with an import."""
+        if any(result.model.imported for result in self.results):
             return "imported weights"
         return "training" if len(self.by_training) >= LEAST_TRAININGS else "these weights"
 

@@ -179,6 +179,10 @@ def test_imported_weights_have_a_mark_of_their_own_and_no_training_has_it(grid, 
     assert marks == ["✓²)", "✗²)", "✓¹)"]
     assert f"not trained here: official.ckpt (SHA-256 {IMPORTED.sha256})" in " ".join(text.notes)
     assert text.marks[0] == ["agrees for imported weights"]
+    three = replace(rows[0][0], paper=2.2, band=Band(absolute=9.0, relative=0.0, reason="A test."))
+    last = list(three.by_cell)[-1]
+    with_one = three.by_cell | {last: with_weights(three, imported=IMPORTED)[last]}
+    assert replace(three, by_cell=with_one).status == "agrees for imported weights"
 
 
 def test_a_verdict_says_that_seeds_are_missing(grid, rows):
