@@ -28,6 +28,7 @@ from typing import Any, Literal
 
 from psld.cluster.slurm import active_jobs_named, cancel_jobs_named
 from psld.cluster.watch import RUN
+from psld.config.messages import in_one_line
 from psld.config.settings import Settings, read_record, write_record
 from psld.utils.errors import PSLDError, RunError
 from psld.utils.locks import held_if_free
@@ -64,9 +65,8 @@ def begin_run() -> None:
     runs, reports and listings, or in the processes of jobs.
     """
     try:
-        _begin(Path(".snakemake/psld"))
-    except (PSLDError, OSError) as error:
-        sys.exit(f"error: {error}")
+        with in_one_line():
+            _begin(Path(".snakemake/psld"))
     except KeyboardInterrupt:
         sys.exit("error: interrupted")
 

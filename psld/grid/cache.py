@@ -134,7 +134,9 @@ def grid_from_json(text: str) -> Grid:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, ("grid", *first["loc"])))
-        raise UserError(f"{where}: {first['msg']}") from None
+        raise UserError(
+            f"{where}: {first['msg']}; damaged, or of another version of psld: use that one"
+        ) from None
 
 
 def _read(name: str) -> tuple[str, Grid | None]:

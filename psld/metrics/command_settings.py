@@ -133,7 +133,7 @@ class LikelihoodCommandSettings(LikelihoodSettings):
     """Settings of `psld likelihood`."""
 
     model: str
-    """Folder of a trained model, or its address on the Hub, hf://USER/NAME@COMMIT."""
+    """A trained model: its folder, GRID/MODEL for models/GRID/MODEL, or hf://USER/NAME@COMMIT."""
     data: str | None
     """The prepared dataset, HDF5; null: the file in data/ with the name of the model's dataset."""
     output: str = Field(pattern=r"\.json$")

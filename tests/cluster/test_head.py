@@ -88,3 +88,13 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "lock").mkdir()
     with pytest.raises(OSError, match="lock"):
         head._begin(tmp_path)
+
+
+def test_a_damaged_record_of_a_run_is_bad_input(folder):
+    record = folder.path / ".snakemake/psld/killed/run.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("{}")
+    ended = folder.run()
+    assert (ended.returncode, folder.names()) == (2, [])
+    assert "killed/run.json: damaged, or of another version; delete it" in ended.stderr
+    assert "Traceback" not in ended.stderr

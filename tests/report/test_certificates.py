@@ -224,6 +224,12 @@ def test_names_in_the_grid_do_not_lead_out_of_the_folder(certificate, tmp_path):
         refused(verify(tmp_path, forged(entries)), 2, "0.zip: ")
 
 
+def test_the_grid_of_another_version_is_refused(certificate, tmp_path):
+    entries = entries_of(certificate)
+    in_text("grid.json", '"shard_size":', '"dropped": {}, "shard_size":')(entries)
+    refused(verify(tmp_path, forged(entries)), 2, "dropped", "of another version of psld")
+
+
 def test_what_is_no_certificate_is_refused(tmp_path):
     for content in (b"x" * 1000, zipped({INDEX: b"[1]"}), zipped({"a": b"x", "a/b": b""})):
         refused(verify(tmp_path, content), 2, "0.zip: ")
