@@ -19,6 +19,7 @@ import platform
 import shutil
 import signal
 import sys
+import threading
 import time
 import uuid
 from contextlib import ExitStack, suppress
@@ -69,6 +70,28 @@ def begin_run() -> None:
             _begin(Path(".snakemake/psld"))
     except KeyboardInterrupt:
         sys.exit("error: interrupted")
+    look_again_once()
+
+
+def look_again_once() -> None:
+    """Replace a method of Snakemake 9's scheduler; tests/cluster/test_head.py says if it changes.
+
+    While jobs wait to be started, the scheduler looks again a second after each event. Each look
+    is an event, so the looks grow with the jobs that have ended: with 300 ended and 2,000 waiting,
+    they took half a core all the time. Here one look is under way at a time.
+    """
+    from snakemake.scheduling.job_scheduler import JobScheduler
+
+    def replaced(scheduler: Any, seconds: float) -> None:
+        def look_again() -> None:
+            scheduler.will_look_again = False
+            scheduler._open_jobs.release()
+
+        if not getattr(scheduler, "will_look_again", False):
+            scheduler.will_look_again = True
+            threading.Timer(seconds, look_again).start()
+
+    JobScheduler._schedule_reevalutation = replaced
 
 
 def record_slurm_name(name: str) -> Path | None:

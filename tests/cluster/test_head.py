@@ -1,9 +1,13 @@
 """Real runs of Snakemake in one working directory: killed, restarted, and two at once."""
 
+import inspect
 import shutil
 import sys
+import threading
+from types import SimpleNamespace
 
 import pytest
+from snakemake.scheduling.job_scheduler import JobScheduler
 
 from psld.cluster import head
 from tests.cluster.runs import MAKEFILE, Folder, is_running, killed, until, wait
@@ -98,3 +102,25 @@ def test_a_damaged_record_of_a_run_is_bad_input(folder):
     assert (ended.returncode, folder.names()) == (2, [])
     assert "killed/run.json: damaged, or of another version; delete it" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_the_scheduler_of_snakemake_looks_again_as_it_did():
+    """A failure says: Snakemake has changed; see `look_again_once` in psld/cluster/head.py."""
+    schedules = inspect.getsource(JobScheduler.schedule)
+    assert "self._open_jobs.acquire()" in schedules
+    assert "self._schedule_reevalutation(" in schedules
+    assert "threading.Timer(" in inspect.getsource(JobScheduler._schedule_reevalutation)
+
+
+def test_the_scheduler_has_one_timer(monkeypatch):
+    kept = JobScheduler._schedule_reevalutation
+    monkeypatch.setattr(JobScheduler, "_schedule_reevalutation", kept)
+    head.look_again_once()
+    scheduler = SimpleNamespace(_open_jobs=threading.Semaphore(0))
+    before = threading.active_count()
+    for _ in range(100):
+        JobScheduler._schedule_reevalutation(scheduler, 0.2)
+    assert threading.active_count() == before + 1
+    assert scheduler._open_jobs.acquire(timeout=10)
+    JobScheduler._schedule_reevalutation(scheduler, 0)
+    assert scheduler._open_jobs.acquire(timeout=10), "it can look again"
