@@ -13,6 +13,8 @@ API ?= docs/api
 INSTALLED := .venv/installed
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
 SNAKEMAKE := $(RUN) snakemake --profile $(PROFILE)
+# The rich logger prints its progress on a terminal alone.
+LOGGER := $$(test -t 1 && echo --logger rich || echo --quiet rules)
 
 .PHONY: help setup demo check-demo small test test-slow test-slurm test-gpu test-wheel fuzz lint lock docs cells plan results report sync dashboard bench
 
@@ -31,15 +33,15 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 demo: $(INSTALLED) ## Run the demo grid: train, sample, evaluate; tables, figures, page, report
-	@$(SNAKEMAKE) demo --logger rich
+	@$(SNAKEMAKE) demo $(LOGGER)
 	@$(MAKE) --no-print-directory report results GRID=demo
 
 check-demo: $(INSTALLED) ## Check what the demo has made; its page and tables in a browser, if chromium is there
 	$(RUN) python -m pytest tests/workflow/check_demo.py
 
 small: $(INSTALLED) ## Run the paper in small, on Fashion-MNIST at 16×16: docs/small.md
-	@$(SNAKEMAKE) small --logger rich
-	@$(SNAKEMAKE) small-seeds --logger rich
+	@$(SNAKEMAKE) small $(LOGGER)
+	@$(SNAKEMAKE) small-seeds $(LOGGER)
 	@$(MAKE) --no-print-directory report results GRID=small
 	@$(MAKE) --no-print-directory report results GRID=small-seeds
 

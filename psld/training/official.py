@@ -166,6 +166,8 @@ def import_files(settings: ImportFilesSettings, known: Sequence[Trained]) -> Non
 
 def checkpoints_in(paths: Sequence[str]) -> list[Path]:
     """Return the files, and all checkpoints below the folders. Raises UserError without any."""
+    if missing := [path for path in paths if not Path(path).exists()]:
+        raise UserError(f"{missing[0]}: no such file or folder")
     files: list[Path] = []
     for path in map(Path, paths):
         files += sorted(path.rglob(PATTERN)) if path.is_dir() else [path]
