@@ -1,7 +1,7 @@
 """Images of others, measured: `psld.evaluate`, `psld.distance`, and `psld evaluate images=`.
 
-They are a folder, a zip, an .npz, shards or a tensor, and are compared with a dataset of ours, with
-other images, or with statistics that others publish.
+They are a folder, a zip, an .npz, shards or a tensor, and are compared with a prepared dataset,
+with other images, or with statistics that others publish.
 """
 
 from collections.abc import Sequence

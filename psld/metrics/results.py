@@ -53,14 +53,14 @@ class CellResult(MadeRecord):
     floor_samples: int | None = None
     """Their number; null in results of earlier versions, too."""
     noise: float | None
-    """The metric of pure noise; null if the reference is no dataset of ours."""
+    """The metric of pure noise; null if the reference is no prepared dataset."""
     nearest: tuple[tuple[int, int], ...] | None
     """For memorization: the nearest pairs of sample and training image; null for other metrics."""
     extractor_test_accuracy: float | None
     reference_samples: int | None
     """Null for statistics: others publish them without this number."""
     reference_sha256: str
-    """SHA-256 of the reference's features; if it is no dataset of ours, of images or statistics."""
+    """SHA-256 of the reference's features; of images or statistics if it is no dataset."""
     kept_sha256: str | None
     """SHA-256 of the file next to the results: what they were computed from."""
     model: Weights | None = None

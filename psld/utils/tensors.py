@@ -99,7 +99,7 @@ def load_tensors(path: str | Path, kind: str, remedy: str, sha256: str | None = 
         reraise_fault(error, path)
         reason = str(error) or type(error).__name__
         raise UserError(
-            f"{path}: damaged {kind} file, or none of ours ({reason}); {remedy}"
+            f"{path}: damaged {kind} file, or one of another program ({reason}); {remedy}"
         ) from None
     if not is_whole:
         raise UserError(f"{path}: damaged {kind} file (its digest differs); {remedy}")

@@ -97,10 +97,10 @@ def test_other_files_are_refused(tmp_path):
     path = tmp_path / "x"
     refused(path, "no such file")
     path.write_text("no arrays")
-    refused(path, "damaged shard file, or none of ours")
+    refused(path, "damaged shard file, or one of another program")
     for header in ({}, {KEY: "{"}, {KEY: "[]"}, {KEY: json.dumps({"kind": "shard"})}):
         path.write_bytes(save(ARRAYS, header))
-        refused(path, "damaged shard file, or none of ours")
+        refused(path, "damaged shard file, or one of another program")
     path.unlink()
     path.symlink_to(path)
     refused(path, "damaged shard file.*Too many levels of symbolic links")
