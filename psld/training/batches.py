@@ -13,7 +13,14 @@ from psld.training.ranks import Ranks
 from psld.training.settings import LoopSettings, TrainedSettings
 from psld.utils.device import pinned
 from psld.utils.errors import UserError
-from psld.utils.randomness import Prefetch, Stream, generator, standard_normal, stream_seed
+from psld.utils.randomness import (
+    Prefetch,
+    Stream,
+    drawing_threads,
+    generator,
+    standard_normal,
+    stream_seed,
+)
 
 RESIDENT_BYTES = 4 << 30
 """A training split up to this size is moved to the training device as a whole."""
@@ -41,8 +48,8 @@ class Labels:
 class Batches:
     """The batches of one rank: its parts of the global batches that are drawn from (seed, step).
 
-    Everything is drawn on the CPU, by a thread that is one step ahead, so the batches are the same
-    bytes on every device, and nothing waits for the device.
+    Everything is drawn on the CPU, by threads that are some steps ahead, so the batches are the
+    same bytes on every device, and nothing waits for the device.
     """
 
     def __init__(
@@ -67,11 +74,15 @@ class Batches:
         self.resident: Tensor | None = None
         if images.nbytes <= RESIDENT_BYTES:
             self.resident = torch.from_numpy(np.array(images)).to(self.device)
-        self._drawn = Prefetch(self._draw_on_host)
+        drawn = (noising.blocks + noising.auxiliary) * images.shape[1]
+        # The noise of a part begins with that of the parts before it.
+        self.noise_shape = (self.part.stop, drawn, *images.shape[2:])
+        threads = drawing_threads(self.device, self.noise_shape)
+        self._drawn = Prefetch(self._draw_on_host, threads)
 
     def draw(self, step: int) -> Batch:
         """Return this rank's part of the batch of one step."""
-        t, *drawn = self._drawn(step)
+        t, *drawn = self._drawn(step, self.settings.steps)
         images, flipped, noise, labels = (
             None if part is None else part.to(self.device, non_blocking=True) for part in drawn
         )
@@ -97,9 +108,8 @@ class Batches:
         images = indices
         if self.resident is None:
             images = torch.from_numpy(self.images[indices.numpy()])
-        drawn = (self.noising.blocks + self.noising.auxiliary) * self.images.shape[1]
         key = stream_seed(settings.seed, Stream.NOISE)
-        noise = standard_normal(key, step, (size, drawn, *self.images.shape[2:]))[self.part]
+        noise = standard_normal(key, step, self.noise_shape, self.device)[self.part]
         t = self.noising.levels(uniform)
         copied = (images, flipped, noise, labels)
         return t, *(None if part is None else pinned(part, self.device) for part in copied)

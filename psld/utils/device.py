@@ -84,6 +84,14 @@ def use_device(name: str, *, rank: int | None = None, tf32: bool = False) -> tor
     return device
 
 
+def cores() -> int:
+    """Return the number of CPU cores of this process, which is perhaps one of several ranks."""
+    usable = len(os.sched_getaffinity(0))
+    if given := os.environ.get("SLURM_CPUS_PER_TASK"):  # Slurm may not bind a task to its cores.
+        return min(usable, int(given))
+    return max(1, usable // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
 def pinned(tensor: Tensor, device: torch.device) -> Tensor:
     """Return the tensor in pinned memory, so that a copy to a GPU does not block this process."""
     return tensor.pin_memory() if device.type == "cuda" else tensor

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from psld.data.store import from_uint8
+from psld.training.batches import Batches
 from psld.training.ranks import Ranks
 from psld.utils.errors import UserError
 from tests.diffusion.processes import phase_space, vp_sde
@@ -58,6 +59,19 @@ def test_the_ranks_share_the_global_batch(process, world):
     assert {len(part.x0) for part in parts} == {12 // world}
     for name, value in parts_of(whole).items():
         assert torch.equal(torch.cat([parts_of(part)[name] for part in parts]), value), name
+
+
+def test_threads_draw_the_same_batches_ahead_and_none_beyond_the_last_step(monkeypatch):
+    monkeypatch.setattr("psld.training.batches.drawing_threads", lambda *_: 3)
+    drawn, draw = [], Batches._draw_on_host
+    monkeypatch.setattr(
+        Batches, "_draw_on_host", lambda self, step: drawn.append(step) or draw(self, step)
+    )
+    ahead = batches_of(PROCESSES["dsm"], recipe(steps=8))
+    found = [ahead.draw(step) for step in range(8)]
+    assert sorted(drawn) == list(range(8))
+    for step, batch in enumerate(found):
+        check_same(batch, batches_of(PROCESSES["dsm"], recipe(steps=1)).draw(step))
 
 
 def test_a_batch_that_the_ranks_cannot_share_is_refused():
