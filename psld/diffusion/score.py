@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from psld.diffusion.matrices import mix
+from psld.utils.device import is_out_of_memory
 
 Network = Callable[[Tensor, Tensor], Tensor]
 """ε(z, t): N×kC×H×W states and N forward times → N×pC×H×W; half precision is cast."""
@@ -75,9 +76,9 @@ class Batching:
                 results.append(function(*part))
                 start += self.size
                 continue
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
                 images = len(part[0])
-                if images == 1:
+                if images == 1 or not is_out_of_memory(error):
                     raise
             # Not in the handler, which keeps the tensors of the failed evaluation alive.
             self.size = images // 2

@@ -39,10 +39,12 @@ from psld.sampling.sample import origin_of
 from psld.sampling.settings import images_digest
 from psld.sampling.shards import Shard, read_shards
 from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
-from psld.utils.device import provenance, use_device
+from psld.utils.device import give_back, provenance, use_device
 from psld.utils.errors import UserError
 from psld.utils.files import digest_of
 from psld.utils.tensors import read_tensors, save_tensors
+
+CPU = torch.device("cpu")
 
 NEAREST_PAIRS = 8
 """The number of nearest pairs of sample and training image in a result."""
@@ -158,24 +160,35 @@ class Source(NamedTuple):
 
 def evaluate(
     source: Source,
-    bases: Mapping[str, Basis],
+    bases: dict[str, Basis],
     measurements: Sequence[Measurement],
-    device: torch.device | str = "cpu",
+    device: torch.device = CPU,
     output: str | None = None,
     keep: int = 512,
 ) -> CellResults:
     """Measure images, and write the results and what they come from if `output` is a path.
 
+    Fréchet distances, each a minute of the CPU, come last, when the GPU has been given back.
+
     Args:
-        bases: what the images are compared with, by `metric.features`.
+        bases: what the images are compared with, by `metric.features`; their extractors are
+            removed after use.
         keep: the most features of an extractor for which they are kept.
 
     Raises UserError if images are missing or damaged, or too few for a metric.
     """
     gathered = source.kept or source.gather(bases, measurements)
+    bases.update({name: basis._replace(extractor=None) for name, basis in bases.items()})
     kept = save_kept(Path(output).with_suffix(".safetensors"), gathered, keep) if output else None
     made, results = {"kept_sha256": kept, **provenance()}, []
     every = source.stated or [None] * len(measurements)
+
+    def numbers(measurement: Measurement, device: torch.device) -> dict[str, Any]:
+        reference = bases[measurement.metric.features].reference
+        return gathered.numbers(measurement, reference, device) if reference else {}
+
+    found = {m: numbers(m, device) for m in measurements if m.metric.measure.kind != "frechet"}
+    give_back(device)
     for measurement, stated in zip(measurements, every, strict=True):
         metric = measurement.metric
         basis = bases[metric.features]
@@ -184,14 +197,11 @@ def evaluate(
             made = stated.model_dump(include={"kept_sha256", *MadeRecord.model_fields})
             if stated.floor_samples is None:  # Earlier versions did not write it.
                 facts["floor_samples"] = None
-        numbers = (
-            gathered.numbers(measurement, basis.reference, device)
-            if basis.reference
-            else stated.model_dump(include=NUMBERS)
-        )
+        values = found.get(measurement) or numbers(measurement, CPU)
+        values = values or stated.model_dump(include=NUMBERS)
         record = measurement.digest(source.digest(facts["reference_sha256"]))
         about = {"record": record, "metric": metric.identity(), **source.facts}
-        results.append(CellResult(**about, **facts, **numbers, **made))
+        results.append(CellResult(**about, **facts, **values, **made))
     record = CellResults(results=tuple(results))
     if output:
         write_record(output, record)

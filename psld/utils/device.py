@@ -13,7 +13,7 @@ from torch import Tensor, backends, nn
 
 from psld.utils import VERSION
 from psld.utils.errors import UserError
-from psld.utils.locks import take_gpus
+from psld.utils.locks import release_gpus, take_gpus
 
 PEAK_TFLOPS = {
     "A100": (312, 156),
@@ -25,6 +25,12 @@ PEAK_TFLOPS = {
     "L40S": (362, 183),
 }
 """Dense TFLOP/s of GPUs in bf16 and in TF32, by a part of the name; from NVIDIA's data sheets."""
+
+CORES_OF_A_GPU = 3
+"""The fewest that keep a GPU busy: one launches its kernels, the others draw its noise."""
+
+CUDNN_OUT_OF_MEMORY = ("unable to find an engine", "CUDNN_STATUS_ALLOC_FAILED")
+"""In the messages of cuDNN if it finds no memory for its work, and in those of other faults."""
 
 
 def device_of(network: nn.Module) -> torch.device:
@@ -81,7 +87,30 @@ def use_device(name: str, *, rank: int | None = None, tf32: bool = False) -> tor
     torch.cuda.set_device(device)
     torch.backends.cudnn.benchmark = True
     use_tf32(tf32, tf32)
+    if (found := cores()) < CORES_OF_A_GPU and not rank:
+        print(
+            f"{found} CPU core(s) for a GPU, which may wait for its noise; give each rank "
+            f"{CORES_OF_A_GPU} or more (cpus_per_task)",
+            flush=True,
+        )
     return device
+
+
+def give_back(device: torch.device) -> None:
+    """Let other processes take the GPU, and the memory in which no tensor is alive."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        release_gpus()
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Check if an operation failed because the GPU had too little memory left."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    if not any(sign in str(error) for sign in CUDNN_OUT_OF_MEMORY):
+        return False
+    free, total = torch.cuda.mem_get_info()
+    return free < total / 10
 
 
 def cores() -> int:

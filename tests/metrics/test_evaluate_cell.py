@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from psld.config.settings import parse
+from psld.metrics import evaluation
 from psld.metrics.classifier import ClassifierExtractor
 from psld.metrics.evaluation import load_kept
 from psld.metrics.measure import measure, scale
@@ -128,6 +130,26 @@ def test_all_metrics_of_a_cell_come_from_one_pass_over_its_shards(project, monke
         for key in ("floor", "noise", "reference_sha256", "nfe", "sampling_device"):
             assert getattr(found, key) == getattr(result, key), key
     assert len({result.value for result in together.values()}) >= 5
+
+
+def test_the_gpu_is_given_back_before_the_long_work_of_the_cpu(project, monkeypatch):
+    """Without the networks, whose memory others need, and after all that computes on it."""
+    happened, alive, measured = [], weakref.WeakSet(), evaluation.measure
+    create = ClassifierExtractor.__init__
+
+    def created(self, *given):
+        create(self, *given)
+        alive.add(self)
+
+    def noted(metric, *given):
+        happened.append(metric.measure.kind)
+        return measured(metric, *given)
+
+    monkeypatch.setattr(ClassifierExtractor, "__init__", created)
+    monkeypatch.setattr(evaluation, "measure", noted)
+    monkeypatch.setattr(evaluation, "give_back", lambda _: happened.append(len(alive)))
+    succeeded(call(project, "evaluate_cell", CELL))
+    assert happened == ["kernel", "precision", "recall", 0, "frechet", "frechet", "frechet"]
 
 
 def test_a_cell_keeps_what_its_metrics_were_computed_from(project):
