@@ -13,14 +13,7 @@ from psld.training.ranks import Ranks
 from psld.training.settings import LoopSettings, TrainedSettings
 from psld.utils.device import pinned
 from psld.utils.errors import UserError
-from psld.utils.randomness import (
-    Prefetch,
-    Stream,
-    drawing_threads,
-    generator,
-    standard_normal,
-    stream_seed,
-)
+from psld.utils.randomness import Prefetch, Stream, generator, standard_normal, stream_seed
 
 RESIDENT_BYTES = 4 << 30
 """A training split up to this size is moved to the training device as a whole."""
@@ -77,8 +70,7 @@ class Batches:
         drawn = (noising.blocks + noising.auxiliary) * images.shape[1]
         # The noise of a part begins with that of the parts before it.
         self.noise_shape = (self.part.stop, drawn, *images.shape[2:])
-        threads = drawing_threads(self.device, self.noise_shape)
-        self._drawn = Prefetch(self._draw_on_host, threads)
+        self._drawn = Prefetch(self._draw_on_host, self.device, self.noise_shape)
 
     def draw(self, step: int) -> Batch:
         """Return this rank's part of the batch of one step."""

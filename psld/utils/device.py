@@ -88,11 +88,8 @@ def use_device(name: str, *, rank: int | None = None, tf32: bool = False) -> tor
     torch.backends.cudnn.benchmark = True
     use_tf32(tf32, tf32)
     if (found := cores()) < CORES_OF_A_GPU and not rank:
-        print(
-            f"{found} CPU core(s) for a GPU, which may wait for its noise; give each rank "
-            f"{CORES_OF_A_GPU} or more (cpus_per_task)",
-            flush=True,
-        )
+        remedy = f"it may wait for noise; give each rank {CORES_OF_A_GPU} or more (cpus_per_task)"
+        print(f"{found} CPU core(s) for a GPU: {remedy}", flush=True)
     return device
 
 

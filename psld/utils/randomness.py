@@ -17,7 +17,6 @@ from torch import Tensor
 from psld.utils.device import cores
 
 T = TypeVar("T")
-CPU = torch.device("cpu")
 
 MOST_THREADS = 8
 """Of one process that draw noise. One of them draws 100 million numbers a second."""
@@ -51,9 +50,7 @@ def generator(
     return torch.Generator(device).manual_seed(stream_seed(seed, stream, *index))
 
 
-def standard_normal(
-    key: int, index: int, shape: tuple[int, ...], device: torch.device = CPU
-) -> Tensor:
+def standard_normal(key: int, index: int, shape: tuple[int, ...], device: torch.device) -> Tensor:
     """Return standard normal numbers, float32 on the CPU: draw `index` of this key's stream.
 
     NumPy's counter-based generator Philox draws them. So they are the same bytes on every machine,
@@ -82,9 +79,12 @@ def drawing_threads(device: torch.device, shape: tuple[int, ...]) -> int:
 class Prefetch(Generic[T]):
     """A function of an index; threads compute its next values while the last one is used."""
 
-    def __init__(self, function: Callable[[int], T], threads: int = 1) -> None:
-        self.function, self.threads = function, threads
-        self._pool = ThreadPoolExecutor(threads, function.__qualname__)
+    def __init__(
+        self, function: Callable[[int], T], device: torch.device, shape: tuple[int, ...]
+    ) -> None:
+        """`shape`: of the noise in a value, which is for this device."""
+        self.function, self.threads = function, drawing_threads(device, shape)
+        self._pool = ThreadPoolExecutor(self.threads, function.__qualname__)
         self._begun: dict[int, Future[T]] = {}
 
     def __call__(self, index: int, end: int) -> T:
@@ -96,9 +96,8 @@ class Prefetch(Generic[T]):
 
     def begin(self, indices: range) -> None:
         """Let the threads compute the values of these indices, and forget those of others."""
-        self._begun = {
-            i: self._begun.get(i) or self._pool.submit(self.function, i) for i in indices
-        }
+        submit, begun = self._pool.submit, self._begun
+        self._begun = {i: begun.get(i) or submit(self.function, i) for i in indices}
 
     def close(self) -> None:
         """End the threads."""
@@ -124,7 +123,7 @@ class ShardNoise:
         self.shape = shape
         self.device = device
         self.draws = self.end = 0
-        self._drawn = Prefetch(self._draw, drawing_threads(device, shape))
+        self._drawn = Prefetch(self._draw, device, shape)
 
     def expect(self, draws: int) -> None:
         """Begin with the next `draws` of them."""

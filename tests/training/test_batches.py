@@ -62,7 +62,7 @@ def test_the_ranks_share_the_global_batch(process, world):
 
 
 def test_threads_draw_the_same_batches_ahead_and_none_beyond_the_last_step(monkeypatch):
-    monkeypatch.setattr("psld.training.batches.drawing_threads", lambda *_: 3)
+    monkeypatch.setattr("psld.utils.randomness.drawing_threads", lambda *_: 3)
     drawn, draw = [], Batches._draw_on_host
     monkeypatch.setattr(
         Batches, "_draw_on_host", lambda self, step: drawn.append(step) or draw(self, step)

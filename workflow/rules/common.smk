@@ -34,7 +34,7 @@ TRAINING_JOB = {
     "where": "here",  # or slurm
     "nodes": 1,
     "tasks_per_node": "",  # ranks; empty: one per GPU
-    "cpus_per_task": 1,  # per rank
+    "cpus_per_task": "",  # per rank; empty: 4 with GPUs, else 1
     "gpus_per_node": "",
     "gres": "",
     "mem_mb": 16000,  # per node
