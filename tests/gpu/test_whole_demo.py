@@ -11,6 +11,7 @@ from tests.workflow.project import REPOSITORY, Project
 def test_the_whole_demo(gpu, tmp_path):
     project = Project.create(tmp_path / "demo")
     shutil.copytree(REPOSITORY / "configs", project.folder / "configs", dirs_exist_ok=True)
+    project.timeout = 600  # Each of 85 jobs starts CUDA.
     project.run("demo", "--cores", "8")
     results = [json.loads(path.read_text()) for path in project.files("results/cells/demo")]
     assert results
