@@ -139,20 +139,20 @@ def test_a_reference_may_be_truncated_as_samples_are(made):
 
 
 @pytest.mark.parametrize(
-    ("command", "override", "words"),
+    ("command", "word", "said"),
     [
-        ("train_extractor", "metric.name=fid", ["named fd-classifier"]),
-        ("train_extractor", "metric=fid", ["use metric=fd-classifier"]),
-        ("train_extractor", "+metric.extractor.depth=3", ["unknown key metric.extractor"]),
-        ("reference", "metric.reference_split=validation", ["metric.reference_split"]),
-        ("reference", "metric=fid", ["set extractor=null"]),
-        ("reference", "extractor=null", ["psld train_extractor"]),
-        ("reference", "extractor=missing", ["missing/manifest.json: no such file"]),
-        ("reference", "metric.extractor.seed=1", ["trained with", "seed=0", "asks for", "seed=1"]),
+        ("train_extractor", "metric.name=fid", "named fd-classifier"),
+        ("train_extractor", "metric=fid", "use metric=fd-classifier"),
+        ("train_extractor", "+metric.extractor.depth=3", "unknown key metric.extractor"),
+        ("reference", "metric.reference_split=validation", "metric.reference_split"),
+        ("reference", "metric=fid", "set extractor=null"),
+        ("reference", "extractor=null", "psld train_extractor"),
+        ("reference", "extractor=missing", "missing/manifest.json: no such file"),
+        ("reference", "metric.extractor.seed=1", "trained with…seed=0…asks for…seed=1"),
     ],
 )
-def test_bad_settings_are_refused(made, command, override, words):
-    refused(call(made, command, override), 2, *words)
+def test_bad_settings_are_refused(made, command, word, said):
+    refused(call(made, command, word), 2, *said.split("…"))
 
 
 def test_foreign_datasets_are_refused(made, tmp_path):

@@ -98,7 +98,8 @@ def test_images_have_the_bits_of_their_density(model, digits, draws):
 
 def test_numbers_do_not_depend_on_the_batch_size(model, tens):
     loaded = load_model(model, CPU)
-    assert bits_of(loaded, tens, 0, batch_size=3) == pytest.approx(bits_of(loaded, tens, 0), 1e-3)
+    few = tens[:4]
+    assert bits_of(loaded, few, 0, batch_size=3) == pytest.approx(bits_of(loaded, few, 0), 1e-3)
 
 
 @pytest.mark.parametrize(
