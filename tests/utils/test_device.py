@@ -1,0 +1,93 @@
+"""TF32's two kinds of switches, in whatever order a process uses them; the origin of a result."""
+
+import subprocess
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch.backends import cuda, cudnn
+
+from psld.diffusion.integrators import integrate
+from psld.metrics.classifier import deterministic
+from psld.utils import device
+from psld.utils.device import HAS_NEW_SWITCHES, TF32, provenance, tf32_in_use, use_tf32
+
+
+def old() -> None:
+    cudnn.allow_tf32 = cuda.matmul.allow_tf32 = True
+
+
+def new() -> None:
+    cudnn.conv.fp32_precision = cuda.matmul.fp32_precision = "tf32"
+
+
+def new_for_everything() -> None:
+    torch.backends.fp32_precision = "tf32"
+
+
+ORDERS = [(old,), (old, new), (new, old), (new,), (new_for_everything,)]
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    yield
+    if HAS_NEW_SWITCHES:
+        torch.backends.fp32_precision = "none"
+    use_tf32(True, False)  # the defaults of torch
+
+
+@pytest.mark.skipif(not HAS_NEW_SWITCHES, reason="torch < 2.9 has only the old switches")
+@pytest.mark.parametrize("writes", ORDERS, ids=lambda writes: "-".join(w.__name__ for w in writes))
+def test_step_control_uses_all_bits_and_restores_what_was_set(writes: tuple[Callable[[], None]]):
+    """And so do the libraries that read one kind of switch inside."""
+    cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = cuda.matmul.fp32_precision = "none"
+    for write in writes:
+        write()
+    assert tf32_in_use() == TF32(True, True)
+    seen = set()
+
+    def velocity(t, y):
+        seen.add((tf32_in_use(), cudnn.allow_tf32, cuda.matmul.allow_tf32))
+        return -y
+
+    integrate(velocity, 0.0, 1.0, torch.ones(1, dtype=torch.float64), 1e-2, "mine")
+    assert seen == {(TF32(False, False), False, False)}
+    assert tf32_in_use() == TF32(True, True)
+
+
+@pytest.mark.skipif(not HAS_NEW_SWITCHES, reason="torch < 2.9 has only the old switches")
+def test_results_are_recorded_and_classifiers_train_after_a_new_switch():
+    cudnn.conv.fp32_precision, cuda.matmul.fp32_precision = "ieee", "tf32"
+    with pytest.raises(RuntimeError, match="TF32"):
+        cudnn.allow_tf32  # noqa: B018
+    with deterministic():
+        precision = provenance()["precision"]
+    assert (precision["tf32_convolutions"], precision["tf32_matmul"]) == (False, True)
+    assert not cudnn.deterministic
+
+
+def test_without_new_switches_the_old_ones_are_used(monkeypatch):
+    monkeypatch.setattr("psld.utils.device.HAS_NEW_SWITCHES", False)
+    use_tf32(convolutions=False, matmul=True)
+    assert tf32_in_use() == TF32(cudnn.allow_tf32, cuda.matmul.allow_tf32) == TF32(False, True)
+
+
+def test_the_revision_is_that_of_a_checkout_alone(tmp_path, monkeypatch):
+    """Not that of the repository in whose environment the package is installed."""
+
+    def git(*arguments: str) -> str:
+        name = ("-c", "user.name=x", "-c", "user.email=x@example.org")
+        command = ["git", "-C", str(tmp_path), *name, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init", "-q")
+    git("commit", "-q", "--allow-empty", "-m", "first")
+    revision = git("rev-parse", "HEAD")[:12]
+    (tmp_path / "site-packages").mkdir()
+    monkeypatch.setattr(device, "CHECKOUT", tmp_path / "site-packages")
+    assert provenance()["git_revision"] is None
+    monkeypatch.setattr(device, "CHECKOUT", tmp_path)
+    assert provenance()["git_revision"] == revision
+    (tmp_path / "file").write_text("changed")
+    git("add", "file")
+    assert provenance()["git_revision"] == f"{revision}+"
