@@ -1,7 +1,6 @@
 """The formats of a table hold the same entries, and all of its texts."""
 
 import html
-import re
 
 import pytest
 
@@ -85,11 +84,6 @@ def test_title_caption_and_notes_are_printed(folder, ending):
         "Marks: docs/results.md",
     ):
         assert part in decode[ending](text)
-
-
-def test_html_fetches_nothing(folder):
-    page = tabulate(folder)["html"]
-    assert not re.search(r"<script|<link|<img|<iframe|@import|url\(|https?://", page)
 
 
 @pytest.mark.parametrize("name", ["demo", "paper"])
