@@ -5,13 +5,7 @@ from dataclasses import replace
 import pytest
 
 from psld.grid.cells import Grid
-from psld.grid.figures import (
-    all_figures,
-    gamma_lines,
-    nfe_lines,
-    plot_entries,
-    plots,
-)
+from psld.grid.figures import all_figures, gamma_lines, nfe_lines, plot_entries, plots
 
 
 @pytest.fixture(scope="module")

@@ -5,14 +5,7 @@ import pytest
 from tests.commands import read_only
 from tests.workflow.project import GRID, RULES, WHOLE_GRID, Project
 
-CELL = {
-    "prepare": 1,
-    "train_extractor": 1,
-    "reference": 1,
-    "train": 1,
-    "sample": 2,
-    "evaluate": 1,
-}
+CELL = {"prepare": 1, "train_extractor": 1, "reference": 1, "train": 1, "sample": 2, "evaluate": 1}
 LISTS = """
 import sys
 Path("modules.txt").write_text("\\n".join(sys.modules))

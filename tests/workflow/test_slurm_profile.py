@@ -12,14 +12,7 @@ from tests.workflow.project import REPOSITORY, Project
 TARGETS = ("imports", "figure3-cifar10")
 """A figure of the paper, and the demo with imports, for the other stages."""
 
-ON_GPUS = {
-    "evaluate",
-    "reference",
-    "sample",
-    "train",
-    "train_guide",
-    "train_extractor",
-}
+ON_GPUS = {"evaluate", "reference", "sample", "train", "train_guide", "train_extractor"}
 """Rules that evaluate networks."""
 
 OFFICIAL = "official's $(touch expanded); `touch expanded` ü.pth"
