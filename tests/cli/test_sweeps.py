@@ -80,15 +80,6 @@ def test_names(folder, monkeypatch, overrides, names):
     assert {job.grid_name for job in jobs} == {"mine"}
 
 
-def test_a_sweep_that_is_given_again_trains_what_is_missing(folder):
-    succeeded(sweep(folder, "training.seed=1,2"))
-    before = files_below(folder / "models")
-    again = succeeded(sweep(folder, "training.seed=1,2,3"))
-    assert again.stdout.count("step 3/3") == 1
-    after = files_below(folder / "models")
-    assert {name: after[name] for name in before} == before
-
-
 def test_a_sweeper_that_optimizes_gets_the_last_loss_of_each_job(folder, monkeypatch):
     [launcher] = [p for p in Plugins.instance().discover(Launcher) if p.__name__ == "BasicLauncher"]
     losses, launch = [], launcher.launch
@@ -120,16 +111,6 @@ def test_a_wrong_job_is_one_line(folder, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     without_slurm = sweep(folder, "hydra/launcher=submitit_slurm", "training.seed=1,2")
     refused(without_slurm, 2, "no sbatch here")
-
-
-def test_the_jobs_after_one_that_fails_are_run(folder):
-    """A learning rate that makes the loss infinite shows in the training alone."""
-    finished = sweep(folder, "training.learning_rate=1e30,1e-3", "training.steps=20")
-    assert finished.returncode == 1
-    first, last = finished.stderr.splitlines()
-    assert first.startswith("error: psld-learning_rate-1e30: NaN or infinity")
-    assert last == "error: 1 of the sweep's jobs failed"
-    assert list(manifests(folder)) == ["psld-learning_rate-0.001"]
 
 
 def test_a_signal_ends_the_whole_sweep(folder):

@@ -90,25 +90,6 @@ def test_a_job_that_is_queued_already_has_not_failed_and_a_refusal_is_said(
 # --- a training that Slurm stops ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("number", "description", "code", "asked"),
-    [
-        (signal.SIGUSR2, NOT_PREEMPTED, 128 + signal.SIGUSR2, ["requeue 42"]),
-        (signal.SIGTERM, NOT_PREEMPTED, 128 + signal.SIGTERM, []),
-        (signal.SIGINT, NOT_PREEMPTED, 128 + signal.SIGINT, []),
-        # Preempted without a warning: Slurm queues it again. To leave before would be its end.
-        (signal.SIGTERM, THIS_LIFE, 128 + signal.SIGUSR2, []),
-    ],
-)
-def test_a_training_that_is_stopped(commands, number, description, code, asked):
-    commands.answer("scontrol", first=f'case "$*" in *show*) echo "{description}" ;; esac')
-    with pytest.raises((Stopped, SystemExit)) as ended, requeued_when_stopped():
-        raise Stopped(number, 5)
-    error = ended.value
-    assert code == (error.exit_code if isinstance(error, Stopped) else error.code)
-    assert [call for call in commands.calls("scontrol") if "requeue" in call] == asked
-
-
 def test_a_warning_before_there_is_something_to_save_queues_the_job_again(commands):
     commands.answer("scontrol")
     with requeued_when_stopped(), pytest.raises(SystemExit) as ended:  # noqa: PT012
@@ -130,12 +111,6 @@ def test_outside_of_a_job_nothing_is_asked_or_noted(commands, tmp_path, monkeypa
 
 
 # --- lives ----------------------------------------------------------------------------------------
-
-
-def test_a_life_is_noted_when_a_training_begins_in_a_job(tmp_path):
-    with requeued_when_stopped() as begins:
-        begins(tmp_path, 7)
-    assert read_json(tmp_path / "lives.json") == {"42": [7]}
 
 
 def test_a_job_that_gets_nowhere_gives_up_and_another_begins_from_nothing(tmp_path, monkeypatch):
