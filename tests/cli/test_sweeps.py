@@ -40,16 +40,30 @@ def manifests(folder: Path) -> dict[str, dict]:
     return {path.parent.name: json.loads(path.read_text()) for path in paths}
 
 
-def test_each_job_has_the_name_of_what_it_does(folder):
-    succeeded(sweep(folder, "process.gamma=0,0.01", "training.seed=1,2", "runs=elsewhere"))
-    names = [f"psld-gamma-{gamma}-seed-{seed}" for gamma in ("0", "0.01") for seed in (1, 2)]
-    assert list(manifests(folder)) == names
-    for name, manifest in manifests(folder).items():
-        assert (manifest["name"], manifest["grid"]) == (name, "sweep-gamma-seed")
+@pytest.fixture
+def losses(monkeypatch) -> list[float | None]:
+    """What each job returns to Hydra, for sweepers that optimize."""
+    [launcher] = [p for p in Plugins.instance().discover(Launcher) if p.__name__ == "BasicLauncher"]
+    losses, launch = [], launcher.launch
+
+    def launch_and_note(*arguments, **job):
+        jobs = launch(*arguments, **job)
+        losses.extend(job.return_value for job in jobs)
+        return jobs
+
+    monkeypatch.setattr(launcher, "launch", launch_and_note)
+    return losses
+
+
+def test_each_job_has_the_name_of_what_it_does_and_returns_its_last_loss(folder, losses):
+    succeeded(sweep(folder, "process.gamma=0,0.01", "runs=elsewhere"))
+    assert list(manifests(folder)) == ["psld-gamma-0", "psld-gamma-0.01"]
+    for (name, manifest), loss in zip(manifests(folder).items(), losses, strict=True):
+        assert (manifest["name"], manifest["grid"]) == (name, "sweep-gamma")
         assert manifest["run"].startswith(f"elsewhere/{name}-")
-        settings = manifest["settings"]
-        values = settings["process"]["gamma"], settings["training"]["seed"]
-        assert [str(value).removesuffix(".0") for value in values] == name.split("-")[2::2]
+        assert manifest["settings"]["process"]["gamma"] == float(name.removeprefix("psld-gamma-"))
+        history = json.loads((folder / "models/by-hand" / name / "history.json").read_text())
+        assert history["entries"][-1]["loss"] == loss
     (left,) = (folder / "elsewhere" / "sweeps").iterdir()
     assert [path.name for path in left.iterdir()] == ["multirun.yaml"], "all that Hydra leaves"
     (left / "multirun.yaml").unlink()
@@ -61,6 +75,10 @@ def test_each_job_has_the_name_of_what_it_does(folder):
     [
         (["process=vp-sde,cld"], ["cld", "vp-sde"]),
         (["process=cld", "training.seed=range(2)"], ["cld-seed-0", "cld-seed-1"]),
+        (
+            ["process.gamma=0,1", "training.seed=2,3"],
+            [f"psld-gamma-{gamma}-seed-{seed}" for gamma in (0, 1) for seed in (2, 3)],
+        ),
         (["name=mine", "process.gamma=0,1e-3"], ["mine-gamma-0", "mine-gamma-0.001"]),
         (["name=a,b"], ["a", "b"]),
         (["wandb.project='Γ','b'"], ["psld-project-", "psld-project-b"]),
@@ -78,22 +96,6 @@ def test_names(folder, monkeypatch, overrides, names):
     assert sorted(job.output for job in jobs) == [f"models/by-hand/{name}" for name in names]
     assert sorted(job.name for job in jobs) == names
     assert {job.grid_name for job in jobs} == {"mine"}
-
-
-def test_a_sweeper_that_optimizes_gets_the_last_loss_of_each_job(folder, monkeypatch):
-    [launcher] = [p for p in Plugins.instance().discover(Launcher) if p.__name__ == "BasicLauncher"]
-    losses, launch = [], launcher.launch
-
-    def launch_and_note(*arguments, **job):
-        jobs = launch(*arguments, **job)
-        losses.extend(job.return_value for job in jobs)
-        return jobs
-
-    monkeypatch.setattr(launcher, "launch", launch_and_note)
-    succeeded(sweep(folder, "training.seed=1,2"))
-    paths = (folder / "models/by-hand" / name / "history.json" for name in manifests(folder))
-    histories = [json.loads(path.read_text())["entries"] for path in paths]
-    assert losses == [history[-1]["loss"] for history in histories]
 
 
 # --- what is wrong --------------------------------------------------------------------------------
