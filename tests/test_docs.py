@@ -54,35 +54,24 @@ PAGES = [
 ]
 
 
-@dataclass(frozen=True)
-class Instead:
-    """A command that cannot run here."""
-
-    command: str
-    """A pattern of the whole command."""
-    reason: str
-    runs: str
-    """What runs in its place, with the pattern's groups; `:` is nothing."""
-
-
-INSTEAD = [
-    Instead(r"(snakemake .*profiles/slurm.*)", "needs a cluster", r"\1 --dry-run"),
-    Instead(r"(snakemake .*(?<!cores) (all|rehearsal|table\d)\b.*)", "takes GPUs", r"\1 --dry-run"),
-    Instead(
-        r"psld (\w+) --multirun (hydra/launcher=site) .*",
-        "needs a cluster",
-        r"""python -c "from psld.config.compose import compose_whole as c; c('\1', ['\2'], '')" """,
+INSTEAD = {
+    # These need a cluster, or take GPUs.
+    r"(snakemake .*profiles/slurm.*)": r"\1 --dry-run",
+    r"(snakemake .*(?<!cores) (all|rehearsal|table\d)\b.*)": r"\1 --dry-run",
+    r"psld (\w+) --multirun (hydra/launcher=site) .*": (
+        r"""python -c "from psld.config.compose import compose_whole as c; c('\1', ['\2'], '')" """
     ),
-    Instead(r"psld .* hydra/sweeper=optuna .*", "needs another package", ":"),
-    Instead(r"cp -r ~/photos pictures", "the reader's", "cp -r ../downloads/flowers pictures"),
-    Instead(r"(snakemake .* mine)", "downloads Inception", r"\1 --dry-run"),
-    Instead(r"psld sample model=models/mine/.*", "its model is not trained", ":"),
-    Instead(r"s(batch|run|cancel|queue|info|acct)\b.*", "needs a cluster", ":"),
-    Instead(r"tmux .*", "needs a cluster", ":"),
-    Instead(r"wandb login\b.*", "needs an account", ":"),
-    Instead(r"(make|psld wandb) (sync|dashboard)\b.*", "needs an account", ":"),
-    Instead(r"source .venv/bin/activate", "set up already", ":"),
-]
+    r"(s(batch|run|cancel|queue|info|acct)|tmux)\b.*": ":",
+    # It downloads Inception; its model is not trained; it needs another package.
+    r"(snakemake .* mine)": r"\1 --dry-run",
+    r"psld sample model=models/mine/.*": ":",
+    r"psld .* hydra/sweeper=optuna .*": ":",
+    # They need an account.
+    r"(wandb login|(make|psld wandb) (sync|dashboard))\b.*": ":",
+    r"cp -r ~/photos pictures": "cp -r ../downloads/flowers pictures",
+    r"source .venv/bin/activate": ":",  # set up already
+}
+"""Patterns of commands that cannot run here, and what runs in their place; `:` is nothing."""
 
 SHRUNK = {
     "network/demo": {"base_channels": 8, "channel_multipliers": [1, 2]},
@@ -128,9 +117,9 @@ def fences_of(text: str) -> list[Fence]:
 
 def runs_instead(line: str) -> str:
     command = re.sub(r"\s+#.*", "", line)
-    for instead in INSTEAD:
-        if re.fullmatch(instead.command, command):
-            return re.sub(instead.command, instead.runs, command)
+    for pattern, instead in INSTEAD.items():
+        if re.fullmatch(pattern, command):
+            return re.sub(pattern, instead, command)
     return line
 
 

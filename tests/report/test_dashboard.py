@@ -9,7 +9,6 @@ from wandb_workspaces.reports import v2 as reports
 from psld.grid.cells import Grid
 from psld.grid.figures import all_figures
 from psld.report.dashboard import find_report, report_blocks
-from tests.commands import command, refused, run
 
 
 @pytest.fixture(scope="module", params=["demo", "paper"])
@@ -82,10 +81,3 @@ def test_a_report_that_exists_is_updated(known, monkeypatch):
         assert (report.entity, report.project, report.title, report.id) == (
             *("me", "psld", "PSLD: demo", ""),
         )
-
-
-def test_nobody_logged_in_is_one_line(resolved, tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    dashboard = command("wandb", "dashboard", "grid_name=demo")
-    refused(run(resolved, dashboard), 2, "wandb: ", "wandb login")
