@@ -104,18 +104,6 @@ def test_a_folder_of_files_is_a_certificate_too(made, tmp_path):
     refused(call(tmp_path, "verify", "files"), 2, "files: added.txt: added")
 
 
-def test_numbers_whose_features_are_not_kept_are_not_said_to_hold(copied):
-    """The network evaluations are still recomputed."""
-    for seed, cell in enumerate(CELLS):
-        evaluate_again(copied, cell, seed=seed, largest=3)
-    certificate = certify(copied)
-    finished = verify(copied, certificate)
-    refused(finished, 3, "8 numbers cannot be recomputed", "keep=")
-    counts = "mine: 2 given by the sampler's settings, 6 not recomputed, 4 not run"
-    assert f"0.zip: {counts}" in finished.stdout
-    assert REFERENCE not in entries_of(certificate)
-
-
 def test_rounding_is_no_difference():
     assert not list(differences({"a": [1.0, 0.0]}, {"a": ["1.0000001", 1e-10]}))
     assert list(differences({"a": [1.0, 0]}, {"a": [1.0, 1e-5]})) == ["a.1 is 1e-05, recomputed 0"]

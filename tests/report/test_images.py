@@ -9,7 +9,7 @@ from PIL import Image
 
 from psld.data.picture import tiled
 from psld.data.store import ImageStore
-from psld.report.figures import before_and_after, draw_images, draw_shard
+from psld.report.figures import before_and_after, draw_shard
 from psld.report.style import HOLE_COLOR
 from psld.sampling.shards import Shard, shard_path
 from tests.commands import call, refused, succeeded
@@ -86,15 +86,6 @@ def test_inpainted_images_stand_between_their_holes_and_the_originals(inpainted,
 
 
 # -- images in rows -------------------------------------------------------------------------------
-
-
-def test_names_stand_next_to_their_rows():
-    images = np.zeros((9, 1, 8, 8), np.uint8)
-    [axes] = draw_images(images, 3, "A title", ["one", "two", "three"]).axes
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["one", "two", "three"]
-    # With a pixel between images, the middles of the rows.
-    assert list(axes.get_yticks()) == [4.5, 13.5, 22.5]
-    assert axes.get_title() == "A title"
 
 
 @pytest.mark.parametrize("channels", [1, 3])
