@@ -101,17 +101,14 @@ class Fence:
 
 
 def fences_of(text: str) -> list[Fence]:
-    """Every fence of a page. Raises ValueError for one that no test would look at."""
+    """Every fence of a page, and none that no test would look at."""
     fences = [Fence(*found) for found in re.findall(r"^```([^\n]*)\n(.*?)^```$", text, re.S | re.M)]
-    if text.count("```") != 2 * len(fences):
-        raise ValueError("a fence does not begin and end at the start of a line")
+    assert text.count("```") == 2 * len(fences), "a fence begins and ends at the start of a line"
     for fence in fences:
-        if fence.language not in ("sh", "yaml", "python", "diff", "text"):
-            raise ValueError(f"a fence of no known language: {fence.language!r}\n{fence.text}")
-        if fence.language == "diff" and not fence.path:
-            raise ValueError(f"a change of what?\n{fence.text}")
-        if fence.language == "text" and COMMAND.search(fence.text):
-            raise ValueError(f"commands belong into a fence of sh:\n{fence.text}")
+        assert fence.language in ("sh", "yaml", "python", "diff", "text"), fence
+        assert fence.path or fence.language != "diff", f"a change of what?\n{fence.text}"
+        is_output = fence.language == "text"
+        assert not (is_output and COMMAND.search(fence.text)), f"commands are sh:\n{fence.text}"
     return fences
 
 
@@ -129,8 +126,7 @@ def change(text: str, diff: str) -> str:
         lines = hunk.splitlines(keepends=True)
         old = "".join(line[1:] for line in lines if line[:1] != "+")
         new = "".join(line[1:] for line in lines if line[:1] != "-")
-        if text.count(old) != 1:
-            raise ValueError(f"this stands there {text.count(old)} times:\n{old}")
+        assert text.count(old) == 1, f"this stands there {text.count(old)} times:\n{old}"
         text = text.replace(old, new)
     return text
 
