@@ -135,16 +135,3 @@ def test_a_comparison_has_a_row_for_each_cell_and_a_column_for_each_sample(folde
     assert red[1] == pytest.approx(blue[1], abs=2)
     assert red[0] < blue[0]
     assert red[1] < green[1] == pytest.approx(gray[1], abs=2)
-
-
-@pytest.mark.parametrize(
-    ("figure", "words"),
-    [
-        ("samplers/longer", "figure: grid mine has no 'samplers/longer'; there are: nfe, "),
-        ("samplers/cld", "samples/mine: no samples of figure samplers/cld yet"),
-        ("samples/cld", "samples/mine/cld/em-10/00000"),
-    ],
-)
-def test_a_figure_without_samples_is_refused(folder, figure, words):
-    refused(call(folder, "figure", "grid_name=mine", f"figure={figure}"), 2, words)
-    assert not (folder / "results/figures").exists()

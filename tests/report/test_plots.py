@@ -167,12 +167,14 @@ def test_a_plot_is_a_picture_and_a_vector_graphic_and_always_the_same(folder, na
     assert ElementTree.parse(figures / f"{name}.svg").getroot().tag.endswith("svg")
 
 
-def test_nothing_to_plot_is_refused(folder):
+def test_nothing_to_draw_is_refused(folder):
     shutil.rmtree(folder / "results")
     for name, words in (
         ("nfe", "results/cells/mine: nothing of grid mine to plot yet"),
         ("training", "models/mine: nothing of grid mine to plot yet"),
-        ("speed", "figure: grid mine has no 'speed'; there are: nfe, gamma, training, "),
+        ("samplers/longer", "figure: grid mine has no 'samplers/longer'; there are: nfe, gamma, "),
+        ("samplers/cld", "samples/mine: no samples of figure samplers/cld yet"),
+        ("samples/cld", "samples/mine/cld/em-10/00000"),
     ):
         refused(call(folder, "figure", "grid_name=mine", f"figure={name}"), 2, words)
     assert not (folder / "results").exists()
