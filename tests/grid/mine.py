@@ -53,6 +53,13 @@ def changed(path: str, value: Any) -> dict[str, Any]:
     return content
 
 
+def with_models(models: dict[str, Any]) -> dict[str, Any]:
+    """CONTENT with these models alone, each at two budgets."""
+    rows = [{"label": ["EM", name], "model": name} for name in models]
+    table = CONTENT["tables"]["steps"] | {"rows": rows}
+    return CONTENT | {"models": models, "tables": {"steps": table}}
+
+
 def load(configs: Path, content: dict[str, Any] = CONTENT) -> Grid:
     (configs / "grid" / "mine.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     return load_grid("mine")
