@@ -56,7 +56,6 @@ def test_a_run_names_a_dataset_whose_pictures_have_changed(mine):
     """It plans nothing: everything would be made again."""
     write_files(mine.folder / "pictures", {f"{i}.png": encode(PICTURE) for i in range(20)})
     mine.run("data/mine.h5")
-    assert "had 20 pictures" not in mine.run("--dry-run", "data/mine.h5")
     write_files(mine.folder / "pictures", {"new.png": encode(PICTURE)})
     output = mine.run("--dry-run", "data/mine.h5")
     assert "had 20 pictures and has 21" in output
