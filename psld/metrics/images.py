@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from psld.config.settings import parse
-from psld.data.images import located, read_images, read_statistics, shards_in
-from psld.data.picture import check_images, size_text
+from psld.data.images import check_images, located, read_images, read_npz, shards_in, size_text
 from psld.data.store import truncated
 from psld.metrics import evaluation
 from psld.metrics.classifier import load_classifier, read_extractor_manifest
@@ -52,6 +51,9 @@ from psld.utils.tensors import digest_of_arrays
 
 BATCH = 250
 """Images per evaluation of an extractor."""
+
+ROUNDING = 1e-6
+"""The rounding of a published covariance, as a share of its largest number or eigenvalue."""
 
 Images = str | Path | np.ndarray
 """A path that `read_images` reads, or uint8 N×C×H×W."""
@@ -282,6 +284,34 @@ def _basis(
     features = replace(features, numbers=_numbers(path or "reference", images))
     facts |= {"reference_samples": len(images), "reference_sha256": _digest(images)}
     return Basis(Reference(features, None, None), lambda _: facts, network, images.shape[1:])
+
+
+def read_statistics(path: str | Path) -> tuple[np.ndarray, np.ndarray] | None:
+    """Read the mean, d, and covariance, d×d, of features, as others publish them: `mu`, `sigma`.
+
+    None if the file is no .npz with these. Raises UserError if they are no mean and covariance of
+    float32 features; one of few images is singular.
+    """
+    arrays = read_npz(path, ["mu", "sigma"]) if Path(path).suffix == ".npz" else None
+    if arrays is None:
+        return None
+    mean, covariance = arrays
+    if mean.ndim != 1 or not mean.size or covariance.shape != 2 * mean.shape:
+        shapes = size_text(mean.shape), size_text(covariance.shape)
+        raise UserError(f"{path}: mu is {shapes[0]} and sigma {shapes[1]}; d and d×d are needed")
+    if any(each.dtype not in (np.float32, np.float64) for each in arrays):
+        types = f"{mean.dtype} and sigma {covariance.dtype}"
+        raise UserError(f"{path}: mu is {types}; float32 or float64 is needed")
+    # Larger numbers would overflow in a distance or its interval. NaN is not smaller.
+    if not all((np.abs(each) < np.finfo(np.float32).max).all() for each in arrays):
+        raise UserError(f"{path}: mu and sigma are not finite numbers of float32's range")
+    if np.abs(covariance - covariance.T).max() > ROUNDING * np.abs(covariance).max():
+        raise UserError(f"{path}: sigma is not symmetric, so it is no covariance")
+    eigenvalues = np.linalg.eigvalsh(covariance.astype(np.float64))
+    if eigenvalues[0] < -ROUNDING * abs(eigenvalues[-1]):
+        least = f"the eigenvalue {eigenvalues[0]:.3g}"
+        raise UserError(f"{path}: sigma has {least}, so it is no covariance")
+    return mean, covariance
 
 
 def _read(images: Images, silent: bool | None) -> tuple[str | None, np.ndarray, list[Shard]]:
