@@ -1,7 +1,7 @@
 """Commands of a trained model: its samples, and its likelihood."""
 
 from psld.commands.entry import entry_point
-from psld.metrics.command_settings import LikelihoodCommandSettings
+from psld.metrics.settings import LikelihoodCommandSettings
 from psld.sampling.sample import sample_range
 from psld.sampling.settings import SampleSettings, SamplingRun
 from psld.training.hub import with_fetched_model

@@ -17,9 +17,8 @@ from torch.nn.functional import cross_entropy, pad, silu
 
 from psld.config.settings import MadeRecord, Settings, read_record, write_record
 from psld.data.store import ImageStore, from_uint8
-from psld.metrics.command_settings import TrainExtractorSettings
 from psld.metrics.features import batches_of, digest_of_weights
-from psld.metrics.settings import ClassifierSettings
+from psld.metrics.settings import ClassifierSettings, TrainExtractorSettings
 from psld.networks.forward import enough_threads
 from psld.utils.device import device_name, provenance, use_device
 from psld.utils.errors import RunError, UserError

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from psld.config.settings import MadeRecord, write_record
-from psld.metrics.command_settings import EvaluateSettings
 from psld.metrics.features import Features, batches_of, gather, share_estimate
 from psld.metrics.measure import (
     Reference,
@@ -34,7 +33,7 @@ from psld.metrics.reference_folder import (
     read_reference_manifest,
 )
 from psld.metrics.results import CellResult, CellResults, Weights
-from psld.metrics.settings import Measurement
+from psld.metrics.settings import EvaluateSettings, Measurement
 from psld.sampling.sample import origin_of
 from psld.sampling.settings import images_digest
 from psld.sampling.shards import Shard, read_shards

@@ -17,9 +17,9 @@ from psld.diffusion.likelihood import (
 )
 from psld.diffusion.score import Batching
 from psld.diffusion.time_grid import level_range
-from psld.metrics.command_settings import LikelihoodCommandSettings, LikelihoodSettings
 from psld.metrics.estimate import Interval, t_quantile
 from psld.metrics.results import Weights
+from psld.metrics.settings import LikelihoodCommandSettings, LikelihoodSettings
 from psld.training.manifest import ModelManifest, read_manifest
 from psld.training.model import Model, load_model
 from psld.utils.device import device_name, provenance, use_device

@@ -16,7 +16,6 @@ from torch import Tensor
 from psld.config.settings import MadeRecord, read_record, write_record
 from psld.data.store import ImageStore, to_uint8, truncated
 from psld.metrics.classifier import load_classifier, read_extractor_manifest
-from psld.metrics.command_settings import ReferenceSettings
 from psld.metrics.features import Extractor, Features, batches_of, gather
 from psld.metrics.measure import Reference
 from psld.metrics.settings import (
@@ -26,6 +25,7 @@ from psld.metrics.settings import (
     ExtractorSettings,
     InceptionSettings,
     MetricSettings,
+    ReferenceSettings,
 )
 from psld.training.manifest import ModelManifest
 from psld.utils.device import device_name, provenance, use_device
