@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from psld.metrics.comparison import Difference, holm, paired_difference, unpaired_difference
-from psld.metrics.distances import frechet_estimate
+from psld.metrics.distances import frechet_estimate, memorization, recall
 from psld.metrics.estimate import (
     Estimate,
     Interval,
@@ -23,7 +23,6 @@ from psld.metrics.estimate import (
     t_quantile,
 )
 from psld.metrics.features import FeatureStatistics, share_estimate
-from psld.metrics.measure import memorization, recall
 
 D = 64
 MEAN = 0.1

@@ -22,11 +22,11 @@ from psld.metrics.evaluation import Source
 from psld.metrics.features import (
     Extractor,
     FeatureStatistics,
+    Reference,
     batches_of,
     distinct_numbers,
     gather,
 )
-from psld.metrics.measure import Reference
 from psld.metrics.reference_folder import (
     FEATURES,
     Basis,

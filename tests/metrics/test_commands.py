@@ -12,8 +12,8 @@ from psld.config.settings import parse, write_record
 from psld.data.store import Described, ImageStore, truncated, write_store
 from psld.metrics.classifier import read_extractor_manifest
 from psld.metrics.distances import frechet_distance
+from psld.metrics.evaluation import scale
 from psld.metrics.features import batches_of, gather
-from psld.metrics.measure import scale
 from psld.metrics.reference_folder import (
     extractor_for,
     features_of_splits,

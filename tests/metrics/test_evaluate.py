@@ -7,8 +7,7 @@ import torch
 from psld.data.store import ImageStore
 from psld.metrics.classifier import load_classifier
 from psld.metrics.distances import frechet_distance
-from psld.metrics.evaluation import load_kept
-from psld.metrics.features import gather
+from psld.metrics.features import gather, load_kept
 from psld.metrics.reference_folder import load_reference
 from psld.metrics.results import CellResult, CellResults
 from psld.sampling.shards import Shard, ShardOrigin, shard_path

@@ -17,8 +17,7 @@ from PIL import Image
 import psld
 from psld.data.store import ImageStore
 from psld.metrics.distances import frechet_estimate
-from psld.metrics.evaluation import load_kept
-from psld.metrics.features import gather
+from psld.metrics.features import gather, load_kept
 from psld.metrics.reference_folder import load_reference
 from psld.metrics.results import CellResults
 from psld.utils.errors import UserError
