@@ -1,12 +1,9 @@
-"""Images of others, measured: `psld.evaluate`, `psld.distance`, and `psld evaluate images=`.
-
-They are a folder, a zip, an .npz, shards or a tensor, and are compared with a prepared dataset,
-with other images, or with statistics that others publish.
-"""
+"""Images of others, measured: `psld.evaluate`, `psld.distance`, and `psld evaluate images=`."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -14,7 +11,6 @@ from torch import Tensor
 
 from psld.config.settings import parse
 from psld.data.images import check_images, located, read_images, read_npz, shards_in, size_text
-from psld.data.store import truncated
 from psld.metrics import evaluation
 from psld.metrics.classifier import load_classifier, read_extractor_manifest
 from psld.metrics.distances import frechet_distance
@@ -34,6 +30,7 @@ from psld.metrics.reference_folder import (
     folder_basis,
     prepared_shape,
     published_extractor,
+    real_batches,
 )
 from psld.metrics.results import CellResult, CellResults
 from psld.metrics.settings import (
@@ -70,13 +67,9 @@ def load_extractor(name: str | Path, device: str = "auto") -> Extractor:
 
     Raises UserError if a file is missing or damaged, or the device does not exist.
     """
-    published = {
-        "inception": InceptionSettings(kind="inception"),
-        "dinov2": DINOv2Settings(kind="dinov2"),
-        "efficientnet-lite0": EfficientNetSettings(kind="efficientnet-lite0"),
-    }
-    if settings := published.get(str(name)):
-        return published_extractor(settings, choose_device(device))
+    for kind in (InceptionSettings, DINOv2Settings, EfficientNetSettings):
+        if str(name) in get_args(kind.model_fields["kind"].annotation):
+            return published_extractor(kind(kind=name), choose_device(device))
     return load_classifier(name, choose_device(device))
 
 
@@ -135,15 +128,11 @@ def evaluate(
         each if isinstance(each, str | Path) else torch.as_tensor(each).cpu().numpy()
         for each in (images, reference)
     )
-    dataset = None
+    options = {"extractor": extractor, "device": choose_device(device), "silent": not progress}
     if isinstance(second, str) and not Path(second).exists() and is_dataset(second):
-        dataset, second = second, f"data/{second}.h5"
-    chosen, options = choose_device(device), {"dataset": dataset, "extractor": extractor}
+        options["dataset"], second = second, f"data/{second}.h5"
     with all_bits():
-        results = evaluate_images(
-            first, [metric], second, device=chosen, silent=not progress, **options
-        )
-    return results.results[0]
+        return evaluate_images(first, [metric], second, **options).results[0]
 
 
 def distance(
@@ -168,13 +157,11 @@ def distance(
     """
     if isinstance(extractor, str | Path):
         extractor = load_extractor(extractor)
-    first, second = (
-        gather(
-            extractor, batches_of(each.cpu().numpy(), BATCH), "features", len(each), not progress
-        ).total
-        for each in map(torch.as_tensor, (images, reference))
-    )
-    return frechet_distance(first, second)
+    totals = []
+    for each in map(torch.as_tensor, (images, reference)):
+        batches = batches_of(each.cpu().numpy(), BATCH)
+        totals.append(gather(extractor, batches, "features", len(each), not progress).total)
+    return frechet_distance(*totals)
 
 
 # -- the work behind them -------------------------------------------------------------------------
@@ -196,17 +183,15 @@ def evaluate_images(
     """Measure images by some metrics, and write the results if `output` is a path.
 
     The arguments are those of `EvaluateImagesSettings`; with `dataset`, `reference` is its file.
-    Metrics with equal features share a pass. `silent`: no progress bars; None shows them on a
-    terminal.
+    `silent`: no progress bars; None shows them on a terminal.
 
     Raises UserError if files are missing or damaged, if there are too few images, or if they have
     another size than those of the reference.
     """
     composed = [compose_metric(name) for name in metrics]  # refuses a wrong name before the work
     if dataset and not is_dataset(dataset):
-        raise UserError(
-            f"dataset={dataset}: no data/{dataset}.h5; run psld prepare dataset={dataset}"
-        )
+        missing = f"dataset={dataset}: no data/{dataset}.h5"
+        raise UserError(f"{missing}; run psld prepare dataset={dataset}")
     path, whole, shards = _read(images, silent)
     where = path or "images"
     if len(whole) < (least := samples or 3):
@@ -270,48 +255,47 @@ def _basis(
     trained = read_extractor_manifest(extractor) if extractor else None
     network = extractor_for(metric, extractor, trained.dataset_digest if trained else "", device)
     facts = {"extractor_test_accuracy": trained and trained.test_accuracy}
-    moments = read_statistics(path) if path else None
-    if moments is not None:
-        mu, sigma = moments
-        sha256 = digest_of_arrays("statistics", {"mu": mu, "sigma": sigma}, {})
+    if moments := read_statistics(path) if path else None:
+        sha256 = digest_of_arrays("statistics", moments, {})
         facts |= {"reference_samples": None, "reference_sha256": sha256}
-        statistics = FeatureStatistics.of_moments(*map(torch.from_numpy, moments))
+        mean, covariance = (torch.from_numpy(each) for each in moments.values())
+        statistics = FeatureStatistics.of_moments(mean, covariance)
         return Basis(Reference(statistics, None, None), lambda _: facts, network)
     images = _read(reference, silent)[1]
-    batches = batches_of(images, metric.batch_size)
-    batches = map(truncated, batches) if metric.truncated_reference else batches
-    features = gather(network, batches, "reference", len(images), silent)
+    features = gather(network, real_batches(images, metric), "reference", len(images), silent)
     features = replace(features, numbers=_numbers(path or "reference", images))
     facts |= {"reference_samples": len(images), "reference_sha256": _digest(images)}
     return Basis(Reference(features, None, None), lambda _: facts, network, images.shape[1:])
 
 
-def read_statistics(path: str | Path) -> tuple[np.ndarray, np.ndarray] | None:
-    """Read the mean, d, and covariance, d×d, of features, as others publish them: `mu`, `sigma`.
+def read_statistics(path: Path) -> dict[str, np.ndarray] | None:
+    """Read mean, d, and covariance, d×d, of features, as others publish them: `mu` and `sigma`.
 
     None if the file is no .npz with these. Raises UserError if they are no mean and covariance of
     float32 features; one of few images is singular.
     """
-    arrays = read_npz(path, ["mu", "sigma"]) if Path(path).suffix == ".npz" else None
+    arrays = read_npz(path, ["mu", "sigma"]) if path.suffix == ".npz" else None
     if arrays is None:
         return None
     mean, covariance = arrays
-    if mean.ndim != 1 or not mean.size or covariance.shape != 2 * mean.shape:
-        shapes = size_text(mean.shape), size_text(covariance.shape)
-        raise UserError(f"{path}: mu is {shapes[0]} and sigma {shapes[1]}; d and d×d are needed")
-    if any(each.dtype not in (np.float32, np.float64) for each in arrays):
-        types = f"{mean.dtype} and sigma {covariance.dtype}"
-        raise UserError(f"{path}: mu is {types}; float32 or float64 is needed")
+    shapes = f"mu is {size_text(mean.shape)} and sigma {size_text(covariance.shape)}"
+    types = f"mu is {mean.dtype} and sigma {covariance.dtype}"
     # Larger numbers would overflow in a distance or its interval. NaN is not smaller.
-    if not all((np.abs(each) < np.finfo(np.float32).max).all() for each in arrays):
-        raise UserError(f"{path}: mu and sigma are not finite numbers of float32's range")
-    if np.abs(covariance - covariance.T).max() > ROUNDING * np.abs(covariance).max():
-        raise UserError(f"{path}: sigma is not symmetric, so it is no covariance")
-    eigenvalues = np.linalg.eigvalsh(covariance.astype(np.float64))
-    if eigenvalues[0] < -ROUNDING * abs(eigenvalues[-1]):
-        least = f"the eigenvalue {eigenvalues[0]:.3g}"
-        raise UserError(f"{path}: sigma has {least}, so it is no covariance")
-    return mean, covariance
+    most = np.finfo(np.float32).max
+    if mean.ndim != 1 or not mean.size or covariance.shape != 2 * mean.shape:
+        wrong = f"{shapes}; d and d×d are needed"
+    elif any(each.dtype not in (np.float32, np.float64) for each in arrays):
+        wrong = f"{types}; float32 or float64 is needed"
+    elif not all((np.abs(each) < most).all() for each in arrays):
+        wrong = "mu and sigma are not finite numbers of float32's range"
+    elif np.abs(covariance - covariance.T).max() > ROUNDING * np.abs(covariance).max():
+        wrong = "sigma is not symmetric, so it is no covariance"
+    else:
+        least, largest = np.linalg.eigvalsh(covariance.astype(np.float64))[[0, -1]]
+        if least >= -ROUNDING * abs(largest):
+            return {"mu": mean, "sigma": covariance}
+        wrong = f"sigma has the eigenvalue {least:.3g}, so it is no covariance"
+    raise UserError(f"{path}: {wrong}")
 
 
 def _read(images: Images, silent: bool | None) -> tuple[str | None, np.ndarray, list[Shard]]:
