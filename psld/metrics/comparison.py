@@ -25,10 +25,9 @@ class Difference(NamedTuple):
         """Add the error of training again, from both cells' numbers of their trainings by name.
 
         The same trainings are paired. With as many others, the spreads add as Welch's; with
-        another number of them, as in `combined`: at the levels of Bonferroni's correction, Welch's
-        degrees of freedom then find several times as many differences as they should. A single
-        training is taken to vary as much as those of the other cell. Two single ones add nothing:
-        the difference is of these weights.
+        another number of them, as in `combined`, because Welch's degrees of freedom then find too
+        many differences. A single training is taken to vary as much as those of the other cell.
+        Two single ones add nothing: the difference is of these weights.
         """
         if one.keys() == two.keys():
             spreads = [[one[name] - two[name] for name in one]]
@@ -52,10 +51,7 @@ class Difference(NamedTuple):
 
     @property
     def p_value(self) -> float:
-        """The probability of a difference at least as large if both cells had the same metric.
-
-        It is the p for which the interval with the confidence 1 − p ends at 0.
-        """
+        """The p for which the interval with the confidence 1 − p ends at 0."""
         # Importing SciPy takes a quarter of a second, and reading results does not need it.
         from scipy.optimize import brentq
 
@@ -74,12 +70,9 @@ class Difference(NamedTuple):
 def paired_difference(a: Estimate, b: Estimate) -> Difference:
     """Return a − b for cells whose samples i have the same noise: same seed, shards and state.
 
-    The jackknife is of the difference itself, with its values without block j, a_(−j) − b_(−j). It
-    needs nothing of the joint law of a and b, but that block j has the same sample indices in both
-    cells, and that blocks are independent of each other. So the samplers may differ: if they make
-    the same of the noise, its effect cancels; if not, the error is that of independent cells.
-
-    Raises UserError if the cells have different blocks.
+    The jackknife is of the difference itself, with its values without block j, a_(−j) − b_(−j). So
+    the samplers may differ: if they make the same of the noise, its effect cancels; if not, the
+    error is that of independent cells. Raises UserError if the cells have different blocks.
     """
     if a.block_samples != b.block_samples:
         raise UserError(
@@ -96,10 +89,7 @@ def paired_difference(a: Estimate, b: Estimate) -> Difference:
 
 
 def unpaired_difference(a: Estimate, b: Estimate) -> Difference:
-    """Return a − b for independent cells, with s² = s_a² + s_b².
-
-    The biases of cells with different numbers of samples also differ, so compare cells of equal n.
-    """
+    """Return a − b for independent cells, with s² = s_a² + s_b²; compare cells of equal n."""
     return Difference(a.value - b.value, (_welch([a, b]),), paired=False)
 
 
@@ -119,8 +109,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """Return the p-values of several comparisons after Holm's correction (1979).
 
     The smallest of m is multiplied by m, the next one by m − 1, and so on; none is made smaller
-    than the one before. Then any wrong finding at all has a probability of at most 5 %, however
-    the comparisons depend on each other. Bonferroni's correction, m for each, finds less.
+    than the one before. Then any wrong finding at all has a probability of at most 5 %.
     """
     corrected, before = [0.0] * len(p_values), 0.0
     order = sorted(range(len(p_values)), key=p_values.__getitem__)
@@ -146,20 +135,18 @@ def samples_to_decide(
 ) -> int | None:
     """Return the number of *additional* samples that decide if a value is in the band [low, high].
 
-    If an interval overlaps the band only in part, it is undecided; otherwise the result is 0. The
-    half-width w of n samples shrinks as 1/√n. The half-width v of training again, `fixed`, does not
-    shrink. Let δ be the distance of the true value from the nearer end of the band. The interval of
-    n' samples in all clears this end with the probability P if
+    It is 0 if the interval does not overlap the band in part, and None if no number is enough. The
+    half-width w of n samples shrinks as 1/√n; v of training again, `fixed`, does not. With δ the
+    distance of the value from the nearer end of the band, the interval of n' samples in all clears
+    this end with the probability P if
 
         √(w² n / n' + v²) = δ z_0.975 / (z_0.975 + z_P),        z_0.975 = 1.96
 
     A decision has a power of 80 %: outside the band one end has to be cleared, with z_0.8 = 0.84.
-    Inside, both have to be, each with 90 %: z_0.9 = 1.28. The observed value stands for the true
-    one, which is not known. The result is None if no n' is enough.
+    Inside, both have to be, each with 90 %: z_0.9 = 1.28.
 
-    Get the samples as further seeds of the same cell, and average their values. A larger n in one
-    cell would also change the bias that the value shares with the band. Choose the number before:
-    to look after each seed and to stop at the first verdict makes more of them wrong.
+    Get the samples as further seeds: a larger n in one cell would change its bias. Choose the
+    number before: to stop at the first verdict makes more of them wrong.
     """
     if place_in_band(interval, low, high) != "overlap":
         return 0

@@ -18,24 +18,18 @@ from psld.metrics.features import (
     Blocks,
     FeatureStatistics,
     assign_blocks,
+    finite,
     jackknife,
     share_estimate,
     with_and_without,
 )
-from psld.utils.errors import RunError, UserError
+from psld.utils.errors import UserError
 
 SEED = 2020
 """torch-fidelity's seed: equal features give its subsets, and equal logits its splits."""
 
 ROWS = 500
 """Rows of a distance matrix at a time: 200 MB for 50,000 columns."""
-
-
-def finite(features: Tensor) -> Tensor:
-    """Return features, or statistics of them, as they are. Raises RunError if one is not finite."""
-    if not features.isfinite().all():
-        raise RunError("the features hold NaN or infinity: the images or the extractor are broken")
-    return features
 
 
 # -- Fréchet distance -----------------------------------------------------------------------------
@@ -116,12 +110,8 @@ def kernel_distance(
         MMD² = mean_{i≠j} k(xᵢ, xⱼ) + mean_{i≠j} k(yᵢ, yⱼ) − 2 mean_{i,j} k(xᵢ, yⱼ)
         k(x, y) = (x·y / d + 1)³
 
-    Args:
-        samples: features x of the samples, n×d.
-        reference: features y of the reference, m×d.
-        subsets: pairs of subsets, drawn as in torch-fidelity.
-        subset_size: samples in a subset; a smaller set, as in a rehearsal, is used whole.
-
+    The features x of samples are n×d, y of the reference m×d. Pairs of subsets are drawn as in
+    torch-fidelity; a set that is smaller than `subset_size`, as in a rehearsal, is used whole.
     The value is that of `torch_fidelity.calculate_metrics`. It is unbiased, so it may be negative.
     A value without a block leaves the block's samples out of every subset. The reference's subsets
     are the same for all cells of equal n; the interval does not include their error. Raises
@@ -160,10 +150,7 @@ def _kernel(x: Tensor, y: Tensor) -> Tensor:
 def inception_score(logits: Tensor, splits: int = 10, blocks: int | Blocks = BLOCKS) -> Estimate:
     """Return exp(mean_i KL(p(y|x_i) ‖ p(y))), averaged over random splits (Salimans et al. 2016).
 
-    Args:
-        logits: n×classes.
-        splits: disjoint parts of the samples, each with its own p(y).
-
+    The logits are n×classes; each split has its own p(y).
     The value is that of `torch_fidelity.calculate_metrics`, with its order of the samples. A value
     without a block leaves the block's samples out of every split. The score of few samples is too
     low, so compare only equal n and splits. Raises UserError with too few samples.
@@ -202,8 +189,7 @@ def precision(
     """Return the share of samples that are among the reference (Kynkäänniemi et al. 2019).
 
     A sample is among the reference if it is at least as near to some reference image as this image
-    is to its k-th nearest neighbor in the reference. Features are n×d and m×d, on any device. The
-    cost is m² + nm distances.
+    is to its k-th nearest neighbor in the reference. Features are n×d and m×d: m² + nm distances.
     """
     _check_neighbors(len(reference), neighbors)
     radii = torch.cat([_kth(d, neighbors) for d in _distances(reference, reference)])
@@ -217,8 +203,8 @@ def recall(
     """Return the share of the reference that is among the samples: `precision` with roles swapped.
 
     Recall grows with the number of samples, so compare only equal n. Without a block, each sample's
-    ball reaches to its k-th neighbor outside that block. Indicators of nearest neighbors are not
-    smooth, which makes these intervals a third to two thirds too wide (docs/notes/intervals.md).
+    ball reaches to its k-th neighbor outside that block. These intervals are a third to two thirds
+    too wide (docs/notes/intervals.md).
     """
     blocks = assign_blocks(len(samples), blocks)
     block = blocks.block.to(samples.device)
@@ -299,13 +285,9 @@ def memorization(
     """Measure the share of samples that are nearer to a training image than most test images are.
 
     The threshold is the `quantile` of the distances from N test images to their nearest training
-    images: their number (N + 1) · quantile in order, so that new images of the same distribution
-    have this share on average. A larger share is a sign of memorization; a smaller one is a sign of
-    samples far from the data. The interval includes the error of the threshold, as it is for new
-    images of the same distribution.
-
-    Args:
-        samples, train, test: features of one extractor, n×d with a separate n each.
+    images: number (N + 1) · quantile in order, so that new images of the same distribution have
+    this share on average. A larger share is a sign of memorization; a smaller one is a sign of
+    samples far from the data. The interval includes the error of the threshold.
     """
     of_test = nearest(test, train)[0].double().cpu().numpy()
     threshold = float(np.quantile(of_test, quantile, method="weibull"))

@@ -37,23 +37,20 @@ class Interval(NamedTuple):
 class Estimate(Settings):
     """The value θ̂ of a metric over n samples, and its value without each block of samples.
 
-    The delete-a-block jackknife (Busing, Meijer, van der Leeden 1999, for blocks of unequal size)
-    with m_j of the n samples in block j, h_j = n / m_j and θ_(−j) the value without block j is
+    The delete-a-block jackknife (Busing, Meijer, van der Leeden 1999), with m_j of the n samples in
+    block j, h_j = n / m_j and θ_(−j) the value without block j, is
 
         pseudo-value    θ_j = h_j θ̂ − (h_j − 1) θ_(−j)
         extrapolation   θ_∞ = B θ̂ − Σ_j (1 − 1/h_j) θ_(−j)
         variance        s²  = 1/B Σ_j (θ_j − θ_∞)² / (h_j − 1)
 
-    and the interval is ± t_{B−1} s. It covers the change with another n samples of the same model;
-    the reference images are taken as fixed.
+    and the interval is ± t_{B−1} s. The reference images are taken as fixed.
 
-    A *share* p̂ has Wilson's interval (1927), which stays between 0 and 1 and has a width for p̂ = 0
-    and 1. Two things differ from the textbook: t_{B−1} is in place of z, and the effective number
-    of samples n' = p̂ (1 − p̂) / s² (Korn and Graubard 1998) in place of n, because the samples of a
+    A *share* p̂ has Wilson's interval (1927) with t_{B−1} in place of z, and the effective number of
+    samples n' = p̂ (1 − p̂) / s² (Korn and Graubard 1998) in place of n, because the samples of a
     mean over trainings share their noise. Without any spread, n' = n. If the share lies below a
     quantile of N other images, 1/n' is larger by 1/N: the share of new images of the same
-    distribution below their k-th smallest number is beta-distributed, Beta(k, N + 1 − k), with the
-    variance q (1 − q) / (N + 2), q = k / (N + 1), whatever the distribution.
+    distribution below their k-th smallest number is Beta(k, N + 1 − k).
     """
 
     value: float
@@ -97,11 +94,8 @@ class Estimate(Settings):
     def standard_error(self) -> float:
         """The standard error s of both the value and its extrapolation."""
         limit = self._limit
-        ratios = (self.samples / m for m in self.block_samples)
-        terms = (
-            (pseudo - limit) ** 2 / (ratio - 1)
-            for pseudo, ratio in zip(self.pseudo_values, ratios, strict=True)
-        )
+        pairs = zip(self.pseudo_values, self.block_samples, strict=True)
+        terms = ((pseudo - limit) ** 2 / (self.samples / m - 1) for pseudo, m in pairs)
         return (sum(terms) / self.blocks) ** 0.5
 
     @cached_property
@@ -116,8 +110,7 @@ class Estimate(Settings):
     def interval(self) -> Interval:
         """The value, with the interval of *the metric's mean over draws of n samples*.
 
-        Papers and bands use this: a distance of n samples, with the upward bias of n samples.
-        Compare it only with values of the same number of samples.
+        It has the upward bias of n samples: compare it only with values of as many.
         """
         return self._wilson() if self.share else self._around(self.value)
 
@@ -125,16 +118,14 @@ class Estimate(Settings):
     def extrapolated(self) -> Interval | None:
         """The metric at n → ∞, with its interval, for metrics with a bias of about c / n.
 
-        None for other metrics, and where terms of higher order in 1/n may be too large for the
-        interval, which then covers too rarely: with fewer than 4 d samples for d features, or if
-        0.2 d/n of what the extrapolation takes away is more than half of the half-width. None for
-        the images of the reference themselves, too, whose distance is 0 up to rounding.
+        None for other metrics, for the images of the reference themselves, and where terms of
+        higher order in 1/n may be too large for the interval: with fewer than 4 d samples for d
+        features, or if 0.2 d/n of what the extrapolation takes away is more than half of the
+        half-width.
 
         FID∞ (Chong and Forsyth 2020) is the intercept of a line in 1/n through distances of
         several n. Here the line goes through n and n (1 − 1/B), the latter averaged over all
-        blocks. This extrapolates least and needs no additional distances. The interval is for the
-        distance from the model's distribution to the reference. A bias of higher order remains if
-        that distance is 0.
+        blocks. A bias of higher order remains if the distance is 0.
         """
         return self._around(self._limit) if self._extrapolates else None
 
@@ -142,7 +133,7 @@ class Estimate(Settings):
     def _extrapolates(self) -> bool:
         if self.features is None or self.distinct < EXTRAPOLATED_FROM * self.features:
             return False
-        is_reference = self.value < 1e-6 * abs(self._limit)
+        is_reference = self.value < 1e-6 * abs(self._limit)  # a distance of 0 up to rounding
         return not is_reference and self._rest <= self._around(self._limit).half_width / 2
 
     @property
@@ -200,10 +191,7 @@ def averaged(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def pooled(estimates: Sequence[Estimate]) -> Estimate:
-    """Return the mean of cells with independent noise: several sampling seeds.
-
-    All blocks count, each with its own pseudo-value, as if all samples were of one cell.
-    """
+    """Return the mean of cells with independent noise, as if all samples were of one cell."""
     value = fmean(estimate.value for estimate in estimates)
     samples = sum(estimate.samples for estimate in estimates)
     blocks = [m for estimate in estimates for m in estimate.block_samples]
@@ -232,11 +220,7 @@ def _kind(estimates: Sequence[Estimate]) -> dict[str, Any]:
 
 
 def spread(values: Sequence[float]) -> Estimate:
-    """Return the mean of T ≥ 2 independent values: one for each training.
-
-    Each value is a block, so the error is the standard deviation over √T, and the interval has
-    T − 1 degrees of freedom.
-    """
+    """Return the mean of T ≥ 2 independent values, one for each training; each is a block."""
     total, count = sum(values), len(values)
     return Estimate(
         value=total / count,
@@ -250,13 +234,9 @@ def combined(value: float, intervals: Sequence[Interval]) -> Interval:
     """Return the interval of a number with several independent errors, whose squares add.
 
     For a mean over T trainings these are other samples of the same weights, with the half-width
-    a = t_{B−1} s, and training again, with b = t_{T−1} s. The half-width √(a² + b²) covers both at
-    once, with at least 95 % whatever their ratio (Banerjee 1960). One quantile for both, with the
-    degrees of freedom of Welch and Satterthwaite, covers less when trainings are few, because their
-    spread can be small by chance (docs/notes/intervals.md has both). Noise that the trainings do
-    not share is in a and in b, which makes the interval wider than it must be.
-
-    Half-widths to the two sides add separately (Zou and Donner 2008).
+    a = t_{B−1} s, and training again, with b = t_{T−1} s. √(a² + b²) covers both at once, with at
+    least 95 % whatever their ratio (Banerjee 1960); docs/notes/intervals.md compares it with Welch
+    and Satterthwaite. Half-widths to the two sides add separately (Zou and Donner 2008).
     """
     low = math.hypot(*(each.value - each.low for each in intervals))
     high = math.hypot(*(each.high - each.value for each in intervals))

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from psld.config.settings import MadeRecord, write_record
 from psld.metrics import distances
-from psld.metrics.distances import Memorization, finite
 from psld.metrics.estimate import Estimate
 from psld.metrics.features import (
     BLOCKS,
@@ -25,6 +24,7 @@ from psld.metrics.features import (
     Reference,
     batches_of,
     distinct_numbers,
+    finite,
     gather,
     save_kept,
     share_estimate,
@@ -190,10 +190,10 @@ def measure(
             raise UserError(f"{metric.name}: the extractor gives no logits")
         splits = min(settings.splits, max(1, len(samples) // 2))  # a rehearsal has few samples
         return distances.inception_score(finite(samples.logits), splits, cut)
-    x, images = _values(samples, device), reference.split(metric.reference_split)
+    x, images = samples.on(device), reference.split(metric.reference_split)
     if settings.kind == "frechet":
         return distances.frechet_estimate(x, images.total, cut)
-    y = _values(images, device)
+    y = images.on(device)
     if settings.kind == "kernel":
         return distances.kernel_distance(x, y, settings.subsets, settings.subset_size, cut)
     share = distances.precision if settings.kind == "precision" else distances.recall
@@ -226,10 +226,10 @@ def measure_memorization(
     reference: Reference,
     device: Device = "cpu",
     blocks: int = BLOCKS,
-) -> Memorization:
+) -> distances.Memorization:
     """Compute memorization with the distances behind it. Raises as `measure` does."""
     images = (samples, reference.train, reference.split("test"))
-    x, train, test = (_values(each, device) for each in images)
+    x, train, test = (each.on(device) for each in images)
     return distances.memorization(x, train, test, metric.measure.quantile, samples.blocks(blocks))
 
 
@@ -253,15 +253,6 @@ def scale(
 
     held_out = reference.train if metric.reference_split == "test" else reference.test
     return {"floor": value(held_out), "noise": value(reference.noise)}
-
-
-def _values(images: Features | FeatureStatistics, device: Device) -> Tensor:
-    if isinstance(images, FeatureStatistics):
-        raise UserError(
-            "the reference has statistics (mu, sigma), enough for Fréchet distances alone; give "
-            "its images"
-        )
-    return finite(images.values).to(device)
 
 
 # -- the cells of a grid --------------------------------------------------------------------------

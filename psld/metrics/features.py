@@ -16,13 +16,20 @@ from tqdm.auto import tqdm
 from psld.metrics.estimate import Estimate
 from psld.metrics.settings import Measurement
 from psld.utils.device import all_bits
-from psld.utils.errors import UserError
+from psld.utils.errors import RunError, UserError
 from psld.utils.tensors import as_arrays, digest_of_arrays, read_tensors, save_tensors
 
 BLOCKS = 20
 """Blocks of a cell. With 20, the t quantile is 2.09 instead of 1.96, and s has an error of 16 %."""
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2⁶⁴ divided by the golden ratio
+
+
+def finite(features: Tensor) -> Tensor:
+    """Return features, or statistics of them, as they are. Raises RunError if one is not finite."""
+    if not features.isfinite().all():
+        raise RunError("the features hold NaN or infinity: the images or the extractor are broken")
+    return features
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,13 @@ class FeatureStatistics:
         """The statistics themselves: of a reference whose images are not known."""
         return self
 
+    def on(self, device: torch.device | str) -> Tensor:
+        """Raise UserError: there are no features of single images."""
+        raise UserError(
+            "the reference has statistics (mu, sigma), enough for Fréchet distances alone; give "
+            "its images"
+        )
+
     @property
     def mean(self) -> Tensor:
         """The sample mean, d."""
@@ -89,6 +103,10 @@ class Features:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def on(self, device: torch.device | str) -> Tensor:
+        """Return the values, n×d, on a device. Raises RunError if one is not finite."""
+        return finite(self.values).to(device)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return values and logits by name."""

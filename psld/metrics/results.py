@@ -1,7 +1,4 @@
-"""The results of a cell: all its metrics, with what they were computed from.
-
-`Show` and `NUMBER_KINDS` list the kinds of numbers that a table can show.
-"""
+"""The results of a cell, with what they were computed from, and the numbers that tables show."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,10 +28,7 @@ class Weights(Settings):
 
 
 class CellResult(MadeRecord):
-    """One metric of the first `samples` images of a cell, or of images of others.
-
-    Without a model, what concerns its sampling is null.
-    """
+    """One metric of the first `samples` images of a cell, or of images of others: no model."""
 
     record: str
     """The digest of what decides the result: a table shows the results of its own records."""
@@ -51,7 +45,7 @@ class CellResult(MadeRecord):
     floor: float | None
     """The metric of real images that are not in the reference; null without a test split."""
     floor_samples: int | None = None
-    """Their number; null in results of earlier versions, too."""
+    """Null in results of earlier versions, too."""
     noise: float | None
     """The metric of pure noise; null if the reference is no prepared dataset."""
     nearest: tuple[tuple[int, int], ...] | None
@@ -123,11 +117,8 @@ def _has_class_accuracy(sampler: SamplerSettings, metric: MetricSettings) -> boo
 
 
 NUMBER_KINDS: dict[Show, NumberKind] = {
-    # The metric.
     "value": NumberKind(lambda result: result.estimate),
-    # Network evaluations per image, counted.
     "nfe": NumberKind(lambda result: result.nfe, decimals=0, from_features=False),
-    # The share of guided samples whose class the metric's classifier recognizes.
     "class_accuracy": NumberKind(
         lambda result: result.class_accuracy,
         fits=_has_class_accuracy,
