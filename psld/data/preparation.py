@@ -5,6 +5,7 @@ import platform
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
@@ -87,22 +88,16 @@ def prepare_dataset(
 
 def _earlier(output: Path) -> Described | None:
     """Return the record of a dataset; None if there is no dataset with a whole record."""
-    if not output.exists():
-        return None
-    try:
-        return load_record(Described, output.with_suffix(".json"), "")
-    except UserError:
-        return None
+    with suppress(UserError):
+        return load_record(Described, output.with_suffix(".json"), "") if output.exists() else None
+    return None
 
 
 def notes_on_prepared(name: str, settings: PrepareSettings) -> Iterator[str]:
     """Compare a dataset with its digest file, which is repaired, and its pictures; yield lines.
 
-    A folder or archive of pictures is compared by names and sizes. Nothing is prepared again,
-    because everything after it would be made again.
-
-    Args:
-        name: GRID/DATASET, for the advice.
+    Pictures are compared by names and sizes. Nothing is prepared again, because everything after it
+    would be made again. `name` is GRID/DATASET, for the advice.
     """
     output = Path(settings.output)
     file, record = output.with_suffix(".digest"), _earlier(output)
@@ -142,10 +137,7 @@ def _labels(pictures: list[Picture], class_names: Sequence[str], num_classes: in
 def _blocks(
     pictures: list[Picture], settings: DatasetSettings, converted: Counter[str]
 ) -> Iterator[np.ndarray]:
-    """Yield the pixels of all pictures, some at a time, in order. Threads decode them.
-
-    `converted` counts what `conversions` says of them.
-    """
+    """Yield the pixels of all pictures, some at a time, in order; count their `conversions`."""
     channels, side = settings.channels, settings.image_size
     size = max(1, BLOCK_BYTES // (channels * side**2))
     threads = min(MAX_THREADS, len(os.sched_getaffinity(0)))
@@ -174,14 +166,14 @@ def to_pixels(
 
     Raises UserError if the size differs and there is no filter.
     """
-    image = to_channels(image, channels)
-    if image.size != (image_size, image_size):
-        if filter_name is None:
-            raise UserError(
-                f"images are {image.width}×{image.height} but dataset.image_size is {image_size}; "
-                f"resize them with dataset.filter, one of {', '.join(FILTERS)}"
-            )
-        image = image.resize((image_size, image_size), FILTERS[filter_name])
+    image, size = to_channels(image, channels), (image_size, image_size)
+    if image.size != size and filter_name is None:
+        raise UserError(
+            f"images are {image.width}×{image.height} but dataset.image_size is {image_size}; "
+            f"resize them with dataset.filter, one of {', '.join(FILTERS)}"
+        )
+    if image.size != size:
+        image = image.resize(size, FILTERS[filter_name])
     pixels = np.asarray(image)
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 

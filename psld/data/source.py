@@ -56,8 +56,8 @@ class Source:
 def open_source(settings: SourceSettings) -> Source:
     """Find the files of a source; download them if that is allowed.
 
-    Raises UserError that says what to get and its place if files are missing or damaged, RunError
-    if a download fails.
+    Raises UserError that says what to get if files are missing or damaged, and RunError if a
+    download fails.
     """
     match settings:
         case DigitsSource():
@@ -202,10 +202,8 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def open_cifar10(settings: CIFAR10Source) -> Source:
-    """Return 50,000 images to train and 10,000 to test, in the order of the batches.
-
-    The batches are pickles, which torchvision reads only if their checksums are right.
-    """
+    """Return 50,000 images to train and 10,000 to test, in the order of the batches."""
+    # The batches are pickles, which torchvision reads only if their checksums are right.
     root = Path(settings.root)
     advice = (
         "put cifar-10-python.tar.gz of www.cs.toronto.edu/~kriz/cifar.html into "

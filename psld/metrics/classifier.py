@@ -112,10 +112,7 @@ class ClassifierExtractor:
 
 
 def make_extractor(settings: TrainExtractorSettings) -> "ExtractorManifest":
-    """Train the classifier of a dataset and write its folder. Return the manifest.
-
-    Raises UserError without labels, RunError if the training diverges.
-    """
+    """Train the classifier of a dataset and write its folder. Raises UserError without labels."""
     store, name = ImageStore.open_for(settings.data, settings.dataset), settings.dataset.name
     if store.num_classes < 2:
         wrong = f"dataset {name} has no labels to train a classifier with"

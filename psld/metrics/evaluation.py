@@ -123,10 +123,7 @@ def evaluate(
 def _gathered(
     source: Source, bases: Mapping[str, Basis], measurements: Sequence[Measurement]
 ) -> Gathered:
-    """Read each image once, and extract its features with each extractor.
-
-    Memory for 50,000 samples with Inception's features and logits is 0.6 GB.
-    """
+    """Read each image once, and extract its features with each extractor."""
     found: dict[str, list[Features]] = {name: [] for name in bases}
     batch_sizes = {m.metric.features: m.metric.batch_size for m in measurements}
     labels, costs, left = [], [], max(m.samples for m in measurements)
@@ -238,8 +235,8 @@ def scale(
 ) -> dict[str, float | None]:
     """Return the metric of real images that are not in the reference (`floor`), and of `noise`.
 
-    Each is None without such images. The floor is of all images of the split, which may be more or
-    fewer than a cell's samples: a Fréchet distance or recall compares only with cells of as many.
+    Each is None without such images. The floor is of all images of the split: a Fréchet distance or
+    recall compares only with cells of as many.
     """
 
     def value(images: Features | None) -> float | None:
@@ -285,12 +282,8 @@ def recompute(
 ) -> CellResults:
     """Compute the results of a cell again from what was kept: no shards, no extractor.
 
-    Of the stated results, take over the software, and the numbers whose features were not kept.
-
-    Args:
-        loaded: the references of other cells; those of this cell are added.
-        compute: False takes over all numbers: to compute them takes long.
-
+    Of the stated results, take over the software, and the numbers whose features were not kept;
+    all numbers unless `compute`. The references of this cell are added to those that are loaded.
     Raises UserError if a file is missing, damaged, or does not belong to the cell.
     """
     (source, model), bases = _source(settings), {}

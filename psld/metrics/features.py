@@ -48,21 +48,18 @@ class FeatureStatistics:
 
     @classmethod
     def of_moments(cls, mean: Tensor, covariance: Tensor) -> Self:
-        """Return statistics with this mean, d, and covariance, d×d, of unknown samples.
-
-        Any number of samples gives both. It is two, the fewest that have a covariance.
-        """
+        """Return statistics with this mean, d, and covariance, d×d, of two unknown samples."""
         mean, covariance = mean.double(), covariance.double()
         return cls(2, 2 * mean, covariance + 2 * torch.outer(mean, mean))
 
     def __add__(self, other: Self) -> Self:
-        both = self.sum + other.sum, self.outer + other.outer
-        return type(self)(self.count + other.count, *both)
+        sums = self.sum + other.sum, self.outer + other.outer
+        return type(self)(self.count + other.count, *sums)
 
     def __sub__(self, other: Self) -> Self:
         """Return the statistics without the samples of `other`, which must be included."""
-        rest = self.sum - other.sum, self.outer - other.outer
-        return type(self)(self.count - other.count, *rest)
+        sums = self.sum - other.sum, self.outer - other.outer
+        return type(self)(self.count - other.count, *sums)
 
     @property
     def total(self) -> Self:
@@ -71,10 +68,8 @@ class FeatureStatistics:
 
     def on(self, device: torch.device | str) -> Tensor:
         """Raise UserError: there are no features of single images."""
-        raise UserError(
-            "the reference has statistics (mu, sigma), enough for Fréchet distances alone; give "
-            "its images"
-        )
+        known = "the reference has statistics (mu, sigma), enough for Fréchet distances alone"
+        raise UserError(f"{known}; give its images")
 
     @property
     def mean(self) -> Tensor:
@@ -118,7 +113,7 @@ class Features:
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
-        """Return the features of all images, part after part, of one extractor, on the CPU."""
+        """Return the features of all parts in their order, on the CPU."""
         tensors = [part.tensors() for part in parts]
         return cls(
             **{name: torch.cat([each[name] for each in tensors]).cpu() for name in tensors[0]}
@@ -187,8 +182,7 @@ def gather(
 ) -> Features:
     """Gather the features, and logits if any, of uint8 images, with a progress bar up to `total`.
 
-    A GPU is waited for at the end only: the next batch is read while this one is computed. It
-    multiplies with all bits of fp32, whoever calls.
+    A GPU is waited for at the end only: the next batch is read while this one is computed.
     """
     parts = []
     with all_bits(), tqdm(total=total, desc=description, unit="img", disable=silent) as progress:
@@ -279,9 +273,8 @@ def load_kept(path: str | Path, sha256: str) -> Gathered:
 def block_index(index: np.ndarray, blocks: int = BLOCKS) -> np.ndarray:
     """Return the block of each sample index i, ⌊B · frac(i / golden ratio)⌋, in integers.
 
-    It depends on the index alone, so a cell's first n samples keep their blocks if more follow.
-    Block sizes differ by a few samples. Unlike i mod B, each block has its share of every class if
-    labels cycle through the samples.
+    A cell's first n samples keep their blocks if more follow. Block sizes differ by a few samples.
+    Unlike i mod B, each block has its share of every class if labels cycle through the samples.
     """
     position = (np.asarray(index, dtype=np.uint64) * _GOLDEN) >> np.uint64(32)
     return ((position * np.uint64(blocks)) >> np.uint64(32)).astype(np.int64)
@@ -319,10 +312,7 @@ def distinct_numbers(rows: np.ndarray) -> Tensor:
 
 
 def jackknife(values: Tensor, blocks: Blocks, **kind: Any) -> Estimate:
-    """Return the estimate of a metric from its values over all samples and without each block, B+1.
-
-    `kind` is what `Estimate` has to know about the metric, such as share=True.
-    """
+    """Return the estimate of a metric of this kind from its values with and without each block."""
     value, *without_block = values.tolist()
     return Estimate(
         value=value,
@@ -337,10 +327,7 @@ def jackknife(values: Tensor, blocks: Blocks, **kind: Any) -> Estimate:
 def share_estimate(
     counted: Tensor, blocks: int | Blocks = BLOCKS, threshold_images: int | None = None
 ) -> Estimate:
-    """Estimate the share of n samples with a property, from a boolean for each sample.
-
-    `threshold_images`: the number of other images whose quantile decides it.
-    """
+    """Estimate the share of n samples with a property, n booleans; `threshold_images` decide it."""
     blocks = assign_blocks(len(counted), blocks)
     counts, sums = blocks.block.bincount(), blocks.block.bincount(counted.double().cpu())
     values = with_and_without(sums) / with_and_without(counts)

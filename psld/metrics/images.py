@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import torch
@@ -61,15 +60,16 @@ def load_extractor(name: str | Path, device: str = "auto") -> Extractor:
 
         extractor = psld.load_extractor("features/digits/fd-classifier")
 
-    Args:
-        name: a folder that psld train_extractor wrote; or a published network: `inception` (of
-            FID), `dinov2`, `efficientnet-lite0`.
-
-    Raises UserError if a file is missing or damaged, or the device does not exist.
+    `name` is a folder that psld train_extractor wrote, or a published network: `inception` (of
+    FID), `dinov2`, `efficientnet-lite0`. Raises UserError if a file is missing or damaged.
     """
-    for kind in (InceptionSettings, DINOv2Settings, EfficientNetSettings):
-        if str(name) in get_args(kind.model_fields["kind"].annotation):
-            return published_extractor(kind(kind=name), choose_device(device))
+    published = {
+        "inception": InceptionSettings(kind="inception"),
+        "dinov2": DINOv2Settings(kind="dinov2"),
+        "efficientnet-lite0": EfficientNetSettings(kind="efficientnet-lite0"),
+    }
+    if settings := published.get(str(name)):
+        return published_extractor(settings, choose_device(device))
     return load_classifier(name, choose_device(device))
 
 
@@ -79,11 +79,9 @@ def load_images(path: str | Path, progress: bool = False) -> Tensor:
         psld.save_images(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), "black")
         images = psld.load_images("black")       # "cifar10": the training images of data/cifar10.h5
 
-    Args:
-        path: a folder or zip archive of pictures of one size; an .npz with uint8 N×H×W×C (`arr_0`);
-            a folder of shards of psld sample; or a prepared dataset, by its name or its .h5 file.
-
-    Raises UserError if there are none, a file is damaged, or the images differ in size.
+    `path` is a folder or zip archive of pictures of one size; an .npz with uint8 N×H×W×C (`arr_0`);
+    a folder of shards of psld sample; or a prepared dataset, by its name or its .h5 file. Raises
+    UserError if there are none, a file is damaged, or the images differ in size.
     """
     return torch.from_numpy(read_images(path, not progress))
 
@@ -145,15 +143,12 @@ def distance(
         psld.distance(first, second, extractor)
 
     Args:
-        images: uint8 N×C×H×W.
-        reference: uint8 M×C×H×W.
+        images, reference: uint8 N×C×H×W and M×C×H×W.
         extractor: from `load_extractor`, or what it takes, or any object with the attributes of
             psld.metrics.features.Extractor.
-        progress: show progress bars, in notebooks as widgets.
 
-    Raises:
-        UserError: the images do not suit the extractor, or a set has fewer than two.
-        RunError: a feature is not finite.
+    Raises UserError if the images do not suit the extractor or a set has fewer than two, and
+    RunError if a feature is not finite.
     """
     if isinstance(extractor, str | Path):
         extractor = load_extractor(extractor)
@@ -183,10 +178,8 @@ def evaluate_images(
     """Measure images by some metrics, and write the results if `output` is a path.
 
     The arguments are those of `EvaluateImagesSettings`; with `dataset`, `reference` is its file.
-    `silent`: no progress bars; None shows them on a terminal.
-
-    Raises UserError if files are missing or damaged, if there are too few images, or if they have
-    another size than those of the reference.
+    Raises UserError if files are missing or damaged, or if there are too few images, or of another
+    size than those of the reference.
     """
     composed = [compose_metric(name) for name in metrics]  # refuses a wrong name before the work
     if dataset and not is_dataset(dataset):
@@ -271,8 +264,7 @@ def _basis(
 def read_statistics(path: Path) -> dict[str, np.ndarray] | None:
     """Read mean, d, and covariance, d×d, of features, as others publish them: `mu` and `sigma`.
 
-    None if the file is no .npz with these. Raises UserError if they are no mean and covariance of
-    float32 features; one of few images is singular.
+    None if the file is no .npz with these. Raises UserError if they are no mean and covariance.
     """
     arrays = read_npz(path, ["mu", "sigma"]) if path.suffix == ".npz" else None
     if arrays is None:

@@ -70,10 +70,7 @@ class ReferenceManifest(MadeRecord):
 
 
 def make_reference(settings: ReferenceSettings) -> ReferenceManifest:
-    """Extract the features of a dataset's images, and of noise, and write them with a manifest.
-
-    Raises UserError if the dataset lacks images that the metric needs, or for a foreign extractor.
-    """
+    """Extract the features of a dataset's images, and of noise, and write them with a manifest."""
     metric, folder = settings.metric, settings.extractor
     store = ImageStore.open_for(settings.data, settings.dataset)
     if store.splits[(split := metric.reference_split)] == 0:
@@ -217,10 +214,7 @@ def check_reference(
 
 
 def prepared_shape(folder: str | Path, dataset: str | None = None) -> tuple[int, ...] | None:
-    """Return C×H×W of a reference's images if they are in data/; None if they are not.
-
-    Raises UserError if those of `dataset` there are others.
-    """
+    """Return C×H×W of a reference's images, if they are in data/. Raises UserError for others."""
     manifest = read_reference_manifest(folder)
     data = Path(f"data/{dataset or manifest.dataset}.h5")
     store = ImageStore.open(data) if data.exists() else None
@@ -249,7 +243,7 @@ def folder_basis(
     device: torch.device,
     model: ModelManifest | None = None,
 ) -> Basis:
-    """Load a reference and its extractor. Raises as the functions above do."""
+    """Load a reference and its extractor, for a model's images or any."""
     reference, manifest = load_reference(folder)
     network = extractor_for(metric, extractor, manifest.dataset_digest, device)
     check_reference(metric, folder, manifest, network.digest, model)
