@@ -185,11 +185,7 @@ def located(path: str | Path) -> Path:
 def read_images(path: str | Path, silent: bool | None = None) -> np.ndarray:
     """Read all images, uint8 N×C×H×W, gray or RGB, in the order of the names or of the array.
 
-    Args:
-        path: a folder or zip archive of pictures of one size; an .npz with uint8 N×H×W×C; a folder
-            of shards of psld sample; a prepared dataset, .h5, or its name: its training images.
-        silent: no progress bar; None shows one on a terminal.
-
+    `psld.load_images` has the forms of the path. `silent=None` shows a progress bar on a terminal.
     Raises UserError if there are none, a file is damaged, or the images differ in size.
     """
     path = located(path)

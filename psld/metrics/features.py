@@ -121,7 +121,7 @@ class Features:
 
     def blocks(self, blocks: int) -> "Blocks":
         """Return the blocks of a jackknife, each image in that of its copies."""
-        return blocks_of(torch.arange(len(self)) if self.numbers is None else self.numbers, blocks)
+        return assign_blocks(len(self) if self.numbers is None else self.numbers, blocks)
 
     @cached_property
     def total(self) -> FeatureStatistics:
@@ -292,16 +292,14 @@ class Blocks:
     """The samples that equal an earlier one."""
 
 
-def blocks_of(numbers: Tensor, blocks: int = BLOCKS) -> Blocks:
-    """Return the blocks of samples with these numbers, n; equal numbers are copies."""
+def assign_blocks(numbers: Tensor | int, blocks: int | Blocks = BLOCKS) -> Blocks:
+    """Return that many blocks, or these, of n samples; those with equal numbers are copies."""
+    if isinstance(blocks, Blocks):
+        return blocks
+    numbers = torch.arange(numbers) if isinstance(numbers, int) else numbers
     index = torch.from_numpy(block_index(numbers.numpy(), blocks))
     _, block = index.unique(return_inverse=True)
     return Blocks(block, int(block.max()) + 1, len(numbers) - int(numbers.max()) - 1)
-
-
-def assign_blocks(n: int, blocks: int | Blocks = BLOCKS) -> Blocks:
-    """Return the blocks, or if their number is given, that many blocks of n different samples."""
-    return blocks_of(torch.arange(n), blocks) if isinstance(blocks, int) else blocks
 
 
 def distinct_numbers(rows: np.ndarray) -> Tensor:

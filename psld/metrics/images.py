@@ -270,15 +270,12 @@ def read_statistics(path: Path) -> dict[str, np.ndarray] | None:
     if arrays is None:
         return None
     mean, covariance = arrays
-    shapes = f"mu is {size_text(mean.shape)} and sigma {size_text(covariance.shape)}"
-    types = f"mu is {mean.dtype} and sigma {covariance.dtype}"
+    has_shape = mean.ndim == 1 and mean.size and covariance.shape == 2 * mean.shape
+    if not has_shape or any(each.dtype not in (np.float32, np.float64) for each in arrays):
+        found = [f"{each.dtype} of {size_text(each.shape)}" for each in arrays]
+        wrong = f"mu is {found[0]} and sigma {found[1]}; float32 or float64 of d and d×d is needed"
     # Larger numbers would overflow in a distance or its interval. NaN is not smaller.
-    most = np.finfo(np.float32).max
-    if mean.ndim != 1 or not mean.size or covariance.shape != 2 * mean.shape:
-        wrong = f"{shapes}; d and d×d are needed"
-    elif any(each.dtype not in (np.float32, np.float64) for each in arrays):
-        wrong = f"{types}; float32 or float64 is needed"
-    elif not all((np.abs(each) < most).all() for each in arrays):
+    elif not all((np.abs(each) < np.finfo(np.float32).max).all() for each in arrays):
         wrong = "mu and sigma are not finite numbers of float32's range"
     elif np.abs(covariance - covariance.T).max() > ROUNDING * np.abs(covariance).max():
         wrong = "sigma is not symmetric, so it is no covariance"
