@@ -12,15 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from psld.metrics.comparison import Difference, holm, paired_difference, unpaired_difference
 from psld.metrics.distances import frechet_estimate, memorization, recall
 from psld.metrics.estimate import (
+    Difference,
     Estimate,
     Interval,
     averaged,
     combined,
+    holm,
+    paired_difference,
     spread,
     t_quantile,
+    unpaired_difference,
 )
 from psld.metrics.features import FeatureStatistics, share_estimate
 

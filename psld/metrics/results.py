@@ -1,12 +1,14 @@
 """The results of a cell, with what they were computed from, and the numbers that tables show."""
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any, Literal, NamedTuple
 
 from psld.config.settings import MadeRecord, Settings, read_record
 from psld.diffusion.samplers import SamplerSettings
-from psld.metrics.estimate import Estimate, Interval
+from psld.metrics.estimate import CONFIDENCE, Estimate, Interval
 from psld.metrics.settings import MetricSettings
 from psld.training.manifest import Imported
 
@@ -147,3 +149,50 @@ class CellResults(Settings):
         """Read the result of a record; None if there is none yet."""
         results = cls.read(path).results if Path(path).exists() else ()
         return next((result for result in results if result.record == record), None)
+
+
+# -- bands -----------------------------------------------------------------------------------------
+
+POWER = 0.8
+"""The probability with which `samples_to_decide` decide."""
+
+
+def place_in_band(
+    interval: Interval, low: float, high: float
+) -> Literal["inside", "outside", "overlap"]:
+    """Compare an interval, or a number as an interval of width 0, with the band [low, high].
+
+    Only a whole interval is `inside` or `outside`.
+    """
+    if low <= interval.low and interval.high <= high:
+        return "inside"
+    return "outside" if interval.high < low or interval.low > high else "overlap"
+
+
+def samples_to_decide(
+    interval: Interval, samples: int, low: float, high: float, fixed: float = 0.0
+) -> int | None:
+    """Return the number of *additional* samples that decide if a value is in the band [low, high].
+
+    It is 0 if the interval does not overlap the band in part, and None if no number is enough. The
+    half-width w of n samples shrinks as 1/√n; v of training again, `fixed`, does not. With δ the
+    distance of the value from the nearer end of the band, the interval of n' samples in all clears
+    this end with the probability P if
+
+        √(w² n / n' + v²) = δ z_0.975 / (z_0.975 + z_P),        z_0.975 = 1.96
+
+    A decision has a power of 80 %: outside the band one end has to be cleared, with z_0.8 = 0.84.
+    Inside, both have to be, each with 90 %: z_0.9 = 1.28.
+
+    Get the samples as further seeds: a larger n in one cell would change its bias. Choose the
+    number before: to stop at the first verdict makes more of them wrong.
+    """
+    if place_in_band(interval, low, high) != "overlap":
+        return 0
+    power = (1 + POWER) / 2 if low <= interval.value <= high else POWER
+    z, z_power = map(NormalDist().inv_cdf, ((1 + CONFIDENCE) / 2, power))
+    distance = min(abs(interval.value - end) for end in (low, high)) * z / (z + z_power)
+    if distance <= fixed:
+        return None
+    narrows = max(interval.half_width**2 - fixed**2, 0.0)
+    return max(1, math.ceil(samples * narrows / (distance**2 - fixed**2)) - samples)

@@ -308,17 +308,17 @@ def test_bad_statistics_are_refused(folder):
     for arrays, said in (
         (
             {"mu": np.zeros(3), "sigma": np.zeros((3, 2))},
-            "mu is float64 of 3 and sigma float64 of 3×2; ",
+            "mu is float64 of 3 and sigma",
         ),
         (
             {"mu": np.zeros(0), "sigma": np.zeros((0, 0))},
-            "sigma float64 of 0×0; float32 or float64 of d and",
+            "of 0×0; float32 or",
         ),
         ({"mu": np.full(3, np.nan), "sigma": np.zeros((3, 3))}, "not finite"),
         ({"mu": np.zeros(3), "sigma": 1e300 * np.eye(3)}, "not finite numbers of float32's range"),
         (
             {"mu": np.zeros(3, int), "sigma": np.eye(3)},
-            "mu is int64 of 3 and sigma float64 of 3×3; ",
+            "mu is int64 of 3 and sigma",
         ),
         ({"mu": np.zeros(3), "sigma": np.tri(3)}, "sigma is not symmetric"),
         ({"mu": np.zeros(3), "sigma": np.diag([1, 1, -1.0])}, "sigma has the eigenvalue -1,"),
