@@ -86,8 +86,8 @@ class InceptionExtractor(_Published):
 
     def __init__(self, weights: str | Path | None, device: torch.device | str = "cpu") -> None:
         """Load or download torch-fidelity's weights. Raises UserError as `_load_network`."""
-        loaded = _load_network("Inception", weights, URL_INCEPTION_V3, _build_inception)
-        super().__init__(loaded[0], "torch-fidelity inception-v3-compat 2048", loaded[1], device)
+        network, state = _load_network("Inception", weights, URL_INCEPTION_V3, _build_inception)
+        super().__init__(network, "torch-fidelity inception-v3-compat 2048", state, device)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,9 +133,11 @@ class DINOv2Extractor(_Published):
     def __init__(self, settings: DINOv2Settings, device: torch.device | str = "cpu") -> None:
         """Load or download Meta's weights. Raises UserError as `_load_network`."""
         file, *size = DINOV2_SIZES[settings.size]
-        build, url = lambda state: vision_transformer(state, *size), DINOV2_URL.format(file)
-        loaded = _load_network("DINOv2", settings.weights, url, build)
-        super().__init__(loaded[0], f"DINOv2 {file} {SIDE}", loaded[1], device)
+        url = DINOV2_URL.format(file)
+        network, state = _load_network(
+            "DINOv2", settings.weights, url, lambda state: vision_transformer(state, *size)
+        )
+        super().__init__(network, f"DINOv2 {file} {SIDE}", state, device)
         # Made here: a copy to a GPU holds up the host.
         self._mean, self._deviation = (
             255 * torch.tensor(values, device=self.device)[:, None, None]
