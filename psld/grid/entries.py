@@ -141,7 +141,7 @@ class Entry:
     @property
     def values(self) -> list[float]:
         """The number of each result."""
-        return [float(result.number(self.show)) for result in self.results]
+        return [float(NUMBER_KINDS[self.show].read(result)) for result in self.results]
 
     @property
     def value(self) -> float | None:
@@ -192,7 +192,7 @@ class Entry:
         """
         by_noise: dict[int, list[Estimate]] = {}
         for result in self.results:
-            number = result.number(self.show)
+            number = NUMBER_KINDS[self.show].read(result)
             if isinstance(number, Estimate):
                 noise = -1 if self.is_inpainted else result.seed
                 by_noise.setdefault(noise, []).append(number)

@@ -109,15 +109,13 @@ def evaluate(
             if basis.reference
             else stated.model_dump(include=NUMBERS)
         )
-        about = source.facts | {
-            "record": measurement.digest(source.digest(facts["reference_sha256"])),
-            "metric": metric.identity(),
-        }
+        record = measurement.digest(source.digest(facts["reference_sha256"]))
+        about = {"record": record, "metric": metric.identity(), **source.facts}
         results.append(CellResult(**about, **facts, **numbers, **made))
-    record = CellResults(results=tuple(results))
+    whole = CellResults(results=tuple(results))
     if output:
-        write_record(output, record)
-    return record
+        write_record(output, whole)
+    return whole
 
 
 def _gathered(

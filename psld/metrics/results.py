@@ -94,16 +94,12 @@ class CellResult(MadeRecord):
         """A Fréchet distance of infinitely many images, if there are enough to say."""
         return self.estimate.extrapolated
 
-    def number(self, show: Show) -> Estimate | float:
-        """Return a number that a table shows; an Estimate has an interval."""
-        return NUMBER_KINDS[show].read(self)
-
 
 class NumberKind(NamedTuple):
     """A kind of number that a table can show."""
 
     read: Callable[[CellResult], Estimate | float]
-    """Returns the number of a result."""
+    """Returns the number of a result; an Estimate has an interval."""
     decimals: int = 2
     """The fewest decimals to print; more if the error needs them."""
     from_features: bool = True

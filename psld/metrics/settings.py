@@ -157,14 +157,12 @@ class MetricSettings(Settings):
         the measure (fd: Fréchet distance, kd: kernel distance) with the extractor, as in
         `fd-dinov2`, `kd-classifier` and `precision-inception`.
         """
-        extractor, measure = self.extractor, self.measure
-        if extractor.kind == "inception" and isinstance(measure, FrechetSettings):
-            return "fid"
-        if extractor.kind == "inception" and isinstance(measure, KernelSettings):
-            return "kid"
-        if isinstance(measure, InceptionScoreSettings):
-            return "inception-score"
-        prefix = {"frechet": "fd", "kernel": "kd"}.get(measure.kind, measure.kind)
+        extractor, measure = self.extractor, self.measure.kind
+        if measure == "inception-score":
+            return measure
+        if extractor.kind == "inception" and measure in ("frechet", "kernel"):
+            return "fid" if measure == "frechet" else "kid"
+        prefix = {"frechet": "fd", "kernel": "kd"}.get(measure, measure)
         network: str = extractor.kind
         if isinstance(extractor, DINOv2Settings) and extractor.size != "large":
             network = f"dinov2-{extractor.size}"
