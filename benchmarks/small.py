@@ -18,7 +18,7 @@ from psld.grid.cache import load_grid
 from psld.grid.cells import Grid
 from psld.grid.entries import Entry
 from psld.grid.rows import distances
-from psld.metrics.comparison import paired_difference
+from psld.metrics.estimate import paired_difference
 
 TRAININGS = "small-seeds"
 FOUND_BY_THREE = 3.5

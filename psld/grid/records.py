@@ -14,7 +14,7 @@ from psld.data.settings import PrepareSettings
 from psld.diffusion.samplers import SamplerSettings
 from psld.diffusion.settings import ProcessSettings
 from psld.grid import paths
-from psld.metrics.command_settings import FeatureFolders, ReferenceSettings, TrainExtractorSettings
+from psld.metrics.settings import FeatureFolders, ReferenceSettings, TrainExtractorSettings
 from psld.sampling.settings import SamplingRun
 from psld.training.manifest import (
     GuideManifest,

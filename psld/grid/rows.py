@@ -9,8 +9,7 @@ from typing import Literal, get_args
 
 from psld.grid.cells import Cell, Grid
 from psld.grid.entries import LEAST_TRAININGS, Entry, Rank
-from psld.metrics.comparison import Difference, holm
-from psld.metrics.estimate import CONFIDENCE
+from psld.metrics.estimate import CONFIDENCE, Difference, holm
 from psld.metrics.results import Show
 from psld.metrics.settings import Measurement
 

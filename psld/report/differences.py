@@ -13,7 +13,7 @@ from torch import Tensor
 
 from psld.grid.cells import Grid
 from psld.grid.rows import entries_in
-from psld.metrics.measure import Reference
+from psld.metrics.features import Reference
 from psld.metrics.reference_folder import ReferenceManifest
 from psld.sampling.settings import sampler_content
 

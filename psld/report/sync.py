@@ -18,7 +18,7 @@ import numpy as np
 import wandb
 from wandb.apis.public import Run
 
-from psld.data.picture import tiled
+from psld.data.images import tiled
 from psld.grid import paths
 from psld.grid.cells import Cell, Grid
 from psld.grid.figures import all_figures

@@ -5,9 +5,9 @@ import zipfile
 
 import pytest
 
+from psld.data.images import FileTree
 from psld.data.preparation import open_source
 from psld.data.settings import AFHQv2Source, CelebASource, FolderSource
-from psld.data.source import FileTree
 from psld.utils.errors import UserError
 from tests.data.formats import (
     afhq_files,

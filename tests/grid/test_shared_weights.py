@@ -3,7 +3,7 @@
 import pytest
 
 from psld.grid.workflow import Workflow
-from psld.metrics.command_settings import EvaluateSettings
+from psld.metrics.settings import EvaluateSettings
 from psld.sampling.settings import SampleSettings
 from psld.utils.errors import UserError
 from tests.grid.mine import load, with_models

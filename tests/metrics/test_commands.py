@@ -11,16 +11,16 @@ from psld.config.compose import compose_content
 from psld.config.settings import parse, write_record
 from psld.data.store import Described, ImageStore, truncated, write_store
 from psld.metrics.classifier import read_extractor_manifest
-from psld.metrics.command_settings import ReferenceSettings
 from psld.metrics.distances import frechet_distance
+from psld.metrics.evaluation import scale
 from psld.metrics.features import batches_of, gather
-from psld.metrics.measure import scale
 from psld.metrics.reference_folder import (
     extractor_for,
     features_of_splits,
     load_reference,
     noise_images,
 )
+from psld.metrics.settings import ReferenceSettings
 from tests.commands import call, refused, succeeded
 from tests.results import weights_digest
 

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from psld.config.settings import parse
-from psld.metrics.evaluation import load_kept
-from psld.metrics.measure import measure, scale
+from psld.metrics.evaluation import measure, scale
+from psld.metrics.features import load_kept
 from psld.metrics.reference_folder import load_reference
 from psld.metrics.results import CellResult, CellResults
 from psld.metrics.settings import MetricSettings

@@ -17,8 +17,7 @@ from PIL import Image
 import psld
 from psld.data.store import ImageStore
 from psld.metrics.distances import frechet_estimate
-from psld.metrics.evaluation import load_kept
-from psld.metrics.features import gather
+from psld.metrics.features import gather, load_kept
 from psld.metrics.reference_folder import load_reference
 from psld.metrics.results import CellResults
 from psld.sampling.shards import Shard, ShardOrigin, shard_path
@@ -312,11 +311,20 @@ def test_bad_settings_are_refused(folder, words, said):
 def test_bad_statistics_are_refused(folder):
     options = {"metric": "fd-classifier", "extractor": folder / "features/digits/fd-classifier"}
     for arrays, said in (
-        ({"mu": np.zeros(3), "sigma": np.zeros((3, 2))}, "mu is 3 and sigma 3×2; d and d×d"),
-        ({"mu": np.zeros(0), "sigma": np.zeros((0, 0))}, "mu is 0 and sigma 0×0; d and d×d"),
+        (
+            {"mu": np.zeros(3), "sigma": np.zeros((3, 2))},
+            "mu is float64 of 3 and sigma",
+        ),
+        (
+            {"mu": np.zeros(0), "sigma": np.zeros((0, 0))},
+            "of 0×0; float32 or",
+        ),
         ({"mu": np.full(3, np.nan), "sigma": np.zeros((3, 3))}, "not finite"),
         ({"mu": np.zeros(3), "sigma": 1e300 * np.eye(3)}, "not finite numbers of float32's range"),
-        ({"mu": np.zeros(3, int), "sigma": np.eye(3)}, "mu is int64 and sigma float64; float32 o"),
+        (
+            {"mu": np.zeros(3, int), "sigma": np.eye(3)},
+            "mu is int64 of 3 and sigma",
+        ),
         ({"mu": np.zeros(3), "sigma": np.tri(3)}, "sigma is not symmetric"),
         ({"mu": np.zeros(3), "sigma": np.diag([1, 1, -1.0])}, "sigma has the eigenvalue -1,"),
         ({"mu": np.zeros(3), "sigma": np.eye(3)}, "of 32 and of 3 features cannot be compared"),

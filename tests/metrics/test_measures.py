@@ -4,10 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from psld.metrics.distances import inception_score, kernel_distance
+from psld.metrics.distances import (
+    inception_score,
+    kernel_distance,
+    memorization,
+    precision,
+    recall,
+)
 from psld.metrics.estimate import Estimate, t_quantile
 from psld.metrics.features import block_index, share_estimate
-from psld.metrics.measure import memorization, precision, recall
 from psld.utils.errors import UserError
 
 BLOCKS = 5

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from psld.data.picture import tiled
+from psld.data.images import tiled
 from psld.data.store import ImageStore
 from psld.report.figures import before_and_after, draw_shard
 from psld.report.style import HOLE_COLOR
