@@ -4,7 +4,7 @@ Snakemake's own lock files stay when it is killed, so profiles/default sets `nol
 replace them, because they end with their holder:
 
     .snakemake/psld/lock          held by the Snakemake that runs
-    .snakemake/psld/RUN/alive     held by it, too; its local jobs end with it (`psld.cluster.watch`)
+    .snakemake/psld/RUN/alive     held by it, too; its local jobs end with it (`psld.cluster.job`)
     .snakemake/psld/RUN/run.json  describes it
 
 A run first cancels the jobs that a killed run has left in Slurm; they share one name. Trainings in
@@ -27,8 +27,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
+from psld.cluster.job import RUN
 from psld.cluster.slurm import active_jobs_named, cancel_jobs_named
-from psld.cluster.watch import RUN
 from psld.config.messages import in_one_line
 from psld.config.settings import Settings, read_record, write_record
 from psld.utils.errors import PSLDError, RunError

@@ -4,7 +4,6 @@ This is the one file that depends on the inside of Hydra 1.3; tests/cli/test_swe
 has changed.
 """
 
-import argparse
 import os
 import re
 import sys
@@ -14,7 +13,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import hydra
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
@@ -36,8 +36,7 @@ def sweep(command: Command, main: Callable[[Any], Any], overrides: list[str]) ->
     """Run a command for each combination of the values that the overrides sweep over."""
     failures: list[PSLDError] = []
 
-    @hydra.main(config_path=str(CONFIGS), config_name=command.name, version_base="1.3")
-    def hydra_main(config: DictConfig) -> float | None:
+    def run_job(config: DictConfig) -> float | None:
         chosen = HydraConfig.get()
         searched = dict.fromkeys([*(chosen.sweeper.get("params") or {}), *swept])
         job = name_job(config, chosen.overrides.task, list(searched))
@@ -50,29 +49,11 @@ def sweep(command: Command, main: Callable[[Any], Any], overrides: list[str]) ->
             failures.append(failure_of(job, error))
         return None
 
-    # Without this, Hydra prints a summary and exits with 1; its errors are user errors.
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    sys.argv[1:] = ["--multirun", *overrides]
-    _take_lazy_help()
-    with refusing(command.where):
+    with refusing(command.where), initialize_config_dir(str(CONFIGS), command.name, "1.3"):
         swept = swept_keys(overrides)
-        hydra_main()
+        GlobalHydra.instance().hydra.multirun(command.name, run_job, overrides)
     if failures:
         raise type(failures[0])(f"{len(failures)} of the sweep's jobs failed")
-
-
-def _take_lazy_help() -> None:
-    """Let flags have a help that is no string until it is printed, as Hydra 1.3 gives one.
-
-    Python 3.14 checks the help of each flag when it is added, and refuses that.
-    """
-    if check := getattr(argparse.ArgumentParser, "_check_help", None):
-
-        def check_strings(parser: argparse.ArgumentParser, action: argparse.Action) -> None:
-            if isinstance(action.help, str):
-                check(parser, action)
-
-        argparse.ArgumentParser._check_help = check_strings
 
 
 def swept_keys(overrides: Iterable[str]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from psld.cluster.job import requeued_when_stopped
-from psld.commands.entry import entry_point
+from psld.commands.main import entry_point
 from psld.config.locations import config_names
 from psld.data.store import ImageStore
 from psld.diffusion.loss import DenoiserLoss, EpsilonLoss, GuideLoss

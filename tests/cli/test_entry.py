@@ -8,7 +8,7 @@ import time
 import pytest
 import yaml
 
-from psld.commands.entry import entry_point
+from psld.commands.main import entry_point
 from psld.commands.report import PageSettings
 from psld.config.messages import explained
 from psld.utils.errors import RunError, UserError
@@ -201,7 +201,7 @@ def test_a_terminated_command_cleans_up(tmp_path):
     """SIGTERM unwinds: no partial file is left, and the exit code is the shell's."""
     code = """if True:
         import atexit, os, signal, sys, time
-        from psld.commands.entry import entry_point
+        from psld.commands.main import entry_point
         from psld.commands.report import PageSettings
         from psld.utils.files import atomic_path
 
