@@ -151,19 +151,10 @@ def note_checkpoint(folder: str | Path, checkpoint: str | Path | None) -> None:
 
 
 def noted_checkpoint(folder: str | Path) -> str | None:
-    """Return the path of the checkpoint that was noted for a model; None without one.
-
-    Raises UserError if the note is not UTF-8.
-    """
-    path = Path(folder) / NOTE
-    try:
-        return path.read_text("utf-8").strip()
-    except FileNotFoundError:
-        return None
-    except UnicodeDecodeError:
-        raise UserError(
-            f"{path}: not the path of a checkpoint; delete it and import again"
-        ) from None
+    """Return the path of the checkpoint that was noted for a model; None without one."""
+    with suppress(FileNotFoundError):
+        return (Path(folder) / NOTE).read_text("utf-8", "replace").strip()
+    return None
 
 
 def make_way(folder: str | Path, sha256: str, replace: bool) -> None:
