@@ -17,16 +17,18 @@ from psld.diffusion.score import Batching
 from psld.metrics.images import distance, evaluate, load_extractor, load_images
 from psld.networks.forward import forward_pass
 from psld.sampling.foreign import ForeignNetwork
-from psld.sampling.named import NamedProcess, named_process, named_sampler
-from psld.sampling.sample import ImageSampler, cell_sampler, with_start
-from psld.training.hub import fetched
-from psld.training.model import Model, build_process, load_guide, load_model
-from psld.utils.arguments import (
+from psld.sampling.named import (
+    NamedProcess,
     check_numbers,
     checked_seed,
     checked_shape,
     in_words_of_the_call,
+    named_process,
+    named_sampler,
 )
+from psld.sampling.sample import ImageSampler, cell_sampler, with_start
+from psld.training.hub import fetched
+from psld.training.model import Model, build_process, load_guide, load_model
 from psld.utils.device import choose_device, device_of
 from psld.utils.errors import UserError
 from psld.utils.randomness import ShardNoise

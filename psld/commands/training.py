@@ -17,13 +17,14 @@ from psld.training.batches import Labels, noising
 from psld.training.manifest import GuideManifest, ModelManifest, note_checkpoint
 from psld.training.model import build_guide, build_network, build_process
 from psld.training.official import import_files
-from psld.training.preview import (
+from psld.training.run import (
+    Task,
     accuracy_by_time,
     as_logged,
     preview_samples,
+    run_training,
     split_of_accuracy,
 )
-from psld.training.run import Task, run_training
 from psld.training.settings import (
     TRAINING_RUN,
     ImportFilesSettings,

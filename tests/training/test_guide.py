@@ -13,7 +13,7 @@ from psld.networks.ncsnpp import NCSNppGuide
 from psld.networks.settings import GuideSettings
 from psld.training.batches import Batch, Batches, Labels
 from psld.training.loop import StopRequest, train
-from psld.training.preview import BINS, accuracy_by_time, as_logged
+from psld.training.run import BINS, accuracy_by_time, as_logged
 from psld.training.settings import GuideModelSettings
 from psld.training.state import Checkpoints, TrainingState
 from tests.diffusion.processes import phase_space, vp_sde
