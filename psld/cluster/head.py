@@ -162,26 +162,20 @@ def read_run(folder: Path) -> Run | None:
 def _end_slurm_jobs(folder: Path) -> None:
     """Cancel what a run has left in Slurm. Raises RunError if that is not possible."""
     run = read_run(folder)
-    if run is None or not run.slurm_name:
+    if run is None or not run.slurm_name or (run.end and not shutil.which("squeue")):
         return
-    if not shutil.which("squeue"):
-        if run.end:
-            return
-        raise RunError(
-            "jobs of the last run, which was killed, may be in Slurm, and there is no squeue here; "
-            f"run the command on a machine with squeue, or delete {folder}"
-        )
-    said = False
     try:
-        while jobs := active_jobs_named(run.slurm_name):
-            if not said:
-                text = f"canceling what the last run left in Slurm: job {', '.join(jobs)}"
-                print(text, file=sys.stderr, flush=True)
-            said = True
+        if jobs := active_jobs_named(run.slurm_name):
+            text = f"canceling what the last run left in Slurm: job {', '.join(jobs)}"
+            print(text, file=sys.stderr, flush=True)
+        while active_jobs_named(run.slurm_name):
             cancel_jobs_named(run.slurm_name)
             time.sleep(1)
     except PSLDError as error:
-        raise RunError(f"jobs of the last run may still be in Slurm: {error}") from None
+        raise RunError(
+            f"jobs of the last run may still be in Slurm: {error}; run the command on a machine "
+            f"that reaches Slurm, or delete {folder}"
+        ) from None
 
 
 def _end_with_make() -> None:

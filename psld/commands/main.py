@@ -12,8 +12,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable
-from functools import wraps
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any, NoReturn, TypeVar
@@ -26,6 +25,7 @@ from psld.utils import VERSION
 from psld.utils.errors import UserError, ignored, printable
 
 S = TypeVar("S", bound=Settings)
+Program = TypeVar("Program", bound=Callable[[Any], Any])
 
 COMMANDS = {
     "init": "project",
@@ -90,23 +90,22 @@ def _prepare_output() -> None:
         )
 
 
-def _run(name: str, *rest: str) -> None:
+def _run(name: str, *words: str) -> None:
     match name:
         case "--help" | "-h":
             print(overview())
         case "--version":
             print(f"psld {VERSION}")
         case _ if name in COMMANDS:
-            sys.argv[:] = [f"psld {name}", *rest]
             end_with_snakemake(name)
-            program(name)()
+            run_command(program(name), words)
         case _:
             print(f"error: no command {name!r}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
             sys.exit(UserError.exit_code)
 
 
-def program(command: str) -> Callable[[], None]:
-    """Import the program of a command."""
+def program(command: str) -> Callable[[Any], Any]:
+    """Import the function of a command."""
     return getattr(_imported(COMMANDS[command]), _function(command))
 
 
@@ -136,32 +135,41 @@ def overview() -> str:
     return "\n".join(lines)
 
 
-def entry_point(
-    name: str, kind: type[S], **options: Any
-) -> Callable[[Callable[[S], Any]], Callable[[], None]]:
+def entry_point(name: str, kind: type[S], **options: Any) -> Callable[[Program], Program]:
     """Make a function of settings the command `psld NAME`; its docstring is the command's help.
 
         @entry_point("prepare", PrepareSettings)
         def prepare(settings: PrepareSettings) -> None: ...
 
-    The options are the other arguments of `Command`, which is the program's attribute `command`.
+    The options are the other arguments of `Command`, which is the function's attribute `command`.
     """
-    command = Command(name, kind, **options)
 
-    def decorate(main: Callable[[S], Any]) -> Callable[[], None]:
-        @wraps(main)
-        def program() -> None:
-            signal.signal(signal.SIGTERM, _exit)
-            try:
-                _run_command(command, main, [_with_home(word) for word in sys.argv[1:]])
-            finally:
-                # A repeated signal would print a traceback while Python ends.
-                signal.signal(signal.SIGTERM, ignored)
-
-        program.command = command
-        return program
+    def decorate(function: Program) -> Program:
+        function.command = Command(name, kind, **options)
+        return function
 
     return decorate
+
+
+def run_command(function: Callable[[Any], Any], words: Sequence[str]) -> None:
+    """Run the function of a command with the settings that words give."""
+    command, words = function.command, [_with_home(word) for word in words]
+    signal.signal(signal.SIGTERM, _exit)
+    try:
+        if not HELP.isdisjoint(words):
+            from psld.commands.help import help_of
+
+            words = [word for word in words if word not in HELP]
+            print(help_of(command, inspect.getdoc(function), words))
+        elif command.has_config and any(word.startswith(("-", "hydra")) for word in words):
+            from psld.commands.composed import run_with_flags
+
+            run_with_flags(command, function, words)
+        else:
+            function(settings_of(command, words))
+    finally:
+        # A repeated signal would print a traceback while Python ends.
+        signal.signal(signal.SIGTERM, ignored)
 
 
 def _with_home(word: str) -> str:
@@ -173,20 +181,6 @@ def _with_home(word: str) -> str:
 def _exit(number: int, _frame: FrameType | None) -> NoReturn:
     signal.signal(number, ignored)
     sys.exit(128 + number)
-
-
-def _run_command(command: Command, main: Callable[[Any], Any], words: list[str]) -> None:
-    if not HELP.isdisjoint(words):
-        from psld.commands.help import help_of
-
-        words = [word for word in words if word not in HELP]
-        print(help_of(sys.argv[0], command, inspect.getdoc(main), words))
-    elif command.has_config and any(word.startswith(("-", "hydra")) for word in words):
-        from psld.commands.composed import run_with_flags
-
-        run_with_flags(command, main, words)
-    else:
-        main(settings_of(command, words))
 
 
 def settings_of(command: Command, words: list[str]) -> Settings:

@@ -33,7 +33,7 @@ def sampler_in(content: Mapping[str, Any], where: str) -> SamplerSettings:
 
 
 def _named(content: Mapping[str, Any], where: str) -> _Named:
-    return parse(_Named, {key: content[key] for key in _Named.model_fields}, where)
+    return parse(_Named, {key: content.get(key) for key in _Named.model_fields}, where)
 
 
 def compose_sampler(overrides: Sequence[str], where: str) -> SamplerSettings:
