@@ -105,7 +105,6 @@ def _run(name: str, *words: str) -> None:
 
 
 def program(command: str) -> Callable[[Any], Any]:
-    """Import the function of a command."""
     return getattr(_imported(COMMANDS[command]), _function(command))
 
 
@@ -184,7 +183,6 @@ def _exit(number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def settings_of(command: Command, words: list[str]) -> Settings:
-    """Return the settings that words without flags give."""
     settings = command.settings(words)
     if settings is None:
         # Hydra takes a third of a second to import, and no job of the workflow needs it.

@@ -13,8 +13,6 @@ from psld.utils.errors import UserError
 
 
 class InitSettings(Settings):
-    """Settings of `psld init`."""
-
     folder: Path
     """Path of the new folder."""
 

@@ -29,8 +29,6 @@ class GridSettings(Settings):
 
 
 class PlanSettings(GridSettings):
-    """Settings of `psld plan`."""
-
     list: Literal["cells", "figures"] | None = None
     """List the names of all cells, or of all figures, instead of the plan."""
     sustained_tflops: float | None = Field(None, gt=0)
@@ -73,8 +71,6 @@ def forward_gigaflops(trained: Model | Guide) -> float:
 
 
 class TabulateSettings(GridSettings):
-    """Settings of `psld tabulate`."""
-
     table: str | None = None
     """Name of the table to write; null: print all tables."""
     output: str | None = Field(None, pattern=r"[^/]$")
@@ -109,8 +105,6 @@ def tabulate(settings: TabulateSettings) -> None:
 
 
 class FigureSettings(GridSettings):
-    """Settings of `psld figure`."""
-
     figure: str
     """Name of a figure of the grid."""
     output: str | None = None
@@ -137,8 +131,6 @@ def figure(settings: FigureSettings) -> None:
 
 
 class PageSettings(GridSettings):
-    """Settings of `psld page`."""
-
     output: str | None = None
     """Path of the page; null: results/GRID.html."""
 
@@ -160,8 +152,6 @@ def page(settings: PageSettings) -> None:
 
 
 class CertifySettings(GridSettings):
-    """Settings of `psld certify`."""
-
     output: Path | None = None
     """Path of the certificate; null: results/certificates/GRID.zip."""
 
@@ -184,8 +174,6 @@ def certify(settings: CertifySettings) -> None:
 
 
 class VerifySettings(Settings):
-    """Settings of `psld verify`."""
-
     certificate: Path
     """Path of the certificate, or of a folder of its files."""
     grid_name: str | None = None
@@ -236,8 +224,6 @@ def verify(settings: VerifySettings) -> None:
 
 
 class PushSettings(Settings):
-    """Settings of `psld push`."""
-
     folder: Path
     """Folder of a trained model."""
     repository: str
@@ -270,8 +256,6 @@ def push(settings: PushSettings) -> None:
 
 
 class WandbCommandSettings(Settings):
-    """Settings of `psld wandb`."""
-
     verb: Literal["sync", "dashboard"]
     """The first word of the command line."""
     grid_name: str | None

@@ -57,7 +57,6 @@ def sweep(command: Command, main: Callable[[Any], Any], overrides: list[str]) ->
 
 
 def swept_keys(overrides: Iterable[str]) -> list[str]:
-    """Return the keys that a sweep sweeps over."""
     words = [word for word in overrides if not word.startswith("hydra")]
     parsed = OverridesParser.create().parse_overrides(words)
     return [override.get_key_element() for override in parsed if override.is_sweep_override()]

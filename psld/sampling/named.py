@@ -20,7 +20,6 @@ class _Named(Settings):
 
 
 def _compose(overrides: Sequence[str], where: str) -> dict[str, Any]:
-    """Return the content of psld sample's config."""
     # Hydra takes a third of a second to import; the library does without it until a call.
     from psld.config.compose import compose_content
 
@@ -37,7 +36,6 @@ def _named(content: Mapping[str, Any], where: str) -> _Named:
 
 
 def compose_sampler(overrides: Sequence[str], where: str) -> SamplerSettings:
-    """Compose a sampler's settings from overrides of psld sample."""
     return sampler_in(_compose(overrides, where), where)
 
 

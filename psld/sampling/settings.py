@@ -198,8 +198,6 @@ def _check_guide(
 
 
 class SampledShard(Settings):
-    """One shard of a range."""
-
     index: int
     digest: str
     """Of its arrays and of what made them."""

@@ -69,7 +69,6 @@ class Shard:
         return {name: array for name, array in arrays.items() if array is not None}
 
     def first(self, count: int) -> "Shard":
-        """The shard cut to its first `count` images."""
         return replace(self, **{name: array[:count] for name, array in self.arrays().items()})
 
     def digest(self) -> str:
@@ -77,7 +76,6 @@ class Shard:
         return digest_of_arrays(KIND, self.arrays(), self.origin.model_dump())
 
     def save(self, path: str | Path) -> None:
-        """Write the shard whole or not at all."""
         cost = {"nfe": self.nfe, "seconds": self.seconds, "device": self.device}
         save_tensors(path, KIND, self.arrays(), {"origin": self.origin.model_dump(), **cost})
 

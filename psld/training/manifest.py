@@ -57,11 +57,11 @@ class TrainedManifest(MadeRecord):
     step: int | None
     images_seen: int | None
     parameters: int
-    seconds: float | None
+    seconds: float | None = None
     """Wall-clock time of the training loop; null if imported."""
-    device: str | None
-    ranks: int | None
-    run: str | None
+    device: str | None = None
+    ranks: int | None = None
+    run: str | None = None
     imported: Imported | None = None
     weights_sha256: str
 
@@ -72,15 +72,11 @@ class TrainedManifest(MadeRecord):
 
 
 class ModelManifest(TrainedManifest):
-    """The manifest of a model."""
-
     kind: Literal["model"] = "model"
     settings: ModelSettings
 
 
 class GuideManifest(TrainedManifest):
-    """The manifest of a guide."""
-
     kind: Literal["guide"] = "guide"
     settings: GuideModelSettings
     accuracy_by_time: list[float] | None = None
@@ -108,7 +104,6 @@ def write_manifest(folder: str | Path, manifest: TrainedManifest) -> None:
 
 
 def export_folder(run: Path) -> Path:
-    """The folder of the results in a run directory."""
     return run / "model"
 
 
@@ -210,7 +205,6 @@ def write_history(folder: Path, entries: list[dict[str, float]]) -> None:
 
 
 def preview_path(run: Path, step: int) -> Path:
-    """Return the path of the picture of a preview."""
     return run / "previews" / f"{step}.png"
 
 

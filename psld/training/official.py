@@ -33,7 +33,13 @@ from psld.training.manifest import (
     noted_checkpoint,
     write_manifest,
 )
-from psld.training.model import build_guide, build_network, build_process, save_weights
+from psld.training.model import (
+    build_guide,
+    build_network,
+    build_process,
+    describe,
+    save_weights,
+)
 from psld.training.settings import (
     ImportFilesSettings,
     ImportGuideSettings,
@@ -42,7 +48,7 @@ from psld.training.settings import (
     TrainSettings,
 )
 from psld.training.start import denoiser_of_states, save_start
-from psld.utils.device import provenance, use_device
+from psld.utils.device import use_device
 from psld.utils.errors import UserError
 
 
@@ -88,21 +94,8 @@ def _import(
         print("measuring where samplers can start", flush=True)
         folder, flip = Path(settings.output), settings.dataset.flip
         save_start(folder, store, flip, denoise, weights_sha256, device)
-    manifest = kind(
-        name=settings.name,
-        grid=settings.grid_name,
-        settings=settings.model(),
-        dataset_digest=store and store.digest,
-        step=step,
-        images_seen=step and step * settings.training.batch_size,
-        parameters=sum(p.numel() for p in network.parameters()),
-        seconds=None,
-        device=None,
-        ranks=None,
-        run=None,
-        imported=imported,
-        weights_sha256=weights_sha256,
-        **provenance(),
+    manifest = describe(
+        kind, settings, network, store, step, imported=imported, weights_sha256=weights_sha256
     )
     write_manifest(settings.output, manifest)
     print(f"wrote {settings.output}: {chosen} weights, step {step}")
@@ -178,8 +171,6 @@ def checkpoints_in(paths: Sequence[str]) -> list[Path]:
         files += sorted(path.rglob(PATTERN)) if path.is_dir() else [path]
     if not files:
         raise UserError(f"{', '.join(paths)}: no {PATTERN} in this folder or below it")
-    if unreadable := [str(path) for path in files if not str(path).isprintable()]:
-        raise UserError(f"{unreadable[0]!a}: rename it: not all of its characters are printable")
     return files
 
 

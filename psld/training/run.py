@@ -31,11 +31,11 @@ from psld.training.manifest import (
     write_history,
     write_manifest,
 )
-from psld.training.model import on_states, save_weights
+from psld.training.model import describe, on_states, save_weights
 from psld.training.ranks import join_ranks, rank_of_environment
 from psld.training.settings import GuideModelSettings, ModelSettings, RunSettings
 from psld.training.state import Checkpoints, TrainingState
-from psld.utils.device import choose_device, device_name, device_of, provenance
+from psld.utils.device import choose_device, device_name, device_of
 from psld.utils.errors import UserError
 from psld.utils.files import write_json
 from psld.utils.locks import sole_holder
@@ -133,22 +133,18 @@ def run_training(
         if ranks.leads:
             folder, network = export_folder(run), state.ema.network
             weights_sha256 = save_weights(folder, network, settings.origin(store.digest))
-            manifest = task.manifest(
-                name=settings.name,
-                grid=settings.grid_name,
-                settings=settings.model(),
-                dataset_digest=store.digest,
-                class_names=store.class_names,
-                step=state.step,
-                images_seen=state.step * settings.training.batch_size,
-                parameters=sum(p.numel() for p in state.network.parameters()),
+            manifest = describe(
+                task.manifest,
+                settings,
+                network,
+                store,
+                state.step,
                 seconds=round(state.seconds, 3),
                 device=device_name(ranks.device),
                 ranks=ranks.world,
                 run=str(run),
                 weights_sha256=weights_sha256,
                 **task.finish(network, folder, weights_sha256),
-                **provenance(),
             )
             for place in (run, folder):  # A kill may have come after the last checkpoint.
                 write_history(place, state.history)
@@ -195,7 +191,6 @@ def preview_samples(
 
 
 def split_of_accuracy(store: ImageStore) -> Literal["test", "train"]:
-    """Return the split on which a guide's accuracy is measured."""
     return "test" if store.splits["test"] else "train"
 
 
