@@ -29,9 +29,8 @@ from typing import Any, Literal
 
 from psld.cluster.job import RUN
 from psld.cluster.slurm import active_jobs_named, cancel_jobs_named
-from psld.config.messages import in_one_line
 from psld.config.settings import Settings, read_record, write_record
-from psld.utils.errors import PSLDError, RunError
+from psld.utils.errors import PSLDError, RunError, in_one_line
 from psld.utils.locks import held_if_free
 
 PR_SET_PDEATHSIG = 1

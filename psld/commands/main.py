@@ -19,10 +19,9 @@ from typing import Any, NoReturn, TypeVar
 
 from psld.cluster.job import end_with_snakemake
 from psld.commands.command import Command
-from psld.config.messages import in_one_line
 from psld.config.settings import Settings
 from psld.utils import VERSION
-from psld.utils.errors import UserError, ignored, printable
+from psld.utils.errors import UserError, ignored, in_one_line, printable
 
 S = TypeVar("S", bound=Settings)
 Program = TypeVar("Program", bound=Callable[[Any], Any])

@@ -23,9 +23,8 @@ from omegaconf import DictConfig
 from psld.commands.command import Command
 from psld.config.compose import content_of, refusing
 from psld.config.locations import CONFIGS
-from psld.config.messages import explained, text_of
 from psld.config.settings import parse
-from psld.utils.errors import PSLDError, RunError, UserError
+from psld.utils.errors import PSLDError, RunError, UserError, explained, text_of
 from psld.utils.files import make_private
 
 # Hydra 1.3 merges the launchers' own configs, of the same names, into configs/hydra/launcher.

@@ -8,8 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from psld.config.messages import explained, text_of
-from psld.utils.errors import PSLDError
+from psld.utils.errors import PSLDError, explained, text_of
 
 COUNTS: dict[str, Counter[str]] = defaultdict(Counter)
 """The inputs of each reader, by outcome."""

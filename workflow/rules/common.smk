@@ -3,7 +3,7 @@
 import sys
 from itertools import chain, starmap
 
-from psld.config.messages import in_one_line
+from psld.utils.errors import in_one_line
 from psld.grid.workflow import Workflow
 
 with in_one_line():
