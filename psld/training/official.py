@@ -6,17 +6,14 @@ checkpoints, the names and shapes of the parameters decide the network. Among mo
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from psld.data.store import ImageStore
-from psld.diffusion.process import LinearProcess
 from psld.networks.official import (
     check_finite,
     from_official,
@@ -52,30 +49,18 @@ from psld.utils.device import use_device
 from psld.utils.errors import UserError
 
 
-def import_model(settings: ImportModelSettings) -> None:
-    """Write a model with the weights of a checkpoint, as training does.
+def import_weights(settings: ImportModelSettings | ImportGuideSettings) -> None:
+    """Write a model or a guide with the weights of a checkpoint, as training does.
 
     Raises UserError, with a list, if any are missing, unexpected, of the wrong shape or not finite.
     """
-    _import(settings, build_network, ModelManifest, settings.weights)
-
-
-def import_guide(settings: ImportGuideSettings) -> None:
-    """Write a guide with the weights of a checkpoint, as `import_model` does."""
+    is_model = isinstance(settings, ImportModelSettings)
     # The official code keeps no moving average of a guide.
-    _import(settings, build_guide, GuideManifest, "online")
-
-
-def _import(
-    settings: ImportModelSettings | ImportGuideSettings,
-    build: Callable[[Any, LinearProcess], nn.Module],
-    kind: type[ModelManifest | GuideManifest],
-    chosen: Literal["ema", "online"],
-) -> None:
+    chosen = settings.weights if is_model else "online"
     path = settings.checkpoint
     checkpoint = read_checkpoint(path)
     process = build_process(settings)
-    network = build(settings, process)
+    network = (build_network if is_model else build_guide)(settings, process)
     store = None
     if Path(settings.data).exists():
         store = ImageStore.open_for(settings.data, settings.dataset)
@@ -88,12 +73,13 @@ def _import(
     imported = Imported(file=Path(path).name, sha256=checkpoint.sha256, weights=chosen)
     source = imported.model_dump(exclude={"file"})
     weights_sha256 = save_weights(settings.output, network, source)
-    if store and kind is ModelManifest:
+    if store and is_model:
         device = use_device(settings.device)
         denoise = denoiser_of_states(process, network.to(device).eval())
         print("measuring where samplers can start", flush=True)
         folder, flip = Path(settings.output), settings.dataset.flip
         save_start(folder, store, flip, denoise, weights_sha256, device)
+    kind = ModelManifest if is_model else GuideManifest
     manifest = describe(
         kind, settings, network, store, step, imported=imported, weights_sha256=weights_sha256
     )
