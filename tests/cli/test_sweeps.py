@@ -14,7 +14,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import OmegaConf
 
-from psld.commands.sweep import Announcement
+from psld.commands.composed import Announcement
 from psld.training.loop import Log
 from psld.utils.errors import UserError
 from tests.commands import TINY, Finished, call, command, files_below, refused, run, succeeded

@@ -225,7 +225,7 @@ def test_one_line_says_why_nothing_is_taken(place):
         ("cut.ckpt", "cut.ckpt: not a readable checkpoint"),
         ("none.ckpt", "none.ckpt: no such file"),
         ("empty", "empty: no *.ckpt in this folder"),
-        ("latin", r"latin/\udce4.ckpt: not a readable checkpoint"),
+        ("latin", r"latin/\udce4.ckpt: an empty file"),
         ("same", "2 of 2 checkpoints are not taken"),
     ):
         refused(call(folder, "import", file, "grid_name=tiny"), 2, *words)
