@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType, ModuleType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 from psld.cluster.job import end_with_snakemake
 from psld.commands.command import Command
@@ -23,8 +23,8 @@ from psld.config.settings import Settings
 from psld.utils import VERSION
 from psld.utils.errors import UserError, ignored, in_one_line, printable
 
-S = TypeVar("S", bound=Settings)
-Program = TypeVar("Program", bound=Callable[[Any], Any])
+Program = Callable[[Any], Any]
+"""The function of a command, which takes its settings, with its `Command` as an attribute."""
 
 COMMANDS = {
     "init": "project",
@@ -103,7 +103,7 @@ def _run(name: str, *words: str) -> None:
             sys.exit(UserError.exit_code)
 
 
-def program(command: str) -> Callable[[Any], Any]:
+def program(command: str) -> Program:
     return getattr(_imported(COMMANDS[command]), _function(command))
 
 
@@ -133,13 +133,13 @@ def overview() -> str:
     return "\n".join(lines)
 
 
-def entry_point(name: str, kind: type[S], **options: Any) -> Callable[[Program], Program]:
+def entry_point(name: str, kind: type[Settings], **options: Any) -> Callable[[Program], Program]:
     """Make a function of settings the command `psld NAME`; its docstring is the command's help.
 
         @entry_point("prepare", PrepareSettings)
         def prepare(settings: PrepareSettings) -> None: ...
 
-    The options are the other arguments of `Command`, which is the function's attribute `command`.
+    The options are the other arguments of `Command`.
     """
 
     def decorate(function: Program) -> Program:
@@ -149,7 +149,7 @@ def entry_point(name: str, kind: type[S], **options: Any) -> Callable[[Program],
     return decorate
 
 
-def run_command(function: Callable[[Any], Any], words: Sequence[str]) -> None:
+def run_command(function: Program, words: Sequence[str]) -> None:
     """Run the function of a command with the settings that words give."""
     command, words = function.command, [_with_home(word) for word in words]
     signal.signal(signal.SIGTERM, _exit)
