@@ -11,8 +11,8 @@ from psld.grid.records import Dataset, Features, Guide, Job, Model, Sampler
 from psld.grid.schema import GridFile, seeded
 from psld.grid.tables import Shown
 from psld.metrics.settings import EvaluateSettings, Measurement, MetricSettings
+from psld.sampling.named import as_words
 from psld.sampling.settings import SampleSettings, images_digest, record_path, shards_needed
-from psld.utils.arguments import as_words
 from psld.utils.errors import UserError
 from psld.utils.files import digest_of
 

@@ -136,9 +136,10 @@ def test_jobs_of_a_killed_run_have_left_slurm_before_the_next_writes(
     [left] = (folder.path / ".snakemake/psld").glob("*/")
     name = head.read_run(left).slurm_name
     assert f"--job-name {name} " in keeping.calls("sbatch")[0]
-    monkeypatch.setattr(head.shutil, "which", lambda command: None)
-    with pytest.raises(RunError, match=f"no squeue .*{left}"):
-        head._end_slurm_jobs(left)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("PATH", "/nowhere")
+        with pytest.raises(RunError, match=f"squeue: No .*{left}"):
+            head._end_slurm_jobs(left)
 
     folder.options, folder.job = [], f"[ ! -e {tmp_path}/jobs/0.state ] && touch made"
     again = folder.run()

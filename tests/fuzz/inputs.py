@@ -7,8 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from psld.config.messages import explained, text_of
-from psld.utils.errors import PSLDError
+from psld.utils.errors import PSLDError, explained, text_of
 
 CPU_SECONDS = 5
 """More than this for a small input is a hang."""

@@ -195,15 +195,6 @@ def test_what_may_be_taken_for_a_wrong_model_is_warned_of(place, dataset, step, 
     assert all(words in line for words, line in zip(warnings, found, strict=True))
 
 
-def test_a_note_that_is_no_text_is_named(place):
-    folder, _ = place
-    note = folder / "models/tiny/first/checkpoint.txt"
-    note.parent.mkdir(parents=True)
-    note.write_bytes(b"\344")
-    line = "models/tiny/first/checkpoint.txt: not the path of a checkpoint; delete it"
-    refused(call(folder, "plan", "grid_name=tiny"), 2, line)
-
-
 def wider(settings: TrainSettings) -> object:
     """A network that no model of the grid has."""
     return settings.network.model_copy(update={"base_channels": 2 * settings.network.base_channels})
@@ -224,7 +215,7 @@ def test_one_line_says_why_nothing_is_taken(place):
         ("cut.ckpt", "cut.ckpt: not a readable checkpoint"),
         ("none.ckpt", "none.ckpt: no such file"),
         ("empty", "empty: no *.ckpt in this folder"),
-        ("latin", r"'latin/\udce4.ckpt': rename it"),
+        ("latin", r"latin/\udce4.ckpt: an empty file"),
         ("same", "2 of 2 checkpoints are not taken"),
     ):
         refused(call(folder, "import", file, "grid_name=tiny"), 2, *words)

@@ -15,7 +15,7 @@ from psld.networks.settings import GuideSettings
 from psld.training.batches import Batch, Batches, Labels
 from psld.training.loop import StopRequest, train
 from psld.training.manifest import HISTORY, TrainingHistory, WandbRun
-from psld.training.preview import BINS, accuracy_by_time, as_logged
+from psld.training.run import BINS, accuracy_by_time, as_logged
 from psld.training.settings import GuideModelSettings
 from psld.training.state import Checkpoints, TrainingState
 from tests.commands import TINY, call, run_directory, succeeded

@@ -3,8 +3,8 @@
 import sys
 from itertools import chain, starmap
 
-from psld.config.messages import in_one_line
 from psld.grid.workflow import Workflow
+from psld.utils.errors import in_one_line
 
 with in_one_line():
     GRIDS = Workflow.load()
