@@ -31,7 +31,7 @@ def push(settings: PushSettings) -> None:
     files are checked first. The card replaces the repository's README.md.
     """
     from psld.library import load
-    from psld.report.model_card import model_card
+    from psld.report.page import model_card
     from psld.training import hub
     from psld.training.manifest import read_manifest
     from psld.training.start import START, load_start
@@ -66,15 +66,12 @@ def wandb(settings: WandbCommandSettings) -> None:
 
     Both need a login (`wandb login`, or WANDB_API_KEY).
     """
-    # wandb takes a second to import, so each verb imports only what it needs.
     grid = load_grid(settings.grid_name) if settings.grid_name else None
+    from psld.report.sync import sync, update_dashboard
+
     if settings.verb == "sync":
-        from psld.report.sync import sync
-
         sync(settings.runs, grid, settings.wandb)
+    elif grid is None:
+        raise UserError("psld wandb dashboard: which grid? add grid_name=NAME")
     else:
-        from psld.report.dashboard import update_dashboard
-
-        if grid is None:
-            raise UserError("psld wandb dashboard: which grid? add grid_name=NAME")
         print(update_dashboard(grid, settings.wandb))

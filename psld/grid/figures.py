@@ -1,4 +1,4 @@
-"""The figures of a grid, their contents and their captions. Imports neither torch nor matplotlib.
+"""The figures of a grid, their contents and their captions.
 
 Figures show the first seed of each cell, plots the mean of all. Cells share a panel of a plot if
 their numbers are comparable: the same dataset, metric, number of samples and sampler family, and
@@ -90,14 +90,13 @@ class GridFigure:
     @property
     def inputs(self) -> list[str]:
         """The small files that decide it: of images, the records of the shards."""
-        if self.kind == "plot":
-            return list(self.plotted_from)
         cells = self.cells.values()
-        return [cell.result if self.kind == "nearest" else cell.records[0] for cell in cells]
+        shown = [cell.result if self.kind == "nearest" else cell.records[0] for cell in cells]
+        return [*self.plotted_from, *shown]
 
     @property
     def datasets(self) -> list[str]:
-        """The prepared dataset whose images it shows, too: training images, or originals."""
+        """The prepared dataset of the training images, or originals, that it shows."""
         shows = self.kind == "nearest" or (self.kind == "samples" and self.cell.datasets)
         return [self.cell.model.settings.data] if shows else []
 
@@ -109,13 +108,13 @@ class GridFigure:
 
     @property
     def cell(self) -> Cell:
-        """The cell of a figure that shows a single one."""
+        """The only cell of a figure of samples or nearest images."""
         [cell] = self.cells.values()
         return cell
 
     @property
     def caption(self) -> str:
-        """A few sentences of plain text, the same in the report and on the page of results."""
+        """Plain text, the same in the report and on the page of results."""
         if self.kind != "samples":
             return CAPTIONS[self.name if self.kind == "plot" else self.kind]
         name = self.cell.name
@@ -288,5 +287,4 @@ def _alike_but_for_gamma(grid: Grid) -> list[set[str]]:
 
 def trained_models(grid: Grid) -> list[str]:
     """The models that the grid trains: all but imported ones and those of other grids."""
-    models = ((name, grid.models[name]) for name in grid.file.models)
-    return [name for name, model in models if not (model.checkpoint or model.is_trained_elsewhere)]
+    return [name for name in grid.file.models if grid.models[name].made_by == "train"]

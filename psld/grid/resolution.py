@@ -1,7 +1,4 @@
-"""Resolve a grid file: compose everything that it names, and check that the parts fit together.
-
-This is the only place where the overrides of a grid meet Hydra.
-"""
+"""Resolve a grid file: compose with Hydra all that it names, and check that the parts fit."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,10 +11,9 @@ from psld.data.settings import PrepareSettings
 from psld.diffusion.samplers import ClassifierGuidance, DigitsMask
 from psld.grid.cells import Grid
 from psld.grid.figures import PLOTS
-from psld.grid.paths import check_name
 from psld.grid.records import Dataset, Features, Guide, Model, Sampler
 from psld.grid.rows import entries_in
-from psld.grid.schema import GridFile
+from psld.grid.schema import GridFile, check_name
 from psld.metrics.command_settings import ReferenceSettings, TrainExtractorSettings
 from psld.metrics.results import NUMBER_KINDS
 from psld.metrics.settings import MetricSettings
@@ -33,10 +29,10 @@ def compose_model(overrides: Sequence[str], where: str) -> TrainSettings:
 
 
 def resolve(name: str, file: GridFile, path: Path) -> Grid:
-    """Resolve everything that a grid file names.
+    """Resolve all that a grid file names.
 
-    Raises UserError, with file and key, if something does not compose, or if a table, a figure or
-    the gallery pairs a sampler with a model that it cannot sample.
+    Raises UserError, with file and key, if something does not compose, or if a cell pairs a model
+    with a sampler or a metric that does not fit it.
     """
     with without_environment():
         return _Resolver(name, file, path).grid()
@@ -49,8 +45,6 @@ def in_grid(folder: str, grid: str, name: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Resolver:
-    """Composes the parts of a grid, and checks them."""
-
     name: str
     file: GridFile
     path: Path
@@ -65,17 +59,9 @@ class _Resolver:
 
     def grid(self) -> Grid:
         models, guides, samplers = self.models(), self.guides(), self.samplers()
-        metrics = self.metrics()
-        grid = Grid(
-            name=self.name,
-            file=self.file,
-            models=models,
-            guides=guides,
-            samplers=samplers,
-            metrics=metrics,
-            datasets=self.datasets(models, guides, samplers),
-            features=self.features(models, metrics),
-        )
+        datasets, metrics = self.datasets(models, guides, samplers), self.metrics()
+        features = self.features(models, metrics)
+        grid = Grid(self.name, self.file, models, guides, samplers, metrics, datasets, features)
         self.check(grid)
         return grid
 
@@ -121,10 +107,7 @@ class _Resolver:
         return guides
 
     def samplers(self) -> dict[str, Sampler]:
-        """Return the samplers of all tables and figures by FAMILY-BUDGET.
-
-        Hydra composes a family once; the budget is a value in its settings.
-        """
+        """Return the samplers by FAMILY-BUDGET. The budget is a value in a family's settings."""
         return {name: self._sampler(name, *each) for name, each in self.file.budgets.items()}
 
     def _sampler(self, name: str, family: str, budget: str) -> Sampler:
@@ -157,7 +140,6 @@ class _Resolver:
         return {name: self._metric(name) for name in names}
 
     def _metric(self, name: str) -> MetricSettings:
-        """Compose a metric. Raises UserError if it shares the features of another extractor."""
         metric = self._reference("digits", name).metric
         if metric.name != name:
             raise UserError(
@@ -206,11 +188,7 @@ class _Resolver:
     def datasets(
         self, models: dict[str, Model], guides: dict[str, Guide], samplers: dict[str, Sampler]
     ) -> dict[str, Dataset]:
-        """Return all datasets by name.
-
-        Raises UserError if a model or guide changes one, because each dataset is prepared once,
-        from configs/dataset.
-        """
+        """Return all datasets by name, each prepared once, from configs/dataset."""
         datasets = {}
         for key, trained in (("models", models), ("guides", guides)):
             for name, record in trained.items():
@@ -235,7 +213,6 @@ class _Resolver:
         return Dataset(settings=parse(PrepareSettings, content, where))
 
     def check(self, grid: Grid) -> None:
-        """Raise UserError if parts of the grid do not fit together."""
         if taken := PLOTS.keys() & self.file.figures:
             raise UserError(f"{self.path}: figures.{min(taken)}: a plot of the grid has this name")
         self._check_cells(grid)
@@ -258,7 +235,6 @@ class _Resolver:
                     )
 
     def _check_tables(self, grid: Grid) -> None:
-        """Raise UserError if the results of an entry's cell lack the number that it shows."""
         for name in self.file.tables:
             for entry in filter(lambda entry: entry.cells, entries_in(grid, name)):
                 kind, metric = NUMBER_KINDS[entry.show], entry.measurement.metric

@@ -3,6 +3,7 @@
 Templates are written out before (`psld.grid.reading`).
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from functools import cached_property
@@ -12,8 +13,10 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from psld.config.settings import Settings
-from psld.grid.paths import check_name
 from psld.grid.tables import Claim, Shown, Table
+
+NAME = re.compile(r"(?!(null|true|false|nan|inf)$)[a-z][a-z0-9._-]*", re.ASCII | re.IGNORECASE)
+"""Names in paths and command lines, where Hydra must not read them as a number or as nothing."""
 
 Cells = Annotated[tuple[str, ...], BeforeValidator(lambda c: (c,) if isinstance(c, str) else c)]
 """Names of cells; one needs no list."""
@@ -67,6 +70,15 @@ class Seeds(Settings):
         return seeds
 
 
+def check_name(kind: str, name: str) -> None:
+    """Raise ValueError if a grid, or a part of a grid, cannot have this name."""
+    if not NAME.fullmatch(name):
+        raise ValueError(
+            f"{kind} {name!r}: a name begins with a letter, and has only letters (a-z, A-Z), "
+            "digits and . _ - in it"
+        )
+
+
 def _check_known(what: str, name: str, known: Iterable[str]) -> None:
     if name not in known:
         raise ValueError(f"{what} {name!r}; there are: {', '.join(known)}")
@@ -91,7 +103,6 @@ class GridFile(Settings):
     samples: int = Field(ge=3)
     """Samples per cell, unless a table sets another number. Fewer than 3 have no interval."""
     shard_size: int = Field(ge=1)
-    """Samples in a shard."""
     shards_per_job: int = Field(10, ge=1)
     """Shards that one job makes; changing it resamples nothing."""
     batch_size: int = Field(ge=1)
@@ -115,7 +126,7 @@ class GridFile(Settings):
 
     @property
     def figure_cells(self) -> list[tuple[str, str]]:
-        """The figures and their cells, one by one."""
+        """Pairs of a figure and one of its cells."""
         return [(figure, cell) for figure, cells in self.figures.items() for cell in cells]
 
     @model_validator(mode="after")
@@ -193,7 +204,7 @@ class GridFile(Settings):
         }
 
     def cell_keys(self, shown: Shown) -> list[tuple[str, str, int]]:
-        """Return model, sampler with budget, and seed of each cell of an entry."""
+        """Return model, sampler with budget, and sampling seed of each cell of an entry."""
         sampler, models = f"{shown.sampler}-{shown.budget}", self.replicates(shown.model)
         seeds = self.seeds.sampling or (self.seed,)
         return [(model, sampler, seed) for model in models for seed in seeds]
@@ -201,9 +212,7 @@ class GridFile(Settings):
     @cached_property
     def trainings(self) -> dict[str, TrainedEntry]:
         """All models with all their seeds, by name."""
-        return {
-            name: entry for model in self.models for name, entry in self.replicates(model).items()
-        }
+        return dict(chain.from_iterable(self.replicates(m).items() for m in self.models))
 
     @cached_property
     def shown(self) -> dict[str, list[list[Shown]]]:

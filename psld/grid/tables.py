@@ -1,7 +1,4 @@
-"""The schema of a grid's tables: rows and columns that name cells, the paper's numbers, bands.
-
-And of its claims, which compare two numbers.
-"""
+"""The schema of a grid's tables, whose rows and columns name cells, and of its claims."""
 
 import re
 from collections.abc import Iterable
@@ -48,17 +45,20 @@ class Shown(Settings):
         return f"{self.model}/{self.sampler}-{self.budget}"
 
 
-class Column(Shown):
-    label: str
+class Line(Shown):
+    """A row or a column."""
+
     fields: dict[str, str] = Field(default_factory=dict)
     """Values for {placeholders} in the other texts of its entries."""
 
 
-class Row(Shown):
+class Column(Line):
+    label: str
+
+
+class Row(Line):
     label: tuple[str, ...]
     """One text for each of the table's row headings."""
-    fields: dict[str, str] = Field(default_factory=dict)
-    """Values for {placeholders} in the other texts of its entries."""
     paper: tuple[float | None, ...] | None = None
     """The paper's number in each column."""
     source: str | None = None
@@ -100,7 +100,7 @@ class Band(Settings):
     """The reason for this width; printed under the table."""
 
     def width(self, paper: float, show: Show) -> float:
-        """The largest difference from the paper's value that counts as reproduced."""
+        """Return the larger of the two widths around a value of the paper."""
         absolute = self.absolute if NUMBER_KINDS[show].from_features else 0.0
         return max(absolute, self.relative * abs(paper))
 
@@ -130,20 +130,20 @@ class Table(Settings):
     columns: tuple[Column, ...] = Field(min_length=1)
 
     def shown(self, metric: str, samples: int) -> list[list[Shown]]:
-        """Return what the entries show, row by row. Raises ValueError if one names no cell.
+        """Return what the entries show, row by row: metric and samples are the grid's defaults.
 
-        Args:
-            metric, samples: those of the grid, for entries that set no others.
+        Raises ValueError if one names no cell.
         """
         shared = Shown(metric=metric, samples=samples, show="value"), self.cell
-        return [[self._shown(shared, row, each) for each in self.columns] for row in self.rows]
 
-    def _shown(self, shared: tuple[Shown, ...], row: Row, column: Column) -> Shown:
-        parts = (*shared, row, column)
-        if row.literature:
-            return Shown(show=[part.show for part in parts if part.show][-1])
-        where = f"table {self.title!r}, row {row.label}, column {column.label}"
-        return merged(parts, row.fields | column.fields, where)
+        def entry(row: Row, column: Column) -> Shown:
+            parts = (*shared, row, column)
+            if row.literature:
+                return Shown(show=[part.show for part in parts if part.show][-1])
+            where = f"table {self.title!r}, row {row.label}, column {column.label}"
+            return merged(parts, row.fields | column.fields, where)
+
+        return [[entry(row, column) for column in self.columns] for row in self.rows]
 
     @model_validator(mode="after")
     def _rows_fit(self) -> "Table":
@@ -180,10 +180,8 @@ class Claim(Settings):
     def pairs(self, metric: str, samples: int) -> list[tuple[str, Shown, Shown]]:
         """Return the values of each comparison's lists, and both sides, the smaller one first.
 
-        Raises ValueError if they cannot be compared.
-
-        Args:
-            metric, samples: those of the grid, for sides that set no others.
+        Metric and samples are the grid's defaults. Raises ValueError if the sides cannot be
+        compared.
         """
         defaults = Shown(metric=metric, samples=samples, show="value")
         where, pairs = f"claim {self.claim!r}", []

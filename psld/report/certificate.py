@@ -23,11 +23,10 @@ from torch import Tensor
 
 from psld.config.locations import config_file, config_names
 from psld.config.settings import write_record
-from psld.grid import paths
 from psld.grid.cache import grid_as_json, grid_from_json, load_grid
 from psld.grid.cells import Cell, Grid
 from psld.grid.entries import Entry
-from psld.grid.rows import read_table
+from psld.grid.rows import as_csv, read_table
 from psld.metrics.evaluation import Gathered, Loaded, load_kept, recompute
 from psld.metrics.reference_folder import FEATURES, load_reference
 from psld.metrics.results import NUMBER_KINDS, CellResults
@@ -39,7 +38,6 @@ from psld.report.differences import (
     reference_differences,
     rows_of,
 )
-from psld.report.formats import as_csv
 from psld.sampling.settings import ShardRecord, classes_in_turn
 from psld.utils.errors import PSLDError, UserError, reraise_fault
 from psld.utils.files import atomic_path, read_json, sha256_of_file, write_json, write_text
@@ -84,7 +82,7 @@ def certify(grid: Grid, path: Path) -> int:
         write_text(folder / GRID, grid_as_json(grid))
         for name, table in grid.file.tables.items():
             text = as_csv(table, read_table(grid, name, folder))
-            write_text(folder / f"{paths.table(grid.name, name)}.csv", text)
+            write_text(folder / f"{grid.table(name)}.csv", text)
         with chdir(folder):  # Check the copies: files may have been replaced meanwhile.
             wrong = _verify(Path(temporary) / "results", [], measure=False).wrong
         if wrong:
@@ -101,7 +99,7 @@ def _files_of(cell: Cell) -> list[str]:
     """Return the files of a cell in a certificate, but for the features of its references."""
     guide = [cell.guide.manifest] if cell.guide else []
     facts = [cell.model.manifest, *guide, *cell.references, *cell.records]
-    return [cell.result, paths.kept(cell.result), *facts]
+    return [cell.result, cell.kept, *facts]
 
 
 class Verified(NamedTuple):
@@ -170,7 +168,7 @@ def _verify(root: Path, references: list[LoadedReference], measure: bool = True)
     grid = grid_from_json(Path(GRID).read_text("utf-8"))
     wrong, tables, loaded, taken, rows = [], {}, {}, set(), {}
     files, named = files_in(Path()), {GRID, INDEX}
-    named |= {f"{paths.table(grid.name, name)}.csv" for name in grid.file.tables}
+    named |= {f"{grid.table(name)}.csv" for name in grid.file.tables}
     for cell in grid.measured_cells:
         named |= {*_files_of(cell), *(str(Path(m).with_name(FEATURES)) for m in cell.references)}
     if foreign := files - named:
@@ -185,11 +183,11 @@ def _verify(root: Path, references: list[LoadedReference], measure: bool = True)
             pair = (each.model_dump(mode="json")["results"] for each in (computed, stated))
             wrong += (f"{cell.result}: {each}" for each in differences(*pair))
             if not _has_its_classes(cell, gathered.labels):
-                wrong.append(f"{paths.kept(cell.result)}: labels: not the sampler's classes")
+                wrong.append(f"{cell.kept}: labels: not the sampler's classes")
             for (name, _), features in sorted(gathered.samples.items()):
                 rows[f"{cell.name} ({name})"] = rows_of(features.values)  # of the most samples
     for name, table in grid.file.tables.items():
-        path, entries = f"{paths.table(grid.name, name)}.csv", read_table(grid, name, root)
+        path, entries = f"{grid.table(name)}.csv", read_table(grid, name, root)
         texts = as_csv(table, entries), Path(path).read_text("utf-8")
         pairs = zip_longest(*(csv.DictReader(text.splitlines()) for text in texts))
         tables[name] = Counter()
@@ -228,7 +226,7 @@ def _recomputed(
     cell: Cell, stated: CellResults, loaded: Loaded, measure: bool
 ) -> tuple[Gathered, CellResults]:
     """Return what was kept of a cell, and its results, computed again."""
-    gathered = load_kept(paths.kept(cell.result), stated.results[0].kept_sha256)
+    gathered = load_kept(cell.kept, stated.results[0].kept_sha256)
     settings = cell.evaluate_job.settings
     return gathered, recompute(settings, stated, gathered, loaded, measure)
 

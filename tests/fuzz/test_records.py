@@ -14,7 +14,6 @@ from psld.cluster import head
 from psld.cluster.job import begin_life
 from psld.config.settings import write_record
 from psld.data.store import Described
-from psld.grid import paths
 from psld.metrics.reference_folder import read_reference_manifest
 from psld.metrics.results import CellResults
 from psld.training.manifest import TrainingHistory, read_manifest, write_history
@@ -39,7 +38,7 @@ RECORDS = {
         "features/digits/fd-classifier/reference/manifest.json",
         lambda file: read_reference_manifest(file.parent),
     ),
-    "results of a cell": Record(paths.cell_result("mine", "vp-sde/em-10"), CellResults.read),
+    "results of a cell": Record("results/cells/mine/vp-sde/em-10.json", CellResults.read),
     "run.json": Record("run.json", lambda file: head.read_run(file.parent)),
     "history": Record("history.json", TrainingHistory.read),
 }

@@ -9,7 +9,7 @@ from wandb_workspaces.reports import v2 as reports
 
 from psld.grid.cells import Grid
 from psld.grid.figures import all_figures
-from psld.report.dashboard import find_report, report_blocks
+from psld.report.sync import find_report, report_blocks
 from tests.commands import command, refused, run
 
 

@@ -1,7 +1,7 @@
 """The grids and wildcard patterns; psld/grid/workflow.py lists what each job reads and makes."""
 
 import sys
-from itertools import chain, starmap
+from itertools import chain
 
 from psld.config.messages import in_one_line
 from psld.grid.workflow import Workflow
@@ -12,7 +12,8 @@ if workflow.is_main_process:
     # Here, because jobs need none of what this imports.
     from psld.data.preparation import notes_on_prepared
 
-    for line in chain(GRIDS.left_out, *starmap(notes_on_prepared, GRIDS.preparations.items())):
+    notes = (notes_on_prepared(each.word, each.record.settings) for each in GRIDS.datasets.values())
+    for line in chain(GRIDS.left_out, *notes):
         print(line, file=sys.stderr)
 
 
