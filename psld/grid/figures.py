@@ -8,6 +8,7 @@ no guidance.
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import chain
 from typing import Any, Literal
 
 from psld.grid.cells import Cell, Grid
@@ -209,7 +210,7 @@ class LineGroup:
 
     @property
     def axis(self) -> tuple[str, str, int]:
-        """Groups with the same axis show values that can be compared with each other."""
+        """Equal for groups whose values can be compared."""
         return self.dataset, self.metric, self.samples
 
 
@@ -222,8 +223,8 @@ def plots(grid: Grid) -> list[str]:
 def plot_entries(grid: Grid, plot: str) -> list[Entry]:
     """The entries that a plot shows, each once; none for the training curves."""
     groups = {"nfe": nfe_lines, "gamma": gamma_lines}.get(plot, lambda _: [])(grid)
-    lines = [line for group in groups for line in group.lines.values()]
-    return list(dict.fromkeys(entry for line in lines for entry in line))
+    lines = chain.from_iterable(group.lines.values() for group in groups)
+    return list(dict.fromkeys(chain.from_iterable(lines)))
 
 
 def nfe_lines(grid: Grid) -> list[LineGroup]:
@@ -239,10 +240,14 @@ def nfe_lines(grid: Grid) -> list[LineGroup]:
 
 def gamma_lines(grid: Grid) -> list[LineGroup]:
     """Return lines of cells of models that differ only in Γ, one line for each budget."""
+    alike: dict[str, list[Entry]] = {}
+    for entry in sorted(distances(grid), key=lambda entry: _cost(entry.cell)):
+        model = entry.cell.model.settings.model()
+        settings = model.identity() | {"process": model.process.model_dump(mode="json")}
+        if settings["process"].pop("gamma", None) is not None:
+            alike.setdefault(digest_of(settings), []).append(entry)
     groups = []
-    for alike in _alike_but_for_gamma(grid):
-        entries = [entry for entry in distances(grid) if entry.cell.model.name in alike]
-        entries.sort(key=lambda entry: _cost(entry.cell))
+    for entries in alike.values():
         for group in _line_groups(entries, _budget):
             lines = group.lines.items()
             group.lines = {n: line for n, line in lines if len(line) >= LEAST_FRICTIONS}
@@ -264,7 +269,6 @@ def _line_groups(entries: Iterable[Entry], line: Callable[[Cell], str]) -> list[
 
 
 def _budget(cell: Cell) -> str:
-    """Return the budget as text: `steps = 40`, `tolerance = 1e-3`."""
     key = "steps" if hasattr(cell.sampler.settings, "steps") else "tolerance"
     return f"{key} = {cell.sampler.budget}"
 
@@ -273,16 +277,6 @@ def _cost(cell: Cell) -> float:
     """Return a number that grows with the cost of the budget."""
     sampler = cell.sampler.settings
     return sampler.steps if hasattr(sampler, "steps") else 1 / sampler.tolerance
-
-
-def _alike_but_for_gamma(grid: Grid) -> list[set[str]]:
-    alike: dict[str, set[str]] = {}
-    for name in grid.file.models:
-        model = grid.models[name].settings.model()
-        settings = model.identity() | {"process": model.process.model_dump(mode="json")}
-        if settings["process"].pop("gamma", None) is not None:
-            alike.setdefault(digest_of(settings), set()).add(name)
-    return [models for models in alike.values() if len(models) >= LEAST_FRICTIONS]
 
 
 def trained_models(grid: Grid) -> list[str]:
