@@ -90,7 +90,6 @@ class Cell:
 
     @property
     def networks(self) -> tuple[Model | Guide, ...]:
-        """The trained networks that sample it."""
         return (self.model, self.guide) if self.guide else (self.model,)
 
     @property
@@ -101,7 +100,6 @@ class Cell:
 
     @property
     def references(self) -> list[str]:
-        """The manifests of the references that it is compared with."""
         return [features.manifest for features in self.features.values()]
 
     @property
@@ -225,7 +223,6 @@ class Grid:
         return [*overrides, f"name={name}", f"grid_name={trained.settings.grid_name}"]
 
     def gallery(self, model: str) -> Cell:
-        """Return the cell whose images are shown for a model."""
         return self.cells[f"{model}/{self.file.gallery}"]
 
     @cached_property

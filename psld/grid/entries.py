@@ -34,7 +34,6 @@ VERDICTS: dict[Scope, tuple[Status, Status]] = {
     "imported weights": ("agrees for imported weights", "differs for imported weights"),
     "these weights": ("agrees for these weights", "differs for these weights"),
 }
-"""If the whole interval is inside the band, and if it is outside."""
 
 
 class Rank(NamedTuple):
@@ -45,7 +44,6 @@ class Rank(NamedTuple):
     p_value: float | None = None
     """Of the difference from the best, after Bonferroni's correction."""
     paired: bool | None = None
-    """True if the difference is paired by samples."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +60,6 @@ class Entry:
     """One for each seed of training and sampling; none in a literature row."""
     measurement: Measurement | None = None
     by_cell: Mapping[Cell, CellResult] = field(default_factory=dict)
-    """The results so far."""
     others: tuple[str, ...] = ()
     """The files that are there, but hold no result of these records."""
     rank: Rank | None = None
@@ -96,7 +93,6 @@ class Entry:
 
     @property
     def cell(self) -> Cell:
-        """The cell with the first seeds."""
         return self.cells[0]
 
     @property
@@ -131,7 +127,6 @@ class Entry:
 
     @property
     def minimum(self) -> float | None:
-        """The smallest number of several seeds."""
         return min(self.values) if len(self.by_cell) > 1 else None
 
     @property
@@ -151,7 +146,6 @@ class Entry:
 
     @property
     def deviation(self) -> float | None:
-        """The standard deviation over trainings."""
         values = self.by_training.values()
         return stdev(values) if len(values) > 1 else None
 
@@ -241,14 +235,12 @@ class Entry:
 
     @property
     def nfe(self) -> float | None:
-        """Network evaluations per image, the mean over seeds."""
         return fmean(result.nfe for result in self.results) if self.by_cell else None
 
     # -- the comparison with the paper --------------------------------------------------------
 
     @property
     def difference(self) -> float | None:
-        """The measured value minus the paper's."""
         return None if self.value is None or self.paper is None else self.value - self.paper
 
     @property

@@ -26,7 +26,6 @@ PLOTS = {
 Kind = Literal["plot", "samples", "comparison", "nearest"]
 
 FIRST = ("Samples", "Compared by the grid")
-"""The category of the figures that a page begins with."""
 
 LEAST_FRICTIONS = 3
 """The fewest values of Γ in a line: two points show little of a dependence."""
@@ -80,7 +79,6 @@ class GridFigure:
     label: str
     """Its name in a report."""
     category: tuple[str, str]
-    """Category and subcategory in a report."""
     cells: dict[str, Cell] = field(default_factory=dict)
     """The cells whose images it shows, by the names next to the images."""
     plotted: dict[str, Any] = field(default_factory=dict)
@@ -130,7 +128,6 @@ class GridFigure:
 
 @cache
 def all_figures(grid: Grid) -> dict[str, GridFigure]:
-    """All figures of a grid by name."""
     return {figure.name: figure for figure in _figures(grid)}
 
 

@@ -33,17 +33,13 @@ Gigaflops = Callable[[Model | Guide], float]
 
 @dataclass
 class Work:
-    """The work of one network in a grid."""
-
     trained: list[Model | Guide] = field(default_factory=list)
-    """The models or guides with this network."""
     training_images: int = 0
     evaluations: float = 0
     """Images × network evaluations, over all samples; a guide and its gradient count as two."""
 
 
 def description(grid: Grid, sustained_tflops: float | None, gigaflops: Gigaflops) -> str:
-    """Return the plan of a grid as text."""
     kinds = {"model": grid.models, "guide": grid.guides, "cell": grid.measured_cells}
     counts = (f"{len(each)} {kind}{'s' * (len(each) != 1)}" for kind, each in kinds.items())
     head = f"Grid {grid.name}: {', '.join(counts)}."
@@ -131,13 +127,11 @@ def work_by_network(grid: Grid) -> dict[str, Work]:
 
 
 def printed_evaluations(grid: Grid) -> dict[Cell, float]:
-    """The network evaluations that the paper prints, by cell."""
     papers = paper_values(grid).items()
     return {cell: printed["nfe"] for (cell, _), printed in papers if "nfe" in printed}
 
 
 def cost(grid: Grid, sustained_tflops: float | None, gigaflops_of: Gigaflops) -> str:
-    """Return, as text, the cost of each network's work, and the total."""
     rows, hours, flops = [], [], []
     for network, work in work_by_network(grid).items():
         gigaflops = gigaflops_of(work.trained[0])

@@ -35,7 +35,6 @@ class Rehearsal(Settings):
     """A grid file that rehearses another grid: all its models and cells, but tiny."""
 
     rehearses: str
-    """Name of the grid to rehearse."""
     models: tuple[str, ...]
     """Overrides that follow those of each model and guide."""
     budgets: dict[str, str | int | float]
@@ -43,7 +42,6 @@ class Rehearsal(Settings):
     metrics: dict[str, str] = Field(default_factory=dict)
     """The metric for each one that needs more samples."""
     samples: int = Field(ge=3)
-    """Samples per cell."""
     shard_size: int = Field(ge=1)
     batch_size: int = Field(ge=1)
 

@@ -33,7 +33,6 @@ class Job(NamedTuple):
 
 
 def dataset_digest(data: str) -> str:
-    """Return the path of the digest of a prepared dataset."""
     return str(PurePath(data).with_suffix(".digest"))
 
 
@@ -132,14 +131,11 @@ class Guide(_Trained):
 
 
 class Sampler(Settings):
-    """A sampler with its budget."""
-
     family: str
     budget: str
     settings: SamplerSettings
     run: SamplingRun
     guide: str | None
-    """Name of its guide in the grid."""
 
     @property
     def guidance(self) -> str:

@@ -166,7 +166,6 @@ class _Resolver:
     def features(
         self, models: dict[str, Model], metrics: dict[str, MetricSettings]
     ) -> dict[str, Features]:
-        """Return the features that cells are compared in, by DATASET/FEATURES."""
         pairs = dict.fromkeys(
             (models[model].dataset, metrics[shown.metric].features)
             for shown in self.file.cells_shown

@@ -111,7 +111,6 @@ def _no_formula(value: object) -> object:
 
 
 def csv_line(table: Table, entry: Entry) -> dict[str, object]:
-    """Return all that is known about an entry; None for what is not."""
     interval, rank, limit, results = entry.interval, entry.rank, entry.extrapolated, entry.results
     known = {
         "seeds": len(results) if entry.cells else None,
@@ -146,8 +145,6 @@ ANSWERS: tuple[Answer, ...] = get_args(Answer)
 
 @dataclass(frozen=True)
 class Comparison:
-    """One comparison of a claim, with our two numbers."""
-
     claim: str
     label: str
     """The values of the claim's lists that tell it from the others."""
@@ -158,7 +155,6 @@ class Comparison:
 
     @property
     def paper(self) -> float | None:
-        """The paper's difference, if it has both numbers."""
         papers = self.smaller.paper, self.larger.paper
         return None if None in papers else papers[0] - papers[1]
 
@@ -170,7 +166,6 @@ class Comparison:
 
     @property
     def trainings(self) -> int:
-        """The number of trainings of the side with fewer."""
         return min(len(side.by_training) for side in (self.smaller, self.larger))
 
     @property

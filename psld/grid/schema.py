@@ -90,10 +90,7 @@ def seeded(name: str, seed: int, first: int) -> str:
 
 
 class GridFile(Settings):
-    """The contents of configs/grid/NAME.yaml."""
-
     title: str = ""
-    """The heading of the page of its results."""
     question: str = ""
     """The question that the grid answers, in a few sentences for readers of the page."""
     defaults: tuple[str, ...] = ()
@@ -126,7 +123,6 @@ class GridFile(Settings):
 
     @property
     def figure_cells(self) -> list[tuple[str, str]]:
-        """Pairs of a figure and one of its cells."""
         return [(figure, cell) for figure, cells in self.figures.items() for cell in cells]
 
     @model_validator(mode="after")
@@ -228,7 +224,6 @@ class GridFile(Settings):
 
     @cached_property
     def pairs(self) -> list[list[tuple[str, Shown, Shown]]]:
-        """The comparisons of each claim."""
         return [claim.pairs(self.metric, self.samples) for claim in self.claims]
 
     def overrides(self, model: str) -> tuple[str, ...]:

@@ -46,8 +46,6 @@ class Shown(Settings):
 
 
 class Line(Shown):
-    """A row or a column."""
-
     fields: dict[str, str] = Field(default_factory=dict)
     """Values for {placeholders} in the other texts of its entries."""
 
@@ -60,7 +58,6 @@ class Row(Line):
     label: tuple[str, ...]
     """One text for each of the table's row headings."""
     paper: tuple[float | None, ...] | None = None
-    """The paper's number in each column."""
     source: str | None = None
     """The certainty of the paper's numbers, for the CSV; docs/results.md explains the words."""
     literature: bool = False
@@ -119,13 +116,11 @@ class Table(Settings):
 
     title: str
     headings: tuple[str, ...]
-    """Names of the row headings."""
     caption: str = ""
     footnotes: tuple[str, ...] = ()
     band: Band | None = None
     """The allowed difference from the paper's values."""
     cell: Shown = Shown()
-    """The part that all entries share."""
     rows: tuple[Row, ...] = Field(min_length=1)
     columns: tuple[Column, ...] = Field(min_length=1)
 
@@ -170,11 +165,9 @@ class Claim(Settings):
     """
 
     claim: str
-    """The comparison in words."""
     smaller: Shown
     larger: Shown
     cell: Shown = Shown()
-    """The part that both share."""
     over: dict[str, tuple[str | int | float, ...]] = Field(default_factory=dict)
 
     def pairs(self, metric: str, samples: int) -> list[tuple[str, Shown, Shown]]:

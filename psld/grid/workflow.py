@@ -41,7 +41,6 @@ class Workflow:
 
     @classmethod
     def load(cls) -> "Workflow":
-        """Load every grid of configs/grid."""
         grids, broken = {}, {}
         for name in config_names("grid"):
             try:
@@ -52,7 +51,6 @@ class Workflow:
 
     @property
     def left_out(self) -> list[str]:
-        """A line for each grid that does not resolve."""
         return [f"grid {name} is left out: {error}" for name, error in self.broken.items()]
 
     @property
@@ -65,12 +63,10 @@ class Workflow:
         return self.grids[wildcards.grid]
 
     def model(self, wildcards: Any) -> Model:
-        """The model of the wildcard `model`, GRID/MODEL."""
         grid, _, name = wildcards.model.partition("/")
         return self.grids[grid].models[name]
 
     def guide(self, wildcards: Any) -> Guide:
-        """The guide of the wildcard `guide`, GRID/GUIDE."""
         grid, _, name = wildcards.guide.partition("/")
         return self.grids[grid].guides[name]
 
@@ -109,7 +105,6 @@ class Workflow:
         return {"table": file.tables[name].model_dump(), "entries": entries}
 
     def page_parts(self, wildcards: Any) -> list[str]:
-        """The files that a page shows: tables, the results in them, and figures."""
         grid = self.grid(wildcards)
         pages = [f"{grid.table(name)}.html" for name in grid.file.tables]
         return [*pages, *grid.results, *grid.figure_files(*all_figures(grid))]
@@ -124,7 +119,6 @@ class Workflow:
         return [grid.page, *tables, *figures, *grid.results, grid.certificate]
 
     def targets(self) -> dict[str, list[str]]:
-        """The files behind the name of each grid, table and figure."""
         targets = {}
         for name, grid in self.grids.items():
             targets[name] = self.files(name)

@@ -43,7 +43,6 @@ from psld.utils.errors import PSLDError, UserError, reraise_fault
 from psld.utils.files import atomic_path, read_json, sha256_of_file, write_json, write_text
 
 GRID = "grid.json"
-"""The file of the resolved grid."""
 
 INDEX = "certificate.json"
 """The file with the SHA-256 of every other one."""
@@ -103,12 +102,9 @@ def _files_of(cell: Cell) -> list[str]:
 
 
 class Verified(NamedTuple):
-    """The outcome of a verification."""
-
     grid: Grid
     """The reader's grid if there is one, else the certificate's: the values and bands to print."""
     results: Path
-    """The root of the computed results."""
     wrong: list[str]
     """Everything that differs, each with the name of its file."""
     tables: dict[str, Counter[str]]
@@ -225,7 +221,6 @@ def _verify(root: Path, references: list[LoadedReference], measure: bool = True)
 def _recomputed(
     cell: Cell, stated: CellResults, loaded: Loaded, measure: bool
 ) -> tuple[Gathered, CellResults]:
-    """Return what was kept of a cell, and its results, computed again."""
     gathered = load_kept(cell.kept, stated.results[0].kept_sha256)
     settings = cell.evaluate_job.settings
     return gathered, recompute(settings, stated, gathered, loaded, measure)
@@ -286,5 +281,4 @@ def _unpack(path: Path, folder: Path) -> None:
 
 
 def files_in(folder: Path) -> set[str]:
-    """Return the names of all files below a folder."""
     return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}

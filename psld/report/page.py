@@ -73,7 +73,6 @@ class Picture(NamedTuple):
     figure: GridFigure
     caption: str
     source: str
-    """Its content as a data URI."""
     width: int
     height: int
 
@@ -177,7 +176,6 @@ def _embedded(path: Path) -> tuple[str, int, int]:
 
 
 def _origins(results: list[CellResult]) -> Iterator[TableText]:
-    """Yield tables of the results' weights and of the software."""
     lines = {}
     weights = (each for result in results for each in (result.model, result.guide) if each)
     for each in weights:

@@ -65,14 +65,11 @@ Points = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Look:
-    """The look of one line, the same in every panel."""
-
     color: str
     marker: str
     dash: Any = "solid"
 
     def ours(self) -> dict[str, Any]:
-        """Return matplotlib's properties of our numbers."""
         return {
             "color": self.color,
             "marker": self.marker,
@@ -115,8 +112,6 @@ def ramp(names: Sequence[str]) -> dict[str, Look]:
 
 @dataclass(frozen=True)
 class Curve:
-    """A curve of a panel: our points and those of the paper."""
-
     name: str
     look: Look
     ours: Points

@@ -46,7 +46,6 @@ FINISH_SECONDS = "300"
 DIGEST = "digest"
 """The name of a result's digest in its run."""
 SIDE = 8
-"""Rows and columns of the picture of a cell's first images."""
 CURVES = ("loss", "grad_norm", "learning_rate", "images_per_second")
 VALUES = ("nfe", "images", "paper", "class_accuracy", "sampling_seconds")
 """What the dashboard lists of each evaluation next to its distance."""
@@ -87,7 +86,6 @@ class ResultRun:
     images: dict[str, np.ndarray | Path] = field(default_factory=dict)
     """Arrays H×W×C, or PNG files."""
     tables: dict[str, tuple[list[str], list[list[Any]]]] = field(default_factory=dict)
-    """Columns and lines."""
 
     def digest(self) -> str:
         images = {}
@@ -141,7 +139,6 @@ def _upload_result(api: wandb.Api, result: ResultRun, options: dict[str, Any]) -
 
 
 def _on_server(api: wandb.Api, options: dict[str, Any]) -> Run | None:
-    """Return the server's run with these options of `wandb.init`, or None."""
     entity = options["entity"] or api.default_entity
     try:
         return api.run(f"{entity}/{options['project']}/{options['id']}")
@@ -235,7 +232,6 @@ def _table_runs(grid: Grid, name: str) -> Iterator[ResultRun]:
 
 
 def update_dashboard(grid: Grid, settings: WandbSettings) -> str:
-    """Create or update the grid's report and return its address."""
     check_login()
     with errors_in_one_line():
         api = wandb.Api()
@@ -247,7 +243,6 @@ def update_dashboard(grid: Grid, settings: WandbSettings) -> str:
 
 
 def find_report(api: wandb.Api, entity: str, project: str, title: str) -> reports.Report:
-    """Return the report of this title, or a new one."""
     if project in {known.name for known in api.projects(entity)}:
         for known in api.reports(f"{entity}/{project}"):
             if known.display_name == title:
@@ -274,7 +269,6 @@ def report_blocks(grid: Grid) -> Iterator[Block]:
 
 
 def _distances(grid: Grid) -> Iterator[Block]:
-    """List and plot the evaluations of each dataset and metric."""
     kinds = {
         (cell.model.dataset, measurement.metric.name): None
         for cell in grid.measured_cells

@@ -100,7 +100,6 @@ def limit_text(table: Table, rows: list[list[Entry]]) -> TableText | None:
 
 
 def claims_text(answered: Iterable[Comparison]) -> TableText:
-    """Answer the claims of a grid, comparison by comparison."""
     comparisons = list(answered)
     counts = Counter(each.answer for each in comparisons)
     return TableText(
