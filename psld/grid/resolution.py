@@ -71,8 +71,7 @@ class _Resolver:
             where, grid = f"{self.path}: models.{name}", entry.of or self.name
             content = self.compose("train", self.file.overrides(name), where)
             settings = parse(TrainSettings, content | in_grid("models", grid, name), where)
-            options = {"checkpoint": entry.checkpoint, "of": entry.of, "weights": entry.weights}
-            models[name] = Model(settings=settings, **options)
+            models[name] = Model(settings=settings, **entry.model_dump(exclude={"overrides"}))
         return {name: self._with_shared_weights(model, models) for name, model in models.items()}
 
     def _with_shared_weights(self, model: Model, models: dict[str, Model]) -> Model:
@@ -147,21 +146,18 @@ class _Resolver:
                 f"{metric.name}"
             )
         if metric.features != name:
-            shared = self._reference("digits", metric.features).metric
-            identities = [
-                (each.extractor.identity(), each.truncated_reference) for each in (shared, metric)
-            ]
-            if identities[0] != identities[1]:
+            references = (self._reference("digits", each) for each in (metric.features, name))
+            shared, own = (Features(reference=r, extractor=None).reference_job for r in references)
+            if shared.digest != own.digest:
                 raise UserError(
                     f"{self.path}: metric {name}: configs/metric/{name}.yaml: features: "
-                    f"{shared.name} has another extractor; set features: {name}"
+                    f"{metric.features} has another extractor; set features: {name}"
                 )
         return metric
 
-    def _reference(self, dataset: str, metric: str, *more: str) -> ReferenceSettings:
-        where = f"{self.path}: metric {metric}"
-        overrides = [f"dataset={dataset}", f"metric={metric}", *more]
-        return parse(ReferenceSettings, self.compose("reference", overrides, where), where)
+    def _reference(self, dataset: str, metric: str) -> ReferenceSettings:
+        where, words = f"{self.path}: metric {metric}", [f"dataset={dataset}", f"metric={metric}"]
+        return parse(ReferenceSettings, self.compose("reference", words, where), where)
 
     def features(
         self, models: dict[str, Model], metrics: dict[str, MetricSettings]
@@ -173,14 +169,14 @@ class _Resolver:
         )
         features = {}
         for dataset, name in pairs:
-            trains = self._reference("digits", name).metric.extractor.kind == "classifier"
-            extractor = None
-            if trains:
+            reference, extractor = self._reference(dataset, name), None
+            if reference.metric.extractor.kind == "classifier":
                 where = f"{self.path}: metric {name}"
-                overrides = [f"dataset={dataset}", f"metric={name}"]
-                content = self.compose("train_extractor", overrides, where)
+                words = [f"dataset={dataset}", f"metric={name}"]
+                content = self.compose("train_extractor", words, where)
                 extractor = parse(TrainExtractorSettings, content, where)
-            reference = self._reference(dataset, name, *([] if trains else ["extractor=null"]))
+            else:
+                reference = reference.model_copy(update={"extractor": None})
             features[f"{dataset}/{name}"] = Features(reference=reference, extractor=extractor)
         return features
 

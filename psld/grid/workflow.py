@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from itertools import chain
+from typing import Any, Literal
 
 from psld.config.locations import config_names
 from psld.grid.cache import load_grid, nearest
@@ -12,16 +13,6 @@ from psld.grid.records import Dataset, Features, Guide, Model
 from psld.grid.rows import cells_behind, entries_in
 from psld.utils.errors import UserError
 
-T = TypeVar("T")
-
-
-class Shared(NamedTuple, Generic[T]):
-    """A record that all grids with this name share."""
-
-    word: str
-    """Its name on a command line, GRID/NAME, in the first grid that has it."""
-    record: T
-
 
 class Workflow:
     """All grids. Methods that take a rule's wildcards return records."""
@@ -30,14 +21,9 @@ class Workflow:
         """Take all grids, and the errors of those that do not resolve."""
         self.grids = grids
         self.broken = broken or {}
-        self.datasets: dict[str, Shared[Dataset]] = {}
-        self.features: dict[str, Shared[Features]] = {}
-        """By DATASET/FEATURES."""
-        for grid in grids.values():
-            for name, dataset in grid.datasets.items():
-                self.datasets.setdefault(name, Shared(f"{grid.name}/{name}", dataset))
-            for name, features in grid.features.items():
-                self.features.setdefault(name, Shared(f"{grid.name}/{name}", features))
+        # Grids share these: all prepare a dataset in the same way.
+        self.datasets = dict(chain.from_iterable(g.datasets.items() for g in grids.values()))
+        self.features = dict(chain.from_iterable(g.features.items() for g in grids.values()))
 
     @classmethod
     def load(cls) -> "Workflow":
@@ -76,11 +62,16 @@ class Workflow:
     def figure(self, wildcards: Any) -> GridFigure:
         return all_figures(self.grids[wildcards.grid])[wildcards.figure]
 
-    def dataset(self, wildcards: Any) -> Shared[Dataset]:
+    def dataset(self, wildcards: Any) -> Dataset:
         return self.datasets[wildcards.dataset]
 
-    def reference(self, wildcards: Any) -> Shared[Features]:
+    def reference(self, wildcards: Any) -> Features:
         return self.features[f"{wildcards.dataset}/{wildcards.features}"]
+
+    def word(self, kind: Literal["datasets", "features"], name: str) -> str:
+        """GRID/NAME of a shared record, on a command line, in the first grid that has it."""
+        grids = (grid for grid in self.grids.values() if name in getattr(grid, kind))
+        return f"{next(grids).name}/{name}"
 
     def pattern(self, kind: str, imported: bool) -> str:
         """A pattern of GRID/NAME for all models or guides that are imported, or for the others."""

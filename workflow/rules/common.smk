@@ -1,7 +1,6 @@
 """The grids and wildcard patterns; psld/grid/workflow.py lists what each job reads and makes."""
 
 import sys
-from itertools import chain
 
 from psld.config.messages import in_one_line
 from psld.grid.workflow import Workflow
@@ -12,9 +11,11 @@ if workflow.is_main_process:
     # Here, because jobs need none of what this imports.
     from psld.data.preparation import notes_on_prepared
 
-    notes = (notes_on_prepared(each.word, each.record.settings) for each in GRIDS.datasets.values())
-    for line in chain(GRIDS.left_out, *notes):
+    for line in GRIDS.left_out:
         print(line, file=sys.stderr)
+    for name, dataset in GRIDS.datasets.items():
+        for line in notes_on_prepared(GRIDS.word("datasets", name), dataset.settings):
+            print(line, file=sys.stderr)
 
 
 wildcard_constraints:

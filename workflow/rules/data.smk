@@ -18,8 +18,8 @@ rule prepare:
     conda:
         "../../envs/prepare.yaml"
     params:
-        dataset=lambda w, output: GRIDS.dataset(w).word,
-        record=lambda w: GRIDS.dataset(w).record.job.digest,
+        dataset=lambda w, output: GRIDS.word("datasets", w.dataset),
+        record=lambda w: GRIDS.dataset(w).job.digest,
     shell:
         "python -m psld prepare dataset={params.dataset:q} record={params.record:q} > {log:q} 2>&1"
 
@@ -37,8 +37,8 @@ rule train_extractor:
     conda:
         "../../envs/evaluate.yaml"
     params:
-        features=lambda w, output: GRIDS.reference(w).word,
-        record=lambda w: GRIDS.reference(w).record.extractor_job.digest,
+        features=lambda w, output: GRIDS.word("features", f"{w.dataset}/{w.features}"),
+        record=lambda w: GRIDS.reference(w).extractor_job.digest,
     shell:
         "python -m psld train_extractor features={params.features:q} record={params.record:q} > {log:q} 2>&1"
 
@@ -48,7 +48,7 @@ rule reference:
     input:
         images=ancient("data/{dataset}.h5"),
         digest="data/{dataset}.digest",
-        extractor=lambda w: GRIDS.reference(w).record.extractor_manifests,
+        extractor=lambda w: GRIDS.reference(w).extractor_manifests,
     output:
         features="features/{dataset}/{features}/reference/features.safetensors",
         manifest="features/{dataset}/{features}/reference/manifest.json",
@@ -57,7 +57,7 @@ rule reference:
     conda:
         "../../envs/evaluate.yaml"
     params:
-        features=lambda w, output: GRIDS.reference(w).word,
-        record=lambda w: GRIDS.reference(w).record.reference_job.digest,
+        features=lambda w, output: GRIDS.word("features", f"{w.dataset}/{w.features}"),
+        record=lambda w: GRIDS.reference(w).reference_job.digest,
     shell:
         "python -m psld reference features={params.features:q} record={params.record:q} > {log:q} 2>&1"
