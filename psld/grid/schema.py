@@ -52,10 +52,7 @@ class TrainedEntry(Settings):
 
 
 class Seeds(Settings):
-    """Seeds that multiply a grid's models and cells; the first of each keeps the plain names.
-
-    With the further seed S a model is MODEL-seedS, and a sampler is SAMPLER-seedS.
-    """
+    """Seeds that multiply a grid's models and cells, named by `seeded`."""
 
     training: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """`training.seed` of each model that the grid trains; if there is none, its own."""
@@ -85,7 +82,7 @@ def _check_known(what: str, name: str, known: Iterable[str]) -> None:
 
 
 def seeded(name: str, seed: int, first: int) -> str:
-    """Return the name of a model or a sampler with a seed: the first one keeps the plain name."""
+    """Return the name of a model or a sampler with a seed; the first seed keeps the plain name."""
     return name if seed == first else f"{name}-seed{seed}"
 
 
@@ -153,14 +150,9 @@ class GridFile(Settings):
 
     @model_validator(mode="after")
     def _names_are_plain(self) -> "GridFile":
-        named: dict[str, Iterable[str]] = {
-            "model": self.models,
-            "guide": self.guides,
-            "sampler": [*self.samplers, *self.budgets],
-            "table": self.tables,
-            "figure": self.figures,
-        }
-        for kind, names in named.items():
+        samplers = [*self.samplers, *self.budgets]
+        named = {"model": self.models, "guide": self.guides, "sampler": samplers}
+        for kind, names in (named | {"table": self.tables, "figure": self.figures}).items():
             for name in names:
                 check_name(kind, name)
         others = [name for name, guide in self.guides.items() if guide.of or guide.weights]
@@ -213,8 +205,7 @@ class GridFile(Settings):
     @cached_property
     def shown(self) -> dict[str, list[list[Shown]]]:
         """What the entries of each table show, row by row. Raises ValueError if one has no cell."""
-        tables = self.tables.items()
-        return {name: table.shown(self.metric, self.samples) for name, table in tables}
+        return {name: table.shown(self._defaults) for name, table in self.tables.items()}
 
     @cached_property
     def cells_shown(self) -> dict[Shown, None]:
@@ -224,7 +215,11 @@ class GridFile(Settings):
 
     @cached_property
     def pairs(self) -> list[list[tuple[str, Shown, Shown]]]:
-        return [claim.pairs(self.metric, self.samples) for claim in self.claims]
+        return [claim.pairs(self._defaults) for claim in self.claims]
+
+    @property
+    def _defaults(self) -> Shown:
+        return Shown(metric=self.metric, samples=self.samples, show="value")
 
     def overrides(self, model: str) -> tuple[str, ...]:
         """Return all overrides of a model; those of another grid's model are already complete."""

@@ -65,10 +65,7 @@ class Row(Line):
 
 
 def merged(parts: Iterable[Shown], fields: dict[str, str], where: str) -> Shown:
-    """Return what some parts show together; the last one counts.
-
-    Raises ValueError, with `where`, if a part is missing or has a placeholder that is not a field.
-    """
+    """Return what some parts show together; the last one counts. Raises ValueError if one lacks."""
     keys = list(Shown.model_fields)
     values = {key: v for part in parts for key in keys if (v := getattr(part, key)) is not None}
     values = fill(values, fields)
@@ -124,15 +121,11 @@ class Table(Settings):
     rows: tuple[Row, ...] = Field(min_length=1)
     columns: tuple[Column, ...] = Field(min_length=1)
 
-    def shown(self, metric: str, samples: int) -> list[list[Shown]]:
-        """Return what the entries show, row by row: metric and samples are the grid's defaults.
-
-        Raises ValueError if one names no cell.
-        """
-        shared = Shown(metric=metric, samples=samples, show="value"), self.cell
+    def shown(self, defaults: Shown) -> list[list[Shown]]:
+        """Return what the entries show, row by row. Raises ValueError if one names no cell."""
 
         def entry(row: Row, column: Column) -> Shown:
-            parts = (*shared, row, column)
+            parts = (defaults, self.cell, row, column)
             if row.literature:
                 return Shown(show=[part.show for part in parts if part.show][-1])
             where = f"table {self.title!r}, row {row.label}, column {column.label}"
@@ -170,13 +163,11 @@ class Claim(Settings):
     cell: Shown = Shown()
     over: dict[str, tuple[str | int | float, ...]] = Field(default_factory=dict)
 
-    def pairs(self, metric: str, samples: int) -> list[tuple[str, Shown, Shown]]:
+    def pairs(self, defaults: Shown) -> list[tuple[str, Shown, Shown]]:
         """Return the values of each comparison's lists, and both sides, the smaller one first.
 
-        Metric and samples are the grid's defaults. Raises ValueError if the sides cannot be
-        compared.
+        Raises ValueError if the sides cannot be compared.
         """
-        defaults = Shown(metric=metric, samples=samples, show="value")
         where, pairs = f"claim {self.claim!r}", []
         for values in product(*self.over.values()):
             fields = dict(zip(self.over, map(str, values), strict=True))

@@ -1,9 +1,8 @@
 """Certificates: everything that a grid's tables are computed from, and its verification.
 
 A certificate is a folder with the files of a project under their usual paths, the resolved grid,
-and the SHA-256 of each file; or a zip of it. To verify it is to compute its results and tables
-again, with the code that evaluates and tabulates, to compare them, and to compare grid and
-reference with those of the reader.
+and the SHA-256 of each file; or a zip of it. To verify it, compute its results and tables again,
+with the code that evaluates and tabulates, and compare.
 """
 
 import csv
@@ -57,8 +56,7 @@ UNKNOWN = "not recomputed"
 def certify(grid: Grid, path: Path) -> int:
     """Write the certificate of a grid's evaluated cells, and return the number of these cells.
 
-    The working directory is the project. Raises UserError if files are missing or do not belong
-    together, or if there are no results with the grid's settings.
+    Raises UserError if files are missing or do not belong together, or if there are no results.
     """
     cells, loaded, files = 0, {}, []
     for cell in filter(lambda cell: Path(cell.result).exists(), grid.measured_cells):
@@ -135,7 +133,9 @@ def verify(
         if path.is_file():
             _unpack(path, folder / "files")
         with chdir(path if path.is_dir() else folder / "files"):
-            _check_files()
+            for name, sha256 in _index(Path(), files_in(Path())).items():
+                if sha256_of_file(name) != sha256:
+                    raise UserError(f"{name}: changed: its SHA-256 is not that in {INDEX}")
             verified = _verify(folder / "results", references)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file: {error.filename}") from None
@@ -195,11 +195,9 @@ def _verify(root: Path, references: list[LoadedReference], measure: bool = True)
             wrong += (f"{path}: {entry.label}: {each}" for each in found)
             if not entry.row.literature:
                 tables[name]["different" if found else _basis(entry, fixed, taken)] += 1
-    notes, real = [], {}
-    unknown = sum(checked[UNKNOWN] for checked in tables.values())
-    missing = (
-        [f"{unknown} numbers cannot be recomputed: evaluate with keep=2048"] if unknown else []
-    )
+    notes, missing, real = [], [], {}
+    if unknown := sum(checked[UNKNOWN] for checked in tables.values()):
+        missing.append(f"{unknown} numbers cannot be recomputed: evaluate with keep=2048")
     for (folder, _), (features, manifest) in loaded.items():
         alike = [each for each in references if each[1].kind == manifest.kind]
         found = [d for yours in alike for d in reference_differences(yours, features, manifest)]
@@ -240,21 +238,13 @@ def _basis(entry: Entry, fixed: int | None, taken: set[str]) -> str:
     """Return what the number of an entry was computed from."""
     if entry.value is None:
         return "not run"
+    basis = "recomputed from features"
     if not NUMBER_KINDS[entry.show].from_features:
         given = fixed and entry.show == "nfe"
         basis = "given by the sampler's settings" if given else "counted by the certificate's maker"
     elif any(result.record in taken for result in entry.results):
         return UNKNOWN
-    else:
-        basis = "recomputed from features"
     return f"{basis}, seeds missing" if entry.missing_seeds else basis
-
-
-def _check_files() -> None:
-    """Raise UserError if a file in the working directory is not as the index has it."""
-    for name, sha256 in _index(Path(), files_in(Path())).items():
-        if sha256_of_file(name) != sha256:
-            raise UserError(f"{name}: changed: its SHA-256 is not that in {INDEX}")
 
 
 def _index(folder: Path, names: Iterable[str]) -> dict[str, str]:
@@ -266,15 +256,14 @@ def _index(folder: Path, names: Iterable[str]) -> dict[str, str]:
 
 
 def _unpack(path: Path, folder: Path) -> None:
-    """Unpack a zip. Raises UserError, before it does, if its index does not fit or it is a bomb."""
+    """Unpack a zip, unless its index does not fit or it is a bomb: then raise UserError."""
     with zipfile.ZipFile(path) as archive:
         entries = [entry for entry in archive.infolist() if not entry.is_dir()]
         size, names = sum(e.file_size for e in entries), Counter(e.filename for e in entries)
         if size > max(LARGEST, path.stat().st_size):
             raise UserError(f"has {size:,} bytes when unpacked; unpack it and verify the folder")
-        for name, count in names.items():
-            if count > 1:
-                raise UserError(f"{name}: {count} entries of this name")
+        if twice := [name for name in names if names[name] > 1]:
+            raise UserError(f"{twice[0]}: {names[twice[0]]} entries of this name")
         archive.extract(INDEX, folder)
         _index(folder, names)
         archive.extractall(folder)  # leaves out each `..` of a name

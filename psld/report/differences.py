@@ -1,7 +1,4 @@
-"""The comparisons of a certificate: with what is computed again, with a grid, with references.
-
-And among its own features, of which none should be there twice.
-"""
+"""The comparisons of a certificate: with what is computed again, a grid, references, itself."""
 
 import math
 from collections import Counter
@@ -87,10 +84,7 @@ def parts_of(grid: Grid) -> dict[str, Any]:
 def reference_differences(
     yours: LoadedReference, features: Reference | None, manifest: ReferenceManifest
 ) -> Iterator[str]:
-    """Yield where a certificate's reference differs from the reader's by more than rounding.
-
-    `features` is None if the certificate has only the manifest.
-    """
+    """Yield where a certificate's reference differs from the reader's by more than rounding."""
     facts = {"dataset_digest", "images", "extractor_digest", "extractor_test_accuracy"}
     pair = (each.model_dump(include=facts) for each in (yours[1], manifest))
     found = list(differences(*pair, word="in yours"))
@@ -125,10 +119,7 @@ def rows_of(features: Tensor) -> list[int]:
 
 
 def equal_features(rows: Mapping[str, list[int]]) -> Iterator[str]:
-    """Yield which sets of images share features exactly, and which repeat their own.
-
-    Images of other settings have other features, up to a few. `rows` has `rows_of` of each set.
-    """
+    """Yield which sets of images, with these `rows_of`, share features exactly or repeat theirs."""
     owners: dict[int, str] = {}
     for name, hashes in rows.items():
         different = set(hashes)

@@ -124,7 +124,7 @@ class Panel:
     title: str
     axis: object  # adjacent panels with the same one share their y axis
     y_label: str
-    curves: Sequence[Curve]
+    curves: list[Curve]
     levels: dict[str, float] = field(default_factory=dict)  # reference values by name
 
 
@@ -151,9 +151,8 @@ def _panels(
 
     `x_value` maps a cell and its network evaluations to its x.
     """
-    papers = paper_values(grid)
+    papers, panels = paper_values(grid), []
     several_datasets = len({group.dataset for group in groups}) > 1
-    panels = []
     for group in groups:
         curves, levels = [], {}
         for name, entries in group.lines.items():
@@ -161,10 +160,9 @@ def _panels(
             for entry in (entry.read() for entry in entries):
                 interval = entry.interval
                 if interval and interval.value > 0:  # the axis is logarithmic
-                    x = x_value(entry.cell, entry.nfe)
+                    x, first = x_value(entry.cell, entry.nfe), entry.results[0]
                     ours.append((x, interval.value))
                     bars.append((x, interval.low, interval.high))
-                    first = entry.results[0]
                     levels = {"noise": first.noise, "test split": first.floor}
                 printed = papers.get(entry.number, {})
                 steps = getattr(entry.cell.sampler.settings, "steps", None)
@@ -198,20 +196,19 @@ def _logarithmic_gamma(axes: Axes, gammas: list[float]) -> None:
 
 def _plot_training(grid: Grid) -> Figure:
     looks = model_looks(grid)
-    curves: dict[tuple[str, str], list[Curve]] = {}
-    for name in trained_models(grid):
-        path = Path(grid.models[name].folder, HISTORY)
+    panels: dict[tuple[str, str], Panel] = {}
+    for model in (grid.models[name] for name in trained_models(grid)):
+        path = Path(model.folder, HISTORY)
         entries = TrainingHistory.read(path).entries if path.exists() else []
         if points := thinned([(entry.step, entry.loss) for entry in entries]):
-            settings = grid.models[name].settings
-            loss = "loss of the image" if settings.serves_every_process else "loss of the noise"
-            curve = Curve(name, looks[name], points)
-            curves.setdefault((loss, grid.models[name].dataset), []).append(curve)
-    by_loss = sorted(curves.items(), key=lambda each: each[0][0], reverse=True)
-    panels = [Panel(dataset, loss, loss, lines) for (loss, dataset), lines in by_loss]
+            target = "image" if model.settings.serves_every_process else "noise"
+            panel = Panel(model.dataset, target, f"loss of the {target}", [])
+            panel = panels.setdefault((target, model.dataset), panel)
+            panel.curves.append(Curve(model.name, looks[model.name], points))
     if not panels:
         raise UserError(f"models/{grid.name}: nothing of grid {grid.name} to plot yet")
-    return _draw_panels(panels, "training step", lambda axes, _: axes.set_xscale("log"))
+    by_loss = sorted(panels.values(), key=lambda panel: panel.y_label, reverse=True)
+    return _draw_panels(by_loss, "training step", lambda axes, _: axes.set_xscale("log"))
 
 
 def thinned(points: Points) -> Points:

@@ -25,7 +25,6 @@ from psld.grid.cells import Cell, Grid
 from psld.grid.figures import all_figures
 from psld.grid.rows import csv_line, paper_values, read_table
 from psld.metrics.results import CellResult, CellResults
-from psld.metrics.settings import Measurement
 from psld.report.table import table_text
 from psld.sampling.shards import Shard, shard_path
 from psld.training.manifest import HISTORY, WANDB, TrainingHistory, is_exported
@@ -52,7 +51,7 @@ VALUES = ("nfe", "images", "paper", "class_accuracy", "sampling_seconds")
 
 
 def sync(runs: Path, grid: Grid | None, settings: WandbSettings) -> None:
-    """Upload the trainings in the run directories `runs`, and the results of `grid`.
+    """Upload the trainings below `runs`, and the results of `grid`.
 
     Raises UserError if nobody is logged in, and RunError if uploads failed; the others are made.
     """
@@ -165,7 +164,7 @@ def result_runs(grid: Grid) -> Iterator[ResultRun]:
         for measurement in cell.measurements:
             if result := CellResults.find(cell.result, measurement.digest(cell.digest)):
                 paper = papers.get((cell, measurement), {}).get("value")
-                yield _evaluation_run(cell, measurement, result, paper, images)
+                yield _evaluation_run(cell, result, paper, images)
     for name in grid.file.tables:
         yield from _table_runs(grid, name)
     pictures = {name: Path(f"{grid.figure(name)}.png") for name in all_figures(grid)}
@@ -174,14 +173,10 @@ def result_runs(grid: Grid) -> Iterator[ResultRun]:
 
 
 def _evaluation_run(
-    cell: Cell,
-    measurement: Measurement,
-    result: CellResult,
-    paper: float | None,
-    images: dict[str, np.ndarray],
+    cell: Cell, result: CellResult, paper: float | None, images: dict[str, np.ndarray]
 ) -> ResultRun:
     """Return the run of a metric: its value under its own name, the cost, and the settings."""
-    metric = measurement.metric
+    metric = result.metric["name"]
     config = {
         **result.model.settings,  # under the same keys as in trainings
         "model": cell.model.name,
@@ -192,21 +187,17 @@ def _evaluation_run(
         "git_revision": result.git_revision,
         "versions": result.versions,
     }
-    identity = cell.name, metric.name, measurement.samples
-    options = _named(cell.grid, "evaluate", cell.name, *identity) | {
+    options = _named(cell.grid, "evaluate", cell.name, cell.name, metric, result.samples) | {
         "config": config,
-        "tags": (cell.model.dataset, metric.name),  # runs with the same tags are comparable
+        "tags": (cell.model.dataset, metric),  # runs with the same tags are comparable
     }
+    costs = {"nfe", "sampling_seconds", "sampling_device"}
     values = {
-        metric.name: result.value,
+        metric: result.value,
         "paper": paper,
         "class_accuracy": result.class_accuracy and result.class_accuracy.value,
-        "floor": result.floor,
-        "noise": result.noise,
         "images": result.samples,
-        "nfe": result.nfe,
-        "sampling_seconds": result.sampling_seconds,
-        "sampling_device": result.sampling_device,
+        **result.model_dump(include={"floor", "noise"} | costs),
     }
     return ResultRun(options, {k: v for k, v in values.items() if v is not None}, images)
 
