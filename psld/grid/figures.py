@@ -237,15 +237,15 @@ def nfe_lines(grid: Grid) -> list[LineGroup]:
 
 def gamma_lines(grid: Grid) -> list[LineGroup]:
     """Return lines of cells of models that differ only in Γ, one line for each budget."""
-    alike: dict[str, list[Entry]] = {}
-    for entry in sorted(distances(grid), key=lambda entry: _cost(entry.cell)):
-        model = entry.cell.model.settings.model()
+    alike: dict[str, set[str]] = {}
+    for name in grid.file.models:
+        model = grid.models[name].settings.model()
         settings = model.identity() | {"process": model.process.model_dump(mode="json")}
         if settings["process"].pop("gamma", None) is not None:
-            alike.setdefault(digest_of(settings), []).append(entry)
-    groups = []
-    for entries in alike.values():
-        for group in _line_groups(entries, _budget):
+            alike.setdefault(digest_of(settings), set()).add(name)
+    groups, entries = [], sorted(distances(grid), key=lambda entry: _cost(entry.cell))
+    for models in alike.values():
+        for group in _line_groups([e for e in entries if e.cell.model.name in models], _budget):
             lines = group.lines.items()
             group.lines = {n: line for n, line in lines if len(line) >= LEAST_FRICTIONS}
             groups += [group] if group.lines else []

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import chain, repeat
-from pathlib import Path
-from typing import Literal, get_args
+from pathlib import Path, PurePath
+from typing import Any, Literal, get_args
 
 from psld.grid.cells import Cell, Grid
 from psld.grid.entries import LEAST_TRAININGS, Entry, Rank
@@ -17,6 +17,7 @@ from psld.metrics.comparison import Difference, holm
 from psld.metrics.estimate import CONFIDENCE
 from psld.metrics.results import Show
 from psld.metrics.settings import Measurement
+from psld.sampling.settings import sampler_content
 
 
 @cache
@@ -196,3 +197,41 @@ def read_claims(grid: Grid, root: Path = Path()) -> Iterator[Comparison]:
         p_values = holm([each.difference.p_value if each.difference else 1.0 for each in compared])
         for each, p_value in zip(compared, p_values, strict=True):
             yield replace(each, p_value=p_value)
+
+
+# -- what decides a grid's numbers -----------------------------------------------------------------
+
+UNCOMPARED = {"title", "question", "gallery", "figures", "batch_size", "shards_per_job"}
+UNCOMPARED |= {"caption", "footnotes"}
+"""Keys of a grid, and of its tables, that decide no number."""
+
+RESOLVED = {"defaults", "metric", "samples", "models", "guides", "samplers", "tables"}
+RESOLVED |= {"cell", "rows", "columns"}
+"""Those that are compared by what they resolve to."""
+
+
+def parts_of(grid: Grid) -> dict[str, Any]:
+    """Return everything that decides a grid's numbers and verdicts, by the names of its parts."""
+    file = grid.file
+    parts = {"grid": file.model_dump(mode="json", exclude=UNCOMPARED | RESOLVED)}
+    for kind, records in (("models", grid.models), ("guides", grid.guides)):
+        for name, record in records.items():
+            process = record.settings.process.model_dump(mode="json")
+            identity = record.settings.model().identity()
+            checkpoint = record.checkpoint and PurePath(record.checkpoint).name
+            parts[f"{kind}.{name}"] = identity | {"process": process, "checkpoint": checkpoint}
+    for name, sampler in grid.samplers.items():
+        parts[f"samplers.{name}"] = sampler_content(sampler.settings) | {"guide": sampler.guide}
+    for name, metric in grid.metrics.items():
+        parts[f"metrics.{name}"] = metric.identity()
+    for name, dataset in grid.datasets.items():
+        parts[f"datasets.{name}"] = dataset.settings.dataset.preparation()
+    for name, table in file.tables.items():
+        parts[f"tables.{name}"] = table.model_dump(mode="json", exclude=UNCOMPARED | RESOLVED)
+        for entry in entries_in(grid, name):
+            key = f"tables.{name}: {entry.label}"
+            while key in parts:  # rows may have equal labels
+                key += " (again)"
+            row = entry.row.model_dump(include={"source", "literature"})
+            parts[key] = {"paper": entry.paper, **entry.shown.model_dump(), **row}
+    return parts

@@ -6,17 +6,18 @@ with the code that evaluates and tabulates, and compare.
 """
 
 import csv
+import math
 import os
 import shutil
 import zipfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import chdir
 from dataclasses import replace
 from itertools import chain, zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -25,32 +26,32 @@ from psld.config.settings import write_record
 from psld.grid.cache import grid_as_json, grid_from_json, load_grid
 from psld.grid.cells import Cell, Grid
 from psld.grid.entries import Entry
-from psld.grid.rows import as_csv, read_table
+from psld.grid.rows import as_csv, parts_of, read_table
 from psld.metrics.evaluation import Gathered, Loaded, load_kept, recompute
-from psld.metrics.reference_folder import FEATURES, load_reference
+from psld.metrics.measure import Reference
+from psld.metrics.reference_folder import FEATURES, ReferenceManifest, load_reference
 from psld.metrics.results import NUMBER_KINDS, CellResults
-from psld.report.differences import (
-    LoadedReference,
-    differences,
-    equal_features,
-    parts_of,
-    reference_differences,
-    rows_of,
-)
 from psld.sampling.settings import ShardRecord, classes_in_turn
 from psld.utils.errors import PSLDError, UserError, reraise_fault
 from psld.utils.files import atomic_path, read_json, sha256_of_file, write_json, write_text
 
 GRID = "grid.json"
-
 INDEX = "certificate.json"
 """The file with the SHA-256 of every other one."""
 
 LARGEST = 2 << 30
 """The most bytes that a zip may unpack to if it is smaller itself. Ours are not compressed."""
 
+ROUNDING = 1e-6
+"""The largest relative difference of a recomputed number: other machines round differently."""
+
+FEATURE_ROUNDING = 1e-4
+"""The largest `relative_distance` of two references (docs/notes/intervals.md)."""
+
 UNKNOWN = "not recomputed"
 """The basis of a number whose features are not in the certificate."""
+
+LoadedReference = tuple[Reference, ReferenceManifest]
 
 
 def certify(grid: Grid, path: Path) -> int:
@@ -271,3 +272,78 @@ def _unpack(path: Path, folder: Path) -> None:
 
 def files_in(folder: Path) -> set[str]:
     return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+
+
+# -- comparisons -----------------------------------------------------------------------------------
+
+
+def differences(right: Any, stated: Any, key: str = "", word: str = "recomputed") -> Iterator[str]:
+    """Yield where two contents differ by more than rounding: `KEY is X, recomputed Y`."""
+    if isinstance(right, list) and isinstance(stated, list) and len(right) == len(stated):
+        right, stated = dict(enumerate(right)), dict(enumerate(stated))
+    if isinstance(right, dict) and isinstance(stated, dict):
+        for name in {**right, **stated}:
+            where = f"{key}.{name}".removeprefix(".")
+            yield from differences(right.get(name), stated.get(name), where, word)
+        return
+    try:
+        holds = math.isclose(float(right), float(stated), rel_tol=ROUNDING, abs_tol=1e-9)
+    except (TypeError, ValueError):
+        holds = right == stated
+    if not holds:
+        yield f"{key} is {_text(stated)}, {word} {_text(right)}"
+
+
+def _text(value: Any) -> str:
+    whole = {type(None): "absent", dict: "present"}.get(type(value)) or str(value)
+    return " ".join(whole.split())[:60]
+
+
+def reference_differences(
+    yours: LoadedReference, features: Reference | None, manifest: ReferenceManifest
+) -> Iterator[str]:
+    """Yield where a certificate's reference differs from the reader's by more than rounding."""
+    facts = {"dataset_digest", "images", "extractor_digest", "extractor_test_accuracy"}
+    pair = (each.model_dump(include=facts) for each in (yours[1], manifest))
+    found = list(differences(*pair, word="in yours"))
+    yield from found
+    if features is None or found:  # Features of another network cannot be compared.
+        return
+    right, stated = (_arrays(each) for each in (yours[0], features))
+    for name in {**right, **stated}:
+        distance = relative_distance(right.get(name), stated.get(name))
+        if not distance <= FEATURE_ROUNDING:  # NaN differs, too
+            limit = f"{FEATURE_ROUNDING:.0e} is allowed"
+            yield f"{name}: the distance from yours is {distance:.1e} of the spread, {limit}"
+
+
+def _arrays(reference: Reference) -> dict[str, Tensor]:
+    parts = {part: features for part, features in reference._asdict().items() if features}
+    return {f"{part}.{name}": x for part in parts for name, x in parts[part].tensors().items()}
+
+
+def relative_distance(yours: Tensor | None, stated: Tensor | None) -> float:
+    """Return ‖yours − stated‖ / ‖yours − mean‖ of features, n×d; infinity for other shapes."""
+    if yours is None or stated is None or yours.shape != stated.shape:
+        return math.inf
+    yours, stated = yours.double(), stated.double()
+    spread = (yours - yours.mean(dim=0)).norm().clamp(min=1e-30)
+    return ((yours - stated).norm() / spread).item()
+
+
+def rows_of(features: Tensor) -> list[int]:
+    """Return a hash of the features of each image, n×d."""
+    return [hash(row.tobytes()) for row in features.contiguous().numpy()]
+
+
+def equal_features(rows: Mapping[str, list[int]]) -> Iterator[str]:
+    """Yield which sets of images, with these `rows_of`, share features exactly or repeat theirs."""
+    owners: dict[int, str] = {}
+    for name, hashes in rows.items():
+        different = set(hashes)
+        if len(different) < len(hashes):
+            yield f"{name}: {len(hashes) - len(different)} of {len(hashes)} repeat another"
+        shared = Counter(owners[row] for row in hashes if row in owners)
+        for other, count in shared.items():
+            yield f"{name}: {count} of {len(hashes)} are exactly those of {other}"
+        owners |= dict.fromkeys(different - owners.keys(), name)
