@@ -16,7 +16,6 @@ from psld.grid.entries import STATUSES, Entry, Status
 from psld.grid.figures import FIRST, GridFigure, all_figures
 from psld.grid.rows import read_claims, read_table
 from psld.metrics.results import CellResult, CellResults
-from psld.metrics.settings import Measurement
 from psld.report.table import (
     RANKS,
     TEMPLATES,
@@ -111,13 +110,11 @@ def _best_text(grid: Grid, tables: dict[str, list[list[Entry]]]) -> TableText:
     lines = []
     for name, rows in tables.items():
         for column in zip(*rows, strict=True):
-            alike: dict[tuple[str, Measurement], list[Entry]] = {}
-            for entry in column:
-                if entry.rank and entry.rank.name in RANKS:
-                    alike.setdefault(entry.axis, []).append(entry)
-            for entries in alike.values():
-                best = next(entry for entry in entries if entry.rank.name == "best")
-                others = [", ".join(e.row.label) for e in entries if e.number != best.number]
+            ranked = [entry for entry in column if entry.rank and entry.rank.name in RANKS]
+            for axis in dict.fromkeys(entry.axis for entry in ranked):
+                alike = [entry for entry in ranked if entry.axis == axis]
+                best = next(entry for entry in alike if entry.rank.name == "best")
+                others = [", ".join(e.row.label) for e in alike if e.number != best.number]
                 place = [grid.file.tables[name].title, best.column, ", ".join(best.row.label)]
                 lines.append([*place, our_text(best), "; ".join(others) or "–"])
     columns = ["table", "column", "best as measured", "value", "cannot be told from it"]
