@@ -83,7 +83,7 @@ test-slurm: $(INSTALLED) ## Start a real Slurm cluster of four nodes here and ru
 test-gpu: $(INSTALLED) ## Run the tests on this machine's GPU, the whole demo last, in 20 minutes at most
 	$(RUN) timeout 1200 python -m pytest tests/gpu -rs
 
-fuzz: $(INSTALLED) ## Give the readers of files many damaged inputs, and print their number
+fuzz: $(INSTALLED) ## Give the readers of files many damaged inputs
 	$(RUN) python -m pytest tests/fuzz --hypothesis-profile=fuzz
 
 test-wheel: $(INSTALLED) ## Build the wheel and use it in a fresh environment, outside the checkout

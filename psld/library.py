@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from psld.config.settings import quoted
-from psld.data.picture import save_images
+from psld.data.images import save_images
 from psld.data.store import to_uint8
 from psld.diffusion.denoiser import SeesImages, StraightDenoiser
 from psld.diffusion.loop import Inpainting

@@ -5,15 +5,15 @@ import math
 from psld.commands.entry import entry_point
 from psld.metrics import evaluation
 from psld.metrics.classifier import make_extractor
-from psld.metrics.command_settings import (
+from psld.metrics.estimate import EXTRAPOLATED_FROM, Interval, combined
+from psld.metrics.reference_folder import make_reference
+from psld.metrics.results import CellResult, CellResults
+from psld.metrics.settings import (
     EvaluateImagesSettings,
     EvaluateSettings,
     ReferenceSettings,
     TrainExtractorSettings,
 )
-from psld.metrics.estimate import EXTRAPOLATED_FROM, Interval, combined
-from psld.metrics.reference_folder import make_reference
-from psld.metrics.results import CellResult, CellResults
 from psld.utils.device import use_device
 
 

@@ -1,7 +1,7 @@
 """Commands of a trained model: its samples, and its likelihood."""
 
 from psld.commands.entry import entry_point
-from psld.metrics.command_settings import LikelihoodCommandSettings
+from psld.metrics.settings import LikelihoodCommandSettings
 from psld.sampling.sample import sample_range
 from psld.sampling.settings import SampleSettings, SamplingRun
 from psld.training.hub import with_fetched_model
@@ -40,5 +40,5 @@ def likelihood(settings: LikelihoodCommandSettings) -> None:
     from psld.metrics.likelihood import measure_likelihood  # Jobs that sample do without it.
 
     result = measure_likelihood(with_fetched_model(settings))
-    mean, margin = result.bits_per_dimension, result.interval.half_width
+    mean, margin = result.bits_per_dimension, (result.high - result.low) / 2
     print(f"wrote {settings.output}: {mean:.4f} ± {margin:.4f} bits per dimension")

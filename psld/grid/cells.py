@@ -9,8 +9,7 @@ from psld.diffusion.samplers import DigitsMask, InpaintingGuidance
 from psld.grid.records import Dataset, Features, Guide, Job, Model, Sampler, dataset_digest
 from psld.grid.schema import GridFile, seeded
 from psld.grid.tables import Shown
-from psld.metrics.command_settings import EvaluateSettings
-from psld.metrics.settings import Measurement, MetricSettings
+from psld.metrics.settings import EvaluateSettings, Measurement, MetricSettings
 from psld.sampling.settings import SampleSettings, images_digest, record_path, shards_needed
 from psld.utils.arguments import as_words
 from psld.utils.errors import UserError

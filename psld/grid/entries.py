@@ -9,10 +9,25 @@ from typing import Literal, NamedTuple, get_args
 
 from psld.grid.cells import Cell
 from psld.grid.tables import Band, Row, Shown
-from psld.metrics import comparison
-from psld.metrics.comparison import Difference
-from psld.metrics.estimate import Estimate, Interval, averaged, combined, pooled, spread
-from psld.metrics.results import NUMBER_KINDS, CellResult, CellResults, Show
+from psld.metrics.estimate import (
+    Difference,
+    Estimate,
+    Interval,
+    averaged,
+    combined,
+    paired_difference,
+    pooled,
+    spread,
+    unpaired_difference,
+)
+from psld.metrics.results import (
+    NUMBER_KINDS,
+    CellResult,
+    CellResults,
+    Show,
+    place_in_band,
+    samples_to_decide,
+)
 from psld.metrics.settings import Measurement
 
 LEAST_TRAININGS = 3
@@ -118,7 +133,7 @@ class Entry:
 
     @property
     def values(self) -> list[float]:
-        return [float(result.number(self.show)) for result in self.results]
+        return [float(NUMBER_KINDS[self.show].read(result)) for result in self.results]
 
     @property
     def value(self) -> float | None:
@@ -164,7 +179,7 @@ class Entry:
         """
         by_noise: dict[int, list[Estimate]] = {}
         for result in self.results:
-            number = result.number(self.show)
+            number = NUMBER_KINDS[self.show].read(result)
             if isinstance(number, Estimate):
                 noise = -1 if self.is_inpainted else result.seed
                 by_noise.setdefault(noise, []).append(number)
@@ -212,7 +227,7 @@ class Entry:
             drawn = Difference(self.value - other.value, (), paired=False)
         else:
             paired = self._noise == other._noise and a.block_samples == b.block_samples
-            compared = comparison.paired_difference if paired else comparison.unpaired_difference
+            compared = paired_difference if paired else unpaired_difference
             drawn = compared(a, b)
         return drawn.retrained(self.by_training, other.by_training)
 
@@ -274,7 +289,7 @@ class Entry:
         if self._judged is None:
             return "measured"
         inside, outside = VERDICTS[self.scope]
-        place = comparison.place_in_band(*self._judged)
+        place = place_in_band(*self._judged)
         return {"inside": inside, "outside": outside}.get(place, "undecided")
 
     @property
@@ -306,7 +321,7 @@ class Entry:
         interval, low, high = self._judged
         fixed = self.trained.interval.half_width if self.trained else 0.0
         samples = self.samples * len(self.results)
-        return comparison.samples_to_decide(interval, samples, low, high, fixed)
+        return samples_to_decide(interval, samples, low, high, fixed)
 
 
 def _complete(by_cell: dict[Cell, CellResult]) -> dict[Cell, CellResult]:

@@ -11,7 +11,7 @@ from psld.config.settings import Settings
 from psld.data.settings import PrepareSettings
 from psld.diffusion.samplers import SamplerSettings
 from psld.diffusion.settings import ProcessSettings
-from psld.metrics.command_settings import FeatureFolders, ReferenceSettings, TrainExtractorSettings
+from psld.metrics.settings import FeatureFolders, ReferenceSettings, TrainExtractorSettings
 from psld.sampling.settings import SamplingRun
 from psld.training.manifest import GuideManifest, ModelManifest, TrainedManifest, read_manifest
 from psld.training.settings import TrainGuideSettings, TrainSettings

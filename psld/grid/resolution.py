@@ -14,9 +14,8 @@ from psld.grid.figures import PLOTS
 from psld.grid.records import Dataset, Features, Guide, Model, Sampler
 from psld.grid.rows import entries_in
 from psld.grid.schema import GridFile, check_name
-from psld.metrics.command_settings import ReferenceSettings, TrainExtractorSettings
 from psld.metrics.results import NUMBER_KINDS
-from psld.metrics.settings import MetricSettings
+from psld.metrics.settings import MetricSettings, ReferenceSettings, TrainExtractorSettings
 from psld.sampling.named import sampler_in
 from psld.sampling.settings import SamplingRun, check_fit
 from psld.training.settings import TrainGuideSettings, TrainSettings

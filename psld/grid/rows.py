@@ -13,8 +13,7 @@ from typing import Any, Literal, get_args
 from psld.grid.cells import Cell, Grid
 from psld.grid.entries import LEAST_TRAININGS, Entry, Rank
 from psld.grid.tables import RECORDED, Column, Row, Shown, Table
-from psld.metrics.comparison import Difference, holm
-from psld.metrics.estimate import CONFIDENCE
+from psld.metrics.estimate import CONFIDENCE, Difference, holm
 from psld.metrics.results import Show
 from psld.metrics.settings import Measurement
 from psld.sampling.settings import sampler_content

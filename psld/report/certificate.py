@@ -27,8 +27,8 @@ from psld.grid.cache import grid_as_json, grid_from_json, load_grid
 from psld.grid.cells import Cell, Grid
 from psld.grid.entries import Entry
 from psld.grid.rows import as_csv, parts_of, read_table
-from psld.metrics.evaluation import Gathered, Loaded, load_kept, recompute
-from psld.metrics.measure import Reference
+from psld.metrics.evaluation import Loaded, recompute
+from psld.metrics.features import Gathered, Reference, load_kept
 from psld.metrics.reference_folder import FEATURES, ReferenceManifest, load_reference
 from psld.metrics.results import NUMBER_KINDS, CellResults
 from psld.sampling.settings import ShardRecord, classes_in_turn

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from psld.data.picture import tiled
+from psld.data.images import tiled
 from psld.data.store import ImageStore
 from psld.grid.cells import Cell, Grid
 from psld.grid.figures import GridFigure, all_figures

@@ -20,7 +20,7 @@ import wandb_workspaces.reports.v2 as reports
 from wandb.apis.public import Run
 from wandb_workspaces.reports.v2.interface import Block, Panel
 
-from psld.data.picture import tiled
+from psld.data.images import tiled
 from psld.grid.cells import Cell, Grid
 from psld.grid.figures import all_figures
 from psld.grid.rows import csv_line, paper_values, read_table

@@ -37,7 +37,7 @@ def preview_samples(
 
     Returns no numbers.
     """
-    from psld.data.picture import save_images  # Most commands make no preview.
+    from psld.data.images import save_images  # Most commands make no preview.
 
     device = device_of(network)
     dataset = settings.dataset

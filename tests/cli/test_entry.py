@@ -30,15 +30,6 @@ def test_a_command_prints_its_config_and_does_nothing(words, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_printed_config_holds_the_overrides(tmp_path):
-    words = ("process=cld", "training.steps=7", "network.dropout=0.25", "name=x")
-    finished = call(tmp_path, "train", "--cfg", "job", *words)
-    printed = yaml.safe_load(succeeded(finished).stdout)
-    assert (printed["process"]["gamma"], printed["process"]["mass_inverse"]) == (0, 4)
-    assert (printed["training"]["steps"], printed["network"]["dropout"]) == (7, 0.25)
-    assert printed["output"] == "models/by-hand/x"
-
-
 @pytest.mark.parametrize("words", EVERY, ids=" ".join)
 def test_every_command_refuses_an_unknown_key(words, tmp_path):
     name, *rest = words
