@@ -12,7 +12,6 @@ from pydantic import Field
 
 from psld.commands.main import entry_point
 from psld.config.settings import Settings
-from psld.grid import paths
 from psld.grid.cache import load_grid
 from psld.grid.figures import all_figures
 from psld.grid.records import Guide, Model
@@ -88,7 +87,7 @@ def tabulate(settings: TabulateSettings) -> None:
     """
     if settings.output and settings.table is None:
         raise UserError("output: is for one table; add table=NAME")
-    from psld.report.formats import print_tables, write_table
+    from psld.report.table import print_tables, write_table
 
     grid = load_grid(settings.grid_name)
     if settings.table is None:
@@ -99,7 +98,7 @@ def tabulate(settings: TabulateSettings) -> None:
             f"table: {settings.table!r} is not in grid {settings.grid_name}; "
             f"there are: {', '.join(grid.file.tables)}"
         )
-    output = settings.output or paths.table(grid.name, settings.table)
+    output = settings.output or grid.table(settings.table)
     write_table(grid, settings.table, output)
     print(f"wrote {output}.csv, {output}.md, {output}.tex and {output}.html")
 
@@ -124,10 +123,11 @@ def figure(settings: FigureSettings) -> None:
     if settings.output and (settings.output.endswith("/") or Path(settings.output).is_dir()):
         raise UserError(f"output: {settings.output} is a folder; give a path without extension")
     from psld.report.figures import draw_figure
-    from psld.report.style import save
+    from psld.report.plots import save
 
-    drawn = draw_figure(load_grid(settings.grid_name), settings.figure)
-    save(drawn, settings.output or paths.figure(settings.grid_name, settings.figure))
+    grid = load_grid(settings.grid_name)
+    drawn = draw_figure(grid, settings.figure)
+    save(drawn, settings.output or grid.figure(settings.figure))
 
 
 class PageSettings(GridSettings):
@@ -146,7 +146,7 @@ def page(settings: PageSettings) -> None:
     from psld.report.page import results_page
 
     grid = load_grid(settings.grid_name)
-    output = settings.output or paths.page(grid.name)
+    output = settings.output or grid.page
     write_text(output, results_page(grid))
     print(f"Page: {output}")
 
@@ -167,7 +167,7 @@ def certify(settings: CertifySettings) -> None:
     from psld.report import certificate
 
     grid = load_grid(settings.grid_name)
-    output = settings.output or Path(paths.certificate(grid.name))
+    output = settings.output or Path(grid.certificate)
     cells, size = certificate.certify(grid, output), output.stat().st_size / 1e6
     print(f"wrote {output}: {cells} of {len(grid.measured_cells)} cells, {size:.1f} MB")
     print(f"SHA-256 {sha256_of_file(output)}")
@@ -197,7 +197,7 @@ def verify(settings: VerifySettings) -> None:
     import torch
 
     from psld.report import certificate
-    from psld.report.formats import print_tables
+    from psld.report.table import print_tables
 
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)  # On a busy machine, two threads took ten times as long.
@@ -242,7 +242,7 @@ def push(settings: PushSettings) -> None:
     files are checked first. The card replaces the repository's README.md.
     """
     from psld.library import load
-    from psld.report.model_card import model_card
+    from psld.report.page import model_card
     from psld.training import hub
     from psld.training.manifest import read_manifest
     from psld.training.start import START, load_start
@@ -275,15 +275,12 @@ def wandb(settings: WandbCommandSettings) -> None:
 
     Both need a login (`wandb login`, or WANDB_API_KEY).
     """
-    # wandb takes a second to import, so each verb imports only what it needs.
     grid = load_grid(settings.grid_name) if settings.grid_name else None
+    from psld.report.sync import sync, update_dashboard
+
     if settings.verb == "sync":
-        from psld.report.sync import sync
-
         sync(settings.runs, grid, settings.wandb)
+    elif grid is None:
+        raise UserError("psld wandb dashboard: which grid? add grid_name=NAME")
     else:
-        from psld.report.dashboard import update_dashboard
-
-        if grid is None:
-            raise UserError("psld wandb dashboard: which grid? add grid_name=NAME")
         print(update_dashboard(grid, settings.wandb))

@@ -126,7 +126,7 @@ def import_(settings: ImportFilesSettings) -> None:
     """
     grid = load_grid(settings.grid_name)
     records = (*grid.models.values(), *grid.guides.values())
-    import_files(settings, [each.settings for each in records if not each.is_trained_elsewhere])
+    import_files(settings, [each.settings for each in records if each.made_by])
 
 
 IMPORT = {
