@@ -86,7 +86,7 @@ test-gpu: $(INSTALLED) ## Run the tests on this machine's GPU, the whole demo la
 gpu-hour: ## Measure what waits for a GPU, in parts of less than ten minutes; the same command goes on
 	@$(RUN) python -m benchmarks.gpu_hour
 
-fuzz: $(INSTALLED) ## Give the readers of files many damaged inputs, and print their number
+fuzz: $(INSTALLED) ## Give the readers of files many damaged inputs
 	$(RUN) python -m pytest tests/fuzz --hypothesis-profile=fuzz
 
 test-wheel: $(INSTALLED) ## Build the wheel and use it in a fresh environment, outside the checkout

@@ -12,18 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from psld.metrics.comparison import Difference, holm, paired_difference, unpaired_difference
-from psld.metrics.distances import frechet_estimate
+from psld.metrics.distances import frechet_estimate, memorization, recall
 from psld.metrics.estimate import (
+    Difference,
     Estimate,
     Interval,
     averaged,
     combined,
+    holm,
+    paired_difference,
     spread,
     t_quantile,
+    unpaired_difference,
 )
 from psld.metrics.features import FeatureStatistics, share_estimate
-from psld.metrics.measure import memorization, recall
 
 D = 64
 MEAN = 0.1

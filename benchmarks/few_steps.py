@@ -34,9 +34,18 @@ from torch import Tensor
 
 import psld
 from psld.data.store import ImageStore, to_uint8
-from psld.metrics.comparison import Difference, paired_difference, unpaired_difference
 from psld.metrics.distances import frechet_estimate
-from psld.metrics.estimate import Estimate, Interval, averaged, combined, pooled, spread
+from psld.metrics.estimate import (
+    Difference,
+    Estimate,
+    Interval,
+    averaged,
+    combined,
+    paired_difference,
+    pooled,
+    spread,
+    unpaired_difference,
+)
 from psld.metrics.features import FeatureStatistics, batches_of, gather
 from psld.sampling.named import named_process
 from psld.training.manifest import ModelManifest, read_manifest

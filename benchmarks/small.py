@@ -18,12 +18,12 @@ from psld.grid.cache import load_grid
 from psld.grid.cells import Grid
 from psld.grid.entries import Entry
 from psld.grid.rows import distances
-from psld.metrics.comparison import paired_difference
+from psld.metrics.estimate import paired_difference
 
 TRAININGS = "small-seeds"
 FOUND_BY_THREE = 3.5
 """Standard deviations of retraining that three trainings against three find with 80 % power, as
-tests/metrics/test_coverage.py simulates it."""
+benchmarks/coverage.py simulates it."""
 GRIDS = ("small", TRAININGS)
 BUDGETS = (10, 25, 50, 100, 250)
 Pair = tuple[str, str]

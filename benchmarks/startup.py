@@ -21,12 +21,12 @@ REPEATS = 5
 UNTIL_WORK = """
 import gc
 gc.disable()  # as psld does while it imports
-import psld.commands.entry as entry
+import psld.commands.main as program
 from psld.grid.records import Job
 gc.enable()
 Job.check = lambda job: None  # No model is there.
-checked = entry.entry_point
-entry.entry_point = lambda *how, **more: lambda main: checked(*how, **more)(lambda settings: None)
+checked = program.entry_point
+program.entry_point = lambda *how, **more: lambda main: checked(*how, **more)(lambda settings: None)
 """
 RUN = "from psld.commands.main import main; main()"
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from psld.config.settings import quoted
-from psld.data.picture import save_images
+from psld.data.images import save_images
 from psld.data.store import to_uint8
 from psld.diffusion.denoiser import SeesImages, StraightDenoiser
 from psld.diffusion.loop import Inpainting
@@ -17,16 +17,18 @@ from psld.diffusion.score import Batching
 from psld.metrics.images import distance, evaluate, load_extractor, load_images
 from psld.networks.forward import forward_pass
 from psld.sampling.foreign import ForeignNetwork
-from psld.sampling.named import NamedProcess, named_process, named_sampler
-from psld.sampling.sample import ImageSampler, cell_sampler, with_start
-from psld.training.hub import fetched
-from psld.training.model import Model, build_process, load_guide, load_model
-from psld.utils.arguments import (
+from psld.sampling.named import (
+    NamedProcess,
     check_numbers,
     checked_seed,
     checked_shape,
     in_words_of_the_call,
+    named_process,
+    named_sampler,
 )
+from psld.sampling.sample import ImageSampler, cell_sampler, with_start
+from psld.training.hub import fetched
+from psld.training.model import Model, build_process, load_guide, load_model
 from psld.utils.device import choose_device, device_of
 from psld.utils.errors import UserError
 from psld.utils.randomness import ShardNoise
@@ -117,9 +119,8 @@ class LoadedModel(Model):
             steps: evaluations of the score per image; None uses the sampler's default. Each
                 evaluates the network once, or twice under classifier-free guidance.
             seed: equal seeds give equal images, up to rounding, on any device; None is a random
-                one, which is printed. Image i depends on n under rk45 alone, whose steps all images
-                share. Up to the command's shard_size it is the image i that psld sample makes from
-                this seed.
+                one, which is printed. Image i is that of psld sample, up to its shard_size, and
+                does not depend on n, but for rk45, whose steps all images share.
             label: a class by number or name, a list of which image i gets entry i mod its length,
                 or `cycle`, the list of all classes; needs a guide or a class-conditional model.
             guide: folder of a guide.
@@ -131,9 +132,8 @@ class LoadedModel(Model):
             batch_size: images per network evaluation; changes only speed and memory.
             raw: return float32 instead of bytes: images on [−1, 1], not clipped.
             progress: show a progress bar, in notebooks as a widget.
-            options: other settings of the sampler, such as striding or tolerance, with the values
-                of YAML: numbers, booleans, tuples or lists, None. A string is read as on the
-                command line.
+            options: other settings of the sampler, such as striding or tolerance: numbers,
+                booleans, lists, None. A string is read as on the command line.
 
         Returns:
             uint8 n×C×H×W on the CPU; float32 if raw.

@@ -54,35 +54,24 @@ PAGES = [
 ]
 
 
-@dataclass(frozen=True)
-class Instead:
-    """A command that cannot run here."""
-
-    command: str
-    """A pattern of the whole command."""
-    reason: str
-    runs: str
-    """What runs in its place, with the pattern's groups; `:` is nothing."""
-
-
-INSTEAD = [
-    Instead(r"(snakemake .*profiles/slurm.*)", "needs a cluster", r"\1 --dry-run"),
-    Instead(r"(snakemake .*(?<!cores) (all|rehearsal|table\d)\b.*)", "takes GPUs", r"\1 --dry-run"),
-    Instead(
-        r"psld (\w+) --multirun (hydra/launcher=site) .*",
-        "needs a cluster",
-        r"""python -c "from psld.config.compose import compose_whole as c; c('\1', ['\2'], '')" """,
+INSTEAD = {
+    # These need a cluster, or take GPUs.
+    r"(snakemake .*profiles/slurm.*)": r"\1 --dry-run",
+    r"(snakemake .*(?<!cores) (all|rehearsal|table\d)\b.*)": r"\1 --dry-run",
+    r"psld (\w+) --multirun (hydra/launcher=site) .*": (
+        r"""python -c "from psld.config.compose import compose_whole as c; c('\1', ['\2'], '')" """
     ),
-    Instead(r"psld .* hydra/sweeper=optuna .*", "needs another package", ":"),
-    Instead(r"cp -r ~/photos pictures", "the reader's", "cp -r ../downloads/flowers pictures"),
-    Instead(r"(snakemake .* mine)", "downloads Inception", r"\1 --dry-run"),
-    Instead(r"psld sample model=models/mine/.*", "its model is not trained", ":"),
-    Instead(r"s(batch|run|cancel|queue|info|acct)\b.*", "needs a cluster", ":"),
-    Instead(r"tmux .*", "needs a cluster", ":"),
-    Instead(r"wandb login\b.*", "needs an account", ":"),
-    Instead(r"(make|psld wandb) (sync|dashboard)\b.*", "needs an account", ":"),
-    Instead(r"source .venv/bin/activate", "set up already", ":"),
-]
+    r"(s(batch|run|cancel|queue|info|acct)|tmux)\b.*": ":",
+    # It downloads Inception; its model is not trained; it needs another package.
+    r"(snakemake .* mine)": r"\1 --dry-run",
+    r"psld sample model=models/mine/.*": ":",
+    r"psld .* hydra/sweeper=optuna .*": ":",
+    # They need an account.
+    r"(wandb login|(make|psld wandb) (sync|dashboard))\b.*": ":",
+    r"cp -r ~/photos pictures": "cp -r ../downloads/flowers pictures",
+    r"source .venv/bin/activate": ":",  # set up already
+}
+"""Patterns of commands that cannot run here, and what runs in their place; `:` is nothing."""
 
 SHRUNK = {
     "network/demo": {"base_channels": 8, "channel_multipliers": [1, 2]},
@@ -112,25 +101,22 @@ class Fence:
 
 
 def fences_of(text: str) -> list[Fence]:
-    """Every fence of a page. Raises ValueError for one that no test would look at."""
+    """Every fence of a page, and none that no test would look at."""
     fences = [Fence(*found) for found in re.findall(r"^```([^\n]*)\n(.*?)^```$", text, re.S | re.M)]
-    if text.count("```") != 2 * len(fences):
-        raise ValueError("a fence does not begin and end at the start of a line")
+    assert text.count("```") == 2 * len(fences), "a fence begins and ends at the start of a line"
     for fence in fences:
-        if fence.language not in ("sh", "yaml", "python", "diff", "text"):
-            raise ValueError(f"a fence of no known language: {fence.language!r}\n{fence.text}")
-        if fence.language == "diff" and not fence.path:
-            raise ValueError(f"a change of what?\n{fence.text}")
-        if fence.language == "text" and COMMAND.search(fence.text):
-            raise ValueError(f"commands belong into a fence of sh:\n{fence.text}")
+        assert fence.language in ("sh", "yaml", "python", "diff", "text"), fence
+        assert fence.path or fence.language != "diff", f"a change of what?\n{fence.text}"
+        is_output = fence.language == "text"
+        assert not (is_output and COMMAND.search(fence.text)), f"commands are sh:\n{fence.text}"
     return fences
 
 
 def runs_instead(line: str) -> str:
     command = re.sub(r"\s+#.*", "", line)
-    for instead in INSTEAD:
-        if re.fullmatch(instead.command, command):
-            return re.sub(instead.command, instead.runs, command)
+    for pattern, instead in INSTEAD.items():
+        if re.fullmatch(pattern, command):
+            return re.sub(pattern, instead, command)
     return line
 
 
@@ -140,8 +126,7 @@ def change(text: str, diff: str) -> str:
         lines = hunk.splitlines(keepends=True)
         old = "".join(line[1:] for line in lines if line[:1] != "+")
         new = "".join(line[1:] for line in lines if line[:1] != "-")
-        if text.count(old) != 1:
-            raise ValueError(f"this stands there {text.count(old)} times:\n{old}")
+        assert text.count(old) == 1, f"this stands there {text.count(old)} times:\n{old}"
         text = text.replace(old, new)
     return text
 

@@ -1,8 +1,8 @@
 """An installation: Python 3.14, extras, the lock, launchers, and what an editor shows."""
 
+import argparse
 import pydoc
 import re
-import subprocess
 import sys
 import tomllib
 
@@ -11,37 +11,27 @@ from packaging.requirements import Requirement
 
 import psld
 from psld import library
-from tests.commands import call, refused
+from tests.commands import call, refused, succeeded
 from tests.workflow.project import REPOSITORY
 
-OF_PYTHON_3_14 = """
-import argparse, sys
 
-def check_help(parser, action):
-    if action.help and "%" in action.help:
-        parser._get_formatter()._expand_help(action)
+def test_a_sweep_starts_where_argparse_checks_the_help_of_flags(tmp_path, monkeypatch):
+    """Python 3.14 does, when a flag is added."""
+    add = argparse._ActionsContainer.add_argument
 
-def add_argument(container, *args, before=argparse._ActionsContainer.add_argument, **kwargs):
-    action = before(container, *args, **kwargs)
-    if isinstance(container, argparse.ArgumentParser):
-        container._check_help(action)
-    return action
+    def check_help(parser, action):
+        if action.help and "%" in action.help:
+            parser._get_formatter()._expand_help(action)
 
-argparse.ArgumentParser._check_help = check_help
-argparse._ActionsContainer.add_argument = add_argument
-"""
-"""The check that argparse makes since Python 3.14, when a flag is added."""
+    def add_and_check(container, *args, **kwargs):
+        action = add(container, *args, **kwargs)
+        if isinstance(container, argparse.ArgumentParser):
+            container._check_help(action)
+        return action
 
-
-def test_flags_work_where_argparse_checks_their_help():
-    run = "from psld.commands.main import main; sys.argv[1:] = ['prepare', '--cfg', 'job']; main()"
-    finished = python(OF_PYTHON_3_14 + run)
-    assert finished.returncode == 0, finished.stderr
-    assert "digits" in finished.stdout
-
-
-def python(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    monkeypatch.setattr(argparse.ArgumentParser, "_check_help", check_help, raising=False)
+    monkeypatch.setattr(argparse._ActionsContainer, "add_argument", add_and_check)
+    assert "1×8×8" in succeeded(call(tmp_path, "prepare", "--multirun", "output=x.h5")).stdout
 
 
 @pytest.mark.parametrize(

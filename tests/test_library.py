@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 import psld
-import psld.networks.forward as forward
 from psld.diffusion.denoiser import StraightDenoiser
 from psld.diffusion.likelihood import log_likelihood
 from psld.diffusion.loss import Batch, EpsilonLoss
+from psld.networks.forward import enough_threads
 from psld.utils.errors import RunError, UserError
 from tests.commands import call, run, succeeded
 from tests.diffusion.processes import phase_space
@@ -115,6 +115,7 @@ def test_settings_of_a_sampler_are_values_of_python(model):
         ({"seed": "a"}, "seed is 'a'; a whole number is needed"),
         ({"seed": torch.tensor(0.5)}, r"seed is tensor\(0.5000\); a whole number is needed"),
         ({"n": "3"}, "n is '3'; a whole number is needed"),
+        ({"scale": 3}, "scale is the strength of guidance; give a label or a guide"),
         ({"label": True}, "label: a class is a number or a name, and several are a list; got True"),
         ({"eta": object()}, "eta: <object .* is no number, boolean, text or list"),
         (
@@ -154,25 +155,18 @@ def test_arrays_are_values_and_no_seed_is_a_random_one_that_is_printed(model, ca
     assert torch.equal(images[0], loaded.sample(2, **FEW, seed=torch.tensor(int(first))))
 
 
-def test_a_small_network_computes_in_one_thread(model, monkeypatch):
-    """And in more for many images; torch's setting is as before afterwards."""
-    loaded, before, threads = psld.load(model), torch.get_num_threads(), []
-    loaded.network.register_forward_hook(lambda *_: threads.append(torch.get_num_threads()))
+def test_a_small_network_computes_in_one_thread(model):
+    """torch's setting is as before afterwards."""
+    loaded, before, threads = psld.load(model), torch.get_num_threads(), set()
+    loaded.network.register_forward_hook(lambda *_: threads.add(torch.get_num_threads()))
     torch.set_num_threads(3)
     try:
         loaded.sample(2, **FEW)
-        monkeypatch.setattr(forward.enough_threads.__wrapped__, "__defaults__", (1e4,))
-        loaded.sample(2, **FEW)
-        psld.sample(loaded.process, loaded.network, (2, 1, 8, 8), **FEW)
-        assert threads == [1] * 4 + [3] * 8
-        assert torch.get_num_threads() == 3
+        assert (threads, torch.get_num_threads()) == ({1}, 3)
+        with enough_threads(loaded.network, images=100, pixels=64, least=1e4):
+            assert torch.get_num_threads() == 3, "many images are worth them"
     finally:
         torch.set_num_threads(before)
-
-
-def test_strength_without_guidance_is_refused(model):
-    with pytest.raises(UserError, match="scale is the strength of guidance; give a label or a"):
-        psld.load(model).sample(8, **FEW, scale=3)
 
 
 def test_a_network_by_hand_is_sampled_as_a_trained_model(model):
@@ -278,6 +272,9 @@ def test_a_model_is_found_by_its_name_and_a_wrong_name_lists_the_others(folder):
             said = f"^{wrong}: no such model; there are: models/demo/psld-0.02"
             with pytest.raises(UserError, match=said):
                 psld.load(wrong)
+        said = r"weights\.safetensors: not a folder; the one that has"
+        with pytest.raises(UserError, match=said):
+            psld.load("models/demo/psld-0.02/weights.safetensors")
 
 
 def test_what_is_printed_is_short(model, features):
@@ -287,11 +284,6 @@ def test_what_is_printed_is_short(model, features):
     result = psld.evaluate(*images, "fd-classifier", extractor=features)
     assert str(result).startswith(f"metric='fd-classifier' value={result.value} samples=60 ")
     assert len(str(result)) < 300
-
-
-def test_a_file_is_no_model(model):
-    with pytest.raises(UserError, match=r"weights\.safetensors: not a folder; the one that has"):
-        psld.load(model / "weights.safetensors")
 
 
 def test_the_users_warning_filters_stay():

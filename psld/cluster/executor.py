@@ -35,6 +35,7 @@ from snakemake_executor_plugin_slurm import ExecutorSettings, common_settings
 from snakemake_interface_common.exceptions import WorkflowError
 
 from psld.cluster.head import record_slurm_name
+from psld.cluster.job import RECORDS, RUN
 from psld.cluster.slurm import (
     FINAL,
     GONE,
@@ -45,7 +46,6 @@ from psld.cluster.slurm import (
     jobs_named,
     until_answered,
 )
-from psld.cluster.watch import RECORDS, RUN
 from psld.utils.errors import RunError
 
 __all__ = ["Executor", "ExecutorSettings", "common_settings"]

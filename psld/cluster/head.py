@@ -4,7 +4,7 @@ Snakemake's own lock files stay when it is killed, so profiles/default sets `nol
 replace them, because they end with their holder:
 
     .snakemake/psld/lock          held by the Snakemake that runs
-    .snakemake/psld/RUN/alive     held by it, too; its local jobs end with it (`psld.cluster.watch`)
+    .snakemake/psld/RUN/alive     held by it, too; its local jobs end with it (`psld.cluster.job`)
     .snakemake/psld/RUN/run.json  describes it
 
 A run first cancels the jobs that a killed run has left in Slurm; they share one name. Trainings in
@@ -27,11 +27,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
+from psld.cluster.job import RUN
 from psld.cluster.slurm import active_jobs_named, cancel_jobs_named
-from psld.cluster.watch import RUN
-from psld.config.messages import in_one_line
 from psld.config.settings import Settings, read_record, write_record
-from psld.utils.errors import PSLDError, RunError
+from psld.utils.errors import PSLDError, RunError, in_one_line
 from psld.utils.locks import held_if_free
 
 PR_SET_PDEATHSIG = 1
@@ -162,26 +161,20 @@ def read_run(folder: Path) -> Run | None:
 def _end_slurm_jobs(folder: Path) -> None:
     """Cancel what a run has left in Slurm. Raises RunError if that is not possible."""
     run = read_run(folder)
-    if run is None or not run.slurm_name:
+    if run is None or not run.slurm_name or (run.end and not shutil.which("squeue")):
         return
-    if not shutil.which("squeue"):
-        if run.end:
-            return
-        raise RunError(
-            "jobs of the last run, which was killed, may be in Slurm, and there is no squeue here; "
-            f"run the command on a machine with squeue, or delete {folder}"
-        )
-    said = False
     try:
-        while jobs := active_jobs_named(run.slurm_name):
-            if not said:
-                text = f"canceling what the last run left in Slurm: job {', '.join(jobs)}"
-                print(text, file=sys.stderr, flush=True)
-            said = True
+        if jobs := active_jobs_named(run.slurm_name):
+            text = f"canceling what the last run left in Slurm: job {', '.join(jobs)}"
+            print(text, file=sys.stderr, flush=True)
+        while active_jobs_named(run.slurm_name):
             cancel_jobs_named(run.slurm_name)
             time.sleep(1)
     except PSLDError as error:
-        raise RunError(f"jobs of the last run may still be in Slurm: {error}") from None
+        raise RunError(
+            f"jobs of the last run may still be in Slurm: {error}; run the command on a machine "
+            f"that reaches Slurm, or delete {folder}"
+        ) from None
 
 
 def _end_with_make() -> None:

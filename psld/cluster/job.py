@@ -1,16 +1,21 @@
-"""Inside a training's Slurm job: its ranks, and the lives of the job.
+"""Inside a job: its end with its Snakemake; a training's ranks in Slurm, and the lives of its job.
 
-A job lives until its time limit, a preemption or a lost node ends it, and then it runs again.
-Before a time limit or a preemption, it requeues itself. The number of lives has no limit as long as
-each of them makes progress.
+Snakemake names the folder of its run in the variable PSLD_RUN (`psld.cluster.head`), and holds the
+kernel lock `alive` in it. Kernel locks end with their holders, even after kill -9.
+
+A training's job in Slurm lives until its time limit, a preemption or a lost node ends it, and then
+it runs again. Before a time limit or a preemption, it requeues itself. The number of lives has no
+limit as long as each of them makes progress.
 """
 
+import fcntl
 import os
 import re
 import runpy
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,10 +25,48 @@ from typing import NoReturn
 from psld.utils.errors import RunError, Stopped
 from psld.utils.files import read_json, write_json
 
+RUN = "PSLD_RUN"
+"""The environment variable with the folder of the run that started this process."""
+RECORDS = "PSLD_RECORDS"
+"""The environment variable with the digests of the records that Snakemake planned for a job in
+Slurm."""
+GRACE_SECONDS = 60
+"""Time between SIGTERM, at which a training saves a checkpoint, and SIGKILL."""
 FRUITLESS_LIVES = 2
 """Lives of a job that may begin at the same step."""
 END_SECONDS = 600
 """Seconds that a process waits for Slurm to end it, after its job was requeued."""
+
+
+def end_with_snakemake(command: str) -> None:
+    """Make this process end when the Snakemake that has started it ends; return at once.
+
+    It ends as on SIGTERM, so a training saves a checkpoint. `psld launch` leaves its job in Slurm
+    if Snakemake was killed, and cancels it if Snakemake was interrupted.
+    """
+    run = os.environ.get(RUN)
+    if run is None:
+        return
+    try:
+        alive = os.open(f"{run}/alive", os.O_RDONLY)
+    except FileNotFoundError:
+        sys.exit("error: the Snakemake that started this job has ended, and another one runs")
+    threading.Thread(target=_end, args=(run, alive, command == "launch"), daemon=True).start()
+
+
+def _end(run: str, alive: int, is_launcher: bool) -> None:
+    fcntl.flock(alive, fcntl.LOCK_SH)  # waits for the end of Snakemake
+    try:
+        was_interrupted = b'"interrupted"' in Path(run, "run.json").read_bytes()
+    except FileNotFoundError:  # The next run has cleared it away, after a kill.
+        was_interrupted = False
+    if is_launcher and not was_interrupted:
+        os._exit(1)
+    print("the Snakemake that started this job has ended; so this job ends", file=sys.stderr)
+    os.kill(os.getpid(), signal.SIGTERM)
+    if not was_interrupted:
+        time.sleep(GRACE_SECONDS)
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def run_rank(words: list[str]) -> None:

@@ -33,8 +33,6 @@ FRUITLESS_JOBS = 2
 
 
 class Launcher:
-    """The launcher of one training."""
-
     def __init__(self, settings: LaunchSettings, run: Path, output: Path) -> None:
         """`run` is the training's run directory; `output` receives the model."""
         self.settings = settings

@@ -45,6 +45,12 @@ class LaunchSettings(Settings):
     detach: bool = False
     """On Ctrl-C leave the job alone; the same command returns to it."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_unset(cls, content: dict[str, Any]) -> dict[str, Any]:
+        # A rule passes an empty text for a resource that is not set.
+        return {key: value for key, value in content.items() if value != ""}
+
     @model_validator(mode="after")
     def _values_fit(self) -> "LaunchSettings":
         if any(not name or name.startswith("-") for name in self.additional_options):

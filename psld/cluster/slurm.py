@@ -11,7 +11,7 @@ from datetime import timedelta
 from textwrap import shorten
 from typing import NamedTuple, TypeVar
 
-from psld.cluster.watch import RUN
+from psld.cluster.job import RUN
 from psld.utils.errors import PSLDError, RunError
 
 T = TypeVar("T")

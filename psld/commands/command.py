@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from psld.cluster.watch import RECORDS
+from psld.cluster.job import RECORDS
 from psld.config.settings import Settings, is_plain, key_of, parse, updated, value_in, without
 from psld.grid.cache import find_job
 from psld.utils.errors import UserError
@@ -39,8 +39,6 @@ class Command:
     """Names of the settings that words without `=` and, last, those after `--` give, one word
     each; `NAME …` takes all of them as a list."""
     has_config: bool = True
-    drops_empty: bool = False
-    """True if a setting with an empty text keeps its default."""
 
     @property
     def where(self) -> str:
@@ -112,17 +110,9 @@ class Command:
             raise UserError(f"unrecognized arguments: {flags[0]}")
         bare = [word for word in words if self.is_bare(word)]
         others = [word for word in words if word not in bare]
-        given = self.of_bare([*bare, *last])
-        keys = {word.partition("=")[0] for word in others}
-        if twice := [key for key in given if key in keys]:
-            raise UserError(f"{twice[0]}: given twice, as {given[twice[0]]} and with {twice[0]}=")
         if unreadable := [word for word in others if "=" not in word]:
             raise UserError(f"{unreadable[0]}: not a setting KEY=VALUE")
-        if empty := [word for word in others if not word.partition("=")[2]]:
-            if not self.drops_empty:
-                raise UserError(f"{empty[0]} has no value; leave it out for its default")
-            others = [word for word in others if word not in empty]
-        return parse(self.kind, updated(given, others), self.where)
+        return parse(self.kind, updated(self.of_bare([*bare, *last]), others), self.where)
 
     def is_bare(self, word: str) -> bool:
         """Check that a word is no setting: official checkpoints have `=` in their names."""

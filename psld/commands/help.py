@@ -21,23 +21,23 @@ MISSING = "???"
 """Hydra's and our mark of a required value."""
 
 
-def help_of(program: str, command: Command, description: str, words: list[str]) -> str:
-    """Return the help of a program such as `psld train`, from its config and its settings.
+def help_of(command: Command, description: str, words: list[str]) -> str:
+    """Return the help of a command, from its config and its settings.
 
     Raises UserError if the words do not compose.
     """
-    if command.record and not command.has_config:
-        usage = f"usage: {program} {command.record}=GRID/NAME KEY=VALUE …"
-        texts = descriptions(command.kind)
-        settings = [f"  {key}:\n{_filled(texts[key], 8, 8)}" for key in texts if key in command.run]
-        title = "The grid has all settings; these can be given instead:"
-        return "\n\n".join([usage, description.strip(), title, "\n".join(settings)])
+    program = f"psld {command.name}"
     if not command.has_config:
-        settings = _lines(command.kind, {}, "")
-        bare = f" {command.bare.upper()}".rstrip()
-        usage = f"usage: {program} KEY=VALUE …{bare}"
-        title = f"Settings and their defaults; {MISSING} has to be given:"
-        return "\n\n".join([usage, description.strip(), title, "\n".join(settings)])
+        if command.record:
+            usage = f"usage: {program} {command.record}=GRID/NAME KEY=VALUE …"
+            title = "The grid has all settings; these can be given instead:"
+            texts = descriptions(command.kind)
+            lines = [f"  {k}:\n{_filled(texts[k], 8, 8)}" for k in texts if k in command.run]
+        else:
+            usage = f"usage: {program} KEY=VALUE … {command.bare.upper()}".rstrip()
+            title = f"Settings and their defaults; {MISSING} has to be given:"
+            lines = _lines(command.kind, {}, "")
+        return "\n\n".join([usage, description.strip(), title, "\n".join(lines)])
     from omegaconf import OmegaConf
 
     from psld.commands.composed import overrides_of, split_flags

@@ -12,7 +12,7 @@ from psld.cluster import slurm
 from psld.cluster.launcher import Launcher, run_here, say
 from psld.cluster.settings import LaunchSettings
 from psld.commands.command import Command
-from psld.commands.entry import entry_point, settings_of
+from psld.commands.main import entry_point, settings_of
 from psld.training.settings import TRAINING_RUN, TrainGuideSettings, TrainSettings
 from psld.utils.errors import UserError
 
@@ -26,8 +26,7 @@ TRAININGS = {
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-# A rule passes an empty text for a resource that is not set.
-@entry_point("launch", LaunchSettings, bare="command …", has_config=False, drops_empty=True)
+@entry_point("launch", LaunchSettings, bare="command …", has_config=False)
 def launch(settings: LaunchSettings) -> None:
     """Run a training on all its ranks: as one Slurm job, or on this machine if there is no Slurm.
 

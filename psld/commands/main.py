@@ -1,4 +1,4 @@
-"""The program `psld`: run a command, or list all of them.
+"""The program `psld`: its commands, their settings from words, errors in one line, exit codes.
 
 psld COMMAND KEY=VALUE …
 """
@@ -6,47 +6,53 @@ psld COMMAND KEY=VALUE …
 import ast
 import gc
 import importlib
+import inspect
 import io
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
+from typing import Any, NoReturn
 
-from psld.cluster.watch import end_with_snakemake
-from psld.config.messages import in_one_line
+from psld.cluster.job import end_with_snakemake
+from psld.commands.command import Command
+from psld.config.settings import Settings
 from psld.utils import VERSION
-from psld.utils.errors import UserError, printable
+from psld.utils.errors import UserError, ignored, in_one_line, printable
+
+Program = Callable[[Any], Any]
+"""The function of a command, which takes its settings, with its `Command` as an attribute."""
 
 COMMANDS = {
     "init": "project",
     "prepare": "project",
     "train": "training",
     "train_guide": "training",
-    "train_extractor": "metrics",
+    "train_extractor": "images",
     "import": "training",
     "import_model": "training",
     "import_guide": "training",
-    "reference": "metrics",
-    "sample": "sampling",
-    "evaluate": "metrics",
-    "evaluate_cell": "metrics",
-    "likelihood": "sampling",
+    "reference": "images",
+    "sample": "images",
+    "evaluate": "images",
+    "evaluate_cell": "images",
+    "likelihood": "images",
     "tabulate": "report",
     "figure": "report",
     "page": "report",
     "certify": "report",
     "verify": "report",
-    "push": "uploads",
+    "push": "report",
     "plan": "report",
     "launch": "launch",
-    "wandb": "uploads",
+    "wandb": "report",
 }
 """The module of each command, whose function has the command's name; in the order of first use."""
 
-USAGE = "usage: psld COMMAND KEY=VALUE …        psld COMMAND --help shows a command's settings"
+HELP = {"--help", "-h"}
 
 
 def main() -> None:
@@ -83,23 +89,21 @@ def _prepare_output() -> None:
         )
 
 
-def _run(name: str, *rest: str) -> None:
+def _run(name: str, *words: str) -> None:
     match name:
         case "--help" | "-h":
             print(overview())
         case "--version":
             print(f"psld {VERSION}")
         case _ if name in COMMANDS:
-            sys.argv[:] = [f"psld {name}", *rest]
             end_with_snakemake(name)
-            program(name)()
+            run_command(program(name), words)
         case _:
             print(f"error: no command {name!r}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
             sys.exit(UserError.exit_code)
 
 
-def program(command: str) -> Callable[[], None]:
-    """Import the program of a command."""
+def program(command: str) -> Program:
     return getattr(_imported(COMMANDS[command]), _function(command))
 
 
@@ -120,9 +124,68 @@ def _function(command: str) -> str:
 
 def overview() -> str:
     """List all commands with the first line of their docstrings; nothing is imported."""
-    lines = [USAGE, ""]
+    usage = "usage: psld COMMAND KEY=VALUE …        psld COMMAND --help shows a command's settings"
+    lines = [usage, ""]
     for command, module in COMMANDS.items():
         body = ast.parse(Path(__file__).with_name(f"{module}.py").read_bytes()).body
         [function] = [node for node in body if getattr(node, "name", "") == _function(command)]
         lines.append(f"  {command:<16} {ast.get_docstring(function).splitlines()[0]}")
     return "\n".join(lines)
+
+
+def entry_point(name: str, kind: type[Settings], **options: Any) -> Callable[[Program], Program]:
+    """Make a function of settings the command `psld NAME`; its docstring is the command's help.
+
+        @entry_point("prepare", PrepareSettings)
+        def prepare(settings: PrepareSettings) -> None: ...
+
+    The options are the other arguments of `Command`.
+    """
+
+    def decorate(function: Program) -> Program:
+        function.command = Command(name, kind, **options)
+        return function
+
+    return decorate
+
+
+def run_command(function: Program, words: Sequence[str]) -> None:
+    """Run the function of a command with the settings that words give."""
+    command, words = function.command, [_with_home(word) for word in words]
+    signal.signal(signal.SIGTERM, _exit)
+    try:
+        if not HELP.isdisjoint(words):
+            from psld.commands.help import help_of
+
+            words = [word for word in words if word not in HELP]
+            print(help_of(command, inspect.getdoc(function), words))
+        elif command.has_config and any(word.startswith(("-", "hydra")) for word in words):
+            from psld.commands.composed import run_with_flags
+
+            run_with_flags(command, function, words)
+        else:
+            function(settings_of(command, words))
+    finally:
+        # A repeated signal would print a traceback while Python ends.
+        signal.signal(signal.SIGTERM, ignored)
+
+
+def _with_home(word: str) -> str:
+    """Expand ~ in a word such as KEY=~/pictures: bash leaves it, and Hydra would refuse it."""
+    key, _, value = word.partition("=")
+    return f"{key}={Path(value).expanduser()}" if value.startswith("~/") else word
+
+
+def _exit(number: int, _frame: FrameType | None) -> NoReturn:
+    signal.signal(number, ignored)
+    sys.exit(128 + number)
+
+
+def settings_of(command: Command, words: list[str]) -> Settings:
+    settings = command.settings(words)
+    if settings is None:
+        # Hydra takes a third of a second to import, and no job of the workflow needs it.
+        from psld.commands.composed import composed_settings
+
+        settings = composed_settings(command, words)
+    return settings

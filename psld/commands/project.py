@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 from textwrap import shorten
 
-from psld.commands.entry import entry_point
+from psld.commands.main import entry_point
 from psld.config.locations import SHIPPED
 from psld.config.settings import Settings
 from psld.data.preparation import prepare_dataset
@@ -13,8 +13,6 @@ from psld.utils.errors import UserError
 
 
 class InitSettings(Settings):
-    """Settings of `psld init`."""
-
     folder: Path
     """Path of the new folder."""
 

@@ -1,6 +1,6 @@
-"""Commands about a whole grid, which have no config: its plan, tables, figures, page, certificate.
+"""Commands that plan a grid, show its results, certify them, and send them and models to others.
 
-torch and matplotlib take seconds to import, so the settings are checked first.
+torch, matplotlib and wandb take seconds to import, so the settings are checked first.
 """
 
 import os
@@ -10,12 +10,12 @@ from typing import Literal
 
 from pydantic import Field
 
-from psld.commands.entry import entry_point
+from psld.commands.main import entry_point
 from psld.config.settings import Settings
-from psld.grid import paths
 from psld.grid.cache import load_grid
 from psld.grid.figures import all_figures
 from psld.grid.records import Guide, Model
+from psld.training.settings import WandbSettings
 from psld.utils.errors import NotComparedError, RunError, UserError, one_line
 from psld.utils.files import sha256_of_file, write_text
 
@@ -28,8 +28,6 @@ class GridSettings(Settings):
 
 
 class PlanSettings(GridSettings):
-    """Settings of `psld plan`."""
-
     list: Literal["cells", "figures"] | None = None
     """List the names of all cells, or of all figures, instead of the plan."""
     sustained_tflops: float | None = Field(None, gt=0)
@@ -71,8 +69,6 @@ def forward_gigaflops(trained: Model | Guide) -> float:
 
 
 class TabulateSettings(GridSettings):
-    """Settings of `psld tabulate`."""
-
     table: str | None = None
     """Name of the table to write; null: print all tables."""
     output: str | None = Field(None, pattern=r"[^/]$")
@@ -90,7 +86,7 @@ def tabulate(settings: TabulateSettings) -> None:
     """
     if settings.output and settings.table is None:
         raise UserError("output: is for one table; add table=NAME")
-    from psld.report.formats import print_tables, write_table
+    from psld.report.table import print_tables, write_table
 
     grid = load_grid(settings.grid_name)
     if settings.table is None:
@@ -101,14 +97,12 @@ def tabulate(settings: TabulateSettings) -> None:
             f"table: {settings.table!r} is not in grid {settings.grid_name}; "
             f"there are: {', '.join(grid.file.tables)}"
         )
-    output = settings.output or paths.table(grid.name, settings.table)
+    output = settings.output or grid.table(settings.table)
     write_table(grid, settings.table, output)
     print(f"wrote {output}.csv, {output}.md, {output}.tex and {output}.html")
 
 
 class FigureSettings(GridSettings):
-    """Settings of `psld figure`."""
-
     figure: str
     """Name of a figure of the grid."""
     output: str | None = None
@@ -128,15 +122,14 @@ def figure(settings: FigureSettings) -> None:
     if settings.output and (settings.output.endswith("/") or Path(settings.output).is_dir()):
         raise UserError(f"output: {settings.output} is a folder; give a path without extension")
     from psld.report.figures import draw_figure
-    from psld.report.style import save
+    from psld.report.plots import save
 
-    drawn = draw_figure(load_grid(settings.grid_name), settings.figure)
-    save(drawn, settings.output or paths.figure(settings.grid_name, settings.figure))
+    grid = load_grid(settings.grid_name)
+    drawn = draw_figure(grid, settings.figure)
+    save(drawn, settings.output or grid.figure(settings.figure))
 
 
 class PageSettings(GridSettings):
-    """Settings of `psld page`."""
-
     output: str | None = None
     """Path of the page; null: results/GRID.html."""
 
@@ -152,14 +145,12 @@ def page(settings: PageSettings) -> None:
     from psld.report.page import results_page
 
     grid = load_grid(settings.grid_name)
-    output = settings.output or paths.page(grid.name)
+    output = settings.output or grid.page
     write_text(output, results_page(grid))
     print(f"Page: {output}")
 
 
 class CertifySettings(GridSettings):
-    """Settings of `psld certify`."""
-
     output: Path | None = None
     """Path of the certificate; null: results/certificates/GRID.zip."""
 
@@ -175,15 +166,13 @@ def certify(settings: CertifySettings) -> None:
     from psld.report import certificate
 
     grid = load_grid(settings.grid_name)
-    output = settings.output or Path(paths.certificate(grid.name))
+    output = settings.output or Path(grid.certificate)
     cells, size = certificate.certify(grid, output), output.stat().st_size / 1e6
     print(f"wrote {output}: {cells} of {len(grid.measured_cells)} cells, {size:.1f} MB")
     print(f"SHA-256 {sha256_of_file(output)}")
 
 
 class VerifySettings(Settings):
-    """Settings of `psld verify`."""
-
     certificate: Path
     """Path of the certificate, or of a folder of its files."""
     grid_name: str | None = None
@@ -207,7 +196,7 @@ def verify(settings: VerifySettings) -> None:
     import torch
 
     from psld.report import certificate
-    from psld.report.formats import print_tables
+    from psld.report.table import print_tables
 
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)  # On a busy machine, two threads took ten times as long.
@@ -231,3 +220,66 @@ def verify(settings: VerifySettings) -> None:
         raise RunError(f"{path}: {len(verified.wrong)} differences, listed above")
     if verified.missing:
         raise NotComparedError("; ".join(verified.missing))
+
+
+class PushSettings(Settings):
+    folder: Path
+    """Folder of a trained model."""
+    repository: str
+    """USER/NAME."""
+    license: str = "unknown"
+    """License of the weights, in the words of the Hub, such as mit. The dataset may limit it."""
+
+
+@entry_point("push", PushSettings, bare="folder repository", has_config=False)
+def push(settings: PushSettings) -> None:
+    """Push a model to the Hugging Face Hub, with a card of its settings and results.
+
+        psld push models/demo/cld me/digits-cld license=mit     # prints the line that loads it
+
+    Needs the extra `hub` (pip install 'psld[hub]') and a login (`hf auth login`, or HF_TOKEN). The
+    files are checked first. The card replaces the repository's README.md.
+    """
+    from psld.library import load
+    from psld.report.page import model_card
+    from psld.training import hub
+    from psld.training.manifest import read_manifest
+    from psld.training.start import START, load_start
+
+    folder, repository = settings.folder, settings.repository
+    model = load(folder, "cpu")
+    if (folder / START).exists():  # An imported model may have none.
+        load_start(folder, model.weights_sha256)
+    card = model_card(read_manifest(folder), repository, settings.license)
+    print(f'psld.load("hf://{repository}@{hub.push(folder, repository, card)}")')
+
+
+class WandbCommandSettings(Settings):
+    verb: Literal["sync", "dashboard"]
+    """The first word of the command line."""
+    grid_name: str | None
+    """Name of the grid, configs/grid/NAME.yaml; sync needs none to upload trainings."""
+    runs: Path
+    """Folder of run directories; sync uploads the trainings of all grids."""
+    wandb: WandbSettings
+
+
+@entry_point("wandb", WandbCommandSettings, bare="verb")
+def wandb(settings: WandbCommandSettings) -> None:
+    """Bring trainings and the results of a grid to wandb: sync, dashboard.
+
+        psld wandb sync                                        # upload the trainings
+        psld wandb sync grid_name=demo                         # upload the results of a grid too
+        psld wandb dashboard grid_name=demo wandb.entity=me    # create or update the grid's report
+
+    Both need a login (`wandb login`, or WANDB_API_KEY).
+    """
+    grid = load_grid(settings.grid_name) if settings.grid_name else None
+    from psld.report.sync import sync, update_dashboard
+
+    if settings.verb == "sync":
+        sync(settings.runs, grid, settings.wandb)
+    elif grid is None:
+        raise UserError("psld wandb dashboard: which grid? add grid_name=NAME")
+    else:
+        print(update_dashboard(grid, settings.wandb))

@@ -7,22 +7,22 @@ from typing import Any
 from torch import nn
 
 from psld.cluster.job import requeued_when_stopped
-from psld.commands.entry import entry_point
+from psld.commands.main import entry_point
 from psld.config.locations import config_names
 from psld.data.store import ImageStore
 from psld.grid.cache import load_grid
-from psld.training import official
 from psld.training.batches import Labels
 from psld.training.manifest import GuideManifest, ModelManifest, note_checkpoint
 from psld.training.model import build_guide, build_network, build_process, objective
-from psld.training.official import import_files
-from psld.training.preview import (
+from psld.training.official import import_files, import_weights
+from psld.training.run import (
+    Task,
     accuracy_by_time,
     as_logged,
     preview_samples,
+    run_training,
     split_of_accuracy,
 )
-from psld.training.run import Task, run_training
 from psld.training.settings import (
     TRAINING_RUN,
     ImportFilesSettings,
@@ -121,7 +121,7 @@ def import_(settings: ImportFilesSettings) -> None:
     """
     grid = load_grid(settings.grid_name)
     records = (*grid.models.values(), *grid.guides.values())
-    import_files(settings, [each.settings for each in records if not each.is_trained_elsewhere])
+    import_files(settings, [each.settings for each in records if each.made_by])
 
 
 IMPORT = {
@@ -141,9 +141,8 @@ def import_model(settings: ImportModelSettings) -> None:
     The file's parameters must be those of the network, with the same shapes and no others. The
     dataset need not be prepared. The workflow does not train a grid's model that is imported.
     """
-    official.import_model(settings)
     # The workflow imports what the paper samples.
-    _note(settings, settings.checkpoint if settings.weights == "ema" else None)
+    _import(settings, settings.checkpoint if settings.weights == "ema" else None)
 
 
 @entry_point("import_guide", ImportGuideSettings, record="guide", **IMPORT)
@@ -153,12 +152,12 @@ def import_guide(settings: ImportGuideSettings) -> None:
     psld import_guide FILE guide=paper/cifar10-psld-0.01
     psld import_guide FILE dataset=cifar10 network=guide-cifar10 training=guide-cifar10
     """
-    official.import_guide(settings)
-    _note(settings, settings.checkpoint)
+    _import(settings, settings.checkpoint)
 
 
-def _note(settings: ImportModelSettings | ImportGuideSettings, checkpoint: str | None) -> None:
-    """Note the checkpoint of a grid's model for the workflow, unless the grid names one."""
+def _import(settings: ImportModelSettings | ImportGuideSettings, checkpoint: str | None) -> None:
+    """Import, and note the checkpoint of a grid's model for the workflow, unless the grid does."""
+    import_weights(settings)
     if settings.grid_name in config_names("grid"):
         file = load_grid(settings.grid_name).file
         entries = file.trainings if isinstance(settings, ImportModelSettings) else file.guides

@@ -18,9 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
 from psld.config.locations import CONFIGS, config_folders
-from psld.config.messages import entries_of, text_of
 from psld.config.settings import key_of
-from psld.utils.errors import UserError
+from psld.utils.errors import UserError, entries_of, text_of
 
 
 class OwnConfigs(SearchPathPlugin):

@@ -22,6 +22,5 @@ def config_file(group: str, name: str) -> Path | None:
 
 
 def config_names(group: str) -> list[str]:
-    """Return the names of all configs of a group, sorted."""
     files = (file for folder in config_folders() for file in (folder / group).glob("*.yaml"))
     return sorted({file.stem for file in files})

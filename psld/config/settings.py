@@ -101,8 +101,6 @@ def parse(kind: type[S], content: Mapping[str, Any], where: str) -> S:
         raise UserError(
             f"{where}: " + "; ".join(_complaints(error, kind, content)[:SHOWN])
         ) from None
-    except UnicodeEncodeError as error:
-        raise UserError(f"{where}: {error}") from None
 
 
 def with_digest(content: dict[str, Any]) -> dict[str, Any]:

@@ -1,33 +1,180 @@
-"""Images as one array of bytes, whoever wrote them: pictures, an .npz, shards, a dataset."""
+"""Images in files: pictures in folders and zip archives, an .npz, shards, a prepared dataset."""
 
+import hashlib
+import io
+import math
 import os
-from collections.abc import Iterable, Sequence
+import stat
+import sys
+import zipfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
+from numpy.typing import ArrayLike
+from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 from tqdm.auto import tqdm
 
-from psld.data.picture import check_images, size_text, to_channels
-from psld.data.source import FileTree
 from psld.data.store import ImageStore
 from psld.utils.errors import UserError, reraise_fault
 from psld.utils.files import atomic_path, regular_file
-from psld.utils.tensors import Stored, load_tensors
+from psld.utils.tensors import Stored, digest_of_arrays, load_tensors
+
+PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+# Of the suffixes, and often found under them. Pillow runs programs to read some of the rest.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+# Pillow clips deeper modes to 0…255 instead of scaling them.
+_EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
 
 IMAGES = "arr_0"
 """The name of the images in an .npz of guided-diffusion and EDM: that of an array without one."""
 
-ROUNDING = 1e-6
-"""The rounding of a published covariance, as a share of its largest number or eigenvalue."""
+SOURCE = "source"
+"""The key of a picture's text with the digest of what made it."""
+
+
+def decode(data: bytes, name: str) -> Image.Image:
+    """Decode a picture of 8 bits a channel, upright as its EXIF says; the first of several frames.
+
+    Raises UserError, with `name`, if it is broken, or so large that Pillow refuses it.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+        if image.mode not in _EIGHT_BIT_MODES:
+            raise ValueError(f"mode {image.mode}, not 8 bits of gray, RGB or CMYK")
+    except Exception as error:  # A decoder can raise nearly any for a damaged file.
+        reraise_fault(error, name)
+        # Pillow's message for unknown data contains the address of the stream.
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "not a picture" if unknown else " ".join(str(error).split())
+        raise UserError(f"{name}: broken picture ({reason}); remove or replace it") from None
+    return image
+
+
+def to_channels(image: Image.Image, channels: int) -> Image.Image:
+    """Convert to gray (Rec. 601 luma) or RGB, on white if the picture is transparent."""
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+class FileTree:
+    """The regular files of a folder and its subfolders, links followed, or of a zip archive.
+
+    Hidden files are left out, and so is a link that leads back to a folder above it. All reading
+    threads share one open archive, as zipfile allows. Nothing is unpacked to disk.
+
+    Raises UserError if `path` is neither a folder nor a whole archive.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._archive: zipfile.ZipFile | None = None
+        self._left_out: Counter[str] = Counter()
+        if path.is_dir():
+            sizes = dict(_files_below(path, self._left_out))
+        else:
+            try:
+                self._archive = zipfile.ZipFile(regular_file(path))
+            except Exception as error:  # Damage in the archive's list can raise nearly any.
+                reraise_fault(error, path)
+                wrong = f"neither a folder nor a whole zip archive ({error})"
+                raise UserError(f"{path}: {wrong}") from None
+            # Of two files of one name, the later one counts.
+            members = [each for each in self._archive.infolist() if each.filename]
+            sizes = {file.filename: file.file_size for file in members if not file.is_dir()}
+        self.sizes = {name: sizes[name] for name in sorted(sizes) if not _is_hidden(name)}
+        """In bytes, by name, with / between folders."""
+        self._pictures = [name for name in self.sizes if name.lower().endswith(PICTURE_SUFFIXES)]
+
+    def picture_names(self) -> list[str]:
+        """Return the names that end like a picture's, sorted, and print how many others there are.
+
+        Raises UserError if there are none.
+        """
+        others = Counter(map(_ending, sorted(self.sizes.keys() - set(self._pictures))))
+        others += self._left_out
+        counts = ", ".join(f"{count} × {kind}" for kind, count in others.most_common(5))
+        left_out = f"left out: {counts}{', …' if len(others) > 5 else ''}" if others else ""
+        if not self._pictures:
+            ends = f"they end in {', '.join(PICTURE_SUFFIXES)}{left_out and f' ({left_out})'}"
+            raise UserError(f"{self.path}: no pictures in it; {ends}")
+        if left_out:
+            print(f"{self.path}: {left_out}", file=sys.stderr)
+        return self._pictures
+
+    def listing(self) -> dict[str, int | str]:
+        """Return the number of pictures, and the SHA-256 of their names and sizes."""
+        lines = "".join(f"{self.sizes[name]} {name}\0" for name in self._pictures)
+        sha256 = hashlib.sha256(bytes_of(lines)).hexdigest()
+        return {"pictures": len(self._pictures), "sha256": sha256}
+
+    def read(self, name: str) -> bytes:
+        """Read a file. Raises UserError if it does not match the archive's own checksum."""
+        try:
+            return self._archive.read(name) if self._archive else (self.path / name).read_bytes()
+        except Exception as error:  # As above: BadZipFile, EOFError, zlib.error, ValueError, …
+            reraise_fault(error, f"{self.path}/{name}")
+            raise UserError(f"{self.path}/{name}: cannot be read ({error}); replace it") from None
+
+    def picture(self, name: str) -> Image.Image:
+        """Read and decode a picture."""
+        return decode(self.read(name), f"{self.path}/{name}")
+
+
+def _files_below(folder: Path, left_out: Counter[str]) -> Iterator[tuple[str, int]]:
+    """Yield name and size of each regular file below a folder; count what else is there."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for where, folders, files in os.walk(folder, onerror=fail, followlinks=True):
+        here = Path(where)
+        above = {each.resolve() for each in (here, *here.parents)}
+        shown = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in shown if (here / name).resolve() not in above]
+        left_out["link that leads back"] += len(shown) - len(folders)
+        for path in (here / name for name in files if not name.startswith(".")):
+            try:
+                status = path.stat()
+            except OSError as error:  # a link to nothing, or to itself
+                reraise_fault(error, path)
+                left_out["link to nothing"] += 1
+                continue
+            if stat.S_ISREG(status.st_mode):
+                yield path.relative_to(folder).as_posix(), status.st_size
+            else:
+                left_out["pipe, socket or device"] += 1
+
+
+def bytes_of(name: str) -> bytes:
+    """Return a name as bytes; in old archives and folders, it may be no UTF-8."""
+    return name.encode(errors="surrogateescape")
+
+
+def _ending(name: str) -> str:
+    suffix = PurePosixPath(name).suffix.lower()
+    return suffix if suffix and suffix.isprintable() else "file without an ending"
+
+
+def _is_hidden(name: str) -> bool:
+    """Recognize hidden files, and the folder that macOS adds to zip archives."""
+    parts = PurePosixPath(name).parts
+    return parts[:1] == ("__MACOSX",) or any(part.startswith(".") for part in parts)
+
+
+# -- arrays ---------------------------------------------------------------------------------------
 
 
 def located(path: str | Path) -> Path:
-    """Return the path, or if there is none, that of the prepared dataset of this name.
-
-    Raises UserError if there is neither, or a pipe or a device.
-    """
+    """Return the path, or that of the prepared dataset of this name; UserError if there is none."""
     data = Path(f"data/{path}.h5")
     for each in (Path(path), data):
         if each.exists():
@@ -38,13 +185,8 @@ def located(path: str | Path) -> Path:
 def read_images(path: str | Path, silent: bool | None = None) -> np.ndarray:
     """Read all images, uint8 N×C×H×W, gray or RGB, in the order of the names or of the array.
 
-    Args:
-        path: a folder or zip archive of pictures of one size; an .npz with uint8 N×H×W×C; a folder
-            of shards of psld sample; a prepared dataset, .h5, or its name: its training images.
-        silent: no progress bar; None shows one on a terminal.
-
-    Raises:
-        UserError: there are none, a file is damaged, or the images differ in size.
+    `psld.load_images` has the forms of the path. `silent=None` shows a progress bar on a terminal.
+    Raises UserError if there are none, a file is damaged, or the images differ in size.
     """
     path = located(path)
     if path.suffix == ".h5":
@@ -66,10 +208,7 @@ def read_images(path: str | Path, silent: bool | None = None) -> np.ndarray:
 
 
 def shards_in(path: Path) -> dict[str, Stored]:
-    """Read the shards of a folder of psld sample, by name; none if there are none in it.
-
-    Raises UserError if they are not of one cell.
-    """
+    """Read the shards in a folder, by name, if any. Raises UserError if they are of two cells."""
     files = sorted(path.glob("[0-9]*.safetensors"))  # none below a file
     shards = {str(file): load_tensors(file, "shard", "sample it again") for file in files}
     origins = {name: each.origin["origin"] | {"index": None} for name, each in shards.items()}
@@ -86,9 +225,9 @@ def _read_pictures(path: Path, silent: bool | None) -> np.ndarray:
     names = tree.picture_names()
 
     def pixels(name: str) -> np.ndarray:
-        image = tree.picture(name, frame=lambda whole: whole).read()
+        image = tree.picture(name)
         array = np.asarray(to_channels(image, 1 if image.mode in ("1", "L", "LA") else 3))
-        return array[None, None] if array.ndim == 2 else array.transpose(2, 0, 1)[None]
+        return np.atleast_3d(array).transpose(2, 0, 1)[None]
 
     # At an error, closing drops the pictures that are not begun, for which the pool would wait.
     with (
@@ -102,7 +241,7 @@ def _read_pictures(path: Path, silent: bool | None) -> np.ndarray:
 
 def _one_size(path: Path, parts: Iterable[tuple[str, np.ndarray]]) -> np.ndarray:
     """Join named parts, n×C×H×W; gray ones become RGB if others are. Raises UserError."""
-    arrays: list[np.ndarray] = []
+    arrays = []
     for name, array in parts:
         if arrays and array.shape[2:] != arrays[0].shape[2:]:
             sizes = size_text(array.shape[2:]), size_text(arrays[0].shape[2:])
@@ -111,6 +250,19 @@ def _one_size(path: Path, parts: Iterable[tuple[str, np.ndarray]]) -> np.ndarray
     if len({array.shape[1] for array in arrays}) > 1:
         arrays = [array.repeat(3 // array.shape[1], axis=1) for array in arrays]
     return np.concatenate(arrays)
+
+
+def check_images(images: np.ndarray, form: str, where: str) -> None:
+    """Raise UserError, with `where`, unless images are bytes of the form N×C×H×W or N×H×W×C."""
+    channels = images.shape[form.split("×").index("C")] if images.ndim == 4 else 0
+    if images.dtype != np.uint8 or channels not in (1, 3):
+        found = f"{images.dtype} of {size_text(images.shape)}"
+        raise UserError(f"{where}: {found}; uint8 {form} with 1 or 3 channels is needed")
+
+
+def size_text(shape: tuple[int, ...]) -> str:
+    """Return a shape such as 8×8."""
+    return "×".join(map(str, shape)) or "a number"
 
 
 def read_npz(path: str | Path, names: Sequence[str]) -> list[np.ndarray] | None:
@@ -128,35 +280,66 @@ def read_npz(path: str | Path, names: Sequence[str]) -> list[np.ndarray] | None:
         raise UserError(f"{path}: not a whole .npz of arrays ({reason})") from None
 
 
-def read_statistics(path: str | Path) -> tuple[np.ndarray, np.ndarray] | None:
-    """Read the mean, d, and covariance, d×d, of features, as others publish them: `mu`, `sigma`.
-
-    None if the file is no .npz with these. Raises UserError if they are no mean and covariance of
-    float32 features; one of few images is singular.
-    """
-    arrays = read_npz(path, ["mu", "sigma"]) if Path(path).suffix == ".npz" else None
-    if arrays is None:
-        return None
-    mean, covariance = arrays
-    if mean.ndim != 1 or not mean.size or covariance.shape != 2 * mean.shape:
-        shapes = size_text(mean.shape), size_text(covariance.shape)
-        raise UserError(f"{path}: mu is {shapes[0]} and sigma {shapes[1]}; d and d×d are needed")
-    if any(each.dtype not in (np.float32, np.float64) for each in arrays):
-        types = f"{mean.dtype} and sigma {covariance.dtype}"
-        raise UserError(f"{path}: mu is {types}; float32 or float64 is needed")
-    # Larger numbers would overflow in a distance or its interval. NaN is not smaller.
-    if not all((np.abs(each) < np.finfo(np.float32).max).all() for each in arrays):
-        raise UserError(f"{path}: mu and sigma are not finite numbers of float32's range")
-    if np.abs(covariance - covariance.T).max() > ROUNDING * np.abs(covariance).max():
-        raise UserError(f"{path}: sigma is not symmetric, so it is no covariance")
-    eigenvalues = np.linalg.eigvalsh(covariance.astype(np.float64))
-    if eigenvalues[0] < -ROUNDING * abs(eigenvalues[-1]):
-        least = f"the eigenvalue {eigenvalues[0]:.3g}"
-        raise UserError(f"{path}: sigma has {least}, so it is no covariance")
-    return mean, covariance
-
-
 def write_npz(path: str | Path, images: np.ndarray) -> None:
     """Write uint8 images N×C×H×W as others' evaluators read them: `arr_0`, N×H×W×C."""
     with atomic_path(path) as partial, partial.open("wb") as file:
         np.savez(file, **{IMAGES: images.transpose(0, 2, 3, 1)})
+
+
+def save_images(
+    images: ArrayLike, path: str | Path, first: int = 0, source: str | None = None
+) -> None:
+    """Write uint8 images N×C×H×W into one picture PATH.png, or into a folder as 00000.png, …
+
+        psld.save_images(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), "four.png")
+
+    Args:
+        first: the number of the first file of a folder.
+        source: a digest of what made the images; None: that of the images themselves. Pictures
+            carry it, and a folder takes those of one source alone.
+
+    Raises UserError if the images are no bytes, or the folder holds other pictures.
+    """
+    images = np.asarray(images)
+    check_images(images, "N×C×H×W", f"{path}")
+    source = source or digest_of_arrays("images", {"images": images}, {})
+    info = PngInfo()
+    info.add_text(SOURCE, source)
+    if is_single_picture(path, source):
+        pictures = {Path(path): tiled(images, math.ceil(math.sqrt(len(images))))}
+    else:
+        names = (Path(path) / f"{first + i:05d}.png" for i in range(len(images)))
+        pictures = dict(zip(names, images.transpose(0, 2, 3, 1), strict=True))
+    for file, pixels in pictures.items():
+        with atomic_path(file) as partial:
+            picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+            picture.save(partial, format="PNG", pnginfo=info)
+
+
+def is_single_picture(path: str | Path, source: str) -> bool:
+    """Return True if `save_images` writes one picture PATH, False if it writes into a folder.
+
+    Raises UserError if it can do neither, or if the folder holds pictures of another source.
+    """
+    path = Path(path)
+    ending = path.suffix.lower()
+    single = ending == ".png"
+    is_file = path.is_file() if path.exists() else ending in Image.registered_extensions()
+    if is_file != single:
+        raise UserError(f"{path}: images go into a folder, or into a file that ends in .png")
+    other = None if single else next(path.glob("*.png"), None)  # All there are of one source.
+    if other and decode(other.read_bytes(), f"{other}").info.get(SOURCE) != source:
+        raise UserError(f"{path}: holds other pictures, such as {other.name}; name another folder")
+    return single
+
+
+def tiled(images: np.ndarray, columns: int) -> np.ndarray:
+    """Arrange images N×C×H×W in rows of `columns`, with white around each; H′×W′×C."""
+    count, channels, height, width = images.shape
+    rows, margin = math.ceil(count / columns), max(1, width // 32)
+    white = np.full((rows * columns - count, *images.shape[1:]), 255, np.uint8)
+    border = ((0, 0), (0, 0), (margin, 0), (margin, 0))
+    whole = np.pad(np.concatenate([images, white]), border, constant_values=255)
+    whole = whole.reshape(rows, columns, *whole.shape[1:]).transpose(0, 3, 1, 4, 2)
+    whole = whole.reshape(rows * (height + margin), columns * (width + margin), channels)
+    return np.pad(whole, ((0, margin), (0, margin), (0, 0)), constant_values=255)

@@ -5,28 +5,19 @@ import platform
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
+from PIL import Image
 from tqdm.auto import tqdm
 
 from psld.config.settings import load_record, with_digest
-from psld.data.arrays import open_cifar10, open_digits, open_idx
-from psld.data.picture import conversions, to_pixels
-from psld.data.settings import (
-    AFHQv2Source,
-    CelebASource,
-    CIFAR10Source,
-    DatasetSettings,
-    DigitsSource,
-    FolderSource,
-    MNISTSource,
-    PrepareSettings,
-    SourceSettings,
-)
-from psld.data.source import FileTree, Picture, Source, open_afhqv2, open_celeba, open_folder
+from psld.data.images import FileTree, to_channels
+from psld.data.settings import DatasetSettings, FilterName, FolderSource, PrepareSettings
+from psld.data.source import Picture, open_source
 from psld.data.store import FORMAT_VERSION, Described, ImageStore, write_store
 from psld.utils import VERSION
 from psld.utils.errors import UserError
@@ -38,30 +29,10 @@ BLOCK_BYTES = 1 << 22
 MAX_THREADS = 16
 """Decoding releases Python's lock, but one thread does all hashing and writing."""
 
+FILTERS = {name: Image.Resampling[name.upper()] for name in get_args(FilterName)}
 
 REPLACE = "give another dataset.name, or replace=true"
 """The remedies if another dataset is there."""
-
-
-def open_source(settings: SourceSettings) -> Source:
-    """Find the files of a source; download them if that is allowed.
-
-    Raises UserError that says what to get and its place if files are missing or damaged, RunError
-    if a download fails.
-    """
-    match settings:
-        case DigitsSource():
-            return open_digits()
-        case MNISTSource():  # or FashionMNISTSource
-            return open_idx(settings)
-        case CIFAR10Source():
-            return open_cifar10(settings)
-        case CelebASource():
-            return open_celeba(settings)
-        case AFHQv2Source():
-            return open_afhqv2(settings)
-        case FolderSource():
-            return open_folder(settings)
 
 
 def prepare_dataset(
@@ -70,20 +41,35 @@ def prepare_dataset(
     """Make `output`, its digest (ending .digest) and, last, the record (ending .json).
 
     The digest depends on the content alone: the workflow compares it. The record, which is also
-    returned, has the origin of the content. An old file stays until the new one is whole.
+    returned, has its origin. An old file stays until the new one is whole.
 
     Raises UserError for a wrong source, or if `output` is a dataset of other settings or other
     images and `replace` is false.
     """
-    earlier = None if replace else _earlier(output)
-    _check_settings(settings, output, earlier)
+    earlier, now = None if replace else _earlier(output), settings.preparation()
+    before = earlier.settings.preparation() if earlier else now
+    if other := [key for key in now if before[key] != now[key]]:
+        keys = " and another dataset.".join(other)
+        raise UserError(f"{output}: prepared with another dataset.{keys}; {REPLACE}")
     source = open_source(settings.source)
     pictures = [*source.train, *source.test]
     splits = {"train": len(source.train), "test": len(source.test)}
     if not source.train:
         raise UserError("dataset.source: no training images are left")
     image = (settings.channels, settings.image_size, settings.image_size)
-    origin = {
+    labels = _labels(pictures, source.class_names, settings.num_classes)
+    converted: Counter[str] = Counter()
+    with atomic_path(output) as partial:
+        blocks = _blocks(pictures, settings, converted)
+        classes = settings.num_classes
+        names = source.class_names if classes else ()
+        digest = write_store(partial, image, splits, labels, classes, blocks, names)
+        if earlier and earlier.digest != digest:
+            raise UserError(f"{output}: holds other images; {REPLACE}")
+    write_text(output.with_suffix(".digest"), f"{digest}\n")
+    record = {
+        "settings": settings.model_dump(mode="json"),
+        "digest": digest,
         "format_version": FORMAT_VERSION,
         "shape": [len(pictures), *image],
         "splits": splits,
@@ -94,53 +80,24 @@ def prepare_dataset(
             "psld": VERSION,
             **{name: version(name) for name in ("numpy", "pillow", "h5py")},
         },
+        "converted": dict(converted),
     }
-
-    labels = _labels(pictures, source.class_names, settings.num_classes)
-    converted: Counter[str] = Counter()
-    with atomic_path(output) as partial:
-        blocks = _blocks(pictures, settings, converted)
-        names = source.class_names if settings.num_classes else ()
-        classes = labels, settings.num_classes
-        digest = write_store(partial, image, splits, *classes, blocks, names)
-        if earlier and earlier.digest != digest:
-            raise UserError(f"{output}: holds other images; {REPLACE}")
-    write_text(output.with_suffix(".digest"), f"{digest}\n")
-    record = {"settings": settings.model_dump(mode="json"), "digest": digest, **origin}
-    record["converted"] = dict(converted)
     write_json(output.with_suffix(".json"), with_digest(record))
     return record
 
 
 def _earlier(output: Path) -> Described | None:
     """Return the record of a dataset; None if there is no dataset with a whole record."""
-    if not output.exists():
-        return None
-    try:
-        return load_record(Described, output.with_suffix(".json"), "")
-    except UserError:
-        return None
-
-
-def _check_settings(settings: DatasetSettings, output: Path, earlier: Described | None) -> None:
-    """Raise UserError if the dataset that is there was prepared with other settings."""
-    now = settings.preparation()
-    before = earlier.settings.preparation() if earlier else now
-    if other := [key for key in now if before[key] != now[key]]:
-        raise UserError(
-            f"{output}: prepared with another dataset.{' and another dataset.'.join(other)}; "
-            f"{REPLACE}"
-        )
+    with suppress(UserError):
+        return load_record(Described, output.with_suffix(".json"), "") if output.exists() else None
+    return None
 
 
 def notes_on_prepared(name: str, settings: PrepareSettings) -> Iterator[str]:
     """Compare a dataset with its digest file, which is repaired, and its pictures; yield lines.
 
-    A folder or archive of pictures is compared by names and sizes. Nothing is prepared again,
-    because everything after it would be made again.
-
-    Args:
-        name: GRID/DATASET, for the advice.
+    Pictures are compared by names and sizes. Nothing is prepared again, because everything after it
+    would be made again. `name` is GRID/DATASET, for the advice.
     """
     output = Path(settings.output)
     file, record = output.with_suffix(".digest"), _earlier(output)
@@ -180,10 +137,7 @@ def _labels(pictures: list[Picture], class_names: Sequence[str], num_classes: in
 def _blocks(
     pictures: list[Picture], settings: DatasetSettings, converted: Counter[str]
 ) -> Iterator[np.ndarray]:
-    """Yield the pixels of all pictures, some at a time, in order. Threads decode them.
-
-    `converted` counts what `conversions` says of them.
-    """
+    """Yield the pixels of all pictures, some at a time, in order; count their `conversions`."""
     channels, side = settings.channels, settings.image_size
     size = max(1, BLOCK_BYTES // (channels * side**2))
     threads = min(MAX_THREADS, len(os.sched_getaffinity(0)))
@@ -203,3 +157,35 @@ def _blocks(
                 converted.update(found)
                 yield pixels
                 progress.update(len(pixels))
+
+
+def to_pixels(
+    image: Image.Image, channels: int, image_size: int, filter_name: FilterName | None
+) -> np.ndarray:
+    """Convert to uint8 (C, H, W), with antialiased resizing; squeeze to a square.
+
+    Raises UserError if the size differs and there is no filter.
+    """
+    image, size = to_channels(image, channels), (image_size, image_size)
+    if image.size != size and filter_name is None:
+        raise UserError(
+            f"images are {image.width}×{image.height} but dataset.image_size is {image_size}; "
+            f"resize them with dataset.filter, one of {', '.join(FILTERS)}"
+        )
+    if image.size != size:
+        image = image.resize(size, FILTERS[filter_name])
+    pixels = np.asarray(image)
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def conversions(image: Image.Image, channels: int, image_size: int) -> Iterator[str]:
+    """Say what `to_pixels` changes in a picture besides shrinking it."""
+    gray = image.mode in ("1", "L", "LA")
+    if min(image.size) < image_size:
+        yield f"smaller than {image_size}×{image_size}, enlarged"
+    if image.has_transparency_data:
+        yield "transparent, put on white"
+    if gray != (channels == 1):
+        yield f"{'gray' if gray else 'colored'}, made {'RGB' if gray else 'gray'}"
+    elif image.mode == "CMYK":
+        yield "CMYK, made RGB"

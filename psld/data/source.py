@@ -1,27 +1,34 @@
-"""Sources of picture files: the files of a folder or a zip archive; AFHQv2, CelebA, any folder."""
+"""The sources of a dataset's images: published datasets, and any folder of pictures."""
 
+import gzip
 import hashlib
-import os
-import stat
-import sys
-import zipfile
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
+from tempfile import NamedTemporaryFile
+from types import ModuleType
 
 import numpy as np
 from PIL import Image
 
-from psld.data.picture import central_square, decode
-from psld.data.settings import AFHQv2Source, CelebASource, FolderSource
-from psld.utils.errors import UserError, reraise_fault
-from psld.utils.files import regular_file
+from psld.data.images import FileTree, bytes_of
+from psld.data.settings import (
+    AFHQv2Source,
+    CelebASource,
+    CIFAR10Source,
+    DigitsSource,
+    FashionMNISTSource,
+    FolderSource,
+    MNISTSource,
+    SourceSettings,
+)
+from psld.utils.errors import RunError, UserError, reraise_fault
 
 Frame = Callable[[Image.Image], Image.Image]
 """Crops or pads a picture."""
-
-PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +53,60 @@ class Source:
     """`FileTree.listing` of pictures that people may add to; None for a published dataset."""
 
 
-def pictures_in_memory(
-    images: np.ndarray, labels: np.ndarray, frame: Frame = lambda image: image
-) -> list[Picture]:
+def open_source(settings: SourceSettings) -> Source:
+    """Find the files of a source; download them if that is allowed.
+
+    Raises UserError that says what to get if files are missing or damaged, and RunError if a
+    download fails.
+    """
+    match settings:
+        case DigitsSource():
+            return open_digits()
+        case MNISTSource():  # or FashionMNISTSource
+            return open_idx(settings)
+        case CIFAR10Source():
+            return open_cifar10(settings)
+        case CelebASource():
+            return open_celeba(settings)
+        case AFHQv2Source():
+            return open_afhqv2(settings)
+        case FolderSource():
+            return open_folder(settings)
+
+
+def as_it_is(image: Image.Image) -> Image.Image:
+    return image
+
+
+def central_square(image: Image.Image, side: int | None = None) -> Image.Image:
+    """Cut out the central square of `side` pixels, by default the picture's shorter side.
+
+    A smaller picture is surrounded by black.
+    """
+    side = side or min(image.size)
+    left, top = int((image.width - side) / 2), int((image.height - side) / 2)
+    return image.crop((left, top, left + side, top + side))
+
+
+# -- arrays ---------------------------------------------------------------------------------------
+
+DIGITS = tuple("0123456789")
+CLOTHES = (
+    "T-shirt/top", "trouser", "pullover", "dress", "coat",
+    "sandal", "shirt", "sneaker", "bag", "ankle boot",
+)  # fmt: skip
+
+DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+
+IDX_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+
+
+def in_memory(images: np.ndarray, labels: np.ndarray, frame: Frame = as_it_is) -> list[Picture]:
     """Return uint8 images, n×H×W for gray or n×H×W×3 for RGB, as pictures."""
 
     def picture(image: np.ndarray, label: int) -> Picture:
@@ -57,121 +115,177 @@ def pictures_in_memory(
     return list(map(picture, images, labels))
 
 
-class FileTree:
-    """The regular files of a folder and its subfolders, links followed, or of a zip archive.
+def open_digits() -> Source:
+    """Return scikit-learn's 1,797 digits, 8×8: every fifth of the images sorted by class is a test.
 
-    Hidden files are left out, and so is a link that leads back to a folder above it. All reading
-    threads share one open archive, as zipfile allows. Nothing is unpacked to disk.
-
-    Raises UserError if `path` is neither a folder nor a whole archive.
+    The file itself repeats 0…9, so every fifth of it would be a zero or a five.
     """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._archive: zipfile.ZipFile | None = None
-        self._left_out: Counter[str] = Counter()
-        if path.is_dir():
-            sizes = dict(_files_below(path, self._left_out))
-        else:
-            try:
-                self._archive = zipfile.ZipFile(regular_file(path))
-            except Exception as error:  # Damage in the archive's list can raise nearly any.
-                reraise_fault(error, path)
-                raise UserError(
-                    f"{path}: neither a folder nor a whole zip archive ({error})"
-                ) from None
-            # Of two files of one name, the later one counts.
-            members = [each for each in self._archive.infolist() if each.filename]
-            sizes = {file.filename: file.file_size for file in members if not file.is_dir()}
-        self.sizes = {name: sizes[name] for name in sorted(sizes) if not _is_hidden(name)}
-        """In bytes, by name, with / between folders."""
-        self._pictures = [name for name in self.sizes if name.lower().endswith(PICTURE_SUFFIXES)]
-
-    def picture_names(self) -> list[str]:
-        """Return the names that end like a picture's, sorted, and print how many others there are.
-
-        Raises UserError if there are none.
-        """
-        names = self._pictures
-        others = Counter(map(_ending, sorted(self.sizes.keys() - set(names)))) + self._left_out
-        counts = ", ".join(f"{count} × {kind}" for kind, count in others.most_common(5))
-        left_out = f"left out: {counts}{', …' if len(others) > 5 else ''}" if others else ""
-        if not names:
-            raise UserError(
-                f"{self.path}: no pictures in it; they end in {', '.join(PICTURE_SUFFIXES)}"
-                f"{left_out and f' ({left_out})'}"
-            )
-        if left_out:
-            print(f"{self.path}: {left_out}", file=sys.stderr)
-        return names
-
-    def listing(self) -> dict[str, int | str]:
-        """Return the number of pictures, and the SHA-256 of their names and sizes."""
-        lines = "".join(f"{self.sizes[name]} {name}\0" for name in self._pictures)
-        sha256 = hashlib.sha256(_bytes_of(lines)).hexdigest()
-        return {"pictures": len(self._pictures), "sha256": sha256}
-
-    def picture(self, name: str, label: int = 0, frame: Frame = central_square) -> Picture:
-        """Return a picture that is read from its own file."""
-        return Picture(lambda: frame(decode(self.read(name), f"{self.path}/{name}")), label)
-
-    def read(self, name: str) -> bytes:
-        """Read a file. Raises UserError if it does not match the archive's own checksum."""
-        try:
-            return self._archive.read(name) if self._archive else (self.path / name).read_bytes()
-        except Exception as error:  # As above: BadZipFile, EOFError, zlib.error, ValueError, …
-            reraise_fault(error, f"{self.path}/{name}")
-            raise UserError(f"{self.path}/{name}: cannot be read ({error}); replace it") from None
+    # Importing scikit-learn itself takes a second.
+    sklearn = find_spec("sklearn")
+    if sklearn is None:
+        raise UserError(
+            "dataset=digits: the images are part of scikit-learn; pip install 'psld[workflow]'"
+        )
+    path = Path(sklearn.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
+    # Each line has the 64 values of an image, then its class.
+    lines = np.loadtxt(path, delimiter=",")
+    images = np.round(lines[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    labels = lines[:, -1].astype(int)
+    in_test = np.zeros(len(images), dtype=bool)
+    in_test[np.argsort(labels, kind="stable")[::5]] = True
+    train, test = (in_memory(images[chosen], labels[chosen]) for chosen in (~in_test, in_test))
+    return Source(train, test, DIGITS)
 
 
-def _files_below(folder: Path, left_out: Counter[str]) -> Iterator[tuple[str, int]]:
-    """Yield name and size of each regular file below a folder; count what else is there."""
-    root = folder.stat()
-    pending = [("", frozenset({(root.st_dev, root.st_ino)}))]
-    while pending:
-        prefix, above = pending.pop()
-        with os.scandir(f"{folder}/{prefix}") as scanned:
-            entries = list(scanned)
-        for entry in entries:
-            name = f"{prefix}{entry.name}"
-            if _is_hidden(name):
-                continue
-            try:
-                status = entry.stat()
-            except OSError as error:  # a link to nothing, or to itself
-                reraise_fault(error, f"{folder}/{name}")
-                left_out["link to nothing"] += 1
-                continue
-            place = status.st_dev, status.st_ino
-            if stat.S_ISREG(status.st_mode):
-                yield name, status.st_size
-            elif not stat.S_ISDIR(status.st_mode):
-                left_out["pipe, socket or device"] += 1
-            elif place in above:
-                left_out["link that leads back"] += 1
-            else:
-                pending.append((f"{name}/", above | {place}))
+def open_idx(settings: MNISTSource | FashionMNISTSource) -> Source:
+    """Return 60,000 images to train and 10,000 to test, in the order of the files."""
+    # `loader` is the name of torchvision's class, and of the folder of its downloads.
+    if settings.kind == "mnist":
+        loader, class_names = "MNIST", DIGITS
+        origin = "the MNIST page (yann.lecun.com/exdb/mnist)"
+    else:
+        loader, class_names = "FashionMNIST", CLOTHES
+        origin = (
+            "github.com/zalandoresearch/fashion-mnist or Debian's package dataset-fashion-mnist"
+        )
+    default = DEBIAN_FOLDER if DEBIAN_FOLDER.is_dir() else "downloads/fashion-mnist"
+    root = Path(settings.root or default)
+    files = [f"{name}.gz" for name in IDX_FILES]
+    advice = (
+        f"put the four files {', '.join(files[:3])} and {files[3]} of {origin} into {root}, "
+        "or set dataset.source.root"
+    )
+
+    def found() -> list[Path | None]:
+        """Find the user's own files, or those that torchvision unpacked from its download."""
+        folders = [
+            (root / f"{name}.gz", root / name, root / loader / "raw" / name) for name in IDX_FILES
+        ]
+        return [next((path for path in each if path.is_file()), None) for each in folders]
+
+    paths = found()
+    if settings.download and None in paths:
+        with torchvision_datasets(advice) as datasets:
+            getattr(datasets, loader)(root, download=True)
+        paths = found()
+    if None in paths:
+        missing = files[paths.index(None)]
+        raise UserError(f"{root}: no {missing}; {advice}, or allow dataset.source.download=true")
+    train, test = (_idx_split(*pair, settings.pad) for pair in (paths[:2], paths[2:]))
+    return Source(train, test, class_names)
 
 
-def _bytes_of(name: str) -> bytes:
-    """Return a name as bytes; in old archives and folders, it may be no UTF-8."""
-    return name.encode(errors="surrogateescape")
+def _idx_split(images_path: Path, labels_path: Path, pad: int | None) -> list[Picture]:
+    images, labels = read_idx(images_path), read_idx(labels_path)
+    if len(images) != len(labels):
+        raise UserError(
+            f"{labels_path}: {len(labels)} labels, but {len(images)} images in {images_path.name}"
+        )
+    return in_memory(images, labels, partial(central_square, side=pad) if pad else as_it_is)
 
 
-def _ending(name: str) -> str:
-    """Return a file's ending, such as .gif."""
-    suffix = PurePosixPath(name).suffix.lower()
-    return suffix if suffix and suffix.isprintable() else "file without an ending"
+def read_idx(path: Path) -> np.ndarray:
+    """Read the images or the labels of an IDX file. Raises UserError if it is damaged."""
+    from torchvision.datasets.mnist import read_image_file, read_label_file
+
+    read = read_image_file if "images" in path.name else read_label_file
+    opened = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opened(path, "rb") as packed, NamedTemporaryFile() as unpacked:
+            unpacked.write(packed.read())
+            unpacked.flush()
+            return read(unpacked.name).numpy()
+    except Exception as error:  # torchvision's assertions say nothing.
+        reraise_fault(error, path)
+        reason = str(error) or "of another kind"
+        raise UserError(f"{path}: not a whole IDX file ({reason}); get it again") from None
 
 
-def _is_hidden(name: str) -> bool:
-    """Recognize hidden files, and the folder that macOS adds to zip archives."""
-    parts = PurePosixPath(name).parts
-    return parts[:1] == ("__MACOSX",) or any(part.startswith(".") for part in parts)
+def open_cifar10(settings: CIFAR10Source) -> Source:
+    """Return 50,000 images to train and 10,000 to test, in the order of the batches."""
+    # The batches are pickles, which torchvision reads only if their checksums are right.
+    root = Path(settings.root)
+    advice = (
+        "put cifar-10-python.tar.gz of www.cs.toronto.edu/~kriz/cifar.html into "
+        f"{root}, or set dataset.source.root"
+    )
+    with torchvision_datasets(advice) as datasets:
+        parts = [
+            datasets.CIFAR10(root, train=True, download=settings.download),
+            datasets.CIFAR10(root, train=False),
+        ]
+    train, test = (in_memory(part.data, part.targets) for part in parts)
+    return Source(train, test, tuple(parts[0].classes))
 
+
+@contextmanager
+def torchvision_datasets(advice: str) -> Iterator[ModuleType]:
+    """Yield torchvision.datasets; turn its errors into a RunError that ends with `advice`."""
+    # torchvision imports torch, which nothing else in the preparation needs.
+    import torchvision.datasets
+
+    try:
+        yield torchvision.datasets
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise RunError(f"the dataset cannot be loaded ({reason}); {advice}") from None
+
+
+# -- pictures -------------------------------------------------------------------------------------
 
 AFHQV2_CLASSES = ("dog", "cat", "wild")
 """In the order of the official PSLD code, so that labels agree with its classifiers."""
+
+
+def in_tree(tree: FileTree, name: str, label: int = 0, frame: Frame = central_square) -> Picture:
+    """Return a picture that is read from its own file."""
+    return Picture(lambda: frame(tree.picture(name)), label)
+
+
+def published(root: str, archive: str, folder: str, advice: str) -> Path:
+    """Return the archive of a published dataset, or the folder that is unpacked from it.
+
+    The archive comes first, because the folder may be unpacked only in part. Raises UserError.
+    """
+    for path in (Path(root, archive), Path(root, folder)):
+        if path.exists():
+            return path
+    raise UserError(
+        f"{root}: neither {archive} nor a folder {folder} in it; {advice} into {root}, "
+        "or set dataset.source.root"
+    )
+
+
+def open_celeba(settings: CelebASource) -> Source:
+    """Return all 202,599 aligned pictures of CelebA, 178×218, in the order of their names."""
+    archive, folder = "img_align_celeba.zip", "img_align_celeba"
+    page = "the CelebA project page (mmlab.ie.cuhk.edu.hk/projects/CelebA.html, Align&Cropped"
+    tree = FileTree(published(settings.root, archive, folder, f"put {archive} of {page} Images)"))
+    return Source([in_tree(tree, name, frame=as_it_is) for name in tree.picture_names()], [], ())
+
+
+def open_afhqv2(settings: AFHQv2Source) -> Source:
+    """Return the animal faces of StarGAN v2: PNGs of 512×512 in train/CLASS/ and test/CLASS/."""
+    path = published(
+        settings.root,
+        "afhq_v2.zip",
+        "train",
+        "get the archive with `bash download.sh afhq-v2-dataset` of github.com/clovaai/stargan-v2 "
+        "and put it, or the unpacked folders train and test,",
+    )
+    tree = FileTree(path.parent if path.is_dir() else path)
+    names = tree.picture_names()
+
+    def pictures(split: str) -> Iterator[Picture]:
+        for label, kind in enumerate(AFHQV2_CLASSES):
+            # The archive may hold the two folders inside another one.
+            inside = [name for name in names if PurePosixPath(name).parts[-3:-1] == (split, kind)]
+            if not inside:
+                wrong = f"no pictures in {split}/{kind}; unpack or get it again"
+                raise UserError(f"{tree.path}: {wrong}")
+            yield from (in_tree(tree, name, label) for name in inside)
+
+    return Source(list(pictures("train")), list(pictures("test")), AFHQV2_CLASSES)
 
 
 def open_folder(settings: FolderSource) -> Source:
@@ -189,59 +303,14 @@ def open_folder(settings: FolderSource) -> Source:
 
     def pictures(names: list[str]) -> list[Picture]:
         return [
-            tree.picture(name, classes.index(parts[name][0]) if in_classes else 0) for name in names
+            in_tree(tree, name, classes.index(parts[name][0]) if classes else 0) for name in names
         ]
 
     # The names with the smallest hashes are held out. The choice does not depend on the order of
     # the names, and new pictures move few old ones.
-    by_hash = sorted(parts, key=lambda name: hashlib.sha256(_bytes_of(name)).digest())
+    by_hash = sorted(parts, key=lambda name: hashlib.sha256(bytes_of(name)).digest())
     held_out = set(by_hash[: round(settings.test_fraction * len(parts))])
     train = pictures([name for name in parts if name not in held_out])
     test = pictures(sorted(held_out))
-    class_names = tuple(_bytes_of(name).decode(errors="replace") for name in classes)
+    class_names = tuple(bytes_of(name).decode(errors="replace") for name in classes)
     return Source(train, test, class_names, tree.listing())
-
-
-def open_afhqv2(settings: AFHQv2Source) -> Source:
-    """Return the animal faces of StarGAN v2: PNGs of 512×512 in train/CLASS/ and test/CLASS/."""
-    root = Path(settings.root)
-    archive = root / "afhq_v2.zip"
-    if not archive.exists() and not (root / "train").is_dir():
-        raise UserError(
-            f"{root}: neither {archive.name} nor a folder train in it; get the archive with "
-            "`bash download.sh afhq-v2-dataset` of github.com/clovaai/stargan-v2 and put it, or "
-            f"the unpacked folders train and test, into {root}, or set dataset.source.root"
-        )
-    # The archive comes first, because the folders may be unpacked only in part.
-    tree = FileTree(archive if archive.exists() else root)
-    names = tree.picture_names()
-    train, test = _afhqv2_split(tree, names, "train"), _afhqv2_split(tree, names, "test")
-    return Source(train, test, AFHQV2_CLASSES)
-
-
-def _afhqv2_split(tree: FileTree, names: list[str], split: str) -> list[Picture]:
-    pictures = []
-    for label, folder in enumerate(AFHQV2_CLASSES):
-        # The archive may hold the two folders inside another one.
-        inside = [name for name in names if PurePosixPath(name).parts[-3:-1] == (split, folder)]
-        if not inside:
-            raise UserError(f"{tree.path}: no pictures in {split}/{folder}; unpack or get it again")
-        pictures += [tree.picture(name, label) for name in inside]
-    return pictures
-
-
-def open_celeba(settings: CelebASource) -> Source:
-    """Return all 202,599 aligned pictures of CelebA, 178×218, in the order of their names."""
-    root = Path(settings.root)
-    # The archive comes first, because the folder may be unpacked only in part.
-    archive, folder = root / "img_align_celeba.zip", root / "img_align_celeba"
-    path = archive if archive.exists() else folder
-    if not path.exists():
-        raise UserError(
-            f"{root}: neither {archive.name} nor {folder.name} in it; put {archive.name} of the "
-            "CelebA project page (mmlab.ie.cuhk.edu.hk/projects/CelebA.html, Align&Cropped "
-            f"Images) into {root}, or set dataset.source.root"
-        )
-    tree = FileTree(path)
-    pictures = [tree.picture(name, frame=lambda image: image) for name in tree.picture_names()]
-    return Source(pictures, [], ())

@@ -71,8 +71,7 @@ class ImageStore:
     def open(cls, path: str | Path) -> "ImageStore":
         """Map the file. Raises UserError if it is missing, damaged, cut short or foreign.
 
-        HDF5 reads it only if the digest of its layout is right: the library may hang on a damaged
-        file. The pixels are checked when `images` is first called.
+        The pixels are checked when `images` is first called.
         """
         import h5py  # A tenth of a second: no command needs it before its work begins.
 
@@ -126,17 +125,16 @@ class ImageStore:
 
     @property
     def channels(self) -> int:
-        return self._images.shape[1]
+        return self.shape[0]
 
     @property
     def image_size(self) -> int:
-        return self._images.shape[-1]
+        return self.shape[-1]
 
     def images(self, split: Split) -> np.memmap:
         """Return the images of a split, uint8 (n, C, H, W): a view of the memory map.
 
-        All pixels are read once, to check them. Raises UserError if there are none, or if the
-        content does not match its digest.
+        All are read once, to check them. Raises UserError if there are none or they are damaged.
         """
         if self._content_digest != self.digest:
             raise UserError(f"{self.path}: the content does not match its digest; {AGAIN}")
@@ -191,13 +189,10 @@ def write_store(
 
     Args:
         image: shape (C, H, W) of an image.
-        splits: number of images in `train` and `test`.
         labels: int64 (N,); all 0 without classes.
         blocks: uint8 (n, C, H, W) each, and N images in all.
-        class_names: in the order of the labels, if they are known.
     """
-    pixels = hashlib.sha256()
-    count = 0
+    pixels, count = hashlib.sha256(), 0
     sizes = {f"{name}_size": size for name, size in splits.items()}
     attributes = {"format_version": FORMAT_VERSION, **sizes, "num_classes": num_classes}
     shape = (len(labels), *image)
@@ -253,10 +248,7 @@ class Described(Settings, extra="ignore"):
 
 
 def described_dataset(path: Path) -> dict[str, Any]:
-    """Return the dataset settings of a prepared file, for commands with `data=FILE` alone.
-
-    Raises UserError if the file is not a prepared dataset, or has no whole record.
-    """
+    """Return the dataset settings of a prepared file. Raises UserError without a whole record."""
     ImageStore.open(path)
     record = path.with_suffix(".json")
     if not record.exists():
@@ -276,10 +268,7 @@ def from_uint8(images: "Tensor") -> "Tensor":
 
 
 def truncated(images: "Tensor") -> "Tensor":
-    """uint8 → uint8: a dataset's images as the official code writes them, computed in float64.
-
-    95 of the 256 levels become one lower.
-    """
+    """uint8 → uint8: images as the official code writes them; 95 of 256 levels are one lower."""
     return to_uint8((images.double() / 127.5 - 1).float())
 
 

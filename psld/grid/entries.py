@@ -9,17 +9,32 @@ from typing import Literal, NamedTuple, get_args
 
 from psld.grid.cells import Cell
 from psld.grid.tables import Band, Row, Shown
-from psld.metrics import comparison
-from psld.metrics.comparison import Difference
-from psld.metrics.estimate import Estimate, Interval, averaged, combined, pooled, spread
-from psld.metrics.results import NUMBER_KINDS, CellResult, CellResults, Show
+from psld.metrics.estimate import (
+    Difference,
+    Estimate,
+    Interval,
+    averaged,
+    combined,
+    paired_difference,
+    pooled,
+    spread,
+    unpaired_difference,
+)
+from psld.metrics.results import (
+    NUMBER_KINDS,
+    CellResult,
+    CellResults,
+    Show,
+    place_in_band,
+    samples_to_decide,
+)
 from psld.metrics.settings import Measurement
 
 LEAST_TRAININGS = 3
 """The fewest trainings for a verdict that is not of these weights alone."""
 
 Scope = Literal["training", "imported weights", "these weights"]
-"""What a verdict is of: trainings of this kind, a checkpoint of others, or less than either."""
+"""What a verdict is of; with fewer than three trainings, it is of these weights."""
 
 Status = Literal[
     *("reproduced", "off", "agrees for these weights", "differs for these weights"),
@@ -34,18 +49,16 @@ VERDICTS: dict[Scope, tuple[Status, Status]] = {
     "imported weights": ("agrees for imported weights", "differs for imported weights"),
     "these weights": ("agrees for these weights", "differs for these weights"),
 }
-"""If the whole interval is inside the band, and if it is outside."""
 
 
 class Rank(NamedTuple):
-    """The place of an entry among the comparable entries of its column."""
+    """The rank of an entry among the comparable entries of its column."""
 
     name: Literal["best", "perhaps best", "not best"]
     """The first two mark a set that contains the best with 95 %."""
     p_value: float | None = None
     """Of the difference from the best, after Bonferroni's correction."""
     paired: bool | None = None
-    """True if the difference is paired by samples."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,13 +70,11 @@ class Entry:
     """The column's label."""
     shown: Shown
     paper: float | None
-    """The paper's number, if it has one."""
     band: Band | None
     cells: tuple[Cell, ...] = ()
     """One for each seed of training and sampling; none in a literature row."""
     measurement: Measurement | None = None
     by_cell: Mapping[Cell, CellResult] = field(default_factory=dict)
-    """The results so far."""
     others: tuple[str, ...] = ()
     """The files that are there, but hold no result of these records."""
     rank: Rank | None = None
@@ -84,12 +95,10 @@ class Entry:
 
     @property
     def label(self) -> str:
-        """The labels of its row and its column."""
         return f"{' '.join(self.row.label)}, {self.column}"
 
     @property
     def show(self) -> Show:
-        """The kind of number that it shows."""
         return self.shown.show
 
     @property
@@ -99,7 +108,6 @@ class Entry:
 
     @property
     def cell(self) -> Cell:
-        """The cell with the first seeds."""
         return self.cells[0]
 
     @property
@@ -125,8 +133,7 @@ class Entry:
 
     @property
     def values(self) -> list[float]:
-        """The number of each result."""
-        return [float(result.number(self.show)) for result in self.results]
+        return [float(NUMBER_KINDS[self.show].read(result)) for result in self.results]
 
     @property
     def value(self) -> float | None:
@@ -135,15 +142,13 @@ class Entry:
 
     @property
     def minimum(self) -> float | None:
-        """The smallest number of several seeds."""
         return min(self.values) if len(self.by_cell) > 1 else None
 
     @property
     def by_training(self) -> dict[str, float]:
         """The number of each training, by its weights: the mean over sampling seeds.
 
-        Models that share weights, a denoiser as several processes, have the same trainings. Copies
-        of a training under other names are one.
+        Models that share weights are one training, and so are copies under other names.
         """
         trainings: dict[str, list[float]] = {}
         for result, value in zip(self.results, self.values, strict=True):
@@ -152,18 +157,15 @@ class Entry:
 
     @property
     def trainings(self) -> int | None:
-        """The number of trainings behind our number."""
         return len(self.by_training) or None
 
     @property
     def deviation(self) -> float | None:
-        """The standard deviation over trainings."""
         values = self.by_training.values()
         return stdev(values) if len(values) > 1 else None
 
     @property
     def scope(self) -> Scope:
-        """What a verdict is of: not of the training below three trainings, or with an import."""
         if any(result.model.imported for result in self.results):
             return "imported weights"
         return "training" if len(self.by_training) >= LEAST_TRAININGS else "these weights"
@@ -177,7 +179,7 @@ class Entry:
         """
         by_noise: dict[int, list[Estimate]] = {}
         for result in self.results:
-            number = result.number(self.show)
+            number = NUMBER_KINDS[self.show].read(result)
             if isinstance(number, Estimate):
                 noise = -1 if self.is_inpainted else result.seed
                 by_noise.setdefault(noise, []).append(number)
@@ -195,8 +197,7 @@ class Entry:
     def interval(self) -> Interval | None:
         """Our number with its 95 % interval; None without an error estimate.
 
-        With one training it covers another draw of samples from the same weights. With several it
-        covers training again too (`combined`).
+        It covers other samples of the same weights and, from several trainings, training again.
         """
         errors = [each.interval for each in (self.drawn, self.trained) if each]
         return combined(self.value, errors) if errors else None
@@ -216,19 +217,17 @@ class Entry:
         return combined(drawn.extrapolated.value, errors)
 
     def minus(self, other: "Entry") -> Difference:
-        """Return the difference of our number to that of another entry.
+        """Return the difference of our number to that of another entry, also of counts.
 
-        It is paired by samples if both draw the same noise, whatever the sampler: the same sampling
-        seeds, samples and number of blocks of variables. With several trainings, the error of
-        training again is added; it is paired too if both cells are of the same trainings. A count
-        has this error alone.
+        It is paired by samples if both draw the same noise, whatever the sampler. With several
+        trainings, the error of training again is added.
         """
         a, b = self.drawn, other.drawn
         if a is None or b is None:
             drawn = Difference(self.value - other.value, (), paired=False)
         else:
             paired = self._noise == other._noise and a.block_samples == b.block_samples
-            compared = comparison.paired_difference if paired else comparison.unpaired_difference
+            compared = paired_difference if paired else unpaired_difference
             drawn = compared(a, b)
         return drawn.retrained(self.by_training, other.by_training)
 
@@ -237,9 +236,8 @@ class Entry:
         """What decides the noise of sample i: seed, shard size and number of blocks of variables.
 
         The noise of a shard is one array of normal numbers for each draw, images × variables, and
-        every sampler starts with the first. So with these three the same numbers belong to sample i
-        in both cells, and no others. Without the same number of variables they belong to other
-        samples, and the cells are taken as independent.
+        every sampler starts with the first. With another number of variables, the same numbers
+        belong to other samples, and the cells are taken as independent.
         """
         return {
             (cell.seed, cell.options.shard_size, cell.model.settings.process.blocks)
@@ -252,14 +250,12 @@ class Entry:
 
     @property
     def nfe(self) -> float | None:
-        """Network evaluations per image, the mean over seeds."""
         return fmean(result.nfe for result in self.results) if self.by_cell else None
 
     # -- the comparison with the paper --------------------------------------------------------
 
     @property
     def difference(self) -> float | None:
-        """The measured value minus the paper's."""
         return None if self.value is None or self.paper is None else self.value - self.paper
 
     @property
@@ -285,11 +281,7 @@ class Entry:
 
     @property
     def status(self) -> Status:
-        """The verdict: reproduced if the whole interval is in the band, off if none of it is.
-
-        With fewer than three trainings, and with imported ones, it is of the weights alone.
-        `measured` if there is nothing to compare with.
-        """
+        """The verdict, by the whole interval; `measured` if there is nothing to compare with."""
         if self.row.literature:
             return "literature"
         if self.value is None:
@@ -297,16 +289,15 @@ class Entry:
         if self._judged is None:
             return "measured"
         inside, outside = VERDICTS[self.scope]
-        place = comparison.place_in_band(*self._judged)
+        place = place_in_band(*self._judged)
         return {"inside": inside, "outside": outside}.get(place, "undecided")
 
     @property
     def needs(self) -> Literal["samples", "trainings"] | None:
         """The remedy for an undecided entry; None if it is decided, or if there is none.
 
-        Below three trainings it is trainings: more samples would decide for these weights alone.
-        From there on it is samples, unless no number of them is enough. An inpainted cell has no
-        more of them: its images are those of a split.
+        Below three trainings, more samples would decide for these weights alone. An inpainted cell
+        has no more samples: its images are those of a split.
         """
         if self.status != "undecided":
             return None
@@ -318,11 +309,7 @@ class Entry:
 
     @property
     def more_samples(self) -> int | None:
-        """The samples that would decide an undecided entry.
-
-        0 if it is decided. None if nothing is compared, if no number is enough, or if it needs
-        more trainings.
-        """
+        """The samples that decide the entry, 0 if it is decided; None if they alone cannot."""
         if self._judged is None:
             return None
         if self.status != "undecided":
@@ -334,7 +321,7 @@ class Entry:
         interval, low, high = self._judged
         fixed = self.trained.interval.half_width if self.trained else 0.0
         samples = self.samples * len(self.results)
-        return comparison.samples_to_decide(interval, samples, low, high, fixed)
+        return samples_to_decide(interval, samples, low, high, fixed)
 
 
 def _complete(by_cell: dict[Cell, CellResult]) -> dict[Cell, CellResult]:

@@ -1,10 +1,4 @@
-"""The parts of a grid and its cost in GPU hours. Imports no torch.
-
-    seconds = training images / (train images/s) + samples × NFE / (sample images/s)
-
-The sum runs over models and cells. Throughputs were measured in earlier runs, or else follow from
-the network's FLOPs and the speed of a GPU; none is guessed.
-"""
+"""The parts of a grid, and its cost in GPU hours by `FORMULA`."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -31,24 +25,21 @@ FORMULA = (
     f"FLOPs: GFLOPs × ({TRAIN_FACTOR} × training images + samples × NFE)."
 )
 
+UNKNOWN = "GPU hours are unknown (?) where nothing has been run: add sustained_tflops=…"
 
 Gigaflops = Callable[[Model | Guide], float]
-"""A function that returns the GFLOPs of one image through a network."""
+"""Returns the GFLOPs of one image through a network."""
 
 
 @dataclass
 class Work:
-    """The work of one network in a grid."""
-
     trained: list[Model | Guide] = field(default_factory=list)
-    """The models or guides with this network."""
     training_images: int = 0
     evaluations: float = 0
     """Images × network evaluations, over all samples; a guide and its gradient count as two."""
 
 
 def description(grid: Grid, sustained_tflops: float | None, gigaflops: Gigaflops) -> str:
-    """Return the plan of a grid as text."""
     kinds = {"model": grid.models, "guide": grid.guides, "cell": grid.measured_cells}
     counts = (f"{len(each)} {kind}{'s' * (len(each) != 1)}" for kind, each in kinds.items())
     head = f"Grid {grid.name}: {', '.join(counts)}."
@@ -63,7 +54,7 @@ def _table(rows: Any, headers: list[str]) -> str:
     return tabulate(rows, headers, tablefmt="github", colalign=right, disable_numparse=True)
 
 
-def readable(number: float | None) -> str:
+def _readable(number: float | None) -> str:
     """Format a number with one decimal, or with two significant digits below 1."""
     if number is None:
         return "?"
@@ -81,15 +72,14 @@ def table_sizes(grid: Grid) -> Iterator[tuple[str, int, int, int]]:
 def jobs_by_stage(grid: Grid) -> dict[str, int]:
     """Count the jobs of each stage, if nothing has been made yet."""
     guides, models = grid.guides.values(), grid.models.values()
-    models = [model for model in models if not model.is_trained_elsewhere]
     features = grid.features.values()
     jobs = {
         "prepare": len(grid.datasets),
         "train_extractor": sum(each.extractor is not None for each in features),
         "reference": len(features),
-        "train": sum(not model.checkpoint for model in models),
-        "import": sum(bool(trained.checkpoint) for trained in (*models, *guides)),
-        "train_guide": sum(not guide.checkpoint for guide in guides),
+        "train": sum(model.made_by == "train" for model in models),
+        "import": sum(each.made_by == "import" for each in (*models, *guides)),
+        "train_guide": sum(guide.made_by == "train" for guide in guides),
         "sample": sum(len(cell.ranges) for cell in grid.cells.values()),
         "evaluate": len(grid.measured_cells),
         "tabulate": len(grid.file.tables),
@@ -122,7 +112,7 @@ def work_by_network(grid: Grid) -> dict[str, Work]:
             name = f"{name} ({kind}{trained.name})"
         work = works.setdefault(names.setdefault(_network(trained), name), Work())
         work.trained.append(trained)
-        if not (trained.checkpoint or trained.is_trained_elsewhere):
+        if trained.made_by == "train":
             training = trained.settings.training
             work.training_images += training.steps * training.batch_size
     printed = printed_evaluations(grid)
@@ -137,44 +127,36 @@ def work_by_network(grid: Grid) -> dict[str, Work]:
 
 
 def printed_evaluations(grid: Grid) -> dict[Cell, float]:
-    """The network evaluations that the paper prints, by cell."""
     papers = paper_values(grid).items()
     return {cell: printed["nfe"] for (cell, _), printed in papers if "nfe" in printed}
 
 
 def cost(grid: Grid, sustained_tflops: float | None, gigaflops_of: Gigaflops) -> str:
-    """Return, as text, the cost of each network's work, and the total."""
-    works = work_by_network(grid)
-    gigaflops = {network: gigaflops_of(work.trained[0]) for network, work in works.items()}
-    flops = {
-        n: gigaflops[n] * (TRAIN_FACTOR * work.training_images + work.evaluations)
-        for n, work in works.items()
-    }
-    total = sum(flops.values())
-    rows, hours = [], []
-    for network, work in works.items():
+    rows, hours, flops = [], [], []
+    for network, work in work_by_network(grid).items():
+        gigaflops = gigaflops_of(work.trained[0])
+        flops.append(gigaflops * (TRAIN_FACTOR * work.training_images + work.evaluations))
         train, sample = earlier_throughput(grid, work)
-        derived = sustained_tflops and 1e3 * sustained_tflops / gigaflops[network]
+        derived = sustained_tflops and 1e3 * sustained_tflops / gigaflops
         training = _hours(work.training_images, train or (derived and derived / TRAIN_FACTOR))
         sampling = _hours(work.evaluations, sample or derived)
         hours += [training, sampling]
         row = {
             "network": network,
             "models": len(work.trained),
-            "GFLOPs": readable(gigaflops[network]),
-            "training images (M)": readable(work.training_images / 1e6),
-            "samples × NFE (M)": readable(work.evaluations / 1e6),
-            "share of FLOPs": f"{flops[network] / total:.1%}",
-            "training (GPU h)": readable(training),
-            "sampling (GPU h)": readable(sampling),
+            "GFLOPs": _readable(gigaflops),
+            "training images (M)": _readable(work.training_images / 1e6),
+            "samples × NFE (M)": _readable(work.evaluations / 1e6),
+            "share of FLOPs": flops[-1],
+            "training (GPU h)": _readable(training),
+            "sampling (GPU h)": _readable(sampling),
         }
         rows.append(row)
-    if None in hours:
-        last = "GPU hours are unknown (?) where nothing has been run: add sustained_tflops=…"
-    else:
-        last = f"Sum: {readable(sum(hours))} GPU hours."
+    for row in rows:
+        row["share of FLOPs"] = f"{row['share of FLOPs'] / sum(flops):.1%}"
+    last = f"Sum: {_readable(sum(hours))} GPU hours." if None not in hours else UNKNOWN
     table = _table([row.values() for row in rows], list(rows[0]))
-    return "\n\n".join([table, FORMULA, f"All of it: {total * 1e9:.3g} FLOPs.", last])
+    return "\n\n".join([table, FORMULA, f"All of it: {sum(flops) * 1e9:.3g} FLOPs.", last])
 
 
 def _hours(images: float, per_second: float | None) -> float | None:

@@ -17,9 +17,8 @@ from torch.nn.functional import cross_entropy, pad, silu
 
 from psld.config.settings import MadeRecord, Settings, read_record, write_record
 from psld.data.store import ImageStore, from_uint8
-from psld.metrics.command_settings import TrainExtractorSettings
 from psld.metrics.features import batches_of, digest_of_weights
-from psld.metrics.settings import ClassifierSettings
+from psld.metrics.settings import ClassifierSettings, TrainExtractorSettings
 from psld.networks.forward import enough_threads
 from psld.utils.device import device_name, provenance, use_device
 from psld.utils.errors import RunError, UserError
@@ -52,6 +51,9 @@ class FeatureClassifier(nn.Module):
 
     def __init__(self, settings: ClassifierSettings, shape: ImageShape) -> None:
         super().__init__()
+        architecture = {"width": settings.width, "features": settings.features}
+        self.architecture = json.dumps(architecture | shape.model_dump(), sort_keys=True)
+        self.image = (shape.channels, shape.image_size, shape.image_size)
         self.body = nn.Sequential(*_body(settings, shape))
         self.standardise = nn.BatchNorm1d(settings.features, affine=False)
         self.head = nn.Linear(settings.features, shape.num_classes)
@@ -89,27 +91,17 @@ def _convolution(inputs: int, outputs: int, stride: int = 1) -> Iterator[nn.Modu
 class ClassifierExtractor:
     """A trained classifier as an extractor of its features."""
 
-    def __init__(
-        self,
-        network: FeatureClassifier,
-        settings: ClassifierSettings,
-        shape: ImageShape,
-        device: torch.device | str = "cpu",
-    ) -> None:
+    def __init__(self, network: FeatureClassifier, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
-        self.shape = shape
         self.network = network.to(self.device).eval().requires_grad_(False)
-        architecture = {"width": settings.width, "features": settings.features}
-        self.architecture = json.dumps(architecture | shape.model_dump(), sort_keys=True)
-        self.digest = digest_of_weights(self.architecture, network.state_dict())
+        self.digest = digest_of_weights(network.architecture, network.state_dict())
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map uint8 N×C×H×W → features N×d and logits N×classes."""
-        expected = (self.shape.channels, self.shape.image_size, self.shape.image_size)
-        if images.dtype != torch.uint8 or images.shape[1:] != expected:
+        if images.dtype != torch.uint8 or images.shape[1:] != self.network.image:
             raise UserError(
-                f"the feature classifier takes uint8 images of {expected}, "
+                f"the feature classifier takes uint8 images of {self.network.image}, "
                 f"not {images.dtype} of {tuple(images.shape[1:])}"
             )
         features = self.network.features(from_uint8(images.to(self.device)))
@@ -120,42 +112,33 @@ class ClassifierExtractor:
 
 
 def make_extractor(settings: TrainExtractorSettings) -> "ExtractorManifest":
-    """Train the classifier of a dataset and write its folder. Return the manifest.
-
-    Raises UserError without labels, RunError if the training diverges.
-    """
-    store = ImageStore.open_for(settings.data, settings.dataset)
+    """Train the classifier of a dataset and write its folder. Raises UserError without labels."""
+    store, name = ImageStore.open_for(settings.data, settings.dataset), settings.dataset.name
     if store.num_classes < 2:
-        raise UserError(
-            f"{settings.data}: dataset {settings.dataset.name} has no labels to train a classifier "
-            "with; use metric=fid"
-        )
+        wrong = f"dataset {name} has no labels to train a classifier with"
+        raise UserError(f"{settings.data}: {wrong}; use metric=fid")
     shape = ImageShape(
         channels=store.channels, image_size=store.image_size, num_classes=store.num_classes
     )
-    device = use_device(settings.device)
-    what = f"{settings.output} for {settings.metric.extractor.steps} steps"
-    print(f"training {what} on {device_name(device)}", flush=True)
+    chosen, device = settings.metric.extractor, use_device(settings.device)
+    where = f"{settings.output} for {chosen.steps} steps on {device_name(device)}"
+    print(f"training {where}", flush=True)
+    splits = [split for split, count in store.splits.items() if count]
+    data = {split: (store.images(split), store.labels(split)) for split in splits}
     started = time.monotonic()
-    extractor = train_classifier(
-        settings.metric.extractor, shape, store.images("train"), store.labels("train"), device
-    )
+    extractor = train_classifier(chosen, shape, *data["train"], device)
     seconds = time.monotonic() - started
     size = settings.metric.batch_size
-    accuracies = {
-        split: accuracy(extractor, store.images(split), store.labels(split), size)
-        for split, count in store.splits.items()
-        if count
-    }
-    tensors, origin = extractor.network.state_dict(), {"architecture": extractor.architecture}
+    accuracies = {f"{split}_accuracy": accuracy(extractor, *data[split], size) for split in data}
+    network = extractor.network
+    tensors, origin = network.state_dict(), {"architecture": network.architecture}
     manifest = ExtractorManifest(
-        extractor=settings.metric.extractor,
+        extractor=chosen,
         shape=shape,
-        dataset=settings.dataset.name,
+        dataset=name,
         dataset_digest=store.digest,
         digest=save_tensors(Path(settings.output) / WEIGHTS, "weights", tensors, origin),
-        train_accuracy=accuracies["train"],
-        test_accuracy=accuracies.get("test"),
+        **{"test_accuracy": None} | accuracies,
         seconds=round(seconds, 3),
         device=device_name(device),
         **provenance(),
@@ -173,8 +156,7 @@ def train_classifier(
 ) -> ClassifierExtractor:
     """Train on uint8 `images` N×C×H×W and integer `labels` N; the seed determines the result.
 
-    The training uses cross-entropy, AdamW, a one-cycle learning rate and random shifts. All images
-    are moved to the device at once. Raises RunError if the training diverges.
+    All images are moved to the device at once. Raises RunError if the training diverges.
     """
     all_images = torch.from_numpy(np.array(images)).to(device)
     all_labels = torch.from_numpy(np.array(labels, dtype=np.int64)).to(device)
@@ -203,7 +185,7 @@ def train_classifier(
     progress.close()
     if not loss.isfinite():  # checked only once: a check at every step would make the device wait
         raise RunError("the feature classifier diverged: lower metric.extractor.learning_rate")
-    return ClassifierExtractor(network, settings, shape, device)
+    return ClassifierExtractor(network, device)
 
 
 @contextmanager
@@ -262,18 +244,14 @@ class ExtractorManifest(MadeRecord):
 def read_extractor_manifest(folder: str | Path) -> ExtractorManifest:
     """Read a folder's manifest. Raises UserError if it is missing, damaged or foreign."""
     path = Path(folder) / MANIFEST
-    return read_record(
-        ExtractorManifest, path, f"{path}: not the manifest of an extractor; {REMEDY}"
-    )
+    wrong = f"{path}: not the manifest of an extractor; {REMEDY}"
+    return read_record(ExtractorManifest, path, wrong)
 
 
 def load_classifier(folder: str | Path, device: torch.device | str = "cpu") -> ClassifierExtractor:
-    """Load the trained classifier of a folder, for any dataset.
-
-    Raises UserError if the folder is missing or damaged.
-    """
+    """Load the trained classifier of a folder. Raises UserError if it is missing or damaged."""
     manifest = read_extractor_manifest(folder)
     network = FeatureClassifier(manifest.extractor, manifest.shape)
     stored = read_tensors(Path(folder) / WEIGHTS, "weights", REMEDY, manifest.digest)
     network.load_state_dict(stored.tensors())
-    return ClassifierExtractor(network, manifest.extractor, manifest.shape, device)
+    return ClassifierExtractor(network, device)

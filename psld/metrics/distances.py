@@ -1,6 +1,11 @@
-"""Distances between sets of features (Fréchet, kernel), and the Inception Score."""
+"""The measures of features: Fréchet and kernel distance, Inception Score, nearest neighbors.
 
+An argument `blocks` is the blocks of a jackknife over the samples, or their number.
+"""
+
+from collections.abc import Iterator
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -8,11 +13,26 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from psld.metrics.estimate import Estimate
-from psld.metrics.features import BLOCKS, Blocks, FeatureStatistics, assign_blocks, jackknife
-from psld.utils.errors import RunError, UserError
+from psld.metrics.features import (
+    BLOCKS,
+    Blocks,
+    FeatureStatistics,
+    assign_blocks,
+    finite,
+    jackknife,
+    share_estimate,
+    with_and_without,
+)
+from psld.utils.errors import UserError
 
 SEED = 2020
 """torch-fidelity's seed: equal features give its subsets, and equal logits its splits."""
+
+ROWS = 500
+"""Rows of a distance matrix at a time: 200 MB for 50,000 columns."""
+
+
+# -- Fréchet distance -----------------------------------------------------------------------------
 
 
 def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
@@ -33,12 +53,9 @@ def frechet_estimate(
 ) -> Estimate:
     """Return the Fréchet distance of features, n×d, with its interval; the reference is fixed.
 
-    Distances of n samples are biased upward by about c / n: `interval` is for their mean,
-    `extrapolated` for the distance of the model's distribution. The cost is one distance per block
-    plus one: a minute of one core for 20 blocks of 2,048 features (`python -m benchmarks.metrics`).
-    Memory is 8·B·d² bytes: 671 MB for Inception's 2,048 features and B = 20 blocks.
-
-    Raises as `frechet_distance` does, and UserError with fewer than three samples.
+    It costs one distance per block plus one: a minute of one core for 20 blocks of 2,048 features
+    (`python -m benchmarks.metrics`), and 8·B·d² bytes: 671 MB. Raises as `frechet_distance` does,
+    and UserError with fewer than three samples.
     """
     blocks = assign_blocks(len(samples), blocks)
     block = blocks.block.to(samples.device)
@@ -49,13 +66,22 @@ def frechet_estimate(
 
 
 class _Gaussian:
-    """The mean of features, and the trace and factor A of their covariance AAᵀ."""
+    """The mean of features, and the trace and factor A, d×r, of their covariance AAᵀ.
+
+    r is the numerical rank, by a pivoted Cholesky factor: d r² operations, which are few if there
+    are fewer samples than features.
+    """
 
     def __init__(self, statistics: FeatureStatistics) -> None:
+        # Importing SciPy takes a quarter of a second, and only distances need it.
+        from scipy.linalg.lapack import dpstrf
+
         covariance = finite(statistics.covariance.cpu())
-        self.mean = statistics.mean.cpu()
-        self.trace = covariance.trace()
-        self.factor = _factor(covariance)
+        self.mean, self.trace = statistics.mean.cpu(), covariance.trace()
+        factor, pivots, rank, _ = dpstrf(covariance.numpy(), lower=1)
+        rows = torch.from_numpy(factor).tril()[:, :rank]
+        self.factor = torch.empty_like(rows)
+        self.factor[torch.from_numpy(pivots).long() - 1] = rows
 
 
 def _distance(a: _Gaussian, b: _Gaussian) -> float:
@@ -69,26 +95,7 @@ def _distance(a: _Gaussian, b: _Gaussian) -> float:
     return max(distance.item(), 0.0)  # equal statistics give 0 up to rounding, of either sign
 
 
-def _factor(covariance: Tensor) -> Tensor:
-    """Return A, d×r, with AAᵀ = covariance and r its numerical rank, by a pivoted Cholesky factor.
-
-    It costs d r² operations: little if there are fewer samples than features.
-    """
-    # Importing SciPy takes a quarter of a second, and only distances need it.
-    from scipy.linalg.lapack import dpstrf
-
-    factor, pivots, rank, _ = dpstrf(covariance.numpy(), lower=1)
-    rows = torch.from_numpy(factor).tril()[:, :rank]
-    unpivoted = torch.empty_like(rows)
-    unpivoted[torch.from_numpy(pivots).long() - 1] = rows
-    return unpivoted
-
-
-def finite(features: Tensor) -> Tensor:
-    """Return features, or statistics of them, as they are. Raises RunError if one is not finite."""
-    if not features.isfinite().all():
-        raise RunError("the features hold NaN or infinity: the images or the extractor are broken")
-    return features
+# -- kernel distance and Inception Score ----------------------------------------------------------
 
 
 def kernel_distance(
@@ -103,17 +110,12 @@ def kernel_distance(
         MMD² = mean_{i≠j} k(xᵢ, xⱼ) + mean_{i≠j} k(yᵢ, yⱼ) − 2 mean_{i,j} k(xᵢ, yⱼ)
         k(x, y) = (x·y / d + 1)³
 
-    Args:
-        samples: features x of the samples, n×d.
-        reference: features y of the reference, m×d.
-        subsets: pairs of subsets, drawn as in torch-fidelity.
-        subset_size: samples in a subset; a smaller set, as in a rehearsal, is used whole.
-
+    The features x of samples are n×d, y of the reference m×d. Pairs of subsets are drawn as in
+    torch-fidelity; a set that is smaller than `subset_size`, as in a rehearsal, is used whole.
     The value is that of `torch_fidelity.calculate_metrics`. It is unbiased, so it may be negative.
     A value without a block leaves the block's samples out of every subset. The reference's subsets
-    are the same for all cells of equal n and are taken as fixed, so the interval does not include
-    their error. It shifts cells of the same distribution equally, but not other cells: its term
-    −2 mean k(x, y) depends on x. Raises UserError if a subset is too small.
+    are the same for all cells of equal n; the interval does not include their error. Raises
+    UserError if a subset is too small.
     """
     random = np.random.RandomState(SEED)
     blocks = assign_blocks(len(samples), blocks)
@@ -130,22 +132,15 @@ def kernel_distance(
 
 def _mmd(x: Tensor, y: Tensor, membership: Tensor) -> Tensor:
     """Return MMD² of all x, n×d, to y, then without each block; `membership` is n×B of 0 and 1."""
+    n = with_and_without(membership.sum(dim=0))
+    if (n < 2).any():
+        raise UserError(f"metric.measure.subset_size={len(x)} is too small for {len(n) - 1} blocks")
     among_x = membership.T @ _kernel(x, x).fill_diagonal_(0) @ membership
-    with_y = membership.T @ _kernel(x, y).sum(dim=1)
-    among_y = _kernel(y, y).fill_diagonal_(0).sum() / (len(y) * (len(y) - 1))
-    counts = membership.sum(dim=0)
-    if (counts > len(x) - 2).any():
-        raise UserError(
-            f"metric.measure.subset_size={len(x)} is too small for {len(counts)} blocks"
-        )
-
-    def mmd(n: Tensor, xx: Tensor, xy: Tensor) -> Tensor:
-        return xx / (n * (n - 1)) + among_y - 2 * xy / (n * len(y))
-
-    whole = mmd(counts.sum(), among_x.sum(), with_y.sum())
     rest = among_x.sum() - 2 * among_x.sum(dim=1) + among_x.diagonal()
-    without_block = mmd(counts.sum() - counts, rest, with_y.sum() - with_y)
-    return torch.cat([whole[None], without_block])
+    among_x = torch.cat([among_x.sum()[None], rest])
+    with_y = with_and_without(membership.T @ _kernel(x, y).sum(dim=1))
+    among_y = _kernel(y, y).fill_diagonal_(0).sum() / (len(y) * (len(y) - 1))
+    return among_x / (n * (n - 1)) + among_y - 2 * with_y / (n * len(y))
 
 
 def _kernel(x: Tensor, y: Tensor) -> Tensor:
@@ -155,13 +150,10 @@ def _kernel(x: Tensor, y: Tensor) -> Tensor:
 def inception_score(logits: Tensor, splits: int = 10, blocks: int | Blocks = BLOCKS) -> Estimate:
     """Return exp(mean_i KL(p(y|x_i) ‖ p(y))), averaged over random splits (Salimans et al. 2016).
 
-    Args:
-        logits: n×classes.
-        splits: disjoint parts of the samples, each with its own p(y).
-
+    The logits are n×classes; each split has its own p(y).
     The value is that of `torch_fidelity.calculate_metrics`, with its order of the samples. A value
     without a block leaves the block's samples out of every split. The score of few samples is too
-    low, so compare only equal n and splits. Raises UserError with too few samples for the splits.
+    low, so compare only equal n and splits. Raises UserError with too few samples.
     """
     n = len(logits)
     blocks = assign_blocks(n, blocks)
@@ -176,27 +168,139 @@ def inception_score(logits: Tensor, splits: int = 10, blocks: int | Blocks = BLO
 
 
 def _split_scores(log_p: Tensor, membership: Tensor) -> Tensor:
-    """Score one split, n×classes, with all samples and then without each block.
-
-    `membership` is n×B of 0 and 1.
-    """
-    p = log_p.exp()
-    counts = membership.sum(dim=0)
-    sums = membership.T @ p
-    negative_entropies = membership.T @ (p * log_p).sum(dim=1)
-    if len(p) == 0 or (counts == len(p)).any():
+    """Score one split, n×classes, with all samples and then without each block, n×B of 0 and 1."""
+    n = with_and_without(membership.sum(dim=0))
+    if (n == 0).any():
         raise UserError(
-            f"metric.measure.splits: a split of {len(p)} samples is too small; use fewer splits"
+            f"metric.measure.splits: a split of {len(log_p)} samples is too small; use fewer splits"
         )
+    p = log_p.exp()
+    q = with_and_without(membership.T @ p) / n[:, None]
+    negative_entropy = with_and_without(membership.T @ (p * log_p).sum(dim=1)) / n
+    return (negative_entropy - torch.xlogy(q, q).sum(dim=1)).exp()
 
-    def score(n: Tensor, p_sum: Tensor, negative_entropy: Tensor) -> Tensor:
-        q = p_sum / n
-        return (negative_entropy / n[..., 0] - torch.xlogy(q, q).sum(dim=-1)).exp()
 
-    whole = score(counts.sum()[None], sums.sum(dim=0), negative_entropies.sum())
-    without_block = score(
-        (counts.sum() - counts)[:, None],
-        sums.sum(dim=0) - sums,
-        negative_entropies.sum() - negative_entropies,
+# -- nearest neighbors ----------------------------------------------------------------------------
+
+
+def precision(
+    samples: Tensor, reference: Tensor, neighbors: int = 3, blocks: int | Blocks = BLOCKS
+) -> Estimate:
+    """Return the share of samples that are among the reference (Kynkäänniemi et al. 2019).
+
+    A sample is among the reference if it is at least as near to some reference image as this image
+    is to its k-th nearest neighbor in the reference. Features are n×d and m×d: m² + nm distances.
+    """
+    _check_neighbors(len(reference), neighbors)
+    radii = torch.cat([_kth(d, neighbors) for d in _distances(reference, reference)])
+    covered = torch.cat([(d <= radii).any(dim=1) for d in _distances(samples, reference)])
+    return share_estimate(covered, blocks)
+
+
+def recall(
+    samples: Tensor, reference: Tensor, neighbors: int = 3, blocks: int | Blocks = BLOCKS
+) -> Estimate:
+    """Return the share of the reference that is among the samples: `precision` with roles swapped.
+
+    Recall grows with the number of samples, so compare only equal n. Without a block, each sample's
+    ball reaches to its k-th neighbor outside that block. These intervals are a third to two thirds
+    too wide (docs/notes/intervals.md).
+    """
+    blocks = assign_blocks(len(samples), blocks)
+    block = blocks.block.to(samples.device)
+    _check_neighbors(len(samples) - int(block.bincount().max()), neighbors)
+    radii = _radii_without(samples, block, neighbors, blocks.count)
+    covered = sum(
+        torch.stack([(d <= radius).any(dim=1).sum() for radius in radii])
+        for d in _distances(reference, samples)
     )
-    return torch.cat([whole[None], without_block])
+    return jackknife(covered.double() / len(reference), blocks, share=True)
+
+
+def _check_neighbors(images: int, neighbors: int) -> None:
+    if images <= neighbors:
+        raise UserError(f"metric.measure.neighbors={neighbors}: too many for {images} images")
+
+
+def _radii_without(samples: Tensor, block: Tensor, neighbors: int, blocks: int) -> Tensor:
+    """Compute each sample's radius, with all samples and then without each block, (B + 1)×n.
+
+    Samples of the omitted block get −1: their balls are empty.
+    """
+    members = [torch.nonzero(block == index).squeeze(1) for index in range(blocks)]
+    parts = []
+    for d in _distances(samples, samples):
+        # The k + 1 nearest of each block are enough to find the k-th without any one block.
+        nearest = [
+            d[:, m].topk(min(neighbors + 1, len(m)), dim=1, largest=False).values for m in members
+        ]
+        others = [nearest, *(nearest[:j] + nearest[j + 1 :] for j in range(blocks))]
+        parts.append(torch.stack([_kth(torch.cat(each, dim=1), neighbors) for each in others]))
+    radii = torch.cat(parts, dim=1)
+    for index, m in enumerate(members):
+        radii[index + 1, m] = -1
+    return radii
+
+
+def _kth(distances: Tensor, neighbors: int) -> Tensor:
+    """Return the distance to the k-th neighbor in each row; the nearest is the image itself."""
+    return distances.kthvalue(neighbors + 1, dim=1).values
+
+
+def _distances(a: Tensor, b: Tensor) -> Iterator[Tensor]:
+    """Yield the Euclidean distances between all a and b, `ROWS` rows at a time.
+
+    In float64: the rounding of float32, which differs between machines, would decide some of the
+    comparisons of distances, and so change a count.
+    """
+    b = b.double()
+    return (torch.cdist(rows.double(), b) for rows in a.split(ROWS))
+
+
+class Memorization(NamedTuple):
+    """The distances of samples to the training images."""
+
+    share: Estimate
+    """The share of samples nearer to a training image than the threshold."""
+    threshold: float
+    """The quantile of the test images' distances."""
+    distances: Tensor
+    """The distance from each sample to the nearest training image, n."""
+    nearest: Tensor
+    """Index of that training image, n."""
+
+    def pairs(self, count: int) -> list[tuple[int, int]]:
+        """Return the `count` nearest pairs (sample, training image), the nearest first."""
+        samples = self.distances.argsort(stable=True)[:count]
+        return list(zip(samples.tolist(), self.nearest[samples].tolist(), strict=True))
+
+
+def memorization(
+    samples: Tensor,
+    train: Tensor,
+    test: Tensor,
+    quantile: float = 0.05,
+    blocks: int | Blocks = BLOCKS,
+) -> Memorization:
+    """Measure the share of samples that are nearer to a training image than most test images are.
+
+    The threshold is the `quantile` of the distances from N test images to their nearest training
+    images: number (N + 1) · quantile in order, so that new images of the same distribution have
+    this share on average. A larger share is a sign of memorization; a smaller one is a sign of
+    samples far from the data. The interval includes the error of the threshold.
+    """
+    of_test = nearest(test, train)[0].double().cpu().numpy()
+    threshold = float(np.quantile(of_test, quantile, method="weibull"))
+    distances, index = nearest(samples, train)
+    return Memorization(
+        share=share_estimate(distances < threshold, blocks, threshold_images=len(test)),
+        threshold=threshold,
+        distances=distances,
+        nearest=index,
+    )
+
+
+def nearest(features: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
+    """Return distance to, and index of, the nearest of `among` for each row of `features`."""
+    parts = [d.min(dim=1) for d in _distances(features, among)]
+    return torch.cat([p.values for p in parts]), torch.cat([p.indices for p in parts])

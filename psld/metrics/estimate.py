@@ -1,11 +1,10 @@
-"""A metric's value with its 95 % interval, from a jackknife over blocks of samples.
+"""A metric's value with its 95 % interval, from a jackknife over blocks of samples; differences.
 
 A result file stores an `Estimate`; means over seeds, comparisons and verdicts need nothing else.
-This module does not import torch.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from statistics import fmean
 from typing import Any, NamedTuple, Self
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from psld.config.settings import Settings
+from psld.utils.errors import UserError
 
 CONFIDENCE = 0.95
 EXTRAPOLATED_FROM = 4
@@ -37,23 +37,20 @@ class Interval(NamedTuple):
 class Estimate(Settings):
     """The value θ̂ of a metric over n samples, and its value without each block of samples.
 
-    The delete-a-block jackknife (Busing, Meijer, van der Leeden 1999, for blocks of unequal size)
-    with m_j of the n samples in block j, h_j = n / m_j and θ_(−j) the value without block j is
+    The delete-a-block jackknife (Busing, Meijer, van der Leeden 1999), with m_j of the n samples in
+    block j, h_j = n / m_j and θ_(−j) the value without block j, is
 
         pseudo-value    θ_j = h_j θ̂ − (h_j − 1) θ_(−j)
         extrapolation   θ_∞ = B θ̂ − Σ_j (1 − 1/h_j) θ_(−j)
         variance        s²  = 1/B Σ_j (θ_j − θ_∞)² / (h_j − 1)
 
-    and the interval is ± t_{B−1} s. It covers the change with another n samples of the same model;
-    the reference images are taken as fixed.
+    and the interval is ± t_{B−1} s. The reference images are taken as fixed.
 
-    A *share* p̂ has Wilson's interval (1927), which stays between 0 and 1 and has a width for p̂ = 0
-    and 1. Two things differ from the textbook: t_{B−1} is in place of z, and the effective number
-    of samples n' = p̂ (1 − p̂) / s² (Korn and Graubard 1998) in place of n, because the samples of a
+    A *share* p̂ has Wilson's interval (1927) with t_{B−1} in place of z, and the effective number of
+    samples n' = p̂ (1 − p̂) / s² (Korn and Graubard 1998) in place of n, because the samples of a
     mean over trainings share their noise. Without any spread, n' = n. If the share lies below a
     quantile of N other images, 1/n' is larger by 1/N: the share of new images of the same
-    distribution below their k-th smallest number is beta-distributed, Beta(k, N + 1 − k), with the
-    variance q (1 − q) / (N + 2), q = k / (N + 1), whatever the distribution.
+    distribution below their k-th smallest number is Beta(k, N + 1 − k).
     """
 
     value: float
@@ -90,18 +87,14 @@ class Estimate(Settings):
 
     @property
     def distinct(self) -> int:
-        """The number of different samples."""
         return self.samples - self.copies
 
     @cached_property
     def standard_error(self) -> float:
         """The standard error s of both the value and its extrapolation."""
         limit = self._limit
-        ratios = (self.samples / m for m in self.block_samples)
-        terms = (
-            (pseudo - limit) ** 2 / (ratio - 1)
-            for pseudo, ratio in zip(self.pseudo_values, ratios, strict=True)
-        )
+        pairs = zip(self.pseudo_values, self.block_samples, strict=True)
+        terms = ((pseudo - limit) ** 2 / (self.samples / m - 1) for pseudo, m in pairs)
         return (sum(terms) / self.blocks) ** 0.5
 
     @cached_property
@@ -116,8 +109,7 @@ class Estimate(Settings):
     def interval(self) -> Interval:
         """The value, with the interval of *the metric's mean over draws of n samples*.
 
-        Papers and bands use this: a distance of n samples, with the upward bias of n samples.
-        Compare it only with values of the same number of samples.
+        It has the upward bias of n samples: compare it only with values of as many.
         """
         return self._wilson() if self.share else self._around(self.value)
 
@@ -125,16 +117,14 @@ class Estimate(Settings):
     def extrapolated(self) -> Interval | None:
         """The metric at n → ∞, with its interval, for metrics with a bias of about c / n.
 
-        None for other metrics, and where terms of higher order in 1/n may be too large for the
-        interval, which then covers too rarely: with fewer than 4 d samples for d features, or if
-        0.2 d/n of what the extrapolation takes away is more than half of the half-width. None for
-        the images of the reference themselves, too, whose distance is 0 up to rounding.
+        None for other metrics, for the images of the reference themselves, and where terms of
+        higher order in 1/n may be too large for the interval: with fewer than 4 d samples for d
+        features, or if 0.2 d/n of what the extrapolation takes away is more than half of the
+        half-width.
 
         FID∞ (Chong and Forsyth 2020) is the intercept of a line in 1/n through distances of
         several n. Here the line goes through n and n (1 − 1/B), the latter averaged over all
-        blocks. This extrapolates least and needs no additional distances. The interval is for the
-        distance from the model's distribution to the reference. A bias of higher order remains if
-        that distance is 0.
+        blocks. A bias of higher order remains if the distance is 0.
         """
         return self._around(self._limit) if self._extrapolates else None
 
@@ -142,7 +132,7 @@ class Estimate(Settings):
     def _extrapolates(self) -> bool:
         if self.features is None or self.distinct < EXTRAPOLATED_FROM * self.features:
             return False
-        is_reference = self.value < 1e-6 * abs(self._limit)
+        is_reference = self.value < 1e-6 * abs(self._limit)  # a distance of 0 up to rounding
         return not is_reference and self._rest <= self._around(self._limit).half_width / 2
 
     @property
@@ -200,10 +190,7 @@ def averaged(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def pooled(estimates: Sequence[Estimate]) -> Estimate:
-    """Return the mean of cells with independent noise: several sampling seeds.
-
-    All blocks count, each with its own pseudo-value, as if all samples were of one cell.
-    """
+    """Return the mean of cells with independent noise, as if all samples were of one cell."""
     value = fmean(estimate.value for estimate in estimates)
     samples = sum(estimate.samples for estimate in estimates)
     blocks = [m for estimate in estimates for m in estimate.block_samples]
@@ -232,11 +219,7 @@ def _kind(estimates: Sequence[Estimate]) -> dict[str, Any]:
 
 
 def spread(values: Sequence[float]) -> Estimate:
-    """Return the mean of T ≥ 2 independent values: one for each training.
-
-    Each value is a block, so the error is the standard deviation over √T, and the interval has
-    T − 1 degrees of freedom.
-    """
+    """Return the mean of T ≥ 2 independent values, one for each training; each is a block."""
     total, count = sum(values), len(values)
     return Estimate(
         value=total / count,
@@ -250,14 +233,118 @@ def combined(value: float, intervals: Sequence[Interval]) -> Interval:
     """Return the interval of a number with several independent errors, whose squares add.
 
     For a mean over T trainings these are other samples of the same weights, with the half-width
-    a = t_{B−1} s, and training again, with b = t_{T−1} s. The half-width √(a² + b²) covers both at
-    once, with at least 95 % whatever their ratio (Banerjee 1960). One quantile for both, with the
-    degrees of freedom of Welch and Satterthwaite, covers less when trainings are few, because their
-    spread can be small by chance (docs/notes/intervals.md has both). Noise that the trainings do
-    not share is in a and in b, which makes the interval wider than it must be.
-
-    Half-widths to the two sides add separately (Zou and Donner 2008).
+    a = t_{B−1} s, and training again, with b = t_{T−1} s. √(a² + b²) covers both at once, with at
+    least 95 % whatever their ratio (Banerjee 1960); docs/notes/intervals.md compares it with Welch
+    and Satterthwaite. Half-widths to the two sides add separately (Zou and Donner 2008).
     """
     low = math.hypot(*(each.value - each.low for each in intervals))
     high = math.hypot(*(each.high - each.value for each in intervals))
     return Interval(value, value - low, value + high)
+
+
+# -- differences -----------------------------------------------------------------------------------
+
+
+class Difference(NamedTuple):
+    """The difference a − b of one metric of two cells, with its significance."""
+
+    value: float
+    errors: tuple[tuple[float, float], ...]
+    """Independent errors that add: each a standard error with its degrees of freedom."""
+    paired: bool
+    """True if the cells share their noise and were compared block by block."""
+
+    def retrained(self, one: Mapping[str, float], two: Mapping[str, float]) -> Self:
+        """Add the error of training again, from both cells' numbers of their trainings by name.
+
+        The same trainings are paired. With as many others, the spreads add as Welch's; with
+        another number of them, as in `combined`, because Welch's degrees of freedom then find too
+        many differences. A single training is taken to vary as much as those of the other cell.
+        Two single ones add nothing: the difference is of these weights.
+        """
+        if one.keys() == two.keys():
+            spreads = [[one[name] - two[name] for name in one]]
+        else:
+            spreads = [list(side.values()) for side in (one, two)]
+        known = [spread(values) for values in spreads if len(values) > 1]
+        if len(known) == 2 and len(one) == len(two):
+            errors = [_welch(known)]
+        else:
+            errors = [_welch([each]) for each in known]
+        if len(known) == 1 and [len(values) for values in spreads].count(1) == 1:
+            [(error, freedom)] = errors
+            errors = [(error * (1 + known[0].samples) ** 0.5, freedom)]
+        return self._replace(errors=(*self.errors, *errors))
+
+    @property
+    def interval(self) -> Interval:
+        """The 95 % interval; several errors add as in `combined`."""
+        margin = self._half_width(1 - CONFIDENCE)
+        return Interval(self.value, self.value - margin, self.value + margin)
+
+    @property
+    def p_value(self) -> float:
+        """The p for which the interval with the confidence 1 − p ends at 0."""
+        from scipy.optimize import brentq  # As above, not for readers of results.
+
+        def excess(log_p: float) -> float:
+            return self._half_width(math.exp(log_p)) - abs(self.value)
+
+        least = -200.0  # 10⁻⁸⁷: smaller ones are 0, and far below it SciPy's quantile is NaN
+        if self.value == 0:
+            return 1.0
+        return 0.0 if excess(least) <= 0 else math.exp(brentq(excess, least, 0.0))
+
+    def _half_width(self, p: float) -> float:
+        return math.hypot(*(t_quantile(freedom, p) * error for error, freedom in self.errors))
+
+
+def paired_difference(a: Estimate, b: Estimate) -> Difference:
+    """Return a − b for cells whose samples i have the same noise: same seed, shards and state.
+
+    The jackknife is of the difference itself, with its values without block j, a_(−j) − b_(−j). So
+    the samplers may differ: if they make the same of the noise, its effect cancels; if not, the
+    error is that of independent cells. Raises UserError if the cells have different blocks.
+    """
+    if a.block_samples != b.block_samples:
+        raise UserError(
+            f"cells of {a.samples} samples in {a.blocks} blocks and of {b.samples} in {b.blocks} "
+            "cannot be paired: compare as many samples in as many blocks"
+        )
+    difference = Estimate(
+        value=a.value - b.value,
+        samples=a.samples,
+        block_samples=a.block_samples,
+        without_block=tuple(x - y for x, y in zip(a.without_block, b.without_block, strict=True)),
+    )
+    return Difference(difference.value, (_welch([difference]),), paired=True)
+
+
+def unpaired_difference(a: Estimate, b: Estimate) -> Difference:
+    """Return a − b for independent cells, with s² = s_a² + s_b²; compare cells of equal n."""
+    return Difference(a.value - b.value, (_welch([a, b]),), paired=False)
+
+
+def _welch(estimates: Sequence[Estimate]) -> tuple[float, float]:
+    """Return the error of a sum of independent estimates, and its degrees of freedom.
+
+    These are those of Welch and Satterthwaite, (Σ s²)² / Σ (s⁴ / (B − 1)): for one estimate B − 1.
+    """
+    variances = [each.standard_error**2 for each in estimates]
+    freedoms = [each.blocks - 1 for each in estimates]
+    weights = sum(v**2 / f for v, f in zip(variances, freedoms, strict=True))
+    freedom = sum(variances) ** 2 / weights if weights else float(sum(freedoms))
+    return sum(variances) ** 0.5, freedom
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return the p-values of several comparisons after Holm's correction (1979).
+
+    The smallest of m is multiplied by m, the next one by m − 1, and so on; none is made smaller
+    than the one before. Then any wrong finding at all has a probability of at most 5 %.
+    """
+    corrected, before = [0.0] * len(p_values), 0.0
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    for factor, index in zip(range(len(order), 0, -1), order, strict=True):
+        before = corrected[index] = min(1.0, max(before, factor * p_values[index]))
+    return corrected

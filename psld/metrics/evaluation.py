@@ -1,13 +1,10 @@
 """The evaluation of images by several metrics, from one pass over them.
 
-`evaluate` serves the job of a cell, `psld evaluate images=`, `psld verify` and the library. They
-differ in their source: a cell's shards, or what was kept of them, or images of others
-(`psld.metrics.images`).
+Its source is a cell's shards, or what was kept of them, or images of others (`images.py`).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import accumulate
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,14 +13,21 @@ import torch
 from torch import Tensor
 
 from psld.config.settings import MadeRecord, write_record
-from psld.metrics.command_settings import EvaluateSettings
-from psld.metrics.features import Features, batches_of, gather, share_estimate
-from psld.metrics.measure import (
+from psld.metrics import distances
+from psld.metrics.estimate import Estimate
+from psld.metrics.features import (
+    BLOCKS,
+    Cost,
+    Features,
+    FeatureStatistics,
+    Gathered,
     Reference,
-    measure,
-    measure_memorization,
-    measure_reference,
-    scale,
+    batches_of,
+    distinct_numbers,
+    finite,
+    gather,
+    save_kept,
+    share_estimate,
 )
 from psld.metrics.reference_folder import (
     Basis,
@@ -34,7 +38,7 @@ from psld.metrics.reference_folder import (
     read_reference_manifest,
 )
 from psld.metrics.results import CellResult, CellResults, Weights
-from psld.metrics.settings import Measurement
+from psld.metrics.settings import EvaluateSettings, Measurement, MetricSettings
 from psld.sampling.sample import origin_of
 from psld.sampling.settings import images_digest
 from psld.sampling.shards import Shard, read_shards
@@ -42,9 +46,6 @@ from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.utils.device import give_back, provenance, use_device
 from psld.utils.errors import UserError
 from psld.utils.files import digest_of
-from psld.utils.tensors import read_tensors, save_tensors
-
-CPU = torch.device("cpu")
 
 NEAREST_PAIRS = 8
 """The number of nearest pairs of sample and training image in a result."""
@@ -52,65 +53,7 @@ NEAREST_PAIRS = 8
 NUMBERS = {"estimate", "nearest", "class_accuracy", "floor", "noise"}
 """The fields of a cell's result that are computed from features."""
 
-
-class Cost(NamedTuple):
-    """The cost of one shard."""
-
-    images: int
-    nfe: int
-    seconds: float
-    device: str
-
-
-@dataclass(frozen=True)
-class Gathered:
-    """The features of images and the facts of their shards, for all results."""
-
-    samples: dict[tuple[str, int], Features]
-    """The first images, by `metric.features` and their number."""
-    labels: Tensor | None
-    """int64, n: the class that each image was guided to; None without guidance to a class."""
-    costs: list[Cost]
-
-    def numbers(
-        self,
-        measurement: Measurement,
-        reference: Reference,
-        device: torch.device | str = "cpu",
-    ) -> dict[str, Any]:
-        """Return the fields of a result that are computed from features."""
-        metric = measurement.metric
-        samples = self.samples[metric.features, measurement.samples]
-        numbers = scale(metric, reference, device) | {"nearest": None, "class_accuracy": None}
-        if metric.measure.kind == "memorization":
-            memorized = measure_memorization(metric, samples, reference, device)
-            numbers |= {"estimate": memorized.share, "nearest": memorized.pairs(NEAREST_PAIRS)}
-        else:
-            numbers["estimate"] = measure(metric, samples, reference, device)
-        if samples.numbers is not None:  # images of others
-            numbers["reference_estimate"] = measure_reference(metric, samples, reference, device)
-        if self.labels is not None and metric.extractor.kind == "classifier":
-            answers = samples.logits.argmax(dim=1)
-            numbers["class_accuracy"] = share_estimate(answers == self.labels[: len(samples)])
-        return numbers
-
-    def has(self, measurement: Measurement) -> bool:
-        """Check if there are features for a measurement."""
-        return (measurement.metric.features, measurement.samples) in self.samples
-
-    def spent(self, samples: int) -> dict[str, Any]:
-        """Return the fields of a result that say what its images cost; none if it is unknown."""
-        firsts = accumulate((cost.images for cost in self.costs), initial=0)
-        pairs = zip(self.costs, firsts, strict=False)
-        costs = [cost for cost, first in pairs if first < samples]
-        if not costs:
-            return {}
-        images = sum(cost.images for cost in costs)
-        return {
-            "nfe": sum(cost.nfe * cost.images for cost in costs) / images,
-            "sampling_seconds": round(sum(cost.seconds for cost in costs), 3),
-            "sampling_device": ", ".join(sorted({cost.device for cost in costs})),
-        }
+Device = torch.device | str
 
 
 class Source(NamedTuple):
@@ -132,37 +75,12 @@ class Source(NamedTuple):
     """The results that were kept with it. New ones take over how they were computed, and their
     numbers if the features of the reference are missing."""
 
-    def gather(self, bases: Mapping[str, Basis], measurements: Sequence[Measurement]) -> Gathered:
-        """Read each image once, and extract its features with each extractor.
-
-        Memory for 50,000 samples with Inception's features and logits is 0.6 GB.
-        """
-        found: dict[str, list[Features]] = {name: [] for name in bases}
-        batch_sizes = {m.metric.features: m.metric.batch_size for m in measurements}
-        labels, costs, left = [], [], max(m.samples for m in measurements)
-        for part in self.parts:
-            images = (part.images if isinstance(part, Shard) else part)[:left]
-            left -= len(images)
-            for name, basis in bases.items():
-                batches = batches_of(images, batch_sizes[name])
-                each = gather(basis.extractor, batches, name, len(images), self.silent)
-                found[name].append(each)
-            if isinstance(part, Shard):
-                costs.append(Cost(len(images), part.nfe, part.seconds, part.device))
-                labels += [] if part.labels is None else [torch.from_numpy(part.labels)]
-            if not left:
-                break
-        features = {name: Features.joined(each) for name, each in found.items()}
-        groups = [(m.metric.features, m.samples) for m in measurements]
-        samples = {(f, n): replace(features[f].first(n), numbers=self.numbers) for f, n in groups}
-        return Gathered(samples, torch.cat(labels) if labels else None, costs)
-
 
 def evaluate(
     source: Source,
     bases: dict[str, Basis],
     measurements: Sequence[Measurement],
-    device: torch.device = CPU,
+    device: Device = "cpu",
     output: str | None = None,
     keep: int = 512,
 ) -> CellResults:
@@ -177,18 +95,18 @@ def evaluate(
 
     Raises UserError if images are missing or damaged, or too few for a metric.
     """
-    gathered = source.kept or source.gather(bases, measurements)
+    gathered = source.kept or _gathered(source, bases, measurements)
     bases.update({name: basis._replace(extractor=None) for name, basis in bases.items()})
     kept = save_kept(Path(output).with_suffix(".safetensors"), gathered, keep) if output else None
     made, results = {"kept_sha256": kept, **provenance()}, []
     every = source.stated or [None] * len(measurements)
 
-    def numbers(measurement: Measurement, device: torch.device) -> dict[str, Any]:
+    def numbers(measurement: Measurement, device: Device) -> dict[str, Any]:
         reference = bases[measurement.metric.features].reference
-        return gathered.numbers(measurement, reference, device) if reference else {}
+        return _numbers(gathered, measurement, reference, device) if reference else {}
 
     found = {m: numbers(m, device) for m in measurements if m.metric.measure.kind != "frechet"}
-    give_back(device)
+    give_back(torch.device(device))
     for measurement, stated in zip(measurements, every, strict=True):
         metric = measurement.metric
         basis = bases[metric.features]
@@ -197,15 +115,147 @@ def evaluate(
             made = stated.model_dump(include={"kept_sha256", *MadeRecord.model_fields})
             if stated.floor_samples is None:  # Earlier versions did not write it.
                 facts["floor_samples"] = None
-        values = found.get(measurement) or numbers(measurement, CPU)
+        values = found.get(measurement) or numbers(measurement, "cpu")
         values = values or stated.model_dump(include=NUMBERS)
         record = measurement.digest(source.digest(facts["reference_sha256"]))
         about = {"record": record, "metric": metric.identity(), **source.facts}
         results.append(CellResult(**about, **facts, **values, **made))
-    record = CellResults(results=tuple(results))
+    whole = CellResults(results=tuple(results))
     if output:
-        write_record(output, record)
-    return record
+        write_record(output, whole)
+    return whole
+
+
+def _gathered(
+    source: Source, bases: Mapping[str, Basis], measurements: Sequence[Measurement]
+) -> Gathered:
+    """Read each image once, and extract its features with each extractor."""
+    found: dict[str, list[Features]] = {name: [] for name in bases}
+    batch_sizes = {m.metric.features: m.metric.batch_size for m in measurements}
+    labels, costs, left = [], [], max(m.samples for m in measurements)
+    for part in source.parts:
+        images = (part.images if isinstance(part, Shard) else part)[:left]
+        left -= len(images)
+        for name, basis in bases.items():
+            batches = batches_of(images, batch_sizes[name])
+            each = gather(basis.extractor, batches, name, len(images), source.silent)
+            found[name].append(each)
+        if isinstance(part, Shard):
+            costs.append(Cost(len(images), part.nfe, part.seconds, part.device))
+            labels += [] if part.labels is None else [torch.from_numpy(part.labels)]
+        if not left:
+            break
+    features = {name: Features.joined(each) for name, each in found.items()}
+    groups = [(m.metric.features, m.samples) for m in measurements]
+    samples = {(f, n): replace(features[f].first(n), numbers=source.numbers) for f, n in groups}
+    return Gathered(samples, torch.cat(labels) if labels else None, costs)
+
+
+# -- the metrics ----------------------------------------------------------------------------------
+
+
+def _numbers(
+    gathered: Gathered, measurement: Measurement, reference: Reference, device: Device
+) -> dict[str, Any]:
+    """Return the fields of a result that are computed from features."""
+    metric = measurement.metric
+    samples = gathered.samples[metric.features, measurement.samples]
+    numbers = scale(metric, reference, device) | {"nearest": None, "class_accuracy": None}
+    if metric.measure.kind == "memorization":
+        memorized = measure_memorization(metric, samples, reference, device)
+        numbers |= {"estimate": memorized.share, "nearest": memorized.pairs(NEAREST_PAIRS)}
+    else:
+        numbers["estimate"] = measure(metric, samples, reference, device)
+    if samples.numbers is not None:  # images of others
+        numbers["reference_estimate"] = measure_reference(metric, samples, reference, device)
+    if gathered.labels is not None and metric.extractor.kind == "classifier":
+        answers = samples.logits.argmax(dim=1)
+        numbers["class_accuracy"] = share_estimate(answers == gathered.labels[: len(samples)])
+    return numbers
+
+
+def measure(
+    metric: MetricSettings,
+    samples: Features,
+    reference: Reference,
+    device: Device = "cpu",
+    blocks: int = BLOCKS,
+) -> Estimate:
+    """Compute a metric with its interval from `blocks` blocks of the samples.
+
+    Raises UserError if the samples are too few, and RunError if features are NaN or infinite.
+    """
+    settings, cut = metric.measure, samples.blocks(blocks)
+    if settings.kind == "memorization":
+        return measure_memorization(metric, samples, reference, device, blocks).share
+    if settings.kind == "inception-score":
+        if samples.logits is None:
+            raise UserError(f"{metric.name}: the extractor gives no logits")
+        splits = min(settings.splits, max(1, len(samples) // 2))  # a rehearsal has few samples
+        return distances.inception_score(finite(samples.logits), splits, cut)
+    x, images = samples.on(device), reference.split(metric.reference_split)
+    if settings.kind == "frechet":
+        return distances.frechet_estimate(x, images.total, cut)
+    y = images.on(device)
+    if settings.kind == "kernel":
+        return distances.kernel_distance(x, y, settings.subsets, settings.subset_size, cut)
+    share = distances.precision if settings.kind == "precision" else distances.recall
+    return share(x, y, settings.neighbors, cut)
+
+
+def measure_reference(
+    metric: MetricSettings, samples: Features, reference: Reference, device: Device = "cpu"
+) -> Estimate | None:
+    """Compute a metric with the interval for other images of the reference, of the same samples.
+
+    It is `measure` with the two sets exchanged, which changes no distance, and makes precision
+    recall. None for statistics, for metrics without a reference, and for memorization.
+    """
+    exchanged = {"precision": "recall", "recall": "precision", "frechet": None, "kernel": None}
+    settings, images = metric.measure, reference.split(metric.reference_split)
+    if settings.kind not in exchanged or isinstance(images, FeatureStatistics):
+        return None
+    if images.numbers is None:  # a dataset's, of which only the features were kept
+        images = replace(images, numbers=distinct_numbers(images.values.numpy()))
+    if kind := exchanged[settings.kind]:
+        settings = settings.model_copy(update={"kind": kind})
+    metric = metric.model_copy(update={"measure": settings, "reference_split": "train"})
+    return measure(metric, images, Reference(samples, None, None), device)
+
+
+def measure_memorization(
+    metric: MetricSettings,
+    samples: Features,
+    reference: Reference,
+    device: Device = "cpu",
+    blocks: int = BLOCKS,
+) -> distances.Memorization:
+    """Compute memorization with the distances behind it. Raises as `measure` does."""
+    images = (samples, reference.train, reference.split("test"))
+    x, train, test = (each.on(device) for each in images)
+    return distances.memorization(x, train, test, metric.measure.quantile, samples.blocks(blocks))
+
+
+def scale(
+    metric: MetricSettings, reference: Reference, device: Device = "cpu"
+) -> dict[str, float | None]:
+    """Return the metric of real images that are not in the reference (`floor`), and of `noise`.
+
+    Each is None without such images. The floor is of all images of the split: a Fréchet distance or
+    recall compares only with cells of as many.
+    """
+
+    def value(images: Features | None) -> float | None:
+        if images is None:
+            return None
+        if metric.measure.kind == "frechet":
+            split = reference.split(metric.reference_split)
+            return distances.frechet_distance(images.total, split.total)
+        # The interval does not count, so the fewest blocks are enough.
+        return measure(metric, images, reference, device, blocks=2).value
+
+    held_out = reference.train if metric.reference_split == "test" else reference.test
+    return {"floor": value(held_out), "noise": value(reference.noise)}
 
 
 # -- the cells of a grid --------------------------------------------------------------------------
@@ -213,8 +263,6 @@ def evaluate(
 
 def evaluate_cell(settings: EvaluateSettings) -> CellResults:
     """Measure the first images of a cell, and write the results and what they come from.
-
-    Metrics with the same features share their extractor and reference, which are loaded once.
 
     Raises UserError if a file is missing, damaged, or does not belong to the cell.
     """
@@ -236,16 +284,12 @@ def recompute(
     stated: CellResults,
     gathered: Gathered,
     loaded: Loaded,
-    measure: bool = True,
+    compute: bool = True,
 ) -> CellResults:
     """Compute the results of a cell again from what was kept: no shards, no extractor.
 
-    Of the stated results, take over the software, and the numbers whose features were not kept.
-
-    Args:
-        loaded: the references of other cells; those of this cell are added.
-        measure: False takes over all numbers: to compute them takes long.
-
+    Of the stated results, take over the software, and the numbers whose features were not kept;
+    all numbers unless `compute`. The references of this cell are added to those that are loaded.
     Raises UserError if a file is missing, damaged, or does not belong to the cell.
     """
     (source, model), bases = _source(settings), {}
@@ -258,7 +302,7 @@ def recompute(
             loaded[key] = load_reference(folder) if key[1] else (None, manifest)
         reference, manifest = loaded[key]
         check_reference(metric, folder, manifest, manifest.extractor_digest, model)
-        bases[metric.features] = Basis(reference if measure else None, manifest.facts)
+        bases[metric.features] = Basis(reference if compute else None, manifest.facts)
     source = source._replace(kept=gathered, stated=stated.results)
     return evaluate(source, bases, settings.measurements)
 
@@ -293,38 +337,3 @@ def _source(settings: EvaluateSettings) -> tuple[Source, ModelManifest]:
         yield from read_shards(settings.shards, samples, origin)
 
     return Source(facts, lambda reference: images, shards()), model
-
-
-# -- what is kept ---------------------------------------------------------------------------------
-
-
-def save_kept(path: str | Path, gathered: Gathered, largest: int) -> str:
-    """Write a file from which a cell's results can be computed again, and return its SHA-256.
-
-    It has the features of extractors with at most `largest` of them, the costs of the shards, and
-    the labels.
-    """
-    tensors = {} if gathered.labels is None else {"labels": gathered.labels}
-    for (name, n), features in gathered.samples.items():
-        if features.values.shape[1] <= largest:
-            tensors |= {f"{name}/{n}/{key}": each for key, each in features.tensors().items()}
-    return save_tensors(path, "evaluation", tensors, {"costs": gathered.costs})
-
-
-def load_kept(path: str | Path, sha256: str) -> Gathered:
-    """Read what `save_kept` wrote, by the SHA-256 that it returned.
-
-    Raises UserError if the file is missing or damaged, or has another number of features.
-    """
-    stored = read_tensors(path, "evaluation", "evaluate the cell again", sha256)
-    tensors = stored.tensors()
-    labels = tensors.pop("labels", None)
-    groups: dict[tuple[str, int], dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        name, n, what = key.split("/")
-        groups.setdefault((name, int(n)), {})[what] = tensor
-    samples = {group: Features.from_tensors(each) for group, each in groups.items()}
-    for (name, n), features in samples.items():
-        if any(len(tensor) != n for tensor in features.tensors().values()):
-            raise UserError(f"{path}: {name}: features of {len(features)} samples, not of {n}")
-    return Gathered(samples, labels, [Cost(*cost) for cost in stored.origin["costs"]])

@@ -1,10 +1,12 @@
-"""The features of a set of images: their extraction, statistics, and blocks for intervals."""
+"""The features of images: their extraction, their statistics, and blocks for intervals."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from typing import Any, Protocol, Self
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
@@ -12,9 +14,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from psld.metrics.estimate import Estimate
+from psld.metrics.settings import Measurement
 from psld.utils.device import all_bits
-from psld.utils.errors import UserError
-from psld.utils.tensors import as_arrays, digest_of_arrays
+from psld.utils.errors import RunError, UserError
+from psld.utils.tensors import as_arrays, digest_of_arrays, read_tensors, save_tensors
 
 BLOCKS = 20
 """Blocks of a cell. With 20, the t quantile is 2.09 instead of 1.96, and s has an error of 16 %."""
@@ -22,15 +25,16 @@ BLOCKS = 20
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2⁶⁴ divided by the golden ratio
 
 
+def finite(features: Tensor) -> Tensor:
+    """Return features, or statistics of them, as they are. Raises RunError if one is not finite."""
+    if not features.isfinite().all():
+        raise RunError("the features hold NaN or infinity: the images or the extractor are broken")
+    return features
+
+
 @dataclass(frozen=True)
 class FeatureStatistics:
-    """The sufficient statistics (n, Σx, Σxxᵀ) of features in R^d, in float64.
-
-        statistics = FeatureStatistics.of(features) + FeatureStatistics.of(more)
-        statistics.mean, statistics.covariance
-
-    The cut into parts changes the result only by rounding.
-    """
+    """The sufficient statistics (n, Σx, Σxxᵀ) of features in R^d, in float64; parts of them add."""
 
     count: int
     sum: Tensor
@@ -44,47 +48,41 @@ class FeatureStatistics:
 
     @classmethod
     def of_moments(cls, mean: Tensor, covariance: Tensor) -> Self:
-        """Return statistics with this mean, d, and covariance, d×d, of unknown samples.
-
-        Any number of samples gives both. It is two, the fewest that have a covariance.
-        """
+        """Return statistics with this mean, d, and covariance, d×d, of two unknown samples."""
         mean, covariance = mean.double(), covariance.double()
         return cls(2, 2 * mean, covariance + 2 * torch.outer(mean, mean))
 
     def __add__(self, other: Self) -> Self:
-        return self._combined(other, 1)
+        sums = self.sum + other.sum, self.outer + other.outer
+        return type(self)(self.count + other.count, *sums)
 
     def __sub__(self, other: Self) -> Self:
         """Return the statistics without the samples of `other`, which must be included."""
-        return self._combined(other, -1)
-
-    def _combined(self, other: Self, sign: int) -> Self:
-        count, outer = self.count + sign * other.count, self.outer + sign * other.outer
-        return type(self)(count, self.sum + sign * other.sum, outer)
+        sums = self.sum - other.sum, self.outer - other.outer
+        return type(self)(self.count - other.count, *sums)
 
     @property
     def total(self) -> Self:
         """The statistics themselves: of a reference whose images are not known."""
         return self
 
+    def on(self, device: torch.device | str) -> Tensor:
+        """Raise UserError: there are no features of single images."""
+        known = "the reference has statistics (mu, sigma), enough for Fréchet distances alone"
+        raise UserError(f"{known}; give its images")
+
     @property
     def mean(self) -> Tensor:
-        """The sample mean, d. Raises UserError without samples."""
-        self._check_count(1)
+        """The sample mean, d."""
         return self.sum / self.count
 
     @property
     def covariance(self) -> Tensor:
         """The unbiased sample covariance, d×d. Raises UserError with fewer than two samples."""
-        self._check_count(2)
+        if self.count < 2:
+            raise UserError(f"feature statistics of {self.count} images: at least 2 are needed")
         scatter = self.outer - self.count * torch.outer(self.mean, self.mean)
         return scatter / (self.count - 1)
-
-    def _check_count(self, needed: int) -> None:
-        if self.count < needed:
-            raise UserError(
-                f"feature statistics of {self.count} images: at least {needed} are needed"
-            )
 
 
 @dataclass(frozen=True)
@@ -101,20 +99,29 @@ class Features:
     def __len__(self) -> int:
         return len(self.values)
 
+    def on(self, device: torch.device | str) -> Tensor:
+        """Return the values, n×d, on a device. Raises RunError if one is not finite."""
+        return finite(self.values).to(device)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return values and logits by name."""
+        return {"values": self.values} | ({} if self.logits is None else {"logits": self.logits})
+
     def first(self, n: int) -> Self:
         """Return the features of the first n images."""
-        return type(self)(self.values[:n], None if self.logits is None else self.logits[:n])
+        return type(self)(**{name: each[:n] for name, each in self.tensors().items()})
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
-        """Return the features of all images, part after part, of one extractor, on the CPU."""
-        logits = [part.logits for part in parts if part.logits is not None]
-        values = torch.cat([part.values for part in parts]).cpu()
-        return cls(values, torch.cat(logits).cpu() if logits else None)
+        """Return the features of all parts in their order, on the CPU."""
+        tensors = [part.tensors() for part in parts]
+        return cls(
+            **{name: torch.cat([each[name] for each in tensors]).cpu() for name in tensors[0]}
+        )
 
     def blocks(self, blocks: int) -> "Blocks":
         """Return the blocks of a jackknife, each image in that of its copies."""
-        return blocks_of(torch.arange(len(self)) if self.numbers is None else self.numbers, blocks)
+        return assign_blocks(len(self) if self.numbers is None else self.numbers, blocks)
 
     @cached_property
     def total(self) -> FeatureStatistics:
@@ -122,14 +129,26 @@ class Features:
         first, *others = (FeatureStatistics.of(part) for part in self.values.split(10_000))
         return sum(others, start=first)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Return values and logits by name."""
-        return {"values": self.values} | ({} if self.logits is None else {"logits": self.logits})
 
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
-        """Return the features that `tensors` was called on."""
-        return cls(tensors["values"], tensors.get("logits"))
+class Reference(NamedTuple):
+    """The images that samples are compared with, and those that give a metric its scale."""
+
+    train: Features | FeatureStatistics
+    """Of the training split, or of other images; statistics if the images are not known."""
+    test: Features | None
+    """None if the dataset has no test split."""
+    noise: Features | None
+    """Standard normal noise, quantized as samples are; None for a reference of other images."""
+
+    def split(self, name: str) -> Features | FeatureStatistics:
+        """Return the images of `train` or `test`. Raises UserError if there are none."""
+        images = self.train if name == "train" else self.test
+        if images is None:
+            raise UserError("the reference has no test images; choose another reference_split")
+        return images
+
+
+# -- extraction -----------------------------------------------------------------------------------
 
 
 class Extractor(Protocol):
@@ -143,7 +162,7 @@ class Extractor(Protocol):
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Map uint8 images N×C×H×W on any device → float32 features N×d and logits N×classes.
 
-        Both are on `device`. The logits are None if the network is not a classifier.
+        The logits are None if the network is not a classifier.
         """
         ...
 
@@ -163,8 +182,7 @@ def gather(
 ) -> Features:
     """Gather the features, and logits if any, of uint8 images, with a progress bar up to `total`.
 
-    A GPU is waited for at the end only: the next batch is read while this one is computed. It
-    multiplies with all bits of fp32, whoever calls.
+    A GPU is waited for at the end only: the next batch is read while this one is computed.
     """
     parts = []
     with all_bits(), tqdm(total=total, desc=description, unit="img", disable=silent) as progress:
@@ -181,14 +199,81 @@ def digest_of_weights(architecture: str, weights: Mapping[str, Tensor]) -> str:
     return digest_of_arrays("weights", as_arrays(weights), {"architecture": architecture})
 
 
-# -- blocks -------------------------------------------------------------------------------------
+class Cost(NamedTuple):
+    """The cost of one shard."""
+
+    images: int
+    nfe: int
+    seconds: float
+    device: str
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """The features of images and the facts of their shards, for all results of an evaluation."""
+
+    samples: dict[tuple[str, int], Features]
+    """The first images, by `metric.features` and their number."""
+    labels: Tensor | None
+    """int64, n: the class that each image was guided to; None without guidance to a class."""
+    costs: list[Cost]
+
+    def has(self, measurement: Measurement) -> bool:
+        """Check if there are features for a measurement."""
+        return (measurement.metric.features, measurement.samples) in self.samples
+
+    def spent(self, samples: int) -> dict[str, Any]:
+        """Return the fields of a result that say what its images cost; none if it is unknown."""
+        firsts = accumulate((cost.images for cost in self.costs), initial=0)
+        pairs = zip(self.costs, firsts, strict=False)
+        costs = [cost for cost, first in pairs if first < samples]
+        if not costs:
+            return {}
+        images = sum(cost.images for cost in costs)
+        return {
+            "nfe": sum(cost.nfe * cost.images for cost in costs) / images,
+            "sampling_seconds": round(sum(cost.seconds for cost in costs), 3),
+            "sampling_device": ", ".join(sorted({cost.device for cost in costs})),
+        }
+
+
+def save_kept(path: str | Path, gathered: Gathered, largest: int) -> str:
+    """Write a file from which results can be computed again, and return its SHA-256.
+
+    It has labels, costs, and the features of extractors with at most `largest` of them.
+    """
+    tensors = {} if gathered.labels is None else {"labels": gathered.labels}
+    for (name, n), features in gathered.samples.items():
+        if features.values.shape[1] <= largest:
+            tensors |= {f"{name}/{n}/{key}": each for key, each in features.tensors().items()}
+    return save_tensors(path, "evaluation", tensors, {"costs": gathered.costs})
+
+
+def load_kept(path: str | Path, sha256: str) -> Gathered:
+    """Read what `save_kept` wrote, by the SHA-256 that it returned.
+
+    Raises UserError if the file is missing or damaged, or has another number of features.
+    """
+    stored = read_tensors(path, "evaluation", "evaluate the cell again", sha256)
+    tensors = stored.tensors()
+    labels = tensors.pop("labels", None)
+    groups: dict[tuple[str, int], dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, n, what = key.split("/")
+        groups.setdefault((name, int(n)), {})[what] = tensor
+        if len(tensor) != int(n):
+            raise UserError(f"{path}: {name}: features of {len(tensor)} samples, not of {n}")
+    samples = {group: Features(**each) for group, each in groups.items()}
+    return Gathered(samples, labels, [Cost(*cost) for cost in stored.origin["costs"]])
+
+
+# -- blocks ---------------------------------------------------------------------------------------
 
 
 def block_index(index: np.ndarray, blocks: int = BLOCKS) -> np.ndarray:
     """Return the block of each sample index i, ⌊B · frac(i / golden ratio)⌋, in integers.
 
-    The block depends only on the index, so the cut into shards and batches is free, and a cell's
-    first n samples keep their blocks if more samples follow. Block sizes differ by a few samples.
+    A cell's first n samples keep their blocks if more follow. Block sizes differ by a few samples.
     Unlike i mod B, each block has its share of every class if labels cycle through the samples.
     """
     position = (np.asarray(index, dtype=np.uint64) * _GOLDEN) >> np.uint64(32)
@@ -207,16 +292,14 @@ class Blocks:
     """The samples that equal an earlier one."""
 
 
-def blocks_of(numbers: Tensor, blocks: int = BLOCKS) -> Blocks:
-    """Return the blocks of samples with these numbers, n; equal numbers are copies."""
+def assign_blocks(numbers: Tensor | int, blocks: int | Blocks = BLOCKS) -> Blocks:
+    """Return that many blocks, or these, of n samples; those with equal numbers are copies."""
+    if isinstance(blocks, Blocks):
+        return blocks
+    numbers = torch.arange(numbers) if isinstance(numbers, int) else numbers
     index = torch.from_numpy(block_index(numbers.numpy(), blocks))
     _, block = index.unique(return_inverse=True)
     return Blocks(block, int(block.max()) + 1, len(numbers) - int(numbers.max()) - 1)
-
-
-def assign_blocks(n: int, blocks: int | Blocks = BLOCKS) -> Blocks:
-    """Return the blocks, or if their number is given, that many blocks of n different samples."""
-    return blocks_of(torch.arange(n), blocks) if isinstance(blocks, int) else blocks
 
 
 def distinct_numbers(rows: np.ndarray) -> Tensor:
@@ -227,12 +310,7 @@ def distinct_numbers(rows: np.ndarray) -> Tensor:
 
 
 def jackknife(values: Tensor, blocks: Blocks, **kind: Any) -> Estimate:
-    """Return the estimate of a metric from its values: over all samples, then without each block.
-
-    Args:
-        values: B + 1 numbers.
-        kind: what `Estimate` has to know about the metric, such as share=True.
-    """
+    """Return the estimate of a metric of this kind from its values with and without each block."""
     value, *without_block = values.tolist()
     return Estimate(
         value=value,
@@ -247,13 +325,14 @@ def jackknife(values: Tensor, blocks: Blocks, **kind: Any) -> Estimate:
 def share_estimate(
     counted: Tensor, blocks: int | Blocks = BLOCKS, threshold_images: int | None = None
 ) -> Estimate:
-    """Estimate the share of n samples with a property, from a boolean for each sample.
-
-    `threshold_images`: the number of other images whose quantile decides it.
-    """
+    """Estimate the share of n samples with a property, n booleans; `threshold_images` decide it."""
     blocks = assign_blocks(len(counted), blocks)
-    block = blocks.block
-    counts, sums = block.bincount(), block.bincount(counted.double().cpu())
-    rests = (sums.sum() - sums) / (len(counted) - counts)
-    values = torch.cat([sums.sum()[None] / len(counted), rests])
+    counts, sums = blocks.block.bincount(), blocks.block.bincount(counted.double().cpu())
+    values = with_and_without(sums) / with_and_without(counts)
     return jackknife(values, blocks, share=True, threshold_images=threshold_images)
+
+
+def with_and_without(sums: Tensor) -> Tensor:
+    """Return the sum of B blocks, then the sum without each of them, (B + 1)×…"""
+    total = sums.sum(dim=0, keepdim=True)
+    return torch.cat([total, total - sums])

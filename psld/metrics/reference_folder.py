@@ -1,8 +1,7 @@
 """The reference of metrics: the features of a dataset's images, and of noise for the scale.
 
-A folder has `features.safetensors` and, written last, `manifest.json`. All metrics with the same
-extractor share it: its features are those of the training split, of the test split if there is
-one, and of noise.
+A folder has `features.safetensors`, of train, test (if there is one) and noise, and, written last,
+`manifest.json`. All metrics with the same extractor share it.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,9 +15,7 @@ from torch import Tensor
 from psld.config.settings import MadeRecord, read_record, write_record
 from psld.data.store import ImageStore, to_uint8, truncated
 from psld.metrics.classifier import load_classifier, read_extractor_manifest
-from psld.metrics.command_settings import ReferenceSettings
-from psld.metrics.features import Extractor, Features, batches_of, gather
-from psld.metrics.measure import Reference
+from psld.metrics.features import Extractor, Features, Reference, batches_of, gather
 from psld.metrics.settings import (
     ClassifierSettings,
     DINOv2Settings,
@@ -26,6 +23,7 @@ from psld.metrics.settings import (
     ExtractorSettings,
     InceptionSettings,
     MetricSettings,
+    ReferenceSettings,
 )
 from psld.training.manifest import ModelManifest
 from psld.utils.device import device_name, provenance, use_device
@@ -72,16 +70,11 @@ class ReferenceManifest(MadeRecord):
 
 
 def make_reference(settings: ReferenceSettings) -> ReferenceManifest:
-    """Extract the features of a dataset's images, and of noise, and write them with a manifest.
-
-    Raises UserError if the dataset lacks images that the metric needs, or for a foreign extractor.
-    """
+    """Extract the features of a dataset's images, and of noise, and write them with a manifest."""
     metric, folder = settings.metric, settings.extractor
     store = ImageStore.open_for(settings.data, settings.dataset)
-    if store.splits[metric.reference_split] == 0:
-        raise UserError(
-            f"{settings.data}: no {metric.reference_split} images; set metric.reference_split"
-        )
+    if store.splits[(split := metric.reference_split)] == 0:
+        raise UserError(f"{settings.data}: no {split} images; set metric.reference_split")
     extractor = extractor_for(metric, folder, store.digest, use_device(settings.device))
     parts = features_of_splits(extractor, store, metric)
     parts["train"] = Features(parts["train"].values)  # no metric needs its logits
@@ -111,33 +104,30 @@ def extractor_for(
     dataset_digest: str,
     device: torch.device | str = "cpu",
 ) -> Extractor:
-    """Load the extractor of a metric.
+    """Load the extractor of a metric: the classifier in `folder`, or a published network.
 
-    `folder` has the trained classifier of a classifier metric; published networks need none. It
-    must have been trained on the current data, whose digest is `dataset_digest`.
-
-    Raises UserError if the folder is missing, damaged, or for other settings or another dataset,
-    and if published weights cannot be loaded.
+    Raises UserError if the folder is missing, damaged, or not of these settings and of the data
+    with this digest, and if published weights cannot be loaded.
     """
     settings = metric.extractor
-    if isinstance(settings, ClassifierSettings):
+    if not isinstance(settings, ClassifierSettings):
         if folder is None:
-            raise UserError(
-                f"extractor: metric {metric.name} needs the folder of a trained extractor, "
-                "made by psld train_extractor"
-            )
-        trained = read_extractor_manifest(folder)
-        if trained.extractor != settings:
-            raise UserError(
-                f"{folder}: trained with metric.extractor={trained.extractor!r}, but the metric "
-                f"asks for {settings!r}; train it again"
-            )
-        if trained.dataset_digest != dataset_digest:
-            raise UserError(f"{folder}: trained on other data of {trained.dataset}; train it again")
-        return load_classifier(folder, device)
-    if folder is not None:
+            return published_extractor(settings, device)
         raise UserError(f"extractor={folder}: metric {metric.name} needs none; set extractor=null")
-    return published_extractor(settings, device)
+    if folder is None:
+        raise UserError(
+            f"extractor: metric {metric.name} needs the folder of a trained extractor, "
+            "made by psld train_extractor"
+        )
+    trained = read_extractor_manifest(folder)
+    if trained.extractor != settings:
+        raise UserError(
+            f"{folder}: trained with metric.extractor={trained.extractor!r}, but the metric "
+            f"asks for {settings!r}; train it again"
+        )
+    if trained.dataset_digest != dataset_digest:
+        raise UserError(f"{folder}: trained on other data of {trained.dataset}; train it again")
+    return load_classifier(folder, device)
 
 
 def published_extractor(
@@ -160,14 +150,17 @@ def features_of_splits(
     extractor: Extractor, store: ImageStore, metric: MetricSettings
 ) -> dict[str, Features]:
     """Extract the features of each split that the dataset has."""
-    features = {}
-    for split, size in store.splits.items():
-        if size > 0:
-            batches = batches_of(store.images(split), metric.batch_size)
-            if metric.truncated_reference:
-                batches = map(truncated, batches)
-            features[split] = gather(extractor, batches, split, size)
-    return features
+    sizes = {split: size for split, size in store.splits.items() if size}
+    return {
+        split: gather(extractor, real_batches(store.images(split), metric), split, size)
+        for split, size in sizes.items()
+    }
+
+
+def real_batches(images: np.ndarray, metric: MetricSettings) -> Iterator[Tensor]:
+    """Cut uint8 images of a reference into batches, truncated as samples are if it is asked for."""
+    batches = batches_of(images, metric.batch_size)
+    return map(truncated, batches) if metric.truncated_reference else batches
 
 
 def noise_images(count: int, shape: tuple[int, ...], batch_size: int) -> Iterator[Tensor]:
@@ -180,29 +173,25 @@ def noise_images(count: int, shape: tuple[int, ...], batch_size: int) -> Iterato
 
 def save_features(folder: str | Path, parts: dict[str, Features], origin: dict[str, str]) -> str:
     """Write the features of all parts, with the digests of what made them; return the SHA-256."""
-    tensors = {
-        f"{part}.{name}": tensor
-        for part, features in parts.items()
-        for name, tensor in features.tensors().items()
-    }
+    tensors = {}
+    for part, features in parts.items():
+        tensors |= {f"{part}.{name}": tensor for name, tensor in features.tensors().items()}
     return save_tensors(Path(folder) / FEATURES, "features", tensors, origin)
 
 
 def read_reference_manifest(folder: str | Path) -> ReferenceManifest:
     """Read a folder's manifest. Raises UserError if it is missing, damaged or foreign."""
     path = Path(folder) / MANIFEST
-    return read_record(
-        ReferenceManifest, path, f"{path}: not the manifest of a reference; {REMEDY}"
-    )
+    wrong = f"{path}: not the manifest of a reference; {REMEDY}"
+    return read_record(ReferenceManifest, path, wrong)
 
 
 def load_reference(folder: str | Path) -> tuple[Reference, ReferenceManifest]:
     """Read a reference. Raises UserError if a file is missing, damaged or foreign."""
-    manifest = read_reference_manifest(folder)
-    path = Path(folder) / FEATURES
+    manifest, path = read_reference_manifest(folder), Path(folder) / FEATURES
     stored = read_tensors(path, "features", REMEDY, manifest.features_sha256)
-    parts = {p: Features.from_tensors(each) for p, each in grouped(stored.tensors()).items()}
-    return Reference(parts["train"], parts.get("test"), parts["noise"]), manifest
+    parts = {part: Features(**each) for part, each in grouped(stored.tensors()).items()}
+    return Reference(**{"test": None} | parts), manifest
 
 
 def check_reference(
@@ -212,10 +201,7 @@ def check_reference(
     extractor_digest: str,
     model: ModelManifest | None,
 ) -> None:
-    """Raise UserError if the reference is of another extractor or dataset than the model's.
-
-    Without a model, any dataset fits.
-    """
+    """Raise UserError if the reference is of another extractor, or dataset than the model's."""
     source = *reference.kind[1:], reference.extractor_digest
     if source != (metric.extractor.identity(), metric.truncated_reference, extractor_digest):
         raise UserError(f"{folder}: made with another extractor than {metric.name} has; {REMEDY}")
@@ -228,10 +214,7 @@ def check_reference(
 
 
 def prepared_shape(folder: str | Path, dataset: str | None = None) -> tuple[int, ...] | None:
-    """Return C×H×W of a reference's images if they are in data/; None if they are not.
-
-    Raises UserError if those of `dataset` there are others.
-    """
+    """Return C×H×W of a reference's images, if they are in data/. Raises UserError for others."""
     manifest = read_reference_manifest(folder)
     data = Path(f"data/{dataset or manifest.dataset}.h5")
     store = ImageStore.open(data) if data.exists() else None
@@ -260,7 +243,7 @@ def folder_basis(
     device: torch.device,
     model: ModelManifest | None = None,
 ) -> Basis:
-    """Load a reference and its extractor. Raises as the functions above do."""
+    """Load a reference and its extractor, for a model's images or any."""
     reference, manifest = load_reference(folder)
     network = extractor_for(metric, extractor, manifest.dataset_digest, device)
     check_reference(metric, folder, manifest, network.digest, model)

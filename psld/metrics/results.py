@@ -1,15 +1,14 @@
-"""The results of a cell: all its metrics, with what they were computed from.
+"""The results of a cell, with what they were computed from, and the numbers that tables show."""
 
-`Show` and `NUMBER_KINDS` list the kinds of numbers that a table can show.
-"""
-
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any, Literal, NamedTuple
 
 from psld.config.settings import MadeRecord, Settings, read_record
 from psld.diffusion.samplers import SamplerSettings
-from psld.metrics.estimate import Estimate, Interval
+from psld.metrics.estimate import CONFIDENCE, Estimate, Interval
 from psld.metrics.settings import MetricSettings
 from psld.training.manifest import Imported
 
@@ -31,10 +30,7 @@ class Weights(Settings):
 
 
 class CellResult(MadeRecord):
-    """One metric of the first `samples` images of a cell, or of images of others.
-
-    Without a model, what concerns its sampling is null.
-    """
+    """One metric of the first `samples` images of a cell, or of images of others: no model."""
 
     record: str
     """The digest of what decides the result: a table shows the results of its own records."""
@@ -51,7 +47,7 @@ class CellResult(MadeRecord):
     floor: float | None
     """The metric of real images that are not in the reference; null without a test split."""
     floor_samples: int | None = None
-    """Their number; null in results of earlier versions, too."""
+    """Null in results of earlier versions, too."""
     noise: float | None
     """The metric of pure noise; null if the reference is no prepared dataset."""
     nearest: tuple[tuple[int, int], ...] | None
@@ -98,16 +94,12 @@ class CellResult(MadeRecord):
         """A Fréchet distance of infinitely many images, if there are enough to say."""
         return self.estimate.extrapolated
 
-    def number(self, show: Show) -> Estimate | float:
-        """Return a number that a table shows; an Estimate has an interval."""
-        return NUMBER_KINDS[show].read(self)
-
 
 class NumberKind(NamedTuple):
     """A kind of number that a table can show."""
 
     read: Callable[[CellResult], Estimate | float]
-    """Returns the number of a result."""
+    """Returns the number of a result; an Estimate has an interval."""
     decimals: int = 2
     """The fewest decimals to print; more if the error needs them."""
     from_features: bool = True
@@ -123,11 +115,8 @@ def _has_class_accuracy(sampler: SamplerSettings, metric: MetricSettings) -> boo
 
 
 NUMBER_KINDS: dict[Show, NumberKind] = {
-    # The metric.
     "value": NumberKind(lambda result: result.estimate),
-    # Network evaluations per image, counted.
     "nfe": NumberKind(lambda result: result.nfe, decimals=0, from_features=False),
-    # The share of guided samples whose class the metric's classifier recognizes.
     "class_accuracy": NumberKind(
         lambda result: result.class_accuracy,
         fits=_has_class_accuracy,
@@ -156,3 +145,50 @@ class CellResults(Settings):
         """Read the result of a record; None if there is none yet."""
         results = cls.read(path).results if Path(path).exists() else ()
         return next((result for result in results if result.record == record), None)
+
+
+# -- bands -----------------------------------------------------------------------------------------
+
+POWER = 0.8
+"""The probability with which `samples_to_decide` decide."""
+
+
+def place_in_band(
+    interval: Interval, low: float, high: float
+) -> Literal["inside", "outside", "overlap"]:
+    """Compare an interval, or a number as an interval of width 0, with the band [low, high].
+
+    Only a whole interval is `inside` or `outside`.
+    """
+    if low <= interval.low and interval.high <= high:
+        return "inside"
+    return "outside" if interval.high < low or interval.low > high else "overlap"
+
+
+def samples_to_decide(
+    interval: Interval, samples: int, low: float, high: float, fixed: float = 0.0
+) -> int | None:
+    """Return the number of *additional* samples that decide if a value is in the band [low, high].
+
+    It is 0 if the interval does not overlap the band in part, and None if no number is enough. The
+    half-width w of n samples shrinks as 1/√n; v of training again, `fixed`, does not. With δ the
+    distance of the value from the nearer end of the band, the interval of n' samples in all clears
+    this end with the probability P if
+
+        √(w² n / n' + v²) = δ z_0.975 / (z_0.975 + z_P),        z_0.975 = 1.96
+
+    A decision has a power of 80 %: outside the band one end has to be cleared, with z_0.8 = 0.84.
+    Inside, both have to be, each with 90 %: z_0.9 = 1.28.
+
+    Get the samples as further seeds: a larger n in one cell would change its bias. Choose the
+    number before: to stop at the first verdict makes more of them wrong.
+    """
+    if place_in_band(interval, low, high) != "overlap":
+        return 0
+    power = (1 + POWER) / 2 if low <= interval.value <= high else POWER
+    z, z_power = map(NormalDist().inv_cdf, ((1 + CONFIDENCE) / 2, power))
+    distance = min(abs(interval.value - end) for end in (low, high)) * z / (z + z_power)
+    if distance <= fixed:
+        return None
+    narrows = max(interval.half_width**2 - fixed**2, 0.0)
+    return max(1, math.ceil(samples * narrows / (distance**2 - fixed**2)) - samples)

@@ -1,10 +1,13 @@
-"""Settings of the metrics, checked without torch."""
+"""Settings of the metrics and of the commands that measure, checked without torch."""
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from psld.config.settings import Settings
+from psld.data.settings import DatasetSettings
+from psld.diffusion.settings import ProcessSettings
+from psld.sampling.settings import CellSettings
 from psld.utils.files import digest_of
 
 
@@ -148,20 +151,18 @@ class MetricSettings(Settings):
 
     @property
     def honest_name(self) -> str:
-        """The metric's unambiguous name, which prevents confusion of its numbers with others.
+        """The metric's unambiguous name.
 
         `fid`, `kid` and `inception-score` are reserved for Inception features. Other names combine
         the measure (fd: Fréchet distance, kd: kernel distance) with the extractor, as in
         `fd-dinov2`, `kd-classifier` and `precision-inception`.
         """
-        extractor, measure = self.extractor, self.measure
-        if extractor.kind == "inception" and isinstance(measure, FrechetSettings):
-            return "fid"
-        if extractor.kind == "inception" and isinstance(measure, KernelSettings):
-            return "kid"
-        if isinstance(measure, InceptionScoreSettings):
-            return "inception-score"
-        prefix = {"frechet": "fd", "kernel": "kd"}.get(measure.kind, measure.kind)
+        extractor, measure = self.extractor, self.measure.kind
+        if measure == "inception-score":
+            return measure
+        if extractor.kind == "inception" and measure in ("frechet", "kernel"):
+            return "fid" if measure == "frechet" else "kid"
+        prefix = {"frechet": "fd", "kernel": "kd"}.get(measure, measure)
         network: str = extractor.kind
         if isinstance(extractor, DINOv2Settings) and extractor.size != "large":
             network = f"dinov2-{extractor.size}"
@@ -177,23 +178,18 @@ class MetricSettings(Settings):
     @model_validator(mode="before")
     @classmethod
     def _features_are_its_own(cls, content: Any) -> Any:
-        return (
-            {"features": content.get("name"), **content} if isinstance(content, dict) else content
-        )
+        if isinstance(content, dict):
+            return {"features": content.get("name")} | content
+        return content
 
     @model_validator(mode="after")
-    def _name_is_honest(self) -> Self:
-        honest = self.honest_name
+    def _name_is_honest_and_measure_fits(self) -> Self:
+        honest, kind = self.honest_name, self.measure.kind
         if self.name != honest and not self.name.startswith(f"{honest}-"):
             raise ValueError(
                 f"a metric whose extractor.kind is {self.extractor.kind} and measure.kind is "
-                f"{self.measure.kind} is named {honest} or {honest}-SUFFIX, not {self.name}"
+                f"{kind} is named {honest} or {honest}-SUFFIX, not {self.name}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _measure_fits(self) -> Self:
-        kind = self.measure.kind
         if kind == "inception-score" and self.extractor.kind != "inception":
             raise ValueError("measure.kind inception-score needs extractor.kind inception")
         if kind in ("inception-score", "memorization") and self.reference_split != "train":
@@ -211,3 +207,139 @@ class Measurement(Settings):
     def digest(self, images: str) -> str:
         """Return the digest of what decides the result, from that of the images."""
         return digest_of([images, self.metric.identity(), self.samples])
+
+
+# -- commands --------------------------------------------------------------------------------------
+
+
+class FeatureFolders(Settings):
+    """The folders of the features that metrics share."""
+
+    reference: str
+    """Written by psld reference."""
+    extractor: str | None
+    """Written by psld train_extractor; null for a published extractor."""
+
+
+class EvaluateSettings(CellSettings):
+    """Settings of the evaluation of a grid's cell."""
+
+    measurements: tuple[Measurement, ...] = Field(min_length=1)
+    features: dict[str, FeatureFolders]
+    """The folders of each `metric.features`."""
+    shards: str
+    """Folder of the cell's shards."""
+    output: str
+    """Path of the results, JSON."""
+    keep: int = Field(512, ge=1)
+    """Keep the features of extractors that have at most this number of them; Inception has 2048."""
+
+
+class EvaluateImagesSettings(Settings):
+    """Settings of `psld evaluate images=…`, which needs no model."""
+
+    images: str
+    """A folder or zip archive of pictures of one size, an .npz with uint8 N×H×W×C, a folder of
+    shards, or a prepared dataset, .h5."""
+    metric: tuple[str, ...] = Field(("fid",), min_length=1)
+    """Configs in configs/metric: fid, or several, [fid,kid]."""
+    dataset: str | None = None
+    """The prepared dataset to compare with, data/NAME.h5; psld reference keeps its features."""
+    reference: str | None = None
+    """In place of a dataset: images like those above, an .npz of statistics (mu, sigma), or a
+    folder that psld reference wrote."""
+    extractor: str | None = None
+    """Folder that psld train_extractor wrote; null: that of the dataset, or a published one."""
+    samples: int | None = Field(None, ge=3)
+    """The number of images to measure, from the first; null: all."""
+    output: str | None = Field(None, pattern=r"\.json$")
+    """Path of the results, JSON, in the form of a cell's; null: none."""
+    keep: int = Field(512, ge=1)
+    """Keep the features of extractors that have at most this number of them, next to the output."""
+    device: str = "auto"
+    """`auto`, or a torch device such as `cpu` or `cuda`."""
+
+    @field_validator("metric", mode="before")
+    @classmethod
+    def _listed(cls, metric: Any) -> Any:
+        if isinstance(metric, str):
+            return [name.strip() for name in metric.strip("[] ").split(",")]
+        return metric
+
+    @model_validator(mode="after")
+    def _one_reference(self) -> Self:
+        if (self.dataset is None) == (self.reference is None):
+            raise ValueError("give dataset=NAME or reference=PATH, one of them")
+        return self
+
+
+class _CommandSettings(Settings):
+    dataset: DatasetSettings
+    metric: MetricSettings
+    data: str
+    """The dataset's HDF5 file."""
+    device: str
+    """`auto`, or a torch device such as `cpu` or `cuda`."""
+
+
+class TrainExtractorSettings(_CommandSettings):
+    """Settings of `psld train_extractor`."""
+
+    output: str
+    """Output folder for the weights and their manifest."""
+
+    @field_validator("metric")
+    @classmethod
+    def _is_trainable(cls, metric: MetricSettings) -> MetricSettings:
+        if metric.extractor.kind != "classifier":
+            raise ValueError(
+                f"the extractor of {metric.name} is not trained here; use metric=fd-classifier"
+            )
+        return metric
+
+
+class ReferenceSettings(_CommandSettings):
+    """Settings of `psld reference`."""
+
+    extractor: str | None
+    """Folder from train_extractor; null for a published extractor, which needs none."""
+    output: str
+    """Output folder for the features and their manifest."""
+
+
+class LikelihoodSettings(Settings):
+    """Everything that decides the bits per dimension of a model."""
+
+    split: Literal["train", "test"]
+    """The images whose likelihood is measured."""
+    process: ProcessSettings | None = None
+    """The process to take a denoiser as, in place of the one in its training."""
+    images: int | None = Field(ge=2)
+    """Number of images, drawn from the split once and for all; null: all."""
+    probes: int = Field(ge=1)
+    """Random vectors of Hutchinson's estimate of the trace; each costs one gradient. With momentum
+    take an even number, because pairs cancel most of the error."""
+    draws: int = Field(ge=1)
+    """K: draws of the momentum for each image; the bound rises with K. No effect without momentum,
+    where the likelihood is no bound."""
+    start_time: float = Field(gt=0, lt=1)
+    """The time at which the flow starts from the images; not below the model's time_eps."""
+    tolerance: float = Field(gt=0, lt=1)
+    """Relative and absolute error tolerance of the adaptive steps."""
+    seed: int = Field(ge=0)
+    """Seed of the dequantization, the momenta and the probes."""
+
+
+class LikelihoodCommandSettings(LikelihoodSettings):
+    """Settings of `psld likelihood`."""
+
+    model: str
+    """A trained model: its folder, GRID/MODEL for models/GRID/MODEL, or hf://USER/NAME@COMMIT."""
+    data: str | None
+    """The prepared dataset, HDF5; null: the file in data/ with the name of the model's dataset."""
+    output: str = Field(pattern=r"\.json$")
+    """Path of the result."""
+    batch_size: int = Field(ge=1)
+    """Most images, times draws, per network evaluation; changes speed and memory only."""
+    device: str
+    """`auto`, or a torch device such as `cpu` or `cuda`."""

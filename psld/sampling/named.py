@@ -1,25 +1,25 @@
-"""Samplers and processes by the names of their configs. Imports no torch."""
+"""Calls of the library: their arguments, and samplers and processes by name. Imports no torch."""
 
-from collections.abc import Mapping, Sequence
+import json
+import re
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from operator import index
 from typing import Any
 
 from psld.config.settings import Settings, parse
 from psld.diffusion.samplers import SamplerSettings
 from psld.diffusion.settings import ProcessSettings
-from psld.utils.arguments import as_words
 from psld.utils.errors import UserError
 
 
-class _Sampler(Settings):
+class _Named(Settings):
     sampler: SamplerSettings
-
-
-class _Process(Settings):
-    process: ProcessSettings
+    process: ProcessSettings | None
 
 
 def _compose(overrides: Sequence[str], where: str) -> dict[str, Any]:
-    """Return the content of psld sample's config."""
     # Hydra takes a third of a second to import; the library does without it until a call.
     from psld.config.compose import compose_content
 
@@ -28,11 +28,14 @@ def _compose(overrides: Sequence[str], where: str) -> dict[str, Any]:
 
 def sampler_in(content: Mapping[str, Any], where: str) -> SamplerSettings:
     """Return the settings of the sampler in the content of psld sample's config."""
-    return parse(_Sampler, {"sampler": content["sampler"]}, where).sampler
+    return _named(content, where).sampler
+
+
+def _named(content: Mapping[str, Any], where: str) -> _Named:
+    return parse(_Named, {key: content.get(key) for key in _Named.model_fields}, where)
 
 
 def compose_sampler(overrides: Sequence[str], where: str) -> SamplerSettings:
-    """Compose a sampler's settings from overrides of psld sample."""
     return sampler_in(_compose(overrides, where), where)
 
 
@@ -53,7 +56,7 @@ def named_process(call: str, process: NamedProcess) -> ProcessSettings:
         )
     [(name, settings)] = process.items()
     content = _compose([f"process={name}", *as_words("process", settings)], call)
-    return parse(_Process, {"process": content["process"]}, call).process
+    return _named(content, call).process
 
 
 def named_sampler(
@@ -77,3 +80,63 @@ def named_sampler(
             taken = ", ".join(key for key in plain if key not in ("integrator", "guidance"))
             raise UserError(f"{name} takes no {unknown[0]}; it takes {taken}") from None
         raise
+
+
+def check_numbers(call: str, least: int, **given: object) -> None:
+    """Raise UserError if an argument is no whole number of at least `least`."""
+    for name, value in given.items():
+        try:
+            number = index(value)
+        except TypeError:
+            number = None
+        if number is None or isinstance(value, bool):
+            raise UserError(f"{call}: {name} is {value!r}; a whole number is needed")
+        if number < least:
+            raise UserError(f"{call}: {name} is {value}; at least {least} is needed")
+
+
+def checked_shape(call: str, shape: Sequence[int], form: str) -> tuple[int, ...]:
+    """Return a shape of this form, such as C×H×W. Raises UserError if it is not."""
+    names = form.split("×")
+    try:
+        sizes = tuple(shape)
+    except TypeError:
+        sizes = ()
+    if len(sizes) != len(names):
+        raise UserError(f"{call}: shape is {shape!r}; {form} is needed")
+    check_numbers(call, 1, **dict(zip(names, sizes, strict=True)))
+    return tuple(map(int, sizes))
+
+
+def checked_seed(call: str, seed: int | None) -> int:
+    """Return the seed; None is a random one, which is printed. Raises UserError for others."""
+    if seed is None:
+        seed = secrets.randbits(31)
+        print(f"{call}: seed={seed}", flush=True)
+    check_numbers(call, 0, seed=seed)
+    return index(seed)
+
+
+def as_words(key: str, settings: Mapping[str, object]) -> list[str]:
+    """Return settings as KEY.NAME=VALUE; arrays and tensors are lists, and a text is as it is."""
+    words = []
+    for name, value in settings.items():
+        try:
+            text = json.dumps(value, default=lambda array: array.tolist(), ensure_ascii=False)
+        except (TypeError, ValueError, AttributeError):
+            wrong = f"{key}.{name}: {value!r} is no number, boolean, text or list"
+            raise UserError(wrong) from None
+        words.append(f"{key}.{name}={value if isinstance(value, str) else text}")
+    return words
+
+
+@contextmanager
+def in_words_of_the_call(call: str) -> Iterator[None]:
+    """Let errors name arguments, such as `steps`, in place of settings, such as `sampler.steps`."""
+    try:
+        yield
+    except UserError as error:
+        text = str(error).removeprefix(f"{call}: ").replace("sampler.integrator", "sampler")
+        text = re.sub(r"\bsampler\.(guidance\.)?(?=\w)", "", text)
+        text = text.replace("the command's --help", "psld sample --help")
+        raise UserError(f"{call}: {text}") from None

@@ -82,7 +82,7 @@ def sample_range(settings: SampleSettings) -> Path:
     """
     model, sampler, origin = load_cell(settings)
     if settings.png:
-        from psld.data.picture import is_single_picture, save_images  # Only pictures need Pillow.
+        from psld.data.images import is_single_picture, save_images  # Only pictures need Pillow.
 
         source = digest_of(origin.model_dump())
         is_single_picture(settings.png, source)  # Refuses a wrong path before the work.

@@ -101,10 +101,7 @@ def images_digest(
     shard_size: int,
     process: ProcessSettings | None,
 ) -> str:
-    """Return the digest of what decides a cell's images, from those of model and guide.
-
-    `process` is that of a denoiser, whose own digest is the same for all.
-    """
+    """Return the digest of what decides a cell's images; `process` is that of a denoiser."""
     decides = [model, guide, sampler_content(sampler), seed, shard_size]
     return digest_of([*decides, *([process.model_dump(mode="json")] if process else [])])
 
@@ -117,7 +114,6 @@ def sampler_content(sampler: SamplerSettings) -> dict[str, Any]:
 
 
 def shards_needed(samples: int, shard_size: int) -> int:
-    """Return the number of shards that hold `samples` images."""
     return -(-samples // shard_size)
 
 
@@ -165,15 +161,10 @@ def classes_in_turn(
     for each in label if isinstance(label, tuple) else (label,):
         number = class_names.index(each) if each in class_names else each
         if number not in range(dataset.num_classes):
-            if isinstance(each, str) and not class_names:
-                raise UserError(
-                    f"sampler.guidance.label: {each}: the names of the classes are not known here; "
-                    f"give a number, 0 to {dataset.num_classes - 1}, or cycle"
-                )
-            names = shorten(", ".join(class_names), 200, placeholder=" …")
+            names = shorten(", ".join(class_names), 200, placeholder=" …") or "names unknown here"
             raise UserError(
                 f"sampler.guidance.label: dataset {dataset.name} has no class {each}; there are 0 "
-                f"to {dataset.num_classes - 1}, and cycle{f' ({names})' if names else ''}"
+                f"to {dataset.num_classes - 1}, and cycle ({names})"
             )
         classes.append(number)
     return classes
@@ -207,8 +198,6 @@ def _check_guide(
 
 
 class SampledShard(Settings):
-    """One shard of a range."""
-
     index: int
     digest: str
     """Of its arrays and of what made them."""
@@ -245,9 +234,3 @@ def records_of(folder: str | Path, index: int) -> list[Path]:
         if name and int(name[1]) <= index <= int(name[2]):
             found.append(file)
     return found
-
-
-def remove_records(folder: str | Path, index: int) -> None:
-    """Remove the records of all ranges that hold this shard."""
-    for file in records_of(folder, index):
-        file.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, ValidationError
 from pydantic.dataclasses import dataclass
 
 from psld.config.settings import Settings
-from psld.sampling.settings import remove_records, shards_needed
+from psld.sampling.settings import records_of, shards_needed
 from psld.utils.errors import UserError
 from psld.utils.files import retried_in_slurm
 from psld.utils.tensors import Stored, digest_of_arrays, load_tensors, save_tensors
@@ -69,7 +69,6 @@ class Shard:
         return {name: array for name, array in arrays.items() if array is not None}
 
     def first(self, count: int) -> "Shard":
-        """The shard cut to its first `count` images."""
         return replace(self, **{name: array[:count] for name, array in self.arrays().items()})
 
     def digest(self) -> str:
@@ -77,7 +76,6 @@ class Shard:
         return digest_of_arrays(KIND, self.arrays(), self.origin.model_dump())
 
     def save(self, path: str | Path) -> None:
-        """Write the shard whole or not at all."""
         cost = {"nfe": self.nfe, "seconds": self.seconds, "device": self.device}
         save_tensors(path, KIND, self.arrays(), {"origin": self.origin.model_dump(), **cost})
 
@@ -132,7 +130,8 @@ def read_shards(folder: str | Path, samples: int, expected: ShardOrigin) -> Iter
         try:
             shard = retried_in_slurm(load_made_by)(path, expected.at(index))
         except UserError:
-            remove_records(folder, index)
+            for record in records_of(folder, index):
+                record.unlink(missing_ok=True)
             raise
         left = samples - index * expected.size
         if len(shard.images) < min(left, expected.size):

@@ -57,11 +57,11 @@ class TrainedManifest(MadeRecord):
     step: int | None
     images_seen: int | None
     parameters: int
-    seconds: float | None
+    seconds: float | None = None
     """Wall-clock time of the training loop; null if imported."""
-    device: str | None
-    ranks: int | None
-    run: str | None
+    device: str | None = None
+    ranks: int | None = None
+    run: str | None = None
     imported: Imported | None = None
     weights_sha256: str
 
@@ -72,15 +72,11 @@ class TrainedManifest(MadeRecord):
 
 
 class ModelManifest(TrainedManifest):
-    """The manifest of a model."""
-
     kind: Literal["model"] = "model"
     settings: ModelSettings
 
 
 class GuideManifest(TrainedManifest):
-    """The manifest of a guide."""
-
     kind: Literal["guide"] = "guide"
     settings: GuideModelSettings
     accuracy_by_time: list[float] | None = None
@@ -108,7 +104,6 @@ def write_manifest(folder: str | Path, manifest: TrainedManifest) -> None:
 
 
 def export_folder(run: Path) -> Path:
-    """The folder of the results in a run directory."""
     return run / "model"
 
 
@@ -151,19 +146,10 @@ def note_checkpoint(folder: str | Path, checkpoint: str | Path | None) -> None:
 
 
 def noted_checkpoint(folder: str | Path) -> str | None:
-    """Return the path of the checkpoint that was noted for a model; None without one.
-
-    Raises UserError if the note is not UTF-8.
-    """
-    path = Path(folder) / NOTE
-    try:
-        return path.read_text("utf-8").strip()
-    except FileNotFoundError:
-        return None
-    except UnicodeDecodeError:
-        raise UserError(
-            f"{path}: not the path of a checkpoint; delete it and import again"
-        ) from None
+    """Return the path of the checkpoint that was noted for a model; None without one."""
+    with suppress(FileNotFoundError):
+        return (Path(folder) / NOTE).read_text("utf-8", "replace").strip()
+    return None
 
 
 def make_way(folder: str | Path, sha256: str, replace: bool) -> None:
@@ -219,7 +205,6 @@ def write_history(folder: Path, entries: list[dict[str, float]]) -> None:
 
 
 def preview_path(run: Path, step: int) -> Path:
-    """Return the path of the picture of a preview."""
     return run / "previews" / f"{step}.png"
 
 

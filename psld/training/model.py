@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from psld.data.store import ImageStore
 from psld.diffusion.denoiser import SeesImages, every_block
 from psld.diffusion.loss import DenoiserLoss, EpsilonLoss, GuideLoss, Objective
 from psld.diffusion.process import LinearProcess
@@ -17,10 +18,10 @@ from psld.diffusion.settings import ProcessSettings
 from psld.networks.forward import Denoiser
 from psld.networks.ncsnpp import NCSNpp, NCSNppGuide
 from psld.training.batches import noising
-from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
-from psld.training.settings import GuideModelSettings, ModelSettings, TrainedSettings
+from psld.training.manifest import GuideManifest, M, ModelManifest, read_manifest
+from psld.training.settings import GuideModelSettings, ModelSettings, RunSettings, TrainedSettings
 from psld.training.start import START, SamplerStart, load_start
-from psld.utils.device import device_of
+from psld.utils.device import device_of, provenance
 from psld.utils.errors import UserError
 from psld.utils.files import retried_in_slurm
 from psld.utils.tensors import read_tensors, save_tensors
@@ -205,3 +206,26 @@ def _load_weights(
 def save_weights(folder: str | Path, network: nn.Module, origin: dict[str, Any]) -> str:
     """Write weights.safetensors with all that decided the weights, and return its digest."""
     return save_tensors(Path(folder) / WEIGHTS, "weights", network.state_dict(), origin)
+
+
+def describe(
+    kind: type[M],
+    settings: RunSettings,
+    network: nn.Module,
+    store: ImageStore | None,
+    step: int | None,
+    **more: Any,
+) -> M:
+    """Return the manifest of a network's weights, trained on a dataset that may not be prepared."""
+    return kind(
+        name=settings.name,
+        grid=settings.grid_name,
+        settings=settings.model(),
+        dataset_digest=store and store.digest,
+        class_names=store.class_names if store else (),
+        step=step,
+        images_seen=step and step * settings.training.batch_size,
+        parameters=sum(p.numel() for p in network.parameters()),
+        **more,
+        **provenance(),
+    )

@@ -6,16 +6,14 @@ checkpoints, the names and shapes of the parameters decide the network. Among mo
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from psld.data.store import ImageStore
-from psld.diffusion.process import LinearProcess
 from psld.networks.official import (
     check_finite,
     from_official,
@@ -32,7 +30,13 @@ from psld.training.manifest import (
     noted_checkpoint,
     write_manifest,
 )
-from psld.training.model import build_guide, build_network, build_process, save_weights
+from psld.training.model import (
+    build_guide,
+    build_network,
+    build_process,
+    describe,
+    save_weights,
+)
 from psld.training.settings import (
     ImportFilesSettings,
     ImportGuideSettings,
@@ -41,34 +45,22 @@ from psld.training.settings import (
     TrainSettings,
 )
 from psld.training.start import denoiser_of_states, save_start
-from psld.utils.device import provenance, use_device
+from psld.utils.device import use_device
 from psld.utils.errors import UserError
 
 
-def import_model(settings: ImportModelSettings) -> None:
-    """Write a model with the weights of a checkpoint, as training does.
+def import_weights(settings: ImportModelSettings | ImportGuideSettings) -> None:
+    """Write a model or a guide with the weights of a checkpoint, as training does.
 
     Raises UserError, with a list, if any are missing, unexpected, of the wrong shape or not finite.
     """
-    _import(settings, build_network, ModelManifest, settings.weights)
-
-
-def import_guide(settings: ImportGuideSettings) -> None:
-    """Write a guide with the weights of a checkpoint, as `import_model` does."""
+    is_model = isinstance(settings, ImportModelSettings)
     # The official code keeps no moving average of a guide.
-    _import(settings, build_guide, GuideManifest, "online")
-
-
-def _import(
-    settings: ImportModelSettings | ImportGuideSettings,
-    build: Callable[[Any, LinearProcess], nn.Module],
-    kind: type[ModelManifest | GuideManifest],
-    chosen: Literal["ema", "online"],
-) -> None:
+    chosen = settings.weights if is_model else "online"
     path = settings.checkpoint
     checkpoint = read_checkpoint(path)
     process = build_process(settings)
-    network = build(settings, process)
+    network = (build_network if is_model else build_guide)(settings, process)
     store = None
     if Path(settings.data).exists():
         store = ImageStore.open_for(settings.data, settings.dataset)
@@ -81,27 +73,15 @@ def _import(
     imported = Imported(file=Path(path).name, sha256=checkpoint.sha256, weights=chosen)
     source = imported.model_dump(exclude={"file"})
     weights_sha256 = save_weights(settings.output, network, source)
-    if store and kind is ModelManifest:
+    if store and is_model:
         device = use_device(settings.device)
         denoise = denoiser_of_states(process, network.to(device).eval())
         print("measuring where samplers can start", flush=True)
         folder, flip = Path(settings.output), settings.dataset.flip
         save_start(folder, store, flip, denoise, weights_sha256, device)
-    manifest = kind(
-        name=settings.name,
-        grid=settings.grid_name,
-        settings=settings.model(),
-        dataset_digest=store and store.digest,
-        step=step,
-        images_seen=step and step * settings.training.batch_size,
-        parameters=sum(p.numel() for p in network.parameters()),
-        seconds=None,
-        device=None,
-        ranks=None,
-        run=None,
-        imported=imported,
-        weights_sha256=weights_sha256,
-        **provenance(),
+    kind = ModelManifest if is_model else GuideManifest
+    manifest = describe(
+        kind, settings, network, store, step, imported=imported, weights_sha256=weights_sha256
     )
     write_manifest(settings.output, manifest)
     print(f"wrote {settings.output}: {chosen} weights, step {step}")
@@ -116,23 +96,25 @@ Trained = TrainSettings | TrainGuideSettings
 Shapes = dict[str, tuple[int, ...]]
 
 
-@dataclass
-class Recognized:
-    """A checkpoint, and the models or guides of the grid that it may be."""
+class NotTaken(UserError):
+    """A checkpoint that is not the grid's, or not the best one, so that there is nothing to do."""
 
+
+@dataclass(frozen=True)
+class Recognized:
+    """A checkpoint, and the model or guide of the grid that it is."""
+
+    settings: Trained
     path: Path
-    sha256: str = ""
-    step: int | None = None
+    sha256: str
+    step: int | None
     gamma: float | None = None
     """Γ in its path."""
-    fits: list[Trained] = field(default_factory=list)
-    remark: str = ""
-    """The reason why it is not taken; empty if it is."""
-    is_wrong: bool = False
-    """True if the user has to do something before it can be taken."""
 
-    def refuse(self, error: UserError | str) -> None:
-        self.remark, self.is_wrong = str(error).removeprefix(f"{self.path}: "), True
+    @property
+    def steps_left(self) -> int:
+        """Steps between the checkpoint and the end of the training in the grid."""
+        return abs((self.step or 0) - self.settings.training.steps)
 
 
 def import_files(settings: ImportFilesSettings, known: Sequence[Trained]) -> None:
@@ -150,14 +132,16 @@ def import_files(settings: ImportFilesSettings, known: Sequence[Trained]) -> Non
     taken: dict[str, Recognized] = {}
     is_wrong = False
     for path in paths:
-        file = recognize(path, layouts)
-        if not file.remark:
+        try:
+            file = recognize(path, layouts)
             take(file, taken, settings.replace)
-        is_wrong |= file.is_wrong
-        line = f"{path}: {file.remark or described(file)}"
-        if file.remark and len(paths) == 1:
-            raise UserError(line)
-        print(line, flush=True)
+            text = described(file)
+        except UserError as error:
+            is_wrong |= not isinstance(error, NotTaken)
+            text = str(error).removeprefix(f"{path}: ")
+            if len(paths) == 1:
+                raise UserError(f"{path}: {text}") from None
+        print(f"{path}: {text}", flush=True)
     if taken:
         print(f"The workflow imports {len(taken)} of {len(paths)} in place of training.")
     if not taken or is_wrong:
@@ -173,8 +157,6 @@ def checkpoints_in(paths: Sequence[str]) -> list[Path]:
         files += sorted(path.rglob(PATTERN)) if path.is_dir() else [path]
     if not files:
         raise UserError(f"{', '.join(paths)}: no {PATTERN} in this folder or below it")
-    if unreadable := [str(path) for path in files if not str(path).isprintable()]:
-        raise UserError(f"{unreadable[0]!a}: rename it: not all of its characters are printable")
     return files
 
 
@@ -189,85 +171,72 @@ def shapes_of(settings: Trained) -> Shapes:
 
 
 def recognize(path: Path, layouts: Sequence[tuple[Shapes, Trained]]) -> Recognized:
-    """Return the models and guides that a checkpoint fits, by its shapes and by Γ in its path."""
-    file = Recognized(path)
-    try:
-        checkpoint = read_checkpoint(path)
-    except UserError as error:
-        file.refuse(error)
-        return file
-    file.sha256, file.step = checkpoint.sha256, checkpoint.step
-    if in_path := GAMMA.findall(str(path)):
-        file.gamma = float(in_path[-1])
+    """Recognize a checkpoint by its shapes and by Γ in its path.
+
+    Raises NotTaken if it fits nothing, and UserError if it is ambiguous or cannot be imported.
+    """
+    checkpoint = read_checkpoint(path)
+    in_path = GAMMA.findall(str(path))
+    gamma = float(in_path[-1]) if in_path else None
     weights = checkpoint.ema or checkpoint.online
     shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
     matching = [settings for layout, settings in layouts if layout == shapes]
-    for each in matching:
-        if file.gamma is None or getattr(each.process, "gamma", None) in (None, file.gamma):
-            file.fits.append(each)
+    fits = matching
+    if gamma is not None:
+        fits = [each for each in matching if getattr(each.process, "gamma", gamma) == gamma]
     if not matching:
-        file.remark = "its layers fit no model and no guide of the grid"
-    elif not file.fits:
-        file.remark = f"its layers fit {_words(matching)}, but its path has gamma={file.gamma:g}"
-    elif len(file.fits) > 1:
-        file.refuse(
-            f"fits {_words(file.fits)}: Γ is not in the weights; move it into a folder gamma=Γ, "
-            "or name one (psld import_model FILE model=GRID/MODEL)"
+        raise NotTaken("its layers fit no model and no guide of the grid")
+    if not fits:
+        raise NotTaken(f"its layers fit {_words(matching)}, but its path has gamma={gamma:g}")
+    if len(fits) > 1:
+        raise UserError(
+            f"fits {_words(fits)}: Γ is not in the weights; move it into a folder gamma=Γ, or name "
+            "one (psld import_model FILE model=GRID/MODEL)"
         )
-    else:
-        try:  # as the import will
-            is_model = isinstance(file.fits[0], TrainSettings)
-            check_finite(checkpoint.weights("ema" if is_model else "online"))
-        except UserError as error:
-            file.refuse(error)
-    return file
+    is_model = isinstance(fits[0], TrainSettings)
+    check_finite(checkpoint.weights("ema" if is_model else "online"))  # as the import will
+    return Recognized(fits[0], path, checkpoint.sha256, checkpoint.step, gamma)
 
 
 def take(file: Recognized, taken: dict[str, Recognized], replace: bool) -> None:
-    """Note a file, unless another one is nearer to the training steps of the grid.
+    """Note a file for its model.
 
-    Refuse it if weights of another origin are there.
+    Raises NotTaken if another file is nearer to the training steps of the grid, and UserError if
+    weights of another origin are there.
 
     Args:
         taken: the files of this import, by the folder of their model; this one is added.
         replace: neither weights of another origin nor files that wait for their import count.
     """
-    settings = file.fits[0]
-    folder, steps = settings.output, settings.training.steps
+    settings = file.settings
+    folder = settings.output
     other, remedy = taken.get(folder), ""
-    try:
-        if other is None and not replace:
-            other, remedy = noted_earlier(file, folder), "; replace=true replaces it"
-        if other and other.sha256 != file.sha256:
-            theirs, ours = (abs((each.step or 0) - steps) for each in (other, file))
-            if theirs <= ours:
-                near = "nearer" if theirs < ours else "as near"
-                where = f"{other.path} is {near} to its {steps} steps{remedy}"
-                file.remark = f"{word_for(settings)}, but {where}"
-                return
-        make_way(folder, file.sha256, replace)
-        note_checkpoint(folder, file.path)
-    except UserError as error:
-        file.refuse(error)
-        return
+    if other is None and not replace:
+        other, remedy = noted_earlier(file), "; replace=true replaces it"
+    if other and other.sha256 != file.sha256 and other.steps_left <= file.steps_left:
+        near = "nearer" if other.steps_left < file.steps_left else "as near"
+        end = f"its {settings.training.steps} steps{remedy}"
+        raise NotTaken(f"{word_for(settings)}, but {other.path} is {near} to {end}")
+    make_way(folder, file.sha256, replace)
+    note_checkpoint(folder, file.path)
     taken[folder] = file
 
 
-def noted_earlier(file: Recognized, folder: str) -> Recognized | None:
-    """Return another checkpoint that waits to be imported as a model, if it can be read."""
+def noted_earlier(file: Recognized) -> Recognized | None:
+    """Return another checkpoint that waits to be imported as the model, if it can be read."""
+    folder = Path(file.settings.output)
     path = noted_checkpoint(folder)
-    if path in (None, str(file.path)) or (Path(folder) / MANIFEST).exists():
+    if path in (None, str(file.path)) or (folder / MANIFEST).exists():
         return None
-    try:
+    with suppress(UserError):
         checkpoint = read_checkpoint(path)
-    except UserError:
-        return None
-    return Recognized(Path(path), checkpoint.sha256, checkpoint.step)
+        return Recognized(file.settings, Path(path), checkpoint.sha256, checkpoint.step)
+    return None
 
 
 def described(file: Recognized) -> str:
-    """Return what a file is taken for, and warnings where that may be wrong."""
-    settings = file.fits[0]
+    """Return what a file is taken for, and warnings if that may be wrong."""
+    settings = file.settings
     text = f"{word_for(settings)}, step {file.step} of {settings.training.steps}"
     if file.step is not None and file.step < settings.training.steps / 2:
         text += "; warning: less than half of the training"

@@ -1,16 +1,24 @@
-"""A training from its settings to its files: the part that models and guides share."""
+"""A training from its settings to its files, and its previews.
+
+A preview shows a model's samples, or a guide's accuracy by noise level, always with the same noise.
+"""
 
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from psld.data.store import ImageStore
+from psld.data.store import ImageStore, from_uint8, to_uint8
+from psld.diffusion.loop import sample
 from psld.diffusion.loss import Objective
+from psld.diffusion.process import LinearProcess
+from psld.diffusion.samplers import EMSettings
+from psld.diffusion.score import NetworkScore
 from psld.networks.forward import enough_threads
 from psld.training.batches import Batches, Labels
 from psld.training.loop import Log, StopRequest, train
@@ -23,19 +31,28 @@ from psld.training.manifest import (
     write_history,
     write_manifest,
 )
-from psld.training.model import save_weights
+from psld.training.model import describe, on_states, save_weights
 from psld.training.ranks import join_ranks, rank_of_environment
-from psld.training.settings import RunSettings
+from psld.training.settings import GuideModelSettings, ModelSettings, RunSettings
 from psld.training.state import Checkpoints, TrainingState
-from psld.utils.device import choose_device, device_name, provenance
+from psld.utils.device import choose_device, device_name, device_of
 from psld.utils.errors import UserError
 from psld.utils.files import write_json
 from psld.utils.locks import sole_holder
-from psld.utils.randomness import Stream, stream_seed
+from psld.utils.randomness import Stream, generator, stream_seed
 
 WORK_OF_A_THREAD = 1e10
 """As in `psld.networks.forward`, of a training step. On two cores under a load of 9, the demo's
 network (2.4e9) took 5 steps a second with one thread, and one in 5 to 9 seconds with two."""
+
+PREVIEW_SAMPLES = 64
+PREVIEW_SAMPLER = EMSettings(integrator="em", striding="quadratic", steps=50)
+
+BINS = 10
+"""Noise levels: ranges of the forward time of equal length, from 0 to 1."""
+TEST_IMAGES = 1000
+"""The largest number of images for the accuracy, spread evenly over the split."""
+PREVIEW_BATCH = 250
 
 
 @dataclass(frozen=True)
@@ -116,22 +133,18 @@ def run_training(
         if ranks.leads:
             folder, network = export_folder(run), state.ema.network
             weights_sha256 = save_weights(folder, network, settings.origin(store.digest))
-            manifest = task.manifest(
-                name=settings.name,
-                grid=settings.grid_name,
-                settings=settings.model(),
-                dataset_digest=store.digest,
-                class_names=store.class_names,
-                step=state.step,
-                images_seen=state.step * settings.training.batch_size,
-                parameters=sum(p.numel() for p in state.network.parameters()),
+            manifest = describe(
+                task.manifest,
+                settings,
+                network,
+                store,
+                state.step,
                 seconds=round(state.seconds, 3),
                 device=device_name(ranks.device),
                 ranks=ranks.world,
                 run=str(run),
                 weights_sha256=weights_sha256,
                 **task.finish(network, folder, weights_sha256),
-                **provenance(),
             )
             for place in (run, folder):  # A kill may have come after the last checkpoint.
                 write_history(place, state.history)
@@ -150,3 +163,67 @@ def _check_again(store: ImageStore, run: Path) -> None:
             f"{store.path}: overwritten during the training, which saw images of both; prepare the "
             f"dataset, delete {run}, and train again"
         ) from None
+
+
+def preview_samples(
+    settings: ModelSettings, process: LinearProcess, network: nn.Module, picture: Path
+) -> dict[str, float]:
+    """Write samples of the network to a picture; a class-conditional one samples without a class.
+
+    Returns no numbers.
+    """
+    from psld.data.images import save_images  # Most commands make no preview.
+
+    device = device_of(network)
+    dataset = settings.dataset
+    stream = generator(device, settings.training.seed, Stream.PREVIEW)
+    shape = (process.blocks * dataset.channels, dataset.image_size, dataset.image_size)
+
+    def noise(z: Tensor) -> Tensor:
+        return torch.randn(z.shape, generator=stream, device=device)
+
+    start = process.prior(noise(torch.empty(PREVIEW_SAMPLES, *shape)))
+    score = NetworkScore(on_states(settings, process, network), batch_size=PREVIEW_SAMPLES)
+    z = sample(process, PREVIEW_SAMPLER, score, start, noise)
+    images = to_uint8(z[:, : dataset.channels])
+    save_images(images.cpu().numpy(), picture)
+    return {}
+
+
+def split_of_accuracy(store: ImageStore) -> Literal["test", "train"]:
+    return "test" if store.splits["test"] else "train"
+
+
+@torch.no_grad()
+def accuracy_by_time(
+    settings: GuideModelSettings, process: LinearProcess, store: ImageStore, network: nn.Module
+) -> list[float]:
+    """The share of images whose class is recognized at a time in [i/10, (i + 1)/10], for each i.
+
+    The images come from the test split, or from the training split if there is no other.
+    """
+    split = split_of_accuracy(store)
+    count = store.splits[split]
+    chosen = np.linspace(0, count - 1, min(TEST_IMAGES, count)).astype(int)
+    device = device_of(network)
+    x0 = from_uint8(torch.from_numpy(store.images(split)[chosen])).to(device)
+    labels = torch.from_numpy(store.labels(split)[chosen]).to(device)
+    logits, accuracies = on_states(settings, process, network), []
+    for index in range(BINS):
+        stream = generator("cpu", settings.training.seed, Stream.PREVIEW, index)
+        t = (index + torch.rand(len(x0), dtype=torch.float64, generator=stream)) / BINS
+        t = t.clamp(min=settings.training.time_eps)
+        answers = []
+        for x, time in zip(x0.split(PREVIEW_BATCH), t.split(PREVIEW_BATCH), strict=True):
+            shape = (len(x), process.blocks * x.shape[1], *x.shape[2:])
+            eps, auxiliary = torch.randn((2, *shape), generator=stream).to(x)
+            z = process.perturb(x, time, eps, auxiliary[:, x.shape[1] :])
+            answers.append(logits(z, time.to(z)).argmax(dim=1))
+        accuracies.append((torch.cat(answers) == labels).double().mean().item())
+    return accuracies
+
+
+def as_logged(accuracies: list[float]) -> dict[str, float]:
+    """The mean over all noise levels, and each accuracy by its range of times."""
+    by_range = {f"accuracy/t{i / BINS:g}-{(i + 1) / BINS:g}": a for i, a in enumerate(accuracies)}
+    return {"accuracy": sum(accuracies) / BINS, **by_range}

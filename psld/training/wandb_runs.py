@@ -17,7 +17,7 @@ from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 from wandb.sdk.mailbox import MailboxClosedError
 
 from psld.training.manifest import HISTORY, TrainingHistory, WandbRun, preview_path
-from psld.utils.errors import RunError, UserError
+from psld.utils.errors import RunError, UserError, one_line
 from psld.utils.files import read_json
 
 ENVIRONMENT = {
@@ -50,8 +50,12 @@ def errors_in_one_line() -> Iterator[None]:
     try:
         yield
     except FAILURES as error:
-        reason = " ".join(str(error).split()).removesuffix(".") or type(error).__name__
-        raise RunError(f"wandb: {reason}") from None
+        raise RunError(f"wandb: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    text = one_line(str(error)).removeprefix("wandb: ").removesuffix(".")
+    return text or type(error).__name__
 
 
 @contextmanager
@@ -110,8 +114,7 @@ def live_run(run: Path) -> Iterator[Callable[[], None]]:
                     log_new_steps(online, run)
                 online.finish(exit_code)
         except Exception as error:  # wandb passes on the errors of its libraries
-            reason = " ".join(str(error).split()).removeprefix("wandb: ") or type(error).__name__
-            print(f"wandb: {reason}; `psld wandb sync` uploads what is missing", flush=True)
+            print(f"wandb: {_reason(error)}; `psld wandb sync` uploads what is missing", flush=True)
 
     thread, exit_code = Thread(target=upload, name="wandb", daemon=True), 1
     thread.start()

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 CONTEXT = 1 << 30
-"""Bytes to add for what is no tensor: CUDA's context with the kernels that it has loaded, workspaces
+"""Bytes to add for what is no tensor: CUDA's context with its loaded kernels, workspaces
 of cuDNN and cuBLAS, fragments. An allowance, not measured: it differs between cards and versions.
 """
 

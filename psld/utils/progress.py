@@ -36,7 +36,6 @@ class Progress:
         self._last = time.monotonic(), done
 
     def update(self) -> None:
-        """Count one unit."""
         self.done += 1
         self._bar.set_postfix_str(self.note, refresh=False)
         self._bar.update()
@@ -46,7 +45,6 @@ class Progress:
             print(self._line((self.done - before) / (now - since)), flush=True)
 
     def close(self) -> None:
-        """End the bar, if there is one."""
         self._bar.close()
 
     def _line(self, rate: float) -> str:

@@ -27,8 +27,6 @@ KEY = "psld"
 
 @dataclass(frozen=True)
 class Stored:
-    """The content of a file."""
-
     arrays: dict[str, np.ndarray]
     origin: dict[str, Any]
     sha256: str

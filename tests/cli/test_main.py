@@ -131,7 +131,6 @@ def test_the_help_is_that_of_the_given_choices(tmp_path, words, shown):
     [
         ("sample sampler=none", "sampler=none: no such sampler"),
         ("sample sampler=rk45 sampler.steps=5", "no setting is called sampler.steps"),
-        ("sample label=3", "sampler.guidance.label is one with guidance@sampler.guidance=class"),
         ("train eta=1", "no setting is called eta; the command's --help lists them"),
         ("train_guide network=demo", "train_guide.yaml: network: unknown key progressive_out"),
         ("train --halp", "--halp"),

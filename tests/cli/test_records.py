@@ -32,6 +32,7 @@ def write_mine(folder: Path) -> Path:
         "figures": {"pictures": ["psld/guided-10", "psld/inpainting-10"]},
     }
     content["samplers"]["inpainting"] = inpainting
+    content["tables"]["tolerance"]["columns"][1]["metric"] = "fid"
     with contextlib.chdir(folder):
         load(configs, content)
     return configs
@@ -114,8 +115,8 @@ def test_a_job_refuses_another_record_than_the_planned_one(configs, tmp_path, mo
         ("evaluate_cell samples=3", "psld evaluate_cell: give cell=GRID/NAME"),
         ("evaluate_cell cell=mine/psld/em-10 samples=3 output=x", "samples=3: the grid decides"),
         ("prepare dataset=mine/digit", "no such dataset in configs/grid/mine.yaml; there are: d"),
-        ("reference features=mine/digits/fid", "no such features in configs/grid/mine.yaml"),
-        ("train_extractor features=fast/cifar10/fid", "features=fid: the extractor is published"),
+        ("reference features=mine/digits/fd", "no such features in configs/grid/mine.yaml"),
+        ("train_extractor features=mine/digits/fid", "features=fid: the extractor is published"),
     ],
 )  # fmt: skip
 def test_what_names_no_record_is_refused(folder, words, complaint):

@@ -1,22 +1,15 @@
 """Sweeps by hand: names, folders and groups of their jobs, and errors before any job starts."""
 
-import contextlib
 import json
 import os
 import signal
-import sys
 from pathlib import Path
-from typing import ClassVar
 
-import hydra_plugins
 import pytest
 from hydra.core.plugins import Plugins
-from hydra.plugins.sweeper import Sweeper
-from omegaconf import OmegaConf
+from hydra.plugins.launcher import Launcher
 
-from psld.commands.sweep import Announcement
 from psld.training.loop import Log
-from psld.utils.errors import UserError
 from tests.commands import TINY, Finished, call, command, files_below, refused, run, succeeded
 
 RECIPE = (*TINY, "training.steps=3", "data=digits.h5")
@@ -43,16 +36,30 @@ def manifests(folder: Path) -> dict[str, dict]:
     return {path.parent.name: json.loads(path.read_text()) for path in paths}
 
 
-def test_each_job_has_the_name_of_what_it_does(folder):
-    succeeded(sweep(folder, "process.gamma=0,0.01", "training.seed=1,2", "runs=elsewhere"))
-    names = [f"psld-gamma-{gamma}-seed-{seed}" for gamma in ("0", "0.01") for seed in (1, 2)]
-    assert list(manifests(folder)) == names
-    for name, manifest in manifests(folder).items():
-        assert (manifest["name"], manifest["grid"]) == (name, "sweep-gamma-seed")
+@pytest.fixture
+def losses(monkeypatch) -> list[float | None]:
+    """What each job returns to Hydra, for sweepers that optimize."""
+    [launcher] = [p for p in Plugins.instance().discover(Launcher) if p.__name__ == "BasicLauncher"]
+    losses, launch = [], launcher.launch
+
+    def launch_and_note(*arguments, **job):
+        jobs = launch(*arguments, **job)
+        losses.extend(job.return_value for job in jobs)
+        return jobs
+
+    monkeypatch.setattr(launcher, "launch", launch_and_note)
+    return losses
+
+
+def test_each_job_has_the_name_of_what_it_does_and_returns_its_last_loss(folder, losses):
+    succeeded(sweep(folder, "process.gamma=0,0.01", "runs=elsewhere"))
+    assert list(manifests(folder)) == ["psld-gamma-0", "psld-gamma-0.01"]
+    for (name, manifest), loss in zip(manifests(folder).items(), losses, strict=True):
+        assert (manifest["name"], manifest["grid"]) == (name, "sweep-gamma")
         assert manifest["run"].startswith(f"elsewhere/{name}-")
-        settings = manifest["settings"]
-        values = settings["process"]["gamma"], settings["training"]["seed"]
-        assert [str(value).removesuffix(".0") for value in values] == name.split("-")[2::2]
+        assert manifest["settings"]["process"]["gamma"] == float(name.removeprefix("psld-gamma-"))
+        history = json.loads((folder / "models/by-hand" / name / "history.json").read_text())
+        assert history["entries"][-1]["loss"] == loss
     (left,) = (folder / "elsewhere" / "sweeps").iterdir()
     assert [path.name for path in left.iterdir()] == ["multirun.yaml"], "all that Hydra leaves"
     (left / "multirun.yaml").unlink()
@@ -64,6 +71,10 @@ def test_each_job_has_the_name_of_what_it_does(folder):
     [
         (["process=vp-sde,cld"], ["cld", "vp-sde"]),
         (["process=cld", "training.seed=range(2)"], ["cld-seed-0", "cld-seed-1"]),
+        (
+            ["process.gamma=0,1", "training.seed=2,3"],
+            [f"psld-gamma-{gamma}-seed-{seed}" for gamma in (0, 1) for seed in (2, 3)],
+        ),
         (["name=mine", "process.gamma=0,1e-3"], ["mine-gamma-0", "mine-gamma-0.001"]),
         (["name=a,b"], ["a", "b"]),
         (["wandb.project='Γ','b'"], ["psld-project-", "psld-project-b"]),
@@ -83,51 +94,6 @@ def test_names(folder, monkeypatch, overrides, names):
     assert {job.grid_name for job in jobs} == {"mine"}
 
 
-def test_a_sweep_that_is_given_again_trains_what_is_missing(folder):
-    succeeded(sweep(folder, "training.seed=1,2"))
-    before = files_below(folder / "models")
-    again = succeeded(sweep(folder, "training.seed=1,2,3"))
-    assert again.stdout.count("step 3/3") == 1
-    after = files_below(folder / "models")
-    assert {name: after[name] for name in before} == before
-
-
-class Climbing(Sweeper):
-    """Halves the learning rate after each job, as sweepers that optimize choose by results."""
-
-    __module__ = "hydra_plugins.climbing"  # Hydra takes plugins from there alone.
-    losses: ClassVar[list[float]] = []
-
-    def __init__(self, params):
-        [(self.key, self.value)] = params.items()
-
-    def setup(self, **setup):
-        self.launcher = Plugins.instance().instantiate_launcher(**setup)
-
-    def sweep(self, arguments):
-        for number in range(2):
-            word = f"{self.key}={float(self.value) / 2**number}"
-            [job] = self.launcher.launch([[*arguments, word]], initial_job_idx=number)
-            self.losses.append(job.return_value)
-
-
-def test_a_sweeper_that_optimizes_gets_the_last_loss_of_each_job(folder, monkeypatch):
-    monkeypatch.setitem(sys.modules, "hydra_plugins.climbing", sys.modules[__name__])
-    monkeypatch.setattr(hydra_plugins, "climbing", sys.modules[__name__], raising=False)
-    Plugins.instance().register(Climbing)
-    config = folder / "configs/hydra/sweeper/climbing.yaml"
-    config.parent.mkdir(parents=True)
-    config.write_text(
-        "_target_: hydra_plugins.climbing.Climbing\nparams: {training.learning_rate: 2e-3}\n"
-    )
-    succeeded(sweep(folder, "hydra/sweeper=climbing"))
-    names = ["psld-learning_rate-0.001", "psld-learning_rate-0.002"]
-    assert list(manifests(folder)) == names
-    paths = (folder / "models/by-hand" / name / "history.json" for name in reversed(names))
-    histories = [json.loads(path.read_text())["entries"] for path in paths]
-    assert Climbing.losses == [history[-1]["loss"] for history in histories]
-
-
 # --- what is wrong --------------------------------------------------------------------------------
 
 
@@ -143,16 +109,6 @@ def test_a_wrong_job_is_one_line(folder, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     without_slurm = sweep(folder, "hydra/launcher=submitit_slurm", "training.seed=1,2")
     refused(without_slurm, 2, "no sbatch here")
-
-
-def test_the_jobs_after_one_that_fails_are_run(folder):
-    """A learning rate that makes the loss infinite shows in the training alone."""
-    finished = sweep(folder, "training.learning_rate=1e30,1e-3", "training.steps=20")
-    assert finished.returncode == 1
-    first, last = finished.stderr.splitlines()
-    assert first.startswith("error: psld-learning_rate-1e30: NaN or infinity")
-    assert last == "error: 1 of the sweep's jobs failed"
-    assert list(manifests(folder)) == ["psld-learning_rate-0.001"]
 
 
 def test_a_signal_ends_the_whole_sweep(folder):
@@ -189,20 +145,9 @@ def test_jobs_in_processes_of_their_own(folder):
     assert "Traceback" not in finished.stderr
     names = ["psld-learning_rate-0.001", "psld-learning_rate-0.002"]
     assert list(manifests(folder)) == names
+    [pickles] = (folder / "runs/sweeps").iterdir()
+    assert pickles.stat().st_mode & 0o777 == 0o700, "only the user may write what jobs run"
     before = files_below(folder / "models")
     again = succeeded(run(folder, command("train", *words, "training.learning_rate=1e-3,2e-3")))
     assert again.stderr == ""
     assert files_below(folder / "models") == before
-
-
-@pytest.mark.parametrize("mode", [None, 0o770])
-def test_only_the_user_may_write_where_jobs_find_their_pickles(tmp_path, mode):
-    sweep = tmp_path / "sweeps" / "mine"
-    if mode:
-        sweep.mkdir(parents=True)
-        sweep.chmod(mode)
-    launcher = {"submitit_folder": f"{sweep}/%j", "_target_": "LocalLauncher"}
-    config = OmegaConf.create({"hydra": {"launcher": launcher, "sweep": {"dir": str(sweep)}}})
-    with pytest.raises(UserError, match="chmod 700") if mode else contextlib.nullcontext():
-        Announcement().on_multirun_start(config)
-    assert sweep.stat().st_mode & 0o777 == (mode or 0o700)

@@ -27,7 +27,7 @@ rule made:
 JOB = """
 import os, signal, sys, time
 from pathlib import Path
-from psld.cluster import watch
+from psld.cluster import job
 
 def note(event):
     with open("events", "a") as file:
@@ -40,11 +40,11 @@ def terminate(*_):
     sys.exit(143)
 
 stubborn = "stubborn" in sys.argv
-watch.GRACE_SECONDS = 1 if stubborn else 60
+job.GRACE_SECONDS = 1 if stubborn else 60
 signal.signal(signal.SIGTERM, signal.SIG_IGN if stubborn else terminate)
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 note("began")
-watch.end_with_snakemake(sys.argv[1])
+job.end_with_snakemake(sys.argv[1])
 while not (Path("go").exists() or "GO" in os.environ):
     time.sleep(0.05)
 Path("made").write_text(str(os.getpid()))

@@ -12,30 +12,21 @@ from tests.cluster.launching import launch_settings
 COMMAND = ("train", "name=x", "network.attention_resolutions=[8,16]")
 
 
-class Became(Exception):
-    """The process would be another now, with this command line and environment."""
-
-
-@pytest.fixture(autouse=True)
-def stays(commands, monkeypatch, tmp_path):
-    """These tests go on: no process becomes another."""
+@pytest.fixture
+def became(commands, monkeypatch, tmp_path):
+    """Launches here; gives the arguments of python and the environment that it would run with."""
+    seen = []
 
     def execv(program, arguments):
-        raise Became(program, arguments, dict(os.environ))
+        seen.append((program, arguments, dict(os.environ)))
 
     monkeypatch.setattr(os, "execv", execv)
     monkeypatch.setattr(locks, "GPU_LOCKS", tmp_path)
     monkeypatch.setattr(locks, "_held", {})
 
-
-@pytest.fixture
-def became():
-    """Launches here; gives the arguments of python and the environment that it would run with."""
-
     def run(*overrides):
-        with pytest.raises(Became) as ended:
-            run_here(launch_settings(*overrides, command=COMMAND), batch_size=128)
-        program, arguments, environment = ended.value.args
+        run_here(launch_settings(*overrides, command=COMMAND), batch_size=128)
+        [(program, arguments, environment)] = seen
         assert program == arguments[0] == sys.executable
         return arguments[1:], environment
 

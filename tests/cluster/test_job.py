@@ -1,8 +1,8 @@
 """Inside a training's job: its ranks, the requeue of a warned job, and its lives."""
 
-import json
 import os
 import signal
+import sys
 
 import pytest
 
@@ -90,25 +90,6 @@ def test_a_job_that_is_queued_already_has_not_failed_and_a_refusal_is_said(
 # --- a training that Slurm stops ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("number", "description", "code", "asked"),
-    [
-        (signal.SIGUSR2, NOT_PREEMPTED, 128 + signal.SIGUSR2, ["requeue 42"]),
-        (signal.SIGTERM, NOT_PREEMPTED, 128 + signal.SIGTERM, []),
-        (signal.SIGINT, NOT_PREEMPTED, 128 + signal.SIGINT, []),
-        # Preempted without a warning: Slurm queues it again. To leave before would be its end.
-        (signal.SIGTERM, THIS_LIFE, 128 + signal.SIGUSR2, []),
-    ],
-)
-def test_a_training_that_is_stopped(commands, number, description, code, asked):
-    commands.answer("scontrol", first=f'case "$*" in *show*) echo "{description}" ;; esac')
-    with pytest.raises((Stopped, SystemExit)) as ended, requeued_when_stopped():
-        raise Stopped(number, 5)
-    error = ended.value
-    assert code == (error.exit_code if isinstance(error, Stopped) else error.code)
-    assert [call for call in commands.calls("scontrol") if "requeue" in call] == asked
-
-
 def test_a_warning_before_there_is_something_to_save_queues_the_job_again(commands):
     commands.answer("scontrol")
     with requeued_when_stopped(), pytest.raises(SystemExit) as ended:  # noqa: PT012
@@ -132,12 +113,6 @@ def test_outside_of_a_job_nothing_is_asked_or_noted(commands, tmp_path, monkeypa
 # --- lives ----------------------------------------------------------------------------------------
 
 
-def test_a_life_is_noted_when_a_training_begins_in_a_job(tmp_path):
-    with requeued_when_stopped() as begins:
-        begins(tmp_path, 7)
-    assert read_json(tmp_path / "lives.json") == {"42": [7]}
-
-
 def test_a_job_that_gets_nowhere_gives_up_and_another_begins_from_nothing(tmp_path, monkeypatch):
     """Somebody who has changed the time limit runs the same command again."""
     begun = [0, 0, 50, *[90] * FRUITLESS_LIVES]
@@ -152,23 +127,20 @@ def test_a_job_that_gets_nowhere_gives_up_and_another_begins_from_nothing(tmp_pa
 
 # --- ranks ----------------------------------------------------------------------------------------
 
-LOOK = """
-import json, os, signal, sys
-seen = {"argv": sys.argv[1:], "threads": os.environ["OMP_NUM_THREADS"],
-        "warned": signal.getsignal(signal.SIGUSR2) is not signal.SIG_DFL}
-json.dump(seen, open("seen.json", "w"))
-"""
 
-
-@pytest.mark.parametrize(("chosen", "threads"), [(None, "5"), ("2", "2")])
-def test_what_a_rank_runs_with(tmp_path, monkeypatch, chosen, threads):
+@pytest.mark.parametrize(("chosen", "threads"), [("", "5"), ("2", "2")])
+def test_what_a_rank_runs_with(monkeypatch, chosen, threads):
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "5")
-    monkeypatch.setenv("OMP_NUM_THREADS", chosen or "")
-    if chosen is None:
+    monkeypatch.setenv("OMP_NUM_THREADS", chosen)
+    if not chosen:
         monkeypatch.delenv("OMP_NUM_THREADS")
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["submitit"])
-    monkeypatch.setattr("psld.commands.main.main", lambda: exec(LOOK, {}))
+    seen = []
+
+    def look() -> None:
+        is_warned = signal.getsignal(signal.SIGUSR2) is not signal.SIG_DFL
+        seen.append((sys.argv[1:], os.environ["OMP_NUM_THREADS"], is_warned))
+
+    monkeypatch.setattr("psld.commands.main.main", look)
     run_rank(["train", "name=x", "a b"])
-    seen = json.loads((tmp_path / "seen.json").read_text())
-    assert seen == {"argv": ["train", "name=x", "a b"], "threads": threads, "warned": True}
+    assert seen == [(["train", "name=x", "a b"], threads, True)]

@@ -34,7 +34,6 @@ def unwilling(slurm, signals, resolved, tmp_path) -> Commands:
         ((), ["command is missing"]),
         (("train", "model=demo/cld"), ["unknown key model"]),
         (("--", "sample"), ["train or train_guide, not sample"]),
-        (("node=2", *TRAINING), ["unknown key node"]),
         ((*TRAINING, "training.steps=0"), ["configs/train.yaml: training.steps"]),
         ((*TRAINING, "network.channel_multipliers=[1,1,1,1,1]"), ["cannot be halved 4 times"]),
         (("--", "train", "model=demo/cdl"), ["no such model", "cld"]),
@@ -135,21 +134,15 @@ def test_a_launcher_under_nohup_stays_when_the_terminal_is_closed(slurm, tmp_pat
     assert "SIGHUP" not in out
 
 
-def test_one_that_is_started_again_comes_back(slurm, tmp_path, digits):
+def test_one_that_is_started_again_comes_back_and_with_other_settings_submits_another(
+    slurm, tmp_path, digits
+):
     launch = command("launch", *TRAINING, f"data={digits}")
-    with started(tmp_path, launch) as process:
-        waits(process)
-        process.kill()
-    with started(tmp_path, launch) as process:
-        assert "back to job 42" in waits(process)
+    for said in ("submitted job 42", "back to job 42"):
+        with started(tmp_path, launch) as process:
+            assert said in waits(process)
+            process.kill()
     assert len(slurm.calls("sbatch")) == 1
-
-
-def test_one_with_other_settings_submits_another(slurm, tmp_path, digits):
-    launch = command("launch", *TRAINING, f"data={digits}")
-    with started(tmp_path, launch) as process:
-        waits(process)
-        process.kill()
     slurm.answer("scancel", first=f"/bin/rm {slurm.folder}/sbatch.calls")
     with started(tmp_path, [*launch, "training.steps=4"]) as process:
         printed = waits(process)

@@ -154,14 +154,6 @@ def test_only_the_user_may_write_to_the_folder_of_a_launch(slurm, launcher):
     assert launcher.folder.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_folder_of_another_user_is_refused(slurm, launcher, monkeypatch):
-    launcher.folder.mkdir(parents=True, mode=0o700)
-    monkeypatch.setattr("os.geteuid", lambda: 12345)
-    with pytest.raises(UserError, match="belongs to another user"):
-        launcher.train()
-    assert slurm.calls("sbatch") == []
-
-
 @pytest.mark.parametrize("afterwards", [False, True], ids=["at once", "after the submission"])
 def test_a_refusal_ends_the_launcher_and_leaves_the_job(slurm, launcher, monkeypatch, afterwards):
     monkeypatch.setattr("psld.cluster.slurm.REFUSED_SECONDS", 0)

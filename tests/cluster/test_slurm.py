@@ -1,6 +1,5 @@
 """The answers of Slurm's commands, also while the controller is unavailable."""
 
-import os
 import time
 
 import pytest
@@ -111,24 +110,3 @@ def test_no_answer_in_time(commands, monkeypatch):
     with pytest.raises(Unreachable, match=r"squeue did not answer in 0\.2 seconds"):
         slurm.jobs_named("x")
     assert time.monotonic() - begun < 5
-
-
-def test_a_clean_environment_and_what_comes_back(monkeypatch):
-    of_a_job = ("SLURM_JOB_ID", "SLURM_MEM_PER_NODE", "SBATCH_PARTITION", "SUBMITIT_EXECUTOR")
-    inherited = (
-        *("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "PSLD_RUN"),
-        *("OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMEXPR_MAX_THREADS"),
-        *("TMPDIR", "TMP", "TEMP", "TEMPDIR"),
-    )
-    kept = ("SLURM_CONF", "HOME_OF_DATA", "MY_TMPDIR", "PSLD_RUNNER")
-    for name in (*of_a_job, *inherited, *kept):
-        monkeypatch.setenv(name, "x")
-    before = dict(os.environ)
-    for variables, gone in (
-        (slurm.SURROUNDING, {*of_a_job}),
-        (slurm.INHERITED, {*of_a_job, *inherited}),
-    ):
-        with slurm.environment_without(variables):
-            left = {name for name in (*of_a_job, *inherited, *kept) if name in os.environ}
-        assert {*of_a_job, *inherited, *kept} - left == gone
-    assert dict(os.environ) == before

@@ -1,5 +1,6 @@
 """The arguments of sbatch, and the use of its answer."""
 
+import os
 import pickle
 import re
 import shlex
@@ -100,17 +101,18 @@ def test_a_folder_in_which_slurm_finds_no_place_for_logs(slurm, tmp_path, name):
 
 
 def test_nothing_of_a_surrounding_job_is_handed_on(slurm, submitted, tmp_path, monkeypatch):
-    monkeypatch.setenv("SLURM_JOB_ID", "1")
-    monkeypatch.setenv("SLURM_MEM_PER_NODE", "8000")
-    monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
-    monkeypatch.setenv("PSLD_RUN", "/run")
-    for name, value in (("CUDA_VISIBLE_DEVICES", "0"), ("OMP_NUM_THREADS", "1"), ("TMPDIR", "/x")):
-        monkeypatch.setenv(name, value)
+    """Here it stays: this process is still a part of that job."""
+    of_a_job = {"SLURM_JOB_ID", "SLURM_MEM_PER_NODE", "SBATCH_PARTITION", "SUBMITIT_EXECUTOR"}
+    inherited = {"CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "PSLD_RUN", "OMP_NUM_THREADS", "TMP"}
+    kept = {"SLURM_CONF", "HOME_OF_DATA", "MY_TMPDIR", "PSLD_RUNNER"}
+    for name in of_a_job | inherited | kept:
+        monkeypatch.setenv(name, "x")
+    before = dict(os.environ)
     slurm.answer("sbatch", "Submitted batch job 42\n", first=f"export -p > {tmp_path}/environment")
     submitted()
-    seen = (tmp_path / "environment").read_text()
-    assert set(re.findall(r"\b(SLURM_\w+)=", seen)) == {"SLURM_CONF"}
-    assert not re.findall(r"CUDA_VISIBLE_DEVICES|OMP_NUM_THREADS|TMPDIR|PSLD_RUN", seen)
+    assert dict(os.environ) == before
+    seen = re.findall(r"\b(\w+)=", (tmp_path / "environment").read_text())
+    assert {*seen} & (of_a_job | inherited | kept) == kept
 
 
 def test_options_that_slurm_refuses(slurm, submitted, tmp_path):

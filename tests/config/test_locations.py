@@ -11,8 +11,7 @@ from psld.config.locations import CONFIGS, config_file, config_folders, config_n
 from tests.commands import TINY, call, refused, succeeded
 from tests.grid.mine import TEXT
 
-SHIPPED_GRIDS = ["demo", "digits-denoiser", "extended", "fast", "paper", "paper-seeds"]
-SHIPPED_GRIDS += ["rehearsal", "small", "small-denoiser", "small-seeds"]
+SHIPPED_GRIDS = sorted(path.stem for path in (CONFIGS / "grid").glob("*.yaml"))
 MINE = "defaults: [psld, _self_]\ngamma: 0.125\n"
 
 

@@ -8,22 +8,12 @@ from psld.config.compose import compose_content
 from psld.config.locations import CONFIGS
 from psld.config.settings import Settings, parse
 from psld.metrics.classifier import FeatureClassifier, ImageShape
-from psld.networks.ncsnpp import NCSNppGuide
 from psld.training.model import build_guide, build_network
 from tests.cli.settings import KINDS
 from tests.diffusion.processes import phase_space
 
-COMMANDS = (
-    "prepare",
-    "train",
-    "train_guide",
-    "sample",
-    "reference",
-    "train_extractor",
-)
-REQUIRED = {
-    "sample": ("model=x", "output=x"),
-}
+COMMANDS = ("prepare", "train", "train_guide", "sample", "reference", "train_extractor")
+REQUIRED = {"sample": ("model=x", "output=x")}
 FITTING = {
     "folder": ("dataset.name=x", "dataset.source.root=x"),
     "paper": ("training.steps=1", "training.batch_size=1", "training.micro_batch=1"),
@@ -74,21 +64,14 @@ def composed(command: str, group: str, option: str) -> Settings:
 def test_every_option_of_every_group_composes_and_can_be_built(command, group, option):
     settings = composed(command, group, option)
     match group:
-        case "dataset" if option != "folder":
-            assert settings.dataset.name == option
-        case "metric":
-            metric = settings.metric
-            assert metric.name == option
-            if metric.extractor.kind == "classifier":
-                shape = ImageShape(channels=1, image_size=8, num_classes=10)
-                FeatureClassifier(metric.extractor, shape)
+        case "metric" if settings.metric.extractor.kind == "classifier":
+            shape = ImageShape(channels=1, image_size=8, num_classes=10)
+            FeatureClassifier(settings.metric.extractor, shape)
         case "sampler":
-            assert settings.sampler.integrator == {"few": "multistep"}.get(option, option)
             sampler = settings.sampler
             if option == "few":  # Its level comes from the model.
                 sampler = sampler.model_copy(update={"start_level": 2.0})
-            integrator = sampler.build(phase_space(0.01), torch.device("cpu"))
-            assert len(integrator.times) >= 1
+            assert len(sampler.build(phase_space(0.01), torch.device("cpu")).times) >= 1
         case "process":
             t = torch.linspace(0.001, 1, 5, dtype=torch.float64)
             assert torch.linalg.eigvalsh(settings.process.build().covariance(t)).min() > 0
@@ -98,8 +81,5 @@ def test_every_option_of_every_group_composes_and_can_be_built(command, group, o
             with torch.device("meta"):
                 network = build(settings, process)
             assert sum(p.numel() for p in network.parameters()) > 1e4
-            if isinstance(network, NCSNppGuide):
-                assert network.head.out_features == settings.dataset.num_classes
-            else:
-                size, channels = settings.dataset.image_size, settings.dataset.channels
-                assert network.in_shape == (2 * channels, size, size)
+        case "dataset" | "metric" if option != "folder":
+            assert getattr(settings, group).name == option

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from psld.data import arrays
 from psld.data.preparation import open_source
 from psld.data.settings import CIFAR10Source, DigitsSource, FashionMNISTSource, MNISTSource
 from psld.utils.errors import RunError, UserError
@@ -96,7 +95,7 @@ def test_mnist(tmp_path):
 
 def test_debians_package_is_found_where_no_root_is_given(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(arrays, "DEBIAN_FOLDER", tmp_path / "debian")
+    monkeypatch.setattr("psld.data.source.DEBIAN_FOLDER", tmp_path / "debian")
     with pytest.raises(UserError, match=r"^downloads/fashion-mnist: no train-images.*Debian"):
         open_source(fashion(None))
     write_files(tmp_path / "debian", idx_files(TRAIN, TEST))

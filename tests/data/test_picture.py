@@ -10,14 +10,9 @@ import pytest
 from PIL import Image
 
 from psld.data import images as reading
-from psld.data.picture import (
-    FILTERS,
-    central_square,
-    decode,
-    save_images,
-    to_channels,
-    to_pixels,
-)
+from psld.data.images import decode, save_images, to_channels
+from psld.data.preparation import FILTERS, to_pixels
+from psld.data.source import central_square
 from psld.utils.errors import UserError
 from tests.data.formats import encode, random_images
 

@@ -5,9 +5,9 @@ import zipfile
 
 import pytest
 
+from psld.data.images import FileTree
 from psld.data.preparation import open_source
 from psld.data.settings import AFHQv2Source, CelebASource, FolderSource
-from psld.data.source import FileTree
 from psld.utils.errors import UserError
 from tests.data.formats import (
     afhq_files,
@@ -59,11 +59,6 @@ def test_celeba_trains_on_everything(tmp_path, packed):
     assert source.train[0].read().size == (178, 218)
 
 
-def test_celeba_missing_files(tmp_path):
-    with pytest.raises(UserError, match=r"img_align_celeba\.zip of the CelebA project page"):
-        open_source(celeba(tmp_path))
-
-
 def test_a_damaged_file_in_a_zip_is_a_broken_picture(tmp_path):
     path = write_celeba(tmp_path, packed=True) / "img_align_celeba.zip"
     data = bytearray(path.read_bytes())
@@ -98,14 +93,6 @@ def test_afhqv2(tmp_path, where):
     for image, label in zip(pictures_of(source), labels_of(source), strict=True):
         assert image.size == (512, 512)
         assert image.getpixel((0, 0)) == colour[label]
-
-
-def test_afhqv2_missing_files(tmp_path):
-    with pytest.raises(UserError, match=r"afhq_v2\.zip.*clovaai/stargan-v2"):
-        open_source(afhqv2(tmp_path))
-    write_files(tmp_path, pngs("train/cat/1.png", "train/dog/1.png", "train/wild/1.png"))
-    with pytest.raises(UserError, match="no pictures in test/dog"):
-        open_source(afhqv2(tmp_path))
 
 
 # --- any folder ---------------------------------------------------------------------------------
@@ -217,16 +204,6 @@ def test_test_fraction(tmp_path):
     assert len(test & later) >= 8
 
 
-def test_folders_without_pictures(tmp_path):
-    with pytest.raises(UserError, match=r"nothing: neither .* \(\[Errno 2\] No such file"):
-        open_source(folder(tmp_path / "nothing"))
-    with pytest.raises(UserError, match=r"no pictures in it; they end in \.bmp"):
-        open_source(folder(tmp_path))
-    write_files(tmp_path, pngs("a.png"))
-    with pytest.raises(UserError, match=r"a\.png: neither a folder nor a whole zip archive"):
-        open_source(folder(tmp_path / "a.png"))
-
-
 def test_of_two_members_of_one_name_the_later_counts_once(tmp_path):
     files = pngs("0.png")
     root = write_zip(tmp_path / "faces.zip", {"0.png": b"older"})
@@ -235,3 +212,25 @@ def test_of_two_members_of_one_name_the_later_counts_once(tmp_path):
     tree = FileTree(root)
     assert list(tree.sizes) == ["0.png"]
     assert tree.read("0.png") == files["0.png"]
+
+
+# --- missing files ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "place", "said"),
+    [
+        (celeba, "", r"img_align_celeba\.zip of the CelebA project page"),
+        (afhqv2, "", r"afhq_v2\.zip.*clovaai/stargan-v2"),
+        (afhqv2, "cats", "no pictures in test/dog"),
+        (folder, "nothing", r"nothing: neither .* \(\[Errno 2\] No such file"),
+        (folder, "", r"no pictures in it; they end in \.bmp"),
+        (folder, "cats/a.png", r"a\.png: neither a folder nor a whole zip archive"),
+    ],
+)
+def test_missing_files_say_what_to_get(tmp_path, source, place, said):
+    if place.startswith("cats"):
+        names = ("a.png", "train/cat/1.png", "train/dog/1.png", "train/wild/1.png")
+        write_files(tmp_path / "cats", pngs(*names))
+    with pytest.raises(UserError, match=said):
+        open_source(source(tmp_path / place))

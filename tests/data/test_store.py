@@ -1,12 +1,13 @@
-"""The HDF5 file: layout, memory map, digest, and errors for damaged files."""
+"""The HDF5 file: layout, memory map, digest, and errors for damaged files; quantization."""
 
 import hashlib
 
 import h5py
 import numpy as np
 import pytest
+import torch
 
-from psld.data.store import ImageStore, write_store
+from psld.data.store import ImageStore, from_uint8, to_uint8, truncated, write_store
 from psld.utils.errors import UserError
 from tests.data.formats import random_images
 
@@ -55,11 +56,6 @@ def test_the_digest_is_that_of_pixels_labels_and_shape(path):
     shape = b'{"image": [3, 4, 4], "test": 3, "train": 7}'
     content = IMAGES.tobytes() + LABELS.astype("<i8").tobytes() + shape
     assert ImageStore.open(path).digest == hashlib.sha256(content).hexdigest()
-
-
-def test_equal_content_gives_equal_bytes_whatever_the_blocks(path, tmp_path):
-    write_store(tmp_path / "again.h5", **content(), blocks=(image[None] for image in IMAGES))
-    assert (tmp_path / "again.h5").read_bytes() == path.read_bytes()
 
 
 def test_the_number_of_images_must_be_that_of_the_labels(tmp_path):
@@ -123,3 +119,34 @@ def test_images_that_cannot_be_mapped(path):
     sign(path)
     with pytest.raises(UserError, match="cut short, or with something behind the images"):
         ImageStore.open(path)
+
+
+# --- quantization: the official formula, clipped and truncated ------------------------------------
+
+
+def test_from_uint8_spans_minus_one_to_one():
+    x = from_uint8(torch.tensor([0, 255], dtype=torch.uint8))
+    assert x.dtype == torch.float32
+    assert x.tolist() == [-1.0, 1.0]
+
+
+def test_to_uint8_clips_and_truncates():
+    x = torch.tensor([-7.0, -1.0, 0.0, 0.999, 1.0, 7.0])
+    u = to_uint8(x)
+    assert u.dtype == torch.uint8
+    assert u.tolist() == [0, 0, 127, 254, 255, 255]  # 127.5 → 127 and 254.87 → 254
+
+
+def test_there_and_back_loses_at_most_one_level():
+    u = torch.arange(256, dtype=torch.uint8)
+    lost = u.int() - to_uint8(from_uint8(u)).int()
+    assert set(lost.tolist()) <= {0, 1}
+    # In the middle of a level nothing is lost.
+    assert torch.equal(to_uint8(from_uint8(u) + 1 / 255), u)
+
+
+def test_the_official_code_writes_some_levels_one_lower():
+    """Its datasets are read in float64 and handed on in float32."""
+    u = torch.arange(256, dtype=torch.uint8)
+    lost = u.int() - truncated(u).int()
+    assert sorted(lost.tolist()) == [0] * 161 + [1] * 95

@@ -13,7 +13,7 @@ from psld.diffusion.matrices import mix
 from psld.diffusion.score import ClassifierFreeScore, ClassifierGuidedScore, NetworkScore
 from psld.utils.errors import UserError
 from tests.diffusion.mixture import Mixture
-from tests.diffusion.processes import EVERY_KIND, NOISY_POSITION, normal, phase_space, recipe, times
+from tests.diffusion.processes import EVERY_KIND, NOISY_POSITION, normal, recipe, times
 
 CPU = torch.device("cpu")
 POINTS = times(-0.8, 0.5)
@@ -66,20 +66,6 @@ def test_the_predicted_image_is_the_posterior_mean(process, t):
     torch.testing.assert_close(exact, truth, atol=1e-9, rtol=1e-6)
 
 
-def test_a_whole_score_gives_the_same_image(process):
-    """x̂₀ = (aᵀ Σ⁻¹ z + aᵀ s) / ρ."""
-    t = 0.3
-    z = normal(8, process.blocks, 1, 1)
-    share = posterior(process, z, t)
-    truth = (share @ POINTS).view(-1, 1, 1, 1)
-    off = z - mix(process.image_mean(times(t))[0][:, None], truth)
-    score = -mix(torch.linalg.inv(process.image_covariance(times(t))[0]), off)
-    row = (process.image_mean(times(t)) / process.precision(times(t)))[0]
-    whole = torch.linalg.solve(process.image_covariance(times(t))[0], row)
-    found = mix(whole[None], z) + mix(row[None], score)
-    torch.testing.assert_close(found, truth, atol=1e-9, rtol=1e-9)
-
-
 def test_the_image_depends_on_the_sufficient_statistic_alone(process):
     """Two states with the same y = aᵀ Σ⁻¹ z / ρ have the same posterior; y is x₀ + N(0, 1/ρ)."""
     t = 0.2
@@ -93,18 +79,6 @@ def test_the_image_depends_on_the_sufficient_statistic_alone(process):
     torch.testing.assert_close(posterior(process, same, t), posterior(process, z, t))
 
 
-def test_mixtures_have_the_network_of_a_perfect_training(process):
-    """Nearly two points: the exact network against Bayes' rule."""
-    t = 0.15
-    z = 0.3 * normal(8, process.blocks, 1, 1)
-    mixture = Mixture(weights=(0.5, 0.5), means=tuple(POINTS.tolist()), deviations=(1e-6, 1e-6))
-    eps = mixture.network(process)(z, torch.full((8,), t))
-    state, data = consistent_eps(process, times(t))
-    truth = (posterior(process, z, t) @ POINTS).view(-1, 1, 1, 1)
-    expected = mix(state[0], z) - mix(data[0], truth)
-    torch.testing.assert_close(eps, expected, atol=1e-5, rtol=1e-5)
-
-
 def test_no_linear_estimate_is_less_sensitive_to_an_error_of_eps(process):
     """Least squares: |row| is the smallest of all rows with row · g = −1."""
     t = times(1e-3, 0.1, 1.0)
@@ -112,15 +86,6 @@ def test_no_linear_estimate_is_less_sensitive_to_an_error_of_eps(process):
     eps = prediction_coefficients(process, t).eps
     torch.testing.assert_close((eps @ g)[:, 0, 0], -torch.ones(3, dtype=torch.float64))
     torch.testing.assert_close(eps.norm(dim=2)[:, 0], 1 / g.norm(dim=1)[:, 0])
-
-
-def test_the_official_estimate_amplifies_errors_of_eps_more():
-    """x = (z_x − (L ε)_x)/a_x for PSLD: 1.55 against 0.42 at t = 0.1."""
-    process, t = phase_space(0.01), times(0.1)
-    ours = float(prediction_coefficients(process, t).eps.norm())
-    official = float((process.covariance_factor(t)[0, 0] / process.image_mean(t)[0, 0]).norm())
-    assert ours == pytest.approx(0.42, abs=0.01)
-    assert official > ours
 
 
 @pytest.mark.parametrize("matching", ["hsm", "dsm"])
@@ -140,10 +105,6 @@ def test_noise_on_the_position_alone_is_refused_under_the_upper_factor():
     with pytest.raises(UserError, match="try factor: lower"):
         check_prediction(process, 1e-3)
     check_prediction(recipe("recipe", **NOISY_POSITION), 1e-3)
-
-
-def test_every_kind_is_accepted(process):
-    check_prediction(process, 1e-5)
 
 
 def test_a_guide_moves_the_image_as_bayes_rule_does(process):

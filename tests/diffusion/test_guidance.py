@@ -9,55 +9,38 @@ from torch import Tensor
 from psld.diffusion.loop import sample
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.samplers import EMSettings, RK45Settings, SSCSSettings
-from psld.diffusion.score import ClassifierFreeScore, ClassifierGuidedScore
-from tests.diffusion.processes import phase_space, vp_sde
-
-# One pixel, two classes: x₀ ~ N(±MEAN, VARIANCE). Then p(z_t | y) is Gaussian, p(z_t) is a mixture,
-# and score and guide are known exactly.
+from psld.diffusion.score import ClassifierFreeScore, ClassifierGuidedScore, NetworkScore
+from tests.diffusion.mixture import Mixture
+from tests.diffusion.processes import phase_space, times, vp_sde
+from tests.diffusion.sampling import gaussian, marginal
 
 MEAN, VARIANCE = 0.8, 0.05
+"""One pixel, two classes: x₀ ~ N(±MEAN, VARIANCE), so score and guide are known exactly."""
+
 PROCESSES = {"psld": phase_space(0.25), "cld": phase_space(0.0), "vp-sde": vp_sde()}
 SAMPLERS = {
     "em": EMSettings(integrator="em", striding="quadratic", steps=120),
     "sscs": SSCSSettings(integrator="sscs", striding="quadratic", steps=120),
     "rk45": RK45Settings(integrator="rk45", tolerance=1e-4),
 }
+DEVIATION = VARIANCE**0.5
+BOTH = Mixture(weights=(0.5, 0.5), means=(-MEAN, MEAN), deviations=(DEVIATION, DEVIATION))
 
 
-class Mixture:
-    """p(z_t) = ½ N(−m, C) + ½ N(m, C), with m = MEAN φ, C = Σ + VARIANCE φ φᵀ, φ = Φ (1, 0)."""
+def score_of(process: LinearProcess, data: Mixture) -> NetworkScore:
+    return NetworkScore(data.network(process), batch_size=1000)
 
-    evaluations = 0
 
-    def __init__(self, process: LinearProcess) -> None:
-        self.process = process
+def exact_guide(process: LinearProcess):
+    """log p(z_t | y) up to a constant, N×2, for one time of all states."""
 
-    def moments(self, t: float) -> tuple[Tensor, Tensor]:
-        time = torch.tensor([t], dtype=torch.float64)
-        phi = self.process.transition(time)[0][:, :1]
-        return MEAN * phi[:, 0], self.process.covariance(time)[0] + VARIANCE * phi @ phi.T
-
-    def class_score(self, z: Tensor, t: float, label: int) -> Tensor:
-        """∇ log p(z_t | y)."""
-        mean, covariance = self.moments(t)
-        centred = z.flatten(1).double() - (2 * label - 1) * mean
-        return -torch.linalg.solve(covariance, centred.T).T.reshape(z.shape).to(z)
-
-    def logits(self, z: Tensor, t: Tensor) -> Tensor:
-        """log p(z_t | y) up to a constant, for one time: N×2."""
-        mean, covariance = self.moments(float(t[0]))
+    def logits(z: Tensor, t: Tensor) -> Tensor:
+        mean, covariance = marginal(process, float(t[0]), gaussian(DEVIATION, MEAN))
         flat = z.flatten(1).double()
         signed = torch.stack([flat + mean, flat - mean])
         return -0.5 * (signed @ torch.linalg.inv(covariance) * signed).sum(-1).T
 
-    def __call__(
-        self, z: Tensor, t: float, matrix: Tensor, projection: Tensor | None = None
-    ) -> Tensor:
-        """∇ log p(z_t), the score without a class."""
-        self.evaluations += 1
-        posterior = self.logits(z, torch.full((len(z),), t)).softmax(-1).to(z)
-        scores = torch.stack([self.class_score(z, t, label) for label in (0, 1)])
-        return torch.einsum("ny,ynchw->nchw", posterior, scores)
+    return logits
 
 
 def states(process: LinearProcess, count: int) -> Tensor:
@@ -67,15 +50,19 @@ def states(process: LinearProcess, count: int) -> Tensor:
 
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
 def test_the_score_of_all_and_the_exact_guide_make_the_score_of_a_class(process):
-    """∇ log p(z) + ∇ log p(y | z) = ∇ log p(z | y), in position and momentum."""
-    mixture, z = Mixture(process), states(process, 20)
-    labels = torch.arange(20) % 2
-    guided = ClassifierGuidedScore(mixture, mixture.logits, labels, scale=1, batch_size=3)
+    """∇ log p(z) + ∇ log p(y | z) = ∇ log p(z | y), in every block that has noise."""
+    noisy = torch.diagonal(process.D) > 0
+    z, labels = states(process, 20), torch.arange(20) % 2
+    plain, guide = score_of(process, BOTH), exact_guide(process)
+    guided = ClassifierGuidedScore(plain, guide, labels, scale=1, batch_size=3)
     for t in (0.05, 0.4, 1.0):
-        for label in (0, 1):
-            expected = mixture.class_score(z, t, label)[labels == label]
-            actual = guided(z, t, None)[labels == label]
-            torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+        matrix = process.score_matrix(times(t))[0]
+        for label, mean in enumerate((-MEAN, MEAN)):
+            expected = score_of(process, gaussian(DEVIATION, mean))(z, t, matrix)
+            found = guided(z, t, matrix)[labels == label][:, noisy]
+            torch.testing.assert_close(
+                found, expected[labels == label][:, noisy], rtol=1e-4, atol=1e-4
+            )
 
 
 @pytest.mark.parametrize(
@@ -84,12 +71,12 @@ def test_the_score_of_all_and_the_exact_guide_make_the_score_of_a_class(process)
 )
 def test_guided_samples_have_the_distribution_of_their_class(process, sampler):
     process, count = PROCESSES[process], 3000
-    mixture, labels = Mixture(process), torch.arange(count) % 2
-    score = ClassifierGuidedScore(mixture, mixture.logits, labels, scale=1, batch_size=count)
+    plain, labels = score_of(process, BOTH), torch.arange(count) % 2
+    score = ClassifierGuidedScore(plain, exact_guide(process), labels, scale=1, batch_size=count)
     random = torch.Generator().manual_seed(1)
     noise = lambda z: torch.randn(z.shape, generator=random)  # noqa: E731
     x = sample(process, SAMPLERS[sampler], score, states(process, count), noise)[:, 0].flatten()
-    assert score.evaluations == mixture.evaluations
+    assert score.evaluations == plain.evaluations
     for label in (0, 1):
         own = x[labels == label]
         error = 5 * math.sqrt(VARIANCE / len(own))
@@ -104,12 +91,12 @@ def test_the_official_code_hands_the_guide_the_reverse_time():
         seen.append(t.unique().item())
         return z.flatten(1)
 
-    z, plain = torch.zeros(4, 2, 1, 1), Mixture(PROCESSES["psld"])
+    z, plain = torch.zeros(4, 2, 1, 1), NetworkScore(lambda z, t: z, batch_size=4)
     for official_time in (False, True):
         score = ClassifierGuidedScore(
             plain, guide, torch.zeros(4, dtype=torch.int64), 1, 2, official_time
         )
-        score(z, 0.25, None)
+        score(z, 0.25, torch.eye(2))
     assert seen == [0.25, 0.25, 0.75, 0.75]
 
 

@@ -11,7 +11,7 @@ from psld.diffusion.samplers import EMSettings, RK45Settings
 from psld.diffusion.score import NetworkScore
 from psld.utils.errors import UserError
 from tests.diffusion.processes import phase_space, vp_sde
-from tests.diffusion.sampling import sde
+from tests.diffusion.sampling import gaussian, sde
 
 PROCESSES = {
     "psld": phase_space(0.25),
@@ -19,28 +19,6 @@ PROCESSES = {
     "psld-dsm": phase_space(0.02, matching="dsm"),
     "vp-sde": vp_sde(),
 }
-
-
-class GaussianScore:
-    """The score of data whose pixels are N(0, 0.3) and independent."""
-
-    def __init__(self, process) -> None:
-        self.process, self.evaluations = process, 0
-
-    def __call__(self, z, t, matrix):
-        time = torch.tensor([t], dtype=torch.float64)
-        phi = self.process.transition(time)[0]
-        covariance = phi @ torch.diag(0.3 * torch.eye(len(phi))[0]).double() @ phi.T
-        covariance += self.process.covariance(time)[0]
-        if self.process.needs_auxiliary_noise:
-            start = torch.zeros_like(phi)
-            start[1:, 1:] = self.process.initial_covariance[1:, 1:]
-            covariance += phi @ start @ phi.T
-        return mixed(-torch.linalg.inv(covariance), z)
-
-
-def mixed(matrix, z):
-    return (matrix.to(z) @ z.reshape(len(z), len(matrix), -1)).reshape(z.shape)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +38,7 @@ def test_known_pixels_end_as_they_were_and_holes_as_the_data(name, integrator):
     z = sample(
         process,
         settings,
-        GaussianScore(process),
+        NetworkScore(gaussian(0.3**0.5).network(process), batch_size=count),
         process.prior(noise(torch.empty(count, process.blocks, size, size))),
         noise,
         Inpainting(process, from_uint8(originals), known),

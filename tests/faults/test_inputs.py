@@ -14,17 +14,10 @@ import torch
 from psld.utils.tensors import save_tensors
 from tests.commands import call, files_below, succeeded
 from tests.faults.checks import begin_again, check_again, check_nothing_lost, refused
-from tests.faults.stages import COMMANDS, MODEL, STAGES, Stage, make_project, without
+from tests.faults.stages import COMMANDS, MODEL, STAGES, Stage, make_project
 from tests.results import sealed
 
 pytestmark = pytest.mark.slow
-
-FLIPS = 3
-"""Flipped bytes of each input, one at a time."""
-
-CHECKSUMS = {"sha256"}
-"""The checksum of a user's files, in which not every byte counts."""
-
 
 DIGEST = "data/tiny.digest"
 """The model of a cell must be of these pictures."""
@@ -32,20 +25,16 @@ DIGEST = "data/tiny.digest"
 
 def check_damaged(
     project: Path, finished: Path, stage: Stage, name: str, damage: Callable[[Path], None]
-) -> bool:
-    """Run the stage with a damaged input; return False if it made the right result all the same.
+) -> None:
+    """Run the stage with a damaged input.
 
-    Otherwise check that it is refused and named, that nothing is lost, and that the named stage
-    makes the input again and nothing else.
+    It is refused and named, nothing is lost, and the named stage makes the input again and nothing
+    else.
     """
     path = project / name
     before = begin_again(project, stage)
     damage(path)
     ended = stage.run(project)
-    results = (without(stage.result(folder), CHECKSUMS) for folder in (project, finished))
-    if ended.returncode == 0 and next(results) == next(results):
-        path.write_bytes(before[name])
-        return False
     refused(ended, 2, name, str(Path(name).parent))
     damaged = {**before, name: path.read_bytes()}
     check_nothing_lost(project, stage, damaged, finished)
@@ -56,7 +45,6 @@ def check_damaged(
     else:
         path.write_bytes(before[name])
     check_again(project, stage, before, finished)
-    return True
 
 
 def check_equal(project: Path, finished: Path, stage: Stage) -> None:
@@ -66,46 +54,20 @@ def check_equal(project: Path, finished: Path, stage: Stage) -> None:
             assert other.result(project) == other.result(finished), other.name
 
 
-def test_truncated_input(project, finished, stage: Stage):
-    for name in stage.inputs:
-        for share in (0, 0.5, 0.999):
-
-            def cut(path: Path, share: float = share) -> None:
-                path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-
-            # The last byte may be the end of a line.
-            assert check_damaged(project, finished, stage, name, cut) or share > 0.9, (name, share)
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
 
 
-@pytest.mark.parametrize("stage", [each for each in STAGES if each.work], ids=lambda s: s.name)
-def test_truncated_checkpoint(project, finished, stage: Stage):
-    """The user deletes it, as the line says, and the training goes on from the one before."""
-    before = begin_again(project, stage)
-    [run] = (pattern.removesuffix("/*") for pattern in stage.work)
-    for folder in finished.glob(run):
-        shutil.copytree(folder, project / folder.relative_to(finished), dirs_exist_ok=True)
-    [newest] = project.glob(f"{run}/checkpoints/*4.safetensors")
-    newest.write_bytes(newest.read_bytes()[:-100])
-    refused(stage.run(project), 2, str(newest.relative_to(project)))
-    check_nothing_lost(project, stage, before, finished)
-    newest.unlink()
-    check_again(project, stage, before, finished)
+def cut_in_half(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def test_flipped_byte(project, finished, stage: Stage):
-    """Bytes all over each input. Not every byte of a file counts, but most do."""
-    for name in stage.inputs:
-        size = (finished / name).stat().st_size
-        noticed = 0
-        for part in range(FLIPS):
-
-            def flip(path: Path, position: int = (2 * part + 1) * size // (2 * FLIPS)) -> None:
-                content = bytearray(path.read_bytes())
-                content[position] ^= 1
-                path.write_bytes(content)
-
-            noticed += check_damaged(project, finished, stage, name, flip)
-        assert noticed, name
+def flipped(path: Path) -> None:
+    """Flip a bit in some bytes all over the file. (Fuzzing flips each alone.)"""
+    content = bytearray(path.read_bytes())
+    for part in (1, 3, 5):
+        content[part * len(content) // 6] ^= 1
+    path.write_bytes(content)
 
 
 def as_other_version(path: Path) -> None:
@@ -127,9 +89,10 @@ def as_other_version(path: Path) -> None:
             path.write_bytes(content)
 
 
-def test_input_of_another_version(project, finished, stage: Stage):
+@pytest.mark.parametrize("damage", [emptied, cut_in_half, flipped, as_other_version])
+def test_damaged_input(project, finished, stage: Stage, damage: Callable[[Path], None]):
     for name in stage.inputs:
-        assert check_damaged(project, finished, stage, name, as_other_version), name
+        check_damaged(project, finished, stage, name, damage)
 
 
 # --- replaced while it is read --------------------------------------------------------------------

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.fuzz.inputs import COUNTS
 from tests.report.certified import make_project
 
 # Machines are slow at times: `answer` limits the CPU time of an input, not the wall-clock time.
@@ -18,15 +17,6 @@ settings.register_profile("fuzz", max_examples=2500, print_blob=True, **ALWAYS)
 def pytest_configure(config: pytest.Config) -> None:
     if not config.getoption("--hypothesis-profile"):
         settings.load_profile("tests")
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if settings.get_current_profile_name() == "fuzz":
-        for reader, outcomes in sorted(COUNTS.items()):
-            counted = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
-            terminalreporter.write_line(f"{reader}: {outcomes.total()} inputs: {counted}")
-        total = sum(outcomes.total() for outcomes in COUNTS.values())
-        terminalreporter.write_line(f"{total} inputs in all")
 
 
 @pytest.fixture(scope="package")

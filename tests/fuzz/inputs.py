@@ -2,17 +2,12 @@
 
 import json
 import signal
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from hypothesis import strategies as st
 
-from psld.config.messages import explained, text_of
-from psld.utils.errors import PSLDError
-
-COUNTS: dict[str, Counter[str]] = defaultdict(Counter)
-"""The inputs of each reader, by outcome."""
+from psld.utils.errors import PSLDError, explained, text_of
 
 CPU_SECONDS = 5
 """More than this for a small input is a hang."""
@@ -109,7 +104,7 @@ def _change(content: Any, changes: list[tuple[Place, str, str]]) -> str:
     return whole
 
 
-def answer(reader: str, read: Callable[[], Any], *names: str) -> Any:
+def answer(read: Callable[[], Any], *names: str) -> Any:
     """Return what `read` returns; None if it refuses in one line, which has one of the names."""
     signal.signal(signal.SIGVTALRM, _stop)
     signal.setitimer(signal.ITIMER_VIRTUAL, CPU_SECONDS)
@@ -125,7 +120,6 @@ def answer(reader: str, read: Callable[[], Any], *names: str) -> Any:
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
     assert not (refusal and names) or any(name in refusal for name in names), refusal
-    COUNTS[reader]["refused" if refusal else "read"] += 1
     return found
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 from hypothesis import given
+from hypothesis import strategies as st
 
 from psld.grid import cache
 from psld.grid.reading import read_grid_file
@@ -40,20 +41,16 @@ def test_texts(name, path):
     assert "\n" not in str(caught.value)
 
 
-def test_damaged_grids(path):
-    @given(damaged(yaml.safe_dump(CONTENT).encode()))
+def test_grids(path):
+    texts = st.one_of(
+        damaged(yaml.safe_dump(CONTENT).encode()),
+        changed(CONTENT).map(lambda text: text.encode(errors="surrogatepass")),  # JSON is YAML
+    )
+
+    @given(texts)
     def check(content):
         path.write_bytes(content)
-        answer("grid file", lambda: read_grid_file(path), str(path))
-
-    check()
-
-
-def test_changed_grids(path):
-    @given(changed(CONTENT))
-    def check(text):  # JSON is YAML
-        path.write_text(text, errors="surrogatepass")
-        answer("grid file", lambda: read_grid_file(path), str(path))
+        answer(lambda: read_grid_file(path), str(path))
 
     check()
 
@@ -69,7 +66,7 @@ def test_damaged_caches(place):
         @given(damaged(whole))
         def check(content):
             file.write_bytes(content)
-            _, grid = answer("cache of a grid", lambda: cache._read("mine"))
+            _, grid = answer(lambda: cache._read("mine"))
             assert grid is None or cache.grid_as_json(grid) == right
 
         check()

@@ -1,5 +1,6 @@
-"""A small grid file, configs/grid/mine.yaml, and changes to it."""
+"""A small grid file, configs/grid/mine.yaml, and changes to it and to other grids."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import yaml
 
 from psld.grid.cache import load_grid
 from psld.grid.cells import Grid
+from psld.grid.schema import GridFile
 
 TEXT = """
 defaults: [dataset=digits, network=demo, training=demo, training.steps=7]
@@ -51,6 +53,19 @@ def changed(path: str, value: Any) -> dict[str, Any]:
     return content
 
 
+def with_models(models: dict[str, Any]) -> dict[str, Any]:
+    """CONTENT with these models alone, each at two budgets."""
+    rows = [{"label": ["EM", name], "model": name} for name in models]
+    table = CONTENT["tables"]["steps"] | {"rows": rows}
+    return CONTENT | {"models": models, "tables": {"steps": table}}
+
+
 def load(configs: Path, content: dict[str, Any] = CONTENT) -> Grid:
     (configs / "grid" / "mine.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     return load_grid("mine")
+
+
+def file_with(grid: Grid, **changes: Any) -> Grid:
+    """The grid with a file that says something else. (A copy of a file keeps what it computed.)"""
+    content = {key: getattr(grid.file, key) for key in GridFile.model_fields}
+    return replace(grid, file=GridFile(**(content | changes)))

@@ -50,6 +50,8 @@ def refusal(configs: Path, content: dict[str, Any] | str, complaint: str) -> Non
         ("models/psld", ["network.channel_multipliers=[1,1,1,1,1]"], "models.psld: .*image_size"),
         ("samplers/em/budget", "sampler.stepps", "sampler em-10: unknown key sampler.stepps"),
         ("samplers/em/overrides", ["sampler=emm"], "sampler em-10: sampler=emm: no such sampler"),
+        ("samplers/em/overrides", ["sampler=sscs"], "vp-sde/em-10: sscs needs a process with mom"),
+        ("tables/tolerance/columns/2/show", "class_accuracy", "needs samples guided to a class"),
         ("tables/steps/cell", {"sampler": "em"}, r"row \('EM', 'PSLD'\), column 10: no budget"),
         ("tables/steps/rows/0/model", "pdls", "unknown model 'pdls'; there are: vp-sde, psld"),
         ("tables/steps/rows/0/model", "{name}", "placeholder that is not among the fields"),
@@ -75,18 +77,16 @@ def test_a_wrong_value_is_refused_by_its_key(configs, path, value, complaint):
     refusal(configs, changed(path, value), complaint)
 
 
-@pytest.mark.parametrize("text", ["", "- a\n- b\n", "models:\n  a: [\n", "a: 1\n b"])
-def test_what_is_no_grid_is_refused(configs, text):
-    refusal(configs, text, "mine.yaml: ")
-
-
-def test_a_key_that_is_there_twice_is_named_with_its_two_lines(configs):
-    text = "seed: 1\ntitle: Mine\nseed: 2\n"
-    refusal(configs, text, "line 3, column 1: seed is also a key in line 1")
-
-
-def test_a_key_that_is_there_twice_is_named_with_its_lines(configs):
-    refusal(configs, "seed: 1\nmodels:\n  a: []\nseed: 2\n", "line 4.*: seed is also .* line 1")
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        *(("", "mine.yaml: "), ("- a\n- b\n", "mine.yaml: ")),
+        *(("models:\n  a: [\n", "mine.yaml: "), ("a: 1\n b", "mine.yaml: ")),
+        ("seed: 1\ntitle: Mine\nseed: 2\n", "line 3, column 1: seed is also a key in line 1"),
+    ],
+)
+def test_what_is_no_grid_is_refused(configs, text, complaint):
+    refusal(configs, text, complaint)
 
 
 AWKWARD = (
@@ -122,16 +122,22 @@ def test_an_unknown_grid_is_refused_with_those_that_are_there(configs):
         load_grid("other")
 
 
-@pytest.mark.parametrize("where", ["tables/steps/rows/0", "gallery"])
-def test_sscs_needs_momentum(configs, where):
-    """Refused for a cell of a table, and for the gallery, which shows every model."""
-    content = changed("samplers/sscs", {"overrides": ["sampler=sscs"], "budget": "sampler.steps"})
-    row = content["tables"]["steps"]["rows"][0]
-    if where == "gallery":
-        row["sampler"], content["gallery"] = "sscs", "sscs-10"
-    else:
-        row.update(sampler="sscs", model="vp-sde")
-    refusal(configs, content, "vp-sde/sscs-10: sscs needs a process with momentum")
+GUIDED = {"budget": "sampler.steps", "overrides": ["guidance@sampler.guidance=classifier"]}
+FREE = {"budget": "sampler.steps", "overrides": ["guidance@sampler.guidance=classifier-free"]}
+
+
+@pytest.mark.parametrize(
+    ("sampler", "process", "complaint"),
+    [
+        (GUIDED, "psld", "samplers.em.guide: no guide None"),
+        (GUIDED | {"guide": "other"}, "psld", "samplers.em.guide: no guide 'other'"),
+        (GUIDED | {"guide": "guide"}, "cld", "noised by another process"),
+        (FREE, "psld", "class-conditional model"),
+    ],
+)
+def test_a_guided_sampler_needs_what_guides_it(configs, sampler, process, complaint):
+    guides = {"guides": {"guide": ["dataset=digits", f"process={process}"]}}
+    refusal(configs, changed("samplers/em", sampler) | guides, complaint)
 
 
 def test_a_model_with_the_name_of_a_seed_is_refused(configs):

@@ -18,7 +18,7 @@ from psld.grid.plan import (
 )
 from psld.training.model import build_network
 from tests.commands import call, succeeded
-from tests.grid.variants import file_with
+from tests.grid.mine import file_with
 from tests.results import write_model_manifest, write_result
 
 

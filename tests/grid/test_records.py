@@ -13,7 +13,7 @@ from psld.diffusion.samplers import EMSettings
 from psld.grid.cache import load_grid
 from psld.grid.records import Dataset
 from psld.utils.files import digest_of
-from tests.grid.variants import file_with
+from tests.grid.mine import file_with
 
 pytestmark = pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
 

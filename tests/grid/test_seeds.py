@@ -6,22 +6,16 @@ from psld.grid.cells import Grid
 from psld.grid.figures import all_figures, nfe_lines, trained_models
 from psld.grid.plan import jobs_by_stage
 from psld.grid.rows import entries_in
-from psld.report.style import model_looks
-from tests.grid.mine import changed, load
+from psld.report.plots import model_looks
+from tests.grid.mine import load, with_models
+
+OFFICIAL = {"overrides": ["process=cld"], "checkpoint": "official.ckpt"}
+CONTENT = with_models({"psld": ["process=psld"], "official": OFFICIAL})
 
 
 @pytest.fixture
 def grid(configs) -> Grid:
-    return load(configs, content() | {"seeds": {"training": [0, 1, 2], "sampling": [0, 7]}})
-
-
-def content() -> dict:
-    """Two models, one of them imported, at two budgets."""
-    official = {"overrides": ["process=cld"], "checkpoint": "official.ckpt"}
-    table = changed("samples", 100)["tables"]["steps"]
-    rows = [{"label": ["EM", name], "model": name} for name in ("psld", "official")]
-    models = {"psld": ["process=psld"], "official": official}
-    return changed("models", models) | {"tables": {"steps": table | {"rows": rows}}}
+    return load(configs, CONTENT | {"seeds": {"training": [0, 1, 2], "sampling": [0, 7]}})
 
 
 def test_models_are_trained_once_for_each_seed(grid):
@@ -45,8 +39,8 @@ def test_cells_are_multiplied_by_both_seeds(grid):
 
 
 def test_more_seeds_do_again_nothing_that_is_done(configs):
-    before = load(configs, content()).cells
-    after = load(configs, content() | {"seeds": {"training": [0, 1], "sampling": [0, 7]}}).cells
+    before = load(configs, CONTENT).cells
+    after = load(configs, CONTENT | {"seeds": {"training": [0, 1], "sampling": [0, 7]}}).cells
     for name, cell in before.items():
         assert (after[name].digest, after[name].records) == (cell.digest, cell.records)
     assert len({cell.digest for cell in after.values()}) == len(after) > len(before)

@@ -3,10 +3,10 @@
 import pytest
 
 from psld.grid.workflow import Workflow
-from psld.metrics.command_settings import EvaluateSettings
+from psld.metrics.settings import EvaluateSettings
 from psld.sampling.settings import SampleSettings
 from psld.utils.errors import UserError
-from tests.grid.mine import changed, load
+from tests.grid.mine import load, with_models
 
 MODELS = {
     "psld": ["process=psld"],
@@ -14,17 +14,10 @@ MODELS = {
     "one-cld": {"weights": "one", "overrides": ["process=cld"]},
     "one-vp": {"weights": "one", "overrides": ["process=vp-sde"]},
 }
-ROWS = [{"label": ["EM", name], "model": name} for name in MODELS]
-
-
-def content(**more) -> dict:
-    """Every model at two budgets."""
-    table = changed("samples", 100)["tables"]["steps"] | {"rows": ROWS}
-    return changed("models", MODELS | more) | {"tables": {"steps": table}}
 
 
 def test_one_training_serves_all(configs):
-    grid = load(configs, content())
+    grid = load(configs, with_models(MODELS))
     one, cld = grid.models["one"], grid.models["one-cld"]
     assert (cld.name, cld.folder, cld.digest) == ("one-cld", one.folder, one.digest)
     assert cld.settings.process.gamma == 0
@@ -41,9 +34,9 @@ def test_one_training_serves_all(configs):
 
 
 def test_another_process_changes_its_own_cells_alone(configs):
-    before = load(configs, content())
+    before = load(configs, with_models(MODELS))
     other = {"weights": "one", "overrides": ["process=psld", "process.gamma=0.3"]}
-    after = load(configs, content(**{"one-cld": other}))
+    after = load(configs, with_models(MODELS | {"one-cld": other}))
     for name, cell in before.cells.items():
         assert (cell.digest == after.cells[name].digest) == (cell.model.name != "one-cld")
     digests = [{m.name: m.digest for m in grid.models.values()} for grid in (before, after)]
@@ -51,7 +44,7 @@ def test_another_process_changes_its_own_cells_alone(configs):
 
 
 def test_seeds_of_a_training_are_shared_one_by_one(configs):
-    models = load(configs, content() | {"seeds": {"training": [0, 7]}}).models
+    models = load(configs, with_models(MODELS) | {"seeds": {"training": [0, 7]}}).models
     assert models["one-cld-seed7"].folder == models["one-seed7"].folder
     assert models["one-cld-seed7"].digest == models["one-seed7"].digest != models["one"].digest
 
@@ -67,4 +60,4 @@ def test_seeds_of_a_training_are_shared_one_by_one(configs):
 )
 def test_weights_that_cannot_be_shared_are_refused(configs, entry, said):
     with pytest.raises(UserError, match=rf"mine\.yaml: .*models\.one-vp\.weights: .*{said}"):
-        load(configs, content(**{"one-vp": entry}))
+        load(configs, with_models(MODELS | {"one-vp": entry}))

@@ -7,8 +7,7 @@ import pytest
 from psld.config.locations import config_names
 from psld.grid.workflow import Workflow
 from psld.utils.errors import UserError
-from tests.grid.mine import TEXT
-from tests.grid.variants import file_with
+from tests.grid.mine import TEXT, file_with
 
 CELL = "results/cells/demo/cld/em-quadratic-40.json"
 

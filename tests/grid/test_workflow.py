@@ -54,17 +54,6 @@ def test_a_cell_reads_what_guides_it(grids, grid, name, inputs, images):
     assert (settings.guide is not None) == ("guide" in name)
 
 
-def test_a_cell_is_measured_by_all_its_metrics_at_once(paper):
-    cell = paper.cells["cifar10-cld/em-uniform-1000"]
-    assert cell.references == ["features/cifar10/fid/reference/manifest.json"]
-    settings = cell.evaluate_job.settings
-    measured = [(m.metric.name, m.samples) for m in settings.measurements]
-    assert measured == [("fid", 50_000), ("fid", 10_000)]
-    assert cell.shards == 50, "the many samples hold the few"
-    assert cell.sample_job.settings.shards == 50, "by hand, all of them"
-    assert settings.features["fid"].extractor is None, "only a classifier is trained"
-
-
 # --- tables and figures ---------------------------------------------------------------------------
 
 

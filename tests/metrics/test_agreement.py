@@ -8,11 +8,11 @@ from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
 from psld.config.settings import parse
-from psld.metrics.features import batches_of, gather
-from psld.metrics.measure import Reference, measure
+from psld.metrics.evaluation import measure
+from psld.metrics.features import Reference, batches_of, gather
 from psld.metrics.settings import MetricSettings
 from psld.utils.errors import RunError
-from tests.metrics.images import AsDataset, images
+from tests.metrics.random_networks import AsDataset, images
 
 SAMPLES, REFERENCE = images(200, 256, seed=1), images(150, 240, seed=2)
 

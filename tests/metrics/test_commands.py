@@ -11,16 +11,16 @@ from psld.config.compose import compose_content
 from psld.config.settings import parse, write_record
 from psld.data.store import Described, ImageStore, truncated, write_store
 from psld.metrics.classifier import read_extractor_manifest
-from psld.metrics.command_settings import ReferenceSettings
 from psld.metrics.distances import frechet_distance
+from psld.metrics.evaluation import scale
 from psld.metrics.features import batches_of, gather
-from psld.metrics.measure import scale
 from psld.metrics.reference_folder import (
     extractor_for,
     features_of_splits,
     load_reference,
     noise_images,
 )
+from psld.metrics.settings import ReferenceSettings
 from tests.commands import call, refused, succeeded
 from tests.results import weights_digest
 
@@ -139,20 +139,20 @@ def test_a_reference_may_be_truncated_as_samples_are(made):
 
 
 @pytest.mark.parametrize(
-    ("command", "override", "words"),
+    ("command", "word", "said"),
     [
-        ("train_extractor", "metric.name=fid", ["named fd-classifier"]),
-        ("train_extractor", "metric=fid", ["use metric=fd-classifier"]),
-        ("train_extractor", "+metric.extractor.depth=3", ["unknown key metric.extractor"]),
-        ("reference", "metric.reference_split=validation", ["metric.reference_split"]),
-        ("reference", "metric=fid", ["set extractor=null"]),
-        ("reference", "extractor=null", ["psld train_extractor"]),
-        ("reference", "extractor=missing", ["missing/manifest.json: no such file"]),
-        ("reference", "metric.extractor.seed=1", ["trained with", "seed=0", "asks for", "seed=1"]),
+        ("train_extractor", "metric.name=fid", "named fd-classifier"),
+        ("train_extractor", "metric=fid", "use metric=fd-classifier"),
+        ("train_extractor", "+metric.extractor.depth=3", "unknown key metric.extractor"),
+        ("reference", "metric.reference_split=validation", "metric.reference_split"),
+        ("reference", "metric=fid", "set extractor=null"),
+        ("reference", "extractor=null", "psld train_extractor"),
+        ("reference", "extractor=missing", "missing/manifest.json: no such file"),
+        ("reference", "metric.extractor.seed=1", "trained with…seed=0…asks for…seed=1"),
     ],
 )
-def test_bad_settings_are_refused(made, command, override, words):
-    refused(call(made, command, override), 2, *words)
+def test_bad_settings_are_refused(made, command, word, said):
+    refused(call(made, command, word), 2, *said.split("…"))
 
 
 def test_foreign_datasets_are_refused(made, tmp_path):

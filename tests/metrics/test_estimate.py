@@ -8,16 +8,20 @@ import pytest
 import torch
 from scipy.stats import t
 
-from psld.metrics.comparison import (
+from psld.metrics.distances import frechet_distance, frechet_estimate
+from psld.metrics.estimate import (
     Difference,
+    Estimate,
+    Interval,
+    averaged,
+    combined,
     paired_difference,
-    place_in_band,
-    samples_to_decide,
+    pooled,
+    spread,
     unpaired_difference,
 )
-from psld.metrics.distances import frechet_distance, frechet_estimate
-from psld.metrics.estimate import Estimate, Interval, averaged, combined, pooled, spread
 from psld.metrics.features import FeatureStatistics
+from psld.metrics.results import place_in_band, samples_to_decide
 from psld.utils.errors import UserError
 from tests.metrics.test_frechet import gather, gaussian
 

@@ -13,8 +13,8 @@ import yaml
 from psld.config.settings import parse
 from psld.metrics import evaluation
 from psld.metrics.classifier import ClassifierExtractor
-from psld.metrics.evaluation import load_kept
-from psld.metrics.measure import measure, scale
+from psld.metrics.evaluation import measure, scale
+from psld.metrics.features import load_kept
 from psld.metrics.reference_folder import load_reference
 from psld.metrics.results import CellResult, CellResults
 from psld.metrics.settings import MetricSettings
@@ -95,32 +95,18 @@ def results(folder: Path, file: str = RESULT) -> dict[str, CellResult]:
     return {one.metric["name"]: one for one in CellResults.read(folder / file).results}
 
 
-def test_all_metrics_of_a_cell_come_from_one_pass_over_its_shards(project, monkeypatch):
-    """Each is what an evaluation of it alone gives, with its own number of samples."""
-    read, extracted = [], []
-    load, extract = Shard.load.__func__, ClassifierExtractor.__call__
-
-    def count(cls, path):
-        read.append(Path(path).name)
-        return load(cls, path)
-
-    def count_images(self, images):
-        extracted.append(len(images))
-        return extract(self, images)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Shard, "load", classmethod(count))
-        patch.setattr(ClassifierExtractor, "__call__", count_images)
-        said = succeeded(call(project, "evaluate_cell", CELL)).stdout
-    assert read == ["00000.safetensors", "00001.safetensors", "00002.safetensors"]
-    assert sum(extracted) == 25 * len(SOURCES), "each image once by each extractor"
+def test_each_metric_of_a_cell_is_that_of_an_evaluation_of_it_alone(project):
+    """With its own number of samples."""
+    said = succeeded(call(project, "evaluate_cell", CELL)).stdout
     together = results(project)
     assert together.keys() == METRICS.keys()
     assert re.findall(r"^(\S+ of \d+ images): \S+ ± ", said, re.MULTILINE) == [
         f"{name} of {15 if name == 'fd-classifier-test' else 25} images" for name in METRICS
     ]
     assert said.endswith(f"wrote {RESULT}\n")
-    for name, result in together.items():
+    # One of each measure, extractor and number of samples.
+    for name in (*SOURCES, "fd-classifier-test", "kd-classifier-train", "recall-classifier-train"):
+        result = together[name]
         words = (f"metric={name}", "dataset=digits", f"samples={result.samples}")
         succeeded(
             call(project, "evaluate", "images=samples/mine/psld/em-3", *words, "output=alone.json")
@@ -134,22 +120,23 @@ def test_all_metrics_of_a_cell_come_from_one_pass_over_its_shards(project, monke
 
 def test_the_gpu_is_given_back_before_the_long_work_of_the_cpu(project, monkeypatch):
     """Without the networks, whose memory others need, and after all that computes on it."""
-    happened, alive, measured = [], weakref.WeakSet(), evaluation.measure
+    happened, alive, measured = [], weakref.WeakSet(), evaluation._numbers
     create = ClassifierExtractor.__init__
 
     def created(self, *given):
         create(self, *given)
         alive.add(self)
 
-    def noted(metric, *given):
-        happened.append(metric.measure.kind)
-        return measured(metric, *given)
+    def noted(gathered, measurement, *given):
+        happened.append(measurement.metric.measure.kind)
+        return measured(gathered, measurement, *given)
 
     monkeypatch.setattr(ClassifierExtractor, "__init__", created)
-    monkeypatch.setattr(evaluation, "measure", noted)
+    monkeypatch.setattr(evaluation, "_numbers", noted)
     monkeypatch.setattr(evaluation, "give_back", lambda _: happened.append(len(alive)))
     succeeded(call(project, "evaluate_cell", CELL))
-    assert happened == ["kernel", "precision", "recall", 0, "frechet", "frechet", "frechet"]
+    on_gpu, on_cpu = ["kernel", "precision", "recall", "memorization"], ["frechet"] * 3
+    assert happened == [*on_gpu, 0, *on_cpu]
 
 
 def test_a_cell_keeps_what_its_metrics_were_computed_from(project):
@@ -190,18 +177,6 @@ def test_memorization_names_its_nearest_pairs(project):
     assert all(sample < 25 and image < 1437 for sample, image in pairs)
     succeeded(call(project, "figure", "grid_name=mine", "figure=nearest/psld/em-3"))
     assert (project / "results/figures/mine/nearest/psld/em-3.png").stat().st_size > 1000
-
-
-def test_what_a_cell_needs_is_sampled_and_no_more(made):
-    folder = made / "samples/mine/psld/em-3"
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "00000-00001.json",
-        "00000.safetensors",
-        "00001.safetensors",
-        "00002-00002.json",
-        "00002.safetensors",
-    ]
-    assert Shard.load(folder / "00000.safetensors").images.shape == (10, 1, 8, 8)
 
 
 @pytest.mark.parametrize("how", ["flipped", "deleted"])

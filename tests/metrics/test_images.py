@@ -17,10 +17,10 @@ from PIL import Image
 import psld
 from psld.data.store import ImageStore
 from psld.metrics.distances import frechet_estimate
-from psld.metrics.evaluation import load_kept
-from psld.metrics.features import gather
+from psld.metrics.features import gather, load_kept
 from psld.metrics.reference_folder import load_reference
 from psld.metrics.results import CellResults
+from psld.sampling.shards import Shard, ShardOrigin, shard_path
 from psld.utils.errors import UserError
 from psld.utils.tensors import save_tensors
 from tests.commands import call, refused, succeeded
@@ -66,6 +66,27 @@ def test_every_form_of_the_images_gives_the_value_of_their_features(folder):
         assert result.estimate == expected
         assert result.images_sha256 == results[0].images_sha256
         assert 0 < result.floor < result.value < result.noise
+
+
+@pytest.mark.parametrize("size", [40, 90])
+def test_shards_of_any_size_give_the_value_of_their_first_images(folder, size):
+    """Also where the last shard is cut; each costs more than the one before it."""
+    images = np.load(folder / "noisy.npz")["arr_0"].transpose(0, 3, 1, 2)
+    for index, first in enumerate(range(0, 300, size)):
+        origin = ShardOrigin(weights_sha256="w", sampler_digest="s", seed=0, index=index, size=size)
+        shard = Shard(images[first : first + size], origin, 20 + index, 1.5, "CPU")
+        shard.save(shard_path(folder / f"of-{size}", index))
+    succeeded(evaluate(folder, f"of-{size}", *FD, "samples=239", "output=shards.json"))
+    [result] = CellResults.read(folder / "shards.json").results
+    with chdir(folder):
+        others = psld.evaluate(psld.load_images("noisy.npz")[:239], "digits", "fd-classifier")
+    assert result.value == pytest.approx(others.value, rel=1e-6)
+    assert result.nfe == pytest.approx(np.mean([20 + i // size for i in range(239)]))
+    assert result.sampling_seconds == 1.5 * -(-239 // size)
+    assert (result.reference_samples, result.floor_samples) == (1437, 360)
+    assert result.extractor_test_accuracy > 0.5
+    assert result.metric["extractor"]["steps"] == 20, "as it was trained"
+    assert result.versions["torch"] == torch.__version__
 
 
 def test_what_is_printed(folder):
@@ -226,50 +247,38 @@ def one_pixel_more(path: Path) -> None:
     Image.new("L", (9, 8)).save(path / "wide.png")
 
 
+def zeros(*shape: int) -> np.ndarray:
+    return np.zeros(shape, np.uint8)
+
+
+def different(*shape: int) -> np.ndarray:
+    return np.arange(np.prod(shape)).astype(np.uint8).reshape(shape)
+
+
 @pytest.mark.parametrize(
-    ("name", "write", "words"),
+    ("name", "write", "said"),
     [
-        ("missing", lambda path: None, ["no such file or folder"]),
-        ("empty", Path.mkdir, ["empty: no pictures in it"]),
-        ("cut.zip", lambda path: path.write_bytes(b"PK"), ["neither a folder nor a whole zip"]),
-        ("mixed", one_pixel_more, ["mixed: wide.png has 8×9 pixels, the first one 8×8"]),
-        (
-            "one.npz",
-            saved(arr_0=np.zeros((1, 8, 8, 1), np.uint8)),
-            ["one.npz: 1 images; at least 3"],
-        ),
-        (
-            "wide.npz",
-            saved(arr_0=np.arange(288, dtype=np.uint16).astype(np.uint8).reshape(4, 9, 8, 1)),
-            ["images of 1×9×8", "1×8×8"],
-        ),
-        (
-            "float.npz",
-            saved(arr_0=np.zeros((4, 8, 8, 1))),
-            ["arr_0: float64 of 4×8×8×1; uint8 N×H"],
-        ),
-        ("first.npz", saved(arr_0=np.zeros((4, 1, 8, 8), np.uint8)), ["4×1×8×8; uint8 N×H×W×C"]),
-        ("other.npz", saved(images=np.zeros(3)), ["other.npz: no arr_0 in it"]),
-        ("damaged.npz", damaged, ["damaged.npz: not a whole .npz of arrays (", "CRC"]),
-        ("pickle.npz", pickled, ["pickled objects, which can run code"]),
-        ("objects.npz", saved(arr_0=np.array([Bomb()])), ["pickled objects, which can run code"]),
-        (
-            "same.npz",
-            saved(arr_0=np.zeros((9, 8, 8, 1), np.uint8)),
-            ["same.npz: 1 different images; at least 3"],
-        ),
-        ("pipe", os.mkfifo, ["pipe: a pipe or a device"]),
-        (
-            "plain.npy",
-            lambda path: np.save(path, np.zeros(3)),
-            ["plain.npy: not a form", "np.savez"],
-        ),
-        ("plain.pt", lambda path: torch.save(torch.zeros(3), path), ["plain.pt: not a form"]),
+        ("missing", lambda path: None, "no such file or folder"),
+        ("empty", Path.mkdir, "empty: no pictures in it"),
+        ("cut.zip", lambda path: path.write_bytes(b"PK"), "neither a folder nor a whole zip"),
+        ("mixed", one_pixel_more, "mixed: wide.png has 8×9 pixels, the first one 8×8"),
+        ("one.npz", saved(arr_0=zeros(1, 8, 8, 1)), "one.npz: 1 images; at least 3"),
+        ("wide.npz", saved(arr_0=different(4, 9, 8, 1)), "images of 1×9×8…1×8×8"),
+        ("float.npz", saved(arr_0=np.zeros((4, 8, 8, 1))), "arr_0: float64 of 4×8×8×1; uint8 N×H"),
+        ("first.npz", saved(arr_0=zeros(4, 1, 8, 8)), "4×1×8×8; uint8 N×H×W×C"),
+        ("other.npz", saved(images=np.zeros(3)), "other.npz: no arr_0 in it"),
+        ("damaged.npz", damaged, "damaged.npz: not a whole .npz of arrays (…CRC"),
+        ("pickle.npz", pickled, "pickled objects, which can run code"),
+        ("objects.npz", saved(arr_0=np.array([Bomb()])), "pickled objects, which can run code"),
+        ("same.npz", saved(arr_0=zeros(9, 8, 8, 1)), "same.npz: 1 different images; at least 3"),
+        ("pipe", os.mkfifo, "pipe: a pipe or a device"),
+        ("plain.npy", lambda path: np.save(path, np.zeros(3)), "plain.npy: not a form…np.savez"),
+        ("plain.pt", lambda path: torch.save(zeros(3), path), "plain.pt: not a form"),
     ],
 )
-def test_bad_images_are_refused(folder, name, write, words):
+def test_bad_images_are_refused(folder, name, write, said):
     write(folder / name)
-    refused(evaluate(folder, name, *FD), 2, *words)
+    refused(evaluate(folder, name, *FD), 2, *said.split("…"))
 
 
 def test_a_file_that_says_it_is_larger_than_the_memory_is_named(folder):
@@ -280,38 +289,42 @@ def test_a_file_that_says_it_is_larger_than_the_memory_is_named(folder):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), "give dataset=NAME or reference=PATH, one of them"),
-        ((*FD, "reference=noisy.npz"), "give dataset=NAME or reference=PATH, one of them"),
-        ((*FD, "samples=301"), "noisy.npz: 300 images; at least 301 are needed"),
-        (("metric=fd", "dataset=digits"), "error: metric=fd: no such metric"),
+        ("", "give dataset=NAME or reference=PATH, one of them"),
+        ("dataset=digits reference=noisy.npz", "give dataset=NAME or reference=PATH, one of them"),
+        ("dataset=digits samples=301", "noisy.npz: 300 images; at least 301 are needed"),
+        ("dataset=digits metric=fd", "error: metric=fd: no such metric"),
+        ("dataset=mnist", "dataset=mnist: no data/mnist.h5; run psld prepare"),
         (
-            ("metric=fd-classifier", "dataset=mnist"),
-            "dataset=mnist: no data/mnist.h5; run psld prepare",
+            "reference=cifar10",
+            "cifar10: no such file or folder, and no prepared dataset data/",
         ),
-        (
-            ("metric=fd-classifier", "reference=cifar10"),
-            "cifar10: no such file or folder, and no prepared dataset data/cifar10.h5",
-        ),
-        (
-            ("metric=fd-classifier", "reference=noisy.npz"),
-            "needs the folder of a trained extractor",
-        ),
-        (("metric=memorization-classifier", "dataset=digits", "size=3"), "unknown key size"),
-        ((*FD, "output=x.txt"), "output: "),
+        ("reference=noisy.npz", "needs the folder of a trained extractor"),
+        ("dataset=digits size=3", "unknown key size"),
+        ("dataset=digits output=x.txt", "output: "),
     ],
 )
 def test_bad_settings_are_refused(folder, words, said):
-    refused(evaluate(folder, "noisy.npz", *words), 2, said)
+    given = ("metric=fd-classifier", *words.split())
+    refused(evaluate(folder, "noisy.npz", *given), 2, said)
 
 
 def test_bad_statistics_are_refused(folder):
     options = {"metric": "fd-classifier", "extractor": folder / "features/digits/fd-classifier"}
     for arrays, said in (
-        ({"mu": np.zeros(3), "sigma": np.zeros((3, 2))}, "mu is 3 and sigma 3×2; d and d×d"),
-        ({"mu": np.zeros(0), "sigma": np.zeros((0, 0))}, "mu is 0 and sigma 0×0; d and d×d"),
+        (
+            {"mu": np.zeros(3), "sigma": np.zeros((3, 2))},
+            "mu is float64 of 3 and sigma",
+        ),
+        (
+            {"mu": np.zeros(0), "sigma": np.zeros((0, 0))},
+            "of 0×0; float32 or",
+        ),
         ({"mu": np.full(3, np.nan), "sigma": np.zeros((3, 3))}, "not finite"),
         ({"mu": np.zeros(3), "sigma": 1e300 * np.eye(3)}, "not finite numbers of float32's range"),
-        ({"mu": np.zeros(3, int), "sigma": np.eye(3)}, "mu is int64 and sigma float64; float32 o"),
+        (
+            {"mu": np.zeros(3, int), "sigma": np.eye(3)},
+            "mu is int64 of 3 and sigma",
+        ),
         ({"mu": np.zeros(3), "sigma": np.tri(3)}, "sigma is not symmetric"),
         ({"mu": np.zeros(3), "sigma": np.diag([1, 1, -1.0])}, "sigma has the eigenvalue -1,"),
         ({"mu": np.zeros(3), "sigma": np.eye(3)}, "of 32 and of 3 features cannot be compared"),

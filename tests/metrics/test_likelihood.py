@@ -13,8 +13,8 @@ from psld.config.settings import load_record
 from psld.data.store import ImageStore, write_store
 from psld.diffusion.likelihood import bits_per_dimension, dequantize
 from psld.metrics import likelihood
-from psld.metrics.command_settings import LikelihoodCommandSettings
 from psld.metrics.likelihood import LikelihoodResult, measure_part
+from psld.metrics.settings import LikelihoodCommandSettings
 from psld.training.model import Model, load_model
 from psld.utils.randomness import Stream, stream_seed
 from tests.commands import TINY, call, refused, succeeded
@@ -98,7 +98,8 @@ def test_images_have_the_bits_of_their_density(model, digits, draws):
 
 def test_numbers_do_not_depend_on_the_batch_size(model, tens):
     loaded = load_model(model, CPU)
-    assert bits_of(loaded, tens, 0, batch_size=3) == pytest.approx(bits_of(loaded, tens, 0), 1e-3)
+    few = tens[:4]
+    assert bits_of(loaded, few, 0, batch_size=3) == pytest.approx(bits_of(loaded, few, 0), 1e-3)
 
 
 @pytest.mark.parametrize(

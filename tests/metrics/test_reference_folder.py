@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from psld.config.settings import parse, write_record
-from psld.metrics.features import Features
-from psld.metrics.measure import Reference, measure, scale
+from psld.metrics.evaluation import measure, scale
+from psld.metrics.features import Features, Reference
 from psld.metrics.reference_folder import (
     ReferenceManifest,
     check_reference,

@@ -52,22 +52,19 @@ def test_measures_that_do_not_fit_are_refused():
         )
 
 
-def test_a_metric_has_its_own_features_or_those_it_names():
-    assert metric("fid", "inception").features == "fid"
-    kid = metric("kid", "inception", measure={"kind": "kernel"}, features="fid")
-    assert kid.features == "fid"
-
-
-def test_scores_and_shares_of_good_samples_are_better_if_larger():
-    def better(kind: str, name: str) -> str | None:
-        return metric(name, "inception", measure={"kind": kind}).better
-
-    assert better("inception-score", "inception-score") == "larger"
-    assert better("precision", "precision-inception") == "larger"
-    assert better("recall", "recall-inception") == "larger"
-    assert better("frechet", "fid") == "smaller"
-    assert better("kernel", "kid") == "smaller"
-    assert better("memorization", "memorization-inception") is None
+@pytest.mark.parametrize(
+    ("name", "kind", "better"),
+    [
+        ("inception-score", "inception-score", "larger"),
+        ("precision-inception", "precision", "larger"),
+        ("recall-inception", "recall", "larger"),
+        ("fid", "frechet", "smaller"),
+        ("kid", "kernel", "smaller"),
+        ("memorization-inception", "memorization", None),
+    ],
+)
+def test_scores_and_shares_of_good_samples_are_better_if_larger(name, kind, better):
+    assert metric(name, "inception", measure={"kind": kind}).better == better
 
 
 def test_what_changes_speed_only_or_is_a_place_is_no_part_of_the_identity():

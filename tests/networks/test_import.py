@@ -38,16 +38,18 @@ def network_of(vector: dict[str, np.ndarray]) -> dict[str, object]:
 
 def dataset_of(vector: dict[str, np.ndarray]) -> list[str]:
     size, channels = int(vector["size"]), 1 if vector["x"].shape[1] < 3 else 3
+    classes = json.loads(str(vector["spec"])).get("n_cls", 0)
     source = ["dataset=folder", "dataset.name=noise", "dataset.source.root=pictures"]
-    return [*source, f"dataset.image_size={size}", f"dataset.channels={channels}"]
+    shape = [f"dataset.image_size={size}", f"dataset.channels={channels}"]
+    return [*source, *shape, f"dataset.num_classes={classes}"]
 
 
 def process_of(vector: dict[str, np.ndarray]) -> str:
     """By the numbers of channels: VP-SDE has no momentum, CLD predicts its half of the noise."""
-    channels_in, channels_out = vector["x"].shape[1], vector["y_ema"].shape[1]
-    if channels_in in (1, 3):
+    spec = json.loads(str(vector["spec"]))
+    if spec["in_ch"] in (1, 3):
         return "vp-sde"
-    return "psld" if channels_out == channels_in else "cld"
+    return "psld" if spec.get("out_ch", spec["in_ch"]) == spec["in_ch"] else "cld"
 
 
 def overrides(vector: dict[str, np.ndarray]) -> list[str]:

@@ -11,11 +11,12 @@ import yaml
 
 from psld.training.manifest import GuideManifest, read_manifest
 from psld.training.model import load_guide
-from psld.utils.files import read_json
+from psld.utils.files import read_json, write_text
 from tests.commands import call, refused, succeeded
 from tests.data.formats import encode, random_images, write_files
-from tests.networks.official_options import settings_from_spec
+from tests.networks.test_import import dataset_of, network_of, overrides, prepare, process_of
 from tests.reference import load, reference_files
+from tests.workflow.project import GRID
 
 CONFIGS = Path(__file__).parents[1] / "workflow" / "configs"
 VECTORS = reference_files("net_classifier*.npz")
@@ -27,43 +28,19 @@ def write_checkpoint(path: Path, vector: dict[str, np.ndarray]) -> None:
     torch.save({"state_dict": weights, "global_step": 9}, path)
 
 
-def dataset_of(vector: dict[str, np.ndarray]) -> tuple[int, int, int]:
-    """The channels, the size and the classes of its images."""
-    spec = json.loads(str(vector["spec"]))
-    return 1 if spec["in_ch"] < 3 else 3, int(vector["size"]), spec["n_cls"]
-
-
-def overrides(vector: dict[str, np.ndarray]) -> list[str]:
-    spec = json.loads(str(vector["spec"]))
-    channels, size, classes = dataset_of(vector)
-    network = settings_from_spec(spec).model_dump(mode="json")
-    momentum = spec["in_ch"] in (2, 6)
-    return [
-        "dataset=folder",
-        "dataset.name=noise",
-        "dataset.source.root=pictures",
-        f"dataset.num_classes={classes}",
-        f"dataset.image_size={size}",
-        f"dataset.channels={channels}",
-        f"process={'psld' if momentum else 'vp-sde'}",
-        *(f"network.{key}={json.dumps(value)}" for key, value in network.items()),
-    ]
-
-
-def prepare(folder: Path, vector: dict[str, np.ndarray]) -> None:
-    """A checkpoint of the vector's weights, and a dataset that its network fits."""
-    write_checkpoint(folder / "epoch=9.ckpt", vector)
+@pytest.fixture(params=VECTORS, ids=lambda path: path.stem)
+def vector(request, tmp_path) -> dict[str, np.ndarray]:
+    """A reference vector, with a checkpoint of its weights and a dataset that its network fits."""
+    vector = load(request.param)
+    write_checkpoint(tmp_path / "epoch=9.ckpt", vector)
     classes = json.loads(str(vector["spec"]))["n_cls"]
     pictures = {f"{i}/a.png": encode(random_images(16, 16, 3, seed=i)) for i in range(classes)}
-    write_files(folder / "pictures", pictures)
-    dataset = [o for o in overrides(vector) if o.startswith("dataset")]
-    succeeded(call(folder, "prepare", *dataset, "output=data/noise.h5"))
-
-
-@pytest.mark.parametrize("path", VECTORS, ids=lambda path: path.stem)
-def test_reference_guide_by_hand(tmp_path, path):
-    vector = load(path)
+    write_files(tmp_path / "pictures", pictures)
     prepare(tmp_path, vector)
+    return vector
+
+
+def test_reference_guide_by_hand(tmp_path, vector):
     given = (*overrides(vector), "output=guide")
     succeeded(call(tmp_path, "import_guide", "epoch=9.ckpt", *given))
     network = load_guide(tmp_path / "guide", torch.device("cpu")).network
@@ -74,9 +51,8 @@ def test_reference_guide_by_hand(tmp_path, path):
     assert manifest["imported"]["weights"] == "online"
 
 
-def test_a_checkpoint_of_a_model_is_refused_as_a_guide(tmp_path):
-    vector, model = load(VECTORS[0]), reference_files("checkpoint_*.ckpt")[0]
-    prepare(tmp_path, vector)
+def test_a_checkpoint_of_a_model_is_refused_as_a_guide(tmp_path, vector):
+    model = reference_files("checkpoint_*.ckpt")[0]
     given = (str(model), *overrides(vector), "output=guide")
     refused(call(tmp_path, "import_guide", *given), 2, model.name, "all_modules.")
     assert not (tmp_path / "guide").exists()
@@ -85,17 +61,17 @@ def test_a_checkpoint_of_a_model_is_refused_as_a_guide(tmp_path):
 def test_a_guide_of_a_grid_is_imported_by_its_name_without_its_dataset(tmp_path):
     vector = load(VECTORS[0])
     write_checkpoint(tmp_path / "epoch=9.ckpt", vector)
-    grid = yaml.safe_load((CONFIGS / "grid" / "tiny.yaml").read_text())
-    given = [override for override in overrides(vector) if not override.startswith("dataset")]
-    grid["guides"] = {"official": ["dataset=noise", *given]}
-    # The tests' own configs, and the grid among them.
     shutil.copytree(CONFIGS, tmp_path / "configs")
-    (tmp_path / "configs" / "grid" / "tiny.yaml").write_text(yaml.safe_dump(grid))
-    channels, size, classes = dataset_of(vector)
-    dataset = {"channels": channels, "image_size": size, "num_classes": classes}
+    shape = dict(word.removeprefix("dataset.").split("=") for word in dataset_of(vector)[3:])
     named = {"defaults": ["folder", "_self_"], "name": "noise", "source": {"root": "pictures"}}
-    (tmp_path / "configs" / "dataset").mkdir()
-    (tmp_path / "configs" / "dataset" / "noise.yaml").write_text(yaml.safe_dump(named | dataset))
+    grid = yaml.safe_load((tmp_path / GRID).read_text())
+    words = ["dataset=noise", "network=official", f"process={process_of(vector)}"]
+    for path, content in {
+        "configs/dataset/noise.yaml": named | {key: int(value) for key, value in shape.items()},
+        "configs/network/official.yaml": network_of(vector),
+        GRID: grid | {"guides": {"official": words}},
+    }.items():
+        write_text(tmp_path / path, yaml.safe_dump(content))
     succeeded(call(tmp_path, "import_guide", "epoch=9.ckpt", "guide=tiny/official"))
     guide = tmp_path / "guides" / "tiny" / "official"
     load_guide(guide, torch.device("cpu"))

@@ -9,9 +9,8 @@ import torch
 
 from psld.diffusion.samplers import TimeGridSampler
 from psld.grid.cache import load_grid
-from psld.metrics.evaluation import Gathered, load_kept, save_kept
-from psld.metrics.features import Features
-from psld.report.differences import equal_features, rows_of
+from psld.metrics.features import Features, Gathered, load_kept, save_kept
+from psld.report.certificate import equal_features, rows_of
 from psld.training.manifest import note_checkpoint
 from psld.utils.errors import UserError
 from psld.utils.files import write_text
@@ -153,11 +152,15 @@ def test_an_import_that_is_not_in_the_readers_grid_is_a_difference(copied, reade
     assert line in finished.stdout
 
 
-def test_a_reference_without_features_is_not_said_to_be_compared(copied, reader):
+def test_features_that_are_not_kept_are_neither_recomputed_nor_compared(copied, reader):
+    """The network evaluations are still recomputed."""
     for seed, cell in enumerate(CELLS):
         evaluate_again(copied, cell, seed=seed, largest=3)
+    finished = compared(reader, certify(copied))
     words = f"{Path(REFERENCE).parent}: has no features to compare with yours"
-    refused(compared(reader, certify(copied)), 3, "8 numbers cannot be recomputed", words)
+    refused(finished, 3, "8 numbers cannot be recomputed", "keep=", words)
+    counts = "mine: 2 given by the sampler's settings, 6 not recomputed, 4 not run"
+    assert f"theirs.zip: {counts}" in finished.stdout
 
 
 def test_classes_and_numbers_of_samples_are_those_of_the_settings(copied, tmp_path):

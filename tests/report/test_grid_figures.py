@@ -5,44 +5,12 @@ from dataclasses import replace
 import pytest
 
 from psld.grid.cells import Grid
-from psld.grid.figures import (
-    all_figures,
-    gamma_lines,
-    nfe_lines,
-    plot_entries,
-    plots,
-)
+from psld.grid.figures import all_figures, gamma_lines, nfe_lines, plot_entries, plots
 
 
 @pytest.fixture(scope="module")
 def paper(grids) -> Grid:
     return grids["paper"]
-
-
-def cells_by_line(groups):
-    return {
-        (group.sampler, group.samples): {
-            name: [entry.cell.name for entry in line] for name, line in group.lines.items()
-        }
-        for group in groups
-    }
-
-
-def test_lines_over_nfe_join_cells_of_one_model_sampler_and_number_of_samples(grid):
-    """In the order of the grid's models; a panel of single cells is left out."""
-    lines = cells_by_line(nfe_lines(grid))
-    assert list(lines) == [("em", 100), ("rk45", 100)]
-    assert list(lines["em", 100]) == ["vp-sde", "cld", "low", "high"]
-    assert lines["em", 100]["cld"] == ["cld/em-20", "cld/em-10"]
-    assert lines["rk45", 100] == {"cld": ["cld/rk45-1e-2", "cld/rk45-1e-3"]}
-
-
-def test_lines_over_gamma_join_models_that_differ_in_gamma_alone(grid):
-    """In the order of their costs; `longer` is trained otherwise, VP-SDE has no Γ."""
-    lines = cells_by_line(gamma_lines(grid))
-    assert list(lines) == [("em", 100)], "one Γ is no dependence"
-    assert list(lines["em", 100]) == ["steps = 10", "steps = 20"]
-    assert lines["em", 100]["steps = 10"] == ["cld/em-10", "low/em-10", "high/em-10"]
 
 
 def test_a_plot_needs_the_results_of_its_cells_once(grid):

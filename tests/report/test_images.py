@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from psld.data.picture import tiled
+from psld.data.images import tiled
 from psld.data.store import ImageStore
-from psld.report.figures import before_and_after, draw_images, draw_shard
-from psld.report.style import HOLE_COLOR
+from psld.report.figures import before_and_after, draw_shard
+from psld.report.plots import HOLE_COLOR
 from psld.sampling.shards import Shard, shard_path
 from tests.commands import call, refused, succeeded
 from tests.report.conftest import plain, shard_of
@@ -88,15 +88,6 @@ def test_inpainted_images_stand_between_their_holes_and_the_originals(inpainted,
 # -- images in rows -------------------------------------------------------------------------------
 
 
-def test_names_stand_next_to_their_rows():
-    images = np.zeros((9, 1, 8, 8), np.uint8)
-    [axes] = draw_images(images, 3, "A title", ["one", "two", "three"]).axes
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["one", "two", "three"]
-    # With a pixel between images, the middles of the rows.
-    assert list(axes.get_yticks()) == [4.5, 13.5, 22.5]
-    assert axes.get_title() == "A title"
-
-
 @pytest.mark.parametrize("channels", [1, 3])
 def test_tiles_have_white_between_them(channels):
     images = np.arange(2 * 3 * channels * 16, dtype=np.uint8).reshape(2, 3, channels, 4, 4)
@@ -144,16 +135,3 @@ def test_a_comparison_has_a_row_for_each_cell_and_a_column_for_each_sample(folde
     assert red[1] == pytest.approx(blue[1], abs=2)
     assert red[0] < blue[0]
     assert red[1] < green[1] == pytest.approx(gray[1], abs=2)
-
-
-@pytest.mark.parametrize(
-    ("figure", "words"),
-    [
-        ("samplers/longer", "figure: grid mine has no 'samplers/longer'; there are: nfe, "),
-        ("samplers/cld", "samples/mine: no samples of figure samplers/cld yet"),
-        ("samples/cld", "samples/mine/cld/em-10/00000"),
-    ],
-)
-def test_a_figure_without_samples_is_refused(folder, figure, words):
-    refused(call(folder, "figure", "grid_name=mine", f"figure={figure}"), 2, words)
-    assert not (folder / "results/figures").exists()

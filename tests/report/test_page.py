@@ -4,7 +4,6 @@ import base64
 import html
 import io
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -17,38 +16,8 @@ from psld.grid.rows import read_table
 from psld.report.page import LEGEND, MEANINGS, MOST_PIXELS, results_page
 from psld.report.table import table_text
 from tests.commands import call, succeeded
+from tests.report.conftest import Page
 from tests.results import write_result
-
-
-class Page(HTMLParser):
-    """The elements of a page, and the texts of the tables' cells."""
-
-    def __init__(self, content: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.tables: list[list[list[str]]] = []
-        self.in_cell = False
-        self.feed(content)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        self.in_cell |= tag in ("td", "th")
-        if tag == "table":
-            self.tables.append([])
-        if tag == "tr":
-            self.tables[-1].append([])
-        if tag in ("td", "th"):
-            self.tables[-1][-1].append("")
-
-    def handle_endtag(self, tag):
-        self.in_cell &= tag not in ("td", "th")
-
-    def handle_data(self, data):
-        if self.in_cell:
-            self.tables[-1][-1][-1] += data
-
-    def all(self, *names: str) -> list[dict[str, str | None]]:
-        return [attributes for tag, attributes in self.tags if tag in names]
 
 
 def draw(folder: Path, name: str, pixels: np.ndarray | None = None) -> None:

@@ -11,7 +11,7 @@ from psld.grid.cells import Grid
 from psld.metrics.results import CellResults
 from psld.report.sync import SIDE, ResultRun, result_runs
 from psld.sampling.shards import Shard, shard_path
-from tests.commands import call, refused, succeeded
+from tests.commands import call, succeeded
 from tests.data.formats import random_images
 from tests.report.conftest import MEASURED, shard_of
 from tests.report.server import wandb_server
@@ -145,8 +145,3 @@ def json_of(content: object) -> object:
 def test_before_anything_ran_there_is_nothing(tmp_path, grid, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert runs_by_name(grid) == {}
-
-
-@pytest.mark.parametrize("words", [(), ("upload",)])
-def test_a_command_without_a_known_verb_is_refused(tmp_path, words):
-    refused(call(tmp_path, "wandb", *words), 2, "verb")

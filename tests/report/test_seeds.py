@@ -12,10 +12,9 @@ from scipy.stats import t
 
 from psld.grid.cells import Cell, Grid
 from psld.grid.entries import Entry
-from psld.grid.rows import all_entries, read_table
+from psld.grid.rows import all_entries, as_csv, read_table
 from psld.grid.tables import Band
 from psld.metrics.results import CellResult
-from psld.report.formats import as_csv
 from psld.report.page import results_page
 from psld.report.plots import draw_plot
 from psld.report.table import table_text
@@ -122,64 +121,56 @@ def test_a_plot_has_the_mean_with_its_interval(grid, folder, rows, monkeypatch):
     assert any(np.allclose(bar, ends) for bar in bars)
 
 
+def against(entry: Entry, paper: float, band: float = 1.0) -> Entry:
+    """The entry with a number of the paper, from which it may differ by this."""
+    band_of_test = Band(absolute=band, relative=0.0, reason="A test.")
+    return replace(entry, paper=paper, band=band_of_test)
+
+
 def test_an_entry_that_is_undecided_by_its_trainings_needs_more_of_them(grid, rows):
     """More samples do not narrow the spread over trainings. Imported weights have none."""
-    band = Band(absolute=0.5, relative=0.0, reason="A test.")
-    first, official = (replace(row[0], paper=2.05, band=band) for row in rows)
+    first, official = (against(row[0], paper=2.05, band=0.5) for row in rows)
     assert (first.status, first.needs, first.more_samples) == ("undecided", "trainings", None)
     assert (official.status, official.needs) == ("undecided", "samples")
-    at_the_end = replace(official, paper=2.0)
-    assert (at_the_end.status, at_the_end.needs, at_the_end.more_samples) == (
-        *("undecided", None),
-        None,
-    )
+    at_the_end = against(official, paper=2.0, band=0.5)
+    assert (at_the_end.status, at_the_end.needs) == ("undecided", None)
+    assert at_the_end.more_samples is None
     notes = table_text(grid.file.tables["mine-all"], [[first], [official]]).notes
     assert "only more trainings can decide 1" in notes[-1]
-    zero = replace(first, paper=0.0, band=band)
+    zero = against(first, paper=0.0, band=0.5)
     assert (zero.width, zero.status) == (0.5, "off")
 
 
 def test_fewer_than_three_trainings_give_a_verdict_of_these_weights_alone(grid, rows):
     """Three do not, unless they have different weights."""
-    band = Band(absolute=1.0, relative=0.0, reason="A test.")
     three, one = rows[0]
-    two = dict(list(three.by_cell.items())[:4])
+    two = replace(three, by_cell=dict(list(three.by_cell.items())[:4]))
+    same = replace(three, by_cell=with_weights(three, weights_sha256="0" * 64))
     entries = [
-        replace(three, paper=2.2, band=band),
-        replace(
-            three, paper=2.2, band=Band(absolute=9.0, relative=0.0, reason="A test."), by_cell=two
-        ),
-        replace(one, paper=1.1, band=band),
-        replace(one, paper=9.0, band=band),
-        replace(three, paper=2.2, band=band, by_cell=with_weights(three, weights_sha256="0" * 64)),
+        *(against(three, paper=2.2), against(two, paper=2.2, band=9)),
+        *(against(one, paper=1.1), against(one, paper=9), against(same, paper=2.2)),
     ]
     assert [entry.status for entry in entries] == [
         *("reproduced", "agrees for these weights", "agrees for these weights"),
         *("differs for these weights", "agrees for these weights"),
     ]
-    undecided = replace(one, paper=2.0, band=band)
-    assert (undecided.status, undecided.needs, undecided.more_samples) == (
-        *("undecided", "trainings"),
-        None,
-    )
+    undecided = against(one, paper=2.0)
+    assert (undecided.status, undecided.needs) == ("undecided", "trainings")
+    assert undecided.more_samples is None
 
 
 def test_imported_weights_have_a_mark_of_their_own_and_no_training_has_it(grid, rows):
     """The manifest says what was imported, not the grid, which may name any file."""
-    band = Band(absolute=1.0, relative=0.0, reason="A test.")
     official = rows[1][0]
-    trained = with_weights(official, imported=None)
-    entries = [
-        replace(official, paper=2.4, band=band),
-        replace(official, paper=9.0, band=band),
-        replace(official, paper=2.4, band=band, by_cell=trained),
-    ]
+    trained = replace(official, by_cell=with_weights(official, imported=None))
+    compared = ((official, 2.4), (official, 9.0), (trained, 2.4))
+    entries = [against(entry, paper) for entry, paper in compared]
     text = table_text(grid.file.tables["mine-all"], [[entry] for entry in entries])
     marks = [line[2].rpartition(" ")[2] for line in text.lines]
     assert marks == ["✓²)", "✗²)", "✓¹)"]
     assert f"not trained here: official.ckpt (SHA-256 {IMPORTED.sha256})" in " ".join(text.notes)
     assert text.marks[0] == ["agrees for imported weights"]
-    three = replace(rows[0][0], paper=2.2, band=Band(absolute=9.0, relative=0.0, reason="A test."))
+    three = against(rows[0][0], paper=2.2, band=9)
     last = list(three.by_cell)[-1]
     with_one = three.by_cell | {last: with_weights(three, imported=IMPORTED)[last]}
     assert replace(three, by_cell=with_one).status == "agrees for imported weights"
@@ -187,7 +178,7 @@ def test_imported_weights_have_a_mark_of_their_own_and_no_training_has_it(grid, 
 
 def test_a_verdict_says_that_seeds_are_missing(grid, rows):
     """Else somebody could leave out the training that does not fit."""
-    three = replace(rows[0][0], paper=2.2, band=Band(absolute=9.0, relative=0.0, reason="A test."))
+    three = against(rows[0][0], paper=2.2, band=9)
     most = dict(list(three.by_cell.items())[:5])
     entries = [three, replace(three, by_cell=most)]
     text = table_text(grid.file.tables["mine-all"], [[entry] for entry in entries])
@@ -239,19 +230,14 @@ def test_trainings_are_paired_if_both_samplers_use_the_same(grid):
 
 
 def test_seeds_of_an_inpainted_cell_share_its_images(grid):
-    """Twice as many samples of the same images do not halve the variance, nor extrapolate."""
+    """More samples of the same images do not halve the variance, nor extrapolate, nor decide."""
     names = ("psld/inpainted-10", "psld/inpainted-10-seed7")
     one, two = (with_results(grid, dict.fromkeys(names[:k], 2.0), error=0.1) for k in (1, 2))
     assert two.interval.half_width == pytest.approx(one.interval.half_width)
     assert two.extrapolated is None
-
-
-def test_more_samples_of_an_inpainted_cell_decide_nothing(grid):
-    """Whatever the seed, the images are those of the split."""
-    names = [f"{model}/inpainted-10" for model in ("psld", "psld-seed1", "psld-seed2")]
-    band = Band(absolute=0.5, relative=0.0, reason="A test.")
-    entry = with_results(grid, dict.fromkeys(names, 2.5), error=0.05)
-    entry = replace(entry, paper=2.05, band=band)
+    trainings = [f"{model}/inpainted-10" for model in ("psld", "psld-seed1", "psld-seed2")]
+    entry = with_results(grid, dict.fromkeys(trainings, 2.5), error=0.05)
+    entry = against(entry, paper=2.05, band=0.5)
     assert (entry.status, entry.needs, entry.more_samples) == ("undecided", "trainings", None)
 
 

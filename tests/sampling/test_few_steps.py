@@ -1,25 +1,13 @@
-"""Samplers for few evaluations on trained networks: library, guidance, inpainting, errors."""
+"""Samplers for few evaluations on trained networks: other samplers, guidance, errors."""
 
 import itertools
 
-import numpy as np
 import pytest
 import torch
 
 import psld
 from psld.data.store import ImageStore
-from psld.diffusion.samplers import HalvesMask
-from psld.sampling.inpainting import draw_masks
-from psld.sampling.shards import Shard
 from tests.commands import TINY, call, refused, succeeded
-
-FEW = ("multistep", "gddim", "conjugate")
-
-
-def test_the_library_samples_with_few_evaluations(model):
-    images = psld.load(model).sample(8, sampler="multistep", steps=5)
-    assert images.shape == (8, 1, 8, 8)
-    assert images.float().std() > 20
 
 
 def test_a_sampler_of_plain_denoisers_runs_on_a_trained_network(model):
@@ -41,24 +29,9 @@ def test_a_sampler_of_plain_denoisers_runs_on_a_trained_network(model):
     assert float(images.std()) == pytest.approx(float(whole.std()), rel=0.15)
 
 
-@pytest.mark.parametrize("sampler", FEW)
-def test_inpainting_keeps_the_known_pixels(sampler, model, digits, tmp_path):
-    inpaint = ("guidance@sampler.guidance=inpainting", "mask@sampler.guidance.mask=halves")
-    given = (f"sampler={sampler}", "sampler.steps=8", *inpaint, f"model={model}", f"data={digits}")
-    succeeded(call(tmp_path, "sample", *given, "shard_size=20", "output=cell"))
-    shard = Shard.load(tmp_path / "cell" / "00000.safetensors")
-    assert shard.nfe == 8
-    halves = HalvesMask(kind="halves", missing="cycle")
-    known = draw_masks(halves, range(20), 8, None)[:, None] == 1
-    difference = shard.images.astype(int) - ImageStore.open(digits).images("test")[:20]
-    assert np.abs(difference[known]).max() <= 2
-    assert np.abs(difference[~known]).mean() > 20
-
-
-@pytest.mark.parametrize("sampler", FEW)
-def test_guidance_moves_the_samples(sampler, conditional_model, guide):
+def test_guidance_moves_the_samples(conditional_model, guide):
     model = psld.load(conditional_model)
-    options = {"sampler": sampler, "steps": 6, "seed": 1}
+    options = {"sampler": "multistep", "steps": 6, "seed": 1}
     plain = model.sample(8, **options)
     for steering in ({"label": 3}, {"label": 3, "guide": guide, "scale": 5}):
         assert not torch.equal(model.sample(8, **options, **steering), plain)

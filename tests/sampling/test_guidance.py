@@ -25,27 +25,12 @@ from tests.results import sealed
 SIZE = 12
 FREE = ("guidance@sampler.guidance=classifier-free",)
 BY_CLASSIFIER = ("guidance@sampler.guidance=classifier",)
-QUICK = {
-    "em": ("sampler=em", "sampler.steps=6"),
-    "sscs": ("sampler=sscs", "sampler.steps=6"),
-    "rk45": ("sampler=rk45", "sampler.tolerance=1e-1"),
-}
+EM = ("sampler=em", "sampler.steps=6")
 
 
-@pytest.fixture(params=QUICK.values(), ids=QUICK)
-def quick(request):
-    return request.param
-
-
-def test_every_integrator_is_guided_by_a_guide(model, guide, quick, tmp_path):
+def test_samples_are_guided_by_a_guide(model, guide, tmp_path):
     """Sample i goes to class i mod 10; its image depends on the guidance, not on the batch size."""
-    overrides = (
-        *quick,
-        *BY_CLASSIFIER,
-        f"guide={guide}",
-        f"shard_size={SIZE}",
-        "first=1",
-    )
+    overrides = (*EM, *BY_CLASSIFIER, f"guide={guide}", f"shard_size={SIZE}", "first=1")
     shards = {}
     for name, more in {
         "guided": (),
@@ -68,7 +53,7 @@ def test_every_integrator_is_guided_by_a_guide(model, guide, quick, tmp_path):
 
 def test_classifier_free_samples_and_their_recognized_share(conditional_model, features, tmp_path):
     """The metric's classifier, asked directly, finds as many of the classes as evaluation says."""
-    cell = (*QUICK["em"], *FREE, f"model={conditional_model}", f"shard_size={SIZE}")
+    cell = (*EM, *FREE, f"model={conditional_model}", f"shard_size={SIZE}")
     succeeded(call(tmp_path, "sample", *cell, "shards=2", "output=cell"))
     shards = [Shard.load(tmp_path / "cell" / f"{index:05d}.safetensors") for index in range(2)]
     assert [shard.nfe for shard in shards] == [12, 12]
@@ -86,7 +71,7 @@ def test_classifier_free_samples_and_their_recognized_share(conditional_model, f
 
 
 def test_a_class_conditional_model_samples_without_a_class_too(conditional_model, tmp_path):
-    arguments = (*QUICK["em"], f"model={conditional_model}", f"shard_size={SIZE}", "output=x")
+    arguments = (*EM, f"model={conditional_model}", f"shard_size={SIZE}", "output=x")
     succeeded(call(tmp_path, "sample", *arguments))
     shard = Shard.load(tmp_path / "x" / "00000.safetensors")
     assert shard.labels is None
@@ -99,7 +84,7 @@ def test_classes_are_asked_for_by_name_image_by_image(conditional_model, tmp_pat
     assert manifest["class_names"] == list("0123456789")
     names = ["T-shirt/top", "trouser", *"cdefghi", "ankle boot"]
     (model / "manifest.json").write_text(sealed(manifest | {"class_names": names}))
-    cell = (*QUICK["em"], *FREE, f"model={model}", "shard_size=5", "output=cell")
+    cell = (*EM, *FREE, f"model={model}", "shard_size=5", "output=cell")
     label = "sampler.guidance.label=[trouser,ankle boot,T-shirt/top,3]"
     succeeded(call(tmp_path, "sample", *cell, label))
     shard = Shard.load(tmp_path / "cell" / "00000.safetensors")
@@ -113,7 +98,7 @@ def test_classes_are_asked_for_by_name_image_by_image(conditional_model, tmp_pat
 
 def test_shards_of_another_guide_are_refused(model, guide, digits, tmp_path):
     """A guide that was trained again makes other images, although it lies in the same place."""
-    cell = (*QUICK["em"], *BY_CLASSIFIER, "guide=guide", f"model={model}", "shard_size=4")
+    cell = (*EM, *BY_CLASSIFIER, "guide=guide", f"model={model}", "shard_size=4")
     shutil.copytree(guide, tmp_path / "guide")
     succeeded(call(tmp_path, "sample", *cell, "output=cell"))
     retrain = (*TINY, "training.steps=2", f"data={digits}", "output=guide")
@@ -122,85 +107,28 @@ def test_shards_of_another_guide_are_refused(model, guide, digits, tmp_path):
     refused(call(tmp_path, "sample", *cell, "output=cell"), 2, words)
 
 
-@pytest.mark.parametrize(
-    ("overrides", "words"),
-    [
-        ((*BY_CLASSIFIER,), ["guide: sampler.guidance needs it"]),
-        (("guide=GUIDE",), ["guide: sampler.guidance has no use for"]),
-        (
-            (*BY_CLASSIFIER, "guide=MODEL"),
-            ["not the manifest of a guide, but of a model"],
-        ),
-        (
-            ("model=GUIDE",),
-            ["not the manifest of a model, but of a guide"],
-        ),
-        ((*BY_CLASSIFIER, "guide=absent"), ["absent/manifest.json: no such file"]),
-        (
-            (*BY_CLASSIFIER, "guide=GUIDE", "sampler.guidance.label=10"),
-            ["sampler.guidance.label: dataset digits has no class 10; there are 0 to 9"],
-        ),
-        (
-            (*BY_CLASSIFIER, "guide=GUIDE", "sampler.guidance.label=[3,three]"),
-            ["no class three; there are 0 to 9, and cycle (0, 1, 2,"],
-        ),
-        ((*BY_CLASSIFIER, "guide=GUIDE", "sampler.guidance.label=-1"), ["has no class -1"]),
-        (("sampler.final_time=1e-6",), ["sampler.final_time: 1e-06 is before", "1e-05 or more"]),
-        ((*FREE,), ["needs a class-conditional model", "training.label_dropout"]),
-        ((*FREE, "sampler.guidance.scale=0"), ["sampler.guidance.scale", "greater than 0"]),
-        ((*FREE, "sampler.guidance.label=true"), ["sampler.guidance.label: a class is a number"]),
-        ((*FREE, "+sampler.guidance.speed=1"), ["unknown key sampler.guidance.speed"]),
-    ],
-)
-def test_bad_settings_are_refused_in_one_line(model, guide, tmp_path, overrides, words):
-    places = {"MODEL": str(model), "GUIDE": str(guide)}
-    given = [f"model={model}", *QUICK["em"], "output=x"]
-    for override in overrides:
-        key, _, value = override.partition("=")
-        given = [o for o in given if not o.startswith(f"{key}=")]
-        given.append(f"{key}={places.get(value, value)}")
-    refused(call(tmp_path, "sample", *given), 2, *words)
-    assert not (tmp_path / "x").exists()
-
-
-def guide_settings(overrides: list[str]) -> TrainGuideSettings:
-    return parse(TrainGuideSettings, compose_content("train_guide", overrides, "test"), "test")
-
-
-def model_settings(*overrides: str):
-    return compose_model(overrides, "test")
+OFFICIAL_TIME = "sampler.guidance.official_time=true"
 
 
 @pytest.mark.parametrize(
-    ("trained", "message"),
+    ("sampler", "model", "guide", "said"),
     [
-        (["process=vp-sde"], "images noised by another process"),
-        (["process=psld", "process.gamma=0.02"], "images noised by another process"),
-        (["dataset=fashion-mnist"], "dataset.name fashion-mnist, the model with digits"),
-        (["dataset.image_size=16", "dataset.filter=box"], "dataset.image_size 16"),
+        ("", "", "process=vp-sde", "images noised by another process"),
+        ("", "", "process=psld process.gamma=0.02", "images noised by another process"),
+        ("", "", "dataset=fashion-mnist", "dataset.name fashion-mnist, the model with digits"),
+        ("", "", "dataset.image_size=16 dataset.filter=box", "dataset.image_size 16"),
+        ("", "", None, "guidance by a guide needs one"),
+        ("", "dataset=celeba64", None, "guidance needs classes, and dataset celeba64 has none"),
+        (OFFICIAL_TIME, "", "network.embedding=fourier", "this guide embeds the logarithm"),
     ],
 )
-def test_a_guide_guides_models_of_its_own_dataset_and_process(trained, message):
-    sampler = compose_sampler(BY_CLASSIFIER, "test")
-    own = guide_settings([])
-    check_fit(sampler, model_settings(), own)
-    with pytest.raises(UserError, match=message):
-        check_fit(sampler, model_settings(), guide_settings(trained))
-    with pytest.raises(UserError, match="guidance by a guide needs one"):
-        check_fit(sampler, model_settings(), None)
+def test_a_guide_guides_models_of_its_own_dataset_and_process(sampler, model, guide, said):
+    def trained(words: str) -> TrainGuideSettings:
+        content = compose_content("train_guide", words.split(), "test")
+        return parse(TrainGuideSettings, content, "test")
 
-
-def test_a_guide_of_the_logarithm_of_time_takes_no_official_time():
-    official = (*BY_CLASSIFIER, "sampler.guidance.official_time=true")
-    sampler = compose_sampler(official, "test")
-    fourier = guide_settings(["network.embedding=fourier"])
-    positional = guide_settings(["network.embedding=positional"])
-    check_fit(sampler, model_settings(), positional)
-    with pytest.raises(UserError, match="official_time: this guide embeds the logarithm"):
-        check_fit(sampler, model_settings(), fourier)
-
-
-def test_a_dataset_without_classes_cannot_be_guided():
-    sampler = compose_sampler(BY_CLASSIFIER, "test")
-    with pytest.raises(UserError, match="guidance needs classes, and dataset celeba64 has none"):
-        check_fit(sampler, model_settings("dataset=celeba64"), None)
+    chosen = compose_sampler([*BY_CLASSIFIER, *sampler.split()], "test")
+    check_fit(chosen, compose_model([], "test"), trained("network.embedding=positional"))
+    other = None if guide is None else trained(guide)
+    with pytest.raises(UserError, match=said):
+        check_fit(chosen, compose_model(model.split(), "test"), other)

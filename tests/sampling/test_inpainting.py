@@ -1,19 +1,21 @@
-"""Inpainting in the commands: sample i fills in image i."""
+"""Inpainting in the commands: sample i fills in image i, behind mask i."""
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from psld.data.store import ImageStore
-from psld.diffusion.samplers import HalvesMask
+from psld.data.store import ImageStore, write_store
+from psld.diffusion.samplers import DigitsMask, HalvesMask
 from psld.sampling.inpainting import draw_masks, known_pixels
 from psld.sampling.sample import origin_of
 from psld.sampling.shards import Shard, read_shards
 from psld.training.model import load_model
 from psld.utils.errors import UserError
-from tests.commands import call, refused, succeeded
+from tests.commands import call, succeeded
 from tests.sampling.cells import CPU, settings
 
 HALVES = HalvesMask(kind="halves", missing="cycle")
+DIGITS = DigitsMask(kind="digits")
 
 SIZE = 100
 CELL = (
@@ -86,33 +88,55 @@ def test_another_size_of_shards_has_the_same_masks_and_known_pixels(cell, model,
     assert not np.array_equal(other.images, whole.images), "its noise is another shard's"
 
 
-@pytest.mark.parametrize(
-    ("overrides", "words"),
-    [
-        (["data=null"], ["data: sampler.guidance needs it"]),
-        (
-            ["sampler=rk45", "~sampler.steps", "~sampler.striding"],
-            ["rk45 has none; use another sampler"],
-        ),
-        (["first=4"], ["begins at image 400", "test split", "has 360"]),
-        (["sampler.guidance.split=all"], ["split", "'train' or 'test'"]),
-        (["data=absent.h5"], ["absent.h5: no such file"]),
-        (["mnist=x.h5"], ["mnist: sampler.guidance has no use for x.h5"]),
-    ],
-)
-def test_bad_settings_are_refused_in_one_line(model, digits, tmp_path, overrides, words):
-    given = [*CELL, f"model={model}", f"data={digits}", "output=x"]
-    for override in overrides:
-        key = override.lstrip("~").partition("=")[0]
-        given = [kept for kept in given if not kept.startswith(f"{key}=")]
-        given += [override] if not override.startswith("~") else []
-    refused(call(tmp_path, "sample", *given), 2, *words)
-    assert not (tmp_path / "x").exists()
+# --- masks ----------------------------------------------------------------------------------------
 
 
-def test_masks_of_digits_need_mnist(model, digits, tmp_path):
-    digit = [key for key in CELL if not key.startswith("mask@")]
-    digit.append("mask@sampler.guidance.mask=digits")
-    given = (*digit, f"model={model}", f"data={digits}", "output=x")
-    refused(call(tmp_path, "sample", *given), 2, "mnist: sampler.guidance needs it")
-    refused(call(tmp_path, "sample", *given, "mnist=absent.h5"), 2, "dataset=absent")
+def image_of_digits(count: int) -> np.ndarray:
+    """Strokes, some of them faint, on a background of zeros; uint8 n×28×28."""
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+    return np.where(random.random(pixels.shape) < 0.5, pixels, 0).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def mnist(tmp_path_factory):
+    """A prepared dataset of the shape of MNIST: six training digits, one to test."""
+    path = tmp_path_factory.mktemp("mnist") / "mnist.h5"
+    images = image_of_digits(7)[:, None]
+    write_store(path, (1, 28, 28), {"train": 6, "test": 1}, np.zeros(7, np.int64), 10, [images])
+    return path
+
+
+def test_a_mask_is_the_same_in_every_shard(mnist):
+    for kind in (HALVES, DIGITS):
+        whole = draw_masks(kind, range(5), 16, mnist)
+        assert (whole.shape, whole.dtype) == ((5, 16, 16), np.uint8)
+        assert set(np.unique(whole)) == {0, 1}
+        parts = [draw_masks(kind, range(*part), 16, mnist) for part in ((0, 2), (2, 3), (3, 5))]
+        np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+@pytest.mark.parametrize("size", [8, 9])
+def test_halves(size):
+    half = size // 2
+    holes = {
+        "left": np.s_[:, :half],
+        "right": np.s_[:, size - half :],
+        "top": np.s_[:half],
+        "bottom": np.s_[size - half :],
+    }
+    cycle = draw_masks(HALVES, range(4, 8), size, None)
+    for index, (missing, hole) in enumerate(holes.items()):
+        expected = np.ones((size, size))
+        expected[hole] = 0
+        one = HalvesMask(kind="halves", missing=missing)
+        for mask in (*draw_masks(one, range(3), size, None), cycle[index]):
+            np.testing.assert_array_equal(mask, expected, missing)
+
+
+def test_the_stroke_of_a_digit_is_the_hole(mnist):
+    """As Pillow resizes to the nearest pixel; image 6 takes the first digit again."""
+    masks = draw_masks(DIGITS, range(7), 128, mnist)
+    for index, digit in enumerate(image_of_digits(7)[[0, 1, 2, 3, 4, 5, 0]]):
+        resized = Image.fromarray(digit).resize((128, 128), Image.Resampling.NEAREST)
+        np.testing.assert_array_equal(masks[index], np.asarray(resized) == 0)

@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from psld.utils.tensors import load_tensors, save_tensors
 from tests.commands import call, refused
 from tests.results import sealed
-from tests.sampling.cells import SAMPLERS
 
 
 @pytest.fixture
@@ -21,30 +20,74 @@ def copied(model, tmp_path):
     return shutil.copytree(model, tmp_path / "models" / "copied")
 
 
-def test_a_process_without_momentum_has_no_splitting_sampler(vp_sde_model, tmp_path):
-    options = (f"model={vp_sde_model}", *SAMPLERS["sscs"], "output=cell")
-    refused(call(tmp_path, "sample", *options), 2, "sscs", "momentum")
-    assert list(tmp_path.iterdir()) == []
+FREE = "guidance@sampler.guidance=classifier-free"
+GUIDED = "guidance@sampler.guidance=classifier"
+INPAINTING = "guidance@sampler.guidance=inpainting mask@sampler.guidance.mask"
 
 
 @pytest.mark.parametrize(
-    ("override", "words"),
+    ("words", "said"),
     [
-        ("sampler.steps=1", ("sampler.steps", "greater than or equal to 2")),
-        ("sampler.striding=cubic", ("sampler.striding", "'uniform'", "'quadratic'")),
-        ("+sampler.tolerance=1e-3", ("unknown key sampler.tolerance",)),
-        ("sampler=ddim", ("ddim", "rk45")),
-        ("first=-1", ("first", "greater than or equal to 0")),
-        ("shards=0", ("shards", "greater than or equal to 1")),
-        ("shard_size=0", ("shard_size",)),
-        ("model=absent", ("absent/manifest.json: no such file",)),
-        ("png=m.jpg", ("m.jpg: images go into a folder, or into a file that ends in .png",)),
-        (f"png={__file__}", ("test_sample_errors.py: images go into a folder, or",)),
+        ("sampler.steps=1", "sampler.steps…greater than or equal to 2"),
+        ("sampler.striding=cubic", "sampler.striding…'uniform'…'quadratic'"),
+        ("sampler.final_time=1e-6", "sampler.final_time: 1e-06 is before…1e-05 or more"),
+        ("+sampler.tolerance=1e-3", "unknown key sampler.tolerance"),
+        ("sampler=ddim", "ddim…rk45"),
+        ("sampler=sscs model=VP_SDE", "sscs…momentum"),
+        ("sampler=rk45 sampler.precision=bf16", "bf16…above the tolerances of rk45"),
+        ("first=-1", "first…greater than or equal to 0"),
+        ("shards=0", "shards…greater than or equal to 1"),
+        ("shard_size=0", "shard_size"),
+        ("model=absent", "absent/manifest.json: no such file"),
+        ("model=GUIDE", "not the manifest of a model, but of a guide"),
+        ("png=m.jpg", "m.jpg: images go into a folder, or into a file that ends in .png"),
+        (f"png={__file__}", "test_sample_errors.py: images go into a folder, or"),
+        # By a guide.
+        (GUIDED, "guide: sampler.guidance needs it"),
+        ("guide=GUIDE", "guide: sampler.guidance has no use for"),
+        (f"{GUIDED} guide=MODEL", "not the manifest of a guide, but of a model"),
+        (f"{GUIDED} guide=absent", "absent/manifest.json: no such file"),
+        (
+            f"{GUIDED} guide=GUIDE sampler.guidance.label=10",
+            "sampler.guidance.label: dataset digits has no class 10; there are 0 to 9",
+        ),
+        (
+            f"{GUIDED} guide=GUIDE sampler.guidance.label=[3,three]",
+            "no class three; there are 0 to 9, and cycle (0, 1, 2,",
+        ),
+        (f"{GUIDED} guide=GUIDE sampler.guidance.label=-1", "has no class -1"),
+        # Without a classifier.
+        (FREE, "needs a class-conditional model…training.label_dropout"),
+        (f"{FREE} sampler.guidance.scale=0", "sampler.guidance.scale…greater than 0"),
+        (f"{FREE} sampler.guidance.label=true", "sampler.guidance.label: a class is a number"),
+        (f"{FREE} +sampler.guidance.speed=1", "unknown key sampler.guidance.speed"),
+        # Inpainting.
+        (f"{INPAINTING}=halves", "data: sampler.guidance needs it"),
+        (f"{INPAINTING}=halves data=absent.h5", "absent.h5: no such file"),
+        (f"{INPAINTING}=halves data=DIGITS sampler=rk45", "rk45 has none; use another sampler"),
+        (f"{INPAINTING}=halves data=DIGITS sampler=few", "start=prior for inpainting"),
+        (
+            f"{INPAINTING}=halves data=DIGITS shard_size=100 first=4",
+            "begins at image 400…test split…has 360",
+        ),
+        (
+            f"{INPAINTING}=halves data=DIGITS sampler.guidance.split=all",
+            "split…'train' or 'test'",
+        ),
+        (
+            f"{INPAINTING}=halves data=DIGITS mnist=x.h5",
+            "mnist: sampler.guidance has no use for x.h5",
+        ),
+        (f"{INPAINTING}=digits data=DIGITS", "mnist: sampler.guidance needs it"),
+        (f"{INPAINTING}=digits data=DIGITS mnist=absent.h5", "dataset=absent"),
     ],
 )
-def test_bad_settings_are_refused(model, tmp_path, override, words):
-    options = (f"model={model}", "output=cell", override)
-    refused(call(tmp_path, "sample", *options), 2, *words)
+def test_bad_settings_are_refused(model, vp_sde_model, guide, digits, tmp_path, words, said):
+    given = f"model=MODEL output=x {words}"
+    places = {"MODEL": model, "VP_SDE": vp_sde_model, "GUIDE": guide, "DIGITS": digits}
+    for name, place in places.items():
+        given = given.replace(f"={name}", f"={place}")
+    refused(call(tmp_path, "sample", *given.split()), 2, *said.split("…"))
     assert list(tmp_path.iterdir()) == []
 
 

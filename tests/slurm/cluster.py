@@ -13,7 +13,9 @@ In tests:
         cluster.kill_node("node1")
 """
 
+import csv
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,10 +23,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from tests.slurm.configuration import HEAD, write_configuration
-from tests.slurm.daemons import start_accounting, start_munge, succeeds
 from tests.slurm.machine import Machine, machines_of
 from tests.slurm.system import call, wait_until
-from tests.slurm.tables import read_fields, read_table
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "slurmdbd", "sbatch", "mariadbd", "mariadb-install-db")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -92,10 +92,9 @@ class Cluster:
         for name in machines_of(self.folder):
             self._machine(name).power_off()
 
-    def processes(self, name: str | None = None) -> list[int]:
-        """Ids of all processes of the machine `name` ("head", "node1", …), or of all machines."""
-        names = machines_of(self.folder) if name is None else [name]
-        return [pid for each in names for pid in self._machine(each).processes()]
+    def processes(self, name: str) -> list[int]:
+        """Ids of all processes of the machine `name` ("head", "node1", …)."""
+        return self._machine(name).processes()
 
     def reset(self) -> None:
         """Bring back to health what a test has broken, and cancel what it has left in the queue."""
@@ -212,3 +211,61 @@ class Cluster:
 
     def _wait_until_idle(self) -> None:
         wait_until(lambda: set(self.node_states().values()) == {"idle"}, 180, "all nodes are idle")
+
+
+def start_munge(head: Machine, folder: Path) -> None:
+    """Start what signs and checks the messages of the cluster in `folder`."""
+    head.run(
+        "munged",
+        "--force",  # The folder may be in one that only root can enter.
+        f"--key-file={folder}/etc/munge.key",
+        f"--socket={folder}/run/munge.sock",
+        f"--pid-file={folder}/run/munged.pid",
+        f"--seed-file={folder}/run/munged.seed",
+        f"--log-file={folder}/log/munged.log",
+    )
+
+
+def start_accounting(head: Machine, folder: Path) -> None:
+    """Start slurmdbd on an empty database and make the cluster known to it."""
+    database = ("--no-defaults", "--user=root", f"--datadir={folder}/database")
+    head.run("mariadb-install-db", *database, "--skip-test-db")
+    head.start(
+        "mariadbd",
+        *database,
+        f"--socket={folder}/run/mariadb.sock",
+        f"--pid-file={folder}/run/mariadbd.pid",
+        "--skip-networking",
+        "--skip-grant-tables",
+        "--innodb-buffer-pool-size=64M",
+        "--innodb-log-file-size=8M",
+        "--innodb-flush-log-at-trx-commit=0",
+        "--innodb-lock-wait-timeout=900",
+        log=folder / "log" / "mariadbd.log",
+    )
+    # slurmdbd cannot make the database itself: it dies of "Number of columns in result".
+    create = ("mariadb", "--no-defaults", "--execute=create database accounting")
+    wait_until(lambda: succeeds(head, *create), 180, "the database answers")
+    head.run("slurmdbd")
+    add = ("sacctmgr", "--immediate", "add", "cluster", "test")
+    wait_until(lambda: succeeds(head, *add), 180, "slurmdbd answers")
+
+
+def succeeds(machine: Machine, *command: str) -> bool:
+    """Whether `command` exits with 0 on `machine`."""
+    with suppress(RuntimeError):
+        machine.run(*command)
+        return True
+    return False
+
+
+def read_table(text: str) -> list[dict[str, str]]:
+    """The rows of a table with a header and `|` between columns; names of columns in lower case."""
+    header, *lines = text.splitlines()
+    rows = csv.DictReader(lines, fieldnames=header.lower().split("|"), delimiter="|")
+    return list(rows)
+
+
+def read_fields(text: str) -> dict[str, str]:
+    """The fields of `scontrol show … --oneliner`; a value with blanks is cut at the first."""
+    return dict(re.findall(r"(\S+?)=(\S*)", text))

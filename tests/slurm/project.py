@@ -2,14 +2,13 @@
 
 import contextlib
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import yaml
 
 from tests.slurm.cluster import Cluster
-from tests.slurm.processes import process_group
+from tests.slurm.system import process_group, wait_until
 from tests.workflow.project import Project
 
 LAB = {"slurm_partition": "normal", "mem_mb": 1500, "cpus_per_task": 1, "runtime": 10}
@@ -58,10 +57,7 @@ class ClusterProject(Project):
             yield process
 
     def wait(self, condition: Callable[[], bool], what: str, seconds: float = 300) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, f"no {what}:\n{self.log.read_text()}"
-            time.sleep(0.2)
+        wait_until(condition, seconds, what, self.log)
 
     def jobs(self) -> list[dict[str, str]]:
         """What accounting knows of the jobs that were submitted from this folder."""

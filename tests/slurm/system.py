@@ -1,11 +1,14 @@
-"""Functions that run a command, wait for a condition or find free ports, with clear errors."""
+"""Functions that run commands, wait for a condition or find free ports, with clear errors."""
 
+import contextlib
+import os
 import random
 import shlex
+import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 PORTS = range(12000, 20000)
@@ -35,12 +38,15 @@ def call(command: Sequence[str | Path], environment: dict[str, str], seconds: fl
     return result.stdout
 
 
-def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
-    """Return as soon as `condition()` holds; raise TimeoutError naming `what` after `seconds`."""
+def wait_until(
+    condition: Callable[[], bool], seconds: float, what: str, log: Path | None = None
+) -> None:
+    """Return as soon as `condition()` holds; raise TimeoutError with `what` and the log's text."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: not within {seconds:g} s")
+            said = log.read_text() if log else ""
+            raise TimeoutError(f"{what}: not within {seconds:g} s\n{said}")
         time.sleep(0.1)
 
 
@@ -57,3 +63,25 @@ def free_ports(count: int) -> list[int]:
         if len(found) == count:
             return found
     raise RuntimeError(f"only {len(found)} of {count} ports are free in {PORTS}")
+
+
+@contextlib.contextmanager
+def process_group(
+    command: list[str], folder: Path, environment: dict[str, str], log: Path
+) -> Iterator[subprocess.Popen[str]]:
+    """The command in a process group of its own, which is killed at the end; `log` is added to."""
+    with log.open("a") as stream:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()

@@ -17,7 +17,7 @@ from psld.utils.files import read_json
 from tests.commands import TINY, command
 from tests.slurm.cluster import Cluster
 from tests.slurm.machine import read_of
-from tests.slurm.processes import process_group
+from tests.slurm.system import process_group, wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RANKS = ("nodes=2", "tasks_per_node=2", "mem_mb=1500", "runtime=30", "warning_seconds=60")
@@ -123,10 +123,7 @@ class Training:
         self.wait(lambda: self.cluster.job(self.job)["JobState"] == state, state)
 
     def wait(self, condition: Callable[[], bool], what: str, seconds: float = 300) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, f"no {what}:\n{self.log.read_text()}"
-            time.sleep(0.2)
+        wait_until(condition, seconds, what, self.log)
 
     def nodes(self) -> list[str]:
         """The nodes that the job runs on."""

@@ -1,64 +1,93 @@
-"""Batches: a function of only (seed, step), split among the ranks."""
+"""Batches: a function of only (seed, step), split among the ranks; the labels of their images."""
 
+from dataclasses import fields
+
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from psld.data.store import from_uint8
-from psld.training.batches import Batches
+from psld.diffusion.loss import EpsilonLoss, NoisyStates
+from psld.training.batches import Batch, Batches, Labels
 from psld.training.ranks import Ranks
 from psld.utils.errors import UserError
 from tests.diffusion.processes import phase_space, vp_sde
-from tests.training.small import batches_of, random_images, recipe
+from tests.training.small import ONE_RANK, batches_of, random_images, recipe
 
 PROCESSES = {
     "vp-sde": vp_sde(),
     "hsm": phase_space(0.02),
     "dsm": phase_space(0.02, matching="dsm"),
 }
+CPU = torch.device("cpu")
+CLASSES = 10
 
 
-def parts_of(batch):
-    parts = {"x0": batch.x0, "t": batch.t, "eps": batch.eps}
-    return parts if batch.auxiliary_eps is None else {**parts, "aux": batch.auxiliary_eps}
+def numbered() -> tuple[np.ndarray, np.ndarray]:
+    """Fifty images whose every pixel is the image's number, and labels that follow from it."""
+    numbers = np.arange(50)
+    images = np.broadcast_to(numbers[:, None, None, None], (50, 1, 8, 8)).astype(np.uint8)
+    return images, numbers * 7 % CLASSES
 
 
-def check_same(one, other):
-    one, other = parts_of(one), parts_of(other)
-    assert one.keys() == other.keys()
-    for name, value in one.items():
-        assert torch.equal(value, other[name]), name
+def labelled(dropout: float = 0.3, ranks: Ranks = ONE_RANK, **changes) -> Batches:
+    images, labels = numbered()
+    own = Labels(labels, CLASSES, dropout)
+    return Batches(images, True, NoisyStates(PROCESSES["hsm"]), recipe(**changes), ranks, own)
 
 
-@pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
-def test_a_step_has_always_the_same_batch(process):
-    settings = recipe()
-    first, again = (batches_of(process, settings, flip=True) for _ in range(2))
+def batches(kind: str, ranks: Ranks = ONE_RANK, **changes) -> Batches:
+    if kind == "labels":
+        return labelled(ranks=ranks, **changes)
+    return batches_of(PROCESSES[kind], recipe(**changes), ranks, flip=True)
+
+
+def parts_of(batch: Batch) -> dict[str, Tensor]:
+    parts = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    return {name: part for name, part in parts.items() if part is not None}
+
+
+def check_same(one: Batch, *others: Batch) -> None:
+    """The first is the others, one after the other."""
+    for name, value in parts_of(one).items():
+        assert torch.equal(torch.cat([parts_of(other)[name] for other in others]), value), name
+
+
+every_kind = pytest.mark.parametrize("kind", [*PROCESSES, "labels"])
+
+
+@every_kind
+def test_a_step_has_always_the_same_batch(kind):
+    first, again = batches(kind), batches(kind)
     first.draw(0)
     check_same(first.draw(7), again.draw(7))
 
 
 @pytest.mark.parametrize("other", ["step", "seed"])
-def test_another_step_or_seed_has_another_batch(other):
-    process = PROCESSES["dsm"]
-    here = batches_of(process, recipe()).draw(7)
+@every_kind
+def test_another_step_or_seed_has_another_batch(kind, other):
+    here = batches(kind).draw(7)
     seed, step = (1, 7) if other == "seed" else (0, 8)
-    there = batches_of(process, recipe(seed=seed)).draw(step)
+    there = batches(kind, seed=seed).draw(step)
     for name, value in parts_of(here).items():
         assert not torch.equal(value, parts_of(there)[name]), name
 
 
 @pytest.mark.parametrize("world", [2, 3, 4])
-@pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
-def test_the_ranks_share_the_global_batch(process, world):
-    settings = recipe(batch_size=12)
-    whole = batches_of(process, settings, flip=True).draw(3)
-    parts = [
-        batches_of(process, settings, Ranks(rank, world, torch.device("cpu")), flip=True).draw(3)
-        for rank in range(world)
-    ]
+@every_kind
+def test_the_ranks_share_the_global_batch(kind, world):
+    parts = [batches(kind, Ranks(rank, world, CPU)).draw(3) for rank in range(world)]
     assert {len(part.x0) for part in parts} == {12 // world}
-    for name, value in parts_of(whole).items():
-        assert torch.equal(torch.cat([parts_of(part)[name] for part in parts]), value), name
+    check_same(batches(kind).draw(3), *parts)
+
+
+@every_kind
+def test_micro_batches_are_the_batch_in_parts(kind):
+    batch = batches(kind).draw(0)
+    parts = list(batch.split(4))
+    assert [len(part.x0) for part in parts] == [4, 4, 4]
+    check_same(batch, *parts)
 
 
 def test_threads_draw_the_same_batches_ahead_and_none_beyond_the_last_step(monkeypatch):
@@ -67,16 +96,16 @@ def test_threads_draw_the_same_batches_ahead_and_none_beyond_the_last_step(monke
     monkeypatch.setattr(
         Batches, "_draw_on_host", lambda self, step: drawn.append(step) or draw(self, step)
     )
-    ahead = batches_of(PROCESSES["dsm"], recipe(steps=8))
+    ahead = batches("dsm", steps=8)
     found = [ahead.draw(step) for step in range(8)]
     assert sorted(drawn) == list(range(8))
     for step, batch in enumerate(found):
-        check_same(batch, batches_of(PROCESSES["dsm"], recipe(steps=1)).draw(step))
+        check_same(batch, batches("dsm", steps=1).draw(step))
 
 
 def test_a_batch_that_the_ranks_cannot_share_is_refused():
     with pytest.raises(UserError, match=r"training\.batch_size: 12 .* shared equally by 5 ranks"):
-        batches_of(PROCESSES["hsm"], recipe(), Ranks(0, 5, torch.device("cpu")))
+        batches_of(PROCESSES["hsm"], recipe(), Ranks(0, 5, CPU))
 
 
 def test_shapes_and_ranges():
@@ -125,10 +154,44 @@ def test_a_dataset_too_large_for_the_device_gives_the_same_batches(monkeypatch):
     check_same(resident.draw(4), mapped.draw(4))
 
 
-@pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
-def test_micro_batches_are_the_batch_in_parts(process):
-    batch = batches_of(process, recipe(batch_size=12)).draw(0)
-    parts = list(batch.split(4))
-    assert [len(part.x0) for part in parts] == [4, 4, 4]
-    for name, value in parts_of(batch).items():
-        assert torch.equal(torch.cat([parts_of(part)[name] for part in parts]), value), name
+# --- labels ---------------------------------------------------------------------------------------
+
+
+def numbers_of(batch) -> torch.Tensor:
+    """Which images a batch holds."""
+    return ((batch.x0[:, 0, 0, 0] + 1) * 127.5).round().long()
+
+
+def test_every_image_comes_with_its_label():
+    batch = labelled(0.0, batch_size=300).draw(3)
+    assert torch.equal(batch.labels, numbers_of(batch) * 7 % CLASSES)
+    assert batch.labels.dtype == torch.int64
+
+
+@pytest.mark.parametrize("dropout", [0.1, 0.5])
+def test_a_part_of_the_labels_is_dropped_and_the_others_are_right(dropout):
+    batch = labelled(dropout, batch_size=20_000).draw(0)
+    dropped = batch.labels == CLASSES
+    assert dropped.double().mean() == pytest.approx(dropout, abs=0.015)
+    assert torch.equal(batch.labels[~dropped], (numbers_of(batch) * 7 % CLASSES)[~dropped])
+
+
+def test_labels_change_nothing_else_in_a_batch():
+    images, _ = numbered()
+    plain = batches_of(PROCESSES["hsm"], recipe(), flip=True, images=images).draw(4)
+    conditional = labelled(0.5).draw(4)
+    assert plain.labels is None
+    for name in ("x0", "t", "eps"):
+        assert torch.equal(getattr(conditional, name), getattr(plain, name)), name
+
+
+def test_the_network_is_told_the_labels_of_its_batch():
+    seen = []
+
+    def network(z, t, label):
+        seen.append(label)
+        return torch.zeros_like(z)
+
+    batch = labelled().draw(0)
+    EpsilonLoss(PROCESSES["hsm"])(network, batch)
+    assert torch.equal(seen[0], batch.labels)

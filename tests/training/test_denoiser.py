@@ -1,7 +1,6 @@
 """Training a denoiser, and sampling it as every process, with every kind of guidance."""
 
 import json
-import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +12,7 @@ from psld.data.store import ImageStore
 from psld.sampling.shards import Shard
 from psld.training.start import START, SamplerStart
 from psld.utils.errors import UserError
-from tests.commands import TINY, call, refused, run_directory, succeeded
+from tests.commands import TINY, call, refused, succeeded
 from tests.diffusion.processes import normal
 from tests.diffusion.sampling import KINDS
 
@@ -42,7 +41,7 @@ def folder(digits, tmp_path_factory):
 def test_it_samples_as_every_process_with_every_sampler(folder):
     model = psld.load(folder / "model")
     third = {"third-order": {}}
-    for process in (None, "cld", "vp-sde", third, {"psld": {"gamma": 0.25}}):
+    for process in (None, "vp-sde", third):  # and two more below
         options = {"sampler": "few", "steps": 3, "process": process, "raw": True}
         assert model.sample(3, **options).isfinite().all()
     gammas = (model.sample(3, process={"psld": {"gamma": g}}, raw=True) for g in (0.1, 0.2))
@@ -79,30 +78,6 @@ def test_its_weights_do_not_depend_on_the_process_that_it_was_trained_with(folde
     assert psld.load(folder / "again").process.blocks == 1
 
 
-def test_it_goes_on_from_a_checkpoint_to_the_bit(digits, tmp_path):
-    given = (*DENOISER, f"data={digits}", "training.checkpoint_every=10", "output=model")
-    succeeded(call(tmp_path, "train", *given))
-    run, whole = run_directory(tmp_path), (tmp_path / "model/weights.safetensors").read_bytes()
-    shutil.rmtree(run / "model")
-    (run / "checkpoints/checkpoint-00000030.safetensors").unlink()
-    printed = succeeded(call(tmp_path, "train", *given)).stdout
-    assert "going on from step 20" in printed
-    assert (tmp_path / "model/weights.safetensors").read_bytes() == whole
-
-
-def test_states_in_float64_are_for_samplers_of_others(folder):
-    denoise = psld.denoiser(psld.load(folder / "model"))
-    y = normal(2, 1, 8, 8)
-    assert denoise(y, 0.5).dtype == torch.float64
-    torch.testing.assert_close(denoise(y, 0.5).float(), denoise(y.float(), 0.5))
-
-
-def test_levels_outside_the_training_are_refused(folder):
-    wrong = ("process=psld", "process.gamma=1", "sampler=em", "sampler.steps=4")
-    finished = call(folder, "sample", "model=model", *wrong, "output=x")
-    refused(finished, 2, "process: its noise levels are", "takes 2e-05 to 1e+03")
-
-
 def test_a_guide_of_images_guides_every_process(folder, digits, model):
     given = (*TINY, "training.objective=denoiser", "training.steps=20", f"data={digits}")
     law = "training.noise_law={high: 300}"
@@ -126,6 +101,9 @@ def test_foreign_samplers_run_on_the_network_itself(folder):
     y = normal(2, 1, 8, 8).float()
     levels = denoise(y, torch.tensor([0.5, 2.0]))
     torch.testing.assert_close(levels[1], denoise(y, denoise.round_sigma(2.0))[1])
+    exact = denoise(y.double(), 0.5)
+    assert exact.dtype == torch.float64
+    torch.testing.assert_close(exact.float(), denoise(y, 0.5))
 
 
 def test_somebody_elses_denoiser_is_sampled_as_every_process(folder):
@@ -141,7 +119,7 @@ def test_somebody_elses_denoiser_is_sampled_as_every_process(folder):
             theirs.sample(4, process=wrong)
 
 
-@pytest.mark.parametrize("process", ["psld", "cld", "vp-sde"])
+@pytest.mark.parametrize("process", ["cld", "vp-sde"])
 def test_the_default_asks_a_denoiser_for_levels_that_it_takes(folder, digits, process):
     """It begins at 80 in place of 150 to 258, where images are as good as noise."""
     network, asked = psld.load(folder / "model").network, []
@@ -282,9 +260,3 @@ def test_a_start_that_is_missing_damaged_or_foreign_is_one_line(folder, tmp_path
     succeeded(call(tmp_path, "train", *DENOISER, *given))
     (tmp_path / START).write_bytes((tmp_path / "other" / START).read_bytes())
     refused(call(tmp_path, "sample", *few), 2, START, "belongs to other weights")
-
-
-def test_inpainting_from_the_gaussian_is_refused(folder, digits):
-    inpaint = ("guidance@sampler.guidance=inpainting", "mask@sampler.guidance.mask=halves")
-    given = ("sampler=few", *inpaint, "model=model", f"data={digits}", "output=x")
-    refused(call(folder, "sample", *given), 2, "start=prior for inpainting")

@@ -1,5 +1,6 @@
-"""The noise-conditional guide: its loss, its learning, and its accuracy by noise level."""
+"""The noise-conditional guide: its loss, learning, accuracy by noise level, and its command."""
 
+import json
 from itertools import pairwise
 
 import numpy as np
@@ -13,10 +14,13 @@ from psld.networks.ncsnpp import NCSNppGuide
 from psld.networks.settings import GuideSettings
 from psld.training.batches import Batch, Batches, Labels
 from psld.training.loop import StopRequest, train
-from psld.training.preview import BINS, accuracy_by_time, as_logged
+from psld.training.manifest import HISTORY, TrainingHistory, WandbRun
+from psld.training.run import BINS, accuracy_by_time, as_logged
 from psld.training.settings import GuideModelSettings
 from psld.training.state import Checkpoints, TrainingState
+from tests.commands import TINY, call, run_directory, succeeded
 from tests.diffusion.processes import phase_space, vp_sde
+from tests.results import weights_digest
 from tests.training.small import ONE_RANK, Recorder, recipe
 
 PROCESSES = {
@@ -65,8 +69,8 @@ def test_the_loss_is_the_mean_negative_log_probability(process):
     torch.testing.assert_close(GuideLoss(NoisyStates(process))(Oracle(), batch), expected)
 
 
-def test_it_learns_to_tell_classes_apart_in_noise(process, tmp_path):
-    images, labels = two_classes(64)
+def test_it_learns_to_tell_classes_apart_in_noise(tmp_path):
+    process, (images, labels) = PROCESSES["psld"], two_classes(64)
     settings = recipe(steps=120, batch_size=32, learning_rate=3e-3, log_every=10)
     torch.manual_seed(0)
     small = GuideSettings(
@@ -142,3 +146,20 @@ def test_accuracies_are_logged_by_name():
     assert logged["accuracy/t0-0.1"] == 0
     assert logged["accuracy/t0.9-1"] == 0.9
     assert len(logged) == 11
+
+
+def test_the_command_says_what_the_guide_is_and_how_accurate(digits, tmp_path):
+    given = ("training.steps=12", "training.preview_every=6", "wandb.mode=offline")
+    succeeded(call(tmp_path, "train_guide", *TINY, *given, f"data={digits}", "output=guide"))
+    manifest = json.loads((tmp_path / "guide" / "manifest.json").read_text())
+    assert (manifest["kind"], manifest["step"], manifest["images_seen"]) == ("guide", 12, 12 * 16)
+    assert manifest["dataset_digest"] == ImageStore.open(digits).digest
+    assert manifest["settings"]["process"]["gamma"] == 0.01
+    assert len(manifest["accuracy_by_time"]) == 10
+    assert all(0 <= accuracy <= 1 for accuracy in manifest["accuracy_by_time"])
+    assert manifest["weights_sha256"] == weights_digest(tmp_path / "guide")
+    history = TrainingHistory.read(run_directory(tmp_path) / HISTORY)
+    logged = {entry.step: entry.model_dump() for entry in history.entries}
+    assert [step for step, values in logged.items() if "accuracy" in values] == [6, 12]
+    assert "accuracy/t0.5-0.6" in logged[6]
+    assert WandbRun.read(run_directory(tmp_path)).job_type == "train_guide"

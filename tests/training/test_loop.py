@@ -1,6 +1,7 @@
 """The loop: gradients, learning rate, times of logs and checkpoints, and stopping."""
 
 import math
+import os
 import signal
 from dataclasses import replace
 
@@ -10,7 +11,14 @@ import torch
 from psld.diffusion.loss import EpsilonLoss
 from psld.networks.forward import forward_pass
 from psld.training import loop
-from psld.training.loop import Meter, StopRequest, accumulate_gradient, learning_rate, train
+from psld.training.loop import (
+    STOP_SIGNALS,
+    Meter,
+    StopRequest,
+    accumulate_gradient,
+    learning_rate,
+    train,
+)
 from psld.training.model import forward_flops
 from psld.training.ranks import Ranks
 from psld.training.state import Checkpoints
@@ -78,12 +86,6 @@ def test_the_learning_rate_grows_linearly_and_stays():
     assert rates[:11] == pytest.approx([0.05 * step for step in range(11)])
     assert rates[10:] == [0.5] * 4
     assert learning_rate(recipe(learning_rate=0.5, warmup_steps=0), 0) == 0.5
-
-
-def test_the_first_step_of_a_warm_up_changes_nothing(tmp_path):
-    start = tiny_state(PROCESS, recipe()).network.state_dict()
-    state, *_ = run(tmp_path, recipe(steps=1, warmup_steps=10), dropout=0.0)
-    check_equal(state.network.state_dict(), start)
 
 
 def test_gradients_are_clipped_to_their_norm(tmp_path):
@@ -253,21 +255,35 @@ def test_nan_in_the_loss_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
     check_equal(restored.state_dict(), good)
 
 
-def test_the_meter_names_the_first_bad_step():
-    meter = Meter(ONE_RANK)
-    one, nan = torch.tensor(1.0), torch.tensor(math.nan)
-    for step, norm in ((10, one), (11, nan), (12, one), (13, torch.tensor(math.inf))):
-        meter.add(step, one, norm)
-    with pytest.raises(RunError, match="at step 11;"):
-        meter.read(images_per_step=1)
+# --- signals, only while a training listens ------------------------------------------------------
 
 
-def test_the_meter_starts_anew_after_each_reading():
-    meter = Meter(ONE_RANK)
-    for step, value in enumerate((1.0, 3.0)):
-        meter.add(step, torch.tensor(value), torch.tensor(10 * value))
-    values = meter.read(images_per_step=8)
-    assert (values["loss"], values["grad_norm"]) == (2, 20)
-    meter.add(2, torch.tensor(7.0), torch.tensor(5.0))
-    values = meter.read(images_per_step=8)
-    assert (values["loss"], values["grad_norm"]) == (7, 5)
+def test_a_signal_is_remembered_and_the_handlers_come_back():
+    before = [signal.getsignal(number) for number in STOP_SIGNALS]
+    with StopRequest() as stop:
+        assert stop.number == 0
+    for number in STOP_SIGNALS[1:]:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), number)
+            assert stop.number == number
+        signal.signal(signal.SIGTERM, before[0])
+    assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
+
+
+def test_slurm_may_ask_again():
+    """It ends a job with two SIGTERM; the first one's checkpoint, and its line, need their time."""
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest() as stop:
+        for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+            assert stop.number == number
+    os.kill(os.getpid(), signal.SIGTERM)
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_a_second_ctrl_c_acts_as_it_did_before():
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.number == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)

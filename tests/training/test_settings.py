@@ -21,11 +21,11 @@ def train_settings(*overrides: str) -> TrainSettings:
     ("changes", "message"),
     [
         ({"micro_batch": 5}, "micro_batch 5 does not divide batch_size 12"),
-        ({"steps": 0}, "steps"),
         ({"ema_decay": 1.0}, "ema_decay"),
         ({"precision": "fp16"}, "precision"),
         ({"weighting": "elbo"}, "weighting"),
-        ({"epochs": 3}, "unknown key epochs"),
+        ({"label_dropout": 0}, "label_dropout"),
+        ({"label_dropout": 1}, "label_dropout"),
     ],
 )
 def test_impossible_values_are_refused(changes, message):
@@ -33,10 +33,9 @@ def test_impossible_values_are_refused(changes, message):
         parse(TrainingSettings, {"steps": 10, "batch_size": 12} | changes, "test")
 
 
-def test_images_must_fit_the_network():
-    with pytest.raises(UserError, match="cannot be halved 4 times"):
-        train_settings("network.channel_multipliers=[1,2,4,8,16]")
-    train_settings("network.channel_multipliers=[1,2,4,8]")
+def test_label_dropout_makes_a_model_class_conditional():
+    assert train_settings().model().num_classes == 0
+    assert train_settings("training.label_dropout=0.1").model().num_classes == 10
 
 
 @pytest.mark.parametrize("key", ["name", "grid_name"])

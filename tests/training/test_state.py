@@ -46,19 +46,6 @@ def test_a_checkpoint_gives_back_the_whole_state(tmp_path):
     check_equal(after.state_dict(), before.state_dict())
 
 
-def test_without_a_checkpoint_the_state_stays_at_its_start(tmp_path):
-    state = trained(0)
-    checkpoints = Checkpoints(tmp_path / "absent")
-    checkpoints.restore(state, checkpoints.newest())
-    assert state.step == 0
-
-
-def test_the_last_two_are_kept(tmp_path, state):
-    checkpoints = Checkpoints(tmp_path)
-    save_at(checkpoints, state, *range(10, 140, 10))
-    assert checkpoints.steps() == [120, 130]
-
-
 def test_other_files_are_no_checkpoints(tmp_path, state):
     checkpoints = Checkpoints(tmp_path)
     save_at(checkpoints, state, 10)

@@ -150,8 +150,8 @@ def log_live(folder: Path, server: WandbServer, **later: object) -> None:
 
 
 REFUSED_AT_ONCE = [
-    {"delay": 1e6},
     {"refuses": "/", "status": 401},
+    pytest.param({"delay": 1e6}, marks=pytest.mark.slow),
     pytest.param({"refuses": "/", "status": 500}, marks=pytest.mark.slow),
     pytest.param({"refuses": "/", "status": 429}, marks=pytest.mark.slow),
     pytest.param({"delay": 0.7}, marks=pytest.mark.slow),

@@ -1,15 +1,13 @@
 """The agreement of pyproject.toml, environment.yml and envs/*.yaml with the code's imports."""
 
-import ast
-import functools
 import re
 import sys
 import tomllib
-from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 from itertools import chain
 from pathlib import Path
 
+import grimp
 import pytest
 import yaml
 
@@ -85,50 +83,21 @@ def test_the_environment_of_a_stage_is_part_of_it(path):
     assert conda(path).items() <= conda(REPOSITORY / "environment.yml").items()
 
 
-@functools.cache
-def imported_by(path: Path) -> list[str]:
-    """The modules that a file imports, anywhere in it; `from a import b` may mean a.b."""
-    return list(_imported_by(path))
+IMPORTS = grimp.build_graph("psld", include_external_packages=True, cache_dir=None)
 
 
-def _imported_by(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+def needed_by(module: str) -> set[str]:
+    """The distributions that a module of this project imports, itself or through others of it."""
+    found = IMPORTS.find_upstream_modules(module)
+    packages = {name for name in found if name.partition(".")[0] != "psld"}
+    return set(map(distribution_of, packages - sys.stdlib_module_names - OPTIONAL))
 
 
-def file_of(module: str) -> Path | None:
-    """The file of a module of this project, None where it has no such module."""
-    path = REPOSITORY.joinpath(*module.split("."))
-    candidates = (path.with_suffix(".py"), path / "__init__.py")
-    return next((candidate for candidate in candidates if candidate.exists()), None)
-
-
-@functools.cache
 def distribution_of(package: str) -> str:
     """The distribution that installs a package, or brings along the one that does."""
     [name] = set(DISTRIBUTIONS[package])
     name = name.lower().replace("_", "-")
     return COMES_WITH.get(name, name)
-
-
-def needed_by(module: str) -> set[str]:
-    """The distributions that a module of this project imports, itself or through others of it."""
-    distributions, files, modules = set(), set(), [module]
-    while modules:
-        name = modules.pop()
-        package = name.split(".")[0]
-        if package == "psld":
-            path = file_of(name)
-            if path and path not in files:
-                files.add(path)
-                modules += imported_by(path)
-        elif package not in sys.stdlib_module_names | OPTIONAL:
-            distributions.add(distribution_of(package))
-    return distributions
 
 
 def commands_by_environment() -> list[tuple[str, str]]:
@@ -156,8 +125,8 @@ def test_every_environment_is_used():
 
 
 def test_pyproject_has_what_the_code_imports():
-    paths = [path.relative_to(REPOSITORY) for path in (REPOSITORY / "psld").rglob("*.py")]
-    needed = set().union(*(needed_by(".".join(path.with_suffix("").parts)) for path in paths))
+    ours = (name for name in IMPORTS.modules if not IMPORTS.is_module_squashed(name))
+    needed = set().union(*map(needed_by, ours))
     assert needed <= set(pyproject())
     # A command says which extra brings a package that is missing.
     by_extra = {extra: set(map(distribution_of, EXTRAS[extra])) for extra in ("workflow", "wandb")}

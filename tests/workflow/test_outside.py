@@ -10,13 +10,7 @@ from tests.commands import call, refused, succeeded
 from tests.data.formats import encode, random_images, write_files
 from tests.workflow.project import Project
 
-CELL = {
-    "prepare": 1,
-    "reference": 1,
-    "train": 1,
-    "sample": 1,
-    "evaluate": 1,
-}
+CELL = {"prepare": 1, "reference": 1, "train": 1, "sample": 1, "evaluate": 1}
 PICTURE = random_images(20, 24, 3)
 OWN_RULE = """
 rule summary:
@@ -62,7 +56,6 @@ def test_a_run_names_a_dataset_whose_pictures_have_changed(mine):
     """It plans nothing: everything would be made again."""
     write_files(mine.folder / "pictures", {f"{i}.png": encode(PICTURE) for i in range(20)})
     mine.run("data/mine.h5")
-    assert "had 20 pictures" not in mine.run("--dry-run", "data/mine.h5")
     write_files(mine.folder / "pictures", {"new.png": encode(PICTURE)})
     output = mine.run("--dry-run", "data/mine.h5")
     assert "had 20 pictures and has 21" in output

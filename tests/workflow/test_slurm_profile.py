@@ -12,16 +12,6 @@ from tests.workflow.project import REPOSITORY, Project
 TARGETS = ("imports", "figure3-cifar10")
 """A figure of the paper, and the demo with imports, for the other stages."""
 
-ON_GPUS = {
-    "evaluate",
-    "reference",
-    "sample",
-    "train",
-    "train_guide",
-    "train_extractor",
-}
-"""Rules that evaluate networks."""
-
 OFFICIAL = "official's $(touch expanded); `touch expanded` ü.pth"
 """The path of a checkpoint, as a user may call it."""
 
@@ -80,15 +70,6 @@ def test_every_job_asks_for_what_the_profile_says(asked, rule):
     assert expected.keys() >= EVERYWHERE
     for job in asked[rule]:
         assert job.items() >= expected.items()
-
-
-def test_rules_that_evaluate_networks_ask_for_gpus_and_no_others(asked):
-    on_gpus = {rule for rule, jobs in asked.items() if any("gres" in job for job in jobs)}
-    assert on_gpus == ON_GPUS
-    for rule in ON_GPUS:
-        for job in asked[rule]:
-            assert re.fullmatch(r"gpu(:\w+)?:\d+", job["gres"])
-            assert job["slurm_partition"] == "gpu"
 
 
 def test_the_launcher_of_a_training_understands_what_it_is_given(planned):

@@ -1,10 +1,9 @@
 """The grids and wildcard patterns; psld/grid/workflow.py lists what each job reads and makes."""
 
 import sys
-from itertools import chain, starmap
 
-from psld.config.messages import in_one_line
 from psld.grid.workflow import Workflow
+from psld.utils.errors import in_one_line
 
 with in_one_line():
     GRIDS = Workflow.load()
@@ -12,8 +11,11 @@ if workflow.is_main_process:
     # Here, because jobs need none of what this imports.
     from psld.data.preparation import notes_on_prepared
 
-    for line in chain(GRIDS.left_out, *starmap(notes_on_prepared, GRIDS.preparations.items())):
+    for line in GRIDS.left_out:
         print(line, file=sys.stderr)
+    for name, dataset in GRIDS.datasets.items():
+        for line in notes_on_prepared(GRIDS.word("datasets", name), dataset.settings):
+            print(line, file=sys.stderr)
 
 
 wildcard_constraints:

@@ -1,14 +1,13 @@
 """A grid whose cells are partly measured, partly missing, and readers of its tables."""
 
 import csv
-import html
 import re
 from pathlib import Path
 
 import pytest
 
 from psld.grid.cells import Grid
-from psld.report.formats import SYMBOLS
+from psld.report.table import SYMBOLS
 from tests.commands import call, succeeded
 from tests.results import grid_content, link_grid, write_grid, write_result
 
@@ -94,12 +93,6 @@ def records(folder: Path) -> list[dict[str, str]]:
 def body_of_markdown(text: str) -> list[list[str]]:
     lines = [line for line in text.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
-
-
-def body_of_html(text: str) -> list[list[str]]:
-    _, *rows = re.findall(r"<tr[^>]*>(.*?)</tr>", text, re.DOTALL)
-    cells = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row, re.DOTALL) for row in rows]
-    return [[html.unescape(re.sub("</?(small|i)>", "", cell)) for cell in row] for row in cells]
 
 
 def body_of_latex(text: str) -> list[list[str]]:

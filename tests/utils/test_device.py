@@ -1,5 +1,6 @@
-"""TF32's two kinds of switches, in whatever order a process uses them."""
+"""TF32's two kinds of switches, in whatever order a process uses them; the origin of a result."""
 
+import subprocess
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -8,6 +9,7 @@ from torch.backends import cuda, cudnn
 
 from psld.diffusion.integrators import integrate
 from psld.metrics.classifier import deterministic
+from psld.utils import device
 from psld.utils.device import HAS_NEW_SWITCHES, TF32, provenance, tf32_in_use, use_tf32
 
 
@@ -68,3 +70,24 @@ def test_without_new_switches_the_old_ones_are_used(monkeypatch):
     monkeypatch.setattr("psld.utils.device.HAS_NEW_SWITCHES", False)
     use_tf32(convolutions=False, matmul=True)
     assert tf32_in_use() == TF32(cudnn.allow_tf32, cuda.matmul.allow_tf32) == TF32(False, True)
+
+
+def test_the_revision_is_that_of_a_checkout_alone(tmp_path, monkeypatch):
+    """Not that of the repository in whose environment the package is installed."""
+
+    def git(*arguments: str) -> str:
+        name = ("-c", "user.name=x", "-c", "user.email=x@example.org")
+        command = ["git", "-C", str(tmp_path), *name, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init", "-q")
+    git("commit", "-q", "--allow-empty", "-m", "first")
+    revision = git("rev-parse", "HEAD")[:12]
+    (tmp_path / "site-packages").mkdir()
+    monkeypatch.setattr(device, "CHECKOUT", tmp_path / "site-packages")
+    assert provenance()["git_revision"] is None
+    monkeypatch.setattr(device, "CHECKOUT", tmp_path)
+    assert provenance()["git_revision"] == revision
+    (tmp_path / "file").write_text("changed")
+    git("add", "file")
+    assert provenance()["git_revision"] == f"{revision}+"
