@@ -49,8 +49,8 @@ def test_ranks_of_a_node(words, ranks):
     [
         ((), 1),
         (("gpus_per_node=2",), 4),
-        (("gres=gpu:a100:4",), 4),
-        (("gres=gpu:4", "cpus_per_task=2"), 2),
+        (("gres=gpu:4",), 4),
+        (("gres=gpu", "cpus_per_task=2"), 2),
     ],
 )
 def test_cores_of_a_rank(words, cores):

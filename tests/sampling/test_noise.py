@@ -91,38 +91,22 @@ def test_threads_draw_the_same_bytes_ahead_and_none_beyond_the_last(monkeypatch,
     assert sorted(drawn) == [0, 1, 2, 3, 4, 5]
 
 
-SHARD_OF_AFHQ = (1000, 6, 128, 128)
+def test_as_many_threads_draw_as_there_are_cores_and_memory(monkeypatch):
+    gpu, found = torch.device("cuda"), {}
+    for cores in (1, 4, 64):
+        monkeypatch.setattr(randomness, "cores", lambda: cores)  # noqa: B023
+        found[cores] = drawing_threads(gpu, SHAPE)
+    assert found == {1: 1, 4: 3, 64: MOST_THREADS}
+    assert drawing_threads(gpu, (1000, 6, 128, 128)) == 5, "2 GiB"
+    assert drawing_threads(CPU, SHAPE) == 1
 
 
-@pytest.mark.parametrize(
-    ("device", "cores", "shape", "count"),
-    [
-        ("cuda", 1, SHAPE, 1),
-        ("cuda", 4, SHAPE, 3),
-        ("cuda", 64, SHAPE, MOST_THREADS),
-        ("cuda", 64, SHARD_OF_AFHQ, 5),  # 2 GiB
-        ("cpu", 64, SHAPE, 1),
-    ],
-)
-def test_as_many_threads_draw_as_there_are_cores_and_memory(
-    monkeypatch, device, cores, shape, count
-):
-    monkeypatch.setattr(randomness, "cores", lambda: cores)
-    assert drawing_threads(torch.device(device), shape) == count
+SDE = {"striding": "uniform", "steps": 4}
+SAMPLERS = [sde("em", **SDE), sde("sscs", **SDE, denoise=False), gddim(4), conjugate(4), rk45(1e-2)]
+SAMPLERS += [multistep(6, eta=1.0, eta_interval=(0.1, 1.0))]
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        sde("em", striding="uniform", steps=4),
-        sde("sscs", striding="uniform", steps=4, denoise=False),
-        multistep(6, eta=1.0, eta_interval=(0.1, 1.0)),
-        gddim(4),
-        conjugate(4),
-        rk45(1e-2),
-    ],
-    ids=lambda settings: settings.integrator,
-)
+@pytest.mark.parametrize("settings", SAMPLERS, ids=lambda settings: settings.integrator)
 def test_a_sampler_tells_how_many_draws_it_takes(settings):
     """Also when it inpaints."""
 
