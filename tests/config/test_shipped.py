@@ -26,7 +26,7 @@ REQUIRED = {
 }
 FITTING = {
     "folder": ("dataset.name=x", "dataset.source.root=x"),
-    "paper": ("training.steps=1", "training.batch_size=1", "training.micro_batch=1"),
+    "paper": ("training.steps=1", "training.batch_size=1"),
 }
 """What else must be said where an option is chosen."""
 

@@ -84,4 +84,6 @@ def test_a_resumed_training_keeps_it(digits, tmp_path, monkeypatch):
     assert trained("training.micro_batch=auto") == before
     assert kept_before == [None, 4]
     assert trained("training.micro_batch=4", "runs=numbered") == before
-    assert trained("training.micro_batch=16", "runs=another") != before
+    monkeypatch.undo()
+    whole = trained("training.micro_batch=null", "runs=whole")
+    assert trained("training.micro_batch=auto", "runs=another") == whole != before
