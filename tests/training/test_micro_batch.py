@@ -30,22 +30,18 @@ def with_free(monkeypatch, free: float) -> None:
         (8, 16, 1, 8, "8 of 64 images at once; 16 need more memory"),
         (32, None, 4, 8, "8 of 16 images at once; 16 need more memory"),
         (64, 32, 4, 16, "16 of 16 images at once"),
+        (64, None, 2, 4, "4 of 32 images at once; 32 need more memory"),
     ],
 )
 def test_the_largest_part_that_fits(monkeypatch, capsys, room, kept, ranks, images, line):
-    """Ranks on CPUs share the memory of a computer."""
+    """Ranks on CPUs share the memory of a computer; all have as many as that with the least."""
     with_free(monkeypatch, room)
     monkeypatch.setattr(fitting, "training_memory", lambda settings, images, ranks: images)
-    monkeypatch.setattr(fitting.Ranks, "largest", lambda self, number: number)
+    least = 4 if ranks == 2 else 64
+    monkeypatch.setattr(fitting.Ranks, "largest", lambda self, number: max(number, -least))
     place = replace(ONE_RANK, world=ranks)
     assert fitting.largest_micro_batch(SETTINGS, place, kept, dataset=0) == images
     assert capsys.readouterr().out == (line and f"training.micro_batch: {line}\n")
-
-
-def test_every_rank_has_what_the_smallest_card_takes(monkeypatch):
-    with_free(monkeypatch, 1 << 40)
-    monkeypatch.setattr(fitting.Ranks, "largest", lambda self, number: max(number, -16))
-    assert fitting.largest_micro_batch(SETTINGS, ONE_RANK, None, dataset=0) == 16
 
 
 def test_what_is_counted(monkeypatch):
