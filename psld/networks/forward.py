@@ -55,8 +55,8 @@ class InBfloat16(nn.Module):
     """A network whose weights, activations and results are bfloat16; its own weights stay float32.
 
     Under autocast, norms on a GPU would return float32, and each weight would be cast by a kernel
-    of its own: more bytes for the GPU, and twice as many launches for the host. Here norms sum their
-    statistics in float32, but take and return bfloat16, and `Cast` takes many weights at once.
+    of its own: more bytes for the GPU, and twice as many launches for its host. Here norms sum
+    their statistics in float32, but take and return bfloat16; `Cast` takes many weights at once.
     """
 
     TOGETHER = 32
