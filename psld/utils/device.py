@@ -89,6 +89,14 @@ def pinned(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
+def available_memory(device: torch.device) -> int:
+    """Return the bytes that this process can have on a GPU in all, or that a computer has free."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    facts = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    return 1024 * int(facts["MemAvailable"].removesuffix("kB"))
+
+
 def peak_flops(device: torch.device, precision: str) -> float | None:
     """Return the peak FLOP/s of a GPU, in bf16 or TF32 (fp32); None if unknown, and for a CPU."""
     if device.type != "cuda":
