@@ -29,9 +29,6 @@ PEAK_TFLOPS = {
 CORES_OF_A_GPU = 3
 """The fewest that keep a GPU busy: one launches its kernels, the others draw its noise."""
 
-CUDNN_OUT_OF_MEMORY = ("unable to find an engine", "CUDNN_STATUS_ALLOC_FAILED")
-"""In the messages of cuDNN if it finds no memory for its work, and in those of other faults."""
-
 
 def device_of(network: nn.Module) -> torch.device:
     """Return the device of a network's parameters; torch's default device if it has none."""
@@ -100,16 +97,6 @@ def give_back(device: torch.device) -> None:
         release_gpus()
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Check if an operation failed because the GPU had too little memory left."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    if not any(sign in str(error) for sign in CUDNN_OUT_OF_MEMORY):
-        return False
-    free, total = torch.cuda.mem_get_info()
-    return free < total / 10
-
-
 def cores() -> int:
     """Return the number of CPU cores of this process, which is perhaps one of several ranks."""
     usable = len(os.sched_getaffinity(0))
@@ -121,6 +108,14 @@ def cores() -> int:
 def pinned(tensor: Tensor, device: torch.device) -> Tensor:
     """Return the tensor in pinned memory, so that a copy to a GPU does not block this process."""
     return tensor.pin_memory() if device.type == "cuda" else tensor
+
+
+def available_memory(device: torch.device) -> int:
+    """Return the bytes that this process can have on a GPU in all, or that a computer has free."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    facts = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    return 1024 * int(facts["MemAvailable"].removesuffix("kB"))
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:

@@ -111,7 +111,7 @@ def test_without_memory_the_batch_is_halved_and_the_images_stay(gpu, capsys):
     found = batching(network, z, t)
     del full
     assert batching.size < 512
-    assert "out of GPU memory with 512 images at once" in capsys.readouterr().err
+    assert "out of memory with 512 images at once" in capsys.readouterr().err
     torch.testing.assert_close(found, expected, atol=0.02, rtol=0.02)
 
 
