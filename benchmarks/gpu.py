@@ -25,6 +25,7 @@ from psld.training.ranks import Ranks
 from psld.training.settings import TRAIN_FACTOR, ModelSettings
 from psld.training.state import TrainingState
 from psld.utils.device import peak_flops
+from psld.utils.errors import is_out_of_memory
 from psld.utils.randomness import ShardNoise
 
 
@@ -102,8 +103,11 @@ def fitting(measure: Callable[[Setting], Row], how: Setting) -> Row:
     while True:
         try:
             return measure(how)
-        except torch.OutOfMemoryError:
-            how = how._replace(images=how.images // 2)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        # Not in the handler, which keeps the tensors alive.
+        how = how._replace(images=how.images // 2)
         torch.cuda.empty_cache()
 
 
