@@ -63,9 +63,8 @@ def forward_gigaflops(trained: Model | Guide) -> float:
     """Return the GFLOPs of one image through a network; a multiply-add counts as two."""
     import torch
 
-    from psld.training.model import build_guide, build_network, forward_flops
+    from psld.training.model import build, forward_flops
 
-    build = build_network if isinstance(trained, Model) else build_guide
     process = trained.settings.process.build()
     with torch.device("meta"):
         return forward_flops(build(trained.settings, process).eval()) / 1e9
