@@ -14,7 +14,6 @@ from psld.commands.main import entry_point
 from psld.config.settings import Settings
 from psld.grid.cache import load_grid
 from psld.grid.figures import all_figures
-from psld.grid.records import Guide, Model
 from psld.training.settings import WandbSettings
 from psld.utils.errors import NotComparedError, RunError, UserError, one_line
 from psld.utils.files import sha256_of_file, write_text
@@ -33,19 +32,25 @@ class PlanSettings(GridSettings):
     sustained_tflops: float | None = Field(None, gt=0)
     """TFLOP/s of a GPU on convolutions, for networks that have not been run here; null leaves
     their hours unknown."""
+    full_precision_tflops: float | None = Field(None, gt=0)
+    """The same without tensor cores, for RK45; null: a sixth of `sustained_tflops`."""
+    gpu_memory: float | None = Field(None, gt=0)
+    """GiB of a GPU: list what does not fit."""
 
 
 @entry_point("plan", PlanSettings, has_config=False)
 def plan(settings: PlanSettings) -> None:
-    """Plan a grid: its models, cells, jobs and GPU hours.
+    """Plan a grid: its models, cells, jobs, GPU hours and GPU memory.
 
         psld plan grid_name=paper
         psld plan grid_name=paper sustained_tflops=100   # for networks that have not been run here
+        psld plan grid_name=paper gpu_memory=40          # also what does not fit 40 GiB
         psld plan grid_name=demo list=cells              # each is a target of Snakemake
 
-    GPU hours follow from the speed of what has been run here, or else from a GPU's TFLOP/s.
+    GPU hours follow from the speed of what has been run here, or else from a GPU's TFLOP/s. Memory
+    is counted, not measured, half a minute for the paper's grid, and kept in .cache/.
     """
-    from psld.grid.plan import description
+    from psld.grid.plan import description, memory
 
     grid = load_grid(settings.grid_name)
     match settings.list:
@@ -54,18 +59,14 @@ def plan(settings: PlanSettings) -> None:
         case "figures":
             print("\n".join(all_figures(grid)))
         case None:
-            print(description(grid, settings.sustained_tflops, forward_gigaflops))
+            from psld.report import counted  # imports torch
 
-
-def forward_gigaflops(trained: Model | Guide) -> float:
-    """Return the GFLOPs of one image through a network; a multiply-add counts as two."""
-    import torch
-
-    from psld.training.model import build, forward_flops
-
-    process = trained.settings.process.build()
-    with torch.device("meta"):
-        return forward_flops(build(trained.settings, process).eval()) / 1e9
+            full = settings.full_precision_tflops
+            if settings.sustained_tflops and not full:
+                full = settings.sustained_tflops / 6
+            speeds = settings.sustained_tflops, full
+            print(description(grid, speeds, counted.gigaflops))
+            print("\n" + memory(grid, counted, settings.gpu_memory))
 
 
 class TabulateSettings(GridSettings):

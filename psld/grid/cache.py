@@ -160,7 +160,7 @@ def _configs(name: str) -> list[Path]:
 
 def _digest(configs: Iterable[Path]) -> str:
     """Return a digest of the code and of the configs, which a copy of the folder has too."""
-    digest, folders = hashlib.sha256(_code_digest().encode()), config_folders()
+    digest, folders = hashlib.sha256(code_digest().encode()), config_folders()
     for file in configs:
         folder = next(folder for folder in folders if file.is_relative_to(folder))
         place = f"{folder == CONFIGS}/{file.relative_to(folder)}"
@@ -169,7 +169,8 @@ def _digest(configs: Iterable[Path]) -> str:
 
 
 @cache
-def _code_digest() -> str:
+def code_digest() -> str:
+    """Return the digest of the code and of Python's version."""
     digest = hashlib.sha256(sys.version.encode())
     for file in sorted(Path(__file__).parents[1].rglob("*.py")):
         digest.update(file.read_bytes() + b"\0")

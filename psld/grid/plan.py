@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tabulate import tabulate
 
@@ -18,10 +18,17 @@ from psld.training.settings import TRAIN_FACTOR
 ADAPTIVE_EVALUATIONS = 200
 """Network evaluations of an adaptive sampler if no table gives the paper's number."""
 
+MEMORY = (
+    "Memory of tensors on one GPU, counted and not measured, in the precision of each training and "
+    "in fp32 for samples. Add about {:.0f} GiB for CUDA and its libraries, and for training the "
+    "images of the dataset, up to 4 GiB. Sampling that does not fit halves its batch."
+)
+
 FORMULA = (
     "GPU hours = (training images / (train images/s) + samples × NFE / (sample images/s)) / 3600, "
     "with images/s of one GPU through a training step and through one network evaluation: those of "
-    "what has been run here, on CPUs too, or else FLOPs by sustained_tflops. "
+    "what has been run here, on CPUs too, or else FLOPs by sustained_tflops; of RK45, which takes "
+    "all bits of fp32, by full_precision_tflops, a sixth of it by default. "
     f"FLOPs: GFLOPs × ({TRAIN_FACTOR} × training images + samples × NFE)."
 )
 
@@ -30,6 +37,19 @@ UNKNOWN = "GPU hours are unknown (?) where nothing has been run: add sustained_t
 Gigaflops = Callable[[Model | Guide], float]
 """Returns the GFLOPs of one image through a network."""
 
+Speeds = tuple[float | None, float | None]
+"""TFLOP/s of a GPU: with tensor cores, and without, with which RK45 runs."""
+
+
+class Memory(Protocol):
+    """Functions that return the bytes of a network's tensors on a GPU, at so many images."""
+
+    CONTEXT: int
+    """The bytes that no tensor has."""
+
+    def bytes_to_train(self, trained: Model | Guide, images: int) -> int: ...
+    def bytes_to_sample(self, trained: Model | Guide, images: int) -> int: ...
+
 
 @dataclass
 class Work:
@@ -37,15 +57,17 @@ class Work:
     training_images: int = 0
     evaluations: float = 0
     """Images × network evaluations, over all samples; a guide and its gradient count as two."""
+    adaptive: float = 0
+    """Those of them that take all bits of fp32: RK45's."""
 
 
-def description(grid: Grid, sustained_tflops: float | None, gigaflops: Gigaflops) -> str:
+def description(grid: Grid, speeds: Speeds, gigaflops: Gigaflops) -> str:
     kinds = {"model": grid.models, "guide": grid.guides, "cell": grid.measured_cells}
     counts = (f"{len(each)} {kind}{'s' * (len(each) != 1)}" for kind, each in kinds.items())
     head = f"Grid {grid.name}: {', '.join(counts)}."
     tables = _table(table_sizes(grid), ["table", "models", "cells", "shards"])
     jobs = _table(jobs_by_stage(grid).items(), ["stage", "jobs"])
-    return "\n\n".join([head, tables, jobs, cost(grid, sustained_tflops, gigaflops)])
+    return "\n\n".join([head, tables, jobs, cost(grid, speeds, gigaflops)])
 
 
 def _table(rows: Any, headers: list[str]) -> str:
@@ -54,7 +76,7 @@ def _table(rows: Any, headers: list[str]) -> str:
     return tabulate(rows, headers, tablefmt="github", colalign=right, disable_numparse=True)
 
 
-def _readable(number: float | None) -> str:
+def readable(number: float | None) -> str:
     """Format a number with one decimal, or with two significant digits below 1."""
     if number is None:
         return "?"
@@ -120,9 +142,11 @@ def work_by_network(grid: Grid) -> dict[str, Work]:
         adaptive = printed.get(cell, ADAPTIVE_EVALUATIONS)
         per_image = cell.sampler.settings.evaluations or adaptive
         evaluations = cell.shards * cell.options.shard_size * per_image
-        works[names[_network(cell.model)]].evaluations += evaluations
-        if cell.guide:
-            works[names[_network(cell.guide)]].evaluations += 2 * evaluations
+        for trained, factor in (cell.model, 1), (cell.guide, 2):
+            if trained:
+                work = works[names[_network(trained)]]
+                work.evaluations += factor * evaluations
+                work.adaptive += factor * evaluations * (cell.sampler.settings.evaluations is None)
     return works
 
 
@@ -131,32 +155,61 @@ def printed_evaluations(grid: Grid) -> dict[Cell, float]:
     return {cell: printed["nfe"] for (cell, _), printed in papers if "nfe" in printed}
 
 
-def cost(grid: Grid, sustained_tflops: float | None, gigaflops_of: Gigaflops) -> str:
-    rows, hours, flops = [], [], []
-    for network, work in work_by_network(grid).items():
-        gigaflops = gigaflops_of(work.trained[0])
-        flops.append(gigaflops * (TRAIN_FACTOR * work.training_images + work.evaluations))
+def cost(grid: Grid, speeds: Speeds, gigaflops_of: Gigaflops) -> str:
+    works = work_by_network(grid)
+    gigaflops = {network: gigaflops_of(work.trained[0]) for network, work in works.items()}
+    flops = {
+        n: gigaflops[n] * (TRAIN_FACTOR * work.training_images + work.evaluations)
+        for n, work in works.items()
+    }
+    total = sum(flops.values())
+    rows, hours = [], []
+    for network, work in works.items():
         train, sample = earlier_throughput(grid, work)
-        derived = sustained_tflops and 1e3 * sustained_tflops / gigaflops
-        training = _hours(work.training_images, train or (derived and derived / TRAIN_FACTOR))
-        sampling = _hours(work.evaluations, sample or derived)
+        fast, full = (tflops and 1e3 * tflops / gigaflops[network] for tflops in speeds)
+        training = _hours(work.training_images, train or (fast and fast / TRAIN_FACTOR))
+        parts = (work.evaluations - work.adaptive, fast), (work.adaptive, full)
+        hours_of = [_hours(images, sample or derived) for images, derived in parts]
+        sampling = None if None in hours_of else sum(hours_of)
         hours += [training, sampling]
         row = {
             "network": network,
             "models": len(work.trained),
-            "GFLOPs": _readable(gigaflops),
-            "training images (M)": _readable(work.training_images / 1e6),
-            "samples × NFE (M)": _readable(work.evaluations / 1e6),
-            "share of FLOPs": flops[-1],
-            "training (GPU h)": _readable(training),
-            "sampling (GPU h)": _readable(sampling),
+            "GFLOPs": readable(gigaflops[network]),
+            "training images (M)": readable(work.training_images / 1e6),
+            "samples × NFE (M)": readable(work.evaluations / 1e6),
+            "share of FLOPs": f"{flops[network] / total:.1%}",
+            "training (GPU h)": readable(training),
+            "sampling (GPU h)": readable(sampling),
         }
         rows.append(row)
-    for row in rows:
-        row["share of FLOPs"] = f"{row['share of FLOPs'] / sum(flops):.1%}"
-    last = f"Sum: {_readable(sum(hours))} GPU hours." if None not in hours else UNKNOWN
+    last = f"Sum: {readable(sum(hours))} GPU hours." if None not in hours else UNKNOWN
     table = _table([row.values() for row in rows], list(rows[0]))
-    return "\n\n".join([table, FORMULA, f"All of it: {sum(flops) * 1e9:.3g} FLOPs.", last])
+    return "\n\n".join([table, FORMULA, f"All of it: {total * 1e9:.3g} FLOPs.", last])
+
+
+def memory(grid: Grid, counted: Memory, gpu_memory: float | None) -> str:
+    """Return, as text, the memory that each network takes, and what does not fit `gpu_memory`."""
+    rows, large, context = [], [], counted.CONTEXT / 2**30
+    for network, work in work_by_network(grid).items():
+        first, at_once = work.trained[0], grid.file.batch_size
+        training = first.settings.training
+        images = training.batch_size
+        if isinstance(training.micro_batch, int):
+            images = training.micro_batch
+        trains = counted.bytes_to_train(first, images) / 2**30
+        samples = counted.bytes_to_sample(first, at_once) / 2**30
+        part = f"{images} of {training.batch_size}"
+        rows.append([network, part, readable(trains), str(at_once), readable(samples)])
+        for what, size in (f"training of {network}", trains), (f"sampling of {network}", samples):
+            if gpu_memory and size + context > gpu_memory:
+                large.append(f"{what} ({readable(size)})")
+    images = "images at once"
+    table = _table(rows, ["network", images, "training (GiB)", images, "sampling (GiB)"])
+    text = [table, MEMORY.format(context)]
+    if gpu_memory:
+        text.append(f"Does not fit {gpu_memory:g} GiB: {', '.join(large) or 'nothing'}.")
+    return "\n\n".join(text)
 
 
 def _hours(images: float, per_second: float | None) -> float | None:

@@ -14,9 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 CONTEXT = 1 << 30
-"""Bytes to add for what is no tensor: CUDA's context with its loaded kernels, workspaces
-of cuDNN and cuBLAS, fragments. An allowance, not measured: it differs between cards and versions.
-"""
+"""Bytes to add for what is no tensor: CUDA's context with the kernels that it has loaded, the
+workspaces of cuDNN and cuBLAS, fragments. An allowance, not measured: cards and versions differ."""
 
 BLOCK = 512
 """torch allocates multiples of so many bytes on a GPU."""
@@ -48,15 +47,18 @@ class PeakMemory(TorchDispatchMode):
         self._known: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
     def __enter__(self) -> "PeakMemory":
-        self._within.enter_context(warnings.catch_warnings())
-        # Module's deepcopy asks each parameter for its address.
-        warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
+        self._silence()
         self._within.enter_context(_DropoutOfGPU())
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
         self._within.close()
+
+    def _silence(self) -> None:
+        """Let networks be copied without a warning that their parameters have no address."""
+        self._within.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
 
     @contextmanager
     def without_values(self) -> Iterator[None]:

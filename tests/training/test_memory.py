@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from psld.data.settings import DatasetSettings
-from psld.diffusion.settings import PSLDSettings
+from psld.diffusion.settings import ProcessSettings, PSLDSettings
 from psld.networks.forward import forward_pass
 from psld.networks.settings import GuideSettings, NetworkSettings
 from psld.training.batches import Batches, Labels
@@ -27,20 +27,26 @@ NETWORK = {
 }
 
 
-def settings_of(kind: type, network: type, **training) -> TrainedSettings:
+PSLD = PSLDSettings(kind="psld", gamma=0.02)
+MODEL = (ModelSettings, NetworkSettings)
+
+
+def settings_of(
+    kind: type, network: type, process: ProcessSettings = PSLD, **training
+) -> TrainedSettings:
     return kind(
         dataset=DatasetSettings(**DATA),
-        process=PSLDSettings(kind="psld", gamma=0.02),
+        process=process,
         network=network(**NETWORK),
         training=recipe(batch_size=64, **training),
     )
 
 
 TRAININGS = {
-    "epsilon": settings_of(ModelSettings, NetworkSettings),
-    "bf16": settings_of(ModelSettings, NetworkSettings, precision="bf16"),
-    "classes": settings_of(ModelSettings, NetworkSettings, label_dropout=0.1),
-    "denoiser": settings_of(ModelSettings, NetworkSettings, objective="denoiser"),
+    "epsilon": settings_of(*MODEL),
+    "bf16": settings_of(*MODEL, precision="bf16"),
+    "classes": settings_of(*MODEL, label_dropout=0.1),
+    "denoiser": settings_of(*MODEL, objective="denoiser"),
     "guide": settings_of(GuideModelSettings, GuideSettings),
 }
 
