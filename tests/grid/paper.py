@@ -156,6 +156,13 @@ SIZES = {
 }
 """Millions of parameters. Where there are two, CLD and VP-SDE predict half of what PSLD does."""
 
+ABLATIONS = {
+    "cifar10-vp-sde": "cifar10-vp-sde",
+    "celeba64-vp-sde": "celeba64-cld",
+    "afhqv2-vp-sde": "afhqv2-ablation-psld-0.01",
+}
+"""The trainings of the denoisers, and a model of the paper with the same network and length."""
+
 IMAGES = {CIFAR: 50_000, CELEBA: 202_599, AFHQ: 14_336}
 
 TRAININGS = {

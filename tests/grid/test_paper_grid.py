@@ -5,6 +5,10 @@ import resource
 import pytest
 import torch
 
+from psld.commands.report import forward_gigaflops
+from psld.diffusion.settings import NoiseLaw
+from psld.grid.cache import load_grid
+from psld.grid.cells import Grid
 from psld.grid.entries import Entry
 from psld.grid.plan import jobs_by_stage, work_by_network
 from psld.grid.reading import grid_path, read_grid_file
@@ -13,8 +17,9 @@ from psld.grid.rows import all_entries, entries_in
 from psld.grid.schema import GridFile
 from psld.grid.tables import Shown
 from psld.training.model import build_network
-from psld.training.settings import LoopSettings
+from psld.training.settings import TRAIN_FACTOR, LoopSettings
 from tests.grid.paper import (
+    ABLATIONS,
     AGAIN,
     CONTRADICTED,
     IMAGES,
@@ -215,3 +220,48 @@ def test_each_table_and_figure_is_a_target(project):
     targets = ("table4", "table7", "figure3-cifar10")
     jobs = {"train": 13, "train_guide": 1, "sample": 67, "tabulate": 2, "figure": 1}
     assert project.plan("--quiet", "rules", "--", *targets).items() >= jobs.items()
+
+
+# --- one denoiser for each dataset ------------------------------------------------------------
+
+
+def compared(file: GridFile) -> set[tuple[str, str]]:
+    """The cells of all comparisons, the one that the paper calls better first."""
+    return {(smaller.cell, larger.cell) for pairs in file.pairs for _, smaller, larger in pairs}
+
+
+def test_the_denoisers_are_asked_the_paper_s_questions(paper):
+    """Of the same processes and samplers, next to the same numbers of the paper."""
+    whole, denoisers = paper.file, read_grid_file(grid_path("paper-denoiser"))
+    ours = compared(denoisers) - compared(whole)
+    assert {(a.partition("/")[2], b.partition("/")[2]) for a, b in ours} == {
+        ("few-10", "em-quadratic-100")
+    }
+    assert printed(denoisers).items() <= printed(whole).items()
+
+
+def test_they_are_the_ablations_with_another_objective(folder, paper):
+    grid = load_grid("paper-denoiser")
+    for name in grid.models.keys() & paper.models.keys():
+        assert grid.models[name].settings.process == paper.models[name].settings.process
+    for name in grid.samplers.keys() & paper.samplers.keys():
+        assert grid.samplers[name].settings == paper.samplers[name].settings
+    for trained, ablation in ABLATIONS.items():
+        denoiser, own = grid.models[trained].settings, paper.models[ablation].settings
+        changed = {"objective": "denoiser", "noise_law": NoiseLaw()}
+        assert denoiser.training == own.training.model_copy(update=changed)
+        assert (denoiser.dataset, denoiser.network) == (own.dataset, own.network)
+    assert jobs_by_stage(grid)["train"] == len(ABLATIONS)
+
+
+def flops(grid: Grid) -> float:
+    works = work_by_network(grid).values()
+    images = (
+        (work.trained[0], TRAIN_FACTOR * work.training_images + work.evaluations) for work in works
+    )
+    return sum(forward_gigaflops(network) * number for network, number in images)
+
+
+@pytest.mark.slow
+def test_they_cost_at_most_a_fifth_of_the_paper_s_grid(folder, paper):
+    assert flops(load_grid("paper-denoiser")) <= flops(paper) / 5

@@ -1,4 +1,4 @@
-"""The paper's grid, rehearsed through the workflow: each model, and a cell of each kind.
+"""The paper's grids, rehearsed through the workflow: each model, and a cell of each kind.
 
 A kind is dataset × integrator × striding × guidance × metric. Images have the formats of the
 published sources. Inception has random weights, and so has DINOv2, which is the small one.
@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from psld.grid.cache import load_grid
@@ -29,7 +30,7 @@ from tests.data.formats import (
 from tests.metrics.random_networks import random_dinov2, write_random_inception
 from tests.workflow.project import GRID, REPOSITORY, Project
 
-GRIDS = ("paper", "rehearsal")
+REHEARSALS = {"paper": "rehearsal", "paper-denoiser": "denoiser-rehearsal"}
 
 
 def write_sources(downloads: Path) -> None:
@@ -44,11 +45,11 @@ def write_sources(downloads: Path) -> None:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Project:
-    """The project with the paper's grid and its rehearsal, before anything is run."""
+    """The project with the paper's grids and their rehearsals, before anything is run."""
     project = Project.create(tmp_path_factory.mktemp("paper") / "project")
     grids = project.folder / "configs" / "grid"
     (project.folder / GRID).unlink()
-    for name in GRIDS:
+    for name in (*REHEARSALS, *REHEARSALS.values()):
         shutil.copy(REPOSITORY / "configs" / "grid" / f"{name}.yaml", grids)
     write_sources(project.folder / "downloads")
     dataset = project.folder / "configs/dataset/cifar10.yaml"
@@ -59,9 +60,10 @@ def project(tmp_path_factory) -> Project:
         text = metric.read_text()
         metric.write_text(text.replace("weights: null", "weights: inception.pth"))
     # Meta's large network has a gigabyte of weights.
-    rehearsal = grids / "rehearsal.yaml"
-    metrics = "metrics: {fd-dinov2: fd-dinov2-small, "
-    rehearsal.write_text(rehearsal.read_text().replace("metrics: {", metrics))
+    for name in REHEARSALS.values():
+        rehearsal = yaml.safe_load((grids / f"{name}.yaml").read_text())
+        rehearsal.setdefault("metrics", {})["fd-dinov2"] = "fd-dinov2-small"
+        (grids / f"{name}.yaml").write_text(yaml.safe_dump(rehearsal))
     torch.save(random_dinov2(384, 12), project.folder / "dinov2.pth")
     small = "{size: small, weights: dinov2.pth}"
     (project.folder / "configs/metric/fd-dinov2-small.yaml").write_text(
@@ -82,22 +84,31 @@ def one_of_each_kind(grid: Grid) -> list[Entry]:
     return list({kind(e.cell, e.shown.metric): e for e in entries if e.cells}.values())
 
 
-def figures_of_other_kinds(grid: Grid, entries: list[Entry]) -> list[str]:
+def figures_of_other_kinds(grid: Grid, entries: list[Entry]) -> set[str]:
     """Figures of samples that stand in no table."""
     kinds = {kind(entry.cell) for entry in entries}
-    return [f for f, cell in grid.file.figure_cells if kind(grid.cells[cell]) not in kinds]
+    return {f for f, cell in grid.file.figure_cells if kind(grid.cells[cell]) not in kinds}
 
 
 @pytest.mark.slow
-def test_every_model_and_a_cell_of_every_kind_run(project, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "trained", "pictures", "table"),
+    [
+        ("rehearsal", 23, ("figure3-cifar10", "figure3-afhqv2", "figure3-inpainting"), "table3"),
+        ("denoiser-rehearsal", 3, ("denoiser-figure2",), "denoiser-table7"),
+    ],
+)
+def test_every_model_and_a_cell_of_every_kind_run(
+    project, monkeypatch, name, trained, pictures, table
+):
     monkeypatch.chdir(project.folder)
-    grid = load_grid("rehearsal")
+    grid = load_grid(name)
     entries = one_of_each_kind(grid)
-    figures = [*figures_of_other_kinds(grid, entries), "rehearsal-figure3-inpainting"]
-    assert {"rehearsal-figure3-cifar10", "rehearsal-figure3-afhqv2"} < set(figures)
-    manifests = [model.manifest for model in grid.models.values()]
+    figures = figures_of_other_kinds(grid, entries) | {f"{name}-{each}" for each in pictures}
+    manifests = {record.manifest for record in (*grid.models.values(), *grid.guides.values())}
+    assert len(manifests) == trained
     results = {entry.cell.result for entry in entries}
-    project.run(*manifests, *results, *figures, "rehearsal-table3")
+    project.run(*manifests, *results, *figures, f"{name}-{table}")
     for model in grid.models.values():
         manifest = read_manifest(model.folder, ModelManifest)
         assert manifest.step == 4
@@ -106,7 +117,6 @@ def test_every_model_and_a_cell_of_every_kind_run(project, monkeypatch):
         [result] = entry.read().results
         assert result.samples == entry.samples
         assert 0 < result.value < np.inf
-    assert len(project.files("guides")) == 6, "weights, history and manifest of both"
     for figure in figures:
-        picture = Image.open(project.folder / f"results/figures/rehearsal/{figure}.png")
+        picture = Image.open(project.folder / f"results/figures/{name}/{figure}.png")
         assert min(picture.size) > 100
