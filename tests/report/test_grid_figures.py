@@ -6,6 +6,8 @@ import pytest
 
 from psld.grid.cells import Grid
 from psld.grid.figures import all_figures, gamma_lines, nfe_lines, plot_entries, plots
+from psld.grid.rows import parts_of
+from psld.grid.schema import GridFile
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +74,21 @@ def test_figures_name_what_their_cells_share_in_the_title_and_the_rest_at_the_ro
         "both": ("Samples by model and sampler", "cld\nEM, 10 steps", "PSLD\nEM, 20 steps"),
     }
     assert figures["samples/low"].caption.startswith("PSLD · EM, 10 steps: the first samples")
+
+
+def test_words_decide_no_number(grid):
+    file = grid.file.model_copy(update={"labels": {"low": "PSLD"}})
+    assert parts_of(replace(grid, file=file)) == parts_of(grid)
+
+
+def test_plots_have_the_models_in_their_panels_if_these_are_fewer(grid):
+    """Two samplers take fewer panels than four models; one model takes fewer than two samplers."""
+    assert [group.panel for group in nfe_lines(grid)] == ["em", "rk45"]
+    content = grid.file.model_dump()
+    for table in content["tables"].values():
+        table["rows"] = table["rows"][:1]
+    [alone] = nfe_lines(replace(grid, file=GridFile.model_validate(content)))
+    assert (alone.panel, list(alone.lines)) == ("cld", ["em", "rk45"])
 
 
 def test_the_papers_plots_are_its_tables_5_and_6_and_4(paper):
