@@ -9,9 +9,11 @@ the test images:
     disagreement    root mean square difference, in units of ε, of the predicted ε and the ε implied
                     by x̂₀: 0 for a perfect network, and always 0 if one block is predicted
     error           root mean square error of x̂₀, the least-squares estimate from all blocks
+    linear          the same error of the best linear estimate, from two moments of the training
+                    images: a network with a larger one should not be sampled from this level
     block 0, 1, …   the same error of the estimate from one block of ε alone
 
-`--figure NAME` draws the last three as NAME.png and NAME.svg.
+`--figure NAME` draws disagreement, error and blocks as NAME.png and NAME.svg.
 """
 
 import argparse
@@ -24,6 +26,7 @@ from torch import Tensor
 import psld
 from psld.data.store import ImageStore, from_uint8
 from psld.diffusion.denoiser import consistent_eps, prediction_coefficients
+from psld.diffusion.gaussian import GaussianData
 from psld.diffusion.matrices import mix
 from psld.diffusion.time_grid import time_of_noise_level
 
@@ -52,15 +55,16 @@ def main() -> None:
     train = from_uint8(torch.tensor(store.images("train")))
     test = from_uint8(torch.tensor(store.images("test")))
     print(f"deviation of the pixels: {train.std():.2f}, from the mean image {spread(train):.2f}")
-    print(f"{'model':10} {'σ_eff':>6} {'slope':>6} {'disagreement':>12} {'error':>7}  each block")
+    print("model       σ_eff  slope disagreement   error  linear  each block")
+    linear = linear_errors(train, test)
     found: dict[str, list[Errors]] = {}
     for name in given.models:
         model = psld.load(given.folder / "models" / "demo" / name, device="cpu")
         found[name] = [errors(model, test, level) for level in LEVELS]
-        for level, row in zip(LEVELS, found[name], strict=True):
+        for level, row, best in zip(LEVELS, found[name], linear, strict=True):
             each = " ".join(f"{error:.4f}" for error in row.blocks)
-            numbers = f"{row.slope:6.3f} {row.disagreement:12.4f} {row.error:7.4f}  {each}"
-            print(f"{name:10} {level:6.2f} {numbers}")
+            numbers = f"{row.slope:6.3f} {row.disagreement:12.4f} {row.error:7.4f} {best:7.4f}"
+            print(f"{name:10} {level:6.2f} {numbers}  {each}")
     if given.figure:
         draw(found, given.figure)
 
@@ -68,6 +72,13 @@ def main() -> None:
 def spread(x0: Tensor) -> Tensor:
     """Return the root mean square deviation of images from their mean image."""
     return (x0 - x0.mean(dim=0)).square().mean().sqrt()
+
+
+def linear_errors(train: Tensor, test: Tensor) -> list[float]:
+    """Return the error of the Wiener filter of the training images at each noise level."""
+    gaussian = GaussianData.measure(lambda: [(train, torch.zeros(len(train)).long())], 0)
+    noise = torch.randn(test.shape, generator=torch.Generator().manual_seed(0))
+    return [rms(gaussian.posterior_mean(test + s * noise, s) - test) for s in LEVELS]
 
 
 @torch.no_grad()

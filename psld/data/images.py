@@ -30,6 +30,9 @@ _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # Pillow clips deeper modes to 0…255 instead of scaling them.
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
 
+SHOWN = 64
+"""Pixels: the least width of an image on a sheet, if it can be enlarged to that by whole pixels."""
+
 IMAGES = "arr_0"
 """The name of the images in an .npz of guided-diffusion and EDM: that of an array without one."""
 
@@ -334,9 +337,14 @@ def is_single_picture(path: str | Path, source: str) -> bool:
 
 
 def tiled(images: np.ndarray, columns: int) -> np.ndarray:
-    """Arrange images N×C×H×W in rows of `columns`, with white around each; H′×W′×C."""
+    """Arrange images N×C×H×W in rows of `columns`, with white around each; H′×W′×C.
+
+    Each pixel of a small image becomes a square, so that a viewer who enlarges it sees no blur.
+    """
+    enlarged = max(1, SHOWN // images.shape[3])
+    images = images.repeat(enlarged, axis=2).repeat(enlarged, axis=3)
     count, channels, height, width = images.shape
-    rows, margin = math.ceil(count / columns), max(1, width // 32)
+    rows, margin = math.ceil(count / columns), max(1, width // 16)
     white = np.full((rows * columns - count, *images.shape[1:]), 255, np.uint8)
     border = ((0, 0), (0, 0), (margin, 0), (margin, 0))
     whole = np.pad(np.concatenate([images, white]), border, constant_values=255)

@@ -37,6 +37,12 @@ class Cell:
         return f"{self.model.name}/{seeded(sampler, self.seed, self.options.seed)}"
 
     @property
+    def in_words(self) -> tuple[str, str]:
+        """What figures call its model, and its sampler with the budget."""
+        label, sampler = self.options.label, self.sampler
+        return label(self.model.name), f"{label(sampler.family)}, {sampler.budget_in_words}"
+
+    @property
     def folder(self) -> str:
         return f"samples/{self.grid}/{self.name}"
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import chain
+from operator import attrgetter
 from typing import Any, Literal
 
 from psld.grid.cells import Cell, Grid
@@ -31,9 +32,10 @@ LEAST_FRICTIONS = 3
 """The fewest values of Γ in a line: two points show little of a dependence."""
 
 _LEVELS = (
-    "Bars are 95 % intervals. Lines of a panel are moved apart by a few points, so that their bars "
-    "do not cover each other. Hollow markers are the paper's numbers, if it has any. The lines "
-    "“noise” and “test split”, if on the axis, are the distances of pure noise and held-out images."
+    "Bars are 95 % intervals; an arrow ends one that goes on below a tenth of its value. Lines of "
+    "a panel are moved apart by a few points, so that their bars do not cover each other. Hollow "
+    "markers are the paper's numbers, if it has any. Gray lines, if on the axis, are the distances "
+    "of pure noise and of the split that is not the reference; the legend has their values."
 )
 _SAME_START = "from the same noise in every model with as many blocks of variables"
 CAPTIONS = {
@@ -47,9 +49,9 @@ CAPTIONS = {
     ),
     "nfe": (
         "Distance from the reference against counted network evaluations per image, for "
-        "cells that differ in their budget only. One panel for each sampler, one line for "
-        "each model; both axes are logarithmic. Panels with the same values on their axis "
-        f"can be compared. {_LEVELS}"
+        "cells that differ in their budget only. A panel has a line for each sampler of one model, "
+        "or for each model with one sampler, whichever takes fewer panels. Both axes are "
+        f"logarithmic. Panels with the same values on their axis can be compared. {_LEVELS}"
     ),
     "gamma": (
         "Distance from the reference against the friction Γ on the position, for models "
@@ -76,8 +78,6 @@ class GridFigure:
     """`samples` shows the images of one cell; `comparison` shows one cell in each row; `nearest`
     shows the samples of one cell that are nearest to training images, above these images."""
     title: str
-    label: str
-    """Its name in a report."""
     category: tuple[str, str]
     cells: dict[str, Cell] = field(default_factory=dict)
     """The cells whose images it shows, by the names next to the images."""
@@ -116,14 +116,13 @@ class GridFigure:
         """Plain text, the same in the report and on the page of results."""
         if self.kind != "samples":
             return CAPTIONS[self.name if self.kind == "plot" else self.kind]
-        name = self.cell.name
+        first = f"{self.title}: the first samples, not chosen"
         match self.cell.sampler.guidance:
             case "inpainting":
-                rows = "with the hole in blue, below it filled in, and below this the original"
-                return f"The first inpainted images of {name}, not chosen: {rows}."
+                return f"{first}, between the images with the hole in blue and the originals."
             case "classifier" | "classifier-free":
-                return f"The first samples of {name}, not chosen: a row for each class asked for."
-        return f"The first samples of {name}, not chosen. The same positions start {_SAME_START}."
+                return f"{first}. A row for each class asked for."
+        return f"{first}. The same positions start {_SAME_START}."
 
 
 @cache
@@ -134,37 +133,42 @@ def all_figures(grid: Grid) -> dict[str, GridFigure]:
 def _figures(grid: Grid) -> Iterator[GridFigure]:
     for name, cells in grid.file.figures.items():
         if len(cells) > 1:
-            rows = {cell: grid.cells[cell] for cell in cells}
-            yield GridFigure(name, "comparison", name, name, FIRST, rows)
-    papers = paper_values(grid)
+            shared, rows = _in_words(grid.cells[cell] for cell in cells)
+            title = shared or "Samples by model and sampler"
+            yield GridFigure(name, "comparison", title, FIRST, rows)
+    papers, models = paper_values(grid), grid.file.models
     for plot in plots(grid):
-        place, entries = (PLOTS[plot], PLOTS[plot], ("Plots", "Other")), plot_entries(grid, plot)
+        entries = plot_entries(grid, plot)
         content = {
-            "models": list(grid.models),  # their order sets their colors
+            # Their order sets their colors.
+            "lines": {name: grid.file.label(name) for name in (*models, *grid.file.samplers)},
             "entries": [entry.shown.model_dump() for entry in entries],
             "paper": [papers.get(entry.number) for entry in entries],
         }
         files = [cell.result for cell in cells_behind(entries)] or [
             f"{grid.models[name].folder}/history.json" for name in trained_models(grid)
         ]
+        place = PLOTS[plot], ("Plots", "Other")
         yield GridFigure(plot, "plot", *place, plotted=content, plotted_from=tuple(files))
-    for model in grid.file.models:
-        name, category = f"samples/{model}", ("Samples", "By model")
-        title, cells = f"{model} by {grid.file.gallery}", {"": grid.gallery(model)}
-        yield GridFigure(name, "samples", title, model, category, cells)
+    for model in models:
+        yield _samples(f"samples/{model}", "By model", grid.gallery(model))
     for name, title, cells in _comparisons(grid):
         if len(cells) > 1:
-            category = ("Samples", "Side by side")
-            yield GridFigure(name, "comparison", title, name, category, cells)
+            yield GridFigure(name, "comparison", title, ("Samples", "Side by side"), cells)
     for cell in _first_cells(grid):
         if any(m.metric.measure.kind == "memorization" for m in cell.measurements):
             name, category = f"nearest/{cell.name}", ("Samples", "Nearest training images")
-            title = f"{cell.name}: the samples nearest to training images, above these"
-            yield GridFigure(name, "nearest", title, cell.name, category, {"": cell})
+            shown = " · ".join(cell.in_words)
+            title = f"{shown}: the samples nearest to training images, above these"
+            yield GridFigure(name, "nearest", title, category, {"": cell})
     for name, cells in grid.file.figures.items():
-        category = ("Samples", "Figures of the grid")
         if len(cells) == 1:
-            yield GridFigure(name, "samples", *cells, name, category, {"": grid.cells[cells[0]]})
+            yield _samples(name, "Figures of the grid", grid.cells[cells[0]])
+
+
+def _samples(name: str, category: str, cell: Cell) -> GridFigure:
+    title = " · ".join(cell.in_words)
+    return GridFigure(name, "samples", title, ("Samples", category), {"": cell})
 
 
 def _first_cells(grid: Grid) -> dict[Cell, None]:
@@ -181,17 +185,31 @@ def _comparisons(grid: Grid) -> Iterator[tuple[str, str, dict[str, Cell]]]:
     models, families = list(grid.file.models), list(grid.file.samplers)
     for dataset in dict.fromkeys(grid.models[name].dataset for name in models):
         alike = [name for name in models if grid.models[name].dataset == dataset]
-        cells = {name: grid.gallery(name) for name in alike}
-        yield f"models/{dataset}", f"{dataset} by {grid.file.gallery}", cells
+        cells = [grid.gallery(name) for name in alike]
+        yield f"models/{dataset}", f"{dataset} · {cells[0].in_words[1]}", _in_words(cells)[1]
     for model in models:
         shown = [cell for cell in _first_cells(grid) if cell.model.name == model]
         unguided = [cell for cell in shown if cell.sampler.guidance == "none"]
         unguided.sort(key=lambda cell: (families.index(cell.sampler.family), _cost(cell)))
-        cells = {cell.name.partition("/")[2]: cell for cell in unguided}
-        yield f"samplers/{model}", f"{model}, by sampler", cells
+        yield f"samplers/{model}", *_in_words(unguided)
+
+
+def _in_words(cells: Iterable[Cell]) -> tuple[str, dict[str, Cell]]:
+    """Return the model or sampler that all cells share, and each cell by what it does not share."""
+    words = {cell: cell.in_words for cell in cells}
+    models, samplers = ({each[i] for each in words.values()} for i in (0, 1))
+    if len(models) == 1:
+        return min(models), {sampler: cell for cell, (_, sampler) in words.items()}
+    if len(samplers) == 1:
+        return min(samplers), {model: cell for cell, (model, _) in words.items()}
+    return "", {"\n".join(each): cell for cell, each in words.items()}
 
 
 # -- plots ----------------------------------------------------------------------------------------
+
+MODEL, SAMPLER = attrgetter("model.name"), attrgetter("sampler.family")
+BUDGET = attrgetter("sampler.budget_in_words")
+"""What panels and lines of a plot stand for: a name of each cell."""
 
 
 @dataclass
@@ -201,7 +219,8 @@ class LineGroup:
     dataset: str
     metric: str
     samples: int
-    sampler: str
+    panel: str
+    """The model or the sampler that all lines share."""
     lines: dict[str, list[Entry]] = field(default_factory=dict)
     """The entries that each line joins, by the line's name."""
 
@@ -225,14 +244,20 @@ def plot_entries(grid: Grid, plot: str) -> list[Entry]:
 
 
 def nfe_lines(grid: Grid) -> list[LineGroup]:
-    """Return lines of cells that differ only in budget, one line for each model.
+    """Return lines of cells that differ only in budget, grouped by model or by sampler.
 
-    Leave out a group if no line has two cells, because it shows no dependence.
+    The fewer groups, the more lines stand next to each other. Leave out a group if no line has two
+    cells, because it shows no dependence.
     """
     order = list(grid.file.models).index
     entries = sorted(distances(grid), key=lambda entry: order(entry.cell.model.name))
-    groups = _line_groups(entries, lambda cell: cell.model.name)
-    return [group for group in groups if max(map(len, group.lines.values())) > 1]
+    by_model = _line_groups(entries, MODEL, SAMPLER)
+    by_sampler = _line_groups(entries, SAMPLER, MODEL)
+    several = (
+        [group for group in groups if max(map(len, group.lines.values())) > 1]
+        for groups in (by_sampler, by_model)
+    )
+    return min(several, key=len)
 
 
 def gamma_lines(grid: Grid) -> list[LineGroup]:
@@ -245,29 +270,27 @@ def gamma_lines(grid: Grid) -> list[LineGroup]:
             alike.setdefault(digest_of(settings), set()).add(name)
     groups, entries = [], sorted(distances(grid), key=lambda entry: _cost(entry.cell))
     for models in alike.values():
-        for group in _line_groups([e for e in entries if e.cell.model.name in models], _budget):
+        shown = [entry for entry in entries if entry.cell.model.name in models]
+        for group in _line_groups(shown, SAMPLER, BUDGET):
             lines = group.lines.items()
             group.lines = {n: line for n, line in lines if len(line) >= LEAST_FRICTIONS}
             groups += [group] if group.lines else []
     return groups
 
 
-def _line_groups(entries: Iterable[Entry], line: Callable[[Cell], str]) -> list[LineGroup]:
+def _line_groups(
+    entries: Iterable[Entry], panel: Callable[[Cell], str], line: Callable[[Cell], str]
+) -> list[LineGroup]:
     groups: dict[tuple[str, str, int, str], LineGroup] = {}
     for entry in entries:
         cell = entry.cell
         if cell.sampler.guidance == "none":
-            key = (cell.model.dataset, entry.shown.metric, entry.samples, cell.sampler.family)
+            key = (cell.model.dataset, entry.shown.metric, entry.samples, panel(cell))
             group = groups.setdefault(key, LineGroup(*key))
             group.lines.setdefault(line(cell), []).append(entry)
     # Groups with the same axis stand next to each other, all in the tables' order.
     axes = [group.axis for group in groups.values()]
     return sorted(groups.values(), key=lambda group: axes.index(group.axis))
-
-
-def _budget(cell: Cell) -> str:
-    key = "steps" if hasattr(cell.sampler.settings, "steps") else "tolerance"
-    return f"{key} = {cell.sampler.budget}"
 
 
 def _cost(cell: Cell) -> float:

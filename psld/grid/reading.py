@@ -11,9 +11,10 @@ In a template, an entry with a {placeholder} in its name stands for many:
         columns: [{label: "{steps}", budget: "{steps}"}]                     # two columns
         rows: [{label: ["{gamma}"]}]                                         # three rows
 
-The names are the keys of models, guides, samplers, figures and tables, and the labels of rows and
-columns. A placeholder in a name takes all values of its list (several take all combinations), and
-has the same value in the rest of the entry. A row and a column pass their values on to their cell.
+The names are the keys of models, guides, samplers, labels, figures and tables, and the labels of
+rows and columns. A placeholder in a name takes all values of its list (several take all
+combinations), and has the same value in the rest of the entry. A row and a column pass their values
+on to their cell.
 """
 
 from collections.abc import Iterator
@@ -159,7 +160,7 @@ def _rehearsal_content(name: str, rehearsal: Rehearsal, file: GridFile) -> dict[
 
 # -- templates ------------------------------------------------------------------------------------
 
-NAMED = ("models", "guides", "samplers", "figures", "tables")
+NAMED = ("models", "guides", "samplers", "labels", "figures", "tables")
 
 
 def expand_templates(content: dict[str, Any], where: str) -> dict[str, Any]:

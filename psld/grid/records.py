@@ -141,6 +141,11 @@ class Sampler(Settings):
     def guidance(self) -> str:
         return self.settings.guidance.kind
 
+    @property
+    def budget_in_words(self) -> str:
+        fixed = hasattr(self.settings, "steps")
+        return f"{self.budget} steps" if fixed else f"tolerance {self.budget}"
+
 
 class Features(Settings):
     """The features in which the samples of a dataset are compared with its images."""

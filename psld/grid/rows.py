@@ -201,7 +201,7 @@ def read_claims(grid: Grid, root: Path = Path()) -> Iterator[Comparison]:
 # -- what decides a grid's numbers -----------------------------------------------------------------
 
 UNCOMPARED = {"title", "question", "gallery", "figures", "batch_size", "shards_per_job"}
-UNCOMPARED |= {"caption", "footnotes"}
+UNCOMPARED |= {"labels", "caption", "footnotes"}
 """Keys of a grid, and of its tables, that decide no number."""
 
 RESOLVED = {"defaults", "metric", "samples", "models", "guides", "samplers", "tables"}

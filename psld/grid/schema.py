@@ -111,6 +111,8 @@ class GridFile(Settings):
     guides: dict[str, TrainedEntry] = Field(default_factory=dict)
     """Noise-conditional guides for samplers; `defaults` do not apply to them."""
     samplers: dict[str, SamplerFamily]
+    labels: dict[str, str] = Field(default_factory=dict)
+    """Words for models and samplers in figures, by name; else the name stands there."""
     figures: dict[str, Cells] = Field(default_factory=dict)
     """Pictures of cells, MODEL/SAMPLER-BUDGET, by name: one cell, such as inpainted images, or a
     list of cells that are compared, a row each. The cells need not be in a table."""
@@ -169,6 +171,16 @@ class GridFile(Settings):
         return self
 
     @model_validator(mode="after")
+    def _labels_tell_apart(self) -> "GridFile":
+        for name in self.labels:
+            _check_known("labels: unknown model or sampler", name, [*self.models, *self.samplers])
+        for names in (self.models, self.samplers):
+            for label, times in Counter(map(self.label, names)).items():
+                if times > 1:
+                    raise ValueError(f"labels: two are called {label!r}")
+        return self
+
+    @model_validator(mode="after")
     def _seeds_fit(self) -> "GridFile":
         if self.seeds.sampling[:1] not in ((), (self.seed,)):
             raise ValueError(f"seeds.sampling: its first is seed, which is {self.seed}")
@@ -176,6 +188,10 @@ class GridFile(Settings):
         if twice := [name for name, times in names.items() if times > 1]:
             raise ValueError(f"seeds.training: two models are called {twice[0]}")
         return self
+
+    def label(self, name: str) -> str:
+        """Return what figures call a model or a sampler."""
+        return self.labels.get(name, name)
 
     def replicates(self, model: str) -> dict[str, TrainedEntry]:
         """Return a model with each seed with which the grid trains it, by name."""

@@ -90,6 +90,11 @@ class CellResult(MadeRecord):
         return self.estimate.interval
 
     @property
+    def held_out(self) -> str:
+        """The split that is not the reference, of which `floor` is."""
+        return "training split" if self.metric["reference_split"] == "test" else "test split"
+
+    @property
     def extrapolated(self) -> Interval | None:
         """A Fréchet distance of infinitely many images, if there are enough to say."""
         return self.estimate.extrapolated

@@ -122,19 +122,18 @@ def draw_images(images: np.ndarray, columns: int, title: str, names: Sequence[st
     """Draw images, uint8, N×C×H×W, in rows of `columns`, with the rows' names on the left."""
     pixels = tiled(images, columns)
     height, width, _ = pixels.shape
-    margin = LETTER_WIDTH * max(map(len, names), default=0)
+    letters = (len(line) for name in names for line in name.splitlines())
+    margin = LETTER_WIDTH * max(letters, default=0)
     inches = PAGE_WIDTH - margin
     total = inches * height / width + TITLE_HEIGHT
     figure = Figure(figsize=(PAGE_WIDTH, total))
     axes = figure.add_axes((margin / PAGE_WIDTH, 0, inches / PAGE_WIDTH, 1 - TITLE_HEIGHT / total))
     rgb = np.broadcast_to(pixels, (height, width, 3))
-    axes.imshow(rgb, interpolation="nearest", aspect="auto")
+    axes.imshow(rgb, interpolation="none", aspect="auto")
     axes.set_title(title, parse_math=False)
     axes.set_xticks([])
-    rows, side = math.ceil(len(images) / columns), images.shape[2]
-    gap = (height - rows * side) / (rows + 1)
-    centers = [gap + row * (side + gap) + (side - 1) / 2 for row in range(len(names))]
-    axes.set_yticks(centers, names)
+    row = height / math.ceil(len(images) / columns)
+    axes.set_yticks([(i + 0.5) * row - 0.5 for i in range(len(names))], names, parse_math=False)
     axes.tick_params(length=0)
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)

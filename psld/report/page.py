@@ -127,10 +127,11 @@ def _facts(grid: Grid) -> dict[str, list[str]]:
         budgets.setdefault(sampler.family, set()).add(sampler.budget)
     samples = sorted({shown.samples for shown in grid.file.cells_shown})
     seeds = {"training": grid.file.seeds.training, "sampling": grid.file.seeds.sampling}
+    label = grid.file.label
     facts = {
         "Datasets": list(grid.datasets),
-        "Models": list(grid.file.models),
-        "Samplers": [f"{f} ({', '.join(sorted(b, key=float))})" for f, b in budgets.items()],
+        "Models": [n if label(n) == n else f"{label(n)} ({n})" for n in grid.file.models],
+        "Samplers": [f"{label(f)} ({', '.join(sorted(b, key=float))})" for f, b in budgets.items()],
         "Metrics": list(grid.metrics),
         "Samples of each cell": [f"{number:,}" for number in samples],
         "Seeds": [f"{len(values)} of {what}" for what, values in seeds.items() if len(values) > 1],

@@ -7,7 +7,7 @@ half their size.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, groupby
 from pathlib import Path
@@ -55,9 +55,9 @@ MARKER_SIZE = 6.5
 APART, SPREAD = 4.0, 20.0  # between the bars of two curves, and of all
 
 MAX_POINTS = 60  # of a training curve
-LONGEST_BAR = 10  # an axis shows a bar down to this fraction of the smallest value
+LONGEST_BAR = 10  # a bar is drawn down to this fraction of its value
 
-SCALE_COLOR = "0.45"  # of reference lines and their labels
+SCALE_COLOR = "0.45"  # of reference lines
 HOLE_COLOR = (0, 114, 178)  # of missing pixels; neither black nor white in a gray print
 
 Points = list[tuple[float, float]]
@@ -93,14 +93,19 @@ class Look:
         }
 
 
-def model_looks(grid: Grid) -> dict[str, Look]:
-    """Return the look of each model, one for all its seeds, for all figures of the grid."""
+def looks_of(names: Iterable[str]) -> dict[str, Look]:
+    """Return the looks of all models or all samplers of a grid, for all its figures."""
     looks = {}
-    for index, name in enumerate(grid.file.models):
+    for index, name in enumerate(names):
         color, marker = COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
-        look = Look(color, marker, DASHES[index // len(COLORS) % len(DASHES)])
-        looks |= dict.fromkeys(grid.file.replicates(name), look)
+        looks[name] = Look(color, marker, DASHES[index // len(COLORS) % len(DASHES)])
     return looks
+
+
+def level_look(name: str) -> dict[str, Any]:
+    """Return the properties of a line at a reference value, behind all curves."""
+    dash = ":" if name == "noise" else "-."
+    return {"color": SCALE_COLOR, "linewidth": 1, "linestyle": dash, "zorder": 1}
 
 
 def ramp(names: Sequence[str]) -> dict[str, Look]:
@@ -117,6 +122,7 @@ class Curve:
     ours: Points
     paper: Points = field(default_factory=list)
     bars: Sequence[tuple[float, float, float]] = ()  # x and both ends of each error bar
+    arrows: Points = field(default_factory=list)  # lower ends of bars that go on
 
 
 @dataclass(frozen=True)
@@ -130,8 +136,9 @@ class Panel:
 
 def draw_plot(grid: Grid, name: str) -> Figure:
     """Draw one of the PLOTS of a grid. Raises UserError if there is nothing to plot yet."""
-    if name == "nfe":  # a line for each model
-        panels = _panels(grid, nfe_lines(grid), model_looks(grid), lambda _, nfe: nfe)
+    if name == "nfe":  # a line for each model or sampler
+        looks = looks_of(grid.file.samplers) | looks_of(grid.file.models)
+        panels = _panels(grid, nfe_lines(grid), looks, lambda _, nfe: nfe)
         return _draw_panels(panels, "network evaluations (NFE)", _logarithmic_nfe)
     if name == "gamma":  # a line for each budget
         groups = gamma_lines(grid)
@@ -151,28 +158,33 @@ def _panels(
 
     `x_value` maps a cell and its network evaluations to its x.
     """
-    papers, panels = paper_values(grid), []
-    several_datasets = len({group.dataset for group in groups}) > 1
+    papers, label, panels = paper_values(grid), grid.file.label, []
+    # A model has one dataset, and its label may name it.
+    several_datasets = len({g.dataset for g in groups if g.panel in grid.file.samplers}) > 1
     for group in groups:
         curves, levels = [], {}
         for name, entries in group.lines.items():
-            ours, paper, bars = [], [], []
+            ours, paper, bars, arrows = [], [], [], []
             for entry in (entry.read() for entry in entries):
                 interval = entry.interval
                 if interval and interval.value > 0:  # the axis is logarithmic
                     x, first = x_value(entry.cell, entry.nfe), entry.results[0]
                     ours.append((x, interval.value))
-                    bars.append((x, interval.low, interval.high))
-                    levels = {"noise": first.noise, "test split": first.floor}
+                    low = max(interval.low, interval.value / LONGEST_BAR)
+                    bars.append((x, low, interval.high))
+                    arrows += [(x, low)] if low > interval.low else []
+                    levels = {"noise": first.noise, first.held_out: first.floor}
                 printed = papers.get(entry.number, {})
                 steps = getattr(entry.cell.sampler.settings, "steps", None)
                 x = x_value(entry.cell, printed.get("nfe") or steps)
                 if x is not None and "value" in printed:
                     paper.append((x, printed["value"]))
             if ours or paper:
-                curves.append(Curve(name, looks[name], sorted(ours), sorted(paper), bars=bars))
+                points = sorted(ours), sorted(paper)
+                curves.append(Curve(label(name), looks[name], *points, bars, arrows))
         if curves:
-            title = f"{group.dataset}, {group.sampler}" if several_datasets else group.sampler
+            dataset = f"{group.dataset}, " if several_datasets else ""
+            title = f"{dataset}{label(group.panel)}"
             y_label = f"{group.metric}, {group.samples:,} samples"
             levels = {name: level for name, level in levels.items() if level and level > 0}
             panels.append(Panel(title, group.axis, y_label, curves, levels))
@@ -195,7 +207,7 @@ def _logarithmic_gamma(axes: Axes, gammas: list[float]) -> None:
 
 
 def _plot_training(grid: Grid) -> Figure:
-    looks = model_looks(grid)
+    looks = looks_of(grid.file.models)
     panels: dict[tuple[str, str], Panel] = {}
     for model in (grid.models[name] for name in trained_models(grid)):
         path = Path(model.folder, HISTORY)
@@ -204,7 +216,7 @@ def _plot_training(grid: Grid) -> Figure:
             target = "image" if model.settings.serves_every_process else "noise"
             panel = Panel(model.dataset, target, f"loss of the {target}", [])
             panel = panels.setdefault((target, model.dataset), panel)
-            panel.curves.append(Curve(model.name, looks[model.name], points))
+            panel.curves.append(Curve(grid.file.label(model.name), looks[model.name], points))
     if not panels:
         raise UserError(f"models/{grid.name}: nothing of grid {grid.name} to plot yet")
     by_loss = sorted(panels.values(), key=lambda panel: panel.y_label, reverse=True)
@@ -247,15 +259,22 @@ def _draw_panels(
     if any(curve.paper for panel in panels for curve in panel.curves):
         look = Look(SCALE_COLOR, "o")
         handles.append(Line2D([], [], label="hollow: the paper's", **look.paper()))
+    levels: dict[str, set[str]] = {}
+    for name, value in (level for panel in panels for level in panel.levels.items()):
+        levels.setdefault(name, set()).add(f"{value:.2g}")
+    for name, values in levels.items():
+        label = f"{name}: {', '.join(sorted(values, key=float))}"
+        handles.append(Line2D([], [], label=label, **level_look(name)))
     longest = max(len(handle.get_label()) for handle in handles)
-    legend_columns = max(1, min(int(width / (0.75 + 0.09 * longest)), len(handles)))
+    legend_columns = max(1, min(int(width / (0.75 + 0.075 * longest)), len(handles)))
     height = rows * PANEL[1] + LEGEND_LINE * math.ceil(len(handles) / legend_columns)
 
     figure = Figure(figsize=(width, height), layout="constrained")
     subplots = figure.subplots(rows, columns, squeeze=False)
     pairs = list(zip(panels, subplots.flat, strict=False))
     for index, (panel, axes) in enumerate(pairs):
-        axes.set(title=panel.title, xlabel=x_label, yscale="log")
+        axes.set(xlabel=x_label, yscale="log")
+        axes.set_title(panel.title, parse_math=False)
         middle = (len(panel.curves) - 1) / 2
         for place, curve in enumerate(panel.curves):
             _draw_curve(axes, curve, (place - middle) * min(APART, SPREAD / len(panel.curves)))
@@ -266,7 +285,9 @@ def _draw_panels(
         empty.set_axis_off()
     for _, alike in groupby(pairs, lambda pair: pair[0].axis):
         _share_y_axis(list(alike))
-    figure.legend(handles=handles, loc="outside upper center", ncols=legend_columns)
+    legend = figure.legend(handles=handles, loc="outside upper center", ncols=legend_columns)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     return figure
 
 
@@ -280,21 +301,20 @@ def _draw_curve(axes: Axes, curve: Curve, shift: float) -> None:
         every = max(1, len(x) // 8)
         drawn += axes.plot(x, y, label=curve.name, markevery=every, **curve.look.ours())
     if curve.bars:
-        # The axis is logarithmic: a bar that reaches below 0 goes on to the end of the axis.
-        x, low, high = zip(*curve.bars, strict=True)
-        low = np.maximum(low, np.finfo(float).tiny)
-        bars = axes.vlines(x, low, high, color=curve.look.color, linewidth=1, zorder=2.8)
+        look = {"color": curve.look.color, "zorder": 2.8}
+        drawn.append(axes.vlines(*zip(*curve.bars, strict=True), linewidth=1, **look))
+        if curve.arrows:
+            drawn += axes.plot(*zip(*curve.arrows, strict=True), "v", label="_arrows", **look)
         move = ScaledTranslation(shift / 72, 0, axes.figure.dpi_scale_trans)
-        for artist in (*drawn, bars):  # The limits of the axes are already those of the data.
+        for artist in drawn:  # The limits of the axes are already those of the data.
             artist.set_transform(axes.transData + move)
 
 
 def _share_y_axis(pairs: list[tuple[Panel, Axes]]) -> None:
-    """Give panels the same y axis, which fits all curves and bars, and draw their levels."""
+    """Give panels the same y axis, which fits all curves and bars, and draw the levels on it."""
     curves = [curve for panel, _ in pairs for curve in panel.curves]
     values = [y for curve in curves for _, y in curve.ours + curve.paper]
-    ends = [end for curve in curves for _, *both in curve.bars for end in both]
-    values += [end for end in ends if end > min(values) / LONGEST_BAR]
+    values += [end for curve in curves for _, *ends in curve.bars for end in ends]
     room = max(1.15, (max(values) / min(values)) ** 0.12)
     low, high = min(values) / room, max(values) * room
     labeled = (1.0, 2.0, 5.0) if high / low < 300 else (1.0,)  # times powers of ten
@@ -305,21 +325,7 @@ def _share_y_axis(pairs: list[tuple[Panel, Axes]]) -> None:
         axes.yaxis.set_minor_locator(NullLocator())
         for name, value in panel.levels.items():
             if low < value < high:
-                axes.axhline(value, color=SCALE_COLOR, linewidth=1, linestyle=":")
-                # Inside the axes, where curves that fall leave room.
-                upper = value**2 > low * high
-                axes.annotate(
-                    name,
-                    xy=(0.98 if upper else 0.02, value),
-                    xycoords=axes.get_yaxis_transform(),
-                    xytext=(0, -4 if upper else 4),
-                    textcoords="offset points",
-                    horizontalalignment="right" if upper else "left",
-                    verticalalignment="top" if upper else "bottom",
-                    bbox={"color": "white", "pad": 1},
-                    color=SCALE_COLOR,
-                    fontsize=9,
-                )
+                axes.axhline(value, **level_look(name))
 
 
 def _label_x_axis(axes: Axes, values: list[float], labels: str) -> None:

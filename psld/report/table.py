@@ -240,9 +240,8 @@ def scales(entries: list[Entry]) -> Iterable[str]:
         name = f"{metric} on {dataset}" if several else metric
         note = f"Scale of {name}: standard normal noise has {_significant(result.noise)}"
         if result.floor is not None:
-            split = "training" if result.metric["reference_split"] == "test" else "test"
             count = f" ({result.floor_samples:,} images)" if result.floor_samples else ""
-            note += f", the {split} split{count} {_significant(result.floor)}"
+            note += f", the {result.held_out}{count} {_significant(result.floor)}"
         if result.extractor_test_accuracy is not None:
             note += f"; the classifier's test accuracy is {result.extractor_test_accuracy:.3f}"
         yield f"{note}."

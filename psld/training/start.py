@@ -113,7 +113,7 @@ def measure_start(
 
     With held-out images y = x₀ + σ n, W the Wiener filter of the Gaussian and D the best denoiser,
     the divergence of the law of y from the Gaussian is, because its derivative is the gain of D
-    over W (Guo, Shamai and Verdú, 2005),
+    over W (Verdú, 2010),
 
         KL(σ₀) = ∫_{σ₀}^∞ (E‖x₀ − W(y)‖² − E‖x₀ − D(y)‖²) σ⁻³ dσ.
 

@@ -6,7 +6,6 @@ from psld.grid.cells import Grid
 from psld.grid.figures import all_figures, nfe_lines, trained_models
 from psld.grid.plan import jobs_by_stage
 from psld.grid.rows import entries_in
-from psld.report.plots import model_looks
 from tests.grid.mine import load, with_models
 
 OFFICIAL = {"overrides": ["process=cld"], "checkpoint": "official.ckpt"}
@@ -46,12 +45,10 @@ def test_more_seeds_do_again_nothing_that_is_done(configs):
     assert len({cell.digest for cell in after.values()}) == len(after) > len(before)
 
 
-def test_figures_show_the_first_seed_and_all_seeds_look_the_same(grid):
+def test_figures_show_the_first_seed(grid):
     assert {
         cell.seed for figure in all_figures(grid).values() for cell in figure.cells.values()
     } == {0}
     assert trained_models(grid) == ["psld"]
     [panel] = nfe_lines(grid)
     assert {name: len(line) for name, line in panel.lines.items()} == {"psld": 2, "official": 2}
-    looks = model_looks(grid)
-    assert looks["psld-seed2"] == looks["psld"] != looks["official"]

@@ -23,6 +23,7 @@ models:
   both-{gamma}-{seed}: {overrides: ["process.gamma={gamma}", "training.seed={seed}"]}
 samplers:
   em: {overrides: [sampler=em], budget: sampler.steps}
+labels: {"psld-{gamma}": "PSLD Γ = {gamma}"}
 figures: {"first-{gamma}": "psld-{gamma}/em-10"}
 tables:
   sweep:
@@ -48,6 +49,7 @@ def test_a_name_stands_for_one_with_each_value():
     assert file.models["psld-0.01"].overrides == ("process=psld", "process.gamma=0.01")
     assert file.models["both-0.01-2"].overrides == ("process.gamma=0.01", "training.seed=2")
     assert file.figures["first-0.01"] == ("psld-0.01/em-10",)
+    assert [file.label(name) for name in ("psld-0.01", "cld")] == ["PSLD Γ = 0.01", "cld"]
 
 
 def test_rows_and_columns_pass_their_values_on_to_their_cells():

@@ -6,6 +6,8 @@ import pytest
 
 from psld.grid.cells import Grid
 from psld.grid.figures import all_figures, gamma_lines, nfe_lines, plot_entries, plots
+from psld.grid.rows import parts_of
+from psld.grid.schema import GridFile
 
 
 @pytest.fixture(scope="module")
@@ -42,22 +44,59 @@ def test_a_grid_has_plots_samples_comparisons_and_the_figures_of_its_file(grid):
     cells = {
         "samples/low": {"": "low/em-10"},
         "one": {"": "low/em-10"},
-        "two": {"cld/em-10": "cld/em-10", "low/em-10": "low/em-10"},
+        "two": {"cld": "cld/em-10", "low": "low/em-10"},
         "models/digits": {model: f"{model}/em-10" for model in models},
         # Of unguided samplers, in the order of the file and of their costs.
-        "samplers/cld": {n: f"cld/{n}" for n in ("em-10", "em-20", "rk45-1e-2", "rk45-1e-3")},
+        "samplers/cld": {
+            "em, 10 steps": "cld/em-10",
+            "em, 20 steps": "cld/em-20",
+            "rk45, tolerance 1e-2": "cld/rk45-1e-2",
+            "rk45, tolerance 1e-3": "cld/rk45-1e-3",
+        },
     }
     for name, expected in cells.items():
         shown = {label: cell.name for label, cell in figures[name].cells.items()}
         assert list(shown.items()) == list(expected.items())
 
 
+def test_figures_name_what_their_cells_share_in_the_title_and_the_rest_at_the_rows(grid):
+    labels = {"low": "PSLD", "em": "EM"}
+    shown = {
+        "models": ("cld/em-10", "low/em-10"),
+        "samplers": ("low/em-10", "low/rk45-1e-2"),
+        "both": ("cld/em-10", "low/em-20"),
+    }
+    file = grid.file.model_copy(update={"figures": shown, "labels": labels})
+    figures = all_figures(replace(grid, file=file))
+    assert {name: (figures[name].title, *figures[name].cells) for name in shown} == {
+        "models": ("EM, 10 steps", "cld", "PSLD"),
+        "samplers": ("PSLD", "EM, 10 steps", "rk45, tolerance 1e-2"),
+        "both": ("Samples by model and sampler", "cld\nEM, 10 steps", "PSLD\nEM, 20 steps"),
+    }
+    assert figures["samples/low"].caption.startswith("PSLD · EM, 10 steps: the first samples")
+
+
+def test_words_decide_no_number(grid):
+    file = grid.file.model_copy(update={"labels": {"low": "PSLD"}})
+    assert parts_of(replace(grid, file=file)) == parts_of(grid)
+
+
+def test_plots_have_the_models_in_their_panels_if_these_are_fewer(grid):
+    """Two samplers take fewer panels than four models; one model takes fewer than two samplers."""
+    assert [group.panel for group in nfe_lines(grid)] == ["em", "rk45"]
+    content = grid.file.model_dump()
+    for table in content["tables"].values():
+        table["rows"] = table["rows"][:1]
+    [alone] = nfe_lines(replace(grid, file=GridFile.model_validate(content)))
+    assert (alone.panel, list(alone.lines)) == ("cld", ["em", "rk45"])
+
+
 def test_the_papers_plots_are_its_tables_5_and_6_and_4(paper):
-    nfe = {(group.samples, group.sampler): set(group.lines) for group in nfe_lines(paper)}
+    nfe = {(group.samples, group.panel): set(group.lines) for group in nfe_lines(paper)}
     table5 = {"em-quadratic", "em-uniform", "sscs-quadratic", "sscs-uniform"}
     assert {sampler for samples, sampler in nfe if samples == 10_000} == table5 | {"rk45"}
     assert nfe[10_000, "em-uniform"] == {"cifar10-vp-sde", "cifar10-cld", "cifar10-psld-0.02"}
-    gamma = {(g.dataset, g.sampler): g.lines["steps = 1000"] for g in gamma_lines(paper)}
+    gamma = {(g.dataset, g.panel): g.lines["1000 steps"] for g in gamma_lines(paper)}
     assert {dataset for dataset, _ in gamma} == {"cifar10", "celeba64"}
     # Table 4, and Γ = 0.04 from the text.
     assert len(gamma["cifar10", "em-uniform"]) == 6

@@ -62,9 +62,10 @@ def test_each_class_has_a_row(inpainted):
     pixels = axes.images[0].get_array()
     for row, label in enumerate(([1, 8], [4], [0, 2, 3, 5, 6, 7, 9])):
         for column in range(8):
-            top, left = 1 + 9 * row, 1 + 9 * column
+            top, left = 4 + 68 * row, 4 + 68 * column
             image = shard.images[label[column], 0] if column < len(label) else 255
-            np.testing.assert_array_equal(pixels[top : top + 8, left : left + 8, 0], image)
+            shown = pixels[top : top + 64 : 8, left : left + 64 : 8, 0]
+            np.testing.assert_array_equal(shown, image)
 
 
 def test_inpainted_images_stand_between_their_holes_and_the_originals(inpainted, digits):
@@ -88,16 +89,23 @@ def test_inpainted_images_stand_between_their_holes_and_the_originals(inpainted,
 # -- images in rows -------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("side", [24, 64, 100])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_tiles_have_white_between_them(channels):
-    images = np.arange(2 * 3 * channels * 16, dtype=np.uint8).reshape(2, 3, channels, 4, 4)
-    whole = tiled(images.reshape(6, channels, 4, 4), 3)
-    assert whole.shape == (2 * 5 + 1, 3 * 5 + 1, channels)
-    for row, column in np.ndindex(2, 3):
-        tile = whole[1 + 5 * row : 5 + 5 * row, 1 + 5 * column : 5 + 5 * column]
-        np.testing.assert_array_equal(tile, images[row, column].transpose(1, 2, 0))
-    assert (whole[::5] == 255).all()
-    assert (whole[:, ::5] == 255).all()
+def test_tiles_have_white_between_them_and_the_pixels_of_small_ones_are_squares(channels, side):
+    shape = (6, channels, side, side)
+    images = np.random.default_rng(0).integers(0, 255, shape, np.uint8)
+    whole = tiled(images, 3)
+    scale = 2 if side == 24 else 1
+    gap = scale * side // 16
+    pitch = scale * side + gap
+    assert whole.shape == (2 * pitch + gap, 3 * pitch + gap, channels)
+    for index, (row, column) in enumerate(np.ndindex(2, 3)):
+        tile = whole[row * pitch + gap :, column * pitch + gap :][: scale * side, : scale * side]
+        squares = np.kron(images[index].transpose(1, 2, 0), np.ones((scale, scale, 1), np.uint8))
+        np.testing.assert_array_equal(tile, squares)
+    for start in range(gap):
+        assert (whole[start::pitch] == 255).all()
+        assert (whole[:, start::pitch] == 255).all()
 
 
 # -- figures of a grid ----------------------------------------------------------------------------

@@ -64,6 +64,11 @@ def test_the_best_of_each_column_is_named_with_those_that_cannot_be_told_from_it
     assert ["Mine", "10", "low", "7.50 ± 1.05", "CLD"] in best
 
 
+def test_the_best_entries_come_before_all_pictures_and_counts(content):
+    assert content.index("best as measured") < content.index("<img")
+    assert content.index("best as measured") < content.index("</strong> <span>")
+
+
 def test_distances_of_infinitely_many_samples_have_their_intervals(content, grid):
     first, *_ = read_table(grid, "mine")[0]
     low, high = first.extrapolated.low, first.extrapolated.high

@@ -10,9 +10,10 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
-from psld.report.plots import MAX_POINTS, draw_plot, model_looks, thinned
+from psld.report.plots import MAX_POINTS, draw_plot, looks_of, thinned
 from psld.training.manifest import write_history
 from tests.commands import call, refused, succeeded
+from tests.report.conftest import MEASURED
 from tests.results import write_result
 
 pytestmark = pytest.mark.usefixtures("folder")
@@ -49,15 +50,15 @@ def test_ours_stand_over_their_network_evaluations_next_to_the_papers(grid):
         "em": {"cld": [(10, 8), (20, 4)], "high": [(10, 9)]},
         "rk45": {"cld": [(80, 5)]},
     }
-    assert figure.legends[0].get_texts()[-1].get_text() == "hollow: the paper's"
+    assert "hollow: the paper's" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def test_distances_over_gamma(grid):
     figure = draw_plot(grid, "gamma")
     assert points_of(figure) == {
-        "em": {"steps = 10": [(0, 8.5), (0.01, 7.5), (0.25, 9.5)], "steps = 20": [(0, 4.25)]}
+        "em": {"10 steps": [(0, 8.5), (0.01, 7.5), (0.25, 9.5)], "20 steps": [(0, 4.25)]}
     }
-    papers = {"steps = 10": [(0, 8), (0.25, 9)], "steps = 20": [(0, 4)]}
+    papers = {"10 steps": [(0, 8), (0.25, 9)], "20 steps": [(0, 4)]}
     assert points_of(figure, ours=False) == {"em": papers}
     [axes] = [axes for axes in figure.axes if axes.get_title()]
     assert axes.get_xscale() == "symlog"
@@ -84,11 +85,40 @@ def test_error_bars_end_inside_the_axes_and_cover_no_other(folder, grid, name):
     assert len(set(shifts)) == len(shifts)
 
 
+def test_a_bar_that_goes_on_to_0_ends_in_an_arrow(folder, grid):
+    write_result(folder, grid, "cld/em-10", value=8.5, error=8)
+    axes = draw_plot(grid, "nfe").axes[0]
+    [arrow] = [line for line in axes.get_lines() if line.get_label() == "_arrows"]
+    assert arrow.get_xydata().tolist() == [[10, pytest.approx(0.85)]]
+    assert axes.get_ylim()[0] < 0.85
+
+
+def test_a_plot_speaks_in_words(grid):
+    labels = {"cld": "CLD, $x$", "high": "PSLD", "em": "Euler–Maruyama"}
+    figure = draw_plot(replace(grid, file=grid.file.model_copy(update={"labels": labels})), "nfe")
+    assert [axes.get_title() for axes in figure.axes] == ["Euler–Maruyama", "rk45"]
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names[:4] == ["vp-sde", "CLD, $x$", "low", "PSLD"]
+    figure.canvas.draw()  # no text is taken for a formula
+
+
+def test_noise_and_the_split_that_is_not_the_reference_stand_in_the_legend(folder, grid):
+    def shown() -> list[str]:
+        return [text.get_text() for text in draw_plot(grid, "nfe").legends[0].get_texts()][-2:]
+
+    assert shown() == ["noise: 99", "test split: 0.3"]
+    metric = grid.metrics["fd-classifier"].identity() | {"reference_split": "test"}
+    for cell, value in MEASURED.items():
+        write_result(folder, grid, cell, value=value, metric=metric, floor=3.0)
+    assert shown() == ["noise: 99", "training split: 3"]
+    assert {line.get_ydata()[0] for line in draw_plot(grid, "nfe").axes[0].get_lines()} >= {3.0}
+
+
 def test_a_model_has_its_look_in_every_plot_whatever_has_been_run(folder, grid):
     Path(grid.cells["vp-sde/em-20"].result).unlink()
     for model in grid.models:
         write_training(folder, model, steps=30)
-    looks, names = model_looks(grid), {}
+    looks, names = looks_of(grid.file.models), {}
     for own in ("color", "marker"):
         assert len({(getattr(look, own), look.dash) for look in looks.values()}) == len(looks)
     for plot in ("nfe", "training"):

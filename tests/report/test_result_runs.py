@@ -80,8 +80,9 @@ def test_a_cell_shows_its_first_images(folder, runs):
     shown = runs["evaluate", "cld/em-10"].images["samples"]
     images = Shard.load(shard_path(folder / "samples/mine/cld/em-10", 0)).images
     for index in (0, SIDE - 1, SIDE, SIDE**2 - 1):
-        row, column = (1 + 9 * place for place in divmod(index, SIDE))
-        assert (shown[row : row + 8, column : column + 8, 0] == images[index, 0]).all()
+        row, column = (4 + 68 * place for place in divmod(index, SIDE))
+        enlarged = shown[row : row + 64 : 8, column : column + 64 : 8, 0]
+        assert (enlarged == images[index, 0]).all()
 
 
 def test_a_table_is_there_as_it_is_printed_and_with_every_entry(runs):

@@ -269,4 +269,4 @@ def test_all_trainings_weigh_the_same_while_some_seeds_are_missing(grid, tmp_pat
 def test_the_page_counts_seeds_and_lists_the_budget_of_a_figure(grid):
     page = results_page(grid)
     assert "em (10, 20, 30)" in page
-    assert "<span>3 of training,</span> <span>2 of sampling</span>" in page
+    assert "<span>3 of training;</span> <span>2 of sampling</span>" in page

@@ -55,7 +55,7 @@ rule figure:
             caption="../report/figure.rst",
             category=lambda w: GRIDS.figure(w).category[0],
             subcategory=lambda w: GRIDS.figure(w).category[1],
-            labels=lambda w: {"grid": w.grid, "figure": GRIDS.figure(w).label},
+            labels=lambda w: {"grid": w.grid, "figure": GRIDS.figure(w).title},
         ),
     log:
         "logs/figure/{grid}/{figure}.log",
