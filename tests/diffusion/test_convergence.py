@@ -3,8 +3,9 @@
 import pytest
 
 from benchmarks import exact
-from benchmarks.exact import distance, error, fitted_order, normal, sampler_of
+from benchmarks.exact import cells, distance, error, fitted_order, sampler_of
 from psld.diffusion.samplers import RK45Settings
+from psld.utils.errors import UserError
 from tests.diffusion.mixture import Mixture
 from tests.diffusion.processes import phase_space, times, vp_sde
 from tests.diffusion.sampling import gaussian, sde
@@ -55,8 +56,7 @@ def test_tolerance_buys_accuracy(few_images):
     runs = [sampler.run(tolerance, DATA, 1) for tolerance in (1e-1, 1e-3, 1e-5, 1e-7)]
     errors = [distance(run.images, runs[-1].images) for run in runs[:-1]]
     assert errors[0] > 10 * errors[1] > 100 * errors[2]
-    costs = [run.evaluations for run in runs]
-    assert costs == sorted(costs)
+    assert sorted(runs, key=lambda run: run.evaluations) == runs
 
 
 @pytest.mark.parametrize("text", ["multistep", "few start_level=2"])
@@ -85,11 +85,16 @@ def test_the_gaussian_start_costs_nothing_but_what_a_gaussian_misses(few_images)
 
 def test_a_function_of_the_user_is_measured(few_images):
     """Heun's method of EDM: two evaluations a level, but for the last, and order 2."""
-    process, data = vp_sde(), gaussian(0.5)
-    sampler = sampler_of("tests.diffusion.test_denoiser.heun", process, data, (20, 40, 80))
-    last = sampler.run(None, data, 1).images
-    runs = [sampler.run(levels, data, 2) for levels in sampler.budgets]
-    assert [run.evaluations for run in runs] == [39, 79, 159]
-    found = fitted_order([39, 79, 159], [distance(run.images, last) for run in runs])
-    assert found == pytest.approx(2, abs=0.3)
-    assert distance(runs[-1].images, data.draw(*normal((1, 1), 0))) < 0.005
+    sampler = sampler_of(
+        "tests.diffusion.test_denoiser.heun", vp_sde(), gaussian(0.5), (20, 40, 80)
+    )
+    *errors, start, steps, _, order = cells(sampler)
+    assert [text.partition(" @ ")[2] for text in errors] == ["39", "79", "159"]
+    assert float(start) < float(steps) < 0.005
+    assert float(order) == pytest.approx(2, abs=0.3)
+
+
+@pytest.mark.parametrize("text", ["nothing", "tests.diffusion.test_denoiser.nothing", "em speed=2"])
+def test_a_sampler_that_is_not_there_is_named(text):
+    with pytest.raises(UserError, match=r"no such|takes no speed"):
+        sampler_of(text, vp_sde(), DATA, (20,))
