@@ -17,22 +17,33 @@ class Mixture:
     """A mixture of Gaussians, whose denoiser is known exactly; each pixel is an image."""
 
     weights: tuple[float, ...]
+    """They sum to 1."""
     means: tuple[float, ...]
     deviations: tuple[float, ...]
 
+    def gaussian(self) -> "Mixture":
+        """Return the one Gaussian with the same mean and variance."""
+        parts = list(zip(self.weights, self.means, self.deviations, strict=True))
+        mean = sum(w * m for w, m, _ in parts)
+        variance = sum(w * (s**2 + (m - mean) ** 2) for w, m, s in parts)
+        return Mixture(weights=(1.0,), means=(mean,), deviations=(variance**0.5,))
+
+    def draw(self, choice: Tensor, noise: Tensor) -> Tensor:
+        """Return images from standard normal numbers; `choice` decides on the Gaussian."""
+        weights, means, deviations = (each.flatten() for each in self._parts(noise))
+        part = torch.bucketize(torch.special.ndtr(choice), weights.cumsum(dim=0)[:-1])
+        return means[part] + deviations[part] * noise
+
     def denoise(self, y: Tensor, sigma: Tensor) -> Tensor:
-        """E[x₀ | y] for y = x₀ + σ n; `sigma` broadcasts with y."""
-        weights, means, deviations = (
-            y.new_tensor(values) for values in (self.weights, self.means, self.deviations)
-        )
-        y, sigma = y[..., None], sigma[..., None]
+        """Return E[x₀ | y] for y = x₀ + σ n; `sigma` broadcasts with y."""
+        weights, means, deviations = self._parts(y)
         variance = deviations**2 + sigma**2
         log_parts = weights.log() - 0.5 * variance.log() - 0.5 * (y - means) ** 2 / variance
         shrunk = means + deviations**2 / variance * (y - means)
-        return (log_parts.softmax(dim=-1) * shrunk).sum(dim=-1)
+        return (log_parts.softmax(dim=0) * shrunk).sum(dim=0)
 
     def network(self, process: LinearProcess) -> Network:
-        """The network of a perfect training of `process`, E[ε | z]."""
+        """Return the network of a perfect training of `process`, E[ε | z]."""
 
         def eps(z: Tensor, t: Tensor) -> Tensor:
             times, sample = t.double().cpu().unique(return_inverse=True)
@@ -43,10 +54,15 @@ class Mixture:
 
         return eps
 
+    def _parts(self, y: Tensor) -> list[Tensor]:
+        """Return weights, means and deviations along a new first dimension of y."""
+        parts = self.weights, self.means, self.deviations
+        return [y.new_tensor(values).view(-1, *[1] * y.dim()) for values in parts]
+
 
 @lru_cache(maxsize=10_000)  # Samplers of one time grid meet the same times.
 def _coefficients(process: LinearProcess, at: tuple[float, ...]) -> tuple[Tensor, ...]:
-    """What the network needs of its process at these times: rows of ε and of y, and σ."""
+    """Return what the network needs of its process at these times: rows of ε and of y, and σ."""
     times = torch.tensor(at, dtype=torch.float64)
     state, data = consistent_eps(process, times)
     a = process.image_mean(times)[:, :, None]

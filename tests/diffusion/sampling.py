@@ -69,19 +69,17 @@ def final_moments(process, settings, data: Mixture) -> tuple[torch.Tensor, torch
 
     With Gaussian data every step is affine, so each column of noise can be sent through alone.
     """
-    k, calls = process.blocks, settings.steps
-    a, covariance = process.image_mean(times(1.0))[0], process.image_covariance(times(1.0))[0]
-    start = covariance + data.deviations[0] ** 2 * torch.outer(a, a)
+    k, calls = process.blocks, 2 * getattr(settings, "steps", 0)
+    first = float(settings.time_grid(process)[0]) if calls else process.T
+    mean, covariance = marginal(process, first, data)
     z = torch.zeros(1 + k + k * calls, k, 1, 1, dtype=torch.float64)
-    z[:, :, 0, 0] = data.means[0] * a
-    z[1 : k + 1, :, 0, 0] += torch.linalg.cholesky(start).T
-    call = iter(range(calls))
+    z[:, :, 0, 0] = mean
+    z[1 : k + 1, :, 0, 0] += torch.linalg.cholesky(covariance).T
+    columns = iter(range(1 + k, len(z), k))
 
     def unit_noise(z):
-        noise = torch.zeros_like(z)
-        first = 1 + k + k * next(call)
-        for block in range(k):
-            noise[first + block, block] = 1
+        noise, column = torch.zeros_like(z), next(columns)
+        noise[column : column + k, :, 0, 0] = torch.eye(k)
         return noise
 
     score = NetworkScore(data.network(process), batch_size=len(z))

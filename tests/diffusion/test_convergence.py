@@ -1,111 +1,100 @@
-"""Integrators on Gaussian data, whose score is known exactly.
-
-With x₀ ~ N(0, v), the marginal of z_t is Gaussian, its score is linear, and so is every sampler.
-The covariance of a sampler's end then follows exactly from its response to unit noise. So the order
-of convergence can be measured without Monte Carlo.
-"""
-
-import math
+"""Integrators on data of known score, with the bench that measures any sampler on it."""
 
 import pytest
-import torch
 
-from psld.diffusion.loop import sample
+from benchmarks import exact
+from benchmarks.exact import cells, distance, error, fitted_order, sampler_of
 from psld.diffusion.samplers import RK45Settings
-from tests.diffusion.processes import phase_space, vp_sde
-from tests.diffusion.sampling import sde
+from psld.utils.errors import UserError
+from tests.diffusion.mixture import Mixture
+from tests.diffusion.processes import phase_space, times, vp_sde
+from tests.diffusion.sampling import gaussian, sde
 
-VARIANCE = 0.3
-
-
-class GaussianScore:
-    """s(z, t) = −Σ_t⁻¹ z for data N(0, VARIANCE)."""
-
-    def __init__(self, process) -> None:
-        self.process = process
-        self.evaluations = 0
-
-    def covariance(self, t: float) -> torch.Tensor:
-        time = torch.tensor([t], dtype=torch.float64)
-        phi = self.process.transition(time)[0]
-        return self.process.covariance(time)[0] + VARIANCE * phi[:, :1] @ phi[:, :1].T
-
-    def __call__(self, z, t, matrix):
-        self.evaluations += 1
-        return (
-            -torch.linalg.solve(self.covariance(t), z.flatten(1).double().T)
-            .T.reshape(z.shape)
-            .to(z)
-        )
+DATA = gaussian(0.3**0.5)
 
 
-def final_covariance(process, settings) -> torch.Tensor:
-    """The covariance of the sampler's end for z_T ~ N(0, Σ_T), from its response to unit noise."""
-    k, calls = process.blocks, 2 * getattr(settings, "steps", 0)
-    responses = torch.zeros(k + k * calls, k, 1, 1, dtype=torch.float64)
-    score = GaussianScore(process)
-    responses[:k, :, 0, 0] = torch.linalg.cholesky(score.covariance(1.0)).T
-    call = iter(range(calls))
-
-    def unit_noise(z):
-        noise = torch.zeros_like(z)
-        first = k + k * next(call)
-        for block in range(k):
-            noise[first + block, block] = 1
-        return noise
-
-    end = sample(process, settings, score, responses, unit_noise).flatten(1)
-    return end.T @ end
-
-
-def error(process, **choice) -> float:
-    settings = sde(denoise=False, **choice)
-    exact = GaussianScore(process).covariance(settings.final_time)
-    return float((final_covariance(process, settings) - exact).abs().max())
+def order(process, integrator: str, striding: str) -> float:
+    steps = (100, 200)
+    grids = [sde(integrator, striding=striding, steps=n) for n in steps]
+    return fitted_order(steps, [error(process, settings, DATA) for settings in grids])
 
 
 @pytest.mark.parametrize("striding", ["uniform", "quadratic"])
 @pytest.mark.parametrize("process", [vp_sde(), phase_space(0.25), phase_space(0.0)])
 def test_euler_maruyama_has_weak_order_one(process, striding):
-    coarse = error(process, integrator="em", striding=striding, steps=100)
-    fine = error(process, integrator="em", striding=striding, steps=200)
-    assert math.log2(coarse / fine) == pytest.approx(1, abs=0.3)
+    assert order(process, "em", striding) == pytest.approx(1, abs=0.3)
 
 
 @pytest.mark.parametrize("striding", ["uniform", "quadratic"])
 @pytest.mark.parametrize("process", [phase_space(0.25), phase_space(0.0)])
 def test_splitting_converges_with_order_one_or_better(process, striding):
-    coarse = error(process, integrator="sscs", striding=striding, steps=100)
-    fine = error(process, integrator="sscs", striding=striding, steps=200)
-    assert 0.8 < math.log2(coarse / fine) < 2.2
+    assert 0.8 < order(process, "sscs", striding) < 2.2
 
 
 def test_splitting_beats_euler_at_the_same_cost():
     process = phase_space(0.25)
     for steps in (50, 100):
-        em, sscs = (
-            error(process, integrator=name, striding="quadratic", steps=steps)
-            for name in ("em", "sscs")
+        choice = {"striding": "quadratic", "steps": steps}
+        assert error(process, sde("sscs", **choice), DATA) < error(
+            process, sde("em", **choice), DATA
         )
-        assert sscs < em
 
 
 @pytest.mark.parametrize("process", [vp_sde(), phase_space(0.02), phase_space(0.0)])
 def test_probability_flow_keeps_the_marginals(process):
-    settings = RK45Settings(integrator="rk45", tolerance=1e-8, denoise=False)
-    exact = GaussianScore(process).covariance(settings.final_time)
-    torch.testing.assert_close(final_covariance(process, settings), exact, atol=1e-5, rtol=0)
+    settings = RK45Settings(integrator="rk45", tolerance=1e-8)
+    assert error(process, settings, DATA) < 1e-5
 
 
-def test_tolerance_buys_accuracy():
-    process = phase_space(0.02)
-    z = torch.tensor([[1.0, -0.4]], dtype=torch.float64).reshape(1, 2, 1, 1)
-    costs, ends = [], []
-    for tolerance in (1e-2, 1e-4, 1e-6, 1e-10):
-        settings = RK45Settings(integrator="rk45", tolerance=tolerance, denoise=False)
-        score = GaussianScore(process)
-        ends.append(sample(process, settings, score, z, None))
-        costs.append(score.evaluations)
-    errors = [float((end - ends[-1]).abs().max()) for end in ends[:-1]]
+@pytest.fixture
+def few_images(monkeypatch):
+    monkeypatch.setattr(exact, "IMAGES", 2**12)
+
+
+def test_tolerance_buys_accuracy(few_images):
+    sampler = sampler_of("rk45", phase_space(0.02), DATA, ())
+    runs = [sampler.run(tolerance, DATA, 1) for tolerance in (1e-1, 1e-3, 1e-5, 1e-7)]
+    errors = [distance(run.images, runs[-1].images) for run in runs[:-1]]
     assert errors[0] > 10 * errors[1] > 100 * errors[2]
-    assert costs == sorted(costs)
+    assert sorted(runs, key=lambda run: run.evaluations) == runs
+
+
+@pytest.mark.parametrize("text", ["multistep", "few start_level=2"])
+def test_the_end_narrows_data_that_is_as_narrow_as_its_noise(text, few_images):
+    """The deviation of E[x₀ | y] for one Gaussian, which no number of steps corrects."""
+    process, deviation = phase_space(0.25), 0.1
+    level = float(process.noise_level(times(1e-3)))
+    sampler = sampler_of(text, process, gaussian(deviation, mean=0.5), (5,))
+    images = sampler.run(None, sampler.data, 1).images
+    expected = deviation**2 / (deviation**2 + level**2) ** 0.5
+    assert expected < 0.95 * deviation
+    assert float(images.mean()) == pytest.approx(0.5, abs=1e-3)
+    assert float(images.std()) == pytest.approx(expected, rel=5e-3)
+
+
+def test_the_gaussian_start_costs_nothing_but_what_a_gaussian_misses(few_images):
+    two = Mixture(weights=(0.5, 0.5), means=(-0.6, 0.6), deviations=(0.1, 0.1))
+    costs = []
+    for data in (two.gaussian(), two):
+        sampler = sampler_of("few start_level=0.4 eta=0", vp_sde(), data, (20,))
+        own, drawn = (sampler.run(20, law, 1).images for law in (None, data))
+        costs.append(distance(own, drawn))
+    assert costs[0] < 0.002
+    assert costs[1] > 0.02
+
+
+def test_a_function_of_the_user_is_measured(few_images):
+    """Heun's method of EDM: two evaluations a level, but for the last, and order 2."""
+    sampler = sampler_of(
+        "tests.diffusion.test_denoiser.heun", vp_sde(), gaussian(0.5), (20, 40, 80)
+    )
+    *errors, start, steps, _, order = cells(sampler)
+    assert [text.partition(" @ ")[2] for text in errors] == ["39", "79", "159"]
+    assert float(start) < float(steps) < 0.005
+    assert float(order) == pytest.approx(2, abs=0.3)
+
+
+@pytest.mark.parametrize("text", ["nothing", "tests.diffusion.test_denoiser.nothing", "em speed=2"])
+def test_a_sampler_that_is_not_there_is_named(text):
+    with pytest.raises(UserError, match=r"no such|takes no speed"):
+        sampler_of(text, vp_sde(), DATA, (20,))

@@ -1,0 +1,249 @@
+"""Samplers on data whose score is known exactly: error against evaluations, its parts, its order.
+
+    python -m benchmarks.exact                                      # all samplers of the project
+    python -m benchmarks.exact --process "psld gamma=0.25" --sampler "em final_time=1e-5"
+    python -m benchmarks.exact --sampler "k_diffusion.sampling.sample_heun disable=true"
+
+The data is a mixture of Gaussians in one dimension, and the score is that of a perfect training of
+the process. MODULE.FUNCTION is a sampler for plain noise, as k-diffusion has them: a function
+(D, y, levels) → images of the denoiser D(y, σ), of y at the first level, and of falling levels that
+end with 0. They are Karras's, as many as steps, between those of the process.
+
+The error is the Wasserstein-1 distance to the data: how far the samples must move, on average, to
+become the data. It is at most the sum of three such distances:
+
+    start   from the samples to those from exact draws of the process at the sampler's first time
+    steps   from these to those from exact draws just before the last evaluation
+    end     from these to the data
+
+The table has the error at each number of evaluations (behind @ if it is not that of the column),
+then the three parts at the last. The order is that of mean and covariance on one Gaussian, which
+need no draws; for functions, that of `steps`.
+"""
+
+import argparse
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pydoc import locate
+from statistics import fmean
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor
+
+from benchmarks.few_steps import words
+from psld.config.settings import parse
+from psld.diffusion.loop import sample
+from psld.diffusion.matrices import mix
+from psld.diffusion.process import LinearProcess
+from psld.diffusion.samplers import SamplerSettings, TimeGridSampler
+from psld.diffusion.score import NetworkScore
+from psld.diffusion.time_grid import level_range
+from psld.sampling.named import named_process, named_sampler
+from psld.utils.errors import UserError
+from tests.diffusion.mixture import Mixture
+from tests.diffusion.sampling import final_moments, marginal
+
+DATA = Mixture(weights=(0.5, 0.3, 0.2), means=(-0.7, 0.1, 0.6), deviations=(0.1, 0.3, 0.1))
+SAMPLERS = ("em", "em striding=quadratic", "sscs", "conjugate", "gddim", "rk45", "multistep")
+SAMPLERS += ("multistep eta=0", "multistep root=flow eta=0", "few start_level=2")
+STEPS = (5, 10, 20, 40, 80)
+TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+"""The budgets of rk45, which chooses its steps."""
+IMAGES = 2**15
+ABOVE = 1.01
+"""The noise level just before the last evaluation, in units of the last."""
+ORDER_STEPS = (10, 20, 40, 80, 160, 320)
+ROUNDING = 1e-7
+"""What float32 coefficients add to an error of Gaussian moments, with room."""
+
+
+class Run(NamedTuple):
+    """The images at a sampler's end, and the evaluations for each of them."""
+
+    images: Tensor
+    evaluations: int
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A sampler on a mixture."""
+
+    data: Mixture
+    budgets: Sequence[float]
+    """Steps, tolerances (rk45), or numbers of levels."""
+
+    def run(self, budget: float | None, law: Mixture | None, seed: int) -> Run:
+        """Run from exact draws of the process for images of this law, or from the own start.
+
+        The budget None is the last evaluation alone, from just before it.
+        """
+        raise NotImplementedError
+
+    def order(self, evaluations: Sequence[int], errors: Sequence[float]) -> float:
+        """Return the order from the part `steps` at so many evaluations, above its noise."""
+        twice = (self.run(self.budgets[-1], self.data, seed).images for seed in (3, 4))
+        return fitted_order(evaluations, errors, floor=2 * distance(*twice))
+
+
+@dataclass(frozen=True)
+class Ours(Sampler):
+    """A sampler of the project, or of the folder `configs/`, on a process."""
+
+    process: LinearProcess
+    settings: SamplerSettings
+
+    def run(self, budget: float | None, law: Mixture | None, seed: int) -> Run:
+        process, settings, t = self.process, *self._settings(budget)
+        law = self.data.gaussian() if settings.starts_from_data and not law else law
+        choice, within, noise = normal((1, 1, process.blocks), seed)
+        if law:
+            z = mix(process.image_mean(t)[0, :, None], law.draw(choice, within))
+            z = z + mix(process.image_factor(t)[0], noise)
+        else:
+            z = process.prior(noise)
+        torch.manual_seed(seed)
+        score = NetworkScore(self.data.network(process), batch_size=1)
+        end = sample(process, settings, score, z, torch.randn_like, silent=True)
+        return Run(end[:, :1], score.evaluations)
+
+    def order(self, evaluations: Sequence[int], errors: Sequence[float]) -> float:
+        """Return the order on the Gaussian of the data, without draws."""
+        if not isinstance(self.settings, TimeGridSampler) or self.settings.levels:
+            return math.nan
+        grids = [changed(self.settings, steps=n, levels=None) for n in ORDER_STEPS]
+        exact = [error(self.process, each, self.data.gaussian()) for each in grids]
+        return fitted_order(ORDER_STEPS, exact, floor=ROUNDING)
+
+    def _settings(self, budget: float | None) -> tuple[SamplerSettings, Tensor]:
+        """Return the settings for a budget, and their first time."""
+        if not isinstance(self.settings, TimeGridSampler):
+            finest = TOLERANCES[-1] / 100
+            return changed(self.settings, tolerance=budget or finest), torch.tensor([1.0])
+        changes: dict[str, object] = {"steps": budget}
+        if budget is None:
+            low = float(self.process.noise_level(self.settings.time_grid(self.process)[-1]))
+            levels = [low * ABOVE**i for i in ((1, 0) if self.settings.denoise else (2, 1, 0))]
+            changes = {"steps": 2, "levels": levels, "start": "gaussian", "start_level": None}
+        settings = changed(self.settings, **changes)
+        return settings, settings.time_grid(self.process)[:1]
+
+
+@dataclass(frozen=True)
+class Function(Sampler):
+    """A sampler (D, y, levels) → images, from the data with plain noise."""
+
+    function: Callable[..., Tensor]
+    levels: tuple[float, float]
+    """The lowest and the highest."""
+
+    def run(self, budget: float | None, law: Mixture | None, seed: int) -> Run:
+        (low, high), evaluations = self.levels, 0
+        levels = [*np.linspace(high ** (1 / 7), low ** (1 / 7), int(budget or 0)) ** 7, 0.0]
+        if budget is None:
+            levels = [ABOVE * low, low, 0.0]
+        choice, within, noise = normal((1, 1, 1), seed)
+        y = levels[0] * noise + (law.draw(choice, within) if law else 0)
+
+        def denoise(y: Tensor, sigma: Tensor, **_: object) -> Tensor:
+            nonlocal evaluations
+            evaluations += 1
+            return self.data.denoise(y, sigma)
+
+        torch.manual_seed(seed)
+        images = self.function(denoise, y, torch.tensor(levels, dtype=torch.float32))
+        return Run(images, evaluations)
+
+
+def changed(settings: SamplerSettings, **changes: object) -> SamplerSettings:
+    """Return the settings with changes. Raises UserError if they do not fit."""
+    return parse(type(settings), settings.model_dump() | changes, "exact")
+
+
+def normal(blocks: tuple[int, ...], seed: int) -> tuple[Tensor, ...]:
+    """Return evenly spread standard normal numbers (Sobol's): one image of many pixels, 1×b×1×N."""
+    points = torch.quasirandom.SobolEngine(sum(blocks), scramble=True, seed=seed).draw(IMAGES)
+    numbers = torch.special.ndtri(points.T.contiguous().clamp(1e-7, 1 - 1e-7))
+    return numbers[None, :, None].split(blocks, dim=1)
+
+
+def distance(images: Tensor, others: Tensor) -> float:
+    """Return the Wasserstein-1 distance of as many numbers."""
+    first, second = (each.flatten().sort().values for each in (images, others))
+    return float((first - second).abs().mean())
+
+
+def error(process: LinearProcess, settings: SamplerSettings, data: Mixture) -> float:
+    """Return the largest error of mean and covariance at the final time, on one Gaussian."""
+    found = final_moments(process, changed(settings, denoise=False), data)
+    exact = marginal(process, settings.final_time, data)
+    return max(float((a - b).abs().max()) for a, b in zip(found, exact, strict=True))
+
+
+def fitted_order(evaluations: Sequence[float], errors: Sequence[float], floor: float = 0) -> float:
+    """Return p of error ∝ evaluations⁻ᵖ, fitted to the last three errors above the floor."""
+    above = [pair for pair in zip(evaluations, errors, strict=True) if pair[1] > floor][-3:]
+    return -float(np.polyfit(*np.log(above).T, deg=1)[0]) if len(above) > 1 else math.nan
+
+
+def cells(sampler: Sampler) -> list[str]:
+    """Return a sampler's row of the table, without its name."""
+    data, budgets = sampler.data, sampler.budgets
+    truth, last = data.draw(*normal((1, 1), 0)), sampler.run(None, data, 1).images
+    own, exact = ([sampler.run(each, law, 2) for each in budgets] for law in (None, data))
+    steps = [distance(run.images, last) for run in exact]
+    row = [
+        f"{distance(run.images, truth):.2g}"
+        + (f" @ {run.evaluations}" if run.evaluations != budget else "")
+        for run, budget in zip(own, budgets, strict=True)
+    ]
+    parts = [distance(own[-1].images, exact[-1].images), steps[-1], distance(last, truth)]
+    order = sampler.order([run.evaluations for run in exact], steps)
+    return [*row, *(f"{part:.2g}" for part in parts), "–" if math.isnan(order) else f"{order:.1f}"]
+
+
+def sampler_of(text: str, process: LinearProcess, data: Mixture, steps: Sequence[int]) -> Sampler:
+    """Return the sampler of "NAME KEY=VALUE …". Raises UserError for what is not there."""
+    name, options = words(text)
+    if "." not in name:
+        settings = named_sampler("exact", name, None, options)
+        budgets = steps if isinstance(settings, TimeGridSampler) else TOLERANCES
+        return Ours(data, budgets, process, settings)
+    if not callable(function := locate(name)):
+        raise UserError(f"{name}: no such function; MODULE.FUNCTION is needed")
+    values = {key: yaml.safe_load(value) for key, value in options.items()}
+    return Function(data, steps, partial(function, **values), level_range(process, 1e-3))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--process", default="psld", help='"NAME KEY=VALUE …"')
+    parser.add_argument("--sampler", action="append", help="the same, or MODULE.FUNCTION")
+    parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
+    given = parser.parse_args()
+    torch.set_grad_enabled(False)
+    name, options = words(given.process)
+    texts = given.sampler or SAMPLERS
+    try:
+        process = named_process("exact", {name: options}).build()
+        samplers = [sampler_of(text, process, DATA, given.steps) for text in texts]
+    except UserError as error:
+        parser.error(str(error))
+    columns = ["sampler", *map(str, given.steps), "start", "steps", "end", "order"]
+    print("|", " | ".join(columns), "|\n|" + " --- |" * len(columns))
+    for text, sampler in zip(texts, samplers, strict=True):
+        try:
+            print("|", " | ".join([f"`{text}`", *cells(sampler)]), "|", flush=True)
+        except UserError as refused:
+            print(f"| `{text}` | {refused} |")
+    pairs = torch.randn(20, 2, 2, IMAGES, generator=torch.Generator().manual_seed(0))
+    noise = fmean(distance(DATA.draw(*one), DATA.draw(*other)) for one, other in pairs)
+    print(f"\nTwo sets of random draws have a distance of {noise:.2g}.")
+
+
+if __name__ == "__main__":
+    main()
