@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from tempfile import NamedTemporaryFile
 from types import ModuleType
@@ -15,14 +14,17 @@ import numpy as np
 from PIL import Image
 
 from psld.data.images import FileTree, bytes_of
+from psld.data.installed import DIGITS, read_digits, read_emoji, read_photos
 from psld.data.settings import (
     AFHQv2Source,
     CelebASource,
     CIFAR10Source,
     DigitsSource,
+    EmojiSource,
     FashionMNISTSource,
     FolderSource,
     MNISTSource,
+    PhotosSource,
     SourceSettings,
 )
 from psld.utils.errors import RunError, UserError, reraise_fault
@@ -61,7 +63,11 @@ def open_source(settings: SourceSettings) -> Source:
     """
     match settings:
         case DigitsSource():
-            return open_digits()
+            return divided(*read_digits())
+        case PhotosSource():
+            return divided(*read_photos(settings.side))
+        case EmojiSource():
+            return divided(*read_emoji(Path(settings.root)))
         case MNISTSource():  # or FashionMNISTSource
             return open_idx(settings)
         case CIFAR10Source():
@@ -90,7 +96,6 @@ def central_square(image: Image.Image, side: int | None = None) -> Image.Image:
 
 # -- arrays ---------------------------------------------------------------------------------------
 
-DIGITS = tuple("0123456789")
 CLOTHES = (
     "T-shirt/top", "trouser", "pullover", "dress", "coat",
     "sandal", "shirt", "sneaker", "bag", "ankle boot",
@@ -115,26 +120,12 @@ def in_memory(images: np.ndarray, labels: np.ndarray, frame: Frame = as_it_is) -
     return list(map(picture, images, labels))
 
 
-def open_digits() -> Source:
-    """Return scikit-learn's 1,797 digits, 8×8: every fifth of the images sorted by class is a test.
-
-    The file itself repeats 0…9, so every fifth of it would be a zero or a five.
-    """
-    # Importing scikit-learn itself takes a second.
-    sklearn = find_spec("sklearn")
-    if sklearn is None:
-        raise UserError(
-            "dataset=digits: the images are part of scikit-learn; pip install 'psld[workflow]'"
-        )
-    path = Path(sklearn.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
-    # Each line has the 64 values of an image, then its class.
-    lines = np.loadtxt(path, delimiter=",")
-    images = np.round(lines[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-    labels = lines[:, -1].astype(int)
-    in_test = np.zeros(len(images), dtype=bool)
-    in_test[np.argsort(labels, kind="stable")[::5]] = True
+def divided(
+    images: np.ndarray, labels: np.ndarray, in_test: np.ndarray, class_names: tuple[str, ...]
+) -> Source:
+    """Return images in memory as a source."""
     train, test = (in_memory(images[chosen], labels[chosen]) for chosen in (~in_test, in_test))
-    return Source(train, test, DIGITS)
+    return Source(train, test, class_names)
 
 
 def open_idx(settings: MNISTSource | FashionMNISTSource) -> Source:
