@@ -230,8 +230,8 @@ class Entry:
         errors = [drawn.extrapolated, *([again.interval] if again else [])]
         return combined(drawn.extrapolated.value, errors)
 
-    def minus(self, other: "Entry") -> Difference:
-        """Return the difference of our number to that of another entry.
+    def minus(self, other: "Entry", times: float = 1.0) -> Difference:
+        """Return our number minus that of another entry, or a multiple of it.
 
         It is paired by samples if both draw the same noise, whatever the sampler: the same sampling
         seeds, samples and number of blocks of variables. With several trainings, the error of
@@ -240,12 +240,13 @@ class Entry:
         """
         a, b = self.drawn, other.drawn
         if a is None or b is None:
-            drawn = Difference(self.value - other.value, (), paired=False)
+            drawn = Difference(self.value - times * other.value, (), paired=False)
         else:
             paired = self._noise == other._noise and a.block_samples == b.block_samples
             compared = paired_difference if paired else unpaired_difference
-            drawn = compared(a, b)
-        return drawn.retrained(self.by_training, other.by_training)
+            drawn = compared(a, b, times)
+        others = {name: times * value for name, value in other.by_training.items()}
+        return drawn.retrained(self.by_training, others)
 
     @property
     def _noise(self) -> set[tuple[int, int, int]]:

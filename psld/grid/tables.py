@@ -173,6 +173,8 @@ class Claim(Settings):
     """The comparison in words."""
     smaller: Shown
     larger: Shown
+    times: float = Field(1.0, gt=0)
+    """Multiplies the larger number: 1.1 claims "not worse by more than 10 %", .5 "at most half"."""
     cell: Shown = Shown()
     """The part that both share."""
     over: dict[str, tuple[str | int | float, ...]] = Field(default_factory=dict)
