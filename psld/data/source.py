@@ -7,14 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from tempfile import NamedTemporaryFile
 from types import ModuleType
 
 import numpy as np
 from PIL import Image
 
 from psld.data.images import FileTree, bytes_of
-from psld.data.installed import DIGITS, read_digits, read_emoji, read_photos
+from psld.data.installed import DIGITS, Arrays, read_digits, read_emoji, read_photos
 from psld.data.settings import (
     AFHQv2Source,
     CelebASource,
@@ -63,11 +62,11 @@ def open_source(settings: SourceSettings) -> Source:
     """
     match settings:
         case DigitsSource():
-            return divided(*read_digits())
+            return divided(read_digits())
         case PhotosSource():
-            return divided(*read_photos(settings.side))
+            return divided(read_photos(settings.side))
         case EmojiSource():
-            return divided(*read_emoji(Path(settings.root)))
+            return divided(read_emoji(Path(settings.root)))
         case MNISTSource():  # or FashionMNISTSource
             return open_idx(settings)
         case CIFAR10Source():
@@ -120,10 +119,9 @@ def in_memory(images: np.ndarray, labels: np.ndarray, frame: Frame = as_it_is) -
     return list(map(picture, images, labels))
 
 
-def divided(
-    images: np.ndarray, labels: np.ndarray, in_test: np.ndarray, class_names: tuple[str, ...]
-) -> Source:
+def divided(arrays: Arrays) -> Source:
     """Return images in memory as a source."""
+    images, labels, in_test, class_names = arrays
     train, test = (in_memory(images[chosen], labels[chosen]) for chosen in (~in_test, in_test))
     return Source(train, test, class_names)
 
@@ -177,19 +175,18 @@ def _idx_split(images_path: Path, labels_path: Path, pad: int | None) -> list[Pi
 
 def read_idx(path: Path) -> np.ndarray:
     """Read the images or the labels of an IDX file. Raises UserError if it is damaged."""
-    from torchvision.datasets.mnist import read_image_file, read_label_file
-
-    read = read_image_file if "images" in path.name else read_label_file
     opened = gzip.open if path.suffix == ".gz" else open
+    dimensions = 3 if "images" in path.name else 1
     try:
-        with opened(path, "rb") as packed, NamedTemporaryFile() as unpacked:
-            unpacked.write(packed.read())
-            unpacked.flush()
-            return read(unpacked.name).numpy()
-    except Exception as error:  # torchvision's assertions say nothing.
+        with opened(path, "rb") as file:
+            data = file.read()
+        if data[:4] != bytes([0, 0, 8, dimensions]):
+            raise ValueError(f"not bytes in {dimensions} dimensions")
+        shape = np.frombuffer(data, ">i4", dimensions, offset=4)
+        return np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+    except Exception as error:  # Unpacking can raise nearly any for a damaged file.
         reraise_fault(error, path)
-        reason = str(error) or "of another kind"
-        raise UserError(f"{path}: not a whole IDX file ({reason}); get it again") from None
+        raise UserError(f"{path}: not a whole IDX file ({error}); get it again") from None
 
 
 def open_cifar10(settings: CIFAR10Source) -> Source:

@@ -189,8 +189,12 @@ def test_debians_package_is_found_where_no_root_is_given(tmp_path, monkeypatch):
         ("train-images-idx3-ubyte.gz", lambda data: data[:-20], "not a whole IDX file"),
         ("train-images-idx3-ubyte.gz", lambda _: b"", "not a whole IDX file"),
         ("t10k-images-idx3-ubyte.gz", lambda _: b"<html>404", "not a whole IDX file"),
-        ("train-images-idx3-ubyte.gz", lambda _: gzip.compress(idx(TRAIN[1])), "3 dimension"),
-        ("train-images-idx3-ubyte.gz", lambda _: gzip.compress(idx(TRAIN[0])[:-1]), "is invalid"),
+        ("train-images-idx3-ubyte.gz", lambda _: gzip.compress(idx(TRAIN[1])), "in 3 dimensions"),
+        (
+            "train-images-idx3-ubyte.gz",
+            lambda _: gzip.compress(idx(TRAIN[0])[:-1]),
+            "cannot reshape",
+        ),
         ("t10k-labels-idx1-ubyte.gz", lambda _: gzip.compress(idx(TRAIN[1])), "6 labels, but 2"),
     ],
 )
