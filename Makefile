@@ -16,7 +16,7 @@ SNAKEMAKE := $(RUN) snakemake --profile $(PROFILE)
 # The rich logger prints its progress on a terminal alone.
 LOGGER := $$(test -t 1 && echo --logger rich || echo --quiet rules)
 
-.PHONY: help setup demo check-demo small test test-slow test-slurm test-gpu test-wheel fuzz lint lock docs cells plan results report sync dashboard bench
+.PHONY: help setup demo check-demo small test test-slow test-slurm test-gpu test-fake-gpu gpu-hour test-wheel fuzz lint lock docs cells plan results report sync dashboard bench
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -82,6 +82,12 @@ test-slurm: $(INSTALLED) ## Start a real Slurm cluster of four nodes here and ru
 
 test-gpu: $(INSTALLED) ## Run the tests on this machine's GPU, the whole demo last, in 20 minutes at most
 	$(RUN) timeout 1200 python -m pytest tests/gpu -rs
+
+gpu-hour: ## Measure what waits for a GPU, in parts of less than ten minutes; the same command goes on
+	@$(RUN) python -m benchmarks.gpu_hour
+
+test-fake-gpu: $(INSTALLED) ## Run the GPU's code on a GPU that computes nothing; needs g++
+	$(RUN) python -m pytest tests/fake_gpu -rs
 
 fuzz: $(INSTALLED) ## Give the readers of files many damaged inputs
 	$(RUN) python -m pytest tests/fuzz --hypothesis-profile=fuzz

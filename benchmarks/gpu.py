@@ -1,105 +1,124 @@
-"""Training and sampling of the paper's networks on a GPU, next to a plain PyTorch loop.
+"""Training and sampling of the paper's networks on a GPU, next to plain PyTorch loops.
 
-    python -m benchmarks.gpu
-
-Without a GPU it prints one line. `python -m benchmarks.gpu cpu` runs the demo's network on the CPU,
-to check the benchmark itself, without compiling.
+`benchmarks.gpu_hour` runs these measurements, one after the other, each in a process of its own.
 """
 
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from tabulate import tabulate
-from torch import Tensor, nn
 
 from psld.diffusion.loop import sample
 from psld.diffusion.loss import EpsilonLoss, NoisyStates
-from psld.diffusion.process import LinearProcess
 from psld.diffusion.samplers import EMSettings
 from psld.diffusion.score import NetworkScore
 from psld.grid.resolution import compose_model
 from psld.networks.forward import forward_pass
 from psld.training.batches import Batches
 from psld.training.loop import Meter, optimize
+from psld.training.memory import training_memory
 from psld.training.model import build_network, forward_flops
 from psld.training.ranks import Ranks
 from psld.training.settings import TRAIN_FACTOR, ModelSettings
 from psld.training.state import TrainingState
-from psld.utils.device import device_name, peak_flops, use_device
+from psld.utils.device import peak_flops
+from psld.utils.errors import is_out_of_memory
 from psld.utils.randomness import ShardNoise
 
+
+class Network(NamedTuple):
+    """A network with its dataset and recipe, by the names of their configs."""
+
+    dataset: str
+    network: str
+    recipe: str
+    micro_batch: int
+    """The official one: images per GPU in the authors' scripts."""
+    sampled: int
+    """Images per evaluation in sampling."""
+
+    def settings(self) -> ModelSettings:
+        words = [f"dataset={self.dataset}", f"network={self.network}", f"training={self.recipe}"]
+        return compose_model(words, "benchmarks.gpu")
+
+
 NETWORKS = {
-    "39M": ("cifar10", "cifar10-ablation", "cifar10-ablation", 128, 512),
-    "97M": ("cifar10", "cifar10-sota", "cifar10-sota", 128, 512),
-    "AFHQv2": ("afhqv2-128", "afhqv2-sota", "afhqv2-sota-psld", 32, 64),
+    "39M": Network("cifar10", "cifar10-ablation", "cifar10-ablation", 32, 512),
+    "97M": Network("cifar10", "cifar10-sota", "cifar10-sota", 16, 512),
+    "AFHQv2": Network("afhqv2-128", "afhqv2-sota", "afhqv2-sota-psld", 8, 64),
 }
-"""Dataset, network, recipe; images of a training step and of a network evaluation in sampling."""
-DEMO = {"demo": ("digits", "demo", "demo", 8, 8)}
-WAYS = (("fp32", False), ("bf16", False), ("bf16", True))
+TINY = {"demo": Network("digits", "demo", "demo", 16, 8)}
+WAYS = {"fp32": ("fp32", False), "bf16": ("bf16", False), "bf16-compiled": ("bf16", True)}
 """Precision (fp32 is TF32 on a GPU), and whether the network is compiled."""
-WARM_UP, STEPS = 3, 10
+WARM_UP = 3
+SUSTAINED = 100e12
+"""FLOP/s of the planned hours next to the measured ones, as in docs/reproduction.md."""
+IMAGES, EVALUATIONS = 50_000, 1_000
+"""Of a cell of Table 1, whose hours a row of sampling has."""
 
 Action = Callable[[], object]
+Row = dict[str, str]
 
 
-def main(name: str) -> None:
-    if name != "cpu" and not torch.cuda.is_available():
-        print("benchmarks.gpu: skipped, there is no GPU here")
-        return
-    device = use_device(name, tf32=True)
-    print(f"{device_name(device)}, torch {torch.__version__}\n")
-    trained, sampled = [], []
-    for label, (dataset, network, recipe, train_images, sample_images) in (
-        DEMO if name == "cpu" else NETWORKS
-    ).items():
-        words = [f"dataset={dataset}", f"network={network}", f"training={recipe}"]
-        model = compose_model([*words, "training.micro_batch=null"], "benchmarks.gpu")
-        for precision, compile in WAYS[: 2 if name == "cpu" else None]:
-            way = f"{label}, {precision}{', compiled' if compile else ''}"
-            print(f"{way} …", file=sys.stderr, flush=True)
-            how = (model, device, precision, compile)
-            trained.append([way, *fitting(training, train_images, *how)])
-            sampled.append([way, *fitting(sampling, sample_images, *how)])
-    print(f"Training, {STEPS} steps:\n\n{table(trained, 'a plain loop', 'drawing the batches')}")
-    print(f"\nSampling, EM, {STEPS} steps:\n\n{table(sampled, 'bare evaluations', 'noise')}")
+class Setting(NamedTuple):
+    """How a network is measured."""
+
+    network: Network
+    precision: str
+    compile: bool
+    images: int
+    """At once."""
+    device: torch.device
+    steps: int
 
 
-def fitting(measure: Callable[..., Iterator[str]], images: int, *how: object) -> list[str]:
-    """Return the number of images and what is measured with it; halve it if memory runs out."""
+def measurements(device: torch.device) -> dict[str, tuple[str, Callable[[], Row]]]:
+    """Return all of them by name: the title of their table, and the function that measures a row.
+
+    On the CPU, they are those of the demo's network, in two steps and not compiled.
+    """
+    on_gpu, found = device.type == "cuda", {}
+    for label, network in (NETWORKS if on_gpu else TINY).items():
+        batch = network.settings().training.batch_size
+        for way, (precision, compile) in WAYS.items():
+            if compile and not on_gpu:
+                continue
+            for images in sorted({network.micro_batch, batch}):
+                how = Setting(network, precision, compile, images, device, 10 if on_gpu else 2)
+                name = f"train-{label}-{way}-{images}"
+                found[name] = f"Training steps of {label}", partial(fitting, training, how)
+            # So many, because the draws of the first step are waited for.
+            steps = 100 if on_gpu else 3
+            how = Setting(network, precision, compile, network.sampled, device, steps)
+            measured = partial(fitting, sampling, how)
+            found[f"sample-{label}-{way}"] = f"Sampling by EM with {label}", measured
+    return found
+
+
+def fitting(measure: Callable[[Setting], Row], how: Setting) -> Row:
+    """Measure; halve the images at once if memory runs out."""
     while True:
         try:
-            return [str(images), *measure(images, *how)]
-        except torch.OutOfMemoryError:
-            images //= 2
-        except RuntimeError as error:  # a compiler that is missing must not end the benchmark
-            return [str(images), f"failed: {str(error).splitlines()[0][:60]}"]
+            return measure(how)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        # Not in the handler, which keeps the tensors alive.
+        how = how._replace(images=how.images // 2)
         torch.cuda.empty_cache()
 
 
-def table(rows: list[list[str]], baseline: str, input: str) -> str:
-    headers = [
-        "network",
-        "images",
-        "images/s",
-        f"against {baseline}",
-        f"share of {input}",
-        "MFU",
-        "GiB",
-    ]
-    return tabulate(rows, headers, "github", disable_numparse=True)
-
-
-def training(
-    size: int, model: ModelSettings, device: torch.device, precision: str, compile: bool
-) -> Iterator[str]:
+def training(how: Setting) -> Row:
     """Measure whole steps against steps without draws, and against a loop of plain PyTorch."""
-    process = model.process.build()
-    state = TrainingState(build_network(model, process).to(device), model.training)
-    called = forward_pass(state.network, precision, compile=compile)
-    dataset, settings = model.dataset, model.training.model_copy(update={"batch_size": size})
+    model, device = how.network.settings(), how.device
+    process, dataset, size = model.process.build(), model.dataset, model.training.batch_size
+    given = {"micro_batch": how.images, "precision": how.precision, "compile": how.compile}
+    settings = model.training.model_copy(update=given)
+    state = TrainingState(build_network(model, process).to(device), settings)
+    called = forward_pass(state.network, how.precision, compile=how.compile)
     shape = (2048, dataset.channels, dataset.image_size, dataset.image_size)
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     ranks, loss_of = Ranks(0, 1, device), EpsilonLoss(process)
@@ -110,101 +129,104 @@ def training(
         batch = batches.draw(state.step) if draws else fixed
         meter.add(state.step, *optimize(state, called, loss_of, batch, settings))
 
-    z = torch.randn(size, *state.network.in_shape, device=device)
-    t, target = torch.rand(size, device=device), torch.randn_like(fixed.eps)
+    state.network.train()
+    whole = seconds(lambda: step(True), how)
+    # Before the plain loop, whose optimizer needs memory, too.
+    peak = torch.cuda.max_memory_allocated(device) - images.nbytes if peaks(device) else None
+    without_draws = seconds(lambda: step(False), how)
+    z = torch.randn(how.images, *state.network.in_shape, device=device)
+    t, target = torch.rand(how.images, device=device), torch.randn_like(fixed.eps[: how.images])
     optimizer = torch.optim.Adam(state.network.parameters(), fused=True)
 
     def plain() -> None:
-        (called(z, t).float() - target).square().mean().backward()
+        for _ in range(size // how.images):
+            (called(z, t).float() - target).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    state.network.train()
-    actions = (lambda: step(True), lambda: step(False), plain)
-    return described(state.network, device, precision, TRAIN_FACTOR, size, *actions)
+    shares = whole, without_draws, seconds(plain, how)
+    flops = TRAIN_FACTOR * forward_flops(state.network.eval())
+    row = described(how, size / whole, shares, flops, settings.steps * size)
+    counted = training_memory(model.model_copy(update={"training": settings}), how.images)
+    return row | {"GiB": gib(peak), "GiB counted": gib(counted)}
 
 
-def sampling(
-    size: int, model: ModelSettings, device: torch.device, precision: str, compile: bool
-) -> Iterator[str]:
+def sampling(how: Setting) -> Row:
     """Measure a sampler's steps against those without noise, and against bare evaluations."""
+    model, device = how.network.settings(), how.device
     process = model.process.build()
     network = build_network(model, process).to(device).eval().requires_grad_(False)
-    called = forward_pass(network, precision, compile=compile)
-    settings = EMSettings(integrator="em", striding="quadratic", steps=STEPS)
-    shape = (size, *network.in_shape)
-    z, t = torch.randn(shape, device=device), torch.rand(size, device=device)
+    called = forward_pass(network, how.precision, compile=how.compile)
+    shape = (how.images, *network.in_shape)
+    z, t = torch.randn(shape, device=device), torch.rand(how.images, device=device)
 
-    def run(draws: bool) -> None:
+    def run(draws: bool, steps: int = how.steps) -> None:
+        settings = EMSettings(integrator="em", striding="quadratic", steps=steps)
+        score = NetworkScore(called, how.images)
         with ShardNoise(0, 0, shape, device) as noise:
-            integrate(process, settings, called, z, noise if draws else torch.zeros_like)
+            sample(process, settings, score, z, noise if draws else torch.zeros_like, silent=True)
 
+    @torch.no_grad()
     def bare() -> None:
-        with torch.no_grad():
-            for _ in range(STEPS):
-                called(z, t)
+        for _ in range(how.steps):
+            called(z, t)
 
-    actions = (lambda: run(True), lambda: run(False), bare)
-    return described(network, device, precision, 1, STEPS * size, *actions, steps=1)
-
-
-def integrate(
-    process: LinearProcess,
-    settings: EMSettings,
-    network: nn.Module,
-    z: Tensor,
-    noise: Callable[[Tensor], Tensor],
-) -> Tensor:
-    return sample(process, settings, NetworkScore(network, len(z)), z, noise)
+    run(True, steps=WARM_UP)
+    once = how._replace(steps=1)
+    whole, *others = (
+        seconds(action, once, warm_up=0) for action in (lambda: run(True), lambda: run(False), bare)
+    )
+    speed = how.steps * how.images / whole
+    row = described(how, speed, (whole, *others), forward_flops(network), IMAGES * EVALUATIONS)
+    return row | {"GiB": gib(torch.cuda.max_memory_allocated(device) if peaks(device) else None)}
 
 
 def described(
-    network: nn.Module,
-    device: torch.device,
-    precision: str,
-    passes: int,
-    images: int,
-    whole: Action,
-    without_input: Action,
-    baseline: Action,
-    steps: int = STEPS,
-) -> Iterator[str]:
-    """Yield images/s, its ratio to the baseline, the share of the input, MFU, and peak memory.
+    how: Setting, speed: float, times: tuple[float, float, float], flops: int, images: int
+) -> Row:
+    """Return the row of a measurement.
 
     Args:
-        passes: FLOPs of an image in units of the network's forward pass.
-        images: evaluated by one call of `whole`.
+        speed: images per second.
+        times: seconds of all the work, without its random input, and of the plain loop.
+        flops: for one image.
+        images: of the whole training, or of a cell, whose hours are given.
     """
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-    times = [seconds(action, device, steps) for action in (whole, without_input, baseline)]
-    speed = images / times[0]
-    yield f"{speed:.0f}"
-    yield f"{times[2] / times[0]:.2f}"
-    yield f"{max(0.0, 1 - times[1] / times[0]):.1%}"
-    peak = peak_flops(device, precision)
-    yield f"{speed * passes * forward_flops(network.eval()) / peak:.1%}" if peak else "?"
-    on_gpu = device.type == "cuda"
-    yield f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f}" if on_gpu else "?"
+    whole, without_input, plain = times
+    peak = peak_flops(how.device, how.precision)
+    return {
+        "precision": how.precision + (", compiled" if how.compile else ""),
+        "images at once": str(how.images),
+        "images/s": f"{speed:.0f}",
+        "against a plain loop": f"{plain / whole:.2f}",
+        "share of noise and data": f"{max(0.0, 1 - without_input / whole):.1%}",
+        "MFU": f"{speed * flops / peak:.1%}" if peak else "?",
+        "GPU hours": f"{images / speed / 3600:.1f}",
+        f"planned at {SUSTAINED / 1e12:.0f} TFLOP/s": f"{images * flops / SUSTAINED / 3600:.1f}",
+    }
 
 
-def seconds(action: Action, device: torch.device, steps: int) -> float:
-    """Return the seconds of one call, as the mean of `steps` calls after a warm-up."""
-    for _ in range(WARM_UP):
+def seconds(action: Action, how: Setting, warm_up: int = WARM_UP) -> float:
+    """Return the seconds of one call, as the mean of some calls after a warm-up."""
+    for _ in range(min(warm_up, how.steps)):
         action()
-    wait(device)
+    wait(how.device)
     started = time.perf_counter()
-    for _ in range(steps):
+    for _ in range(how.steps):
         action()
-    wait(device)
-    return (time.perf_counter() - started) / steps
+    wait(how.device)
+    return (time.perf_counter() - started) / how.steps
 
 
 def wait(device: torch.device) -> None:
-    if device.type == "cuda":
+    if peaks(device):
         torch.cuda.synchronize(device)
 
 
-if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "cuda:0")
+def peaks(device: torch.device) -> bool:
+    """True for a device that records its peak memory."""
+    return device.type == "cuda"
+
+
+def gib(number: int | None) -> str:
+    return "?" if number is None else f"{number / 2**30:.1f}"

@@ -1,12 +1,18 @@
-"""The cost of drawing a shard's noise on the CPU in a thread.
+"""The cost of drawing a shard's noise on the CPU in threads.
 
 python -m benchmarks.noise
 """
+
+import os
+from collections.abc import Callable
+from functools import partial
+from unittest import mock
 
 import torch
 from torch import Tensor
 
 from benchmarks.timing import compare
+from psld.utils import randomness
 from psld.utils.randomness import ShardNoise
 
 CPU = torch.device("cpu")
@@ -22,19 +28,9 @@ def main() -> None:
             result = z @ weights
         return result
 
-    def with_noise() -> None:
-        with ShardNoise(0, 0, SHAPE, CPU) as noise:
-            for _ in range(STEPS):
-                network(), noise()
-
     def without() -> None:
         for _ in range(STEPS):
             network()
-
-    def drawn() -> None:
-        with ShardNoise(0, 0, SHAPE, CPU) as noise:
-            for _ in range(STEPS):
-                noise()
 
     def by_torch() -> None:
         generator = torch.Generator().manual_seed(0)
@@ -42,7 +38,25 @@ def main() -> None:
             torch.randn(SHAPE, generator=generator)
 
     compare(f"{STEPS} draws for 250 images against torch's generator", drawn, by_torch)
-    compare(f"{STEPS} steps with noise against the same without", with_noise, without, repeats=3)
+    with_noise = f"{STEPS} steps with noise against the same without"
+    compare(with_noise, lambda: drawn(network), without, repeats=3)
+    for threads in range(2, len(os.sched_getaffinity(0)) + 1):
+        several = f"{2 * STEPS} draws by {threads} threads, as for a GPU, against one"
+        compare(several, partial(drawn_by, threads), partial(drawn_by, 1), repeats=15)
+
+
+def drawn(between: Callable[[], object] = lambda: None, draws: int = STEPS) -> None:
+    """Draw, and do something in between."""
+    with ShardNoise(0, 0, SHAPE, CPU) as noise:
+        noise.expect(draws)
+        for _ in range(draws):
+            between()
+            noise()
+
+
+def drawn_by(threads: int) -> None:
+    with mock.patch.object(randomness, "drawing_threads", return_value=threads):
+        drawn(draws=2 * STEPS)
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ def draw(found: dict[str, list[Errors]], output: str) -> None:
     from matplotlib import pyplot as plt
     from matplotlib.ticker import FixedLocator, NullLocator
 
-    from psld.report.style import COLORS, DASHES, MARKERS, PANEL, Look, save
+    from psld.report.plots import COLORS, DASHES, MARKERS, PANEL, Look, save
 
     several = {name: rows for name, rows in found.items() if len(rows[0].blocks) > 1}
     figure, (left, right) = plt.subplots(1, 2, figsize=(3 * PANEL[0], 3.4), layout="constrained")

@@ -1,4 +1,4 @@
-"""The speed and error of bf16, in sampling and in training.
+"""The work, speed and error of bf16, in sampling and in training.
 
 python -m benchmarks.precision [REPEATS]
 """
@@ -10,7 +10,9 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from psld.diffusion.loop import sample
 from psld.diffusion.samplers import EMSettings
@@ -26,18 +28,74 @@ NETWORKS = {
 }
 """Overrides, images in a batch, and the size and channels of an image."""
 WAYS: tuple[Precision, ...] = ("fp32", "bf16")
+COUNTED = {
+    "39 million parameters": ["dataset=cifar10", "network=cifar10-ablation"],
+    "97 million parameters": ["dataset=cifar10", "network=cifar10-sota"],
+}
+
+
+class Autocast(nn.Module):
+    """torch's own way to bf16, for comparison."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.network(*inputs)
+
+
+class Work(TorchDispatchMode):
+    """Counts the kernels of a computation, and the bytes that they read and write.
+
+    Attention, which is one kernel on a GPU, counts as its products here.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernels, self.bytes = 0, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        if not (func.is_view or name == "_unsafe_view" or "empty" in name):
+            self.kernels += 1
+            tensors = [x for x in tree_leaves((args, kwargs, result)) if isinstance(x, Tensor)]
+            self.bytes += sum(x.numel() * x.element_size() for x in tensors)
+        return result
 
 
 def main(repeats: int) -> None:
-    """Measure two networks, with random nonzero weights, on one thread."""
+    """Count the work of two networks without values; measure two with random nonzero weights."""
     torch.set_num_threads(1)
+    for name, overrides in COUNTED.items():
+        for way in WAYS:
+            count(f"{name}, {way}", overrides, way, images=128)
     for name, network in NETWORKS.items():
         print(f"{name}:")
         compare(*network, repeats)
 
 
+def count(name: str, overrides: list[str], way: Precision, images: int) -> None:
+    """Print the work of an evaluation, and of both passes without dropout."""
+    model = compose_model([*overrides, "process=psld"], "benchmarks.precision")
+    process = model.process.build()
+    with torch.device("meta"):
+        network = build_network(model, process).eval()
+        inputs = torch.empty(images, *network.in_shape), torch.empty(images)
+    called, found = forward_pass(network, way), []
+    for backward in (False, True):
+        with torch.set_grad_enabled(backward), Work() as work:
+            error = called(*inputs).float().square().mean()
+            if backward:
+                error.backward()
+        found.append(f"{work.kernels} kernels, {work.bytes / 1e9:.0f} GB")
+    print(f"{name}, {images} images: {found[0]}; with the backward pass {found[1]}")
+
+
 def compare(overrides: list[str], images: int, size: int, channels: int, repeats: int) -> None:
-    """Measure a network in both ways."""
+    """Measure a network in all ways."""
     torch.manual_seed(0)
     model = compose_model([*overrides, "process=psld"], "benchmarks.precision")
     process = model.process.build()
@@ -46,6 +104,7 @@ def compare(overrides: list[str], images: int, size: int, channels: int, repeats
         if parameter.dim() > 1:  # the last layers start near 0; this would hide the error
             parameter.data = torch.randn_like(parameter) / parameter[0].numel() ** 0.5
     networks = {way: forward_pass(copy.deepcopy(plain), way) for way in WAYS}
+    networks["autocast"] = Autocast(copy.deepcopy(plain))
     z, t = torch.randn(images, 2 * channels, size, size), torch.rand(images)
     noise = torch.randn(STEPS, *z.shape)
     settings = EMSettings(integrator="em", striding="quadratic", steps=STEPS)
@@ -71,14 +130,15 @@ def compare(overrides: list[str], images: int, size: int, channels: int, repeats
 
 
 def report(what: str, run: Callable[[str], Tensor], repeats: int) -> None:
-    """Run both ways in turn and print the speed and error of bf16 relative to fp32."""
-    results = {name: run(name) for name in WAYS}
-    seconds = {name: [] for name in WAYS}
+    """Run all ways in turn; print the speed and error of the others relative to fp32."""
+    ways = (*WAYS, "autocast")
+    results = {name: run(name) for name in ways}
+    seconds = {name: [] for name in ways}
     for _ in range(repeats):
         for name, taken in seconds.items():
-            started = time.perf_counter()
+            started = time.process_time()
             run(name)
-            taken.append(time.perf_counter() - started)
+            taken.append(time.process_time() - started)
     exact = results.pop("fp32")
     print(f"{what}, fp32: {statistics.median(seconds['fp32']):.2f} s")
     for name, result in results.items():

@@ -220,11 +220,12 @@ def ensure_command(words: list[str], job: str, folder: Path) -> None:
         DelayedSubmission(run_rank, words).dump(pickled)
 
 
-def run_here(settings: LaunchSettings) -> NoReturn:
+def run_here(settings: LaunchSettings, batch_size: int) -> NoReturn:
     """Replace this process by the training, or by torchrun with one process per rank.
 
-    It keeps the GPUs and the number of threads that this process was given. Several ranks wait for
-    GPUs that other trainings, or samplings, on this machine use.
+    It keeps the GPUs and the number of threads that this process was given, or as many of the GPUs
+    as share a batch equally. Several ranks wait for GPUs that other trainings, or samplings, on
+    this machine use.
     """
     if settings.nodes > 1:
         raise UserError(
@@ -232,7 +233,10 @@ def run_here(settings: LaunchSettings) -> NoReturn:
             "with tasks_per_node"
         )
     gpus = visible_gpus()
-    ranks = settings.tasks_per_node or len(gpus) or 1
+    equal = next(n for n in range(len(gpus) or 1, 0, -1) if batch_size % n == 0)
+    ranks = settings.tasks_per_node or equal
+    if not settings.tasks_per_node and equal < len(gpus):
+        say(f"{equal} of {len(gpus)} GPUs train, because they share {batch_size} images equally")
     if 1 < ranks <= len(gpus):
         # A single rank chooses a GPU itself.
         taken = take_gpus(list(gpus.values()), ranks, past_exec=True)

@@ -27,8 +27,8 @@ class LaunchSettings(Settings):
     nodes: int = Field(1, ge=1)
     tasks_per_node: int | None = Field(None, ge=1)
     """Ranks. None: one per GPU, of the job or of this machine; one without GPUs."""
-    cpus_per_task: int = Field(1, ge=1)
-    """Per rank."""
+    cpus_per_task: int | None = Field(None, ge=1)
+    """Per rank. None: 4 if the job asks for GPUs, whose noise several cores draw, else 1."""
     gpus_per_node: int | None = Field(None, ge=1)
     gres: str | None = None
     """Generic resources per node, such as gpu:a100:4, for sites that count GPUs this way."""
@@ -81,6 +81,7 @@ class LaunchSettings(Settings):
 
     def options(self) -> dict[str, Any]:
         """Return what submitit asks sbatch for: six options of its own, and sbatch's."""
+        cores = self.cpus_per_task or (4 if self.gpus_per_node or _gpus_in(self.gres) else 1)
         sbatch = {
             "gpus-per-node": self.gpus_per_node,
             "gres": self.gres,
@@ -94,13 +95,13 @@ class LaunchSettings(Settings):
             "time": self.runtime,
             "nodes": self.nodes,
             "ntasks_per_node": self.ranks_of_slurm_node,
-            "cpus_per_task": self.cpus_per_task,
+            "cpus_per_task": cores,
             "signal_delay_s": self.warning_seconds,
             "srun_args": [
                 "--kill-on-bad-exit=1",  # A dead rank ends the others; they would wait for it.
                 "--wait=0",  # No limit (WaitTime) for the first rank, which exports the model last.
                 # Since Slurm 22.05 srun does not take this from sbatch.
-                f"--cpus-per-task={self.cpus_per_task}",
+                f"--cpus-per-task={cores}",
             ],
             "additional_parameters": {key: value for key, value in sbatch.items() if value},
         }

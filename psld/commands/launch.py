@@ -49,7 +49,7 @@ def launch(settings: LaunchSettings) -> None:
     run = Path(training.runs) / training.run_name(digest.read_text().strip())
     output = Path(training.output)
     if settings.where == "here" or (settings.where == "auto" and not slurm.available()):
-        run_here(settings)
+        run_here(settings, training.training.batch_size)
     if not slurm.available():
         raise UserError(
             "launch: where=slurm, but there is no sbatch here, or no cluster that it can reach; "

@@ -1,6 +1,6 @@
-"""Commands that plan a grid, show its results, certify them, and send them and models to others.
+"""Commands that plan a grid, show its results, and certify them.
 
-torch, matplotlib and wandb take seconds to import, so the settings are checked first.
+torch and matplotlib take seconds to import, so the settings are checked first.
 """
 
 import os
@@ -12,11 +12,8 @@ from pydantic import Field
 
 from psld.commands.main import entry_point
 from psld.config.settings import Settings
-from psld.grid import paths
 from psld.grid.cache import load_grid
 from psld.grid.figures import all_figures
-from psld.grid.records import Guide, Model
-from psld.training.settings import WandbSettings
 from psld.utils.errors import NotComparedError, RunError, UserError, one_line
 from psld.utils.files import sha256_of_file, write_text
 
@@ -34,19 +31,25 @@ class PlanSettings(GridSettings):
     sustained_tflops: float | None = Field(None, gt=0)
     """TFLOP/s of a GPU on convolutions, for networks that have not been run here; null leaves
     their hours unknown."""
+    full_precision_tflops: float | None = Field(None, gt=0)
+    """The same without tensor cores, for RK45; null: a sixth of `sustained_tflops`."""
+    gpu_memory: float | None = Field(None, gt=0)
+    """GiB of a GPU: list what does not fit."""
 
 
 @entry_point("plan", PlanSettings, has_config=False)
 def plan(settings: PlanSettings) -> None:
-    """Plan a grid: its models, cells, jobs and GPU hours.
+    """Plan a grid: its models, cells, jobs, GPU hours and GPU memory.
 
         psld plan grid_name=paper
         psld plan grid_name=paper sustained_tflops=100   # for networks that have not been run here
+        psld plan grid_name=paper gpu_memory=40          # also what does not fit 40 GiB
         psld plan grid_name=demo list=cells              # each is a target of Snakemake
 
-    GPU hours follow from the speed of what has been run here, or else from a GPU's TFLOP/s.
+    GPU hours follow from the speed of what has been run here, or else from a GPU's TFLOP/s. Memory
+    is counted, not measured, half a minute for the paper's grid, and kept in .cache/.
     """
-    from psld.grid.plan import description
+    from psld.grid.plan import description, memory
 
     grid = load_grid(settings.grid_name)
     match settings.list:
@@ -55,19 +58,14 @@ def plan(settings: PlanSettings) -> None:
         case "figures":
             print("\n".join(all_figures(grid)))
         case None:
-            print(description(grid, settings.sustained_tflops, forward_gigaflops))
+            from psld.report import counted  # imports torch
 
-
-def forward_gigaflops(trained: Model | Guide) -> float:
-    """Return the GFLOPs of one image through a network; a multiply-add counts as two."""
-    import torch
-
-    from psld.training.model import build_guide, build_network, forward_flops
-
-    build = build_network if isinstance(trained, Model) else build_guide
-    process = trained.settings.process.build()
-    with torch.device("meta"):
-        return forward_flops(build(trained.settings, process).eval()) / 1e9
+            full = settings.full_precision_tflops
+            if settings.sustained_tflops and not full:
+                full = settings.sustained_tflops / 6
+            speeds = settings.sustained_tflops, full
+            print(description(grid, speeds, counted.gigaflops))
+            print("\n" + memory(grid, counted, settings.gpu_memory))
 
 
 class TabulateSettings(GridSettings):
@@ -88,7 +86,7 @@ def tabulate(settings: TabulateSettings) -> None:
     """
     if settings.output and settings.table is None:
         raise UserError("output: is for one table; add table=NAME")
-    from psld.report.formats import print_tables, write_table
+    from psld.report.table import print_tables, write_table
 
     grid = load_grid(settings.grid_name)
     if settings.table is None:
@@ -99,7 +97,7 @@ def tabulate(settings: TabulateSettings) -> None:
             f"table: {settings.table!r} is not in grid {settings.grid_name}; "
             f"there are: {', '.join(grid.file.tables)}"
         )
-    output = settings.output or paths.table(grid.name, settings.table)
+    output = settings.output or grid.table(settings.table)
     write_table(grid, settings.table, output)
     print(f"wrote {output}.csv, {output}.md, {output}.tex and {output}.html")
 
@@ -124,10 +122,11 @@ def figure(settings: FigureSettings) -> None:
     if settings.output and (settings.output.endswith("/") or Path(settings.output).is_dir()):
         raise UserError(f"output: {settings.output} is a folder; give a path without extension")
     from psld.report.figures import draw_figure
-    from psld.report.style import save
+    from psld.report.plots import save
 
-    drawn = draw_figure(load_grid(settings.grid_name), settings.figure)
-    save(drawn, settings.output or paths.figure(settings.grid_name, settings.figure))
+    grid = load_grid(settings.grid_name)
+    drawn = draw_figure(grid, settings.figure)
+    save(drawn, settings.output or grid.figure(settings.figure))
 
 
 class PageSettings(GridSettings):
@@ -146,7 +145,7 @@ def page(settings: PageSettings) -> None:
     from psld.report.page import results_page
 
     grid = load_grid(settings.grid_name)
-    output = settings.output or paths.page(grid.name)
+    output = settings.output or grid.page
     write_text(output, results_page(grid))
     print(f"Page: {output}")
 
@@ -167,7 +166,7 @@ def certify(settings: CertifySettings) -> None:
     from psld.report import certificate
 
     grid = load_grid(settings.grid_name)
-    output = settings.output or Path(paths.certificate(grid.name))
+    output = settings.output or Path(grid.certificate)
     cells, size = certificate.certify(grid, output), output.stat().st_size / 1e6
     print(f"wrote {output}: {cells} of {len(grid.measured_cells)} cells, {size:.1f} MB")
     print(f"SHA-256 {sha256_of_file(output)}")
@@ -197,7 +196,7 @@ def verify(settings: VerifySettings) -> None:
     import torch
 
     from psld.report import certificate
-    from psld.report.formats import print_tables
+    from psld.report.table import print_tables
 
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)  # On a busy machine, two threads took ten times as long.
@@ -221,69 +220,3 @@ def verify(settings: VerifySettings) -> None:
         raise RunError(f"{path}: {len(verified.wrong)} differences, listed above")
     if verified.missing:
         raise NotComparedError("; ".join(verified.missing))
-
-
-class PushSettings(Settings):
-    folder: Path
-    """Folder of a trained model."""
-    repository: str
-    """USER/NAME."""
-    license: str = "unknown"
-    """License of the weights, in the words of the Hub, such as mit. The dataset may limit it."""
-
-
-@entry_point("push", PushSettings, bare="folder repository", has_config=False)
-def push(settings: PushSettings) -> None:
-    """Push a model to the Hugging Face Hub, with a card of its settings and results.
-
-        psld push models/demo/cld me/digits-cld license=mit     # prints the line that loads it
-
-    Needs the extra `hub` (pip install 'psld[hub]') and a login (`hf auth login`, or HF_TOKEN). The
-    files are checked first. The card replaces the repository's README.md.
-    """
-    from psld.library import load
-    from psld.report.model_card import model_card
-    from psld.training import hub
-    from psld.training.manifest import read_manifest
-    from psld.training.start import START, load_start
-
-    folder, repository = settings.folder, settings.repository
-    model = load(folder, "cpu")
-    if (folder / START).exists():  # An imported model may have none.
-        load_start(folder, model.weights_sha256)
-    card = model_card(read_manifest(folder), repository, settings.license)
-    print(f'psld.load("hf://{repository}@{hub.push(folder, repository, card)}")')
-
-
-class WandbCommandSettings(Settings):
-    verb: Literal["sync", "dashboard"]
-    """The first word of the command line."""
-    grid_name: str | None
-    """Name of the grid, configs/grid/NAME.yaml; sync needs none to upload trainings."""
-    runs: Path
-    """Folder of run directories; sync uploads the trainings of all grids."""
-    wandb: WandbSettings
-
-
-@entry_point("wandb", WandbCommandSettings, bare="verb")
-def wandb(settings: WandbCommandSettings) -> None:
-    """Bring trainings and the results of a grid to wandb: sync, dashboard.
-
-        psld wandb sync                                        # upload the trainings
-        psld wandb sync grid_name=demo                         # upload the results of a grid too
-        psld wandb dashboard grid_name=demo wandb.entity=me    # create or update the grid's report
-
-    Both need a login (`wandb login`, or WANDB_API_KEY).
-    """
-    # wandb takes a second to import, so each verb imports only what it needs.
-    grid = load_grid(settings.grid_name) if settings.grid_name else None
-    if settings.verb == "sync":
-        from psld.report.sync import sync
-
-        sync(settings.runs, grid, settings.wandb)
-    else:
-        from psld.report.dashboard import update_dashboard
-
-        if grid is None:
-            raise UserError("psld wandb dashboard: which grid? add grid_name=NAME")
-        print(update_dashboard(grid, settings.wandb))

@@ -10,11 +10,10 @@ from psld.cluster.job import requeued_when_stopped
 from psld.commands.main import entry_point
 from psld.config.locations import config_names
 from psld.data.store import ImageStore
-from psld.diffusion.loss import DenoiserLoss, EpsilonLoss, GuideLoss
 from psld.grid.cache import load_grid
-from psld.training.batches import Labels, noising
+from psld.training.batches import Labels
 from psld.training.manifest import GuideManifest, ModelManifest, note_checkpoint
-from psld.training.model import build_guide, build_network, build_process
+from psld.training.model import build_guide, build_network, build_process, objective
 from psld.training.official import import_files, import_weights
 from psld.training.run import (
     Task,
@@ -55,10 +54,6 @@ def train(settings: TrainSettings) -> float:
         labels = Labels(store.labels("train"), settings.num_classes, dropout)
     if settings.serves_every_process:
         spread = deviation(store, settings.dataset.flip)
-        loss = DenoiserLoss(noising(settings, process), spread)
-    else:
-        weighting = settings.training.weighting
-        loss = EpsilonLoss(process, weighting, noising(settings, process))
 
     def finish(network: nn.Module, folder: Path, weights_sha256: str) -> dict[str, Any]:
         every = settings.serves_every_process
@@ -71,7 +66,7 @@ def train(settings: TrainSettings) -> float:
         stage="train",
         manifest=ModelManifest,
         build=partial(build_network, settings, process, spread),
-        loss_of=loss,
+        loss_of=objective(settings, process, spread),
         labels=labels,
         preview=partial(preview_samples, settings, process),
         finish=finish,
@@ -105,7 +100,7 @@ def train_guide(settings: TrainGuideSettings) -> float:
         stage="train_guide",
         manifest=GuideManifest,
         build=partial(build_guide, settings, process),
-        loss_of=GuideLoss(noising(settings, process)),
+        loss_of=objective(settings, process),
         labels=Labels(store.labels("train"), store.num_classes),
         preview=lambda network, _: as_logged(accuracies(network)),
         finish=finish,
@@ -126,7 +121,7 @@ def import_(settings: ImportFilesSettings) -> None:
     """
     grid = load_grid(settings.grid_name)
     records = (*grid.models.values(), *grid.guides.values())
-    import_files(settings, [each.settings for each in records if not each.is_trained_elsewhere])
+    import_files(settings, [each.settings for each in records if each.made_by])
 
 
 IMPORT = {

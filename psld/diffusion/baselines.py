@@ -25,6 +25,8 @@ class GDDIM:
     A network that predicts only some blocks of ε gives no full score. Then ε^R = R⁻¹(z − a x̂₀).
     """
 
+    draws = 0
+
     def __init__(
         self, process: LinearProcess, grid: Tensor, device: torch.device, order: int
     ) -> None:
@@ -92,6 +94,8 @@ class ConjugateIntegrator:
     B = 0 is the exponential integrator, B = λI is λ-DDIM-I and B = λ·(all ones) is λ-DDIM-II. Any
     λ has order 1. The paper searches for the best λ at each number of evaluations.
     """
+
+    draws = 0
 
     def __init__(
         self,

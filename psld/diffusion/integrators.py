@@ -34,6 +34,8 @@ class Integrator(Protocol):
     replacement_times: list[float] | None
     """For inpainting: the time whose noise the known pixels get after each step. None if the
     integrator handles the known pixels itself."""
+    draws: int
+    """How often the steps, all together, draw noise."""
 
     def step(self, index: int, z: Tensor, score: Score, noise: Noise) -> Tensor:
         """Take step `index` from `z`. Steps are taken in order; step 0 starts a new sample."""
@@ -63,6 +65,7 @@ class EulerMaruyama:
         identity = torch.eye(process.blocks, dtype=torch.float64)
         self.times = self.replacement_times = start.tolist()
         self.ends = grid[1:].tolist()
+        self.draws = len(self.ends)
         self.score_matrix = table(process.score_matrix(start), device)
         self.state = table(identity - delta * process.drift(start), device)
         self.weight = table(share * delta * process.diffusion_squared(start), device)
@@ -93,6 +96,7 @@ class SymmetricSplitting:
         identity = torch.eye(process.blocks, dtype=torch.float64)
         self.times = self.replacement_times = start.tolist()
         self.ends = grid[1:].tolist()
+        self.draws = 2 * len(self.ends)
         self.score_matrix = table(process.score_matrix(start), device)
         self.weight = table(weight, device)
         self.state = table(identity + weight @ torch.linalg.inv(process.S), device)
@@ -120,6 +124,7 @@ class ProbabilityFlow:
     """
 
     times = replacement_times = [1.0]  # one step: the whole adaptive integration
+    draws = 0
 
     def __init__(self, process: LinearProcess, final_time: float, tolerance: float) -> None:
         self.process = process

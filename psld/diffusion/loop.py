@@ -100,7 +100,8 @@ def sample(
         sampler: the settings of a sampler (`psld.diffusion.samplers`); the score has its guidance.
         score: its evaluations are counted in `score.evaluations`.
         z: a draw from the prior, or from `psld.diffusion.gaussian.GaussianStart`, N×kC×H×W.
-        noise: called with the state, once per linear update that adds noise.
+        noise: called with the state, once per linear update that adds noise. If it has a method
+            `expect`, that is first told how often.
         inpainting: the known pixels.
         silent: show no progress bar; None shows it on a terminal.
 
@@ -128,6 +129,8 @@ def path(
     """Yield forward time and state at the start and after each step; arguments as in `sample`."""
     integrator = sampler.build(process, z.device, inpainting)
     replaced = integrator.replacement_times or []
+    if expect := getattr(noise, "expect", None):
+        expect(integrator.draws + (1 + len(replaced) if inpainting else 0))
     final_time = next(t for t in reversed(integrator.ends) if t > 0)
     if inpainting:
         replacement = Replacement(inpainting, [process.T, *replaced, final_time])

@@ -135,6 +135,7 @@ class Multistep:
         self.transition = table(scheme.transition(start, end), device)
         noise = scheme.noise_factor(start, end)
         self.noisy = noise.abs().amax(dim=(1, 2)).gt(0).tolist()
+        self.draws = sum(self.noisy)
         self.noise = table(noise, device)
         self.weights = step_weights(scheme.weights, grid, self.order, device)
         self.corrected = None

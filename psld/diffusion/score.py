@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from psld.diffusion.matrices import mix
+from psld.utils.errors import is_out_of_memory
 
 Network = Callable[[Tensor, Tensor], Tensor]
 """ε(z, t): N×kC×H×W states and N forward times → N×pC×H×W; half precision is cast."""
@@ -59,7 +60,7 @@ class Score(Protocol):
 class Batching:
     """The evaluation of functions on a shard in batches.
 
-    If GPU memory runs out, the batch is halved, with a message on standard error.
+    If memory runs out, the batch is halved, with a message on standard error.
     """
 
     def __init__(self, size: int) -> None:
@@ -75,15 +76,15 @@ class Batching:
                 results.append(function(*part))
                 start += self.size
                 continue
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
                 images = len(part[0])
-                if images == 1:
+                if images == 1 or not is_out_of_memory(error):
                     raise
             # Not in the handler, which keeps the tensors of the failed evaluation alive.
             self.size = images // 2
             torch.cuda.empty_cache()
             tqdm.write(
-                f"out of GPU memory with {images} images at once; going on with {self.size}",
+                f"out of memory with {images} images at once; going on with {self.size}",
                 file=sys.stderr,
             )
         return torch.cat(results)

@@ -1,8 +1,8 @@
 """The resolved grids on disk, .cache/grids/NAME.json, and the jobs that commands look up in them.
 
-Resolving a grid takes seconds, reading a resolved one milliseconds. So each job reads the whole
-grid of its record. If a config or the code has changed, the grid is resolved again, but a job that
-was planned before takes its record from the cache as it is.
+Resolving a grid takes seconds, reading a resolved one milliseconds. If a config or the code has
+changed, the grid is resolved again, but a job that was planned before takes its record from the
+cache as it is.
 """
 
 import errno
@@ -59,12 +59,11 @@ def load_grid(name: str) -> Grid:
 
 def _with_notes(records: dict[str, Any]) -> dict[str, Any]:
     """Return models or guides with the checkpoints that `psld import` has noted for them."""
-    checkpoints = {
-        n: each.checkpoint or noted_checkpoint(each.folder) for n, each in records.items()
-    }
-    return {
-        n: records[n].model_copy(update={"checkpoint": file}) for n, file in checkpoints.items()
-    }
+    noted = {}
+    for name, record in records.items():
+        checkpoint = record.checkpoint or noted_checkpoint(record.folder)
+        noted[name] = record.model_copy(update={"checkpoint": checkpoint})
+    return noted
 
 
 def find_job(key: str, name: str, planned: str | None, kind: str) -> Job:
@@ -75,9 +74,7 @@ def find_job(key: str, name: str, planned: str | None, kind: str) -> Job:
         planned: the digest that the job had when it was planned; None if it was not.
         kind: the attribute of the record, such as `sample_job`.
 
-    Raises:
-        UserError: there is no such record, or it has another digest than the planned one, because
-            the grid has changed since.
+    Raises UserError if there is no such record, or if the grid has changed since it was planned.
     """
     grid_name, _, record_name = name.partition("/")
     grid = _read(grid_name)[1] if planned else None
@@ -95,10 +92,7 @@ def find_job(key: str, name: str, planned: str | None, kind: str) -> Job:
 
 
 def words_of(key: str, name: str) -> list[str]:
-    """Return the words that a grid has for the record GRID/NAME: those of a model, guide or cell.
-
-    Raises UserError if there is no such record.
-    """
+    """Return the words that a grid has for the model, guide or cell GRID/NAME."""
     grid_name, _, record_name = name.partition("/")
     grid = load_grid(grid_name)
     _found(grid, key, record_name)
@@ -123,12 +117,11 @@ def nearest(word: str, names: Iterable[str]) -> str:
 
 
 def grid_as_json(grid: Grid) -> str:
-    """Return a resolved grid as text, from which `grid_from_json` makes it without its configs."""
     return TypeAdapter(Grid).dump_json(grid, indent=2).decode()
 
 
 def grid_from_json(text: str) -> Grid:
-    """Return the grid of a text. Raises UserError if it is not one of `grid_as_json`."""
+    """Return the grid that `grid_as_json` wrote. Raises UserError for any other text."""
     try:
         return TypeAdapter(Grid).validate_json(text)
     except ValidationError as error:
@@ -140,10 +133,7 @@ def grid_from_json(text: str) -> Grid:
 
 
 def _read(name: str) -> tuple[str, Grid | None]:
-    """Return the digest of the configs of a cached grid, and the grid, up to date or not.
-
-    The grid is None if the file is missing, damaged, or of another version of the code.
-    """
+    """Return a cached grid, up to date or not, and the digest of its configs; None without one."""
     try:
         header, _, text = (CACHE / f"{name}.json").read_text("utf-8").partition("\n")
         configs, sha256 = header.split(" ")
@@ -157,7 +147,7 @@ def _sha256(text: str) -> str:
 
 
 def _configs(name: str) -> list[Path]:
-    """All configs that a grid may depend on: of the other grids, those that its file may name."""
+    """Return all configs that a grid may depend on: of other grids, those that its file names."""
     grids = {grid: config_file("grid", grid) for grid in config_names("grid")}
     needed, new = set(), {name}
     while new:
@@ -169,11 +159,8 @@ def _configs(name: str) -> list[Path]:
 
 
 def _digest(configs: Iterable[Path]) -> str:
-    """Return a digest of the configs' names and contents, of the code and of Python's version.
-
-    A copy of the working directory has the same.
-    """
-    digest, folders = hashlib.sha256(_code_digest().encode()), config_folders()
+    """Return a digest of the code and of the configs, which a copy of the folder has too."""
+    digest, folders = hashlib.sha256(code_digest().encode()), config_folders()
     for file in configs:
         folder = next(folder for folder in folders if file.is_relative_to(folder))
         place = f"{folder == CONFIGS}/{file.relative_to(folder)}"
@@ -182,7 +169,8 @@ def _digest(configs: Iterable[Path]) -> str:
 
 
 @cache
-def _code_digest() -> str:
+def code_digest() -> str:
+    """Return the digest of the code and of Python's version."""
     digest = hashlib.sha256(sys.version.encode())
     for file in sorted(Path(__file__).parents[1].rglob("*.py")):
         digest.update(file.read_bytes() + b"\0")

@@ -6,8 +6,7 @@ from typing import Any, Literal
 
 from psld.config.settings import parse, quoted
 from psld.diffusion.samplers import DigitsMask, InpaintingGuidance
-from psld.grid import paths
-from psld.grid.records import Dataset, Features, Guide, Job, Model, Sampler
+from psld.grid.records import Dataset, Features, Guide, Job, Model, Sampler, dataset_digest
 from psld.grid.schema import GridFile, seeded
 from psld.grid.tables import Shown
 from psld.metrics.settings import EvaluateSettings, Measurement, MetricSettings
@@ -43,7 +42,12 @@ class Cell:
 
     @property
     def result(self) -> str:
-        return paths.cell_result(self.grid, self.name)
+        return f"results/cells/{self.grid}/{self.name}.json"
+
+    @property
+    def kept(self) -> str:
+        """The features, or sums of them, from which its results are computed."""
+        return f"results/cells/{self.grid}/{self.name}.safetensors"
 
     @cached_property
     def digest(self) -> str:
@@ -71,7 +75,7 @@ class Cell:
 
     @property
     def records(self) -> list[str]:
-        """The records of its shards, one for each job."""
+        """The records of its shards, one of each range."""
         return [str(record_path(self.folder, *shards)) for shards in self.ranges]
 
     @property
@@ -80,23 +84,21 @@ class Cell:
         guidance = self.sampler.settings.guidance
         if not isinstance(guidance, InpaintingGuidance):
             return {}
-        masks = {"mnist": paths.dataset("mnist")} if isinstance(guidance.mask, DigitsMask) else {}
+        masks = {"mnist": "data/mnist.h5"} if isinstance(guidance.mask, DigitsMask) else {}
         return {"data": self.model.settings.data} | masks
 
     @property
     def networks(self) -> tuple[Model | Guide, ...]:
-        """The trained networks that sample it."""
         return (self.model, self.guide) if self.guide else (self.model,)
 
     @property
     def inputs(self) -> list[str]:
         """The small files that decide its images besides the model: guide and digests."""
         guide = [self.guide.manifest] if self.guide else []
-        return [*guide, *(paths.digest(data) for data in self.datasets.values())]
+        return [*guide, *map(dataset_digest, self.datasets.values())]
 
     @property
     def references(self) -> list[str]:
-        """The manifests of the references that it is compared with."""
         return [features.manifest for features in self.features.values()]
 
     @property
@@ -114,28 +116,28 @@ class Cell:
     @property
     def words(self) -> list[str]:
         """The words from which psld sample composes its images; `output` is the user's."""
-        family, process = self.options.samplers[self.sampler.family], self.model.sampled_as
+        options, process = self.options, self.model.sampled_as
+        family = options.samplers[self.sampler.family]
         words = [*family.overrides, f"{family.budget}={family.spends or self.sampler.budget}"]
         if process:
             settings = process.model_dump(mode="json", exclude={"kind"})
             words += [f"process={process.kind}", *as_words("process", settings)]
         places = {"model": self.model.folder, "guide": self.guide and self.guide.folder}
         words += [f"{key}={quoted(path)}" for key, path in (places | self.datasets).items() if path]
-        numbers = ("shard_size", "batch_size")
-        words += [f"{key}={getattr(self.options, key)}" for key in numbers]
-        return [*words, f"shards={self.shards}", f"seed={self.seed}"]
+        sizes = [f"shard_size={options.shard_size}", f"batch_size={options.batch_size}"]
+        return [*words, *sizes, f"shards={self.shards}", f"seed={self.seed}"]
 
     @property
     def sample_job(self) -> Job:
-        run = self.sampler.run.model_dump() | {"batch_size": self.options.batch_size}
-        place = {"first": 0, "shards": self.shards, "png": None}
-        place |= dict.fromkeys(("output", "folder"), self.folder)
-        settings = parse(SampleSettings, self._images | run | place, self.name)
+        content = self._images | self.sampler.run.model_dump()
+        content |= {"batch_size": self.options.batch_size, "first": 0, "shards": self.shards}
+        content |= {"output": self.folder, "folder": self.folder, "png": None}
+        settings = parse(SampleSettings, content, self.name)
         return Job(settings, self.digest, self.networks)
 
     @property
     def evaluate_job(self) -> Job:
-        """The evaluation. Raises UserError for a cell that is only shown."""
+        """Raises UserError for a cell that is only shown."""
         if not self.measurements:
             raise UserError(
                 f"cell={self.grid}/{self.name}: no table shows it, so the grid has no metric for "
@@ -176,10 +178,31 @@ class Grid:
     def measured_cells(self) -> list[Cell]:
         return [cell for cell in self.cells.values() if cell.measurements]
 
+    # Files: paths of tables and figures are without extension.
+
     @property
     def results(self) -> list[str]:
-        """The results of all cells."""
         return sorted(cell.result for cell in self.measured_cells)
+
+    @property
+    def page(self) -> str:
+        return f"results/{self.name}.html"
+
+    @property
+    def certificate(self) -> str:
+        return f"results/certificates/{self.name}.zip"
+
+    def table(self, name: str) -> str:
+        return f"results/tables/{self.name}/{name}"
+
+    def figure(self, name: str) -> str:
+        return f"results/figures/{self.name}/{name}"
+
+    def table_files(self, name: str) -> list[str]:
+        return [f"{self.table(name)}.{ending}" for ending in ("md", "csv", "tex", "html")]
+
+    def figure_files(self, *names: str) -> list[str]:
+        return [f"{self.figure(name)}.{ending}" for name in names for ending in ("png", "svg")]
 
     def replicates(self, shown: Shown) -> tuple[Cell, ...]:
         """Return the cells of an entry, one for each seed of training and sampling."""
@@ -193,13 +216,12 @@ class Grid:
         if key == "cell":
             return self.cells[name].words
         if key == "model":
-            overrides, settings = self.file.overrides(name), self.models[name].settings
+            overrides, trained = self.file.overrides(name), self.models[name]
         else:
-            overrides, settings = self.file.guides[name].overrides, self.guides[name].settings
-        return [*overrides, f"name={name}", f"grid_name={settings.grid_name}"]
+            overrides, trained = self.file.guides[name].overrides, self.guides[name]
+        return [*overrides, f"name={name}", f"grid_name={trained.settings.grid_name}"]
 
     def gallery(self, model: str) -> Cell:
-        """Return the cell whose images are shown for a model."""
         return self.cells[f"{model}/{self.file.gallery}"]
 
     @cached_property

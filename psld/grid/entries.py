@@ -34,7 +34,7 @@ LEAST_TRAININGS = 3
 """The fewest trainings for a verdict that is not of these weights alone."""
 
 Scope = Literal["training", "imported weights", "these weights"]
-"""What a verdict is of: trainings of this kind, a checkpoint of others, or less than either."""
+"""What a verdict is of; with fewer than three trainings, it is of these weights."""
 
 Status = Literal[
     *("reproduced", "off", "agrees for these weights", "differs for these weights"),
@@ -49,18 +49,16 @@ VERDICTS: dict[Scope, tuple[Status, Status]] = {
     "imported weights": ("agrees for imported weights", "differs for imported weights"),
     "these weights": ("agrees for these weights", "differs for these weights"),
 }
-"""If the whole interval is inside the band, and if it is outside."""
 
 
 class Rank(NamedTuple):
-    """The place of an entry among the comparable entries of its column."""
+    """The rank of an entry among the comparable entries of its column."""
 
     name: Literal["best", "perhaps best", "not best"]
     """The first two mark a set that contains the best with 95 %."""
     p_value: float | None = None
     """Of the difference from the best, after Bonferroni's correction."""
     paired: bool | None = None
-    """True if the difference is paired by samples."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,13 +70,11 @@ class Entry:
     """The column's label."""
     shown: Shown
     paper: float | None
-    """The paper's number, if it has one."""
     band: Band | None
     cells: tuple[Cell, ...] = ()
     """One for each seed of training and sampling; none in a literature row."""
     measurement: Measurement | None = None
     by_cell: Mapping[Cell, CellResult] = field(default_factory=dict)
-    """The results so far."""
     others: tuple[str, ...] = ()
     """The files that are there, but hold no result of these records."""
     rank: Rank | None = None
@@ -99,12 +95,10 @@ class Entry:
 
     @property
     def label(self) -> str:
-        """The labels of its row and its column."""
         return f"{' '.join(self.row.label)}, {self.column}"
 
     @property
     def show(self) -> Show:
-        """The kind of number that it shows."""
         return self.shown.show
 
     @property
@@ -114,7 +108,6 @@ class Entry:
 
     @property
     def cell(self) -> Cell:
-        """The cell with the first seeds."""
         return self.cells[0]
 
     @property
@@ -140,7 +133,6 @@ class Entry:
 
     @property
     def values(self) -> list[float]:
-        """The number of each result."""
         return [float(NUMBER_KINDS[self.show].read(result)) for result in self.results]
 
     @property
@@ -150,15 +142,13 @@ class Entry:
 
     @property
     def minimum(self) -> float | None:
-        """The smallest number of several seeds."""
         return min(self.values) if len(self.by_cell) > 1 else None
 
     @property
     def by_training(self) -> dict[str, float]:
         """The number of each training, by its weights: the mean over sampling seeds.
 
-        Models that share weights, a denoiser as several processes, have the same trainings. Copies
-        of a training under other names are one.
+        Models that share weights are one training, and so are copies under other names.
         """
         trainings: dict[str, list[float]] = {}
         for result, value in zip(self.results, self.values, strict=True):
@@ -167,18 +157,15 @@ class Entry:
 
     @property
     def trainings(self) -> int | None:
-        """The number of trainings behind our number."""
         return len(self.by_training) or None
 
     @property
     def deviation(self) -> float | None:
-        """The standard deviation over trainings."""
         values = self.by_training.values()
         return stdev(values) if len(values) > 1 else None
 
     @property
     def scope(self) -> Scope:
-        """What a verdict is of: not of the training below three trainings, or with an import."""
         if any(result.model.imported for result in self.results):
             return "imported weights"
         return "training" if len(self.by_training) >= LEAST_TRAININGS else "these weights"
@@ -210,8 +197,7 @@ class Entry:
     def interval(self) -> Interval | None:
         """Our number with its 95 % interval; None without an error estimate.
 
-        With one training it covers another draw of samples from the same weights. With several it
-        covers training again too (`combined`).
+        It covers other samples of the same weights and, from several trainings, training again.
         """
         errors = [each.interval for each in (self.drawn, self.trained) if each]
         return combined(self.value, errors) if errors else None
@@ -231,12 +217,10 @@ class Entry:
         return combined(drawn.extrapolated.value, errors)
 
     def minus(self, other: "Entry", times: float = 1.0) -> Difference:
-        """Return our number minus that of another entry, or a multiple of it.
+        """Return our number, also of counts, minus that of another entry or a multiple of it.
 
-        It is paired by samples if both draw the same noise, whatever the sampler: the same sampling
-        seeds, samples and number of blocks of variables. With several trainings, the error of
-        training again is added; it is paired too if both cells are of the same trainings. A count
-        has this error alone.
+        It is paired by samples if both draw the same noise, whatever the sampler. With several
+        trainings, the error of training again is added.
         """
         a, b = self.drawn, other.drawn
         if a is None or b is None:
@@ -253,9 +237,8 @@ class Entry:
         """What decides the noise of sample i: seed, shard size and number of blocks of variables.
 
         The noise of a shard is one array of normal numbers for each draw, images × variables, and
-        every sampler starts with the first. So with these three the same numbers belong to sample i
-        in both cells, and no others. Without the same number of variables they belong to other
-        samples, and the cells are taken as independent.
+        every sampler starts with the first. With another number of variables, the same numbers
+        belong to other samples, and the cells are taken as independent.
         """
         return {
             (cell.seed, cell.options.shard_size, cell.model.settings.process.blocks)
@@ -268,14 +251,12 @@ class Entry:
 
     @property
     def nfe(self) -> float | None:
-        """Network evaluations per image, the mean over seeds."""
         return fmean(result.nfe for result in self.results) if self.by_cell else None
 
     # -- the comparison with the paper --------------------------------------------------------
 
     @property
     def difference(self) -> float | None:
-        """The measured value minus the paper's."""
         return None if self.value is None or self.paper is None else self.value - self.paper
 
     @property
@@ -301,11 +282,7 @@ class Entry:
 
     @property
     def status(self) -> Status:
-        """The verdict: reproduced if the whole interval is in the band, off if none of it is.
-
-        With fewer than three trainings, and with imported ones, it is of the weights alone.
-        `measured` if there is nothing to compare with.
-        """
+        """The verdict, by the whole interval; `measured` if there is nothing to compare with."""
         if self.row.literature:
             return "literature"
         if self.value is None:
@@ -320,9 +297,8 @@ class Entry:
     def needs(self) -> Literal["samples", "trainings"] | None:
         """The remedy for an undecided entry; None if it is decided, or if there is none.
 
-        Below three trainings it is trainings: more samples would decide for these weights alone.
-        From there on it is samples, unless no number of them is enough. An inpainted cell has no
-        more of them: its images are those of a split.
+        Below three trainings, more samples would decide for these weights alone. An inpainted cell
+        has no more samples: its images are those of a split.
         """
         if self.status != "undecided":
             return None
@@ -334,11 +310,7 @@ class Entry:
 
     @property
     def more_samples(self) -> int | None:
-        """The samples that would decide an undecided entry.
-
-        0 if it is decided. None if nothing is compared, if no number is enough, or if it needs
-        more trainings.
-        """
+        """The samples that decide the entry, 0 if it is decided; None if they alone cannot."""
         if self._judged is None:
             return None
         if self.status != "undecided":

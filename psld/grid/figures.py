@@ -1,4 +1,4 @@
-"""The figures of a grid, their contents and their captions. Imports neither torch nor matplotlib.
+"""The figures of a grid, their contents and their captions.
 
 Figures show the first seed of each cell, plots the mean of all. Cells share a panel of a plot if
 their numbers are comparable: the same dataset, metric, number of samples and sampler family, and
@@ -8,6 +8,7 @@ no guidance.
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import chain
 from typing import Any, Literal
 
 from psld.grid.cells import Cell, Grid
@@ -25,7 +26,6 @@ PLOTS = {
 Kind = Literal["plot", "samples", "comparison", "nearest"]
 
 FIRST = ("Samples", "Compared by the grid")
-"""The category of the figures that a page begins with."""
 
 LEAST_FRICTIONS = 3
 """The fewest values of Γ in a line: two points show little of a dependence."""
@@ -79,7 +79,6 @@ class GridFigure:
     label: str
     """Its name in a report."""
     category: tuple[str, str]
-    """Category and subcategory in a report."""
     cells: dict[str, Cell] = field(default_factory=dict)
     """The cells whose images it shows, by the names next to the images."""
     plotted: dict[str, Any] = field(default_factory=dict)
@@ -90,14 +89,13 @@ class GridFigure:
     @property
     def inputs(self) -> list[str]:
         """The small files that decide it: of images, the records of the shards."""
-        if self.kind == "plot":
-            return list(self.plotted_from)
         cells = self.cells.values()
-        return [cell.result if self.kind == "nearest" else cell.records[0] for cell in cells]
+        shown = [cell.result if self.kind == "nearest" else cell.records[0] for cell in cells]
+        return [*self.plotted_from, *shown]
 
     @property
     def datasets(self) -> list[str]:
-        """The prepared dataset whose images it shows, too: training images, or originals."""
+        """The prepared dataset of the training images, or originals, that it shows."""
         shows = self.kind == "nearest" or (self.kind == "samples" and self.cell.datasets)
         return [self.cell.model.settings.data] if shows else []
 
@@ -109,13 +107,13 @@ class GridFigure:
 
     @property
     def cell(self) -> Cell:
-        """The cell of a figure that shows a single one."""
+        """The only cell of a figure of samples or nearest images."""
         [cell] = self.cells.values()
         return cell
 
     @property
     def caption(self) -> str:
-        """A few sentences of plain text, the same in the report and on the page of results."""
+        """Plain text, the same in the report and on the page of results."""
         if self.kind != "samples":
             return CAPTIONS[self.name if self.kind == "plot" else self.kind]
         name = self.cell.name
@@ -130,7 +128,6 @@ class GridFigure:
 
 @cache
 def all_figures(grid: Grid) -> dict[str, GridFigure]:
-    """All figures of a grid by name."""
     return {figure.name: figure for figure in _figures(grid)}
 
 
@@ -210,7 +207,7 @@ class LineGroup:
 
     @property
     def axis(self) -> tuple[str, str, int]:
-        """Groups with the same axis show values that can be compared with each other."""
+        """Equal for groups whose values can be compared."""
         return self.dataset, self.metric, self.samples
 
 
@@ -223,8 +220,8 @@ def plots(grid: Grid) -> list[str]:
 def plot_entries(grid: Grid, plot: str) -> list[Entry]:
     """The entries that a plot shows, each once; none for the training curves."""
     groups = {"nfe": nfe_lines, "gamma": gamma_lines}.get(plot, lambda _: [])(grid)
-    lines = [line for group in groups for line in group.lines.values()]
-    return list(dict.fromkeys(entry for line in lines for entry in line))
+    lines = chain.from_iterable(group.lines.values() for group in groups)
+    return list(dict.fromkeys(chain.from_iterable(lines)))
 
 
 def nfe_lines(grid: Grid) -> list[LineGroup]:
@@ -240,11 +237,15 @@ def nfe_lines(grid: Grid) -> list[LineGroup]:
 
 def gamma_lines(grid: Grid) -> list[LineGroup]:
     """Return lines of cells of models that differ only in Γ, one line for each budget."""
-    groups = []
-    for alike in _alike_but_for_gamma(grid):
-        entries = [entry for entry in distances(grid) if entry.cell.model.name in alike]
-        entries.sort(key=lambda entry: _cost(entry.cell))
-        for group in _line_groups(entries, _budget):
+    alike: dict[str, set[str]] = {}
+    for name in grid.file.models:
+        model = grid.models[name].settings.model()
+        settings = model.identity() | {"process": model.process.model_dump(mode="json")}
+        if settings["process"].pop("gamma", None) is not None:
+            alike.setdefault(digest_of(settings), set()).add(name)
+    groups, entries = [], sorted(distances(grid), key=lambda entry: _cost(entry.cell))
+    for models in alike.values():
+        for group in _line_groups([e for e in entries if e.cell.model.name in models], _budget):
             lines = group.lines.items()
             group.lines = {n: line for n, line in lines if len(line) >= LEAST_FRICTIONS}
             groups += [group] if group.lines else []
@@ -265,7 +266,6 @@ def _line_groups(entries: Iterable[Entry], line: Callable[[Cell], str]) -> list[
 
 
 def _budget(cell: Cell) -> str:
-    """Return the budget as text: `steps = 40`, `tolerance = 1e-3`."""
     key = "steps" if hasattr(cell.sampler.settings, "steps") else "tolerance"
     return f"{key} = {cell.sampler.budget}"
 
@@ -276,17 +276,6 @@ def _cost(cell: Cell) -> float:
     return sampler.steps if hasattr(sampler, "steps") else 1 / sampler.tolerance
 
 
-def _alike_but_for_gamma(grid: Grid) -> list[set[str]]:
-    alike: dict[str, set[str]] = {}
-    for name in grid.file.models:
-        model = grid.models[name].settings.model()
-        settings = model.identity() | {"process": model.process.model_dump(mode="json")}
-        if settings["process"].pop("gamma", None) is not None:
-            alike.setdefault(digest_of(settings), set()).add(name)
-    return [models for models in alike.values() if len(models) >= LEAST_FRICTIONS]
-
-
 def trained_models(grid: Grid) -> list[str]:
     """The models that the grid trains: all but imported ones and those of other grids."""
-    models = ((name, grid.models[name]) for name in grid.file.models)
-    return [name for name, model in models if not (model.checkpoint or model.is_trained_elsewhere)]
+    return [name for name in grid.file.models if grid.models[name].made_by == "train"]

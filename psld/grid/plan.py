@@ -1,15 +1,9 @@
-"""The parts of a grid and its cost in GPU hours. Imports no torch.
-
-    seconds = training images / (train images/s) + samples × NFE / (sample images/s)
-
-The sum runs over models and cells. Throughputs were measured in earlier runs, or else follow from
-the network's FLOPs and the speed of a GPU; none is guessed.
-"""
+"""The parts of a grid, and its cost in GPU hours by `FORMULA`."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tabulate import tabulate
 
@@ -24,37 +18,56 @@ from psld.training.settings import TRAIN_FACTOR
 ADAPTIVE_EVALUATIONS = 200
 """Network evaluations of an adaptive sampler if no table gives the paper's number."""
 
+MEMORY = (
+    "Memory of tensors on one GPU, counted and not measured, in the precision of each training and "
+    "in fp32 for samples. Add about {:.0f} GiB for CUDA and its libraries, and for training the "
+    "images of the dataset, up to 4 GiB. Sampling that does not fit halves its batch."
+)
+
 FORMULA = (
     "GPU hours = (training images / (train images/s) + samples × NFE / (sample images/s)) / 3600, "
     "with images/s of one GPU through a training step and through one network evaluation: those of "
-    "what has been run here, on CPUs too, or else FLOPs by sustained_tflops. "
+    "what has been run here, on CPUs too, or else FLOPs by sustained_tflops; of RK45, which takes "
+    "all bits of fp32, by full_precision_tflops, a sixth of it by default. "
     f"FLOPs: GFLOPs × ({TRAIN_FACTOR} × training images + samples × NFE)."
 )
 
+UNKNOWN = "GPU hours are unknown (?) where nothing has been run: add sustained_tflops=…"
 
 Gigaflops = Callable[[Model | Guide], float]
-"""A function that returns the GFLOPs of one image through a network."""
+"""Returns the GFLOPs of one image through a network."""
+
+Speeds = tuple[float | None, float | None]
+"""TFLOP/s of a GPU: with tensor cores, and without, with which RK45 runs."""
+
+
+class Memory(Protocol):
+    """Functions that return the bytes of a network's tensors on a GPU, at so many images."""
+
+    CONTEXT: int
+    """The bytes that no tensor has."""
+
+    def bytes_to_train(self, trained: Model | Guide, images: int) -> int: ...
+    def bytes_to_sample(self, trained: Model | Guide, images: int) -> int: ...
 
 
 @dataclass
 class Work:
-    """The work of one network in a grid."""
-
     trained: list[Model | Guide] = field(default_factory=list)
-    """The models or guides with this network."""
     training_images: int = 0
     evaluations: float = 0
     """Images × network evaluations, over all samples; a guide and its gradient count as two."""
+    adaptive: float = 0
+    """Those of them that take all bits of fp32: RK45's."""
 
 
-def description(grid: Grid, sustained_tflops: float | None, gigaflops: Gigaflops) -> str:
-    """Return the plan of a grid as text."""
+def description(grid: Grid, speeds: Speeds, gigaflops: Gigaflops) -> str:
     kinds = {"model": grid.models, "guide": grid.guides, "cell": grid.measured_cells}
     counts = (f"{len(each)} {kind}{'s' * (len(each) != 1)}" for kind, each in kinds.items())
     head = f"Grid {grid.name}: {', '.join(counts)}."
     tables = _table(table_sizes(grid), ["table", "models", "cells", "shards"])
     jobs = _table(jobs_by_stage(grid).items(), ["stage", "jobs"])
-    return "\n\n".join([head, tables, jobs, cost(grid, sustained_tflops, gigaflops)])
+    return "\n\n".join([head, tables, jobs, cost(grid, speeds, gigaflops)])
 
 
 def _table(rows: Any, headers: list[str]) -> str:
@@ -81,15 +94,14 @@ def table_sizes(grid: Grid) -> Iterator[tuple[str, int, int, int]]:
 def jobs_by_stage(grid: Grid) -> dict[str, int]:
     """Count the jobs of each stage, if nothing has been made yet."""
     guides, models = grid.guides.values(), grid.models.values()
-    models = [model for model in models if not model.is_trained_elsewhere]
     features = grid.features.values()
     jobs = {
         "prepare": len(grid.datasets),
         "train_extractor": sum(each.extractor is not None for each in features),
         "reference": len(features),
-        "train": sum(not model.checkpoint for model in models),
-        "import": sum(bool(trained.checkpoint) for trained in (*models, *guides)),
-        "train_guide": sum(not guide.checkpoint for guide in guides),
+        "train": sum(model.made_by == "train" for model in models),
+        "import": sum(each.made_by == "import" for each in (*models, *guides)),
+        "train_guide": sum(guide.made_by == "train" for guide in guides),
         "sample": sum(len(cell.ranges) for cell in grid.cells.values()),
         "evaluate": len(grid.measured_cells),
         "tabulate": len(grid.file.tables),
@@ -122,7 +134,7 @@ def work_by_network(grid: Grid) -> dict[str, Work]:
             name = f"{name} ({kind}{trained.name})"
         work = works.setdefault(names.setdefault(_network(trained), name), Work())
         work.trained.append(trained)
-        if not (trained.checkpoint or trained.is_trained_elsewhere):
+        if trained.made_by == "train":
             training = trained.settings.training
             work.training_images += training.steps * training.batch_size
     printed = printed_evaluations(grid)
@@ -130,20 +142,20 @@ def work_by_network(grid: Grid) -> dict[str, Work]:
         adaptive = printed.get(cell, ADAPTIVE_EVALUATIONS)
         per_image = cell.sampler.settings.evaluations or adaptive
         evaluations = cell.shards * cell.options.shard_size * per_image
-        works[names[_network(cell.model)]].evaluations += evaluations
-        if cell.guide:
-            works[names[_network(cell.guide)]].evaluations += 2 * evaluations
+        for trained, factor in (cell.model, 1), (cell.guide, 2):
+            if trained:
+                work = works[names[_network(trained)]]
+                work.evaluations += factor * evaluations
+                work.adaptive += factor * evaluations * (cell.sampler.settings.evaluations is None)
     return works
 
 
 def printed_evaluations(grid: Grid) -> dict[Cell, float]:
-    """The network evaluations that the paper prints, by cell."""
     papers = paper_values(grid).items()
     return {cell: printed["nfe"] for (cell, _), printed in papers if "nfe" in printed}
 
 
-def cost(grid: Grid, sustained_tflops: float | None, gigaflops_of: Gigaflops) -> str:
-    """Return, as text, the cost of each network's work, and the total."""
+def cost(grid: Grid, speeds: Speeds, gigaflops_of: Gigaflops) -> str:
     works = work_by_network(grid)
     gigaflops = {network: gigaflops_of(work.trained[0]) for network, work in works.items()}
     flops = {
@@ -154,9 +166,11 @@ def cost(grid: Grid, sustained_tflops: float | None, gigaflops_of: Gigaflops) ->
     rows, hours = [], []
     for network, work in works.items():
         train, sample = earlier_throughput(grid, work)
-        derived = sustained_tflops and 1e3 * sustained_tflops / gigaflops[network]
-        training = _hours(work.training_images, train or (derived and derived / TRAIN_FACTOR))
-        sampling = _hours(work.evaluations, sample or derived)
+        fast, full = (tflops and 1e3 * tflops / gigaflops[network] for tflops in speeds)
+        training = _hours(work.training_images, train or (fast and fast / TRAIN_FACTOR))
+        parts = (work.evaluations - work.adaptive, fast), (work.adaptive, full)
+        hours_of = [_hours(images, sample or derived) for images, derived in parts]
+        sampling = None if None in hours_of else sum(hours_of)
         hours += [training, sampling]
         row = {
             "network": network,
@@ -169,12 +183,33 @@ def cost(grid: Grid, sustained_tflops: float | None, gigaflops_of: Gigaflops) ->
             "sampling (GPU h)": readable(sampling),
         }
         rows.append(row)
-    if None in hours:
-        last = "GPU hours are unknown (?) where nothing has been run: add sustained_tflops=…"
-    else:
-        last = f"Sum: {readable(sum(hours))} GPU hours."
+    last = f"Sum: {readable(sum(hours))} GPU hours." if None not in hours else UNKNOWN
     table = _table([row.values() for row in rows], list(rows[0]))
     return "\n\n".join([table, FORMULA, f"All of it: {total * 1e9:.3g} FLOPs.", last])
+
+
+def memory(grid: Grid, counted: Memory, gpu_memory: float | None) -> str:
+    """Return, as text, the memory that each network takes, and what does not fit `gpu_memory`."""
+    rows, large, context = [], [], counted.CONTEXT / 2**30
+    for network, work in work_by_network(grid).items():
+        first, at_once = work.trained[0], grid.file.batch_size
+        training = first.settings.training
+        images = training.batch_size
+        if isinstance(training.micro_batch, int):
+            images = training.micro_batch
+        trains = counted.bytes_to_train(first, images) / 2**30
+        samples = counted.bytes_to_sample(first, at_once) / 2**30
+        part = f"{images} of {training.batch_size}"
+        rows.append([network, part, readable(trains), str(at_once), readable(samples)])
+        for what, size in (f"training of {network}", trains), (f"sampling of {network}", samples):
+            if gpu_memory and size + context > gpu_memory:
+                large.append(f"{what} ({readable(size)})")
+    images = "images at once"
+    table = _table(rows, ["network", images, "training (GiB)", images, "sampling (GiB)"])
+    text = [table, MEMORY.format(context)]
+    if gpu_memory:
+        text.append(f"Does not fit {gpu_memory:g} GiB: {', '.join(large) or 'nothing'}.")
+    return "\n\n".join(text)
 
 
 def _hours(images: float, per_second: float | None) -> float | None:

@@ -14,9 +14,6 @@ In a template, an entry with a {placeholder} in its name stands for many:
 The names are the keys of models, guides, samplers, figures and tables, and the labels of rows and
 columns. A placeholder in a name takes all values of its list (several take all combinations), and
 has the same value in the rest of the entry. A row and a column pass their values on to their cell.
-
-A rehearsal of a grid has all its models and cells, so small that everything runs in minutes.
-Networks keep their kind (embedding, resampling, progressive input) but shrink.
 """
 
 from collections.abc import Iterator
@@ -29,17 +26,15 @@ from pydantic import Field
 
 from psld.config.locations import config_file, config_names
 from psld.config.settings import Settings, parse
-from psld.grid.paths import check_name
-from psld.grid.schema import GridFile
+from psld.grid.schema import GridFile, check_name
 from psld.grid.tables import PLACEHOLDER, fill
 from psld.utils.errors import UserError
 
 
 class Rehearsal(Settings):
-    """The contents of configs/grid/NAME.yaml for a grid that rehearses another one."""
+    """A grid file that rehearses another grid: all its models and cells, but tiny."""
 
     rehearses: str
-    """Name of the grid to rehearse."""
     models: tuple[str, ...]
     """Overrides that follow those of each model and guide."""
     budgets: dict[str, str | int | float]
@@ -47,7 +42,6 @@ class Rehearsal(Settings):
     metrics: dict[str, str] = Field(default_factory=dict)
     """The metric for each one that needs more samples."""
     samples: int = Field(ge=3)
-    """Samples per cell."""
     shard_size: int = Field(ge=1)
     batch_size: int = Field(ge=1)
 
@@ -66,7 +60,7 @@ def grid_path(name: str) -> Path:
 
 
 def read_grid_file(path: Path) -> GridFile:
-    """Read a grid file; if it rehearses another grid, return the rehearsal in full."""
+    """Read a grid file; a rehearsal is written out."""
     content = _content(path)
     if "rehearses" in content:
         rehearsal = parse(Rehearsal, content, where=str(path))
@@ -86,20 +80,20 @@ def _with_models_of_others(content: dict[str, Any], path: Path) -> dict[str, Any
     models = dict(content["models"])
     for name, entry in models.items():
         if isinstance(entry, dict) and entry.get("of"):
-            other = grid_path(entry["of"])
+            other, where = grid_path(entry["of"]), f"{path}: models.{name}"
             if len(entry) > 1:
                 raise UserError(
-                    f"{path}: models.{name}: the model of {other} is taken as it is; for another "
-                    "one, give all overrides and no `of`"
+                    f"{where}: the model of {other} is taken as it is; for another one, give all "
+                    "overrides and no `of`"
                 )
             file = parse(GridFile, _content(other), where=str(other))
             trained = file.trainings.get(name)
             if trained is None or trained.of:
-                raise UserError(f"{path}: models.{name}: {other} trains no model of this name")
+                raise UserError(f"{where}: {other} trains no model of this name")
             if trained.weights:
                 raise UserError(
-                    f"{path}: models.{name}: {other} trains it as {trained.weights}; take that "
-                    f"one, and give {name} its weights (weights: {trained.weights}) and a process"
+                    f"{where}: {other} trains it as {trained.weights}; take that one, and give "
+                    f"{name} its weights (weights: {trained.weights}) and a process"
                 )
             whole = {"overrides": file.overrides(name), "checkpoint": trained.checkpoint}
             models[name] = entry | whole
@@ -137,8 +131,8 @@ class _Loader(yaml.SafeLoader):
 def _rehearsal_content(name: str, rehearsal: Rehearsal, file: GridFile) -> dict[str, Any]:
     """Return the content of a full grid file for a rehearsal.
 
-    Its tables and figures are named NAME-TABLE and NAME-FIGURE, because those of all grids are
-    Snakemake targets. Nothing is imported, because no official checkpoint fits the small networks.
+    The names of tables and figures begin with its own: those of all grids are targets. Nothing is
+    imported, because no official checkpoint fits the small networks.
     """
     content = file.model_dump(mode="json") | {
         "title": f"Rehearsal of: {file.title}",
@@ -188,7 +182,7 @@ def expand_templates(content: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def _lists(lists: Any, where: str) -> dict[str, list[str]]:
-    """Check the lists. YAML reads numbers as numbers; here a value is the text of its name."""
+    """Check the lists, and return their values as texts: YAML reads numbers as numbers."""
     if not isinstance(lists, dict):
         raise UserError(f"{where}: lists: lists of values by their names are needed")
     for name, values in lists.items():
@@ -215,10 +209,10 @@ def _members(entry: Any, lists: dict[str, list[str]], where: str) -> Iterator[An
         yield entry  # the schema refuses it, and says why
         return
     fixed = {name: str(value) for name, value in entry.get("fields", {}).items()}
-    label = fill(entry.get("label"), fixed)
-    for values in _combinations(str(label), lists, where):
+    label = str(fill(entry.get("label"), fixed))
+    for values in _combinations(label, lists, where):
         fields = fixed | values
-        yield fill(entry, fields) | ({"fields": fields} if fields else {})
+        yield fill(entry, fields) | {"fields": fields}
 
 
 def _combinations(name: str, lists: dict[str, list[str]], where: str) -> Iterator[dict[str, str]]:

@@ -1,27 +1,19 @@
-"""The records of a grid: everything that its jobs need, resolved once. Imports no torch.
+"""The records of a grid: what its jobs need, resolved once (docs/architecture.md).
 
-A record has two parts: what decides the result, which has a digest, and how the job runs (paths,
-device, batch size). The rules pass the digest, so changing the first part reruns the job, and
-changing the second part reruns nothing. A job looks its record up and has its settings.
+What decides the result has a digest; how the job runs (paths, device, batch size) has none.
 """
 
 from functools import cached_property
-from pathlib import Path
-from typing import ClassVar, NamedTuple
+from pathlib import Path, PurePath
+from typing import ClassVar, Literal, NamedTuple
 
 from psld.config.settings import Settings
 from psld.data.settings import PrepareSettings
 from psld.diffusion.samplers import SamplerSettings
 from psld.diffusion.settings import ProcessSettings
-from psld.grid import paths
 from psld.metrics.settings import FeatureFolders, ReferenceSettings, TrainExtractorSettings
 from psld.sampling.settings import SamplingRun
-from psld.training.manifest import (
-    GuideManifest,
-    ModelManifest,
-    TrainedManifest,
-    read_manifest,
-)
+from psld.training.manifest import GuideManifest, ModelManifest, TrainedManifest, read_manifest
 from psld.training.settings import TrainGuideSettings, TrainSettings
 from psld.utils.errors import UserError
 from psld.utils.files import digest_of, retried_in_slurm
@@ -35,17 +27,16 @@ class Job(NamedTuple):
     networks: "tuple[_Trained, ...]" = ()
 
     def check(self) -> None:
-        """Check that the networks that are there are those of the records.
-
-        Raises UserError, too, if a manifest is missing or damaged.
-        """
+        """Raise UserError if a network that is there is not that of its record."""
         for each in self.networks:
             each.check()
 
 
-class Dataset(Settings):
-    """A dataset of a grid."""
+def dataset_digest(data: str) -> str:
+    return str(PurePath(data).with_suffix(".digest"))
 
+
+class Dataset(Settings):
     settings: PrepareSettings
 
     @property
@@ -78,21 +69,22 @@ class _Trained(Settings):
 
     @property
     def dataset(self) -> str:
-        """The name of its dataset."""
         return self.settings.dataset.name
 
     @property
     def dataset_digest(self) -> str:
-        """The path of that dataset's digest."""
-        return paths.digest(self.settings.data)
+        return dataset_digest(self.settings.data)
 
     @cached_property
     def digest(self) -> str:
         return digest_of(self.settings.model().identity())
 
     @property
-    def is_trained_elsewhere(self) -> bool:
-        return bool(self.of or self.weights)
+    def made_by(self) -> Literal["train", "import"] | None:
+        """The kind of job that makes it; None if its weights are those of another record."""
+        if self.of or self.weights:
+            return None
+        return "import" if self.checkpoint else "train"
 
     @property
     def job(self) -> Job:
@@ -104,9 +96,9 @@ class _Trained(Settings):
 
     @retried_in_slurm
     def check(self) -> None:
-        """Check that what is in its folder has its settings and its dataset, at any step.
+        """Raise UserError if the network in its folder has other settings or another dataset.
 
-        Of an imported network, the dataset may not be known. Raises UserError.
+        Of an imported network, the dataset may not be known.
         """
         found, data = self.read_manifest(), Path(self.dataset_digest)
         images = data.read_text("utf-8", "replace").strip() if data.exists() else None
@@ -122,8 +114,6 @@ class _Trained(Settings):
 
 
 class Model(_Trained):
-    """A model of a grid."""
-
     kind = ModelManifest
     settings: TrainSettings
 
@@ -134,21 +124,18 @@ class Model(_Trained):
 
 
 class Guide(_Trained):
-    """A noise-conditional guide of a grid."""
+    """A noise-conditional classifier that steers samplers."""
 
     kind = GuideManifest
     settings: TrainGuideSettings
 
 
 class Sampler(Settings):
-    """A sampler of a grid with its budget."""
-
     family: str
     budget: str
     settings: SamplerSettings
     run: SamplingRun
     guide: str | None
-    """Name of its guide in the grid."""
 
     @property
     def guidance(self) -> str:
@@ -173,14 +160,14 @@ class Features(Settings):
 
     @property
     def extractor_manifests(self) -> list[str]:
-        """The manifest of a trained extractor, if it is one."""
+        """One, if the extractor is trained."""
         return [f"{self.extractor.output}/manifest.json"] if self.extractor else []
 
     @property
     def reference_job(self) -> Job:
         metric = self.reference.metric
-        decides = [metric.extractor.identity(), metric.truncated_reference]
-        return Job(self.reference, digest_of(decides))
+        content = [metric.extractor.identity(), metric.truncated_reference]
+        return Job(self.reference, digest_of(content))
 
     @property
     def extractor_job(self) -> Job:

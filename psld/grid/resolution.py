@@ -1,7 +1,4 @@
-"""Resolve a grid file: compose everything that it names, and check that the parts fit together.
-
-This is the only place where the overrides of a grid meet Hydra.
-"""
+"""Resolve a grid file: compose with Hydra all that it names, and check that the parts fit."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,10 +11,9 @@ from psld.data.settings import PrepareSettings
 from psld.diffusion.samplers import ClassifierGuidance, DigitsMask
 from psld.grid.cells import Grid
 from psld.grid.figures import PLOTS
-from psld.grid.paths import check_name
 from psld.grid.records import Dataset, Features, Guide, Model, Sampler
 from psld.grid.rows import entries_in
-from psld.grid.schema import GridFile
+from psld.grid.schema import GridFile, check_name
 from psld.metrics.results import NUMBER_KINDS
 from psld.metrics.settings import MetricSettings, ReferenceSettings, TrainExtractorSettings
 from psld.sampling.named import sampler_in
@@ -32,10 +28,10 @@ def compose_model(overrides: Sequence[str], where: str) -> TrainSettings:
 
 
 def resolve(name: str, file: GridFile, path: Path) -> Grid:
-    """Resolve everything that a grid file names.
+    """Resolve all that a grid file names.
 
-    Raises UserError, with file and key, if something does not compose, or if a table, a figure or
-    the gallery pairs a sampler with a model that it cannot sample.
+    Raises UserError, with file and key, if something does not compose, or if a cell pairs a model
+    with a sampler or a metric that does not fit it.
     """
     with without_environment():
         return _Resolver(name, file, path).grid()
@@ -48,8 +44,6 @@ def in_grid(folder: str, grid: str, name: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Resolver:
-    """Composes the parts of a grid, and checks them."""
-
     name: str
     file: GridFile
     path: Path
@@ -64,17 +58,9 @@ class _Resolver:
 
     def grid(self) -> Grid:
         models, guides, samplers = self.models(), self.guides(), self.samplers()
-        metrics = self.metrics()
-        grid = Grid(
-            name=self.name,
-            file=self.file,
-            models=models,
-            guides=guides,
-            samplers=samplers,
-            metrics=metrics,
-            datasets=self.datasets(models, guides, samplers),
-            features=self.features(models, metrics),
-        )
+        datasets, metrics = self.datasets(models, guides, samplers), self.metrics()
+        features = self.features(models, metrics)
+        grid = Grid(self.name, self.file, models, guides, samplers, metrics, datasets, features)
         self.check(grid)
         return grid
 
@@ -84,8 +70,7 @@ class _Resolver:
             where, grid = f"{self.path}: models.{name}", entry.of or self.name
             content = self.compose("train", self.file.overrides(name), where)
             settings = parse(TrainSettings, content | in_grid("models", grid, name), where)
-            options = {"checkpoint": entry.checkpoint, "of": entry.of, "weights": entry.weights}
-            models[name] = Model(settings=settings, **options)
+            models[name] = Model(settings=settings, **entry.model_dump(exclude={"overrides"}))
         return {name: self._with_shared_weights(model, models) for name, model in models.items()}
 
     def _with_shared_weights(self, model: Model, models: dict[str, Model]) -> Model:
@@ -120,10 +105,7 @@ class _Resolver:
         return guides
 
     def samplers(self) -> dict[str, Sampler]:
-        """Return the samplers of all tables and figures by FAMILY-BUDGET.
-
-        Hydra composes a family once; the budget is a value in its settings.
-        """
+        """Return the samplers by FAMILY-BUDGET. The budget is a value in a family's settings."""
         return {name: self._sampler(name, *each) for name, each in self.file.budgets.items()}
 
     def _sampler(self, name: str, family: str, budget: str) -> Sampler:
@@ -156,7 +138,6 @@ class _Resolver:
         return {name: self._metric(name) for name in names}
 
     def _metric(self, name: str) -> MetricSettings:
-        """Compose a metric. Raises UserError if it shares the features of another extractor."""
         metric = self._reference("digits", name).metric
         if metric.name != name:
             raise UserError(
@@ -164,26 +145,22 @@ class _Resolver:
                 f"{metric.name}"
             )
         if metric.features != name:
-            shared = self._reference("digits", metric.features).metric
-            identities = [
-                (each.extractor.identity(), each.truncated_reference) for each in (shared, metric)
-            ]
-            if identities[0] != identities[1]:
+            references = (self._reference("digits", each) for each in (metric.features, name))
+            shared, own = (Features(reference=r, extractor=None).reference_job for r in references)
+            if shared.digest != own.digest:
                 raise UserError(
                     f"{self.path}: metric {name}: configs/metric/{name}.yaml: features: "
-                    f"{shared.name} has another extractor; set features: {name}"
+                    f"{metric.features} has another extractor; set features: {name}"
                 )
         return metric
 
-    def _reference(self, dataset: str, metric: str, *more: str) -> ReferenceSettings:
-        where = f"{self.path}: metric {metric}"
-        overrides = [f"dataset={dataset}", f"metric={metric}", *more]
-        return parse(ReferenceSettings, self.compose("reference", overrides, where), where)
+    def _reference(self, dataset: str, metric: str) -> ReferenceSettings:
+        where, words = f"{self.path}: metric {metric}", [f"dataset={dataset}", f"metric={metric}"]
+        return parse(ReferenceSettings, self.compose("reference", words, where), where)
 
     def features(
         self, models: dict[str, Model], metrics: dict[str, MetricSettings]
     ) -> dict[str, Features]:
-        """Return the features that cells are compared in, by DATASET/FEATURES."""
         pairs = dict.fromkeys(
             (models[model].dataset, metrics[shown.metric].features)
             for shown in self.file.cells_shown
@@ -191,25 +168,21 @@ class _Resolver:
         )
         features = {}
         for dataset, name in pairs:
-            trains = self._reference("digits", name).metric.extractor.kind == "classifier"
-            extractor = None
-            if trains:
+            reference, extractor = self._reference(dataset, name), None
+            if reference.metric.extractor.kind == "classifier":
                 where = f"{self.path}: metric {name}"
-                overrides = [f"dataset={dataset}", f"metric={name}"]
-                content = self.compose("train_extractor", overrides, where)
+                words = [f"dataset={dataset}", f"metric={name}"]
+                content = self.compose("train_extractor", words, where)
                 extractor = parse(TrainExtractorSettings, content, where)
-            reference = self._reference(dataset, name, *([] if trains else ["extractor=null"]))
+            else:
+                reference = reference.model_copy(update={"extractor": None})
             features[f"{dataset}/{name}"] = Features(reference=reference, extractor=extractor)
         return features
 
     def datasets(
         self, models: dict[str, Model], guides: dict[str, Guide], samplers: dict[str, Sampler]
     ) -> dict[str, Dataset]:
-        """Return all datasets by name.
-
-        Raises UserError if a model or guide changes one, because each dataset is prepared once,
-        from configs/dataset.
-        """
+        """Return all datasets by name, each prepared once, from configs/dataset."""
         datasets = {}
         for key, trained in (("models", models), ("guides", guides)):
             for name, record in trained.items():
@@ -234,7 +207,6 @@ class _Resolver:
         return Dataset(settings=parse(PrepareSettings, content, where))
 
     def check(self, grid: Grid) -> None:
-        """Raise UserError if parts of the grid do not fit together."""
         if taken := PLOTS.keys() & self.file.figures:
             raise UserError(f"{self.path}: figures.{min(taken)}: a plot of the grid has this name")
         self._check_cells(grid)
@@ -257,7 +229,6 @@ class _Resolver:
                     )
 
     def _check_tables(self, grid: Grid) -> None:
-        """Raise UserError if the results of an entry's cell lack the number that it shows."""
         for name in self.file.tables:
             for entry in filter(lambda entry: entry.cells, entries_in(grid, name)):
                 kind, metric = NUMBER_KINDS[entry.show], entry.measurement.metric

@@ -1,36 +1,41 @@
-"""The rows of a grid's tables: their entries, ranked, and the claims that compare them."""
+"""The rows of a grid's tables: their entries, ranked, as CSV, and the claims that compare them."""
 
+import csv
+import io
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import chain, repeat
-from pathlib import Path
-from typing import Literal, get_args
+from pathlib import Path, PurePath
+from typing import Any, Literal, get_args
 
 from psld.grid.cells import Cell, Grid
 from psld.grid.entries import LEAST_TRAININGS, Entry, Rank
+from psld.grid.tables import RECORDED, Column, Row, Shown, Table
 from psld.metrics.estimate import CONFIDENCE, Difference, holm
 from psld.metrics.results import Show
 from psld.metrics.settings import Measurement
+from psld.sampling.settings import sampler_content
 
 
 @cache
 def all_entries(grid: Grid) -> dict[str, list[list[Entry]]]:
     """The entries of each table, row by row, without results."""
+
+    def entry(table: Table, row: Row, column: Column, shown: Shown, paper: float | None) -> Entry:
+        place = row, column.label, shown, paper, table.band
+        if row.literature:
+            return Entry(*place)
+        return Entry(*place, grid.replicates(shown), grid.measurement(shown))
+
     tables = {}
     for name, table in grid.file.tables.items():
         rows = tables[name] = []
         for row, shown in zip(table.rows, grid.file.shown[name], strict=True):
-            papers = row.paper or repeat(None)
-            places = zip(table.columns, shown, papers, strict=False)
-            entries = [Entry(row, column.label, *each, table.band) for column, *each in places]
-            rows.append(entries if row.literature else [_with_cells(grid, e) for e in entries])
+            places = zip(table.columns, shown, row.paper or repeat(None), strict=False)
+            rows.append([entry(table, row, *place) for place in places])
     return tables
-
-
-def _with_cells(grid: Grid, entry: Entry) -> Entry:
-    cells, measurement = grid.replicates(entry.shown), grid.measurement(entry.shown)
-    return replace(entry, cells=cells, measurement=measurement)
 
 
 def entries_in(grid: Grid, *tables: str) -> Iterator[Entry]:
@@ -51,11 +56,7 @@ def cells_behind(entries: Iterable[Entry]) -> list[Cell]:
 
 
 def read_table(grid: Grid, name: str, root: Path = Path()) -> list[list[Entry]]:
-    """Return all entries of a table, row by row, with their results so far and their ranks.
-
-    Args:
-        root: the folder of the project.
-    """
+    """Return all entries of a table, row by row, with their ranks and the results below `root`."""
     rows = [[entry.read(root) for entry in row] for row in all_entries(grid)[name]]
     columns = (_ranked(column) for column in zip(*rows, strict=True))
     return [list(row) for row in zip(*columns, strict=True)]
@@ -95,6 +96,46 @@ def paper_values(grid: Grid) -> dict[tuple[Cell, Measurement], dict[Show, float]
     return printed
 
 
+def as_csv(table: Table, rows: list[list[Entry]]) -> str:
+    """Return the table for programs: one line for each entry."""
+    stream = io.StringIO()
+    entries = [csv_line(table, entry) for row in rows for entry in row]
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerows(map(_no_formula, line) for line in (entries[0], *map(dict.values, entries)))
+    return stream.getvalue()
+
+
+def _no_formula(value: object) -> object:
+    """Return a value of a CSV; a text that spreadsheets would run gets an apostrophe in front."""
+    return f"'{value}" if isinstance(value, str) and re.match(r"[=+\-@\t\r]", value) else value
+
+
+def csv_line(table: Table, entry: Entry) -> dict[str, object]:
+    interval, rank, limit, results = entry.interval, entry.rank, entry.extrapolated, entry.results
+    known = {
+        "seeds": len(results) if entry.cells else None,
+        "cell": f"{entry.cell.grid}/{entry.cell.name}" if entry.cells else None,
+        "metric": entry.shown.metric,
+        "shows": entry.show,
+        "ours": entry.value,
+        "low": interval and interval.low,
+        "high": interval and interval.high,
+        "extrapolated": limit and limit.value,
+        "extrapolated_low": limit and limit.low,
+        "extrapolated_high": limit and limit.high,
+        "source": entry.row.source,
+        "band": entry.width,
+        "rank": rank and rank.name,
+        "p_value": rank and rank.p_value,
+        "paired": rank and rank.paired,
+        "sampling_seconds": sum(r.sampling_seconds for r in results) if results else None,
+        "sampling_device": ", ".join(dict.fromkeys(r.sampling_device for r in results)) or None,
+    }
+    labels = dict(zip(table.headings, entry.row.label, strict=True))
+    # The other columns are attributes of the entry with the same name.
+    return labels | {c: known[c] if c in known else getattr(entry, c) for c in RECORDED}
+
+
 # -- claims ---------------------------------------------------------------------------------------
 
 Answer = Literal["agrees", "contradicts", "cannot tell", "not run"]
@@ -104,8 +145,6 @@ ANSWERS: tuple[Answer, ...] = get_args(Answer)
 
 @dataclass(frozen=True)
 class Comparison:
-    """One comparison of a claim, with our two numbers."""
-
     claim: str
     label: str
     """The values of the claim's lists that tell it from the others."""
@@ -118,7 +157,6 @@ class Comparison:
 
     @property
     def paper(self) -> float | None:
-        """The paper's difference, if it has both numbers."""
         papers = self.smaller.paper, self.larger.paper
         return None if None in papers else papers[0] - self.times * papers[1]
 
@@ -130,7 +168,6 @@ class Comparison:
 
     @property
     def trainings(self) -> int:
-        """The number of trainings of the side with fewer."""
         return min(len(side.by_training) for side in (self.smaller, self.larger))
 
     @property
@@ -148,11 +185,7 @@ class Comparison:
 
 
 def read_claims(grid: Grid, root: Path = Path()) -> Iterator[Comparison]:
-    """Yield all comparisons of a grid's claims.
-
-    Args:
-        root: the folder of the project.
-    """
+    """Yield all comparisons of a grid's claims, with the results below `root`."""
     shown = {}
     for entry in sorted(entries_in(grid), key=lambda entry: entry.paper is not None):
         shown[entry.shown] = entry  # of several, one with the paper's number
@@ -165,3 +198,41 @@ def read_claims(grid: Grid, root: Path = Path()) -> Iterator[Comparison]:
         p_values = holm([each.difference.p_value if each.difference else 1.0 for each in compared])
         for each, p_value in zip(compared, p_values, strict=True):
             yield replace(each, p_value=p_value)
+
+
+# -- what decides a grid's numbers -----------------------------------------------------------------
+
+UNCOMPARED = {"title", "question", "gallery", "figures", "batch_size", "shards_per_job"}
+UNCOMPARED |= {"caption", "footnotes"}
+"""Keys of a grid, and of its tables, that decide no number."""
+
+RESOLVED = {"defaults", "metric", "samples", "models", "guides", "samplers", "tables"}
+RESOLVED |= {"cell", "rows", "columns"}
+"""Those that are compared by what they resolve to."""
+
+
+def parts_of(grid: Grid) -> dict[str, Any]:
+    """Return everything that decides a grid's numbers and verdicts, by the names of its parts."""
+    file = grid.file
+    parts = {"grid": file.model_dump(mode="json", exclude=UNCOMPARED | RESOLVED)}
+    for kind, records in (("models", grid.models), ("guides", grid.guides)):
+        for name, record in records.items():
+            process = record.settings.process.model_dump(mode="json")
+            identity = record.settings.model().identity()
+            checkpoint = record.checkpoint and PurePath(record.checkpoint).name
+            parts[f"{kind}.{name}"] = identity | {"process": process, "checkpoint": checkpoint}
+    for name, sampler in grid.samplers.items():
+        parts[f"samplers.{name}"] = sampler_content(sampler.settings) | {"guide": sampler.guide}
+    for name, metric in grid.metrics.items():
+        parts[f"metrics.{name}"] = metric.identity()
+    for name, dataset in grid.datasets.items():
+        parts[f"datasets.{name}"] = dataset.settings.dataset.preparation()
+    for name, table in file.tables.items():
+        parts[f"tables.{name}"] = table.model_dump(mode="json", exclude=UNCOMPARED | RESOLVED)
+        for entry in entries_in(grid, name):
+            key = f"tables.{name}: {entry.label}"
+            while key in parts:  # rows may have equal labels
+                key += " (again)"
+            row = entry.row.model_dump(include={"source", "literature"})
+            parts[key] = {"paper": entry.paper, **entry.shown.model_dump(), **row}
+    return parts

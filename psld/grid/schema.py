@@ -3,6 +3,7 @@
 Templates are written out before (`psld.grid.reading`).
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from functools import cached_property
@@ -12,8 +13,10 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from psld.config.settings import Settings
-from psld.grid.paths import check_name
 from psld.grid.tables import Claim, Shown, Table
+
+NAME = re.compile(r"(?!(null|true|false|nan|inf)$)[a-z][a-z0-9._-]*", re.ASCII | re.IGNORECASE)
+"""Names in paths and command lines, where Hydra must not read them as a number or as nothing."""
 
 Cells = Annotated[tuple[str, ...], BeforeValidator(lambda c: (c,) if isinstance(c, str) else c)]
 """Names of cells; one needs no list."""
@@ -49,10 +52,7 @@ class TrainedEntry(Settings):
 
 
 class Seeds(Settings):
-    """Seeds that multiply a grid's models and cells; the first of each keeps the plain names.
-
-    With the further seed S a model is MODEL-seedS, and a sampler is SAMPLER-seedS.
-    """
+    """Seeds that multiply a grid's models and cells, named by `seeded`."""
 
     training: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """`training.seed` of each model that the grid trains; if there is none, its own."""
@@ -67,21 +67,27 @@ class Seeds(Settings):
         return seeds
 
 
+def check_name(kind: str, name: str) -> None:
+    """Raise ValueError if a grid, or a part of a grid, cannot have this name."""
+    if not NAME.fullmatch(name):
+        raise ValueError(
+            f"{kind} {name!r}: a name begins with a letter, and has only letters (a-z, A-Z), "
+            "digits and . _ - in it"
+        )
+
+
 def _check_known(what: str, name: str, known: Iterable[str]) -> None:
     if name not in known:
         raise ValueError(f"{what} {name!r}; there are: {', '.join(known)}")
 
 
 def seeded(name: str, seed: int, first: int) -> str:
-    """Return the name of a model or a sampler with a seed: the first one keeps the plain name."""
+    """Return the name of a model or a sampler with a seed; the first seed keeps the plain name."""
     return name if seed == first else f"{name}-seed{seed}"
 
 
 class GridFile(Settings):
-    """The contents of configs/grid/NAME.yaml."""
-
     title: str = ""
-    """The heading of the page of its results."""
     question: str = ""
     """The question that the grid answers, in a few sentences for readers of the page."""
     defaults: tuple[str, ...] = ()
@@ -91,7 +97,6 @@ class GridFile(Settings):
     samples: int = Field(ge=3)
     """Samples per cell, unless a table sets another number. Fewer than 3 have no interval."""
     shard_size: int = Field(ge=1)
-    """Samples in a shard."""
     shards_per_job: int = Field(10, ge=1)
     """Shards that one job makes; changing it resamples nothing."""
     batch_size: int = Field(ge=1)
@@ -115,7 +120,6 @@ class GridFile(Settings):
 
     @property
     def figure_cells(self) -> list[tuple[str, str]]:
-        """The figures and their cells, one by one."""
         return [(figure, cell) for figure, cells in self.figures.items() for cell in cells]
 
     @model_validator(mode="after")
@@ -146,14 +150,9 @@ class GridFile(Settings):
 
     @model_validator(mode="after")
     def _names_are_plain(self) -> "GridFile":
-        named: dict[str, Iterable[str]] = {
-            "model": self.models,
-            "guide": self.guides,
-            "sampler": [*self.samplers, *self.budgets],
-            "table": self.tables,
-            "figure": self.figures,
-        }
-        for kind, names in named.items():
+        samplers = [*self.samplers, *self.budgets]
+        named = {"model": self.models, "guide": self.guides, "sampler": samplers}
+        for kind, names in (named | {"table": self.tables, "figure": self.figures}).items():
             for name in names:
                 check_name(kind, name)
         others = [name for name, guide in self.guides.items() if guide.of or guide.weights]
@@ -193,7 +192,7 @@ class GridFile(Settings):
         }
 
     def cell_keys(self, shown: Shown) -> list[tuple[str, str, int]]:
-        """Return model, sampler with budget, and seed of each cell of an entry."""
+        """Return model, sampler with budget, and sampling seed of each cell of an entry."""
         sampler, models = f"{shown.sampler}-{shown.budget}", self.replicates(shown.model)
         seeds = self.seeds.sampling or (self.seed,)
         return [(model, sampler, seed) for model in models for seed in seeds]
@@ -201,15 +200,12 @@ class GridFile(Settings):
     @cached_property
     def trainings(self) -> dict[str, TrainedEntry]:
         """All models with all their seeds, by name."""
-        return {
-            name: entry for model in self.models for name, entry in self.replicates(model).items()
-        }
+        return dict(chain.from_iterable(self.replicates(m).items() for m in self.models))
 
     @cached_property
     def shown(self) -> dict[str, list[list[Shown]]]:
         """What the entries of each table show, row by row. Raises ValueError if one has no cell."""
-        tables = self.tables.items()
-        return {name: table.shown(self.metric, self.samples) for name, table in tables}
+        return {name: table.shown(self._defaults) for name, table in self.tables.items()}
 
     @cached_property
     def cells_shown(self) -> dict[Shown, None]:
@@ -219,8 +215,11 @@ class GridFile(Settings):
 
     @cached_property
     def pairs(self) -> list[list[tuple[str, Shown, Shown]]]:
-        """The comparisons of each claim."""
-        return [claim.pairs(self.metric, self.samples) for claim in self.claims]
+        return [claim.pairs(self._defaults) for claim in self.claims]
+
+    @property
+    def _defaults(self) -> Shown:
+        return Shown(metric=self.metric, samples=self.samples, show="value")
 
     def overrides(self, model: str) -> tuple[str, ...]:
         """Return all overrides of a model; those of another grid's model are already complete."""

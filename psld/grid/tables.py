@@ -1,7 +1,4 @@
-"""The schema of a grid's tables: rows and columns that name cells, the paper's numbers, bands.
-
-And of its claims, which compare two numbers.
-"""
+"""The schema of a grid's tables, whose rows and columns name cells, and of its claims."""
 
 import re
 from collections.abc import Iterable
@@ -48,19 +45,19 @@ class Shown(Settings):
         return f"{self.model}/{self.sampler}-{self.budget}"
 
 
-class Column(Shown):
-    label: str
+class Line(Shown):
     fields: dict[str, str] = Field(default_factory=dict)
     """Values for {placeholders} in the other texts of its entries."""
 
 
-class Row(Shown):
+class Column(Line):
+    label: str
+
+
+class Row(Line):
     label: tuple[str, ...]
     """One text for each of the table's row headings."""
-    fields: dict[str, str] = Field(default_factory=dict)
-    """Values for {placeholders} in the other texts of its entries."""
     paper: tuple[float | None, ...] | None = None
-    """The paper's number in each column."""
     source: str | None = None
     """The certainty of the paper's numbers, for the CSV; docs/results.md explains the words."""
     literature: bool = False
@@ -68,10 +65,7 @@ class Row(Shown):
 
 
 def merged(parts: Iterable[Shown], fields: dict[str, str], where: str) -> Shown:
-    """Return what some parts show together; the last one counts.
-
-    Raises ValueError, with `where`, if a part is missing or has a placeholder that is not a field.
-    """
+    """Return what some parts show together; the last one counts. Raises ValueError if one lacks."""
     keys = list(Shown.model_fields)
     values = {key: v for part in parts for key in keys if (v := getattr(part, key)) is not None}
     values = fill(values, fields)
@@ -100,7 +94,7 @@ class Band(Settings):
     """The reason for this width; printed under the table."""
 
     def width(self, paper: float, show: Show) -> float:
-        """The largest difference from the paper's value that counts as reproduced."""
+        """Return the larger of the two widths around a value of the paper."""
         absolute = self.absolute if NUMBER_KINDS[show].from_features else 0.0
         return max(absolute, self.relative * abs(paper))
 
@@ -119,31 +113,25 @@ class Table(Settings):
 
     title: str
     headings: tuple[str, ...]
-    """Names of the row headings."""
     caption: str = ""
     footnotes: tuple[str, ...] = ()
     band: Band | None = None
     """The allowed difference from the paper's values."""
     cell: Shown = Shown()
-    """The part that all entries share."""
     rows: tuple[Row, ...] = Field(min_length=1)
     columns: tuple[Column, ...] = Field(min_length=1)
 
-    def shown(self, metric: str, samples: int) -> list[list[Shown]]:
-        """Return what the entries show, row by row. Raises ValueError if one names no cell.
+    def shown(self, defaults: Shown) -> list[list[Shown]]:
+        """Return what the entries show, row by row. Raises ValueError if one names no cell."""
 
-        Args:
-            metric, samples: those of the grid, for entries that set no others.
-        """
-        shared = Shown(metric=metric, samples=samples, show="value"), self.cell
-        return [[self._shown(shared, row, each) for each in self.columns] for row in self.rows]
+        def entry(row: Row, column: Column) -> Shown:
+            parts = (defaults, self.cell, row, column)
+            if row.literature:
+                return Shown(show=[part.show for part in parts if part.show][-1])
+            where = f"table {self.title!r}, row {row.label}, column {column.label}"
+            return merged(parts, row.fields | column.fields, where)
 
-    def _shown(self, shared: tuple[Shown, ...], row: Row, column: Column) -> Shown:
-        parts = (*shared, row, column)
-        if row.literature:
-            return Shown(show=[part.show for part in parts if part.show][-1])
-        where = f"table {self.title!r}, row {row.label}, column {column.label}"
-        return merged(parts, row.fields | column.fields, where)
+        return [[entry(row, column) for column in self.columns] for row in self.rows]
 
     @model_validator(mode="after")
     def _rows_fit(self) -> "Table":
@@ -170,24 +158,18 @@ class Claim(Settings):
     """
 
     claim: str
-    """The comparison in words."""
     smaller: Shown
     larger: Shown
     times: float = Field(1.0, gt=0)
     """Multiplies the larger number: 1.1 claims "not worse by more than 10 %", .5 "at most half"."""
     cell: Shown = Shown()
-    """The part that both share."""
     over: dict[str, tuple[str | int | float, ...]] = Field(default_factory=dict)
 
-    def pairs(self, metric: str, samples: int) -> list[tuple[str, Shown, Shown]]:
+    def pairs(self, defaults: Shown) -> list[tuple[str, Shown, Shown]]:
         """Return the values of each comparison's lists, and both sides, the smaller one first.
 
-        Raises ValueError if they cannot be compared.
-
-        Args:
-            metric, samples: those of the grid, for sides that set no others.
+        Raises ValueError if the sides cannot be compared.
         """
-        defaults = Shown(metric=metric, samples=samples, show="value")
         where, pairs = f"claim {self.claim!r}", []
         for values in product(*self.over.values()):
             fields = dict(zip(self.over, map(str, values), strict=True))

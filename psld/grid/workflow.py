@@ -2,11 +2,10 @@
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Any
+from itertools import chain
+from typing import Any, Literal
 
 from psld.config.locations import config_names
-from psld.data.settings import PrepareSettings
-from psld.grid import paths
 from psld.grid.cache import load_grid, nearest
 from psld.grid.cells import Cell, Grid
 from psld.grid.figures import GridFigure, all_figures
@@ -22,15 +21,12 @@ class Workflow:
         """Take all grids, and the errors of those that do not resolve."""
         self.grids = grids
         self.broken = broken or {}
-        # Reversed: a job is named by the first grid that has it.
-        self.datasets = {name: grid for grid in reversed(grids.values()) for name in grid.datasets}
-        """A grid with each dataset: all grids prepare it in the same way."""
-        self.features = {name: grid for grid in reversed(grids.values()) for name in grid.features}
-        """A grid with each DATASET/FEATURES."""
+        # Grids share these: all prepare a dataset in the same way.
+        self.datasets = dict(chain.from_iterable(g.datasets.items() for g in grids.values()))
+        self.features = dict(chain.from_iterable(g.features.items() for g in grids.values()))
 
     @classmethod
     def load(cls) -> "Workflow":
-        """Load every grid of configs/grid."""
         grids, broken = {}, {}
         for name in config_names("grid"):
             try:
@@ -41,7 +37,6 @@ class Workflow:
 
     @property
     def left_out(self) -> list[str]:
-        """A line for each grid that does not resolve."""
         return [f"grid {name} is left out: {error}" for name, error in self.broken.items()]
 
     @property
@@ -54,12 +49,10 @@ class Workflow:
         return self.grids[wildcards.grid]
 
     def model(self, wildcards: Any) -> Model:
-        """The model of the wildcard `model`, GRID/MODEL."""
         grid, _, name = wildcards.model.partition("/")
         return self.grids[grid].models[name]
 
     def guide(self, wildcards: Any) -> Guide:
-        """The guide of the wildcard `guide`, GRID/GUIDE."""
         grid, _, name = wildcards.guide.partition("/")
         return self.grids[grid].guides[name]
 
@@ -70,27 +63,15 @@ class Workflow:
         return all_figures(self.grids[wildcards.grid])[wildcards.figure]
 
     def dataset(self, wildcards: Any) -> Dataset:
-        return self.datasets[wildcards.dataset].datasets[wildcards.dataset]
-
-    def dataset_name(self, wildcards: Any) -> str:
-        """The name of a dataset's record, GRID/DATASET."""
-        return f"{self.datasets[wildcards.dataset].name}/{wildcards.dataset}"
-
-    @property
-    def preparations(self) -> dict[str, PrepareSettings]:
-        """The settings of each dataset's preparation, by GRID/DATASET."""
-        known = self.datasets.items()
-        return {f"{grid.name}/{name}": grid.datasets[name].settings for name, grid in known}
+        return self.datasets[wildcards.dataset]
 
     def reference(self, wildcards: Any) -> Features:
-        """The features of the wildcards `dataset` and `features`."""
-        name = f"{wildcards.dataset}/{wildcards.features}"
-        return self.features[name].features[name]
+        return self.features[f"{wildcards.dataset}/{wildcards.features}"]
 
-    def reference_name(self, wildcards: Any) -> str:
-        """The name of the features' record, GRID/DATASET/FEATURES."""
-        name = f"{wildcards.dataset}/{wildcards.features}"
-        return f"{self.features[name].name}/{name}"
+    def word(self, kind: Literal["datasets", "features"], name: str) -> str:
+        """GRID/NAME of a shared record, on a command line, in the first grid that has it."""
+        grids = (grid for grid in self.grids.values() if name in getattr(grid, kind))
+        return f"{next(grids).name}/{name}"
 
     def pattern(self, kind: str, imported: bool) -> str:
         """A pattern of GRID/NAME for all models or guides that are imported, or for the others."""
@@ -98,7 +79,7 @@ class Workflow:
             re.escape(f"{grid}/{name}")
             for grid in self.grids
             for name, trained in getattr(self.grids[grid], kind).items()
-            if bool(trained.checkpoint) == imported and not trained.is_trained_elsewhere
+            if trained.made_by == ("import" if imported else "train")
         ]
         return "|".join(names) or "(?!)"
 
@@ -109,35 +90,31 @@ class Workflow:
         return sorted(cell.result for cell in cells_behind(entries_in(grid, wildcards.table)))
 
     def table_content(self, wildcards: Any) -> dict[str, Any]:
-        """The contents of a table besides its inputs: its texts, and what each entry shows."""
+        """What decides a table besides its inputs: its texts, and what each entry shows."""
         file, name = self.grid(wildcards).file, wildcards.table
         entries = [[shown.model_dump() for shown in row] for row in file.shown[name]]
         return {"table": file.tables[name].model_dump(), "entries": entries}
 
     def page_parts(self, wildcards: Any) -> list[str]:
-        """The files that a page shows: tables, the results in them, and figures."""
         grid = self.grid(wildcards)
-        pages = [f"{paths.table(grid.name, table)}.html" for table in grid.file.tables]
-        return [*pages, *grid.results, *figure_files(grid, all_figures(grid))]
+        pages = [f"{grid.table(name)}.html" for name in grid.file.tables]
+        return [*pages, *grid.results, *grid.figure_files(*all_figures(grid))]
 
     # -- targets ----------------------------------------------------------------------------------
 
     def files(self, name: str) -> list[str]:
         """The final files of a grid: page, tables, figures, the results of cells, certificate."""
         grid = self.grids[name]
-        tables = [file for table in grid.file.tables for file in table_files(grid, table)]
-        figures = figure_files(grid, all_figures(grid))
-        return [paths.page(name), *tables, *figures, *grid.results, paths.certificate(name)]
+        tables = [file for table in grid.file.tables for file in grid.table_files(table)]
+        figures = grid.figure_files(*all_figures(grid))
+        return [grid.page, *tables, *figures, *grid.results, grid.certificate]
 
     def targets(self) -> dict[str, list[str]]:
-        """The files behind the name of each grid, table and figure."""
         targets = {}
         for name, grid in self.grids.items():
             targets[name] = self.files(name)
-            for table in grid.file.tables:
-                targets[table] = table_files(grid, table)
-            for figure in grid.file.figures:
-                targets[figure] = figure_files(grid, [figure])
+            targets |= {table: grid.table_files(table) for table in grid.file.tables}
+            targets |= {figure: grid.figure_files(figure) for figure in grid.file.figures}
         return targets
 
     def cells_among(self, words: Sequence[str]) -> dict[str, str]:
@@ -205,12 +182,3 @@ class Workflow:
                         f"figure, grid or rule; call it {grid}-{name}"
                     )
                 seen.add(name)
-
-
-def table_files(grid: Grid, table: str) -> list[str]:
-    return [f"{paths.table(grid.name, table)}.{ending}" for ending in ("md", "csv", "tex", "html")]
-
-
-def figure_files(grid: Grid, figures: Iterable[str]) -> list[str]:
-    endings = ("png", "svg")
-    return [f"{paths.figure(grid.name, name)}.{ending}" for name in figures for ending in endings]

@@ -43,7 +43,7 @@ from psld.sampling.sample import origin_of
 from psld.sampling.settings import images_digest
 from psld.sampling.shards import Shard, read_shards
 from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
-from psld.utils.device import provenance, use_device
+from psld.utils.device import give_back, provenance, use_device
 from psld.utils.errors import UserError
 from psld.utils.files import digest_of
 
@@ -78,7 +78,7 @@ class Source(NamedTuple):
 
 def evaluate(
     source: Source,
-    bases: Mapping[str, Basis],
+    bases: dict[str, Basis],
     measurements: Sequence[Measurement],
     device: Device = "cpu",
     output: str | None = None,
@@ -86,16 +86,27 @@ def evaluate(
 ) -> CellResults:
     """Measure images, and write the results and what they come from if `output` is a path.
 
+    Fréchet distances, each a minute of the CPU, come last, when the GPU has been given back.
+
     Args:
-        bases: what the images are compared with, by `metric.features`.
+        bases: what the images are compared with, by `metric.features`; their extractors are
+            removed after use.
         keep: the most features of an extractor for which they are kept.
 
     Raises UserError if images are missing or damaged, or too few for a metric.
     """
     gathered = source.kept or _gathered(source, bases, measurements)
+    bases.update({name: basis._replace(extractor=None) for name, basis in bases.items()})
     kept = save_kept(Path(output).with_suffix(".safetensors"), gathered, keep) if output else None
     made, results = {"kept_sha256": kept, **provenance()}, []
     every = source.stated or [None] * len(measurements)
+
+    def numbers(measurement: Measurement, device: Device) -> dict[str, Any]:
+        reference = bases[measurement.metric.features].reference
+        return _numbers(gathered, measurement, reference, device) if reference else {}
+
+    found = {m: numbers(m, device) for m in measurements if m.metric.measure.kind != "frechet"}
+    give_back(torch.device(device))
     for measurement, stated in zip(measurements, every, strict=True):
         metric = measurement.metric
         basis = bases[metric.features]
@@ -104,14 +115,11 @@ def evaluate(
             made = stated.model_dump(include={"kept_sha256", *MadeRecord.model_fields})
             if stated.floor_samples is None:  # Earlier versions did not write it.
                 facts["floor_samples"] = None
-        numbers = (
-            _numbers(gathered, measurement, basis.reference, device)
-            if basis.reference
-            else stated.model_dump(include=NUMBERS)
-        )
+        values = found.get(measurement) or numbers(measurement, "cpu")
+        values = values or stated.model_dump(include=NUMBERS)
         record = measurement.digest(source.digest(facts["reference_sha256"]))
         about = {"record": record, "metric": metric.identity(), **source.facts}
-        results.append(CellResult(**about, **facts, **numbers, **made))
+        results.append(CellResult(**about, **facts, **values, **made))
     whole = CellResults(results=tuple(results))
     if output:
         write_record(output, whole)

@@ -208,9 +208,9 @@ def evaluate_images(
                 metric = metric.model_copy(update={"extractor": trained})
         measurements.append(Measurement(metric=metric, samples=len(whole)))
         if (name := metric.features) not in bases:
-            basis = bases[name] = _basis(metric, reference, dataset, folder, device, silent)
-            if basis.shape not in (None, shape):
-                sizes = size_text(shape), size_text(basis.shape)
+            bases[name] = _basis(metric, reference, dataset, folder, device, silent)
+            if (expected := bases[name].shape) not in (None, shape):
+                sizes = size_text(shape), size_text(expected)
                 raise UserError(f"{where}: images of {sizes[0]}; the reference has {sizes[1]}")
     return evaluation.evaluate(source, bases, measurements, device, output, keep)
 

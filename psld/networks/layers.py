@@ -126,7 +126,7 @@ class FIRFilter(nn.Module):
         channels = x.shape[1]
         lost = self.kernel.shape[-1] - self.padding
         height, width = ((size - lost) // self.stride + 1 for size in x.shape[2:])
-        weight = self.kernel.expand(channels, 1, -1, -1)
+        weight = self.kernel.to(x.dtype).expand(channels, 1, -1, -1)
         left = (self.padding + 1) // 2
         y = conv2d(x, weight, stride=self.stride, padding=left, groups=channels)
         # Cut the excess of an odd padding on the right and lower sides.
@@ -143,7 +143,7 @@ class FIRUpsampling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         channels, height, width = x.shape[1:]
-        weight = self.kernel.expand(channels, 1, -1, -1)
+        weight = self.kernel.to(x.dtype).expand(channels, 1, -1, -1)
         y = conv_transpose2d(x, weight, stride=2, padding=self.cut, groups=channels)
         # A filter of odd length gives one value more.
         return y[..., : 2 * height, : 2 * width]

@@ -66,8 +66,8 @@ class Encoder(nn.Module):
                 f"the network was made for images of shape {self.in_shape}, "
                 f"not {tuple(x.shape[1:])}"
             )
-        skips = [self.stem(x)]
-        pyramid = x
+        pyramid = x.to(self.stem.weight.dtype)
+        skips = [self.stem(pyramid)]
         for level in self.down:
             pyramid = level(skips, pyramid, embedding)
         return self.middle(skips[-1], embedding), skips

@@ -1,68 +1,63 @@
 """Certificates: everything that a grid's tables are computed from, and its verification.
 
 A certificate is a folder with the files of a project under their usual paths, the resolved grid,
-and the SHA-256 of each file; or a zip of it. To verify it is to compute its results and tables
-again, with the code that evaluates and tabulates, to compare them, and to compare grid and
-reference with those of the reader.
+and the SHA-256 of each file; or a zip of it. To verify it, compute its results and tables again,
+with the code that evaluates and tabulates, and compare.
 """
 
 import csv
+import math
 import os
 import shutil
 import zipfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import chdir
 from dataclasses import replace
 from itertools import chain, zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from psld.config.locations import config_file, config_names
 from psld.config.settings import write_record
-from psld.grid import paths
 from psld.grid.cache import grid_as_json, grid_from_json, load_grid
 from psld.grid.cells import Cell, Grid
 from psld.grid.entries import Entry
-from psld.grid.rows import read_table
+from psld.grid.rows import as_csv, parts_of, read_table
 from psld.metrics.evaluation import Loaded, recompute
-from psld.metrics.features import Gathered, load_kept
-from psld.metrics.reference_folder import FEATURES, load_reference
+from psld.metrics.features import Gathered, Reference, load_kept
+from psld.metrics.reference_folder import FEATURES, ReferenceManifest, load_reference
 from psld.metrics.results import NUMBER_KINDS, CellResults
-from psld.report.differences import (
-    LoadedReference,
-    differences,
-    equal_features,
-    parts_of,
-    reference_differences,
-    rows_of,
-)
-from psld.report.formats import as_csv
 from psld.sampling.settings import ShardRecord, classes_in_turn
 from psld.utils.errors import PSLDError, UserError, reraise_fault
 from psld.utils.files import atomic_path, read_json, sha256_of_file, write_json, write_text
 
 GRID = "grid.json"
-"""The file of the resolved grid."""
-
 INDEX = "certificate.json"
 """The file with the SHA-256 of every other one."""
 
 LARGEST = 2 << 30
 """The most bytes that a zip may unpack to if it is smaller itself. Ours are not compressed."""
 
+ROUNDING = 1e-6
+"""The largest relative difference of a recomputed number: other machines round differently."""
+
+FEATURE_ROUNDING = 1e-4
+"""The largest `relative_distance` of two references (docs/notes/intervals.md)."""
+
 UNKNOWN = "not recomputed"
 """The basis of a number whose features are not in the certificate."""
+
+LoadedReference = tuple[Reference, ReferenceManifest]
 
 
 def certify(grid: Grid, path: Path) -> int:
     """Write the certificate of a grid's evaluated cells, and return the number of these cells.
 
-    The working directory is the project. Raises UserError if files are missing or do not belong
-    together, or if there are no results with the grid's settings.
+    Raises UserError if files are missing or do not belong together, or if there are no results.
     """
     cells, loaded, files = 0, {}, []
     for cell in filter(lambda cell: Path(cell.result).exists(), grid.measured_cells):
@@ -85,7 +80,7 @@ def certify(grid: Grid, path: Path) -> int:
         write_text(folder / GRID, grid_as_json(grid))
         for name, table in grid.file.tables.items():
             text = as_csv(table, read_table(grid, name, folder))
-            write_text(folder / f"{paths.table(grid.name, name)}.csv", text)
+            write_text(folder / f"{grid.table(name)}.csv", text)
         with chdir(folder):  # Check the copies: files may have been replaced meanwhile.
             wrong = _verify(Path(temporary) / "results", [], measure=False).wrong
         if wrong:
@@ -102,16 +97,13 @@ def _files_of(cell: Cell) -> list[str]:
     """Return the files of a cell in a certificate, but for the features of its references."""
     guide = [cell.guide.manifest] if cell.guide else []
     facts = [cell.model.manifest, *guide, *cell.references, *cell.records]
-    return [cell.result, paths.kept(cell.result), *facts]
+    return [cell.result, cell.kept, *facts]
 
 
 class Verified(NamedTuple):
-    """The outcome of a verification."""
-
     grid: Grid
     """The reader's grid if there is one, else the certificate's: the values and bands to print."""
     results: Path
-    """The root of the computed results."""
     wrong: list[str]
     """Everything that differs, each with the name of its file."""
     tables: dict[str, Counter[str]]
@@ -142,7 +134,9 @@ def verify(
         if path.is_file():
             _unpack(path, folder / "files")
         with chdir(path if path.is_dir() else folder / "files"):
-            _check_files()
+            for name, sha256 in _index(Path(), files_in(Path())).items():
+                if sha256_of_file(name) != sha256:
+                    raise UserError(f"{name}: changed: its SHA-256 is not that in {INDEX}")
             verified = _verify(folder / "results", references)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file: {error.filename}") from None
@@ -171,7 +165,7 @@ def _verify(root: Path, references: list[LoadedReference], measure: bool = True)
     grid = grid_from_json(Path(GRID).read_text("utf-8"))
     wrong, tables, loaded, taken, rows = [], {}, {}, set(), {}
     files, named = files_in(Path()), {GRID, INDEX}
-    named |= {f"{paths.table(grid.name, name)}.csv" for name in grid.file.tables}
+    named |= {f"{grid.table(name)}.csv" for name in grid.file.tables}
     for cell in grid.measured_cells:
         named |= {*_files_of(cell), *(str(Path(m).with_name(FEATURES)) for m in cell.references)}
     if foreign := files - named:
@@ -186,11 +180,11 @@ def _verify(root: Path, references: list[LoadedReference], measure: bool = True)
             pair = (each.model_dump(mode="json")["results"] for each in (computed, stated))
             wrong += (f"{cell.result}: {each}" for each in differences(*pair))
             if not _has_its_classes(cell, gathered.labels):
-                wrong.append(f"{paths.kept(cell.result)}: labels: not the sampler's classes")
+                wrong.append(f"{cell.kept}: labels: not the sampler's classes")
             for (name, _), features in sorted(gathered.samples.items()):
                 rows[f"{cell.name} ({name})"] = rows_of(features.values)  # of the most samples
     for name, table in grid.file.tables.items():
-        path, entries = f"{paths.table(grid.name, name)}.csv", read_table(grid, name, root)
+        path, entries = f"{grid.table(name)}.csv", read_table(grid, name, root)
         texts = as_csv(table, entries), Path(path).read_text("utf-8")
         pairs = zip_longest(*(csv.DictReader(text.splitlines()) for text in texts))
         tables[name] = Counter()
@@ -202,11 +196,9 @@ def _verify(root: Path, references: list[LoadedReference], measure: bool = True)
             wrong += (f"{path}: {entry.label}: {each}" for each in found)
             if not entry.row.literature:
                 tables[name]["different" if found else _basis(entry, fixed, taken)] += 1
-    notes, real = [], {}
-    unknown = sum(checked[UNKNOWN] for checked in tables.values())
-    missing = (
-        [f"{unknown} numbers cannot be recomputed: evaluate with keep=2048"] if unknown else []
-    )
+    notes, missing, real = [], [], {}
+    if unknown := sum(checked[UNKNOWN] for checked in tables.values()):
+        missing.append(f"{unknown} numbers cannot be recomputed: evaluate with keep=2048")
     for (folder, _), (features, manifest) in loaded.items():
         alike = [each for each in references if each[1].kind == manifest.kind]
         found = [d for yours in alike for d in reference_differences(yours, features, manifest)]
@@ -228,8 +220,7 @@ def _verify(root: Path, references: list[LoadedReference], measure: bool = True)
 def _recomputed(
     cell: Cell, stated: CellResults, loaded: Loaded, measure: bool
 ) -> tuple[Gathered, CellResults]:
-    """Return what was kept of a cell, and its results, computed again."""
-    gathered = load_kept(paths.kept(cell.result), stated.results[0].kept_sha256)
+    gathered = load_kept(cell.kept, stated.results[0].kept_sha256)
     settings = cell.evaluate_job.settings
     return gathered, recompute(settings, stated, gathered, loaded, measure)
 
@@ -248,21 +239,13 @@ def _basis(entry: Entry, fixed: int | None, taken: set[str]) -> str:
     """Return what the number of an entry was computed from."""
     if entry.value is None:
         return "not run"
+    basis = "recomputed from features"
     if not NUMBER_KINDS[entry.show].from_features:
         given = fixed and entry.show == "nfe"
         basis = "given by the sampler's settings" if given else "counted by the certificate's maker"
     elif any(result.record in taken for result in entry.results):
         return UNKNOWN
-    else:
-        basis = "recomputed from features"
     return f"{basis}, seeds missing" if entry.missing_seeds else basis
-
-
-def _check_files() -> None:
-    """Raise UserError if a file in the working directory is not as the index has it."""
-    for name, sha256 in _index(Path(), files_in(Path())).items():
-        if sha256_of_file(name) != sha256:
-            raise UserError(f"{name}: changed: its SHA-256 is not that in {INDEX}")
 
 
 def _index(folder: Path, names: Iterable[str]) -> dict[str, str]:
@@ -274,20 +257,93 @@ def _index(folder: Path, names: Iterable[str]) -> dict[str, str]:
 
 
 def _unpack(path: Path, folder: Path) -> None:
-    """Unpack a zip. Raises UserError, before it does, if its index does not fit or it is a bomb."""
+    """Unpack a zip, unless its index does not fit or it is a bomb: then raise UserError."""
     with zipfile.ZipFile(path) as archive:
         entries = [entry for entry in archive.infolist() if not entry.is_dir()]
         size, names = sum(e.file_size for e in entries), Counter(e.filename for e in entries)
         if size > max(LARGEST, path.stat().st_size):
             raise UserError(f"has {size:,} bytes when unpacked; unpack it and verify the folder")
-        for name, count in names.items():
-            if count > 1:
-                raise UserError(f"{name}: {count} entries of this name")
+        if twice := [name for name in names if names[name] > 1]:
+            raise UserError(f"{twice[0]}: {names[twice[0]]} entries of this name")
         archive.extract(INDEX, folder)
         _index(folder, names)
         archive.extractall(folder)  # leaves out each `..` of a name
 
 
 def files_in(folder: Path) -> set[str]:
-    """Return the names of all files below a folder."""
     return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+
+
+# -- comparisons -----------------------------------------------------------------------------------
+
+
+def differences(right: Any, stated: Any, key: str = "", word: str = "recomputed") -> Iterator[str]:
+    """Yield where two contents differ by more than rounding: `KEY is X, recomputed Y`."""
+    if isinstance(right, list) and isinstance(stated, list) and len(right) == len(stated):
+        right, stated = dict(enumerate(right)), dict(enumerate(stated))
+    if isinstance(right, dict) and isinstance(stated, dict):
+        for name in {**right, **stated}:
+            where = f"{key}.{name}".removeprefix(".")
+            yield from differences(right.get(name), stated.get(name), where, word)
+        return
+    try:
+        holds = math.isclose(float(right), float(stated), rel_tol=ROUNDING, abs_tol=1e-9)
+    except (TypeError, ValueError):
+        holds = right == stated
+    if not holds:
+        yield f"{key} is {_text(stated)}, {word} {_text(right)}"
+
+
+def _text(value: Any) -> str:
+    whole = {type(None): "absent", dict: "present"}.get(type(value)) or str(value)
+    return " ".join(whole.split())[:60]
+
+
+def reference_differences(
+    yours: LoadedReference, features: Reference | None, manifest: ReferenceManifest
+) -> Iterator[str]:
+    """Yield where a certificate's reference differs from the reader's by more than rounding."""
+    facts = {"dataset_digest", "images", "extractor_digest", "extractor_test_accuracy"}
+    pair = (each.model_dump(include=facts) for each in (yours[1], manifest))
+    found = list(differences(*pair, word="in yours"))
+    yield from found
+    if features is None or found:  # Features of another network cannot be compared.
+        return
+    right, stated = (_arrays(each) for each in (yours[0], features))
+    for name in {**right, **stated}:
+        distance = relative_distance(right.get(name), stated.get(name))
+        if not distance <= FEATURE_ROUNDING:  # NaN differs, too
+            limit = f"{FEATURE_ROUNDING:.0e} is allowed"
+            yield f"{name}: the distance from yours is {distance:.1e} of the spread, {limit}"
+
+
+def _arrays(reference: Reference) -> dict[str, Tensor]:
+    parts = {part: features for part, features in reference._asdict().items() if features}
+    return {f"{part}.{name}": x for part in parts for name, x in parts[part].tensors().items()}
+
+
+def relative_distance(yours: Tensor | None, stated: Tensor | None) -> float:
+    """Return ‖yours − stated‖ / ‖yours − mean‖ of features, n×d; infinity for other shapes."""
+    if yours is None or stated is None or yours.shape != stated.shape:
+        return math.inf
+    yours, stated = yours.double(), stated.double()
+    spread = (yours - yours.mean(dim=0)).norm().clamp(min=1e-30)
+    return ((yours - stated).norm() / spread).item()
+
+
+def rows_of(features: Tensor) -> list[int]:
+    """Return a hash of the features of each image, n×d."""
+    return [hash(row.tobytes()) for row in features.contiguous().numpy()]
+
+
+def equal_features(rows: Mapping[str, list[int]]) -> Iterator[str]:
+    """Yield which sets of images, with these `rows_of`, share features exactly or repeat theirs."""
+    owners: dict[int, str] = {}
+    for name, hashes in rows.items():
+        different = set(hashes)
+        if len(different) < len(hashes):
+            yield f"{name}: {len(hashes) - len(different)} of {len(hashes)} repeat another"
+        shared = Counter(owners[row] for row in hashes if row in owners)
+        for other, count in shared.items():
+            yield f"{name}: {count} of {len(hashes)} are exactly those of {other}"
+        owners |= dict.fromkeys(different - owners.keys(), name)

@@ -11,8 +11,7 @@ from psld.data.store import ImageStore
 from psld.grid.cells import Cell, Grid
 from psld.grid.figures import GridFigure, all_figures
 from psld.metrics.results import CellResults
-from psld.report.plots import draw_plot
-from psld.report.style import HOLE_COLOR, PAGE_WIDTH
+from psld.report.plots import HOLE_COLOR, PAGE_WIDTH, draw_plot
 from psld.sampling.settings import records_of
 from psld.sampling.shards import Shard, read_shard, shard_path
 from psld.utils.errors import UserError

@@ -1,4 +1,4 @@
-"""The page of a grid's results: what was asked, what came out, the tables and the figures."""
+"""The pages for readers: of a grid's results, in HTML, and the card of a model, in Markdown."""
 
 import base64
 import io
@@ -8,24 +8,27 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
 from PIL import Image
 
-from psld.grid import paths
 from psld.grid.cells import Grid
-from psld.grid.entries import STATUSES, Status
+from psld.grid.entries import STATUSES, Entry, Status
 from psld.grid.figures import FIRST, GridFigure, all_figures
 from psld.grid.rows import read_claims, read_table
-from psld.metrics.results import CellResult
-from psld.report.formats import TEMPLATES
+from psld.metrics.results import CellResult, CellResults
 from psld.report.table import (
+    RANKS,
+    TEMPLATES,
     TableText,
-    best_text,
     claims_text,
     limit_text,
+    markdown,
+    our_text,
     scales,
     summary,
     table_text,
 )
+from psld.training.manifest import ModelManifest
 from psld.utils.errors import UserError
 
 MEANINGS: dict[Status, str] = {
@@ -69,19 +72,18 @@ class Picture(NamedTuple):
     figure: GridFigure
     caption: str
     source: str
-    """Its content as a data URI."""
     width: int
     height: int
 
 
 def results_page(grid: Grid) -> str:
-    """Return the page, with all cells and figures that exist."""
+    """Return the page: what was asked, what came out, the tables and figures that exist."""
     tables = {name: read_table(grid, name) for name in grid.file.tables}
     entries = [entry for rows in tables.values() for row in rows for entry in row]
     results = [result for entry in entries for result in entry.results]
     texts = {name: table_text(grid.file.tables[name], rows) for name, rows in tables.items()}
     counts = Counter(entry.status for entry in entries)
-    files = {name: Path(f"{paths.figure(grid.name, name)}.png") for name in all_figures(grid)}
+    files = {name: Path(f"{grid.figure(name)}.png") for name in all_figures(grid)}
     drawn = {name: file for name, file in files.items() if file.exists()}
     pictures = _pictures(grid, drawn)
     return TEMPLATES.get_template("page.html").render(
@@ -92,7 +94,7 @@ def results_page(grid: Grid) -> str:
         summary=summary(grid, tables),
         claims=claims_text(read_claims(grid)),
         facts=_facts(grid),
-        best=best_text(grid, tables),
+        best=_best_text(grid, tables),
         legend=[*LEGEND, *scales(entries)],
         tables=texts,
         limits={name: limit_text(grid.file.tables[name], rows) for name, rows in tables.items()},
@@ -101,6 +103,22 @@ def results_page(grid: Grid) -> str:
         missing=[name for name in files if name not in drawn],
         origins=list(_origins(results)) if results else [],
     )
+
+
+def _best_text(grid: Grid, tables: dict[str, list[list[Entry]]]) -> TableText:
+    """Name the best entries of each column, and those that cannot be told from them."""
+    lines = []
+    for name, rows in tables.items():
+        for column in zip(*rows, strict=True):
+            ranked = [entry for entry in column if entry.rank and entry.rank.name in RANKS]
+            for axis in dict.fromkeys(entry.axis for entry in ranked):
+                alike = [entry for entry in ranked if entry.axis == axis]
+                best = next(entry for entry in alike if entry.rank.name == "best")
+                others = [", ".join(e.row.label) for e in alike if e.number != best.number]
+                place = [grid.file.tables[name].title, best.column, ", ".join(best.row.label)]
+                lines.append([*place, our_text(best), "; ".join(others) or "–"])
+    columns = ["table", "column", "best as measured", "value", "cannot be told from it"]
+    return TableText("The best of each column", columns, lines, headings=2)
 
 
 def _facts(grid: Grid) -> dict[str, list[str]]:
@@ -155,9 +173,8 @@ def _embedded(path: Path) -> tuple[str, int, int]:
 
 
 def _origins(results: list[CellResult]) -> Iterator[TableText]:
-    """Yield tables of the results' weights and of the software."""
-    weights = [each for result in results for each in (result.model, result.guide) if each]
     lines = {}
+    weights = (each for result in results for each in (result.model, result.guide) if each)
     for each in weights:
         steps = "" if each.step is None else str(each.step)
         facts = [each.settings["dataset"]["name"], steps, each.weights_sha256]
@@ -173,3 +190,70 @@ def _software(result: CellResult) -> tuple[str, ...]:
     versions = ", ".join(f"{name} {v}" for name, v in result.versions.items() if v)
     precision = ", ".join(f"{name}: {value}" for name, value in result.precision.items())
     return versions, result.git_revision or "", precision, result.sampling_device
+
+
+# -- the card of a model ---------------------------------------------------------------------------
+
+
+def model_card(manifest: ModelManifest, repository: str, license: str) -> str:
+    """Return the README.md of a repository on the Hub, with its header.
+
+    It has the results of the working directory that were measured with exactly these weights.
+    """
+    header = {"license": license, "library_name": "psld", "tags": ["diffusion", "psld"]}
+    header["pipeline_tag"] = "unconditional-image-generation"
+    facts = [[key, value] for key, value in _card_facts(manifest) if value]
+    parts = [
+        f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n\n# {manifest.name}",
+        "A diffusion model of images, for a reference implementation of Phase Space Langevin "
+        "Diffusion (K. Pandey and S. Mandt, ICCV 2023).",
+        markdown(TableText("Model", ["", ""], [*facts, ["license of the weights", license]], 2)),
+        # The package is on no index, and its name there may be somebody else's one day.
+        f"### How to load\n\n```python\nimport psld  # in its checkout: pip install '.[hub]'\n\n"
+        f'model = psld.load("hf://{repository}")\nimages = model.sample(16, seed=0)\n```',
+        f"This loads the newest commit. `hf://{repository}@COMMIT`, with the hash of a commit, "
+        "always loads the same weights. Digests are checked when a file is read.",
+        _distances(manifest.weights_sha256),
+        "### Settings that decide the weights\n\n```yaml\n"
+        f"{yaml.safe_dump(manifest.settings.identity(), sort_keys=False)}```\n",
+    ]
+    return "\n\n".join(parts)
+
+
+def _card_facts(manifest: ModelManifest) -> Iterator[tuple[str, str | None]]:
+    settings, data, imported = manifest.settings, manifest.settings.dataset, manifest.imported
+    training = [
+        manifest.step is not None and f"{manifest.step:,} steps",
+        manifest.images_seen is not None and f"{manifest.images_seen:,} images",
+        manifest.seconds is not None and f"{manifest.seconds / 3600:.3g} h",
+        manifest.device and f"{manifest.ranks} × {manifest.device}",
+    ]
+    shape = f"{data.channels}×{data.image_size}×{data.image_size}"
+    yield "dataset", f"{data.name}: {shape}, {data.num_classes} classes"
+    yield "digest of the dataset", manifest.dataset_digest
+    yield "process", "every one" if settings.serves_every_process else settings.process.kind
+    condition = "class-conditional" if settings.num_classes else "unconditional"
+    yield "network", f"{manifest.parameters:,} parameters, {condition}"
+    yield "training", ", ".join(filter(None, training))
+    source = imported and f"{imported.file} ({imported.weights}), SHA-256 {imported.sha256}"
+    yield "imported from a checkpoint of the official code", source
+    yield "SHA-256 of the weights", manifest.weights_sha256
+    yield "software", ", ".join(f"{k} {v}" for k, v in manifest.versions.items() if v)
+
+
+def _distances(weights_sha256: str) -> str:
+    """Return a table of the results that were measured with these weights, and no guide's."""
+    lines = []
+    for path in sorted(Path("results/cells").glob("*/*/*.json")):
+        if weights_sha256 not in path.read_text():  # Reading all results of the paper takes long.
+            continue
+        cell = "/".join(path.with_suffix("").parts[-3:])
+        for r in CellResults.read(path).results:
+            if r.model.weights_sha256 == weights_sha256 and r.guide is None:
+                interval = "{1:.4g} to {2:.4g}".format(*r.estimate.interval)
+                cost = [f"{r.samples:,}", f"{r.nfe:g}"]
+                lines.append([cell, r.metric["name"], *cost, f"{r.value:.4g}", interval])
+    columns = ["cell", "metric", "images", "evaluations per image", "value", "95 % interval"]
+    covers = "The interval covers other samples of the same weights; not training again."
+    text = TableText("Distances", columns, lines, notes=[covers])
+    return markdown(text).strip() if lines else "No distances were measured."

@@ -1,17 +1,22 @@
-"""The plots of a grid: distance against network evaluations or Γ, and training curves.
+"""The plots of a grid, and the style of all figures.
 
-Panels of curves on a logarithmic axis of values, with one legend above them. Bars are the 95 %
-intervals of distances.
+A plot has panels of curves on a logarithmic axis of values, with one legend above them. Bars are
+the 95 % intervals of distances. The colors are those of Okabe and Ito, which color-blind readers
+can tell apart; markers and line styles keep lines apart in a gray print. Figures stay readable at
+half their size.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import cycle, groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib import colormaps, rc
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator
@@ -20,31 +25,93 @@ from matplotlib.transforms import ScaledTranslation
 from psld.grid.cells import Cell, Grid
 from psld.grid.figures import LineGroup, gamma_lines, nfe_lines, trained_models
 from psld.grid.rows import paper_values
-from psld.report.style import (
-    PANEL,
-    PANELS_PER_ROW,
-    SCALE_COLOR,
-    SINGLE_PANEL_WIDTH,
-    Look,
-    model_looks,
-    ramp,
-)
 from psld.training.manifest import HISTORY, TrainingHistory
 from psld.utils.errors import UserError
+from psld.utils.files import atomic_path
+
+rc("font", size=11)
+rc("axes", titlesize=11, labelsize=11, grid=True, axisbelow=True)
+rc("axes.spines", top=False, right=False)
+rc(("xtick", "ytick"), labelsize=10)
+rc("legend", fontsize=10.5, frameon=False, handlelength=2.8)
+rc("grid", color="0.9")
+rc("savefig", dpi=150)
+rc("svg", hashsalt="psld")  # equal figures are equal files
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*")
+DASHES = ("solid", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)))
+
+# Sizes in inches.
+PANEL = (3.3, 3.1)
+SINGLE_PANEL_WIDTH = 5.0
+PANELS_PER_ROW = 3
+PAGE_WIDTH = PANELS_PER_ROW * PANEL[0]
+LEGEND_LINE = 0.25
+
+# Sizes in points.
+LINE_WIDTH = 1.6
+MARKER_SIZE = 6.5
+APART, SPREAD = 4.0, 20.0  # between the bars of two curves, and of all
 
 MAX_POINTS = 60  # of a training curve
-LEGEND_LINE = 0.25  # inches
-APART, SPREAD = 4.0, 20.0  # points between the bars of two curves, and of all
-LONGEST_BAR = 10
-"""An axis shows a bar's lower end down to this fraction of the smallest value."""
+LONGEST_BAR = 10  # an axis shows a bar down to this fraction of the smallest value
+
+SCALE_COLOR = "0.45"  # of reference lines and their labels
+HOLE_COLOR = (0, 114, 178)  # of missing pixels; neither black nor white in a gray print
 
 Points = list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
-class Curve:
-    """One curve of a panel: our points and those of the paper."""
+class Look:
+    color: str
+    marker: str
+    dash: Any = "solid"
 
+    def ours(self) -> dict[str, Any]:
+        return {
+            "color": self.color,
+            "marker": self.marker,
+            "linestyle": self.dash,
+            "linewidth": LINE_WIDTH,
+            "markersize": MARKER_SIZE,
+            "markeredgecolor": "white",  # separates overlapping markers
+            "markeredgewidth": 0.5,
+            "zorder": 3,
+        }
+
+    def paper(self) -> dict[str, Any]:
+        """Return the properties of the paper's numbers: larger, hollow, on a thin line."""
+        return self.ours() | {
+            "linewidth": 0.7,
+            "markersize": 1.7 * MARKER_SIZE,
+            "markerfacecolor": "none",
+            "markeredgecolor": self.color,
+            "markeredgewidth": 1.0,
+            "zorder": 2.5,
+        }
+
+
+def model_looks(grid: Grid) -> dict[str, Look]:
+    """Return the look of each model, one for all its seeds, for all figures of the grid."""
+    looks = {}
+    for index, name in enumerate(grid.file.models):
+        color, marker = COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
+        look = Look(color, marker, DASHES[index // len(COLORS) % len(DASHES)])
+        looks |= dict.fromkeys(grid.file.replicates(name), look)
+    return looks
+
+
+def ramp(names: Sequence[str]) -> dict[str, Look]:
+    """Return looks from light to dark, for lines that are not models."""
+    shades = colormaps["viridis_r"](np.linspace(0.15, 1, len(names) + 1)[1:])
+    looks = zip(names, shades, cycle(MARKERS), strict=False)
+    return {name: Look(to_hex(shade), marker) for name, shade, marker in looks}
+
+
+@dataclass(frozen=True)
+class Curve:
     name: str
     look: Look
     ours: Points
@@ -54,12 +121,10 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel: its curves and their labels."""
-
     title: str
     axis: object  # adjacent panels with the same one share their y axis
     y_label: str
-    curves: Sequence[Curve]
+    curves: list[Curve]
     levels: dict[str, float] = field(default_factory=dict)  # reference values by name
 
 
@@ -67,12 +132,12 @@ def draw_plot(grid: Grid, name: str) -> Figure:
     """Draw one of the PLOTS of a grid. Raises UserError if there is nothing to plot yet."""
     if name == "nfe":  # a line for each model
         panels = _panels(grid, nfe_lines(grid), model_looks(grid), lambda _, nfe: nfe)
-        return draw_panels(panels, "network evaluations (NFE)", _logarithmic_nfe)
+        return _draw_panels(panels, "network evaluations (NFE)", _logarithmic_nfe)
     if name == "gamma":  # a line for each budget
         groups = gamma_lines(grid)
         looks = ramp(list(dict.fromkeys(line for group in groups for line in group.lines)))
         panels = _panels(grid, groups, looks, lambda cell, _: cell.model.settings.process.gamma)
-        return draw_panels(panels, "friction Γ on the position", _logarithmic_gamma)
+        return _draw_panels(panels, "friction Γ on the position", _logarithmic_gamma)
     return _plot_training(grid)
 
 
@@ -84,11 +149,10 @@ def _panels(
 ) -> list[Panel]:
     """Return the panels that have points. Raises UserError if no cell is measured yet.
 
-    `x_value` maps a cell and its network evaluations to a place on the x axis.
+    `x_value` maps a cell and its network evaluations to its x.
     """
-    papers = paper_values(grid)
+    papers, panels = paper_values(grid), []
     several_datasets = len({group.dataset for group in groups}) > 1
-    panels = []
     for group in groups:
         curves, levels = [], {}
         for name, entries in group.lines.items():
@@ -96,10 +160,9 @@ def _panels(
             for entry in (entry.read() for entry in entries):
                 interval = entry.interval
                 if interval and interval.value > 0:  # the axis is logarithmic
-                    x = x_value(entry.cell, entry.nfe)
+                    x, first = x_value(entry.cell, entry.nfe), entry.results[0]
                     ours.append((x, interval.value))
                     bars.append((x, interval.low, interval.high))
-                    first = entry.results[0]
                     levels = {"noise": first.noise, "test split": first.floor}
                 printed = papers.get(entry.number, {})
                 steps = getattr(entry.cell.sampler.settings, "steps", None)
@@ -121,32 +184,31 @@ def _panels(
 def _logarithmic_nfe(axes: Axes, nfe: list[float]) -> None:
     axes.set_xscale("log")
     axes.margins(x=0.1)
-    label_x_axis(axes, nfe, "{x:.0f}")
+    _label_x_axis(axes, nfe, "{x:.0f}")
 
 
 def _logarithmic_gamma(axes: Axes, gammas: list[float]) -> None:
     """Set up an axis that is linear from 0 (CLD) to the smallest Γ, then logarithmic."""
     axes.set_xscale("symlog", linthresh=min(filter(None, gammas), default=1.0), linscale=0.5)
     axes.margins(x=0.08)
-    label_x_axis(axes, gammas, "{x:g}")
+    _label_x_axis(axes, gammas, "{x:g}")
 
 
 def _plot_training(grid: Grid) -> Figure:
     looks = model_looks(grid)
-    curves: dict[tuple[str, str], list[Curve]] = {}
-    for name in trained_models(grid):
-        path = Path(grid.models[name].folder, HISTORY)
+    panels: dict[tuple[str, str], Panel] = {}
+    for model in (grid.models[name] for name in trained_models(grid)):
+        path = Path(model.folder, HISTORY)
         entries = TrainingHistory.read(path).entries if path.exists() else []
         if points := thinned([(entry.step, entry.loss) for entry in entries]):
-            settings = grid.models[name].settings
-            loss = "loss of the image" if settings.serves_every_process else "loss of the noise"
-            curve = Curve(name, looks[name], points)
-            curves.setdefault((loss, grid.models[name].dataset), []).append(curve)
-    by_loss = sorted(curves.items(), key=lambda each: each[0][0], reverse=True)
-    panels = [Panel(dataset, loss, loss, lines) for (loss, dataset), lines in by_loss]
+            target = "image" if model.settings.serves_every_process else "noise"
+            panel = Panel(model.dataset, target, f"loss of the {target}", [])
+            panel = panels.setdefault((target, model.dataset), panel)
+            panel.curves.append(Curve(model.name, looks[model.name], points))
     if not panels:
         raise UserError(f"models/{grid.name}: nothing of grid {grid.name} to plot yet")
-    return draw_panels(panels, "training step", lambda axes, _: axes.set_xscale("log"))
+    by_loss = sorted(panels.values(), key=lambda panel: panel.y_label, reverse=True)
+    return _draw_panels(by_loss, "training step", lambda axes, _: axes.set_xscale("log"))
 
 
 def thinned(points: Points) -> Points:
@@ -162,16 +224,21 @@ def thinned(points: Points) -> Points:
     return list(zip(*np.array(means).tolist(), strict=True))
 
 
+def save(figure: Figure, output: str) -> None:
+    """Write a figure as OUTPUT.png and OUTPUT.svg, each whole or not at all; print both paths."""
+    for ending, metadata in (("svg", {"Date": None}), ("png", {})):
+        with atomic_path(f"{output}.{ending}") as partial:
+            figure.savefig(partial, format=ending, bbox_inches="tight", metadata=metadata)
+    print(f"wrote {output}.png and {output}.svg")
+
+
 # -- panels ---------------------------------------------------------------------------------------
 
 
-def draw_panels(
+def _draw_panels(
     panels: Sequence[Panel], x_label: str, set_x_axis: Callable[[Axes, list[float]], None]
 ) -> Figure:
-    """Draw panels in rows of about the same length.
-
-    `set_x_axis` gets the axes of a panel and its sorted x values.
-    """
+    """Draw panels in rows of about the same length; `set_x_axis` gets axes and sorted x values."""
     rows = math.ceil(len(panels) / PANELS_PER_ROW)
     columns = math.ceil(len(panels) / rows)
     width = columns * PANEL[0] if columns > 1 else SINGLE_PANEL_WIDTH
@@ -255,11 +322,8 @@ def _share_y_axis(pairs: list[tuple[Panel, Axes]]) -> None:
                 )
 
 
-def label_x_axis(axes: Axes, values: list[float], labels: str) -> None:
-    """Label the sorted values on the x axis, except those too close to the label before.
-
-    Set the scale of the axis first. `labels` is a format, such as "{x:g}".
-    """
+def _label_x_axis(axes: Axes, values: list[float], labels: str) -> None:
+    """Label the sorted values, in the format `labels`, except those too close to the one before."""
     labeled, last = [], -math.inf
     for value in values:
         place = axes.transAxes.inverted().transform(axes.transData.transform((value, 1)))[0]

@@ -1,4 +1,4 @@
-"""Upload to wandb what its server lacks: trainings, and the results of a grid.
+"""Upload to wandb what its server lacks, trainings and results; and the report that shows them.
 
 The steps of a training come from the history in its run directory, also of one that was killed. A
 result is uploaded if the server has none with its digest. wandb's public API says what the server
@@ -16,16 +16,15 @@ from typing import Any
 
 import numpy as np
 import wandb
+import wandb_workspaces.reports.v2 as reports
 from wandb.apis.public import Run
+from wandb_workspaces.reports.v2.interface import Block, Panel
 
 from psld.data.images import tiled
-from psld.grid import paths
 from psld.grid.cells import Cell, Grid
 from psld.grid.figures import all_figures
-from psld.grid.rows import paper_values, read_table
+from psld.grid.rows import csv_line, paper_values, read_table
 from psld.metrics.results import CellResult, CellResults
-from psld.metrics.settings import Measurement
-from psld.report.formats import csv_line
 from psld.report.table import table_text
 from psld.sampling.shards import Shard, shard_path
 from psld.training.manifest import HISTORY, WANDB, TrainingHistory, is_exported
@@ -46,11 +45,13 @@ FINISH_SECONDS = "300"
 DIGEST = "digest"
 """The name of a result's digest in its run."""
 SIDE = 8
-"""Rows and columns of the picture of a cell's first images."""
+CURVES = ("loss", "grad_norm", "learning_rate", "images_per_second")
+VALUES = ("nfe", "images", "paper", "class_accuracy", "sampling_seconds")
+"""What the dashboard lists of each evaluation next to its distance."""
 
 
 def sync(runs: Path, grid: Grid | None, settings: WandbSettings) -> None:
-    """Upload the trainings in the run directories `runs`, and the results of `grid`.
+    """Upload the trainings below `runs`, and the results of `grid`.
 
     Raises UserError if nobody is logged in, and RunError if uploads failed; the others are made.
     """
@@ -79,12 +80,11 @@ class ResultRun:
     """One run: a metric of a cell, a table, or the grid's figures."""
 
     options: dict[str, Any]
-    """Of `wandb.init`: id, job_type (the command that made the result), name, config, tags."""
+    """Of `wandb.init`; `job_type` is the command that made the result."""
     values: dict[str, Any] = field(default_factory=dict)
     images: dict[str, np.ndarray | Path] = field(default_factory=dict)
     """Arrays H×W×C, or PNG files."""
     tables: dict[str, tuple[list[str], list[list[Any]]]] = field(default_factory=dict)
-    """Columns and lines."""
 
     def digest(self) -> str:
         images = {}
@@ -97,10 +97,7 @@ class ResultRun:
 def _uploads(
     runs: Path, grid: Grid | None, settings: WandbSettings
 ) -> Iterator[tuple[str, Callable[[], bool]]]:
-    """Yield the name of each run and its upload, which returns False if nothing was to do.
-
-    Raises RunError if the server does not answer.
-    """
+    """Yield the name of each run and its upload, which returns False if nothing was to do."""
     with errors_in_one_line():
         api = wandb.Api()
     for file in sorted(runs.glob(f"*/{WANDB}")):
@@ -113,7 +110,6 @@ def _uploads(
 
 
 def _upload_training(api: wandb.Api, run: Path) -> bool:
-    """Upload the steps that the server lacks."""
     with held_if_free(run / "lock") as held:
         if not held:
             print(f"{run}: left for the next sync, the training is running", flush=True)
@@ -131,7 +127,6 @@ def _upload_training(api: wandb.Api, run: Path) -> bool:
 
 
 def _upload_result(api: wandb.Api, result: ResultRun, options: dict[str, Any]) -> bool:
-    """Upload a result that the server lacks."""
     server, digest = _on_server(api, options), result.digest()
     if server and server.summary_metrics.get(DIGEST) == digest:
         return False
@@ -143,7 +138,6 @@ def _upload_result(api: wandb.Api, result: ResultRun, options: dict[str, Any]) -
 
 
 def _on_server(api: wandb.Api, options: dict[str, Any]) -> Run | None:
-    """Return the server's run with these options of `wandb.init`, or None."""
     entity = options["entity"] or api.default_entity
     try:
         return api.run(f"{entity}/{options['project']}/{options['id']}")
@@ -154,9 +148,10 @@ def _on_server(api: wandb.Api, options: dict[str, Any]) -> Run | None:
 # -- the results of a grid as runs -----------------------------------------------------------------
 
 
-def run_id(grid: str, job_type: str, *identity: str | int) -> str:
-    """Return the id of a result's run, which a changed result keeps."""
-    return f"{job_type}-{digest_of([grid, *identity])[:12]}"
+def _named(grid: str, job_type: str, name: str, *identity: str | int) -> dict[str, Any]:
+    """Return the options of a result's run, with an id that a changed result keeps."""
+    run_id = f"{job_type}-{digest_of([grid, *identity])[:12]}"
+    return {"id": run_id, "job_type": job_type, "name": name}
 
 
 def result_runs(grid: Grid) -> Iterator[ResultRun]:
@@ -169,24 +164,19 @@ def result_runs(grid: Grid) -> Iterator[ResultRun]:
         for measurement in cell.measurements:
             if result := CellResults.find(cell.result, measurement.digest(cell.digest)):
                 paper = papers.get((cell, measurement), {}).get("value")
-                yield _evaluation_run(cell, measurement, result, paper, images)
+                yield _evaluation_run(cell, result, paper, images)
     for name in grid.file.tables:
         yield from _table_runs(grid, name)
-    pictures = {name: Path(f"{paths.figure(grid.name, name)}.png") for name in all_figures(grid)}
+    pictures = {name: Path(f"{grid.figure(name)}.png") for name in all_figures(grid)}
     if images := {name: path for name, path in pictures.items() if path.exists()}:
-        options = {"id": run_id(grid.name, "figure"), "job_type": "figure", "name": "figures"}
-        yield ResultRun(options, images=images)
+        yield ResultRun(_named(grid.name, "figure", "figures"), images=images)
 
 
 def _evaluation_run(
-    cell: Cell,
-    measurement: Measurement,
-    result: CellResult,
-    paper: float | None,
-    images: dict[str, np.ndarray],
+    cell: Cell, result: CellResult, paper: float | None, images: dict[str, np.ndarray]
 ) -> ResultRun:
     """Return the run of a metric: its value under its own name, the cost, and the settings."""
-    metric = measurement.metric
+    metric = result.metric["name"]
     config = {
         **result.model.settings,  # under the same keys as in trainings
         "model": cell.model.name,
@@ -197,23 +187,17 @@ def _evaluation_run(
         "git_revision": result.git_revision,
         "versions": result.versions,
     }
-    options = {
-        "id": run_id(cell.grid, "evaluate", cell.name, metric.name, measurement.samples),
-        "job_type": "evaluate",
-        "name": cell.name,
+    options = _named(cell.grid, "evaluate", cell.name, cell.name, metric, result.samples) | {
         "config": config,
-        "tags": (cell.model.dataset, metric.name),  # runs with the same tags are comparable
+        "tags": (cell.model.dataset, metric),  # runs with the same tags are comparable
     }
+    costs = {"nfe", "sampling_seconds", "sampling_device"}
     values = {
-        metric.name: result.value,
+        metric: result.value,
         "paper": paper,
         "class_accuracy": result.class_accuracy and result.class_accuracy.value,
-        "floor": result.floor,
-        "noise": result.noise,
         "images": result.samples,
-        "nfe": result.nfe,
-        "sampling_seconds": result.sampling_seconds,
-        "sampling_device": result.sampling_device,
+        **result.model_dump(include={"floor", "noise"} | costs),
     }
     return ResultRun(options, {k: v for k, v in values.items() if v is not None}, images)
 
@@ -226,14 +210,104 @@ def _table_runs(grid: Grid, name: str) -> Iterator[ResultRun]:
         return
     text = table_text(table, rows)
     records = [csv_line(table, entry) for entry in entries]
-    options = {
-        "id": run_id(grid.name, "tabulate", name),
-        "job_type": "tabulate",
-        "name": name,
-        "config": {"title": text.title, "caption": text.caption, "notes": text.notes + text.alone},
-    }
+    config = {"title": text.title, "caption": text.caption, "notes": text.notes + text.alone}
     tables = {
         "table": (text.columns, text.lines),
         "entries": (list(records[0]), [list(line.values()) for line in records]),
     }
+    options = _named(grid.name, "tabulate", name, name) | {"config": config}
     yield ResultRun(options, dict(Counter(entry.status for entry in entries)), tables=tables)
+
+
+# -- the dashboard ---------------------------------------------------------------------------------
+
+
+def update_dashboard(grid: Grid, settings: WandbSettings) -> str:
+    check_login()
+    with errors_in_one_line():
+        api = wandb.Api()
+        entity = settings.entity or api.default_entity
+        report = find_report(api, entity, settings.project, f"PSLD: {grid.name}")
+        report.blocks = list(report_blocks(grid))
+        report.save()
+    return report.url
+
+
+def find_report(api: wandb.Api, entity: str, project: str, title: str) -> reports.Report:
+    if project in {known.name for known in api.projects(entity)}:
+        for known in api.reports(f"{entity}/{project}"):
+            if known.display_name == title:
+                return reports.Report.from_url(known.url)
+    return reports.Report(project=project, entity=entity, title=title, width="fluid")
+
+
+def report_blocks(grid: Grid) -> Iterator[Block]:
+    """Yield the contents of the report, which shows all results uploaded so far or later."""
+    yield reports.TableOfContents()
+    yield reports.H1("Distances")
+    yield from _distances(grid)
+    yield reports.H1("Samples")
+    yield _panels(grid, ["evaluate"], [_images("samples")])
+    yield reports.H1("Trainings")
+    yield _panels(grid, ["train", "train_guide"], [*map(_curve, CURVES), _images("samples")])
+    yield reports.H1("Tables")
+    for name, table in grid.file.tables.items():
+        panel = reports.WeavePanelSummaryTable(table_name="table", layout=_layout())
+        yield reports.H2(table.title)
+        yield _panels(grid, ["tabulate"], [panel], condition=f"Name = {name!r}")
+    yield reports.H1("Figures")
+    yield _panels(grid, ["figure"], [_images(*all_figures(grid))])
+
+
+def _distances(grid: Grid) -> Iterator[Block]:
+    kinds = {
+        (cell.model.dataset, measurement.metric.name): None
+        for cell in grid.measured_cells
+        for measurement in cell.measurements
+    }
+    columns = ["config:model.value", "config:sampler.value.name"]
+    columns += [f"summary:{value}" for value in VALUES]
+    for dataset, metric in kinds:
+        distance = reports.SummaryMetric(metric)
+        against_nfe = reports.ScatterPlot(
+            title=f"{metric} against network evaluations",
+            x=reports.SummaryMetric("nfe"),
+            y=distance,
+            log_x=True,
+            log_y=True,
+            legend_template="${run:displayName}",
+            layout=_layout(),
+        )
+        yield reports.H2(f"{dataset}: {metric}")
+        yield _panels(
+            grid,
+            ["evaluate"],
+            [against_nfe],
+            condition=f"Tags() in {[dataset]} and Tags() in {[metric]}",
+            order=[reports.OrderBy(distance, ascending=True)],
+            pinned_columns=["run:displayName", f"summary:{metric}"],
+            visible_columns=columns,
+        )
+
+
+def _panels(
+    grid: Grid, job_types: list[str], panels: list[Panel], condition: str = "", **runset: Any
+) -> reports.PanelGrid:
+    """Return panels of the grid's runs of these job types, narrowed down by `condition`."""
+    conditions = [f"Group = {grid.name!r}", f"JobType in {job_types}", condition]
+    filters = " and ".join(filter(None, conditions))
+    runs = reports.Runset(name=f"{grid.name}: {job_types[0]}", filters=filters, **runset)
+    return reports.PanelGrid(runsets=[runs], panels=panels)
+
+
+def _layout(width: int = 24, height: int = 10) -> reports.Layout:
+    return reports.Layout(w=width, h=height)
+
+
+def _curve(name: str) -> reports.LinePlot:
+    layout = _layout(12, 8)
+    return reports.LinePlot(title=name, x="Step", y=[name], log_y=name == "loss", layout=layout)
+
+
+def _images(*names: str) -> reports.MediaBrowser:
+    return reports.MediaBrowser(media_keys=list(names), num_columns=4, layout=_layout())

@@ -1,23 +1,27 @@
-"""The texts of a table, shared by all formats: a format adds nothing and rounds nothing."""
+"""The texts of a table, and their formats, which add nothing and round nothing."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from tabulate import tabulate
 
 from psld.grid.cells import Grid
 from psld.grid.entries import STATUSES, Entry, Status
-from psld.grid.rows import ANSWERS, Comparison
+from psld.grid.rows import ANSWERS, Comparison, as_csv, read_claims, read_table
 from psld.grid.tables import Table
 from psld.metrics.estimate import CONFIDENCE
 from psld.metrics.results import NUMBER_KINDS
-from psld.metrics.settings import Measurement
+from psld.utils.errors import one_line
+from psld.utils.files import write_text
 
 MISSING = "–"
-LITERATURE = "†"
-LISTED = 5
-"""The maximum number of files that a note lists."""
+LISTED = 5  # the most files that a note lists
 MARKS: dict[Status, str] = {
     "reproduced": " ✓",
     "off": " ✗",
@@ -32,19 +36,15 @@ RANKS = {"best": " ★", "perhaps best": " ≈"}
 
 @dataclass(frozen=True)
 class TableText:
-    """A table as people read it."""
-
     title: str
     columns: list[str]
     lines: list[list[str]]
-    """Our values and, in brackets, the paper's and the differences."""
     headings: int = 1
     """The number of columns that are row headings."""
     caption: str = ""
     marks: list[list[Status]] = field(default_factory=list)
     """Of each entry, row by row."""
     notes: list[str] = field(default_factory=list)
-    """What is special in it."""
     alone: list[str] = field(default_factory=list)
     """Notes for a table that stands alone. The page has them once, for all tables."""
 
@@ -79,27 +79,10 @@ def summary(grid: Grid, tables: dict[str, list[list[Entry]]]) -> TableText:
     )
 
 
-def best_text(grid: Grid, tables: dict[str, list[list[Entry]]]) -> TableText:
-    """Name the best entries of each column, and those that cannot be told from them."""
-    lines = []
-    for name, rows in tables.items():
-        for column in zip(*rows, strict=True):
-            alike: dict[tuple[str, Measurement], list[Entry]] = {}
-            for entry in column:
-                if entry.rank and entry.rank.name in RANKS:
-                    alike.setdefault(entry.axis, []).append(entry)
-            for entries in alike.values():
-                best = next(entry for entry in entries if entry.rank.name == "best")
-                others = [", ".join(e.row.label) for e in entries if e.number != best.number]
-                title, value = grid.file.tables[name].title, _short(best).partition(" (")[0]
-                place = [title, best.column, ", ".join(best.row.label)]
-                lines.append([*place, value.removesuffix(RANKS["best"]), "; ".join(others) or "–"])
-    columns = ["table", "column", "best as measured", "value", "cannot be told from it"]
-    return TableText("The best of each column", columns, lines, headings=2)
-
-
 def limit_text(table: Table, rows: list[list[Entry]]) -> TableText | None:
     """Return the distances of infinitely many samples with their intervals; None without any."""
+    if not any(entry.extrapolated for row in rows for entry in row):
+        return None
 
     def text(entry: Entry) -> str:
         if (limit := entry.extrapolated) is None:
@@ -107,8 +90,6 @@ def limit_text(table: Table, rows: list[list[Entry]]) -> TableText | None:
         value, low, high = (_number(number, _digits(entry)) for number in limit)
         return f"{value} ({low} to {high})"
 
-    if not any(entry.extrapolated for row in rows for entry in row):
-        return None
     return TableText(
         title=f"{table.title}: n → ∞",
         caption="Fréchet distances of infinitely many samples, with their 95 % intervals.",
@@ -119,7 +100,6 @@ def limit_text(table: Table, rows: list[list[Entry]]) -> TableText | None:
 
 
 def claims_text(answered: Iterable[Comparison]) -> TableText:
-    """Answer the claims of a grid, comparison by comparison."""
     comparisons = list(answered)
     counts = Counter(each.answer for each in comparisons)
     return TableText(
@@ -160,27 +140,32 @@ def _claim_line(answered: Comparison) -> list[str]:
 
 
 def _seeds(entries: list[Entry]) -> str:
-    """Return the number of seeds that have been run, and of those that are asked for if more."""
+    """Return how many seeds of the entries have been run, `1 of 3`."""
     counts = {(len(entry.results), len(entry.cells)) for entry in entries if entry.cells}
     texts = [f"{n}" if n == asked else f"{n} of {asked}" for n, asked in sorted(counts)]
     return ", ".join(texts) or MISSING
 
 
+def our_text(entry: Entry) -> str:
+    """Return our value with its interval, its deviation and its minimum."""
+    digits = _digits(entry)
+    text = _number(entry.value, digits)
+    if entry.interval and entry.interval.half_width:
+        text += f" ± {_number(entry.interval.half_width, digits)}"
+    if entry.deviation:
+        text += f", SD {_number(entry.deviation, digits)}"
+    if entry.minimum is not None:
+        text += f", min {_number(entry.minimum, digits)}"
+    return text
+
+
 def _short(entry: Entry) -> str:
-    """Return our value, its interval, its rank and (paper's value, difference and verdict)."""
+    """Return our value and its rank and, in brackets, the paper's, the difference and verdict."""
     digits = _digits(entry)
     paper = _number(entry.paper, digits)
     if entry.status == "literature":
-        return paper if entry.paper is None else f"{paper}{LITERATURE}"
-    ours = _number(entry.value, digits)
-    if entry.interval and entry.interval.half_width:
-        ours += f" ± {_number(entry.interval.half_width, digits)}"
-    if entry.deviation:
-        ours += f", SD {_number(entry.deviation, digits)}"
-    if entry.minimum is not None:
-        ours += f", min {_number(entry.minimum, digits)}"
-    if entry.rank:
-        ours += RANKS.get(entry.rank.name, "")
+        return paper if entry.paper is None else f"{paper}†"
+    ours = our_text(entry) + (RANKS.get(entry.rank.name, "") if entry.rank else "")
     if entry.paper is None:
         return ours
     if entry.difference is None:
@@ -192,7 +177,6 @@ def _short(entry: Entry) -> str:
 
 
 def _digits(entry: Entry) -> int:
-    """Return the number of decimals: so many that an error is not printed as 0."""
     kind, error = NUMBER_KINDS[entry.show], entry.interval and entry.interval.half_width
     if not kind.from_features or not error or error < 1e-6 * abs(entry.value):
         return kind.decimals
@@ -200,7 +184,7 @@ def _digits(entry: Entry) -> int:
 
 
 def _decimals(fewest: int, error: float) -> int:
-    """Return as many decimals as an error needs that is not printed as 0."""
+    """Return the number of decimals: so many that the error is not printed as 0."""
     return max(fewest, -math.floor(math.log10(error))) if error else fewest
 
 
@@ -212,7 +196,6 @@ def _number(number: float | None, digits: int, sign: str = "") -> str:
 
 
 def _notes(table: Table, rows: list[list[Entry]]) -> Iterable[str]:
-    """Yield the table's footnotes, and what is special in it."""
     entries = [entry for row in rows for entry in row]
     yield from table.footnotes
     counts = Counter(entry.status for entry in entries)
@@ -242,8 +225,7 @@ def _notes(table: Table, rows: list[list[Entry]]) -> Iterable[str]:
         note = f"{counts['undecided']} of {len(entries)} entries are undecided (?)"
         needs = Counter(entry.needs for entry in entries)
         if most := max(entry.more_samples or 0 for entry in entries):
-            samples = f"{most:,} more samples (further seeds)"
-            note += f"; up to {samples} can decide {needs['samples']}"
+            note += f"; up to {most:,} more samples (further seeds) can decide {needs['samples']}"
         if needs["trainings"]:
             note += f"; only more trainings can decide {needs['trainings']}"
         yield f"{note}."
@@ -267,16 +249,99 @@ def scales(entries: list[Entry]) -> Iterable[str]:
 
 
 def _significant(number: float) -> str:
-    """Return a number with three significant digits: scales are of any size."""
     return f"{float(f'{number:.3g}'):,}".removesuffix(".0")
 
 
 def _alike(column: Iterable[Entry]) -> Iterable[str]:
     """Yield pairs with neighboring numbers of the paper that their verdicts do not tell apart."""
-    agreeing = [e for e in column if MARKS.get(e.status, "").startswith(" ✓") and e.show == "value"]
+    agreeing = [e for e in column if " ✓" in MARKS.get(e.status, "") and e.show == "value"]
     for a, b in pairwise(sorted(agreeing, key=lambda entry: entry.paper)):
         if 0 < b.paper - a.paper <= a.width + b.width and a.measurement == b.measurement:
             p_value = a.minus(b).p_value
             if p_value >= 1 - CONFIDENCE:
                 names = " and ".join(" ".join(entry.row.label) for entry in (a, b))
                 yield f"{names} in {a.column} (p = {p_value:.1g})"
+
+
+# -- formats ---------------------------------------------------------------------------------------
+
+TEMPLATES = Environment(
+    loader=PackageLoader("psld.report"),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=StrictUndefined,
+    finalize=lambda value: value.replace("`", "") if type(value) is str else value,
+)
+"""The templates of HTML pages. Captions are written for Markdown, too, so their backticks go."""
+
+
+def write_table(grid: Grid, name: str, output: str) -> None:
+    """Write a table of a grid as OUTPUT.csv, OUTPUT.md, OUTPUT.tex and OUTPUT.html."""
+    table, rows = grid.file.tables[name], read_table(grid, name)
+    text = table_text(table, rows)
+    write_text(f"{output}.csv", as_csv(table, rows))
+    write_text(f"{output}.md", markdown(text))
+    write_text(f"{output}.tex", latex(text))
+    write_text(f"{output}.html", TEMPLATES.get_template("table.html").render(text=text))
+
+
+def print_tables(grid: Grid, root: Path = Path(), with_summary: bool = True) -> None:
+    """Print the tables of a grid with results below `root`, its claims, and a summary."""
+    tables = {name: read_table(grid, name, root) for name in grid.file.tables}
+    for name, rows in tables.items():
+        print(markdown(table_text(grid.file.tables[name], rows)))
+    if grid.file.claims:
+        print(markdown(claims_text(read_claims(grid, root))))
+    if with_summary:
+        print(markdown(summary(grid, tables)))
+
+
+def markdown(text: TableText) -> str:
+    title, caption, *notes = map(_plain, [text.title, text.caption, *text.notes, *text.alone])
+    sides = ["left"] * text.headings + ["right"] * (len(text.columns) - text.headings)
+    lines = [text.columns, *text.lines]
+    head, *rows = [[_plain(cell).replace("|", r"\|") for cell in line] for line in lines]
+    table = tabulate(rows, head, tablefmt="pipe", colalign=sides, disable_numparse=True)
+    return "\n\n".join(filter(None, [f"### {title}", caption, table, *notes])) + "\n"
+
+
+def _plain(text: str) -> str:
+    """Return a text in one line of Markdown that holds no HTML element and no link."""
+    return re.sub(r"\\*(<(?=[A-Za-z/!?])|](?=[(\[:]))", r"\\\1", one_line(text))
+
+
+def latex(text: TableText) -> str:
+    """Return a booktabs table, with the notes in its caption."""
+    caption = " ".join(filter(None, [f"{text.title}.", text.caption, *text.notes, *text.alone]))
+    sides = "l" * text.headings + "r" * (len(text.columns) - text.headings)
+    rows = [text.columns, *text.lines]
+    head, *body = (f"{' & '.join(map(_escape, row))} \\\\" for row in rows)
+    lines = [
+        r"% Needs \usepackage{amssymb, booktabs}",
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{_escape(caption)}}}",
+        rf"\begin{{tabular}}{{{sides}}}",
+        *[r"\toprule", head, r"\midrule", *body, r"\bottomrule"],
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+SYMBOLS = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"[": "{[}", "*": "{*}"},  # at the start of a row, they would belong to the command before
+    **{"<": "$<$", ">": "$>$", "−": "$-$", "×": r"$\times$", "±": r"$\pm$", "√": r"$\surd$"},
+    **{"★": r"$\star$", "≈": r"$\approx$", "→": r"$\to$", "∞": r"$\infty$"},
+    **{"Γ": r"$\Gamma$", "ν": r"$\nu$", "κ": r"$\kappa$"},
+    **{"⁻": "$^{-}$", "¹": "$^{1}$", "²": "$^{2}$"},
+    **{"✓": r"$\checkmark$", "✗": r"\textbf{x}", "†": r"$\dagger$"},
+}
+"""Commands for LaTeX's special characters and for those missing from its usual fonts."""
+
+
+def _escape(text: str) -> str:
+    return " ".join(text.split()).translate(str.maketrans(SYMBOLS))

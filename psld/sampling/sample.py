@@ -1,6 +1,6 @@
 """Sampling the shards of a cell: one process makes many shards and resolves the cell once.
 
-The noise of a shard is the same bytes on every machine, and a thread draws it ahead of time.
+The noise of a shard is the same bytes on every machine, and threads draw it ahead of time.
 """
 
 import time

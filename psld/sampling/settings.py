@@ -110,7 +110,10 @@ def sampler_content(sampler: SamplerSettings) -> dict[str, Any]:
     """Return the settings of a sampler that decide its images: neither null nor neutral."""
     fields = type(sampler).model_fields.items()
     neutral = {key for key, field in fields if Neutral(getattr(sampler, key)) in field.metadata}
-    return sampler.model_dump(mode="json", exclude_none=True, exclude=neutral)
+    content = sampler.model_dump(mode="json", exclude_none=True, exclude=neutral)
+    if sampler.precision == "bf16":
+        content["norms"] = "bf16"  # once norms stayed in fp32, which made other images
+    return content
 
 
 def shards_needed(samples: int, shard_size: int) -> int:

@@ -41,8 +41,8 @@ class Labels:
 class Batches:
     """The batches of one rank: its parts of the global batches that are drawn from (seed, step).
 
-    Everything is drawn on the CPU, by a thread that is one step ahead, so the batches are the same
-    bytes on every device, and nothing waits for the device.
+    Everything is drawn on the CPU, by threads that are some steps ahead, so the batches are the
+    same bytes on every device, and nothing waits for the device.
     """
 
     def __init__(
@@ -67,11 +67,14 @@ class Batches:
         self.resident: Tensor | None = None
         if images.nbytes <= RESIDENT_BYTES:
             self.resident = torch.from_numpy(np.array(images)).to(self.device)
-        self._drawn = Prefetch(self._draw_on_host)
+        drawn = (noising.blocks + noising.auxiliary) * images.shape[1]
+        # The noise of a part begins with that of the parts before it.
+        self.noise_shape = (self.part.stop, drawn, *images.shape[2:])
+        self._drawn = Prefetch(self._draw_on_host, self.device, self.noise_shape)
 
     def draw(self, step: int) -> Batch:
         """Return this rank's part of the batch of one step."""
-        t, *drawn = self._drawn(step)
+        t, *drawn = self._drawn(step, self.settings.steps)
         images, flipped, noise, labels = (
             None if part is None else part.to(self.device, non_blocking=True) for part in drawn
         )
@@ -97,9 +100,8 @@ class Batches:
         images = indices
         if self.resident is None:
             images = torch.from_numpy(self.images[indices.numpy()])
-        drawn = (self.noising.blocks + self.noising.auxiliary) * self.images.shape[1]
         key = stream_seed(settings.seed, Stream.NOISE)
-        noise = standard_normal(key, step, (size, drawn, *self.images.shape[2:]))[self.part]
+        noise = standard_normal(key, step, self.noise_shape, self.device)[self.part]
         t = self.noising.levels(uniform)
         copied = (images, flipped, noise, labels)
         return t, *(None if part is None else pinned(part, self.device) for part in copied)

@@ -100,7 +100,7 @@ def train(
         # DistributedDataParallel reorders the gradients after its first backward pass, and the last
         # bit of their sum over the ranks depends on the order. After this unused pass, all steps
         # have the same order, so a resumed training equals an uninterrupted one to the bit.
-        accumulate_gradient(network, loss_of, batches.draw(state.step), settings.micro_batch)
+        accumulate_gradient(network, loss_of, batches.draw(state.step), state.micro_batch)
         state.optimizer.zero_grad(set_to_none=True)
     while state.step < settings.steps:
         step = state.step
@@ -154,7 +154,7 @@ def optimize(
     """
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(settings, state.step)
-    loss = accumulate_gradient(network, loss_of, batch, settings.micro_batch)
+    loss = accumulate_gradient(network, loss_of, batch, state.micro_batch)
     norm = nn.utils.clip_grad_norm_(state.network.parameters(), settings.grad_clip)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)

@@ -11,11 +11,13 @@ from torch import nn
 
 from psld.data.store import ImageStore
 from psld.diffusion.denoiser import SeesImages, every_block
+from psld.diffusion.loss import DenoiserLoss, EpsilonLoss, GuideLoss, Objective
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.score import Network
 from psld.diffusion.settings import ProcessSettings
 from psld.networks.forward import Denoiser
 from psld.networks.ncsnpp import NCSNpp, NCSNppGuide
+from psld.training.batches import noising
 from psld.training.manifest import GuideManifest, M, ModelManifest, read_manifest
 from psld.training.settings import GuideModelSettings, ModelSettings, RunSettings, TrainedSettings
 from psld.training.start import START, SamplerStart, load_start
@@ -63,6 +65,24 @@ def build_guide(settings: GuideModelSettings, process: LinearProcess) -> NCSNppG
         in_channels=blocks * settings.dataset.channels,
         num_classes=settings.dataset.num_classes,
     )
+
+
+def build(settings: TrainedSettings, process: LinearProcess) -> NCSNpp | Denoiser | NCSNppGuide:
+    """Build the network of a model or guide; that of a new denoiser has no deviation yet."""
+    make = build_network if isinstance(settings, ModelSettings) else build_guide
+    return make(settings, process)
+
+
+def objective(
+    settings: TrainedSettings, process: LinearProcess, deviation: float = 1.0
+) -> Objective:
+    """Return the loss of a training; `deviation` as in `build_network`."""
+    seen = noising(settings, process)
+    if not isinstance(settings, ModelSettings):
+        return GuideLoss(seen)
+    if settings.serves_every_process:
+        return DenoiserLoss(seen, deviation)
+    return EpsilonLoss(process, settings.training.weighting, seen)
 
 
 def on_states(settings: TrainedSettings, process: LinearProcess, network: Network) -> Network:

@@ -56,7 +56,9 @@ class Ranks:
         with warnings.catch_warnings():
             # torch 2.13 renames broadcast_buffers; the old name works in all supported versions.
             warnings.simplefilter("ignore", FutureWarning)
-            return DistributedDataParallel(network, broadcast_buffers=False)
+            return DistributedDataParallel(
+                network, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the mean over the ranks, on the CPU. Waits for the device."""

@@ -31,6 +31,7 @@ from psld.training.manifest import (
     write_history,
     write_manifest,
 )
+from psld.training.micro_batch import largest_micro_batch
 from psld.training.model import describe, on_states, save_weights
 from psld.training.ranks import join_ranks, rank_of_environment
 from psld.training.settings import GuideModelSettings, ModelSettings, RunSettings
@@ -105,8 +106,13 @@ def run_training(
         checkpoints.restore(state, newest)
         if ranks.leads:
             on_start(run, state.step)
+        if settings.training.micro_batch != "auto":
+            state.micro_batch = settings.training.micro_batch
+        elif state.step < settings.training.steps:
+            held = store.images("train").nbytes
+            state.micro_batch = largest_micro_batch(settings, ranks, state.micro_batch, held)
         part = settings.training.batch_size // ranks.world
-        images = min(settings.training.micro_batch or part, part)
+        images = min(state.micro_batch or part, part)
         pixels = settings.dataset.image_size**2
         stack.enter_context(enough_threads(state.network, images, pixels, WORK_OF_A_THREAD))
         if state.step < settings.training.steps:

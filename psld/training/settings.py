@@ -1,6 +1,6 @@
 """Settings of trainings: dataset, process, network and recipe of a model or guide. No torch."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -29,8 +29,9 @@ class LoopSettings(Settings):
     """Optimizer steps."""
     batch_size: int = Field(ge=1)
     """Images per step over all ranks."""
-    micro_batch: int | None = Field(None, ge=1)
-    """Images per forward pass on one rank; gradients are summed. Null: the rank's whole part. The
+    micro_batch: Literal["auto"] | Annotated[int, Field(ge=1)] | None = None
+    """Images per forward pass on one rank; gradients are summed. `auto`: the largest part of the
+    batch that fits into the memory that is free at the start. Null: the rank's whole part. The
     weights depend on it by rounding, and by dropout, which draws its masks for each pass."""
     learning_rate: float = Field(2e-4, gt=0)
     """Adam's learning rate after the warm-up."""
@@ -66,7 +67,7 @@ class LoopSettings(Settings):
 
     @model_validator(mode="after")
     def _parts_are_equal(self) -> "LoopSettings":
-        if self.micro_batch and self.batch_size % self.micro_batch:
+        if isinstance(self.micro_batch, int) and self.batch_size % self.micro_batch:
             raise ValueError(
                 f"micro_batch {self.micro_batch} does not divide batch_size {self.batch_size}"
             )

@@ -31,6 +31,8 @@ class TrainingState:
         self.optimizer = torch.optim.Adam(
             network.parameters(), lr=settings.learning_rate, betas=(0.9, 0.999), fused=True
         )
+        self.micro_batch = settings.micro_batch if settings.micro_batch != "auto" else None
+        """Images per forward pass on one rank; None: its whole part of the batch."""
         self.step = 0
         self.seconds = 0.0
         """Wall-clock time in the training loop, over all processes that trained."""
@@ -82,7 +84,11 @@ class Checkpoints:
             self.path(state.step),
             "checkpoint",
             {**state.state_dict(), "history": history},
-            {"step": state.step, "seconds": state.seconds},
+            {
+                "step": state.step,
+                "seconds": state.seconds,
+                "micro_batch": state.micro_batch,
+            },
         )
         for step in self.steps()[:-KEPT]:
             self.path(step).unlink(missing_ok=True)
@@ -108,6 +114,7 @@ class Checkpoints:
             if stored.origin["step"] != step:
                 raise ValueError(f"it is of step {stored.origin['step']}")
             state.step, state.seconds, state.history = step, stored.origin["seconds"], history
+            state.micro_batch = stored.origin.get("micro_batch", state.micro_batch)
         except Exception as error:  # Another program can write nearly anything.
             reraise_fault(error, path)
             raise UserError(

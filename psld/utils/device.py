@@ -13,7 +13,7 @@ from torch import Tensor, backends, nn
 
 from psld.utils import VERSION
 from psld.utils.errors import UserError
-from psld.utils.locks import take_gpus
+from psld.utils.locks import release_gpus, take_gpus
 
 PEAK_TFLOPS = {
     "A100": (312, 156),
@@ -25,6 +25,9 @@ PEAK_TFLOPS = {
     "L40S": (362, 183),
 }
 """Dense TFLOP/s of GPUs in bf16 and in TF32, by a part of the name; from NVIDIA's data sheets."""
+
+CORES_OF_A_GPU = 3
+"""The fewest that keep a GPU busy: one launches its kernels, the others draw its noise."""
 
 
 def device_of(network: nn.Module) -> torch.device:
@@ -81,12 +84,38 @@ def use_device(name: str, *, rank: int | None = None, tf32: bool = False) -> tor
     torch.cuda.set_device(device)
     torch.backends.cudnn.benchmark = True
     use_tf32(tf32, tf32)
+    if (found := cores()) < CORES_OF_A_GPU and not rank:
+        remedy = f"it may wait for noise; give each rank {CORES_OF_A_GPU} or more (cpus_per_task)"
+        print(f"{found} CPU core(s) for a GPU: {remedy}", flush=True)
     return device
+
+
+def give_back(device: torch.device) -> None:
+    """Let other processes take the GPU, and the memory in which no tensor is alive."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        release_gpus()
+
+
+def cores() -> int:
+    """Return the number of CPU cores of this process, which is perhaps one of several ranks."""
+    usable = len(os.sched_getaffinity(0))
+    if given := os.environ.get("SLURM_CPUS_PER_TASK"):  # Slurm may not bind a task to its cores.
+        return min(usable, int(given))
+    return max(1, usable // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def pinned(tensor: Tensor, device: torch.device) -> Tensor:
     """Return the tensor in pinned memory, so that a copy to a GPU does not block this process."""
     return tensor.pin_memory() if device.type == "cuda" else tensor
+
+
+def available_memory(device: torch.device) -> int:
+    """Return the bytes that this process can have on a GPU in all, or that a computer has free."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    facts = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    return 1024 * int(facts["MemAvailable"].removesuffix("kB"))
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:

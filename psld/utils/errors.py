@@ -87,7 +87,17 @@ def is_out_of_memory(error: BaseException) -> bool:
         not kinds.isdisjoint({"MemoryError", "OutOfMemoryError"})
         or getattr(error, "errno", None) == errno.ENOMEM
         or ("RuntimeError" in kinds and "allocate memory" in str(error))
+        or ("RuntimeError" in kinds and _is_out_of_memory_in_cudnn(str(error)))
     )
+
+
+def _is_out_of_memory_in_cudnn(text: str) -> bool:
+    """Check an error's text: cuDNN says the same of other faults, so the GPU must be full, too."""
+    if "unable to find an engine" not in text and "CUDNN_STATUS_ALLOC_FAILED" not in text:
+        return False
+    # An error of cuDNN came from torch, which this module does not import.
+    free, total = sys.modules["torch"].cuda.mem_get_info()
+    return free < total / 10
 
 
 def missing_extra(error: BaseException | None) -> str | None:

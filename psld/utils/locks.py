@@ -91,9 +91,9 @@ def visible_gpus() -> dict[str, str]:
 def take_gpus(uuids: Sequence[str], count: int = 1, *, past_exec: bool = False) -> list[int]:
     """Hold `count` of these GPUs and return their positions. Waits while others hold them.
 
-    The hold ends with this process. Unless `past_exec`, it ends at an exec too. GPUs that this
-    process holds already come first. While it waits, it holds no others, so two processes that need
-    several GPUs cannot wait for each other.
+    The hold ends with `release_gpus` or this process. Unless `past_exec`, it ends at an exec too.
+    GPUs that this process holds already come first. While it waits, it holds no others, so two
+    processes that need several GPUs cannot wait for each other.
 
     Raises UserError if the folder of the locks belongs to another user.
     """
@@ -120,8 +120,14 @@ def take_gpus(uuids: Sequence[str], count: int = 1, *, past_exec: bool = False) 
     return sorted(map(list(uuids).index, taken))
 
 
+def release_gpus() -> None:
+    """Let other processes take the GPUs that this process holds."""
+    while _held:
+        os.close(_held.popitem()[1])
+
+
 def _take(uuid: str) -> bool:
-    """Hold the lock of a GPU if it is free. It is not released."""
+    """Hold the lock of a GPU if it is free."""
     descriptor = os.open(GPU_LOCKS / f"{uuid}.lock", os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -4,6 +4,7 @@ A stream depends on nothing else, so no generator state is saved, and no result 
 batch size or the number of ranks.
 """
 
+import math
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from enum import IntEnum
@@ -13,9 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from psld.utils.device import pinned
+from psld.utils.device import cores
 
 T = TypeVar("T")
+
+MOST_THREADS = 8
+"""Of one process that draw noise. One of them draws 100 million numbers a second."""
+AHEAD_BYTES = 2 << 30
+"""The most memory of draws that are ahead of their use."""
 
 
 class Stream(IntEnum):
@@ -44,35 +50,57 @@ def generator(
     return torch.Generator(device).manual_seed(stream_seed(seed, stream, *index))
 
 
-def standard_normal(key: int, index: int, shape: tuple[int, ...]) -> Tensor:
+def standard_normal(key: int, index: int, shape: tuple[int, ...], device: torch.device) -> Tensor:
     """Return standard normal numbers, float32 on the CPU: draw `index` of this key's stream.
 
     NumPy's counter-based generator Philox draws them. So they are the same bytes on every machine,
-    a draw depends on no other, and a smaller draw is the beginning of a larger one.
+    a draw depends on no other, and a smaller draw is the beginning of a larger one. They are in
+    pinned memory if `device`, to which they will be copied, is a GPU.
     """
     # The counter's lower words count within a draw.
     bits = np.random.Philox(key=key, counter=[0, 0, index, 0])
-    return torch.from_numpy(np.random.Generator(bits).standard_normal(shape, dtype=np.float32))
+    # A new tensor for each draw: torch takes the memory of an earlier one when its copy has ended.
+    drawn = torch.empty(shape, pin_memory=device.type == "cuda")
+    np.random.Generator(bits).standard_normal(dtype=np.float32, out=drawn.numpy())
+    return drawn
+
+
+def drawing_threads(device: torch.device, shape: tuple[int, ...]) -> int:
+    """Return how many threads draw float32 numbers of this shape, one draw each, for a device.
+
+    For a GPU, as many as this process has cores but one, which launches the GPU's kernels, and at
+    most `MOST_THREADS` and `AHEAD_BYTES`. A CPU has its cores for the network.
+    """
+    if device.type != "cuda":
+        return 1
+    return max(1, min(cores() - 1, MOST_THREADS, AHEAD_BYTES // (4 * math.prod(shape))))
 
 
 class Prefetch(Generic[T]):
-    """A function of an index; a thread computes its next value while the last one is used."""
+    """A function of an index; threads compute its next values while the last one is used."""
 
-    def __init__(self, function: Callable[[int], T]) -> None:
-        self.function = function
-        self._pool = ThreadPoolExecutor(1, function.__qualname__)
-        self._next: tuple[int, Future[T]] | None = None
+    def __init__(
+        self, function: Callable[[int], T], device: torch.device, shape: tuple[int, ...]
+    ) -> None:
+        """`shape`: of the noise in a value, which is for this device."""
+        self.function, self.threads = function, drawing_threads(device, shape)
+        self._pool = ThreadPoolExecutor(self.threads, function.__qualname__)
+        self._begun: dict[int, Future[T]] = {}
 
-    def __call__(self, index: int, prefetch_next: bool = True) -> T:
-        """Return function(index), and start on function(index + 1) if `prefetch_next`."""
-        begun, self._next = self._next, None
-        value = begun[1].result() if begun and begun[0] == index else self.function(index)
-        if prefetch_next:
-            self._next = (index + 1, self._pool.submit(self.function, index + 1))
+    def __call__(self, index: int, end: int) -> T:
+        """Return function(index), and let each thread begin one of the next, all below `end`."""
+        begun = self._begun.pop(index, None)
+        value = begun.result() if begun else self.function(index)
+        self.begin(range(index + 1, min(index + 1 + self.threads, end)))
         return value
 
+    def begin(self, indices: range) -> None:
+        """Let the threads compute the values of these indices, and forget those of others."""
+        submit, begun = self._pool.submit, self._begun
+        self._begun = {i: begun.get(i) or submit(self.function, i) for i in indices}
+
     def close(self) -> None:
-        """End the thread."""
+        """End the threads."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -85,8 +113,8 @@ class ShardNoise:
     The noise of shard j comes from (seed, j). It does not depend on the device, and the draws of a
     smaller shard are the first images of a larger one's.
 
-    From the second draw on, a thread draws the next one while the network computes. A sampler that
-    adds no noise takes the first alone, and no other is drawn.
+    Once it is told how many draws a sampler takes, threads draw the next ones while the network
+    computes, and none beyond the last.
     """
 
     def __init__(self, seed: int, shard: int, shape: tuple[int, ...], device: torch.device) -> None:
@@ -94,17 +122,22 @@ class ShardNoise:
         self.key = stream_seed(seed, Stream.SHARD, shard)
         self.shape = shape
         self.device = device
-        self.draws = 0
-        self._drawn = Prefetch(self._draw)
+        self.draws = self.end = 0
+        self._drawn = Prefetch(self._draw, device, shape)
+
+    def expect(self, draws: int) -> None:
+        """Begin with the next `draws` of them."""
+        self.end = self.draws + draws
+        self._drawn.begin(range(self.draws, min(self.draws + self._drawn.threads, self.end)))
 
     def __call__(self, z: Tensor | None = None) -> Tensor:
         """Return the next draw, on the device. `z` is ignored: a shard's states have one shape."""
-        drawn = self._drawn(self.draws, prefetch_next=self.draws > 0)
+        drawn = self._drawn(self.draws, self.end)
         self.draws += 1
         return drawn.to(self.device, non_blocking=True)
 
     def _draw(self, index: int) -> Tensor:
-        return pinned(standard_normal(self.key, index, self.shape), self.device)
+        return standard_normal(self.key, index, self.shape, self.device)
 
     def __enter__(self) -> "ShardNoise":
         return self

@@ -25,7 +25,7 @@ def became(commands, monkeypatch, tmp_path):
     monkeypatch.setattr(locks, "_held", {})
 
     def run(*overrides):
-        run_here(launch_settings(*overrides, command=COMMAND))
+        run_here(launch_settings(*overrides, command=COMMAND), batch_size=128)
         [(program, arguments, environment)] = seen
         assert program == arguments[0] == sys.executable
         return arguments[1:], environment
@@ -51,6 +51,17 @@ def test_several_ranks_are_torchruns(became, monkeypatch, word, visible, ranks):
     arguments, environment = became(word)
     assert arguments == [*torchrun, "-m", "psld", *COMMAND]
     assert not [name for name in environment if name.startswith("SLURM_")]
+
+
+@pytest.mark.parametrize(
+    ("given", "gpus", "ranks"), [("", 3, 2), ("", 6, 4), ("", 7, 4), ("", 8, 8), ("6", 6, 6)]
+)
+def test_as_many_gpus_train_as_share_the_batch(became, monkeypatch, capsys, given, gpus, ranks):
+    """Unless their number is given."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus))))
+    assert f"--nproc-per-node={ranks}" in became(f"tasks_per_node={given}")[0]
+    said = f"{ranks} of {gpus} GPUs train, because they share 128 images equally"
+    assert (said in capsys.readouterr().out) == (ranks < gpus)
 
 
 @pytest.mark.parametrize(

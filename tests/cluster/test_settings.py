@@ -45,6 +45,22 @@ def test_ranks_of_a_node(words, ranks):
 
 
 @pytest.mark.parametrize(
+    ("words", "cores"),
+    [
+        ((), 1),
+        (("gpus_per_node=2",), 4),
+        (("gres=gpu:4",), 4),
+        (("gres=gpu", "cpus_per_task=2"), 2),
+    ],
+)
+def test_cores_of_a_rank(words, cores):
+    """Several for a GPU, whose noise they draw."""
+    options = launch_settings(*words).options()
+    assert options["cpus_per_task"] == cores
+    assert f"--cpus-per-task={cores}" in options["srun_args"]
+
+
+@pytest.mark.parametrize(
     ("words", "options"),
     [
         ("", {}),

@@ -17,7 +17,7 @@ REQUIRED = {"sample": ("model=x", "output=x")}
 FITTING = {
     "folder": ("dataset.name=x", "dataset.source.root=x"),
     "small-32": ("dataset=emoji",),
-    "paper": ("training.steps=1", "training.batch_size=1", "training.micro_batch=1"),
+    "paper": ("training.steps=1", "training.batch_size=1"),
 }
 """What else must be said where an option is chosen."""
 

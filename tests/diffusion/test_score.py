@@ -55,10 +55,27 @@ def test_out_of_memory_halves_the_batch_and_goes_on(kind, capsys):
     assert max(memory.sizes[2:]) == 4
     said = capsys.readouterr().err.splitlines()
     assert said == [
-        "out of GPU memory with 16 images at once; going on with 8",
-        "out of GPU memory with 8 images at once; going on with 4",
+        "out of memory with 16 images at once; going on with 8",
+        "out of memory with 8 images at once; going on with 4",
     ]
     assert score.evaluations == 2 * (2 if kind == "classifier-free" else 1)
+
+
+@pytest.mark.parametrize(("free", "goes_on"), [(1, True), (70, False)])
+def test_out_of_memory_inside_cudnn(monkeypatch, free, goes_on):
+    """It says so in other words, and says these of other faults too."""
+
+    def network(z, t):
+        if len(z) > 6:
+            raise RuntimeError("GET was unable to find an engine to execute this computation")
+        return z
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free * 2**30, 80 * 2**30))
+    if goes_on:
+        assert len(NetworkScore(network, 16)(Z, 0.5, EYE)) == len(Z)
+        return
+    with pytest.raises(RuntimeError, match="unable to find an engine"):
+        NetworkScore(network, 16)(Z, 0.5, EYE)
 
 
 def test_what_one_score_found_out_the_next_one_uses():

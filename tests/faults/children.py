@@ -25,7 +25,7 @@ CONTEXT.set_forkserver_preload(
     [
         __name__,
         *(f"psld.commands.{name}" for name in {*COMMANDS.values()}),
-        *(f"psld.report.{name}" for name in ("page", "certificate", "drawing")),
+        *(f"psld.report.{name}" for name in ("page", "certificate", "plots")),
     ]
 )
 

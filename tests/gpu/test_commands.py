@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +31,22 @@ def training(digits, tmp_path_factory) -> Path:
     return folder
 
 
-def check_close(folder: Path, other: Path, tolerance: float) -> None:
-    expected = load_file(other / "model" / "weights.safetensors")
-    for name, value in load_file(folder / "model" / "weights.safetensors").items():
-        torch.testing.assert_close(value, expected[name], atol=tolerance, rtol=0, msg=name)
+def check_it_goes_on(training: Path, folder: Path, *command: str) -> None:
+    """Train again from step 180 and compare the weights with those of the finished training.
+
+    They must differ by less than a twentieth of their way since then.
+    """
+    shutil.copytree(training, folder)
+    [last] = folder.glob("runs/*/checkpoints/checkpoint-00000200.safetensors")
+    start = load_file(last.with_name("checkpoint-00000180.safetensors"))
+    last.unlink()
+    shutil.rmtree(folder / "model")
+    shutil.rmtree(last.parents[1] / "model")
+    assert "going on from step 180" in succeeded(run(folder, [*command])).stdout
+    ends = [load_file(each / "model" / "weights.safetensors") for each in (training, folder)]
+    way = sum((ends[0][name] - start[f"ema.{name}"]).square().sum() for name in ends[0])
+    difference = sum((ends[0][name] - ends[1][name]).square().sum() for name in ends[0])
+    assert difference < 0.05**2 * way
 
 
 def test_a_training_on_a_free_gpu_says_how_it_computed(digits, tmp_path):
@@ -53,15 +66,8 @@ def test_a_training_on_a_free_gpu_says_how_it_computed(digits, tmp_path):
 
 def test_a_resumed_training_is_the_uninterrupted_one(training, tmp_path, digits):
     """Up to rounding."""
-    resumed = shutil.copytree(training, tmp_path / "resumed")
-    [last] = resumed.glob("runs/*/checkpoints/checkpoint-00000200.safetensors")
-    last.unlink()
-    shutil.rmtree(resumed / "model")
-    shutil.rmtree(last.parents[1] / "model")
     settings = (*SETTINGS, "training.steps=200", f"data={digits}", f"device={DEVICE}")
-    said = succeeded(call(resumed, "train", *settings)).stdout
-    assert "going on from step 180" in said
-    check_close(resumed, training, tolerance=0.02)
+    check_it_goes_on(training, tmp_path / "resumed", *command("train", *settings))
 
 
 @pytest.mark.parametrize("sampler", ["em", "sscs", "multistep"])
@@ -81,11 +87,11 @@ def test_jobs_without_a_number_share_the_gpus_out(gpu, digits, tmp_path):
     """One more than there are GPUs: the last one waits, and all succeed."""
     count = torch.cuda.device_count() + 1
     trainings = [command("train", *SETTINGS, f"data={digits}", f"name=n{i}") for i in range(count)]
-    with started(tmp_path, trainings[0]) as one, started(tmp_path, trainings[-1]) as other:
-        said = [process.communicate(timeout=300) for process in (one, other)]
-        assert [one.returncode, other.returncode] == [0, 0], said
-    if count == 2:
-        assert sum("waiting for a free GPU" in out for out, _ in said) == 1
+    with ExitStack() as stack:
+        processes = [stack.enter_context(started(tmp_path, each)) for each in trainings]
+        said = [process.communicate(timeout=300) for process in processes]
+        assert not any(process.returncode for process in processes), said
+    assert sum("waiting for a free GPU" in out for out, _ in said) == 1
 
 
 @torch.no_grad()
@@ -99,22 +105,19 @@ def test_without_memory_the_batch_is_halved_and_the_images_stay(gpu, capsys):
     z, t = torch.randn(512, 6, 32, 32, device=gpu), torch.rand(512, device=gpu)
     expected = Batching(16)(network, z, t)
     torch.cuda.empty_cache()
-    room = torch.cuda.memory_allocated() + 512 * 2**20
-    torch.cuda.set_per_process_memory_fraction(room / torch.cuda.mem_get_info()[1])
-    try:
-        batching = Batching(512)
-        found = batching(network, z, t)
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0)
+    # Fill the card, as other tensors would: cuDNN reports a lack of memory in its own words.
+    full = torch.empty(torch.cuda.mem_get_info()[0] - 2**30, dtype=torch.uint8, device=gpu)
+    batching = Batching(512)
+    found = batching(network, z, t)
+    del full
     assert batching.size < 512
-    assert "out of GPU memory with 512 images at once" in capsys.readouterr().err
+    assert "out of memory with 512 images at once" in capsys.readouterr().err
     torch.testing.assert_close(found, expected, atol=0.02, rtol=0.02)
 
 
-def test_two_ranks_train_what_one_trains(gpu, digits, training, tmp_path):
+def test_two_ranks_go_on_as_one_does(gpu, digits, training, tmp_path):
     if torch.cuda.device_count() < 2:
         pytest.skip("two ranks through nccl need two cards")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     train = command("train", *SETTINGS, "training.steps=200", f"data={digits}")[1:]
-    succeeded(run(tmp_path, [*torchrun, "--nproc-per-node=2", *train]))
-    check_close(tmp_path, training, tolerance=0.02)
+    check_it_goes_on(training, tmp_path / "resumed", *torchrun, "--nproc-per-node=2", *train)

@@ -2,7 +2,9 @@
 
 import copy
 import shutil
+import sysconfig
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -110,7 +112,10 @@ def test_sampler_steps_do_not_wait(device, network, settings: SamplerSettings):
     assert torch.isfinite(z).all()
 
 
-needs_compiler = pytest.mark.skipif(not shutil.which("gcc"), reason="compiling needs gcc")
+PYTHON_H = Path(sysconfig.get_path("include")) / "Python.h"
+needs_compiler = pytest.mark.skipif(
+    not (shutil.which("gcc") and PYTHON_H.exists()), reason="compiling needs gcc and Python.h"
+)
 
 
 def difference(found: Tensor, expected: Tensor) -> float:

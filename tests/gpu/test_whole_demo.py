@@ -1,16 +1,15 @@
 """The whole demo on a GPU, with jobs next to each other; no job may fail."""
 
 import json
-import shutil
 
 import torch
 
-from tests.workflow.project import REPOSITORY, Project
+from tests.workflow.project import Project
 
 
 def test_the_whole_demo(gpu, tmp_path):
-    project = Project.create(tmp_path / "demo")
-    shutil.copytree(REPOSITORY / "configs", project.folder / "configs", dirs_exist_ok=True)
+    project = Project.create_with_grids(tmp_path / "demo")
+    project.timeout = 600  # Each of 85 jobs starts CUDA.
     project.run("demo", "--cores", "8")
     results = [json.loads(path.read_text()) for path in project.files("results/cells/demo")]
     assert results

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from psld.commands.report import forward_gigaflops
 from psld.grid.figures import all_figures, trained_models
 from psld.grid.plan import (
     Work,
@@ -16,6 +15,7 @@ from psld.grid.plan import (
     printed_evaluations,
     work_by_network,
 )
+from psld.report.counted import gigaflops
 from psld.training.model import build_network
 from tests.commands import call, succeeded
 from tests.grid.mine import file_with
@@ -63,7 +63,7 @@ def test_flops_are_two_for_each_multiplication_of_a_layer(demo):
     with torch.no_grad():
         network(torch.zeros(1, *network.in_shape), torch.ones(1))
     # The rest: linear layers, which see one vector an image, and attention, on 2×2 pixels.
-    assert 1.0 < forward_gigaflops(demo.models["psld-0.02"]) * 1e9 / count < 1.1
+    assert 1.0 < gigaflops(demo.models["psld-0.02"]) * 1e9 / count < 1.1
 
 
 # --- throughput and hours ---------------------------------------------------------------------
@@ -74,18 +74,30 @@ def plan(folder, *overrides: str) -> str:
 
 
 def hours(output: str) -> list[str]:
-    """The last two columns of the demo's network."""
-    [line] = re.findall(r"^\| demo .*$", output, re.MULTILINE)
+    """The last two columns of the demo's network in the table of work."""
+    [line, _memory] = re.findall(r"^\| demo .*$", output, re.MULTILINE)
     return [column.strip() for column in line.strip("|").split("|")[-2:]]
 
 
 def test_hours_follow_the_formula(folder, demo):
     work = work_by_network(demo)["demo"]
-    terahours = forward_gigaflops(demo.models["vp-sde"]) / 1e3 / 3600
+    terahours = gigaflops(demo.models["vp-sde"]) / 1e3 / 3600
     output = plan(folder, "sustained_tflops=1e-4")
-    expected = (3 * work.training_images * terahours, work.evaluations * terahours)
+    slowed = work.evaluations + 5 * work.adaptive  # RK45's take six times as long
+    expected = (3 * work.training_images * terahours, slowed * terahours)
+    assert 0 < work.adaptive < work.evaluations
     assert hours(output) == [f"{teraflop / 1e-4:.1f}" for teraflop in expected]
     assert re.search(r"^Sum: [0-9.,]+ GPU hours\.$", output, re.MULTILINE)
+
+
+def test_what_does_not_fit_a_gpu_is_listed(folder, demo, monkeypatch):
+    monkeypatch.setattr("psld.report.counted.bytes_to_train", lambda *_: 30 << 30)
+    monkeypatch.setattr("psld.report.counted.bytes_to_sample", lambda *_: 40 << 30)
+    said = plan(folder, "gpu_memory=40")
+    assert re.search(
+        r"^\| demo +\| +64 of 64 +\| +30\.0 +\| +\d+ \| +40\.0 \|$", said, re.MULTILINE
+    )
+    assert "Does not fit 40 GiB: sampling of demo (40.0), sampling of guide-demo (40.0)." in said
 
 
 def test_earlier_runs_are_measurements_per_gpu(folder, demo):

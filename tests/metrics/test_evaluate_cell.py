@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 import yaml
 
 from psld.config.settings import parse
+from psld.metrics import evaluation
+from psld.metrics.classifier import ClassifierExtractor
 from psld.metrics.evaluation import measure, scale
 from psld.metrics.features import load_kept
 from psld.metrics.reference_folder import load_reference
@@ -113,6 +116,27 @@ def test_each_metric_of_a_cell_is_that_of_an_evaluation_of_it_alone(project):
         for key in ("floor", "noise", "reference_sha256", "nfe", "sampling_device"):
             assert getattr(found, key) == getattr(result, key), key
     assert len({result.value for result in together.values()}) >= 5
+
+
+def test_the_gpu_is_given_back_before_the_long_work_of_the_cpu(project, monkeypatch):
+    """Without the networks, whose memory others need, and after all that computes on it."""
+    happened, alive, measured = [], weakref.WeakSet(), evaluation._numbers
+    create = ClassifierExtractor.__init__
+
+    def created(self, *given):
+        create(self, *given)
+        alive.add(self)
+
+    def noted(gathered, measurement, *given):
+        happened.append(measurement.metric.measure.kind)
+        return measured(gathered, measurement, *given)
+
+    monkeypatch.setattr(ClassifierExtractor, "__init__", created)
+    monkeypatch.setattr(evaluation, "_numbers", noted)
+    monkeypatch.setattr(evaluation, "give_back", lambda _: happened.append(len(alive)))
+    succeeded(call(project, "evaluate_cell", CELL))
+    on_gpu, on_cpu = ["kernel", "precision", "recall", "memorization"], ["frechet"] * 3
+    assert happened == [*on_gpu, 0, *on_cpu]
 
 
 def test_a_cell_keeps_what_its_metrics_were_computed_from(project):

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from psld.config.settings import write_record
-from psld.grid import paths
 from psld.grid.cache import load_grid
 from psld.grid.cells import Grid
 from psld.metrics.evaluation import recompute
@@ -124,11 +123,11 @@ def evaluate(
         labels=labels if "free" in name else None,
         costs=[Cost(30, steps, 1.25, "CPU"), Cost(30, steps, 2.5, "CPU")],
     )
-    kept = save_kept(paths.kept(cell.result), gathered, 512)
+    kept = save_kept(cell.kept, gathered, 512)
     stubs = (cell_result(grid, name, value=0.0, kept_sha256=kept),) * len(cell.measurements)
     stated, settings = CellResults(results=stubs), cell.evaluate_job.settings
     computed = recompute(settings, stated, gathered, {})
-    kept = save_kept(paths.kept(cell.result), gathered, largest)
+    kept = save_kept(cell.kept, gathered, largest)
     results = (result.model_copy(update={"kept_sha256": kept}) for result in computed.results)
     write_record(cell.result, CellResults(results=tuple(results)))
     shards = tuple(SampledShard(index=i, digest=f"{seed}{i}" * 32, images=30) for i in range(2))

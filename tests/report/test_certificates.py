@@ -13,8 +13,7 @@ import pytest
 from psld.config.settings import write_record
 from psld.metrics.results import NUMBER_KINDS, CellResults
 from psld.report import certificate as certificates
-from psld.report.certificate import INDEX
-from psld.report.differences import differences
+from psld.report.certificate import INDEX, differences
 from psld.utils.tensors import load_tensors, save_tensors
 from tests.commands import Finished, call, disk_full_after, refused, succeeded
 from tests.report.certified import (

@@ -10,7 +10,7 @@ import torch
 from psld.diffusion.samplers import TimeGridSampler
 from psld.grid.cache import load_grid
 from psld.metrics.features import Features, Gathered, load_kept, save_kept
-from psld.report.differences import equal_features, rows_of
+from psld.report.certificate import equal_features, rows_of
 from psld.training.manifest import note_checkpoint
 from psld.utils.errors import UserError
 from psld.utils.files import write_text

@@ -8,7 +8,7 @@ from wandb_workspaces.reports import v2 as reports
 
 from psld.grid.cells import Grid
 from psld.grid.figures import all_figures
-from psld.report.dashboard import find_report, report_blocks
+from psld.report.sync import find_report, report_blocks
 
 
 @pytest.fixture(scope="module", params=["demo", "paper"])

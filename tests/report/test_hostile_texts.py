@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from psld.grid.cells import Grid
-from psld.grid.rows import read_table
-from psld.report.formats import as_csv, latex, markdown
+from psld.grid.rows import as_csv, read_table
 from psld.report.page import results_page
-from psld.report.table import TableText, table_text
+from psld.report.table import TableText, latex, markdown, table_text
 from tests.report.conftest import GRID, Page
 from tests.results import write_grid, write_result
 

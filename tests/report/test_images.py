@@ -10,7 +10,7 @@ from PIL import Image
 from psld.data.images import tiled
 from psld.data.store import ImageStore
 from psld.report.figures import before_and_after, draw_shard
-from psld.report.style import HOLE_COLOR
+from psld.report.plots import HOLE_COLOR
 from psld.sampling.shards import Shard, shard_path
 from tests.commands import call, refused, succeeded
 from tests.report.conftest import plain, shard_of

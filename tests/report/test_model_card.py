@@ -4,7 +4,7 @@ import re
 
 import yaml
 
-from psld.report.model_card import model_card
+from psld.report.page import model_card
 from psld.training.manifest import read_manifest
 from tests.results import write_model_manifest, write_result
 

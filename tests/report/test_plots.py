@@ -10,8 +10,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
-from psld.report.plots import MAX_POINTS, draw_plot, thinned
-from psld.report.style import model_looks
+from psld.report.plots import MAX_POINTS, draw_plot, model_looks, thinned
 from psld.training.manifest import write_history
 from tests.commands import call, refused, succeeded
 from tests.results import write_result

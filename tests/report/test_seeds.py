@@ -12,10 +12,9 @@ from scipy.stats import t
 
 from psld.grid.cells import Cell, Grid
 from psld.grid.entries import Entry
-from psld.grid.rows import all_entries, read_table
+from psld.grid.rows import all_entries, as_csv, read_table
 from psld.grid.tables import Band
 from psld.metrics.results import CellResult
-from psld.report.formats import as_csv
 from psld.report.page import results_page
 from psld.report.plots import draw_plot
 from psld.report.table import table_text

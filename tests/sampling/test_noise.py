@@ -1,4 +1,4 @@
-"""The noise of a shard: fixed bytes, independent draws, and the end of its thread."""
+"""The noise of a shard: fixed bytes, independent draws, and its threads, which end with it."""
 
 import hashlib
 import threading
@@ -6,7 +6,12 @@ import threading
 import pytest
 import torch
 
-from psld.utils.randomness import ShardNoise
+from psld.diffusion.loop import Inpainting, sample
+from psld.diffusion.score import NetworkScore
+from psld.utils import randomness
+from psld.utils.randomness import MOST_THREADS, ShardNoise, drawing_threads
+from tests.diffusion.processes import phase_space
+from tests.diffusion.sampling import conjugate, gddim, multistep, rk45, sde
 
 CPU = torch.device("cpu")
 SHAPE = (50, 2, 8, 8)
@@ -54,25 +59,73 @@ def test_draws_shards_and_seeds_are_independent():
 
 def test_the_thread_ends_with_the_shard_also_after_a_failure():
     with ShardNoise(0, 0, SHAPE, CPU) as noise:
-        for _ in range(3):
-            noise()
+        noise.expect(3)
+        noise()
         assert threads()
     assert not threads()
     with pytest.raises(ZeroDivisionError), ShardNoise(0, 0, SHAPE, CPU) as noise:
-        _ = [noise(), noise(), 1 / 0]
+        _ = [noise.expect(3), noise(), 1 / 0]
     assert not threads()
 
 
-def test_a_sampler_without_noise_draws_only_the_start(monkeypatch):
-    """As RK45 does."""
-    drawn, draw = [], ShardNoise._draw
-    monkeypatch.setattr(ShardNoise, "_draw", lambda self, i: drawn.append(i) or draw(self, i))
-    draws(1)
-    assert drawn == [0]
-    assert not threads()
-    drawn.clear()
-    draws(4)
-    assert drawn[:4] == [0, 1, 2, 3], "one ahead"
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_threads_draw_the_same_bytes_ahead_and_none_beyond_the_last(monkeypatch, count):
+    """Of a sampler that takes five draws after the start."""
+    started, drawn, draw = threading.Barrier(min(count, 5)), [], ShardNoise._draw
+
+    def noted(self, index):
+        drawn.append(index)
+        if 0 < index <= started.parties:
+            started.wait(60)  # until so many draw at once
+        return draw(self, index)
+
+    expected = draws(6)
+    monkeypatch.setattr(ShardNoise, "_draw", noted)
+    monkeypatch.setattr(randomness, "drawing_threads", lambda *_: count)
+    with ShardNoise(0, 0, SHAPE, CPU) as noise:
+        found = [noise()]
+        assert not threads(), "RK45 takes no more"
+        noise.expect(5)
+        found += [noise() for _ in range(5)]
+    assert all(map(torch.equal, found, expected))
+    assert sorted(drawn) == [0, 1, 2, 3, 4, 5]
+
+
+def test_as_many_threads_draw_as_there_are_cores_and_memory(monkeypatch):
+    gpu, found = torch.device("cuda"), {}
+    for cores in (1, 4, 64):
+        monkeypatch.setattr(randomness, "cores", lambda: cores)  # noqa: B023
+        found[cores] = drawing_threads(gpu, SHAPE)
+    assert found == {1: 1, 4: 3, 64: MOST_THREADS}
+    assert drawing_threads(gpu, (1000, 6, 128, 128)) == 5, "2 GiB"
+    assert drawing_threads(CPU, SHAPE) == 1
+
+
+SDE = {"striding": "uniform", "steps": 4}
+SAMPLERS = [sde("em", **SDE), sde("sscs", **SDE, denoise=False), gddim(4), conjugate(4), rk45(1e-2)]
+SAMPLERS += [multistep(6, eta=1.0, eta_interval=(0.1, 1.0))]
+
+
+@pytest.mark.parametrize("settings", SAMPLERS, ids=lambda settings: settings.integrator)
+def test_a_sampler_tells_how_many_draws_it_takes(settings):
+    """Also when it inpaints."""
+
+    class Noise:
+        told = taken = 0
+
+        def expect(self, draws):
+            self.told = draws
+
+        def __call__(self, z):
+            self.taken += 1
+            return torch.zeros_like(z)
+
+    process, z = phase_space(0.02), torch.zeros(1, 2, 4, 4)
+    known = Inpainting(process, z[:, :1], z[:, :1])
+    for inpainting in (None, known) if settings.integrator != "rk45" else (None,):
+        noise = Noise()
+        sample(process, settings, NetworkScore(lambda z, t: z, 1), z, noise, inpainting)
+        assert noise.told == noise.taken
 
 
 def test_an_error_in_the_thread_is_raised_where_the_noise_is_taken(monkeypatch):
@@ -85,7 +138,7 @@ def test_an_error_in_the_thread_is_raised_where_the_noise_is_taken(monkeypatch):
 
     monkeypatch.setattr(ShardNoise, "_draw", fail)
     with ShardNoise(0, 0, SHAPE, CPU) as noise:
-        _ = [noise(), noise()]
+        _ = [noise(), noise.expect(2), noise()]
         with pytest.raises(MemoryError, match="no memory for noise"):
             noise()
     assert not threads()

@@ -90,6 +90,19 @@ def test_micro_batches_are_the_batch_in_parts(kind):
     check_same(batch, *parts)
 
 
+def test_threads_draw_the_same_batches_ahead_and_none_beyond_the_last_step(monkeypatch):
+    monkeypatch.setattr("psld.utils.randomness.drawing_threads", lambda *_: 3)
+    drawn, draw = [], Batches._draw_on_host
+    monkeypatch.setattr(
+        Batches, "_draw_on_host", lambda self, step: drawn.append(step) or draw(self, step)
+    )
+    ahead = batches("dsm", steps=8)
+    found = [ahead.draw(step) for step in range(8)]
+    assert sorted(drawn) == list(range(8))
+    for step, batch in enumerate(found):
+        check_same(batch, batches("dsm", steps=1).draw(step))
+
+
 def test_a_batch_that_the_ranks_cannot_share_is_refused():
     with pytest.raises(UserError, match=r"training\.batch_size: 12 .* shared equally by 5 ranks"):
         batches_of(PROCESSES["hsm"], recipe(), Ranks(0, 5, CPU))

@@ -15,6 +15,7 @@ from psld.training.ranks import join_ranks, meeting_port
 from psld.utils import locks
 from psld.utils.device import (
     choose_device,
+    cores,
     peak_flops,
     provenance,
     tf32_in_use,
@@ -125,6 +126,24 @@ def test_a_job_alone_takes_a_gpu_that_no_other_job_has(gpus, monkeypatch):
     monkeypatch.setattr(locks, "_held", {})  # as another process
     assert use_device("auto") == torch.device("cuda:1")
     assert use_device("cuda:1") == torch.device("cuda:1"), "asked for by its number"
+
+
+@pytest.mark.parametrize(
+    ("environment", "count", "lines"),
+    [
+        ({}, 16, 0),
+        ({"LOCAL_WORLD_SIZE": "8"}, 2, 1),
+        ({"LOCAL_WORLD_SIZE": "4", "SLURM_CPUS_PER_TASK": "6"}, 6, 0),
+    ],
+)
+def test_a_gpu_with_few_cores_is_mentioned(gpus, monkeypatch, capsys, environment, count, lines):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(16))
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert cores() == count
+    for rank in range(2):
+        use_device("auto", rank=rank)
+    assert capsys.readouterr().out.count("CPU core(s) for a GPU") == lines
 
 
 def test_a_task_of_slurm_that_sees_its_own_gpu_alone_takes_that(gpus, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 
 from psld.utils import locks
 from psld.utils.errors import UserError
-from psld.utils.locks import take_gpus, visible_gpus
+from psld.utils.locks import release_gpus, take_gpus, visible_gpus
 from tests.cluster.conftest import commands  # noqa: F401
 
 TWO = "GPU 0: A100 (UUID: GPU-a)\nGPU 1: A100 (UUID: GPU-b)\n"
@@ -81,6 +81,14 @@ def test_a_process_keeps_its_gpu():
     assert take_gpus(["a", "b"]) == take_gpus(["a", "b"]) == [0]
     assert take_gpus(["b", "a"]) == [1], "and no second one"
     assert list(locks._held) == ["a"]
+
+
+def test_a_gpu_that_is_given_back_is_another_s(job):
+    take_gpus(["a"])
+    waiting = job(1, "a")
+    assert says(waiting).startswith("waiting for a free GPU")
+    release_gpus()
+    assert says(waiting) == "0"
 
 
 def test_the_folder_of_the_locks_is_the_users_own(folder, monkeypatch):

@@ -74,6 +74,13 @@ class Project:
         return cls(folder)
 
     @classmethod
+    def create_with_grids(cls, folder: Path) -> "Project":
+        """A copy of the repository's code with the shipped grids, too."""
+        project = cls.create(folder)
+        shutil.copytree(REPOSITORY / "configs", folder / "configs", dirs_exist_ok=True)
+        return project
+
+    @classmethod
     def link(cls, folder: Path, resolved: Path) -> "Project":
         """The repository's code, and its grids as they are in the cache of a folder."""
         folder.mkdir()

@@ -1,7 +1,6 @@
 """The grids and wildcard patterns; psld/grid/workflow.py lists what each job reads and makes."""
 
 import sys
-from itertools import chain, starmap
 
 from psld.grid.workflow import Workflow
 from psld.utils.errors import in_one_line
@@ -12,8 +11,11 @@ if workflow.is_main_process:
     # Here, because jobs need none of what this imports.
     from psld.data.preparation import notes_on_prepared
 
-    for line in chain(GRIDS.left_out, *starmap(notes_on_prepared, GRIDS.preparations.items())):
+    for line in GRIDS.left_out:
         print(line, file=sys.stderr)
+    for name, dataset in GRIDS.datasets.items():
+        for line in notes_on_prepared(GRIDS.word("datasets", name), dataset.settings):
+            print(line, file=sys.stderr)
 
 
 wildcard_constraints:
@@ -34,7 +36,7 @@ TRAINING_JOB = {
     "where": "here",  # or slurm
     "nodes": 1,
     "tasks_per_node": "",  # ranks; empty: one per GPU
-    "cpus_per_task": 1,  # per rank
+    "cpus_per_task": "",  # per rank; empty: 4 with GPUs, else 1
     "gpus_per_node": "",
     "gres": "",
     "mem_mb": 16000,  # per node

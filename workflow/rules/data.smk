@@ -18,7 +18,7 @@ rule prepare:
     conda:
         "../../envs/prepare.yaml"
     params:
-        dataset=lambda w, output: GRIDS.dataset_name(w),
+        dataset=lambda w, output: GRIDS.word("datasets", w.dataset),
         record=lambda w: GRIDS.dataset(w).job.digest,
     shell:
         "python -m psld prepare dataset={params.dataset:q} record={params.record:q} > {log:q} 2>&1"
@@ -37,7 +37,7 @@ rule train_extractor:
     conda:
         "../../envs/evaluate.yaml"
     params:
-        features=lambda w, output: GRIDS.reference_name(w),
+        features=lambda w, output: GRIDS.word("features", f"{w.dataset}/{w.features}"),
         record=lambda w: GRIDS.reference(w).extractor_job.digest,
     shell:
         "python -m psld train_extractor features={params.features:q} record={params.record:q} > {log:q} 2>&1"
@@ -57,7 +57,7 @@ rule reference:
     conda:
         "../../envs/evaluate.yaml"
     params:
-        features=lambda w, output: GRIDS.reference_name(w),
+        features=lambda w, output: GRIDS.word("features", f"{w.dataset}/{w.features}"),
         record=lambda w: GRIDS.reference(w).reference_job.digest,
     shell:
         "python -m psld reference features={params.features:q} record={params.record:q} > {log:q} 2>&1"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from psld.grid.cells import Grid
-from psld.report.formats import SYMBOLS
+from psld.report.table import SYMBOLS
 from tests.commands import call, succeeded
 from tests.results import grid_content, link_grid, write_grid, write_result
 

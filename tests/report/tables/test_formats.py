@@ -6,7 +6,7 @@ import pytest
 
 from psld.grid.rows import read_table
 from psld.grid.tables import RECORDED
-from psld.report import formats
+from psld.report import table as formats
 from psld.report.table import table_text
 from tests.report.conftest import Page
 from tests.report.tables.conftest import (

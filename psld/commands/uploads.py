@@ -1,0 +1,73 @@
+"""Commands that send models and results to others: to the Hugging Face Hub, and to wandb."""
+
+from pathlib import Path
+from typing import Literal
+
+from psld.commands.main import entry_point
+from psld.config.settings import Settings
+from psld.grid.cache import load_grid
+from psld.training.settings import WandbSettings
+from psld.utils.errors import UserError
+
+
+class PushSettings(Settings):
+    folder: Path
+    """Folder of a trained model."""
+    repository: str
+    """USER/NAME."""
+    license: str = "unknown"
+    """License of the weights, in the words of the Hub, such as mit. The dataset may limit it."""
+
+
+@entry_point("push", PushSettings, bare="folder repository", has_config=False)
+def push(settings: PushSettings) -> None:
+    """Push a model to the Hugging Face Hub, with a card of its settings and results.
+
+        psld push models/demo/cld me/digits-cld license=mit     # prints the line that loads it
+
+    Needs the extra `hub` (pip install 'psld[hub]') and a login (`hf auth login`, or HF_TOKEN). The
+    files are checked first. The card replaces the repository's README.md.
+    """
+    from psld.library import load
+    from psld.report.page import model_card
+    from psld.training import hub
+    from psld.training.manifest import read_manifest
+    from psld.training.start import START, load_start
+
+    folder, repository = settings.folder, settings.repository
+    model = load(folder, "cpu")
+    if (folder / START).exists():  # An imported model may have none.
+        load_start(folder, model.weights_sha256)
+    card = model_card(read_manifest(folder), repository, settings.license)
+    print(f'psld.load("hf://{repository}@{hub.push(folder, repository, card)}")')
+
+
+class WandbCommandSettings(Settings):
+    verb: Literal["sync", "dashboard"]
+    """The first word of the command line."""
+    grid_name: str | None
+    """Name of the grid, configs/grid/NAME.yaml; sync needs none to upload trainings."""
+    runs: Path
+    """Folder of run directories; sync uploads the trainings of all grids."""
+    wandb: WandbSettings
+
+
+@entry_point("wandb", WandbCommandSettings, bare="verb")
+def wandb(settings: WandbCommandSettings) -> None:
+    """Bring trainings and the results of a grid to wandb: sync, dashboard.
+
+        psld wandb sync                                        # upload the trainings
+        psld wandb sync grid_name=demo                         # upload the results of a grid too
+        psld wandb dashboard grid_name=demo wandb.entity=me    # create or update the grid's report
+
+    Both need a login (`wandb login`, or WANDB_API_KEY).
+    """
+    grid = load_grid(settings.grid_name) if settings.grid_name else None
+    from psld.report.sync import sync, update_dashboard
+
+    if settings.verb == "sync":
+        sync(settings.runs, grid, settings.wandb)
+    elif grid is None:
+        raise UserError("psld wandb dashboard: which grid? add grid_name=NAME")
+    else:
+        print(update_dashboard(grid, settings.wandb))

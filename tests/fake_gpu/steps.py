@@ -1,0 +1,130 @@
+"""Steps of trainings and samplers on the fake GPU, and what must be true of each."""
+
+from typing import NamedTuple
+
+import torch
+
+from psld.diffusion import loop
+from psld.diffusion.loop import Inpainting
+from psld.diffusion.samplers import SamplerSettings
+from psld.diffusion.score import (
+    Batching,
+    ClassifierFreeScore,
+    ClassifierGuidedScore,
+    NetworkScore,
+    Score,
+)
+from psld.networks.forward import forward_pass
+from psld.networks.ncsnpp import NCSNpp, NCSNppGuide
+from psld.networks.settings import GuideSettings, NetworkSettings
+from psld.training.batches import Batches, Labels
+from psld.training.loop import Meter, optimize
+from psld.training.model import build, build_process, objective
+from psld.training.ranks import Ranks
+from psld.training.settings import ModelSettings, TrainedSettings
+from psld.training.state import TrainingState
+from psld.utils.randomness import ShardNoise
+from tests.fake_gpu.fake import CUDA, FakeGPU
+from tests.gpu.test_steps import PROCESS
+from tests.training.small import random_images
+
+SHAPE = (48, 6, 16, 16)
+"""A draw of noise: 295 kB."""
+ENCODER = {"base_channels": 32, "channel_multipliers": (1, 2), "blocks_per_level": 1}
+
+
+class Guided(NamedTuple):
+    """A score on the fake GPU, and what it inpaints."""
+
+    score: Score
+    inpainting: Inpainting | None = None
+
+
+def guided(guidance: str) -> Guided:
+    """Return the score of a small network under one of GUIDANCE."""
+    classes = torch.arange(SHAPE[0]).remainder(10).to(CUDA)
+    settings = NetworkSettings(**ENCODER, attention_resolutions=(8,))
+    network = NCSNpp(settings, 16, 6, 6, 10).to(CUDA).eval()
+    batching, plain = Batching(24), NetworkScore(network, Batching(24))
+    match guidance:
+        case "bf16":
+            return Guided(NetworkScore(forward_pass(network, "bf16"), batching))
+        case "classifier-free":
+            return Guided(ClassifierFreeScore(network, classes, 2.0, batching))
+        case "classifier":
+            guide = NCSNppGuide(GuideSettings(**ENCODER), 16, 6, 10)
+            guide = guide.to(CUDA).eval()
+            return Guided(ClassifierGuidedScore(plain, guide, classes, 2.0, batching))
+        case "inpainting":
+            images, mask = torch.zeros(48, 3, 16, 16), torch.ones(48, 1, 16, 16)
+            return Guided(plain, Inpainting(PROCESS, images.to(CUDA), mask.to(CUDA)))
+    return Guided(plain)
+
+
+GUIDANCE = ("none", "bf16", "classifier-free", "classifier", "inpainting")
+
+
+def check_sampler(gpu: FakeGPU, settings: SamplerSettings, guidance: str) -> None:
+    """Sample, and look at what comes after the third step."""
+    score, inpainting = guided(guidance)
+    with ShardNoise(0, 0, SHAPE, CUDA) as noise:
+        z = PROCESS.prior(noise())
+        states = loop.path(PROCESS, settings, score, z, noise, inpainting, silent=True)
+        for step, _ in enumerate(states):
+            if step == 3:
+                gpu.reset()
+                before, draws = gpu.live, noise.draws
+        drawn = (noise.draws - draws) * z.nbytes
+        kept = gpu.live - before
+    check_quiet(gpu, "utils/randomness.py", drawn)
+    assert kept <= 2 * z.nbytes, f"memory kept: {kept} bytes"
+
+
+def classes_of(settings: TrainedSettings) -> Labels | None:
+    """Return labels of 50 images if the network of the settings takes or predicts a class."""
+    if isinstance(settings, ModelSettings) and not settings.num_classes:
+        return None
+    return Labels(torch.arange(50).remainder(10).numpy(), 10, 0.1)
+
+
+def check_training(
+    gpu: FakeGPU, settings: TrainedSettings, bytes_of_image: int = 8, kernels: int | None = None
+) -> None:
+    """Take three steps of a training.
+
+    Args:
+        bytes_of_image: what is copied for an image: itself, or its index.
+        kernels: what the third step launches, within 5 %.
+    """
+    process, training = build_process(settings), settings.training
+    loss_of, images = objective(settings, process), random_images()
+    labels = classes_of(settings)
+    ranks = Ranks(0, 1, CUDA)
+    batches = Batches(images, True, loss_of.noising, training, ranks, labels)
+    state = TrainingState(build(settings, process).to(CUDA), training)
+    called, meter = forward_pass(state.network.train(), training.precision), Meter(ranks)
+
+    def step() -> None:
+        loss, norm = optimize(state, called, loss_of, batches.draw(state.step), training)
+        meter.add(state.step, loss, norm)
+
+    for _ in range(2):
+        step()
+    gpu.reset()
+    before = gpu.live
+    step()
+    noise = (loss_of.noising.blocks + loss_of.noising.auxiliary) * images[0].nbytes * 4
+    each = noise + bytes_of_image + 1 + 8 * bool(labels)  # with its flip and label
+    check_quiet(gpu, "training/batches.py", training.batch_size * each)
+    assert gpu.live == before, f"memory kept: {gpu.live - before} bytes"
+    launched = gpu.kernels.total()
+    assert not kernels or abs(launched - kernels) < 0.05 * kernels, f"{launched} kernels"
+
+
+def check_quiet(gpu: FakeGPU, source: str, expected: int) -> None:
+    """No wait and no blocking copy; `source` copied so many bytes, and all others few."""
+    assert not gpu.waits, f"waits: {gpu.waits}"
+    assert not gpu.blocking, f"blocking copies: {gpu.blocking}"
+    copied = sum(size for place, size in gpu.copies.items() if source in place)
+    assert copied == expected, f"copied: {gpu.copies}"
+    assert gpu.copies.total() - copied < 0.1 * expected + 8192, f"copied: {gpu.copies}"

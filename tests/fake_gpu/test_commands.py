@@ -1,0 +1,63 @@
+"""Whole commands on the fake GPU, in this process: no mismatch of devices or types on the way."""
+
+import shutil
+
+import pytest
+
+from psld.diffusion.samplers import EMSettings
+from tests.commands import TINY, call, succeeded
+from tests.fake_gpu.fake import FakeGPU
+from tests.networks.test_import import CHECKPOINTS, load, overrides, prepare, write_pictures
+
+ANSWERS = {"training/loop.py": 0, "diffusion/integrators.py": 1e-3, "metrics/distances.py": 0}
+"""No gradient was infinite; RK45's steps are accepted; a root has no error."""
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run a command on the fake GPU, which must have something to do. It reads made-up values."""
+
+    def on_fake_gpu(*words: str) -> None:
+        with FakeGPU(ANSWERS) as gpu:
+            succeeded(call(tmp_path, *words, "device=cuda:0"))
+        assert gpu.kernels.total() > 50
+
+    return on_fake_gpu
+
+
+RECIPE = (*TINY, "training.steps=4", "training.checkpoint_every=2", "training.preview_every=4")
+
+
+@pytest.mark.parametrize("objective", ["epsilon", "denoiser"])
+def test_train_sample_and_likelihood(run, digits, monkeypatch, objective):
+    preview = EMSettings(integrator="em", striding="quadratic", steps=3)
+    monkeypatch.setattr("psld.training.preview.SAMPLER", preview)
+    data = f"data={digits}"
+    run("train", *RECIPE, f"training.objective={objective}", data, "output=model")
+    for sampler in ("em", "few"):
+        sizes = ("sampler.steps=5", "shard_size=40", f"output={sampler}")
+        run("sample", f"sampler={sampler}", "model=model", *sizes)
+    run("likelihood", "model=model", data, "images=8", "tolerance=1e-1", "output=bits.json")
+
+
+def test_extractor_reference_and_evaluate(run, digits):
+    data = (f"data={digits}", "metric.extractor.steps=4")
+    run("train_extractor", *data, "output=features")
+    run("reference", *data, "extractor=features", "output=reference")
+    metrics = "metric=[fd-classifier,kd-classifier,precision-classifier]"
+    compared = ("reference=reference", "extractor=features", "samples=100")
+    run("evaluate", f"images={digits}", metrics, *compared)
+
+
+def test_a_guide_is_trained(run, digits):
+    network = [word for word in TINY if word.startswith(("network", "wandb"))]
+    settings = (*network, "training.steps=2", "training.batch_size=16", "output=guide")
+    run("train_guide", *settings, f"data={digits}")
+
+
+def test_import(run, tmp_path):
+    vector = load(CHECKPOINTS[0].with_suffix(".npz"))
+    write_pictures(tmp_path)
+    prepare(tmp_path, vector)
+    file = shutil.copy(CHECKPOINTS[0], tmp_path / "official.ckpt")
+    run("import_model", str(file), *overrides(vector))

@@ -1,0 +1,72 @@
+"""No step waits for the GPU, and what it copies there is the batch's, from pinned memory."""
+
+import pytest
+import torch
+
+from psld.diffusion.likelihood import log_likelihood
+from psld.diffusion.loop import sample
+from psld.diffusion.samplers import RK45Settings
+from psld.diffusion.settings import NoiseLaw, PSLDSettings
+from psld.training import batches
+from tests.fake_gpu.fake import CUDA, FakeGPU
+from tests.fake_gpu.steps import GUIDANCE, SHAPE, check_sampler, check_training, guided
+from tests.gpu.test_steps import PROCESS, SAMPLERS
+from tests.training.test_memory import MODEL, TRAININGS, settings_of
+
+MORE = {
+    "dsm": settings_of(*MODEL, process=PSLDSettings(kind="psld", gamma=0.02, matching="dsm")),
+    "nll": settings_of(*MODEL, weighting="nll"),
+    "law": settings_of(*MODEL, noise_law=NoiseLaw()),
+}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("settings", (TRAININGS | MORE).values(), ids=TRAININGS | MORE)
+def test_a_training_step_does_not_wait(settings, precision):
+    changes = {"precision": precision, "micro_batch": 32}
+    training = settings.training.model_copy(update=changes)
+    with FakeGPU() as gpu:
+        check_training(gpu, settings.model_copy(update={"training": training}))
+
+
+def test_images_that_are_not_on_the_gpu_are_copied_without_waiting(monkeypatch):
+    monkeypatch.setattr(batches, "RESIDENT_BYTES", 0)
+    with FakeGPU() as gpu:
+        check_training(gpu, TRAININGS["epsilon"], bytes_of_image=64)
+
+
+@pytest.mark.parametrize("guidance", GUIDANCE)
+@pytest.mark.parametrize("settings", SAMPLERS.values(), ids=SAMPLERS)
+def test_a_sampler_step_does_not_wait(settings, guidance):
+    settings = settings.model_copy(update={"steps": 6})
+    with FakeGPU() as gpu:
+        check_sampler(gpu, settings, guidance)
+
+
+ACCEPTED = {"diffusion/integrators.py": 1e-3}
+"""The error of every step of RK45, in units of its tolerance."""
+
+
+def test_rk45_waits_once_for_each_step():
+    """And twice for the size of the first. A step is six evaluations, and the last denoises."""
+    settings = RK45Settings(integrator="rk45", tolerance=1e-2)
+    with FakeGPU(ACCEPTED) as gpu:
+        score, z = guided("none").score, torch.zeros(SHAPE, device=CUDA)
+        gpu.reset()
+        sample(PROCESS, settings, score, z, torch.zeros_like, silent=True)
+    steps, rest = divmod(score.evaluations - 2, 6)
+    assert steps > 1
+    assert rest == settings.denoise
+    assert gpu.waits.total() == 2 + steps
+
+
+def test_the_likelihood_waits_once_for_each_step():
+    """And twice for the size of the first, and for three results."""
+    with FakeGPU(ACCEPTED) as gpu:
+        network, x = guided("none").score.network, torch.zeros(8, 3, 16, 16, device=CUDA)
+        gpu.reset()
+        found = log_likelihood(PROCESS, network, x, torch.zeros_like, probes=2, tolerance=1e-2)
+    steps, rest = divmod(found.evaluations - 2, 6)
+    assert steps > 1
+    assert rest == 0
+    assert gpu.waits.total() == 2 + steps + 3

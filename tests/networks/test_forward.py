@@ -1,0 +1,85 @@
+"""Networks as they are called: in bfloat16, and compiled."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from psld.networks.forward import Denoiser, forward_pass
+from psld.networks.layers import PositionalEmbedding
+from psld.networks.ncsnpp import NCSNpp, NCSNppGuide
+from tests.networks.networks import SIZE, images_and_times, small, small_guide, unsettled
+
+FIR = {"resampling": "fir", "embedding": "fourier", "progressive_input": "residual"}
+DDPM = {"block": "ddpm", "progressive_input": "input_skip", "progressive_combine": "cat"}
+NETWORKS = {
+    "plain": lambda: NCSNpp(small(), SIZE, 2, 2),
+    "FIR, with classes": lambda: NCSNpp(
+        small(**FIR, progressive_output="output_skip"), SIZE, 2, 1, num_classes=3
+    ),
+    "DDPM": lambda: NCSNpp(small(**DDPM), SIZE, 2, 2),
+    "denoiser": lambda: Denoiser(NCSNpp(small(), SIZE, 2, 2), 0.5, 1e-3, 80.0),
+    "guide": lambda: NCSNppGuide(small_guide(), SIZE, 2, 4),
+}
+
+
+def output_and_gradient(network: nn.Module, called: nn.Module) -> tuple[Tensor, Tensor]:
+    network.zero_grad()
+    result = called(*images_and_times(batch=4))
+    result.float().square().mean().backward()
+    return result.detach(), torch.cat([p.grad.flatten() for p in network.parameters()])
+
+
+@pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
+def test_bf16_agrees_with_fp32(make):
+    network = unsettled(make())
+    pairs = zip(
+        output_and_gradient(network, forward_pass(network, "bf16")),
+        output_and_gradient(network, network),
+        strict=True,
+    )
+    for half, exact in pairs:
+        assert 0 < (half.float() - exact).norm() / exact.norm() < 0.1
+    assert {p.dtype for p in network.parameters()} == {torch.float32}
+
+
+class Casts(TorchDispatchMode):
+    """Counts the tensors that are cast alone."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._to_copy.default
+        return func(*args, **kwargs or {})
+
+
+def test_bf16_leaves_nothing_in_fp32_and_casts_weights_together():
+    network, results = unsettled(NCSNpp(small(), SIZE, 2, 2)), []
+    for module in network.modules():
+        if not isinstance(module, PositionalEmbedding):
+            module.register_forward_hook(lambda *call: results.append(call[2]))
+    with Casts() as casts:
+        output_and_gradient(network, forward_pass(network, "bf16"))
+    types = [each.dtype for each in results if isinstance(each, Tensor)]
+    assert len(types) > 50
+    assert set(types) == {torch.bfloat16}
+    assert casts.count < 5
+
+
+def test_compiled_networks_have_a_graph_for_each_number_of_images(monkeypatch):
+    """One for any number would be slower, and with 4 and 2 images, torch would make that."""
+    graphs = []
+
+    def backend(graph, inputs, options):
+        graphs.append(any(isinstance(each, torch.SymInt) for each in inputs))
+        return graph
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend, fullgraph=True))
+    network = unsettled(NCSNpp(small(channel_multipliers=(1, 2)), SIZE, 2, 2))
+    called, plain = (forward_pass(network, "bf16", compile=compile) for compile in (True, False))
+    for batch in (4, 2, 4):
+        inputs = images_and_times(batch)
+        torch.testing.assert_close(called(*inputs), plain(*inputs))
+    assert graphs == [False, False]
