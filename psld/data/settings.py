@@ -19,6 +19,22 @@ class DigitsSource(Settings):
     kind: Literal["digits"]
 
 
+class PhotosSource(Settings):
+    """Patches of scikit-learn's two photographs, the classes (427×640); a fifth is for testing."""
+
+    kind: Literal["photos"]
+    side: int = Field(gt=0, le=106)
+    """Width and height of a patch, in pixels; at most those of a region, 106×128."""
+
+
+class EmojiSource(Settings):
+    """Noto Color Emoji of one character (128×128, on white), in Unicode's 9 groups."""
+
+    kind: Literal["emoji"]
+    root: Root = "/usr/share"
+    """Folder with the files of Debian's packages fonts-noto-color-emoji and unicode-data."""
+
+
 class MNISTSource(Settings):
     """MNIST: 60,000 + 10,000 handwritten digits (28×28, 10 classes), IDX files."""
 
@@ -83,6 +99,8 @@ class FolderSource(Settings):
 
 SourceSettings = Annotated[
     DigitsSource
+    | PhotosSource
+    | EmojiSource
     | FashionMNISTSource
     | MNISTSource
     | CIFAR10Source

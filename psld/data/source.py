@@ -6,23 +6,24 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
-from tempfile import NamedTemporaryFile
 from types import ModuleType
 
 import numpy as np
 from PIL import Image
 
 from psld.data.images import FileTree, bytes_of
+from psld.data.installed import DIGITS, Arrays, read_digits, read_emoji, read_photos
 from psld.data.settings import (
     AFHQv2Source,
     CelebASource,
     CIFAR10Source,
     DigitsSource,
+    EmojiSource,
     FashionMNISTSource,
     FolderSource,
     MNISTSource,
+    PhotosSource,
     SourceSettings,
 )
 from psld.utils.errors import RunError, UserError, reraise_fault
@@ -61,7 +62,11 @@ def open_source(settings: SourceSettings) -> Source:
     """
     match settings:
         case DigitsSource():
-            return open_digits()
+            return divided(read_digits())
+        case PhotosSource():
+            return divided(read_photos(settings.side))
+        case EmojiSource():
+            return divided(read_emoji(Path(settings.root)))
         case MNISTSource():  # or FashionMNISTSource
             return open_idx(settings)
         case CIFAR10Source():
@@ -90,7 +95,6 @@ def central_square(image: Image.Image, side: int | None = None) -> Image.Image:
 
 # -- arrays ---------------------------------------------------------------------------------------
 
-DIGITS = tuple("0123456789")
 CLOTHES = (
     "T-shirt/top", "trouser", "pullover", "dress", "coat",
     "sandal", "shirt", "sneaker", "bag", "ankle boot",
@@ -115,26 +119,11 @@ def in_memory(images: np.ndarray, labels: np.ndarray, frame: Frame = as_it_is) -
     return list(map(picture, images, labels))
 
 
-def open_digits() -> Source:
-    """Return scikit-learn's 1,797 digits, 8×8: every fifth of the images sorted by class is a test.
-
-    The file itself repeats 0…9, so every fifth of it would be a zero or a five.
-    """
-    # Importing scikit-learn itself takes a second.
-    sklearn = find_spec("sklearn")
-    if sklearn is None:
-        raise UserError(
-            "dataset=digits: the images are part of scikit-learn; pip install 'psld[workflow]'"
-        )
-    path = Path(sklearn.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
-    # Each line has the 64 values of an image, then its class.
-    lines = np.loadtxt(path, delimiter=",")
-    images = np.round(lines[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-    labels = lines[:, -1].astype(int)
-    in_test = np.zeros(len(images), dtype=bool)
-    in_test[np.argsort(labels, kind="stable")[::5]] = True
+def divided(arrays: Arrays) -> Source:
+    """Return images in memory as a source."""
+    images, labels, in_test, class_names = arrays
     train, test = (in_memory(images[chosen], labels[chosen]) for chosen in (~in_test, in_test))
-    return Source(train, test, DIGITS)
+    return Source(train, test, class_names)
 
 
 def open_idx(settings: MNISTSource | FashionMNISTSource) -> Source:
@@ -186,19 +175,18 @@ def _idx_split(images_path: Path, labels_path: Path, pad: int | None) -> list[Pi
 
 def read_idx(path: Path) -> np.ndarray:
     """Read the images or the labels of an IDX file. Raises UserError if it is damaged."""
-    from torchvision.datasets.mnist import read_image_file, read_label_file
-
-    read = read_image_file if "images" in path.name else read_label_file
     opened = gzip.open if path.suffix == ".gz" else open
+    dimensions = 3 if "images" in path.name else 1
     try:
-        with opened(path, "rb") as packed, NamedTemporaryFile() as unpacked:
-            unpacked.write(packed.read())
-            unpacked.flush()
-            return read(unpacked.name).numpy()
-    except Exception as error:  # torchvision's assertions say nothing.
+        with opened(path, "rb") as file:
+            data = file.read()
+        if data[:4] != bytes([0, 0, 8, dimensions]):
+            raise ValueError(f"not bytes in {dimensions} dimensions")
+        shape = np.frombuffer(data, ">i4", dimensions, offset=4)
+        return np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+    except Exception as error:  # Unpacking can raise nearly any for a damaged file.
         reraise_fault(error, path)
-        reason = str(error) or "of another kind"
-        raise UserError(f"{path}: not a whole IDX file ({reason}); get it again") from None
+        raise UserError(f"{path}: not a whole IDX file ({error}); get it again") from None
 
 
 def open_cifar10(settings: CIFAR10Source) -> Source:

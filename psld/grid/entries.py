@@ -216,20 +216,21 @@ class Entry:
         errors = [drawn.extrapolated, *([again.interval] if again else [])]
         return combined(drawn.extrapolated.value, errors)
 
-    def minus(self, other: "Entry") -> Difference:
-        """Return the difference of our number to that of another entry, also of counts.
+    def minus(self, other: "Entry", times: float = 1.0) -> Difference:
+        """Return our number, also of counts, minus that of another entry or a multiple of it.
 
         It is paired by samples if both draw the same noise, whatever the sampler. With several
         trainings, the error of training again is added.
         """
         a, b = self.drawn, other.drawn
         if a is None or b is None:
-            drawn = Difference(self.value - other.value, (), paired=False)
+            drawn = Difference(self.value - times * other.value, (), paired=False)
         else:
             paired = self._noise == other._noise and a.block_samples == b.block_samples
             compared = paired_difference if paired else unpaired_difference
-            drawn = compared(a, b)
-        return drawn.retrained(self.by_training, other.by_training)
+            drawn = compared(a, b, times)
+        others = {name: times * value for name, value in other.by_training.items()}
+        return drawn.retrained(self.by_training, others)
 
     @property
     def _noise(self) -> set[tuple[int, int, int]]:

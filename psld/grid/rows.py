@@ -150,19 +150,21 @@ class Comparison:
     """The values of the claim's lists that tell it from the others."""
     smaller: Entry
     larger: Entry
+    times: float = 1.0
+    """The factor of the larger number."""
     p_value: float = 1.0
     """Of the difference, after Holm's correction for the comparisons of the claim."""
 
     @property
     def paper(self) -> float | None:
         papers = self.smaller.paper, self.larger.paper
-        return None if None in papers else papers[0] - papers[1]
+        return None if None in papers else papers[0] - self.times * papers[1]
 
     @cached_property
     def difference(self) -> Difference | None:
-        """The side that the paper calls smaller minus the other; None if one has not been run."""
+        """The smaller side minus `times` the other; None if one has not been run."""
         has_both = self.smaller.by_cell and self.larger.by_cell
-        return self.smaller.minus(self.larger) if has_both else None
+        return self.smaller.minus(self.larger, self.times) if has_both else None
 
     @property
     def trainings(self) -> int:
@@ -189,7 +191,7 @@ def read_claims(grid: Grid, root: Path = Path()) -> Iterator[Comparison]:
         shown[entry.shown] = entry  # of several, one with the paper's number
     for claim, pairs in zip(grid.file.claims, grid.file.pairs, strict=True):
         compared = [
-            Comparison(claim.claim, label, *(shown[side].read(root) for side in sides))
+            Comparison(claim.claim, label, *(shown[side].read(root) for side in sides), claim.times)
             for label, *sides in pairs
         ]
         # What was not run counts as a comparison that finds nothing.

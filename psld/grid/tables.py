@@ -160,6 +160,8 @@ class Claim(Settings):
     claim: str
     smaller: Shown
     larger: Shown
+    times: float = Field(1.0, gt=0)
+    """Multiplies the larger number: 1.1 claims "not worse by more than 10 %", .5 "at most half"."""
     cell: Shown = Shown()
     over: dict[str, tuple[str | int | float, ...]] = Field(default_factory=dict)
 

@@ -246,7 +246,7 @@ def combined(value: float, intervals: Sequence[Interval]) -> Interval:
 
 
 class Difference(NamedTuple):
-    """The difference a − b of one metric of two cells, with its significance."""
+    """The difference a − b of one metric of two cells, or a − times · b, with its significance."""
 
     value: float
     errors: tuple[tuple[float, float], ...]
@@ -272,8 +272,7 @@ class Difference(NamedTuple):
         else:
             errors = [_welch([each]) for each in known]
         if len(known) == 1 and [len(values) for values in spreads].count(1) == 1:
-            [(error, freedom)] = errors
-            errors = [(error * (1 + known[0].samples) ** 0.5, freedom)]
+            errors = [(error * (1 + known[0].samples) ** 0.5, freedom) for error, freedom in errors]
         return self._replace(errors=(*self.errors, *errors))
 
     @property
@@ -299,12 +298,12 @@ class Difference(NamedTuple):
         return math.hypot(*(t_quantile(freedom, p) * error for error, freedom in self.errors))
 
 
-def paired_difference(a: Estimate, b: Estimate) -> Difference:
-    """Return a − b for cells whose samples i have the same noise: same seed, shards and state.
+def paired_difference(a: Estimate, b: Estimate, times: float = 1.0) -> Difference:
+    """Return a − times · b if samples i have the same noise in both: same seed, shards and state.
 
-    The jackknife is of the difference itself, with its values without block j, a_(−j) − b_(−j). So
-    the samplers may differ: if they make the same of the noise, its effect cancels; if not, the
-    error is that of independent cells. Raises UserError if the cells have different blocks.
+    The jackknife is of the difference itself, with its values without block j. So the samplers may
+    differ: if they make the same of the noise, its effect cancels; if not, the error is that of
+    independent cells. Raises UserError if the cells have different blocks.
     """
     if a.block_samples != b.block_samples:
         raise UserError(
@@ -312,25 +311,26 @@ def paired_difference(a: Estimate, b: Estimate) -> Difference:
             "cannot be paired: compare as many samples in as many blocks"
         )
     difference = Estimate(
-        value=a.value - b.value,
+        value=a.value - times * b.value,
         samples=a.samples,
         block_samples=a.block_samples,
-        without_block=tuple(x - y for x, y in zip(a.without_block, b.without_block, strict=True)),
+        without_block=tuple(map(lambda x, y: x - times * y, a.without_block, b.without_block)),
     )
     return Difference(difference.value, (_welch([difference]),), paired=True)
 
 
-def unpaired_difference(a: Estimate, b: Estimate) -> Difference:
-    """Return a − b for independent cells, with s² = s_a² + s_b²; compare cells of equal n."""
-    return Difference(a.value - b.value, (_welch([a, b]),), paired=False)
+def unpaired_difference(a: Estimate, b: Estimate, times: float = 1.0) -> Difference:
+    """Return a − times · b for independent cells, whose squared errors add; of equal n."""
+    return Difference(a.value - times * b.value, (_welch([a, b], times),), paired=False)
 
 
-def _welch(estimates: Sequence[Estimate]) -> tuple[float, float]:
-    """Return the error of a sum of independent estimates, and its degrees of freedom.
+def _welch(estimates: Sequence[Estimate], times: float = 1.0) -> tuple[float, float]:
+    """Return the error of a sum of independent estimates, the last `times`, and its freedom.
 
     These are those of Welch and Satterthwaite, (Σ s²)² / Σ (s⁴ / (B − 1)): for one estimate B − 1.
     """
     variances = [each.standard_error**2 for each in estimates]
+    variances[-1] *= times**2
     freedoms = [each.blocks - 1 for each in estimates]
     weights = sum(v**2 / f for v, f in zip(variances, freedoms, strict=True))
     freedom = sum(variances) ** 2 / weights if weights else float(sum(freedoms))

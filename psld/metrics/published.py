@@ -1,4 +1,4 @@
-"""Published networks as extractors: Inception-v3 (FID), DINOv2 and EfficientNet-Lite0.
+"""Extractors that need no training: Inception-v3 (FID), DINOv2, EfficientNet-Lite0, and pixels.
 
 Each maps uint8 N×3×H×W (or N×1×H×W, repeated to three channels) → float32 features and logits.
 Weights are read without running code. Importing torch-fidelity takes seconds, so commands import
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.hub import load_state_dict_from_url
-from torch.nn.functional import interpolate
+from torch.nn.functional import adaptive_avg_pool2d, interpolate
 from torch_fidelity.feature_extractor_inceptionv3 import (
     URL_INCEPTION_V3,
     FeatureExtractorInceptionV3,
@@ -246,3 +246,14 @@ class EfficientNetExtractor(_Published):
         x = (x - EFFICIENTNET_MEAN) / EFFICIENTNET_DEVIATION
         features = self._network.extract_features(x).mean(dim=(2, 3))
         return features, self._network._fc(features)
+
+
+class PixelExtractor(_Published):
+    """The pixels themselves, N×(C·side²) from 0 to 1; larger images are averaged to 16×16."""
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        super().__init__(nn.Flatten(), "pixels of at most 16×16", {}, device)
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, None]:
+        side = min(16, images.shape[-1])
+        return self._network(adaptive_avg_pool2d(images.to(self.device) / 255, side)), None

@@ -23,6 +23,7 @@ from psld.metrics.settings import (
     ExtractorSettings,
     InceptionSettings,
     MetricSettings,
+    PixelSettings,
     ReferenceSettings,
 )
 from psld.training.manifest import ModelManifest
@@ -144,6 +145,8 @@ def published_extractor(
             return published.DINOv2Extractor(settings, device)
         case EfficientNetSettings():
             return published.EfficientNetExtractor(device)
+        case PixelSettings():
+            return published.PixelExtractor(device)
 
 
 def features_of_splits(

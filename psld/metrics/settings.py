@@ -61,8 +61,14 @@ class EfficientNetSettings(_ExtractorSettings):
     kind: Literal["efficientnet-lite0"]
 
 
+class PixelSettings(_ExtractorSettings):
+    """No network: the pixels from 0 to 1, of larger images averaged to 16×16."""
+
+    kind: Literal["pixels"]
+
+
 ExtractorSettings = Annotated[
-    InceptionSettings | ClassifierSettings | DINOv2Settings | EfficientNetSettings,
+    InceptionSettings | ClassifierSettings | DINOv2Settings | EfficientNetSettings | PixelSettings,
     Field(discriminator="kind"),
 ]
 

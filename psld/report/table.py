@@ -106,7 +106,7 @@ def claims_text(answered: Iterable[Comparison]) -> TableText:
         title="Claims",
         caption=(
             "A claim says of each pair which number is smaller. The difference is this one minus "
-            "the other; the paper's stands next to it."
+            "the other, or the claim's multiple of it; the paper's stands next to it."
         ),
         columns=["claim", "where", "difference", "paper's", "p", "samples", "trainings", "answer"],
         headings=2,

@@ -16,6 +16,7 @@ COMMANDS = ("prepare", "train", "train_guide", "sample", "reference", "train_ext
 REQUIRED = {"sample": ("model=x", "output=x")}
 FITTING = {
     "folder": ("dataset.name=x", "dataset.source.root=x"),
+    "small-32": ("dataset=emoji",),
     "paper": ("training.steps=1", "training.batch_size=1"),
 }
 """What else must be said where an option is chosen."""
@@ -55,7 +56,7 @@ def composed(command: str, group: str, option: str) -> Settings:
     if group == "network":
         name = option.removeprefix("guide-").split("-")[0]
         known = {dataset.split("-")[0]: dataset for dataset in reversed(options("dataset"))}
-        more = (f"dataset={known.get(name, 'digits')}",)
+        more = more or (f"dataset={known.get(name, 'digits')}",)
     content = compose_content(command, [where, *more, *REQUIRED.get(command, ())], where=where)
     return parse(KINDS[command], content, where=where)
 

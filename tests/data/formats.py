@@ -9,6 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from fontTools.fontBuilder import FontBuilder
+from fontTools.ttLib import newTable
+from fontTools.ttLib.tables.BitmapGlyphMetrics import SmallGlyphMetrics
+from fontTools.ttLib.tables.C_B_D_T_ import cbdt_bitmap_format_17
+from fontTools.ttLib.tables.E_B_L_C_ import SbitLineMetrics, Strike, eblc_index_sub_table_1
 from PIL import Image
 
 from psld.data.source import Source
@@ -95,3 +100,38 @@ def afhq_files(train: int, test: int, size: int = 512) -> dict[str, bytes]:
             for i in range(count):
                 files[f"{split}/{name}/{name}_{i:06d}.png"] = encode(pixels)
     return files
+
+
+def write_emoji_font(path: Path, drawings: Mapping[str, np.ndarray]) -> None:
+    """Write a font with a color bitmap, 128×136×3, of each character, as Noto Color Emoji."""
+    glyphs = {character: f"u{ord(character):X}" for character in drawings}
+    builder = FontBuilder(unitsPerEm=2048)
+    builder.setupGlyphOrder([".notdef", *glyphs.values()])
+    builder.setupCharacterMap({ord(character): glyph for character, glyph in glyphs.items()})
+    builder.setupHorizontalMetrics(dict.fromkeys([".notdef", *glyphs.values()], (2550, 0)))
+    builder.setupHorizontalHeader(ascent=1900, descent=-500)
+    builder.setupPost()
+
+    bitmaps = builder.font["CBDT"] = newTable("CBDT")
+    bitmaps.version, bitmaps.strikeData = 3.0, [{}]
+    for character, pixels in drawings.items():
+        bitmap = cbdt_bitmap_format_17(None, builder.font)
+        bitmap.imageData, bitmap.metrics = encode(pixels), SmallGlyphMetrics()
+        measures = {"height": 128, "width": 136, "BearingX": 0, "BearingY": 101, "Advance": 136}
+        vars(bitmap.metrics).update(measures)
+        bitmaps.strikeData[0][glyphs[character]] = bitmap
+
+    index = eblc_index_sub_table_1(None, builder.font)
+    index.indexFormat, index.imageFormat, index.names = 1, 17, list(glyphs.values())
+    strike, locations = Strike(), newTable("CBLC")
+    strike.indexSubTables = [index]
+    sizes = {"colorRef": 0, "ppemX": 109, "ppemY": 109, "bitDepth": 32, "flags": 1}
+    vars(strike.bitmapSizeTable).update(sizes, hori=SbitLineMetrics(), vert=SbitLineMetrics())
+    for direction in (strike.bitmapSizeTable.hori, strike.bitmapSizeTable.vert):
+        names = "caretSlopeNumerator caretSlopeDenominator caretOffset minOriginSB minAdvanceSB"
+        names += " maxBeforeBL minAfterBL pad1 pad2"
+        vars(direction).update(dict.fromkeys(names.split(), 0))
+        vars(direction).update(ascender=101, descender=-27, widthMax=136)
+    locations.version, locations.strikes = 3.0, [strike]
+    builder.font["CBLC"] = locations
+    builder.save(path)

@@ -1,4 +1,4 @@
-"""Sources that fit in memory: digits, MNIST, Fashion-MNIST, CIFAR-10."""
+"""Sources that fit in memory: digits, photographs, emoji, MNIST, Fashion-MNIST, CIFAR-10."""
 
 import gzip
 import pickle
@@ -11,17 +11,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_digits, load_sample_image
 
+from psld.data.installed import read_photos
 from psld.data.preparation import open_source
-from psld.data.settings import CIFAR10Source, DigitsSource, FashionMNISTSource, MNISTSource
-from psld.utils.errors import RunError, UserError
+from psld.data.settings import (
+    CIFAR10Source,
+    DigitsSource,
+    EmojiSource,
+    FashionMNISTSource,
+    MNISTSource,
+    PhotosSource,
+)
+from psld.utils.errors import RunError, UserError, explained
 from tests.data.formats import (
     idx,
     idx_files,
     labels_of,
     pictures_of,
     random_images,
+    write_emoji_font,
     write_files,
     write_tar,
 )
@@ -61,6 +70,78 @@ def test_digits_are_all_there_once_and_split_evenly():
     digits = load_digits()
     theirs = sorted(zip(digits.target, digits.data.astype(int).tolist(), strict=True))
     assert ours == theirs
+
+
+def test_without_scikit_learn_it_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("psld.data.installed.find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError) as caught:
+        open_source(DigitsSource(kind="digits"))
+    line = "sklearn is not installed; pip install 'psld[workflow]'"
+    assert explained(caught.value) == (2, line)
+
+
+# --- photographs --------------------------------------------------------------------------------
+
+
+def test_photographs_are_cut_into_patches_and_each_pixel_is_in_one_of_them():
+    source = open_source(PhotosSource(kind="photos", side=16))
+    assert (len(source.train), len(source.test)) == (1664, 416)
+    assert source.class_names == ("china", "flower")
+    patches, labels, in_test, names = read_photos(16)
+    assert np.bincount(labels[in_test]).tolist() == [208, 208]
+    np.testing.assert_array_equal(pixels_of(source)[-416:], patches[in_test])
+    joined = patches.reshape(2, 26, 40, 16, 16, 3).swapaxes(2, 3).reshape(2, 416, 640, 3)
+    photographs = np.stack([load_sample_image(f"{name}.jpg") for name in names])
+    np.testing.assert_array_equal(joined, photographs[:, :416])
+
+
+def test_photographs_are_tested_on_whole_regions():
+    in_test = read_photos(16)[2].reshape(2, 26, 40).astype(int)
+    np.testing.assert_array_equal(in_test[0], in_test[1])
+    assert (in_test.sum(axis=2) == 8).all()
+    runs = abs(np.diff(in_test, axis=2, prepend=0, append=0)).sum(axis=2)
+    assert (runs == 2).all(), "one region in each row of patches"
+    moves = np.diff(in_test, axis=1).any(axis=2).sum(axis=1)
+    assert moves.tolist() == [3, 3], "another one in each of four rows of regions"
+
+
+# --- emoji --------------------------------------------------------------------------------------
+
+LISTED = """# Version: 15.1
+
+# group: Smileys & Emotion
+
+# subgroup: face-smiling
+1F600                              ; fully-qualified     # 😀 E1.0 grinning face
+263A FE0F                          ; fully-qualified     # ☺️ E0.6 smiling face
+263A                               ; unqualified         # ☺ E0.6 smiling face
+
+# group: Component
+1F3FB                              ; component           # 🏻 E1.0 light skin tone
+
+# group: Flags
+1F6A9                              ; fully-qualified     # 🚩 E0.6 triangular flag
+1F1E6 1F1E8                        ; fully-qualified     # 🇦🇨 E2.0 flag: Ascension Island
+"""
+
+
+def test_emoji_of_one_character_are_drawn_and_others_left_out(tmp_path):
+    font, listed = tmp_path / "fonts/truetype/noto", tmp_path / "unicode/emoji"
+    settings = EmojiSource(kind="emoji", root=str(tmp_path))
+    advice = r"apt-get install fonts-noto-color-emoji unicode-data, or .* dataset\.source\.root"
+    with pytest.raises(UserError, match=rf"cannot open resource.*{advice}"):
+        open_source(settings)
+    font.mkdir(parents=True)
+    drawings = random_images(4, 128, 136, 3)
+    write_emoji_font(font / "NotoColorEmoji.ttf", dict(zip("😀☺🚩🏻", drawings, strict=True)))
+    with pytest.raises(UserError, match=rf"No such file.*emoji-test\.txt.*{advice}"):
+        open_source(settings)
+    write_files(listed, {"emoji-test.txt": LISTED.encode()})
+    source = open_source(settings)
+    assert (len(source.train), len(source.test)) == (2, 1)
+    assert source.class_names == ("Smileys & Emotion", "Flags")
+    assert labels_of(source) == [0, 1, 0]
+    np.testing.assert_array_equal(pixels_of(source), drawings[[1, 2, 0], :, 4:-4])
 
 
 # --- MNIST and Fashion-MNIST --------------------------------------------------------------------
@@ -108,8 +189,12 @@ def test_debians_package_is_found_where_no_root_is_given(tmp_path, monkeypatch):
         ("train-images-idx3-ubyte.gz", lambda data: data[:-20], "not a whole IDX file"),
         ("train-images-idx3-ubyte.gz", lambda _: b"", "not a whole IDX file"),
         ("t10k-images-idx3-ubyte.gz", lambda _: b"<html>404", "not a whole IDX file"),
-        ("train-images-idx3-ubyte.gz", lambda _: gzip.compress(idx(TRAIN[1])), "3 dimension"),
-        ("train-images-idx3-ubyte.gz", lambda _: gzip.compress(idx(TRAIN[0])[:-1]), "is invalid"),
+        ("train-images-idx3-ubyte.gz", lambda _: gzip.compress(idx(TRAIN[1])), "in 3 dimensions"),
+        (
+            "train-images-idx3-ubyte.gz",
+            lambda _: gzip.compress(idx(TRAIN[0])[:-1]),
+            "cannot reshape",
+        ),
         ("t10k-labels-idx1-ubyte.gz", lambda _: gzip.compress(idx(TRAIN[1])), "6 labels, but 2"),
     ],
 )

@@ -161,6 +161,18 @@ def test_a_daisy_is_a_daisy(efficientnet):
     assert logits.argmax().item() == 985
 
 
+def test_pixels_are_their_own_features_and_those_of_large_images_are_averaged():
+    metric = {"name": "fd-pixels", "extractor": {"kind": "pixels"}}
+    extractor = extractor_for(parse(MetricSettings, metric, "metric"), None, "any dataset")
+    small = torch.randint(256, (3, 3, 16, 16), dtype=torch.uint8)
+    for pixels in (small, small[:, :1, :8, :8]):
+        features, logits = extractor(pixels)
+        assert logits is None
+        torch.testing.assert_close(features, pixels.flatten(1) / 255)
+    large = small.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    torch.testing.assert_close(extractor(large)[0], small.flatten(1) / 255)
+
+
 @pytest.mark.parametrize("name", ["inception", "dinov2", "efficientnet"])
 def test_gray_images_are_repeated_and_other_tensors_refused(name, request):
     extractor = request.getfixturevalue(name)

@@ -24,6 +24,7 @@ def metric(name: str, kind: str, **more: object) -> MetricSettings:
         ("dinov2", "precision", "precision-dinov2"),
         ("efficientnet-lite0", "frechet", "fd-efficientnet-lite0"),
         ("efficientnet-lite0", "memorization", "memorization-efficientnet-lite0"),
+        ("pixels", "frechet", "fd-pixels"),
     ],
 )
 def test_each_metric_has_one_honest_name(extractor, measure, name):

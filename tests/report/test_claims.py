@@ -89,6 +89,21 @@ def test_a_claim_is_answered_by_the_difference_and_says_what_it_covers(grid, fol
     assert larger.p_value == pytest.approx(larger.difference.p_value)
 
 
+def test_a_claim_can_allow_a_margin(folder, grid):
+    """SSCS is not told from EM, but it is not worse by half, and not better by half either."""
+    sscs = {"model": "psld", "sampler": "sscs", "budget": 10}
+    em = sscs | {"sampler": "em"}
+    claims = [
+        {"claim": f"times {t}", "smaller": sscs, "larger": em, "times": t} for t in (1.5, 0.5)
+    ]
+    within, half = read_claims(write_grid(folder / "margin", GRID | {"claims": claims}), folder)
+    assert (within.answer, half.answer) == ("agrees", "contradicts")
+    assert within.difference.value == pytest.approx(4.0 - 1.5 * 4.0)
+    drawn, again = (error for error, _ in within.difference.errors)
+    assert drawn == pytest.approx(0.01 * 0.5), "the blocks have one noise"
+    assert again == pytest.approx(0.1 * 0.5 / 3**0.5)
+
+
 def test_counts_have_the_error_of_training_again_alone(grid, folder):
     three, one = list(read_claims(grid, folder))[4:]
     assert three.difference.errors == ((pytest.approx(1 / 3**0.5), pytest.approx(2.0)),)
