@@ -31,7 +31,7 @@ _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
 
 SHOWN = 64
-"""Pixels: the least width of an image on a sheet, if it can be enlarged to that by whole pixels."""
+"""Pixels: each pixel of a narrower image is a square on a sheet, which no viewer then blurs."""
 
 IMAGES = "arr_0"
 """The name of the images in an .npz of guided-diffusion and EDM: that of an array without one."""
@@ -337,10 +337,7 @@ def is_single_picture(path: str | Path, source: str) -> bool:
 
 
 def tiled(images: np.ndarray, columns: int) -> np.ndarray:
-    """Arrange images N×C×H×W in rows of `columns`, with white around each; H′×W′×C.
-
-    Each pixel of a small image becomes a square, so that a viewer who enlarges it sees no blur.
-    """
+    """Arrange images N×C×H×W in rows of `columns`, with white around each; H′×W′×C."""
     enlarged = max(1, SHOWN // images.shape[3])
     images = images.repeat(enlarged, axis=2).repeat(enlarged, axis=3)
     count, channels, height, width = images.shape

@@ -228,8 +228,6 @@ class FeatureFolders(Settings):
 
 
 class EvaluateSettings(CellSettings):
-    """Settings of the evaluation of a grid's cell."""
-
     measurements: tuple[Measurement, ...] = Field(min_length=1)
     features: dict[str, FeatureFolders]
     """The folders of each `metric.features`."""
