@@ -43,7 +43,7 @@ def test_images_that_are_not_on_the_gpu_are_copied_without_waiting(monkeypatch):
 @pytest.mark.parametrize(("sampler", "guidance"), [*product(SAMPLERS, GUIDANCE), ("em", "bf16")])
 def test_a_sampler_step_does_not_wait(sampler, guidance):
     with FakeGPU() as gpu:
-        check_sampler(gpu, SAMPLERS[sampler].model_copy(update={"steps": 6}), guidance)
+        check_sampler(gpu, SAMPLERS[sampler].model_copy(update={"steps": 4}), guidance)
 
 
 ACCEPTED = {"diffusion/integrators.py": 1e-3}
