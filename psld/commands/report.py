@@ -46,10 +46,11 @@ def plan(settings: PlanSettings) -> None:
         psld plan grid_name=paper gpu_memory=40          # also what does not fit 40 GiB
         psld plan grid_name=demo list=cells              # each is a target of Snakemake
 
-    GPU hours follow from the speed of what has been run here, or else from a GPU's TFLOP/s. Memory
-    is counted, not measured, half a minute for the paper's grid, and kept in .cache/.
+    GPU hours follow from the speed of what has been run here, or else from a GPU's TFLOP/s. The
+    table of memory has, for each network, the GiB of a training step and of sampling: counted, not
+    measured. That takes a minute for the paper's grid, and is kept in .cache/counted.
     """
-    from psld.grid.plan import description, memory
+    from psld.grid.plan import description
 
     grid = load_grid(settings.grid_name)
     match settings.list:
@@ -65,7 +66,7 @@ def plan(settings: PlanSettings) -> None:
                 full = settings.sustained_tflops / 6
             speeds = settings.sustained_tflops, full
             print(description(grid, speeds, counted.gigaflops))
-            print("\n" + memory(grid, counted, settings.gpu_memory))
+            print("\n" + counted.memory(grid, settings.gpu_memory))
 
 
 class TabulateSettings(GridSettings):

@@ -169,9 +169,10 @@ def _digest(configs: Iterable[Path]) -> str:
 
 
 @cache
-def code_digest() -> str:
-    """Return the digest of the code and of Python's version."""
-    digest = hashlib.sha256(sys.version.encode())
-    for file in sorted(Path(__file__).parents[1].rglob("*.py")):
-        digest.update(file.read_bytes() + b"\0")
+def code_digest(*parts: str) -> str:
+    """Return the digest of Python's version and of the code, or of these parts of the package."""
+    root, digest = Path(__file__).parents[1], hashlib.sha256(sys.version.encode())
+    for file in sorted(root.rglob("*.py")):
+        if file.relative_to(root).as_posix().startswith(parts or ""):
+            digest.update(file.read_bytes() + b"\0")
     return digest.hexdigest()

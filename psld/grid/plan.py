@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tabulate import tabulate
 
@@ -17,12 +17,6 @@ from psld.training.settings import TRAIN_FACTOR
 
 ADAPTIVE_EVALUATIONS = 200
 """Network evaluations of an adaptive sampler if no table gives the paper's number."""
-
-MEMORY = (
-    "Memory of tensors on one GPU, counted and not measured, in the precision of each training and "
-    "in fp32 for samples. Add about {:.0f} GiB for CUDA and its libraries, and for training the "
-    "images of the dataset, up to 4 GiB. Sampling that does not fit halves its batch."
-)
 
 FORMULA = (
     "GPU hours = (training images / (train images/s) + samples × NFE / (sample images/s)) / 3600, "
@@ -41,16 +35,6 @@ Speeds = tuple[float | None, float | None]
 """TFLOP/s of a GPU: with tensor cores, and without, with which RK45 runs."""
 
 
-class Memory(Protocol):
-    """Functions that return the bytes of a network's tensors on a GPU, at so many images."""
-
-    CONTEXT: int
-    """The bytes that no tensor has."""
-
-    def bytes_to_train(self, trained: Model | Guide, images: int) -> int: ...
-    def bytes_to_sample(self, trained: Model | Guide, images: int) -> int: ...
-
-
 @dataclass
 class Work:
     trained: list[Model | Guide] = field(default_factory=list)
@@ -65,12 +49,13 @@ def description(grid: Grid, speeds: Speeds, gigaflops: Gigaflops) -> str:
     kinds = {"model": grid.models, "guide": grid.guides, "cell": grid.measured_cells}
     counts = (f"{len(each)} {kind}{'s' * (len(each) != 1)}" for kind, each in kinds.items())
     head = f"Grid {grid.name}: {', '.join(counts)}."
-    tables = _table(table_sizes(grid), ["table", "models", "cells", "shards"])
-    jobs = _table(jobs_by_stage(grid).items(), ["stage", "jobs"])
+    tables = table(table_sizes(grid), ["table", "models", "cells", "shards"])
+    jobs = table(jobs_by_stage(grid).items(), ["stage", "jobs"])
     return "\n\n".join([head, tables, jobs, cost(grid, speeds, gigaflops)])
 
 
-def _table(rows: Any, headers: list[str]) -> str:
+def table(rows: Any, headers: list[str]) -> str:
+    """Return a table as text, with numbers on the right."""
     right = ["left", *["right"] * (len(headers) - 1)]
     rows = [[f"{cell:,}" if isinstance(cell, int) else cell for cell in row] for row in rows]
     return tabulate(rows, headers, tablefmt="github", colalign=right, disable_numparse=True)
@@ -184,32 +169,8 @@ def cost(grid: Grid, speeds: Speeds, gigaflops_of: Gigaflops) -> str:
         }
         rows.append(row)
     last = f"Sum: {readable(sum(hours))} GPU hours." if None not in hours else UNKNOWN
-    table = _table([row.values() for row in rows], list(rows[0]))
-    return "\n\n".join([table, FORMULA, f"All of it: {total * 1e9:.3g} FLOPs.", last])
-
-
-def memory(grid: Grid, counted: Memory, gpu_memory: float | None) -> str:
-    """Return, as text, the memory that each network takes, and what does not fit `gpu_memory`."""
-    rows, large, context = [], [], counted.CONTEXT / 2**30
-    for network, work in work_by_network(grid).items():
-        first, at_once = work.trained[0], grid.file.batch_size
-        training = first.settings.training
-        images = training.batch_size
-        if isinstance(training.micro_batch, int):
-            images = training.micro_batch
-        trains = counted.bytes_to_train(first, images) / 2**30
-        samples = counted.bytes_to_sample(first, at_once) / 2**30
-        part = f"{images} of {training.batch_size}"
-        rows.append([network, part, readable(trains), str(at_once), readable(samples)])
-        for what, size in (f"training of {network}", trains), (f"sampling of {network}", samples):
-            if gpu_memory and size + context > gpu_memory:
-                large.append(f"{what} ({readable(size)})")
-    images = "images at once"
-    table = _table(rows, ["network", images, "training (GiB)", images, "sampling (GiB)"])
-    text = [table, MEMORY.format(context)]
-    if gpu_memory:
-        text.append(f"Does not fit {gpu_memory:g} GiB: {', '.join(large) or 'nothing'}.")
-    return "\n\n".join(text)
+    printed = table([row.values() for row in rows], list(rows[0]))
+    return "\n\n".join([printed, FORMULA, f"All of it: {total * 1e9:.3g} FLOPs.", last])
 
 
 def _hours(images: float, per_second: float | None) -> float | None:

@@ -2,26 +2,75 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from psld.grid.cache import code_digest
+from psld.grid.cells import Grid
+from psld.grid.plan import readable, table, work_by_network
 from psld.grid.records import Guide, Model
 from psld.sampling.memory import sampling_memory
 from psld.training.memory import training_memory
+from psld.training.micro_batch import USABLE, largest_that_fits
 from psld.training.model import build, forward_flops
 from psld.training.settings import TrainedSettings
 from psld.utils.files import digest_of, write_text
-from psld.utils.memory import CONTEXT as CONTEXT
 
 KEPT = Path(".cache/counted")
+CODE = ("diffusion", "networks", "training", "sampling/memory.py", "utils/memory.py")
+"""The parts of the package that decide what is counted."""
+
+MEMORY = (
+    "Memory of tensors on one GPU, counted and not measured, in the precision of each training and "
+    "in fp32 for samples. Leave a tenth of a card to CUDA and its libraries, and for training, up "
+    "to 4 GiB to the images of the dataset. Evaluation is not counted."
+)
+
+
+def memory(grid: Grid, gpu_memory: float | None) -> str:
+    """Return, as text, the memory that each network takes, and what does not fit `gpu_memory`."""
+    rows, fewer, large, at_once = [], [], [], grid.file.batch_size
+    for network, work in work_by_network(grid).items():
+        first = work.trained[0]
+        training = first.settings.training
+        whole, given = training.batch_size, training.micro_batch
+        images = given if isinstance(given, int) else whole
+        train, sample = partial(bytes_to_train, first), partial(bytes_to_sample, first)
+        sizes = f"{images} of {whole}", _gib(train(images)), str(at_once), _gib(sample(at_once))
+        rows.append([network, *sizes])
+        if not gpu_memory:
+            continue
+        usable = USABLE * gpu_memory * 2**30
+        fits = largest_that_fits(images, train, usable) if given == "auto" else images
+        halved = largest_that_fits(at_once, sample, usable)
+        for job, taken, change in (
+            (f"training of {network}", train(fits), fits < images and f"{fits} of {images}"),
+            (f"sampling of {network}", sample(halved), halved < at_once and "halved"),
+        ):
+            if taken > usable:
+                large.append(f"{job} ({_gib(taken)})")
+            elif change:
+                fewer.append(f"{job} ({change})")
+    images = "images at once"
+    headers = ["network", images, "training (GiB)", images, "sampling (GiB)"]
+    text = [table(rows, headers), MEMORY]
+    if gpu_memory:
+        card = f"{gpu_memory:g} GiB"
+        text.append(f"With {card}, fewer images at once: {', '.join(fewer) or 'nowhere'}.")
+        text.append(f"Does not fit {card}: {', '.join(large) or 'nothing'}.")
+    return "\n\n".join(text)
+
+
+def _gib(count: int) -> str:
+    return readable(count / 2**30)
 
 
 def _kept(count: Callable[..., int], settings: TrainedSettings, *numbers: int) -> int:
     """Return count(settings, *numbers), from an earlier call of the same code if there was one."""
     content = settings.model().model_dump(mode="json")
-    key = digest_of([count.__name__, content, numbers, code_digest(), torch.__version__])
+    key = digest_of([count.__name__, content, numbers, code_digest(*CODE), torch.__version__])
     file = KEPT / key
     if file.exists():
         return int(file.read_text())

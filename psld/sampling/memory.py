@@ -14,8 +14,8 @@ def sampling_memory(settings: TrainedSettings, images: int) -> int:
     """Return the most bytes of tensors on a GPU in a step that evaluates so many images at once.
 
     These are the weights, states and activations of a step of Euler–Maruyama in fp32; of a guide,
-    those for its gradient. Not counted: `psld.utils.memory.CONTEXT`, other states of a shard, and
-    the other network of a guided step, whose activations do not live at the same time.
+    those for its gradient. Not counted: what is no tensor, other states of a shard, and the other
+    network of a guided step, whose activations do not live at the same time.
     """
     process, data = build_process(settings), settings.dataset
     grid = torch.tensor([1.0, 0.5], dtype=torch.float64)

@@ -15,8 +15,8 @@ def training_memory(settings: TrainedSettings, images: int, ranks: int = 1) -> i
     """Return the most bytes of tensors on a GPU in a training step of these settings.
 
     These are the weights, their average, Adam's moments, gradients and activations, of the step
-    that `psld.training.loop` takes. Not counted: `psld.utils.memory.CONTEXT`, and the training
-    images, which are on the GPU too up to `psld.training.batches.RESIDENT_BYTES`.
+    that `psld.training.loop` takes. Not counted: what is no tensor, and the training images, which
+    are on the GPU too up to `psld.training.batches.RESIDENT_BYTES`.
 
     Takes one to three seconds on one core of a CPU for a network of the paper, whatever `images`,
     and draws no random numbers. With `compile` a step takes less.

@@ -1,5 +1,7 @@
 """The images that a forward pass of a training takes, if its settings leave that to the memory."""
 
+from collections.abc import Callable
+
 from psld.training.batches import RESIDENT_BYTES
 from psld.training.memory import training_memory
 from psld.training.ranks import Ranks
@@ -7,7 +9,15 @@ from psld.training.settings import TrainedSettings
 from psld.utils.device import available_memory
 
 USABLE = 0.9
-"""The share of the memory for tensors; workspaces of convolutions and fragments get the rest."""
+"""The share of the memory for tensors. The rest is for CUDA's context with its
+kernels, for workspaces of convolutions, and for fragments; cards and versions differ."""
+
+
+def largest_that_fits(images: int, taken: Callable[[int], int], usable: float) -> int:
+    """Return the largest part of so many images that takes at most `usable` bytes, or else 1."""
+    while images > 1 and taken(images) > usable:
+        images = next(size for size in range(images // 2, 0, -1) if images % size == 0)
+    return images
 
 
 def largest_micro_batch(
@@ -21,13 +31,14 @@ def largest_micro_batch(
         dataset: bytes of the training images.
     """
     part = settings.training.batch_size // ranks.world
-    largest = images = min(kept or part, part)
+    largest = min(kept or part, part)
     usable = USABLE * available_memory(ranks.device)
     if ranks.device.type == "cpu":
         usable /= ranks.world
     usable -= dataset if dataset <= RESIDENT_BYTES else 0
-    while images > 1 and training_memory(settings, images, ranks.world) > usable:
-        images = next(size for size in range(images // 2, 0, -1) if images % size == 0)
+    images = largest_that_fits(
+        largest, lambda size: training_memory(settings, size, ranks.world), usable
+    )
     images = -ranks.largest(-images)
     if ranks.leads and (kept or images < part):
         reason = f"; {largest} need more memory" if images < largest else ""

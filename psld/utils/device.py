@@ -4,7 +4,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,12 @@ PEAK_TFLOPS = {
     "L40S": (362, 183),
 }
 """Dense TFLOP/s of GPUs in bf16 and in TF32, by a part of the name; from NVIDIA's data sheets."""
+
+CONTROL_GROUPS = {
+    "": ("sys/fs/cgroup", "memory.max", "memory.current"),
+    "memory": ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+}
+"""Where Linux has the limits of memory, in versions 2 and 1, by the word in /proc/self/cgroup."""
 
 CORES_OF_A_GPU = 3
 """The fewest that keep a GPU busy: one launches its kernels, the others draw its noise."""
@@ -110,12 +116,26 @@ def pinned(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
-def available_memory(device: torch.device) -> int:
-    """Return the bytes that this process can have on a GPU in all, or that a computer has free."""
+def available_memory(device: torch.device, root: Path = Path("/")) -> int:
+    """Return the bytes that this process can have on a GPU in all, or that a computer has free.
+
+    Of a computer's, a job or container gets at most what its control group, and those above it,
+    have left; files that the kernel caches for them count as used.
+    """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-    facts = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    return 1024 * int(facts["MemAvailable"].removesuffix("kB"))
+    facts = dict(line.split(":") for line in (root / "proc/meminfo").read_text().splitlines())
+    free = [1024 * int(facts["MemAvailable"].removesuffix("kB"))]
+    for line in (root / "proc/self/cgroup").read_text().splitlines():
+        _, controller, path = line.split(":", 2)
+        if controller not in CONTROL_GROUPS:
+            continue
+        top, limit, used = CONTROL_GROUPS[controller]
+        group = root / top / path.strip("/")
+        for each in (group, *group.parents):
+            with suppress(OSError, ValueError):  # no such file, or "max"
+                free.append(int((each / limit).read_text()) - int((each / used).read_text()))
+    return max(0, min(free))
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:

@@ -13,10 +13,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-CONTEXT = 1 << 30
-"""Bytes to add for what is no tensor: CUDA's context with the kernels that it has loaded, the
-workspaces of cuDNN and cuBLAS, fragments. An allowance, not measured: cards and versions differ."""
-
 BLOCK = 512
 """torch allocates multiples of so many bytes on a GPU."""
 

@@ -94,10 +94,7 @@ class FakeGPU(PeakMemory):
         device = kwargs.get("device")
         makes = device is not None and torch.device(device).type == "cuda"
         if not (makes or FakeTensor in types):
-            result = func(*args, **kwargs)
-            if name == "_pin_memory":
-                self._pin(result)
-            return result
+            return func(*args, **kwargs)
         if "generator" in kwargs:
             kwargs["generator"] = None
         inputs = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
@@ -220,13 +217,20 @@ class FakeGPU(PeakMemory):
         )
         yield torch.amp.autocast_mode, {"is_available": lambda *_: True}
         yield torch.cuda.amp.common, {"amp_definitely_not_available": lambda: False}
-        generator = torch.Generator
-        yield torch, {"Generator": lambda device="cpu": generator("cpu")}
+        generator, made_empty = torch.Generator, torch.empty
+        torch.utils._device._device_constructors()  # keeps a list of functions, this one included
+
+        def empty(*size: Any, pin_memory: bool = False, **how: Any) -> Tensor:
+            """As torch.empty; threads call it too, and they do not see this mode."""
+            made = made_empty(*size, **how)
+            return self._pin(made) if pin_memory else made
+
+        yield torch, {"empty": empty, "Generator": lambda device="cpu": generator("cpu")}
         yield (
             torch.Tensor,
             {
-                "pin_memory": lambda tensor, *_: self._pin(tensor.clone()),
                 "is_pinned": lambda tensor, *_: tensor.untyped_storage()._cdata in self._pinned,
+                "pin_memory": lambda x, *_: x if x.is_pinned() else self._pin(x.clone()),
             },
         )
         # As for a CUDA tensor: one copy, not one for each number.

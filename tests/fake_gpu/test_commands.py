@@ -28,15 +28,14 @@ def run(tmp_path):
 RECIPE = (*TINY, "training.steps=4", "training.checkpoint_every=2", "training.preview_every=4")
 
 
-@pytest.mark.parametrize("objective", ["epsilon", "denoiser"])
-def test_train_sample_and_likelihood(run, digits, monkeypatch, objective):
+@pytest.mark.parametrize(("objective", "sampler"), [("epsilon", "em"), ("denoiser", "few")])
+def test_train_sample_and_likelihood(run, digits, monkeypatch, objective, sampler):
     preview = EMSettings(integrator="em", striding="quadratic", steps=3)
-    monkeypatch.setattr("psld.training.preview.SAMPLER", preview)
+    monkeypatch.setattr("psld.training.run.PREVIEW_SAMPLER", preview)
     data = f"data={digits}"
     run("train", *RECIPE, f"training.objective={objective}", data, "output=model")
-    for sampler in ("em", "few"):
-        sizes = ("sampler.steps=5", "shard_size=40", f"output={sampler}")
-        run("sample", f"sampler={sampler}", "model=model", *sizes)
+    sizes = ("sampler.steps=5", "shard_size=40", "output=samples")
+    run("sample", f"sampler={sampler}", "model=model", *sizes)
     run("likelihood", "model=model", data, "images=8", "tolerance=1e-1", "output=bits.json")
 
 

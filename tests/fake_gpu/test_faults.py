@@ -50,8 +50,8 @@ TRAINING_FAULTS = {
     "a value read": (*after(EpsilonLoss, "__call__", waits), "waits"),
     "a mask as index": (*after(EpsilonLoss, "__call__", lambda x: x[x > 0].mean()), "waits"),
     "a synchronization": (*after(Meter, "add", lambda _: torch.cuda.synchronize()), "waits"),
-    "float64": (batches, "standard_normal", lambda *args: NORMAL(*args).double(), "type"),
-    "pageable memory": (batches, "pinned", lambda tensor, _: tensor, "blocking copies"),
+    "float64": (batches, "standard_normal", lambda *args: NORMAL(*args).double(), "copied"),
+    "pageable memory": (batches, "pinned", lambda tensor, _: tensor.clone(), "blocking copies"),
     "a copy that blocks": (Tensor, "to", blocking, "blocking copies"),
     "gradients kept": (torch.optim.Adam, "zero_grad", lambda *_, **__: None, "kernels"),
     "a split kernel": (layers, "silu", lambda x: x * x.sigmoid(), "kernels"),
@@ -59,7 +59,7 @@ TRAINING_FAULTS = {
 """Where to change what to what, and a word of what is found."""
 
 SAMPLER_FAULTS = {
-    "pageable memory": (randomness, "pinned", lambda tensor, _: tensor, "blocking copies"),
+    "pageable memory": (randomness, "standard_normal", lambda *a: NORMAL(*a).clone(), "blocking"),
     "a value read": (*after(EulerMaruyama, "step", waits), "waits"),
     "a forgotten no_grad": (loop, "path", loop.path.__wrapped__, "memory kept"),
     "states kept": (*after(EulerMaruyama, "step", lambda z: KEPT.append(z) or z), "memory kept"),

@@ -1,5 +1,7 @@
 """No step waits for the GPU, and what it copies there is the batch's, from pinned memory."""
 
+from itertools import product
+
 import pytest
 import torch
 
@@ -20,8 +22,11 @@ MORE = {
 }
 
 
+EACH = {kind: settings for kind, settings in (TRAININGS | MORE).items() if kind != "bf16"}
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("settings", (TRAININGS | MORE).values(), ids=TRAININGS | MORE)
+@pytest.mark.parametrize("settings", EACH.values(), ids=EACH)
 def test_a_training_step_does_not_wait(settings, precision):
     changes = {"precision": precision, "micro_batch": 32}
     training = settings.training.model_copy(update=changes)
@@ -35,12 +40,10 @@ def test_images_that_are_not_on_the_gpu_are_copied_without_waiting(monkeypatch):
         check_training(gpu, TRAININGS["epsilon"], bytes_of_image=64)
 
 
-@pytest.mark.parametrize("guidance", GUIDANCE)
-@pytest.mark.parametrize("settings", SAMPLERS.values(), ids=SAMPLERS)
-def test_a_sampler_step_does_not_wait(settings, guidance):
-    settings = settings.model_copy(update={"steps": 6})
+@pytest.mark.parametrize(("sampler", "guidance"), [*product(SAMPLERS, GUIDANCE), ("em", "bf16")])
+def test_a_sampler_step_does_not_wait(sampler, guidance):
     with FakeGPU() as gpu:
-        check_sampler(gpu, settings, guidance)
+        check_sampler(gpu, SAMPLERS[sampler].model_copy(update={"steps": 4}), guidance)
 
 
 ACCEPTED = {"diffusion/integrators.py": 1e-3}
@@ -49,7 +52,7 @@ ACCEPTED = {"diffusion/integrators.py": 1e-3}
 
 def test_rk45_waits_once_for_each_step():
     """And twice for the size of the first. A step is six evaluations, and the last denoises."""
-    settings = RK45Settings(integrator="rk45", tolerance=1e-2)
+    settings = RK45Settings(integrator="rk45", tolerance=1e-1)
     with FakeGPU(ACCEPTED) as gpu:
         score, z = guided("none").score, torch.zeros(SHAPE, device=CUDA)
         gpu.reset()
@@ -65,7 +68,7 @@ def test_the_likelihood_waits_once_for_each_step():
     with FakeGPU(ACCEPTED) as gpu:
         network, x = guided("none").score.network, torch.zeros(8, 3, 16, 16, device=CUDA)
         gpu.reset()
-        found = log_likelihood(PROCESS, network, x, torch.zeros_like, probes=2, tolerance=1e-2)
+        found = log_likelihood(PROCESS, network, x, torch.zeros_like, probes=2, tolerance=1e-1)
     steps, rest = divmod(found.evaluations - 2, 6)
     assert steps > 1
     assert rest == 0

@@ -15,7 +15,7 @@ from psld.grid.plan import (
     printed_evaluations,
     work_by_network,
 )
-from psld.report.counted import gigaflops
+from psld.report.counted import gigaflops, memory
 from psld.training.model import build_network
 from tests.commands import call, succeeded
 from tests.grid.mine import file_with
@@ -90,14 +90,25 @@ def test_hours_follow_the_formula(folder, demo):
     assert re.search(r"^Sum: [0-9.,]+ GPU hours\.$", output, re.MULTILINE)
 
 
-def test_what_does_not_fit_a_gpu_is_listed(folder, demo, monkeypatch):
-    monkeypatch.setattr("psld.report.counted.bytes_to_train", lambda *_: 30 << 30)
-    monkeypatch.setattr("psld.report.counted.bytes_to_sample", lambda *_: 40 << 30)
-    said = plan(folder, "gpu_memory=40")
+def test_what_does_not_fit_a_gpu_is_listed(paper, monkeypatch):
+    """With micro_batch=auto a training takes what fits, and sampling halves its batch."""
+    counts = {"cifar10-sota": (1, 0.1), "celeba64-sota": (0.2, 30), "celeba64-ablation": (40, 0.2)}
+    named = {
+        work.trained[0].name: counts.get(network, (0.1, 0.1))
+        for network, work in work_by_network(paper).items()
+    }
+    for index, name in enumerate(("bytes_to_train", "bytes_to_sample")):
+        monkeypatch.setattr(
+            f"psld.report.counted.{name}",
+            lambda trained, images, i=index: int(images * named[trained.name][i] * 2**30),
+        )
+    said = memory(paper, gpu_memory=40)
     assert re.search(
-        r"^\| demo +\| +64 of 64 +\| +30\.0 +\| +\d+ \| +40\.0 \|$", said, re.MULTILINE
+        r"^\| cifar10-sota +\| +128 of 128 +\| +128\.0 +\| +250 +\| +25\.0 +\|$", said, re.MULTILINE
     )
-    assert "Does not fit 40 GiB: sampling of demo (40.0), sampling of guide-demo (40.0)." in said
+    assert "With 40 GiB, fewer images at once: training of cifar10-sota (32 of 128), " in said
+    assert "sampling of celeba64-ablation (halved), sampling of celeba64-sota (halved)" in said
+    assert said.endswith("Does not fit 40 GiB: training of celeba64-ablation (40.0).")
 
 
 def test_earlier_runs_are_measurements_per_gpu(folder, demo):

@@ -58,6 +58,32 @@ def test_the_memory_of_a_gpu_counts_what_the_process_has(monkeypatch):
     assert fitting.available_memory(torch.device("cpu")) > 1 << 20
 
 
+@pytest.mark.parametrize(
+    ("cgroup", "files", "free"),
+    [
+        ("0::/job/step", {"job/memory.max": 5000, "job/memory.current": 2000}, 3000),
+        ("0::/", {"memory.max": 5000, "memory.current": 6000}, 0),
+        ("0::/", {"memory.max": "max", "memory.current": 6000}, 8 << 10),
+        (
+            "4:memory:/slurm/job_7\n0::/",
+            {
+                "memory/slurm/job_7/memory.limit_in_bytes": 4000,
+                "memory/slurm/job_7/memory.usage_in_bytes": 1000,
+            },
+            3000,
+        ),
+    ],
+    ids=["Slurm", "nothing left", "no limit", "version 1"],
+)
+def test_a_job_or_container_may_have_less_than_the_computer(tmp_path, cgroup, files, free):
+    below = {f"sys/fs/cgroup/{name}": value for name, value in files.items()}
+    meminfo = {"proc/meminfo": "MemTotal: 16 kB\nMemAvailable: 8 kB"}
+    for name, value in (meminfo | {"proc/self/cgroup": cgroup} | below).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(str(value))
+    assert fitting.available_memory(torch.device("cpu"), tmp_path) == free
+
+
 def test_a_resumed_training_keeps_it(digits, tmp_path, monkeypatch):
     """On a larger device, too: with dropout, other passes would train other weights."""
     kept_before = []
