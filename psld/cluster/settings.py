@@ -81,7 +81,9 @@ class LaunchSettings(Settings):
 
     def options(self) -> dict[str, Any]:
         """Return what submitit asks sbatch for: six options of its own, and sbatch's."""
-        cores = self.cpus_per_task or (4 if self.gpus_per_node or _gpus_in(self.gres) else 1)
+        gpus = any(option.startswith("gpus") for option in self.additional_options)
+        gpus = gpus or self.gpus_per_node or _gpus_in(self.gres)
+        cores = self.cpus_per_task or (4 if gpus else 1)
         sbatch = {
             "gpus-per-node": self.gpus_per_node,
             "gres": self.gres,

@@ -59,7 +59,7 @@ def read_emoji(root: Path) -> Arrays:
     """Return the emoji of one character in Debian's font, 128×128; classes are Unicode's groups.
 
     Flags, families and skin tones have several characters. Every fifth is a test. Raises UserError
-    if the font, or Unicode's list, is missing or another one.
+    if the font, or Unicode's list, is missing or no such file.
     """
     try:
         path = root / "fonts/truetype/noto/NotoColorEmoji.ttf"
@@ -73,6 +73,8 @@ def read_emoji(root: Path) -> Arrays:
     single = re.compile("^([0-9A-F]+)(?: FE0F)? +; fully-qualified", re.MULTILINE)
     found = {part.partition("\n")[0]: single.findall(part) for part in listed.split("# group: ")}
     groups = {name: points for name, points in found.items() if points}
+    if not groups:
+        raise UserError(f"{root}/unicode/emoji/emoji-test.txt: not Unicode's list; get it again")
 
     def drawn(point: str) -> np.ndarray:
         image, text = Image.new("RGB", (128, 128), "white"), chr(int(point, 16))

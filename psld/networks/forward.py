@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.func import functional_call
 
-from psld.networks.ncsnpp import NCSNpp
+from psld.networks.ncsnpp import NCSNpp, NCSNppGuide
 
 Precision = Literal["fp32", "bf16"]
 
@@ -22,15 +22,20 @@ WORK_OF_A_THREAD = 1e9
 def forward_pass(network: nn.Module, precision: Precision, *, compile: bool = False) -> nn.Module:
     """Return the module to call; it shares its weights with `network`.
 
+    In bf16, the networks of this package compute as `InBfloat16` says, others under autocast.
+
     A compiled network has a graph for each number of images, and its convolutions have the channels
     innermost, which suits the units of a GPU that multiply matrices. Not so without compiling:
     there torch's norms give the channels outermost, so each would need two copies.
     """
+    of_ours = isinstance(network, NCSNpp | NCSNppGuide | Denoiser)
     if compile:
         # By itself, torch leaves the channels outermost in the training of a U-Net.
         innermost = {"force_layout_optimization": True}
         network = torch.compile(network, dynamic=False, options=innermost)
-    return InBfloat16(network) if precision == "bf16" else network
+    if precision == "fp32":
+        return network
+    return InBfloat16(network) if of_ours else UnderAutocast(network)
 
 
 @contextmanager
@@ -51,8 +56,20 @@ def enough_threads(
         torch.set_num_threads(before)
 
 
+class UnderAutocast(nn.Module):
+    """A network under autocast; coefficients, states and loss outside of it stay in float32."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, z: Tensor, *conditions: Tensor | None) -> Tensor:
+        with torch.autocast(z.device.type, torch.bfloat16):
+            return self.network(z, *conditions)
+
+
 class InBfloat16(nn.Module):
-    """A network whose weights, activations and results are bfloat16; its own weights stay float32.
+    """A network whose weights and activations are bfloat16; its own weights stay float32.
 
     Under autocast, norms on a GPU would return float32, and each weight would be cast by a kernel
     of its own: more bytes for the GPU, and twice as many launches for its host. Here norms sum
@@ -61,7 +78,7 @@ class InBfloat16(nn.Module):
 
     TOGETHER = 32
     """Weights that are cast at once. Ranks exchange the gradients of some while the others are
-    computed, so not all together."""
+    computed (unless the network is compiled), so not all together."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

@@ -72,6 +72,11 @@ class Batches:
         self.noise_shape = (self.part.stop, drawn, *images.shape[2:])
         self._drawn = Prefetch(self._draw_on_host, self.device, self.noise_shape)
 
+    def close(self) -> None:
+        """End the threads, and let go of the images."""
+        self._drawn.close()
+        self.resident = None
+
     def draw(self, step: int) -> Batch:
         """Return this rank's part of the batch of one step."""
         t, *drawn = self._drawn(step, self.settings.steps)

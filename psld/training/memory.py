@@ -44,7 +44,7 @@ def training_memory(settings: TrainedSettings, images: int, ranks: int = 1) -> i
         for parameter in state.network.parameters():
             parameter.grad = torch.empty_like(parameter)
         state.optimizer.step()
-        if images >= part:
+        if ranks == 1 and images >= part:
             state.optimizer.zero_grad(set_to_none=True)
         t = noising.levels(torch.full((part,), 0.5, dtype=torch.float64))
         batch = Batch(x0, t, eps, auxiliary if noising.auxiliary else None, labels)

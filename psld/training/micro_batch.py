@@ -41,6 +41,10 @@ def largest_micro_batch(
     )
     images = -ranks.largest(-images)
     if ranks.leads and (kept or images < part):
-        reason = f"; {largest} need more memory" if images < largest else ""
+        reason = ""
+        if images < largest:
+            reason = f"; {largest} need more memory"
+        elif images < part:
+            reason = ", as before it was stopped; training.micro_batch=N sets another"
         print(f"training.micro_batch: {images} of {part} images at once{reason}", flush=True)
     return images

@@ -136,6 +136,7 @@ def run_training(
             train(state, batches, task.loss_of, settings.training, ranks, checkpoints, log, stop)
             if ranks.leads and batches.resident is None:
                 _check_again(store, run)
+            batches.close()
         if ranks.leads:
             folder, network = export_folder(run), state.ema.network
             weights_sha256 = save_weights(folder, network, settings.origin(store.digest))

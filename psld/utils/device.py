@@ -27,10 +27,11 @@ PEAK_TFLOPS = {
 """Dense TFLOP/s of GPUs in bf16 and in TF32, by a part of the name; from NVIDIA's data sheets."""
 
 CONTROL_GROUPS = {
-    "": ("sys/fs/cgroup", "memory.max", "memory.current"),
-    "memory": ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    "": ("sys/fs/cgroup", "max", "current", "inactive_file"),
+    "memory": ("sys/fs/cgroup/memory", "limit_in_bytes", "usage_in_bytes", "total_inactive_file"),
 }
-"""Where Linux has the limits of memory, in versions 2 and 1, by the word in /proc/self/cgroup."""
+"""Where Linux has the limits of memory, in versions 2 and 1, by the word in /proc/self/cgroup: the
+folder, the files of the limit and of what is used, and what of it are files kept for speed."""
 
 CORES_OF_A_GPU = 3
 """The fewest that keep a GPU busy: one launches its kernels, the others draw its noise."""
@@ -90,7 +91,7 @@ def use_device(name: str, *, rank: int | None = None, tf32: bool = False) -> tor
     torch.cuda.set_device(device)
     torch.backends.cudnn.benchmark = True
     use_tf32(tf32, tf32)
-    if (found := cores()) < CORES_OF_A_GPU and not rank:
+    if tf32 and (found := cores()) < CORES_OF_A_GPU and not rank:
         remedy = f"it may wait for noise; give each rank {CORES_OF_A_GPU} or more (cpus_per_task)"
         print(f"{found} CPU core(s) for a GPU: {remedy}", flush=True)
     return device
@@ -120,21 +121,24 @@ def available_memory(device: torch.device, root: Path = Path("/")) -> int:
     """Return the bytes that this process can have on a GPU in all, or that a computer has free.
 
     Of a computer's, a job or container gets at most what its control group, and those above it,
-    have left; files that the kernel caches for them count as used.
+    have left. Files that the kernel keeps for speed, and can drop, count as free.
     """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     facts = dict(line.split(":") for line in (root / "proc/meminfo").read_text().splitlines())
     free = [1024 * int(facts["MemAvailable"].removesuffix("kB"))]
-    for line in (root / "proc/self/cgroup").read_text().splitlines():
+    groups = root / "proc/self/cgroup"
+    for line in groups.read_text().splitlines() if groups.exists() else ():
         _, controller, path = line.split(":", 2)
         if controller not in CONTROL_GROUPS:
             continue
-        top, limit, used = CONTROL_GROUPS[controller]
+        top, limit, used, dropped = CONTROL_GROUPS[controller]
         group = root / top / path.strip("/")
         for each in (group, *group.parents):
             with suppress(OSError, ValueError):  # no such file, or "max"
-                free.append(int((each / limit).read_text()) - int((each / used).read_text()))
+                left, taken = (int((each / f"memory.{f}").read_text()) for f in (limit, used))
+                stat = (each / "memory.stat").read_text().splitlines()
+                free.append(left - taken + int(dict(map(str.split, stat)).get(dropped, 0)))
     return max(0, min(free))
 
 

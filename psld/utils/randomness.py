@@ -60,7 +60,7 @@ def standard_normal(key: int, index: int, shape: tuple[int, ...], device: torch.
     # The counter's lower words count within a draw.
     bits = np.random.Philox(key=key, counter=[0, 0, index, 0])
     # A new tensor for each draw: torch takes the memory of an earlier one when its copy has ended.
-    drawn = torch.empty(shape, pin_memory=device.type == "cuda")
+    drawn = torch.empty(shape, device="cpu", pin_memory=device.type == "cuda")
     np.random.Generator(bits).standard_normal(dtype=np.float32, out=drawn.numpy())
     return drawn
 

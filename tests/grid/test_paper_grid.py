@@ -5,7 +5,6 @@ import resource
 import pytest
 import torch
 
-from psld.commands.report import forward_gigaflops
 from psld.diffusion.settings import NoiseLaw
 from psld.grid.cache import load_grid
 from psld.grid.cells import Grid
@@ -16,6 +15,7 @@ from psld.grid.records import Guide, Model
 from psld.grid.rows import all_entries, entries_in
 from psld.grid.schema import GridFile
 from psld.grid.tables import Shown
+from psld.report.counted import gigaflops
 from psld.training.model import build_network
 from psld.training.settings import TRAIN_FACTOR, LoopSettings
 from tests.grid.paper import (
@@ -259,7 +259,7 @@ def flops(grid: Grid) -> float:
     images = (
         (work.trained[0], TRAIN_FACTOR * work.training_images + work.evaluations) for work in works
     )
-    return sum(forward_gigaflops(network) * number for network, number in images)
+    return sum(gigaflops(network) * number for network, number in images)
 
 
 @pytest.mark.slow

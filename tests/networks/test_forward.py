@@ -83,3 +83,11 @@ def test_compiled_networks_have_a_graph_for_each_number_of_images(monkeypatch):
         inputs = images_and_times(batch)
         torch.testing.assert_close(called(*inputs), plain(*inputs))
     assert graphs == [False, False]
+
+
+def test_bf16_takes_networks_of_others():
+    image = torch.ones(1, 3, 4, 4)
+    for network in (torch.nn.Conv2d(3, 3, 1), torch.nn.Identity()):
+        called = forward_pass(network, "bf16")
+        assert called(image).shape == image.shape
+    assert forward_pass(torch.nn.Conv2d(3, 3, 1), "bf16")(image).dtype == torch.bfloat16

@@ -1,6 +1,7 @@
 """`training.micro_batch=auto`: as many images at once as the memory takes."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,7 +27,10 @@ def with_free(monkeypatch, free: float) -> None:
         (64, None, 1, 64, ""),
         (63, None, 1, 32, "32 of 64 images at once; 64 need more memory"),
         (0, None, 1, 1, "1 of 64 images at once; 64 need more memory"),
-        (64, 16, 1, 16, "16 of 64 images at once"),
+        (
+            *(64, 16, 1, 16),
+            "16 of 64 images at once, as before it was stopped; training.micro_batch=N sets another",
+        ),
         (8, 16, 1, 8, "8 of 64 images at once; 16 need more memory"),
         (32, None, 4, 8, "8 of 16 images at once; 16 need more memory"),
         (64, 32, 4, 16, "16 of 16 images at once"),
@@ -61,24 +65,29 @@ def test_the_memory_of_a_gpu_counts_what_the_process_has(monkeypatch):
 @pytest.mark.parametrize(
     ("cgroup", "files", "free"),
     [
-        ("0::/job/step", {"job/memory.max": 5000, "job/memory.current": 2000}, 3000),
+        ("0::/job/step", {"job/memory.max": 5000, "job/memory.current": 2000}, 3300),
         ("0::/", {"memory.max": 5000, "memory.current": 6000}, 0),
         ("0::/", {"memory.max": "max", "memory.current": 6000}, 8 << 10),
+        (None, {}, 8 << 10),
         (
             "4:memory:/slurm/job_7\n0::/",
             {
                 "memory/slurm/job_7/memory.limit_in_bytes": 4000,
                 "memory/slurm/job_7/memory.usage_in_bytes": 1000,
             },
-            3000,
+            3200,
         ),
     ],
-    ids=["Slurm", "nothing left", "no limit", "version 1"],
+    ids=["Slurm", "nothing left", "no limit", "no control groups", "version 1"],
 )
 def test_a_job_or_container_may_have_less_than_the_computer(tmp_path, cgroup, files, free):
     below = {f"sys/fs/cgroup/{name}": value for name, value in files.items()}
-    meminfo = {"proc/meminfo": "MemTotal: 16 kB\nMemAvailable: 8 kB"}
-    for name, value in (meminfo | {"proc/self/cgroup": cgroup} | below).items():
+    kept_for_speed = "anon 900\ninactive_file 300\ntotal_inactive_file 200"
+    below |= {f"{Path(name).parent}/memory.stat": kept_for_speed for name in below}
+    below["proc/meminfo"] = "MemTotal: 16 kB\nMemAvailable: 8 kB"
+    if cgroup:
+        below["proc/self/cgroup"] = cgroup
+    for name, value in below.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(str(value))
     assert fitting.available_memory(torch.device("cpu"), tmp_path) == free
