@@ -21,16 +21,16 @@ def with_free(monkeypatch, free: float) -> None:
     monkeypatch.setattr(fitting, "available_memory", lambda device: (free + 0.5) / fitting.USABLE)
 
 
+KEPT = ", as before it was stopped; training.micro_batch=N sets another"
+
+
 @pytest.mark.parametrize(
     ("room", "kept", "ranks", "images", "line"),
     [
         (64, None, 1, 64, ""),
         (63, None, 1, 32, "32 of 64 images at once; 64 need more memory"),
         (0, None, 1, 1, "1 of 64 images at once; 64 need more memory"),
-        (
-            *(64, 16, 1, 16),
-            "16 of 64 images at once, as before it was stopped; training.micro_batch=N sets another",
-        ),
+        (64, 16, 1, 16, f"16 of 64 images at once{KEPT}"),
         (8, 16, 1, 8, "8 of 64 images at once; 16 need more memory"),
         (32, None, 4, 8, "8 of 16 images at once; 16 need more memory"),
         (64, 32, 4, 16, "16 of 16 images at once"),
