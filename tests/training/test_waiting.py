@@ -7,14 +7,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from psld.diffusion.loss import EpsilonLoss
-from psld.diffusion.samplers import (
-    ConjugateSettings,
-    EMSettings,
-    GDDIMSettings,
-    MultistepSettings,
-    SamplerSettings,
-    SSCSSettings,
-)
+from psld.diffusion.samplers import SamplerSettings
 from psld.diffusion.score import NetworkScore
 from psld.training import batches as batches_module
 from psld.training.batches import Labels
@@ -23,6 +16,7 @@ from psld.training.ranks import Ranks
 from psld.training.state import TrainingState
 from psld.utils.randomness import ShardNoise
 from tests.diffusion.processes import phase_space, vp_sde
+from tests.gpu.test_steps import SAMPLERS
 from tests.training.small import batches_of, recipe, tiny_network
 
 META = torch.device("meta")
@@ -81,17 +75,7 @@ def test_labels(monkeypatch):
         assert batches.draw(0).labels.device == META
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        EMSettings(integrator="em", striding="quadratic", steps=4),
-        SSCSSettings(integrator="sscs", striding="quadratic", steps=4),
-        MultistepSettings(integrator="multistep", striding="lambda", steps=4, eta=0.5),
-        GDDIMSettings(integrator="gddim", striding="power", steps=4),
-        ConjugateSettings(integrator="conjugate", striding="power", steps=4),
-    ],
-    ids=lambda settings: settings.integrator,
-)
+@pytest.mark.parametrize("settings", SAMPLERS.values(), ids=SAMPLERS)
 @torch.no_grad()
 def test_sampler_steps(settings: SamplerSettings):
     process = phase_space(0.02)
