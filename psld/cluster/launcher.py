@@ -232,6 +232,10 @@ def run_here(settings: LaunchSettings, batch_size: int) -> NoReturn:
             f"launch: nodes={settings.nodes} needs Slurm; on this machine use nodes=1 "
             "with tasks_per_node"
         )
+    if settings.detach:
+        raise UserError(
+            "launch: detach=true needs Slurm; on this machine a training ends with this"
+        )
     gpus = visible_gpus()
     equal = next(n for n in range(len(gpus) or 1, 0, -1) if batch_size % n == 0)
     ranks = settings.tasks_per_node or equal

@@ -75,9 +75,10 @@ def test_slurm_where_there_is_none(commands, tmp_path, digits):
 
 
 @pytest.mark.parametrize("where", ["here", "auto"])
-def test_this_machine_is_one_node(commands, tmp_path, digits, where):
-    launch = ("launch", "nodes=2", f"where={where}", *TRAINING, f"data={digits}")
-    refused(call(tmp_path, *launch), 2, "nodes=2 needs Slurm")
+@pytest.mark.parametrize("option", ["nodes=2", "detach=true"])
+def test_this_machine_is_one_node_and_runs_no_job(commands, tmp_path, digits, where, option):
+    launch = ("launch", option, f"where={where}", *TRAINING, f"data={digits}")
+    refused(call(tmp_path, *launch), 2, f"{option} needs Slurm")
 
 
 def waits(process: subprocess.Popen[str]) -> str:

@@ -137,12 +137,14 @@ def test_a_job_alone_takes_a_gpu_that_no_other_job_has(gpus, monkeypatch):
     ],
 )
 def test_a_gpu_with_few_cores_is_mentioned(gpus, monkeypatch, capsys, environment, count, lines):
+    """Once, and not by metrics, which draw no noise."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(16))
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert cores() == count
     for rank in range(2):
         use_device("auto", rank=rank)
+        use_device("auto", rank=rank, tf32=True)
     assert capsys.readouterr().out.count("CPU core(s) for a GPU") == lines
 
 
