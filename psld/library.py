@@ -220,7 +220,7 @@ def from_denoiser(
         model = psld.from_denoiser(Gray(), (3, 32, 32), sigma_min=0.002, sigma_max=80)
         images = model.sample(4)
 
-    With images of its training, samplers can start from their mean and covariance:
+    With images of its training, samplers can start from a mixture of Gaussians of them:
 
         seen = torch.randint(0, 256, (100, 3, 32, 32), dtype=torch.uint8)   # psld.load_images(…)
         model = psld.from_denoiser(Gray(), (3, 32, 32), sigma_min=0.002, sigma_max=80, images=seen)
@@ -233,10 +233,9 @@ def from_denoiser(
         sigma_min: the smallest noise level that it takes; samplers that ask for smaller ones are
             refused. 0 if it takes any.
         sigma_max: the largest one; inf if it takes any. From the prior, processes reach 150 to 700.
-        images: of the training, uint8 N×C×H×W. Samplers then start from their mean and covariance
-            (`sampler="few"`, the default with images), at a level up to `sigma_max` that the
-            network's errors on 256 of them decide at the first use: they count what it has
-            memorized as gain, so `start_level` may be better. Call `network.eval()` before.
+        images: of the training, uint8 N×C×H×W. Samplers then start from a mixture of Gaussians of
+            them (`sampler="few"`, the default with images), fitted at the first use, at a level up
+            to `sigma_max`.
     """
     channels, height, width = checked_shape("from_denoiser()", shape, "C×H×W")
     image = (channels, height, width)

@@ -37,7 +37,7 @@ from PIL import Image
 import psld
 
 assert "site-packages" in psld.__file__, psld.__file__
-extras = ("snakemake", "submitit", "wandb", "matplotlib", "sklearn")
+extras = ("snakemake", "submitit", "wandb", "matplotlib")
 assert not any(map(find_spec, extras)), "a package of an extra is installed"
 pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 8), dtype=np.uint8)
 Path("pictures").mkdir()

@@ -42,7 +42,7 @@ def pytest_collection_finish() -> None:
 def _coarse_starts() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in COARSE_START.items():
-            patch.setattr(f"psld.training.start.{name}", value)
+            patch.setattr(f"psld.training.mixture.{name}", value)
         yield
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-COARSE_START = {"HELD_OUT": 32, "LEVELS": 7}
+COARSE_START = {"COMPONENTS": (4,), "DIRECTIONS": (10,)}
 """For psld.training.start: measuring the start of samplers costs a second of each training; fewer
 images and levels cost less."""
 

@@ -31,7 +31,7 @@ from psld.training.settings import (
     TrainGuideSettings,
     TrainSettings,
 )
-from psld.training.start import denoiser_of_states, deviation, save_start
+from psld.training.start import deviation, save_start
 from psld.utils.device import device_of
 
 
@@ -56,10 +56,7 @@ def train(settings: TrainSettings) -> float:
         spread = deviation(store, settings.dataset.flip)
 
     def finish(network: nn.Module, folder: Path, weights_sha256: str) -> dict[str, Any]:
-        every = settings.serves_every_process
-        denoise = network if every else denoiser_of_states(process, network)
-        flip, device = settings.dataset.flip, device_of(network)
-        save_start(folder, store, flip, denoise, weights_sha256, device)
+        save_start(folder, store, settings.dataset.flip, weights_sha256, device_of(network))
         return {}
 
     task = Task(

@@ -20,10 +20,8 @@ BITMAPS = 109
 
 
 def in_sklearn(file: str) -> Path:
-    """Return the path of a file in sklearn.datasets. Raises ModuleNotFoundError."""
+    """Return the path of a file in sklearn.datasets."""
     sklearn = find_spec("sklearn")  # Importing it takes a second.
-    if sklearn is None:
-        raise ModuleNotFoundError(name="sklearn")
     return Path(sklearn.submodule_search_locations[0], "datasets", file)
 
 

@@ -1,11 +1,12 @@
-"""The Gaussian with the mean and covariance of images, and samplers' start from it.
+"""Images as a mixture of Gaussians, and samplers' start from it.
 
-Above a noise level σ₀ of a few deviations, images with noise are nearly Gaussian: a network adds
-nothing there to what two moments of the data say (Wang and Vastola, 2412.09726).
+Above a noise level σ₀ near the deviations of a mixture's components, images with noise are nearly
+the mixture with noise: a network adds nothing there (for one Gaussian: Wang and Vastola,
+2412.09726).
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,11 +27,17 @@ PASSES = 2
 
 @dataclass(frozen=True)
 class GaussianData:
-    """Mean and covariance of images with d values each, of all images and of each class:
+    """A law of images with d values each, of all images and of each class. Its two moments are
 
-        C_g = U K_g Uᵀ + v_g (I − U Uᵀ)
+        μ_g,   C_g = U K_g Uᵀ + v_g (I − U Uᵀ).
 
-    Group 0 has all images; group 1 + c has those of class c, if there are classes.
+    In the q leading eigenvectors V_g of U K_g Uᵀ it is a mixture, independent of the rest, which is
+    Gaussian:
+
+        (U V_g)ᵀ (x − μ_g) ~ Σ_k w_k N(m_k, S_k).
+
+    One Gaussian has q = 0. Group 0 has all images; group 1 + c has those of class c, if there are
+    classes.
     """
 
     shape: tuple[int, int, int]
@@ -43,12 +50,20 @@ class GaussianData:
     """K, groups×r×r."""
     rests: Tensor
     """v, groups: the mean variance in the other directions."""
+    axes: Tensor
+    """V, groups×r×q, orthonormal."""
+    weights: Tensor
+    """w, groups×K; 0 for components that a group does not have."""
+    centers: Tensor
+    """m, groups×K×q."""
+    spreads: Tensor
+    """S, groups×K×q×q."""
 
     @classmethod
     def measure(
         cls, passes: Callable[[], Iterable[tuple[Tensor, Tensor]]], num_classes: int
     ) -> "GaussianData":
-        """Measure images in a few passes.
+        """Measure the two moments of images in a few passes.
 
         Args:
             passes: called for each pass; returns all images in parts, float N×C×H×W, with their
@@ -105,63 +120,128 @@ class GaussianData:
         inner, traces = covariances(basis, groups)
         inside = inner.diagonal(dim1=1, dim2=2).sum(dim=1)
         rests = (traces - inside).clamp(min=0) / max(1, d - kept)
-        return cls(shape, means.cpu(), basis.cpu(), inner.cpu(), rests.cpu())
+        return cls.one(shape, means.cpu(), basis.cpu(), inner.cpu(), rests.cpu())
+
+    @classmethod
+    def one(
+        cls,
+        shape: tuple[int, int, int],
+        means: Tensor,
+        basis: Tensor,
+        covariances: Tensor,
+        rests: Tensor,
+    ) -> "GaussianData":
+        """Return one Gaussian for each group."""
+        groups, rank = covariances.shape[:2]
+        axes, centers = means.new_empty(groups, rank, 0), means.new_empty(groups, 1, 0)
+        weights, spreads = means.new_ones(groups, 1), means.new_empty(groups, 1, 0, 0)
+        return cls(shape, means, basis, covariances, rests, axes, weights, centers, spreads)
+
+    def as_one(self) -> "GaussianData":
+        """Return the Gaussian with the same two moments."""
+        return self.one(self.shape, self.means, self.basis, self.covariances, self.rests)
+
+    @property
+    def components(self) -> int:
+        """K of all images."""
+        return int((self.weights[0] > 0).sum())
+
+    def largest_deviation(self) -> float:
+        """Return √(Σ_k w_k λ_k) of all images, with λ_k the largest variance of component k."""
+        spreads = self.spreads[0] if self.axes.shape[-1] else self.covariances[:1]
+        largest = torch.linalg.eigvalsh(spreads)[:, -1].clamp(min=0)
+        return float((self.weights[0] @ largest).sqrt())
 
     def to(self, device: torch.device) -> "GaussianData":
-        moved = (each.to(device) for each in (self.means, self.basis, self.covariances, self.rests))
-        return GaussianData(self.shape, *moved)
+        moved = {name: each.to(device) for name, each in vars(self).items() if name != "shape"}
+        return replace(self, **moved)
 
     def arrays(self) -> dict[str, Tensor]:
         """Return what `from_arrays` takes."""
-        return {
-            "means": self.means.unflatten(1, self.shape),
-            "basis": self.basis.half(),
-            "covariances": self.covariances,
-            "rests": self.rests,
-        }
+        arrays = {name: each for name, each in vars(self).items() if name != "shape"}
+        means = self.means.unflatten(1, self.shape)
+        return arrays | {"means": means, "basis": self.basis.half()}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Tensor]) -> "GaussianData":
         means = arrays["means"]
         basis = _orthonormal(arrays["basis"].float())
-        return cls(
-            tuple(means.shape[1:]), means.flatten(1), basis, arrays["covariances"], arrays["rests"]
-        )
+        moments = means.flatten(1), basis, arrays["covariances"], arrays["rests"]
+        one = cls.one(tuple(means.shape[1:]), *moments)
+        names = ("axes", "weights", "centers", "spreads")  # a file of one Gaussian has none
+        return replace(one, **{name: arrays[name] for name in names if name in arrays})
 
-    def draw(self, noise: Tensor, sigma: float, labels: Tensor | None = None) -> Tensor:
-        """Return y ~ N(μ, C + σ² I) as a linear function of standard normal noise, N×C×H×W.
+    def draw(
+        self, noise: Tensor, sigma: float, labels: Tensor | None = None, which: Tensor | None = None
+    ) -> Tensor:
+        """Return y = x + σ n', as a function of standard normal noise n, N×C×H×W.
 
-            y = μ + √(v + σ²) n + U (√(K + σ²) − √(v + σ²)) Uᵀ n
+        With P the projection on U V and k the component of an image,
 
-        `labels` are the classes of the images, N; None means all images.
+            y = μ + (I − P) √(C + σ²) n + U V (m_k + √(S_k + σ²) Vᵀ Uᵀ n).
+
+        Args:
+            labels: the classes of the images, N; None means all images.
+            which: uniform numbers in [0, 1), N, that choose the components of a mixture.
         """
-        return self._map(noise, labels, torch.sqrt, sigma, shifted=False)
+        out = torch.empty_like(noise.flatten(1))
+        for g, chosen in self._groups(noise, labels):
+            rest, c = self._outside(g, noise.flatten(1)[chosen], torch.sqrt, sigma)
+            if c.shape[1]:
+                values, vectors = torch.linalg.eigh(self.spreads[g].double())
+                scales = (values.clamp(min=0) + sigma**2).sqrt()[:, None]
+                roots = ((vectors * scales) @ vectors.mT).to(c.dtype)
+                ends = self.weights[g].double().cumsum(0)[:-1]
+                k = torch.searchsorted(ends, which.to(ends)[chosen], right=True)
+                c = self.centers[g][k] + torch.einsum("nij,nj->ni", roots[k], c)
+                rest += c @ (self.basis @ self.axes[g]).T
+            out[chosen] = rest
+        return out.view_as(noise)
 
     def posterior_mean(self, y: Tensor, sigma: float, labels: Tensor | None = None) -> Tensor:
-        """Return E[x₀ | y] of the Gaussian: the Wiener filter μ + C (C + σ²)⁻¹ (y − μ)."""
-        return self._map(y, labels, lambda total: 1 - sigma**2 / total, sigma, shifted=True)
+        """Return E[x₀ | y], N×C×H×W. For one Gaussian, it is μ + C (C + σ²)⁻¹ (y − μ).
 
-    def _map(
-        self,
-        x: Tensor,
-        labels: Tensor | None,
-        function: Callable[[Tensor], Tensor],
-        sigma: float,
-        shifted: bool,
-    ) -> Tensor:
-        """Return μ + f(C + σ²) x, or μ + f(C + σ²) (x − μ) if `shifted`."""
-        flat, out = x.flatten(1), torch.empty_like(x.flatten(1))
+        In the directions of a mixture, c = Vᵀ Uᵀ (y − μ), it is
+
+            Σ_k γ_k (m_k + S_k (S_k + σ²)⁻¹ (c − m_k)),   γ_k ∝ w_k N(c; m_k, S_k + σ²).
+        """
+        out = torch.empty_like(y.flatten(1))
+        for g, chosen in self._groups(y, labels):
+            part = y.flatten(1)[chosen] - self.means[g]
+            rest, c = self._outside(g, part, lambda total: 1 - sigma**2 / total, sigma)
+            if c.shape[1]:
+                S = self.spreads[g].double()
+                factors = torch.linalg.cholesky(S + sigma**2 * torch.eye(len(S[0])).to(S))
+                apart = (c.double()[:, None] - self.centers[g]).permute(1, 2, 0)  # K×q×N
+                white = torch.linalg.solve_triangular(factors, apart, upper=False)
+                volumes = factors.diagonal(dim1=1, dim2=2).log().sum(1)
+                logits = (self.weights[g].log() - volumes)[:, None] - white.square().sum(1) / 2
+                gains = S @ torch.cholesky_solve(apart, factors)
+                means = self.centers[g][:, :, None] + gains
+                c = torch.einsum("kn,kqn->nq", logits.softmax(0), means).to(y.dtype)
+                rest += c @ (self.basis @ self.axes[g]).T
+            out[chosen] = rest
+        return out.view_as(y)
+
+    def _groups(self, x: Tensor, labels: Tensor | None) -> Iterator[tuple[int, Tensor]]:
+        """Yield each group that occurs, and which of the images are in it."""
         group = torch.zeros(len(x), dtype=torch.long) if labels is None else 1 + labels.cpu()
         for g in group.unique().tolist():
-            chosen = (group == g).to(x.device)
-            part = flat[chosen] - self.means[g] if shifted else flat[chosen]
-            values, vectors = torch.linalg.eigh(self.covariances[g].double())
-            inside = function(values.clamp(min=0) + sigma**2)
-            outside = function(self.rests[g].double() + sigma**2)
-            matrix = (vectors * (inside - outside)) @ vectors.T
-            mapped = (part @ self.basis) @ matrix.to(x.dtype) @ self.basis.T
-            out[chosen] = self.means[g] + outside.to(x.dtype) * part + mapped
-        return out.view_as(x)
+            yield g, (group == g).to(x.device)
+
+    def _outside(
+        self, g: int, x: Tensor, function: Callable[[Tensor], Tensor], sigma: float
+    ) -> tuple[Tensor, Tensor]:
+        """Return μ + (I − P) f(C + σ²) x, N×d, and the coordinates Vᵀ Uᵀ x, N×q."""
+        values, vectors = torch.linalg.eigh(self.covariances[g].double())
+        inside = function(values.clamp(min=0) + sigma**2)
+        outside = function(self.rests[g].double() + sigma**2)
+        V = self.axes[g].double()
+        kept = torch.eye(len(V), dtype=V.dtype, device=V.device) - V @ V.T
+        matrix = kept @ ((vectors * (inside - outside)) @ vectors.T) @ kept - outside * V @ V.T
+        inner = x @ self.basis
+        mapped = inner @ matrix.to(x.dtype) @ self.basis.T
+        return self.means[g] + outside.to(x.dtype) * x + mapped, inner @ self.axes[g]
 
 
 def _orthonormal(basis: Tensor) -> Tensor:
@@ -171,16 +251,16 @@ def _orthonormal(basis: Tensor) -> Tensor:
 
 
 class GaussianStart:
-    """The start of a sampler at the noise level σ₀ instead of at T, from the Gaussian of the data.
+    """The start of a sampler at the noise level σ₀ instead of at T, from Gaussians of the data.
 
-    In straight coordinates, z = R̃_t [√ρ y, u], only y depends on the image. So at the time t₀ with
-    σ_eff(t₀) = σ₀, with y ~ N(μ, C + σ₀² I) and u ~ N(0, I),
+       In straight coordinates, z = R̃_t [√ρ y, u], only y depends on the image. So at the time t₀ with
+       σ_eff(t₀) = σ₀, with y = x + σ₀ n for x from the law of the data, and u ~ N(0, I), z has the law
+       of the process at t₀ for such x. Its moments are
 
-        E[z] = a μ,      Cov[z] = Σ + a aᵀ ⊗ C,
-
-    as for the process itself at t₀. The noise of y and u is that of the usual start at T, in these
-    coordinates, so both starts with one seed give similar images. (R̃_T⁻¹ √S is orthogonal up to
-    what is left of the image at T; the nearest orthogonal matrix is taken.)
+           E[z] = a μ,      Cov[z] = Σ + a aᵀ ⊗ C.
+    The noise of y and u is that of the usual start at T, in these
+       coordinates, so both starts with one seed give similar images. (R̃_T⁻¹ √S is orthogonal up to
+       what is left of the image at T; the nearest orthogonal matrix is taken.)
     """
 
     def __init__(
@@ -197,9 +277,11 @@ class GaussianStart:
         self.root[:, 0] /= sigma
         self.time = float(time)
 
-    def __call__(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return z at `time` from standard normal noise, both N×kC×H×W."""
+    def __call__(
+        self, noise: Tensor, labels: Tensor | None = None, which: Tensor | None = None
+    ) -> Tensor:
+        """Return z at `time` from standard normal noise, both N×kC×H×W; `which` as in `draw`."""
         channels = self.data.shape[0]
         drawn = mix(self.turn, noise)
-        y = self.data.draw(drawn[:, :channels], self.sigma, labels)
+        y = self.data.draw(drawn[:, :channels], self.sigma, labels, which)
         return mix(self.root, torch.cat([y, drawn[:, channels:]], dim=1))

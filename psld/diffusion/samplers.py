@@ -111,7 +111,7 @@ class AnySampler(Settings):
 
     @property
     def starts_from_data(self) -> bool:
-        """True if the sampler begins at the Gaussian of the training images."""
+        """True if the sampler begins at Gaussians of the training images."""
         return False
 
     @property
@@ -149,18 +149,21 @@ class TimeGridSampler(AnySampler):
     steps: int = Field(ge=2)
     """N: evaluations of the score per image, including the final one. Each evaluates the network
     once, or twice under classifier-free guidance."""
-    start: Annotated[Literal["prior", "gaussian"], Neutral("prior")] = "prior"
-    """Where the sampler begins: the prior at T, or the Gaussian with the mean and covariance of the
-    training images at the noise level `start_level`."""
+    start: Annotated[Literal["prior", "gaussian", "mixture"], Neutral("prior")] = "prior"
+    """Where the sampler begins: the prior at T; or, at the noise level `start_level`, the Gaussian
+    with the mean and covariance of the training images, or a mixture of Gaussians of them."""
     start_level: Level | None = Field(None, gt=0)
-    """σ₀ of the Gaussian start. Null: the level that the model's folder gives for `steps`."""
+    """σ₀ of a start from images. Null: the level that the model's folder gives."""
+    fall: Annotated[float | None, Field(gt=1, le=1e6), Neutral(None)] = None
+    """With a start from images, the least last level is σ₀ / fall^K, K the number of steps between
+    levels: a few steps do not reach to nearly 0. Null: the last level is that of `final_time`."""
     levels: tuple[Level, ...] | None = None
     """The noise levels of the evaluations, falling, in place of `striding`; `steps` is their
     number. The first is the start's."""
 
     @property
     def starts_from_data(self):
-        return self.start == "gaussian"
+        return self.start != "prior"
 
     @property
     def evaluations(self):
@@ -177,9 +180,10 @@ class TimeGridSampler(AnySampler):
             from_prior = not self.starts_from_data
             return given_levels(process, self.levels, self.final_time, from_prior)
         if self.starts_from_data and self.start_level is None:
-            raise UserError("sampler.start_level: start=gaussian needs it where no model gives it")
+            where = "needs it where no model gives it"
+            raise UserError(f"sampler.start_level: start={self.start} {where}")
         steps = self.steps - 1 if self.denoise else self.steps
-        grid = self.final_time, self.power, self.start_level
+        grid = self.final_time, self.power, self.start_level, self.fall
         return time_grid(process, self.striding, steps, *grid)
 
     def noise_levels(self, process):
@@ -191,11 +195,11 @@ class TimeGridSampler(AnySampler):
     def _start_fits(self) -> "TimeGridSampler":
         if self.starts_from_data and isinstance(self.guidance, InpaintingGuidance):
             raise ValueError(
-                "start=gaussian draws images that know nothing of the known pixels; use "
+                f"start={self.start} draws images that know nothing of the known pixels; use "
                 "start=prior for inpainting"
             )
         if not self.starts_from_data and self.start_level is not None:
-            raise ValueError("start_level is for start=gaussian; set it to null")
+            raise ValueError("start_level is for start=mixture or gaussian; set it to null")
         if self.levels is not None:
             if not all(a > b for a, b in pairwise((*self.levels, 0))):
                 raise ValueError(f"levels must fall and be above 0, got {list(self.levels)}")

@@ -20,11 +20,13 @@ def time_grid(
     final_time: float,
     power: float,
     start_level: float | None = None,
+    fall: float | None = None,
 ) -> Tensor:
     """Return K + 1 descending forward times, float64, for K integrator steps.
 
-    With ε the final time, p the power, T = 1 or the time at which σ_eff is `start_level`,
-    r_i = (K − i)/K and [x]_i = x(ε) + (x(T) − x(ε)) r_i:
+    With ε the final time, or if it is later the time at which σ_eff is `start_level` / fall^K; p
+    the power; T = 1, or the time at which σ_eff is `start_level`; r_i = (K − i)/K; and
+    [x]_i = x(ε) + (x(T) − x(ε)) r_i:
 
         uniform    t_i = [t]_i
         quadratic  t_i = ε + (T − ε) r_i²
@@ -43,6 +45,8 @@ def time_grid(
             )
         level = torch.tensor([start_level], dtype=torch.float64)
         first = float(time_of_noise_level(process, level, final))
+        if fall:
+            final = float(time_of_noise_level(process, level / fall**steps, final))
     match striding:
         case "uniform":
             return final + (first - final) * remaining

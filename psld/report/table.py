@@ -22,6 +22,7 @@ from psld.utils.files import write_text
 
 MISSING = "–"
 LISTED = 5  # the most files that a note lists
+STARTS = {"gaussian": "the mean and covariance", "mixture": "a mixture of Gaussians"}
 MARKS: dict[Status, str] = {
     "reproduced": " ✓",
     "off": " ✗",
@@ -209,8 +210,9 @@ def _notes(table: Table, rows: list[list[Entry]]) -> Iterable[str]:
         )
     samplers = {e.shown.sampler: e.results[0].sampler for e in entries if e.results}
     starts = {name: sampler.get("start") for name, sampler in samplers.items()}
-    if names := sorted(name for name, start in starts.items() if start == "gaussian"):
-        yield f"Starts from the mean and covariance of the training images: {', '.join(names)}."
+    for start, law in STARTS.items():
+        if names := sorted(name for name, its in starts.items() if its == start):
+            yield f"Starts from {law} of the training images: {', '.join(names)}."
     if band := table.band:
         yield (
             f"Band (✓ ✗): {band.absolute:g} or {band.relative:.0%} of the paper's value, whichever "

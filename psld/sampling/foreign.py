@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +15,7 @@ from psld.diffusion.score import Batching
 from psld.diffusion.time_grid import level_range, time_of_noise_level
 from psld.networks.forward import forward_pass
 from psld.sampling.sample import ImageSampler, with_start
-from psld.training.start import SamplerStart, start_of
+from psld.training.start import SamplerStart, measure_start, passes_over
 from psld.utils.device import device_of
 
 WHITE = 10.0
@@ -38,10 +39,12 @@ class ForeignNetwork:
 
     @cached_property
     def start(self) -> SamplerStart | None:
-        """The start of samplers; None without images. Evaluates the network 19 times on 256."""
+        """The start of samplers; None without images."""
         if self.images is None:
             return None
-        return start_of(self.images, self.network, device_of(self.network), self.sigma_max)
+        images, device = self.images.cpu().numpy(), device_of(self.network)
+        labels = np.zeros(len(images), np.int64)
+        return measure_start(passes_over(images, labels, False, device), num_classes=0)
 
     def fitted(self, sampler: SamplerSettings, process: LinearProcess) -> SamplerSettings:
         """Return a sampler with the noise levels that the network takes.
@@ -69,7 +72,7 @@ class ForeignNetwork:
         start = self.start if settings.starts_from_data else None
         if start is None and settings.starts_from_data and settings.start_level == self.sigma_max:
             start = _white(self.shape)
-        settings, gaussian = with_start(settings, process, start, device)
+        settings, gaussian = with_start(settings, process, start, device, self.sigma_max)
         other = (
             "give images= and sample with few, or sigma_min=0 and sigma_max=inf if the network "
             "takes any level"
@@ -84,5 +87,5 @@ class ForeignNetwork:
 def _white(shape: tuple[int, int, int]) -> SamplerStart:
     """Return the start of images of mean 0 and variance 1, at a level that is given."""
     values, one = torch.Size(shape).numel(), torch.ones(1)
-    data = GaussianData(shape, torch.zeros(1, values), torch.eye(values, 1), one[None, None], one)
-    return SamplerStart(data, torch.empty(0), torch.empty(0))
+    moments = torch.zeros(1, values), torch.eye(values, 1), one[None, None], one
+    return SamplerStart(GaussianData.one(shape, *moments), torch.empty(0))

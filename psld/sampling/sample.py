@@ -3,6 +3,7 @@
 The noise of a shard is the same bytes on every machine, and threads draw it ahead of time.
 """
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -86,9 +87,9 @@ def sample_range(settings: SampleSettings) -> Path:
 
         source = digest_of(origin.model_dump())
         is_single_picture(settings.png, source)  # Refuses a wrong path before the work.
-    if sampler.gaussian:
-        level = sampler.gaussian.sigma
-        print(f"starts from the Gaussian of the data at σ₀ = {level:.3g}", flush=True)
+    if start := sampler.gaussian:
+        law = "the Gaussian" if start.data.components == 1 else f"{start.data.components} Gaussians"
+        print(f"starts from {law} of the training images at σ₀ = {start.sigma:.3g}", flush=True)
     records, images = [], []
     for shard, made in sample_shards(settings, model, sampler, origin):
         index, count = shard.origin.index, len(shard.images)
@@ -191,9 +192,11 @@ class ImageSampler:
     def device(self) -> torch.device:
         return device_of(self.network)
 
-    def _start(self, noise: Tensor, labels: Tensor | None) -> Tensor:
-        """Return states at the sampler's first time from standard normal noise, N×kC×H×W."""
-        return self.gaussian(noise, labels) if self.gaussian else self.process.prior(noise)
+    def _start(self, noise: ShardNoise, labels: Tensor | None) -> Tensor:
+        """Return states at the sampler's first time, N×kC×H×W."""
+        if self.gaussian is None:
+            return self.process.prior(noise())
+        return self.gaussian(noise(), labels, noise.uniform())
 
     def _score(self, labels: Tensor | None) -> Score:
         """Return the score of images of these classes, N, which counts its evaluations."""
@@ -237,7 +240,7 @@ class ImageSampler:
         threads = enough_threads(self.network, min(count, self.batching.size), height * width)
         states = (count, self.process.blocks * channels, height, width)
         with threads, ShardNoise(*key, states, self.device) as noise:
-            z = self._start(noise(), labels)
+            z = self._start(noise, labels)
             z = sample(self.process, self.settings, score, z, noise, inpainting, silent)
         if not torch.isfinite(z).all():
             raise RunError(f"shard {key[1]}: the sampler produced NaN or infinity")
@@ -249,8 +252,11 @@ def with_start(
     process: LinearProcess,
     start: SamplerStart | None,
     device: torch.device,
+    highest: float = math.inf,
 ) -> tuple[SamplerSettings, GaussianStart | None]:
     """Return a sampler with the level of its start, and the start; None is the prior.
+
+    A level that the model gives is at most `highest`.
 
     Raises UserError if the sampler needs a start and there is none.
     """
@@ -258,18 +264,18 @@ def with_start(
         return sampler, None
     if start is None:
         raise UserError(
-            "sampler.start: the mean and covariance of the images are known for models in a folder "
-            "(psld.load), and for psld.from_denoiser(…, images=…), alone; use start=prior, such as "
-            "sampler=multistep"
+            "sampler.start: the training images are known for models in a folder (psld.load), and "
+            "for psld.from_denoiser(…, images=…), alone; use start=prior, such as sampler=multistep"
         )
     level = sampler.levels[0] if sampler.levels else sampler.start_level
+    mixture = sampler.start == "mixture"
     if level is None:
-        _, highest = level_range(process, sampler.final_time)
-        level = min(start.level(sampler.steps), highest)
+        _, last = level_range(process, sampler.final_time)
+        level = min(start.level(sampler.steps, mixture), highest, last)
     if not sampler.levels:
         sampler = sampler.model_copy(update={"start_level": level})
-    data = start.data.to(device)
-    return sampler, GaussianStart(process, data, level, sampler.final_time)
+    data = start.data if mixture else start.data.as_one()
+    return sampler, GaussianStart(process, data.to(device), level, sampler.final_time)
 
 
 def cell_sampler(

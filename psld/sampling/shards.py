@@ -30,7 +30,7 @@ class ShardOrigin(Settings):
     process_digest: str | None = None
     """The process that a denoiser was sampled as."""
     start_sha256: str | None = None
-    """The mean and covariance that a sampler started from."""
+    """The law of the training images that a sampler started from."""
     seed: int
     index: int
     """Sample i of the cell is image i − index · size of this shard."""

@@ -44,7 +44,7 @@ from psld.training.settings import (
     TrainGuideSettings,
     TrainSettings,
 )
-from psld.training.start import denoiser_of_states, save_start
+from psld.training.start import save_start
 from psld.utils.device import use_device
 from psld.utils.errors import UserError
 
@@ -74,11 +74,8 @@ def import_weights(settings: ImportModelSettings | ImportGuideSettings) -> None:
     source = imported.model_dump(exclude={"file"})
     weights_sha256 = save_weights(settings.output, network, source)
     if store and is_model:
-        device = use_device(settings.device)
-        denoise = denoiser_of_states(process, network.to(device).eval())
-        print("measuring where samplers can start", flush=True)
         folder, flip = Path(settings.output), settings.dataset.flip
-        save_start(folder, store, flip, denoise, weights_sha256, device)
+        save_start(folder, store, flip, weights_sha256, use_device(settings.device))
     kind = ModelManifest if is_model else GuideManifest
     manifest = describe(
         kind, settings, network, store, step, imported=imported, weights_sha256=weights_sha256

@@ -1,4 +1,4 @@
-"""The start of samplers in a model's folder: the Gaussian of its training images, and its cost."""
+"""The start of samplers in a model's folder: a law of its training images, and noise levels."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -11,48 +11,43 @@ import torch
 from torch import Tensor
 
 from psld.data.store import ImageStore, from_uint8
-from psld.diffusion.denoiser import StraightDenoiser
 from psld.diffusion.gaussian import GaussianData
-from psld.diffusion.process import LinearProcess
-from psld.diffusion.score import Network
+from psld.training.mixture import LOWEST_LEVEL, Passes, with_mixture
 from psld.utils.device import all_bits
 from psld.utils.errors import UserError
-from psld.utils.randomness import Stream, generator
 from psld.utils.tensors import load_tensors, save_tensors
 
 START = "start.safetensors"
 CHUNK = 1 << 24
 """Values of images that are on the device at once."""
-LOWEST_LEVEL = 0.7
-LEVELS = 19
-"""The cost of a start is measured at so many noise levels, up to those where it is nothing."""
-HELD_OUT = 256
-"""The largest number of images for it, spread evenly over the split."""
-BATCH = 64
-
+SHARES = 0.75, 0.3
+"""σ₀ as a share of the largest deviation: of one Gaussian, and of a mixture's components."""
 NATS = 0.0025
-"""What a start may cost per value of an image, times the square of the number of evaluations."""
-
-Denoise = Callable[[Tensor, Tensor], Tensor]
-"""D(y, σ): images y, N×C×H×W, and noise levels, N → the predicted images."""
+"""In a file of an earlier version: what a start may cost per value of an image, times N²."""
 
 
 @dataclass(frozen=True)
 class SamplerStart:
-    """The Gaussian with the data's mean and covariance, and what it costs to start from it."""
+    """The law of the images that samplers start from, and the noise levels at which they do."""
 
     data: GaussianData
     levels: Tensor
-    """Noise levels σ, rising."""
-    nats: Tensor
-    """The cost of a start at each level: the divergence of noisy images from the Gaussian."""
+    """σ₀ of one Gaussian, and of the mixture; with `nats`, noise levels σ, rising."""
+    nats: Tensor | None = None
+    """In a file of an earlier version, which has one Gaussian: its divergence from noisy images at
+    each level."""
     sha256: str = ""
     """The digest of its file."""
 
-    def level(self, steps: int) -> float:
-        """Return σ₀ for so many evaluations: the lowest level that costs at most 0.0025/N² nats
-        per value of an image, or the highest if no level's cost is known or above 0.
+    def level(self, steps: int, mixture: bool = True) -> float:
+        """Return σ₀ for so many evaluations, from the mixture or from one Gaussian.
+
+        Only with a file of an earlier version does it depend on them: it is the lowest level that
+        costs at most 0.0025/N² nats per value of an image, or the highest if no cost is known or
+        above 0.
         """
+        if self.nats is None:
+            return float(self.levels[int(mixture)])
         budget = NATS * math.prod(self.data.shape) / steps**2
         cheap = (self.nats <= budget).nonzero()
         if not len(cheap) or not self.nats[0]:
@@ -99,107 +94,36 @@ def deviation(store: ImageStore, flip: bool) -> float:
 
 @all_bits()  # the last variances are differences of large sums
 @torch.no_grad()
-def measure_start(
-    passes: Callable[[], Iterator[tuple[Tensor, Tensor]]],
-    num_classes: int,
-    held_out: np.ndarray,
-    denoise: Denoise | None,
-    device: torch.device,
-    highest: float = math.inf,
-) -> SamplerStart:
-    """Measure the Gaussian of the training images, and the cost of a start at each level.
+def measure_start(passes: Passes, num_classes: int) -> SamplerStart:
+    """Measure the two moments of images, and fit mixtures of Gaussians to them.
 
-    Without a denoiser the costs are not known (NaN).
+    A component looks Gaussian under noise of some part of its largest deviation. So with λ_k the
+    largest variance of component k, a start from the mixture begins at
 
-    With held-out images y = x₀ + σ n, W the Wiener filter of the Gaussian and D the best denoiser,
-    the divergence of the law of y from the Gaussian is, because its derivative is the gain of D
-    over W (Verdú, 2010),
+        σ₀ = max(0.3 √(Σ_k w_k λ_k), 0.5),
 
-        KL(σ₀) = ∫_{σ₀}^∞ (E‖x₀ − W(y)‖² − E‖x₀ − D(y)‖²) σ⁻³ dσ.
-
-    With a trained network for D it is a lower bound, up to the sampling error of the images. Where
-    the network is worse than the filter, the integrand is 0. The held-out images have no label and
-    are not flipped.
+    and one from one Gaussian at max(0.75 √λ, 0.5).
 
     Args:
-        passes, num_classes: the training images, as in `GaussianData.measure`.
-        held_out: uint8 N×C×H×W; 256 of them are taken, evenly.
-        highest: the highest level that the network takes.
-
-    Raises UserError if the network predicts NaN, or takes no level of a start.
+        passes, num_classes: as in `GaussianData.measure`.
     """
-    if highest <= LOWEST_LEVEL:
-        raise UserError(f"start: from {LOWEST_LEVEL:g} on; the network takes {highest:g} at most")
-    data = GaussianData.measure(passes, num_classes)
-    # Well above the largest deviation in any direction, the noise hides what is not Gaussian.
-    largest = float(torch.linalg.eigvalsh(data.covariances[0]).max()) ** 0.5
-    levels = np.geomspace(LOWEST_LEVEL, min(highest, max(8.0, 3 * largest)), LEVELS)
-    if denoise is None:
-        return SamplerStart(data, torch.from_numpy(levels), torch.full((LEVELS,), torch.nan))
-    chosen = np.linspace(0, len(held_out) - 1, min(HELD_OUT, len(held_out))).astype(int)
-    x0 = from_uint8(torch.from_numpy(held_out[chosen]))
-    stream = generator("cpu", 0, Stream.START)
-    noise = torch.randn(x0.shape, generator=stream).to(device)
-    x0, on_device = x0.to(device), data.to(device)
-    gains = []
-    for sigma in levels.tolist():
-        y, sigmas = x0 + sigma * noise, torch.full((BATCH,), sigma, device=device)
-        filtered = on_device.posterior_mean(y, sigma)
-        predicted = torch.cat([denoise(part, sigmas[: len(part)]) for part in y.split(BATCH)])
-        errors = [(each - x0).square().sum() / len(x0) for each in (filtered, predicted)]
-        if not errors[1].isfinite():
-            raise UserError(f"start: the network's prediction at σ = {sigma:.3g} is not finite")
-        gains.append(max(0.0, float(errors[0] - errors[1])) / sigma**2)
-    steps = np.diff(np.log(levels)) * (np.array(gains)[1:] + np.array(gains)[:-1]) / 2
-    nats = np.append(np.cumsum(steps[::-1])[::-1], 0.0)
-    return SamplerStart(data, torch.from_numpy(levels), torch.from_numpy(nats))
-
-
-def start_of(
-    images: Tensor, denoise: Denoise, device: torch.device, highest: float
-) -> SamplerStart:
-    """Measure the start of images, uint8 N×C×H×W, which are held-out images as well."""
-    seen = images.cpu().numpy()
-    passes = passes_over(seen, np.zeros(len(seen), np.int64), False, device)
-    return measure_start(passes, 0, seen, denoise, device, highest)
-
-
-def denoiser_of_states(process: LinearProcess, network: Network) -> Denoise | None:
-    """Return the denoiser of an ε-network of a process; None if ε does not determine the image.
-
-    The coordinates that a state has besides y are drawn from one stream.
-    """
-    stream = generator("cpu", 1, Stream.START)
-    try:
-        denoiser = StraightDenoiser(process, network, torch.empty(0))
-    except UserError:
-        return None
-
-    def denoise(y: Tensor, sigma: Tensor) -> Tensor:
-        shape = (len(y), (process.blocks - 1) * y.shape[1], *y.shape[2:])
-        denoiser.frozen = torch.randn(shape, generator=stream).to(y)
-        return denoiser(y, sigma)
-
-    return denoise
+    one = GaussianData.measure(passes, num_classes)
+    data = with_mixture(one, passes)
+    share = SHARES[data.components > 1]
+    levels = SHARES[0] * one.largest_deviation(), share * data.largest_deviation()
+    return SamplerStart(data, torch.tensor(levels).clamp(min=LOWEST_LEVEL))
 
 
 def save_start(
-    folder: Path,
-    store: ImageStore,
-    flip: bool,
-    denoise: Denoise | None,
-    weights_sha256: str,
-    device: torch.device,
+    folder: Path, store: ImageStore, flip: bool, weights_sha256: str, device: torch.device
 ) -> None:
     """Measure the start of a model, and write it into the model's folder, unless it is there."""
     with suppress(UserError):
         load_start(folder, weights_sha256)
         return
-    train = passes_over(store.images("train"), store.labels("train"), flip, device)
-    # Without a test split, what the network has memorized counts as gain.
-    held_out = store.images("test" if store.splits["test"] else "train")
-    start = measure_start(train, store.num_classes, held_out, denoise, device)
-    arrays = start.data.arrays() | {"levels": start.levels, "nats": start.nats}
+    passes = passes_over(store.images("train"), store.labels("train"), flip, device)
+    start = measure_start(passes, store.num_classes)
+    arrays = start.data.arrays() | {"levels": start.levels}
     save_tensors(folder / START, "start", arrays, {"weights_sha256": weights_sha256})
 
 
@@ -213,5 +137,5 @@ def load_start(folder: Path, weights_sha256: str) -> SamplerStart:
     if stored.origin != {"weights_sha256": weights_sha256}:
         raise UserError(f"{path}: belongs to other weights; {remedy}")
     arrays = stored.tensors()
-    levels, nats = arrays.pop("levels"), arrays.pop("nats")
+    levels, nats = arrays.pop("levels"), arrays.pop("nats", None)
     return SamplerStart(GaussianData.from_arrays(arrays), levels, nats, stored.sha256)

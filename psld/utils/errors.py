@@ -27,7 +27,6 @@ EXTRAS = {
     "workflow": {
         "hydra_plugins",
         "matplotlib",
-        "sklearn",
         "snakemake",
         "snakemake_executor_plugin_slurm",
         "submitit",

@@ -136,6 +136,12 @@ class ShardNoise:
         self.draws += 1
         return drawn.to(self.device, non_blocking=True)
 
+    def uniform(self) -> Tensor:
+        """Return one number in [0, 1) for each state, on the CPU: the same at every call."""
+        # The counter's last word is not used by the draws.
+        bits = np.random.Philox(key=self.key, counter=[0, 0, 0, 1])
+        return torch.from_numpy(np.random.Generator(bits).random(self.shape[0]))
+
     def _draw(self, index: int) -> Tensor:
         return standard_normal(self.key, index, self.shape, self.device)
 

@@ -23,7 +23,7 @@ from psld.data.settings import (
     MNISTSource,
     PhotosSource,
 )
-from psld.utils.errors import RunError, UserError, explained
+from psld.utils.errors import RunError, UserError
 from tests.data.formats import (
     idx,
     idx_files,
@@ -70,14 +70,6 @@ def test_digits_are_all_there_once_and_split_evenly():
     digits = load_digits()
     theirs = sorted(zip(digits.target, digits.data.astype(int).tolist(), strict=True))
     assert ours == theirs
-
-
-def test_without_scikit_learn_it_says_what_to_install(monkeypatch):
-    monkeypatch.setattr("psld.data.installed.find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError) as caught:
-        open_source(DigitsSource(kind="digits"))
-    line = "sklearn is not installed; pip install 'psld[workflow]'"
-    assert explained(caught.value) == (2, line)
 
 
 # --- photographs --------------------------------------------------------------------------------

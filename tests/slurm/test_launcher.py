@@ -47,7 +47,7 @@ def test_a_broken_rank_ends_the_job_with_its_traceback_in_the_log(training):
     (training.folder / "sitecustomize.py").write_text(
         "import signal\n"
         "def fail(*_):\n"
-        "    signal.alarm(10)\n"  # once more, if torch swallowed this one (it does while it imports)
+        "    signal.alarm(10)\n"  # again: torch swallows what its imports raise
         "    raise ArithmeticError('a rank is broken')\n"
         "signal.signal(signal.SIGALRM, fail)\n"
     )

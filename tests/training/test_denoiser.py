@@ -168,14 +168,11 @@ def test_four_evaluations_start_from_the_moments_of_given_images(folder, digits)
     assert (theirs - mine).abs().max() <= 1
     level = edm.start.level(4)
     assert edm.sample(4, **few).equal(edm.sample(4, **few, start_level=level))
-    low = psld.from_denoiser(ours.network, (1, 8, 8), 0.002, 1.5, images=seen)
-    assert low.sample(4, **few).shape == (4, 1, 8, 8), "no level above 1.5 is asked for"
+    low = psld.from_denoiser(ours.network, (1, 8, 8), 0.002, 0.4, images=seen)
+    assert low.sample(4, **few).shape == (4, 1, 8, 8), "no level above 0.4 is asked for"
     for wrong in (seen.float(), seen[:1], seen[:, :, :4]):
         with pytest.raises(UserError, match=r"images is .*, not uint8 \('N', 1, 8, 8\)"):
             psld.from_denoiser(ours.network, (1, 8, 8), 0.002, 80, images=wrong)
-    broken = psld.from_denoiser(NaN(), (1, 8, 8), 0.002, 80, images=seen)
-    with pytest.raises(UserError, match=r"prediction at σ = 0\.7 is not finite"):
-        broken.sample(4, **few)
 
 
 @pytest.mark.parametrize("options", [{"process": "cld", "sampler": "sscs"}, {"process": "vp-sde"}])
@@ -219,7 +216,9 @@ def test_a_training_leaves_the_start_of_samplers(model, digits):
     x = torch.from_numpy(ImageStore.open(digits).images("train").copy()).float() / 127.5 - 1
     torch.testing.assert_close(start.data.means[0], x.flatten(1).mean(0), atol=1e-5, rtol=0)
     assert len(start.data.means) == 11
-    assert (start.nats.diff() <= 0).all()
+    assert start.data.components == 4
+    assert start.nats is None
+    assert 0.5 < start.level(4) < 1 < start.level(4, mixture=False)
     assert psld.load(model).sample(4, sampler="few", steps=4).shape == (4, 1, 8, 8)
 
 

@@ -146,8 +146,8 @@ def test_deviation_and_start_are_those_of_what_the_training_sees(flip, digits, t
     if flip:
         x = torch.cat([x, x.flip(-1)])
     assert deviation(store, flip) == pytest.approx(float(x.var(0, correction=0).mean().sqrt()))
-    save_start(tmp_path, store, flip, None, "digest", torch.device("cpu"))
-    data = load_start(tmp_path, "digest").data
+    save_start(tmp_path, store, flip, "digest", torch.device("cpu"))
+    data = load_start(tmp_path, "digest").data.as_one()
     mean, covariance = x.flatten(1).mean(0), x.flatten(1).T.cov(correction=0)
     torch.testing.assert_close(data.means[0].double(), mean, atol=1e-5, rtol=0)
     y = normal(5, 1, 8, 8)

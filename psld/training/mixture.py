@@ -1,0 +1,120 @@
+"""Training images as a mixture of Gaussians, fitted by scikit-learn's expectation maximization."""
+
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from psld.diffusion.gaussian import GaussianData
+from psld.utils.randomness import Stream, stream_seed
+
+if TYPE_CHECKING:
+    from sklearn.mixture import GaussianMixture
+
+LOWEST_LEVEL = 0.5
+"""No start is below this noise level. A fit has noise of this size in every direction, so a
+component does not shrink to single images."""
+COMPONENTS = (2, 4, 8, 16, 32)
+"""The numbers K of components of which the best is taken, besides one."""
+DIRECTIONS = (10, 20, 40)
+"""The numbers q of directions of which the best is taken."""
+FEWEST_IMAGES = 10
+"""A mixture with a component of fewer images, which is near to single ones, is not taken."""
+MOST_IMAGES = 10_000
+"""A mixture is fitted to so many images at most, drawn at random."""
+ITERATIONS = 100
+
+Passes = Callable[[], Iterable[tuple[Tensor, Tensor]]]
+"""All images in parts, float N×C×H×W, with their labels, at each call."""
+
+
+def with_mixture(data: GaussianData, passes: Passes) -> GaussianData:
+    """Return the law with the same two moments as a mixture in its leading directions.
+
+    A fifth of the images is held out. K and q are those under which held-out images with noise,
+    y = x + σ n at σ = 0.5, are most likely. Since KL(p_σ ‖ q_σ) + E log q_σ(y) is the same for all
+    laws q, they are those with the smallest divergence. All groups have the q of all images, and
+    each its own K; a group of which no mixture is more likely than one Gaussian has K = 1.
+    """
+    values, vectors = (each.flip(-1) for each in torch.linalg.eigh(data.covariances.double()))
+    axes = vectors[..., : max(DIRECTIONS)].float()
+    variances = values[..., : axes.shape[-1]].clamp(min=0).numpy()
+    coordinates = _coordinates(data, data.basis @ axes, passes)
+    K, q = _best(coordinates[0], variances[0], DIRECTIONS)
+    if K == 1:
+        return data
+    found = [_fitted(coordinates[0][:, :q], K, variances[0])]
+    for c, variance in zip(coordinates[1:], variances[1:], strict=True):
+        found.append(_fitted(c[:, :q], _best(c, variance, (q,))[0], variance))
+    groups, K = len(found), max(len(weights) for weights, _, _ in found)
+    weights, centers = torch.zeros(groups, K), torch.zeros(groups, K, q)
+    spreads = torch.zeros(groups, K, q, q)
+    for g, arrays in enumerate(found):
+        for whole, array in zip((weights, centers, spreads), arrays, strict=True):
+            whole[g, : len(array)] = torch.from_numpy(array)
+    kept = axes[..., :q].contiguous()
+    return replace(data, axes=kept, weights=weights, centers=centers, spreads=spreads)
+
+
+def _coordinates(data: GaussianData, axes: Tensor, passes: Passes) -> list[np.ndarray]:
+    """Return the coordinates of each group's images in its axes, groups×d×Q, in random order.
+
+    There are as many rows as a fit takes; the coordinates are those from the group's mean.
+    """
+    rows: list[list[Tensor]] = [[] for _ in axes]
+    for x, labels in passes():
+        for g, (mean, axis) in enumerate(zip(data.means, axes, strict=True)):
+            part = (x if g == 0 else x[labels == g - 1]).flatten(1)
+            rows[g].append(((part - mean.to(x.device)) @ axis.to(x.device)).cpu())
+    stream = np.random.default_rng(stream_seed(0, Stream.START))
+    return [
+        np.ascontiguousarray(c[stream.permutation(len(c))[:MOST_IMAGES]])
+        for c in (torch.cat(each).double().numpy() for each in rows)
+    ]
+
+
+def _best(c: np.ndarray, variances: np.ndarray, directions: tuple[int, ...]) -> tuple[int, int]:
+    """Return the most likely K and q for the coordinates of images, N×Q, of these variances."""
+    held = len(c) // 5
+    if not held:
+        return 1, directions[0]
+    noise = np.random.default_rng(stream_seed(1, Stream.START)).standard_normal((held, c.shape[1]))
+    seen, y = c[held:], c[:held] + LOWEST_LEVEL * noise
+    total = variances + LOWEST_LEVEL**2
+    one = -0.5 * np.mean(y**2 / total + np.log(2 * np.pi * total), axis=0)
+    best = 0.0, 1, directions[0]
+    for q in directions:
+        for K in COMPONENTS:
+            if q > c.shape[1] or len(seen) < K * FEWEST_IMAGES:
+                break
+            mixture = _mixture(seen[:, :q], K)
+            if mixture.weights_.min() * len(seen) < FEWEST_IMAGES:
+                break
+            best = max(best, (mixture.score(y[:, :q]) - one[:q].sum(), K, q))
+    return best[1:]
+
+
+def _fitted(
+    c: np.ndarray, components: int, variances: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return w, K, m, K×q, and S, K×q×q, of the coordinates of images, N×q."""
+    q = c.shape[1]
+    if components == 1:
+        return np.ones(1), np.zeros((1, q)), np.diag(variances[:q])[None]
+    mixture = _mixture(c, components)
+    return mixture.weights_, mixture.means_, mixture.covariances_ - LOWEST_LEVEL**2 * np.eye(q)
+
+
+def _mixture(c: np.ndarray, components: int) -> "GaussianMixture":
+    """Return a mixture of the law of c, N×q, with noise."""
+    from sklearn.mixture import GaussianMixture  # half a second, and most commands fit none
+
+    noise = LOWEST_LEVEL**2
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a hundred steps are enough, converged or not
+        mixture = GaussianMixture(components, reg_covar=noise, max_iter=ITERATIONS, random_state=0)
+        return mixture.fit(c)

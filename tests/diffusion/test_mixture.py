@@ -1,0 +1,229 @@
+"""Images as a mixture of Gaussians: draws, the posterior mean, the start, and the fit."""
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+
+from psld.diffusion.gaussian import GaussianData, GaussianStart
+from psld.training import mixture
+from psld.training.mixture import with_mixture
+from psld.training.start import measure_start
+from tests.diffusion.processes import EVERY_KIND, normal, times
+from tests.diffusion.test_gaussian import SHAPE, D, dense, in_parts, measured
+
+Q, WEIGHTS = 3, (0.2, 0.5, 0.3)
+MIDDLES = (0.1, 0.4, 0.9)
+"""Uniform numbers that choose component 0, 1 and 2."""
+
+
+@cache
+def three() -> GaussianData:
+    """Three components for all images, one and the rest of nothing for each class."""
+    data = measured(2)
+    roots = normal(3, 3, Q, Q, seed=5)
+    weights = torch.tensor([WEIGHTS, (1, 0, 0), (1, 0, 0)])
+    return replace(
+        data,
+        axes=torch.linalg.eigh(data.covariances)[1][..., -Q:],
+        weights=weights,
+        centers=2 * normal(3, 3, Q, seed=6).float(),
+        spreads=(roots @ roots.mT).float(),
+    )
+
+
+def component(data: GaussianData, group: int, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and covariance of one component in all values of an image."""
+    V = data.basis @ data.axes[group]
+    outside = torch.eye(D) - V @ V.T
+    covariance = outside @ dense(data, group) @ outside + V @ data.spreads[group, k] @ V.T
+    return data.means[group] + V @ data.centers[group, k], covariance
+
+
+@pytest.mark.parametrize(("label", "group"), [(None, 0), (1, 2)])
+def test_draws_have_the_moments_of_their_component(label, group):
+    data, sigma, unit = three(), 0.8, torch.eye(D).view(D, *SHAPE)
+    labels = None if label is None else torch.full((D,), label)
+    for k, number in enumerate(MIDDLES if label is None else (0.0,)):
+        mean, covariance = component(data, group, k)
+        which = torch.full((D,), number, dtype=torch.float64)
+        origin = data.draw(torch.zeros(D, *SHAPE), sigma, labels, which).flatten(1)
+        torch.testing.assert_close(origin[0], mean, atol=1e-4, rtol=1e-4)
+        root = data.draw(unit, sigma, labels, which).flatten(1) - origin
+        expected = covariance + sigma**2 * torch.eye(D)
+        torch.testing.assert_close(root.T @ root, expected, atol=1e-3, rtol=1e-3)
+
+
+def test_components_are_drawn_by_their_weights():
+    which = torch.linspace(0, 1, 1001, dtype=torch.float64)[:-1]
+    y = three().draw(torch.zeros(1000, *SHAPE), 1.0, None, which).flatten(1)
+    means = torch.stack([component(three(), 0, k)[0] for k in range(3)])
+    counts = torch.cdist(y, means).argmin(1).bincount()
+    assert (counts - torch.tensor([200, 500, 300])).abs().max() <= 1
+
+
+def test_the_posterior_mean_is_that_of_bayes():
+    data, sigma = three(), 0.8
+    y = (data.means[0] + 2 * normal(7, D)).float()
+    densities, means = [], []
+    for k, weight in enumerate(WEIGHTS):
+        mean, covariance = (each.double() for each in component(data, 0, k))
+        total = covariance + sigma**2 * torch.eye(D).double()
+        law = torch.distributions.MultivariateNormal(mean, total)
+        densities.append(np.log(weight) + law.log_prob(y.double()))
+        means.append(mean + (y.double() - mean) @ torch.linalg.solve(total, covariance))
+    expected = (torch.stack(densities).softmax(0)[..., None] * torch.stack(means)).sum(0)
+    found = data.posterior_mean(y.view(-1, *SHAPE), sigma).flatten(1)
+    torch.testing.assert_close(found.double(), expected, atol=2e-4, rtol=1e-3)
+
+
+def test_a_mixture_of_one_is_the_gaussian():
+    one = measured(0)
+    values, vectors = torch.linalg.eigh(one.covariances)
+    same = replace(
+        one,
+        axes=vectors[..., -Q:],
+        centers=torch.zeros(1, 1, Q),
+        spreads=torch.diag_embed(values[:, None, -Q:]),
+    )
+    y, which = normal(5, *SHAPE).float(), torch.zeros(5, dtype=torch.float64)
+    for sigma in (0.3, 2.0):
+        torch.testing.assert_close(
+            same.draw(y, sigma, None, which), one.draw(y, sigma), atol=1e-4, rtol=1e-4
+        )
+        torch.testing.assert_close(
+            same.posterior_mean(y, sigma), one.posterior_mean(y, sigma), atol=1e-4, rtol=1e-4
+        )
+    assert same.largest_deviation() == pytest.approx(one.largest_deviation(), rel=1e-4)
+    assert three().as_one().draw(y, 1.0).equal(measured(2).draw(y, 1.0))
+
+
+def test_it_is_the_same_after_a_file():
+    again = GaussianData.from_arrays(three().arrays())
+    y, which = normal(5, *SHAPE).float(), torch.linspace(0, 0.99, 5, dtype=torch.float64)
+    drawn = three().draw(y, 2.0, None, which)
+    torch.testing.assert_close(again.draw(y, 2.0, None, which), drawn, atol=2e-3, rtol=2e-3)
+    assert again.components == 3
+
+
+@pytest.mark.parametrize("name", EVERY_KIND)
+def test_the_start_has_the_moments_of_the_process_in_each_component(name):
+    process = EVERY_KIND[name]
+    sigma = min(0.7, 0.8 * float(process.noise_level(times(1.0))))
+    data = three()
+    start = GaussianStart(process, data, sigma, 1e-3)
+    k, n = process.blocks, process.blocks * D
+    a, kernel = (f(times(start.time))[0] for f in (process.image_mean, process.image_covariance))
+    for index, number in enumerate(MIDDLES):
+        which = torch.full((n,), number, dtype=torch.float64)
+        origin = start(torch.zeros(1, k * 2, 3, 4), None, which[:1])
+        unit = torch.eye(n).view(n, k * 2, 3, 4)
+        response = (start(unit, None, which) - origin).flatten(1)
+        mean, covariance = component(data, 0, index)
+        torch.testing.assert_close(
+            origin.view(k, D), torch.outer(a.float(), mean), atol=1e-3, rtol=1e-3
+        )
+        expected = torch.kron(kernel, torch.eye(D, dtype=torch.float64))
+        expected += torch.kron(torch.outer(a, a), covariance.double())
+        torch.testing.assert_close((response.T @ response).double(), expected, atol=2e-3, rtol=2e-3)
+
+
+def line(weights, centers, deviations) -> GaussianData:
+    """A mixture in one dimension."""
+    w, m, s = (torch.tensor(each) for each in (weights, centers, deviations))
+    mean = (w * m).sum()
+    variance = (w * (s**2 + m**2)).sum() - mean**2
+    one = GaussianData.one(
+        (1, 1, 1), mean.view(1, 1), torch.ones(1, 1), variance.view(1, 1, 1), torch.zeros(1)
+    )
+    return replace(
+        one,
+        axes=torch.ones(1, 1, 1),
+        weights=w[None],
+        centers=(m - mean)[None, :, None],
+        spreads=(s**2)[None, :, None, None],
+    )
+
+
+@pytest.mark.parametrize("components", [1, 2])
+def test_the_divergence_of_two_laws_is_the_integral_of_the_gain(components):
+    """KL(p_σ₀ ‖ q_σ₀) = ∫_{σ₀}^∞ (E‖x − E_q[x|y]‖² − E‖x − E_p[x|y]‖²) σ⁻³ dσ (Verdú, 2010)."""
+    p = line((0.3, 0.5, 0.2), (-1.0, 0.2, 1.5), (0.2, 0.1, 0.3))
+    q = p.as_one() if components == 1 else line((0.5, 0.5), (-0.8, 0.7), (0.4, 0.6))
+    y = torch.linspace(-60, 60, 240_001).view(-1, 1, 1, 1)
+
+    def density(law: GaussianData, sigma: float) -> torch.Tensor:
+        if not law.axes.shape[-1]:
+            means, variances, weights = law.means, law.covariances.flatten(), torch.ones(1)
+        else:
+            means = law.means + law.centers[0, :, 0]
+            variances, weights = law.spreads.flatten(), law.weights[0]
+        scales = (variances.double() + sigma**2).sqrt()
+        each = torch.distributions.Normal(means.double().flatten(), scales)
+        return (weights.double() * each.log_prob(y.double().flatten()[:, None]).exp()).sum(1)
+
+    width, start = 120 / 240_000, 0.4
+    levels = np.geomspace(start, 20, 160)
+    gains = []
+    for sigma in levels:
+        # E‖x − W(y)‖² − E‖x − D(y)‖² = E‖W(y) − D(y)‖², with D the posterior mean of p.
+        apart = (p.posterior_mean(y, sigma) - q.posterior_mean(y, sigma)).flatten().double()
+        gains.append(float((density(p, sigma) * apart.square()).sum()) * width / sigma**3)
+    integral = np.trapezoid(gains, levels)
+    at_p, at_q = (density(law, start).clamp(min=1e-300) for law in (p, q))
+    direct = float((at_p * (at_p / at_q).log()).sum()) * width
+    assert integral == pytest.approx(direct, rel=0.01, abs=1e-5)
+    assert direct > 0.01
+
+
+def clusters(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images around three points, in two classes of which the second has one point."""
+    labels = torch.tensor([0, 0, 1]).repeat(count)[:count]
+    points = torch.arange(3).repeat(count)[:count]
+    middles = 6 * normal(3, D, seed=1)
+    x = middles[points] + 0.3 * normal(count, D, seed=2)
+    return x.float().view(-1, *SHAPE), labels
+
+
+def test_a_fit_finds_clusters(monkeypatch):
+    monkeypatch.setattr(mixture, "COMPONENTS", (2, 3, 4))
+    x, labels = clusters(600)
+    passes = in_parts(x, labels, 250)
+    start = measure_start(passes, 2)
+    data = start.data
+    assert data.components == 3
+    assert [int((w > 0).sum()) for w in data.weights[:2]] == [3, 2]
+    torch.testing.assert_close(data.weights[0, :3], torch.full((3,), 1 / 3), atol=0.02, rtol=0)
+    which = torch.linspace(0, 0.999, 300, dtype=torch.float64)
+    y = data.draw(normal(300, *SHAPE, seed=3).float(), 0.1, None, which)
+    assert float(torch.cdist(y.flatten(1), x.flatten(1)).min(1).values.max()) < 4
+    far = data.as_one().draw(normal(300, *SHAPE, seed=3).float(), 0.1)
+    assert float(torch.cdist(far.flatten(1), x.flatten(1)).min(1).values.max()) > 8
+    assert start.level(4) == 0.5
+    assert start.level(4, mixture=False) > 3
+
+
+@pytest.mark.parametrize("count", [3, 20])
+def test_few_images_are_one_gaussian(count):
+    """A component must have ten images, so that it is near to none of them."""
+    passes = in_parts(*clusters(count))
+    assert with_mixture(GaussianData.measure(passes, 0), passes).components == 1
+
+
+def test_a_class_without_images_has_the_moments_of_all(monkeypatch):
+    monkeypatch.setattr(mixture, "COMPONENTS", (2, 3))
+    x, labels = clusters(90)
+    data = measure_start(in_parts(x, labels), 3).data
+    labels = torch.full((200,), 2)
+    which = torch.zeros(200, dtype=torch.float64)
+    y = data.draw(normal(200, *SHAPE).float(), 0.5, labels, which)
+    assert y.isfinite().all()
+
+
+def test_normal_images_are_one_gaussian():
+    x = normal(2_000, *SHAPE, seed=8).float()
+    passes = in_parts(x, torch.zeros(len(x), dtype=torch.long))
+    data = with_mixture(GaussianData.measure(passes, 0), passes)
+    assert data.components == 1
