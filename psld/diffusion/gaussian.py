@@ -253,11 +253,12 @@ def _orthonormal(basis: Tensor) -> Tensor:
 class GaussianStart:
     """The start of a sampler at the noise level σ₀ instead of at T, from Gaussians of the data.
 
-       In straight coordinates, z = R̃_t [√ρ y, u], only y depends on the image. So at the time t₀ with
-       σ_eff(t₀) = σ₀, with y = x + σ₀ n for x from the law of the data, and u ~ N(0, I), z has the law
-       of the process at t₀ for such x. Its moments are
+    In straight coordinates, z = R̃_t [√ρ y, u], only y depends on the image. So with y = x + σ₀ n,
+    for x from the law of the data, and u ~ N(0, I), z has the law that the process gives such x at
+    the time t₀ with σ_eff(t₀) = σ₀. Its moments are
 
-           E[z] = a μ,      Cov[z] = Σ + a aᵀ ⊗ C.
+        E[z] = a μ,      Cov[z] = Σ + a aᵀ ⊗ C.
+
     The noise of y and u is that of the usual start at T, in these
        coordinates, so both starts with one seed give similar images. (R̃_T⁻¹ √S is orthogonal up to
        what is left of the image at T; the nearest orthogonal matrix is taken.)
