@@ -259,9 +259,9 @@ class GaussianStart:
 
         E[z] = a μ,      Cov[z] = Σ + a aᵀ ⊗ C.
 
-    The noise of y and u is that of the usual start at T, in these
-       coordinates, so both starts with one seed give similar images. (R̃_T⁻¹ √S is orthogonal up to
-       what is left of the image at T; the nearest orthogonal matrix is taken.)
+    The noise of y and u is that of the usual start at T, in these coordinates, so starts at T and
+    from one Gaussian with one seed give similar images. (R̃_T⁻¹ √S is orthogonal up to what is left
+    of the image at T; the nearest orthogonal matrix is taken.)
     """
 
     def __init__(
